@@ -1,0 +1,30 @@
+# Two commands do everything on a fresh machine with Python >= 3.11, make and git: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test env bench clean
+
+demo: .venv/.core  ## pretrain on the bundled Earth, print the table, write the pictures
+	$(BIN)/amodal demo
+
+test: .venv/.dev  ## the whole test suite
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+env: .venv/.dev  ## the environment alone, editable
+
+bench: .venv/.dev  ## ratios against peer libraries
+	$(BIN)/python -m benchmarks
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.core: .venv/bin/python pyproject.toml
+	$(BIN)/python scripts/install.py
+	@touch $@
+
+.venv/.dev: .venv/bin/python pyproject.toml
+	$(BIN)/python scripts/install.py dev
+	@touch $@ .venv/.core
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,25 @@
+"""The types that cross folders. Shape legend, used everywhere in names and docstrings:
+
+B rows of a batch · N rows that have a value · T tokens · D width · S sources · H heads · P coordinates · K classes or prototypes
+"""
+
+from amodal.core.batch import Batch, row_seeds
+from amodal.core.column import Column, Ragged
+from amodal.core.embeddings import Embeddings
+from amodal.core.errors import AmodalError, unknown
+from amodal.core.sources import field_of, view_of
+from amodal.core.tokens import POSITION_DIMS, Tokens
+
+__all__ = [
+    "POSITION_DIMS",
+    "AmodalError",
+    "Batch",
+    "Column",
+    "Embeddings",
+    "Ragged",
+    "Tokens",
+    "field_of",
+    "row_seeds",
+    "unknown",
+    "view_of",
+]

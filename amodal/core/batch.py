@@ -1,0 +1,70 @@
+"""A batch holds, for each source, only the values that exist."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from amodal.core.column import Column
+from amodal.core.errors import unknown
+
+
+def row_seeds(keys: Sequence[str], salt: int = 0) -> Tensor:
+    """(B,) int64, one seed for each record: a pure function of its key and `salt`, the same in every process."""
+    digest = (hashlib.blake2b(f"{salt}:{key}".encode(), digest_size=8).digest() for key in keys)
+    return torch.tensor([int.from_bytes(d, "little", signed=True) for d in digest], dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """size: B rows; columns: source -> Column; keys: the B record ids; seeds: (B,) int64.
+
+    All that is random about a row (masks, noise) is drawn from its seed. So nothing depends on how rows are laid out in
+    micro-batches, ranks or workers, and a resumed run draws what the straight run would have drawn.
+    """
+
+    size: int
+    columns: dict[str, Column]
+    keys: tuple[str, ...]
+    seeds: Tensor
+
+    @staticmethod
+    def of(size: int, columns: dict[str, Column], keys: Sequence[str] | None = None, salt: int = 0) -> Batch:
+        """A batch whose keys default to the row numbers and whose seeds follow from keys and `salt`."""
+        keys = tuple(keys) if keys is not None else tuple(map(str, range(size)))
+        if len(keys) != size:
+            raise ValueError(f"{len(keys)} keys for {size} rows")
+        return Batch(size, columns, keys, row_seeds(keys, salt))
+
+    def __getitem__(self, source: str) -> Column:
+        if source not in self.columns:
+            raise unknown("source in this batch", source, self.columns)
+        return self.columns[source]
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return tuple(self.columns)
+
+    def only(self, *sources: str) -> Batch:
+        return replace(self, columns={s: self[s] for s in sources})
+
+    def between(self, start: int, stop: int) -> Batch:
+        """Rows start <= row < stop as a batch of their own; every source stays, if need be without a row."""
+        columns = {s: c.between(start, stop) for s, c in self.columns.items()}
+        return Batch(stop - start, columns, self.keys[start:stop], self.seeds[start:stop])
+
+    def split(self, rows: int) -> list[Batch]:
+        """Micro-batches of at most `rows` rows."""
+        return [self.between(i, min(i + rows, self.size)) for i in range(0, self.size, rows)]
+
+    def present(self) -> Tensor:
+        """(B, S) bool, sources in the order of `columns`."""
+        return torch.stack([c.present(self.size) for c in self.columns.values()], 1)
+
+    def to(self, device) -> Batch:
+        columns = {s: c.to(device) for s, c in self.columns.items()}
+        return replace(self, columns=columns, seeds=self.seeds.to(device))

@@ -1,0 +1,76 @@
+"""What an encoder makes of a batch: one vector for each source that a row has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from amodal.core.column import Column, shared_rows
+from amodal.core.errors import unknown
+
+FUSED = "fused"
+"""The reserved source of vectors that a network made of all sources of a row together."""
+
+
+class Embeddings:
+    """columns: source -> Column of (N, D); size: B rows."""
+
+    def __init__(self, columns: dict[str, Column], size: int):
+        self.columns, self.size = columns, size
+
+    def __getitem__(self, source: str) -> Column:
+        if source not in self.columns:
+            raise unknown("source among these embeddings", source, self.columns)
+        return self.columns[source]
+
+    def __contains__(self, source: str) -> bool:
+        return source in self.columns
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The senses, without the fused vectors."""
+        return tuple(s for s in self.columns if s != FUSED)
+
+    def pair(self, a: str, b: str) -> tuple[Tensor, Tensor]:
+        """Two (n, D): the vectors of the rows that have both, in row order."""
+        at_a, at_b = shared_rows(self[a], self[b])
+        return self[a].values[at_a], self[b].values[at_b]
+
+    def complete(self, names: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
+        """rows (n,) that have every one of `names`, and their vectors, one (n, D) for each name."""
+        present = torch.stack([self[n].present(self.size) for n in names]).all(0)
+        rows = present.nonzero().squeeze(1)
+        return rows, [self[n].values[torch.searchsorted(self[n].rows, rows)] for n in names]
+
+    def fused(self, names: Sequence[str] | None = None) -> Column:
+        """One vector for each row that has any of `names`: the network's own where there is one and all senses are asked for,
+        else the mean of the unit vectors that the row has."""
+        if names is None and FUSED in self:
+            return self[FUSED]
+        columns = [self[n] for n in (names if names is not None else self.sources)]
+        width = columns[0].values.shape[1]
+        total = columns[0].values.new_zeros(self.size, width)
+        count = total.new_zeros(self.size)
+        for c in columns:
+            total = total.index_add(0, c.rows, normalize(c.values, dim=1))
+            count = count.index_add(0, c.rows, count.new_ones(len(c)))
+        rows = count.nonzero().squeeze(1)
+        return Column(total[rows] / count[rows].unsqueeze(1), rows)
+
+    def to_numpy(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """source -> (rows (N,), vectors (N, D) float32)."""
+        return {s: (c.rows.cpu().numpy(), c.values.detach().float().cpu().numpy()) for s, c in self.columns.items()}
+
+    @staticmethod
+    def stack(parts: Sequence[Embeddings]) -> Embeddings:
+        """Embeddings of consecutive batches as one."""
+        sizes = [p.size for p in parts]
+        columns = {s: Column.stack([p[s] for p in parts], sizes) for s in parts[0]}
+        return Embeddings(columns, sum(sizes))

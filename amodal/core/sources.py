@@ -1,0 +1,11 @@
+"""Source names. A source is a field of the records, or one view of it: `image`, `image:1`, `image:2`."""
+
+
+def field_of(source: str) -> str:
+    """`image:2` -> `image`."""
+    return source.partition(":")[0]
+
+
+def view_of(source: str) -> int:
+    """`image:2` -> 2; a field that is its own only view -> 0."""
+    return int(source.partition(":")[2] or 0)

@@ -1,0 +1,105 @@
+"""A bag of tokens: what enters and leaves the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from amodal.core.column import Column
+from amodal.core.errors import unknown
+
+POSITION_DIMS = 3
+"""Coordinates of a token: (time, height, width) or (x, y, z). What a kind of data has no axis for is zero."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A flat list of tokens, ordered by row and, within a row, in the order of `names` and then of position.
+
+    x: (T, D); row: (T,) int64 ascending; source: (T,) int64, indexes `names`; position: (T, 3) real coordinates;
+    size: B, the number of rows, some of which may have no token.
+    """
+
+    x: Tensor
+    row: Tensor
+    source: Tensor
+    position: Tensor
+    names: tuple[str, ...]
+    size: int
+
+    def __post_init__(self):
+        if not len(self.x) == len(self.row) == len(self.source) == len(self.position):
+            raise ValueError(f"{len(self.x)} tokens, {len(self.row)} rows, {len(self.source)} sources, {len(self.position)} positions")
+
+    @staticmethod
+    def of(x_TD: Tensor, rows_N: Tensor, lengths_N: Tensor, position_TP: Tensor, name: str, size: int) -> Tokens:
+        """Tokens of one source: `lengths_N` tokens for each of the rows `rows_N`, end to end."""
+        row = torch.repeat_interleave(rows_N, lengths_N, output_size=len(x_TD))
+        return Tokens(x_TD, row, torch.zeros_like(row), position_TP, (name,), size)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def with_x(self, x: Tensor) -> Tokens:
+        return replace(self, x=x)
+
+    def at(self, index: Tensor) -> Tokens:
+        """The tokens at `index` (t,) int64, which must keep the order of rows."""
+        return replace(self, x=self.x[index], row=self.row[index], source=self.source[index], position=self.position[index])
+
+    def keep(self, mask_T: Tensor) -> Tokens:
+        """The tokens where `mask_T` (T,) bool is true."""
+        return self.at(mask_T.nonzero().squeeze(1))
+
+    def only(self, *names: str) -> Tokens:
+        """The tokens of these sources; `names` stays as it was, so that `source` still indexes it."""
+        wanted = torch.tensor([self.index(n) for n in names], device=self.source.device, dtype=torch.int64)
+        return self.keep(torch.isin(self.source, wanted))
+
+    def index(self, name: str) -> int:
+        if name not in self.names:
+            raise unknown("source among these tokens", name, self.names)
+        return self.names.index(name)
+
+    @staticmethod
+    def join(bags: Sequence[Tokens]) -> Tokens:
+        """One bag: row by row, the tokens of the first bag, then of the second, …; a source may occur in several bags."""
+        names = tuple(dict.fromkeys(n for bag in bags for n in bag.names))
+        if len({bag.size for bag in bags}) != 1:
+            raise ValueError(f"bags of different batches: {[bag.size for bag in bags]} rows")
+        remapped = [torch.tensor([names.index(n) for n in b.names], device=b.source.device)[b.source] for b in bags]
+        row = torch.cat([b.row for b in bags])
+        order = torch.argsort(row, stable=True)
+        return Tokens(
+            torch.cat([b.x for b in bags])[order],
+            row[order],
+            torch.cat(remapped)[order],
+            torch.cat([b.position for b in bags])[order],
+            names,
+            bags[0].size,
+        )
+
+    def lengths(self) -> Tensor:
+        """(B,) tokens in each row."""
+        return torch.bincount(self.row, minlength=self.size)
+
+    def within(self) -> Tensor:
+        """(T,) the number of each token inside its row: 0, 1, …"""
+        lengths = self.lengths()
+        return torch.arange(len(self), device=self.row.device) - (lengths.cumsum(0) - lengths)[self.row]
+
+    def pool(self) -> Column:
+        """The mean token of each row that has one: values (N, D)."""
+        lengths = self.lengths()
+        total = self.x.new_zeros(self.size, self.x.shape[1]).index_add(0, self.row, self.x)
+        rows = lengths.nonzero().squeeze(1)
+        return Column(total[rows] / lengths[rows].unsqueeze(1), rows)
+
+    def first(self) -> Column:
+        """The first token of each row that has one (the CLS token, where it was put first): values (N, D)."""
+        lengths = self.lengths()
+        rows = lengths.nonzero().squeeze(1)
+        return Column(self.x[(lengths.cumsum(0) - lengths)[rows]], rows)

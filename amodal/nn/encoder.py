@@ -1,0 +1,202 @@
+"""What survives training: batch -> tokens -> embeddings, for any set of senses and any pattern of absence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from amodal.core import AmodalError, Batch, Column, Embeddings, Tokens, field_of, unknown, view_of
+from amodal.core.embeddings import FUSED
+from amodal.nn.pooling import pool_of
+from amodal.nn.positions import additive
+from amodal.nn.rules import rule
+from amodal.nn.transformer import Collect, Transformer, size_of
+
+TRUNKS = ("separate", "shared", "joint")
+ALL = "all"  # the key of the one trunk that all fields use
+
+Bags = dict[str, Tokens]
+"""source -> its tokens."""
+
+
+class Encoder(nn.Module):
+    """fields: name -> modality (see `amodal.modalities`), what the records may hold.
+
+    size: the one dial: nano, tiny, small, base, large, huge.
+    trunk: "separate", a transformer for each field; "shared", one transformer that sees one sense at a time; "joint", one
+        transformer that sees all senses of a row together.
+    positions: "sincos", "learned", "rotary" or "none"; pool: "mean", "cls" or "attention".
+    backbones: field -> a pretrained backbone (see `amodal.nn.pretrained`) in place of that field's tokeniser.
+    """
+
+    def __init__(
+        self,
+        fields: dict[str, nn.Module],
+        *,
+        size: str = "tiny",
+        trunk: str = "separate",
+        positions: str = "sincos",
+        pool: str = "mean",
+        backbones: dict[str, nn.Module] | None = None,
+    ):
+        super().__init__()
+        if not fields:
+            raise AmodalError("an encoder needs at least one field; the data's schema has none")
+        if trunk not in TRUNKS:
+            raise unknown("trunk", trunk, TRUNKS)
+        for name in fields:
+            if FUSED == name or any(c in name for c in ".:"):
+                raise AmodalError(f"a field cannot be called {name!r}: '.', ':' and the name {FUSED!r} have a meaning of their own")
+        for name in backbones or {}:
+            if name not in fields:
+                raise unknown("field", name, fields, "A backbone was given for it.")
+        shape, backbones = size_of(size), backbones or {}
+        self.fields, self.size, self.trunk, self.positions, self.pool_name = dict(fields), size, trunk, positions, pool
+        self.width, self.heads_each = shape.width, shape.heads
+        self.fusion, self.reads, self.aligned_width = 0, "full", 0
+        self.tokenizers = nn.ModuleDict({f: backbones.get(f) or m.tokenizer(self.width) for f, m in fields.items()})
+        self.field_token = nn.ParameterDict({f: nn.Parameter(torch.randn(self.width) * 0.02) for f in fields})
+        self.position = additive(positions, self.width)
+        keys = [ALL] if trunk != "separate" else [f for f in fields if f not in backbones]
+        self.trunks = nn.ModuleDict({k: self._new_trunk(shape.depth) for k in keys})
+        self.pools = nn.ModuleDict({f: pool_of(pool, self.width) for f in fields})
+        if trunk == "joint":
+            self.pools[FUSED] = pool_of("attention" if pool == "attention" else "mean", self.width)
+        self.fusion_tokens: nn.Parameter | None = None
+        self.heads: nn.ModuleDict | None = None
+
+    def _new_trunk(self, depth: int) -> Transformer:
+        return Transformer(self.width, depth, self.heads_each, rotary=self.positions == "rotary")
+
+    # What a method may ask of an encoder before training
+
+    def fuse(self, tokens: int = 8, reads: str = "pure") -> Encoder:
+        """Add learned fusion tokens to every row, and a rule on who reads whom: "full", "pure" (Zorro) or "bottleneck" (MBT)."""
+        if self.trunk != "joint":
+            raise AmodalError(f'fusion tokens need trunk="joint", where senses meet; this encoder has trunk="{self.trunk}"')
+        self.fusion, self.reads = tokens, reads
+        self.fusion_tokens = nn.Parameter(torch.randn(tokens, self.width) * 0.02)
+        self.trunks[ALL].reads = rule(reads)
+        return self
+
+    def align(self, width: int) -> Encoder:
+        """Add a linear head for each sense into one space of `width` dimensions, in which senses can be compared."""
+        self.aligned_width = width
+        self.heads = nn.ModuleDict({name: nn.Linear(self.width, width, bias=False) for name in self.pools})
+        return self
+
+    # From a batch to embeddings
+
+    def forward(self, batch: Batch) -> Embeddings:
+        """One vector for each sense of each row, in the space the method aligned (its features, if it aligned none)."""
+        return self.project(self.features(batch))
+
+    def features(self, batch: Batch) -> Embeddings:
+        """One vector (D) for each sense of each row, seen alone; with a joint trunk also `fused`, of all senses together."""
+        bags = self.tokenize(batch)
+        alone = {s: c for source, bag in bags.items() for s, c in self.pool(self.contextualise({source: bag})).items() if s == source}
+        if self.trunk == "joint":
+            alone[FUSED] = self.pool(self.contextualise(bags))[FUSED]
+        return Embeddings(alone, batch.size)
+
+    def project(self, features: Embeddings) -> Embeddings:
+        if self.heads is None:
+            return features
+        return Embeddings({s: Column(self.heads[field_of(s)](features[s].values), features[s].rows) for s in features}, features.size)
+
+    def tokenize(self, batch: Batch) -> Bags:
+        """source -> tokens that carry content, position and field."""
+        return {source: self._tokenize(source, column, batch.size) for source, column in batch.columns.items()}
+
+    def _tokenize(self, source: str, column: Column, size: int) -> Tokens:
+        field = field_of(source)
+        if field not in self.tokenizers:
+            raise unknown("field of this encoder", field, self.tokenizers)
+        bag = self.tokenizers[field](column, source, size)
+        x_TD = bag.x + self.field_token[field]
+        if self.position is not None and not self.contextual(field):
+            x_TD = x_TD + self.position(bag.position).to(x_TD.dtype)
+        return bag.with_x(x_TD)
+
+    def contextual(self, field: str) -> bool:
+        """Whether this field's tokens have already seen each other, as those of a pretrained backbone have."""
+        return getattr(self.tokenizers[field], "contextual", False)
+
+    def contextualise(self, bags: Bags, collect: Collect | None = None) -> Bags:
+        """Send tokens through the trunk. Sources that one trunk serves go through it in one call; with a joint trunk the
+        sources of one view meet. Returns source -> tokens, and `fused` -> the fusion tokens if the encoder has any."""
+        result: Bags = {}
+        for key, sequences in self._sequences(bags).items():
+            joined = [self._sequence([self.pools[field_of(s)].prepare(bags[s]) for s in names]) for names in sequences]
+            if key is None:
+                done = joined
+            else:
+                done = _unstack(self.trunks[key](_stack(joined), collect), joined)
+            for names, bag in zip(sequences, done):
+                single = len(names) == 1 and not self.fusion
+                result.update({s: bag if single else _rename(bag, s) for s in names})
+                if self.fusion and FUSED not in result:
+                    result[FUSED] = _rename(bag, FUSED)
+        return {s: result[s] for s in [*bags, *([FUSED] if FUSED in result else [])]}
+
+    def _sequences(self, bags: Bags) -> dict[str | None, list[list[str]]]:
+        """trunk -> the lists of sources that form a sequence together; None for fields whose backbone is all they need."""
+        if self.trunk == "joint":
+            views: dict[int, list[str]] = {}
+            for source in bags:
+                views.setdefault(view_of(source), []).append(source)
+            return {ALL: list(views.values())}
+        served: dict[str | None, list[list[str]]] = {}
+        for source in bags:
+            key = ALL if self.trunk == "shared" else field_of(source)
+            served.setdefault(key if key in self.trunks else None, []).append([source])
+        return served
+
+    def _sequence(self, bags: Sequence[Tokens]) -> Tokens:
+        if not self.fusion:
+            return bags[0] if len(bags) == 1 else Tokens.join(bags)
+        size, device = bags[0].size, bags[0].row.device
+        rows = torch.stack([b.lengths() for b in bags]).sum(0).nonzero().squeeze(1)
+        x_TD = self.fusion_tokens.repeat(len(rows), 1).to(bags[0].x.dtype)
+        position = bags[0].position.new_zeros(len(x_TD), bags[0].position.shape[1])
+        each = torch.full((len(rows),), self.fusion, dtype=torch.int64, device=device)
+        return Tokens.join([*bags, Tokens.of(x_TD, rows, each, position, FUSED, size)])
+
+    def pool(self, context: Bags) -> dict[str, Column]:
+        """source -> (N, D). With a joint trunk also `fused`: of the fusion tokens if there are any, else of all tokens."""
+        pooled = {s: self.pools[field_of(s)](bag) for s, bag in context.items() if s != FUSED}
+        if self.trunk == "joint":
+            whole = context[FUSED] if FUSED in context else Tokens.join(list(context.values()))
+            pooled[FUSED] = self.pools[FUSED](whole)
+        return pooled
+
+
+def _rename(bag: Tokens, source: str) -> Tokens:
+    """The tokens of one source as a bag of its own."""
+    own = bag.only(source)
+    return Tokens(own.x, own.row, torch.zeros_like(own.source), own.position, (source,), own.size)
+
+
+def _stack(bags: Sequence[Tokens]) -> Tokens:
+    """Sequences of one batch side by side, as rows of a larger one."""
+    if len(bags) == 1:
+        return bags[0]
+    names = tuple(dict.fromkeys(field_of(n) for bag in bags for n in bag.names))
+    return Tokens(
+        torch.cat([b.x for b in bags]),
+        torch.cat([b.row + i * b.size for i, b in enumerate(bags)]),
+        torch.cat([_source_index(b, names) for b in bags]),
+        torch.cat([b.position for b in bags]),
+        names,
+        sum(b.size for b in bags),
+    )
+
+
+def _source_index(bag: Tokens, names: tuple[str, ...]) -> Tensor:
+    return torch.tensor([names.index(field_of(n)) for n in bag.names], device=bag.source.device)[bag.source]
+
+
+def _unstack(whole: Tokens, bags: Sequence[Tokens]) -> list[Tokens]:
+    return [bag.with_x(x) for bag, x in zip(bags, whole.x.split([len(b) for b in bags]))]

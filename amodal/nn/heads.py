@@ -1,0 +1,52 @@
+"""Heads between an embedding and a loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+
+class Projector(nn.Sequential):
+    """Linear-BatchNorm-ReLU layers and a last Linear: (N, D) -> (N, width). Batch statistics couple rows, so a method calls
+    it in `losses`, where it sees the whole batch.
+
+    last_norm: a BatchNorm without scale after the last layer (SimCLR v2 and SimSiam projectors).
+    """
+
+    def __init__(self, width_in: int, width: int, *, hidden: int | None = None, layers: int = 2, last_norm: bool = False):
+        hidden = hidden or width
+        widths = [width_in, *[hidden] * (layers - 1), width]
+        steps: list[nn.Module] = []
+        for a, b in zip(widths[:-2], widths[1:-1]):
+            steps += [nn.Linear(a, b, bias=False), BatchNorm(b), nn.ReLU()]
+        steps.append(nn.Linear(widths[-2], widths[-1], bias=not last_norm))
+        if last_norm:
+            steps.append(BatchNorm(width, affine=False))
+        super().__init__(*steps)
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """BatchNorm that lets a batch of one row or none pass on its running statistics instead of failing."""
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        if self.training and len(x_ND) < 2:
+            scale = torch.rsqrt(self.running_var + self.eps)
+            x_ND = (x_ND - self.running_mean) * scale
+            return x_ND if self.weight is None else x_ND * self.weight + self.bias
+        return super().forward(x_ND)
+
+
+class PrototypeHead(nn.Module):
+    """DINO's head: an MLP to a narrow unit vector, then its cosine with K prototypes (arXiv:2104.14294, appendix C)."""
+
+    def __init__(self, width_in: int, prototypes: int, *, hidden: int = 256, bottleneck: int = 64):
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(width_in, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
+        )
+        self.prototypes = nn.Parameter(torch.randn(prototypes, bottleneck) * bottleneck**-0.5)
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        """(N, K) cosines."""
+        return normalize(self.mlp(x_ND), dim=1) @ normalize(self.prototypes, dim=1).T

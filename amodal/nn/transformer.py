@@ -1,0 +1,94 @@
+"""One transformer for every kind of data: flat tokens in, flat tokens out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+from amodal.core import Tokens, unknown
+from amodal.nn.attention import Attention, Group, Reads, plan
+from amodal.nn.positions import Rotary
+
+
+@dataclass(frozen=True)
+class Size:
+    """width D, blocks, heads; and the batch and learning rate that suit them (AdamW)."""
+
+    width: int
+    depth: int
+    heads: int
+    batch: int
+    lr: float
+
+
+SIZES = {
+    "nano": Size(64, 2, 2, 256, 2e-3),
+    "tiny": Size(128, 4, 4, 256, 1e-3),
+    "small": Size(384, 12, 6, 512, 5e-4),
+    "base": Size(768, 12, 12, 1024, 3e-4),
+    "large": Size(1024, 24, 16, 2048, 2e-4),
+    "huge": Size(1280, 32, 16, 2048, 1e-4),
+}
+
+
+def size_of(name: str) -> Size:
+    if name not in SIZES:
+        raise unknown("size", name, SIZES)
+    return SIZES[name]
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP (Dosovitskiy et al. 2021). Returns its output and the MLP's own part of it."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0):
+        super().__init__()
+        hidden = int(width * mlp_ratio)
+        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
+        self.norm2, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x_TD: Tensor, groups: Sequence[Group], rotate=None) -> tuple[Tensor, Tensor]:
+        x_TD = x_TD + self.attention(self.norm1(x_TD), groups, rotate)
+        mlp_TD = self.down(gelu(self.up(self.norm2(x_TD))))
+        return x_TD + mlp_TD, mlp_TD
+
+
+Collect = Callable[[list[Tensor], Tokens], Tensor]
+"""(MLP outputs of every block (T, D), the tokens) -> (T, D'): what to return instead of the last block's output."""
+
+
+class Transformer(nn.Module):
+    """Tokens -> Tokens. `reads` is the attention rule, None for full attention; `rotary` turns on rotary positions."""
+
+    def __init__(self, width: int, depth: int, heads: int, *, rotary: bool = False, reads: Reads | None = None):
+        super().__init__()
+        self.rotary, self.reads = rotary, reads
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.apply(_initialise)
+
+    def forward(self, tokens: Tokens, collect: Collect | None = None) -> Tokens:
+        how = plan(tokens, self.reads)
+        x_TD, position = tokens.x, tokens.position
+        if how.order is not None:
+            x_TD, position = x_TD[how.order], position[how.order]
+        rotate = Rotary(position, x_TD.shape[1] // self.blocks[0].attention.heads) if self.rotary else None
+        outputs = []
+        for block in self.blocks:
+            x_TD, mlp_TD = block(x_TD, how.groups, rotate)
+            if collect is not None:
+                outputs.append(mlp_TD)
+        x_TD = self.norm(x_TD)
+        if how.order is not None:
+            back = torch.argsort(how.order)
+            x_TD, outputs = x_TD[back], [o[back] for o in outputs]
+        return tokens.with_x(x_TD if collect is None else collect(outputs, tokens))
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
