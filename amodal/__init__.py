@@ -1,1 +1,36 @@
+"""Self-supervised learning on data of any mix of kinds.
 
+    model = amodal.pretrain("clip", "photos/", "runs/first")
+    model.evaluate("photos/", label="folder")
+    model.search(text="a red boat")
+"""
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Dataset": "amodal.data",
+    "Embedder": "amodal.estimator",
+    "Encoder": "amodal.nn.encoder",
+    "Model": "amodal.model",
+    "claim": "amodal.claims",
+    "evaluate": "amodal.model",
+    "export": "amodal.model",
+    "init": "amodal.data",
+    "load": "amodal.model",
+    "open": "amodal.data",
+    "pretrain": "amodal.model",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    # names are looked up when they are used, so that `import amodal` does not wait for torch
+    import importlib
+
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'amodal' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return __all__

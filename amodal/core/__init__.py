@@ -7,7 +7,7 @@ from amodal.core.batch import Batch, row_seeds
 from amodal.core.column import Column, Ragged
 from amodal.core.embeddings import Embeddings
 from amodal.core.errors import AmodalError, unknown
-from amodal.core.sources import field_of, view_of
+from amodal.core.sources import field_of, name_code, view_of
 from amodal.core.tokens import POSITION_DIMS, Tokens
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Ragged",
     "Tokens",
     "field_of",
+    "name_code",
     "row_seeds",
     "unknown",
     "view_of",

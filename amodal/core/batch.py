@@ -63,7 +63,10 @@ class Batch:
 
     def present(self) -> Tensor:
         """(B, S) bool, sources in the order of `columns`."""
-        return torch.stack([c.present(self.size) for c in self.columns.values()], 1)
+        table = torch.zeros(self.size, len(self.columns), dtype=torch.bool, device=self.seeds.device)
+        for number, column in enumerate(self.columns.values()):
+            table[column.rows, number] = True
+        return table
 
     def to(self, device) -> Batch:
         columns = {s: c.to(device) for s, c in self.columns.items()}

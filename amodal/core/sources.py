@@ -1,5 +1,7 @@
 """Source names. A source is a field of the records, or one view of it: `image`, `image:1`, `image:2`."""
 
+import hashlib
+
 
 def field_of(source: str) -> str:
     """`image:2` -> `image`."""
@@ -9,3 +11,8 @@ def field_of(source: str) -> str:
 def view_of(source: str) -> int:
     """`image:2` -> 2; a field that is its own only view -> 0."""
     return int(source.partition(":")[2] or 0)
+
+
+def name_code(name: str) -> int:
+    """A 63-bit number that stands for a name, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 1

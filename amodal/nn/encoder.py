@@ -55,7 +55,7 @@ class Encoder(nn.Module):
         shape, backbones = size_of(size), backbones or {}
         self.fields, self.size, self.trunk, self.positions, self.pool_name = dict(fields), size, trunk, positions, pool
         self.width, self.heads_each = shape.width, shape.heads
-        self.fusion, self.reads, self.aligned_width = 0, "full", 0
+        self.fusion, self.reads, self.aligned_width, self.aligned_hidden = 0, "full", 0, 0
         self.tokenizers = nn.ModuleDict({f: backbones.get(f) or m.tokenizer(self.width) for f, m in fields.items()})
         self.field_token = nn.ParameterDict({f: nn.Parameter(torch.randn(self.width) * 0.02) for f in fields})
         self.position = additive(positions, self.width)
@@ -81,11 +81,17 @@ class Encoder(nn.Module):
         self.trunks[ALL].reads = rule(reads)
         return self
 
-    def align(self, width: int) -> Encoder:
-        """Add a linear head for each sense into one space of `width` dimensions, in which senses can be compared."""
-        self.aligned_width = width
-        self.heads = nn.ModuleDict({name: nn.Linear(self.width, width, bias=False) for name in self.pools})
+    def align(self, width: int, hidden: int = 0) -> Encoder:
+        """Add a head for each sense into one space of `width` dimensions, in which senses can be compared: a linear map, or a
+        perceptron with a hidden layer of `hidden`."""
+        self.aligned_width, self.aligned_hidden = width, hidden
+        self.heads = nn.ModuleDict({name: self._head(width, hidden) for name in self.pools})
         return self
+
+    def _head(self, width: int, hidden: int) -> nn.Module:
+        if not hidden:
+            return nn.Linear(self.width, width, bias=False)
+        return nn.Sequential(nn.Linear(self.width, hidden), nn.GELU(), nn.Linear(hidden, width, bias=False))
 
     # From a batch to embeddings
 
@@ -96,6 +102,8 @@ class Encoder(nn.Module):
     def features(self, batch: Batch) -> Embeddings:
         """One vector (D) for each sense of each row, seen alone; with a joint trunk also `fused`, of all senses together."""
         bags = self.tokenize(batch)
+        if self.reads == "pure":  # no sense has read another, so one pass gives what each gives alone
+            return Embeddings(self.pool(self.contextualise(bags)), batch.size)
         alone = {s: c for source, bag in bags.items() for s, c in self.pool(self.contextualise({source: bag})).items() if s == source}
         if self.trunk == "joint":
             alone[FUSED] = self.pool(self.contextualise(bags))[FUSED]
@@ -108,13 +116,18 @@ class Encoder(nn.Module):
 
     def tokenize(self, batch: Batch) -> Bags:
         """source -> tokens that carry content, position and field."""
-        return {source: self._tokenize(source, column, batch.size) for source, column in batch.columns.items()}
+        return {source: self.place(bag) for source, bag in self.content(batch).items()}
 
-    def _tokenize(self, source: str, column: Column, size: int) -> Tokens:
-        field = field_of(source)
-        if field not in self.tokenizers:
-            raise unknown("field of this encoder", field, self.tokenizers)
-        bag = self.tokenizers[field](column, source, size)
+    def content(self, batch: Batch) -> Bags:
+        """source -> tokens that carry content alone."""
+        for source in batch.sources:
+            if field_of(source) not in self.tokenizers:
+                raise unknown("field of this encoder", field_of(source), self.tokenizers)
+        return {s: self.tokenizers[field_of(s)](column, s, batch.size) for s, column in batch.columns.items()}
+
+    def place(self, bag: Tokens) -> Tokens:
+        """Add to the tokens of one source what tells their field and their position."""
+        field = field_of(bag.names[0])
         x_TD = bag.x + self.field_token[field]
         if self.position is not None and not self.contextual(field):
             x_TD = x_TD + self.position(bag.position).to(x_TD.dtype)

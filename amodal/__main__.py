@@ -1,0 +1,3 @@
+from amodal.cli import main
+
+main()

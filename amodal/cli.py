@@ -1,0 +1,256 @@
+"""The command line: verbs only. What a verb does lives elsewhere; options of a method come from its page (`--method.NAME VALUE`)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+Run = Annotated[Positional[Path], arg(metavar="RUN", help="the folder that `amodal pretrain --out` made")]
+Data = Annotated[str, arg(metavar="DIR", help="a folder, a table file, or a bundled set (globe, digits)")]
+Where = Annotated[tuple[str, ...], arg(metavar="NAME=VALUE", help="only records whose label has this value")]
+
+
+def demo(
+    out: Annotated[Path, arg(help="where the run and its pictures go")] = Path("runs/demo"),
+    minutes: Annotated[float, arg(help="about how long to train")] = 3.0,
+    seed: int = 0,
+) -> None:
+    """Pretrain on the bundled Earth, compare with chance and with an untrained encoder, draw what was learnt."""
+    from amodal.demo import demo as run
+
+    run(out, minutes=minutes, seed=seed)
+
+
+def init(
+    directory: Annotated[Positional[Path], arg(metavar="DIR", help="a folder of files, or a CSV, JSONL or Parquet file")],
+    force: Annotated[bool, arg(help="overwrite a dataset.toml that is there")] = False,
+) -> None:
+    """Look at data, say what is in it, and write dataset.toml, which you can edit."""
+    from amodal.data import init as run
+
+    show(run(directory, force=force))
+
+
+def pretrain(
+    method: Annotated[Positional[str], arg(metavar="METHOD", help="see `amodal methods`")],
+    data: Data,
+    out: Annotated[Path, arg(help="the run folder to write")],
+    size: Annotated[str, arg(help="nano, tiny, small, base, large or huge")] = "tiny",
+    epochs: Annotated[int | None, arg(help="passes over the training records (50 unless steps are given)")] = None,
+    steps: Annotated[int | None, arg(help="optimizer steps, instead of epochs")] = None,
+    sources: Annotated[str, arg(metavar="A,B", help="fields to use; all unless given")] = "",
+    seed: int = 0,
+    resume: Annotated[bool, arg(help="go on with the run in --out")] = False,
+    batch: Annotated[int | None, arg(help="rows in one update, over all processes")] = None,
+    micro: Annotated[int | None, arg(help="rows computed at once; saves memory, changes nothing else")] = None,
+    lr: Annotated[float | None, arg(help="peak learning rate")] = None,
+    trunk: Annotated[str | None, arg(help="separate, shared or joint; by default what the method's paper uses")] = None,
+    positions: Annotated[str | None, arg(help="sincos, learned, rotary or none")] = None,
+    pool: Annotated[str | None, arg(help="mean, cls or attention")] = None,
+    backbone: Annotated[tuple[str, ...], arg(metavar="FIELD=SPEC", help="pretrained backbones: timm:NAME[@WEIGHTS], transformers:DIR")] = (),
+    precision: Annotated[str, arg(help="auto, float32 or bf16")] = "auto",
+    average: Annotated[float, arg(help="momentum of a moving average of the weights to keep; 0: keep the last")] = 0.0,
+    shard: Annotated[bool, arg(help="shard the blocks over processes (FSDP2), under torchrun")] = False,
+    workers: Annotated[int, arg(help="processes that decode; 0: a thread beside the training")] = 0,
+    device: Annotated[str, arg(help="auto, cpu, cuda, cuda:N")] = "auto",
+    checkpoint_every: Annotated[int, arg(help="steps between checkpoints; 0: a fifth of the run")] = 0,
+) -> None:
+    """Pretrain an encoder without labels. Options of the method itself: --method.NAME VALUE (`amodal methods METHOD` lists them)."""
+    from amodal.train.pretrain import pretrain as run
+
+    run(
+        method,
+        data,
+        out,
+        size=size,
+        epochs=epochs,
+        steps=steps,
+        sources=listed(sources),
+        seed=seed,
+        resume=resume,
+        batch=batch,
+        micro=micro,
+        lr=lr,
+        trunk=trunk,
+        positions=positions,
+        pool=pool,
+        backbones=pairs(backbone),
+        precision=precision,
+        average=average,
+        shard=shard,
+        workers=workers,
+        device=device,
+        checkpoint_every=checkpoint_every,
+        options=METHOD_OPTIONS,
+    )
+    print(f"wrote {out}. Next: amodal evaluate {out} --data {data}")
+
+
+def evaluate(
+    run: Run,
+    data: Data,
+    label: Annotated[str | None, arg(metavar="FIELD", help="the label that knn, linear, missing and transfer predict")] = None,
+    protocols: Annotated[str, arg(metavar="A,B", help="knn, linear, retrieval, zero_shot, missing, transfer; all that apply unless given")] = "",
+    json: Annotated[Path | None, arg(help="write spec and results to this file; figures go beside it")] = None,
+    few: Annotated[int | None, arg(help="use only so many labels of each class, in several draws")] = None,
+    untrained: Annotated[bool, arg(help="measure the untrained encoder beside it")] = True,
+) -> None:
+    """Measure how good a run is on records it was not trained on."""
+    from amodal.model import load
+
+    options = {} if few is None else {"few": few}
+    report = load(run).evaluate(data, label=label, protocols=listed(protocols), untrained=untrained, **options)
+    show(report.table())
+    if json is not None:
+        report.save(json)
+        print(f"wrote {json}")
+
+
+def embed(
+    run: Run,
+    data: Data,
+    out: Annotated[Path, arg(metavar="FILE.parquet", help="columns: key, source, vector; goes on where it was interrupted")],
+) -> None:
+    """Embed every record into a Parquet file."""
+    from amodal.export.vectors import write_vectors
+    from amodal.model import load
+
+    print(f"wrote {write_vectors(load(run), data, out)} vectors to {out}")
+
+
+def index(run: Run, data: Data, out: Annotated[Path | None, arg(help="RUN/index unless given")] = None) -> None:
+    """Embed records into an index to search in; those it holds already are skipped."""
+    from amodal.model import load
+
+    made = load(run).index(data, out)
+    print(f"{len(made)} records in the index. Next: amodal search {run} --text '…'")
+
+
+def search(
+    run: Run,
+    text: Annotated[str | None, arg(help="what to look for, in words")] = None,
+    image: Annotated[Path | None, arg(help="a picture file to look for")] = None,
+    audio: Annotated[Path | None, arg(help="a sound file to look for")] = None,
+    query: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE", help="a value of any field; several together are one query")] = (),
+    k: Annotated[int, arg(help="how many records to return")] = 10,
+    where: Where = (),
+    senses: Annotated[str, arg(metavar="A,B", help="whose vectors to compare with; all unless given")] = "",
+    index: Annotated[Path | None, arg(help="RUN/index unless given")] = None,
+    json: Annotated[bool, arg(help="print JSON")] = False,
+    sheet: Annotated[Path | None, arg(metavar="FILE.png", help="draw the records found; needs --data")] = None,
+    data: Annotated[str | None, arg(metavar="DIR", help="where the records are, for --sheet")] = None,
+) -> None:
+    """Search an index by text, picture, sound, or a mix of them."""
+    from amodal.model import load
+    from amodal.search import as_json, picture_sheet, table
+
+    asked = {k: v for k, v in (("text", text), ("image", image), ("audio", audio)) if v is not None} | pairs(query)
+    model = load(run)
+    hits = model.search(k=k, index=index, where=pairs(where) or None, senses=listed(senses), **asked)
+    print(as_json(hits)) if json else show(table(hits))
+    if sheet is not None:
+        picture_sheet(hits, model.read(data or model.config["data"]["path"] or model.config["data"]["name"]), sheet)
+        print(f"wrote {sheet}")
+
+
+def export(
+    run: Run,
+    to: Annotated[Literal["safetensors", "onnx"], arg(help="safetensors: a folder amodal.load reads; onnx: one graph a sense")],
+    out: Annotated[Path | None, arg(help="RUN/export unless given")] = None,
+) -> None:
+    """Write the encoder for use elsewhere."""
+    from amodal.export import export as write
+    from amodal.model import load
+
+    for path in write(load(run), to, out or run / "export"):
+        print(f"wrote {path}")
+
+
+def methods(
+    key: Annotated[Positional[str | None], arg(metavar="[KEY]", help="one method or row of the catalogue")] = None,
+    source: Annotated[bool, arg(help="print the page itself")] = False,
+) -> None:
+    """List the methods, or show one: its paper, options with defaults, claim and verdict."""
+    from amodal.catalog import listing, shown
+
+    show(listing() if key is None else shown(key, source=source))
+
+
+def claim(
+    key: Annotated[Positional[str], arg(metavar="KEY", help="a claim; `amodal methods` says which there are")],
+    seeds: Annotated[int | None, arg(help="paired seeds; what the claim fixed unless given")] = None,
+    data: Annotated[str | None, arg(metavar="DIR", help="other data than the claim's own")] = None,
+) -> None:
+    """Re-test what a paper is known for, at small scale, against its baseline."""
+    from amodal.claims import claim as run
+
+    show(run(key, seeds=seeds, data=data).table())
+
+
+def doctor() -> None:
+    """Say what this machine and environment can do."""
+    from amodal.doctor import report
+
+    show(report())
+
+
+VERBS = {f.__name__: f for f in (demo, init, pretrain, evaluate, embed, index, search, export, methods, claim, doctor)}
+METHOD_OPTIONS: dict[str, object] = {}
+
+
+def listed(text: str) -> list[str] | None:
+    return [part.strip() for part in text.split(",") if part.strip()] or None
+
+
+def pairs(given: tuple[str, ...]) -> dict[str, str]:
+    """("a=1", "b=2") -> {"a": "1", "b": "2"}."""
+    from amodal.core.errors import AmodalError
+
+    for item in given:
+        if "=" not in item:
+            raise AmodalError(f"{item!r} should be NAME=VALUE")
+    return dict(item.split("=", 1) for item in given)
+
+
+def show(thing) -> None:
+    from rich.console import Console
+
+    Console().print(thing)
+
+
+def take_method_options(argv: list[str]) -> tuple[list[str], dict[str, object]]:
+    """Split off `--method.NAME VALUE` and `--method.NAME=VALUE`, whose names only the method's page knows."""
+    rest, options, words = [], {}, iter(argv)
+    for word in words:
+        if not word.startswith("--method."):
+            rest.append(word)
+            continue
+        name, equals, value = word.removeprefix("--method.").partition("=")
+        options[name.replace("-", "_")] = value if equals else next(words, "")
+    return rest, options
+
+
+def main(argv: list[str] | None = None) -> None:
+    rest, options = take_method_options(sys.argv[1:] if argv is None else argv)
+    METHOD_OPTIONS.clear()
+    METHOD_OPTIONS.update(options)
+    try:
+        if rest and not rest[0].startswith("-") and rest[0] not in VERBS:
+            from amodal.core.errors import unknown
+
+            raise unknown("verb of amodal", rest[0], VERBS)
+        tyro.extras.subcommand_cli_from_dict(VERBS, args=rest, prog="amodal", description=__doc__.split(".")[0] + ".")
+    except KeyboardInterrupt as e:
+        print(f"\n{e or 'interrupted'}; add --resume to go on", file=sys.stderr)
+        raise SystemExit(130) from None
+    except ValueError as e:
+        from amodal.core.errors import AmodalError
+
+        if not isinstance(e, AmodalError):
+            raise
+        print(f"error: {e}", file=sys.stderr)
+        raise SystemExit(2) from None

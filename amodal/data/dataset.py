@@ -1,0 +1,234 @@
+"""A dataset: records by number, their values by field, their labels, their split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from amodal.core import AmodalError, unknown
+from amodal.data import splits
+from amodal.data.cache import Cache
+from amodal.data.readers import Reader
+from amodal.data.schema import Field, Label, Schema
+from amodal.modalities import BadValue, Modality, Raw, config
+
+
+class Dataset:
+    """N records. Any field may be missing in any record.
+
+    reader: where the cells come from; schema: what they mean; path: of the data, if it is on disk.
+    Raises AmodalError if the schema names a column that the data lacks.
+    """
+
+    def __init__(self, reader: Reader, schema: Schema, path: Path | None = None, name: str = ""):
+        self.reader, self.schema, self.path = reader, schema, path
+        self.name = name or schema.name or (path.stem if path else "arrays")
+        self.fields: dict[str, Modality] = {field: f.modality for field, f in schema.fields.items()}
+        self.labels: dict[str, Label] = dict(schema.labels)
+        self.keys: list[str] = list(reader.keys)
+        self.columns = {field: _columns(field, f, reader) for field, f in schema.fields.items()}
+        self.cache = Cache()
+        self._present: dict[str, np.ndarray] = {}
+        for label, given in self.labels.items():
+            _check(reader, given.column or label, f"labels.{label}")
+        for key in ("split_by", "split"):
+            if named := getattr(schema, key):
+                _check(reader, named, key)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}: {type(m).__name__.lower()}" for name, m in self.fields.items())
+        return f"Dataset({self.name!r}, {len(self):,} records, {fields})"
+
+    def raw(self, i: int, field: str) -> Raw | None:
+        """The value of a field as the data holds it, None where record i has none. Files are Paths, cells of a table a dict."""
+        columns = self.columns[self._field(field)]
+        if isinstance(columns, tuple):
+            cells = {c: self.reader.get(i, c) for c in columns}
+            return cells if any(cell is not None for cell in cells.values()) else None
+        cell = self.reader.get(i, columns)
+        return self._located(cell, self.fields[field]) if isinstance(cell, str) else cell
+
+    def value(self, i: int, field: str) -> np.ndarray | None:
+        """The decoded value, None where record i has none. Raises BadValue with a reason if it cannot be read or decoded."""
+        modality = self.fields[self._field(field)]
+        try:
+            raw = self.raw(i, field)
+            return None if raw is None else modality.decode(raw)
+        except BadValue:
+            raise
+        except Exception as error:  # decoders of third parties raise anything; one bad value must not end a run of days
+            raise BadValue(f"{type(error).__name__}: {error}") from error
+
+    def present(self, field: str) -> np.ndarray:
+        """(N,) bool: which records have a value, readable or not."""
+        if self._field(field) not in self._present:
+            columns = self.columns[field]
+            each = [self.reader.present(c) for c in (columns if isinstance(columns, tuple) else (columns,))]
+            self._present[field] = np.logical_or.reduce(each)
+        return self._present[field]
+
+    def label(self, name: str, *, required: bool = False) -> np.ndarray:
+        """(N,) str objects with None where missing, or float64 with NaN where missing for numbers.
+
+        Raises AmodalError if there is no such label or, if it is `required`, no record has it.
+        """
+        if name not in self.labels:
+            raise unknown("label of this dataset", name, self.labels, "Labels are declared in dataset.toml: [labels.NAME].")
+        label = self.labels[name]
+        cells = self.reader.cells(label.column or name)
+        values = np.array([_number(c, name) for c in cells]) if label.kind == "number" else _categories(cells)
+        missing = np.isnan(values).all() if label.kind == "number" else all(v is None for v in values)
+        if required and missing:
+            raise AmodalError(f"none of the {len(self):,} records of {self.name!r} has the label {name!r}. Choose another label: "
+                              f"{', '.join(n for n in self.labels if n != name) or 'there is no other'}.")  # fmt: skip
+        return values
+
+    @cached_property
+    def parts(self) -> np.ndarray:
+        """(N,) int8: the part of the split that each record is in, as an index into ("train", "valid", "test")."""
+        names = self.keys
+        if by := self.schema.split_by:
+            names = [key if cell is None else str(cell) for key, cell in zip(self.keys, self.reader.cells(by))]
+        return splits.by_name(self.reader.cells(self.schema.split), names) if self.schema.split else splits.by_hash(names)
+
+    def split(self, part: str) -> np.ndarray:
+        """(n,) int64 ascending: the records of "train" (80 %), "valid" (10 %), "test" (10 %), or "all".
+
+        A record's part follows from its key alone (or from what `split_by` or `split` in dataset.toml name), so it stays where it
+        is when data is added.
+        """
+        if part == "all":
+            return np.arange(len(self))
+        if part not in splits.PARTS:
+            raise unknown("part of a split", part, (*splits.PARTS, "all"))
+        return np.flatnonzero(self.parts == splits.PARTS.index(part))
+
+    def select(self, fields: Iterable[str]) -> Dataset:
+        """The same records with only these fields. What is decoded already is shared."""
+        chosen = {self._field(name): self.schema.fields[name] for name in fields}
+        return self._with(replace(self.schema, fields=chosen), self.cache)
+
+    def with_fields(self, modalities: Mapping[str, Modality]) -> Dataset:
+        """The same records, decoded with these modalities, as a model does with its own.
+
+        A field that this dataset does not describe may be a column of the same name. Raises AmodalError where there is neither, or
+        where the data has another modality under that name.
+        """
+        fields = {}
+        for name, modality in modalities.items():
+            old = self.schema.fields.get(name)
+            if old is not None and type(old.modality) is not type(modality):
+                kinds = [type(m).__name__.lower() for m in (old.modality, modality)]
+                raise AmodalError(f"the field {name!r} is {kinds[0]} in {self.name!r}, but {kinds[1]} is expected. Rename it in dataset.toml.")
+            if old is None and name not in self.reader.columns and not _cells_of_table(modality, self.reader):
+                raise unknown(f"field of {self.name!r}", name, self.fields, "Rename a field in dataset.toml, or choose fewer sources.")
+            fields[name] = replace(old, modality=modality) if old else Field(modality)
+        same = all(modality == self.fields.get(name) for name, modality in modalities.items())
+        return self._with(replace(self.schema, fields=fields), self.cache if same else Cache())
+
+    def subset(self, indices: Sequence[int]) -> Dataset:
+        """The records at `indices`, in that order."""
+        dataset = Dataset(_Subset(self.reader, indices), self.schema, self.path, self.name)
+        dataset.parts = self.parts[np.asarray(indices, dtype=np.int64)]
+        return dataset
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hex digits that change when the records do, or what is read of them; not with parameters of modalities."""
+        digest = hashlib.blake2b(self.reader.stamp().encode(), digest_size=16)
+        digest.update("\n".join(self.keys).encode())
+        for name, columns in self.columns.items():
+            digest.update(f"{name}={columns}:{config(self.fields[name])['modality']};".encode())
+        digest.update(f"{self.labels}{self.schema.split_by}{self.schema.split}".encode())
+        return digest.hexdigest()
+
+    def _with(self, schema: Schema, cache: Cache) -> Dataset:
+        dataset = Dataset(self.reader, schema, self.path, self.name)
+        dataset.cache = cache
+        return dataset
+
+    def _field(self, name: str) -> str:
+        if name not in self.fields:
+            raise unknown(f"field of {self.name!r}", name, self.fields)
+        return name
+
+    def _located(self, cell: str, modality: Modality) -> Path | str:
+        """A text cell that names a file as its Path, relative to where the table lies. Text stays text unless there is such a file."""
+        base, kind = self.reader.base, type(modality).__name__
+        if base is None or kind == "Table":
+            return cell
+        if "://" in cell and kind != "Text":
+            raise BadValue(f"a web address is no file, fetch it first: {cell[:200]}")
+        if kind != "Text":
+            return base / cell
+        named = len(cell) < 256 and Path(cell).suffix.lower() in modality.suffixes and "\n" not in cell
+        return base / cell if named and (base / cell).is_file() else cell
+
+
+class _Subset(Reader):
+    """Some records of another reader."""
+
+    def __init__(self, reader: Reader, indices: Sequence[int]):
+        self.reader, self.indices = reader, np.asarray(indices, dtype=np.int64)
+        self.keys = [reader.keys[i] for i in self.indices]
+        self.columns, self.base, self.ignored = reader.columns, reader.base, reader.ignored
+
+    def get(self, i: int, column: str):
+        return self.reader.get(int(self.indices[i]), column)
+
+    def present(self, column: str) -> np.ndarray:
+        return self.reader.present(column)[self.indices]
+
+    def check(self, column: str) -> str:
+        return self.reader.check(column)
+
+    def stamp(self) -> str:
+        return self.reader.stamp()
+
+
+def _columns(name: str, field: Field, reader: Reader) -> str | tuple[str, ...]:
+    """Where the values of a field are: one column or, for a table, a column for each cell."""
+    if not field.column and name not in reader.columns and _cells_of_table(field.modality, reader):
+        return tuple(field.modality.columns)
+    column = field.column or name
+    if field.column or not hasattr(field.modality, "columns") or name in reader.columns or not field.modality.columns:
+        return _check(reader, column, f"fields.{name}")
+    missing = next(c for c in field.modality.columns if c not in reader.columns)
+    return _check(reader, missing, f"fields.{name}: columns")
+
+
+def _cells_of_table(modality: Modality, reader: Reader) -> bool:
+    """Whether a modality is made of several columns and the reader has them all."""
+    columns = getattr(modality, "columns", ())
+    return bool(columns) and all(c in reader.columns for c in columns)
+
+
+def _check(reader: Reader, column: str, where: str) -> str:
+    try:
+        return reader.check(column)
+    except AmodalError as error:
+        raise AmodalError(f"[{where}] in dataset.toml: {error}") from error
+
+
+def _categories(cells: Sequence) -> np.ndarray:
+    values = np.full(len(cells), None, dtype=object)
+    for i, cell in enumerate(cells):
+        if isinstance(cell, float):  # whole numbers in a column that also has missing cells
+            cell = None if cell != cell else int(cell) if cell.is_integer() else cell
+        values[i] = None if cell is None or cell == "" else str(cell)
+    return values
+
+
+def _number(cell, label: str) -> float:
+    try:
+        return float("nan") if cell is None or cell == "" else float(cell)
+    except (TypeError, ValueError):
+        raise AmodalError(f'the label {label!r} is a number by dataset.toml, but a record has {cell!r}. Use kind = "category".') from None

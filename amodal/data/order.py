@@ -1,0 +1,61 @@
+"""A shuffled order without a table: the record at any position of any epoch, for any number of records.
+
+A Feistel network over the next power of four is a bijection whatever its round function is; positions that fall outside 0 … n-1
+are sent through again until they fall inside (cycle walking). So the order is a pure function of (seed, epoch, position): free of
+workers and ranks, and the state of a run is one integer.
+Luby & Rackoff 1988, "How to construct pseudorandom permutations"; Black & Rogaway 2002, "Ciphers with arbitrary finite domains".
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+ROUNDS = 6
+SMALLEST_HALF = 4
+"""Bits of half a position at least: with fewer, a network has too few permutations to choose from to look random."""
+
+
+def permute(positions: np.ndarray, n: int, *, seed: int = 0, epoch: int = 0) -> np.ndarray:
+    """The records (int64) that stand at `positions` (any shape, 0 … n-1) when n records are shuffled with (seed, epoch)."""
+    positions = np.asarray(positions, dtype=np.uint64)
+    if n < 1 or (positions.size and int(positions.max()) >= n):
+        raise ValueError(f"positions must lie in 0 … {n - 1} for {n} records")
+    half = max(SMALLEST_HALF, (n - 1).bit_length() + 1 >> 1)
+    keys = _round_keys(seed, epoch)
+    out = _encrypt(positions, half, keys)
+    while (outside := out >= n).any():
+        out[outside] = _encrypt(out[outside], half, keys)
+    return out.astype(np.int64)
+
+
+def epochs(positions: np.ndarray, n: int, *, seed: int = 0, shuffle: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """(records, epochs), both int64, at `positions` 0, 1, … of a run that goes through n records again and again."""
+    positions = np.asarray(positions, dtype=np.int64)
+    epoch, within = positions // n, positions % n
+    if shuffle:
+        for e in np.unique(epoch):
+            at = epoch == e
+            within[at] = permute(within[at], n, seed=seed, epoch=int(e))
+    return within, epoch
+
+
+def _round_keys(seed: int, epoch: int) -> np.ndarray:
+    digest = hashlib.blake2b(f"{seed}:{epoch}".encode(), digest_size=8 * ROUNDS).digest()
+    return np.frombuffer(digest, dtype=np.uint64)
+
+
+def _encrypt(x: np.ndarray, half: int, keys: np.ndarray) -> np.ndarray:
+    shift, mask = np.uint64(half), np.uint64((1 << half) - 1)
+    left, right = x >> shift, x & mask
+    for key in keys:
+        left, right = right, left ^ (_mix(right + key) >> np.uint64(64 - half))
+    return (left << shift) | right
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64 (Steele et al. 2014); overflow wraps, as it should."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

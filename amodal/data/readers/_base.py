@@ -1,0 +1,83 @@
+"""What a reader is: records by number, cells by column name. It knows nothing of modalities; a cell is whatever the source holds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from amodal.core import AmodalError, unknown
+
+SMALL = 64 * 2**20
+"""Files of fewer bytes together (and at most 2,000 of them) are identified by content, larger ones by size and time."""
+
+
+class Lazy:
+    """What `cached_property` holds — open files, mapped tables — is not pickled: it is made again where the object arrives."""
+
+    def __getstate__(self) -> dict:
+        lazy = {name for kind in type(self).__mro__ for name, v in vars(kind).items() if isinstance(v, cached_property)}
+        return {name: v for name, v in self.__dict__.items() if name not in lazy}
+
+
+class Reader(Lazy):
+    """keys: N record ids, unique; columns: what a record may have; base: where relative paths in cells start.
+
+    A reader can be pickled, so that it goes to worker processes whatever way they are started.
+    """
+
+    keys: Sequence[str]
+    columns: tuple[str, ...]
+    base: Path | None = None
+    ignored: Counter
+    """What was passed over, and how often: {"*.db": 3}."""
+
+    def get(self, i: int, column: str):
+        """The cell of record i (a value, bytes, or the Path of a file), None where there is none."""
+        raise NotImplementedError
+
+    def cells(self, column: str) -> list:
+        """The N cells of a column; meant for small ones: labels, keys, numbers."""
+        return [self.get(i, column) for i in range(len(self.keys))]
+
+    def present(self, column: str) -> np.ndarray:
+        """(N,) bool: which records have a cell in this column."""
+        return np.array([cell is not None for cell in self.cells(column)], dtype=bool)
+
+    def stamp(self) -> str:
+        """Changes when the content does."""
+        raise NotImplementedError
+
+    def check(self, column: str) -> str:
+        """`column`, if there is one of that name."""
+        if column not in self.columns:
+            raise unknown("column of this data", column, self.columns)
+        return column
+
+
+def stamp_files(paths: Sequence[Path]) -> str:
+    """A hash of the content of few small files, which is the same on every machine; of names, sizes and times of many or large ones."""
+    stats = [path.stat() for path in paths]
+    digest = hashlib.blake2b(digest_size=16)
+    by_content = len(paths) <= 2000 and sum(s.st_size for s in stats) <= SMALL
+    for path, stat in zip(paths, stats):
+        digest.update(path.read_bytes() if by_content else f"{path.name}:{stat.st_size}:{stat.st_mtime_ns};".encode())
+    return digest.hexdigest()
+
+
+def unique_keys(cells: Sequence, column: str, where: str) -> list[str]:
+    """The cells of the key column as record ids; an error where one is missing or occurs twice."""
+    missing = [i for i, cell in enumerate(cells) if cell is None]
+    if missing:
+        raise AmodalError(f"{where}: record {missing[0]} has no key (column {column!r}), nor have {len(missing) - 1} others. "
+                          "Every record needs one; choose another column as `key` in dataset.toml or leave `key` out.")  # fmt: skip
+    keys = [str(cell) for cell in cells]
+    twice = [key for key, n in Counter(keys).items() if n > 1]
+    if twice:
+        raise AmodalError(f"{where}: {len(twice)} keys (column {column!r}) occur more than once, such as {twice[0]!r}. "
+                          "Choose a column as `key` in dataset.toml that tells the records apart, or leave `key` out.")  # fmt: skip
+    return keys

@@ -1,0 +1,131 @@
+"""Tables in parts: one file each, whose columns are lists in memory, a Parquet file, or Arrow record batches mapped from disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from amodal.data.readers._base import Lazy
+
+HELD = 2**30
+"""Bytes of Parquet columns that stay in memory; beyond them the row group read first is dropped."""
+
+
+class Lists:
+    """columns: name -> one Python value for each row."""
+
+    def __init__(self, columns: dict[str, list], rows: int):
+        self.data, self.columns, self.rows = columns, tuple(columns), rows
+
+    def cell(self, i: int, column: str):
+        return self.data[column][i]
+
+    def cells(self, column: str) -> list:
+        return self.data[column]
+
+    def present(self, column: str) -> np.ndarray:
+        return np.array([cell is not None for cell in self.data[column]], dtype=bool)
+
+
+class Parquet(Lazy):
+    """A Parquet file, read one column of one row group at a time. Random access wants small row groups: see `amodal.data.pack`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.columns = tuple(self._file.schema_arrow.names)
+        self.rows = self._file.metadata.num_rows
+        groups = [self._file.metadata.row_group(g).num_rows for g in range(self._file.num_row_groups)]
+        self.starts = np.concatenate([[0], np.cumsum(groups)]).astype(np.int64)
+
+    @cached_property
+    def _file(self) -> pq.ParquetFile:
+        return pq.ParquetFile(self.path)
+
+    @cached_property
+    def _held(self) -> dict[tuple[int, str], pa.Array]:
+        return {}
+
+    def cell(self, i: int, column: str):
+        group = int(np.searchsorted(self.starts, i, side="right")) - 1
+        return value_of(self._column(group, column)[i - int(self.starts[group])])
+
+    def cells(self, column: str) -> list:
+        return [cell for g in range(len(self.starts) - 1) for cell in self._column(g, column).to_pylist()]
+
+    def present(self, column: str) -> np.ndarray:
+        return np.concatenate([np.zeros(0, bool), *(self._present(g, column) for g in range(len(self.starts) - 1))])
+
+    def _present(self, group: int, column: str) -> np.ndarray:
+        """From the statistics in the footer where they settle it: pictures need not be read to know that none is missing."""
+        meta = self._file.metadata.row_group(group)
+        leaves = (meta.column(c) for c in range(meta.num_columns))
+        stats = next((leaf.statistics for leaf in leaves if leaf.path_in_schema == column), None)
+        if stats is not None and stats.has_null_count and stats.null_count in (0, meta.num_rows):
+            return np.full(meta.num_rows, stats.null_count == 0)
+        return self._column(group, column).is_valid().to_numpy(zero_copy_only=False)
+
+    def _column(self, group: int, column: str) -> pa.Array:
+        held = self._held
+        if (group, column) not in held:
+            # One thread: Arrow's thread pool does not survive a fork.
+            table = self._file.read_row_group(group, columns=[column], use_threads=False)
+            held[group, column] = one_array(table.column(column))
+            while len(held) > 1 and sum(array.nbytes for array in held.values()) > HELD:
+                held.pop(next(iter(held)))
+        return held[group, column]
+
+
+class Mapped(Lazy):
+    """Arrow record batches mapped from disk. open: path -> pyarrow.Table, at module level so that it can be pickled."""
+
+    def __init__(self, path: Path, open: Callable[[Path], pa.Table]):
+        self.path, self.open = path, open
+        self.columns, self.rows = tuple(self._table.column_names), self._table.num_rows
+
+    @cached_property
+    def _table(self) -> pa.Table:
+        return self.open(self.path)
+
+    def cell(self, i: int, column: str):
+        return value_of(self._table.column(column)[i])
+
+    def cells(self, column: str) -> list:
+        return self._table.column(column).to_pylist()
+
+    def present(self, column: str) -> np.ndarray:
+        return one_array(self._table.column(column).is_valid()).to_numpy(zero_copy_only=False)
+
+
+Part = Lists | Parquet | Mapped
+
+
+def one_array(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+
+
+def value_of(scalar: pa.Scalar):
+    """A cell as Python sees it. Lists of numbers become arrays at once, which is 20 times as fast as by way of Python lists."""
+    if isinstance(scalar, (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar)) and scalar.is_valid:
+        array = _nested(scalar.values)
+        return scalar.as_py() if array is None else array
+    return scalar.as_py()
+
+
+def _nested(values: pa.Array) -> np.ndarray | None:
+    """An array of numbers, or of equally long lists of numbers, as a numpy array (missing numbers are NaN); None for all else."""
+    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type) or pa.types.is_fixed_size_list(values.type):
+        lengths = set(values.value_lengths().to_pylist()) if values.null_count == 0 else {-1}
+        inner = _nested(values.flatten()) if len(lengths) == 1 and lengths != {-1} else None
+        return None if inner is None else inner.reshape(len(values), lengths.pop(), *inner.shape[1:])
+    numeric = pa.types.is_floating(values.type) or pa.types.is_integer(values.type)
+    return values.to_numpy(zero_copy_only=False) if numeric else None
+
+
+def starts_of(parts: Sequence[Part]) -> np.ndarray:
+    """(parts + 1,) int64: the number of the first row of each part, and of all rows."""
+    return np.concatenate([[0], np.cumsum([part.rows for part in parts])]).astype(np.int64)

@@ -1,0 +1,80 @@
+"""What all tables share: parts end to end, a key column, cells that are files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from amodal.core import AmodalError
+from amodal.data.readers._base import Reader, stamp_files, unique_keys
+from amodal.data.readers._parts import Part, starts_of
+
+
+class Tabular(Reader):
+    """parts: one for each file of `paths`, end to end; base: where relative paths in cells start; key: a column, "" for row numbers;
+    names: column -> the names of the classes that its whole numbers stand for; given: further columns of N values."""
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        paths: Sequence[Path],
+        base: Path,
+        key: str = "",
+        names: dict[str, list[str]] | None = None,
+        given: dict[str, list] | None = None,
+    ):
+        self.parts, self.paths, self.base = list(parts), list(paths), base
+        self.starts = starts_of(parts)
+        self.names, self.given = names or {}, given or {}
+        self.ignored = Counter()
+        self.columns = tuple(dict.fromkeys([*(c for part in parts for c in part.columns), *self.given]))
+        if not self.starts[-1]:
+            raise AmodalError(f"no rows in {', '.join(map(str, self.paths[:3])) or base}")
+        self.keys = self._keys(key)
+
+    def get(self, i: int, column: str):
+        if column in self.given:
+            return self.given[column][i]
+        part = self.parts[number := int(np.searchsorted(self.starts, i, side="right")) - 1]
+        if column not in part.columns:
+            self.check(column)
+            return None
+        return self._cell(part.cell(i - int(self.starts[number]), column), column)
+
+    def cells(self, column: str) -> list:
+        if column in self.given:
+            return list(self.given[column])
+        self.check(column)
+        columns = (part.cells(column) if column in part.columns else [None] * part.rows for part in self.parts)
+        return [self._cell(cell, column) for cells in columns for cell in cells]
+
+    def present(self, column: str) -> np.ndarray:
+        if column in self.given:
+            return super().present(column)
+        self.check(column)
+        return np.concatenate([p.present(column) if column in p.columns else np.zeros(p.rows, bool) for p in self.parts])
+
+    def stamp(self) -> str:
+        return stamp_files(self.paths)
+
+    def _cell(self, cell, column: str):
+        """Class numbers to names; the {bytes, path} that Hugging Face keeps pictures and sound in to the one that is there."""
+        if column in self.names:
+            named = isinstance(cell, int) and 0 <= cell < len(self.names[column])
+            return self.names[column][cell] if named else None
+        if isinstance(cell, dict) and {"bytes", "path"} >= set(cell):
+            return cell["bytes"] if cell.get("bytes") is not None else self.base / cell["path"] if cell.get("path") else None
+        return cell
+
+    def _keys(self, key: str) -> list[str]:
+        where = self.paths[0].name if len(self.paths) == 1 else f"{len(self.paths)} files in {self.base}"
+        if key:
+            return unique_keys(self.cells(key), key, where)
+        if len(self.parts) == 1:
+            return [str(i) for i in range(self.parts[0].rows)]
+        # Named by file as well: rows of later files keep their names when an earlier file grows.
+        stems = [p.relative_to(self.base).with_suffix("").as_posix() if p.is_relative_to(self.base) else p.stem for p in self.paths]
+        return [f"{stem}:{i}" for stem, part in zip(stems, self.parts) for i in range(part.rows)]

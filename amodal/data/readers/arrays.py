@@ -1,0 +1,57 @@
+"""Values in memory: a dict of lists, numpy arrays or tensors, all of one length. None, and NaN where a number stands, is a missing value."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from amodal.core import AmodalError
+from amodal.data.readers._base import Reader, unique_keys
+
+
+class Arrays(Reader):
+    """columns: name -> N values; key: the column that names the records, "" to number them."""
+
+    def __init__(self, columns: Mapping[str, Sequence], key: str = ""):
+        self.data = {name: _plain(values, name) for name, values in columns.items()}
+        lengths = {name: len(values) for name, values in self.data.items()}
+        if not lengths:
+            raise AmodalError("an empty dict is no data: give at least one name -> values")
+        if len(set(lengths.values())) > 1:
+            listed = ", ".join(f"{name}: {n}" for name, n in lengths.items())
+            raise AmodalError(f"all columns must have one length, a value or None for each record; got {listed}")
+        self.columns = tuple(self.data)
+        self.ignored = Counter()
+        n = next(iter(lengths.values()))
+        self.keys = unique_keys(self.cells(self.check(key)), key, "arrays") if key else [str(i) for i in range(n)]
+
+    def get(self, i: int, column: str):
+        value = self.data[self.check(column)][i]
+        value = value.item() if isinstance(value, np.generic) else value
+        return None if isinstance(value, float) and value != value else value
+
+    def stamp(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        for name, values in self.data.items():
+            digest.update(name.encode())
+            if isinstance(values, np.ndarray) and values.dtype != object:
+                digest.update(np.ascontiguousarray(values).tobytes())
+            else:
+                for value in values:
+                    digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+        return digest.hexdigest()
+
+
+def _plain(values, name: str) -> np.ndarray | list:
+    """Tensors to numpy, whole or one by one."""
+    if hasattr(values, "detach"):
+        return values.detach().cpu().numpy()
+    if isinstance(values, np.ndarray):
+        return values
+    if isinstance(values, (str, bytes)) or not hasattr(values, "__getitem__"):
+        raise AmodalError(f"column {name!r} must be a list, array or tensor with a value for each record, not {type(values).__name__}")
+    values = values.tolist() if hasattr(values, "tolist") else list(values)
+    return [v.detach().cpu().numpy() if hasattr(v, "detach") else v for v in values]

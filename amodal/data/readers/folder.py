@@ -1,0 +1,49 @@
+"""A plain folder, read in place: files that share a stem are one record (a.jpg a.txt a.wav), sub-folders are labels."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path, PurePosixPath
+
+from amodal.data.readers._base import stamp_files
+from amodal.data.readers._files import Files, Where
+
+ABOUT = {"readme", "license", "licence", "copying", "copyright", "changelog", "dataset", "thumbs"}
+ABOUT_ENDINGS = {"", ".txt", ".md", ".rst", ".toml", ".db"}
+"""Files about a folder rather than in its data set: README, LICENSE.txt, dataset.toml, …"""
+
+
+class Folder(Files):
+    """The files below `base`, as paths. Hidden files and files about the folder (README, LICENSE, …) are passed over.
+
+    The key of a record is its path below the folder without the ending: `animals/cat`.
+    """
+
+    def __init__(self, base: Path, columns: dict[str, Where] | None, kinds: dict[str, str]):
+        self.base = Path(base)
+        super().__init__(names_below(self.base), columns, kinds, str(base))
+
+    def fetch(self, file: int) -> Path:
+        return self.base / self.names[file]
+
+    def stamp(self) -> str:
+        used = sorted({int(i) for at in self.at.values() for i in at if i >= 0})
+        names = "\n".join(self.names[i] for i in used).encode("utf-8", "backslashreplace")
+        return hashlib.blake2b(names, digest_size=16).hexdigest() + stamp_files([self.fetch(i) for i in used])
+
+
+def names_below(base: Path) -> list[str]:
+    """The files below a folder as sorted paths with /, without hidden ones and those about the folder."""
+    names = []
+    for folder, folders, files in os.walk(base):
+        folders[:] = sorted(f for f in folders if not f.startswith((".", "__")))
+        inside = Path(folder).relative_to(base)
+        for file in files:
+            if not file.startswith((".", "~")) and not _about(PurePosixPath(file.lower())):
+                names.append((inside / file).as_posix())
+    return sorted(names)
+
+
+def _about(file: PurePosixPath) -> bool:
+    return file.stem in ABOUT and file.suffix in ABOUT_ENDINGS

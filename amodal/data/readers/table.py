@@ -1,0 +1,130 @@
+"""CSV, TSV, JSONL, JSON and Parquet: a row is a record; cells are values, or paths relative to the file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from amodal.core import AmodalError
+from amodal.data.readers._parts import Lists, Parquet, Part
+from amodal.data.readers._tabular import Tabular
+
+SUFFIXES = {".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet"}
+
+
+class Table(Tabular):
+    """The rows of all `paths`, end to end. key: the column that names the records, "" to number the rows."""
+
+    def __init__(self, paths: Sequence[Path], key: str = ""):
+        paths = [Path(p) for p in paths]
+        super().__init__([read(p) for p in paths], paths, paths[0].parent, key)
+
+
+def read(path: Path) -> Part:
+    """One file as a part of a table."""
+    ending = path.suffix.lower()
+    if ending == ".parquet":
+        try:
+            return Parquet(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise AmodalError(f"{path} is no whole Parquet file: {error}. Fetch it again.") from error
+    if ending not in SUFFIXES:
+        raise AmodalError(f"{path} is no table that can be read; expected one of {', '.join(sorted(SUFFIXES))}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise AmodalError(f"{path} is not UTF-8 text (byte {error.start:,}). Save it as UTF-8.") from error
+    return _csv(text, path) if ending in (".csv", ".tsv") else _json(text, path)
+
+
+def _csv(text: str, path: Path) -> Lists:
+    csv.field_size_limit(sys.maxsize)
+    first = text.partition("\n")[0]
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=first.count)
+    rows = [row for row in csv.reader(text.splitlines(keepends=True), delimiter=delimiter) if row]
+    if not rows:
+        raise AmodalError(f"{path} is empty. Its first line must name the columns.")
+    names = [name.strip() or f"column{i + 1}" for i, name in enumerate(rows[0])]
+    if twice := [name for name, n in Counter(names).items() if n > 1]:
+        raise AmodalError(f"{path}: several columns are called {twice[0]!r}. Give each its own name in the first line.")
+    if long := next((n for n, row in enumerate(rows) if len(row) > len(names)), None):
+        raise AmodalError(f"{path}: row {long} has {len(rows[long])} cells, but the first line names {len(names)} columns.")
+    cells = {name: [row[c] if c < len(row) else "" for row in rows[1:]] for c, name in enumerate(names)}
+    return Lists({name: typed(column) for name, column in cells.items()}, len(rows) - 1)
+
+
+def _json(text: str, path: Path) -> Lists:
+    if text.lstrip().startswith("["):
+        try:
+            objects = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise AmodalError(f"{path}, line {error.lineno}: {error.msg}") from error
+    else:
+        objects = _lines(text, path)
+    wrong = next((i for i, o in enumerate(objects) if not isinstance(o, dict)), None)
+    if wrong is not None:
+        raise AmodalError(f"{path}: record {wrong} is no object with named values, but {type(objects[wrong]).__name__}")
+    names = dict.fromkeys(name for o in objects for name in o)
+    return Lists({name: [o.get(name) for o in objects] for name in names}, len(objects))
+
+
+def _lines(text: str, path: Path) -> list[dict]:
+    lines, objects = text.split("\n"), []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                objects.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                if number == len(lines):  # No newline after it: a writer was stopped here, and all before it is whole.
+                    break
+                raise AmodalError(f"{path}, line {number}: {error.msg}. Each line must be one JSON object.") from error
+    return objects
+
+
+def typed(cells: list[str]) -> list:
+    """The cells of a CSV column as what all of them are: whole numbers, numbers, truth values, JSON lists, else text. Empty is missing.
+
+    Numbers with leading zeros (post codes, ids) stay text.
+    """
+    filled = [cell for cell in cells if cell.strip()]
+    for parse in (_whole, _number, _truth, _list):
+        try:
+            parsed = {cell: parse(cell.strip()) for cell in set(filled)}
+        except ValueError:
+            continue
+        return [parsed[cell] if cell.strip() else None for cell in cells]
+    return [cell if cell.strip() else None for cell in cells]
+
+
+def _whole(cell: str) -> int:
+    digits = cell.lstrip("+-")
+    if not digits.isascii() or not digits.isdigit() or (len(digits) > 1 and digits[0] == "0"):
+        raise ValueError
+    return int(cell)
+
+
+def _number(cell: str) -> float | None:
+    if cell.lower() in ("nan", "na", "n/a", "null", "none"):
+        return None
+    digits = cell.lstrip("+-")
+    if digits[:1] == "0" and digits[1:2].isdigit():
+        raise ValueError
+    return float(cell)
+
+
+def _truth(cell: str) -> bool:
+    if cell.lower() not in ("true", "false"):
+        raise ValueError
+    return cell.lower() == "true"
+
+
+def _list(cell: str) -> list:
+    if not cell.startswith("["):
+        raise ValueError
+    return json.loads(cell)

@@ -1,0 +1,43 @@
+"""Which part of the data a record belongs to. A pure function of its name, so nothing leaks when data grows or is shuffled."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from amodal.core import unknown
+
+PARTS = ("train", "valid", "test")
+SPELLINGS = {
+    "train": "train", "training": "train",
+    "valid": "valid", "val": "valid", "validation": "valid", "dev": "valid",
+    "test": "test", "testing": "test", "eval": "test",
+}  # fmt: skip
+"""How people name the parts of a split that their data already has."""
+
+
+def by_hash(names: Sequence[str]) -> np.ndarray:
+    """(N,) int8, indexes PARTS: 80 % train, 10 % valid, 10 % test. Records with one name (a patient, a place) stay together."""
+    hashes = b"".join(hashlib.blake2b(name.encode(), digest_size=8, person=b"split").digest() for name in names)
+    share = np.frombuffer(hashes, dtype="<u8") / 2.0**64
+    return np.digitize(share, [0.8, 0.9]).astype(np.int8)
+
+
+def by_name(cells: Sequence[str | None], names: Sequence[str]) -> np.ndarray:
+    """(N,) int8: the split that the data brings; a record without one goes by the hash of its name.
+
+    Data that has only "train" and "test" gets its "valid" from a tenth of "train", by hash.
+    """
+    part, hashed = np.empty(len(cells), dtype=np.int8), by_hash(names)
+    for i, cell in enumerate(cells):
+        if cell is None:
+            part[i] = hashed[i]
+        elif str(cell).lower() in SPELLINGS:
+            part[i] = PARTS.index(SPELLINGS[str(cell).lower()])
+        else:
+            raise unknown("part of a split", str(cell), SPELLINGS, "Mend the data, or use split_by in dataset.toml.")
+    if not (part == PARTS.index("valid")).any():
+        part[(part == PARTS.index("train")) & (hashed == PARTS.index("valid"))] = PARTS.index("valid")
+    return part

@@ -1,0 +1,17 @@
+"""SimCLR: two augmented views of a value find each other among the batch.
+Chen et al., ICML 2020, arXiv:2002.05709. Loss: their eq. 1. With several fields, each learns from its own two views."""
+
+from amodal.methods.shapes import Towers, share, view_pairs
+from amodal.nn.encoder import Encoder
+from amodal.nn.heads import Projector
+from amodal.objectives.info_nce import nt_xent
+
+
+def simclr(encoder: Encoder, *, temperature: float = 0.5, width: int = 128) -> Towers:
+    """temperature: of the softmax; width: of the projector's output, which training alone uses."""
+    heads = {f: Projector(encoder.width, width, hidden=encoder.width) for f in encoder.fields}
+
+    def objective(z):
+        return share({f"nt_xent/{a}~{b}": nt_xent(*z.pair(a, b), temperature=temperature) for a, b in view_pairs(z)})
+
+    return Towers(encoder, objective, heads=heads, views=("strong", "strong"))

@@ -1,0 +1,90 @@
+"""data2vec: from a partly hidden input, predict what a slow teacher makes of the whole input, in any sense.
+Baevski et al., ICML 2022, arXiv:2202.03555. Targets: their 3.3; loss: eq. 2. Row 123 of the catalogue."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm
+
+from amodal import modalities
+from amodal.core import Batch, Column, Tokens, field_of
+from amodal.masking.by_kind import hide_as
+from amodal.methods._contract import Clock, Features
+from amodal.methods.shapes import StudentTeacher, follow, refuse_backbones, row_losses, share, token_mean
+from amodal.nn.encoder import Encoder
+from amodal.objectives.smooth_l1 import smooth_l1
+
+
+def data2vec(
+    encoder: Encoder,
+    *,
+    top: int = 3,
+    beta: float = 2.0,
+    image: float = 0.6,
+    sequence: float = 0.49,
+    span: int = 10,
+    other: float = 0.15,
+    momentum: float = 0.999,
+    final_momentum: float = 0.9999,
+) -> StudentTeacher:
+    """top: blocks whose outputs the targets average (6 to 10 of 12 in the paper); beta: where smooth L1 turns linear; image,
+    sequence, span, other: what is hidden, see `amodal.masking.by_kind`; momentum: of the teacher, at the start and the end."""
+    return Data2vec(encoder, top, beta, dict(image=image, sequence=sequence, span=span, other=other), momentum, final_momentum)
+
+
+class Data2vec(StudentTeacher):
+    def __init__(self, encoder, top, beta, hide, momentum, final_momentum):
+        super().__init__(encoder, momentum=momentum, final_momentum=final_momentum, views=("weak",))
+        refuse_backbones(encoder)
+        self.top, self.beta, self.hide = top, beta, hide
+        self.kinds = {f: modalities.kind(m) for f, m in encoder.fields.items()}
+        self.mask = nn.ParameterDict({f: nn.Parameter(torch.randn(encoder.width) * 0.02) for f in encoder.fields})
+        self.predict = nn.ModuleDict({f: nn.Linear(encoder.width, encoder.width) for f in encoder.fields})
+
+    def features(self, batch: Batch) -> Features:
+        content = self.encoder.content(batch)
+        hidden = {s: hide_as(self.kinds[field_of(s)], bag, batch.seeds, **self.hide) for s, bag in content.items()}
+        with torch.no_grad():
+            whole = {s: self.teacher.place(bag) for s, bag in content.items()}
+            target = self.teacher.contextualise(whole, collect=self.targets)
+        blanked = {s: self.encoder.place(self.blank(bag, hidden[s])) for s, bag in content.items()}
+        context = self.encoder.contextualise(blanked)
+        columns = {s: self.regress(context[s], target[s], hidden[s]) for s in content}
+        return Features(columns, batch.size)
+
+    def losses(self, features: Features) -> dict[str, Tensor]:
+        return share({f"regress/{s}": token_mean(features[s]) for s in features})
+
+    def blank(self, bag: Tokens, hidden_T: Tensor) -> Tokens:
+        mask_D = self.mask[field_of(bag.names[0])].to(bag.x.dtype)
+        return bag.with_x(torch.where(hidden_T.unsqueeze(1), mask_D, bag.x))
+
+    def regress(self, student: Tokens, teacher: Tokens, hidden_T: Tensor) -> Column:
+        student, teacher = student.keep(hidden_T), teacher.keep(hidden_T)
+        guess_TD = self.predict[field_of(student.names[0])](student.x)
+        return row_losses(smooth_l1(guess_TD.float(), teacher.x.float(), beta=self.beta), student)
+
+    def targets(self, outputs: list[Tensor], tokens: Tokens) -> Tensor:
+        """The mean of the top blocks' MLP outputs, each normalised: over time in a sequence of sound or measurements, over
+        channels in an image, a text or a table."""
+        in_time = torch.tensor([self.kinds[field_of(n)] in ("audio", "series") for n in tokens.names], device=tokens.source.device)
+        over_time = in_time[tokens.source].unsqueeze(1)
+        normal = [torch.where(over_time, over_row(x, tokens), layer_norm(x, x.shape[1:])) for x in outputs[-self.top :]]
+        return torch.stack(normal).mean(0)
+
+    def tick(self, clock: Clock) -> None:
+        super().tick(clock)
+        # the teacher reads what the student's front end makes of the input: that part is shared, not averaged
+        for name in ("tokenizers", "field_token"):
+            follow(getattr(self.teacher, name), getattr(self.encoder, name), 0.0)
+
+
+def over_row(x_TD: Tensor, tokens: Tokens, eps: float = 1e-5) -> Tensor:
+    """Each channel standardised over the tokens of one source of one row (instance norm)."""
+    segment = tokens.row * len(tokens.names) + tokens.source
+    segments = tokens.size * len(tokens.names)
+    count = torch.bincount(segment, minlength=segments).clamp(min=1).unsqueeze(1)
+    sums = [x_TD.new_zeros(segments, x_TD.shape[1]).index_add(0, segment, power) for power in (x_TD, x_TD.square())]
+    mean, square = (s / count for s in sums)
+    return (x_TD - mean[segment]) * torch.rsqrt((square - mean.square()).clamp(min=0) + eps)[segment]

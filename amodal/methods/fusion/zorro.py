@@ -1,0 +1,23 @@
+"""Zorro: one transformer whose attention keeps each sense pure while fusion tokens read them all.
+Recasens et al., 2023, arXiv:2301.09595. Attention mask: their 3.2; loss: 3.4, each pair of senses and each sense with the fusion.
+Row 31 of the catalogue."""
+
+from amodal.core.embeddings import FUSED
+from amodal.methods.shapes import Towers, sense_pairs, share
+from amodal.nn.encoder import Encoder
+from amodal.objectives.info_nce import info_nce
+
+ENCODER = {"trunk": "joint", "pool": "attention"}
+
+
+def zorro(
+    encoder: Encoder, *, fusion: int = 8, width: int = 128, temperature: float = 0.08, reads: str = "pure"
+) -> Towers:
+    """fusion: number of fusion tokens; width: of the common space; temperature: of the softmax; reads: the attention rule
+    ("full" takes the mask away, which is the paper's own ablation)."""
+
+    def objective(z):
+        pairs = sense_pairs(z) + [(FUSED, s) for s in z.sources]
+        return share({f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=temperature) for a, b in pairs})
+
+    return Towers(encoder.fuse(fusion, reads).align(width, hidden=2 * encoder.width), objective)

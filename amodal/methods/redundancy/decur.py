@@ -1,0 +1,25 @@
+"""DeCUR: redundancy reduction that keeps common and sense-unique dimensions apart.
+Wang et al., ECCV 2024, arXiv:2309.05300. Loss: their eq. 2-5. Row 2 of the catalogue."""
+
+from amodal.methods.shapes import Towers, sense_pairs, share, view_pairs
+from amodal.nn.encoder import Encoder
+from amodal.nn.heads import Projector
+from amodal.objectives.barlow import barlow_twins
+from amodal.objectives.decur import decur as cross
+
+
+def decur(encoder: Encoder, *, width: int = 2048, common: float = 0.875, off_diagonal: float = 5.1e-3) -> Towers:
+    """width: projector output D (8192 in the paper); common: share of D on which two senses must agree (searched in the paper,
+    0.875 for radar and optical images); off_diagonal: weight lambda of the redundancy terms."""
+    heads = {f: Projector(encoder.width, width, layers=3) for f in encoder.fields}
+
+    def objective(z):
+        within = {f"within/{a}~{b}": barlow_twins(*z.pair(a, b), off_diagonal=off_diagonal) for a, b in view_pairs(z)}
+        across = {}
+        for a, b in sense_pairs(z):
+            shared, unique = cross(*z.pair(a, b), common=common, off_diagonal=off_diagonal)
+            across |= {f"common/{a}~{b}": shared, f"unique/{a}~{b}": unique}
+        # two senses: L_1 + L_2 + (L_common + L_unique) / 2, here over any number of them
+        return share(within) | share(across)
+
+    return Towers(encoder, objective, heads=heads, views=("strong", "strong"))

@@ -1,0 +1,224 @@
+"""Images: pictures and small rasters of any size, depth and number of channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from amodal.core import AmodalError, Column, Tokens, unknown
+from amodal.modalities import _pixels
+from amodal.modalities._base import BadValue, Raw, build, check_view, decodable, moments
+
+FITS = ("stretch", "crop", "pad")
+CROPS = {"weak": (0.6, 1.0), "strong": (0.2, 1.0), "local": (0.05, 0.4)}  # share of the area
+SIZES = (8, 16, 32, 64)
+LUMA = _pixels.LUMA
+
+
+@dataclass(frozen=True)
+class Image:
+    """A value is (C, size, size): uint8 where the source has 8 bits, else float32 (16 bits scaled to 0 … 1, floats in their own
+    unit). A batch is always float32, 8 bits scaled to 0 … 1; `mean` and `std` are on that scale.
+
+    size: side in pixels; channels: C; patch: side of a token in pixels, a divisor of `size` (0: about size / 8, at least 4);
+    fit: what becomes of a picture that is not square. "stretch" loses nothing and invents nothing, so it is the default;
+    "crop" keeps the middle square, "pad" adds bars in the mean colour;
+    flip: whether a mirror image means the same (not so for text, maps, or what has a left and a right hand);
+    mean, std: for each channel, measured by `infer`.
+    """
+
+    size: int = 32
+    channels: int = 3
+    patch: int = 0
+    fit: str = "stretch"
+    flip: bool = True
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    suffixes: ClassVar[frozenset[str]] = frozenset(
+        {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"}
+    )
+
+    def __post_init__(self):
+        if self.size < 1 or self.channels < 1:
+            raise AmodalError(f"an image needs size and channels of at least 1, got {self.size} and {self.channels}")
+        if self.fit not in FITS:
+            raise unknown("fit", self.fit, FITS)
+        if self.patch and self.size % self.patch:
+            raise AmodalError(f"patches of {self.patch} pixels do not tile an image of {self.size}: choose one of {self._divisors()}")
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) not in (0, self.channels):
+                raise AmodalError(f"image.{name} has {len(getattr(self, name))} numbers for {self.channels} channels")
+
+    def _divisors(self) -> list[int]:
+        return [d for d in range(1, self.size + 1) if self.size % d == 0]
+
+    @property
+    def tile(self) -> int:
+        """Side of a token in pixels: `patch`, or what 0 stands for."""
+        at_least = min(self.size, max(4, self.size // 8))
+        return self.patch or next(d for d in self._divisors() if d >= at_least)
+
+    @classmethod
+    def infer(cls, samples: Sequence[Raw], **given) -> Image:
+        """Size: the largest of 8, 16, 32, 64 that the usual sample fills (more is one edit away, and costs with the square);
+        channels: one where every sample is grey; mean and std."""
+        pictures = []
+        for raw in samples:
+            try:
+                pictures.append(_pixels.read(raw))
+            except BadValue:
+                pass
+        sides = [min(_pixels.shape(p)[1:]) for p in pictures] or [32]
+        # Four bands of eight bits are a colour picture with alpha, which goes over white.
+        bands = [p.shape[0] if isinstance(p, np.ndarray) else min(3, _pixels.shape(p)[0]) for p in pictures] or [3]
+        measured = {"size": max((s for s in SIZES if s <= np.median(sides)), default=8), "channels": max(bands)}
+        image = build(cls, measured | given)
+        values = decodable(image, samples)
+        if "channels" not in given and image.channels == 3 and all((v == v[:1]).all() for v in values):
+            image = build(cls, measured | {"channels": 1} | given)
+            values = decodable(image, samples)
+        mean, std = moments(np.concatenate([_as_float(v).reshape(image.channels, -1).T for v in values]))
+        return replace(image, mean=image.mean or mean, std=image.std or std)
+
+    def decode(self, raw: Raw) -> np.ndarray:
+        """(C, size, size) from a path, bytes, a Pillow image, or an array (H, W), (H, W, C), (C, H, W)."""
+        picture = _pixels.with_channels(_pixels.read(raw, near=self.size), self.channels)
+        return _pixels.resized(picture, self.size, self.fit, np.asarray(self.scale()[0], dtype=np.float32))
+
+    def scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of each channel; those of a usual photograph where they were not measured."""
+        return self.mean or (0.5,) * self.channels, self.std or (0.25,) * self.channels
+
+    @property
+    def local_size(self) -> int:
+        """Side of a "local" view: about half, a whole number of patches."""
+        return self.tile * max(1, round(self.size / 2 / self.tile))
+
+    def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
+        """weak: a crop of 60-100 % of the area, mirrored half the time; strong: SimCLR's (20-100 %, colour, grey, blur);
+        local: 5-40 %, at `local_size`, with strong's colours.
+
+        Cropping, resizing, blurring and mirroring are linear along each side, and colour jitter is linear across channels:
+        each is one small matrix product, so a view costs the same for any number of channels and bits.
+        """
+        check_view(view)
+        if view == "plain":
+            return value
+        size = self.local_size if view == "local" else self.size
+        # SimCLR blurs by up to 2 pixels of 224; the same share of a smaller picture.
+        sigma = rng.uniform(0.1, 2.0) * size / 224 if view != "weak" and rng.random() < 0.5 else 0.0
+        rows, columns = self._crop(CROPS[view], size, sigma, rng)
+        out = rows @ value.astype(np.float32) @ columns.T
+        if view != "weak":
+            out = _jittered(out, rng)
+        return np.rint(out).clip(0, 255).astype(np.uint8) if value.dtype == np.uint8 else out
+
+    def _crop(self, share: tuple[float, float], size: int, sigma: float, rng) -> tuple[np.ndarray, np.ndarray]:
+        """The maps along height and along width (size, self.size) of a random resized crop."""
+        area, ratio = rng.uniform(*share), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        sides = np.minimum(1, np.sqrt([area / ratio, area * ratio])) * self.size
+        low = rng.random(2) * (self.size - sides)
+        mirrored = (False, self.flip and rng.random() < 0.5)
+        return tuple(_pixels.sampling(self.size, a, a + s, size, sigma=sigma, flip=m) for a, s, m in zip(low, sides, mirrored))
+
+    def collate(self, values: Sequence[np.ndarray]) -> Tensor:
+        """(N, C, size, size) float32, or (N, C, local_size, local_size) of local views."""
+        if not values:
+            return torch.zeros(0, self.channels, self.size, self.size)
+        if all(v.dtype == np.uint8 for v in values):
+            return torch.from_numpy(np.stack(values)).float().div_(255)
+        return torch.from_numpy(np.stack([_as_float(v) for v in values]))
+
+    def patches(self, images_NCHW: Tensor) -> Tensor:
+        """(N, rows, columns, C * tile * tile) standardised."""
+        mean, std = (images_NCHW.new_tensor(s).view(-1, 1, 1) for s in self.scale())
+        tiles = ((images_NCHW - mean) / std).unfold(2, self.tile, self.tile).unfold(3, self.tile, self.tile)
+        return tiles.permute(0, 2, 3, 1, 4, 5).flatten(3)
+
+    def tokenizer(self, width: int) -> ImageTokenizer:
+        return ImageTokenizer(self, width)
+
+    def targets(self, images_NCHW: Tensor) -> Tensor:
+        """(T, C * tile * tile) standardised pixels."""
+        return self.tilees(images_NCHW).flatten(0, 2)
+
+    def predictor(self, width: int) -> nn.Linear:
+        return nn.Linear(width, self.channels * self.tile**2)
+
+    def token_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """(t,) squared error of pixels normalised within their patch (He et al., MAE, 2022, section 4.1)."""
+        from amodal.objectives.reconstruction import masked_mse
+
+        return masked_mse(prediction, target, normalise=True)
+
+    def show(self, value: np.ndarray) -> np.ndarray:
+        """(size, size, 3) uint8; floats by their field's range (mean ± 2.5 std), or by their own where it was not measured."""
+        chosen = value[:3] if len(value) >= 3 else value[[0, 0, 0]]
+        if value.dtype != np.uint8:
+            mean, std = (np.asarray(s, dtype=np.float32) for s in self.scale())
+            low, high = mean - 2.5 * std, mean + 2.5 * std
+            if not self.mean:
+                low, high = value.min((1, 2)), value.max((1, 2))
+            used = [0, 1, 2] if len(value) >= 3 else [0, 0, 0]
+            low, high = low[used, None, None], high[used, None, None]
+            chosen = ((chosen - low) / np.maximum(high - low, 1e-12) * 255).clip(0, 255).astype(np.uint8)
+        return np.ascontiguousarray(chosen.transpose(1, 2, 0))
+
+    def describe(self, value: np.ndarray) -> str:
+        channels, height, width = value.shape
+        return f"{height} x {width} pixels, {channels} channel{'s' * (channels > 1)}, {value.min():.4g} … {value.max():.4g}"
+
+
+class ImageTokenizer(nn.Module):
+    """A linear map of each patch (Dosovitskiy et al., ViT, 2021), left to right and top to bottom."""
+
+    def __init__(self, image: Image, width: int):
+        super().__init__()
+        self.image = image
+        self.project = nn.Linear(image.channels * image.tile**2, width)
+
+    def forward(self, column: Column, name: str, size: int) -> Tokens:
+        """Positions (0, y, x) are in patches of the full image: a smaller local view spans the same range."""
+        patches = self.image.tilees(column.values)
+        n, rows, columns = patches.shape[:3]
+        whole = self.image.size / self.image.tile
+        y, x = ((torch.arange(k, device=patches.device) + 0.5) / k * whole - 0.5 for k in (rows, columns))
+        grid = torch.cartesian_prod(torch.zeros(1, device=patches.device), y, x)
+        lengths = torch.full_like(column.rows, rows * columns)
+        return Tokens.of(self.project(patches.flatten(0, 2)), column.rows, lengths, grid.repeat(n, 1), name, size)
+
+
+def _as_float(value: np.ndarray) -> np.ndarray:
+    return value.astype(np.float32) / 255 if value.dtype == np.uint8 else value
+
+
+def _jittered(planes: np.ndarray, rng: np.random.Generator, strength: float = 0.5) -> np.ndarray:
+    """Brightness, contrast and, of three channels, saturation, hue and greying (Chen et al., SimCLR, 2020, appendix A), as
+    one map across channels followed by one change of contrast. planes: (C, H, W) float32."""
+    jitter, grey = rng.random() < 0.8, rng.random() < 0.2
+    brightness, contrast, saturation = rng.uniform(1 - 0.8 * strength, 1 + 0.8 * strength, 3)
+    angle = 2 * np.pi * rng.uniform(-0.2, 0.2) * strength
+    colour = len(planes) == 3
+    if not jitter and not (grey and colour):
+        return planes
+    mix, lift = np.eye(len(planes)), 1.0
+    to_grey = np.broadcast_to(LUMA, (3, 3))
+    if jitter:
+        mix, lift = mix * brightness, contrast
+        if colour:
+            mix = (saturation * np.eye(3) + (1 - saturation) * to_grey) @ _pixels.hue_rotation(angle) * brightness
+    if grey and colour:
+        mix = to_grey @ mix
+    flat = planes.reshape(len(planes), -1)
+    middle = mix @ flat.mean(1)
+    if colour:
+        middle = to_grey @ middle
+    out = (lift * mix).astype(np.float32) @ flat
+    out += ((1 - lift) * middle).astype(np.float32)[:, None]
+    return out.reshape(planes.shape)

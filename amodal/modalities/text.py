@@ -1,0 +1,220 @@
+"""Text of any language and length: UTF-8 bytes, or the ids of a local Hugging Face tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from amodal.core import AmodalError, Column, Ragged, Tokens
+from amodal.modalities import _draw, _ragged
+from amodal.modalities._base import BadValue, Raw, build, check_view, is_missing, read_bytes, shortened
+
+CROPS = {"weak": (0.8, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.5)}  # share of the length
+SPAN = 4
+"""Mean length of a dropped span, about a short word."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A value is (length,) int32: byte values, or ids of the vocabulary. What is longer than `max_length * patch` is cut off;
+    `truncated` says how much.
+
+    max_length: tokens at most; patch: ids in one token (the attention's cost falls with its square);
+    vocabulary: path of a `tokenizer.json`, or of a directory with one; "" for bytes. Special tokens are not added: a pretrained
+    backbone that wants them adds its own.
+    """
+
+    max_length: int = 256
+    patch: int = 1
+    vocabulary: str = ""
+
+    suffixes: ClassVar[frozenset[str]] = frozenset({".txt", ".text", ".md", ".caption"})
+
+    def __post_init__(self):
+        if self.max_length < 1 or self.patch < 1:
+            raise AmodalError(f"text needs max_length and patch of at least 1, got {self.max_length} and {self.patch}")
+
+    @classmethod
+    def infer(cls, samples: Sequence[Raw], **given) -> Text:
+        """Patches of 1, 2 or 4 ids so that the usual text takes at most 64 tokens; room for the longest, up to 256 tokens."""
+        probe, lengths, first = build(cls, {k: v for k, v in given.items() if k == "vocabulary"}), [], None
+        build(cls, given)  # a misspelt parameter is found before any sample is
+        for raw in samples:
+            try:
+                lengths.append(len(probe._ids(raw)))
+            except BadValue as error:
+                first = first or error
+        if not lengths:
+            raise first or BadValue("no samples to look at")
+        usual = np.percentile(lengths, 90)
+        patch = given.get("patch", next((p for p in (1, 2, 4) if usual <= 64 * p), 4))
+        room = -(-max(lengths) * 5 // 4 // patch)  # a quarter more than was seen
+        return build(cls, {"patch": patch, "max_length": min(256, max(8, -(-room // 8) * 8))} | given)
+
+    def decode(self, raw: Raw) -> np.ndarray:
+        """(length,) int32 from text, a list of texts (one a line), a Path, or bytes: UTF-8, or UTF-16 that says so."""
+        return self._cut(self._ids(raw))
+
+    def truncated(self, raw: Raw) -> int:
+        """How many ids of this text `decode` cuts off."""
+        ids = self._ids(raw)
+        return len(ids) - len(self._cut(ids))
+
+    def _ids(self, raw: Raw) -> np.ndarray:
+        text = _read(raw).strip()
+        if not text:
+            raise BadValue("empty text")
+        if self.vocabulary:
+            ids = np.array(_load(self.vocabulary).encode(text, add_special_tokens=False).ids, dtype=np.int32)
+            if not len(ids):
+                raise BadValue("the tokenizer makes nothing of this text")
+            return ids
+        try:
+            return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32)
+        except UnicodeEncodeError as error:
+            raise BadValue(f"not Unicode text: {error.reason} at character {error.start}") from None
+
+    def _cut(self, ids: np.ndarray) -> np.ndarray:
+        room = self.max_length * self.patch
+        if len(ids) <= room or self.vocabulary:
+            return ids[:room]
+        starts = np.flatnonzero(_begins_character(ids[: room + 1]))
+        return ids[: max(starts[-1] if len(starts) else 0, min(room, 1))]  # never half a character
+
+    def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
+        """weak: a stretch of 80-100 % that begins and ends at a word; strong: of 50-100 %, a tenth of it dropped in short
+        spans and one id in fifty replaced by another of the same text; local: a stretch of 20-50 %."""
+        check_view(view)
+        if view == "plain":
+            return value
+        out = self._stretch(value, *CROPS[view], rng)
+        if view == "strong":
+            starts = rng.random(len(out)) < 0.1 / SPAN
+            dropped = np.convolve(starts, np.ones(SPAN))[: len(out)] > 0
+            noisy = rng.random(len(out)) < 0.02
+            # Ids of the text itself are in the alphabet of its language; random ones would give themselves away.
+            out = np.where(noisy, value[rng.integers(len(value), size=len(out))], out)
+            out = out[~dropped] if not dropped.all() else out
+        return out
+
+    def _stretch(self, ids: np.ndarray, low: float, high: float, rng: np.random.Generator) -> np.ndarray:
+        chosen = _ragged.crop(len(ids), low, high, rng)
+        if self.vocabulary:
+            return ids[chosen]
+        begins = np.append(np.flatnonzero(_begins_word(ids)), len(ids))
+        if len(begins) == 2:  # one word, or a script without spaces
+            begins = np.append(np.flatnonzero(_begins_character(ids)), len(ids))
+        first = np.abs(begins[:-1] - chosen.start).argmin()
+        last = first + 1 + np.abs(begins[first + 1 :] - chosen.stop).argmin()
+        return ids[begins[first] : begins[last]]
+
+    def collate(self, values: Sequence[np.ndarray]) -> Ragged:
+        """flat (sum of lengths,) int64."""
+        return _ragged.ragged(values, np.zeros(0, dtype=np.int64))
+
+    @property
+    def alphabet(self) -> int:
+        """How many ids there are; the next one fills up the last token of a text."""
+        return max(_load(self.vocabulary).get_vocab().values()) + 1 if self.vocabulary else 256
+
+    def tokenizer(self, width: int) -> TextTokenizer:
+        return TextTokenizer(self, width)
+
+    def targets(self, texts: Ragged) -> Tensor:
+        """(T, patch) int64 ids, -1 where the last token of a text is not full."""
+        return _ragged.patches(texts, self.patch, -1)[0]
+
+    def predictor(self, width: int) -> nn.Sequential:
+        """(t, patch, alphabet) logits."""
+        return nn.Sequential(nn.Linear(width, self.patch * self.alphabet), nn.Unflatten(1, (self.patch, self.alphabet)))
+
+    def token_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """(t,) the mean cross-entropy of the ids in each token."""
+        from amodal.objectives.reconstruction import masked_cross_entropy
+
+        loss = masked_cross_entropy(prediction.flatten(0, 1), target.flatten()).view_as(target)
+        return loss.sum(1) / (target >= 0).sum(1).clamp(min=1)
+
+    def text(self, value: np.ndarray) -> str:
+        """The text of a decoded value; bytes that are no character any more become U+FFFD."""
+        if self.vocabulary:
+            return _load(self.vocabulary).decode(value.tolist())
+        return value.astype(np.uint8).tobytes().decode("utf-8", "replace")
+
+    def show(self, value: np.ndarray) -> np.ndarray:
+        return _draw.page(self.text(value))
+
+    def describe(self, value: np.ndarray) -> str:
+        return shortened(" ".join(self.text(value).split()))
+
+
+class TextTokenizer(nn.Module):
+    """An embedding of each id; of several ids in a token, their embeddings side by side through a linear map."""
+
+    def __init__(self, text: Text, width: int):
+        super().__init__()
+        self.patch, self.blank = text.patch, text.alphabet
+        each = width if text.patch == 1 else max(16, width // text.patch)
+        self.embed = nn.Embedding(self.blank + 1, each, padding_idx=self.blank)
+        self.project = nn.Identity() if text.patch == 1 else nn.Linear(text.patch * each, width)
+
+    def forward(self, column: Column, name: str, size: int) -> Tokens:
+        """Positions (index of the token, 0, 0)."""
+        ids, counts = _ragged.patches(column.values, self.patch, self.blank)
+        position = nn.functional.pad(_ragged.steps(counts).float()[:, None], (0, 2))
+        return Tokens.of(self.project(self.embed(ids).flatten(1)), column.rows, counts, position, name, size)
+
+
+def _read(raw: Raw) -> str:
+    if isinstance(raw, (Path, bytes)):
+        data = read_bytes(raw)
+        try:
+            return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise BadValue(f"not {error.encoding.upper()}: {error.reason} at byte {error.start}") from None
+    if isinstance(raw, (list, tuple)) and all(isinstance(line, str) for line in raw):
+        return "\n".join(raw)
+    if isinstance(raw, str):
+        return raw
+    if is_missing(raw):
+        raise BadValue("empty text")
+    if isinstance(raw, (int, float, np.number)):
+        return str(raw)
+    raise BadValue(f"a {type(raw).__name__} is not text: expected text, a list of texts, a Path or bytes")
+
+
+def _begins_character(ids: np.ndarray) -> np.ndarray:
+    """(length,) bool: the bytes that are not the continuation of a character."""
+    return (ids & 0xC0) != 0x80
+
+
+def _begins_word(ids: np.ndarray) -> np.ndarray:
+    """(length,) bool: the bytes after white space, and the first."""
+    return np.concatenate([[True], (ids[:-1] == 32) | (ids[:-1] == 10)])
+
+
+@cache
+def _load(vocabulary: str):
+    """A `tokenizers.Tokenizer` that neither pads nor truncates. Raises AmodalError."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise AmodalError("a text vocabulary needs the package `tokenizers`: pip install 'amodal[language]'") from None
+    file = Path(vocabulary)
+    file = file / "tokenizer.json" if file.is_dir() else file
+    if not file.is_file():
+        raise AmodalError(f"text.vocabulary: there is no file {file}. Expected a tokenizer.json, or a directory with one")
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises plain Exception
+        raise AmodalError(f"text.vocabulary: {file} is not a tokenizer.json: {error}") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer

@@ -1,0 +1,112 @@
+"""A trained encoder and what people do with it; the verbs of the command line as functions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from amodal import data as records
+from amodal.core import AmodalError
+from amodal.data import Dataset
+from amodal.evaluate import Embedded, Report, embed_records
+from amodal.evaluate import evaluate as run_protocols
+from amodal.nn import config as encoder_config
+from amodal.nn.encoder import Encoder
+from amodal.search import Hit, Index
+from amodal.search import search as run_search
+from amodal.train.checkpoint import fill
+from amodal.train.pretrain import pick_device, save_encoder
+from amodal.train.pretrain import pretrain as run_pretraining
+
+
+def pretrain(method: str, data, out: str | Path, **settings) -> Model:
+    """Pretrain on `data` without labels and return the model; see `amodal.train.pretrain.pretrain` for the settings."""
+    return load(run_pretraining(method, data, out, **settings), device=settings.get("device", "auto"))
+
+
+def load(path: str | Path, *, device: str = "auto") -> Model:
+    """The model in a run folder, or in a folder that `Model.save` or `amodal export` wrote."""
+    path = Path(path)
+    if not (path / "config.json").exists():
+        raise AmodalError(f"{path} is not a run: there is no config.json in it. Give the folder that `amodal pretrain --out` named.")
+    config = json.loads((path / "config.json").read_text())
+    weights = path / "model.safetensors"
+    if not weights.exists():
+        raise AmodalError(f"the run in {path} has not been finished (there is no model.safetensors); go on with it by `amodal pretrain … --resume`")
+    if sha256(weights.read_bytes()).hexdigest() != config.get("weights_sha256"):
+        raise AmodalError(f"{weights} is damaged or belongs to another run: its sha256 is not the one in {path / 'config.json'}")
+    encoder = encoder_config.build(config["encoder"])
+    try:
+        fill(encoder, load_file(weights), str(weights))
+    except SafetensorError as e:
+        raise AmodalError(f"{weights} cannot be read: {e}") from e
+    return Model(encoder.to(pick_device(device)), config, path)
+
+
+class Model:
+    """encoder: batch -> embeddings. config: how it came about. path: the run folder, None if it was never saved."""
+
+    def __init__(self, encoder: Encoder, config: dict, path: Path | None = None):
+        self.encoder, self.config, self.path = encoder.eval(), config, path
+
+    @property
+    def fields(self) -> dict:
+        """name -> modality of each sense the encoder has."""
+        return self.encoder.fields
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.encoder.parameters()).device
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells this encoder's vectors from those of any other."""
+        return self.config.get("weights_sha256", "")[:16]
+
+    def read(self, data) -> Dataset:
+        """`data`, decoded as the encoder was trained to."""
+        return records.open(data).with_fields(self.fields)
+
+    def embed(self, data, *, part: str | None = None, progress=None) -> Embedded:
+        """Vectors of all records, or of one part ("train", "valid", "test") of them."""
+        dataset = self.read(data)
+        indices = dataset.split(part) if part else range(len(dataset))
+        return embed_records(self.encoder, dataset, indices, device=self.device, progress=progress)
+
+    def evaluate(self, data, *, label: str | None = None, protocols: Sequence[str] | None = None, untrained: bool = True, **options) -> Report:
+        """Run protocols on held-out records. untrained: measure the same encoder before training beside it."""
+        baseline = self.untrained().encoder if untrained else None
+        chosen = {"protocols": tuple(protocols)} if protocols else {}
+        return run_protocols(self.encoder, self.read(data), label=label, baseline=baseline, device=self.device, **chosen, **options)
+
+    def untrained(self) -> Model:
+        """The same encoder as it was before training."""
+        torch.manual_seed(self.config.get("seed", 0))
+        return Model(encoder_config.build(self.config["encoder"]).to(self.device), self.config)
+
+    def index(self, data, path: str | Path | None = None, **options) -> Index:
+        """Embed `data` into an index that `search` reads; records that it already holds and that have not changed are skipped."""
+        where = Path(path) if path else self._home() / "index"
+        return Index.open(where, encoder=self.encoder, fingerprint=self.fingerprint).update(self.read(data), device=self.device, **options)
+
+    def search(self, *, k: int = 10, index: str | Path | None = None, where: dict | None = None, senses: Sequence[str] | None = None, **query) -> list[Hit]:
+        """The records nearest to a query: `search(text="a red boat")`, `search(image="boat.png", text="red")`. The query's names
+        are fields or kinds of data; senses: whose vectors to compare with, all unless given."""
+        found = Index.open(Path(index) if index else self._home() / "index", encoder=self.encoder, fingerprint=self.fingerprint)
+        return run_search(found, self.encoder, query, k=k, where=where, senses=senses)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the encoder, its configuration and its card."""
+        save_encoder(Path(path), self.encoder, self.config)
+        return Path(path)
+
+    def _home(self) -> Path:
+        if self.path is None:
+            raise AmodalError("this model was never saved; save it first, or say where the index is")
+        return self.path

@@ -1,0 +1,57 @@
+"""An encoder as data: what a saved model must say to be built again."""
+
+from __future__ import annotations
+
+from amodal import modalities
+from amodal.nn.encoder import Encoder
+
+
+def describe(encoder: Encoder) -> dict:
+    """JSON-able; `build(describe(encoder))` has the same parameters."""
+    return {
+        "fields": {name: modalities.config(m) for name, m in encoder.fields.items()},
+        "size": encoder.size,
+        "trunk": encoder.trunk,
+        "positions": encoder.positions,
+        "pool": encoder.pool_name,
+        "fusion": encoder.fusion,
+        "reads": encoder.reads,
+        "aligned_width": encoder.aligned_width,
+        "aligned_hidden": encoder.aligned_hidden,
+        "backbones": {f: t.spec for f, t in encoder.tokenizers.items() if getattr(t, "contextual", False)},
+    }
+
+
+def build(config: dict) -> Encoder:
+    """The encoder that `config` describes, with fresh weights; pretrained backbones are built, not downloaded."""
+    fields = {}
+    for name, parameters in config["fields"].items():
+        parameters = dict(parameters)
+        fields[name] = modalities.make(parameters.pop("modality"), **parameters)
+    encoder = Encoder(
+        fields,
+        size=config["size"],
+        trunk=config["trunk"],
+        positions=config["positions"],
+        pool=config["pool"],
+        backbones=backbones(config["backbones"], fields, config["size"], load=False),
+    )
+    if config["fusion"]:
+        encoder.fuse(config["fusion"], config["reads"])
+    if config["aligned_width"]:
+        encoder.align(config["aligned_width"], config["aligned_hidden"])
+    return encoder
+
+
+def backbones(specs: dict[str, str], fields: dict, size: str, *, load: bool = True, frozen: bool = True) -> dict:
+    """field -> backbone for field -> spec ("timm:vit_small_patch16_224", …; see `amodal.nn.pretrained`)."""
+    if not specs:
+        return {}
+    from amodal.core import unknown
+    from amodal.nn.pretrained import backbone
+    from amodal.nn.transformer import size_of
+
+    for field in specs:
+        if field not in fields:
+            raise unknown("field", field, fields, "A backbone was given for it.")
+    return {f: backbone(spec, fields[f], size_of(size).width, frozen=frozen, load=load) for f, spec in specs.items()}

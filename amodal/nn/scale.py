@@ -1,0 +1,19 @@
+"""The learned scale of cosine logits."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class Scale(nn.Module):
+    """A positive scalar, learned as its logarithm, at most `most`; with `bias`, also a learned offset."""
+
+    def __init__(self, start: float, *, most: float = math.inf, bias: float | None = None):
+        super().__init__()
+        self.log = nn.Parameter(torch.tensor(math.log(start)))
+        self.bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
+        self.log_most = math.log(most)
+
+    def forward(self) -> Tensor:
+        return self.log.clamp(max=self.log_most).exp()

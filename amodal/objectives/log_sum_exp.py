@@ -1,0 +1,152 @@
+"""log-sum-exp over the rows and columns of a product A B^T that is never held whole.
+
+The matrix is visited in tiles; the backward pass computes each tile again. Peak memory is a few tiles, whatever N.
+
+Where the largest possible logit |A_i||B_j| is small (temperatures down to about 1/30 in float32) one shift serves every
+element, so one exponential per element yields the row sums and the column sums. Beyond that the shift has to follow
+the data: the sums are merged as running log-sum-exps, at two exponentials per element, and cannot overflow.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.autograd.function import Function, once_differentiable
+
+from amodal.objectives.common import autocast_off
+
+
+def _shift(a_MD: Tensor, b_ND: Tensor) -> float | None:
+    """A bound on every logit if exp(+-2 bound) is far from the limits of the dtype, else None."""
+    if not (a_MD.numel() and b_ND.numel()):
+        return None
+    bound = float(a_MD.norm(dim=1).max() * b_ND.norm(dim=1).max())
+    return bound if bound <= (300.0 if a_MD.dtype == torch.float64 else 30.0) else None
+
+
+def _exp_gradient(logits, shift, rows, columns, grad_rows, grad_columns) -> Tensor:
+    """dL/dlogits of one tile; overwrites `logits`. `columns` is None if only rows were asked for."""
+    if shift is not None:
+        weight = (grad_rows * (shift - rows).exp())[:, None]
+        if columns is not None:
+            weight = weight + (grad_columns * (shift - columns).exp())[None, :]
+        return logits.sub_(shift).exp_().mul_(weight)
+    if columns is None:
+        return logits.sub_(rows[:, None]).exp_().mul_(grad_rows[:, None])
+    by_column = (logits - columns[None, :]).exp_().mul_(grad_columns[None, :])
+    return logits.sub_(rows[:, None]).exp_().mul_(grad_rows[:, None]).add_(by_column)
+
+
+class _Pair(Function):
+    @staticmethod
+    def forward(ctx, a_MD, b_ND, tile, both):
+        shift = _shift(a_MD, b_ND)
+        rows = a_MD.new_full((len(a_MD),), -math.inf if shift is None else 0.0)
+        columns = a_MD.new_full((len(b_ND),), -math.inf if shift is None else 0.0)
+        for a, row in zip(a_MD.split(tile), rows.split(tile)):
+            for b, column in zip(b_ND.split(tile), columns.split(tile)):
+                logits = a @ b.T
+                if shift is None:
+                    torch.logaddexp(row, logits.logsumexp(1), out=row)
+                    if both:
+                        torch.logaddexp(column, logits.logsumexp(0), out=column)
+                else:
+                    logits.sub_(shift).exp_()
+                    row += logits.sum(1)
+                    if both:
+                        column += logits.sum(0)
+        if shift is not None:
+            rows.log_().add_(shift)
+            columns.log_().add_(shift)
+        ctx.tile, ctx.both, ctx.shift = tile, both, shift
+        ctx.save_for_backward(a_MD, b_ND, rows, columns)
+        return (rows, columns) if both else rows
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_rows, grad_columns=None):
+        a_MD, b_ND, rows, columns = ctx.saved_tensors
+        grad_a, grad_b = torch.zeros_like(a_MD), torch.zeros_like(b_ND)
+        with autocast_off(a_MD):
+            for i in range(0, len(a_MD), ctx.tile):
+                m = slice(i, i + ctx.tile)
+                for j in range(0, len(b_ND), ctx.tile):
+                    n = slice(j, j + ctx.tile)
+                    gradient = _exp_gradient(
+                        a_MD[m] @ b_ND[n].T, ctx.shift, rows[m], columns[n] if ctx.both else None,
+                        grad_rows[m], grad_columns[n] if ctx.both else None,
+                    )  # fmt: skip
+                    grad_a[m].addmm_(gradient, b_ND[n])
+                    grad_b[n].addmm_(gradient.T, a_MD[m])
+        return grad_a, grad_b, None, None
+
+
+class _Self(Function):
+    """Z Z^T is symmetric: only the tiles on and above the diagonal are computed, in both passes."""
+
+    @staticmethod
+    def forward(ctx, z_ND, tile):
+        shift = _shift(z_ND, z_ND)
+        rows = z_ND.new_full((len(z_ND),), -math.inf if shift is None else 0.0)
+        parts, sums = z_ND.split(tile), rows.split(tile)
+        for i in range(len(parts)):
+            for j in range(i, len(parts)):
+                logits = parts[i] @ parts[j].T
+                if shift is None:
+                    if i == j:
+                        logits.fill_diagonal_(-math.inf)
+                    else:
+                        torch.logaddexp(sums[j], logits.logsumexp(0), out=sums[j])
+                    torch.logaddexp(sums[i], logits.logsumexp(1), out=sums[i])
+                else:
+                    logits.sub_(shift).exp_()
+                    if i == j:
+                        logits.fill_diagonal_(0)
+                    else:
+                        sums[j].add_(logits.sum(0))
+                    sums[i].add_(logits.sum(1))
+        if shift is not None:
+            rows.log_().add_(shift)
+        ctx.tile, ctx.shift = tile, shift
+        ctx.save_for_backward(z_ND, rows)
+        return rows
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_rows):
+        z_ND, rows = ctx.saved_tensors
+        grad_z = torch.zeros_like(z_ND)
+        z, r, g, out = (x.split(ctx.tile) for x in (z_ND, rows, grad_rows, grad_z))
+        with autocast_off(z_ND):
+            for i in range(len(z)):
+                for j in range(i, len(z)):
+                    gradient = _exp_gradient(z[i] @ z[j].T, ctx.shift, r[i], r[j], g[i], g[j])
+                    if i == j:
+                        gradient.fill_diagonal_(0)
+                    else:
+                        out[j].addmm_(gradient.T, z[i])
+                    out[i].addmm_(gradient, z[j])
+        return grad_z, None
+
+
+def _check_tile(tile: int) -> None:
+    if tile < 1:
+        raise ValueError(f"tile is the side of a block of the similarity matrix and must be at least 1, got {tile}.")
+
+
+def pair_log_sum_exp(a_MD: Tensor, b_ND: Tensor, *, tile: int = 1024) -> tuple[Tensor, Tensor]:
+    """(log sum_j exp a_i.b_j of shape (M,), log sum_i exp a_i.b_j of shape (N,)); first derivatives only."""
+    _check_tile(tile)
+    return _Pair.apply(a_MD, b_ND, tile, True)
+
+
+def row_log_sum_exp(a_MD: Tensor, b_ND: Tensor, *, tile: int = 1024) -> Tensor:
+    """log sum_j exp a_i.b_j, shape (M,): the rows alone, for queues and one-directional losses."""
+    _check_tile(tile)
+    return _Pair.apply(a_MD, b_ND, tile, False)
+
+
+def self_log_sum_exp(z_ND: Tensor, *, tile: int = 1024) -> Tensor:
+    """log sum_{j != i} exp z_i.z_j, shape (N,), for N >= 2; half the products of the general case."""
+    _check_tile(tile)
+    return _Self.apply(z_ND, tile)

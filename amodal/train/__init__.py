@@ -1,0 +1,1 @@
+"""The one loop, which names no method, and what it stands on."""

@@ -1,0 +1,156 @@
+"""Every collective of the library. One process and many run the same code: W processes compute what one would.
+
+A method's features are gathered, with their gradient, before its losses: every process then holds the losses of the whole batch.
+So no loss knows of processes, negatives are global, and BatchNorm in a projector sees all rows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from amodal.core import Column, Embeddings, Ragged
+
+
+def start() -> tuple[int, int]:
+    """(rank, world). Joins the process group that torchrun announces; (0, 1) where there is none."""
+    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+        return 0, 1
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return dist.get_rank(), dist.get_world_size()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    if world() > 1:
+        dist.barrier()
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether any rank says yes; all ranks get the same answer."""
+    if world() == 1:
+        return flag
+    said = torch.tensor([float(flag)], device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(said, op=dist.ReduceOp.MAX)
+    return bool(said.item())
+
+
+def stop() -> None:
+    if world() > 1:
+        dist.destroy_process_group()
+
+
+class _Gather(torch.autograd.Function):
+    """(n_r, ...) on each rank -> (sum n_r, ...) on every rank. All ranks compute the same loss from it, so the gradient of a
+    rank's rows is already whole; it is multiplied by W because gradients of parameters are averaged over ranks afterwards."""
+
+    @staticmethod
+    def forward(ctx, mine: Tensor, counts: list[int]) -> Tensor:
+        ctx.start, ctx.stop = sum(counts[: rank()]), sum(counts[: rank() + 1])
+        return _gather_rows(mine, counts)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return grad[ctx.start : ctx.stop] * world(), None
+
+
+def _gather_rows(mine: Tensor, counts: list[int]) -> Tensor:
+    padded = mine.new_zeros(max(counts), *mine.shape[1:])
+    padded[: len(mine)] = mine
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded.contiguous())
+    return torch.cat([part[:n] for part, n in zip(parts, counts)])
+
+
+def _counts(n: int, device: torch.device) -> list[int]:
+    parts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world())]
+    dist.all_gather(parts, torch.tensor([n], device=device))
+    return [int(p) for p in parts]
+
+
+def gather(features: Embeddings) -> Embeddings:
+    """The features of all ranks as those of one batch, rank after rank."""
+    if world() == 1:
+        return features
+    device = next(iter(features.columns.values())).rows.device
+    sizes = _counts(features.size, device)
+    offset = sum(sizes[: rank()])
+    return Embeddings({name: _gather_column(features[name], offset, device) for name in features}, sum(sizes))
+
+
+def _gather_column(column: Column, offset: int, device: torch.device) -> Column:
+    counts = _counts(len(column), device)
+    rows = _gather_rows(column.rows + offset, counts)
+    if isinstance(column.values, Ragged):
+        flat = _Gather.apply(column.values.flat, _counts(len(column.values.flat), device))
+        return Column(Ragged(flat, _gather_rows(column.values.lengths, counts)), rows)
+    return Column(_Gather.apply(column.values, counts), rows)
+
+
+BUCKET = 25 * 2**20  # numbers in one all-reduce
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """The mean over ranks of every gradient. A parameter that no row of this rank touched counts as zero, so ranks never wait
+    for each other over it. Sharded parameters (FSDP2) have been averaged on the way."""
+    if world() == 1:
+        return
+    bucket: list[nn.Parameter] = []
+    filled = 0
+    for p in parameters:
+        if not p.requires_grad or hasattr(p, "device_mesh"):
+            continue
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+        bucket.append(p)
+        filled += p.numel()
+        if filled >= BUCKET:
+            _average(bucket)
+            bucket, filled = [], 0
+    if bucket:
+        _average(bucket)
+
+
+def _average(bucket: list[nn.Parameter]) -> None:
+    flat = torch.cat([p.grad.flatten() for p in bucket])
+    dist.all_reduce(flat)
+    for p, part in zip(bucket, (flat / world()).split([p.numel() for p in bucket])):
+        p.grad.copy_(part.view_as(p))
+
+
+def same_everywhere(module: nn.Module) -> None:
+    """Give every rank the parameters and buffers of rank 0."""
+    if world() > 1:
+        for tensor in [*module.parameters(), *module.buffers()]:
+            dist.broadcast(tensor.data, 0)
+
+
+def shard(module: nn.Module) -> None:
+    """Shard the transformer blocks over the ranks (FSDP2); the rest is small and stays whole on each."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    from amodal.nn.transformer import Block
+
+    mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (world(),))
+    for part in list(module.modules()):
+        if isinstance(part, Block):
+            fully_shard(part, mesh=mesh)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A sharded tensor put together again, on every rank; any other tensor as it is."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -1,0 +1,241 @@
+"""From a folder of records to a run folder that holds a trained encoder.
+
+    RUN/config.json        all that is needed to build the encoder again, and how it came about
+    RUN/model.safetensors  the encoder
+    RUN/README.md          the run card, for people
+    RUN/metrics.jsonl, tensorboard/, checkpoints/, quarantine.jsonl
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+
+from amodal import data as records
+from amodal import methods
+from amodal.core import AmodalError, unknown
+from amodal.methods._contract import Method
+from amodal.nn import config as encoder_config
+from amodal.nn.encoder import Encoder
+from amodal.nn.transformer import size_of
+from amodal.train import distributed
+from amodal.train.checkpoint import sync
+from amodal.train.loop import Schedule, train
+from amodal.train.watch import Watch
+
+HELD_OUT = 512  # records that `watch` looks at
+DEFAULT_EPOCHS = 50
+
+SAME_ON_RESUME = ("method", "options", "encoder", "schedule", "batch", "seed", "data")
+
+
+def pretrain(
+    method: str,
+    data,
+    out: str | Path,
+    *,
+    size: str = "tiny",
+    epochs: int | None = None,
+    steps: int | None = None,
+    sources: Sequence[str] | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    batch: int | None = None,
+    micro: int | None = None,
+    lr: float | None = None,
+    trunk: str | None = None,
+    positions: str | None = None,
+    pool: str | None = None,
+    backbones: dict[str, str] | None = None,
+    precision: str = "auto",
+    average: float = 0.0,
+    shard: bool = False,
+    workers: int = 0,
+    device: str = "auto",
+    checkpoint_every: int = 0,
+    options: dict[str, object] | None = None,
+    progress: bool = True,
+) -> Path:
+    """Pretrain an encoder without labels. Returns the run folder.
+
+    method: a page of `amodal.methods`; options: its options. data: a folder, file, bundled name, dict of arrays, or Dataset.
+    epochs or steps: how long (50 epochs unless given). sources: the fields to use, all unless given. batch, lr follow from `size`
+    unless given; micro: rows computed at once, which saves memory and changes nothing else. trunk, positions, pool: the encoder's
+    (see `amodal.nn.encoder.Encoder`), by default what the method's paper uses. backbones: field -> pretrained backbone.
+    average: momentum of a moving average of the weights to keep instead of the last ones. resume: go on with the run in `out`.
+    """
+    rank, world = distributed.start()
+    out, where = Path(out), pick_device(device)
+    dataset = records.open(data)
+    dataset = dataset.select(list(sources)) if sources else dataset
+    torch.manual_seed(seed)
+    wanted = {k: v for k, v in (("trunk", trunk), ("positions", positions), ("pool", pool)) if v is not None}
+    encoder = Encoder(
+        dataset.fields,
+        size=size,
+        backbones=encoder_config.backbones(backbones or {}, dataset.fields, size),
+        **(methods.encoder_options(method) | wanted),
+    )
+    chosen = methods.parse(method, options or {})
+    trainee = methods.build(method, encoder, **chosen)
+    part = dataset.split("train")
+    if not len(part):
+        raise AmodalError(f"{dataset.name} has {len(dataset)} records and none falls in the training part; more records are needed")
+    rows = min(batch or size_of(size).batch, len(part))
+    rows -= rows % world
+    if steps is not None and epochs is not None:
+        raise AmodalError("give epochs or steps, not both")
+    steps = steps or (epochs or DEFAULT_EPOCHS) * -(-len(part) // rows)
+    rate = lr if lr is not None else size_of(size).lr * min(1.0, (rows / size_of(size).batch) ** 0.5)
+    schedule = Schedule(
+        steps, rate, micro=micro, precision=precision, average=average, shard=shard, checkpoint_every=checkpoint_every
+    )
+    config = {
+        "method": method,
+        "options": {n: p.default for n, p in methods.options(method).items()} | chosen,
+        "encoder": encoder_config.describe(encoder),
+        "data": {"name": dataset.name, "path": str(dataset.path or ""), "fingerprint": dataset.fingerprint, "records": len(dataset), "train": len(part)},
+        "batch": rows,
+        "seed": seed,
+        "schedule": {"steps": steps, "lr": rate, "precision": precision, "average": average},
+    }
+    if rank == 0:
+        prepare(out, config, resume)
+    distributed.barrier()
+    if progress and rank == 0:
+        announce(config, trainee, dataset)
+    held = dataset.split("valid")[:HELD_OUT]
+    held = held if len(held) >= 64 else part[:HELD_OUT]
+    slices = [b.to(where) for b in records.Loader(dataset, held, batch=256, shuffle=False)]
+    running: list = []
+
+    def batches(first: int):
+        loader = records.Loader(
+            dataset, part, batch=rows, views=trainee.views, seed=seed, steps=steps, start_step=first, workers=workers, rank=rank, world=world
+        )
+        running.append(loader)
+        return loader
+
+    def bad() -> int:
+        if running[-1].bad and rank == 0:
+            running[-1].quarantine(out / "quarantine.jsonl")
+        return running[-1].bad_count if hasattr(running[-1], "bad_count") else len(running[-1].bad)
+
+    begun = time.time()
+    kept = train(
+        trainee, batches, schedule, out, watch=Watch(slices), resume=resume, device=where, bad=bad, progress=progress
+    )
+    if rank == 0:
+        finish(out, kept, config, begun)
+    distributed.barrier()
+    return out
+
+
+def pick_device(name: str) -> torch.device:
+    """auto, cpu, cuda, cuda:1, …"""
+    if name == "auto":
+        name = f"cuda:{int(os.environ.get('LOCAL_RANK', 0))}" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise unknown("device", name, ["auto", "cpu", "cuda"]) from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise AmodalError("no CUDA device can be used here; take --device cpu")
+    return device
+
+
+def prepare(out: Path, config: dict, resume: bool) -> None:
+    """Make the run folder, or see that the run in it is the one that is to go on."""
+    file = out / "config.json"
+    if file.exists():
+        before = json.loads(file.read_text())
+        if not resume:
+            raise AmodalError(f"{out} holds a run already ({before.get('method')}, {before.get('status')}); add --resume to go on with it, or choose another --out")
+        mine = json.loads(json.dumps(config))
+        for key in SAME_ON_RESUME:
+            if mine[key] != before[key]:
+                raise AmodalError(f"the run in {out} cannot go on with another {key}: it was started with {before[key]}, now {mine[key]} is given")
+        return
+    if resume:
+        raise AmodalError(f"there is no run in {out} to go on with; leave --resume out to start one")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(file, config | {"status": "running", "versions": versions()})
+
+
+def announce(config: dict, method: Method, dataset) -> None:
+    encoder: Encoder = method.encoder
+    shape = size_of(encoder.size)
+    count = sum(p.numel() for p in encoder.parameters())
+    senses = ", ".join(f"{name} ({type(m).__name__.lower()})" for name, m in dataset.fields.items())
+    Console(stderr=True).print(
+        f"[bold]{config['method']}[/] on {dataset.name}: {config['data']['train']} of {len(dataset)} records to train on; {senses}\n"
+        f"encoder {encoder.size}: {encoder.trunk} trunk, width {shape.width}, depth {shape.depth}, {count / 1e6:.2f} M parameters; "
+        f"batch {config['batch']}, learning rate {config['schedule']['lr']:.3g}, {config['schedule']['steps']} steps",
+        highlight=False,
+    )
+
+
+def finish(out: Path, encoder: Encoder, config: dict, begun: float) -> None:
+    """Write the encoder, its configuration and the run card."""
+    save_encoder(out, encoder, config | {"status": "done", "versions": versions(), "seconds": round(time.time() - begun, 1)})
+
+
+def save_encoder(out: Path, encoder: Encoder, config: dict) -> None:
+    """RUN/model.safetensors, config.json (with the weights' sha256) and README.md."""
+    out.mkdir(parents=True, exist_ok=True)
+    draft = out / ".model.draft"
+    try:
+        save_file({k: distributed.whole(v).detach().cpu().contiguous() for k, v in encoder.state_dict().items()}, draft)
+        digest = hashlib.sha256(draft.read_bytes()).hexdigest()
+        draft.rename(out / "model.safetensors")
+        write_json(out / "config.json", config | {"weights_sha256": digest})
+        (out / "README.md").write_text(card(config, digest))
+        sync(out)
+    except OSError as e:
+        draft.unlink(missing_ok=True)
+        raise AmodalError(f"could not write the model to {out}: {e}. The checkpoints in {out / 'checkpoints'} still hold it; free some space and add --resume.") from e
+
+
+def write_json(file: Path, content: dict) -> None:
+    draft = file.with_name(f".{file.name}.draft")
+    draft.write_text(json.dumps(content, indent=1))
+    draft.replace(file)
+
+
+def versions() -> dict[str, str]:
+    found = {name: version(name) for name in ("torch", "numpy", "pyarrow", "pillow")}
+    return found | {"python": platform.python_version(), "machine": platform.machine(), "threads": str(torch.get_num_threads())}
+
+
+def card(config: dict, digest: str) -> str:
+    encoder, data = config["encoder"], config["data"]
+    fields = "\n".join(f"| {name} | {m['modality']} |" for name, m in encoder["fields"].items())
+    options = ", ".join(f"{k} = {v}" for k, v in config["options"].items())
+    return f"""# {config['method']} on {data['name']}
+
+| | |
+|---|---|
+| method | {config['method']} ({options}) |
+| encoder | {encoder['size']}, {encoder['trunk']} trunk, {encoder['pool']} pooling, {encoder['positions']} positions |
+| data | {data['records']} records, {data['train']} trained on, fingerprint {data['fingerprint']} |
+| training | {config['schedule']['steps']} steps of {config['batch']} rows, learning rate {config['schedule']['lr']:.3g}, seed {config['seed']}, {config.get('seconds', '?')} s |
+| versions | {', '.join(f'{k} {v}' for k, v in config.get('versions', {}).items())} |
+| weights | sha256 {digest} |
+
+| sense | kind |
+|---|---|
+{fields}
+
+Load it with `amodal.load("{data['name']}-run")`, where the path is this folder, or use it from the command line:
+`amodal evaluate`, `amodal embed`, `amodal index`, `amodal search`, each with this folder as its first argument.
+"""

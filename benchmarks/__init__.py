@@ -1,0 +1,1 @@
+"""Speed and memory against the libraries people use today: `python -m benchmarks [name ...]`."""

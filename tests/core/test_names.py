@@ -1,0 +1,29 @@
+"""Names: of sources, of pages, and what is said about one that does not exist."""
+
+import pytest
+
+from amodal.core import AmodalError, field_of, find, name_code, unknown, view_of
+from amodal.core.errors import nearest
+
+
+def test_source_names():
+    assert [field_of(s) for s in ("image", "image:2")] == ["image", "image"]
+    assert [view_of(s) for s in ("image", "image:2")] == [0, 2]
+    assert name_code("image") == name_code("image") != name_code("text")
+    assert all(0 <= name_code(str(i)) < 2**63 for i in range(100))
+
+
+def test_unknown_says_what_there_is():
+    message = str(unknown("size", "tinny", ["tiny", "small"], "See the README."))
+    assert message == "no size is called 'tinny'. Did you mean tiny? There are: small, tiny. See the README."
+    assert "There are: none." in str(unknown("size", "x", []))
+    assert "(30 in all)" in str(unknown("size", "x", [f"name{i}" for i in range(30)]))
+    assert nearest("qqq", ["tiny"]) == []
+
+
+def test_a_page_is_found_by_its_name():
+    assert find.pages("masking")["span"].name == "span.py"
+    assert "shapes" not in find.pages("methods") and "_contract" not in find.pages("methods")
+    assert find.load("masking", "span", "mask").__name__ == "amodal.masking.span"
+    with pytest.raises(AmodalError, match="no mask is called 'spam'. Did you mean span"):
+        find.load("masking", "spam", "mask")
