@@ -65,9 +65,7 @@ def run() -> list[Row]:
             _inputs(2, 4096, 512),
             lambda a, b: sigmoid_loss(a, b, scale=10.0, bias=-10.0),
             "open_clip",
-            lambda a, b: siglip(
-                F.normalize(a, dim=1), F.normalize(b, dim=1), a.new_tensor(10.0), a.new_tensor(-10.0)
-            ),
+            lambda a, b: siglip(F.normalize(a, dim=1), F.normalize(b, dim=1), a.new_tensor(10.0), a.new_tensor(-10.0)),
         )
     )
     for n, d in ((256, 8192), (1024, 2048)):

@@ -6,7 +6,7 @@
     split_by = "site"                 # records that agree here stay in one part of the split (default: the key)
     split = "part"                    # column with a split that the data brings (default: 80/10/10 by hash)
 
-    [fields.photo]                    # what the encoder sees; all keys but these are parameters of the modality
+    [fields.photo]                    # what the encoder sees; the other keys are parameters of the modality, measured if not given
     modality = "image"
     column = "file"                   # of a table (default: the field's name)
     suffix = [".jpg", ".png"]         # of files
@@ -41,12 +41,14 @@ OWN = ("modality", "column", "suffix", "from")
 
 @dataclass(frozen=True)
 class Field:
-    """modality: how the field is read; column: of a table; suffix: endings of files; within: the folder they lie in (`from`)."""
+    """modality: how the field is read; column: of a table; suffix: endings of files; within: the folder they lie in (`from`);
+    given: the parameters of the modality that somebody chose, None for all. The others are measured when the data is opened."""
 
     modality: Modality
     column: str = ""
     suffix: tuple[str, ...] = ()
     within: str = ""
+    given: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ def _field(name: str, entry: dict) -> Field:
     except AmodalError as error:
         raise AmodalError(f"[{where}]: {error}") from error
     column, within = (_kind(f"{where}.{k}", entry.get(k, ""), str, "text") for k in ("column", "from"))
-    return Field(modality, column, _texts(f"{where}.suffix", entry.get("suffix", [])), within.strip("/"))
+    given = tuple(key for key in entry if key in parameters)
+    return Field(modality, column, _texts(f"{where}.suffix", entry.get("suffix", [])), within.strip("/"), given)
 
 
 def _label(name: str, entry: dict) -> Label:
@@ -134,7 +137,7 @@ def _label(name: str, entry: dict) -> Label:
 
 
 def dumps(schema: Schema, comments: Mapping[str, str] | None = None) -> str:
-    """The text of dataset.toml; parameters of a modality are written where they are not its defaults.
+    """The text of dataset.toml, with every parameter of each modality: what is left out would be measured anew when it is read.
 
     comments: lines above a key or table, by name: {"fields.photo": "..."}, {"": "..."} for the head.
     """
@@ -166,9 +169,8 @@ def dumps(schema: Schema, comments: Mapping[str, str] | None = None) -> str:
 
 def _field_entry(f: Field) -> dict:
     config = modalities.config(f.modality)
-    defaults = modalities.config(type(f.modality)())
     own = {"modality": config.pop("modality"), "column": f.column, "suffix": list(f.suffix), "from": f.within}
-    return {k: v for k, v in own.items() if v} | {k: v for k, v in config.items() if v != defaults[k]}
+    return {k: v for k, v in own.items() if v} | config
 
 
 def _label_entry(label: Label) -> dict:
@@ -176,16 +178,20 @@ def _label_entry(label: Label) -> dict:
 
 
 def _item(value):
-    """Tables inside a field in one line, long lists over several."""
+    """Tables inside a field in one line; long lists over as many lines as they need."""
     if isinstance(value, dict):
         inline = tomlkit.inline_table()
         inline.update(value)
         return inline
-    if isinstance(value, list):
-        array = tomlkit.array()
-        array.extend(value)
-        return array.multiline(len(str(value)) > 120)
-    return value
+    if not isinstance(value, list):
+        return value
+    lines = [""]
+    for entry in (tomlkit.item(each).as_string() for each in value):
+        if len(lines[-1]) + len(entry) > 110:
+            lines.append("")
+        lines[-1] += f"{entry}, "
+    inner = lines[0].rstrip(", ") if len(lines) == 1 else "\n" + "".join(f"    {line.rstrip()}\n" for line in lines)
+    return tomlkit.array(f"[{inner}]")
 
 
 def _known(where: str, entry: Iterable[str], names: Iterable[str]) -> None:

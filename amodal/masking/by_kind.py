@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from amodal.core import Tokens, name_code
@@ -24,4 +25,6 @@ def hide_as(kind: str, bag: Tokens, seeds_B: Tensor, *, image: float, sequence: 
         length = (bag.lengths() // 4).clamp(1, span)[bag.row]
         # spans overlap: a share s is covered if each token starts one with probability 1 - (1 - s)^(1 / length)
         return span_mask(group, seed, bag.within(), start=1 - (1 - sequence) ** (1 / length.double()), length=length)
-    return ~random_keep(group, seed, bag.within(), other)
+    count = bag.lengths()[bag.row].double()
+    share = torch.where(count > 1, (1 / count).clamp(min=other), 0.0)  # of a few tokens, one at least, or there is nothing to learn
+    return ~random_keep(group, seed, bag.within(), share)

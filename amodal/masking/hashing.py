@@ -1,6 +1,7 @@
 """Random numbers that are a function of their counters: no generator, no state, the same on every device.
 
-The finaliser is splitmix64 (Steele, Lea, Flood, OOPSLA 2014; constants of Stafford's variant 13), on int64 with wraparound.
+The finaliser is splitmix64 (Steele, Lea, Flood, OOPSLA 2014; constants of Stafford's variant 13), on int64 with
+wraparound.
 """
 
 import torch

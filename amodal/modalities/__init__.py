@@ -1,6 +1,7 @@
 """One file per kind of data: decode, augment, tokenise, what a masked model predicts, how it is shown.
 
-The path is the name: `amodal/modalities/image.py` holds `Image`. Adding a sensor is adding a file here and nothing else.
+The path is the name: `amodal/modalities/image.py` holds `Image`. Adding a sensor is adding a file here and nothing
+else.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def name_of(modality: Modality) -> str:
 
 
 def make(modality: str, **parameters: Any) -> Modality:
-    """A modality from plain values: `make("image", size=64)`, `make(**config(image))`. Raises AmodalError for unknown names."""
+    """A modality from plain values: `make("image", size=64)`, `make(**config(image))`. Raises AmodalError for unknown
+    names."""
     return build(kind(modality), parameters)
 
 

@@ -1,7 +1,7 @@
 """What every kind of data can do, and what the five of them share.
 
-A modality is a frozen record of what the schema says about one field: sizes, rates, names, means. It is all that is needed
-to decode new data the way the training data was decoded, so a model carries its modalities.
+A modality is a frozen record of what the schema says about one field: sizes, rates, names, means. It is all that is
+needed to decode new data the way the training data was decoded, so a model carries its modalities.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ Raw = Path | bytes | str | np.ndarray | list | dict | float | int
 """A value as a reader hands it over. A `str` is the text itself for `text`, a path for the kinds that live in files."""
 
 VIEWS = ("plain", "weak", "strong", "local")
-"""plain: as it is, for evaluation · weak: lightly changed · strong: SimCLR's · local: a small part (DINO's multi-crop)."""
+"""plain: as it is, for evaluation · weak: lightly changed · strong: SimCLR's · local: a small part (DINO's
+multi-crop)."""
 
 
 class BadValue(AmodalError):
@@ -45,13 +46,15 @@ class Modality(Protocol):
         """One raw value in canonical form. Raises BadValue."""
 
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
-        """Another view of a decoded value, of the same kind: a pure function of `value`, `view` and the state of `rng`."""
+        """Another view of a decoded value, of the same kind: a pure function of `value`, `view` and the state of
+        `rng`."""
 
     def collate(self, values: Sequence[np.ndarray]) -> Tensor | Ragged:
         """N >= 0 decoded values as one."""
 
     def tokenizer(self, width: int) -> nn.Module:
-        """A module (column, name, size) -> Tokens of content; where a token is stands in `Tokens.position`, for the encoder."""
+        """A module (column, name, size) -> Tokens of content; where a token is stands in `Tokens.position`, for the
+        encoder."""
 
     def targets(self, values: Tensor | Ragged) -> Tensor:
         """(T, ...) what a masked model predicts for each token, in the tokenizer's order."""
@@ -96,7 +99,14 @@ def _typed(name: str, value: Any, default: Any) -> Any:
         return wanted(value)
     if wanted is bool and isinstance(value, bool):
         return value
-    word = {tuple: "a list", dict: "a table", str: "text", float: "a number", int: "a whole number", bool: "true or false"}
+    word = {
+        tuple: "a list",
+        dict: "a table",
+        str: "text",
+        float: "a number",
+        int: "a whole number",
+        bool: "true or false",
+    }
     raise AmodalError(f"{name} must be {word[wanted]}, got {value!r}")
 
 

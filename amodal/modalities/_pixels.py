@@ -75,7 +75,8 @@ def _from_array(raw: np.ndarray | list | tuple) -> Picture:
     except ValueError as error:
         raise BadValue(f"not an array of pixels: {error}") from None
     if array.ndim not in (2, 3) or 0 in array.shape or array.dtype.kind not in "buif":
-        raise BadValue(f"an array of shape {array.shape} and type {array.dtype} is not a picture: expected (H, W), (H, W, C) or (C, H, W)")
+        wanted = "(H, W), (H, W, C) or (C, H, W) numbers"
+        raise BadValue(f"an array of shape {array.shape} and type {array.dtype} is not a picture: expected {wanted}")
     if array.ndim == 2:
         array = array[None]
     elif array.shape[2] < array.shape[0] or array.shape[2] in MODES and array.shape[0] not in MODES:
@@ -123,7 +124,8 @@ def with_channels(picture: Picture, channels: int) -> Picture:
 
 
 def resized(picture: Picture, size: int, fit: str, blank: np.ndarray) -> np.ndarray:
-    """(C, size, size) uint8 or float32; see `Image.fit`. blank (C,): what `fit="pad"` fills up with, on the scale 0 … 1."""
+    """(C, size, size) uint8 or float32; see `Image.fit`. blank (C,): what `fit="pad"` fills up with, on the scale 0 …
+    1."""
     _, height, width = shape(picture)
     side = min(height, width)
     left, top = ((width - side) / 2, (height - side) / 2) if fit == "crop" else (0, 0)

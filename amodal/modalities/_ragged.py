@@ -34,7 +34,8 @@ def patches(values: Ragged, size: int, fill: float) -> tuple[Tensor, Tensor]:
 
 
 def frames(waves: Ragged, window: int, hop: int) -> tuple[Tensor, Tensor]:
-    """Overlapping frames (F, window), one every `hop` samples of each clip, zeros past its end, and their number (N,)."""
+    """Overlapping frames (F, window), one every `hop` samples of each clip, zeros past its end, and their number
+    (N,)."""
     counts_N = pieces(waves.lengths, hop)
     # Zeros between the clips, as many as a frame can reach into: then every frame is a slice of one strided view.
     gap = pieces(torch.tensor(window - hop), hop) if window > hop else 0

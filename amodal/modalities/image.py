@@ -22,12 +22,12 @@ LUMA = _pixels.LUMA
 
 @dataclass(frozen=True)
 class Image:
-    """A value is (C, size, size): uint8 where the source has 8 bits, else float32 (16 bits scaled to 0 … 1, floats in their own
-    unit). A batch is always float32, 8 bits scaled to 0 … 1; `mean` and `std` are on that scale.
+    """A value is (C, size, size): uint8 where the source has 8 bits, else float32 (16 bits scaled to 0 … 1, floats in
+    their own unit). A batch is always float32, 8 bits scaled to 0 … 1; `mean` and `std` are on that scale.
 
-    size: side in pixels; channels: C; patch: side of a token in pixels, a divisor of `size` (0: about size / 8, at least 4);
-    fit: what becomes of a picture that is not square. "stretch" loses nothing and invents nothing, so it is the default;
-    "crop" keeps the middle square, "pad" adds bars in the mean colour;
+    size: side in pixels; channels: C; patch: side of a token in pixels, a divisor of `size` (0: about size / 8, at
+    least 4); fit: what becomes of a picture that is not square. "stretch" loses nothing and invents nothing, so it is
+    the default; "crop" keeps the middle square, "pad" adds bars in the mean colour;
     flip: whether a mirror image means the same (not so for text, maps, or what has a left and a right hand);
     mean, std: for each channel, measured by `infer`.
     """
@@ -50,7 +50,9 @@ class Image:
         if self.fit not in FITS:
             raise unknown("fit", self.fit, FITS)
         if self.patch and self.size % self.patch:
-            raise AmodalError(f"patches of {self.patch} pixels do not tile an image of {self.size}: choose one of {self._divisors()}")
+            raise AmodalError(
+                f"patches of {self.patch} pixels do not tile an image of {self.size}: choose one of {self._divisors()}"
+            )
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (0, self.channels):
                 raise AmodalError(f"image.{name} has {len(getattr(self, name))} numbers for {self.channels} channels")
@@ -66,8 +68,8 @@ class Image:
 
     @classmethod
     def infer(cls, samples: Sequence[Raw], **given) -> Image:
-        """Size: the largest of 8, 16, 32, 64 that the usual sample fills (more is one edit away, and costs with the square);
-        channels: one where every sample is grey; mean and std."""
+        """Size: the largest of 8, 16, 32, 64 that the usual sample fills (more is one edit away, and costs with the
+        square); channels: one where every sample is grey; mean and std."""
         pictures = []
         for raw in samples:
             try:
@@ -101,11 +103,11 @@ class Image:
         return self.tile * max(1, round(self.size / 2 / self.tile))
 
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
-        """weak: a crop of 60-100 % of the area, mirrored half the time; strong: SimCLR's (20-100 %, colour, grey, blur);
-        local: 5-40 %, at `local_size`, with strong's colours.
+        """weak: a crop of 60-100 % of the area, mirrored half the time; strong: SimCLR's (20-100 %, colour, grey,
+        blur); local: 5-40 %, at `local_size`, with strong's colours.
 
-        Cropping, resizing, blurring and mirroring are linear along each side, and colour jitter is linear across channels:
-        each is one small matrix product, so a view costs the same for any number of channels and bits.
+        Cropping, resizing, blurring and mirroring are linear along each side, and colour jitter is linear across
+        channels: each is one small matrix product, so a view costs the same for any number of channels and bits.
         """
         check_view(view)
         if view == "plain":
@@ -125,7 +127,9 @@ class Image:
         sides = np.minimum(1, np.sqrt([area / ratio, area * ratio])) * self.size
         low = rng.random(2) * (self.size - sides)
         mirrored = (False, self.flip and rng.random() < 0.5)
-        return tuple(_pixels.sampling(self.size, a, a + s, size, sigma=sigma, flip=m) for a, s, m in zip(low, sides, mirrored))
+        return tuple(
+            _pixels.sampling(self.size, a, a + s, size, sigma=sigma, flip=m) for a, s, m in zip(low, sides, mirrored)
+        )
 
     def collate(self, values: Sequence[np.ndarray]) -> Tensor:
         """(N, C, size, size) float32, or (N, C, local_size, local_size) of local views."""
@@ -146,7 +150,7 @@ class Image:
 
     def targets(self, images_NCHW: Tensor) -> Tensor:
         """(T, C * tile * tile) standardised pixels."""
-        return self.tilees(images_NCHW).flatten(0, 2)
+        return self.patches(images_NCHW).flatten(0, 2)
 
     def predictor(self, width: int) -> nn.Linear:
         return nn.Linear(width, self.channels * self.tile**2)
@@ -158,7 +162,8 @@ class Image:
         return masked_mse(prediction, target, normalise=True)
 
     def show(self, value: np.ndarray) -> np.ndarray:
-        """(size, size, 3) uint8; floats by their field's range (mean ± 2.5 std), or by their own where it was not measured."""
+        """(size, size, 3) uint8; floats by their field's range (mean ± 2.5 std), or by their own where it was not
+        measured."""
         chosen = value[:3] if len(value) >= 3 else value[[0, 0, 0]]
         if value.dtype != np.uint8:
             mean, std = (np.asarray(s, dtype=np.float32) for s in self.scale())
@@ -172,7 +177,8 @@ class Image:
 
     def describe(self, value: np.ndarray) -> str:
         channels, height, width = value.shape
-        return f"{height} x {width} pixels, {channels} channel{'s' * (channels > 1)}, {value.min():.4g} … {value.max():.4g}"
+        plural = "s" * (channels > 1)
+        return f"{height} x {width} pixels, {channels} channel{plural}, {value.min():.4g} … {value.max():.4g}"
 
 
 class ImageTokenizer(nn.Module):
@@ -185,7 +191,7 @@ class ImageTokenizer(nn.Module):
 
     def forward(self, column: Column, name: str, size: int) -> Tokens:
         """Positions (0, y, x) are in patches of the full image: a smaller local view spans the same range."""
-        patches = self.image.tilees(column.values)
+        patches = self.image.patches(column.values)
         n, rows, columns = patches.shape[:3]
         whole = self.image.size / self.image.tile
         y, x = ((torch.arange(k, device=patches.device) + 0.5) / k * whole - 0.5 for k in (rows, columns))
@@ -199,8 +205,8 @@ def _as_float(value: np.ndarray) -> np.ndarray:
 
 
 def _jittered(planes: np.ndarray, rng: np.random.Generator, strength: float = 0.5) -> np.ndarray:
-    """Brightness, contrast and, of three channels, saturation, hue and greying (Chen et al., SimCLR, 2020, appendix A), as
-    one map across channels followed by one change of contrast. planes: (C, H, W) float32."""
+    """Brightness, contrast and, of three channels, saturation, hue and greying (Chen et al., SimCLR, 2020, appendix A),
+    as one map across channels followed by one change of contrast. planes: (C, H, W) float32."""
     jitter, grey = rng.random() < 0.8, rng.random() < 0.2
     brightness, contrast, saturation = rng.uniform(1 - 0.8 * strength, 1 + 0.8 * strength, 3)
     angle = 2 * np.pi * rng.uniform(-0.2, 0.2) * strength

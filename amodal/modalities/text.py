@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Ragged, Tokens
@@ -17,18 +16,18 @@ from amodal.modalities import _draw, _ragged
 from amodal.modalities._base import BadValue, Raw, build, check_view, is_missing, read_bytes, shortened
 
 CROPS = {"weak": (0.8, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.5)}  # share of the length
-SPAN = 4
-"""Mean length of a dropped span, about a short word."""
+DROPPED, SPAN, NOISE = 0.1, 4, 0.02
+"""Of a strong view: share of characters that are dropped, in spans of about a short word, and that are replaced."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """A value is (length,) int32: byte values, or ids of the vocabulary. What is longer than `max_length * patch` is cut off;
-    `truncated` says how much.
+    """A value is (length,) int32: byte values, or ids of the vocabulary. What is longer than `max_length * patch` is
+    cut off; `truncated` says how much.
 
     max_length: tokens at most; patch: ids in one token (the attention's cost falls with its square);
-    vocabulary: path of a `tokenizer.json`, or of a directory with one; "" for bytes. Special tokens are not added: a pretrained
-    backbone that wants them adds its own.
+    vocabulary: path of a `tokenizer.json`, or of a directory with one; "" for bytes. Special tokens are not added: a
+    pretrained backbone that wants them adds its own.
     """
 
     max_length: int = 256
@@ -43,9 +42,9 @@ class Text:
 
     @classmethod
     def infer(cls, samples: Sequence[Raw], **given) -> Text:
-        """Patches of 1, 2 or 4 ids so that the usual text takes at most 64 tokens; room for the longest, up to 256 tokens."""
-        probe, lengths, first = build(cls, {k: v for k, v in given.items() if k == "vocabulary"}), [], None
-        build(cls, given)  # a misspelt parameter is found before any sample is
+        """Patches of 1, 2 or 4 bytes so that the usual text takes at most 64 tokens; room for the longest, up to 256
+        tokens."""
+        probe, lengths, first = build(cls, given), [], None
         for raw in samples:
             try:
                 lengths.append(len(probe._ids(raw)))
@@ -54,7 +53,8 @@ class Text:
         if not lengths:
             raise first or BadValue("no samples to look at")
         usual = np.percentile(lengths, 90)
-        patch = given.get("patch", next((p for p in (1, 2, 4) if usual <= 64 * p), 4))
+        small = 1 if probe.vocabulary else next((p for p in (1, 2, 4) if usual <= 64 * p), 4)
+        patch = build(cls, {"patch": small} | given).patch
         room = -(-max(lengths) * 5 // 4 // patch)  # a quarter more than was seen
         return build(cls, {"patch": patch, "max_length": min(256, max(8, -(-room // 8) * 8))} | given)
 
@@ -86,23 +86,27 @@ class Text:
         if len(ids) <= room or self.vocabulary:
             return ids[:room]
         starts = np.flatnonzero(_begins_character(ids[: room + 1]))
-        return ids[: max(starts[-1] if len(starts) else 0, min(room, 1))]  # never half a character
+        return ids[: starts[-1] or room]  # half a character only where a whole one has no room
 
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
         """weak: a stretch of 80-100 % that begins and ends at a word; strong: of 50-100 %, a tenth of it dropped in short
-        spans and one id in fifty replaced by another of the same text; local: a stretch of 20-50 %."""
+        spans and one character in fifty replaced by another of the same text; local: a stretch of 20-50 %."""
         check_view(view)
         if view == "plain":
             return value
         out = self._stretch(value, *CROPS[view], rng)
-        if view == "strong":
-            starts = rng.random(len(out)) < 0.1 / SPAN
-            dropped = np.convolve(starts, np.ones(SPAN))[: len(out)] > 0
-            noisy = rng.random(len(out)) < 0.02
-            # Ids of the text itself are in the alphabet of its language; random ones would give themselves away.
-            out = np.where(noisy, value[rng.integers(len(value), size=len(out))], out)
-            out = out[~dropped] if not dropped.all() else out
-        return out
+        return self._damaged(out, rng) if view == "strong" else out
+
+    def _damaged(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Characters (ids of a vocabulary) dropped in spans, some replaced by another of the same text, which is in the
+        alphabet of its language, as a random one would not be."""
+        starts = np.arange(len(ids)) if self.vocabulary else np.flatnonzero(_begins_character(ids))
+        units, count = np.arange(len(starts)), len(starts)
+        units = np.where(rng.random(count) < NOISE, rng.integers(count, size=count), units)
+        dropped = np.convolve(rng.random(count) < DROPPED / SPAN, np.ones(SPAN))[:count] > 0
+        units = units if dropped.all() else units[~dropped]
+        lengths = np.diff(starts, append=len(ids))[units]
+        return ids[np.arange(lengths.sum()) + np.repeat(starts[units] - lengths.cumsum() + lengths, lengths)]
 
     def _stretch(self, ids: np.ndarray, low: float, high: float, rng: np.random.Generator) -> np.ndarray:
         chosen = _ragged.crop(len(ids), low, high, rng)
@@ -191,8 +195,8 @@ def _read(raw: Raw) -> str:
 
 
 def _begins_character(ids: np.ndarray) -> np.ndarray:
-    """(length,) bool: the bytes that are not the continuation of a character."""
-    return (ids & 0xC0) != 0x80
+    """(length,) bool: the first byte, and those that are not the continuation of a character."""
+    return np.concatenate([[True], (ids[1:] & 0xC0) != 0x80])
 
 
 def _begins_word(ids: np.ndarray) -> np.ndarray:
@@ -210,7 +214,9 @@ def _load(vocabulary: str):
     file = Path(vocabulary)
     file = file / "tokenizer.json" if file.is_dir() else file
     if not file.is_file():
-        raise AmodalError(f"text.vocabulary: there is no file {file}. Expected a tokenizer.json, or a directory with one")
+        raise AmodalError(
+            f"text.vocabulary: there is no file {file}. Expected a tokenizer.json, or a directory with one"
+        )
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises plain Exception

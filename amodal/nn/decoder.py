@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from amodal.core import Tokens
+from amodal.core import Tokens, field_of
 from amodal.nn.positions import sincos
 from amodal.nn.transformer import Transformer
 
@@ -32,7 +32,7 @@ class MaskDecoder(nn.Module):
         for bag in seen:
             marked.append(self._place(bag, self.enter(bag.x)))
         for bag in hidden:
-            token = self.mask[bag.names[0]]
+            token = self.mask[field_of(bag.names[0])]
             marked.append(self._place(bag, token.expand(len(bag), -1)))
         # a hidden bag is told from the seen bag of the same field by a name of its own
         told = [Tokens(b.x, b.row, torch.zeros_like(b.source), b.position, (f"{i}",), b.size) for i, b in enumerate(marked)]
@@ -41,4 +41,4 @@ class MaskDecoder(nn.Module):
         return [bag.with_x(out.x) for bag, out in zip(hidden, outputs)]
 
     def _place(self, bag: Tokens, x) -> Tokens:
-        return bag.with_x(x + sincos(bag.position, x.shape[1]).to(x.dtype) + self.field[bag.names[0]])
+        return bag.with_x(x + sincos(bag.position, x.shape[1]).to(x.dtype) + self.field[field_of(bag.names[0])])

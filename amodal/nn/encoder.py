@@ -49,6 +49,8 @@ class Encoder(nn.Module):
         for name in fields:
             if FUSED == name or any(c in name for c in ".:"):
                 raise AmodalError(f"a field cannot be called {name!r}: '.', ':' and the name {FUSED!r} have a meaning of their own")
+            if hasattr(nn.ModuleDict(), name):  # torch keeps parts as attributes, and this one is taken
+                raise AmodalError(f"a field cannot be called {name!r}, a name that torch keeps for itself; call it {name + '_'!r}, say")
         for name in backbones or {}:
             if name not in fields:
                 raise unknown("field", name, fields, "A backbone was given for it.")

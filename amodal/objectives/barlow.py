@@ -1,4 +1,7 @@
-"""Barlow Twins: the cross-correlation of two views should be the identity. Zbontar et al. 2021, arXiv:2103.03230, eq. 1."""
+"""Barlow Twins: the cross-correlation of two views should be the identity.
+
+Zbontar et al. 2021, arXiv:2103.03230, eq. 1.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor

@@ -27,8 +27,8 @@ def _widen(value: Any) -> Any:
 
 def _first_tensor(values: Any) -> Tensor | None:
     for value in values:
-        found = value if isinstance(value, Tensor) else _first_tensor(value) if isinstance(value, (list, tuple)) else None
-        if found is not None:
+        found = _first_tensor(value) if isinstance(value, (list, tuple)) else value
+        if isinstance(found, Tensor):
             return found
     return None
 

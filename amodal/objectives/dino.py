@@ -34,8 +34,8 @@ class _ViewCrossEntropy(Function):
             # The largest probability gives log-sum-exp back without a second pass of exponentials.
             torch.softmax(logits_NK, 1, out=softmax_NK)
             log_sum_N = logits_NK.amax(1) - softmax_NK.amax(1).log()
-            dot_N = torch.bmm(target_NK[:, None], logits_NK[:, :, None]).view(rows)
-            total += weight * (len(others) * log_sum_N - dot_N).sum()
+            dot = torch.dot(target_NK.reshape(-1), logits_NK.reshape(-1))
+            total += weight * (len(others) * log_sum_N.sum() - dot)
             if with_gradient:
                 factor = weight / temperature
                 torch.mul(softmax_NK, len(others) * factor, out=logits_NK).sub_(target_NK, alpha=factor)

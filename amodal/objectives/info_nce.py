@@ -19,7 +19,7 @@ def info_nce(
     """Mean over rows of -log softmax(cos(a_i, b_j) / temperature)_{j=i}: row i must find its partner among N.
 
     a_ND, b_ND:   embeddings of the same N rows, of any length (cosine is taken here).
-    temperature:  a number, or a scalar tensor that receives a gradient; pass `exp(-log_scale)` to learn it as CLIP does.
+    temperature:  a number, or a scalar tensor that gets a gradient; pass `exp(-log_scale)` to learn it as CLIP does.
     symmetric:    average with the direction b -> a (CLIP); False looks from a into b only.
     tile:         side of the blocks of the similarity matrix; changes memory and speed, not the result.
 

@@ -1,5 +1,8 @@
-"""What a masked model is scored by: squared error of values, cross-entropy of codes. One loss per token; the caller
-averages over the tokens that were hidden. He et al. 2021, arXiv:2111.06377, section 3; Bao et al. 2021, arXiv:2106.08254."""
+"""What a masked model is scored by: squared error of values, cross-entropy of codes.
+
+One loss per token; the caller averages over the tokens that were hidden. He et al. 2021, arXiv:2111.06377, section 3;
+Bao et al. 2021, arXiv:2106.08254.
+"""
 
 import torch
 from torch import Tensor
@@ -13,7 +16,7 @@ def masked_mse(prediction_TP: Tensor, target_TP: Tensor, *, normalise: bool = Tr
 
     target_TP:  NaN marks a value that does not exist (a dead pixel, a missing sample): it is left out of the mean and
                 of the normalisation, and its prediction gets no gradient. A token without any value scores 0.
-    normalise:  compare with the token's own values at mean 0 and variance 1 (MAE's per-patch pixels, unbiased variance).
+    normalise:  compare with the token's own values at mean 0 and variance 1 (MAE's patches, unbiased variance).
                 Wrong for tokens of one value, whose normalised target is always 0.
 
     Raises ValueError for unequal shapes.

@@ -100,7 +100,7 @@ def test_a_batch_without_sources_still_has_rows():
 def test_seeds_depend_on_key_and_salt_alone():
     assert row_seeds(["b", "a"]).tolist() == row_seeds(["a", "b"]).flip(0).tolist()
     assert row_seeds(["a"], 1).tolist() != row_seeds(["a"]).tolist()
-    assert row_seeds(["a", "b"]).tolist() == [-8340330404888592391, 2062962283577021158]  # a run resumes on another machine
+    assert row_seeds(["a", "b"]).tolist() == [-1882998351095209539, -1599318755768268446]  # a run resumes on another machine
     assert len(set(row_seeds([str(i) for i in range(1000)]).tolist())) == 1000
 
 

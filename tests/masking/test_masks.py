@@ -1,4 +1,4 @@
-"""Counts, limits, shape statistics, and the property that all masks share: nothing about the batch but the row's seed."""
+"""Counts, limits, shape statistics, and what all masks share: nothing of the batch matters but the row's seed."""
 
 import pytest
 import torch
@@ -120,7 +120,9 @@ def test_block_hides_exactly_its_share_in_blocks():
 def test_block_does_not_care_for_units_and_makes_tubes():
     group, seed, order, position = tokens([196] * 3, width=14)
     hidden = block_mask(group, seed, position, ratio=0.4)
-    assert torch.equal(hidden.view(3, 196).sum(1), block_mask(group, seed, position * 16, ratio=0.4).view(3, 196).sum(1))
+    assert torch.equal(
+        hidden.view(3, 196).sum(1), block_mask(group, seed, position * 16, ratio=0.4).view(3, 196).sum(1)
+    )
     frames = 4
     video = position.repeat(frames, 1)
     video[:, 0] = torch.arange(frames).repeat_interleave(len(position))

@@ -65,9 +65,7 @@ def test_nt_xent_is_equation_1(pair, same, temperature, tile):
 @pytest.mark.parametrize("scale", [10.0, 200.0])
 def test_sigmoid_is_equation_1(pair, same, tile, scale):
     scale, bias = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (scale, -10.0))
-    same(
-        lambda a, b, s, c: sigmoid_loss(a, b, scale=s, bias=c, tile=tile), naive_sigmoid, [*pair(9, 5), scale, bias]
-    )
+    same(lambda a, b, s, c: sigmoid_loss(a, b, scale=s, bias=c, tile=tile), naive_sigmoid, [*pair(9, 5), scale, bias])
 
 
 @pytest.mark.parametrize(
@@ -114,9 +112,7 @@ def test_agrees_with_lightly_and_open_clip(pair, same):
     theirs = lightly.NTXentLoss(temperature=0.3)
     same(lambda a, b: nt_xent(a, b, temperature=0.3), theirs, a_b)
     clip = open_clip.ClipLoss()
-    same(
-        lambda a, b: info_nce(a, b, temperature=0.05), lambda a, b: clip(unit(a), unit(b), torch.tensor(20.0)), a_b
-    )
+    same(lambda a, b: info_nce(a, b, temperature=0.05), lambda a, b: clip(unit(a), unit(b), torch.tensor(20.0)), a_b)
     siglip = open_clip.SigLipLoss()
     same(
         lambda a, b: sigmoid_loss(a, b, scale=10.0, bias=-10.0),

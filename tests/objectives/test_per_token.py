@@ -18,11 +18,11 @@ def test_mse_without_gaps_is_maes(pair, same):
     prediction, target = pair(6, 5)
     target = target.detach()
     same(
-        lambda p: masked_mse(p, target, normalise=False).sum(), lambda p: (p - target).square().mean(1).sum(), [prediction]
+        lambda p: masked_mse(p, target, normalise=False).sum(),
+        lambda p: (p - target).square().mean(1).sum(),
+        [prediction],
     )
-    same(
-        lambda p: masked_mse(p, target).sum(), lambda p: (p - mae_target(target)).square().mean(1).sum(), [prediction]
-    )
+    same(lambda p: masked_mse(p, target).sum(), lambda p: (p - mae_target(target)).square().mean(1).sum(), [prediction])
 
 
 @pytest.mark.parametrize("normalise", [True, False])

@@ -9,6 +9,7 @@ A field's cell is {kind, data}: bytes of a file, UTF-8 text, a .npy array, or JS
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import io
 import json
@@ -20,6 +21,7 @@ import pyarrow as pa
 from amodal.core import AmodalError
 from amodal.data.readers._parts import Mapped
 from amodal.data.readers._tabular import Tabular
+from amodal.modalities._base import as_number
 
 FORMAT = "amodal-arrow-1"
 KEY, GROUP, SPLIT = "__key__", "__group__", "__split__"
@@ -105,6 +107,9 @@ def decode(cell: dict):
 
 
 def _plain(value):
+    """What JSON does not know: numpy values, dates (as seconds, which is how a table reads them), decimals."""
+    if isinstance(value, datetime.date):
+        return as_number(value)
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 

@@ -29,7 +29,8 @@ def data2vec(
     final_momentum: float = 0.9999,
 ) -> StudentTeacher:
     """top: blocks whose outputs the targets average (6 to 10 of 12 in the paper); beta: where smooth L1 turns linear; image,
-    sequence, span, other: what is hidden, see `amodal.masking.by_kind`; momentum: of the teacher, at the start and the end."""
+    sequence, span, other: what is hidden, see `amodal.masking.by_kind`; momentum, final_momentum: of the teacher, at the start and
+    at the end."""
     return Data2vec(encoder, top, beta, dict(image=image, sequence=sequence, span=span, other=other), momentum, final_momentum)
 
 
@@ -38,7 +39,7 @@ class Data2vec(StudentTeacher):
         super().__init__(encoder, momentum=momentum, final_momentum=final_momentum, views=("weak",))
         refuse_backbones(encoder)
         self.top, self.beta, self.hide = top, beta, hide
-        self.kinds = {f: modalities.kind(m) for f, m in encoder.fields.items()}
+        self.kinds = {f: modalities.name_of(m) for f, m in encoder.fields.items()}
         self.mask = nn.ParameterDict({f: nn.Parameter(torch.randn(encoder.width) * 0.02) for f in encoder.fields})
         self.predict = nn.ModuleDict({f: nn.Linear(encoder.width, encoder.width) for f in encoder.fields})
 

@@ -1,0 +1,17 @@
+"""Data sets that come with the library: folders with dataset.toml, records.parquet and a data card, README.md."""
+
+from difflib import get_close_matches
+from pathlib import Path
+
+from amodal.core import AmodalError
+
+NAMES = ("digits", "globe")
+
+
+def path(name: str) -> Path:
+    """The folder of a bundled set: `path("globe")`. Raises AmodalError with the nearest name."""
+    if name not in NAMES:
+        near = get_close_matches(name.lower(), NAMES, n=1, cutoff=0.4)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise AmodalError(f"no bundled set is called {name!r}; there is {' and '.join(NAMES)}.{hint}")
+    return Path(__file__).parent / name

@@ -1,0 +1,165 @@
+"""What a column is, from its name and its cells: a field of which modality, a cell of the table, a label, a key, or none of these.
+
+Only guesses, and cautious ones: what may be an answer (a class, a place) becomes a label and never an input. A person who knows
+better edits dataset.toml.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import numbers
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from amodal import modalities
+from amodal.data.splits import SPELLINGS
+
+LABEL_WORDS = {"label", "labels", "class", "target", "category", "species", "genus", "diagnosis", "outcome", "y"}
+KEY_WORDS = {"key", "id", "ids", "uid", "uuid", "guid", "idx", "index"}
+PLACE_WORDS = {"lat", "latitude", "lon", "lng", "long", "longitude"}
+SPLIT_WORDS = {"split", "subset", "partition", "part", "set"}
+GROUP_WORDS = {"subject", "patient", "speaker", "person", "participant", "user", "site", "group", "session", "block", "family"}
+FILES = "files"
+"""The reason for a field whose values are files."""
+NUMPY = {".npy", ".npz"}
+SHORT = 64
+"""Characters of a class name or an id at most."""
+ROW = 256
+"""Numbers of a list at most that is read as the row of a table: each gets its own scale, and a token that is paid for."""
+CLASSES = 100
+"""Different values of a column of several words at most that is offered as a label without being called one."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """role: "field", "cell" (of the one table), "label", "key", "split" or "out"; kind: modality or kind of label;
+    why: for the report; unit: of a number label."""
+
+    role: str
+    kind: str = ""
+    why: str = ""
+    unit: str = ""
+
+
+@cache
+def kinds() -> dict[str, str]:
+    """Ending -> modality, for every ending that some modality reads; the first modality has it, if several do."""
+    return {ending: name for name in reversed(modalities.names()) for ending in modalities.kind(name).suffixes}
+
+
+def column(name: str, samples: Sequence, everything: Callable[[], list], base: Path | None = None) -> Verdict:
+    """samples: some cells, none missing; everything: all cells, asked for only where they are small; base: for relative paths."""
+    if not samples:
+        return Verdict("out", why="every cell is empty")
+    first = samples[0]
+    if isinstance(first, Path):
+        return of_files(samples)
+    if isinstance(first, str):
+        if names_files(samples, base):
+            return of_files([(base or Path()) / s for s in samples])
+        return _text(name, [c for c in everything() if c not in (None, "")])
+    if isinstance(first, (bool, np.bool_, numbers.Number, decimal.Decimal, datetime.date)):
+        return _number(name, everything())
+    return of_values(samples)
+
+
+def of_files(paths: Sequence[Path]) -> Verdict:
+    """By endings; numpy files by what is in them."""
+    if any("://" in str(path) or ":/" in str(path) for path in paths):
+        return Verdict("out", why="web addresses: fetch the files first")
+    if all(path.suffix.lower() in NUMPY for path in paths):
+        arrays = [array for path in paths[:20] if (array := _load(path)) is not None]
+        return of_values(arrays) if arrays else Verdict("field", "series", FILES)
+    found = [kind for path in paths if (kind := kinds().get(path.suffix.lower()))]
+    if not found:
+        return Verdict("out", why=f"no modality reads *{paths[0].suffix}")
+    return Verdict("field", max(set(found), key=found.count), FILES)
+
+
+def of_values(values: Sequence) -> Verdict:
+    """Bytes, arrays, lists, objects: as `modalities.guess` has it, but a long row of numbers is a series and not a table."""
+    try:
+        kind = modalities.guess(values)
+    except ValueError:  # lists of unequal lengths where numpy wants equal ones
+        kind = None
+    if kind is None:
+        return Verdict("out", why=f"no modality reads {type(values[0]).__name__} like these")
+    if kind == "table" and not isinstance(values[0], (bytes, dict)):
+        many = np.size(values[0]) > ROW
+        other = '"table" if their order means nothing' if many else '"series" if they are steps in time'
+        return Verdict("field", "series" if many else "table", f"{np.size(values[0])} numbers in a row; modality = {other}")
+    return Verdict("field", kind, type(values[0]).__name__)
+
+
+def _load(path: Path) -> np.ndarray | None:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        return loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
+    except Exception:  # a damaged file is for the quarantine to report
+        return None
+
+
+def names_files(samples: Sequence[str], base: Path | None) -> bool:
+    """Whether text cells name files: nearly all end like files that can be read, and either some are there or none has a space."""
+    named = [s for s in samples if len(s) < 256 and "\n" not in s and Path(s).suffix.lower() in kinds()]
+    if not named or len(named) < 0.8 * len(samples):
+        return False
+    return any((base / s).is_file() for s in named[:50]) if base and any(" " in s for s in named) else True
+
+
+def _text(name: str, cells: Sequence[str]) -> Verdict:
+    distinct, longest = set(cells), max(map(len, cells))
+    if _named(name, SPLIT_WORDS) and {c.lower() for c in distinct} <= set(SPELLINGS):
+        return Verdict("split", why="the parts of a split")
+    if len(distinct) == len(cells) > 1 and longest <= SHORT and not any(c.split()[1:] for c in cells):
+        if _named(name, KEY_WORDS) or sum(bool(re.search(r"\d", c)) for c in cells) > len(cells) / 2:
+            return Verdict("key", why="different in every record")
+    if len(distinct) == 1 and len(cells) > 1:
+        return Verdict("out", why=f"always {cells[0][:40]!r}")
+    words = any(c.split()[1:] for c in cells)
+    few = longest <= SHORT and len(distinct) <= (min(CLASSES, len(cells) // 2) if words else len(cells) // 2)
+    if few or _named(name, LABEL_WORDS | GROUP_WORDS):
+        return Verdict("label", "category", f"{len(distinct)} different values")
+    if longest <= SHORT and _named(name, KEY_WORDS):
+        return Verdict("out", why="an id that is not unique")
+    return Verdict("field", "text", "text")
+
+
+def _number(name: str, cells: Sequence) -> Verdict:
+    filled = [c for c in cells if c is not None]
+    distinct = set(filled)
+    whole = all(isinstance(c, numbers.Number) and float(c).is_integer() for c in distinct)
+    if _named(name, GROUP_WORDS) and whole and len(distinct) <= len(filled) // 2:
+        return Verdict("label", "category", f"{len(distinct)} different values")
+    if _named(name, LABEL_WORDS):
+        return Verdict("label", "category" if whole and len(distinct) <= CLASSES else "number", f"{len(distinct)} different values")
+    if _named(name, PLACE_WORDS):
+        return Verdict("label", "number", "where the record is from, not what was sensed", unit="degree")
+    unique = len(filled) == len(cells) == len(distinct) > 1
+    counting = len(cells) >= 20 and whole and (list(cells) == list(range(len(cells))) or list(cells) == list(range(1, len(cells) + 1)))
+    if whole and unique and (_named(name, KEY_WORDS) or counting):
+        return Verdict("key", why="different in every record")
+    if len(distinct) == 1 and len(cells) > 1:
+        return Verdict("out", why=f"always {filled[0]}")
+    return Verdict("cell", "table", "numbers")
+
+
+def is_key_name(name: str) -> bool:
+    return _named(name, KEY_WORDS)
+
+
+def is_group_name(name: str) -> bool:
+    """Whether a column by that name says which records belong together: a patient, a site."""
+    return _named(name, GROUP_WORDS)
+
+
+def _named(name: str, words: set[str]) -> bool:
+    """Whether one of the words in a column's name is one of `words`: `Class Label`, `speciesName`, `subject_id`."""
+    parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)
+    return any(part.lower() in words for part in parts)

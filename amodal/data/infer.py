@@ -1,0 +1,167 @@
+"""Look at data that nobody described: find its records, decide what each column is, measure the fields; write dataset.toml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from amodal import modalities
+from amodal.core import AmodalError
+from amodal.data import decide, readers, schema
+from amodal.data.dataset import Dataset
+from amodal.data.decide import Verdict
+from amodal.data.locate import locate
+from amodal.data.measure import SAMPLES, measured, spread
+from amodal.data.readers import Reader
+from amodal.data.report import Report
+from amodal.data.schema import Field, Label, Schema
+from amodal.modalities import Modality
+
+HEAD = """What this dataset is, written by `amodal init`. Edit freely, an unknown key is an error:
+[fields.NAME] is what an encoder sees, [labels.NAME] is for evaluation only; a column may be moved from one to the other.
+Delete a parameter of a field to have it measured again."""
+
+
+def infer(path: str | Path, *, name: str = "") -> Dataset:
+    """The records in a folder or file, their schema guessed. Raises AmodalError if there is nothing that can be read."""
+    return _look(Path(path), name)[0]
+
+
+def init(path: str | Path, *, force: bool = False) -> Report:
+    """Guess the schema of a folder or file, write it to dataset.toml beside the data, and report what was found.
+
+    Raises AmodalError if there is a dataset.toml already and not `force`.
+    """
+    path = Path(path)
+    toml = (readers.exists(path) if path.is_dir() else readers.exists(path).parent) / "dataset.toml"
+    if toml.exists() and not force:
+        raise AmodalError(f"{toml} is there already. Edit it, or write it anew with --force (in Python: init(path, force=True)).")
+    dataset, verdicts = _look(path)
+    text = schema.dumps(dataset.schema, {"": HEAD} | _comments(dataset, verdicts))
+    part = toml.with_suffix(".toml.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(toml)
+    return Report.of(dataset, verdicts, toml)
+
+
+def infer_arrays(columns: Mapping[str, Sequence], *, name: str = "", fields: Mapping[str, str | Modality] | None = None) -> Dataset:
+    """Values in memory as a dataset. fields: column -> modality, where it shall not be guessed."""
+    verdicts = _decide(readers.Arrays(columns))
+    key = next((column for column, verdict in verdicts.items() if verdict.role == "key"), "")
+    return _assemble(readers.Arrays(columns, key), verdicts, Schema({}, name=name), None, fields or {})
+
+
+def _look(path: Path, name: str = "") -> tuple[Dataset, dict[str, Verdict]]:
+    root, records = locate(readers.exists(path))
+    paths = readers.find(root, records)
+    reader = readers.open_records(paths, None, decide.kinds())
+    verdicts = _decide(reader)
+    key = next((column for column, verdict in verdicts.items() if verdict.role == "key"), "")
+    if key:
+        reader = readers.open_records(paths, None, decide.kinds(), key)
+    base = Schema({}, records=records, name=name or path.resolve().stem, key=key)
+    return _assemble(reader, verdicts, base, path, {}), verdicts
+
+
+def _decide(reader: Reader) -> dict[str, Verdict]:
+    """What each column is; of several keys the first that is called one."""
+    verdicts = {column: _verdict(reader, column) for column in reader.columns}
+    keys = [column for column, verdict in verdicts.items() if verdict.role == "key"]
+    best = next((k for k in keys if decide.is_key_name(k)), keys[0] if keys else None)
+    for column in keys:
+        if column != best:
+            verdicts[column] = Verdict("out", why=f"another id beside {best!r}")
+    return verdicts
+
+
+def _verdict(reader: Reader, column: str) -> Verdict:
+    if isinstance(reader, readers.Files) and column in reader.where:
+        endings = reader.where[column].suffixes
+        if set(endings) <= decide.NUMPY:
+            return decide.column(column, _some(reader, column)[:20], list)
+        return Verdict("field", decide.kinds()[Path("x" + endings[0]).suffix], decide.FILES)
+    if isinstance(reader, readers.Files) and column in ("folder", "subfolder"):
+        distinct = len(set(reader.cells(column)) - {None})
+        return Verdict("label", "category", f"{distinct} sub-folders") if distinct > 1 else Verdict("out", why="one folder only")
+    return decide.column(column, _some(reader, column), lambda: reader.cells(column), reader.base)
+
+
+def _some(reader: Reader, column: str) -> list:
+    """Up to SAMPLES cells that are not empty, from all over the data."""
+    cells = [reader.get(int(i), column) for i in spread(len(reader.keys), SAMPLES)]
+    if all(cell is None for cell in cells):
+        have = reader.present(column).nonzero()[0]
+        cells = [reader.get(int(i), column) for i in have[spread(len(have), SAMPLES)]]
+    # Lists that a table holds were made arrays for speed; here it matters that they are lists: not pictures, say.
+    listed = isinstance(reader, readers.Table)
+    cells = [cell.tolist() if listed and isinstance(cell, np.ndarray) else cell for cell in cells]
+    return [cell for cell in cells if cell is not None and not (isinstance(cell, str) and not cell)]
+
+
+def _assemble(reader: Reader, verdicts: dict[str, Verdict], base: Schema, path: Path | None, chosen: Mapping) -> Dataset:
+    """The schema that follows from the verdicts, opened and measured."""
+    for column in chosen:
+        reader.check(column)
+    fields: dict[str, Field] = {}
+    for column, verdict in verdicts.items():
+        if column in chosen:
+            kind = chosen[column]
+            given = None if not isinstance(kind, str) else ()
+            fields[_field_name(column)] = Field(modalities.make(kind) if isinstance(kind, str) else kind, _other(column), given=given)
+        elif verdict.role == "field":
+            fields[_field_name(column)] = _field(reader, column, verdict)
+    cells = [column for column, verdict in verdicts.items() if verdict.role == "cell" and column not in chosen]
+    if cells:
+        name = next(n for n in ("table", "cells", "numbers") if n not in fields and n not in reader.columns)
+        fields[name] = Field(modalities.make("table", columns=cells), given=("columns",))
+    if not fields:
+        raise AmodalError("no usable field: nothing here is a kind of data that can be learnt from.\n" + _why_not(verdicts))
+    labels = {c: Label(v.kind, v.unit) for c, v in verdicts.items() if v.role == "label" and c not in chosen}
+    split = next((c for c, v in verdicts.items() if v.role == "split"), "")
+    return measured(Dataset(reader, replace(base, fields=fields, labels=labels, split=split), path))
+
+
+def _field(reader: Reader, column: str, verdict: Verdict) -> Field:
+    modality = modalities.make(verdict.kind)
+    suffix: tuple[str, ...] = ()
+    within = ""
+    if isinstance(reader, readers.Files) and column in reader.where:
+        where = reader.where[column]
+        shared = sum(w.suffixes != where.suffixes and decide.kinds().get(Path("x" + w.suffixes[0]).suffix) == verdict.kind
+                     for w in reader.where.values())  # fmt: skip
+        suffix = where.suffixes if shared or not set(where.suffixes) <= modality.suffixes else ()
+        within = where.within
+    return Field(modality, _other(column), suffix, within, given=())
+
+
+def _field_name(column: str) -> str:
+    """A name that can stand in `image:2` and on a command line."""
+    name = column.removeprefix("json.").replace(":", "_").strip()
+    return f"{name}_" if name == "fused" else name
+
+
+def _other(column: str) -> str:
+    return "" if _field_name(column) == column else column
+
+
+def _why_not(verdicts: dict[str, Verdict]) -> str:
+    lines = [f"  {column}: {verdict.why if verdict.role == 'out' else f'a {verdict.role}'}" for column, verdict in verdicts.items()]
+    return "\n".join(lines[:20]) + "\nIf one of them is a field all the same, say so in dataset.toml: [fields.NAME] modality = ..."
+
+
+def _comments(dataset: Dataset, verdicts: dict[str, Verdict]) -> dict[str, str]:
+    comments = {f"labels.{name}": verdicts[name].why for name in dataset.labels if name in verdicts}
+    groups = [name for name in dataset.labels if decide.is_group_name(name)]
+    if groups and not dataset.schema.split:
+        comments["split_by"] = "\n".join(f'split_by = "{name}"  # keeps each {name} in one part of the split' for name in groups)
+    left = [f"{column}: {v.why}" for column, v in verdicts.items() if v.role == "out"]
+    if left:
+        comments[""] = HEAD + "\nLeft out: " + "; ".join(left)
+    comments |= {f"fields.{name}": v.why for name, v in verdicts.items() if v.role == "field" and "modality =" in v.why}
+    for name, modality in dataset.fields.items():
+        if type(modality).__name__ == "Table" and isinstance(dataset.columns[name], tuple):
+            comments[f"fields.{name}"] = "single numbers, read together; columns can be taken out or, from the labels, added"
+    return comments

@@ -1,0 +1,87 @@
+"""`amodal.data.open`: a dataset from whatever names one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from amodal import modalities
+from amodal.core import AmodalError
+from amodal.data import decide, readers, schema
+from amodal.data.dataset import Dataset
+from amodal.data.infer import infer, infer_arrays
+from amodal.data.measure import measured
+from amodal.data.readers import Where
+from amodal.modalities import Modality
+
+BUNDLED = Path(__file__).parent / "bundled"
+
+
+def bundled() -> list[str]:
+    """The names of the datasets that come with the package."""
+    return sorted(folder.name for folder in BUNDLED.iterdir() if (folder / "dataset.toml").exists()) if BUNDLED.is_dir() else []
+
+
+def open_dataset(source, *, name: str = "", fields: Mapping[str, str | Modality] | None = None) -> Dataset:
+    """A dataset from
+    - a folder, a table (CSV, TSV, JSONL, JSON, Parquet), a .tar, a saved Hugging Face dataset, or a packed folder;
+      as its dataset.toml says if it has one, otherwise as it looks (see `amodal.data.init`);
+    - the name of a bundled one: "globe", "digits";
+    - a dict of lists, arrays or tensors of one length; fields: column -> modality (a name, or made), where it shall not be guessed;
+    - a Dataset, which is returned as it is.
+
+    Raises AmodalError: nothing there (with the nearest names), nothing that can be read, or a dataset.toml with a mistake.
+    """
+    if isinstance(source, Dataset):
+        return source
+    if isinstance(source, Mapping):
+        return infer_arrays(source, name=name, fields=fields)
+    if fields:
+        raise AmodalError("`fields` is for values in memory. For data on disk write them into its dataset.toml.")
+    path = Path(source)
+    if not path.exists() and str(source) in bundled():
+        path = BUNDLED / str(source)
+    readers.exists(path, bundled())
+    toml = _toml(path)
+    return from_toml(toml, name=name) if toml else infer(path, name=name)
+
+
+def from_toml(path: str | Path, *, name: str = "") -> Dataset:
+    """The dataset that a dataset.toml describes; parameters that it leaves open are measured."""
+    path = Path(path)
+    described = schema.load(path)
+    try:
+        paths = readers.find(path.parent, described.records)
+        reader = readers.open_records(paths, _where(described), decide.kinds(), described.key)
+        dataset = Dataset(reader, described, path.parent, name or described.name or path.resolve().parent.name)
+    except AmodalError as error:
+        raise AmodalError(f"{path}: {error}") from error
+    return measured(dataset)
+
+
+def _toml(path: Path) -> Path | None:
+    """The dataset.toml that describes this folder or this file, if there is one."""
+    if path.suffix == ".toml":
+        return path
+    toml = (path if path.is_dir() else path.parent) / "dataset.toml"
+    if not toml.exists():
+        return None
+    if path.is_dir() or any(found.resolve() == path.resolve() for found in _named(toml)):
+        return toml
+    return None
+
+
+def _named(toml: Path) -> list[Path]:
+    try:
+        return readers.find(toml.parent, schema.load(toml).records)
+    except AmodalError:  # it describes other data, and cannot even find that
+        return []
+
+
+def _where(described: schema.Schema) -> dict[str, Where]:
+    """The files of each field, for data that is files."""
+    return {
+        name: Where(field.suffix or tuple(sorted(field.modality.suffixes)), field.within)
+        for name, field in described.fields.items()
+        if not field.column and not modalities.config(field.modality).get("columns")
+    }

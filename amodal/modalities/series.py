@@ -1,0 +1,302 @@
+"""Time series of named channels: irregular length, missing samples."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pyarrow.csv
+import torch
+from torch import Tensor, nn
+
+from amodal.core import AmodalError, Column, Ragged, Tokens
+from amodal.core.errors import nearest
+from amodal.modalities import _draw, _ragged
+from amodal.modalities._base import (
+    BadValue,
+    Raw,
+    as_number,
+    build,
+    check_view,
+    decodable,
+    is_numpy,
+    listed,
+    load_numpy,
+    moments,
+    read_bytes,
+    tidy,
+)
+
+CROPS = {"weak": (0.8, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.5)}  # share of the length
+CLOCKS = ("time", "timestamp", "seconds", "t", "date", "datetime", "index")
+
+
+@dataclass(frozen=True)
+class Series:
+    """A value is (t, C) float32, NaN where a sample is missing; steps come first, channels second.
+
+    channels: their names, in order; rate: steps a second, 0 if unknown or not in time; units: of each channel, for
+    people; patch: steps in a token; max_steps: what is longer is cut off;
+    mean, std: of each channel, measured by `infer`.
+    """
+
+    channels: tuple[str, ...] = ("value",)
+    rate: float = 0.0
+    units: tuple[str, ...] = ()
+    patch: int = 1
+    max_steps: int = 1024
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    suffixes: ClassVar[frozenset[str]] = frozenset({".csv", ".tsv", ".npy", ".npz"})
+
+    def __post_init__(self):
+        if not self.channels or len(set(self.channels)) < len(self.channels):
+            raise AmodalError(f"series.channels must be one or more different names, got {list(self.channels)}")
+        for name in ("units", "mean", "std"):
+            if len(getattr(self, name)) not in (0, len(self.channels)):
+                raise AmodalError(
+                    f"series.{name} has {len(getattr(self, name))} entries for {len(self.channels)} channels"
+                )
+        if self.patch < 1 or self.max_steps < 1:
+            raise AmodalError(
+                f"a series needs patch and max_steps of at least 1, got {self.patch} and {self.max_steps}"
+            )
+
+    @classmethod
+    def infer(cls, samples: Sequence[Raw], **given) -> Series:
+        """Channels: the numeric columns, in the order of the first sample, without a clock; rate: from the clock if
+        there is one; patch: so that the usual sample makes at most 32 tokens; mean and std."""
+        tables, first = [], None
+        for raw in samples:
+            try:
+                tables.append(_read(raw))
+            except BadValue as error:
+                first = first or error
+        if not tables:
+            raise first or BadValue("no samples to look at")
+        measured = {"channels": _channels(tables)}
+        lengths = [_length(t) for t in tables]
+        measured["patch"] = max(1, -(-int(np.median(lengths)) // 32))
+        measured["max_steps"] = min(32768, max(lengths) * 5 // 4 + 1)
+        if rates := [r for t in tables if isinstance(t, dict) and (r := _rate(t))]:
+            measured["rate"] = tidy(float(np.median(rates)))
+        series = build(cls, measured | given)
+        mean, std = moments(np.concatenate(decodable(series, samples)))
+        return replace(series, mean=series.mean or mean, std=series.std or std)
+
+    def decode(self, raw: Raw) -> np.ndarray:
+        """(t, C) float32 from .csv, .tsv, .npy, .npz (path or bytes), a dict name -> samples, an array or lists (steps,
+        channels), or (steps,) of one channel. A named channel that is absent is missing; one too many is passed
+        over."""
+        table = _read(raw)
+        values = self._by_name(table) if isinstance(table, dict) else self._by_place(table)
+        if not np.isfinite(values).any():
+            raise BadValue("every sample is missing" if values.size else "no samples")
+        return values[: self.max_steps]
+
+    def _by_name(self, table: Mapping[str, np.ndarray]) -> np.ndarray:
+        present = [c for c in self.channels if c in table]
+        if not present:
+            close = [c for name in self.channels for c in nearest(name, table)]
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise BadValue(f"none of the channels {listed(self.channels)}; it has {listed(table) or 'nothing'}{hint}")
+        values = np.full((_length(table), len(self.channels)), np.nan, dtype=np.float32)
+        for i, name in enumerate(self.channels):
+            if name in table:
+                values[:, i] = _numbers(table[name], name)
+        return values
+
+    def _by_place(self, array: np.ndarray) -> np.ndarray:
+        count = len(self.channels)
+        if array.ndim == 1 and count == 1:
+            array = array[:, None]
+        if array.ndim != 2 or array.shape[1] != count:
+            turned = "; transpose it" if array.ndim == 2 and array.shape[0] == count else ""
+            raise BadValue(f"shape {array.shape}, expected (steps, {count} channel{'s' * (count > 1)}){turned}")
+        return _numbers(array, "array")
+
+    def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
+        """weak: 80-100 % of the steps, noise of .02 deviations; strong: 50-100 %, noise of .1, each channel scaled by
+        about ±10 % around its mean and one in five silenced; local: 20-50 %, noise of .1 (Um et al., 2017)."""
+        check_view(view)
+        if view == "plain":
+            return value
+        out = value[_ragged.crop(len(value), *CROPS[view], rng, least=self.patch)]
+        mean, std = (np.asarray(s, dtype=np.float32) for s in self.scale())
+        noise = rng.standard_normal(out.shape, dtype=np.float32)
+        out = out + noise * std * np.float32(0.02 if view == "weak" else 0.1)
+        if view == "strong":
+            out = mean + (out - mean) * rng.normal(1, 0.1, len(mean)).astype(np.float32)
+            silent = rng.random(len(mean)) < 0.2
+            if np.isfinite(out[:, ~silent]).any():
+                out[:, silent] = np.nan
+        return out if np.isfinite(out).any() else value
+
+    def collate(self, values: Sequence[np.ndarray]) -> Ragged:
+        """flat (sum of steps, C) float32."""
+        return _ragged.ragged(values, np.zeros((0, len(self.channels)), dtype=np.float32))
+
+    def scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of each channel; 0 and 1 where they were not measured."""
+        return self.mean or (0.0,) * len(self.channels), self.std or (1.0,) * len(self.channels)
+
+    def patches(self, series: Ragged) -> tuple[Tensor, Tensor]:
+        """(T, patch * C) standardised, NaN where a sample is missing or past the end, and the number of patches
+        (N,)."""
+        mean, std = (series.flat.new_tensor(s) for s in self.scale())
+        tiles, counts_N = _ragged.patches(Ragged((series.flat - mean) / std, series.lengths), self.patch, torch.nan)
+        return tiles.flatten(1), counts_N
+
+    def tokenizer(self, width: int) -> SeriesTokenizer:
+        return SeriesTokenizer(self, width)
+
+    def targets(self, series: Ragged) -> Tensor:
+        """(T, patch * C) standardised samples, NaN where one is missing: it does not count."""
+        return self.patches(series)[0]
+
+    def predictor(self, width: int) -> nn.Linear:
+        return nn.Linear(width, self.patch * len(self.channels))
+
+    def token_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """(t,) squared error in deviations of the channel. Not normalised within the patch: the level is what is
+        measured."""
+        from amodal.objectives.reconstruction import masked_mse
+
+        return masked_mse(prediction, target, normalise=False)
+
+    def show(self, value: np.ndarray) -> np.ndarray:
+        """Curves in deviations of their channel, gaps where samples are missing."""
+        mean, std = (np.asarray(s, dtype=np.float32) for s in self.scale())
+        return _draw.curves((value - mean) / std, self.channels)
+
+    def describe(self, value: np.ndarray) -> str:
+        missing = np.isnan(value).mean()
+        time = f" ({len(value) / self.rate:.3g} s)" if self.rate else ""
+        gaps = f", {missing:.0%} missing" if missing else ""
+        return f"{len(value)} steps{time} of {len(self.channels)} channel{'s' * (len(self.channels) > 1)}{gaps}"
+
+
+class SeriesTokenizer(nn.Module):
+    """A linear map of the samples of a time patch and of which of them are there; a missing sample counts as the
+    mean."""
+
+    def __init__(self, series: Series, width: int):
+        super().__init__()
+        self.series = series
+        self.project = nn.Linear(2 * series.patch * len(series.channels), width)
+
+    def forward(self, column: Column, name: str, size: int) -> Tokens:
+        """Positions (number of the patch, 0, 0)."""
+        patches, counts = self.series.patches(column.values)
+        present = (~patches.isnan()).to(patches.dtype)
+        position = nn.functional.pad(_ragged.steps(counts).float()[:, None], (0, 2))
+        x = self.project(torch.cat([patches.nan_to_num(), present], 1))
+        return Tokens.of(x, column.rows, counts, position, name, size)
+
+
+Table = dict[str, np.ndarray] | np.ndarray
+
+
+def _read(raw: Raw) -> Table:
+    """Columns by name, or an array whose columns have no names."""
+    if isinstance(raw, (Path, str, bytes)):
+        tabs = not isinstance(raw, bytes) and Path(raw).suffix.lower() == ".tsv"
+        data = read_bytes(raw)
+        raw = load_numpy(data) if is_numpy(data) else _from_csv(data, "\t" if tabs else None)
+    if isinstance(raw, Mapping):
+        columns = {str(name): np.atleast_1d(_array(column)) for name, column in raw.items()}
+        if len({c.shape for c in columns.values()}) > 1 or any(c.ndim != 1 for c in columns.values()):
+            shapes = (f"{n}: {len(c) if c.ndim == 1 else c.shape}" for n, c in columns.items())
+            raise BadValue(f"channels of different length ({listed(shapes)})")
+        return columns
+    if isinstance(raw, (np.ndarray, list, tuple)):
+        array = _array(raw)
+        if array.dtype.names:
+            return {name: array[name] for name in array.dtype.names}
+        return array
+    raise BadValue(
+        f"a {type(raw).__name__} is not a series: expected a path, bytes, an array, lists, or a dict of lists"
+    )
+
+
+def _array(raw) -> np.ndarray:
+    try:
+        return np.asarray(raw)
+    except ValueError:
+        raise BadValue("steps with different numbers of channels") from None
+
+
+def _from_csv(data: bytes, delimiter: str | None) -> Table:
+    """A table with a header, or without one if its first line is all numbers."""
+    head = data[:4096].decode("utf-8", "replace").lstrip("\ufeff").split("\n", 1)[0].strip()
+    delimiter = delimiter or max(",;\t", key=head.count)
+    bare = all(_is_number(cell) for cell in head.split(delimiter))
+    try:
+        table = pyarrow.csv.read_csv(
+            io.BytesIO(data),
+            pyarrow.csv.ReadOptions(use_threads=False, autogenerate_column_names=bare),
+            pyarrow.csv.ParseOptions(delimiter=delimiter),
+        )
+    except pyarrow.ArrowInvalid as error:
+        raise BadValue(f"not a table of text: {str(error).splitlines()[0]}") from None
+    columns = {name.strip(): table[name].to_numpy() for name in table.column_names}
+    return np.stack([_numbers(c, n) for n, c in columns.items()], 1) if bare else columns
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return bool(cell.strip()) and float(cell) is not None
+    except ValueError:
+        return False
+
+
+def _numbers(array: np.ndarray, name: str) -> np.ndarray:
+    """float32 of the same shape, NaN for what is missing or infinite."""
+    try:
+        if array.dtype.kind not in "biuf":
+            array = np.array([as_number(cell) for cell in array.ravel()]).reshape(array.shape)
+    except ValueError as error:
+        raise BadValue(f"{name}: {error}") from None
+    with np.errstate(over="ignore"):
+        values = array.astype(np.float32)
+    return np.where(np.isfinite(values), values, np.float32(np.nan))
+
+
+def _length(table: Table) -> int:
+    return len(next(iter(table.values()), ())) if isinstance(table, dict) else len(table)
+
+
+def _channels(tables: Sequence[Table]) -> tuple[str, ...]:
+    named = [t for t in tables if isinstance(t, dict)]
+    if not named:
+        count = tables[0].shape[1] if tables[0].ndim == 2 else 1
+        return tuple(f"c{i}" for i in range(count)) if count > 1 else ("value",)
+    numeric = []
+    for name in dict.fromkeys(name for table in named for name in table):
+        try:
+            seen = np.concatenate([_numbers(t[name], name) for t in named if name in t])
+        except BadValue:
+            continue
+        if name.lower() not in CLOCKS and np.isfinite(seen).any():
+            numeric.append(name)
+    if not numeric:
+        raise BadValue(f"no column of numbers among {listed(named[0])}")
+    return tuple(numeric)
+
+
+def _rate(table: Mapping[str, np.ndarray]) -> float:
+    """Steps a second by a column of seconds, 0 without one."""
+    for name in table:
+        if (
+            name.lower() in ("time", "timestamp", "seconds", "t")
+            and table[name].dtype.kind in "iuf"
+            and len(table[name]) > 1
+        ):
+            step = float(np.median(np.diff(table[name].astype(np.float64))))
+            return 1 / step if step > 0 else 0.0
+    return 0.0

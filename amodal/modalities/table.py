@@ -1,0 +1,265 @@
+"""A row of a table: numeric, categorical and missing cells."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from amodal.core import AmodalError, Column, Tokens, unknown
+from amodal.core.errors import nearest
+from amodal.modalities import _draw
+from amodal.modalities._base import (
+    BadValue,
+    Raw,
+    as_number,
+    build,
+    check_view,
+    decodable,
+    is_missing,
+    listed,
+    moments,
+    read_bytes,
+)
+
+MOST_CATEGORIES = 256
+DROPPED = {"weak": 0.1, "strong": 0.3, "local": 0.65}  # share of the cells
+
+
+@dataclass(frozen=True)
+class Table:
+    """A value is (C,) float32: the number, or the code of the category, NaN where a cell is missing. A category that is
+    not listed has the code after the last ("other"). One token for each cell that is there.
+
+    columns: their names, in order; categories: name -> the values of a categorical column, all others are numeric;
+    mean, std: of each column, measured by `infer` (0 and 1 for categorical ones);
+    frequencies: of a periodic embedding of numbers, learnt for each column (Gorishniy et al., 2022); 0: linear alone.
+    """
+
+    columns: tuple[str, ...] = ("value",)
+    categories: dict[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    frequencies: int = 0
+
+    suffixes: ClassVar[frozenset[str]] = frozenset({".json"})
+
+    def __post_init__(self):
+        if not self.columns or len(set(self.columns)) < len(self.columns):
+            raise AmodalError(f"table.columns must be one or more different names, got {list(self.columns)}")
+        for name in self.categories:
+            if name not in self.columns:
+                raise unknown(
+                    "column of this table", name, self.columns, "It has categories but is not among the columns."
+                )
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) not in (0, len(self.columns)):
+                raise AmodalError(
+                    f"table.{name} has {len(getattr(self, name))} numbers for {len(self.columns)} columns"
+                )
+
+    @classmethod
+    def infer(cls, samples: Sequence[Raw], **given) -> Table:
+        """Columns in the order in which they turn up; a column is numeric if all its cells are; else its categories are
+        the cells seen, the commonest 256 of them; mean and std."""
+        rows, first = [], None
+        for raw in samples:
+            try:
+                rows.append(_read(raw, tuple(given.get("columns", ()))))
+            except BadValue as error:
+                first = first or error
+        if not rows:
+            raise first or BadValue("no samples to look at")
+        columns = tuple(given.get("columns") or dict.fromkeys(name for row in rows for name in row))
+        cells = {c: [row[c] for row in rows if not is_missing(row.get(c))] for c in columns}
+        categories = {c: _categories(seen) for c, seen in cells.items() if not all(map(_is_number, seen))}
+        table = build(cls, {"columns": columns, "categories": categories} | given)
+        mean, std = moments(np.stack(decodable(table, samples)))
+        numeric = table.numeric()
+        mean, std = (tuple(m if n else d for m, n in zip(ms, numeric)) for ms, d in ((mean, 0.0), (std, 1.0)))
+        return replace(table, mean=table.mean or mean, std=table.std or std)
+
+    def numeric(self) -> tuple[bool, ...]:
+        """Which columns hold numbers."""
+        return tuple(c not in self.categories for c in self.columns)
+
+    def sizes(self) -> tuple[int, ...]:
+        """How many codes each column has, "other" included; 0 for numeric ones."""
+        return tuple(len(self.categories[c]) + 1 if c in self.categories else 0 for c in self.columns)
+
+    def decode(self, raw: Raw) -> np.ndarray:
+        """(C,) float32 from a dict name -> cell (also as JSON: Path or bytes), a list or array in the order of
+        `columns`, or, of a single column, its cell. Columns that the field does not have are passed over, absent ones
+        are missing."""
+        row = _read(raw, self.columns)
+        if not any(c in row for c in self.columns):
+            close = [c for name in self.columns for c in nearest(name, row)]
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise BadValue(f"none of the columns {listed(self.columns)}; it has {listed(row) or 'nothing'}{hint}")
+        value = np.array([self._cell(c, row.get(c)) for c in self.columns], dtype=np.float32)
+        if np.isnan(value).all():
+            raise BadValue("every cell is missing")
+        return value
+
+    def _cell(self, column: str, cell: Any) -> float:
+        if column in self.categories:
+            if is_missing(cell):
+                return float("nan")
+            codes = self.categories[column]
+            return codes.index(_category(cell)) if _category(cell) in codes else len(codes)
+        try:
+            return as_number(cell)
+        except ValueError:
+            raise BadValue(f"{column}: {cell!r} is not a number") from None
+
+    def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
+        """weak: a tenth of the cells dropped, noise of .02 deviations on numbers; strong: three tenths and .1; local:
+        two thirds and .1 (subsets of columns as views: Ucar et al., SubTab, 2021). One cell stays at least."""
+        check_view(view)
+        if view == "plain":
+            return value
+        std, numeric = np.asarray(self.scale()[1], dtype=np.float32), np.array(self.numeric())
+        noise = rng.standard_normal(len(value), dtype=np.float32) * std * np.float32(0.02 if view == "weak" else 0.1)
+        luck = np.where(np.isnan(value), 1, rng.random(len(value)))  # a cell that is missing has no luck
+        kept = luck < max(1 - DROPPED[view], np.nextafter(luck.min(), 2))
+        return np.where(kept, value + np.where(numeric, noise, 0), np.nan).astype(np.float32)
+
+    def collate(self, values: Sequence[np.ndarray]) -> Tensor:
+        """(N, C) float32."""
+        return torch.from_numpy(np.stack(values)) if values else torch.zeros(0, len(self.columns))
+
+    def scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of each column; 0 and 1 where they were not measured."""
+        return self.mean or (0.0,) * len(self.columns), self.std or (1.0,) * len(self.columns)
+
+    def standardised(self, values_NC: Tensor) -> Tensor:
+        """(N, C): numbers in deviations from their mean, codes as they are."""
+        mean, std = (values_NC.new_tensor(s) for s in self.scale())
+        numeric = torch.tensor(self.numeric(), device=values_NC.device)
+        return torch.where(numeric, (values_NC - mean) / std, values_NC)
+
+    def tokenizer(self, width: int) -> TableTokenizer:
+        return TableTokenizer(self, width)
+
+    def targets(self, values_NC: Tensor) -> Tensor:
+        """(T, 2): the column of each cell that is there, and its standardised number or its code."""
+        row, column = (~values_NC.isnan()).nonzero(as_tuple=True)
+        return torch.stack([column.to(values_NC.dtype), self.standardised(values_NC)[row, column]], 1)
+
+    def predictor(self, width: int) -> nn.Linear:
+        """A number for each column, then the logits of each categorical column's codes."""
+        return nn.Linear(width, len(self.columns) + sum(self.sizes()))
+
+    def token_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """(t,) squared error of a number in deviations, cross-entropy of a code among those of its column."""
+        from amodal.objectives.reconstruction import masked_cross_entropy, masked_mse
+
+        column_t, (numbers, logits) = target[:, 0].long(), prediction.split([len(self.columns), sum(self.sizes())], 1)
+        number_t = numbers.gather(1, column_t[:, None])
+        loss = masked_mse(number_t, target[:, 1:], normalise=False)
+        sizes = torch.tensor(self.sizes(), device=target.device)
+        coded = sizes[column_t].nonzero().squeeze(1)
+        owner = torch.repeat_interleave(torch.arange(len(sizes), device=target.device), sizes)
+        foreign = owner != column_t[coded, None]
+        code = target[coded, 1].long() + (sizes.cumsum(0) - sizes)[column_t[coded]]
+        entropy = masked_cross_entropy(logits[coded].masked_fill(foreign, -torch.inf), code)
+        return loss.index_put((coded,), entropy.to(loss.dtype))
+
+    def cells(self, value: np.ndarray) -> dict[str, str]:
+        """name -> cell as a person would write it, without the missing ones."""
+        present = {c: v for c, v in zip(self.columns, value.tolist()) if not np.isnan(v)}
+        return {c: self._category_of(c, v) if c in self.categories else f"{v:.6g}" for c, v in present.items()}
+
+    def _category_of(self, column: str, code: float) -> str:
+        names = self.categories[column]
+        return names[int(code)] if code < len(names) else "(other)"
+
+    def show(self, value: np.ndarray) -> np.ndarray:
+        return _draw.page("\n".join(f"{c}: {v}" for c, v in self.cells(value).items()))
+
+    def describe(self, value: np.ndarray) -> str:
+        return listed(f"{c}={v}" for c, v in self.cells(value).items())
+
+
+class TableTokenizer(nn.Module):
+    """One token for each cell: a number times its column's vector plus its column's bias, or its category's vector plus
+    the bias (Gorishniy et al., FT-Transformer, 2021, section 3.3)."""
+
+    def __init__(self, table: Table, width: int):
+        super().__init__()
+        self.table = table
+        columns, features = len(table.columns), 1 + 2 * table.frequencies
+        self.weight = nn.Parameter(torch.empty(columns, features, width).uniform_(-1, 1) / (width * features) ** 0.5)
+        self.bias = nn.Parameter(torch.empty(columns, width).uniform_(-1, 1) / width**0.5)
+        self.frequency = nn.Parameter(torch.randn(columns, table.frequencies))
+        self.embed = nn.Embedding(max(1, sum(table.sizes())), width)
+        nn.init.uniform_(self.embed.weight, -(width**-0.5), width**-0.5)
+
+    def forward(self, column: Column, name: str, size: int) -> Tokens:
+        """Positions (number of the column, 0, 0)."""
+        values_NC, sizes = column.values, torch.tensor(self.table.sizes(), device=column.values.device)
+        present = ~values_NC.isnan()
+        number_NC1 = self.table.standardised(values_NC).nan_to_num().unsqueeze(2)
+        angle = 2 * torch.pi * self.frequency * number_NC1
+        x_NCD = torch.einsum("ncf,cfd->ncd", torch.cat([number_NC1, angle.sin(), angle.cos()], 2), self.weight)
+        if sizes.any():
+            code_NC = values_NC.nan_to_num().long().clamp(min=0).minimum((sizes - 1).clamp(min=0)) + (
+                sizes.cumsum(0) - sizes
+            )
+            code_NC = code_NC.clamp(max=self.embed.num_embeddings - 1)  # of numeric columns, whose codes mean nothing
+            x_NCD = torch.where((sizes > 0)[:, None], self.embed(code_NC), x_NCD)
+        row, cell = present.nonzero(as_tuple=True)
+        position = nn.functional.pad(cell.float()[:, None], (0, 2))
+        return Tokens.of((x_NCD + self.bias)[row, cell], column.rows, present.sum(1), position, name, size)
+
+
+def _read(raw: Raw, columns: Sequence[str]) -> Mapping[str, Any]:
+    """A row as name -> cell. columns: names for cells that have none; () makes some up."""
+    if isinstance(raw, (Path, bytes)):
+        try:
+            raw = json.loads(read_bytes(raw))
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, BadValue):
+                raise
+            raise BadValue(f"not JSON: {error}") from None
+    if isinstance(raw, Mapping):
+        return {str(name): _plain(cell, name) for name, cell in raw.items()}
+    if not isinstance(raw, (list, tuple, np.ndarray)):
+        raw = [raw]
+    cells = raw.ravel().tolist() if isinstance(raw, np.ndarray) else list(raw)
+    columns = columns or ([f"c{i}" for i in range(len(cells))] if len(cells) != 1 else ["value"])
+    if len(cells) != len(columns):
+        raise BadValue(f"{len(cells)} cells for {len(columns)} columns")
+    return {name: _plain(cell, name) for name, cell in zip(columns, cells)}
+
+
+def _plain(cell: Any, name: str) -> Any:
+    if isinstance(cell, np.generic):
+        cell = cell.item()
+    if isinstance(cell, (list, tuple, dict, set, np.ndarray)):
+        raise BadValue(f"{name}: a cell must be a number, a text or missing, got a {type(cell).__name__}")
+    return cell
+
+
+def _is_number(cell: Any) -> bool:
+    try:
+        return not isinstance(cell, bool) and as_number(cell) is not None
+    except ValueError:
+        return False
+
+
+def _category(cell: Any) -> str:
+    """The name of a category: 3.0 is "3", as a column of whole numbers with gaps comes back as floats."""
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
+
+
+def _categories(cells: Sequence[Any]) -> tuple[str, ...]:
+    """The commonest, in alphabetical order."""
+    return tuple(sorted(name for name, _ in Counter(map(_category, cells)).most_common(MOST_CATEGORIES)))

@@ -1,0 +1,29 @@
+"""What all tests share."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes on two cores: threads would only wait for each other
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+torch.set_num_threads(1)
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220), "yellow": (230, 220, 40)}
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A folder as a user makes it: 80 pictures in sub-folders by colour, two thirds of them with a caption."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for i in range(80):
+        name = list(COLOURS)[i % 4]
+        (root / name).mkdir(exist_ok=True)
+        noise = rng.normal(0, 25, (20, 24, 3)) + COLOURS[name]
+        Image.fromarray(noise.clip(0, 255).astype(np.uint8)).save(root / name / f"{i:03d}.png")
+        if i % 3:
+            (root / name / f"{i:03d}.txt").write_text(f"a {name} picture, number {i}")
+    return root

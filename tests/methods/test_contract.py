@@ -1,0 +1,207 @@
+"""Every method keeps the contract of `amodal.methods._contract`, with every kind of data and any of it missing."""
+
+import inspect
+import re
+
+import pytest
+import torch
+import torch.multiprocessing as spawn
+
+from amodal import data, methods
+from amodal.core import Batch, Column
+from amodal.methods._contract import Clock
+from amodal.nn import config as encoder_config
+from amodal.train import distributed
+from amodal.train.loop import Schedule, train
+from amodal.train.step import gradients, total
+from amodal.train.watch import Watch
+from tests.methods.bench import SENSES, batch, fields, method, raw
+
+each_method = pytest.mark.parametrize("name", methods.names())
+
+
+def gradient(m) -> dict[str, torch.Tensor]:
+    return {n: p.grad.clone() for n, p in m.named_parameters() if p.grad is not None and p.numel()}
+
+
+def assert_same_gradient(one: dict, other: dict, tolerance: float = 2e-5) -> None:
+    largest = max(g.abs().max() for g in one.values())
+    for n in one.keys() | other.keys():
+        a, b = (g.get(n, torch.zeros(())) for g in (one, other))
+        assert (a - b).abs().max() <= tolerance * largest, n
+
+
+@each_method
+def test_losses_are_finite_and_each_term_reaches_the_encoder(name):
+    m = method(name)
+    for term in m.losses(m.features(batch(m.views))):
+        m.zero_grad()
+        loss = m.losses(m.features(batch(m.views)))[term]
+        assert loss.isfinite() and loss.dim() == 0
+        loss.backward()
+        assert sum(float(p.grad.abs().sum()) for p in m.encoder.parameters() if p.grad is not None) > 0, term
+
+
+@each_method
+@pytest.mark.parametrize("absent", [*[(s,) for s in SENSES], SENSES[1:], SENSES])
+def test_any_sense_may_be_absent_from_a_batch(name, absent):
+    m = method(name)
+    terms = gradients(m, batch(m.views, absent=absent))
+    assert torch.stack(list(terms.values())).isfinite().all()
+    assert all(g.isfinite().all() for g in gradient(m).values())
+    trained = {n for n, p in m.named_parameters() if p.requires_grad and p.numel()}
+    present = gradient(m).keys()
+    # every tower is part of the graph, so that processes that lack a sense do not wait for those that have it
+    towers = {n for n in trained if "trunks" in n or "tokenizers" in n}
+    assert towers <= present, sorted(towers - present)
+
+
+@each_method
+def test_micro_batches_give_the_gradient_of_the_whole_batch(name):
+    whole, pieces = method(name), method(name)
+    values = gradients(whole, batch(whole.views, size=9))
+    again = gradients(pieces, batch(pieces.views, size=9), micro=2)
+    for term in values:
+        torch.testing.assert_close(values[term], again[term], rtol=1e-5, atol=1e-6)
+    assert_same_gradient(gradient(whole), gradient(pieces))
+
+
+@each_method
+def test_a_row_gives_the_same_features_wherever_it_stands(name):
+    m = method(name).eval()
+    whole = batch(m.views, size=8)
+    with torch.no_grad():
+        all_rows, part = m.features(whole), m.features(whole.between(3, 6))
+    for source in part:
+        expected = all_rows[source].between(3, 6)
+        assert torch.equal(part[source].rows, expected.rows)
+        torch.testing.assert_close(part[source].values, expected.values, rtol=1e-4, atol=1e-5)
+
+
+def share_of(whole: Batch, rank: int) -> Batch:
+    """Uneven shares; the second rank has no words at all."""
+    return whole.between(0, 5) if rank == 0 else whole.between(5, 8)
+
+
+def without_late_words(whole: Batch) -> Batch:
+    columns = {s: c.at(c.rows < 5) if s.startswith("words") else c for s, c in whole.columns.items()}
+    return Batch(whole.size, columns, whole.keys, whole.seeds)
+
+
+def one_rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    found = {}
+    for name in methods.names():
+        for micro in (None, 2):
+            m = method(name, seed=0)
+            if rank == 1:  # another start must not matter: ranks agree on rank 0's weights
+                with torch.no_grad():
+                    for p in m.parameters():
+                        p.add_(1)
+            distributed.same_everywhere(m)
+            terms = gradients(m, share_of(without_late_words(batch(m.views)), rank), micro=micro)
+            found[name, micro] = terms, gradient(m)
+    torch.save(found, f"{folder}/rank{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_give_the_gradient_of_one(tmp_path):
+    spawn.spawn(one_rank, (str(tmp_path),), nprocs=2)
+    ranks = [torch.load(tmp_path / f"rank{r}.pt") for r in range(2)]
+    for name in methods.names():
+        alone = method(name)
+        terms = gradients(alone, without_late_words(batch(alone.views)))
+        for found in ranks:
+            for micro in (None, 2):
+                values, grads = found[name, micro]
+                for term in terms:
+                    torch.testing.assert_close(values[term], terms[term], rtol=1e-5, atol=1e-6, msg=f"{name} {term}")
+                assert_same_gradient(gradient(alone), grads)
+
+
+@pytest.fixture(scope="module")
+def records():
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    columns = {s: [raw(s, rng) if (i + k) % 4 else None for i in range(40)] for k, s in enumerate(SENSES)}
+    return data.open(columns).with_fields(fields())
+
+
+@each_method
+def test_stop_and_resume_is_the_straight_run_bit_for_bit(name, records, tmp_path):
+    def run(folder, until, resume=False):
+        m = method(name)
+        stopping = {"steps_left": until}
+
+        def batches(first):
+            stream = data.Loader(records, range(40), batch=8, views=m.views, seed=3, steps=6, start_step=first)
+            for i, b in enumerate(stream):
+                if first + i >= stopping["steps_left"]:
+                    raise InterruptedError
+                yield b
+
+        schedule = Schedule(6, 1e-3, checkpoint_every=1, average=0.9)
+        return m, train(m, batches, schedule, folder, watch=Watch([]), resume=resume, tensorboard=False, progress=False)
+
+    for folder in ("straight", "broken"):
+        (tmp_path / folder).mkdir()
+    straight, kept = run(tmp_path / "straight", 6)
+    with pytest.raises(InterruptedError):
+        run(tmp_path / "broken", 3)
+    resumed, kept_again = run(tmp_path / "broken", 6, resume=True)
+    for a, b in ((straight, resumed), (kept, kept_again)):
+        for (n, x), y in zip(a.state_dict().items(), b.state_dict().values()):
+            assert torch.equal(x, y), n
+
+
+@each_method
+def test_embeds_and_survives_a_round_trip(name):
+    m = method(name)
+    m.tick(Clock(1, 10))
+    encoder = m.encoder.eval()
+    again = encoder_config.build(encoder_config.describe(encoder))
+    again.load_state_dict(encoder.state_dict())
+    plain = batch(("plain",))
+    with torch.no_grad():
+        one, other = encoder(plain), again.eval()(plain)
+    assert set(SENSES) <= set(one)
+    for source in one:
+        assert one[source].values.dim() == 2 and one[source].values.isfinite().all()
+        assert torch.equal(one[source].values, other[source].values)
+    for sense in SENSES:
+        assert len(one[sense]) == len(plain[sense])
+        # a sense alone is embedded as it is in company: search compares vectors of records that have different senses
+        with torch.no_grad():
+            alone = encoder(plain.only(sense))[sense]
+        torch.testing.assert_close(alone.values, one[sense].values, rtol=1e-4, atol=1e-5)
+
+
+@each_method
+def test_the_page_names_its_paper_and_is_short(name):
+    page = methods.page(name)
+    assert re.search(r"arXiv:\d{4}\.\d{4,5}", page.__doc__), "the docstring should name the paper"
+    source = inspect.getsource(page)
+    documented = methods.function(name).__doc__ or ""
+    assert all(re.search(rf"\b{option}\b", documented) for option in methods.options(name)), "an option without a word about it"
+    assert len(source.splitlines()) <= 120
+
+
+def test_a_typo_in_a_method_or_an_option_offers_the_nearest():
+    with pytest.raises(ValueError, match="Did you mean simclr"):
+        methods.page("simcl")
+    with pytest.raises(ValueError, match="Did you mean common"):
+        method("decur", comon=0.5)
+    with pytest.raises(ValueError, match="decur.common must be a float"):
+        methods.parse("decur", {"common": "half"})
+
+
+def test_total_is_the_sum():
+    assert total({"a": torch.tensor(1.0), "b": torch.tensor(2.0)}) == 3
+
+
+def test_features_must_not_hold_other_rows():
+    """The bench itself: rows are where they are said to be."""
+    b = batch(("plain",))
+    assert isinstance(b["words"], Column) and b.present().shape == (8, 4)

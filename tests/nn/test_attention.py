@@ -1,0 +1,217 @@
+"""Attention on flat tokens is dense masked attention, in value and gradient, for every rule and any lengths."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from toys import WIDTH, bag_of, joined, lengths, quick, random
+
+from amodal.core import AmodalError, Tokens
+from amodal.core.embeddings import FUSED
+from amodal.nn.attention import Attention, attend, plan
+from amodal.nn.positions import Rotary
+from amodal.nn.rules import RULES, rule
+from amodal.nn.transformer import Transformer
+
+RULE = pytest.mark.parametrize("reads", list(RULES))
+
+
+def allowed(tokens, reads):
+    """(T, T) bool, [query, key]: in the same row, and the one source may read the other. In words, not with tables."""
+    names = [tokens.names[s] for s in tokens.source.tolist()]
+
+    def may(a, b):
+        if reads == "pure":
+            return a == b or a == FUSED
+        if reads == "bottleneck":
+            return a == b or FUSED in (a, b)
+        return True
+
+    sees = torch.tensor([[may(a, b) for b in names] for a in names], dtype=torch.bool).view(len(names), len(names))
+    return sees & (tokens.row[:, None] == tokens.row)
+
+
+def dense(q, k, v, mask):
+    """softmax(q k' / sqrt d) v over the allowed keys, one head and one matrix at a time."""
+    heads = []
+    for h in range(q.shape[1]):
+        score = (q[:, h] @ k[:, h].T / q.shape[2] ** 0.5).masked_fill(~mask, -torch.inf)
+        heads.append(score.softmax(1) @ v[:, h])
+    return torch.stack(heads, 1)
+
+
+def ours(tokens, reads, q, k, v):
+    how = plan(tokens, rule(reads))
+    if how.order is None:
+        return attend(q, k, v, how.groups)
+    return attend(q[how.order], k[how.order], v[how.order], how.groups)[torch.argsort(how.order)]
+
+
+def assert_dense(tokens, reads, heads=2, width=6):
+    q, k, v = (random(len(tokens), heads, width, seed=s).requires_grad_() for s in range(3))
+    got, want = ours(tokens, reads, q, k, v), dense(q, k, v, allowed(tokens, reads))
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
+    weight = random(*got.shape, seed=9)
+    gradients = [torch.autograd.grad((x * weight).sum(), (q, k, v), materialize_grads=True) for x in (got, want)]
+    for a, b in zip(*gradients):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+@RULE
+@quick
+@given(tokens=joined())
+def test_flat_is_dense(reads, tokens):
+    assert_dense(tokens, reads)
+
+
+@quick
+@given(lengths, lengths)
+def test_flat_is_dense_for_one_source_of_any_lengths(first, second):
+    assert_dense(bag_of(first + second), "full")
+
+
+@pytest.mark.parametrize("reads", ["full", "pure"])
+def test_flat_is_dense_for_many_distinct_lengths(reads):
+    """As many lengths as a batch of texts has, where short rows share calls with longer ones."""
+    numbers = torch.randint(0, 60, (40,), generator=torch.Generator().manual_seed(3)).tolist()
+    assert_dense(bag_of(numbers), reads)
+    others = torch.randint(0, 9, (40,), generator=torch.Generator().manual_seed(4)).tolist()
+    fused = [1] * 40
+    assert_dense(Tokens.join([bag_of(numbers), bag_of(others, "text"), bag_of(fused, FUSED)]), reads)
+
+
+@RULE
+@quick
+@given(tokens=joined())
+def test_groups_cover_every_token_once(reads, tokens):
+    how = plan(tokens, rule(reads))
+    order = torch.arange(len(tokens)) if how.order is None else how.order
+    assert sorted(order.tolist()) == list(range(len(tokens)))
+    edges = [0, *(g.stop for g in how.groups)]
+    assert [g.start for g in how.groups] == edges[:-1] and edges[-1] == len(tokens)
+
+
+def test_rows_of_one_length_need_no_reordering():
+    assert plan(bag_of([4, 4, 4])).order is None
+    assert len(plan(bag_of([4, 0, 4])).groups) == 1
+
+
+def test_a_rule_that_leaves_a_token_nothing_to_read_is_refused():
+    tokens = Tokens.join([bag_of([1, 1]), bag_of([1, 0], "text")])
+    with pytest.raises(ValueError, match="nothing to read"):
+        plan(tokens, lambda names: torch.tensor([[False, True], [False, True]]))
+    with pytest.raises(AmodalError, match="Did you mean pure"):
+        rule("purre")
+
+
+@RULE
+def test_no_token_at_all_keeps_every_parameter_in_the_graph(reads):
+    trunk = Transformer(WIDTH, 2, 2, reads=rule(reads)).double()
+    out = trunk(bag_of([0, 0]))
+    assert out.x.shape == (0, WIDTH)
+    out.x.sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in trunk.parameters())
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(ValueError, match="not divisible"):
+        Attention(WIDTH, 5)
+
+
+# Zorro: what a sense says of itself does not depend on the others (arXiv:2301.09595, 3.2)
+
+
+@quick
+@given(tokens=joined(), rotary=st.booleans())
+def test_pure_senses_have_no_gradient_to_each_other(tokens, rotary):
+    trunk = Transformer(WIDTH, 3, 2, rotary=rotary, reads=rule("pure")).double()
+    x = tokens.x.clone().requires_grad_()
+    out = trunk(tokens.with_x(x))
+    for name in ("image", "text"):
+        mine = tokens.source == tokens.index(name)
+        (gradient,) = torch.autograd.grad(out.x[mine].square().sum(), x, retain_graph=True)
+        assert not gradient[~mine].any()  # exactly zero
+        if tokens.keep(mine).lengths().max() > 0:
+            assert gradient[mine].any()
+
+
+@quick
+@given(tokens=joined())
+def test_dropping_a_sense_leaves_what_the_other_says(tokens):
+    trunk = Transformer(WIDTH, 3, 2, reads=rule("pure")).double()
+    alone = trunk(Tokens.join([tokens.only("image"), tokens.only(FUSED)])).only("image").x
+    torch.testing.assert_close(trunk(tokens).only("image").x, alone, rtol=1e-12, atol=1e-12)
+
+
+def test_how_equal_readouts_are_in_single_precision():
+    """Attention itself is the same to the last bit. A linear layer is not when one of the two calls has a handful of tokens:
+    matrix libraries then pick another kernel, which sums in another order. So readouts agree within rounding."""
+    torch.manual_seed(0)
+    trunk = Transformer(WIDTH, 3, 2, reads=rule("pure"))
+    for numbers in ([5, 0, 7, 30, 1, 5], [1, 0, 0, 0, 0, 0]):
+        image, text, fused = (bag_of(n, m, dtype=torch.float32) for n, m in ((numbers, "image"), ([9] * 6, "text"), ([2] * 6, FUSED)))
+        q = image.x.view(-1, 2, WIDTH // 2)
+        both = Tokens.join([image, text])
+        mixed = ours(both, "pure", *[both.x.view(-1, 2, WIDTH // 2)] * 3)[both.source == 0]
+        assert torch.equal(ours(image, "pure", q, q, q), mixed)
+        whole = trunk(Tokens.join([image, text, fused])).only("image").x
+        torch.testing.assert_close(trunk(Tokens.join([image, fused])).only("image").x, whole, rtol=1e-5, atol=5e-6)
+
+
+# Nothing but its own row enters a token
+
+
+@RULE
+@pytest.mark.parametrize("rotary", [False, True])
+@quick
+@given(tokens=joined(), data=st.data())
+def test_a_row_does_not_depend_on_the_other_rows(reads, rotary, tokens, data):
+    trunk = Transformer(WIDTH, 2, 2, rotary=rotary, reads=rule(reads)).double()
+    out = trunk(tokens).x
+    row = data.draw(st.integers(0, tokens.size - 1))
+    mine = tokens.row == row
+    torch.testing.assert_close(trunk(tokens.keep(mine)).x, out[mine], rtol=1e-10, atol=1e-11)
+    x = tokens.x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(trunk(tokens.with_x(x)).x[mine].square().sum(), x)
+    assert not gradient[~mine].any()
+
+
+def test_collect_sees_every_blocks_mlp_in_the_order_of_the_tokens():
+    trunk = Transformer(WIDTH, 3, 2).double()
+    tokens = bag_of([3, 1, 2])
+    seen = []
+
+    def mean(outputs, given):
+        seen.append((len(outputs), given is tokens))
+        return torch.stack(outputs).mean(0)
+
+    out = trunk(tokens, mean).x
+    assert seen == [(3, True)] and out.shape == tokens.x.shape
+    each = torch.cat([trunk(tokens.keep(tokens.row == r), mean).x for r in range(3)])
+    torch.testing.assert_close(out, each, rtol=1e-10, atol=1e-11)
+
+
+# Positions
+
+
+def test_rotary_scores_depend_on_differences_of_position_alone():
+    position = random(7, 3).mul(5)
+    q, k = random(7, 2, 20, seed=1), random(7, 2, 20, seed=2)
+
+    def scores(shift):
+        turn = Rotary(position + shift, 20)
+        return torch.einsum("ahd,bhd->hab", turn(q), turn(k))
+
+    torch.testing.assert_close(scores(0), scores(torch.tensor([3.0, -1.5, 20.0])), rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(scores(0), torch.einsum("ahd,bhd->hab", q, k))
+    torch.testing.assert_close(Rotary(position * 0, 20)(q), q)  # at the origin nothing turns
+    torch.testing.assert_close(Rotary(position, 20)(q).norm(dim=2), q.norm(dim=2))
+    with pytest.raises(AmodalError, match="at least 6 wide, not 4"):
+        Rotary(position, 4)
+
+
+def test_a_rotary_trunk_does_not_see_a_shift_of_a_row():
+    trunk = Transformer(WIDTH, 2, 2, rotary=True).double()
+    tokens = bag_of([4, 2])
+    moved = Tokens(tokens.x, tokens.row, tokens.source, tokens.position + tokens.row[:, None] * 7, tokens.names, tokens.size)
+    torch.testing.assert_close(trunk(moved).x, trunk(tokens).x, rtol=1e-9, atol=1e-10)

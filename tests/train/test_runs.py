@@ -1,0 +1,173 @@
+"""Runs as a user starts, kills, resumes and breaks them."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import amodal
+from amodal.core import AmodalError
+from amodal.methods import build
+from amodal.train import checkpoint, log
+from amodal.train.optim import warm_cosine
+from amodal.train.prefetch import prefetch
+from amodal.train.pretrain import pretrain
+from amodal.train.watch import Stopped, Watch
+
+QUICK = dict(size="nano", batch=16, seed=1, progress=False)
+
+
+def sha(run) -> str:
+    return json.loads((run / "config.json").read_text())["weights_sha256"]
+
+
+def test_a_killed_run_resumes_to_the_weights_of_a_straight_one(folder, tmp_path):
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    pretrain("clip", folder, straight, steps=40, checkpoint_every=4, **QUICK)
+    command = f"from amodal.train.pretrain import pretrain; import torch; torch.set_num_threads(1); pretrain('clip', {str(folder)!r}, {str(killed)!r}, steps=40, checkpoint_every=4, **{QUICK!r})"
+    process = subprocess.Popen([sys.executable, "-c", command], env=os.environ | {"OMP_NUM_THREADS": "1"})
+    while process.poll() is None and not (killed / "checkpoints" / "step-00000012").exists():
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "model.safetensors").exists(), "it was meant to be killed on the way"
+    with pytest.raises(AmodalError, match="resume"):
+        amodal.load(killed)
+    pretrain("clip", folder, killed, steps=40, checkpoint_every=4, resume=True, **QUICK)
+    assert sha(killed) == sha(straight)
+    steps = [entry["step"] for entry in log.read(killed / "metrics.jsonl")]
+    assert steps == sorted(set(steps)), "no step is logged twice"
+
+
+def test_an_interrupt_writes_a_checkpoint_and_says_how_to_go_on(folder, tmp_path):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "amodal", "pretrain", "clip", "--data", str(folder), "--out", str(run), "--size", "nano", "--steps", "100000", "--batch", "16"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    while process.poll() is None and len(log.read(run / "metrics.jsonl")) < 2:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume" in said
+    assert checkpoint.latest(run / "checkpoints") is not None
+
+
+def test_a_run_is_not_overwritten_and_resumes_only_as_itself(folder, tmp_path):
+    run = tmp_path / "run"
+    pretrain("clip", folder, run, steps=3, **QUICK)
+    with pytest.raises(AmodalError, match="--resume"):
+        pretrain("clip", folder, run, steps=3, **QUICK)
+    with pytest.raises(AmodalError, match="another method"):
+        pretrain("siglip", folder, run, steps=3, resume=True, **QUICK)
+    with pytest.raises(AmodalError, match="no run"):
+        pretrain("clip", folder, tmp_path / "nothing", steps=3, resume=True, **QUICK)
+
+
+def test_a_checkpoint_of_another_model_is_refused(folder, tmp_path):
+    run = tmp_path / "run"
+    pretrain("clip", folder, run, steps=3, **QUICK)
+    encoder = amodal.Encoder(amodal.open(folder).fields, size="tiny")
+    with pytest.raises(AmodalError, match="another model.*of another shape"):
+        checkpoint.fill(build("clip", encoder).encoder, load_file(run / "model.safetensors"), "it")
+
+
+def test_damaged_weights_are_noticed(folder, tmp_path):
+    run = tmp_path / "run"
+    pretrain("clip", folder, run, steps=2, **QUICK)
+    weights = bytearray((run / "model.safetensors").read_bytes())
+    weights[-3] ^= 1
+    (run / "model.safetensors").write_bytes(weights)
+    with pytest.raises(AmodalError, match="damaged"):
+        amodal.load(run)
+
+
+def test_a_full_disk_is_reported_and_the_last_checkpoint_stays(folder, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    written = checkpoint.save_file
+    calls = []
+
+    def full(tensors, path):
+        calls.append(path)
+        if len(calls) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(AmodalError, match="No space left.*last good one is.*step-00000002.*--resume"):
+        pretrain("clip", folder, run, steps=6, checkpoint_every=2, **QUICK)
+    monkeypatch.undo()
+    pretrain("clip", folder, run, steps=6, checkpoint_every=2, resume=True, **QUICK)
+    assert (run / "model.safetensors").exists()
+
+
+def test_nan_stops_the_run_with_a_reason(folder, tmp_path):
+    with pytest.raises(Stopped, match="learning rate"):
+        pretrain("clip", folder, tmp_path / "run", steps=20, lr=1e30, **QUICK)
+
+
+def test_collapse_stops_the_run_with_a_reason():
+    watch = Watch([])
+    watch.judge({"rank/image": 1.01, "std/image": 0.0}, 100, "there")
+    with pytest.raises(Stopped, match="'image' have collapsed.*there"):
+        watch.judge({"rank/image": 1.02}, 200, "there")
+    watch.judge({"rank/text": 1.01}, 100, None)
+    watch.judge({"rank/text": 9.0}, 200, None)
+    watch.judge({"rank/text": 1.01}, 300, None)  # once is not a collapse
+
+
+def test_watch_measures_every_sense(folder, tmp_path):
+    run = tmp_path / "run"
+    pretrain("clip", folder, run, steps=10, **QUICK)
+    last = log.read(run / "metrics.jsonl")[-1]
+    assert {"loss", "lr", "data_wait", "rank/image", "std/image", "alignment/image~text", "uniformity/text"} <= last.keys()
+
+
+def test_averaged_weights_differ_and_micro_batches_do_not(folder, tmp_path):
+    for name, settings in {"plain": {}, "micro": {"micro": 5}, "average": {"average": 0.9}}.items():
+        pretrain("clip", folder, tmp_path / name, steps=5, **QUICK, **settings)
+    plain, micro, average = (load_file(tmp_path / n / "model.safetensors") for n in ("plain", "micro", "average"))
+    for name in plain:
+        torch.testing.assert_close(plain[name], micro[name], rtol=1e-3, atol=1e-4)
+    assert any(not torch.allclose(plain[n], average[n], atol=1e-4) for n in plain)
+
+
+def test_learning_rate_schedule():
+    factors = [warm_cosine(s, 100, warmup=10) for s in range(100)]
+    assert factors[0] == 0.1 and factors[9] == 1.0 and abs(factors[99] - 0.01) < 0.01
+    assert all(b <= a for a, b in zip(factors[10:], factors[11:]))
+
+
+def test_prefetch_keeps_order_and_passes_errors_on():
+    def items():
+        yield from range(5)
+        raise ZeroDivisionError
+
+    seen = []
+    with pytest.raises(ZeroDivisionError):
+        for item in prefetch(items()):
+            seen.append(item)
+    assert seen == list(range(5))
+
+
+TORCHRUN = "import sys; from amodal.cli import main; main(sys.argv[1:])"
+
+
+@pytest.mark.parametrize("shard", [False, True])
+def test_torchrun_gives_the_run_of_one_process(folder, tmp_path, shard):
+    """The same command under torchrun: two processes, plain or with sharded blocks, end at the weights of one."""
+    arguments = ["pretrain", "clip", "--data", str(folder), "--size", "nano", "--batch", "16", "--steps", "6", "--seed", "1"]
+    script = tmp_path / "go.py"
+    script.write_text(TORCHRUN)
+    pretrain("clip", folder, tmp_path / "one", steps=6, **QUICK)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), *arguments, "--out", str(tmp_path / "two")]
+    done = subprocess.run(command + ["--shard"] * shard, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (load_file(tmp_path / n / "model.safetensors") for n in ("one", "two"))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=2e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
