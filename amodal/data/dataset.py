@@ -48,7 +48,8 @@ class Dataset:
         return f"Dataset({self.name!r}, {len(self):,} records, {fields})"
 
     def raw(self, i: int, field: str) -> Raw | None:
-        """The value of a field as the data holds it, None where record i has none. Files are Paths, cells of a table a dict."""
+        """The value of a field as the data holds it, None where record i has none. Files are Paths, cells of a table a
+        dict."""
         columns = self.columns[self._field(field)]
         if isinstance(columns, tuple):
             cells = {c: self.reader.get(i, c) for c in columns}
@@ -57,7 +58,8 @@ class Dataset:
         return self._located(cell, self.fields[field]) if isinstance(cell, str) else cell
 
     def value(self, i: int, field: str) -> np.ndarray | None:
-        """The decoded value, None where record i has none. Raises BadValue with a reason if it cannot be read or decoded."""
+        """The decoded value, None where record i has none. Raises BadValue with a reason if it cannot be read or
+        decoded."""
         modality = self.fields[self._field(field)]
         try:
             raw = self.raw(i, field)
@@ -81,14 +83,18 @@ class Dataset:
         Raises AmodalError if there is no such label or, if it is `required`, no record has it.
         """
         if name not in self.labels:
-            raise unknown("label of this dataset", name, self.labels, "Labels are declared in dataset.toml: [labels.NAME].")
+            raise unknown(
+                "label of this dataset", name, self.labels, "Labels are declared in dataset.toml: [labels.NAME]."
+            )
         label = self.labels[name]
         cells = self.reader.cells(label.column or name)
         values = np.array([_number(c, name) for c in cells]) if label.kind == "number" else _categories(cells)
         missing = np.isnan(values).all() if label.kind == "number" else all(v is None for v in values)
         if required and missing:
-            raise AmodalError(f"none of the {len(self):,} records of {self.name!r} has the label {name!r}. Choose another label: "
-                              f"{', '.join(n for n in self.labels if n != name) or 'there is no other'}.")  # fmt: skip
+            others = ", ".join(n for n in self.labels if n != name) or "there is no other"
+            raise AmodalError(
+                f"none of the {len(self):,} records of {self.name!r} has the label {name!r}. Choose another: {others}."
+            )
         return values
 
     @cached_property
@@ -97,13 +103,15 @@ class Dataset:
         names = self.keys
         if by := self.schema.split_by:
             names = [key if cell is None else str(cell) for key, cell in zip(self.keys, self.reader.cells(by))]
-        return splits.by_name(self.reader.cells(self.schema.split), names) if self.schema.split else splits.by_hash(names)
+        return (
+            splits.by_name(self.reader.cells(self.schema.split), names) if self.schema.split else splits.by_hash(names)
+        )
 
     def split(self, part: str) -> np.ndarray:
         """(n,) int64 ascending: the records of "train" (80 %), "valid" (10 %), "test" (10 %), or "all".
 
-        A record's part follows from its key alone (or from what `split_by` or `split` in dataset.toml name), so it stays where it
-        is when data is added.
+        A record's part follows from its key alone (or from what `split_by` or `split` in dataset.toml name), so it
+        stays where it is when data is added.
         """
         if part == "all":
             return np.arange(len(self))
@@ -119,17 +127,25 @@ class Dataset:
     def with_fields(self, modalities: Mapping[str, Modality]) -> Dataset:
         """The same records, decoded with these modalities, as a model does with its own.
 
-        A field that this dataset does not describe may be a column of the same name. Raises AmodalError where there is neither, or
-        where the data has another modality under that name.
+        A field that this dataset does not describe may be a column of the same name. Raises AmodalError where there is
+        neither, or where the data has another modality under that name.
         """
         fields = {}
         for name, modality in modalities.items():
             old = self.schema.fields.get(name)
             if old is not None and type(old.modality) is not type(modality):
                 kinds = [type(m).__name__.lower() for m in (old.modality, modality)]
-                raise AmodalError(f"the field {name!r} is {kinds[0]} in {self.name!r}, but {kinds[1]} is expected. Rename it in dataset.toml.")
+                raise AmodalError(
+                    f"the field {name!r} is {kinds[0]} in {self.name!r}, but {kinds[1]} is expected. "
+                    "Rename it in dataset.toml."
+                )
             if old is None and name not in self.reader.columns and not _cells_of_table(modality, self.reader):
-                raise unknown(f"field of {self.name!r}", name, self.fields, "Rename a field in dataset.toml, or choose fewer sources.")
+                raise unknown(
+                    f"field of {self.name!r}",
+                    name,
+                    self.fields,
+                    "Rename a field in dataset.toml, or choose fewer sources.",
+                )
             fields[name] = replace(old, modality=modality) if old else Field(modality)
         same = all(modality == self.fields.get(name) for name, modality in modalities.items())
         return self._with(replace(self.schema, fields=fields), self.cache if same else Cache())
@@ -161,7 +177,8 @@ class Dataset:
         return name
 
     def _located(self, cell: str, modality: Modality) -> Path | str:
-        """A text cell that names a file as its Path, relative to where the table lies. Text stays text unless there is such a file."""
+        """A text cell that names a file as its Path, relative to where the table lies. Text stays text unless there is
+        such a file."""
         base, kind = self.reader.base, type(modality).__name__
         if base is None or kind == "Table":
             return cell
@@ -231,4 +248,6 @@ def _number(cell, label: str) -> float:
     try:
         return float("nan") if cell is None or cell == "" else float(cell)
     except (TypeError, ValueError):
-        raise AmodalError(f'the label {label!r} is a number by dataset.toml, but a record has {cell!r}. Use kind = "category".') from None
+        raise AmodalError(
+            f'the label {label!r} is a number by dataset.toml, but a record has {cell!r}. Use kind = "category".'
+        ) from None

@@ -1,7 +1,8 @@
-"""What a column is, from its name and its cells: a field of which modality, a cell of the table, a label, a key, or none of these.
+"""What a column is, from its name and its cells: a field of which modality, a cell of the table, a label, a key, or
+none of these.
 
-Only guesses, and cautious ones: what may be an answer (a class, a place) becomes a label and never an input. A person who knows
-better edits dataset.toml.
+Only guesses, and cautious ones: what may be an answer (a class, a place) becomes a label and never an input. A person
+who knows better edits dataset.toml.
 """
 
 from __future__ import annotations
@@ -24,14 +25,27 @@ LABEL_WORDS = {"label", "labels", "class", "target", "category", "species", "gen
 KEY_WORDS = {"key", "id", "ids", "uid", "uuid", "guid", "idx", "index"}
 PLACE_WORDS = {"lat", "latitude", "lon", "lng", "long", "longitude"}
 SPLIT_WORDS = {"split", "subset", "partition", "part", "set"}
-GROUP_WORDS = {"subject", "patient", "speaker", "person", "participant", "user", "site", "group", "session", "block", "family"}
+GROUP_WORDS = {
+    "subject",
+    "patient",
+    "speaker",
+    "person",
+    "participant",
+    "user",
+    "site",
+    "group",
+    "session",
+    "block",
+    "family",
+}
 FILES = "files"
 """The reason for a field whose values are files."""
 NUMPY = {".npy", ".npz"}
 SHORT = 64
 """Characters of a class name or an id at most."""
 ROW = 256
-"""Numbers of a list at most that is read as the row of a table: each gets its own scale, and a token that is paid for."""
+"""Numbers of a list at most that is read as the row of a table: each gets its own scale, and a token that is paid
+for."""
 CLASSES = 100
 """Different values of a column of several words at most that is offered as a label without being called one."""
 
@@ -54,7 +68,8 @@ def kinds() -> dict[str, str]:
 
 
 def column(name: str, samples: Sequence, everything: Callable[[], list], base: Path | None = None) -> Verdict:
-    """samples: some cells, none missing; everything: all cells, asked for only where they are small; base: for relative paths."""
+    """samples: some cells, none missing; everything: all cells, asked for only where they are small; base: for relative
+    paths."""
     if not samples:
         return Verdict("out", why="every cell is empty")
     first = samples[0]
@@ -83,7 +98,8 @@ def of_files(paths: Sequence[Path]) -> Verdict:
 
 
 def of_values(values: Sequence) -> Verdict:
-    """Bytes, arrays, lists, objects: as `modalities.guess` has it, but a long row of numbers is a series and not a table."""
+    """Bytes, arrays, lists, objects: as `modalities.guess` has it, but a long row of numbers is a series and not a
+    table."""
     try:
         kind = modalities.guess(values)
     except ValueError:  # lists of unequal lengths where numpy wants equal ones
@@ -93,7 +109,9 @@ def of_values(values: Sequence) -> Verdict:
     if kind == "table" and not isinstance(values[0], (bytes, dict)):
         many = np.size(values[0]) > ROW
         other = '"table" if their order means nothing' if many else '"series" if they are steps in time'
-        return Verdict("field", "series" if many else "table", f"{np.size(values[0])} numbers in a row; modality = {other}")
+        return Verdict(
+            "field", "series" if many else "table", f"{np.size(values[0])} numbers in a row; modality = {other}"
+        )
     return Verdict("field", kind, type(values[0]).__name__)
 
 
@@ -106,7 +124,8 @@ def _load(path: Path) -> np.ndarray | None:
 
 
 def names_files(samples: Sequence[str], base: Path | None) -> bool:
-    """Whether text cells name files: nearly all end like files that can be read, and either some are there or none has a space."""
+    """Whether text cells name files: nearly all end like files that can be read, and either some are there or none has
+    a space."""
     named = [s for s in samples if len(s) < 256 and "\n" not in s and Path(s).suffix.lower() in kinds()]
     if not named or len(named) < 0.8 * len(samples):
         return False
@@ -138,11 +157,17 @@ def _number(name: str, cells: Sequence) -> Verdict:
     if _named(name, GROUP_WORDS) and whole and len(distinct) <= len(filled) // 2:
         return Verdict("label", "category", f"{len(distinct)} different values")
     if _named(name, LABEL_WORDS):
-        return Verdict("label", "category" if whole and len(distinct) <= CLASSES else "number", f"{len(distinct)} different values")
+        return Verdict(
+            "label", "category" if whole and len(distinct) <= CLASSES else "number", f"{len(distinct)} different values"
+        )
     if _named(name, PLACE_WORDS):
         return Verdict("label", "number", "where the record is from, not what was sensed", unit="degree")
     unique = len(filled) == len(cells) == len(distinct) > 1
-    counting = len(cells) >= 20 and whole and (list(cells) == list(range(len(cells))) or list(cells) == list(range(1, len(cells) + 1)))
+    counting = (
+        len(cells) >= 20
+        and whole
+        and (list(cells) == list(range(len(cells))) or list(cells) == list(range(1, len(cells) + 1)))
+    )
     if whole and unique and (_named(name, KEY_WORDS) or counting):
         return Verdict("key", why="different in every record")
     if len(distinct) == 1 and len(cells) > 1:

@@ -1,7 +1,9 @@
-"""Look at data that nobody described: find its records, decide what each column is, measure the fields; write dataset.toml."""
+"""Look at data that nobody described: find its records, decide what each column is, measure the fields; write
+dataset.toml."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +23,13 @@ from amodal.data.schema import Field, Label, Schema
 from amodal.modalities import Modality
 
 HEAD = """What this dataset is, written by `amodal init`. Edit freely, an unknown key is an error:
-[fields.NAME] is what an encoder sees, [labels.NAME] is for evaluation only; a column may be moved from one to the other.
+[fields.NAME] is what an encoder sees, [labels.NAME] is for evaluation only; a column may be moved between them.
 Delete a parameter of a field to have it measured again."""
 
 
 def infer(path: str | Path, *, name: str = "") -> Dataset:
-    """The records in a folder or file, their schema guessed. Raises AmodalError if there is nothing that can be read."""
+    """The records in a folder or file, their schema guessed. Raises AmodalError if there is nothing that can be
+    read."""
     return _look(Path(path), name)[0]
 
 
@@ -38,7 +41,9 @@ def init(path: str | Path, *, force: bool = False) -> Report:
     path = Path(path)
     toml = (readers.exists(path) if path.is_dir() else readers.exists(path).parent) / "dataset.toml"
     if toml.exists() and not force:
-        raise AmodalError(f"{toml} is there already. Edit it, or write it anew with --force (in Python: init(path, force=True)).")
+        raise AmodalError(
+            f"{toml} is there already. Edit it, or write it anew with --force (in Python: init(path, force=True))."
+        )
     dataset, verdicts = _look(path)
     text = schema.dumps(dataset.schema, {"": HEAD} | _comments(dataset, verdicts))
     part = toml.with_suffix(".toml.part")
@@ -47,7 +52,9 @@ def init(path: str | Path, *, force: bool = False) -> Report:
     return Report.of(dataset, verdicts, toml)
 
 
-def infer_arrays(columns: Mapping[str, Sequence], *, name: str = "", fields: Mapping[str, str | Modality] | None = None) -> Dataset:
+def infer_arrays(
+    columns: Mapping[str, Sequence], *, name: str = "", fields: Mapping[str, str | Modality] | None = None
+) -> Dataset:
     """Values in memory as a dataset. fields: column -> modality, where it shall not be guessed."""
     verdicts = _decide(readers.Arrays(columns))
     key = next((column for column, verdict in verdicts.items() if verdict.role == "key"), "")
@@ -79,13 +86,17 @@ def _decide(reader: Reader) -> dict[str, Verdict]:
 
 def _verdict(reader: Reader, column: str) -> Verdict:
     if isinstance(reader, readers.Files) and column in reader.where:
-        endings = reader.where[column].suffixes
-        if set(endings) <= decide.NUMPY:
+        where = reader.where[column]
+        if {Path("x" + ending).suffix for ending in where.suffixes} <= decide.NUMPY:
             return decide.column(column, _some(reader, column)[:20], list)
-        return Verdict("field", decide.kinds()[Path("x" + endings[0]).suffix], decide.FILES)
+        return Verdict("field", _kind_of(where), decide.FILES)
     if isinstance(reader, readers.Files) and column in ("folder", "subfolder"):
         distinct = len(set(reader.cells(column)) - {None})
-        return Verdict("label", "category", f"{distinct} sub-folders") if distinct > 1 else Verdict("out", why="one folder only")
+        return (
+            Verdict("label", "category", f"{distinct} sub-folders")
+            if distinct > 1
+            else Verdict("out", why="one folder only")
+        )
     return decide.column(column, _some(reader, column), lambda: reader.cells(column), reader.base)
 
 
@@ -101,7 +112,9 @@ def _some(reader: Reader, column: str) -> list:
     return [cell for cell in cells if cell is not None and not (isinstance(cell, str) and not cell)]
 
 
-def _assemble(reader: Reader, verdicts: dict[str, Verdict], base: Schema, path: Path | None, chosen: Mapping) -> Dataset:
+def _assemble(
+    reader: Reader, verdicts: dict[str, Verdict], base: Schema, path: Path | None, chosen: Mapping
+) -> Dataset:
     """The schema that follows from the verdicts, opened and measured."""
     for column in chosen:
         reader.check(column)
@@ -110,7 +123,9 @@ def _assemble(reader: Reader, verdicts: dict[str, Verdict], base: Schema, path: 
         if column in chosen:
             kind = chosen[column]
             given = None if not isinstance(kind, str) else ()
-            fields[_field_name(column)] = Field(modalities.make(kind) if isinstance(kind, str) else kind, _other(column), given=given)
+            fields[_field_name(column)] = Field(
+                modalities.make(kind) if isinstance(kind, str) else kind, _other(column), given=given
+            )
         elif verdict.role == "field":
             fields[_field_name(column)] = _field(reader, column, verdict)
     cells = [column for column, verdict in verdicts.items() if verdict.role == "cell" and column not in chosen]
@@ -118,7 +133,9 @@ def _assemble(reader: Reader, verdicts: dict[str, Verdict], base: Schema, path: 
         name = next(n for n in ("table", "cells", "numbers") if n not in fields and n not in reader.columns)
         fields[name] = Field(modalities.make("table", columns=cells), given=("columns",))
     if not fields:
-        raise AmodalError("no usable field: nothing here is a kind of data that can be learnt from.\n" + _why_not(verdicts))
+        raise AmodalError(
+            "no usable field: nothing here is a kind of data that can be learnt from.\n" + _why_not(verdicts)
+        )
     labels = {c: Label(v.kind, v.unit) for c, v in verdicts.items() if v.role == "label" and c not in chosen}
     split = next((c for c, v in verdicts.items() if v.role == "split"), "")
     return measured(Dataset(reader, replace(base, fields=fields, labels=labels, split=split), path))
@@ -130,16 +147,22 @@ def _field(reader: Reader, column: str, verdict: Verdict) -> Field:
     within = ""
     if isinstance(reader, readers.Files) and column in reader.where:
         where = reader.where[column]
-        shared = sum(w.suffixes != where.suffixes and decide.kinds().get(Path("x" + w.suffixes[0]).suffix) == verdict.kind
-                     for w in reader.where.values())  # fmt: skip
-        suffix = where.suffixes if shared or not set(where.suffixes) <= modality.suffixes else ()
+        others = [w for other, w in reader.where.items() if other != column and w.within == where.within]
+        alone = not any(_kind_of(w) == verdict.kind for w in others) and set(where.suffixes) <= modality.suffixes
+        # Without a suffix, files with other endings of the modality that are added later belong to the field as well.
+        suffix = () if alone and not _other(column) else where.suffixes
         within = where.within
     return Field(modality, _other(column), suffix, within, given=())
 
 
+def _kind_of(where: readers.Where) -> str | None:
+    """The modality of a column of files: `.png` of `.front.png` says which."""
+    return decide.kinds().get(Path("x" + where.suffixes[0]).suffix)
+
+
 def _field_name(column: str) -> str:
     """A name that can stand in `image:2` and on a command line."""
-    name = column.removeprefix("json.").replace(":", "_").strip()
+    name = re.sub(r"[:.]", "_", column.removeprefix("json.").strip())
     return f"{name}_" if name == "fused" else name
 
 
@@ -148,20 +171,30 @@ def _other(column: str) -> str:
 
 
 def _why_not(verdicts: dict[str, Verdict]) -> str:
-    lines = [f"  {column}: {verdict.why if verdict.role == 'out' else f'a {verdict.role}'}" for column, verdict in verdicts.items()]
-    return "\n".join(lines[:20]) + "\nIf one of them is a field all the same, say so in dataset.toml: [fields.NAME] modality = ..."
+    lines = [
+        f"  {column}: {verdict.why if verdict.role == 'out' else f'a {verdict.role}'}"
+        for column, verdict in verdicts.items()
+    ]
+    return (
+        "\n".join(lines[:20])
+        + "\nIf one of them is a field all the same, say so in dataset.toml: [fields.NAME] modality = ..."
+    )
 
 
 def _comments(dataset: Dataset, verdicts: dict[str, Verdict]) -> dict[str, str]:
     comments = {f"labels.{name}": verdicts[name].why for name in dataset.labels if name in verdicts}
     groups = [name for name in dataset.labels if decide.is_group_name(name)]
     if groups and not dataset.schema.split:
-        comments["split_by"] = "\n".join(f'split_by = "{name}"  # keeps each {name} in one part of the split' for name in groups)
+        comments["split_by"] = "\n".join(
+            f'split_by = "{name}"  # keeps each {name} in one part of the split' for name in groups
+        )
     left = [f"{column}: {v.why}" for column, v in verdicts.items() if v.role == "out"]
     if left:
         comments[""] = HEAD + "\nLeft out: " + "; ".join(left)
     comments |= {f"fields.{name}": v.why for name, v in verdicts.items() if v.role == "field" and "modality =" in v.why}
     for name, modality in dataset.fields.items():
         if type(modality).__name__ == "Table" and isinstance(dataset.columns[name], tuple):
-            comments[f"fields.{name}"] = "single numbers, read together; columns can be taken out or, from the labels, added"
+            comments[f"fields.{name}"] = (
+                "single numbers, read together; columns can be taken out or, from the labels, added"
+            )
     return comments

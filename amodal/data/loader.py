@@ -1,4 +1,5 @@
-"""Batches of records: a pure function of (dataset, indices, seed, step), whatever the workers, the ranks, and where a run was stopped."""
+"""Batches of records: a pure function of (dataset, indices, seed, step), whatever the workers, the ranks, and where a
+run was stopped."""
 
 from __future__ import annotations
 
@@ -29,15 +30,17 @@ STILL = np.random.default_rng(0)
 class Loader:
     """The records at `indices` (n,), in batches.
 
-    batch: rows of a global batch, of which this rank has rows rank * batch / world and on;
-    views: of each field (fields not named by a dict of views are "plain"); seed: of the order and of all that is random in a row;
-    steps: where to end, counted from the start of the run (None: after one epoch), start_step: where to begin: the whole state;
-    shuffle: another order in each epoch, otherwise `indices` as they are, and after one pass (steps=None) a short last batch;
-    workers: processes that decode, 0 for none; cache_bytes: memory for decoded values (shared out among workers).
+    - batch: rows of a global batch, of which this rank has rows rank * batch / world and on;
+    - views: of each field; fields that a dict of views does not name are "plain";
+    - seed: of the order, and of all that is random in a row;
+    - steps: where to end, counted from the start of the run (None: after one epoch); start_step: where to begin, which
+      is the whole state of a loader;
+    - shuffle: another order in each epoch; otherwise `indices` as they are and, if steps is None, a short last batch;
+    - workers: processes that decode, 0 for none; cache_bytes: memory for decoded values, shared out among workers.
 
-    Position p = step * batch + i of a run is in epoch p // n, so that the last batch of an epoch has the first rows of the next.
-    A record whose every field is missing or bad still has its row. Raises AmodalError for no records, unknown fields or views, and
-    a batch that ranks cannot share equally; warns of fields that no record has.
+    Position p = step * batch + i of a run is in epoch p // n, so that the last batch of an epoch has the first rows of
+    the next. A record whose every field is missing or bad still has its row. Raises AmodalError for no records, unknown
+    fields or views, and a batch that ranks cannot share equally; warns of fields that no record has.
     """
 
     def __init__(
@@ -63,14 +66,22 @@ class Loader:
         self.views = _views(dataset, views)
         self._found = Quarantine()
         if not len(self.indices):
-            raise AmodalError(f"no records to load from {dataset.name!r}: this part of its split is empty. Add data or choose another part.")
+            raise AmodalError(
+                f"no records to load from {dataset.name!r}: this part of its split is empty. "
+                "Add data or choose another part."
+            )
         if batch < 1 or batch % world:
-            raise AmodalError(f"a batch of {batch} rows cannot be shared equally by {world} processes. Choose a multiple of {world}.")
+            raise AmodalError(
+                f"a batch of {batch} rows cannot be shared equally by {world} processes. Choose a multiple of {world}."
+            )
         self.one_pass = steps is None and not shuffle
         self.steps = self.steps_per_epoch if steps is None else steps
         for field in dataset.fields:
             if not dataset.present(field)[self.indices].any():
-                warnings.warn(f"none of the {len(self.indices):,} records has the field {field!r} of {dataset.name!r}", stacklevel=2)
+                warnings.warn(
+                    f"none of the {len(self.indices):,} records has the field {field!r} of {dataset.name!r}",
+                    stacklevel=2,
+                )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -115,7 +126,9 @@ class Loader:
         share = self.batch // self.world
         start = step * self.batch + self.rank * share
         stop = min(start + share, len(self.indices)) if self.one_pass else start + share
-        at, epochs = order.epochs(np.arange(start, max(start, stop)), len(self.indices), seed=self.seed, shuffle=self.shuffle)
+        at, epochs = order.epochs(
+            np.arange(start, max(start, stop)), len(self.indices), seed=self.seed, shuffle=self.shuffle
+        )
         return self.indices[at], epochs
 
     def _seeds(self, keys: Sequence[str], epochs: np.ndarray) -> torch.Tensor:
@@ -126,7 +139,9 @@ class Loader:
             seeds[torch.from_numpy(rows)] = row_seeds([keys[row] for row in rows], salt=(self.seed << 32) + int(epoch))
         return seeds
 
-    def _column(self, field: str, source: str, view: str, values: list[np.ndarray], rows: list[int], seeds: torch.Tensor) -> Column:
+    def _column(
+        self, field: str, source: str, view: str, values: list[np.ndarray], rows: list[int], seeds: torch.Tensor
+    ) -> Column:
         modality = self.dataset.fields[field]
         generators = repeat(STILL) if view == "plain" else _generators(seeds[rows].numpy(), source)
         seen = [modality.augment(value, view, rng) for value, rng in zip(values, generators)]
@@ -136,9 +151,14 @@ class Loader:
         steps = range(self.start_step, self.steps)
         if not self.workers:
             return map(self.at, steps)
-        # A generator of its own: torch would otherwise draw from the global one, and a run would depend on having workers.
+        # A generator of its own: torch would otherwise draw from the global one, and a run would depend on having
+        # workers.
         own = torch.Generator().manual_seed(self.seed)
-        return iter(DataLoader(_Steps(self, steps), batch_size=None, num_workers=self.workers, collate_fn=_as_it_is, generator=own))
+        return iter(
+            DataLoader(
+                _Steps(self, steps), batch_size=None, num_workers=self.workers, collate_fn=_as_it_is, generator=own
+            )
+        )
 
 
 class _Steps(torch.utils.data.Dataset):
@@ -159,7 +179,8 @@ def _as_it_is(item):
 
 
 def _generators(seeds: np.ndarray, source: str) -> Iterator[np.random.Generator]:
-    """A generator for each row, a pure function of the row's seed and of the source, to be used before the next is asked for.
+    """A generator for each row, a pure function of the row's seed and of the source, to be used before the next is
+    asked for.
 
     It is one generator whose key is set anew: three microseconds instead of the ten that making one costs.
     """

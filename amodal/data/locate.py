@@ -17,7 +17,9 @@ def locate(path: Path) -> tuple[Path, tuple[str, ...]]:
     files = [f for f in sorted(path.iterdir()) if f.is_file() and not f.name.startswith((".", "dataset.toml"))]
     if files and all(f.name.startswith(("shard-", "manifest-", "writing-")) for f in files):
         raise AmodalError(f"{path} holds an interrupted pack: its dataset.toml was never written. Pack the data again.")
-    by_ending = {ending: [f for f in files if f.suffix.lower() == ending] for ending in (".tar", ".parquet", ".jsonl", ".ndjson")}
+    by_ending = {
+        ending: [f for f in files if f.suffix.lower() == ending] for ending in (".tar", ".parquet", ".jsonl", ".ndjson")
+    }
     for ending, found in by_ending.items():
         if found:
             return path, (found[0].name if len(found) == 1 else f"*{ending}",)
@@ -38,7 +40,11 @@ def _names_files(file: Path) -> bool:
 def _media(path: Path, besides: Path | None = None) -> bool:
     """Whether a folder has files, besides this one, that a modality reads."""
     known = decide.kinds()
-    return any(Path(f).suffix.lower() in known for f in readers.folder.names_below(path) if besides is None or f != besides.name)
+    return any(
+        Path(f).suffix.lower() in known
+        for f in readers.folder.names_below(path)
+        if besides is None or f != besides.name
+    )
 
 
 def _texts(reader: readers.Reader, column: str) -> list[str]:

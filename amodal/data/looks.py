@@ -1,4 +1,5 @@
-"""What the raw values of a field look like, in a few words for the report of `init`: sizes, rates, scripts, channels."""
+"""What the raw values of a field look like, in a few words for the report of `init`: sizes, rates, scripts,
+channels."""
 
 from __future__ import annotations
 

@@ -15,11 +15,14 @@ SAMPLES, ROWS = 200, 2000
 
 
 def measured(dataset: Dataset) -> Dataset:
-    """The same dataset, the modalities of its fields completed. A field without a readable value stays as it was written."""
+    """The same dataset, the modalities of its fields completed. A field without a readable value stays as it was
+    written."""
     complete = {name: _complete(dataset, name) for name in dataset.fields}
     if all(complete[name] is field.modality for name, field in dataset.schema.fields.items()):
         return dataset
-    stated = {name: replace(field, modality=complete[name], given=None) for name, field in dataset.schema.fields.items()}
+    stated = {
+        name: replace(field, modality=complete[name], given=None) for name, field in dataset.schema.fields.items()
+    }
     return Dataset(dataset.reader, replace(dataset.schema, fields=stated), dataset.path, dataset.name)
 
 
@@ -30,7 +33,9 @@ def _complete(dataset: Dataset, name: str) -> Modality:
         return field.modality
     given = {key: value for key, value in modalities.config(field.modality).items() if key in field.given}
     try:
-        return kind.infer(samples(dataset, name, ROWS if isinstance(dataset.columns[name], tuple) else SAMPLES), **given)
+        return kind.infer(
+            samples(dataset, name, ROWS if isinstance(dataset.columns[name], tuple) else SAMPLES), **given
+        )
     except BadValue:  # nothing there, or nothing readable
         return field.modality
 
@@ -49,4 +54,8 @@ def samples(dataset: Dataset, name: str, n: int = SAMPLES) -> list[Raw]:
 
 def spread(length: int, n: int) -> np.ndarray:
     """(at most n,) int64: positions spread evenly over 0 … length-1."""
-    return np.unique(np.linspace(0, length - 1, min(n, length)).round().astype(np.int64)) if length else np.zeros(0, np.int64)
+    return (
+        np.unique(np.linspace(0, length - 1, min(n, length)).round().astype(np.int64))
+        if length
+        else np.zeros(0, np.int64)
+    )

@@ -5,21 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from amodal import modalities
 from amodal.core import AmodalError
-from amodal.data import decide, readers, schema
+from amodal.data import bundled, decide, readers, schema
 from amodal.data.dataset import Dataset
 from amodal.data.infer import infer, infer_arrays
 from amodal.data.measure import measured
 from amodal.data.readers import Where
 from amodal.modalities import Modality
-
-BUNDLED = Path(__file__).parent / "bundled"
-
-
-def bundled() -> list[str]:
-    """The names of the datasets that come with the package."""
-    return sorted(folder.name for folder in BUNDLED.iterdir() if (folder / "dataset.toml").exists()) if BUNDLED.is_dir() else []
 
 
 def open_dataset(source, *, name: str = "", fields: Mapping[str, str | Modality] | None = None) -> Dataset:
@@ -27,10 +19,12 @@ def open_dataset(source, *, name: str = "", fields: Mapping[str, str | Modality]
     - a folder, a table (CSV, TSV, JSONL, JSON, Parquet), a .tar, a saved Hugging Face dataset, or a packed folder;
       as its dataset.toml says if it has one, otherwise as it looks (see `amodal.data.init`);
     - the name of a bundled one: "globe", "digits";
-    - a dict of lists, arrays or tensors of one length; fields: column -> modality (a name, or made), where it shall not be guessed;
+    - a dict of lists, arrays or tensors of one length; fields: column -> modality (a name, or made), where it shall not
+      be guessed;
     - a Dataset, which is returned as it is.
 
-    Raises AmodalError: nothing there (with the nearest names), nothing that can be read, or a dataset.toml with a mistake.
+    Raises AmodalError: nothing there (with the nearest names), nothing that can be read, or a dataset.toml with a
+    mistake.
     """
     if isinstance(source, Dataset):
         return source
@@ -39,9 +33,9 @@ def open_dataset(source, *, name: str = "", fields: Mapping[str, str | Modality]
     if fields:
         raise AmodalError("`fields` is for values in memory. For data on disk write them into its dataset.toml.")
     path = Path(source)
-    if not path.exists() and str(source) in bundled():
-        path = BUNDLED / str(source)
-    readers.exists(path, bundled())
+    if not path.exists() and str(source) in bundled.NAMES:
+        path = bundled.path(str(source))
+    readers.exists(path, bundled.NAMES)
     toml = _toml(path)
     return from_toml(toml, name=name) if toml else infer(path, name=name)
 
@@ -79,9 +73,9 @@ def _named(toml: Path) -> list[Path]:
 
 
 def _where(described: schema.Schema) -> dict[str, Where]:
-    """The files of each field, for data that is files."""
-    return {
-        name: Where(field.suffix or tuple(sorted(field.modality.suffixes)), field.within)
-        for name, field in described.fields.items()
-        if not field.column and not modalities.config(field.modality).get("columns")
-    }
+    """The files of each field, for data that is files. Fields of other columns, such as `json.age`, have none."""
+    where = {}
+    for name, field in described.fields.items():
+        if field.suffix or field.within or not (field.column or getattr(field.modality, "columns", ())):
+            where[field.column or name] = Where(field.suffix or tuple(sorted(field.modality.suffixes)), field.within)
+    return where

@@ -21,8 +21,8 @@ from amodal.data.readers import native
 def pack(dataset: Dataset, path: str | Path, *, shard_bytes: int = 128 * 2**20) -> Path:
     """Copy every record of `dataset`, its files included, into the folder `path`. Returns the folder.
 
-    A pack that is already there is replaced when the new one is whole and on disk, in one step: whatever stops this, a reader
-    finds the old data or the new. Files that cannot be read become missing values, listed in quarantine.jsonl.
+    A pack that is already there is replaced when the new one is whole and on disk, in one step: whatever stops this, a
+    reader finds the old data or the new. Files that cannot be read become missing values, listed in quarantine.jsonl.
     """
     folder = Path(path)
     _refuse_others(folder)
@@ -32,7 +32,9 @@ def pack(dataset: Dataset, path: str | Path, *, shard_bytes: int = 128 * 2**20) 
     text = json.dumps({"format": native.FORMAT, "rows": len(dataset), "shards": shards}, indent=1)
     manifest = folder / f"manifest-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
     _commit(manifest, text.encode())
-    _commit(folder / "dataset.toml", schema.dumps(_schema(dataset, manifest.name)).encode())  # from here on it is the new data
+    _commit(
+        folder / "dataset.toml", schema.dumps(_schema(dataset, manifest.name)).encode()
+    )  # from here on it is the new data
     _sweep(folder, {manifest.name, *(s["file"] for s in shards)})
     bad.append_to(folder / "quarantine.jsonl")
     return folder
@@ -122,6 +124,12 @@ def _refuse_others(folder: Path) -> None:
     if folder.is_file():
         raise AmodalError(f"{folder} is a file; give a folder to pack into")
     if toml.exists() and not schema.load(toml).records[0].startswith("manifest-"):
-        raise AmodalError(f"{toml} describes data that is not packed. Give a new folder, so that nothing of it is overwritten.")
-    if folder.is_dir() and not toml.exists() and any(not f.name.startswith(("shard-", "manifest-", "writing-")) for f in folder.iterdir()):
+        raise AmodalError(
+            f"{toml} describes data that is not packed. Give a new folder, so that nothing of it is overwritten."
+        )
+    if (
+        folder.is_dir()
+        and not toml.exists()
+        and any(not f.name.startswith(("shard-", "manifest-", "writing-")) for f in folder.iterdir())
+    ):
         raise AmodalError(f"{folder} has other files in it. Give a new or an empty folder.")

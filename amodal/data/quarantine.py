@@ -22,6 +22,7 @@ class Quarantine:
 
     def __init__(self):
         self._met: dict[tuple[str, str], Bad] = {}
+        self._written: dict[Path, int] = {}
 
     def add(self, found: Iterable[Bad]) -> None:
         for bad in found:
@@ -31,13 +32,18 @@ class Quarantine:
         return list(self._met.values())
 
     def append_to(self, path: str | Path) -> int:
-        """Append what the JSONL file `path` does not have yet (a resumed run meets the same files again). Returns how many."""
-        path = Path(path)
+        """Append what the JSONL file `path` does not have yet (a resumed run meets the same files again). Returns how
+        many."""
+        path, entries = Path(path), self.entries()
+        fresh = entries[self._written.get(path, 0) :]
+        self._written[path] = len(entries)
+        if not fresh:
+            return 0
         known = {(bad.key, bad.field) for bad in read(path)} if path.exists() else set()
-        new = [bad for pair, bad in self._met.items() if pair not in known]
+        new = [bad for bad in fresh if (bad.key, bad.field) not in known]
         if new:
             path.parent.mkdir(parents=True, exist_ok=True)
-            torn = path.exists() and not path.read_bytes().endswith(b"\n")
+            torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
             with path.open("a", encoding="utf-8") as file:
                 file.write("\n" if torn else "")
                 file.writelines(json.dumps(asdict(bad), ensure_ascii=False) + "\n" for bad in new)

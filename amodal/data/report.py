@@ -26,7 +26,8 @@ LOOKED_AT = 50
 
 @dataclass(frozen=True)
 class FieldFound:
-    """missing: share of records without the field; unreadable: share of the `looked` values that could not be decoded."""
+    """missing: share of records without the field; unreadable: share of the `looked` values that could not be
+    decoded."""
 
     name: str
     modality: str
@@ -47,7 +48,8 @@ class LabelFound:
 
 @dataclass(frozen=True)
 class Report:
-    """path: the dataset.toml that was written; left_out: column or ending -> why; parts: records in each part of the split."""
+    """path: the dataset.toml that was written; left_out: column or ending -> why; parts: records in each part of the
+    split."""
 
     path: Path
     dataset: Dataset
@@ -59,14 +61,23 @@ class Report:
     @staticmethod
     def of(dataset: Dataset, verdicts: Mapping[str, Verdict], path: Path) -> Report:
         left = {column: verdict.why for column, verdict in verdicts.items() if verdict.role == "out"}
-        left |= {what: f"{n} files" if what.startswith("*") else f"{n} times" for what, n in dataset.reader.ignored.most_common(12)}
+        left |= {
+            what: f"{n} files" if what.startswith("*") else f"{n} times"
+            for what, n in dataset.reader.ignored.most_common(12)
+        }
         parts = {part: len(dataset.split(part)) for part in PARTS}
         fields = [_field(dataset, name) for name in dataset.fields]
         return Report(path, dataset, fields, [_label(dataset, name) for name in dataset.labels], left, parts)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield Text(f"{self.dataset.name}: {len(self.dataset):,} records ({', '.join(f'{n:,} {p}' for p, n in self.parts.items())})", "bold")
-        table = Table("field", "modality", "what it looks like", "missing", "example", title="fields: what the encoder sees")
+        parts = ", ".join(f"{n:,} {part}" for part, n in self.parts.items())
+        yield Text(
+            f"{self.dataset.name}: {len(self.dataset):,} records ({parts})",
+            "bold",
+        )
+        table = Table(
+            "field", "modality", "what it looks like", "missing", "example", title="fields: what the encoder sees"
+        )
         for f in self.fields:
             example = Text(f.example if f.unreadable < 1 else f.reason)
             if f.unreadable:
@@ -79,7 +90,9 @@ class Report:
                 table.add_row(label.name, label.kind, Text(label.values), _share(label.missing))
             yield table
         else:
-            yield Text("no labels found: retrieval and missing-sense evaluations work without; declare others as [labels.NAME]")
+            yield Text(
+                "no labels found: retrieval and missing-sense evaluations work without; declare others as [labels.NAME]"
+            )
         if self.left_out:
             yield Text("left out: " + "; ".join(f"{what}: {why}" for what, why in self.left_out.items()), "dim")
         yield Text(f"written to {self.path}: look through it and edit what was guessed wrong")
@@ -118,9 +131,16 @@ def _label(dataset: Dataset, name: str) -> LabelFound:
     else:
         known = [v for v in values if v is not None]
         common = Counter(known).most_common(3)
-        shown = f"{len(set(known))} classes: " + ", ".join(f"{v} ({n:,})" for v, n in common) + (", …" if len(set(known)) > 3 else "")
+        shown = (
+            f"{len(set(known))} classes: "
+            + ", ".join(f"{v} ({n:,})" for v, n in common)
+            + (", …" if len(set(known)) > 3 else "")
+        )
     return LabelFound(name, label.kind, shown, 1 - len(known) / len(values))
 
 
 def _share(missing: float) -> Text:
-    return Text(f"{missing:.0%}" if missing in (0, 1) or 0.005 < missing < 0.995 else f"{missing:.1%}", "red" if missing == 1 else "")
+    return Text(
+        f"{missing:.0%}" if missing in (0, 1) or 0.005 < missing < 0.995 else f"{missing:.1%}",
+        "red" if missing == 1 else "",
+    )

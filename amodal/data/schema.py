@@ -1,22 +1,22 @@
 """dataset.toml: what a person says about a dataset. Strict: an unknown key is an error that offers the nearest one.
 
-    name = "birds"                    # of the dataset; also: title, licence
-    records = "birds.csv"             # a table, a folder, tars, a saved Hugging Face dataset; globs and lists of them
-    key = "id"                        # column that names the records (default: row numbers, or file names)
-    split_by = "site"                 # records that agree here stay in one part of the split (default: the key)
-    split = "part"                    # column with a split that the data brings (default: 80/10/10 by hash)
+name = "birds"                    # of the dataset; also: title, licence
+records = "birds.csv"             # a table, a folder, tars, a saved Hugging Face dataset; globs and lists of them
+key = "id"                        # column that names the records (default: row numbers, or file names)
+split_by = "site"                 # records that agree here stay in one part of the split (default: the key)
+split = "part"                    # column with a split that the data brings (default: 80/10/10 by hash)
 
-    [fields.photo]                    # what the encoder sees; the other keys are parameters of the modality, measured if not given
-    modality = "image"
-    column = "file"                   # of a table (default: the field's name)
-    suffix = [".jpg", ".png"]         # of files
-    from = "photos"                   # of files: only those below this folder
-    size = 64
+[fields.photo]                    # what the encoder sees
+modality = "image"
+column = "file"                   # of a table (default: the field's name)
+suffix = [".jpg", ".png"]         # of files
+from = "photos"                   # of files: only those below this folder
+size = 64                         # parameters of the modality, measured where they are not given
 
-    [labels.species]                  # for evaluation only
-    kind = "category"                 # or "number"
-    column = "species"                # default: the label's name
-    unit = ""
+[labels.species]                  # for evaluation only
+kind = "category"                 # or "number"
+column = "species"                # default: the label's name
+unit = ""
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from tomlkit.exceptions import ParseError
 
 from amodal import modalities
 from amodal.core import AmodalError, unknown
+from amodal.core.embeddings import FUSED
 from amodal.modalities import Modality
 
 KINDS = ("category", "number")
@@ -41,8 +42,9 @@ OWN = ("modality", "column", "suffix", "from")
 
 @dataclass(frozen=True)
 class Field:
-    """modality: how the field is read; column: of a table; suffix: endings of files; within: the folder they lie in (`from`);
-    given: the parameters of the modality that somebody chose, None for all. The others are measured when the data is opened."""
+    """modality: how the field is read; column: of a table; suffix: endings of files; within: the folder they lie in
+    (`from`); given: the parameters of the modality that somebody chose, None for all. The others are measured when the
+    data is opened."""
 
     modality: Modality
     column: str = ""
@@ -53,7 +55,8 @@ class Field:
 
 @dataclass(frozen=True)
 class Label:
-    """What is known about some records, for evaluation. kind: "category" or "number"; unit: of numbers; column: "" for its name."""
+    """What is known about some records, for evaluation. kind: "category" or "number"; unit: of numbers; column: "" for
+    its name."""
 
     kind: str = "category"
     unit: str = ""
@@ -92,7 +95,9 @@ def load(path: str | Path) -> Schema:
     try:
         return loads(text)
     except ParseError as error:
-        raise AmodalError(f"{path}, line {error.line}: this is not TOML: {str(error).partition(' at line')[0]}") from error
+        raise AmodalError(
+            f"{path}, line {error.line}: this is not TOML: {str(error).partition(' at line')[0]}"
+        ) from error
     except AmodalError as error:
         raise AmodalError(f"{path}{_line(text, error)}: {error}") from error
 
@@ -104,14 +109,20 @@ def loads(text: str) -> Schema:
     parts = {name: _kind(name, tree.pop(name, {}), dict, "a table") for name in ("fields", "labels")}
     records = tree.pop("records", ".")
     plain = {name: _kind(name, value, str, "text") for name, value in tree.items()}
-    fields = {name: _field(name, _kind(f"fields.{name}", entry, dict, "a table")) for name, entry in parts["fields"].items()}
-    labels = {name: _label(name, _kind(f"labels.{name}", entry, dict, "a table")) for name, entry in parts["labels"].items()}
+    fields = {
+        name: _field(name, _kind(f"fields.{name}", entry, dict, "a table")) for name, entry in parts["fields"].items()
+    }
+    labels = {
+        name: _label(name, _kind(f"labels.{name}", entry, dict, "a table")) for name, entry in parts["labels"].items()
+    }
     if not fields:
-        raise AmodalError("it describes no field. Add at least one: [fields.NAME] with modality = "
-                          + " or ".join(f'"{m}"' for m in modalities.names()))  # fmt: skip
+        kinds = " or ".join(f'"{name}"' for name in modalities.names())
+        raise AmodalError(f"it describes no field. Add at least one: [fields.NAME] with modality = {kinds}")
     for name in fields:
-        if ":" in name or name == "fused":
-            raise AmodalError(f"a field cannot be called {name!r}: that is how views and fused vectors are named. Choose another name.")
+        if ":" in name or "." in name or name == FUSED:
+            raise AmodalError(
+                f"a field cannot be called {name!r}: views, fused vectors and parts of networks are named like that."
+            )
     return Schema(fields, labels, _texts("records", records), **plain)
 
 
@@ -137,7 +148,8 @@ def _label(name: str, entry: dict) -> Label:
 
 
 def dumps(schema: Schema, comments: Mapping[str, str] | None = None) -> str:
-    """The text of dataset.toml, with every parameter of each modality: what is left out would be measured anew when it is read.
+    """The text of dataset.toml, with every parameter of each modality: what is left out would be measured anew when it
+    is read.
 
     comments: lines above a key or table, by name: {"fields.photo": "..."}, {"": "..."} for the head.
     """

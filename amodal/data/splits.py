@@ -1,4 +1,5 @@
-"""Which part of the data a record belongs to. A pure function of its name, so nothing leaks when data grows or is shuffled."""
+"""Which part of the data a record belongs to. A pure function of its name, so nothing leaks when data grows or is
+shuffled."""
 
 from __future__ import annotations
 
@@ -19,18 +20,20 @@ SPELLINGS = {
 
 
 def by_hash(names: Sequence[str]) -> np.ndarray:
-    """(N,) int8, indexes PARTS: 80 % train, 10 % valid, 10 % test. Records with one name (a patient, a place) stay together.
+    """(N,) int8, indexes PARTS: 80 % train, 10 % valid, 10 % test. Records with one name (a patient, a place) stay
+    together.
 
-    Of three names or more none of the parts is empty: "test", then "valid", takes the names of "train" that come nearest to it.
-    Only data so small that this happens can see a name go back to "train" when it grows.
+    Of three names or more no part is empty: it takes the name that comes nearest to it from the part that has most.
+    Only in data so small that this happens can a name change its part when data is added.
     """
     hashes = b"".join(hashlib.blake2b(name.encode(), digest_size=8, person=b"split").digest() for name in names)
     share = np.frombuffer(hashes, dtype="<u8") / 2.0**64
     part = np.digitize(share, [0.8, 0.9]).astype(np.int8)
-    for empty in (2, 1):
-        train = share[part == 0]
-        if not (part == empty).any() and len(np.unique(train)) > 1 and len(np.unique(share)) > 2:
-            part[share == train.max()] = empty
+    for empty in (2, 1, 0):
+        held = [np.unique(share[part == p]) for p in range(3)]
+        most = max(range(3), key=lambda p: len(held[p]))
+        if not len(held[empty]) and sum(map(len, held)) > 2:
+            part[share == held[most][-1 if most < empty else 0]] = empty
     return part
 
 

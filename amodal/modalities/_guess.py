@@ -59,7 +59,7 @@ def _one(value: Raw, alike: bool) -> str | None:
     if isinstance(value, dict):
         if "sampling_rate" in value:
             return "audio"
-        return "series" if any(np.ndim(v) for v in value.values()) else "table"
+        return "series" if any(isinstance(v, (list, tuple, np.ndarray)) for v in value.values()) else "table"
     if isinstance(value, (list, tuple)):
         if value and all(isinstance(v, str) for v in value):
             return "text"

@@ -33,17 +33,14 @@ def patches(values: Ragged, size: int, fill: float) -> tuple[Tensor, Tensor]:
     return padded.view(-1, size, *trailing), counts_N
 
 
-def frames(waves: Ragged, window: int, hop: int) -> tuple[Tensor, Tensor]:
-    """Overlapping frames (F, window), one every `hop` samples of each clip, zeros past its end, and their number
-    (N,)."""
+def frames(waves: Ragged, window: int, hop: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Overlapping frames, one every `hop` samples of each clip, nothing copied yet: every stretch of `window` samples
+    (any, window), which of them are frames (F,), how many samples of each are its clip's (F,), frames per clip (N,)."""
     counts_N = pieces(waves.lengths, hop)
-    # Zeros between the clips, as many as a frame can reach into: then every frame is a slice of one strided view.
-    gap = pieces(torch.tensor(window - hop), hop) if window > hop else 0
-    blocks_N = counts_N + gap
-    first_N = blocks_N.cumsum(0) - blocks_N
-    padded = waves.flat.new_zeros(max(int(blocks_N.sum()) * hop, window))
-    padded[spans(first_N * hop, waves.lengths)] = waves.flat
-    return padded.unfold(0, window, hop)[spans(first_N, counts_N)], counts_N
+    offset_F = steps(counts_N) * hop
+    first_F, length_F = (torch.repeat_interleave(x, counts_N) for x in (waves.starts(), waves.lengths))
+    stretches = torch.nn.functional.pad(waves.flat, (0, window)).unfold(0, window, 1)
+    return stretches, first_F + offset_F, length_F - offset_F, counts_N
 
 
 def steps(counts_N: Tensor) -> Tensor:

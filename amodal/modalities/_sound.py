@@ -19,6 +19,9 @@ from amodal.modalities._base import BadValue, Raw, is_numpy, load_numpy, read_by
 FLOOR = 1e-7
 """Power below which all is silence: -70 dB of full scale, under the noise of nearly any microphone."""
 
+CHUNK = 2048
+"""Frames that are transformed at a time: thrice as fast on a CPU, whose cache they fit, as all at once."""
+
 
 def read(raw: Raw, rate: int, seconds: float = np.inf) -> tuple[np.ndarray, int]:
     """Samples (t,) float32 of one channel, at most the first `seconds`, and their rate in Hz.
@@ -70,7 +73,7 @@ def _from_array(raw) -> np.ndarray:
 def _from_file(raw: Path | str | bytes, seconds: float) -> tuple[np.ndarray, int]:
     head, size = _head(raw)
     try:
-        with soundfile.SoundFile(io.BytesIO(raw) if isinstance(raw, bytes) else os.fspath(raw)) as file:
+        with soundfile.SoundFile(_Bytes(raw) if isinstance(raw, bytes) else os.fspath(raw)) as file:
             promised = (
                 int(min(file.frames, np.ceil(seconds * file.samplerate))) if np.isfinite(seconds) else file.frames
             )
@@ -88,6 +91,16 @@ def _from_file(raw: Path | str | bytes, seconds: float) -> tuple[np.ndarray, int
     return (samples[:, 0] if samples.shape[1] == 1 else samples.mean(1, dtype=np.float32)), rate
 
 
+class _Bytes(io.BytesIO):
+    """libsndfile seeks to before the start of some damaged files; an exception there would be printed, not raised."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return self.tell()
+
+
 def _head(raw: Path | str | bytes) -> tuple[bytes, int]:
     """The first twelve bytes of a file and its size. Raises BadValue where there is none."""
     if isinstance(raw, bytes) or not Path(raw).is_file():
@@ -101,8 +114,8 @@ def _head(raw: Path | str | bytes) -> tuple[bytes, int]:
 
 
 def _announced(head: bytes) -> int:
-    """The size in bytes that the header of a WAV, AIFF or AU file promises; 0 if none does. Written to a pipe they promise
-    0 or as much as the header can say, which means nothing."""
+    """The size in bytes that the header of a WAV, AIFF or AU file promises; 0 if none does. Written to a pipe they
+    promise 0 or as much as the header can say, which means nothing."""
     start, size = int.from_bytes(head[4:8], "big"), int.from_bytes(head[8:12], "big")
     if head[:4] == b"RIFF":
         start, size = 8, int.from_bytes(head[4:8], "little")
@@ -134,11 +147,17 @@ def mel_filters(rate: int, bins: int, mels: int) -> Tensor:
 def log_mel(waves: Ragged, rate: int, window: int, hop: int, mels: int) -> tuple[Tensor, Tensor]:
     """Natural logarithm of the power in each mel band, (F, mels), one row every `hop` samples of each clip; rows per
     clip (N,)."""
-    frames, counts_N = _ragged.frames(waves, window, hop)
-    if not len(frames):  # the transform refuses an empty batch
-        return frames.new_zeros(0, mels), counts_N
-    hann = torch.hann_window(window, device=frames.device)
-    spectrum = torch.fft.rfft(frames * (hann / hann.square().sum().sqrt()))
-    power = spectrum.real.square() + spectrum.imag.square()
-    filters = mel_filters(rate, power.shape[1], mels).to(power.device)
-    return (power @ filters).clamp(min=FLOOR).log(), counts_N
+    stretches, start_F, left_F, counts_N = _ragged.frames(waves, window, hop)
+    device = stretches.device
+    if not len(start_F):  # the transform refuses an empty batch
+        return stretches.new_zeros(0, mels), counts_N
+    hann, index = torch.hann_window(window, device=device), torch.arange(window, device=device)
+    hann = hann / hann.square().sum().sqrt()
+    filters = mel_filters(rate, window // 2 + 1, mels).to(device)
+    bands = []
+    with torch.autocast(device.type, enabled=False):  # power spans more decades than bfloat16 has digits
+        for start, left in zip(start_F.split(CHUNK), left_F.split(CHUNK)):
+            inside = index < left[:, None]  # the next clip begins where this one ends
+            spectrum = torch.fft.rfft(stretches[start] * (hann * inside))
+            bands.append((spectrum.real.square() + spectrum.imag.square()) @ filters)
+    return torch.cat(bands).clamp(min=FLOOR).log(), counts_N

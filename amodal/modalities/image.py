@@ -128,7 +128,8 @@ class Image:
         low = rng.random(2) * (self.size - sides)
         mirrored = (False, self.flip and rng.random() < 0.5)
         return tuple(
-            _pixels.sampling(self.size, a, a + s, size, sigma=sigma, flip=m) for a, s, m in zip(low, sides, mirrored)
+            _pixels.sampling(self.size, a, a + s, size, sigma=sigma, flip=m)
+            for a, s, m in zip(low.tolist(), sides.tolist(), mirrored)
         )
 
     def collate(self, values: Sequence[np.ndarray]) -> Tensor:

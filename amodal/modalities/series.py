@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import pyarrow.csv
 import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Ragged, Tokens
 from amodal.core.errors import nearest
-from amodal.modalities import _draw, _ragged
-from amodal.modalities._base import (
-    BadValue,
-    Raw,
-    as_number,
-    build,
-    check_view,
-    decodable,
-    is_numpy,
-    listed,
-    load_numpy,
-    moments,
-    read_bytes,
-    tidy,
-)
+from amodal.modalities import _columns, _draw, _ragged
+from amodal.modalities._base import BadValue, Raw, build, check_view, decodable, listed, moments, tidy
 
 CROPS = {"weak": (0.8, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.5)}  # share of the length
-CLOCKS = ("time", "timestamp", "seconds", "t", "date", "datetime", "index")
 
 
 @dataclass(frozen=True)
@@ -74,16 +57,16 @@ class Series:
         tables, first = [], None
         for raw in samples:
             try:
-                tables.append(_read(raw))
+                tables.append(_columns.read(raw))
             except BadValue as error:
                 first = first or error
         if not tables:
             raise first or BadValue("no samples to look at")
-        measured = {"channels": _channels(tables)}
-        lengths = [_length(t) for t in tables]
+        measured = {"channels": _columns.numeric_names(tables)}
+        lengths = [_columns.length(t) for t in tables]
         measured["patch"] = max(1, -(-int(np.median(lengths)) // 32))
         measured["max_steps"] = min(32768, max(lengths) * 5 // 4 + 1)
-        if rates := [r for t in tables if isinstance(t, dict) and (r := _rate(t))]:
+        if rates := [r for t in tables if isinstance(t, dict) and (r := _columns.rate_of(t))]:
             measured["rate"] = tidy(float(np.median(rates)))
         series = build(cls, measured | given)
         mean, std = moments(np.concatenate(decodable(series, samples)))
@@ -93,7 +76,7 @@ class Series:
         """(t, C) float32 from .csv, .tsv, .npy, .npz (path or bytes), a dict name -> samples, an array or lists (steps,
         channels), or (steps,) of one channel. A named channel that is absent is missing; one too many is passed
         over."""
-        table = _read(raw)
+        table = _columns.read(raw)
         values = self._by_name(table) if isinstance(table, dict) else self._by_place(table)
         if not np.isfinite(values).any():
             raise BadValue("every sample is missing" if values.size else "no samples")
@@ -105,10 +88,10 @@ class Series:
             close = [c for name in self.channels for c in nearest(name, table)]
             hint = f"; did you mean {close[0]}?" if close else ""
             raise BadValue(f"none of the channels {listed(self.channels)}; it has {listed(table) or 'nothing'}{hint}")
-        values = np.full((_length(table), len(self.channels)), np.nan, dtype=np.float32)
+        values = np.full((_columns.length(table), len(self.channels)), np.nan, dtype=np.float32)
         for i, name in enumerate(self.channels):
             if name in table:
-                values[:, i] = _numbers(table[name], name)
+                values[:, i] = _columns.numbers(table[name], name)
         return values
 
     def _by_place(self, array: np.ndarray) -> np.ndarray:
@@ -118,7 +101,7 @@ class Series:
         if array.ndim != 2 or array.shape[1] != count:
             turned = "; transpose it" if array.ndim == 2 and array.shape[0] == count else ""
             raise BadValue(f"shape {array.shape}, expected (steps, {count} channel{'s' * (count > 1)}){turned}")
-        return _numbers(array, "array")
+        return _columns.numbers(array, "array")
 
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
         """weak: 80-100 % of the steps, noise of .02 deviations; strong: 50-100 %, noise of .1, each channel scaled by
@@ -197,106 +180,3 @@ class SeriesTokenizer(nn.Module):
         position = nn.functional.pad(_ragged.steps(counts).float()[:, None], (0, 2))
         x = self.project(torch.cat([patches.nan_to_num(), present], 1))
         return Tokens.of(x, column.rows, counts, position, name, size)
-
-
-Table = dict[str, np.ndarray] | np.ndarray
-
-
-def _read(raw: Raw) -> Table:
-    """Columns by name, or an array whose columns have no names."""
-    if isinstance(raw, (Path, str, bytes)):
-        tabs = not isinstance(raw, bytes) and Path(raw).suffix.lower() == ".tsv"
-        data = read_bytes(raw)
-        raw = load_numpy(data) if is_numpy(data) else _from_csv(data, "\t" if tabs else None)
-    if isinstance(raw, Mapping):
-        columns = {str(name): np.atleast_1d(_array(column)) for name, column in raw.items()}
-        if len({c.shape for c in columns.values()}) > 1 or any(c.ndim != 1 for c in columns.values()):
-            shapes = (f"{n}: {len(c) if c.ndim == 1 else c.shape}" for n, c in columns.items())
-            raise BadValue(f"channels of different length ({listed(shapes)})")
-        return columns
-    if isinstance(raw, (np.ndarray, list, tuple)):
-        array = _array(raw)
-        if array.dtype.names:
-            return {name: array[name] for name in array.dtype.names}
-        return array
-    raise BadValue(
-        f"a {type(raw).__name__} is not a series: expected a path, bytes, an array, lists, or a dict of lists"
-    )
-
-
-def _array(raw) -> np.ndarray:
-    try:
-        return np.asarray(raw)
-    except ValueError:
-        raise BadValue("steps with different numbers of channels") from None
-
-
-def _from_csv(data: bytes, delimiter: str | None) -> Table:
-    """A table with a header, or without one if its first line is all numbers."""
-    head = data[:4096].decode("utf-8", "replace").lstrip("\ufeff").split("\n", 1)[0].strip()
-    delimiter = delimiter or max(",;\t", key=head.count)
-    bare = all(_is_number(cell) for cell in head.split(delimiter))
-    try:
-        table = pyarrow.csv.read_csv(
-            io.BytesIO(data),
-            pyarrow.csv.ReadOptions(use_threads=False, autogenerate_column_names=bare),
-            pyarrow.csv.ParseOptions(delimiter=delimiter),
-        )
-    except pyarrow.ArrowInvalid as error:
-        raise BadValue(f"not a table of text: {str(error).splitlines()[0]}") from None
-    columns = {name.strip(): table[name].to_numpy() for name in table.column_names}
-    return np.stack([_numbers(c, n) for n, c in columns.items()], 1) if bare else columns
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        return bool(cell.strip()) and float(cell) is not None
-    except ValueError:
-        return False
-
-
-def _numbers(array: np.ndarray, name: str) -> np.ndarray:
-    """float32 of the same shape, NaN for what is missing or infinite."""
-    try:
-        if array.dtype.kind not in "biuf":
-            array = np.array([as_number(cell) for cell in array.ravel()]).reshape(array.shape)
-    except ValueError as error:
-        raise BadValue(f"{name}: {error}") from None
-    with np.errstate(over="ignore"):
-        values = array.astype(np.float32)
-    return np.where(np.isfinite(values), values, np.float32(np.nan))
-
-
-def _length(table: Table) -> int:
-    return len(next(iter(table.values()), ())) if isinstance(table, dict) else len(table)
-
-
-def _channels(tables: Sequence[Table]) -> tuple[str, ...]:
-    named = [t for t in tables if isinstance(t, dict)]
-    if not named:
-        count = tables[0].shape[1] if tables[0].ndim == 2 else 1
-        return tuple(f"c{i}" for i in range(count)) if count > 1 else ("value",)
-    numeric = []
-    for name in dict.fromkeys(name for table in named for name in table):
-        try:
-            seen = np.concatenate([_numbers(t[name], name) for t in named if name in t])
-        except BadValue:
-            continue
-        if name.lower() not in CLOCKS and np.isfinite(seen).any():
-            numeric.append(name)
-    if not numeric:
-        raise BadValue(f"no column of numbers among {listed(named[0])}")
-    return tuple(numeric)
-
-
-def _rate(table: Mapping[str, np.ndarray]) -> float:
-    """Steps a second by a column of seconds, 0 without one."""
-    for name in table:
-        if (
-            name.lower() in ("time", "timestamp", "seconds", "t")
-            and table[name].dtype.kind in "iuf"
-            and len(table[name]) > 1
-        ):
-            step = float(np.median(np.diff(table[name].astype(np.float64))))
-            return 1 / step if step > 0 else 0.0
-    return 0.0

@@ -209,7 +209,7 @@ class TableTokenizer(nn.Module):
         number_NC1 = self.table.standardised(values_NC).nan_to_num().unsqueeze(2)
         angle = 2 * torch.pi * self.frequency * number_NC1
         x_NCD = torch.einsum("ncf,cfd->ncd", torch.cat([number_NC1, angle.sin(), angle.cos()], 2), self.weight)
-        if sizes.any():
+        if self.table.categories:
             code_NC = values_NC.nan_to_num().long().clamp(min=0).minimum((sizes - 1).clamp(min=0)) + (
                 sizes.cumsum(0) - sizes
             )

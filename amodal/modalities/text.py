@@ -89,8 +89,8 @@ class Text:
         return ids[: starts[-1] or room]  # half a character only where a whole one has no room
 
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
-        """weak: a stretch of 80-100 % that begins and ends at a word; strong: of 50-100 %, a tenth of it dropped in short
-        spans and one character in fifty replaced by another of the same text; local: a stretch of 20-50 %."""
+        """weak: a stretch of 80-100 % that begins and ends at a word; strong: of 50-100 %, a tenth of it dropped in
+        short spans and one character in fifty replaced by another of the same text; local: a stretch of 20-50 %."""
         check_view(view)
         if view == "plain":
             return value

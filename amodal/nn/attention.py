@@ -23,21 +23,21 @@ Reads = Callable[[Sequence[str]], Tensor]
 
 @dataclass(frozen=True)
 class Group:
-    """Queries start:stop of the ordered list are `rows` runs of equal length; `keys` (rows, L) are what each run reads,
-    None if it reads itself."""
+    """`rows` runs of `queries` tokens each; every run reads `keys` tokens, or itself if `keys` is 0."""
 
-    start: int
-    stop: int
     rows: int
-    keys: Tensor | None
+    queries: int
+    keys: int = 0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """order: (T,) the tokens in the order of the groups, None where they already are; groups cover every token once."""
+    """order: (T,) the tokens in the order of the groups, None where they already are; groups: they cover every token once;
+    keys: (K,) what the groups that do not read themselves read, end to end, as places in that order."""
 
     order: Tensor | None
     groups: tuple[Group, ...]
+    keys: Tensor | None = None
 
 
 def plan(tokens: Tokens, reads: Reads | None = None) -> Plan:
@@ -47,76 +47,74 @@ def plan(tokens: Tokens, reads: Reads | None = None) -> Plan:
 
 def _plan_whole_rows(tokens: Tokens) -> Plan:
     lengths = tokens.lengths()
-    distinct, counts = torch.unique(lengths, return_counts=True)
-    sizes = [(length, rows) for length, rows in zip(distinct.tolist(), counts.tolist()) if length]
-    order = None
-    if len(sizes) > 1:
-        by_length = torch.argsort(lengths, stable=True)
-        order = spans((lengths.cumsum(0) - lengths)[by_length], lengths[by_length])
-    return Plan(order, _runs(sizes))
-
-
-def _runs(sizes: Sequence[tuple[int, int]], start: int = 0) -> tuple[Group, ...]:
-    groups = []
-    for length, rows in sizes:
-        groups.append(Group(start, start + length * rows, rows, None))
-        start += length * rows
-    return tuple(groups)
+    rows, groups = _group(lengths, lengths)
+    same = tuple(Group(g.rows, g.queries) for g in groups)
+    return Plan(None if len(groups) < 2 else _runs(rows, lengths), same)
 
 
 def _plan_by_source(tokens: Tokens, allowed: Tensor) -> Plan:
-    """Queries whose sources read the same set of sources form a class; each class is planned like whole rows."""
-    order, pending, start = [], [], 0
+    """Queries whose sources read the same set of sources form a class; each class is grouped like whole rows."""
+    order, keys, groups = [tokens.row[:0]], [], []
     for readable in torch.unique(allowed, dim=0):
-        asks = (allowed == readable).all(1)[tokens.source]
-        answers = readable[tokens.source]
-        query = asks.nonzero().squeeze(1)
-        if not len(query):
-            continue
-        key = answers.nonzero().squeeze(1)
-        n_query = torch.bincount(tokens.row[query], minlength=tokens.size)
-        n_key = torch.bincount(tokens.row[key], minlength=tokens.size)
+        asks, answers = (allowed == readable).all(1)[tokens.source], readable[tokens.source]
+        query, key = asks.nonzero().squeeze(1), answers.nonzero().squeeze(1)
+        n_query, n_key = (torch.bincount(tokens.row[i], minlength=tokens.size) for i in (query, key))
         if bool(((n_query > 0) & (n_key == 0)).any()):
             raise ValueError("the attention rule leaves some tokens nothing to read; let every source read itself")
-        shape = torch.stack([n_query, n_key], 1)
-        itself = torch.equal(asks, answers)
-        for want in torch.unique(shape[n_query > 0], dim=0):
-            rows = (shape == want).all(1).nonzero().squeeze(1)
-            mine = query[spans((n_query.cumsum(0) - n_query)[rows], n_query[rows])]
-            theirs = None if itself else key[spans((n_key.cumsum(0) - n_key)[rows], n_key[rows])].view(len(rows), -1)
-            order.append(mine)
-            pending.append((start, start + len(mine), len(rows), theirs))
-            start += len(mine)
-    if not order:
-        return Plan(None, ())
+        rows, mine = _group(n_query, n_key)
+        order.append(query[_runs(rows, n_query)])
+        if torch.equal(asks, answers):
+            mine = [Group(g.rows, g.queries) for g in mine]
+        else:
+            keys.append(key[_runs(rows, n_key)])
+        groups += mine
     whole = torch.cat(order)
     place = torch.empty_like(whole)
     place[whole] = torch.arange(len(whole), device=whole.device)
-    return Plan(whole, tuple(Group(a, b, n, None if keys is None else place[keys]) for a, b, n, keys in pending))
+    return Plan(whole, tuple(groups), place[torch.cat(keys)] if keys else None)
 
 
-def attend(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, groups: Sequence[Group]) -> Tensor:
+def _group(n_query: Tensor, n_key: Tensor) -> tuple[Tensor, list[Group]]:
+    """The rows that ask anything, those of the same numbers side by side, and the groups they form."""
+    shape = n_query * (n_key.max() + 1 if len(n_key) else 1) + n_key
+    rows = torch.argsort(shape, stable=True)
+    rows = rows[n_query[rows] > 0]
+    _, counts = torch.unique_consecutive(shape[rows], return_counts=True)
+    first = rows[counts.cumsum(0) - counts]
+    return rows, [Group(*g) for g in zip(counts.tolist(), n_query[first].tolist(), n_key[first].tolist())]
+
+
+def _runs(rows: Tensor, lengths: Tensor) -> Tensor:
+    """Where the tokens of `rows` are in a list that has `lengths` tokens of each row."""
+    return spans((lengths.cumsum(0) - lengths)[rows], lengths[rows])
+
+
+def attend(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, how: Plan) -> Tensor:
     """(T, H, d) for tokens in the order of the plan."""
-    if not groups:
+    if not how.groups:
         return v_THd  # no token: nothing to mix, and the projections stay part of the graph
-    if _can_use_varlen(q_THd, groups):
-        return _varlen(q_THd, k_THd, v_THd, groups)
+    if _can_use_varlen(q_THd, how):
+        return _varlen(q_THd, k_THd, v_THd, how)
+    # One split, not a slice for each group: the gradient of a slice is as large as the whole list.
+    sizes = [g.rows * g.queries for g in how.groups]
+    own = zip(*(t.split(sizes) for t in (q_THd, k_THd, v_THd)))
+    read = iter(())
+    if how.keys is not None:
+        counts = [g.rows * g.keys for g in how.groups if g.keys]
+        read = zip(*(t.index_select(0, how.keys).split(counts) for t in (k_THd, v_THd)))
     parts = []
-    for g in groups:
-        q = q_THd[g.start : g.stop].unflatten(0, (g.rows, -1)).transpose(1, 2)
-        if g.keys is None:
-            k = k_THd[g.start : g.stop].unflatten(0, (g.rows, -1)).transpose(1, 2)
-            v = v_THd[g.start : g.stop].unflatten(0, (g.rows, -1)).transpose(1, 2)
-        else:
-            k, v = (t.index_select(0, g.keys.flatten()).unflatten(0, g.keys.shape).transpose(1, 2) for t in (k_THd, v_THd))
+    for group, (q, k, v) in zip(how.groups, own):
+        if group.keys:
+            k, v = next(read)
+        q, k, v = (t.unflatten(0, (group.rows, -1)).transpose(1, 2) for t in (q, k, v))
         parts.append(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _can_use_varlen(q_THd: Tensor, groups: Sequence[Group]) -> bool:
+def _can_use_varlen(q_THd: Tensor, how: Plan) -> bool:
     """Many small groups, half precision and a GPU: one variable-length kernel beats one launch for each length."""
     half = q_THd.dtype in (torch.bfloat16, torch.float16)
-    return q_THd.is_cuda and half and len(groups) > 4 and all(g.keys is None for g in groups) and _varlen_kernel() is not None
+    return q_THd.is_cuda and half and len(how.groups) > 4 and how.keys is None and _varlen_kernel() is not None
 
 
 def _varlen_kernel():
@@ -127,8 +125,8 @@ def _varlen_kernel():
     return varlen_attn
 
 
-def _varlen(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, groups: Sequence[Group]) -> Tensor:
-    lengths = [(g.stop - g.start) // g.rows for g in groups for _ in range(g.rows)]
+def _varlen(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, how: Plan) -> Tensor:
+    lengths = [g.queries for g in how.groups for _ in range(g.rows)]
     ends = torch.tensor([0, *lengths], device=q_THd.device).cumsum(0).to(torch.int32)
     return _varlen_kernel()(q_THd, k_THd, v_THd, ends, ends, max(lengths), max(lengths))
 
@@ -144,8 +142,8 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x_TD: Tensor, groups: Sequence[Group], rotate: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def forward(self, x_TD: Tensor, how: Plan, rotate: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         q, k, v = self.qkv(x_TD).unflatten(1, (3, self.heads, -1)).unbind(1)
         if rotate is not None:
             q, k = rotate(q), rotate(k)
-        return self.out(attend(q, k, v, groups).flatten(1))
+        return self.out(attend(q, k, v, how).flatten(1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from amodal.core import Tokens, unknown
-from amodal.nn.attention import Attention, Group, Reads, plan
+from amodal.nn.attention import Attention, Plan, Reads, plan
 from amodal.nn.positions import Rotary
 
 
@@ -50,8 +50,8 @@ class Block(nn.Module):
         self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
         self.norm2, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, hidden), nn.Linear(hidden, width)
 
-    def forward(self, x_TD: Tensor, groups: Sequence[Group], rotate=None) -> tuple[Tensor, Tensor]:
-        x_TD = x_TD + self.attention(self.norm1(x_TD), groups, rotate)
+    def forward(self, x_TD: Tensor, how: Plan, rotate=None) -> tuple[Tensor, Tensor]:
+        x_TD = x_TD + self.attention(self.norm1(x_TD), how, rotate)
         mlp_TD = self.down(gelu(self.up(self.norm2(x_TD))))
         return x_TD + mlp_TD, mlp_TD
 
@@ -78,7 +78,7 @@ class Transformer(nn.Module):
         rotate = Rotary(position, x_TD.shape[1] // self.blocks[0].attention.heads) if self.rotary else None
         outputs = []
         for block in self.blocks:
-            x_TD, mlp_TD = block(x_TD, how.groups, rotate)
+            x_TD, mlp_TD = block(x_TD, how, rotate)
             if collect is not None:
                 outputs.append(mlp_TD)
         x_TD = self.norm(x_TD)

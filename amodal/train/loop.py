@@ -93,7 +93,7 @@ def train(
     leads = distributed.rank() == 0
     log = Log(run, resume_at=first, tensorboard=tensorboard) if leads else None
     warmup = max(1, round(schedule.warmup * schedule.steps))
-    watch_every = schedule.watch_every or max(schedule.steps // 20, 1)
+    watch_every = schedule.watch_every or max(schedule.steps // 20, 10)
     checkpoint_every = schedule.checkpoint_every or max(schedule.steps // 5, 50)
     bar = Bar("pretrain", schedule.steps, start=first, shown=progress and leads)
     waited, begun, rows = 0.0, time.monotonic(), 0

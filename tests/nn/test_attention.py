@@ -43,8 +43,8 @@ def dense(q, k, v, mask):
 def ours(tokens, reads, q, k, v):
     how = plan(tokens, rule(reads))
     if how.order is None:
-        return attend(q, k, v, how.groups)
-    return attend(q[how.order], k[how.order], v[how.order], how.groups)[torch.argsort(how.order)]
+        return attend(q, k, v, how)
+    return attend(q[how.order], k[how.order], v[how.order], how)[torch.argsort(how.order)]
 
 
 def assert_dense(tokens, reads, heads=2, width=6):
@@ -87,8 +87,8 @@ def test_groups_cover_every_token_once(reads, tokens):
     how = plan(tokens, rule(reads))
     order = torch.arange(len(tokens)) if how.order is None else how.order
     assert sorted(order.tolist()) == list(range(len(tokens)))
-    edges = [0, *(g.stop for g in how.groups)]
-    assert [g.start for g in how.groups] == edges[:-1] and edges[-1] == len(tokens)
+    assert sum(g.rows * g.queries for g in how.groups) == len(tokens)
+    assert sum(g.rows * g.keys for g in how.groups) == (0 if how.keys is None else len(how.keys))
 
 
 def test_rows_of_one_length_need_no_reordering():

@@ -16,11 +16,24 @@ from amodal.data.readers.native import Native
 from amodal.data.readers.table import Table
 from amodal.data.readers.webdataset import WebDataset
 
-__all__ = ["Arrays", "Files", "Folder", "HuggingFace", "Native", "Reader", "Table", "WebDataset", "Where", "find", "open_records"]
+__all__ = [
+    "Arrays",
+    "Files",
+    "Folder",
+    "HuggingFace",
+    "Native",
+    "Reader",
+    "Table",
+    "WebDataset",
+    "Where",
+    "find",
+    "open_records",
+]
 
 
 def find(root: Path, patterns: Sequence[str]) -> list[Path]:
-    """The files and folders that `records` in dataset.toml names, globs expanded. Raises AmodalError where there are none."""
+    """The files and folders that `records` in dataset.toml names, globs expanded. Raises AmodalError where there are
+    none."""
     found: list[Path] = []
     for pattern in patterns:
         if any(c in pattern for c in "*?["):
@@ -44,14 +57,20 @@ def exists(path: Path, also: Sequence[str] = ()) -> Path:
     raise unknown(f"file or folder in {parent.resolve()}", path.name, [*siblings, *also])
 
 
-def open_records(paths: Sequence[Path], columns: dict[str, Where] | None, kinds: dict[str, str], key: str = "") -> Reader:
+def open_records(
+    paths: Sequence[Path], columns: dict[str, Where] | None, kinds: dict[str, str], key: str = ""
+) -> Reader:
     """A reader for the records in `paths`: one folder, or files of one sort.
 
-    columns: for files, where each field's are, None to propose them from kinds: ending -> modality; key: the column of a table.
+    columns: for files, where each field's are, None to propose them from kinds: ending -> modality; key: the column of
+    a table.
     """
     sorts = {_sort(path) for path in paths}
     if len(sorts) > 1 or ("folder" in sorts and len(paths) > 1):
-        raise AmodalError(f"records must be one folder or files of one sort (tables, tars), not {', '.join(p.name for p in paths[:6])}")
+        raise AmodalError(
+            "records must be one folder or files of one sort (tables, tars), "
+            f"not {', '.join(p.name for p in paths[:6])}"
+        )
     sort = sorts.pop()
     if key and sort in ("folder", "tar"):
         raise AmodalError(f"files are named by their stems: leave `key` = {key!r} out of dataset.toml")
@@ -74,4 +93,7 @@ def _sort(path: Path) -> str:
         return "table"
     if ".tar" in path.name.lower():
         return "tar"
-    raise AmodalError(f"{path} is no data that can be read; expected a folder, a table ({', '.join(sorted(table.SUFFIXES))}) or .tar shards")
+    raise AmodalError(
+        f"{path} is no data that can be read; "
+        f"expected a folder, a table ({', '.join(sorted(table.SUFFIXES))}) or .tar shards"
+    )

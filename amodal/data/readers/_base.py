@@ -1,4 +1,5 @@
-"""What a reader is: records by number, cells by column name. It knows nothing of modalities; a cell is whatever the source holds."""
+"""What a reader is: records by number, cells by column name. It knows nothing of modalities; a cell is whatever the
+source holds."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ SMALL = 64 * 2**20
 
 
 class Lazy:
-    """What `cached_property` holds — open files, mapped tables — is not pickled: it is made again where the object arrives."""
+    """What `cached_property` holds — open files, mapped tables — is not pickled: it is made again where the object
+    arrives."""
 
     def __getstate__(self) -> dict:
         lazy = {name for kind in type(self).__mro__ for name, v in vars(kind).items() if isinstance(v, cached_property)}
@@ -60,7 +62,8 @@ class Reader(Lazy):
 
 
 def stamp_files(paths: Sequence[Path]) -> str:
-    """A hash of the content of few small files, which is the same on every machine; of names, sizes and times of many or large ones."""
+    """A hash of the content of few small files, which is the same on every machine; of names, sizes and times of many
+    or large ones."""
     stats = [path.stat() for path in paths]
     digest = hashlib.blake2b(digest_size=16)
     by_content = len(paths) <= 2000 and sum(s.st_size for s in stats) <= SMALL
@@ -73,11 +76,15 @@ def unique_keys(cells: Sequence, column: str, where: str) -> list[str]:
     """The cells of the key column as record ids; an error where one is missing or occurs twice."""
     missing = [i for i, cell in enumerate(cells) if cell is None]
     if missing:
-        raise AmodalError(f"{where}: record {missing[0]} has no key (column {column!r}), nor have {len(missing) - 1} others. "
-                          "Every record needs one; choose another column as `key` in dataset.toml or leave `key` out.")  # fmt: skip
+        raise AmodalError(
+            f"{where}: record {missing[0]} has no key (column {column!r}), nor have {len(missing) - 1} others. "
+            "Every record needs one: choose another column as `key` in dataset.toml, or leave `key` out."
+        )
     keys = [str(cell) for cell in cells]
     twice = [key for key, n in Counter(keys).items() if n > 1]
     if twice:
-        raise AmodalError(f"{where}: {len(twice)} keys (column {column!r}) occur more than once, such as {twice[0]!r}. "
-                          "Choose a column as `key` in dataset.toml that tells the records apart, or leave `key` out.")  # fmt: skip
+        raise AmodalError(
+            f"{where}: {len(twice)} keys (column {column!r}) occur more than once, such as {twice[0]!r}. "
+            "Choose a column as `key` in dataset.toml that tells the records apart, or leave `key` out."
+        )
     return keys

@@ -20,13 +20,15 @@ VALUES = {".json": "json", ".cls": "cls", ".id": "id"}
 
 @dataclass(frozen=True)
 class Where:
-    """The files of one column: endings with their dot (".png", ".front.png"), and the folder that they lie in, if only there."""
+    """The files of one column: endings with their dot (".png", ".front.png"), and the folder that they lie in, if only
+    there."""
 
     suffixes: tuple[str, ...]
     within: str = ""
 
     def key(self, name: str) -> str | None:
-        """The record that the file `name` (a path below the root, with /) belongs to; None if it is not of this column."""
+        """The record that the file `name` (a path below the root, with /) belongs to; None if it is not of this
+        column."""
         if self.within:
             if not name.startswith(self.within + "/"):
                 return None
@@ -46,7 +48,8 @@ class Grouped:
 
 
 def group(names: Sequence[str], columns: dict[str, Where]) -> Grouped:
-    """Files to records. Of several columns that a file would fit, the longest ending has it: a.front.png is `.front.png`, not `.png`.
+    """Files to records. Of several columns that a file would fit, the longest ending has it: a.front.png is
+    `.front.png`, not `.png`.
 
     A second file for the same cell (a.jpg beside a.jpeg) is passed over and counted.
     """
@@ -67,13 +70,16 @@ def group(names: Sequence[str], columns: dict[str, Where]) -> Grouped:
 
 
 class Files(Reader):
-    """Records made of files. A cell is what `fetch` gives for a file, or the value that a .json, .cls or .id file holds.
+    """Records made of files. A cell is what `fetch` gives for a file, or the value that a .json, .cls or .id file
+    holds.
 
-    Objects in .json files are columns of their own: `json.species` is the `species` of a.json. Folder names are columns as well.
+    Objects in .json files are columns of their own: `json.species` is the `species` of a.json. Folder names are columns
+    as well.
     """
 
     def __init__(self, names: Sequence[str], columns: dict[str, Where] | None, kinds: dict[str, str], what: str):
-        """names: file paths with /; columns: None to have them proposed from kinds: ending -> modality; what: for errors."""
+        """names: file paths with /; columns: None to have them proposed from kinds: ending -> modality; what: for
+        errors."""
         self.names = names
         endings = {PurePosixPath(name).suffix.lower() for name in names}
         kinds = {ending: kind for ending, kind in kinds.items() if ending not in VALUES}
@@ -143,7 +149,8 @@ def propose(names: Sequence[str], kinds: dict[str, str]) -> dict[str, Where]:
 
     One column for each modality, called after it, whatever the endings (.jpg, .png) — but
     - `a.front.png b.front.png` make a column `front`, if the middle part is a word that many stems share;
-    - `photos/1.png texts/1.txt` make the columns `photos` and `texts`, if each top folder has one kind and they share stems;
+    - `photos/1.png texts/1.txt` make the columns `photos` and `texts`, if each top folder has one kind and they share
+      stems;
     - `a.jpg a.png` make the columns `jpg` and `png`, if most stems that have one have the other.
     """
     known = [name for name in names if PurePosixPath(name).suffix.lower() in kinds]
@@ -170,7 +177,8 @@ def propose(names: Sequence[str], kinds: dict[str, str]) -> dict[str, Where]:
 
 
 def _middles(names: Iterable[str]) -> set[str]:
-    """The words between stem and ending (`front` in a.front.png) that at least two stems and a twentieth of all stems share."""
+    """The words between stem and ending (`front` in a.front.png) that at least two stems and a twentieth of all stems
+    share."""
     stems: dict[str, set[str]] = defaultdict(set)
     everything = set()
     for name in names:
@@ -182,7 +190,8 @@ def _middles(names: Iterable[str]) -> set[str]:
 
 
 def _folders_by_kind(names: Sequence[str], kinds: dict[str, str]) -> dict[str, Where]:
-    """A column for each top folder, if each holds one kind of file, not all the same, and their stems overlap; else nothing."""
+    """A column for each top folder, if each holds one kind of file, not all the same, and their stems overlap; else
+    nothing."""
     stems: dict[str, set[str]] = defaultdict(set)
     endings: dict[str, set[str]] = defaultdict(set)
     for name in names:
@@ -193,7 +202,9 @@ def _folders_by_kind(names: Sequence[str], kinds: dict[str, str]) -> dict[str, W
         endings[top].add(PurePosixPath(rest).suffix.lower())
     held = {top: {kinds[e] for e in found} for top, found in endings.items()}
     mixed = any(len(h) > 1 for h in held.values()) or len(set.union(*held.values(), set())) < 2
-    if mixed or not all(any(2 * len(a & b) >= min(len(a), len(b)) for t, b in stems.items() if t != s) for s, a in stems.items()):
+    if mixed or not all(
+        any(2 * len(a & b) >= min(len(a), len(b)) for t, b in stems.items() if t != s) for s, a in stems.items()
+    ):
         return {}
     return {top: Where(tuple(sorted(found)), top) for top, found in endings.items()}
 
@@ -205,9 +216,11 @@ def _side_by_side(stems: Sequence[set[str]]) -> bool:
 
 
 def folder_labels(keys: Sequence[str], splits: Iterable[str]) -> dict[str, list[str | None]]:
-    """Columns that folder names give: `folder`, the first one; `subfolder`, all of them, where they are deeper than one.
+    """Columns that folder names give: `folder`, the first one; `subfolder`, all of them, where they are deeper than
+    one.
 
-    If all first folders are parts of a split (train/cat/1.png), they are the column `split` and the next ones are `folder`.
+    If all first folders are parts of a split (train/cat/1.png), they are the column `split` and the next ones are
+    `folder`.
     """
     parents = [list(PurePosixPath(key).parent.parts) for key in keys]
     columns: dict[str, list[str | None]] = {}

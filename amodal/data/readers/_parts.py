@@ -1,4 +1,5 @@
-"""Tables in parts: one file each, whose columns are lists in memory, a Parquet file, or Arrow record batches mapped from disk."""
+"""Tables in parts: one file each, whose columns are lists in memory, a Parquet file, or Arrow record batches mapped
+from disk."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ class Lists:
 
 
 class Parquet(Lazy):
-    """A Parquet file, read one column of one row group at a time. Random access wants small row groups: see `amodal.data.pack`."""
+    """A Parquet file, read one column of one row group at a time. Random access wants small row groups: see
+    `amodal.data.pack`."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -61,7 +63,8 @@ class Parquet(Lazy):
         return np.concatenate([np.zeros(0, bool), *(self._present(g, column) for g in range(len(self.starts) - 1))])
 
     def _present(self, group: int, column: str) -> np.ndarray:
-        """From the statistics in the footer where they settle it: pictures need not be read to know that none is missing."""
+        """From the statistics in the footer where they settle it: pictures need not be read to know that none is
+        missing."""
         meta = self._file.metadata.row_group(group)
         leaves = (meta.column(c) for c in range(meta.num_columns))
         stats = next((leaf.statistics for leaf in leaves if leaf.path_in_schema == column), None)
@@ -109,7 +112,8 @@ def one_array(column: pa.ChunkedArray) -> pa.Array:
 
 
 def value_of(scalar: pa.Scalar):
-    """A cell as Python sees it. Lists of numbers become arrays at once, which is 20 times as fast as by way of Python lists."""
+    """A cell as Python sees it. Lists of numbers become arrays at once, which is 20 times as fast as by way of Python
+    lists."""
     if isinstance(scalar, (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar)) and scalar.is_valid:
         array = _nested(scalar.values)
         return scalar.as_py() if array is None else array
@@ -117,7 +121,8 @@ def value_of(scalar: pa.Scalar):
 
 
 def _nested(values: pa.Array) -> np.ndarray | None:
-    """An array of numbers, or of equally long lists of numbers, as a numpy array (missing numbers are NaN); None for all else."""
+    """An array of numbers, or of equally long lists of numbers, as a numpy array (missing numbers are NaN); None for
+    all else."""
     if pa.types.is_list(values.type) or pa.types.is_large_list(values.type) or pa.types.is_fixed_size_list(values.type):
         lengths = set(values.value_lengths().to_pylist()) if values.null_count == 0 else {-1}
         inner = _nested(values.flatten()) if len(lengths) == 1 and lengths != {-1} else None

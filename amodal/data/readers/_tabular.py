@@ -14,8 +14,9 @@ from amodal.data.readers._parts import Part, starts_of
 
 
 class Tabular(Reader):
-    """parts: one for each file of `paths`, end to end; base: where relative paths in cells start; key: a column, "" for row numbers;
-    names: column -> the names of the classes that its whole numbers stand for; given: further columns of N values."""
+    """parts: one for each file of `paths`, end to end; base: where relative paths in cells start; key: a column, "" for
+    row numbers; names: column -> the names of the classes that its whole numbers stand for; given: further columns of N
+    values."""
 
     def __init__(
         self,
@@ -55,18 +56,27 @@ class Tabular(Reader):
         if column in self.given:
             return super().present(column)
         self.check(column)
-        return np.concatenate([p.present(column) if column in p.columns else np.zeros(p.rows, bool) for p in self.parts])
+        return np.concatenate(
+            [p.present(column) if column in p.columns else np.zeros(p.rows, bool) for p in self.parts]
+        )
 
     def stamp(self) -> str:
         return stamp_files(self.paths)
 
     def _cell(self, cell, column: str):
-        """Class numbers to names; the {bytes, path} that Hugging Face keeps pictures and sound in to the one that is there."""
+        """Class numbers to names; the {bytes, path} that Hugging Face keeps pictures and sound in to the one that is
+        there."""
         if column in self.names:
             named = isinstance(cell, int) and 0 <= cell < len(self.names[column])
             return self.names[column][cell] if named else None
         if isinstance(cell, dict) and {"bytes", "path"} >= set(cell):
-            return cell["bytes"] if cell.get("bytes") is not None else self.base / cell["path"] if cell.get("path") else None
+            return (
+                cell["bytes"]
+                if cell.get("bytes") is not None
+                else self.base / cell["path"]
+                if cell.get("path")
+                else None
+            )
         return cell
 
     def _keys(self, key: str) -> list[str]:
@@ -76,5 +86,8 @@ class Tabular(Reader):
         if len(self.parts) == 1:
             return [str(i) for i in range(self.parts[0].rows)]
         # Named by file as well: rows of later files keep their names when an earlier file grows.
-        stems = [p.relative_to(self.base).with_suffix("").as_posix() if p.is_relative_to(self.base) else p.stem for p in self.paths]
+        stems = [
+            p.relative_to(self.base).with_suffix("").as_posix() if p.is_relative_to(self.base) else p.stem
+            for p in self.paths
+        ]
         return [f"{stem}:{i}" for stem, part in zip(stems, self.parts) for i in range(part.rows)]

@@ -1,4 +1,5 @@
-"""Values in memory: a dict of lists, numpy arrays or tensors, all of one length. None, and NaN where a number stands, is a missing value."""
+"""Values in memory: a dict of lists, numpy arrays or tensors, all of one length. None, and NaN where a number stands,
+is a missing value."""
 
 from __future__ import annotations
 
@@ -52,6 +53,8 @@ def _plain(values, name: str) -> np.ndarray | list:
     if isinstance(values, np.ndarray):
         return values
     if isinstance(values, (str, bytes)) or not hasattr(values, "__getitem__"):
-        raise AmodalError(f"column {name!r} must be a list, array or tensor with a value for each record, not {type(values).__name__}")
+        raise AmodalError(
+            f"column {name!r} must be a list, array or tensor with a value for each record, not {type(values).__name__}"
+        )
     values = values.tolist() if hasattr(values, "tolist") else list(values)
     return [v.detach().cpu().numpy() if hasattr(v, "detach") else v for v in values]

@@ -1,4 +1,5 @@
-"""A Hugging Face dataset as `save_to_disk` leaves it: its Arrow files are mapped by pyarrow; the `datasets` library is not needed."""
+"""A Hugging Face dataset as `save_to_disk` leaves it: its Arrow files are mapped by pyarrow; the `datasets` library is
+not needed."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ def is_huggingface(folder: Path) -> bool:
 
 
 class HuggingFace(Tabular):
-    """A saved Dataset, or a DatasetDict: its splits end to end, with a column `split` that says which. Class numbers read as names."""
+    """A saved Dataset, or a DatasetDict: its splits end to end, with a column `split` that says which. Class numbers
+    read as names."""
 
     def __init__(self, folder: Path, key: str = ""):
         folder = Path(folder)
@@ -44,7 +46,9 @@ def open_stream(path: Path) -> pa.Table:
 def _data_files(folder: Path) -> list[Path]:
     state = _json(folder / "state.json")
     if state.get("_indices_data_files"):
-        raise AmodalError(f"{folder} is a selection stored as row numbers. Call `.flatten_indices()` before `.save_to_disk()`.")
+        raise AmodalError(
+            f"{folder} is a selection stored as row numbers. Call `.flatten_indices()` before `.save_to_disk()`."
+        )
     return [folder / file["filename"] for file in state["_data_files"]]
 
 

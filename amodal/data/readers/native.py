@@ -4,7 +4,8 @@
     manifest-HASH.json        {"format", "rows", "shards": [{"file", "rows", "bytes", "sha256"}]}
     shard-HASH.arrow          one record batch; columns __key__, fields and labels
 
-A field's cell is {kind, data}: bytes of a file, UTF-8 text, a .npy array, or JSON. So one column may mix them, as folders do.
+A field's cell is {kind, data}: bytes of a file, UTF-8 text, a .npy array, or JSON. So one column may mix them, as
+folders do.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ KEY, GROUP, SPLIT = "__key__", "__group__", "__split__"
 CELL = pa.struct([("kind", pa.int8()), ("data", pa.large_binary())])
 FILE, TEXT, ARRAY, JSON = range(4)
 CHECKED = 256 * 2**20
-"""Shards of up to this many bytes together are hashed when opened; of larger data only the sizes are, until `verify` is called."""
+"""Shards of up to this many bytes together are hashed when opened; of larger data only the sizes are, until `verify` is
+called."""
 
 
 class Native(Tabular):
@@ -40,7 +42,9 @@ class Native(Tabular):
         for path, shard in zip(paths, self.shards):
             if not path.exists() or path.stat().st_size != shard["bytes"]:
                 found = f"has {path.stat().st_size:,} bytes" if path.exists() else "is missing"
-                raise AmodalError(f"{path} {found}; {self.manifest.name} promises {shard['bytes']:,}. Copy it again or pack again.")
+                raise AmodalError(
+                    f"{path} {found}; {self.manifest.name} promises {shard['bytes']:,}. Copy it again or pack again."
+                )
         self.cell_columns: set[str] = set()
         if sum(shard["bytes"] for shard in self.shards) <= CHECKED:
             self._verify(paths)
@@ -57,7 +61,9 @@ class Native(Tabular):
         for path, shard in zip(paths, self.shards):
             with path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != shard["sha256"]:
-                    raise AmodalError(f"{path} is damaged: its content is not what was packed. Copy it again or pack again.")
+                    raise AmodalError(
+                        f"{path} is damaged: its content is not what was packed. Copy it again or pack again."
+                    )
 
     def stamp(self) -> str:
         return hashlib.blake2b("".join(s["sha256"] for s in self.shards).encode(), digest_size=16).hexdigest()

@@ -54,7 +54,9 @@ def _csv(text: str, path: Path) -> Lists:
     if twice := [name for name, n in Counter(names).items() if n > 1]:
         raise AmodalError(f"{path}: several columns are called {twice[0]!r}. Give each its own name in the first line.")
     if long := next((n for n, row in enumerate(rows) if len(row) > len(names)), None):
-        raise AmodalError(f"{path}: row {long} has {len(rows[long])} cells, but the first line names {len(names)} columns.")
+        raise AmodalError(
+            f"{path}: row {long} has {len(rows[long])} cells, but the first line names {len(names)} columns."
+        )
     cells = {name: [row[c] if c < len(row) else "" for row in rows[1:]] for c, name in enumerate(names)}
     return Lists({name: typed(column) for name, column in cells.items()}, len(rows) - 1)
 
@@ -88,7 +90,8 @@ def _lines(text: str, path: Path) -> list[dict]:
 
 
 def typed(cells: list[str]) -> list:
-    """The cells of a CSV column as what all of them are: whole numbers, numbers, truth values, JSON lists, else text. Empty is missing.
+    """The cells of a CSV column as what all of them are: whole numbers, numbers, truth values, JSON lists, else text.
+    Empty is missing.
 
     Numbers with leading zeros (post codes, ids) stay text.
     """

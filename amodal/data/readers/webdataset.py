@@ -1,7 +1,8 @@
 """WebDataset tars, read in place: files of the shards that share a stem are one record.
 
-Our own index holds where each member begins, so records are read in any order. Tar has no checksum over content, and Python's reader
-stops without a word at a damaged header: here an index that does not account for every byte of a shard is an error.
+Our own index holds where each member begins, so records are read in any order. Tar has no checksum over content, and
+Python's reader stops without a word at a damaged header: here an index that does not account for every byte of a shard
+is an error.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class WebDataset(Files):
 
 
 def _members(shard: Path) -> list[tuple[str, int, int]]:
-    """(name, where its content begins, bytes) of each file in a tar; an error naming what survives if the tar is damaged."""
+    """(name, where its content begins, bytes) of each file in a tar; an error naming what survives if the tar is
+    damaged."""
     total, end, members = shard.stat().st_size, 0, []
     try:
         with tarfile.open(shard, "r:") as tar:
@@ -56,11 +58,15 @@ def _members(shard: Path) -> list[tuple[str, int, int]]:
                     members.append((member.name.removeprefix("./"), member.offset_data, member.size))
     except tarfile.TarError as error:
         if not members and shard.name.lower().endswith((".gz", ".tgz", ".bz2", ".xz", ".zst")):
-            raise AmodalError(f"{shard} is compressed: its records cannot be read in any order. Unpack it to a plain .tar.") from error
+            raise AmodalError(
+                f"{shard} is compressed: its records cannot be read in any order. Unpack it to a plain .tar."
+            ) from error
     with shard.open("rb") as file:
         file.seek(end)
         rest = file.read(PADDING + 1)
     if not BLOCK <= len(rest) <= PADDING or any(rest):
-        raise AmodalError(f"{shard} is damaged at byte {end:,} of {total:,}: {len(members)} files before it can be read, nothing after. "
-                          "Fetch it again, or list the good shards as `records` in dataset.toml.")  # fmt: skip
+        raise AmodalError(
+            f"{shard} is damaged at byte {end:,} of {total:,}: {len(members)} files before it can be read, "
+            "nothing after. Fetch it again, or list the good shards as `records` in dataset.toml."
+        )
     return members

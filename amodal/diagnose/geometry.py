@@ -1,0 +1,39 @@
+"""How the senses lie to each other on the sphere."""
+
+from __future__ import annotations
+
+import itertools
+
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from amodal.core import Embeddings
+from amodal.objectives.alignment_uniformity import alignment, uniformity
+
+
+def modality_gap(a_ND: Tensor, b_MD: Tensor) -> Tensor:
+    """The distance between the mean unit vectors of two senses: 0 where they share one region, at most 2 (Liang et al. 2022,
+    arXiv:2203.02053, section 2.1)."""
+    return (normalize(a_ND.float(), dim=1).mean(0) - normalize(b_MD.float(), dim=1).mean(0)).norm()
+
+
+def geometry(embeddings: Embeddings) -> list[dict]:
+    """One row for each pair of sources that some record has both of: n, alignment and the uniformity of each (Wang & Isola 2020,
+    lower is better), and the modality gap."""
+    rows = []
+    for a, b in itertools.combinations(embeddings.sources, 2):
+        x, y = embeddings.pair(a, b)
+        if len(x) < 2:
+            continue
+        rows.append(
+            {
+                "source": a,
+                "target": b,
+                "n": len(x),
+                "alignment": float(alignment(x.float(), y.float())),
+                "uniformity source": float(uniformity(x.float())),
+                "uniformity target": float(uniformity(y.float())),
+                "gap": float(modality_gap(x, y)),
+            }
+        )
+    return rows

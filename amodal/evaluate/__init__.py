@@ -1,0 +1,161 @@
+"""How good is it? Protocols, one a file, found by path: `amodal/evaluate/knn.py` is the protocol `knn`.
+
+    report = evaluate(model, "photos/", label="species")
+    report.table(), report.save("report.json")
+    knn.knn(train, test, label="species")          # one protocol, on records that `embed_records` made
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+
+from amodal.core import AmodalError, unknown
+from amodal.core.find import load, pages
+from amodal.data import Dataset
+from amodal.data import open as open_data
+from amodal.evaluate._embedded import Embedded, embed_records, embed_values, known
+from amodal.evaluate._labels import NotApplicable
+from amodal.evaluate._result import Report, Result
+from amodal.modalities import name_of
+from amodal.train.log import Bar
+
+__all__ = ["Embedded", "NotApplicable", "Report", "Result", "embed_records", "embed_values", "evaluate", "protocol", "protocols"]
+
+ORDER = ("knn", "linear", "retrieval", "zero_shot", "missing", "transfer")
+FEWEST = 100  # test records below which the validation part is taken along: it was not trained on either
+
+
+def protocols() -> list[str]:
+    """The names of the protocols there are."""
+    known_pages = pages("evaluate")
+    return [p for p in ORDER if p in known_pages] + sorted(set(known_pages) - set(ORDER))
+
+
+def protocol(name: str) -> Callable[..., Result]:
+    """The function of a protocol: (train, test, *, label, …) -> Result. Raises AmodalError with the nearest names."""
+    module = load("evaluate", name, "protocol")
+    return getattr(module, module.__name__.rpartition(".")[2])
+
+
+def evaluate(
+    model,
+    dataset,
+    *,
+    label: str | Sequence[str] | None = None,
+    protocols: Sequence[str] | None = None,
+    baseline=None,
+    device=None,
+    batch: int = 256,
+    progress: bool = True,
+    **options,
+) -> Report:
+    """Run protocols on records that were not trained on.
+
+    model: an encoder, or a Model; dataset: a Dataset or what `amodal.open` takes. label: one or several that are to be predicted;
+    unless given, the first category (else number) that the data has. protocols: all that apply unless given. baseline: an
+    untrained encoder to measure beside it. options: of the protocols, e.g. few=5, k=20, templates=("a photo of {}",).
+
+    A protocol that says nothing about this data is skipped with its reason in `Report.skipped`. Raises AmodalError for unknown
+    protocols, labels and options, for a label that no record has, and if there is nothing to train or test on.
+    """
+    encoder, dataset = _opened(model, dataset)
+    names = list(protocols) if protocols else globals()["protocols"]()
+    pages_ = {name.replace("-", "_"): protocol(name) for name in names}
+    _check_options(pages_, options)
+    labels = _labels(dataset, label)
+    train, test, parts = _parts(dataset)
+    for name in labels if label is not None else []:
+        for part, rows in (("training", train), ("test", test)):
+            if not known(dataset.label(name)[rows]).any():
+                raise AmodalError(f"no record in the {part} part has the label {name!r} (only others have). Label more records, or choose another label.")
+    total = (len(train) + len(test)) * (1 if baseline is None else 2)
+    with Bar("embed", total, shown=progress) as bar:
+        each = [_embed(e, dataset, train, test, batch, device, bar) for e in (encoder, baseline) if e is not None]
+    about = {"data": dataset.name, "fingerprint": dataset.fingerprint, "records": len(dataset), **parts}
+    report = Report([], [] if baseline is not None else None, {}, about, *each[0])
+    for name, run in pages_.items():
+        for wanted in labels or [None]:
+            arguments = _arguments(run, wanted, options)
+            try:
+                if "label" in inspect.signature(run).parameters and wanted is None and _needs(run, "label"):
+                    raise NotApplicable("it needs a label and the data has none (declare one in dataset.toml: [labels.NAME])")
+                found = [run(*pair, **arguments, **_speech(run, e, options)) for pair, e in zip(each, (encoder, baseline))]
+            except NotApplicable as reason:
+                report.skipped[name if len(labels) < 2 else f"{name} ({wanted})"] = str(reason)
+                continue
+            report.results.append(found[0])
+            if baseline is not None:
+                report.untrained.append(found[1])
+            if "label" not in inspect.signature(run).parameters:
+                break  # the same for every label
+    if not report.results:
+        raise AmodalError("nothing could be measured: " + "; ".join(f"{name}: {reason}" for name, reason in report.skipped.items()))
+    return report
+
+
+def _opened(model, dataset) -> tuple[object, Dataset]:
+    encoder = getattr(model, "encoder", model)
+    dataset = dataset if isinstance(dataset, str) or not hasattr(dataset, "split") else dataset
+    dataset = open_data(dataset) if not hasattr(dataset, "split") or isinstance(dataset, str) else dataset
+    missing = hasattr(encoder, "fields") and hasattr(dataset, "with_fields") and dataset.fields != encoder.fields
+    return encoder, dataset.with_fields(encoder.fields) if missing else dataset
+
+
+def _labels(dataset: Dataset, label: str | Sequence[str] | None) -> list[str]:
+    """The labels to predict. Raises for those that are unknown or that no record has."""
+    if label is not None:
+        chosen = [label] if isinstance(label, str) else list(label)
+        for name in chosen:
+            if not known(dataset.label(name)).any():  # `label` raises for a name that is none
+                have = [n for n in dataset.labels if n != name and known(dataset.label(n)).any()]
+                raise AmodalError(f"none of the {len(dataset):,} records has the label {name!r}. Labels that some have: {', '.join(have) or 'none'}.")
+        return chosen
+    there = [n for n in dataset.labels if known(dataset.label(n)).any()]
+    return sorted(there, key=lambda n: dataset.labels[n].kind != "category")[:1]
+
+
+def _parts(dataset: Dataset) -> tuple:
+    train, test, names = dataset.split("train"), dataset.split("test"), "test"
+    if len(test) < FEWEST:
+        test, names = sorted([*test, *dataset.split("valid")]), "test and validation"
+    if not len(train) or not len(test):
+        raise AmodalError(f"{dataset.name!r} has {len(dataset)} records, which leaves {len(train)} to learn from and {len(test)} to test on; more are needed")
+    return train, test, {"train": len(train), "test": len(test), "parts": f"train; {names}"}
+
+
+def _embed(encoder, dataset: Dataset, train, test, batch: int, device, bar: Bar) -> tuple[Embedded, Embedded]:
+    def step(rows: int) -> None:
+        bar.step("records", by=rows)
+
+    return tuple(embed_records(encoder, dataset, rows, batch=batch, device=device, progress=step) for rows in (train, test))
+
+
+def _check_options(chosen: dict[str, Callable], options: dict) -> None:
+    accepted = {p for run in chosen.values() for p in inspect.signature(run).parameters} - {"train", "test", "embed_text", "label"}
+    for option in options:
+        if option not in accepted:
+            raise unknown(f"option of {', '.join(chosen)}", option, accepted)
+
+
+def _needs(run: Callable, name: str) -> bool:
+    return inspect.signature(run).parameters[name].default is inspect.Parameter.empty
+
+
+def _arguments(run: Callable, label: str | None, options: dict) -> dict:
+    accepted = inspect.signature(run).parameters
+    chosen = {name: value for name, value in options.items() if name in accepted}
+    return chosen | ({"label": label} if "label" in accepted and label is not None else {})
+
+
+def _speech(run: Callable, encoder, options: dict) -> dict:
+    """For protocols that read words: which sense they are, and how to embed them."""
+    if "embed_text" not in inspect.signature(run).parameters:
+        return {}
+    fields = [name for name, m in encoder.fields.items() if name_of(m) == "text"]
+    if not fields:
+        raise NotApplicable(f"it needs a text sense; this encoder has {', '.join(encoder.fields)}")
+    field = options.get("text", fields[0])
+    if field not in fields:
+        raise unknown("text sense of this encoder", field, fields)
+    return {"text": field, "embed_text": lambda sentences: embed_values(encoder, field, sentences)}

@@ -1,0 +1,183 @@
+"""What an evaluation found, together with everything that decided it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rich.table import Table
+
+from amodal.core import AmodalError
+from amodal.evaluate._embedded import Embedded
+
+HEADLINES = ("accuracy", "R2", "recall@10")
+"""The metrics that a table shows unless all are asked for."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """protocol: its name; spec: everything that decides the numbers; rows: {source, [target,] metric, value, chance, n, …}.
+
+    Texts in a row say what was measured; numbers are what was found. `interval`: 95 % interval of the mean over draws.
+    """
+
+    protocol: str
+    spec: dict
+    rows: list[dict]
+
+    def value(self, source: str, metric: str, **more: str) -> float:
+        """One number: `result.value("colour", "accuracy")`, `result.value("colour", "recall@10", target="relief")`."""
+        wanted = {"source": source, "metric": metric, **more}
+        for row in self.rows:
+            if all(row.get(k) == v for k, v in wanted.items()):
+                return row["value"]
+        have = sorted({", ".join(_identity(row)) for row in self.rows})
+        raise AmodalError(f"{self.protocol} has no row {wanted}. There are: {'; '.join(have[:40]) or 'none'}.")
+
+
+@dataclass
+class Report:
+    """results: of the trained encoder, one for each protocol (and label); untrained: the same of the encoder before training;
+    skipped: protocol -> why it says nothing here; about: data, parts, encoder.
+
+    train, test: the embedded records, for figures; not written to files.
+    """
+
+    results: list[Result]
+    untrained: list[Result] | None = None
+    skipped: dict[str, str] = field(default_factory=dict)
+    about: dict = field(default_factory=dict)
+    train: Embedded | None = None
+    test: Embedded | None = None
+
+    def __getitem__(self, protocol: str) -> Result:
+        """The (first) result of a protocol."""
+        for result in self.results:
+            if result.protocol == protocol:
+                return result
+        reason = self.skipped.get(protocol, f"there are {', '.join(dict.fromkeys(r.protocol for r in self.results)) or 'none'}")
+        raise AmodalError(f"no result of {protocol!r} in this report: {reason}")
+
+    def rows(self) -> list[dict]:
+        """Every row of every result with its protocol and label, and, where it was measured, with what the untrained encoder got."""
+        rows = []
+        for number, result in enumerate(self.results):
+            before = {_identity(row): row["value"] for row in self.untrained[number].rows} if self.untrained else {}
+            named = {"protocol": result.protocol} | ({"label": result.spec["label"]} if result.spec.get("label") else {})
+            for row in result.rows:
+                compared = {"untrained": before[_identity(row)]} if _identity(row) in before else {}
+                rows.append(named | row | compared)
+        return rows
+
+    def table(self, *, every: bool = False) -> Table:
+        """For a terminal: trained next to untrained and chance. every: all metrics, not only the headline of each protocol."""
+        few = next((r.spec["few"] for r in self.results if r.spec.get("few")), None)
+        parts = [f"{self.about[p]:,} {p}" for p in ("train", "test") if p in self.about]
+        title = " · ".join([self.about.get("data", "evaluation"), *parts, *([f"{few} labels of each class"] if few else [])])
+        notes = [f"{name}: skipped, {reason}" for name, reason in self.skipped.items()]
+        table = Table(title=title, caption="\n".join(notes) or None, caption_justify="left", title_justify="left")
+        for heading in ("protocol", "label", "from", "to", "metric"):
+            table.add_column(heading)
+        for heading in ("n", "trained", "untrained", "chance"):
+            table.add_column(heading, justify="right")
+        last = None
+        for row in self.rows():
+            if not every and row["metric"] not in HEADLINES:
+                continue
+            head = (row["protocol"], row.get("label", ""))
+            if last is not None and head != last:
+                table.add_section()
+            shown = head if head != last else ("", "")
+            last = head
+            probe = f" ({row['probe']})" if "probe" in row else ""
+            better = row["value"] > max(row.get("untrained", -math.inf), _or(row.get("chance"), -math.inf))
+            style = "bold" if better and "rank" not in row["metric"] else ""
+            table.add_row(
+                shown[0],
+                shown[1],
+                row["source"],
+                row.get("target", ""),
+                row["metric"] + probe,
+                f"{row['n']:,}",
+                f"[{style}]{_number(row['value'], row.get('interval'))}[/]" if style else _number(row["value"], row.get("interval")),
+                _number(row.get("untrained")),
+                _number(row.get("chance")),
+            )
+        return table
+
+    def as_dict(self) -> dict:
+        results = [asdict(r) for r in self.results]
+        for number, result in enumerate(results):
+            before = {_identity(row): row["value"] for row in self.untrained[number].rows} if self.untrained else {}
+            for row in result["rows"]:
+                if _identity(row) in before:
+                    row["untrained"] = before[_identity(row)]
+        return {"about": self.about, "results": results, "skipped": self.skipped}
+
+    def save(self, path: str | Path, *, figures: bool = True) -> Path:
+        """Write spec and results as JSON, and beside it the figures that the results call for. Returns the path."""
+        from amodal.evaluate import _figures
+
+        path = Path(path)
+        draft = path.with_name(f".{path.name}.draft")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_text(json.dumps(_plain(self.as_dict()), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+            draft.replace(path)
+            if figures:
+                _figures.report(self, path.with_suffix(""))
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise AmodalError(f"could not write the report to {path}: {error}") from error
+        return path
+
+    @staticmethod
+    def load(path: str | Path) -> Report:
+        """The report that `save` wrote."""
+        try:
+            read = json.loads(Path(path).read_text(encoding="utf-8"))
+            results = [Result(**r) for r in read["results"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise AmodalError(f"{path} is not a report of `amodal evaluate`: {error}") from error
+        for row in (row for result in results for row in result.rows):
+            row.update({k: float("nan") for k in ("value", "untrained") if k in row and row[k] is None})
+        measured = any("untrained" in row for result in results for row in result.rows)
+        untrained = None
+        if measured:
+            untrained = [
+                Result(r.protocol, r.spec, [row | {"value": row["untrained"]} for row in r.rows if "untrained" in row]) for r in results
+            ]
+        for row in (row for result in results for row in result.rows):
+            row.pop("untrained", None)
+        return Report(results, untrained, read.get("skipped", {}), read.get("about", {}))
+
+
+def _identity(row: dict) -> tuple[str, ...]:
+    """What a row measures: its texts."""
+    return tuple(v for v in row.values() if isinstance(v, str))
+
+
+def _number(value: float | None, interval: Iterable[float] | None = None) -> str:
+    if value is None or not math.isfinite(value):
+        return "" if value is None else "–"
+    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"
+    if interval is not None:
+        low, high = interval
+        text += f" ±{(high - low) / 2:.3f}" if math.isfinite(high - low) else ""
+    return text
+
+
+def _or(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
+
+
+def _plain(value):
+    """JSON knows no NaN: null."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,65 @@
+"""Zero-shot classification: the class whose name, put into a sentence, lies nearest. Radford et al. 2021, arXiv:2103.00020, 3.1.
+
+A class's vector is the mean of the unit vectors of its prompts (one for each template), as in section 3.1.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from amodal.core import AmodalError
+from amodal.evaluate._embedded import Embedded, known
+from amodal.evaluate._labels import NotApplicable, _category_metrics, classes_of, codes, is_number
+from amodal.evaluate._result import Result
+
+TEMPLATES = ("{}",)
+
+
+def zero_shot(
+    train: Embedded | None,
+    test: Embedded,
+    *,
+    label: str,
+    embed_text: Callable[[list[str]], Tensor],
+    text: str = "text",
+    templates: Sequence[str] = TEMPLATES,
+    names: Mapping[str, str] | None = None,
+) -> Result:
+    """embed_text: sentences -> (n, D) vectors in the aligned space; text: the sense it speaks for, which is not classified itself.
+
+    templates: sentences with {} for the class; names: class -> the words to put there ("_" becomes a space unless given).
+    `train` only adds classes that the test records lack.
+    """
+    labels = test.label(label)
+    if is_number(labels):
+        raise NotApplicable(f"the label {label!r} is a number, and numbers have no class names")
+    for template in templates:
+        if template.count("{}") != 1:
+            raise AmodalError(f"a template needs one {{}} where the class name goes, got {template!r}")
+    classes = classes_of(labels if train is None or label not in train.labels else [*labels, *train.labels[label]])
+    prompts = {c: [t.format((names or {}).get(c, c.replace("_", " "))) for t in templates] for c in classes}
+    vectors = normalize(embed_text([p for c in classes for p in prompts[c]]).float().cpu(), dim=1)
+    prototypes = normalize(vectors.view(len(classes), len(templates), -1).mean(1), dim=1)
+    truth, there = codes(labels, classes), known(labels)
+    rows = []
+    for source in test.sources:
+        column = test.aligned[source]
+        kept = there[column.rows.numpy()]
+        if source == text or kept.sum() < 2:
+            continue
+        guess = (normalize(column.values[torch.from_numpy(kept)].float(), dim=1) @ prototypes.T).argmax(1).numpy()
+        right = truth[column.rows.numpy()[kept]]
+        metrics = _category_metrics(right, guess, _commonest(truth[there]))
+        rows += [{"source": source, **row} for row in metrics]
+    if not rows:
+        raise NotApplicable(f"no sense other than {text!r} has records with the label {label!r}")
+    spec = {"label": label, "kind": "category", "text": text, "templates": list(templates), "prompts": prompts, "space": "aligned", "test": len(test)}
+    return Result("zero_shot", spec, rows)
+
+
+def _commonest(codes_N) -> int:
+    return int(torch.bincount(torch.from_numpy(codes_N)).argmax())

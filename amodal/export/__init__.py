@@ -1,0 +1,48 @@
+"""A trained encoder for use elsewhere: weights and configuration as `amodal.load` reads them, or one ONNX graph a sense."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from amodal.core import AmodalError, unknown
+
+__all__ = ["FORMS", "export"]
+
+
+def export(model, to: str, out: str | Path) -> list[Path]:
+    """Write `model` (see `amodal.Model`) into the folder `out`; returns the files written.
+
+    to: "safetensors", a folder that `amodal.load` reads, with identical vectors; "onnx", `SENSE.onnx` for each sense and
+    `senses.json`, which says what to feed them: see `amodal.export.graphs`.
+    Raises AmodalError for another form, a sense that cannot be a graph, or a graph that does not agree with the encoder.
+    """
+    if to not in FORMS:
+        raise unknown("form to export to", to, FORMS)
+    out = Path(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        return FORMS[to](model, out)
+    except OSError as e:
+        raise AmodalError(f"could not write the export to {out}: {e}") from e
+
+
+def to_safetensors(model, out: Path) -> list[Path]:
+    """model.safetensors, config.json (with the weights' sha256), README.md."""
+    model.save(out)
+    written = load_file(out / "model.safetensors")
+    for name, value in model.encoder.state_dict().items():
+        if name not in written or not torch.equal(written[name], value.cpu()):
+            raise AmodalError(f"{out / 'model.safetensors'} does not hold {name!r} as the encoder has it. Is the disk in order?")
+    return [out / name for name in ("model.safetensors", "config.json", "README.md")]
+
+
+def to_onnx(model, out: Path) -> list[Path]:
+    from amodal.export.graphs import write
+
+    return write(model, out)
+
+
+FORMS = {"safetensors": to_safetensors, "onnx": to_onnx}

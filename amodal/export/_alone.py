@@ -1,0 +1,105 @@
+"""The encoder on one sense alone, over padded rows: the trained parts, put together without a list of tokens.
+
+The flat list of `amodal.nn` has shapes that depend on the data, which a graph for other runtimes cannot have. Here a batch is
+(N, L, D) and a mask. It is the same arithmetic; `amodal.export` measures that it is before it hands out a graph.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, scaled_dot_product_attention
+
+from amodal.core import AmodalError
+from amodal.core.embeddings import FUSED
+from amodal.export._senses import SENSES
+from amodal.modalities import name_of
+from amodal.nn.encoder import ALL, Encoder
+from amodal.nn.pooling import AttentionPool, ClsPool
+from amodal.nn.positions import Rotary
+
+
+def reason_against(encoder: Encoder, field: str) -> str:
+    """Why this sense cannot be a graph; "" if it can."""
+    if encoder.contextual(field):
+        return "it has a pretrained backbone, which its own library exports better"
+    kind = name_of(encoder.fields[field])
+    return "" if kind in SENSES else f"there is no dense form of {kind} values yet"
+
+
+class Alone(nn.Module):
+    """inputs of the sense (see `amodal.export._senses`) -> (N, D) vectors in the encoder's aligned space."""
+
+    def __init__(self, encoder: Encoder, field: str):
+        super().__init__()
+        if reason := reason_against(encoder, field):
+            raise AmodalError(f"the sense {field!r} cannot be exported: {reason}")
+        self.sense = SENSES[name_of(encoder.fields[field])](encoder.tokenizers[field])
+        self.field_token, self.position, self.pool = encoder.field_token[field], encoder.position, encoder.pools[field]
+        self.trunk = encoder.trunks[field if encoder.trunk == "separate" else ALL]
+        self.fusion = encoder.fusion_tokens
+        self.head = encoder.heads[field] if encoder.heads is not None else nn.Identity()
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        x_NLD, position, there = self.sense(*inputs)
+        x_NLD = x_NLD + self.field_token
+        if self.position is not None:
+            x_NLD = x_NLD + self.position(position)
+        if isinstance(self.pool, ClsPool):
+            x_NLD, position, there = _beside(x_NLD, position, there, self.pool.token.unsqueeze(0), first=True)
+        length, allowed = x_NLD.shape[1], None
+        if self.fusion is not None:
+            x_NLD, position, there = _beside(x_NLD, position, there, self.fusion)
+            allowed = self._allowed(length)
+        x_NLD = self._contextualise(x_NLD, position, there, allowed)[:, :length]
+        return self.head(self._pooled(x_NLD, None if there is None else there[:, :length]))
+
+    def _allowed(self, length: int) -> Tensor | None:
+        """(L, L) bool: may the one token read the other by the trunk's rule? None if all may."""
+        if self.trunk.reads is None:
+            return None
+        source = torch.cat([torch.zeros(length, dtype=torch.int64), torch.ones(len(self.fusion), dtype=torch.int64)])
+        return self.trunk.reads(("sense", FUSED))[source][:, source]
+
+    def _contextualise(self, x_NLD: Tensor, position: Tensor, there: Tensor | None, allowed: Tensor | None) -> Tensor:
+        mask = None if there is None else there[:, None, None, :]
+        if allowed is not None:
+            mask = allowed[None, None] if mask is None else mask & allowed
+        rotate = Rotary(position, x_NLD.shape[2] // self.trunk.blocks[0].attention.heads) if self.trunk.rotary else None
+        for block in self.trunk.blocks:
+            x_NLD = x_NLD + _attend(block.attention, block.norm1(x_NLD), mask, rotate)
+            x_NLD = x_NLD + block.down(gelu(block.up(block.norm2(x_NLD))))
+        return self.trunk.norm(x_NLD)
+
+    def _pooled(self, x_NLD: Tensor, there: Tensor | None) -> Tensor:
+        if isinstance(self.pool, ClsPool):
+            return x_NLD[:, 0]
+        if isinstance(self.pool, AttentionPool):
+            x_NLD = self.pool.norm(x_NLD)
+            score_NLH = self.pool.score(x_NLD)
+            if there is not None:
+                score_NLH = score_NLH.masked_fill(~there.unsqueeze(2), -torch.inf)
+            value = self.pool.value(x_NLD).unflatten(2, (self.pool.heads, -1))
+            return self.pool.out((value * score_NLH.softmax(1).unsqueeze(3)).sum(1).flatten(1))
+        if there is None:
+            return x_NLD.mean(1)
+        weight = there.unsqueeze(2).to(x_NLD.dtype)
+        return (x_NLD * weight).sum(1) / weight.sum(1)
+
+
+def _attend(attention: nn.Module, x_NLD: Tensor, mask: Tensor | None, rotate: Rotary | None) -> Tensor:
+    q, k, v = attention.qkv(x_NLD).unflatten(2, (3, attention.heads, -1)).unbind(2)
+    if rotate is not None:
+        q, k = rotate(q), rotate(k)
+    mixed = scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)), attn_mask=mask)
+    return attention.out(mixed.transpose(1, 2).flatten(2))
+
+
+def _beside(x_NLD: Tensor, position: Tensor, there: Tensor | None, extra_FD: Tensor, first: bool = False):
+    """Learned tokens at the origin, put before or after every row's own."""
+    added = extra_FD.expand(x_NLD.shape[0], -1, -1)
+    origin = position.new_zeros(len(extra_FD), position.shape[1])
+    flags = None if there is None else there.new_ones(1, 1).expand(x_NLD.shape[0], len(extra_FD))
+    pairs = [(x_NLD, added, 1), (position, origin, 0)] + ([(there, flags, 1)] if there is not None else [])
+    joined = [torch.cat([b, a] if first else [a, b], axis) for a, b, axis in pairs]
+    return joined[0], joined[1], joined[2] if there is not None else None

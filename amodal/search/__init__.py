@@ -1,0 +1,3 @@
+class Index: pass
+class Hit: pass
+def search(): pass

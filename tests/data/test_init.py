@@ -1,0 +1,194 @@
+import json
+
+import numpy as np
+import pytest
+
+import amodal.data as data
+from amodal import modalities
+from amodal.core import AmodalError
+from amodal.data import bundled, decide
+from tests.data import builders as b
+
+
+@pytest.mark.parametrize(
+    "make",
+    [b.messy, b.tars, b.huggingface, *(lambda r, e=e: b.table(r, e).parent for e in ("csv", "jsonl", "parquet"))],
+)
+def test_what_init_writes_opens_to_the_same(tmp_path, make):
+    root = make(tmp_path / "set")
+    guessed = data.infer(root)
+    report = data.init(root)
+    opened = data.open(root)
+    assert report.path == root / "dataset.toml" and opened.schema.name == "set"
+    assert opened.fields == guessed.fields and opened.labels == guessed.labels and opened.keys == guessed.keys
+    assert opened.fingerprint == guessed.fingerprint
+    for name in opened.fields:
+        assert np.array_equal(opened.present(name), guessed.present(name))
+    with pytest.raises(AmodalError, match="there already. Edit it"):
+        data.init(root)
+    data.init(root, force=True)
+    assert data.open(root).fields == guessed.fields
+
+
+def test_report_of_a_messy_folder(tmp_path):
+    report = data.init(b.messy(tmp_path / "mess"))
+    text = str(report)
+    found = {f.name: f for f in report.fields}
+    assert set(found) == {"image", "text", "audio"} and [label.name for label in report.labels] == ["folder"]
+    assert found["image"].unreadable > 0 and "damaged" in found["image"].reason and "12 x 12" in found["image"].looks
+    assert "8,000 Hz" in found["audio"].looks and "Latin" in found["text"].looks
+    assert 0.6 < found["audio"].missing < 0.9
+    assert report.left_out == {"*.xyz": "1 files"}
+    assert "unreadable" in text and "2 classes: cat (7), dog (6)" in text
+    assert "*.db" not in text and "dataset.toml" in text
+
+
+def test_an_edited_toml_is_respected(tmp_path):
+    root = b.table(tmp_path / "set", "csv").parent
+    data.init(root)
+    path = root / "dataset.toml"
+    text, table = path.read_text(), '[fields.table]\nmodality = "table"\ncolumns = ["height"]\n\n'
+    text = text[: text.index("[fields.table]")] + table + text[text.index("[labels.species]") :]
+    for old, new in (
+        ("size = 8\n", "size = 16\n"),
+        ("[fields.file]", "[fields.photo]\ncolumn = 'file'"),
+        ("[labels.latitude]", "[labels.north]\ncolumn = 'latitude'"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
+    dataset = data.open(root / "records.csv")
+    assert list(dataset.fields) == ["photo", "caption", "table"] and dataset.fields["photo"].size == 16
+    assert dataset.value(0, "table").tolist() == [10] and dataset.label("north")[0] == 40
+    assert len(dataset.fields["table"].mean) == 1  # measured, since it is not given
+
+
+def test_parameters_that_are_left_out_are_measured(tmp_path):
+    b.folder(tmp_path)
+    (tmp_path / "dataset.toml").write_text('[fields.image]\nmodality = "image"\nsize = 8\n')
+    image = data.open(tmp_path).fields["image"]
+    assert image.size == 8 and len(image.mean) == 3
+    (tmp_path / "dataset.toml").write_text(
+        '[fields.image]\nmodality = "image"\nmean = [0.1, 0.1, 0.1]\nstd = [1, 1, 1]\n'
+    )
+    image = data.open(tmp_path).fields["image"]
+    assert image.mean == (0.1, 0.1, 0.1)
+
+
+def test_zero_rows_of_a_source_are_reported(tmp_path):
+    (tmp_path / "t.jsonl").write_text(
+        "".join(json.dumps({"text": f"some words {i}", "sound": None}) + "\n" for i in range(5))
+    )
+    assert data.init(tmp_path).left_out == {"sound": "every cell is empty"}
+    (tmp_path / "dataset.toml").write_text(
+        'records = "t.jsonl"\n[fields.text]\nmodality = "text"\n[fields.sound]\nmodality = "audio"\n'
+    )
+    dataset = data.open(tmp_path)
+    assert not dataset.present("sound").any()
+    with pytest.warns(UserWarning, match="'sound'"):
+        data.Loader(dataset, range(5), batch=5)
+
+
+def test_no_usable_field(tmp_path):
+    (tmp_path / "t.csv").write_text("id,species,always\n" + "".join(f"k{i},{'ab'[i % 2]},same\n" for i in range(20)))
+    with pytest.raises(AmodalError, match="(?s)no usable field.*id: a key.*species: a label.*always: always 'same'"):
+        data.open(tmp_path / "t.csv")
+
+
+def test_label_missing_everywhere(tmp_path):
+    (tmp_path / "t.jsonl").write_text(
+        "".join(json.dumps({"text": f"some words {i}", "kind": None}) + "\n" for i in range(5))
+    )
+    (tmp_path / "dataset.toml").write_text('records = "t.jsonl"\n[fields.text]\nmodality = "text"\n[labels.kind]\n')
+    dataset = data.open(tmp_path)
+    assert dataset.label("kind").tolist() == [None] * 5
+    with pytest.raises(AmodalError, match="none of the 5 records of .* has the label 'kind'"):
+        dataset.label("kind", required=True)
+
+
+def test_another_toml_does_not_describe_this_file(tmp_path):
+    (tmp_path / "a.csv").write_text("words\n" + "".join(f"some words {i}\n" for i in range(5)))
+    (tmp_path / "b.csv").write_text("height\n" + "".join(f"{i}.5\n" for i in range(5)))
+    data.init(tmp_path / "a.csv")
+    assert set(data.open(tmp_path / "b.csv").fields) == {"table"} and set(data.open(tmp_path).fields) == {"words"}
+    with pytest.raises(AmodalError, match="there already"):
+        data.init(tmp_path / "b.csv")
+
+
+COLUMNS = [
+    ("note", [f"a note of {i} words" for i in range(40)], "field", "text"),
+    ("mood", ["happy", "sad"] * 20, "label", "category"),
+    ("species_name", [f"sp {i}" for i in range(40)], "label", "category"),
+    ("class", [i % 3 for i in range(40)], "label", "category"),
+    ("target", [i / 7 for i in range(40)], "label", "number"),
+    ("lat", [i / 7 for i in range(40)], "label", "number"),
+    ("patient", [f"p{i % 9}" for i in range(40)], "label", "category"),
+    ("code", [f"x{i:03d}" for i in range(40)], "key", ""),
+    ("n", list(range(1, 41)), "key", ""),
+    ("subset", ["train", "test"] * 20, "split", ""),
+    ("weight", [i * 0.5 for i in range(40)], "cell", "table"),
+    ("smoker", [True, False] * 20, "cell", "table"),
+    ("always", ["x"] * 40, "out", ""),
+    ("link", [f"https://a.org/{i}.png" for i in range(40)], "out", ""),
+    ("file", [f"sounds/{i}.wav" for i in range(40)], "field", "audio"),
+    ("six", [[1.0] * 6] * 40, "field", "table"),
+    ("many", [[1.0] * 600] * 40, "field", "series"),
+    ("walk", [[[1.0, 2.0]] * (5 + i) for i in range(40)], "field", "series"),
+    ("tags", [["a", "b"]] * 40, "field", "text"),
+    ("image", [b.png(0)] * 40, "field", "image"),
+    ("sound", [b.wav(0)] * 40, "field", "audio"),
+    ("heard", [{"array": [0.1, 0.2], "sampling_rate": 8000}] * 40, "field", "audio"),
+    ("none", [], "out", ""),
+]
+
+
+@pytest.mark.parametrize("name, cells, role, kind", COLUMNS, ids=[c[0] for c in COLUMNS])
+def test_what_a_column_is(name, cells, role, kind):
+    verdict = decide.column(name, cells, lambda: cells)
+    assert verdict.role == role and (not kind or verdict.kind == kind), verdict
+
+
+def test_models_bring_their_own_modalities(tmp_path):
+    dataset = data.open(b.table(tmp_path, "csv"))
+    small = modalities.make("image", size=8)
+    other = dataset.with_fields({"file": small})
+    assert (
+        list(other.fields) == ["file"]
+        and other.value(0, "file").shape == (3, 8, 8)
+        and other.cache is not dataset.cache
+    )
+    assert dataset.with_fields(dataset.fields).cache is dataset.cache
+    assert dataset.with_fields({"cells": modalities.make("table", columns=["height"])}).value(0, "cells").tolist() == [
+        10
+    ]
+    with pytest.raises(AmodalError, match="no field of .* is called 'flie'. Did you mean file"):
+        dataset.with_fields({"flie": small})
+    with pytest.raises(AmodalError, match="'caption' is text .* but image is expected"):
+        dataset.with_fields({"caption": small})
+    assert list(dataset.select(["caption"]).fields) == ["caption"]
+    with pytest.raises(AmodalError, match="Did you mean caption"):
+        dataset.select(["captoin"])
+
+
+def test_subset_keeps_parts_and_labels(tmp_path):
+    dataset = data.open(b.table(tmp_path, "jsonl"))
+    some = dataset.subset([7, 2, 4])
+    assert some.keys == ["k07", "k02", "k04"] and some.label("species").tolist() == [b.SPECIES[i] for i in (7, 2, 4)]
+    assert some.parts.tolist() == dataset.parts[[7, 2, 4]].tolist() and some.fingerprint != dataset.fingerprint
+    assert np.array_equal(some.value(0, "file"), dataset.value(7, "file"))
+
+
+def test_fingerprint_changes_with_the_data(tmp_path):
+    first = data.open(b.folder(tmp_path)).fingerprint
+    assert data.open(tmp_path).fingerprint == first
+    (tmp_path / "dog" / "r00.png").write_bytes(b.png(1))
+    assert data.open(tmp_path).fingerprint != first
+
+
+@pytest.mark.parametrize("name", bundled.NAMES)
+def test_bundled(name):
+    dataset = data.open(name)
+    assert len(dataset) >= 2000 and dataset.labels and data.open(dataset) is dataset
+    assert all(dataset.present(field).any() for field in dataset.fields)
+    (batch,) = data.Loader(dataset, dataset.split("valid")[:32], batch=32, shuffle=False)
+    assert batch.size == 32 and set(batch.sources) == set(dataset.fields)

@@ -1,0 +1,169 @@
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import amodal.data as data
+from amodal.core import AmodalError, Ragged
+from tests.data import builders as b
+
+
+@pytest.fixture(scope="module")
+def messy(tmp_path_factory):
+    return data.open(b.messy(tmp_path_factory.mktemp("messy")))
+
+
+def loader(dataset, **options):
+    return data.Loader(
+        dataset, dataset.split("all"), **({"batch": 4, "views": ("strong", "weak"), "steps": 7} | options)
+    )
+
+
+def equal(a, b):
+    assert a.size == b.size and a.keys == b.keys and torch.equal(a.seeds, b.seeds) and a.sources == b.sources
+    for source in a.sources:
+        x, y = a[source], b[source]
+        assert torch.equal(x.rows, y.rows)
+        for u, v in (
+            ((x.values.flat, y.values.flat), (x.values.lengths, y.values.lengths))
+            if isinstance(x.values, Ragged)
+            else ((x.values, y.values),)
+        ):
+            assert u.dtype == v.dtype and torch.equal(u.nan_to_num(), v.nan_to_num())
+    return True
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(messy, workers):
+    torch.manual_seed(0)
+    here = list(loader(messy))
+    there = loader(messy, workers=workers)
+    assert all(map(equal, here, there)) and len(here) == 7
+    assert {(e.key, e.field) for e in there.bad} == {("cat/r21", "image"), ("cat/r22", "text")}
+    state = torch.random.get_rng_state()
+    list(loader(messy, workers=workers, steps=1))
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_resume_is_exact(messy):
+    whole = list(loader(messy))
+    for start in (1, 4, 7):
+        rest = loader(messy, start_step=start)
+        assert len(rest) == 7 - start and all(map(equal, whole[start:], list(rest)))
+
+
+def test_a_fresh_cache_changes_nothing(messy):
+    warm = list(loader(messy))
+    again = data.open(messy.path)
+    assert all(map(equal, warm, loader(again, cache_bytes=0))) and not again.cache.bytes
+
+
+def test_two_ranks_are_the_halves_of_one(messy):
+    whole = list(loader(messy))
+    for rank in (0, 1):
+        half = loader(messy, rank=rank, world=2)
+        assert all(equal(w.between(2 * rank, 2 * rank + 2), h) for w, h in zip(whole, half, strict=True))
+    with pytest.raises(AmodalError, match="multiple of 3"):
+        loader(messy, world=3)
+
+
+def test_names_of_views(messy):
+    batch = next(iter(loader(messy, views={"image": ("strong", "strong", "local"), "text": ("weak",)})))
+    assert set(batch.sources) == {"image:1", "image:2", "image:3", "text", "audio"}
+    assert batch["image:3"].values.shape[-1] < batch["image:1"].values.shape[-1]
+    assert not torch.equal(batch["image:1"].values, batch["image:2"].values)
+    with pytest.raises(AmodalError, match="Did you mean image"):
+        loader(messy, views={"imag": ("plain",)})
+    with pytest.raises(AmodalError, match="Did you mean strong"):
+        loader(messy, views=("strog",))
+
+
+def test_seeds_are_of_key_seed_and_epoch(messy):
+    n = len(messy)
+
+    def seeds(**options):
+        batches = list(loader(messy, batch=n, steps=2, **options))
+        return [dict(zip(batch.keys, batch.seeds.tolist())) for batch in batches]
+
+    first, second = seeds()
+    assert set(first) == set(second) == set(messy.keys) and not set(first.values()) & set(second.values())
+    assert seeds(shuffle=False)[0] == first and seeds(seed=1)[0] != first
+
+
+def test_every_epoch_sees_every_record_once(messy):
+    n = len(messy)
+    each = loader(messy, steps=None)
+    assert each.steps_per_epoch == len(each) == -(-n // 4)
+    keys = [key for batch in loader(messy, steps=-(-3 * n // 4)) for key in batch.keys]
+    orders = [keys[e * n : (e + 1) * n] for e in range(3)]
+    assert all(sorted(o) == sorted(messy.keys) for o in orders) and orders[0] != orders[1]
+
+
+def test_one_ordered_pass(messy):
+    batches = list(data.Loader(messy, [5, 3, 1, 0, 2], batch=2, shuffle=False))
+    assert [key for batch in batches for key in batch.keys] == [messy.keys[i] for i in (5, 3, 1, 0, 2)]
+    assert [batch.size for batch in batches] == [2, 2, 1] and batches[0].sources == tuple(messy.fields)
+    other = list(data.Loader(messy, [5, 3, 1, 0, 2], batch=2, shuffle=False, rank=1, world=2))
+    assert [batch.size for batch in other] == [1, 1, 0]
+
+
+def test_quarantine(messy, tmp_path):
+    each = loader(messy, steps=None)
+    rows = {
+        key: {s for s, c in batch.columns.items() if row in c.rows}
+        for batch in each
+        for row, key in enumerate(batch.keys)
+    }
+    assert set(rows) == set(messy.keys) and rows["cat/r21"] == rows["cat/r22"] == set()
+    assert sorted((bad.key, bad.field) for bad in each.bad) == [("cat/r21", "image"), ("cat/r22", "text")]
+    path = tmp_path / "run" / "quarantine.jsonl"
+    assert each.quarantine(path) == 2 and each.quarantine(path) == 0
+    assert {json.loads(line)["key"] for line in path.read_text().splitlines()} == {"cat/r21", "cat/r22"}
+    with path.open("a") as file:
+        file.write('{"key": "torn')
+    again = loader(messy, steps=None)
+    list(again)
+    assert again.quarantine(path) == 0
+    assert all(bad.reason for bad in each.bad)
+
+
+def test_missing_files_and_web_addresses_are_quarantined(tmp_path):
+    path = b.table(tmp_path, "csv")
+    (tmp_path / "files" / "dog" / "r00.png").unlink()
+    path.write_text(path.read_text().replace("files/cat/r01.png", "https://example.org/a.png"))
+    (tmp_path / "dataset.toml").write_text('records = "records.csv"\nkey = "id"\n[fields.file]\nmodality = "image"\n')
+    each = data.Loader(data.open(tmp_path), range(b.N), batch=b.N, shuffle=False)
+    (batch,) = each
+    assert batch.size == b.N and {bad.key: bad.reason.split(":")[0] for bad in each.bad} == {
+        "k00": "no such file",
+        "k01": "a web address is no file, fetch it first",
+    }
+
+
+def test_a_field_that_no_record_has_is_a_warning_and_an_empty_column():
+    with pytest.warns(UserWarning, match="none of the 3 records has the field 'caption'"):
+        each = data.Loader(data.open(b.arrays()).select(["caption", "picture"]), [0, 3, 6], batch=3, shuffle=False)
+    assert len(next(iter(each))["caption"]) == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data.Loader(data.open(b.arrays()), [0, 1], batch=2)
+
+
+def test_no_records_is_an_error(messy):
+    with pytest.raises(AmodalError, match="no records to load"):
+        data.Loader(messy, [], batch=2)
+
+
+def test_cache_keeps_within_its_limit(messy):
+    fresh = data.open(messy.path)
+    list(data.Loader(fresh, fresh.split("all"), batch=4, cache_bytes=6000))
+    assert 0 < fresh.cache.bytes <= 6000
+
+
+def test_augmentations_do_not_depend_on_other_views_or_fields(messy):
+    both = next(iter(loader(messy, views=("strong", "strong"))))
+    alone = next(iter(loader(messy.select(["image"]), views=("strong", "strong"))))
+    assert torch.equal(both["image:2"].values, alone["image:2"].values)
+    assert np.isfinite(both["image:2"].values.numpy()).all()

@@ -1,0 +1,257 @@
+"""Every reader gives back what was written, missing fields included."""
+
+import json
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import amodal.data as data
+from amodal.core import AmodalError
+from tests.data import builders as b
+
+OPENERS = {
+    "folder": lambda root: b.folder(root),
+    "tar": lambda root: b.tars(root),
+    "csv": lambda root: b.table(root, "csv"),
+    "jsonl": lambda root: b.table(root, "jsonl"),
+    "parquet": lambda root: b.table(root, "parquet"),
+    "huggingface": lambda root: b.huggingface(root),
+    "arrays": lambda root: b.arrays(),
+}
+SENSES = {"image": "image", "file": "image", "picture": "image", "text": "text", "caption": "text", "audio": "audio"}
+
+
+@pytest.fixture(params=OPENERS)
+def dataset(request, tmp_path):
+    return data.open(OPENERS[request.param](tmp_path))
+
+
+def same(a, b):
+    return a is b is None or (a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
+
+
+def by_number(dataset):
+    """Record numbers in the order of the builders."""
+    if "/" in dataset.keys[0]:
+        return sorted(range(len(dataset)), key=lambda i: dataset.keys[i].split("/r")[1])
+    return range(len(dataset))
+
+
+def test_values_and_absence(dataset):
+    assert len(dataset) == b.N
+    for name, modality in dataset.fields.items():
+        present = dataset.present(name)
+        values = [dataset.value(i, name) for i in range(b.N)]
+        assert [v is not None for v in values] == present.tolist()
+        assert all(np.isfinite(v).any() and len(modality.collate([v])) == 1 for v in values if v is not None)
+        sense = SENSES.get(name)
+        expected = {"image": b.png, "audio": b.wav, "text": lambda i: b.CAPTIONS[i]}.get(sense)
+        if expected:
+            assert [present[i] for i in by_number(dataset)] == [expected(i) is not None for i in range(b.N)]
+        if sense == "text":
+            texts = [
+                bytes(values[i].astype(np.uint8)).decode() if values[i] is not None else None
+                for i in by_number(dataset)
+            ]
+            assert texts == b.CAPTIONS
+
+
+def test_labels(dataset):
+    name = next(n for n in ("folder", "species", "label") if n in dataset.labels)
+    assert dataset.label(name)[list(by_number(dataset))].tolist() == b.SPECIES
+    with pytest.raises(AmodalError, match="no label .* is called 'specie'"):
+        dataset.label("specie")
+
+
+def test_pickled_reader_gives_the_same(dataset):
+    again = pickle.loads(pickle.dumps(dataset))
+    for name in dataset.fields:
+        for i in range(b.N):
+            assert same(dataset.value(i, name), again.value(i, name))
+    assert again.fingerprint == dataset.fingerprint
+
+
+def test_pack_round_trip(dataset, tmp_path):
+    packed = data.open(data.pack(dataset, tmp_path / "packed", shard_bytes=900))
+    assert packed.keys == dataset.keys and set(packed.fields) == set(dataset.fields) and packed.fields == dataset.fields
+    assert len(list((tmp_path / "packed").glob("shard-*.arrow"))) > 1
+    for name in dataset.fields:
+        for i in range(b.N):
+            assert same(dataset.value(i, name), packed.value(i, name))
+    for name, label in dataset.labels.items():
+        if label.kind == "number":
+            assert np.array_equal(packed.label(name), dataset.label(name), equal_nan=True)
+        else:
+            assert packed.label(name).tolist() == dataset.label(name).tolist()
+    assert all(np.array_equal(packed.split(p), dataset.split(p)) for p in ("train", "valid", "test"))
+
+
+def test_table_cells_become_one_field(tmp_path):
+    dataset = data.open(b.table(tmp_path, "csv"))
+    assert dataset.fields["table"].columns == ("weight", "height")
+    assert dataset.keys[3] == "k03"
+    assert np.array_equal(dataset.value(3, "table"), [np.nan, 13], equal_nan=True)
+    assert dataset.labels["latitude"].kind == "number" and dataset.label("latitude")[2] == 42
+
+
+def test_objects_in_tars_are_columns(tmp_path):
+    dataset = data.open(b.tars(tmp_path))
+    assert set(dataset.labels) == {"folder", "json.species"}
+    assert dataset.fields["table"].columns == ("json.age",) and len(dataset.fields) == 4
+    assert dataset.value(0, "table") == 1
+
+
+def test_huggingface_splits(tmp_path):
+    dataset = data.open(b.huggingface(tmp_path, splits=True))
+    assert len(dataset) == b.N and dataset.split("test").tolist() == [8, 9]
+    assert set(dataset.split("train")) | set(dataset.split("valid")) == set(range(8))
+
+
+def test_several_files_are_one_table(tmp_path):
+    for part in range(2):
+        lines = [json.dumps({"text": f"some words {part} {i}"} | ({"extra": i / 7} if part else {})) for i in range(4)]
+        (tmp_path / f"p{part}.jsonl").write_text("\n".join(lines))
+    dataset = data.open(tmp_path)
+    assert dataset.keys[5] == "p1:1" and dataset.present("table").tolist() == [False] * 4 + [True] * 4
+
+
+def test_folders_by_kind_and_words_in_names(tmp_path):
+    for i in range(4):
+        for folder, ending, content in (("pictures", "png", b.png(i)), ("words", "txt", b"some words")):
+            (tmp_path / "a" / folder).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "a" / folder / f"{i}.{ending}").write_bytes(content)
+        for side in ("left", "right"):
+            (tmp_path / "b").mkdir(exist_ok=True)
+            (tmp_path / "b" / f"v1.{i}.{side}.png").write_bytes(b.png(i))
+    a, two = data.open(tmp_path / "a"), data.open(tmp_path / "b")
+    assert a.keys == ["0", "1", "2", "3"] and set(a.fields) == {"pictures", "words"} and not a.labels
+    assert two.keys == [f"v1.{i}" for i in range(4)] and set(two.fields) == {"left", "right"}
+
+
+def test_train_and_test_folders_are_a_split(tmp_path):
+    for part, n in (("train", 30), ("test", 5)):
+        for i in range(n):
+            (tmp_path / part / b.SPECIES[i % 2]).mkdir(parents=True, exist_ok=True)
+            (tmp_path / part / b.SPECIES[i % 2] / f"{i}.png").write_bytes(b.png(0))
+    dataset = data.open(tmp_path)
+    assert len(dataset.split("test")) == 5 and set(dataset.label("folder")) == {"cat", "dog"}
+
+
+def test_arrays_of_many_forms():
+    torch = pytest.importorskip("torch")
+    dataset = data.open({"x": torch.rand(6, 3, 8, 8), "y": [0, 1, 0, 1, 0, None]}, name="six")
+    assert (
+        dataset.name == "six"
+        and dataset.value(0, "x").shape == (3, 8, 8)
+        and dataset.label("y").tolist() == ["0", "1", "0", "1", "0", None]
+    )
+    chosen = data.open({"wave": np.random.rand(4, 500)}, fields={"wave": "series"})
+    assert chosen.value(0, "wave").shape == (500, 1)
+    with pytest.raises(AmodalError, match="a: 2, b: 3"):
+        data.open({"a": [1, 2], "b": [1, 2, 3]})
+    with pytest.raises(AmodalError, match="no column .* 'wav'.* Did you mean wave"):
+        data.open({"wave": np.random.rand(4, 5)}, fields={"wav": "series"})
+
+
+KILLED = """
+import os, sys
+import amodal.data as data
+from amodal.data import pack as module
+from amodal.data.dataset import Dataset
+seen = 0
+raw = Dataset.raw
+def slow(self, i, field):
+    global seen
+    seen += 1
+    if seen == 25:
+        os.kill(os.getpid(), 9)
+    return raw(self, i, field)
+Dataset.raw = slow
+data.pack(data.open(sys.argv[1]), sys.argv[2], shard_bytes=600)
+"""
+
+
+def test_killed_pack_leaves_the_old_data(tmp_path):
+    old = data.pack(data.open(b.arrays()), tmp_path / "packed")
+    before = data.open(old)
+    b.folder(tmp_path / "new")
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "new"), str(old)], capture_output=True)
+    assert killed.returncode == -9, killed.stderr.decode()
+    after = data.open(old)
+    assert after.fingerprint == before.fingerprint and np.array_equal(
+        after.value(1, "signal"), before.value(1, "signal")
+    )
+    assert list(old.glob("*.part")) or len(list(old.glob("shard-*"))) > 1  # it was killed half way
+    data.pack(data.open(tmp_path / "new"), old)
+    assert set(data.open(old).fields) == {"audio", "image", "text"} and len(list(old.glob("shard-*"))) == 1
+    assert not list(old.glob("*.part"))
+
+
+def test_first_pack_interrupted(tmp_path):
+    data.pack(data.open(b.arrays()), tmp_path / "packed")
+    (tmp_path / "packed" / "dataset.toml").unlink()
+    with pytest.raises(AmodalError, match="interrupted pack"):
+        data.open(tmp_path / "packed")
+
+
+def test_pack_overwrites_nothing_else(tmp_path):
+    b.folder(tmp_path / "mine")
+    with pytest.raises(AmodalError, match="new or an empty folder"):
+        data.pack(data.open(b.arrays()), tmp_path / "mine")
+
+
+def test_damaged_pack(tmp_path):
+    shard = next(data.pack(data.open(b.arrays()), tmp_path / "packed").glob("shard-*"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(AmodalError, match=f"{shard.name} is damaged"):
+        data.open(tmp_path / "packed")
+    shard.write_bytes(content[:-10])
+    with pytest.raises(AmodalError, match="promises"):
+        data.open(tmp_path / "packed")
+
+
+def test_damaged_tar(tmp_path):
+    shard = b.tars(tmp_path, shards=1) / "part-0.tar"
+    whole = shard.read_bytes()
+    second = next(o for o in range(512, len(whole), 512) if whole[o + 257 : o + 262] == b"ustar")
+    for damaged in (
+        whole[:second] + b"#" * 512 + whole[second + 512 :],
+        whole[: len(whole) // 2],
+        whole[: second + 100],
+    ):
+        shard.write_bytes(damaged)
+        with pytest.raises(AmodalError, match=r"part-0.tar is damaged at byte .*files before it can be read"):
+            data.open(tmp_path)
+
+
+def test_unreadable_tables(tmp_path):
+    bad = {
+        "a.csv": ("", "is empty"),
+        "b.csv": ("x,x\n1,2\n", "several columns are called 'x'"),
+        "c.csv": ("x,y\n1,2,3\n", "row 1 has 3 cells"),
+        "d.jsonl": ('{"a": 1}\nnonsense\n{"a": 2}\n', "line 2"),
+        "e.jsonl": ("[1, 2]\n", "no object"),
+        "f.parquet": ("PAR1", "no whole Parquet file"),
+        "g.csv": ("x,y\n", "no rows"),
+    }
+    for name, (text, message) in bad.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(AmodalError, match=message):
+            data.open(tmp_path / name)
+
+
+def test_torn_last_line_is_passed_over(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"text": "some words here"}\n{"text": "other words"}\n{"te')
+    assert len(data.open(tmp_path / "t.jsonl")) == 2
+
+
+def test_keys_must_tell_records_apart(tmp_path):
+    (tmp_path / "t.csv").write_text("id,text\na,some words\na,other words\n")
+    (tmp_path / "dataset.toml").write_text('records = "t.csv"\nkey = "id"\n[fields.text]\nmodality = "text"\n')
+    with pytest.raises(AmodalError, match="occur more than once, such as 'a'"):
+        data.open(tmp_path)

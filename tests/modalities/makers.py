@@ -1,0 +1,62 @@
+"""Raw samples of every kind of data, as readers hand them over."""
+
+import io
+
+import numpy as np
+import soundfile
+from PIL import Image as Pillow
+
+from amodal import modalities
+
+NAMES = ("image", "text", "audio", "series", "table")
+
+
+def samples(kind: str, lengths=(5, 1, 40, 17), seed: int = 0) -> list:
+    """One raw value for each of `lengths`; kinds without a length make as many values of one size."""
+    rng = np.random.default_rng(seed)
+    make = {
+        "image": lambda n: rng.integers(0, 256, (20, 30, 3), dtype=np.uint8),
+        "text": lambda n: "".join(rng.choice(list("abc déλ中 "), n - 1)) + "x",
+        "audio": lambda n: (rng.standard_normal(n * 50) * 0.1).astype(np.float32),
+        "series": lambda n: (
+            np.where(rng.random((n, 3)) < 0.2, np.nan, rng.standard_normal((n, 3)) * (1, 5, 9) + 7) + [[0, 0, 0]]
+        ),
+        "table": lambda n: {"age": n, "colour": ("red", "blue", None)[n % 3], "height": (1.5, None)[n % 2]},
+    }[kind]
+    raw = [make(n) for n in lengths]
+    if kind == "series":
+        for table in raw:
+            table[0, 0] = 7.0  # a series without any sample is no series
+    return raw
+
+
+def inferred(kind: str, **given):
+    return modalities.kind(kind).infer(samples(kind), **given)
+
+
+def variants() -> dict[str, modalities.Modality]:
+    """Every modality in more than one setting."""
+    return {
+        "image": inferred("image"),
+        "image, one channel": inferred("image", channels=1, size=24, patch=6),
+        "text": inferred("text"),
+        "text, 3 bytes a token": inferred("text", patch=3),
+        "audio": inferred("audio", rate=1000),
+        "audio, waveform": inferred("audio", rate=1000, features="waveform", patch=(7,)),
+        "series": inferred("series"),
+        "series, 4 steps a token": inferred("series", patch=4),
+        "table": inferred("table"),
+        "table, periodic": inferred("table", frequencies=3),
+    }
+
+
+def png(picture: Pillow.Image, format: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def wav(samples: np.ndarray, rate: int, format: str = "WAV", subtype: str | None = None) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format=format, subtype=subtype)
+    return buffer.getvalue()

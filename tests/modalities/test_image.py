@@ -1,0 +1,240 @@
+"""Pictures of every mode and depth, and bytes that are none."""
+
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Pillow
+
+from amodal.core import AmodalError, Column
+from amodal.modalities import BadValue, kind, make
+from amodal.modalities._pixels import sampling
+
+from .makers import png
+
+RED = Pillow.new("RGB", (40, 30), (200, 40, 10))
+RGB, GREY = make("image"), make("image", channels=1)
+
+
+def colour(value: np.ndarray) -> list[int]:
+    assert value.shape[1:] == (32, 32) and value.dtype == np.uint8
+    assert (value == value[:, :1, :1]).all()
+    return value[:, 0, 0].tolist()
+
+
+def test_formats_and_kinds_of_raw(tmp_path):
+    RED.save(tmp_path / "red.png")
+    array = np.asarray(RED)
+    raws = (
+        tmp_path / "red.png", str(tmp_path / "red.png"), png(RED), png(RED, "BMP"), png(RED, "WEBP", lossless=True),
+        png(RED, "TIFF"), array, array.transpose(2, 0, 1), RED, {"bytes": png(RED), "path": None},
+        {"bytes": None, "path": str(tmp_path / "red.png")}, png(RED.quantize(8)), png(RED.quantize(8), "GIF"),
+    )  # fmt: skip
+    for raw in raws:
+        assert colour(RGB.decode(raw)) == [200, 40, 10]
+    assert np.abs(np.array(colour(RGB.decode(png(RED, "JPEG")))) - [200, 40, 10]).max() <= 3
+    np.save(tmp_path / "red.npy", array)
+    assert colour(RGB.decode(tmp_path / "red.npy")) == [200, 40, 10]
+
+
+def test_alpha_goes_over_white():
+    half = Pillow.new("RGBA", (8, 8), (200, 40, 10, 128))
+    assert np.abs(np.array(colour(RGB.decode(png(half)))) - [227, 147, 132]).max() <= 1
+    clear = Pillow.new("P", (8, 8), 1)
+    clear.putpalette([9, 9, 9, 200, 40, 10])
+    assert colour(RGB.decode(png(clear, transparency=1))) == [255, 255, 255]
+    assert colour(GREY.decode(png(Pillow.new("LA", (8, 8), (50, 0))))) == [255]
+    kept = colour(make("image", channels=4).decode(png(half)))
+    assert np.abs(np.array(kept) - [200, 40, 10, 128]).max() <= 1
+
+
+def test_grey_cmyk_bilevel():
+    assert colour(RGB.decode(png(Pillow.new("L", (9, 9), 77)))) == [77, 77, 77]
+    assert colour(GREY.decode(png(Pillow.new("L", (9, 9), 77)))) == [77]
+    assert colour(GREY.decode(png(RED))) == [84]  # luma
+    assert colour(GREY.decode(png(Pillow.new("1", (9, 9), 1)))) == [255]
+    cmyk = colour(RGB.decode(png(Pillow.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=100)))
+    assert np.abs(np.array(cmyk) - [255, 0, 0]).max() <= 3
+    assert colour(RGB.decode(np.ones((5, 5), dtype=bool))) == [255, 255, 255]
+
+
+def test_more_than_eight_bits_keep_their_precision():
+    ramp = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)
+    for raw in (png(Pillow.fromarray(ramp)), png(Pillow.fromarray(ramp), "TIFF"), ramp):
+        value = GREY.decode(raw)
+        assert value.dtype == np.float32 and value.shape == (1, 32, 32)
+        np.testing.assert_allclose(value[0], ramp / 65535, atol=1e-6)
+    assert RGB.decode(ramp).shape == (3, 32, 32)
+    metres = np.random.default_rng(0).normal(-4000, 900, (32, 32)).astype(np.float32)
+    np.testing.assert_array_equal(GREY.decode(metres)[0], metres)
+    np.testing.assert_array_equal(GREY.decode(png(Pillow.fromarray(metres), "TIFF"))[0], metres)
+    bands = np.random.default_rng(0).random((7, 32, 32), dtype=np.float32)
+    np.testing.assert_array_equal(make("image", channels=7).decode(bands), bands)
+    np.testing.assert_array_equal(make("image", channels=7).decode(np.moveaxis(bands, 0, 2)), bands)
+
+
+def test_eight_and_sixteen_bits_share_a_batch():
+    eight, sixteen = GREY.decode(np.full((4, 4), 255, np.uint8)), GREY.decode(np.full((4, 4), 65535, np.uint16))
+    for values in ([eight], [sixteen], [eight, sixteen]):
+        batch = GREY.collate(values)
+        assert batch.dtype == torch.float32 and (batch == 1).all()
+
+
+def test_pixels_without_a_value():
+    holes = np.full((32, 32), 5.0)
+    holes[3, 4], holes[5, 6] = np.nan, np.inf
+    assert (GREY.decode(holes) == 5).all()
+    with pytest.raises(BadValue, match="no pixel has a finite value"):
+        GREY.decode(np.full((4, 4), np.nan))
+
+
+def test_exif_orientation():
+    picture = np.zeros((32, 32, 3), dtype=np.uint8)
+    picture[:8] = 255  # a bar on top
+    exif = Pillow.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise: the bar belongs on the right
+    value = RGB.decode(png(Pillow.fromarray(picture), "JPEG", exif=exif, quality=100))
+    assert value[:, :, -6:].min() > 250 and value[:, :, :20].max() < 5
+
+
+def test_fit():
+    wide = np.zeros((10, 30), dtype=np.uint8)
+    wide[:, 10:20] = 200
+    stretch, crop, pad = (
+        make("image", channels=1, size=30, fit=f, mean=[0.2], std=[1]).decode(wide)[0]
+        for f in ("stretch", "crop", "pad")
+    )
+    assert stretch[15, 2] == 0 and stretch[15, 15] == 200 and stretch[15, 28] == 0
+    assert (crop[:, 1:-1] == 200).all()
+    assert (pad[:10] == 51).all() and (pad[20:] == 51).all() and pad[15, 15] == 200 and pad[15, 2] == 0
+    with pytest.raises(AmodalError, match="Did you mean stretch"):
+        make("image", fit="strech")
+
+
+def test_shrinking_does_not_alias():
+    stripes = np.tile(np.array([0, 255], dtype=np.uint8), (128, 64))
+    value = GREY.decode(stripes)[0].astype(int)
+    assert np.abs(value[:, 2:-2] - 127).max() < 20
+
+
+def bomb(side: int = 60000) -> bytes:
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (bomb(), "too many pixels"),
+        (bomb(11000), "too many pixels"),
+        (bomb(50), "damaged picture"),
+        (png(Pillow.fromarray(NOISE), "JPEG")[:1500], "truncated"),
+        (png(Pillow.fromarray(NOISE))[:5000], "damaged picture"),
+        (b"\x89PNG\r\n\x1a\n", "picture"),
+        (np.random.default_rng(0).bytes(999), "not a picture in any format"),
+        (b"some text", "not a picture in any format"),
+        (7, "a int is not a picture"),
+        (np.zeros((0, 5)), "shape"),
+        (np.zeros((2, 3, 4, 5)), "shape"),
+        (np.array([["a", "b"]]), "type"),
+        ([[1, 2], [3]], "not an array"),
+        (np.zeros((9, 9, 2), dtype=np.uint8), "has 2 channels, the field 3"),
+        (b"PK\x03\x04...", "numpy"),
+    ],
+)
+def test_bad_values(raw, reason):
+    with pytest.raises(BadValue, match=reason):
+        RGB.decode(raw)
+
+
+def test_infer():
+    photo = kind("image").infer([NOISE, png(RED)])
+    assert (photo.size, photo.channels, photo.fit) == (32, 3, "stretch")
+    np.testing.assert_allclose(photo.mean, (np.array([200, 40, 10]) / 255 + 0.5) / 2, atol=0.02)
+    assert kind("image").infer([np.zeros((9, 9, 3), np.uint8)]).channels == 1
+    digits = kind("image").infer([np.random.default_rng(i).random((8, 8)) * 16 for i in range(9)])
+    assert (digits.size, digits.channels, digits.tile) == (8, 1, 4) and 6 < digits.mean[0] < 10
+    assert kind("image").infer([np.zeros((6, 20, 20), np.float32)]).channels == 6
+    assert kind("image").infer([NOISE], size=96, channels=1, mean=[0.1]).mean == (0.1,)
+
+
+def test_tiles():
+    assert [make("image", size=s).tile for s in (4, 8, 30, 32, 64, 224)] == [4, 4, 5, 4, 8, 28]
+    with pytest.raises(AmodalError, match="choose one of"):
+        make("image", size=32, patch=5)
+    local = make("image", size=96, patch=32)
+    assert local.local_size in (32, 64)
+
+
+def test_token_order_and_positions():
+    """The token at (y, x) is the tile at row y, column x; a local view spans the grid of the whole."""
+    image = make("image", size=8, channels=1, patch=4, mean=[0], std=[1])
+    value = np.zeros((1, 8, 8), dtype=np.float32)
+    value[0, :4, 4:] = 1  # top right
+    tokens = image.tokenizer(8)(Column(image.collate([value]), torch.zeros(1, dtype=torch.int64)), "image", 1)
+    assert tokens.position.tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1]]
+    assert image.targets(image.collate([value])).sum(1).tolist() == [0, 16, 0, 0]
+    small = image.collate([value[:, :4, :4]])
+    assert image.tokenizer(8)(Column(small, torch.zeros(1, dtype=torch.int64)), "image", 1).position.tolist() == [
+        [0, 0.5, 0.5]
+    ]
+
+
+def test_sampling():
+    rng = np.random.default_rng(0)
+    np.testing.assert_allclose(sampling(9, 0, 9, 9), np.eye(9), atol=1e-6)
+    np.testing.assert_allclose(sampling(9, 0, 9, 9, flip=True), np.eye(9)[::-1], atol=1e-6)
+    np.testing.assert_allclose(sampling(9, 2, 7, 5), np.eye(9)[2:7], atol=1e-6)
+    for _ in range(20):  # every output is a weighted mean; the same kernel as Pillow's
+        low = rng.uniform(0, 10)
+        weight = sampling(16, low, low + rng.uniform(0.5, 16 - low), 12, sigma=rng.uniform(0, 2))
+        np.testing.assert_allclose(weight.sum(1), 1, atol=1e-5)
+    line = rng.random((1, 40)).astype(np.float32)
+    expected = np.asarray(Pillow.fromarray(line).resize((13, 1), Pillow.Resampling.BILINEAR, box=(3, 0, 37.5, 1)))
+    np.testing.assert_allclose(sampling(40, 3, 37.5, 13) @ line[0], expected[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_views(channels):
+    image = make("image", channels=channels)
+    value = np.random.default_rng(0).integers(0, 256, (channels, 32, 32)).astype(np.uint8)
+    flat = np.full_like(value, 90)
+    for seed in range(30):
+        for view, side in (("weak", 32), ("strong", 32), ("local", 16)):
+            for v in (value, value.astype(np.float32)):
+                out = image.augment(v, view, np.random.default_rng(seed))
+                assert out.shape == (channels, side, side) and out.dtype == v.dtype and np.isfinite(out).all()
+        assert (image.augment(flat, "weak", np.random.default_rng(seed)) == 90).all()
+        strong = image.augment(flat, "strong", np.random.default_rng(seed))  # grey stays grey, and even
+        assert np.ptp(strong.astype(int)) <= 1
+
+
+def test_flip_is_a_choice():
+    value = np.tile(np.linspace(0, 250, 32).astype(np.uint8), (3, 32, 1))  # dark on the left
+    for flip in (True, False):
+        views = [
+            make("image", flip=flip).augment(value, "weak", np.random.default_rng(i)).astype(int) for i in range(20)
+        ]
+        mirrored = [v[:, :, 0].mean() > v[:, :, -1].mean() for v in views]
+        assert any(mirrored) == flip and not all(mirrored)
+
+
+def test_a_view_takes_about_a_tenth_of_a_millisecond():
+    value, rng = RGB.decode(NOISE), np.random.default_rng(0)
+
+    def cost() -> float:
+        start = time.perf_counter()
+        for _ in range(50):
+            RGB.augment(value, "strong", rng)
+        return (time.perf_counter() - start) / 50
+
+    assert min(cost() for _ in range(5)) < 5e-4  # measured: 0.09 ms; a busy machine may take longer

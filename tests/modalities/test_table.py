@@ -1,0 +1,137 @@
+"""Rows of tables: numbers, categories, missing cells."""
+
+import datetime
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from amodal.core import AmodalError, Column
+from amodal.modalities import BadValue, kind, make
+
+TABLE = make("table", columns=["age", "colour"], categories={"colour": ["blue", "red"]}, mean=[40, 0], std=[10, 1])
+
+
+def test_kinds_of_raw(tmp_path):
+    row = {"colour": "red", "age": 30, "else": [1, 2]}
+    (tmp_path / "row.json").write_text(json.dumps({"colour": "red", "age": 30}))
+    del row["else"]
+    for raw in (
+        row,
+        tmp_path / "row.json",
+        json.dumps(row).encode(),
+        [30, "red"],
+        np.array([30, "red"], dtype=object),
+        {"age": "30", "colour": " red"},
+    ):
+        assert TABLE.decode(raw).tolist() == [30, 1]
+    assert make("table").decode(3.5).tolist() == [3.5]
+    assert make("table", categories={"value": ["a"]}).decode("a").tolist() == [0]
+
+
+def test_missing_and_unseen_cells():
+    for missing in (None, float("nan"), "", "NA", " n/a ", np.float32("nan"), np.inf):
+        np.testing.assert_array_equal(TABLE.decode({"age": missing, "colour": "red"}), [np.nan, 1])
+    np.testing.assert_array_equal(TABLE.decode({"age": 3, "colour": None}), [3, np.nan])
+    np.testing.assert_array_equal(TABLE.decode({"colour": "green"}), [np.nan, 2])  # "other"
+    assert "colour=(other)" in TABLE.describe(TABLE.decode({"colour": "green"}))
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        ({"age": None, "colour": ""}, "every cell is missing"),
+        ({"agee": 3}, "none of the columns age, colour.*did you mean agee"),
+        ({}, "it has nothing"), ([1], "1 cells for 2 columns"), ([1, 2, 3], "3 cells for 2 columns"),
+        ({"age": "old", "colour": "red"}, "age: 'old' is not a number"), ({"age": [1]}, "age: a cell must be"),
+        (b"{", "not JSON"), (b"\xff\xfe\xfd", "not JSON"), (b"[1, 2, 3]", "3 cells"), ("red", "1 cells"),
+    ],
+)  # fmt: skip
+def test_bad_values(raw, reason):
+    with pytest.raises(BadValue, match=reason):
+        TABLE.decode(raw)
+
+
+def test_one_token_for_each_cell_that_is_there():
+    values = TABLE.collate([TABLE.decode(r) for r in ([30, "red"], [None, "blue"], [50, None])])
+    tokens = TABLE.tokenizer(8)(Column(values, torch.tensor([0, 2, 3])), "table", 4)
+    assert tokens.row.tolist() == [0, 0, 2, 3]
+    assert tokens.position[:, 0].tolist() == [0, 1, 1, 0]
+    np.testing.assert_allclose(TABLE.targets(values), [[0, -1], [1, 1], [1, 0], [0, 1]])
+
+
+def test_token_content():
+    """A number moves its token along one line; each category, the unseen one too, has a place of its own."""
+    module = TABLE.tokenizer(8)
+
+    def token(raw):
+        column = Column(TABLE.collate([TABLE.decode(raw)]), torch.zeros(1, dtype=torch.int64))
+        return module(column, "table", 1).x[0]
+
+    low, middle, high = (token({"age": a}) for a in (30, 40, 50))
+    torch.testing.assert_close(high - middle, middle - low)
+    colours = torch.stack([token({"colour": c}) for c in ("blue", "red", "green", "grey")])
+    distance = torch.cdist(colours, colours)
+    assert distance[2, 3] == 0 and (distance[:3, :3] + torch.eye(3) > 0.05).all()
+
+
+def test_loss_by_kind_of_column():
+    target = torch.tensor([[0, -1.0], [1, 2.0]])
+    prediction = torch.randn(2, 2 + 3, requires_grad=True)
+    loss = TABLE.token_loss(prediction, target)
+    torch.testing.assert_close(loss[0], (prediction[0, 0] + 1) ** 2)
+    torch.testing.assert_close(loss[1], torch.nn.functional.cross_entropy(prediction[1, 2:], torch.tensor(2)))
+    loss.sum().backward()
+    assert prediction.grad[0, 2:].abs().sum() == 0 and prediction.grad[1, :2].abs().sum() == 0
+
+
+def test_logits_of_other_columns_do_not_compete():
+    table = make("table", columns=["a", "b"], categories={"a": ["x"], "b": ["y", "z"]})
+    prediction = torch.tensor([[0, 0, 9.0, 0, 99, 99, 99]], requires_grad=True)
+    loss = table.token_loss(prediction, torch.tensor([[0.0, 0.0]]))
+    assert loss.item() < 0.01
+    loss.sum().backward()
+    assert prediction.grad.isfinite().all()
+
+
+def test_views():
+    columns = [f"c{i}" for i in range(20)]
+    table = make("table", columns=columns, categories={"c0": ["a", "b"]}, std=[1] * 20, mean=[0] * 20)
+    value = np.ones(20, np.float32)
+    value[5] = np.nan
+    kept = {v: [] for v in ("weak", "strong", "local")}
+    for seed in range(60):
+        for view in kept:
+            out = table.augment(value, view, np.random.default_rng(seed))
+            assert np.isnan(out[5]) and (np.isnan(out[0]) or out[0] == 1)
+            kept[view].append(np.isfinite(out).sum() / 19)
+        lonely = np.full(20, np.nan, np.float32)
+        lonely[7] = 3
+        assert np.isfinite(table.augment(lonely, "local", np.random.default_rng(seed))[7])
+    assert abs(np.mean(kept["weak"]) - 0.9) < 0.04 and abs(np.mean(kept["strong"]) - 0.7) < 0.05
+    assert abs(np.mean(kept["local"]) - 0.35) < 0.06
+
+
+def test_infer():
+    rows = [
+        {"age": "31", "town": "Oslo", "seen": datetime.date(2020, 1, 2), "code": 1.0, "flag": True},
+        {"age": 33, "town": "Rome", "seen": None, "code": 2.0, "flag": False},
+        {"age": None, "town": "Oslo", "seen": datetime.date(2020, 1, 3), "code": 2.0, "flag": True, "late": 5},
+    ]
+    table = kind("table").infer(rows)
+    assert table.columns == ("age", "town", "seen", "code", "flag", "late")
+    assert table.categories == {"town": ("Oslo", "Rome"), "flag": ("False", "True")}
+    assert table.mean[:2] == (32.0, 0.0) and table.std[:2] == (1.0, 1.0)
+    coded = kind("table").infer(rows, columns=["code"], categories={"code": ["1", "2"]})
+    assert [coded.decode(r).tolist() for r in rows] == [[0], [1], [1]]
+    assert kind("table").infer([np.arange(3.0), np.ones(3)]).columns == ("c0", "c1", "c2")
+    many = kind("table").infer([{"name": f"n{i}"} for i in range(400)])
+    assert len(many.categories["name"]) == 256
+
+
+def test_parameters_are_checked():
+    with pytest.raises(AmodalError, match="Did you mean colour"):
+        make("table", columns=["colour"], categories={"color": ["red"]})
+    with pytest.raises(AmodalError, match="different names"):
+        make("table", columns=["a", "a"])
