@@ -26,7 +26,9 @@ def demo(
 
 
 def init(
-    directory: Annotated[Positional[Path], arg(metavar="DIR", help="a folder of files, or a CSV, JSONL or Parquet file")],
+    directory: Annotated[
+        Positional[Path], arg(metavar="DIR", help="a folder of files, or a CSV, JSONL or Parquet file")
+    ],
     force: Annotated[bool, arg(help="overwrite a dataset.toml that is there")] = False,
 ) -> None:
     """Look at data, say what is in it, and write dataset.toml, which you can edit."""
@@ -51,7 +53,9 @@ def pretrain(
     trunk: Annotated[str | None, arg(help="separate, shared or joint; by default what the method's paper uses")] = None,
     positions: Annotated[str | None, arg(help="sincos, learned, rotary or none")] = None,
     pool: Annotated[str | None, arg(help="mean, cls or attention")] = None,
-    backbone: Annotated[tuple[str, ...], arg(metavar="FIELD=SPEC", help="pretrained backbones: timm:NAME[@WEIGHTS], transformers:DIR")] = (),
+    backbone: Annotated[
+        tuple[str, ...], arg(metavar="FIELD=SPEC", help="pretrained backbones: timm:NAME[@WEIGHTS], transformers:DIR")
+    ] = (),
     precision: Annotated[str, arg(help="auto, float32 or bf16")] = "auto",
     average: Annotated[float, arg(help="momentum of a moving average of the weights to keep; 0: keep the last")] = 0.0,
     shard: Annotated[bool, arg(help="shard the blocks over processes (FSDP2), under torchrun")] = False,
@@ -93,8 +97,13 @@ def pretrain(
 def evaluate(
     run: Run,
     data: Data,
-    label: Annotated[str | None, arg(metavar="FIELD", help="the label that knn, linear, missing and transfer predict")] = None,
-    protocols: Annotated[str, arg(metavar="A,B", help="knn, linear, retrieval, zero_shot, missing, transfer; all that apply unless given")] = "",
+    label: Annotated[
+        str | None, arg(metavar="FIELD", help="the label that knn, linear, missing and transfer predict")
+    ] = None,
+    protocols: Annotated[
+        str,
+        arg(metavar="A,B", help="knn, linear, retrieval, zero_shot, missing, transfer; all that apply unless given"),
+    ] = "",
     json: Annotated[Path | None, arg(help="write spec and results to this file; figures go beside it")] = None,
     few: Annotated[int | None, arg(help="use only so many labels of each class, in several draws")] = None,
     untrained: Annotated[bool, arg(help="measure the untrained encoder beside it")] = True,
@@ -113,7 +122,9 @@ def evaluate(
 def embed(
     run: Run,
     data: Data,
-    out: Annotated[Path, arg(metavar="FILE.parquet", help="columns: key, source, vector; goes on where it was interrupted")],
+    out: Annotated[
+        Path, arg(metavar="FILE.parquet", help="columns: key, source, vector; goes on where it was interrupted")
+    ],
 ) -> None:
     """Embed every record into a Parquet file."""
     from amodal.export.vectors import write_vectors
@@ -135,7 +146,9 @@ def search(
     text: Annotated[str | None, arg(help="what to look for, in words")] = None,
     image: Annotated[Path | None, arg(help="a picture file to look for")] = None,
     audio: Annotated[Path | None, arg(help="a sound file to look for")] = None,
-    query: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE", help="a value of any field; several together are one query")] = (),
+    query: Annotated[
+        tuple[str, ...], arg(metavar="FIELD=VALUE", help="a value of any field; several together are one query")
+    ] = (),
     k: Annotated[int, arg(help="how many records to return")] = 10,
     where: Where = (),
     senses: Annotated[str, arg(metavar="A,B", help="whose vectors to compare with; all unless given")] = "",
@@ -159,7 +172,9 @@ def search(
 
 def export(
     run: Run,
-    to: Annotated[Literal["safetensors", "onnx"], arg(help="safetensors: a folder amodal.load reads; onnx: one graph a sense")],
+    to: Annotated[
+        Literal["safetensors", "onnx"], arg(help="safetensors: a folder amodal.load reads; onnx: one graph a sense")
+    ],
     out: Annotated[Path | None, arg(help="RUN/export unless given")] = None,
 ) -> None:
     """Write the encoder for use elsewhere."""

@@ -34,13 +34,19 @@ def load(path: str | Path, *, device: str = "auto") -> Model:
     """The model in a run folder, or in a folder that `Model.save` or `amodal export` wrote."""
     path = Path(path)
     if not (path / "config.json").exists():
-        raise AmodalError(f"{path} is not a run: there is no config.json in it. Give the folder that `amodal pretrain --out` named.")
+        raise AmodalError(
+            f"{path} is not a run: there is no config.json in it. Give the folder that `amodal pretrain --out` named."
+        )
     config = json.loads((path / "config.json").read_text())
     weights = path / "model.safetensors"
     if not weights.exists():
-        raise AmodalError(f"the run in {path} has not been finished (there is no model.safetensors); go on with it by `amodal pretrain … --resume`")
+        raise AmodalError(
+            f"the run in {path} has not been finished (there is no model.safetensors); go on with it by `amodal pretrain … --resume`"
+        )
     if sha256(weights.read_bytes()).hexdigest() != config.get("weights_sha256"):
-        raise AmodalError(f"{weights} is damaged or belongs to another run: its sha256 is not the one in {path / 'config.json'}")
+        raise AmodalError(
+            f"{weights} is damaged or belongs to another run: its sha256 is not the one in {path / 'config.json'}"
+        )
     encoder = encoder_config.build(config["encoder"])
     try:
         fill(encoder, load_file(weights), str(weights))
@@ -79,11 +85,21 @@ class Model:
         indices = dataset.split(part) if part else range(len(dataset))
         return embed_records(self.encoder, dataset, indices, device=self.device, progress=progress)
 
-    def evaluate(self, data, *, label: str | None = None, protocols: Sequence[str] | None = None, untrained: bool = True, **options) -> Report:
+    def evaluate(
+        self,
+        data,
+        *,
+        label: str | None = None,
+        protocols: Sequence[str] | None = None,
+        untrained: bool = True,
+        **options,
+    ) -> Report:
         """Run protocols on held-out records. untrained: measure the same encoder before training beside it."""
         baseline = self.untrained().encoder if untrained else None
         chosen = {"protocols": tuple(protocols)} if protocols else {}
-        return run_protocols(self.encoder, self.read(data), label=label, baseline=baseline, device=self.device, **chosen, **options)
+        return run_protocols(
+            self.encoder, self.read(data), label=label, baseline=baseline, device=self.device, **chosen, **options
+        )
 
     def untrained(self) -> Model:
         """The same encoder as it was before training."""
@@ -93,12 +109,24 @@ class Model:
     def index(self, data, path: str | Path | None = None, **options) -> Index:
         """Embed `data` into an index that `search` reads; records that it already holds and that have not changed are skipped."""
         where = Path(path) if path else self._home() / "index"
-        return Index.open(where, encoder=self.encoder, fingerprint=self.fingerprint).update(self.read(data), device=self.device, **options)
+        return Index.open(where, encoder=self.encoder, fingerprint=self.fingerprint).update(
+            self.read(data), device=self.device, **options
+        )
 
-    def search(self, *, k: int = 10, index: str | Path | None = None, where: dict | None = None, senses: Sequence[str] | None = None, **query) -> list[Hit]:
+    def search(
+        self,
+        *,
+        k: int = 10,
+        index: str | Path | None = None,
+        where: dict | None = None,
+        senses: Sequence[str] | None = None,
+        **query,
+    ) -> list[Hit]:
         """The records nearest to a query: `search(text="a red boat")`, `search(image="boat.png", text="red")`. The query's names
         are fields or kinds of data; senses: whose vectors to compare with, all unless given."""
-        found = Index.open(Path(index) if index else self._home() / "index", encoder=self.encoder, fingerprint=self.fingerprint)
+        found = Index.open(
+            Path(index) if index else self._home() / "index", encoder=self.encoder, fingerprint=self.fingerprint
+        )
         return run_search(found, self.encoder, query, k=k, where=where, senses=senses)
 
     def save(self, path: str | Path) -> Path:

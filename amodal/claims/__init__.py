@@ -43,7 +43,15 @@ class Record:
             table.add_column(column, overflow="fold")
         for f in self.entry["findings"]:
             low, high = f["interval"]
-            table.add_row(f["what"], f["metric"], f"{f['this']:.3f}", f"{f['against']:.3f}", f"{f['effect']:+.3f}", f"{low:+.3f} … {high:+.3f}", f["verdict"])
+            table.add_row(
+                f["what"],
+                f["metric"],
+                f"{f['this']:.3f}",
+                f"{f['against']:.3f}",
+                f"{f['effect']:+.3f}",
+                f"{low:+.3f} … {high:+.3f}",
+                f["verdict"],
+            )
         return table
 
 
@@ -72,7 +80,9 @@ def claim(key: str, *, seeds: int | None = None, data: str | None = None) -> Rec
         measured = []
         for run in runs:  # in the order of the seeds, whichever ends first
             measured.append(run.result())
-            print(f"seed {len(measured) - 1}: " + ", ".join(f"{k} {v:.3f}" for k, v in measured[-1].items()), flush=True)
+            print(
+                f"seed {len(measured) - 1}: " + ", ".join(f"{k} {v:.3f}" for k, v in measured[-1].items()), flush=True
+            )
     findings = [judge(c, measured) for c in page.COMPARISONS]
     entry = {
         "key": key,
@@ -119,4 +129,8 @@ def _surroundings() -> dict:
     import amodal
     from amodal.train.pretrain import versions
 
-    return {"amodal": amodal.__version__, "versions": versions(), "machine": f"{platform.machine()}, {os.cpu_count()} processors"}
+    return {
+        "amodal": amodal.__version__,
+        "versions": versions(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} processors",
+    }

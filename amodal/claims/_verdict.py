@@ -51,7 +51,10 @@ def judge(comparison: Comparison, measured: Sequence[dict[str, float]]) -> Findi
     effect, half = mean(differences), half_width(differences)
     low, high = effect - half, effect + half
     if comparison.within is not None:
-        inside, outside = -comparison.within < low and high < comparison.within, low > comparison.within or high < -comparison.within
+        inside, outside = (
+            -comparison.within < low and high < comparison.within,
+            low > comparison.within or high < -comparison.within,
+        )
     else:
         inside, outside = low > comparison.margin, high <= comparison.margin
     verdict = "reproduced" if inside else "not reproduced" if outside else "inconclusive"

@@ -21,4 +21,6 @@ def unknown(kind: str, name: str, names: Iterable[str], hint: str = "") -> Amoda
     close = nearest(name, names)
     listed = ", ".join(names) if len(names) <= 24 else ", ".join(names[:24]) + f", … ({len(names)} in all)"
     meant = f" Did you mean {' or '.join(close)}?" if close else ""
-    return AmodalError(f"no {kind} is called {name!r}.{meant} There are: {listed or 'none'}.{' ' + hint if hint else ''}")
+    return AmodalError(
+        f"no {kind} is called {name!r}.{meant} There are: {listed or 'none'}.{' ' + hint if hint else ''}"
+    )

@@ -32,7 +32,9 @@ class Tokens:
 
     def __post_init__(self):
         if not len(self.x) == len(self.row) == len(self.source) == len(self.position):
-            raise ValueError(f"{len(self.x)} tokens, {len(self.row)} rows, {len(self.source)} sources, {len(self.position)} positions")
+            raise ValueError(
+                f"{len(self.x)} tokens, {len(self.row)} rows, {len(self.source)} sources, {len(self.position)} positions"
+            )
 
     @staticmethod
     def of(x_TD: Tensor, rows_N: Tensor, lengths_N: Tensor, position_TP: Tensor, name: str, size: int) -> Tokens:
@@ -48,7 +50,9 @@ class Tokens:
 
     def at(self, index: Tensor) -> Tokens:
         """The tokens at `index` (t,) int64, which must keep the order of rows."""
-        return replace(self, x=self.x[index], row=self.row[index], source=self.source[index], position=self.position[index])
+        return replace(
+            self, x=self.x[index], row=self.row[index], source=self.source[index], position=self.position[index]
+        )
 
     def keep(self, mask_T: Tensor) -> Tokens:
         """The tokens where `mask_T` (T,) bool is true."""

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.table import Table
 
 from amodal.core import AmodalError
+from amodal.evaluate import _table
 from amodal.evaluate._embedded import Embedded
-
-HEADLINES = ("accuracy", "R2", "recall@10")
-"""The metrics that a table shows unless all are asked for."""
-
 
 @dataclass(frozen=True)
 class Result:
@@ -73,40 +69,9 @@ class Report:
         return rows
 
     def table(self, *, every: bool = False) -> Table:
-        """For a terminal: trained next to untrained and chance. every: all metrics, not only the headline of each protocol."""
+        """For a terminal: trained next to untrained and chance. every: all metrics and rows, not the headlines in short."""
         few = next((r.spec["few"] for r in self.results if r.spec.get("few")), None)
-        parts = [f"{self.about[p]:,} {p}" for p in ("train", "test") if p in self.about]
-        title = " · ".join([self.about.get("data", "evaluation"), *parts, *([f"{few} labels of each class"] if few else [])])
-        notes = [f"{name}: skipped, {reason}" for name, reason in self.skipped.items()]
-        table = Table(title=title, caption="\n".join(notes) or None, caption_justify="left", title_justify="left")
-        for heading in ("protocol", "label", "from", "to", "metric"):
-            table.add_column(heading)
-        for heading in ("n", "trained", "untrained", "chance"):
-            table.add_column(heading, justify="right")
-        last = None
-        for row in self.rows():
-            if not every and row["metric"] not in HEADLINES:
-                continue
-            head = (row["protocol"], row.get("label", ""))
-            if last is not None and head != last:
-                table.add_section()
-            shown = head if head != last else ("", "")
-            last = head
-            probe = f" ({row['probe']})" if "probe" in row else ""
-            better = row["value"] > max(row.get("untrained", -math.inf), _or(row.get("chance"), -math.inf))
-            style = "bold" if better and "rank" not in row["metric"] else ""
-            table.add_row(
-                shown[0],
-                shown[1],
-                row["source"],
-                row.get("target", ""),
-                row["metric"] + probe,
-                f"{row['n']:,}",
-                f"[{style}]{_number(row['value'], row.get('interval'))}[/]" if style else _number(row["value"], row.get("interval")),
-                _number(row.get("untrained")),
-                _number(row.get("chance")),
-            )
-        return table
+        return _table.table(self.about, self.rows(), self.skipped, few, every=every)
 
     def as_dict(self) -> dict:
         results = [asdict(r) for r in self.results]
@@ -158,20 +123,6 @@ class Report:
 def _identity(row: dict) -> tuple[str, ...]:
     """What a row measures: its texts."""
     return tuple(v for v in row.values() if isinstance(v, str))
-
-
-def _number(value: float | None, interval: Iterable[float] | None = None) -> str:
-    if value is None or not math.isfinite(value):
-        return "" if value is None else "–"
-    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"
-    if interval is not None:
-        low, high = interval
-        text += f" ±{(high - low) / 2:.3f}" if math.isfinite(high - low) else ""
-    return text
-
-
-def _or(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None else value
 
 
 def _plain(value):

@@ -81,6 +81,8 @@ def trace(alone: Alone, file: Path, inputs: tuple[torch.Tensor, ...]) -> None:
         if hasattr(graph, "rename_axes"):  # torch before 2.9 leaves the names s0, s1
             fed = graph.model.graph.inputs
             graph.rename_axes({fed[i].shape[axis]: name for i, each in enumerate(axes) for axis, name in each.items()})
+        for node in graph.model.graph.all_nodes():
+            node.metadata_props.clear()  # lines of source code and paths of this machine
         graph.save(str(file), external_data=big)
 
 

@@ -12,7 +12,9 @@ from amodal.masking.random import random_keep
 from amodal.masking.span import span_mask
 
 
-def hide_as(kind: str, bag: Tokens, seeds_B: Tensor, *, image: float, sequence: float, span: int, other: float) -> Tensor:
+def hide_as(
+    kind: str, bag: Tokens, seeds_B: Tensor, *, image: float, sequence: float, span: int, other: float
+) -> Tensor:
     """(T,) bool, which tokens of one source are hidden.
 
     kind: name of the modality. image: share of the grid that blocks cover; sequence: share of an audio clip or series covered by
@@ -26,5 +28,7 @@ def hide_as(kind: str, bag: Tokens, seeds_B: Tensor, *, image: float, sequence: 
         # spans overlap: a share s is covered if each token starts one with probability 1 - (1 - s)^(1 / length)
         return span_mask(group, seed, bag.within(), start=1 - (1 - sequence) ** (1 / length.double()), length=length)
     count = bag.lengths()[bag.row].double()
-    share = torch.where(count > 1, (1 / count).clamp(min=other), 0.0)  # of a few tokens, one at least, or there is nothing to learn
+    share = torch.where(
+        count > 1, (1 / count).clamp(min=other), 0.0
+    )  # of a few tokens, one at least, or there is nothing to learn
     return ~random_keep(group, seed, bag.within(), share)

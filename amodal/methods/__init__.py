@@ -1,6 +1,6 @@
 """The papers, one page each: `amodal/methods/<family>/<name>.py` holds one function of the file's name.
 
-    methods.build("decur", encoder, common=0.5)
+methods.build("decur", encoder, common=0.5)
 """
 
 from __future__ import annotations

@@ -65,7 +65,11 @@ class Towers(Method):
     def project(self, features: Features) -> Embeddings:
         if not self.heads:
             return features
-        columns = {s: Column(self.heads[field_of(s)](features[s].values), features[s].rows) for s in features if field_of(s) in self.heads}
+        columns = {
+            s: Column(self.heads[field_of(s)](features[s].values), features[s].rows)
+            for s in features
+            if field_of(s) in self.heads
+        }
         return Embeddings(columns, features.size)
 
 
@@ -91,7 +95,15 @@ class MaskedAutoencoder(Method):
     """
 
     def __init__(
-        self, encoder: Encoder, *, ratio: float, together: bool, width: int, depth: int, heads: int, views: tuple[str, ...] = ("weak",)
+        self,
+        encoder: Encoder,
+        *,
+        ratio: float,
+        together: bool,
+        width: int,
+        depth: int,
+        heads: int,
+        views: tuple[str, ...] = ("weak",),
     ):
         super().__init__()
         self.encoder, self.ratio, self.together, self.views = encoder, ratio, together, views
@@ -119,7 +131,10 @@ class MaskedAutoencoder(Method):
     def visible(self, bags: dict[str, Tokens], seeds: Tensor) -> dict[str, Tensor]:
         """source -> (T,) bool."""
         if not self.together:
-            return {s: random_keep(b.row, hash_bits(seeds, name_code(s))[b.row], b.within(), self.ratio) for s, b in bags.items()}
+            return {
+                s: random_keep(b.row, hash_bits(seeds, name_code(s))[b.row], b.within(), self.ratio)
+                for s, b in bags.items()
+            }
         # number the tokens of a row through all its senses, so that one draw serves them all
         before = torch.stack([b.lengths() for b in bags.values()]).cumsum(0)
         order = torch.cat([b.within() + (before[i] - b.lengths())[b.row] for i, b in enumerate(bags.values())])

@@ -42,7 +42,11 @@ class Plan:
 
 def plan(tokens: Tokens, reads: Reads | None = None) -> Plan:
     """How to attend: everything in a row reads everything in it, or what the rule allows."""
-    return _plan_whole_rows(tokens) if reads is None else _plan_by_source(tokens, reads(tokens.names).to(tokens.row.device))
+    return (
+        _plan_whole_rows(tokens)
+        if reads is None
+        else _plan_by_source(tokens, reads(tokens.names).to(tokens.row.device))
+    )
 
 
 def _plan_whole_rows(tokens: Tokens) -> Plan:

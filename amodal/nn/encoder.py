@@ -48,9 +48,13 @@ class Encoder(nn.Module):
             raise unknown("trunk", trunk, TRUNKS)
         for name in fields:
             if FUSED == name or any(c in name for c in ".:"):
-                raise AmodalError(f"a field cannot be called {name!r}: '.', ':' and the name {FUSED!r} have a meaning of their own")
+                raise AmodalError(
+                    f"a field cannot be called {name!r}: '.', ':' and the name {FUSED!r} have a meaning of their own"
+                )
             if hasattr(nn.ModuleDict(), name):  # torch keeps parts as attributes, and this one is taken
-                raise AmodalError(f"a field cannot be called {name!r}, a name that torch keeps for itself; call it {name + '_'!r}, say")
+                raise AmodalError(
+                    f"a field cannot be called {name!r}, a name that torch keeps for itself; call it {name + '_'!r}, say"
+                )
         for name in backbones or {}:
             if name not in fields:
                 raise unknown("field", name, fields, "A backbone was given for it.")
@@ -77,7 +81,9 @@ class Encoder(nn.Module):
     def fuse(self, tokens: int = 8, reads: str = "pure") -> Encoder:
         """Add learned fusion tokens to every row, and a rule on who reads whom: "full", "pure" (Zorro) or "bottleneck" (MBT)."""
         if self.trunk != "joint":
-            raise AmodalError(f'fusion tokens need trunk="joint", where senses meet; this encoder has trunk="{self.trunk}"')
+            raise AmodalError(
+                f'fusion tokens need trunk="joint", where senses meet; this encoder has trunk="{self.trunk}"'
+            )
         self.fusion, self.reads = tokens, reads
         self.fusion_tokens = nn.Parameter(torch.randn(tokens, self.width) * 0.02)
         self.trunks[ALL].reads = rule(reads)
@@ -106,7 +112,12 @@ class Encoder(nn.Module):
         bags = self.tokenize(batch)
         if self.reads == "pure":  # no sense has read another, so one pass gives what each gives alone
             return Embeddings(self.pool(self.contextualise(bags)), batch.size)
-        alone = {s: c for source, bag in bags.items() for s, c in self.pool(self.contextualise({source: bag})).items() if s == source}
+        alone = {
+            s: c
+            for source, bag in bags.items()
+            for s, c in self.pool(self.contextualise({source: bag})).items()
+            if s == source
+        }
         if self.trunk == "joint":
             alone[FUSED] = self.pool(self.contextualise(bags))[FUSED]
         return Embeddings(alone, batch.size)
@@ -114,7 +125,9 @@ class Encoder(nn.Module):
     def project(self, features: Embeddings) -> Embeddings:
         if self.heads is None:
             return features
-        return Embeddings({s: Column(self.heads[field_of(s)](features[s].values), features[s].rows) for s in features}, features.size)
+        return Embeddings(
+            {s: Column(self.heads[field_of(s)](features[s].values), features[s].rows) for s in features}, features.size
+        )
 
     def tokenize(self, batch: Batch) -> Bags:
         """source -> tokens that carry content, position and field."""

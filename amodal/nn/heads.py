@@ -14,7 +14,9 @@ class Projector(nn.Sequential):
     last_norm: a BatchNorm without scale after the last layer (SimCLR v2 and SimSiam projectors).
     """
 
-    def __init__(self, width_in: int, width: int, *, hidden: int | None = None, layers: int = 2, last_norm: bool = False):
+    def __init__(
+        self, width_in: int, width: int, *, hidden: int | None = None, layers: int = 2, last_norm: bool = False
+    ):
         hidden = hidden or width
         widths = [width_in, *[hidden] * (layers - 1), width]
         steps: list[nn.Module] = []

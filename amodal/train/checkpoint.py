@@ -1,6 +1,6 @@
 """Checkpoints: safetensors and JSON, written whole or not at all, never pickle.
 
-    RUN/checkpoints/step-00000500/{model,optimizer}.safetensors, state.json
+RUN/checkpoints/step-00000500/{model,optimizer}.safetensors, state.json
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def save(folder: Path, step: int, method: nn.Module, optimizer: torch.optim.Opti
             shutil.rmtree(draft, ignore_errors=True)
             last = latest(folder)
             kept = f"the last good one is {last}" if last else "there is no earlier one"
-            raise AmodalError(f"could not write a checkpoint to {final}: {e}; {kept}. Free some space and add --resume.") from e
+            raise AmodalError(
+                f"could not write a checkpoint to {final}: {e}; {kept}. Free some space and add --resume."
+            ) from e
         for old in everything(folder)[:-KEEP]:
             shutil.rmtree(old)
     distributed.barrier()
@@ -74,7 +76,11 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     other = [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
     if missing or extra or other:
-        parts = [f"{len(names)} {label} (first: {names[0]})" for label, names in (("missing", missing), ("unexpected", extra), ("of another shape", other)) if names]
+        parts = [
+            f"{len(names)} {label} (first: {names[0]})"
+            for label, names in (("missing", missing), ("unexpected", extra), ("of another shape", other))
+            if names
+        ]
         raise AmodalError(
             f"{what} holds the weights of another model: {', '.join(parts)}, {len(own) - len(missing) - len(other)} of {len(own)} match. "
             "Use the run's own configuration (size, sources, method options), or start a new run."

@@ -88,7 +88,13 @@ def train(
         torch.set_rng_state(torch.tensor(bytearray.fromhex(state["rng"]), dtype=torch.uint8))
 
     def save(step: int) -> Path:
-        return checkpoint.save(folder, step, training, optimizer, {"rng": bytes(torch.get_rng_state().tolist()).hex(), "steps": schedule.steps})
+        return checkpoint.save(
+            folder,
+            step,
+            training,
+            optimizer,
+            {"rng": bytes(torch.get_rng_state().tolist()).hex(), "steps": schedule.steps},
+        )
 
     leads = distributed.rank() == 0
     log = Log(run, resume_at=first, tensorboard=tensorboard) if leads else None
@@ -105,7 +111,9 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = schedule.lr * warm_cosine(step - 1, schedule.steps, warmup=warmup)
             optimizer.zero_grad(set_to_none=True)
-            terms = gradients(method, batch, micro=schedule.micro, precision=context(schedule.precision, device, method.encoder.width))
+            terms = gradients(
+                method, batch, micro=schedule.micro, precision=context(schedule.precision, device, method.encoder.width)
+            )
             norm = clip_gradients(method.parameters(), schedule.clip)
             loss = float(total(terms))
             if not (loss == loss and abs(loss) != float("inf") and torch.isfinite(norm)):
@@ -122,7 +130,13 @@ def train(
             elapsed = time.monotonic() - begun
             values = {}
             if step % schedule.log_every == 0 or step in (1, schedule.steps):
-                values = {"loss": loss, "lr": optimizer.param_groups[0]["lr"], "gradient_norm": float(norm), "rows_per_second": rows / elapsed, "data_wait": waited / elapsed}
+                values = {
+                    "loss": loss,
+                    "lr": optimizer.param_groups[0]["lr"],
+                    "gradient_norm": float(norm),
+                    "rows_per_second": rows / elapsed,
+                    "data_wait": waited / elapsed,
+                }
                 values |= {f"loss/{k}": float(v) for k, v in terms.items()}
             if step % watch_every == 0 or step in (1, schedule.steps):
                 found = watch.measure(training.kept)
@@ -132,7 +146,9 @@ def train(
             if values and log is not None:
                 log.write(step, values)
             quarantined = f" · {bad()} values in quarantine" if bad() else ""
-            bar.step(f"loss {loss:.3f} · {rows / elapsed:.0f} rows/s · waiting for data {waited / elapsed:.0%}{quarantined}")
+            bar.step(
+                f"loss {loss:.3f} · {rows / elapsed:.0f} rows/s · waiting for data {waited / elapsed:.0%}{quarantined}"
+            )
             ending = distributed.any_rank(interrupted())
             if step % checkpoint_every == 0 or step == schedule.steps or ending:
                 save(step)

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from amodal.train import distributed
 
 
-def adamw(module: nn.Module, *, lr: float, weight_decay: float = 0.05, betas: tuple[float, float] = (0.9, 0.95)) -> torch.optim.AdamW:
+def adamw(
+    module: nn.Module, *, lr: float, weight_decay: float = 0.05, betas: tuple[float, float] = (0.9, 0.95)
+) -> torch.optim.AdamW:
     """Matrices decay; vectors and scalars (norms, biases, tokens, temperatures) do not. Sharded parameters have groups of their
     own, because one fused call cannot mix them with whole ones."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -19,7 +21,8 @@ def adamw(module: nn.Module, *, lr: float, weight_decay: float = 0.05, betas: tu
         if p.requires_grad:
             groups.setdefault((p.dim() > 1, sharded(p)), []).append(p)
     described = [
-        {"params": params, "weight_decay": weight_decay if decays else 0.0} for (decays, _), params in sorted(groups.items())
+        {"params": params, "weight_decay": weight_decay if decays else 0.0}
+        for (decays, _), params in sorted(groups.items())
     ]
     return torch.optim.AdamW(described, lr=lr, betas=betas, fused=True)
 

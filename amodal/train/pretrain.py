@@ -1,9 +1,9 @@
 """From a folder of records to a run folder that holds a trained encoder.
 
-    RUN/config.json        all that is needed to build the encoder again, and how it came about
-    RUN/model.safetensors  the encoder
-    RUN/README.md          the run card, for people
-    RUN/metrics.jsonl, tensorboard/, checkpoints/, quarantine.jsonl
+RUN/config.json        all that is needed to build the encoder again, and how it came about
+RUN/model.safetensors  the encoder
+RUN/README.md          the run card, for people
+RUN/metrics.jsonl, tensorboard/, checkpoints/, quarantine.jsonl
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ def pretrain(
     trainee = methods.build(method, encoder, **chosen)
     part = dataset.split("train")
     if not len(part):
-        raise AmodalError(f"{dataset.name} has {len(dataset)} records and none falls in the training part; more records are needed")
+        raise AmodalError(
+            f"{dataset.name} has {len(dataset)} records and none falls in the training part; more records are needed"
+        )
     rows = min(batch or size_of(size).batch, len(part))
     rows -= rows % world
     if steps is not None and epochs is not None:
@@ -104,7 +106,13 @@ def pretrain(
         "method": method,
         "options": {n: p.default for n, p in methods.options(method).items()} | chosen,
         "encoder": encoder_config.describe(encoder),
-        "data": {"name": dataset.name, "path": str(dataset.path or ""), "fingerprint": dataset.fingerprint, "records": len(dataset), "train": len(part)},
+        "data": {
+            "name": dataset.name,
+            "path": str(dataset.path or ""),
+            "fingerprint": dataset.fingerprint,
+            "records": len(dataset),
+            "train": len(part),
+        },
         "batch": rows,
         "seed": seed,
         "schedule": {"steps": steps, "lr": rate, "precision": precision, "average": average},
@@ -121,7 +129,16 @@ def pretrain(
 
     def batches(first: int):
         loader = records.Loader(
-            dataset, part, batch=rows, views=trainee.views, seed=seed, steps=steps, start_step=first, workers=workers, rank=rank, world=world
+            dataset,
+            part,
+            batch=rows,
+            views=trainee.views,
+            seed=seed,
+            steps=steps,
+            start_step=first,
+            workers=workers,
+            rank=rank,
+            world=world,
         )
         running.append(loader)
         return loader
@@ -160,11 +177,15 @@ def prepare(out: Path, config: dict, resume: bool) -> None:
     if file.exists():
         before = json.loads(file.read_text())
         if not resume:
-            raise AmodalError(f"{out} holds a run already ({before.get('method')}, {before.get('status')}); add --resume to go on with it, or choose another --out")
+            raise AmodalError(
+                f"{out} holds a run already ({before.get('method')}, {before.get('status')}); add --resume to go on with it, or choose another --out"
+            )
         mine = json.loads(json.dumps(config))
         for key in SAME_ON_RESUME:
             if mine[key] != before[key]:
-                raise AmodalError(f"the run in {out} cannot go on with another {key}: it was started with {before[key]}, now {mine[key]} is given")
+                raise AmodalError(
+                    f"the run in {out} cannot go on with another {key}: it was started with {before[key]}, now {mine[key]} is given"
+                )
         return
     if resume:
         raise AmodalError(f"there is no run in {out} to go on with; leave --resume out to start one")
@@ -187,7 +208,9 @@ def announce(config: dict, method: Method, dataset) -> None:
 
 def finish(out: Path, encoder: Encoder, config: dict, begun: float) -> None:
     """Write the encoder, its configuration and the run card."""
-    save_encoder(out, encoder, config | {"status": "done", "versions": versions(), "seconds": round(time.time() - begun, 1)})
+    save_encoder(
+        out, encoder, config | {"status": "done", "versions": versions(), "seconds": round(time.time() - begun, 1)}
+    )
 
 
 def save_encoder(out: Path, encoder: Encoder, config: dict) -> None:
@@ -203,7 +226,9 @@ def save_encoder(out: Path, encoder: Encoder, config: dict) -> None:
         sync(out)
     except OSError as e:
         draft.unlink(missing_ok=True)
-        raise AmodalError(f"could not write the model to {out}: {e}. The checkpoints in {out / 'checkpoints'} still hold it; free some space and add --resume.") from e
+        raise AmodalError(
+            f"could not write the model to {out}: {e}. The checkpoints in {out / 'checkpoints'} still hold it; free some space and add --resume."
+        ) from e
 
 
 def write_json(file: Path, content: dict) -> None:
@@ -214,28 +239,32 @@ def write_json(file: Path, content: dict) -> None:
 
 def versions() -> dict[str, str]:
     found = {name: version(name) for name in ("torch", "numpy", "pyarrow", "pillow")}
-    return found | {"python": platform.python_version(), "machine": platform.machine(), "threads": str(torch.get_num_threads())}
+    return found | {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": str(torch.get_num_threads()),
+    }
 
 
 def card(config: dict, digest: str) -> str:
     encoder, data = config["encoder"], config["data"]
     fields = "\n".join(f"| {name} | {m['modality']} |" for name, m in encoder["fields"].items())
     options = ", ".join(f"{k} = {v}" for k, v in config["options"].items())
-    return f"""# {config['method']} on {data['name']}
+    return f"""# {config["method"]} on {data["name"]}
 
 | | |
 |---|---|
-| method | {config['method']} ({options}) |
-| encoder | {encoder['size']}, {encoder['trunk']} trunk, {encoder['pool']} pooling, {encoder['positions']} positions |
-| data | {data['records']} records, {data['train']} trained on, fingerprint {data['fingerprint']} |
-| training | {config['schedule']['steps']} steps of {config['batch']} rows, learning rate {config['schedule']['lr']:.3g}, seed {config['seed']}, {config.get('seconds', '?')} s |
-| versions | {', '.join(f'{k} {v}' for k, v in config.get('versions', {}).items())} |
+| method | {config["method"]} ({options}) |
+| encoder | {encoder["size"]}, {encoder["trunk"]} trunk, {encoder["pool"]} pooling, {encoder["positions"]} positions |
+| data | {data["records"]} records, {data["train"]} trained on, fingerprint {data["fingerprint"]} |
+| training | {config["schedule"]["steps"]} steps of {config["batch"]} rows, learning rate {config["schedule"]["lr"]:.3g}, seed {config["seed"]}, {config.get("seconds", "?")} s |
+| versions | {", ".join(f"{k} {v}" for k, v in config.get("versions", {}).items())} |
 | weights | sha256 {digest} |
 
 | sense | kind |
 |---|---|
 {fields}
 
-Load it with `amodal.load("{data['name']}-run")`, where the path is this folder, or use it from the command line:
+Load it with `amodal.load("{data["name"]}-run")`, where the path is this folder, or use it from the command line:
 `amodal evaluate`, `amodal embed`, `amodal index`, `amodal search`, each with this folder as its first argument.
 """

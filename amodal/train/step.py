@@ -79,7 +79,10 @@ def feed(piece: Embeddings, leaves: dict[str, Tensor], seen: Embeddings, start: 
         if not out.requires_grad or leaves[name].grad is None:
             continue
         whole = Column(seen[name].values, seen[name].rows)
-        grad = Column(Ragged(leaves[name].grad, whole.values.lengths) if isinstance(whole.values, Ragged) else leaves[name].grad, whole.rows)
+        grad = Column(
+            Ragged(leaves[name].grad, whole.values.lengths) if isinstance(whole.values, Ragged) else leaves[name].grad,
+            whole.rows,
+        )
         outputs.append(out)
         grads.append(flat(grad.between(start, stop)))
     if outputs:

@@ -27,7 +27,9 @@ def fields() -> dict:
         "picture": modalities.make("image", size=16, channels=3, patch=8),
         "words": modalities.make("text", max_length=24, patch=4),
         "signal": modalities.kind("series").infer([rng.normal(size=(20, 2)) for _ in range(8)]),
-        "facts": modalities.kind("table").infer([{"age": float(i), "colour": "red" if i % 2 else "blue"} for i in range(8)]),
+        "facts": modalities.kind("table").infer(
+            [{"age": float(i), "colour": "red" if i % 2 else "blue"} for i in range(8)]
+        ),
     }
 
 
@@ -49,7 +51,9 @@ def batch(views: Sequence[str], size: int = 8, absent: Sequence[str] = (), seed:
         values = [modality.decode(raw(name, rng)) for _ in rows]
         for v, view in enumerate(views):
             source = name if len(views) == 1 else f"{name}:{v + 1}"
-            seen = [modality.augment(value, view, np.random.default_rng([seed, i, v])) for i, value in zip(rows, values)]
+            seen = [
+                modality.augment(value, view, np.random.default_rng([seed, i, v])) for i, value in zip(rows, values)
+            ]
             columns[source] = Column(modality.collate(seen), torch.tensor(rows, dtype=torch.int64))
     return Batch.of(size, columns, [f"record {seed}-{i}" for i in range(size)])
 

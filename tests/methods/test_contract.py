@@ -184,7 +184,9 @@ def test_the_page_names_its_paper_and_is_short(name):
     assert re.search(r"arXiv:\d{4}\.\d{4,5}", page.__doc__), "the docstring should name the paper"
     source = inspect.getsource(page)
     documented = methods.function(name).__doc__ or ""
-    assert all(re.search(rf"\b{option}\b", documented) for option in methods.options(name)), "an option without a word about it"
+    assert all(re.search(rf"\b{option}\b", documented) for option in methods.options(name)), (
+        "an option without a word about it"
+    )
     assert len(source.splitlines()) <= 120
 
 

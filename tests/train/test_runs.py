@@ -48,7 +48,23 @@ def test_a_killed_run_resumes_to_the_weights_of_a_straight_one(folder, tmp_path)
 
 def test_an_interrupt_writes_a_checkpoint_and_says_how_to_go_on(folder, tmp_path):
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "amodal", "pretrain", "clip", "--data", str(folder), "--out", str(run), "--size", "nano", "--steps", "100000", "--batch", "16"]
+    command = [
+        sys.executable,
+        "-m",
+        "amodal",
+        "pretrain",
+        "clip",
+        "--data",
+        str(folder),
+        "--out",
+        str(run),
+        "--size",
+        "nano",
+        "--steps",
+        "100000",
+        "--batch",
+        "16",
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     while process.poll() is None and len(log.read(run / "metrics.jsonl")) < 2:
         time.sleep(0.02)
@@ -125,7 +141,15 @@ def test_watch_measures_every_sense(folder, tmp_path):
     run = tmp_path / "run"
     pretrain("clip", folder, run, steps=10, **QUICK)
     last = log.read(run / "metrics.jsonl")[-1]
-    assert {"loss", "lr", "data_wait", "rank/image", "std/image", "alignment/image~text", "uniformity/text"} <= last.keys()
+    assert {
+        "loss",
+        "lr",
+        "data_wait",
+        "rank/image",
+        "std/image",
+        "alignment/image~text",
+        "uniformity/text",
+    } <= last.keys()
 
 
 def test_averaged_weights_differ_and_micro_batches_do_not(folder, tmp_path):
@@ -161,12 +185,42 @@ TORCHRUN = "import sys; from amodal.cli import main; main(sys.argv[1:])"
 @pytest.mark.parametrize("shard", [False, True])
 def test_torchrun_gives_the_run_of_one_process(folder, tmp_path, shard):
     """The same command under torchrun: two processes, plain or with sharded blocks, end at the weights of one."""
-    arguments = ["pretrain", "clip", "--data", str(folder), "--size", "nano", "--batch", "16", "--steps", "6", "--seed", "1"]
+    arguments = [
+        "pretrain",
+        "clip",
+        "--data",
+        str(folder),
+        "--size",
+        "nano",
+        "--batch",
+        "16",
+        "--steps",
+        "6",
+        "--seed",
+        "1",
+    ]
     script = tmp_path / "go.py"
     script.write_text(TORCHRUN)
     pretrain("clip", folder, tmp_path / "one", steps=6, **QUICK)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), *arguments, "--out", str(tmp_path / "two")]
-    done = subprocess.run(command + ["--shard"] * shard, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(script),
+        *arguments,
+        "--out",
+        str(tmp_path / "two"),
+    ]
+    done = subprocess.run(
+        command + ["--shard"] * shard,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (load_file(tmp_path / n / "model.safetensors") for n in ("one", "two"))
     for name in one:

@@ -39,14 +39,14 @@ class Parquet(Lazy):
 
     def __init__(self, path: Path):
         self.path = path
-        self.columns = tuple(self._file.schema_arrow.names)
-        self.rows = self._file.metadata.num_rows
-        groups = [self._file.metadata.row_group(g).num_rows for g in range(self._file.num_row_groups)]
+        self.columns = tuple(pq.read_schema(path).names)
+        self.rows = self._footer.num_rows
+        groups = [self._footer.row_group(g).num_rows for g in range(self._footer.num_row_groups)]
         self.starts = np.concatenate([[0], np.cumsum(groups)]).astype(np.int64)
 
     @cached_property
-    def _file(self) -> pq.ParquetFile:
-        return pq.ParquetFile(self.path)
+    def _footer(self) -> pq.FileMetaData:
+        return pq.read_metadata(self.path)
 
     @cached_property
     def _held(self) -> dict[tuple[int, str], pa.Array]:
@@ -65,7 +65,7 @@ class Parquet(Lazy):
     def _present(self, group: int, column: str) -> np.ndarray:
         """From the statistics in the footer where they settle it: pictures need not be read to know that none is
         missing."""
-        meta = self._file.metadata.row_group(group)
+        meta = self._footer.row_group(group)
         leaves = (meta.column(c) for c in range(meta.num_columns))
         stats = next((leaf.statistics for leaf in leaves if leaf.path_in_schema == column), None)
         if stats is not None and stats.has_null_count and stats.null_count in (0, meta.num_rows):
@@ -73,14 +73,20 @@ class Parquet(Lazy):
         return self._column(group, column).is_valid().to_numpy(zero_copy_only=False)
 
     def _column(self, group: int, column: str) -> pa.Array:
-        held = self._held
-        if (group, column) not in held:
-            # One thread: Arrow's thread pool does not survive a fork.
-            table = self._file.read_row_group(group, columns=[column], use_threads=False)
-            held[group, column] = one_array(table.column(column))
-            while len(held) > 1 and sum(array.nbytes for array in held.values()) > HELD:
-                held.pop(next(iter(held)))
-        return held[group, column]
+        """Kept, with the other columns of its group and with groups read before as far as HELD goes. Several threads may
+        ask at once, so each opens the file anew."""
+        array = self._held.get((group, column))
+        if array is None:
+            with pq.ParquetFile(self.path, metadata=self._footer) as file:
+                # One thread: Arrow's thread pool does not survive a fork.
+                array = one_array(file.read_row_group(group, columns=[column], use_threads=False).column(column))
+            self._held[group, column] = array
+            held = list(self._held.items())
+            excess = sum(a.nbytes for _, a in held) - HELD
+            for key, other in held:
+                if excess > 0 and key[0] != group and self._held.pop(key, None) is not None:
+                    excess -= other.nbytes
+        return array
 
 
 class Mapped(Lazy):

@@ -31,7 +31,9 @@ def data2vec(
     """top: blocks whose outputs the targets average (6 to 10 of 12 in the paper); beta: where smooth L1 turns linear; image,
     sequence, span, other: what is hidden, see `amodal.masking.by_kind`; momentum, final_momentum: of the teacher, at the start and
     at the end."""
-    return Data2vec(encoder, top, beta, dict(image=image, sequence=sequence, span=span, other=other), momentum, final_momentum)
+    return Data2vec(
+        encoder, top, beta, dict(image=image, sequence=sequence, span=span, other=other), momentum, final_momentum
+    )
 
 
 class Data2vec(StudentTeacher):
@@ -69,7 +71,9 @@ class Data2vec(StudentTeacher):
     def targets(self, outputs: list[Tensor], tokens: Tokens) -> Tensor:
         """The mean of the top blocks' MLP outputs, each normalised: over time in a sequence of sound or measurements, over
         channels in an image, a text or a table."""
-        in_time = torch.tensor([self.kinds[field_of(n)] in ("audio", "series") for n in tokens.names], device=tokens.source.device)
+        in_time = torch.tensor(
+            [self.kinds[field_of(n)] in ("audio", "series") for n in tokens.names], device=tokens.source.device
+        )
         over_time = in_time[tokens.source].unsqueeze(1)
         normal = [torch.where(over_time, over_row(x, tokens), layer_norm(x, x.shape[1:])) for x in outputs[-self.top :]]
         return torch.stack(normal).mean(0)

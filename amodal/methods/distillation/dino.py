@@ -36,10 +36,16 @@ class Dino(StudentTeacher):
     def __init__(self, encoder, prototypes, local_views, temperature, teacher_temperature, center_momentum, momentum):
         views = ("strong",) * LARGE + ("local",) * local_views
         super().__init__(encoder, momentum=momentum, final_momentum=1.0, views=views)
-        self.temperature, self.teacher_temperature, self.center_momentum = temperature, teacher_temperature, center_momentum
+        self.temperature, self.teacher_temperature, self.center_momentum = (
+            temperature,
+            teacher_temperature,
+            center_momentum,
+        )
         self.heads = nn.ModuleDict({f: PrototypeHead(encoder.width, prototypes) for f in encoder.fields})
         self.teacher_heads = frozen_copy(self.heads)
-        self.centers = nn.ParameterDict({f: nn.Parameter(torch.zeros(prototypes), requires_grad=False) for f in encoder.fields})
+        self.centers = nn.ParameterDict(
+            {f: nn.Parameter(torch.zeros(prototypes), requires_grad=False) for f in encoder.fields}
+        )
         self._next: dict[str, torch.Tensor] = {}
 
     def features(self, batch: Batch) -> Features:
@@ -54,7 +60,9 @@ class Dino(StudentTeacher):
         for f in self.encoder.fields:
             student = torch.stack([self.heads[f](features[s].values) for s in self._sources(f)])
             with torch.no_grad():
-                teacher = torch.stack([self.teacher_heads[f](features[f"teacher/{s}"].values) for s in self._sources(f)[:LARGE]])
+                teacher = torch.stack(
+                    [self.teacher_heads[f](features[f"teacher/{s}"].values) for s in self._sources(f)[:LARGE]]
+                )
             terms[f"dino/{f}"] = dino_loss(
                 student,
                 teacher,

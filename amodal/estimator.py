@@ -1,0 +1,180 @@
+"""Pretraining in the manner of scikit-learn: `fit` learns from data without labels, `transform` gives one vector a record."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from amodal.core import AmodalError, unknown
+
+
+class Embedder:
+    """method: a page of `amodal.methods` ("clip" learns from two senses or more, "simclr" also from one); size: of the encoder; steps or epochs: how long to train (50 epochs unless given).
+
+    sources: the fields to use, all unless given. fields: column -> modality, for values in memory whose kind shall not be guessed.
+    batch, lr, trunk, positions, pool: as in `amodal.pretrain`, which chooses them unless given; options: of the method.
+    out: the run folder to keep; a temporary one unless given. random_state: a whole number, or None for another run each time.
+    progress: show the progress of training.
+
+    X is a dict name -> values (lists, arrays or tensors of one length, None where a record lacks one), a list of dict records, a data
+    frame, an array (of one field, called "x"), or whatever `amodal.open` takes: a folder, a table file, a bundled name. A record may
+    lack any sense; `transform` also takes data that lacks whole senses.
+
+    Attributes after `fit`: model_ (an `amodal.Model`), n_features_out_ (D).
+
+        make_pipeline(Embedder("simclr", steps=200), LogisticRegression()).fit({"photo": photos}, y)
+    """
+
+    def __init__(
+        self,
+        method: str = "clip",
+        *,
+        size: str = "tiny",
+        steps: int | None = None,
+        epochs: int | None = None,
+        sources: Sequence[str] | None = None,
+        fields: Mapping | None = None,
+        batch: int | None = None,
+        lr: float | None = None,
+        trunk: str | None = None,
+        positions: str | None = None,
+        pool: str | None = None,
+        options: Mapping[str, object] | None = None,
+        device: str = "auto",
+        out: str | Path | None = None,
+        random_state: int | None = 0,
+        progress: bool = False,
+    ):
+        self.method, self.size, self.steps, self.epochs = method, size, steps, epochs
+        self.sources, self.fields, self.batch, self.lr = sources, fields, batch, lr
+        self.trunk, self.positions, self.pool, self.options = trunk, positions, pool, options
+        self.device, self.out, self.random_state, self.progress = device, out, random_state, progress
+
+    def fit(self, X, y=None) -> Embedder:
+        """Pretrain on every record of X; y is not looked at."""
+        from amodal import data as records
+        from amodal.model import pretrain
+
+        dataset = records.open(_readable(X), **({"fields": self.fields} if self.fields else {}))
+        # a view of it: what is changed here is not changed for the caller
+        dataset = dataset.select(list(self.sources or dataset.fields))
+        dataset.parts = np.zeros(len(dataset), dtype=np.int8)  # whoever calls `fit` has split already: learn from all of it
+        settings = {name: value for name, value in self.get_params().items() if name in PASSED}
+        seed = int.from_bytes(os.urandom(4), "little") if self.random_state is None else self.random_state
+        with tempfile.TemporaryDirectory(prefix="amodal-") as temporary:
+            out = Path(self.out) if self.out is not None else Path(temporary) / "run"
+            options = dict(self.options) if self.options else None
+            self.model_ = pretrain(self.method, dataset, out, options=options, seed=seed, **settings)
+        if self.out is None:
+            self.model_.path = None
+        encoder = self.model_.encoder
+        self.schema_ = {name: replace(dataset.schema.fields[name], modality=m) for name, m in encoder.fields.items()}
+        self.n_features_out_ = encoder.aligned_width or encoder.width
+        return self
+
+    def transform(self, X) -> np.ndarray:
+        """(n, D) float32, one vector for each record of X, of all the senses that it has. A record without any readable value has
+        NaN, and a warning counts them."""
+        from amodal.evaluate import embed_records
+
+        if not self.__sklearn_is_fitted__():
+            raise AmodalError("this Embedder has not been fitted: call fit first")
+        dataset = self._read(_readable(X))
+        embedded = embed_records(self.model_.encoder, dataset, range(len(dataset)), device=self.model_.device, labels=False)
+        fused = embedded.fused()
+        vectors = np.full((len(dataset), self.n_features_out_), np.nan, dtype=np.float32)
+        vectors[fused.rows.numpy()] = fused.values.numpy()
+        if empty := len(dataset) - len(fused):
+            warnings.warn(f"{empty} of {len(dataset)} records have no readable value; their vectors are NaN", stacklevel=2)
+        return vectors
+
+    def _read(self, X):
+        """X as a Dataset of the fields it was fitted on, as many as are there."""
+        from amodal import data as records
+        from amodal.data.readers import Arrays
+        from amodal.data.schema import Schema
+
+        if not isinstance(X, Mapping):
+            dataset = records.open(X)
+            there = {name: f.modality for name, f in self.schema_.items() if name in dataset.fields}
+            names = list(dataset.fields)
+        else:
+            there = {name: f for name, f in self.schema_.items() if any(c in X for c in _wanted(name, f))}
+            names, n = list(X), len(next(iter(X.values()), ()))
+            X = {c: [None] * n for name, f in there.items() for c in _wanted(name, f)} | X
+        if not there:
+            raise AmodalError(f"X has none of the fields that this Embedder was fitted on, {', '.join(self.schema_)}; it has {', '.join(names) or 'none'}")
+        return records.Dataset(Arrays(X), Schema(there)) if isinstance(X, Mapping) else dataset.with_fields(there)
+
+    def fit_transform(self, X, y=None) -> np.ndarray:
+        """The vectors of the records that were learnt from."""
+        return self.fit(X, y).transform(X)
+
+    def get_feature_names_out(self, input_features=None) -> np.ndarray:
+        """(D,) embedder0, embedder1, …"""
+        return np.array([f"embedder{i}" for i in range(self.n_features_out_)], dtype=object)
+
+    # What scikit-learn's clone, pipelines and searches ask of an estimator; it need not be installed
+
+    def get_params(self, deep: bool = True) -> dict[str, object]:
+        """The arguments of the constructor."""
+        return {name: getattr(self, name) for name in _parameters()}
+
+    def set_params(self, **params) -> Embedder:
+        """Change arguments of the constructor; unknown names are errors that offer the nearest."""
+        for name, value in params.items():
+            if name not in _parameters():
+                raise unknown("parameter of Embedder", name, _parameters())
+            setattr(self, name, value)
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "model_")
+
+    def __sklearn_tags__(self):
+        # only scikit-learn calls this, so it is there
+        from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags
+
+        inputs = InputTags(one_d_array=True, two_d_array=True, three_d_array=True, string=True, dict=True, allow_nan=True)
+        return Tags(None, TargetTags(required=False), TransformerTags(), input_tags=inputs, non_deterministic=self.random_state is None)
+
+    def __repr__(self) -> str:
+        defaults = {name: p.default for name, p in inspect.signature(Embedder.__init__).parameters.items()}
+        changed = [f"{k}={v!r}" for k, v in self.get_params().items() if not (v is defaults[k] or v == defaults[k])]
+        return f"Embedder({', '.join(changed)})"
+
+
+PASSED = ("size", "steps", "epochs", "batch", "lr", "trunk", "positions", "pool", "device", "progress")
+
+
+def _parameters() -> list[str]:
+    return [name for name in inspect.signature(Embedder.__init__).parameters if name != "self"]
+
+
+def _wanted(name: str, field) -> tuple[str, ...]:
+    """The columns that a field may be in: its own, or those of its cells."""
+    return (field.column or name, *getattr(field.modality, "columns", ()))
+
+
+def _readable(X):
+    """X as `amodal.open` takes it, values in memory as a dict of columns."""
+    if hasattr(X, "to_dict") and hasattr(X, "columns"):  # a data frame
+        return {str(name): list(X[name]) for name in X.columns}
+    if isinstance(X, np.ndarray) or hasattr(X, "detach"):
+        return {"x": X}
+    return _columns(X) if isinstance(X, (list, tuple)) else X
+
+
+def _columns(rows: Sequence) -> dict[str, list]:
+    """Records as columns, None where a record lacks a value."""
+    if not rows or not all(isinstance(row, Mapping) for row in rows):
+        raise AmodalError("a list is taken as records, and must hold dicts name -> value; got " + (f"a list of {type(rows[0]).__name__}" if rows else "an empty list"))
+    names = dict.fromkeys(str(name) for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}

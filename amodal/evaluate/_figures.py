@@ -1,0 +1,381 @@
+"""Pictures of a run and of an evaluation. Drawn without pyplot, so that nothing of a caller's figures is touched."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from amodal.core import AmodalError
+from amodal.core.column import shared_rows
+from amodal.data import Dataset
+from amodal.evaluate._embedded import Embedded, known
+from amodal.evaluate._labels import is_number
+from amodal.train.log import read
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#444444")
+"""Okabe & Ito's, which people with any kind of colour vision can tell apart."""
+
+REST = "#BBBBBB"
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.grid": True,
+    "grid.color": "#E5E5E5",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "legend.frameon": False,
+    "figure.dpi": 130,
+    "savefig.dpi": 130,
+}
+
+
+@contextmanager
+def drawing(path: str | Path, width: float, height: float):
+    """Yields a Figure of that many inches and writes it to `path` afterwards."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            figure.savefig(path, facecolor="white")
+        except OSError as error:
+            raise AmodalError(f"could not write the picture {path}: {error}") from error
+
+
+def report(report, stem: Path) -> list[Path]:
+    """The figures that the results of a Report call for, beside `stem`: missing, transfer, a map of the test records."""
+    made = []
+    for result in report.results:
+        name = f"{stem}.{result.protocol}" + (f".{result.spec['label']}" if _ambiguous(report, result) else "") + ".png"
+        if result.protocol == "missing":
+            made.append(missing(result.rows, name))
+        if result.protocol == "transfer":
+            made.append(transfer(result.rows, name))
+    if report.test is not None and len(report.test) > 2:
+        label = next((r.spec["label"] for r in report.results if r.spec.get("label")), None)
+        made.append(embedding_map(report.test, f"{stem}.map.png", label=label))
+        if has_places(report.test):
+            made.append(world_map(report.test, f"{stem}.world.png"))
+    return made
+
+
+def _ambiguous(report, result) -> bool:
+    return sum(r.protocol == result.protocol for r in report.results) > 1 and bool(result.spec.get("label"))
+
+
+# From a run
+
+
+def curves(run: str | Path, path: str | Path) -> Path:
+    """Loss and effective rank of each source over the steps of a run folder."""
+    entries = read(Path(run) / "metrics.jsonl")
+    if not entries:
+        raise AmodalError(f"there is no metrics.jsonl with anything in it in {run}")
+    with drawing(path, 8, 3) as figure:
+        left, right = figure.subplots(1, 2)
+        loss = [(e["step"], e["loss"]) for e in entries if "loss" in e]
+        steps, values = np.array(loss).T if loss else ([], [])
+        left.plot(steps, values, color=COLOURS[0], alpha=0.35, linewidth=0.8)
+        left.plot(steps, _smooth(np.array(values)), color=COLOURS[0], linewidth=1.6)
+        left.set(title="loss", xlabel="step")
+        sources = sorted({k.removeprefix("rank/") for e in entries for k in e if k.startswith("rank/")})
+        ends = []
+        for number, source in enumerate(sources):
+            points = np.array([(e["step"], e[f"rank/{source}"]) for e in entries if f"rank/{source}" in e])
+            colour = COLOURS[number % len(COLOURS)]
+            right.plot(*points.T, color=colour, marker="o", markersize=2.5, linewidth=1.4)
+            ends.append((points[-1, 1], source, colour))
+        right.set(title="effective rank of the features (held out)", xlabel="step")
+        right.set_ylim(bottom=0)
+        _labelled_ends(right, max((e["step"] for e in entries), default=1), ends)
+    return Path(path)
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    width = max(1, len(values) // 20)
+    return np.array([values[max(0, i - width) : i + width + 1].mean() for i in range(len(values))])
+
+
+def _labelled_ends(axes, x: float, ends: list[tuple[float, str, str]]) -> None:
+    """Names at the ends of lines, pushed apart where they would overlap."""
+    low, high = axes.get_ylim()
+    last = -np.inf
+    for y, name, colour in sorted(ends):
+        last = max(y, last + 0.06 * (high - low))
+        axes.annotate(name, (x, y), xytext=(x + 0.02 * x, last), color=colour, va="center", fontsize=8, annotation_clip=False)
+
+
+# From embedded records
+
+
+def principal(x_ND: Tensor, dims: int) -> Tensor:
+    """(N, dims) coordinates along the principal components, each turned so that its largest excursion is positive."""
+    x = x_ND.double() - x_ND.double().mean(0)
+    _, v = torch.linalg.eigh(x.T @ x)
+    points = x @ v.flip(1)[:, :dims]
+    sign = points.gather(0, points.abs().argmax(0, keepdim=True)).sign()
+    return torch.nn.functional.pad(points * sign, (0, dims - points.shape[1])).float()
+
+
+def embedding_map(embedded: Embedded, path: str | Path, *, label: str | None = None) -> Path:
+    """The fused vectors along their first two principal components, coloured by a label."""
+    column = embedded.fused()
+    points = principal(normalize(column.values.float(), dim=1), 2).numpy()
+    labels = embedded.labels[label][column.rows.numpy()] if label is not None else None
+    with drawing(path, 6.4, 4.8) as figure:
+        axes = figure.subplots()
+        size = float(np.clip(4000 / max(len(points), 1), 3, 18))
+        if labels is None:
+            axes.scatter(*points.T, s=size, color=COLOURS[0], alpha=0.6, linewidths=0)
+        elif is_number(labels):
+            there = known(labels)
+            axes.scatter(*points[~there].T, s=size, color=REST, linewidths=0, alpha=0.4)
+            drawn = axes.scatter(*points[there].T, s=size, c=labels[there], cmap="cividis", linewidths=0, alpha=0.85)
+            figure.colorbar(drawn, ax=axes, label=label, shrink=0.8)
+        else:
+            _by_class(axes, points, labels, size)
+        title = f"{len(points):,} records, vectors of all senses" + (f", coloured by {label}" if label else "")
+        axes.set(title=title, xlabel="first principal component", ylabel="second")
+        axes.set_xticks([])
+        axes.set_yticks([])
+    return Path(path)
+
+
+def _by_class(axes, points: np.ndarray, labels: np.ndarray, size: float) -> None:
+    names, counts = np.unique(np.array([v for v in labels if v is not None], dtype=str), return_counts=True)
+    shown = sorted(names[np.argsort(-counts, kind="stable")][: len(COLOURS)].tolist())
+    rest = np.array([v not in shown for v in labels])
+    if rest.any():
+        name = "others" if len(names) > len(shown) else "no label"
+        axes.scatter(*points[rest].T, s=size, color=REST, linewidths=0, alpha=0.4, label=name)
+    for name, colour in zip(shown, COLOURS):
+        of = np.array([v == name for v in labels])
+        axes.scatter(*points[of].T, s=size, color=colour, linewidths=0, alpha=0.8, label=textwrap.shorten(name, 24, placeholder="…"))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=(40 / size) ** 0.5, handletextpad=0.2)
+
+
+def has_places(embedded: Embedded) -> bool:
+    """Whether the records have the labels latitude and longitude, in degrees."""
+    return all(n in embedded.labels and is_number(embedded.labels[n]) and known(embedded.labels[n]).any() for n in ("latitude", "longitude"))
+
+
+def world_map(embedded: Embedded, path: str | Path) -> Path:
+    """Every record where it lies on the Earth, its colour the first three principal components of its fused vector (red, green,
+    blue, by rank): what looks alike means the same to the encoder."""
+    column = embedded.fused()
+    rows = column.rows.numpy()
+    latitude, longitude = embedded.labels["latitude"][rows], embedded.labels["longitude"][rows]
+    there = known(latitude) & known(longitude)
+    latitude, longitude = latitude[there], longitude[there]
+    points = principal(normalize(column.values[torch.from_numpy(there)].float(), dim=1), 3)
+    colours = (points.argsort(0).argsort(0).double() / max(len(points) - 1, 1)).numpy() * 0.9 + 0.05
+    grid = _grid(latitude, longitude, colours)
+    with drawing(path, 8, 4.3) as figure:
+        axes = figure.subplots()
+        axes.grid(False)
+        if grid is not None:
+            axes.imshow(grid[0], extent=grid[1], interpolation="nearest", aspect="auto")
+        else:
+            axes.scatter(longitude, latitude, c=colours, s=6, linewidths=0)
+        axes.set(title=f"{len(points):,} places, coloured by what the encoder makes of them (three principal components)", xlim=(-180, 180), ylim=(-90, 90))
+        axes.set_xticks(range(-180, 181, 60), [f"{abs(x)}°{'W' if x < 0 else 'E' if 0 < x else ''}" for x in range(-180, 181, 60)])
+        axes.set_yticks(range(-90, 91, 30), [f"{abs(y)}°{'S' if y < 0 else 'N' if y else ''}" for y in range(-90, 91, 30)])
+        axes.set_aspect("equal")
+    return Path(path)
+
+
+def _grid(latitude: np.ndarray, longitude: np.ndarray, colours: np.ndarray):
+    """A picture and its extent if the places lie on a regular grid, else None."""
+    axes = []
+    for values in (latitude, longitude):
+        lines = np.unique(values.round(6))
+        step = np.diff(lines).min() if len(lines) > 1 else 0
+        if step < 0.05 or np.abs((lines - lines[0]) / step - ((lines - lines[0]) / step).round()).max() > 0.02:
+            return None
+        axes.append((lines[0], step, round((lines[-1] - lines[0]) / step) + 1))
+    (south, dy, rows), (west, dx, columns) = axes
+    picture = np.full((rows, columns, 3), 0.93)
+    picture[rows - 1 - ((latitude - south) / dy).round().astype(int), ((longitude - west) / dx).round().astype(int)] = colours
+    return picture, (west - dx / 2, west + dx * (columns - 0.5), south - dy / 2, south + dy * (rows - 0.5))
+
+
+# From rows of results
+
+
+def missing(rows: Sequence[dict], path: str | Path) -> Path:
+    """For every subset of senses: with these senses alone (dot), with all that the same records have (ring), chance (tick)."""
+    probes = [r for r in rows if "target" not in r and r["metric"] in ("accuracy", "R2")]
+    probes = [r for r in probes if r["probe"] == probes[0]["probe"]] if probes else []
+    found = [r for r in rows if "target" in r]
+    panels = [(f"{probes[0]['probe']} probe, {probes[0]['metric']}", probes)] if probes else []
+    panels += [(f"finding {t}: {found[0]['metric']}", [r for r in found if r["target"] == t]) for t in dict.fromkeys(r["target"] for r in found)]
+    panels = [(title, _fewer(part)) for title, part in panels]
+    if not panels:
+        raise AmodalError("these rows hold nothing about missing senses to draw")
+    columns = min(len(panels), 3)
+    lines = [panels[i : i + columns] for i in range(0, len(panels), columns)]
+    heights = [0.75 + 0.21 * max(len(part) for _, part in line) for line in lines]
+    with drawing(path, 4.2 * columns, sum(heights) + 0.3) as figure:
+        grid = figure.add_gridspec(len(lines), columns, height_ratios=heights)
+        for i, line in enumerate(lines):
+            for j, (title, part) in enumerate(line):
+                axes = figure.add_subplot(grid[i, j])
+                y = np.arange(len(part))[::-1]
+                value, full = np.array([r["value"] for r in part]), np.array([r["full"] for r in part])
+                axes.hlines(y, value, full, color="#C9D3DB", linewidth=2, zorder=1)
+                axes.scatter(full, y, s=26, facecolors="white", edgecolors="#666666", linewidths=1, zorder=2, label="all senses the record has")
+                axes.scatter(value, y, s=26, color=COLOURS[0], zorder=3, label="these senses alone")
+                axes.scatter([r["chance"] for r in part], y, s=40, marker="|", color=COLOURS[5], zorder=2, label="chance")
+                axes.set_yticks(y, [r["source"].replace("+", " + ") for r in part], fontsize=8)
+                axes.set(title=title, ylim=(-0.7, len(part) - 0.3))
+                axes.set_xlim(left=min(0, float(np.nanmin([value.min(), full.min()])) * 1.05))
+                axes.grid(axis="y", visible=False)
+        handles, names = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=8)
+    return Path(path)
+
+
+def _fewer(rows: Sequence[dict], most: int = 32) -> list[dict]:
+    """Small and large subsets, when there are more than a page takes."""
+    if len(rows) <= most:
+        return list(rows)
+    sizes = [r["source"].count("+") + 1 for r in rows]
+    ends = {1, 2, max(sizes), max(sizes) - 1}
+    kept = [r for r, s in zip(rows, sizes) if s in ends]
+    return kept if len(kept) <= most else [r for r, s in zip(rows, sizes) if s in ends - {2}]
+
+
+def transfer(rows: Sequence[dict], path: str | Path) -> Path:
+    """The matrix of senses that labels were given in by senses that they are used in, a panel for each probe."""
+    rows = [r for r in rows if r["metric"] in ("accuracy", "R2")]
+    probes = list(dict.fromkeys(r["probe"] for r in rows))
+    names = list(dict.fromkeys([r["source"] for r in rows] + [r["target"] for r in rows]))
+    if not rows:
+        raise AmodalError("these rows hold nothing about transfer to draw")
+    side = 1.5 + 0.55 * len(names)
+    with drawing(path, (side + 0.6) * len(probes), side + 0.4) as figure:
+        for axes, probe in zip(np.atleast_1d(figure.subplots(1, len(probes))), probes):
+            matrix = np.full((len(names), len(names)), np.nan)
+            for r in rows:
+                if r["probe"] == probe:
+                    matrix[names.index(r["source"]), names.index(r["target"])] = r["value"]
+            axes.grid(False)
+            axes.imshow(np.clip(matrix, 0, 1), cmap="cividis", vmin=0, vmax=1)
+            for i, j in zip(*np.nonzero(np.isfinite(matrix))):
+                colour = "black" if matrix[i, j] > 0.55 else "white"
+                axes.text(j, i, f"{matrix[i, j]:.2f}".replace("0.", "."), ha="center", va="center", color=colour, fontsize=8)
+            axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+            axes.set_yticks(range(len(names)), names)
+            chance = np.mean([r["chance"] for r in rows])
+            axes.set(title=f"{probe}: {rows[0]['metric']} (chance {chance:.2f})", xlabel="used in", ylabel="labels given in")
+    return Path(path)
+
+
+# Records as pictures
+
+
+@dataclass(frozen=True)
+class Card:
+    """One picture of a sheet. frame: "" or a colour around it."""
+
+    picture: np.ndarray
+    title: str
+    caption: str = ""
+    frame: str = ""
+
+
+def sheet(rows: Sequence[Sequence[Card | None]], path: str | Path, *, title: str = "") -> Path:
+    """A grid of pictures with a line above and a few words below each; the first column, the query, stands a little apart."""
+    columns = max(len(row) for row in rows)
+    with drawing(path, 1.45 * columns, 1.78 * len(rows) + (0.3 if title else 0)) as figure:
+        grid = figure.subplots(len(rows), columns, squeeze=False)
+        for line, row in zip(grid, rows):
+            for axes, card in zip(line, [*row, *[None] * (columns - len(row))]):
+                axes.set_xticks([])
+                axes.set_yticks([])
+                axes.grid(False)
+                for spine in axes.spines.values():
+                    spine.set_visible(bool(card and card.frame))
+                    spine.set(color=card.frame if card and card.frame else "none", linewidth=2.5)
+                if card is None:
+                    continue
+                axes.imshow(card.picture, interpolation="nearest" if max(card.picture.shape[:2]) < 96 else "antialiased")
+                axes.set_title(textwrap.shorten(card.title, 26, placeholder="…"), fontsize=7, loc="center", pad=3)
+                axes.set_xlabel("\n".join(textwrap.wrap(card.caption, 26)[:2]), fontsize=6, labelpad=2)
+        if title:
+            figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    return Path(path)
+
+
+def card(dataset: Dataset, i: int, field: str, title: str, *, frame: str = "") -> Card:
+    """One sense of record i."""
+    modality, value = dataset.fields[field], dataset.value(i, field)
+    if value is None:
+        return Card(np.full((32, 32, 3), 238, dtype=np.uint8), title, f"no {field}", frame)
+    return Card(modality.show(value), title, modality.describe(value), frame)
+
+
+def retrieval_sheet(
+    embedded: Embedded,
+    dataset: Dataset,
+    path: str | Path,
+    *,
+    source: str | None = None,
+    target: str | None = None,
+    queries: int = 5,
+    k: int = 6,
+    seed: int = 0,
+) -> Path:
+    """Queries by one sense with the nearest records by another; the query's own record has a frame. Senses: the pair that most
+    records have, unless given."""
+    source, target = _pair(embedded, source, target)
+    at_a, at_b = shared_rows(embedded.aligned[source], embedded.aligned[target])
+    a, b = embedded.aligned[source], embedded.aligned[target]
+    gallery = normalize(b.values[at_b].float(), dim=1)
+    picked = np.sort(np.random.default_rng(seed).permutation(len(at_a))[:queries])
+    place = {key: i for i, key in enumerate(dataset.keys)}
+    rows = []
+    for q in picked.tolist():
+        similarity = gallery @ normalize(a.values[at_a[q]].float(), dim=0)
+        key = embedded.keys[int(a.rows[at_a[q]])]
+        order = similarity.argsort(descending=True)
+        rank = int((order == q).nonzero()) + 1
+        cards = [card(dataset, place[key], source, f"{source}: {key}")]
+        for r in order[:k].tolist():
+            other = embedded.keys[int(b.rows[at_b[r]])]
+            cards.append(card(dataset, place[other], target, f"{other}  {similarity[r]:.2f}", frame=COLOURS[2] if r == q else ""))
+        if rank > k:
+            cards.append(card(dataset, place[key], target, f"right one: place {rank}", frame=COLOURS[1]))
+        rows.append(cards)
+    title = f"{source} looks for {target} among {len(at_b):,} records (green: the right one)"
+    return sheet(rows, path, title=title)
+
+
+def _pair(embedded: Embedded, source: str | None, target: str | None) -> tuple[str, str]:
+    senses = embedded.sources
+    pairs = [(a, b) for a in senses for b in senses if a != b and source in (None, a) and target in (None, b)]
+    counts = {pair: len(shared_rows(embedded.aligned[pair[0]], embedded.aligned[pair[1]])[0]) for pair in pairs}
+    best = max(counts, key=counts.get, default=None)
+    if best is None or counts[best] < 2:
+        raise AmodalError(f"no two senses{f' {source}, {target}' if source or target else ''} occur together in these records; they have {', '.join(senses)}")
+    return best

@@ -1,0 +1,158 @@
+"""`amodal embed`: the vectors of every record in one Parquet file, made in chunks that outlive an interruption.
+
+    FILE.parquet         key (string), source (string), vector (D float32); metadata: which encoder, which data
+    .FILE.parquet.parts/ while it is made: plan.json and a Parquet file for each chunk that is done
+
+A row for each sense that a record has, in the space where senses are compared, and one called `fused` where the network makes a
+vector of all senses together. Records without any readable value have no row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from rich.console import Console
+
+from amodal.core import AmodalError
+from amodal.evaluate import Embedded, embed_records
+from amodal.nn import config as encoder_config
+from amodal.train.log import Bar
+
+CHUNK = 2048  # records: what an interruption costs
+SHARED = ["key", "source"]  # columns whose values repeat; vectors do not
+
+
+def write_vectors(model, data, out: str | Path, *, chunk: int = CHUNK, progress: bool = True) -> int:
+    """Embed every record of `data` (what `amodal.open` takes) into the Parquet file `out`; returns the number of vectors.
+
+    Given again after an interruption, it goes on with the next chunk. Chunks of another encoder or other data are thrown away,
+    with a word about it. Raises AmodalError if the file cannot be written; what is done so far is then kept.
+    """
+    out = Path(out)
+    if out.is_dir():
+        raise AmodalError(f"{out} is a folder; give the name of the Parquet file to write, such as {out / 'vectors.parquet'}")
+    dataset = model.read(data)
+    if not len(dataset):
+        raise AmodalError(f"{dataset.name!r} has no records to embed")
+    plan = {
+        "encoder": model.fingerprint or _digest(model.encoder),
+        "fields": encoder_config.describe(model.encoder)["fields"],
+        "data": dataset.fingerprint,
+        "records": len(dataset),
+        "chunk": chunk,
+    }
+    parts = out.with_name(f".{out.name}.parts")
+    starts = range(0, len(dataset), chunk)
+    try:
+        _prepare(parts, plan)
+        todo = [s for s in starts if not _part(parts, s).exists()]
+        bad = 0
+        with Bar("embed", len(dataset), start=len(dataset) - sum(min(chunk, len(dataset) - s) for s in todo), shown=progress) as bar:
+            for start in todo:
+                embedded = _embed(model, dataset, range(start, min(start + chunk, len(dataset))), bar, bad)
+                bad += len(embedded.bad)
+                _commit(_part(parts, start), _table(embedded))
+        total = _merge([_part(parts, s) for s in starts], out, plan)
+    except OSError as e:
+        raise AmodalError(
+            f"could not write {out}: {e.strerror or e}. The chunks that are done are kept in {parts}; make room (or choose a folder "
+            "that can be written to) and give the same command again."
+        ) from e
+    shutil.rmtree(parts)
+    return total
+
+
+def _prepare(parts: Path, plan: dict) -> None:
+    """Make the folder of parts, or see that those in it were made by this encoder of this data."""
+    file = parts / "plan.json"
+    if file.exists():
+        found = json.loads(file.read_text())
+        if found == plan:
+            return
+        differ = [name for name in plan if found.get(name) != plan[name]]
+        Console(stderr=True).print(f"embed: starting anew, {parts.name} was made with another {', '.join(differ)}", highlight=False)
+    if parts.exists():
+        shutil.rmtree(parts)
+    parts.mkdir(parents=True)
+    _replace(file, lambda draft: draft.write_text(json.dumps(plan)))
+
+
+def _embed(model, dataset, indices: Sequence[int], bar: Bar, bad: int) -> Embedded:
+    note = f"{bad} unreadable values" if bad else ""
+    with warnings.catch_warnings():
+        # that one chunk happens to lack a sense is nothing to warn of
+        warnings.filterwarnings("ignore", message="none of the")
+        return embed_records(
+            model.encoder, dataset, indices, device=model.device, progress=lambda n: bar.step(note, by=n), labels=False
+        )
+
+
+def _table(embedded: Embedded) -> pa.Table:
+    """Rows ordered by record and, within it, by sense."""
+    vectors = embedded.aligned.to_numpy()
+    names = list(vectors)
+    rows = np.concatenate([vectors[n][0] for n in names])
+    source = np.repeat(np.arange(len(names)), [len(vectors[n][0]) for n in names])
+    order = np.lexsort((source, rows))
+    matrix = np.concatenate([vectors[n][1] for n in names])[order].astype(np.float32, copy=False)
+    keys = pa.array([embedded.keys[i] for i in rows[order].tolist()], pa.string())
+    sources = pa.array([names[i] for i in source[order].tolist()], pa.string())
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
+    return pa.table({"key": keys, "source": sources, "vector": flat})
+
+
+def _part(parts: Path, start: int) -> Path:
+    return parts / f"{start:012d}.parquet"
+
+
+def _commit(file: Path, table: pa.Table) -> None:
+    _replace(file, lambda draft: pq.write_table(table, draft, use_dictionary=SHARED))
+
+
+def _replace(file: Path, write) -> None:
+    """Write a file so that it is there whole or not at all."""
+    draft = file.with_name(f".{file.name}.draft")
+    try:
+        write(draft)
+        with draft.open("rb") as written:
+            os.fsync(written.fileno())
+        draft.replace(file)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def _merge(parts: Sequence[Path], out: Path, plan: dict) -> int:
+    """All parts as one file, a part in memory at a time."""
+    about = {f"amodal.{name}": json.dumps(plan[name]) if name == "fields" else str(plan[name]) for name in ("encoder", "data", "fields")}
+    schema = pq.read_schema(parts[0]).with_metadata(about)
+    total = 0
+
+    def write(draft: Path) -> None:
+        nonlocal total
+        with pq.ParquetWriter(draft, schema, use_dictionary=SHARED) as writer:
+            for part in parts:
+                table = pq.ParquetFile(part).read().replace_schema_metadata(about)
+                writer.write_table(table)
+                total += len(table)
+
+    _replace(out, write)
+    return total
+
+
+def _digest(encoder: torch.nn.Module) -> str:
+    """Tells encoders apart that were never saved."""
+    digest = sha256()
+    for name, value in encoder.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
