@@ -16,7 +16,8 @@ from amodal.core import AmodalError, unknown
 
 
 class Embedder:
-    """method: a page of `amodal.methods` ("clip" learns from two senses or more, "simclr" also from one); size: of the encoder; steps or epochs: how long to train (50 epochs unless given).
+    """method: a page of `amodal.methods` ("clip" learns from two senses or more, "simclr" also from one); size: of the encoder;
+    steps or epochs: how long to train (50 epochs unless given).
 
     sources: the fields to use, all unless given. fields: column -> modality, for values in memory whose kind shall not be guessed.
     batch, lr, trunk, positions, pool: as in `amodal.pretrain`, which chooses them unless given; options: of the method.
@@ -106,11 +107,12 @@ class Embedder:
             there = {name: f.modality for name, f in self.schema_.items() if name in dataset.fields}
             names = list(dataset.fields)
         else:
-            there = {name: f for name, f in self.schema_.items() if any(c in X for c in _wanted(name, f))}
+            there = {name: f for name, f in self.schema_.items() if any(c in X for c in _wanted(name, f, X))}
             names, n = list(X), len(next(iter(X.values()), ()))
-            X = {c: [None] * n for name, f in there.items() for c in _wanted(name, f)} | X
+            X = {c: [None] * n for name, f in there.items() for c in _wanted(name, f, X)} | X
         if not there:
-            raise AmodalError(f"X has none of the fields that this Embedder was fitted on, {', '.join(self.schema_)}; it has {', '.join(names) or 'none'}")
+            fitted, has = ", ".join(self.schema_), ", ".join(map(str, names)) or "none"
+            raise AmodalError(f"X has none of the fields that this Embedder was fitted on, {fitted}; it has {has}")
         return records.Dataset(Arrays(X), Schema(there)) if isinstance(X, Mapping) else dataset.with_fields(there)
 
     def fit_transform(self, X, y=None) -> np.ndarray:
@@ -138,13 +140,6 @@ class Embedder:
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "model_")
 
-    def __sklearn_tags__(self):
-        # only scikit-learn calls this, so it is there
-        from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags
-
-        inputs = InputTags(one_d_array=True, two_d_array=True, three_d_array=True, string=True, dict=True, allow_nan=True)
-        return Tags(None, TargetTags(required=False), TransformerTags(), input_tags=inputs, non_deterministic=self.random_state is None)
-
     def __repr__(self) -> str:
         defaults = {name: p.default for name, p in inspect.signature(Embedder.__init__).parameters.items()}
         changed = [f"{k}={v!r}" for k, v in self.get_params().items() if not (v is defaults[k] or v == defaults[k])]
@@ -158,9 +153,11 @@ def _parameters() -> list[str]:
     return [name for name in inspect.signature(Embedder.__init__).parameters if name != "self"]
 
 
-def _wanted(name: str, field) -> tuple[str, ...]:
-    """The columns that a field may be in: its own, or those of its cells."""
-    return (field.column or name, *getattr(field.modality, "columns", ()))
+def _wanted(name: str, field, columns: Mapping) -> tuple[str, ...]:
+    """The columns that a field is in: its own, or those of its cells."""
+    own = field.column or name
+    cells = getattr(field.modality, "columns", ())
+    return (own,) if own in columns or not cells else tuple(cells)
 
 
 def _readable(X):
@@ -175,6 +172,7 @@ def _readable(X):
 def _columns(rows: Sequence) -> dict[str, list]:
     """Records as columns, None where a record lacks a value."""
     if not rows or not all(isinstance(row, Mapping) for row in rows):
-        raise AmodalError("a list is taken as records, and must hold dicts name -> value; got " + (f"a list of {type(rows[0]).__name__}" if rows else "an empty list"))
+        got = f"a list of {type(rows[0]).__name__}" if rows else "an empty list"
+        raise AmodalError(f"a list is taken as records, and must hold dicts name -> value; got {got}")
     names = dict.fromkeys(str(name) for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}

@@ -21,7 +21,8 @@ from amodal.nn.encoder import Encoder
 from amodal.search import Hit, Index
 from amodal.search import search as run_search
 from amodal.train.checkpoint import fill
-from amodal.train.pretrain import pick_device, save_encoder
+from amodal.train.folder import save_encoder, weights
+from amodal.train.pretrain import pick_device
 from amodal.train.pretrain import pretrain as run_pretraining
 
 
@@ -131,7 +132,7 @@ class Model:
 
     def save(self, path: str | Path) -> Path:
         """Write the encoder, its configuration and its card."""
-        save_encoder(Path(path), self.encoder, self.config)
+        save_encoder(Path(path), weights(self.encoder), self.config)
         return Path(path)
 
     def _home(self) -> Path:

@@ -127,7 +127,7 @@ def _surroundings() -> dict:
     import platform
 
     import amodal
-    from amodal.train.pretrain import versions
+    from amodal.train.folder import versions
 
     return {
         "amodal": amodal.__version__,

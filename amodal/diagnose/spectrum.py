@@ -45,7 +45,6 @@ def spectrum(embeddings: Embeddings) -> list[dict]:
             continue
         spread = deviations(z)
         rank = float(effective_rank(z - z.mean(0)))
-        rows.append(
-            {"source": source, "n": len(z), "width": z.shape[1], "rank": rank, "std": float(spread.mean()), "least std": float(spread.min())}
-        )
+        spans = {"std": float(spread.mean()), "least std": float(spread.min())}
+        rows.append({"source": source, "n": len(z), "width": z.shape[1], "rank": rank} | spans)
     return rows

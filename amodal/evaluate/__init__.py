@@ -1,8 +1,8 @@
 """How good is it? Protocols, one a file, found by path: `amodal/evaluate/knn.py` is the protocol `knn`.
 
-    report = evaluate(model, "photos/", label="species")
-    report.table(), report.save("report.json")
-    knn.knn(train, test, label="species")          # one protocol, on records that `embed_records` made
+report = evaluate(model, "photos/", label="species")
+report.table(), report.save("report.json")
+knn.knn(train, test, label="species")          # one protocol, on records that `embed_records` made
 """
 
 from __future__ import annotations
@@ -14,13 +14,25 @@ from amodal.core import AmodalError, unknown
 from amodal.core.find import load, pages
 from amodal.data import Dataset
 from amodal.data import open as open_data
+from amodal.evaluate import _figures as figures
 from amodal.evaluate._embedded import Embedded, embed_records, embed_values, known
 from amodal.evaluate._labels import NotApplicable
 from amodal.evaluate._result import Report, Result
 from amodal.modalities import name_of
 from amodal.train.log import Bar
 
-__all__ = ["Embedded", "NotApplicable", "Report", "Result", "embed_records", "embed_values", "evaluate", "protocol", "protocols"]
+__all__ = [
+    "Embedded",
+    "NotApplicable",
+    "Report",
+    "Result",
+    "embed_records",
+    "embed_values",
+    "evaluate",
+    "figures",
+    "protocol",
+    "protocols",
+]
 
 ORDER = ("knn", "linear", "retrieval", "zero_shot", "missing", "transfer")
 FEWEST = 100  # test records below which the validation part is taken along: it was not trained on either
@@ -63,12 +75,14 @@ def evaluate(
     names = list(protocols) if protocols else globals()["protocols"]()
     pages_ = {name.replace("-", "_"): protocol(name) for name in names}
     _check_options(pages_, options)
-    labels = _labels(dataset, label)
+    labels = _wanted(dataset, label)
     train, test, parts = _parts(dataset)
     for name in labels if label is not None else []:
         for part, rows in (("training", train), ("test", test)):
             if not known(dataset.label(name)[rows]).any():
-                raise AmodalError(f"no record in the {part} part has the label {name!r} (only others have). Label more records, or choose another label.")
+                raise AmodalError(
+                    f"no record in the {part} part has the label {name!r} (only others have). Label more records, or choose another label."
+                )
     total = (len(train) + len(test)) * (1 if baseline is None else 2)
     with Bar("embed", total, shown=progress) as bar:
         each = [_embed(e, dataset, train, test, batch, device, bar) for e in (encoder, baseline) if e is not None]
@@ -79,8 +93,12 @@ def evaluate(
             arguments = _arguments(run, wanted, options)
             try:
                 if "label" in inspect.signature(run).parameters and wanted is None and _needs(run, "label"):
-                    raise NotApplicable("it needs a label and the data has none (declare one in dataset.toml: [labels.NAME])")
-                found = [run(*pair, **arguments, **_speech(run, e, options)) for pair, e in zip(each, (encoder, baseline))]
+                    raise NotApplicable(
+                        "it needs a label and the data has none (declare one in dataset.toml: [labels.NAME])"
+                    )
+                found = [
+                    run(*pair, **arguments, **_speech(run, e, options)) for pair, e in zip(each, (encoder, baseline))
+                ]
             except NotApplicable as reason:
                 report.skipped[name if len(labels) < 2 else f"{name} ({wanted})"] = str(reason)
                 continue
@@ -90,26 +108,30 @@ def evaluate(
             if "label" not in inspect.signature(run).parameters:
                 break  # the same for every label
     if not report.results:
-        raise AmodalError("nothing could be measured: " + "; ".join(f"{name}: {reason}" for name, reason in report.skipped.items()))
+        raise AmodalError(
+            "nothing could be measured: " + "; ".join(f"{name}: {reason}" for name, reason in report.skipped.items())
+        )
     return report
 
 
 def _opened(model, dataset) -> tuple[object, Dataset]:
     encoder = getattr(model, "encoder", model)
-    dataset = dataset if isinstance(dataset, str) or not hasattr(dataset, "split") else dataset
     dataset = open_data(dataset) if not hasattr(dataset, "split") or isinstance(dataset, str) else dataset
     missing = hasattr(encoder, "fields") and hasattr(dataset, "with_fields") and dataset.fields != encoder.fields
     return encoder, dataset.with_fields(encoder.fields) if missing else dataset
 
 
-def _labels(dataset: Dataset, label: str | Sequence[str] | None) -> list[str]:
+def _wanted(dataset: Dataset, label: str | Sequence[str] | None) -> list[str]:
     """The labels to predict. Raises for those that are unknown or that no record has."""
     if label is not None:
         chosen = [label] if isinstance(label, str) else list(label)
         for name in chosen:
             if not known(dataset.label(name)).any():  # `label` raises for a name that is none
                 have = [n for n in dataset.labels if n != name and known(dataset.label(n)).any()]
-                raise AmodalError(f"none of the {len(dataset):,} records has the label {name!r}. Labels that some have: {', '.join(have) or 'none'}.")
+                others = ", ".join(have) or "none"
+                raise AmodalError(
+                    f"none of the {len(dataset):,} records has the label {name!r}. Labels that some have: {others}."
+                )
         return chosen
     there = [n for n in dataset.labels if known(dataset.label(n)).any()]
     return sorted(there, key=lambda n: dataset.labels[n].kind != "category")[:1]
@@ -120,7 +142,8 @@ def _parts(dataset: Dataset) -> tuple:
     if len(test) < FEWEST:
         test, names = sorted([*test, *dataset.split("valid")]), "test and validation"
     if not len(train) or not len(test):
-        raise AmodalError(f"{dataset.name!r} has {len(dataset)} records, which leaves {len(train)} to learn from and {len(test)} to test on; more are needed")
+        left = f"{len(train)} to learn from and {len(test)} to test on"
+        raise AmodalError(f"{dataset.name!r} has {len(dataset)} records, which leaves {left}; more are needed")
     return train, test, {"train": len(train), "test": len(test), "parts": f"train; {names}"}
 
 
@@ -128,11 +151,18 @@ def _embed(encoder, dataset: Dataset, train, test, batch: int, device, bar: Bar)
     def step(rows: int) -> None:
         bar.step("records", by=rows)
 
-    return tuple(embed_records(encoder, dataset, rows, batch=batch, device=device, progress=step) for rows in (train, test))
+    return tuple(
+        embed_records(encoder, dataset, rows, batch=batch, device=device, progress=step) for rows in (train, test)
+    )
 
 
 def _check_options(chosen: dict[str, Callable], options: dict) -> None:
-    accepted = {p for run in chosen.values() for p in inspect.signature(run).parameters} - {"train", "test", "embed_text", "label"}
+    accepted = {p for run in chosen.values() for p in inspect.signature(run).parameters} - {
+        "train",
+        "test",
+        "embed_text",
+        "label",
+    }
     for option in options:
         if option not in accepted:
             raise unknown(f"option of {', '.join(chosen)}", option, accepted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -57,7 +58,9 @@ class Embedded:
         values = self.labels[name]
         if not known(values).any():
             others = ", ".join(n for n, v in self.labels.items() if known(v).any()) or "none"
-            raise AmodalError(f"none of these {len(self)} records has the label {name!r}; labels that some have: {others}.")
+            raise AmodalError(
+                f"none of these {len(self)} records has the label {name!r}; labels that some have: {others}."
+            )
         return values
 
     def probed(self) -> dict[str, Column]:
@@ -95,7 +98,7 @@ def embed_records(
     labels: take the labels along. The encoder is left in the mode (training or evaluation) it was in.
     """
     indices = np.asarray(list(indices), dtype=np.int64)
-    loader = Loader(dataset, indices, batch=batch, shuffle=False)
+    loader = _in_order(dataset, indices, batch)
     device = device_of(encoder) if device is None else device
     features, aligned, content = [], [], {}
     with _evaluating(encoder):
@@ -131,7 +134,9 @@ def embed_values(encoder, name: str, raws: Sequence[Raw], *, batch: int = 256) -
                 try:
                     values.append(modality.augment(modality.decode(raw), "plain", still))
                 except BadValue as error:
-                    raise AmodalError(f"cannot read {str(raw)[:80]!r} as {name} ({name_of(modality)}): {error}") from error
+                    raise AmodalError(
+                        f"cannot read {str(raw)[:80]!r} as {name} ({name_of(modality)}): {error}"
+                    ) from error
             column = Column(modality.collate(values), torch.arange(len(values)))
             part = Batch.of(len(values), {name: column}).to(device_of(encoder))
             vectors.append(encoder(part)[name].values.float().cpu())
@@ -147,12 +152,20 @@ def _refuser(encoder, dataset: Dataset, indices: np.ndarray, batch: int, device)
         key = tuple(sorted(names))
         if key not in made:
             with _evaluating(encoder):
-                loader = Loader(dataset, indices, batch=batch, shuffle=False)
+                loader = _in_order(dataset, indices, batch)
                 parts = [_kept(encoder(part.only(*names).to(device))) for part in loader]
             made[key] = Embeddings.stack(parts)[FUSED]
         return made[key]
 
     return refuse
+
+
+def _in_order(dataset: Dataset, indices: np.ndarray, batch: int) -> Loader:
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # that a field is missing in all of these records is worth a word in training only
+        return Loader(dataset, indices, batch=batch, shuffle=False)
 
 
 def _kept(embeddings: Embeddings) -> Embeddings:

@@ -1,11 +1,9 @@
-"""Pictures of a run and of an evaluation. Drawn without pyplot, so that nothing of a caller's figures is touched."""
+"""Pictures of a run and of an evaluation."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,52 +12,23 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.core import AmodalError
-from amodal.core.column import shared_rows
-from amodal.data import Dataset
+from amodal.evaluate._drawing import COLOURS, REST, drawing
 from amodal.evaluate._embedded import Embedded, known
 from amodal.evaluate._labels import is_number
+from amodal.evaluate._sheet import retrieval_sheet
 from amodal.train.log import read
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#444444")
-"""Okabe & Ito's, which people with any kind of colour vision can tell apart."""
-
-REST = "#BBBBBB"
-STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#666666",
-    "axes.grid": True,
-    "grid.color": "#E5E5E5",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "xtick.color": "#444444",
-    "ytick.color": "#444444",
-    "legend.frameon": False,
-    "figure.dpi": 130,
-    "savefig.dpi": 130,
-}
-
-
-@contextmanager
-def drawing(path: str | Path, width: float, height: float):
-    """Yields a Figure of that many inches and writes it to `path` afterwards."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        yield figure
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            figure.savefig(path, facecolor="white")
-        except OSError as error:
-            raise AmodalError(f"could not write the picture {path}: {error}") from error
+__all__ = [
+    "curves",
+    "embedding_map",
+    "has_places",
+    "missing",
+    "principal",
+    "report",
+    "retrieval_sheet",
+    "transfer",
+    "world_map",
+]
 
 
 def report(report, stem: Path) -> list[Path]:
@@ -122,7 +91,9 @@ def _labelled_ends(axes, x: float, ends: list[tuple[float, str, str]]) -> None:
     last = -np.inf
     for y, name, colour in sorted(ends):
         last = max(y, last + 0.06 * (high - low))
-        axes.annotate(name, (x, y), xytext=(x + 0.02 * x, last), color=colour, va="center", fontsize=8, annotation_clip=False)
+        axes.annotate(
+            name, (x, y), xytext=(x + 0.02 * x, last), color=colour, va="center", fontsize=8, annotation_clip=False
+        )
 
 
 # From embedded records
@@ -170,13 +141,21 @@ def _by_class(axes, points: np.ndarray, labels: np.ndarray, size: float) -> None
         axes.scatter(*points[rest].T, s=size, color=REST, linewidths=0, alpha=0.4, label=name)
     for name, colour in zip(shown, COLOURS):
         of = np.array([v == name for v in labels])
-        axes.scatter(*points[of].T, s=size, color=colour, linewidths=0, alpha=0.8, label=textwrap.shorten(name, 24, placeholder="…"))
+        axes.scatter(
+            *points[of].T,
+            s=size,
+            color=colour,
+            linewidths=0,
+            alpha=0.8,
+            label=textwrap.shorten(name, 24, placeholder="…"),
+        )
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=(40 / size) ** 0.5, handletextpad=0.2)
 
 
 def has_places(embedded: Embedded) -> bool:
     """Whether the records have the labels latitude and longitude, in degrees."""
-    return all(n in embedded.labels and is_number(embedded.labels[n]) and known(embedded.labels[n]).any() for n in ("latitude", "longitude"))
+    found = [embedded.labels.get(name) for name in ("latitude", "longitude")]
+    return all(values is not None and is_number(values) and known(values).any() for values in found)
 
 
 def world_map(embedded: Embedded, path: str | Path) -> Path:
@@ -197,9 +176,16 @@ def world_map(embedded: Embedded, path: str | Path) -> Path:
             axes.imshow(grid[0], extent=grid[1], interpolation="nearest", aspect="auto")
         else:
             axes.scatter(longitude, latitude, c=colours, s=6, linewidths=0)
-        axes.set(title=f"{len(points):,} places, coloured by what the encoder makes of them (three principal components)", xlim=(-180, 180), ylim=(-90, 90))
-        axes.set_xticks(range(-180, 181, 60), [f"{abs(x)}°{'W' if x < 0 else 'E' if 0 < x else ''}" for x in range(-180, 181, 60)])
-        axes.set_yticks(range(-90, 91, 30), [f"{abs(y)}°{'S' if y < 0 else 'N' if y else ''}" for y in range(-90, 91, 30)])
+        axes.set_title(
+            f"{len(points):,} places, coloured by what the encoder makes of them (three principal components)"
+        )
+        axes.set(xlim=(-180, 180), ylim=(-90, 90))
+        axes.set_xticks(
+            range(-180, 181, 60), [f"{abs(x)}°{'W' if x < 0 else 'E' if 0 < x else ''}" for x in range(-180, 181, 60)]
+        )
+        axes.set_yticks(
+            range(-90, 91, 30), [f"{abs(y)}°{'S' if y < 0 else 'N' if y else ''}" for y in range(-90, 91, 30)]
+        )
         axes.set_aspect("equal")
     return Path(path)
 
@@ -215,7 +201,9 @@ def _grid(latitude: np.ndarray, longitude: np.ndarray, colours: np.ndarray):
         axes.append((lines[0], step, round((lines[-1] - lines[0]) / step) + 1))
     (south, dy, rows), (west, dx, columns) = axes
     picture = np.full((rows, columns, 3), 0.93)
-    picture[rows - 1 - ((latitude - south) / dy).round().astype(int), ((longitude - west) / dx).round().astype(int)] = colours
+    picture[rows - 1 - ((latitude - south) / dy).round().astype(int), ((longitude - west) / dx).round().astype(int)] = (
+        colours
+    )
     return picture, (west - dx / 2, west + dx * (columns - 0.5), south - dy / 2, south + dy * (rows - 0.5))
 
 
@@ -228,7 +216,8 @@ def missing(rows: Sequence[dict], path: str | Path) -> Path:
     probes = [r for r in probes if r["probe"] == probes[0]["probe"]] if probes else []
     found = [r for r in rows if "target" in r]
     panels = [(f"{probes[0]['probe']} probe, {probes[0]['metric']}", probes)] if probes else []
-    panels += [(f"finding {t}: {found[0]['metric']}", [r for r in found if r["target"] == t]) for t in dict.fromkeys(r["target"] for r in found)]
+    for target in dict.fromkeys(r["target"] for r in found):
+        panels.append((f"finding {target}: {found[0]['metric']}", [r for r in found if r["target"] == target]))
     panels = [(title, _fewer(part)) for title, part in panels]
     if not panels:
         raise AmodalError("these rows hold nothing about missing senses to draw")
@@ -243,9 +232,12 @@ def missing(rows: Sequence[dict], path: str | Path) -> Path:
                 y = np.arange(len(part))[::-1]
                 value, full = np.array([r["value"] for r in part]), np.array([r["full"] for r in part])
                 axes.hlines(y, value, full, color="#C9D3DB", linewidth=2, zorder=1)
-                axes.scatter(full, y, s=26, facecolors="white", edgecolors="#666666", linewidths=1, zorder=2, label="all senses the record has")
+                ring = {"facecolors": "white", "edgecolors": "#666666", "linewidths": 1}
+                axes.scatter(full, y, s=26, zorder=2, label="all senses the record has", **ring)
                 axes.scatter(value, y, s=26, color=COLOURS[0], zorder=3, label="these senses alone")
-                axes.scatter([r["chance"] for r in part], y, s=40, marker="|", color=COLOURS[5], zorder=2, label="chance")
+                axes.scatter(
+                    [r["chance"] for r in part], y, s=40, marker="|", color=COLOURS[5], zorder=2, label="chance"
+                )
                 axes.set_yticks(y, [r["source"].replace("+", " + ") for r in part], fontsize=8)
                 axes.set(title=title, ylim=(-0.7, len(part) - 0.3))
                 axes.set_xlim(left=min(0, float(np.nanmin([value.min(), full.min()])) * 1.05))
@@ -283,99 +275,13 @@ def transfer(rows: Sequence[dict], path: str | Path) -> Path:
             axes.imshow(np.clip(matrix, 0, 1), cmap="cividis", vmin=0, vmax=1)
             for i, j in zip(*np.nonzero(np.isfinite(matrix))):
                 colour = "black" if matrix[i, j] > 0.55 else "white"
-                axes.text(j, i, f"{matrix[i, j]:.2f}".replace("0.", "."), ha="center", va="center", color=colour, fontsize=8)
+                axes.text(
+                    j, i, f"{matrix[i, j]:.2f}".replace("0.", "."), ha="center", va="center", color=colour, fontsize=8
+                )
             axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
             axes.set_yticks(range(len(names)), names)
             chance = np.mean([r["chance"] for r in rows])
-            axes.set(title=f"{probe}: {rows[0]['metric']} (chance {chance:.2f})", xlabel="used in", ylabel="labels given in")
+            axes.set(
+                title=f"{probe}: {rows[0]['metric']} (chance {chance:.2f})", xlabel="used in", ylabel="labels given in"
+            )
     return Path(path)
-
-
-# Records as pictures
-
-
-@dataclass(frozen=True)
-class Card:
-    """One picture of a sheet. frame: "" or a colour around it."""
-
-    picture: np.ndarray
-    title: str
-    caption: str = ""
-    frame: str = ""
-
-
-def sheet(rows: Sequence[Sequence[Card | None]], path: str | Path, *, title: str = "") -> Path:
-    """A grid of pictures with a line above and a few words below each; the first column, the query, stands a little apart."""
-    columns = max(len(row) for row in rows)
-    with drawing(path, 1.45 * columns, 1.78 * len(rows) + (0.3 if title else 0)) as figure:
-        grid = figure.subplots(len(rows), columns, squeeze=False)
-        for line, row in zip(grid, rows):
-            for axes, card in zip(line, [*row, *[None] * (columns - len(row))]):
-                axes.set_xticks([])
-                axes.set_yticks([])
-                axes.grid(False)
-                for spine in axes.spines.values():
-                    spine.set_visible(bool(card and card.frame))
-                    spine.set(color=card.frame if card and card.frame else "none", linewidth=2.5)
-                if card is None:
-                    continue
-                axes.imshow(card.picture, interpolation="nearest" if max(card.picture.shape[:2]) < 96 else "antialiased")
-                axes.set_title(textwrap.shorten(card.title, 26, placeholder="…"), fontsize=7, loc="center", pad=3)
-                axes.set_xlabel("\n".join(textwrap.wrap(card.caption, 26)[:2]), fontsize=6, labelpad=2)
-        if title:
-            figure.suptitle(title, fontsize=10, x=0.01, ha="left")
-    return Path(path)
-
-
-def card(dataset: Dataset, i: int, field: str, title: str, *, frame: str = "") -> Card:
-    """One sense of record i."""
-    modality, value = dataset.fields[field], dataset.value(i, field)
-    if value is None:
-        return Card(np.full((32, 32, 3), 238, dtype=np.uint8), title, f"no {field}", frame)
-    return Card(modality.show(value), title, modality.describe(value), frame)
-
-
-def retrieval_sheet(
-    embedded: Embedded,
-    dataset: Dataset,
-    path: str | Path,
-    *,
-    source: str | None = None,
-    target: str | None = None,
-    queries: int = 5,
-    k: int = 6,
-    seed: int = 0,
-) -> Path:
-    """Queries by one sense with the nearest records by another; the query's own record has a frame. Senses: the pair that most
-    records have, unless given."""
-    source, target = _pair(embedded, source, target)
-    at_a, at_b = shared_rows(embedded.aligned[source], embedded.aligned[target])
-    a, b = embedded.aligned[source], embedded.aligned[target]
-    gallery = normalize(b.values[at_b].float(), dim=1)
-    picked = np.sort(np.random.default_rng(seed).permutation(len(at_a))[:queries])
-    place = {key: i for i, key in enumerate(dataset.keys)}
-    rows = []
-    for q in picked.tolist():
-        similarity = gallery @ normalize(a.values[at_a[q]].float(), dim=0)
-        key = embedded.keys[int(a.rows[at_a[q]])]
-        order = similarity.argsort(descending=True)
-        rank = int((order == q).nonzero()) + 1
-        cards = [card(dataset, place[key], source, f"{source}: {key}")]
-        for r in order[:k].tolist():
-            other = embedded.keys[int(b.rows[at_b[r]])]
-            cards.append(card(dataset, place[other], target, f"{other}  {similarity[r]:.2f}", frame=COLOURS[2] if r == q else ""))
-        if rank > k:
-            cards.append(card(dataset, place[key], target, f"right one: place {rank}", frame=COLOURS[1]))
-        rows.append(cards)
-    title = f"{source} looks for {target} among {len(at_b):,} records (green: the right one)"
-    return sheet(rows, path, title=title)
-
-
-def _pair(embedded: Embedded, source: str | None, target: str | None) -> tuple[str, str]:
-    senses = embedded.sources
-    pairs = [(a, b) for a in senses for b in senses if a != b and source in (None, a) and target in (None, b)]
-    counts = {pair: len(shared_rows(embedded.aligned[pair[0]], embedded.aligned[pair[1]])[0]) for pair in pairs}
-    best = max(counts, key=counts.get, default=None)
-    if best is None or counts[best] < 2:
-        raise AmodalError(f"no two senses{f' {source}, {target}' if source or target else ''} occur together in these records; they have {', '.join(senses)}")
-    return best

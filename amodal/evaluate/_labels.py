@@ -19,7 +19,17 @@ Fit = Callable[[Tensor, Tensor, int], Predict]
 """(x_ND, y_N, classes) -> Predict. classes: how many, 0 where y is a number."""
 
 BINS = 10
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 97.5 % quantiles for 1, 2, … degrees of freedom
+STUDENT = (
+    12.706,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+)  # 97.5 % quantiles for 1, 2, … degrees of freedom
 
 
 class NotApplicable(AmodalError):
@@ -77,12 +87,16 @@ def measure(
                 continue
             truth = y_test[column.rows.numpy()[scored[name]]]
             guess = predict(column.values[torch.from_numpy(scored[name])].float()).numpy()
-            metrics = _number_metrics(truth, guess) if number else _category_metrics(truth, guess, np.bincount(y).argmax())
+            metrics = (
+                _number_metrics(truth, guess) if number else _category_metrics(truth, guess, np.bincount(y).argmax())
+            )
             results.setdefault(name, []).append(metrics)
     return {name: _summary(many, few is not None) for name, many in results.items()}
 
 
-def _draws(rows: np.ndarray, y: np.ndarray, records: int, number: bool, few: int | None, draws: int, seed: int) -> list[np.ndarray]:
+def _draws(
+    rows: np.ndarray, y: np.ndarray, records: int, number: bool, few: int | None, draws: int, seed: int
+) -> list[np.ndarray]:
     """Indices into `rows`, ascending, for each draw."""
     if few is None:
         return [np.arange(len(rows))]
@@ -100,7 +114,12 @@ def _category_metrics(truth: np.ndarray, guess: np.ndarray, commonest: int) -> l
     present = np.unique(truth)
     balanced = np.mean([right[truth == c].mean() for c in present])
     return [
-        {"metric": "accuracy", "value": float(right.mean()), "chance": float((truth == commonest).mean()), "n": len(truth)},
+        {
+            "metric": "accuracy",
+            "value": float(right.mean()),
+            "chance": float((truth == commonest).mean()),
+            "n": len(truth),
+        },
         {"metric": "balanced accuracy", "value": float(balanced), "chance": 1 / len(present), "n": len(truth)},
     ]
 

@@ -82,7 +82,9 @@ def _choose(scaled: Scaled, y: Tensor, classes: int, seed: int) -> float:
     return PENALTIES[int(held_out.argmin())]
 
 
-def solve(scaled: Scaled, y_N: Tensor, classes: int, penalties_P: Tensor, mask_NP: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def solve(
+    scaled: Scaled, y_N: Tensor, classes: int, penalties_P: Tensor, mask_NP: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Minimise, for each of P problems, sum over records of mask * cross-entropy + penalty / 2 * |W|^2. The bias is free.
 
     Returns W (D, P, K) for standardised features and b (P, K).
@@ -159,6 +161,9 @@ def _lbfgs(loss_and_gradient, u: Tensor, *, iterations: int = 100, tolerance: fl
         product = dot(step, turn)
         usable = product > 1e-10 * dot(turn, turn)
         steps, turns = [*steps[1 - memory :], step], [*turns[1 - memory :], turn]
-        inverses = [*inverses[1 - memory :], torch.where(usable, 1 / product.clamp_min(1e-30), torch.zeros_like(product))]
+        inverses = [
+            *inverses[1 - memory :],
+            torch.where(usable, 1 / product.clamp_min(1e-30), torch.zeros_like(product)),
+        ]
         u, loss, gradient = trial, new_loss, new_gradient
     return u

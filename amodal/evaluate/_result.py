@@ -13,6 +13,7 @@ from amodal.core import AmodalError
 from amodal.evaluate import _table
 from amodal.evaluate._embedded import Embedded
 
+
 @dataclass(frozen=True)
 class Result:
     """protocol: its name; spec: everything that decides the numbers; rows: {source, [target,] metric, value, chance, n, …}.
@@ -54,7 +55,9 @@ class Report:
         for result in self.results:
             if result.protocol == protocol:
                 return result
-        reason = self.skipped.get(protocol, f"there are {', '.join(dict.fromkeys(r.protocol for r in self.results)) or 'none'}")
+        reason = self.skipped.get(
+            protocol, f"there are {', '.join(dict.fromkeys(r.protocol for r in self.results)) or 'none'}"
+        )
         raise AmodalError(f"no result of {protocol!r} in this report: {reason}")
 
     def rows(self) -> list[dict]:
@@ -62,7 +65,9 @@ class Report:
         rows = []
         for number, result in enumerate(self.results):
             before = {_identity(row): row["value"] for row in self.untrained[number].rows} if self.untrained else {}
-            named = {"protocol": result.protocol} | ({"label": result.spec["label"]} if result.spec.get("label") else {})
+            named = {"protocol": result.protocol} | (
+                {"label": result.spec["label"]} if result.spec.get("label") else {}
+            )
             for row in result.rows:
                 compared = {"untrained": before[_identity(row)]} if _identity(row) in before else {}
                 rows.append(named | row | compared)
@@ -90,7 +95,10 @@ class Report:
         draft = path.with_name(f".{path.name}.draft")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(json.dumps(_plain(self.as_dict()), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+            draft.write_text(
+                json.dumps(_plain(self.as_dict()), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+                encoding="utf-8",
+            )
             draft.replace(path)
             if figures:
                 _figures.report(self, path.with_suffix(""))
@@ -113,7 +121,8 @@ class Report:
         untrained = None
         if measured:
             untrained = [
-                Result(r.protocol, r.spec, [row | {"value": row["untrained"]} for row in r.rows if "untrained" in row]) for r in results
+                Result(r.protocol, r.spec, [row | {"value": row["untrained"]} for row in r.rows if "untrained" in row])
+                for r in results
             ]
         for row in (row for result in results for row in result.rows):
             row.pop("untrained", None)

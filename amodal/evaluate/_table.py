@@ -53,7 +53,11 @@ def in_short(rows: Sequence[dict]) -> list[dict]:
     for (source, target, metric, _), many in groups.items():
         means = {k: _mean(row.get(k) for row in many) for k in ("value", "untrained", "chance")}
         counts = {row["n"] for row in many}
-        row = many[0] | means | {"source": source, "target": target, "metric": metric, "n": counts.pop() if len(counts) == 1 else None}
+        row = (
+            many[0]
+            | means
+            | {"source": source, "target": target, "metric": metric, "n": counts.pop() if len(counts) == 1 else None}
+        )
         row.pop("interval", None)
         short.append(row | ({"of": len(many)} if len(many) > 1 else {}))
     return short
@@ -64,7 +68,9 @@ def _cells(row: dict) -> list[str]:
     lower = "rank" in row["metric"]  # smaller is better
     best = all(row["value"] < v if lower else row["value"] > v for v in others)
     value = number(row["value"], row.get("interval"))
-    detail = ", ".join([*([row["probe"]] if "probe" in row else []), *([f"mean of {row['of']}"] if "of" in row else [])])
+    detail = ", ".join(
+        [*([row["probe"]] if "probe" in row else []), *([f"mean of {row['of']}"] if "of" in row else [])]
+    )
     return [
         row["source"],
         row.get("target", ""),

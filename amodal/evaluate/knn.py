@@ -46,13 +46,22 @@ def knn(
     columns, others = train.probed(), test.probed()
     rows = []
     for source in sources or columns:
-        found = measure(fit, columns[source], y_train, {source: others[source]}, y_test, few=few, draws=draws, seed=seed)
+        found = measure(
+            fit, columns[source], y_train, {source: others[source]}, y_test, few=few, draws=draws, seed=seed
+        )
         rows += [{"source": source, **row} for row in found.get(source, [])]
-    spec = label_spec(label, y_train, few, draws, seed) | {"k": k, "temperature": temperature, "space": "features", "prefilter": prefilter}
+    spec = label_spec(label, y_train, few, draws, seed) | {
+        "k": k,
+        "temperature": temperature,
+        "space": "features",
+        "prefilter": prefilter,
+    }
     return Result("knn", spec | {"train": len(train), "test": len(test)}, rows)
 
 
-def neighbours(x_ND: Tensor, y_N: Tensor, classes: int, *, k: int = 20, temperature: float = 0.07, prefilter: bool = False) -> Predict:
+def neighbours(
+    x_ND: Tensor, y_N: Tensor, classes: int, *, k: int = 20, temperature: float = 0.07, prefilter: bool = False
+) -> Predict:
     """The predictor that votes among N labelled vectors; classes 0: `y_N` is a number, of which the weighted mean is taken."""
     bank = normalize(x_ND, dim=1)
     k = min(k, len(bank))
@@ -68,7 +77,9 @@ def neighbours(x_ND: Tensor, y_N: Tensor, classes: int, *, k: int = 20, temperat
                 wide = (q.bfloat16() @ rough.T).topk(4 * k, dim=1, sorted=False).indices
                 near, within = torch.einsum("qd,qkd->qk", q, bank[wide]).topk(k, dim=1, sorted=False)
                 at = wide.gather(1, within)
-            weight = ((near - 1) / temperature).exp()  # minus 1: the largest is then at most 1, whatever the temperature
+            weight = (
+                (near - 1) / temperature
+            ).exp()  # minus 1: the largest is then at most 1, whatever the temperature
             votes = torch.einsum("qk,qkc->qc", weight, targets[at])
             results.append(votes.argmax(1) if classes else votes[:, 0] / weight.sum(1).clamp_min(1e-30))
         return torch.cat(results) if results else torch.zeros(0)

@@ -39,10 +39,15 @@ def linear(
     columns, others = train.probed(), test.probed()
     rows = []
     for source in sources or columns:
-        found = measure(fit, columns[source], y_train, {source: others[source]}, y_test, few=few, draws=draws, seed=seed)
+        found = measure(
+            fit, columns[source], y_train, {source: others[source]}, y_test, few=few, draws=draws, seed=seed
+        )
         rows += [{"source": source, **row} for row in found.get(source, [])]
     spec = label_spec(label, y_train, few, draws, seed)
-    solver = {"solver": "ridge", "penalty": "leave-one-out"} if spec["kind"] == "number" else {"solver": "logistic", "penalties": list(PENALTIES)}
+    if spec["kind"] == "number":
+        solver = {"solver": "ridge", "penalties": [float(f"{p:.4g}") for p in RIDGE]}
+    else:
+        solver = {"solver": "logistic", "penalties": list(PENALTIES)}
     return Result("linear", spec | solver | {"space": "features", "train": len(train), "test": len(test)}, rows)
 
 

@@ -46,8 +46,8 @@ def missing(
     if not rows:
         raise NotApplicable(f"no subset of senses occurs in {LEAST} or more test records")
     spec = label_spec(label, train.label(label), few, draws, seed) if label is not None else {"label": None}
-    sizes = {"train": len(train), "test": len(test), "gallery": gallery}
-    return Result("missing", spec | {"space": "aligned, fused", "probes": list(PROBES), "subsets": ["+".join(s) for s in chosen]} | sizes, rows)
+    spec |= {"space": "aligned, fused", "probes": list(PROBES), "subsets": ["+".join(s) for s in chosen]}
+    return Result("missing", spec | {"train": len(train), "test": len(test), "gallery": gallery}, rows)
 
 
 def subsets(senses: Sequence[str], most: int = 64) -> list[tuple[str, ...]]:
@@ -69,7 +69,9 @@ def _probed(train: Embedded, test: Embedded, label: str, columns: dict, few, dra
     tests |= {("full", n): everything.at(shared_rows(everything, c)[0]) for n, c in columns.items()}
     rows = []
     for probe, fit in PROBES.items():
-        found = measure(fit, train.fused(), train.label(label), tests, test.label(label), few=few, draws=draws, seed=seed)
+        found = measure(
+            fit, train.fused(), train.label(label), tests, test.label(label), few=few, draws=draws, seed=seed
+        )
         for names in columns:
             for alone, full in zip(found.get(("alone", names), []), found.get(("full", names), [])):
                 rows.append({"source": "+".join(names), "probe": probe, **alone, "full": full["value"]})

@@ -48,14 +48,26 @@ def retrieval(
         if len(at_a) < LEAST:
             continue
         same = test.content[b][at_b] if duplicates and b in test.content else None
-        rows += [{"source": a, "target": b, **row} for row in ranked(test.aligned[a].values[at_a], test.aligned[b].values[at_b], same, at)]
+        rows += [
+            {"source": a, "target": b, **row}
+            for row in ranked(test.aligned[a].values[at_a], test.aligned[b].values[at_b], same, at)
+        ]
     if not rows:
         raise NotApplicable(f"no two senses occur together in {LEAST} or more of the {len(test)} test records")
-    spec = {"at": list(at), "space": "aligned", "duplicates": duplicates, "gallery": gallery, "seed": seed, "test": len(test)}
+    spec = {
+        "at": list(at),
+        "space": "aligned",
+        "duplicates": duplicates,
+        "gallery": gallery,
+        "seed": seed,
+        "test": len(test),
+    }
     return Result("retrieval", spec, rows)
 
 
-def ranked(query_ND: Tensor, gallery_ND: Tensor, same_N: Tensor | None = None, at: Sequence[int] = (10, 1, 5)) -> list[dict]:
+def ranked(
+    query_ND: Tensor, gallery_ND: Tensor, same_N: Tensor | None = None, at: Sequence[int] = (10, 1, 5)
+) -> list[dict]:
     """Rows of metrics for queries whose right answer is the gallery vector of the same number.
 
     same_N: int64, equal where gallery values are equal.

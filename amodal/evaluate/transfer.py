@@ -34,14 +34,20 @@ def transfer(
     if len(test.sources) < 2:
         raise NotApplicable(f"transfer between senses needs two of them, and there is only {', '.join(test.sources)}")
     y_train, y_test = train.label(label), test.label(label)
-    means = {s: normalize(train.aligned[s].values.float(), dim=1).mean(0) for s in train.sources if len(train.aligned[s])}
+    means = {
+        s: normalize(train.aligned[s].values.float(), dim=1).mean(0) for s in train.sources if len(train.aligned[s])
+    }
     learnt = {s: _centred(train.aligned[s], means[s], centre) for s in means}
     tested = {s: _centred(test.aligned[s], means[s], centre) for s in means}
     rows = []
     for probe, fit in PROBES.items():
         for source, column in learnt.items():
             found = measure(fit, column, y_train, tested, y_test, few=few, draws=draws, seed=seed)
-            rows += [{"source": source, "target": target, "probe": probe, **row} for target, many in found.items() for row in many]
+            rows += [
+                {"source": source, "target": target, "probe": probe, **row}
+                for target, many in found.items()
+                for row in many
+            ]
     spec = label_spec(label, y_train, few, draws, seed) | {"centre": centre, "space": "aligned", "probes": list(PROBES)}
     return Result("transfer", spec | {"train": len(train), "test": len(test)}, rows)
 

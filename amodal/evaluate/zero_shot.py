@@ -57,8 +57,8 @@ def zero_shot(
         rows += [{"source": source, **row} for row in metrics]
     if not rows:
         raise NotApplicable(f"no sense other than {text!r} has records with the label {label!r}")
-    spec = {"label": label, "kind": "category", "text": text, "templates": list(templates), "prompts": prompts, "space": "aligned", "test": len(test)}
-    return Result("zero_shot", spec, rows)
+    spec = {"label": label, "kind": "category", "text": text, "templates": list(templates), "prompts": prompts}
+    return Result("zero_shot", spec | {"space": "aligned", "test": len(test)}, rows)
 
 
 def _commonest(codes_N) -> int:

@@ -88,7 +88,7 @@ def _prepare(parts: Path, plan: dict) -> None:
 
 
 def _embed(model, dataset, indices: Sequence[int], bar: Bar, bad: int) -> Embedded:
-    note = f"{bad} unreadable values" if bad else ""
+    note = f"records, {bad} unreadable values" if bad else "records"
     with warnings.catch_warnings():
         # that one chunk happens to lack a sense is nothing to warn of
         warnings.filterwarnings("ignore", message="none of the")

@@ -21,7 +21,7 @@ from amodal.train.optim import adamw, clip_gradients, warm_cosine
 from amodal.train.precision import context
 from amodal.train.prefetch import prefetch
 from amodal.train.step import gradients, total
-from amodal.train.watch import Stopped, Watch
+from amodal.train.watch import Stopped, Watch, told
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def train(
     *,
     watch: Watch,
     resume: bool = False,
-    device: torch.device = torch.device("cpu"),
+    device: torch.device | None = None,
     bad: Callable[[], int] = lambda: 0,
     tensorboard: bool = True,
     progress: bool = True,
@@ -76,6 +76,7 @@ def train(
     batches: first step -> this rank's share of the batches from that step on. bad: how many values were put in quarantine so far.
     Raises Stopped on NaN or collapse; KeyboardInterrupt after a checkpoint when interrupted.
     """
+    device = device or torch.device("cpu")
     training = Training(method, schedule.average).to(device).train()
     distributed.same_everywhere(training)
     if schedule.shard and distributed.world() > 1:
@@ -119,8 +120,8 @@ def train(
             if not (loss == loss and abs(loss) != float("inf") and torch.isfinite(norm)):
                 raise Stopped(
                     f"stopped at step {step}: the loss is {loss} and the gradient norm {float(norm):.3g} (terms: {describe(terms)}). "
-                    f"A lower learning rate (--lr, now {schedule.lr:g}) or --precision float32 may help; the last good checkpoint is "
-                    f"{checkpoint.latest(folder) or 'none: it happened before the first one'}."
+                    f"A lower learning rate (--lr, now {schedule.lr:g}) or --precision float32 may help; "
+                    f"{told(checkpoint.latest(folder))}."
                 )
             optimizer.step()
             method.tick(Clock(step, schedule.steps))
@@ -141,11 +142,11 @@ def train(
             if step % watch_every == 0 or step in (1, schedule.steps):
                 found = watch.measure(training.kept)
                 values |= found
-                if step > warmup:
-                    watch.judge(found, step, checkpoint.latest(folder))
+                watch.judge(found, step, checkpoint.latest(folder), settled=step > warmup)
             if values and log is not None:
                 log.write(step, values)
-            quarantined = f" · {bad()} values in quarantine" if bad() else ""
+            unread = bad()
+            quarantined = f" · {unread} values in quarantine" if unread else ""
             bar.step(
                 f"loss {loss:.3f} · {rows / elapsed:.0f} rows/s · waiting for data {waited / elapsed:.0%}{quarantined}"
             )

@@ -8,18 +8,13 @@ RUN/metrics.jsonl, tensorboard/, checkpoints/, quarantine.jsonl
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import platform
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from safetensors.torch import save_file
 
 from amodal import data as records
 from amodal import methods
@@ -29,14 +24,12 @@ from amodal.nn import config as encoder_config
 from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import size_of
 from amodal.train import distributed
-from amodal.train.checkpoint import sync
+from amodal.train.folder import prepare, save_encoder, versions, weights
 from amodal.train.loop import Schedule, train
 from amodal.train.watch import Watch
 
 HELD_OUT = 512  # records that `watch` looks at
 DEFAULT_EPOCHS = 50
-
-SAME_ON_RESUME = ("method", "options", "encoder", "schedule", "batch", "seed", "data")
 
 
 def pretrain(
@@ -144,16 +137,17 @@ def pretrain(
         return loader
 
     def bad() -> int:
-        if running[-1].bad and rank == 0:
-            running[-1].quarantine(out / "quarantine.jsonl")
-        return running[-1].bad_count if hasattr(running[-1], "bad_count") else len(running[-1].bad)
+        running[-1].quarantine(out / ("quarantine.jsonl" if rank == 0 else f"quarantine-{rank}.jsonl"))
+        return len(running[-1].bad)
 
     begun = time.time()
     kept = train(
         trainee, batches, schedule, out, watch=Watch(slices), resume=resume, device=where, bad=bad, progress=progress
     )
+    tensors = weights(kept)
     if rank == 0:
-        finish(out, kept, config, begun)
+        seconds = round(time.time() - begun, 1)
+        save_encoder(out, tensors, config | {"status": "done", "versions": versions(), "seconds": seconds})
     distributed.barrier()
     return out
 
@@ -171,28 +165,6 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def prepare(out: Path, config: dict, resume: bool) -> None:
-    """Make the run folder, or see that the run in it is the one that is to go on."""
-    file = out / "config.json"
-    if file.exists():
-        before = json.loads(file.read_text())
-        if not resume:
-            raise AmodalError(
-                f"{out} holds a run already ({before.get('method')}, {before.get('status')}); add --resume to go on with it, or choose another --out"
-            )
-        mine = json.loads(json.dumps(config))
-        for key in SAME_ON_RESUME:
-            if mine[key] != before[key]:
-                raise AmodalError(
-                    f"the run in {out} cannot go on with another {key}: it was started with {before[key]}, now {mine[key]} is given"
-                )
-        return
-    if resume:
-        raise AmodalError(f"there is no run in {out} to go on with; leave --resume out to start one")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(file, config | {"status": "running", "versions": versions()})
-
-
 def announce(config: dict, method: Method, dataset) -> None:
     encoder: Encoder = method.encoder
     shape = size_of(encoder.size)
@@ -204,67 +176,3 @@ def announce(config: dict, method: Method, dataset) -> None:
         f"batch {config['batch']}, learning rate {config['schedule']['lr']:.3g}, {config['schedule']['steps']} steps",
         highlight=False,
     )
-
-
-def finish(out: Path, encoder: Encoder, config: dict, begun: float) -> None:
-    """Write the encoder, its configuration and the run card."""
-    save_encoder(
-        out, encoder, config | {"status": "done", "versions": versions(), "seconds": round(time.time() - begun, 1)}
-    )
-
-
-def save_encoder(out: Path, encoder: Encoder, config: dict) -> None:
-    """RUN/model.safetensors, config.json (with the weights' sha256) and README.md."""
-    out.mkdir(parents=True, exist_ok=True)
-    draft = out / ".model.draft"
-    try:
-        save_file({k: distributed.whole(v).detach().cpu().contiguous() for k, v in encoder.state_dict().items()}, draft)
-        digest = hashlib.sha256(draft.read_bytes()).hexdigest()
-        draft.rename(out / "model.safetensors")
-        write_json(out / "config.json", config | {"weights_sha256": digest})
-        (out / "README.md").write_text(card(config, digest))
-        sync(out)
-    except OSError as e:
-        draft.unlink(missing_ok=True)
-        raise AmodalError(
-            f"could not write the model to {out}: {e}. The checkpoints in {out / 'checkpoints'} still hold it; free some space and add --resume."
-        ) from e
-
-
-def write_json(file: Path, content: dict) -> None:
-    draft = file.with_name(f".{file.name}.draft")
-    draft.write_text(json.dumps(content, indent=1))
-    draft.replace(file)
-
-
-def versions() -> dict[str, str]:
-    found = {name: version(name) for name in ("torch", "numpy", "pyarrow", "pillow")}
-    return found | {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "threads": str(torch.get_num_threads()),
-    }
-
-
-def card(config: dict, digest: str) -> str:
-    encoder, data = config["encoder"], config["data"]
-    fields = "\n".join(f"| {name} | {m['modality']} |" for name, m in encoder["fields"].items())
-    options = ", ".join(f"{k} = {v}" for k, v in config["options"].items())
-    return f"""# {config["method"]} on {data["name"]}
-
-| | |
-|---|---|
-| method | {config["method"]} ({options}) |
-| encoder | {encoder["size"]}, {encoder["trunk"]} trunk, {encoder["pool"]} pooling, {encoder["positions"]} positions |
-| data | {data["records"]} records, {data["train"]} trained on, fingerprint {data["fingerprint"]} |
-| training | {config["schedule"]["steps"]} steps of {config["batch"]} rows, learning rate {config["schedule"]["lr"]:.3g}, seed {config["seed"]}, {config.get("seconds", "?")} s |
-| versions | {", ".join(f"{k} {v}" for k, v in config.get("versions", {}).items())} |
-| weights | sha256 {digest} |
-
-| sense | kind |
-|---|---|
-{fields}
-
-Load it with `amodal.load("{data["name"]}-run")`, where the path is this folder, or use it from the command line:
-`amodal evaluate`, `amodal embed`, `amodal index`, `amodal search`, each with this folder as its first argument.
-"""

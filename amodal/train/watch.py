@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -42,7 +43,9 @@ class Watch:
         found: dict[str, float] = {}
         for s in features:
             z = features[s].values.float()
-            if len(z) >= ENOUGH:
+            if not z.isfinite().all():
+                found[f"rank/{s}"] = math.nan
+            elif len(z) >= ENOUGH:
                 found[f"rank/{s}"] = float(effective_rank(z - z.mean(0)))
                 found[f"std/{s}"] = float(torch.nn.functional.normalize(z, dim=1).std(0).mean() * z.shape[1] ** 0.5)
                 found[f"uniformity/{s}"] = float(uniformity(aligned[s].values.float()))
@@ -52,16 +55,28 @@ class Watch:
                 found[f"alignment/{a}~{b}"] = float(alignment(x.float(), y.float()))
         return found
 
-    def judge(self, found: dict[str, float], step: int, last_good: object) -> None:
-        """Raises Stopped when some source's features have had next to one dimension twice in a row."""
+    def judge(self, found: dict[str, float], step: int, last_good: object, *, settled: bool = True) -> None:
+        """Raises Stopped when some source's features are not numbers any more or, once the learning rate has `settled`, have had
+        next to one dimension twice in a row."""
         for name, rank in found.items():
             kind, _, source = name.partition("/")
             if kind != "rank":
+                continue
+            if math.isnan(rank):
+                raise Stopped(
+                    f"stopped at step {step}: the features of {source!r} are no longer finite. A lower learning rate (--lr) or "
+                    f"--precision float32 may help; {told(last_good)}."
+                )
+            if not settled:
                 continue
             self.low[source] = self.low.get(source, 0) + 1 if rank < self.least_rank else 0
             if self.low[source] >= 2:
                 raise Stopped(
                     f"stopped at step {step}: the features of {source!r} have collapsed (effective rank {rank:.2f}, below "
                     f"{self.least_rank}, twice in a row). A lower learning rate (--lr), stronger augmentation or another method "
-                    f"may help; the last good checkpoint is {last_good or 'none: it happened before the first one'}."
+                    f"may help; {told(last_good)}."
                 )
+
+
+def told(last_good: object) -> str:
+    return f"the last good checkpoint is {last_good}" if last_good else "there is no checkpoint yet"

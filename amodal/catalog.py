@@ -1,0 +1,209 @@
+"""The catalogue: the rows of catalog.toml, and what the pages of `amodal/methods` say about themselves.
+
+Pages are read, not run: `amodal methods` answers without waiting for torch. So nothing of `amodal.core` is imported here either,
+except for an error.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import tomllib
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+ROOT = Path(__file__).parent
+STATUSES = ("planned", "done", "blocked")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system of the catalogue. row: its number, None for a general method that ships beside the rows."""
+
+    key: str
+    title: str
+    row: int | None = None
+    family: str = ""
+    paper: str = ""
+    reference: str = ""
+    licence: str = ""
+    home: str = ""
+    status: str = "done"
+
+
+@cache
+def rows() -> tuple[Row, ...]:
+    """The numbered rows in their order."""
+    return tuple(Row(**entry) for entry in _toml()["row"])
+
+
+@cache
+def general() -> tuple[Row, ...]:
+    """The general methods that the rows build on."""
+    return tuple(Row(**entry) for entry in _toml()["general"])
+
+
+@cache
+def _toml() -> dict:
+    return tomllib.loads((ROOT / "catalog.toml").read_text())
+
+
+def find(key: str) -> Row | None:
+    """The row or general method called `key`."""
+    return next((r for r in (*rows(), *general()) if r.key == key), None)
+
+
+def verdict(key: str) -> str:
+    """What the ledger says about the claim of `key`; "" if it has not been run."""
+    file = ROOT / "claims" / "ledger" / f"{key}.json"
+    return json.loads(file.read_text())["verdict"] if file.exists() else ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of `amodal/methods`, by its text."""
+
+    file: Path
+
+    @cached_property
+    def source(self) -> str:
+        return self.file.read_text()
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.source)
+
+    @property
+    def family(self) -> str:
+        return self.file.parent.name
+
+    @property
+    def docstring(self) -> str:
+        return ast.get_docstring(self.tree) or ""
+
+    @property
+    def headline(self) -> str:
+        """What the method does, in a line."""
+        return re.split(r"\.(?:\s|$)", self.docstring, maxsplit=1)[0].replace("\n", " ")
+
+    @property
+    def citation(self) -> str:
+        """Authors, place and year, arXiv number."""
+        rest = self.docstring.removeprefix(self.headline + ".").replace("\n", " ").strip()
+        found = re.match(r".*?arXiv:\d{4}\.\d{4,5}", rest)
+        return found[0] if found else re.split(r"\.\s", rest, maxsplit=1)[0]
+
+    @cached_property
+    def function(self) -> ast.FunctionDef | None:
+        return next((n for n in self.tree.body if isinstance(n, ast.FunctionDef) and n.name == self.file.stem), None)
+
+    @property
+    def options(self) -> list[tuple[str, str, str, str]]:
+        """(name, type, default, what it is) of each option of the method."""
+        if self.function is None:
+            return []
+        arguments = self.function.args
+        names = [a.arg for a in arguments.kwonlyargs]
+        told = _told(ast.get_docstring(self.function) or "", names)
+        return [
+            (a.arg, ast.unparse(a.annotation) if a.annotation else "", ast.unparse(default) if default else "", told.get(a.arg, ""))
+            for a, default in zip(arguments.kwonlyargs, arguments.kw_defaults)
+        ]
+
+    @property
+    def encoder(self) -> dict[str, object]:
+        """How the paper's encoder differs from the default one."""
+        for node in self.tree.body:
+            if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == ["ENCODER"]:
+                return ast.literal_eval(node.value)
+        return {}
+
+    @property
+    def parts(self) -> dict[str, list[str]]:
+        """module -> the shared parts that the page imports from it."""
+        found: dict[str, list[str]] = {}
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PARTS):
+                found.setdefault(node.module, []).extend(alias.name for alias in node.names if alias.name not in CONTRACT)
+        return {module: names for module, names in sorted(found.items()) if names}
+
+
+PARTS = ("amodal.objectives", "amodal.masking", "amodal.nn", "amodal.methods.shapes")
+CONTRACT = {"Encoder", "Method", "Clock", "Features"}  # in every page, so they say nothing about one
+
+
+def _told(docstring: str, names: list[str]) -> dict[str, str]:
+    """name -> its part of a docstring of the form "width: of the space; low, high: where it starts and ends." """
+    text, name = " ".join(docstring.split()), "|".join(names)
+    found = list(re.finditer(rf"(?:^|[;.,(]? )((?:{name})(?:, (?:{name}))*): ", text)) if names else []
+    ends = [match.start() for match in found[1:]] + [len(text)]
+    told = {match[1]: text[match.end() : end].strip().rstrip(";.,") for match, end in zip(found, ends)}
+    return {each: about for group, about in told.items() for each in group.split(", ")}
+
+
+@cache
+def pages() -> dict[str, Page]:
+    """name -> page, by the rule of `amodal.core.find`."""
+    files = sorted((ROOT / "methods").rglob("*.py"))
+    return {f.stem: Page(f) for f in files if not f.stem.startswith("_") and f.stem != "shapes"}
+
+
+def listing() -> RenderableType:
+    """A table of the methods that there are."""
+    table = Table("method", "family", "row", "paper", "claim")
+    for name, page in sorted(pages().items(), key=lambda item: (item[1].family, item[0])):
+        row = find(name)
+        number = str(row.row) if row and row.row else ""
+        table.add_row(f"[bold]{name}[/]", page.family, number, Text(page.citation), _coloured(verdict(name)))
+    planned = sum(r.key not in pages() for r in rows())
+    return Group(table, Text(f"{planned} more rows of the catalogue are planned. `amodal methods KEY` shows one, --source its page."))
+
+
+def shown(key: str, source: bool = False) -> RenderableType:
+    """One method: its paper, options with defaults, parts, claim; with `source` the page itself. For a row of the catalogue that is
+    not there yet, its title. Raises AmodalError with the nearest names for anything else."""
+    name = key.replace("-", "_")
+    row = find(name) or next((r for r in rows() if str(r.row) == key), None)
+    name = row.key if row else name
+    if name in pages():
+        page = pages()[name]
+        return Syntax(page.source, "python", word_wrap=True, background_color="default") if source else _shown(name, page, row)
+    if row is None:
+        from amodal.core.errors import unknown
+
+        raise unknown("method or row of the catalogue", key, {*pages(), *(r.key for r in rows())})
+    lines = [f"{row.key} is {row.status}: there is no page for it yet.", row.title, f"row {row.row}, {row.family}{_arxiv(row)}"]
+    return Text("\n".join(lines + ([f"code of the paper: {row.reference} ({row.licence})"] if row.reference else [])))
+
+
+def _shown(name: str, page: Page, row: Row | None) -> RenderableType:
+    parts: list[RenderableType] = [Text(page.docstring), Text()]
+    if row and row.row:
+        parts.append(Text(f"Row {row.row} of the catalogue: {row.title}{_arxiv(row)}"))
+    if page.options:
+        table = Table("option", "type", "default", "what it is", title=f"--method.OPTION of {name}", title_justify="left")
+        for option in page.options:
+            table.add_row(*map(Text, option))
+        parts.append(table)
+    if page.encoder:
+        parts.append(Text("Encoder, unless told otherwise: " + ", ".join(f"{k} = {v}" for k, v in page.encoder.items())))
+    if page.parts:
+        parts.append(Text("Made of: " + "; ".join(f"{', '.join(names)} ({module})" for module, names in page.parts.items())))
+    parts.append(Text.assemble("Claim: ", _coloured(verdict(name) or "not tested yet")))
+    parts.append(Text(f"amodal pretrain {name} --data DIR --out RUN", style="bold"))
+    return Group(*parts)
+
+
+def _arxiv(row: Row) -> str:
+    return f", arXiv:{row.paper}" if row.paper else ""
+
+
+def _coloured(verdict: str) -> Text:
+    return Text(verdict, style={"reproduced": "green", "not reproduced": "red", "inconclusive": "yellow"}.get(verdict, ""))

@@ -1,0 +1,183 @@
+"""`amodal demo`: the whole job on the Earth, in minutes: pretrain, measure, embed, draw, search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.nn.functional import normalize
+
+from amodal import data as records
+from amodal.core.column import shared_rows
+from amodal.evaluate import Embedded, Result, _figures
+from amodal.evaluate.linear import linear
+from amodal.evaluate.retrieval import retrieval
+from amodal.evaluate.transfer import transfer
+from amodal.model import Model, load
+from amodal.train.pretrain import pretrain
+
+STEPS_A_MINUTE = 200  # of the encoder below, on two cores
+FEW = 10  # labels of each class that a probe gets
+QUERIES = 5
+
+# what is asked of the encoder: words, the protocol's result, and the row of it
+QUESTIONS = [
+    (
+        "find the relief of a colour picture",
+        "retrieval",
+        {"source": "colour", "target": "relief", "metric": "recall@10"},
+    ),
+    (
+        "find the colour picture of a relief",
+        "retrieval",
+        {"source": "relief", "target": "colour", "metric": "recall@10"},
+    ),
+    (
+        "find the sea climate of a colour picture",
+        "retrieval",
+        {"source": "colour", "target": "climate", "metric": "recall@10"},
+    ),
+    (
+        "find the colour picture of place names",
+        "retrieval",
+        {"source": "places", "target": "colour", "metric": "recall@10"},
+    ),
+    (
+        "find the sea climate of place names",
+        "retrieval",
+        {"source": "places", "target": "climate", "metric": "recall@10"},
+    ),
+    ("tell sea temperature from colour", "sst", {"source": "colour", "metric": "R2"}),
+    ("tell sea temperature from relief", "sst", {"source": "relief", "metric": "R2"}),
+    (f"tell the climate zone from colour, {FEW} labels a zone", "zone", {"source": "colour", "metric": "accuracy"}),
+    (
+        f"tell the climate zone from place names, {FEW} labels a zone",
+        "zone",
+        {"source": "places", "metric": "accuracy"},
+    ),
+    (
+        "zones labelled on colour, told from place names",
+        "transfer",
+        {"source": "colour", "target": "places", "metric": "accuracy"},
+    ),
+    (
+        "zones labelled on colour, told from relief",
+        "transfer",
+        {"source": "colour", "target": "relief", "metric": "accuracy"},
+    ),
+]
+
+
+def demo(out: Path, *, minutes: float = 3.0, seed: int = 0) -> None:
+    """Pretrain on the bundled Earth and write a run folder with pictures; a run that is there already is gone on with."""
+    say = Console()
+    dataset = records.open("globe")
+    say.print(f"[bold]The Earth[/]: {len(dataset):,} tiles of 3 degrees, no labels in training. What each tile has:")
+    for field, modality in dataset.fields.items():
+        share = dataset.present(field).mean()
+        say.print(f"  {field:<8} {type(modality).__name__.lower():<7} {share:4.0%} of tiles", highlight=False)
+    pretrain(
+        "clip",
+        dataset,
+        out,
+        size="nano",
+        steps=max(10, round(minutes * STEPS_A_MINUTE)),
+        seed=seed,
+        resume=(out / "config.json").exists(),
+    )
+    model = load(out)
+    with say.status("embedding and measuring …"):
+        seen, before = (
+            {part: m.embed(dataset, part=part) for part in ("train", "test")} for m in (model, model.untrained())
+        )
+        trained, untrained = measure(**seen), measure(**before)
+    say.print(table(trained, untrained))
+    with say.status("drawing …"):
+        pictures = draw(model, dataset, seen["test"], out / "figures")
+    for path, what in pictures.items():
+        say.print(f"{path}  [dim]{what}[/]", highlight=False, soft_wrap=True)
+    say.print(
+        f"\nNext:\n  amodal index {out} --data globe\n  amodal search {out} --query places='Norway; Troms; Tromso' --sheet found.png\n"
+        "  amodal init YOUR_FOLDER && amodal pretrain clip --data YOUR_FOLDER --out runs/mine",
+        highlight=False,
+    )
+
+
+def measure(train: Embedded, test: Embedded) -> dict[str, Result]:
+    return {
+        "retrieval": retrieval(train, test),
+        "sst": linear(train, test, label="sst", sources=["colour", "relief"]),
+        "zone": linear(train, test, label="zone", few=FEW),
+        "transfer": transfer(train, test, label="zone"),
+    }
+
+
+def table(trained: dict[str, Result], untrained: dict[str, Result]) -> Table:
+    shown = Table(title="On tiles that it never saw, in 15-degree blocks that it never saw", title_justify="left")
+    for heading, justify in (
+        ("task", "left"),
+        ("measure", "left"),
+        ("chance", "right"),
+        ("untrained", "right"),
+        ("trained", "right"),
+    ):
+        shown.add_column(heading, justify=justify)
+    for words, protocol, wanted in QUESTIONS:
+        after, prior = row(trained[protocol], wanted), row(untrained[protocol], wanted)
+        best = after["value"] > max(prior["value"], after["chance"])
+        shown.add_row(
+            words,
+            wanted["metric"],
+            f"{after['chance']:.2f}",
+            f"{prior['value']:.2f}",
+            f"[bold]{after['value']:.2f}[/]" if best else f"{after['value']:.2f}",
+        )
+    return shown
+
+
+def row(result: Result, wanted: dict) -> dict:
+    return next(r for r in result.rows if all(r.get(k) == v for k, v in wanted.items()))
+
+
+def draw(model: Model, dataset, test: Embedded, folder: Path) -> dict[Path, str]:
+    """file -> what is on it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    everything = model.embed(dataset)
+    return {
+        _figures.curves(model.path, folder / "training.png"): "loss, and how many dimensions each sense uses",
+        _figures.world_map(
+            everything, folder / "earth.png"
+        ): "every tile where it lies; alike in colour = alike to the encoder",
+        _figures.embedding_map(
+            test, folder / "zones.png", label="zone"
+        ): "unseen tiles by climate zone, which training never saw",
+        nearest(
+            model, dataset, test, folder / "nearest.png"
+        ): "five relief maps, and the colour pictures found for each",
+    }
+
+
+def nearest(model: Model, dataset, test: Embedded, path: Path, k: int = 6) -> Path:
+    """Relief queries with the nearest colour pictures; the tile's own picture is marked."""
+    at_query, at_gallery = shared_rows(test.aligned["relief"], test.aligned["colour"])
+    query, gallery = (
+        normalize(test.aligned[s].values[i], dim=1) for s, i in (("relief", at_query), ("colour", at_gallery))
+    )
+    record = dict(zip(dataset.keys, range(len(dataset))))
+    own = [record[test.keys[i]] for i in test.aligned["relief"].rows[at_query].tolist()]
+    land = dataset.label("land")[own]
+    chosen = np.flatnonzero((land > 0.2) & (land < 0.95))  # coasts and mountains are more to look at than open sea
+    chosen = chosen[np.linspace(0, len(chosen) - 1, QUERIES).astype(int)]
+    lines = []
+    for i in chosen.tolist():
+        found = torch.topk(query[i] @ gallery.T, k).indices.tolist()
+        lines.append([card(dataset, own[i], "relief"), *[card(dataset, own[j], "colour", mark=j == i) for j in found]])
+    return _figures.sheet(lines, path, title="relief → colour")
+
+
+def card(dataset, i: int, field: str, mark: bool = False) -> _figures.Card:
+    picture = dataset.fields[field].show(dataset.value(i, field))
+    return _figures.Card(picture, dataset.keys[i], "its own" if mark else "")

@@ -1,0 +1,60 @@
+"""Which records a filter lets through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from amodal.core import AmodalError, unknown
+
+Where = Mapping[str, object] | Callable[[dict[str, np.ndarray]], np.ndarray]
+"""label -> what it must be, or a function of the labels (name -> (N,) array) that gives (N,) bool.
+
+What a category must be: a value or a list of them. What a number must be: a value, (low, high), or text: "3", "3..5", "3..", "..5".
+"""
+
+
+def allowed(where: Where, labels: dict[str, np.ndarray], count: int) -> np.ndarray:
+    """(count,) bool. Raises AmodalError for unknown labels and values, with the nearest ones."""
+    if callable(where):
+        mask = np.asarray(where(labels))
+        if mask.shape != (count,) or mask.dtype != bool:
+            raise AmodalError(
+                f"a filter function must give {count} true or false values, got shape {mask.shape} of {mask.dtype}"
+            )
+        return mask
+    mask = np.ones(count, dtype=bool)
+    for name, wanted in where.items():
+        if name not in labels:
+            raise unknown("label in this index", name, labels)
+        mask &= (_number if labels[name].dtype.kind == "f" else _category)(name, labels[name], wanted)
+    return mask
+
+
+def _category(name: str, values: np.ndarray, wanted: object) -> np.ndarray:
+    choices = (
+        [str(w) for w in wanted] if isinstance(wanted, Sequence) and not isinstance(wanted, str) else [str(wanted)]
+    )
+    there = {v for v in values if v is not None}
+    for choice in choices:
+        if choice not in there:
+            raise unknown(f"value of {name}", choice, there)
+    return np.array([v in choices for v in values], dtype=bool)
+
+
+def _number(name: str, values: np.ndarray, wanted: object) -> np.ndarray:
+    try:
+        if isinstance(wanted, str) and ".." in wanted:
+            low, high = (
+                float(part) if part.strip() else bound for part, bound in zip(wanted.split("..", 1), (-np.inf, np.inf))
+            )
+        elif isinstance(wanted, Sequence) and not isinstance(wanted, str):
+            low, high = map(float, wanted)
+        else:
+            low = high = float(wanted)
+    except (TypeError, ValueError):
+        raise AmodalError(
+            f"the label {name!r} is a number: give one, or a range such as 3..5, instead of {wanted!r}"
+        ) from None
+    return (values >= low) & (values <= high)

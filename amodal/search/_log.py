@@ -1,0 +1,216 @@
+"""An append log: files that only grow, and a manifest that says how much of them counts.
+
+    manifest.json                  format, fingerprint of the encoder, width, generation, counts; replaced in one step
+    records.GENERATION.jsonl       one line a record: key, stamp of its content, labels
+    dead.GENERATION.bin            int64 numbers of records that were deleted or written anew
+    SENSE.GENERATION.f16           unit vectors, float16, one after another
+    SENSE.GENERATION.rows          int64 number of the record that each vector is of
+
+A change appends, syncs the files to disk, and then replaces the manifest. What a killed writer left behind the counts of the manifest
+does not exist for readers and is cut off by the next writer. Another generation is written when the dead are cleared out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+from amodal.core import AmodalError
+
+FORMAT = 1
+
+
+class Log:
+    """The files of an index. manifest: {} before the first commit."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.manifest: dict = {}
+        self.reload()
+
+    def reload(self) -> None:
+        file = self.path / "manifest.json"
+        if not file.exists():
+            self.manifest = {}
+            return
+        try:
+            self.manifest = json.loads(file.read_text(encoding="utf-8"))
+            version = self.manifest["format"]
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise AmodalError(
+                f"{file} cannot be read ({error}); remove the folder {self.path} and index again"
+            ) from error
+        if version != FORMAT:
+            raise AmodalError(
+                f"the index in {self.path} has format {version}, this version reads format {FORMAT}; index again"
+            )
+
+    @property
+    def generation(self) -> int:
+        return self.manifest.get("generation", 0)
+
+    @property
+    def sources(self) -> list[str]:
+        return list(self.manifest.get("vectors", {}))
+
+    @property
+    def width(self) -> int:
+        return self.manifest.get("width", 0)
+
+    def file(self, name: str, ending: str, generation: int | None = None) -> Path:
+        return self.path / f"{quote(name, safe='')}.{self.generation if generation is None else generation}.{ending}"
+
+    # What readers see
+
+    def records(self) -> list[dict]:
+        if not self.manifest:
+            return []
+        file, size = self.file("records", "jsonl"), self.manifest["record_bytes"]
+        try:
+            with file.open("rb") as stream:
+                lines = stream.read(size).splitlines()
+            records = [json.loads(line) for line in lines]
+        except (OSError, ValueError) as error:
+            raise AmodalError(f"{file} is damaged ({error}); remove the folder {self.path} and index again") from error
+        return self._whole(records, self.manifest["records"], file)
+
+    def dead(self) -> np.ndarray:
+        return self._array(self.file("dead", "bin"), np.int64, (self.manifest.get("dead", 0),))
+
+    def vectors(self, source: str) -> tuple[np.ndarray, np.ndarray]:
+        """(n, D) float16, mapped and not read, and the (n,) numbers of their records."""
+        n = self.manifest["vectors"][source]
+        return self._array(self.file(source, "f16"), np.float16, (n, self.width)), self._array(
+            self.file(source, "rows"), np.int64, (n,)
+        )
+
+    def _array(self, file: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
+        if 0 in shape:
+            return np.zeros(shape, dtype=dtype)
+        have = file.stat().st_size if file.exists() else 0
+        self._whole(range(have // np.dtype(dtype).itemsize), int(np.prod(shape)), file, exactly=False)
+        return np.memmap(file, dtype=dtype, mode="r", shape=shape)
+
+    def _whole(self, found: Sequence, expected: int, file: Path, exactly: bool = True):
+        if len(found) < expected or exactly and len(found) != expected:
+            counts = f"it should hold {expected} entries and has {len(found)}"
+            raise AmodalError(f"{file} is damaged: {counts}; remove the folder {self.path} and index again")
+        return found
+
+    # What a writer does
+
+    @contextmanager
+    def writing(self):
+        """One writer at a time; the lock goes with the process, however it ends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                import fcntl
+
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except ImportError:
+                pass  # no such locks on this system; writing twice at once is then up to the user
+            except OSError:
+                raise AmodalError(
+                    f"another process is writing to the index in {self.path}; wait for it to end"
+                ) from None
+            self.reload()
+            self._sweep()
+            yield
+
+    def _sweep(self) -> None:
+        """Remove the files of other generations, which a killed `rewrite` left behind."""
+        for file in self.path.iterdir():
+            parts = file.name.rsplit(".", 3 if file.name.endswith(".faiss.json") else 2)
+            if len(parts) > 2 and parts[1].isdigit() and int(parts[1]) != self.generation:
+                file.unlink(missing_ok=True)
+
+    def start(self, fingerprint: str, width: int) -> None:
+        """The manifest of an index without records, not yet written."""
+        counts = {"records": 0, "record_bytes": 0, "dead": 0, "vectors": {}}
+        self.manifest = {"format": FORMAT, "fingerprint": fingerprint, "width": width, "generation": 0, **counts}
+
+    def append(
+        self, records: Sequence[dict], vectors: dict[str, tuple[np.ndarray, np.ndarray]], dead: Sequence[int] = ()
+    ) -> None:
+        """Add records, source -> (unit vectors (n, D), numbers of their records (n,)), and the numbers of dead ones; all or nothing.
+
+        Raises AmodalError when the disk is full or cannot be written; the index then stays as it was.
+        """
+        m = self.manifest
+        lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records).encode("utf-8")
+        new = m | {
+            "records": m["records"] + len(records),
+            "record_bytes": m["record_bytes"] + len(lines),
+            "dead": m["dead"] + len(dead),
+        }
+        new["vectors"] = dict(m["vectors"])
+        try:
+            _extend(self.file("records", "jsonl"), m["record_bytes"], lines)
+            _extend(self.file("dead", "bin"), 8 * m["dead"], np.asarray(dead, dtype=np.int64).tobytes())
+            for source, (values, rows) in vectors.items():
+                have = m["vectors"].get(source, 0)
+                _extend(
+                    self.file(source, "f16"),
+                    2 * have * m["width"],
+                    np.ascontiguousarray(values, dtype=np.float16).tobytes(),
+                )
+                _extend(self.file(source, "rows"), 8 * have, np.ascontiguousarray(rows, dtype=np.int64).tobytes())
+                new["vectors"][source] = have + len(rows)
+            self.commit(new)
+        except OSError as error:
+            raise AmodalError(
+                f"could not write to the index in {self.path}: {error}. What was in it before is unharmed."
+            ) from error
+
+    def commit(self, manifest: dict) -> None:
+        write_atomically(self.path / "manifest.json", json.dumps(manifest, indent=1).encode("utf-8"))
+        self.manifest = manifest
+
+    def rewrite(self, kept: np.ndarray, records: Sequence[dict]) -> None:
+        """Write another generation that holds the `kept` (n,) records only, and remove this one."""
+        number = {int(r): i for i, r in enumerate(kept)}
+        vectors = {}
+        for source in self.sources:
+            values, rows = self.vectors(source)
+            alive = np.isin(rows, kept)
+            vectors[source] = values[alive], np.array([number[int(r)] for r in rows[alive]], dtype=np.int64)
+        counts = {"records": 0, "record_bytes": 0, "dead": 0, "vectors": {}}
+        before, self.manifest = self.manifest, self.manifest | counts | {"generation": self.generation + 1}
+        try:
+            self.append([records[i] for i in kept], vectors)
+        except AmodalError:
+            self.manifest = before
+            raise
+        self._sweep()
+
+
+def _extend(file: Path, at: int, content: bytes) -> None:
+    """Write `content` at byte `at`, over what a killed writer may have left there, and to disk."""
+    with file.open("r+b" if file.exists() else "w+b") as stream:
+        stream.truncate(at)
+        stream.seek(at)
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def write_atomically(file: Path, content: bytes) -> None:
+    """The whole of `content` or what was there before, whenever the process or the machine stops."""
+    draft = file.with_name(f".{file.name}.draft")
+    with draft.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    draft.replace(file)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,48 @@
+"""What an index keeps of a record beside its vectors."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from amodal.data import Dataset
+
+
+def stamp_of(dataset: Dataset, i: int, labels: dict[str, np.ndarray]) -> str:
+    """What changes when a record does. Files are judged by size and time of change, so that they need not be read."""
+    digest = hashlib.blake2b(digest_size=12)
+    for field in dataset.fields:
+        raw = dataset.raw(i, field)
+        digest.update(f"\0{field}\0".encode())
+        if isinstance(raw, Path):
+            try:
+                state = raw.stat()
+                digest.update(f"{raw.name} {state.st_size} {state.st_mtime_ns}".encode())
+            except OSError:
+                digest.update(b"unreadable")
+        elif isinstance(raw, (bytes, bytearray, memoryview)):
+            digest.update(raw)
+        elif isinstance(raw, np.ndarray):
+            digest.update(f"{raw.dtype}{raw.shape}".encode() + np.ascontiguousarray(raw).tobytes())
+        else:
+            digest.update(repr(raw).encode("utf-8", "surrogatepass"))
+    digest.update(repr([(name, plain(values[i])) for name, values in labels.items()]).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def plain(value):
+    """A label for JSON: text, a number, or None where missing."""
+    if value is None or isinstance(value, str):
+        return value
+    return float(value) if np.isfinite(value) else None
+
+
+def column_of(values: list) -> np.ndarray:
+    """Labels as a Dataset gives them."""
+    if any(isinstance(v, str) for v in values) or all(v is None for v in values):
+        column = np.full(len(values), None, dtype=object)
+        column[:] = values
+        return column
+    return np.array([np.nan if v is None else v for v in values], dtype=np.float64)

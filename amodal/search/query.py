@@ -1,0 +1,153 @@
+"""Ask an index: by words, a picture, a sound, any other sense, vectors, or a mix of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from rich.table import Table
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from amodal.core import AmodalError, unknown
+from amodal.data import Dataset
+from amodal.evaluate._embedded import embed_values
+from amodal.evaluate._sheet import Card, card, sheet
+from amodal.modalities import Raw, name_of
+from amodal.search._filter import Where
+from amodal.search.index import Index
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A record that was found. score: cosine; source: the sense of it that lies nearest to the query."""
+
+    key: str
+    score: float
+    source: str
+    labels: dict = field(default_factory=dict)
+
+
+def search(
+    index: Index,
+    encoder,
+    query: Mapping[str, Raw | Sequence[Raw] | Tensor],
+    *,
+    k: int = 10,
+    where: Where | None = None,
+    senses: Sequence[str] | None = None,
+    weights: Mapping[str, float] | None = None,
+) -> list[Hit]:
+    """The k records nearest to a query, best first.
+
+    query: a field of the encoder, or a kind of data (text, image, audio, …) of which it has one field -> a raw value, several
+    of them, or vectors (D,) or (n, D) as a Tensor. What is given is embedded and the unit vectors are averaged, weighted by `weights`
+    (name -> number, 1 unless given; a negative one means "unlike"). senses: of the records, to compare with; all unless given.
+    where: see `amodal.search._filter.Where`. Raises AmodalError for whatever is unknown or cannot be read.
+    """
+    if not query:
+        raise AmodalError(f"a query needs something to look for; this encoder takes {', '.join(encoder.fields)}")
+    for name in weights or {}:
+        if name not in query:
+            raise unknown("part of this query", name, query, "A weight was given for it.")
+    total = torch.zeros(())
+    for name, value in query.items():
+        total = total + (weights or {}).get(name, 1.0) * vector_of(encoder, name, value)
+    if not total.norm() > 1e-6:
+        raise AmodalError("the parts of this query cancel each other out; change their weights")
+    return [
+        Hit(key, score, source, labels)
+        for key, score, source, labels in index.nearest(total, k=k, senses=senses, where=where)
+    ]
+
+
+def vector_of(encoder, name: str, value) -> Tensor:
+    """(D,) of length 1: one part of a query, the mean of the unit vectors of all values given for it."""
+    if isinstance(value, Tensor):
+        vectors = value.reshape(-1, value.shape[-1]).float().cpu()
+    else:
+        field_ = field_for(encoder, name)
+        vectors = embed_values(encoder, field_, _values(encoder.fields[field_], value))
+    if not len(vectors):
+        raise AmodalError(f"the part {name!r} of the query is empty")
+    return normalize(normalize(vectors, dim=1).mean(0), dim=0)
+
+
+def field_for(encoder, name: str) -> str:
+    """The field that a name means: itself, or the one field of that kind."""
+    if name in encoder.fields:
+        return name
+    kinds: dict[str, list[str]] = {}
+    for field_, modality in encoder.fields.items():
+        kinds.setdefault(name_of(modality), []).append(field_)
+    if name not in kinds:
+        raise unknown("sense of this encoder", name, {*encoder.fields, *kinds})
+    if len(kinds[name]) > 1:
+        senses = ", ".join(kinds[name])
+        raise AmodalError(
+            f"this encoder has several {name} senses: {senses}. Say which one is meant, e.g. --query {kinds[name][0]}=…"
+        )
+    return kinds[name][0]
+
+
+def _values(modality, value) -> list[Raw]:
+    """One raw value or several as several. A list of numbers is one value; text that holds JSON is read for kinds made of numbers."""
+    if isinstance(value, str) and name_of(modality) in ("table", "series") and value.lstrip()[:1] in ("{", "["):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise AmodalError(f"{value[:60]!r} is not JSON: {error}") from None
+    several = (
+        isinstance(value, (list, tuple))
+        and all(isinstance(v, (str, bytes, Path)) for v in value)
+        and name_of(modality) != "table"
+    )
+    several |= isinstance(value, (list, tuple)) and all(hasattr(v, "shape") or isinstance(v, dict) for v in value)
+    return list(value) if several else [value]
+
+
+def table(hits: Sequence[Hit]) -> Table:
+    """Hits for a terminal."""
+    shown = Table(caption=None if hits else "nothing found: no record passes the filter")
+    names = list(dict.fromkeys(name for hit in hits for name in hit.labels))[:4]
+    shown.add_column("", justify="right")
+    shown.add_column("record", overflow="fold")
+    shown.add_column("score", justify="right")
+    shown.add_column("by")
+    for name in names:
+        shown.add_column(name)
+    for place, hit in enumerate(hits, 1):
+        shown.add_row(str(place), hit.key, f"{hit.score:.3f}", hit.source, *(_cell(hit.labels.get(n)) for n in names))
+    return shown
+
+
+def _cell(value) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def as_json(hits: Sequence[Hit]) -> str:
+    """Hits as a JSON list of {key, score, source, labels}."""
+    return json.dumps([asdict(hit) | {"score": round(hit.score, 5)} for hit in hits], indent=1, ensure_ascii=False)
+
+
+def picture_sheet(
+    hits: Sequence[Hit], dataset: Dataset, path: str | Path, *, fields: Sequence[str] | None = None
+) -> Path:
+    """A row for each hit with a picture of every sense of the record (or of `fields`). Raises AmodalError if the dataset lacks a
+    record."""
+    if not hits:
+        raise AmodalError("there are no hits to draw")
+    place = {key: i for i, key in enumerate(dataset.keys)}
+    fields, rows = list(fields or dataset.fields), []
+    for number, hit in enumerate(hits, 1):
+        if hit.key not in place:
+            raise AmodalError(f"{dataset.name!r} has no record {hit.key!r}; give the data that was indexed")
+        cards: list[Card] = []
+        for name in fields:
+            title = f"{number}. {hit.key}  {hit.score:.2f}" if not cards else name
+            cards.append(card(dataset, place[hit.key], name, title, frame="#009E73" if name == hit.source else ""))
+        rows.append(cards)
+    return sheet(rows, path, title="nearest records (green: the sense that was nearest)")

@@ -1,0 +1,149 @@
+"""knn and linear against scikit-learn and against naive loops."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
+
+from amodal.core import AmodalError
+from amodal.evaluate import _labels
+from amodal.evaluate._logistic import Scaled, solve
+from amodal.evaluate.knn import knn, neighbours
+from amodal.evaluate.linear import fit, linear, ridge
+from tests.evaluate.made import made
+
+
+def digits(seed=0):
+    x, y = load_digits(return_X_y=True)
+    a, b, ya, yb = train_test_split(x.astype(np.float32), y, test_size=500, random_state=seed, stratify=y)
+    return torch.from_numpy(a), torch.from_numpy(ya), torch.from_numpy(b), torch.from_numpy(yb)
+
+
+def test_knn_votes_as_a_loop_does():
+    x, y, q, _ = digits()
+    predict = neighbours(x, y, 10, k=7, temperature=0.1)
+    unit = x / x.norm(dim=1, keepdim=True)
+    expected = []
+    for v in q:
+        similarity = unit @ (v / v.norm())
+        near = similarity.argsort(descending=True)[:7]
+        votes = torch.zeros(10)
+        for i in near.tolist():
+            votes[y[i]] += float(torch.exp(similarity[i] / 0.1))
+        expected.append(int(votes.argmax()))
+    assert predict(q).tolist() == expected
+    rough = neighbours(x, y, 10, k=7, temperature=0.1, prefilter=True)(q)
+    assert (rough == predict(q)).float().mean() > 0.99
+
+
+def test_knn_of_a_number_is_a_weighted_mean():
+    x = torch.tensor([[1.0, 0], [0, 1], [-1, 0]])
+    predict = neighbours(x, torch.tensor([1.0, 3.0, 100.0]), 0, k=2, temperature=0.07)
+    assert predict(torch.tensor([[1.0, 1.0]])).item() == pytest.approx(2.0)
+
+
+def test_logistic_solver_finds_what_scikit_learn_finds():
+    x, y, _, _ = digits()
+    scaled = Scaled.of(x[:400])
+    w, b = solve(scaled, y[:400], 10, torch.tensor([10.0, 1.0]))
+    for number, c in enumerate((0.1, 1.0)):
+        peer = LogisticRegression(C=c, max_iter=5000, tol=1e-7).fit(scaled.z.double().numpy(), y[:400].numpy())
+        ours = (scaled.z @ w[:, number] + b[number]).softmax(1)
+        theirs = torch.from_numpy(peer.predict_proba(scaled.z.double().numpy())).float()
+        assert (ours - theirs).abs().mean() < 3e-3
+
+
+@pytest.mark.parametrize("records", [40, 400, 1200])
+def test_linear_is_as_accurate_as_a_tuned_logistic_regression(records):
+    ours, theirs = [], []
+    for seed in range(3):
+        x, y, q, truth = digits(seed)
+        x, y = x[:records], y[:records]
+        ours.append(float((fit(x, y, 10)(q) == truth).float().mean()))
+        scale = StandardScaler().fit(x)
+        tried = [
+            LogisticRegression(C=c, max_iter=3000).fit(scale.transform(x), y).score(scale.transform(q), truth)
+            for c in (0.01, 0.1, 1)
+        ]
+        theirs.append(max(tried))  # the best of them on the test records themselves
+    assert np.mean(ours) > np.mean(theirs) - 0.012
+
+
+def test_more_dimensions_than_records_and_dead_dimensions():
+    x, y, q, truth = digits()
+    wide = torch.cat([x, torch.zeros(len(x), 40)], 1)
+    assert (fit(wide[:60], y[:60], 10)(torch.cat([q, torch.ones(len(q), 40)], 1)) == truth).float().mean() > 0.7
+    assert fit(torch.ones(20, 5), torch.arange(20) % 2, 2)(torch.ones(3, 5)).shape == (3,), (
+        "a collapsed encoder still gets a number"
+    )
+
+
+def test_ridge_picks_the_penalty_with_the_least_leave_one_out_error():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 30)).astype(np.float32)
+    y = (x[:, 0] * 2 + rng.normal(size=60) * 2 + 5).astype(np.float32)
+    w, b = ridge(torch.from_numpy(x), torch.from_numpy(y))
+    z = StandardScaler().fit_transform(x)
+
+    def left_out(alpha):
+        errors = []
+        for i in range(60):
+            rest = np.arange(60) != i
+            errors.append(Ridge(alpha=alpha).fit(z[rest], y[rest]).predict(z[i : i + 1])[0] - y[i])
+        return np.mean(np.square(errors))
+
+    best = min(np.logspace(-3, 6, 28), key=left_out)
+    peer = Ridge(alpha=best).fit(z, y).predict(z)
+    assert np.abs(x @ w.numpy() + b.numpy() - peer).max() < 0.15
+
+
+def test_spearman_and_r2():
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 9, 50).astype(float), rng.normal(size=50)
+    assert _labels.spearman(a, b) == pytest.approx(spearmanr(a, b).statistic)
+    train, test = made(seed=1), made(seed=2)
+    result = linear(train, test, label="size")
+    assert result.value("image", "R2") > 0.6 and result.value("image", "Spearman") > 0.8
+    assert 0 < knn(train, test, label="size").value("image", "R2") < result.value("image", "R2")
+
+
+def test_few_labels_are_drawn_per_class_and_give_an_interval():
+    train, test = made(seed=1), made(seed=2)
+    few, many = linear(train, test, label="kind", few=2, draws=4), linear(train, test, label="kind", few=40, draws=4)
+    row = few.rows[0]
+    assert row["interval"][0] < row["value"] < row["interval"][1] and row["n"] == 300
+    assert few.value("image", "accuracy") < many.value("image", "accuracy")
+    assert few.rows == linear(train, test, label="kind", few=2, draws=4).rows, "draws are seeded"
+    assert few.spec["few"] == 2 and few.spec["draws"] == 4
+    y = np.repeat([0, 1, 2], [50, 3, 47])
+    for picked in _labels._draws(np.arange(100), y, 100, False, 5, 3, 0):
+        assert np.bincount(y[picked]).tolist() == [5, 3, 5]
+    with pytest.raises(AmodalError, match="few = 0"):
+        linear(train, test, label="kind", few=0)
+
+
+def test_chance_is_the_commonest_class_and_unseen_classes_are_wrong():
+    train, test = made(seed=1), made(seed=2)
+    seen = {k: v.copy() for k, v in train.labels.items()}
+    seen["kind"][seen["kind"] == "dog"] = None
+    train.labels.update(seen)
+    result = knn(train, test, label="kind")
+    row = next(r for r in result.rows if r["source"] == "image" and r["metric"] == "accuracy")
+    shares = {c: np.mean(test.labels["kind"] == c) for c in ("bird", "cat", "dog")}
+    assert row["value"] <= 1 - shares["dog"]
+    assert row["chance"] == pytest.approx(shares[max(("bird", "cat"), key=lambda c: (seen["kind"] == c).sum())])
+
+
+def test_a_label_that_nobody_has_names_those_that_exist():
+    train, test = made(seed=1), made(seed=2)
+    with pytest.raises(
+        AmodalError, match="none of these 300 records has the label 'none'; labels that some have: kind, size"
+    ):
+        knn(train, test, label="none")
+    with pytest.raises(AmodalError, match="Did you mean kind"):
+        linear(train, test, label="kinds")

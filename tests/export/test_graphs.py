@@ -1,0 +1,104 @@
+"""ONNX graphs give what the encoder gives."""
+
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from amodal import modalities
+from amodal.core import AmodalError, Batch, Column
+from amodal.export import export, graphs
+from amodal.export._alone import Alone
+from amodal.export._senses import dense
+from tests.export.models import FIELDS, encoder, model
+
+SHAPES = {
+    "plain": dict(),
+    "cls": dict(trunk="shared", pool="cls", positions="learned"),
+    "attention": dict(trunk="joint", pool="attention", positions="rotary"),
+    "none": dict(trunk="shared", positions="none"),
+}
+
+
+def compared(made, field: str, n: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    alone = Alone(made, field).eval()
+    column = Column(FIELDS[field].collate(alone.sense.examples(n, length, np.random.default_rng(n))), torch.arange(n))
+    with torch.no_grad():
+        return alone(*dense(column.values)).numpy(), made(Batch.of(n, {field: column}))[field].values.numpy()
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_dense_form_agrees_with_the_flat_one(field, shape):
+    made = encoder(**SHAPES[shape]).align(24, hidden=16 if shape == "cls" else 0).eval()
+    for n, length in ((1, 1), (4, 31)):
+        np.testing.assert_allclose(*compared(made, field, n, length), atol=1e-5)
+
+
+@pytest.mark.parametrize("reads", ["full", "pure", "bottleneck"])
+def test_fusion_tokens_take_part_as_the_rule_says(reads):
+    made = encoder("photo", "facts", "watch", trunk="joint", pool="cls").fuse(3, reads).eval()
+    for field in made.fields:
+        np.testing.assert_allclose(*compared(made, field, 3, 11), atol=1e-5)
+
+
+def test_waveform_patches_agree(monkeypatch):
+    monkeypatch.setitem(FIELDS, "speech", modalities.make("audio", rate=2000, features="waveform"))
+    np.testing.assert_allclose(*compared(encoder("speech").eval(), "speech", 3, 9), atol=1e-5)
+
+
+@pytest.mark.parametrize("senses", [("photo", "caption", "facts"), ("watch", "speech")])
+def test_each_sense_becomes_a_graph_that_agrees_for_any_batch_and_length(tmp_path, senses):
+    made = encoder(*senses, trunk="shared").align(24)
+    made.trunks["all"].blocks = made.trunks["all"].blocks[:1]  # tracing takes longer than anything else here
+    before = {k: v.clone() for k, v in made.state_dict().items()}
+    written = export(model(made), "onnx", tmp_path)
+    assert {p.name for p in written} == {*(f"{f}.onnx" for f in senses), "senses.json"}
+    assert all(torch.equal(v, before[k]) for k, v in made.state_dict().items()), "exporting changes nothing"
+    about = json.loads((tmp_path / "senses.json").read_text())["senses"]
+    for field in senses:
+        assert about[field]["largest_error"] < graphs.TOLERANCE
+        assert b"/amodal/" not in (tmp_path / f"{field}.onnx").read_bytes(), "no paths of the machine it was made on"
+        session = onnxruntime.InferenceSession(tmp_path / f"{field}.onnx")
+        assert [i.name for i in session.get_inputs()] == list(about[field]["inputs"])
+        assert all(i.shape[0] == "batch" for i in session.get_inputs())
+    if "watch" in senses:
+        what_is_past_the_end_does_not_matter(onnxruntime.InferenceSession(tmp_path / "watch.onnx"))
+
+
+def what_is_past_the_end_does_not_matter(session):
+    assert session.get_inputs()[0].shape == ["batch", "steps", 2]
+    values = np.random.default_rng(0).normal(size=(2, 20, 2)).astype(np.float32)
+    padded, lengths = values.copy(), np.array([20, 7])
+    padded[1, 7:] = 99
+    a, b = (session.run(None, {"values": v, "lengths": lengths})[0] for v in (values, padded))
+    np.testing.assert_array_equal(a, b)
+
+
+def test_a_graph_that_disagrees_is_not_handed_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(graphs, "trace", lambda alone, file, inputs: file.write_bytes(b""))
+    monkeypatch.setattr(graphs, "disagreement", lambda *_: 0.2)
+    with pytest.raises(AmodalError, match="differs from the encoder by 0.2"):
+        export(model(encoder("facts")), "onnx", tmp_path)
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_a_pretrained_backbone_is_refused_and_what_can_be_exported_is_named(tmp_path):
+    made = model(encoder("photo", "facts"))
+    made.encoder.tokenizers["photo"].contextual = True
+    with pytest.raises(AmodalError, match="'photo' cannot become an ONNX graph: .*backbone.*that can: facts"):
+        export(made, "onnx", tmp_path)
+
+
+def test_missing_packages_are_named_with_the_command_that_gets_them(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
+    with pytest.raises(AmodalError, match=r"pip install 'amodal\[onnx\]'"):
+        export(model(encoder("facts")), "onnx", tmp_path)
+
+
+def test_every_parameter_of_a_sense_is_in_its_graph():
+    made = encoder("photo", trunk="separate", pool="attention").align(8)
+    inside = {id(p) for p in Alone(made, "photo").parameters()}
+    assert inside == {id(p) for p in made.parameters()}

@@ -1,0 +1,128 @@
+"""Vectors in Parquet, interrupted and resumed."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from amodal.core import AmodalError
+from amodal.export import vectors
+from amodal.export.vectors import write_vectors
+from tests.export.models import encoder, model, records
+
+QUIET = dict(progress=False)
+ROOT = Path(__file__).parents[2]
+
+
+def read(path) -> dict[tuple[str, str], np.ndarray]:
+    table = pq.read_table(path).to_pydict()
+    return {(k, s): np.array(v, dtype=np.float32) for k, s, v in zip(table["key"], table["source"], table["vector"])}
+
+
+def test_every_value_has_its_vector(tmp_path):
+    made = model(encoder("photo", "caption").align(16))
+    data = records()
+    count = write_vectors(made, data, tmp_path / "out.parquet", chunk=7, **QUIET)
+    found = read(tmp_path / "out.parquet")
+    wanted = made.embed(data)
+    assert count == len(found) == 30 + sum(c is not None for c in data["caption"])
+    for source, column in wanted.aligned.columns.items():
+        for row, vector in zip(column.rows.tolist(), column.values.numpy()):
+            np.testing.assert_allclose(found[wanted.keys[row], source], vector, atol=1e-5)
+    schema = pq.read_schema(tmp_path / "out.parquet")
+    assert str(schema.field("vector").type) == "fixed_size_list<element: float>[16]"
+    assert set(schema.metadata) >= {b"amodal.encoder", b"amodal.data", b"amodal.fields"}
+    assert [p.name for p in tmp_path.iterdir()] == ["out.parquet"], "nothing is left beside it"
+
+
+def test_a_joint_encoder_writes_fused_vectors_too(tmp_path):
+    write_vectors(model(encoder("photo", "caption", trunk="joint")), records(9), tmp_path / "o.parquet", **QUIET)
+    assert {s for _, s in read(tmp_path / "o.parquet")} == {"photo", "caption", "fused"}
+
+
+def failing_after(monkeypatch, chunks: int, error: BaseException):
+    done, own = [], vectors._embed
+
+    def embed(*arguments):
+        if len(done) == chunks:
+            raise error
+        done.append(1)
+        return own(*arguments)
+
+    monkeypatch.setattr(vectors, "_embed", embed)
+    return done
+
+
+def test_it_goes_on_with_the_chunk_it_was_interrupted_in(tmp_path, monkeypatch):
+    made, out = model(encoder("photo", "caption")), tmp_path / "out.parquet"
+    with monkeypatch.context() as patched:
+        failing_after(patched, 3, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            write_vectors(made, records(), out, chunk=5, **QUIET)
+    assert not out.exists()
+    done = failing_after(monkeypatch, 99, KeyboardInterrupt())
+    count = write_vectors(made, records(), out, chunk=5, **QUIET)
+    assert len(done) == 3, "three of six chunks were there"
+    monkeypatch.undo()
+    assert count == write_vectors(made, records(), tmp_path / "straight.parquet", chunk=5, **QUIET)
+    assert out.read_bytes() == (tmp_path / "straight.parquet").read_bytes()
+
+
+def test_a_killed_process_leaves_whole_chunks(tmp_path):
+    out = tmp_path / "out.parquet"
+    code = f"""
+import torch; torch.set_num_threads(1)
+from amodal.export.vectors import write_vectors
+from tests.export.models import *
+write_vectors(model(encoder("photo", "caption")), records(400), {str(out)!r}, chunk=2, progress=False)"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    parts = tmp_path / ".out.parquet.parts"
+    while process.poll() is None and len(list(parts.glob("0*.parquet"))) < 3:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not out.exists() and len(list(parts.glob("0*.parquet"))) >= 3
+    made = model(encoder("photo", "caption"))
+    write_vectors(made, records(400), out, chunk=2, **QUIET)
+    assert len(read(out)) == 400 + sum(c is not None for c in records(400)["caption"])
+
+
+@pytest.mark.parametrize("what", ["encoder", "data"])
+def test_parts_of_another_encoder_or_other_data_are_thrown_away(tmp_path, monkeypatch, capsys, what):
+    made, out = model(encoder("photo", "caption")), tmp_path / "out.parquet"
+    with monkeypatch.context() as patched:
+        failing_after(patched, 3, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            write_vectors(made, records(), out, chunk=5, **QUIET)
+    if what == "encoder":
+        with torch.no_grad():
+            made.encoder.field_token["photo"] += 1
+    data = records(seed=1 if what == "data" else 0)
+    write_vectors(made, data, out, chunk=5, **QUIET)
+    assert f"another {what}" in capsys.readouterr().err
+    np.testing.assert_allclose(read(out)["0", "photo"], made.embed(data).aligned["photo"].values[0], atol=1e-5)
+
+
+def test_a_full_disk_keeps_what_is_done_and_says_so(tmp_path, monkeypatch):
+    made, out = model(encoder("photo", "caption")), tmp_path / "out.parquet"
+    with monkeypatch.context() as patched:
+        failing_after(patched, 2, OSError(errno.ENOSPC, "No space left on device"))
+        with pytest.raises(AmodalError, match="No space left.*kept in.*give the same command again"):
+            write_vectors(made, records(), out, chunk=5, **QUIET)
+    assert len(list((tmp_path / ".out.parquet.parts").glob("0*.parquet"))) == 2
+
+
+def test_a_folder_as_output_and_data_of_other_kinds_are_errors(tmp_path):
+    made = model(encoder("photo"))
+    with pytest.raises(AmodalError, match="is a folder"):
+        write_vectors(made, records(), tmp_path, **QUIET)
+    with pytest.raises(AmodalError, match="photo"):
+        write_vectors(made, {"caption": records()["caption"]}, tmp_path / "o.parquet", **QUIET)

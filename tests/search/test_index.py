@@ -1,0 +1,219 @@
+"""The index: survives kills, is updated in place, filters, and agrees with exact search when it is approximate."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from amodal.core import AmodalError, Column, Embeddings
+from amodal.search import Index
+
+ZONES = np.array(["arid", "cold", "polar", "tropical"], dtype=object)
+
+
+def vectors(n, width=16, seed=0, senses=("image", "text"), clusters=0):
+    g = torch.Generator().manual_seed(seed)
+    columns = {}
+    for i, s in enumerate(senses):
+        rows = torch.arange(0, n, i + 1)
+        x = torch.randn(len(rows), width, generator=g)
+        if clusters:
+            x = 0.35 * x + torch.randn(clusters, width, generator=g)[torch.randint(clusters, (len(rows),), generator=g)]
+        columns[s] = Column(x, rows)
+    return Embeddings(columns, n)
+
+
+def labels(n):
+    return {"zone": ZONES[np.arange(n) % 4], "height": np.arange(n, dtype=float)}
+
+
+def naive(e, sense, query, k, rows=None):
+    c = e[sense]
+    scores = normalize(c.values, dim=1).half().float() @ normalize(query, dim=0)
+    scores = scores if rows is None else scores.masked_fill(~torch.from_numpy(np.isin(c.rows.numpy(), rows)), -9)
+    return [f"k{c.rows[i]}" for i in scores.argsort(descending=True)[:k].tolist()]
+
+
+@pytest.fixture
+def filled(tmp_path):
+    e = vectors(400)
+    return Index.open(tmp_path / "index", fingerprint="abc").add([f"k{i}" for i in range(400)], e, labels(400)), e
+
+
+def test_nearest_is_what_a_loop_finds_and_survives_reopening(filled):
+    index, e = filled
+    query = torch.randn(16, generator=torch.Generator().manual_seed(5))
+    for made in (index, Index.open(index.path, fingerprint="abc")):
+        assert len(made) == 400 and made.sources == ["image", "text"]
+        assert [key for key, *_ in made.nearest(query, k=7, senses=["text"])] == naive(e, "text", query, 7)
+    both = index.nearest(query, k=400)
+    assert len(both) == len({key for key, *_ in both}) == 400, "each record once"
+    scores = [score for _, score, *_ in both]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_filters(filled):
+    index, e = filled
+    query = torch.randn(16, generator=torch.Generator().manual_seed(6))
+    arid = np.arange(0, 400, 4)
+    assert [h[0] for h in index.nearest(query, k=5, senses=["image"], where={"zone": "arid"})] == naive(
+        e, "image", query, 5, arid
+    )
+    two = index.nearest(query, k=400, senses=["image"], where={"zone": ["arid", "cold"], "height": (10, 30)})
+    assert {h[0] for h in two} == {f"k{i}" for i in range(10, 31) if i % 4 < 2}
+    assert {h[0] for h in index.nearest(query, k=99, where={"height": "395.."})} == {f"k{i}" for i in range(395, 400)}
+    assert [h[0] for h in index.nearest(query, k=9, where=lambda own: own["height"] == 17)] == ["k17"]
+    assert index.nearest(query, where={"height": "900..901"}) == []
+    with pytest.raises(AmodalError, match="no value of zone is called 'ardi'. Did you mean arid"):
+        index.nearest(query, where={"zone": "ardi"})
+    with pytest.raises(AmodalError, match="no label in this index is called 'zones'. Did you mean zone"):
+        index.nearest(query, where={"zones": "arid"})
+    with pytest.raises(AmodalError, match="'height' is a number"):
+        index.nearest(query, where={"height": "tall"})
+
+
+def test_replace_delete_and_tidy(filled):
+    index, e = filled
+    new = torch.eye(16)[:1]
+    index.add(["k3"], Embeddings({"image": Column(new, torch.arange(1))}, 1), {"zone": ["arid"]})
+    assert len(index) == 400 and index.nearest(new[0], k=1)[0][:1] == ("k3",)
+    assert index.nearest(new[0], k=1)[0][3]["zone"] == "arid"
+    assert index.delete(["k3", "k5", "nobody"]) == 2 and len(index) == 398 and "k5" not in index
+    assert "k3" not in {h[0] for h in index.nearest(new[0], k=400)}
+    index.delete([f"k{i}" for i in range(330)])
+    assert index.log.generation == 1, "the dead were cleared out"
+    again = Index.open(index.path)
+    assert sorted(again.keys) == sorted(f"k{i}" for i in range(330, 400)) and len(again.alive) == 70
+    query = torch.randn(16, generator=torch.Generator().manual_seed(7))
+    assert [h[0] for h in again.nearest(query, k=5, senses=["text"])] == naive(e, "text", query, 5, np.arange(330, 400))
+    assert not list(index.path.glob("*.0.*"))
+
+
+def write_for_ever(path, first):
+    index = Index.open(path)
+    for i in range(first, first + 100000):
+        g = torch.Generator().manual_seed(i)
+        e = Embeddings({s: Column(torch.randn(20, 16, generator=g), torch.arange(20)) for s in ("image", "text")}, 20)
+        index.add([f"{i}-{j}" for j in range(20)], e, {"turn": np.full(20, float(i))})
+
+
+def test_a_killed_writer_leaves_what_it_had_committed(tmp_path):
+    for turn in range(8):
+        before = len(Index.open(tmp_path))
+        process = multiprocessing.get_context("fork").Process(target=write_for_ever, args=(tmp_path, 1000 * turn))
+        process.start()
+        deadline = time.time() + 30
+        while len(Index.open(tmp_path)) <= before and process.is_alive() and time.time() < deadline:
+            time.sleep(0.002)
+        time.sleep(0.003 * turn)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        index = Index.open(tmp_path)
+        assert len(index) > before and len(index) % 20 == 0, "a commit is whole or not there"
+        for i in (0, max(int(k.split("-")[0]) for k in index.keys)):
+            g = torch.Generator().manual_seed(i)
+            hit = index.nearest(torch.randn(20, 16, generator=g)[7], k=1, senses=["image"])[0]
+            assert hit[0] == f"{i}-7" and hit[1] > 0.999 and hit[3] == {"turn": float(i)}
+
+
+def test_a_torn_tail_is_not_seen_and_is_written_over(filled):
+    index, _ = filled
+    for name in ("records.0.jsonl", "image.0.f16", "image.0.rows", "dead.0.bin"):
+        with (index.path / name).open("ab") as file:
+            file.write(b"\x07" * 33)
+    again = Index.open(index.path)
+    assert len(again) == 400
+    again.add(["new"], Embeddings({"image": Column(torch.eye(16)[:1], torch.arange(1))}, 1))
+    assert Index.open(index.path).nearest(torch.eye(16)[0], k=1)[0][0] == "new"
+
+
+def test_damage_and_misuse_are_explained(filled, tmp_path):
+    index, e = filled
+    with pytest.raises(AmodalError, match="made by another encoder.*Index again"):
+        Index.open(index.path, fingerprint="other")
+    with pytest.raises(AmodalError, match="nothing in the index.*amodal index"):
+        Index.open(tmp_path / "empty").nearest(torch.zeros(16))
+    with pytest.raises(AmodalError, match="no sense in this index is called 'imgae'. Did you mean image"):
+        index.nearest(torch.ones(16), senses=["imgae"])
+    with pytest.raises(AmodalError, match="vectors of 16 dimensions"):
+        index.nearest(torch.ones(5))
+    with pytest.raises(AmodalError, match="do not go into an index of 16"):
+        index.add(["x"], Embeddings({"image": Column(torch.ones(1, 5), torch.arange(1))}, 1))
+    with pytest.raises(AmodalError, match="only be searched"):
+        index.update(None)
+    with index.log.writing(), pytest.raises(AmodalError, match="another process is writing"):
+        Index.open(index.path).delete(["k1"])
+    (index.path / "image.0.f16").write_bytes(b"12")
+    with pytest.raises(AmodalError, match="damaged.*index again"):
+        Index.open(index.path).nearest(torch.ones(16))
+    (index.path / "manifest.json").write_text("{")
+    with pytest.raises(AmodalError, match="cannot be read.*index again"):
+        Index.open(index.path)
+
+
+def test_a_full_disk_leaves_the_index_as_it_was(filled, monkeypatch):
+    index, _ = filled
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(AmodalError, match="No space left.*unharmed"):
+        index.add(["new"], Embeddings({"image": Column(torch.eye(16)[:1], torch.arange(1))}, 1))
+    monkeypatch.undo()
+    assert len(Index.open(index.path)) == 400
+
+
+def test_approximate_search_finds_what_exact_search_does(tmp_path):
+    n = 6000
+    e = vectors(n, width=24, clusters=60, senses=("image",))
+    keys = [f"k{i}" for i in range(n)]
+    index = Index.open(tmp_path, threshold=1000).add(
+        keys[:4000], Embeddings({"image": e["image"].between(0, 4000)}, 4000), labels(4000)
+    )
+    exact = Index.open(tmp_path, threshold=10**9)
+    queries = normalize(
+        e["image"].values[::40] + 0.02 * torch.randn(150, 24, generator=torch.Generator().manual_seed(3)), dim=1
+    )
+
+    def recall(**options):
+        shares = []
+        for q in queries:
+            a, b = ({h[0] for h in i.nearest(q, k=10, **options)} for i in (index, exact))
+            shares.append(len(a & b) / 10)
+        return np.mean(shares)
+
+    assert recall() >= 0.95
+    used = index.approximate("image")
+    assert used.recall >= 0.95 and used.probes < used.built.nlist and used.count == 4000
+    built = used.trained
+    index.delete(keys[:10])
+    index.add(
+        keys[4000:],
+        Embeddings({"image": e["image"].between(4000, n)}, n - 4000),
+        {k: v[4000:] for k, v in labels(n).items()},
+    )
+    exact = Index.open(tmp_path, threshold=10**9)
+    assert recall() >= 0.95, "new vectors are added, not built anew"
+    assert index.approximate("image").count == 6000 and index.approximate("image").trained == built
+    assert recall(where={"zone": "arid"}) >= 0.9
+    assert recall(where={"height": (100, 160)}) == 1.0, "a selective filter is searched exactly"
+    assert not {f"k{i}" for i in range(10)} & {h[0] for q in queries[:20] for h in index.nearest(q, k=10)}
+    reopened = Index.open(tmp_path, threshold=1000).approximate("image")
+    assert reopened.probes == index.approximate("image").probes, "the cache is kept"
+    (tmp_path / "image.0.faiss").write_bytes(b"torn")
+    index = Index.open(tmp_path, threshold=1000)
+    assert recall() >= 0.95, "and made again when it is damaged"
+
+
+def test_without_faiss_it_says_what_to_install(tmp_path, monkeypatch):
+    index = Index.open(tmp_path, threshold=100).add([f"k{i}" for i in range(200)], vectors(200))
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(AmodalError, match=r"pip install 'amodal\[search\]'"):
+        index.nearest(torch.ones(16))
