@@ -13,8 +13,6 @@ _HOME = {
     "Encoder": "amodal.nn.encoder",
     "Model": "amodal.model",
     "claim": "amodal.claims",
-    "evaluate": "amodal.model",
-    "export": "amodal.model",
     "init": "amodal.data",
     "load": "amodal.model",
     "open": "amodal.data",

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
-from torch.nn.functional import normalize
 
 from amodal import data as records
-from amodal.core.column import shared_rows
 from amodal.evaluate import Embedded, Result, _figures
+from amodal.evaluate._sheet import retrieval_sheet
 from amodal.evaluate.linear import linear
 from amodal.evaluate.retrieval import retrieval
 from amodal.evaluate.transfer import transfer
@@ -21,7 +18,6 @@ from amodal.train.pretrain import pretrain
 
 STEPS_A_MINUTE = 200  # of the encoder below, on two cores
 FEW = 10  # labels of each class that a probe gets
-QUERIES = 5
 
 # what is asked of the encoder: words, the protocol's result, and the row of it
 QUESTIONS = [
@@ -51,7 +47,7 @@ QUESTIONS = [
         {"source": "places", "target": "climate", "metric": "recall@10"},
     ),
     ("tell sea temperature from colour", "sst", {"source": "colour", "metric": "R2"}),
-    ("tell sea temperature from relief", "sst", {"source": "relief", "metric": "R2"}),
+    ("tell sea temperature from place names", "sst", {"source": "places", "metric": "R2"}),
     (f"tell the climate zone from colour, {FEW} labels a zone", "zone", {"source": "colour", "metric": "accuracy"}),
     (
         f"tell the climate zone from place names, {FEW} labels a zone",
@@ -109,7 +105,7 @@ def demo(out: Path, *, minutes: float = 3.0, seed: int = 0) -> None:
 def measure(train: Embedded, test: Embedded) -> dict[str, Result]:
     return {
         "retrieval": retrieval(train, test),
-        "sst": linear(train, test, label="sst", sources=["colour", "relief"]),
+        "sst": linear(train, test, label="sst", sources=["colour", "places"]),
         "zone": linear(train, test, label="zone", few=FEW),
         "transfer": transfer(train, test, label="zone"),
     }
@@ -146,7 +142,7 @@ def draw(model: Model, dataset, test: Embedded, folder: Path) -> dict[Path, str]
     """file -> what is on it."""
     folder.mkdir(parents=True, exist_ok=True)
     everything = model.embed(dataset)
-    return {
+    pictures = {
         _figures.curves(model.path, folder / "training.png"): "loss, and how many dimensions each sense uses",
         _figures.world_map(
             everything, folder / "earth.png"
@@ -154,30 +150,8 @@ def draw(model: Model, dataset, test: Embedded, folder: Path) -> dict[Path, str]
         _figures.embedding_map(
             test, folder / "zones.png", label="zone"
         ): "unseen tiles by climate zone, which training never saw",
-        nearest(
-            model, dataset, test, folder / "nearest.png"
-        ): "five relief maps, and the colour pictures found for each",
     }
-
-
-def nearest(model: Model, dataset, test: Embedded, path: Path, k: int = 6) -> Path:
-    """Relief queries with the nearest colour pictures; the tile's own picture is marked."""
-    at_query, at_gallery = shared_rows(test.aligned["relief"], test.aligned["colour"])
-    query, gallery = (
-        normalize(test.aligned[s].values[i], dim=1) for s, i in (("relief", at_query), ("colour", at_gallery))
-    )
-    record = dict(zip(dataset.keys, range(len(dataset))))
-    own = [record[test.keys[i]] for i in test.aligned["relief"].rows[at_query].tolist()]
-    land = dataset.label("land")[own]
-    chosen = np.flatnonzero((land > 0.2) & (land < 0.95))  # coasts and mountains are more to look at than open sea
-    chosen = chosen[np.linspace(0, len(chosen) - 1, QUERIES).astype(int)]
-    lines = []
-    for i in chosen.tolist():
-        found = torch.topk(query[i] @ gallery.T, k).indices.tolist()
-        lines.append([card(dataset, own[i], "relief"), *[card(dataset, own[j], "colour", mark=j == i) for j in found]])
-    return _figures.sheet(lines, path, title="relief → colour")
-
-
-def card(dataset, i: int, field: str, mark: bool = False) -> _figures.Card:
-    picture = dataset.fields[field].show(dataset.value(i, field))
-    return _figures.Card(picture, dataset.keys[i], "its own" if mark else "")
+    for sense, words in (("places", "five place names"), ("relief", "five relief maps")):
+        sheet = retrieval_sheet(test, dataset, folder / f"{sense}.png", source=sense, target="colour")
+        pictures[sheet] = f"{words}, and the pictures found for each"
+    return pictures

@@ -31,7 +31,7 @@ CLAIM = (
 )
 DATA = "globe"
 SEEDS = 5
-BUDGET = Budget(steps=100, batch=128)
+BUDGET = Budget(steps=80, batch=128)
 WIDTH = 256
 SENSES, VIEWS = ("colour", "relief"), ("painted", "turned")
 HUES, ANGLES = 5, (-60, -30, 0, 30, 60)

@@ -11,7 +11,7 @@ CLAIM = (
 )
 DATA = "globe"
 SEEDS = 5
-BUDGET = Budget(steps=250, batch=256)
+BUDGET = Budget(steps=200, batch=256)
 SENSES = ("colour", "relief")
 ZONE, SST = "accuracy, climate zone from colour", "R2, sea temperature from colour and relief"
 COMPARISONS = (

@@ -21,7 +21,7 @@ CLAIM = (
 )
 DATA = "globe"
 SEEDS = 5
-BUDGET = Budget(steps=100, batch=128)
+BUDGET = Budget(steps=80, batch=128)
 SENSES = ("colour", "relief", "climate")
 SHARES = (0.3, 0.6, 0.9)
 METRIC = "Recall@10, mean of six directions, held-out tiles that have all senses"

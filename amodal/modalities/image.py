@@ -163,16 +163,10 @@ class Image:
         return masked_mse(prediction, target, normalise=True)
 
     def show(self, value: np.ndarray) -> np.ndarray:
-        """(size, size, 3) uint8; floats by their field's range (mean ± 2.5 std), or by their own where it was not
-        measured."""
+        """(size, size, 3) uint8; floats by the picture's own range, since what they measure may vary little within one."""
         chosen = value[:3] if len(value) >= 3 else value[[0, 0, 0]]
         if value.dtype != np.uint8:
-            mean, std = (np.asarray(s, dtype=np.float32) for s in self.scale())
-            low, high = mean - 2.5 * std, mean + 2.5 * std
-            if not self.mean:
-                low, high = value.min((1, 2)), value.max((1, 2))
-            used = [0, 1, 2] if len(value) >= 3 else [0, 0, 0]
-            low, high = low[used, None, None], high[used, None, None]
+            low, high = chosen.min((1, 2), keepdims=True), chosen.max((1, 2), keepdims=True)
             chosen = ((chosen - low) / np.maximum(high - low, 1e-12) * 255).clip(0, 255).astype(np.uint8)
         return np.ascontiguousarray(chosen.transpose(1, 2, 0))
 

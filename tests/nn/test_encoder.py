@@ -87,7 +87,8 @@ def test_a_sense_is_encoded_alone_whatever_the_row_has(trunk, fusion, data):
     encoder, whole = encoder_of(trunk, fusion=fusion), batch(table)
     z = vectors(encoder.features(whole))
     for source in table:
-        close({k: v for k, v in z.items() if k[1] == source}, {k: v for k, v in vectors(encoder.features(whole.only(source))).items() if k[1] == source})
+        alone = vectors(encoder.features(whole.only(source)))
+        close(*({k: v for k, v in found.items() if k[1] == source} for found in (z, alone)))
 
 
 def test_fused_vectors_depend_on_the_senses_a_row_has():

@@ -2,7 +2,9 @@
 Recasens et al., 2023, arXiv:2301.09595. Attention mask: their 3.2; loss: 3.4, each pair of senses and each sense with the fusion.
 Row 31 of the catalogue."""
 
+from amodal.core import Batch, Embeddings
 from amodal.core.embeddings import FUSED
+from amodal.methods._contract import Features
 from amodal.methods.shapes import Towers, sense_pairs, share
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
@@ -20,4 +22,12 @@ def zorro(
         pairs = sense_pairs(z) + [(FUSED, s) for s in z.sources]
         return share({f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=temperature) for a, b in pairs})
 
-    return Towers(encoder.fuse(fusion, reads).align(width, hidden=2 * encoder.width), objective)
+    return Together(encoder.fuse(fusion, reads).align(width, hidden=2 * encoder.width), objective)
+
+
+class Together(Towers):
+    """Each sense is read out in company of the others. Under the mask that is what it gives alone; without it, it is not."""
+
+    def features(self, batch: Batch) -> Features:
+        context = self.encoder.contextualise(self.encoder.tokenize(batch))
+        return self.encoder.project(Embeddings(self.encoder.pool(context), batch.size))
