@@ -91,6 +91,8 @@ def evaluate(
     for name, run in pages_.items():
         for wanted in labels or [None]:
             arguments = _arguments(run, wanted, options)
+            if wanted in labels[1:] and "find" in inspect.signature(run).parameters:
+                arguments["find"] = False  # retrieval is the same for every label
             try:
                 if "label" in inspect.signature(run).parameters and wanted is None and _needs(run, "label"):
                     raise NotApplicable(

@@ -15,7 +15,7 @@ from amodal.core.column import shared_rows
 from amodal.data import Dataset
 from amodal.evaluate._drawing import COLOURS, drawing
 from amodal.evaluate._embedded import Embedded
-from amodal.modalities import BadValue
+from amodal.modalities import BadValue, name_of
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ def card(dataset: Dataset, i: int, field: str, title: str, *, frame: str = "") -
         return Card(np.full((32, 32, 3), 238, dtype=np.uint8), title, str(error), frame)
     if value is None:
         return Card(np.full((32, 32, 3), 238, dtype=np.uint8), title, f"no {field}", frame)
-    return Card(modality.show(value), title, modality.describe(value), frame)
+    caption = "" if name_of(modality) in ("image", "text") else modality.describe(value)  # the picture says it already
+    return Card(modality.show(value), title, caption, frame)
 
 
 def retrieval_sheet(

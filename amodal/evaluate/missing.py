@@ -32,9 +32,10 @@ def missing(
     seed: int = 0,
     most: int = 64,
     gallery: int = 5000,
+    find: bool = True,
 ) -> Result:
     """label: without one only retrieval is measured. few, draws, seed: see `measure`. most: subsets to try; beyond that many, all
-    single senses, all but one, and all of them. gallery: at most so many records to search among."""
+    single senses, all but one, and all of them. gallery: at most so many records to search among. find: measure retrieval too."""
     senses = test.sources
     if len(senses) < 2:
         raise NotApplicable(f"a sense can only be missing where there are two, and there is only {', '.join(senses)}")
@@ -42,7 +43,7 @@ def missing(
     columns = {names: _with_all(test, names) for names in chosen}
     columns = {names: c for names, c in columns.items() if len(c) >= LEAST}
     rows = _probed(train, test, label, columns, few, draws, seed) if label is not None else []
-    rows += _retrieved(test, columns, gallery)
+    rows += _retrieved(test, columns, gallery) if find or label is None else []
     if not rows:
         raise NotApplicable(f"no subset of senses occurs in {LEAST} or more test records")
     spec = label_spec(label, train.label(label), few, draws, seed) if label is not None else {"label": None}

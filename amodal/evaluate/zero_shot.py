@@ -53,13 +53,9 @@ def zero_shot(
             continue
         guess = (normalize(column.values[torch.from_numpy(kept)].float(), dim=1) @ prototypes.T).argmax(1).numpy()
         right = truth[column.rows.numpy()[kept]]
-        metrics = _category_metrics(right, guess, _commonest(truth[there]))
-        rows += [{"source": source, **row} for row in metrics]
+        # nobody has seen a label, so chance is a blind guess and not the commonest class
+        rows += [{"source": source, **row, "chance": 1 / len(classes)} for row in _category_metrics(right, guess, 0)]
     if not rows:
         raise NotApplicable(f"no sense other than {text!r} has records with the label {label!r}")
     spec = {"label": label, "kind": "category", "text": text, "templates": list(templates), "prompts": prompts}
     return Result("zero_shot", spec | {"space": "aligned", "test": len(test)}, rows)
-
-
-def _commonest(codes_N) -> int:
-    return int(torch.bincount(torch.from_numpy(codes_N)).argmax())

@@ -1,0 +1,48 @@
+"""Every example in the README and the docs runs, in order, on a folder as a user has it."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from amodal import claims
+from amodal.cli import main
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_examples_run(page, folder, tmp_path, monkeypatch):
+    shutil.copytree(folder, tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "example"}
+    for language, text in re.findall(r"^```(sh|python)\n(.*?)^```", page.read_text(), re.M | re.S):
+        if language == "python":
+            exec(compile(text, page.name, "exec"), names)
+            continue
+        for line in text.splitlines():
+            program, *arguments = shlex.split(line, comments=True) or [""]
+            if program:
+                assert program == "amodal", line
+                main(arguments)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_the_claims_table_is_the_ledger():
+    import sys
+
+    sys.path.insert(0, str(ROOT / "scripts"))
+    import claims_table
+
+    text = (ROOT / "README.md").read_text()
+    assert claims_table.written(text) == text, "run: python scripts/claims_table.py"
+    assert all(claims.recorded(k) for k in claims.names()), "a claim without a ledger entry"
