@@ -176,7 +176,7 @@ def shown(key: str, source: bool = False) -> RenderableType:
         page = pages()[name]
         return Syntax(page.source, "python", word_wrap=True, background_color="default") if source else _shown(name, page, row)
     if row is None:
-        from amodal.core.errors import unknown
+        from amodal.errors import unknown
 
         raise unknown("method or row of the catalogue", key, {*pages(), *(r.key for r in rows())})
     lines = [f"{row.key} is {row.status}: there is no page for it yet.", row.title, f"row {row.row}, {row.family}{_arxiv(row)}"]

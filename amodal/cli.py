@@ -223,7 +223,7 @@ def listed(text: str) -> list[str] | None:
 
 def pairs(given: tuple[str, ...]) -> dict[str, str]:
     """("a=1", "b=2") -> {"a": "1", "b": "2"}."""
-    from amodal.core.errors import AmodalError
+    from amodal.errors import AmodalError
 
     for item in given:
         if "=" not in item:
@@ -234,7 +234,8 @@ def pairs(given: tuple[str, ...]) -> dict[str, str]:
 def show(thing) -> None:
     from rich.console import Console
 
-    Console().print(thing)
+    # a file or a pipe has no width of its own; tables need more than the 80 columns that would be assumed
+    Console(width=None if sys.stdout.isatty() else 140).print(thing)
 
 
 def take_method_options(argv: list[str]) -> tuple[list[str], dict[str, object]]:
@@ -255,7 +256,7 @@ def main(argv: list[str] | None = None) -> None:
     METHOD_OPTIONS.update(options)
     try:
         if rest and not rest[0].startswith("-") and rest[0] not in VERBS:
-            from amodal.core.errors import unknown
+            from amodal.errors import unknown
 
             raise unknown("verb of amodal", rest[0], VERBS)
         tyro.extras.subcommand_cli_from_dict(VERBS, args=rest, prog="amodal", description=__doc__.split(".")[0] + ".")
@@ -263,7 +264,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"\n{e or 'interrupted'}; add --resume to go on", file=sys.stderr)
         raise SystemExit(130) from None
     except ValueError as e:
-        from amodal.core.errors import AmodalError
+        from amodal.errors import AmodalError
 
         if not isinstance(e, AmodalError):
             raise

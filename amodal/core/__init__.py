@@ -6,9 +6,9 @@ B rows of a batch · N rows that have a value · T tokens · D width · S source
 from amodal.core.batch import Batch, row_seeds
 from amodal.core.column import Column, Ragged
 from amodal.core.embeddings import Embeddings
-from amodal.core.errors import AmodalError, unknown
 from amodal.core.sources import field_of, name_code, view_of
 from amodal.core.tokens import POSITION_DIMS, Tokens
+from amodal.errors import AmodalError, unknown
 
 __all__ = [
     "POSITION_DIMS",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from amodal.core.column import Column
-from amodal.core.errors import unknown
+from amodal.errors import unknown
 
 
 def row_seeds(keys: Sequence[str], salt: int = 0) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.core.column import Column, shared_rows
-from amodal.core.errors import unknown
+from amodal.errors import unknown
 
 FUSED = "fused"
 """The reserved source of vectors that a network made of all sources of a row together."""

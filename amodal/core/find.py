@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import amodal
-from amodal.core.errors import unknown
+from amodal.errors import unknown
 
 ROOT = Path(amodal.__file__).parent
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from amodal.core.column import Column
-from amodal.core.errors import unknown
+from amodal.errors import unknown
 
 POSITION_DIMS = 3
 """Coordinates of a token: (time, height, width) or (x, y, z). What a kind of data has no axis for is zero."""

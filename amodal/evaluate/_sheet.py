@@ -31,7 +31,8 @@ class Card:
 def sheet(rows: Sequence[Sequence[Card | None]], path: str | Path, *, title: str = "") -> Path:
     """A grid of pictures with a line above and a few words below each; the first column, the query, stands a little apart."""
     columns = max(len(row) for row in rows)
-    with drawing(path, 1.45 * columns, 1.78 * len(rows) + (0.3 if title else 0)) as figure:
+    captions = any(card and card.caption for row in rows for card in row)
+    with drawing(path, 1.45 * columns, (1.78 if captions else 1.62) * len(rows) + (0.3 if title else 0)) as figure:
         grid = figure.subplots(len(rows), columns, squeeze=False)
         for line, row in zip(grid, rows):
             for axes, card in zip(line, [*row, *[None] * (columns - len(row))]):

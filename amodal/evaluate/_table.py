@@ -22,7 +22,8 @@ def table(about: dict, rows: Sequence[dict], skipped: dict[str, str], few: int |
     shown = Table(title=title, caption="\n".join(notes) or None, caption_justify="left", title_justify="left")
     for heading in ("protocol", "label", "from", "to", "metric"):
         shown.add_column(heading)
-    for heading in ("n", "trained", "untrained", "chance"):
+    compared = any("untrained" in row for row in rows)
+    for heading in ("n", "trained", "untrained", "chance") if compared else ("n", "value", "chance"):
         shown.add_column(heading, justify="right")
     groups: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
@@ -30,7 +31,7 @@ def table(about: dict, rows: Sequence[dict], skipped: dict[str, str], few: int |
             groups.setdefault((row["protocol"], row.get("label", "")), []).append(row)
     for head, group in groups.items():
         for number, row in enumerate(group if every or len(group) <= LONG else in_short(group)):
-            shown.add_row(*(head if not number else ("", "")), *_cells(row))
+            shown.add_row(*(head if not number else ("", "")), *_cells(row, compared))
         shown.add_section()
     return shown
 
@@ -63,7 +64,7 @@ def in_short(rows: Sequence[dict]) -> list[dict]:
     return short
 
 
-def _cells(row: dict) -> list[str]:
+def _cells(row: dict, compared: bool) -> list[str]:
     others = [v for v in (row.get("untrained"), row.get("chance")) if v is not None and math.isfinite(v)]
     lower = "rank" in row["metric"]  # smaller is better
     best = all(row["value"] < v if lower else row["value"] > v for v in others)
@@ -77,7 +78,7 @@ def _cells(row: dict) -> list[str]:
         row["metric"] + (f" ({detail})" if detail else ""),
         "" if row["n"] is None else f"{row['n']:,}",
         f"[bold]{value}[/]" if best else value,
-        number(row.get("untrained")),
+        *([number(row.get("untrained"))] if compared else []),
         number(row.get("chance")),
     ]
 

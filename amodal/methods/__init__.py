@@ -10,8 +10,8 @@ import typing
 from collections.abc import Callable
 from types import ModuleType
 
-from amodal.core.errors import AmodalError, unknown
 from amodal.core.find import load, pages
+from amodal.errors import AmodalError, unknown
 
 if typing.TYPE_CHECKING:
     from amodal.methods._contract import Method

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Ragged, Tokens
-from amodal.core.errors import nearest
+from amodal.errors import nearest
 from amodal.modalities import _columns, _draw, _ragged
 from amodal.modalities._base import BadValue, Raw, build, check_view, decodable, listed, moments, tidy
 

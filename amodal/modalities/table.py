@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Tokens, unknown
-from amodal.core.errors import nearest
+from amodal.errors import nearest
 from amodal.modalities import _draw
 from amodal.modalities._base import (
     BadValue,

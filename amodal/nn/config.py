@@ -47,9 +47,8 @@ def backbones(specs: dict[str, str], fields: dict, size: str, *, load: bool = Tr
     """field -> backbone for field -> spec ("timm:vit_small_patch16_224", …; see `amodal.nn.pretrained`)."""
     if not specs:
         return {}
-    from amodal.nn.pretrained import backbone
-
     from amodal.core import unknown
+    from amodal.nn.pretrained import backbone
     from amodal.nn.transformer import size_of
 
     for field in specs:

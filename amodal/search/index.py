@@ -59,6 +59,9 @@ class Index:
         self.alive = np.ones(len(self._records), dtype=bool)
         self.alive[self.log.dead()] = False
         self.number = {self._records[i]["key"]: i for i in np.flatnonzero(self.alive).tolist()}
+        self._changed()
+
+    def _changed(self) -> None:
         self._labels: dict[str, np.ndarray] | None = None
         self._approximate: dict[str, Approximate] = {}
 
@@ -167,8 +170,15 @@ class Index:
         for source, column in vectors.columns.items():
             values = normalize(column.values.float(), dim=1).half().numpy()
             added[source] = values, column.rows.numpy() + first
-        self.log.append(records, added, [self.number[k] for k in keys if k in self.number])
-        self._load()
+        dead = [self.number[k] for k in keys if k in self.number]
+        self.log.append(records, added, dead)
+        self._records += records
+        self.alive = np.concatenate([self.alive, np.ones(len(records), dtype=bool)])
+        self.alive[dead] = False
+        for key in keys:
+            self.number.pop(key, None)  # a key that was written anew goes to the end, as it does when the log is read
+        self.number |= {key: first + i for i, key in enumerate(keys)}
+        self._changed()
 
     def _kill(self, keys: Iterable[str]) -> int:
         dead = sorted({self.number[k] for k in keys if k in self.number})

@@ -3,7 +3,7 @@
 import pytest
 
 from amodal.core import AmodalError, field_of, find, name_code, unknown, view_of
-from amodal.core.errors import nearest
+from amodal.errors import nearest
 
 
 def test_source_names():

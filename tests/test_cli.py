@@ -1,0 +1,96 @@
+"""The command line as people use and misuse it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from amodal import cli, methods
+
+HELP = """
+import sys
+from amodal.cli import main
+try:
+    main({arguments!r})
+except SystemExit:
+    pass
+import amodal
+print("torch" in sys.modules, "numpy" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["pretrain", "--help"], ["pretrian"]])
+def test_help_and_typos_answer_without_importing_torch(arguments):
+    code = HELP.format(arguments=arguments)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "False False"
+
+
+def refused(capsys, *arguments) -> str:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(a) for a in arguments])
+    assert stop.value.code == 2
+    said = capsys.readouterr()
+    return said.err + said.out
+
+
+def test_typos_offer_the_nearest_name(capsys, folder, tmp_path):
+    run = tmp_path / "run"
+    data = ["--data", folder, "--out", run]
+    assert "Did you mean pretrain" in refused(capsys, "pretrian")
+    assert "--size" in refused(capsys, "pretrain", "clip", *data, "--sise", "tiny")
+    assert "Did you mean simclr" in refused(capsys, "pretrain", "simcl", *data)
+    assert "Did you mean temperature" in refused(capsys, "pretrain", "clip", *data, "--method.temprature", "0.1")
+    assert "must be a float" in refused(capsys, "pretrain", "clip", *data, "--method.temperature", "warm")
+    assert "Did you mean image" in refused(capsys, "pretrain", "clip", *data, "--sources", "imgae,text")
+    assert "Did you mean tiny" in refused(capsys, "pretrain", "clip", *data, "--size", "tinny")
+    assert "Did you mean decur" in refused(capsys, "methods", "decurr")
+    assert not run.exists()
+
+
+def test_missing_and_empty_data_say_what_to_do(capsys, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "empty" in refused(capsys, "init", tmp_path / "empty")
+    assert "emty" in refused(capsys, "init", tmp_path / "emty")
+    assert "not a run" in refused(capsys, "evaluate", tmp_path / "empty", "--data", "globe")
+
+
+def test_method_options_take_both_forms():
+    rest, options = cli.take_method_options(["pretrain", "--method.a-b", "1", "x", "--method.c=2"])
+    assert rest == ["pretrain", "x"] and options == {"a_b": "1", "c": "2"}
+
+
+def test_unreadable_values_are_set_aside_and_the_run_goes_on(capsys, folder, tmp_path):
+    import shutil
+
+    data = tmp_path / "photos"
+    shutil.copytree(folder, data)
+    (data / "red" / "000.png").write_bytes(b"not a picture")
+    (data / "green" / "001.txt").write_text("")
+    run = tmp_path / "run"
+    cli.main(["pretrain", "clip", "--data", str(data), "--out", str(run), "--size", "nano", "--epochs", "2", "--batch", "80"])
+    entries = [json.loads(line) for line in (run / "quarantine.jsonl").read_text().splitlines()]
+    assert {(e["key"], e["field"]) for e in entries} <= {("red/000", "image"), ("green/001", "text")} and entries
+    assert all(e["reason"] for e in entries)
+    assert (run / "model.safetensors").exists()
+
+
+def test_a_sense_that_no_record_has_does_not_stop_a_run(tmp_path):
+    import amodal
+
+    data = {"words": ["a", "b c", "d"] * 20, "marks": [[1.0, 2.0]] * 60, "never": [None] * 60}
+    from amodal import data as records
+    from amodal import modalities
+
+    dataset = records.open(data, fields={"words": modalities.make("text"), "never": modalities.make("text")})
+    model = amodal.pretrain("clip", dataset, tmp_path / "run", size="nano", steps=3, progress=False)
+    assert set(model.fields) == {"words", "never", "marks"}
+
+
+def test_every_verb_of_the_readme_exists():
+    assert set(cli.VERBS) == {
+        *("demo", "init", "pretrain", "evaluate", "embed", "index"),
+        *("search", "export", "methods", "claim", "doctor"),
+    }
+    assert {"simclr", "clip", "siglip", "decur", "mae", "data2vec", "dino", "zorro"} <= set(methods.names())
