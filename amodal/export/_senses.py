@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from amodal.core import Column, Ragged
 from amodal.modalities import _sound
+from amodal.modalities.table import gather_groups
 
 Tokenised = tuple[Tensor, Tensor, Tensor | None]
 
@@ -157,7 +158,8 @@ class Table(nn.Module):
             code = torch.minimum(cells.nan_to_num().long().clamp(min=0), (self.sizes - 1).clamp(min=0)) + self.first
             code = code.clamp(max=part.embed.num_embeddings - 1)  # of numeric columns, whose codes mean nothing
             x_NCD = torch.where((self.sizes > 0)[:, None], part.embed(code), x_NCD)
-        return x_NCD + part.bias, _line(x_NCD), there
+        x_NGD, there = gather_groups(x_NCD + part.bias, there, part.table.patch)
+        return x_NGD, _line(x_NGD), there
 
     def examples(self, n: int, length: int, rng: np.random.Generator) -> list[np.ndarray]:
         table = self.cells.table

@@ -30,17 +30,21 @@ from amodal.modalities._base import (
 )
 
 MOST_CATEGORIES = 256
+WIDE = 64
+"""Columns from which `infer` puts several into one token, so that about half as many tokens remain."""
 DROPPED = {"weak": 0.1, "strong": 0.3, "local": 0.65}  # share of the cells
 
 
 @dataclass(frozen=True)
 class Table:
     """A value is (C,) float32: the number, or the code of the category, NaN where a cell is missing. A category that is
-    not listed has the code after the last ("other"). One token for each cell that is there.
+    not listed has the code after the last ("other"). One token for each cell that is there or, in a wide table, for each
+    `patch` neighbouring columns of which any is there.
 
     columns: their names, in order; categories: name -> the values of a categorical column, all others are numeric;
     mean, std: of each column, measured by `infer` (0 and 1 for categorical ones);
-    frequencies: of a periodic embedding of numbers, learnt for each column (Gorishniy et al., 2022); 0: linear alone.
+    frequencies: of a periodic embedding of numbers, learnt for each column (Gorishniy et al., 2022); 0: linear alone;
+    patch: columns in one token (the attention's cost falls with its square).
     """
 
     columns: tuple[str, ...] = ("value",)
@@ -48,6 +52,7 @@ class Table:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     frequencies: int = 0
+    patch: int = 1
 
     suffixes: ClassVar[frozenset[str]] = frozenset({".json"})
 
@@ -59,6 +64,8 @@ class Table:
                 raise unknown(
                     "column of this table", name, self.columns, "It has categories but is not among the columns."
                 )
+        if self.patch < 1:
+            raise AmodalError(f"table.patch is a number of columns, at least 1, not {self.patch}")
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (0, len(self.columns)):
                 raise AmodalError(
@@ -68,7 +75,7 @@ class Table:
     @classmethod
     def infer(cls, samples: Sequence[Raw], **given) -> Table:
         """Columns in the order in which they turn up; a column is numeric if all its cells are; else its categories are
-        the cells seen, the commonest 256 of them; mean and std."""
+        the cells seen, the commonest 256 of them; mean and std. Tables wider than 64 columns get about 32 tokens."""
         rows, first = [], None
         for raw in samples:
             try:
@@ -80,7 +87,8 @@ class Table:
         columns = tuple(given.get("columns") or dict.fromkeys(name for row in rows for name in row))
         cells = {c: [row[c] for row in rows if not is_missing(row.get(c))] for c in columns}
         categories = {c: _categories(seen) for c, seen in cells.items() if not all(map(_is_number, seen))}
-        table = build(cls, {"columns": columns, "categories": categories} | given)
+        patch = 1 if len(columns) <= WIDE else -(-len(columns) // (WIDE // 2))
+        table = build(cls, {"columns": columns, "categories": categories, "patch": patch} | given)
         mean, std = moments(np.stack(decodable(table, samples)))
         numeric = table.numeric()
         mean, std = (tuple(m if n else d for m, n in zip(ms, numeric)) for ms, d in ((mean, 0.0), (std, 1.0)))
@@ -149,28 +157,36 @@ class Table:
         return TableTokenizer(self, width)
 
     def targets(self, values_NC: Tensor) -> Tensor:
-        """(T, 2): the column of each cell that is there, and its standardised number or its code."""
-        row, column = (~values_NC.isnan()).nonzero(as_tuple=True)
-        return torch.stack([column.to(values_NC.dtype), self.standardised(values_NC)[row, column]], 1)
+        """(T, 2 patch): the columns of each token, then their standardised numbers or codes, NaN where one is missing."""
+        present = grouped(~values_NC.isnan(), self.patch, False).any(2)
+        numbers = grouped(self.standardised(values_NC), self.patch, torch.nan)[present]
+        columns = grouped(torch.arange(values_NC.shape[1], device=values_NC.device)[None], self.patch, 0)
+        columns = columns.expand(len(values_NC), -1, -1)[present]
+        return torch.cat([columns.to(numbers.dtype), numbers], 1)
 
     def predictor(self, width: int) -> nn.Linear:
         """A number for each column, then the logits of each categorical column's codes."""
         return nn.Linear(width, len(self.columns) + sum(self.sizes()))
 
     def token_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """(t,) squared error of a number in deviations, cross-entropy of a code among those of its column."""
+        """(t,) squared error of a number in deviations, cross-entropy of a code among those of its column; the mean of
+        them over the cells of a token."""
         from amodal.objectives.reconstruction import masked_cross_entropy, masked_mse
 
-        column_t, (numbers, logits) = target[:, 0].long(), prediction.split([len(self.columns), sum(self.sizes())], 1)
-        number_t = numbers.gather(1, column_t[:, None])
-        loss = masked_mse(number_t, target[:, 1:], normalise=False)
+        columns, values = target.chunk(2, 1)
+        token, place = (~values.isnan()).nonzero(as_tuple=True)
+        column, value, prediction = columns[token, place].long(), values[token, place], prediction[token]
+        numbers, logits = prediction.split([len(self.columns), sum(self.sizes())], 1)
+        loss = masked_mse(numbers.gather(1, column[:, None]), value[:, None], normalise=False)
         sizes = torch.tensor(self.sizes(), device=target.device)
-        coded = sizes[column_t].nonzero().squeeze(1)
+        coded = sizes[column].nonzero().squeeze(1)
         owner = torch.repeat_interleave(torch.arange(len(sizes), device=target.device), sizes)
-        foreign = owner != column_t[coded, None]
-        code = target[coded, 1].long() + (sizes.cumsum(0) - sizes)[column_t[coded]]
+        foreign = owner != column[coded, None]
+        code = value[coded].long() + (sizes.cumsum(0) - sizes)[column[coded]]
         entropy = masked_cross_entropy(logits[coded].masked_fill(foreign, -torch.inf), code)
-        return loss.index_put((coded,), entropy.to(loss.dtype))
+        loss = loss.index_put((coded,), entropy.to(loss.dtype))
+        count = torch.bincount(token, minlength=len(target)).clamp(min=1)
+        return loss.new_zeros(len(target)).index_add(0, token, loss) / count
 
     def cells(self, value: np.ndarray) -> dict[str, str]:
         """name -> cell as a person would write it, without the missing ones."""
@@ -203,7 +219,7 @@ class TableTokenizer(nn.Module):
         nn.init.uniform_(self.embed.weight, -(width**-0.5), width**-0.5)
 
     def forward(self, column: Column, name: str, size: int) -> Tokens:
-        """Positions (number of the column, 0, 0)."""
+        """Positions (number of the column, or of the group of columns, 0, 0)."""
         values_NC, sizes = column.values, torch.tensor(self.table.sizes(), device=column.values.device)
         present = ~values_NC.isnan()
         number_NC1 = self.table.standardised(values_NC).nan_to_num().unsqueeze(2)
@@ -215,9 +231,25 @@ class TableTokenizer(nn.Module):
             )
             code_NC = code_NC.clamp(max=self.embed.num_embeddings - 1)  # of numeric columns, whose codes mean nothing
             x_NCD = torch.where((sizes > 0)[:, None], self.embed(code_NC), x_NCD)
+        x_NCD, present = gather_groups(x_NCD + self.bias, present, self.table.patch)
         row, cell = present.nonzero(as_tuple=True)
         position = nn.functional.pad(cell.float()[:, None], (0, 2))
-        return Tokens.of((x_NCD + self.bias)[row, cell], column.rows, present.sum(1), position, name, size)
+        return Tokens.of(x_NCD[row, cell], column.rows, present.sum(1), position, name, size)
+
+
+def grouped(values_NC: Tensor, patch: int, fill: float) -> Tensor:
+    """(N, C, ...) -> (N, groups, patch, ...), the last group filled up."""
+    short = -values_NC.shape[1] % patch
+    rest = values_NC.new_full((values_NC.shape[0], short, *values_NC.shape[2:]), fill)
+    return torch.cat([values_NC, rest], 1).unflatten(1, (-1, patch))
+
+
+def gather_groups(x_NCD: Tensor, present_NC: Tensor, patch: int) -> tuple[Tensor, Tensor]:
+    """The cells of each `patch` neighbouring columns as one: the sum of those that are there, scaled to the size of one cell."""
+    if patch == 1:
+        return x_NCD, present_NC
+    x_NGD = grouped(x_NCD * present_NC.unsqueeze(2), patch, 0).sum(2) / patch**0.5
+    return x_NGD, grouped(present_NC, patch, False).any(2)
 
 
 def _read(raw: Raw, columns: Sequence[str]) -> Mapping[str, Any]:

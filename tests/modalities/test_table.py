@@ -2,6 +2,7 @@
 
 import datetime
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -135,3 +136,28 @@ def test_parameters_are_checked():
         make("table", columns=["colour"], categories={"color": ["red"]})
     with pytest.raises(AmodalError, match="different names"):
         make("table", columns=["a", "a"])
+
+
+def test_a_wide_table_takes_a_token_for_several_columns():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(20, 100)).astype(np.float32)
+    table = kind("table").infer(list(rows))
+    assert table.patch == 4
+    rows[0, :8] = np.nan  # two whole groups
+    rows[1, 5] = np.nan
+    values = table.collate([table.decode(r) for r in rows])
+    tokens = table.tokenizer(16)(Column(values, torch.arange(20)), "wide", 20)
+    assert tokens.lengths().tolist() == [23, *[25] * 19]
+    target = table.targets(values)
+    assert target.shape == (len(tokens), 8)
+    assert target[:, 4:].isnan().sum() == 1
+    # exact predictions lose nothing, whatever is missing
+    exact = torch.zeros(len(tokens), 100).scatter(1, target[:, :4].long(), target[:, 4:].nan_to_num())
+    assert table.token_loss(exact, target).abs().max() < 1e-10
+    # the first token of the first row that has all of its columns is the sum of its cells
+    cells = replace(table, patch=1).tokenizer(16)
+    cells.load_state_dict({k: v for k, v in table.tokenizer(16).state_dict().items()})
+    whole = table.tokenizer(16)
+    whole.load_state_dict(cells.state_dict())
+    one = Column(values[2:3], torch.tensor([0]))
+    torch.testing.assert_close(whole(one, "wide", 1).x[0], cells(one, "wide", 1).x[:4].sum(0) / 2)
