@@ -232,10 +232,9 @@ def pairs(given: tuple[str, ...]) -> dict[str, str]:
 
 
 def show(thing) -> None:
-    from rich.console import Console
+    from amodal.console import stdout
 
-    # a file or a pipe has no width of its own; tables need more than the 80 columns that would be assumed
-    Console(width=None if sys.stdout.isatty() else 140).print(thing)
+    stdout().print(thing)
 
 
 def take_method_options(argv: list[str]) -> tuple[list[str], dict[str, object]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from amodal import data as records
+from amodal.console import stdout
 from amodal.evaluate import Embedded, Result, _figures
 from amodal.evaluate._sheet import retrieval_sheet
 from amodal.evaluate.linear import linear
@@ -69,7 +69,7 @@ QUESTIONS = [
 
 def demo(out: Path, *, minutes: float = 3.0, seed: int = 0) -> None:
     """Pretrain on the bundled Earth and write a run folder with pictures; a run that is there already is gone on with."""
-    say = Console()
+    say = stdout()
     dataset = records.open("globe")
     say.print(f"[bold]The Earth[/]: {len(dataset):,} tiles of 3 degrees, no labels in training. What each tile has:")
     for field, modality in dataset.fields.items():
