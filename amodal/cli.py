@@ -56,6 +56,7 @@ def pretrain(
     backbone: Annotated[
         tuple[str, ...], arg(metavar="FIELD=SPEC", help="pretrained backbones: timm:NAME[@WEIGHTS], transformers:DIR")
     ] = (),
+    train_backbones: Annotated[bool, arg(help="let pretrained backbones learn too")] = False,
     precision: Annotated[str, arg(help="auto, float32 or bf16")] = "auto",
     average: Annotated[float, arg(help="momentum of a moving average of the weights to keep; 0: keep the last")] = 0.0,
     shard: Annotated[bool, arg(help="shard the blocks over processes (FSDP2), under torchrun")] = False,
@@ -83,6 +84,7 @@ def pretrain(
         positions=positions,
         pool=pool,
         backbones=pairs(backbone),
+        train_backbones=train_backbones,
         precision=precision,
         average=average,
         shard=shard,

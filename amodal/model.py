@@ -103,9 +103,12 @@ class Model:
         )
 
     def untrained(self) -> Model:
-        """The same encoder as it was before training."""
+        """The same encoder as it was before training; a frozen backbone is as it is now."""
         torch.manual_seed(self.config.get("seed", 0))
-        return Model(encoder_config.build(self.config["encoder"]).to(self.device), self.config)
+        before = encoder_config.build(self.config["encoder"])
+        for field in filter(before.contextual, before.fields):
+            before.tokenizers[field].body.load_state_dict(self.encoder.tokenizers[field].body.state_dict())
+        return Model(before.to(self.device), self.config)
 
     def index(self, data, path: str | Path | None = None, **options) -> Index:
         """Embed `data` into an index that `search` reads; records that it already holds and that have not changed are skipped."""

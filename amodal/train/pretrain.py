@@ -50,6 +50,7 @@ def pretrain(
     positions: str | None = None,
     pool: str | None = None,
     backbones: dict[str, str] | None = None,
+    train_backbones: bool = False,
     precision: str = "auto",
     average: float = 0.0,
     shard: bool = False,
@@ -64,7 +65,8 @@ def pretrain(
     method: a page of `amodal.methods`; options: its options. data: a folder, file, bundled name, dict of arrays, or Dataset.
     epochs or steps: how long (50 epochs unless given). sources: the fields to use, all unless given. batch, lr follow from `size`
     unless given; micro: rows computed at once, which saves memory and changes nothing else. trunk, positions, pool: the encoder's
-    (see `amodal.nn.encoder.Encoder`), by default what the method's paper uses. backbones: field -> pretrained backbone.
+    (see `amodal.nn.encoder.Encoder`), by default what the method's paper uses. backbones: field -> pretrained backbone, which stays
+    as it is unless train_backbones.
     average: momentum of a moving average of the weights to keep instead of the last ones. resume: go on with the run in `out`.
     """
     rank, world = distributed.start()
@@ -76,7 +78,7 @@ def pretrain(
     encoder = Encoder(
         dataset.fields,
         size=size,
-        backbones=encoder_config.backbones(backbones or {}, dataset.fields, size),
+        backbones=encoder_config.backbones(backbones or {}, dataset.fields, size, frozen=not train_backbones),
         **(methods.encoder_options(method) | wanted),
     )
     chosen = methods.parse(method, options or {})
@@ -108,7 +110,13 @@ def pretrain(
         },
         "batch": rows,
         "seed": seed,
-        "schedule": {"steps": steps, "lr": rate, "precision": precision, "average": average},
+        "schedule": {
+            "steps": steps,
+            "lr": rate,
+            "precision": precision,
+            "average": average,
+            "train_backbones": train_backbones,
+        },
     }
     if rank == 0:
         prepare(out, config, resume)
@@ -170,9 +178,15 @@ def announce(config: dict, method: Method, dataset) -> None:
     shape = size_of(encoder.size)
     count = sum(p.numel() for p in encoder.parameters())
     senses = ", ".join(f"{name} ({type(m).__name__.lower()})" for name, m in dataset.fields.items())
-    Console(stderr=True).print(
+    say = Console(stderr=True)
+    say.print(
         f"[bold]{config['method']}[/] on {dataset.name}: {config['data']['train']} of {len(dataset)} records to train on; {senses}\n"
         f"encoder {encoder.size}: {encoder.trunk} trunk, width {shape.width}, depth {shape.depth}, {count / 1e6:.2f} M parameters; "
         f"batch {config['batch']}, learning rate {config['schedule']['lr']:.3g}, {config['schedule']['steps']} steps",
         highlight=False,
     )
+    for field in filter(encoder.contextual, encoder.fields):
+        say.print(
+            f"{field}: {encoder.tokenizers[field].spec}: {encoder.tokenizers[field].report or 'no weights loaded'}",
+            highlight=False,
+        )

@@ -26,7 +26,7 @@ def test_a_page_fixes_its_comparison_beforehand(key):
     assert len({(c.what, c.metric) for c in page.COMPARISONS}) == len(page.COMPARISONS)
 
 
-@pytest.mark.parametrize("key", set(claims.names()) & set(methods.names()))
+@pytest.mark.parametrize("key", sorted(set(claims.names()) & set(methods.names())))
 def test_a_page_of_a_method_names_its_paper(key):
     doc = load("claims", key, "claim").__doc__
     numbers = [w.strip(".,()") for w in methods.page(key).__doc__.split() if w.startswith("arXiv:")]

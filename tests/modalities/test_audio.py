@@ -101,6 +101,7 @@ def test_a_pipe_promises_nothing():
         ({"array": [0.1], "sampling_rate": None}, "sampling rate of None"),
         ({"array": [0.1], "sampling_rate": 9e6}, "too short"),
     ],
+    ids=map(str, range(14)),
 )  # fmt: skip
 def test_bad_values(raw, reason):
     with pytest.raises(BadValue, match=reason):
