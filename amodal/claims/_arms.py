@@ -43,7 +43,9 @@ def untrained(dataset: Dataset, make: Make, budget: Budget, seed: int, **encoder
     return make(Encoder(dataset.fields, size=budget.size, **encoder))
 
 
-def trained(dataset: Dataset, rows: Sequence[int], make: Make, budget: Budget, seed: int, rate: float, **encoder) -> Method:
+def trained(
+    dataset: Dataset, rows: Sequence[int], make: Make, budget: Budget, seed: int, rate: float, **encoder
+) -> Method:
     """The method after the budget's steps on the records `rows`, ready to be measured."""
     method = untrained(dataset, make, budget, seed, **encoder)
     batch = min(budget.batch, len(rows))

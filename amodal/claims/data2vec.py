@@ -43,19 +43,26 @@ def reconstruction(ratio, encoder):
 
 def measure(seed, dataset):
     found = {}
-    for sense, (label, _, ratio) in SETS.items():
-        alone = dataset.select([sense])
-        there, labels = alone.present(sense), alone.label(label)
-        rows = {part: (r := labelled(alone, part, label))[there[r]] for part in ("train", "valid", "test")}
-
-        def probed(method, part):
-            train, test = (features(method.encoder, alone, rows[p])[sense] for p in ("train", part))
-            return probe(train, labels[rows["train"]], test, labels[rows[part]])
-
-        everything = np.intersect1d(alone.split("train"), np.flatnonzero(there))
-        arms = {"top 3": partial(data2vec, 3), "top 1": partial(data2vec, 1), "reconstruction": partial(reconstruction, ratio)}
-        for arm, make in arms.items():
-            method = best(alone, everything, make, BUDGET, seed, lambda m: probed(m, "valid"))
-            found[f"{sense}: {arm}"] = probed(method, "test")
-        found[f"{sense}: untrained"] = probed(untrained(alone, arms["top 3"], BUDGET, seed), "test")
+    for sense in SETS:
+        found |= {f"{sense}: {arm}": value for arm, value in one(sense, seed, dataset.select([sense])).items()}
     return found
+
+
+def one(sense, seed, alone):
+    """arm -> what the probe reads off its features of one sense."""
+    label, _, ratio = SETS[sense]
+    there, labels = alone.present(sense), alone.label(label)
+    rows = {part: (r := labelled(alone, part, label))[there[r]] for part in ("train", "valid", "test")}
+    everything = np.intersect1d(alone.split("train"), np.flatnonzero(there))
+
+    def probed(method, part):
+        train, test = (features(method.encoder, alone, rows[p])[sense] for p in ("train", part))
+        return probe(train, labels[rows["train"]], test, labels[rows[part]])
+
+    def score(method):
+        return probed(method, "valid")
+
+    arms = {"top 3": partial(data2vec, 3), "top 1": partial(data2vec, 1)}
+    arms["reconstruction"] = partial(reconstruction, ratio)
+    found = {a: probed(best(alone, everything, make, BUDGET, seed, score), "test") for a, make in arms.items()}
+    return found | {"untrained": probed(untrained(alone, arms["top 3"], BUDGET, seed), "test")}

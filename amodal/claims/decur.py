@@ -84,7 +84,11 @@ def factors(seed, digits):
     senses = dict(zip(VIEWS, (painted, turned)))
     size = {"size": 20, "patch": 5, "flip": False}
     fields = {s: Image.infer(values, channels=c, **size) for (s, values), c in zip(senses.items(), (3, 1))}
-    labels = {"digit": digits.label("digit"), "hue": hue.astype(str).astype(object), "angle": angle.astype(str).astype(object)}
+    labels = {
+        "digit": digits.label("digit"),
+        "hue": hue.astype("U1").astype(object),
+        "angle": angle.astype("U1").astype(object),
+    }
     return data.open(senses, name="painted and turned digits", fields=fields), labels
 
 
@@ -140,8 +144,9 @@ def control(seed, digits):
         for metric, how in ((JOINT, "joint"), (ALONE, "alone")):
             found[f"private {metric}: {arm}"] = mean(probes[f"{f}, {how}"] for f in own.values())
         if arm == "decur":
-            each = {f"shared {v}": ((v,), labels["digit"]) for v in VIEWS} | {f"private {v}": ((v,), labels[own[v]]) for v in VIEWS}
             for name, common in (("common block", True), ("unique block", False)):
-                probes = read(partial(block, method, dataset, common), rows["train"], rows["test"], each)
-                found |= {f"{kind}: {name}": mean(probes[f"{kind} {v}"] for v in VIEWS) for kind in ("shared", "private")}
+                vectors = partial(block, method, dataset, common)
+                for kind, of in (("shared", dict.fromkeys(VIEWS, "digit")), ("private", own)):
+                    each = {v: ((v,), labels[of[v]]) for v in VIEWS}
+                    found[f"{kind}: {name}"] = mean(read(vectors, rows["train"], rows["test"], each).values())
     return found

@@ -1,6 +1,8 @@
 """MAE: what an encoder learns by filling in hidden patches can be read off linearly.
 He et al., CVPR 2022, arXiv:2111.06377, over two senses as in MultiMAE. No row of its own: a claim about the library."""
 
+from functools import partial
+
 from amodal import methods
 from amodal.claims import Comparison
 from amodal.claims._arms import Budget, best, features, labelled, probe, raw, untrained
@@ -49,5 +51,5 @@ def measure(seed, dataset):
     found = {}
     for label, source, senses in PROBES:
         found |= {f"{label}, {name}": read(method, label, source, "test") for name, method in arms.items()}
-        found[f"{label}, pixels"] = probed(label, lambda rows: raw(globe, rows, senses), "test")
+        found[f"{label}, pixels"] = probed(label, partial(raw, globe, names=senses), "test")
     return found

@@ -25,7 +25,9 @@ BUDGET = Budget(steps=80, batch=128)
 SENSES = ("colour", "relief", "climate")
 SHARES = (0.3, 0.6, 0.9)
 METRIC = "Recall@10, mean of six directions, held-out tiles that have all senses"
-COMPARISONS = tuple(Comparison(f"{p:.0%} of values missing", METRIC, f"all, {p:.0%}", f"complete, {p:.0%}") for p in SHARES)
+COMPARISONS = tuple(
+    Comparison(f"{p:.0%} of values missing", METRIC, f"all, {p:.0%}", f"complete, {p:.0%}") for p in SHARES
+)
 
 
 class Hiding(Reader):
@@ -35,7 +37,9 @@ class Hiding(Reader):
     def __init__(self, reader: Reader, columns, share: float, seed: int):
         self.reader, self.keys, self.columns = reader, reader.keys, reader.columns
         self.base, self.ignored = reader.base, reader.ignored
-        self.hidden = {c: uniform(row_seeds([f"{k}/{c}" for k in self.keys], salt=seed)).numpy() < share for c in columns}
+        self.hidden = {
+            c: uniform(row_seeds([f"{k}/{c}" for k in self.keys], salt=seed)).numpy() < share for c in columns
+        }
 
     def get(self, i, column):
         return None if column in self.hidden and self.hidden[column][i] else self.reader.get(i, column)

@@ -5,6 +5,7 @@ Colour and relief of the Earth. Two arms at the same steps, batch and search: wi
 on readouts that have seen the other sense. Probed is the climate zone of land.
 """
 
+from functools import partial
 from statistics import mean
 
 import torch
@@ -39,6 +40,10 @@ COMPARISONS = (
 )  # fmt: skip
 
 
+def network(reads, encoder):
+    return methods.build("zorro", encoder, reads=reads)
+
+
 @torch.no_grad()
 def in_company(encoder, dataset, rows):
     """Features of each sense as the network reads it beside the other, and `fused`."""
@@ -63,17 +68,9 @@ def measure(seed, dataset):
     def score(method):
         return mean(alone(method, "valid").values())
 
-    found = {}
+    found, everything, options = {}, globe.split("train"), methods.encoder_options("zorro")
     for arm, reads in (("masked", "pure"), ("unmasked", "full")):
-        method = best(
-            globe,
-            globe.split("train"),
-            lambda encoder: methods.build("zorro", encoder, reads=reads),
-            BUDGET,
-            seed,
-            score,
-            **methods.encoder_options("zorro"),
-        )
+        method = best(globe, everything, partial(network, reads), BUDGET, seed, score, **options)
         encoder, apart = method.encoder, alone(method, "test")
         company = {part: in_company(encoder, globe, rows[part]) for part in ("train", "test")}
         both = probed(company["train"], company["test"])

@@ -20,6 +20,7 @@ from amodal import data as records
 from amodal import methods
 from amodal.core import AmodalError, unknown
 from amodal.methods._contract import Method
+from amodal.modalities import BadValue
 from amodal.nn import config as encoder_config
 from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import size_of
@@ -29,6 +30,7 @@ from amodal.train.loop import Schedule, train
 from amodal.train.watch import Watch
 
 HELD_OUT = 512  # records that `watch` looks at
+SAMPLE = 500  # values whose length is looked at
 DEFAULT_EPOCHS = 50
 
 
@@ -107,6 +109,7 @@ def pretrain(
             "fingerprint": dataset.fingerprint,
             "records": len(dataset),
             "train": len(part),
+            "truncated": truncated(dataset, part),
         },
         "batch": rows,
         "seed": seed,
@@ -185,8 +188,30 @@ def announce(config: dict, method: Method, dataset) -> None:
         f"batch {config['batch']}, learning rate {config['schedule']['lr']:.3g}, {config['schedule']['steps']} steps",
         highlight=False,
     )
+    for field, share in config["data"]["truncated"].items():
+        if share:
+            say.print(f"{field}: {share:.0%} of the values are longer than max_length and are cut off", highlight=False)
     for field in filter(encoder.contextual, encoder.fields):
         say.print(
             f"{field}: {encoder.tokenizers[field].spec}: {encoder.tokenizers[field].report or 'no weights loaded'}",
             highlight=False,
         )
+
+
+def truncated(dataset: records.Dataset, part: Sequence[int]) -> dict[str, float]:
+    """field -> the share of its values that lose their end, for kinds of data that are cut to a length; of a sample."""
+    shares = {}
+    for field, modality in dataset.fields.items():
+        if not hasattr(modality, "truncated"):
+            continue
+        rows = [i for i in part if dataset.present(field)[i]]
+        cut = [bool(lost) for lost in (_lost(dataset, i, field) for i in rows[:: max(len(rows) // SAMPLE, 1)]) if lost is not None]
+        shares[field] = round(sum(cut) / max(len(cut), 1), 4)
+    return shares
+
+
+def _lost(dataset: records.Dataset, i: int, field: str) -> int | None:
+    try:
+        return dataset.fields[field].truncated(dataset.raw(i, field))
+    except BadValue:
+        return None  # it will be put in quarantine when it is read

@@ -10,7 +10,7 @@ from amodal.claims import Comparison
 from amodal.core.find import load
 from amodal.data import bundled
 
-KEYS = {"key", "claim", "verdict", "findings", "measured", "seeds", "data", "seconds", "date", "amodal", "versions", "machine"}
+KEYS = set("key claim verdict findings measured seeds data seconds date amodal versions machine".split())
 OF_A_FINDING = {"what", "metric", "this", "against", "effect", "interval", "verdict"}
 ENTRIES = sorted(claims.LEDGER.glob("*.json"))
 
@@ -40,7 +40,9 @@ def test_an_entry_of_the_ledger_is_what_its_page_says(file):
     assert entry["key"] == file.stem and entry["seeds"] == page.SEEDS == len(entry["measured"])
     assert entry["claim"] == page.CLAIM
     assert [(f["what"], f["metric"]) for f in entry["findings"]] == [(c.what, c.metric) for c in page.COMPARISONS]
-    assert all(f.keys() == OF_A_FINDING and f["interval"][0] <= f["effect"] <= f["interval"][1] for f in entry["findings"])
+    assert all(
+        f.keys() == OF_A_FINDING and f["interval"][0] <= f["effect"] <= f["interval"][1] for f in entry["findings"]
+    )
     verdicts = {f["verdict"] for f in entry["findings"]}
     assert verdicts <= set(claims.VERDICTS)
     assert entry["verdict"] == next(v for v in reversed(claims.VERDICTS) if v in verdicts)

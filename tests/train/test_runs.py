@@ -225,3 +225,14 @@ def test_torchrun_gives_the_run_of_one_process(folder, tmp_path, shard):
     one, two = (load_file(tmp_path / n / "model.safetensors") for n in ("one", "two"))
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=2e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_texts_that_are_cut_off_are_reported(folder, tmp_path, capsys):
+    from amodal import data, modalities
+
+    dataset = data.open(folder)
+    short = dataset.with_fields(dataset.fields | {"text": modalities.make("text", max_length=18)})
+    pretrain("clip", short, tmp_path / "run", steps=1, **QUICK | {"progress": True})
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert 0 < config["data"]["truncated"]["text"] <= 1
+    assert "are cut off" in capsys.readouterr().err
