@@ -137,10 +137,14 @@ def embed(
 
 def index(run: Run, data: Data, out: Annotated[Path | None, arg(help="RUN/index unless given")] = None) -> None:
     """Embed records into an index to search in; those it holds already are skipped."""
+    from amodal.modalities import name_of
     from amodal.model import load
 
-    made = load(run).index(data, out)
-    print(f"{len(made)} records in the index. Next: amodal search {run} --text '…'")
+    model = load(run)
+    made = model.index(data, out)
+    kinds = {name_of(m): field for field, m in model.fields.items()}
+    asked = next((f"--{kind} …" for kind in ("text", "image", "audio") if kind in kinds), f"--query {next(iter(model.fields))}=…")
+    print(f"{len(made)} records in the index. Next: amodal search {run} {asked}")
 
 
 def search(
