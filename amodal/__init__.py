@@ -1,8 +1,8 @@
 """Self-supervised learning on data of any mix of kinds.
 
-    model = amodal.pretrain("clip", "photos/", "runs/first")
-    model.evaluate("photos/", label="folder")
-    model.search(text="a red boat")
+model = amodal.pretrain("clip", "photos/", "runs/first")
+model.evaluate("photos/", label="folder")
+model.search(text="a red boat")
 """
 
 __version__ = "0.1.0"

@@ -113,7 +113,12 @@ class Page:
         names = [a.arg for a in arguments.kwonlyargs]
         told = _told(ast.get_docstring(self.function) or "", names)
         return [
-            (a.arg, ast.unparse(a.annotation) if a.annotation else "", ast.unparse(default) if default else "", told.get(a.arg, ""))
+            (
+                a.arg,
+                ast.unparse(a.annotation) if a.annotation else "",
+                ast.unparse(default) if default else "",
+                told.get(a.arg, ""),
+            )
             for a, default in zip(arguments.kwonlyargs, arguments.kw_defaults)
         ]
 
@@ -131,7 +136,9 @@ class Page:
         found: dict[str, list[str]] = {}
         for node in ast.walk(self.tree):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PARTS):
-                found.setdefault(node.module, []).extend(alias.name for alias in node.names if alias.name not in CONTRACT)
+                found.setdefault(node.module, []).extend(
+                    alias.name for alias in node.names if alias.name not in CONTRACT
+                )
         return {module: names for module, names in sorted(found.items()) if names}
 
 
@@ -163,7 +170,10 @@ def listing() -> RenderableType:
         number = str(row.row) if row and row.row else ""
         table.add_row(f"[bold]{name}[/]", page.family, number, Text(page.citation), _coloured(verdict(name)))
     planned = sum(r.key not in pages() for r in rows())
-    return Group(table, Text(f"{planned} more rows of the catalogue are planned. `amodal methods KEY` shows one, --source its page."))
+    return Group(
+        table,
+        Text(f"{planned} more rows of the catalogue are planned. `amodal methods KEY` shows one, --source its page."),
+    )
 
 
 def shown(key: str, source: bool = False) -> RenderableType:
@@ -174,12 +184,20 @@ def shown(key: str, source: bool = False) -> RenderableType:
     name = row.key if row else name
     if name in pages():
         page = pages()[name]
-        return Syntax(page.source, "python", word_wrap=True, background_color="default") if source else _shown(name, page, row)
+        return (
+            Syntax(page.source, "python", word_wrap=True, background_color="default")
+            if source
+            else _shown(name, page, row)
+        )
     if row is None:
         from amodal.errors import unknown
 
         raise unknown("method or row of the catalogue", key, {*pages(), *(r.key for r in rows())})
-    lines = [f"{row.key} is {row.status}: there is no page for it yet.", row.title, f"row {row.row}, {row.family}{_arxiv(row)}"]
+    lines = [
+        f"{row.key} is {row.status}: there is no page for it yet.",
+        row.title,
+        f"row {row.row}, {row.family}{_arxiv(row)}",
+    ]
     return Text("\n".join(lines + ([f"code of the paper: {row.reference} ({row.licence})"] if row.reference else [])))
 
 
@@ -188,14 +206,20 @@ def _shown(name: str, page: Page, row: Row | None) -> RenderableType:
     if row and row.row:
         parts.append(Text(f"Row {row.row} of the catalogue: {row.title}{_arxiv(row)}"))
     if page.options:
-        table = Table("option", "type", "default", "what it is", title=f"--method.OPTION of {name}", title_justify="left")
+        table = Table(
+            "option", "type", "default", "what it is", title=f"--method.OPTION of {name}", title_justify="left"
+        )
         for option in page.options:
             table.add_row(*map(Text, option))
         parts.append(table)
     if page.encoder:
-        parts.append(Text("Encoder, unless told otherwise: " + ", ".join(f"{k} = {v}" for k, v in page.encoder.items())))
+        parts.append(
+            Text("Encoder, unless told otherwise: " + ", ".join(f"{k} = {v}" for k, v in page.encoder.items()))
+        )
     if page.parts:
-        parts.append(Text("Made of: " + "; ".join(f"{', '.join(names)} ({module})" for module, names in page.parts.items())))
+        parts.append(
+            Text("Made of: " + "; ".join(f"{', '.join(names)} ({module})" for module, names in page.parts.items()))
+        )
     parts.append(Text.assemble("Claim: ", _coloured(verdict(name) or "not tested yet")))
     parts.append(Text(f"amodal pretrain {name} --data DIR --out RUN", style="bold"))
     return Group(*parts)
@@ -206,4 +230,6 @@ def _arxiv(row: Row) -> str:
 
 
 def _coloured(verdict: str) -> Text:
-    return Text(verdict, style={"reproduced": "green", "not reproduced": "red", "inconclusive": "yellow"}.get(verdict, ""))
+    return Text(
+        verdict, style={"reproduced": "green", "not reproduced": "red", "inconclusive": "yellow"}.get(verdict, "")
+    )

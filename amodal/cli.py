@@ -143,7 +143,9 @@ def index(run: Run, data: Data, out: Annotated[Path | None, arg(help="RUN/index 
     model = load(run)
     made = model.index(data, out)
     kinds = {name_of(m): field for field, m in model.fields.items()}
-    asked = next((f"--{kind} …" for kind in ("text", "image", "audio") if kind in kinds), f"--query {next(iter(model.fields))}=…")
+    asked = next(
+        (f"--{kind} …" for kind in ("text", "image", "audio") if kind in kinds), f"--query {next(iter(model.fields))}=…"
+    )
     print(f"{len(made)} records in the index. Next: amodal search {run} {asked}")
 
 

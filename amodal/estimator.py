@@ -66,7 +66,9 @@ class Embedder:
         dataset = records.open(_readable(X), **({"fields": self.fields} if self.fields else {}))
         # a view of it: what is changed here is not changed for the caller
         dataset = dataset.select(list(self.sources or dataset.fields))
-        dataset.parts = np.zeros(len(dataset), dtype=np.int8)  # whoever calls `fit` has split already: learn from all of it
+        dataset.parts = np.zeros(
+            len(dataset), dtype=np.int8
+        )  # whoever calls `fit` has split already: learn from all of it
         settings = {name: value for name, value in self.get_params().items() if name in PASSED}
         seed = int.from_bytes(os.urandom(4), "little") if self.random_state is None else self.random_state
         with tempfile.TemporaryDirectory(prefix="amodal-") as temporary:
@@ -88,12 +90,16 @@ class Embedder:
         if not self.__sklearn_is_fitted__():
             raise AmodalError("this Embedder has not been fitted: call fit first")
         dataset = self._read(_readable(X))
-        embedded = embed_records(self.model_.encoder, dataset, range(len(dataset)), device=self.model_.device, labels=False)
+        embedded = embed_records(
+            self.model_.encoder, dataset, range(len(dataset)), device=self.model_.device, labels=False
+        )
         fused = embedded.fused()
         vectors = np.full((len(dataset), self.n_features_out_), np.nan, dtype=np.float32)
         vectors[fused.rows.numpy()] = fused.values.numpy()
         if empty := len(dataset) - len(fused):
-            warnings.warn(f"{empty} of {len(dataset)} records have no readable value; their vectors are NaN", stacklevel=2)
+            warnings.warn(
+                f"{empty} of {len(dataset)} records have no readable value; their vectors are NaN", stacklevel=2
+            )
         return vectors
 
     def _read(self, X):

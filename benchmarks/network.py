@@ -56,7 +56,9 @@ def _rows(name: str, width: int, depth: int, heads: int) -> list[Row]:
         rows += [against_timm(f"{part} of tokens missing", left), against_full(f"{part} of tokens missing", left)]
     for part, missing in (("1/3", 1 / 3), ("2/3", 2 / 3)):
         there = {s: (torch.rand(ROWS, generator=generator) >= missing) * n for s, n in SENSES.items()}
-        rows.append(against_timm(f"3 senses, {part} missing", Tokens.join([bag(n, width, s) for s, n in there.items()])))
+        rows.append(
+            against_timm(f"3 senses, {part} missing", Tokens.join([bag(n, width, s) for s, n in there.items()]))
+        )
     if width > 128 and DEVICE == "cpu":  # gigabytes and minutes
         return rows
     lengths = (256 * torch.rand(ROWS, generator=generator) ** 1.56).long().clamp(1, 255)
@@ -78,7 +80,9 @@ def _zorro(name: str, width: int, depth: int, heads: int, text: Tokens, image: T
     source = torch.full(mask.shape, -1, device=DEVICE).masked_scatter(mask, tokens.source)
     table = pure(tokens.names).to(DEVICE)
     # a token of padding reads itself, or its softmax would be of nothing
-    reads = table[source[:, :, None], source[:, None, :]] & mask[:, None, :] | torch.eye(mask.shape[1], dtype=torch.bool, device=DEVICE)
+    reads = table[source[:, :, None], source[:, None, :]] & mask[:, None, :] | torch.eye(
+        mask.shape[1], dtype=torch.bool, device=DEVICE
+    )
     torch.testing.assert_close(ours(tokens).x, peer(padded, reads[:, None])[mask], rtol=1e-3, atol=1e-3)
     return compare(
         f"{name} image + text, Zorro",
@@ -102,7 +106,9 @@ def _step(module: nn.Module, forward: Callable[[], Tensor]) -> Callable[[], None
 def bag(lengths: Tensor, width: int, name: str = "text") -> Tokens:
     row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
     x = torch.randn(len(row), width, generator=torch.Generator().manual_seed(1))
-    return Tokens(*(t.to(DEVICE) for t in (x, row, torch.zeros_like(row), torch.zeros(len(row), 3))), (name,), len(lengths))
+    return Tokens(
+        *(t.to(DEVICE) for t in (x, row, torch.zeros_like(row), torch.zeros(len(row), 3))), (name,), len(lengths)
+    )
 
 
 def pad(tokens: Tokens) -> tuple[Tensor, Tensor]:

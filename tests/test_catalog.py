@@ -28,7 +28,9 @@ def test_there_are_202_rows_numbered_in_order_with_names_of_their_own():
 
 def test_a_row_that_is_done_has_page_test_claim_and_ledger_entry():
     tests = {file: file.read_text() for file in TESTS.rglob("test_*.py")}
-    contract = any("methods.names()" in text or "names()" in text for file, text in tests.items() if file.parent.name == "methods")
+    contract = any(
+        "methods.names()" in text or "names()" in text for file, text in tests.items() if file.parent.name == "methods"
+    )
     for row in catalog.rows():
         if row.status != "done":
             continue
@@ -65,7 +67,13 @@ def test_listing_and_pages():
     assert all(name in text for name in methods.names())
     assert "Wang et al., ECCV 2024, arXiv:2309.05300" in text
     decur = printed(catalog.shown("decur"))
-    assert "off_diagonal" in decur and "0.0051" in decur and "Row 2" in decur and "Claim: " in decur and "amodal.objectives.decur" in decur
+    assert (
+        "off_diagonal" in decur
+        and "0.0051" in decur
+        and "Row 2" in decur
+        and "Claim: " in decur
+        and "amodal.objectives.decur" in decur
+    )
     assert "trunk = joint" in printed(catalog.shown("zorro"))
     assert printed(catalog.shown("2")) == decur and printed(catalog.shown("barlow-twins"))
     assert "def decur(encoder" in printed(catalog.shown("decur", source=True))
@@ -84,7 +92,11 @@ def test_an_unknown_key_offers_the_nearest():
 
 def test_options_that_share_an_explanation():
     told = catalog._told("width: of it; low, high: where (a: b) it\nstarts and ends.", ["width", "low", "high"])
-    assert told == {"width": "of it", "low": "where (a: b) it starts and ends", "high": "where (a: b) it starts and ends"}
+    assert told == {
+        "width": "of it",
+        "low": "where (a: b) it starts and ends",
+        "high": "where (a: b) it starts and ends",
+    }
 
 
 def test_the_catalogue_does_not_wait_for_torch():

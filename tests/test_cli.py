@@ -69,7 +69,9 @@ def test_unreadable_values_are_set_aside_and_the_run_goes_on(capsys, folder, tmp
     (data / "red" / "000.png").write_bytes(b"not a picture")
     (data / "green" / "001.txt").write_text("")
     run = tmp_path / "run"
-    cli.main(["pretrain", "clip", "--data", str(data), "--out", str(run), "--size", "nano", "--epochs", "2", "--batch", "80"])
+    cli.main(
+        ["pretrain", "clip", "--data", str(data), "--out", str(run), "--size", "nano", "--epochs", "2", "--batch", "80"]
+    )
     entries = [json.loads(line) for line in (run / "quarantine.jsonl").read_text().splitlines()]
     assert {(e["key"], e["field"]) for e in entries} <= {("red/000", "image"), ("green/001", "text")} and entries
     assert all(e["reason"] for e in entries)

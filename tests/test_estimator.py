@@ -20,7 +20,10 @@ def toys(n: int = 60, seed: int = 0):
     rng = np.random.default_rng(seed)
     y = np.arange(n) % 2
     photos = (rng.normal(90, 20, (n, 16, 16, 3)) + 90 * y[:, None, None, None]).clip(0, 255).astype(np.uint8)
-    return {"photo": list(photos), "caption": [f"a {['dark', 'bright'][k]} one, number {i}" if i % 3 else None for i, k in enumerate(y)]}, y
+    return {
+        "photo": list(photos),
+        "caption": [f"a {['dark', 'bright'][k]} one, number {i}" if i % 3 else None for i, k in enumerate(y)],
+    }, y
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,9 @@ def test_one_vector_for_each_record(fitted):
     vectors = fitted.transform(X)
     assert vectors.shape == (20, fitted.n_features_out_) and vectors.dtype == np.float32 and np.isfinite(vectors).all()
     assert len(fitted.get_feature_names_out()) == vectors.shape[1]
-    np.testing.assert_allclose(fitted.transform({"photo": X["photo"]})[0], vectors[0], atol=1e-5)  # record 0 has no caption
+    np.testing.assert_allclose(
+        fitted.transform({"photo": X["photo"]})[0], vectors[0], atol=1e-5
+    )  # record 0 has no caption
     one = fitted.transform([{"caption": "a dark one"}])
     assert one.shape == (1, vectors.shape[1]), "one sense of one record is enough"
 

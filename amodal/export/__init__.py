@@ -35,7 +35,9 @@ def to_safetensors(model, out: Path) -> list[Path]:
     written = load_file(out / "model.safetensors")
     for name, value in model.encoder.state_dict().items():
         if name not in written or not torch.equal(written[name], value.cpu()):
-            raise AmodalError(f"{out / 'model.safetensors'} does not hold {name!r} as the encoder has it. Is the disk in order?")
+            raise AmodalError(
+                f"{out / 'model.safetensors'} does not hold {name!r} as the encoder has it. Is the disk in order?"
+            )
     return [out / name for name in ("model.safetensors", "config.json", "README.md")]
 
 

@@ -21,7 +21,9 @@ Tokenised = tuple[Tensor, Tensor, Tensor | None]
 
 
 class Image(nn.Module):
-    inputs = {"pixels": "(N, channels, size, size) float32: 8-bit pictures divided by 255, others as the field decodes them"}
+    inputs = {
+        "pixels": "(N, channels, size, size) float32: 8-bit pictures divided by 255, others as the field decodes them"
+    }
     axes = ({0: "batch"},)
 
     def __init__(self, tokenizer: nn.Module):
@@ -50,7 +52,12 @@ class Text(nn.Module):
 
     def __init__(self, tokenizer: nn.Module):
         super().__init__()
-        self.patch, self.blank, self.embed, self.project = tokenizer.patch, tokenizer.blank, tokenizer.embed, tokenizer.project
+        self.patch, self.blank, self.embed, self.project = (
+            tokenizer.patch,
+            tokenizer.blank,
+            tokenizer.embed,
+            tokenizer.project,
+        )
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tokenised:
         ids_NLp = _cut(torch.where(_within(ids, lengths), ids, self.blank), self.patch, self.blank)

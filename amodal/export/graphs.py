@@ -96,7 +96,11 @@ def disagreement(encoder: Encoder, field: str, alone: Alone, file: Path, runtime
             wanted = encoder(Batch.of(n, {field: column}))[field].values.numpy()
         fed = {name: value.numpy() for name, value in zip(alone.sense.inputs, inputs)}
         (found,) = session.run(None, fed)
-        difference = float(np.abs(found - wanted).max() / max(1.0, np.abs(wanted).max())) if found.shape == wanted.shape else np.inf
+        difference = (
+            float(np.abs(found - wanted).max() / max(1.0, np.abs(wanted).max()))
+            if found.shape == wanted.shape
+            else np.inf
+        )
         worst = max(worst, np.inf if np.isnan(difference) else difference)
     return worst
 

@@ -40,7 +40,9 @@ def write_vectors(model, data, out: str | Path, *, chunk: int = CHUNK, progress:
     """
     out = Path(out)
     if out.is_dir():
-        raise AmodalError(f"{out} is a folder; give the name of the Parquet file to write, such as {out / 'vectors.parquet'}")
+        raise AmodalError(
+            f"{out} is a folder; give the name of the Parquet file to write, such as {out / 'vectors.parquet'}"
+        )
     dataset = model.read(data)
     if not len(dataset):
         raise AmodalError(f"{dataset.name!r} has no records to embed")
@@ -57,7 +59,9 @@ def write_vectors(model, data, out: str | Path, *, chunk: int = CHUNK, progress:
         _prepare(parts, plan)
         todo = [s for s in starts if not _part(parts, s).exists()]
         bad = 0
-        with Bar("embed", len(dataset), start=len(dataset) - sum(min(chunk, len(dataset) - s) for s in todo), shown=progress) as bar:
+        with Bar(
+            "embed", len(dataset), start=len(dataset) - sum(min(chunk, len(dataset) - s) for s in todo), shown=progress
+        ) as bar:
             for start in todo:
                 embedded = _embed(model, dataset, range(start, min(start + chunk, len(dataset))), bar, bad)
                 bad += len(embedded.bad)
@@ -80,7 +84,9 @@ def _prepare(parts: Path, plan: dict) -> None:
         if found == plan:
             return
         differ = [name for name in plan if found.get(name) != plan[name]]
-        Console(stderr=True).print(f"embed: starting anew, {parts.name} was made with another {', '.join(differ)}", highlight=False)
+        Console(stderr=True).print(
+            f"embed: starting anew, {parts.name} was made with another {', '.join(differ)}", highlight=False
+        )
     if parts.exists():
         shutil.rmtree(parts)
     parts.mkdir(parents=True)
@@ -134,7 +140,10 @@ def _replace(file: Path, write) -> None:
 
 def _merge(parts: Sequence[Path], out: Path, plan: dict) -> int:
     """All parts as one file, a part in memory at a time."""
-    about = {f"amodal.{name}": json.dumps(plan[name]) if name == "fields" else str(plan[name]) for name in ("encoder", "data", "fields")}
+    about = {
+        f"amodal.{name}": json.dumps(plan[name]) if name == "fields" else str(plan[name])
+        for name in ("encoder", "data", "fields")
+    }
     schema = pq.read_schema(parts[0]).with_metadata(about)
     total = 0
 

@@ -42,7 +42,9 @@ def _create(timm, name: str, size: int, pretrained: bool) -> nn.Module:
             return timm.create_model(name, **options, **({"img_size": size} if size else {}))
         except TypeError:
             return timm.create_model(name, **options)
-    except Exception as error:  # no network, no such weights, a size that patches do not tile: many libraries, many errors
+    except (
+        Exception
+    ) as error:  # no network, no such weights, a size that patches do not tile: many libraries, many errors
         raise AmodalError(f"timm could not make {name}: {type(error).__name__}: {error}") from error
 
 

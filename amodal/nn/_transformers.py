@@ -18,7 +18,9 @@ def build(rest: str, modality, load: bool) -> tuple[nn.Module, str, LoadReport |
     try:
         import transformers
     except ImportError:
-        raise AmodalError("a transformers backbone needs the package `transformers`: pip install 'amodal[language]'") from None
+        raise AmodalError(
+            "a transformers backbone needs the package `transformers`: pip install 'amodal[language]'"
+        ) from None
     directory, _, saved = rest.partition("#{")
     kind = type(modality).__name__.lower()
     known = json.loads("{" + saved) if saved else _architecture(transformers, directory, kind)
@@ -76,13 +78,21 @@ class HfImages(ImageBody):
         side = getattr(model.config, "image_size", None) or 224
         side = side if isinstance(side, int) else side[0]
         with torch.no_grad():
-            width, token = _width(model.eval(), torch.zeros(1, 3, side, side)), getattr(model.config, "patch_size", None)
+            width, token = (
+                _width(model.eval(), torch.zeros(1, 3, side, side)),
+                getattr(model.config, "patch_size", None),
+            )
         super().__init__(modality, width=width, side=side, mean=known["mean"], std=known["std"])
         self.model = model
         self.rows = side // token if isinstance(token, int) and hasattr(model.config, "num_attention_heads") else None
 
     def maps(self, images: Tensor) -> Tensor:
-        return as_map(self.model(pixel_values=images).last_hidden_state, self.width, rows=self.rows, spec=type(self.model).__name__)
+        return as_map(
+            self.model(pixel_values=images).last_hidden_state,
+            self.width,
+            rows=self.rows,
+            spec=type(self.model).__name__,
+        )
 
 
 def _width(model: nn.Module, images: Tensor) -> int:
@@ -103,14 +113,21 @@ class HfText(nn.Module):
             )
         vocabulary = config.vocab_size
         if modality.alphabet > vocabulary:
-            raise AmodalError(f"{modality.alphabet} ids in the field, {vocabulary} in the backbone: take the tokenizer in {directory}")
+            raise AmodalError(
+                f"{modality.alphabet} ids in the field, {vocabulary} in the backbone: take the tokenizer in {directory}"
+            )
         _same_tokenizer(modality.vocabulary, directory)
         self.before, self.after = known["before"], known["after"]
         self.pad = config.pad_token_id if isinstance(getattr(config, "pad_token_id", None), int) else 0
-        room, longest = _room(config, self.pad), modality.max_length * modality.patch + len(self.before) + len(self.after)
+        room, longest = (
+            _room(config, self.pad),
+            modality.max_length * modality.patch + len(self.before) + len(self.after),
+        )
         if room and longest > room:
             most = (room - len(self.before) - len(self.after)) // modality.patch
-            raise AmodalError(f"the backbone reads {room} ids at most, this field's texts may have {longest}: set max_length = {most}")
+            raise AmodalError(
+                f"the backbone reads {room} ids at most, this field's texts may have {longest}: set max_length = {most}"
+            )
         self.model, self.width = model, config.hidden_size
 
     def example(self) -> Ragged:
@@ -145,7 +162,9 @@ def _special_tokens(path: Path) -> tuple[list[int], list[int]]:
     """What the tokenizer of a directory puts before and after a text."""
     tokenizer = _tokenizer(path)
     if tokenizer is None:
-        raise AmodalError(f"there is no tokenizer.json in {path}: a text backbone needs the tokenizer it was trained with")
+        raise AmodalError(
+            f"there is no tokenizer.json in {path}: a text backbone needs the tokenizer it was trained with"
+        )
     bare, whole = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
     for start in range(len(whole) - len(bare) + 1):
         if whole[start : start + len(bare)] == bare:
@@ -156,7 +175,9 @@ def _special_tokens(path: Path) -> tuple[list[int], list[int]]:
 def _same_tokenizer(vocabulary: str, directory: str) -> None:
     own, theirs = _tokenizer(Path(vocabulary)), _tokenizer(Path(directory))
     if own is not None and theirs is not None and own.get_vocab() != theirs.get_vocab():
-        raise AmodalError(f"the field's ids are of {vocabulary}, the backbone's of {directory}: set vocabulary = {directory!r}")
+        raise AmodalError(
+            f"the field's ids are of {vocabulary}, the backbone's of {directory}: set vocabulary = {directory!r}"
+        )
 
 
 def _tokenizer(path: Path):

@@ -110,16 +110,12 @@ class Encoder(nn.Module):
     def features(self, batch: Batch) -> Embeddings:
         """One vector (D) for each sense of each row, seen alone; with a joint trunk also `fused`, of all senses together."""
         bags = self.tokenize(batch)
-        if self.reads == "pure":  # no sense has read another, so one pass gives what each gives alone
+        if (
+            self.trunk != "joint" or self.reads == "pure"
+        ):  # no sense reads another, so one pass gives what each gives alone
             return Embeddings(self.pool(self.contextualise(bags)), batch.size)
-        alone = {
-            s: c
-            for source, bag in bags.items()
-            for s, c in self.pool(self.contextualise({source: bag})).items()
-            if s == source
-        }
-        if self.trunk == "joint":
-            alone[FUSED] = self.pool(self.contextualise(bags))[FUSED]
+        alone = {s: self.pool(self.contextualise({s: bag}))[s] for s, bag in bags.items()}
+        alone[FUSED] = self.pool(self.contextualise(bags))[FUSED]
         return Embeddings(alone, batch.size)
 
     def project(self, features: Embeddings) -> Embeddings:

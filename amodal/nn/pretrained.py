@@ -23,7 +23,9 @@ Body = nn.Module
 """values of N rows -> (features (T, width), lengths (N,), positions (T, 3)); has `width`, and `example`, one row of values."""
 
 
-def backbone(spec: str, modality, width: int, *, frozen: bool = True, load: bool = True, least: float = LEAST) -> Backbone:
+def backbone(
+    spec: str, modality, width: int, *, frozen: bool = True, load: bool = True, least: float = LEAST
+) -> Backbone:
     """spec: see above; modality: the field's; width: of the tokens, made by a learned linear map.
 
     frozen: the model's own parameters do not learn. load: False builds the model alone, for weights that a checkpoint holds.
@@ -34,7 +36,9 @@ def backbone(spec: str, modality, width: int, *, frozen: bool = True, load: bool
         raise unknown("library of backbones", library, LIBRARIES, "Expected timm:NAME@WEIGHTS or transformers:DIR.")
     kind = type(modality).__name__.lower()
     if kind not in LIBRARIES[library]:
-        raise AmodalError(f"{library} backbones are for {' and '.join(LIBRARIES[library])} fields, but this field is {kind}: {spec}")
+        raise AmodalError(
+            f"{library} backbones are for {' and '.join(LIBRARIES[library])} fields, but this field is {kind}: {spec}"
+        )
     if library == "timm":
         from amodal.nn._timm import build
     else:
@@ -143,7 +147,9 @@ def as_map(features: Tensor, width: int, *, rows: int | None = None, spec: str =
         rows = rows or int(features.shape[1] ** 0.5)
         if rows**2 <= features.shape[1] <= rows**2 + 16:
             return features[:, -(rows**2) :].unflatten(1, (rows, rows))
-    raise AmodalError(f"the features of {spec} are {tuple(features.shape)}, which is no map of {width} channels and no row of patches")
+    raise AmodalError(
+        f"the features of {spec} are {tuple(features.shape)}, which is no map of {width} channels and no row of patches"
+    )
 
 
 @dataclass(frozen=True)
@@ -162,7 +168,9 @@ class LoadReport:
     def of(source: str, model: dict[str, Tensor], file: dict[str, Tensor] | dict[str, torch.Size]) -> LoadReport:
         """model: its state; file: name -> tensor or shape."""
         shapes = {n: tuple(getattr(t, "shape", t)) for n, t in file.items()}
-        wrong = {n: (tuple(t.shape), shapes[n]) for n, t in model.items() if n in shapes and shapes[n] != tuple(t.shape)}
+        wrong = {
+            n: (tuple(t.shape), shapes[n]) for n, t in model.items() if n in shapes and shapes[n] != tuple(t.shape)
+        }
         matched = tuple(n for n in model if n in shapes and n not in wrong)
         total = sum(t.numel() for t in model.values())
         return LoadReport(
@@ -183,7 +191,10 @@ class LoadReport:
 
     def __str__(self) -> str:
         parts = [f"{self.source}: {len(self.matched)} tensors matched ({self.share:.1%} of the numbers)"]
-        parts += [f"{len(names)} {word}{_some(names)}" for word, names in (("missing", self.missing), ("unexpected", self.unexpected))]
+        parts += [
+            f"{len(names)} {word}{_some(names)}"
+            for word, names in (("missing", self.missing), ("unexpected", self.unexpected))
+        ]
         wrong = tuple(f"{name} {list(here)}, in the file {list(there)}" for name, here, there in self.mismatched)
         return "; ".join([*parts, f"{len(wrong)} of another shape{_some(wrong)}"])
 

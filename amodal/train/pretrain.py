@@ -205,7 +205,11 @@ def truncated(dataset: records.Dataset, part: Sequence[int]) -> dict[str, float]
         if not hasattr(modality, "truncated"):
             continue
         rows = [i for i in part if dataset.present(field)[i]]
-        cut = [bool(lost) for lost in (_lost(dataset, i, field) for i in rows[:: max(len(rows) // SAMPLE, 1)]) if lost is not None]
+        cut = [
+            bool(lost)
+            for lost in (_lost(dataset, i, field) for i in rows[:: max(len(rows) // SAMPLE, 1)])
+            if lost is not None
+        ]
         shares[field] = round(sum(cut) / max(len(cut), 1), 4)
     return shares
 

@@ -35,7 +35,9 @@ def values_of(cells, start=0.0):
 def ragged_column(cells):
     present = [(row, value) for row, value in enumerate(values_of(cells)) if value is not None]
     flat = torch.tensor([item for _, value in present for item in value], dtype=torch.float32).reshape(-1, 2)
-    return Column(Ragged(flat, torch.tensor([len(v) for _, v in present], dtype=torch.int64)), index([r for r, _ in present]))
+    return Column(
+        Ragged(flat, torch.tensor([len(v) for _, v in present], dtype=torch.int64)), index([r for r, _ in present])
+    )
 
 
 def dense_column(cells, start=0.0):

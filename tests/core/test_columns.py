@@ -87,7 +87,9 @@ def test_batch_is_split_and_put_together(make, table, rows, data):
         pieces = [as_rows(p[name], p.size) for p in parts]
         assert [v for piece in pieces for v in piece] == as_rows(column, size)
         if parts:
-            assert as_rows(Column.stack([p[name] for p in parts], [p.size for p in parts]), size) == as_rows(column, size)
+            assert as_rows(Column.stack([p[name] for p in parts], [p.size for p in parts]), size) == as_rows(
+                column, size
+            )
     wanted = data.draw(st.lists(st.sampled_from(batch.sources), unique=True))
     assert batch.only(*wanted).sources == tuple(wanted) and batch.only(*wanted).keys == batch.keys
     assert batch.to("cpu").seeds.tolist() == batch.seeds.tolist()
@@ -100,7 +102,10 @@ def test_a_batch_without_sources_still_has_rows():
 def test_seeds_depend_on_key_and_salt_alone():
     assert row_seeds(["b", "a"]).tolist() == row_seeds(["a", "b"]).flip(0).tolist()
     assert row_seeds(["a"], 1).tolist() != row_seeds(["a"]).tolist()
-    assert row_seeds(["a", "b"]).tolist() == [-1882998351095209539, -1599318755768268446]  # a run resumes on another machine
+    assert row_seeds(["a", "b"]).tolist() == [
+        -1882998351095209539,
+        -1599318755768268446,
+    ]  # a run resumes on another machine
     assert len(set(row_seeds([str(i) for i in range(1000)]).tolist())) == 1000
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from functools import cache
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 
 from amodal import methods, modalities
-from amodal.core import Batch, Column
+from amodal.core import Batch, Column, Ragged
 from amodal.nn.encoder import Encoder
 
 SMALL = {  # options that keep a method small; everything else is as its page says
@@ -56,6 +57,20 @@ def batch(views: Sequence[str], size: int = 8, absent: Sequence[str] = (), seed:
             ]
             columns[source] = Column(modality.collate(seen), torch.tensor(rows, dtype=torch.int64))
     return Batch.of(size, columns, [f"record {seed}-{i}" for i in range(size)])
+
+
+def exact(module_or_batch):
+    """In double precision, where equal means equal and not nearly so."""
+    if isinstance(module_or_batch, torch.nn.Module):
+        return module_or_batch.double()
+    whole = module_or_batch
+    return dataclasses.replace(whole, columns={s: Column(_double(c.values), c.rows) for s, c in whole.columns.items()})
+
+
+def _double(values):
+    if isinstance(values, Ragged):
+        return Ragged(_double(values.flat), values.lengths)
+    return values.double() if values.is_floating_point() else values
 
 
 def method(name: str, seed: int = 0, **options):

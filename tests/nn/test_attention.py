@@ -149,7 +149,9 @@ def test_how_equal_readouts_are_in_single_precision():
     torch.manual_seed(0)
     trunk = Transformer(WIDTH, 3, 2, reads=rule("pure"))
     for numbers in ([5, 0, 7, 30, 1, 5], [1, 0, 0, 0, 0, 0]):
-        image, text, fused = (bag_of(n, m, dtype=torch.float32) for n, m in ((numbers, "image"), ([9] * 6, "text"), ([2] * 6, FUSED)))
+        image, text, fused = (
+            bag_of(n, m, dtype=torch.float32) for n, m in ((numbers, "image"), ([9] * 6, "text"), ([2] * 6, FUSED))
+        )
         q = image.x.view(-1, 2, WIDTH // 2)
         both = Tokens.join([image, text])
         mixed = ours(both, "pure", *[both.x.view(-1, 2, WIDTH // 2)] * 3)[both.source == 0]
@@ -213,5 +215,7 @@ def test_rotary_scores_depend_on_differences_of_position_alone():
 def test_a_rotary_trunk_does_not_see_a_shift_of_a_row():
     trunk = Transformer(WIDTH, 2, 2, rotary=True).double()
     tokens = bag_of([4, 2])
-    moved = Tokens(tokens.x, tokens.row, tokens.source, tokens.position + tokens.row[:, None] * 7, tokens.names, tokens.size)
+    moved = Tokens(
+        tokens.x, tokens.row, tokens.source, tokens.position + tokens.row[:, None] * 7, tokens.names, tokens.size
+    )
     torch.testing.assert_close(trunk(moved).x, trunk(tokens).x, rtol=1e-9, atol=1e-10)

@@ -77,7 +77,9 @@ def test_every_parameter_learns_and_an_absent_sense_costs_no_parameter(trunk, po
             assert encoder.tokenizers["image"].project.weight.grad.any()
 
 
-@pytest.mark.parametrize("trunk, fusion", [("separate", None), ("shared", None), ("joint", None), *(("joint", f) for f in FUSIONS[1:])])
+@pytest.mark.parametrize(
+    "trunk, fusion", [("separate", None), ("shared", None), ("joint", None), *(("joint", f) for f in FUSIONS[1:])]
+)
 @quick
 @given(data=st.data())
 def test_a_sense_is_encoded_alone_whatever_the_row_has(trunk, fusion, data):
@@ -134,7 +136,9 @@ def test_a_backbone_takes_the_place_of_tokeniser_trunk_and_position():
     assert encoder.contextual("image") and not encoder.contextual("text")
     whole = batch()
     bag = encoder.content(whole)["image"]
-    torch.testing.assert_close(encoder.features(whole)["image"].values, bag.with_x(bag.x + encoder.field_token["image"]).pool().values)
+    torch.testing.assert_close(
+        encoder.features(whole)["image"].values, bag.with_x(bag.x + encoder.field_token["image"]).pool().values
+    )
     assert list(encoder_of("joint", backbones={"image": Contextual(64)}).trunks) == ["all"]
 
 
@@ -145,11 +149,20 @@ def test_mistakes_are_named():
         (lambda: Encoder(FIELDS, size="tinny"), "no size is called 'tinny'. Did you mean tiny?"),
         (lambda: Encoder(FIELDS, pool="clss"), "Did you mean cls?"),
         (lambda: Encoder(FIELDS, size="nano", positions="rotery"), "Did you mean rotary?"),
-        (lambda: Encoder(FIELDS, backbones={"imgae": Contextual(64)}), "no field is called 'imgae'. Did you mean image?"),
+        (
+            lambda: Encoder(FIELDS, backbones={"imgae": Contextual(64)}),
+            "no field is called 'imgae'. Did you mean image?",
+        ),
         (lambda: encoder_of().fuse(), 'fusion tokens need trunk="joint"'),
         (lambda: encoder_of("joint").fuse(2, "pur"), "Did you mean pure?"),
-        (lambda: encoder_of()(batch({"imgae": [1]})), "no field of this encoder is called 'imgae'. Did you mean image?"),
-        *((lambda n=n: Encoder({n: Toy()}), "a field cannot be called") for n in (FUSED, "a.b", "a:1", "type", "values")),
+        (
+            lambda: encoder_of()(batch({"imgae": [1]})),
+            "no field of this encoder is called 'imgae'. Did you mean image?",
+        ),
+        *(
+            (lambda n=n: Encoder({n: Toy()}), "a field cannot be called")
+            for n in (FUSED, "a.b", "a:1", "type", "values")
+        ),
     ]:
         with pytest.raises(AmodalError, match=re.escape(message)):
             wrong()
@@ -172,12 +185,22 @@ def test_a_saved_encoder_is_the_same_encoder(trunk, pool, positions, fusion, tmp
 def test_the_names_of_the_weights_are_a_promise():
     """Checkpoints of today must load tomorrow."""
     names = list(encoder_of("joint", "cls", "learned", "pure").align(5).state_dict())
-    block = ["norm1.weight", "norm1.bias", "attention.qkv.weight", "attention.qkv.bias", "attention.out.weight", "attention.out.bias"]
+    block = [
+        "norm1.weight",
+        "norm1.bias",
+        "attention.qkv.weight",
+        "attention.qkv.bias",
+        "attention.out.weight",
+        "attention.out.bias",
+    ]
     block += ["norm2.weight", "norm2.bias", "up.weight", "up.bias", "down.weight", "down.bias"]
     fields = ("image", "text")
     want = ["fusion_tokens", *(f"tokenizers.{f}.project.{p}" for f in fields for p in ("weight", "bias"))]
     want += [f"field_token.{f}" for f in fields] + ["position.table"]
-    want += [f"trunks.all.blocks.{i}.{p}" for i in range(2) for p in block] + ["trunks.all.norm.weight", "trunks.all.norm.bias"]
+    want += [f"trunks.all.blocks.{i}.{p}" for i in range(2) for p in block] + [
+        "trunks.all.norm.weight",
+        "trunks.all.norm.bias",
+    ]
     want += [f"pools.{f}.token" for f in fields] + [f"heads.{n}.weight" for n in (*fields, FUSED)]
     assert sorted(names) == sorted(want)
     separate = {n.split(".")[1] for n in encoder_of().state_dict() if n.startswith("trunks")}

@@ -105,7 +105,9 @@ def test_the_decoder_returns_hidden_bags_in_their_own_order(a, b):
 
 def test_the_decoder_tells_hidden_from_seen_by_place_and_field():
     image, model = bag_of([4]), decoder()
-    (out,) = model([image.keep(torch.tensor([True, True, False, False]))], [image.keep(torch.tensor([False, False, True, True]))])
+    (out,) = model(
+        [image.keep(torch.tensor([True, True, False, False]))], [image.keep(torch.tensor([False, False, True, True]))]
+    )
     assert not torch.allclose(out.x[0], out.x[1])
     views = [Tokens(image.x, image.row, image.source, image.position, (f"image:{i}",), image.size) for i in (1, 2)]
     assert model(views[:1], views[1:])[0].names == ("image:2",)  # a view has the mask token of its field

@@ -89,7 +89,9 @@ def test_positions_of_a_vit_are_resampled_to_another_size(vit):
     assert tower(images(), "image", 3).lengths().tolist() == [9, 0, 9] and tower.report.share == 1
 
 
-@pytest.mark.parametrize("name, tokens", [("resnet18", 1), ("convnext_atto", 1), ("swin_tiny_patch4_window7_224:56", 4)])
+@pytest.mark.parametrize(
+    "name, tokens", [("resnet18", 1), ("convnext_atto", 1), ("swin_tiny_patch4_window7_224:56", 4)]
+)
 def test_models_with_feature_maps(name, tokens, tmp_path):
     import timm
 
@@ -149,12 +151,21 @@ def test_what_does_not_fit_is_said(vit, bert, tmp_path, monkeypatch):
         (lambda: backbone("timm:resnet18@/no/such/file", IMAGE, 8), "there is no weights file /no/such/file"),
         (lambda: backbone(f"timm:resnet18@{tmp_path}/bad.safetensors", IMAGE, 8), "cannot read the weights"),
         (lambda: backbone(f"timm:resnet18:32@{path}", IMAGE, 8), "these weights are not of this model"),
-        (lambda: backbone(f"timm:{VIT}:32@{tmp_path}/other.safetensors", IMAGE, 8), "0 tensors matched (0.0% of the numbers)"),
-        (lambda: backbone(f"timm:{VIT}:20@{path}", make("image", channels=4), 8), "see 1 or 3 channels, and this field has 4"),
+        (
+            lambda: backbone(f"timm:{VIT}:32@{tmp_path}/other.safetensors", IMAGE, 8),
+            "0 tensors matched (0.0% of the numbers)",
+        ),
+        (
+            lambda: backbone(f"timm:{VIT}:20@{path}", make("image", channels=4), 8),
+            "see 1 or 3 channels, and this field has 4",
+        ),
         (lambda: backbone("transformers:/no/such/dir", text, 8), "there is no directory /no/such/dir"),
         (lambda: backbone(f"transformers:{tmp_path}", text, 8), "holds no model of transformers"),
         (lambda: backbone(f"transformers:{bert[0]}", make("text"), 8), "set vocabulary = "),
-        (lambda: backbone(f"transformers:{bert[0]}", make("text", vocabulary=str(bert[0]), max_length=40), 8), "set max_length = 18"),
+        (
+            lambda: backbone(f"transformers:{bert[0]}", make("text", vocabulary=str(bert[0]), max_length=40), 8),
+            "set max_length = 18",
+        ),
     ]:
         with pytest.raises(AmodalError, match=re.escape(message)):
             wrong()
@@ -184,7 +195,12 @@ def test_a_text_model_reads_the_fields_ids_between_its_special_tokens(bert):
     tower = backbone(f"transformers:{path}", text, 8).train()
     column = texts(3, 1, 16)
     bag = tower(column, "text", 3)
-    assert bag.lengths().tolist() == [3, 1, 16] and bag.position[:4].tolist() == [[0, 0, 0], [1, 0, 0], [2, 0, 0], [0, 0, 0]]
+    assert bag.lengths().tolist() == [3, 1, 16] and bag.position[:4].tolist() == [
+        [0, 0, 0],
+        [1, 0, 0],
+        [2, 0, 0],
+        [0, 0, 0],
+    ]
     for row, ids in enumerate(column.values.split()):
         with torch.no_grad():
             hidden = model(torch.tensor([[2, *ids.tolist(), 3]])).last_hidden_state[0, 1:-1]

@@ -24,7 +24,9 @@ def bag_of(lengths, name="image", *, width=WIDTH, seed=0, dtype=torch.float64):
     lengths = torch.tensor(lengths)
     row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
     position = random(len(row), 3, seed=seed + 1).mul(3).abs().to(dtype)
-    return Tokens(random(len(row), width, seed=seed, dtype=dtype), row, torch.zeros_like(row), position, (name,), len(lengths))
+    return Tokens(
+        random(len(row), width, seed=seed, dtype=dtype), row, torch.zeros_like(row), position, (name,), len(lengths)
+    )
 
 
 @st.composite
