@@ -31,7 +31,8 @@ def sha(run) -> str:
 def test_a_killed_run_resumes_to_the_weights_of_a_straight_one(folder, tmp_path):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     pretrain("clip", folder, straight, steps=40, checkpoint_every=4, **QUICK)
-    command = f"from amodal.train.pretrain import pretrain; import torch; torch.set_num_threads(1); pretrain('clip', {str(folder)!r}, {str(killed)!r}, steps=40, checkpoint_every=4, **{QUICK!r})"
+    call = f"pretrain('clip', {str(folder)!r}, {str(killed)!r}, steps=40, checkpoint_every=4, **{QUICK!r})"
+    command = f"import torch; torch.set_num_threads(1); from amodal.train.pretrain import pretrain; {call}"
     process = subprocess.Popen([sys.executable, "-c", command], env=os.environ | {"OMP_NUM_THREADS": "1"})
     while process.poll() is None and not (killed / "checkpoints" / "step-00000012").exists():
         time.sleep(0.005)
