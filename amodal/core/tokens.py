@@ -56,6 +56,8 @@ class Tokens:
 
     def keep(self, mask_T: Tensor) -> Tokens:
         """The tokens where `mask_T` (T,) bool is true."""
+        if len(mask_T) != len(self):
+            raise ValueError(f"a mask of {len(mask_T)} entries for {len(self)} tokens")
         return self.at(mask_T.nonzero().squeeze(1))
 
     def only(self, *names: str) -> Tokens:

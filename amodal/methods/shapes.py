@@ -31,6 +31,16 @@ def view_pairs(z: Embeddings) -> list[tuple[str, str]]:
     return [(a, b) for a, b in itertools.combinations(z.sources, 2) if field_of(a) == field_of(b)]
 
 
+def two_senses(encoder: Encoder) -> Encoder:
+    """The encoder, if it has two senses to compare."""
+    if len(encoder.fields) < 2:
+        raise AmodalError(
+            f"this method compares senses, and there is only {', '.join(encoder.fields)}. Take a method that learns from one, "
+            "such as simclr, mae, dino or data2vec, or give records with a second field."
+        )
+    return encoder
+
+
 def share(terms: dict[str, Tensor]) -> dict[str, Tensor]:
     """Terms of one kind, weighted so that their sum is their mean, however many senses there are."""
     return {name: term / len(terms) for name, term in terms.items()}
@@ -110,6 +120,7 @@ class MaskedAutoencoder(Method):
         self.decoder = MaskDecoder(list(encoder.fields), encoder.width, width=width, depth=depth, heads=heads)
         self.predictors = nn.ModuleDict({f: m.predictor(width) for f, m in encoder.fields.items()})
         refuse_backbones(encoder)
+        refuse_pool(encoder)
 
     def features(self, batch: Batch) -> Features:
         bags = self.encoder.tokenize(batch)
@@ -153,6 +164,14 @@ def refuse_backbones(encoder: Encoder) -> None:
         )
 
 
+def refuse_pool(encoder: Encoder) -> None:
+    """A pooling with parameters that no loss reaches would put a random map between the tokens and every embedding."""
+    if encoder.pool_name == "attention":
+        raise AmodalError(
+            'this method trains tokens and not their pooling, so pool="attention" would stay random; take "mean" or "cls"'
+        )
+
+
 class StudentTeacher(Method):
     """A student learns from a slow copy of itself. momentum, final_momentum: the copy's weight, by half a cosine in between."""
 
@@ -176,7 +195,11 @@ def frozen_copy(module: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def follow(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
-    """slow <- momentum * slow + (1 - momentum) * fast, in one fused call for all parameters; buffers are copied."""
-    torch._foreach_lerp_([p.data for p in slow.parameters()], [p.data for p in fast.parameters()], 1 - momentum)
+    """slow <- momentum * slow + (1 - momentum) * fast, in fused calls; buffers are copied."""
+    pairs = list(zip(slow.parameters(), fast.parameters()))
+    for sharded in (False, True):  # one fused call cannot mix sharded parameters with whole ones
+        some = [(a.data, b.data) for a, b in pairs if hasattr(a, "device_mesh") is sharded]
+        if some:
+            torch._foreach_lerp_(*map(list, zip(*some)), 1 - momentum)
     for a, b in zip(slow.buffers(), fast.buffers()):
         a.copy_(b)

@@ -18,6 +18,7 @@ def describe(encoder: Encoder) -> dict:
         "reads": encoder.reads,
         "aligned_width": encoder.aligned_width,
         "aligned_hidden": encoder.aligned_hidden,
+        "aligned_fused": encoder.aligned_fused,
         "backbones": {f: t.spec for f, t in encoder.tokenizers.items() if getattr(t, "contextual", False)},
     }
 
@@ -39,7 +40,7 @@ def build(config: dict) -> Encoder:
     if config["fusion"]:
         encoder.fuse(config["fusion"], config["reads"])
     if config["aligned_width"]:
-        encoder.align(config["aligned_width"], config["aligned_hidden"])
+        encoder.align(config["aligned_width"], config["aligned_hidden"], config["aligned_fused"])
     return encoder
 
 

@@ -61,7 +61,7 @@ class Encoder(nn.Module):
         shape, backbones = size_of(size), backbones or {}
         self.fields, self.size, self.trunk, self.positions, self.pool_name = dict(fields), size, trunk, positions, pool
         self.width, self.heads_each = shape.width, shape.heads
-        self.fusion, self.reads, self.aligned_width, self.aligned_hidden = 0, "full", 0, 0
+        self.fusion, self.reads, self.aligned_width, self.aligned_hidden, self.aligned_fused = 0, "full", 0, 0, False
         self.tokenizers = nn.ModuleDict({f: backbones.get(f) or m.tokenizer(self.width) for f, m in fields.items()})
         self.field_token = nn.ParameterDict({f: nn.Parameter(torch.randn(self.width) * 0.02) for f in fields})
         self.position = additive(positions, self.width)
@@ -89,11 +89,12 @@ class Encoder(nn.Module):
         self.trunks[ALL].reads = rule(reads)
         return self
 
-    def align(self, width: int, hidden: int = 0) -> Encoder:
+    def align(self, width: int, hidden: int = 0, fused: bool = False) -> Encoder:
         """Add a head for each sense into one space of `width` dimensions, in which senses can be compared: a linear map, or a
-        perceptron with a hidden layer of `hidden`."""
-        self.aligned_width, self.aligned_hidden = width, hidden
-        self.heads = nn.ModuleDict({name: self._head(width, hidden) for name in self.pools})
+        perceptron with a hidden layer of `hidden`. fused: also for the fused vectors, if the method trains them."""
+        self.aligned_width, self.aligned_hidden, self.aligned_fused = width, hidden, fused
+        names = [name for name in self.pools if fused or name != FUSED]
+        self.heads = nn.ModuleDict({name: self._head(width, hidden) for name in names})
         return self
 
     def _head(self, width: int, hidden: int) -> nn.Module:
@@ -119,10 +120,12 @@ class Encoder(nn.Module):
         return Embeddings(alone, batch.size)
 
     def project(self, features: Embeddings) -> Embeddings:
+        """Features in the aligned space, of those sources that have a head into it."""
         if self.heads is None:
             return features
+        heads = {s: self.heads[field_of(s)] for s in features if field_of(s) in self.heads}
         return Embeddings(
-            {s: Column(self.heads[field_of(s)](features[s].values), features[s].rows) for s in features}, features.size
+            {s: Column(head(features[s].values), features[s].rows) for s, head in heads.items()}, features.size
         )
 
     def tokenize(self, batch: Batch) -> Bags:

@@ -1,4 +1,4 @@
-"""From tokens to one vector a row. `prepare` runs before the trunk, `forward` after it."""
+"""From tokens to one vector a row. `prepare` runs before the trunk, `forward` after it; `strip` takes off what `prepare` added."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ class MeanPool(nn.Module):
         super().__init__()
 
     def prepare(self, bag: Tokens) -> Tokens:
+        return bag
+
+    def strip(self, bag: Tokens) -> Tokens:
         return bag
 
     def forward(self, bag: Tokens) -> Column:
@@ -35,6 +38,9 @@ class ClsPool(nn.Module):
         cls = Tokens(self.token.to(bag.x.dtype).expand(len(rows), -1), rows, source, position, bag.names, bag.size)
         return Tokens.join([cls, bag])
 
+    def strip(self, bag: Tokens) -> Tokens:
+        return bag.keep(bag.within() > 0)
+
     def forward(self, bag: Tokens) -> Column:
         return bag.first()
 
@@ -49,6 +55,9 @@ class AttentionPool(nn.Module):
         self.score, self.value, self.out = nn.Linear(width, heads), nn.Linear(width, width), nn.Linear(width, width)
 
     def prepare(self, bag: Tokens) -> Tokens:
+        return bag
+
+    def strip(self, bag: Tokens) -> Tokens:
         return bag
 
     def forward(self, bag: Tokens) -> Column:

@@ -16,4 +16,6 @@ class Scale(nn.Module):
         self.log_most = math.log(most)
 
     def forward(self) -> Tensor:
-        return self.log.clamp(max=self.log_most).exp()
+        # the bound lets gradients through, so that a scale that has reached it can come back
+        bounded = self.log + (self.log.clamp(max=self.log_most) - self.log).detach()
+        return bounded.exp()

@@ -114,7 +114,8 @@ def load_optimizer(method: nn.Module, optimizer: torch.optim.Optimizer, tensors:
     for name, value in tensors.items():
         owner, _, moment = name.rpartition("/")
         p = params[owner]
-        place = torch.zeros_like(p) if value.shape == p.shape and moment != "step" else torch.zeros_like(value)
+        moves = value.shape == p.shape and moment != "step"
+        place = torch.zeros_like(p) if moves else torch.zeros_like(value, device=p.device)
         copy_whole(place, value)
         optimizer.state[p][moment] = place
 

@@ -21,6 +21,8 @@ def start() -> tuple[int, int]:
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         return 0, 1
     if not dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     return dist.get_rank(), dist.get_world_size()
 
@@ -148,7 +150,8 @@ def shard(module: nn.Module) -> None:
     mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (world(),))
     for part in list(module.modules()):
         if isinstance(part, Block):
-            fully_shard(part, mesh=mesh)
+            # resharded at once: a teacher that only ever runs forward would else be left whole beside a sharded student
+            fully_shard(part, mesh=mesh, reshard_after_forward=True)
 
 
 def whole(tensor: Tensor) -> Tensor:

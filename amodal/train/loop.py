@@ -82,20 +82,18 @@ def train(
     if schedule.shard and distributed.world() > 1:
         distributed.shard(training)
     optimizer = adamw(method, lr=schedule.lr, weight_decay=schedule.weight_decay)
-    folder, first = run / "checkpoints", 0
+    folder, first, spent = run / "checkpoints", 0, 0.0
     if resume and (found := checkpoint.latest(folder)):
         state = checkpoint.load(found, training, optimizer)
-        first = state["step"]
+        first, spent = state["step"], state["seconds"]
         torch.set_rng_state(torch.tensor(bytearray.fromhex(state["rng"]), dtype=torch.uint8))
 
     def save(step: int) -> Path:
-        return checkpoint.save(
-            folder,
-            step,
-            training,
-            optimizer,
-            {"rng": bytes(torch.get_rng_state().tolist()).hex(), "steps": schedule.steps},
-        )
+        state = {"rng": bytes(torch.get_rng_state().tolist()).hex(), "steps": schedule.steps, "seconds": seconds()}
+        return checkpoint.save(folder, step, training, optimizer, state)
+
+    def seconds() -> float:
+        return round(spent + time.monotonic() - begun, 1)
 
     leads = distributed.rank() == 0
     log = Log(run, resume_at=first, tensorboard=tensorboard) if leads else None
@@ -137,6 +135,7 @@ def train(
                     "gradient_norm": float(norm),
                     "rows_per_second": rows / elapsed,
                     "data_wait": waited / elapsed,
+                    "seconds": seconds(),
                 }
                 values |= {f"loss/{k}": float(v) for k, v in terms.items()}
             if step % watch_every == 0 or step in (1, schedule.steps):
@@ -160,6 +159,10 @@ def train(
     return training.kept
 
 
+IMPATIENCE = 2.0
+"""Seconds after which the same signal again means: now."""
+
+
 def describe(terms: dict[str, torch.Tensor]) -> str:
     return ", ".join(f"{k} {float(v):.3g}" for k, v in terms.items())
 
@@ -168,12 +171,13 @@ def describe(terms: dict[str, torch.Tensor]) -> str:
 def interruptions():
     """Yields a function that tells whether Ctrl-C or a termination was asked for. The first asks for a clean end after the step,
     a second one ends the process as usual."""
-    asked = []
+    asked: dict[int, float] = {}
 
     def note(number, frame):
-        if asked:
+        # torchrun sends both signals, one right after the other: that is one request
+        if time.monotonic() - asked.get(number, time.monotonic()) > IMPATIENCE:
             raise KeyboardInterrupt
-        asked.append(number)
+        asked.setdefault(number, time.monotonic())
 
     try:
         before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}

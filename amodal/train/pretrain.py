@@ -9,7 +9,6 @@ RUN/metrics.jsonl, tensorboard/, checkpoints/, quarantine.jsonl
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,8 +25,9 @@ from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import size_of
 from amodal.train import distributed
 from amodal.train.folder import prepare, save_encoder, versions, weights
+from amodal.train.log import read
 from amodal.train.loop import Schedule, train
-from amodal.train.watch import Watch
+from amodal.train.watch import ENOUGH, Watch
 
 HELD_OUT = 512  # records that `watch` looks at
 SAMPLE = 500  # values whose length is looked at
@@ -71,6 +71,11 @@ def pretrain(
     as it is unless train_backbones.
     average: momentum of a moving average of the weights to keep instead of the last ones. resume: go on with the run in `out`.
     """
+    for name, number in (("epochs", epochs), ("steps", steps), ("batch", batch), ("micro", micro), ("lr", lr)):
+        if number is not None and number <= 0:
+            raise AmodalError(f"{name} must be more than 0, not {number}")
+    if steps is not None and epochs is not None:
+        raise AmodalError("give epochs or steps, not both")
     rank, world = distributed.start()
     out, where = Path(out), pick_device(device)
     dataset = records.open(data)
@@ -90,11 +95,14 @@ def pretrain(
         raise AmodalError(
             f"{dataset.name} has {len(dataset)} records and none falls in the training part; more records are needed"
         )
-    rows = min(batch or size_of(size).batch, len(part))
-    rows -= rows % world
-    if steps is not None and epochs is not None:
-        raise AmodalError("give epochs or steps, not both")
-    steps = steps or (epochs or DEFAULT_EPOCHS) * -(-len(part) // rows)
+    if batch is not None and batch % world:
+        raise AmodalError(
+            f"a batch of {batch} rows cannot be shared equally by {world} processes; take a multiple of {world}"
+        )
+    rows = min(batch or size_of(size).batch, len(part)) // world * world
+    if not rows:
+        raise AmodalError(f"{len(part)} records to train on are fewer than the {world} processes; start fewer")
+    steps = steps or -(-(epochs or DEFAULT_EPOCHS) * len(part) // rows)
     rate = lr if lr is not None else size_of(size).lr * min(1.0, (rows / size_of(size).batch) ** 0.5)
     schedule = Schedule(
         steps, rate, micro=micro, precision=precision, average=average, shard=shard, checkpoint_every=checkpoint_every
@@ -127,7 +135,8 @@ def pretrain(
     if progress and rank == 0:
         announce(config, trainee, dataset)
     held = dataset.split("valid")[:HELD_OUT]
-    held = held if len(held) >= 64 else part[:HELD_OUT]
+    if len(held) < ENOUGH:
+        held = part[:HELD_OUT]  # collapse shows there too
     slices = [b.to(where) for b in records.Loader(dataset, held, batch=256, shuffle=False)]
     running: list = []
 
@@ -151,14 +160,13 @@ def pretrain(
         running[-1].quarantine(out / ("quarantine.jsonl" if rank == 0 else f"quarantine-{rank}.jsonl"))
         return len(running[-1].bad)
 
-    begun = time.time()
     kept = train(
         trainee, batches, schedule, out, watch=Watch(slices), resume=resume, device=where, bad=bad, progress=progress
     )
     tensors = weights(kept)
     if rank == 0:
-        seconds = round(time.time() - begun, 1)
-        save_encoder(out, tensors, config | {"status": "done", "versions": versions(), "seconds": seconds})
+        done = {"status": "done", "versions": versions(), "seconds": read(out / "metrics.jsonl")[-1]["seconds"]}
+        save_encoder(out, tensors, config | done | {"processes": world, "device": where.type})
     distributed.barrier()
     return out
 
@@ -166,7 +174,9 @@ def pretrain(
 def pick_device(name: str) -> torch.device:
     """auto, cpu, cuda, cuda:1, …"""
     if name == "auto":
-        name = f"cuda:{int(os.environ.get('LOCAL_RANK', 0))}" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{int(os.environ.get('LOCAL_RANK', 0))}"
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -14,7 +14,7 @@ from amodal.diagnose.spectrum import effective_rank
 from amodal.nn.encoder import Encoder
 from amodal.objectives.alignment_uniformity import alignment, uniformity
 
-ENOUGH = 16  # rows below which a spectrum says nothing
+ENOUGH = 32  # rows below which a spectrum says nothing
 
 
 class Stopped(AmodalError):

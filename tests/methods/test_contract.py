@@ -11,6 +11,8 @@ from amodal import data, methods
 from amodal.core import Batch, Column
 from amodal.methods._contract import Clock
 from amodal.nn import config as encoder_config
+from amodal.nn.encoder import Encoder
+from amodal.nn.scale import Scale
 from amodal.train import distributed
 from amodal.train.loop import Schedule, train
 from amodal.train.step import gradients, total
@@ -207,3 +209,21 @@ def test_features_must_not_hold_other_rows():
     """The bench itself: rows are where they are said to be."""
     b = batch(("plain",))
     assert isinstance(b["words"], Column) and b.present().shape == (8, 4)
+
+
+@pytest.mark.parametrize("pool", ["mean", "cls"])
+@pytest.mark.parametrize("name", ["mae", "data2vec"])
+def test_what_is_hidden_is_what_is_predicted_whatever_the_pooling(name, pool):
+    """A CLS token before each row moves every other token along; losses must follow the tokens."""
+    torch.manual_seed(0)
+    encoder = Encoder(fields(), size="nano", pool=pool, **methods.encoder_options(name))
+    m = methods.build(name, encoder)
+    counts = {s: int(c.values[:, 1].sum()) for s, c in m.features(batch(m.views)).columns.items()}
+    assert counts == {s: int(c.values[:, 1].sum()) for s, c in method(name).features(batch(m.views)).columns.items()}
+
+
+def test_a_scale_that_reached_its_bound_can_come_back():
+    scale = Scale(1000.0, most=100.0)
+    value = scale()
+    value.backward()
+    assert abs(value.item() - 100) < 1e-3 and scale.log.grad > 0

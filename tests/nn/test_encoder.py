@@ -46,7 +46,7 @@ def row_of(b, row):
 
 @EVERY
 def test_one_vector_for_each_sense_from_its_row_alone(trunk, pool, positions, fusion):
-    encoder = encoder_of(trunk, pool, positions, fusion).align(5)
+    encoder = encoder_of(trunk, pool, positions, fusion).align(5, fused=True)
     encoder.double()
     whole = batch()
     z = vectors(encoder(whole))
@@ -64,7 +64,7 @@ def test_one_vector_for_each_sense_from_its_row_alone(trunk, pool, positions, fu
 @EVERY
 def test_every_parameter_learns_and_an_absent_sense_costs_no_parameter(trunk, pool, positions, fusion):
     """Every rank touches every tower: parameters of a sense that no row has get a gradient of zeros, not none at all."""
-    encoder = encoder_of(trunk, pool, positions, fusion).align(5, hidden=7).double()
+    encoder = encoder_of(trunk, pool, positions, fusion).align(5, hidden=7, fused=True).double()
     for table in (TABLE, {"image": [None, None], "text": [3, 1]}, {"image": [None], "text": [None]}):
         encoder.zero_grad()
         z = encoder(batch(table))
@@ -170,11 +170,11 @@ def test_mistakes_are_named():
 
 @EVERY
 def test_a_saved_encoder_is_the_same_encoder(trunk, pool, positions, fusion, tmp_path):
-    encoder = encoder_of(trunk, pool, positions, fusion).align(5).double()
+    encoder = encoder_of(trunk, pool, positions, fusion).align(5, fused=True).double()
     save_file(encoder.state_dict(), tmp_path / "weights.safetensors")
     torch.manual_seed(1)
     other = Encoder(FIELDS, size="nano", trunk=trunk, pool=pool, positions=positions).double()
-    other = (other.fuse(2, fusion) if fusion else other).align(5).double()
+    other = (other.fuse(2, fusion) if fusion else other).align(5, fused=True).double()
     assert list(other.state_dict()) == list(encoder.state_dict())
     other.load_state_dict(load_file(tmp_path / "weights.safetensors"))
     with torch.no_grad():
@@ -184,7 +184,7 @@ def test_a_saved_encoder_is_the_same_encoder(trunk, pool, positions, fusion, tmp
 
 def test_the_names_of_the_weights_are_a_promise():
     """Checkpoints of today must load tomorrow."""
-    names = list(encoder_of("joint", "cls", "learned", "pure").align(5).state_dict())
+    names = list(encoder_of("joint", "cls", "learned", "pure").align(5, fused=True).state_dict())
     block = [
         "norm1.weight",
         "norm1.bias",

@@ -180,48 +180,23 @@ def test_prefetch_keeps_order_and_passes_errors_on():
     assert seen == list(range(5))
 
 
-TORCHRUN = "import sys; from amodal.cli import main; main(sys.argv[1:])"
-
-
-@pytest.mark.parametrize("shard", [False, True])
-def test_torchrun_gives_the_run_of_one_process(folder, tmp_path, shard):
+@pytest.mark.parametrize(
+    ("method", "settings", "flags"),
+    [
+        ("clip", {}, []),
+        ("clip", {"average": 0.9}, ["--average", "0.9", "--shard"]),
+        ("dino", {"options": {"prototypes": 16}}, ["--method.prototypes", "16", "--shard"]),
+    ],
+    ids=["plain", "sharded, averaged", "sharded, with a teacher"],
+)
+def test_torchrun_gives_the_run_of_one_process(folder, tmp_path, method, settings, flags):
     """The same command under torchrun: two processes, plain or with sharded blocks, end at the weights of one."""
-    arguments = [
-        "pretrain",
-        "clip",
-        "--data",
-        str(folder),
-        "--size",
-        "nano",
-        "--batch",
-        "16",
-        "--steps",
-        "6",
-        "--seed",
-        "1",
-    ]
-    script = tmp_path / "go.py"
-    script.write_text(TORCHRUN)
-    pretrain("clip", folder, tmp_path / "one", steps=6, **QUICK)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        str(script),
-        *arguments,
-        "--out",
-        str(tmp_path / "two"),
-    ]
-    done = subprocess.run(
-        command + ["--shard"] * shard,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    pretrain(method, folder, tmp_path / "one", steps=6, **QUICK, **settings)
+    arguments = ["--data", str(folder), "--size", "nano", "--batch", "16", "--steps", "6", "--seed", "1"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "amodal"]
+    command = [*launch, "pretrain", method, *arguments, "--out", str(tmp_path / "two"), *flags]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (load_file(tmp_path / n / "model.safetensors") for n in ("one", "two"))
     for name in one:
@@ -237,3 +212,31 @@ def test_texts_that_are_cut_off_are_reported(folder, tmp_path, capsys):
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert 0 < config["data"]["truncated"]["text"] <= 1
     assert "are cut off" in capsys.readouterr().err
+
+
+def test_settings_that_make_no_sense_are_refused_before_a_folder_is_made(folder, tmp_path):
+    run = tmp_path / "run"
+    for settings in (
+        {"steps": 0},
+        {"epochs": 0},
+        {"steps": 2, "batch": 0},
+        {"steps": 2, "micro": 0},
+        {"steps": 2, "epochs": 2},
+    ):
+        with pytest.raises(AmodalError):
+            pretrain("clip", folder, run, **QUICK | settings)
+    for method in ("clip", "siglip", "zorro"):
+        with pytest.raises(AmodalError, match="compares senses, and there is only image"):
+            pretrain(method, folder, run, steps=2, sources=["image"], **QUICK)
+    for method in ("mae", "data2vec"):
+        with pytest.raises(AmodalError, match="stay random"):
+            pretrain(method, folder, run, steps=2, pool="attention", **QUICK)
+    assert not run.exists()
+
+
+def test_a_finished_run_keeps_its_time_when_it_is_resumed(folder, tmp_path):
+    run = tmp_path / "run"
+    pretrain("clip", folder, run, steps=20, **QUICK)
+    before = (run / "config.json").read_text()
+    pretrain("clip", folder, run, steps=20, resume=True, **QUICK)
+    assert json.loads((run / "config.json").read_text()) == json.loads(before)

@@ -2,7 +2,7 @@
 Radford et al., ICML 2021, arXiv:2103.00020, figure 3; every pair of senses has its own symmetric InfoNCE, over the records that
 have both, as in CMC (arXiv:1906.05849, eq. 8)."""
 
-from amodal.methods.shapes import Towers, sense_pairs, share
+from amodal.methods.shapes import Towers, sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce
@@ -15,4 +15,4 @@ def clip(encoder: Encoder, *, width: int = 128, temperature: float = 0.07, max_s
     def objective(z):
         return share({f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale()) for a, b in sense_pairs(z)})
 
-    return Towers(encoder.align(width), objective, learned=scale)
+    return Towers(two_senses(encoder).align(width), objective, learned=scale)

@@ -11,7 +11,7 @@ from amodal import modalities
 from amodal.core import Batch, Column, Tokens, field_of
 from amodal.masking.by_kind import hide_as
 from amodal.methods._contract import Clock, Features
-from amodal.methods.shapes import StudentTeacher, follow, refuse_backbones, row_losses, share, token_mean
+from amodal.methods.shapes import StudentTeacher, follow, refuse_backbones, refuse_pool, row_losses, share, token_mean
 from amodal.nn.encoder import Encoder
 from amodal.objectives.smooth_l1 import smooth_l1
 
@@ -40,6 +40,7 @@ class Data2vec(StudentTeacher):
     def __init__(self, encoder, top, beta, hide, momentum, final_momentum):
         super().__init__(encoder, momentum=momentum, final_momentum=final_momentum, views=("weak",))
         refuse_backbones(encoder)
+        refuse_pool(encoder)
         self.top, self.beta, self.hide = top, beta, hide
         self.kinds = {f: modalities.name_of(m) for f, m in encoder.fields.items()}
         self.mask = nn.ParameterDict({f: nn.Parameter(torch.randn(encoder.width) * 0.02) for f in encoder.fields})
@@ -64,7 +65,8 @@ class Data2vec(StudentTeacher):
         return bag.with_x(torch.where(hidden_T.unsqueeze(1), mask_D, bag.x))
 
     def regress(self, student: Tokens, teacher: Tokens, hidden_T: Tensor) -> Column:
-        student, teacher = student.keep(hidden_T), teacher.keep(hidden_T)
+        strip = self.encoder.pools[field_of(student.names[0])].strip
+        student, teacher = strip(student).keep(hidden_T), strip(teacher).keep(hidden_T)
         guess_TD = self.predict[field_of(student.names[0])](student.x)
         return row_losses(smooth_l1(guess_TD.float(), teacher.x.float(), beta=self.beta), student)
 
@@ -77,6 +79,10 @@ class Data2vec(StudentTeacher):
         over_time = in_time[tokens.source].unsqueeze(1)
         normal = [torch.where(over_time, over_row(x, tokens), layer_norm(x, x.shape[1:])) for x in outputs[-self.top :]]
         return torch.stack(normal).mean(0)
+
+    def momentum_at(self, clock: Clock) -> float:
+        """In a straight line from the first to the last, as in the paper."""
+        return self.momentum + (self.final_momentum - self.momentum) * clock.progress
 
     def tick(self, clock: Clock) -> None:
         super().tick(clock)

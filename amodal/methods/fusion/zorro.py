@@ -5,7 +5,7 @@ Row 31 of the catalogue."""
 from amodal.core import Batch, Embeddings
 from amodal.core.embeddings import FUSED
 from amodal.methods._contract import Features
-from amodal.methods.shapes import Towers, sense_pairs, share
+from amodal.methods.shapes import Towers, sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
 
@@ -22,7 +22,9 @@ def zorro(
         pairs = sense_pairs(z) + [(FUSED, s) for s in z.sources]
         return share({f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=temperature) for a, b in pairs})
 
-    return Together(encoder.fuse(fusion, reads).align(width, hidden=2 * encoder.width), objective)
+    return Together(
+        two_senses(encoder).fuse(fusion, reads).align(width, hidden=2 * encoder.width, fused=True), objective
+    )
 
 
 class Together(Towers):

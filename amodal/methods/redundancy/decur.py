@@ -1,7 +1,7 @@
 """DeCUR: redundancy reduction that keeps common and sense-unique dimensions apart.
 Wang et al., ECCV 2024, arXiv:2309.05300. Loss: their eq. 2-5. Row 2 of the catalogue."""
 
-from amodal.methods.shapes import Towers, sense_pairs, share, view_pairs
+from amodal.methods.shapes import Towers, sense_pairs, view_pairs
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads import Projector
 from amodal.objectives.barlow import barlow_twins
@@ -19,7 +19,8 @@ def decur(encoder: Encoder, *, width: int = 2048, common: float = 0.875, off_dia
         for a, b in sense_pairs(z):
             shared, unique = cross(*z.pair(a, b), common=common, off_diagonal=off_diagonal)
             across |= {f"common/{a}~{b}": shared, f"unique/{a}~{b}": unique}
-        # two senses: L_1 + L_2 + (L_common + L_unique) / 2, here over any number of them
-        return share(within) | share(across)
+        # two senses: L_1 + L_2 + (L_common + L_unique) / 2. Of n, each meets n - 1 others, whose terms share the weight of one
+        others = max(len(encoder.fields) - 1, 1)
+        return within | {name: term / (2 * others) for name, term in across.items()}
 
     return Towers(encoder, objective, heads=heads, views=("strong", "strong"))
