@@ -36,6 +36,8 @@ class Method(nn.Module):
 
     encoder: Encoder
     views: tuple[str, ...] = ("plain",)
+    least_rows: int = 1
+    """Rows that a batch needs for there to be anything to learn."""
 
     def features(self, batch: Batch) -> Features:
         raise NotImplementedError

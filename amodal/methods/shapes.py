@@ -53,6 +53,8 @@ class Towers(Method):
     learned: a module whose parameters the objective uses (a temperature).
     """
 
+    least_rows = 2
+
     def __init__(
         self,
         encoder: Encoder,

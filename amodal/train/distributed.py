@@ -106,22 +106,24 @@ BUCKET = 25 * 2**20  # numbers in one all-reduce
 
 @torch.no_grad()
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """The mean over ranks of every gradient. A parameter that no row of this rank touched counts as zero, so ranks never wait
-    for each other over it. Sharded parameters (FSDP2) have been averaged on the way."""
+    """The mean over ranks of every gradient. A parameter that rows of some rank touched counts as zero on the others, so ranks
+    never wait for each other over it; one that no rank touched is left without, as it would be on one process. Sharded
+    parameters (FSDP2) have been averaged on the way."""
     if world() == 1:
         return
+    whole_ones = [p for p in parameters if p.requires_grad and not hasattr(p, "device_mesh")]
+    touched = torch.tensor([p.grad is not None for p in whole_ones], dtype=torch.uint8, device=whole_ones[0].device)
+    dist.all_reduce(touched, op=dist.ReduceOp.MAX)
     bucket: list[nn.Parameter] = []
-    filled = 0
-    for p in parameters:
-        if not p.requires_grad or hasattr(p, "device_mesh"):
+    for p, by_any in zip(whole_ones, touched.tolist()):
+        if not by_any:
             continue
         if p.grad is None:
             p.grad = torch.zeros_like(p)
         bucket.append(p)
-        filled += p.numel()
-        if filled >= BUCKET:
+        if sum(q.numel() for q in bucket) >= BUCKET:
             _average(bucket)
-            bucket, filled = [], 0
+            bucket = []
     if bucket:
         _average(bucket)
 

@@ -3,6 +3,7 @@
 RUN/config.json        all that is needed to build the encoder again, and how it came about
 RUN/model.safetensors  the encoder
 RUN/README.md          the run card, for people
+RUN/trained.npy        hashes of the keys of the records it was trained on, which `evaluate` does not test on
 RUN/metrics.jsonl, tensorboard/, checkpoints/, quarantine.jsonl
 """
 
@@ -11,9 +12,11 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -24,20 +27,25 @@ from amodal.nn.encoder import Encoder
 from amodal.train import distributed
 from amodal.train.checkpoint import sync
 
+FORMAT = 1  # of config.json
 SAME_ON_RESUME = ("method", "options", "encoder", "schedule", "batch", "seed", "data")
 
 
 def prepare(out: Path, config: dict, resume: bool) -> None:
     """Make the run folder, or see that the run in it is the one that is to go on."""
+    if out.exists() and not out.is_dir():
+        raise AmodalError(f"{out} is a file; give the name of a folder for the run, which is made if there is none")
     file = out / "config.json"
     if file.exists():
-        before = json.loads(file.read_text())
+        before = read_config(file)
         if not resume:
             raise AmodalError(
                 f"{out} holds a run already ({before.get('method')}, {before.get('status')}); add --resume to go on with it, "
                 "or choose another --out"
             )
         for key in SAME_ON_RESUME:
+            if key not in before:
+                raise other_format(file, before, key)
             mine, its = (comparable(c, key) for c in (json.loads(json.dumps(config)), before))
             if mine != its:
                 raise AmodalError(
@@ -46,8 +54,11 @@ def prepare(out: Path, config: dict, resume: bool) -> None:
         return
     if resume:
         raise AmodalError(f"there is no run in {out} to go on with; leave --resume out to start one")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(file, config | {"status": "running", "versions": versions()})
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(file, config | {"format": FORMAT, "status": "running", "versions": versions()})
+    except OSError as e:
+        raise AmodalError(f"the run folder {out} cannot be written ({e.strerror or e}); choose another --out") from e
 
 
 def comparable(config: dict, key: str) -> object:
@@ -68,7 +79,7 @@ def save_encoder(out: Path, tensors: dict[str, Tensor], config: dict) -> None:
         save_file(tensors, draft)
         digest = hashlib.sha256(draft.read_bytes()).hexdigest()
         draft.rename(out / "model.safetensors")
-        write_json(out / "config.json", config | {"weights_sha256": digest})
+        write_json(out / "config.json", config | {"format": FORMAT, "weights_sha256": digest})
         (out / "README.md").write_text(card(config, digest))
         sync(out)
     except (OSError, SafetensorError) as e:
@@ -77,6 +88,70 @@ def save_encoder(out: Path, tensors: dict[str, Tensor], config: dict) -> None:
             f"could not write the model to {out}: {e}. The checkpoints in {out / 'checkpoints'} still hold it; "
             "free some space and add --resume."
         ) from e
+
+
+def hashes(keys: Iterable[str]) -> np.ndarray:
+    """(n,) uint64, one for each key."""
+    digests = b"".join(hashlib.blake2b(k.encode("utf-8", "surrogatepass"), digest_size=8).digest() for k in keys)
+    return np.frombuffer(digests, dtype="<u8")
+
+
+def write_trained(out: Path, hashed: np.ndarray | None) -> None:
+    """RUN/trained.npy; None, for a model that does not know: no such file."""
+    file = out / "trained.npy"
+    try:
+        if hashed is None:
+            file.unlink(missing_ok=True)
+            return
+        draft = file.with_name(".trained.draft.npy")
+        np.save(draft, np.unique(hashed))
+        draft.replace(file)
+    except OSError as e:
+        raise AmodalError(f"could not write {file}: {e.strerror or e}") from e
+
+
+def read_trained(run: Path) -> np.ndarray | None:
+    """The hashes in RUN/trained.npy, sorted; None if there is no such file."""
+    file = run / "trained.npy"
+    if not file.exists():
+        return None
+    try:
+        found = np.load(file)
+        if found.dtype != np.uint64 or found.ndim != 1:
+            raise ValueError(f"it holds {found.dtype} of shape {found.shape}")
+        return found
+    except (OSError, ValueError, EOFError) as e:
+        raise AmodalError(
+            f"{file}, which says what the run was trained on, cannot be read ({e}). Without it (remove it) the run can be used, "
+            "but `amodal evaluate` may then test on records that were trained on."
+        ) from e
+
+
+def read_json(file: Path, mend: str) -> dict:
+    """The object in a JSON file. Raises AmodalError that says what is broken, with `mend`: what to do about it."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise AmodalError(f"{file} cannot be read ({e}); {mend}") from e
+    if not isinstance(found, dict):
+        raise AmodalError(f"{file} holds {type(found).__name__} instead of an object; {mend}")
+    return found
+
+
+def read_config(file: Path) -> dict:
+    """A run's config.json, of the format that this version reads."""
+    config = read_json(file, "restore it from a copy, or remove its folder and train again")
+    if config.get("format", FORMAT) != FORMAT:
+        raise other_format(file, config)
+    return config
+
+
+def other_format(file: Path, config: dict, missing: str = "") -> AmodalError:
+    lacks = f" and lacks {missing!r}" if missing else ""
+    return AmodalError(
+        f"{file} has format {config.get('format', 'unknown')}{lacks}; this version of amodal reads format {FORMAT}. "
+        "Use the version that wrote it, or train again."
+    )
 
 
 def write_json(file: Path, content: dict) -> None:

@@ -9,6 +9,7 @@ RUN/metrics.jsonl, tensorboard/, checkpoints/, quarantine.jsonl
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,14 +18,14 @@ from rich.console import Console
 
 from amodal import data as records
 from amodal import methods
-from amodal.core import AmodalError, unknown
+from amodal.core import AmodalError, Batch, unknown
 from amodal.methods._contract import Method
-from amodal.modalities import BadValue
+from amodal.modalities import BadValue, name_of
 from amodal.nn import config as encoder_config
 from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import size_of
 from amodal.train import distributed
-from amodal.train.folder import prepare, save_encoder, versions, weights
+from amodal.train.folder import hashes, prepare, save_encoder, versions, weights, write_trained
 from amodal.train.log import read
 from amodal.train.loop import Schedule, train
 from amodal.train.watch import ENOUGH, Watch
@@ -95,13 +96,8 @@ def pretrain(
         raise AmodalError(
             f"{dataset.name} has {len(dataset)} records and none falls in the training part; more records are needed"
         )
-    if batch is not None and batch % world:
-        raise AmodalError(
-            f"a batch of {batch} rows cannot be shared equally by {world} processes; take a multiple of {world}"
-        )
-    rows = min(batch or size_of(size).batch, len(part)) // world * world
-    if not rows:
-        raise AmodalError(f"{len(part)} records to train on are fewer than the {world} processes; start fewer")
+    slices = [b.to(where) for b in held_out(dataset, part)]
+    rows = rows_of_a_batch(batch, size_of(size).batch, len(part), world, trainee.least_rows)
     steps = steps or -(-(epochs or DEFAULT_EPOCHS) * len(part) // rows)
     rate = lr if lr is not None else size_of(size).lr * min(1.0, (rows / size_of(size).batch) ** 0.5)
     schedule = Schedule(
@@ -131,13 +127,10 @@ def pretrain(
     }
     if rank == 0:
         prepare(out, config, resume)
+        write_trained(out, hashes(dataset.keys[i] for i in part))
     distributed.barrier()
     if progress and rank == 0:
         announce(config, trainee, dataset)
-    held = dataset.split("valid")[:HELD_OUT]
-    if len(held) < ENOUGH:
-        held = part[:HELD_OUT]  # collapse shows there too
-    slices = [b.to(where) for b in records.Loader(dataset, held, batch=256, shuffle=False)]
     running: list = []
 
     def batches(first: int):
@@ -169,6 +162,21 @@ def pretrain(
         save_encoder(out, tensors, config | done | {"processes": world, "device": where.type})
     distributed.barrier()
     return out
+
+
+def rows_of_a_batch(wanted: int | None, usual: int, records: int, world: int, least: int) -> int:
+    """The batch asked for, or the usual one of this size of encoder, if there are so many records; shared equally by `world`
+    processes. Raises AmodalError if that cannot be."""
+    if wanted is not None and wanted % world:
+        raise AmodalError(
+            f"a batch of {wanted} rows cannot be shared equally by {world} processes; take a multiple of {world}"
+        )
+    rows = min(wanted or usual, records) // world * world
+    if not rows:
+        raise AmodalError(f"{records} records to train on are fewer than the {world} processes; start fewer")
+    if rows < least:
+        raise AmodalError(f"this method compares records and needs batches of at least {least}; here {rows} can be had")
+    return rows
 
 
 def pick_device(name: str) -> torch.device:
@@ -229,3 +237,21 @@ def _lost(dataset: records.Dataset, i: int, field: str) -> int | None:
         return dataset.fields[field].truncated(dataset.raw(i, field))
     except BadValue:
         return None  # it will be put in quarantine when it is read
+
+
+def held_out(dataset: records.Dataset, part: Sequence[int]) -> list[Batch]:
+    """Records for `watch`, of the validation part if that has enough. Raises AmodalError if nothing in them can be read, and
+    warns of a field of which nothing can."""
+    held = dataset.split("valid")[:HELD_OUT]
+    if len(held) < ENOUGH:
+        held = part[:HELD_OUT]  # collapse shows there too
+    loader = records.Loader(dataset, held, batch=256, shuffle=False)
+    batches = list(loader)
+    dead = [f for f in dataset.fields if dataset.present(f)[held].any() and not any(len(b[f]) for b in batches)]
+    reasons = {bad.field: f"{bad.key}: {bad.reason}" for bad in reversed(loader.bad)}
+    for field in dead:
+        words = f"none of the values of {field!r} that were looked at can be read as {name_of(dataset.fields[field])} ({reasons[field]})"
+        if len(dead) == len(dataset.fields):
+            raise AmodalError(f"{words}; look at dataset.toml")
+        warnings.warn(words, stacklevel=2)
+    return batches

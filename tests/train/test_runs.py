@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import amodal
+from amodal import modalities
 from amodal.core import AmodalError
 from amodal.methods import build
 from amodal.train import checkpoint, log
@@ -204,7 +205,7 @@ def test_torchrun_gives_the_run_of_one_process(folder, tmp_path, method, setting
 
 
 def test_texts_that_are_cut_off_are_reported(folder, tmp_path, capsys):
-    from amodal import data, modalities
+    from amodal import data
 
     dataset = data.open(folder)
     short = dataset.with_fields(dataset.fields | {"text": modalities.make("text", max_length=18)})
@@ -228,6 +229,11 @@ def test_settings_that_make_no_sense_are_refused_before_a_folder_is_made(folder,
     for method in ("clip", "siglip", "zorro"):
         with pytest.raises(AmodalError, match="compares senses, and there is only image"):
             pretrain(method, folder, run, steps=2, sources=["image"], **QUICK)
+    with pytest.raises(AmodalError, match="batches of at least 2; here 1"):
+        pretrain("simclr", folder, run, steps=2, **QUICK | {"batch": 1})
+    texts = amodal.open({"words": [f"no picture {i}" for i in range(60)]}, fields={"words": modalities.make("image")})
+    with pytest.raises(AmodalError, match="none of the values of 'words'.*can be read as image"):
+        pretrain("mae", texts, run, steps=2, **QUICK)
     for method in ("mae", "data2vec"):
         with pytest.raises(AmodalError, match="stay random"):
             pretrain(method, folder, run, steps=2, pool="attention", **QUICK)

@@ -1,5 +1,7 @@
 """DINO: a student that sees small crops predicts what its slow teacher makes of large ones.
-Caron et al., ICCV 2021, arXiv:2104.14294. Loss: their eq. 1-3 and algorithm 1. For every field that can be cropped."""
+Caron et al., ICCV 2021, arXiv:2104.14294. Loss: their eq. 1-3 and algorithm 1. For every field that can be cropped. What
+is kept is the student, as of every method; the paper evaluates the teacher, which a run with an average of the weights (--average)
+comes close to."""
 
 from __future__ import annotations
 
