@@ -38,8 +38,8 @@ class Loader:
     - shuffle: another order in each epoch; otherwise `indices` as they are and, if steps is None, a short last batch;
     - workers: processes that decode, 0 for none; cache_bytes: memory for decoded values, shared out among workers.
 
-    Position p = step * batch + i of a run is in epoch p // n, so that the last batch of an epoch has the first rows of
-    the next. A record whose every field is missing or bad still has its row. Raises AmodalError for no records, unknown
+    Every batch is of one epoch, so that no record meets itself in it as a stranger; the n % batch records that are left over
+    in one epoch are others in the next. A record whose every field is missing or bad still has its row. Raises AmodalError for no records, unknown
     fields or views, and a batch that ranks cannot share equally; warns of fields that no record has.
     """
 
@@ -85,8 +85,10 @@ class Loader:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches that it takes to see every record once."""
-        return math.ceil(len(self.indices) / self.batch)
+        """Whole batches in an epoch; of an ordered pass also the last, short one."""
+        if self.one_pass:
+            return math.ceil(len(self.indices) / self.batch)
+        return max(len(self.indices) // self.batch, 1)
 
     def __len__(self) -> int:
         return max(self.steps - self.start_step, 0)
@@ -123,12 +125,11 @@ class Loader:
 
     def _rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Records and epochs of this rank's rows."""
-        share = self.batch // self.world
-        start = step * self.batch + self.rank * share
-        stop = min(start + share, len(self.indices)) if self.one_pass else start + share
-        at, epochs = order.epochs(
-            np.arange(start, max(start, stop)), len(self.indices), seed=self.seed, shuffle=self.shuffle
-        )
+        share, n = self.batch // self.world, len(self.indices)
+        epoch, within = divmod(step, self.steps_per_epoch)
+        start = epoch * n + within * self.batch + self.rank * share
+        stop = min(start + share, n) if self.one_pass else start + share
+        at, epochs = order.epochs(np.arange(start, max(start, stop)), n, seed=self.seed, shuffle=self.shuffle)
         return self.indices[at], epochs
 
     def _seeds(self, keys: Sequence[str], epochs: np.ndarray) -> torch.Tensor:

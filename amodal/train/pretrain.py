@@ -98,7 +98,7 @@ def pretrain(
         )
     slices = [b.to(where) for b in held_out(dataset, part)]
     rows = rows_of_a_batch(batch, size_of(size).batch, len(part), world, trainee.least_rows)
-    steps = steps or -(-(epochs or DEFAULT_EPOCHS) * len(part) // rows)
+    steps = steps or (epochs or DEFAULT_EPOCHS) * (len(part) // rows)
     rate = lr if lr is not None else size_of(size).lr * min(1.0, (rows / size_of(size).batch) ** 0.5)
     schedule = Schedule(
         steps, rate, micro=micro, precision=precision, average=average, shard=shard, checkpoint_every=checkpoint_every
