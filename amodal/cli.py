@@ -135,13 +135,28 @@ def embed(
     print(f"wrote {write_vectors(load(run), data, out)} vectors to {out}")
 
 
-def index(run: Run, data: Data, out: Annotated[Path | None, arg(help="RUN/index unless given")] = None) -> None:
+def index(
+    run: Run,
+    data: Data,
+    out: Annotated[Path | None, arg(help="RUN/index unless given")] = None,
+    prune: Annotated[bool, arg(help="remove records that the data no longer has")] = False,
+) -> None:
     """Embed records into an index to search in; those it holds already are skipped."""
+    from amodal.evaluate._embedded import unreadable
     from amodal.modalities import name_of
     from amodal.model import load
+    from amodal.train.log import Bar
 
     model = load(run)
-    made = model.index(data, out)
+    dataset = model.read(data)
+    with Bar("index", len(dataset)) as bar:
+        made = model.index(dataset, out, prune=prune, progress=lambda n: bar.step("records", by=n))
+    if made.bad:
+        print(unreadable(made.bad))
+    if made.gone and prune:
+        print(f"{made.gone:,} records removed from the index that are no longer in the data")
+    elif made.gone:
+        print(f"{made.gone:,} records in the index are no longer in the data (--prune removes them)")
     kinds = {name_of(m): field for field, m in model.fields.items()}
     asked = next(
         (f"--{kind} …" for kind in ("text", "image", "audio") if kind in kinds), f"--query {next(iter(model.fields))}=…"
@@ -266,14 +281,22 @@ def main(argv: list[str] | None = None) -> None:
             from amodal.errors import unknown
 
             raise unknown("verb of amodal", rest[0], VERBS)
+        if options and rest[:1] != ["pretrain"]:
+            from amodal.errors import AmodalError
+
+            raise AmodalError(f"--method.{next(iter(options))} is an option of `amodal pretrain METHOD`")
         tyro.extras.subcommand_cli_from_dict(VERBS, args=rest, prog="amodal", description=__doc__.split(".")[0] + ".")
     except KeyboardInterrupt as e:
-        print(f"\n{e or 'interrupted'}; add --resume to go on", file=sys.stderr)
+        resumes = rest[:1] == ["pretrain"]
+        print(f"\n{str(e) or 'interrupted'}{'; add --resume to go on' if resumes else ''}", file=sys.stderr)
         raise SystemExit(130) from None
     except ValueError as e:
         from amodal.errors import AmodalError
 
         if not isinstance(e, AmodalError):
             raise
+        print(f"error: {e}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as e:  # a file or folder that is not there, not ours, or on a full disk
         print(f"error: {e}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -21,7 +21,7 @@ from amodal.nn.encoder import Encoder
 from amodal.search import Hit, Index
 from amodal.search import search as run_search
 from amodal.train.checkpoint import fill
-from amodal.train.folder import save_encoder, weights
+from amodal.train.folder import other_format, read_config, read_trained, save_encoder, weights, write_trained
 from amodal.train.pretrain import pick_device
 from amodal.train.pretrain import pretrain as run_pretraining
 
@@ -38,7 +38,7 @@ def load(path: str | Path, *, device: str = "auto") -> Model:
         raise AmodalError(
             f"{path} is not a run: there is no config.json in it. Give the folder that `amodal pretrain --out` named."
         )
-    config = json.loads((path / "config.json").read_text())
+    config = read_config(path / "config.json")
     weights = path / "model.safetensors"
     if not weights.exists():
         raise AmodalError(
@@ -48,19 +48,23 @@ def load(path: str | Path, *, device: str = "auto") -> Model:
         raise AmodalError(
             f"{weights} is damaged or belongs to another run: its sha256 is not the one in {path / 'config.json'}"
         )
-    encoder = encoder_config.build(config["encoder"])
+    try:
+        encoder = encoder_config.build(config["encoder"])
+    except KeyError as e:
+        raise other_format(path / "config.json", config, str(e.args[0])) from e
     try:
         fill(encoder, load_file(weights), str(weights))
     except SafetensorError as e:
         raise AmodalError(f"{weights} cannot be read: {e}") from e
-    return Model(encoder.to(pick_device(device)), config, path)
+    return Model(encoder.to(pick_device(device)), config, path, read_trained(path))
 
 
 class Model:
-    """encoder: batch -> embeddings. config: how it came about. path: the run folder, None if it was never saved."""
+    """encoder: batch -> embeddings. config: how it came about. path: the run folder, None if it was never saved.
+    trained: sorted hashes of the keys of the records it was trained on, None if that is not known."""
 
-    def __init__(self, encoder: Encoder, config: dict, path: Path | None = None):
-        self.encoder, self.config, self.path = encoder.eval(), config, path
+    def __init__(self, encoder: Encoder, config: dict, path: Path | None = None, trained: np.ndarray | None = None):
+        self.encoder, self.config, self.path, self.trained = encoder.eval(), config, path, trained
 
     @property
     def fields(self) -> dict:
@@ -99,19 +103,25 @@ class Model:
         baseline = self.untrained().encoder if untrained else None
         chosen = {"protocols": tuple(protocols)} if protocols else {}
         return run_protocols(
-            self.encoder, self.read(data), label=label, baseline=baseline, device=self.device, **chosen, **options
+            self, self.read(data), label=label, baseline=baseline, device=self.device, **chosen, **options
         )
 
     def untrained(self) -> Model:
-        """The same encoder as it was before training; a frozen backbone is as it is now."""
+        """The same encoder as it was before training; a pretrained backbone as it was given."""
         torch.manual_seed(self.config.get("seed", 0))
         before = encoder_config.build(self.config["encoder"])
         for field in filter(before.contextual, before.fields):
-            before.tokenizers[field].body.load_state_dict(self.encoder.tokenizers[field].body.state_dict())
-        return Model(before.to(self.device), self.config)
+            if self.config["schedule"]["train_backbones"]:  # it has learnt: read what it was given at first
+                spec = {field: before.tokenizers[field].spec}
+                before.tokenizers[field] = encoder_config.backbones(spec, before.fields, before.size)[field]
+            else:
+                before.tokenizers[field].body.load_state_dict(self.encoder.tokenizers[field].body.state_dict())
+        # it is compared with the trained one, so it must be tested on the same records
+        return Model(before.to(self.device), self.config, trained=self.trained)
 
     def index(self, data, path: str | Path | None = None, **options) -> Index:
-        """Embed `data` into an index that `search` reads; records that it already holds and that have not changed are skipped."""
+        """Embed `data` into an index that `search` reads; records that it already holds and that have not changed are skipped.
+        options: prune=True to delete those that `data` no longer has, progress; see `amodal.search.Index.update`."""
         where = Path(path) if path else self._home() / "index"
         return Index.open(where, encoder=self.encoder, fingerprint=self.fingerprint).update(
             self.read(data), device=self.device, **options
@@ -134,8 +144,9 @@ class Model:
         return run_search(found, self.encoder, query, k=k, where=where, senses=senses)
 
     def save(self, path: str | Path) -> Path:
-        """Write the encoder, its configuration and its card."""
+        """Write the encoder, its configuration, its card, and what it was trained on."""
         save_encoder(Path(path), weights(self.encoder), self.config)
+        write_trained(Path(path), self.trained)
         return Path(path)
 
     def _home(self) -> Path:

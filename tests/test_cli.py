@@ -96,3 +96,80 @@ def test_every_verb_of_the_readme_exists():
         *("search", "export", "methods", "claim", "doctor"),
     }
     assert {"simclr", "clip", "siglip", "decur", "mae", "data2vec", "dino", "zorro"} <= set(methods.names())
+
+
+@pytest.fixture
+def photos(folder, tmp_path):
+    """Pictures that a test may spoil, and a run on them."""
+    import shutil
+
+    import amodal
+
+    shutil.copytree(folder, tmp_path / "photos")
+    amodal.pretrain("clip", tmp_path / "photos", tmp_path / "run", size="nano", steps=2, batch=16, progress=False)
+    return tmp_path / "photos", tmp_path / "run"
+
+
+def said(capsys, *arguments) -> str:
+    cli.main([str(a) for a in arguments])
+    printed = capsys.readouterr()
+    return printed.err + printed.out
+
+
+def test_index_counts_what_is_bad_and_what_is_gone(capsys, photos):
+    data, run = photos
+    (data / "red" / "000.png").write_bytes(b"not a picture")
+    first = said(capsys, "index", run, "--data", data)
+    assert "index 80/80" in first and "1 value could not be read" in first and "red/000 (image)" in first
+    assert "Next: amodal search" in first and "no longer" not in first
+    for stem in ("004", "008"):
+        for file in (data / "red").glob(f"{stem}.*"):
+            file.unlink()
+    assert "2 records in the index are no longer in the data (--prune" in said(capsys, "index", run, "--data", data)
+    sheet = run / "sheet.png"
+    found = said(capsys, "search", run, "--text", "red", "--k", "80", "--sheet", sheet, "--data", data)
+    assert "2 of 79 hits are not drawn" in found and sheet.exists()
+    last = said(capsys, "index", run, "--data", data, "--prune")
+    assert "2 records removed" in last and "78 records in the index" in last
+    assert "no longer" not in said(capsys, "index", run, "--data", data, "--prune")
+
+
+def test_embed_counts_what_is_bad_and_spares_other_files(capsys, photos):
+    data, run = photos
+    (data / "red" / "000.png").write_bytes(b"not a picture")
+    out = run / "out.parquet"
+    assert "1 value could not be read" in said(capsys, "embed", run, "--data", data, "--out", out)
+    assert "wrote" in said(capsys, "embed", run, "--data", data, "--out", out), "its own file it overwrites"
+    mine = data / "table.csv"
+    mine.write_text("a,b\n1,2\n")
+    assert "holds no vectors" in refused(capsys, "embed", run, "--data", data, "--out", mine)
+    assert mine.read_text() == "a,b\n1,2\n"
+
+
+def test_broken_runs_and_places_that_cannot_be_written_are_no_tracebacks(capsys, photos, monkeypatch):
+    data, run = photos
+    again = ["pretrain", "clip", "--data", data, "--size", "nano", "--steps", "2", "--batch", "16", "--seed", "0"]
+    config = run / "config.json"
+    whole = json.loads(config.read_text())
+    assert whole["format"] == 1
+    config.write_text(json.dumps(whole | {"format": 7}))
+    assert "has format 7; this version of amodal reads format 1" in refused(capsys, "evaluate", run, "--data", data)
+    older = {k: v for k, v in whole.items() if k != "format"}
+    older["encoder"] = {k: v for k, v in whole["encoder"].items() if k != "aligned_width"}
+    config.write_text(json.dumps(older))
+    assert "format unknown and lacks 'aligned_width'" in refused(capsys, "evaluate", run, "--data", data)
+    config.write_text(json.dumps({k: v for k, v in whole.items() if k != "schedule"}))
+    assert "lacks 'schedule'" in refused(capsys, *again, "--out", run, "--resume")
+    for broken in ('{"method": ', "[]"):
+        config.write_text(broken)
+        assert "config.json" in refused(capsys, "evaluate", run, "--data", data)
+        assert "train again" in refused(capsys, *again, "--out", run, "--resume")
+    file = run / "README.md"
+    assert "is a file" in refused(capsys, *again, "--out", file)
+    assert "cannot be written" in refused(capsys, *again, "--out", file / "deeper")
+
+    def full(*_, **__):
+        raise PermissionError(13, "Permission denied", "there")
+
+    monkeypatch.setattr("amodal.doctor.report", full)
+    assert "error: " in (printed := refused(capsys, "doctor")) and "Permission denied" in printed

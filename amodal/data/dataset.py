@@ -16,6 +16,7 @@ from amodal.data.cache import Cache
 from amodal.data.readers import Reader
 from amodal.data.schema import Field, Label, Schema
 from amodal.modalities import BadValue, Modality, Raw, config
+from amodal.modalities.table import number
 
 
 class Dataset:
@@ -111,7 +112,7 @@ class Dataset:
         """(n,) int64 ascending: the records of "train" (80 %), "valid" (10 %), "test" (10 %), or "all".
 
         A record's part follows from its key alone (or from what `split_by` or `split` in dataset.toml name), so it
-        stays where it is when data is added.
+        stays where it is when data is added; not in data of so few records that a part would be empty (`by_hash`).
         """
         if part == "all":
             return np.arange(len(self))
@@ -246,7 +247,7 @@ def _categories(cells: Sequence) -> np.ndarray:
 
 def _number(cell, label: str) -> float:
     try:
-        return float("nan") if cell is None or cell == "" else float(cell)
+        return float("nan") if cell is None or cell == "" else number(cell)
     except (TypeError, ValueError):
         raise AmodalError(
             f'the label {label!r} is a number by dataset.toml, but a record has {cell!r}. Use kind = "category".'

@@ -11,7 +11,7 @@ import datetime
 import decimal
 import numbers
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,10 +20,12 @@ import numpy as np
 
 from amodal import modalities
 from amodal.data.splits import SPELLINGS
+from amodal.modalities.table import is_date, mostly_numbers
 
 LABEL_WORDS = {"label", "labels", "class", "target", "category", "species", "genus", "diagnosis", "outcome", "y"}
 KEY_WORDS = {"key", "id", "ids", "uid", "uuid", "guid", "idx", "index"}
-PLACE_WORDS = {"lat", "latitude", "lon", "lng", "long", "longitude"}
+LONGITUDES = {"lon", "lng", "long"}
+PLACE_WORDS = {"lat", "latitude", "longitude"} | LONGITUDES
 SPLIT_WORDS = {"split", "subset", "partition", "part", "set"}
 GROUP_WORDS = {
     "subject",
@@ -38,6 +40,11 @@ GROUP_WORDS = {
     "block",
     "family",
 }
+WHOLE = {"y", "set", "part", "block", "index", "group"}
+"""Of all these words those that are parts of other names as well (`acc_y`, `blood_group`) and mean this on their own
+alone."""
+IDS = {"id", "ids"}
+"""Beside one of them a word is on its own: `group_id`."""
 FILES = "files"
 """The reason for a field whose values are files."""
 NUMPY = {".npy", ".npz"}
@@ -67,21 +74,44 @@ def kinds() -> dict[str, str]:
     return {ending: name for name in reversed(modalities.names()) for ending in modalities.kind(name).suffixes}
 
 
-def column(name: str, samples: Sequence, everything: Callable[[], list], base: Path | None = None) -> Verdict:
+def column(
+    name: str,
+    samples: Sequence,
+    everything: Callable[[], list],
+    base: Path | None = None,
+    beside: Collection[str] = (),
+) -> Verdict:
     """samples: some cells, none missing; everything: all cells, asked for only where they are small; base: for relative
-    paths."""
+    paths; beside: the columns that hold single numbers."""
     if not samples:
         return Verdict("out", why="every cell is empty")
-    first = samples[0]
-    if isinstance(first, Path):
+    sorts = [_sort(cell) for cell in samples]
+    sort = max(dict.fromkeys(sorts), key=sorts.count)  # of mixed cells the most; the others are for the quarantine
+    samples = [cell for cell, s in zip(samples, sorts) if s == sort]
+    if sort == "path":
         return of_files(samples)
-    if isinstance(first, str):
-        if names_files(samples, base):
-            return of_files([(base or Path()) / s for s in samples])
-        return _text(name, [c for c in everything() if c not in (None, "")])
-    if isinstance(first, (bool, np.bool_, numbers.Number, decimal.Decimal, datetime.date)):
-        return _number(name, everything())
-    return of_values(samples)
+    if sort == "value":
+        return of_values(samples)
+    if sort == "text" and names_files(samples, base):
+        return of_files([(base or Path()) / s for s in samples])
+    if sort == "text" and not mostly_numbers(samples):
+        cells = everything()
+        filled = [str(c) for c in cells if c != "" and _sort(c) in ("text", "number")]
+        return _text(name, filled, len(filled) == len(cells))
+    if sort == "text":
+        return _date(name, [c for c in everything() if is_date(c)])
+    return _number(name, [c if _sort(c) == "number" else None for c in everything()], beside)
+
+
+def single(cell) -> bool:
+    """Whether a cell is one number."""
+    return isinstance(cell, (bool, np.bool_, numbers.Number, decimal.Decimal, datetime.date))
+
+
+def _sort(cell) -> str:
+    if isinstance(cell, Path):
+        return "path"
+    return "text" if isinstance(cell, str) else "number" if single(cell) else "value"
 
 
 def of_files(paths: Sequence[Path]) -> Verdict:
@@ -132,11 +162,12 @@ def names_files(samples: Sequence[str], base: Path | None) -> bool:
     return any((base / s).is_file() for s in named[:50]) if base and any(" " in s for s in named) else True
 
 
-def _text(name: str, cells: Sequence[str]) -> Verdict:
+def _text(name: str, cells: Sequence[str], complete: bool) -> Verdict:
+    """cells: those that are there; complete: whether all are."""
     distinct, longest = set(cells), max(map(len, cells))
     if _named(name, SPLIT_WORDS) and {c.lower() for c in distinct} <= set(SPELLINGS):
         return Verdict("split", why="the parts of a split")
-    if len(distinct) == len(cells) > 1 and longest <= SHORT and not any(c.split()[1:] for c in cells):
+    if complete and len(distinct) == len(cells) > 1 and longest <= SHORT and not any(c.split()[1:] for c in cells):
         if _named(name, KEY_WORDS) or sum(bool(re.search(r"\d", c)) for c in cells) > len(cells) / 2:
             return Verdict("key", why="different in every record")
     if len(distinct) == 1 and len(cells) > 1:
@@ -150,17 +181,29 @@ def _text(name: str, cells: Sequence[str]) -> Verdict:
     return Verdict("field", "text", "text")
 
 
-def _number(name: str, cells: Sequence) -> Verdict:
+def _date(name: str, cells: Sequence[str]) -> Verdict:
+    """Days and times as text, as if they were the numbers that a Parquet file makes of them."""
+    distinct = set(cells)
+    if _named(name, GROUP_WORDS) and len(distinct) <= len(cells) // 2:
+        return Verdict("label", "category", f"{len(distinct)} different values")
+    if len(distinct) == 1 and len(cells) > 1:
+        return Verdict("out", why=f"always {cells[0]}")
+    if _named(name, LABEL_WORDS):
+        return Verdict("label", "number", f"{len(distinct)} different times", unit="seconds")
+    return Verdict("cell", "table", "dates, as seconds")
+
+
+def _number(name: str, cells: Sequence, beside: Collection[str] = ()) -> Verdict:
     filled = [c for c in cells if c is not None]
     distinct = set(filled)
     whole = all(isinstance(c, numbers.Number) and float(c).is_integer() for c in distinct)
     if _named(name, GROUP_WORDS) and whole and len(distinct) <= len(filled) // 2:
         return Verdict("label", "category", f"{len(distinct)} different values")
-    if _named(name, LABEL_WORDS):
+    if _named(name, LABEL_WORDS) and not _is_axis(name, beside):
         return Verdict(
             "label", "category" if whole and len(distinct) <= CLASSES else "number", f"{len(distinct)} different values"
         )
-    if _named(name, PLACE_WORDS):
+    if _is_place(name, beside):
         return Verdict("label", "number", "where the record is from, not what was sensed", unit="degree")
     unique = len(filled) == len(cells) == len(distinct) > 1
     counting = (
@@ -172,6 +215,8 @@ def _number(name: str, cells: Sequence) -> Verdict:
         return Verdict("key", why="different in every record")
     if len(distinct) == 1 and len(cells) > 1:
         return Verdict("out", why=f"always {filled[0]}")
+    if whole and len(filled) == len(distinct) and _named(name, KEY_WORDS):
+        return Verdict("out", why="an id that some records lack")
     return Verdict("cell", "table", "numbers")
 
 
@@ -186,5 +231,29 @@ def is_group_name(name: str) -> bool:
 
 def _named(name: str, words: set[str]) -> bool:
     """Whether one of the words in a column's name is one of `words`: `Class Label`, `speciesName`, `subject_id`."""
-    parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)
-    return any(part.lower() in words for part in parts)
+    parts = [part.lower() for part in _parts(name)]
+    alone = [part for part in parts if part not in IDS] or parts
+    return any(part in words and (part not in WHOLE or len(alone) == 1) for part in parts)
+
+
+def _parts(name: str) -> list[str]:
+    return re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name.removeprefix("json."))
+
+
+def _is_axis(name: str, beside: Collection[str]) -> bool:
+    """Whether a `y` is not an answer but stands beside an `x` or a `z`."""
+    others = {other.removeprefix("json.").lower() for other in beside}
+    return name.removeprefix("json.").lower() == "y" and bool(others & {"x", "z"})
+
+
+def _is_place(name: str, beside: Collection[str]) -> bool:
+    """Whether a column is a latitude or a longitude. `lat` and `long` are parts of other names (`hair_long`): there they
+    count only beside the other one (`start_lat`, `start_long`)."""
+    parts, others = _parts(name), {other.lower() for other in beside}
+    for word in map(str.lower, parts):
+        if word in ("latitude", "longitude") or (word in PLACE_WORDS and len(parts) == 1):
+            return True
+        partners = LONGITUDES if word == "lat" else {"lat"} if word in LONGITUDES else set()
+        if any(re.sub(rf"(?<![a-z]){word}(?![a-z])", other, name.lower()) in others for other in partners):
+            return True
+    return False

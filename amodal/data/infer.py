@@ -4,7 +4,7 @@ dataset.toml."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +18,22 @@ from amodal.data.decide import Verdict
 from amodal.data.locate import locate
 from amodal.data.measure import SAMPLES, measured, spread
 from amodal.data.readers import Reader
-from amodal.data.report import Report
+from amodal.data.report import Report, groups_of
 from amodal.data.schema import Field, Label, Schema
 from amodal.modalities import Modality
 
+RESERVED = frozenset(
+    """fused T_destination add_module apply bfloat16 buffers call_super_init children clear compile copy cpu cuda double
+    dump_patches eval extra_repr float forward fromkeys get get_buffer get_extra_state get_parameter get_submodule half
+    ipu items keys load_state_dict modules mtia named_buffers named_children named_modules named_parameters parameters pop
+    popitem register_backward_hook register_buffer register_forward_hook register_forward_pre_hook
+    register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook
+    register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook
+    register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule setdefault share_memory state_dict to
+    to_empty train training type update values xpu zero_grad""".split()
+)
+"""What no field can be called: the encoder keeps a part of itself for each field under its name, where torch has
+attributes of its own. Those that begin with _ come on top."""
 HEAD = """What this dataset is, written by `amodal init`. Edit freely, an unknown key is an error:
 [fields.NAME] is what an encoder sees, [labels.NAME] is for evaluation only; a column may be moved between them.
 Delete a parameter of a field to have it measured again."""
@@ -75,16 +87,26 @@ def _look(path: Path, name: str = "") -> tuple[Dataset, dict[str, Verdict]]:
 
 def _decide(reader: Reader) -> dict[str, Verdict]:
     """What each column is; of several keys the first that is called one."""
-    verdicts = {column: _verdict(reader, column) for column in reader.columns}
+    beside = {column for column in reader.columns if _single(reader, column)}
+    verdicts = {column: _verdict(reader, column, beside) for column in reader.columns}
     keys = [column for column, verdict in verdicts.items() if verdict.role == "key"]
     best = next((k for k in keys if decide.is_key_name(k)), keys[0] if keys else None)
     for column in keys:
-        if column != best:
+        if isinstance(reader, readers.Files):
+            verdicts[column] = Verdict("out", why="an id; the records are called after their files")
+        elif column != best:
             verdicts[column] = Verdict("out", why=f"another id beside {best!r}")
     return verdicts
 
 
-def _verdict(reader: Reader, column: str) -> Verdict:
+def _single(reader: Reader, column: str) -> bool:
+    """Whether a column holds single numbers, by a few of its cells."""
+    if isinstance(reader, readers.Files) and column in reader.where:
+        return False
+    return any(decide.single(reader.get(int(i), column)) for i in spread(len(reader.keys), 5))
+
+
+def _verdict(reader: Reader, column: str, beside: Collection[str]) -> Verdict:
     if isinstance(reader, readers.Files) and column in reader.where:
         where = reader.where[column]
         if {Path("x" + ending).suffix for ending in where.suffixes} <= decide.NUMPY:
@@ -97,7 +119,7 @@ def _verdict(reader: Reader, column: str) -> Verdict:
             if distinct > 1
             else Verdict("out", why="one folder only")
         )
-    return decide.column(column, _some(reader, column), lambda: reader.cells(column), reader.base)
+    return decide.column(column, _some(reader, column), lambda: reader.cells(column), reader.base, beside)
 
 
 def _some(reader: Reader, column: str) -> list:
@@ -119,15 +141,15 @@ def _assemble(
     for column in chosen:
         reader.check(column)
     fields: dict[str, Field] = {}
+    called = _field_names([column for column, v in verdicts.items() if column in chosen or v.role == "field"])
     for column, verdict in verdicts.items():
         if column in chosen:
             kind = chosen[column]
             given = None if not isinstance(kind, str) else ()
-            fields[_field_name(column)] = Field(
-                modalities.make(kind) if isinstance(kind, str) else kind, _other(column), given=given
-            )
+            other = column if called[column] != column else ""
+            fields[called[column]] = Field(modalities.make(kind) if isinstance(kind, str) else kind, other, given=given)
         elif verdict.role == "field":
-            fields[_field_name(column)] = _field(reader, column, verdict)
+            fields[called[column]] = _field(reader, column, verdict, called[column])
     cells = [column for column, verdict in verdicts.items() if verdict.role == "cell" and column not in chosen]
     if cells:
         name = next(n for n in ("table", "cells", "numbers") if n not in fields and n not in reader.columns)
@@ -141,7 +163,8 @@ def _assemble(
     return measured(Dataset(reader, replace(base, fields=fields, labels=labels, split=split), path))
 
 
-def _field(reader: Reader, column: str, verdict: Verdict) -> Field:
+def _field(reader: Reader, column: str, verdict: Verdict, name: str) -> Field:
+    other = column if name != column else ""
     modality = modalities.make(verdict.kind)
     suffix: tuple[str, ...] = ()
     within = ""
@@ -150,9 +173,9 @@ def _field(reader: Reader, column: str, verdict: Verdict) -> Field:
         others = [w for other, w in reader.where.items() if other != column and w.within == where.within]
         alone = not any(_kind_of(w) == verdict.kind for w in others) and set(where.suffixes) <= modality.suffixes
         # Without a suffix, files with other endings of the modality that are added later belong to the field as well.
-        suffix = () if alone and not _other(column) else where.suffixes
+        suffix = () if alone and not other else where.suffixes
         within = where.within
-    return Field(modality, _other(column), suffix, within, given=())
+    return Field(modality, other, suffix, within, given=())
 
 
 def _kind_of(where: readers.Where) -> str | None:
@@ -160,14 +183,20 @@ def _kind_of(where: readers.Where) -> str | None:
     return decide.kinds().get(Path("x" + where.suffixes[0]).suffix)
 
 
+def _field_names(columns: Sequence[str]) -> dict[str, str]:
+    """column -> a name that can stand in `image:2`, on a command line and in a network, different for each."""
+    names: dict[str, str] = {}
+    for column in sorted(columns, key=lambda c: c != _field_name(c)):  # a column that can keep its name does
+        name = _field_name(column)
+        while name in names.values():
+            name += "_"
+        names[column] = name
+    return names
+
+
 def _field_name(column: str) -> str:
-    """A name that can stand in `image:2` and on a command line."""
     name = re.sub(r"[:.]", "_", column.removeprefix("json.").strip())
-    return f"{name}_" if name == "fused" else name
-
-
-def _other(column: str) -> str:
-    return "" if _field_name(column) == column else column
+    return f"{name}_" if name in RESERVED or name.startswith("_") else name
 
 
 def _why_not(verdicts: dict[str, Verdict]) -> str:
@@ -183,15 +212,17 @@ def _why_not(verdicts: dict[str, Verdict]) -> str:
 
 def _comments(dataset: Dataset, verdicts: dict[str, Verdict]) -> dict[str, str]:
     comments = {f"labels.{name}": verdicts[name].why for name in dataset.labels if name in verdicts}
-    groups = [name for name in dataset.labels if decide.is_group_name(name)]
-    if groups and not dataset.schema.split:
+    if groups := groups_of(dataset):
         comments["split_by"] = "\n".join(
             f'split_by = "{name}"  # keeps each {name} in one part of the split' for name in groups
         )
     left = [f"{column}: {v.why}" for column, v in verdicts.items() if v.role == "out"]
     if left:
         comments[""] = HEAD + "\nLeft out: " + "; ".join(left)
-    comments |= {f"fields.{name}": v.why for name, v in verdicts.items() if v.role == "field" and "modality =" in v.why}
+    for name, f in dataset.schema.fields.items():
+        verdict = verdicts.get(f.column or name)
+        if verdict and verdict.role == "field" and "modality =" in verdict.why:
+            comments[f"fields.{name}"] = verdict.why
     for name, modality in dataset.fields.items():
         if type(modality).__name__ == "Table" and isinstance(dataset.columns[name], tuple):
             comments[f"fields.{name}"] = (

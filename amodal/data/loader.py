@@ -38,9 +38,10 @@ class Loader:
     - shuffle: another order in each epoch; otherwise `indices` as they are and, if steps is None, a short last batch;
     - workers: processes that decode, 0 for none; cache_bytes: memory for decoded values, shared out among workers.
 
-    Every batch is of one epoch, so that no record meets itself in it as a stranger; the n % batch records that are left over
-    in one epoch are others in the next. A record whose every field is missing or bad still has its row. Raises AmodalError for no records, unknown
-    fields or views, and a batch that ranks cannot share equally; warns of fields that no record has.
+    Every batch is of one epoch, so that no record meets itself in it as a stranger; the n % batch records that are left
+    over in one epoch are others in the next. A record whose every field is missing or bad still has its row. Raises
+    AmodalError for no records, unknown fields or views, and a batch that ranks cannot share equally; warns of fields
+    that no record has.
     """
 
     def __init__(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from amodal.core import AmodalError
 from amodal.data import decide, readers
+from amodal.data.readers import native
 
 
 def locate(path: Path) -> tuple[Path, tuple[str, ...]]:
@@ -15,7 +16,7 @@ def locate(path: Path) -> tuple[Path, tuple[str, ...]]:
     if readers.is_huggingface(path):
         return path, (".",)
     files = [f for f in sorted(path.iterdir()) if f.is_file() and not f.name.startswith((".", "dataset.toml"))]
-    if files and all(f.name.startswith(("shard-", "manifest-", "writing-")) for f in files):
+    if files and all(native.OWN.fullmatch(f.name) for f in files):
         raise AmodalError(f"{path} holds an interrupted pack: its dataset.toml was never written. Pack the data again.")
     by_ending = {
         ending: [f for f in files if f.suffix.lower() == ending] for ending in (".tar", ".parquet", ".jsonl", ".ndjson")

@@ -127,9 +127,5 @@ def _refuse_others(folder: Path) -> None:
         raise AmodalError(
             f"{toml} describes data that is not packed. Give a new folder, so that nothing of it is overwritten."
         )
-    if (
-        folder.is_dir()
-        and not toml.exists()
-        and any(not f.name.startswith(("shard-", "manifest-", "writing-")) for f in folder.iterdir())
-    ):
+    if folder.is_dir() and not toml.exists() and any(not native.OWN.fullmatch(f.name) for f in folder.iterdir()):
         raise AmodalError(f"{folder} has other files in it. Give a new or an empty folder.")

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from amodal.data.dataset import Dataset
-from amodal.data.decide import Verdict
+from amodal.data.decide import Verdict, is_group_name
 from amodal.data.looks import looks
 from amodal.data.measure import samples
 from amodal.data.splits import PARTS
@@ -22,6 +22,8 @@ from amodal.modalities import BadValue
 
 LOOKED_AT = 50
 """Values of a field that are decoded for the report."""
+FEW = 20
+"""Records to train on, fewer than which show only that everything runs."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,36 @@ class Report:
             )
         if self.left_out:
             yield Text("left out: " + "; ".join(f"{what}: {why}" for what, why in self.left_out.items()), "dim")
+        yield from (Text(warning, "yellow") for warning in self.warnings())
         yield Text(f"written to {self.path}: look through it and edit what was guessed wrong")
+
+    def warnings(self) -> list[str]:
+        """What would make a score wrong, and what to do."""
+        found = []
+        if groups := groups_of(self.dataset):
+            lines = " or ".join(f'split_by = "{name}"' for name in groups)
+            found.append(
+                f"records of one {groups[0]} are in train and in test alike, so scores will look better than they are "
+                f"for a new {groups[0]}: uncomment {lines} in {self.path.name} to keep them together"
+            )
+        if self.parts["train"] < FEW:
+            found.append(
+                f"only {self.parts['train']} records to train on: enough to see that everything runs, not for a score; "
+                "with so few, a record can change its part of the split when data is added"
+            )
+        return found
 
     def __str__(self) -> str:
         console = Console(file=io.StringIO(), width=140)
         console.print(self)
         return console.file.getvalue()
+
+
+def groups_of(dataset: Dataset) -> list[str]:
+    """Labels that say which records belong together (a patient, a site), where nothing keeps them in one part of the
+    split."""
+    divided = not dataset.schema.split and not dataset.schema.split_by
+    return [name for name in dataset.labels if divided and is_group_name(name)]
 
 
 def _field(dataset: Dataset, name: str) -> FieldFound:

@@ -2,7 +2,7 @@
 
 name = "birds"                    # of the dataset; also: title, licence
 records = "birds.csv"             # a table, a folder, tars, a saved Hugging Face dataset; globs and lists of them
-key = "id"                        # column that names the records (default: row numbers, or file names)
+key = "id"                        # column that names the records (default: hashes of the rows, or file names)
 split_by = "site"                 # records that agree here stay in one part of the split (default: the key)
 split = "part"                    # column with a split that the data brings (default: 80/10/10 by hash)
 

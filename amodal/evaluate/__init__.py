@@ -16,6 +16,7 @@ from amodal.data import Dataset
 from amodal.data import open as open_data
 from amodal.evaluate import _figures as figures
 from amodal.evaluate._embedded import Embedded, embed_records, embed_values, known
+from amodal.evaluate._held_out import parts
 from amodal.evaluate._labels import NotApplicable
 from amodal.evaluate._result import Report, Result
 from amodal.modalities import name_of
@@ -35,7 +36,21 @@ __all__ = [
 ]
 
 ORDER = ("knn", "linear", "retrieval", "zero_shot", "missing", "transfer")
-FEWEST = 100  # test records below which the validation part is taken along: it was not trained on either
+USUAL = (
+    "label",
+    "labels",
+    "class",
+    "target",
+    "category",
+    "species",
+    "folder",
+    "kind",
+    "type",
+    "genre",
+    "diagnosis",
+    "y",
+)
+"""What people call the label that they care about."""
 
 
 def protocols() -> list[str]:
@@ -64,9 +79,10 @@ def evaluate(
 ) -> Report:
     """Run protocols on records that were not trained on.
 
-    model: an encoder, or a Model; dataset: a Dataset or what `amodal.open` takes. label: one or several that are to be predicted;
-    unless given, the first category (else number) that the data has. protocols: all that apply unless given. baseline: an
-    untrained encoder to measure beside it. options: of the protocols, e.g. few=5, k=20, templates=("a photo of {}",).
+    model: an encoder, or a Model, which is not tested on records with the keys of those it was trained on. dataset: a Dataset or
+    what `amodal.open` takes. label: one or several that are to be predicted; unless given, see `usual_label`. protocols: all that
+    apply unless given. baseline: an untrained encoder to measure beside it. options: of the protocols, e.g. few=5, k=20,
+    templates=("a photo of {}",).
 
     A protocol that says nothing about this data is skipped with its reason in `Report.skipped`. Raises AmodalError for unknown
     protocols, labels and options, for a label that no record has, and if there is nothing to train or test on.
@@ -76,7 +92,7 @@ def evaluate(
     pages_ = {name.replace("-", "_"): protocol(name) for name in names}
     _check_options(pages_, options)
     labels = _wanted(dataset, label)
-    train, test, parts = _parts(dataset)
+    train, test, split = parts(model, dataset)
     for name in labels if label is not None else []:
         for part, rows in (("training", train), ("test", test)):
             if not known(dataset.label(name)[rows]).any():
@@ -86,7 +102,7 @@ def evaluate(
     total = (len(train) + len(test)) * (1 if baseline is None else 2)
     with Bar("embed", total, shown=progress) as bar:
         each = [_embed(e, dataset, train, test, batch, device, bar) for e in (encoder, baseline) if e is not None]
-    about = {"data": dataset.name, "fingerprint": dataset.fingerprint, "records": len(dataset), **parts}
+    about = {"data": dataset.name, "fingerprint": dataset.fingerprint, "records": len(dataset), **split}
     report = Report([], [] if baseline is not None else None, {}, about, *each[0])
     for name, run in pages_.items():
         for wanted in labels or [None]:
@@ -135,18 +151,21 @@ def _wanted(dataset: Dataset, label: str | Sequence[str] | None) -> list[str]:
                     f"none of the {len(dataset):,} records has the label {name!r}. Labels that some have: {others}."
                 )
         return chosen
-    there = [n for n in dataset.labels if known(dataset.label(n)).any()]
-    return sorted(there, key=lambda n: dataset.labels[n].kind != "category")[:1]
+    return usual_label(dataset)
 
 
-def _parts(dataset: Dataset) -> tuple:
-    train, test, names = dataset.split("train"), dataset.split("test"), "test"
-    if len(test) < FEWEST:
-        test, names = sorted([*test, *dataset.split("valid")]), "test and validation"
-    if not len(train) or not len(test):
-        left = f"{len(train)} to learn from and {len(test)} to test on"
-        raise AmodalError(f"{dataset.name!r} has {len(dataset)} records, which leaves {left}; more are needed")
-    return train, test, {"train": len(train), "test": len(test), "parts": f"train; {names}"}
+def usual_label(dataset: Dataset) -> list[str]:
+    """The label to predict where none is named, [] if there is none: a category with a usual name, else the one with the fewest
+    classes (2 to 100 if possible), else a number; the first in the data of several that are as good."""
+
+    def rank(name: str) -> tuple:
+        if dataset.labels[name].kind != "category":
+            return 1, 0, 0, 0
+        values = dataset.label(name)
+        classes = len(set(values[known(values)]))
+        return 0 if classes > 1 else 2, name.lower() not in USUAL, classes > 100, classes
+
+    return sorted((n for n in dataset.labels if known(dataset.label(n)).any()), key=rank)[:1]
 
 
 def _embed(encoder, dataset: Dataset, train, test, batch: int, device, bar: Bar) -> tuple[Embedded, Embedded]:

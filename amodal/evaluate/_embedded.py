@@ -76,6 +76,12 @@ def known(labels: np.ndarray) -> np.ndarray:
     return np.isfinite(labels) if labels.dtype.kind == "f" else np.array([v is not None for v in labels], dtype=bool)
 
 
+def unreadable(bad: Sequence[Bad], shown: int = 3) -> str:
+    """How many values could not be read, and why the first could not."""
+    lines = [f"{b.key} ({b.field}): {b.reason}" for b in bad[:shown]] + ["…"] * (len(bad) > shown)
+    return "\n  ".join([f"{len(bad):,} value{'s' * (len(bad) != 1)} could not be read:", *lines])
+
+
 def device_of(encoder) -> torch.device:
     first = next(iter(encoder.parameters()), None) if hasattr(encoder, "parameters") else None
     return first.device if first is not None else torch.device("cpu")

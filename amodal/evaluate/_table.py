@@ -17,8 +17,10 @@ LONG = 12
 def table(about: dict, rows: Sequence[dict], skipped: dict[str, str], few: int | None, *, every: bool = False) -> Table:
     """every: all metrics and all rows, not the headlines in short."""
     parts = [f"{about[p]:,} {p}" for p in ("train", "test") if p in about]
+    parts += [f"{about['left_out']:,} left out that were trained on"] if "left_out" in about else []
     title = " · ".join([about.get("data", "evaluation"), *parts, *([f"{few} labels of each class"] if few else [])])
-    notes = [f"{name}: skipped, {reason}" for name, reason in skipped.items()]
+    notes = ["warning: records that were trained on cannot be told apart here"] if "warning" in about else []
+    notes += [f"{name}: skipped, {reason}" for name, reason in skipped.items()]
     shown = Table(title=title, caption="\n".join(notes) or None, caption_justify="left", title_justify="left")
     for heading in ("protocol", "label", "from", "to", "metric"):
         shown.add_column(heading)

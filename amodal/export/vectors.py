@@ -24,24 +24,33 @@ import torch
 from rich.console import Console
 
 from amodal.core import AmodalError
+from amodal.data import Bad
 from amodal.evaluate import Embedded, embed_records
+from amodal.evaluate._embedded import unreadable
 from amodal.nn import config as encoder_config
+from amodal.train.folder import read_json
 from amodal.train.log import Bar
 
 CHUNK = 2048  # records: what an interruption costs
 SHARED = ["key", "source"]  # columns whose values repeat; vectors do not
+COLUMNS = [*SHARED, "vector"]
 
 
 def write_vectors(model, data, out: str | Path, *, chunk: int = CHUNK, progress: bool = True) -> int:
     """Embed every record of `data` (what `amodal.open` takes) into the Parquet file `out`; returns the number of vectors.
 
     Given again after an interruption, it goes on with the next chunk. Chunks of another encoder or other data are thrown away,
-    with a word about it. Raises AmodalError if the file cannot be written; what is done so far is then kept.
+    with a word about it, and so is a file that this function wrote before; any other file is not overwritten. Values that cannot be
+    read are counted on stderr. Raises AmodalError if the file cannot be written; what is done so far is then kept.
     """
     out = Path(out)
     if out.is_dir():
         raise AmodalError(
             f"{out} is a folder; give the name of the Parquet file to write, such as {out / 'vectors.parquet'}"
+        )
+    if out.exists() and not _holds_vectors(out):
+        raise AmodalError(
+            f"{out} is there already and holds no vectors of amodal; choose another name, or remove it first"
         )
     dataset = model.read(data)
     if not len(dataset):
@@ -66,6 +75,7 @@ def write_vectors(model, data, out: str | Path, *, chunk: int = CHUNK, progress:
                 embedded = _embed(model, dataset, range(start, min(start + chunk, len(dataset))), bar, bad)
                 bad += len(embedded.bad)
                 _commit(_part(parts, start), _table(embedded))
+        met = _bad([_part(parts, s) for s in starts])
         total = _merge([_part(parts, s) for s in starts], out, plan)
     except OSError as e:
         raise AmodalError(
@@ -73,14 +83,25 @@ def write_vectors(model, data, out: str | Path, *, chunk: int = CHUNK, progress:
             "that can be written to) and give the same command again."
         ) from e
     shutil.rmtree(parts)
+    if met:
+        Console(stderr=True).print(unreadable(met), highlight=False, markup=False, soft_wrap=True)
     return total
+
+
+def _holds_vectors(file: Path) -> bool:
+    try:
+        return pq.read_schema(file).names == COLUMNS
+    except (OSError, pa.ArrowInvalid):
+        return False
 
 
 def _prepare(parts: Path, plan: dict) -> None:
     """Make the folder of parts, or see that those in it were made by this encoder of this data."""
     file = parts / "plan.json"
     if file.exists():
-        found = json.loads(file.read_text())
+        found = read_json(
+            file, f"remove the folder {parts}, which is only an interrupted start, and give the same command again"
+        )
         if found == plan:
             return
         differ = [name for name in plan if found.get(name) != plan[name]]
@@ -114,7 +135,13 @@ def _table(embedded: Embedded) -> pa.Table:
     keys = pa.array([embedded.keys[i] for i in rows[order].tolist()], pa.string())
     sources = pa.array([names[i] for i in source[order].tolist()], pa.string())
     flat = pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
-    return pa.table({"key": keys, "source": sources, "vector": flat})
+    table = pa.table({"key": keys, "source": sources, "vector": flat})
+    return table.replace_schema_metadata({"bad": json.dumps([[b.key, b.field, b.reason] for b in embedded.bad])})
+
+
+def _bad(parts: Sequence[Path]) -> list[Bad]:
+    """What could not be read in all parts, those made before an interruption too."""
+    return [Bad(*b) for part in parts for b in json.loads((pq.read_schema(part).metadata or {}).get(b"bad", b"[]"))]
 
 
 def _part(parts: Path, start: int) -> Path:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+import numbers
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,6 +35,8 @@ from amodal.modalities._base import (
 MOST_CATEGORIES = 256
 WIDE = 64
 """Columns from which `infer` puts several into one token, so that about half as many tokens remain."""
+DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d+)?)?(Z|[+-]\d\d(:?\d\d)?)?)?")
+"""ISO 8601, as far as it cannot be taken for something else: 20240131 is a number."""
 DROPPED = {"weak": 0.1, "strong": 0.3, "local": 0.65}  # share of the cells
 
 
@@ -74,8 +79,9 @@ class Table:
 
     @classmethod
     def infer(cls, samples: Sequence[Raw], **given) -> Table:
-        """Columns in the order in which they turn up; a column is numeric if all its cells are; else its categories are
-        the cells seen, the commonest 256 of them; mean and std. Tables wider than 64 columns get about 32 tokens."""
+        """Columns in the order in which they turn up; a column is numeric if all its cells are, or if
+        most are numbers or dates and no text; else its categories are the cells seen, the commonest 256 of them; mean
+        and std. Tables wider than 64 columns get about 32 tokens."""
         rows, first = [], None
         for raw in samples:
             try:
@@ -86,7 +92,7 @@ class Table:
             raise first or BadValue("no samples to look at")
         columns = tuple(given.get("columns") or dict.fromkeys(name for row in rows for name in row))
         cells = {c: [row[c] for row in rows if not is_missing(row.get(c))] for c in columns}
-        categories = {c: _categories(seen) for c, seen in cells.items() if not all(map(_is_number, seen))}
+        categories = {c: _categories(seen) for c, seen in cells.items() if not _numeric(seen)}
         patch = 1 if len(columns) <= WIDE else -(-len(columns) // (WIDE // 2))
         table = build(cls, {"columns": columns, "categories": categories, "patch": patch} | given)
         mean, std = moments(np.stack(decodable(table, samples)))
@@ -108,8 +114,8 @@ class Table:
         are missing."""
         row = _read(raw, self.columns)
         if not any(c in row for c in self.columns):
-            close = [c for name in self.columns for c in nearest(name, row)]
-            hint = f"; did you mean {close[0]}?" if close else ""
+            close = next((near[0] for given in row if (near := nearest(given, self.columns))), "")
+            hint = f"; did you mean {close}?" if close else ""
             raise BadValue(f"none of the columns {listed(self.columns)}; it has {listed(row) or 'nothing'}{hint}")
         value = np.array([self._cell(c, row.get(c)) for c in self.columns], dtype=np.float32)
         if np.isnan(value).all():
@@ -123,7 +129,7 @@ class Table:
             codes = self.categories[column]
             return codes.index(_category(cell)) if _category(cell) in codes else len(codes)
         try:
-            return as_number(cell)
+            return number(cell)
         except ValueError:
             raise BadValue(f"{column}: {cell!r} is not a number") from None
 
@@ -280,9 +286,39 @@ def _plain(cell: Any, name: str) -> Any:
     return cell
 
 
+def number(cell: Any) -> float:
+    """A cell as a number: NaN where missing or infinite, dates as seconds, also where text says them. Raises
+    ValueError."""
+    said = isinstance(cell, str) and is_date(cell)
+    return as_number(datetime.datetime.fromisoformat(cell.strip()) if said else cell)
+
+
+def is_date(cell: Any) -> bool:
+    """Whether a cell is a date, or text that says one as ISO 8601 has it."""
+    if isinstance(cell, datetime.date):
+        return True
+    if not isinstance(cell, str) or not DATE.fullmatch(cell.strip()):
+        return False
+    try:
+        return bool(datetime.datetime.fromisoformat(cell.strip()))
+    except ValueError:  # the 31st of February
+        return False
+
+
+def mostly_numbers(cells: Sequence[Any]) -> bool:
+    """Whether more than half of the cells are numbers or dates; text such as "3" may be a code and does not count."""
+    certain = (isinstance(c, (numbers.Number, np.number)) and not isinstance(c, bool) or is_date(c) for c in cells)
+    return 2 * sum(certain) > len(cells)
+
+
+def _numeric(cells: Sequence[Any]) -> bool:
+    """Whether the cells of a column are numbers, but for odd ones."""
+    return all(map(_is_number, cells)) or mostly_numbers(cells)
+
+
 def _is_number(cell: Any) -> bool:
     try:
-        return not isinstance(cell, bool) and as_number(cell) is not None
+        return not isinstance(cell, bool) and number(cell) is not None
     except ValueError:
         return False
 

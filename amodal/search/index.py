@@ -40,6 +40,7 @@ class Index:
     def __init__(self, path: str | Path, *, encoder=None, fingerprint: str = "", threshold: int = THRESHOLD):
         self.path, self.encoder, self.fingerprint, self.threshold = Path(path), encoder, fingerprint, threshold
         self.bad: list[Bad] = []
+        self.gone = 0
         self.log = Log(self.path)
         made_by = self.log.manifest.get("fingerprint", "")
         if self.log.manifest and fingerprint and made_by and made_by != fingerprint:
@@ -105,8 +106,8 @@ class Index:
     ) -> Index:
         """Embed the records that are new or whose content or labels have changed; the others are skipped. Returns the index.
 
-        prune: delete records that the dataset does not have. progress: called with the number of records just done. An update that
-        was interrupted goes on where it stopped. `bad` lists values that could not be read.
+        prune: delete records that the dataset does not have; `gone` is their number, deleted or not. progress: called with the number
+        of records just done. An update that was interrupted goes on where it stopped. `bad` lists values that could not be read.
         """
         if self.encoder is None:
             raise AmodalError(
@@ -131,8 +132,10 @@ class Index:
                 self.bad += embedded.bad
                 own = [{name: plain(values[i]) for name, values in labels.items()} for i, _ in part]
                 self._add(embedded.keys, embedded.aligned, [stamp for _, stamp in part], own)
+            gone = set(self.number) - set(dataset.keys)
+            self.gone = len(gone)
             if prune:
-                self._kill(set(self.number) - set(dataset.keys))
+                self._kill(gone)
             self._tidy()
         return self
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -136,15 +137,24 @@ def as_json(hits: Sequence[Hit]) -> str:
 def picture_sheet(
     hits: Sequence[Hit], dataset: Dataset, path: str | Path, *, fields: Sequence[str] | None = None
 ) -> Path:
-    """A row for each hit with a picture of every sense of the record (or of `fields`). Raises AmodalError if the dataset lacks a
-    record."""
+    """A row for each hit with a picture of every sense of the record (or of `fields`). Records that the dataset no longer has are
+    passed over with a note; AmodalError if it has none of them."""
     if not hits:
         raise AmodalError("there are no hits to draw")
     place = {key: i for i, key in enumerate(dataset.keys)}
     fields, rows = list(fields or dataset.fields), []
+    gone = [hit.key for hit in hits if hit.key not in place]
+    if len(gone) == len(hits):
+        raise AmodalError(
+            f"{dataset.name!r} has no record {gone[0]!r} nor any other hit; give the data that was indexed"
+        )
+    if gone:
+        named = ", ".join(gone[:3]) + (", …" if len(gone) > 3 else "")
+        note = f"{len(gone)} of {len(hits)} hits are not drawn, {dataset.name!r} no longer has them: {named}"
+        Console(stderr=True).print(note, highlight=False, markup=False, soft_wrap=True)
     for number, hit in enumerate(hits, 1):
         if hit.key not in place:
-            raise AmodalError(f"{dataset.name!r} has no record {hit.key!r}; give the data that was indexed")
+            continue
         cards: list[Card] = []
         for name in fields:
             title = f"{number}. {hit.key}  {hit.score:.2f}" if not cards else name

@@ -1,12 +1,17 @@
+import io
 import json
+import tarfile
 
 import numpy as np
 import pytest
+import torch
 
 import amodal.data as data
 from amodal import modalities
 from amodal.core import AmodalError
 from amodal.data import bundled, decide
+from amodal.data.infer import RESERVED
+from amodal.nn.encoder import Encoder
 from tests.data import builders as b
 
 
@@ -139,13 +144,131 @@ COLUMNS = [
     ("sound", [b.wav(0)] * 40, "field", "audio"),
     ("heard", [{"array": [0.1, 0.2], "sampling_rate": 8000}] * 40, "field", "audio"),
     ("none", [], "out", ""),
+    ("mixed", ["oops", *[i / 7 for i in range(38)], "n/a"], "cell", "table"),
+    ("mostly_words", [3, *[f"a note of {i} words" for i in range(38)], 0.5], "field", "text"),
+    ("mixed_lists", [None, "x", *[[1.0] * 6] * 38], "field", "table"),
+    ("words_and_lists", [["a"], {"b": 1}, *[f"a note of {i} words" for i in range(38)]], "field", "text"),
+    ("day", [f"2024-01-{1 + i % 28:02d}" for i in range(40)], "cell", "table"),
+    ("id", [f"2024-01-01T{i // 2:02d}:{i % 2:02d}:00Z" for i in range(40)], "cell", "table"),
+    ("session", [f"2024-01-{1 + i % 9:02d}" for i in range(40)], "label", "category"),
+    ("acc_y", [i / 7 for i in range(40)], "cell", "table"),
+    ("y", [i / 7 for i in range(40)], "label", "number"),
+    ("hair_long", [i / 7 for i in range(40)], "cell", "table"),
+    ("blood_group", [i % 4 for i in range(40)], "cell", "table"),
+    ("group_id", [i % 4 for i in range(40)], "label", "category"),
+    ("price_index", [i * 3 for i in range(40)], "cell", "table"),
+    ("id", [None, *[f"x{i}" for i in range(39)]], "out", ""),
+    ("id", [None, *[i * 3 for i in range(39)]], "out", ""),
 ]
 
 
 @pytest.mark.parametrize("name, cells, role, kind", COLUMNS, ids=[c[0] for c in COLUMNS])
 def test_what_a_column_is(name, cells, role, kind):
-    verdict = decide.column(name, cells, lambda: cells)
+    verdict = decide.column(name, [c for c in cells if c is not None], lambda: cells)
     assert verdict.role == role and (not kind or verdict.kind == kind), verdict
+
+
+@pytest.mark.parametrize(
+    "names, labels",
+    [
+        ("x y z", ""), ("X y", ""), ("y n", "y"), ("start_lat start_long end_lat", "start_lat start_long"),
+        ("lat long", "lat long"), ("late along", ""), ("home_latitude n", "home_latitude"),
+    ],
+)  # fmt: skip
+def test_a_word_may_need_its_neighbours(names, labels):
+    numbers = [i / 7 for i in range(40)]
+    dataset = data.open({name: numbers for name in names.split()} | {"words": [f"some words {i}" for i in range(40)]})
+    assert " ".join(dataset.labels) == labels
+
+
+def test_y_beside_an_array_x_is_the_answer():
+    assert list(data.open({"x": np.random.default_rng(0).normal(size=(40, 8)), "y": [0, 1] * 20}).labels) == ["y"]
+
+
+def test_mixed_cells_do_not_stop_init(tmp_path):
+    rows = [{"reading": "oops" if i % 10 == 3 else i / 7, "words": f"some words {i}"} for i in range(40)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = data.init(tmp_path)
+    table = next(f for f in report.fields if f.name == "table")
+    assert "'oops' is not a number" in table.reason and 0 < table.unreadable < 0.2
+    assert data.open(tmp_path).value(0, "table").tolist() == [0]
+
+
+def test_dates_are_cells_of_the_table(tmp_path):
+    lines = [f"2024-01-{1 + i % 28:02d},some words {i}\n" for i in range(60)]
+    (tmp_path / "t.csv").write_text("day,words\n" + "".join(lines))
+    dataset = data.open(tmp_path / "t.csv")
+    assert dataset.fields["table"].columns == ("day",) and not dataset.fields["table"].categories
+    assert dataset.value(1, "table")[0] > dataset.value(0, "table")[0] > 1.7e9 and not dataset.labels
+
+
+@pytest.mark.parametrize("make", [b.folder, b.tars])
+def test_what_looks_like_a_key_beside_files_is_left_out(tmp_path, make):
+    root = make(tmp_path / "set")
+    if make is b.folder:
+        for i, stem in enumerate(sorted({file.with_suffix("") for file in root.rglob("r*.*")})):
+            stem.with_suffix(".json").write_text(json.dumps({"id": i}))
+    else:
+        for tar in root.iterdir():
+            tar.unlink()
+        _with_numbers(root / "part-0.tar")
+    report = data.init(root)
+    assert "called after their files" in report.left_out["json.id"] and data.open(root).schema.key == ""
+
+
+def _with_numbers(tar):
+    members = [(f"new/{i}.json", json.dumps({"id": i, "species": "ab"[i % 2]}).encode()) for i in range(4)]
+    members += [(f"new/{i}.txt", f"some words {i}".encode()) for i in range(4)]
+    with tarfile.open(tar, "w") as file:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+
+
+def test_tars_called_shard_are_no_interrupted_pack(tmp_path):
+    b.tars(tmp_path, shards=2)
+    for s in range(2):
+        (tmp_path / f"part-{s}.tar").rename(tmp_path / f"shard-{s:04d}.tar")
+    assert len(data.open(tmp_path)) == b.N
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "shard-0123456789abcdef.arrow").write_bytes(b"x")
+    with pytest.raises(AmodalError, match="interrupted pack"):
+        data.open(tmp_path / "pack")
+
+
+def test_fields_have_names_that_a_network_can_have(tmp_path):
+    words = [f"some words {i}" for i in range(10)]
+    columns = ["type", "type_", "values", "a.b", "a:b", "_apply", "plain", "fused"]
+    (tmp_path / "t.jsonl").write_text(
+        "".join(json.dumps({name: f"{name} {text}" for name in columns}) + "\n" for text in words)
+    )
+    data.init(tmp_path)
+    dataset = data.open(tmp_path)
+    assert set(dataset.fields) == {"type__", "type_", "values_", "a_b", "a_b_", "_apply_", "plain", "fused_"}
+    assert {dataset.columns[f].split()[0] for f in dataset.fields} == set(columns)
+    assert dataset.raw(0, "type__") == "type some words 0" and dataset.raw(0, "type_") == "type_ some words 0"
+    Encoder(dataset.fields, size="nano")
+
+
+def test_the_names_that_torch_keeps_are_all_known():
+    taken = {*dir(torch.nn.ModuleDict()), *dir(torch.nn.ParameterDict())}
+    assert {name for name in taken if not name.startswith("_")} <= RESERVED
+    assert not {f"{name}_" for name in RESERVED} & taken
+
+
+def test_report_warns_of_groups_and_of_little_data(tmp_path):
+    def report(n, extra=""):
+        lines = [f"p{i % 9},some words {i},{'train' if i % 3 else 'test'}\n" for i in range(n)]
+        (tmp_path / f"t{n}.csv").write_text(f"patient,words,{extra or 'other'}\n" + "".join(lines))
+        return data.init(tmp_path / f"t{n}.csv", force=True)
+
+    (grouped,) = report(200).warnings()
+    assert 'uncomment split_by = "patient" in dataset.toml' in grouped and "of one patient" in grouped
+    assert "uncomment" in str(report(200)).replace("\n", " ")
+    assert '# split_by = "patient"' in (tmp_path / "dataset.toml").read_text()
+    assert report(201, "split").warnings() == []
+    assert "records to train on" in report(18).warnings()[-1]
 
 
 def test_models_bring_their_own_modalities(tmp_path):

@@ -1,11 +1,14 @@
 """Every reader gives back what was written, missing fields included."""
 
+import csv
 import json
 import pickle
 import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import amodal.data as data
@@ -115,7 +118,7 @@ def test_several_files_are_one_table(tmp_path):
         lines = [json.dumps({"text": f"some words {part} {i}"} | ({"extra": i / 7} if part else {})) for i in range(4)]
         (tmp_path / f"p{part}.jsonl").write_text("\n".join(lines))
     dataset = data.open(tmp_path)
-    assert dataset.keys[5] == "p1:1" and dataset.present("table").tolist() == [False] * 4 + [True] * 4
+    assert len(set(dataset.keys)) == 8 and dataset.present("table").tolist() == [False] * 4 + [True] * 4
 
 
 def test_folders_by_kind_and_words_in_names(tmp_path):
@@ -255,3 +258,48 @@ def test_keys_must_tell_records_apart(tmp_path):
     (tmp_path / "dataset.toml").write_text('records = "t.csv"\nkey = "id"\n[fields.text]\nmodality = "text"\n')
     with pytest.raises(AmodalError, match="occur more than once, such as 'a'"):
         data.open(tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_row_without_a_key_keeps_its_name_and_part(tmp_path, ending):
+    rows = [{"words": f"some words {i}", "n": i * i, "r": i / 7 if i % 5 else None} for i in range(200)]
+    first = _keyless(tmp_path / f"a.{ending}", rows)
+    more = _keyless(tmp_path / f"b.{ending}", [{"words": "in front", "n": -1, "r": 0.5}, *reversed(rows)])
+    assert more.keys[1:] == first.keys[::-1] and all(len(key) == 16 for key in first.keys)
+    assert np.array_equal(more.parts[1:], first.parts[::-1])
+
+
+def test_the_name_of_a_row_does_not_depend_on_other_rows_or_columns(tmp_path):
+    rows = [{"words": f"some words {i}", "n": i % 7} for i in range(30)]
+    keys = _keyless(tmp_path / "a.csv", rows).keys
+    assert _keyless(tmp_path / "b.csv", [*rows, {"words": "more", "n": "x"}]).keys[:30] == keys
+    assert _keyless(tmp_path / "c.csv", [{"n": r["n"], "empty": None, "words": r["words"]} for r in rows]).keys == keys
+    assert _keyless(tmp_path / "d.parquet", [*rows, {"words": "more", "n": 0.5}]).keys[:30] == keys
+
+
+def test_exact_copies_have_names_and_stay_in_one_part(tmp_path):
+    rows = [{"words": f"some words {i}", "n": i} for i in range(100)]
+    dataset = _keyless(tmp_path / "a.jsonl", [*rows, *rows, rows[0]])
+    assert dataset.keys[100] == dataset.keys[0] + "#2" and dataset.keys[200] == dataset.keys[0] + "#3"
+    assert np.array_equal(dataset.parts[:100], dataset.parts[100:200])
+
+
+def test_rows_are_named_by_their_bytes_and_lists(tmp_path):
+    rows = [{"picture": b.png(i), "list": [i, 0.5], "some": {"a": [["x"], []]}} for i in (0, 1, 2, 3, 3)]
+    keys = _keyless(tmp_path / "a.parquet", rows).keys
+    assert len({key[:16] for key in keys}) == 4 and keys[4] == keys[3] + "#2"
+    rows[0]["picture"] += b"x"
+    assert _keyless(tmp_path / "b.parquet", rows).keys[1:] == keys[1:] != keys[:1]
+
+
+def _keyless(path, rows):
+    if path.suffix == ".csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(pa.table({name: pa.array([row[name] for row in rows]) for name in rows[0]}), path)
+    return data.open(path)

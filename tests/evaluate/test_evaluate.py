@@ -23,7 +23,7 @@ def records(folder):
 
 def encoder_for(records, seed=0, **options):
     torch.manual_seed(seed)
-    return amodal.Encoder(records.fields, size="nano", **options).align(16)
+    return amodal.Encoder(records.fields, size="nano", **options).align(16, fused=options.get("trunk") == "joint")
 
 
 @pytest.fixture(scope="module")

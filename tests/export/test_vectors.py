@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -126,3 +127,28 @@ def test_a_folder_as_output_and_data_of_other_kinds_are_errors(tmp_path):
         write_vectors(made, records(), tmp_path, **QUIET)
     with pytest.raises(AmodalError, match="photo"):
         write_vectors(made, {"caption": records()["caption"]}, tmp_path / "o.parquet", **QUIET)
+
+
+def test_values_that_cannot_be_read_are_counted_over_an_interruption(tmp_path, monkeypatch, capsys):
+    made, data, out = model(encoder("photo", "caption")), records(), tmp_path / "out.parquet"
+    data["photo"] = [b"no picture" if i in (1, 28) else photo for i, photo in enumerate(data["photo"])]
+    with monkeypatch.context() as patched:
+        failing_after(patched, 3, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            write_vectors(made, data, out, chunk=5, **QUIET)
+    write_vectors(made, data, out, chunk=5, **QUIET)
+    said = capsys.readouterr().err
+    assert "2 values could not be read" in said and "1 (photo)" in said and "28 (photo)" in said
+
+
+def test_another_file_is_not_overwritten_and_a_broken_plan_says_what_to_do(tmp_path):
+    made, out = model(encoder("photo", "caption")), tmp_path / "out.parquet"
+    pq.write_table(pa.table({"a": [1]}), out)
+    with pytest.raises(AmodalError, match="holds no vectors.*another name"):
+        write_vectors(made, records(), out, **QUIET)
+    out.unlink()
+    parts = tmp_path / ".out.parquet.parts"
+    parts.mkdir()
+    (parts / "plan.json").write_text("{")
+    with pytest.raises(AmodalError, match="plan.json cannot be read.*remove the folder"):
+        write_vectors(made, records(), out, **QUIET)

@@ -113,3 +113,11 @@ def test_queries_that_cannot_be_are_explained(made, tmp_path):
         search(index, encoder, {"a": torch.eye(16)[0], "b": torch.eye(16)[0]}, weights={"b": -1})
     with pytest.raises(AmodalError, match="k = 0"):
         search(index, encoder, {"text": "a"}, k=0)
+
+
+def test_hits_that_the_data_no_longer_has_are_passed_over_with_a_note(made, tmp_path, capsys):
+    records, encoder, index, image, text = made
+    hits = search(index, encoder, {"text": "a red picture"}, k=3)
+    sheet = picture_sheet([hits[0], Hit("[gone]/000", 0.5, image), hits[1]], records, tmp_path / "hits.png")
+    assert Image.open(sheet).size[1] < 500, "two rows"
+    assert "1 of 3 hits are not drawn" in (said := capsys.readouterr().err) and "[gone]/000" in said

@@ -3,7 +3,7 @@ from disk."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -18,16 +18,20 @@ HELD = 2**30
 
 
 class Lists:
-    """columns: name -> one Python value for each row."""
+    """columns: name -> one Python value for each row; hashes: of the rows, where they are better known than from the
+    values."""
 
-    def __init__(self, columns: dict[str, list], rows: int):
-        self.data, self.columns, self.rows = columns, tuple(columns), rows
+    def __init__(self, columns: dict[str, list], rows: int, hashes: np.ndarray | None = None):
+        self.data, self.columns, self.rows, self.hashes = columns, tuple(columns), rows, hashes
 
     def cell(self, i: int, column: str):
         return self.data[column][i]
 
     def cells(self, column: str) -> list:
         return self.data[column]
+
+    def each(self, column: str) -> Iterator:
+        return iter(self.data[column])
 
     def present(self, column: str) -> np.ndarray:
         return np.array([cell is not None for cell in self.data[column]], dtype=bool)
@@ -58,6 +62,10 @@ class Parquet(Lazy):
 
     def cells(self, column: str) -> list:
         return [cell for g in range(len(self.starts) - 1) for cell in self._column(g, column).to_pylist()]
+
+    def each(self, column: str) -> Iterator:
+        """The cells one by one: pictures need not be in memory all at once."""
+        return (value_of(cell) for g in range(len(self.starts) - 1) for cell in self._column(g, column))
 
     def present(self, column: str) -> np.ndarray:
         return np.concatenate([np.zeros(0, bool), *(self._present(g, column) for g in range(len(self.starts) - 1))])
@@ -105,6 +113,9 @@ class Mapped(Lazy):
 
     def cells(self, column: str) -> list:
         return self._table.column(column).to_pylist()
+
+    def each(self, column: str) -> Iterator:
+        return map(value_of, self._table.column(column))
 
     def present(self, column: str) -> np.ndarray:
         return one_array(self._table.column(column).is_valid()).to_numpy(zero_copy_only=False)

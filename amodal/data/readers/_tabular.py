@@ -10,13 +10,14 @@ import numpy as np
 
 from amodal.core import AmodalError
 from amodal.data.readers._base import Reader, stamp_files, unique_keys
+from amodal.data.readers._content import content_keys, row_hashes
 from amodal.data.readers._parts import Part, starts_of
 
 
 class Tabular(Reader):
-    """parts: one for each file of `paths`, end to end; base: where relative paths in cells start; key: a column, "" for
-    row numbers; names: column -> the names of the classes that its whole numbers stand for; given: further columns of N
-    values."""
+    """parts: one for each file of `paths`, end to end; base: where relative paths in cells start; key: a column, "" to
+    name the rows by a hash of what is in them; names: column -> the names of the classes that its whole numbers stand
+    for; given: further columns of N values."""
 
     def __init__(
         self,
@@ -80,14 +81,12 @@ class Tabular(Reader):
         return cell
 
     def _keys(self, key: str) -> list[str]:
-        where = self.paths[0].name if len(self.paths) == 1 else f"{len(self.paths)} files in {self.base}"
         if key:
+            where = self.paths[0].name if len(self.paths) == 1 else f"{len(self.paths)} files in {self.base}"
             return unique_keys(self.cells(key), key, where)
-        if len(self.parts) == 1:
-            return [str(i) for i in range(self.parts[0].rows)]
-        # Named by file as well: rows of later files keep their names when an earlier file grows.
-        stems = [
-            p.relative_to(self.base).with_suffix("").as_posix() if p.is_relative_to(self.base) else p.stem
-            for p in self.paths
-        ]
-        return [f"{stem}:{i}" for stem, part in zip(stems, self.parts) for i in range(part.rows)]
+        return content_keys(np.concatenate([_hashes(part) for part in self.parts]))
+
+
+def _hashes(part: Part) -> np.ndarray:
+    given = getattr(part, "hashes", None)
+    return row_hashes(((column, part.each(column)) for column in part.columns), part.rows) if given is None else given

@@ -14,6 +14,7 @@ import datetime
 import hashlib
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ from amodal.data.readers._tabular import Tabular
 from amodal.modalities._base import as_number
 
 FORMAT = "amodal-arrow-1"
+OWN = re.compile(r"shard-[0-9a-f]{16}\.arrow|manifest-[0-9a-f]{16}\.json|writing-\d+\.part")
+"""What the files of a pack are called, besides dataset.toml."""
 KEY, GROUP, SPLIT = "__key__", "__group__", "__split__"
 CELL = pa.struct([("kind", pa.int8()), ("data", pa.large_binary())])
 FILE, TEXT, ARRAY, JSON = range(4)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from amodal.core import AmodalError
+from amodal.data.readers._content import row_hashes
 from amodal.data.readers._parts import Lists, Parquet, Part
 from amodal.data.readers._tabular import Tabular
 
@@ -19,7 +20,7 @@ SUFFIXES = {".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet"}
 
 
 class Table(Tabular):
-    """The rows of all `paths`, end to end. key: the column that names the records, "" to number the rows."""
+    """The rows of all `paths`, end to end. key: the column that names the records, "" for hashes of the rows."""
 
     def __init__(self, paths: Sequence[Path], key: str = ""):
         paths = [Path(p) for p in paths]
@@ -58,7 +59,9 @@ def _csv(text: str, path: Path) -> Lists:
             f"{path}: row {long} has {len(rows[long])} cells, but the first line names {len(names)} columns."
         )
     cells = {name: [row[c] if c < len(row) else "" for row in rows[1:]] for c, name in enumerate(names)}
-    return Lists({name: typed(column) for name, column in cells.items()}, len(rows) - 1)
+    # As it is spelled: one cell that is no number turns its whole column into text, but must not rename the other rows.
+    hashes = row_hashes(((name, map(str.strip, column)) for name, column in cells.items()), len(rows) - 1)
+    return Lists({name: typed(column) for name, column in cells.items()}, len(rows) - 1, hashes)
 
 
 def _json(text: str, path: Path) -> Lists:
