@@ -303,3 +303,8 @@ def _keyless(path, rows):
     else:
         pq.write_table(pa.table({name: pa.array([row[name] for row in rows]) for name in rows[0]}), path)
     return data.open(path)
+
+
+def test_a_column_of_arrays_in_memory_may_name_the_records():
+    dataset = data.open({"id": [f"a{i}" for i in range(30)], "x": [[1.0, 2.0]] * 30})
+    assert dataset.keys[:2] == ["a0", "a1"] and set(dataset.fields) == {"x"}

@@ -27,7 +27,9 @@ class Arrays(Reader):
         self.columns = tuple(self.data)
         self.ignored = Counter()
         n = next(iter(lengths.values()))
-        self.keys = unique_keys(self.cells(self.check(key)), key, "arrays") if key else [str(i) for i in range(n)]
+        self.keys = [str(i) for i in range(n)]
+        if key:
+            self.keys = unique_keys(self.cells(self.check(key)), key, "arrays")
 
     def get(self, i: int, column: str):
         value = self.data[self.check(column)][i]
