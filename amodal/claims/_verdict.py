@@ -2,43 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-# two-sided 95 % quantiles of Student's t for 1, 2, … degrees of freedom
-STUDENT = (
-    12.706,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-    2.228,
-    2.201,
-    2.179,
-    2.160,
-    2.145,
-    2.131,
-    2.120,
-    2.110,
-    2.101,
-    2.093,
-    2.086,
-    2.080,
-    2.074,
-    2.069,
-    2.064,
-    2.060,
-    2.056,
-    2.052,
-    2.048,
-    2.045,
-    2.042,
-)
+from amodal.evaluate._interval import half_width, mean
 
 
 @dataclass(frozen=True)
@@ -90,15 +57,3 @@ def judge(comparison: Comparison, measured: Sequence[dict[str, float]]) -> Findi
         inside, outside = low > comparison.margin, high <= comparison.margin
     verdict = "reproduced" if inside else "not reproduced" if outside else "inconclusive"
     return Finding(comparison.what, comparison.metric, mean(this), mean(against), effect, (low, high), verdict)
-
-
-def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def half_width(values: Sequence[float]) -> float:
-    """Half the 95 % interval of the mean."""
-    n = len(values)
-    variance = sum((v - mean(values)) ** 2 for v in values) / (n - 1)
-    quantile = STUDENT[n - 2] if n - 2 < len(STUDENT) else 1.96
-    return quantile * math.sqrt(variance / n)

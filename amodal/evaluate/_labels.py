@@ -11,6 +11,7 @@ from torch import Tensor
 
 from amodal.core import AmodalError, Column
 from amodal.evaluate._embedded import known
+from amodal.evaluate._interval import half_width, mean
 
 Predict = Callable[[Tensor], Tensor]
 """(M, D) -> (M,) codes of classes, or numbers."""
@@ -19,17 +20,6 @@ Fit = Callable[[Tensor, Tensor, int], Predict]
 """(x_ND, y_N, classes) -> Predict. classes: how many, 0 where y is a number."""
 
 BINS = 10
-STUDENT = (
-    12.706,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-)  # 97.5 % quantiles for 1, 2, … degrees of freedom
 
 
 class NotApplicable(AmodalError):
@@ -152,13 +142,9 @@ def _summary(draws: list[list[dict]], several: bool) -> list[dict]:
         return draws[0]
     rows = []
     for same in zip(*draws):
-        values = np.array([row["value"] for row in same])
-        half = float("nan")
-        if len(values) > 1:
-            quantile = STUDENT[len(values) - 2] if len(values) - 2 < len(STUDENT) else 1.96
-            half = quantile * values.std(ddof=1) / math.sqrt(len(values))
-        mean = float(values.mean())
-        rows.append(same[0] | {"value": mean, "interval": [mean - half, mean + half]})
+        values = [float(row["value"]) for row in same]
+        middle, half = mean(values), half_width(values)
+        rows.append(same[0] | {"value": middle, "interval": [middle - half, middle + half]})
     return rows
 
 

@@ -6,7 +6,8 @@ import statistics
 import pytest
 
 from amodal.claims import Comparison
-from amodal.claims._verdict import STUDENT, half_width, judge
+from amodal.claims._verdict import judge
+from amodal.evaluate._interval import STUDENT, half_width
 
 
 def findings(effects, **how):
