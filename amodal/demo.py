@@ -16,7 +16,7 @@ from amodal.evaluate.transfer import transfer
 from amodal.model import Model, load
 from amodal.train.pretrain import pretrain
 
-STEPS_A_MINUTE = 150  # of the encoder below, on two cores
+STEPS_A_MINUTE = 200  # of the encoder below, on two cores
 FEW = 10  # labels of each class that a probe gets
 
 # what is asked of the encoder: words, the protocol's result, and the row of it
