@@ -88,6 +88,5 @@ class Bar:
             self.last = time.monotonic()
             rate = (self.done - self.start) / max(self.last - self.begun, 1e-9)
             left = (self.total - self.done) / max(rate, 1e-9)
-            self.console.print(
-                f"{self.title} {self.done}/{self.total} · {note} · {rate:.1f}/s · {left:.0f} s left", highlight=False
-            )
+            line = f"{self.title} {self.done}/{self.total} · {note} · {rate:.1f}/s · {left:.0f} s left"
+            self.console.print(line, highlight=False, soft_wrap=True)
