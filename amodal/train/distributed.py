@@ -6,6 +6,7 @@ So no loss knows of processes, negatives are global, and BatchNorm in a projecto
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable
 
@@ -24,6 +25,8 @@ def start() -> tuple[int, int]:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        # left to the interpreter's end, the group's own threads can outlive what they use and abort a run that has ended well
+        atexit.register(stop)
     return dist.get_rank(), dist.get_world_size()
 
 
@@ -50,7 +53,7 @@ def any_rank(flag: bool) -> bool:
 
 
 def stop() -> None:
-    if world() > 1:
+    if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
