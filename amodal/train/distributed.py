@@ -118,15 +118,17 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     touched = torch.tensor([p.grad is not None for p in whole_ones], dtype=torch.uint8, device=whole_ones[0].device)
     dist.all_reduce(touched, op=dist.ReduceOp.MAX)
     bucket: list[nn.Parameter] = []
+    filled = 0
     for p, by_any in zip(whole_ones, touched.tolist()):
         if not by_any:
             continue
         if p.grad is None:
             p.grad = torch.zeros_like(p)
         bucket.append(p)
-        if sum(q.numel() for q in bucket) >= BUCKET:
+        filled += p.numel()
+        if filled >= BUCKET:
             _average(bucket)
-            bucket = []
+            bucket, filled = [], 0
     if bucket:
         _average(bucket)
 

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -216,13 +217,13 @@ def announce(config: dict, method: Method, dataset) -> None:
         )
 
 
-def truncated(dataset: records.Dataset, part: Sequence[int]) -> dict[str, float]:
+def truncated(dataset: records.Dataset, part: np.ndarray) -> dict[str, float]:
     """field -> the share of its values that lose their end, for kinds of data that are cut to a length; of a sample."""
     shares = {}
     for field, modality in dataset.fields.items():
         if not hasattr(modality, "truncated"):
             continue
-        rows = [i for i in part if dataset.present(field)[i]]
+        rows = part[dataset.present(field)[part]].tolist()
         cut = [
             bool(lost)
             for lost in (_lost(dataset, i, field) for i in rows[:: max(len(rows) // SAMPLE, 1)])
