@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from amodal import data as records
 from amodal.core import AmodalError
@@ -18,10 +15,10 @@ from amodal.evaluate import Embedded, Report, embed_records
 from amodal.evaluate import evaluate as run_protocols
 from amodal.nn import config as encoder_config
 from amodal.nn.encoder import Encoder
+from amodal.nn.saved import saved
 from amodal.search import Hit, Index
 from amodal.search import search as run_search
-from amodal.train.checkpoint import fill
-from amodal.train.folder import other_format, read_config, read_trained, save_encoder, weights, write_trained
+from amodal.train.folder import read_trained, save_encoder, weights, write_trained
 from amodal.train.pretrain import pick_device
 from amodal.train.pretrain import pretrain as run_pretraining
 
@@ -33,29 +30,8 @@ def pretrain(method: str, data, out: str | Path, **settings) -> Model:
 
 def load(path: str | Path, *, device: str = "auto") -> Model:
     """The model in a run folder, or in a folder that `Model.save` or `amodal export` wrote."""
+    encoder, config = saved(path)
     path = Path(path)
-    if not (path / "config.json").exists():
-        raise AmodalError(
-            f"{path} is not a run: there is no config.json in it. Give the folder that `amodal pretrain --out` named."
-        )
-    config = read_config(path / "config.json")
-    weights = path / "model.safetensors"
-    if not weights.exists():
-        raise AmodalError(
-            f"the run in {path} has not been finished (there is no model.safetensors); go on with it by `amodal pretrain … --resume`"
-        )
-    if sha256(weights.read_bytes()).hexdigest() != config.get("weights_sha256"):
-        raise AmodalError(
-            f"{weights} is damaged or belongs to another run: its sha256 is not the one in {path / 'config.json'}"
-        )
-    try:
-        encoder = encoder_config.build(config["encoder"])
-    except KeyError as e:
-        raise other_format(path / "config.json", config, str(e.args[0])) from e
-    try:
-        fill(encoder, load_file(weights), str(weights))
-    except SafetensorError as e:
-        raise AmodalError(f"{weights} cannot be read: {e}") from e
     return Model(encoder.to(pick_device(device)), config, path, read_trained(path))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from amodal.core import Column, Embeddings
+from amodal.core import Batch, Column, Embeddings
 from amodal.data import Dataset, Loader
 from amodal.evaluate import Embedded, embed_records
 from amodal.evaluate._embedded import known
@@ -44,19 +44,44 @@ def untrained(dataset: Dataset, make: Make, budget: Budget, seed: int, **encoder
 
 
 def trained(
-    dataset: Dataset, rows: Sequence[int], make: Make, budget: Budget, seed: int, rate: float, **encoder
+    dataset: Dataset,
+    rows: Sequence[int],
+    make: Make,
+    budget: Budget,
+    seed: int,
+    rate: float,
+    *,
+    choose: Callable[[Method, Batch, int], Batch] | None = None,
+    **encoder,
 ) -> Method:
-    """The method after the budget's steps on the records `rows`, ready to be measured."""
+    """The method after the budget's steps on the records `rows`, ready to be measured. choose: what of each batch it learns from."""
     method = untrained(dataset, make, budget, seed, **encoder)
+    return fit(method, dataset, rows, budget, seed, rate, choose=choose)
+
+
+def fit(
+    method: Method,
+    dataset: Dataset,
+    rows: Sequence[int],
+    budget: Budget,
+    seed: int,
+    rate: float,
+    *,
+    choose: Callable[[Method, Batch, int], Batch] | None = None,
+) -> Method:
+    """The same method after the budget's steps: `trained`, for one that has learnt something before."""
     batch = min(budget.batch, len(rows))
 
-    def batches(first: int) -> Loader:
-        views, steps = method.views, budget.steps
-        return Loader(dataset, rows, batch=batch, views=views, seed=seed, steps=steps, start_step=first)
+    def batches(first: int, groups=None) -> Loader:
+        views, labels = method.views, method.labels
+        stream = dict(views=views, seed=seed, steps=budget.steps, start_step=first, labels=labels, groups=groups)
+        return Loader(dataset, rows, batch=batch, **stream)
 
     schedule = Schedule(budget.steps, rate, precision="float32", checkpoint_every=budget.steps)
     with tempfile.TemporaryDirectory() as run:
-        train(method, batches, schedule, Path(run), watch=Watch([]), tensorboard=False, progress=False)
+        quiet = dict(watch=Watch([]), tensorboard=False, progress=False)
+        survey = Loader(dataset, rows, batch=256, shuffle=False)
+        train(method, batches, schedule, Path(run), survey=survey, choose=choose, **quiet)
     return method.eval()
 
 

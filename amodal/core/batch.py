@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ def row_seeds(keys: Sequence[str], salt: int = 0) -> Tensor:
 
 @dataclass(frozen=True)
 class Batch:
-    """size: B rows; columns: source -> Column; keys: the B record ids; seeds: (B,) int64.
+    """size: B rows; columns: source -> Column; keys: the B record ids; seeds: (B,) int64; labels: what supervised methods asked
+    for, name -> Column of class numbers (int64) or amounts (float32) of the rows whose label is known.
 
     All that is random about a row (masks, noise) is drawn from its seed. So nothing depends on how rows are laid out in
     micro-batches, ranks or workers, and a resumed run draws what the straight run would have drawn.
@@ -31,6 +32,7 @@ class Batch:
     columns: dict[str, Column]
     keys: tuple[str, ...]
     seeds: Tensor
+    labels: dict[str, Column] = field(default_factory=dict)
 
     @staticmethod
     def of(size: int, columns: dict[str, Column], keys: Sequence[str] | None = None, salt: int = 0) -> Batch:
@@ -54,8 +56,20 @@ class Batch:
 
     def between(self, start: int, stop: int) -> Batch:
         """Rows start <= row < stop as a batch of their own; every source stays, if need be without a row."""
-        columns = {s: c.between(start, stop) for s, c in self.columns.items()}
-        return Batch(stop - start, columns, self.keys[start:stop], self.seeds[start:stop])
+        columns, labels = ({s: c.between(start, stop) for s, c in part.items()} for part in (self.columns, self.labels))
+        return Batch(stop - start, columns, self.keys[start:stop], self.seeds[start:stop], labels)
+
+    def at(self, index: Tensor) -> Batch:
+        """The rows at `index` (n,) int64, ascending and unique, as a batch of their own, numbered from zero."""
+        number = torch.full((self.size,), -1, dtype=torch.int64, device=index.device)
+        number[index] = torch.arange(len(index), device=index.device)
+
+        def of(part: dict[str, Column]) -> dict[str, Column]:
+            kept = {s: c.at(number[c.rows] >= 0) for s, c in part.items()}
+            return {s: Column(c.values, number[c.rows]) for s, c in kept.items()}
+
+        keys = tuple(self.keys[i] for i in index.tolist())
+        return Batch(len(index), of(self.columns), keys, self.seeds[index], of(self.labels))
 
     def split(self, rows: int) -> list[Batch]:
         """Micro-batches of at most `rows` rows."""
@@ -69,5 +83,5 @@ class Batch:
         return table
 
     def to(self, device) -> Batch:
-        columns = {s: c.to(device) for s, c in self.columns.items()}
-        return replace(self, columns=columns, seeds=self.seeds.to(device))
+        columns, labels = ({s: c.to(device) for s, c in part.items()} for part in (self.columns, self.labels))
+        return replace(self, columns=columns, seeds=self.seeds.to(device), labels=labels)

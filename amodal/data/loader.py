@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from amodal.core import AmodalError, Batch, Column, row_seeds, unknown
 from amodal.data import order
 from amodal.data.dataset import Dataset
+from amodal.data.groups import Groups
 from amodal.data.quarantine import Bad, Quarantine
 from amodal.modalities import VIEWS
 
@@ -36,6 +37,8 @@ class Loader:
     - steps: where to end, counted from the start of the run (None: after one epoch); start_step: where to begin, which
       is the whole state of a loader;
     - shuffle: another order in each epoch; otherwise `indices` as they are and, if steps is None, a short last batch;
+    - labels: names of labels that batches bring along, as numbers of classes (in the order of their names) or as amounts;
+    - groups: (n,) int64, one for each of `indices`: each batch is then of one group (see `amodal.data.groups`);
     - workers: processes that decode, 0 for none; cache_bytes: memory for decoded values, shared out among workers.
 
     Every batch is of one epoch, so that no record meets itself in it as a stranger; the n % batch records that are left
@@ -58,6 +61,8 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         shuffle: bool = True,
+        labels: Sequence[str] = (),
+        groups: Sequence[int] | np.ndarray | None = None,
         cache_bytes: int = 512 * 2**20,
     ):
         self.dataset, self.indices = dataset, np.asarray(indices, dtype=np.int64)
@@ -65,6 +70,7 @@ class Loader:
         self.workers, self.rank, self.world = workers, rank, world
         self.cache_bytes = cache_bytes // max(workers, 1)
         self.views = _views(dataset, views)
+        self.labels = {name: class_numbers(dataset.label(name, required=True))[0] for name in labels}
         self._found = Quarantine()
         if not len(self.indices):
             raise AmodalError(
@@ -76,6 +82,7 @@ class Loader:
                 f"a batch of {batch} rows cannot be shared equally by {world} processes. Choose a multiple of {world}."
             )
         self.one_pass = steps is None and not shuffle
+        self.groups = None if groups is None else Groups(groups, batch, seed)
         self.steps = self.steps_per_epoch if steps is None else steps
         for field in dataset.fields:
             if not dataset.present(field)[self.indices].any():
@@ -89,6 +96,8 @@ class Loader:
         """Whole batches in an epoch; of an ordered pass also the last, short one."""
         if self.one_pass:
             return math.ceil(len(self.indices) / self.batch)
+        if self.groups is not None:
+            return self.groups.batches
         return max(len(self.indices) // self.batch, 1)
 
     def __len__(self) -> int:
@@ -122,13 +131,17 @@ class Loader:
             for number, view in enumerate(views, 1):
                 source = field if len(views) == 1 else f"{field}:{number}"
                 columns[source] = self._column(field, source, view, values, rows, seeds)
-        return Batch(len(keys), columns, tuple(keys), seeds), bad
+        labels = {name: _known(values[records]) for name, values in self.labels.items()}
+        return Batch(len(keys), columns, tuple(keys), seeds, labels), bad
 
     def _rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Records and epochs of this rank's rows."""
         share, n = self.batch // self.world, len(self.indices)
         epoch, within = divmod(step, self.steps_per_epoch)
         start = epoch * n + within * self.batch + self.rank * share
+        if self.groups is not None:
+            mine = self.groups.at(epoch, within)[self.rank * share : (self.rank + 1) * share]
+            return self.indices[mine], np.full(len(mine), epoch)
         stop = min(start + share, n) if self.one_pass else start + share
         at, epochs = order.epochs(np.arange(start, max(start, stop)), n, seed=self.seed, shuffle=self.shuffle)
         return self.indices[at], epochs
@@ -174,6 +187,21 @@ class _Steps(torch.utils.data.Dataset):
 
     def __getitem__(self, number: int) -> tuple[Batch, list[Bad]]:
         return self.loader.at(self.steps[number])
+
+
+def class_numbers(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """(n,) labels as `Dataset.label` gives them -> int64 classes, -1 where unknown, and their names in order; numbers -> float32,
+    NaN where unknown, and no names."""
+    if values.dtype != object:
+        return values.astype(np.float32), []
+    names = sorted({v for v in values if v is not None})
+    number = {name: i for i, name in enumerate(names)}
+    return np.array([number.get(v, -1) for v in values], dtype=np.int64), names
+
+
+def _known(values: np.ndarray) -> Column:
+    rows = np.flatnonzero(values >= 0 if values.dtype == np.int64 else ~np.isnan(values))
+    return Column(torch.from_numpy(values[rows]), torch.from_numpy(rows))
 
 
 def _as_it_is(item):

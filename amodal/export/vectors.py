@@ -28,7 +28,7 @@ from amodal.data import Bad
 from amodal.evaluate import Embedded, embed_records
 from amodal.evaluate._embedded import unreadable
 from amodal.nn import config as encoder_config
-from amodal.train.folder import read_json
+from amodal.nn.saved import read_json
 from amodal.train.log import Bar
 
 CHUNK = 2048  # records: what an interruption costs

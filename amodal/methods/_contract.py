@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -26,18 +27,22 @@ class Clock:
 
 
 class Method(nn.Module):
-    """encoder: what survives training. views: how each value is augmented: one view keeps the field's name as its source, n
-    views make the sources `field:1` … `field:n`.
-
-    `features` may not couple rows, and may not depend on anything random but the rows' seeds; `losses` may couple rows. The
+    """`features` may not couple rows, and may not depend on anything random but the rows' seeds; `losses` may couple rows. The
     loop can therefore compute features piece by piece and rank by rank, and losses once over the whole batch, and the update is
     that of one big batch. So whatever looks at batch statistics (BatchNorm in a projector, centring) belongs in `losses`.
     """
 
     encoder: Encoder
-    views: tuple[str, ...] = ("plain",)
+    """What survives training."""
+    views: tuple[str, ...] | Mapping[str, tuple[str, ...]] = ("plain",)
+    """How each value is augmented, the same for all fields or field by field (a field that is not named is plain): one view
+    keeps the field's name as its source, n views make the sources `field:1` … `field:n`."""
     least_rows: int = 1
     """Rows that a batch needs for there to be anything to learn."""
+    labels: tuple[str, ...] = ()
+    """The labels that batches must bring along, for methods that learn from some."""
+    stages: tuple[float, ...] = (1.0,)
+    """Where stages end, as shares of the steps. Each has a warm-up and a decay of its own and a fresh optimizer."""
 
     def features(self, batch: Batch) -> Features:
         raise NotImplementedError
@@ -48,3 +53,15 @@ class Method(nn.Module):
 
     def tick(self, clock: Clock) -> None:
         """After each optimizer step and nowhere else: moving averages, centres, schedules."""
+
+    def begin(self, stage: int) -> None:
+        """At the start, when stage 1, 2, … begins, and after a resume: what learns and what is frozen. Changes no parameter and no
+        buffer, so that a resumed run finds them as they were."""
+
+    def survey(self, stage: int, seen: Embeddings) -> Tensor | None:
+        """Once, when stage 1, 2, … begins, before `begin`: the encoder's features of all records to train on. May fill buffers and
+        copy weights. Returns a group for each record (n,) int64, of which later batches hold one only, or None."""
+
+    combine: Callable[[dict[str, Tensor]], Tensor] | None = None
+    """Gradient surgery: of each loss term its gradient over all that learns, one vector (P,), to the vector to step along. None is
+    their sum, at the cost of one backward pass instead of one a term."""

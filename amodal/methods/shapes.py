@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Batch, Column, Embeddings, Tokens, field_of, name_code
+from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, Tokens, field_of, name_code, unknown
 from amodal.masking.hashing import hash_bits
 from amodal.masking.random import random_keep
 from amodal.methods._contract import Clock, Features, Method
@@ -20,10 +20,16 @@ from amodal.nn.encoder import Encoder
 Objective = Callable[[Embeddings], dict[str, Tensor]]
 
 
-def sense_pairs(z: Embeddings) -> list[tuple[str, str]]:
-    """Every two sources of different fields; of several views of a field, the first stands for it."""
+def sense_pairs(z: Embeddings, anchor: str | None = None) -> list[tuple[str, str]]:
+    """Every two sources of different fields, or those with the field `anchor` among them, which then stands first; of several
+    views of a field, the first stands for it."""
     first = {field_of(s): s for s in reversed(z.sources)}
-    return list(itertools.combinations([s for s in z.sources if first[field_of(s)] == s], 2))
+    senses = [s for s in z.sources if first[field_of(s)] == s]
+    if not anchor:
+        return list(itertools.combinations(senses, 2))
+    if anchor not in first:
+        raise unknown("field to anchor to", anchor, first)
+    return [(first[anchor], s) for s in senses if s != first[anchor]]
 
 
 def view_pairs(z: Embeddings) -> list[tuple[str, str]]:
@@ -83,6 +89,13 @@ class Towers(Method):
             if field_of(s) in self.heads
         }
         return Embeddings(columns, features.size)
+
+
+def token_column(bag: Tokens) -> Column:
+    """The tokens of one source as a column, for losses that look at parts: Ragged of (N,) values (tokens, D)."""
+    lengths = bag.lengths()
+    rows = lengths.nonzero().squeeze(1)
+    return Column(Ragged(bag.x, lengths[rows]), rows)
 
 
 def row_losses(loss_T: Tensor, hidden: Tokens) -> Column:

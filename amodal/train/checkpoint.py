@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from amodal.core import AmodalError
+from amodal.nn.saved import copy_whole, fill
 from amodal.train import distributed
 
 KEEP = 2  # the newest ones
@@ -56,6 +57,10 @@ def everything(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("step-*") if (p / "state.json").exists())
 
 
+def step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
 def latest(folder: Path) -> Path | None:
     found = everything(folder)
     return found[-1] if found else None
@@ -67,35 +72,6 @@ def load(path: Path, method: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     fill(method, tensors, str(path))
     load_optimizer(method, optimizer, load_file(path / "optimizer.safetensors"))
     return json.loads((path / "state.json").read_text())
-
-
-@torch.no_grad()
-def fill(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
-    """Copy tensors into the module, strictly: every name and shape must agree."""
-    own = module.state_dict()
-    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    other = [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
-    if missing or extra or other:
-        parts = [
-            f"{len(names)} {label} (first: {names[0]})"
-            for label, names in (("missing", missing), ("unexpected", extra), ("of another shape", other))
-            if names
-        ]
-        raise AmodalError(
-            f"{what} holds the weights of another model: {', '.join(parts)}, {len(own) - len(missing) - len(other)} of {len(own)} match. "
-            "Use the run's own configuration (size, sources, method options), or start a new run."
-        )
-    for name, value in own.items():
-        copy_whole(value, tensors[name])
-
-
-def copy_whole(mine: Tensor, value: Tensor) -> None:
-    """Copy a whole tensor into one that may be sharded."""
-    if hasattr(mine, "device_mesh"):
-        from torch.distributed.tensor import distribute_tensor
-
-        value = distribute_tensor(value.to(mine.device), mine.device_mesh, mine.placements)
-    mine.copy_(value)
 
 
 def optimizer_tensors(method: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -104,6 +104,15 @@ def _gather_column(column: Column, offset: int, device: torch.device) -> Column:
     return Column(_Gather.apply(column.values, counts), rows)
 
 
+def mean(vector: Tensor) -> Tensor:
+    """Its mean over the ranks, the same on each."""
+    if world() == 1:
+        return vector
+    total = vector.detach().clone()
+    dist.all_reduce(total)
+    return total / world()
+
+
 BUCKET = 25 * 2**20  # numbers in one all-reduce
 
 

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from amodal.core import AmodalError
 from amodal.nn.encoder import Encoder
+from amodal.nn.saved import FORMAT, other_format, read_config
 from amodal.train import distributed
 from amodal.train.checkpoint import sync
 
-FORMAT = 1  # of config.json
 SAME_ON_RESUME = ("method", "options", "encoder", "schedule", "batch", "seed", "data")
 
 
@@ -125,33 +125,6 @@ def read_trained(run: Path) -> np.ndarray | None:
             f"{file}, which says what the run was trained on, cannot be read ({e}). Without it (remove it) the run can be used, "
             "but `amodal evaluate` may then test on records that were trained on."
         ) from e
-
-
-def read_json(file: Path, mend: str) -> dict:
-    """The object in a JSON file. Raises AmodalError that says what is broken, with `mend`: what to do about it."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise AmodalError(f"{file} cannot be read ({e}); {mend}") from e
-    if not isinstance(found, dict):
-        raise AmodalError(f"{file} holds {type(found).__name__} instead of an object; {mend}")
-    return found
-
-
-def read_config(file: Path) -> dict:
-    """A run's config.json, of the format that this version reads."""
-    config = read_json(file, "restore it from a copy, or remove its folder and train again")
-    if config.get("format", FORMAT) != FORMAT:
-        raise other_format(file, config)
-    return config
-
-
-def other_format(file: Path, config: dict, missing: str = "") -> AmodalError:
-    lacks = f" and lacks {missing!r}" if missing else ""
-    return AmodalError(
-        f"{file} has format {config.get('format', 'unknown')}{lacks}; this version of amodal reads format {FORMAT}. "
-        "Use the version that wrote it, or train again."
-    )
 
 
 def write_json(file: Path, content: dict) -> None:

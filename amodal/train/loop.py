@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
-from amodal.core import Batch
+from amodal.core import AmodalError, Batch, Embeddings
 from amodal.methods._contract import Clock, Method
 from amodal.methods.shapes import follow, frozen_copy
 from amodal.train import checkpoint, distributed
@@ -45,27 +47,58 @@ class Schedule:
 
 
 class Training(nn.Module):
-    """All that a checkpoint holds: the method, and the average of its encoder's weights if one is kept."""
+    """All that a checkpoint holds: the method, the average of its encoder's weights if one is kept, and the groups that the
+    records to train on fell into in the last survey, -1 for no groups."""
 
-    def __init__(self, method: Method, average: float):
+    def __init__(self, method: Method, average: float, records: int = 0):
         super().__init__()
         self.method = method
         self.average = frozen_copy(method.encoder) if average else None
+        if records:
+            self.register_buffer("groups", torch.full((records,), -1))
 
     @property
     def kept(self) -> nn.Module:
         """The encoder that survives."""
         return self.average if self.average is not None else self.method.encoder
 
+    @property
+    def grouped(self) -> np.ndarray | None:
+        groups = getattr(self, "groups", None)
+        return None if groups is None or (groups < 0).all() else groups.cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Stages:
+    """ends: the last step of each stage, 1, 2, …"""
+
+    ends: tuple[int, ...]
+
+    @staticmethod
+    def of(shares: Sequence[float], steps: int) -> Stages:
+        return Stages((*(max(1, round(share * steps)) for share in shares[:-1]), steps))
+
+    def at(self, step: int) -> int:
+        """The stage that step 1, 2, … belongs to."""
+        return bisect.bisect_left(self.ends, step)
+
+    def place(self, step: int) -> tuple[int, int]:
+        """(step of its stage 0, 1, …, steps of that stage)."""
+        stage = self.at(step)
+        start = self.ends[stage - 1] if stage else 0
+        return step - start - 1, self.ends[stage] - start
+
 
 def train(
     method: Method,
-    batches: Callable[[int], Iterable[Batch]],
+    batches: Callable[..., Iterable[Batch]],
     schedule: Schedule,
     run: Path,
     *,
     watch: Watch,
     resume: bool = False,
+    survey: Iterable[Batch] | None = None,
+    choose: Callable[[Method, Batch, int], Batch] | None = None,
     device: torch.device | None = None,
     bad: Callable[[], int] = lambda: 0,
     tensorboard: bool = True,
@@ -73,17 +106,30 @@ def train(
 ) -> nn.Module:
     """Train, and return the encoder that is to be kept.
 
-    batches: first step -> this rank's share of the batches from that step on. bad: how many values were put in quarantine so far.
-    Raises Stopped on NaN or collapse; KeyboardInterrupt after a checkpoint when interrupted.
+    batches: first step -> this rank's share of the batches from that step on; called with a second argument, the group of each
+    record, where the method has asked for batches of one group. survey: all records to train on in order and as they are, for
+    methods of several stages. choose: (method, batch, step) -> the rows of it to learn from. bad: how many values were put in
+    quarantine so far. Raises Stopped on NaN or collapse; KeyboardInterrupt after a checkpoint when interrupted.
     """
     device = device or torch.device("cpu")
-    training = Training(method, schedule.average).to(device).train()
+    stages = Stages.of(method.stages, schedule.steps)
+    if len(stages.ends) > 1 and survey is None:
+        raise AmodalError("this method learns in stages and needs a survey of the records in between")
+    records = len(survey.indices) if len(stages.ends) > 1 else 0
+    training = Training(method, schedule.average, records).to(device).train()
     distributed.same_everywhere(training)
     if schedule.shard and distributed.world() > 1:
+        if method.combine is not None:
+            raise AmodalError(
+                "this method combines whole gradients, which sharded weights do not have; leave --shard out"
+            )
         distributed.shard(training)
-    optimizer = adamw(method, lr=schedule.lr, weight_decay=schedule.weight_decay)
     folder, first, spent = run / "checkpoints", 0, 0.0
-    if resume and (found := checkpoint.latest(folder)):
+    found = checkpoint.latest(folder) if resume else None
+    stage = stages.at(checkpoint.step_of(found)) if found else 0
+    method.begin(stage)
+    optimizer = fresh(method, schedule)
+    if found:
         state = checkpoint.load(found, training, optimizer)
         first, spent = state["step"], state["seconds"]
         torch.set_rng_state(torch.tensor(bytearray.fromhex(state["rng"]), dtype=torch.uint8))
@@ -97,18 +143,29 @@ def train(
 
     leads = distributed.rank() == 0
     log = Log(run, resume_at=first, tensorboard=tensorboard) if leads else None
-    warmup = max(1, round(schedule.warmup * schedule.steps))
     watch_every = schedule.watch_every or max(schedule.steps // 20, 10)
     checkpoint_every = schedule.checkpoint_every or max(schedule.steps // 5, 50)
     bar = Bar("pretrain", schedule.steps, start=first, shown=progress and leads)
     waited, begun, rows = 0.0, time.monotonic(), 0
-    with bar, interruptions() as interrupted, contextlib.closing(prefetch(batches(first))) as stream:
+    with bar, interruptions() as interrupted, Stream(batches) as stream:
+        stream.open(first, training.grouped)
         for step in range(first + 1, schedule.steps + 1):
+            if stages.at(step) != stage:
+                stage = stages.at(step)
+                groups = method.survey(stage, seen_all(method, survey, device))
+                training.groups.copy_(torch.as_tensor(groups) if groups is not None else torch.tensor(-1))
+                method.begin(stage)
+                optimizer = fresh(method, schedule)
+                stream.open(step - 1, training.grouped)
             asked = time.monotonic()
             batch = next(stream).to(device)
             waited += time.monotonic() - asked
+            if choose is not None:
+                batch = choose(method, batch, step)
+            within, length = stages.place(step)
+            warmup = max(1, round(schedule.warmup * length))
             for group in optimizer.param_groups:
-                group["lr"] = schedule.lr * warm_cosine(step - 1, schedule.steps, warmup=warmup)
+                group["lr"] = schedule.lr * warm_cosine(within, length, warmup=warmup)
             optimizer.zero_grad(set_to_none=True)
             terms = gradients(
                 method, batch, micro=schedule.micro, precision=context(schedule.precision, device, method.encoder.width)
@@ -141,7 +198,7 @@ def train(
             if step % watch_every == 0 or step in (1, schedule.steps):
                 found = watch.measure(training.kept)
                 values |= found
-                watch.judge(found, step, checkpoint.latest(folder), settled=step > warmup)
+                watch.judge(found, step, checkpoint.latest(folder), settled=within >= warmup)
             if values and log is not None:
                 log.write(step, values)
             unread = bad()
@@ -157,6 +214,44 @@ def train(
     if log is not None:
         log.close()
     return training.kept
+
+
+def fresh(method: Method, schedule: Schedule) -> torch.optim.AdamW:
+    """An optimizer of what learns now."""
+    return adamw(method, lr=schedule.lr, weight_decay=schedule.weight_decay)
+
+
+@torch.no_grad()
+def seen_all(method: Method, survey: Iterable[Batch], device: torch.device) -> Embeddings:
+    """The encoder's features of all records to train on."""
+    method.eval()
+    parts = [method.encoder.features(batch.to(device)) for batch in survey]
+    method.train()
+    return Embeddings.stack(parts)
+
+
+class Stream:
+    """Batches prepared ahead, from a step on; opened again where a stage draws other batches."""
+
+    def __init__(self, batches: Callable[..., Iterable[Batch]]):
+        self.batches, self.running = batches, None
+
+    def open(self, first: int, groups: np.ndarray | None) -> None:
+        self.close()
+        self.running = prefetch(self.batches(first) if groups is None else self.batches(first, groups))
+
+    def __next__(self) -> Batch:
+        return next(self.running)
+
+    def close(self) -> None:
+        if self.running is not None:
+            self.running.close()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
 
 
 IMPATIENCE = 2.0

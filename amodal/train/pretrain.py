@@ -91,6 +91,7 @@ def pretrain(
         **(methods.encoder_options(method) | wanted),
     )
     chosen = methods.parse(method, options or {})
+    chosen |= classes_of(method, chosen, dataset)
     trainee = methods.build(method, encoder, **chosen)
     part = dataset.split("train")
     if not len(part):
@@ -134,7 +135,7 @@ def pretrain(
         announce(config, trainee, dataset)
     running: list = []
 
-    def batches(first: int):
+    def batches(first: int, groups=None):
         loader = records.Loader(
             dataset,
             part,
@@ -146,6 +147,8 @@ def pretrain(
             workers=workers,
             rank=rank,
             world=world,
+            labels=trainee.labels,
+            groups=groups,
         )
         running.append(loader)
         return loader
@@ -155,7 +158,16 @@ def pretrain(
         return len(running[-1].bad)
 
     kept = train(
-        trainee, batches, schedule, out, watch=Watch(slices), resume=resume, device=where, bad=bad, progress=progress
+        trainee,
+        batches,
+        schedule,
+        out,
+        watch=Watch(slices),
+        resume=resume,
+        survey=records.Loader(dataset, part, batch=256, shuffle=False) if len(trainee.stages) > 1 else None,
+        device=where,
+        bad=bad,
+        progress=progress,
     )
     tensors = weights(kept)
     if rank == 0:
@@ -163,6 +175,19 @@ def pretrain(
         save_encoder(out, tensors, config | done | {"processes": world, "device": where.type})
     distributed.barrier()
     return out
+
+
+def classes_of(method: str, chosen: dict[str, object], dataset: records.Dataset) -> dict[str, int]:
+    """The option `classes` of a method that learns from the label it was given, counted in the data."""
+    if not {"label", "classes"} <= methods.options(method).keys() or chosen.get("classes"):
+        return {}
+    label = str(chosen.get("label", ""))
+    if label not in dataset.labels:
+        raise unknown("label of this dataset", label, dataset.labels, f"{method} learns from one: --method.label NAME.")
+    names = records.class_numbers(dataset.label(label, required=True))[1]
+    if not names:
+        raise AmodalError(f"{method} learns to tell classes, but the label {label!r} is a number")
+    return {"classes": len(names)}
 
 
 def rows_of_a_batch(wanted: int | None, usual: int, records: int, world: int, least: int) -> int:

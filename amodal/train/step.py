@@ -7,6 +7,7 @@ again, with a graph, fed the gradient of its features.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -25,24 +26,71 @@ def gradients(
     precision: the context that features are computed in; losses are computed in float32.
     """
     precision = precision or nullcontext()
+    if method.combine is not None:
+        return combined(method, batch, micro or batch.size, precision)
     if micro is None or micro >= batch.size:
         with precision:
             features = method.features(batch)
         terms = method.losses(distributed.gather(full_precision(features)))
         total(terms).backward()
     else:
-        pieces = batch.split(micro)
-        with torch.no_grad(), precision:
-            seen = Embeddings.stack([full_precision(method.features(piece)) for piece in pieces])
+        seen = without_graph(method, batch, micro, precision)
         cache, leaves = as_leaves(seen)
         terms = method.losses(distributed.gather(cache))
         total(terms).backward()
-        for i, piece in enumerate(pieces):
+        grads = {name: leaf.grad for name, leaf in leaves.items()}
+        for piece, start in pieces(batch, micro):
             with precision:
                 again = full_precision(method.features(piece))
-            feed(again, leaves, seen, i * micro, i * micro + piece.size)
+            outputs, theirs = matched(again, grads, seen, start, start + piece.size)
+            if outputs:
+                torch.autograd.backward(outputs, theirs)
     distributed.average_gradients(method.parameters())
     return {name: term.detach() for name, term in terms.items()}
+
+
+def combined(method: Method, batch: Batch, micro: int, precision: AbstractContextManager) -> dict[str, Tensor]:
+    """As `gradients`, of a method that combines the gradients of its loss terms itself (`Method.combine`)."""
+    learning = [p for p in method.parameters() if p.requires_grad]
+    seen = without_graph(method, batch, micro, precision)
+    cache, leaves = as_leaves(seen)
+    terms = method.losses(distributed.gather(cache))
+    floats = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
+    each, of_leaves = {}, {}
+    for name, term in terms.items():
+        found = torch.autograd.grad(term, [*learning, *floats.values()], retain_graph=True, allow_unused=True)
+        each[name] = as_vector(found[: len(learning)], learning)
+        of_leaves[name] = dict(zip(floats, found[len(learning) :]))
+    for piece, start in pieces(batch, micro):
+        with precision:
+            again = full_precision(method.features(piece))
+        for name in terms:
+            outputs, theirs = matched(again, of_leaves[name], seen, start, start + piece.size)
+            if outputs:
+                found = torch.autograd.grad(outputs, learning, theirs, retain_graph=True, allow_unused=True)
+                each[name] = each[name] + as_vector(found, learning)
+    vector = method.combine({name: distributed.mean(v) for name, v in each.items()})
+    for p, part in zip(learning, vector.split([p.numel() for p in learning])):
+        p.grad = part.view_as(p) if p.grad is None else p.grad + part.view_as(p)
+    return {name: term.detach() for name, term in terms.items()}
+
+
+def as_vector(grads: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Tensor:
+    """(P,) all gradients end to end, zeros where there is none."""
+    return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(grads, parameters)])
+
+
+def pieces(batch: Batch, micro: int) -> Iterator[tuple[Batch, int]]:
+    """Micro-batches, and the row each begins with."""
+    for i, piece in enumerate(batch.split(micro)):
+        yield piece, i * micro
+
+
+@torch.no_grad()
+def without_graph(method: Method, batch: Batch, micro: int, precision: AbstractContextManager) -> Embeddings:
+    """The features of the batch, piece by piece."""
+    with precision:
+        return Embeddings.stack([full_precision(method.features(piece)) for piece, _ in pieces(batch, micro)])
 
 
 def total(terms: dict[str, Tensor]) -> Tensor:
@@ -71,19 +119,17 @@ def as_leaves(features: Embeddings) -> tuple[Embeddings, dict[str, Tensor]]:
     return Embeddings(columns, features.size), leaves
 
 
-def feed(piece: Embeddings, leaves: dict[str, Tensor], seen: Embeddings, start: int, stop: int) -> None:
-    """Send the gradient of the leaves that belong to rows start <= row < stop through the graph of this piece."""
-    outputs, grads = [], []
+def matched(
+    piece: Embeddings, grads: dict[str, Tensor | None], seen: Embeddings, start: int, stop: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The features of rows start <= row < stop that have a graph, and for each the part of its leaf's gradient that is theirs."""
+    outputs, theirs = [], []
     for name, column in piece.columns.items():
-        out = flat(column)
-        if not out.requires_grad or leaves[name].grad is None:
+        out, grad = flat(column), grads.get(name)
+        if not out.requires_grad or grad is None:
             continue
-        whole = Column(seen[name].values, seen[name].rows)
-        grad = Column(
-            Ragged(leaves[name].grad, whole.values.lengths) if isinstance(whole.values, Ragged) else leaves[name].grad,
-            whole.rows,
-        )
+        whole = seen[name]
+        grad = Column(Ragged(grad, whole.values.lengths) if isinstance(whole.values, Ragged) else grad, whole.rows)
         outputs.append(out)
-        grads.append(flat(grad.between(start, stop)))
-    if outputs:
-        torch.autograd.backward(outputs, grads)
+        theirs.append(flat(grad.between(start, stop)))
+    return outputs, theirs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -17,14 +17,18 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
     "barlow_twins": {"width": 32},
     "decur": {"width": 32},
     "dino": {"prototypes": 24, "local_views": 2},
+    "slip": {"width": 32, "hidden": 32, "projection": 16},
+    "align": {"width": 32},
 }
+
+
 SENSES = ("picture", "words", "signal", "facts")
 
 
 @cache
-def fields() -> dict:
+def fields(senses: Sequence[str] = SENSES) -> dict:
     rng = np.random.default_rng(0)
-    return {
+    every = {
         "picture": modalities.make("image", size=16, channels=3, patch=8),
         "words": modalities.make("text", max_length=24, patch=4),
         "signal": modalities.kind("series").infer([rng.normal(size=(20, 2)) for _ in range(8)]),
@@ -32,6 +36,7 @@ def fields() -> dict:
             [{"age": float(i), "colour": "red" if i % 2 else "blue"} for i in range(8)]
         ),
     }
+    return {name: every[name] for name in senses}
 
 
 def raw(sense: str, rng: np.random.Generator):
@@ -43,20 +48,31 @@ def raw(sense: str, rng: np.random.Generator):
     }[sense]()
 
 
-def batch(views: Sequence[str], size: int = 8, absent: Sequence[str] = (), seed: int = 0, patchy: bool = True) -> Batch:
-    """`size` rows; `patchy`: each sense is missing from some rows; `absent`: senses that no row has."""
+def batch(
+    views: Sequence[str] | Mapping[str, Sequence[str]],
+    size: int = 8,
+    absent: Sequence[str] = (),
+    seed: int = 0,
+    patchy: bool = True,
+    senses: Sequence[str] = SENSES,
+) -> Batch:
+    """`size` rows; `patchy`: each sense is missing from some rows; `absent`: senses that no row has; every fourth row has no
+    label "kind"."""
     rng = np.random.default_rng(seed)
     columns = {}
-    for k, (name, modality) in enumerate(fields().items()):
+    for k, (name, modality) in enumerate(fields(tuple(senses)).items()):
+        own = views.get(name, ("plain",)) if isinstance(views, Mapping) else views
         rows = [i for i in range(size) if not (patchy and (i + k) % 4 == 0)] if name not in absent else []
         values = [modality.decode(raw(name, rng)) for _ in rows]
-        for v, view in enumerate(views):
-            source = name if len(views) == 1 else f"{name}:{v + 1}"
+        for v, view in enumerate(own):
+            source = name if len(own) == 1 else f"{name}:{v + 1}"
             seen = [
                 modality.augment(value, view, np.random.default_rng([seed, i, v])) for i, value in zip(rows, values)
             ]
             columns[source] = Column(modality.collate(seen), torch.tensor(rows, dtype=torch.int64))
-    return Batch.of(size, columns, [f"record {seed}-{i}" for i in range(size)])
+    known = torch.tensor([i for i in range(size) if i % 4 != 3])
+    whole = Batch.of(size, columns, [f"record {seed}-{i}" for i in range(size)])
+    return dataclasses.replace(whole, labels={"kind": Column(known % 3, known)})
 
 
 def exact(module_or_batch):
@@ -73,7 +89,9 @@ def _double(values):
     return values.double() if values.is_floating_point() else values
 
 
-def method(name: str, seed: int = 0, **options):
+def method(name: str, seed: int = 0, senses: Sequence[str] = SENSES, **options):
+    """A method on small encoders; one that learns from a label gets "kind", which has three classes."""
     torch.manual_seed(seed)
-    encoder = Encoder(fields(), size="nano", **methods.encoder_options(name))
-    return methods.build(name, encoder, **(SMALL.get(name, {}) | options))
+    encoder = Encoder(fields(tuple(senses)), size="nano", **methods.encoder_options(name))
+    label = {"label": "kind", "classes": 3} if "label" in methods.options(name) else {}
+    return methods.build(name, encoder, **(label | SMALL.get(name, {}) | options))

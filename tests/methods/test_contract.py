@@ -1,6 +1,8 @@
 """Every method keeps the contract of `amodal.methods._contract`, with every kind of data and any of it missing."""
 
+import dataclasses
 import inspect
+import os
 import re
 
 import pytest
@@ -19,7 +21,9 @@ from amodal.train.step import gradients, total
 from amodal.train.watch import Watch
 from tests.methods.bench import SENSES, batch, exact, fields, method, raw
 
-each_method = pytest.mark.parametrize("name", methods.names())
+NAMES = os.environ.get("AMODAL_ONLY", "").split(",") if os.environ.get("AMODAL_ONLY") else methods.names()
+"""AMODAL_ONLY=gram,slip looks at these pages alone."""
+each_method = pytest.mark.parametrize("name", NAMES)
 
 
 def gradient(m) -> dict[str, torch.Tensor]:
@@ -87,14 +91,14 @@ def share_of(whole: Batch, rank: int) -> Batch:
 
 def without_late_words(whole: Batch) -> Batch:
     columns = {s: c.at(c.rows < 5) if s.startswith("words") else c for s, c in whole.columns.items()}
-    return Batch(whole.size, columns, whole.keys, whole.seeds)
+    return dataclasses.replace(whole, columns=columns)
 
 
 def one_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     found = {}
-    for name in methods.names():
+    for name in NAMES:
         for micro in (None, 2):
             m = exact(method(name, seed=0))
             if rank == 1:  # another start must not matter: ranks agree on rank 0's weights
@@ -111,7 +115,7 @@ def one_rank(rank: int, folder: str) -> None:
 def test_two_processes_give_the_gradient_of_one(tmp_path):
     spawn.spawn(one_rank, (str(tmp_path),), nprocs=2)
     ranks = [torch.load(tmp_path / f"rank{r}.pt") for r in range(2)]
-    for name in methods.names():
+    for name in NAMES:
         alone = exact(method(name))
         terms = gradients(alone, without_late_words(exact(batch(alone.views))))
         for found in ranks:
@@ -128,7 +132,8 @@ def records():
 
     rng = np.random.default_rng(0)
     columns = {s: [raw(s, rng) if (i + k) % 4 else None for i in range(40)] for k, s in enumerate(SENSES)}
-    return data.open(columns).with_fields(fields())
+    kinds = [None if i % 4 == 3 else f"kind {i % 3}" for i in range(40)]
+    return data.open(columns | {"kind": kinds}).with_fields(fields())
 
 
 @each_method
@@ -137,15 +142,18 @@ def test_stop_and_resume_is_the_straight_run_bit_for_bit(name, records, tmp_path
         m = method(name)
         stopping = {"steps_left": until}
 
-        def batches(first):
-            stream = data.Loader(records, range(40), batch=8, views=m.views, seed=3, steps=6, start_step=first)
+        def batches(first, groups=None):
+            some = dict(views=m.views, labels=m.labels, groups=groups, seed=3, steps=6, start_step=first)
+            stream = data.Loader(records, range(40), batch=8, **some)
             for i, b in enumerate(stream):
                 if first + i >= stopping["steps_left"]:
                     raise InterruptedError
                 yield b
 
         schedule = Schedule(6, 1e-3, checkpoint_every=1, average=0.9)
-        return m, train(m, batches, schedule, folder, watch=Watch([]), resume=resume, tensorboard=False, progress=False)
+        quiet = dict(watch=Watch([]), tensorboard=False, progress=False)
+        survey = data.Loader(records, range(40), batch=16, shuffle=False)
+        return m, train(m, batches, schedule, folder, resume=resume, survey=survey, **quiet)
 
     for folder in ("straight", "broken"):
         (tmp_path / folder).mkdir()
