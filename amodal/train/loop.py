@@ -166,7 +166,7 @@ def train(
             warmup = max(1, round(schedule.warmup * length))
             for group in optimizer.param_groups:
                 group["lr"] = schedule.lr * warm_cosine(within, length, warmup=warmup)
-            optimizer.zero_grad(set_to_none=True)
+            method.zero_grad(set_to_none=True)  # also of what a stage has frozen, which its optimizer does not know
             terms = gradients(
                 method, batch, micro=schedule.micro, precision=context(schedule.precision, device, method.encoder.width)
             )

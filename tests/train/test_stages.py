@@ -1,0 +1,199 @@
+"""What a method may ask of the loop beyond steps: stages, batches of one group, gradient surgery, a choice of rows."""
+
+import numpy as np
+import pytest
+import torch
+
+from amodal import data
+from amodal.core import AmodalError, Batch
+from amodal.data.groups import Groups
+from amodal.methods.shapes import Towers
+from amodal.nn.encoder import Encoder
+from amodal.objectives.info_nce import info_nce
+from amodal.train.loop import Schedule, Stages, train
+from amodal.train.step import gradients
+from amodal.train.watch import Watch
+from tests.methods.bench import batch, exact, fields
+
+RECORDS = 24
+
+
+class Staged(Towers):
+    """Learns both towers, then only that of the words, among records whose group its survey made up."""
+
+    stages = (0.5, 1.0)
+
+    def __init__(self, encoder):
+        super().__init__(encoder, lambda z: {"info_nce": info_nce(*z.pair("words", "facts"), temperature=0.1)})
+        self.begun, self.surveys = [], []
+        self.register_buffer("mean", torch.zeros(encoder.width))
+
+    def survey(self, stage, seen):
+        self.surveys.append((stage, seen.size))
+        self.mean.copy_(seen["facts"].values.mean(0))
+        return torch.arange(seen.size) % 2
+
+    def begin(self, stage):
+        self.begun.append(stage)
+        self.encoder.requires_grad_(True)
+        if stage:
+            self.encoder.trunks["facts"].requires_grad_(False)
+
+
+@pytest.fixture
+def records():
+    rng = np.random.default_rng(0)
+    words = [" ".join(rng.choice(["red", "boat", "sea", "on"], 4)) for _ in range(RECORDS)]
+    facts = [{"age": float(rng.normal()), "colour": str(rng.choice(["red", "blue"]))} for _ in range(RECORDS)]
+    own = fields(("words", "facts"))
+    return data.open({"words": words, "facts": facts}).with_fields(own)
+
+
+def run(records, folder, *, until=8, resume=False, seen=None, choose=None, make=Staged):
+    torch.manual_seed(0)
+    method = make(Encoder(fields(("words", "facts")), size="nano"))
+    folder.mkdir(exist_ok=True)
+
+    def batches(first, groups=None):
+        loader = data.Loader(records, range(RECORDS), batch=6, seed=1, steps=8, start_step=first, groups=groups)
+        for i, one in enumerate(loader):
+            if first + i >= until:
+                raise InterruptedError
+            if seen is not None:
+                seen.append([int(k) for k in one.keys])
+            yield one
+
+    survey = data.Loader(records, range(RECORDS), batch=5, shuffle=False)
+    quiet = dict(watch=Watch([]), tensorboard=False, progress=False)
+    train(
+        method,
+        batches,
+        Schedule(8, 1e-3, checkpoint_every=1),
+        folder,
+        survey=survey,
+        resume=resume,
+        choose=choose,
+        **quiet,
+    )
+    return method
+
+
+def test_a_stage_begins_with_a_survey_and_draws_batches_of_one_group(records, tmp_path):
+    seen = []
+    method = run(records, tmp_path / "run", seen=seen)
+    assert method.begun == [0, 1] and method.surveys == [(1, RECORDS)]
+    later = [keys for keys in seen if len({k % 2 for k in keys}) == 1]
+    assert len(later) >= 4, "the second stage has batches of one group"
+    fixed = run(records, tmp_path / "half", until=8, make=First)
+    for name, value in fixed.encoder.trunks["facts"].state_dict().items():
+        assert torch.equal(value, method.encoder.trunks["facts"].state_dict()[name]), "frozen in the second stage"
+    assert not torch.equal(fixed.encoder.trunks["words"].norm.weight, method.encoder.trunks["words"].norm.weight)
+
+
+class First(Staged):
+    """Learns nothing in the second stage."""
+
+    def begin(self, stage):
+        self.requires_grad_(not stage)
+        if stage:
+            self.encoder.heads = None
+            self.idle = torch.nn.Parameter(torch.zeros(()))
+            self.objective = lambda z: {"idle": self.idle * 1.0}
+
+
+@pytest.mark.parametrize("stop", [2, 4, 6])
+def test_a_run_of_stages_resumes_bit_for_bit(records, tmp_path, stop):
+    straight = run(records, tmp_path / "straight")
+    with pytest.raises(InterruptedError):
+        run(records, tmp_path / "broken", until=stop)
+    resumed = run(records, tmp_path / "broken", resume=True)
+    assert resumed.begun[0] == (1 if stop > 4 else 0)
+    for (name, a), b in zip(straight.state_dict().items(), resumed.state_dict().values()):
+        assert torch.equal(a, b), name
+
+
+def test_stages_without_a_survey_are_refused(records, tmp_path):
+    method = Staged(Encoder(fields(("words", "facts")), size="nano"))
+    with pytest.raises(AmodalError, match="survey"):
+        train(method, lambda first: [], Schedule(4, 1e-3), tmp_path, watch=Watch([]))
+
+
+def test_stages_have_a_schedule_of_their_own():
+    stages = Stages.of((0.25, 1.0), 8)
+    assert [stages.at(s) for s in range(1, 9)] == [0, 0, 1, 1, 1, 1, 1, 1]
+    assert [stages.place(s) for s in (1, 2, 3, 8)] == [(0, 2), (1, 2), (0, 6), (5, 6)]
+
+
+def test_batches_of_groups_hold_each_record_at_most_once_an_epoch():
+    labels = np.repeat([0, 1, 2, 3], [9, 2, 14, 5])
+    order = Groups(labels, 4, seed=3)
+    for epoch in range(3):
+        batches = [order.at(epoch, i) for i in range(order.batches)]
+        together = np.concatenate(batches)
+        assert all(len(b) == 4 for b in batches) and len(set(together)) == len(together) >= len(labels) - 3
+        pure = sum(len(set(labels[b])) == 1 for b in batches)
+        assert pure >= 9 // 4 + 14 // 4 + 5 // 4
+        assert all(
+            (a == b).all() for a, b in zip(batches, [Groups(labels, 4, 3).at(epoch, i) for i in range(order.batches)])
+        )
+    assert not np.array_equal(order.at(0, 0), order.at(1, 0))
+
+
+def test_choose_says_which_rows_are_learnt_from(records, tmp_path):
+    sizes = []
+
+    def choose(method, one, step):
+        kept = one.at(torch.tensor([0, 2, 5]))
+        sizes.append((step, kept.size, kept.keys == (one.keys[0], one.keys[2], one.keys[5])))
+        return kept
+
+    run(records, tmp_path / "run", choose=choose)
+    assert sizes == [(i, 3, True) for i in range(1, 9)]
+
+
+def test_rows_taken_out_of_a_batch_keep_their_values_and_labels():
+    whole = batch(("plain",))
+    index = torch.tensor([1, 4, 6])
+    part = whole.at(index)
+    for source in whole.columns:
+        for new, old in enumerate(index.tolist()):
+            one, other = part[source].between(new, new + 1), whole[source].between(old, old + 1)
+            assert len(one) == len(other)
+            mine, its = (getattr(c.values, "flat", c.values) for c in (one, other))
+            assert torch.equal(mine, its)
+    assert part.labels["kind"].rows.tolist() == [0, 1, 2] and part.labels["kind"].values.tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("micro", [None, 3])
+def test_gradient_surgery_gets_the_gradient_of_each_term(micro):
+    def make():
+        torch.manual_seed(0)
+        encoder = Encoder(fields(), size="nano").align(16)
+        pairs = [("words", "facts"), ("picture", "facts")]
+        return exact(
+            Towers(encoder, lambda z: {f"{a}~{b}": info_nce(*z.pair(a, b), temperature=0.2) for a, b in pairs})
+        )
+
+    one: Batch = exact(batch(("plain",)))
+    plain = make()
+    terms = gradients(plain, one)
+    summed = {n: p.grad for n, p in plain.named_parameters()}
+    alone = {}
+    for name in terms:
+        m = make()
+        m.losses(m.features(one))[name].backward()
+        alone[name] = {n: p.grad for n, p in m.named_parameters()}
+
+    m = make()
+    m.combine = lambda g: sum(g.values())
+    gradients(m, one, micro=micro)
+    for n, p in m.named_parameters():
+        expected = summed[n] if summed[n] is not None else torch.zeros_like(p)
+        torch.testing.assert_close(p.grad, expected, rtol=1e-9, atol=1e-12)
+
+    m = make()
+    m.combine = lambda g: 2 * g["words~facts"] - g["picture~facts"]
+    gradients(m, one, micro=micro)
+    for n, p in m.named_parameters():
+        first, second = (alone[t][n] if alone[t][n] is not None else torch.zeros_like(p) for t in alone)
+        torch.testing.assert_close(p.grad, 2 * first - second, rtol=1e-9, atol=1e-12)
