@@ -1,0 +1,52 @@
+"""Pairs of stored views: what the contract test, which knows no two fields of one kind, does not reach."""
+
+import numpy as np
+import pytest
+import torch
+
+from amodal import methods, modalities
+from amodal.core import Batch, Column
+from amodal.errors import AmodalError
+from amodal.nn.encoder import Encoder
+
+
+def build(**options):
+    torch.manual_seed(0)
+    picture = modalities.make("image", size=16, channels=3, patch=8)
+    turns = modalities.kind("table").infer([{"turn": float(i)} for i in range(8)])
+    encoder = Encoder({"before": picture, "after": picture, "action": turns}, size="nano")
+    return methods.build("aa_ssl", encoder, **options)
+
+
+def batch(rng, size=6):
+    everyone = torch.arange(size)
+    pictures = [torch.from_numpy(rng.random((size, 3, 16, 16), dtype=np.float32)) for _ in range(2)]
+    columns = {name: Column(values, everyone) for name, values in zip(("before", "after"), pictures)}
+    return Batch.of(size, columns | {"action": Column(torch.randn(size, 1), everyone)})
+
+
+def test_one_tower_reads_the_views_before_and_after():
+    m = build(first="before", second="after")
+    assert set(m.encoder.fields) == {"before", "action"}
+    assert not [n for n, _ in m.named_parameters() if "after" in n]
+    one = batch(np.random.default_rng(0))
+    z = m.features(one)
+    assert set(z) == {"before:1", "before:2", "action"}
+    swapped = Batch(one.size, {**one.columns, "before": one["after"], "after": one["before"]}, one.keys, one.seeds)
+    torch.testing.assert_close(m.features(swapped)["before:1"].values, z["before:2"].values)
+
+
+def test_the_order_of_the_views_matters_for_the_action_alone():
+    m = build(first="before", second="after").eval()
+    one = batch(np.random.default_rng(0))
+    swapped = Batch(one.size, {**one.columns, "before": one["after"], "after": one["before"]}, one.keys, one.seeds)
+    a, b = (m.losses(m.features(x)) for x in (one, swapped))
+    torch.testing.assert_close(a["nt_xent/before"], b["nt_xent/before"])
+    assert (a["action/before"] - b["action/before"]).abs() > 1e-4
+
+
+def test_half_a_pair_and_unknown_fields_are_refused():
+    with pytest.raises(AmodalError, match="both fields"):
+        build(first="before")
+    with pytest.raises(AmodalError, match="Did you mean action"):
+        build(action="acton")
