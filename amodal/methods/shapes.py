@@ -181,9 +181,9 @@ def refuse_backbones(encoder: Encoder) -> None:
 
 def refuse_pool(encoder: Encoder) -> None:
     """A pooling with parameters that no loss reaches would put a random map between the tokens and every embedding."""
-    if encoder.pool_name == "attention":
+    if encoder.pool_name in ("attention", "vector"):
         raise AmodalError(
-            'this method trains tokens and not their pooling, so pool="attention" would stay random; take "mean" or "cls"'
+            f'this method trains tokens and not their pooling, so pool="{encoder.pool_name}" would stay random; take "mean" or "cls"'
         )
 
 

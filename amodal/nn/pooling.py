@@ -69,6 +69,27 @@ class AttentionPool(nn.Module):
         return Column(self.out(pooled[rows]), rows)
 
 
+class VectorPool(nn.Module):
+    """Attention that weighs the tokens of a row anew for every one of the D dimensions: softmax over the tokens of
+    V tanh(W x + b) + c (Merkx and Frank 2019, arXiv:1903.11393, eq. 3)."""
+
+    def __init__(self, width: int, hidden: int = 128):
+        super().__init__()
+        self.score = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, width))
+
+    def prepare(self, bag: Tokens) -> Tokens:
+        return bag
+
+    def strip(self, bag: Tokens) -> Tokens:
+        return bag
+
+    def forward(self, bag: Tokens) -> Column:
+        mixed_TD = bag.x * segment_softmax(self.score(bag.x), bag.row, bag.size)
+        pooled = mixed_TD.new_zeros(bag.size, mixed_TD.shape[1]).index_add(0, bag.row, mixed_TD)
+        rows = bag.lengths().nonzero().squeeze(1)
+        return Column(pooled[rows], rows)
+
+
 def segment_softmax(score_TH: Tensor, row: Tensor, size: int) -> Tensor:
     """Softmax over the tokens of each row."""
     index = row.unsqueeze(1).expand_as(score_TH)
@@ -77,7 +98,7 @@ def segment_softmax(score_TH: Tensor, row: Tensor, size: int) -> Tensor:
     return weight / weight.new_zeros(size, weight.shape[1]).index_add(0, row, weight)[row]
 
 
-POOLS = {"mean": MeanPool, "cls": ClsPool, "attention": AttentionPool}
+POOLS = {"mean": MeanPool, "cls": ClsPool, "attention": AttentionPool, "vector": VectorPool}
 
 
 def pool_of(name: str, width: int) -> nn.Module:

@@ -62,6 +62,9 @@ def test_pools_are_what_they_say():
     weight = attention.score(x).softmax(0)
     mixed = torch.cat([weight[:, [h]].T @ v for h, v in enumerate(attention.value(x).chunk(4, 1))], 1)
     torch.testing.assert_close(attention(bag).values[:1], attention.out(mixed))
+    vector = pool_of("vector", WIDTH).double()
+    weight_TD = vector.score(bag.x[:3]).softmax(0)
+    torch.testing.assert_close(vector(bag).values[0], (weight_TD * bag.x[:3]).sum(0))
     with pytest.raises(AmodalError, match="Did you mean mean"):
         pool_of("maen", WIDTH)
 

@@ -1,0 +1,25 @@
+"""Sentences grounded in pictures: a recurrent reader of characters learns from nothing but which picture a caption belongs to.
+Merkx and Frank, Natural Language Engineering 2019, arXiv:1903.11393: bidirectional GRU, attention for every dimension, and the hinge
+over all mismatched pairs, for every two senses. Row 153 of the catalogue.
+
+Letters are read one by one where the text field has `patch = 1`. The paper's pictures come from a frozen backbone (`--backbone
+image=timm:…`); without one they are read by a transformer of their own."""
+
+from amodal.methods.shapes import Towers, sense_pairs, share, two_senses
+from amodal.nn.encoder import Encoder
+from amodal.objectives.margin import ranking_hinge
+
+ENCODER = {"mixer": "gru", "pool": "vector"}
+
+
+def char_vgs(encoder: Encoder, *, width: int = 128, margin: float = 0.2, over: str = "sum", cycles: int = 4) -> Towers:
+    """width: of the common space; margin: by which a pair must be closer than any mismatch; over: of a row's mismatches, their "sum",
+    "mean" or the "hardest"; cycles: of the learning rate, each of which begins anew."""
+
+    def objective(z):
+        pairs = sense_pairs(z)
+        return share({f"hinge/{a}~{b}": ranking_hinge(*z.pair(a, b), margin=margin, over=over) for a, b in pairs})
+
+    method = Towers(two_senses(encoder).align(width), objective)
+    method.stages = tuple((i + 1) / cycles for i in range(cycles))
+    return method
