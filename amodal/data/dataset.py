@@ -181,11 +181,12 @@ class Dataset:
         """A text cell that names a file as its Path, relative to where the table lies. Text stays text unless there is
         such a file."""
         base, kind = self.reader.base, type(modality).__name__
+        words = kind in ("Text", "Sequence")
         if base is None or kind == "Table":
             return cell
-        if "://" in cell and kind != "Text":
+        if "://" in cell and not words:
             raise BadValue(f"a web address is no file, fetch it first: {cell[:200]}")
-        if kind != "Text":
+        if not words:
             return base / cell
         named = len(cell) < 256 and Path(cell).suffix.lower() in modality.suffixes and "\n" not in cell
         return base / cell if named and (base / cell).is_file() else cell

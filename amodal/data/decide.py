@@ -178,6 +178,8 @@ def _text(name: str, cells: Sequence[str], complete: bool) -> Verdict:
         return Verdict("label", "category", f"{len(distinct)} different values")
     if longest <= SHORT and _named(name, KEY_WORDS):
         return Verdict("out", why="an id that is not unique")
+    if modalities.guess(cells[:200]) == "sequence":
+        return Verdict("field", "sequence", "strings of symbols")
     return Verdict("field", "text", "text")
 
 

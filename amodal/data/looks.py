@@ -23,6 +23,13 @@ def looks(modality: Modality, raws: Sequence[Raw], values: Sequence[np.ndarray])
     if kind == "series":
         names = ", ".join(modality.channels[:4]) + (", …" if len(modality.channels) > 4 else "")
         return f"{_range((len(v) for v in values), 'steps')} of {names}"
+    if kind == "events":
+        names = ", ".join(modality.columns[:4]) + (", …" if len(modality.columns) > 4 else "")
+        return f"{_range((len(v) for v in values), 'events')} of {names}"
+    if kind == "sequence":
+        letters = modality.alphabet if len(modality.alphabet) <= 24 else modality.alphabet[:23] + "…"
+        words = f", words of {modality.k}" if modality.k > 1 else ""
+        return f"{_range((len(v) for v in values), 'symbols')} of {letters}{words}"
     if kind == "table":
         cells = ", ".join(modality.columns[:4]) + (", …" if len(modality.columns) > 4 else "")
         return f"{len(modality.columns)} cells: {cells}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from amodal.core import AmodalError
-from amodal.data import bundled, decide, readers, schema
+from amodal.data import bundled, decide, readers, schema, sets
 from amodal.data.dataset import Dataset
 from amodal.data.infer import infer, infer_arrays
 from amodal.data.measure import measured
@@ -18,7 +18,8 @@ def open_dataset(source, *, name: str = "", fields: Mapping[str, str | Modality]
     """A dataset from
     - a folder, a table (CSV, TSV, JSONL, JSON, Parquet), a .tar, a saved Hugging Face dataset, or a packed folder;
       as its dataset.toml says if it has one, otherwise as it looks (see `amodal.data.init`);
-    - the name of a bundled one: "globe", "digits";
+    - the name of a bundled one, "globe" or "digits", or of a public one that was fetched: "tuxpaint" (`amodal data`
+      lists them);
     - a dict of lists, arrays or tensors of one length; fields: column -> modality (a name, or made), where it shall not
       be guessed;
     - a Dataset, which is returned as it is.
@@ -35,7 +36,11 @@ def open_dataset(source, *, name: str = "", fields: Mapping[str, str | Modality]
     path = Path(source)
     if not path.exists() and str(source) in bundled.NAMES:
         path = bundled.path(str(source))
-    readers.exists(path, bundled.NAMES)
+    elif not path.exists() and str(source) in sets.names():
+        if not sets.there(str(source)):
+            raise sets.missing(str(source))
+        path = sets.where(str(source))
+    readers.exists(path, (*bundled.NAMES, *sets.names()))
     toml = _toml(path)
     return from_toml(toml, name=name) if toml else infer(path, name=name)
 

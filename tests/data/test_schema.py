@@ -62,7 +62,7 @@ def test_long_lists_and_odd_text_survive():
         ("unit", "units", r"no key of \[labels.depth\] is called 'units'. Did you mean unit"),
         ('key = "id"', "key = 3", "key must be text, got 3"),
         ("size = 16", 'size = "big"', r"\[fields.photo\]: image.size must be a whole number, got 'big'"),
-        ('modality = "text"', "", r"\[fields.words\] needs a modality: one of audio, image"),
+        ('modality = "text"', "", r"\[fields.words\] needs a modality: one of audio, events, image"),
         ("[fields.photo]", "[fields.photo", "line 8: this is not TOML"),
         ("[fields.photo]", '[fields."photo:1"]', "cannot be called 'photo:1'"),
         ('["a.csv", "b.csv"]', "[1]", "records must be text or a list of texts"),
