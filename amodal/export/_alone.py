@@ -23,6 +23,8 @@ def reason_against(encoder: Encoder, field: str) -> str:
     """Why this sense cannot be a graph; "" if it can."""
     if encoder.contextual(field):
         return "it has a pretrained backbone, which its own library exports better"
+    if encoder.experts:
+        return "its trunk sends each token to one of several experts, so shapes depend on values"
     kind = name_of(encoder.fields[field])
     return "" if kind in SENSES else f"there is no dense form of {kind} values yet"
 
@@ -98,8 +100,8 @@ def _attend(attention: nn.Module, x_NLD: Tensor, mask: Tensor | None, rotate: Ro
 def _beside(x_NLD: Tensor, position: Tensor, there: Tensor | None, extra_FD: Tensor, first: bool = False):
     """Learned tokens at the origin, put before or after every row's own."""
     added = extra_FD.expand(x_NLD.shape[0], -1, -1)
-    origin = position.new_zeros(len(extra_FD), position.shape[1])
+    origin = position.new_zeros(len(extra_FD), position.shape[-1]).expand(*position.shape[:-2], -1, -1)
     flags = None if there is None else there.new_ones(1, 1).expand(x_NLD.shape[0], len(extra_FD))
-    pairs = [(x_NLD, added, 1), (position, origin, 0)] + ([(there, flags, 1)] if there is not None else [])
+    pairs = [(x_NLD, added, 1), (position, origin, -2)] + ([(there, flags, 1)] if there is not None else [])
     joined = [torch.cat([b, a] if first else [a, b], axis) for a, b, axis in pairs]
     return joined[0], joined[1], joined[2] if there is not None else None

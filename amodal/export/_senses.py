@@ -1,12 +1,11 @@
 """How each kind of data enters a graph: dense inputs that any runtime can feed, instead of a flat list of tokens.
 
 A class wraps the trained tokeniser of one sense. `forward` takes the graph's inputs and returns content x (N, L, D), the
-positions (L, 3) of the L tokens, and which of them are there (N, L) bool, None where all always are. N rows, L tokens.
+positions of the L tokens, (L, 3) or, where rows differ, (N, L, 3), and which of them are there (N, L) bool, None where all always
+are. N rows, L tokens.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -177,7 +176,73 @@ class Table(nn.Module):
         return list(np.where(missing, np.float32(np.nan), values))
 
 
-SENSES = {"image": Image, "text": Text, "series": Series, "audio": Audio, "table": Table}
+class Sequence(nn.Module):
+    inputs = {
+        "symbols": "(N, length) int64: the place of each symbol in the field's alphabet, its length for an unknown one; "
+        "anything past the end of a sequence",
+        "lengths": "(N,) int64: symbols of each sequence, at least 1",
+    }
+    axes = ({0: "batch", 1: "length"}, {0: "batch"})
+
+    def __init__(self, tokenizer: nn.Module):
+        super().__init__()
+        self.sequence, self.embed = tokenizer.sequence, tokenizer.embed
+        self.register_buffer("power", len(self.sequence.alphabet) ** torch.arange(self.sequence.k - 1, -1, -1))
+
+    def forward(self, symbols: Tensor, lengths: Tensor) -> Tokenised:
+        unknown, k = len(self.sequence.alphabet), self.sequence.k
+        symbols_NLk = _cut(torch.where(_within(symbols, lengths), symbols, unknown), k, unknown)
+        word_NL = (symbols_NLk.long() * self.power).sum(2)
+        word_NL = word_NL.masked_fill((symbols_NLk == unknown).any(2), self.sequence.words)
+        return self.embed(word_NL), _line(symbols_NLk), _there(symbols_NLk, lengths, k)
+
+    def examples(self, n: int, length: int, rng: np.random.Generator) -> list[np.ndarray]:
+        unknown = len(self.sequence.alphabet)
+        return [np.where(rng.random(k) < 0.1, unknown, rng.integers(0, unknown, k)) for k in _lengths(n, length)]
+
+
+class Events(nn.Module):
+    inputs = {
+        "events": "(N, events, 1 + fields) float32, in order of time: the time since the first event, then of each field the "
+        "number, or the place of the category in its list (the list's length for one that is not in it); NaN where a cell is "
+        "missing; anything past the end",
+        "lengths": "(N,) int64: events of each record, at least 1",
+    }
+    axes = ({0: "batch", 1: "events"}, {0: "batch"})
+
+    def __init__(self, tokenizer: nn.Module):
+        super().__init__()
+        self.events, self.table = tokenizer.events, Table(tokenizer.cells)
+
+    def forward(self, events: Tensor, lengths: Tensor) -> Tokenised:
+        there = _within(events, lengths)
+        events = torch.where(there.unsqueeze(2), events, 0.0)
+        time = events[:, :, 0] / self.events.step
+        gap = pad((time[:, 1:] - time[:, :-1]).clamp(min=0), (1, 0))
+        gap = gap.log1p() if self.events.log else gap
+        cells = torch.cat([events[:, :, 1:], gap.unsqueeze(2)], 2)
+        x_NLD = self.table(cells.flatten(0, 1))[0].reshape(*cells.shape[:2], -1)
+        number = torch.arange(events.shape[1], device=events.device).to(time.dtype).expand_as(time)
+        return x_NLD, torch.stack([time, number, torch.zeros_like(time)], 2), there
+
+    def examples(self, n: int, length: int, rng: np.random.Generator) -> list[np.ndarray]:
+        values = []
+        for k in _lengths(n, length):
+            times = rng.exponential(self.events.step, k).cumsum()
+            cells = np.stack(self.table.examples(k, length, rng))[:, :-1]
+            values.append(np.concatenate([(times - times[0])[:, None], cells], 1).astype(np.float32))
+        return values
+
+
+SENSES = {
+    "image": Image,
+    "text": Text,
+    "series": Series,
+    "audio": Audio,
+    "table": Table,
+    "sequence": Sequence,
+    "events": Events,
+}
 
 
 def dense(values: Tensor | Ragged) -> tuple[Tensor, ...]:
@@ -212,7 +277,7 @@ def _there(pieces_NL: Tensor, lengths: Tensor, size: int) -> Tensor:
     return _within(pieces_NL, _pieces(lengths, size))
 
 
-def _lengths(n: int, longest: int) -> Sequence[int]:
+def _lengths(n: int, longest: int) -> list[int]:
     """n different lengths, up to `longest`."""
     return [max(1, longest - 3 * i) for i in range(n)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -75,3 +75,28 @@ def heat(values: np.ndarray, height: int = 96, width: int = 160) -> np.ndarray:
     grid = Image.fromarray(shade[::-1].astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
     stops = np.arange(len(HEAT))
     return np.stack([np.interp(np.asarray(grid), stops, HEAT[:, c]) for c in range(3)], 2).astype(np.uint8)
+
+
+def marks(
+    times: np.ndarray, fields: Mapping[str, np.ndarray], coded: Collection[str], height: int = 96, width: int = 160
+) -> np.ndarray:
+    """(height, width, 3) uint8: events over time, one lane for each field as far as there is room: numbers as stems,
+    the codes of the fields in `coded` by colour."""
+    picture = Image.new("RGB", (width, height), PAPER)
+    draw, margin = ImageDraw.Draw(picture), 5
+    lanes = list(fields.items())[: (height - 2 * margin) // 14] or [("", np.ones(len(times)))]
+    x = margin + times / max(float(times[-1]), 1e-12) * (width - 2 * margin - 1)
+    each = (height - 2 * margin) / len(lanes)
+    for i, (name, values) in enumerate(lanes):
+        foot, head = margin + each * (i + 1) - 2, margin + each * i + (9 if each > 22 else 2)
+        draw.line([(margin, foot), (width - margin, foot)], fill=FAINT)
+        finite = values[np.isfinite(values)]
+        low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 1.0)
+        for at, value in zip(x.tolist(), values.tolist()):
+            if np.isfinite(value):
+                tall = 1.0 if name in coded else 0.15 + 0.85 * (value - low) / max(high - low, 1e-12)
+                colour = COLOURS[int(value) % len(COLOURS)] if name in coded else INK
+                draw.line([(at, foot), (at, foot - tall * (foot - head))], fill=colour, width=2)
+        if each > 22:
+            draw.text((margin, margin + each * i - 2), name[:24], fill=INK, font=font(8))
+    return np.array(picture)

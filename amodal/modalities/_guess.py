@@ -11,12 +11,15 @@ from PIL import Image as Pillow
 
 from amodal.core import find
 from amodal.modalities._base import Raw, is_missing, unwrap
+from amodal.modalities._columns import CLOCKS
+from amodal.modalities.sequence import is_sequence
 
 MAGIC = {
     "image": (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*"),
     "audio": (b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"\xff\xfb", b"\xff\xf3"),
     "series": (b"\x93NUMPY", b"PK\x03\x04"),
     "table": (b"{",),
+    "events": (b"[{",),
 }
 """How files begin."""
 
@@ -51,7 +54,7 @@ def _one(value: Raw, alike: bool) -> str | None:
         return _by_suffix(value.suffix)
     if isinstance(value, str):
         named = _by_suffix(Path(value).suffix) if len(value) < 500 and "\n" not in value else None
-        return named or "text"
+        return named or ("sequence" if is_sequence(value) else "text")
     if isinstance(value, bytes):
         return _by_content(value)
     if isinstance(value, Pillow.Image):
@@ -59,10 +62,14 @@ def _one(value: Raw, alike: bool) -> str | None:
     if isinstance(value, dict):
         if "sampling_rate" in value:
             return "audio"
-        return "series" if any(isinstance(v, (list, tuple, np.ndarray)) for v in value.values()) else "table"
+        if not any(isinstance(v, (list, tuple, np.ndarray)) for v in value.values()):
+            return "table"
+        return "events" if _timed(value) else "series"
     if isinstance(value, (list, tuple)):
         if value and all(isinstance(v, str) for v in value):
             return "text"
+        if value and all(isinstance(v, dict) and v and not v.keys() <= {"bytes", "path"} for v in value):
+            return "events"
         return "series" if not alike or any(isinstance(v, (list, tuple, np.ndarray)) for v in value) else "table"
     if isinstance(value, np.ndarray):
         return _array(value, alike)
@@ -87,6 +94,15 @@ def _by_content(data: bytes) -> str | None:
         if data.startswith(starts):
             return name
     try:
-        return "text" if data and "\0" not in data.decode() else None
+        text = data.decode()
     except UnicodeDecodeError:
         return None
+    return "sequence" if is_sequence(text.strip()) else "text" if data and "\0" not in text else None
+
+
+def _timed(value: dict) -> bool:
+    """Whether columns of one length are events: there is a clock, and words among the rest, which no series has."""
+    columns = {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in value.items()}
+    clock = any(str(name).lower() in CLOCKS for name in columns)
+    rest = [v for name, v in columns.items() if str(name).lower() not in CLOCKS and isinstance(v, (list, tuple))]
+    return clock and any(isinstance(cell, str) and not is_missing(cell) for cells in rest for cell in cells[:20])

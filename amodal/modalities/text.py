@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,13 +12,16 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Column, Ragged, Tokens
+from amodal.core import AmodalError, Column, Ragged, Tokens, unknown
 from amodal.modalities import _draw, _ragged
 from amodal.modalities._base import BadValue, Raw, build, check_view, is_missing, read_bytes, shortened
 
 CROPS = {"weak": (0.8, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.5)}  # share of the length
 DROPPED, SPAN, NOISE = 0.1, 4, 0.02
 """Of a strong view: share of characters that are dropped, in spans of about a short word, and that are replaced."""
+DAMAGES = ("characters", "words")
+EDITED = 0.1
+"""Of a strong view by words: chance of each word to be left out, and pairs of words that change places for each word there is."""
 
 
 @dataclass(frozen=True)
@@ -27,18 +31,22 @@ class Text:
 
     max_length: tokens at most; patch: ids in one token (the attention's cost falls with its square);
     vocabulary: path of a `tokenizer.json`, or of a directory with one; "" for bytes. Special tokens are not added: a
-    pretrained backbone that wants them adds its own.
+    pretrained backbone that wants them adds its own;
+    strong: what a strong view damages: "characters", or whole "words".
     """
 
     max_length: int = 256
     patch: int = 1
     vocabulary: str = ""
+    strong: str = "characters"
 
     suffixes: ClassVar[frozenset[str]] = frozenset({".txt", ".text", ".md", ".caption"})
 
     def __post_init__(self):
         if self.max_length < 1 or self.patch < 1:
             raise AmodalError(f"text needs max_length and patch of at least 1, got {self.max_length} and {self.patch}")
+        if self.strong not in DAMAGES:
+            raise unknown("damage of a strong view of text", self.strong, DAMAGES)
 
     @classmethod
     def infer(cls, samples: Sequence[Raw], **given) -> Text:
@@ -90,12 +98,43 @@ class Text:
 
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
         """weak: a stretch of 80-100 % that begins and ends at a word; strong: of 50-100 %, a tenth of it dropped in
-        short spans and one character in fifty replaced by another of the same text; local: a stretch of 20-50 %."""
+        short spans and one character in fifty replaced by another of the same text (or, with `strong="words"`, the whole
+        text with words left out and swapped); local: one of its lines or, of a
+        single line, a stretch of 20-50 %."""
         check_view(view)
         if view == "plain":
             return value
+        if view == "strong" and self.strong == "words" and (edited := self._edited(value, rng)) is not None:
+            return edited
+        if view == "local" and len(lines := self._lines(value)) > 1:
+            return value[lines[rng.integers(len(lines))]]
         out = self._stretch(value, *CROPS[view], rng)
         return self._damaged(out, rng) if view == "strong" else out
+
+    def _lines(self, ids: np.ndarray) -> list[slice]:
+        """Where each line is that holds more than white space, without its line break."""
+        breaks, blank = (_line_breaks(self.vocabulary), ()) if self.vocabulary else ([10], [9, 13, 32])
+        ends = np.append(np.flatnonzero(np.isin(ids, breaks)), len(ids))
+        starts = np.append(0, ends[:-1] + 1)
+        return [slice(a, b) for a, b in zip(starts.tolist(), ends.tolist()) if not np.isin(ids[a:b], blank).all()]
+
+    def _edited(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+        """Words (ids of a vocabulary) left out, and pairs of them swapped: those parts of easy data augmentation that need no
+        thesaurus (Wei and Zou, EMNLP 2019, arXiv:1901.11196). None where there are no two words to tell apart."""
+        parts = list(ids) if self.vocabulary else re.split(rb"(\s+)", ids.astype(np.uint8).tobytes())
+        words, gaps = (parts, []) if self.vocabulary else (parts[::2], parts[1::2])
+        if len(words) < 2:
+            return None
+        order = np.arange(len(words))
+        for _ in range(max(1, round(EDITED * len(words)))):
+            a, b = rng.choice(len(words), 2, replace=False)
+            order[[a, b]] = order[[b, a]]
+        kept = rng.random(len(words)) >= EDITED
+        order = order[kept] if kept.any() else order[rng.integers(len(words))][None]
+        if self.vocabulary:
+            return ids[order]
+        spaced = b"".join(piece for i, gap in zip(order, [*gaps, b""]) for piece in (words[i], gap))
+        return np.frombuffer(spaced.strip() or spaced, dtype=np.uint8).astype(np.int32)
 
     def _damaged(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Characters (ids of a vocabulary) dropped in spans, some replaced by another of the same text, which is in the
@@ -202,6 +241,12 @@ def _begins_character(ids: np.ndarray) -> np.ndarray:
 def _begins_word(ids: np.ndarray) -> np.ndarray:
     """(length,) bool: the bytes after white space, and the first."""
     return np.concatenate([[True], (ids[:-1] == 32) | (ids[:-1] == 10)])
+
+
+@cache
+def _line_breaks(vocabulary: str) -> list[int]:
+    """The ids that end a line; byte-level vocabularies write the line feed as U+010A."""
+    return [i for token, i in _load(vocabulary).get_vocab().items() if "\n" in token or "\u010a" in token]
 
 
 @cache

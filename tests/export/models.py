@@ -13,6 +13,15 @@ FIELDS = {
     "caption": modalities.make("text", patch=2, max_length=32),
     "watch": modalities.make("series", channels=("x", "y"), patch=3, mean=(1.0, -2.0), std=(2.0, 0.5)),
     "speech": modalities.make("audio", rate=4000, mels=32),
+    "barcode": modalities.make("sequence", k=3, max_length=32),
+    "visits": modalities.make(
+        "events",
+        columns=("item", "price"),
+        categories={"item": ("a", "b")},
+        step=0.5,
+        mean=(0, 3, 0.7),
+        std=(1, 2, 0.5),
+    ),
     "facts": modalities.make("table", columns=("size", "kind", "age"), categories={"kind": ("a", "b")}, frequencies=2),
 }
 

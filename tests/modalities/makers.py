@@ -8,7 +8,7 @@ from PIL import Image as Pillow
 
 from amodal import modalities
 
-NAMES = ("image", "text", "audio", "series", "table")
+NAMES = ("image", "text", "audio", "series", "table", "sequence", "events")
 
 
 def samples(kind: str, lengths=(5, 1, 40, 17), seed: int = 0) -> list:
@@ -22,6 +22,13 @@ def samples(kind: str, lengths=(5, 1, 40, 17), seed: int = 0) -> list:
             np.where(rng.random((n, 3)) < 0.2, np.nan, rng.standard_normal((n, 3)) * (1, 5, 9) + 7) + [[0, 0, 0]]
         ),
         "table": lambda n: {"age": n, "colour": ("red", "blue", None)[n % 3], "height": (1.5, None)[n % 2]},
+        "sequence": lambda n: (
+            "".join(rng.choice(list("ACGTN-"), 20 * n - 1, p=(0.24, 0.24, 0.24, 0.24, 0.02, 0.02))) + "G"
+        ),
+        "events": lambda n: [
+            {"time": float(t), "item": (None, "tea", "milk")[rng.integers(3)], "price": float(rng.normal(5, 2))}
+            for t in rng.exponential(1, n).cumsum()
+        ],
     }[kind]
     raw = [make(n) for n in lengths]
     if kind == "series":
@@ -46,6 +53,10 @@ def variants() -> dict[str, modalities.Modality]:
         "series": inferred("series"),
         "series, 4 steps a token": inferred("series", patch=4),
         "table": inferred("table"),
+        "sequence": inferred("sequence"),
+        "sequence, words of 3": inferred("sequence", k=3),
+        "events": inferred("events"),
+        "events, gaps as they are": inferred("events", log=False),
         "table, periodic": inferred("table", frequencies=3),
     }
 

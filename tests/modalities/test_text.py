@@ -79,6 +79,43 @@ def test_views_cut_at_words():
     assert 0.75 < lengths["weak"] < 1 and 0.15 < lengths["local"] < 0.55
 
 
+def test_a_local_view_of_several_lines_is_one_of_them():
+    lines = ["the first line", "Köln", "a third, rather longer line than the others"]
+    value = TEXT.decode("\r\n".join([lines[0], "", *lines[1:]]))
+    views = [TEXT.text(TEXT.augment(value, "local", np.random.default_rng(i))).strip() for i in range(60)]
+    assert set(views) == set(lines) and min(views.count(line) for line in lines) > 5
+
+
+WORDS = make("text", strong="words")
+
+
+@settings(max_examples=60, deadline=None)
+@given(scripts, st.integers(0, 99))
+def test_edited_words_are_words_of_the_text(text, seed):
+    ids = WORDS.augment(WORDS.decode(text), "strong", np.random.default_rng(seed))
+    assert 1 <= len(ids) <= 2 * 256 + 8 and set(WORDS.text(ids)) <= set(text)
+    words = WORDS.decode(text).astype(np.uint8).tobytes().split()
+    if len(words) > 1:
+        edited = ids.astype(np.uint8).tobytes().split()
+        assert all(edited.count(w) <= words.count(w) for w in edited)
+
+
+def test_edited_words_are_swapped_and_left_out():
+    words = [f"word{i}" for i in range(20)]
+    value = WORDS.decode(" ".join(words))
+    views = [WORDS.text(WORDS.augment(value, "strong", np.random.default_rng(i))).split() for i in range(60)]
+    assert 0.85 < np.mean([len(v) for v in views]) / 20 < 0.95  # one in ten is left out
+    moved = [sum(v != w for v, w in zip(view, words)) for view in views if len(view) == 20]
+    assert moved and all(1 < m <= 4 for m in moved)  # two pairs change places
+    assert WORDS.text(WORDS.augment(value, "weak", np.random.default_rng(0))) in " ".join(words)
+    one = [TEXT.augment(TEXT.decode("alphabet"), "strong", np.random.default_rng(i)).tolist() for i in range(5)]
+    assert one == [
+        WORDS.augment(TEXT.decode("alphabet"), "strong", np.random.default_rng(i)).tolist() for i in range(5)
+    ]
+    with pytest.raises(AmodalError, match="Did you mean words"):
+        make("text", strong="word")
+
+
 def test_targets_leave_the_filling_out():
     text = make("text", patch=3)
     targets = text.targets(text.collate([text.decode("abcd"), text.decode("x")]))
@@ -117,6 +154,17 @@ def test_vocabulary_of_a_local_tokenizer(vocabulary):
         for view in ("weak", "strong", "local"):
             assert set(text.augment(ids, view, np.random.default_rng(0)).tolist()) <= {1, 2, 3}
         assert text.predictor(8)(torch.zeros(2, 8)).shape == (2, 1, 4)
+
+
+def test_lines_of_a_vocabulary_end_at_its_line_breaks(tmp_path):
+    pytest.importorskip("tokenizers")
+    from amodal.data.sets import scenes
+
+    (tmp_path / "tokenizer.json").write_text(scenes.vocabulary())
+    text = make("text", vocabulary=tmp_path)
+    value = text.decode("a large red ring\none small blue bar can be seen")
+    views = {text.text(text.augment(value, "local", np.random.default_rng(i))) for i in range(20)}
+    assert views == {"a large red ring", "one small blue bar can be seen"}
 
 
 def test_vocabulary_errors(tmp_path):
