@@ -14,6 +14,8 @@ def describe(encoder: Encoder) -> dict:
         "trunk": encoder.trunk,
         "positions": encoder.positions,
         "pool": encoder.pool_name,
+        "experts": encoder.experts,
+        "mixer": encoder.mixer,
         "fusion": encoder.fusion,
         "reads": encoder.reads,
         "aligned_width": encoder.aligned_width,
@@ -35,6 +37,8 @@ def build(config: dict) -> Encoder:
         trunk=config["trunk"],
         positions=config["positions"],
         pool=config["pool"],
+        experts=config.get("experts", 0),
+        mixer=config.get("mixer", "attention"),
         backbones=backbones(config["backbones"], fields, config["size"], load=False),
     )
     if config["fusion"]:

@@ -9,12 +9,16 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, Tokens, field_of, unknown, view_of
 from amodal.core.embeddings import FUSED
+from amodal.modalities import name_of
 from amodal.nn.pooling import pool_of
 from amodal.nn.positions import additive
+from amodal.nn.recurrent import Recurrent
 from amodal.nn.rules import rule
 from amodal.nn.transformer import Collect, Transformer, size_of
 
 TRUNKS = ("separate", "shared", "joint")
+MIXERS = ("attention", "gru")
+SEQUENCES = ("text", "audio", "series", "sequence", "events")
 ALL = "all"  # the key of the one trunk that all fields use
 
 Bags = dict[str, Tokens]
@@ -27,8 +31,10 @@ class Encoder(nn.Module):
     size: the one dial: nano, tiny, small, base, large, huge.
     trunk: "separate", a transformer for each field; "shared", one transformer that sees one sense at a time; "joint", one
         transformer that sees all senses of a row together.
-    positions: "sincos", "learned", "rotary" or "none"; pool: "mean", "cls" or "attention".
+    positions: "sincos", "learned", "rotary" or "none"; pool: "mean", "cls", "attention" or "vector".
     backbones: field -> a pretrained backbone (see `amodal.nn.pretrained`) in place of that field's tokeniser.
+    experts: how many perceptrons each token has to choose from in every second block (see `amodal.nn.experts`); 0: all share one.
+    mixer: "attention", or "gru": sequences (text, sound, …) are read by a recurrent trunk instead, with trunk="separate".
     """
 
     def __init__(
@@ -40,6 +46,8 @@ class Encoder(nn.Module):
         positions: str = "sincos",
         pool: str = "mean",
         backbones: dict[str, nn.Module] | None = None,
+        experts: int = 0,
+        mixer: str = "attention",
     ):
         super().__init__()
         if not fields:
@@ -59,22 +67,34 @@ class Encoder(nn.Module):
             if name not in fields:
                 raise unknown("field", name, fields, "A backbone was given for it.")
         shape, backbones = size_of(size), backbones or {}
+        if experts and (experts < 2 or shape.depth < 2):
+            raise AmodalError(
+                f"experts are 0, or at least 2 in a trunk of at least 2 blocks, not {experts} in {shape.depth}"
+            )
         self.fields, self.size, self.trunk, self.positions, self.pool_name = dict(fields), size, trunk, positions, pool
+        self.experts, self.mixer = experts, mixer
+        if mixer not in MIXERS:
+            raise unknown("mixer", mixer, MIXERS)
+        if mixer == "gru" and trunk != "separate":
+            raise AmodalError(f'mixer="gru" reads each sense by itself and needs trunk="separate", not {trunk!r}')
         self.width, self.heads_each = shape.width, shape.heads
         self.fusion, self.reads, self.aligned_width, self.aligned_hidden, self.aligned_fused = 0, "full", 0, 0, False
         self.tokenizers = nn.ModuleDict({f: backbones.get(f) or m.tokenizer(self.width) for f, m in fields.items()})
         self.field_token = nn.ParameterDict({f: nn.Parameter(torch.randn(self.width) * 0.02) for f in fields})
         self.position = additive(positions, self.width)
         keys = [ALL] if trunk != "separate" else [f for f in fields if f not in backbones]
-        self.trunks = nn.ModuleDict({k: self._new_trunk(shape.depth) for k in keys})
+        self.trunks = nn.ModuleDict({k: self._new_trunk(shape.depth, k) for k in keys})
         self.pools = nn.ModuleDict({f: pool_of(pool, self.width) for f in fields})
         if trunk == "joint":
             self.pools[FUSED] = pool_of("attention" if pool == "attention" else "mean", self.width)
         self.fusion_tokens: nn.Parameter | None = None
         self.heads: nn.ModuleDict | None = None
 
-    def _new_trunk(self, depth: int) -> Transformer:
-        return Transformer(self.width, depth, self.heads_each, rotary=self.positions == "rotary")
+    def _new_trunk(self, depth: int, key: str) -> nn.Module:
+        if self.mixer == "gru" and name_of(self.fields[key]) in SEQUENCES:
+            return Recurrent(self.width)
+        rotary = self.positions == "rotary"
+        return Transformer(self.width, depth, self.heads_each, rotary=rotary, experts=self.experts)
 
     # What a method may ask of an encoder before training
 
@@ -151,16 +171,25 @@ class Encoder(nn.Module):
         """Whether this field's tokens have already seen each other, as those of a pretrained backbone have."""
         return getattr(self.tokenizers[field], "contextual", False)
 
-    def contextualise(self, bags: Bags, collect: Collect | None = None) -> Bags:
+    def contextualise(
+        self, bags: Bags, collect: Collect | None = None, routing: dict[tuple[str, int], Bags] | None = None
+    ) -> Bags:
         """Send tokens through the trunk. Sources that one trunk serves go through it in one call; with a joint trunk the
-        sources of one view meet. Returns source -> tokens, and `fused` -> the fusion tokens if the encoder has any."""
+        sources of one view meet. Returns source -> tokens, and `fused` -> the fusion tokens if the encoder has any.
+
+        routing: is filled with (trunk, number of the sparse block) -> source -> tokens whose x are the router's logits (T, E).
+        """
         result: Bags = {}
         for key, sequences in self._sequences(bags).items():
             joined = [self._sequence([self.pools[field_of(s)].prepare(bags[s]) for s in names]) for names in sequences]
             if key is None:
                 done = joined
             else:
-                done = _unstack(self.trunks[key](_stack(joined), collect), joined)
+                routes = None if routing is None else []
+                done = _unstack(self.trunks[key](_stack(joined), collect, routes), joined)
+                for number, logits_TE in enumerate(routes or ()):
+                    parts = zip(sequences, zip(joined, logits_TE.split([len(b) for b in joined])))
+                    routing[key, number] = {s: _rename(b.with_x(x), s) for names, (b, x) in parts for s in names}
             for names, bag in zip(sequences, done):
                 single = len(names) == 1 and not self.fusion
                 result.update({s: bag if single else _rename(bag, s) for s in names})

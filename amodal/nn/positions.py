@@ -1,4 +1,4 @@
-"""Where a token is. Every function takes real coordinates (T, 3), so any size, rate or length has positions."""
+"""Where a token is. Every function takes real coordinates (..., 3), so any size, rate or length has positions."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def sincos(position_TP: Tensor, width: int, base: float = 1e4) -> Tensor:
     """(T, D): sines and cosines of every coordinate at D // 6 wavelengths from 2 pi to 2 pi base (Vaswani et al. 2017, 3.5)."""
     bands = width // (2 * POSITION_DIMS)
     rate = base ** -(torch.arange(bands, device=position_TP.device) / max(bands, 1))
-    angle = (position_TP.unsqueeze(2) * rate).flatten(1)
-    rest = angle.new_zeros(len(angle), width - 2 * angle.shape[1])
-    return torch.cat([angle.sin(), angle.cos(), rest], 1)
+    angle = (position_TP.unsqueeze(-1) * rate).flatten(-2)
+    rest = angle.new_zeros(*angle.shape[:-1], width - 2 * angle.shape[-1])
+    return torch.cat([angle.sin(), angle.cos(), rest], -1)
 
 
 class SinCos(nn.Module):
@@ -41,9 +41,9 @@ class Learned(nn.Module):
         last = self.table.shape[1] - 1
         at = position_TP.clamp(0, last)
         low = at.floor().long().clamp(max=last - 1)
-        part = (at - low).unsqueeze(2)
+        part = (at - low).unsqueeze(-1)
         axis = torch.arange(POSITION_DIMS, device=at.device)
-        return torch.lerp(self.table[axis, low], self.table[axis, low + 1], part).sum(1)
+        return torch.lerp(self.table[axis, low], self.table[axis, low + 1], part).sum(-2)
 
 
 class Rotary:
@@ -54,8 +54,9 @@ class Rotary:
         if not bands:
             raise AmodalError(f"rotary positions need heads at least {2 * POSITION_DIMS} wide, not {head_width}")
         rate = base ** -(torch.arange(bands, device=position_TP.device) / bands)
-        angle = (position_TP.unsqueeze(2) * rate).flatten(1)
-        angle = torch.cat([angle, angle.new_zeros(len(angle), head_width // 2 - angle.shape[1])], 1).unsqueeze(1)
+        angle = (position_TP.unsqueeze(-1) * rate).flatten(-2)
+        rest = angle.new_zeros(*angle.shape[:-1], head_width // 2 - angle.shape[-1])
+        angle = torch.cat([angle, rest], -1).unsqueeze(-2)
         self.cos, self.sin = angle.cos(), angle.sin()
 
     def __call__(self, x_THd: Tensor) -> Tensor:

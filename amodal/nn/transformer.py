@@ -11,6 +11,7 @@ from torch.nn.functional import gelu
 
 from amodal.core import Tokens, unknown
 from amodal.nn.attention import Attention, Plan, Reads, plan
+from amodal.nn.experts import Experts
 from amodal.nn.positions import Rotary
 
 
@@ -50,27 +51,51 @@ class Block(nn.Module):
         self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
         self.norm2, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, hidden), nn.Linear(hidden, width)
 
-    def forward(self, x_TD: Tensor, how: Plan, rotate=None) -> tuple[Tensor, Tensor]:
+    def forward(self, x_TD: Tensor, how: Plan, rotate=None, routes=None) -> tuple[Tensor, Tensor]:
         x_TD = x_TD + self.attention(self.norm1(x_TD), how, rotate)
         mlp_TD = self.down(gelu(self.up(self.norm2(x_TD))))
         return x_TD + mlp_TD, mlp_TD
 
+
+class SparseBlock(nn.Module):
+    """The same, but each token's MLP is one of several; the router's logits go into `routes`, if that is asked for."""
+
+    def __init__(self, width: int, heads: int, experts: int, mlp_ratio: float = 4.0):
+        super().__init__()
+        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
+        self.norm2, self.mlp = nn.LayerNorm(width), Experts(width, int(width * mlp_ratio), experts)
+
+    def forward(self, x_TD: Tensor, how: Plan, rotate=None, routes: Routes | None = None) -> tuple[Tensor, Tensor]:
+        x_TD = x_TD + self.attention(self.norm1(x_TD), how, rotate)
+        mlp_TD, logits_TE = self.mlp(self.norm2(x_TD))
+        if routes is not None:
+            routes.append(logits_TE)
+        return x_TD + mlp_TD, mlp_TD
+
+
+Routes = list[Tensor]
+"""(T, E) router logits of the sparse blocks, first to last."""
 
 Collect = Callable[[list[Tensor], Tokens], Tensor]
 """(MLP outputs of every block (T, D), the tokens) -> (T, D'): what to return instead of the last block's output."""
 
 
 class Transformer(nn.Module):
-    """Tokens -> Tokens. `reads` is the attention rule, None for full attention; `rotary` turns on rotary positions."""
+    """Tokens -> Tokens. `reads` is the attention rule, None for full attention; `rotary` turns on rotary positions; `experts`:
+    every second block, and so the last of an even number, is sparse and has so many."""
 
-    def __init__(self, width: int, depth: int, heads: int, *, rotary: bool = False, reads: Reads | None = None):
+    def __init__(
+        self, width: int, depth: int, heads: int, *, rotary: bool = False, reads: Reads | None = None, experts: int = 0
+    ):
         super().__init__()
         self.rotary, self.reads = rotary, reads
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            SparseBlock(width, heads, experts) if experts and i % 2 else Block(width, heads) for i in range(depth)
+        )
         self.norm = nn.LayerNorm(width)
         self.apply(_initialise)
 
-    def forward(self, tokens: Tokens, collect: Collect | None = None) -> Tokens:
+    def forward(self, tokens: Tokens, collect: Collect | None = None, routes: Routes | None = None) -> Tokens:
         how = plan(tokens, self.reads)
         x_TD, position = tokens.x, tokens.position
         if how.order is not None:
@@ -78,13 +103,15 @@ class Transformer(nn.Module):
         rotate = Rotary(position, x_TD.shape[1] // self.blocks[0].attention.heads) if self.rotary else None
         outputs = []
         for block in self.blocks:
-            x_TD, mlp_TD = block(x_TD, how, rotate)
+            x_TD, mlp_TD = block(x_TD, how, rotate, routes)
             if collect is not None:
                 outputs.append(mlp_TD)
         x_TD = self.norm(x_TD)
         if how.order is not None:
             back = torch.argsort(how.order)
             x_TD, outputs = x_TD[back], [o[back] for o in outputs]
+            if routes is not None:
+                routes[:] = [logits[back] for logits in routes]
         return tokens.with_x(x_TD if collect is None else collect(outputs, tokens))
 
 

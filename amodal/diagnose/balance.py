@@ -1,0 +1,73 @@
+"""Balancing a table of counts to known marginals, and how much of an estimate's variance that takes away.
+Liu et al., NeurIPS 2024, arXiv:2408.15065, eq. 3-6 and theorem 1. Tables are (X, Y) float64: how often x and y came together."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def balance(joint_XY: Tensor, rows_X: Tensor, columns_Y: Tensor, *, steps: int) -> Tensor:
+    """The table after `steps` steps of iterative proportional fitting; the first matches the rows' masses, the second the columns'.
+
+    Each step is the information projection onto the tables with that marginal. A table of counts is first divided by its sum.
+    Raises ValueError where a row or a column has mass in the target and none in the table: no scaling can give it any.
+    """
+    p = _table(joint_XY)
+    for name, have, want in (("row", p.sum(1), rows_X), ("column", p.sum(0), columns_Y)):
+        if have.shape != want.shape:
+            raise ValueError(f"the table has {len(have)} {name}s and the target marginal {len(want)}.")
+        if empty := ((have == 0) & (want > 0)).nonzero().flatten().tolist():
+            raise ValueError(
+                f"the {name}s {empty} have mass in the target and none in the table; take more data or merge them."
+            )
+    for step in range(steps):
+        axis, want = (1, rows_X) if step % 2 == 0 else (0, columns_Y)
+        have = p.sum(axis, keepdim=True)
+        p = p * (want.double().unsqueeze(axis) / have.clamp_min(torch.finfo(torch.float64).tiny))
+    return p
+
+
+def variances(joint_XY: Tensor, values_XY: Tensor, *, steps: int) -> Tensor:
+    """(steps + 1,) n times the variance that sum h(x, y) P(x, y) has after 0, 1, …, `steps` steps of balancing n samples.
+
+    sigma_k^2 = Var(C_1 ... C_k h), C_1 taking off the mean given x, C_2 the mean given y, and so on. joint_XY: the truth, or the
+    balanced table in its place; values_XY: h.
+    """
+    p = _table(joint_XY)
+    found = []
+    for k in range(steps + 1):
+        h = values_XY.double()
+        for step in reversed(range(k)):
+            axis = 1 if step % 2 == 0 else 0
+            mass = p.sum(axis, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+            h = h - (p * h).sum(axis, keepdim=True) / mass
+        found.append((p * h.square()).sum() - (p * h).sum().square())
+    return torch.stack(found)
+
+
+def dependence(joint_XY: Tensor) -> Tensor:
+    """(min(X, Y),) singular values of D_X^-1/2 P D_Y^-1/2, the operator of conditional means: 1, then s_2 <= 1, which is how fast
+    balancing converges (sigma_k^2 by s_2^2 or so a step). Rows and columns without mass are left out."""
+    p = _table(joint_XY)
+    p = p[p.sum(1) > 0][:, p.sum(0) > 0]
+    return torch.linalg.svdvals(p / (p.sum(1, keepdim=True) * p.sum(0, keepdim=True)).sqrt())
+
+
+def estimate(
+    counts_XY: Tensor, values_XY: Tensor, rows_X: Tensor, columns_Y: Tensor, *, steps: int = 2
+) -> tuple[float, float]:
+    """(the mean of h under the balanced table, its standard error). counts_XY: how often each pair was seen; steps 0 is the plain
+    mean. The error is the predicted one, with the balanced table in place of the unknown truth."""
+    p = balance(counts_XY, rows_X, columns_Y, steps=steps)
+    fitted = balance(counts_XY, rows_X, columns_Y, steps=max(steps, 50))
+    variance = variances(fitted, values_XY, steps=steps)[-1].clamp_min(0)
+    return float((p * values_XY.double()).sum()), float((variance / counts_XY.sum()).sqrt())
+
+
+def _table(joint_XY: Tensor) -> Tensor:
+    if joint_XY.dim() != 2 or (joint_XY < 0).any() or not joint_XY.sum() > 0:
+        raise ValueError(
+            f"a table of masses is a matrix without negative entries and not all zero, got {tuple(joint_XY.shape)}."
+        )
+    return joint_XY.double() / joint_XY.sum()

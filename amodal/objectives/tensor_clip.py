@@ -1,0 +1,109 @@
+"""Losses of three and more senses in one term: TensorCLIP and Barlow Twins of many ways.
+
+Moro et al., Newton 2025, arXiv:2312.00111 (MultiMat; the losses are in its appendix and its code).
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from amodal.objectives.common import check_pair, check_positive, connected_zero, full_precision
+from amodal.objectives.tiles import by_rows
+
+CELLS = 2**22
+"""Entries of the logit tensor that are held at once."""
+
+
+@full_precision
+def tensor_clip(
+    senses: Sequence[Tensor], *, temperature: float | Tensor, half: bool = False, tuples: int = 128
+) -> Tensor:
+    """Mean over senses and rows i of -log softmax of T_i... at (i, …, i), T_ijk = sum_d a_id b_jd c_kd / temperature of unit vectors.
+
+    senses:       W >= 2 tensors (N, D), row i of all being one record. Of two it is the symmetric InfoNCE.
+    temperature:  a number, or a scalar tensor that gets a gradient.
+    half:         (three senses) entries where two of the indices agree count as positives of half weight, and the sum below goes only
+                  over entries where all three differ.
+    tuples:       T has N^W entries, so rows compete in blocks of at most so many neighbours: N * tuples^(W - 1) products. Memory is
+                  that of a tile.
+
+    Blocks of too few rows to have a negative (two; three with `half`) have no term; without any block, a connected 0.
+    Raises ValueError for unequal shapes, fewer than two senses, and `half` with other than three.
+    """
+    _check("tensor_clip", senses)
+    check_positive("temperature", temperature)
+    if half and len(senses) != 3:
+        raise ValueError(f"half weights are for three senses, got {len(senses)}.")
+    unit, least, total, counted = [F.normalize(z, dim=1) for z in senses], 3 if half else 2, [], 0
+    for block in zip(*(u.split(tuples) for u in unit)):
+        if len(block[0]) >= least:
+            axes = [(block[w], *block[:w], *block[w + 1 :]) for w in range(len(block))]
+            total += [_axis(first, rest, temperature, half) for first, *rest in axes]
+            counted += len(block[0])
+    if not counted:
+        return connected_zero(*senses, temperature)
+    return torch.stack(total).sum() / (counted * len(senses))
+
+
+def _axis(first_ND: Tensor, rest: Sequence[Tensor], temperature: float | Tensor, half: bool) -> Tensor:
+    """Sum over the rows of one block of the cross-entropy along the axis of `first_ND`."""
+    rows = len(first_ND)
+    tile = max(1, CELLS // rows ** len(rest))
+
+    def losses(some, own):
+        product = some
+        for other in rest[:-1]:
+            product = (product[:, None] * other).flatten(0, 1)
+        logits = (product @ rest[-1].T / temperature).view(len(some), *[rows] * len(rest))
+        if half:
+            return _half(logits, own)
+        index = (torch.arange(len(some), device=own.device), *[own] * len(rest))
+        return logits.flatten(1).logsumexp(1) - logits[index]
+
+    return by_rows(losses, first_ND, torch.arange(rows, device=first_ND.device), tile=tile).sum()
+
+
+def _half(logits_iNN: Tensor, own_i: Tensor) -> Tensor:
+    number = torch.arange(logits_iNN.shape[1], device=own_i.device)
+    i, j, k = own_i[:, None, None], number[:, None], number
+    same = (i == j).long() + (i == k) + (j == k)  # 3 for all alike, 1 where two are
+    weight = torch.where(same == 3, 1.0, 0.5 * (same == 1)).to(logits_iNN.dtype)
+    below = logits_iNN.masked_fill(same > 0, -torch.inf).flatten(1).logsumexp(1)
+    return below * weight.sum((1, 2)) - (logits_iNN * weight).sum((1, 2))
+
+
+@full_precision
+def barlow_ways(senses: Sequence[Tensor], *, off_diagonal: float = 5.1e-3, tile: int = 256) -> Tensor:
+    """sum_d (1 - C_d..d)^2 + off_diagonal * (the sum of all other C^2), C_jkl = mean_i a_ij b_ik c_il of standardised dimensions.
+
+    senses:        W >= 2 tensors (N, D), row i of all being one record. Of two it is Barlow Twins.
+    off_diagonal:  the paper's lambda.
+    tile:          rows of an N x N matrix that are held at once.
+
+    The D^W tensor is not formed: the sum of its squares is that of prod_w <z_i^w, z_j^w> over i and j. Fewer than two rows give a
+    connected 0. Raises ValueError for unequal shapes and fewer than two senses.
+    """
+    _check("barlow_ways", senses)
+    rows = len(senses[0])
+    if rows < 2:
+        return connected_zero(*senses)
+    z = [F.batch_norm(s, None, None, training=True, eps=1e-5) for s in senses]
+
+    def squares(*some):
+        product = some[0] @ z[0].T
+        for a, b in zip(some[1:], z[1:]):
+            product = product * (a @ b.T)
+        return product.sum(1)
+
+    diagonal = torch.stack(z).prod(0).mean(0)
+    every = by_rows(squares, *z, tile=tile).sum() / rows**2
+    return (1 - diagonal).square().sum() + off_diagonal * (every - diagonal.square().sum())
+
+
+def _check(name: str, senses: Sequence[Tensor]) -> None:
+    if len(senses) < 2:
+        raise ValueError(f"{name} compares at least two senses, got {len(senses)}.")
+    for other in senses[1:]:
+        check_pair(name, senses[0], other)
