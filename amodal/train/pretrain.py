@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from amodal import curate as curation
 from amodal import data as records
 from amodal import methods
 from amodal.core import AmodalError, Batch, unknown
@@ -24,6 +25,7 @@ from amodal.methods._contract import Method
 from amodal.modalities import BadValue, name_of
 from amodal.nn import config as encoder_config
 from amodal.nn.encoder import Encoder
+from amodal.nn.saved import saved
 from amodal.nn.transformer import size_of
 from amodal.train import distributed
 from amodal.train.folder import hashes, prepare, save_encoder, versions, weights, write_trained
@@ -62,6 +64,9 @@ def pretrain(
     device: str = "auto",
     checkpoint_every: int = 0,
     options: dict[str, object] | None = None,
+    curate: str = "",
+    curate_options: dict[str, object] | None = None,
+    init_from: str | Path = "",
     progress: bool = True,
 ) -> Path:
     """Pretrain an encoder without labels. Returns the run folder.
@@ -72,6 +77,8 @@ def pretrain(
     (see `amodal.nn.encoder.Encoder`), by default what the method's paper uses. backbones: field -> pretrained backbone, which stays
     as it is unless train_backbones.
     average: momentum of a moving average of the weights to keep instead of the last ones. resume: go on with the run in `out`.
+    curate: a page of `amodal.curate` that chooses, of super-batches 1 / keep as large, what is trained on; curate_options: its options.
+    init_from: the folder of a run whose encoder's weights to begin with, as far as names and shapes agree.
     """
     for name, number in (("epochs", epochs), ("steps", steps), ("batch", batch), ("micro", micro), ("lr", lr)):
         if number is not None and number <= 0:
@@ -82,6 +89,10 @@ def pretrain(
     out, where = Path(out), pick_device(device)
     dataset = records.open(data)
     dataset = dataset.select(list(sources)) if sources else dataset
+    given = saved(init_from)[0] if init_from else None
+    if given is not None:  # its weights mean what they meant only for values that are read as they were
+        dataset = dataset.with_fields({f: given.fields.get(f, m) for f, m in dataset.fields.items()})
+    choose = curation.chooser(curate, curate_options or {}) if curate else None
     torch.manual_seed(seed)
     wanted = {k: v for k, v in (("trunk", trunk), ("positions", positions), ("pool", pool)) if v is not None}
     encoder = Encoder(
@@ -92,15 +103,21 @@ def pretrain(
     )
     chosen = methods.parse(method, options or {})
     chosen |= classes_of(method, chosen, dataset)
+    if given is not None:  # before the method may copy the encoder as a teacher, and again for the heads that it adds
+        begin_with(encoder, given, str(init_from))
     trainee = methods.build(method, encoder, **chosen)
+    notes = [begin_with(trainee.encoder, given, str(init_from))] if given is not None else []
     part = dataset.split("train")
     if not len(part):
         raise AmodalError(
             f"{dataset.name} has {len(dataset)} records and none falls in the training part; more records are needed"
         )
     slices = [b.to(where) for b in held_out(dataset, part)]
-    rows = rows_of_a_batch(batch, size_of(size).batch, len(part), world, trainee.least_rows)
-    steps = steps or (epochs or DEFAULT_EPOCHS) * (len(part) // rows)
+    keep = choose.keep if choose else 1.0
+    rows = rows_of_a_batch(batch, size_of(size).batch, int(len(part) * keep), world, trainee.least_rows)
+    pool = round(rows / keep) // world * world
+    notes += [f"{curate} chooses {keep:.0%} of every {pool} records"] if choose else []
+    steps = steps or (epochs or DEFAULT_EPOCHS) * max(len(part) // pool, 1)
     rate = lr if lr is not None else size_of(size).lr * min(1.0, (rows / size_of(size).batch) ** 0.5)
     schedule = Schedule(
         steps, rate, micro=micro, precision=precision, average=average, shard=shard, checkpoint_every=checkpoint_every
@@ -125,6 +142,8 @@ def pretrain(
             "precision": precision,
             "average": average,
             "train_backbones": train_backbones,
+            **({"curate": {"name": curate, **(curate_options or {})}} if curate else {}),
+            **({"init_from": str(init_from)} if init_from else {}),
         },
     }
     if rank == 0:
@@ -132,14 +151,16 @@ def pretrain(
         write_trained(out, hashes(dataset.keys[i] for i in part))
     distributed.barrier()
     if progress and rank == 0:
-        announce(config, trainee, dataset)
+        announce(config, trainee, dataset, notes)
+    if choose:
+        choose.prepare(trainee.encoder.to(where), micro=micro, gather=distributed.gather, process=rank)
     running: list = []
 
     def batches(first: int, groups=None):
         loader = records.Loader(
             dataset,
             part,
-            batch=rows,
+            batch=pool,
             views=trainee.views,
             seed=seed,
             steps=steps,
@@ -165,6 +186,7 @@ def pretrain(
         watch=Watch(slices),
         resume=resume,
         survey=records.Loader(dataset, part, batch=256, shuffle=False) if len(trainee.stages) > 1 else None,
+        choose=choose,
         device=where,
         bad=bad,
         progress=progress,
@@ -172,6 +194,7 @@ def pretrain(
     tensors = weights(kept)
     if rank == 0:
         done = {"status": "done", "versions": versions(), "seconds": read(out / "metrics.jsonl")[-1]["seconds"]}
+        done |= {"curation": choose.cost()} if choose else {}
         save_encoder(out, tensors, config | done | {"processes": world, "device": where.type})
     distributed.barrier()
     return out
@@ -188,6 +211,22 @@ def classes_of(method: str, chosen: dict[str, object], dataset: records.Dataset)
     if not names:
         raise AmodalError(f"{method} learns to tell classes, but the label {label!r} is a number")
     return {"classes": len(names)}
+
+
+@torch.no_grad()
+def begin_with(encoder: Encoder, given: Encoder, folder: str) -> str:
+    """Copy the weights that both have under one name and in one shape; says how many. Raises AmodalError for none."""
+    own, its = encoder.state_dict(), given.state_dict()
+    both = [name for name in own if name in its and own[name].shape == its[name].shape]
+    described = ", ".join(
+        f"--{k} {v}" for k, v in encoder_config.describe(given).items() if k in ("size", "trunk", "pool")
+    )
+    words = f"{len(both)} of {len(own)} weights taken from {folder} ({described})"
+    if not both:
+        raise AmodalError(f"{words}: nothing in it fits this encoder. Give it the same size, trunk and fields")
+    for name in both:
+        own[name].copy_(its[name])
+    return words
 
 
 def rows_of_a_batch(wanted: int | None, usual: int, records: int, world: int, least: int) -> int:
@@ -220,7 +259,7 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def announce(config: dict, method: Method, dataset) -> None:
+def announce(config: dict, method: Method, dataset, notes: Sequence[str] = ()) -> None:
     encoder: Encoder = method.encoder
     shape = size_of(encoder.size)
     count = sum(p.numel() for p in encoder.parameters())
@@ -232,6 +271,8 @@ def announce(config: dict, method: Method, dataset) -> None:
         f"batch {config['batch']}, learning rate {config['schedule']['lr']:.3g}, {config['schedule']['steps']} steps",
         highlight=False,
     )
+    for note in notes:
+        say.print(note, highlight=False)
     for field, share in config["data"]["truncated"].items():
         if share:
             say.print(f"{field}: {share:.0%} of the values are longer than max_length and are cut off", highlight=False)
