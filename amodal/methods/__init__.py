@@ -52,10 +52,11 @@ def parse(name: str, given: dict[str, object]) -> dict[str, object]:
         if option not in known:
             raise unknown(f"option of {name}", option, known, f"See `amodal methods {name}`.")
     hints = typing.get_type_hints(function(name))
-    return {option: _read(f"{name}.{option}", value, hints[option]) for option, value in given.items()}
+    return {option: read_option(f"{name}.{option}", value, hints[option]) for option, value in given.items()}
 
 
-def _read(what: str, value: object, kind: type) -> object:
+def read_option(what: str, value: object, kind: type) -> object:
+    """A value of an option, given as one or as the text of a command line. Raises AmodalError for a wrong type."""
     if not isinstance(value, str) or kind is str:
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)

@@ -14,11 +14,17 @@ from amodal.core import Batch, Column, Ragged
 from amodal.nn.encoder import Encoder
 
 SMALL = {  # options that keep a method small; everything else is as its page says
+    "aa_ssl": {"action": "facts"},
     "barlow_twins": {"width": 32},
     "decur": {"width": 32},
     "dino": {"prototypes": 24, "local_views": 2},
     "slip": {"width": 32, "hidden": 32, "projection": 16},
     "align": {"width": 32},
+    "clip_rocket": {"width": 16, "hidden": 16, "add": "byolip", "added_width": 16, "added_hidden": 16},
+    "dreamlip": {"width": 32, "captions": 3},
+    "multi_sk": {"width": 16, "anchors": 6, "queue": 0},  # so that all terms are there from the first step
+    "mil_vl": {"width": 32, "captions": 2},
+    "limoe": {"words_share": 1.0, "other_share": 1.0},  # a new router already meets the paper's
 }
 
 

@@ -1,0 +1,143 @@
+"""What vision-language papers share beside towers: a matcher that reads both senses, and masked words that are filled in from the
+other sense. For any field in the place of the words, any other in that of the image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from amodal.core import AmodalError, Batch, Column, Ragged, Tokens, field_of, name_code, unknown
+from amodal.core.column import shared_rows
+from amodal.masking.hashing import hash_bits
+from amodal.masking.random import random_keep
+from amodal.methods._contract import Features
+from amodal.methods.shapes import token_column
+from amodal.nn.cross import CrossEncoder, mean_token
+from amodal.nn.encoder import Encoder
+from amodal.objectives.matching import hard_negatives, matching
+
+SEED = "seed"
+"""The column of Features that carries the rows' seeds to losses which draw."""
+
+
+class Matcher(nn.Module):
+    """Words that read the other sense (`cross`), and from their mean a logit: do the two belong together?"""
+
+    def __init__(self, width: int, *, depth: int, heads: int):
+        super().__init__()
+        self.cross, self.head = CrossEncoder(width, depth, heads), nn.Linear(width, 1)
+
+    def forward(self, words: Ragged, seen: Ragged) -> Tensor:
+        """(N,) logits of pairs: words i with what is seen in i."""
+        return self.head(mean_token(self.cross(words, seen))).squeeze(1)
+
+    def watched(self, words: Ragged, seen: Ragged, layer: int = -1) -> tuple[Tensor, Tensor]:
+        """(N,) logits, and the weights (N, H, Q, K) with which the words read in this block, for Grad-CAM."""
+        out, weights = self.cross(words, seen, weigh=layer)
+        return self.head(mean_token(out)).squeeze(1), weights
+
+    def loss(
+        self, words: Ragged, seen: Ragged, other_seen: Tensor, other_words: Tensor, pairs: Ragged | None = None
+    ) -> Tensor:
+        """Pairs that belong together, against words with another's picture and pictures with another's words.
+
+        words, seen: N lists of tokens; other_seen, other_words: (N,) which row's, -1 where there is none (`hard_negatives`).
+        pairs: what is seen in the pairs that belong together, if it is not `seen` (softly masked, say).
+        """
+        rows = torch.arange(len(words), device=other_seen.device)
+        a, b = (rows[o >= 0] for o in (other_seen, other_words))
+        asked = torch.cat([rows, a, other_words[b]])
+        shown = torch.cat([rows, other_seen[a], b])
+        if pairs is not None:  # the table of what is seen gets the changed lists behind the plain ones
+            seen = Ragged(torch.cat([seen.flat, pairs.flat]), torch.cat([seen.lengths, pairs.lengths]))
+            shown = torch.cat([rows + len(rows), shown[len(rows) :]])
+        logits = self(words[asked], seen[shown])
+        return matching(logits[: len(rows)], logits[len(rows) :])
+
+
+def token_features(encoder: Encoder, context: dict[str, Tokens], sources: Sequence[str]) -> dict[str, Column]:
+    """`tokens/SOURCE` -> the tokens of each row, for losses that look at parts. context: of `Encoder.contextualise`."""
+    return {f"tokens/{s}": token_column(encoder.pools[field_of(s)].strip(context[s])) for s in sources}
+
+
+def seed_column(batch: Batch) -> Column:
+    return Column(batch.seeds, torch.arange(batch.size, device=batch.seeds.device))
+
+
+def item_matching(
+    matcher: Matcher, features: Features, words: str, seen: str, *, temperature: float | Tensor
+) -> Tensor:
+    """Image-text matching between two sources with hard negatives. features: vectors of both in the common space under their
+    own names, their tokens under `tokens/…`, and the seeds."""
+    both = shared_rows(features[f"tokens/{words}"], features[f"tokens/{seen}"])
+    word_lists, seen_lists = (features[f"tokens/{s}"].values[i] for s, i in zip((words, seen), both))
+    draws = draw_negatives(features, words, seen, temperature=temperature)
+    return matcher.loss(word_lists, seen_lists, *draws)
+
+
+def draw_negatives(features: Features, words: str, seen: str, *, temperature: float | Tensor) -> tuple[Tensor, Tensor]:
+    """For the rows that have both: whose picture stands in for that of the words, whose words for those of the picture."""
+    z_words, z_seen = features.pair(words, seen)
+    rows = features[words].rows[shared_rows(features[words], features[seen])[0]]
+    seeds = features[SEED].values[rows]
+    other_seen = hard_negatives(
+        z_words, z_seen, hash_bits(seeds, name_code(f"{words}>{seen}")), temperature=temperature
+    )
+    other_words = hard_negatives(
+        z_seen, z_words, hash_bits(seeds, name_code(f"{seen}>{words}")), temperature=temperature
+    )
+    return other_seen, other_words
+
+
+class MaskedWords(nn.Module):
+    """Some tokens of a field are hidden and predicted from the others and from another sense (ALBEF, arXiv:2107.07651, 3.2, "Masked
+    Language Modeling"; BERT's 15 %, every one of them replaced by the mask token). A function of single rows, so for `features`."""
+
+    def __init__(self, encoder: Encoder, field: str, ratio: float = 0.15):
+        super().__init__()
+        if encoder.contextual(field):
+            raise AmodalError(
+                f"the field {field} comes from a pretrained backbone whose tokens have seen each other, so hiding some of them hides "
+                "nothing. Leave the backbone of this field out, or take a method without masked words."
+            )
+        self.field, self.ratio = field, ratio
+        self.token = nn.Parameter(torch.randn(encoder.width) * 0.02)
+        self.predictor = encoder.fields[field].predictor(encoder.width)
+
+    def draw(self, bag: Tokens, seeds: Tensor) -> Tensor:
+        """(T,) bool: what is hidden."""
+        own = hash_bits(seeds, name_code(f"masked {self.field}"))
+        return ~random_keep(bag.row, own[bag.row], bag.within(), self.ratio)
+
+    def encode(self, encoder: Encoder, content: Tokens, hidden_T: Tensor) -> Tokens:
+        """The tokens of one source, as the encoder reads them with some of them hidden. content: of `Encoder.content`."""
+        source = content.names[0]
+        x_TD = torch.where(hidden_T[:, None], self.token.to(content.x.dtype), content.x)
+        context = encoder.contextualise({source: encoder.place(content.with_x(x_TD))})
+        return encoder.pools[self.field].strip(context[source])
+
+    def forward(self, encoder: Encoder, batch: Batch, content: Tokens, seen: Column, cross: CrossEncoder) -> Column:
+        """For each row that has both, (N, 2): the sum of the losses of its hidden tokens, and their number (`token_mean` ends it).
+        seen: lists of tokens of the other sense."""
+        source = content.names[0]
+        hidden_T = self.draw(content, batch.seeds)
+        words = token_column(self.encode(encoder, content, hidden_T))
+        target_T = encoder.fields[self.field].targets(batch[source].values)
+        at, at_seen = shared_rows(words, seen)
+        read = cross(words.values[at], seen.values[at_seen])
+        hidden, target = (Ragged(t, words.values.lengths)[at].flat for t in (hidden_T, target_T))
+        loss_T = encoder.fields[self.field].token_loss(self.predictor(read.flat[hidden]), target[hidden])
+        row = torch.repeat_interleave(torch.arange(len(at), device=at.device), read.lengths)[hidden]
+        both = torch.stack([loss_T, torch.ones_like(loss_T)], 1)
+        return Column(both.new_zeros(len(at), 2).index_add(0, row, both), words.rows[at])
+
+
+def words_of(encoder: Encoder, words: str = "") -> tuple[str, list[str]]:
+    """The field that asks (the first of text, else the last), and those that it is paired with."""
+    texts = [f for f, m in encoder.fields.items() if type(m).__name__ == "Text"]
+    if words and words not in encoder.fields:
+        raise unknown("field", words, encoder.fields, "It was to be the words of this method.")
+    words = words or (texts or list(encoder.fields))[0 if texts else -1]
+    return words, [f for f in encoder.fields if f != words]

@@ -1,0 +1,51 @@
+"""Regions and sentences in the aligned space, for pages whose losses look at parts of a value."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import normalize
+
+from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, Tokens, field_of
+from amodal.methods.shapes import token_column
+from amodal.modalities.text import Text
+from amodal.nn.encoder import Bags, Encoder
+
+
+def alone(encoder: Encoder, batch: Batch) -> Bags:
+    """source -> its tokens at the end of the trunk, each source seen alone, whatever the trunk."""
+    bags = encoder.tokenize(batch)
+    if encoder.trunk != "joint" or encoder.reads == "pure":
+        return encoder.contextualise(bags)
+    return {s: encoder.contextualise({s: bag})[s] for s, bag in bags.items()}
+
+
+def vectors(encoder: Encoder, context: Bags, size: int) -> Embeddings:
+    """source -> (N, D): the aligned vectors of what `alone` gave."""
+    pooled = {s: encoder.pools[field_of(s)](bag) for s, bag in context.items() if field_of(s) in encoder.fields}
+    return encoder.project(Embeddings(pooled, size))
+
+
+def regions(encoder: Encoder, bag: Tokens) -> Column:
+    """Ragged of unit vectors: the tokens of one source through the head of its field. With mean pooling the field's vector is the
+    mean of the tokens behind that head, so tokens and vectors share a space."""
+    field = field_of(bag.names[0])
+    column = token_column(encoder.pools[field].strip(bag))
+    unit = normalize(encoder.heads[field](column.values.flat), dim=1)
+    return Column(Ragged(unit, column.values.lengths), column.rows)
+
+
+def sentences(z: Embeddings, sources: list[str]) -> Column:
+    """(N, K, D): the vectors of the K views `sources` of one field, which the same rows have."""
+    return Column(torch.stack([z[s].values for s in sources], 1), z[sources[0]].rows)
+
+
+def texts_and_others(encoder: Encoder) -> tuple[list[str], list[str]]:
+    """The fields that are text and those that are not. Raises AmodalError unless there are both."""
+    texts = [f for f, m in encoder.fields.items() if isinstance(m, Text)]
+    others = [f for f in encoder.fields if f not in texts]
+    if not texts or not others:
+        raise AmodalError(
+            f"this method ties sentences to what they describe and needs a text field and one of another kind; there are only "
+            f"{', '.join(encoder.fields)}. Take clip or simclr, or give records with both."
+        )
+    return texts, others

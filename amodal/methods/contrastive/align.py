@@ -1,0 +1,26 @@
+"""ALIGN: two towers, one softmax in each direction, labels a little smoothed, and data left noisy.
+Jia et al., ICML 2021, arXiv:2102.05918. Loss: their eq. 1-2, summed, for every pair of senses over the records that have both. Their rules
+for dropping pairs are `amodal.curate.pair_rules`; queries such as a picture plus words are sums of vectors, see
+`amodal.search.query`. Row 149 of the catalogue."""
+
+from amodal.methods.shapes import Towers, sense_pairs, share, two_senses
+from amodal.nn.encoder import Encoder
+from amodal.nn.scale import Scale
+from amodal.objectives.smoothed_info_nce import smoothed_info_nce
+
+
+def align(
+    encoder: Encoder, *, width: int = 640, temperature: float = 1.0, least: float = 0.01, smoothing: float = 0.1
+) -> Towers:
+    """width: of the common space; temperature: where the learned softmax temperature starts; least: its lower bound; smoothing:
+    share of a row's target that goes to all rows of the batch alike."""
+    scale = Scale(1 / temperature, most=1 / least)
+
+    def objective(z):
+        both = {
+            f"info_nce/{a}~{b}": 2 * smoothed_info_nce(*z.pair(a, b), temperature=1 / scale(), smoothing=smoothing)
+            for a, b in sense_pairs(z)
+        }
+        return share(both)
+
+    return Towers(two_senses(encoder).align(width), objective, learned=scale)

@@ -1,0 +1,58 @@
+"""MultiMat: a structure and all that is known of it in one space, by any of the ways to compare more than two senses.
+Moro, Loh, Dangovski et al., Newton 2025, arXiv:2312.00111. AnchoredCLIP and AllPairsCLIP are the paper's; TensorCLIP and Barlow Twins
+of many ways are in its reference code. Row 46 of the catalogue.
+
+Rows with a subset of the senses: a pair needs the two, and a term of `ways` senses the rows that have all of its senses; terms that a
+row lacks a sense for are skipped, as in the paper."""
+
+import itertools
+
+from amodal.core import unknown
+from amodal.methods.shapes import Towers, sense_pairs, share, two_senses
+from amodal.nn.encoder import Encoder
+from amodal.objectives.info_nce import info_nce
+from amodal.objectives.tensor_clip import barlow_ways, tensor_clip
+
+LOSSES = ("anchored", "all_pairs", "tensor", "barlow")
+
+
+def multimat(
+    encoder: Encoder,
+    *,
+    loss: str = "anchored",
+    anchor: str = "",
+    width: int = 128,
+    temperature: float = 0.2,
+    ways: int = 3,
+    half: bool = False,
+    tuples: int = 128,
+    off_diagonal: float = 5.1e-3,
+) -> Towers:
+    """loss: "anchored", each sense with the anchor; "all_pairs"; "tensor", products of `ways` senses; "barlow", correlations of
+    `ways` senses; anchor: a field, the first unless given; width: of the common space; temperature: fixed; ways: senses in one term,
+    all sets of so many; half: (tensor of three) tuples of which two belong together are half positives; tuples: (tensor) how many
+    rows compete, whose product is what it costs; off_diagonal: (barlow) weight of redundancy."""
+    if loss not in LOSSES:
+        raise unknown("multimat.loss", loss, LOSSES)
+    fields = list(two_senses(encoder).fields)
+    anchor = anchor or fields[0]
+    if anchor not in fields:
+        raise unknown("field to anchor to", anchor, fields)
+    ways = min(ways, len(fields))
+
+    def pairs(z):
+        chosen = sense_pairs(z, anchor if loss == "anchored" else None)
+        return {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=temperature) for a, b in chosen}
+
+    def sets(z):
+        found = {}
+        for names in itertools.combinations(z.sources, ways):
+            _, senses = z.complete(names)
+            if loss == "barlow":
+                value = barlow_ways(senses, off_diagonal=off_diagonal)
+            else:
+                value = tensor_clip(senses, temperature=temperature, half=half and ways == 3, tuples=tuples)
+            found[f"{loss}/{'~'.join(names)}"] = value
+        return found
+
+    return Towers(encoder.align(width), lambda z: share((sets if loss in ("tensor", "barlow") else pairs)(z)))

@@ -1,0 +1,26 @@
+"""Balanced CLIP: similarities are scaled to uniform marginals for k steps, of which CLIP takes one.
+Liu, Mehta, Pal & Harchaoui, NeurIPS 2024, arXiv:2408.15065, section 4. Every two senses of a record; what balancing does to the variance
+of an estimate is measured by `amodal.diagnose.balance`. Row 42 of the catalogue."""
+
+from amodal.methods.shapes import Towers, sense_pairs, share, two_senses
+from amodal.nn.encoder import Encoder
+from amodal.nn.scale import Scale
+from amodal.objectives.balance import balanced_info_nce
+
+
+def balance(
+    encoder: Encoder, *, steps: int = 2, width: int = 128, temperature: float = 0.07, max_scale: float = 100.0
+) -> Towers:
+    """steps: of balancing; 0 is jointly centred, 1 is CLIP, 2 doubly centred; width: of the common space; temperature: where the
+    learned softmax temperature starts (fixed at .01 in the paper, whose features are pretrained); max_scale: bound of its inverse."""
+    scale = Scale(1 / temperature, most=max_scale)
+
+    def objective(z):
+        return share(
+            {
+                f"balanced/{a}~{b}": balanced_info_nce(*z.pair(a, b), temperature=1 / scale(), steps=steps)
+                for a, b in sense_pairs(z)
+            }
+        )
+
+    return Towers(two_senses(encoder).align(width), objective, learned=scale)
