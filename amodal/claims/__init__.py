@@ -1,8 +1,9 @@
 """A claim is a test: what a paper is known for, measured again at small scale against its baseline.
 
 A claim page `amodal/claims/<key>.py` fixes, before its first run, CLAIM (in words), DATA, SEEDS, COMPARISONS and
-`measure(seed, dataset) -> {arm or metric: value}`. The runner repeats it over paired seeds, side by side with one thread each, and
-writes the record, whatever it says, to `amodal/claims/ledger/<key>.json`.
+`measure(seed, dataset) -> {arm or metric: value}`. The runner fetches DATA if it is a public set that is not here, repeats
+`measure` over paired seeds, side by side with one thread each, and writes the record, whatever it says, to
+`amodal/claims/ledger/<key>.json`. A page may have `picture(dataset, path)`, which draws the mechanism beside it.
 """
 
 from __future__ import annotations
@@ -67,11 +68,14 @@ def recorded(key: str) -> Record | None:
 
 def claim(key: str, *, seeds: int | None = None, data: str | None = None) -> Record:
     """Run a claim and write its record: to the ledger if it ran on its own data and seeds, else to the working directory."""
+    from amodal.data import sets
+
     page = load("claims", key, "claim")
     seeds = page.SEEDS if seeds is None else seeds
     if seeds < 2:
         raise AmodalError(f"an interval needs at least 2 seeds, not {seeds}")
     own = data is None and seeds == page.SEEDS
+    sets.ensure(data or page.DATA)
     begun = time.time()
     workers = min(seeds, os.cpu_count() or 1)
     spawn = multiprocessing.get_context("spawn")
@@ -100,6 +104,9 @@ def claim(key: str, *, seeds: int | None = None, data: str | None = None) -> Rec
     file = LEDGER / f"{key}.json" if own else Path(f"{key}.claim.json")
     file.write_text(json.dumps(entry, indent=1) + "\n")
     print(f"wrote {file}")
+    if hasattr(page, "picture"):
+        page.picture(_open(data or page.DATA), file.with_suffix(".png"))
+        print(f"wrote {file.with_suffix('.png')}")
     return Record(entry)
 
 
@@ -111,15 +118,17 @@ def _one_thread() -> None:
 
 
 def _measure(key: str, seed: int, data: str) -> dict[str, float]:
+    return load("claims", key, "claim").measure(seed, _open(data))
+
+
+def _open(data: str):
     from amodal.data import open as open_data
 
-    return load("claims", key, "claim").measure(seed, open_data(data))
+    return open_data(data)
 
 
 def _data_of(data: str) -> dict:
-    from amodal.data import open as open_data
-
-    dataset = open_data(data)
+    dataset = _open(data)
     return {"name": dataset.name, "records": len(dataset), "fingerprint": dataset.fingerprint}
 
 

@@ -18,7 +18,7 @@ CLAIM = (
     "actions of other records, shuffled, do not."
 )
 DATA = "turntable"
-SEEDS = 4
+SEEDS = 5
 BUDGET = Budget(steps=150, batch=128)
 ACCURACY, POSE = "linear probe, kind of unseen objects", "nearest other object of the kind within 30 degrees"
 COMPARISONS = (

@@ -28,7 +28,7 @@ CLAIM = (
     ".05 of Recall@10 less often than the same network over words."
 )
 DATA = "openmoji"
-SEEDS = 3
+SEEDS = 5
 BUDGET = Budget(steps=150, batch=64)
 PEOPLE, FOUND = "Spearman with people, 486 pairs of words", "Recall@10, picture of unseen tags"
 COMPARISONS = (

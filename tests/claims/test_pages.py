@@ -8,7 +8,7 @@ import pytest
 from amodal import claims, methods
 from amodal.claims import Comparison
 from amodal.core.find import load
-from amodal.data import bundled
+from amodal.data import bundled, sets
 
 KEYS = set("key claim verdict findings measured seeds data seconds date amodal versions machine".split())
 OF_A_FINDING = {"what", "metric", "this", "against", "effect", "interval", "verdict"}
@@ -19,7 +19,7 @@ ENTRIES = sorted(claims.LEDGER.glob("*.json"))
 def test_a_page_fixes_its_comparison_beforehand(key):
     page = load("claims", key, "claim")
     assert page.__doc__ and len(page.CLAIM.split()) > 10
-    assert page.DATA in bundled.NAMES
+    assert page.DATA in (*bundled.NAMES, *sets.names())
     assert page.SEEDS >= 5
     assert page.COMPARISONS and all(isinstance(c, Comparison) and c.what and c.metric for c in page.COMPARISONS)
     assert list(inspect.signature(page.measure).parameters) == ["seed", "dataset"]
@@ -29,7 +29,7 @@ def test_a_page_fixes_its_comparison_beforehand(key):
 @pytest.mark.parametrize("key", sorted(set(claims.names()) & set(methods.names())))
 def test_a_page_of_a_method_names_its_paper(key):
     doc = load("claims", key, "claim").__doc__
-    numbers = [w.strip(".,()") for w in methods.page(key).__doc__.split() if w.startswith("arXiv:")]
+    numbers = [w.strip(".,():") for w in methods.page(key).__doc__.split() if w.startswith("arXiv:")]
     assert numbers[0] in doc
 
 
