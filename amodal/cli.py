@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 Run = Annotated[Positional[Path], arg(metavar="RUN", help="the folder that `amodal pretrain --out` made")]
-Data = Annotated[str, arg(metavar="DIR", help="a folder, a table file, or a bundled set (globe, digits)")]
+Data = Annotated[str, arg(metavar="DIR", help="a folder, a table file, or a set: globe, digits, or of `amodal data`")]
 Where = Annotated[tuple[str, ...], arg(metavar="NAME=VALUE", help="only records whose label has this value")]
 
 
@@ -35,6 +35,23 @@ def init(
     from amodal.data import init as run
 
     show(run(directory, force=force))
+
+
+def data(
+    name: Annotated[
+        Positional[str | None], arg(metavar="[NAME]", help="a public set; all are listed unless given")
+    ] = None,
+    out: Annotated[Path | None, arg(metavar="DIR", help="the folder to build; a cache unless given")] = None,
+    any_version: Annotated[bool, arg(help="take packages of another version, or with another checksum")] = False,
+) -> None:
+    """List public sets, or fetch the packages that hold one and make it a folder of records."""
+    from amodal.data import sets
+
+    if name is None:
+        show(sets.listing())
+        return
+    folder = sets.fetch(name, out=out, any_version=any_version)
+    print(f"Next: amodal pretrain clip --data {name if out is None else folder} --out RUN")
 
 
 def pretrain(
@@ -63,6 +80,12 @@ def pretrain(
     workers: Annotated[int, arg(help="processes that decode; 0: a thread beside the training")] = 0,
     device: Annotated[str, arg(help="auto, cpu, cuda, cuda:N")] = "auto",
     checkpoint_every: Annotated[int, arg(help="steps between checkpoints; 0: a fifth of the run")] = 0,
+    curate: Annotated[
+        str, arg(help="how to choose what is trained on, e.g. jest; its options: --curate.NAME VALUE")
+    ] = "",
+    init_from: Annotated[
+        Path | None, arg(metavar="RUN", help="begin with this run's weights, as far as they fit")
+    ] = None,
 ) -> None:
     """Pretrain an encoder without labels. Options of the method itself: --method.NAME VALUE (`amodal methods METHOD` lists them)."""
     from amodal.train.pretrain import pretrain as run
@@ -92,6 +115,9 @@ def pretrain(
         device=device,
         checkpoint_every=checkpoint_every,
         options=METHOD_OPTIONS,
+        curate=curate,
+        curate_options=CURATE_OPTIONS,
+        init_from=init_from or "",
     )
     print(f"wrote {out}. Next: amodal evaluate {out} --data {data}")
 
@@ -236,8 +262,11 @@ def doctor() -> None:
     show(report())
 
 
-VERBS = {f.__name__: f for f in (demo, init, pretrain, evaluate, embed, index, search, export, methods, claim, doctor)}
+VERBS = {
+    f.__name__: f for f in (demo, init, data, pretrain, evaluate, embed, index, search, export, methods, claim, doctor)
+}
 METHOD_OPTIONS: dict[str, object] = {}
+CURATE_OPTIONS: dict[str, object] = {}
 
 
 def listed(text: str) -> list[str] | None:
@@ -260,22 +289,24 @@ def show(thing) -> None:
     stdout().print(thing)
 
 
-def take_method_options(argv: list[str]) -> tuple[list[str], dict[str, object]]:
+def take_method_options(argv: list[str], prefix: str = "--method.") -> tuple[list[str], dict[str, object]]:
     """Split off `--method.NAME VALUE` and `--method.NAME=VALUE`, whose names only the method's page knows."""
     rest, options, words = [], {}, iter(argv)
     for word in words:
-        if not word.startswith("--method."):
+        if not word.startswith(prefix):
             rest.append(word)
             continue
-        name, equals, value = word.removeprefix("--method.").partition("=")
+        name, equals, value = word.removeprefix(prefix).partition("=")
         options[name.replace("-", "_")] = value if equals else next(words, "")
     return rest, options
 
 
 def main(argv: list[str] | None = None) -> None:
     rest, options = take_method_options(sys.argv[1:] if argv is None else argv)
-    METHOD_OPTIONS.clear()
-    METHOD_OPTIONS.update(options)
+    rest, chosen = take_method_options(rest, "--curate.")
+    for known, now in ((METHOD_OPTIONS, options), (CURATE_OPTIONS, chosen)):
+        known.clear()
+        known.update(now)
     try:
         if rest and not rest[0].startswith("-") and rest[0] not in VERBS:
             from amodal.errors import unknown
@@ -285,6 +316,10 @@ def main(argv: list[str] | None = None) -> None:
             from amodal.errors import AmodalError
 
             raise AmodalError(f"--method.{next(iter(options))} is an option of `amodal pretrain METHOD`")
+        if chosen and not any(word == "--curate" or word.startswith("--curate=") for word in rest):
+            from amodal.errors import AmodalError
+
+            raise AmodalError(f"--curate.{next(iter(chosen))} is an option of `amodal pretrain … --curate NAME`")
         tyro.extras.subcommand_cli_from_dict(VERBS, args=rest, prog="amodal", description=__doc__.split(".")[0] + ".")
     except KeyboardInterrupt as e:
         resumes = rest[:1] == ["pretrain"]

@@ -96,17 +96,21 @@ def field_for(encoder, name: str) -> str:
 
 def _values(modality, value) -> list[Raw]:
     """One raw value or several as several. A list of numbers is one value; text that holds JSON is read for kinds made of numbers."""
-    if isinstance(value, str) and name_of(modality) in ("table", "series") and value.lstrip()[:1] in ("{", "["):
+    kind = name_of(modality)
+    if isinstance(value, str) and kind in ("table", "series", "events") and value.lstrip()[:1] in ("{", "["):
         try:
             value = json.loads(value)
         except ValueError as error:
             raise AmodalError(f"{value[:60]!r} is not JSON: {error}") from None
     several = (
-        isinstance(value, (list, tuple))
-        and all(isinstance(v, (str, bytes, Path)) for v in value)
-        and name_of(modality) != "table"
+        isinstance(value, (list, tuple)) and all(isinstance(v, (str, bytes, Path)) for v in value) and kind != "table"
     )
-    several |= isinstance(value, (list, tuple)) and all(hasattr(v, "shape") or isinstance(v, dict) for v in value)
+    if kind == "events":  # one record is a list of objects, or an object of lists
+        several |= isinstance(value, (list, tuple)) and all(
+            isinstance(v, list) or isinstance(v, dict) and any(isinstance(c, list) for c in v.values()) for v in value
+        )
+    else:
+        several |= isinstance(value, (list, tuple)) and all(hasattr(v, "shape") or isinstance(v, dict) for v in value)
     return list(value) if several else [value]
 
 
