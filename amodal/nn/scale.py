@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 
 class Scale(nn.Module):
-    """A positive scalar, learned as its logarithm, at most `most`; with `bias`, also a learned offset."""
+    """A positive scalar, learned as its logarithm, at least `least` and at most `most`; with `bias`, also a learned offset."""
 
-    def __init__(self, start: float, *, most: float = math.inf, bias: float | None = None):
+    def __init__(self, start: float, *, least: float = 0.0, most: float = math.inf, bias: float | None = None):
         super().__init__()
         self.log = nn.Parameter(torch.tensor(math.log(start)))
         self.bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
-        self.log_most = math.log(most)
+        self.log_least, self.log_most = math.log(least) if least else -math.inf, math.log(most)
 
     def forward(self) -> Tensor:
-        # the bound lets gradients through, so that a scale that has reached it can come back
-        bounded = self.log + (self.log.clamp(max=self.log_most) - self.log).detach()
+        # the bounds let gradients through, so that a scale that has reached one can come back
+        bounded = self.log + (self.log.clamp(self.log_least, self.log_most) - self.log).detach()
         return bounded.exp()

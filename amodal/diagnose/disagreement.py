@@ -1,0 +1,49 @@
+"""Which records do not fit: whose senses disagree with each other, and who is unlike the others of its class.
+
+Rizhko and Bloom 2024, arXiv:2411.08842, section on outliers: low average cosine of an object's own senses, and of an object to the
+members of its class. Both find exchanged and mislabelled records.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from amodal.core import Column, Embeddings
+from amodal.core.column import shared_rows
+
+
+def disagreement(z: Embeddings) -> Column:
+    """(N,) from 0 to 2, for the N rows that have two senses or more: one minus the mean cosine of the pairs of senses that the row has.
+
+    z: vectors in the aligned space. Senses that lie apart as a whole (the modality gap) put up all rows with the same senses alike;
+    compare rows that have the same senses, or centre each sense first.
+    """
+    total = next(iter(z.columns.values())).values.new_zeros(z.size)
+    pairs = torch.zeros_like(total)
+    for a, b in itertools.combinations(z.sources, 2):
+        at_a, at_b = shared_rows(z[a], z[b])
+        cosine = (normalize(z[a].values[at_a], dim=1) * normalize(z[b].values[at_b], dim=1)).sum(1)
+        rows = z[a].rows[at_a]
+        total, pairs = total.index_add(0, rows, cosine), pairs.index_add(0, rows, torch.ones_like(cosine))
+    rows = pairs.nonzero().squeeze(1)
+    return Column(1 - total[rows] / pairs[rows], rows)
+
+
+def unlike_class(z_ND: Tensor, class_N: Tensor) -> Tensor:
+    """(N,) from 0 to 2: one minus the mean cosine to the other rows of the same class; 1 for the only row of its class.
+
+    z_ND: vectors; class_N: (N,) int64. Raises ValueError unless there is one class for each row.
+    """
+    if z_ND.dim() != 2 or class_N.shape != z_ND.shape[:1]:
+        raise ValueError(
+            f"unlike_class needs (N, D) vectors and (N,) classes, got {tuple(z_ND.shape)} and {tuple(class_N.shape)}."
+        )
+    unit = normalize(z_ND, dim=1)
+    number, size = torch.unique(class_N, return_inverse=True, return_counts=True)[1:]
+    total = unit.new_zeros(len(size), unit.shape[1]).index_add(0, number, unit)[number]
+    others = size[number] - 1
+    return 1 - ((total * unit).sum(1) - unit.square().sum(1)) / others.clamp(min=1)
