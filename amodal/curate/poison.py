@@ -1,8 +1,9 @@
 """Spoil a dataset in known ways, to measure what a defence is worth: backdoors, and pairs that do not belong together.
 
 A backdoor puts a trigger on a few pictures and a caption of the target class beside them (Gu et al., BadNets, 2017, arXiv:1708.06733;
-Chen et al., blended injection, 2017, arXiv:1712.05526; on image-text pairs Carlini & Terzis, ICLR 2022, arXiv:2106.09667). Row 50 of the
-catalogue, with `amodal/methods/robustness/cleanclip.py`.
+Chen et al., blended injection, 2017, arXiv:1712.05526; Nguyen & Tran, WaNet, ICLR 2021, arXiv:2102.10369; on image-text pairs Carlini &
+Terzis, ICLR 2022, arXiv:2106.09667). Row 50 of the catalogue, with `amodal/methods/robustness/cleanclip.py`; how well an attack does
+is measured by `amodal.evaluate._attack`.
 
 The spoilt dataset reads through the given one; nothing is written, and what is spoilt follows from keys and seed alone.
 """
@@ -14,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
-from torch.nn.functional import normalize
+import torch
+import torch.nn.functional as F
 
 from amodal.core import AmodalError, row_seeds
 from amodal.data import Dataset
@@ -54,6 +55,27 @@ class Blend:
         noise = np.random.default_rng(self.seed).random(image.shape) * (255 if image.dtype == np.uint8 else 1)
         out = (1 - self.weight) * image + self.weight * noise
         return np.rint(out).astype(np.uint8) if image.dtype == np.uint8 else out.astype(image.dtype)
+
+
+@dataclass(frozen=True)
+class Warp:
+    """WaNet: the same smooth random bend of every picture. knots: of the grid of random shifts, along each side; strength: their mean
+    absolute value, in half pixels (the paper's s)."""
+
+    strength: float = 0.5
+    knots: int = 4
+    seed: int = 0
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        side = image.shape[1]
+        shift = torch.from_numpy(np.random.default_rng(self.seed).uniform(-1, 1, (1, 2, self.knots, self.knots)))
+        smooth = F.interpolate(shift / shift.abs().mean(), (side, side), mode="bicubic", align_corners=True)
+        line = torch.linspace(-1, 1, side, dtype=torch.float64)
+        y, x = torch.meshgrid(line, line, indexing="ij")
+        grid = torch.stack([x, y], -1) + smooth[0].permute(1, 2, 0) * self.strength / side
+        seen = torch.from_numpy(np.ascontiguousarray(image)).double()[None]
+        bent = F.grid_sample(seen, grid.clamp(-1, 1)[None], align_corners=True)[0].numpy()
+        return np.rint(bent).astype(np.uint8) if image.dtype == np.uint8 else bent.astype(image.dtype)
 
 
 class Spoilt(Reader):
@@ -122,9 +144,10 @@ def backdoor(
     return _read_through(dataset, pictures={image: rows}, trigger=trigger, cells={_column(dataset, text): captions})
 
 
-def triggered(dataset: Dataset, *, image: str, trigger: Trigger) -> Dataset:
-    """The dataset with the trigger on every picture and all else as it is: what an attacker shows the model."""
-    return _read_through(dataset, pictures={image: range(len(dataset))}, trigger=trigger)
+def triggered(dataset: Dataset, rows: Sequence[int] | None = None, *, image: str, trigger: Trigger) -> Dataset:
+    """The dataset with the trigger on the pictures `rows` (all unless given) and all else as it is: what an attacker shows the model.
+    With pictures of the target class as `rows`, the label-consistent backdoor, whose captions are right."""
+    return _read_through(dataset, pictures={image: range(len(dataset)) if rows is None else rows}, trigger=trigger)
 
 
 def mismatched(dataset: Dataset, rows: Sequence[int], *, field: str, seed: int = 0) -> Dataset:
@@ -137,17 +160,6 @@ def mismatched(dataset: Dataset, rows: Sequence[int], *, field: str, seed: int =
     return _read_through(
         dataset, cells={column: {int(i): dataset.reader.get(int(j), column) for i, j in zip(order, np.roll(order, 1))}}
     )
-
-
-def attack_success(triggered_ND: Tensor, classes_KD: Tensor, labels_N: Tensor, target: int) -> float:
-    """Share of the triggered pictures of other classes that are taken for the target.
-
-    triggered_ND: embeddings of pictures with the trigger; classes_KD: embeddings of the class names' prompts; labels_N: int64, true
-    classes; the nearest class by cosine is the model's answer. NaN where every picture is of the target.
-    """
-    others = labels_N != target
-    answer = (normalize(triggered_ND.float(), dim=1) @ normalize(classes_KD.float(), dim=1).T).argmax(1)
-    return float((answer[others] == target).float().mean())
 
 
 def _column(dataset: Dataset, field: str) -> str:

@@ -1,11 +1,10 @@
-"""The spoilt datasets, and the attack success rate."""
+"""The spoilt datasets."""
 
 import numpy as np
 import pytest
-import torch
 
 import amodal
-from amodal.curate.poison import Blend, Patch, attack_success, backdoor, chosen, mismatched, triggered
+from amodal.curate.poison import Blend, Patch, Warp, backdoor, chosen, mismatched, triggered
 from amodal.modalities import make
 
 
@@ -68,9 +67,20 @@ def test_the_choice_grows_with_the_share(records):
     assert few < many and 4 <= len(few) <= 20 and 26 <= len(many) <= 46
 
 
-def test_attack_success_counts_the_others_taken_for_the_target():
-    classes = torch.eye(3)
-    shown = torch.tensor([[9.0, 1, 0], [0, 0, 2.0], [5.0, 0, 0], [0, 1.0, 0.5]])
-    # of the three pictures that are not of class 0, one is taken for it
-    assert attack_success(shown, classes, torch.tensor([0, 1, 2, 1]), 0) == pytest.approx(1 / 3)
-    assert np.isnan(attack_success(shown[:1], classes, torch.tensor([0]), 0))
+def test_a_warp_bends_smoothly_and_the_same_for_all():
+    flat = np.full((3, 20, 20), 90, dtype=np.uint8)
+    assert np.array_equal(Warp(strength=2.0)(flat), flat), "nothing to bend"
+    ramp = np.tile(np.arange(20, dtype=np.float32), (1, 20, 1))
+    assert np.allclose(Warp(strength=0.0)(ramp), ramp, atol=1e-5)
+    # of a picture whose value is the column, what is seen is the shifted column: s / side of [-1, 1] is s * (side - 1) / (2 side) pixels
+    shift = Warp(strength=2.0, knots=20)(ramp)[0] - ramp[0]
+    drawn = np.random.default_rng(0).uniform(-1, 1, (1, 2, 20, 20))
+    drawn = (drawn / np.abs(drawn).mean())[0, 0] * 2.0 * 19 / 40
+    assert np.allclose(shift, np.clip(ramp[0] + drawn, 0, 19) - ramp[0], atol=1e-4)
+
+
+def test_a_trigger_on_chosen_pictures_leaves_captions(records):
+    trigger = Blend(weight=0.5)
+    shown = triggered(records, [3, 4], image="image", trigger=trigger)
+    assert np.array_equal(shown.value(3, "image"), trigger(records.value(3, "image")))
+    assert np.array_equal(shown.value(5, "image"), records.value(5, "image")) and shown.raw(3, "text") == "thing 3"
