@@ -1,0 +1,125 @@
+"""InfoNCE with kernels exp(-distance^gamma / temperature) in the place of the exponential of a cosine, on a batch and on a whole graph.
+
+Tan, Zhang, Yang and Yuan, ICLR 2024, arXiv:2303.15103: Kernel-InfoNCE and its mixtures, and the loss's expectation on a graph of similar
+objects, which is the cross-entropy between two random subgraphs and, with the Gaussian kernel, generalised spectral clustering.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from amodal.objectives.common import check_pair, check_positive, connected_zero, full_precision
+from amodal.objectives.info_nce import info_nce, nt_xent
+from amodal.objectives.tiles import by_rows
+
+NEAR = 1e-8
+"""Squared distances below this count as it and get no gradient, which a root has none of at 0."""
+
+
+@full_precision
+def kernel_info_nce(
+    a_ND: Tensor,
+    b_ND: Tensor,
+    *,
+    temperature: float | Tensor,
+    gamma: float = 2.0,
+    within: bool = True,
+    unit: bool = True,
+    tile: int = 256,
+) -> Tensor:
+    """Mean over all 2N anchors of -log( k(a_i, b_i) / sum_j k(a_i, .) ), k = exp(-d^gamma / temperature), d the Euclidean distance.
+
+    a_ND, b_ND:   embeddings of the same N rows in two views or senses.
+    temperature:  a number, or a scalar tensor that gets a gradient. Of unit vectors gamma 2 at temperature t is NT-Xent at t / 2.
+    gamma:        2 is the Gaussian kernel, 1 the Laplacian; smaller ones fall off faster near by and slower far away.
+    within:       the sum runs over all other 2N - 1 values (NT-Xent); False: over the N of the other side (CLIP's bipartite graph).
+    unit:         scale vectors to length one; False takes them as they are, as parts of unit vectors (`concatenated`).
+    tile:         anchors of a block of the distance matrix; changes memory and speed, not the result.
+
+    One row or none gives a connected 0. First derivatives only for unit vectors with gamma 2. Raises ValueError for unequal shapes and
+    for a temperature or gamma that is not above 0.
+    """
+    check_pair("kernel_info_nce", a_ND, b_ND)
+    check_positive("temperature", temperature)
+    check_positive("gamma", gamma)
+    if len(a_ND) < 2:
+        return connected_zero(a_ND, b_ND, temperature)
+    if unit and gamma == 2:  # 2 - 2 cos is the squared distance, and the 2 cancels
+        return (nt_xent if within else info_nce)(a_ND, b_ND, temperature=temperature / 2)
+    a, b = (F.normalize(x, dim=1) if unit else x for x in (a_ND, b_ND))
+    row = torch.arange(len(a), device=a.device)
+    # a pair's own distance is a difference of vectors, not 2 - 2 cos, which has no digits left where they are close
+    own = -_power((a - b).square().sum(1), gamma) / temperature
+
+    def rest(others_MD: Tensor, row_M: Tensor, x_tD: Tensor, row_t: Tensor) -> Tensor:
+        """(t,) log of the sum over other rows."""
+        logits = -_distances(x_tD, others_MD, gamma) / temperature
+        return logits.masked_fill(row_t[:, None] == row_M, -math.inf).logsumexp(1)
+
+    if within:
+        z, rows = torch.cat([a, b]), row.repeat(2)
+        below = by_rows(lambda *t: rest(z, rows, *t), z, rows, tile=tile)
+    else:
+        below = torch.cat([by_rows(lambda *t, y=y: rest(y, row, *t), x, row, tile=tile) for x, y in ((a, b), (b, a))])
+    return F.softplus(below - own.repeat(2)).mean()
+
+
+@full_precision
+def concatenated(
+    a_ND: Tensor, b_ND: Tensor, *, temperature: float | Tensor, gammas: tuple[float, float], share: float, within: bool
+) -> Tensor:
+    """The concatenation mixture: `share` of the loss with the first of `gammas` on the first half of the coordinates of unit vectors, the
+    rest with the second on the other half. Raises ValueError as `kernel_info_nce` does, and for an odd width."""
+    check_pair("concatenated", a_ND, b_ND)
+    if a_ND.shape[1] % 2:
+        raise ValueError(f"two kernels that share the coordinates need an even width, got {a_ND.shape[1]}.")
+    halves = zip(*(F.normalize(x, dim=1).chunk(2, 1) for x in (a_ND, b_ND)))
+    losses = [
+        kernel_info_nce(a, b, temperature=temperature, gamma=gamma, within=within, unit=False)
+        for (a, b), gamma in zip(halves, gammas)
+    ]
+    return share * losses[0] + (1 - share) * losses[1]
+
+
+@full_precision
+def graph_info_nce(
+    z_ND: Tensor,
+    graph_NM: Tensor,
+    other_MD: Tensor | None = None,
+    *,
+    temperature: float | Tensor,
+    gamma: float = 2.0,
+    unit: bool = True,
+) -> Tensor:
+    """The expectation of the loss on a finite graph: -sum_i sum_j pi_ij log( k(z_i, z_j) / sum_l k(z_i, z_l) ) over the sum of pi.
+
+    z_ND: a vector for each node. graph_NM: pi, how often j is drawn as the positive of i; rows need not sum to 1. other_MD: the
+    vectors of the other side of a bipartite graph; without it the graph is (N, N) on one set of nodes, and l runs over l != i.
+    temperature, gamma, unit: as in `kernel_info_nce`. The N x M matrix is held whole. Raises ValueError for shapes that do not fit.
+    """
+    check_positive("temperature", temperature)
+    check_positive("gamma", gamma)
+    other = z_ND if other_MD is None else other_MD
+    if graph_NM.shape != (len(z_ND), len(other)):
+        raise ValueError(f"a graph of {len(z_ND)} by {len(other)} nodes is no matrix of {tuple(graph_NM.shape)}.")
+    a, b = (F.normalize(x, dim=1) if unit else x for x in (z_ND, other))
+    logits = -_distances(a, b, gamma) / temperature
+    below = logits if other_MD is not None else logits.masked_fill(_diagonal(logits), -math.inf)
+    pi = graph_NM.to(logits.dtype)
+    return ((pi * (below.logsumexp(1, keepdim=True) - logits)).sum()) / pi.sum()
+
+
+def _diagonal(matrix_NN: Tensor) -> Tensor:
+    return torch.eye(len(matrix_NN), dtype=torch.bool, device=matrix_NN.device)
+
+
+def _distances(a_MD: Tensor, b_ND: Tensor, gamma: float) -> Tensor:
+    """(M, N) d^gamma."""
+    square = a_MD.square().sum(1)[:, None] + b_ND.square().sum(1) - 2 * a_MD @ b_ND.T
+    return _power(square, gamma)
+
+
+def _power(square: Tensor, gamma: float) -> Tensor:
+    return square if gamma == 2 else square.clamp_min(NEAR).pow(gamma / 2)
