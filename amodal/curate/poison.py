@@ -141,13 +141,13 @@ def backdoor(
     image, text: the fields; templates: captions with {} for the class, one after another.
     """
     captions = {int(i): templates[n % len(templates)].format(target) for n, i in enumerate(rows)}
-    return _read_through(dataset, pictures={image: rows}, trigger=trigger, cells={_column(dataset, text): captions})
+    return spoil(dataset, pictures={image: rows}, trigger=trigger, cells={_column(dataset, text): captions})
 
 
 def triggered(dataset: Dataset, rows: Sequence[int] | None = None, *, image: str, trigger: Trigger) -> Dataset:
     """The dataset with the trigger on the pictures `rows` (all unless given) and all else as it is: what an attacker shows the model.
     With pictures of the target class as `rows`, the label-consistent backdoor, whose captions are right."""
-    return _read_through(dataset, pictures={image: range(len(dataset)) if rows is None else rows}, trigger=trigger)
+    return spoil(dataset, pictures={image: range(len(dataset)) if rows is None else rows}, trigger=trigger)
 
 
 def mismatched(dataset: Dataset, rows: Sequence[int], *, field: str, seed: int = 0) -> Dataset:
@@ -157,7 +157,7 @@ def mismatched(dataset: Dataset, rows: Sequence[int], *, field: str, seed: int =
         raise AmodalError(f"to mismatch records takes two or more, not {len(order)}")
     column = _column(dataset, field)
     # one ring through all of them: nobody keeps its own
-    return _read_through(
+    return spoil(
         dataset, cells={column: {int(i): dataset.reader.get(int(j), column) for i, j in zip(order, np.roll(order, 1))}}
     )
 
@@ -169,7 +169,15 @@ def _column(dataset: Dataset, field: str) -> str:
     return column
 
 
-def _read_through(dataset: Dataset, **changes) -> Dataset:
-    spoilt = Dataset(Spoilt(dataset, **changes), dataset.schema, dataset.path, dataset.name)
+def spoil(
+    dataset: Dataset,
+    *,
+    pictures: Mapping[str, Sequence[int]] | None = None,
+    trigger: Trigger | None = None,
+    cells: Mapping[str, Mapping[int, object]] | None = None,
+) -> Dataset:
+    """The dataset with other cells: see `Spoilt`."""
+    read = Spoilt(dataset, pictures=pictures, trigger=trigger, cells=cells)
+    spoilt = Dataset(read, dataset.schema, dataset.path, dataset.name)
     spoilt.parts = dataset.parts
     return spoilt
