@@ -11,9 +11,10 @@ from amodal.modalities.text import Text
 from amodal.nn.encoder import Bags, Encoder
 
 
-def alone(encoder: Encoder, batch: Batch) -> Bags:
-    """source -> its tokens at the end of the trunk, each source seen alone, whatever the trunk."""
-    bags = encoder.tokenize(batch)
+def alone(encoder: Encoder, batch: Batch, bags: Bags | None = None) -> Bags:
+    """source -> its tokens at the end of the trunk, each source seen alone, whatever the trunk. bags: what `Encoder.tokenize` makes of
+    the batch, if the method has it already."""
+    bags = encoder.tokenize(batch) if bags is None else bags
     if encoder.trunk != "joint" or encoder.reads == "pure":
         return encoder.contextualise(bags)
     return {s: encoder.contextualise({s: bag})[s] for s, bag in bags.items()}
