@@ -8,7 +8,7 @@ sources ("who may read whom") only changes which keys a group of queries gets: k
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -33,17 +33,22 @@ class Group:
 @dataclass(frozen=True)
 class Plan:
     """order: (T,) the tokens in the order of the groups, None where they already are; groups: they cover every token once;
-    keys: (K,) what the groups that do not read themselves read, end to end, as places in that order."""
+    keys: (K,) what the groups that do not read themselves read, end to end, as places in that order; causal: each token reads
+    itself and those of its row that stand before it."""
 
     order: Tensor | None
     groups: tuple[Group, ...]
     keys: Tensor | None = None
+    causal: bool = False
 
 
-def plan(tokens: Tokens, reads: Reads | None = None) -> Plan:
-    """How to attend: everything in a row reads everything in it, or what the rule allows."""
+def plan(tokens: Tokens, reads: Reads | None = None, causal: bool = False) -> Plan:
+    """How to attend: everything in a row reads everything in it, or what the rule allows; `causal`, without a rule: only what
+    stands before it, and itself."""
+    if causal and reads is not None:
+        raise ValueError("a rule on sources and a causal order do not go together")
     return (
-        _plan_whole_rows(tokens)
+        replace(_plan_whole_rows(tokens), causal=causal)
         if reads is None
         else _plan_by_source(tokens, reads(tokens.names).to(tokens.row.device))
     )
@@ -111,14 +116,15 @@ def attend(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, how: Plan) -> Tensor:
         if group.keys:
             k, v = next(read)
         q, k, v = (t.unflatten(0, (group.rows, -1)).transpose(1, 2) for t in (q, k, v))
-        parts.append(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1))
+        parts.append(scaled_dot_product_attention(q, k, v, is_causal=how.causal).transpose(1, 2).flatten(0, 1))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _can_use_varlen(q_THd: Tensor, how: Plan) -> bool:
     """Many small groups, half precision and a GPU: one variable-length kernel beats one launch for each length."""
     half = q_THd.dtype in (torch.bfloat16, torch.float16)
-    return q_THd.is_cuda and half and len(how.groups) > 4 and how.keys is None and _varlen_kernel() is not None
+    plain = how.keys is None and not how.causal
+    return q_THd.is_cuda and half and len(how.groups) > 4 and plain and _varlen_kernel() is not None
 
 
 def _varlen_kernel():
