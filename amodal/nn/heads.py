@@ -39,6 +39,21 @@ class BatchNorm(nn.BatchNorm1d):
         return super().forward(x_ND)
 
 
+class BypassHead(nn.Module):
+    """A linear map beside a perceptron with one hidden layer, then BatchNorm: AMDIM's way into a space for scores (arXiv:1906.00910).
+    The bypass begins as the identity. Like `Projector` it couples rows, so a method calls it in `losses`."""
+
+    def __init__(self, width_in: int, width: int):
+        super().__init__()
+        self.bypass = nn.Linear(width_in, width)
+        nn.init.eye_(self.bypass.weight)
+        self.mlp = nn.Sequential(nn.Linear(width_in, width, bias=False), nn.ReLU(), nn.Linear(width, width, bias=False))
+        self.norm = BatchNorm(width)
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        return self.norm(self.bypass(x_ND) + self.mlp(x_ND))
+
+
 class PrototypeHead(nn.Module):
     """DINO's head: an MLP to a narrow unit vector, then its cosine with K prototypes (arXiv:2104.14294, appendix C)."""
 

@@ -24,7 +24,10 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
     "dreamlip": {"width": 32, "captions": 3},
     "multi_sk": {"width": 16, "anchors": 6, "queue": 0},  # so that all terms are there from the first step
     "mil_vl": {"width": 32, "captions": 2},
+    "softmask_vl": {"width": 16, "queue": 8, "warmup": 0.0, "ratio": 0.5},
+    "amdim": {"width": 16},
     "limoe": {"words_share": 1.0, "other_share": 1.0},  # a new router already meets the paper's
+    "mirror": {"width": 32, "prototypes": 24, "hidden": 32, "latent": 8},
 }
 
 

@@ -1,0 +1,78 @@
+"""What AMDIM alone does: scales that have seen no more than they should, views that predict each other, and its ablations."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from amodal import methods
+from amodal.core import Column
+from amodal.nn.encoder import Encoder
+from amodal.train.step import gradients
+from tests.methods.bench import batch, exact, fields, method
+
+PICTURE = ("picture",)
+
+
+def test_two_views_of_one_field_predict_each_other_at_three_scales():
+    m = exact(method("amdim", senses=PICTURE, width=8))
+    terms = gradients(m, exact(batch(m.views, senses=PICTURE)))
+    pair = "picture:1~picture:2"
+    assert set(terms) == {f"{t}/{pair}" for t in ("whole>regions", "whole>patches", "regions>regions", "penalty")}
+    reached = {n.split(".")[1] for n, p in m.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert reached >= {"tokenizers", "trunks", "heads"}
+
+
+def test_a_scale_has_seen_no_more_than_its_name_says():
+    """A changed corner changes the whole, one of four regions, and the patches it covers."""
+    m = exact(method("amdim", senses=PICTURE, width=8)).eval()
+    one = exact(batch(("plain",), size=2, patchy=False, senses=PICTURE))
+    pixels = one["picture"].values.clone()
+    pixels[:, :, :8, :8] += 1
+    other = replace(one, columns={"picture": Column(pixels, one["picture"].rows)})
+    a, b = m.features(one), m.features(other)
+    changed = {
+        k: (a[k].values.flat != b[k].values.flat).any(1).view(2, -1) for k in ("picture/regions", "picture/patches")
+    }
+    assert (a["picture"].values != b["picture"].values).any(1).all()
+    assert changed["picture/regions"].sum(1).tolist() == [1, 1] and changed["picture/patches"].sum(1).tolist() == [1, 1]
+
+
+OPTIONS = ({"middle": False}, {"bound": 0.0}, {"penalty": 0.0}, {"same_view": True}, {"mixtures": 3}, {"parts": 1})
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("senses", [PICTURE, ("words", "signal", "facts")])
+def test_every_option_learns(options, senses):
+    m = exact(method("amdim", senses=senses, width=8, **options))
+    terms = gradients(m, exact(batch(m.views, size=9, senses=senses)))
+    assert all(t.isfinite() for t in terms.values())
+    assert sum(float(p.grad.abs().sum()) for p in m.encoder.parameters() if p.grad is not None) > 0
+    assert any("regions>regions" in t for t in terms) == (options.get("middle", True) and not options.get("same_view"))
+    assert any("penalty" in t for t in terms) == ("penalty" not in options)
+    m.zero_grad()
+    nothing = gradients(m, exact(batch(m.views, senses=senses, absent=senses)))
+    assert sum(nothing.values()) == 0
+
+
+def test_the_same_view_predicts_itself_better_than_another():
+    """Before training, too: the parts of a view are in its whole."""
+    across, within = (exact(method("amdim", senses=PICTURE, width=16, same_view=same)) for same in (False, True))
+    b = exact(batch(across.views, size=32, patchy=False, senses=PICTURE))
+    losses = [sum(v for n, v in m.losses(m.features(b)).items() if "whole" in n) for m in (across, within)]
+    assert losses[1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    "kind", [{"trunk": "shared"}, {"trunk": "joint"}, {"pool": "cls"}, {"pool": "attention"}], ids=str
+)
+def test_any_encoder_will_do(kind):
+    torch.manual_seed(0)
+    m = methods.build("amdim", Encoder(fields(), size="nano", **kind), width=8)
+    b = batch(m.views)
+    whole, part = m.features(b), m.features(b.between(2, 6))
+    for name in part:
+        a, c = whole[name].between(2, 6), part[name]
+        flat = [getattr(x.values, "flat", x.values).detach() for x in (a, c)]
+        torch.testing.assert_close(*flat, rtol=1e-4, atol=1e-5)
+    assert all(t.isfinite() for t in m.losses(whole).values())
