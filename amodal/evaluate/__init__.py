@@ -35,7 +35,7 @@ __all__ = [
     "protocols",
 ]
 
-ORDER = ("knn", "linear", "retrieval", "zero_shot", "missing", "transfer")
+ORDER = ("knn", "linear", "cluster", "retrieval", "zero_shot", "missing", "transfer", "open_set")
 USUAL = (
     "label",
     "labels",

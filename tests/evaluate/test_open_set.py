@@ -1,0 +1,102 @@
+"""Open-set retrieval against a loop, on classes of which some were never trained on."""
+
+import numpy as np
+import pytest
+import torch
+
+from amodal.core import Column, Embeddings
+from amodal.evaluate import Embedded, NotApplicable
+from amodal.evaluate.open_set import harmonic_mean, open_set
+
+GENUS = {"ant": "A", "ape": "A", "bee": "B", "bat": "B", "cow": "C"}
+
+
+def records(species, seed, noise=0.9, share=0.8):
+    rng = np.random.default_rng(seed)
+    centres = dict(zip(GENUS, np.random.default_rng(9).normal(size=(len(GENUS), 6))))
+    own = np.stack([centres[s or "cow"] for s in species])
+    columns = {}
+    for sense in ("image", "dna"):
+        rows = np.sort(rng.permutation(len(species))[: round(share * len(species))])
+        x = (own + rng.normal(0, noise, own.shape))[rows]
+        columns[sense] = Column(torch.tensor(x, dtype=torch.float32), torch.from_numpy(rows))
+    z = Embeddings(columns, len(species))
+    labels = {
+        "species": np.array(species, dtype=object),
+        "genus": np.array([GENUS.get(s) for s in species], dtype=object),
+    }
+    return Embedded([f"{seed}-{i}" for i in range(len(species))], z, z, labels)
+
+
+def parts():
+    rng = np.random.default_rng(0)
+    train = records([*rng.choice(["ant", "bee"], 40), None, None], 1)
+    test = records([*rng.choice(["ant", "bee"], 30), *rng.choice(["ape", "bat", "cow"], 50), None], 2)
+    role = np.full(len(test), "query", dtype=object)
+    role[[i for i, s in enumerate(test.labels["species"]) if s in ("ape", "bat", "cow") and i % 3 == 0]] = "key"
+    test.labels["role"] = role
+    return train, test
+
+
+@pytest.mark.parametrize("label", ["species", "genus"])
+def test_it_is_what_a_loop_finds(label):
+    train, test = parts()
+    result = open_set(train, test, label=label, by="species", role="role")
+    for a in ("image", "dna"):
+        for b in ("image", "dna"):
+            keys = [
+                (v, train.labels[label][r])
+                for v, r in zip(train.aligned[b].values, train.aligned[b].rows)
+                if train.labels["species"][r]
+            ]
+            keys += [
+                (v, test.labels[label][r])
+                for v, r in zip(test.aligned[b].values, test.aligned[b].rows)
+                if test.labels["role"][r] == "key"
+            ]
+            hits = {"seen": {}, "unseen": {}}
+            for v, r in zip(test.aligned[a].values, test.aligned[a].rows):
+                species = test.labels["species"][r]
+                if species is None or test.labels["role"][r] == "key":
+                    continue
+                cosine = [float(torch.cosine_similarity(v, k, dim=0)) for k, _ in keys]
+                truth = test.labels[label][r]
+                group = "seen" if species in ("ant", "bee") else "unseen"
+                hits[group].setdefault(truth, []).append(keys[int(np.argmax(cosine))][1] == truth)
+            micro = {g: np.mean(sum(h.values(), [])) for g, h in hits.items()}
+            macro = {g: np.mean([np.mean(x) for x in h.values()]) for g, h in hits.items()}
+            for kind, value in (("top-1", micro), ("macro top-1", macro)):
+                for group in hits:
+                    assert result.value(a, f"{kind}, {group}", target=b) == pytest.approx(value[group])
+                expected = 2 / (1 / value["seen"] + 1 / value["unseen"])
+                assert result.value(a, f"{kind}, harmonic mean", target=b) == pytest.approx(expected)
+
+
+def test_chance_is_what_a_random_key_gives():
+    train, test = parts()
+    row = next(r for r in open_set(train, test, label="species", role="role").rows if r["metric"] == "top-1, seen")
+    keys = [train.labels["species"][r] for r in train.aligned["image"].rows if train.labels["species"][r]]
+    keys += [test.labels["species"][r] for r in test.aligned["image"].rows if test.labels["role"][r] == "key"]
+    asked = [
+        test.labels["species"][r] for r in test.aligned["image"].rows if test.labels["species"][r] in ("ant", "bee")
+    ]
+    assert row["chance"] == pytest.approx(np.mean([keys.count(s) / len(keys) for s in asked]))
+    assert row["n"] == len(asked)
+
+
+def test_without_roles_half_of_each_unseen_class_are_keys_whatever_the_order():
+    train, test = parts()
+    found = open_set(train, test, label="species")
+    unseen = [s for s in test.labels["species"] if s in ("ape", "bat", "cow")]
+    asked = sum(len([s for s in unseen if s == c]) - len([s for s in unseen if s == c]) // 2 for c in set(unseen))
+    whole = records(list(test.labels["species"]), 2, share=1.0)
+    row = next(r for r in open_set(train, whole, label="species").rows if r["metric"] == "top-1, unseen")
+    assert row["n"] == asked
+    assert found.spec["by"] == "species"
+
+
+def test_what_cannot_be_asked_is_refused_with_a_reason():
+    train, _ = parts()
+    with pytest.raises(NotApplicable, match="was in training"):
+        open_set(train, train, label="species")
+    assert harmonic_mean(0, 0) == 0 and harmonic_mean(0.5, 0) == 0
