@@ -4,6 +4,8 @@ The finaliser is splitmix64 (Steele, Lea, Flood, OOPSLA 2014; constants of Staff
 wraparound.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -47,3 +49,10 @@ def uniform(seed_T: Tensor, *counters: Tensor | int) -> Tensor:
     counters:  int64 tensors or ints: a token's index, the number of the draw, an epoch.
     """
     return ((hash_bits(seed_T, *counters) >> 40) & 0xFFFFFF).float() * 2.0**-24
+
+
+def normal(seed_T: Tensor, *counters: Tensor | int) -> Tensor:
+    """Standard normal float32 numbers (Box and Muller, 1958), one for each seed and counters, of at most 5.8 in size; arguments as in
+    `uniform`."""
+    radius, angle = uniform(seed_T, *counters, 0), uniform(seed_T, *counters, 1)
+    return (-2 * torch.log1p(-radius)).sqrt() * (2 * math.pi * angle).cos()

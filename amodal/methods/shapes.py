@@ -100,7 +100,8 @@ def token_column(bag: Tokens) -> Column:
 
 def row_losses(loss_T: Tensor, hidden: Tokens) -> Column:
     """Losses of hidden tokens -> for each row that has any, (N, 2): their sum and their number. `token_mean` ends it."""
-    both = torch.stack([loss_T.float(), torch.ones_like(loss_T, dtype=torch.float32)], 1)
+    loss_T = loss_T.to(torch.promote_types(loss_T.dtype, torch.float32))
+    both = torch.stack([loss_T, torch.ones_like(loss_T)], 1)
     total = both.new_zeros(hidden.size, 2).index_add(0, hidden.row, both)
     rows = hidden.lengths().nonzero().squeeze(1)
     return Column(total[rows], rows)

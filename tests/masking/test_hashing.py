@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from amodal.masking.hashing import hash_bits, uniform
+from amodal.masking.hashing import hash_bits, normal, uniform
 
 N = 200_000
 
@@ -77,3 +77,13 @@ def test_broadcasts_and_wants_integers():
     assert torch.equal(uniform(torch.arange(3), 4), uniform(torch.arange(3, dtype=torch.int32), torch.full((3,), 4)))
     with pytest.raises(TypeError, match="float32"):
         uniform(torch.zeros(3))
+
+
+def test_normal_numbers_are_normal():
+    i = torch.arange(N)
+    x = normal(i, 3).double()
+    assert abs(x.mean()) < 4 / N**0.5 and abs(x.var() - 1) < 4 * (2 / N) ** 0.5
+    assert abs((x**3).mean()) < 4 * (15 / N) ** 0.5 and abs((x**4).mean() - 3) < 4 * (96 / N) ** 0.5
+    for level, share in ((1.0, 0.3173), (2.0, 0.0455)):
+        assert abs((x.abs() > level).double().mean() - share) < 4 * (share * (1 - share) / N) ** 0.5
+    assert abs(corr(x[1:], x[:-1])) < 4.5 / N**0.5 and abs(corr(x, normal(i, 4).double())) < 4.5 / N**0.5

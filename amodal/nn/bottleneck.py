@@ -1,0 +1,29 @@
+"""A narrow Gaussian between a vector and its clusters, for several senses at once: MIRROR's style (Wang et al. 2025, arXiv:2503.00374), a
+variational bottleneck (Kingma and Welling 2014, arXiv:1312.6114) before prototypes that start orthogonal."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from amodal.core import Column
+from amodal.masking.hashing import normal
+
+
+class Style(nn.Module):
+    """A vector -> a Gaussian, a draw from it, and the draw's scores with the prototypes."""
+
+    def __init__(self, width: int, hidden: int, latent: int, prototypes: int):
+        super().__init__()
+        self.enter = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden // 2))
+        self.mean, self.log_variance = (nn.Linear(hidden // 2, latent) for _ in range(2))
+        self.leave, self.prototypes = nn.Linear(latent, width), nn.Linear(width, prototypes, bias=False)
+        nn.init.orthogonal_(self.prototypes.weight)
+
+    def forward(self, own: Column, seeds: Tensor, code: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and log variance (N, latent), scores (N, prototypes). own: vectors (N, D); seeds: (B,) of all rows, from which the draw
+        follows, and from `code`."""
+        x = self.enter(own.values)
+        mean, log_variance = self.mean(x), self.log_variance(x)
+        noise = normal(seeds[own.rows, None], code, torch.arange(mean.shape[1], device=x.device)).to(x.dtype)
+        return mean, log_variance, self.prototypes(self.leave(mean + (log_variance / 2).exp() * noise))

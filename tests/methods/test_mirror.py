@@ -1,0 +1,63 @@
+"""MIRROR: the weights are the paper's, what is hidden is what is scored, and the style is drawn from the rows' seeds."""
+
+import torch
+
+from amodal.core import Column
+from amodal.methods._matching import SEED
+from amodal.train.step import gradients
+from tests.methods.bench import batch, exact, method
+
+TWO = ("picture", "words")
+
+
+def test_two_senses_weigh_as_in_the_paper():
+    b = exact(batch(("weak",), patchy=False, senses=TWO))
+    plain = dict(align=1.0, retain=0.5, style=0.5, cluster=1.0)  # 2 x .5: the whole sum of both senses
+    each, paper = (exact(method("mirror", senses=TWO, **weights)) for weights in (plain, {}))
+    each, paper = each.losses(each.features(b)), paper.losses(paper.features(b))
+    assert len(each) == 6
+    for term, value in each.items():
+        share = {"info_nce": 0.5, "retain": 0.2, "style": 0.2, "cluster": 0.2}[term.split("/")[0]]
+        torch.testing.assert_close(paper[term], share * value, rtol=1e-9, atol=1e-12)
+
+
+def test_retention_scores_the_hidden_tokens_of_each_row():
+    m = exact(method("mirror"))
+    b = exact(batch(m.views))
+    features = m.features(b)
+    for source, bag in m.encoder.tokenize(b).items():
+        total, count = features[f"retain/{source}"].values.T
+        lengths = bag.lengths()
+        kept = (lengths.double() * 0.25 + 1e-9).round().clamp(min=1)
+        rows = features[f"retain/{source}"].rows
+        assert torch.equal(count.detach().long(), (lengths - kept)[rows].long()) and (total[count > 0] > 0).all()
+
+
+def test_a_stopped_target_is_not_moved():
+    """Without the other losses, only what stands before the decoder's visible tokens learns; values stay the same."""
+    only = dict(align=0.0, style=0.0, cluster=0.0)
+    found = []
+    for stop in (False, True):
+        m = exact(method("mirror", stop_target=stop, **only))
+        terms = gradients(m, exact(batch(m.views)))
+        grads = torch.cat([p.grad.flatten() for n, p in m.encoder.named_parameters() if p.grad is not None])
+        found.append((sum(terms.values()), grads))
+    torch.testing.assert_close(found[0][0], found[1][0])
+    assert not torch.allclose(found[0][1], found[1][1]) and found[1][1].abs().sum() > 0
+
+
+def test_the_style_is_drawn_from_seeds():
+    m = exact(method("mirror"))
+    features = m.features(exact(batch(m.views)))
+    own, seeds = features["own/words"], features[SEED].values
+    mean, log_variance, scores = m.style(own, seeds, 1)
+    assert torch.equal(scores, m.style(own, seeds, 1)[2]) and not torch.equal(scores, m.style(own, seeds + 1, 1)[2])
+    still = Column(own.values[1:], own.rows[1:])
+    torch.testing.assert_close(m.style(still, seeds, 1)[2], scores[1:])
+    rows = torch.arange(4000)
+    many = m.style(Column(own.values[:1].expand(4000, -1), rows), rows, 1)[2]
+    expected = m.style.prototypes(m.style.leave(mean[0]))
+    assert (many.mean(0) - expected).abs().max() < 5 * many.std(0).max() / 4000**0.5
+    weight = m.style.prototypes.weight @ m.style.leave.weight
+    spread = (weight.square() @ log_variance[0].exp()).sqrt()
+    torch.testing.assert_close(many.std(0), spread, rtol=0.08, atol=0)
