@@ -3,19 +3,20 @@ other sense. For any field in the place of the words, any other in that of the i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Batch, Column, Ragged, Tokens, field_of, name_code, unknown
+from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, Tokens, field_of, name_code, unknown
 from amodal.core.column import shared_rows
 from amodal.masking.hashing import hash_bits
 from amodal.masking.random import random_keep
 from amodal.methods._contract import Features
 from amodal.methods.shapes import token_column
-from amodal.nn.cross import CrossEncoder, mean_token
+from amodal.nn.cross import CrossEncoder, grad_cam, mean_token
 from amodal.nn.encoder import Encoder
+from amodal.nn.queue import Queues
 from amodal.objectives.matching import hard_negatives, matching
 
 SEED = "seed"
@@ -29,14 +30,26 @@ class Matcher(nn.Module):
         super().__init__()
         self.cross, self.head = CrossEncoder(width, depth, heads), nn.Linear(width, 1)
 
-    def forward(self, words: Ragged, seen: Ragged) -> Tensor:
-        """(N,) logits of pairs: words i with what is seen in i."""
-        return self.head(mean_token(self.cross(words, seen))).squeeze(1)
+    def forward(self, words: Ragged, seen: Ragged, strength: Tensor | None = None) -> Tensor:
+        """(N,) logits of pairs: words i with what is seen in i. strength: of each token that is seen (sum of lengths,)."""
+        return self.head(mean_token(self.cross(words, seen, strength=strength))).squeeze(1)
 
     def watched(self, words: Ragged, seen: Ragged, layer: int = -1) -> tuple[Tensor, Tensor]:
         """(N,) logits, and the weights (N, H, Q, K) with which the words read in this block, for Grad-CAM."""
         out, weights = self.cross(words, seen, weigh=layer)
         return self.head(mean_token(out)).squeeze(1), weights
+
+    def explained(self, words: Ragged, seen: Ragged, layer: int = -1) -> tuple[Tensor, Tensor]:
+        """(N,) logits, and (N, Q, K) how much each word's reading of each part of what is seen speaks for them (`grad_cam`)."""
+        with torch.enable_grad():
+            same, weights = self.watched(words, seen, layer)
+            return same, grad_cam(same, weights, keep=True)
+
+    def mismatched(self, words: Ragged, seen: Ragged, other_seen: Tensor, other_words: Tensor) -> Tensor:
+        """Logits of the pairs that do not belong together; arguments as in `loss`."""
+        rows = torch.arange(len(words), device=other_seen.device)
+        a, b = (rows[o >= 0] for o in (other_seen, other_words))
+        return self(words[torch.cat([a, other_words[b]])], seen[torch.cat([other_seen[a], b])])
 
     def loss(
         self, words: Ragged, seen: Ragged, other_seen: Tensor, other_words: Tensor, pairs: Ragged | None = None
@@ -91,6 +104,18 @@ def draw_negatives(features: Features, words: str, seen: str, *, temperature: fl
     return other_seen, other_words
 
 
+def with_queue(
+    loss: Callable[..., Tensor], z: Embeddings, keys: Embeddings, queues: Queues, a: str, b: str, **options
+) -> Tensor:
+    """Mean of both directions of `loss(queries (N, D), keys (M, D), **options)`, whose first N keys are those of the same rows; the
+    others come from the queue. keys: as `z`, of a slow copy perhaps."""
+    ways = []
+    for one, other in ((a, b), (b, a)):
+        query, key = Embeddings({"query": z[one], "key": keys[other]}, z.size).pair("query", "key")
+        ways.append(loss(query, torch.cat([key, queues.earlier(other).to(key.dtype)]), **options))
+    return sum(ways) / 2
+
+
 class MaskedWords(nn.Module):
     """Some tokens of a field are hidden and predicted from the others and from another sense (ALBEF, arXiv:2107.07651, 3.2, "Masked
     Language Modeling"; BERT's 15 %, every one of them replaced by the mask token). A function of single rows, so for `features`."""
@@ -113,18 +138,26 @@ class MaskedWords(nn.Module):
 
     def encode(self, encoder: Encoder, content: Tokens, hidden_T: Tensor) -> Tokens:
         """The tokens of one source, as the encoder reads them with some of them hidden. content: of `Encoder.content`."""
+        return encoder.pools[self.field].strip(self.context(encoder, content, hidden_T))
+
+    def context(self, encoder: Encoder, content: Tokens, hidden_T: Tensor) -> Tokens:
+        """As `encode`, with what the pooling needs beside the tokens."""
         source = content.names[0]
         x_TD = torch.where(hidden_T[:, None], self.token.to(content.x.dtype), content.x)
-        context = encoder.contextualise({source: encoder.place(content.with_x(x_TD))})
-        return encoder.pools[self.field].strip(context[source])
+        return encoder.contextualise({source: encoder.place(content.with_x(x_TD))})[source]
 
     def forward(self, encoder: Encoder, batch: Batch, content: Tokens, seen: Column, cross: CrossEncoder) -> Column:
         """For each row that has both, (N, 2): the sum of the losses of its hidden tokens, and their number (`token_mean` ends it).
         seen: lists of tokens of the other sense."""
-        source = content.names[0]
         hidden_T = self.draw(content, batch.seeds)
         words = token_column(self.encode(encoder, content, hidden_T))
-        target_T = encoder.fields[self.field].targets(batch[source].values)
+        target_T = encoder.fields[self.field].targets(batch[content.names[0]].values)
+        return self.guess(encoder, words, hidden_T, target_T, seen, cross)
+
+    def guess(
+        self, encoder: Encoder, words: Column, hidden_T: Tensor, target_T: Tensor, seen: Column, cross: CrossEncoder
+    ) -> Column:
+        """`forward` for words that the encoder has read: the lists of `encode`, what is hidden and what stands there."""
         at, at_seen = shared_rows(words, seen)
         read = cross(words.values[at], seen.values[at_seen])
         hidden, target = (Ragged(t, words.values.lengths)[at].flat for t in (hidden_T, target_T))

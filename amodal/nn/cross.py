@@ -26,17 +26,22 @@ class CrossEncoder(nn.Module):
         self.norm_keys, self.norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.apply(_initialise)
 
-    def forward(self, queries: Ragged, keys: Ragged, weigh: int | None = None) -> Ragged | tuple[Ragged, Tensor]:
+    def forward(
+        self, queries: Ragged, keys: Ragged, weigh: int | None = None, strength: Tensor | None = None
+    ) -> Ragged | tuple[Ragged, Tensor]:
         """queries, keys: N lists of tokens (length, D); row i reads row i. A row without keys reads nothing.
 
         weigh: also return the weights (N, H, Q, K) with which the queries of this block (from 0, or -1 for the last) read the
         keys, as part of the graph; Q and K are the longest lists, entries beyond a row's own are zero or without meaning.
+        strength: a factor for each key (sum of lengths,), behind the norm that would undo it.
         Raises ValueError for unequal numbers of rows.
         """
         if len(queries) != len(keys):
             raise ValueError(f"{len(queries)} lists of queries and {len(keys)} of keys; row i reads row i")
         asks, answers = Places(queries.lengths), Places(keys.lengths)
         x_TD, y_TD, weights = queries.flat, self.norm_keys(keys.flat), None
+        if strength is not None:
+            y_TD = y_TD * strength.to(y_TD.dtype)[:, None]
         watched = None if weigh is None else weigh % len(self.blocks)
         for number, block in enumerate(self.blocks):
             x_TD, seen = block(x_TD, y_TD, asks, answers, number == watched)
@@ -112,12 +117,13 @@ class Places:
         return table.flatten(0, 1) if self.row is None else table[self.row, self.within]
 
 
-def grad_cam(score_N: Tensor, weights_NHQK: Tensor) -> Tensor:
+def grad_cam(score_N: Tensor, weights_NHQK: Tensor, keep: bool = False) -> Tensor:
     """(N, Q, K), no gradient: how much each query's reading of each key speaks for the score of its row, the mean over heads of
-    relu(d score / d weight * weight). Selvaraju et al. 2017, arXiv:1610.02391, as ALBEF (arXiv:2107.07651, 6.4) applies it."""
+    relu(d score / d weight * weight). Selvaraju et al. 2017, arXiv:1610.02391, as ALBEF (arXiv:2107.07651, 6.4) applies it.
+    keep: the graph, for a loss of the same scores."""
     if not weights_NHQK.numel():
         return weights_NHQK.detach().sum(1)
-    (slope,) = torch.autograd.grad(score_N.sum(), weights_NHQK)
+    (slope,) = torch.autograd.grad(score_N.sum(), weights_NHQK, retain_graph=keep)
     return (slope * weights_NHQK.detach()).relu().mean(1)
 
 

@@ -24,22 +24,31 @@ def matching(same_N: Tensor, other_M: Tensor) -> Tensor:
 
 @torch.no_grad()
 @full_precision
-def draw_others(logits_MN: Tensor, own_M: Tensor, seed_M: Tensor, *, group_N: Tensor | None = None) -> Tensor:
+def draw_others(
+    logits_MN: Tensor,
+    own_M: Tensor,
+    seed_M: Tensor,
+    *,
+    group_N: Tensor | None = None,
+    column_N: Tensor | None = None,
+) -> Tensor:
     """One column for each row, drawn with probability softmax(logits_i) over the columns that are not its own: (M,) int64.
 
     own_M: the column that belongs to each row; seed_M: int64, all that is random about a row: the same seeds draw the same columns
     however rows are spread over processes. group_N: columns of the group of a row's own column are not drawn either (the same
-    caption twice). -1 where nothing is left to draw.
+    caption twice). column_N: int64, a name for each column (its own seed, say), so that what is drawn does not depend on the order
+    of the columns; their numbers unless given. -1 where nothing is left to draw.
     """
+    if not logits_MN.shape[1]:
+        return torch.full_like(own_M, -1)
     column = torch.arange(logits_MN.shape[1], device=logits_MN.device)
     barred = column == own_M[:, None]
     if group_N is not None:
         barred |= group_N == group_N[own_M][:, None]
-    chance = logits_MN.double().masked_fill(barred, -torch.inf).softmax(1).nan_to_num(0.0)
-    below = chance.cumsum(1)
-    # the first column whose cumulative chance exceeds u times their sum; the sum is 1 but for rounding
-    at = torch.searchsorted(below, (uniform(seed_M).double() * below[:, -1])[:, None], right=True).squeeze(1)
-    return at.masked_fill(barred.all(1), -1)
+    # the largest of logits plus Gumbel noise is a draw from their softmax (Gumbel 1954; Maddison et al. 2014)
+    luck = uniform(seed_M[:, None], column if column_N is None else column_N).double() + 2.0**-25
+    noisy = (logits_MN.double() - (-luck.log()).log()).masked_fill(barred, -torch.inf)
+    return noisy.argmax(1).masked_fill(barred.all(1), -1)
 
 
 @torch.no_grad()
@@ -63,4 +72,6 @@ def hard_negatives(
     a, b = normalize(a_ND, dim=1) / temperature, normalize(b_ND, dim=1)
     own = torch.arange(len(a), device=a.device)
     parts = zip(*(t.split(tile) for t in (a, own, seed_N)))
-    return torch.cat([draw_others(rows @ b.T, mine, seeds, group_N=group_N) for rows, mine, seeds in parts])
+    return torch.cat(
+        [draw_others(rows @ b.T, mine, seeds, group_N=group_N, column_N=seed_N) for rows, mine, seeds in parts]
+    )

@@ -27,7 +27,9 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
     "softmask_vl": {"width": 16, "queue": 8, "warmup": 0.0, "ratio": 0.5},
     "amdim": {"width": 16},
     "limoe": {"words_share": 1.0, "other_share": 1.0},  # a new router already meets the paper's
+    "medflip": {"width": 32, "semantics": "kind", "reconstruct": 1.0, "tuning": 0.3},
     "mirror": {"width": 32, "prototypes": 24, "hidden": 32, "latent": 8},
+    "texttopicnet": {"topics": 6, "least": 1, "most": 1.0, "buckets": 256},
 }
 
 

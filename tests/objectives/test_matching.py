@@ -44,6 +44,15 @@ def test_the_same_seeds_draw_the_same_rows(pair, tile):
     assert not torch.equal(drawn, hard_negatives(a, b, row_seeds([str(i) for i in range(9)], salt=1), temperature=1.0))
 
 
+def test_the_order_of_the_rows_does_not_matter(pair):
+    a, b = pair(9, 4)
+    seeds = row_seeds([str(i) for i in range(9)])
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
+    drawn = hard_negatives(a, b, seeds, temperature=0.3)
+    again = hard_negatives(a[order], b[order], seeds[order], temperature=0.3)
+    assert torch.equal(order[again], drawn[order])
+
+
 def test_rows_of_the_same_group_are_no_negatives(pair):
     a, b = pair(6, 4)
     group = torch.tensor([0, 0, 0, 1, 1, 0])
