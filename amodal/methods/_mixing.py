@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from amodal.core import Column, Ragged, Tokens
-from amodal.masking.mixing import grids
+from amodal.core import Column, Ragged, Tokens, name_code
+from amodal.core.column import shared_rows
+from amodal.masking.hashing import hash_bits
+from amodal.masking.mixing import Mixed, everywhere, grids
 from amodal.methods._contract import Features
+from amodal.methods._matching import SEED
 from amodal.methods._regions import regions
 from amodal.methods.shapes import token_column
 from amodal.nn.encoder import Encoder
@@ -29,6 +32,16 @@ def encoded(encoder: Encoder, features: Features, source: str, at: Tensor, token
     place = features[f"{source}/place"].at(at)
     bag = Tokens.of(tokens.flat, place.rows, tokens.lengths, place.values.flat, source, features.size)
     return encoder.contextualise({source: encoder.place(bag)})[source]
+
+
+def mixed_up(encoder: Encoder, features: Features, source: str, at: Tensor, *, alpha: float) -> tuple[Column, Mixed]:
+    """mixup of the inputs of the entries `at` of what was carried: the trunk's vectors of `source` with theirs replaced, and how they
+    were mixed. features: also those vectors and the seeds."""
+    tokens = features[f"{source}/tokens"].at(at)
+    seeds = hash_bits(features[SEED].values[tokens.rows], name_code(source))
+    mixed = everywhere(tokens.values, features[f"{source}/grid"].values[at], seeds, alpha=alpha)
+    own, new = features[source], encoder.pools[source](encoded(encoder, features, source, at, mixed.tokens))
+    return Column(own.values.index_copy(0, shared_rows(own, new)[0], new.values), own.rows), mixed
 
 
 @torch.no_grad()

@@ -1,0 +1,53 @@
+"""Late fusion by concatenation, with a head of its own for each sense: classifiers on top of single-sense encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from amodal.core import Column, Embeddings
+
+
+def classifier(width: int, hidden: int, classes: int) -> nn.Sequential:
+    """Two hidden layers of `hidden`: (N, width) -> (N, classes)."""
+    steps = [nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, classes)]
+    return nn.Sequential(*steps)
+
+
+class LateFusion(nn.Module):
+    """Classifiers of vectors of width D: `fused` of those of all senses side by side, `alone` of each. A learned vector stands in
+    the place of a sense that a row lacks."""
+
+    def __init__(self, senses: Sequence[str], width: int, hidden: int, classes: int):
+        super().__init__()
+        self.fused = classifier(width * len(senses), hidden, classes)
+        self.alone = nn.ModuleDict({s: classifier(width, hidden, classes) for s in senses})
+        self.absent = nn.ParameterDict({s: nn.Parameter(torch.randn(width) * 0.02) for s in senses})
+
+    def together(self, z: Embeddings) -> Column:
+        """(N, senses x D): of the rows that have any sense."""
+        senses = {s: z[s] for s in self.alone}
+        rows = torch.stack([c.present(z.size) for c in senses.values()]).any(0).nonzero().squeeze(1)
+        tables = [
+            self.absent[s].to(c.values.dtype).expand(z.size, -1).index_copy(0, c.rows, c.values)
+            for s, c in senses.items()
+        ]
+        return Column(torch.cat(tables, 1)[rows], rows)
+
+    def forward(self, z: Embeddings) -> Column:
+        """(N, classes) logits from all that each row has, of the rows that have any sense."""
+        together = self.together(z)
+        return Column(self.fused(together.values), together.rows)
+
+    def logits(self, z: Embeddings) -> dict[str, Column]:
+        """`fused` and each sense -> (N, classes)."""
+        return {"fused": self(z)} | {s: Column(head(z[s].values), z[s].rows) for s, head in self.alone.items()}
+
+
+def shares(own: Tensor, mixed: str, senses: Sequence[str]) -> dict[str, Tensor]:
+    """The share of each label that stays, where only the inputs of the sense `mixed` are mixtures that keep `own`: all of it for the
+    other senses, the mean over senses for the fused vectors (Kumar et al. 2024, arXiv:2409.17777)."""
+    whole = torch.ones_like(own)
+    return {"fused": 1 - (1 - own) / len(senses)} | {s: own if s == mixed else whole for s in senses}
