@@ -26,10 +26,12 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
     "mil_vl": {"width": 32, "captions": 2},
     "softmask_vl": {"width": 16, "queue": 8, "warmup": 0.0, "ratio": 0.5},
     "amdim": {"width": 16},
+    "deepvs": {"width": 16},
     "limoe": {"words_share": 1.0, "other_share": 1.0},  # a new router already meets the paper's
     "medflip": {"width": 32, "semantics": "kind", "reconstruct": 1.0, "tuning": 0.3},
     "mirror": {"width": 32, "prototypes": 24, "hidden": 32, "latent": 8},
     "texttopicnet": {"topics": 6, "least": 1, "most": 1.0, "buckets": 256},
+    "clippings": {"width": 32, "group": 8},
 }
 
 
@@ -105,4 +107,5 @@ def method(name: str, seed: int = 0, senses: Sequence[str] = SENSES, **options):
     torch.manual_seed(seed)
     encoder = Encoder(fields(tuple(senses)), size="nano", **methods.encoder_options(name))
     label = {"label": "kind", "classes": 3} if "label" in methods.options(name) else {}
+    label = {option: value for option, value in label.items() if option in methods.options(name)}
     return methods.build(name, encoder, **(label | SMALL.get(name, {}) | options))

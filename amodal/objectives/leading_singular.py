@@ -1,0 +1,26 @@
+"""How far one direction rules the similarities between two senses: a regulariser on their leading singular value.
+
+MedFLIP, Li et al. 2024, arXiv:2403.04626, "Medical-SVD loss": a term in the largest singular value of the matrix of all similarities
+between the images and the texts of a batch. Scale and sign are not recoverable from the paper, so both are the caller's.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from amodal.objectives.common import check_pair, connected_zero, full_precision
+
+
+@full_precision
+def leading_singular(a_ND: Tensor, b_ND: Tensor, *, relative: bool = True) -> Tensor:
+    """s_1 / sum_k s_k of the N x N matrix of cosines cos(a_i, b_j), s its singular values, largest first: between 1 / min(N, D), all
+    directions alike, and 1, all similarities follow one direction. Not relative: s_1 / N, 1 where all cosines are 1.
+
+    a_ND, b_ND: embeddings of the same N rows. Takes memory N^2 and time N^3. One row or none gives a connected 0. Raises ValueError for
+    unequal shapes.
+    """
+    check_pair("leading_singular", a_ND, b_ND)
+    if len(a_ND) < 2:
+        return connected_zero(a_ND, b_ND)
+    values = torch.linalg.svdvals(normalize(a_ND, dim=1) @ normalize(b_ND, dim=1).T)
+    return values[0] / (values.sum().clamp(min=1e-12) if relative else len(a_ND))
