@@ -15,16 +15,24 @@ def sinkhorn(scores_NK: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -
     epsilon:     entropy; smaller is harder.
     iterations:  alternations; the rows are scaled last, so they are exact and the columns approximate.
 
-    Works on logarithms, so a small epsilon cannot overflow or empty a prototype. No gradient. Raises ValueError unless
-    the scores are a matrix, epsilon is above 0 and there is at least one iteration.
+    Where scores / epsilon spread so far that exponentials could overflow or empty a prototype, works on logarithms, which is slower.
+    No gradient. Raises ValueError unless the scores are a matrix, epsilon is above 0 and there is at least one iteration.
     """
     check_positive("epsilon", epsilon)
     check_positive("iterations", iterations)
     if scores_NK.dim() != 2:
         raise ValueError(f"sinkhorn needs (N, K) scores, got shape {tuple(scores_NK.shape)}.")
+    if scores_NK.numel() == 0:
+        return scores_NK / epsilon
+    low, high = scores_NK.aminmax()
+    if float(high - low) / epsilon < (300 if scores_NK.dtype == torch.float64 else 40):
+        kernel_NK = ((scores_NK - high) / epsilon).exp()
+        row_N, share = kernel_NK.new_ones(len(kernel_NK)), kernel_NK.shape[0] / kernel_NK.shape[1]
+        for _ in range(iterations):
+            column_K = share / (row_N @ kernel_NK)  # a column's share of the mass, so that factors do not drift
+            row_N = 1 / (kernel_NK @ column_K)
+        return kernel_NK.mul_(row_N[:, None]).mul_(column_K)
     log_NK = scores_NK / epsilon
-    if len(log_NK) == 0:
-        return log_NK
     for _ in range(iterations):
         log_NK = log_NK - log_NK.logsumexp(0, keepdim=True)
         log_NK = log_NK - log_NK.logsumexp(1, keepdim=True)

@@ -1,7 +1,8 @@
 """SwALIP: the batch's own similarities, balanced by Sinkhorn-Knopp, are the soft targets of another pair of views.
 
 Fini et al. 2023, arXiv:2305.08675, section 3.2; balanced assignment of Caron et al. 2020 (SwAV), arXiv:2006.09882, eq. 3-5, with the other
-sense's rows in the place of prototypes. The N x N assignment is a product of factors, exp(u_i . v_j + f_i + g_j), and never held whole.
+sense's rows in the place of prototypes. Of many rows the N x N assignment is a product of factors, exp(u_i . v_j + f_i + g_j), and never
+held whole.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ from torch import Tensor
 from amodal.objectives.common import check_pair, check_positive, full_precision
 from amodal.objectives.info_nce import info_nce
 from amodal.objectives.log_sum_exp import row_log_sum_exp
-from amodal.objectives.soft_info_nce import soft_info_nce
+from amodal.objectives.sinkhorn import sinkhorn
+from amodal.objectives.soft_info_nce import Dense, soft_info_nce
 from amodal.objectives.tiles import by_rows
+
+WHOLE = 2**22
+"""Entries up to which an assignment is held whole, which is faster."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,11 @@ def swalip(
     check_pair("swalip", other_a_ND, other_b_ND)
     if len(a_ND) < 2:
         return info_nce(a_ND, b_ND, temperature=temperature)
+    balance = {"epsilon": epsilon, "iterations": iterations}
     with torch.no_grad():
-        there = assigned(other_a_ND, other_b_ND, epsilon=epsilon, iterations=iterations)
-        back = assigned(other_b_ND, other_a_ND, epsilon=epsilon, iterations=iterations)
+        if len(a_ND) ** 2 <= WHOLE:
+            u, v = (F.normalize(z, dim=1) for z in (other_a_ND, other_b_ND))
+            there, back = Dense(sinkhorn(u @ v.T, **balance)), Dense(sinkhorn(v @ u.T, **balance))
+        else:
+            there, back = assigned(other_a_ND, other_b_ND, **balance), assigned(other_b_ND, other_a_ND, **balance)
     return soft_info_nce(a_ND, b_ND, there, temperature=temperature, back=back)

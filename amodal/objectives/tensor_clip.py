@@ -39,12 +39,30 @@ def tensor_clip(
     unit, least, total, counted = [F.normalize(z, dim=1) for z in senses], 3 if half else 2, [], 0
     for block in zip(*(u.split(tuples) for u in unit)):
         if len(block[0]) >= least:
-            axes = [(block[w], *block[:w], *block[w + 1 :]) for w in range(len(block))]
-            total += [_axis(first, rest, temperature, half) for first, *rest in axes]
+            total += (
+                _whole(block, temperature)
+                if len(block[0]) ** len(block) <= CELLS and not half
+                else [_axis(block[w], (*block[:w], *block[w + 1 :]), temperature, half) for w in range(len(block))]
+            )
             counted += len(block[0])
     if not counted:
         return connected_zero(*senses, temperature)
     return torch.stack(total).sum() / (counted * len(senses))
+
+
+def _whole(block: Sequence[Tensor], temperature: float | Tensor) -> list[Tensor]:
+    """The cross-entropies along all axes, from one tensor that is held whole."""
+    logits, own = _logits(block, temperature), torch.arange(len(block[0]), device=block[0].device)
+    right = logits[(own,) * len(block)].sum()
+    return [logits.movedim(w, 0).flatten(1).logsumexp(1).sum() - right for w in range(len(block))]
+
+
+def _logits(senses: Sequence[Tensor], temperature: float | Tensor) -> Tensor:
+    """(N_1, …, N_W) sum over dimensions of the products of W vectors, over the temperature."""
+    product = senses[0] / temperature
+    for other in senses[1:-1]:
+        product = (product[:, None] * other).flatten(0, 1)
+    return (product @ senses[-1].T).view(*map(len, senses))
 
 
 def _axis(first_ND: Tensor, rest: Sequence[Tensor], temperature: float | Tensor, half: bool) -> Tensor:
@@ -53,10 +71,7 @@ def _axis(first_ND: Tensor, rest: Sequence[Tensor], temperature: float | Tensor,
     tile = max(1, CELLS // rows ** len(rest))
 
     def losses(some, own):
-        product = some
-        for other in rest[:-1]:
-            product = (product[:, None] * other).flatten(0, 1)
-        logits = (product @ rest[-1].T / temperature).view(len(some), *[rows] * len(rest))
+        logits = _logits((some, *rest), temperature)
         if half:
             return _half(logits, own)
         index = (torch.arange(len(some), device=own.device), *[own] * len(rest))

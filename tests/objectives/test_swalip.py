@@ -30,7 +30,9 @@ def naive_swalip(a, b, other_a, other_b, temperature):
     return total
 
 
-def test_swalip_is_the_loop(pair, same):
+@pytest.mark.parametrize("whole", [0, 2**22])
+def test_swalip_is_the_loop(pair, same, whole, monkeypatch):
+    monkeypatch.setattr("amodal.objectives.swalip.WHOLE", whole)
     temperature = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
     same(
         lambda a, b, u, v, t: swalip(a, b, u, v, temperature=t),
