@@ -1,27 +1,66 @@
-"""Write the claims table of README.md from the ledger: `python scripts/claims_table.py` (a test keeps the two in step)."""
+"""Write what the ledger holds: a line a claim into README.md, every comparison into docs/results.md.
 
+    python scripts/claims_table.py
+
+A test keeps both in step with the ledger.
+"""
+
+from collections import Counter
 from pathlib import Path
 
-from amodal import claims
+from amodal import catalog, claims
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results.md"
 BEGIN, END = "<!-- claims: written by scripts/claims_table.py -->", "<!-- end of claims -->"
 
 
+def entries() -> list[dict]:
+    return [claims.recorded(key).entry for key in claims.names() if claims.recorded(key)]
+
+
+def interval(finding: dict) -> str:
+    low, high = finding["interval"]
+    return f"{finding['effect']:+.3f} ({low:+.3f} … {high:+.3f})"
+
+
+def verdicts(entry: dict) -> str:
+    """How many of the comparisons came out how."""
+    counted = Counter(f["verdict"] for f in entry["findings"])
+    return ", ".join(f"{counted[v]} {v}" for v in claims.VERDICTS if counted[v])
+
+
 def table() -> str:
-    lines = ["| claim | comparison | effect, 95 % interval | seeds | verdict |", "|---|---|---|---|---|"]
-    for key in claims.names():
-        record = claims.recorded(key)
-        if record is None:
-            continue
-        for i, f in enumerate(record.entry["findings"]):
-            low, high = f["interval"]
-            name = f"`{key}`" if i == 0 else ""
-            lines.append(
-                f"| {name} | {f['what']} ({f['metric']}: {f['this']:.3f} against {f['against']:.3f}) "
-                f"| {f['effect']:+.3f} ({low:+.3f} … {high:+.3f}) | {record.entry['seeds']} | {f['verdict']} |"
-            )
+    """One line a claim: its first comparison, and how all of them came out."""
+    lines = ["| claim | row | first comparison | effect, 95 % interval | all comparisons |", "|---|---|---|---|---|"]
+    for entry in entries():
+        row, first = catalog.find(entry["key"]), entry["findings"][0]
+        what = f"{first['what']} ({first['metric']}: {first['this']:.3f} against {first['against']:.3f})"
+        number = getattr(row, "row", None) or ""
+        lines.append(f"| `{entry['key']}` | {number} | {what} | {interval(first)} | {verdicts(entry)} |")
     return "\n".join(lines)
+
+
+def results() -> str:
+    """The whole ledger as a page."""
+    parts = [
+        "# Every comparison of every claim\n",
+        "Written by `scripts/claims_table.py` from `amodal/claims/ledger`; what to make of the numbers is in [claims](claims.md).\n",
+    ]
+    for entry in entries():
+        time = f"{entry['seeds']} seeds, {entry['seconds']} s, {entry['data']['name']}, {entry['date']}"
+        parts += [f"## {entry['key']}: {entry['verdict']}\n", f"{entry['claim']} ({time})\n"]
+        parts += [
+            "| comparison | metric | this | against | effect, 95 % interval | verdict |",
+            "|---|---|---|---|---|---|",
+        ]
+        for f in entry["findings"]:
+            numbers = f"{f['this']:.3f} | {f['against']:.3f} | {interval(f)}"
+            parts.append(f"| {f['what']} | {f['metric']} | {numbers} | {f['verdict']} |")
+        if (claims.LEDGER / f"{entry['key']}.png").exists():
+            parts.append(f"\n![{entry['key']}](../amodal/claims/ledger/{entry['key']}.png)")
+        parts.append("")
+    return "\n".join(parts)
 
 
 def written(text: str) -> str:
@@ -32,3 +71,4 @@ def written(text: str) -> str:
 
 if __name__ == "__main__":
     README.write_text(written(README.read_text()))
+    RESULTS.write_text(results())
