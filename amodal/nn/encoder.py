@@ -12,12 +12,12 @@ from amodal.core.embeddings import FUSED
 from amodal.modalities import name_of
 from amodal.nn.pooling import pool_of
 from amodal.nn.positions import additive
-from amodal.nn.recurrent import Recurrent
+from amodal.nn.recurrent import Brnn, Recurrent
 from amodal.nn.rules import rule
 from amodal.nn.transformer import Collect, Transformer, size_of
 
 TRUNKS = ("separate", "shared", "joint")
-MIXERS = ("attention", "gru")
+MIXERS = {"attention": Transformer, "gru": Recurrent, "brnn": Brnn}
 SEQUENCES = ("text", "audio", "series", "sequence", "events")
 ALL = "all"  # the key of the one trunk that all fields use
 
@@ -34,7 +34,7 @@ class Encoder(nn.Module):
     positions: "sincos", "learned", "rotary" or "none"; pool: "mean", "cls", "attention" or "vector".
     backbones: field -> a pretrained backbone (see `amodal.nn.pretrained`) in place of that field's tokeniser.
     experts: how many perceptrons each token has to choose from in every second block (see `amodal.nn.experts`); 0: all share one.
-    mixer: "attention", or "gru": sequences (text, sound, …) are read by a recurrent trunk instead, with trunk="separate".
+    mixer: "attention", or "gru" or "brnn": sequences (text, sound, …) are read by a recurrent trunk instead, with trunk="separate".
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class Encoder(nn.Module):
         self.experts, self.mixer = experts, mixer
         if mixer not in MIXERS:
             raise unknown("mixer", mixer, MIXERS)
-        if mixer == "gru" and trunk != "separate":
-            raise AmodalError(f'mixer="gru" reads each sense by itself and needs trunk="separate", not {trunk!r}')
+        if mixer != "attention" and trunk != "separate":
+            raise AmodalError(f'mixer="{mixer}" reads each sense by itself and needs trunk="separate", not {trunk!r}')
         self.width, self.heads_each = shape.width, shape.heads
         self.fusion, self.reads, self.aligned_width, self.aligned_hidden, self.aligned_fused = 0, "full", 0, 0, False
         self.tokenizers = nn.ModuleDict({f: backbones.get(f) or m.tokenizer(self.width) for f, m in fields.items()})
@@ -91,8 +91,8 @@ class Encoder(nn.Module):
         self.heads: nn.ModuleDict | None = None
 
     def _new_trunk(self, depth: int, key: str) -> nn.Module:
-        if self.mixer == "gru" and name_of(self.fields[key]) in SEQUENCES:
-            return Recurrent(self.width)
+        if self.mixer != "attention" and name_of(self.fields[key]) in SEQUENCES:
+            return MIXERS[self.mixer](self.width)
         rotary = self.positions == "rotary"
         return Transformer(self.width, depth, self.heads_each, rotary=rotary, experts=self.experts)
 

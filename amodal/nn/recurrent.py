@@ -1,4 +1,4 @@
-"""A recurrent trunk: what reads a sequence from both ends, a token at a time."""
+"""Recurrent trunks: what reads a sequence from both ends, a token at a time."""
 
 from __future__ import annotations
 
@@ -33,6 +33,41 @@ class Recurrent(nn.Module):
         states_NLD, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True)
         real = torch.arange(states_NLD.shape[1], device=lengths.device) < lengths.unsqueeze(1)
         return tokens.with_x(states_NLD[real])
+
+
+class Brnn(nn.Module):
+    """Tokens -> Tokens by two plain recurrences with relu, one from each end (Karpathy and Fei-Fei 2015, arXiv:1412.2306, eq. 2-6):
+
+    e_t = relu(W_e x_t + b_e), h_t = relu(e_t + W_f h_{t-1} + b_f) and the same from the end, s_t = relu(W_d (h_t + h'_t) + b_d).
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.enter, self.leave = nn.Linear(width, width), nn.Linear(width, width)
+        self.forth, self.back = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, tokens: Tokens, collect=None, routes=None) -> Tokens:
+        if collect is not None:
+            raise AmodalError("this method reads the blocks of a transformer, which a recurrent trunk has not")
+        e_TD = self.enter(tokens.x).relu()
+        if not len(tokens):
+            return tokens.with_x(self.leave(self.forth(e_TD) + self.back(e_TD)).relu())
+        lengths = _sequences(tokens)
+        e_NLD = pad_sequence(list(e_TD.split(lengths.tolist())), batch_first=True)
+        last = lengths[:, None] - 1
+        place = torch.arange(e_NLD.shape[1], device=lengths.device)
+        # each sequence from its end; what pads it stays behind it
+        turn = torch.where(place <= last, last - place, place)[:, :, None].expand_as(e_NLD)
+        forth, back = _recur(self.forth, e_NLD), _recur(self.back, e_NLD.gather(1, turn)).gather(1, turn)
+        return tokens.with_x(self.leave(forth + back).relu()[place <= last])
+
+
+def _recur(step: nn.Linear, e_NLD: Tensor) -> Tensor:
+    h, states = torch.zeros_like(e_NLD[:, 0]), []
+    for e in e_NLD.unbind(1):
+        h = (e + step(h)).relu()
+        states.append(h)
+    return torch.stack(states, 1)
 
 
 def _sequences(tokens: Tokens) -> Tensor:

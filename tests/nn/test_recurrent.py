@@ -38,3 +38,34 @@ def test_an_encoder_reads_sequences_by_a_gru_and_pictures_by_a_transformer():
         Encoder(fields(), size="nano", mixer="gru", trunk="joint")
     with pytest.raises(AmodalError, match="Did you mean gru"):
         Encoder(fields(), size="nano", mixer="gro")
+
+
+def test_brnn_is_the_published_recurrence():
+    from amodal.nn.recurrent import Brnn
+
+    torch.manual_seed(0)
+    net = Brnn(4).double()
+    row = torch.tensor([0, 0, 0, 1, 3, 3])
+    x = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    bag = Tokens(x, row, torch.zeros_like(row), torch.zeros(6, 3), ("words",), 4)
+    expected = []
+    for r in (0, 1, 3):
+        e = torch.relu(x[row == r] @ net.enter.weight.T + net.enter.bias)
+        forth, h = [], torch.zeros(4, dtype=torch.float64)
+        for t in range(len(e)):
+            h = torch.relu(e[t] + net.forth.weight @ h + net.forth.bias)
+            forth.append(h)
+        back, h = [], torch.zeros(4, dtype=torch.float64)
+        for t in reversed(range(len(e))):
+            h = torch.relu(e[t] + net.back.weight @ h + net.back.bias)
+            back.append(h)
+        both = torch.stack(forth) + torch.stack(back[::-1])
+        expected.append(torch.relu(both @ net.leave.weight.T + net.leave.bias))
+    out, expected = net(bag).x, torch.cat(expected)
+    torch.testing.assert_close(out, expected)
+    weight = torch.randn_like(out)
+    ours, theirs = (torch.autograd.grad((y * weight).sum(), [x, *net.parameters()]) for y in (out, expected))
+    for a, b in zip(ours, theirs):
+        torch.testing.assert_close(a, b)
+    none = net(bag.at(row[:0])).x
+    assert none.shape == (0, 4) and all(g is not None for g in torch.autograd.grad(none.sum(), list(net.parameters())))
