@@ -1,4 +1,4 @@
-"""Open-set retrieval against a loop, on classes of which some were never trained on."""
+"""Open-set retrieval (bioscan5m) against a loop, on classes of which some were never trained on."""
 
 import numpy as np
 import pytest

@@ -1,0 +1,94 @@
+"""Evolution on a tree: birth and death of lineages, nucleotides under K80, traits under Brownian motion.
+
+K80: Kimura, J. Mol. Evol. 1980. Trees: Nee, May & Harvey 1994, grown forward until the wanted number of lineages live.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+TRANSITION = np.array([2, 3, 0, 1])
+"""Of A, C, G, T: purines and pyrimidines among themselves."""
+TRANSVERSIONS = np.array([[1, 3], [0, 2], [1, 3], [0, 2]])
+
+
+@dataclass(frozen=True)
+class Tree:
+    """parent: (N,) the node above each, -1 for the root, always a smaller number; start, end: (N,) times of a node's branch, the root
+    from 0, the living up to 1; tips: (S,) nodes that live at the end."""
+
+    parent: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    tips: np.ndarray
+
+    def clades(self, count: int) -> np.ndarray:
+        """(S,) int64: which of `count` clades each tip is in: lineages at the first moment at which so many have living offspring."""
+        lines = [self.line(tip) for tip in self.tips]
+        lived = np.unique(np.concatenate(lines))
+        for moment in np.sort(self.start[lived]):
+            owner = [next(n for n in line if self.start[n] <= moment < self.end[n]) for line in lines]
+            names, clade = np.unique(owner, return_inverse=True)
+            if len(names) >= count:
+                return clade
+        raise ValueError(f"a tree of {len(self.tips)} tips has no {count} clades")
+
+    def line(self, node: int) -> list[int]:
+        """The node and all above it."""
+        line = [int(node)]
+        while self.parent[line[-1]] >= 0:
+            line.append(int(self.parent[line[-1]]))
+        return line
+
+
+def birth_death(rng: np.random.Generator, tips: int, *, birth: float = 1.0, death: float = 0.3) -> Tree:
+    """A tree with so many living lineages, its height scaled to 1."""
+    while True:
+        parent, start, end, alive, now = [-1], [0.0], [np.inf], [0], 0.0
+        while alive and len(alive) < tips:
+            now += rng.exponential(1 / ((birth + death) * len(alive)))
+            node = alive.pop(int(rng.integers(len(alive))))
+            end[node] = now
+            if rng.random() < birth / (birth + death):
+                alive += [len(parent), len(parent) + 1]
+                parent, start, end = parent + [node] * 2, start + [now] * 2, end + [np.inf] * 2
+        if alive:
+            height = now + rng.exponential(1 / ((birth + death) * tips))
+            over = np.minimum(end, height) / height
+            return Tree(np.array(parent), np.array(start) / height, over, np.array(sorted(alive)))
+
+
+def k80(length: np.ndarray, kappa: float) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of a transition, and of either transversion together, after a branch of `length` expected substitutions a site.
+    kappa: rate of transitions over the rate of one transversion."""
+    beta = np.asarray(length) / (kappa + 2)
+    slow, fast = np.exp(-4 * beta), np.exp(-2 * (kappa + 1) * beta)
+    return 0.25 + 0.25 * slow - 0.5 * fast, 0.5 - 0.5 * slow
+
+
+def mutated(sequence: np.ndarray, length: np.ndarray | float, rng: np.random.Generator, *, kappa: float) -> np.ndarray:
+    """(L,) codes of A, C, G, T after a branch; length: of all sites, or of each."""
+    transition, transversion = k80(length, kappa)
+    luck, side = rng.random(len(sequence)), rng.integers(2, size=len(sequence))
+    other = np.where(luck < transition, TRANSITION[sequence], TRANSVERSIONS[sequence, side])
+    return np.where(luck < transition + transversion, other, sequence)
+
+
+def sequences(tree: Tree, root: np.ndarray, rate: np.ndarray, rng: np.random.Generator, *, kappa: float) -> np.ndarray:
+    """(N, L): the sequence at the end of each node's branch. rate: (L,) substitutions a site and unit of time."""
+    found = []
+    for node, above in enumerate(tree.parent):
+        before = root if above < 0 else found[above]
+        found.append(mutated(before, rate * (tree.end[node] - tree.start[node]), rng, kappa=kappa))
+    return np.stack(found)
+
+
+def traits(tree: Tree, count: int, rng: np.random.Generator) -> np.ndarray:
+    """(N, count): at the end of each node's branch; 0 at the root, variance 1 after the whole height."""
+    found = []
+    for node, above in enumerate(tree.parent):
+        before = np.zeros(count) if above < 0 else found[above]
+        found.append(before + np.sqrt(tree.end[node] - tree.start[node]) * rng.standard_normal(count))
+    return np.stack(found)
