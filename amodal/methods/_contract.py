@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -57,6 +57,10 @@ class Method(nn.Module):
     def begin(self, stage: int) -> None:
         """At the start, when stage 1, 2, … begins, and after a resume: what learns and what is frozen. Changes no parameter and no
         buffer, so that a resumed run finds them as they were."""
+
+    def study(self, records: Iterable[Batch]) -> None:
+        """Once, before the first step of a run (not after a resume): all records to train on, in order and as they are. May fill
+        buffers, the same on every process: what is to be known about the data beforehand, and never about other records."""
 
     def survey(self, stage: int, seen: Embeddings) -> Tensor | None:
         """Once, when stage 1, 2, … begins, before `begin`: the encoder's features of all records to train on. May fill buffers and

@@ -108,13 +108,16 @@ def train(
 
     batches: first step -> this rank's share of the batches from that step on; called with a second argument, the group of each
     record, where the method has asked for batches of one group. survey: all records to train on in order and as they are, for
-    methods of several stages. choose: (method, batch, step) -> the rows of it to learn from. bad: how many values were put in
-    quarantine so far. Raises Stopped on NaN or collapse; KeyboardInterrupt after a checkpoint when interrupted.
+    methods that study them or learn in stages. choose: (method, batch, step) -> the rows of it to learn from. bad: how many values were
+    put in quarantine so far. Raises Stopped on NaN or collapse; KeyboardInterrupt after a checkpoint when interrupted.
     """
     device = device or torch.device("cpu")
     stages = Stages.of(method.stages, schedule.steps)
     if len(stages.ends) > 1 and survey is None:
         raise AmodalError("this method learns in stages and needs a survey of the records in between")
+    studies = type(method).study is not Method.study
+    if studies and survey is None:
+        raise AmodalError("this method looks at all records before it begins and needs a survey of them")
     records = len(survey.indices) if len(stages.ends) > 1 else 0
     training = Training(method, schedule.average, records).to(device).train()
     distributed.same_everywhere(training)
@@ -127,6 +130,8 @@ def train(
     folder, first, spent = run / "checkpoints", 0, 0.0
     found = checkpoint.latest(folder) if resume else None
     stage = stages.at(checkpoint.step_of(found)) if found else 0
+    if studies and not found:
+        method.study(survey)
     method.begin(stage)
     optimizer = fresh(method, schedule)
     if found:

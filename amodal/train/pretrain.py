@@ -154,6 +154,7 @@ def pretrain(
         announce(config, trainee, dataset, notes)
     if choose:
         choose.prepare(trainee.encoder.to(where), micro=micro, gather=distributed.gather, process=rank)
+    surveyed = len(trainee.stages) > 1 or type(trainee).study is not Method.study
     running: list = []
 
     def batches(first: int, groups=None):
@@ -185,7 +186,7 @@ def pretrain(
         out,
         watch=Watch(slices),
         resume=resume,
-        survey=records.Loader(dataset, part, batch=256, shuffle=False) if len(trainee.stages) > 1 else None,
+        survey=records.Loader(dataset, part, batch=256, shuffle=False, labels=trainee.labels) if surveyed else None,
         choose=choose,
         device=where,
         bad=bad,

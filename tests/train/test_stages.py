@@ -197,3 +197,24 @@ def test_gradient_surgery_gets_the_gradient_of_each_term(micro):
     for n, p in m.named_parameters():
         first, second = (alone[t][n] if alone[t][n] is not None else torch.zeros_like(p) for t in alone)
         torch.testing.assert_close(p.grad, 2 * first - second, rtol=1e-9, atol=1e-12)
+
+
+class Studious(Staged):
+    """Notes what it is shown before the first step."""
+
+    stages = (1.0,)
+    seen: list = []
+
+    def study(self, records):
+        self.seen.append([key for batch in records for key in batch.keys])
+        self.mean.fill_(7.0)
+
+
+def test_a_method_may_study_the_records_once_before_the_first_step(records, tmp_path):
+    Studious.seen = []
+    with pytest.raises(InterruptedError):
+        run(records, tmp_path, until=3, make=Studious)
+    assert Studious.seen == [list(records.keys)]
+    method = run(records, tmp_path, resume=True, make=Studious)
+    assert len(Studious.seen) == 1, "not again after a resume"
+    assert (method.mean == 7).all(), "the checkpoint holds what it learnt"

@@ -1,0 +1,66 @@
+"""TextTopicNet: whose texts the topics come from, and what they teach."""
+
+import numpy as np
+import pytest
+import torch
+
+from amodal import data, methods
+from amodal.core import AmodalError
+from amodal.methods.pretext.texttopicnet import TARGET
+from amodal.nn.encoder import Encoder
+from amodal.train.loop import Schedule, train
+from amodal.train.watch import Watch
+from tests.methods.bench import batch, fields, method, raw
+
+
+def test_targets_are_the_mixtures_of_all_texts_of_a_row():
+    torch.manual_seed(0)
+    two = {"picture": fields()["picture"], "words": fields()["words"], "more": fields()["words"]}
+    m = methods.build("texttopicnet", Encoder(two, size="nano"), topics=4)
+    records = data.open(
+        {
+            "picture": [raw("picture", np.random.default_rng(0))] * 3,
+            "words": ["red boat", None, "of the"],
+            "more": ["sea", "sea boat", None],
+        }
+    ).with_fields(two)
+    b = next(iter(data.Loader(records, range(3), batch=3, shuffle=False)))
+    target = m.features(b)[TARGET]
+    assert target.rows.tolist() == [0, 1], "the third has function words alone"
+    expected = m.topics(m.topics.count(["red boat\nsea", "sea boat"]))
+    torch.testing.assert_close(target.values, expected)
+    terms = m.losses(m.features(b))
+    assert set(terms) == {"topics/picture", "topics/words", "topics/more"}
+
+
+def test_the_run_studies_the_records_to_train_on_and_no_others(tmp_path):
+    rng = np.random.default_rng(1)
+    words = ["boat sea wave" if i % 2 else "barn cow hay" for i in range(20)] + ["boat sea secret"] * 20
+    columns = {"picture": [raw("picture", rng) for _ in words], "words": words}
+    own = fields(("picture", "words"))
+    records = data.open(columns).with_fields(own)
+    m = method("texttopicnet", senses=("picture", "words"), least=5, most=0.6, topics=2)
+
+    def run(survey):
+        def batches(first, groups=None):
+            return data.Loader(records, range(20), batch=10, views=m.views, steps=2, start_step=first)
+
+        quiet = dict(watch=Watch([]), tensorboard=False, progress=False)
+        return train(m, batches, Schedule(2, 1e-3), tmp_path, survey=survey, **quiet)
+
+    with pytest.raises(AmodalError, match="looks at all records"):
+        run(None)
+    run(data.Loader(records, range(20), batch=8, shuffle=False))
+    counts = m.topics.count(["boat barn secret"])
+    assert len(counts.word) == 2, "what only other records say is unknown"
+    mixed = m.topics(m.topics.count(["boat wave", "barn cow"]))
+    assert (mixed[0] - mixed[1]).abs().max() > 0.5
+
+
+def test_it_needs_text_and_something_beside_it():
+    with pytest.raises(AmodalError, match="text"):
+        method("texttopicnet", senses=("picture", "signal"))
+    with pytest.raises(AmodalError, match="Did you mean softmax"):
+        method("texttopicnet", loss="softmx")
+    m = method("texttopicnet", loss="softmax")
+    assert m.losses(m.features(batch(m.views)))["topics/signal"].isfinite()
