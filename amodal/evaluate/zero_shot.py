@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 
 from amodal.core import AmodalError
 from amodal.evaluate._embedded import Embedded, known
+from amodal.evaluate._knowledge import Knowledge, knowledge_prompts
 from amodal.evaluate._labels import NotApplicable, _category_metrics, classes_of, codes, is_number
 from amodal.evaluate._result import Result
 
@@ -28,10 +29,12 @@ def zero_shot(
     text: str = "text",
     templates: Sequence[str] = TEMPLATES,
     names: Mapping[str, str] | None = None,
+    knowledge: Knowledge | None = None,
 ) -> Result:
     """embed_text: sentences -> (n, D) vectors in the aligned space; text: the sense it speaks for, which is not classified itself.
 
-    templates: sentences with {} for the class; names: class -> the words to put there ("_" becomes a space unless given).
+    templates: sentences with {} for the class; names: class -> the words to put there ("_" becomes a space unless given); knowledge:
+    class -> phrases that are put after its name (see `_knowledge.py`).
     `train` only adds classes that the test records lack.
     """
     labels = test.label(label)
@@ -41,6 +44,7 @@ def zero_shot(
         if template.count("{}") != 1:
             raise AmodalError(f"a template needs one {{}} where the class name goes, got {template!r}")
     classes = classes_of(labels if train is None or label not in train.labels else [*labels, *train.labels[label]])
+    names = knowledge_prompts(classes, knowledge) | dict(names or {}) if knowledge else names
     prompts = {c: [t.format((names or {}).get(c, c.replace("_", " "))) for t in templates] for c in classes}
     vectors = normalize(embed_text([p for c in classes for p in prompts[c]]).float().cpu(), dim=1)
     prototypes = normalize(vectors.view(len(classes), len(templates), -1).mean(1), dim=1)
