@@ -23,7 +23,7 @@ def dimension(embeddings: Embeddings) -> list[dict]:
 
 def intrinsic_dimension(z_ND: Tensor, *, trimmed: float = 0.1, tile: int = 1024) -> float:
     """TwoNN: of each vector the ratio mu of the distances to its second and its first neighbour; the slope, through the origin, of
-    -log(1 - F(mu)) over log mu, F the share of smaller ratios (Facco et al. 2017, Scientific Reports 7:12140, eq. 3).
+    -log(1 - F(mu)) over log mu, F the share of smaller ratios (Facco et al. 2017, Scientific Reports 7:12140).
 
     trimmed: share of the largest ratios that are left out (theirs: .1). Vectors equal to another are left out too. NaN for fewer
     than two ratios.
@@ -47,6 +47,6 @@ def intrinsic_dimension(z_ND: Tensor, *, trimmed: float = 0.1, tile: int = 1024)
 
 def anisotropy(z_ND: Tensor) -> float:
     """The largest eigenvalue of the vectors' covariance over the sum of all: 1 where they lie on one line, 1 / D where they fill a ball
-    (Razzhigaev et al. 2024, arXiv:2311.05928, section 3). NaN where all vectors are equal."""
+    (Razzhigaev et al. 2024, arXiv:2311.05928). NaN where all vectors are equal."""
     squares = singular_values(z_ND - z_ND.mean(0)).square()
     return float(squares[0] / squares.sum()) if len(squares) and float(squares.sum()) > 0 else float("nan")

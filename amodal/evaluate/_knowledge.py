@@ -1,6 +1,6 @@
 """Prompts that say more than a class's name: what a base of knowledge has of it.
 
-MERL's clinical knowledge enhanced prompts (Liu et al., ICML 2024, arXiv:2403.06659, section 3.4): a language model looks a class up in
+MERL's clinical knowledge enhanced prompts (CKEPE; Liu et al., ICML 2024, arXiv:2403.06659): a language model looks a class up in
 medical databases, and only what stands there (sub-types, attributes, signs in the waves) goes into the prompt, phrase after phrase. Here
 the base is a dictionary, and the looking up needs no model; where one proposes phrases, `verified` keeps those that the base has.
 """

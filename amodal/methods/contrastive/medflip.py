@@ -1,6 +1,6 @@
 """MedFLIP: pictures are paired with their reports from a random part of their patches, for a fraction of the cost.
 Li et al., 2024, arXiv:2403.04626: what is dropped never enters the encoder, text stays whole; matching with soft targets from labels, as in
-MedCLIP (arXiv:2210.10163, eq. 3-6); a term in the leading singular value of the similarities. Row 51 of the catalogue.
+MedCLIP (arXiv:2210.10163, semantic matching); a term in the leading singular value of the similarities. Row 51 of the catalogue.
 
 Differences: tokens of every field that is not text are dropped, whatever it holds, and every two senses are matched; the targets come from
 one label per record (the paper: findings of image and report, several each), and are hard where none is known; the scale and sign of the

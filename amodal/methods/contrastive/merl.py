@@ -1,5 +1,5 @@
 """MERL: signals and their reports find each other, and two dropouts of one latent vector find each other too.
-Liu et al., ICML 2024, arXiv:2403.06659. Loss: their eq. 1-3, cross-modal alignment plus uni-modal alignment, whose two views are made in
+Liu et al., ICML 2024, arXiv:2403.06659. Loss: cross-modal alignment (CMA) plus uni-modal alignment (UMA), whose two views are made in
 the latent space (a linear map and a dropout each), since a signal that is cut or distorted may lose what a doctor sees in it. Row 9 of the
 catalogue. Prompts that are enriched from a base of knowledge, for zero-shot tests: `amodal.evaluate._knowledge`.
 
