@@ -79,7 +79,7 @@ class Embedder:
             self.model_.path = None
         encoder = self.model_.encoder
         self.schema_ = {name: replace(dataset.schema.fields[name], modality=m) for name, m in encoder.fields.items()}
-        self.n_features_out_ = encoder.aligned_width or encoder.width
+        self.n_features_out_ = encoder.out_width
         return self
 
     def transform(self, X) -> np.ndarray:

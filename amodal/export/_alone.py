@@ -23,6 +23,8 @@ def reason_against(encoder: Encoder, field: str) -> str:
     """Why this sense cannot be a graph; "" if it can."""
     if encoder.contextual(field):
         return "it has a pretrained backbone, which its own library exports better"
+    if encoder.others:
+        return "its vectors are those of several encoders end to end"
     if encoder.experts:
         return "its trunk sends each token to one of several experts, so shapes depend on values"
     kind = name_of(encoder.fields[field])

@@ -113,7 +113,7 @@ def _inputs(encoder: Encoder, field: str, alone: Alone, *, n: int, length: int, 
 
 
 def _width(encoder: Encoder) -> int:
-    return encoder.aligned_width or encoder.width
+    return encoder.out_width
 
 
 def _packages():

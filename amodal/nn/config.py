@@ -21,6 +21,8 @@ def describe(encoder: Encoder) -> dict:
         "aligned_width": encoder.aligned_width,
         "aligned_hidden": encoder.aligned_hidden,
         "aligned_fused": encoder.aligned_fused,
+        "aligned_bias": encoder.aligned_bias,
+        "others": len(encoder.others),
         "backbones": {f: t.spec for f, t in encoder.tokenizers.items() if getattr(t, "contextual", False)},
     }
 
@@ -44,7 +46,10 @@ def build(config: dict) -> Encoder:
     if config["fusion"]:
         encoder.fuse(config["fusion"], config["reads"])
     if config["aligned_width"]:
-        encoder.align(config["aligned_width"], config["aligned_hidden"], config["aligned_fused"])
+        shape = {name: config[f"aligned_{name}"] for name in ("hidden", "fused")}
+        encoder.align(config["aligned_width"], **shape, bias=config.get("aligned_bias", False))
+    if config.get("others", 0):
+        encoder.stack(config["others"])
     return encoder
 
 

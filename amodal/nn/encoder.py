@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, Tokens, field_of, unknown, view_of
 from amodal.core.embeddings import FUSED
@@ -79,6 +81,7 @@ class Encoder(nn.Module):
             raise AmodalError(f'mixer="{mixer}" reads each sense by itself and needs trunk="separate", not {trunk!r}')
         self.width, self.heads_each = shape.width, shape.heads
         self.fusion, self.reads, self.aligned_width, self.aligned_hidden, self.aligned_fused = 0, "full", 0, 0, False
+        self.aligned_bias = False
         self.tokenizers = nn.ModuleDict({f: backbones.get(f) or m.tokenizer(self.width) for f, m in fields.items()})
         self.field_token = nn.ParameterDict({f: nn.Parameter(torch.randn(self.width) * 0.02) for f in fields})
         self.position = additive(positions, self.width)
@@ -89,6 +92,7 @@ class Encoder(nn.Module):
             self.pools[FUSED] = pool_of("attention" if pool == "attention" else "mean", self.width)
         self.fusion_tokens: nn.Parameter | None = None
         self.heads: nn.ModuleDict | None = None
+        self.others = nn.ModuleList()
 
     def _new_trunk(self, depth: int, key: str) -> nn.Module:
         if self.mixer != "attention" and name_of(self.fields[key]) in SEQUENCES:
@@ -109,18 +113,41 @@ class Encoder(nn.Module):
         self.trunks[ALL].reads = rule(reads)
         return self
 
-    def align(self, width: int, hidden: int = 0, fused: bool = False) -> Encoder:
+    def align(self, width: int, hidden: int = 0, fused: bool = False, bias: bool = False) -> Encoder:
         """Add a head for each sense into one space of `width` dimensions, in which senses can be compared: a linear map, or a
-        perceptron with a hidden layer of `hidden`. fused: also for the fused vectors, if the method trains them."""
+        perceptron with a hidden layer of `hidden`. fused: also for the fused vectors, if the method trains them; bias: of the last layer,
+        for spaces whose zero has a meaning."""
         self.aligned_width, self.aligned_hidden, self.aligned_fused = width, hidden, fused
+        self.aligned_bias = bias
         names = [name for name in self.pools if fused or name != FUSED]
         self.heads = nn.ModuleDict({name: self._head(width, hidden) for name in names})
         return self
 
+    def stack(self, others: int) -> Encoder:
+        """Put so many more encoders like this one beside it, which begin with the same weights: features are the unit vectors of all of
+        them end to end, and so are aligned vectors, whose cosine is then the mean of theirs. After `fuse` and `align`; heads must be
+        linear, so that a unit vector of features gives the direction that the features give."""
+        if self.aligned_hidden:
+            raise AmodalError(
+                "encoders are put side by side with linear heads only; leave the hidden layer of `align` out"
+            )
+        self.others = nn.ModuleList([copy.deepcopy(self) for _ in range(others)])
+        return self
+
+    @property
+    def parts(self) -> list[Encoder]:
+        """This encoder and those beside it; of each, `own_features` and `own_project` are its part of what all give together."""
+        return [self, *self.others]
+
+    @property
+    def out_width(self) -> int:
+        """Dimensions of the vectors that `forward` gives."""
+        return (self.aligned_width or self.width) * len(self.parts)
+
     def _head(self, width: int, hidden: int) -> nn.Module:
         if not hidden:
-            return nn.Linear(self.width, width, bias=False)
-        return nn.Sequential(nn.Linear(self.width, hidden), nn.GELU(), nn.Linear(hidden, width, bias=False))
+            return nn.Linear(self.width, width, bias=self.aligned_bias)
+        return nn.Sequential(nn.Linear(self.width, hidden), nn.GELU(), nn.Linear(hidden, width, bias=self.aligned_bias))
 
     # From a batch to embeddings
 
@@ -130,6 +157,10 @@ class Encoder(nn.Module):
 
     def features(self, batch: Batch) -> Embeddings:
         """One vector (D) for each sense of each row, seen alone; with a joint trunk also `fused`, of all senses together."""
+        return _end_to_end([part.own_features(batch) for part in self.parts])
+
+    def own_features(self, batch: Batch) -> Embeddings:
+        """`features` of this encoder without those beside it."""
         bags = self.tokenize(batch)
         if (
             self.trunk != "joint" or self.reads == "pure"
@@ -141,6 +172,14 @@ class Encoder(nn.Module):
 
     def project(self, features: Embeddings) -> Embeddings:
         """Features in the aligned space, of those sources that have a head into it."""
+        if self.heads is None or not self.others:
+            return self.own_project(features)
+        split = {s: c.values.split(self.width, 1) for s, c in features.columns.items()}
+        each = ({s: Column(parts[i], features[s].rows) for s, parts in split.items()} for i in range(len(self.parts)))
+        return _end_to_end([p.own_project(Embeddings(c, features.size)) for p, c in zip(self.parts, each)])
+
+    def own_project(self, features: Embeddings) -> Embeddings:
+        """`project` of this encoder without those beside it."""
         if self.heads is None:
             return features
         heads = {s: self.heads[field_of(s)] for s in features if field_of(s) in self.heads}
@@ -227,6 +266,14 @@ class Encoder(nn.Module):
             whole = context[FUSED] if FUSED in context else Tokens.join(list(context.values()))
             pooled[FUSED] = self.pools[FUSED](whole)
         return pooled
+
+
+def _end_to_end(each: Sequence[Embeddings]) -> Embeddings:
+    """The unit vectors of several encoders for the same rows, one after another; those of one as they are."""
+    if len(each) == 1:
+        return each[0]
+    columns = {s: Column(torch.cat([normalize(e[s].values, dim=1) for e in each], 1), each[0][s].rows) for s in each[0]}
+    return Embeddings(columns, each[0].size)
 
 
 def _rename(bag: Tokens, source: str) -> Tokens:

@@ -26,7 +26,9 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
     "mil_vl": {"width": 32, "captions": 2},
     "softmask_vl": {"width": 16, "queue": 8, "warmup": 0.0, "ratio": 0.5},
     "amdim": {"width": 16},
+    "mcl_multistage": {"width": 16, "parts": 2, "clusters": 2},
     "deepvs": {"width": 16},
+    "duet": {"attributes": "facts", "chance": 1.0, "classes": 0.0},  # no two records of the bench are of one class
     "limoe": {"words_share": 1.0, "other_share": 1.0},  # a new router already meets the paper's
     "medflip": {"width": 32, "semantics": "kind", "reconstruct": 1.0, "tuning": 0.3},
     "mirror": {"width": 32, "prototypes": 24, "hidden": 32, "latent": 8},

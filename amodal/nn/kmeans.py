@@ -1,0 +1,59 @@
+"""K-means that gives the same clusters on every process: Lloyd's alternation from k-means++ starts (Arthur & Vassilvitskii 2007)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def kmeans(x_ND: Tensor, clusters: int, *, seed: int = 0, steps: int = 50, tries: int = 3) -> tuple[Tensor, Tensor]:
+    """((N,) int64 cluster of each row, (K, D) float64 centres): of `tries` starts, the one that ends with the least squared distance.
+
+    A start draws each further centre with a probability proportional to the squared distance from those before it, 2 + log K times, and
+    keeps the draw that leaves least distance; all that is random comes from `seed`. A cluster that loses its rows keeps its centre. Fewer
+    different rows than clusters leave some empty.
+    Raises ValueError without a row or a cluster.
+    """
+    if not len(x_ND) or clusters < 1:
+        raise ValueError(f"k-means needs a row and a cluster at least, got {len(x_ND)} and {clusters}.")
+    x = x_ND.double().cpu()
+    generator = torch.Generator().manual_seed(seed)
+    found = [_lloyd(x, _start(x, clusters, generator), steps) for _ in range(tries)]
+    label, centres, _ = min(found, key=lambda each: float(each[2]))
+    return label.to(x_ND.device), centres.to(x_ND.device)
+
+
+def assign(x_ND: Tensor, centres_KD: Tensor) -> tuple[Tensor, Tensor]:
+    """((N,) int64 the nearest centre, (N,) the squared distance from it)."""
+    square = x_ND.square().sum(1)[:, None] + centres_KD.square().sum(1) - 2 * x_ND @ centres_KD.T
+    low = square.min(1)
+    return low.indices, low.values.clamp_min(0)
+
+
+def _start(x_ND: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
+    at = [int(torch.randint(len(x_ND), (), generator=generator))]
+    square = assign(x_ND, x_ND[at])[1]
+    drawn = 2 + int(math.log(clusters))
+    while len(at) < clusters:
+        draw = torch.rand(drawn, dtype=torch.float64, generator=generator)
+        total = square.cumsum(0)
+        among = torch.searchsorted(total, draw * total[-1], right=True).clamp(max=len(x_ND) - 1).tolist()
+        left = [torch.minimum(square, assign(x_ND, x_ND[i : i + 1])[1]) for i in among]
+        best = min(range(drawn), key=lambda i: float(left[i].sum()))
+        at, square = [*at, among[best]], left[best]
+    return x_ND[at]
+
+
+def _lloyd(x_ND: Tensor, centres_KD: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    label, square = assign(x_ND, centres_KD)
+    for _ in range(steps):
+        count = torch.bincount(label, minlength=len(centres_KD)).to(x_ND.dtype)[:, None]
+        total = torch.zeros_like(centres_KD).index_add(0, label, x_ND)
+        centres_KD = torch.where(count > 0, total / count.clamp_min(1), centres_KD)
+        before, (label, square) = label, assign(x_ND, centres_KD)
+        if torch.equal(before, label):
+            break
+    return label, centres_KD, square.sum()
