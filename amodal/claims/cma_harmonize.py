@@ -157,7 +157,13 @@ def picture(dataset, path):
         }
         for (words, values), colour in zip(parts.items(), COLOURS):
             right.hist(
-                values, bins=24, range=(-1, 1), density=True, alpha=0.6, color=colour, label=f"{words}, {len(values)}"
+                values,
+                bins=30,
+                range=(-0.75, 0.75),
+                density=True,
+                alpha=0.6,
+                color=colour,
+                label=f"{words}, {len(values)}",
             )
         right.set(
             title="Mean cosine of a triplet's two gradients", xlabel="cosine at the picture's vector", ylabel="density"
