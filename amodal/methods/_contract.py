@@ -63,8 +63,9 @@ class Method(nn.Module):
         buffers, the same on every process: what is to be known about the data beforehand, and never about other records."""
 
     def survey(self, stage: int, seen: Embeddings) -> Tensor | None:
-        """Once, when stage 1, 2, … begins, before `begin`: the encoder's features of all records to train on. May fill buffers and
-        copy weights. Returns a group for each record (n,) int64, of which later batches hold one only, or None."""
+        """Once, when stage 1, 2, … begins, before `begin`: the encoder's features of all records to train on and, as `label/NAME`, the
+        labels that it learns from. May fill buffers and copy weights. Returns a group for each record (n,) int64, of which later
+        batches hold one only, or None."""
 
     combine: Callable[[dict[str, Tensor]], Tensor] | None = None
     """Gradient surgery: of each loss term its gradient over all that learns, one vector (P,), to the vector to step along. None is

@@ -228,9 +228,13 @@ def fresh(method: Method, schedule: Schedule) -> torch.optim.AdamW:
 
 @torch.no_grad()
 def seen_all(method: Method, survey: Iterable[Batch], device: torch.device) -> Embeddings:
-    """The encoder's features of all records to train on."""
+    """The encoder's features of all records to train on, and as `label/NAME` the labels that the survey brings along."""
     method.eval()
-    parts = [method.encoder.features(batch.to(device)) for batch in survey]
+    parts = []
+    for batch in survey:
+        seen = method.encoder.features(batch.to(device))
+        labels = {f"label/{name}": column.to(device) for name, column in batch.labels.items()}
+        parts.append(Embeddings(seen.columns | labels, batch.size))
     method.train()
     return Embeddings.stack(parts)
 

@@ -1,0 +1,107 @@
+"""CLIPPINGS: records of one thing are linked by what they show and what they say together, in one pooled vector.
+Arora, Yang, Jheng and Dell, 2023, arXiv:2304.03464. First, without labels, CLIP's loss between the senses of a record; then, where a
+label says which records are of one thing, supervised contrast (SupCon) of the pooled vectors, in batches of look-alikes. Row 48 of the
+catalogue. Linking itself is `amodal.evaluate._linkage`: nearest exemplar with a no-match threshold, or single-linkage clusters.
+
+Differences: any senses (those that are not words share the weight of the image; a record is pooled from what it has). Hard negatives are
+groups of classes that the model so far finds alike, for batches to be drawn from, where the paper draws an anchor's nearest neighbours.
+The two stages of training are one run. The paper's perceptron in place of the mean is left out, as it is from its final results."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, unknown
+from amodal.core.column import shared_rows
+from amodal.methods._contract import Features, Method
+from amodal.methods._look_alikes import look_alikes
+from amodal.methods._matching import words_of
+from amodal.methods.shapes import sense_pairs, share, two_senses
+from amodal.nn.encoder import Encoder
+from amodal.nn.scale import Scale
+from amodal.objectives.info_nce import info_nce
+from amodal.objectives.sup_con import sup_con
+
+
+def clippings(
+    encoder: Encoder,
+    *,
+    label: str = "",
+    words: str = "",
+    image_weight: float = 0.5,
+    unlabelled: float = 0.5,
+    group: int = 126,
+    width: int = 512,
+    temperature: float = 0.07,
+    max_scale: float = 100.0,
+    label_temperature: float = 0.1,
+) -> Clippings:
+    """label: of the data, which records are of one thing; without it there is no second stage; words: the field that reads, the first
+    text unless given; image_weight: of the other senses in the pooled vector, the words have the rest; unlabelled: share of the steps
+    before labels are used (0: none); group: about how many records that look alike batches are drawn from, best the batch (0: from
+    all); width: of the common space; temperature: where the learned softmax temperature between senses starts; max_scale: bound of
+    its inverse; label_temperature: of supervised contrast."""
+    if not 0 <= image_weight <= 1 or not 0 <= unlabelled < 1:
+        raise AmodalError(
+            f"image_weight is from 0 to 1 and unlabelled from 0 to below 1, not {image_weight} and {unlabelled}"
+        )
+    text, others = words_of(two_senses(encoder), words)
+    method = Clippings(encoder.align(width), Scale(1 / temperature, most=max_scale))
+    method.weights = {text: 1 - image_weight} | dict.fromkeys(others, image_weight / len(others))
+    method.labels, method.heat, method.group = (label,) if label else (), label_temperature, group
+    method.stages = (unlabelled, 1.0) if label and unlabelled else (1.0,)
+    method.begin(0)
+    return method
+
+
+def pooled(z: Embeddings, weights: dict[str, float]) -> Column:
+    """One unit vector (D,) for each row that has a sense of any weight: along the weighted sum of the row's unit vectors."""
+    sources = [s for s in z.sources if weights.get(field_of(s), 0.0)]
+    total = z[z.sources[0]].values.new_zeros(z.size, z[z.sources[0]].values.shape[1])
+    there = torch.zeros(z.size, dtype=torch.bool, device=total.device)
+    for s in sources:
+        total = total.index_add(0, z[s].rows, weights[field_of(s)] * normalize(z[s].values, dim=1).to(total.dtype))
+        there = there | z[s].present(z.size)
+    rows = there.nonzero().squeeze(1)
+    return Column(normalize(total[rows], dim=1), rows)
+
+
+class Clippings(Method):
+    least_rows = 2
+
+    def __init__(self, encoder: Encoder, scale: Scale):
+        super().__init__()
+        self.encoder, self.scale = encoder, scale
+
+    def begin(self, stage: int) -> None:
+        self.supervised = bool(self.labels) and stage == len(self.stages) - 1
+
+    @torch.no_grad()
+    def survey(self, stage: int, seen: Embeddings) -> Tensor | None:
+        if not self.group:
+            return None
+        one = pooled(self.encoder.project(seen), self.weights)
+        vectors = one.values.new_zeros(seen.size, one.values.shape[1]).index_copy(0, one.rows, one.values)
+        classes = torch.full((seen.size,), -1, device=vectors.device)
+        if (known := seen.columns.get(f"label/{self.labels[0]}")) is not None:
+            classes[known.rows] = known.values.long()
+        return look_alikes(vectors, classes, self.group)
+
+    def features(self, batch: Batch) -> Features:
+        columns = dict(self.encoder(batch).columns)
+        if self.supervised:
+            if self.labels[0] not in batch.labels:
+                raise unknown("label of this batch", self.labels[0], batch.labels)
+            columns["label"] = batch.labels[self.labels[0]]
+        return Features(columns, batch.size)
+
+    def losses(self, features: Features) -> dict[str, Tensor]:
+        z = Embeddings({s: features[s] for s in features if s != "label"}, features.size)
+        if not self.supervised:
+            heat = 1 / self.scale()
+            return share({f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=heat) for a, b in sense_pairs(z)})
+        one, label = pooled(z, self.weights), features["label"]
+        at, at_label = shared_rows(one, label)
+        return {"sup_con": sup_con(one.values[at], label.values[at_label], temperature=self.heat)}
