@@ -2,9 +2,10 @@
 
 Source: computed here, the same in every process. Licence: CC0-1.0. Stands in for BIOSCAN-5M (arXiv:2406.12723), which no package holds,
 with the truth known. A birth-death tree is cut into 6 orders, 18 families and 48 genera. `dna`: 402 sites that evolve under K80 (kappa 4;
-the third position of a codon six times as fast as the first), with variation inside a species, unknown letters, gaps and cut ends; a third begin late.
-`image`: 48 pixels, drawn from twelve traits in Brownian motion on the same tree, with variation, turned and moved. `names`: order, family,
-genus, species, as far as they are known. `place`: latitude, longitude and size, which drift along the tree too; a fifth missing.
+the third position of a codon six times as fast as the first), with variation inside a species, unknown letters, gaps, cut ends and, in a
+third, late beginnings. `image`: 48 pixels, drawn from twelve traits in Brownian motion on the same tree, with variation, turned and moved.
+`names`: order, family, genus, species, as far as they are known. `place`: latitude, longitude and size, which drift along the tree too; a
+fifth missing.
 
 Split as there: of most specimens of a seen species only upper ranks are known (`role` pretrain), of some the species (train, valid,
 test); a quarter of the species occurs in no training record: half of their specimens are keys, half queries. Labels `order` to `species`
