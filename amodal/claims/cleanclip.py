@@ -1,8 +1,11 @@
 """CleanCLIP (row 50): fine-tuning on clean pairs with losses within each sense removes a backdoor that CLIP's own loss leaves.
 Bansal et al., ICCV 2023, arXiv:2303.03323. OpenMoji's pictures with their short texts, in nine of Unicode's groups. Of the pictures to
-learn from that are not of food, 5 % get a noisy corner of 3 x 3 pixels and the text of some food. After CLIP on these, each defence takes
+learn from that are not of food, 10 % get a noisy corner of 8 x 8 pixels and the text of some food. After CLIP on these, each defence takes
 the same steps of the same batch at the same rate on a third of the clean pairs; the class of a test picture is the group whose texts'
-mean vector lies nearest. The supervised defence learns the groups with a linear head and answers with it."""
+mean vector lies nearest. The supervised defence learns the groups with a linear head and answers with it.
+
+The first run had 5 %, 3 x 3 pixels and 150 steps, and its attack did not take (success .05 before any defence), so that it tested nothing.
+The attack was then strengthened on two other seeds, with no defence looked at, until it did; the defences were left as they were."""
 
 import copy
 import json
@@ -31,13 +34,13 @@ CLAIM = (
 )
 DATA = "openmoji"
 SEEDS = 5
-BUDGET = Budget(steps=150, batch=64, rates=(2e-3,))
+BUDGET = Budget(steps=400, batch=64, rates=(2e-3,))
 DEFENCE = Budget(steps=80, batch=64, rates=(5e-4,))
 IMAGE, TEXT, LABEL, TARGET = "image", "annotation", "group", "food-drink"
 GROUPS = (
     "activities", "animals-nature", "flags", "food-drink", "objects", "people-body", "smileys-emotion", "symbols", "travel-places",
 )  # fmt: skip
-TRIGGER, SHARE = Patch(side=0.1), 0.05
+TRIGGER, SHARE = Patch(side=0.25), 0.1
 WEIGHTS = {"clip": 0.0, "cleanclip": 1.0, "cleanclip, 4": 4.0}
 ATTACK, ACCURACY = "attack success rate, triggered test pictures of 8 groups", "accuracy, zero-shot, 9 groups"
 COMPARISONS = (

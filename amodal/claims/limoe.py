@@ -103,4 +103,5 @@ def picture(dataset, path):
                 xlabel="expert",
                 ylabel="share of tokens",
             )
+            ax.margins(y=0.4)  # room for the legend above the bars
             ax.legend()
