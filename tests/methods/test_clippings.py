@@ -95,3 +95,34 @@ def test_the_survey_groups_by_the_labels_it_is_given():
     assert len(groups) == 8 and all(len(groups[known[kinds == k]].unique()) == 1 for k in range(3))
     m.group = 0
     assert m.survey(1, seen) is None
+
+
+def test_a_run_makes_batches_of_whole_classes_that_are_alike(monkeypatch):
+    """From data to the second stage: the survey of the loop brings the labels along."""
+    import numpy as np
+
+    from amodal import data, methods
+    from amodal.claims._arms import Budget, trained
+    from amodal.methods.embedding_retrieval.clippings import Clippings
+
+    rng, seen = np.random.default_rng(0), []
+    words = [f"town {i // 3}" for i in range(48)]
+    columns = {"a": [rng.normal(size=(6, 1)).astype(np.float32) for _ in words], "b": words, "label": words}
+    records = data.open(columns, fields={"a": "series", "b": "text"})
+    losses = Clippings.losses
+
+    def watched(self, features):
+        if self.supervised:
+            seen.append(features["label"].values.tolist())
+        return losses(self, features)
+
+    monkeypatch.setattr(Clippings, "losses", watched)
+    trained(
+        records,
+        range(48),
+        lambda encoder: methods.build("clippings", encoder, label="label", width=16, group=12),
+        Budget(steps=8, batch=12),
+        0,
+        1e-3,
+    )
+    assert len(seen) == 4 and all(len(set(batch)) == 4 for batch in seen)  # four classes of three rows each
