@@ -63,8 +63,12 @@ def filter_ensembles(
     product = votes_NM.T @ votes_NM / np.maximum(together, 1)
     mean = votes_NM.sum(0) / np.maximum(voted.sum(0), 1)
     both = (votes_NM.T @ voted) / np.maximum(together, 1)  # [i, j]: mean of rule i where both vote
-    moments = product if symmetric else product - both * both.T
-    root = triplets(moments, together)
+    moments, told = product, together > 0
+    if not symmetric:
+        # where one of two rules always says the same, their covariance is 0 of necessity and no sign of independence
+        varies = 1 - both**2 > 1e-9
+        moments, told = product - both * both.T, told & varies & varies.T
+    root = triplets(moments, told)
     if not good:
         good = _share(mean @ root / (root @ root)) if symmetric else _balance(votes_NM, mean, root)
     tilt = 2 * good - 1
@@ -83,29 +87,29 @@ def filter_ensembles(
     return Ensemble(names, right, good, posterior, kept)
 
 
-def triplets(moments_MM: np.ndarray, together_MM: np.ndarray | None = None) -> np.ndarray:
+def triplets(moments_MM: np.ndarray, told_MM: np.ndarray | None = None) -> np.ndarray:
     """(M,): r with r_i r_j = moments_ij for i != j, each the median over all pairs of other rules of sqrt(|m_ij m_ik / m_jk|).
 
-    Signs: rules agree with the others on the whole, unless their moments with them sum to less than 0. together_MM: how many records each
-    two vote on; pairs that share none are left out. Raises AmodalError where a rule has no pair of others to be told by.
+    Signs: rules agree with the others on the whole, unless their moments with them sum to less than 0. told_MM: bool, which moments say
+    anything; a rule without two others to be told by is taken to know nothing (0). Raises AmodalError if that is true of all.
     """
     count = len(moments_MM)
-    told = np.ones((count, count), dtype=bool) if together_MM is None else np.asarray(together_MM) > 0
-    size = np.zeros(count)
+    apart = ~np.eye(count, dtype=bool)
+    told = (apart if told_MM is None else told_MM & apart) & (np.abs(moments_MM) > 1e-12)
+    size, some = np.zeros(count), False
     for i in range(count):
-        others = [j for j in range(count) if j != i and told[i, j]]
         found = [
             abs(moments_MM[i, j] * moments_MM[i, k] / moments_MM[j, k])
-            for j, k in itertools.combinations(others, 2)
-            if told[j, k] and moments_MM[j, k]
+            for j, k in itertools.combinations(np.flatnonzero(told[i]), 2)
+            if told[j, k]
         ]
-        if not found:
-            raise AmodalError(
-                f"nothing tells how good rule {i} is: it takes two others that vote on the same records and do not contradict chance"
-            )
-        size[i] = np.median(found) ** 0.5
-    apart = np.where(told & ~np.eye(count, dtype=bool), moments_MM, 0.0)
-    return np.where(apart.sum(1) < 0, -size, size)
+        some |= bool(found)
+        size[i] = np.median(found) ** 0.5 if found else 0.0
+    if not some:
+        raise AmodalError(
+            "nothing tells how good any of the rules is: it takes three that vary and agree, or disagree, more than by chance"
+        )
+    return np.where(np.where(told, moments_MM, 0.0).sum(1) < 0, -size, size)
 
 
 def _balance(votes_NM: np.ndarray, mean_M: np.ndarray, root_M: np.ndarray) -> float:
