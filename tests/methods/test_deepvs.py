@@ -1,12 +1,16 @@
 """The score, the loss and the assignment against loops over the published formulas."""
 
+import numpy as np
 import pytest
 import torch
 
-from amodal.core import Ragged
+from amodal import data, methods, modalities
+from amodal.claims._arms import Budget, fit
+from amodal.core import AmodalError, Ragged
 from amodal.core.column import shared_rows
-from amodal.methods.contrastive.deepvs import assign, scores
-from tests.methods.bench import batch, exact, method
+from amodal.methods._snippets import assign, scores
+from amodal.nn.encoder import Encoder
+from tests.methods.bench import batch, exact, fields, method, raw
 
 SENSES = ("picture", "words")
 
@@ -77,3 +81,56 @@ def test_any_field_may_be_the_words():
     with pytest.raises(ValueError, match="Did you mean hardest"):
         m = method("deepvs", over="hardst")
         m.losses(m.features(batch(m.views)))
+
+
+def captioning(**options):
+    torch.manual_seed(0)
+    words = modalities.make("text", max_length=24, patch=1)
+    encoder = Encoder({"picture": fields()["picture"], "words": words}, size="nano", mixer="brnn")
+    return methods.build("deepvs", encoder, width=16, hidden=12, captions=0.5, **options)
+
+
+def test_the_writer_learns_from_whole_texts_and_from_snippets_with_the_encoder_frozen():
+    m = captioning(beta=2.0)
+    b = batch(m.views, senses=SENSES)
+    assert m.stages == (0.5, 1.0) and set(m.losses(m.features(b))) == {"hinge/picture~words"}
+    assert not any(p.requires_grad for p in m.writer.parameters())
+    m.begin(1)
+    z = m.features(b)
+    common, seen = m.parts(b)
+    a, c = shared_rows(seen["picture"], b["words"])
+    parts, lines = seen["picture"].values[a].split(), b["words"].values[c].split()
+    paths = assign(common["parts/picture"].values[a], common["parts/words"].values[c], 2.0).split()
+    for row, (part, line, path) in enumerate(zip(parts, lines, paths)):
+        pieces, start = [(part[0], line)], 0
+        for end in range(1, len(line) + 1):
+            if end == len(line) or path[end] != path[start]:
+                pieces.append((part[path[start]], line[start:end]))
+                start = end
+        each = torch.cat([m.writer(v[None], Ragged.of([text])) for v, text in pieces])
+        torch.testing.assert_close(z["caption/picture"].values[row], each.sum(0))
+    loss = m.losses(z)["caption/picture"]
+    loss.backward()
+    assert all(p.grad is None for p in m.encoder.parameters())
+    assert all(p.grad.abs().sum() > 0 for p in m.writer.parameters())
+    text, score = m.writer.write(parts[0][0], beams=2, longest=5)
+    assert len(text) <= 5 and score < 0
+
+
+def test_captions_need_words_id_by_id():
+    with pytest.raises(AmodalError, match="patch = 1"):
+        method("deepvs", captions=0.5)
+
+
+def test_a_run_trains_both_stages(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = {"picture": [raw("picture", rng) for _ in range(16)], "words": [raw("words", rng) for _ in range(16)]}
+    m = captioning()
+    records = data.open(rows).with_fields(m.encoder.fields)
+    before = [p.clone() for p in (*m.encoder.parameters(), *m.writer.parameters())]
+    fit(m, records, range(16), Budget(4, 8), 0, 1e-2)
+    assert m.stage == 1
+    assert any(not torch.equal(a, b) for a, b in zip(before, m.encoder.parameters()))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(before[-len(list(m.writer.parameters())) :], m.writer.parameters())
+    )
