@@ -35,7 +35,7 @@ __all__ = [
     "protocols",
 ]
 
-ORDER = ("knn", "linear", "cluster", "retrieval", "zero_shot", "missing", "transfer", "open_set")
+ORDER = ("knn", "linear", "cluster", "retrieval", "zero_shot", "missing", "transfer", "open_set", "identify")
 USUAL = (
     "label",
     "labels",

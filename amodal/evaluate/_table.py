@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
-HEADLINES = ("accuracy", "R2", "AMI", "recall@10", "macro top-1, harmonic mean")
+HEADLINES = ("accuracy", "R2", "AMI", "recall@10", "macro top-1, harmonic mean", "MRR, by votes")
 """The metrics that a table shows unless all are asked for."""
 
 LONG = 12
