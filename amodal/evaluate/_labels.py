@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 from amodal.core import AmodalError, Column
 from amodal.evaluate._embedded import known
 from amodal.evaluate._interval import half_width, mean
+from amodal.evaluate._similarity import spearman
 
 Predict = Callable[[Tensor], Tensor]
 """(M, D) -> (M,) codes of classes, or numbers."""
@@ -122,19 +122,6 @@ def _number_metrics(truth: np.ndarray, guess: np.ndarray) -> list[dict]:
         {"metric": "R2", "value": float(r2), "chance": 0.0, "n": len(truth)},
         {"metric": "Spearman", "value": spearman(truth, guess), "chance": 0.0, "n": len(truth)},
     ]
-
-
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """The correlation of ranks, ties sharing their mean rank; NaN where one of them never varies."""
-    a, b = _ranks(a), _ranks(b)
-    a, b = a - a.mean(), b - b.mean()
-    length = math.sqrt((a * a).sum() * (b * b).sum())
-    return float((a * b).sum() / length) if length > 0 else float("nan")
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
 def _summary(draws: list[list[dict]], several: bool) -> list[dict]:

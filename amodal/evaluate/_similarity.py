@@ -17,14 +17,14 @@ def agreement(first_ND: torch.Tensor, second_ND: torch.Tensor, human: Sequence[f
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    """Pearson's correlation of ranks, ties sharing their mean rank; 0 where one side is all ties. Raises AmodalError for unequal
+    """Pearson's correlation of ranks, ties sharing their mean rank; NaN where one side is all ties. Raises AmodalError for unequal
     lengths and fewer than two pairs."""
     if len(a) != len(b) or len(a) < 2:
         raise AmodalError(f"a rank correlation needs two lists of one length, at least 2, not of {len(a)} and {len(b)}")
     x, y = (_ranks(np.asarray(v, dtype=np.float64)) for v in (a, b))
     x, y = x - x.mean(), y - y.mean()
     norm = np.sqrt((x @ x) * (y @ y))
-    return float(x @ y / norm) if norm else 0.0
+    return float(x @ y / norm) if norm else float("nan")
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
