@@ -14,7 +14,7 @@ PIECES = np.array(["fugue", "gavotte", "hymn", "jig", "lied"], dtype=object)
 def snippets(noise=1.2, n=60, seed=0):
     rng = np.random.default_rng(seed)
     of = rng.integers(0, len(PIECES), n)
-    own = np.random.default_rng(1).normal(size=(len(PIECES), 6))[of] + 0.5 * rng.normal(size=(n, 6))
+    own = 3 * np.random.default_rng(1).normal(size=(len(PIECES), 6))[of] + 0.5 * rng.normal(size=(n, 6))
     columns = {}
     for sense in ("score", "sound"):
         rows = np.sort(rng.permutation(n)[: n - 7])

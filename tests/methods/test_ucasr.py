@@ -32,7 +32,11 @@ def test_the_first_stage_compares_views_and_the_second_senses():
     assert len(terms) == 6 and all(t.startswith("hinge/") for t in terms)
     assert all(p.requires_grad for p in m.towers.parameters())
     assert not any(p.requires_grad for p in m.heads.parameters())
-    assert method("ucasr", pretrain=1.0).stages == method("ucasr", pretrain=0.0).stages == (1.0,)
+    for share, views in ((1.0, ("strong", "strong")), (0.0, ("weak",))):
+        one = method("ucasr", pretrain=share)
+        assert one.stages == (1.0,) and one.views == views
+        kind = "hinge/" if share == 0 else "nt_xent/"
+        assert all(t.startswith(kind) for t in one.losses(one.features(batch(one.views))))
 
 
 def test_the_second_stage_keeps_the_contract_for_absent_senses_and_pieces(second):
@@ -54,7 +58,7 @@ def test_the_loss_is_the_papers_sum_over_all_mismatches(second):
     m = second(senses=TWO, margin=0.6).eval()
     features = m.features(batch(m.views, size=7, senses=TWO, patchy=False))
     value = m.losses(features)["hinge/picture~words"]
-    z = {s: m.towers[s](features[f"{s}:1"].values) for s in TWO}
+    z = {s: m.towers[s](features[s].values) for s in TWO}
     if m.cca is not None:
         m.cca.momentum = 0.0
         m.cca.update()
@@ -66,17 +70,17 @@ def test_the_loss_is_the_papers_sum_over_all_mismatches(second):
 
 def test_after_a_step_the_encoder_gives_what_was_compared(second):
     m = second(momentum=0.0)
-    b = batch(("plain", "strong", "strong"), size=12)
+    b = batch(("plain",), size=12)
     features = m.features(b)
     compared = None
     m.losses(features)
     m.tick(Clock(1, 2))
-    z = m.encoder(b.only(*[f"{s}:1" for s in SENSES]))
+    z = m.encoder(b)
     for s in SENSES:
-        tower = m.towers[s](features[f"{s}:1"].values)
+        tower = m.towers[s](features[s].values)
         mean, turn = m.cca.maps()[s] if m.cca is not None else (0, torch.eye(6))
         compared = (tower - mean) @ turn
-        torch.testing.assert_close(z[f"{s}:1"].values, compared, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(z[s].values, compared, rtol=1e-4, atol=1e-4)
 
 
 def test_what_cannot_be_is_refused():

@@ -48,13 +48,13 @@ def ucasr(
     method.cca = CCA(list(encoder.fields), width, ridge=ridge, momentum=momentum) if cca else None
     method.hinge, method.temperature = {"margin": margin, "over": "mean", "symmetric": symmetric}, temperature
     method.pretrain, method.stages = pretrain, (pretrain, 1.0) if 0 < pretrain < 1 else (1.0,)
+    method.views = ("weak",) * (pretrain < 1) + ("strong", "strong") * (pretrain > 0)
     method.begin(0)
     return method
 
 
 class Ucasr(Method):
     least_rows = 2
-    views = ("weak", "strong", "strong")
 
     def __init__(self, encoder: Encoder):
         super().__init__()
@@ -67,13 +67,15 @@ class Ucasr(Method):
         self.towers.requires_grad_(self.paired)
 
     def features(self, batch: Batch) -> Features:
-        used = [s for s in batch.sources if (view_of(s) == 1) == self.paired]
+        strong = ("weak" in self.views) + 1  # the first view that is
+        used = [s for s in batch.sources if (view_of(s) < strong) == self.paired or not self.pretrain]
         seen = self.encoder.features(batch.only(*used))
         return Features({s: seen[s] for s in seen.sources}, batch.size)
 
     def losses(self, features: Features) -> dict[str, Tensor]:
         if not self.paired:
-            views = {f: features.pair(f"{f}:2", f"{f}:3") for f in self.encoder.fields}
+            numbers = (2, 3) if "weak" in self.views else (1, 2)
+            views = {f: features.pair(*(f"{f}:{n}" for n in numbers)) for f in self.encoder.fields}
             both = {f: [self.heads[f](x) for x in pair] for f, pair in views.items()}
             return share({f"nt_xent/{f}": nt_xent(*pair, temperature=self.temperature) for f, pair in both.items()})
         z = {field_of(s): Column(self.towers[field_of(s)](features[s].values), features[s].rows) for s in features}
