@@ -28,11 +28,11 @@ def test_the_loss_is_the_mean_over_pairs_of_symmetric_cross_entropy():
 
 def test_every_pair_learns_a_scale_of_its_own_between_its_bounds():
     m = method("astrom3")
-    assert len(m.learned) == 6 and all(abs(float(s()) - 100) < 1e-3 for s in m.learned.values())
+    assert len(m.learned) == 6 and all(abs(s().item() - 100) < 1e-3 for s in m.learned.values())
     gradients(m, batch(m.views, absent=("facts",)))
     moved = {name for name, s in m.learned.items() if s.log.grad.abs() > 0}
     assert moved == {"picture~words", "picture~signal", "words~signal"}
     low = Scale(0.01, least=1.0, most=100.0)
     low().backward()
-    assert abs(float(low()) - 1) < 1e-6 and low.log.grad > 0
-    assert abs(float(Scale(0.01)()) - 0.01) < 1e-6
+    assert abs(low().item() - 1) < 1e-6 and low.log.grad > 0
+    assert abs(Scale(0.01)().item() - 0.01) < 1e-6
