@@ -84,15 +84,17 @@ def pairwise(z_NVD: Tensor, present_NV: Tensor, *, temperature: float | Tensor, 
 
 @full_precision
 def average(z_NVD: Tensor, present_NV: Tensor, *, temperature: float | Tensor, tile: int = 1024) -> Tensor:
-    """AVG: the mean over views of NT-Xent between the view and the mean of the other unit vectors of its sample."""
+    """AVG: the mean over views of NT-Xent between the view and the mean of the other unit vectors of its sample, which is not brought to
+    unit length again: logits are plain products, as in the authors' code."""
     z_NVD = _present("average", z_NVD, present_NV, temperature)
-    unit = F.normalize(z_NVD, dim=2)
-    several, terms = present_NV.sum(1) > 1, [connected_zero(z_NVD, temperature)]
+    z, several, terms = _scaled(z_NVD, temperature), present_NV.sum(1) > 1, [connected_zero(z_NVD, temperature)]
     for view in range(z_NVD.shape[1]):
         there = present_NV[:, view] & several
-        rest = unit[there].sum(1) - unit[there, view]
-        terms.append(nt_xent(unit[there, view], rest, temperature=temperature, tile=tile))
-    return torch.stack(terms).sum() / max(len(terms) - 1, 1)
+        if there.sum() > 1:
+            one = z[there, view]
+            rest = (z[there].sum(1) - one) / (present_NV[there].sum(1, keepdim=True) - 1)
+            terms.append(self_log_sum_exp(torch.cat([one, rest]), tile=tile).mean() - (one * rest).sum(1).mean())
+    return torch.stack(terms).sum() / max(z_NVD.shape[1], 1)
 
 
 def _scaled(z_NVD: Tensor, temperature: float | Tensor) -> Tensor:

@@ -78,9 +78,14 @@ def naive_average(z, present, t):
         for i in range(len(z)):
             others = [F.normalize(z[i, m], dim=0) for m in range(z.shape[1]) if m != l and present[i, m]]
             if present[i, l] and others:
-                mine.append(z[i, l])
+                mine.append(F.normalize(z[i, l], dim=0))
                 rest.append(sum(others) / len(others))
-        total = total + nt_xent(torch.stack(mine), torch.stack(rest), temperature=t)
+        both, terms = mine + rest, []
+        for k, one in enumerate(both):  # plain products: the mean is shorter than 1
+            logits = [one @ other / t for j, other in enumerate(both) if j != k]
+            partner = one @ both[(k + len(mine)) % len(both)] / t
+            terms.append(torch.stack(logits).exp().sum().log() - partner)
+        total = total + sum(terms) / len(terms)
     return total / z.shape[1]
 
 
