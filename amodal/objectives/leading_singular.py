@@ -16,11 +16,17 @@ def leading_singular(a_ND: Tensor, b_ND: Tensor, *, relative: bool = True) -> Te
     """s_1 / sum_k s_k of the N x N matrix of cosines cos(a_i, b_j), s its singular values, largest first: between 1 / min(N, D), all
     directions alike, and 1, all similarities follow one direction. Not relative: s_1 / N, 1 where all cosines are 1.
 
-    a_ND, b_ND: embeddings of the same N rows. Takes memory N^2 and time N^3. One row or none gives a connected 0. Raises ValueError for
-    unequal shapes.
+    a_ND, b_ND: embeddings of the same N rows. Memory is linear in N: the matrix has rank D at most, and is never formed. First derivatives
+    only. One row or none gives a connected 0. Raises ValueError for unequal shapes.
     """
     check_pair("leading_singular", a_ND, b_ND)
     if len(a_ND) < 2:
         return connected_zero(a_ND, b_ND)
-    values = torch.linalg.svdvals(normalize(a_ND, dim=1) @ normalize(b_ND, dim=1).T)
+    a, b = normalize(a_ND, dim=1), normalize(b_ND, dim=1)
+    with torch.no_grad():
+        (q_a, r_a), (q_b, r_b) = torch.linalg.qr(a), torch.linalg.qr(b)
+        left, _, right = torch.linalg.svd(r_a @ r_b.T)
+        left, right = q_a @ left, q_b @ right.T
+    # the derivative of a singular value is that of u' S v with its two vectors held still
+    values = ((left.T @ a) * (right.T @ b)).sum(1)
     return values[0] / (values.sum().clamp(min=1e-12) if relative else len(a_ND))

@@ -43,6 +43,24 @@ def test_its_gradient_is_that_of_differences_with_more_rows_than_dimensions_too(
     assert torch.autograd.gradcheck(leading_singular, (a, b), eps=1e-6, atol=1e-5)
 
 
+@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize("shape", [(5, 9), (40, 6), (6, 6)])
+def test_value_and_gradient_are_those_of_the_whole_matrix(shape, relative, pair, same):
+    def whole(a, b):
+        values = torch.linalg.svdvals(F.normalize(a, dim=1) @ F.normalize(b, dim=1).T)
+        return values[0] / (values.sum() if relative else len(a))
+
+    same(lambda a, b: leading_singular(a, b, relative=relative), whole, pair(*shape))
+
+
+def test_the_matrix_of_similarities_is_never_held():
+    a, b = torch.randn(2, 400, 3, requires_grad=True)
+    held = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t.numel()) or t, lambda t: t):
+        leading_singular(a, b)
+    assert max(held) <= 400 * 3
+
+
 def test_one_row_or_none():
     for n in (0, 1):
         a, b = torch.randn(2, n, 3, requires_grad=True)

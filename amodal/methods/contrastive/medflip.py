@@ -21,6 +21,7 @@ from amodal.modalities.text import Text
 from amodal.nn.decoder import MaskDecoder
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
+from amodal.objectives.info_nce import info_nce
 from amodal.objectives.leading_singular import leading_singular
 from amodal.objectives.soft_info_nce import soft_info_nce
 
@@ -96,8 +97,12 @@ class MedFlip(Method):
         match, spectrum = {}, {}
         for a, b in sense_pairs(z):
             rows, pair = z.complete((a, b))
-            targets = self.targets(features, rows, pair[0].dtype)
-            match[f"match/{a}~{b}"] = soft_info_nce(*pair, targets, temperature=1 / self.scale())
+            if LABEL in features:
+                soft = self.targets(features[LABEL], features.size, rows, pair[0].dtype)
+                # what is alike is so both ways: the same targets back, whose rows sum to 1, which those of P transposed do not
+                match[f"match/{a}~{b}"] = soft_info_nce(*pair, soft, temperature=1 / self.scale(), back=soft)
+            else:
+                match[f"match/{a}~{b}"] = info_nce(*pair, temperature=1 / self.scale())
             if self.spectral:
                 spectrum[f"spectrum/{a}~{b}"] = self.spectral * leading_singular(*pair, relative=self.relative)
         told = {
@@ -105,12 +110,9 @@ class MedFlip(Method):
         }
         return share(match) | share(spectrum) | share(told)
 
-    def targets(self, features: Features, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    def targets(self, label: Column, size: int, rows: Tensor, dtype: torch.dtype) -> Tensor:
         """(N, N) rows that sum to 1: softmax over j of (1 if i and j are of one class), of i alone where its class is not known."""
-        own = torch.eye(len(rows), dtype=dtype, device=rows.device)
-        if LABEL not in features:
-            return own
-        label: Column = features[LABEL]
-        every = label.values.new_full((features.size,), -1).index_put((label.rows,), label.values)[rows]
+        every = label.values.new_full((size,), -1).index_put((label.rows,), label.values)[rows]
         alike = (every[:, None] == every) & (every >= 0)
+        own = torch.eye(len(rows), dtype=dtype, device=rows.device)
         return torch.where((every >= 0)[:, None], alike.to(dtype).softmax(1), own)
