@@ -6,7 +6,7 @@ B rows of a batch · N rows that have a value · T tokens · D width · S source
 from amodal.core.batch import Batch, row_seeds
 from amodal.core.column import Column, Ragged
 from amodal.core.embeddings import Embeddings
-from amodal.core.sources import field_of, name_code, view_of
+from amodal.core.sources import field_of, name_code, view_of, views_of
 from amodal.core.tokens import POSITION_DIMS, Tokens
 from amodal.errors import AmodalError, unknown
 
@@ -23,4 +23,5 @@ __all__ = [
     "row_seeds",
     "unknown",
     "view_of",
+    "views_of",
 ]

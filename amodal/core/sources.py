@@ -13,6 +13,11 @@ def view_of(source: str) -> int:
     return int(source.partition(":")[2] or 0)
 
 
+def views_of(field: str, count: int) -> list[str]:
+    """The sources that `count` views of a field make: `image` if it is one, else `image:1`, `image:2`, …"""
+    return [field] if count == 1 else [f"{field}:{number}" for number in range(1, count + 1)]
+
+
 def name_code(name: str) -> int:
     """A 63-bit number that stands for a name, the same in every process."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 1

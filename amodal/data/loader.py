@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from amodal.core import AmodalError, Batch, Column, row_seeds, unknown
+from amodal.core import AmodalError, Batch, Column, row_seeds, unknown, views_of
 from amodal.data import order
 from amodal.data.dataset import Dataset
 from amodal.data.groups import Groups
@@ -128,8 +128,7 @@ class Loader:
             bad += [Bad(key, field, str(e)) for key, e in zip(keys, entries) if isinstance(e, Exception)]
             rows = [row for row, entry in enumerate(entries) if isinstance(entry, np.ndarray)]
             values = [entries[row] for row in rows]
-            for number, view in enumerate(views, 1):
-                source = field if len(views) == 1 else f"{field}:{number}"
+            for source, view in zip(views_of(field, len(views)), views):
                 columns[source] = self._column(field, source, view, values, rows, seeds)
         labels = {name: _known(values[records]) for name, values in self.labels.items()}
         return Batch(len(keys), columns, tuple(keys), seeds, labels), bad

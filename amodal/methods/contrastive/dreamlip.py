@@ -5,7 +5,7 @@ Captions should hold a sentence a line; of a single line, stretches are taken.""
 
 import torch
 
-from amodal.core import Batch, Column, Embeddings, Ragged, field_of
+from amodal.core import Batch, Column, Embeddings, Ragged, field_of, views_of
 from amodal.core.column import shared_rows
 from amodal.masking.hashing import hash_bits
 from amodal.methods._contract import Features
@@ -42,16 +42,15 @@ def dreamlip(
         grouped = {}
         for s in others:
             for t in texts:
-                each = [info_nce(*z.pair(s, view), temperature=1 / scale["whole"]()) for view in views_of(t)]
+                each = [
+                    info_nce(*z.pair(s, view), temperature=1 / scale["whole"]()) for view in views_of(t, captions + 1)
+                ]
                 losses[f"sentences/{s}~{t}"] = torch.stack(each).mean()
                 if weight:
                     fresh = z[f"{s}/{t} fresh"].values
                     pair = z[f"{s}/{t} group"].values[fresh], z[f"{s}/{t}"].values[fresh]
                     grouped[f"group/{s}~{t}"] = weight * info_nce(*pair, temperature=1 / scale["group"]())
         return share(losses) | share(grouped)
-
-    def views_of(t):
-        return [f"{t}:{k}" for k in range(1, captions + 2)]
 
     views = {f: ("weak", *["local"] * captions) if f in texts else ("weak",) for f in encoder.fields}
     between = (texts, others) if weight else ([], [])

@@ -8,8 +8,6 @@ attention of learned queries, and a mean of its tokens for the latent views; hea
 directions of each loss, here they are averaged: a constant factor of both terms. They freeze the text encoder or half of it, which is a
 matter of the backbone here."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from amodal.core import Batch, Column, Embeddings, field_of, name_code
@@ -32,7 +30,7 @@ def merl(
     width: int = 256,
     hidden: int = 256,
     temperature: float = 0.07,
-) -> Merl:
+) -> Method:
     """weight: of the latent views' loss (0 is cross-modal alignment alone); dropout: of each view. width: of the common space and of the
     latent views; hidden: of the heads' hidden layer; temperature: of both losses, fixed."""
     fields = [f for f, m in two_senses(encoder).fields.items() if not isinstance(m, Text)] or list(encoder.fields)
@@ -64,8 +62,7 @@ class Merl(Method):
     def losses(self, features: Features) -> dict[str, Tensor]:
         z = Embeddings({s: features[s] for s in features if "/" not in s}, features.size)
         across = {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=self.temperature) for a, b in sense_pairs(z)}
-        within = {}
-        for source in (s for s in z if f"latent/0/{s}" in features):
-            views = (features[f"latent/{number}/{source}"].values for number in range(2))
-            within[f"latent/{source}"] = self.weight * info_nce(*views, temperature=self.temperature)
+        views = {s: [features[f"latent/{n}/{s}"].values for n in range(2)] for s in z if f"latent/0/{s}" in features}
+        latent = {s: info_nce(*pair, temperature=self.temperature) for s, pair in views.items()}
+        within = {f"latent/{s}": self.weight * term for s, term in latent.items()}
         return share(across) | share(within)
