@@ -80,27 +80,26 @@ def seed_column(batch: Batch) -> Column:
 
 
 def item_matching(
-    matcher: Matcher, features: Features, words: str, seen: str, *, temperature: float | Tensor
+    matcher: Matcher, features: Features, words: str, seen: str, *, temperature: float | Tensor, floor: float = 0.0
 ) -> Tensor:
     """Image-text matching between two sources with hard negatives. features: vectors of both in the common space under their
-    own names, their tokens under `tokens/…`, and the seeds."""
+    own names, their tokens under `tokens/…`, and the seeds. floor: as in `draw_others`."""
     both = shared_rows(features[f"tokens/{words}"], features[f"tokens/{seen}"])
     word_lists, seen_lists = (features[f"tokens/{s}"].values[i] for s, i in zip((words, seen), both))
-    draws = draw_negatives(features, words, seen, temperature=temperature)
+    draws = draw_negatives(features, words, seen, temperature=temperature, floor=floor)
     return matcher.loss(word_lists, seen_lists, *draws)
 
 
-def draw_negatives(features: Features, words: str, seen: str, *, temperature: float | Tensor) -> tuple[Tensor, Tensor]:
+def draw_negatives(
+    features: Features, words: str, seen: str, *, temperature: float | Tensor, floor: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """For the rows that have both: whose picture stands in for that of the words, whose words for those of the picture."""
     z_words, z_seen = features.pair(words, seen)
     rows = features[words].rows[shared_rows(features[words], features[seen])[0]]
     seeds = features[SEED].values[rows]
-    other_seen = hard_negatives(
-        z_words, z_seen, hash_bits(seeds, name_code(f"{words}>{seen}")), temperature=temperature
-    )
-    other_words = hard_negatives(
-        z_seen, z_words, hash_bits(seeds, name_code(f"{seen}>{words}")), temperature=temperature
-    )
+    own = (hash_bits(seeds, name_code(f"{a}>{b}")) for a, b in ((words, seen), (seen, words)))
+    other_seen = hard_negatives(z_words, z_seen, next(own), temperature=temperature, floor=floor)
+    other_words = hard_negatives(z_seen, z_words, next(own), temperature=temperature, floor=floor)
     return other_seen, other_words
 
 

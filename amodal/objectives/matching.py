@@ -31,13 +31,15 @@ def draw_others(
     *,
     group_N: Tensor | None = None,
     column_N: Tensor | None = None,
+    floor: float = 0.0,
 ) -> Tensor:
     """One column for each row, drawn with probability softmax(logits_i) over the columns that are not its own: (M,) int64.
 
     own_M: the column that belongs to each row; seed_M: int64, all that is random about a row: the same seeds draw the same columns
     however rows are spread over processes. group_N: columns of the group of a row's own column are not drawn either (the same
     caption twice). column_N: int64, a name for each column (its own seed, say), so that what is drawn does not depend on the order
-    of the columns; their numbers unless given. -1 where nothing is left to draw.
+    of the columns; their numbers unless given. floor: added to each chance of the softmax over all columns, so that no column is out
+    of reach (TIP, arXiv:2407.07582, has 1e-4). -1 where nothing is left to draw.
     """
     if not logits_MN.shape[1]:
         return torch.full_like(own_M, -1)
@@ -47,7 +49,8 @@ def draw_others(
         barred |= group_N == group_N[own_M][:, None]
     # the largest of logits plus Gumbel noise is a draw from their softmax (Gumbel 1954; Maddison et al. 2014)
     luck = uniform(seed_M[:, None], column if column_N is None else column_N).double() + 2.0**-25
-    noisy = (logits_MN.double() - (-luck.log()).log()).masked_fill(barred, -torch.inf)
+    logits = (logits_MN.double().softmax(1) + floor).log() if floor else logits_MN.double()
+    noisy = (logits - (-luck.log()).log()).masked_fill(barred, -torch.inf)
     return noisy.argmax(1).masked_fill(barred.all(1), -1)
 
 
@@ -59,11 +62,12 @@ def hard_negatives(
     *,
     temperature: float | Tensor,
     group_N: Tensor | None = None,
+    floor: float = 0.0,
     tile: int = 1024,
 ) -> Tensor:
     """For each a_i the index of a b_j, j != i, drawn with probability ~ exp(cos(a_i, b_j) / temperature): (N,) int64.
 
-    a_ND, b_ND: embeddings of the same N rows; seed_N, group_N: as in `draw_others`; tile: rows at once, memory only.
+    a_ND, b_ND: embeddings of the same N rows; seed_N, group_N, floor: as in `draw_others`; tile: rows at once, memory only.
     Raises ValueError for unequal shapes.
     """
     check_pair("hard_negatives", a_ND, b_ND)
@@ -73,5 +77,8 @@ def hard_negatives(
     own = torch.arange(len(a), device=a.device)
     parts = zip(*(t.split(tile) for t in (a, own, seed_N)))
     return torch.cat(
-        [draw_others(rows @ b.T, mine, seeds, group_N=group_N, column_N=seed_N) for rows, mine, seeds in parts]
+        [
+            draw_others(rows @ b.T, mine, seeds, group_N=group_N, column_N=seed_N, floor=floor)
+            for rows, mine, seeds in parts
+        ]
     )

@@ -1,0 +1,117 @@
+"""What TIP alone does: the numbers of its three losses, cells that are missing, and a vector for rows that have not everything."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from amodal.core import AmodalError, Batch, Ragged, row_seeds
+from amodal.objectives.matching import draw_others
+from tests.methods.bench import batch, exact, method
+
+SENSES = ("picture", "facts")
+
+
+def one(**options):
+    m = exact(method("tip", senses=SENSES, **options))
+    return m, exact(batch(m.views, senses=SENSES, patchy=False))
+
+
+def test_three_losses_a_third_each():
+    m, b = one()
+    z = m.features(b)
+    terms = m.losses(z)
+    assert set(terms) == {"contrast/picture~facts", "match/picture", "reconstruct/picture"}
+    p, f = (F.normalize(z[s].values, dim=1) for s in SENSES)
+    logits, own = p @ f.T / 0.1, torch.arange(len(p))
+    contrast = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    torch.testing.assert_close(terms["contrast/picture~facts"], contrast / 3)
+    assert set(one(match=0.0)[0].losses(z)) == {"contrast/picture~facts", "reconstruct/picture"}
+    assert set(one(fill=0.0)[0].losses(z)) == {"contrast/picture~facts", "match/picture"}
+    torch.testing.assert_close(one(fill=6.0)[0].losses(z)["reconstruct/picture"], 6 * terms["reconstruct/picture"])
+
+
+def test_reconstruction_is_of_each_hidden_cell_from_the_others_and_the_picture():
+    """Row by row: age is a number (squared error in deviations), colour a category (cross-entropy among its three codes)."""
+    m, b = one()
+    got = m.losses(m.features(b))["reconstruct/picture"]
+    table, losses = m.encoder.fields["facts"], []
+    for i in range(b.size):
+        row = b.between(i, i + 1)
+        content = m.encoder.content(row)["facts"]
+        hidden = m.masked.draw(content, row.seeds)
+        assert int(hidden.sum()) == 1  # a half of two cells
+        x = torch.where(hidden[:, None], m.masked.token, content.x)
+        cells = m.encoder.contextualise({"facts": m.encoder.place(content.with_x(x))})["facts"].x
+        picture = m.encoder.contextualise(m.encoder.tokenize(row.only("picture")))["picture"].x
+        out = m.masked.predictor(m.module.cross(_ragged(cells), _ragged(picture)).flat[hidden])[0]
+        age, colour = table.standardised(row["facts"].values)[0]
+        losses.append((out[0] - age) ** 2 if hidden[0] else F.cross_entropy(out[2:][None], colour.long()[None]))
+    torch.testing.assert_close(got, torch.stack(losses).mean() / 3)
+
+
+def _ragged(x):
+    return Ragged(x, torch.tensor([len(x)]))
+
+
+def test_negatives_are_drawn_from_the_softmax_of_all_and_a_floor():
+    """The chances as published: softmax over the whole batch, 1e-4 more for each, none for oneself."""
+    logits = torch.tensor([[9.0, 0.0, 1.0, -9.0]], dtype=torch.float64)
+    chance = logits.softmax(1) + 1e-2
+    chance[0, 0] = 0
+    chance /= chance.sum()
+    draws = 40_000
+    seeds, own = row_seeds([str(i) for i in range(draws)]), torch.zeros(draws, dtype=torch.int64)
+    drawn = draw_others(logits.expand(draws, -1), own, seeds, floor=1e-2)
+    found = torch.bincount(drawn, minlength=4)[None] / draws
+    torch.testing.assert_close(found.double(), chance, rtol=0, atol=0.009)
+    bare = torch.bincount(draw_others(logits.expand(draws, -1), own, seeds), minlength=4) / draws
+    assert bare[3] < 0.001 < 0.2 < found[0, 3]  # without the floor the last is never met
+
+
+def test_a_missing_cell_says_nothing_and_a_missing_table_leaves_the_picture():
+    m, b = one()
+    m.eval()
+    whole = m.fused(b)
+    assert whole.rows.tolist() == list(range(b.size)) and whole.values.shape == (b.size, m.encoder.width)
+    values = b["facts"].values.clone()
+    values[:, 0] = torch.nan
+    holes = Batch.of(b.size, b.columns | {"facts": type(b["facts"])(values, b["facts"].rows)}, b.keys)
+    left = m.fused(holes).values
+    assert (left - whole.values).abs().amax(1).min() > 1e-4
+    # only the other cell is left: a vector of the picture and of that cell, by hand
+    cells = m.encoder.contextualise(m.encoder.tokenize(holes.only("facts")))["facts"]
+    assert len(cells) == b.size
+    pictures = m.encoder.contextualise(m.encoder.tokenize(holes.only("picture")))["picture"]
+    first = torch.stack([m.module.cls, cells.x[3]])
+    by_hand = m.module.cross(_ragged(first), _ragged(pictures.x[pictures.row == 3])).flat[0]
+    torch.testing.assert_close(left[3], by_hand)
+    without = b.columns | {"facts": b["facts"].at(torch.arange(0))}
+    alone = m.fused(Batch.of(b.size, without, b.keys))
+    assert (
+        len(alone) == b.size
+        and alone.values.isfinite().all()
+        and (alone.values[0] - alone.values[1]).abs().max() > 1e-5
+    )
+    nothing = {"picture": b["picture"].at(torch.arange(2)), "facts": b["facts"].at(torch.arange(1, 4))}
+    assert m.fused(Batch.of(b.size, nothing, b.keys)).rows.tolist() == [0, 1, 2, 3]
+
+
+def test_several_senses_are_read_one_by_one_and_their_mean_is_fused():
+    senses = ("picture", "words", "facts")
+    m = exact(method("tip", senses=senses)).eval()
+    b = exact(batch(("plain",), senses=senses, patchy=False))
+    parts = [m.fused(_without(b, dropped)) for dropped in ("words", "picture")]
+    torch.testing.assert_close(m.fused(b).values, sum(p.values for p in parts) / 2)
+
+
+def _without(b, sense):
+    return Batch.of(b.size, b.columns | {sense: b[sense].at(torch.arange(0))}, b.keys)
+
+
+def test_the_table_may_be_any_field_but_must_be_one():
+    assert method("tip").table == "facts" and method("tip", table="words").table == "words"
+    assert method("tip", senses=("picture", "words")).table == "words"
+    with pytest.raises(AmodalError, match="facts"):
+        method("tip", table="fact")
+    with pytest.raises(AmodalError, match="only facts"):
+        method("tip", senses=("facts",))
