@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import math
 import pkgutil
 import sys
 
@@ -10,6 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 import benchmarks
+
+
+def shown(number: float, form: str) -> str:
+    """Empty for what was not measured."""
+    return "" if math.isnan(number) else form.format(number)
 
 
 def main(names: list[str]) -> int:
@@ -32,10 +38,10 @@ def main(names: list[str]) -> int:
             table.add_row(
                 f"{name}: {row.what}",
                 row.peer,
-                f"{row.speed:.2f}x",
-                f"{row.spread[0]:.2f}-{row.spread[1]:.2f}",
+                shown(row.speed, "{:.2f}x"),
+                "-".join(shown(ratio, "{:.2f}") for ratio in row.spread).strip("-"),
                 f"{row.ours_ms:.1f}",
-                f"{row.peer_ms:.1f}",
+                shown(row.peer_ms, "{:.1f}"),
                 f"{row.memory:.1f}x",
                 f"{row.ours_mib:.1f}",
                 f"{row.peer_mib:.1f}",
