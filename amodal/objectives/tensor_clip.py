@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from amodal.objectives.common import check_pair, check_positive, connected_zero, full_precision
 from amodal.objectives.tiles import by_rows
@@ -27,7 +28,7 @@ def tensor_clip(
     half:         (three senses) entries where two of the indices agree count as positives of half weight, and the sum below goes only
                   over entries where all three differ.
     tuples:       T has N^W entries, so rows compete in blocks of at most so many neighbours: N * tuples^(W - 1) products. Memory is
-                  that of a tile.
+                  that of one block or, where blocks have more than CELLS entries, of a tile: the backward pass makes them again.
 
     Blocks of too few rows to have a negative (two; three with `half`) have no term; without any block, a connected 0.
     Raises ValueError for unequal shapes, fewer than two senses, and `half` with other than three.
@@ -37,10 +38,11 @@ def tensor_clip(
     if half and len(senses) != 3:
         raise ValueError(f"half weights are for three senses, got {len(senses)}.")
     unit, least, total, counted = [F.normalize(z, dim=1) for z in senses], 3 if half else 2, [], 0
+    again = len(unit[0]) > tuples and torch.is_grad_enabled()  # one block may as well be kept, which is faster
     for block in zip(*(u.split(tuples) for u in unit)):
         if len(block[0]) >= least:
             total += (
-                _whole(block, temperature)
+                (_again if again else _whole)(block, temperature)
                 if len(block[0]) ** len(block) <= CELLS and not half
                 else [_axis(block[w], (*block[:w], *block[w + 1 :]), temperature, half) for w in range(len(block))]
             )
@@ -55,6 +57,11 @@ def _whole(block: Sequence[Tensor], temperature: float | Tensor) -> list[Tensor]
     logits, own = _logits(block, temperature), torch.arange(len(block[0]), device=block[0].device)
     right = logits[(own,) * len(block)].sum()
     return [logits.movedim(w, 0).flatten(1).logsumexp(1).sum() - right for w in range(len(block))]
+
+
+def _again(block: Sequence[Tensor], temperature: float | Tensor) -> list[Tensor]:
+    """`_whole`, whose tensor is made once more in the backward pass instead of being held until then."""
+    return checkpoint(_whole, block, temperature, use_reentrant=False, preserve_rng_state=False)
 
 
 def _logits(senses: Sequence[Tensor], temperature: float | Tensor) -> Tensor:

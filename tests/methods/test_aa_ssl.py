@@ -10,11 +10,13 @@ from amodal.errors import AmodalError
 from amodal.nn.encoder import Encoder
 
 
-def build(**options):
+def build(further=(), **options):
     torch.manual_seed(0)
     picture = modalities.make("image", size=16, channels=3, patch=8)
     turns = modalities.kind("table").infer([{"turn": float(i)} for i in range(8)])
-    encoder = Encoder({"before": picture, "after": picture, "action": turns}, size="nano")
+    encoder = Encoder(
+        {"before": picture, "after": picture, "action": turns} | dict.fromkeys(further, picture), size="nano"
+    )
     return methods.build("aa_ssl", encoder, **options)
 
 
@@ -43,6 +45,18 @@ def test_the_order_of_the_views_matters_for_the_action_alone():
     a, b = (m.losses(m.features(x)) for x in (one, swapped))
     torch.testing.assert_close(a["nt_xent/before"], b["nt_xent/before"])
     assert (a["action/before"] - b["action/before"]).abs() > 1e-4
+
+
+def test_a_further_field_learns_from_two_views_of_its_own():
+    m, rng = build(("depth",), first="before", second="after"), np.random.default_rng(0)
+    assert m.views == {"before": ("weak",), "after": ("weak",), "depth": ("strong", "strong")}
+    own = {f"depth:{i}": batch(rng)["before"] for i in (1, 2)}
+    b = batch(rng)
+    terms = m.losses(m.features(Batch(b.size, {**b.columns, **own}, b.keys, b.seeds)))
+    assert set(terms) == {f"{term}/{f}" for term in ("nt_xent", "action") for f in ("before", "depth")}
+    sum(terms.values()).backward()
+    still = [n for n, p in m.named_parameters() if p.grad is None or not p.grad.abs().sum()]
+    assert not [n for n in still if "depth" in n]
 
 
 def test_half_a_pair_and_unknown_fields_are_refused():

@@ -24,9 +24,9 @@ def aa_ssl(
     temperature: float = 0.5,
     action_temperature: float = 0.1,
 ) -> Towers:
-    """action: the field that says what was done; first, second: the fields before and after it, which one tower then reads (none:
-    two augmented views of every other field); weight: of the action loss; width: of the heads' outputs; temperature: of NT-Xent;
-    action_temperature: of pairs against actions."""
+    """action: the field that says what was done; first, second: the fields before and after it, which one tower then reads (of every
+    other field, and of all without them, there are two augmented views); weight: of the action loss; width: of the heads' outputs;
+    temperature: of NT-Xent; action_temperature: of pairs against actions."""
     if bool(first) != bool(second):
         raise AmodalError("aa_ssl needs both fields, before and after the action: give first and second, or neither")
     for field in filter(None, (action, first, second)):
@@ -35,7 +35,7 @@ def aa_ssl(
     if second:
         without(encoder, second)
     seen = [f for f in encoder.fields if f != action]
-    views = {f: ("weak",) for f in (first, second)} if second else {f: ("strong", "strong") for f in seen}
+    views = {f: ("strong", "strong") for f in seen} | {f: ("weak",) for f in (first, second) if f}
     size = encoder.width
     heads = {f: Projector(size, width, hidden=size) for f in seen}
     pairs = nn.ModuleDict({f: Pairs(size, width) for f in seen})
