@@ -95,8 +95,15 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.apply(_initialise)
 
-    def forward(self, tokens: Tokens, collect: Collect | None = None, routes: Routes | None = None) -> Tokens:
-        how = plan(tokens, self.reads)
+    def forward(
+        self,
+        tokens: Tokens,
+        collect: Collect | None = None,
+        routes: Routes | None = None,
+        reads: Reads | None = None,
+    ) -> Tokens:
+        """reads: another rule than the transformer's own, for this call."""
+        how = plan(tokens, reads or self.reads)
         x_TD, position = tokens.x, tokens.position
         if how.order is not None:
             x_TD, position = x_TD[how.order], position[how.order]

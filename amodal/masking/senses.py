@@ -1,0 +1,25 @@
+"""Modality dropout: whole senses of a row are hidden, and never all of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from amodal.core import AmodalError, name_code
+from amodal.masking.hashing import hash_bits, uniform
+
+
+def kept_senses(present: dict[str, Tensor], seeds_B: Tensor, rate: float) -> dict[str, Tensor]:
+    """sense -> (B,) bool: of the senses that a row has, each is hidden by chance `rate`; if that would hide them all, the one that
+    was drawn to go last stays.
+
+    present: sense -> (B,) bool; seeds_B: (B,) int64, from which everything is drawn. Raises AmodalError for a rate outside [0, 1].
+    """
+    if not 0 <= rate <= 1:
+        raise AmodalError(f"the chance to hide a sense is from 0 to 1, not {rate}")
+    there = torch.stack(list(present.values()), 1)
+    draw = torch.stack([uniform(hash_bits(seeds_B, name_code(f"hidden {s}"))) for s in present], 1)
+    draw = torch.where(there, draw, -1.0)
+    last = torch.nn.functional.one_hot(draw.argmax(1), len(present)).bool()
+    kept = there & ((draw >= rate) | last)
+    return dict(zip(present, kept.unbind(1)))
