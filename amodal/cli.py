@@ -130,7 +130,10 @@ def evaluate(
     ] = None,
     protocols: Annotated[
         str,
-        arg(metavar="A,B", help="knn, linear, retrieval, zero_shot, missing, transfer; all that apply unless given"),
+        arg(
+            metavar="A,B",
+            help="knn, linear, retrieval, missing, transfer, …; all that apply unless given, but for absence (long)",
+        ),
     ] = "",
     json: Annotated[Path | None, arg(help="write spec and results to this file; figures go beside it")] = None,
     few: Annotated[int | None, arg(help="use only so many labels of each class, in several draws")] = None,

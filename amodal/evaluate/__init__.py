@@ -36,6 +36,9 @@ __all__ = [
 ]
 
 ORDER = ("knn", "linear", "cluster", "retrieval", "zero_shot", "missing", "transfer", "open_set", "identify")
+ON_REQUEST = ("absence",)
+"""Protocols that take long and are measured only when they are named."""
+
 USUAL = (
     "label",
     "labels",
@@ -81,14 +84,14 @@ def evaluate(
 
     model: an encoder, or a Model, which is not tested on records with the keys of those it was trained on. dataset: a Dataset or
     what `amodal.open` takes. label: one or several that are to be predicted; unless given, see `usual_label`. protocols: all that
-    apply unless given. baseline: an untrained encoder to measure beside it. options: of the protocols, e.g. few=5, k=20,
-    templates=("a photo of {}",).
+    apply unless given, but for the long ones (`ON_REQUEST`). baseline: an untrained encoder to measure beside it. options: of the
+    protocols, e.g. few=5, k=20, templates=("a photo of {}",).
 
     A protocol that says nothing about this data is skipped with its reason in `Report.skipped`. Raises AmodalError for unknown
     protocols, labels and options, for a label that no record has, and if there is nothing to train or test on.
     """
     encoder, dataset = _opened(model, dataset)
-    names = list(protocols) if protocols else globals()["protocols"]()
+    names = list(protocols) if protocols else [p for p in globals()["protocols"]() if p not in ON_REQUEST]
     pages_ = {name.replace("-", "_"): protocol(name) for name in names}
     _check_options(pages_, options)
     labels = _wanted(dataset, label)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -13,7 +12,8 @@ from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, unknown
 from amodal.core.embeddings import FUSED
-from amodal.data import Bad, Dataset, Loader
+from amodal.data import Bad, Dataset
+from amodal.evaluate._again import Changer, evaluating, in_order, kept, refuser
 from amodal.modalities import BadValue, Raw, name_of
 
 
@@ -25,6 +25,7 @@ class Embedded:
     refuse: names -> the vectors that the network makes of those senses together, if it has to be run again for it (joint trunks).
     content: source -> (n,) int64, equal for records whose values are equal, in the order of the column's rows.
     bad: values that could not be read.
+    changed: runs the network again with the values of one sense changed, see `Changer`.
     """
 
     keys: list[str]
@@ -34,6 +35,7 @@ class Embedded:
     refuse: Callable[[Sequence[str]], Column] | None = None
     content: dict[str, Tensor] = field(default_factory=dict)
     bad: list[Bad] = field(default_factory=list)
+    changed: Changer | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -104,20 +106,20 @@ def embed_records(
     labels: take the labels along. The encoder is left in the mode (training or evaluation) it was in.
     """
     indices = np.asarray(list(indices), dtype=np.int64)
-    loader = _in_order(dataset, indices, batch)
+    loader = in_order(dataset, indices, batch)
     device = device_of(encoder) if device is None else device
     features, aligned, content = [], [], {}
-    with _evaluating(encoder):
+    with evaluating(encoder):
         for part in loader:
             for source, column in part.columns.items():
                 content.setdefault(source, []).append(_content(column))
             seen = encoder.features(part.to(device))
-            aligned.append(_kept(encoder.project(seen)))
-            features.append(_kept(seen))
+            aligned.append(kept(encoder.project(seen)))
+            features.append(kept(seen))
             if progress is not None:
                 progress(part.size)
     spaces = Embeddings.stack(aligned), Embeddings.stack(features)
-    refuse = _refuser(encoder, dataset, indices, batch, device) if FUSED in spaces[0] else None
+    refuse = refuser(encoder, dataset, indices, batch, device) if FUSED in spaces[0] else None
     return Embedded(
         [dataset.keys[i] for i in indices.tolist()],
         *spaces,
@@ -125,6 +127,7 @@ def embed_records(
         refuse,
         {source: torch.cat(parts) for source, parts in content.items()},
         loader.bad,
+        Changer(encoder, dataset, indices, batch, device, FUSED in spaces[0] or FUSED in spaces[1]),
     )
 
 
@@ -133,7 +136,7 @@ def embed_values(encoder, name: str, raws: Sequence[Raw], *, batch: int = 256) -
     """(n, D) float32: raw values of one field in the aligned space. Raises AmodalError for a value that cannot be decoded."""
     modality = encoder.fields[name]
     still, vectors = np.random.default_rng(0), []
-    with _evaluating(encoder):
+    with evaluating(encoder):
         for start in range(0, len(raws), batch):
             values = []
             for raw in raws[start : start + batch]:
@@ -149,51 +152,7 @@ def embed_values(encoder, name: str, raws: Sequence[Raw], *, batch: int = 256) -
     return torch.cat(vectors)
 
 
-def _refuser(encoder, dataset: Dataset, indices: np.ndarray, batch: int, device) -> Callable[[Sequence[str]], Column]:
-    """Runs the network again over the same records with some of their senses; each set of senses once."""
-    made: dict[tuple[str, ...], Column] = {}
-
-    @torch.no_grad()
-    def refuse(names: Sequence[str]) -> Column:
-        key = tuple(sorted(names))
-        if key not in made:
-            with _evaluating(encoder):
-                loader = _in_order(dataset, indices, batch)
-                parts = [_kept(encoder(part.only(*names).to(device))) for part in loader]
-            made[key] = Embeddings.stack(parts)[FUSED]
-        return made[key]
-
-    return refuse
-
-
-def _in_order(dataset: Dataset, indices: np.ndarray, batch: int) -> Loader:
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # that a field is missing in all of these records is worth a word in training only
-        return Loader(dataset, indices, batch=batch, shuffle=False)
-
-
-def _kept(embeddings: Embeddings) -> Embeddings:
-    columns = {s: Column(c.values.float().cpu(), c.rows.cpu()) for s, c in embeddings.columns.items()}
-    return Embeddings(columns, embeddings.size)
-
-
 def _content(column: Column) -> Tensor:
     values = column.values.split() if isinstance(column.values, Ragged) else column.values
     digests = (hashlib.blake2b(v.contiguous().numpy().tobytes(), digest_size=8).digest() for v in values)
     return torch.tensor([int.from_bytes(d, "little", signed=True) for d in digests], dtype=torch.int64)
-
-
-class _evaluating:
-    """Evaluation mode inside, the former mode afterwards."""
-
-    def __init__(self, encoder):
-        self.encoder = encoder
-
-    def __enter__(self):
-        self.training = getattr(self.encoder, "training", False)
-        self.encoder.eval()
-
-    def __exit__(self, *_):
-        self.encoder.train(self.training)

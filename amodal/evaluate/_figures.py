@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from amodal.core import AmodalError
+from amodal.evaluate._absence_picture import absence
 from amodal.evaluate._drawing import COLOURS, drawing
 from amodal.evaluate._maps import embedding_map, has_places, principal, world_map
 from amodal.evaluate._sheet import retrieval_sheet
 from amodal.train.log import read
 
 __all__ = [
+    "absence",
     "curves",
     "embedding_map",
     "has_places",
@@ -27,12 +29,14 @@ __all__ = [
 
 
 def report(report, stem: Path) -> list[Path]:
-    """The figures that the results of a Report call for, beside `stem`: missing, transfer, a map of the test records."""
+    """The figures that the results of a Report call for, beside `stem`: missing, absence, transfer, a map of the test records."""
     made = []
     for result in report.results:
         name = f"{stem}.{result.protocol}" + (f".{result.spec['label']}" if _ambiguous(report, result) else "") + ".png"
         if result.protocol == "missing":
             made.append(missing(result.rows, name, label=result.spec.get("label")))
+        if result.protocol == "absence":
+            made.append(absence(result.rows, name, label=result.spec.get("label")))
         if result.protocol == "transfer":
             made.append(transfer(result.rows, name, label=result.spec.get("label")))
     if report.test is not None and len(report.test) > 2:

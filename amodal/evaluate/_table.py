@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
-HEADLINES = ("accuracy", "R2", "AMI", "recall@10", "macro top-1, harmonic mean", "MRR, by votes")
+HEADLINES = ("accuracy", "R2", "AMI", "recall@10", "macro top-1, harmonic mean", "MRR, by votes", "worth")
 """The metrics that a table shows unless all are asked for."""
 
 LONG = 12
@@ -40,6 +40,8 @@ def table(about: dict, rows: Sequence[dict], skipped: dict[str, str], few: int |
 
 def in_short(rows: Sequence[dict]) -> list[dict]:
     """Means over what a person does not want to read one by one, of the first probe: over targets, or over subsets of one size."""
+    if rows[0]["protocol"] == "absence":
+        return _absence_in_short(rows)
     probe = next((row["probe"] for row in rows if "probe" in row), None)
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
@@ -63,6 +65,24 @@ def in_short(rows: Sequence[dict]) -> list[dict]:
         )
         row.pop("interval", None)
         short.append(row | ({"of": len(many)} if len(many) > 1 else {}))
+    return short
+
+
+def _absence_in_short(rows: Sequence[dict]) -> list[dict]:
+    """What the probe that learnt from the records as they are bears, and the stand-in that was chosen; a line each."""
+    short, worst = [], max(row.get("severity", 0) for row in rows)
+    for row in rows:
+        part, plain = row["part"], row["source"] == "trained with 0% hidden"
+        if part == "random" and plain:
+            short.append(row | {"source": "all senses"})
+        elif part == "ways" and row["chosen"] and row["source"] != "drop":
+            short.append(row | {"source": f"all senses, absent ones by {row['source']}"})
+        elif part == "label" and row["source"] == "fused":
+            short.append(row | {"source": "all senses", "target": f"hidden by label, {row['target']}"})
+        elif part == "leak" or part == "worth":
+            short.append(row | ({"source": "presence alone"} if part == "leak" else {}))
+        elif row.get("severity", 0) == worst > 0:
+            short.append(row | {"source": f"all senses, {row['source']} damaged"})
     return short
 
 
