@@ -1,0 +1,172 @@
+"""How much two senses could tell together that neither tells alone, before anybody labels a pair.
+Liang, Ling, Cheng, Obolenskiy, Liu, Pandey, Wilf, Morency and Salakhutdinov, ICLR 2024, arXiv:2306.04539. Row 10 of the catalogue.
+
+Known are p(x1, y) and p(x2, y) from labels of single senses and p(x1, x2) from pairs without labels, all of discrete values (clusters, see
+`amodal.nn.kmeans`). Redundancy and unique information follow from them (Bertschinger et al. 2014); synergy S lies between two lower bounds
+and an upper bound. All in bits. Differences: the unique information comes from alternating projections (Banerjee et al. 2018,
+arXiv:1709.07487), not from a conic solver; the redundancy bound is the value of the dual problem, so it holds wherever the iteration stops;
+the disagreement bound has a constant of its own, see `disagreement_bound`; beside the greedy coupling, which may miss the least entropy
+by up to a bit, so that its bound is no guarantee, there is one that is. What the paper makes of this for training is not here."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+TINY = 1e-300
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """(...) bits each. redundancy, unique1, unique2: what both senses, or one alone, tell of y; by_redundancy, by_disagreement: lower
+    bounds of synergy; upper: of synergy, certain as far as the iteration has come; upper_greedy: the paper's, tighter, not certain;
+    entropy: H(Y)."""
+
+    redundancy: Tensor
+    unique1: Tensor
+    unique2: Tensor
+    by_redundancy: Tensor
+    by_disagreement: Tensor
+    upper: Tensor
+    upper_greedy: Tensor
+    entropy: Tensor
+    classes: int
+
+    @property
+    def lower(self) -> Tensor:
+        return torch.maximum(self.by_redundancy, self.by_disagreement).clamp(min=0)
+
+    def accuracy(self) -> tuple[Tensor, Tensor]:
+        """The best classifier of both senses is right at least, and at most, so often (Feder and Merhav 1994; Fano 1961)."""
+        known = self.redundancy + self.unique1 + self.unique2
+        left = [(self.entropy - known - s).clamp(min=0) for s in (self.lower, self.upper)]
+        return 2.0 ** -left[0], fano(left[1], self.classes)
+
+
+def pid_semisup(p_x1y: Tensor, p_x2y: Tensor, p_x1x2: Tensor, *, steps: int = 1000) -> Bounds:
+    """p_x1y (..., A, Y), p_x2y (..., B, Y), p_x1x2 (..., A, B): tables of probabilities or of counts, any number of problems at once.
+    Counts of different records are first brought to the same p(y), p(x1), p(x2); that some p(x1, x2, y) has all three is then not
+    certain, and the redundancy bound not either. steps: of both iterations; tables with zeros need many.
+    Raises ValueError for shapes that do not fit and for a table without anything."""
+    tables = [t.double() for t in (p_x1y, p_x2y, p_x1x2)]
+    (a, y), (b, y2) = (t.shape[-2:] for t in tables[:2])
+    if y != y2 or tables[2].shape[-2:] != (a, b):
+        shapes = ", ".join(str(tuple(t.shape)) for t in tables)
+        raise ValueError(f"tables (A, Y), (B, Y) and (A, B) are needed, got {shapes}.")
+    if any(bool((t.sum((-2, -1)) <= 0).any()) or bool((t < 0).any()) for t in tables):
+        raise ValueError("each table needs something in it, and nothing below 0.")
+    p1, p2, p12 = agreeing(*tables)
+    p_y = p1.sum(-2)
+    known = information(unique_projection(p1, p2, steps).flatten(-3, -2))
+    i1, i2 = information(p1), information(p2)
+    pairs, labels = entropy(p12.flatten(-2)), entropy(p_y)
+    redundancy = i1 + i2 - known
+    by_redundancy = redundancy - information(p12) + least_conditional(p1, p2, p12, steps)
+    by_disagreement = disagreement_bound(p1, p2, p12) - (2 * known - i1 - i2) / 2
+    least = torch.maximum(torch.maximum(pairs, labels), entropy(meet(p12.flatten(-2), p_y)))
+    upper, greedy = (pairs + labels - h - known for h in (least, entropy(greedy_coupling(p12.flatten(-2), p_y))))
+    return Bounds(redundancy, known - i2, known - i1, by_redundancy, by_disagreement, upper, greedy, labels, y)
+
+
+def synergy(p_x1x2y: Tensor, *, steps: int = 1000) -> Tensor:
+    """(...) bits: the synergy itself of tables (..., A, B, Y), for which labelled pairs are needed."""
+    p = p_x1x2y.double() / p_x1x2y.double().sum((-3, -2, -1), keepdim=True)
+    known = information(unique_projection(p.sum(-2), p.sum(-3), steps).flatten(-3, -2))
+    return (information(p.flatten(-3, -2)) - known).clamp(min=0)
+
+
+def entropy(p: Tensor) -> Tensor:
+    """(..., K) -> (...) bits."""
+    return -torch.special.xlogy(p, p).sum(-1) / math.log(2)
+
+
+def information(p: Tensor) -> Tensor:
+    """Mutual information of a table: (..., A, B) -> (...) bits."""
+    return entropy(p.sum(-1)) + entropy(p.sum(-2)) - entropy(p.flatten(-2))
+
+
+def agreeing(p1: Tensor, p2: Tensor, p12: Tensor, sweeps: int = 200) -> tuple[Tensor, Tensor, Tensor]:
+    """The tables with the same p(y), the mean of both, and p(x1, x2) with the margins of the others."""
+    p1, p2, p12 = (t / t.sum((-2, -1), keepdim=True) for t in (p1, p2, p12))
+    p_y = (p1.sum(-2, keepdim=True) + p2.sum(-2, keepdim=True)) / 2
+    p1, p2 = (p * p_y / p.sum(-2, keepdim=True).clamp(min=TINY) for p in (p1, p2))
+    p1, p2 = (p / p.sum((-2, -1), keepdim=True) for p in (p1, p2))
+    rows, columns = p1.sum(-1)[..., :, None], p2.sum(-1)[..., None, :]
+    for _ in range(sweeps):
+        p12 = p12 * rows / p12.sum(-1, keepdim=True).clamp(min=TINY)
+        p12 = p12 * columns / p12.sum(-2, keepdim=True).clamp(min=TINY)
+        if (p12.sum(-1, keepdim=True) - rows).abs().max() < 1e-14:
+            break
+    return p1, p2, p12
+
+
+def unique_projection(p1: Tensor, p2: Tensor, steps: int, sweeps: int = 3) -> Tensor:
+    """(..., A, B, Y): of all q with q(x1, y) and q(x2, y) as given, the one whose I_q(X1, X2; Y) is least. That is the least mean over y of
+    KL(q(x1, x2 | y) || r) over both q and r: r is the mean of the q, and each q the projection of r on its margins."""
+    p_y = p1.sum(-2).clamp(min=TINY)[..., None, :]
+    given1, given2 = (p1 / p_y)[..., :, None, :], (p2 / p_y)[..., None, :, :]
+    u, v = torch.ones_like(given1), torch.ones_like(given2)
+    q = given1 * given2
+    for step in range(steps + 1):
+        r = (q * p_y[..., None, :, :]).sum(-1, keepdim=True)
+        for _ in range(sweeps if step < steps else 50 * sweeps):
+            u = given1 / (r * v).sum(-2, keepdim=True).clamp(min=TINY)
+            v = given2 / (r * u).sum(-3, keepdim=True).clamp(min=TINY)
+        q = r * u * v
+    return q * p_y[..., None, :, :]
+
+
+def least_conditional(p1: Tensor, p2: Tensor, p12: Tensor, steps: int) -> Tensor:
+    """(...) bits: the least I_r(X1; X2 | Y) of any r with all three tables of pairs, as far as iterative scaling has come from below. It is
+    the divergence of r from p(x1, y) p(x2, y) / p(y); the sum of p log(factor) over all factors is the dual's value."""
+    r = p1[..., :, None, :] * p2[..., None, :, :] / p1.sum(-2).clamp(min=TINY)[..., None, None, :]
+    total = torch.zeros_like(r.sum((-3, -2, -1)))
+    for _ in range(steps):
+        for want, axis in ((p1, -2), (p2, -3), (p12, -1)):
+            factor = want / r.sum(axis).clamp(min=TINY)
+            total = total + torch.special.xlogy(want, factor).sum((-2, -1))
+            r = r * factor.unsqueeze(axis)
+    return ((total - r.sum((-3, -2, -1)) + 1) / math.log(2)).clamp(min=0)
+
+
+def disagreement_bound(p1: Tensor, p2: Tensor, p12: Tensor) -> Tensor:
+    """(...) bits that S exceeds less the mean of the unique information: E |p(y | x1) - p(y | x2)|^2 / (8 ln 2), where |.| is the sum
+    of absolute values. By Pinsker, I(X2; Y | X1) = U2 + S is at least E |p(y | x1, x2) - p(y | x1)|^2 / (2 ln 2), likewise U1 + S; and
+    |f1 - f2|^2 is at most twice the sum of both squares."""
+    f1, f2 = (p / p.sum(-1, keepdim=True).clamp(min=TINY) for p in (p1, p2))
+    apart = (f1[..., :, None, :] - f2[..., None, :, :]).abs().sum(-1).square()
+    return (p12 * apart).sum((-2, -1)) / (8 * math.log(2))
+
+
+def greedy_coupling(p: Tensor, q: Tensor) -> Tensor:
+    """(..., N + M): the masses of a coupling of p (..., N) and q (..., M) of small entropy: always as much as possible of the two largest
+    masses together (Kocaoglu et al. 2017, arXiv:1611.04035)."""
+    masses = []
+    for _ in range(p.shape[-1] + q.shape[-1]):
+        (top_p, i), (top_q, j) = p.max(-1, keepdim=True), q.max(-1, keepdim=True)
+        masses.append(torch.minimum(top_p, top_q))
+        p, q = p.scatter_add(-1, i, -masses[-1]), q.scatter_add(-1, j, -masses[-1])
+    return torch.cat(masses, -1).clamp(min=0)
+
+
+def meet(p: Tensor, q: Tensor) -> Tensor:
+    """The distribution that majorises least among those below both; no coupling has less entropy (Cicalese et al. 2019,
+    arXiv:1901.07530)."""
+    size = max(p.shape[-1], q.shape[-1])
+    falling = (pad(t.sort(-1, descending=True).values, (0, size - t.shape[-1])) for t in (p, q))
+    low = torch.minimum(*(t.cumsum(-1) for t in falling))
+    return low.diff(dim=-1, prepend=torch.zeros_like(low[..., :1])).clamp(min=0)
+
+
+def fano(left: Tensor, classes: int) -> Tensor:
+    """The highest accuracy with which H(Y | X) = left bits is compatible: where h(e) + e log(classes - 1) = left, by halving."""
+    low, high = torch.zeros_like(left), torch.full_like(left, 1 - 1 / classes)
+    for _ in range(60):
+        error = (low + high) / 2
+        enough = entropy(torch.stack([error, 1 - error], -1)) + error * math.log2(max(classes - 1, 1)) >= left
+        low, high = torch.where(enough, low, error), torch.where(enough, error, high)
+    return 1 - (low + high) / 2
