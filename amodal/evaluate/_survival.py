@@ -16,9 +16,12 @@ PENALTIES = (1e0, 1e1, 1e2, 1e3, 1e4)
 
 
 def concordance(risk_N: np.ndarray, time_N: np.ndarray, event_N: np.ndarray) -> float:
-    """Harrell's C: of the pairs whose order in time is known (the earlier of the two had the event), the share in which the earlier has
-    the higher risk; ties of risk count half. .5 by chance. NaN if no pair can be compared."""
-    known = event_N[:, None].astype(bool) & (time_N[:, None] < time_N)
+    """Harrell's C: of the pairs whose order in time is known (the earlier of the two had the event, or one had it when the other was last
+    seen without it), the share in which the earlier has the higher risk; ties of risk count half. .5 by chance. NaN if no pair can be
+    compared. Agrees with `concordance_index_censored` of scikit-survival."""
+    event_N = event_N.astype(bool)
+    later = (time_N[:, None] < time_N) | (time_N[:, None] == time_N) & ~event_N
+    known = event_N[:, None] & later
     higher = (risk_N[:, None] > risk_N) + 0.5 * (risk_N[:, None] == risk_N)
     return float(higher[known].mean()) if known.any() else float("nan")
 

@@ -20,12 +20,19 @@ def test_concordance_is_counted_over_pairs_whose_order_is_known():
     right = pairs = 0
     for i in range(30):
         for j in range(30):
-            if event[i] and time[i] < time[j]:
+            # scikit-survival: "if one had the event and the other was censored at the same time, they can be compared"
+            if event[i] and (time[i] < time[j] or (time[i] == time[j] and not event[j])):
                 pairs += 1
                 right += 1 if risk[i] > risk[j] else 0.5 if risk[i] == risk[j] else 0
     assert concordance(risk, time, event) == pytest.approx(right / pairs)
-    assert concordance(-time, time, event) == 1 and concordance(np.zeros(30), time, event) == 0.5
+    assert concordance(0.5 * event - time, time, event) == 1 and concordance(np.zeros(30), time, event) == 0.5
     assert np.isnan(concordance(risk, time, np.zeros(30, bool)))
+
+
+def test_who_was_last_seen_well_when_another_had_the_event_outlived_it():
+    time, event = np.array([5.0, 5.0, 5.0]), np.array([True, False, True])
+    assert concordance(np.array([2.0, 1.0, 0.0]), time, event) == 0.5  # two pairs; the two events are none
+    assert concordance(np.array([2.0, 1.0, 3.0]), time, event) == 1
 
 
 def test_partial_likelihood_is_its_definition_with_ties():

@@ -100,6 +100,19 @@ def test_fewer_views_and_micro_batches(add, views):
         torch.testing.assert_close(values[name], again[name], rtol=1e-9, atol=1e-9)
 
 
+def test_each_of_three_views_has_its_targets_from_another_view_of_both_senses():
+    m = made(add="swalip", local_views=3)
+    z = m.features(two_senses(m))
+    a, b = ([F.normalize(m.local[f](z[f"{f}:{i}"].values), dim=1) for i in (2, 3, 4)] for f in ("picture", "words"))
+    total = 0.0
+    for i in range(3):
+        for j in range(3):
+            other, logits = (a[(i + 1) % 3] @ b[(j + 1) % 3].T).detach(), a[i] @ b[j].T * m.scales[-1]()
+            for target, x in ((sinkhorn_knopp(other), logits), (sinkhorn_knopp(other.T), logits.T)):
+                total = total - 0.2 * (target * x.log_softmax(1)).sum(1).mean() / 18
+    torch.testing.assert_close(m.losses(z)["swalip/picture~words"], total, rtol=1e-9, atol=1e-9)
+
+
 def test_the_slow_copy_follows_and_an_unknown_loss_is_told():
     m = made(add="byolip", momentum=0.9)
     fast, slow = m.added["picture"][0].weight, m.slow[1]["picture"][0].weight

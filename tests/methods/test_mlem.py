@@ -117,6 +117,7 @@ def test_the_baselines_learn_their_terms_in_one_stage(learns, terms):
     m = method("mlem", senses=SENSES, learns=learns)
     found = m.losses(m.features(batch(m.views, senses=SENSES)))
     assert {name.split("/")[0] for name in found} == terms and m.stages == (1.0,)
+    assert (m.encoder.heads is None) == (terms == {"reconstruct"})  # heads that no loss reaches would be random maps
 
 
 def test_options_that_make_no_sense():

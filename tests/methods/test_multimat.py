@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from amodal.core import AmodalError
 from amodal.methods.contrastive import multimat, mv_dhel
 from amodal.train.step import gradients
 from tests.methods.bench import SENSES, batch, exact, method
@@ -20,6 +21,10 @@ OPTIONS = [
 @pytest.mark.parametrize("name, options", OPTIONS, ids=str)
 def test_every_loss_learns_and_survives_patchy_rows_and_none(name, options, count):
     senses = SENSES[:count]
+    if options.get("half") and count < 3:
+        with pytest.raises(AmodalError, match="three senses"):
+            method(name, senses=senses, **options)
+        return
     m = exact(method(name, senses=senses, **options))
     terms = gradients(m, exact(batch(m.views, size=9, senses=senses)))
     assert all(t.isfinite() for t in terms.values())
@@ -40,3 +45,6 @@ def test_the_anchor_is_in_every_pair_and_the_first_field_by_default():
         method("multimat", loss="tensr")
     with pytest.raises(ValueError, match="Did you mean facts"):
         method("multimat", anchor="fact")
+    for options in ({"loss": "all_pairs"}, {"loss": "tensor", "ways": 4}, {"loss": "barlow"}):
+        with pytest.raises(AmodalError, match="three senses"):
+            method("multimat", half=True, **options)

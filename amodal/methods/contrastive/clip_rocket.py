@@ -81,9 +81,10 @@ class Rocket(Towers):
         with torch.no_grad():
             target = v if self.slow is None else through(self.slow[1], features, own, "slow/")
         pairs, terms = list(itertools.combinations(self.encoder.fields, 2)), {}
+        places = list(itertools.product(range(self.n), repeat=2))
         for a, b in pairs:
             first = features.pair(f"global/{a}", f"global/{b}")
-            local = list(itertools.product(*([f"{f}:{i + 2}" for i in range(self.n)] for f in (a, b))))
+            local = [(f"{a}:{i + 2}", f"{b}:{j + 2}") for i, j in places]
             terms[f"global/{a}~{b}"] = info_nce(*first, temperature=1 / self.scales[0]()) / (1 + self.n)
             if local:
                 how = {"temperature": 1 / self.scales[1](), "smoothing": self.smoothing}
@@ -95,7 +96,8 @@ class Rocket(Towers):
                 extra = mean(barlow_twins(*v.pair(*s), off_diagonal=5e-3) for s in every)
             elif self.add == "swalip":
                 views = [h.pair(*s) for s in local] or [first]
-                swapped = views[::-1]  # the other view of both senses
+                # targets are of the next local view of both senses; of the same one where there are fewer than two
+                swapped = [views[(i + 1) % self.n * self.n + (j + 1) % self.n] for i, j in places] or views
                 extra = mean(swalip(*x, *y, temperature=1 / self.scales[-1]()) for x, y in zip(views, swapped))
             elif self.predict:
                 ways = [way for s in every for way in (s, s[::-1])]

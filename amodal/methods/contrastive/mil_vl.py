@@ -7,7 +7,7 @@ Row 81 of the catalogue. Texts should hold a sentence a line; of a single line, 
 import torch
 from torch.nn.functional import normalize
 
-from amodal.core import Batch, Embeddings, field_of
+from amodal.core import AmodalError, Batch, Embeddings, field_of
 from amodal.core.column import shared_rows
 from amodal.methods._contract import Features
 from amodal.methods._regions import alone, regions, sentences, texts_and_others, vectors
@@ -36,6 +36,10 @@ def mil_vl(
     sigmoid of noisy_or (the paper searches it); local, whole: weights of the two losses, 0 leaves one out; captions: sentences drawn of
     each text in each step, with replacement; width: of the common space; temperature: where the learned softmax temperatures start;
     max_scale: bound of their inverse."""
+    if not local and not whole:
+        raise AmodalError(
+            "mil_vl without `local` and without `whole` compares no text with anything; give one of them a weight"
+        )
     texts, others = texts_and_others(encoder)
     over_regions = pooling(pool, sharpness)
     scale = torch.nn.ModuleDict({k: Scale(1 / temperature, most=max_scale) for k in ("local", "whole")})

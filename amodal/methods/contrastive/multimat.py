@@ -7,7 +7,7 @@ row lacks a sense for are skipped, as in the paper."""
 
 import itertools
 
-from amodal.core import unknown
+from amodal.core import AmodalError, unknown
 from amodal.methods.shapes import Towers, sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
@@ -39,6 +39,10 @@ def multimat(
     if anchor not in fields:
         raise unknown("field to anchor to", anchor, fields)
     ways = min(ways, len(fields))
+    if half and (loss != "tensor" or ways != 3):
+        raise AmodalError(
+            f'multimat.half is for products of three senses, loss="tensor" with ways=3 of three fields or more, not for {loss!r} of {ways}'
+        )
 
     def pairs(z):
         chosen = sense_pairs(z, anchor if loss == "anchored" else None)
@@ -51,7 +55,7 @@ def multimat(
             if loss == "barlow":
                 value = barlow_ways(senses, off_diagonal=off_diagonal)
             else:
-                value = tensor_clip(senses, temperature=temperature, half=half and ways == 3, tuples=tuples)
+                value = tensor_clip(senses, temperature=temperature, half=half, tuples=tuples)
             found[f"{loss}/{'~'.join(names)}"] = value
         return found
 
