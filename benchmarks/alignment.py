@@ -85,7 +85,7 @@ def plain_mv_info_nce(*views: Tensor, temperature: float) -> Tensor:
     z = F.normalize(torch.stack(views, 1), dim=2).flatten(0, 1)
     e = (z @ z.T / temperature).exp()
     e = e.masked_fill(torch.eye(n * v, dtype=torch.bool, device=z.device), 0)
-    above = torch.stack([e[i * v : (i + 1) * v, i * v : (i + 1) * v].sum() for i in range(n)])
+    above = e.view(n, v, n, v).diagonal(dim1=0, dim2=2).sum((0, 1))
     return -(above / e.sum(1).view(n, v).sum(1)).log().mean()
 
 

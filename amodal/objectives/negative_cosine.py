@@ -20,4 +20,4 @@ def negative_cosine(prediction_ND: Tensor, target_ND: Tensor) -> Tensor:
     if not len(prediction_ND):
         return connected_zero(prediction_ND)
     p, v = F.normalize(prediction_ND, dim=1), F.normalize(target_ND.detach(), dim=1)
-    return 2 - 2 * (p * v).sum(1).mean()
+    return 2 - 2 * (p.flatten() @ v.flatten()) / len(p)
