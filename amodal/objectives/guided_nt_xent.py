@@ -41,7 +41,7 @@ def guided_nt_xent(
     rule: "none"; "new_positive": the value that c is largest with, other than oneself and one's other view, is a second positive, and
         the loss is the mean of both; "drop_false_positive": the share of positive pairs with the smallest c have no loss;
         "drop_false_negative", "drop_easy_negative": of the 2N - 2 negatives of each value, the share with the largest, or smallest, c are
-        left out of the sum.
+        left out of the sum (the authors' code takes the share of all 2N similarities of a row).
     taught_*: no gradient goes there. share: None for the paper's (`SHARES`); numbers of values are rounded down.
     tile: anchors of a block of the similarity matrices; changes memory and speed, not the result.
 

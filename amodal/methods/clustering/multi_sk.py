@@ -2,7 +2,8 @@
 Swetha, Rizve, Shvetsova, Kuehne & Shah, ICCV 2023, arXiv:2308.13077. InfoNCE between every two senses; for each sense, anchors in its own
 space (the mean of its tokens before the trunk; of a pretrained backbone these are its features) and in the shared one; the scores in
 each space are fitted to the other's assignments of several anchors, which queues of earlier rows help to balance. All pairs weigh
-the same, as video and text do in the paper. Row 69 of the catalogue."""
+the same, as video and text do in the paper, where the costs are added; here their sum is divided by the number of pairs of senses, which
+is 1 for two and 3 for three. Row 69 of the catalogue."""
 
 from __future__ import annotations
 

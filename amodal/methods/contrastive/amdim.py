@@ -4,7 +4,8 @@ directions, soft clip of scores, penalty on raw scores; mixtures of global featu
 
 Their scales are maps of a convolutional network whose receptive fields are kept apart. Tokens of a transformer have all seen each other, so
 here a scale is what the same encoder makes of less: `whole` of all tokens (their f1), `regions` of neighbourhoods of tokens each seen
-alone (f5), `patches` the tokens before the trunk (f7). Of one field two augmented views predict each other; of several, the senses do."""
+alone (f5), `patches` the tokens before the trunk (f7). Of one field two augmented views predict each other, which do not share the flip
+as theirs do; of several, the senses do. The penalty's weight is the paper's, 4e-2; the authors' code has 5e-2."""
 
 import torch
 from torch import Tensor, nn

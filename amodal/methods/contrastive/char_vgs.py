@@ -2,8 +2,9 @@
 Merkx and Frank, Natural Language Engineering 2019, arXiv:1903.11393: bidirectional GRU, attention for every dimension, and the hinge
 over all mismatched pairs, for every two senses. Row 153 of the catalogue.
 
-Letters are read one by one where the text field has `patch = 1`. The paper's pictures come from a frozen backbone (`--backbone
-image=timm:…`); without one they are read by a transformer of their own."""
+Each cycle of the learning rate begins Adam anew; there are 4, where the paper has 8 of four epochs, and takes the mean of the similarities
+of their ends (snapshot ensemble), which is left out. Letters are read one by one where the text field has `patch = 1`. The paper's
+pictures come from a frozen backbone (`--backbone image=timm:…`); without one they are read by a transformer of their own."""
 
 from amodal.methods.shapes import Towers, sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder

@@ -96,7 +96,6 @@ class Rocket(Towers):
                 extra = mean(barlow_twins(*v.pair(*s), off_diagonal=5e-3) for s in every)
             elif self.add == "swalip":
                 views = [h.pair(*s) for s in local] or [first]
-                # targets are of the next local view of both senses; of the same one where there are fewer than two
                 swapped = [views[(i + 1) % self.n * self.n + (j + 1) % self.n] for i, j in places] or views
                 extra = mean(swalip(*x, *y, temperature=1 / self.scales[-1]()) for x, y in zip(views, swapped))
             elif self.predict:

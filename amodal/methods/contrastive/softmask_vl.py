@@ -46,7 +46,8 @@ def softmask_vl(
     gamma: of the focal contrast, 0 for InfoNCE. augment: contrast and matching read the words with some of them masked; view: of all
     other fields ("strong" also changes colours, which words may name). ratio: share of words to be filled in. width: of the common
     space; depth: of the matcher, whose last block is explained; temperature: where the learned one starts. momentum: of the slow copy
-    that keys come from (0: the encoder as it was a step ago); queue: keys of earlier rows of each sense."""
+    that keys come from (0: the encoder as it was a step ago); queue: keys of earlier rows of each sense,
+    well below the number of records, or old keys of a row stand among its strangers."""
     name, _ = m.words_of(two_senses(encoder), words)
     options = {"soft": soft, "hard": hard, "warmup": warmup, "gamma": gamma, "augment": augment, "momentum": momentum}
     views = {f: ("plain" if f == name else view,) for f in encoder.fields}

@@ -2,7 +2,8 @@
 Gröger, Wen, Le & Brbić, NeurIPS 2025, arXiv:2506.16895. Loss: InfoNCE between every two senses and, for each sense, `structure_loss` over
 all rows that have it, paired or not, with a weight that rises over the first steps. Which layers to align is told by
 `amodal.diagnose.neighbours`. The encoder must be trained beforehand (pretrained backbones, or weights of a run): it stays as it
-is, and only the heads into the common space learn. Row 92 of the catalogue."""
+is, and only the heads into the common space learn. Temperature, weight and warm-up are those of the authors' configuration.
+Row 92 of the catalogue."""
 
 from __future__ import annotations
 

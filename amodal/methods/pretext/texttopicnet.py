@@ -2,11 +2,14 @@
 Gomez, Patel, Rusiñol, Karatzas and Jawahar, CVPR 2017, arXiv:1705.08631. Latent Dirichlet allocation on the texts to train on (their
 section 3.1), each text's mixture as the target of all that comes with it; loss: a sigmoid for each topic (3.2). Row 66 of the catalogue.
 
-All text fields of a record are one document. Towers of text learn their own mixture too, which the paper leaves to the topic model, so
-that the encoder alone finds pictures by text. Words are not stemmed."""
+All text fields of a record are one document, as long as the encoder reads it: what a field's `max_length` and `patch` cut off the topic
+model does not see either, where the paper's point is the whole article. Give room for whole texts; a warning says when many fill theirs.
+Towers of text learn their own mixture too, which the paper leaves to the topic model, so that the encoder alone finds pictures by text.
+Words are not stemmed."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 
 import torch
@@ -60,7 +63,23 @@ class TextTopicNet(Method):
         return torch.tensor(rows, dtype=torch.int64, device=device), ["\n".join(each[row]) for row in rows]
 
     def study(self, records: Iterable[Batch]) -> None:
-        self.topics.fit([text for batch in records for text in self.documents(batch)[1]])
+        found, full, every = [], 0, 0
+        for batch in records:
+            found += self.documents(batch)[1]
+            for field in (f for f in self.texts if f in batch.columns):
+                lengths, modality = batch[field].values.lengths, self.encoder.fields[field]
+                # cutting leaves whole characters, so up to three bytes of the room may be empty
+                full, every = (
+                    full + int((lengths > modality.max_length * modality.patch - 4).sum()),
+                    every + len(lengths),
+                )
+        if full > 0.05 * every:
+            warnings.warn(
+                f"{full:,} of {every:,} texts fill all the room there is (max_length times patch), so they were probably cut, and the "
+                "topics are those of their beginnings; give their fields more",
+                stacklevel=2,
+            )
+        self.topics.fit(found)
 
     def features(self, batch: Batch) -> Features:
         rows, texts = self.documents(batch)
