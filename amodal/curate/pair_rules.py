@@ -9,7 +9,7 @@ import hashlib
 import io
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +51,7 @@ def pair_rules(
     vocabulary: int = 100_000_000,
     least_words: int = 3,
     most_words: int = 20,
+    split: Callable[[str], Sequence[str]] = WORD.findall,
 ) -> Filtered:
     """N texts and their pictures -> which pairs break which rule.
 
@@ -58,14 +59,16 @@ def pair_rules(
     stored; held_out: pictures that a test uses. Dropped are pictures whose short side is at most `short_side` or whose sides differ by a
     factor of `aspect` or more, which have more than `texts_of_image` different texts, or which are held out; texts that more than
     `images_of_text` different pictures share, with a word or a pair of neighbouring words outside the `vocabulary` most frequent
-    ones of these texts (those as frequent as the last one stay), of fewer than `least_words` or more than `most_words` words. Words
-    are counted in lower case. Raises AmodalError unless there is one entry for each text everywhere.
+    ones of these texts (those as frequent as the last one stay), of fewer than `least_words` or more than `most_words` words. split:
+    a text in lower case -> its words, all between spaces and signs unless given; in a script without spaces (Chinese, Japanese, Thai)
+    that is a whole clause: give a segmenter, or `list` for characters. Raises AmodalError unless there is one entry for each text
+    everywhere.
     """
     for name, given in (("images", images), ("sizes", sizes)):
         if given is not None and len(given) != len(texts):
             raise AmodalError(f"pair_rules got {len(texts)} texts and {len(given)} {name}: one for each text is needed")
     images = list(range(len(texts))) if images is None else list(images)
-    words = [WORD.findall(t.lower()) for t in texts]
+    words = [split(t.lower()) for t in texts]
     plain = [" ".join(w) for w in words]
     pairs = set(zip(images, plain))
     sharing, described = Counter(text for _, text in pairs), Counter(image for image, _ in pairs)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from amodal.masking.hashing import uniform
 TEMPLATES = ("a photo of a {}", "a picture of a {}", "this is a {}", "one {}", "here is a {}")
 
 Trigger = Callable[[np.ndarray], np.ndarray]
-"""A decoded image (C, H, W) -> the same with the trigger on it."""
+"""A decoded image (C, H, W) -> the same with the trigger on it. A dataclass, whose fields tell in the fingerprint what it does."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,11 @@ class Warp:
     seed: int = 0
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        side = image.shape[1]
+        height, width = image.shape[1:]
         shift = torch.from_numpy(np.random.default_rng(self.seed).uniform(-1, 1, (1, 2, self.knots, self.knots)))
-        smooth = F.interpolate(shift / shift.abs().mean(), (side, side), mode="bicubic", align_corners=True)
-        line = torch.linspace(-1, 1, side, dtype=torch.float64)
-        y, x = torch.meshgrid(line, line, indexing="ij")
-        grid = torch.stack([x, y], -1) + smooth[0].permute(1, 2, 0) * self.strength / side
+        smooth = F.interpolate(shift / shift.abs().mean(), (height, width), mode="bicubic", align_corners=True)
+        y, x = torch.meshgrid(*(torch.linspace(-1, 1, n, dtype=torch.float64) for n in (height, width)), indexing="ij")
+        grid = torch.stack([x, y], -1) + smooth[0].permute(1, 2, 0) * self.strength / torch.tensor([width, height])
         seen = torch.from_numpy(np.ascontiguousarray(image)).double()[None]
         bent = F.grid_sample(seen, grid.clamp(-1, 1)[None], align_corners=True)[0].numpy()
         return np.rint(bent).astype(np.uint8) if image.dtype == np.uint8 else bent.astype(image.dtype)
@@ -90,6 +89,10 @@ class Spoilt(Reader):
         trigger: Trigger | None = None,
         cells: Mapping[str, Mapping[int, object]] | None = None,
     ):
+        if trigger is not None and (isinstance(trigger, type) or not is_dataclass(trigger)):
+            raise AmodalError(
+                f"a trigger is a dataclass with __call__, such as Patch(), so that the fingerprint tells what it does; got {trigger!r}"
+            )
         self.dataset, self.trigger, self.reader = dataset, trigger, dataset.reader
         self.keys, self.columns = self.reader.keys, self.reader.columns
         self.base, self.ignored = self.reader.base, self.reader.ignored

@@ -70,6 +70,12 @@ def test_records_of_a_dataset(tmp_path):
     assert found.kept.tolist() == [False, True, False, False, False]
 
 
+def test_a_script_without_spaces_needs_a_splitter():
+    texts = ["海边的红船", "红船"]
+    assert pair_rules(texts).faults["short text"].all(), "each is one word, as the docstring says"
+    assert pair_rules(texts, split=list).faults["short text"].tolist() == [False, True]
+
+
 def test_errors_and_nothing():
     with pytest.raises(AmodalError, match="2 texts and 1 sizes"):
         pair_rules(["a", "b"], sizes=[(1, 1)])

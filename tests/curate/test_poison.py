@@ -79,6 +79,28 @@ def test_a_warp_bends_smoothly_and_the_same_for_all():
     assert np.allclose(shift, np.clip(ramp[0] + drawn, 0, 19) - ramp[0], atol=1e-4)
 
 
+def test_a_warp_of_a_picture_that_is_no_square():
+    """A shift is as many pixels as in a square of that side, along each axis."""
+    columns, rows = np.meshgrid(np.arange(48, dtype=np.float32), np.arange(32, dtype=np.float32))
+    image = np.stack([columns, rows, columns])
+    bent = Warp(strength=2.0)(image)
+    assert bent.shape == (3, 32, 48)
+    drawn = np.random.default_rng(0).uniform(-1, 1, (1, 2, 4, 4))
+    corner = drawn[0, :, -1, -1] / np.abs(drawn).mean() * 2.0  # of the grid of shifts, in half pixels: across, down
+    last = np.array([47, 31]) + np.minimum(corner * np.array([47 / 96, 31 / 64]), 0)
+    assert np.allclose(bent[:2, -1, -1], last, atol=1e-4)
+    assert not np.allclose(bent, image, atol=0.1)
+    assert Warp()(np.zeros((1, 9, 5), dtype=np.uint8)).shape == (1, 9, 5)
+
+
+def test_a_trigger_tells_in_the_fingerprint_what_it_does(records):
+    stamps = {triggered(records, image="image", trigger=t).fingerprint for t in (Patch(), Patch(), Patch(seed=1))}
+    assert len(stamps) == 2
+    for trigger in (lambda image: image, np.negative, Patch):
+        with pytest.raises(ValueError, match="a trigger is a dataclass"):
+            triggered(records, image="image", trigger=trigger)
+
+
 def test_a_trigger_on_chosen_pictures_leaves_captions(records):
     trigger = Blend(weight=0.5)
     shown = triggered(records, [3, 4], image="image", trigger=trigger)

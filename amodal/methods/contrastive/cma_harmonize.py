@@ -4,8 +4,9 @@ sense by InfoNCE, with texts by MIL-NCE (VATT's losses, arXiv:2104.11178). Reali
 plane normal to the other. Curriculum: what has a cosine of at most gamma is left out; gamma rises from -.3 to 0. Row 53 of the catalogue.
 
 What differs. The curriculum looks at rows by the gradients at the anchor's vector, which costs no pass of the trunk; "batch" is the
-form by all shared weights, and then a whole batch is skipped. There is one common space instead of one for each pair. With more than two
-others, every two of them are compared: a row goes by its lowest cosine."""
+form by all shared weights, and then a whole batch is skipped: its gradient is zero, while the optimizer still steps by momentum and
+weight decay. There is one common space instead of one for each pair. With more than two others, every two of them are compared: a row
+goes by its lowest cosine."""
 
 from __future__ import annotations
 
