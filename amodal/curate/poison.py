@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
+from inspect import isfunction
 
 import numpy as np
 import torch
@@ -26,7 +27,8 @@ from amodal.masking.hashing import uniform
 TEMPLATES = ("a photo of a {}", "a picture of a {}", "this is a {}", "one {}", "here is a {}")
 
 Trigger = Callable[[np.ndarray], np.ndarray]
-"""A decoded image (C, H, W) -> the same with the trigger on it. A dataclass, whose fields tell in the fingerprint what it does."""
+"""A decoded image (C, H, W) -> the same with the trigger on it. For the fingerprint: a dataclass, known by its fields, or a
+function of a module, known by its name."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,8 @@ class Spoilt(Reader):
         trigger: Trigger | None = None,
         cells: Mapping[str, Mapping[int, object]] | None = None,
     ):
-        if trigger is not None and (isinstance(trigger, type) or not is_dataclass(trigger)):
-            raise AmodalError(
-                f"a trigger is a dataclass with __call__, such as Patch(), so that the fingerprint tells what it does; got {trigger!r}"
-            )
         self.dataset, self.trigger, self.reader = dataset, trigger, dataset.reader
+        self.told = "None" if trigger is None else _told(trigger)
         self.keys, self.columns = self.reader.keys, self.reader.columns
         self.base, self.ignored = self.reader.base, self.reader.ignored
         self.pictures = {dataset.columns[f]: (f, frozenset(map(int, rows))) for f, rows in (pictures or {}).items()}
@@ -119,8 +118,20 @@ class Spoilt(Reader):
 
     def stamp(self) -> str:
         changed = {c: (f, sorted(rows)) for c, (f, rows) in self.pictures.items()}
-        told = f"{self.reader.stamp()} {self.trigger} {changed} {self.replaced}"
+        told = f"{self.reader.stamp()} {self.told} {changed} {self.replaced}"
         return hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
+
+
+def _told(trigger: Trigger) -> str:
+    """The trigger in words that are the same in every process, which those with an address in memory are not."""
+    if is_dataclass(trigger) and not isinstance(trigger, type):
+        return repr(trigger)
+    if isfunction(trigger) and "<" not in trigger.__qualname__:  # neither a lambda nor made by another function
+        return f"{trigger.__module__}.{trigger.__qualname__}"
+    raise AmodalError(
+        "a trigger is a dataclass with __call__, such as Patch(), or a function of a module, so that the fingerprint can tell what it "
+        f"does; got {trigger!r}"
+    )
 
 
 def chosen(dataset: Dataset, rows: Sequence[int], share: float, *, seed: int = 0) -> np.ndarray:

@@ -93,9 +93,15 @@ def test_a_warp_of_a_picture_that_is_no_square():
     assert Warp()(np.zeros((1, 9, 5), dtype=np.uint8)).shape == (1, 9, 5)
 
 
+def upside_down(image):
+    return image[:, ::-1]
+
+
 def test_a_trigger_tells_in_the_fingerprint_what_it_does(records):
     stamps = {triggered(records, image="image", trigger=t).fingerprint for t in (Patch(), Patch(), Patch(seed=1))}
     assert len(stamps) == 2
+    told = [triggered(records, image="image", trigger=t).reader.told for t in (Patch(side=0.2), upside_down)]
+    assert told == ["Patch(side=0.2, seed=0)", f"{__name__}.upside_down"], "nothing that differs between processes"
     for trigger in (lambda image: image, np.negative, Patch):
         with pytest.raises(ValueError, match="a trigger is a dataclass"):
             triggered(records, image="image", trigger=trigger)
