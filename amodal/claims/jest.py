@@ -102,7 +102,7 @@ def run(dataset, pool, seed, choose):
         return batch
 
     if choose is not None:
-        choose.prepare(method.encoder)
+        choose.prepare(method)
     schedule = Schedule(BUDGET.steps, RATE, precision="float32", checkpoint_every=BUDGET.steps, watch_every=EVERY)
     with tempfile.TemporaryDirectory() as out:
         train(method, batches, schedule, Path(out), watch=recall, choose=note, tensorboard=False, progress=False)
@@ -140,7 +140,7 @@ def picture(dataset, path):
     method = untrained(dataset, learner, BUDGET, 0)
     batch = next(iter(Loader(spoilt, pool, batch=round(BUDGET.batch / KEEP), seed=0)))
     choose = Jest(reference, keep=KEEP)
-    choose.prepare(method.encoder)
+    choose.prepare(method)
     taken = set(choose(method, batch, 1).keys)
     bad, number = {dataset.keys[i] for i in wrong}, {key: i for i, key in enumerate(dataset.keys)}
     each = json.loads(path.with_suffix(".json").read_text())["measured"] if path.with_suffix(".json").exists() else []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from amodal.core.find import load, pages
 from amodal.errors import AmodalError, unknown
@@ -28,9 +29,17 @@ class Choose(typing.Protocol):
 
     def __call__(self, method: Method, batch: Batch, step: int) -> Batch: ...
 
-    def prepare(self, encoder, *, micro: int | None = None, gather: Gather | None = None, process: int = 0) -> None:
-        """Before training: see that it can choose for this encoder, which computes `micro` rows at once. gather: the rows of all
-        processes from those of one, of which this is number `process`; None where there is one."""
+    def prepare(
+        self,
+        method: Method,
+        *,
+        micro: int | None = None,
+        gather: Gather | None = None,
+        process: int = 0,
+        precision: AbstractContextManager | None = None,
+    ) -> None:
+        """Before training: see that it can choose for this method, which computes `micro` rows at once, in the context `precision`.
+        gather: the rows of all processes from those of one, of which this is number `process`; None where there is one."""
 
     def cost(self) -> dict[str, float]:
         """What choosing took so far, for the run's config.json."""

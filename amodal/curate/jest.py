@@ -13,6 +13,7 @@ Flexi-JEST, which scores with larger patches, is not here: an encoder has one si
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,6 @@ from amodal.methods._contract import Method
 from amodal.methods.shapes import sense_pairs, view_pairs
 from amodal.nn.encoder import Encoder
 from amodal.nn.saved import frozen
-from amodal.nn.scale import Scale
 
 SCORES = ("learnability", "hard", "easy")
 LAST = -1e8
@@ -122,7 +122,7 @@ class Jest:
         score: str = "learnability",
         joint: bool = True,
         loss: str = "",
-        scale: float = 10.0,
+        scale: float = 0.0,
         bias: float = -10.0,
         reference_scale: float = 0.0,
         reference_bias: float = -10.0,
@@ -143,17 +143,29 @@ class Jest:
         self.loss, self.scale, self.bias, self.gain, self.remember = loss, scale, bias, gain, remember
         self.reference_scale, self.reference_bias = reference_scale, reference_bias
         self.micro: int | None = None
-        self.gather, self.process = _alone, 0
+        self.gather, self.process, self.precision = _alone, 0, nullcontext()
         self.known: dict[str, dict[str, Tensor]] = {}
         self.rows, self.size = {"scored": 0, "referred": 0, "trained": 0}, 1.0
 
     def prepare(
-        self, encoder: Encoder, *, micro: int | None = None, gather: Gather | None = None, process: int = 0
+        self,
+        method: Method,
+        *,
+        micro: int | None = None,
+        gather: Gather | None = None,
+        process: int = 0,
+        precision: AbstractContextManager | None = None,
     ) -> None:
         self.micro, self.gather, self.process = micro, gather or _alone, process
+        self.precision, encoder = precision or nullcontext(), method.encoder
         if len(encoder.fields) > 1 and encoder.heads is None:
             raise AmodalError(
                 "jest scores pairs of senses and needs a method that compares them, such as clip or siglip"
+            )
+        if method.pair_logits() is None and not (self.loss and self.scale):
+            raise AmodalError(
+                "jest scores pairs by the learner's own loss, and cannot tell what that is for this method: say by which loss and scale, "
+                "such as --curate.loss softmax --curate.scale 14 (or sigmoid, with --curate.bias)"
             )
         if self.reference is None:
             return
@@ -193,12 +205,10 @@ class Jest:
 
     def choose(self, method: Method, models: dict[str, Embeddings], seeds_B: Tensor) -> Tensor:
         """(b,) int64 ascending: the rows chosen of a whole super-batch. models: "learner", "reference" -> embeddings."""
-        learned = getattr(method, "learned", None)
-        learned = learned if isinstance(learned, Scale) else None
-        scale = self.scale if learned is None else float(learned())
-        bias = self.bias if learned is None or learned.bias is None else float(learned.bias)
-        sigmoid = learned is None or learned.bias is not None
-        loss = LOSSES[self.loss or ("sigmoid" if sigmoid else "softmax")]
+        learned = method.pair_logits()
+        scale = self.scale or float(learned())
+        bias = self.bias if self.scale or learned.bias is None else float(learned.bias)
+        loss = LOSSES[self.loss or ("softmax" if learned.bias is None else "sigmoid")]
         logits = {"learner": (scale, bias), "reference": (scale, bias)}
         if self.reference_scale:
             logits["reference"] = self.reference_scale, self.reference_bias
@@ -229,7 +239,8 @@ class Jest:
         return self.rows | {"work": round(work / max(3 * self.rows["trained"], 1), 3)}
 
     def _embed(self, encoder: Encoder, batch: Batch) -> Embeddings:
-        parts = [encoder(piece) for piece in batch.split(self.micro or max(batch.size, 1))] or [encoder(batch)]
+        with self.precision:
+            parts = [encoder(piece) for piece in batch.split(self.micro or max(batch.size, 1))] or [encoder(batch)]
         whole = Embeddings.stack(parts)
         return Embeddings({s: whole[s] for s in whole.sources}, whole.size)
 
@@ -245,13 +256,14 @@ class Jest:
         for i in new:
             self.known[batch.keys[i]] = {}
         for source, column in found.columns.items():
-            for row, vector in zip(column.rows.tolist(), column.values):
+            # clones: a view of the batch's tensor would keep all of it
+            for row, vector in zip(column.rows.tolist(), map(torch.clone, column.values.cpu())):
                 self.known[batch.keys[new[row]]][source] = vector
         columns = {}
         for source, column in found.columns.items():
             rows = [i for i, key in enumerate(batch.keys) if source in self.known[key]]
             vectors = [self.known[batch.keys[i]][source] for i in rows]
-            values = torch.stack(vectors) if vectors else column.values[:0]
+            values = torch.stack(vectors).to(column.values.device) if vectors else column.values[:0]
             columns[source] = Column(values, torch.tensor(rows, dtype=torch.int64, device=batch.seeds.device))
         return Embeddings(columns, batch.size)
 
@@ -277,7 +289,7 @@ def jest(
     score: str = "learnability",
     joint: bool = True,
     loss: str = "",
-    scale: float = 10.0,
+    scale: float = 0.0,
     bias: float = -10.0,
     reference_scale: float = 0.0,
     reference_bias: float = -10.0,
@@ -285,10 +297,11 @@ def jest(
     remember: bool = False,
 ) -> Choose:
     """reference: the folder of a run on clean data; keep: share of a super-batch that is trained on: super-batches are 1 / keep as large;
-    chunks: in which the batch is drawn; score: "learnability", "hard" (the learner's loss alone) or "easy" (the reference's alone);
-    joint: False draws each row by its own score; loss: "sigmoid" or "softmax" losses of pairs, unless given as the learner's own;
-    scale, bias: of logits, where the learner has none of its own; reference_scale, reference_bias: those of the reference, scale 0 for
-    the learner's; gain: multiplies scores; remember: keep the reference's vectors of each record as it was first seen, with that
+    chunks: in which the batch is drawn; score: "learnability", "hard" (the learner's loss alone) or "easy" (the reference's alone); joint:
+    False draws each row by its own score; loss: "sigmoid" or "softmax" losses of pairs, unless given as the learner's own, which methods
+    tell that learn by InfoNCE or the sigmoid loss of every two senses (`pair_logits`; for others give loss and scale); scale: of logits, 0
+    for the learner's own; bias: of sigmoid's, unless both are its own; reference_scale, reference_bias: those of the reference, scale 0
+    for the learner's; gain: multiplies scores; remember: keep the reference's vectors of each record as it was first seen, with that
     augmentation, so that a resumed run sees others (exact for plain views)."""
     given = {k: v for k, v in locals().items() if k != "reference"}
     return Jest(frozen(reference) if reference else None, **given)

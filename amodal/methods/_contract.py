@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from amodal.core import Batch, Embeddings
 from amodal.nn.encoder import Encoder
+from amodal.nn.scale import Scale
 
 Features = Embeddings
 """Named columns, one entry a row: everything that carries a gradient from the encoder to the losses."""
@@ -43,6 +44,8 @@ class Method(nn.Module):
     """The labels that batches must bring along, for methods that learn from some."""
     stages: tuple[float, ...] = (1.0,)
     """Where stages end, as shares of the steps. Each has a warm-up and a decay of its own and a fresh optimizer."""
+    survey_first: bool = False
+    """Whether `survey` is called for stage 0 too."""
 
     def features(self, batch: Batch) -> Features:
         raise NotImplementedError
@@ -62,10 +65,15 @@ class Method(nn.Module):
         """Once, before the first step of a run (not after a resume): all records to train on, in order and as they are. May fill
         buffers, the same on every process: what is to be known about the data beforehand, and never about other records."""
 
-    def survey(self, stage: int, seen: Embeddings) -> Tensor | None:
-        """Once, when stage 1, 2, … begins, before `begin`: the encoder's features of all records to train on and, as `label/NAME`, the
-        labels that it learns from. May fill buffers and copy weights. Returns a group for each record (n,) int64, of which later
-        batches hold one only, or None."""
+    def survey(self, stage: int, see: Callable[[], Embeddings]) -> Tensor | None:
+        """Once, when stage 1, 2, … begins, before `begin`. see: computes the encoder's features of all records to train on and, as
+        `label/NAME`, the labels that it learns from, on the CPU. May fill buffers and copy weights; what the first process makes of
+        it holds for all, and an average of the encoder's weights begins again. Returns a group for each record (n,) int64, of which
+        later batches hold one only (-1: none of this record), or None for batches of all."""
+
+    def pair_logits(self) -> Scale | None:
+        """The learned scale of the cosines of `encoder(batch)` whose InfoNCE between senses it learns by, or with a bias whose sigmoid
+        loss; None for any other loss. For those who score pairs by the method's own loss (`amodal.curate.jest`)."""
 
     combine: Callable[[dict[str, Tensor]], Tensor] | None = None
     """Gradient surgery: of each loss term its gradient over all that learns, one vector (P,), to the vector to step along. None is

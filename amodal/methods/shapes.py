@@ -16,6 +16,7 @@ from amodal.masking.random import random_keep
 from amodal.methods._contract import Clock, Features, Method
 from amodal.nn.decoder import MaskDecoder
 from amodal.nn.encoder import Encoder
+from amodal.nn.scale import Scale
 
 Objective = Callable[[Embeddings], dict[str, Tensor]]
 
@@ -79,6 +80,9 @@ class Towers(Method):
 
     def losses(self, features: Features) -> dict[str, Tensor]:
         return self.objective(self.project(features))
+
+    def pair_logits(self) -> Scale | None:
+        return self.learned if isinstance(self.learned, Scale) and not self.heads else None
 
     def project(self, features: Features) -> Embeddings:
         if not self.heads:

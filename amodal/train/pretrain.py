@@ -31,6 +31,7 @@ from amodal.train import distributed
 from amodal.train.folder import hashes, prepare, save_encoder, versions, weights, write_trained
 from amodal.train.log import read
 from amodal.train.loop import Schedule, train
+from amodal.train.precision import context
 from amodal.train.watch import ENOUGH, Watch
 
 HELD_OUT = 512  # records that `watch` looks at
@@ -153,8 +154,9 @@ def pretrain(
     if progress and rank == 0:
         announce(config, trainee, dataset, notes)
     if choose:
-        choose.prepare(trainee.encoder.to(where), micro=micro, gather=distributed.gather, process=rank)
-    surveyed = len(trainee.stages) > 1 or type(trainee).study is not Method.study
+        computing = context(precision, where, encoder.width)
+        choose.prepare(trainee.to(where), micro=micro, gather=distributed.gather, process=rank, precision=computing)
+    surveyed = len(trainee.stages) > 1 or trainee.survey_first or type(trainee).study is not Method.study
     running: list = []
 
     def batches(first: int, groups=None):

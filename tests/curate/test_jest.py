@@ -9,7 +9,7 @@ import torch.multiprocessing as spawn
 import torch.nn.functional as F
 
 from amodal import curate, methods
-from amodal.curate.jest import LAST, Jest, Pair, Sigmoid, Softmax, draw
+from amodal.curate.jest import LAST, LOSSES, Jest, Pair, Sigmoid, Softmax, draw
 from amodal.masking.hashing import uniform
 from amodal.nn.encoder import Encoder
 from amodal.train import distributed
@@ -115,7 +115,7 @@ def super_batch(size=24):
 def selection(rank_batch, **options):
     method = clip_of(("picture", "words"))
     choose = Jest(clip_of(("picture", "words"), seed=1).encoder, keep=0.25, chunks=3, **options)
-    choose.prepare(method.encoder, micro=5, gather=distributed.gather, process=distributed.rank())
+    choose.prepare(method, micro=5, gather=distributed.gather, process=distributed.rank())
     return choose(method, rank_batch, 1), choose
 
 
@@ -164,7 +164,7 @@ def test_options_are_checked():
     with pytest.raises(ValueError, match="Did you mean jest"):
         curate.chooser("jst", {})
     assert curate.chooser("jest", {"score": "hard", "keep": "0.5"}).keep == 0.5
-    mae = Encoder(fields(), size="nano")
+    mae = methods.build("mae", Encoder(fields(), size="nano"))
     with pytest.raises(ValueError, match="compares them"):
         curate.chooser("jest", {"score": "hard"}).prepare(mae)
 
@@ -174,4 +174,50 @@ def test_a_reference_that_reads_otherwise_is_refused():
     other = clip_of(("picture", "words")).encoder
     other.fields["picture"] = dataclasses.replace(other.fields["picture"], patch=4)
     with pytest.raises(ValueError, match="otherwise"):
-        Jest(other).prepare(method.encoder)
+        Jest(other).prepare(method)
+
+
+@pytest.mark.parametrize("name", ["slip", "clip_rocket", "gram"])
+def test_a_learner_whose_own_loss_cannot_be_told_is_scored_by_one_that_is_given(name):
+    torch.manual_seed(0)
+    method = methods.build(name, Encoder({n: m for n, m in fields().items() if n in ("picture", "words")}, size="nano"))
+    for options in ({}, {"loss": "softmax"}, {"scale": 14.0}):
+        with pytest.raises(ValueError, match="--curate.loss softmax --curate.scale"):
+            Jest(None, score="hard", **options).prepare(method)
+    choose = Jest(None, score="hard", keep=0.25, loss="softmax", scale=14.0)
+    choose.prepare(method)
+    assert choose(method, make_batch(method.views, size=24, senses=("picture", "words")), 1).size == 6
+
+
+def test_the_learners_own_loss_and_scale_count_unless_others_are_given(monkeypatch):
+    asked = []
+
+    class Asked(Softmax):
+        def __init__(self, *pair_and_logits):
+            asked.append(pair_and_logits[2:])
+            super().__init__(*pair_and_logits)
+
+    chosen = {n: m for n, m in fields().items() if n in ("picture", "words")}
+    clip = methods.build("clip", Encoder(chosen, size="nano"))
+    monkeypatch.setitem(LOSSES, "softmax", Asked)
+    for options in ({}, {"scale": 3.0}):
+        choose = Jest(None, score="hard", keep=0.25, **options)
+        choose.prepare(clip)
+        choose(clip, super_batch(), 1)
+    assert [scale for scale, _ in asked] == [float(clip.learned().detach()), 3.0]
+
+
+def test_scores_are_computed_in_the_precision_of_the_run():
+    seen = []
+    method = clip_of(("picture", "words"))
+    choose = Jest(clip_of(("picture", "words"), seed=1).encoder, keep=0.25)
+    choose.prepare(method, precision=torch.autocast("cpu", torch.bfloat16))
+    choose.gather = lambda z: (seen.extend(c.values.dtype for c in z.columns.values()), z)[1]
+    assert choose(method, super_batch(), 1).size == 6
+    assert seen.count(torch.bfloat16) == 4, "both senses of learner and reference"
+
+
+def test_what_is_remembered_does_not_hold_whole_batches():
+    _, choose = selection(super_batch(), remember=True)
+    vectors = [v for senses in choose.known.values() for v in senses.values()]
+    assert vectors and all(v.untyped_storage().nbytes() == v.nbytes and v.device.type == "cpu" for v in vectors)

@@ -4,7 +4,10 @@ section 4, without the matching loss L_DAM. Row 158 of the catalogue.
 
 Rows with a subset of the senses: what is missing is left out of the Gram matrix, as in the paper's retrieval. One vector more makes
 every volume smaller, so only rows with the same senses compete for an anchor; for a tuple, all anchors of the batch compete. A row
-without the anchor is led by its first other sense; a row with one sense spans no volume and only lends its vector as an anchor."""
+without the anchor is led by its first other sense; a row with one sense spans no volume and only lends its vector as an anchor.
+
+A volume does not know the sign of a vector, so two senses may come to point apart: retrieval, zero-shot classes and search rank such an
+encoder's vectors by |cosine|. The sum of several vectors has no such remedy."""
 
 import torch
 
@@ -44,7 +47,13 @@ def gram(
             total, tuples = total + n * loss, tuples + n
         return {"volume": total / max(tuples, 1)}
 
-    return Towers(encoder.align(width), objective, learned=scale)
+    encoder.unsigned = True  # turning a vector round changes no volume
+    return Volumes(encoder.align(width), objective, learned=scale)
+
+
+class Volumes(Towers):
+    def pair_logits(self) -> None:
+        """None: tuples are matched by their volume and not pairs by their cosine."""
 
 
 def by_senses(z: Embeddings, anchor: str) -> list[tuple[torch.Tensor, list[str]]]:
