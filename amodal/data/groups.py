@@ -8,7 +8,8 @@ import numpy as np
 
 
 class Groups:
-    """groups: (n,) int64, the group of each record; batch: records of a batch. The order is a pure function of (seed, epoch).
+    """groups: (n,) int64, the group of each record, below 0 for one that is left out; batch: records of a batch. The order is a pure
+    function of (seed, epoch).
 
     Records are laid out group after group, those of a group in a new order every epoch, and cut into batches, which then come in
     random order. Groups that are not a multiple of the batch are cut off there, and what is cut off meets in batches of the
@@ -17,7 +18,7 @@ class Groups:
 
     def __init__(self, groups, batch: int, seed: int):
         self.groups, self.batch, self.seed = np.asarray(groups, dtype=np.int64), batch, seed
-        self.batches = max(len(self.groups) // batch, 1)
+        self.batches = max(int((self.groups >= 0).sum()) // batch, 1)
         self._epoch = lru_cache(2)(self._order)
 
     def at(self, epoch: int, number: int) -> np.ndarray:
@@ -27,6 +28,7 @@ class Groups:
     def _order(self, epoch: int) -> list[np.ndarray]:
         rng = np.random.default_rng([self.seed, epoch])
         shuffled = rng.permutation(len(self.groups))
+        shuffled = shuffled[self.groups[shuffled] >= 0]
         shuffled = shuffled[np.argsort(self.groups[shuffled], kind="stable")]
         first = np.flatnonzero(np.diff(self.groups[shuffled], prepend=-1))
         whole, rest = [], []

@@ -150,10 +150,11 @@ def _average(bucket: list[nn.Parameter]) -> None:
 
 
 def same_everywhere(module: nn.Module) -> None:
-    """Give every rank the parameters and buffers of rank 0."""
+    """Give every rank the parameters and buffers of rank 0, but for sharded ones, of which each has its own part."""
     if world() > 1:
         for tensor in [*module.parameters(), *module.buffers()]:
-            dist.broadcast(tensor.data, 0)
+            if not hasattr(tensor, "device_mesh"):
+                dist.broadcast(tensor.data, 0)
 
 
 def shard(module: nn.Module) -> None:

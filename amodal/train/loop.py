@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from amodal.core import AmodalError, Batch, Embeddings
+from amodal.core import AmodalError, Batch, Column, Embeddings
 from amodal.methods._contract import Clock, Method
 from amodal.methods.shapes import follow, frozen_copy
 from amodal.train import checkpoint, distributed
@@ -48,7 +48,7 @@ class Schedule:
 
 class Training(nn.Module):
     """All that a checkpoint holds: the method, the average of its encoder's weights if one is kept, and the groups that the
-    records to train on fell into in the last survey, -1 for no groups."""
+    records to train on fell into in the last survey, -1 for a record that is left out, and everywhere for no groups."""
 
     def __init__(self, method: Method, average: float, records: int = 0):
         super().__init__()
@@ -113,12 +113,13 @@ def train(
     """
     device = device or torch.device("cpu")
     stages = Stages.of(method.stages, schedule.steps)
-    if len(stages.ends) > 1 and survey is None:
+    staged = len(stages.ends) > 1 or method.survey_first
+    if staged and survey is None:
         raise AmodalError("this method learns in stages and needs a survey of the records in between")
     studies = type(method).study is not Method.study
     if studies and survey is None:
         raise AmodalError("this method looks at all records before it begins and needs a survey of them")
-    records = len(survey.indices) if len(stages.ends) > 1 else 0
+    records = len(survey.indices) if staged else 0
     training = Training(method, schedule.average, records).to(device).train()
     distributed.same_everywhere(training)
     if schedule.shard and distributed.world() > 1:
@@ -130,8 +131,17 @@ def train(
     folder, first, spent = run / "checkpoints", 0, 0.0
     found = checkpoint.latest(folder) if resume else None
     stage = stages.at(checkpoint.step_of(found)) if found else 0
+
+    def look(stage: int) -> None:
+        if type(method).survey is not Method.survey:
+            precision = context(schedule.precision, device, method.encoder.width)
+            surveyed(training, stage, lambda: seen_all(method, survey, device, precision))
+
     if studies and not found:
         method.study(survey)
+        distributed.same_everywhere(training)
+    if method.survey_first and not found:
+        look(stage)
     method.begin(stage)
     optimizer = fresh(method, schedule)
     if found:
@@ -157,8 +167,7 @@ def train(
         for step in range(first + 1, schedule.steps + 1):
             if stages.at(step) != stage:
                 stage = stages.at(step)
-                groups = method.survey(stage, seen_all(method, survey, device))
-                training.groups.copy_(torch.as_tensor(groups) if groups is not None else torch.tensor(-1))
+                look(stage)
                 method.begin(stage)
                 optimizer = fresh(method, schedule)
                 stream.open(step - 1, training.grouped)
@@ -226,15 +235,32 @@ def fresh(method: Method, schedule: Schedule) -> torch.optim.AdamW:
     return adamw(method, lr=schedule.lr, weight_decay=schedule.weight_decay)
 
 
+def surveyed(training: Training, stage: int, see: Callable[[], Embeddings]) -> None:
+    """Let the method look at all records before a stage. Processes may round what they see differently: the first decides."""
+    groups = training.method.survey(stage, see)
+    training.groups.copy_(torch.as_tensor(groups) if groups is not None else torch.tensor(-1))
+    if training.average is not None:  # of what may be another network from here on
+        follow(training.average, training.method.encoder, 0.0)
+    distributed.same_everywhere(training)
+
+
 @torch.no_grad()
-def seen_all(method: Method, survey: Iterable[Batch], device: torch.device) -> Embeddings:
-    """The encoder's features of all records to train on, and as `label/NAME` the labels that the survey brings along."""
+def seen_all(
+    method: Method, survey: Iterable[Batch], device: torch.device, precision: contextlib.AbstractContextManager
+) -> Embeddings:
+    """The encoder's features of all records to train on, float32 at least, and as `label/NAME` the labels that the survey brings along.
+    They are on the CPU, where there is room for all."""
     method.eval()
     parts = []
     for batch in survey:
-        seen = method.encoder.features(batch.to(device))
-        labels = {f"label/{name}": column.to(device) for name, column in batch.labels.items()}
-        parts.append(Embeddings(seen.columns | labels, batch.size))
+        with precision:
+            seen = method.encoder.features(batch.to(device))
+        columns = {
+            s: Column(c.values.to("cpu", torch.promote_types(c.values.dtype, torch.float32)), c.rows.cpu())
+            for s, c in seen.columns.items()
+        }
+        labels = {f"label/{name}": column for name, column in batch.labels.items()}
+        parts.append(Embeddings(columns | labels, batch.size))
     method.train()
     return Embeddings.stack(parts)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from amodal.core import AmodalError
+from amodal.core import AmodalError, Column, Embeddings
 from amodal.methods._look_alikes import look_alikes
 from amodal.methods.embedding_retrieval.clippings import pooled
 from amodal.train.step import gradients
@@ -90,15 +90,24 @@ def test_the_survey_groups_by_the_labels_it_is_given():
     b = batch(("plain",), patchy=False)
     seen = m.encoder.features(b)
     seen.columns["label/kind"] = b.labels["kind"]
-    groups = m.survey(1, seen)
+    groups = m.survey(1, lambda: seen)
     known, kinds = b.labels["kind"].rows, b.labels["kind"].values
     assert len(groups) == 8 and all(len(groups[known[kinds == k]].unique()) == 1 for k in range(3))
+    labelled = torch.isin(torch.arange(8), known)
+    assert 0 < labelled.sum() < 8 and torch.equal(groups >= 0, labelled), "a record without label is left out"
     m.group = 0
-    assert m.survey(1, seen) is None
+    assert torch.equal(m.survey(1, lambda: seen), labelled.long() - 1), "one group of all that have a label"
+    whole = Embeddings({s: c.at(torch.isin(c.rows, known)) for s, c in seen.columns.items()}, 8)
+    every = Column(torch.arange(8) % 3, torch.arange(8))
+    assert m.survey(1, lambda: Embeddings(whole.columns | {"label/kind": every}, 8)) is None
+    nothing = Embeddings(seen.columns | {"label/kind": every.at(torch.arange(0))}, 8)
+    with pytest.raises(AmodalError, match="no record to train on has the label 'kind'"):
+        m.survey(1, lambda: nothing)
 
 
-def test_a_run_makes_batches_of_whole_classes_that_are_alike(monkeypatch):
-    """From data to the second stage: the survey of the loop brings the labels along."""
+@pytest.mark.parametrize("unlabelled", [0.5, 0.0])
+def test_a_run_makes_batches_of_whole_classes_that_are_alike(monkeypatch, unlabelled):
+    """From data to the supervised stage, which may be the first: the survey of the loop brings the labels along."""
     import numpy as np
 
     from amodal import data, methods
@@ -106,8 +115,9 @@ def test_a_run_makes_batches_of_whole_classes_that_are_alike(monkeypatch):
     from amodal.methods.embedding_retrieval.clippings import Clippings
 
     rng, seen = np.random.default_rng(0), []
-    words = [f"town {i // 3}" for i in range(48)]
-    columns = {"a": [rng.normal(size=(6, 1)).astype(np.float32) for _ in words], "b": words, "label": words}
+    words = [f"town {i // 3}" for i in range(60)]
+    known = [word if i < 48 else None for i, word in enumerate(words)]
+    columns = {"a": [rng.normal(size=(6, 1)).astype(np.float32) for _ in words], "b": words, "label": known}
     records = data.open(columns, fields={"a": "series", "b": "text"})
     losses = Clippings.losses
 
@@ -119,10 +129,13 @@ def test_a_run_makes_batches_of_whole_classes_that_are_alike(monkeypatch):
     monkeypatch.setattr(Clippings, "losses", watched)
     trained(
         records,
-        range(48),
-        lambda encoder: methods.build("clippings", encoder, label="label", width=16, group=12),
+        range(60),
+        lambda encoder: methods.build("clippings", encoder, label="label", width=16, group=12, unlabelled=unlabelled),
         Budget(steps=8, batch=12),
         0,
         1e-3,
     )
-    assert len(seen) == 4 and all(len(set(batch)) == 4 for batch in seen)  # four classes of three rows each
+    assert len(seen) == (4 if unlabelled else 8)
+    assert all(len(batch) == 12 and len(set(batch)) == 4 for batch in seen), (
+        "four classes of three rows, all with a label"
+    )

@@ -39,7 +39,7 @@ def test_a_group_is_the_tuple_of_clusters_of_all_stages_before():
     rows = torch.tensor([i for i in range(40) if i != 7])
     features = torch.randn(39, 3 * m.encoder.width, dtype=torch.float64, generator=generator)
     seen = Embeddings({"words": Column(features, rows), "facts": Column(features[:0], rows[:0])}, 40)
-    one, two = m.survey(1, seen), m.survey(2, seen)
+    one, two = m.survey(1, lambda: seen), m.survey(2, lambda: seen)
     first, second = (m.clustered(i, seen) for i in (0, 1))
     assert first.unique().tolist() == [0, 1, 2, 3] and int(first[7]) == 3
     tuples = {(int(a), int(b)) for a, b in zip(first, second)}
@@ -59,7 +59,8 @@ def test_a_stage_begins_at_the_start_or_where_the_last_one_ended():
             for name, p in m.encoder.named_parameters():
                 if not name.startswith("others."):
                     p.add_(1)
-        m.survey(1, Embeddings({s: Column(torch.eye(8, 192).double(), torch.arange(8)) for s in SENSES}, 8))
+        seen = Embeddings({s: Column(torch.eye(8, 192).double(), torch.arange(8)) for s in SENSES}, 8)
+        m.survey(1, lambda seen=seen: seen)
         for name, value in m.encoder.others[0].state_dict().items():
             assert torch.equal(value, start[name] + carry_on if value.is_floating_point() else value)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from amodal.core import AmodalError, Embeddings
+from amodal.core import AmodalError
 from amodal.methods.theory.mmcl_theory import Guided
 from amodal.nn.encoder import Encoder
 from amodal.objectives.guided_nt_xent import SHARES
@@ -32,11 +32,22 @@ def test_what_was_learnt_first_is_the_teacher_and_the_encoder_starts_again():
         for p in m.encoder.parameters():
             p.add_(1)
     learnt = {n: p.clone() for n, p in m.encoder.state_dict().items()}
-    m.survey(1, Embeddings({}, 0))
+    m.survey(1, None)
     m.begin(1)
     assert all(torch.equal(start[n], p) for n, p in m.encoder.state_dict().items())
     assert all(torch.equal(learnt[n], p) for n, p in m.teacher.state_dict().items())
     assert not any(p.requires_grad for part in (m.teacher, m.towers, m.scale) for p in part.parameters())
+
+
+def test_while_the_teacher_learns_the_second_view_is_not_encoded():
+    m = exact(method("mmcl_theory", senses=SENSES, width=8))
+    b = exact(batch(m.views, senses=SENSES))
+    assert set(m.features(b)) == {"picture:1", "words:1"}
+    both = m.encoder.features(b)
+    expected = m.losses(both)
+    found = m.losses(m.features(b))
+    assert list(found) == list(expected)
+    torch.testing.assert_close(found["teacher/picture:1~words:1"], expected["teacher/picture:1~words:1"])
 
 
 @pytest.mark.parametrize("rule", SHARES)

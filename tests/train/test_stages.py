@@ -1,8 +1,11 @@
 """What a method may ask of the loop beyond steps: stages, batches of one group, gradient surgery, a choice of rows."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import torch.multiprocessing as spawn
 
 from amodal import data
 from amodal.core import AmodalError, Batch
@@ -10,7 +13,9 @@ from amodal.data.groups import Groups
 from amodal.methods.shapes import Towers
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
+from amodal.train import distributed, loop
 from amodal.train.loop import Schedule, Stages, train
+from amodal.train.precision import context
 from amodal.train.step import gradients
 from amodal.train.watch import Watch
 from tests.methods.bench import batch, exact, fields
@@ -28,7 +33,8 @@ class Staged(Towers):
         self.begun, self.surveys = [], []
         self.register_buffer("mean", torch.zeros(encoder.width))
 
-    def survey(self, stage, seen):
+    def survey(self, stage, see):
+        seen = see()
         self.surveys.append((stage, seen.size))
         self.mean.copy_(seen["facts"].values.mean(0))
         return torch.arange(seen.size) % 2
@@ -49,7 +55,7 @@ def records():
     return data.open({"words": words, "facts": facts}).with_fields(own)
 
 
-def run(records, folder, *, until=8, resume=False, seen=None, choose=None, make=Staged):
+def run(records, folder, *, until=8, resume=False, seen=None, choose=None, make=Staged, kept=None, **settings):
     torch.manual_seed(0)
     method = make(Encoder(fields(("words", "facts")), size="nano"))
     folder.mkdir(exist_ok=True)
@@ -65,16 +71,18 @@ def run(records, folder, *, until=8, resume=False, seen=None, choose=None, make=
 
     survey = data.Loader(records, range(RECORDS), batch=5, shuffle=False)
     quiet = dict(watch=Watch([]), tensorboard=False, progress=False)
-    train(
+    encoder = train(
         method,
         batches,
-        Schedule(8, 1e-3, checkpoint_every=1),
+        Schedule(8, 1e-3, checkpoint_every=1, **settings),
         folder,
         survey=survey,
         resume=resume,
         choose=choose,
         **quiet,
     )
+    if kept is not None:
+        kept.append(encoder)
     return method
 
 
@@ -112,6 +120,115 @@ def test_a_run_of_stages_resumes_bit_for_bit(records, tmp_path, stop):
         assert torch.equal(a, b), name
 
 
+class Exchanging(First):
+    """Its survey puts another network in the place of the encoder."""
+
+    def survey(self, stage, see):
+        self.encoder.requires_grad_(False)
+        for p in self.encoder.parameters():
+            p.fill_(7.0)
+
+
+def test_the_average_of_a_network_that_a_survey_exchanges_begins_again(records, tmp_path):
+    kept = []
+    method = run(records, tmp_path / "run", make=Exchanging, average=0.9, kept=kept)
+    assert kept[0] is not method.encoder
+    for (name, a), b in zip(kept[0].state_dict().items(), method.encoder.state_dict().values()):
+        assert torch.equal(a, b), name
+
+
+class Early(Staged):
+    """Learns in one stage, from groups that a survey makes before it."""
+
+    stages, survey_first = (1.0,), True
+
+
+@pytest.mark.parametrize("stop", [2, 5])
+def test_a_survey_before_the_first_stage(records, tmp_path, stop):
+    seen = []
+    straight = run(records, tmp_path / "straight", make=Early, seen=seen)
+    assert straight.surveys == [(0, RECORDS)]
+    assert len(seen) >= 8 and all(len({k % 2 for k in keys}) == 1 for keys in seen)
+    with pytest.raises(InterruptedError):
+        run(records, tmp_path / "broken", until=stop, make=Early)
+    resumed = run(records, tmp_path / "broken", resume=True, make=Early)
+    assert resumed.surveys == [], "the checkpoint holds its groups"
+    for (name, a), b in zip(straight.state_dict().items(), resumed.state_dict().values()):
+        assert torch.equal(a, b), name
+    with pytest.raises(AmodalError, match="survey"):
+        train(
+            Early(Encoder(fields(("words", "facts")))), lambda first: [], Schedule(4, 1e-3), tmp_path, watch=Watch([])
+        )
+
+
+class Blind(Towers):
+    """Learns in two stages and wants to see nothing in between."""
+
+    stages = (0.5, 1.0)
+
+    def __init__(self, encoder):
+        super().__init__(encoder, lambda z: {"info_nce": info_nce(*z.pair("words", "facts"), temperature=0.1)})
+
+
+def test_nothing_is_embedded_for_a_method_that_does_not_look(records, tmp_path, monkeypatch):
+    looks = []
+    monkeypatch.setattr(loop, "seen_all", lambda *_: looks.append(1))
+    run(records, tmp_path / "blind", make=Blind)
+    run(records, tmp_path / "exchanging", make=Exchanging)
+    assert not looks
+
+
+def test_a_survey_sees_float32_on_the_cpu_in_the_precision_of_the_run(records):
+    method = Staged(Encoder(fields(("words", "facts")), size="nano"))
+    survey = data.Loader(records, range(RECORDS), batch=5, shuffle=False)
+    cpu = torch.device("cpu")
+    plain, rough = (loop.seen_all(method, survey, cpu, context(choice, cpu)) for choice in ("float32", "bf16"))
+    for s in plain.sources:
+        assert rough[s].values.dtype == torch.float32 and not torch.equal(plain[s].values, rough[s].values)
+        torch.testing.assert_close(plain[s].values, rough[s].values, rtol=0.1, atol=0.1)
+
+
+class Own(Early):
+    """Each process makes something else of what it sees."""
+
+    def study(self, records):
+        self.mean.fill_(1.0 + distributed.rank())
+        self.studied = self.mean.clone()
+
+    def survey(self, stage, see):
+        self.studied = self.mean.clone()
+        return (torch.arange(see().size) + distributed.rank()) % 2
+
+
+def one_rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    words = [" ".join(rng.choice(["red", "boat", "sea", "on"], 4)) for _ in range(RECORDS)]
+    facts = [{"age": float(rng.normal()), "colour": "red"} for _ in range(RECORDS)]
+    records = data.open({"words": words, "facts": facts}).with_fields(fields(("words", "facts")))
+    method, given = Own(Encoder(fields(("words", "facts")), size="nano")), []
+
+    def batches(first, groups=None):
+        given.append(groups)
+        some = dict(seed=1, steps=2, start_step=first, rank=rank, world=2, groups=groups)
+        return data.Loader(records, range(RECORDS), batch=6, **some)
+
+    (out := Path(folder) / str(rank)).mkdir()
+    survey = data.Loader(records, range(RECORDS), batch=5, shuffle=False)
+    train(method, batches, Schedule(2, 1e-3), out, survey=survey, watch=Watch([]), tensorboard=False, progress=False)
+    torch.save((method.studied, torch.as_tensor(given[0])), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_what_the_first_process_sees_holds_for_all(tmp_path):
+    spawn.spawn(one_rank, (str(tmp_path),), nprocs=2)
+    (mean, groups), (its_mean, its_groups) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert (mean == 1).all() and torch.equal(mean, its_mean)
+    assert groups.tolist() == [0, 1] * (RECORDS // 2) and torch.equal(groups, its_groups)
+
+
 def test_stages_without_a_survey_are_refused(records, tmp_path):
     method = Staged(Encoder(fields(("words", "facts")), size="nano"))
     with pytest.raises(AmodalError, match="survey"):
@@ -137,6 +254,17 @@ def test_batches_of_groups_hold_each_record_at_most_once_an_epoch():
             (a == b).all() for a, b in zip(batches, [Groups(labels, 4, 3).at(epoch, i) for i in range(order.batches)])
         )
     assert not np.array_equal(order.at(0, 0), order.at(1, 0))
+
+
+def test_records_of_no_group_are_in_no_batch():
+    labels = np.array([0, -1, 1, -1] * 8)
+    order = Groups(labels, 4, seed=3)
+    assert order.batches == 4
+    for epoch in range(2):
+        drawn = np.concatenate([order.at(epoch, i) for i in range(order.batches)])
+        assert sorted(drawn) == np.flatnonzero(labels >= 0).tolist()
+    few = Groups(labels[:6], 4, seed=3)
+    assert few.batches == 1 and sorted(few.at(0, 0)) == [0, 2, 4], "less than a batch"
 
 
 def test_choose_says_which_rows_are_learnt_from(records, tmp_path):

@@ -5,9 +5,12 @@ Row 128 of the catalogue. Of one field two augmented views are compared as in Si
 After each stage the records fall into k-means clusters of its vectors; a record's group is the tuple of its clusters so far, and later
 batches are of one group. (The authors' released script reads the current stage's clusters once for every past stage; the tuple is what
 they describe.) Small groups meet in batches with their neighbours instead of being skipped. Each stage trains an encoder of its own,
-and what survives has them all: vectors are the unit vectors of all stages end to end, whose cosine is the mean over stages."""
+and what survives has them all: vectors are the unit vectors of all stages end to end, whose cosine is the mean over stages. The paper's
+CLIP variant differs: it goes on from a trained CLIP, its text tower locked and the last blocks of its image tower unlocked."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -73,12 +76,13 @@ class Multistage(Method):
         self.each[stage].requires_grad_(True)
 
     @torch.no_grad()
-    def survey(self, stage: int, seen: Embeddings) -> Tensor:
+    def survey(self, stage: int, see: Callable[[], Embeddings]) -> Tensor:
         """Frozen stages give the same vectors, and so the same clusters, whenever they are asked: nothing need be kept."""
         if self.carry_on:
             learnt, new = (self.encoder.parts[i].state_dict() for i in (stage - 1, stage))
             for name, value in new.items():
                 value.copy_(learnt[name])
+        seen = see()
         group = torch.zeros(seen.size, dtype=torch.int64)
         for past in range(stage):
             group = group * (self.clusters + 1) + self.clustered(past, seen).cpu()
@@ -86,8 +90,8 @@ class Multistage(Method):
 
     def clustered(self, stage: int, seen: Embeddings) -> Tensor:
         """(n,) int64 the cluster of each record by one stage's vectors; a record without any is in one more."""
-        part = self.encoder.parts[stage]
-        own = {s: Column(c.values.split(part.width, 1)[stage], c.rows) for s, c in seen.columns.items()}
+        part, device = self.encoder.parts[stage], next(self.parameters()).device
+        own = {s: Column(c.values.split(part.width, 1)[stage], c.rows).to(device) for s, c in seen.columns.items()}
         z = part.own_project(Embeddings(own, seen.size))
         column = z.fused([self.by] if self.by else z.sources)
         found = torch.full((seen.size,), self.clusters, device=column.rows.device)

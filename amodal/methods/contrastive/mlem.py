@@ -10,6 +10,8 @@ events, so `weight` is 1 for their 10; both vectors have a linear head into the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from amodal.core import AmodalError, Batch, field_of, unknown, view_of
@@ -56,7 +58,8 @@ def mlem(
     if slices < 2 or not 0 < first < 1:
         raise AmodalError(f"mlem needs 2 slices at least and a share `first` between 0 and 1, not {slices} and {first}")
     tell = Telling(encoder, width=decoder, depth=depth, heads=heads)
-    method = Mlem(encoder.align(width), LEARNS[learns], tell, Scale(scale, bias=bias), margin, hardest, weight)
+    encoder = encoder if learns == "generative" else encoder.align(width)  # its loss would leave such heads as they are
+    method = Mlem(encoder, LEARNS[learns], tell, Scale(scale, bias=bias), margin, hardest, weight)
     method.views = ("plain", *("local",) * slices)
     method.stages = (first, 1.0) if learns == "mlem" else (1.0,)
     method.begin(0)
@@ -78,7 +81,7 @@ class Mlem(Method):
         self.logit.requires_grad_("align" in self.now)
 
     @torch.no_grad()
-    def survey(self, stage: int, seen: Features) -> None:
+    def survey(self, stage: int, see: Callable[[], Features]) -> None:
         for mine, its in zip(self.encoder.state_dict().values(), self.other.state_dict().values()):
             kept = mine.clone()
             mine.copy_(its)

@@ -9,6 +9,8 @@ The two stages of training are one run. The paper's perceptron in place of the m
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -38,11 +40,11 @@ def clippings(
     max_scale: float = 100.0,
     label_temperature: float = 0.1,
 ) -> Clippings:
-    """label: of the data, which records are of one thing; without it there is no second stage; words: the field that reads, the first
-    text unless given; image_weight: of the other senses in the pooled vector, the words have the rest; unlabelled: share of the steps
-    before labels are used (0: none); group: about how many records that look alike batches are drawn from, best the batch (0: from
-    all); width: of the common space; temperature: where the learned softmax temperature between senses starts; max_scale: bound of
-    its inverse; label_temperature: of supervised contrast."""
+    """label: of the data, which records are of one thing; without it there is no second stage; words: the field that reads, the first text
+    unless given; image_weight: of the other senses in the pooled vector, the words have the rest; unlabelled: share of the steps before
+    labels are used (0: none); group: about how many labelled records that look alike, when labels are first used, batches are drawn from,
+    best the batch (0: from all that have a label); width: of the common space; temperature: where the learned softmax temperature between
+    senses starts; max_scale: bound of its inverse; label_temperature: of supervised contrast."""
     if not 0 <= image_weight <= 1 or not 0 <= unlabelled < 1:
         raise AmodalError(
             f"image_weight is from 0 to 1 and unlabelled from 0 to below 1, not {image_weight} and {unlabelled}"
@@ -52,6 +54,7 @@ def clippings(
     method.weights = {text: 1 - image_weight} | dict.fromkeys(others, image_weight / len(others))
     method.labels, method.heat, method.group = (label,) if label else (), label_temperature, group
     method.stages = (unlabelled, 1.0) if label and unlabelled else (1.0,)
+    method.survey_first = bool(label) and not unlabelled
     method.begin(0)
     return method
 
@@ -79,15 +82,20 @@ class Clippings(Method):
         self.supervised = bool(self.labels) and stage == len(self.stages) - 1
 
     @torch.no_grad()
-    def survey(self, stage: int, seen: Embeddings) -> Tensor | None:
+    def survey(self, stage: int, see: Callable[[], Embeddings]) -> Tensor | None:
+        seen, device = see(), self.scale.log.device
+        every = Column(torch.full((seen.size,), -1), torch.arange(seen.size))
+        known = seen.columns.get(f"label/{self.labels[0]}", every)
+        if not len(known):
+            raise AmodalError(f"no record to train on has the label {self.labels[0]!r} that clippings is to learn from")
         if not self.group:
-            return None
-        one = pooled(self.encoder.project(seen), self.weights)
+            return every.values.index_fill(0, known.rows, 0) if len(known) < seen.size else None
+        senses = {s: c.to(device) for s, c in seen.columns.items() if not s.startswith("label/")}
+        one = pooled(self.encoder.project(Embeddings(senses, seen.size)), self.weights)
         vectors = one.values.new_zeros(seen.size, one.values.shape[1]).index_copy(0, one.rows, one.values)
-        classes = torch.full((seen.size,), -1, device=vectors.device)
-        if (known := seen.columns.get(f"label/{self.labels[0]}")) is not None:
-            classes[known.rows] = known.values.long()
-        return look_alikes(vectors, classes, self.group)
+        known = known.to(device)
+        groups = look_alikes(vectors[known.rows], known.values.long(), self.group)
+        return every.values.index_copy(0, known.rows.cpu(), groups.cpu())
 
     def features(self, batch: Batch) -> Features:
         columns = dict(self.encoder(batch).columns)

@@ -9,10 +9,12 @@ does without it; here it is as the paper says."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, unknown
+from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, unknown, view_of
 from amodal.methods._contract import Features, Method
 from amodal.methods.shapes import frozen_copy, sense_pairs, share, view_pairs
 from amodal.nn.encoder import Encoder
@@ -77,13 +79,15 @@ class Guided(Method):
             self.scale.requires_grad_(self.teaches)
 
     @torch.no_grad()
-    def survey(self, stage: int, seen: Features) -> None:
+    def survey(self, stage: int, see: Callable[[], Features]) -> None:
         for mine, its in zip(self.encoder.state_dict().values(), self.teacher.state_dict().values()):
             learnt = mine.clone()
             mine.copy_(its)
             its.copy_(learnt)
 
     def features(self, batch: Batch) -> Features:
+        if self.teaches:  # which compares senses in one view of each
+            batch = batch.only(*(s for s in batch.sources if view_of(s) <= 1))
         z = self.encoder.features(batch)
         columns = {s: z[s] for s in z.sources}
         if not self.teaches and self.rule != "none":
