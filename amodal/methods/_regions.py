@@ -6,7 +6,8 @@ import torch
 from torch.nn.functional import normalize
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, Tokens, field_of
-from amodal.methods.shapes import token_column
+from amodal.methods._contract import Features
+from amodal.methods.shapes import Towers, token_column
 from amodal.modalities.text import Text
 from amodal.nn.encoder import Bags, Encoder
 
@@ -50,3 +51,17 @@ def texts_and_others(encoder: Encoder) -> tuple[list[str], list[str]]:
             f"{', '.join(encoder.fields)}. Take clip or simclr, or give records with both."
         )
     return texts, others
+
+
+class WithRegions(Towers):
+    """Towers whose features are the vectors of all sources and, as `SOURCE/regions`, the regions of those fields that have parts."""
+
+    def __init__(self, *args, parts: list[str], **kwargs):
+        super().__init__(*args, **kwargs)
+        self.parts = parts
+
+    def features(self, batch: Batch) -> Features:
+        context = alone(self.encoder, batch)
+        columns = dict(vectors(self.encoder, context, batch.size).columns)
+        columns |= {f"{s}/regions": regions(self.encoder, context[s]) for s in self.parts}
+        return Features(columns, batch.size)

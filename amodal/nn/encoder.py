@@ -82,6 +82,7 @@ class Encoder(nn.Module):
         self.width, self.heads_each = shape.width, shape.heads
         self.fusion, self.reads, self.aligned_width, self.aligned_hidden, self.aligned_fused = 0, "full", 0, 0, False
         self.aligned_bias = False
+        self.unsigned = False  # vectors of two senses that belong together may point apart: near is a large |cosine|
         self.tokenizers = nn.ModuleDict({f: backbones.get(f) or m.tokenizer(self.width) for f, m in fields.items()})
         self.field_token = nn.ParameterDict({f: nn.Parameter(torch.randn(self.width) * 0.02) for f in fields})
         self.position = additive(positions, self.width)
@@ -101,6 +102,12 @@ class Encoder(nn.Module):
         return Transformer(self.width, depth, self.heads_each, rotary=rotary, experts=self.experts)
 
     # What a method may ask of an encoder before training
+
+    def drop(self, field: str) -> None:
+        """Take a field's tower out, before `align`: a method reads the field with another one's."""
+        for parts in (self.fields, self.tokenizers, self.field_token, self.trunks, self.pools):
+            if field in parts:
+                parts.pop(field)
 
     def fuse(self, tokens: int = 8, reads: str = "pure") -> Encoder:
         """Add learned fusion tokens to every row, and a rule on who reads whom: "full", "pure" (Zorro) or "bottleneck" (MBT)."""

@@ -67,3 +67,16 @@ class PrototypeHead(nn.Module):
     def forward(self, x_ND: Tensor) -> Tensor:
         """(N, K) cosines."""
         return normalize(self.mlp(x_ND), dim=1) @ normalize(self.prototypes, dim=1).T
+
+
+class PairHead(nn.Module):
+    """What two views (N, D) tell together (N, width), through a layer of their own each: what differs between them need not be invariant
+    in what they share."""
+
+    def __init__(self, width_in: int, width: int):
+        super().__init__()
+        self.each = nn.Sequential(nn.Linear(width_in, width_in), nn.GELU())
+        self.both = nn.Sequential(nn.Linear(2 * width_in, width_in), nn.GELU(), nn.Linear(width_in, width))
+
+    def forward(self, before: Tensor, after: Tensor) -> Tensor:
+        return self.both(torch.cat([self.each(before), self.each(after)], 1))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from amodal.objectives.bags import owners
 from amodal.objectives.common import full_precision
+from amodal.objectives.score_nce import score_nce
 
 Pool = Callable[[Tensor, Tensor], Tensor]
 """scores (t, L, W), which regions exist (t, L) bool, at least one each -> (t, W)."""
@@ -87,6 +88,23 @@ def bag_scores(
     each_tW = pool(regions_tLD @ words_WD.T, there_tL)
     scores = each_tW.new_zeros(len(each_tW), len(lengths_N)).index_add(1, owners(lengths_N), each_tW)
     return scores if total else scores / lengths_N.clamp(min=1)
+
+
+@full_precision
+def bag_nce(
+    regions_NLD: Tensor, there_NL: Tensor, lines_NKD: Tensor, *, temperature: float | Tensor, pool: Pool
+) -> Tensor:
+    """InfoNCE in both directions between N bags of regions and N bags of K lines, scored by `bag_scores`; row i of both is a pair.
+
+    No more than a tile of the scores of single regions is held. One bag or none gives a connected 0.
+    """
+    words = lines_NKD.flatten(0, 1)
+    lengths = torch.full((len(lines_NKD),), lines_NKD.shape[1], dtype=torch.int64, device=words.device)
+
+    def scores(block: Tensor, mask: Tensor) -> Tensor:
+        return bag_scores(block, mask, words, lengths, pool=pool)
+
+    return score_nce(scores, regions_NLD, there_NL, temperature=temperature, tile=bag_tile(there_NL, words))
 
 
 def bag_tile(there_NL: Tensor, words_WD: Tensor, *, cells: int = 2**22) -> int:

@@ -7,16 +7,15 @@ Row 81 of the catalogue. Texts should hold a sentence a line; of a single line, 
 import torch
 from torch.nn.functional import normalize
 
-from amodal.core import AmodalError, Batch, Embeddings, field_of
+from amodal.core import AmodalError, Embeddings, field_of, views_of
 from amodal.core.column import shared_rows
-from amodal.methods._contract import Features
-from amodal.methods._regions import alone, regions, sentences, texts_and_others, vectors
+from amodal.methods._regions import WithRegions, sentences, texts_and_others
 from amodal.methods.shapes import Towers, sense_pairs, share
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.bags import padded
 from amodal.objectives.info_nce import info_nce
-from amodal.objectives.mil import bag_scores, bag_tile, pooling
+from amodal.objectives.mil import bag_nce, pooling
 from amodal.objectives.score_nce import score_nce
 
 
@@ -37,56 +36,29 @@ def mil_vl(
     each text in each step, with replacement; width: of the common space; temperature: where the learned softmax temperatures start;
     max_scale: bound of their inverse."""
     if not local and not whole:
-        raise AmodalError(
-            "mil_vl without `local` and without `whole` compares no text with anything; give one of them a weight"
-        )
+        raise AmodalError("mil_vl compares nothing without `local` and without `whole`; give one of them a weight")
     texts, others = texts_and_others(encoder)
     over_regions = pooling(pool, sharpness)
     scale = torch.nn.ModuleDict({k: Scale(1 / temperature, most=max_scale) for k in ("local", "whole")})
 
     def objective(z):
         senses = Embeddings({s: z[s] for s in z if field_of(s) in others}, z.size)
-        inner = {
-            f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale["whole"]())
-            for a, b in sense_pairs(senses)
-        }
+        heat = 1 / scale["whole"]()
+        inner = {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=heat) for a, b in sense_pairs(senses)}
         parts, wholes = {}, {}
         for s in others:
             for t in texts:
-                text = sentences(z, [f"{t}:{k}" for k in range(1, captions + 1)] if captions > 1 else [t])
+                text = sentences(z, views_of(t, captions))
                 a, b = shared_rows(z[s], text)
                 lines = normalize(text.values[b], dim=2)
                 if local:
                     blocks, there = padded(z[f"{s}/regions"].values[a])
-                    parts[f"local/{s}~{t}"] = local * by_parts(blocks, there, lines)
+                    how = {"temperature": 1 / scale["local"](), "pool": over_regions}
+                    parts[f"local/{s}~{t}"] = local * bag_nce(blocks, there, lines, **how)
                 if whole:
                     pair, middle = normalize(z[s].values[a], dim=1), lines.mean(1)
-                    loss = score_nce(lambda x, m=middle: x @ m.T, pair, temperature=1 / scale["whole"]())
-                    wholes[f"whole/{s}~{t}"] = whole * loss
+                    wholes[f"whole/{s}~{t}"] = whole * score_nce(lambda x, m=middle: x @ m.T, pair, temperature=heat)
         return share(inner) | share(parts) | share(wholes)
 
-    def by_parts(blocks, there, lines):
-        words = lines.flatten(0, 1)
-        lengths = torch.full((len(lines),), captions, dtype=torch.int64, device=lines.device)
-
-        def scores(block, mask):
-            return bag_scores(block, mask, words, lengths, pool=over_regions)
-
-        return score_nce(scores, blocks, there, temperature=1 / scale["local"](), tile=bag_tile(there, words))
-
     views = {f: ("local",) * captions if f in texts else ("weak",) for f in encoder.fields}
-    return Regions(encoder.align(width), objective, views=views, learned=scale, others=others)
-
-
-class Regions(Towers):
-    """Features are the vectors of all sources and, of each sense but texts, its regions."""
-
-    def __init__(self, *args, others, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.others = others
-
-    def features(self, batch: Batch) -> Features:
-        context = alone(self.encoder, batch)
-        columns = dict(vectors(self.encoder, context, batch.size).columns)
-        columns |= {f"{s}/regions": regions(self.encoder, context[s]) for s in self.others}
-        return Features(columns, batch.size)
+    return WithRegions(encoder.align(width), objective, views=views, learned=scale, parts=others)
