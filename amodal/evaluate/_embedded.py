@@ -25,6 +25,7 @@ class Embedded:
     refuse: names -> the vectors that the network makes of those senses together, if it has to be run again for it (joint trunks).
     content: source -> (n,) int64, equal for records whose values are equal, in the order of the column's rows.
     bad: values that could not be read.
+    unsigned: near is a large |cosine| in the aligned space, which does not tell a vector from its opposite (`Encoder.unsigned`).
     changed: runs the network again with the values of one sense changed, see `Changer`.
     """
 
@@ -36,6 +37,7 @@ class Embedded:
     content: dict[str, Tensor] = field(default_factory=dict)
     bad: list[Bad] = field(default_factory=list)
     changed: Changer | None = None
+    unsigned: bool = False
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -128,6 +130,7 @@ def embed_records(
         {source: torch.cat(parts) for source, parts in content.items()},
         loader.bad,
         Changer(encoder, dataset, indices, batch, device, FUSED in spaces[0] or FUSED in spaces[1]),
+        getattr(encoder, "unsigned", False),
     )
 
 

@@ -42,7 +42,8 @@ def identify(
         both = np.intersect1d(asked, held)
         if len(both) < 2:
             continue
-        found = votes(there[0].values, there[1].values, asked, held, len(names), neighbours)[both][:, np.unique(held)]
+        vectors = (column.values for column in there)
+        found = votes(*vectors, asked, held, len(names), neighbours, test.unsigned)[both][:, np.unique(held)]
         right = np.searchsorted(np.unique(held), both)
         own = found[np.arange(len(both)), right][:, None]
         ahead, tied = (found > own).sum(1), (found == own).sum(1) - 1
@@ -63,14 +64,22 @@ def identify(
 
 
 def votes(
-    query_MD: Tensor, gallery_ND: Tensor, asked: np.ndarray, held: np.ndarray, wholes: int, neighbours: int
+    query_MD: Tensor,
+    gallery_ND: Tensor,
+    asked: np.ndarray,
+    held: np.ndarray,
+    wholes: int,
+    neighbours: int,
+    unsigned: bool = False,
 ) -> np.ndarray:
-    """(wholes, wholes): how many neighbours of the parts of each whole are parts of each other. asked, held: whose part each row is."""
+    """(wholes, wholes): how many neighbours of the parts of each whole are parts of each other. asked, held: whose part each row is;
+    unsigned: near is a large |cosine|."""
     gallery = normalize(gallery_ND.float(), dim=1)
     found = np.zeros((wholes, wholes))
     for part, own in zip(
         normalize(query_MD.float(), dim=1).split(1024), np.split(asked, range(1024, len(asked), 1024))
     ):
-        near = (part @ gallery.T).topk(min(neighbours, len(gallery)), dim=1).indices.numpy()
+        like = part @ gallery.T
+        near = (like.abs() if unsigned else like).topk(min(neighbours, len(gallery)), dim=1).indices.numpy()
         np.add.at(found, (own[:, None], held[near]), 1)
     return found

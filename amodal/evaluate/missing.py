@@ -92,9 +92,9 @@ def _retrieved(test: Embedded, columns: dict, gallery: int) -> list[dict]:
             if len(at_query) < LEAST:
                 continue
             same = test.content[target][at_target] if target in test.content else None
-            alone = ranked(column.values[at_query], values.values[at_target], same)[0]
+            alone = ranked(column.values[at_query], values.values[at_target], same, unsigned=test.unsigned)[0]
             whole = test.fused(others)
             at_full = shared_rows(whole, Column(values.rows[at_target], values.rows[at_target]))[0]
-            full = ranked(whole.values[at_full], values.values[at_target], same)[0]
+            full = ranked(whole.values[at_full], values.values[at_target], same, unsigned=test.unsigned)[0]
             rows.append({"source": "+".join(names), "target": target, **alone, "full": full["value"]})
     return rows

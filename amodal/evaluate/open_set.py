@@ -67,7 +67,7 @@ def open_set(
         scores = {}
         for group, column in asked.items():
             own = truth[1][column.rows.numpy()]
-            right = key_names[nearest(column.values, keys).numpy()] == own
+            right = key_names[nearest(column.values, keys, test.unsigned).numpy()] == own
             scores[group] = (_both(right, own), _both(share[own], own), len(own))
         rows += [{"source": a, "target": b, **row} for row in _rows(scores)]
     if not rows:
@@ -76,11 +76,11 @@ def open_set(
     return Result("open_set", spec | {"train": len(train), "test": len(test)}, rows)
 
 
-def nearest(query_MD: Tensor, key_ND: Tensor) -> Tensor:
-    """(M,) int64: the key with the largest cosine."""
+def nearest(query_MD: Tensor, key_ND: Tensor, unsigned: bool = False) -> Tensor:
+    """(M,) int64: the key with the largest cosine, or |cosine|."""
     unit = normalize(key_ND.float(), dim=1)
     parts = normalize(query_MD.float(), dim=1).split(max(1, CELLS // max(len(unit), 1)))
-    return torch.cat([(q @ unit.T).argmax(1) for q in parts])
+    return torch.cat([((q @ unit.T).abs() if unsigned else q @ unit.T).argmax(1) for q in parts])
 
 
 def harmonic_mean(a: float, b: float) -> float:

@@ -1,8 +1,8 @@
 """Find a record by one sense among records described by another: Recall@k, mean reciprocal rank, median rank.
 
-For every pair of senses, both ways, in the aligned space, among the test records that have both. Gallery values that are equal
-(the same caption twice) are equally right. Ties count as they would on average if they were broken at random, so an encoder that maps
-everything to one point scores chance.
+For every pair of senses, both ways, in the aligned space, by cosine (|cosine| where the encoder is `unsigned`), among the test records
+that have both. Gallery values that are equal (the same caption twice) are equally right. Ties count as they would on average if they
+were broken at random, so an encoder that maps everything to one point scores chance.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def retrieval(
         same = test.content[b][at_b] if duplicates and b in test.content else None
         rows += [
             {"source": a, "target": b, **row}
-            for row in ranked(test.aligned[a].values[at_a], test.aligned[b].values[at_b], same, at)
+            for row in ranked(test.aligned[a].values[at_a], test.aligned[b].values[at_b], same, at, test.unsigned)
         ]
     if not rows:
         raise NotApplicable(f"no two senses occur together in {LEAST} or more of the {len(test)} test records")
@@ -66,14 +66,18 @@ def retrieval(
 
 
 def ranked(
-    query_ND: Tensor, gallery_ND: Tensor, same_N: Tensor | None = None, at: Sequence[int] = (10, 1, 5)
+    query_ND: Tensor,
+    gallery_ND: Tensor,
+    same_N: Tensor | None = None,
+    at: Sequence[int] = (10, 1, 5),
+    unsigned: bool = False,
 ) -> list[dict]:
     """Rows of metrics for queries whose right answer is the gallery vector of the same number.
 
-    same_N: int64, equal where gallery values are equal.
+    same_N: int64, equal where gallery values are equal. unsigned: near is a large |cosine|.
     """
     n = len(query_ND)
-    ahead, tied = ranks(query_ND, gallery_ND, same_N)
+    ahead, tied = ranks(query_ND, gallery_ND, same_N, unsigned)
     sizes = np.ones(n, dtype=np.int64) if same_N is None else _group_sizes(same_N)
     chance = _chance(sizes, n, at)
     values = {f"recall@{k}": ((k - ahead) / (tied + 1)).clamp(0, 1).mean() for k in at}
@@ -83,13 +87,17 @@ def ranked(
     return [{"metric": m, "value": float(v), "chance": chance[m], "n": n} for m, v in values.items()]
 
 
-def ranks(query_ND: Tensor, gallery_ND: Tensor, same_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Two (N,) float64: how many wrong gallery vectors are nearer (cosine) than the nearest right one, and how many are as near."""
+def ranks(
+    query_ND: Tensor, gallery_ND: Tensor, same_N: Tensor | None = None, unsigned: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Two (N,) float64: how many wrong gallery vectors are nearer (cosine, |cosine| if `unsigned`) than the nearest right one, and how
+    many are as near."""
     query, gallery = normalize(query_ND.float(), dim=1), normalize(gallery_ND.float(), dim=1)
     n, ahead, tied = len(query), [], []
     step = max(1, CELLS // max(n, 1))
     for start in range(0, n, step):
         similarity = query[start : start + step] @ gallery.T
+        similarity = similarity.abs() if unsigned else similarity
         number = torch.arange(start, start + len(similarity))
         if same_N is None:
             right = similarity.gather(1, number[:, None])

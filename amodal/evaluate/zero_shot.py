@@ -55,7 +55,8 @@ def zero_shot(
         kept = there[column.rows.numpy()]
         if source == text or kept.sum() < 2:
             continue
-        guess = (normalize(column.values[torch.from_numpy(kept)].float(), dim=1) @ prototypes.T).argmax(1).numpy()
+        like = normalize(column.values[torch.from_numpy(kept)].float(), dim=1) @ prototypes.T
+        guess = (like.abs() if test.unsigned else like).argmax(1).numpy()
         right = truth[column.rows.numpy()[kept]]
         # nobody has seen a label, so chance is a blind guess and not the commonest class
         rows += [{"source": source, **row, "chance": 1 / len(classes)} for row in _category_metrics(right, guess, 0)]

@@ -23,6 +23,7 @@ def describe(encoder: Encoder) -> dict:
         "aligned_fused": encoder.aligned_fused,
         "aligned_bias": encoder.aligned_bias,
         "others": len(encoder.others),
+        "unsigned": encoder.unsigned,
         "backbones": {f: t.spec for f, t in encoder.tokenizers.items() if getattr(t, "contextual", False)},
     }
 
@@ -48,6 +49,7 @@ def build(config: dict) -> Encoder:
     if config["aligned_width"]:
         shape = {name: config[f"aligned_{name}"] for name in ("hidden", "fused")}
         encoder.align(config["aligned_width"], **shape, bias=config.get("aligned_bias", False))
+    encoder.unsigned = config.get("unsigned", False)
     if config.get("others", 0):
         encoder.stack(config["others"])
     return encoder

@@ -115,9 +115,10 @@ class Approximate:
 
 
 def exact(
-    vectors: np.ndarray, queries_QD: np.ndarray, k: int, kept: np.ndarray | None = None
+    vectors: np.ndarray, queries_QD: np.ndarray, k: int, kept: np.ndarray | None = None, unsigned: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(Q, k) scores and places of the nearest of `vectors` (n, D) float16; fewer where there are fewer. kept: (n,) bool."""
+    """(Q, k) scores and places of the nearest of `vectors` (n, D) float16; fewer where there are fewer. kept: (n,) bool; unsigned: by
+    the size of the product."""
     import torch
 
     queries = torch.from_numpy(np.ascontiguousarray(queries_QD, dtype=np.float32))
@@ -128,6 +129,7 @@ def exact(
         stop = min(start + 65536, total)
         part = vectors[start:stop] if places is None else vectors[places[start:stop]]
         similarity = queries @ torch.from_numpy(part.astype(np.float32)).T
+        similarity = similarity.abs() if unsigned else similarity
         best, near = similarity.topk(min(k, stop - start), dim=1)
         near = near + start if places is None else torch.from_numpy(places[start:stop])[near]
         scores, at = torch.cat([scores, best], 1), torch.cat([at, near], 1)

@@ -199,9 +199,16 @@ class Index:
     # Asking it
 
     def nearest(
-        self, query_D: Tensor, *, k: int = 10, senses: Iterable[str] | None = None, where: Where | None = None
+        self,
+        query_D: Tensor,
+        *,
+        k: int = 10,
+        senses: Iterable[str] | None = None,
+        where: Where | None = None,
+        unsigned: bool = False,
     ) -> list[Found]:
-        """Up to k found, best first, each record once, by that of its senses which is nearest.
+        """Up to k found, best first, each record once, by that of its senses which is nearest. unsigned: by |cosine|, always exactly
+        (lists of faiss look on one side only).
 
         Raises AmodalError for an empty index, unknown senses, labels and values, and a query of another width.
         """
@@ -223,21 +230,23 @@ class Index:
         records = self.alive if where is None else self.alive & allowed(where, self.labels, len(self._records))
         best: dict[int, tuple[float, str]] = {}
         for sense in senses:
-            for score, record in self._of(sense, query, k, records):
+            for score, record in self._of(sense, query, k, records, unsigned):
                 if record not in best or score > best[record][0]:
                     best[record] = score, sense
         ordered = sorted(best.items(), key=lambda item: (-item[1][0], item[0]))[:k]
         return [(self._records[r]["key"], score, sense, self._records[r]["labels"]) for r, (score, sense) in ordered]
 
-    def _of(self, sense: str, query: np.ndarray, k: int, records: np.ndarray) -> list[tuple[float, int]]:
+    def _of(
+        self, sense: str, query: np.ndarray, k: int, records: np.ndarray, unsigned: bool
+    ) -> list[tuple[float, int]]:
         vectors, rows = self.log.vectors(sense)
         kept = records[rows]
         count = int(kept.sum())
         if not count:
             return []
         kept = None if count == len(kept) else kept
-        if len(vectors) <= self.threshold or count < SELECTIVE * len(vectors):
-            scores, at = (part[0] for part in exact(vectors, query[None], k, kept))
+        if unsigned or len(vectors) <= self.threshold or count < SELECTIVE * len(vectors):
+            scores, at = (part[0] for part in exact(vectors, query[None], k, kept, unsigned))
         else:
             scores, at = self.approximate(sense).search(vectors, query, k, kept)
         return [(float(s), int(rows[a])) for s, a in zip(scores, at)]

@@ -24,7 +24,7 @@ from amodal.search.index import Index
 
 @dataclass(frozen=True)
 class Hit:
-    """A record that was found. score: cosine; source: the sense of it that lies nearest to the query."""
+    """A record that was found. score: cosine, |cosine| of an `unsigned` encoder; source: the sense of it that is nearest to the query."""
 
     key: str
     score: float
@@ -47,7 +47,8 @@ def search(
     query: a field of the encoder, or a kind of data (text, image, audio, …) of which it has one field -> a raw value, several
     of them, or vectors (D,) or (n, D) as a Tensor. What is given is embedded and the unit vectors are averaged, weighted by `weights`
     (name -> number, 1 unless given; a negative one means "unlike"). senses: of the records, to compare with; all unless given.
-    where: see `amodal.search._filter.Where`. Raises AmodalError for whatever is unknown or cannot be read.
+    where: see `amodal.search._filter.Where`. An `unsigned` encoder's vectors are ranked by |cosine|; as their signs mean nothing, its
+    queries should have one part. Raises AmodalError for whatever is unknown or cannot be read.
     """
     if not query:
         raise AmodalError(f"a query needs something to look for; this encoder takes {', '.join(encoder.fields)}")
@@ -61,7 +62,9 @@ def search(
         raise AmodalError("the parts of this query cancel each other out; change their weights")
     return [
         Hit(key, score, source, labels)
-        for key, score, source, labels in index.nearest(total, k=k, senses=senses, where=where)
+        for key, score, source, labels in index.nearest(
+            total, k=k, senses=senses, where=where, unsigned=getattr(encoder, "unsigned", False)
+        )
     ]
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from amodal.objectives.info_nce import info_nce
 from amodal.train.step import gradients
@@ -30,6 +31,30 @@ def test_the_sum_is_of_its_kernels_and_the_gaussian_one_is_clips():
     gauss, clip = loss(mixture="none", gamma=2.0)
     torch.testing.assert_close(gauss, clip)
     torch.testing.assert_close(loss(mixture="sum", weight=0.3)[0], 0.3 * laplace + 0.7 * gauss)
+
+
+def slow(a, b, gamma, temperature, within):
+    """-log of a pair's kernel over the sum of an anchor's, anchor by anchor; vectors as they are."""
+    sides, total = ([x for x in a], [x for x in b]), 0.0
+    for side, other in (sides, sides[::-1]):
+        for i, anchor in enumerate(side):
+            rest = [x for j, x in enumerate(side) if j != i] if within else []
+            logits = torch.stack([-((anchor - x).norm() ** gamma) / temperature for x in [*other, *rest]])
+            total = total + logits.logsumexp(0) - logits[i]
+    return total / (2 * len(a))
+
+
+@pytest.mark.parametrize("senses", [("picture",), ("words", "facts")])
+def test_in_the_concatenation_each_kernel_has_its_half_and_its_share(senses):
+    options = {"gamma": 1.0, "other_gamma": 1.5, "weight": 0.3, "temperature": 0.4, "width": 8}
+    m = exact(method("kernel_infonce", senses=senses, mixture="concatenation", **options))
+    features = m.features(exact(batch(m.views, senses=senses)))
+    z = m.project(features)
+    pair = [normalize(v, dim=1) for v in z.pair(*z.sources)]
+    (a, c), (b, d) = (v.split(8, 1) for v in pair)
+    within = len(senses) == 1
+    expected = 0.3 * slow(a, b, 1.0, 0.4, within) + 0.7 * slow(c, d, 1.5, 0.4, within)
+    torch.testing.assert_close(sum(m.losses(features).values()), expected)
 
 
 def test_an_unknown_mixture_offers_the_nearest():

@@ -58,6 +58,18 @@ def test_nearest_is_what_a_loop_finds_and_survives_reopening(filled):
     assert scores == sorted(scores, reverse=True)
 
 
+@pytest.mark.parametrize("threshold", [0, 1000])
+def test_unsigned_vectors_are_near_on_both_sides(filled, threshold):
+    index, e = filled
+    index = Index.open(index.path, fingerprint="abc", threshold=threshold)  # 0 would be faiss's
+    query = torch.randn(16, generator=torch.Generator().manual_seed(5))
+    scores = (normalize(e["image"].values, dim=1).half().float() @ normalize(query, dim=0)).abs()
+    found = index.nearest(query, k=9, senses=["image"], unsigned=True)
+    assert [key for key, *_ in found] == [f"k{i}" for i in scores.argsort(descending=True)[:9].tolist()]
+    assert found == index.nearest(-query, k=9, senses=["image"], unsigned=True)
+    assert [f[0] for f in found] != [f[0] for f in index.nearest(query, k=9, senses=["image"])]
+
+
 def test_filters(filled):
     index, e = filled
     query = torch.randn(16, generator=torch.Generator().manual_seed(6))
