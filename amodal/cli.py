@@ -174,7 +174,7 @@ def index(
     from amodal.evaluate._embedded import unreadable
     from amodal.modalities import name_of
     from amodal.model import load
-    from amodal.train.log import Bar
+    from amodal.progress import Bar
 
     model = load(run)
     dataset = model.read(data)

@@ -20,7 +20,7 @@ from amodal.evaluate._held_out import parts
 from amodal.evaluate._labels import NotApplicable
 from amodal.evaluate._result import Report, Result
 from amodal.modalities import name_of
-from amodal.train.log import Bar
+from amodal.progress import Bar
 
 __all__ = [
     "Embedded",

@@ -29,7 +29,7 @@ from amodal.evaluate import Embedded, embed_records
 from amodal.evaluate._embedded import unreadable
 from amodal.nn import config as encoder_config
 from amodal.nn.saved import read_json
-from amodal.train.log import Bar
+from amodal.progress import Bar
 
 CHUNK = 2048  # records: what an interruption costs
 SHARED = ["key", "source"]  # columns whose values repeat; vectors do not

@@ -17,8 +17,9 @@ from torch import nn
 from amodal.core import AmodalError, Batch, Column, Embeddings
 from amodal.methods._contract import Clock, Method
 from amodal.methods.shapes import follow, frozen_copy
+from amodal.progress import Bar
 from amodal.train import checkpoint, distributed
-from amodal.train.log import Bar, Log
+from amodal.train.log import Log
 from amodal.train.optim import adamw, clip_gradients, warm_cosine
 from amodal.train.precision import context
 from amodal.train.prefetch import prefetch

@@ -86,7 +86,7 @@ def see(pictures: list[bytes], package: Path) -> np.ndarray:
     import torch
     from PIL import Image
 
-    from amodal.train.log import Bar
+    from amodal.progress import Bar
 
     model = timm.create_model("tf_efficientnet_lite0")
     archive = wheel(package)

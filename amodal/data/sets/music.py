@@ -29,7 +29,7 @@ CLASSES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 
 
 def write(out: Path, archives: list[Path]) -> None:
-    from amodal.train.log import Bar
+    from amodal.progress import Bar
 
     package = wheel(archives[0])
     columns = {name: [] for name in ("key", "notes", "collection", "metre", "parts")}

@@ -69,7 +69,7 @@ def _rendered(drawings: list[bytes]) -> list[bytes]:
         raise AmodalError(
             f"openmoji is rendered with cairosvg: pip install cairosvg, and cairo itself ({error})"
         ) from None
-    from amodal.train.log import Bar
+    from amodal.progress import Bar
 
     with Bar("render", len(drawings)) as bar:
         done = []

@@ -5,8 +5,6 @@ all rows that have it, paired or not, with a weight that rises over the first st
 is, and only the heads into the common space learn. Temperature, weight and warm-up are those of the authors' configuration.
 Row 92 of the catalogue."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
