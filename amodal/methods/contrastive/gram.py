@@ -41,10 +41,9 @@ def gram(
         total, tuples = connected_zero(*(z[s].values for s in z.sources), scale()), 0
         for rows, names in by_senses(z, anchor):
             lead, *others = (at(z, name, rows) for name in names)
-            n = len(rows)
             more = z[names[0]].values[~torch.isin(z[names[0]].rows, rows)]
             loss = gram_info_nce(lead, others, temperature=1 / scale(), smoothing=smoothing, more_MD=more)
-            total, tuples = total + n * loss, tuples + n
+            total, tuples = total + len(rows) * loss, tuples + len(rows)
         return {"volume": total / max(tuples, 1)}
 
     encoder.unsigned = True  # turning a vector round changes no volume
