@@ -14,7 +14,9 @@ from amodal.objectives.common import check_pair, check_positive, connected_zero,
 from amodal.objectives.tiles import by_rows
 
 CELLS = 2**22
-"""Entries of the logit tensor that are held at once."""
+"""Entries of the logit tensor that are made at once."""
+HELD = 2**25
+"""Entries up to which all blocks are held for the backward pass, which is faster; beyond, it makes them again."""
 
 
 @full_precision
@@ -27,8 +29,8 @@ def tensor_clip(
     temperature:  a number, or a scalar tensor that gets a gradient.
     half:         (three senses) entries where two of the indices agree count as positives of half weight, and the sum below goes only
                   over entries where all three differ.
-    tuples:       T has N^W entries, so rows compete in blocks of at most so many neighbours: N * tuples^(W - 1) products. Memory is
-                  that of one block or, where blocks have more than CELLS entries, of a tile: the backward pass makes them again.
+    tuples:       T has N^W entries, so rows compete in blocks of at most so many neighbours: N * tuples^(W - 1) products. Of more
+                  than HELD in all, and of a block of more than CELLS, no more than a block or a tile is held.
 
     Blocks of too few rows to have a negative (two; three with `half`) have no term; without any block, a connected 0.
     Raises ValueError for unequal shapes, fewer than two senses, and `half` with other than three.
@@ -38,7 +40,7 @@ def tensor_clip(
     if half and len(senses) != 3:
         raise ValueError(f"half weights are for three senses, got {len(senses)}.")
     unit, least, total, counted = [F.normalize(z, dim=1) for z in senses], 3 if half else 2, [], 0
-    again = len(unit[0]) > tuples and torch.is_grad_enabled()  # one block may as well be kept, which is faster
+    again = len(unit[0]) * tuples ** (len(senses) - 1) > HELD and torch.is_grad_enabled()
     for block in zip(*(u.split(tuples) for u in unit)):
         if len(block[0]) >= least:
             total += (
