@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amodal.objectives.balance import balanced_info_nce
+from amodal.objectives.focal_info_nce import focal_info_nce
 from amodal.objectives.gram_volume import gram_info_nce
 from amodal.objectives.hard_negative import hard_negative_nce
 from amodal.objectives.margin import contrastive_margin, ranking_hinge, triplet_margin
@@ -17,6 +18,7 @@ from amodal.objectives.sinkhorn import sinkhorn
 from amodal.objectives.smoothed_info_nce import smoothed_info_nce
 from amodal.objectives.soft_info_nce import Sparse, soft_info_nce
 from amodal.objectives.structure import structure_loss
+from amodal.objectives.sup_con import sup_con
 from amodal.objectives.swalip import swalip
 from amodal.objectives.tensor_clip import barlow_ways, tensor_clip
 from benchmarks._timing import Row
@@ -120,6 +122,11 @@ def plain_hinge(a: Tensor, b: Tensor, *, margin: float) -> Tensor:
     return one / len(a)
 
 
+def plain_focal(a: Tensor, b: Tensor, *, temperature: float, gamma: float = 2.0) -> Tensor:
+    own = (cosines(a, b) / temperature).log_softmax(1).diagonal()
+    return -((1 - own.exp()) ** gamma * own).mean()
+
+
 def plain_tensor_clip(*senses: Tensor, temperature: float) -> Tensor:
     a, b, c = (F.normalize(s, dim=1) for s in senses)
     logits = torch.einsum("id,jd,kd->ijk", a, b, c) / temperature
@@ -211,6 +218,9 @@ def run() -> list[Row]:
         (f"multi-positive NT-Xent, 4 views, N {n // 4}", _inputs(4, n // 4, d),
          lambda *v: multi_positive(*table(*v), temperature=t), metric,
          lambda *v: supcon(torch.cat(v), torch.arange(n // 4, device=DEVICE).repeat(4))),
+        (f"SupCon N {n}", pair[:1], by_group(lambda z, g: sup_con(z, g, temperature=t)), metric, by_group(supcon)),
+        (f"focal InfoNCE N {n}", pair, lambda a, b: focal_info_nce(a, b, temperature=t), PLAIN,
+         lambda a, b: plain_focal(a, b, temperature=t)),
         (f"MV-InfoNCE, 3 views, N {n // 2}", _inputs(3, n // 2, d), lambda *v: mv_info_nce(*table(*v), temperature=t), PLAIN,
          lambda *v: plain_mv_info_nce(*v, temperature=t)),
         (f"MV-DHEL, 3 views, N {n}", three, lambda *v: mv_dhel(*table(*v), temperature=t), PLAIN,
@@ -219,6 +229,8 @@ def run() -> list[Row]:
          lambda a, *o: plain_gram(a, *o, temperature=t)),
         ("TensorCLIP, 3 senses, N 128", few, lambda *v: tensor_clip(v, temperature=t), PLAIN,
          lambda *v: plain_tensor_clip(*v, temperature=t)),
+        ("TensorCLIP, 3 senses, 4 blocks of 128", _inputs(3, 512, d), lambda *v: tensor_clip(v, temperature=t), PLAIN,
+         lambda *v: sum(plain_tensor_clip(*b, temperature=t) for b in zip(*(x.split(128) for x in v))) / 4),
         ("Barlow of 3 senses, N 512 D 128", cube, lambda *v: barlow_ways(v), PLAIN, plain_barlow_ways),
     ]  # fmt: skip
     return [_row(*line) for line in lines]

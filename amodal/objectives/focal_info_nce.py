@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amodal.objectives.common import check_positive, connected_zero, full_precision
-from amodal.objectives.tiles import by_rows
+from amodal.objectives.log_sum_exp import row_log_sum_exp
 
 
 @full_precision
 def focal_info_nce(
-    a_ND: Tensor, b_MD: Tensor, *, temperature: float | Tensor, gamma: float = 2.0, tile: int = 256
+    a_ND: Tensor, b_MD: Tensor, *, temperature: float | Tensor, gamma: float = 2.0, tile: int = 1024
 ) -> Tensor:
     """Mean over rows of -(1 - p_i)^gamma log p_i with p_i = softmax_j(cos(a_i, b_j) / temperature)_{j=i}; one direction.
 
@@ -22,9 +22,9 @@ def focal_info_nce(
                   queue).
     temperature:  a number, or a scalar tensor that gets a gradient.
     gamma:        how fast a pair that is found with probability p loses its say; 0 is InfoNCE.
-    tile:         rows of the similarity matrix at a time; changes memory and speed, not the result.
+    tile:         side of the blocks of the similarity matrix; changes memory and speed, not the result.
 
-    Without a row, or a stranger, 0, connected to the inputs. Raises ValueError for shapes that do not fit, a temperature that is not
+    Without a row, or a stranger, 0, connected to the inputs. First derivatives only. Raises ValueError for shapes that do not fit, a temperature that is not
     above 0 and a negative gamma.
     """
     check_positive("temperature", temperature)
@@ -37,12 +37,8 @@ def focal_info_nce(
     if not len(a_ND) or len(b_MD) < 2:
         return connected_zero(a_ND, b_MD, temperature)
     a, b = F.normalize(a_ND, dim=1) / temperature, F.normalize(b_MD, dim=1)
-
-    def losses(a_tD: Tensor, own_tD: Tensor) -> Tensor:
-        log_p = (a_tD * own_tD).sum(1) - (a_tD @ b.T).logsumexp(1)
-        if not gamma:
-            return -log_p
-        # 1 - p without the loss of digits near p = 1, where a root would have no slope
-        return -((-torch.expm1(log_p)).clamp(min=1e-12) ** gamma) * log_p
-
-    return by_rows(losses, a, b[: len(a)], tile=tile).mean()
+    log_p = (a * b[: len(a)]).sum(1) - row_log_sum_exp(a, b, tile=tile)
+    if not gamma:
+        return -log_p.mean()
+    # 1 - p without the loss of digits near p = 1, where a root would have no slope
+    return -((-torch.expm1(log_p)).clamp(min=1e-12) ** gamma * log_p).mean()
