@@ -24,8 +24,8 @@ def focal_info_nce(
     gamma:        how fast a pair that is found with probability p loses its say; 0 is InfoNCE.
     tile:         side of the blocks of the similarity matrix; changes memory and speed, not the result.
 
-    Without a row, or a stranger, 0, connected to the inputs. First derivatives only. Raises ValueError for shapes that do not fit, a temperature that is not
-    above 0 and a negative gamma.
+    Without a row, or a stranger, 0, connected to the inputs. First derivatives only. Raises ValueError for shapes that do not fit, a
+    temperature that is not above 0 and a negative gamma.
     """
     check_positive("temperature", temperature)
     if a_ND.dim() != 2 or b_MD.dim() != 2 or a_ND.shape[1] != b_MD.shape[1] or len(b_MD) < len(a_ND):
