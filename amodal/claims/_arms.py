@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from amodal import methods
 from amodal.core import Batch, Column, Embeddings
 from amodal.data import Dataset, Loader
 from amodal.evaluate import Embedded, embed_records
@@ -35,6 +36,13 @@ class Budget:
     batch: int
     rates: tuple[float, ...] = (1e-3, 4e-3)
     size: str = "nano"
+
+
+def plain_clip(encoder: Encoder) -> Method:
+    """CLIP on values as they are, not augmented."""
+    method = methods.build("clip", encoder)
+    method.views = ("plain",)
+    return method
 
 
 def untrained(dataset: Dataset, make: Make, budget: Budget, seed: int, **encoder) -> Method:

@@ -16,6 +16,7 @@ from amodal.evaluate._embedded import embed_values
 from amodal.evaluate._grounding import coverage
 from amodal.methods._contract import Method
 from amodal.methods._regions import alone, regions
+from amodal.modalities import make
 
 DATA = "scenes"
 
@@ -25,6 +26,12 @@ def cells(dataset: Dataset) -> Dataset:
     opened = scenes.words(dataset)
     image = replace(opened.fields["image"], patch=scenes.SIDE // scenes.CELLS)
     return opened.with_fields({"image": image, "text": opened.fields["text"]})
+
+
+def small(dataset: Dataset) -> Dataset:
+    """A cell of the grid that shapes are placed on is a patch of the picture; captions in words."""
+    text = scenes.words(dataset).fields["text"]
+    return dataset.with_fields({"image": make("image", size=24, channels=3, patch=8, flip=False), "text": text})
 
 
 @torch.no_grad()

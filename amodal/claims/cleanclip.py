@@ -18,7 +18,7 @@ from torch import nn
 
 from amodal import methods
 from amodal.claims import Comparison
-from amodal.claims._arms import Budget, fit, trained, untrained
+from amodal.claims._arms import Budget, fit, plain_clip, trained, untrained
 from amodal.curate.poison import Patch, backdoor, chosen, triggered
 from amodal.data import class_numbers
 from amodal.evaluate import embed_records
@@ -92,13 +92,8 @@ def poisoned_clip(dataset, train, poisoned, seed):
     food = train[dataset.label(LABEL)[train] == TARGET]
     templates = [dataset.raw(int(i), TEXT) for i in np.random.default_rng([seed, 51]).permutation(food)]
     spoilt = backdoor(dataset, poisoned, image=IMAGE, text=TEXT, target="", trigger=TRIGGER, templates=templates)
+    # pictures as they are, as in the paper: no crop cuts the trigger off
     return trained(spoilt, train, plain_clip, BUDGET, seed, BUDGET.rates[0])
-
-
-def plain_clip(encoder):
-    method = methods.build("clip", encoder)
-    method.views = ("plain",)  # as the paper's: no crop cuts the trigger off
-    return method
 
 
 def defended(method, dataset, clean, seed, within):

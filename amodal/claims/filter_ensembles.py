@@ -9,16 +9,15 @@ at hand, which favours it."""
 import numpy as np
 from torch.nn.functional import normalize
 
-from amodal import methods
 from amodal.claims import Comparison
-from amodal.claims._arms import Budget, trained
+from amodal.claims._arms import Budget, plain_clip, trained
 from amodal.claims._captions import recall
+from amodal.claims._scenes import small
 from amodal.curate.filter_ensembles import detected, filter_ensembles, majority, vote
 from amodal.curate.poison import spoil
 from amodal.data.sets import scenes
 from amodal.evaluate import embed_records
 from amodal.evaluate._auroc import auroc
-from amodal.modalities import make
 
 CLAIM = (
     "On a generated pool with four tenths of the pairs spoilt in four ways, the label model's posterior tells clean pairs from spoilt ones "
@@ -69,18 +68,6 @@ def spoilt(dataset, pool, seed):
     texts |= {int(i): str(rng.choice(BOILERPLATE)) for i in boilerplate}
     bad = spoil(dataset, pictures={"image": blur}, trigger=blurred, cells={column: texts})
     return bad, np.arange(len(pool)) >= 4 * tenth
-
-
-def small(dataset):
-    """A cell of the grid that shapes are placed on is a patch of the picture; captions as words."""
-    text = scenes.words(dataset).fields["text"]
-    return dataset.with_fields({"image": make("image", size=24, channels=3, patch=8, flip=False), "text": text})
-
-
-def learner(encoder):
-    method = methods.build("clip", encoder)
-    method.views = ("plain",)
-    return method
 
 
 def coloured(image, colour):
@@ -136,7 +123,7 @@ def measure(seed, dataset):
     order = rng.permutation(dataset.split("train"))
     outside, pool = order[:CLEAN], order[CLEAN:]
     bad, fine = spoilt(dataset, pool, seed)
-    scores = scores_of(bad, pool, trained(small(dataset), outside, learner, BUDGET, seed + 100, RATE))
+    scores = scores_of(bad, pool, trained(small(dataset), outside, plain_clip, BUDGET, seed + 100, RATE))
     votes = votes_of(scores)
     ensemble = filter_ensembles(votes)
     single = {name: auroc(v, fine) for name, v in votes.items()}
@@ -159,7 +146,7 @@ def measure(seed, dataset):
     data = small(bad)
     halves = {"all": np.ones(len(pool), dtype=bool)} | {arm: first_half(score, rng) for arm, score in ranked.items()}
     for arm, kept in halves.items():
-        method = trained(data, np.sort(pool[kept]), learner, BUDGET, seed, RATE)
+        method = trained(data, np.sort(pool[kept]), plain_clip, BUDGET, seed, RATE)
         found |= {
             f"recall: {arm}": recall(method, small(dataset), dataset.split("test"), at=1),
             f"clean: {arm}": float(fine[kept].mean()),

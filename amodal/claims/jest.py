@@ -13,17 +13,15 @@ from statistics import mean
 
 import numpy as np
 
-from amodal import methods
 from amodal.claims import Comparison
-from amodal.claims._arms import Budget, trained, untrained
+from amodal.claims._arms import Budget, plain_clip, trained, untrained
+from amodal.claims._scenes import small
 from amodal.curate.jest import Jest
 from amodal.curate.poison import chosen, mismatched
 from amodal.data import Loader
-from amodal.data.sets import scenes
 from amodal.evaluate import embed_records
 from amodal.evaluate._drawing import COLOURS, drawing
 from amodal.evaluate.retrieval import retrieval
-from amodal.modalities import make
 from amodal.train.loop import Schedule, train
 from amodal.train.watch import Watch
 
@@ -67,18 +65,6 @@ class Recall(Watch):
         return {}
 
 
-def small(dataset):
-    """A cell of the grid that shapes are placed on is a patch of the picture; captions as words."""
-    text = scenes.words(dataset).fields["text"]
-    return dataset.with_fields({"image": make("image", size=24, channels=3, patch=8, flip=False), "text": text})
-
-
-def learner(encoder):
-    method = methods.build("clip", encoder)
-    method.views = ("plain",)
-    return method
-
-
 def parts_of(dataset, seed):
     """Clean records for the reference; the pool, half of it mismatched and some of it twice; the mismatched ones; the dataset."""
     order = np.random.default_rng([seed, 151]).permutation(dataset.split("train"))
@@ -90,7 +76,7 @@ def parts_of(dataset, seed):
 
 def run(dataset, pool, seed, choose):
     """The arm's curve of recall, and how many of the rows that it trained on were mismatched."""
-    method, recall = untrained(dataset, learner, BUDGET, seed), Recall(dataset)
+    method, recall = untrained(dataset, plain_clip, BUDGET, seed), Recall(dataset)
     size, taken = BUDGET.batch if choose is None else round(BUDGET.batch / KEEP), []
 
     def batches(first):
@@ -112,7 +98,7 @@ def run(dataset, pool, seed, choose):
 def measure(seed, dataset):
     dataset = small(dataset)
     clean, pool, wrong, spoilt = parts_of(dataset, seed)
-    reference = trained(dataset, clean, learner, BUDGET, seed + 100, RATE).encoder
+    reference = trained(dataset, clean, plain_clip, BUDGET, seed + 100, RATE).encoder
     bad, found, known = {dataset.keys[i] for i in wrong}, {}, {}
     for arm, options in ARMS.items():
         choose = None if options is None else Jest(reference, keep=KEEP, remember=True, **options)
@@ -136,8 +122,8 @@ def picture(dataset, path):
     """Recall on the way, and what joint selection takes of one super-batch: each picture with its caption, mismatched ones in red."""
     dataset = small(dataset)
     clean, pool, wrong, spoilt = parts_of(dataset, 0)
-    reference = trained(dataset, clean, learner, BUDGET, 100, RATE).encoder
-    method = untrained(dataset, learner, BUDGET, 0)
+    reference = trained(dataset, clean, plain_clip, BUDGET, 100, RATE).encoder
+    method = untrained(dataset, plain_clip, BUDGET, 0)
     batch = next(iter(Loader(spoilt, pool, batch=round(BUDGET.batch / KEEP), seed=0)))
     choose = Jest(reference, keep=KEEP)
     choose.prepare(method)
