@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from amodal.core import Column, Embeddings
+
+
+def side_by_side(absent: Mapping[str, Tensor], z: Embeddings) -> Column:
+    """(N, senses x D): of the rows that have any of the senses of `absent`, in the place of which a row that lacks one has its (D,)."""
+    rows = torch.stack([z[s].present(z.size) for s in absent]).any(0).nonzero().squeeze(1)
+    filled = [
+        gone.to(z[s].values.dtype).expand(z.size, -1).index_copy(0, z[s].rows, z[s].values)
+        for s, gone in absent.items()
+    ]
+    return Column(torch.cat(filled, 1)[rows], rows)
 
 
 def classifier(width: int, hidden: int, classes: int) -> nn.Sequential:
@@ -28,13 +38,7 @@ class LateFusion(nn.Module):
 
     def together(self, z: Embeddings) -> Column:
         """(N, senses x D): of the rows that have any sense."""
-        senses = {s: z[s] for s in self.alone}
-        rows = torch.stack([c.present(z.size) for c in senses.values()]).any(0).nonzero().squeeze(1)
-        tables = [
-            self.absent[s].to(c.values.dtype).expand(z.size, -1).index_copy(0, c.rows, c.values)
-            for s, c in senses.items()
-        ]
-        return Column(torch.cat(tables, 1)[rows], rows)
+        return side_by_side(self.absent, z)
 
     def forward(self, z: Embeddings) -> Column:
         """(N, classes) logits from all that each row has, of the rows that have any sense."""

@@ -1,0 +1,55 @@
+"""Cox's loss against its definition, with ties."""
+
+import math
+
+import pytest
+import torch
+
+from amodal.evaluate._survival import partial_likelihood
+from amodal.objectives.cox import cox
+
+
+def slowly(risk, time, event):
+    total, events = 0.0, 0
+    for i in range(len(risk)):
+        if event[i]:
+            still = [math.exp(risk[j]) for j in range(len(risk)) if time[j] >= time[i]]
+            total -= risk[i] - math.log(sum(still))
+            events += 1
+    return total / events
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_loss_is_the_mean_over_events_of_the_definition(seed):
+    g = torch.Generator().manual_seed(seed)
+    risk = torch.randn(40, generator=g, dtype=torch.float64)
+    time = torch.randint(0, 12, (40,), generator=g).double()  # many ties
+    event = torch.rand(40, generator=g) < 0.6
+    assert cox(risk, time, event).item() == pytest.approx(
+        slowly(risk.tolist(), time.tolist(), event.tolist()), rel=1e-12
+    )
+    other = -partial_likelihood(risk, time, event.double()) / event.sum()
+    assert torch.allclose(cox(risk, time, event), other)
+
+
+def test_it_does_not_matter_in_which_order_records_stand():
+    g = torch.Generator().manual_seed(7)
+    risk, time, event = (
+        torch.randn(30, generator=g),
+        torch.randint(0, 5, (30,), generator=g),
+        torch.rand(30, generator=g) < 0.5,
+    )
+    order = torch.randperm(30, generator=g)
+    assert torch.allclose(cox(risk, time, event), cox(risk[order], time[order], event[order]))
+
+
+def test_without_events_it_is_zero_and_part_of_the_graph():
+    risk = torch.zeros(3, requires_grad=True)
+    loss = cox(risk, torch.arange(3), torch.zeros(3))
+    loss.backward()
+    assert loss == 0 and risk.grad is not None
+
+
+def test_a_high_risk_for_those_who_go_first_is_better():
+    time, event = torch.arange(5).float(), torch.ones(5)
+    assert cox(-time, time, event) < cox(time, time, event)
