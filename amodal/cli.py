@@ -122,6 +122,49 @@ def pretrain(
     print(f"wrote {out}. Next: amodal evaluate {out} --data {data}")
 
 
+def adapt(
+    run: Run,
+    data: Data,
+    label: Annotated[str, arg(metavar="A,B", help="what it is to tell; of a survival time TIME,EVENT")],
+    out: Annotated[Path, arg(help="the run folder to write")],
+    how: Annotated[
+        str, arg(help="full, head, bias, lora, or a method that learns from a label, such as mmrl")
+    ] = "lora",
+    task: Annotated[str, arg(help="auto, by the kind of each label, or survival")] = "auto",
+    shots: Annotated[int | None, arg(help="learn from so many records of each class only")] = None,
+    epochs: Annotated[int | None, arg(help="passes over these records (30 unless steps are given)")] = None,
+    steps: Annotated[int | None, arg(help="optimizer steps, instead of epochs")] = None,
+    seed: int = 0,
+    resume: Annotated[bool, arg(help="go on with the run in --out")] = False,
+    batch: Annotated[int | None, arg(help="rows in one update")] = None,
+    lr: Annotated[float | None, arg(help="peak learning rate")] = None,
+    workers: Annotated[int, arg(help="processes that decode; 0: a thread beside the training")] = 0,
+    device: Annotated[str, arg(help="auto, cpu, cuda, cuda:N")] = "auto",
+) -> None:
+    """Go on with a run until it tells labels. Options of the way itself: --method.NAME VALUE."""
+    from amodal.adapt import adapt as work
+
+    spent = {"epochs": epochs, "steps": steps, "batch": batch, "lr": lr, "seed": seed, "resume": resume}
+    more = {"workers": workers, "device": device, "options": METHOD_OPTIONS}
+    work(run, data, out, label=label, how=how, task=task, shots=shots, **spent, **more)
+    print(
+        f"wrote {out}. Next: amodal evaluate {out} --data {data}, or amodal predict {out} --data {data} --out told.csv"
+    )
+
+
+def predict(
+    run: Run,
+    data: Data,
+    out: Annotated[Path, arg(metavar="FILE", help="a .csv or .parquet file: key, and what each label is told to be")],
+    part: Annotated[str | None, arg(help="train, valid or test; all records unless given")] = None,
+) -> None:
+    """Tell the labels of records, by a run that `amodal adapt` made."""
+    from amodal.adapt import write_predictions
+    from amodal.model import load
+
+    print(f"wrote what is told of {write_predictions(load(run), data, out, part=part)} records to {out}")
+
+
 def evaluate(
     run: Run,
     data: Data,
@@ -132,7 +175,7 @@ def evaluate(
         str,
         arg(
             metavar="A,B",
-            help="knn, linear, retrieval, missing, transfer, …; all that apply unless given, but for absence (long)",
+            help="knn, linear, retrieval, missing, transfer, …; all that apply unless given, but for absence and prompts",
         ),
     ] = "",
     json: Annotated[Path | None, arg(help="write spec and results to this file; figures go beside it")] = None,
@@ -266,7 +309,23 @@ def doctor() -> None:
 
 
 VERBS = {
-    f.__name__: f for f in (demo, init, data, pretrain, evaluate, embed, index, search, export, methods, claim, doctor)
+    f.__name__: f
+    for f in (
+        demo,
+        init,
+        data,
+        pretrain,
+        adapt,
+        predict,
+        evaluate,
+        embed,
+        index,
+        search,
+        export,
+        methods,
+        claim,
+        doctor,
+    )
 }
 METHOD_OPTIONS: dict[str, object] = {}
 CURATE_OPTIONS: dict[str, object] = {}
@@ -315,7 +374,7 @@ def main(argv: list[str] | None = None) -> None:
             from amodal.errors import unknown
 
             raise unknown("verb of amodal", rest[0], VERBS)
-        if options and rest[:1] != ["pretrain"]:
+        if options and rest[:1] not in (["pretrain"], ["adapt"]):
             from amodal.errors import AmodalError
 
             raise AmodalError(f"--method.{next(iter(options))} is an option of `amodal pretrain METHOD`")

@@ -9,16 +9,18 @@ import numpy as np
 import torch
 
 from amodal import data as records
+from amodal.adapt import adapt, predictions
 from amodal.core import AmodalError
 from amodal.data import Dataset
 from amodal.evaluate import Embedded, Report, embed_records
 from amodal.evaluate import evaluate as run_protocols
 from amodal.nn import config as encoder_config
+from amodal.nn.answers import Answers
 from amodal.nn.encoder import Encoder
-from amodal.nn.saved import saved
+from amodal.nn.saved import saved, saved_head
 from amodal.search import Hit, Index
 from amodal.search import search as run_search
-from amodal.train.folder import read_trained, save_encoder, weights, write_trained
+from amodal.train.folder import read_trained, save_encoder, save_head, weights, write_trained
 from amodal.train.pretrain import pick_device
 from amodal.train.pretrain import pretrain as run_pretraining
 
@@ -32,15 +34,25 @@ def load(path: str | Path, *, device: str = "auto") -> Model:
     """The model in a run folder, or in a folder that `Model.save` or `amodal export` wrote."""
     encoder, config = saved(path)
     path = Path(path)
-    return Model(encoder.to(pick_device(device)), config, path, read_trained(path))
+    device = pick_device(device)
+    head = saved_head(path, encoder, config)
+    return Model(encoder.to(device), config, path, read_trained(path), head.to(device) if head is not None else None)
 
 
 class Model:
     """encoder: batch -> embeddings. config: how it came about. path: the run folder, None if it was never saved.
-    trained: sorted hashes of the keys of the records it was trained on, None if that is not known."""
+    trained: sorted hashes of the keys of the records it was trained on, None if that is not known. head: what tells labels, if it
+    learnt any."""
 
-    def __init__(self, encoder: Encoder, config: dict, path: Path | None = None, trained: np.ndarray | None = None):
-        self.encoder, self.config, self.path, self.trained = encoder.eval(), config, path, trained
+    def __init__(
+        self,
+        encoder: Encoder,
+        config: dict,
+        path: Path | None = None,
+        trained: np.ndarray | None = None,
+        head: Answers | None = None,
+    ):
+        self.encoder, self.config, self.path, self.trained, self.head = encoder.eval(), config, path, trained, head
 
     @property
     def fields(self) -> dict:
@@ -65,6 +77,15 @@ class Model:
         dataset = self.read(data)
         indices = dataset.split(part) if part else range(len(dataset))
         return embed_records(self.encoder, dataset, indices, device=self.device, progress=progress)
+
+    def adapt(self, data, out: str | Path, *, label: str, **settings) -> Model:
+        """Go on with this encoder until it tells `label`; see `amodal.adapt.adapt` for the settings."""
+        return load(adapt(self._home(), data, out, label=label, **settings))
+
+    def predict(self, data, *, part: str | None = None, progress=None):
+        """A pyarrow Table with a row for each record: `key`, and of each label what it is told to be; of classes also the probability
+        of each, `LABEL=CLASS`. Null for a record without any readable value. Raises AmodalError for a run without a head."""
+        return predictions(self, data, part=part, progress=progress)
 
     def evaluate(
         self,
@@ -121,6 +142,8 @@ class Model:
 
     def save(self, path: str | Path) -> Path:
         """Write the encoder, its configuration, its card, and what it was trained on."""
+        if self.head is not None:
+            save_head(Path(path), self.head)
         save_encoder(Path(path), weights(self.encoder), self.config)
         write_trained(Path(path), self.trained)
         return Path(path)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from amodal.core import Batch, Embeddings
+from amodal.nn.answers import Answers
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 
@@ -74,6 +75,9 @@ class Method(nn.Module):
     def pair_logits(self) -> Scale | None:
         """The learned scale of the cosines of `encoder(batch)` whose InfoNCE between senses it learns by, or with a bias whose sigmoid
         loss; None for any other loss. For those who score pairs by the method's own loss (`amodal.curate.jest`)."""
+
+    def answers(self) -> Answers | None:
+        """The head that tells labels from the features of the encoder, which is then kept beside it (`amodal predict`); None without."""
 
     combine: Callable[[dict[str, Tensor]], Tensor] | None = None
     """Gradient surgery: of each loss term its gradient over all that learns, one vector (P,), to the vector to step along. None is

@@ -46,6 +46,10 @@ class Target:
         """Also from JSON."""
         if isinstance(item, Target):
             return item
+        if not isinstance(item, dict):
+            raise AmodalError(
+                f"a target is written as name, kind, classes, …, not as {item!r}; it is usually read from the data"
+            )
         return Target(**(item | {"classes": tuple(item.get("classes", ()))}))
 
     def written(self) -> dict:
@@ -113,8 +117,8 @@ class Answers(nn.Module):
         self.absent = nn.ParameterDict({} if joint else {s: nn.Parameter(torch.zeros(width)) for s in senses})
         size = width * (1 if joint else len(senses))
         out = sum(target.width for target in targets)
-        deep = [nn.Linear(size, hidden), nn.GELU(), nn.Linear(hidden, out)]
-        self.net = nn.Sequential(*(deep if hidden else [nn.Linear(size, out)]))
+        deep = (nn.Linear(size, hidden), nn.GELU(), nn.Linear(hidden, out)) if hidden else (nn.Linear(size, out),)
+        self.net = nn.Sequential(*deep)
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError
 from amodal.nn import config as encoder_config
+from amodal.nn.answers import Answers, answers_of
 from amodal.nn.encoder import Encoder
 
 FORMAT = 1  # of config.json
@@ -44,6 +45,18 @@ def saved(folder: str | Path) -> tuple[Encoder, dict]:
     except SafetensorError as e:
         raise AmodalError(f"{weights} cannot be read: {e}") from e
     return encoder.eval(), config
+
+
+def saved_head(folder: str | Path, encoder: Encoder, config: dict) -> Answers | None:
+    """The head that was learnt beside this encoder, in evaluation mode; None for a run without. Raises AmodalError if it is damaged."""
+    if "answers" not in config:
+        return None
+    head, weights = answers_of(encoder, **config["answers"]), Path(folder) / "head.safetensors"
+    try:
+        fill(head, load_file(weights), str(weights))
+    except (OSError, SafetensorError) as e:
+        raise AmodalError(f"{weights} cannot be read: {e}") from e
+    return head.eval()
 
 
 def frozen(folder: str | Path) -> Encoder:

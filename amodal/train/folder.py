@@ -2,6 +2,7 @@
 
 RUN/config.json        all that is needed to build the encoder again, and how it came about
 RUN/model.safetensors  the encoder
+RUN/head.safetensors   the head that tells labels, if the method learnt one
 RUN/README.md          the run card, for people
 RUN/trained.npy        hashes of the keys of the records it was trained on, which `evaluate` does not test on
 RUN/metrics.jsonl, tensorboard/, checkpoints/, quarantine.jsonl
@@ -23,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from amodal.core import AmodalError
+from amodal.nn.answers import Answers
 from amodal.nn.encoder import Encoder
 from amodal.nn.saved import FORMAT, other_format, read_config
 from amodal.train import distributed
@@ -88,6 +90,17 @@ def save_encoder(out: Path, tensors: dict[str, Tensor], config: dict) -> None:
             f"could not write the model to {out}: {e}. The checkpoints in {out / 'checkpoints'} still hold it; "
             "free some space and add --resume."
         ) from e
+
+
+def save_head(out: Path, head: Answers) -> None:
+    """RUN/head.safetensors; what it tells is in config.json."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in head.state_dict().items()}
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        save_file(tensors, out / ".head.draft")
+        (out / ".head.draft").rename(out / "head.safetensors")
+    except (OSError, SafetensorError) as e:
+        raise AmodalError(f"could not write {out / 'head.safetensors'}: {e}") from e
 
 
 def hashes(keys: Iterable[str]) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +24,13 @@ from amodal.core import AmodalError, Batch, unknown
 from amodal.methods._contract import Method
 from amodal.modalities import BadValue, name_of
 from amodal.nn import config as encoder_config
+from amodal.nn.answers import targets_of
 from amodal.nn.encoder import Encoder
+from amodal.nn.lora import merged
 from amodal.nn.saved import saved
 from amodal.nn.transformer import size_of
 from amodal.train import distributed
-from amodal.train.folder import hashes, prepare, save_encoder, versions, weights, write_trained
+from amodal.train.folder import hashes, prepare, save_encoder, save_head, versions, weights, write_trained
 from amodal.train.log import read
 from amodal.train.loop import Schedule, train
 from amodal.train.precision import context
@@ -68,6 +70,8 @@ def pretrain(
     curate: str = "",
     curate_options: dict[str, object] | None = None,
     init_from: str | Path = "",
+    whole: bool = False,
+    only: Callable[[records.Dataset, np.ndarray], np.ndarray] | None = None,
     progress: bool = True,
 ) -> Path:
     """Pretrain an encoder without labels. Returns the run folder.
@@ -79,7 +83,8 @@ def pretrain(
     as it is unless train_backbones.
     average: momentum of a moving average of the weights to keep instead of the last ones. resume: go on with the run in `out`.
     curate: a page of `amodal.curate` that chooses, of super-batches 1 / keep as large, what is trained on; curate_options: its options.
-    init_from: the folder of a run whose encoder's weights to begin with, as far as names and shapes agree.
+    init_from: the folder of a run whose encoder's weights to begin with, as far as names and shapes agree; whole: go on with that encoder
+    itself, as it was built. only: (dataset, training records) -> those of them to learn from.
     """
     for name, number in (("epochs", epochs), ("steps", steps), ("batch", batch), ("micro", micro), ("lr", lr)):
         if number is not None and number <= 0:
@@ -91,28 +96,36 @@ def pretrain(
     dataset = records.open(data)
     dataset = dataset.select(list(sources)) if sources else dataset
     given = saved(init_from)[0] if init_from else None
-    if given is not None:  # its weights mean what they meant only for values that are read as they were
+    if whole:
+        dataset = dataset.with_fields(given.fields)
+    elif given is not None:  # its weights mean what they meant only for values that are read as they were
         dataset = dataset.with_fields({f: given.fields.get(f, m) for f, m in dataset.fields.items()})
     choose = curation.chooser(curate, curate_options or {}) if curate else None
     torch.manual_seed(seed)
     wanted = {k: v for k, v in (("trunk", trunk), ("positions", positions), ("pool", pool)) if v is not None}
-    encoder = Encoder(
-        dataset.fields,
-        size=size,
-        backbones=encoder_config.backbones(backbones or {}, dataset.fields, size, frozen=not train_backbones),
-        **(methods.encoder_options(method) | wanted),
-    )
+    if whole:
+        encoder = saved(init_from)[0].train()
+        size = encoder.size
+    else:
+        encoder = Encoder(
+            dataset.fields,
+            size=size,
+            backbones=encoder_config.backbones(backbones or {}, dataset.fields, size, frozen=not train_backbones),
+            **(methods.encoder_options(method) | wanted),
+        )
     chosen = methods.parse(method, options or {})
-    chosen |= classes_of(method, chosen, dataset)
-    if given is not None:  # before the method may copy the encoder as a teacher, and again for the heads that it adds
-        begin_with(encoder, given, str(init_from))
-    trainee = methods.build(method, encoder, **chosen)
-    notes = [begin_with(trainee.encoder, given, str(init_from))] if given is not None else []
     part = dataset.split("train")
+    part = part if only is None else only(dataset, part)
     if not len(part):
         raise AmodalError(
             f"{dataset.name} has {len(dataset)} records and none falls in the training part; more records are needed"
         )
+    chosen |= classes_of(method, chosen, dataset) | targets_read(method, chosen, dataset, part)
+    fresh = given is not None and not whole
+    if fresh:  # before the method may copy the encoder as a teacher, and again for the heads that it adds
+        begin_with(encoder, given, str(init_from))
+    trainee = methods.build(method, encoder, **chosen)
+    notes = [begin_with(trainee.encoder, given, str(init_from))] if fresh else []
     slices = [b.to(where) for b in held_out(dataset, part)]
     keep = choose.keep if choose else 1.0
     rows = rows_of_a_batch(batch, size_of(size).batch, int(len(part) * keep), world, trainee.least_rows)
@@ -194,10 +207,13 @@ def pretrain(
         bad=bad,
         progress=progress,
     )
-    tensors = weights(kept)
+    tensors = weights(merged(kept))
     if rank == 0:
         done = {"status": "done", "versions": versions(), "seconds": read(out / "metrics.jsonl")[-1]["seconds"]}
         done |= {"curation": choose.cost()} if choose else {}
+        if (head := trainee.answers()) is not None:
+            done |= {"answers": head.written()}
+            save_head(out, head)
         save_encoder(out, tensors, config | done | {"processes": world, "device": where.type})
     distributed.barrier()
     return out
@@ -214,6 +230,16 @@ def classes_of(method: str, chosen: dict[str, object], dataset: records.Dataset)
     if not names:
         raise AmodalError(f"{method} learns to tell classes, but the label {label!r} is a number")
     return {"classes": len(names)}
+
+
+def targets_read(
+    method: str, chosen: dict[str, object], dataset: records.Dataset, part: np.ndarray
+) -> dict[str, tuple]:
+    """The option `targets` of a method that tells any kinds of labels, read from the data."""
+    if "targets" not in methods.options(method) or chosen.get("targets"):
+        return {}
+    found = targets_of(dataset, part, str(chosen.get("label", "")), str(chosen.get("task", "auto")))
+    return {"targets": tuple(target.written() for target in found)}
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import torch
 
 from amodal import methods, modalities
 from amodal.core import Batch, Column, Ragged
+from amodal.nn.answers import Target
 from amodal.nn.encoder import Encoder
 
 SMALL = {  # options that keep a method small; everything else is as its page says
@@ -34,6 +35,9 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
     "mirror": {"width": 32, "prototypes": 24, "hidden": 32, "latent": 8},
     "texttopicnet": {"topics": 6, "least": 1, "most": 1.0, "buckets": 256},
     "clippings": {"width": 32, "group": 8},
+    "ssma": {"width": 16, "skip": 6},
+    "cuni_mmt": {"images": "both", "depth": 2},
+    "capsule_attn": {"width": 16, "capsules": 6, "pose": 4},
 }
 
 
@@ -109,5 +113,7 @@ def method(name: str, seed: int = 0, senses: Sequence[str] = SENSES, **options):
     torch.manual_seed(seed)
     encoder = Encoder(fields(tuple(senses)), size="nano", **methods.encoder_options(name))
     label = {"label": "kind", "classes": 3} if "label" in methods.options(name) else {}
+    if "targets" in methods.options(name):
+        label["targets"] = (Target("kind", "classes", ("a", "b", "c")),)
     label = {option: value for option, value in label.items() if option in methods.options(name)}
     return methods.build(name, encoder, **(label | SMALL.get(name, {}) | options))

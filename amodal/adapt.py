@@ -1,0 +1,140 @@
+"""From a run to one that tells labels: fine-tuning on some records, by any of the ways there are, and what it tells of others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from amodal import methods
+from amodal.core import AmodalError, Embeddings, unknown
+from amodal.data import Dataset
+from amodal.evaluate._embedded import known
+from amodal.methods.adaptation.finetune import HOW
+from amodal.nn.saved import saved
+from amodal.nn.transformer import size_of
+from amodal.progress import Bar
+from amodal.train.pretrain import pretrain
+
+EPOCHS = 30
+RATES = {"full": 0.25, "head": 2.5, "bias": 1.0, "lora": 1.0}
+"""Of the rate that a fresh encoder of this size learns at: what was learnt is not to be lost, and what is small may move far."""
+
+
+def adapt(
+    run: str | Path,
+    data,
+    out: str | Path,
+    *,
+    label: str,
+    how: str = "lora",
+    task: str = "auto",
+    shots: int | None = None,
+    seed: int = 0,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch: int | None = None,
+    lr: float | None = None,
+    options: dict[str, object] | None = None,
+    **settings,
+) -> Path:
+    """Go on with the encoder of `run` until it tells `label` of the records of `data`. Returns the folder `out`, a run that has a head.
+
+    label: one, or several with commas between; task: "auto" or "survival" (label: TIME,EVENT). how: "full", "head", "bias" or "lora"
+    (see `amodal.methods.adaptation.finetune`), or another method that learns from a label. shots: learn from so many records of each class
+    only, drawn by the seed. epochs (30 unless given) or steps, batch, lr: as for `pretrain`; options: of the method; settings: others of
+    `pretrain`. Raises AmodalError for unknown ways and labels, and for shots of a label that is no class.
+    """
+    given = dict(options or {})
+    method = "finetune" if how in HOW else how
+    if method not in methods.names():
+        raise unknown("way to adapt", how, [*HOW, *(m for m in methods.names() if "label" in methods.options(m))])
+    if "label" not in methods.options(method):
+        raise AmodalError(
+            f"{method} learns from no label; a run goes on with it by `amodal pretrain {method} --init-from {run}`"
+        )
+    given |= {"label": label} | ({"how": how, "task": task} if method == "finetune" else {})
+    size = saved(run)[1]["encoder"]["size"]
+    rate = lr if lr is not None else size_of(size).lr * RATES.get(how, 1.0)
+    spent = {"steps": steps} if steps is not None else {"epochs": epochs or EPOCHS}
+    only = labelled(label) if shots is None else few(label, shots, seed)
+    how_long = spent | {"batch": batch, "lr": rate, "seed": seed}
+    return pretrain(method, data, out, init_from=run, whole=True, only=only, options=given, **how_long, **settings)
+
+
+Only = Callable[[Dataset, np.ndarray], np.ndarray]
+
+
+def labelled(label: str) -> Only:
+    """Of the training records those that have any of the labels."""
+
+    def only(dataset: Dataset, part: np.ndarray) -> np.ndarray:
+        there = [known(dataset.label(name.strip(), required=True)) for name in label.split(",")]
+        return part[np.any(there, 0)[part]]
+
+    return only
+
+
+def few(label: str, shots: int, seed: int) -> Only:
+    """Of the training records `shots` of each class of the label, as many as there are of rarer ones, drawn by the seed."""
+    if shots < 1:
+        raise AmodalError(f"shots = {shots}: at least one record of each class is needed")
+
+    def only(dataset: Dataset, part: np.ndarray) -> np.ndarray:
+        values = dataset.label(label, required=True)
+        if values.dtype != object:
+            raise AmodalError(
+                f"shots are so many records of each class, and the label {label!r} is a number; leave shots out"
+            )
+        order = part[np.random.default_rng(seed).permutation(len(part))]
+        classes = sorted({v for v in values[part] if v is not None})
+        return np.sort(np.concatenate([[i for i in order if values[i] == c][:shots] for c in classes]).astype(np.int64))
+
+    return only
+
+
+def predictions(model, data, *, part: str | None = None, progress=None) -> pa.Table:
+    """See `Model.predict`."""
+    if model.head is None:
+        raise AmodalError(
+            "this run learnt to tell no label. Make one that does: amodal adapt RUN --data DIR --label LABEL --out OUT"
+        )
+    embedded = model.embed(data, part=part, progress=progress)
+    told = model.head(Embeddings({s: c.to(model.device) for s, c in embedded.features.columns.items()}, len(embedded)))
+    gone = np.ones(len(embedded), dtype=bool)
+    gone[told.rows.cpu().numpy()] = False
+    columns = {"key": pa.array(embedded.keys)}
+    found = model.head.predictions(told)
+    for target in model.head.targets:
+        values = found[target.name].cpu().numpy()
+        whole = np.zeros((len(embedded), *values.shape[1:]), dtype=np.float32)
+        whole[~gone] = values
+        if target.kind == "classes":
+            names = np.array(target.classes)[whole.argmax(1)]
+            columns[target.name] = pa.array(names.tolist(), mask=gone)
+            columns |= {f"{target.name}={c}": pa.array(whole[:, i], mask=gone) for i, c in enumerate(target.classes)}
+        else:
+            name = f"log hazard of {target.labels[1]}" if target.kind == "survival" else target.name
+            columns[name] = pa.array(whole, mask=gone)
+    return pa.table(columns)
+
+
+def write_predictions(model, data, out: str | Path, *, part: str | None = None) -> int:
+    """Write them to `out`, a .csv or .parquet file; how many records there are."""
+    out = Path(out)
+    if out.suffix not in (".csv", ".parquet"):
+        raise AmodalError(f"{out}: predictions are written as .csv or .parquet")
+    with Bar("predict", len(model.read(data))) as bar:
+        table = predictions(model, data, part=part, progress=lambda n: bar.step("records", by=n))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".csv":
+        from pyarrow.csv import write_csv
+
+        write_csv(table, out)
+    else:
+        from pyarrow.parquet import write_table
+
+        write_table(table, out)
+    return len(table)

@@ -1,0 +1,130 @@
+"""The head that tells labels: what a label is taken for, what its loss is, and what it says."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from amodal import data
+from amodal.core import AmodalError, Batch, Column, Embeddings
+from amodal.nn.answers import Answers, Target, targets_of
+from amodal.objectives.cox import cox
+
+TARGETS = (
+    Target("kind", "classes", ("a", "b", "c")),
+    Target("height", "amount", mean=10.0, std=2.0),
+    Target("days,dead", "survival", event=1),
+)
+
+
+def seen(size=6, missing=2):
+    torch.manual_seed(0)
+    here = torch.arange(size - missing)
+    return Embeddings(
+        {"x": Column(torch.randn(size, 4), torch.arange(size)), "y": Column(torch.randn(len(here), 4), here)}, size
+    )
+
+
+def labelled(size=6):
+    rows = torch.arange(1, size)
+    labels = {
+        "kind": Column(torch.tensor([0, 1, 2, 1, 0]), rows),
+        "height": Column(torch.tensor([8.0, 12.0, 10.0, 9.0, 11.0]), rows),
+        "days": Column(torch.tensor([3.0, 1.0, 2.0, 5.0, 4.0]), rows),
+        "dead": Column(torch.tensor([1, 1, 0, 1, 0]), rows),
+    }
+    return dataclasses.replace(Batch.of(size, {}), labels=labels)
+
+
+def test_losses_are_those_of_each_kind_over_the_rows_that_have_the_label():
+    head = Answers(TARGETS, ["x", "y"], 4)
+    told, batch = head(seen()), labelled()
+    found = head.losses(told, Embeddings(head.known(batch), 6))
+    out = told.values[1:]
+    assert torch.allclose(found["told/kind"], cross_entropy(out[:, :3], batch.labels["kind"].values))
+    height = (batch.labels["height"].values - 10) / 2
+    assert torch.allclose(found["told/height"], (out[:, 3] - height).square().mean())
+    assert torch.allclose(
+        found["told/days,dead"], cox(out[:, 4], batch.labels["days"].values, batch.labels["dead"].values)
+    )
+
+
+def test_without_any_label_losses_are_zero_and_part_of_the_graph():
+    head, z = Answers(TARGETS, ["x", "y"], 4), seen()
+    none = torch.zeros(0, dtype=torch.int64)
+    known = {f"label/{n}": Column(torch.zeros(0), none) for n in head.labels}
+    total = sum(head.losses(head(z), Embeddings(known, 6)).values())
+    total.backward()
+    assert total == 0 and head.net[0].weight.grad is not None
+
+
+def test_a_sense_that_is_lacking_has_its_learned_vector_and_a_row_with_none_is_not_told_of():
+    head = Answers(TARGETS[:1], ["x", "y"], 4)
+    with torch.no_grad():
+        head.absent["y"].normal_()
+    z = seen()
+    x, y = z["x"].values, torch.cat([z["y"].values, head.absent["y"].expand(2, 4)])
+    assert torch.allclose(head(z).values, head.net(torch.cat([x, y], 1)))
+    empty = Embeddings(
+        {"x": Column(x[:1], torch.tensor([4])), "y": Column(y[:0], torch.zeros(0, dtype=torch.int64))}, 6
+    )
+    assert head(empty).rows.tolist() == [4]
+
+
+def test_predictions_are_probabilities_amounts_in_their_unit_and_hazards():
+    head = Answers(TARGETS, ["x", "y"], 4, hidden=8)
+    told = head(seen())
+    found = head.predictions(told)
+    assert torch.allclose(found["kind"].sum(1), torch.ones(6))
+    assert torch.allclose(found["height"], told.values[:, 3] * 2 + 10)
+    assert torch.allclose(found["days,dead"], told.values[:, 4])
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    lines = ["words,species,height,days,dead,odd"]
+    for i in range(40):
+        lines.append(f"w{i} x,{'cat' if i % 2 else 'dog'},{i % 7},{i + 1},{'yes' if i % 3 else 'no'},{'abc'[i % 3]}")
+    (folder / "t.csv").write_text("\n".join(lines))
+    (folder / "dataset.toml").write_text(
+        'name = "tiny"\nrecords = "t.csv"\n[fields.words]\nmodality = "text"\n'
+        + "".join(
+            f'[labels.{n}]\nkind = "{k}"\n'
+            for n, k in (
+                ("species", "category"),
+                ("height", "number"),
+                ("days", "number"),
+                ("dead", "category"),
+                ("odd", "category"),
+            )
+        )
+    )
+    return data.open(folder)
+
+
+def test_a_label_says_what_kind_of_task_it_is(tiny):
+    rows = np.arange(21)
+    species, height = targets_of(tiny, rows, "species, height")
+    assert species == Target("species", "classes", ("cat", "dog"))
+    assert height.kind == "amount" and height.mean == pytest.approx(3.0) and height.std == pytest.approx(2.0)
+    (time,) = targets_of(tiny, rows, "days,dead", "survival")
+    assert time == Target("days,dead", "survival", event=1) and time.labels == ("days", "dead")
+    assert Target.read(time.written()) == time and Target.read(species.written()) == species
+
+
+@pytest.mark.parametrize(
+    "label, task, words",
+    [
+        ("", "auto", "species, height"),
+        ("specis", "auto", "species"),
+        ("days", "survival", "TIME,EVENT"),
+        ("days,odd", "survival", "whether the event came"),
+        ("species", "guess", "task"),
+    ],
+)
+def test_what_cannot_be_told_is_refused_with_a_reason(tiny, label, task, words):
+    with pytest.raises(AmodalError, match=words):
+        targets_of(tiny, np.arange(20), label, task)

@@ -1,0 +1,91 @@
+"""From a run to one that tells labels, as a user goes about it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import amodal
+from amodal import data
+from amodal.adapt import adapt
+from amodal.core import AmodalError
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapt")
+    digits = data.open("digits")
+    amodal.pretrain("clip", digits, folder / "run", size="nano", steps=2, batch=32, progress=False)
+    return digits, folder
+
+
+def run(start, name, **settings):
+    digits, folder = start
+    settings = {"steps": 3, "batch": 32, "progress": False} | settings
+    adapt(folder / "run", digits, folder / name, label=label_of(digits), **settings)
+    return amodal.load(folder / name)
+
+
+def label_of(digits):
+    return next(iter(digits.labels))
+
+
+@pytest.mark.parametrize("how", ["full", "head", "bias", "lora"])
+def test_each_way_gives_a_run_that_tells_labels(start, how):
+    digits, folder = start
+    model, before = run(start, how, how=how), amodal.load(folder / "run")
+    table = model.predict(digits, part="test")
+    probabilities = [c for c in table.column_names if c.startswith(f"{label_of(digits)}=")]
+    assert len(table) == len(digits.split("test")) and len(probabilities) == 10
+    total = sum(np.array(table[c]) for c in probabilities)
+    assert np.allclose(total, 1, atol=1e-5)
+    old, new = before.encoder.state_dict(), model.encoder.state_dict()
+    assert old.keys() == new.keys()
+    changed = {n for n in old if not torch.equal(old[n], new[n])}
+    assert not any(n.startswith("heads.") for n in changed)
+    expected = {
+        "full": lambda n: not n.startswith("heads."),
+        "head": lambda n: False,
+        "bias": lambda n: n.rpartition(".")[2].startswith("bias"),
+        "lora": lambda n: n.startswith("trunks.") and n.endswith("weight"),
+    }[how]
+    assert all(map(expected, changed)) and bool(changed) == (how != "head")
+
+
+def test_shots_are_so_many_records_of_each_class_and_others_for_another_seed(start):
+    digits, folder = start
+    run(start, "few", how="head", shots=2)
+    run(start, "others", how="head", shots=2, seed=1)
+    trained = [np.load(folder / name / "trained.npy") for name in ("few", "others")]
+    assert [len(t) for t in trained] == [20, 20] and set(trained[0]) != set(trained[1])
+    assert json.loads((folder / "few" / "config.json").read_text())["data"]["train"] == 20
+
+
+def test_mistakes_are_told(start):
+    digits, folder = start
+    label = label_of(digits)
+    with pytest.raises(AmodalError, match="lora"):
+        adapt(folder / "run", digits, folder / "no", label=label, how="lorra")
+    with pytest.raises(AmodalError, match="learns from no label"):
+        adapt(folder / "run", digits, folder / "no", label=label, how="clip")
+    with pytest.raises(AmodalError, match="at least one record"):
+        adapt(folder / "run", digits, folder / "no", label=label, shots=0)
+    with pytest.raises(AmodalError, match="amodal adapt"):
+        amodal.load(folder / "run").predict(digits)
+    with pytest.raises(AmodalError, match=label):
+        adapt(folder / "run", digits, folder / "no", label=label[:-1], how="head")
+
+
+def test_a_damaged_head_is_not_used(start):
+    run(start, "damaged", how="head")
+    (start[1] / "damaged" / "head.safetensors").write_bytes(b"nothing")
+    with pytest.raises(AmodalError, match="head.safetensors"):
+        amodal.load(start[1] / "damaged")
+
+
+def test_a_head_is_saved_and_read_again(start, tmp_path):
+    model = run(start, "kept", how="head")
+    model.save(tmp_path / "copy")
+    again = amodal.load(tmp_path / "copy")
+    assert again.predict(start[0], part="test").equals(model.predict(start[0], part="test"))
