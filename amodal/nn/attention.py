@@ -34,12 +34,14 @@ class Group:
 class Plan:
     """order: (T,) the tokens in the order of the groups, None where they already are; groups: they cover every token once;
     keys: (K,) what the groups that do not read themselves read, end to end, as places in that order; causal: each token reads
-    itself and those of its row that stand before it."""
+    itself and those of its row that stand before it; given: keys and values (M, D) that no token made, whose places come after those
+    of the tokens."""
 
     order: Tensor | None
     groups: tuple[Group, ...]
     keys: Tensor | None = None
     causal: bool = False
+    given: tuple[Tensor, Tensor] | None = None
 
 
 def plan(tokens: Tokens, reads: Reads | None = None, causal: bool = False) -> Plan:
@@ -83,6 +85,29 @@ def _plan_by_source(tokens: Tokens, allowed: Tensor) -> Plan:
     return Plan(whole, tuple(groups), place[torch.cat(keys)] if keys else None)
 
 
+def with_prefix(how: Plan, tokens: Tokens, key_BPD: Tensor, value_BPD: Tensor) -> Plan:
+    """The plan in which all tokens of a row also read P keys and values that are given for it (prefix-tuning, Li and Liang 2021,
+    arXiv:2101.00190): they go neither through the projections of keys and values nor through rotary positions."""
+    if how.causal:
+        raise ValueError("keys that are given have no place in a causal order")
+    row = tokens.row if how.order is None else tokens.row[how.order]
+    count, start, read = key_BPD.shape[1], 0, 0
+    number, keys, groups = torch.arange(count, device=row.device), [row[:0]], []
+    for group in how.groups:
+        stop = start + group.rows * group.queries
+        if group.keys:
+            own = how.keys[read : read + group.rows * group.keys].view(group.rows, -1)
+            read += group.rows * group.keys
+        else:
+            own = torch.arange(start, stop, device=row.device).view(group.rows, -1)
+        first = row[start : stop : group.queries, None]
+        keys.append(torch.cat([len(row) + first * count + number, own], 1).flatten())
+        groups.append(Group(group.rows, group.queries, own.shape[1] + count))
+        start = stop
+    given = key_BPD.flatten(0, 1), value_BPD.flatten(0, 1)
+    return Plan(how.order, tuple(groups), torch.cat(keys), given=given)
+
+
 def _group(n_query: Tensor, n_key: Tensor) -> tuple[Tensor, list[Group]]:
     """The rows that ask anything, those of the same numbers side by side, and the groups they form."""
     shape = n_query * (n_key.max() + 1 if len(n_key) else 1) + n_key
@@ -101,12 +126,12 @@ def _runs(rows: Tensor, lengths: Tensor) -> Tensor:
 def attend(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, how: Plan) -> Tensor:
     """(T, H, d) for tokens in the order of the plan."""
     if not how.groups:
-        return v_THd  # no token: nothing to mix, and the projections stay part of the graph
+        return v_THd[: len(q_THd)]  # no token: nothing to mix, and the projections stay part of the graph
     if _can_use_varlen(q_THd, how):
         return _varlen(q_THd, k_THd, v_THd, how)
     # One split, not a slice for each group: the gradient of a slice is as large as the whole list.
     sizes = [g.rows * g.queries for g in how.groups]
-    own = zip(*(t.split(sizes) for t in (q_THd, k_THd, v_THd)))
+    own = zip(*(t.split([*sizes, len(t) - len(q_THd)]) for t in (q_THd, k_THd, v_THd)))
     read = iter(())
     if how.keys is not None:
         counts = [g.rows * g.keys for g in how.groups if g.keys]
@@ -156,4 +181,7 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x_TD).unflatten(1, (3, self.heads, -1)).unbind(1)
         if rotate is not None:
             q, k = rotate(q), rotate(k)
+        if how.given is not None:
+            more = (t.to(k.dtype).unflatten(1, (self.heads, -1)) for t in how.given)
+            k, v = (torch.cat([own, added]) for own, added in zip((k, v), more))
         return self.out(attend(q, k, v, how).flatten(1))

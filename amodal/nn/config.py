@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from amodal import modalities
+from amodal.nn.deep_prompts import deep_of
 from amodal.nn.encoder import Encoder
 
 
@@ -24,6 +25,7 @@ def describe(encoder: Encoder) -> dict:
         "aligned_bias": encoder.aligned_bias,
         "others": len(encoder.others),
         "unsigned": encoder.unsigned,
+        "deep": None if encoder.deep is None else encoder.deep.written(),
         "backbones": {f: t.spec for f, t in encoder.tokenizers.items() if getattr(t, "contextual", False)},
     }
 
@@ -50,6 +52,8 @@ def build(config: dict) -> Encoder:
         shape = {name: config[f"aligned_{name}"] for name in ("hidden", "fused")}
         encoder.align(config["aligned_width"], **shape, bias=config.get("aligned_bias", False))
     encoder.unsigned = config.get("unsigned", False)
+    if config.get("deep"):
+        encoder.deep = deep_of(encoder, config["deep"])
     if config.get("others", 0):
         encoder.stack(config["others"])
     return encoder

@@ -16,7 +16,7 @@ from amodal.nn.pooling import pool_of
 from amodal.nn.positions import additive
 from amodal.nn.recurrent import Brnn, Recurrent
 from amodal.nn.rules import rule
-from amodal.nn.transformer import Collect, Transformer, size_of
+from amodal.nn.transformer import Around, Collect, Transformer, size_of
 
 TRUNKS = ("separate", "shared", "joint")
 MIXERS = {"attention": Transformer, "gru": Recurrent, "brnn": Brnn}
@@ -93,6 +93,7 @@ class Encoder(nn.Module):
             self.pools[FUSED] = pool_of("attention" if pool == "attention" else "mean", self.width)
         self.fusion_tokens: nn.Parameter | None = None
         self.heads: nn.ModuleDict | None = None
+        self.deep: nn.Module | None = None  # learned tokens between the blocks of the trunks (`amodal.nn.deep_prompts`)
         self.others = nn.ModuleList()
 
     def _new_trunk(self, depth: int, key: str) -> nn.Module:
@@ -218,21 +219,27 @@ class Encoder(nn.Module):
         return getattr(self.tokenizers[field], "contextual", False)
 
     def contextualise(
-        self, bags: Bags, collect: Collect | None = None, routing: dict[tuple[str, int], Bags] | None = None
+        self,
+        bags: Bags,
+        collect: Collect | None = None,
+        routing: dict[tuple[str, int], Bags] | None = None,
+        around: Around | None = None,
     ) -> Bags:
         """Send tokens through the trunk. Sources that one trunk serves go through it in one call; with a joint trunk the
         sources of one view meet. Returns source -> tokens, and `fused` -> the fusion tokens if the encoder has any.
 
         routing: is filled with (trunk, number of the sparse block) -> source -> tokens whose x are the router's logits (T, E).
+        around: what is done at each block of a trunk of attention, `deep` unless given.
         """
         result: Bags = {}
+        between = {} if (around := around or self.deep) is None else {"around": around}
         for key, sequences in self._sequences(bags).items():
             joined = [self._sequence([self.pools[field_of(s)].prepare(bags[s]) for s in names]) for names in sequences]
             if key is None:
                 done = joined
             else:
                 routes = None if routing is None else []
-                done = _unstack(self.trunks[key](_stack(joined), collect, routes), joined)
+                done = _unstack(self.trunks[key](_stack(joined), collect, routes, **between), joined)
                 for number, logits_TE in enumerate(routes or ()):
                     parts = zip(sequences, zip(joined, logits_TE.split([len(b) for b in joined])))
                     routing[key, number] = {s: _rename(b.with_x(x), s) for names, (b, x) in parts for s in names}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from amodal.core import Tokens, unknown
-from amodal.nn.attention import Attention, Plan, Reads, plan
+from amodal.core import AmodalError, Tokens, unknown
+from amodal.nn.attention import Attention, Plan, Reads, plan, with_prefix
 from amodal.nn.experts import Experts
 from amodal.nn.positions import Rotary
 
@@ -80,6 +81,14 @@ Collect = Callable[[list[Tensor], Tokens], Tensor]
 """(MLP outputs of every block (T, D), the tokens) -> (T, D'): what to return instead of the last block's output."""
 
 
+Prefix = tuple[Tensor, Tensor]
+"""Keys and values (B, P, D) that all tokens of a row read in one block, see `with_prefix`."""
+
+Around = Callable[[int, Tokens, Callable[..., Tokens]], Tokens]
+"""(number of a block, the tokens before it, the block) -> the tokens after it. The block takes any tokens, and `prefix`, as
+`Transformer.block` does. Tokens may be put in and taken out, and those that entered the trunk must be all that leave it, in their order."""
+
+
 class Transformer(nn.Module):
     """Tokens -> Tokens. `reads` is the attention rule, None for full attention; `rotary` turns on rotary positions; `experts`:
     every second block, and so the last of an even number, is sparse and has so many."""
@@ -101,8 +110,20 @@ class Transformer(nn.Module):
         collect: Collect | None = None,
         routes: Routes | None = None,
         reads: Reads | None = None,
+        around: Around | None = None,
     ) -> Tokens:
-        """reads: another rule than the transformer's own, for this call."""
+        """reads: another rule than the transformer's own, for this call; around: what is done with the tokens at each block."""
+        if around is not None:
+            if collect is not None or routes is not None:
+                raise AmodalError(
+                    "what blocks give and how they route cannot be collected where tokens are put between them"
+                )
+            inner = tokens
+            for i in range(len(self.blocks)):
+                inner = around(i, inner, partial(self.block, i, reads=reads))
+            if len(inner) != len(tokens):
+                raise ValueError(f"{len(tokens)} tokens entered the trunk and {len(inner)} leave it")
+            return tokens.with_x(self.norm(inner.x))
         how = plan(tokens, reads or self.reads)
         x_TD, position = tokens.x, tokens.position
         if how.order is not None:
@@ -120,6 +141,18 @@ class Transformer(nn.Module):
             if routes is not None:
                 routes[:] = [logits[back] for logits in routes]
         return tokens.with_x(x_TD if collect is None else collect(outputs, tokens))
+
+    def block(self, i: int, tokens: Tokens, *, prefix: Prefix | None = None, reads: Reads | None = None) -> Tokens:
+        """Block `i` alone, without the norm that ends a trunk: for streams that go block by block, side by side perhaps."""
+        how = plan(tokens, reads or self.reads)
+        if prefix is not None:
+            how = with_prefix(how, tokens, *prefix)
+        x_TD, position = tokens.x, tokens.position
+        if how.order is not None:
+            x_TD, position = x_TD[how.order], position[how.order]
+        rotate = Rotary(position, x_TD.shape[1] // self.blocks[0].attention.heads) if self.rotary else None
+        x_TD, _ = self.blocks[i](x_TD, how, rotate)
+        return tokens.with_x(x_TD if how.order is None else x_TD[torch.argsort(how.order)])
 
 
 def _initialise(module: nn.Module) -> None:

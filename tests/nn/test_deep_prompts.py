@@ -1,0 +1,153 @@
+"""Tokens between the blocks of a trunk, against one row at a time in dense matrices."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from test_attention import allowed, dense
+from test_encoder import batch, close, encoder_of
+from toys import WIDTH, bag_of, joined, quick, random, vectors
+
+from amodal.core import AmodalError, Tokens
+from amodal.nn import config
+from amodal.nn.attention import attend, plan, with_prefix
+from amodal.nn.deep_prompts import PROMPT, PatternPrompts, deep_of, pattern_prompts, plain
+from amodal.nn.rules import RULES, rule
+from amodal.nn.transformer import Transformer
+
+
+def trunk_of(depth=3, **options):
+    torch.manual_seed(0)
+    return Transformer(WIDTH, depth, 2, **options).double()
+
+
+def two_senses():
+    return Tokens.join([bag_of([2, 0, 3, 0, 1], "image"), bag_of([1, 4, 0, 0, 2], "text", seed=5)])
+
+
+def dense_block(block, x, key=None, value=None):
+    """A block on the (n, D) tokens of one row, written from its definition; keys and values (P, D) of a prefix before its own."""
+    attention = block.attention
+    q, k, v = attention.qkv(block.norm1(x)).chunk(3, 1)
+    k, v = (t if more is None else torch.cat([more, t]) for t, more in ((k, key), (v, value)))
+    heads = []
+    for i in range(attention.heads):
+        part = slice(i * q.shape[1] // attention.heads, (i + 1) * q.shape[1] // attention.heads)
+        score = q[:, part] @ k[:, part].T / (q.shape[1] // attention.heads) ** 0.5
+        heads.append(score.softmax(1) @ v[:, part])
+    x = x + attention.out(torch.cat(heads, 1))
+    return x + block.down(torch.nn.functional.gelu(block.up(block.norm2(x))))
+
+
+def number_of(tokens, row, senses):
+    has = {tokens.names[s] for s, r in zip(tokens.source.tolist(), tokens.row.tolist()) if r == row}
+    subsets = [set(c) for n in range(1, len(senses) + 1) for c in itertools.combinations(senses, n)]
+    return sorted(sum(2 ** senses.index(s) for s in c) for c in subsets).index(sum(2 ** senses.index(s) for s in has))
+
+
+def slow(trunk, tokens, prompts, senses):
+    """Row by row what prompts do, from the paper's section 3.3."""
+    done = torch.empty_like(tokens.x)
+    for row in set(tokens.row.tolist()):
+        x = tokens.x[tokens.row == row]
+        n, own = len(x), prompts.tokens[number_of(tokens, row, senses) if prompts.aware else 0]
+        for i, block in enumerate(trunk.blocks):
+            key = value = None
+            if i < prompts.layers and prompts.at == "attention":
+                key, value = own[i][: prompts.length // 2], own[i][prompts.length // 2 :]
+            elif i < prompts.layers:
+                x = torch.cat([own[i], x if prompts.grow else x[-n:]])
+            x = dense_block(block, x, key, value)
+        done[tokens.row == row] = trunk.norm(x[-n:])
+    return done
+
+
+@pytest.mark.parametrize("reads", list(RULES))
+@quick
+@given(tokens=joined())
+def test_given_keys_are_read_by_all_tokens_of_their_row(reads, tokens):
+    heads, width, count = 2, 6, 3
+    q, k, v = (random(len(tokens), heads, width, seed=s) for s in range(3))
+    key, value = (random(tokens.size, count, heads * width, seed=s) for s in (4, 5))
+    how = with_prefix(plan(tokens, rule(reads)), tokens, key, value)
+    order = torch.arange(len(tokens)) if how.order is None else how.order
+    more = [torch.cat([own[order], g.unflatten(1, (heads, -1))]) for own, g in zip((k, v), how.given)]
+    got = attend(q[order], *more, how)[torch.argsort(order)]
+    theirs = torch.repeat_interleave(torch.arange(tokens.size), count) == tokens.row[:, None]
+    every = [torch.cat([g.flatten(0, 1).unflatten(1, (heads, -1)), own]) for own, g in zip((k, v), (key, value))]
+    torch.testing.assert_close(got, dense(q, *every, torch.cat([theirs, allowed(tokens, reads)], 1)))
+
+
+@pytest.mark.parametrize("options", [{}, {"rotary": True}, {"reads": rule("pure")}, {"experts": 2}])
+def test_block_by_block_is_the_trunk(options):
+    trunk, tokens = trunk_of(**options), two_senses()
+    inner = tokens
+    for i in range(3):
+        inner = trunk.block(i, inner)
+    torch.testing.assert_close(trunk.norm(inner.x), trunk(tokens).x)
+    torch.testing.assert_close(trunk(tokens, around=lambda i, t, block: block(t)).x, trunk(tokens).x)
+
+
+@pytest.mark.parametrize("aware", [True, False])
+@pytest.mark.parametrize("layers", [1, 2, 9])
+@pytest.mark.parametrize("at, grow", [("input", True), ("input", False), ("attention", True)])
+def test_prompts_of_the_senses_that_a_row_has(at, grow, layers, aware):
+    trunk, tokens, senses = trunk_of(), two_senses(), ["image", "text"]
+    options = {"length": 4, "layers": layers, "at": at, "grow": grow, "aware": aware}
+    prompts = PatternPrompts(senses, WIDTH, 3, **options).double()
+    got = trunk(tokens, around=prompts)
+    torch.testing.assert_close(got.x, slow(trunk, tokens, prompts, senses))
+    assert got.names == tokens.names and torch.equal(got.source, tokens.source)
+    got.x.square().sum().backward()
+    reached = prompts.tokens.grad.abs().sum((2, 3)) > 0
+    assert reached.all() and prompts.tokens.shape == (3 if aware else 1, min(layers, 3), 4, WIDTH)
+
+
+def test_rows_differ_by_what_they_lack_alone():
+    trunk, prompts = trunk_of(), PatternPrompts(["image", "text"], WIDTH, 3, length=4).double()
+    image = bag_of([2, 2], "image")
+    image = image.with_x(image.x[:2].repeat(2, 1))  # the same picture twice, once without a text
+    assert prompts.pattern(Tokens.join([image, bag_of([3, 0], "text")])).tolist() == [2, 0]
+    assert prompts.pattern(Tokens.join([image, bag_of([0, 0], "text")])).tolist() == [0, 0]
+    assert prompts.pattern(bag_of([1, 0], "text:2")).tolist() == [1, 0]
+    assert PROMPT not in trunk(image, around=prompts).names
+
+
+def test_an_encoder_keeps_its_prompts_and_is_itself_without_them():
+    encoder, whole = encoder_of("joint"), batch()
+    before = vectors(encoder(whole))
+    encoder.deep = pattern_prompts(encoder, length=2, at="attention").double()
+    after = vectors(encoder(whole))
+    assert all((after[key] - before[key]).abs().max() > 1e-4 for key in before)
+    with plain(encoder):
+        close(vectors(encoder(whole)), before)
+    again = deep_of(encoder, encoder.deep.written()).double()
+    again.load_state_dict(encoder.deep.state_dict())
+    assert config.describe(encoder)["deep"] == again.written()
+    encoder.deep = again
+    close(vectors(encoder(whole)), after)
+    for row in range(whole.size):
+        one = {(row, s): v for (_, s), v in vectors(encoder(whole.between(row, row + 1))).items()}
+        close(one, {key: v for key, v in after.items() if key[0] == row})
+
+
+def test_what_does_not_go_together_is_said():
+    with pytest.raises(AmodalError, match='trunk="separate"'):
+        pattern_prompts(encoder_of("separate"))
+    with pytest.raises(AmodalError, match='the rule "pure"'):
+        pattern_prompts(encoder_of("joint", fusion="pure"))
+    with pytest.raises(AmodalError, match="Did you mean attention"):
+        PatternPrompts(["a"], WIDTH, 2, at="atention")
+    with pytest.raises(AmodalError, match="even number"):
+        PatternPrompts(["a"], WIDTH, 2, at="attention", length=3)
+    with pytest.raises(AmodalError, match="2047 ways"):
+        PatternPrompts([str(i) for i in range(11)], WIDTH, 2)
+    with pytest.raises(AmodalError, match="Did you mean pattern"):
+        deep_of(encoder_of("joint"), {"kind": "patern"})
+    with pytest.raises(ValueError, match="5 leave it"):
+        trunk_of()(
+            bag_of([3]), around=lambda i, t, block: Tokens.join([t, bag_of([1], "more", seed=i)]) if i < 2 else t
+        )
+    with pytest.raises(AmodalError, match="cannot be collected"):
+        trunk_of()(bag_of([3]), collect=lambda *a: a, around=lambda i, t, block: t)
