@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Batch, unknown
+from amodal.core import AmodalError, Batch, Embeddings, unknown
+from amodal.core.embeddings import FUSED
 from amodal.methods._contract import Features, Method
 from amodal.methods.shapes import share
 from amodal.nn.answers import Answers, answers_of
@@ -84,8 +85,15 @@ class Finetune(Method):
             encoder.heads.requires_grad_(False)
 
     def features(self, batch: Batch) -> Features:
-        told = self.head(self.encoder.features(batch))
+        told = self.head(self.seen(batch))
         return Features({"told": told} | self.head.known(batch), batch.size)
+
+    def seen(self, batch: Batch) -> Embeddings:
+        """What the head reads: of a joint trunk only the pass of all senses together."""
+        if self.encoder.trunk != "joint" or self.encoder.others:
+            return self.encoder.features(batch)
+        context = self.encoder.contextualise(self.encoder.tokenize(batch))
+        return Embeddings({FUSED: self.encoder.pool(context)[FUSED]}, batch.size)
 
     def losses(self, features: Features) -> dict[str, Tensor]:
         return share(self.head.losses(features["told"], features, self.smoothing))

@@ -1,0 +1,56 @@
+"""A frozen transformer that is told what is missing."""
+
+import pytest
+import torch
+
+from amodal.core import AmodalError
+from amodal.core.embeddings import FUSED
+from tests.methods.bench import SENSES, batch, method
+
+NAME = "missing_aware_prompts"
+
+
+def stepped(m, rows):
+    before = {n: p.detach().clone() for n, p in m.named_parameters()}
+    optimizer = torch.optim.SGD([p for p in m.parameters() if p.requires_grad], 1.0)
+    sum(m.losses(m.features(rows)).values()).backward()
+    optimizer.step()
+    return before, {n for n, p in m.named_parameters() if not torch.equal(p, before[n])}
+
+
+@pytest.mark.parametrize("at", ["input", "attention"])
+def test_prompts_and_head_learn_and_nothing_else(at):
+    m = method(NAME, at=at, length=4)
+    _, changed = stepped(m, batch(m.views))
+    assert changed == {"encoder.deep.tokens", *(n for n, _ in m.named_parameters() if n.startswith("head."))}
+    assert m.encoder.deep.tokens.shape == (15, 2, 4, 64)
+
+
+def test_only_the_prompts_of_what_rows_have_are_learnt():
+    m = method(NAME, length=2)
+    rows = batch(m.views, absent=("signal", "facts"), patchy=False)
+    before, _ = stepped(m, rows)
+    moved = (m.encoder.deep.tokens - before["encoder.deep.tokens"]).abs().sum((1, 2, 3)) > 0
+    senses = list(m.encoder.fields)
+    assert moved.nonzero().flatten().tolist() == [2 ** senses.index("picture") + 2 ** senses.index("words") - 1]
+
+
+def test_what_the_head_reads_while_learning_is_what_the_saved_encoder_gives():
+    m = method(NAME).eval()
+    rows = batch(("plain",))
+    with torch.no_grad():
+        torch.testing.assert_close(m.seen(rows)[FUSED].values, m.encoder.features(rows)[FUSED].values)
+    assert m.answers() is m.head and m.head.hidden == 128
+
+
+@pytest.mark.parametrize("senses", [SENSES[:2], SENSES[:3]])
+def test_any_number_of_senses_and_one_set_for_all(senses):
+    assert method(NAME, senses=senses).encoder.deep.tokens.shape[0] == 2 ** len(senses) - 1
+    assert method(NAME, senses=senses, aware=False).encoder.deep.tokens.shape[0] == 1
+
+
+def test_wrong_options_are_refused():
+    with pytest.raises(AmodalError, match="Did you mean input"):
+        method(NAME, at="inputs")
+    with pytest.raises(AmodalError, match="nothing is to be told"):
+        method(NAME, targets=())
