@@ -35,6 +35,7 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
     "mirror": {"width": 32, "prototypes": 24, "hidden": 32, "latent": 8},
     "texttopicnet": {"topics": 6, "least": 1, "most": 1.0, "buckets": 256},
     "clippings": {"width": 32, "group": 8},
+    "biofusionnet": {"hidden": 32, "latent": 8, "depth": 1},
     "ssma": {"width": 16, "skip": 6},
     "cuni_mmt": {"images": "both", "depth": 2},
     "capsule_attn": {"width": 16, "capsules": 6, "pose": 4},

@@ -1,0 +1,140 @@
+"""Parts of networks for dense prediction that work on maps (N, C, H, W): Valada, Mohan and Burgard 2020, arXiv:1808.03833.
+
+Their BatchNorm couples rows, so a method calls these parts in `losses`, where it sees the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+
+class MapNorm(nn.BatchNorm2d):
+    """BatchNorm that lets a batch with one value a channel, or none, pass on its running statistics instead of failing."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        if self.training and x_NCHW.numel() < 2 * x_NCHW.shape[1]:
+            scale = torch.rsqrt(self.running_var + self.eps) * self.weight
+            return (x_NCHW - self.running_mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
+        return super().forward(x_NCHW)
+
+
+def conv(width_in: int, width: int, side: int = 1, *, rate: int = 1, act: bool = True) -> nn.Sequential:
+    """A convolution that keeps the size, BatchNorm and, unless act is False, ReLU. rate: of an atrous (dilated) kernel."""
+    steps = [nn.Conv2d(width_in, width, side, padding=side // 2 * rate, dilation=rate, bias=False), MapNorm(width)]
+    return nn.Sequential(*steps, *([nn.ReLU()] if act else []))
+
+
+class AtrousPyramid(nn.Module):
+    """Their efficient atrous spatial pyramid pooling, eASPP (section 3.3): what is here, what is around at several `rates`, and the mean
+    of the whole map, side by side and mixed. An atrous branch narrows to a quarter, looks around twice, and widens again."""
+
+    def __init__(self, width_in: int, width: int, rates: Sequence[int] = (3, 6, 12)):
+        super().__init__()
+        thin = max(width // 4, 1)
+        around = [
+            nn.Sequential(
+                conv(width_in, thin), conv(thin, thin, 3, rate=r), conv(thin, thin, 3, rate=r), conv(thin, width)
+            )
+            for r in rates
+        ]
+        self.branches = nn.ModuleList([conv(width_in, width), *around])
+        self.whole = conv(width_in, width)
+        self.mix = conv((2 + len(rates)) * width, width, act=False)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        whole = self.whole(x_NCHW.mean((2, 3), keepdim=True)).expand(-1, -1, *x_NCHW.shape[2:])
+        return self.mix(torch.cat([*(branch(x_NCHW) for branch in self.branches), whole], 1))
+
+
+class GatedFusion(nn.Module):
+    """The SSMA block (section 4.1, eq. 8 to 11), for any number of maps of one size: a bottleneck on all of them says for each channel
+    and place of each map how much of it passes, and a convolution mixes what does.
+
+    width: C of each map; maps: how many; squeeze: eta, how many times narrower the bottleneck is than all maps; out: width of the
+    result; side: of the last convolution's kernel; norm: BatchNorm after it; gated: False is plain concatenation.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        maps: int,
+        *,
+        squeeze: int = 16,
+        out: int = 0,
+        side: int = 1,
+        norm: bool = True,
+        gated: bool = True,
+    ):
+        super().__init__()
+        whole, out = width * maps, out or width
+        thin = max(whole // squeeze, 1)
+        gate = nn.Conv2d(whole, thin, 3, padding=1), nn.ReLU(), nn.Conv2d(thin, whole, 3, padding=1), nn.Sigmoid()
+        self.gate = nn.Sequential(*gate) if gated else None
+        self.mix = conv(whole, out, side, act=False) if norm else nn.Conv2d(whole, out, side, padding=side // 2)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """(N, out, H, W) of maps (N, C, H, W)."""
+        x = torch.cat(list(maps), 1)
+        return self.mix(x if self.gate is None else self.gate(x) * x)
+
+    def gates(self, maps: Sequence[Tensor]) -> Tensor:
+        """(N, maps, H, W): the mean over channels of what each map's gate lets through; ones without a gate."""
+        x = torch.cat(list(maps), 1)
+        open_ = torch.ones_like(x) if self.gate is None else self.gate(x)
+        return open_.unflatten(1, (len(maps), -1)).mean(2)
+
+
+class Up(nn.Module):
+    """Twice the size, then a skip of finer detail, each channel of which weighs what the map as a whole says (section 4.2, eq. 12 and
+    13), then two convolutions."""
+
+    def __init__(self, width: int, skip: int):
+        super().__init__()
+        self.up = nn.Sequential(nn.ConvTranspose2d(width, width, 4, 2, padding=1, bias=False), MapNorm(width))
+        self.weigh = conv(width, skip)
+        self.mix = nn.Sequential(conv(width + skip, width, 3), conv(width, width, 3))
+
+    def forward(self, x_NCHW: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+        """(the result, the map before the skip came in, which deep supervision looks at)."""
+        x = self.up(x_NCHW)
+        weight = self.weigh(x.mean((2, 3), keepdim=True))
+        return self.mix(torch.cat([x, weight * skip], 1)), x
+
+
+class MapDecoder(nn.Module):
+    """A map and skips of 2, 4, … times its size -> scores of classes at the size of the last skip, and those of deep supervision at each
+    stage."""
+
+    def __init__(self, width: int, skip: int, classes: int, stages: int = 2):
+        super().__init__()
+        self.stages = nn.ModuleList(Up(width, skip) for _ in range(stages))
+        self.deep = nn.ModuleList(conv(width, classes, act=False) for _ in range(stages))
+        self.last = nn.Conv2d(width, classes, 1)
+
+    def forward(self, x_NCHW: Tensor, skips: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        deep = []
+        for stage, head, skip in zip(self.stages, self.deep, skips):
+            x_NCHW, before = stage(x_NCHW, skip)
+            deep.append(head(before))
+        return self.last(x_NCHW), deep
+
+
+class Unfold(nn.Module):
+    """A token of a patch as a little map of its own: (N, D, s, s) -> (N, width, s * times, s * times), with BatchNorm."""
+
+    def __init__(self, width_in: int, width: int, times: int):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(width_in, width * times**2, 1), nn.PixelShuffle(times), MapNorm(width))
+
+    def forward(self, x_NDHW: Tensor) -> Tensor:
+        return self.net(x_NDHW)
+
+
+def as_large(x_NCHW: Tensor, side: int | tuple[int, int]) -> Tensor:
+    """The map at another size, bilinear."""
+    size = (side, side) if isinstance(side, int) else side
+    return x_NCHW if x_NCHW.shape[2:] == size else interpolate(x_NCHW, size, mode="bilinear", align_corners=False)
