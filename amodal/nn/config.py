@@ -23,6 +23,7 @@ def describe(encoder: Encoder) -> dict:
         "aligned_hidden": encoder.aligned_hidden,
         "aligned_fused": encoder.aligned_fused,
         "aligned_bias": encoder.aligned_bias,
+        "aligned_capsules": encoder.aligned_capsules,
         "others": len(encoder.others),
         "unsigned": encoder.unsigned,
         "deep": None if encoder.deep is None else encoder.deep.written(),
@@ -50,7 +51,8 @@ def build(config: dict) -> Encoder:
         encoder.fuse(config["fusion"], config["reads"])
     if config["aligned_width"]:
         shape = {name: config[f"aligned_{name}"] for name in ("hidden", "fused")}
-        encoder.align(config["aligned_width"], **shape, bias=config.get("aligned_bias", False))
+        shape |= {"bias": config.get("aligned_bias", False), "capsules": config.get("aligned_capsules")}
+        encoder.align(config["aligned_width"], **shape)
     encoder.unsigned = config.get("unsigned", False)
     if config.get("deep"):
         encoder.deep = deep_of(encoder, config["deep"])

@@ -1,0 +1,139 @@
+"""Capsules: a vector told by many small parts, each with a pose and an activation, and three ways to route them, under one interface.
+
+Duarte et al., arXiv:2112.00775 (attention); Sabour, Frosst and Hinton 2017, arXiv:1710.09829, procedure 1 (dynamic); Hinton, Sabour and
+Frosst, ICLR 2018, procedure 1 (EM). A routing takes poses (N, C, P) and activations (N, C) from 0 to 1, and gives those of the capsules
+one layer up. N is rows, C capsules below, K above, P the width of a pose.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm, normalize
+
+from amodal.core import unknown
+
+LEAST = 1e-4
+"""Smallest variance of votes for a capsule, whose logarithm is taken."""
+
+
+class AttentionRouting(nn.Module):
+    """Each capsule's new pose is what self-attention over all poses, weighted by their activations, gives it; then a softmax over the
+    capsules says which of them are active. One pass, O(C^2 P), and as many capsules above as below."""
+
+    def __init__(self, capsules: int, pose: int):
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(pose, pose) for _ in range(3))
+        self.activate = nn.Linear(pose, 1)
+
+    def forward(self, pose_NCP: Tensor, active_NC: Tensor) -> tuple[Tensor, Tensor]:
+        given = pose_NCP * active_NC[..., None]
+        score_NCC = self.query(given) @ self.key(given).transpose(1, 2) / math.sqrt(given.shape[2])
+        routed = score_NCC.softmax(2) @ self.value(given)
+        return routed, self.activate(routed).squeeze(2).softmax(1)
+
+
+class Votes(nn.Module):
+    """Where each of C capsules expects each of K: a linear map of its pose for every pair, so C K P^2 weights and N C K P votes."""
+
+    def __init__(self, capsules: int, pose: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(capsules, capsules, pose, pose) * pose**-0.5)
+
+    def forward(self, pose_NCP: Tensor) -> Tensor:
+        """(N, C, K, P)."""
+        return torch.einsum("ncp,ckpq->nckq", pose_NCP, self.weight)
+
+
+class DynamicRouting(nn.Module):
+    """Capsules below send their votes, weighted by their activations, to those above whose pose agrees with them. A capsule's activation
+    is the length that `squash` leaves its pose; its pose is returned as a unit vector."""
+
+    def __init__(self, capsules: int, pose: int, iterations: int = 3):
+        super().__init__()
+        self.votes, self.iterations = Votes(capsules, pose), iterations
+
+    def forward(self, pose_NCP: Tensor, active_NC: Tensor) -> tuple[Tensor, Tensor]:
+        votes = self.votes(pose_NCP * active_NC[..., None])
+        logit_NCK = votes.new_zeros(votes.shape[:3])
+        for i in range(self.iterations):
+            above_NKP = squash(torch.einsum("nck,nckp->nkp", logit_NCK.softmax(2), votes))
+            if i + 1 < self.iterations:
+                logit_NCK = logit_NCK + torch.einsum("nckp,nkp->nck", votes, above_NKP)
+        return normalize(above_NKP, dim=2), above_NKP.norm(dim=2)
+
+
+class EMRouting(nn.Module):
+    """Capsules above are Gaussians fitted to the votes below by expectation and maximisation; the better one is told by its votes, the
+    more active it is. The inverse temperature rises by equal steps to 1."""
+
+    def __init__(self, capsules: int, pose: int, iterations: int = 3):
+        super().__init__()
+        self.votes, self.iterations = Votes(capsules, pose), iterations
+        self.use, self.active = nn.Parameter(torch.zeros(capsules)), nn.Parameter(torch.zeros(capsules))
+
+    def forward(self, pose_NCP: Tensor, active_NC: Tensor) -> tuple[Tensor, Tensor]:
+        votes = self.votes(pose_NCP)
+        share_NCK = torch.full_like(votes[..., 0], 1 / votes.shape[2])
+        for i in range(self.iterations):
+            weight = share_NCK * active_NC[..., None]
+            mass_NK = weight.sum(1).clamp(min=LEAST)
+            mean_NKP = torch.einsum("nck,nckp->nkp", weight, votes) / mass_NK[..., None]
+            far_NCKP = (votes - mean_NKP[:, None]).square()
+            variance_NKP = torch.einsum("nck,nckp->nkp", weight, far_NCKP) / mass_NK[..., None] + LEAST
+            cost_NK = ((self.use[:, None] + variance_NKP.log() / 2) * mass_NK[..., None]).sum(2)
+            above_NK = torch.sigmoid((i + 1) / self.iterations * (self.active - cost_NK))
+            if i + 1 < self.iterations:
+                fit = (far_NCKP / variance_NKP[:, None] + (2 * math.pi * variance_NKP[:, None]).log()).sum(3)
+                share_NCK = (above_NK[:, None].clamp(min=1e-12).log() - fit / 2).softmax(2)
+        return mean_NKP, above_NK
+
+
+ROUTINGS = {"attention": AttentionRouting, "dynamic": DynamicRouting, "em": EMRouting}
+
+
+def squash(x: Tensor) -> Tensor:
+    """The same direction, of length |x|^2 / (1 + |x|^2)."""
+    square = x.square().sum(-1, keepdim=True)
+    return x * (square + 1e-12).sqrt() / (1 + square)
+
+
+class GatedLinear(nn.Module):
+    """A linear map whose outputs are weighed by a sigmoid of a linear map of them (Miech et al. 2018, arXiv:1804.02516, eq. 3-4)."""
+
+    def __init__(self, width_in: int, width: int):
+        super().__init__()
+        self.linear, self.gate = nn.Linear(width_in, width), nn.Linear(width, width)
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        y = self.linear(x_ND)
+        return y * self.gate(y).sigmoid()
+
+
+class CapsuleHead(nn.Module):
+    """(N, D) -> (N, width): primary capsules, a routing, and a gated linear map of all poses times their activations.
+
+    routing: "attention", "dynamic" or "em". The poses pass a layer norm without weights first: how large activations are differs from one
+    routing to the next, and with their number.
+    """
+
+    def __init__(self, width_in: int, width: int, *, capsules: int, pose: int, routing: str = "attention"):
+        super().__init__()
+        if routing not in ROUTINGS:
+            raise unknown("routing", routing, ROUTINGS)
+        self.capsules, self.pose = capsules, pose
+        self.poses, self.active = nn.Linear(width_in, capsules * pose), nn.Linear(width_in, capsules)
+        self.routing = ROUTINGS[routing](capsules, pose)
+        self.out = GatedLinear(capsules * pose, width)
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        pose_NKP, active_NK = self.route(x_ND)
+        flat = (pose_NKP * active_NK[..., None]).flatten(1)
+        return self.out(layer_norm(flat, flat.shape[1:]))
+
+    def route(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
+        """Poses (N, K, P) and activations (N, K) after routing: which capsules a row is told by."""
+        pose_NCP = self.poses(x_ND).view(len(x_ND), self.capsules, self.pose)
+        return self.routing(pose_NCP, self.active(x_ND).sigmoid())

@@ -1,0 +1,37 @@
+"""What the page of capsule_attn does beside the contract: records of one item do not push each other away."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from amodal.core import AmodalError, Column
+from tests.methods.bench import batch, method
+
+
+def loss_of(items, label="kind"):
+    whole = batch(("plain",), patchy=False)
+    labels = {"kind": Column(torch.tensor(items), torch.arange(len(items)))}
+    m = method("capsule_attn", label=label)
+    return float(sum(m.losses(m.features(dataclasses.replace(whole, labels=labels))).values()))
+
+
+def test_rows_of_one_item_are_no_negatives_of_each_other():
+    assert loss_of([0] * 8) == pytest.approx(0, abs=1e-6)
+    apart, plain = loss_of(list(range(8))), loss_of([0] * 8, label="")
+    assert apart == pytest.approx(plain) and loss_of([0, 0, *range(2, 8)]) < apart
+
+
+def test_an_unknown_routing_offers_the_nearest_and_heads_are_of_one_kind():
+    with pytest.raises(AmodalError, match="attention"):
+        method("capsule_attn", routing="atention")
+    with pytest.raises(AmodalError, match="not both"):
+        method("clip").encoder.align(4, hidden=3, capsules={"capsules": 2, "pose": 2})
+
+
+@pytest.mark.parametrize("routing", ["dynamic", "em"])
+def test_the_other_routings_learn_too(routing):
+    m = method("capsule_attn", routing=routing)
+    sum(m.losses(m.features(batch(m.views))).values()).backward()
+    votes = [p.grad for n, p in m.named_parameters() if "votes" in n]
+    assert len(votes) == 4 and all(g.abs().sum() > 0 for g in votes)
