@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -19,6 +19,9 @@ from amodal.objectives.cox import cox
 KINDS = ("classes", "amount", "survival")
 EVENTS = {"1", "1.0", "true", "yes", "event", "dead", "deceased", "died", "relapse", "failure"}
 """How people write that the event came."""
+
+Survival = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Log hazards, times, events (N,) -> a loss."""
 
 
 @dataclass(frozen=True)
@@ -141,16 +144,20 @@ class Answers(nn.Module):
                 raise unknown("label of this batch", name, batch.labels)
         return {f"label/{name}": batch.labels[name] for name in self.labels}
 
-    def losses(self, told: Column, known: Embeddings, smoothing: float = 0.0) -> dict[str, Tensor]:
-        """Target -> cross-entropy, squared error in deviations, or Cox's. told: outputs (N, …); known: holds what `known` gave.
-        A batch in which none has the label gives zero."""
+    def losses(
+        self, told: Column, known: Embeddings, smoothing: float = 0.0, survival: Survival = cox
+    ) -> dict[str, Tensor]:
+        """Target -> cross-entropy, squared error in deviations, or Cox's. told: outputs (N, …); known: holds what `known` gave; survival:
+        in place of Cox's. A batch in which none has the label gives zero."""
         found = {}
         for target in self.targets:
             out, *labels = self.split(told)[target.name], *(known[f"label/{n}"] for n in target.labels)
             rows = torch.stack([c.present(known.size) for c in (out, *labels)]).all(0).nonzero().squeeze(1)
             x = out.values[torch.searchsorted(out.rows, rows)]
             y = [c.values[torch.searchsorted(c.rows, rows)] for c in labels]
-            found[f"told/{target.name}"] = _loss(target, x, y, smoothing) if len(rows) else connected_zero(out.values)
+            found[f"told/{target.name}"] = (
+                _loss(target, x, y, smoothing, survival) if len(rows) else connected_zero(out.values)
+            )
         return found
 
     @torch.no_grad()
@@ -168,12 +175,12 @@ class Answers(nn.Module):
         return {"targets": [t.written() for t in self.targets], "hidden": self.hidden}
 
 
-def _loss(target: Target, x: Tensor, y: list[Tensor], smoothing: float) -> Tensor:
+def _loss(target: Target, x: Tensor, y: list[Tensor], smoothing: float, survival: Survival) -> Tensor:
     if target.kind == "classes":
         return cross_entropy(x.float(), y[0], label_smoothing=smoothing)
     if target.kind == "amount":
         return mse_loss(x.squeeze(1).float(), (y[0].float() - target.mean) / target.std)
-    return cox(x.squeeze(1), y[0], y[1] == target.event)
+    return survival(x.squeeze(1), y[0], y[1] == target.event)
 
 
 def answers_of(encoder, targets: Sequence[Target | dict], hidden: int = 0) -> Answers:
