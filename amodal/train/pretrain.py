@@ -236,9 +236,11 @@ def targets_read(
     method: str, chosen: dict[str, object], dataset: records.Dataset, part: np.ndarray
 ) -> dict[str, tuple]:
     """The option `targets` of a method that tells any kinds of labels, read from the data."""
-    if "targets" not in methods.options(method) or chosen.get("targets"):
+    accepted = methods.options(method)
+    if "targets" not in accepted or chosen.get("targets"):
         return {}
-    found = targets_of(dataset, part, str(chosen.get("label", "")), str(chosen.get("task", "auto")))
+    label, task = (str(chosen.get(name, accepted[name].default)) for name in ("label", "task"))
+    found = targets_of(dataset, part, label, task)
     return {"targets": tuple(target.written() for target in found)}
 
 
