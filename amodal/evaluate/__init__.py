@@ -36,8 +36,8 @@ __all__ = [
 ]
 
 ORDER = ("knn", "linear", "cluster", "retrieval", "zero_shot", "missing", "transfer", "open_set", "identify")
-ON_REQUEST = ("absence",)
-"""Protocols that take long and are measured only when they are named."""
+ON_REQUEST = ("absence", "prompts")
+"""Protocols that take long, or ask what few want to know, and are measured only when they are named."""
 
 USUAL = (
     "label",
@@ -84,7 +84,7 @@ def evaluate(
 
     model: an encoder, or a Model, which is not tested on records with the keys of those it was trained on. dataset: a Dataset or
     what `amodal.open` takes. label: one or several that are to be predicted; unless given, see `usual_label`. protocols: all that
-    apply unless given, but for the long ones (`ON_REQUEST`). baseline: an untrained encoder to measure beside it. options: of the
+    apply unless given, but for those `ON_REQUEST`. baseline: an untrained encoder to measure beside it. options: of the
     protocols, e.g. few=5, k=20, templates=("a photo of {}",).
 
     A protocol that says nothing about this data is skipped with its reason in `Report.skipped`. Raises AmodalError for unknown

@@ -1,0 +1,204 @@
+"""How good can prompts get? What stands between prompting a pair of towers and the best predictor, term by term.
+Mehta and Harchaoui, ICML 2025, arXiv:2507.09128. Row 54 of the catalogue.
+
+X is what is seen, Z a caption, Y the label. Best is E[r(Y) | X]. Prompts go the way round Z: g(z) = E[r(Y) | Z = z] under the prompts' law
+rho, then E[g(Z) | X = x] = E_Z[g(Z) R(x, Z)], R = dP(x, z) / dP(x) dP(z). What is lost: Y depends on X beyond Z (`residual_dependence`);
+prompts are not what captions of the class are like (`prompt_bias`); there are few of them, at a cost of 1 / sqrt(M) (`prompt_curve`,
+`limit`); and R is learnt (`spectrum`, whose sum of squares is the mean square contingency). `indirect` and `terms` are exact for tables,
+`two_stage` is the plug-in estimator. Differences: residual dependence is the fall of cross-validated squared risk when X is added to Z;
+the distance of prompts is a kernel's. `amodal evaluate --protocols prompts` measures all of it on a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize, one_hot
+
+from amodal.nn.cca import covariance, whitener
+from amodal.nn.kernel_ridge import Gaussian, kernel_ridge
+
+WEIGHTS = (0.0, 0.25, 1.0, 4.0)
+"""How much of X may count beside Z; 0 is among them, so that X can only help."""
+
+
+@dataclass(frozen=True)
+class Canonical:
+    """A low-rank R(x, z) = 1 + sum_k s_k u_k(x) v_k(z), of canonical variates of two spaces. s: (K,) largest first."""
+
+    mean_x: Tensor
+    mean_z: Tensor
+    u: Tensor
+    v: Tensor
+    s: Tensor
+
+    @staticmethod
+    def of(x_ND: Tensor, z_NE: Tensor, *, ridge: float = 1e-3) -> Canonical:
+        """Of paired rows; ridge: share of the mean variance added to each direction's."""
+        x, z = x_ND.double(), z_NE.double()
+        wx, wz = (whitener(covariance(t, t), ridge) for t in (x, z))
+        u, s, vh = torch.linalg.svd(wx.T @ covariance(x, z) @ wz, full_matrices=False)
+        return Canonical(x.mean(0), z.mean(0), wx @ u, wz @ vh.T, s)
+
+    def variates(self, x_ND: Tensor, z_NE: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, K) each."""
+        return (x_ND.double() - self.mean_x) @ self.u, (z_NE.double() - self.mean_z) @ self.v
+
+    def density(self, x_ND: Tensor, z_ME: Tensor) -> Tensor:
+        """(N, M) R of every x with every z. May be below 0, as low-rank densities are."""
+        u, v = self.variates(x_ND, z_ME)
+        return 1 + (u * self.s) @ v.T
+
+
+def cca_spectrum(
+    x_ND: Tensor, z_NE: Tensor, *, held: tuple[Tensor, Tensor] | None = None, ridge: float = 1e-3
+) -> Tensor:
+    """(min(D, E),) float64: how far each canonical direction correlates, the singular values of the operator of conditional means between
+    linear functions of both. With few rows for the width they come out too large: `held` pairs, on which nothing was fitted, tell the
+    truth, in the order of the fitted ones. The sum of squares is the mean square contingency that the two spaces hold."""
+    found = Canonical.of(x_ND, z_NE, ridge=ridge)
+    if held is None:
+        return found.s.clamp(max=1)
+    u, v = (t - t.mean(0) for t in found.variates(*held))
+    return (u * v).sum(0) / (u.norm(dim=0) * v.norm(dim=0)).clamp_min(1e-12)
+
+
+def residual_dependence(
+    x_ND: Tensor, z_NE: Tensor, y_N: Tensor, *, folds: int = 5, most: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """{"captions": risk from Z alone, "both": from X and Z, "dependence": the first less the second, "direct": risk from X alone}, squared
+    error of held-out records by kernel ridge. The fall is E |E[r | X, Z] - E[r | Z]|^2, 0 if Y is independent of X given Z, and bounds
+    what any prompts must lose. It is an estimate, and may be a little below 0.
+
+    y_N: int64 classes (r one-hot) or floats; folds: of cross-validation; most: records used, drawn by `seed`.
+    """
+    order = torch.randperm(len(y_N), generator=torch.Generator().manual_seed(seed))[:most]
+    x, z, r = x_ND[order].double(), z_NE[order].double(), targets(y_N[order])
+    fold, total = torch.arange(len(order)) % folds, {"captions": 0.0, "both": 0.0, "direct": 0.0}
+    for number in range(folds):
+        own, held = (fold != number).nonzero().squeeze(1), (fold == number).nonzero().squeeze(1)
+        ways = {"captions": [(1.0, 0.0)], "both": [(1.0, w) for w in WEIGHTS], "direct": [(0.0, 1.0)]}
+        both = torch.cat([z, x], 1)
+        for name, weights in ways.items():
+            fits = [kernel_ridge(both[own], r[own], Gaussian.of(z[own], x[own], weights=pair)) for pair in weights]
+            predict = min(fits, key=lambda found: found[1])[0]
+            total[name] += float((predict(both[held]) - r[held]).square().sum()) / len(order)
+    return total | {"dependence": total["captions"] - total["both"]}
+
+
+def prompt_bias(
+    prompts_MD: Tensor, prompt_y_M: Tensor, captions_ND: Tensor, y_N: Tensor, *, width: float | None = None
+) -> dict[int, float]:
+    """class -> the squared maximum mean discrepancy between its prompts, which are all there are, and its captions, which are a sample
+    (Gretton et al. 2012, JMLR 13, lemma 6, unbiased in the captions): 0 where prompts are like captions, at most 2.
+
+    width: of the Gaussian kernel, the captions' median distance unless given. Prompts drawn from the captions' law keep about
+    1 / M, the price of their number. Classes without a prompt or with one caption are left out.
+    """
+    kernel = Gaussian.of(captions_ND) if width is None else Gaussian(((0, captions_ND.shape[1], width, 1.0),))
+    found = {}
+    for c in sorted(set(prompt_y_M.tolist())):
+        p, q = prompts_MD[prompt_y_M == c], captions_ND[y_N == c]
+        if len(q) > 1:
+            within = kernel(q, q)
+            own = (within.sum() - within.diagonal().sum()) / (len(q) * (len(q) - 1))
+            found[c] = float(kernel(p, p).mean() + own - 2 * kernel(p, q).mean())
+    return found
+
+
+def prompt_curve(
+    seen_ND: Tensor,
+    y_N: Tensor,
+    pool_MD: Tensor,
+    pool_y_M: Tensor,
+    *,
+    sizes: Sequence[int] = (),
+    draws: int = 20,
+    seed: int = 0,
+) -> list[dict]:
+    """[{"prompts": M, "error": mean, "std": over draws}]: the error of naming what is seen after the nearest mean of M prompts a class.
+
+    seen, pool: vectors of one space, scaled to length one inside; classes are 0 to K - 1; sizes: 1, 2, 4, … up to the smallest class of
+    the pool unless given; a draw takes different prompts. Raises ValueError for more prompts than a class has.
+    """
+    classes = int(pool_y_M.max()) + 1
+    own = [(pool_y_M == c).nonzero().squeeze(1) for c in range(classes)]
+    smallest = min(map(len, own))
+    sizes = list(sizes) or [2**k for k in range(smallest.bit_length()) if 2**k <= smallest]
+    if not sizes or max(sizes) > smallest:
+        raise ValueError(f"each class needs {max(sizes, default=1)} prompts or more, and one has {smallest}.")
+    g, rows = torch.Generator().manual_seed(seed), []
+    seen, pool = normalize(seen_ND.float(), dim=1), normalize(pool_MD.float(), dim=1)
+    errors = torch.empty(draws, len(sizes))
+    for draw in range(draws):
+        order = [index[torch.randperm(len(index), generator=g)] for index in own]
+        for column, size in enumerate(sizes):
+            means = torch.stack([normalize(pool[index[:size]].mean(0), dim=0) for index in order])
+            errors[draw, column] = ((seen @ means.T).argmax(1) != y_N).float().mean()
+    spread = errors.std(0) if draws > 1 else torch.zeros(len(sizes))
+    for size, error, std in zip(sizes, errors.mean(0).tolist(), spread.tolist()):
+        rows.append({"prompts": size, "error": error, "std": std})
+    return rows
+
+
+def limit(curve: Sequence[dict], power: float = 0.5) -> tuple[float, float, float]:
+    """(a, b, share of variance explained) of the least squares fit error = a + b / M^power: a is where prompts of this kind end, however
+    many there are. Raises ValueError for fewer than three sizes."""
+    if len(curve) < 3:
+        raise ValueError(f"a curve of three numbers of prompts or more is needed, got {len(curve)}.")
+    t = torch.tensor([row["prompts"] ** -power for row in curve], dtype=torch.float64)
+    error = torch.tensor([row["error"] for row in curve], dtype=torch.float64)
+    spread = t - t.mean()
+    b = (spread @ error) / (spread @ spread)
+    left = error - error.mean() - b * spread
+    total = (error - error.mean()).square().sum()
+    told = 1 - float(left.square().sum() / total) if float(total) > 0 else 0.0
+    return float(error.mean() - b * t.mean()), float(b), told
+
+
+def two_stage(
+    x_ND: Tensor, z_NE: Tensor, prompts_ME: Tensor, prompt_y_M: Tensor, classes: int = 0
+) -> Callable[[Tensor], Tensor]:
+    """The plug-in predictor (N, D) -> (N, K): kernel ridge from prompts to labels gives g, kernel ridge from x to g(z) over pairs without
+    labels gives E[g(Z) | X]. classes: K where y are classes, of which prompts may lack some."""
+    first, _ = kernel_ridge(prompts_ME, targets(prompt_y_M, classes), Gaussian.of(prompts_ME))
+    return kernel_ridge(x_ND, first(z_NE), Gaussian.of(x_ND))[0]
+
+
+def indirect(joint_XZ: Tensor, prompts_YZ: Tensor, prior_Y: Tensor) -> Tensor:
+    """(X, Y): p(y) sum_z R(x, z) rho(z | y), what prompts with the law rho (Y, Z) say of each x; for M drawn prompts rho is how often each
+    came, over M. Rows sum to one only if the prompts together are like all captions."""
+    p = joint_XZ.double() / joint_XZ.double().sum()
+    density = p / (p.sum(1, keepdim=True) * p.sum(0)).clamp_min(torch.finfo(torch.float64).tiny)
+    return density @ prompts_YZ.double().T * prior_Y.double()
+
+
+def terms(joint_XZY: Tensor, prompts_YZ: Tensor | None = None) -> dict[str, float]:
+    """Exact squared distances for a table p(x, z, y), r one-hot: "residual" E |P(Y | X, Z) - P(Y | Z)|^2; "floor" E |best(X) - the way
+    round Z(X)|^2, at most the residual; and for prompts with the law (Y, Z) "bias" E |way round with theirs - with the true law|^2 and
+    "excess" E |best - theirs|^2."""
+    p = joint_XZY.double() / joint_XZY.double().sum()
+    tiny = torch.finfo(torch.float64).tiny
+    p_xz, p_x, p_zy = p.sum(2), p.sum((1, 2)), p.sum(0)
+    given_both, given_z = p / p_xz.clamp_min(tiny)[:, :, None], p_zy / p_zy.sum(1, keepdim=True).clamp_min(tiny)
+    best = p.sum(1) / p_x.clamp_min(tiny)[:, None]
+    prior = p_zy.sum(0)
+    true = indirect(p_xz, (p_zy / prior.clamp_min(tiny)).T, prior)
+    found = {
+        "residual": float((p_xz[:, :, None] * (given_both - given_z).square()).sum()),
+        "floor": float((p_x[:, None] * (best - true).square()).sum()),
+    }
+    if prompts_YZ is not None:
+        own = indirect(p_xz, prompts_YZ, prior)
+        found["bias"] = float((p_x[:, None] * (own - true).square()).sum())
+        found["excess"] = float((p_x[:, None] * (best - own).square()).sum())
+    return found
+
+
+def targets(y_N: Tensor, classes: int = 0) -> Tensor:
+    """r(y) (N, K) float64: one-hot for int64 classes (as many as `classes`, or as there are), the number itself for floats."""
+    if y_N.is_floating_point():
+        return y_N.double()[:, None]
+    return one_hot(y_N, classes or int(y_N.max()) + 1).double()
