@@ -30,3 +30,19 @@ class Queues(nn.Module):
             kept = self.get_buffer(f"kept_{name}")
             kept.copy_(torch.cat([kept, rows.to(kept.dtype)])[len(rows) :])
             self.count[self.names.index(name)] += len(rows)
+
+
+class GroupedQueue(nn.Module):
+    """The last `length` vectors of `width` that were pushed, and the group of each (int64 below 2^24, -1 for none)."""
+
+    def __init__(self, length: int, width: int):
+        super().__init__()
+        self.vectors, self.groups = Queues(["kept"], length, width), Queues(["kept"], length, 1)
+
+    def earlier(self) -> tuple[Tensor, Tensor]:
+        """(M, width) and (M,) int64, the oldest first."""
+        return self.vectors.earlier("kept"), self.groups.earlier("kept").squeeze(1).round().long()
+
+    def push(self, vectors_ND: Tensor, group_N: Tensor) -> None:
+        self.vectors.push({"kept": vectors_ND})
+        self.groups.push({"kept": group_N[:, None]})
