@@ -76,14 +76,18 @@ class Read(nn.Module):
         self.heads = heads
         self.query, self.key_value, self.out = (nn.Linear(width, n) for n in (width, 2 * width, width))
 
-    def forward(self, x_TD, y_TD, asks: Places, answers: Places, weigh: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x_TD, y_TD, asks: Places, answers: Places, weigh: bool = False, causal: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """causal: where a list reads itself, each token reads those before it and itself."""
         q = asks.pad(self.query(x_TD).unflatten(1, (self.heads, -1)))
         k, v = (answers.pad(t) for t in self.key_value(y_TD).unflatten(1, (2, self.heads, -1)).unbind(1))
         if not q.numel() or not k.numel():  # nobody asks, or there is nothing to read; all stays part of the graph
             read = self.out(0 * asks.flat(q)) + 0 * (k.sum() + v.sum())
             return read, q.new_zeros(*q.shape[:3], k.shape[2]) if weigh else None
         if not weigh:
-            return self.out(asks.flat(scaled_dot_product_attention(q, k, v, attn_mask=answers.mask))), None
+            mask = None if causal else answers.mask  # what is not there comes last, and no token of the list reads it
+            return self.out(asks.flat(scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal))), None
         logits = q @ k.transpose(2, 3) * q.shape[3] ** -0.5
         if answers.mask is not None:
             logits = logits.masked_fill(~answers.mask, -torch.inf)

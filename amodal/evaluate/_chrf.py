@@ -1,0 +1,31 @@
+"""chrF: how alike a text and its reference are, in runs of characters. Popović, WMT 2015 (chrF1), and WMT 2016 for beta = 2."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+
+def runs(text: str, n: int) -> Counter[str]:
+    """How often each run of n characters occurs, white space left out."""
+    letters = "".join(text.split())
+    return Counter(letters[i : i + n] for i in range(len(letters) - n + 1))
+
+
+def chrf(texts: Sequence[str], references: Sequence[str], *, longest: int = 6, beta: float = 2.0) -> float:
+    """0 to 1: (1 + beta^2) P R / (beta^2 P + R), P and R the shares of runs of 1 to `longest` characters that are in the other too,
+    counted over all pairs of texts and averaged over the lengths of which both sides have any. Raises ValueError for unequal numbers."""
+    if len(texts) != len(references):
+        raise ValueError(f"{len(texts)} texts and {len(references)} references")
+    precisions, recalls = [], []
+    for n in range(1, longest + 1):
+        pairs = [(runs(t, n), runs(r, n)) for t, r in zip(texts, references)]
+        given, wanted = sum(t.total() for t, _ in pairs), sum(r.total() for _, r in pairs)
+        if given and wanted:
+            both = sum((t & r).total() for t, r in pairs)
+            precisions.append(both / given)
+            recalls.append(both / wanted)
+    if not precisions or not (sum(precisions) or sum(recalls)):
+        return 0.0
+    p, r = sum(precisions) / len(precisions), sum(recalls) / len(recalls)
+    return (1 + beta**2) * p * r / (beta**2 * p + r)
