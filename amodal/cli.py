@@ -122,6 +122,41 @@ def pretrain(
     print(f"wrote {out}. Next: amodal evaluate {out} --data {data}")
 
 
+def align(
+    data: Data,
+    out: Annotated[Path, arg(help="the run folder to write")],
+    backbone: Annotated[
+        tuple[str, ...],
+        arg(
+            metavar="FIELD=SPEC",
+            help="package:minilm, package:efficientnet_lite0, timm:NAME[@WEIGHTS], transformers:DIR",
+        ),
+    ],
+    method: Annotated[str, arg(help="the objective: ape, clip, siglip, lit, gram, …")] = "ape",
+    tokens: Annotated[
+        bool, arg(help="keep every token of a value, for methods that read parts; 16 times the disk")
+    ] = False,
+    size: Annotated[str, arg(help="of what learns: nano, tiny, small, base, large or huge")] = "tiny",
+    epochs: Annotated[int | None, arg(help="passes over the training records (50 unless steps are given)")] = None,
+    steps: Annotated[int | None, arg(help="optimizer steps, instead of epochs")] = None,
+    sources: Annotated[str, arg(metavar="A,B", help="fields to use; all unless given")] = "",
+    seed: int = 0,
+    resume: Annotated[bool, arg(help="go on with the run in --out")] = False,
+    batch: Annotated[int | None, arg(help="rows in one update")] = None,
+    lr: Annotated[float | None, arg(help="peak learning rate")] = None,
+    device: Annotated[str, arg(help="auto, cpu, cuda, cuda:N")] = "auto",
+) -> None:
+    """Bring frozen encoders into one space: their features are computed once and kept, then a head learns in minutes.
+
+    Options of the method: --method.NAME VALUE."""
+    from amodal.train.pretrain import pretrain as run
+
+    spent = {"epochs": epochs, "steps": steps, "batch": batch, "lr": lr, "seed": seed, "resume": resume}
+    frozen = {"backbones": pairs(backbone), "remember": "tokens" if tokens else "mean"}
+    run(method, data, out, size=size, sources=listed(sources), device=device, options=METHOD_OPTIONS, **spent, **frozen)
+    print(f"wrote {out}. Next: amodal evaluate {out} --data {data}")
+
+
 def adapt(
     run: Run,
     data: Data,
@@ -315,6 +350,7 @@ VERBS = {
         init,
         data,
         pretrain,
+        align,
         adapt,
         predict,
         evaluate,
@@ -374,7 +410,7 @@ def main(argv: list[str] | None = None) -> None:
             from amodal.errors import unknown
 
             raise unknown("verb of amodal", rest[0], VERBS)
-        if options and rest[:1] not in (["pretrain"], ["adapt"]):
+        if options and rest[:1] not in (["pretrain"], ["align"], ["adapt"]):
             from amodal.errors import AmodalError
 
             raise AmodalError(f"--method.{next(iter(options))} is an option of `amodal pretrain METHOD`")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from amodal.core import AmodalError, Column, Tokens, unknown
+from amodal.core import AmodalError, Column, Ragged, Tokens, unknown
 
 LEAST = 0.9
 """Share of a model's parameters that a weights file must have, or loading it was a mistake."""
@@ -60,6 +60,8 @@ LIBRARIES = {"timm": ("image",), "transformers": ("image", "text")}
 class Backbone(nn.Module):
     """spec: builds the same module again, without its weights; report: what the weights matched, None if none were loaded.
 
+    In place of values it takes what its model made of them before, rows of (tokens, width + 3): features and positions.
+
     The model is always in evaluation mode: dropout draws from no row's seed, and batch statistics would make a row depend on
     the rows beside it.
     """
@@ -82,7 +84,10 @@ class Backbone(nn.Module):
 
     def forward(self, column: Column, name: str, size: int) -> Tokens:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            if len(column):
+            if isinstance(column.values, Ragged) and column.values.flat.dim() == 2:  # looked at before
+                flat, lengths = column.values.flat, column.values.lengths
+                features, position = flat[:, :-3].to(self.project.weight.dtype), flat[:, -3:]
+            elif len(column):
                 features, lengths, position = self.body(column.values)
             else:  # no row: every parameter still becomes part of the graph
                 features, lengths, position = (t[:0] for t in self.body(self.body.example().to(column.rows.device)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from amodal import curate as curation
 from amodal import data as records
 from amodal import methods
 from amodal.core import AmodalError, Batch, unknown
+from amodal.data.loader import Views
 from amodal.methods._contract import Method
 from amodal.modalities import BadValue, name_of
 from amodal.nn import config as encoder_config
@@ -29,11 +30,12 @@ from amodal.nn.encoder import Encoder
 from amodal.nn.lora import merged
 from amodal.nn.saved import saved
 from amodal.nn.transformer import size_of
-from amodal.train import distributed
+from amodal.train import distributed, packaged
 from amodal.train.folder import hashes, prepare, save_encoder, save_head, versions, weights, write_trained
 from amodal.train.log import read
 from amodal.train.loop import Schedule, train
 from amodal.train.precision import context
+from amodal.train.remember import Remembered, remembered
 from amodal.train.watch import ENOUGH, Watch
 
 HELD_OUT = 512  # records that `watch` looks at
@@ -72,6 +74,7 @@ def pretrain(
     init_from: str | Path = "",
     whole: bool = False,
     only: Callable[[records.Dataset, np.ndarray], np.ndarray] | None = None,
+    remember: str = "",
     progress: bool = True,
 ) -> Path:
     """Pretrain an encoder without labels. Returns the run folder.
@@ -89,12 +92,16 @@ def pretrain(
     for name, number in (("epochs", epochs), ("steps", steps), ("batch", batch), ("micro", micro), ("lr", lr)):
         if number is not None and number <= 0:
             raise AmodalError(f"{name} must be more than 0, not {number}")
+    if remember not in ("", "mean", "tokens"):
+        raise unknown("part of features to remember", remember, ("mean", "tokens"))
     if steps is not None and epochs is not None:
         raise AmodalError("give epochs or steps, not both")
     rank, world = distributed.start()
     out, where = Path(out), pick_device(device)
     dataset = records.open(data)
     dataset = dataset.select(list(sources)) if sources else dataset
+    backbones = packaged.specs(backbones or {})
+    dataset = packaged.in_their_words(dataset, backbones)
     given = saved(init_from)[0] if init_from else None
     if whole:
         dataset = dataset.with_fields(given.fields)
@@ -110,7 +117,7 @@ def pretrain(
         encoder = Encoder(
             dataset.fields,
             size=size,
-            backbones=encoder_config.backbones(backbones or {}, dataset.fields, size, frozen=not train_backbones),
+            backbones=encoder_config.backbones(backbones, dataset.fields, size, frozen=not train_backbones),
             **(methods.encoder_options(method) | wanted),
         )
     chosen = methods.parse(method, options or {})
@@ -126,7 +133,11 @@ def pretrain(
         begin_with(encoder, given, str(init_from))
     trainee = methods.build(method, encoder, **chosen)
     notes = [begin_with(trainee.encoder, given, str(init_from))] if fresh else []
-    slices = [b.to(where) for b in held_out(dataset, part)]
+    seen, views = dataset, trainee.views
+    if remember:
+        seen = remembered(dataset, encoder, where, pooled=remember == "mean", progress=progress)
+        views = once(trainee.views, seen)
+    slices = [b.to(where) for b in held_out(seen, part)]
     keep = choose.keep if choose else 1.0
     rows = rows_of_a_batch(batch, size_of(size).batch, int(len(part) * keep), world, trainee.least_rows)
     pool = round(rows / keep) // world * world
@@ -156,6 +167,7 @@ def pretrain(
             "precision": precision,
             "average": average,
             "train_backbones": train_backbones,
+            **({"remember": remember} if remember else {}),
             **({"curate": {"name": curate, **(curate_options or {})}} if curate else {}),
             **({"init_from": str(init_from)} if init_from else {}),
         },
@@ -174,10 +186,10 @@ def pretrain(
 
     def batches(first: int, groups=None):
         loader = records.Loader(
-            dataset,
+            seen,
             part,
             batch=pool,
-            views=trainee.views,
+            views=views,
             seed=seed,
             steps=steps,
             start_step=first,
@@ -201,7 +213,7 @@ def pretrain(
         out,
         watch=Watch(slices),
         resume=resume,
-        survey=records.Loader(dataset, part, batch=256, shuffle=False, labels=trainee.labels) if surveyed else None,
+        survey=records.Loader(seen, part, batch=256, shuffle=False, labels=trainee.labels) if surveyed else None,
         choose=choose,
         device=where,
         bad=bad,
@@ -230,6 +242,17 @@ def classes_of(method: str, chosen: dict[str, object], dataset: records.Dataset)
     if not names:
         raise AmodalError(f"{method} learns to tell classes, but the label {label!r} is a number")
     return {"classes": len(names)}
+
+
+def once(views: Views, seen: Remembered) -> Views:
+    """The views of a method, where values that backbones have looked at have one. Raises AmodalError if it compares several of them."""
+    each = {f: tuple(views.get(f, ("plain",)) if isinstance(views, Mapping) else views) for f in seen.fields}
+    several = [f for f in seen.stores if len(each[f]) > 1]
+    if several:
+        raise AmodalError(
+            f"this method compares several views of {', '.join(several)}, and features that are kept have one; leave remember out"
+        )
+    return each | {f: ("plain",) for f in seen.stores}
 
 
 def targets_read(
@@ -309,7 +332,7 @@ def announce(config: dict, method: Method, dataset, notes: Sequence[str] = ()) -
             say.print(f"{field}: {share:.0%} of the values are longer than max_length and are cut off", highlight=False)
     for field in filter(encoder.contextual, encoder.fields):
         say.print(
-            f"{field}: {encoder.tokenizers[field].spec}: {encoder.tokenizers[field].report or 'no weights loaded'}",
+            f"{field}: {encoder.tokenizers[field].spec.partition('#{')[0]}: {encoder.tokenizers[field].report or 'no weights loaded'}",
             highlight=False,
         )
 

