@@ -1,5 +1,5 @@
 """SSMA: what each sense says of each place passes a gate that all senses set, and pixels (or records) are told from what has passed.
-Valada, Mohan and Burgard, IJCV 2020, arXiv:1808.03833; widths and weights also from the authors' code. Parts: the SSMA block (section
+Valada, Mohan and Burgard, IJCV 2020, arXiv:1808.03833. Widths and weights also from the authors' code. Parts: the SSMA block (section
 4.1), eASPP, skips that the decoder weighs, cross-entropy with deep supervision. Row 6 of the catalogue. It learns from labels:
 "self-supervised" means that features set their own gates.
 
