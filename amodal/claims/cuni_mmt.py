@@ -22,6 +22,7 @@ from amodal.claims import Comparison
 from amodal.claims._arms import Budget, trained
 from amodal.core import row_seeds
 from amodal.data import Loader
+from amodal.data import sets as public
 from amodal.evaluate._chrf import chrf
 from amodal.masking.hashing import uniform
 from amodal.modalities import make
@@ -46,7 +47,9 @@ COMPARISONS = (
 
 def triples(dataset):
     """English, German and the vector of the picture; and which records have a blotted word."""
-    sets = {name: data.open(name) for name in ("openmoji", "tuxpaint")}
+    for name in (names := ("openmoji", "tuxpaint")):
+        public.ensure(name)
+    sets = {name: data.open(name) for name in names}
     fields = {"openmoji": ("annotation", "name_de"), "tuxpaint": ("caption", "caption_de")}
     place = {f"{name}-{key}": (name, i) for name, d in sets.items() for i, key in enumerate(d.keys)}
     columns, keys = {"picture": [], "english": [], "german": []}, []
