@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.core import Column
+from amodal.evaluate._base_to_new import harmonic_mean
 from amodal.evaluate._embedded import Embedded, known
 from amodal.evaluate._labels import NotApplicable, classes_of, codes, is_number
 from amodal.evaluate._result import Result
@@ -81,10 +82,6 @@ def nearest(query_MD: Tensor, key_ND: Tensor, unsigned: bool = False) -> Tensor:
     unit = normalize(key_ND.float(), dim=1)
     parts = normalize(query_MD.float(), dim=1).split(max(1, CELLS // max(len(unit), 1)))
     return torch.cat([((q @ unit.T).abs() if unsigned else q @ unit.T).argmax(1) for q in parts])
-
-
-def harmonic_mean(a: float, b: float) -> float:
-    return 2 * a * b / (a + b) if a + b > 0 else 0.0
 
 
 def _of(column: Column, chosen: np.ndarray) -> Column:
