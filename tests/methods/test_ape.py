@@ -1,0 +1,36 @@
+"""APE: nothing but heads learns, and they are built again with the encoder."""
+
+import pytest
+import torch
+
+from amodal.core import AmodalError
+from amodal.nn import config
+from tests.methods.bench import batch, method
+from tests.methods.test_lit import stepped
+
+
+def test_only_heads_learn_and_the_anchor_has_a_linear_one():
+    m = method("ape", anchor="words", blocks=2)
+    changed = stepped(m)
+    assert changed and all(n.startswith(("above.", "heads.")) for n in changed)
+    assert set(m.encoder.above) == {"picture", "signal", "facts"} and len(m.encoder.above["signal"].blocks) == 2
+
+
+def test_without_blocks_maps_are_linear():
+    assert stepped(method("ape", blocks=0)) == {f"heads.{f}.weight" for f in ("picture", "words", "signal", "facts")}
+
+
+def test_a_grown_tower_is_built_again():
+    encoder = method("ape").encoder.eval()
+    again = config.build(config.describe(encoder)).eval()
+    again.load_state_dict(encoder.state_dict())
+    seen = batch(("plain",))
+    for source, column in encoder(seen).columns.items():
+        assert torch.equal(column.values, again(seen)[source].values)
+
+
+def test_mistakes_are_told():
+    with pytest.raises(AmodalError, match="picture"):
+        method("ape", anchor="pictur")
+    with pytest.raises(AmodalError, match="0 blocks or more"):
+        method("ape", blocks=-1)
