@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Tokens, field_of, unknown
 from amodal.nn.encoder import Encoder
+from amodal.nn.skills import skills
 from amodal.nn.transformer import Transformer
 
 PROMPT = ".prompt"
@@ -125,16 +126,18 @@ def depth_of(encoder: Encoder) -> int:
     return len(next(iter(encoder.trunks.values())).blocks)
 
 
-KINDS: dict[str, Callable[..., nn.Module]] = {"pattern": pattern_prompts}
+KINDS: dict[str, Callable[..., nn.Module]] = {"pattern": pattern_prompts, "skills": skills}
 
 
 def deep_of(encoder: Encoder, written: dict) -> nn.Module:
     """What `written` described, for this encoder."""
-    options = dict(written)
+    from amodal.nn.space_tokens import space_tokens  # it builds on what stands here
+
+    kinds, options = KINDS | {"space": space_tokens}, dict(written)
     kind = options.pop("kind")
-    if kind not in KINDS:
-        raise unknown("kind of tokens between blocks", kind, KINDS)
-    return KINDS[kind](encoder, **options)
+    if kind not in kinds:
+        raise unknown("kind of tokens between blocks", kind, kinds)
+    return kinds[kind](encoder, **options)
 
 
 @contextmanager

@@ -37,8 +37,21 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
     "clippings": {"width": 32, "group": 8},
     "biofusionnet": {"hidden": 32, "latent": 8, "depth": 1},
     "ssma": {"width": 16, "skip": 6},
+    "uda_cope": {  # pictures say where their own pixels are; a teacher that knows nothing needs wide thresholds
+        "points": "picture",
+        "coordinates": "picture",
+        "labelled": "kind",
+        "source": 0.0,
+        "bins": 8,
+        "hidden": 32,
+        "near": 9.0,
+        "far": 9.0,
+        "tries": 8,
+    },  # fmt: skip
     "cuni_mmt": {"images": "both", "depth": 2},
+    "skillnet_mm": {"width": 32, "ratio": 0.5},  # a row of facts has few cells to hide
     "capsule_attn": {"width": 16, "capsules": 6, "pose": 4},
+    "cpp": {"width": 8, "hidden": 16, "warmup": 0.0},
 }
 
 

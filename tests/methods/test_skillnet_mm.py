@@ -1,0 +1,70 @@
+"""What the page alone does: its rules, its tasks and their weights."""
+
+import pytest
+import torch
+
+from amodal.core import AmodalError
+from amodal.methods.shapes import token_column
+from amodal.objectives.info_nce import info_nce
+from tests.methods.bench import batch, exact, method
+
+
+def test_rules_are_a_skill_of_the_kind_the_general_one_and_one_for_relating():
+    m = method("skillnet_mm", skills="words = text + poems, facts=numbers")
+    assert m.rules["picture"] == ("image", "general") and m.rules["words"] == ("text", "poems")
+    assert m.encoder.deep.rules["facts"] == ("numbers", "relating")
+    alone = method("skillnet_mm", contrast=0.0)
+    assert alone.encoder.deep.rules == alone.rules and alone.encoder.heads is None
+    assert all("relating" not in n for n, _ in alone.encoder.trunks.named_parameters())
+
+
+def test_each_task_weighs_as_often_as_it_would_be_drawn():
+    m = exact(method("skillnet_mm", senses=("picture", "words"), masked=2.0, contrast=3.0, alpha=0.5))
+    b = exact(batch(m.views, senses=("picture", "words")))
+    m.study([b, batch(m.views, senses=("picture", "words"), size=4, absent=("words",))])
+    pictures, words, both = (
+        6 + 3,
+        6,
+        4,
+    )  # of rows 0 to 7 every fourth lacks a picture, every fourth other the words; of 0 to 3 one
+    torch.testing.assert_close(m.records, torch.tensor([pictures, words, both]).to(m.records))
+    p = torch.tensor([pictures, words, both]).double().sqrt()
+    p = p / p.sum()
+    z = m.features(b)
+    losses = m.losses(z)
+    torch.testing.assert_close(
+        losses["info_nce/picture~words"], 3 * p[2] * info_nce(*z.pair("picture", "words"), temperature=1 / m.scale())
+    )
+    total, count = z["masked/words"].values.sum(0)
+    torch.testing.assert_close(losses["masked/words"], 2 * p[1] * total / count)
+    even = method("skillnet_mm", alpha=0.0)
+    even.records[0] = 0  # no record, no weight
+    assert even.shares()[0] == 0 and even.shares()[1:].unique().numel() == 1 and even.shares().sum() == pytest.approx(1)
+
+
+def test_masked_tokens_are_read_with_the_skills_of_their_sense_alone():
+    """The masked part of the loss is that of an encoder whose rules never had the skill for relating."""
+    m = exact(method("skillnet_mm"))
+    b = exact(batch(m.views))
+    found = m.features(b)["masked/signal"].values
+    m.encoder.deep.rules = m.rules
+    torch.testing.assert_close(m.features(b)["masked/signal"].values, found)
+    part, content = m.masked["signal"], m.encoder.content(b)["signal"]
+    hidden = part.draw(content, b.seeds)
+    x = torch.where(hidden[:, None], part.token, content.x)
+    context = m.encoder.contextualise({"signal": m.encoder.place(content.with_x(x))})["signal"]
+    modality, target = m.encoder.fields["signal"], m.encoder.fields["signal"].targets(b["signal"].values)
+    rows = token_column(content).rows
+    for k, row in enumerate(r for r in rows if bool(hidden[content.row == r].any())):
+        mine = hidden & (content.row == row)
+        loss = modality.token_loss(part.predictor(context.x[mine]), target[mine])
+        torch.testing.assert_close(found[k], torch.stack([loss.sum(), torch.tensor(float(mine.sum())).double()]))
+
+
+def test_errors():
+    with pytest.raises(AmodalError, match="Did you mean words"):
+        method("skillnet_mm", skills="word=text")
+    with pytest.raises(AmodalError, match="both weights are 0"):
+        method("skillnet_mm", masked=0.0, contrast=0.0)
+    with pytest.raises(AmodalError, match="words has none"):
+        method("skillnet_mm", skills="words=")
