@@ -37,9 +37,12 @@ def _rows() -> list[Row]:
     filled = ZeroFilled(encoder).to(DEVICE)
     whole, generator, rows = records(), torch.Generator().manual_seed(1), []
     there = {f: torch.rand(ROWS, generator=generator) for f in encoder.fields}
-    step = partial(
-        _step, encoder, lambda batch: encoder.pool(encoder.contextualise(encoder.tokenize(batch)))["fused"].values
-    )
+
+    def fused(batch: Batch) -> Tensor:
+        return encoder.pool(encoder.contextualise(encoder.tokenize(batch)))["fused"].values
+
+    torch.testing.assert_close(fused(whole), filled(whole), rtol=1e-3, atol=1e-3)
+    step = partial(_step, encoder, fused)
     peer = partial(_step, filled, filled)
     full = tokens(encoder, whole)
     for share in SHARES:
