@@ -51,7 +51,9 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
     "cuni_mmt": {"images": "both", "depth": 2},
     "skillnet_mm": {"width": 32, "ratio": 0.5},  # a row of facts has few cells to hide
     "capsule_attn": {"width": 16, "capsules": 6, "pose": 4},
+    "mmrl": {"space": 16},
     "cpp": {"width": 8, "hidden": 16, "warmup": 0.0},
+    "mma_dfer": {"bottleneck": 8, "hidden": 32},
 }
 
 
