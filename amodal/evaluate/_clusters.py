@@ -1,7 +1,7 @@
-"""Clusters without training: Ward's agglomeration, and how far a division agrees with another beyond chance.
+"""Clusters without training: Ward's agglomeration and spectral clustering, and how far a division agrees with another.
 
-Ward 1963 by chains of nearest neighbours (Murtagh 1983): O(N^2) time and memory. Adjusted mutual information: Vinh, Epps & Bailey,
-JMLR 2010, eq. 24a, normalised by the mean of both entropies.
+Ward 1963 by chains of nearest neighbours (Murtagh 1983): O(N^2) time and memory. Spectral clustering: Ng, Jordan & Weiss 2001. Adjusted
+mutual information: Vinh, Epps & Bailey, JMLR 2010, eq. 24a, normalised by the mean of both entropies.
 """
 
 from __future__ import annotations
@@ -9,6 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from amodal.nn.kmeans import kmeans
 
 
 def ward(x_ND: np.ndarray, clusters: int) -> np.ndarray:
@@ -59,6 +64,32 @@ def _cut(merges: Sequence[tuple[float, int, int]], n: int, clusters: int) -> np.
     for _, a, b in (merges[i] for i in order[: n - clusters]):
         parent[root(b)] = root(a)
     return np.unique([root(i) for i in range(n)], return_inverse=True)[1]
+
+
+def spectral(affinity_NN: Tensor, numbers: Sequence[int], *, seed: int = 0) -> dict[int, np.ndarray]:
+    """number of clusters -> (N,) int64: k-means of rows of so many top eigenvectors of D^-1/2 W D^-1/2, as unit vectors.
+
+    affinity_NN: symmetric up to rounding, not negative. One eigendecomposition, O(N^3), serves all numbers. Raises ValueError unless each
+    is from 1 to N.
+    """
+    w, n = affinity_NN.double(), len(affinity_NN)
+    if wrong := [k for k in numbers if not 1 <= k <= n]:
+        raise ValueError(f"{n} rows cannot make {wrong[0]} clusters")
+    w = (w + w.T) / 2
+    root = w.sum(1).clamp(min=torch.finfo(w.dtype).tiny).rsqrt()
+    vectors = torch.linalg.eigh(root[:, None] * w * root)[1].flip(1)
+    return {k: kmeans(normalize(vectors[:, :k], dim=1), k, seed=seed, tries=10)[0].numpy() for k in numbers}
+
+
+def matched_accuracy(truth_N: Sequence, found_N: Sequence) -> float:
+    """The share of rows that are right when each cluster is called after a class of its own so that most are (Hungarian algorithm);
+    clusters beyond the number of classes are called nothing."""
+    from scipy.optimize import linear_sum_assignment
+
+    (a, i), (b, j) = (np.unique(np.asarray(x), return_inverse=True) for x in (truth_N, found_N))
+    table = np.zeros((len(a), len(b)))
+    np.add.at(table, (i, j), 1)
+    return float(table[linear_sum_assignment(-table)].sum() / len(i))
 
 
 def adjusted_mutual_information(one_N: Sequence, other_N: Sequence) -> float:

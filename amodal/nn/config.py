@@ -23,7 +23,7 @@ def describe(encoder: Encoder) -> dict:
         "aligned_hidden": encoder.aligned_hidden,
         "aligned_fused": encoder.aligned_fused,
         "aligned_bias": encoder.aligned_bias,
-        "aligned_capsules": encoder.aligned_capsules,
+        "aligned_head": encoder.aligned_head,
         "others": len(encoder.others),
         "unsigned": encoder.unsigned,
         "deep": None if encoder.deep is None else encoder.deep.written(),
@@ -51,7 +51,7 @@ def build(config: dict) -> Encoder:
         encoder.fuse(config["fusion"], config["reads"])
     if config["aligned_width"]:
         shape = {name: config[f"aligned_{name}"] for name in ("hidden", "fused")}
-        shape |= {"bias": config.get("aligned_bias", False), "capsules": config.get("aligned_capsules")}
+        shape |= {"bias": config.get("aligned_bias", False), "head": config.get("aligned_head")}
         encoder.align(config["aligned_width"], **shape)
     encoder.unsigned = config.get("unsigned", False)
     if config.get("deep"):

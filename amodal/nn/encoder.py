@@ -13,12 +13,14 @@ from amodal.core import AmodalError, Batch, Column, Embeddings, Tokens, field_of
 from amodal.core.embeddings import FUSED
 from amodal.modalities import name_of
 from amodal.nn.capsules import CapsuleHead
+from amodal.nn.heads import BranchHead
 from amodal.nn.pooling import pool_of
 from amodal.nn.positions import additive
 from amodal.nn.recurrent import Brnn, Recurrent
 from amodal.nn.rules import rule
 from amodal.nn.transformer import Around, Collect, Transformer, size_of
 
+HEADS = {"capsules": CapsuleHead, "branches": BranchHead}
 TRUNKS = ("separate", "shared", "joint")
 MIXERS = {"attention": Transformer, "gru": Recurrent, "brnn": Brnn}
 SEQUENCES = ("text", "audio", "series", "sequence", "events")
@@ -82,7 +84,7 @@ class Encoder(nn.Module):
             raise AmodalError(f'mixer="{mixer}" reads each sense by itself and needs trunk="separate", not {trunk!r}')
         self.width, self.heads_each = shape.width, shape.heads
         self.fusion, self.reads, self.aligned_width, self.aligned_hidden, self.aligned_fused = 0, "full", 0, 0, False
-        self.aligned_bias, self.aligned_capsules = False, {}
+        self.aligned_bias, self.aligned_head = False, {}
         self.unsigned = False  # vectors of two senses that belong together may point apart: near is a large |cosine|
         self.tokenizers = nn.ModuleDict({f: backbones.get(f) or m.tokenizer(self.width) for f, m in fields.items()})
         self.field_token = nn.ParameterDict({f: nn.Parameter(torch.randn(self.width) * 0.02) for f in fields})
@@ -123,15 +125,15 @@ class Encoder(nn.Module):
         return self
 
     def align(
-        self, width: int, hidden: int = 0, fused: bool = False, bias: bool = False, capsules: dict | None = None
+        self, width: int, hidden: int = 0, fused: bool = False, bias: bool = False, head: dict | None = None
     ) -> Encoder:
         """Add a head for each sense into one space of `width` dimensions, in which senses can be compared: a linear map, or a
         perceptron with a hidden layer of `hidden`. fused: also for the fused vectors, if the method trains them; bias: of the last layer,
-        for spaces whose zero has a meaning; capsules: options of a `CapsuleHead` in place of the linear map."""
-        if hidden and capsules:
-            raise AmodalError("a head has a hidden layer or capsules, not both")""
+        for spaces whose zero has a meaning; head: another kind of head, {"kind": of HEADS} and its options."""
+        if head and (hidden or bias):
+            raise AmodalError(f"a head of {head['kind']} has no hidden layer or bias to choose here")
         self.aligned_width, self.aligned_hidden, self.aligned_fused = width, hidden, fused
-        self.aligned_bias, self.aligned_capsules = bias, dict(capsules or {})
+        self.aligned_bias, self.aligned_head = bias, dict(head or {})
         names = [name for name in self.pools if fused or name != FUSED]
         self.heads = nn.ModuleDict({name: self._head(width, hidden) for name in names})
         return self
@@ -140,9 +142,9 @@ class Encoder(nn.Module):
         """Put so many more encoders like this one beside it, which begin with the same weights: features are the unit vectors of all of
         them end to end, and so are aligned vectors, whose cosine is then the mean of theirs. After `fuse` and `align`; heads must be
         linear, so that a unit vector of features gives the direction that the features give."""
-        if self.aligned_hidden or self.aligned_capsules:
+        if self.aligned_hidden or self.aligned_head:
             raise AmodalError(
-                "encoders are put side by side with linear heads only; leave the hidden layer or capsules of `align` out"
+                "encoders are put side by side with linear heads only; leave the hidden layer or the head of `align` out"
             )
         self.others = nn.ModuleList([copy.deepcopy(self) for _ in range(others)])
         return self
@@ -158,8 +160,11 @@ class Encoder(nn.Module):
         return (self.aligned_width or self.width) * len(self.parts)
 
     def _head(self, width: int, hidden: int) -> nn.Module:
-        if self.aligned_capsules:
-            return CapsuleHead(self.width, width, **self.aligned_capsules)
+        if self.aligned_head:
+            kind, options = self.aligned_head["kind"], {k: v for k, v in self.aligned_head.items() if k != "kind"}
+            if kind not in HEADS:
+                raise unknown("kind of head", kind, HEADS)
+            return HEADS[kind](self.width, width, **options)
         if not hidden:
             return nn.Linear(self.width, width, bias=self.aligned_bias)
         return nn.Sequential(nn.Linear(self.width, hidden), nn.GELU(), nn.Linear(hidden, width, bias=self.aligned_bias))

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from amodal.core import AmodalError
+
 
 class Projector(nn.Sequential):
     """Linear-BatchNorm-ReLU layers and a last Linear: (N, D) -> (N, width). Batch statistics couple rows, so a method calls
@@ -80,3 +82,29 @@ class PairHead(nn.Module):
 
     def forward(self, before: Tensor, after: Tensor) -> Tensor:
         return self.both(torch.cat([self.each(before), self.each(after)], 1))
+
+
+class BranchHead(nn.Module):
+    """(N, D) -> (N, width): a perceptron with two linear maps at its end, what a row is (the first half) and where it belongs (the second),
+    each a unit vector over the root of 2, so that a product of two rows is the mean of two cosines (Chu et al. 2024, arXiv:2306.05272).
+
+    Its BatchNorm couples rows while training, so a method calls it in `losses`.
+    """
+
+    def __init__(self, width_in: int, width: int, *, hidden: int):
+        super().__init__()
+        if width % 2:
+            raise AmodalError(f"two branches of one width make an even width, not {width}")
+        self.trunk = nn.Sequential(
+            nn.Linear(width_in, hidden), BatchNorm(hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()
+        )
+        self.subspace, self.member = nn.Linear(hidden, width // 2), nn.Linear(hidden, width // 2)
+        self.begin_alike()
+
+    def begin_alike(self) -> None:
+        """Rows belong where they are: the second branch gets the weights of the first."""
+        self.member.load_state_dict(self.subspace.state_dict())
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        h = self.trunk(x_ND)
+        return torch.cat([normalize(self.subspace(h), dim=1), normalize(self.member(h), dim=1)], 1) / 2**0.5

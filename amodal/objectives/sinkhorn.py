@@ -1,4 +1,5 @@
-"""Balanced soft assignment by Sinkhorn-Knopp. Caron et al. 2020 (SwAV), arXiv:2006.09882, eq. 3-5; Cuturi 2013."""
+"""Balanced soft assignment by Sinkhorn-Knopp. Caron et al. 2020 (SwAV), arXiv:2006.09882, eq. 3-5; Cuturi 2013.
+Rows with rows: Ding et al. 2023, arXiv:2301.01805, as used by Chu et al. 2024, arXiv:2306.05272."""
 
 import torch
 from torch import Tensor
@@ -37,3 +38,26 @@ def sinkhorn(scores_NK: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -
         log_NK = log_NK - log_NK.logsumexp(0, keepdim=True)
         log_NK = log_NK - log_NK.logsumexp(1, keepdim=True)
     return log_NK.exp()
+
+
+@full_precision
+def doubly_stochastic(scores_NN: Tensor, *, epsilon: float = 0.175, iterations: int = 5) -> Tensor:
+    """How much each row belongs with each other one (N, N): exp(scores / epsilon), whose rows and columns are scaled in turns.
+
+    scores_NN:   symmetric, |cosines| say.
+    iterations:  scalings, rows first; an odd number ends with rows, which are then exact, and columns sum to 1 nearly.
+
+    The gradient takes the scale of the columns as given. Raises ValueError unless the matrix is square.
+    """
+    check_positive("epsilon", epsilon)
+    check_positive("iterations", iterations)
+    if scores_NN.dim() != 2 or scores_NN.shape[0] != scores_NN.shape[1]:
+        raise ValueError(f"doubly_stochastic needs (N, N) scores, got shape {tuple(scores_NN.shape)}.")
+    log_NN = scores_NN / epsilon
+    rows, columns = log_NN.new_zeros(len(log_NN), 1), log_NN.new_zeros(1, len(log_NN))
+    for i in range(iterations):
+        if i % 2 == 0:
+            rows = -(log_NN + columns).logsumexp(1, keepdim=True)
+        else:
+            columns = -(log_NN + rows).detach().logsumexp(0, keepdim=True)
+    return (log_NN + rows + columns).exp()

@@ -25,8 +25,8 @@ def test_rows_of_one_item_are_no_negatives_of_each_other():
 def test_an_unknown_routing_offers_the_nearest_and_heads_are_of_one_kind():
     with pytest.raises(AmodalError, match="attention"):
         method("capsule_attn", routing="atention")
-    with pytest.raises(AmodalError, match="not both"):
-        method("clip").encoder.align(4, hidden=3, capsules={"capsules": 2, "pose": 2})
+    with pytest.raises(AmodalError, match="hidden"):
+        method("clip").encoder.align(4, hidden=3, head={"kind": "capsules", "capsules": 2, "pose": 2})
 
 
 @pytest.mark.parametrize("routing", ["dynamic", "em"])

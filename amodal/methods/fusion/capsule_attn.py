@@ -47,8 +47,8 @@ def capsule_attn(
             terms[f"margin/{a}~{b}"] = masked_margin_softmax(*senses.pair(a, b), **options)
         return share(terms)
 
-    capsules_of = {"capsules": capsules, "pose": pose, "routing": routing}
-    method = Capsules(two_senses(encoder).align(width, capsules=capsules_of), objective, learned=scale)
+    head = {"kind": "capsules", "capsules": capsules, "pose": pose, "routing": routing}
+    method = Capsules(two_senses(encoder).align(width, head=head), objective, learned=scale)
     method.labels = (label,) if label else ()
     return method
 
