@@ -1,0 +1,102 @@
+"""MultiModN's sequence against a loop over records, its loss against its definition, and what a missing sense does: nothing."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from amodal.core import AmodalError, Column, Embeddings
+from amodal.nn.answers import Target
+from amodal.nn.modular import Modules, turns
+from tests.methods.bench import SENSES, batch, method
+
+TASKS = tuple(Target(name, "classes", ("a", "b", "c")) for name in ("kind", "other"))
+
+
+def vectors(size=7, width=5, patchy=True):
+    torch.manual_seed(1)
+    rows = {s: torch.tensor([i for i in range(size) if not patchy or (i + k) % 3]) for k, s in enumerate("abc")}
+    return Embeddings({s: Column(torch.randn(len(r), width), r) for s, r in rows.items()}, size)
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_each_row_goes_through_the_modules_of_what_it_has(shuffled):
+    z, modules = vectors(), Modules("abc", 5, 4)
+    order = turns(torch.arange(7), 3) if shuffled else None
+    last, found = modules(z, order)
+    seen = {s: 0 for s in "abc"}
+    for row in range(7):
+        state = modules.start
+        for number in order[row].tolist() if shuffled else range(3):
+            sense = "abc"[number]
+            at = (z[sense].rows == row).nonzero().squeeze(1)
+            if len(at):
+                step = modules.steps[sense]
+                both = torch.cat([z[sense].values[at[0]], state])
+                after = torch.stack([both @ w + b for w, b in zip(step.weight, step.bias)])
+                where = (found[sense].rows == row).nonzero().item()
+                torch.testing.assert_close(found[sense].values[where], torch.stack([state, after]))
+                state, seen[sense] = after, seen[sense] + 1
+        torch.testing.assert_close(last[row], state)
+    assert seen == {s: len(z[s]) for s in "abc"} == {s: len(found[s]) for s in "abc"}
+
+
+def test_orders_are_all_there_are_and_follow_from_seeds():
+    order = turns(torch.arange(600), 3)
+    found, count = order.unique(dim=0, return_counts=True)
+    assert len(found) == 6 and (count > 70).all() and torch.equal(turns(torch.arange(300, 600), 3), order[300:])
+
+
+def test_the_loss_is_that_of_every_state_and_task():
+    m = method("multimodn", targets=TASKS, change=0.25)
+    whole = batch(m.views, patchy=False)
+    y = {name: torch.arange(8) * step % 3 for name, step in (("kind", 1), ("other", 2))}
+    whole = dataclasses.replace(whole, labels={name: Column(v, torch.arange(8)) for name, v in y.items()})
+    found = m.losses(m.features(whole))
+    z, state = m.encoder.features(whole), m.steps.start.expand(8, -1)
+    tasks, changes = dict.fromkeys(y, 0.0), 0.0
+    for sense in (None, *SENSES):
+        if sense:
+            old, state = state, m.steps.steps[sense](torch.cat([z[sense].values, state], 1))
+            changes = changes + ((state - old) ** 2).mean() / 4
+        for name, logits in zip(y, m.head.net(state).split(3, 1)):
+            tasks[name] = tasks[name] + cross_entropy(logits, y[name]) / (2 * 5)
+    expected = {f"told/{name}": v for name, v in tasks.items()} | {"change": 0.25 * changes}
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+
+
+def test_what_a_row_lacks_leaves_what_is_told_of_it_as_it_was():
+    m = method("multimodn", order="words, facts,picture,signal").eval()
+    whole = batch(m.views)
+    curve, told = m.curve(whole), m.predict(whole)["kind"]
+    assert list(curve) == ["", "words", "facts", "picture", "signal"]
+    torch.testing.assert_close(curve["signal"]["kind"], told)
+    torch.testing.assert_close(curve[""]["kind"], curve[""]["kind"][:1].expand(8, -1))
+    for before, after in zip(curve, list(curve)[1:]):
+        lacks = ~whole[after].present(8)
+        assert lacks.any() and not lacks.all()
+        changed = ((curve[before]["kind"] - curve[after]["kind"]).abs() > 1e-5).any(1)
+        assert torch.equal(changed, ~lacks)
+    # nor does it matter what the rest of the batch has
+    lone = whole.at(torch.tensor([3]))
+    alone = m.predict(lone.only(*(s for s in SENSES if len(lone[s]))))["kind"]
+    torch.testing.assert_close(alone, told[3:4], rtol=1e-4, atol=1e-5)
+
+
+def test_the_order_is_random_only_while_training():
+    m = method("multimodn", shuffle=True)
+    whole, fixed = batch(m.views, patchy=False), method("multimodn")
+    assert not torch.allclose(m.features(whole)["told/signal"].values, fixed.features(whole)["told/signal"].values)
+    torch.testing.assert_close(
+        m.eval().features(whole)["told/signal"].values, fixed.features(whole)["told/signal"].values
+    )
+
+
+def test_a_wrong_order_says_what_fields_there_are():
+    with pytest.raises(AmodalError, match="Did you mean words"):
+        method("multimodn", order="word,facts,picture,signal")
+    with pytest.raises(AmodalError, match="each of picture, words, signal, facts once"):
+        method("multimodn", order="words,facts")
