@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from amodal import methods
-from amodal.core import AmodalError, Embeddings, unknown
+from amodal.core import AmodalError, unknown
 from amodal.data import Dataset
 from amodal.evaluate._embedded import known
 from amodal.methods.adaptation.finetune import HOW
@@ -102,13 +102,13 @@ def predictions(model, data, *, part: str | None = None, progress=None) -> pa.Ta
             "this run learnt to tell no label. Make one that does: amodal adapt RUN --data DIR --label LABEL --out OUT"
         )
     embedded = model.embed(data, part=part, progress=progress)
-    told = model.head(Embeddings({s: c.to(model.device) for s, c in embedded.features.columns.items()}, len(embedded)))
+    told = model.head.tell(embedded.features)
     gone = np.ones(len(embedded), dtype=bool)
-    gone[told.rows.cpu().numpy()] = False
+    gone[told.rows.numpy()] = False
     columns = {"key": pa.array(embedded.keys)}
     found = model.head.predictions(told)
     for target in model.head.targets:
-        values = found[target.name].cpu().numpy()
+        values = found[target.name].numpy()
         whole = np.zeros((len(embedded), *values.shape[1:]), dtype=np.float32)
         whole[~gone] = values
         if target.kind == "classes":

@@ -23,6 +23,7 @@ from amodal.search import search as run_search
 from amodal.train.folder import read_trained, save_encoder, save_head, weights, write_trained
 from amodal.train.pretrain import pick_device
 from amodal.train.pretrain import pretrain as run_pretraining
+from amodal.train.remember import remembered
 
 
 def pretrain(method: str, data, out: str | Path, **settings) -> Model:
@@ -99,9 +100,11 @@ class Model:
         """Run protocols on held-out records. untrained: measure the same encoder before training beside it."""
         baseline = self.untrained().encoder if untrained else None
         chosen = {"protocols": tuple(protocols)} if protocols else {}
-        return run_protocols(
-            self, self.read(data), label=label, baseline=baseline, device=self.device, **chosen, **options
-        )
+        dataset = self.read(data)
+        kept = self.config["schedule"].get("remember")
+        if kept and "absence" not in (protocols or ()):  # which damages values, and then backbones must look at them
+            dataset = remembered(dataset, self.encoder, self.device, pooled=kept == "mean")
+        return run_protocols(self, dataset, label=label, baseline=baseline, device=self.device, **chosen, **options)
 
     def untrained(self) -> Model:
         """The same encoder as it was before training; a pretrained backbone as it was given."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from amodal.core import AmodalError, Column
+from amodal.evaluate._calibration import brier, calibration_error
 from amodal.evaluate._embedded import known
 from amodal.evaluate._interval import half_width, mean
 from amodal.evaluate._similarity import spearman
@@ -50,11 +51,13 @@ def measure(
     few: int | None = None,
     draws: int = 5,
     seed: int = 0,
+    calibrated: bool = False,
 ) -> dict[str, list[dict]]:
     """name of a test column -> rows {metric, value, chance, n}, with {interval} where labels were drawn.
 
     few: labels of each class to learn from (of each tenth of the range where the label is a number), in `draws` draws whose mean
     and 95 % interval are given; a draw is of records, so it is the same for every encoder. None: all labels, once.
+    calibrated: also how far the predictor's `probabilities` (M, classes) can be taken at their word.
     A class that occurs in test alone cannot be got right and counts as wrong. Columns with nothing to test give no rows.
     """
     if few is not None and few < 1:
@@ -78,8 +81,11 @@ def measure(
             truth = y_test[column.rows.numpy()[scored[name]]]
             guess = predict(column.values[torch.from_numpy(scored[name])].float()).numpy()
             metrics = (
-                _number_metrics(truth, guess) if number else _category_metrics(truth, guess, np.bincount(y).argmax())
+                of_numbers(truth, guess) if number else of_categories(truth, guess, np.bincount(y).argmax())
             )
+            if calibrated and not number:
+                p = predict.probabilities(column.values[torch.from_numpy(scored[name])].float()).double().numpy()
+                metrics += of_probabilities(truth, p, np.bincount(y[picked], minlength=len(classes)))
             results.setdefault(name, []).append(metrics)
     return {name: _summary(many, few is not None) for name, many in results.items()}
 
@@ -99,7 +105,7 @@ def _draws(
     return picked
 
 
-def _category_metrics(truth: np.ndarray, guess: np.ndarray, commonest: int) -> list[dict]:
+def of_categories(truth: np.ndarray, guess: np.ndarray, commonest: int) -> list[dict]:
     right = truth == guess
     present = np.unique(truth)
     balanced = np.mean([right[truth == c].mean() for c in present])
@@ -114,7 +120,17 @@ def _category_metrics(truth: np.ndarray, guess: np.ndarray, commonest: int) -> l
     ]
 
 
-def _number_metrics(truth: np.ndarray, guess: np.ndarray) -> list[dict]:
+def of_probabilities(truth: np.ndarray, p: np.ndarray, counts: np.ndarray) -> list[dict]:
+    """By chance: everybody gets the shares of the classes among those that were learnt from."""
+    alike = np.broadcast_to(counts / counts.sum(), p.shape)
+    each = {"Brier": brier, "calibration error": calibration_error}
+    return [
+        {"metric": metric, "value": score(p, truth), "chance": score(alike, truth), "n": len(truth)}
+        for metric, score in each.items()
+    ]
+
+
+def of_numbers(truth: np.ndarray, guess: np.ndarray) -> list[dict]:
     guess = guess.astype(np.float64)
     spread = np.square(truth - truth.mean()).sum()
     r2 = 1 - np.square(truth - guess).sum() / spread if spread > 0 else float("nan")

@@ -9,6 +9,7 @@ eq. 7.64).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -31,7 +32,8 @@ def linear(
     seed: int = 0,
     sources: Sequence[str] | None = None,
 ) -> Result:
-    """A linear classifier (or regression, for a number) on frozen features, for each sense alone and for the fused vectors.
+    """A linear classifier (or regression, for a number) on frozen features, for each sense alone and for the fused vectors; of classes also
+    whether its probabilities can be taken at their word.
 
     few, draws, seed: see `measure`. sources: all unless given.
     """
@@ -39,9 +41,8 @@ def linear(
     columns, others = train.probed(), test.probed()
     rows = []
     for source in sources or columns:
-        found = measure(
-            fit, columns[source], y_train, {source: others[source]}, y_test, few=few, draws=draws, seed=seed
-        )
+        some = dict(few=few, draws=draws, seed=seed, calibrated=True)
+        found = measure(fit, columns[source], y_train, {source: others[source]}, y_test, **some)
         rows += [{"source": source, **row} for row in found.get(source, [])]
     spec = label_spec(label, y_train, few, draws, seed)
     if spec["kind"] == "number":
@@ -57,7 +58,22 @@ def fit(x_ND: Tensor, y_N: Tensor, classes: int) -> Predict:
         w, b = ridge(x_ND, y_N.to(x_ND.dtype))
         return lambda x: x @ w + b
     w, b, _ = logistic(x_ND, y_N, classes)
-    return lambda x: (x @ w + b).argmax(1)
+    return Logistic(w, b)
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """Weights (D, K), biases (K,)."""
+
+    w: Tensor
+    b: Tensor
+
+    def __call__(self, x_MD: Tensor) -> Tensor:
+        return (x_MD @ self.w + self.b).argmax(1)
+
+    def probabilities(self, x_MD: Tensor) -> Tensor:
+        """(M, K)"""
+        return (x_MD @ self.w + self.b).softmax(1)
 
 
 def ridge(x_ND: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:

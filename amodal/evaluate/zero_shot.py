@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from amodal.core import AmodalError
 from amodal.evaluate._embedded import Embedded, known
 from amodal.evaluate._knowledge import Knowledge, knowledge_prompts
-from amodal.evaluate._labels import NotApplicable, _category_metrics, classes_of, codes, is_number
+from amodal.evaluate._labels import NotApplicable, classes_of, codes, is_number, of_categories
 from amodal.evaluate._result import Result
 
 TEMPLATES = ("{}",)
@@ -59,7 +59,7 @@ def zero_shot(
         guess = (like.abs() if test.unsigned else like).argmax(1).numpy()
         right = truth[column.rows.numpy()[kept]]
         # nobody has seen a label, so chance is a blind guess and not the commonest class
-        rows += [{"source": source, **row, "chance": 1 / len(classes)} for row in _category_metrics(right, guess, 0)]
+        rows += [{"source": source, **row, "chance": 1 / len(classes)} for row in of_categories(right, guess, 0)]
     if not rows:
         raise NotApplicable(f"no sense other than {text!r} has records with the label {label!r}")
     spec = {"label": label, "kind": "category", "text": text, "templates": list(templates), "prompts": prompts}

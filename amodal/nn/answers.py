@@ -74,7 +74,7 @@ def targets_of(dataset, rows: np.ndarray, label: str, task: str = "auto") -> tup
     if task == "survival":
         if len(names) != 2:
             raise AmodalError(f"survival is told from two labels, TIME,EVENT, and {label!r} names {len(names)}")
-        return (_survival(*names, values[names[1]]),)
+        return (survival_of(*names, values[names[1]]),)
     return tuple(_target(name, v, rows) for name, v in values.items())
 
 
@@ -90,7 +90,8 @@ def _target(name: str, values: np.ndarray, rows: np.ndarray) -> Target:
     return Target(name, "amount", mean=float(own.mean()), std=float(own.std()))
 
 
-def _survival(time: str, event: str, values: np.ndarray) -> Target:
+def survival_of(time: str, event: str, values: np.ndarray) -> Target:
+    """values: of the label `event`, of which it is found out how they say that the event came. Raises AmodalError if they do not."""
     if values.dtype != object:
         return Target(f"{time},{event}", "survival")
     classes = sorted({v for v in values if v is not None})
@@ -131,6 +132,13 @@ class Answers(nn.Module):
         """(N, outputs): of the rows that have any sense. z: features of the encoder."""
         together = z[FUSED] if self.joint else side_by_side(self.absent, z)
         return Column(self.net(together.values), together.rows)
+
+    @torch.no_grad()
+    def tell(self, z: Embeddings) -> Column:
+        """`forward` of embeddings wherever they lie; on the CPU."""
+        device = self.net[-1].weight.device
+        told = self(Embeddings({s: c.to(device) for s, c in z.columns.items()}, z.size))
+        return told.to("cpu")
 
     def split(self, told: Column) -> dict[str, Column]:
         """Target -> its part of the outputs."""

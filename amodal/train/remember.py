@@ -49,9 +49,12 @@ class Remembered(Dataset):
     """The same records; the values of some fields are what backbones made of them."""
 
     def __init__(self, dataset: Dataset, stores: dict[str, Store]):
-        self.__dict__.update(dataset.__dict__)
+        self.__dict__.update(dataset.__dict__ | {"fingerprint": dataset.fingerprint})
         self.fields = {f: Seen(stores[f].width) if f in stores else m for f, m in dataset.fields.items()}
         self.cache, self.stores = Cache(), stores
+
+    def with_fields(self, modalities) -> Remembered:
+        return Remembered(super().with_fields(modalities), self.stores)
 
     def value(self, i: int, field: str) -> np.ndarray | None:
         return self.stores[field].value(i) if field in self.stores else super().value(i, field)

@@ -28,7 +28,7 @@ def pictures(tmp_path_factory):
     images[7] = b"no picture"
     images[9] = None
     series = [rng.normal(size=(6, 2)).astype(np.float32) for _ in range(40)]
-    dataset = data.open({"image": images, "signal": series})
+    dataset = data.open({"image": images, "signal": series, "kind": ["a", "b"] * 20})
     torch.manual_seed(0)
     model = timm.create_model("test_vit", img_size=32)
     save_file(model.state_dict(), folder / "vit.safetensors")
@@ -93,13 +93,17 @@ def test_other_weights_or_other_data_are_computed_anew(pictures, cache):
     assert len(list((cache / "features").iterdir())) == 3
 
 
-def test_a_run_on_features_is_a_run_like_others(pictures, tmp_path):
+def test_a_run_on_features_is_a_run_like_others(pictures, tmp_path, monkeypatch):
     dataset, spec = pictures
     how = {"size": "nano", "steps": 3, "batch": 8, "backbones": {"image": spec}, "progress": False}
     model = amodal.pretrain("clip", dataset, tmp_path / "run", remember="mean", **how)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["schedule"]["remember"] == "mean"
     found = model.embed(dataset)
     assert len(found.aligned["image"]) == 38 and len(found.bad) == 1
+    calls, look = [], remember.look
+    monkeypatch.setattr(remember, "look", lambda *given: calls.append(1) or look(*given))
+    report = model.evaluate(dataset, protocols=["knn"], label="kind")
+    assert not calls and report.about["fingerprint"] == dataset.fingerprint
     quarantined = (tmp_path / "run" / "quarantine.jsonl").read_text()
     assert "image" in quarantined
 
