@@ -17,12 +17,15 @@ from amodal.modalities import name_of
 from amodal.nn.encoder import ALL, Encoder
 from amodal.nn.pooling import AttentionPool, ClsPool
 from amodal.nn.positions import Rotary
+from amodal.nn.tail import tails
 
 
 def reason_against(encoder: Encoder, field: str) -> str:
     """Why this sense cannot be a graph; "" if it can."""
     if encoder.contextual(field):
         return "it has a pretrained backbone, which its own library exports better"
+    if field in tails(encoder):
+        return "it has trained blocks behind a locked tower, of which there is no dense form yet"
     if encoder.others:
         return "its vectors are those of several encoders end to end"
     if encoder.experts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from amodal import modalities
 from amodal.nn.deep_prompts import deep_of
 from amodal.nn.encoder import Encoder
+from amodal.nn.tail import enter, tails, with_tail
 
 
 def describe(encoder: Encoder) -> dict:
@@ -26,6 +27,7 @@ def describe(encoder: Encoder) -> dict:
         "aligned_head": encoder.aligned_head,
         "others": len(encoder.others),
         "unsigned": encoder.unsigned,
+        "tails": {f: tail.written() for f, tail in tails(encoder).items()},
         "deep": None if encoder.deep is None else encoder.deep.written(),
         "backbones": {f: t.spec for f, t in encoder.tokenizers.items() if getattr(t, "contextual", False)},
     }
@@ -49,7 +51,11 @@ def build(config: dict) -> Encoder:
     )
     if config["fusion"]:
         encoder.fuse(config["fusion"], config["reads"])
-    if config["aligned_width"]:
+    for field, options in config.get("tails", {}).items():
+        with_tail(encoder, field, **options)
+    if config.get("tails"):
+        enter(encoder)
+    elif config["aligned_width"]:
         shape = {name: config[f"aligned_{name}"] for name in ("hidden", "fused")}
         shape |= {"bias": config.get("aligned_bias", False), "head": config.get("aligned_head")}
         encoder.align(config["aligned_width"], **shape)

@@ -13,6 +13,14 @@ def lit(
 ) -> Towers:
     """lock: the fields that stay as they are, with commas between (unless given, those with a pretrained backbone, or the first field);
     width: of the common space; temperature: where the learned softmax temperature starts; max_scale: bound of its inverse."""
+    for field in to_lock(encoder, lock):
+        encoder.lock(field)
+    return clip(encoder, width=width, temperature=temperature, max_scale=max_scale)
+
+
+def to_lock(encoder: Encoder, lock: str) -> list[str]:
+    """The fields that `lock` names, with commas between; unless it names any, those with a pretrained backbone, or the first. Raises
+    AmodalError for a name that is none, and where nothing else would learn."""
     given = [f for f in encoder.fields if encoder.contextual(f)] or [next(iter(encoder.fields))]
     locked = [f.strip() for f in lock.split(",")] if lock else given
     for field in locked:
@@ -22,6 +30,4 @@ def lit(
         raise AmodalError(
             "all fields are locked, so that nothing would learn but their maps into one space; leave one out of lock"
         )
-    for field in locked:
-        encoder.lock(field)
-    return clip(encoder, width=width, temperature=temperature, max_scale=max_scale)
+    return locked

@@ -1,0 +1,110 @@
+"""dino.txt: what the tail behind a locked tower computes, what stays and what learns, and maps of patches against loops."""
+
+import pytest
+import torch
+from torch.nn.functional import cosine_similarity, layer_norm
+
+from amodal import methods
+from amodal.core import AmodalError
+from amodal.export._alone import reason_against
+from amodal.methods._regions import alone
+from amodal.methods.adaptation.dinotxt import patch_maps
+from amodal.nn.encoder import Encoder
+from amodal.nn.tail import Tail, TailBlock, enter, with_tail
+from tests.methods.bench import batch, fields, method
+from tests.methods.test_lit import stepped
+
+
+def by_hand(block: TailBlock, x_LD):
+    """One row through a block, head by head and token by token."""
+    width, heads = x_LD.shape[1], block.attention.heads
+    normed = layer_norm(x_LD, (width,), block.norm1.weight, block.norm1.bias)
+    q, k, v = block.attention.qkv(normed).chunk(3, 1)
+    each, mixed = width // heads, torch.zeros_like(x_LD)
+    for h in range(heads):
+        own = slice(h * each, (h + 1) * each)
+        for i in range(len(x_LD)):
+            weight = torch.stack([q[i, own] @ k[j, own] / each**0.5 for j in range(len(x_LD))]).softmax(0)
+            mixed[i, own] = sum(w * v[j, own] for j, w in enumerate(weight))
+    x_LD = x_LD + block.scale1 * block.attention.out(mixed)
+    for_two = block.up(layer_norm(x_LD, (width,), block.norm2.weight, block.norm2.bias))
+    gate, value = for_two[:, : for_two.shape[1] // 2], for_two[:, for_two.shape[1] // 2 :]
+    return x_LD + block.scale2 * block.down(gate * torch.sigmoid(gate) * value)
+
+
+@torch.no_grad()
+def test_the_vector_is_the_class_token_and_the_mean_patch_behind_the_blocks():
+    encoder = method("dinotxt", seed=1).encoder.eval()
+    tail, plain = encoder.pools["picture"], batch(("plain",))
+    for block in tail.blocks:  # scales as large as after a long training
+        block.scale1.fill_(0.7), block.scale2.fill_(0.4)
+    bag = alone(encoder, plain.only("picture"))["picture"]
+    z = encoder(plain)["picture"]
+    assert z.values.shape[1] == 2 * encoder.width == encoder(plain)["words"].values.shape[1]
+    for row, vector in zip(z.rows, z.values):
+        x_LD = bag.x[bag.row == row]
+        for block in tail.blocks:
+            x_LD = by_hand(block, x_LD)
+        x_LD = tail.norm(x_LD)
+        torch.testing.assert_close(vector, torch.cat([x_LD[0], x_LD[1:].mean(0)]), atol=1e-4, rtol=1e-4)
+    for reads, own in (("cls", z.values[:, :64]), ("mean", z.values[:, 64:])):
+        tail.reads = reads
+        torch.testing.assert_close(tail(bag).values, own)
+
+
+def test_new_blocks_change_little():
+    tail, bag = Tail(64, 2), alone(method("dinotxt").encoder, batch(("plain",)).only("picture"))["picture"]
+    torch.testing.assert_close(tail.read(bag).x, layer_norm(bag.x, (64,)), atol=1e-3, rtol=1e-3)
+
+
+def test_the_tower_stays_and_what_is_behind_it_learns():
+    changed = stepped(method("dinotxt"))
+    assert not any(n.startswith(("tokenizers.picture", "trunks.picture", "field_token.picture")) for n in changed)
+    assert "pools.picture.token" not in changed and any(n.startswith("pools.picture.blocks.1") for n in changed)
+    assert {"heads.words.weight", "heads.signal.weight"} <= changed and not any("heads.picture" in n for n in changed)
+    assert any(n.startswith("trunks.words") for n in changed)
+
+
+def test_what_a_tower_learnt_before_is_found_under_the_same_names():
+    before = Encoder(fields(), size="nano", pool="cls").state_dict()
+    after = method("dinotxt").encoder.state_dict()
+    own = [n for n in before if ".picture." in n or n == "field_token.picture"]
+    assert all(after[n].shape == before[n].shape for n in own) and "pools.picture.token" in own
+
+
+@torch.no_grad()
+def test_maps_are_cosines_of_patches_with_the_half_of_a_text_that_is_about_them():
+    for reads, part in (("both", slice(64, None)), ("cls", slice(None))):
+        encoder = method("dinotxt", reads=reads).encoder.eval()
+        parts = batch(("plain",)).only("picture").split(3)
+        classes = torch.randn(5, encoder.out_width, generator=torch.Generator().manual_seed(0))
+        maps, tail = patch_maps(encoder, parts, "picture", classes), encoder.pools["picture"]
+        one, bag = 0, None
+        for small in parts:
+            bag = tail.patches(alone(encoder, small)["picture"])
+            for row in small["picture"].rows:
+                for place, x in enumerate(bag.x[bag.row == row]):
+                    like = [cosine_similarity(x, c[part], dim=0) for c in classes]
+                    torch.testing.assert_close(maps[one, :, place // 2, place % 2], torch.stack(like))
+                one += 1
+        assert len(maps) == one and patch_maps(encoder, parts, "picture", classes, size=16).shape[2:] == (16, 16)
+    with pytest.raises(AmodalError, match="not 'words'"):
+        patch_maps(encoder, parts, "words", classes)
+
+
+def test_towers_without_a_class_token_and_other_mistakes():
+    plain = Encoder(fields(), size="nano")
+    learning = with_tail(plain, "picture").pools["picture"].token
+    assert learning.requires_grad
+    with pytest.raises(AmodalError, match="give its tail a block"):
+        with_tail(Encoder(fields(), size="nano"), "picture", blocks=0)
+    assert methods.build("dinotxt", Encoder(fields(), size="nano"), blocks=0, reads="mean").encoder.out_width == 64
+    with pytest.raises(AmodalError, match="both"):
+        method("dinotxt", reads="bot")
+    with pytest.raises(AmodalError, match="joint"):
+        with_tail(Encoder(fields(), size="nano", trunk="joint"), "picture")
+    with pytest.raises(AmodalError, match="one tail"):
+        enter(Encoder(fields(), size="nano"))
+    assert "no dense form" in reason_against(method("dinotxt").encoder, "picture")
+    several = method("dinotxt", lock="picture, signal").encoder
+    assert {f for f in several.fields if isinstance(several.heads[f], torch.nn.Identity)} == {"picture", "signal"}
