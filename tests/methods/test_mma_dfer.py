@@ -1,0 +1,58 @@
+"""MMA-DFER: what of it learns, and what it tells."""
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from amodal.core import AmodalError
+from amodal.core.column import shared_rows
+from tests.methods.bench import SENSES, batch, method
+
+
+def learnt(m):
+    m.losses(m.features(batch(m.views)))["told"].backward()
+    return {n for n, p in m.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+
+
+def test_prompts_adapters_and_head_learn_and_the_encoder_does_not():
+    names = learnt(method("mma_dfer"))
+    assert {n.split(".")[0] if n.startswith("head") else ".".join(n.split(".")[:2]) for n in names} == {
+        "head",
+        "encoder.deep",
+    }
+    assert any("trunks" in n for n in learnt(method("mma_dfer", frozen=False)))
+    assert {n.split(".")[0] for n in learnt(method("mma_dfer", prompts=0, bottleneck=0))} == {"head"}
+
+
+def test_senses_meet_between_the_blocks_unless_told_not_to():
+    whole = batch(("plain",), patchy=False)
+    for meet in (True, False):
+        m = method("mma_dfer", meet=meet)
+        for gate in m.encoder.deep.gate.values():
+            gate.data.fill_(1.0)
+        bags = m.encoder.tokenize(whole)
+        alone = {s: m.encoder.contextualise({s: b})[s] for s, b in bags.items()}
+        together = m.encoder.deep.together(m.encoder, bags, m.meet)
+        same = [torch.allclose(alone[s].x, together[s].x, atol=1e-5) for s in SENSES]
+        assert not any(same) if meet else all(same)
+
+
+def test_any_senses_are_told_and_classes_may_be_balanced():
+    m = method("mma_dfer", lead="signal")
+    whole = batch(("plain",), patchy=False)
+    assert m.predict(whole).values.shape == (8, 3)
+    for s in SENSES:
+        assert len(m.predict(whole.only(s))) == 8
+    even = method("mma_dfer", balanced=True)
+    features = even.features(batch(even.views))
+    at, of = shared_rows(features["told"], features["label"])
+    x, y = features["told"].values[at], features["label"].values[of]
+    expected = torch.stack([cross_entropy(x[y == c], y[y == c]) for c in y.unique()]).mean()
+    torch.testing.assert_close(even.losses(features)["told"], expected)
+
+
+def test_wrong_options_are_told():
+    with pytest.raises(AmodalError, match="Did you mean signal"):
+        method("mma_dfer", lead="signl")
+    with pytest.raises(AmodalError, match="classes"):
+        method("mma_dfer", classes=0)
