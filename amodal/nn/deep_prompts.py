@@ -131,9 +131,10 @@ KINDS: dict[str, Callable[..., nn.Module]] = {"pattern": pattern_prompts, "skill
 
 def deep_of(encoder: Encoder, written: dict) -> nn.Module:
     """What `written` described, for this encoder."""
-    from amodal.nn.space_tokens import space_tokens  # it builds on what stands here
+    from amodal.nn.lockstep import lockstep  # they build on what stands here
+    from amodal.nn.space_tokens import space_tokens
 
-    kinds, options = KINDS | {"space": space_tokens}, dict(written)
+    kinds, options = KINDS | {"space": space_tokens, "lockstep": lockstep}, dict(written)
     kind = options.pop("kind")
     if kind not in kinds:
         raise unknown("kind of tokens between blocks", kind, kinds)

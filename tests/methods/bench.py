@@ -49,6 +49,7 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
         "tries": 8,
     },  # fmt: skip
     "cuni_mmt": {"images": "both", "depth": 2},
+    "cta_ttt": {"alone": 0.0, "width": 16},  # the stage that learns labels
     "skillnet_mm": {"width": 32, "ratio": 0.5},  # a row of facts has few cells to hide
     "capsule_attn": {"width": 16, "capsules": 6, "pose": 4},
     "mmrl": {"space": 16},
