@@ -11,6 +11,9 @@ import pyarrow as pa
 from amodal import methods
 from amodal.core import AmodalError, unknown
 from amodal.data import Dataset
+from amodal.data import open as open_data
+from amodal.data.readers import Reader
+from amodal.evaluate._base_to_new import base_and_new
 from amodal.evaluate._embedded import known
 from amodal.methods.adaptation.finetune import HOW
 from amodal.nn.saved import saved
@@ -32,6 +35,7 @@ def adapt(
     how: str = "lora",
     task: str = "auto",
     shots: int | None = None,
+    base_to_new: bool = False,
     seed: int = 0,
     epochs: int | None = None,
     steps: int | None = None,
@@ -44,8 +48,10 @@ def adapt(
 
     label: one, or several with commas between; task: "auto" or "survival" (label: TIME,EVENT). how: "full", "head", "bias" or "lora"
     (see `amodal.methods.adaptation.finetune`), or another method that learns from a label. shots: learn from so many records of each class
-    only, drawn by the seed. epochs (30 unless given) or steps, batch, lr: as for `pretrain`; options: of the method; settings: others of
-    `pretrain`. Raises AmodalError for unknown ways and labels, and for shots of a label that is no class.
+    only, drawn by the seed. base_to_new: learn from the first half of the classes only, in the order of their names; `amodal evaluate
+    --protocols base_to_new` then says how well both halves are told. epochs (30 unless given) or steps, batch, lr: as for `pretrain`;
+    options: of the method; settings: others of `pretrain`. Raises AmodalError for unknown ways and labels, and for shots of a label that
+    is no class.
     """
     given = dict(options or {})
     method = "finetune" if how in HOW else how
@@ -56,12 +62,44 @@ def adapt(
             f"{method} learns from no label; a run goes on with it by `amodal pretrain {method} --init-from {run}`"
         )
     given |= {"label": label} | ({"how": how, "task": task} if method == "finetune" else {})
+    dataset = open_data(data)
+    if base_to_new:
+        dataset = base_only(dataset, label)
     size = saved(run)[1]["encoder"]["size"]
     rate = lr if lr is not None else size_of(size).lr * RATES.get(how, 1.0)
     spent = {"steps": steps} if steps is not None else {"epochs": epochs or EPOCHS}
     only = labelled(label) if shots is None else few(label, shots, seed)
     how_long = spent | {"batch": batch, "lr": rate, "seed": seed}
-    return pretrain(method, data, out, init_from=run, whole=True, only=only, options=given, **how_long, **settings)
+    return pretrain(method, dataset, out, init_from=run, whole=True, only=only, options=given, **how_long, **settings)
+
+
+def base_only(dataset: Dataset, label: str) -> Dataset:
+    """The same records, of which those of new classes have lost their label."""
+    values = dataset.label(label, required=True)
+    if values.dtype != object:
+        raise AmodalError(f"base and new are halves of classes, and the label {label!r} is a number")
+    base, _ = base_and_new([v for v in values if v is not None])
+    column = dataset.labels[label].column or label
+    return Dataset(
+        _Without(dataset.reader, column, ~np.isin(values.astype(str), base)), dataset.schema, dataset.path, dataset.name
+    )
+
+
+class _Without(Reader):
+    """The records of another reader, some of which have no cell in one column."""
+
+    def __init__(self, reader: Reader, column: str, gone: np.ndarray):
+        self.reader, self.column, self.gone = reader, column, gone
+        self.keys, self.columns, self.base, self.ignored = reader.keys, reader.columns, reader.base, reader.ignored
+
+    def get(self, i: int, column: str):
+        return None if column == self.column and self.gone[i] else self.reader.get(i, column)
+
+    def check(self, column: str) -> str:
+        return self.reader.check(column)
+
+    def stamp(self) -> str:
+        return self.reader.stamp()
 
 
 Only = Callable[[Dataset, np.ndarray], np.ndarray]

@@ -167,6 +167,7 @@ def adapt(
     ] = "lora",
     task: Annotated[str, arg(help="auto, by the kind of each label, or survival")] = "auto",
     shots: Annotated[int | None, arg(help="learn from so many records of each class only")] = None,
+    base_to_new: Annotated[bool, arg(help="learn from half of the classes; evaluate --protocols base_to_new")] = False,
     epochs: Annotated[int | None, arg(help="passes over these records (30 unless steps are given)")] = None,
     steps: Annotated[int | None, arg(help="optimizer steps, instead of epochs")] = None,
     seed: int = 0,
@@ -181,7 +182,7 @@ def adapt(
 
     spent = {"epochs": epochs, "steps": steps, "batch": batch, "lr": lr, "seed": seed, "resume": resume}
     more = {"workers": workers, "device": device, "options": METHOD_OPTIONS}
-    work(run, data, out, label=label, how=how, task=task, shots=shots, **spent, **more)
+    work(run, data, out, label=label, how=how, task=task, shots=shots, base_to_new=base_to_new, **spent, **more)
     print(
         f"wrote {out}. Next: amodal evaluate {out} --data {data}, or amodal predict {out} --data {data} --out told.csv"
     )

@@ -89,3 +89,30 @@ def test_a_head_is_saved_and_read_again(start, tmp_path):
     model.save(tmp_path / "copy")
     again = amodal.load(tmp_path / "copy")
     assert again.predict(start[0], part="test").equals(model.predict(start[0], part="test"))
+
+
+def test_base_classes_alone_are_learnt_and_both_halves_are_told_by_name(tmp_path):
+    rng = np.random.default_rng(0)
+    kinds = ["boat", "car", "plane", "train"]
+    names = [kinds[i % 4] for i in range(120)]
+    series = [rng.normal(kinds.index(n), 0.1, (8, 2)).astype(np.float32) for n in names]
+    toys = data.open({"signal": series, "words": [f"a {n} of {i}" for i, n in enumerate(names)], "kind": names})
+    amodal.pretrain("clip", toys, tmp_path / "run", size="nano", steps=2, batch=32, progress=False)
+    adapt(
+        tmp_path / "run",
+        toys,
+        tmp_path / "base",
+        label="kind",
+        base_to_new=True,
+        how="mmrl",
+        shots=5,
+        steps=2,
+        progress=False,
+    )
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    assert config["options"]["targets"][0]["classes"] == ["boat", "car"] and config["data"]["train"] == 10
+    report = amodal.load(tmp_path / "base").evaluate(toys, protocols=["base_to_new"], label="kind")
+    found = {row["target"]: row for row in report["base_to_new"].rows if row["source"] == "signal"}
+    base, new = found["base"]["value"], found["new"]["value"]
+    assert found["harmonic mean"]["value"] == pytest.approx(2 * base * new / (base + new) if base + new else 0)
+    assert found["base"]["n"] + found["new"]["n"] == found["harmonic mean"]["n"]

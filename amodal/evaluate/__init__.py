@@ -35,8 +35,20 @@ __all__ = [
     "protocols",
 ]
 
-ORDER = ("knn", "linear", "cluster", "retrieval", "zero_shot", "missing", "transfer", "open_set", "identify")
-ON_REQUEST = ("absence", "prompts")
+ORDER = (
+    "told",
+    "knn",
+    "linear",
+    "survival",
+    "cluster",
+    "retrieval",
+    "zero_shot",
+    "missing",
+    "transfer",
+    "open_set",
+    "identify",
+)
+ON_REQUEST = ("absence", "prompts", "base_to_new")
 """Protocols that take long, or ask what few want to know, and are measured only when they are named."""
 
 USUAL = (
@@ -83,20 +95,21 @@ def evaluate(
     """Run protocols on records that were not trained on.
 
     model: an encoder, or a Model, which is not tested on records with the keys of those it was trained on. dataset: a Dataset or
-    what `amodal.open` takes. label: one or several that are to be predicted; unless given, see `usual_label`. protocols: all that
-    apply unless given, but for those `ON_REQUEST`. baseline: an untrained encoder to measure beside it. options: of the
-    protocols, e.g. few=5, k=20, templates=("a photo of {}",).
+    what `amodal.open` takes. label: one or several that are to be predicted, of a survival time TIME,EVENT; unless given, see
+    `usual_label` and `survival_label`. protocols: all that apply unless given, but for those `ON_REQUEST`. baseline: an untrained
+    encoder to measure beside it. options: of the protocols, e.g. few=5, k=20, templates=("a photo of {}",).
 
     A protocol that says nothing about this data is skipped with its reason in `Report.skipped`. Raises AmodalError for unknown
     protocols, labels and options, for a label that no record has, and if there is nothing to train or test on.
     """
     encoder, dataset = _opened(model, dataset)
-    names = list(protocols) if protocols else [p for p in globals()["protocols"]() if p not in ON_REQUEST]
+    labels = _wanted(dataset, label)
+    times = [name for name in labels if _is_time(dataset, name)]
+    names = list(protocols) if protocols else _all_that_apply(labels, times)
     pages_ = {name.replace("-", "_"): protocol(name) for name in names}
     _check_options(pages_, options)
-    labels = _wanted(dataset, label)
     train, test, split = parts(model, dataset)
-    for name in labels if label is not None else []:
+    for name in _single(dataset, labels) if label is not None else []:
         for part, rows in (("training", train), ("test", test)):
             if not known(dataset.label(name)[rows]).any():
                 raise AmodalError(
@@ -108,17 +121,23 @@ def evaluate(
     about = {"data": dataset.name, "fingerprint": dataset.fingerprint, "records": len(dataset), **split}
     report = Report([], [] if baseline is not None else None, {}, about, *each[0])
     for name, run in pages_.items():
-        for wanted in labels or [None]:
+        single = [n for n in labels if n not in times]
+        for wanted in (times or [survival_label(dataset) or None] if name == "survival" else single) or [None]:
             arguments = _arguments(run, wanted, options)
-            if wanted in labels[1:] and "find" in inspect.signature(run).parameters:
+            if name == "survival" and _has_seen_labels(model):
+                arguments["least"] = 0  # then nothing may be judged on records that it has learnt from
+            if wanted in single[1:] and "find" in inspect.signature(run).parameters:
                 arguments["find"] = False  # retrieval is the same for every label
             try:
-                if "label" in inspect.signature(run).parameters and wanted is None and _needs(run, "label"):
+                if wanted is None and _needs(run, "label"):
                     raise NotApplicable(
-                        "it needs a label and the data has none (declare one in dataset.toml: [labels.NAME])"
+                        f"it needs a label, and {times[0]!r} is a time until an event"
+                        if times
+                        else "it needs a label and the data has none (declare one in dataset.toml: [labels.NAME])"
                     )
                 found = [
-                    run(*pair, **arguments, **_speech(run, e, options)) for pair, e in zip(each, (encoder, baseline))
+                    run(*pair, **arguments, **_of_run(run, model, e, options))
+                    for pair, e in zip(each, (encoder, baseline))
                 ]
             except NotApplicable as reason:
                 report.skipped[name if len(labels) < 2 else f"{name} ({wanted})"] = str(reason)
@@ -146,7 +165,7 @@ def _wanted(dataset: Dataset, label: str | Sequence[str] | None) -> list[str]:
     """The labels to predict. Raises for those that are unknown or that no record has."""
     if label is not None:
         chosen = [label] if isinstance(label, str) else list(label)
-        for name in chosen:
+        for name in _single(dataset, chosen):
             if not known(dataset.label(name)).any():  # `label` raises for a name that is none
                 have = [n for n in dataset.labels if n != name and known(dataset.label(n)).any()]
                 others = ", ".join(have) or "none"
@@ -154,7 +173,39 @@ def _wanted(dataset: Dataset, label: str | Sequence[str] | None) -> list[str]:
                     f"none of the {len(dataset):,} records has the label {name!r}. Labels that some have: {others}."
                 )
         return chosen
-    return usual_label(dataset)
+    return usual_label(dataset) + [name for name in [survival_label(dataset)] if name]
+
+
+def _has_seen_labels(model) -> bool:
+    config = getattr(model, "config", {})
+    return bool(config.get("answers") or config.get("options", {}).get("label"))
+
+
+def _is_time(dataset: Dataset, label: str) -> bool:
+    return "," in label and label not in dataset.labels
+
+
+def _single(dataset: Dataset, labels: Sequence[str]) -> list[str]:
+    """The labels, those of a survival time one by one."""
+    return [n.strip() for name in labels for n in (name.split(",") if _is_time(dataset, name) else [name])]
+
+
+def _all_that_apply(labels: Sequence[str], times: Sequence[str]) -> list[str]:
+    """The protocols to run where none is named: not those that read one label, if what is asked for is a time."""
+    some = [p for p in protocols() if p not in ON_REQUEST and (times or p != "survival")]
+    only_times = bool(labels) and len(times) == len(labels)
+    return [p for p in some if not (only_times and _needs(protocol(p), "label"))]
+
+
+def survival_label(dataset: Dataset) -> str:
+    """TIME,EVENT: the first time whose event dataset.toml names, else `time` beside `event`; "" if there is neither."""
+    for name, label in dataset.labels.items():
+        event = label.event or ("event" if name == "time" and "event" in dataset.labels else "")
+        if label.kind == "number" and event:
+            if event not in dataset.labels:
+                raise unknown("label of this dataset", event, dataset.labels, f"It is the event of {name!r}.")
+            return f"{name},{event}"
+    return ""
 
 
 def usual_label(dataset: Dataset) -> list[str]:
@@ -168,7 +219,9 @@ def usual_label(dataset: Dataset) -> list[str]:
         classes = len(set(values[known(values)]))
         return 0 if classes > 1 else 2, name.lower() not in USUAL, classes > 100, classes
 
-    return sorted((n for n in dataset.labels if known(dataset.label(n)).any()), key=rank)[:1]
+    aside = survival_label(dataset).split(",")  # whether the event came is no class: of many it is still to come
+    chosen = [n for n in dataset.labels if n not in aside and known(dataset.label(n)).any()]
+    return sorted(chosen, key=rank)[:1]
 
 
 def _embed(encoder, dataset: Dataset, train, test, batch: int, device, bar: Bar) -> tuple[Embedded, Embedded]:
@@ -185,6 +238,7 @@ def _check_options(chosen: dict[str, Callable], options: dict) -> None:
         "train",
         "test",
         "embed_text",
+        "head",
         "label",
     }
     for option in options:
@@ -193,13 +247,21 @@ def _check_options(chosen: dict[str, Callable], options: dict) -> None:
 
 
 def _needs(run: Callable, name: str) -> bool:
-    return inspect.signature(run).parameters[name].default is inspect.Parameter.empty
+    """Whether a protocol cannot do without an argument."""
+    argument = inspect.signature(run).parameters.get(name)
+    return argument is not None and argument.default is inspect.Parameter.empty
 
 
 def _arguments(run: Callable, label: str | None, options: dict) -> dict:
     accepted = inspect.signature(run).parameters
     chosen = {name: value for name, value in options.items() if name in accepted}
     return chosen | ({"label": label} if "label" in accepted and label is not None else {})
+
+
+def _of_run(run: Callable, model, encoder, options: dict) -> dict:
+    """What some protocols need of a run beside its vectors: its head, or how it reads words."""
+    head = {"head": getattr(model, "head", None)} if "head" in inspect.signature(run).parameters else {}
+    return head | _speech(run, encoder, options)
 
 
 def _speech(run: Callable, encoder, options: dict) -> dict:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -37,6 +38,27 @@ def zero_shot(
     class -> phrases that are put after its name (see `_knowledge.py`).
     `train` only adds classes that the test records lack.
     """
+    spec, found = likeness(train, test, label, embed_text, text, templates, names, knowledge)
+    rows, classes = [], len(spec["prompts"])
+    for source, (truth, like) in found.items():
+        guess = like.argmax(1)
+        # nobody has seen a label, so chance is a blind guess and not the commonest class
+        rows += [{"source": source, **row, "chance": 1 / classes} for row in of_categories(truth, guess, 0)]
+    return Result("zero_shot", spec, rows)
+
+
+def likeness(
+    train: Embedded | None,
+    test: Embedded,
+    label: str,
+    embed_text: Callable[[list[str]], Tensor],
+    text: str,
+    templates: Sequence[str] = TEMPLATES,
+    names: Mapping[str, str] | None = None,
+    knowledge: Knowledge | None = None,
+) -> tuple[dict, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """What was asked, and sense -> true classes (n,) and likeness (n, C) of the test records that have it and the label, classes as
+    `prompts` has them. Arguments as for `zero_shot`. Raises NotApplicable where no sense has such records."""
     labels = test.label(label)
     if is_number(labels):
         raise NotApplicable(f"the label {label!r} is a number, and numbers have no class names")
@@ -49,18 +71,15 @@ def zero_shot(
     vectors = normalize(embed_text([p for c in classes for p in prompts[c]]).float().cpu(), dim=1)
     prototypes = normalize(vectors.view(len(classes), len(templates), -1).mean(1), dim=1)
     truth, there = codes(labels, classes), known(labels)
-    rows = []
+    found = {}
     for source in test.sources:
         column = test.aligned[source]
         kept = there[column.rows.numpy()]
         if source == text or kept.sum() < 2:
             continue
         like = normalize(column.values[torch.from_numpy(kept)].float(), dim=1) @ prototypes.T
-        guess = (like.abs() if test.unsigned else like).argmax(1).numpy()
-        right = truth[column.rows.numpy()[kept]]
-        # nobody has seen a label, so chance is a blind guess and not the commonest class
-        rows += [{"source": source, **row, "chance": 1 / len(classes)} for row in of_categories(right, guess, 0)]
-    if not rows:
+        found[source] = truth[column.rows.numpy()[kept]], (like.abs() if test.unsigned else like).numpy()
+    if not found:
         raise NotApplicable(f"no sense other than {text!r} has records with the label {label!r}")
     spec = {"label": label, "kind": "category", "text": text, "templates": list(templates), "prompts": prompts}
-    return Result("zero_shot", spec | {"space": "aligned", "test": len(test)}, rows)
+    return spec | {"space": "aligned", "test": len(test)}, found

@@ -262,8 +262,8 @@ def targets_read(
     accepted = methods.options(method)
     if "targets" not in accepted or chosen.get("targets"):
         return {}
-    label, task = (str(chosen.get(name, accepted[name].default)) for name in ("label", "task"))
-    found = targets_of(dataset, part, label, task)
+    given = {name: chosen.get(name, accepted[name].default) for name in ("label", "task") if name in accepted}
+    found = targets_of(dataset, part, **{name: str(value) for name, value in given.items()})
     return {"targets": tuple(target.written() for target in found)}
 
 

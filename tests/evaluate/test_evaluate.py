@@ -62,7 +62,7 @@ def test_a_report_has_everything_side_by_side(report, tmp_path):
     assert (
         {r["protocol"] for r in rows}
         == {"knn", "linear", "cluster", "retrieval", "zero_shot", "missing", "transfer"}
-        == set(protocols()) - {"open_set", "identify", "absence", "prompts"}
+        == set(protocols()) - {"open_set", "identify", "absence", "prompts", "survival", "told", "base_to_new"}
     )
     assert "was in training" in report.skipped["open_set"] and "part of" in report.skipped["identify"]
     assert all("untrained" in r and "chance" in r for r in rows)
