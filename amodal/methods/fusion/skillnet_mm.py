@@ -1,5 +1,5 @@
 """SkillNet: one transformer for all kinds of data, in which a rule switches on the skills that a sense and a task need.
-Dai et al. 2022, arXiv:2205.06126; skills are in `amodal.nn.skills`. Sparse pre-training: masked tokens of each sense with the skill of its
+Dai et al. 2022, arXiv:2205.06126. Skills are in `amodal.nn.skills`. Sparse pre-training: masked tokens of each sense with the skill of its
 kind and the general one, and every two senses in contrast with a skill for relating senses as well, which is also how `embed` reads them.
 Fine-tuning on several labels is `finetune` from this run, whose encoder keeps its skills. Row 98 of the catalogue.
 
