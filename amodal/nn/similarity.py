@@ -1,0 +1,108 @@
+"""Which turn, scale and shift take points of an object's own space to where a camera sees them.
+
+Closed form: Umeyama 1991, IEEE TPAMI 13(4). With wrong pairs among them: RANSAC, Fischler and Bolles 1981. What two sets of points say of
+each other: the bidirectional filter of UDA-COPE, Lee et al. 2022, arXiv:2111.12580. All for N objects of up to P points at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from amodal.masking.hashing import uniform
+
+LEAST = 4
+"""Points below which nothing is fitted."""
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """y = scale * rotation x + shift. scale (..., ), rotation (..., 3, 3), shift (..., 3)."""
+
+    scale: Tensor
+    rotation: Tensor
+    shift: Tensor
+
+    def __call__(self, x_P3: Tensor) -> Tensor:
+        """(..., P, 3) of the object's space where the camera sees them."""
+        return self.scale[..., None, None] * x_P3 @ self.rotation.mT + self.shift[..., None, :]
+
+    def back(self, y_P3: Tensor) -> Tensor:
+        """(..., P, 3) that the camera sees in the object's space."""
+        return (y_P3 - self.shift[..., None, :]) @ self.rotation / self.scale[..., None, None]
+
+    def where(self, mask: Tensor, other: Similarity) -> Similarity:
+        """This one where mask (...,) is true, else the other."""
+        pairs = zip((self.scale, self.rotation, self.shift), (other.scale, other.rotation, other.shift))
+        return Similarity(*(torch.where(mask.view(*mask.shape, *[1] * (a.dim() - mask.dim())), a, b) for a, b in pairs))
+
+
+def umeyama(x_P3: Tensor, y_P3: Tensor, weight_P: Tensor) -> Similarity:
+    """The similarity of least squared error from x (..., P, 3) to y, points weighted by weight (..., P) >= 0; never a reflection. All in
+    float64. Points that coincide, or no weight at all, give a scale of 1e-9 at least and some rotation."""
+    x, y, w = x_P3.double(), y_P3.double(), weight_P.double()
+    w = (w / w.sum(-1, keepdim=True).clamp(min=1e-12))[..., None]
+    mean_x, mean_y = (w * x).sum(-2), (w * y).sum(-2)
+    dx, dy = x - mean_x[..., None, :], y - mean_y[..., None, :]
+    u, d, vh = torch.linalg.svd((w * dy).mT @ dx)
+    sign = torch.ones_like(d)
+    sign[..., 2] = torch.where(torch.linalg.det(u @ vh) < 0, -1.0, 1.0)
+    rotation = u * sign[..., None, :] @ vh
+    scale = ((d * sign).sum(-1) / (w * dx.square()).sum((-1, -2)).clamp(min=1e-12)).clamp(min=1e-9)
+    return Similarity(scale, rotation, mean_y - scale[..., None] * (rotation @ mean_x[..., None])[..., 0])
+
+
+def ransac(
+    x_NP3: Tensor, y_NP3: Tensor, there_NP: Tensor, seeds_N: Tensor, *, near: float, tries: int = 100, draws: int = 5
+) -> tuple[Similarity, Tensor]:
+    """The similarity that most pairs agree with, and (N, P) bool which these are; fitted again to them.
+
+    there: which pairs there are; near: how far, in the object's space, a pair may be off; tries: fits to `draws` random pairs, drawn (with
+    repetition) from the rows' seeds. Rows of fewer than 4 pairs are fitted to what they have, and nothing agrees.
+    """
+    n, p = there_NP.shape
+    x, y, count = x_NP3.double(), y_NP3.double(), there_NP.sum(1)
+    order = torch.argsort((~there_NP).long(), dim=1, stable=True)  # those that there are, first
+    number = torch.arange(tries * draws, device=x.device)
+    pick = (uniform(seeds_N[:, None], number).double() * count[:, None]).long().clamp(max=max(p - 1, 0))
+    pick = torch.gather(order, 1, pick)[..., None].expand(-1, -1, 3)
+    some_x, some_y = (torch.gather(v, 1, pick).view(n, tries, draws, 3) for v in (x, y))
+    found = umeyama(some_x, some_y, torch.ones_like(some_x[..., 0]))
+    agree = ((found.back(y[:, None]) - x[:, None]).norm(dim=-1) <= near) & there_NP[:, None]
+    best = agree.sum(2).argmax(1)
+    inside = agree[torch.arange(n, device=x.device), best] & (count >= LEAST)[:, None]
+    enough = inside.sum(1) >= LEAST
+    fit = umeyama(x, y, inside).where(enough, umeyama(x, y, there_NP))
+    return fit, inside & enough[:, None]
+
+
+def bidirectional_filter(
+    x_NP3: Tensor,
+    y_NP3: Tensor,
+    there_NP: Tensor,
+    seeds_N: Tensor,
+    *,
+    near: float,
+    far: float,
+    tries: int = 100,
+    draws: int = 5,
+) -> tuple[Similarity, Tensor]:
+    """Coordinates x that were told of points y check each other: the similarity fitted to the pairs that both ways leave, and (N, P) which.
+
+    A point is dropped that, brought into the object's space, is farther than `near` from all coordinates (an outlier of the sensor); a
+    coordinate that, brought to the camera, is farther than `far` from all points (a wrong prediction), both in units of the object's space.
+    Pairs that are left may still be wrong, so the last fit is one of `ransac` too. Rows of which fewer than 4 pairs are left keep none, and
+    the first fit.
+    """
+    how = {"near": near, "tries": tries, "draws": draws}
+    first, _ = ransac(x_NP3, y_NP3, there_NP, seeds_N, **how)
+    distance = torch.cdist(first.back(y_NP3.double()), x_NP3.double())  # (N, points, coordinates)
+    absent = ~there_NP
+    of_points = distance.masked_fill(absent[:, None, :], torch.inf).amin(2)
+    of_coordinates = distance.masked_fill(absent[:, :, None], torch.inf).amin(1)
+    kept = there_NP & (of_points <= near) & (of_coordinates <= far)
+    enough = kept.sum(1) >= LEAST
+    again, _ = ransac(x_NP3, y_NP3, kept, seeds_N, **how)
+    return again.where(enough, first), kept & enough[:, None]
