@@ -163,7 +163,7 @@ def adapt(
     label: Annotated[str, arg(metavar="A,B", help="what it is to tell; of a survival time TIME,EVENT")],
     out: Annotated[Path, arg(help="the run folder to write")],
     how: Annotated[
-        str, arg(help="full, head, bias, lora, or a method that learns from a label, such as mmrl")
+        str, arg(help="full, head, bias, lora, adapters, prompts, or a method that learns from a label, such as mmrl")
     ] = "lora",
     task: Annotated[str, arg(help="auto, by the kind of each label, or survival")] = "auto",
     shots: Annotated[int | None, arg(help="learn from so many records of each class only")] = None,
@@ -183,9 +183,8 @@ def adapt(
     spent = {"epochs": epochs, "steps": steps, "batch": batch, "lr": lr, "seed": seed, "resume": resume}
     more = {"workers": workers, "device": device, "options": METHOD_OPTIONS}
     work(run, data, out, label=label, how=how, task=task, shots=shots, base_to_new=base_to_new, **spent, **more)
-    print(
-        f"wrote {out}. Next: amodal evaluate {out} --data {data}, or amodal predict {out} --data {data} --out told.csv"
-    )
+    told = f", or amodal predict {out} --data {data} --out told.csv" if (out / "head.safetensors").exists() else ""
+    print(f"wrote {out}. Next: amodal evaluate {out} --data {data}{told}")
 
 
 def predict(
@@ -205,7 +204,7 @@ def evaluate(
     run: Run,
     data: Data,
     label: Annotated[
-        str | None, arg(metavar="FIELD", help="the label that knn, linear, missing and transfer predict")
+        str | None, arg(metavar="FIELD", help="the label that knn, linear, … predict; of a survival time TIME,EVENT")
     ] = None,
     protocols: Annotated[
         str,

@@ -17,6 +17,7 @@ size = 64                         # parameters of the modality, measured where t
 kind = "category"                 # or "number"
 column = "species"                # default: the label's name
 unit = ""
+event = ""                        # of a time: the label that says whether the event came then, or was still to come
 """
 
 from __future__ import annotations
@@ -56,11 +57,12 @@ class Field:
 @dataclass(frozen=True)
 class Label:
     """What is known about some records, for evaluation. kind: "category" or "number"; unit: of numbers; column: "" for
-    its name."""
+    its name; event: of a survival time, the label that says whether the event came."""
 
     kind: str = "category"
     unit: str = ""
     column: str = ""
+    event: str = field(default="", repr=False)  # no part of a dataset's fingerprint
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -186,7 +188,7 @@ def _field_entry(f: Field) -> dict:
 
 
 def _label_entry(label: Label) -> dict:
-    return {"kind": label.kind} | {k: v for k in ("column", "unit") if (v := getattr(label, k))}
+    return {"kind": label.kind} | {k: v for k in ("column", "unit", "event") if (v := getattr(label, k))}
 
 
 def _item(value):

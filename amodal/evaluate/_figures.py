@@ -40,7 +40,7 @@ def report(report, stem: Path) -> list[Path]:
         if result.protocol == "transfer":
             made.append(transfer(result.rows, name, label=result.spec.get("label")))
     if report.test is not None and len(report.test) > 2:
-        label = next((r.spec["label"] for r in report.results if r.spec.get("label")), None)
+        label = next((r.spec["label"] for r in report.results if r.spec.get("label") in report.test.labels), None)
         made.append(embedding_map(report.test, f"{stem}.map.png", label=label))
         if has_places(report.test):
             made.append(world_map([e for e in (report.train, report.test) if e is not None], f"{stem}.world.png"))

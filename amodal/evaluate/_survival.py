@@ -1,11 +1,13 @@
-"""How long until an event, when for some only a lower bound is known: Cox regression with a ridge penalty, and concordance.
+"""How long until an event, when for some only a lower bound is known: Cox regression with a ridge penalty, Kaplan and Meier's curve, and
+concordance.
 
-Cox 1972, with Breslow's 1974 treatment of ties; Harrell et al. 1982 for the index.
+Cox 1972, with Breslow's 1974 treatment of ties and his baseline; Kaplan and Meier 1958; Harrell et al. 1982 for the index.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -48,34 +50,79 @@ def cox(x_ND: Tensor, time_N: Tensor, event_N: Tensor, penalty: float, *, steps:
 
 def partial_likelihood(risk_N: Tensor, time_N: Tensor, event_N: Tensor) -> Tensor:
     """Breslow's partial log likelihood: over events, risk_i - log sum of exp(risk_j) over those still there at time_i."""
-    there = time_N[None] >= time_N[:, None]
-    log_sum = risk_N.double()[None].masked_fill(~there, -torch.inf).logsumexp(1)
-    return ((risk_N.double() - log_sum) * event_N.double()).sum()
+    order, last = _falling(time_N)
+    risk = risk_N.double()[order]
+    log_sum = risk.logcumsumexp(0)[last]
+    return ((risk - log_sum) * event_N.double()[order]).sum()
+
+
+def _falling(time: Tensor) -> tuple[Tensor, Tensor]:
+    """Records by falling times, and where among them each one's risk set, which is all before, and those of its own time, ends."""
+    order = time.argsort(descending=True, stable=True)
+    falling = time[order]
+    return order, torch.searchsorted(-falling, -falling, right=True) - 1
 
 
 def _derivatives(x: Tensor, risk: Tensor, time: Tensor, event: Tensor) -> tuple[Tensor, Tensor]:
     """Gradient of the partial log likelihood, and minus its Hessian."""
-    there = time[None] >= time[:, None]
-    weight = risk[None].masked_fill(~there, -torch.inf).softmax(1)[event.bool()]  # (events, N)
-    mean = weight @ x
-    gradient = (x[event.bool()] - mean).sum(0)
-    return gradient, (weight.sum(0)[:, None] * x).T @ x - mean.T @ mean
+    order, last = _falling(time)
+    x, risk, event = x[order], risk[order], event[order].bool()
+    level = risk.max()  # for exp; it cancels
+    weight = (risk - level).exp()
+    total, moment = weight.cumsum(0)[last][event], (weight[:, None] * x).cumsum(0)[last][event]
+    mean = moment / total[:, None]
+    # how much of all events' risk sets each record is: those that end where it stands, or later
+    share = torch.zeros_like(risk).index_add(0, last[event], 1 / total).flip(0).cumsum(0).flip(0) * weight
+    return (x[event] - mean).sum(0), (share[:, None] * x).T @ x - mean.T @ mean
 
 
-def survival(
-    train: tuple[Tensor, np.ndarray, np.ndarray],
-    test: tuple[Tensor, np.ndarray, np.ndarray],
-    *,
-    penalties: Sequence[float] = PENALTIES,
-    folds: int = 5,
-    seed: int = 0,
-) -> float:
-    """C of the test records, from a Cox regression on the training ones whose penalty has the best held-out partial likelihood (that of
-    everybody minus that of the training folds: Verweij and van Houwelingen 1993). train, test: features (N, D), times, events."""
+def kaplan_meier(
+    time_N: np.ndarray, event_N: np.ndarray, at_T: np.ndarray, weight_N: np.ndarray | None = None, *, lost: bool = False
+) -> np.ndarray:
+    """(T,) the share that is still without the event after each time of `at`. weight: of records, 1 unless given.
+    lost: instead the share that is still seen, with those who have the event at a time out of sight from then on."""
+    event, weight = event_N.astype(bool), np.ones(len(time_N)) if weight_N is None else weight_N
+    times, place = np.unique(time_N, return_inverse=True)
+    came, went = (np.bincount(place, weight * which, len(times)) for which in (event, ~event))
+    there = (came + went)[::-1].cumsum()[::-1].astype(np.float64)
+    if lost:
+        there, came = there - came, went
+    left = np.cumprod(1 - np.divide(came, there, out=np.zeros_like(there), where=there > 0))
+    return np.concatenate([[1.0], left])[np.searchsorted(times, at_T, side="right")]
+
+
+Patients = tuple[Tensor, np.ndarray, np.ndarray]
+"""Features (N, D), times, events."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A Cox regression: log hazards, and with Breslow's baseline how likely it is to be without the event yet."""
+
+    mean: Tensor
+    spread: Tensor
+    kept: Tensor
+    w: Tensor
+    times: np.ndarray
+    hazard: np.ndarray  # cumulative, of a record of risk 0, after each of `times`
+
+    def risk(self, x_ND: Tensor) -> np.ndarray:
+        """(N,)"""
+        return (((x_ND.double() - self.mean) / self.spread)[:, self.kept] @ self.w).numpy()
+
+    def curves(self, risk_N: np.ndarray, at_T: np.ndarray) -> np.ndarray:
+        """(N, T) probability to be without the event after each time of `at`."""
+        hazard = np.concatenate([[0.0], self.hazard])[np.searchsorted(self.times, at_T, side="right")]
+        return np.exp(-np.exp(np.clip(risk_N, -50, 50))[:, None] * hazard)
+
+
+def fitted(train: Patients, *, penalties: Sequence[float] = PENALTIES, folds: int = 5, seed: int = 0) -> Fitted:
+    """A Cox regression whose penalty has the best held-out partial likelihood (that of everybody minus that of the training folds:
+    Verweij and van Houwelingen 1993)."""
     x, time, event = train[0].double(), torch.from_numpy(train[1]).double(), torch.from_numpy(train[2]).double()
     mean, spread = x.mean(0), x.std(0, correction=0)
     kept = spread > 1e-6 * spread.max()
-    x, unseen = (((v.double() - mean) / spread)[:, kept] for v in (x, test[0]))
+    x = ((x - mean) / spread)[:, kept]
     fold = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)) % folds
 
     def held_out(penalty: float) -> float:
@@ -88,4 +135,20 @@ def survival(
         return total
 
     w = cox(x, time, event, max(penalties, key=held_out))
-    return concordance((unseen @ w).numpy(), test[1], test[2])
+    return Fitted(mean, spread, kept, w, *_baseline(x @ w, time, event))
+
+
+def _baseline(risk: Tensor, time: Tensor, event: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Times of events, ascending, and Breslow's cumulative hazard after each."""
+    order, last = _falling(time)
+    there = risk[order].logcumsumexp(0)[last]
+    came = event[order].bool()
+    times, place = np.unique(time[order][came].numpy(), return_inverse=True)
+    return times, np.bincount(place, (-there[came]).exp().numpy(), len(times)).cumsum()
+
+
+def survival(
+    train: Patients, test: Patients, *, penalties: Sequence[float] = PENALTIES, folds: int = 5, seed: int = 0
+) -> float:
+    """C of the test records, from the Cox regression that is `fitted` to the training ones."""
+    return concordance(fitted(train, penalties=penalties, folds=folds, seed=seed).risk(test[0]), test[1], test[2])

@@ -7,8 +7,21 @@ from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
-HEADLINES = ("accuracy", "R2", "AMI", "recall@10", "macro top-1, harmonic mean", "MRR, by votes", "worth")
+HEADLINES = (
+    "accuracy",
+    "R2",
+    "AMI",
+    "recall@10",
+    "macro top-1, harmonic mean",
+    "MRR, by votes",
+    "worth",
+    "concordance",
+    "integrated Brier",
+)
 """The metrics that a table shows unless all are asked for."""
+
+LOWER = ("rank", "Brier", "calibration error")
+"""What a metric's name says if smaller is better."""
 
 LONG = 12
 """Rows of one protocol above which their means are shown instead."""
@@ -88,7 +101,7 @@ def _absence_in_short(rows: Sequence[dict]) -> list[dict]:
 
 def _cells(row: dict, compared: bool) -> list[str]:
     others = [v for v in (row.get("untrained"), row.get("chance")) if v is not None and math.isfinite(v)]
-    lower = "rank" in row["metric"]  # smaller is better
+    lower = any(name in row["metric"] for name in LOWER)
     best = all(row["value"] < v if lower else row["value"] > v for v in others)
     value = number(row["value"], row.get("interval"))
     detail = ", ".join(

@@ -59,11 +59,8 @@ def test_a_joint_encoder_sees_only_the_senses_it_is_given(records):
 
 def test_a_report_has_everything_side_by_side(report, tmp_path):
     rows = report.rows()
-    assert (
-        {r["protocol"] for r in rows}
-        == {"knn", "linear", "cluster", "retrieval", "zero_shot", "missing", "transfer"}
-        == set(protocols()) - {"open_set", "identify", "absence", "prompts", "survival", "told", "base_to_new"}
-    )
+    usual = {"knn", "linear", "cluster", "retrieval", "zero_shot", "missing", "transfer"}
+    assert {r["protocol"] for r in rows} == usual <= set(protocols())
     assert "was in training" in report.skipped["open_set"] and "part of" in report.skipped["identify"]
     assert all("untrained" in r and "chance" in r for r in rows)
     console = Console(width=200, record=True, file=open("/dev/null", "w"))

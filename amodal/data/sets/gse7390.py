@@ -56,7 +56,7 @@ def write(out: Path, archives: list[Path]) -> None:
             "genes": field("table", columns=[gene.removeprefix("X") for gene in genes]),
             "clinical": field("table", columns=list(CLINICAL)),
         },
-        {"time": Label("number", unit="day"), "event": "category"},
+        {"time": Label("number", unit="day", event="event"), "event": "category"},
         title="Breast cancer: genes, clinical findings and time to metastasis",
         licence="public",
     )

@@ -66,5 +66,7 @@ def write(out: Path, archives: list[Path]) -> None:
     columns["event"] = [str(int(status)) for status in people["vital_status"]]
     columns |= {name: [v if isinstance(v, str) else None for v in people[column]] for name, column in GROUPS.items()}
     records(out, columns)
-    labels = {"time": Label("number", unit="day"), "event": "category"} | dict.fromkeys(GROUPS, "category")
+    labels = {"time": Label("number", unit="day", event="event"), "event": "category"} | dict.fromkeys(
+        GROUPS, "category"
+    )
     describe(out, fields, labels, title="Adrenocortical carcinoma seen by five assays", licence="open access")
