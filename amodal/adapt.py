@@ -15,14 +15,14 @@ from amodal.data import open as open_data
 from amodal.data.readers import Reader
 from amodal.evaluate._base_to_new import base_and_new
 from amodal.evaluate._embedded import known
-from amodal.methods.adaptation.finetune import HOW
 from amodal.nn.saved import saved
 from amodal.nn.transformer import size_of
+from amodal.nn.tuning import TUNINGS
 from amodal.progress import Bar
 from amodal.train.pretrain import pretrain
 
 EPOCHS = 30
-RATES = {"full": 0.25, "head": 2.5, "bias": 1.0, "lora": 1.0}
+RATES = {"full": 0.25, "head": 2.5, "bias": 1.0, "lora": 1.0, "adapters": 1.0, "prompts": 2.5}
 """Of the rate that a fresh encoder of this size learns at: what was learnt is not to be lost, and what is small may move far."""
 
 
@@ -46,17 +46,17 @@ def adapt(
 ) -> Path:
     """Go on with the encoder of `run` until it tells `label` of the records of `data`. Returns the folder `out`, a run that has a head.
 
-    label: one, or several with commas between; task: "auto" or "survival" (label: TIME,EVENT). how: "full", "head", "bias" or "lora"
-    (see `amodal.methods.adaptation.finetune`), or another method that learns from a label. shots: learn from so many records of each class
-    only, drawn by the seed. base_to_new: learn from the first half of the classes only, in the order of their names; `amodal evaluate
+    label: one, or several with commas between; task: "auto" or "survival" (label: TIME,EVENT). how: "full", "head", "bias", "lora",
+    "adapters" or "prompts" (see `amodal.nn.tuning`), or another method that learns from a label. shots: learn from so many records of each
+    class only, drawn by the seed. base_to_new: learn from the first half of the classes only, in the order of their names; `amodal evaluate
     --protocols base_to_new` then says how well both halves are told. epochs (30 unless given) or steps, batch, lr: as for `pretrain`;
     options: of the method; settings: others of `pretrain`. Raises AmodalError for unknown ways and labels, and for shots of a label that
     is no class.
     """
     given = dict(options or {})
-    method = "finetune" if how in HOW else how
+    method = "finetune" if how in TUNINGS else how
     if method not in methods.names():
-        raise unknown("way to adapt", how, [*HOW, *(m for m in methods.names() if "label" in methods.options(m))])
+        raise unknown("way to adapt", how, [*TUNINGS, *(m for m in methods.names() if "label" in methods.options(m))])
     if "label" not in methods.options(method):
         raise AmodalError(
             f"{method} learns from no label; a run goes on with it by `amodal pretrain {method} --init-from {run}`"

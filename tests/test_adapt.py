@@ -31,7 +31,7 @@ def label_of(digits):
     return next(iter(digits.labels))
 
 
-@pytest.mark.parametrize("how", ["full", "head", "bias", "lora"])
+@pytest.mark.parametrize("how", ["full", "head", "bias", "lora", "adapters", "prompts"])
 def test_each_way_gives_a_run_that_tells_labels(start, how):
     digits, folder = start
     model, before = run(start, how, how=how), amodal.load(folder / "run")
@@ -41,7 +41,8 @@ def test_each_way_gives_a_run_that_tells_labels(start, how):
     total = sum(np.array(table[c]) for c in probabilities)
     assert np.allclose(total, 1, atol=1e-5)
     old, new = before.encoder.state_dict(), model.encoder.state_dict()
-    assert old.keys() == new.keys()
+    added = {n for n in new if n not in old}
+    assert all(n.startswith("deep.") for n in added) and bool(added) == (how in ("adapters", "prompts"))
     changed = {n for n in old if not torch.equal(old[n], new[n])}
     assert not any(n.startswith("heads.") for n in changed)
     expected = {
@@ -49,8 +50,8 @@ def test_each_way_gives_a_run_that_tells_labels(start, how):
         "head": lambda n: False,
         "bias": lambda n: n.rpartition(".")[2].startswith("bias"),
         "lora": lambda n: n.startswith("trunks.") and n.endswith("weight"),
-    }[how]
-    assert all(map(expected, changed)) and bool(changed) == (how != "head")
+    }.get(how, lambda n: False)
+    assert all(map(expected, changed)) and bool(changed) == (how in ("full", "bias", "lora"))
 
 
 def test_shots_are_so_many_records_of_each_class_and_others_for_another_seed(start):

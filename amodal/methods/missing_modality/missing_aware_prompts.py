@@ -8,10 +8,11 @@ number of senses and any kind of label. Prompts begin random and small (the refe
 pooling, a mean, has nothing to learn; an attention pooling learns along, as the paper's pooler does."""
 
 from amodal.core.embeddings import FUSED
-from amodal.methods.adaptation.finetune import Finetune, entered
+from amodal.methods.adaptation.finetune import Finetune
 from amodal.nn.answers import answers_of
 from amodal.nn.deep_prompts import pattern_prompts
 from amodal.nn.encoder import Encoder
+from amodal.nn.tuning import entered
 
 ENCODER = {"trunk": "joint"}
 
