@@ -24,3 +24,11 @@ def pictures(digits: Dataset, *, size: int = 16, patch: int = 4) -> tuple[Datase
     images = ink(digits, size)
     field = Image.infer(images, channels=1, size=size, patch=patch, flip=False)
     return data.open({FIELD: images}, name="pictures of digits", fields={FIELD: field}), digits.label("digit")
+
+
+def halves(digits: Dataset, labels: dict[str, list[str]]) -> Dataset:
+    """A dataset of two senses, the left and the right half of each digit, stretched to 16 x 16, and these labels."""
+    pixels = ink(digits, 16)
+    senses = {"left": [p[:, :8].repeat(2, 1) for p in pixels], "right": [p[:, 8:].repeat(2, 1) for p in pixels]}
+    fields = {s: Image.infer(v, channels=1, size=16, patch=4, flip=False) for s, v in senses.items()}
+    return data.open(senses | labels, name="halves of digits").with_fields(fields)

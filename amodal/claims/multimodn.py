@@ -29,7 +29,6 @@ from amodal.core import Column, row_seeds
 from amodal.data import Loader
 from amodal.evaluate._auroc import auroc
 from amodal.masking.hashing import uniform
-from amodal.modalities.image import Image
 from amodal.modalities.table import Table
 from amodal.nn.answers import targets_of
 
@@ -76,12 +75,9 @@ COMPARISONS = (
 
 
 def digits(dataset):
-    ink = _digits.ink(dataset, 16)
-    senses = {"left": [p[:, :8].repeat(2, 1) for p in ink], "right": [p[:, 8:].repeat(2, 1) for p in ink]}
-    fields = {s: Image.infer(v, channels=1, size=16, patch=4, flip=False) for s, v in senses.items()}
     digit = dataset.label("digit").astype(int)
     labels = {"large": yes_no(digit >= 5), "even": yes_no(digit % 2 == 0)}
-    return data.open(senses | labels, name="halves of digits").with_fields(fields)
+    return _digits.halves(dataset, labels)
 
 
 def tumours():

@@ -128,9 +128,9 @@ class Answers(nn.Module):
     def labels(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for target in self.targets for name in target.labels))
 
-    def forward(self, z: Embeddings) -> Column:
-        """(N, outputs): of the rows that have any sense. z: features of the encoder."""
-        together = z[FUSED] if self.joint else side_by_side(self.absent, z)
+    def forward(self, z: Embeddings | Column) -> Column:
+        """(N, outputs): of the rows that have any sense. z: features of the encoder, or what a joint head reads (N, D)."""
+        together = z if isinstance(z, Column) else z[FUSED] if self.joint else side_by_side(self.absent, z)
         return Column(self.net(together.values), together.rows)
 
     @torch.no_grad()

@@ -11,8 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
-from amodal.core.embeddings import FUSED
+from amodal.core import AmodalError, Batch, Column, unknown
 from amodal.methods._contract import Features, Method
 from amodal.nn.answers import Answers, Target
 from amodal.nn.encoder import Encoder
@@ -55,17 +54,14 @@ class MultiModN(Method):
         self.encoder, self.steps, self.head, self.shuffle, self.change = encoder, modules, head, shuffle, change
         self.views, self.labels = (view,), head.labels
 
-    def told(self, states: Column) -> Column:
-        return self.head(Embeddings({FUSED: states}, 0))
-
     def features(self, batch: Batch) -> Features:
         z = self.encoder.features(batch)
         turn_BK = turns(batch.seeds, len(self.steps.steps)) if self.shuffle and self.training else None
         _, found = self.steps(z, turn_BK)
-        columns = {"told/": self.told(self.begin_with(batch))}
+        columns = {"told/": self.head(self.begin_with(batch))}
         for s, pair in found.items():
             before, after = pair.values.unbind(1)
-            columns |= {f"told/{s}": self.told(Column(after, pair.rows))}
+            columns |= {f"told/{s}": self.head(Column(after, pair.rows))}
             columns |= {f"change/{s}": Column((after - before).square().mean(1), pair.rows)}
         return Features(columns | self.head.known(batch), batch.size)
 
@@ -86,13 +82,13 @@ class MultiModN(Method):
         them. A row that lacks a sense is told as before it; what a sense changes is its importance for that row."""
         state, found = self.begin_with(batch), self.steps(self.encoder.features(batch))[1]
         states = {"": state} | {s: (state := placed(state, pair)) for s, pair in found.items()}
-        return {s: self.head.predictions(self.told(state)) for s, state in states.items()}
+        return {s: self.head.predictions(self.head(state)) for s, state in states.items()}
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Target -> probabilities, amounts or log hazards, of all rows; one without any sense is told as the average record."""
         state, _ = self.steps(self.encoder.features(batch))
-        return self.head.predictions(self.told(Column(state, torch.arange(batch.size, device=state.device))))
+        return self.head.predictions(self.head(Column(state, torch.arange(batch.size, device=state.device))))
 
 
 def placed(state: Column, pair: Column) -> Column:
