@@ -53,6 +53,7 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
     "skillnet_mm": {"width": 32, "ratio": 0.5},  # a row of facts has few cells to hide
     "capsule_attn": {"width": 16, "capsules": 6, "pose": 4},
     "mmrl": {"space": 16},
+    "mmrl_pp": {"space": 16, "head_rank": 4},
     "cpp": {"width": 8, "hidden": 16, "warmup": 0.0},
     "mma_dfer": {"bottleneck": 8, "hidden": 32},
     "less_bimodal": {"depth": 1, "ratio": 0.5},

@@ -1,0 +1,56 @@
+"""MMRL++: fewer parameters, a projection that begins as the frozen one, tokens that go on."""
+
+import pytest
+import torch
+
+from amodal.core import AmodalError
+from tests.methods.bench import batch, method
+
+
+def learning(m):
+    return {n: p for n, p in m.named_parameters() if p.requires_grad and not n.startswith("encoder.heads.")}
+
+
+def test_it_learns_fewer_parameters_than_mmrl():
+    leaner, whole = (method(n, space=64) for n in ("mmrl_pp", "mmrl"))
+    size = [sum(p.numel() for p in learning(m).values()) for m in (leaner, whole)]
+    assert size[0] < size[1] / 2
+    assert all(n.startswith(("encoder.deep.", "heads.")) for n in learning(leaner))
+
+
+def test_the_projection_begins_as_the_frozen_one_and_learns_a_difference_of_low_rank():
+    m = method("mmrl_pp", head_rank=3)
+    x = torch.randn(5, m.encoder.width)
+    head, frozen = m.heads["picture"], m.encoder.heads["picture"]
+    assert torch.equal(head(x), frozen(x))
+    optimizer = torch.optim.SGD(learning(m).values(), 1.0)
+    sum(m.losses(m.features(batch(m.views))).values()).backward()
+    optimizer.step()
+    difference = head.weight - frozen.weight
+    assert 0 < torch.linalg.matrix_rank(difference.double(), rtol=1e-4) <= 3
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0])
+def test_tokens_go_on_unless_beta_is_1(beta):
+    """What a block made of a row's tokens reaches the next: the tokens that the last block reads differ between rows only then."""
+    m, read = method("mmrl_pp", beta=beta).eval(), {}
+    deep, context = m.encoder.deep, batch(("plain",)).only("picture")
+
+    def around(layer, tokens, block):
+        def spy(inner, **options):
+            read[layer] = inner
+            return block(inner, **options)
+
+        return deep(layer, tokens, spy)
+
+    m.encoder.contextualise(m.encoder.tokenize(context), around=around)
+    tokens = read[1].keep(read[1].source == read[1].names.index(".prompt")).x.unflatten(0, (-1, deep.count))
+    assert torch.allclose(tokens, tokens[:1].expand_as(tokens)) == (beta == 1.0)
+    assert deep.written()["beta"] == beta and deep.written()["rank"] == 4
+
+
+def test_wrong_options_are_refused():
+    with pytest.raises(AmodalError, match="mmrl_pp learns to tell classes by their names"):
+        method("mmrl_pp", targets=())
+    with pytest.raises(AmodalError, match="mixed by a share from 0 to 1"):
+        method("mmrl_pp", beta=1.5)
