@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from amodal.core import AmodalError, Batch, Column, Embeddings, Tokens, field_of, unknown, view_of
 from amodal.core.embeddings import FUSED
 from amodal.modalities import name_of
+from amodal.nn.boxes import ConceptHead
 from amodal.nn.capsules import CapsuleHead
 from amodal.nn.heads import BranchHead
 from amodal.nn.pooling import pool_of
@@ -20,7 +21,7 @@ from amodal.nn.recurrent import Brnn, Recurrent
 from amodal.nn.rules import rule
 from amodal.nn.transformer import Around, Collect, Transformer, size_of
 
-HEADS = {"capsules": CapsuleHead, "branches": BranchHead}
+HEADS = {"capsules": CapsuleHead, "branches": BranchHead, "concepts": ConceptHead}
 TRUNKS = ("separate", "shared", "joint")
 MIXERS = {"attention": Transformer, "gru": Recurrent, "brnn": Brnn}
 SEQUENCES = ("text", "audio", "series", "sequence", "events")

@@ -1,0 +1,103 @@
+"""Concepts first: a space of boxes is learnt from what is said of records; then each sense learns, by itself, to place its values there.
+Geng & Tang, 2024, arXiv:2412.13847: a concept space of probabilistic boxes, frozen; a projection model for each modality, trained on the
+entailment of annotated concepts; image-text matching and questions answered from entailments alone. Row 130 of the catalogue.
+
+Concepts are the categories of a table and, above them, its columns; the space is learnt before the first step, from how often they go
+together in the records to train on. Aligned vectors are readings, P(concept | value), so that each dimension has a name. No sense needs
+another one but the table. What differs or is reconstructed: widths, how boxes are smoothed, all known categories of a record's columns as
+negatives instead of a sample, and the score of a pair (`agreement`). Numbers in the table are passed over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from amodal.core import AmodalError, Batch, Column, field_of, unknown
+from amodal.core.column import shared_rows
+from amodal.methods._contract import Features, Method
+from amodal.methods.shapes import share, two_senses
+from amodal.modalities.table import Table
+from amodal.nn.boxes import learn_boxes
+from amodal.nn.encoder import Encoder
+from amodal.objectives.entailment import bce_of_log
+
+SAID = "said/concepts"
+
+
+def concept_centric(
+    encoder: Encoder, *, concepts: str = "", dims: int = 16, softness: float = 0.1, steps: int = 1000
+) -> Concepts:
+    """concepts: the table whose categories are the concepts, the first that has any unless given; dims: of the concept space; softness: of
+    boxes, see `amodal.nn.boxes`; steps: that the concept space is learnt in, before all others."""
+    tables = [f for f, m in two_senses(encoder).fields.items() if isinstance(m, Table) and m.categories]
+    if not tables:
+        raise AmodalError(
+            f"concept_centric needs a table with categories, the concepts, and there are only {', '.join(encoder.fields)}"
+        )
+    if concepts and concepts not in tables:
+        raise unknown("table with categories", concepts, tables, "It was to hold the concepts.")
+    return Concepts(encoder, concepts or tables[0], dims, softness, steps)
+
+
+class Concepts(Method):
+    """Features: log readings of each sense, and `said/concepts` (N, K): 1 or 0 for what the table says, NaN where it says nothing."""
+
+    def __init__(self, encoder: Encoder, field: str, dims: int, softness: float, steps: int):
+        super().__init__()
+        table, self.field, self.space = (
+            encoder.fields[field],
+            field,
+            {"dims": dims, "softness": softness, "steps": steps},
+        )
+        self.views = {f: ("plain" if f == field else "weak",) for f in encoder.fields}
+        self.columns = {c: table.columns.index(c) for c in table.columns if c in table.categories}
+        self.places = {c: [f"{c}={v}" for v in table.categories[c]] for c in self.columns}
+        self.names = [name for c, values in self.places.items() for name in (c, *values)]
+        head = {"kind": "concepts", "dims": dims, "softness": softness}
+        self.encoder = encoder.align(len(self.names), head=head)
+
+    def said(self, cells_NC: Tensor) -> Tensor:
+        """(N, K): of a column that is there 1 for itself and for one of its categories, 0 for the others; NaN for one that is not."""
+        parts = []
+        for c, values in self.places.items():
+            code_N = cells_NC[:, self.columns[c], None]
+            own_NV = (code_N == torch.arange(len(values), device=code_N.device)).to(code_N.dtype)
+            parts.append(torch.cat([torch.ones_like(code_N), own_NV], 1).where(~code_N.isnan(), torch.nan))
+        return torch.cat(parts, 1)
+
+    def study(self, records: Iterable[Batch]) -> None:
+        """The concept space: P(a | b) is the share of the records with b, and with anything said of a, that have a."""
+        k = len(self.names)
+        both, known = torch.zeros(k, k, dtype=torch.float64), torch.zeros(k, k, dtype=torch.float64)
+        for batch in records:
+            said_NK = self.said(batch[self.field].values).double().cpu()
+            has_NK, told_NK = said_NK.nan_to_num(), (~said_NK.isnan()).double()
+            both, known = both + has_NK.T @ has_NK, known + told_NK.T @ has_NK
+        given_KK = torch.where(known > 0, both / known.clamp(min=1), torch.nan)
+        boxes = learn_boxes(given_KK, **self.space)
+        for head in self.encoder.heads.values():
+            head.holds(*boxes)
+
+    def features(self, batch: Batch) -> Features:
+        seen, heads = self.encoder.features(batch), self.encoder.heads
+        columns = {s: Column(heads[field_of(s)].log_reading(seen[s].values), seen[s].rows) for s in seen.sources}
+        columns[SAID] = Column(self.said(batch[self.field].values), batch[self.field].rows)
+        return Features(columns, batch.size)
+
+    def losses(self, features: Features) -> dict[str, Tensor]:
+        terms = {}
+        for s in (s for s in features if s != SAID):
+            at, of = shared_rows(features[s], features[SAID])
+            terms[f"entail/{s}"] = bce_of_log(features[s].values[at], features[SAID].values[of])
+        return share(terms)
+
+    @torch.no_grad()
+    def ask(self, batch: Batch, column: str) -> dict[str, Column]:
+        """sense -> (N,) which of the column's categories follows most from the value, as its place in their order."""
+        if column not in self.places:
+            raise unknown("column of concepts", column, self.places)
+        at = [self.names.index(name) for name in self.places[column]]
+        seen = self.encoder(batch)
+        return {s: Column(seen[s].values[:, at].argmax(1), seen[s].rows) for s in seen if s != self.field}
