@@ -20,7 +20,7 @@ from amodal.modalities.text import Text
 from amodal.nn.answers import Target
 from amodal.nn.deep_prompts import plain
 from amodal.nn.encoder import Encoder
-from amodal.nn.space_tokens import space_tokens
+from amodal.nn.space_tokens import SpaceTokens
 from amodal.objectives.common import connected_zero
 from amodal.objectives.negative_cosine import negative_cosine
 
@@ -39,7 +39,7 @@ class NamedClasses(Method):
     """Features are each sense's class features under its name, its representation features under `rep/…`, what the towers say without the
     tokens under `plain/…`, and the label.
 
-    tokens: options of `space_tokens`; projection: of the encoder's frozen head, the head of the representation features.
+    tokens: makes them for an encoder; projection: of the encoder's frozen head, the head of the representation features.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class NamedClasses(Method):
         encoder: Encoder,
         target: Target,
         words: str,
-        tokens: dict,
+        tokens: Callable[[Encoder], SpaceTokens],
         projection: Callable[[nn.Module], nn.Module],
         *,
         alpha: float,
@@ -70,7 +70,7 @@ class NamedClasses(Method):
         encoder.requires_grad_(False)
         if encoder.heads is None:
             encoder.align(width)
-        encoder.deep = space_tokens(encoder, **tokens)
+        encoder.deep = tokens(encoder)
         self.heads = nn.ModuleDict({s: projection(encoder.heads[s]) for s in self.senses})
 
     def features(self, batch: Batch) -> Features:

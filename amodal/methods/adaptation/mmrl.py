@@ -8,11 +8,13 @@ pooled, so there is no causal mask to extend. Tokens cannot enter a pretrained b
 to ask: its vectors are the class features (zero-shot in `amodal evaluate`). `predict` mixes in the others, for the classes learnt."""
 
 import copy
+from functools import partial
 
 from torch import nn
 
 from amodal.methods._space import NamedClasses, one_category
 from amodal.nn.encoder import Encoder
+from amodal.nn.space_tokens import space_tokens
 
 
 def mmrl(
@@ -25,7 +27,7 @@ def mmrl(
     space: int = 512,
     first: int = 0,
     alpha: float = 0.7,
-    weight: float = 0.5,
+    weight: float = 1.0,
     scale: float = 100.0,
     template: str = "{}",
     width: int = 128,
@@ -37,7 +39,7 @@ def mmrl(
     the class feature's loss, and of its probabilities; weight: of the cosines to the frozen towers (0.01 to 7 in the paper, by data
     set); scale: of cosines as logits; template: a sentence with {} for the class; width: of the space of vectors, if the encoder has
     aligned none (its maps into one then learn); view: how values are augmented, such as "plain" or "weak"."""
-    tokens = {"count": count, "space": space, "first": first - 1 if first else None}
+    tokens = partial(space_tokens, count=count, space=space, first=first - 1 if first else None)
     rest = {"alpha": alpha, "weight": weight, "scale": scale, "template": template, "width": width, "view": view}
     return NamedClasses(encoder, one_category(targets, "mmrl"), words, tokens, learning_copy, **rest)
 

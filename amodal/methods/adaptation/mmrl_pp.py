@@ -5,10 +5,12 @@ representation features is the frozen one and a low-rank residual. All else is `
 Row 198 of the catalogue."""
 
 import copy
+from functools import partial
 
 from amodal.methods._space import NamedClasses, one_category
 from amodal.nn.encoder import Encoder
 from amodal.nn.lora import lora
+from amodal.nn.space_tokens import space_tokens
 
 
 def mmrl_pp(
@@ -37,7 +39,8 @@ def mmrl_pp(
     probabilities; weight: of the cosines to the frozen towers; scale: of cosines as logits; template: a sentence with {} for the
     class; width: of the space of vectors, if the encoder has aligned none (its maps into one then learn); view: how values are
     augmented, such as "plain" or "weak"."""
-    tokens = {"count": count, "space": space, "first": first - 1 if first else None, "rank": rank, "beta": beta}
+    at = first - 1 if first else None
+    tokens = partial(space_tokens, count=count, space=space, first=at, rank=rank, beta=beta)
     rest = {"alpha": alpha, "weight": weight, "scale": scale, "template": template, "width": width, "view": view}
     return NamedClasses(encoder, one_category(targets, "mmrl_pp"), words, tokens, residual(head_rank), **rest)
 
