@@ -59,3 +59,14 @@ class Writer(nn.Module):
         device = sources[0].lengths.device
         found = beam_search(step, len(sources[0]), beams=beams, longest=longest, alpha=alpha, device=device)
         return [self.modality.text(torch.tensor(ids, dtype=torch.int64).numpy()) for ids, _ in found]
+
+
+def every_row(column: Column, size: int) -> Ragged:
+    """A list for each of `size` rows, empty for those that the column lacks. column: lists of tokens."""
+    none = torch.zeros(size, dtype=torch.int64, device=column.rows.device)
+    return Ragged(column.values.flat, none.index_copy(0, column.rows, column.values.lengths))
+
+
+def told_from(lists: Sequence[Ragged]) -> Tensor:
+    """(B,) bool: which rows have anything to be told from. lists: of each source, one for every row."""
+    return torch.stack([s.lengths for s in lists]).sum(0) > 0

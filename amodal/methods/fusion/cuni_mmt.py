@@ -6,7 +6,7 @@ no picture at test time. Row 88 of the catalogue.
 Rows that lack a sense are told from the others, and imagine nothing, so texts alone may be mixed in. What differs: a picture is read, or
 imagined, as its trunk leaves it, here learnt with the rest unless it is a pretrained backbone; the end of a text is a chance of its own
 beside the next token (together a softmax with an end), so that any field can be told; tokens of the two texts are not shared; the weight
-of the imagination is reconstructed. Back-translated and selected data, and averaged checkpoints (`average` of a run), are not of this page.
+of the imagination is reconstructed. `amodal.curate.in_domain` chooses more texts of the kind; back-translation is not there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from amodal.methods._regions import alone
 from amodal.methods.shapes import share, token_column, token_mean, two_senses
 from amodal.modalities.text import Text
 from amodal.nn.encoder import Encoder
-from amodal.nn.writer import Writer
+from amodal.nn.writer import Writer, every_row, told_from
 from amodal.objectives.margin import ranking_hinge
 
 ENCODER = {"trunk": "shared"}
@@ -81,9 +81,7 @@ class Translator(Method):
         there = [*self.read, *(f for f in self.imagine if f in batch.columns)]
         context = alone(self.encoder, batch.only(*dict.fromkeys(there)))
         columns = token_features(self.encoder, context, self.read).values()
-        none = torch.zeros_like(batch.seeds)
-        lists = [Ragged(c.values.flat, none.index_copy(0, c.rows, c.values.lengths)) for c in columns]
-        return self.encoder.pool(context), lists
+        return self.encoder.pool(context), [every_row(c, batch.size) for c in columns]
 
     def features(self, batch: Batch) -> Features:
         pooled, lists = self.given(batch)
@@ -112,8 +110,3 @@ class Translator(Method):
         rows, tokenizer = told_from(lists).nonzero().squeeze(1), self.encoder.tokenizers[self.target]
         how = {"beams": beams, "longest": longest, "alpha": alpha}
         return dict(zip(rows.tolist(), self.writer.write([s[rows] for s in lists], tokenizer, **how)))
-
-
-def told_from(lists: list[Ragged]) -> Tensor:
-    """(B,) bool: which rows have anything to be told from."""
-    return torch.stack([s.lengths for s in lists]).sum(0) > 0
