@@ -23,3 +23,16 @@ def kept_senses(present: dict[str, Tensor], seeds_B: Tensor, rate: float) -> dic
     last = torch.nn.functional.one_hot(draw.argmax(1), len(present)).bool()
     kept = there & ((draw >= rate) | last)
     return dict(zip(present, kept.unbind(1)))
+
+
+def any_senses(present: dict[str, Tensor], seeds_B: Tensor) -> dict[str, Tensor]:
+    """sense -> (B,) bool: of the senses that a row has, one of their non-empty subsets, all being as likely. A row without any keeps none.
+
+    present: sense -> (B,) bool; seeds_B: (B,) int64, from which the subset is drawn.
+    """
+    there = torch.stack(list(present.values()), 1).long()
+    subsets = (1 << there.sum(1)) - 1
+    drawn = 1 + (uniform(hash_bits(seeds_B, name_code("any senses"))).double() * subsets).long()
+    place = there.cumsum(1) - there
+    kept = there.bool() & ((drawn[:, None] >> place) & 1).bool()
+    return dict(zip(present, kept.unbind(1)))

@@ -1,0 +1,106 @@
+"""Fine-tuning that also works with other senses than those the labels came with: what is told of all senses is told of any of them.
+McKinzie, Cheng, Shankar, Yang, Shlens and Toshev, ICML 2023, arXiv:2304.04385 (On Robustness in Multimodal Learning): modality-augmented
+self-distillation (MASD). Row 120 of the catalogue. Their second remedy, weights between the probe and the fine-tuned network (WiSE-FT),
+is `amodal.nn.wise.between`; their matrix of senses in training and at test is the protocol `sense_sets` of `amodal evaluate`.
+
+The encoder is trained beforehand (`mae`, `clip`, …); `amodal adapt --how mm_robustness` goes on with such a run. Reconstructed, as no code
+was published: the teacher is the network itself as it is, without a gradient, and reads all senses of a record unless others are named;
+the student reads any of its non-empty subsets. Any senses and labels; what is not a class follows by squared error. Records without a
+label take part in the distillation, where they are among those that are trained on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
+from amodal.masking.senses import any_senses
+from amodal.methods._contract import Features, Method
+from amodal.methods.shapes import share
+from amodal.nn.answers import Answers, answers_of
+from amodal.nn.encoder import Encoder
+from amodal.nn.guided_pool import both
+from amodal.nn.some_senses import reader
+from amodal.objectives.common import connected_zero
+from amodal.objectives.distill import distill
+
+ENCODER = {"trunk": "joint"}
+
+
+def mm_robustness(
+    encoder: Encoder,
+    *,
+    label: str = "",
+    targets: tuple = (),
+    task: str = "auto",
+    learn: str = "",
+    teacher: str = "",
+    weight: float = 1.0,
+    temperature: float = 1.0,
+    hidden: int = 0,
+    view: str = "weak",
+) -> SelfDistilled:
+    """label: what is to be told, a label of the data, or several with commas between; targets: what the labels hold (read from the data
+    unless given); task: "auto", by the kind of each label, or "survival", label being TIME,EVENT; learn: the fields that labels are
+    learnt from, with commas (all unless given); teacher: the fields that the teacher reads (all unless given); weight: of the
+    distillation; temperature: of it; hidden: width of the head's hidden layer (0: a linear map); view: how values are augmented, such as
+    "plain" or "weak"."""
+    if weight < 0 or temperature <= 0:
+        raise AmodalError(f"weight = {weight} must be 0 or more, and temperature = {temperature} above 0")
+    method = SelfDistilled(encoder, answers_of(encoder, targets, hidden), view)
+    method.learn, method.teacher = (named(encoder, fields) for fields in (learn, teacher))
+    method.weight, method.temperature = weight, temperature
+    return method
+
+
+def named(encoder: Encoder, fields: str) -> tuple[str, ...]:
+    """The fields of a list with commas; of an empty one all."""
+    chosen = tuple(f.strip() for f in fields.split(",")) if fields else tuple(encoder.fields)
+    for name in chosen:
+        if name not in encoder.fields:
+            raise unknown("field", name, encoder.fields)
+    return chosen
+
+
+class SelfDistilled(Method):
+    """Features: `told`, the head's outputs from the senses that labels are learnt from, `teacher` and `student`, and the labels."""
+
+    def __init__(self, encoder: Encoder, head: Answers, view: str):
+        super().__init__()
+        self.encoder, self.head, self.views, self.labels = encoder, head, (view,), head.labels
+        if encoder.heads is not None:  # senses are not compared here
+            encoder.heads.requires_grad_(False)
+
+    def features(self, batch: Batch) -> Features:
+        read, present = reader(self.encoder, batch), {s: c.present(batch.size) for s, c in batch.columns.items()}
+        columns = {"told": self.head(read({s: present[s] for s in self.learn}))}
+        if self.weight:
+            with torch.no_grad():
+                columns["teacher"] = self.head(read({s: present[s] for s in self.teacher}))
+            columns["student"] = self.head(read(any_senses(present, batch.seeds)))
+        return Features(columns | self.head.known(batch), batch.size)
+
+    def losses(self, features: Features) -> dict[str, Tensor]:
+        terms = share(self.head.losses(features["told"], features))
+        if self.weight:
+            parts = (self.head.split(c) for c in both(features["student"], features["teacher"]))
+            terms["distill"] = self.weight * self.follow(*parts)
+        return terms
+
+    def follow(self, student: dict[str, Column], teacher: dict[str, Column]) -> Tensor:
+        total = 0.0
+        for target in self.head.targets:
+            own, aim = student[target.name].values, teacher[target.name].values
+            if target.kind == "classes":
+                total = total + distill(own, aim, temperature=self.temperature)
+            else:
+                total = total + (mse_loss(own.float(), aim.float()) if len(own) else connected_zero(own))
+        return total / len(self.head.targets)
+
+    def seen(self, batch: Batch) -> Embeddings:
+        """What the head reads of a batch: all that its rows have."""
+        return reader(self.encoder, batch)({s: c.present(batch.size) for s, c in batch.columns.items()})
+
+    def answers(self) -> Answers:
+        return self.head

@@ -1,0 +1,74 @@
+"""sense_sets where the answer is known: each cell against a probe fitted and tested by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from amodal.core import AmodalError
+from amodal.evaluate import NotApplicable, _labels, protocols
+from amodal.evaluate.linear import fit
+from amodal.evaluate.sense_sets import ALL, case, sense_sets
+from tests.evaluate.made import CLASSES, made
+
+SETS = ("image", "sound", "image+sound")
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return [made(240, seed=s, noise=2.0, share=0.9, unaligned=("sound",)) for s in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def rows(pair):
+    return [r for r in sense_sets(*pair, label="kind").rows if r["metric"] == "accuracy"]
+
+
+def by_hand(pair, learn, tell):
+    train, test = pair
+    seen, complete = train.aligned.fused(learn), test.aligned.complete(("image", "sound"))[0]
+    told = test.aligned.fused(tell)
+    x = told.values[torch.searchsorted(told.rows, complete)]
+    codes = [torch.from_numpy(_labels.codes(e.labels["kind"], list(CLASSES))) for e in pair]
+    predict = fit(seen.values, codes[0][seen.rows], 3)
+    return float((predict(x) == codes[1][complete]).double().mean())
+
+
+def test_every_cell_is_a_probe_of_one_set_tested_with_another(pair, rows):
+    cells = {(r["source"], r["target"]): r for r in rows if r["source"] != ALL}
+    assert len(cells) == 9
+    for source in SETS:
+        for target in SETS:
+            row, own = cells[source, target], cells[target, target]["value"]
+            assert row["value"] == pytest.approx(by_hand(pair, source.split("+"), target.split("+")))
+            assert row["own"] == own and row["robustness"] == pytest.approx(row["value"] / own)
+    assert {r["n"] for r in rows} == {len(pair[1].aligned.complete(("image", "sound"))[0])}
+    # senses in spaces of their own: what is learnt from one says nothing of the other
+    assert cells["image", "sound"]["value"] < 0.6 < cells["sound", "sound"]["value"]
+
+
+def test_the_summaries_are_of_the_cells(rows):
+    cells = [r for r in rows if r["source"] != ALL]
+    assert {r["case"] for r in cells} == {"same", "missing", "added", "transfer"}
+    for kind in ("same", "missing", "added", "transfer", "every case"):
+        some = [r for r in cells if kind in (r["case"], "every case")]
+        for what, of in (("mean", np.mean), ("worst", min)):
+            (row,) = [r for r in rows if r["target"] == f"{what}, {kind}"]
+            assert row["value"] == pytest.approx(of([r["value"] for r in some]))
+            assert row["robustness"] == pytest.approx(of([r["robustness"] for r in some]))
+    assert sum(r["source"] == ALL for r in rows) == 10
+
+
+def test_cases():
+    assert case("ab", "b") == "missing" and case("b", "ab") == "added" and case("ab", "c") == "transfer"
+    assert case("ab", "bc") == "other" and case("ab", "ba") == "same"
+
+
+def test_where_it_says_nothing(pair):
+    assert "sense_sets" in protocols()
+    alone = [made(60, senses=("image",)) for _ in range(2)]
+    with pytest.raises(NotApplicable, match="only image"):
+        sense_sets(*alone, label="kind")
+    with pytest.raises(AmodalError, match="has the label"):
+        sense_sets(*pair, label="none")
+    with pytest.raises(AmodalError, match="Did you mean linear"):
+        sense_sets(*pair, label="kind", probe="linaer")
