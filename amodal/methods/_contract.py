@@ -45,6 +45,8 @@ class Method(nn.Module):
     """The labels that batches must bring along, for methods that learn from some."""
     stages: tuple[float, ...] = (1.0,)
     """Where stages end, as shares of the steps. Each has a warm-up and a decay of its own and a fresh optimizer."""
+    rates: Mapping[str, float] = {}
+    """How many times the learning rate parameters learn at whose names begin so; the first that fits counts, others learn at it."""
     survey_first: bool = False
     """Whether `survey` is called for stage 0 too."""
 

@@ -180,7 +180,7 @@ def train(
             within, length = stages.place(step)
             warmup = max(1, round(schedule.warmup * length))
             for group in optimizer.param_groups:
-                group["lr"] = schedule.lr * warm_cosine(within, length, warmup=warmup)
+                group["lr"] = schedule.lr * group["times"] * warm_cosine(within, length, warmup=warmup)
             method.zero_grad(set_to_none=True)  # also of what a stage has frozen, which its optimizer does not know
             terms = gradients(
                 method, batch, micro=schedule.micro, precision=context(schedule.precision, device, method.encoder.width)
@@ -203,7 +203,7 @@ def train(
             if step % schedule.log_every == 0 or step in (1, schedule.steps):
                 values = {
                     "loss": loss,
-                    "lr": optimizer.param_groups[0]["lr"],
+                    "lr": schedule.lr * warm_cosine(within, length, warmup=warmup),
                     "gradient_norm": float(norm),
                     "rows_per_second": rows / elapsed,
                     "data_wait": waited / elapsed,
@@ -233,7 +233,7 @@ def train(
 
 def fresh(method: Method, schedule: Schedule) -> torch.optim.AdamW:
     """An optimizer of what learns now."""
-    return adamw(method, lr=schedule.lr, weight_decay=schedule.weight_decay)
+    return adamw(method, lr=schedule.lr, weight_decay=schedule.weight_decay, rates=method.rates)
 
 
 def surveyed(training: Training, stage: int, see: Callable[[], Embeddings]) -> None:

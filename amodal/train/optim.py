@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +12,24 @@ from amodal.train import distributed
 
 
 def adamw(
-    module: nn.Module, *, lr: float, weight_decay: float = 0.05, betas: tuple[float, float] = (0.9, 0.95)
+    module: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float = 0.05,
+    betas: tuple[float, float] = (0.9, 0.95),
+    rates: Mapping[str, float] | None = None,
 ) -> torch.optim.AdamW:
     """Matrices decay; vectors and scalars (norms, biases, tokens, temperatures) do not. Sharded parameters have groups of their
-    own, because one fused call cannot mix them with whole ones."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for p in module.parameters():
+    own, because one fused call cannot mix them with whole ones. rates: beginning of a name -> times the learning rate, which a group
+    keeps as `times`."""
+    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
+    for name, p in module.named_parameters():
         if p.requires_grad:
-            groups.setdefault((p.dim() > 1, sharded(p)), []).append(p)
+            times = next((times for start, times in (rates or {}).items() if name.startswith(start)), 1.0)
+            groups.setdefault((times, p.dim() > 1, sharded(p)), []).append(p)
     described = [
-        {"params": params, "weight_decay": weight_decay if decays else 0.0}
-        for (decays, _), params in sorted(groups.items())
+        {"params": params, "weight_decay": weight_decay if decays else 0.0, "lr": lr * times, "times": times}
+        for (times, decays, _), params in sorted(groups.items(), key=lambda item: item[0])
     ]
     return torch.optim.AdamW(described, lr=lr, betas=betas, fused=True)
 
