@@ -82,3 +82,12 @@ def hard_negatives(
             for rows, mine, seeds in parts
         ]
     )
+
+
+@torch.no_grad()
+def exchange(seed_N: Tensor, share: float) -> Tensor:
+    """(N,) int64: the row whose value stands in for that of row i: with probability `share` any other row, each as likely, else i itself.
+    The same seeds draw the same rows wherever they stand. METER (Dou et al., CVPR 2022, arXiv:2111.02387) has a half."""
+    own = torch.arange(len(seed_N), device=seed_N.device)
+    other = draw_others(own.new_zeros(len(own), len(own)).double(), own, seed_N, column_N=seed_N)
+    return torch.where((uniform(seed_N, -1) < share) & (other >= 0), other, own)

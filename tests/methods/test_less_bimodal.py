@@ -1,0 +1,85 @@
+"""Less bimodal supervision: stages, what is swapped, rates, and any number of senses."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from amodal.core import AmodalError, Ragged
+from amodal.methods import _matching as m
+from amodal.nn.answers import Target
+from amodal.objectives.matching import exchange
+from amodal.train.optim import adamw
+from tests.methods.bench import batch, exact, method
+
+KIND = (Target("kind", "classes", ("a", "b", "c")),)
+
+
+def test_a_share_of_rows_is_exchanged_for_any_other_and_wherever_they_stand():
+    seeds = torch.from_numpy(np.random.default_rng(0).integers(0, 2**60, 4000))
+    shown, own = exchange(seeds, 0.5), torch.arange(4000)
+    assert abs(float((shown != own).double().mean()) - 0.5) < 0.03
+    small = torch.stack([exchange(seeds[i : i + 4], 1.0) for i in range(0, 4000, 4)])
+    assert (small != torch.arange(4)).all()
+    counts = torch.bincount(small[:, 0], minlength=4)[1:]
+    assert counts.min() > 280 and counts.sum() == 1000  # a third each of the three others
+    order = torch.randperm(40)
+    assert torch.equal(exchange(seeds[:40], 0.5)[order], order[exchange(seeds[:40][order], 0.5)])
+    assert exchange(seeds[:1], 1.0).tolist() == [0] and torch.equal(exchange(seeds, 0.0), own)
+
+
+@torch.no_grad()
+def test_matching_is_the_cross_entropy_of_true_and_exchanged_pairs():
+    one = exact(method("less_bimodal", pairs=1.0, targets=(), senses=("picture", "words"), swap=0.5))
+    z = one.features(exact(batch(one.views, size=24, senses=("picture", "words"))))
+    words, seen = (dict(zip(c.rows.tolist(), c.values.split())) for c in (z["tokens/words"], z["tokens/picture"]))
+    rows = sorted(words.keys() & seen.keys())
+    seeds = m.hash_bits(z[m.SEED].values[rows], m.name_code("swap picture"))
+    shown = exchange(seeds, 0.5).tolist()
+    losses = []
+    for i, row in enumerate(rows):
+        pair = {"words": Ragged.of([words[row]]), "picture": Ragged.of([seen[rows[shown[i]]]])}
+        same = torch.tensor(float(shown[i] == i), dtype=torch.float64)
+        losses.append(binary_cross_entropy_with_logits(one.match(one.co.means(pair)).squeeze(), same))
+    torch.testing.assert_close(one.losses(z)["itm/picture"].double(), torch.stack(losses).mean(), atol=1e-6, rtol=1e-6)
+    assert 0 < sum(s != i for i, s in enumerate(shown)) < len(rows)
+
+
+def test_pairs_come_first_and_then_the_label():
+    two = method("less_bimodal", label="kind", targets=KIND, pairs=0.5)
+    assert two.stages == (0.5, 1.0)
+    assert {n.partition("/")[0] for n in two.losses(two.features(batch(two.views)))} == {"mlm", "itm"}
+    assert not any(p.requires_grad for p in two.head.parameters())
+    two.begin(1)
+    assert list(two.losses(two.features(batch(two.views)))) == ["told/kind"]
+    assert all(p.requires_grad for p in two.head.parameters()) and not two.match.weight.requires_grad
+    told = two.predict(batch(two.views))["kind"]
+    torch.testing.assert_close(told.sum(1), torch.ones(len(told)))
+    none = method("less_bimodal", label="kind", targets=KIND, pairs=0.0)
+    assert none.stages == (1.0,) and none.masked is None
+    assert list(none.losses(none.features(batch(none.views)))) == ["told/kind"]
+    alone = method("less_bimodal", pairs=1.0, targets=())
+    assert alone.stages == (1.0,) and alone.on_pairs and alone.labels == ()
+    with pytest.raises(AmodalError, match="pairs = 1"):
+        method("less_bimodal", pairs=1.1)
+
+
+def test_each_answer_rests_on_the_words_and_on_every_other_sense():
+    one = method("less_bimodal", label="kind", targets=KIND, pairs=0.0).eval()
+    whole = batch(("plain",), patchy=False)
+    before = one.predict(whole)["kind"]
+    for sense in ("picture", "words", "signal"):
+        other = batch(("plain",), patchy=False, seed=1)
+        changed = whole.columns | {sense: other[sense]}
+        after = one.predict(type(whole)(whole.size, changed, whole.keys, whole.seeds, whole.labels))["kind"]
+        assert not torch.allclose(before, after, atol=1e-5)
+
+
+def test_parts_learn_at_rates_of_their_own():
+    one = method("less_bimodal", pairs=1.0, targets=())
+    groups = adamw(one, lr=1e-3, rates=one.rates).param_groups
+    rate = {id(p): (g["lr"], g["times"]) for g in groups for p in g["params"]}
+    assert rate[id(one.co.norms["words"].weight)] == (5e-3, 5.0) and rate[id(one.match.weight)] == (1e-2, 10.0)
+    assert {rate[id(p)] for p in one.encoder.trunks.parameters()} == {(1e-3, 1.0)}
+    assert len(rate) == sum(p.requires_grad for p in one.parameters())
+    assert {g["times"] for g in adamw(one, lr=1e-3).param_groups} == {1.0}
