@@ -97,7 +97,7 @@ class Classifier(nn.Linear):
 
 def classifiers(encoder):
     method = concepts(encoder)
-    encoder.heads = nn.ModuleDict({f: Classifier(encoder.width, len(method.names)) for f in encoder.fields})
+    encoder.heads = nn.ModuleDict({f: Classifier(encoder.width, len(method.concepts.names)) for f in encoder.fields})
     return method
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, field_of, unknown
 from amodal.core.column import shared_rows
+from amodal.methods._concepts import TableConcepts
 from amodal.methods._contract import Features, Method
 from amodal.methods.shapes import share, two_senses
 from amodal.modalities.table import Table
@@ -46,44 +47,21 @@ class Concepts(Method):
 
     def __init__(self, encoder: Encoder, field: str, dims: int, softness: float, steps: int):
         super().__init__()
-        table, self.field, self.space = (
-            encoder.fields[field],
-            field,
-            {"dims": dims, "softness": softness, "steps": steps},
-        )
+        self.field, self.concepts = field, TableConcepts(encoder.fields[field])
+        self.space = {"dims": dims, "softness": softness, "steps": steps}
         self.views = {f: ("plain" if f == field else "weak",) for f in encoder.fields}
-        self.columns = {c: table.columns.index(c) for c in table.columns if c in table.categories}
-        self.places = {c: [f"{c}={v}" for v in table.categories[c]] for c in self.columns}
-        self.names = [name for c, values in self.places.items() for name in (c, *values)]
         head = {"kind": "concepts", "dims": dims, "softness": softness}
-        self.encoder = encoder.align(len(self.names), head=head)
-
-    def said(self, cells_NC: Tensor) -> Tensor:
-        """(N, K): of a column that is there 1 for itself and for one of its categories, 0 for the others; NaN for one that is not."""
-        parts = []
-        for c, values in self.places.items():
-            code_N = cells_NC[:, self.columns[c], None]
-            own_NV = (code_N == torch.arange(len(values), device=code_N.device)).to(code_N.dtype)
-            parts.append(torch.cat([torch.ones_like(code_N), own_NV], 1).where(~code_N.isnan(), torch.nan))
-        return torch.cat(parts, 1)
+        self.encoder = encoder.align(len(self.concepts.names), head=head)
 
     def study(self, records: Iterable[Batch]) -> None:
-        """The concept space: P(a | b) is the share of the records with b, and with anything said of a, that have a."""
-        k = len(self.names)
-        both, known = torch.zeros(k, k, dtype=torch.float64), torch.zeros(k, k, dtype=torch.float64)
-        for batch in records:
-            said_NK = self.said(batch[self.field].values).double().cpu()
-            has_NK, told_NK = said_NK.nan_to_num(), (~said_NK.isnan()).double()
-            both, known = both + has_NK.T @ has_NK, known + told_NK.T @ has_NK
-        given_KK = torch.where(known > 0, both / known.clamp(min=1), torch.nan)
-        boxes = learn_boxes(given_KK, **self.space)
+        boxes = learn_boxes(self.concepts.chances(batch[self.field].values for batch in records), **self.space)
         for head in self.encoder.heads.values():
             head.holds(*boxes)
 
     def features(self, batch: Batch) -> Features:
         seen, heads = self.encoder.features(batch), self.encoder.heads
         columns = {s: Column(heads[field_of(s)].log_reading(seen[s].values), seen[s].rows) for s in seen.sources}
-        columns[SAID] = Column(self.said(batch[self.field].values), batch[self.field].rows)
+        columns[SAID] = Column(self.concepts.said(batch[self.field].values), batch[self.field].rows)
         return Features(columns, batch.size)
 
     def losses(self, features: Features) -> dict[str, Tensor]:
@@ -96,8 +74,7 @@ class Concepts(Method):
     @torch.no_grad()
     def ask(self, batch: Batch, column: str) -> dict[str, Column]:
         """sense -> (N,) which of the column's categories follows most from the value, as its place in their order."""
-        if column not in self.places:
-            raise unknown("column of concepts", column, self.places)
-        at = [self.names.index(name) for name in self.places[column]]
-        seen = self.encoder(batch)
+        if column not in self.concepts.places:
+            raise unknown("column of concepts", column, self.concepts.places)
+        seen, at = self.encoder(batch), self.concepts.places[column]
         return {s: Column(seen[s].values[:, at].argmax(1), seen[s].rows) for s in seen if s != self.field}
