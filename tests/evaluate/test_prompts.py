@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
+import amodal
 from amodal.core import Column, Embeddings
-from amodal.evaluate import Embedded, NotApplicable
+from amodal.evaluate import Embedded, NotApplicable, evaluate
 from amodal.evaluate.prompts import prompts
 from tests.evaluate.made import CLASSES, made
 
@@ -58,3 +60,16 @@ def test_what_cannot_be_asked_is_refused():
         prompts(train, train, label="size", embed_text=lambda s: None)
     with pytest.raises(NotApplicable, match="four training records"):
         prompts(words(made(6), 0)[0], train, label="kind", embed_text=lambda s: None)
+
+
+def test_it_is_measured_when_it_is_named(folder):
+    records = amodal.open(folder)
+    torch.manual_seed(0)
+    encoder = amodal.Encoder(records.fields, size="nano").align(16)
+    report = evaluate(encoder, records, label="folder", protocols=["prompts"], draws=3, progress=False)
+    rows = report["prompts"].rows
+    assert {"class names", "captions, limit", "probe"} <= {row["target"] for row in rows if "target" in row}
+    assert all(np.isfinite(row["value"]) for row in rows)
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))
+    console.print(report.table())
+    assert "captions, limit" in console.export_text()
