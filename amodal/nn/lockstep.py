@@ -66,7 +66,8 @@ class LockStep(nn.Module):
         for layer in range(self.depth):
             blocks = {s: partial(trunk.block, layer) for s, trunk in trunks.items()}
             bags = self.step(layer, bags, blocks, meet)
-        return {s: bag.with_x(trunks[s].norm(bag.x)) for s, bag in bags.items()}
+        bags = {s: bag.with_x(trunks[s].norm(bag.x)) for s, bag in bags.items()}
+        return {s: encoder.above[f](bag) if (f := field_of(s)) in encoder.above else bag for s, bag in bags.items()}
 
     def step(self, layer: int, bags: Bags, blocks: dict[str, Block], meet: bool = True) -> Bags:
         if layer == 0 and self.prompts:
