@@ -17,6 +17,7 @@ from amodal.modalities import name_of
 from amodal.nn.encoder import ALL, Encoder
 from amodal.nn.pooling import AttentionPool, ClsPool
 from amodal.nn.positions import Rotary
+from amodal.nn.skills import Skills
 from amodal.nn.tail import tails
 
 
@@ -26,8 +27,12 @@ def reason_against(encoder: Encoder, field: str) -> str:
         return "it has a pretrained backbone, which its own library exports better"
     if field in tails(encoder):
         return "it has trained blocks behind a locked tower, of which there is no dense form yet"
+    if encoder.deep is not None:
+        return "learned tokens or skills stand between the blocks of its trunk, of which there is no dense form yet"
     if encoder.others:
         return "its vectors are those of several encoders end to end"
+    if encoder.deep is not None and not isinstance(encoder.deep, Skills):
+        return "tokens are put between the blocks of its trunk, of which there is no dense form yet"
     if encoder.experts:
         return "its trunk sends each token to one of several experts, so shapes depend on values"
     kind = name_of(encoder.fields[field])
@@ -44,6 +49,8 @@ class Alone(nn.Module):
         self.sense = SENSES[name_of(encoder.fields[field])](encoder.tokenizers[field])
         self.field_token, self.position, self.pool = encoder.field_token[field], encoder.position, encoder.pools[field]
         self.trunk = encoder.trunks[field if encoder.trunk == "separate" else ALL]
+        if encoder.deep is not None:
+            self.trunk = encoder.deep.alone(self.trunk, field)
         self.fusion = encoder.fusion_tokens
         self.head = encoder.heads[field] if encoder.heads is not None else nn.Identity()
 

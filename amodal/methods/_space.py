@@ -18,7 +18,7 @@ from amodal.methods._matching import words_of
 from amodal.methods.shapes import share
 from amodal.modalities.text import Text
 from amodal.nn.answers import Target
-from amodal.nn.deep_prompts import plain
+from amodal.nn.deep_prompts import bare, plain
 from amodal.nn.encoder import Encoder
 from amodal.nn.space_tokens import SpaceTokens
 from amodal.objectives.common import connected_zero
@@ -70,7 +70,7 @@ class NamedClasses(Method):
         encoder.requires_grad_(False)
         if encoder.heads is None:
             encoder.align(width)
-        encoder.deep = tokens(encoder)
+        encoder.deep = tokens(bare(encoder))
         self.heads = nn.ModuleDict({s: projection(encoder.heads[s]) for s in self.senses})
 
     def features(self, batch: Batch) -> Features:

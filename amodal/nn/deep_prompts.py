@@ -115,6 +115,16 @@ def pattern_prompts(encoder: Encoder, **options) -> PatternPrompts:
     return PatternPrompts(list(encoder.fields), encoder.width, depth_of(encoder), **options)
 
 
+def bare(encoder: Encoder) -> Encoder:
+    """The encoder, if nothing stands between its blocks yet. Raises AmodalError."""
+    if encoder.deep is not None:
+        raise AmodalError(
+            f"learned tokens or skills stand between the blocks of this encoder already ({encoder.deep.written()['kind']}), and new "
+            "ones would take their place; begin with the run that it was adapted from"
+        )
+    return encoder
+
+
 def depth_of(encoder: Encoder) -> int:
     """Blocks of its trunks, all of which must be transformers that read tokens. Raises AmodalError."""
     fields = [] if encoder.trunk != "separate" else [f for f in encoder.fields if f not in encoder.trunks]

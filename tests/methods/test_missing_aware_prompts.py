@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from amodal import methods
 from amodal.core import AmodalError
 from amodal.core.embeddings import FUSED
+from amodal.nn.answers import Target
 from tests.methods.bench import SENSES, batch, method
 
 NAME = "missing_aware_prompts"
@@ -52,5 +54,7 @@ def test_any_number_of_senses_and_one_set_for_all(senses):
 def test_wrong_options_are_refused():
     with pytest.raises(AmodalError, match="Did you mean input"):
         method(NAME, at="inputs")
+    with pytest.raises(AmodalError, match="already \\(pattern\\)"):
+        methods.build(NAME, method(NAME).encoder, targets=(Target("kind", "classes", ("a", "b")),))
     with pytest.raises(AmodalError, match="nothing is to be told"):
         method(NAME, targets=())

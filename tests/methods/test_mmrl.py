@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from amodal import methods
 from amodal.core import AmodalError
 from amodal.nn.answers import Target
 from amodal.nn.deep_prompts import plain
@@ -110,5 +111,7 @@ def test_wrong_options_are_refused():
         made(words="facts")
     with pytest.raises(AmodalError, match="needs one {}"):
         made(template="a class")
+    with pytest.raises(AmodalError, match="already \\(space\\)"):
+        methods.build("mmrl", made().encoder, targets=(Target("kind", "classes", ("a", "b")),))
     with pytest.raises(AmodalError, match="Did you mean words"):
         made(words="word")

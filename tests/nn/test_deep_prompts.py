@@ -10,9 +10,10 @@ from test_encoder import batch, close, encoder_of
 from toys import WIDTH, bag_of, joined, quick, random, vectors
 
 from amodal.core import AmodalError, Tokens
+from amodal.export._alone import reason_against
 from amodal.nn import config
 from amodal.nn.attention import attend, plan, with_prefix
-from amodal.nn.deep_prompts import PROMPT, PatternPrompts, deep_of, pattern_prompts, plain
+from amodal.nn.deep_prompts import PROMPT, PatternPrompts, bare, deep_of, pattern_prompts, plain
 from amodal.nn.rules import RULES, rule
 from amodal.nn.transformer import Transformer
 
@@ -125,6 +126,9 @@ def test_an_encoder_keeps_its_prompts_and_is_itself_without_them():
     again = deep_of(encoder, encoder.deep.written()).double()
     again.load_state_dict(encoder.deep.state_dict())
     assert config.describe(encoder)["deep"] == again.written()
+    assert "no dense form" in reason_against(encoder, "image")
+    with pytest.raises(AmodalError, match="begin with the run"):
+        bare(encoder)
     encoder.deep = again
     close(vectors(encoder(whole)), after)
     for row in range(whole.size):

@@ -10,7 +10,7 @@ pooling, a mean, has nothing to learn; an attention pooling learns along, as the
 from amodal.core.embeddings import FUSED
 from amodal.methods.adaptation.finetune import Finetune
 from amodal.nn.answers import answers_of
-from amodal.nn.deep_prompts import pattern_prompts
+from amodal.nn.deep_prompts import bare, pattern_prompts
 from amodal.nn.encoder import Encoder
 from amodal.nn.tuning import entered
 
@@ -37,7 +37,7 @@ def missing_aware_prompts(
     the first ones; grow: ("input") prompts of earlier blocks go on beside those of later ones, or are replaced by them; aware: False gives
     all rows the same prompts, the paper's own comparison; hidden: width of the head's hidden layer, in widths of the encoder (0: a linear
     head); view: how values are augmented, such as "plain" or "weak"."""
-    prompts = pattern_prompts(encoder, length=length, layers=layers, at=at, grow=grow, aware=aware)
+    prompts = pattern_prompts(bare(encoder), length=length, layers=layers, at=at, grow=grow, aware=aware)
     entered(encoder.requires_grad_(False)).deep = prompts
     encoder.pools[FUSED].requires_grad_(True)
     return Finetune(encoder, answers_of(encoder, targets, round(hidden * encoder.width)), 0.0, view)
