@@ -11,6 +11,7 @@ from amodal.core import AmodalError
 from amodal.evaluate._absence_picture import absence
 from amodal.evaluate._drawing import COLOURS, drawing
 from amodal.evaluate._maps import embedding_map, has_places, principal, world_map
+from amodal.evaluate._sense_sets_picture import sense_sets
 from amodal.evaluate._sheet import retrieval_sheet
 from amodal.train.log import read
 
@@ -23,13 +24,15 @@ __all__ = [
     "principal",
     "report",
     "retrieval_sheet",
+    "sense_sets",
     "transfer",
     "world_map",
 ]
 
 
 def report(report, stem: Path) -> list[Path]:
-    """The figures that the results of a Report call for, beside `stem`: missing, absence, transfer, a map of the test records."""
+    """The figures that the results of a Report call for, beside `stem`: missing, absence, sets of senses, transfer, a map of the test
+    records."""
     made = []
     for result in report.results:
         name = f"{stem}.{result.protocol}" + (f".{result.spec['label']}" if _ambiguous(report, result) else "") + ".png"
@@ -37,6 +40,8 @@ def report(report, stem: Path) -> list[Path]:
             made.append(missing(result.rows, name, label=result.spec.get("label")))
         if result.protocol == "absence":
             made.append(absence(result.rows, name, label=result.spec.get("label")))
+        if result.protocol == "sense_sets":
+            made.append(sense_sets(result.rows, name, label=result.spec.get("label")))
         if result.protocol == "transfer":
             made.append(transfer(result.rows, name, label=result.spec.get("label")))
     if report.test is not None and len(report.test) > 2:

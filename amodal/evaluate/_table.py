@@ -55,6 +55,8 @@ def in_short(rows: Sequence[dict]) -> list[dict]:
     """Means over what a person does not want to read one by one, of the first probe: over targets, or over subsets of one size."""
     if rows[0]["protocol"] == "absence":
         return _absence_in_short(rows)
+    if rows[0]["protocol"] == "sense_sets":
+        return [row for row in rows if "own" not in row]  # means and worst cases
     probe = next((row["probe"] for row in rows if "probe" in row), None)
     groups: dict[tuple, list[dict]] = {}
     for row in rows:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from amodal.core import AmodalError
-from amodal.evaluate import NotApplicable, _labels, protocols
+from amodal.evaluate import NotApplicable, Report, _labels, figures, protocols
 from amodal.evaluate.linear import fit
 from amodal.evaluate.sense_sets import ALL, case, sense_sets
 from tests.evaluate.made import CLASSES, made
@@ -61,6 +61,18 @@ def test_the_summaries_are_of_the_cells(rows):
 def test_cases():
     assert case("ab", "b") == "missing" and case("b", "ab") == "added" and case("ab", "c") == "transfer"
     assert case("ab", "bc") == "other" and case("ab", "ba") == "same"
+
+
+def test_a_report_shows_the_summaries_and_draws_the_matrix(pair, tmp_path):
+    report = Report([sense_sets(*pair, label="kind")], about={"train": 240, "test": 240})
+    table = report.table()
+    assert len(table.rows) == 10 and len(report.table(every=True).rows) == 2 * 19
+    report.save(tmp_path / "report.json")
+    assert (tmp_path / "report.sense_sets.png").stat().st_size > 5000
+    again = Report.load(tmp_path / "report.json")["sense_sets"]
+    figures.sense_sets(again.rows, tmp_path / "again.png", label="kind")
+    with pytest.raises(AmodalError, match="no matrix"):
+        figures.sense_sets([r for r in again.rows if r["source"] == ALL], tmp_path / "no.png")
 
 
 def test_where_it_says_nothing(pair):
