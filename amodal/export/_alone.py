@@ -27,8 +27,6 @@ def reason_against(encoder: Encoder, field: str) -> str:
         return "it has a pretrained backbone, which its own library exports better"
     if field in tails(encoder):
         return "it has trained blocks behind a locked tower, of which there is no dense form yet"
-    if encoder.deep is not None:
-        return "learned tokens or skills stand between the blocks of its trunk, of which there is no dense form yet"
     if encoder.others:
         return "its vectors are those of several encoders end to end"
     if encoder.deep is not None and not isinstance(encoder.deep, Skills):
