@@ -210,7 +210,7 @@ def evaluate(
         str,
         arg(
             metavar="A,B",
-            help="knn, linear, retrieval, missing, transfer, …; all that apply unless given, but for absence and prompts",
+            help="knn, linear, retrieval, missing, transfer, …; all that apply unless given, but for absence, sense_sets, prompts",
         ),
     ] = "",
     json: Annotated[Path | None, arg(help="write spec and results to this file; figures go beside it")] = None,
