@@ -42,6 +42,21 @@ class Copies(nn.ModuleDict):
         weight, bias = (torch.stack([getattr(p, n) for p in chosen]).mean(0) for n in ("weight", "bias"))
         return nn.functional.linear(x_TD, weight, bias)  # the mean of linear maps is one
 
+    @torch.no_grad()
+    def fixed(self, active: Sequence[str]) -> nn.Linear:
+        """One map that gives what these skills give together."""
+        chosen = [self[name] for name in active]
+        weights, biases = [part.weight for part in chosen], torch.stack([part.bias for part in chosen])
+        if self.how == "join":
+            weight, bias = torch.cat(weights), biases.flatten()
+        else:
+            weight, bias = torch.cat(weights, 1) / len(chosen), biases.mean(0)
+            weight = weight if self.how == "split" else torch.stack(weights).mean(0)
+        made = nn.Linear(weight.shape[1], weight.shape[0])
+        made.weight.copy_(weight)
+        made.bias.copy_(bias)
+        return made.to(weight)
+
 
 class Skills(nn.Module):
     """What an encoder keeps as `Encoder.deep` (see `amodal.nn.transformer.Around`): tokens of each field go through the blocks with its
@@ -79,7 +94,17 @@ class Skills(nn.Module):
         finally:
             self.rules = kept
 
+    def alone(self, trunk: Transformer, field: str) -> Transformer:
+        """The trunk as one field goes through it, a plain transformer: a copy."""
+        made = copy.deepcopy(trunk)
+        for part in list(made.modules()):
+            for name, inner in list(part.named_children()):
+                if isinstance(inner, Copies):
+                    setattr(part, name, inner.fixed(self.rules[field]))
+        return made
+
     def written(self) -> dict:
+        """JSON-able; `amodal.nn.deep_prompts.deep_of` builds the same again."""
         return {"kind": "skills", "rules": {f: list(s) for f, s in self.rules.items()}, "where": self.where}
 
 

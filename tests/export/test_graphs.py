@@ -12,6 +12,7 @@ from amodal.core import AmodalError, Batch, Column
 from amodal.export import export, graphs
 from amodal.export._alone import Alone
 from amodal.export._senses import dense
+from amodal.nn.skills import switched
 from tests.export.models import FIELDS, encoder, model
 
 SHAPES = {
@@ -41,6 +42,17 @@ def test_the_dense_form_agrees_with_the_flat_one(field, shape):
 def test_fusion_tokens_take_part_as_the_rule_says(reads):
     made = encoder("photo", "facts", "watch", trunk="joint", pool="cls").fuse(3, reads).eval()
     for field in made.fields:
+        np.testing.assert_allclose(*compared(made, field, 3, 11), atol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["attention", "mlp"])
+def test_each_sense_takes_its_own_skills_along(where):
+    made = encoder("photo", "facts", trunk="shared")
+    switched(made, {"photo": ("seeing", "both"), "facts": ("both",)}, where)
+    with torch.no_grad():
+        for p in made.trunks.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+    for field in made.eval().fields:
         np.testing.assert_allclose(*compared(made, field, 3, 11), atol=1e-5)
 
 

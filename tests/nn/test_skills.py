@@ -9,7 +9,7 @@ from torch.nn.functional import gelu
 from amodal.core import AmodalError
 from amodal.nn import config
 from amodal.nn.encoder import Encoder
-from amodal.nn.skills import switched
+from amodal.nn.skills import Copies, switched
 from amodal.nn.transformer import Transformer
 from tests.methods.bench import batch, exact, fields
 
@@ -107,6 +107,16 @@ def test_a_saved_encoder_keeps_its_skills_and_so_does_a_copy(where):
         for p in (other := copy.deepcopy(made)).trunks.parameters():
             p.zero_()
     assert not torch.equal(made(b)["words"].values, other(b)["words"].values)
+
+
+@pytest.mark.parametrize("where", ["attention", "mlp"])
+def test_one_field_alone_goes_through_a_plain_transformer(where):
+    made, _ = encoder(where)
+    bags = made.tokenize(exact(batch(("plain",))))
+    for field, bag in bags.items():
+        plain = made.deep.alone(made.trunks["all"], field)
+        assert not any(isinstance(part, Copies) for part in plain.modules())
+        torch.testing.assert_close(plain(bag).x, made.contextualise({field: bag})[field].x)
 
 
 def test_errors_say_what_to_do():
