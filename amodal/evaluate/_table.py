@@ -16,6 +16,7 @@ HEADLINES = (
     "MRR, by votes",
     "worth",
     "concordance",
+    "AUC over time",
     "integrated Brier",
 )
 """The metrics that a table shows unless all are asked for."""
@@ -55,6 +56,8 @@ def in_short(rows: Sequence[dict]) -> list[dict]:
     """Means over what a person does not want to read one by one, of the first probe: over targets, or over subsets of one size."""
     if rows[0]["protocol"] == "absence":
         return _absence_in_short(rows)
+    if rows[0]["protocol"] == "survival":  # nothing to average, and the intervals are what counts
+        return list(rows)
     if rows[0]["protocol"] == "sense_sets":
         return [row for row in rows if "own" not in row]  # means and worst cases
     probe = next((row["probe"] for row in rows if "probe" in row), None)

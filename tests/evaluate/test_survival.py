@@ -12,6 +12,7 @@ from amodal.data.sets._writing import describe, field, records
 from amodal.evaluate import Embedded, NotApplicable, evaluate, survival_label, usual_label
 from amodal.evaluate._survival import concordance, cox, fitted, kaplan_meier, partial_likelihood, survival
 from amodal.evaluate._survival_scores import METRICS, Told, grid, scores
+from amodal.evaluate._table import in_short
 from amodal.evaluate.survival import survival as protocol
 
 
@@ -163,6 +164,11 @@ def test_the_protocol_judges_on_the_test_part_if_it_says_enough():
     brier = {r["source"]: r for r in found.rows if r["metric"] == "integrated Brier"}
     assert brier["a"]["value"] < brier["a"]["chance"] * 0.9 and 0.1 < brier["a"]["chance"] < 0.25
     assert {r["metric"] for r in found.rows} == set(METRICS) and rows["a"]["events"] > 50
+
+
+def test_the_table_keeps_intervals_however_many_senses_there_are():
+    rows = [{"protocol": "survival", **r} for r in protocol(embedded(80, 2), embedded(60, 3), label="days,dead").rows]
+    assert in_short(rows * 5) == rows * 5 and all("interval" in r for r in rows)
 
 
 def test_few_events_are_judged_in_folds_of_both_parts_and_noise_stays_noise():
