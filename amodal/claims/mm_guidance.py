@@ -25,12 +25,12 @@ from amodal.claims._arms import Budget, trained
 from amodal.claims.missing_aware_prompts import LABEL, prepared
 from amodal.claims.missing_aware_prompts import split as split_emoji
 from amodal.core import Column
+from amodal.core.column import both
 from amodal.data import Loader
 from amodal.data.loader import class_numbers
 from amodal.methods._contract import Features, Method
 from amodal.methods.shapes import share
 from amodal.nn.answers import Answers, targets_of
-from amodal.nn.guided_pool import both
 
 CLAIM = (
     "A network that tells classes from one sense has a higher macro-F1 if a second sense guided it in training than without, and than if "

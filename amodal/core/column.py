@@ -111,3 +111,9 @@ def shared_rows(a: Column, b: Column) -> tuple[Tensor, Tensor]:
     at_b = torch.searchsorted(b.rows, a.rows).clamp(max=max(len(b) - 1, 0))
     both = b.rows[at_b] == a.rows if len(b) else torch.zeros(len(a), dtype=torch.bool, device=a.rows.device)
     return both.nonzero().squeeze(1), at_b[both]
+
+
+def both(a: Column, b: Column) -> tuple[Column, Column]:
+    """The rows that two columns share, of each."""
+    at_a, at_b = shared_rows(a, b)
+    return a.at(at_a), b.at(at_b)

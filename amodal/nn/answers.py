@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
+from amodal.core.column import both
 from amodal.core.embeddings import FUSED
 from amodal.nn.late_fusion import side_by_side
 from amodal.objectives.common import connected_zero
 from amodal.objectives.cox import cox
+from amodal.objectives.distill import distill
 
 KINDS = ("classes", "amount", "survival")
 EVENTS = {"1", "1.0", "true", "yes", "event", "dead", "deceased", "died", "relapse", "failure"}
@@ -168,6 +170,15 @@ class Answers(nn.Module):
             )
         return found
 
+    def follow(self, student: Column, teacher: Column, temperature: float = 1.0) -> Tensor:
+        """Mean over the targets of how far outputs are from a teacher's, which gets no gradient, on the rows that both have: `distill` for
+        classes, squared error for the others."""
+        own, aim = map(self.split, both(student, teacher))
+        each = [
+            _follow(target, own[target.name].values, aim[target.name].values, temperature) for target in self.targets
+        ]
+        return torch.stack(each).mean()
+
     @torch.no_grad()
     def predictions(self, told: Column) -> dict[str, Tensor]:
         """Target -> probabilities (N, classes), amounts (N,), or log hazards (N,), the higher the sooner."""
@@ -189,6 +200,12 @@ def _loss(target: Target, x: Tensor, y: list[Tensor], smoothing: float, survival
     if target.kind == "amount":
         return mse_loss(x.squeeze(1).float(), (y[0].float() - target.mean) / target.std)
     return survival(x.squeeze(1), y[0], y[1] == target.event)
+
+
+def _follow(target: Target, x: Tensor, aim: Tensor, temperature: float) -> Tensor:
+    if target.kind == "classes":
+        return distill(x, aim, temperature=temperature)
+    return mse_loss(x.float(), aim.detach().float()) if len(x) else connected_zero(x.float())
 
 
 def answers_of(encoder, targets: Sequence[Target | dict], hidden: int = 0) -> Answers:

@@ -6,7 +6,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from amodal.core import Column, Tokens
-from amodal.core.column import shared_rows
 from amodal.nn.pooling import segment_softmax
 
 
@@ -31,9 +30,3 @@ class GuidedPool(nn.Module):
         pooled = mixed.new_zeros(bag.size, mixed.shape[1]).index_add(0, bag.row, mixed)
         rows = ((bag.lengths() > 0) & guide.present(bag.size)).nonzero().squeeze(1)
         return Column(pooled[rows], rows)
-
-
-def both(a: Column, b: Column) -> tuple[Column, Column]:
-    """The rows that two columns share, of each."""
-    at_a, at_b = shared_rows(a, b)
-    return a.at(at_a), b.at(at_b)

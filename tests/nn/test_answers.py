@@ -128,3 +128,19 @@ def test_a_label_says_what_kind_of_task_it_is(tiny):
 def test_what_cannot_be_told_is_refused_with_a_reason(tiny, label, task, words):
     with pytest.raises(AmodalError, match=words):
         targets_of(tiny, np.arange(20), label, task)
+
+
+def test_outputs_follow_anothers_on_the_rows_that_both_have():
+    head = Answers([Target("kind", "classes", ("a", "b", "c")), Target("size", "amount")], (), 5, joint=True)
+    torch.manual_seed(0)
+    own = Column(torch.randn(3, 4, requires_grad=True), torch.tensor([0, 2, 3]))
+    aim = Column(torch.randn(3, 4, requires_grad=True), torch.tensor([1, 2, 3]))
+    total = 0.0
+    for x, y in zip(own.values[1:], aim.values[1:]):
+        p, q = ((v[:3] / 2).softmax(0) for v in (y, x))
+        total = total + 4 * sum(a * (a / b).log() for a, b in zip(p, q)) + (x[3] - y[3]) ** 2
+    found = head.follow(own, aim, 2.0)
+    torch.testing.assert_close(found, total / 2 / 2)
+    found.backward()
+    assert aim.values.grad is None and own.values.grad[0].abs().sum() == 0 < own.values.grad[1:].abs().min()
+    assert head.follow(own, Column(aim.values[:0], aim.rows[:0])).item() == 0

@@ -4,7 +4,7 @@ the deployed sense, a classifier of both, and one of the deployed sense that fol
 
 Reconstructed, as no code was published and the page follows a description of the paper: where attention weighs (tokens), what is followed
 (the weighted vector, by cosine, and softened logits), and the weights of both. What differs: the deployed sense may have any number of
-guides, whose unit vectors are averaged, each record those that it has; any labels; what is not a class is followed by its vector alone."""
+guides, whose unit vectors are averaged, each record those that it has; any labels; what is not a class is followed by squared error."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
+from amodal.core.column import both
 from amodal.methods._contract import Features, Method
 from amodal.methods._regions import alone
 from amodal.methods.shapes import share, two_senses
 from amodal.nn.answers import Answers, Target
 from amodal.nn.encoder import Encoder
-from amodal.nn.guided_pool import GuidedPool, both
+from amodal.nn.guided_pool import GuidedPool
 from amodal.objectives.common import connected_zero
-from amodal.objectives.distill import distill
 from amodal.objectives.negative_cosine import negative_cosine
 
 
@@ -97,12 +97,9 @@ class Guidance(Method):
         terms |= {f"guided/{n}": t for n, t in share(self.both.losses(features["guided"], features)).items()}
         if self.feature:
             terms["feature"] = self.feature * self.match(features["own"].values, features["aim"].values)
-        kinds = [t.name for t in self.head.targets if t.kind == "classes"]
-        if self.logit and kinds:
-            teacher = self.both.split(features["guided"])
-            student = self.head.split(both(features["told"], features["guided"])[0])
-            each = [distill(student[n].values, teacher[n].values, temperature=self.temperature) for n in kinds]
-            terms["logit"] = self.logit * sum(each) / len(each)
+        if self.logit:
+            follow = self.head.follow(features["told"], features["guided"], self.temperature)
+            terms["logit"] = self.logit * follow
         return terms
 
     @torch.no_grad()

@@ -12,18 +12,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import mse_loss
 
-from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
+from amodal.core import AmodalError, Batch, Embeddings, unknown
 from amodal.masking.senses import any_senses
 from amodal.methods._contract import Features, Method
 from amodal.methods.shapes import share
 from amodal.nn.answers import Answers, answers_of
 from amodal.nn.encoder import Encoder
-from amodal.nn.guided_pool import both
 from amodal.nn.some_senses import reader
-from amodal.objectives.common import connected_zero
-from amodal.objectives.distill import distill
 
 ENCODER = {"trunk": "joint"}
 
@@ -84,19 +80,9 @@ class SelfDistilled(Method):
     def losses(self, features: Features) -> dict[str, Tensor]:
         terms = share(self.head.losses(features["told"], features))
         if self.weight:
-            parts = (self.head.split(c) for c in both(features["student"], features["teacher"]))
-            terms["distill"] = self.weight * self.follow(*parts)
+            follow = self.head.follow(features["student"], features["teacher"], self.temperature)
+            terms["distill"] = self.weight * follow
         return terms
-
-    def follow(self, student: dict[str, Column], teacher: dict[str, Column]) -> Tensor:
-        total = 0.0
-        for target in self.head.targets:
-            own, aim = student[target.name].values, teacher[target.name].values
-            if target.kind == "classes":
-                total = total + distill(own, aim, temperature=self.temperature)
-            else:
-                total = total + (mse_loss(own.float(), aim.float()) if len(own) else connected_zero(own))
-        return total / len(self.head.targets)
 
     def seen(self, batch: Batch) -> Embeddings:
         """What the head reads of a batch: all that its rows have."""
