@@ -89,6 +89,22 @@ Around = Callable[[int, Tokens, Callable[..., Tokens]], Tokens]
 `Transformer.block` does. Tokens may be put in and taken out, and those that entered the trunk must be all that leave it, in their order."""
 
 
+class Planned:
+    """`plan` for blocks that follow each other under one rule: made anew only when tokens came or went."""
+
+    def __init__(self):
+        self.last: tuple[Tokens, Plan] | None = None
+
+    def __call__(self, tokens: Tokens, reads: Reads | None = None) -> Plan:
+        if self.last is None or not _same_places(self.last[0], tokens):
+            self.last = tokens, plan(tokens, reads)
+        return self.last[1]
+
+
+def _same_places(a: Tokens, b: Tokens) -> bool:
+    return a.row is b.row and a.source is b.source and a.names == b.names
+
+
 class Transformer(nn.Module):
     """Tokens -> Tokens. `reads` is the attention rule, None for full attention; `rotary` turns on rotary positions; `experts`:
     every second block, and so the last of an even number, is sparse and has so many."""
@@ -118,9 +134,9 @@ class Transformer(nn.Module):
                 raise AmodalError(
                     "what blocks give and how they route cannot be collected where tokens are put between them"
                 )
-            inner = tokens
+            inner, planned = tokens, Planned()
             for i in range(len(self.blocks)):
-                inner = around(i, inner, partial(self.block, i, reads=reads))
+                inner = around(i, inner, partial(self.block, i, reads=reads, planned=planned))
             if len(inner) != len(tokens):
                 raise ValueError(f"{len(tokens)} tokens entered the trunk and {len(inner)} leave it")
             return tokens.with_x(self.norm(inner.x))
@@ -142,9 +158,18 @@ class Transformer(nn.Module):
                 routes[:] = [logits[back] for logits in routes]
         return tokens.with_x(x_TD if collect is None else collect(outputs, tokens))
 
-    def block(self, i: int, tokens: Tokens, *, prefix: Prefix | None = None, reads: Reads | None = None) -> Tokens:
-        """Block `i` alone, without the norm that ends a trunk: for streams that go block by block, side by side perhaps."""
-        how = plan(tokens, reads or self.reads)
+    def block(
+        self,
+        i: int,
+        tokens: Tokens,
+        *,
+        prefix: Prefix | None = None,
+        reads: Reads | None = None,
+        planned: Callable[[Tokens, Reads | None], Plan] = plan,
+    ) -> Tokens:
+        """Block `i` alone, without the norm that ends a trunk: for streams that go block by block, side by side perhaps. planned: a
+        `Planned` for each stream spares planning every block anew."""
+        how = planned(tokens, reads or self.reads)
         if prefix is not None:
             how = with_prefix(how, tokens, *prefix)
         x_TD, position = tokens.x, tokens.position

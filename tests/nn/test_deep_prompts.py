@@ -90,6 +90,17 @@ def test_block_by_block_is_the_trunk(options):
     torch.testing.assert_close(trunk(tokens, around=lambda i, t, block: block(t)).x, trunk(tokens).x)
 
 
+def test_blocks_plan_anew_when_tokens_came_or_went(monkeypatch):
+    made = []
+    monkeypatch.setattr("amodal.nn.transformer.plan", lambda *a: made.append(1) or plan(*a))
+    trunk, tokens = trunk_of(4), two_senses()
+    assert (trunk(tokens, around=lambda i, t, block: block(t)), len(made))[1] == 1
+    prompts = PatternPrompts(["image", "text"], WIDTH, 4, length=2, layers=2).double()
+    made.clear()
+    trunk(tokens, around=prompts)  # 2 blocks with more tokens than before, and the rest with as many
+    assert len(made) == 2
+
+
 @pytest.mark.parametrize("aware", [True, False])
 @pytest.mark.parametrize("layers", [1, 2, 9])
 @pytest.mark.parametrize("at, grow", [("input", True), ("input", False), ("attention", True)])
