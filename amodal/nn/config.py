@@ -27,6 +27,7 @@ def describe(encoder: Encoder) -> dict:
         "aligned_head": encoder.aligned_head,
         "others": len(encoder.others),
         "unsigned": encoder.unsigned,
+        "grown": dict(encoder.grown),
         "tails": {f: tail.written() for f, tail in tails(encoder).items()},
         "deep": None if encoder.deep is None else encoder.deep.written(),
         "backbones": {f: t.spec for f, t in encoder.tokenizers.items() if getattr(t, "contextual", False)},
@@ -59,6 +60,8 @@ def build(config: dict) -> Encoder:
         shape = {name: config[f"aligned_{name}"] for name in ("hidden", "fused")}
         shape |= {"bias": config.get("aligned_bias", False), "head": config.get("aligned_head")}
         encoder.align(config["aligned_width"], **shape)
+    for field, depth in config.get("grown", {}).items():
+        encoder.grow(field, depth)
     encoder.unsigned = config.get("unsigned", False)
     if config.get("deep"):
         encoder.deep = deep_of(encoder, config["deep"])

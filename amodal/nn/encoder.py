@@ -99,6 +99,8 @@ class Encoder(nn.Module):
         self.heads: nn.ModuleDict | None = None
         self.deep: nn.Module | None = None  # learned tokens between the blocks of the trunks (`amodal.nn.deep_prompts`)
         self.others = nn.ModuleList()
+        self.grown: dict[str, int] = {}
+        self.above = nn.ModuleDict()
 
     def _new_trunk(self, depth: int, key: str) -> nn.Module:
         if self.mixer != "attention" and name_of(self.fields[key]) in SEQUENCES:
@@ -113,6 +115,29 @@ class Encoder(nn.Module):
         for parts in (self.fields, self.tokenizers, self.field_token, self.trunks, self.pools):
             if field in parts:
                 parts.pop(field)
+
+    def lock(self, field: str) -> None:
+        """A field's tower stays as it is. Of a pretrained backbone the map from its width to this encoder's, which begins random, goes on
+        learning. Raises AmodalError for a trunk that other fields use too."""
+        if self.trunk != "separate":
+            raise AmodalError(
+                f'one tower can be locked with trunk="separate", where it shares nothing; this encoder has {self.trunk!r}'
+            )
+        for parts in (self.tokenizers, self.trunks, self.pools):
+            if field in parts:
+                parts[field].requires_grad_(False)
+        self.field_token[field].requires_grad_(False)
+        if self.contextual(field):
+            self.tokenizers[field].project.requires_grad_(True)
+
+    def grow(self, field: str, depth: int) -> None:
+        """Put so many more blocks on top of a field's tower, locked or not, or of its backbone."""
+        if self.trunk != "separate":
+            raise AmodalError(
+                f'a tower grows with trunk="separate", where it shares nothing; this encoder has {self.trunk!r}'
+            )
+        self.grown[field] = depth
+        self.above[field] = Transformer(self.width, depth, self.heads_each, rotary=self.positions == "rotary")
 
     def fuse(self, tokens: int = 8, reads: str = "pure") -> Encoder:
         """Add learned fusion tokens to every row, and a rule on who reads whom: "full", "pure" (Zorro) or "bottleneck" (MBT)."""
@@ -261,6 +286,9 @@ class Encoder(nn.Module):
                 result.update({s: bag if single else _rename(bag, s) for s in names})
                 if self.fusion and FUSED not in result:
                     result[FUSED] = _rename(bag, FUSED)
+        for source in bags:
+            if (field := field_of(source)) in self.above:
+                result[source] = self.above[field](result[source])
         return {s: result[s] for s in [*bags, *([FUSED] if FUSED in result else [])]}
 
     def _sequences(self, bags: Bags) -> dict[str | None, list[list[str]]]:
