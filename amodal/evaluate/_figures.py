@@ -13,6 +13,7 @@ from amodal.evaluate._drawing import COLOURS, drawing
 from amodal.evaluate._maps import embedding_map, has_places, principal, world_map
 from amodal.evaluate._sense_sets_picture import sense_sets
 from amodal.evaluate._sheet import retrieval_sheet
+from amodal.evaluate._survival_picture import survival
 from amodal.train.log import read
 
 __all__ = [
@@ -25,14 +26,15 @@ __all__ = [
     "report",
     "retrieval_sheet",
     "sense_sets",
+    "survival",
     "transfer",
     "world_map",
 ]
 
 
 def report(report, stem: Path) -> list[Path]:
-    """The figures that the results of a Report call for, beside `stem`: missing, absence, sets of senses, transfer, a map of the test
-    records."""
+    """The figures that the results of a Report call for, beside `stem`: missing, absence, sets of senses, survival, transfer, a map of the
+    test records."""
     made = []
     for result in report.results:
         name = f"{stem}.{result.protocol}" + (f".{result.spec['label']}" if _ambiguous(report, result) else "") + ".png"
@@ -42,6 +44,8 @@ def report(report, stem: Path) -> list[Path]:
             made.append(absence(result.rows, name, label=result.spec.get("label")))
         if result.protocol == "sense_sets":
             made.append(sense_sets(result.rows, name, label=result.spec.get("label")))
+        if result.protocol == "survival":
+            made.append(survival(result, name))
         if result.protocol == "transfer":
             made.append(transfer(result.rows, name, label=result.spec.get("label")))
     if report.test is not None and len(report.test) > 2:

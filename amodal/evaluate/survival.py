@@ -16,7 +16,7 @@ from amodal.data.loader import class_numbers
 from amodal.evaluate._embedded import Embedded, known
 from amodal.evaluate._labels import NotApplicable
 from amodal.evaluate._result import Result
-from amodal.evaluate._survival import fitted, kaplan_meier
+from amodal.evaluate._survival import fitted, kaplan_meier, log_rank
 from amodal.evaluate._survival_scores import METRICS, Told, grid, interval, scores
 from amodal.nn.answers import survival_of
 
@@ -50,7 +50,7 @@ def survival(
     outcomes = _outcomes(train, test, label)
     crossed = outcomes[1][1].sum() < least
     columns, others = train.probed(), test.probed()
-    rows, times = [], {}
+    rows, times, groups = [], {}, {}
     for source in sources or columns:
         read = zip((columns, others), outcomes, (4 * most, most))
         people = [_people(each[source], *labels, limit, seed) for each, labels, limit in read]
@@ -59,12 +59,14 @@ def survival(
         if min(event.sum() for _, _, event in people) < FEWEST:
             continue
         parts, times[source] = _told(people, folds, repeats, seed)
-        rows += _rows(source, parts, times[source], bootstrap, seed)
+        found = _rows(source, parts, times[source], bootstrap, seed)
+        rows, groups = rows + found, groups | ({source: halves(parts[: folds if crossed else 1])} if found else {})
     if not rows:
         raise NotApplicable(f"no sense has {FEWEST} records or more with an event ({label}) to learn from")
     spec = {"label": label, "kind": "survival", "space": "features", "train": len(train), "test": len(test)}
     spec["judged"] = f"{folds} folds of both parts, {repeats} times" if crossed else "test part"
     spec["times"] = {source: each.tolist() for source, each in times.items()}
+    spec["groups"] = groups
     return Result("survival", spec | {"bootstrap": bootstrap, "seed": seed}, rows)
 
 
@@ -108,6 +110,21 @@ def _told(people: Sequence[tuple], folds: int, repeats: int, seed: int) -> tuple
         risk = model.risk(torch.from_numpy(unseen))
         parts.append(Told(who, *truth, risk, model.curves(risk, times), tuple(known_)))
     return parts, times
+
+
+def halves(parts: Sequence[Told], points: int = 200) -> dict:
+    """Kaplan and Meier's curves of those told to be at low and at high risk, below and above the median of those told by the same model,
+    and p of the log-rank test between them (too small by a little where models have learnt from each other's people)."""
+    time, event = (np.concatenate([getattr(part, name) for part in parts]) for name in ("time", "event"))
+    high = np.concatenate([part.risk > np.median(part.risk) for part in parts])
+    low_high = {"low": ~high, "high": high}
+    last = {name: float(time[half].max(initial=0.0)) for name, half in low_high.items()}
+    steps = np.unique(time[event])
+    steps = steps if len(steps) <= points else np.quantile(steps, np.linspace(0, 1, points))
+    at = np.unique(np.concatenate([[0.0], steps, list(last.values())]))
+    curves = {name: kaplan_meier(time[half], event[half], at).tolist() for name, half in low_high.items()}
+    n = {name: int(half.sum()) for name, half in low_high.items()}
+    return {"times": at.tolist(), **curves, "last": last, "n": n, "p": log_rank(time, event, high)[1]}
 
 
 def _divided(event: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:

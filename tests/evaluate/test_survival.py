@@ -4,13 +4,14 @@ protocol."""
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import amodal
 from amodal.core import AmodalError, Column, Embeddings
 from amodal.data.schema import Label
 from amodal.data.sets._writing import describe, field, records
-from amodal.evaluate import Embedded, NotApplicable, evaluate, survival_label, usual_label
-from amodal.evaluate._survival import concordance, cox, fitted, kaplan_meier, partial_likelihood, survival
+from amodal.evaluate import Embedded, NotApplicable, Report, evaluate, survival_label, usual_label
+from amodal.evaluate._survival import concordance, cox, fitted, kaplan_meier, log_rank, partial_likelihood, survival
 from amodal.evaluate._survival_scores import METRICS, Told, grid, scores
 from amodal.evaluate._table import in_short
 from amodal.evaluate.survival import survival as protocol
@@ -164,6 +165,24 @@ def test_the_protocol_judges_on_the_test_part_if_it_says_enough():
     brier = {r["source"]: r for r in found.rows if r["metric"] == "integrated Brier"}
     assert brier["a"]["value"] < brier["a"]["chance"] * 0.9 and 0.1 < brier["a"]["chance"] < 0.25
     assert {r["metric"] for r in found.rows} == set(METRICS) and rows["a"]["events"] > 50
+
+
+def test_the_log_rank_test_is_scikit_survivals():
+    compare, util = pytest.importorskip("sksurv.compare"), pytest.importorskip("sksurv.util")
+    _, time, event = outcomes(80, 8)
+    second = np.random.default_rng(0).random(80) < 0.4
+    chi, p = log_rank(time, event, second)
+    expected = compare.compare_survival(util.Surv.from_arrays(event, time), second)
+    assert (chi, p) == pytest.approx(expected)
+
+
+def test_halves_of_risk_part_where_risk_is_told_and_are_drawn(tmp_path):
+    found = protocol(embedded(300, 0), embedded(150, 1), label="days,dead")
+    told, noise = (found.spec["groups"][s] for s in "ab")
+    assert told["p"] < 1e-6 < noise["p"] and told["n"] == {"low": 75, "high": 75}
+    assert told["low"][0] == told["high"][0] == 1 and max(np.subtract(told["low"], told["high"])) > 0.3
+    file = Report([found]).save(tmp_path / "r.json")
+    assert Image.open(tmp_path / "r.survival.png").size[0] > 500 and Report.load(file)["survival"].spec["groups"]
 
 
 def test_the_table_keeps_intervals_however_many_senses_there_are():
