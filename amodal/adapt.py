@@ -15,6 +15,7 @@ from amodal.data import open as open_data
 from amodal.data.readers import Reader
 from amodal.evaluate._base_to_new import base_and_new
 from amodal.evaluate._embedded import known
+from amodal.nn.answers import Answers
 from amodal.nn.saved import saved
 from amodal.nn.transformer import size_of
 from amodal.nn.tuning import TUNINGS
@@ -139,15 +140,19 @@ def predictions(model, data, *, part: str | None = None, progress=None) -> pa.Ta
         raise AmodalError(
             "this run learnt to tell no label. Make one that does: amodal adapt RUN --data DIR --label LABEL --out OUT"
         )
-    embedded = model.embed(data, part=part, progress=progress)
-    told = model.head.tell(embedded.features)
-    gone = np.ones(len(embedded), dtype=bool)
+    dataset = model.read(data)
+    indices = dataset.split(part) if part else np.arange(len(dataset))
+    if isinstance(model.head, Answers):
+        told = model.head.tell(model.embed(dataset, part=part, progress=progress).features)
+    else:
+        told = model.head.on(dataset, indices, progress=progress)
+    gone = np.ones(len(indices), dtype=bool)
     gone[told.rows.numpy()] = False
-    columns = {"key": pa.array(embedded.keys)}
+    columns = {"key": pa.array([dataset.keys[i] for i in indices.tolist()])}
     found = model.head.predictions(told)
     for target in model.head.targets:
         values = found[target.name].numpy()
-        whole = np.zeros((len(embedded), *values.shape[1:]), dtype=np.float32)
+        whole = np.zeros((len(indices), *values.shape[1:]), dtype=np.float32)
         whole[~gone] = values
         if target.kind == "classes":
             names = np.array(target.classes)[whole.argmax(1)]

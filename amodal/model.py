@@ -20,7 +20,8 @@ from amodal.nn.encoder import Encoder
 from amodal.nn.saved import saved, saved_head
 from amodal.search import Hit, Index
 from amodal.search import search as run_search
-from amodal.train.folder import read_trained, save_encoder, save_head, weights, write_trained
+from amodal.teller import Teller, teller
+from amodal.train.folder import read_trained, save_encoder, save_part, weights, write_trained
 from amodal.train.pretrain import pick_device
 from amodal.train.pretrain import pretrain as run_pretraining
 from amodal.train.remember import remembered
@@ -37,7 +38,8 @@ def load(path: str | Path, *, device: str = "auto") -> Model:
     path = Path(path)
     device = pick_device(device)
     head = saved_head(path, encoder, config)
-    return Model(encoder.to(device), config, path, read_trained(path), head.to(device) if head is not None else None)
+    head = teller(path, encoder, config, device) if head is None else head.to(device)
+    return Model(encoder.to(device), config, path, read_trained(path), head)
 
 
 class Model:
@@ -51,7 +53,7 @@ class Model:
         config: dict,
         path: Path | None = None,
         trained: np.ndarray | None = None,
-        head: Answers | None = None,
+        head: Answers | Teller | None = None,
     ):
         self.encoder, self.config, self.path, self.trained, self.head = encoder.eval(), config, path, trained, head
 
@@ -145,8 +147,11 @@ class Model:
 
     def save(self, path: str | Path) -> Path:
         """Write the encoder, its configuration, its card, and what it was trained on."""
-        if self.head is not None:
-            save_head(Path(path), self.head)
+        if isinstance(self.head, Answers):
+            save_part(Path(path), "head.safetensors", self.head.state_dict())
+        elif self.head is not None:
+            rest = {n: v for n, v in self.head.method.state_dict().items() if not n.startswith("encoder.")}
+            save_part(Path(path), "method.safetensors", rest)
         save_encoder(Path(path), weights(self.encoder), self.config)
         write_trained(Path(path), self.trained)
         return Path(path)

@@ -117,3 +117,21 @@ def test_base_classes_alone_are_learnt_and_both_halves_are_told_by_name(tmp_path
     base, new = found["base"]["value"], found["new"]["value"]
     assert found["harmonic mean"]["value"] == pytest.approx(2 * base * new / (base + new) if base + new else 0)
     assert found["base"]["n"] + found["new"]["n"] == found["harmonic mean"]["n"]
+
+
+TELLERS = ["m3col", "missing_joint_embedding", "mma_dfer", "mhsa_dms", "multimodn", "mm_guidance", "biofusionnet"]
+
+
+@pytest.mark.parametrize("method", TELLERS)
+def test_a_method_that_tells_labels_by_more_than_a_head_is_kept_whole(start, tmp_path, method):
+    digits, label = start[0].select(["fou", "zer"]), label_of(start[0])
+    options = {"label": label} | ({"task": "auto"} if method == "biofusionnet" else {})
+    how = {"size": "nano", "steps": 2, "batch": 32, "progress": False}
+    model = amodal.pretrain(method, digits, tmp_path / "run", options=options, **how)
+    table = model.predict(digits, part="test")
+    total = sum(np.array(table[f"{label}={c}"]) for c in "0123456789")
+    assert len(table) == len(digits.split("test")) and np.allclose(total, 1, atol=1e-5)
+    report = model.evaluate(digits, protocols=["told"], label=label, untrained=False)
+    assert report["told"].value("fused", "accuracy", target=label) >= 0
+    model.save(tmp_path / "copy")
+    assert amodal.load(tmp_path / "copy").predict(digits, part="test").equals(table)

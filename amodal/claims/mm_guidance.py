@@ -77,20 +77,15 @@ class Imagined(Method):
         found = share({f"{k}/{n}": t for k, each in terms.items() for n, t in each.items()})
         return found | {"guess": mse_loss(features["guess"].values, features["true"].values.detach())}
 
-    @torch.no_grad()
-    def predict(self, batch):
+    def outputs(self, batch):
         u = self.encoder.features(batch.only(self.deploy))[self.deploy]
-        return self.head.predictions(self.told(u, Column(self.guess(u.values), u.rows)))
+        return self.told(u, Column(self.guess(u.values), u.rows))
 
 
 def told(method, batch):
     """Target -> predictions from the deployed sense, by the page and by fine-tuning."""
     with torch.no_grad():
-        return (
-            method.predict(batch)
-            if hasattr(method, "predict")
-            else method.head.predictions(method.head(method.seen(batch)))
-        )
+        return method.head.predictions(method.outputs(batch))
 
 
 def arms(deploy, guide, targets):

@@ -5,6 +5,8 @@ an event: concordance."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 
@@ -17,33 +19,37 @@ from amodal.evaluate._result import Result
 from amodal.evaluate._survival import concordance
 from amodal.nn.answers import Answers, Target
 
+if TYPE_CHECKING:
+    from amodal.teller import Teller
 
-def told(train: Embedded, test: Embedded, *, head: Answers | None = None) -> Result:
+
+def told(train: Embedded, test: Embedded, *, head: Answers | Teller | None = None) -> Result:
     """head: the run's own, which reads the encoder's features. A record that the head says nothing of, for it has no sense that could be
     read, is left out; n says how many are there."""
     if head is None:
         raise NotApplicable("it measures the head of a run that learnt to tell labels (amodal adapt RUN --label …)")
-    rows = []
-    for source, seen in views(test, head).items():
-        answers = head.tell(seen)
+    rows, hidden = [], getattr(head, "hidden", 0)
+    for source, answers in outputs(test, head).items():
         found = {name: value.numpy() for name, value in head.predictions(answers).items()}
         for target in head.targets:
             scores = measured(target, found[target.name], answers.rows.numpy(), train, test)
             rows += [{"source": source, "target": target.name, **row} for row in scores]
     if not rows:
         raise NotApplicable("no test record has a label that the head tells")
-    return Result("told", {"targets": [t.name for t in head.targets], "hidden": head.hidden}, rows)
+    return Result("told", {"targets": [t.name for t in head.targets], "hidden": hidden}, rows)
 
 
-def views(test: Embedded, head: Answers) -> dict[str, Embeddings]:
-    """All that the records have, and each sense alone where the head takes them apart."""
+def outputs(test: Embedded, head: Answers | Teller) -> dict[str, Column]:
+    """From all that the records have, and from each sense alone where a head on features takes them apart."""
+    if not isinstance(head, Answers):  # a whole method reads the records themselves
+        return {FUSED: head.on(test.changed.dataset, test.changed.indices)}
     everything = test.features.columns
     seen = {FUSED: test.features}
     if not head.joint and len(test.sources) > 1:
         for sense in test.sources:
             columns = {s: c if s == sense else nothing(c) for s, c in everything.items()}
             seen[sense] = Embeddings(columns, len(test))
-    return seen
+    return {source: head.tell(z) for source, z in seen.items()}
 
 
 def nothing(column: Column) -> Column:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from amodal.core import Batch, Embeddings
+from amodal.core import Batch, Column, Embeddings
 from amodal.nn.answers import Answers
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
@@ -80,6 +80,11 @@ class Method(nn.Module):
 
     def answers(self) -> Answers | None:
         """The head that tells labels from the features of the encoder, which is then kept beside it (`amodal predict`); None without."""
+
+    def outputs(self, batch: Batch) -> Column:
+        """(N, …) what it tells of each row that it can tell of, target after target: logits of classes, amounts in deviations, log hazards.
+        A method that has it, because more than a head on the encoder's features tells its labels, is kept whole (`amodal predict`)."""
+        raise NotImplementedError
 
     combine: Callable[[dict[str, Tensor]], Tensor] | None = None
     """Gradient surgery: of each loss term its gradient over all that learns, one vector (P,), to the vector to step along. None is

@@ -123,6 +123,20 @@ class NamedClasses(Method):
     def logits(self, z_ND: Tensor, names_CD: Tensor) -> Tensor:
         return self.scale * normalize(z_ND, dim=1) @ names_CD.T
 
+    def outputs(self, batch: Batch) -> Column:
+        """(N, C) logarithms of the probabilities of the classes learnt, the mean over the senses that a row has."""
+        told = self.predict(batch)
+        names = (
+            next(iter(told.values())).values.new_zeros(batch.size, len(self.target.classes)),
+            torch.zeros(batch.size),
+        )
+        total, count = names[0], names[1].to(names[0])
+        for column in told.values():
+            total = total.index_add(0, column.rows, column.values)
+            count = count.index_add(0, column.rows, count.new_ones(len(column)))
+        rows = count.nonzero().squeeze(1)
+        return Column((total[rows] / count[rows, None]).clamp(min=1e-12).log(), rows)
+
     @torch.no_grad()
     def predict(self, batch: Batch, names: Sequence[str] | None = None, mixed: bool | None = None) -> dict[str, Column]:
         """Sense -> (N, C) probabilities of the classes `names`, or of those learnt. mixed: with representation features too, as is right

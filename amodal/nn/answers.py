@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -111,8 +111,15 @@ class Answers(nn.Module):
     trunk, else the vectors of all senses side by side, with a learned one in the place of a sense that is lacking."""
 
     def __init__(
-        self, targets: Sequence[Target], senses: Sequence[str], width: int, *, hidden: int = 0, joint: bool = False
+        self,
+        targets: Sequence[Target],
+        senses: Sequence[str],
+        width: int | Mapping[str, int],
+        *,
+        hidden: int = 0,
+        joint: bool = False,
     ):
+        """width: of the vectors, or sense -> width where they differ."""
         super().__init__()
         self.targets, self.hidden, self.joint = tuple(targets), hidden, joint
         if not targets:
@@ -120,8 +127,9 @@ class Answers(nn.Module):
         for target in targets:
             if target.kind not in KINDS:
                 raise unknown("kind of target", target.kind, KINDS)
-        self.absent = nn.ParameterDict({} if joint else {s: nn.Parameter(torch.zeros(width)) for s in senses})
-        size = width * (1 if joint else len(senses))
+        each = width if isinstance(width, Mapping) else dict.fromkeys(senses, width)
+        self.absent = nn.ParameterDict({} if joint else {s: nn.Parameter(torch.zeros(each[s])) for s in senses})
+        size = width if joint else sum(each[s] for s in senses)
         out = sum(target.width for target in targets)
         deep = (nn.Linear(size, hidden), nn.GELU(), nn.Linear(hidden, out)) if hidden else (nn.Linear(size, out),)
         self.net = nn.Sequential(*deep)
@@ -144,8 +152,7 @@ class Answers(nn.Module):
 
     def split(self, told: Column) -> dict[str, Column]:
         """Target -> its part of the outputs."""
-        parts = told.values.split([target.width for target in self.targets], 1)
-        return {target.name: Column(part, told.rows) for target, part in zip(self.targets, parts)}
+        return split(self.targets, told)
 
     def known(self, batch: Batch) -> dict[str, Column]:
         """`label/NAME` -> the labels of a batch, for the features of a method. Raises AmodalError for one that it does not bring."""
@@ -179,19 +186,30 @@ class Answers(nn.Module):
         ]
         return torch.stack(each).mean()
 
-    @torch.no_grad()
     def predictions(self, told: Column) -> dict[str, Tensor]:
-        """Target -> probabilities (N, classes), amounts (N,), or log hazards (N,), the higher the sooner."""
-        found = {}
-        for target in self.targets:
-            x = self.split(told)[target.name].values.float()
-            amount = x.squeeze(1) * target.std + target.mean if target.kind != "classes" else x
-            found[target.name] = x.softmax(1) if target.kind == "classes" else amount
-        return found
+        """See `predictions`."""
+        return predictions(self.targets, told)
 
     def written(self) -> dict:
         """JSON-able; `answers_of` builds the same head again."""
         return {"targets": [t.written() for t in self.targets], "hidden": self.hidden}
+
+
+def split(targets: Sequence[Target], told: Column) -> dict[str, Column]:
+    """Target -> its part of the outputs (N, …)."""
+    parts = told.values.split([target.width for target in targets], 1)
+    return {target.name: Column(part, told.rows) for target, part in zip(targets, parts)}
+
+
+@torch.no_grad()
+def predictions(targets: Sequence[Target], told: Column) -> dict[str, Tensor]:
+    """Target -> probabilities (N, classes), amounts (N,), or log hazards (N,), the higher the sooner."""
+    found = {}
+    for target in targets:
+        x = split(targets, told)[target.name].values.float()
+        amount = x.squeeze(1) * target.std + target.mean if target.kind != "classes" else x
+        found[target.name] = x.softmax(1) if target.kind == "classes" else amount
+    return found
 
 
 def _loss(target: Target, x: Tensor, y: list[Tensor], smoothing: float, survival: Survival) -> Tensor:
@@ -210,5 +228,8 @@ def _follow(target: Target, x: Tensor, aim: Tensor, temperature: float) -> Tenso
 
 def answers_of(encoder, targets: Sequence[Target | dict], hidden: int = 0) -> Answers:
     """The head for what this encoder makes of its senses."""
-    shape = {"hidden": hidden, "joint": encoder.trunk == "joint"}
-    return Answers([Target.read(t) for t in targets], list(encoder.fields), encoder.width * len(encoder.parts), **shape)
+    made, fields, copies = [Target.read(t) for t in targets], list(encoder.fields), len(encoder.parts)
+    if encoder.trunk == "joint":
+        return Answers(made, fields, encoder.width * copies, hidden=hidden, joint=True)
+    widths = {f: getattr(encoder.pools[f], "out_width", encoder.width) * copies for f in fields}
+    return Answers(made, fields, widths, hidden=hidden)

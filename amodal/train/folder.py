@@ -2,7 +2,7 @@
 
 RUN/config.json        all that is needed to build the encoder again, and how it came about
 RUN/model.safetensors  the encoder
-RUN/head.safetensors   the head that tells labels, if the method learnt one
+RUN/head.safetensors   the head that tells labels, if the method learnt one; RUN/method.safetensors if it takes more than a head
 RUN/README.md          the run card, for people
 RUN/trained.npy        hashes of the keys of the records it was trained on, which `evaluate` does not test on
 RUN/metrics.jsonl, tensorboard/, checkpoints/, quarantine.jsonl
@@ -21,11 +21,9 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from amodal.core import AmodalError
-from amodal.nn.answers import Answers
-from amodal.nn.encoder import Encoder
 from amodal.nn.saved import FORMAT, other_format, read_config
 from amodal.train import distributed
 from amodal.train.checkpoint import sync
@@ -68,7 +66,7 @@ def comparable(config: dict, key: str) -> object:
     return config[key]["fingerprint"] if key == "data" else config[key]
 
 
-def weights(encoder: Encoder) -> dict[str, Tensor]:
+def weights(encoder: nn.Module) -> dict[str, Tensor]:
     """All tensors, whole and on the CPU. Every rank must ask, for each holds a part of what is sharded."""
     return {k: distributed.whole(v).detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
 
@@ -92,15 +90,15 @@ def save_encoder(out: Path, tensors: dict[str, Tensor], config: dict) -> None:
         ) from e
 
 
-def save_head(out: Path, head: Answers) -> None:
-    """RUN/head.safetensors; what it tells is in config.json."""
-    tensors = {k: v.detach().cpu().contiguous() for k, v in head.state_dict().items()}
+def save_part(out: Path, name: str, state: dict[str, Tensor]) -> None:
+    """RUN/head.safetensors or method.safetensors; what they tell is in config.json."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     out.mkdir(parents=True, exist_ok=True)
     try:
-        save_file(tensors, out / ".head.draft")
-        (out / ".head.draft").rename(out / "head.safetensors")
+        save_file(tensors, out / ".part.draft")
+        (out / ".part.draft").rename(out / name)
     except (OSError, SafetensorError) as e:
-        raise AmodalError(f"could not write {out / 'head.safetensors'}: {e}") from e
+        raise AmodalError(f"could not write {out / name}: {e}") from e
 
 
 def hashes(keys: Iterable[str]) -> np.ndarray:

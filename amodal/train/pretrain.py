@@ -25,13 +25,13 @@ from amodal.data.loader import Views
 from amodal.methods._contract import Method
 from amodal.modalities import BadValue, name_of
 from amodal.nn import config as encoder_config
-from amodal.nn.answers import targets_of
+from amodal.nn.answers import Target, targets_of
 from amodal.nn.encoder import Encoder
 from amodal.nn.lora import merged
 from amodal.nn.saved import saved
 from amodal.nn.transformer import size_of
 from amodal.train import distributed, packaged
-from amodal.train.folder import hashes, prepare, save_encoder, save_head, versions, weights, write_trained
+from amodal.train.folder import hashes, prepare, save_encoder, save_part, versions, weights, write_trained
 from amodal.train.log import read
 from amodal.train.loop import Schedule, train
 from amodal.train.precision import context
@@ -131,6 +131,7 @@ def pretrain(
     fresh = given is not None and not whole
     if fresh:  # before the method may copy the encoder as a teacher, and again for the heads that it adds
         begin_with(encoder, given, str(init_from))
+    before = encoder_config.describe(encoder)
     trainee = methods.build(method, encoder, **chosen)
     notes = [begin_with(trainee.encoder, given, str(init_from))] if fresh else []
     seen, views = dataset, trainee.views
@@ -220,12 +221,17 @@ def pretrain(
         progress=progress,
     )
     tensors = weights(merged(kept))
+    told = tells(trainee, chosen, dataset)
+    whole_method = {n: v for n, v in weights(trainee).items() if not n.startswith("encoder.")} if told else {}
     if rank == 0:
         done = {"status": "done", "versions": versions(), "seconds": read(out / "metrics.jsonl")[-1]["seconds"]}
         done |= {"curation": choose.cost()} if choose else {}
-        if (head := trainee.answers()) is not None:
+        if told:
+            done |= {"tells": told, "before": before}
+            save_part(out, "method.safetensors", whole_method)
+        elif (head := trainee.answers()) is not None:
             done |= {"answers": head.written()}
-            save_head(out, head)
+            save_part(out, "head.safetensors", head.state_dict())
         save_encoder(out, tensors, config | done | {"processes": world, "device": where.type})
     distributed.barrier()
     return out
@@ -236,6 +242,8 @@ def classes_of(method: str, chosen: dict[str, object], dataset: records.Dataset)
     if not {"label", "classes"} <= methods.options(method).keys() or chosen.get("classes"):
         return {}
     label = str(chosen.get("label", ""))
+    if not label:  # the page says whether it can do without
+        return {}
     if label not in dataset.labels:
         raise unknown("label of this dataset", label, dataset.labels, f"{method} learns from one: --method.label NAME.")
     names = records.class_numbers(dataset.label(label, required=True))[1]
@@ -263,8 +271,20 @@ def targets_read(
     if "targets" not in accepted or chosen.get("targets"):
         return {}
     given = {name: chosen.get(name, accepted[name].default) for name in ("label", "task") if name in accepted}
+    if not given["label"]:
+        return {}
     found = targets_of(dataset, part, **{name: str(value) for name, value in given.items()})
     return {"targets": tuple(target.written() for target in found)}
+
+
+def tells(trainee: Method, chosen: dict[str, object], dataset: records.Dataset) -> list[dict]:
+    """What the outputs of a method mean, in JSON; nothing for one that tells no labels, or by a head on its encoder's features alone."""
+    if trainee.answers() is not None or type(trainee).outputs is Method.outputs or not trainee.labels:
+        return []
+    if "targets" in chosen:
+        return list(chosen["targets"])
+    names = records.class_numbers(dataset.label(trainee.labels[0]))[1]
+    return [Target(trainee.labels[0], "classes", tuple(names)).written()]
 
 
 @torch.no_grad()

@@ -53,7 +53,7 @@ def test_pairs_come_first_and_then_the_label():
     two.begin(1)
     assert list(two.losses(two.features(batch(two.views)))) == ["told/kind"]
     assert all(p.requires_grad for p in two.head.parameters()) and not two.match.weight.requires_grad
-    told = two.predict(batch(two.views))["kind"]
+    told = two.head.predictions(two.outputs(batch(two.views)))["kind"]
     torch.testing.assert_close(told.sum(1), torch.ones(len(told)))
     none = method("less_bimodal", label="kind", targets=KIND, pairs=0.0)
     assert none.stages == (1.0,) and none.masked is None
@@ -67,11 +67,13 @@ def test_pairs_come_first_and_then_the_label():
 def test_each_answer_rests_on_the_words_and_on_every_other_sense():
     one = method("less_bimodal", label="kind", targets=KIND, pairs=0.0).eval()
     whole = batch(("plain",), patchy=False)
-    before = one.predict(whole)["kind"]
+    before = one.head.predictions(one.outputs(whole))["kind"]
     for sense in ("picture", "words", "signal"):
         other = batch(("plain",), patchy=False, seed=1)
         changed = whole.columns | {sense: other[sense]}
-        after = one.predict(type(whole)(whole.size, changed, whole.keys, whole.seeds, whole.labels))["kind"]
+        after = one.head.predictions(
+            one.outputs(type(whole)(whole.size, changed, whole.keys, whole.seeds, whole.labels))
+        )["kind"]
         assert not torch.allclose(before, after, atol=1e-5)
 
 

@@ -109,7 +109,7 @@ def test_shares_of_more_senses():
 def test_a_row_that_lacks_a_sense_has_a_learned_vector_in_its_place():
     m, whole = made(), exact(batch(("plain",), 7, senses=TWO))
     assert len(whole["picture"]) < 7
-    found = m.predict(whole)
+    found = m.outputs(whole)
     z = Embeddings({s: m.encoder.features(whole)[s] for s in TWO}, 7)
     for row, logits in zip(found.rows.tolist(), found.values):
         parts = []

@@ -54,9 +54,9 @@ def test_at_the_end_the_classifier_alone_learns_from_labelled_rows():
 def test_every_subset_of_senses_is_told(fuse):
     m = method("mhsa_dms", fuse=fuse)
     whole = batch(("plain",), patchy=False)
-    assert m.predict(whole).values.shape == (8, 3)
+    assert m.outputs(whole).values.shape == (8, 3)
     for sense in SENSES:
-        assert len(m.predict(whole.only(sense))) == 8
+        assert len(m.outputs(whole.only(sense))) == 8
     torch.testing.assert_close(m.fused(whole).values.norm(dim=1), torch.ones(8))
 
 

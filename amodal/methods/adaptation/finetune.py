@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from amodal.core import AmodalError, Batch, Embeddings, unknown
+from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
 from amodal.core.embeddings import FUSED
 from amodal.methods._contract import Features, Method
 from amodal.methods.shapes import share
@@ -57,8 +57,10 @@ class Finetune(Method):
             encoder.heads.requires_grad_(False)
 
     def features(self, batch: Batch) -> Features:
-        told = self.head(self.seen(batch))
-        return Features({"told": told} | self.head.known(batch), batch.size)
+        return Features({"told": self.outputs(batch)} | self.head.known(batch), batch.size)
+
+    def outputs(self, batch: Batch) -> Column:
+        return self.head(self.seen(batch))
 
     def seen(self, batch: Batch) -> Embeddings:
         """What the head reads: of a joint trunk only the pass of all senses together."""

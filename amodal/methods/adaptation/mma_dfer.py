@@ -65,9 +65,10 @@ class MmaDfer(Method):
     def features(self, batch: Batch) -> Features:
         if self.labels[0] not in batch.labels:
             raise unknown("label of this batch", self.labels[0], batch.labels)
-        return Features({"told": self.told(batch), "label": batch.labels[self.labels[0]]}, batch.size)
+        return Features({"told": self.outputs(batch), "label": batch.labels[self.labels[0]]}, batch.size)
 
-    def told(self, batch: Batch) -> Column:
+    def outputs(self, batch: Batch) -> Column:
+        """(N, classes) logits of the rows that have any sense, from all that they have."""
         encoder, bags = self.encoder, self.encoder.tokenize(batch)
         own = encoder.deep is None  # nothing between the blocks: late fusion
         context = encoder.contextualise(bags) if own else encoder.deep.together(encoder, bags, self.meet)
@@ -81,8 +82,3 @@ class MmaDfer(Method):
         weight = class_weights(label.values[of], self.classes) if self.balanced else None
         x = told.values[at] if told.values.dtype == torch.float64 else told.values[at].float()
         return {"told": cross_entropy(x, label.values[of], weight=None if weight is None else weight.to(x.dtype))}
-
-    @torch.no_grad()
-    def predict(self, batch: Batch) -> Column:
-        """(N, classes) logits of the rows that have any sense, from all that they have."""
-        return self.told(batch)

@@ -113,6 +113,6 @@ class M3CoL(Method):
         return mixup_nce(*pair, partners(seeds), kept, temperature=self.heat)
 
     @torch.no_grad()
-    def predict(self, batch: Batch) -> Column:
+    def outputs(self, batch: Batch) -> Column:
         """(N, classes) logits of the rows that have any sense, from all that they have."""
         return self.heads(self.senses(batch))

@@ -90,7 +90,5 @@ class BioFusionNet(Method):
     def survival(self, risk: Tensor, time: Tensor, event: Tensor) -> Tensor:
         return cox(risk, time, event, torch.where(event, self.event_weight, 1.0))
 
-    @torch.no_grad()
-    def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """Target -> probabilities, amounts or log hazards, of the rows that have anything."""
-        return self.head.predictions(self.told(batch)[0])
+    def outputs(self, batch: Batch) -> Column:
+        return self.told(batch)[0]

@@ -79,7 +79,7 @@ class LessBimodal(Method):
 
     def features(self, batch: Batch) -> Features:
         if not self.on_pairs:
-            return Features({"told": self.told(batch)} | self.head.known(batch), batch.size)
+            return Features({"told": self.outputs(batch)} | self.head.known(batch), batch.size)
         context = alone(self.encoder, batch)
         columns = m.token_features(self.encoder, context, list(batch.sources)) | {m.SEED: m.seed_column(batch)}
         content = self.encoder.content(batch.only(self.words))[self.words]
@@ -103,7 +103,7 @@ class LessBimodal(Method):
         logits = self.match(self.co.means({self.words: words.values[at], sense: seen.values[at_seen[shown]]}))
         return matching(logits[own].squeeze(1), logits[~own].squeeze(1))
 
-    def told(self, batch: Batch) -> Column:
+    def outputs(self, batch: Batch) -> Column:
         bags = {s: self.encoder.pools[s].strip(bag) for s, bag in alone(self.encoder, batch).items()}
         lists = {s: Ragged(bag.x, bag.lengths()) for s, bag in bags.items()}
         words, pairs = lists.pop(self.words), {}
@@ -111,8 +111,3 @@ class LessBimodal(Method):
             rows = (seen.lengths + words.lengths).nonzero().squeeze(1)
             pairs[s] = Column(self.co.means({self.words: words, s: seen})[rows], rows)
         return self.head(Embeddings(pairs, batch.size))
-
-    @torch.no_grad()
-    def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """Target -> probabilities, amounts or log hazards, of the rows that have any sense."""
-        return self.head.predictions(self.told(batch))

@@ -110,7 +110,7 @@ class FusedContrast(Method):
         return fused_vectors(self.encoder, self.fusion, batch)
 
     @torch.no_grad()
-    def predict(self, batch: Batch) -> Column:
+    def outputs(self, batch: Batch) -> Column:
         """(N, classes) logits, of those rows."""
         fused = self.fused(batch)
         return Column(self.classifier(fused.values), fused.rows)

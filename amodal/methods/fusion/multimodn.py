@@ -78,17 +78,16 @@ class MultiModN(Method):
 
     @torch.no_grad()
     def curve(self, batch: Batch) -> dict[str, dict[str, Tensor]]:
-        """What is told of all rows before any sense, "", and after each, in their order: sense -> target -> predictions, as `predict` gives
-        them. A row that lacks a sense is told as before it; what a sense changes is its importance for that row."""
+        """What is told of all rows before any sense, "", and after each, in their order: sense -> target -> predictions. A row that lacks a
+        sense is told as before it; what a sense changes is its importance for that row."""
         state, found = self.begin_with(batch), self.steps(self.encoder.features(batch))[1]
         states = {"": state} | {s: (state := placed(state, pair)) for s, pair in found.items()}
         return {s: self.head.predictions(self.head(state)) for s, state in states.items()}
 
-    @torch.no_grad()
-    def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """Target -> probabilities, amounts or log hazards, of all rows; one without any sense is told as the average record."""
+    def outputs(self, batch: Batch) -> Column:
+        """Of all rows; one without any sense is told as the average record."""
         state, _ = self.steps(self.encoder.features(batch))
-        return self.head.predictions(self.head(Column(state, torch.arange(batch.size, device=state.device))))
+        return self.head(Column(state, torch.arange(batch.size, device=state.device)))
 
 
 def placed(state: Column, pair: Column) -> Column:

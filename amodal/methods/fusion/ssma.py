@@ -100,6 +100,10 @@ class Ssma(Method):
         """(B,) bool: the rows that have any sense."""
         return torch.stack([z[f"{DEEP}/{s}"].present(z.size) for s in self.sides]).any(0)
 
+    def outputs(self, batch: Batch) -> Column:
+        told = self.predict(batch)
+        return Column(told.values.clamp(min=1e-12).log(), told.rows)
+
     @torch.no_grad()
     def predict(self, batch: Batch, size: int = 0) -> Column:
         """Probabilities of the rows that have any sense: (N, classes, size, size), as large as they were told where size is 0; (N, classes)

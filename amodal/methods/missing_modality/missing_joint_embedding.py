@@ -97,7 +97,7 @@ class JointEmbedding(Method):
         return {name: self.weight * term for name, term in share(terms).items()} | {"told": task}
 
     @torch.no_grad()
-    def predict(self, batch: Batch) -> Column:
+    def outputs(self, batch: Batch) -> Column:
         """(N, classes) logits of the rows that have any sense; the batch may lack whole senses."""
         z, states = self.seen(batch)
         return self.fusion(z, self.fusion.predict(states), {s: z[s].present(z.size) for s in z})

@@ -102,8 +102,7 @@ class Guidance(Method):
             terms["logit"] = self.logit * follow
         return terms
 
-    @torch.no_grad()
-    def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """Target -> probabilities, amounts or log hazards of the rows that have the deployed sense; no other is read."""
+    def outputs(self, batch: Batch) -> Column:
+        """Of the rows that have the deployed sense; no other is read."""
         seen = alone(self.encoder, batch.only(self.deploy))[self.deploy]
-        return self.head.predictions(self.head(self.encoder.pools[self.deploy](seen)))
+        return self.head(self.encoder.pools[self.deploy](seen))
