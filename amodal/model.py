@@ -18,7 +18,7 @@ from amodal.nn import config as encoder_config
 from amodal.nn.answers import Answers
 from amodal.nn.encoder import Encoder
 from amodal.nn.saved import saved, saved_head
-from amodal.search import Hit, Index
+from amodal.search import Engine, Hit, open_index
 from amodal.search import search as run_search
 from amodal.teller import Teller, teller
 from amodal.train.folder import read_trained, save_encoder, save_part, weights, write_trained
@@ -121,13 +121,11 @@ class Model:
         # it is compared with the trained one, so it must be tested on the same records
         return Model(before.to(self.device), self.config, trained=self.trained)
 
-    def index(self, data, path: str | Path | None = None, **options) -> Index:
+    def index(self, data, path: str | Path | None = None, **options) -> Engine:
         """Embed `data` into an index that `search` reads; records that it already holds and that have not changed are skipped.
-        options: prune=True to delete those that `data` no longer has, progress; see `amodal.search.Index.update`."""
-        where = Path(path) if path else self._home() / "index"
-        return Index.open(where, encoder=self.encoder, fingerprint=self.fingerprint).update(
-            self.read(data), device=self.device, **options
-        )
+        path: a folder, RUN/index unless given, or an address such as qdrant://localhost:6333/photos.
+        options: prune=True to delete those that `data` no longer has, progress; see `amodal.search.Engine.update`."""
+        return self._opened(path).update(self.read(data), device=self.device, **options)
 
     def search(
         self,
@@ -140,10 +138,7 @@ class Model:
     ) -> list[Hit]:
         """The records nearest to a query: `search(text="a red boat")`, `search(image="boat.png", text="red")`. The query's names
         are fields or kinds of data; senses: whose vectors to compare with, all unless given."""
-        found = Index.open(
-            Path(index) if index else self._home() / "index", encoder=self.encoder, fingerprint=self.fingerprint
-        )
-        return run_search(found, self.encoder, query, k=k, where=where, senses=senses)
+        return run_search(self._opened(index), self.encoder, query, k=k, where=where, senses=senses)
 
     def save(self, path: str | Path) -> Path:
         """Write the encoder, its configuration, its card, and what it was trained on."""
@@ -155,6 +150,9 @@ class Model:
         save_encoder(Path(path), weights(self.encoder), self.config)
         write_trained(Path(path), self.trained)
         return Path(path)
+
+    def _opened(self, index: str | Path | None) -> Engine:
+        return open_index(index or self._home() / "index", encoder=self.encoder, fingerprint=self.fingerprint)
 
     def _home(self) -> Path:
         if self.path is None:

@@ -33,17 +33,26 @@ def allowed(where: Where, labels: dict[str, np.ndarray], count: int) -> np.ndarr
 
 
 def _category(name: str, values: np.ndarray, wanted: object) -> np.ndarray:
-    choices = (
-        [str(w) for w in wanted] if isinstance(wanted, Sequence) and not isinstance(wanted, str) else [str(wanted)]
-    )
-    there = {v for v in values if v is not None}
-    for choice in choices:
+    let, there = set(choices(wanted)), {v for v in values if v is not None}
+    for choice in sorted(let):
         if choice not in there:
             raise unknown(f"value of {name}", choice, there)
-    return np.array([v in choices for v in values], dtype=bool)
+    return np.array([v in let for v in values], dtype=bool)
 
 
 def _number(name: str, values: np.ndarray, wanted: object) -> np.ndarray:
+    low, high = bounds(name, wanted)
+    return (values >= low) & (values <= high)
+
+
+def choices(wanted: object) -> list[str]:
+    """The values of a category that a filter lets through."""
+    several = isinstance(wanted, Sequence) and not isinstance(wanted, str)
+    return [str(w) for w in wanted] if several else [str(wanted)]
+
+
+def bounds(name: str, wanted: object) -> tuple[float, float]:
+    """Lowest and highest value of a number that a filter lets through."""
     try:
         if isinstance(wanted, str) and ".." in wanted:
             low, high = (
@@ -57,4 +66,4 @@ def _number(name: str, values: np.ndarray, wanted: object) -> np.ndarray:
         raise AmodalError(
             f"the label {name!r} is a number: give one, or a range such as 3..5, instead of {wanted!r}"
         ) from None
-    return (values >= low) & (values <= high)
+    return low, high

@@ -19,7 +19,7 @@ from amodal.evaluate._embedded import embed_values
 from amodal.evaluate._sheet import Card, card, sheet
 from amodal.modalities import Raw, name_of
 from amodal.search._filter import Where
-from amodal.search.index import Index
+from amodal.search.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Hit:
 
 
 def search(
-    index: Index,
+    index: Engine,
     encoder,
     query: Mapping[str, Raw | Sequence[Raw] | Tensor],
     *,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -36,6 +36,11 @@ def rank() -> int:
 
 def world() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def mine(parts: Sequence) -> Sequence:
+    """Of pieces of work that any rank can do alone, those that this one does: every W-th."""
+    return parts[rank() :: world()]
 
 
 def barrier() -> None:

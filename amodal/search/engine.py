@@ -1,0 +1,219 @@
+"""What an index is, wherever its vectors lie: the embedded one in a folder (`Index`), and Qdrant's for many machines (`Qdrant`).
+
+An engine says how records are known, kept, removed and found; what to embed, what is checked and how errors read is here, once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from amodal.core import AmodalError, Embeddings, unknown
+from amodal.data import Bad, Dataset
+from amodal.evaluate import embed_records
+from amodal.search._filter import Where
+from amodal.search._records import plain, stamp_of
+from amodal.train import distributed
+
+AT_ONCE = 4096
+"""Records between two commits of an update."""
+
+Found = tuple[str, float, str, dict]
+"""key, cosine, sense, labels"""
+
+
+class Engine(ABC):
+    """Unit vectors (aligned space) of every sense of every record, with the record's key and labels.
+
+    path: where it is, as people name it; encoder: to embed with, needed to `update`; fingerprint: of its weights, so that vectors
+    of different encoders are never compared; bad: values that could not be read; gone: see `update`; many: whether several
+    processes may write at once.
+    """
+
+    many = False
+
+    def __init__(self, path: str | Path, encoder, fingerprint: str):
+        self.path, self.encoder, self.fingerprint = path, encoder, fingerprint
+        self.bad: list[Bad] = []
+        self.gone = 0
+
+    # What an engine says
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Records in it."""
+
+    @property
+    @abstractmethod
+    def keys(self) -> list[str]:
+        """Of all records."""
+
+    @property
+    @abstractmethod
+    def sources(self) -> list[str]:
+        """The senses that have vectors."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Of its vectors; 0 before there are any."""
+
+    @abstractmethod
+    def writing(self) -> AbstractContextManager:
+        """Entered around every change."""
+
+    @abstractmethod
+    def stamps(self, keys: Sequence[str]) -> dict[str, str]:
+        """key -> stamp of its content, of those that it holds."""
+
+    @abstractmethod
+    def beside(self, keys: set[str]) -> set[str]:
+        """The keys that it holds and that are not among these."""
+
+    @abstractmethod
+    def put(
+        self, keys: list[str], vectors: dict[str, tuple[np.ndarray, np.ndarray]], stamps: list[str], labels: list[dict]
+    ) -> None:
+        """Add records, or write them anew. vectors: source -> (unit vectors (n, D) float16, the place in `keys` of each (n,))."""
+
+    @abstractmethod
+    def remove(self, keys: Iterable[str]) -> int:
+        """Take records out, those that it holds; returns their number."""
+
+    @abstractmethod
+    def find(
+        self, query_D: np.ndarray, k: int, senses: Sequence[str], where: Where | None, unsigned: bool
+    ) -> list[Found]:
+        """See `nearest`; the query is of length 1 and all is checked but the filter."""
+
+    # What all have
+
+    def __repr__(self) -> str:
+        senses = ", ".join(self.sources) or "none"
+        return f"{type(self).__name__}({str(self.path)!r}, {len(self):,} records, senses {senses})"
+
+    def update(
+        self,
+        dataset: Dataset,
+        *,
+        device=None,
+        batch: int = 256,
+        prune: bool = False,
+        progress: Callable[[int], object] | None = None,
+    ):
+        """Embed the records that are new or whose content or labels have changed; the others are skipped. Returns the index.
+
+        prune: delete records that the dataset does not have; `gone` is their number, deleted or not. progress: called with the number
+        of records just done. An update that was interrupted goes on where it stopped. `bad` lists values that could not be read.
+        Under torchrun an engine that several may write to is filled by all ranks, each its own chunks; rank 0 prunes.
+        """
+        if self.encoder is None:
+            raise AmodalError(
+                "this index was opened without an encoder and can only be searched; to update it, open it with one"
+            )
+        labels, keys = {name: dataset.label(name) for name in dataset.labels}, list(dataset.keys)
+        if self.many:
+            distributed.start()
+        with self.writing():
+            wanted: list[tuple[int, str]] = []
+            for rows in shares(len(keys), self.many):
+                known = self.stamps([keys[i] for i in rows])
+                for i in rows:
+                    stamp = stamp_of(dataset, i, labels)
+                    if known.get(keys[i]) != stamp:
+                        wanted.append((i, stamp))
+                    elif progress is not None:
+                        progress(1)
+                while len(wanted) >= AT_ONCE:
+                    self._embed(dataset, wanted[:AT_ONCE], labels, device=device, batch=batch, progress=progress)
+                    wanted = wanted[AT_ONCE:]
+            if wanted:
+                self._embed(dataset, wanted, labels, device=device, batch=batch, progress=progress)
+            gone = self.beside(set(keys)) if not self.many or distributed.rank() == 0 else set()
+            self.gone = len(gone)
+            if prune and gone:
+                self.remove(gone)
+        return self
+
+    def _embed(self, dataset: Dataset, wanted: list[tuple[int, str]], labels: dict[str, np.ndarray], **options) -> None:
+        embedded = embed_records(self.encoder, dataset, [i for i, _ in wanted], labels=False, **options)
+        self.bad += embedded.bad
+        own = [{name: plain(values[i]) for name, values in labels.items()} for i, _ in wanted]
+        self._put(embedded.keys, embedded.aligned, [stamp for _, stamp in wanted], own)
+
+    def add(self, keys: Iterable[str], vectors: Embeddings, labels: dict[str, np.ndarray] | None = None):
+        """Records with vectors that were made before; those whose keys it holds are replaced. vectors: row i is of key i."""
+        keys, labels = list(keys), labels or {}
+        if len(keys) != vectors.size:
+            raise AmodalError(f"{len(keys)} keys for the vectors of {vectors.size} records")
+        own = [{name: plain(values[i]) for name, values in labels.items()} for i in range(len(keys))]
+        with self.writing():
+            self._put(keys, vectors, [""] * len(keys), own)
+        return self
+
+    def delete(self, keys: Iterable[str]) -> int:
+        """Take records out. Keys that it does not hold are passed over. Returns how many were deleted."""
+        with self.writing():
+            return self.remove(keys)
+
+    def _put(self, keys: list[str], vectors: Embeddings, stamps: list[str], labels: list[dict]) -> None:
+        widths = {c.values.shape[1] for c in vectors.columns.values()}
+        if len(widths | {self.width or min(widths, default=0)}) > 1:
+            raise AmodalError(
+                f"vectors of {widths} dimensions do not go into an index of {self.width}; index again with this encoder"
+            )
+        unit = {
+            source: (normalize(column.values.float(), dim=1).half().numpy(), column.rows.numpy())
+            for source, column in vectors.columns.items()
+        }
+        self.put(keys, unit, stamps, labels)
+
+    def nearest(
+        self,
+        query_D: Tensor,
+        *,
+        k: int = 10,
+        senses: Iterable[str] | None = None,
+        where: Where | None = None,
+        unsigned: bool = False,
+    ) -> list[Found]:
+        """Up to k found, best first, each record once, by that of its senses which is nearest. unsigned: by |cosine|, always exactly
+        (approximate search looks on one side only).
+
+        Raises AmodalError for an empty index, unknown senses, labels and values, and a query of another width.
+        """
+        if not len(self):
+            raise AmodalError(
+                f"there is nothing in the index in {self.path}; fill it with `amodal index RUN --data DIR`"
+            )
+        senses = list(senses) if senses is not None else self.sources
+        for sense in senses:
+            if sense not in self.sources:
+                raise unknown("sense in this index", sense, self.sources)
+        if query_D.shape != (self.width,):
+            raise AmodalError(
+                f"the query has shape {tuple(query_D.shape)}, the index holds vectors of {self.width} dimensions"
+            )
+        if k < 1:
+            raise AmodalError(f"k = {k}: at least one record must be asked for")
+        return self.find(normalize(query_D.float(), dim=0).numpy(), k, senses, where, unsigned)
+
+
+def other_encoder(path: str | Path, made_by: str, fingerprint: str, instead: str) -> AmodalError:
+    """instead: what to do about it."""
+    return AmodalError(
+        f"the index in {path} was made by another encoder (fingerprint {made_by}, this one is {fingerprint}), and vectors of "
+        f"different encoders cannot be compared. Index again: {instead}."
+    )
+
+
+def shares(count: int, many: bool) -> list[range]:
+    """The rows of `count` that this process is to see to, in chunks: all, or this rank's where many write."""
+    chunks = [range(start, min(start + AT_ONCE, count)) for start in range(0, count, AT_ONCE)]
+    return distributed.mine(chunks) if many else chunks
