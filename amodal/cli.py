@@ -235,11 +235,14 @@ def embed(
         Path, arg(metavar="FILE.parquet", help="columns: key, source, vector; goes on where it was interrupted")
     ],
 ) -> None:
-    """Embed every record into a Parquet file."""
+    """Embed every record into a Parquet file; under torchrun by all ranks."""
     from amodal.export.vectors import write_vectors
     from amodal.model import load
+    from amodal.train import distributed
 
-    print(f"wrote {write_vectors(load(run), data, out)} vectors to {out}")
+    count = write_vectors(load(run), data, out)
+    if distributed.rank() == 0:
+        print(f"wrote {count} vectors to {out}")
 
 
 def index(

@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from amodal.evaluate._embedded import unreadable
 from amodal.nn import config as encoder_config
 from amodal.nn.saved import read_json
 from amodal.progress import Bar
+from amodal.train import distributed
 
 CHUNK = 2048  # records: what an interruption costs
 SHARED = ["key", "source"]  # columns whose values repeat; vectors do not
@@ -39,9 +41,13 @@ COLUMNS = [*SHARED, "vector"]
 def write_vectors(model, data, out: str | Path, *, chunk: int = CHUNK, progress: bool = True) -> int:
     """Embed every record of `data` (what `amodal.open` takes) into the Parquet file `out`; returns the number of vectors.
 
-    Given again after an interruption, it goes on with the next chunk. Chunks of another encoder or other data are thrown away,
-    with a word about it, and so is a file that this function wrote before; any other file is not overwritten. Values that cannot be
-    read are counted on stderr. Raises AmodalError if the file cannot be written; what is done so far is then kept.
+    Under torchrun, rank r of W makes chunks r, r + W, …, on as many machines as share the folder of `out`; rank 0 waits for all
+    and puts the file together. The others return the number of vectors that they made.
+
+    Given again after an interruption, it goes on with the chunks that are not done, by any number of ranks. Chunks of another
+    encoder or other data are thrown away, with a word about it, and so is a file that this function wrote before; any other file is
+    not overwritten. Values that cannot be read are counted on stderr. Raises AmodalError if the file cannot be written; what is
+    done so far is then kept.
     """
     out = Path(out)
     if out.is_dir():
@@ -55,6 +61,7 @@ def write_vectors(model, data, out: str | Path, *, chunk: int = CHUNK, progress:
     dataset = model.read(data)
     if not len(dataset):
         raise AmodalError(f"{dataset.name!r} has no records to embed")
+    rank, _ = distributed.start()
     plan = {
         "encoder": model.fingerprint or _digest(model.encoder),
         "fields": encoder_config.describe(model.encoder)["fields"],
@@ -65,16 +72,27 @@ def write_vectors(model, data, out: str | Path, *, chunk: int = CHUNK, progress:
     parts = out.with_name(f".{out.name}.parts")
     starts = range(0, len(dataset), chunk)
     try:
-        _prepare(parts, plan)
+        if rank == 0:
+            _prepare(parts, plan)
+        distributed.barrier()
+        if rank > 0:
+            _join(parts, plan)
+        sizes = {start: min(chunk, len(dataset) - start) for start in starts}
         todo = [s for s in starts if not _part(parts, s).exists()]
-        bad = 0
-        with Bar(
-            "embed", len(dataset), start=len(dataset) - sum(min(chunk, len(dataset) - s) for s in todo), shown=progress
-        ) as bar:
-            for start in todo:
-                embedded = _embed(model, dataset, range(start, min(start + chunk, len(dataset))), bar, bad)
+        own = sorted({*distributed.mine(starts)} & {*todo})
+        bad = made = 0
+        begun = len(dataset) - sum(sizes[s] for s in todo)
+        with Bar("embed", len(dataset), start=begun, shown=progress and rank == 0) as bar:
+            for start in own:
+                embedded = _embed(model, dataset, range(start, start + sizes[start]), bar, bad)
                 bad += len(embedded.bad)
-                _commit(_part(parts, start), _table(embedded))
+                table = _table(embedded)
+                made += len(table)
+                _commit(_part(parts, start), table)
+            if rank > 0:
+                return made
+            for start in _arriving(parts, set(todo) - set(own)):
+                bar.step("records, of other ranks", by=sizes[start])
         met = _bad([_part(parts, s) for s in starts])
         total = _merge([_part(parts, s) for s in starts], out, plan)
     except OSError as e:
@@ -112,6 +130,28 @@ def _prepare(parts: Path, plan: dict) -> None:
         shutil.rmtree(parts)
     parts.mkdir(parents=True)
     _replace(file, lambda draft: draft.write_text(json.dumps(plan)))
+
+
+def _join(parts: Path, plan: dict) -> None:
+    """See that this rank makes chunks of what rank 0 makes them of."""
+    file = parts / "plan.json"
+    if not file.exists():
+        raise AmodalError(
+            f"this rank does not see {parts}, which rank 0 made; all machines must share the folder of the file that is written"
+        )
+    found = read_json(file, "give the same command again")
+    if differ := [name for name in plan if found.get(name) != plan[name]]:
+        raise AmodalError(f"this rank was given another {', '.join(differ)} than rank 0; all must be given the same")
+
+
+def _arriving(parts: Path, starts: set[int]) -> Iterator[int]:
+    """The chunks of other ranks, each when it is there. Where one fails torchrun ends them all, so that this does not wait in vain."""
+    while starts:
+        there = {start for start in starts if _part(parts, start).exists()}
+        yield from sorted(there)
+        starts = starts - there
+        if not there:
+            time.sleep(0.1)
 
 
 def _embed(model, dataset, indices: Sequence[int], bar: Bar, bad: int) -> Embedded:

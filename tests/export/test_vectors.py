@@ -1,8 +1,10 @@
 """Vectors in Parquet, interrupted and resumed."""
 
 import errno
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ import torch
 from amodal.core import AmodalError
 from amodal.export import vectors
 from amodal.export.vectors import write_vectors
+from amodal.train import distributed
 from tests.export.models import encoder, model, records
 
 QUIET = dict(progress=False)
@@ -83,7 +86,7 @@ def test_a_killed_process_leaves_whole_chunks(tmp_path):
 import torch; torch.set_num_threads(1)
 from amodal.export.vectors import write_vectors
 from tests.export.models import *
-write_vectors(model(encoder("photo", "caption")), records(400), {str(out)!r}, chunk=2, progress=False)"""
+write_vectors(model(encoder("photo", "caption")), records(100), {str(out)!r}, chunk=2, progress=False)"""
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
     parts = tmp_path / ".out.parquet.parts"
     while process.poll() is None and len(list(parts.glob("0*.parquet"))) < 3:
@@ -92,8 +95,79 @@ write_vectors(model(encoder("photo", "caption")), records(400), {str(out)!r}, ch
     process.wait()
     assert not out.exists() and len(list(parts.glob("0*.parquet"))) >= 3
     made = model(encoder("photo", "caption"))
-    write_vectors(made, records(400), out, chunk=2, **QUIET)
-    assert len(read(out)) == 400 + sum(c is not None for c in records(400)["caption"])
+    write_vectors(made, records(100), out, chunk=2, **QUIET)
+    assert len(read(out)) == 100 + sum(c is not None for c in records(100)["caption"])
+
+
+def one_rank(rank: int, world: int, port: int, out: Path, log: Path, data_seed: int = 0):
+    """A process of a torchrun: it notes each chunk that it embeds."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    embed = vectors._embed
+
+    def noted(model, dataset, indices, *rest):
+        with log.open("a") as file:
+            file.write(f"{rank} {indices[0]}\n")
+        time.sleep(0.02)
+        return embed(model, dataset, indices, *rest)
+
+    vectors._embed = noted
+    made = write_vectors(model(encoder("photo", "caption")), records(60, data_seed), out, chunk=2, **QUIET)
+    log.with_name(f"made{rank}").write_text(str(made))
+    distributed.stop()
+
+
+def launch(world: int, *arguments, seeds=None) -> list:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    ranks = [
+        fork.Process(target=one_rank, args=(r, world, port, *arguments, *(seeds or {}).get(r, ())))
+        for r in range(world)
+    ]
+    for process in ranks:
+        process.start()
+    return ranks
+
+
+def test_killed_ranks_lose_nothing_and_restarted_ones_repeat_nothing(tmp_path):
+    out, log = tmp_path / "out.parquet", tmp_path / "log"
+    parts = tmp_path / ".out.parquet.parts"
+    ranks = launch(3, out, log)
+    deadline = time.time() + 60
+    while len(list(parts.glob("0*.parquet"))) < 6 and time.time() < deadline:
+        time.sleep(0.002)
+    os.kill(ranks[2].pid, signal.SIGKILL)
+    time.sleep(0.05)  # the others work on until torchrun ends them, which is what the next line does
+    for process in ranks:
+        process.kill()
+        process.join()
+    assert not out.exists()
+    kept = {int(p.stem) for p in parts.glob("0*.parquet")}
+    first = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
+    assert 6 <= len(kept) < 30 and len({r for r, _ in first}) > 1
+    assert all(start // 2 % 3 == r for r, start in first), "rank r takes chunks r, r + 3, ..."
+    log.unlink()
+    for process in launch(2, out, log):  # another number of ranks goes on
+        process.join(60)
+        assert process.exitcode == 0
+    again = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
+    assert sorted(start for _, start in again) == sorted(set(range(0, 60, 2)) - kept), "each that was missing, once"
+    assert all(start // 2 % 2 == r for r, start in again)
+    count = write_vectors(model(encoder("photo", "caption")), records(60), tmp_path / "one.parquet", chunk=2, **QUIET)
+    assert int((tmp_path / "made0").read_text()) == count
+    assert out.read_bytes() == (tmp_path / "one.parquet").read_bytes()
+    assert not parts.exists()
+
+
+def test_a_rank_with_other_data_is_refused(tmp_path):
+    ranks = launch(2, tmp_path / "out.parquet", tmp_path / "log", seeds={1: (7,)})
+    ranks[1].join(60)
+    assert ranks[1].exitcode == 1 and not (tmp_path / "out.parquet").exists()
+    ranks[0].kill()
+    ranks[0].join()
+    assert all(line.startswith("0 ") for line in (tmp_path / "log").read_text().splitlines())
 
 
 @pytest.mark.parametrize("what", ["encoder", "data"])
