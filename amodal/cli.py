@@ -320,7 +320,7 @@ def serve(
     run: Run,
     host: Annotated[str, arg(help="0.0.0.0 for requests from elsewhere, which then need a token")] = "127.0.0.1",
     port: int = 8000,
-    index: Annotated[Path | None, arg(help="RUN/index unless given")] = None,
+    index: Annotated[str, arg(metavar="DIR|URL", help="RUN/index unless given, or qdrant://…")] = "",
     token_file: Annotated[
         Path | None, arg(metavar="FILE", help="holds the token that requests must bring; or set AMODAL_TOKEN")
     ] = None,
@@ -344,7 +344,7 @@ def serve(
         concurrent=concurrent,
         seconds=seconds,
     )
-    where = {"host": host, "port": port, "index": index, "device": device}
+    where = {"host": host, "port": port, "index": index or None, "device": device}
     run_server(run, token=token_of(token_file), anyone=anyone, limits=limits, **where)
 
 

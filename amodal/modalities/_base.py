@@ -187,6 +187,8 @@ def as_number(cell: Any) -> float:
         number = float(cell)
     except TypeError as error:
         raise ValueError(str(error)) from None
+    except OverflowError:  # a whole number of more digits than a float has room for
+        return float("nan")
     return number if np.isfinite(number) else float("nan")
 
 

@@ -1,0 +1,105 @@
+"""Requests to records: JSON, or a form with a part for each sense of one record."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect, Request
+
+from amodal.core import AmodalError, unknown
+from amodal.modalities import Modality
+from amodal.modalities._base import shortened
+from amodal.search.query import field_for
+from amodal.serve.limits import Limits, Refused
+from amodal.serve.values import parsed
+
+log = logging.getLogger("amodal.serve")
+
+Record = dict[str, Any]
+"""sense -> bytes, or what JSON says; not looked at yet."""
+
+
+async def body_of(request: Request, limits: Limits) -> bytes | Record:
+    """The bytes of a JSON body, or the one record of a form. Raises Refused."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        return await _whole(request, limits.json)
+    if kind == "multipart/form-data":
+        return await _form(request, limits)
+    raise Refused(
+        415, f"a body of application/json or multipart/form-data is read, not {shortened(kind) or 'of no type'}"
+    )
+
+
+async def _whole(request: Request, most: int) -> bytes:
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > most:
+            raise Refused(413, f"more than {most:,} bytes of JSON; send files as multipart/form-data")
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def _form(request: Request, limits: Limits) -> Record:
+    """What a part is called is the sense; the file name that comes with it is not looked at."""
+    record: Record = {}
+    try:
+        async with request.form(max_files=64, max_fields=64, max_part_size=limits.json) as form:
+            for name, part in form.multi_items():
+                if name in record:
+                    raise Refused(400, f"two parts called {shortened(name)!r}; a record has one value of each sense")
+                record[name] = part.encode("utf-8") if isinstance(part, str) else await part.read()
+    except (HTTPException, ClientDisconnect):
+        raise
+    except (MultiPartException, UnicodeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        log.warning("a form was not readable: %r", error)
+        raise Refused(400, f"not multipart/form-data: {error}") from None
+    return record
+
+
+def records_in(body: bytes | Record, fields: Mapping[str, Modality], limits: Limits) -> list[Record]:
+    """The records of {"records": [...]}, or the one of a form. Raises Refused."""
+    if isinstance(body, dict):
+        return [_known(body, fields)]
+    said = parsed(body, limits)
+    if not isinstance(said, dict) or said.keys() != {"records"} or not isinstance(said["records"], list):
+        raise Refused(422, 'expected {"records": [{SENSE: VALUE, ...}, ...]}')
+    records = said["records"]
+    if not records:
+        raise Refused(422, "no records")
+    if len(records) > limits.records:
+        raise Refused(413, f"{len(records):,} records in one request; at most {limits.records} are read")
+    return [_known(record, fields) for record in records]
+
+
+def query_in(body: bytes | Record, encoder, limits: Limits) -> Record:
+    """The parts of a query, field -> value; a part may also be called by its kind. Raises Refused."""
+    said = parsed(body, limits) if isinstance(body, bytes) else body
+    if not isinstance(said, dict):
+        raise Refused(422, "expected an object {SENSE: VALUE, ...}")
+    try:
+        named = [(field_for(encoder, shortened(name)), value) for name, value in said.items()]
+    except AmodalError as error:
+        raise Refused(422, str(error)) from None
+    found = dict(named)
+    if len(found) < len(named):
+        raise Refused(422, f"two parts of this query mean the same sense; there are {', '.join(encoder.fields)}")
+    return _known(found, encoder.fields)
+
+
+def _known(record: Any, fields: Mapping[str, Modality]) -> Record:
+    """The record without senses that are null."""
+    if not isinstance(record, dict):
+        raise Refused(422, "a record is an object {SENSE: VALUE, ...}")
+    for name in record:
+        if name not in fields:
+            raise Refused(422, str(unknown("sense of this encoder", shortened(name), fields)))
+    found = {name: value for name, value in record.items() if value is not None}
+    if not found:
+        raise Refused(422, f"a record without any value; it may have {', '.join(fields)}")
+    return found

@@ -1,0 +1,137 @@
+"""What a server takes and gives, as OpenAPI says it; made from the senses that its encoder has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from amodal.modalities import Modality, name_of
+from amodal.serve.limits import Limits
+from amodal.serve.values import PICTURES, SOUNDS
+
+Schema = dict[str, Any]
+
+FILE: Schema = {
+    "type": "object",
+    "properties": {"base64": {"type": "string", "contentEncoding": "base64", "minLength": 4}},
+    "required": ["base64"],
+    "additionalProperties": False,
+}
+ERROR: Schema = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+REFUSALS = {
+    400: "not JSON, or not a form",
+    401: "the token is missing or wrong",
+    408: "the request came in too slowly",
+    413: "larger than the server reads",
+    415: "of a type that is not read",
+    422: "names that there are not, or values that cannot be read",
+    431: "path and headers are too long",
+    429: "too much to do; come back soon",
+    503: "no answer in time",
+}
+VECTOR: Schema = {"type": "array", "items": {"type": "number"}}
+PREDICTION: Schema = {
+    "type": "object",
+    "properties": {
+        "told": {"type": ["string", "number", "null"]},
+        "probabilities": {"type": "object", "additionalProperties": {"type": "number"}},
+    },
+    "required": ["told"],
+}
+LABELS: Schema = {"type": "object", "additionalProperties": {"type": ["string", "number", "null"]}}
+HIT: Schema = {
+    "type": "object",
+    "properties": {
+        "key": {"type": "string"},
+        "score": {"type": "number"},
+        "source": {"type": "string"},
+        "labels": LABELS,
+    },
+    "required": ["key", "score", "source", "labels"],
+}
+RECORD: Schema = {
+    "type": "object",
+    "properties": {
+        "key": {"type": "string"},
+        "labels": LABELS,
+        "senses": {"type": "array", "items": {"type": "string"}},
+    },
+    "required": ["key", "labels", "senses"],
+}
+
+
+def thing(**properties: Schema) -> Schema:
+    """An object that has all of these."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def several(of: Schema) -> Schema:
+    return {"type": "array", "items": of}
+
+
+def refusals(*more: int) -> dict[int | str, Any]:
+    """The answers of a route to what it does not carry out. more: statuses besides those of every route."""
+    said = REFUSALS | {404: "there is no such record", 409: "there is no index yet, or not one for this"}
+    chosen = sorted({*REFUSALS, *more})
+    return {
+        status: {"description": said[status], "content": {"application/json": {"schema": ERROR}}} for status in chosen
+    }
+
+
+def good(schema: Schema, text: str) -> dict[int | str, Any]:
+    return {200: {"description": text, "content": {"application/json": {"schema": schema}}}}
+
+
+def value(modality: Modality, limits: Limits) -> Schema:
+    """A value of a sense in JSON."""
+    kind = name_of(modality)
+    if kind in ("text", "sequence"):
+        return {"type": "string", "minLength": 1, "maxLength": limits.characters}
+    if kind == "image":
+        return FILE | {"description": f"the bytes of a picture ({', '.join(PICTURES)}, or .npy)"}
+    if kind == "audio":
+        return FILE | {"description": f"the bytes of a recording ({', '.join(SOUNDS)}, or .npy)"}
+    cell: Schema = {"type": ["number", "string", "boolean", "null"]}
+    if kind == "table":
+        return {"type": "object", "properties": {name: cell for name in modality.columns}, "minProperties": 1}
+    if kind == "series":
+        steps = several({"type": ["number", "null"]})
+        named = {"type": "object", "properties": {name: steps for name in modality.channels}, "minProperties": 1}
+        return {"anyOf": [named, several({"anyOf": [{"type": "number"}, steps]}), FILE]}
+    if kind == "events":
+        return {"anyOf": [several({"type": "object"}) | {"minItems": 1}, {"type": "object", "minProperties": 1}]}
+    return FILE
+
+
+def record(fields: Mapping[str, Modality], limits: Limits) -> Schema:
+    """A record, whose senses may be absent."""
+    return {
+        "type": "object",
+        "properties": {name: value(modality, limits) for name, modality in fields.items()},
+        "minProperties": 1,
+        "additionalProperties": False,
+    }
+
+
+def body(fields: Mapping[str, Modality], limits: Limits, *, many: bool) -> Schema:
+    """The request body: JSON with many records or one, or a form with one."""
+    one = record(fields, limits)
+    records = thing(records=several(one) | {"minItems": 1, "maxItems": limits.records}) | {
+        "additionalProperties": False
+    }
+    binary = ("image", "audio", "series")
+    form = {
+        name: {"type": "string", "format": "binary"} if name_of(m) in binary else {"type": "string", "minLength": 1}
+        for name, m in fields.items()
+    }
+    content = {
+        "application/json": {"schema": records if many else one},
+        "multipart/form-data": {
+            "schema": {"type": "object", "properties": form, "minProperties": 1, "additionalProperties": False}
+        },
+    }
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def about(fields: Mapping[str, Modality]) -> Sequence[Schema]:
+    return [{"name": name, "kind": name_of(modality)} for name, modality in fields.items()]

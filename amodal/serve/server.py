@@ -1,0 +1,115 @@
+"""Running the application on a port."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from amodal.core import AmodalError
+from amodal.model import load
+from amodal.serve.api import app
+from amodal.serve.guard import HEAD
+from amodal.serve.limits import Limits
+
+LOCAL = ("localhost", "127.0.0.1", "::1")
+PATIENCE = 10.0
+"""Seconds in which a request's head must be there."""
+CONNECTIONS = 1000
+TOKEN = "AMODAL_TOKEN"
+
+
+class Hasty(H11Protocol):
+    """Does not wait for ever for a request that never begins, or that comes a letter at a time."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport) -> None:
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._stop()
+        elif self._timer is None:
+            self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._timer = self.loop.call_later(PATIENCE, self._give_up)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_up(self) -> None:
+        self._timer = None
+        if not self.transport.is_closing() and self.conn.their_state is h11.IDLE:
+            self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            self.transport.close()
+
+
+def configured(application, *, host: str = "127.0.0.1", port: int = 8000, level: str = "warning") -> uvicorn.Config:
+    """How uvicorn is to run the application: no WebSockets, no names of ours in headers, heads and connections bounded."""
+    return uvicorn.Config(
+        application,
+        host=host,
+        port=port,
+        http=Hasty,
+        ws="none",
+        log_level=level,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        h11_max_incomplete_event_size=HEAD,
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=10,
+    )
+
+
+def serve(
+    run: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    index: str | Path | None = None,
+    token: str = "",
+    anyone: bool = False,
+    device: str = "auto",
+    limits: Limits | None = None,
+) -> None:
+    """Serve a run until it is interrupted. host: "127.0.0.1" takes requests of this machine only; token: see `app`; anyone: take requests
+    from elsewhere without one. Raises AmodalError for a host that is open to the network without a token."""
+    local = host in LOCAL
+    if not local and not token and not anyone:
+        raise AmodalError(
+            f"on {host} everyone on the network could use this server. Give a token (--token-file FILE, or the variable {TOKEN}), "
+            "or say --anyone"
+        )
+    made = app(load(run, device=device), index=index, limits=limits, token=token, hosts=LOCAL if local else None)
+    shown = f"[{host}]" if ":" in host else host
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    print(f"http://{shown}:{port}/docs says what this server takes and gives. Stop it with Ctrl-C.", flush=True)
+    uvicorn.Server(configured(made, host=host, port=port)).run()
+
+
+def token_of(file: str | Path | None) -> str:
+    """The token in a file, or in the variable AMODAL_TOKEN, so that it stands in no list of processes. "" for none. Raises AmodalError
+    for an empty file, and for a token that a header cannot carry."""
+    token = (Path(file).read_text(encoding="utf-8") if file is not None else os.environ.get(TOKEN, "")).strip()
+    if file is not None and not token:
+        raise AmodalError(f"the token file {file} is empty")
+    if not token.isascii() or any(c.isspace() for c in token):
+        raise AmodalError("a token is one word of ASCII letters, digits and signs")
+    return token
