@@ -1,0 +1,116 @@
+"""GRACE: records are learnt by heart under identifiers, and a query is answered by writing the identifier of the right one.
+Li et al., ACL 2024, arXiv:2402.10805, section 3: identifiers, and the likelihood of their tokens in learning to memorise and learning
+to retrieve. Constrained beam search is in `amodal.nn.trie`. Row 159 of the catalogue.
+
+First CLIP's loss between senses, then identifiers are made of what the encoder sees (the paper has CLIP's features and a language model of
+3B; here both begin from nothing, or from backbones with `warmup` = 0), and a small decoder learns them. What differs: any field may
+ask, all others are the record; the field says which task it is, not an instruction; the contrastive loss goes on beside, so that
+embeddings stay of use; caption-like identifiers are left out. Records without a query are memorised all the same; those with a query
+alone have no identifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
+from amodal.methods._contract import Features, Method
+from amodal.methods._matching import token_features, words_of
+from amodal.methods._regions import alone, vectors
+from amodal.methods.shapes import sense_pairs, share, token_mean, two_senses
+from amodal.nn.encoder import Bags, Encoder
+from amodal.nn.identifiers import KINDS, IdentifierWriter, Register, identifiers, tokens_of
+from amodal.nn.scale import Scale
+from amodal.objectives.info_nce import info_nce
+
+
+def grace(
+    encoder: Encoder,
+    *,
+    words: str = "",
+    kind: str = "structured",
+    memorise: bool = True,
+    branch: int = 10,
+    leaf: int = 10,
+    levels: int = 6,
+    most: int = 4096,
+    depth: int = 2,
+    warmup: float = 0.3,
+    contrast: float = 1.0,
+    width: int = 256,
+    temperature: float = 0.07,
+) -> Grace:
+    """words: the field that asks, the first text unless given; kind: of identifiers, "structured" (paths of a cluster tree), "atomic" (one
+    token a record), "numeric" (digits of its number) or "string" (random ones); memorise: whether records themselves are to give their
+    identifiers; branch: clusters at each node, and digits to write with; leaf: records of a cluster that is not split further; levels:
+    tokens of an identifier at most; most: records that there is room for; depth: blocks of the decoder; warmup: share of the steps before
+    identifiers are made; contrast: weight of the contrastive loss from then on (0 in the paper); width: of the common space; temperature:
+    where its learned softmax temperature starts."""
+    if kind not in KINDS:
+        raise unknown("kind of identifier", kind, KINDS)
+    if not 0 <= warmup < 1:
+        raise AmodalError(f"warmup is from 0 to below 1, not {warmup}")
+    method = Grace(encoder.align(width), Scale(1 / temperature, most=100.0), most, levels)
+    method.asks, method.records = words_of(two_senses(encoder), words)
+    method.shape, method.memorise, method.contrast = (
+        {"branch": branch, "leaf": leaf, "levels": levels},
+        memorise,
+        contrast,
+    )
+    tokens = tokens_of(kind, most=most, **method.shape)
+    method.writer = IdentifierWriter(encoder.width, tokens, depth=depth, heads=encoder.heads_each)
+    method.kind, method.stages, method.survey_first = kind, (warmup, 1.0) if warmup else (1.0,), not warmup
+    method.begin(0)
+    return method
+
+
+class Grace(Method):
+    least_rows = 2
+
+    def __init__(self, encoder: Encoder, scale: Scale, most: int, levels: int):
+        super().__init__()
+        self.encoder, self.scale, self.register = encoder, scale, Register(most, levels)
+
+    def begin(self, stage: int) -> None:
+        self.writes = stage == len(self.stages) - 1
+
+    def study(self, records: Iterable[Batch]) -> None:
+        self.register.enter([key for batch in records for key in batch.keys])
+
+    @torch.no_grad()
+    def survey(self, stage: int, see: Callable[[], Embeddings]) -> None:
+        seen = see()
+        senses = {s: seen[s].to(self.scale.log.device) for s in self.records if s in seen}
+        one = self.encoder.project(Embeddings(senses, seen.size)).fused(list(senses))
+        self.register.name(one.rows, identifiers(self.kind, one.values, **self.shape))
+
+    def read(self, context: Bags, source: str) -> Column:
+        return token_features(self.encoder, context, [source])[f"tokens/{source}"]
+
+    def features(self, batch: Batch) -> Features:
+        context = alone(self.encoder, batch)
+        columns = dict(vectors(self.encoder, context, batch.size).columns)
+        if self.writes:
+            codes = self.register.of(batch.keys)
+            for s in (self.asks, *(self.records if self.memorise else ())):
+                read = self.read(context, s)
+                read = read.at(codes[read.rows, 0] >= 0)
+                columns[f"write/{s}"] = Column(self.writer(read.values, codes[read.rows]), read.rows)
+        return Features(columns, batch.size)
+
+    def losses(self, features: Features) -> dict[str, Tensor]:
+        z = Embeddings({s: features[s] for s in features if "/" not in s}, features.size)
+        weight, heat = self.contrast if self.writes else 1.0, 1 / self.scale()
+        near = {f"info_nce/{a}~{b}": weight * info_nce(*z.pair(a, b), temperature=heat) for a, b in sense_pairs(z)}
+        told = {s: token_mean(features[s]) for s in features if "/" in s}
+        asked = {f"retrieve/{self.asks}": told.pop(f"write/{self.asks}")} if told else {}
+        return share(near) | share({s.replace("write", "memorise"): loss for s, loss in told.items()}) | asked
+
+    @torch.no_grad()
+    def find(self, batch: Batch, *, beams: int = 10) -> Column:
+        """(N, beams) int64, best first: of the rows that ask, the numbers of records in the order of the data to train on; -1 where there
+        are no more."""
+        read = self.read(alone(self.encoder, batch.only(self.asks)), self.asks)
+        return self.register.find(self.writer, read, beams=beams)
