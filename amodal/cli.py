@@ -351,7 +351,8 @@ def serve(
 def export(
     run: Run,
     to: Annotated[
-        Literal["safetensors", "onnx"], arg(help="safetensors: a folder amodal.load reads; onnx: one graph a sense")
+        Literal["safetensors", "huggingface", "onnx"],
+        arg(help="safetensors: a folder amodal.load reads; huggingface: the same for the Hub; onnx: one graph a sense"),
     ],
     out: Annotated[Path | None, arg(help="RUN/export unless given")] = None,
 ) -> None:

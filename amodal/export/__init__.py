@@ -1,4 +1,5 @@
-"""A trained encoder for use elsewhere: weights and configuration as `amodal.load` reads them, or one ONNX graph a sense."""
+"""A trained encoder for use elsewhere: weights and configuration as `amodal.load` reads them, a folder for the Hugging Face Hub, or
+one ONNX graph a sense."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ __all__ = ["FORMS", "export"]
 def export(model, to: str, out: str | Path) -> list[Path]:
     """Write `model` (see `amodal.Model`) into the folder `out`; returns the files written.
 
-    to: "safetensors", a folder that `amodal.load` reads, with identical vectors; "onnx", `SENSE.onnx` for each sense and
+    to: "safetensors", a folder that `amodal.load` reads, with identical vectors; "huggingface", the same with a model card and the
+    towers that transformers loads: see `amodal.export.hub`; "onnx", `SENSE.onnx` for each sense and
     `senses.json`, which says what to feed them: see `amodal.export.graphs`.
     Raises AmodalError for another form, a sense that cannot be a graph, or a graph that does not agree with the encoder.
     """
@@ -47,4 +49,11 @@ def to_onnx(model, out: Path) -> list[Path]:
     return write(model, out)
 
 
-FORMS = {"safetensors": to_safetensors, "onnx": to_onnx}
+def to_huggingface(model, out: Path) -> list[Path]:
+    from amodal.export.hub import write
+
+    plain = to_safetensors(model, out)
+    return [*(file for file in plain if file.name != "README.md"), *write(model, out)]
+
+
+FORMS = {"safetensors": to_safetensors, "huggingface": to_huggingface, "onnx": to_onnx}

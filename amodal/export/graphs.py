@@ -25,7 +25,7 @@ from amodal.export._alone import Alone, reason_against
 from amodal.export._senses import SENSES, dense
 from amodal.nn.encoder import Encoder
 
-TOLERANCE = 1e-3  # largest difference from the encoder, in units of its largest component
+TOLERANCE = 1e-4  # largest difference from the encoder, in units of its largest component
 INLINE = 1 << 30  # bytes of weights above which they go to a file beside the graph: ONNX files end at 2 GiB
 
 

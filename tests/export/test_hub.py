@@ -1,0 +1,86 @@
+"""The form huggingface: the Hub's layout, a card made from the run, and towers that transformers loads."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import amodal
+from amodal.core import AmodalError
+from amodal.export import export, hub
+from tests.export.models import encoder, model, records
+from tests.export.test_weights import CARD
+
+transformers = pytest.importorskip("transformers")
+
+
+def written(made, out):
+    trained = model(made)
+    trained.config |= CARD
+    trained.path = out.parent
+    (out.parent / "metrics.jsonl").write_text('{"step": 1, "loss": 9}\n{"step": 2, "loss": 1.25, "rank/photo": 7.5}\n')
+    files = export(trained, "huggingface", out)
+    assert all(f.exists() for f in files) and {f.suffix for f in out.rglob("*.*")} <= {".json", ".safetensors", ".md"}
+    return trained
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [dict(), dict(trunk="shared", positions="learned"), dict(trunk="joint", positions="none")],
+    ids=["separate", "shared", "joint"],
+)
+def test_a_tower_of_pictures_is_loaded_by_transformers_without_code_of_ours(tmp_path, shape):
+    made = encoder("photo", "caption", **shape)
+    made = made if shape else made.align(16)
+    trained = written(made, tmp_path / "out")
+    tower = transformers.AutoModel.from_pretrained(tmp_path / "out/photo", trust_remote_code=False)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "out/photo")
+    photos = records(6)["photo"]
+    with torch.no_grad():
+        pixels = processor([Image.fromarray(p) for p in photos], return_tensors="pt")
+        found = tower(**pixels).last_hidden_state.mean(1)
+    if not shape:
+        found = found @ load_file(tmp_path / "out/photo/projection.safetensors")["weight"].T
+    assert (tmp_path / "out/photo/projection.safetensors").exists() == (not shape)
+    wanted = trained.embed(records(6)).aligned["photo"].values
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_the_folder_is_what_amodal_loads_and_the_card_says_what_it_is(tmp_path):
+    trained = written(encoder("photo", "caption").align(16), tmp_path / "out")
+    again = amodal.load(tmp_path / "out", device="cpu")
+    a, b = trained.embed(records()).aligned, again.embed(records()).aligned
+    assert all(torch.equal(a[s].values, b[s].values) for s in a)
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    card = huggingface_hub.ModelCard.load(tmp_path / "out/README.md")
+    assert card.data.library_name == "amodal" and card.data.pipeline_tag == "feature-extraction"
+    assert {"clip", "image", "text"} <= set(card.data.tags)
+    for said in (
+        "arxiv.org/abs/2103.00020",
+        "30 records, 24 trained on",
+        "| rank/photo | 7.5 |",
+        'AutoModel.from_pretrained("FOLDER/photo")',
+        "`caption` is loaded by amodal only",
+        json.loads((tmp_path / "out/config.json").read_text())["weights_sha256"],
+    ):
+        assert said in card.text
+
+
+@pytest.mark.parametrize(
+    "shape, why",
+    [(dict(pool="cls"), "pools by cls"), (dict(positions="rotary"), "rotary"), (dict(hidden=8), "more than a linear")],
+)
+def test_what_transformers_lacks_is_left_out_and_the_card_says_why(tmp_path, shape, why):
+    hidden = shape.pop("hidden", 0)
+    written(encoder("photo", **shape).align(16, hidden=hidden), tmp_path / "out")
+    assert not (tmp_path / "out/photo").exists() and why in (tmp_path / "out/README.md").read_text()
+    assert amodal.load(tmp_path / "out", device="cpu").fields
+
+
+def test_a_tower_that_disagrees_is_not_handed_out_in_silence(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "fill", lambda vision, alone: None)
+    with pytest.raises(AmodalError, match="tower of 'photo'.*differs from the encoder"):
+        written(encoder("photo"), tmp_path / "out")
+    assert not (tmp_path / "out/photo").exists()
