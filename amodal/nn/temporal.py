@@ -27,6 +27,14 @@ def steps_of(bag: Tokens) -> Tokens:
     return Tokens(x, row, torch.zeros_like(row), position, bag.names[:1], bag.size)
 
 
+def segments_of(bag: Tokens, length: float) -> Tokens:
+    """A token for each segment of each row that has any token in it, their mean; position 0 is the segment's number. length: in the units
+    of the tokens' position in time."""
+    position = bag.position.clone()
+    position[:, 0] = (bag.position[:, 0] / length).floor()
+    return steps_of(Tokens(bag.x, bag.row, bag.source, position, bag.names, bag.size))
+
+
 class TemporalHead(nn.Module):
     """Each step of the sense `lead` plus the mean vector of the other senses, to `hidden` dimensions, through a small transformer with a
     CLS token, from which classes are told. A row without the lead has one step, of the others alone."""
