@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import h11
@@ -85,19 +86,23 @@ def serve(
     port: int = 8000,
     index: str | Path | None = None,
     token: str = "",
+    names: Collection[str] = (),
     anyone: bool = False,
     device: str = "auto",
     limits: Limits | None = None,
 ) -> None:
-    """Serve a run until it is interrupted. host: "127.0.0.1" takes requests of this machine only; token: see `app`; anyone: take requests
-    from elsewhere without one. Raises AmodalError for a host that is open to the network without a token."""
+    """Serve a run until it is interrupted. host: "127.0.0.1" takes requests of this machine only; token: see `app`; names: by which a
+    proxy on this machine calls the server, besides localhost; anyone: take requests from elsewhere without a token. Raises AmodalError for
+    a host that is open to the network without a token."""
     local = host in LOCAL
     if not local and not token and not anyone:
         raise AmodalError(
             f"on {host} everyone on the network could use this server. Give a token (--token-file FILE, or the variable {TOKEN}), "
             "or say --anyone"
         )
-    made = app(load(run, device=device), index=index, limits=limits, token=token, hosts=LOCAL if local else None)
+    made = app(
+        load(run, device=device), index=index, limits=limits, token=token, hosts={*LOCAL, *names} if local else None
+    )
     shown = f"[{host}]" if ":" in host else host
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     print(f"http://{shown}:{port}/docs says what this server takes and gives. Stop it with Ctrl-C.", flush=True)

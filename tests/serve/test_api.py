@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
+from starlette.testclient import httpx
 
 import amodal
 from amodal.core import AmodalError
@@ -172,6 +173,39 @@ def test_a_token_guards_everything_but_health_also_what_is_added_later(model):
     assert client.get("/map", headers=right).json() == {"service": model.fingerprint}
     other = right | {"host": "evil.example"}
     assert client.get("/map", headers=other).status_code == 400, "a page whose name was pointed here reads nothing"
+
+
+def test_who_comes_when_it_is_full_or_waits_too_long_is_told_so(model):
+    made = app(model, limits=Limits(concurrent=2, seconds=0.3))
+
+    @made.get("/rest/{seconds}")
+    async def rest(seconds: float):
+        await asyncio.sleep(seconds)
+        return {}
+
+    async def at_once(*paths):
+        transport = httpx.ASGITransport(made)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as many:
+            return await asyncio.gather(*(many.get(path) for path in paths))
+
+    answers = asyncio.run(at_once("/rest/0.1", "/rest/5", "/rest/0.1", "/health"))
+    assert [a.status_code for a in answers] == [200, 503, 429, 200]
+    assert answers[2].headers["retry-after"] == "1" and "at once" not in answers[1].json()["error"]
+    assert asyncio.run(at_once("/rest/0"))[0].status_code == 200
+
+
+def test_what_is_too_large_is_not_read(model):
+    client = TestClient(app(model, limits=Limits(upload=5000, json=1000, pixels=300, sound=0.4, characters=9)))
+
+    def status(**request):
+        return client.post("/embed", **request).status_code
+
+    assert status(files={"text": b"12345678"}) == 200 and status(json={"records": [{"text": "1234567890"}]}) == 413
+    assert status(files={"image": png(side=16)}) == 200 and status(files={"image": png(side=18)}) == 413
+    assert status(files={"sound": wav(samples=1000)}) == 200 and status(files={"sound": wav(samples=4000)}) == 413
+    assert status(files={"sound": wav(samples=2000, rate=4000)}) == 413, "seconds count, not bytes"
+    assert status(json={"records": [{"cells": {"age": 1, "x": "a" * 1000}}]}) == 413
+    assert status(content=b"x", headers={"content-type": "application/json", "x": "y" * 40_000}) == 431
 
 
 def test_metrics_count_routes_and_not_what_clients_make_up(model):
