@@ -25,6 +25,7 @@ def describe(encoder: Encoder) -> dict:
         "aligned_fused": encoder.aligned_fused,
         "aligned_bias": encoder.aligned_bias,
         "aligned_head": encoder.aligned_head,
+        "composing": dict(encoder.composing),
         "others": len(encoder.others),
         "unsigned": encoder.unsigned,
         "grown": dict(encoder.grown),
@@ -65,6 +66,8 @@ def build(config: dict) -> Encoder:
     encoder.unsigned = config.get("unsigned", False)
     if config.get("deep"):
         encoder.deep = deep_of(encoder, config["deep"])
+    if config.get("composing"):
+        encoder.compose(**config["composing"])
     if config.get("others", 0):
         encoder.stack(config["others"])
     return encoder

@@ -14,6 +14,7 @@ from amodal.core.embeddings import FUSED
 from amodal.modalities import name_of
 from amodal.nn.boxes import ConceptHead
 from amodal.nn.capsules import CapsuleHead
+from amodal.nn.combiner import Combiner
 from amodal.nn.heads import BranchHead
 from amodal.nn.pooling import pool_of
 from amodal.nn.positions import additive
@@ -37,7 +38,7 @@ class Encoder(nn.Module):
     size: the one dial: nano, tiny, small, base, large, huge.
     trunk: "separate", a transformer for each field; "shared", one transformer that sees one sense at a time; "joint", one
         transformer that sees all senses of a row together.
-    positions: "sincos", "learned", "rotary" or "none"; pool: "mean", "cls", "attention" or "vector".
+    positions: "sincos", "learned", "rotary" or "none"; pool: "mean", "cls", "attention", "vector" or "gem".
     backbones: field -> a pretrained backbone (see `amodal.nn.pretrained`) in place of that field's tokeniser.
     experts: how many perceptrons each token has to choose from in every second block (see `amodal.nn.experts`); 0: all share one.
     mixer: "attention", or "gru" or "brnn": sequences (text, sound, …) are read by a recurrent trunk instead, with trunk="separate".
@@ -99,6 +100,8 @@ class Encoder(nn.Module):
         self.heads: nn.ModuleDict | None = None
         self.deep: nn.Module | None = None  # learned tokens between the blocks of the trunks (`amodal.nn.deep_prompts`)
         self.others = nn.ModuleList()
+        self.combiner: Combiner | None = None
+        self.composing: dict = {}
         self.grown: dict[str, int] = {}
         self.above = nn.ModuleDict()
 
@@ -162,6 +165,13 @@ class Encoder(nn.Module):
         self.aligned_bias, self.aligned_head = bias, dict(head or {})
         names = [name for name in self.pools if fused or name != FUSED]
         self.heads = nn.ModuleDict({name: self._head(width, hidden) for name in names})
+        return self
+
+    def compose(self, change: str, project: int, hidden: int) -> Encoder:
+        """Add what makes one aligned vector of a reference and a change to it (`amodal.nn.combiner`), for queries of the field `change` and
+        of others. After `align`."""
+        self.composing = {"change": change, "project": project, "hidden": hidden}
+        self.combiner = Combiner(self.aligned_width, project, hidden)
         return self
 
     def stack(self, others: int) -> Encoder:

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from amodal.core import AmodalError, unknown
 from amodal.data import Dataset
-from amodal.evaluate._embedded import embed_values
+from amodal.evaluate._embedded import device_of, embed_values
 from amodal.evaluate._sheet import Card, card, sheet
 from amodal.modalities import Raw, name_of
 from amodal.search._filter import Where
@@ -46,18 +46,20 @@ def search(
 
     query: a field of the encoder, or a kind of data (text, image, audio, …) of which it has one field -> a raw value, several
     of them, or vectors (D,) or (n, D) as a Tensor. What is given is embedded and the unit vectors are averaged, weighted by `weights`
-    (name -> number, 1 unless given; a negative one means "unlike"). senses: of the records, to compare with; all unless given.
-    where: see `amodal.search._filter.Where`. An `unsigned` encoder's vectors are ranked by |cosine|; as their signs mean nothing, its
-    queries should have one part. Raises AmodalError for whatever is unknown or cannot be read.
+    (name -> number, 1 unless given; a negative one means "unlike"). An encoder that has learnt to compose (`scot`) does so instead
+    where the query has its field of changes and another part, and no weights are given. senses: of the records, to compare with; all
+    unless given. where: see `amodal.search._filter.Where`. An `unsigned` encoder's vectors are ranked by |cosine|; as their signs mean
+    nothing, its queries should have one part. Raises AmodalError for whatever is unknown or cannot be read.
     """
     if not query:
         raise AmodalError(f"a query needs something to look for; this encoder takes {', '.join(encoder.fields)}")
     for name in weights or {}:
         if name not in query:
             raise unknown("part of this query", name, query, "A weight was given for it.")
-    total = torch.zeros(())
-    for name, value in query.items():
-        total = total + (weights or {}).get(name, 1.0) * vector_of(encoder, name, value)
+    parts = {name: vector_of(encoder, name, value) for name, value in query.items()}
+    total = composed(encoder, parts) if not weights else None
+    if total is None:
+        total = sum((weights or {}).get(name, 1.0) * vector for name, vector in parts.items())
     if not total.norm() > 1e-6:
         raise AmodalError("the parts of this query cancel each other out; change their weights")
     return [
@@ -66,6 +68,26 @@ def search(
             total, k=k, senses=senses, where=where, unsigned=getattr(encoder, "unsigned", False)
         )
     ]
+
+
+@torch.no_grad()
+def composed(encoder, parts: Mapping[str, Tensor]) -> Tensor | None:
+    """(D,): the reference, the mean of the other parts, with the change; None for an encoder or a query that has nothing to compose."""
+    if getattr(encoder, "combiner", None) is None:
+        return None
+    told = encoder.composing["change"]
+    changes, others = (
+        [v for n, v in parts.items() if is_field(encoder, n, told) is wanted] for wanted in (True, False)
+    )
+    if not changes or not others:
+        return None
+    reference, change = (torch.stack(each).mean(0, keepdim=True).to(device_of(encoder)) for each in (others, changes))
+    return encoder.combiner(reference, change)[0].float().cpu()
+
+
+def is_field(encoder, name: str, field_: str) -> bool:
+    """Whether a part of a query is of this field; parts that are vectors may have any name."""
+    return name == field_ or name not in encoder.fields and name == name_of(encoder.fields[field_])
 
 
 def vector_of(encoder, name: str, value) -> Tensor:

@@ -1,0 +1,28 @@
+"""A reference and a change to it, as one vector: the Combiner of Baldrati et al., CVPR 2022 (CLIP4Cir)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+
+class Combiner(nn.Module):
+    """c = normalize(g v + (1 - g) m + W h), g = sigmoid(gate([v', m'])), h = relu(mix([v', m'])), where v' and m' are perceptrons of the
+    unit vectors v, of the reference, and m, of the change.
+
+    width: D; project, hidden: of v' and m', and of what mixes them. Row by row: the published dropout is left out.
+    """
+
+    def __init__(self, width: int, project: int, hidden: int):
+        super().__init__()
+        self.reference, self.change = (nn.Sequential(nn.Linear(width, project), nn.ReLU()) for _ in range(2))
+        self.mix = nn.Sequential(nn.Linear(2 * project, hidden), nn.ReLU(), nn.Linear(hidden, width))
+        self.gate = nn.Sequential(nn.Linear(2 * project, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+    def forward(self, v_ND: Tensor, m_ND: Tensor) -> Tensor:
+        """(N, D) of length 1."""
+        v, m = normalize(v_ND, dim=1), normalize(m_ND, dim=1)
+        both = torch.cat([self.reference(v), self.change(m)], 1)
+        g = self.gate(both).sigmoid()
+        return normalize(g * v + (1 - g) * m + self.mix(both), dim=1)
