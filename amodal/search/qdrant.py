@@ -75,6 +75,9 @@ class Qdrant(Engine):
         self.client = _client(self.address) if client is None else client
         self.name = self.address.collection
         self.card: dict = {}
+        self._look()
+
+    def _look(self) -> None:
         with self._talking():
             if self.client.collection_exists(self.name):
                 self._read_card()
@@ -94,6 +97,8 @@ class Qdrant(Engine):
             raise other_encoder(self.path, made_by, self.fingerprint, "name another collection, or remove this one")
 
     def __len__(self) -> int:
+        if not self.card:
+            self._look()  # another process may have begun it
         if not self.card:
             return 0
         with self._talking():

@@ -99,7 +99,7 @@ write_vectors(model(encoder("photo", "caption")), records(100), {str(out)!r}, ch
     assert len(read(out)) == 100 + sum(c is not None for c in records(100)["caption"])
 
 
-def one_rank(rank: int, world: int, port: int, out: Path, log: Path, data_seed: int = 0):
+def one_rank(rank: int, world: int, port: int, out: Path, log: Path, pause: float, data_seed: int = 0):
     """A process of a torchrun: it notes each chunk that it embeds."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -108,7 +108,7 @@ def one_rank(rank: int, world: int, port: int, out: Path, log: Path, data_seed: 
     def noted(model, dataset, indices, *rest):
         with log.open("a") as file:
             file.write(f"{rank} {indices[0]}\n")
-        time.sleep(0.02)
+        time.sleep(pause)
         return embed(model, dataset, indices, *rest)
 
     vectors._embed = noted
@@ -134,7 +134,7 @@ def launch(world: int, *arguments, seeds=None) -> list:
 def test_killed_ranks_lose_nothing_and_restarted_ones_repeat_nothing(tmp_path):
     out, log = tmp_path / "out.parquet", tmp_path / "log"
     parts = tmp_path / ".out.parquet.parts"
-    ranks = launch(3, out, log)
+    ranks = launch(3, out, log, 0.15)
     deadline = time.time() + 60
     while len(list(parts.glob("0*.parquet"))) < 6 and time.time() < deadline:
         time.sleep(0.002)
@@ -149,7 +149,7 @@ def test_killed_ranks_lose_nothing_and_restarted_ones_repeat_nothing(tmp_path):
     assert 6 <= len(kept) < 30 and len({r for r, _ in first}) > 1
     assert all(start // 2 % 3 == r for r, start in first), "rank r takes chunks r, r + 3, ..."
     log.unlink()
-    for process in launch(2, out, log):  # another number of ranks goes on
+    for process in launch(2, out, log, 0.0):  # another number of ranks goes on
         process.join(60)
         assert process.exitcode == 0
     again = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
@@ -162,7 +162,7 @@ def test_killed_ranks_lose_nothing_and_restarted_ones_repeat_nothing(tmp_path):
 
 
 def test_a_rank_with_other_data_is_refused(tmp_path):
-    ranks = launch(2, tmp_path / "out.parquet", tmp_path / "log", seeds={1: (7,)})
+    ranks = launch(2, tmp_path / "out.parquet", tmp_path / "log", 0.01, seeds={1: (7,)})
     ranks[1].join(60)
     assert ranks[1].exitcode == 1 and not (tmp_path / "out.parquet").exists()
     ranks[0].kill()
