@@ -29,8 +29,9 @@ log = logging.getLogger("amodal.serve")
 
 PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 SOUNDS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3", "AIFF", "AU")
-SCANS = 64
-"""Of a JPEG; progressive ones have about ten, and each goes over the whole picture however few bytes it takes."""
+SCANS, PASSES = 64, 12
+"""Scans of a JPEG; progressive ones have about ten, and each goes over the whole picture however few bytes it takes. So of the largest
+pictures no more than PASSES."""
 RATES = (100, 1_000_000)  # Hz
 SAMPLES = 64_000_000
 CELLS = 16_000_000
@@ -97,8 +98,9 @@ def _picture(modality: Modality, raw: Any, limits: Limits) -> np.ndarray:
         _allow_pixels(picture, limits)
         if any(tile[0] in Pillow.DECODERS for tile in picture.tile):
             raise BadValue("a picture in an old form that is slow to read; save it as PNG")
-        if picture.format == "JPEG" and data.count(b"\xff\xda") > SCANS:
-            raise BadValue(f"a JPEG of more than {SCANS} scans")
+        scans = data.count(b"\xff\xda") if picture.format == "JPEG" else 1
+        if scans > SCANS or scans * picture.width * picture.height > PASSES * limits.pixels:
+            raise BadValue(f"a JPEG of {scans} scans")
         if near := getattr(modality, "size", 0):
             picture.draft(None, (2 * near, 2 * near))
         picture.load()

@@ -94,12 +94,13 @@ def text_bomb(rng) -> bytes:
     return whole[:33] + chunk(b"zTXt", b"Comment\x00\x00" + BOMB) + whole[33:]
 
 
-def scans(rng) -> bytes:
+def scans(rng, more: int = 200) -> bytes:
+    """A progressive JPEG of 64 x 64 pixels whose last scan comes again and again."""
     stream = io.BytesIO()
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(stream, "JPEG", progressive=True)
     data = stream.getvalue()
     last = data.rindex(b"\xff\xda")
-    return data[:last] + data[last:-2] * 200 + b"\xff\xd9"
+    return data[:last] + data[last:-2] * more + b"\xff\xd9"
 
 
 def zip_bomb(rng) -> bytes:

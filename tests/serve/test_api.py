@@ -16,6 +16,7 @@ from amodal.core import AmodalError
 from amodal.serve import Limits, app, serve
 from amodal.serve.server import token_of
 from amodal.serve.together import Together
+from tests.serve.hostile import scans
 from tests.serve.runs import RECORDS, data, png, wav
 
 RECORD = {"text": "a thing, number 3", "cells": {"age": 3, "kind": "b"}, "curve": [[0.5, 1.0], [None, 2.0]]}
@@ -206,6 +207,13 @@ def test_what_is_too_large_is_not_read(model):
     assert status(files={"sound": wav(samples=2000, rate=4000)}) == 413, "seconds count, not bytes"
     assert status(json={"records": [{"cells": {"age": 1, "x": "a" * 1000}}]}) == 413
     assert status(content=b"x", headers={"content-type": "application/json", "x": "y" * 40_000}) == 431
+
+
+def test_scans_of_a_picture_cost_as_much_as_their_pixels(model):
+    picture = scans(None, more=20)
+    for pixels, expected in ((64 * 64, 422), (64 * 64 * 4, 200)):
+        client = TestClient(app(model, limits=Limits(pixels=pixels)))
+        assert client.post("/embed", files={"image": picture}).status_code == expected
 
 
 def test_metrics_count_routes_and_not_what_clients_make_up(model):

@@ -31,7 +31,7 @@ ROUTES = (
     "GET /metrics",
 )
 NOTHING_TO_GET_WRONG = ("GET /records/{key}", "GET /model", "GET /health", "GET /metrics")
-EXAMPLES = 40
+EXAMPLES = 20
 
 
 @pytest.fixture(scope="module")
