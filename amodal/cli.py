@@ -349,6 +349,21 @@ def serve(
     run_server(run, token=token_of(token_file), anyone=anyone, limits=limits, **where)
 
 
+def view(
+    run: Run,
+    data: Annotated[
+        str | None, arg(metavar="DIR", help="the records to show; what the run learnt from, unless given")
+    ] = None,
+    port: int = 8001,
+    browse: Annotated[bool, arg(help="open the browser")] = False,
+    device: Annotated[str, arg(help="auto, cpu, cuda, cuda:N")] = "auto",
+) -> None:
+    """Look at a run in the browser: a map of the records, search, how it trained, odd records, what each sense is worth."""
+    from amodal.serve.view import view as run_page
+
+    run_page(run, data=data, port=port, browse=browse, device=device)
+
+
 def export(
     run: Run,
     to: Annotated[
@@ -408,6 +423,7 @@ VERBS = {
         index,
         search,
         serve,
+        view,
         export,
         methods,
         claim,

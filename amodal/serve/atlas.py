@@ -1,0 +1,232 @@
+"""All records of an index in memory, as the page of `amodal view` shows them: where they lie, who is alike, who stands apart."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from amodal.core import Column, Embeddings, unknown
+from amodal.core.embeddings import FUSED
+from amodal.diagnose.neighbours import nearest
+from amodal.evaluate._labels import measure
+from amodal.evaluate.knn import neighbours
+from amodal.search import Index
+
+MOST = 20_000
+"""Points on a map; of more records that many are drawn by chance, the same each time."""
+KEPT = 64
+"""Answers held in memory."""
+NEAR = 10
+"""Neighbours that agreement and outliers look at."""
+
+
+class Atlas:
+    """index: its records in their order are numbered from 0; cache: a folder for what takes long to compute; tested: keys of the records
+    that probes are tested on, they learn from the others; most: points on a map. `unsigned`
+    encoders: near is a large |cosine|, see `Embedded.unsigned`."""
+
+    def __init__(
+        self, index: Index, cache: Path, *, tested: Iterable[str] = (), most: int = MOST, unsigned: bool = False
+    ):
+        self.index, self.cache, self.unsigned = index, cache, unsigned
+        self.keys = index.keys
+        self.at = {key: i for i, key in enumerate(self.keys)}
+        alive = np.array([index.number[key] for key in self.keys], dtype=np.int64)
+        place = np.full(len(index.alive), -1, dtype=np.int64)
+        place[alive] = np.arange(len(alive))
+        self.labels = {name: values[alive] for name, values in index.labels.items()}
+        columns = {source: _column(*index.log.vectors(source), place) for source in index.sources}
+        self.vectors = Embeddings(columns, len(self.keys))
+        self.tested = np.zeros(len(self.keys), dtype=bool)
+        self.tested[[self.at[key] for key in tested if key in self.at]] = True
+        self.shown = np.arange(len(self.keys))
+        if len(self.keys) > most:
+            self.shown = np.sort(np.random.default_rng(0).choice(len(self.keys), most, replace=False))
+        said = "\n".join([index.fingerprint, *(f"{s}{columns[s].values.sum():.4f}" for s in columns), *self.keys])
+        self.stamp = hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
+        self._worker = ThreadPoolExecutor(1, "amodal-atlas")
+        self._jobs: dict[tuple, Future] = {}
+
+    @property
+    def senses(self) -> tuple[str, ...]:
+        """Those that values have, without the network's own fused vectors."""
+        return tuple(s for s in self.vectors.columns if s != FUSED)
+
+    def column(self, senses: Sequence[str] = ()) -> Column:
+        """Unit vectors of the records that have any of these senses, their mean where they have several; none given: fused.
+        Raises AmodalError for senses that are none."""
+        for sense in senses:
+            if sense not in self.senses:
+                raise unknown("sense of this index", sense, self.senses)
+        if not senses and FUSED in self.vectors.columns:
+            return self.vectors[FUSED]
+        if len(senses) == 1:
+            return self.vectors[senses[0]]
+        return self.vectors.fused(list(senses or self.senses))
+
+    def present(self, sense: str) -> np.ndarray:
+        """(N,) bool: which records have it."""
+        there = np.zeros(len(self.keys), dtype=bool)
+        there[self.column([sense]).rows.numpy()] = True
+        return there
+
+    def later(self, verb: str, *given) -> object | None:
+        """What `getattr(self, verb)(*given)` returns, computed once in a thread of its own; None until it is there."""
+        job = self._jobs.get((verb, *given))
+        if job is None:
+            for old in [key for key, job in self._jobs.items() if job.done()][:-KEPT]:
+                del self._jobs[old]
+            job = self._jobs[verb, *given] = self._worker.submit(getattr(self, verb), *given)
+        return job.result() if job.done() else None
+
+    def layout(self, sense: str = "") -> tuple[np.ndarray, np.ndarray]:
+        """(n,) numbers of shown records and (n, 2) float32 where they lie, in 0 to 1; sense "": fused. Kept on disk."""
+        file = (
+            self.cache
+            / f"map-{_safe(sense or FUSED)}-{'umap' if _umap() else 'pca'}-{self.stamp}-{len(self.shown)}.npz"
+        )
+        if not file.exists():
+            part = self._of_shown([sense] if sense else [])
+            np.savez(_draft(file), numbers=part.rows.numpy(), flat=flat(part.values))
+            _draft(file).replace(file)
+        with np.load(file, allow_pickle=False) as kept:
+            return kept["numbers"], kept["flat"]
+
+    def agreement(self) -> np.ndarray:
+        """(N,) float32: of the nearest neighbours by one sense, the share that are so by another as well, mean over the pairs of senses
+        a record has; NaN for records that are not shown or have one sense. Kept on disk."""
+        file = self.cache / f"agreement-{self.stamp}-{len(self.shown)}.npy"
+        if file.exists():
+            return np.load(file, allow_pickle=False)
+        total, count = np.zeros(len(self.keys), np.float32), np.zeros(len(self.keys), np.float32)
+        columns = {s: self._of_shown([s]) for s in self.senses}
+        for i, a in enumerate(self.senses):
+            for b in self.senses[i + 1 :]:
+                rows = np.intersect1d(columns[a].rows.numpy(), columns[b].rows.numpy())
+                if len(rows) < 2:
+                    continue
+                k = min(NEAR, len(rows) - 1)
+                near = [
+                    nearest(c.values[torch.from_numpy(np.isin(c.rows.numpy(), rows))], k)
+                    for c in (columns[a], columns[b])
+                ]
+                shared = (near[0][:, :, None] == near[1][:, None, :]).any(2).float().mean(1)
+                total[rows] += shared.numpy()
+                count[rows] += 1
+        found = np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
+        np.save(_draft(file, ".npy"), found)
+        _draft(file, ".npy").replace(file)
+        return found
+
+    def near(self, query_D: Tensor, senses: Sequence[str], k: int, beside: int = -1) -> list[tuple[int, float, str]]:
+        """(number, cosine, sense that matched) of the k records nearest to a query, best first; senses that are compared, all unless
+        given. beside: a record to leave out."""
+        found = self.index.nearest(query_D, k=k + 1, senses=senses or self.senses, unsigned=self.unsigned)
+        return [(self.at[key], score, sense) for key, score, sense, _ in found if self.at[key] != beside][:k]
+
+    def alike(self, number: int, senses: Sequence[str], k: int) -> list[tuple[int, float]]:
+        """(number, cosine) of the records nearest to one of them, by the fused vectors of these senses alone."""
+        column = self.column(senses)
+        mine = (column.rows == number).nonzero()
+        if not len(mine):
+            return []
+        unit = normalize(column.values, dim=1)
+        cosine = unit @ unit[mine[0, 0]]
+        cosine = cosine.abs() if self.unsigned else cosine
+        score, at = cosine.topk(min(k + 1, len(unit)))
+        found = zip(column.rows[at].tolist(), score.tolist())
+        return [(n, s) for n, s in found if n != number][:k]
+
+    def probe(self, senses: tuple[str, ...], label: str) -> dict:
+        """How well a vote of nearest neighbours tells a label of the `tested` records from these senses: {metric, value, chance, n}, {}
+        where there is nothing to test. Raises AmodalError for a label that is none."""
+        if label not in self.labels:
+            raise unknown("label", label, self.labels)
+        column, values = self.column(senses), self.labels[label]
+        test = torch.from_numpy(self.tested[column.rows.numpy()])
+        learnt, asked = (Column(column.values[m], column.rows[m]) for m in (~test, test))
+        found = measure(neighbours, learnt, values, {"it": asked}, values).get("it", [])
+        return found[0] if found else {}
+
+    def outliers(self, sense: str = "", most: int = 200) -> list[tuple[int, float]]:
+        """(number, mean cosine to its nearest neighbours) of the shown records that are least like any other, worst first."""
+        part = self._of_shown([sense] if sense else [])
+        if len(part) <= 1:
+            return []
+        unit = normalize(part.values, dim=1)
+        near = nearest(unit, min(NEAR, len(part) - 1))
+        mean = torch.einsum("nd,nkd->nk", unit, unit[near]).mean(1)
+        score, at = (-mean).topk(min(most, len(part)))
+        return list(zip(part.rows[at].tolist(), (-score).tolist()))
+
+    def twins(self, sense: str = "", least: float = 0.99, most: int = 1000) -> list[tuple[int, int, float]]:
+        """(number, number, cosine) of pairs of shown records that are nearly the same, the most alike first; least: above 0."""
+        part = self._of_shown([sense] if sense else [])
+        unit, found = normalize(part.values, dim=1), []
+        for start in range(0, len(unit), 1024):
+            similar = unit[start : start + 1024] @ unit.T
+            similar = similar.triu(start + 1)  # each pair once; what is below becomes 0, which is under any `least`
+            score, at = similar.flatten().topk(min(most, similar.numel()))
+            score, at = score[score >= least], at[score >= least]
+            a, b = part.rows[start + at // len(unit)], part.rows[at % len(unit)]
+            found = sorted(found + list(zip(a.tolist(), b.tolist(), score.tolist())), key=lambda pair: -pair[2])[:most]
+        return found
+
+    def _of_shown(self, senses: Sequence[str]) -> Column:
+        column = self.column(senses)
+        kept = torch.from_numpy(np.isin(column.rows.numpy(), self.shown))
+        return Column(column.values[kept], column.rows[kept])
+
+
+def flat(x_ND: Tensor) -> np.ndarray:
+    """(N, 2) float32 in 0 to 1: UMAP of unit vectors where umap-learn is installed and there are enough of them, else the first two
+    principal components."""
+    unit = normalize(x_ND.float(), dim=1)
+    if _umap() and len(unit) > 50:
+        import umap
+
+        found = torch.from_numpy(umap.UMAP(metric="cosine", random_state=0).fit_transform(unit.numpy()))
+    else:
+        found = principal(unit)
+    low, high = found.amin(0), found.amax(0)
+    return ((found - low) / (high - low).clamp_min(1e-9)).float().numpy()
+
+
+def principal(x_ND: Tensor) -> Tensor:
+    """(N, 2): coordinates along the two directions in which rows differ most; each is turned so that its largest entry is positive."""
+    x = x_ND - x_ND.mean(0)
+    _, axes = torch.linalg.eigh(x.T @ x)
+    axes = axes[:, -2:].flip(1)
+    largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
+    found = x @ (axes * largest.sign())
+    return found if found.shape[1] == 2 else torch.nn.functional.pad(found, (0, 2 - found.shape[1]))
+
+
+def _umap() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("umap") is not None
+
+
+def _column(vectors: np.ndarray, rows: np.ndarray, place: np.ndarray) -> Column:
+    """Vectors of living records by their new numbers."""
+    new = place[rows]
+    order = np.argsort(new, kind="stable")
+    order = order[new[order] >= 0]
+    return Column(torch.from_numpy(np.asarray(vectors)[order].astype(np.float32)), torch.from_numpy(new[order]))
+
+
+def _draft(file: Path, suffix: str = ".npz") -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file.with_name(f".{file.stem}.draft{suffix}")
+
+
+def _safe(name: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in name) + hashlib.blake2b(name.encode(), digest_size=2).hexdigest()

@@ -1,0 +1,64 @@
+"""What a run folder says of itself while a run trains and after: measures, quarantine, reports. Reads files only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from amodal.core import AmodalError
+from amodal.data.quarantine import Bad
+from amodal.data.quarantine import read as read_quarantine
+from amodal.evaluate import Report
+from amodal.train.log import read as read_metrics
+
+
+def measures(run: Path, since: int = 0) -> dict:
+    """status, method, size, steps, and `columns`: name -> [[step, value], …] of what was measured after step `since`."""
+    config = _config(run)
+    columns: dict[str, list] = {}
+    last = since
+    for entry in read_metrics(run / "metrics.jsonl"):
+        if entry["step"] <= since:
+            continue
+        last = max(last, entry["step"])
+        for name, value in entry.items():
+            if name != "step" and isinstance(value, (int, float)) and value == value and abs(value) != float("inf"):
+                columns.setdefault(name, []).append([entry["step"], value])
+    schedule = config.get("schedule", {})
+    about = {"method": config.get("method", ""), "status": config.get("status", ""), "steps": schedule.get("steps")}
+    return about | {"name": run.resolve().name, "last": last, "columns": columns}
+
+
+def beside(run: Path) -> dict[str, Path]:
+    """name -> folder of the other runs that lie in the same folder."""
+    home = run.resolve()
+    found = sorted(p.parent for p in home.parent.glob("*/metrics.jsonl") if p.parent != home)
+    return {p.name: p for p in found}
+
+
+def quarantined(run: Path) -> list[Bad]:
+    """Values that no run of this folder could read, each once."""
+    found = {}
+    for file in sorted(run.glob("quarantine*.jsonl")):
+        found |= {(bad.key, bad.field): bad for bad in read_quarantine(file)}
+    return list(found.values())
+
+
+def missing_rows(run: Path) -> list[dict]:
+    """Rows of the protocol `missing` in the newest report that lies in the run folder; [] where there is none."""
+    files = [p for p in run.glob("*.json") if p.name != "config.json"]
+    for file in sorted(files, key=lambda p: p.stat().st_mtime, reverse=True):
+        try:
+            rows = [r for r in Report.load(file).rows() if r["protocol"] == "missing"]
+        except AmodalError:  # some other JSON
+            continue
+        if rows:
+            return [{k: v for k, v in row.items() if v == v} for row in rows]
+    return []
+
+
+def _config(run: Path) -> dict:
+    try:
+        return json.loads((run / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,37 @@
+import { ask, attempt, card, chooser, el, SENSES } from "./view.js";
+
+const LISTS = [["quarantine", "Values that could not be read", "Every value of the data that was read could be decoded."],
+  ["twins", "Nearly the same", "No two records are so alike."],
+  ["outliers", "Unlike all others", "There are too few records."]];
+
+export async function draw(page) {
+  let sense = "", least = 0.99;
+  const shown = el("div", { "aria-live": "polite" }), sections = el("div");
+  const level = el("input", { type: "number", min: 0.5, max: 1, step: 0.005, value: least, onchange: () => { least = level.value; attempt(fill); } });
+  page.append(el("div", { class: "bar" }, chooser("By", SENSES, (v) => { sense = v; attempt(fill); }, ""), el("label", {}, "nearly the same from a cosine of", level)),
+    el("div", { class: "split" }, sections, el("aside", { "aria-label": "record" }, shown)));
+
+  async function fill() {
+    const asked = `sense=${encodeURIComponent(sense)}&least=${least}`;
+    const boxes = LISTS.map(([what, title]) => el("section", { "data-list": what }, el("h2", {}, title), el("p", { class: "faint" }, "computing …")));
+    sections.replaceChildren(...boxes);
+    await Promise.all(LISTS.map(async ([what, title, none], at) => {
+      const list = await ask(`/view/list/${what}?${asked}`);
+      const rows = list.rows.slice(0, 200).map((row, i) => el("tr", {}, ...row.map((cell, j) => {
+        const number = list.numbers[i][j] ?? -1;
+        return el("td", {}, number >= 0 ? el("button", { type: "button", onclick: () => attempt(() => look(list.numbers[i])) }, cell) : String(cell));
+      })));
+      const more = list.rows.length > rows.length ? `, of which ${rows.length} are shown` : "";
+      boxes[at].replaceChildren(el("h2", {}, `${title} `, el("span", { class: "faint" }, `${list.rows.length}${more}`)));
+      if (!rows.length) { boxes[at].append(el("p", { class: "faint" }, none)); return; }
+      boxes[at].append(el("p", {}, el("a", { href: `/view/csv/${what}?${asked}`, download: `${what}.csv` }, "Save the list as CSV")),
+        el("div", { class: "scroll", tabindex: 0, "aria-label": title, role: "region" },
+          el("table", {}, el("thead", {}, el("tr", {}, ...list.columns.map((c) => el("th", { scope: "col" }, c)))), el("tbody", {}, ...rows))));
+    }));
+  }
+
+  async function look(numbers) {
+    shown.replaceChildren(...await Promise.all(numbers.filter((n) => n >= 0).map((n) => card(n, { full: true }))));
+  }
+  await fill();
+}

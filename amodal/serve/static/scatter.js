@@ -1,0 +1,225 @@
+// Points on a plane: WebGL where there is some, else Canvas2D. Pan, zoom, lasso, who is under the pointer.
+
+const VERTEX = `attribute vec2 at; attribute vec4 colour; uniform vec2 shift; uniform vec2 scale; uniform float size; varying vec4 v;
+void main() { gl_Position = vec4((at - shift) * scale, 0.0, 1.0); gl_PointSize = size; v = colour; }`;
+const FRAGMENT = `precision mediump float; varying vec4 v;
+void main() { vec2 d = gl_PointCoord - 0.5; float r = dot(d, d); if (r > 0.25) discard; gl_FragColor = vec4(v.rgb * v.a, v.a); }`;
+
+export class Scatter {
+  /** stage: the element to fill; x, y: numbers from 0 to 1; hover(index or -1, px, py), pick(index), lasso([indices]) are told. */
+  constructor(stage, x, y, { hover = () => {}, pick = () => {}, lasso = () => {}, label = "map", flat = false } = {}) {
+    Object.assign(this, { stage, x, y, hover, pick, lasso, n: x.length, lassoing: false, marked: -1 });
+    this.canvas = document.createElement("canvas");
+    this.over = document.createElement("canvas");
+    this.over.className = "over";
+    Object.entries({ tabindex: 0, role: "application", "aria-label": label }).forEach(([k, v]) => this.canvas.setAttribute(k, v));
+    stage.append(this.canvas, this.over);
+    this.colours = new Uint8Array(4 * this.n).fill(200);
+    this.home();
+    this.gl = flat ? null : this.canvas.getContext("webgl", { antialias: true, premultipliedAlpha: true });
+    if (this.gl) this.prepare();
+    this.kind = this.gl ? "webgl" : "canvas";
+    this.grid();
+    this.listen();
+    this.sized = new ResizeObserver(() => this.resize());
+    this.sized.observe(stage);
+    this.resize();
+  }
+
+  close() { this.sized.disconnect(); this.gl?.getExtension("WEBGL_lose_context")?.loseContext(); }
+
+  home() { this.centre = [0.5, 0.5]; this.zoom = 0.94; }
+
+  prepare() {
+    const gl = this.gl, program = gl.createProgram();
+    for (const [type, text] of [[gl.VERTEX_SHADER, VERTEX], [gl.FRAGMENT_SHADER, FRAGMENT]]) {
+      const shader = gl.createShader(type);
+      gl.shaderSource(shader, text);
+      gl.compileShader(shader);
+      gl.attachShader(program, shader);
+    }
+    gl.linkProgram(program);
+    gl.useProgram(program);
+    this.uniform = Object.fromEntries(["shift", "scale", "size"].map((name) => [name, gl.getUniformLocation(program, name)]));
+    const at = new Float32Array(2 * this.n);
+    for (let i = 0; i < this.n; i++) { at[2 * i] = this.x[i]; at[2 * i + 1] = this.y[i]; }
+    this.buffers = [this.fill(program, "at", at, 2, gl.FLOAT), this.fill(program, "colour", this.colours, 4, gl.UNSIGNED_BYTE)];
+    gl.enable(gl.BLEND);
+    gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
+  }
+
+  fill(program, name, data, size, type) {
+    const gl = this.gl, buffer = gl.createBuffer(), place = gl.getAttribLocation(program, name);
+    gl.bindBuffer(gl.ARRAY_BUFFER, buffer);
+    gl.bufferData(gl.ARRAY_BUFFER, data, gl.DYNAMIC_DRAW);
+    gl.enableVertexAttribArray(place);
+    gl.vertexAttribPointer(place, size, type, type !== gl.FLOAT, 0, 0);
+    return buffer;
+  }
+
+  /** colours: (4 n) bytes, red green blue alpha. */
+  paint(colours) {
+    this.colours = colours;
+    if (this.gl) {
+      this.gl.bindBuffer(this.gl.ARRAY_BUFFER, this.buffers[1]);
+      this.gl.bufferData(this.gl.ARRAY_BUFFER, colours, this.gl.DYNAMIC_DRAW);
+    }
+    this.draw();
+  }
+
+  resize() {
+    const ratio = Math.min(window.devicePixelRatio || 1, 2), { clientWidth: w, clientHeight: h } = this.stage;
+    for (const canvas of [this.canvas, this.over]) { canvas.width = w * ratio; canvas.height = h * ratio; }
+    Object.assign(this, { ratio, w, h, side: Math.min(w, h) });
+    this.draw();
+  }
+
+  /** Where a point is on the screen, in CSS pixels; and back. The map fills the stage, each axis by itself. */
+  screen(i) { return [this.w / 2 + (this.x[i] - this.centre[0]) * this.w * this.zoom, this.h / 2 - (this.y[i] - this.centre[1]) * this.h * this.zoom]; }
+  plane(px, py) { return [(px - this.w / 2) / (this.w * this.zoom) + this.centre[0], (this.h / 2 - py) / (this.h * this.zoom) + this.centre[1]]; }
+
+  draw() { if (!this.frame) this.frame = requestAnimationFrame(() => { this.frame = 0; this.now(); }); }
+
+  now() {
+    const size = Math.max(2, Math.min(12, Math.sqrt((this.w * this.h) / this.n) * 0.45 * Math.sqrt(this.zoom))) * this.ratio;
+    if (this.gl) {
+      const gl = this.gl;
+      gl.viewport(0, 0, this.canvas.width, this.canvas.height);
+      gl.clearColor(0, 0, 0, 0);
+      gl.clear(gl.COLOR_BUFFER_BIT);
+      gl.uniform2f(this.uniform.shift, ...this.centre);
+      gl.uniform2f(this.uniform.scale, 2 * this.zoom, 2 * this.zoom);
+      gl.uniform1f(this.uniform.size, size);
+      gl.drawArrays(gl.POINTS, 0, this.n);
+    } else {
+      const pen = this.canvas.getContext("2d"), c = this.colours;
+      pen.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
+      pen.clearRect(0, 0, this.w, this.h);
+      const s = size / this.ratio;
+      for (let i = 0; i < this.n; i++) {
+        const [px, py] = this.screen(i);
+        if (px < -9 || py < -9 || px > this.w + 9 || py > this.h + 9) continue;
+        pen.fillStyle = `rgba(${c[4 * i]},${c[4 * i + 1]},${c[4 * i + 2]},${c[4 * i + 3] / 255})`;
+        pen.fillRect(px - s / 2, py - s / 2, s, s);
+      }
+    }
+    this.drawOver();
+  }
+
+  drawOver() {
+    const pen = this.over.getContext("2d"), ink = getComputedStyle(this.stage).color;
+    pen.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
+    pen.clearRect(0, 0, this.w, this.h);
+    pen.strokeStyle = ink;
+    pen.lineWidth = 2;
+    if (this.marked >= 0) { pen.beginPath(); pen.arc(...this.screen(this.marked), 8, 0, 7); pen.stroke(); }
+    if (this.path?.length > 1) { pen.beginPath(); this.path.forEach((p) => pen.lineTo(...p)); pen.setLineDash([5, 4]); pen.stroke(); pen.setLineDash([]); }
+  }
+
+  mark(i) { this.marked = i; this.draw(); }
+
+  grid() {
+    this.cells = new Map();
+    for (let i = 0; i < this.n; i++) {
+      const key = Math.floor(this.x[i] * 100) * 1000 + Math.floor(this.y[i] * 100);
+      this.cells.has(key) ? this.cells.get(key).push(i) : this.cells.set(key, [i]);
+    }
+  }
+
+  /** The point nearest to a place on the screen, -1 if none is within 14 pixels. */
+  under(px, py) {
+    const [a0, b1] = this.plane(px - 14, py - 14), [a1, b0] = this.plane(px + 14, py + 14);
+    const span = [a0, a1, b0, b1].map((v) => Math.floor(Math.max(0, Math.min(1, v)) * 100));
+    let best = -1, least = 14 * 14;
+    for (let a = span[0]; a <= span[1]; a++) for (let b = span[2]; b <= span[3]; b++)
+      for (const i of this.cells.get(a * 1000 + b) || []) {
+        const [x, y] = this.screen(i), d = (x - px) ** 2 + (y - py) ** 2;
+        if (d < least) { least = d; best = i; }
+      }
+    return best;
+  }
+
+  inside(path) {
+    const found = [];
+    for (let i = 0; i < this.n; i++) {
+      const [x, y] = this.screen(i);
+      let odd = false;
+      for (let a = 0, b = path.length - 1; a < path.length; b = a++) {
+        const [xa, ya] = path[a], [xb, yb] = path[b];
+        if (ya > y !== yb > y && x < ((xb - xa) * (y - ya)) / (yb - ya) + xa) odd = !odd;
+      }
+      if (odd) found.push(i);
+    }
+    return found;
+  }
+
+  inView() { return this.inside([[0, 0], [this.w, 0], [this.w, this.h], [0, this.h]]); }
+
+  scale(factor, px = this.w / 2, py = this.h / 2) {
+    const before = this.plane(px, py);
+    this.zoom = Math.max(0.5, Math.min(400, this.zoom * factor));
+    const after = this.plane(px, py);
+    this.centre = this.centre.map((c, i) => c + before[i] - after[i]);
+    this.draw();
+  }
+
+  listen() {
+    const c = this.canvas, here = (event) => { const box = c.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
+    const fingers = new Map();
+    let moved = 0;
+    c.addEventListener("pointerdown", (event) => {
+      c.setPointerCapture(event.pointerId);
+      fingers.set(event.pointerId, here(event));
+      moved = 0;
+      this.path = this.lassoing || event.shiftKey ? [here(event)] : null;
+    });
+    c.addEventListener("pointermove", (event) => {
+      const at = here(event), before = fingers.get(event.pointerId);
+      if (!before) { this.hover(this.under(...at), ...at); return; }
+      moved += Math.abs(at[0] - before[0]) + Math.abs(at[1] - before[1]);
+      const other = [...fingers].find(([id]) => id !== event.pointerId)?.[1];
+      if (other) {
+        const away = (p) => Math.hypot(p[0] - other[0], p[1] - other[1]);
+        this.scale(away(at) / Math.max(away(before), 1), ...other);
+      } else if (this.path) { this.path.push(at); this.draw(); }
+      else {
+        this.centre[0] -= (at[0] - before[0]) / (this.w * this.zoom);
+        this.centre[1] += (at[1] - before[1]) / (this.h * this.zoom);
+        this.draw();
+      }
+      fingers.set(event.pointerId, at);
+    });
+    const up = (event) => {
+      if (!fingers.delete(event.pointerId)) return;
+      const path = this.path;
+      this.path = null;
+      if (path?.length > 2) this.lasso(this.inside(path));
+      else if (moved < 5) { const i = this.under(...here(event)); if (i >= 0) this.pick(i); }
+      this.draw();
+    };
+    c.addEventListener("pointerup", up);
+    c.addEventListener("pointercancel", up);
+    c.addEventListener("pointerleave", () => this.hover(-1));
+    c.addEventListener("wheel", (event) => { event.preventDefault(); this.scale(Math.exp(-event.deltaY * 0.0015), ...here(event)); }, { passive: false });
+    c.addEventListener("keydown", (event) => {
+      const step = 0.1 / this.zoom, move = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, step], ArrowDown: [0, -step] }[event.key];
+      if (move) this.centre = this.centre.map((v, i) => v + move[i]);
+      else if (event.key === "+" || event.key === "=") this.scale(1.3);
+      else if (event.key === "-") this.scale(1 / 1.3);
+      else if (event.key === "0") this.home();
+      else if (event.key === "Enter") { const i = this.nearestToCentre(); if (i >= 0) this.pick(i); }
+      else return;
+      event.preventDefault();
+      this.draw();
+    });
+  }
+
+  nearestToCentre() {
+    let best = -1, least = Infinity;
+    for (let i = 0; i < this.n; i++) {
+      const d = (this.x[i] - this.centre[0]) ** 2 + (this.y[i] - this.centre[1]) ** 2;
+      if (d < least) { least = d; best = i; }
+    }
+    return best;
+  }
+}

@@ -1,0 +1,81 @@
+import { about, ask, attempt, card, el, record } from "./view.js";
+
+const TYPED = ["text", "sequence", "table", "series", "events"];
+const ACCEPT = { image: "image/*,.npy", audio: "audio/*" };
+
+export async function draw(page, { like } = {}) {
+  const parts = [], records = new Map();
+  const chosen = el("div", { class: "bar", "aria-live": "polite" }), found = el("div", { class: "columns", "aria-live": "polite" });
+  const form = el("form", { class: "query", "aria-label": "query", onsubmit: (event) => { event.preventDefault(); attempt(search); } });
+  for (const [sense, kind] of Object.entries(about.senses)) {
+    const typed = TYPED.includes(kind), id = `q-${sense}`;
+    const field = typed ? el("textarea", { id, rows: 1, placeholder: kind === "text" ? "words" : kind === "table" ? '{"column": value, …}' : kind })
+      : el("input", { id, type: "file", accept: ACCEPT[kind] || false });
+    const weight = el("input", { type: "number", step: "0.1", value: "1", "aria-label": `weight of ${sense}`, title: "below 0: unlike it" });
+    const box = el("div", typed ? {} : { class: "drop" }, field);
+    if (!typed) dropped(box, field);
+    if (kind === "text") field.addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); form.requestSubmit(); } });
+    form.append(el("span", {}, el("label", { for: id }, sense), el("span", { class: "faint" }, typed || kind === "image" ? "" : ` ${kind}`)), box, weight);
+    parts.push({ sense, field, weight, typed });
+  }
+  const key = el("input", { type: "text", id: "q-record", placeholder: "part of a record's name", list: "keys", autocomplete: "off" }), keys = el("datalist", { id: "keys" });
+  key.addEventListener("input", () => attempt(async () => {
+    if (key.value.length > 1) keys.replaceChildren(...(await find(key.value)).map((it) => el("option", { value: it.key })));
+  }));
+  form.append(el("span", {}, el("label", { for: "q-record" }, "record")), el("div", {}, key, keys),
+    el("button", { type: "button", onclick: () => attempt(async () => {
+      const [first] = await find(key.value);
+      if (!first) throw new Error(`no record is called ${key.value}`);
+      await add(first.number);
+      key.value = "";
+    }) }, "Add"));
+  form.append(el("span"), el("div", { class: "bar" }, el("button", { type: "submit", class: "main" }, "Search"),
+    el("button", { type: "button", onclick: () => { form.reset(); records.clear(); chosen.replaceChildren(); found.replaceChildren(); } }, "Clear")), el("span"));
+  page.append(el("p", { class: "faint" }, "Give one thing or several; weights mix them, and a weight below 0 means unlike it. Each column ranks records by one sense of theirs."), form, chosen, found);
+
+  const find = (text) => ask(`/view/find?key=${encodeURIComponent(text)}`);
+
+  async function add(number, weight = 1) {
+    const it = await record(number);
+    const amount = el("input", { type: "number", step: "0.1", value: weight, "aria-label": `weight of ${it.key}` });
+    const tag = el("span", { class: "card" }, `${it.key} `, amount, " ", el("button", { type: "button", "aria-label": `remove ${it.key}`, onclick: () => { records.delete(number); tag.remove(); } }, "×"));
+    if (records.has(number)) return;
+    records.set(number, amount);
+    chosen.append(tag);
+  }
+
+  async function search() {
+    const body = new FormData(), asked = { weights: {}, records: {} };
+    for (const { sense, field, weight, typed } of parts) {
+      const value = typed ? field.value.trim() : field.files[0];
+      if (!value) continue;
+      body.append(sense, value);
+      asked.weights[sense] = Number(weight.value);
+    }
+    for (const [number, amount] of records) asked.records[number] = Number(amount.value);
+    body.append("asked", JSON.stringify(asked));
+    const lists = await ask("/view/search?k=12", { method: "POST", body });
+    const columns = await Promise.all(Object.entries(lists).map(async ([sense, hits]) =>
+      el("section", { "data-sense": sense || "any", "aria-label": sense ? `by ${sense}` : "by any sense" }, el("h2", {}, sense ? `by ${sense}` : "by any sense"),
+        ...(await Promise.all(hits.map((hit) => card(hit.number, { note: hit.score.toFixed(3) + (sense ? "" : ` by ${hit.sense}`), only: sense }))))
+          .map(opening))));
+    found.replaceChildren(...columns);
+  }
+
+  function opening(made) {
+    made.append(el("div", { class: "do" }, el("button", { type: "button", onclick: () => attempt(async () => { await add(Number(made.dataset.number)); }) }, "Add to the query")));
+    return made;
+  }
+
+  if (like != null) { await add(like); await search(); }
+}
+
+function dropped(box, field) {
+  box.addEventListener("dragover", (event) => { event.preventDefault(); box.classList.add("over"); });
+  box.addEventListener("dragleave", () => box.classList.remove("over"));
+  box.addEventListener("drop", (event) => {
+    event.preventDefault();
+    box.classList.remove("over");
+    if (event.dataTransfer.files.length) field.files = event.dataTransfer.files;
+  });
+}

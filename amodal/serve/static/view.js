@@ -1,0 +1,120 @@
+// The frame of the page: tabs, and what all of them use.
+
+export const about = await (await fetch("/view/about")).json();
+export const PALETTE = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#b8a800", "#7b5fc4", "#8c5a3c", "#e0455a", "#3fae3f", "#5f7f8f"];
+export const MISSING = "#8a8f98";
+
+/** An element: el("p", {class: "faint"}, "text", child, …); names that begin with "on" are listeners. */
+export function el(name, given = {}, ...inside) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(given)) {
+    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
+    else if (value === true) made.setAttribute(key, "");
+    else if (value !== false && value != null) made.setAttribute(key, value);
+  }
+  made.append(...inside.filter((part) => part != null));
+  return made;
+}
+
+export function say(text) { document.getElementById("said").textContent = text; }
+
+/** JSON of a route; asks again while the server computes (202). */
+export async function ask(path, options) {
+  for (let wait = 150; ; wait = Math.min(wait * 1.5, 2000)) {
+    const answer = await fetch(path, options);
+    const said = await answer.json();
+    if (answer.status === 202) { await new Promise((done) => setTimeout(done, wait)); continue; }
+    if (!answer.ok) throw new Error(said.error || answer.statusText);
+    return said;
+  }
+}
+
+/** Runs what a person asked for, and says what went wrong. */
+export async function attempt(work) {
+  try { say(""); return await work(); } catch (error) { say(error.message); }
+}
+
+const seen = new Map();
+export function record(number) {
+  if (!seen.has(number)) {
+    if (seen.size > 2000) seen.clear();
+    seen.set(number, ask(`/view/record/${number}`));
+  }
+  return seen.get(number);
+}
+
+/** A record as its senses show themselves. note: beside its name; only: a sense, else all; full: with labels and what can be done. */
+export async function card(number, { note = "", only = "", full = false } = {}) {
+  const it = await record(number);
+  const senses = Object.entries(it.senses).filter(([name]) => !only || name === only);
+  const shown = senses.map(([name, sense]) => shownSense(number, name, sense, full));
+  const made = el("article", { class: "card", "data-number": number }, el("h3", {}, it.key, note && el("span", { class: "faint" }, ` ${note}`)),
+    el("div", { class: "senses" }, ...shown));
+  if (full) {
+    const pairs = Object.entries(it.labels).flatMap(([k, v]) => [el("dt", {}, k), el("dd", {}, v == null ? "–" : typeof v === "number" ? String(Number(v.toPrecision(5))) : v)]);
+    made.append(el("dl", {}, ...pairs));
+  }
+  if (full && about.tabs.includes("search"))
+    made.append(el("div", { class: "do" },
+      el("button", { type: "button", onclick: () => open("search", { like: number }) }, "Search like this"),
+      el("button", { type: "button", onclick: () => open("senses", { record: number }) }, "By sense")));
+  return made;
+}
+
+function shownSense(number, name, sense, full) {
+  const caption = el("figcaption", {}, name);
+  if (sense.text != null) return el("figure", {}, caption, el("p", {}, full ? sense.text : sense.text.slice(0, 160)));
+  if (sense.cells) return el("figure", {}, caption, el("dl", {}, ...Object.entries(sense.cells).flatMap(([k, v]) => [el("dt", {}, k), el("dd", {}, v)])));
+  const at = `/view/record/${number}/${encodeURIComponent(name)}`;
+  const parts = [caption, el("img", { src: `${at}.png`, alt: `${name}: ${sense.says}`, loading: "lazy" })];
+  if (sense.kind === "audio") parts.push(el("audio", { src: `${at}.wav`, controls: true, preload: "none", "aria-label": `${name} of record ${number}` }));
+  return el("figure", {}, ...parts);
+}
+
+export function chooser(label, choices, change, chosen) {
+  const select = el("select", { onchange: () => change(select.value) },
+    ...choices.map(([value, text]) => el("option", { value, selected: value === chosen }, text)));
+  return el("label", {}, label, select);
+}
+
+export const SENSES = [["", "all senses, fused"], ...(about.indexed || []).map((s) => [s, s])];
+
+const NAMES = { map: "Map", search: "Search", run: "Run", records: "Records", senses: "Senses" };
+const tabs = document.getElementById("tabs"), main = document.getElementById("main");
+let leave = () => {};
+
+export async function open(name, given = {}) {
+  leave();
+  leave = () => {};
+  say("");
+  for (const tab of tabs.children) {
+    const on = tab.dataset.tab === name;
+    tab.setAttribute("aria-selected", on);
+    tab.tabIndex = on ? 0 : -1;
+  }
+  const page = el("section", { role: "tabpanel", "aria-labelledby": `tab-${name}`, "data-tab": name });
+  main.replaceChildren(page);
+  history.replaceState(null, "", `#${name}`);
+  const module = await import(`/view/static/${name}.js`);
+  const left = await attempt(() => module.draw(page, given));
+  if (page.isConnected) leave = left || (() => {}); else if (left) left();
+}
+
+function start() {
+  document.getElementById("title").textContent = [about.run, about.method, about.data, about.records ? `${about.records.toLocaleString("en")} records` : "still trains"].filter(Boolean).join(" · ");
+  document.title = `${about.run} · amodal`;
+  for (const name of about.tabs)
+    tabs.append(el("button", { role: "tab", id: `tab-${name}`, "data-tab": name, type: "button", onclick: () => open(name) }, NAMES[name]));
+  tabs.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!step) return;
+    const all = [...tabs.children], now = all.indexOf(document.activeElement);
+    const next = all[(now + step + all.length) % all.length];
+    next.focus();
+    open(next.dataset.tab);
+  });
+  const asked = location.hash.slice(1);
+  open(about.tabs.includes(asked) ? asked : about.tabs[0]);
+}
+// After this module is whole: the pages import from it.
+setTimeout(start);

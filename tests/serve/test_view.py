@@ -1,0 +1,273 @@
+"""The routes behind the page of `amodal view`."""
+
+import csv
+import io
+import json
+import time
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from PIL import Image
+from torch.nn.functional import normalize
+
+from amodal.core import AmodalError
+from amodal.search import Index
+from amodal.serve import app, runs
+from amodal.serve.atlas import Atlas, principal
+from amodal.serve.view import application, router
+from tests.serve.runs import RECORDS, data, png
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def page(model):
+    made = app(model)
+    made.include_router(router(model.path, service=made.state.service, dataset=model.read(data())))
+    with TestClient(made) as client:
+        yield client
+
+
+def got(client, path, **asked):
+    """The JSON of a route, asked again while it is computed."""
+    for _ in range(200):
+        answer = client.get(path, params=asked)
+        if answer.status_code != 202:
+            assert answer.status_code == 200, answer.text
+            return answer.json()
+        time.sleep(0.02)
+    raise AssertionError(f"{path} is never done")
+
+
+def test_the_page_needs_nothing_from_elsewhere(page):
+    home = page.get("/")
+    assert home.status_code == 200 and "script-src 'self'" in home.headers["content-security-policy"]
+    for name in ("view.js", "view.css", "scatter.js", "map.js", "search.js", "run.js", "records.js", "senses.js"):
+        text = page.get(f"/view/static/{name}").text
+        assert "https://" not in text and "http://" not in text.replace("http://www.w3.org/2000/svg", "")
+    for bad in ("..%2fview.py", "nothing.js", "%2e%2e%2f__init__.py"):
+        assert page.get(f"/view/static/{bad}").status_code == 404
+
+
+def test_a_map_of_all_and_of_one_sense_is_computed_once(page, model):
+    assert page.get("/view/about").json()["records"] == RECORDS
+    for sense in ("", "image"):
+        found = got(page, "/view/map", sense=sense)
+        assert found["numbers"] == list(range(RECORDS)) and max(found["x"]) == 65535 and min(found["y"]) == 0
+    kept = list((model.path / "view").glob("map-*.npz"))
+    assert len(kept) == 2 and not list((model.path / "view").glob(".*draft*"))
+    assert page.get("/view/map", params={"sense": "imag"}).status_code == 422
+
+
+@pytest.mark.parametrize("by", ["label:colour", "has:text", "count", "agreement"])
+def test_a_colour_for_each_record(page, by):
+    found = got(page, "/view/colour", by=by)
+    assert len(found["values"]) == RECORDS
+    if by == "label:colour":
+        assert [found["names"][v] for v in found["values"]] == ["red", "blue"] * (RECORDS // 2)
+    assert page.get("/view/colour", params={"by": "label:no"}).status_code == 404
+
+
+def test_a_record_shows_itself_in_every_sense(page):
+    it = page.get("/view/record/3").json()
+    assert it["senses"]["text"]["text"] == "a thing, number 3" and it["senses"]["cells"]["cells"]["age"] == "3"
+    assert it["labels"] == {"colour": "blue"}
+    for sense in ("image", "sound", "curve", "visits"):
+        picture = Image.open(io.BytesIO(page.get(f"/view/record/3/{sense}.png").content))
+        assert picture.mode == "RGB"
+    samples, rate = soundfile.read(io.BytesIO(page.get("/view/record/3/sound.wav").content))
+    assert rate == 8000 and np.abs(samples).max() > 0.05
+    for bad in (
+        "/view/record/99",
+        "/view/record/-1",
+        "/view/record/3/none.png",
+        "/view/record/3/image.wav",
+        "/view/record/-1/image.png",
+    ):
+        assert page.get(bad).status_code == 404
+
+
+def asked(page, files=(), **said):
+    form = {name: (None, value) if isinstance(value, str) else ("x", value) for name, value in dict(files).items()}
+    return page.post("/view/search", files=form | {"asked": (None, json.dumps(said))})
+
+
+def test_search_by_a_picture_by_words_by_a_record_and_by_a_mix(page, model):
+    found = asked(page, {"image": png(5)}).json()
+    assert set(found) == {"", *model.fields}
+    assert found["image"][0]["number"] == 5 and found["image"][0]["score"] == pytest.approx(1, abs=2e-3)
+    assert asked(page, {"text": "a thing, number 7"}).json()["text"][0]["number"] == 7
+    near, far = (asked(page, {"image": png(5)}, weights={"image": w}).json()["image"] for w in (1, -1))
+    assert far[0]["number"] != 5 and far[0]["score"] < near[0]["score"]
+    mixed = asked(page, {"image": png(5), "text": "a thing"}, weights={"text": 0.0}).json()["image"]
+    assert [h["number"] for h in mixed] == [h["number"] for h in near]
+    column = Atlas(Index.open(model.path / "index"), model.path / "view").column()
+    fused = normalize(column.values, dim=1)
+    both = asked(page, records={"4": 1.0, "9": -0.5}).json()
+    ranked = Index.open(model.path / "index").nearest(fused[4] - 0.5 * fused[9], k=12)
+    assert [(h["key"], h["sense"]) for h in both[""]] == [(key, sense) for key, _, sense, _ in ranked]
+
+
+@pytest.mark.parametrize(
+    "files, said, status",
+    [
+        ({}, {}, 422),
+        ({"image": b"no picture"}, {}, 422),
+        ({"nothing": "x"}, {}, 422),
+        ({}, {"records": {"99": 1}}, 404),
+        ({}, {"records": {"x": 1}}, 422),
+        ({"text": "a"}, {"weights": {"text": 1e9}}, 422),
+        ({"text": "a"}, {"weights": [1]}, 422),
+        ({}, {"records": {"4": float("nan")}}, 422),
+    ],
+)
+def test_a_query_that_makes_no_sense_is_refused(page, files, said, status):
+    answer = asked(page, files, **said)
+    assert answer.status_code == status and answer.json()["error"]
+
+
+def test_neighbours_and_what_they_tell_change_with_the_senses_that_are_on(page):
+    all_on = got(page, "/view/near/2")
+    one = got(page, "/view/near/2", on=["text"])
+    assert len(all_on) == 8 and 2 not in [h["number"] for h in one]
+    assert [h["number"] for h in one] != [h["number"] for h in all_on]
+    assert got(page, "/view/probe", label="colour", on=["text"]).get("metric", "accuracy") == "accuracy"
+    assert page.get("/view/probe", params={"label": "x"}).status_code == 404
+    assert page.get("/view/probe", params={"label": "colour", "on": ["x"]}).status_code == 404
+
+
+def test_lists_and_what_is_saved_of_them(page, model):
+    (model.path / "quarantine.jsonl").write_text('{"key": "=SUM(1)", "field": "image", "reason": "empty file"}\n{"torn')
+    try:
+        assert got(page, "/view/list/quarantine")["rows"] == [["=SUM(1)", "image", "empty file"]]
+        rows = list(csv.reader(io.StringIO(page.get("/view/csv/quarantine").text)))
+        assert rows == [["record", "sense", "reason"], ["'=SUM(1)", "image", "empty file"]]
+    finally:
+        (model.path / "quarantine.jsonl").unlink()
+    outliers = got(page, "/view/list/outliers", sense="image")
+    assert len(outliers["rows"]) == RECORDS and outliers["rows"][0][1] <= outliers["rows"][-1][1]
+    assert got(page, "/view/list/twins", least=1.0)["columns"] == ["record", "its twin", "cosine"]
+    assert (
+        page.get("/view/list/secrets").status_code == 404 and page.get("/view/list/twins?least=nan").status_code == 422
+    )
+
+
+def test_a_run_is_followed_step_by_step_and_compared_with_its_neighbours_only(page, model):
+    whole = page.get("/view/run").json()
+    assert whole["method"] and whole["columns"]["loss"]
+    assert page.get("/view/run", params={"since": whole["last"]}).json()["columns"] == {}
+    others = page.get("/view/runs").json()
+    assert others == ["first"] and page.get("/view/runs/first").json()["method"] == "clip"
+    for name in ("..", "told", "%2e%2e%2ffirst", "no"):
+        assert page.get(f"/view/runs/{name}").status_code == 404
+
+
+def test_a_run_without_a_model_yet_shows_how_it_trains(tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(AmodalError, match="no run folder"):
+        application(run)
+    run.mkdir()
+    (run / "config.json").write_text('{"method": "clip", "status": "running", "schedule": {"steps": 9}}')
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0, "rank/a": NaN}\n{"step": 2, "lo')
+    with TestClient(application(run)) as client:
+        assert client.get("/view/about").json()["tabs"] == ["run"] and client.get("/view/map").status_code == 404
+        assert client.get("/view/run").json()["columns"] == {"loss": [[1, 2.0]]}
+        (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.5}\n')
+        later = client.get("/view/run", params={"since": 1}).json()
+        assert later["last"] == 2 and later["columns"] == {"loss": [[2, 1.5]]}
+
+
+def test_missing_rows_come_from_the_newest_report(tmp_path):
+    row = {"source": "a", "metric": "accuracy", "value": 0.5, "chance": 0.1}
+    result = {"protocol": "missing", "spec": {"label": "zone"}, "rows": [row]}
+    (tmp_path / "report.json").write_text(json.dumps({"about": {}, "results": [result], "skipped": {}}))
+    (tmp_path / "other.json").write_text("[1, 2]")
+    assert runs.missing_rows(tmp_path) == [{"protocol": "missing", "label": "zone"} | row]
+
+
+def small(tmp_path, n=40, most=20_000):
+    """An index of which sense b is sense a turned (so neighbours agree), c is chance; record 7 has no b; 3 and 30 are the same."""
+    torch.manual_seed(0)
+    a = torch.randn(n, 8)
+    a[30] = a[3]
+    from amodal.core import Column, Embeddings
+
+    turn, _ = torch.linalg.qr(torch.randn(8, 8))
+    rows = torch.tensor([i for i in range(n) if i != 7])
+    columns = {
+        "a": Column(a, torch.arange(n)),
+        "b": Column((a @ turn)[rows], rows),
+        "c": Column(torch.randn(n, 8), torch.arange(n)),
+    }
+    index = Index(tmp_path / "index", fingerprint="x")
+    labels = {"side": np.where(a[:, 0] > 0, "left", "right").astype(object)}
+    keys = [f"k{i}" for i in range(n)]
+    index.add(keys, Embeddings(columns, n), labels)
+    return index, Atlas(index, tmp_path / "view", tested=keys[::2], most=most), a
+
+
+def test_an_atlas_numbers_the_living_and_finds_twins_and_neighbours(tmp_path):
+    index, _, a = small(tmp_path)
+    index.delete(["k0", "k5"])
+    atlas = Atlas(index, tmp_path / "view")
+    assert atlas.keys[0] == "k1" and len(atlas.keys) == 38 and not atlas.present("b")[atlas.at["k7"]]
+    unit = normalize(a, dim=1)
+    near = [atlas.keys[n] for n, _ in atlas.alike(atlas.at["k9"], ["a"], 3)]
+    living = [i for i in range(40) if i not in (0, 5, 9)]
+    assert near == [f"k{i}" for i in sorted(living, key=lambda i: -float(unit[i] @ unit[9]))[:3]]
+    x, y, cosine = atlas.twins("a", 0.999)[0]
+    assert {atlas.keys[x], atlas.keys[y]} == {"k3", "k30"} and cosine == pytest.approx(1, abs=1e-3)
+    assert len(atlas.twins("a", 0.999)) == 1
+    assert atlas.alike(atlas.at["k7"], ["b"], 3) == []
+
+
+def test_agreement_is_the_shared_neighbours_of_each_pair_of_senses(tmp_path):
+    _, atlas, _ = small(tmp_path)
+    found = atlas.agreement()
+
+    def near(sense, i, rows):
+        column = atlas.column([sense])
+        unit = {int(r): normalize(v, dim=0) for r, v in zip(column.rows, column.values)}
+        return set(sorted((j for j in rows if j != i), key=lambda j: -float(unit[i] @ unit[j]))[:10])
+
+    everyone, with_b = range(40), [i for i in range(40) if i != 7]
+    for i in (7, 12):
+        pairs = [("a", "c", everyone)] + ([] if i == 7 else [("a", "b", with_b), ("b", "c", with_b)])
+        expected = np.mean([len(near(s, i, rows) & near(t, i, rows)) / 10 for s, t, rows in pairs])
+        assert found[i] == pytest.approx(expected, abs=0.07)  # half precision may swap the tenth and the eleventh
+    assert np.array_equal(found, atlas.agreement())  # the second time from disk
+
+
+def test_of_many_records_some_are_drawn_and_always_the_same(tmp_path):
+    index, atlas, _ = small(tmp_path, most=10)
+    numbers, flat = atlas.layout("b")
+    assert len(atlas.shown) == 10 and len(numbers) <= 10 and flat.shape == (len(numbers), 2)
+    assert np.array_equal(atlas.shown, Atlas(index, tmp_path / "view", most=10).shown)
+    assert np.isnan(atlas.agreement()).sum() == 30
+
+
+def test_a_probe_learns_from_what_it_is_not_tested_on(tmp_path):
+    _, atlas, _ = small(tmp_path)
+    told = atlas.probe(("a",), "side")
+    assert told["metric"] == "accuracy" and told["n"] == 20
+    with pytest.raises(AmodalError, match="sid"):
+        atlas.probe(("a",), "sid")
+
+
+def test_principal_components_are_those_of_the_singular_vectors():
+    torch.manual_seed(0)
+    x = torch.randn(50, 6) * torch.tensor([3.0, 2.0, 1.0, 0.5, 0.3, 0.1])
+    u, s, _ = torch.linalg.svd(x - x.mean(0), full_matrices=False)
+    assert torch.allclose(principal(x).abs(), (u[:, :2] * s[:2]).abs(), atol=1e-4)
+    assert principal(torch.randn(5, 1)).shape == (5, 2)
+
+
+def test_the_router_stands_in_any_application(model):
+    made = FastAPI()
+    made.include_router(router(model.path))
+    with TestClient(made) as client:
+        assert client.get("/view/about").json()["tabs"] == ["run"]

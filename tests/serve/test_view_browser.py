@@ -1,0 +1,140 @@
+"""The page of `amodal view` in a real browser: load, lasso, search, lists, senses. Skipped where there is none."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from amodal.serve import app
+from amodal.serve.view import router
+from tests.serve.runs import RECORDS, data, png, running
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+torch.set_num_threads(1)
+FLAGS = ["--no-sandbox", "--enable-unsafe-swiftshader", "--use-gl=angle", "--use-angle=swiftshader"]
+TOGETHER = 15_000
+"""Milliseconds to wait for anything on a slow machine."""
+
+
+def chromium(p):
+    """Playwright's own Chromium, or the system's."""
+    system = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not os.path.exists(p.chromium.executable_path) and system is None:
+        pytest.skip("no Chromium: `playwright install chromium`, or your system's package")
+    own = {} if os.path.exists(p.chromium.executable_path) else {"executable_path": system}
+    return p.chromium.launch(args=FLAGS, **own)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as p:
+        made = chromium(p)
+        yield made
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def address(model):
+    made = app(model)
+    made.include_router(router(model.path, service=made.state.service, dataset=model.read(data())))
+    with running(made) as port:
+        yield f"http://127.0.0.1:{port}/"
+
+
+@pytest.fixture()
+def page(browser):
+    made = browser.new_context(viewport={"width": 1200, "height": 800}).new_page()
+    made.set_default_timeout(TOGETHER)
+    made.wrong = []
+    made.on("pageerror", lambda error: made.wrong.append(str(error)))
+    made.on("response", lambda r: made.wrong.append(f"{r.status} {r.url}") if r.status >= 500 else None)
+    yield made
+    assert not made.wrong
+    made.context.close()
+
+
+@pytest.mark.parametrize("how", ["", "?flat"])
+def test_lasso_pick_and_hover_on_the_map(page, address, how):
+    page.goto(address + how)
+    page.wait_for_selector(f".stage[data-points='{RECORDS}']")
+    assert how == "" or page.get_attribute(".stage", "data-kind") == "canvas"
+    box = page.locator(".stage").bounding_box()
+    corners = [(0.01, 0.01), (0.99, 0.01), (0.99, 0.99), (0.01, 0.99)]
+    x, y = zip(*[(box["x"] + a * box["width"], box["y"] + b * box["height"]) for a, b in corners])
+    page.click("text=Lasso")
+    page.mouse.move(x[0], y[0])
+    page.mouse.down()
+    for at in zip(x[1:], y[1:]):
+        page.mouse.move(*at, steps=3)
+    page.mouse.up()
+    assert page.get_attribute("[data-selected]", "data-selected") == str(RECORDS)
+    page.locator(".list button").nth(3).click()
+    page.wait_for_selector("aside .card img")
+    assert page.locator("aside .card audio").count() == 1
+    page.click("text=Reset")
+    assert page.get_attribute("[data-selected]", "data-selected") == "0"
+    page.focus(".stage canvas")
+    for key in ("ArrowLeft", "+", "-", "0", "Enter"):
+        page.keyboard.press(key)
+    page.select_option("label:has-text('Colour') select", "has:text")
+    page.wait_for_selector(".legend >> text=there")
+
+
+def test_search_by_words_a_picture_a_record_and_a_mix(page, address):
+    page.goto(address + "#search")
+    page.fill("#q-text", "a thing, number 7")
+    page.press("#q-text", "Enter")
+    first = page.locator("[data-sense=text] article").first
+    first.wait_for()
+    assert first.get_attribute("data-number") == "7"
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder, "p.png")
+        picture.write_bytes(png(5))
+        page.set_input_files("#q-image", picture)
+        page.fill("#q-text", "")
+        page.click("button.main")
+        page.wait_for_selector("[data-sense=image] article:first-of-type[data-number='5']")
+        page.get_by_label("weight of image").fill("-1")
+        page.click("button.main")
+        page.wait_for_selector("[data-sense=image] article:first-of-type:not([data-number='5'])")
+    page.click("text=Clear")
+    page.click("button.main")
+    page.wait_for_selector("#said >> text=nothing to look for")
+
+
+def test_every_tab_opens_by_the_keyboard(page, address):
+    page.goto(address)
+    page.focus("[role=tab][data-tab=map]")
+    for name, inside in (
+        ("search", ".query"),
+        ("run", ".charts svg"),
+        ("records", "[data-list=outliers] td"),
+        ("senses", "tbody td"),
+    ):
+        page.keyboard.press("ArrowRight")
+        page.wait_for_selector(f"[role=tabpanel][data-tab={name}] {inside}")
+    page.wait_for_selector(".cards article")
+    before = page.locator(".cards article").evaluate_all("all => all.map(a => a.dataset.number)")
+    for box in page.locator("fieldset label:not(:has-text('text')) input").all():
+        box.uncheck()
+    for _ in range(100):  # the page's own policy keeps wait_for_function out
+        after = page.locator(".cards article").evaluate_all("all => all.map(a => a.dataset.number)")
+        if after and after != before:
+            break
+        page.wait_for_timeout(100)
+    assert after and after != before
+    assert page.locator("tbody tr").count() >= 2
+
+
+def test_a_narrow_screen_does_not_scroll_sideways(browser, address):
+    page = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme="dark").new_page()
+    for name in ("map", "search", "run", "records", "senses"):
+        page.goto(f"{address}#{name}")
+        page.reload()
+        page.wait_for_selector(f"[role=tabpanel][data-tab={name}] > *")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360, name
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 22, 26)"
+    page.context.close()
