@@ -90,6 +90,25 @@ class VectorPool(nn.Module):
         return Column(pooled[rows], rows)
 
 
+class GemPool(nn.Module):
+    """The generalised mean of what is positive, (mean of x^p)^(1/p) in each dimension, p learned from 3: 1 is the mean, large p the
+    maximum (Radenovic, Tolias and Chum 2018, arXiv:1711.02512, eq. 3)."""
+
+    def __init__(self, width: int, power: float = 3.0, least: float = 1e-6):
+        super().__init__()
+        self.power, self.least = nn.Parameter(torch.tensor(power)), least
+
+    def prepare(self, bag: Tokens) -> Tokens:
+        return bag
+
+    def strip(self, bag: Tokens) -> Tokens:
+        return bag
+
+    def forward(self, bag: Tokens) -> Column:
+        raised = bag.with_x(bag.x.clamp(min=self.least) ** self.power).pool()
+        return Column(raised.values ** (1 / self.power), raised.rows)
+
+
 def segment_softmax(score_TH: Tensor, row: Tensor, size: int) -> Tensor:
     """Softmax over the tokens of each row."""
     index = row.unsqueeze(1).expand_as(score_TH)
@@ -98,7 +117,7 @@ def segment_softmax(score_TH: Tensor, row: Tensor, size: int) -> Tensor:
     return weight / weight.new_zeros(size, weight.shape[1]).index_add(0, row, weight)[row]
 
 
-POOLS = {"mean": MeanPool, "cls": ClsPool, "attention": AttentionPool, "vector": VectorPool}
+POOLS = {"mean": MeanPool, "cls": ClsPool, "attention": AttentionPool, "vector": VectorPool, "gem": GemPool}
 
 
 def pool_of(name: str, width: int) -> nn.Module:

@@ -39,7 +39,7 @@ def write(out: Path, archives: list[Path]) -> None:
         out,
         {
             "key": [e["hexcode"] for e in chosen],
-            "image": _rendered([files[f"{DRAWINGS}{e['hexcode']}.svg"] for e in chosen]),
+            "image": rendered([files[f"{DRAWINGS}{e['hexcode']}.svg"] for e in chosen]),
             "annotation": [e["annotation"] for e in chosen],
             "tags": [_tags(e) for e in chosen],
             **{f"name_{x}": [names[x].get(e["hexcode"]) for e in chosen] for x in LANGUAGES},
@@ -62,7 +62,8 @@ def _tags(entry: dict) -> str | None:
     return ", ".join(dict.fromkeys(tag for tag in tags if tag)) or None
 
 
-def _rendered(drawings: list[bytes]) -> list[bytes]:
+def rendered(drawings: list[bytes], side: int = SIZE) -> list[bytes]:
+    """Vector graphics as pictures, on white."""
     try:
         import cairosvg
     except (ImportError, OSError) as error:
@@ -75,6 +76,6 @@ def _rendered(drawings: list[bytes]) -> list[bytes]:
         done = []
         for drawing in drawings:
             whole = re.sub(rb'marker-(start|mid|end)="[^"]*"', b"", drawing)  # some refer to markers that are not there
-            done.append(picture(cairosvg.svg2png(bytestring=whole, output_width=SIZE, output_height=SIZE)))
+            done.append(picture(cairosvg.svg2png(bytestring=whole, output_width=side, output_height=side)))
             bar.step("pictures")
     return done
