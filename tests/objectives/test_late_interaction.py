@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from amodal.core import Ragged
-from amodal.objectives.late_interaction import late_interaction, max_sim
+from amodal.objectives.late_interaction import field_interaction, late_interaction, max_sim
 
 
 def ragged(lengths, seed=0, width=5):
@@ -39,3 +39,25 @@ def test_shapes_that_do_not_fit_are_refused():
     there = torch.ones(2, 3, dtype=torch.bool)
     with pytest.raises(ValueError, match="max_sim needs"):
         max_sim(torch.randn(2, 3, 4), there, torch.randn(2, 3, 5), there)
+
+
+def test_of_all_fields_together_and_of_each_alone():
+    query, fields = ragged([2, 3]), [ragged([2, 0, 1], seed=1), ragged([1, 2, 3], seed=2)]
+    whole, each = field_interaction(query, fields, tile=1)
+    for m in range(3):
+        own = [field.split()[m] for field in fields]
+        together = Ragged.of([torch.cat(own)])
+        torch.testing.assert_close(whole[:, m], late_interaction(query, together)[:, 0])
+        for f, vectors in enumerate(own):
+            if len(vectors):
+                torch.testing.assert_close(each[:, m, f], late_interaction(query, Ragged.of([vectors]))[:, 0])
+            else:
+                assert (each[:, m, f] == -torch.inf).all()
+
+
+def test_a_field_that_lacks_leaves_gradients_finite():
+    query, field = ragged([2, 1]), ragged([2, 0], seed=1)
+    flat = field.flat.requires_grad_()
+    whole, each = field_interaction(query, [Ragged(flat, field.lengths), ragged([1, 2], seed=3)])
+    (whole.logsumexp(1).sum() + each.flatten(1).logsumexp(1).sum()).backward()
+    assert flat.grad.isfinite().all() and flat.grad.abs().sum() > 0

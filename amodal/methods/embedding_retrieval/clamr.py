@@ -1,0 +1,98 @@
+"""CLaMR: a record keeps a vector of every token of every sense, read in company of the others, and each word of a query finds its best.
+Wan, Wang, Stengel-Eskin, Cho and Bansal, 2025, arXiv:2506.06144: joint encoding, late interaction over all senses, and the modality-aware
+loss (in-batch contrast of records, and of the senses of records). Row 162 of the catalogue.
+
+Differences: encoders begin from nothing or from given backbones, not from a language model of 3B. Any field may ask; the others are the
+record, whatever it has of them. Scores are means over a query's tokens and not sums, so that one temperature serves short and long ones.
+Where the paper has queries written about a named sense, a `label` may name it; without one the sense that fits its own record best is
+taken for it."""
+
+import torch
+from torch import Tensor
+
+from amodal.core import Batch, Ragged, unknown
+from amodal.methods._contract import Features
+from amodal.methods._matching import words_of
+from amodal.methods._regions import regions
+from amodal.methods.shapes import Towers, two_senses
+from amodal.nn.encoder import Encoder
+from amodal.nn.scale import Scale
+from amodal.objectives.late_interaction import field_interaction
+from amodal.objectives.sense_choice import sense_choice
+
+ENCODER = {"trunk": "joint"}
+
+
+def clamr(
+    encoder: Encoder,
+    *,
+    words: str = "",
+    label: str = "",
+    senses: str = "",
+    weight: float = 1.0,
+    width: int = 128,
+    temperature: float = 0.07,
+    max_scale: float = 100.0,
+) -> Towers:
+    """words: the field that asks, the first text unless given; label: of the data, which sense a query is about; senses: the fields that
+    its classes stand for, in order and with commas between, all others unless given; weight: of the loss between senses (0
+    leaves it out); width: of the vectors; temperature: where the learned softmax temperature starts; max_scale: bound of its inverse."""
+    text, others = words_of(two_senses(encoder), words)
+    classes = [s.strip() for s in senses.split(",")] if senses else others
+    for s in classes:
+        if s not in others:
+            raise unknown("sense of a record", s, others)
+    order = torch.tensor([others.index(s) for s in classes])
+    scale = Scale(1 / temperature, most=max_scale)
+
+    def objective(z):
+        whole, each, rows = compared(z, text, others)
+        losses = {"records": sense_choice(whole[:, :, None], temperature=1 / scale())}
+        if weight:
+            about = torch.full((z.size,), -1, device=rows.device)
+            if label:
+                known = order.to(rows.device)[z["about"].values.long()]
+                about = about.index_copy(0, z["about"].rows, known)
+            losses["senses"] = weight * sense_choice(each, temperature=1 / scale(), about_N=about[rows])
+        return losses
+
+    method = Clamr(encoder.align(width), objective, learned=scale)
+    method.text, method.others, method.labels = text, others, (label,) if label and weight else ()
+    return method
+
+
+def compared(z: Features, text: str, others: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, N) and (N, N, F): how well query i fits record j, and each of its senses; (N,) the rows that have a query and some sense."""
+    there = torch.stack([z[s].present(z.size) for s in others]).any(0)
+    asks = z[text]
+    kept = there[asks.rows].nonzero().squeeze(1)
+    rows, query, lists = asks.rows[kept], asks.values[kept], []
+    for s in others:
+        lengths = rows.new_zeros(z.size).index_copy(0, z[s].rows, z[s].values.lengths)
+        lists.append(Ragged(z[s].values.flat, lengths)[rows])
+    whole, each = field_interaction(query, lists)
+    count = query.lengths[:, None]
+    return whole / count, each / count[:, :, None], rows
+
+
+def token_vectors(encoder: Encoder, batch: Batch, text: str) -> Features:
+    """field -> Ragged of unit vectors: the tokens of queries by themselves, those of all other senses of a row in company."""
+    bags = encoder.tokenize(batch)
+    apart = [{s: bag for s, bag in bags.items() if (s == text) == asks} for asks in (True, False)]
+    context = {s: bag for some in apart if some for s, bag in encoder.contextualise(some).items()}
+    return Features({s: regions(encoder, context[s]) for s in bags}, batch.size)
+
+
+class Clamr(Towers):
+    """Features are the tokens of queries and of records, and what each query is about where a label tells it."""
+
+    def features(self, batch: Batch) -> Features:
+        columns = dict(token_vectors(self.encoder, batch, self.text).columns)
+        if self.labels:
+            if self.labels[0] not in batch.labels:
+                raise unknown("label of this batch", self.labels[0], batch.labels)
+            columns["about"] = batch.labels[self.labels[0]]
+        return Features(columns, batch.size)
+
+    def pair_logits(self) -> None:
+        """None: records are matched token by token and not by the cosine of two vectors."""

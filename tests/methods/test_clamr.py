@@ -1,0 +1,56 @@
+import pytest
+import torch
+
+from amodal import methods
+from amodal.core import AmodalError, Batch, Column
+from amodal.methods.embedding_retrieval.clamr import compared, token_vectors
+from amodal.nn.encoder import Encoder
+from tests.methods.bench import batch, fields, method
+
+
+def ordered(senses):
+    torch.manual_seed(0)
+    return methods.build("clamr", Encoder(fields(), size="nano", trunk="joint"), label="kind", senses=senses)
+
+
+def test_scores_are_means_over_the_words_of_a_query_of_the_best_of_a_record():
+    clamr = method("clamr").eval()
+    z = token_vectors(clamr.encoder, batch(("plain",)), "words")
+    whole, each, rows = compared(z, "words", clamr.others)
+    lists = {s: dict(zip(z[s].rows.tolist(), z[s].values.split())) for s in z}
+    assert rows.tolist() == sorted(r for r in lists["words"] if any(r in lists[s] for s in clamr.others))
+    for i, a in enumerate(rows.tolist()):
+        for j, b in enumerate(rows.tolist()):
+            query = lists["words"][a]
+            record = torch.cat([lists[s][b] for s in clamr.others if b in lists[s]])
+            torch.testing.assert_close(whole[i, j], torch.stack([(record @ q).max() for q in query]).mean())
+            for k, s in enumerate(clamr.others):
+                if b in lists[s]:
+                    torch.testing.assert_close(each[i, j, k], (query @ lists[s][b].T).amax(1).mean())
+                else:
+                    assert each[i, j, k] == -torch.inf
+
+
+def test_senses_of_a_record_are_read_in_company_and_its_query_is_not():
+    clamr, whole = method("clamr").eval(), batch(("plain",), patchy=False)
+    seen = token_vectors(clamr.encoder, whole, "words")
+    for left_out, changes in (("facts", "picture"), ("picture", "words")):
+        fewer = Batch.of(whole.size, {s: c for s, c in whole.columns.items() if s != left_out}, whole.keys)
+        same = torch.allclose(
+            token_vectors(clamr.encoder, fewer, "words")[changes].values.flat, seen[changes].values.flat, atol=1e-6
+        )
+        assert same is (changes == "words")
+
+
+def test_a_label_says_which_sense_a_query_is_about():
+    clamr = ordered("signal, picture, facts")
+    z = clamr.features(batch(("plain",)))
+    told = clamr.losses(z)["senses"]
+    other = dict(z.columns) | {"about": Column((z["about"].values + 1) % 3, z["about"].rows)}
+    assert clamr.labels == ("kind",) and not torch.isclose(told, clamr.losses(type(z)(other, z.size))["senses"])
+    assert "senses" not in method("clamr", weight=0.0).losses(z)
+
+
+def test_what_is_not_a_sense_of_the_record_is_refused():
+    with pytest.raises(AmodalError, match="Did you mean"):
+        ordered("pictur")
