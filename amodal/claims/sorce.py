@@ -1,6 +1,6 @@
 """SORCE (row 176): several vectors of a picture against one, for queries about small things in it and about large ones.
 Liu et al., 2025, arXiv:2505.24441. GENERATED scenes, because the size of what a query names must be known. Small shapes cover 2.1 to 3.5 %
-of the picture and large ones 7 to 10 %, where the paper's median is below. Both arms are the same page with the same pictures, whole
+of the picture and large ones 7 to 10 %; the paper is about smaller ones. Both arms are the same page with the same pictures, whole
 captions and single sentences, losses, steps and rate; one keeps a vector of the whole alone, the other also those of four quadrants, which
 do not follow the grid of nine that shapes are placed on. The encoder is trained from nothing, not a language model that is asked."""
 
