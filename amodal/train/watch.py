@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from amodal.core import AmodalError, Batch, Embeddings
+from amodal.core import AmodalError, Batch, Embeddings, field_of
 from amodal.core.embeddings import FUSED
 from amodal.diagnose.spectrum import effective_rank
 from amodal.nn.encoder import Encoder
@@ -36,7 +36,9 @@ class Watch:
             return {}
         training = encoder.training
         encoder.eval()
-        features = [encoder.features(batch) for batch in self.held_out]
+        # a method may have taken fields out of the encoder, which it reads another way
+        own = (batch.only(*(s for s in batch.sources if field_of(s) in encoder.fields)) for batch in self.held_out)
+        features = [encoder.features(batch) for batch in own]
         aligned = Embeddings.stack([encoder.project(f) for f in features])
         features = Embeddings.stack(features)
         encoder.train(training)

@@ -11,11 +11,13 @@ from amodal import data, methods, modalities
 from amodal.claims._arms import Budget, fit
 from amodal.core import AmodalError
 from amodal.curate.edits import edits, exchangeable
+from amodal.data import Loader
 from amodal.nn import config
 from amodal.nn.combiner import Combiner
 from amodal.nn.encoder import Encoder
 from amodal.search import Index, search
 from amodal.train.step import gradients
+from amodal.train.watch import Watch
 from tests.methods.bench import batch, exact, method
 
 COLOURS, THINGS = ("red", "green", "blue"), ("boat", "sea", "hat", "tree")
@@ -87,6 +89,13 @@ def test_the_encoder_is_frozen_when_the_combiner_learns_and_queries_use_it(tmp_p
         expected = search(index, again, {"vector": same}, k=24)
         assert [h.key for h in found] == [h.key for h in expected]
         torch.testing.assert_close(found[0].score, expected[0].score, rtol=1e-3, atol=1e-3)
+
+
+def test_what_is_read_by_another_tower_does_not_disturb_the_watch():
+    dataset = records()
+    encoder = methods.build("scot", Encoder(dataset.fields, size="nano"), width=16).encoder
+    found = Watch([next(iter(Loader(dataset, list(range(24)) * 2, batch=48, shuffle=False)))]).measure(encoder)
+    assert {"rank/image", "rank/caption", "alignment/image~caption"} <= found.keys() and "rank/change" not in found
 
 
 def composing(**options):
