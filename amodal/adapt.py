@@ -23,6 +23,19 @@ from amodal.progress import Bar
 from amodal.train.pretrain import pretrain
 
 EPOCHS = 30
+SETTINGS = (
+    "micro",
+    "precision",
+    "average",
+    "shard",
+    "workers",
+    "device",
+    "checkpoint_every",
+    "resume",
+    "remember",
+    "progress",
+)
+"""Of `pretrain`, what may be set; all else the run has decided."""
 RATES = {"full": 0.25, "head": 2.5, "bias": 1.0, "lora": 1.0, "adapters": 1.0, "prompts": 2.5}
 """Of the rate that a fresh encoder of this size learns at: what was learnt is not to be lost, and what is small may move far."""
 
@@ -34,7 +47,7 @@ def adapt(
     *,
     label: str,
     how: str = "lora",
-    task: str = "auto",
+    task: str = "",
     shots: int | None = None,
     base_to_new: bool = False,
     seed: int = 0,
@@ -47,12 +60,12 @@ def adapt(
 ) -> Path:
     """Go on with the encoder of `run` until it tells `label` of the records of `data`. Returns the folder `out`, a run that has a head.
 
-    label: one, or several with commas between; task: "auto" or "survival" (label: TIME,EVENT). how: "full", "head", "bias", "lora",
-    "adapters" or "prompts" (see `amodal.nn.tuning`), or another method that learns from a label. shots: learn from so many records of each
-    class only, drawn by the seed. base_to_new: learn from the first half of the classes only, in the order of their names; `amodal evaluate
-    --protocols base_to_new` then says how well both halves are told. epochs (30 unless given) or steps, batch, lr: as for `pretrain`;
-    options: of the method; settings: others of `pretrain`. Raises AmodalError for unknown ways and labels, and for shots of a label that
-    is no class.
+    label: one, or several with commas between; task: "auto", "survival" (label: TIME,EVENT), or "" for what the method takes it for. how:
+    "full", "head", "bias", "lora", "adapters" or "prompts" (see `amodal.nn.tuning`), or another method that learns from a label. shots:
+    learn from so many records of each class only, drawn by the seed. base_to_new: learn from the first half of the classes only, in the
+    order of their names; `amodal evaluate --protocols base_to_new` then says how well both halves are told. epochs (30 unless given) or
+    steps, batch, lr: as for `pretrain`; options: of the method; settings: see SETTINGS. Raises AmodalError for unknown ways, settings and
+    labels, and for shots of a label that is no class.
     """
     given = dict(options or {})
     method = "finetune" if how in TUNINGS else how
@@ -62,8 +75,17 @@ def adapt(
         raise AmodalError(
             f"{method} learns from no label; a run goes on with it by `amodal pretrain {method} --init-from {run}`"
         )
-    given |= {"label": label} | ({"how": how, "task": task} if method == "finetune" else {})
+    given |= {"label": label} | ({"how": how} if method == "finetune" else {})
+    if task:
+        if "task" not in methods.options(method):
+            raise AmodalError(f"{method} takes no task: it tells classes; leave task out, or take another way")
+        given["task"] = task
+    for name in settings:
+        if name not in SETTINGS:
+            raise unknown("setting of adapt", name, SETTINGS, "The encoder stays as the run has it.")
     dataset = open_data(data)
+    if ("," in label and label not in dataset.labels) and (base_to_new or shots is not None):
+        raise AmodalError(f"shots and base_to_new are about the classes of one label, and {label!r} names several")
     if base_to_new:
         dataset = base_only(dataset, label)
     size = saved(run)[1]["encoder"]["size"]
@@ -71,7 +93,8 @@ def adapt(
     spent = {"steps": steps} if steps is not None else {"epochs": epochs or EPOCHS}
     only = labelled(label) if shots is None else few(label, shots, seed)
     how_long = spent | {"batch": batch, "lr": rate, "seed": seed}
-    return pretrain(method, dataset, out, init_from=run, whole=True, only=only, options=given, **how_long, **settings)
+    learnt = {"shots": shots, "base_to_new": base_to_new}
+    return pretrain(method, dataset, out, init_from=run, adapt=learnt, only=only, options=given, **how_long, **settings)
 
 
 def base_only(dataset: Dataset, label: str) -> Dataset:
@@ -129,6 +152,8 @@ def few(label: str, shots: int, seed: int) -> Only:
             )
         order = part[np.random.default_rng(seed).permutation(len(part))]
         classes = sorted({v for v in values[part] if v is not None})
+        if not classes:
+            raise AmodalError(f"no training record has the label {label!r}, so there is nothing to learn from")
         return np.sort(np.concatenate([[i for i in order if values[i] == c][:shots] for c in classes]).astype(np.int64))
 
     return only
@@ -140,7 +165,7 @@ def predictions(model, data, *, part: str | None = None, progress=None) -> pa.Ta
         raise AmodalError(
             "this run learnt to tell no label. Make one that does: amodal adapt RUN --data DIR --label LABEL --out OUT"
         )
-    dataset = model.read(data)
+    dataset = model.read_what_is_there(data)
     indices = dataset.split(part) if part else np.arange(len(dataset))
     if isinstance(model.head, Answers):
         told = model.head.tell(model.embed(dataset, part=part, progress=progress).features)
@@ -169,8 +194,9 @@ def write_predictions(model, data, out: str | Path, *, part: str | None = None) 
     out = Path(out)
     if out.suffix not in (".csv", ".parquet"):
         raise AmodalError(f"{out}: predictions are written as .csv or .parquet")
-    with Bar("predict", len(model.read(data))) as bar:
-        table = predictions(model, data, part=part, progress=lambda n: bar.step("records", by=n))
+    dataset = model.read_what_is_there(data)
+    with Bar("predict", len(dataset)) as bar:
+        table = predictions(model, dataset, part=part, progress=lambda n: bar.step("records", by=n))
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".csv":
         from pyarrow.csv import write_csv

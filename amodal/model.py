@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,6 +75,17 @@ class Model:
     def read(self, data) -> Dataset:
         """`data`, decoded as the encoder was trained to."""
         return records.open(data).with_fields(self.fields)
+
+    def read_what_is_there(self, data) -> Dataset:
+        """The same, of data that may lack whole fields of the encoder: warns, and no record has them. Raises AmodalError if it has none."""
+        dataset = records.open(data)
+        gone = dataset.lacking(self.fields)
+        if gone and len(gone) < len(self.fields):
+            warnings.warn(
+                f"{dataset.name!r} has no {' and no '.join(gone)}; records are told by the rest", stacklevel=3
+            )
+            dataset = dataset.with_columns(gone)
+        return dataset.with_fields(self.fields)
 
     def embed(self, data, *, part: str | None = None, progress=None) -> Embedded:
         """Vectors of all records, or of one part ("train", "valid", "test") of them."""

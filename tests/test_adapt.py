@@ -8,7 +8,7 @@ import torch
 
 import amodal
 from amodal import data
-from amodal.adapt import adapt
+from amodal.adapt import adapt, few
 from amodal.core import AmodalError
 
 
@@ -57,10 +57,28 @@ def test_each_way_gives_a_run_that_tells_labels(start, how):
 def test_shots_are_so_many_records_of_each_class_and_others_for_another_seed(start):
     digits, folder = start
     run(start, "few", how="head", shots=2)
-    run(start, "others", how="head", shots=2, seed=1)
-    trained = [np.load(folder / name / "trained.npy") for name in ("few", "others")]
-    assert [len(t) for t in trained] == [20, 20] and set(trained[0]) != set(trained[1])
-    assert json.loads((folder / "few" / "config.json").read_text())["data"]["train"] == 20
+    config = json.loads((folder / "few" / "config.json").read_text())
+    assert config["data"]["train"] == 20 and config["schedule"]["adapt"] == {"shots": 2, "base_to_new": False}
+    first, second = (few(label_of(digits), 2, seed)(digits, digits.split("train")) for seed in (0, 1))
+    assert len(first) == 20 and set(first) != set(second)
+    values, counts = np.unique(digits.label(label_of(digits))[first].astype(str), return_counts=True)
+    assert len(values) == 10 and (counts == 2).all()
+    trained = [set(np.load(folder / name / "trained.npy")) for name in ("run", "few")]
+    assert trained[0] <= trained[1]  # what the encoder has seen before is not tested on either
+
+
+def test_going_on_with_other_records_is_refused(start):
+    run(start, "other", how="head", shots=2, batch=16)
+    with pytest.raises(AmodalError, match="another schedule"):
+        run(start, "other", how="head", shots=3, batch=16, resume=True)
+
+
+def test_a_run_that_has_adapters_gets_no_others_in_their_place(start):
+    digits, folder = start
+    run(start, "adapters first", how="adapters")
+    for how in ("adapters", "prompts", "mma_dfer"):
+        with pytest.raises(AmodalError, match="begin with the run that it was adapted from"):
+            adapt(folder / "adapters first", digits, folder / "no", label=label_of(digits), how=how, steps=2)
 
 
 def test_mistakes_are_told(start):
@@ -76,6 +94,15 @@ def test_mistakes_are_told(start):
         amodal.load(folder / "run").predict(digits)
     with pytest.raises(AmodalError, match=label):
         adapt(folder / "run", digits, folder / "no", label=label[:-1], how="head")
+    for wrong, words in (
+        ({"how": "capsule_attn"}, "tells none"),
+        ({"how": "mma_dfer", "task": "survival"}, "takes no task"),
+        ({"how": "head", "size": "tiny"}, "setting of adapt"),
+        ({"how": "head", "average": 0.9}, "leave average out"),
+        ({"how": "head", "shots": 2, "label": f"{label},{label}"}, "names several"),
+    ):
+        with pytest.raises(AmodalError, match=words):
+            adapt(folder / "run", digits, folder / "no", **({"label": label, "steps": 2, "progress": False} | wrong))
 
 
 def test_a_damaged_head_is_not_used(start):
@@ -135,3 +162,24 @@ def test_a_method_that_tells_labels_by_more_than_a_head_is_kept_whole(start, tmp
     assert report["told"].value("fused", "accuracy", target=label) >= 0
     model.save(tmp_path / "copy")
     assert amodal.load(tmp_path / "copy").predict(digits, part="test").equals(table)
+
+
+def test_data_that_lacks_a_whole_sense_is_told_by_the_rest(start, tmp_path):
+    both, label = start[0].select(["fou", "zer"]), label_of(start[0])
+    how = {"size": "nano", "steps": 2, "batch": 32, "progress": False}
+    options = {"label": label, "deploy": "fou"}
+    guided = amodal.pretrain("mm_guidance", both, tmp_path / "guided", options=options, **how)
+    headed = run(start, "two", how="head")
+    lone = data.open({"fou": [both.raw(i, "fou") for i in range(60)]}, fields={"fou": both.fields["fou"]})
+    for model in (guided, headed):
+        with pytest.warns(UserWarning, match="has no"):
+            table = model.predict(lone)
+        assert len(table) == 60 and table[label].null_count == 0
+    np.testing.assert_allclose(
+        np.array(guided.predict(both.subset(range(60)))[f"{label}=3"]),
+        np.array(guided.predict(lone)[f"{label}=3"]),
+        atol=1e-5,
+    )
+    other = data.open({"name": [f"w {i}" for i in range(20)]})
+    with pytest.raises(AmodalError):
+        guided.predict(other)

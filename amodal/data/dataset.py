@@ -151,6 +151,19 @@ class Dataset:
         same = all(modality == self.fields.get(name) for name, modality in modalities.items())
         return self._with(replace(self.schema, fields=fields), self.cache if same else Cache())
 
+    def lacking(self, modalities: Mapping[str, Modality]) -> list[str]:
+        """Which of these fields neither are described here nor can be columns of the same name."""
+        columns = self.reader.columns
+        return [
+            name
+            for name, modality in modalities.items()
+            if name not in self.schema.fields and name not in columns and not _cells_of_table(modality, self.reader)
+        ]
+
+    def with_columns(self, names: Sequence[str]) -> Dataset:
+        """The same records with columns of these names, in which no record has anything."""
+        return Dataset(_WithColumns(self.reader, names), self.schema, self.path, self.name)
+
     def subset(self, indices: Sequence[int]) -> Dataset:
         """The records at `indices`, in that order."""
         dataset = Dataset(_Subset(self.reader, indices), self.schema, self.path, self.name)
@@ -208,6 +221,27 @@ class _Subset(Reader):
 
     def check(self, column: str) -> str:
         return self.reader.check(column)
+
+    def stamp(self) -> str:
+        return self.reader.stamp()
+
+
+class _WithColumns(Reader):
+    """Another reader's records, with columns that are empty."""
+
+    def __init__(self, reader: Reader, names: Sequence[str]):
+        self.reader, self.empty = reader, frozenset(names)
+        self.keys, self.columns = reader.keys, [*reader.columns, *names]
+        self.base, self.ignored = reader.base, reader.ignored
+
+    def get(self, i: int, column: str):
+        return None if column in self.empty else self.reader.get(i, column)
+
+    def present(self, column: str) -> np.ndarray:
+        return np.zeros(len(self.keys), dtype=bool) if column in self.empty else self.reader.present(column)
+
+    def check(self, column: str) -> str:
+        return column if column in self.empty else self.reader.check(column)
 
     def stamp(self) -> str:
         return self.reader.stamp()

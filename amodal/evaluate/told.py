@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def told(train: Embedded, test: Embedded, *, head: Answers | Teller | None = None) -> Result:
     """head: the run's own, which reads the encoder's features. A record that the head says nothing of, for it has no sense that could be
-    read, is left out; n says how many are there."""
+    read, is left out, and so is one of a class that it never learnt; n says how many are there."""
     if head is None:
         raise NotApplicable("it measures the head of a run that learnt to tell labels (amodal adapt RUN --label …)")
     rows, hidden = [], getattr(head, "hidden", 0)
@@ -66,6 +66,10 @@ def measured(target: Target, found: np.ndarray, rows: np.ndarray, train: Embedde
     found, rows = found[there], rows[there]
     if target.kind == "classes":
         truth = codes(labels[0], target.classes)[rows]
+        own = truth >= 0  # of classes that the head has learnt; of others it cannot tell
+        if own.sum() < 2:
+            return []
+        truth, found = truth[own], found[own]
         learnt = codes(train.labels[target.name], target.classes)
         counts = np.bincount(learnt[learnt >= 0], minlength=len(target.classes))
         return of_categories(truth, found.argmax(1), counts.argmax()) + of_probabilities(truth, found, counts)

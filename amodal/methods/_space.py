@@ -126,11 +126,8 @@ class NamedClasses(Method):
     def outputs(self, batch: Batch) -> Column:
         """(N, C) logarithms of the probabilities of the classes learnt, the mean over the senses that a row has."""
         told = self.predict(batch)
-        names = (
-            next(iter(told.values())).values.new_zeros(batch.size, len(self.target.classes)),
-            torch.zeros(batch.size),
-        )
-        total, count = names[0], names[1].to(names[0])
+        like = self.encoder.field_token[self.words]
+        total, count = like.new_zeros(batch.size, len(self.target.classes)), like.new_zeros(batch.size)
         for column in told.values():
             total = total.index_add(0, column.rows, column.values)
             count = count.index_add(0, column.rows, count.new_ones(len(column)))

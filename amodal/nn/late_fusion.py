@@ -12,12 +12,11 @@ from amodal.core import Column, Embeddings
 
 def side_by_side(absent: Mapping[str, Tensor], z: Embeddings) -> Column:
     """(N, senses x D): of the rows that have any of the senses of `absent`, in the place of which a row that lacks one has its (D,)."""
-    rows = torch.stack([z[s].present(z.size) for s in absent]).any(0).nonzero().squeeze(1)
-    filled = [
-        gone.to(z[s].values.dtype).expand(z.size, -1).index_copy(0, z[s].rows, z[s].values)
-        for s, gone in absent.items()
-    ]
-    return Column(torch.cat(filled, 1)[rows], rows)
+    there = [s for s in absent if s in z]  # a source that no batch brings is one that all rows lack
+    rows = torch.stack([z[s].present(z.size) for s in there]).any(0).nonzero().squeeze(1)
+    filled = {s: gone.to(z[there[0]].values.dtype).expand(z.size, -1) for s, gone in absent.items()}
+    filled |= {s: filled[s].index_copy(0, z[s].rows, z[s].values) for s in there}
+    return Column(torch.cat(list(filled.values()), 1)[rows], rows)
 
 
 def classifier(width: int, hidden: int, classes: int) -> nn.Sequential:

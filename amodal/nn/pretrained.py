@@ -75,9 +75,15 @@ class Backbone(nn.Module):
         self.body, self.spec, self.frozen, self.report = body, spec, frozen, report
         self.project = nn.Linear(body.width, width)
         self.train(self.training)
-        self.body.requires_grad_(not frozen)
+        self.body.requires_grad_(False)
         if not frozen:
-            _stop_unused(self.body)
+            self.thaw()
+
+    def thaw(self) -> None:
+        """The model's own parameters learn from now on."""
+        self.frozen = False
+        self.body.requires_grad_(True)
+        _stop_unused(self.body)
 
     def train(self, mode: bool = True) -> Backbone:
         super().train(mode)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from amodal.nn.bitfit import bitfit
-from amodal.nn.deep_prompts import depth_of, pattern_prompts
+from amodal.nn.deep_prompts import bare, depth_of, pattern_prompts
 from amodal.nn.encoder import Encoder
 from amodal.nn.lockstep import lockstep
 from amodal.nn.lora import lora
@@ -21,13 +21,20 @@ def low_rank(encoder: Encoder, rank: int) -> Encoder:
     return entered(encoder)
 
 
+def thawed(encoder: Encoder) -> Encoder:
+    """Pretrained backbones, which a run keeps as they are, learn too."""
+    for backbone in backbones(encoder):
+        backbone.thaw()
+    return encoder
+
+
 def adapters(encoder: Encoder, rank: int) -> Encoder:
-    encoder.deep = lockstep(encoder.requires_grad_(False), prompts=0, bottleneck=rank)
+    encoder.deep = lockstep(bare(encoder).requires_grad_(False), prompts=0, bottleneck=rank)
     return entered(encoder)
 
 
 def prompts(encoder: Encoder, rank: int) -> Encoder:
-    encoder.requires_grad_(False)
+    bare(encoder).requires_grad_(False)
     if encoder.trunk == "joint":
         encoder.deep = pattern_prompts(encoder, length=rank, layers=1, aware=False)
     else:
@@ -36,7 +43,7 @@ def prompts(encoder: Encoder, rank: int) -> Encoder:
 
 
 def entered(encoder: Encoder) -> Encoder:
-    """The map from a backbone to this encoder's width begins random, so it learns whatever else is frozen."""
+    """The map from a backbone to this encoder's width, which begins random, learns whatever else is frozen."""
     for backbone in backbones(encoder):
         backbone.project.requires_grad_(True)
     return encoder
@@ -47,9 +54,9 @@ def backbones(encoder: Encoder) -> list[nn.Module]:
 
 
 TUNINGS = {
-    "full": lambda encoder, rank: encoder,
+    "full": lambda encoder, rank: thawed(encoder),
     "head": lambda encoder, rank: entered(encoder.requires_grad_(False)),
-    "bias": lambda encoder, rank: entered(bitfit(encoder)),
+    "bias": lambda encoder, rank: entered(bitfit(thawed(encoder))),
     "lora": low_rank,
     "adapters": adapters,
     "prompts": prompts,

@@ -31,7 +31,7 @@ from amodal.nn.lora import merged
 from amodal.nn.saved import saved
 from amodal.nn.transformer import size_of
 from amodal.train import distributed, packaged
-from amodal.train.folder import hashes, prepare, save_encoder, save_part, versions, weights, write_trained
+from amodal.train.folder import hashes, prepare, read_trained, save_encoder, save_part, versions, weights, write_trained
 from amodal.train.log import read
 from amodal.train.loop import Schedule, train
 from amodal.train.precision import context
@@ -72,7 +72,7 @@ def pretrain(
     curate: str = "",
     curate_options: dict[str, object] | None = None,
     init_from: str | Path = "",
-    whole: bool = False,
+    adapt: dict[str, object] | None = None,
     only: Callable[[records.Dataset, np.ndarray], np.ndarray] | None = None,
     remember: str = "",
     progress: bool = True,
@@ -86,8 +86,10 @@ def pretrain(
     as it is unless train_backbones.
     average: momentum of a moving average of the weights to keep instead of the last ones. resume: go on with the run in `out`.
     curate: a page of `amodal.curate` that chooses, of super-batches 1 / keep as large, what is trained on; curate_options: its options.
-    init_from: the folder of a run whose encoder's weights to begin with, as far as names and shapes agree; whole: go on with that encoder
-    itself, as it was built. only: (dataset, training records) -> those of them to learn from.
+    init_from: the folder of a run whose encoder's weights to begin with, as far as names and shapes agree. adapt: go on with that encoder
+    itself, as it was built, to tell labels; what is given is what a resumed run must agree with. only: (dataset, training records) ->
+    those of them to learn from. remember: "mean" or "tokens" of what frozen backbones make of each value are computed once and kept in a
+    cache, of values as they are and not augmented (see `amodal.train.remember`); "" runs the backbones at every step.
     """
     for name, number in (("epochs", epochs), ("steps", steps), ("batch", batch), ("micro", micro), ("lr", lr)):
         if number is not None and number <= 0:
@@ -103,6 +105,7 @@ def pretrain(
     backbones = packaged.specs(backbones or {})
     dataset = packaged.in_their_words(dataset, backbones)
     given = saved(init_from)[0] if init_from else None
+    whole = adapt is not None
     if whole:
         dataset = dataset.with_fields(given.fields)
     elif given is not None:  # its weights mean what they meant only for values that are read as they were
@@ -134,6 +137,15 @@ def pretrain(
     before = encoder_config.describe(encoder)
     trainee = methods.build(method, encoder, **chosen)
     notes = [begin_with(trainee.encoder, given, str(init_from))] if fresh else []
+    told, head = tells(trainee, chosen, dataset), trainee.answers()
+    if whole and not told and head is None:
+        raise AmodalError(
+            f"{method} learns with a label but tells none; `amodal pretrain {method} --init-from RUN` goes on with a run"
+        )
+    if average and (told or head is not None):
+        raise AmodalError(
+            "an average is of the encoder alone, and what tells labels learns with its last weights; leave average out"
+        )
     seen, views = dataset, trainee.views
     if remember:
         seen = remembered(dataset, encoder, where, pooled=remember == "mean", progress=progress)
@@ -167,7 +179,8 @@ def pretrain(
             "lr": rate,
             "precision": precision,
             "average": average,
-            "train_backbones": train_backbones,
+            "train_backbones": any(not t.frozen for f, t in encoder.tokenizers.items() if encoder.contextual(f)),
+            **({"adapt": adapt} if adapt else {}),
             **({"remember": remember} if remember else {}),
             **({"curate": {"name": curate, **(curate_options or {})}} if curate else {}),
             **({"init_from": str(init_from)} if init_from else {}),
@@ -175,7 +188,9 @@ def pretrain(
     }
     if rank == 0:
         prepare(out, config, resume)
-        write_trained(out, hashes(dataset.keys[i] for i in part))
+        before_it = read_trained(Path(init_from)) if init_from else None
+        seen_keys = hashes(dataset.keys[i] for i in part)
+        write_trained(out, seen_keys if before_it is None else np.concatenate([before_it, seen_keys]))
     distributed.barrier()
     if progress and rank == 0:
         announce(config, trainee, dataset, notes)
@@ -221,17 +236,17 @@ def pretrain(
         progress=progress,
     )
     tensors = weights(merged(kept))
-    told = tells(trainee, chosen, dataset)
-    whole_method = {n: v for n, v in weights(trainee).items() if not n.startswith("encoder.")} if told else {}
+    kept_whole = {n: v for n, v in weights(trainee).items() if not n.startswith("encoder.")} if told else {}
+    kept_head = weights(head) if head is not None else {}
     if rank == 0:
         done = {"status": "done", "versions": versions(), "seconds": read(out / "metrics.jsonl")[-1]["seconds"]}
         done |= {"curation": choose.cost()} if choose else {}
         if told:
             done |= {"tells": told, "before": before}
-            save_part(out, "method.safetensors", whole_method)
-        elif (head := trainee.answers()) is not None:
+            save_part(out, "method.safetensors", kept_whole)
+        elif head is not None:
             done |= {"answers": head.written()}
-            save_part(out, "head.safetensors", head.state_dict())
+            save_part(out, "head.safetensors", kept_head)
         save_encoder(out, tensors, config | done | {"processes": world, "device": where.type})
     distributed.barrier()
     return out

@@ -77,3 +77,16 @@ def test_calibration_against_its_definition():
     assert brier(p, truth) == pytest.approx(
         np.mean([sum((p[i, c] - (c == truth[i])) ** 2 for c in range(3)) for i in range(200)])
     )
+
+
+def test_records_of_classes_that_the_head_never_learnt_are_left_out():
+    z = Embeddings({"x": Column(torch.eye(4), torch.arange(4))}, 4)
+    head = Answers([Target("kind", "classes", ("a", "b"))], ["x"], 4)
+    with torch.no_grad():
+        head.net[0].weight.copy_(torch.tensor([[9.0, 0, 9, 0], [0, 9, 0, 9]]))
+        head.net[0].bias.zero_()
+    test = Embedded([f"{i}" for i in range(4)], z, z, {"kind": np.array(["a", "b", "b", "new"], dtype=object)})
+    found = told(test, test, head=head)
+    assert found.value("fused", "accuracy", target="kind") == pytest.approx(2 / 3)
+    assert found.value("fused", "balanced accuracy", target="kind") == pytest.approx(0.75)
+    assert found.rows[0]["n"] == 3

@@ -144,3 +144,10 @@ def test_outputs_follow_anothers_on_the_rows_that_both_have():
     found.backward()
     assert aim.values.grad is None and own.values.grad[0].abs().sum() == 0 < own.values.grad[1:].abs().min()
     assert head.follow(own, Column(aim.values[:0], aim.rows[:0])).item() == 0
+
+
+def test_a_source_that_no_batch_brings_is_one_that_all_rows_lack():
+    head, z = Answers(TARGETS[:1], ["x", "y"], 4), seen()
+    none = Column(z["y"].values[:0], torch.zeros(0, dtype=torch.int64))
+    x = Embeddings({"x": z["x"]}, 6)
+    assert torch.equal(head(x).values, head(Embeddings({"x": z["x"], "y": none}, 6)).values)

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from amodal.core import AmodalError, Batch, Column, field_of, unknown
 from amodal.core.column import shared_rows
 from amodal.methods._contract import Features, Method
+from amodal.nn.deep_prompts import bare
 from amodal.nn.encoder import Encoder
 from amodal.nn.lockstep import lockstep
 from amodal.nn.temporal import TemporalHead, class_weights
@@ -48,7 +49,7 @@ def mma_dfer(
         raise unknown("field to lead", lead, encoder.fields)
     encoder.requires_grad_(not frozen)
     if prompts or bottleneck:
-        encoder.deep = lockstep(encoder, prompts=prompts, every=every, bottleneck=bottleneck)
+        encoder.deep = lockstep(bare(encoder), prompts=prompts, every=every, bottleneck=bottleneck)
     heads = next(n for n in (8, 4, 2, 1) if hidden % n == 0)
     head = TemporalHead(list(encoder.fields), lead, encoder.width, hidden, depth, heads, classes)
     return MmaDfer(encoder, head, label, classes, meet, balanced)
