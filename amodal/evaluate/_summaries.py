@@ -37,8 +37,8 @@ class Matched:
 
 def matched(likeness_NN: np.ndarray, *, seed: int = 0, draws: int = 200) -> Matched:
     """likeness_NN: of each record's first part (rows) to each record's second; own pairs on the diagonal. Beside each stands
-    the next one's second part in an order that `seed` draws, so that no record meets itself. Raises AmodalError unless it is square, with two
-    records or more."""
+    the next one's second part in an order that `seed` draws, so that no record meets itself. Raises AmodalError unless it is square, with
+    two records or more."""
     table = np.asarray(likeness_NN, dtype=np.float64)
     n = len(table)
     if table.shape != (n, n) or n < 2:
