@@ -23,6 +23,8 @@ MOST = 20_000
 """Points on a map; of more records that many are drawn by chance, the same each time."""
 KEPT = 64
 """Answers held in memory."""
+PAIRS = 1000
+"""Records that are nearly the same, listed at most."""
 NEAR = 10
 """Neighbours that agreement and outliers look at."""
 
@@ -166,7 +168,7 @@ class Atlas:
         score, at = (-mean).topk(min(most, len(part)))
         return list(zip(part.rows[at].tolist(), (-score).tolist()))
 
-    def twins(self, sense: str = "", least: float = 0.99, most: int = 1000) -> list[tuple[int, int, float]]:
+    def twins(self, sense: str = "", least: float = 0.99, most: int = PAIRS) -> list[tuple[int, int, float]]:
         """(number, number, cosine) of pairs of shown records that are nearly the same, the most alike first; least: above 0."""
         part = self._of_shown([sense] if sense else [])
         unit, found = normalize(part.values, dim=1), []

@@ -22,7 +22,7 @@ from amodal.evaluate._labels import classes_of, is_number
 from amodal.modalities import BadValue, name_of
 from amodal.modalities._base import shortened
 from amodal.serve import runs
-from amodal.serve.atlas import Atlas
+from amodal.serve.atlas import PAIRS, Atlas
 from amodal.serve.bodies import body_of
 from amodal.serve.limits import Limits, Refused
 from amodal.serve.service import Service, finite
@@ -223,7 +223,7 @@ def _records(made: APIRouter, run: Path, atlas: Atlas, dataset: Dataset) -> None
         if found is None:
             return _wait()
         numbers = [[atlas.at.get(cell, -1) for cell in row[:2]] for row in found[1]]
-        return {"columns": found[0], "rows": found[1], "numbers": numbers}
+        return {"columns": found[0], "rows": found[1], "numbers": numbers, "more": len(numbers) >= PAIRS}
 
     @made.get("/view/csv/{what}")
     def exported(what: str, sense: str = "", least: Least = SAME) -> Any:

@@ -266,6 +266,28 @@ def test_principal_components_are_those_of_the_singular_vectors():
     assert principal(torch.randn(5, 1)).shape == (5, 2)
 
 
+def test_umap_draws_the_map_where_it_is_installed(monkeypatch, tmp_path):
+    import importlib.machinery
+    import sys
+    import types
+
+    class UMAP:
+        def __init__(self, **given):
+            assert given["metric"] == "cosine" and given["random_state"] is not None
+
+        def fit_transform(self, x):
+            return x[:, 2:4]
+
+    fake = types.ModuleType("umap")
+    fake.UMAP, fake.__spec__ = UMAP, importlib.machinery.ModuleSpec("umap", None)
+    monkeypatch.setitem(sys.modules, "umap", fake)
+    _, atlas, a = small(tmp_path, n=60)
+    drawn = normalize(a, dim=1)[:, 2:4]
+    expected = (drawn - drawn.amin(0)) / (drawn.amax(0) - drawn.amin(0))
+    assert np.allclose(atlas.layout("a")[1], expected, atol=2e-3)
+    assert list((tmp_path / "view").glob("map-*umap*"))
+
+
 def test_the_router_stands_in_any_application(model):
     made = FastAPI()
     made.include_router(router(model.path))

@@ -22,7 +22,7 @@ export async function draw(page) {
         return el("td", {}, number >= 0 ? el("button", { type: "button", onclick: () => attempt(() => look(list.numbers[i])) }, cell) : String(cell));
       })));
       const more = list.rows.length > rows.length ? `, of which ${rows.length} are shown` : "";
-      boxes[at].replaceChildren(el("h2", {}, `${title} `, el("span", { class: "faint" }, `${list.rows.length}${more}`)));
+      boxes[at].replaceChildren(el("h2", {}, `${title} `, el("span", { class: "faint" }, `${list.more ? "the first " : ""}${list.rows.length}${more}`)));
       if (!rows.length) { boxes[at].append(el("p", { class: "faint" }, none)); return; }
       boxes[at].append(el("p", {}, el("a", { href: `/view/csv/${what}?${asked}`, download: `${what}.csv` }, "Save the list as CSV")),
         el("div", { class: "scroll", tabindex: 0, "aria-label": title, role: "region" },

@@ -19,6 +19,7 @@ export class Scatter {
     this.gl = flat ? null : this.canvas.getContext("webgl", { antialias: true, premultipliedAlpha: true });
     if (this.gl) this.prepare();
     this.kind = this.gl ? "webgl" : "canvas";
+    this.paint(this.colours);
     this.grid();
     this.listen();
     this.sized = new ResizeObserver(() => this.resize());
@@ -60,6 +61,8 @@ export class Scatter {
   /** colours: (4 n) bytes, red green blue alpha. */
   paint(colours) {
     this.colours = colours;
+    this.packed = new Uint32Array(colours.buffer, colours.byteOffset, this.n);
+    if (!this.gl) this.order = Uint32Array.from(this.packed.keys()).sort((a, b) => this.packed[a] - this.packed[b]); // each colour is set once
     if (this.gl) {
       this.gl.bindBuffer(this.gl.ARRAY_BUFFER, this.buffers[1]);
       this.gl.bufferData(this.gl.ARRAY_BUFFER, colours, this.gl.DYNAMIC_DRAW);
@@ -96,10 +99,12 @@ export class Scatter {
       pen.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
       pen.clearRect(0, 0, this.w, this.h);
       const s = size / this.ratio;
-      for (let i = 0; i < this.n; i++) {
+      let last = -1;
+      for (const i of this.order) {
         const [px, py] = this.screen(i);
         if (px < -9 || py < -9 || px > this.w + 9 || py > this.h + 9) continue;
-        pen.fillStyle = `rgba(${c[4 * i]},${c[4 * i + 1]},${c[4 * i + 2]},${c[4 * i + 3] / 255})`;
+        if (this.packed[i] !== last) pen.fillStyle = `rgba(${c[4 * i]},${c[4 * i + 1]},${c[4 * i + 2]},${c[4 * i + 3] / 255})`;
+        last = this.packed[i];
         pen.fillRect(px - s / 2, py - s / 2, s, s);
       }
     }
