@@ -165,7 +165,7 @@ def adapt(
     how: Annotated[
         str, arg(help="full, head, bias, lora, adapters, prompts, or a method that learns from a label, such as mmrl")
     ] = "lora",
-    task: Annotated[str, arg(help="auto, by the kind of each label, or survival")] = "auto",
+    task: Annotated[str, arg(help="auto, by the kind of each label, or survival; else what the way takes")] = "",
     shots: Annotated[int | None, arg(help="learn from so many records of each class only")] = None,
     base_to_new: Annotated[bool, arg(help="learn from half of the classes; evaluate --protocols base_to_new")] = False,
     epochs: Annotated[int | None, arg(help="passes over these records (30 unless steps are given)")] = None,
@@ -183,7 +183,11 @@ def adapt(
     spent = {"epochs": epochs, "steps": steps, "batch": batch, "lr": lr, "seed": seed, "resume": resume}
     more = {"workers": workers, "device": device, "options": METHOD_OPTIONS}
     work(run, data, out, label=label, how=how, task=task, shots=shots, base_to_new=base_to_new, **spent, **more)
-    told = f", or amodal predict {out} --data {data} --out told.csv" if (out / "head.safetensors").exists() else ""
+    told = (
+        f", or amodal predict {out} --data {data} --out told.csv"
+        if any((out / f"{part}.safetensors").exists() for part in ("head", "method"))
+        else ""
+    )
     print(f"wrote {out}. Next: amodal evaluate {out} --data {data}{told}")
 
 

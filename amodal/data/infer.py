@@ -29,11 +29,11 @@ RESERVED = frozenset(
     popitem register_backward_hook register_buffer register_forward_hook register_forward_pre_hook
     register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook
     register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook
-    register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule setdefault share_memory state_dict to
+    register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule setdefault share_memory smart_apply state_dict to
     to_empty train training type update values xpu zero_grad""".split()
 )
 """What no field can be called: the encoder keeps a part of itself for each field under its name, where torch has
-attributes of its own. Those that begin with _ come on top."""
+attributes of its own (one of them by transformers). Those that begin with _ come on top."""
 HEAD = """What this dataset is, written by `amodal init`. Edit freely, an unknown key is an error:
 [fields.NAME] is what an encoder sees, [labels.NAME] is for evaluation only; a column may be moved between them.
 Delete a parameter of a field to have it measured again."""

@@ -80,9 +80,7 @@ def measure(
                 continue
             truth = y_test[column.rows.numpy()[scored[name]]]
             guess = predict(column.values[torch.from_numpy(scored[name])].float()).numpy()
-            metrics = (
-                of_numbers(truth, guess) if number else of_categories(truth, guess, np.bincount(y).argmax())
-            )
+            metrics = of_numbers(truth, guess) if number else of_categories(truth, guess, np.bincount(y).argmax())
             if calibrated and not number:
                 p = predict.probabilities(column.values[torch.from_numpy(scored[name])].float()).double().numpy()
                 metrics += of_probabilities(truth, p, np.bincount(y[picked], minlength=len(classes)))
