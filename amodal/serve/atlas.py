@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -53,7 +54,8 @@ class Atlas:
             self.shown = np.sort(np.random.default_rng(0).choice(len(self.keys), most, replace=False))
         said = "\n".join([index.fingerprint, *(f"{s}{columns[s].values.sum():.4f}" for s in columns), *self.keys])
         self.stamp = hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
-        self._worker = ThreadPoolExecutor(1, "amodal-atlas")
+        self._worker = ThreadPoolExecutor(2, "amodal-atlas")  # so that others need not wait for UMAP
+        self._asking = Lock()
         self._jobs: dict[tuple, Future] = {}
 
     @property
@@ -80,12 +82,13 @@ class Atlas:
         return there
 
     def later(self, verb: str, *given) -> object | None:
-        """What `getattr(self, verb)(*given)` returns, computed once in a thread of its own; None until it is there."""
-        job = self._jobs.get((verb, *given))
-        if job is None:
-            for old in [key for key, job in self._jobs.items() if job.done()][:-KEPT]:
-                del self._jobs[old]
-            job = self._jobs[verb, *given] = self._worker.submit(getattr(self, verb), *given)
+        """What `getattr(self, verb)(*given)` returns, computed once in another thread; None until it is there."""
+        with self._asking:
+            job = self._jobs.get((verb, *given))
+            if job is None:
+                for old in [key for key, job in self._jobs.items() if job.done()][:-KEPT]:
+                    del self._jobs[old]
+                job = self._jobs[verb, *given] = self._worker.submit(getattr(self, verb), *given)
         return job.result() if job.done() else None
 
     def layout(self, sense: str = "") -> tuple[np.ndarray, np.ndarray]:
