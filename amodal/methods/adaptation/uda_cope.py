@@ -1,8 +1,8 @@
 """UDA-COPE: where on its object each seen point lies, learnt from rendered objects and carried over to real ones by geometry.
 Lee, Lee, Shin, Choe, Shin, Kweon and Yoon, CVPR 2022, arXiv:2111.12580. Losses: cross-entropy of the bins of normalised object
-coordinates (NOCS) where they are known; else, of a slow teacher, where its pose puts the points that pass the bidirectional filter (without
-the filter what it tells of all of them), and the distance of what is told from where the pose puts the point. Row 73 of the catalogue. We know of no public code of the authors: weights,
-thresholds and momentum are ours.
+coordinates (NOCS) where they are known; else, of a slow teacher, where its pose puts the points that pass the bidirectional filter
+(without the filter what it tells of all of them), and the distance of what is told from where the pose puts the point. Row 73 of the
+catalogue. We know of no public code of the authors: weights, thresholds and momentum are ours.
 
 `points` is a picture whose three channels are x, y, z of what each pixel sees, 0, 0, 0 where that is nothing; `coordinates` likewise in
 [0, 1]. Records with coordinates are the labelled source. Senses are fused place by place: any pictures, and others say the same at every
