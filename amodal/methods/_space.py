@@ -18,7 +18,7 @@ from amodal.methods._matching import words_of
 from amodal.methods.shapes import share
 from amodal.modalities.text import Text
 from amodal.nn.answers import Target
-from amodal.nn.deep_prompts import bare, plain
+from amodal.nn.between_blocks import bare, plain
 from amodal.nn.encoder import Encoder
 from amodal.nn.space_tokens import SpaceTokens
 from amodal.objectives.common import connected_zero

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, unknown
-from amodal.nn.pretrained import ImageBody, LoadReport, as_map, existing
+from amodal.nn._body import ImageBody, LoadReport, as_map, existing
 
 PRETRAINED = "pretrained"
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Ragged
 from amodal.core.column import spans
-from amodal.nn.pretrained import ImageBody, LoadReport, as_map, existing
+from amodal.nn._body import ImageBody, LoadReport, as_map, existing
 
 
 def build(rest: str, modality, load: bool) -> tuple[nn.Module, str, LoadReport | None]:

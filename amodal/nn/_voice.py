@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, pad, relu
 
 from amodal.core import AmodalError, Ragged, unknown
-from amodal.nn.pretrained import LoadReport, existing
+from amodal.nn._body import LoadReport, existing
 
 RATE, WINDOW, HOP, MELS, WIDTH, FRAMES = 16000, 400, 160, 40, 256, 160
 STEP = round(RATE / 1.3 / HOP)

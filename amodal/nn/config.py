@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amodal import modalities
-from amodal.nn.deep_prompts import deep_of
+from amodal.nn.deep import deep_of
 from amodal.nn.encoder import Encoder
 from amodal.nn.tail import enter, tails, with_tail
 

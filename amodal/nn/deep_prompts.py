@@ -1,46 +1,22 @@
 """Learned tokens that go with a row through some blocks of a trunk (deep prompts: Jia et al., ECCV 2022, arXiv:2203.12119, 3.2).
 
 An encoder keeps them as `Encoder.deep`, and so a saved encoder has them. Anything that is called as `amodal.nn.transformer.Around` says and
-has `written()` may stand there; `deep_of` builds it again.
+has `written()` may stand there; `amodal.nn.deep.deep_of` builds it again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Tokens, field_of, unknown
+from amodal.nn.between_blocks import depth_of, put_in, taken_out
 from amodal.nn.encoder import Encoder
-from amodal.nn.skills import skills
-from amodal.nn.transformer import Transformer
 
-PROMPT = ".prompt"
-"""The source of tokens that are put in."""
 MOST_SENSES = 10
 PLACES = ("input", "attention")
-
-
-def put_in(tokens: Tokens, rows: Tensor, x_NPD: Tensor) -> Tokens:
-    """The tokens with P more before those of each of the rows (N,)."""
-    n, count = x_NPD.shape[:2]
-    position = tokens.position.new_zeros(n * count, tokens.position.shape[1])
-    each = torch.full_like(rows, count)
-    return Tokens.join(
-        [Tokens.of(x_NPD.to(tokens.x.dtype).flatten(0, 1), rows, each, position, PROMPT, tokens.size), tokens]
-    )
-
-
-def are_prompts(tokens: Tokens) -> Tensor:
-    """(T,) bool: which of the tokens were put in."""
-    number = tokens.names.index(PROMPT) if PROMPT in tokens.names else -1
-    return tokens.source == number
-
-
-def taken_out(tokens: Tokens) -> Tokens:
-    return tokens.keep(~are_prompts(tokens)) if PROMPT in tokens.names else tokens
 
 
 class PatternPrompts(nn.Module):
@@ -113,49 +89,3 @@ def pattern_prompts(encoder: Encoder, **options) -> PatternPrompts:
             + ("" if encoder.trunk != "joint" else f' and the rule "{encoder.reads}"')
         )
     return PatternPrompts(list(encoder.fields), encoder.width, depth_of(encoder), **options)
-
-
-def bare(encoder: Encoder) -> Encoder:
-    """The encoder, if nothing stands between its blocks yet. Raises AmodalError."""
-    if encoder.deep is not None:
-        raise AmodalError(
-            f"learned tokens or skills stand between the blocks of this encoder already ({encoder.deep.written()['kind']}), and new "
-            "ones would take their place; begin with the run that it was adapted from"
-        )
-    return encoder
-
-
-def depth_of(encoder: Encoder) -> int:
-    """Blocks of its trunks, all of which must be transformers that read tokens. Raises AmodalError."""
-    fields = [] if encoder.trunk != "separate" else [f for f in encoder.fields if f not in encoder.trunks]
-    fields += [f for f, trunk in encoder.trunks.items() if not isinstance(trunk, Transformer)]
-    if fields:
-        raise AmodalError(
-            f"tokens are put between the blocks of this library's own transformers, and {', '.join(fields)} is read by another network"
-        )
-    return len(next(iter(encoder.trunks.values())).blocks)
-
-
-KINDS: dict[str, Callable[..., nn.Module]] = {"pattern": pattern_prompts, "skills": skills}
-
-
-def deep_of(encoder: Encoder, written: dict) -> nn.Module:
-    """What `written` described, for this encoder."""
-    from amodal.nn.lockstep import lockstep  # they build on what stands here
-    from amodal.nn.space_tokens import space_tokens
-
-    kinds, options = KINDS | {"space": space_tokens, "lockstep": lockstep}, dict(written)
-    kind = options.pop("kind")
-    if kind not in kinds:
-        raise unknown("kind of tokens between blocks", kind, kinds)
-    return kinds[kind](encoder, **options)
-
-
-@contextmanager
-def plain(encoder: Encoder) -> Iterator[Encoder]:
-    """The encoder as it is without them, inside the `with`."""
-    kept, encoder.deep = encoder.deep, None
-    try:
-        yield encoder
-    finally:
-        encoder.deep = kept

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from amodal.core import AmodalError, Tokens, field_of
-from amodal.nn.deep_prompts import PROMPT, are_prompts, depth_of, put_in, taken_out
+from amodal.nn.between_blocks import PROMPT, are_prompts, depth_of, put_in, taken_out
 from amodal.nn.encoder import Bags, Encoder
 from amodal.nn.prompts import trunk_of
 

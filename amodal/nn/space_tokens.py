@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Tokens, field_of
-from amodal.nn.deep_prompts import PROMPT, are_prompts, depth_of, put_in, taken_out
+from amodal.nn.between_blocks import PROMPT, are_prompts, depth_of, put_in, taken_out
 from amodal.nn.encoder import Encoder
 from amodal.nn.lora import LowRank
 

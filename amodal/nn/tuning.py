@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from amodal.nn.between_blocks import bare, depth_of
 from amodal.nn.bitfit import bitfit
-from amodal.nn.deep_prompts import bare, depth_of, pattern_prompts
+from amodal.nn.deep_prompts import pattern_prompts
 from amodal.nn.encoder import Encoder
 from amodal.nn.lockstep import lockstep
 from amodal.nn.lora import lora

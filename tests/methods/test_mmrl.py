@@ -6,7 +6,7 @@ import torch
 from amodal import methods
 from amodal.core import AmodalError
 from amodal.nn.answers import Target
-from amodal.nn.deep_prompts import plain
+from amodal.nn.between_blocks import plain
 from tests.methods.bench import batch, exact, method
 
 

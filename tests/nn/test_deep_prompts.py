@@ -13,7 +13,9 @@ from amodal.core import AmodalError, Tokens
 from amodal.export._alone import reason_against
 from amodal.nn import config
 from amodal.nn.attention import attend, plan, with_prefix
-from amodal.nn.deep_prompts import PROMPT, PatternPrompts, bare, deep_of, pattern_prompts, plain
+from amodal.nn.between_blocks import PROMPT, bare, plain
+from amodal.nn.deep import deep_of
+from amodal.nn.deep_prompts import PatternPrompts, pattern_prompts
 from amodal.nn.rules import RULES, rule
 from amodal.nn.transformer import Transformer
 

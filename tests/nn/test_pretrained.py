@@ -11,8 +11,9 @@ from toys import bag_of
 from amodal.core import AmodalError, Batch, Column, Ragged, Tokens
 from amodal.modalities import make
 from amodal.nn import config
+from amodal.nn._body import LoadReport
 from amodal.nn.encoder import Encoder
-from amodal.nn.pretrained import LoadReport, backbone
+from amodal.nn.pretrained import backbone
 from amodal.nn.rules import pure
 from amodal.nn.transformer import Transformer
 

@@ -8,7 +8,7 @@ from toys import WIDTH, bag_of, vectors
 
 from amodal.core import AmodalError
 from amodal.nn import config
-from amodal.nn.deep_prompts import deep_of
+from amodal.nn.deep import deep_of
 from amodal.nn.space_tokens import Maps, SpaceTokens, space_tokens
 
 

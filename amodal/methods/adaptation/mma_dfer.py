@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from amodal.core import AmodalError, Batch, Column, field_of, unknown
 from amodal.core.column import shared_rows
 from amodal.methods._contract import Features, Method
-from amodal.nn.deep_prompts import bare
+from amodal.nn.between_blocks import bare
 from amodal.nn.encoder import Encoder
 from amodal.nn.lockstep import lockstep
 from amodal.nn.temporal import TemporalHead, class_weights

@@ -10,7 +10,8 @@ pooling, a mean, has nothing to learn; an attention pooling learns along, as the
 from amodal.core.embeddings import FUSED
 from amodal.methods.adaptation.finetune import Finetune
 from amodal.nn.answers import answers_of
-from amodal.nn.deep_prompts import bare, pattern_prompts
+from amodal.nn.between_blocks import bare
+from amodal.nn.deep_prompts import pattern_prompts
 from amodal.nn.encoder import Encoder
 from amodal.nn.tuning import entered
 
