@@ -1,6 +1,7 @@
 """One comparison, fairly: both sides in one process, in turns, medians, and the memory that the allocator saw."""
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -12,7 +13,11 @@ from torch.profiler import ProfilerActivity, profile
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. Ratios are peer / ours: above 1 means that ours is faster or smaller."""
+    """One line of the table. Ratios are peer / ours: above 1 means that ours is faster or smaller. What was not measured is NaN.
+
+    flops: operations of our matrix products; share: of the physical limit named in `limit` that ours reaches (`benchmarks._limits`);
+    goal: the ratio of speed that we want; note: what a reader must know beside.
+    """
 
     what: str
     peer: str
@@ -22,13 +27,18 @@ class Row:
     ours_mib: float
     peer_mib: float
     spread: tuple[float, float]  # of the speed ratio: smallest and largest over the repetitions
+    flops: float = math.nan
+    share: float = math.nan
+    limit: str = ""
+    goal: float = math.nan
+    note: str = ""
 
     @property
     def memory(self) -> float:
         return self.peer_mib / max(self.ours_mib, 1 / 1024)
 
 
-def _seconds(call: Callable[[], object]) -> float:
+def seconds(call: Callable[[], object]) -> float:
     """CPU seconds of all threads, which other programs on the machine disturb little; wall time on an accelerator."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -70,8 +80,8 @@ def compare(
     for turn in range(repeat):
         # Who goes first alternates, so that neither always finds the caches of the other.
         order = (ours, peer) if turn % 2 == 0 else (peer, ours)
-        seconds = {call: _seconds(call) for call in order}
-        pairs.append((seconds[ours], seconds[peer]))
+        took = {call: seconds(call) for call in order}
+        pairs.append((took[ours], took[peer]))
     ratios = [theirs / max(mine, 1e-9) for mine, theirs in pairs]
     return Row(
         what,

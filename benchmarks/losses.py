@@ -11,6 +11,7 @@ from amodal.objectives.dino import dino_loss, update_center
 from amodal.objectives.info_nce import info_nce, nt_xent
 from amodal.objectives.sigmoid import sigmoid_loss
 from amodal.objectives.vicreg import vicreg
+from benchmarks._limits import of_bandwidth, of_peak
 from benchmarks._timing import Row, compare
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -34,7 +35,10 @@ def _row(what: str, inputs: list[Tensor], ours: Callable, peer_name: str, peer: 
     mine, theirs = ours(*inputs), peer(*inputs)
     torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)  # a comparison of different things proves nothing
     del mine, theirs
-    return compare(what, _step(ours, inputs), peer_name, _step(peer, inputs))
+    step = _step(ours, inputs)
+    row = of_peak(compare(what, step, peer_name, _step(peer, inputs)), step)
+    # Without a matrix product the least is to read every input and to write its gradient.
+    return row if row.flops else of_bandwidth(row, 2 * sum(x.nbytes for x in inputs))
 
 
 def run() -> list[Row]:

@@ -16,6 +16,7 @@ from amodal.core import Tokens
 from amodal.core.embeddings import FUSED
 from amodal.nn.rules import pure
 from amodal.nn.transformer import Transformer
+from benchmarks._limits import of_peak
 from benchmarks._timing import Row, compare
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -43,7 +44,8 @@ def _rows(name: str, width: int, depth: int, heads: int) -> list[Row]:
         mask = None if bool(mask.all()) else mask
         torch.testing.assert_close(ours(tokens).x, peer.read(padded, mask), rtol=1e-3, atol=1e-3)
         step = _step(peer, lambda: peer.read(padded, mask))
-        return compare(f"{name} {what}", _step(ours, lambda: ours(tokens).x), "timm", step, repeat=5)
+        mine = _step(ours, lambda: ours(tokens).x)
+        return of_peak(compare(f"{name} {what}", mine, "timm", step, repeat=5), mine)
 
     def against_full(what: str, tokens: Tokens) -> Row:
         step = _step(ours, lambda: ours(full).x)
