@@ -25,11 +25,14 @@ from amodal import catalog
 from amodal.core import AmodalError, Batch, Column
 from amodal.export._alone import Alone, reason_against
 from amodal.modalities import name_of
+from amodal.modalities.image import Image
 from amodal.nn.encoder import Encoder
 from amodal.nn.pooling import AttentionPool, ClsPool
 from amodal.nn.saved import read_config
 from amodal.train.folder import card as run_card
 
+PROCESSORS = {"stretch": "SiglipImageProcessor", "crop": "PerceiverImageProcessor"}
+"""`Image.fit` -> the image processor that does the same: the latter cuts out the middle square, then resizes it."""
 TOLERANCE = 1e-4  # largest difference from the encoder, in units of its largest component
 
 
@@ -51,6 +54,11 @@ def reason_not(encoder: Encoder, field: str) -> str:
     kind = name_of(encoder.fields[field])
     if kind != "image":
         return f"transformers has no architecture that reads {kind} values as this encoder does"
+    if encoder.fields[field].fit not in PROCESSORS:
+        return (
+            f"it fits pictures by {encoder.fields[field].fit!r}, bars in the mean colour round a picture that is not square, and no "
+            "image processor of transformers does the same"
+        )
     if reason := reason_against(encoder, field):
         return reason
     if encoder.mixer != "attention" or encoder.deep is not None or encoder.fusion_tokens is not None:
@@ -81,15 +89,7 @@ def tower(encoder: Encoder, field: str, out: Path) -> list[Path]:
     fill(getattr(made, "vision_model", made), alone)  # transformers 4 keeps it one level further down
     with _quiet():
         made.save_pretrained(out)
-    mean, std = (list(map(float, s)) for s in image.scale())
-    about = {
-        "image_processor_type": "SiglipImageProcessor",
-        "do_resize": True,
-        "do_rescale": True,
-        "do_normalize": True,
-    }
-    about |= {"size": {"height": image.size, "width": image.size}, "resample": 2, "rescale_factor": 1 / 255}
-    (out / "preprocessor_config.json").write_text(json.dumps(about | {"image_mean": mean, "image_std": std}, indent=1))
+    (out / "preprocessor_config.json").write_text(json.dumps(preprocessor(image), indent=1))
     if encoder.heads is not None:
         save_file(
             {k: v.contiguous() for k, v in encoder.heads[field].state_dict().items()}, out / "projection.safetensors"
@@ -104,6 +104,20 @@ def tower(encoder: Encoder, field: str, out: Path) -> list[Path]:
             "the versions that `amodal doctor` prints."
         )
     return sorted(out.iterdir())
+
+
+def preprocessor(image: Image) -> dict:
+    """preprocessor_config.json: what `image.decode` and standardising do to a picture of 8 bits. The middle square is cut out to a whole
+    pixel there, to half a pixel here, where the outermost pixels also see a little of what is beyond."""
+    mean, std = (list(map(float, s)) for s in image.scale())
+    side = {"height": image.size, "width": image.size}
+    about = {"image_processor_type": PROCESSORS[image.fit], "do_resize": True, "size": side, "resample": 2}
+    if image.fit == "crop":
+        about |= {"do_center_crop": True, "crop_size": side}
+    if image.channels == 3:
+        about |= {"do_convert_rgb": True}
+    about |= {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
+    return about | {"image_mean": mean, "image_std": std}
 
 
 @contextmanager
@@ -210,12 +224,18 @@ def _use(fields: dict, reasons: dict[str, str]) -> str:
                 f'tower = AutoModel.from_pretrained("FOLDER/{field}")',
                 f'pixels = AutoImageProcessor.from_pretrained("FOLDER/{field}")(pictures, return_tensors="pt")',
             ]
-            lines += ["features = tower(**pixels).last_hidden_state.mean(1)", "```"]
+            lines += ["features = tower(**pixels).last_hidden_state.mean(1)", "```", _prepared(fields[field])]
             lines += [
                 f"`{field}/projection.safetensors`, where there is one, is the linear map from there to the space of all senses."
             ]
     lines += [f"\n`{field}` is loaded by amodal only: {why}." for field, why in reasons.items()]
     return "\n".join(lines)
+
+
+def _prepared(image: Image) -> str:
+    how = {"stretch": "stretched to a square", "crop": "cut to their middle square"}[image.fit]
+    bands = {1: "grey", 3: "colour"}.get(image.channels, f"{image.channels}-channel")
+    return f"It takes {bands} pictures of 8 bits; those that are not square are {how}, then resized to {image.size} x {image.size} pixels."
 
 
 def _measured(model) -> str:

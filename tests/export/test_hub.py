@@ -1,7 +1,9 @@
 """The form huggingface: the Hub's layout, a card made from the run, and towers that transformers loads."""
 
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -10,6 +12,7 @@ from safetensors.torch import load_file
 import amodal
 from amodal.core import AmodalError
 from amodal.export import export, hub
+from amodal.modalities.image import Image as ImageField
 from tests.export.models import encoder, model, records
 from tests.export.test_weights import CARD
 
@@ -77,6 +80,28 @@ def test_what_transformers_lacks_is_left_out_and_the_card_says_why(tmp_path, sha
     written(encoder("photo", **shape).align(16, hidden=hidden), tmp_path / "out")
     assert not (tmp_path / "out/photo").exists() and why in (tmp_path / "out/README.md").read_text()
     assert amodal.load(tmp_path / "out", device="cpu").fields
+
+
+@pytest.mark.parametrize("fit", ["stretch", "crop"])
+def test_the_preprocessor_does_to_pictures_what_the_encoder_does(tmp_path, fit):
+    image = ImageField(size=16, channels=3, fit=fit, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(hub.preprocessor(image)))
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    mean, std = (torch.tensor(s).view(3, 1, 1) for s in image.scale())
+    for width, height in ((16, 16), (60, 40), (40, 90), (10, 20)):
+        pixels = np.random.default_rng(width).integers(0, 255, (height // 5, width // 5, 3), dtype=np.uint8)
+        for picture in (Image.fromarray(pixels).resize((width, height)), Image.new("L", (width, height), 77)):
+            found = processor(picture, return_tensors="pt")["pixel_values"][0] * std + mean
+            wanted = torch.from_numpy(image.decode(picture).astype(np.float32) / 255)
+            wrong = (found - wanted).abs() * 255  # levels; 8 bits are rounded twice
+            assert float(wrong[:, 1:-1, 1:-1].max()) < 2.5, (width, height)
+            assert float(wrong.max()) < 20, "at the cut, the encoder's kernel also sees what was cut away"
+
+
+def test_a_way_to_fit_pictures_that_transformers_lacks_is_refused(tmp_path):
+    made = encoder("photo").align(16)
+    made.fields["photo"] = dataclasses.replace(made.fields["photo"], fit="pad")
+    assert "'pad'" in hub.reason_not(made, "photo")
 
 
 def test_a_tower_that_disagrees_is_not_handed_out_in_silence(tmp_path, monkeypatch):
