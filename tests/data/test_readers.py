@@ -13,6 +13,7 @@ import pytest
 
 import amodal.data as data
 from amodal.core import AmodalError
+from amodal.data.readers import Table
 from tests.data import builders as b
 
 OPENERS = {
@@ -258,6 +259,15 @@ def test_keys_must_tell_records_apart(tmp_path):
     (tmp_path / "dataset.toml").write_text('records = "t.csv"\nkey = "id"\n[fields.text]\nmodality = "text"\n')
     with pytest.raises(AmodalError, match="occur more than once, such as 'a'"):
         data.open(tmp_path)
+
+
+def test_what_pandas_and_r_write_for_nothing_is_missing_in_every_column_of_a_csv(tmp_path):
+    (tmp_path / "t.csv").write_text("sex,alive,eggs,damage\nNA,true,1,none\nfemale,NaN,NA,none\nN/A,false,3,\n")
+    table = Table([tmp_path / "t.csv"])
+    assert table.cells("sex") == [None, "female", None]
+    assert table.cells("alive") == [True, None, False]
+    assert table.cells("eggs") == [1, None, 3]
+    assert table.cells("damage") == ["none", "none", None]
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])

@@ -16,6 +16,8 @@ from amodal.data.readers._content import row_hashes
 from amodal.data.readers._parts import Lists, Parquet, Part
 from amodal.data.readers._tabular import Tabular
 
+MISSING = {"", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "null", "NULL", "None"}
+"""Cells of a CSV that say that there is nothing. As pandas has it: "none" is a word like others."""
 SUFFIXES = {".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet"}
 
 
@@ -94,18 +96,21 @@ def _lines(text: str, path: Path) -> list[dict]:
 
 def typed(cells: list[str]) -> list:
     """The cells of a CSV column as what all of them are: whole numbers, numbers, truth values, JSON lists, else text.
-    Empty is missing.
+    Empty is missing, and so is what pandas and R write for it (NA, NaN, null, …), in any column.
 
     Numbers with leading zeros (post codes, ids) stay text.
     """
-    filled = [cell for cell in cells if cell.strip()]
+    cells = [None if cell.strip() in MISSING else cell for cell in cells]
+    different = set(cells) - {None}
     for parse in (_whole, _number, _truth, _list):
         try:
-            parsed = {cell: parse(cell.strip()) for cell in set(filled)}
+            parsed = {cell: parse(cell.strip()) for cell in different}
         except ValueError:
             continue
-        return [parsed[cell] if cell.strip() else None for cell in cells]
-    return [cell if cell.strip() else None for cell in cells]
+        if different and all(value is None for value in parsed.values()):
+            continue  # "none" and nothing else: words
+        return [None if cell is None else parsed[cell] for cell in cells]
+    return cells
 
 
 def _whole(cell: str) -> int:
@@ -116,7 +121,7 @@ def _whole(cell: str) -> int:
 
 
 def _number(cell: str) -> float | None:
-    if cell.lower() in ("nan", "na", "n/a", "null", "none"):
+    if cell.lower() in ("nan", "na", "n/a", "null", "none"):  # in any spelling, among numbers
         return None
     digits = cell.lstrip("+-")
     if digits[:1] == "0" and digits[1:2].isdigit():
