@@ -18,6 +18,7 @@ from amodal.evaluate import _figures as figures
 from amodal.evaluate._embedded import Embedded, embed_records, embed_values, known
 from amodal.evaluate._held_out import parts
 from amodal.evaluate._labels import NotApplicable
+from amodal.evaluate._papers import Papers, papers
 from amodal.evaluate._result import Report, Result
 from amodal.modalities import name_of
 from amodal.progress import Bar
@@ -25,12 +26,14 @@ from amodal.progress import Bar
 __all__ = [
     "Embedded",
     "NotApplicable",
+    "Papers",
     "Report",
     "Result",
     "embed_records",
     "embed_values",
     "evaluate",
     "figures",
+    "papers",
     "protocol",
     "protocols",
 ]

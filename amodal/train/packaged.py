@@ -7,14 +7,19 @@ speakers' voices, 256 wide (Apache-2.0).
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
+import torch
 
 from amodal.core import AmodalError, unknown
 from amodal.data import Dataset
 from amodal.data.fetch import Pypi, cache, download
 from amodal.data.sets._archives import wheel
+from amodal.modalities import BadValue
 from amodal.modalities.audio import Audio
 from amodal.modalities.text import Text
 from amodal.nn._voice import RATE
@@ -93,6 +98,40 @@ def _resemblyzer(folder: Path) -> str:
 
 
 PACKAGED = {"minilm": _minilm, "efficientnet_lite0": _efficientnet, "resemblyzer": _resemblyzer}
+
+
+def sentence_encoder(spec: str = "package:minilm", *, batch: int = 32) -> Callable[[Sequence[str]], np.ndarray]:
+    """N texts -> (N, D) float32 of length 1: the mean over a text's tokens, special ones left out, in a model of sentences. What is longer
+    than the model reads is cut off. spec: `package:minilm`, or `transformers:DIR` of another. Raises AmodalError for an unknown one, for
+    one that reads no text, and, when called, for a text that is empty."""
+    from amodal.nn._transformers import build
+
+    library, _, rest = _spec(spec).partition(":")
+    if library != "transformers":
+        raise AmodalError(f"{spec} reads no text: give package:minilm, or transformers:DIR of a model of sentences")
+    room = json.loads((Path(rest) / "config.json").read_text()).get("max_position_embeddings", 512)
+    modality = Text(max_length=min(room, 512) - 8, vocabulary=rest)
+    body = build(rest, modality, True)[0].eval()
+
+    @torch.no_grad()
+    def embed(texts: Sequence[str]) -> np.ndarray:
+        ids = [_decoded(modality, text) for text in texts]
+        order, found = sorted(range(len(ids)), key=lambda i: len(ids[i])), np.zeros((len(ids), body.width), np.float32)
+        for start in range(0, len(order), batch):  # of one length together, so that little is padding
+            part = order[start : start + batch]
+            tokens, lengths, _ = body(modality.collate([ids[i] for i in part]))
+            means = torch.stack([each.mean(0) for each in tokens.split(lengths.tolist())])
+            found[part] = torch.nn.functional.normalize(means, dim=1).float().numpy()
+        return found
+
+    return embed
+
+
+def _decoded(modality: Text, text: str) -> np.ndarray:
+    try:
+        return modality.decode(text)
+    except BadValue as error:
+        raise AmodalError(f"cannot read {text[:60]!r} as a sentence: {error}") from None
 
 
 def in_their_words(dataset: Dataset, given: Mapping[str, str]) -> Dataset:
