@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from amodal import methods
@@ -16,10 +14,10 @@ from amodal.core import AmodalError, Column
 from amodal.data import Dataset
 from amodal.evaluate._again import in_order
 from amodal.methods._contract import Method
-from amodal.nn import config as encoder_config
 from amodal.nn.answers import Target, predictions
+from amodal.nn.bounded import Bounded
 from amodal.nn.encoder import Encoder
-from amodal.nn.saved import fill
+from amodal.nn.saved import MADE_UP, built, fill, read_tensors, size_of_file
 
 
 @dataclass(frozen=True)
@@ -57,12 +55,18 @@ def teller(folder: str | Path, encoder: Encoder, config: dict, device: torch.dev
     weights it takes. Raises AmodalError if what was kept of it is damaged."""
     if "tells" not in config:
         return None
-    options = {n: tuple(v) if isinstance(v, list) else v for n, v in config["options"].items()}
-    method = methods.build(config["method"], encoder_config.build(config["before"]), **options)
-    file = Path(folder) / "method.safetensors"
+    file, said = Path(folder) / "method.safetensors", Path(folder) / "config.json"
     own = {f"encoder.{n}": v for n, v in encoder.state_dict().items()}
+    tensors, numbers = size_of_file(file)
+    before = built(config, "before", Path(folder), Path(folder) / "model.safetensors")
     try:
-        fill(method, own | load_file(file), str(file))
-    except (OSError, SafetensorError) as e:
-        raise AmodalError(f"{file} cannot be read: {e}") from e
-    return Teller(method.to(device).eval(), tuple(Target.read(t) for t in config["tells"]))
+        options = {n: tuple(v) if isinstance(v, list) else v for n, v in config["options"].items()}
+        with Bounded(tensors + len(own), numbers + sum(v.numel() for v in own.values()), str(said)):
+            method = methods.build(config["method"], before, **options)
+        targets = tuple(Target.read(t) for t in config["tells"])
+    except (KeyError, OverflowError, *MADE_UP) as e:
+        if isinstance(e, AmodalError):
+            raise
+        raise AmodalError(f"{said} describes no method that can be built: {type(e).__name__}: {e}") from e
+    fill(method, own | read_tensors(file), str(file))
+    return Teller(method.to(device).eval(), targets)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from hashlib import sha256
+import math
+from hashlib import file_digest
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from amodal.core import AmodalError
 from amodal.nn import config as encoder_config
 from amodal.nn.answers import Answers, answers_of
+from amodal.nn.bounded import Bounded
 from amodal.nn.encoder import Encoder
 
 FORMAT = 1  # of config.json
@@ -32,30 +34,80 @@ def saved(folder: str | Path) -> tuple[Encoder, dict]:
         raise AmodalError(
             f"the run in {folder} has not been finished (there is no model.safetensors); go on with it by `amodal pretrain … --resume`"
         )
-    if sha256(weights.read_bytes()).hexdigest() != config.get("weights_sha256"):
+    with weights.open("rb") as file:
+        found = file_digest(file, "sha256").hexdigest()
+    if found != config.get("weights_sha256"):
         raise AmodalError(
             f"{weights} is damaged or belongs to another run: its sha256 is not the one in {folder / 'config.json'}"
         )
-    try:
-        encoder = encoder_config.build(config["encoder"])
-    except KeyError as e:
-        raise other_format(folder / "config.json", config, str(e.args[0])) from e
-    try:
-        fill(encoder, load_file(weights), str(weights))
-    except SafetensorError as e:
-        raise AmodalError(f"{weights} cannot be read: {e}") from e
+    encoder = built(config, "encoder", folder, weights)
+    fill(encoder, read_tensors(weights), str(weights))
     return encoder.eval(), config
+
+
+def built(config: dict, part: str, folder: Path, weights: Path) -> Encoder:
+    """The encoder that config.json describes under the name `part`, no larger than the file of its weights bears out."""
+    file = folder / "config.json"
+    tensors, numbers = size_of_file(weights)
+    try:
+        with Bounded(tensors, numbers, str(file)):
+            if config[part].get("others", 0) > tensors:
+                raise AmodalError(
+                    f"{file} says {config[part]['others']} encoders side by side; {weights} has {tensors} tensors"
+                )
+            return encoder_config.build(config[part])
+    except AmodalError as e:
+        raise AmodalError(f"{file} describes no encoder that can be built: {e}") from e
+    except KeyError as e:
+        raise other_format(file, config, str(e.args[0])) from e
+    except (OverflowError, RecursionError, MemoryError, *MADE_UP) as e:
+        raise AmodalError(f"{file} describes no encoder that can be built: {type(e).__name__}: {e}") from e
+
+
+MADE_UP = (
+    TypeError,
+    ValueError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    AssertionError,
+    ArithmeticError,
+    ImportError,
+)
+"""What building by values of the wrong kind raises, somewhere inside torch or ourselves."""
+
+
+def size_of_file(weights: Path) -> tuple[int, int]:
+    """Tensors in a safetensors file, and numbers in all of them, by its header. Raises AmodalError."""
+    try:
+        with safe_open(weights, "pt") as file:
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (it is no dict)
+    except Exception as e:  # the library raises its own kinds, and Rust's
+        raise AmodalError(f"{weights} cannot be read: {e}") from e
+    return len(shapes), sum(map(math.prod, shapes))
+
+
+def read_tensors(weights: Path) -> dict[str, Tensor]:
+    """The tensors in a safetensors file. Raises AmodalError where it is damaged."""
+    try:
+        return load_file(weights)
+    except Exception as e:  # the library raises its own kinds, and Rust's
+        raise AmodalError(f"{weights} cannot be read: {e}") from e
 
 
 def saved_head(folder: str | Path, encoder: Encoder, config: dict) -> Answers | None:
     """The head that was learnt beside this encoder, in evaluation mode; None for a run without. Raises AmodalError if it is damaged."""
     if "answers" not in config:
         return None
-    head, weights = answers_of(encoder, **config["answers"]), Path(folder) / "head.safetensors"
+    weights, file = Path(folder) / "head.safetensors", Path(folder) / "config.json"
     try:
-        fill(head, load_file(weights), str(weights))
-    except (OSError, SafetensorError) as e:
-        raise AmodalError(f"{weights} cannot be read: {e}") from e
+        with Bounded(*size_of_file(weights), str(file)):
+            head = answers_of(encoder, **config["answers"])
+    except (KeyError, OverflowError, *MADE_UP) as e:
+        if isinstance(e, AmodalError):
+            raise
+        raise AmodalError(f"{file} describes no head that can be built: {type(e).__name__}: {e}") from e
+    fill(head, read_tensors(weights), str(weights))
     return head.eval()
 
 
@@ -97,7 +149,7 @@ def read_json(file: Path, mend: str) -> dict:
     """The object in a JSON file. Raises AmodalError that says what is broken, with `mend`: what to do about it."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise AmodalError(f"{file} cannot be read ({e}); {mend}") from e
     if not isinstance(found, dict):
         raise AmodalError(f"{file} holds {type(found).__name__} instead of an object; {mend}")

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from amodal.core import AmodalError
-from amodal.nn.saved import copy_whole, fill
+from amodal.nn.saved import copy_whole, fill, read_json, read_tensors
 from amodal.train import distributed
 
 KEEP = 2  # the newest ones
@@ -29,7 +29,8 @@ def save(folder: Path, step: int, method: nn.Module, optimizer: torch.optim.Opti
     final = folder / f"step-{step:08d}"
     if distributed.rank() == 0:
         draft = folder / f".{final.name}.draft"
-        shutil.rmtree(draft, ignore_errors=True)
+        for left in folder.glob(".step-*.draft"):  # by a killed run
+            shutil.rmtree(left, ignore_errors=True)
         try:
             draft.mkdir(parents=True)
             save_file(model, draft / "model.safetensors")
@@ -54,7 +55,8 @@ def save(folder: Path, step: int, method: nn.Module, optimizer: torch.optim.Opti
 
 def everything(folder: Path) -> list[Path]:
     """The complete checkpoints, oldest first."""
-    return sorted(p for p in folder.glob("step-*") if (p / "state.json").exists())
+    named = (p for p in folder.glob("step-*") if p.name.removeprefix("step-").isdecimal())
+    return sorted((p for p in named if (p / "state.json").exists()), key=step_of)
 
 
 def step_of(path: Path) -> int:
@@ -68,10 +70,39 @@ def latest(folder: Path) -> Path | None:
 
 def load(path: Path, method: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
     """Put weights and moments back; returns the state. A checkpoint of another model is an error that names the differences."""
-    tensors = load_file(path / "model.safetensors")
+    state = checked(path, read_json(path / "state.json", _mend(path)))
+    try:
+        tensors, moments = (read_tensors(path / f"{name}.safetensors") for name in ("model", "optimizer"))
+    except AmodalError as e:
+        raise AmodalError(f"{e}; {_mend(path)}") from e
     fill(method, tensors, str(path))
-    load_optimizer(method, optimizer, load_file(path / "optimizer.safetensors"))
-    return json.loads((path / "state.json").read_text())
+    load_optimizer(method, optimizer, moments, path)
+    return state
+
+
+def checked(path: Path, state: dict) -> dict:
+    """What state.json must say: step, seconds and the state of torch's generator. Raises AmodalError where it says something else."""
+    try:
+        rng = torch.tensor(bytearray.fromhex(state["rng"]), dtype=torch.uint8)
+        torch.Generator().set_state(rng)
+        seconds = float(state["seconds"])
+        if type(state["step"]) is not int or state["step"] != step_of(path):
+            raise ValueError(f"it is of step {state['step']!r}")
+        if not 0 <= seconds < float("inf"):
+            raise ValueError(f"it says {seconds} seconds")
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as e:
+        raise AmodalError(f"{path / 'state.json'} is damaged ({type(e).__name__}: {e}); {_mend(path)}") from e
+    return state
+
+
+def _mend(path: Path) -> str:
+    before = [p for p in everything(path.parent) if p != path]
+    kept = (
+        f"then --resume goes on from {before[-1].name}"
+        if before
+        else "there is no other, so train again into another folder"
+    )
+    return f"remove the folder {path}; {kept}"
 
 
 def optimizer_tensors(method: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -84,8 +115,24 @@ def optimizer_tensors(method: nn.Module, optimizer: torch.optim.Optimizer) -> di
     }
 
 
-def load_optimizer(method: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    params = dict(method.named_parameters())
+MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
+"""What AdamW keeps of a parameter."""
+
+
+def load_optimizer(method: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], path: Path) -> None:
+    params, met = dict(method.named_parameters()), {}
+    for name, value in tensors.items():
+        owner, _, moment = name.rpartition("/")
+        met.setdefault(owner, set()).add(moment)
+        wanted = () if moment == "step" else params[owner].shape if owner in params else None
+        if wanted is None or tuple(value.shape) != tuple(wanted):
+            raise AmodalError(
+                f"{path / 'optimizer.safetensors'} does not fit this run: {name} {tuple(value.shape)}; {_mend(path)}"
+            )
+    if short := next((owner for owner, moments in met.items() if moments != MOMENTS), None):
+        raise AmodalError(
+            f"{path / 'optimizer.safetensors'} is damaged: of {short} it has {sorted(met[short])}; {_mend(path)}"
+        )
     optimizer.state.clear()
     for name, value in tensors.items():
         owner, _, moment = name.rpartition("/")

@@ -127,11 +127,13 @@ def read_trained(run: Path) -> np.ndarray | None:
     if not file.exists():
         return None
     try:
-        found = np.load(file, allow_pickle=False)
+        found = np.array(
+            np.load(file, mmap_mode="r", allow_pickle=False)
+        )  # mapped, no header asks for more than there is
         if found.dtype != np.uint64 or found.ndim != 1:
             raise ValueError(f"it holds {found.dtype} of shape {found.shape}")
         return found
-    except (OSError, ValueError, EOFError) as e:
+    except (OSError, ValueError, EOFError, OverflowError, MemoryError) as e:
         raise AmodalError(
             f"{file}, which says what the run was trained on, cannot be read ({e}). Without it (remove it) the run can be used, "
             "but `amodal evaluate` may then test on records that were trained on."

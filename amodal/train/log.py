@@ -13,7 +13,9 @@ class Log:
     def __init__(self, run: Path, *, resume_at: int = 0, tensorboard: bool = True):
         self.path = run / "metrics.jsonl"
         kept = [line for line in read(self.path) if line["step"] <= resume_at] if resume_at else []
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        draft = self.path.with_name(f".{self.path.name}.draft")  # a kill right here must not cost what was logged
+        draft.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        draft.replace(self.path)
         self.file = self.path.open("a", buffering=1)
         self.board = None
         if tensorboard:
@@ -36,9 +38,12 @@ class Log:
 def read(path: Path) -> list[dict]:
     """The entries of a metrics.jsonl; a last line that a kill cut short is left out."""
     entries = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if not isinstance(entry, dict) or type(entry.get("step")) is not int:
+            break
+        entries.append(entry)
     return entries

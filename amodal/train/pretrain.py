@@ -239,7 +239,7 @@ def pretrain(
     kept_whole = {n: v for n, v in weights(trainee).items() if not n.startswith("encoder.")} if told else {}
     kept_head = weights(head) if head is not None else {}
     if rank == 0:
-        done = {"status": "done", "versions": versions(), "seconds": read(out / "metrics.jsonl")[-1]["seconds"]}
+        done = {"status": "done", "versions": versions(), "seconds": seconds_of(out)}
         done |= {"curation": choose.cost()} if choose else {}
         if told:
             done |= {"tells": told, "before": before}
@@ -250,6 +250,11 @@ def pretrain(
         save_encoder(out, tensors, config | done | {"processes": world, "device": where.type})
     distributed.barrier()
     return out
+
+
+def seconds_of(run: Path) -> float:
+    """How long the run trained, by the last entry of its log; 0 if somebody removed that."""
+    return next((e["seconds"] for e in reversed(read(run / "metrics.jsonl")) if "seconds" in e), 0.0)
 
 
 def classes_of(method: str, chosen: dict[str, object], dataset: records.Dataset) -> dict[str, int]:
