@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from amodal import data
 from amodal.core import AmodalError
@@ -28,3 +29,28 @@ def test_text_is_read_as_the_backbones_ids_and_sound_at_its_rate(tmp_path):
     assert read.value(0, "words").tolist() == [0, 1] and read.fields["words"].patch == 1
     assert read.fields["sound"].rate == 16000
     assert packaged.in_their_words(dataset, {"sound": "timm:x"}) is dataset
+
+
+def test_sentences_are_means_of_tokens_whatever_stands_beside_them(tmp_path):
+    tokenizers, transformers = pytest.importorskip("tokenizers"), pytest.importorskip("transformers")
+    vocabulary = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "cat", "sat"])}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    around = tokenizers.processors.TemplateProcessing
+    made.post_processor = around(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    made.save(str(tmp_path / "tokenizer.json"))
+    shape = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(0)
+    model = transformers.BertModel(transformers.BertConfig(vocab_size=7, max_position_embeddings=20, **shape)).eval()
+    model.save_pretrained(tmp_path)
+    texts = ["a cat sat", "cat", "a a cat cat sat sat a", "sat " * 40]
+    found = packaged.sentence_encoder(f"transformers:{tmp_path}", batch=3)(texts)
+    for text, vector in zip(texts[:3], found):
+        with torch.no_grad():
+            states = model(input_ids=torch.tensor([made.encode(text).ids])).last_hidden_state[0, 1:-1]
+        want = torch.nn.functional.normalize(states.mean(0), dim=0)
+        np.testing.assert_allclose(vector, want.numpy(), rtol=1e-4, atol=1e-5)
+    with pytest.raises(AmodalError, match="cannot read ' '"):
+        packaged.sentence_encoder(f"transformers:{tmp_path}")([" "])
+    with pytest.raises(AmodalError, match="reads no text"):
+        packaged.sentence_encoder("timm:resnet18@x")
