@@ -10,8 +10,9 @@ import torch
 from PIL import Image as Pillow
 
 from amodal.core import AmodalError, Column
-from amodal.modalities import BadValue, kind, make
+from amodal.modalities import BadValue, _pixels, kind, make
 from amodal.modalities._pixels import sampling
+from amodal.modalities.image import Image
 
 from .makers import png
 
@@ -238,3 +239,23 @@ def test_a_view_takes_about_a_tenth_of_a_millisecond():
         return (time.perf_counter() - start) / 50
 
     assert min(cost() for _ in range(5)) < 5e-4  # measured: 0.09 ms; a busy machine may take longer
+
+
+@pytest.mark.parametrize("size", [8, 40])  # as it is, and shrunk while it is decoded
+@pytest.mark.parametrize("mode, options", [("RGB", {"subsampling": s}) for s in (0, 1, 2)] + [("L", {}), ("CMYK", {})])
+def test_jpegs_have_the_same_pixels_with_and_without_simplejpeg(size, mode, options, monkeypatch):
+    pytest.importorskip("simplejpeg")
+    smooth = Pillow.fromarray(NOISE).resize((61, 45), Pillow.Resampling.BICUBIC).convert(mode)
+    files = [png(smooth, "JPEG", **options), png(smooth, "JPEG", progressive=True, **options)]
+    quick = [Image(size, 3).decode(file) for file in files]
+    monkeypatch.setattr(_pixels, "simplejpeg", None)
+    for file, value in zip(files, quick):
+        np.testing.assert_array_equal(Image(size, 3).decode(file), value)
+
+
+def test_large_maps_are_multiplied_in_blocks():
+    rng = np.random.default_rng(0)
+    planes = rng.random((3, 150, 130), dtype=np.float32)
+    rows = _pixels.sampling(150, 10.0, 120.5, 140, sigma=1.5, flip=True)
+    columns = _pixels.sampling(130, 0.0, 130.0, 70)
+    np.testing.assert_allclose(_pixels.mapped(planes, rows, columns), rows @ planes @ columns.T, atol=1e-5)
