@@ -7,7 +7,6 @@ all and by venue and year; topics over the years; papers that stand there twice;
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,26 +21,29 @@ from amodal.curate._cells import cells, known
 from amodal.curate._near import near_duplicates
 from amodal.data import Dataset
 from amodal.data import open as open_data
-from amodal.diagnose.trends import Trend, trends
+from amodal.diagnose.trends import Trend
+from amodal.evaluate._paper_topics import by_venue, courses_of, plain, topics_of
 from amodal.evaluate._summaries import Matched, TfIdf, jaccard, judged, keywords, mean_interval, others, unit
 
 Embed = Callable[[Sequence[str]], np.ndarray]
 """N texts -> (N, D) vectors."""
+ENOUGH = 20
+"""Papers of a year whose share is worth a look."""
 
 
 @dataclass(frozen=True)
 class Papers:
     """keys: of the N papers that have a summary. rows: one for all and one for each group with `least` papers: group, value, papers, and
     for `alignment` and `overlap` the mean, its interval, the mean of shuffled pairs, the AUROC and its interval. alignment, overlap: of
-    each paper. trends: topic -> its course over the years, shares: topic -> venue -> share of the venue's papers. duplicates: (key, key,
-    Jaccard's index) of papers that are nearly the same. without: papers that have no summary or no text."""
+    each paper. trends: topic -> its course over the years; years: year -> papers; shares: topic -> venue -> share of the venue's papers.
+    duplicates: (key, key, Jaccard's index) of papers that are nearly the same. without: papers that have no summary or no text."""
 
     keys: list[str]
     rows: list[dict]
     alignment: Matched
     overlap: Matched
     trends: dict[str, Trend]
-    years: list[int]
+    years: dict[int, int]
     shares: dict[str, dict[str, float]]
     duplicates: list[tuple[str, str, float]]
     without: list[str]
@@ -89,10 +91,11 @@ class Papers:
             told + (f"; {len(self.without)} without a summary" if self.without else ""),
         ]
         if self.trends:
-            shown = (0, -1)
+            many = [i for i, n in enumerate(self.years.values()) if n >= ENOUGH] or range(len(self.years))
+            shown = (many[0], many[-1])
             courses = Table(
                 "topic",
-                *(str(self.years[i]) for i in shown),
+                *(str([*self.years][i]) for i in shown),
                 "a year",
                 "q",
                 title="share of papers",
@@ -164,9 +167,9 @@ def papers(
     for name in by:
         found += _groups(name, [columns[name][i] for i in rows], least, alignment, overlap, draws, seed)
     whole = [f"{head[i]}\n{body[i]}" for i in rows]
-    has = _topics(whole, said, topics)
-    years, courses = _courses(has, [columns[year][i] for i in rows] if year in columns else [], seed)
-    shares = _shares(has, [columns[venue][i] for i in rows] if venue in columns else [])
+    has = topics_of(whole, said, topics)
+    years, courses = courses_of(has, [columns[year][i] for i in rows] if year in columns else [], seed)
+    shares = by_venue(has, [columns[venue][i] for i in rows] if venue in columns else [])
     twice = [(keys[i], keys[j], index) for i, j, index in near_duplicates(whole, same)]
     texts = {k: _fields(summaries[k]) | {"text": t} for k, t in zip(keys, original)}
     without = [k for k in dataset.keys if k not in texts]
@@ -192,46 +195,9 @@ def _row(
 def _groups(
     name: str, values: Sequence, least: int, alignment: Matched, overlap: Matched, draws: int, seed: int
 ) -> list[dict]:
-    often = sorted((v for v, n in Counter(v for v in values if v is not None).items() if n >= least), key=_plain)
+    often = sorted((v for v, n in Counter(v for v in values if v is not None).items() if n >= least), key=plain)
     at = {v: np.array([i for i, each in enumerate(values) if each == v]) for v in often}
-    return [_row(name, _plain(v), rows, alignment, overlap, draws, seed) for v, rows in at.items()]
-
-
-def _courses(has: Mapping[str, list[bool]], values: Sequence, seed: int) -> tuple[list[int], dict[str, Trend]]:
-    """(the years there are, topic -> its trend); no trends of fewer than two years."""
-    dated = np.array([i for i, v in enumerate(values) if v is not None], dtype=np.int64)
-    try:
-        years = [int(float(values[i])) for i in dated]
-    except ValueError as error:
-        raise AmodalError(f"a year is a number: {error}") from None
-    if len(set(years)) < 2 or not has:
-        return sorted(set(years)), {}
-    return sorted(set(years)), trends(years, {t: np.array(h)[dated] for t, h in has.items()}, seed=seed)
-
-
-def _shares(has: Mapping[str, list[bool]], places: Sequence) -> dict[str, dict[str, float]]:
-    """topic -> venue -> share of the venue's papers that have the topic."""
-    names = sorted(set(places) - {None}, key=str)
-    return {
-        topic: {_plain(v): float(np.mean([h for h, p in zip(hits, places) if p == v])) for v in names}
-        for topic, hits in has.items()
-    }
-
-
-def _topics(
-    texts: Sequence[str], said: Sequence[frozenset[str]], topics: Mapping[str, Sequence[str]] | int
-) -> dict[str, list[bool]]:
-    """topic -> which texts have it: as whole words in any case, also in the plural."""
-    if isinstance(topics, int):
-        counted = Counter(w for words in said for w in words)
-        topics = {w: (w,) for w in sorted(counted, key=lambda w: (-counted[w], w))[:topics]}
-    found = {}
-    for name, words in topics.items():
-        if isinstance(words, str) or not words:
-            raise AmodalError(f"the topic {name!r} needs a list of words, got {words!r}")
-        pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, words))})(?:s|es)?\b", re.IGNORECASE)
-        found[name] = [bool(pattern.search(text)) for text in texts]
-    return found
+    return [_row(name, plain(v), rows, alignment, overlap, draws, seed) for v, rows in at.items()]
 
 
 def _fields(summary: Mapping[str, object] | str) -> dict[str, str]:
@@ -243,10 +209,6 @@ def _fields(summary: Mapping[str, object] | str) -> dict[str, str]:
 def _prose(summary: Mapping[str, object] | str) -> str:
     """The fields one after the other, each text once."""
     return " ".join(dict.fromkeys(t.strip() for t in _fields(summary).values() if t.strip()))
-
-
-def _plain(value: object) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _largest(rows: Sequence[dict], most: int) -> list[dict]:

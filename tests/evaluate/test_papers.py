@@ -74,7 +74,7 @@ def test_summaries_of_other_papers_are_doubted(corpus, made):
 
 def test_topics_that_grow_are_told_with_their_shares(report):
     assert [n for n, t in report.trends.items() if t.q < 0.05 and t.slope > 0] == ["graphs"]
-    assert report.years == list(range(2019, 2025)) and len(report.trends["graphs"].shares) == 6
+    assert report.years == dict.fromkeys(range(2019, 2025), 40) and len(report.trends["graphs"].shares) == 6
     assert sum(report.shares[f]["ACL"] for f in FIELDS) == pytest.approx(1)
 
 
@@ -120,6 +120,8 @@ def test_what_is_wrong_is_said(corpus, made):
         papers(corpus, made, by=["venu"])
     with pytest.raises(AmodalError, match="needs a list of words"):
         papers(corpus, made, topics={"a": "word"})
+    with pytest.raises(AmodalError, match="a year is a number"):
+        papers(corpus, made, year="title", by=())
 
 
 def test_tf_idf_is_that_of_scikit_learn():
