@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from amodal.data.readers._base import stamp_files
-from amodal.data.readers._files import Files, Where
+from amodal.data.readers._files import Files, Where, ending_of
 
 ABOUT = {"readme", "license", "licence", "copying", "copyright", "changelog", "dataset", "thumbs"}
 ABOUT_ENDINGS = {"", ".txt", ".md", ".rst", ".toml", ".db"}
@@ -38,12 +38,12 @@ def names_below(base: Path) -> list[str]:
     names = []
     for folder, folders, files in os.walk(base):
         folders[:] = sorted(f for f in folders if not f.startswith((".", "__")))
-        inside = Path(folder).relative_to(base)
-        for file in files:
-            if not file.startswith((".", "~")) and not _about(PurePosixPath(file.lower())):
-                names.append((inside / file).as_posix())
+        inside = Path(folder).relative_to(base).as_posix()
+        start = "" if inside == "." else f"{inside}/"
+        names += [start + file for file in files if not file.startswith((".", "~")) and not _about(file)]
     return sorted(names)
 
 
-def _about(file: PurePosixPath) -> bool:
-    return file.stem in ABOUT and file.suffix in ABOUT_ENDINGS
+def _about(file: str) -> bool:
+    ending = ending_of(file)
+    return ending in ABOUT_ENDINGS and file.lower().removesuffix(ending) in ABOUT
