@@ -169,16 +169,21 @@ def listing() -> RenderableType:
         row = find(name)
         number = str(row.row) if row and row.row else ""
         table.add_row(f"[bold]{name}[/]", page.family, number, Text(page.citation), _coloured(verdict(name)))
-    planned = sum(r.key not in pages() for r in rows())
+    parts = Table("part", "where", "row", "claim", title="rows that are no method", title_justify="left")
+    for row in rows():
+        if row.status == "done" and row.key not in pages():
+            parts.add_row(f"[bold]{row.key}[/]", f"amodal/{row.home}", str(row.row), _coloured(verdict(row.key)))
+    planned = sum(r.status == "planned" for r in rows())
     return Group(
         table,
+        parts,
         Text(f"{planned} more rows of the catalogue are planned. `amodal methods KEY` shows one, --source its page."),
     )
 
 
 def shown(key: str, source: bool = False) -> RenderableType:
-    """One method: its paper, options with defaults, parts, claim; with `source` the page itself. For a row of the catalogue that is
-    not there yet, its title. Raises AmodalError with the nearest names for anything else."""
+    """One method: its paper, options with defaults, parts, claim; with `source` the page itself. A row that is no method: what its
+    file says of it. A row of the catalogue that is not there yet: its title. Raises AmodalError with the nearest names."""
     name = key.replace("-", "_")
     row = find(name) or next((r for r in rows() if str(r.row) == key), None)
     name = row.key if row else name
@@ -193,12 +198,16 @@ def shown(key: str, source: bool = False) -> RenderableType:
         from amodal.errors import unknown
 
         raise unknown("method or row of the catalogue", key, {*pages(), *(r.key for r in rows())})
-    lines = [
-        f"{row.key} is {row.status}: there is no page for it yet.",
-        row.title,
-        f"row {row.row}, {row.family}{_arxiv(row)}",
-    ]
-    return Text("\n".join(lines + ([f"code of the paper: {row.reference} ({row.licence})"] if row.reference else [])))
+    lines = [row.title, f"row {row.row}, {row.family}{_arxiv(row)}"]
+    if row.reference:
+        lines.append(f"code of the paper: {row.reference} ({row.licence})")
+    if row.status != "done":
+        return Text("\n".join([f"{row.key} is {row.status}: there is no page for it yet.", *lines]))
+    page = Page(ROOT / row.home)
+    if source:
+        return Syntax(page.source, "python", word_wrap=True, background_color="default")
+    about = Text("\n".join([page.docstring, "", *lines, f"It is no method to pretrain with: see amodal/{row.home}."]))
+    return Group(about, Text.assemble("Claim: ", _coloured(verdict(row.key) or "not tested yet")))
 
 
 def _shown(name: str, page: Page, row: Row | None) -> RenderableType:

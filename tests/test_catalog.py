@@ -79,6 +79,13 @@ def test_listing_and_pages():
     assert "def decur(encoder" in printed(catalog.shown("decur", source=True))
 
 
+def test_a_row_that_is_no_method_says_where_it_is_and_what_came_out():
+    text = printed(catalog.shown("pid_semisup"))
+    assert "amodal/diagnose/pid_semisup.py" in text and catalog.verdict("pid_semisup") in text
+    assert "filter_ensembles" in printed(catalog.listing())
+    assert "def " in printed(catalog.shown("jest", source=True))
+
+
 def test_a_row_that_is_planned_says_so():
     row = next(r for r in catalog.rows() if r.key not in catalog.pages())
     text = printed(catalog.shown(row.key))
