@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -135,24 +135,79 @@ def embed_records(
 
 
 @torch.no_grad()
+def embed_several(
+    encoder,
+    dataset: Dataset,
+    indices: Iterable[int],
+    *,
+    batch: int = 256,
+    device: torch.device | str | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> tuple[list[str], Embeddings, dict[str, Tensor], list[Bad]]:
+    """The records at `indices` as an encoder with `several` vectors gives them for search: their keys, float16 unit vectors on the CPU, of
+    some sources as Ragged, the number of the part that each of these is of, and the values that could not be read. See `embed_records`."""
+    indices = np.asarray(list(indices), dtype=np.int64)
+    loader = in_order(dataset, indices, batch)
+    device = device_of(encoder) if device is None else device
+    vectors, numbers, sizes = {}, {}, []
+    with evaluating(encoder):
+        for part in loader:
+            z, own = encoder.several.of_records(encoder, part.to(device))
+            for source, column in z.columns.items():
+                vectors.setdefault(source, []).append(_half(column))
+            for source, number in own.items():
+                numbers.setdefault(source, []).append(number.cpu())
+            sizes.append(part.size)
+            if progress is not None:
+                progress(part.size)
+    columns = {s: Column.stack(parts, sizes) for s, parts in vectors.items()}
+    return (
+        [dataset.keys[i] for i in indices.tolist()],
+        Embeddings(columns, len(indices)),
+        {s: torch.cat(parts) for s, parts in numbers.items()},
+        loader.bad,
+    )
+
+
+def _half(column: Column) -> Column:
+    if isinstance(column.values, Ragged):
+        values = Ragged(column.values.flat.half().cpu(), column.values.lengths.cpu())
+    else:
+        values = column.values.half().cpu()
+    return Column(values, column.rows.cpu())
+
+
+@torch.no_grad()
+def embed_queries(encoder, name: str, raws: Sequence[Raw], *, batch: int = 256) -> Ragged:
+    """Float32 unit vectors of raw values of one field as queries of an encoder with `several` vectors, a list of each."""
+    lists = []
+    with evaluating(encoder):
+        for part in _batches(encoder, name, raws, batch):
+            lists.append(encoder.several.of_query(encoder, part, name).to("cpu"))
+    return Ragged(torch.cat([one.flat.float() for one in lists]), torch.cat([one.lengths for one in lists]))
+
+
+@torch.no_grad()
 def embed_values(encoder, name: str, raws: Sequence[Raw], *, batch: int = 256) -> Tensor:
     """(n, D) float32: raw values of one field in the aligned space. Raises AmodalError for a value that cannot be decoded."""
-    modality = encoder.fields[name]
-    still, vectors = np.random.default_rng(0), []
+    vectors = []
     with evaluating(encoder):
-        for start in range(0, len(raws), batch):
-            values = []
-            for raw in raws[start : start + batch]:
-                try:
-                    values.append(modality.augment(modality.decode(raw), "plain", still))
-                except BadValue as error:
-                    raise AmodalError(
-                        f"cannot read {str(raw)[:80]!r} as {name} ({name_of(modality)}): {error}"
-                    ) from error
-            column = Column(modality.collate(values), torch.arange(len(values)))
-            part = Batch.of(len(values), {name: column}).to(device_of(encoder))
+        for part in _batches(encoder, name, raws, batch):
             vectors.append(encoder(part)[name].values.float().cpu())
     return torch.cat(vectors)
+
+
+def _batches(encoder, name: str, raws: Sequence[Raw], batch: int) -> Iterator[Batch]:
+    modality, still = encoder.fields[name], np.random.default_rng(0)
+    for start in range(0, len(raws), batch):
+        values = []
+        for raw in raws[start : start + batch]:
+            try:
+                values.append(modality.augment(modality.decode(raw), "plain", still))
+            except BadValue as error:
+                raise AmodalError(f"cannot read {str(raw)[:80]!r} as {name} ({name_of(modality)}): {error}") from error
+        column = Column(modality.collate(values), torch.arange(len(values)))
+        yield Batch.of(len(values), {name: column}).to(device_of(encoder))
 
 
 def _content(column: Column) -> Tensor:

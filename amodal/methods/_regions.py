@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import normalize
 
-from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, Tokens, field_of
+from amodal.core import AmodalError, Batch, Column, Embeddings, field_of
 from amodal.methods._contract import Features
-from amodal.methods.shapes import Towers, token_column
+from amodal.methods.shapes import Towers
 from amodal.modalities.text import Text
 from amodal.nn.encoder import Bags, Encoder
+from amodal.nn.several import alone, regions
 
-
-def alone(encoder: Encoder, batch: Batch, bags: Bags | None = None) -> Bags:
-    """source -> its tokens at the end of the trunk, each source seen alone, whatever the trunk. bags: what `Encoder.tokenize` makes of
-    the batch, if the method has it already."""
-    bags = encoder.tokenize(batch) if bags is None else bags
-    if encoder.trunk != "joint" or encoder.reads == "pure":
-        return encoder.contextualise(bags)
-    return {s: encoder.contextualise({s: bag})[s] for s, bag in bags.items()}
+__all__ = ["WithRegions", "alone", "regions", "sentences", "texts_and_others", "vectors"]
 
 
 def vectors(encoder: Encoder, context: Bags, size: int) -> Embeddings:
     """source -> (N, D): the aligned vectors of what `alone` gave."""
     pooled = {s: encoder.pools[field_of(s)](bag) for s, bag in context.items() if field_of(s) in encoder.fields}
     return encoder.project(Embeddings(pooled, size))
-
-
-def regions(encoder: Encoder, bag: Tokens) -> Column:
-    """Ragged of unit vectors: the tokens of one source through the head of its field. With mean pooling the field's vector is the
-    mean of the tokens behind that head, so tokens and vectors share a space."""
-    field = field_of(bag.names[0])
-    column = token_column(encoder.pools[field].strip(bag))
-    unit = normalize(encoder.heads[field](column.values.flat), dim=1)
-    return Column(Ragged(unit, column.values.lengths), column.rows)
 
 
 def sentences(z: Embeddings, sources: list[str]) -> Column:

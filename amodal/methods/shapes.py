@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, Tokens, field_of, name_code, unknown
+from amodal.core import AmodalError, Batch, Column, Embeddings, Tokens, field_of, name_code, unknown
 from amodal.masking.hashing import hash_bits
 from amodal.masking.random import random_keep
 from amodal.methods._contract import Clock, Features, Method
 from amodal.nn.decoder import MaskDecoder
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
+from amodal.nn.several import token_column as token_column
 
 Objective = Callable[[Embeddings], dict[str, Tensor]]
 
@@ -93,13 +94,6 @@ class Towers(Method):
             if field_of(s) in self.heads
         }
         return Embeddings(columns, features.size)
-
-
-def token_column(bag: Tokens) -> Column:
-    """The tokens of one source as a column, for losses that look at parts: Ragged of (N,) values (tokens, D)."""
-    lengths = bag.lengths()
-    rows = lengths.nonzero().squeeze(1)
-    return Column(Ragged(bag.x, lengths[rows]), rows)
 
 
 def row_losses(loss_T: Tensor, hidden: Tokens) -> Column:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from amodal import modalities
 from amodal.nn.deep import deep_of
 from amodal.nn.encoder import Encoder
+from amodal.nn.several import Several
 from amodal.nn.tail import enter, tails, with_tail
 
 
 def describe(encoder: Encoder) -> dict:
     """JSON-able; `build(describe(encoder))` has the same parameters."""
-    return {
+    several = {} if encoder.several is None else {"several": encoder.several.written()}
+    return several | {
         "fields": {name: modalities.config(m) for name, m in encoder.fields.items()},
         "size": encoder.size,
         "trunk": encoder.trunk,
@@ -68,6 +70,8 @@ def build(config: dict) -> Encoder:
         encoder.deep = deep_of(encoder, config["deep"])
     if config.get("composing"):
         encoder.compose(**config["composing"])
+    if config.get("several"):
+        encoder.several = Several(**config["several"])
     if config.get("others", 0):
         encoder.stack(config["others"])
     return encoder

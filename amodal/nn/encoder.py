@@ -20,6 +20,7 @@ from amodal.nn.pooling import pool_of
 from amodal.nn.positions import additive
 from amodal.nn.recurrent import Brnn, Recurrent
 from amodal.nn.rules import rule
+from amodal.nn.several import Several
 from amodal.nn.transformer import Around, Collect, Transformer, size_of
 
 HEADS = {"capsules": CapsuleHead, "branches": BranchHead, "concepts": ConceptHead}
@@ -102,6 +103,7 @@ class Encoder(nn.Module):
         self.others = nn.ModuleList()
         self.combiner: Combiner | None = None
         self.composing: dict = {}
+        self.several: Several | None = None  # of each value several vectors are to be indexed, and how
         self.grown: dict[str, int] = {}
         self.above = nn.ModuleDict()
 

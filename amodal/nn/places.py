@@ -41,3 +41,14 @@ def places(bag: Tokens, whole: Column, grid: int = 2) -> Column:
     first[lengths.cumsum(0) - lengths] = True
     flat = flat.index_copy(0, first.nonzero().squeeze(1), whole.values)
     return Column(Ragged(flat.index_copy(0, (~first).nonzero().squeeze(1), mean.to(flat.dtype)), lengths), whole.rows)
+
+
+def numbers(bag: Tokens, rows: Tensor, grid: int = 2) -> Tensor:
+    """(sum of lengths,) int64, of each vector that `places` gives, end to end: 0 of the whole, 1 + its cell of a region (cell = sum of
+    place along axis i x grid^i). rows: those of the whole."""
+    if grid == 1:
+        return torch.zeros_like(rows)
+    each = grid ** bag.position.shape[1]
+    used = torch.unique(bag.row * each + cells(bag, grid))
+    every = torch.cat([rows * (each + 1), used // each * (each + 1) + used % each + 1])
+    return every.sort().values % (each + 1)

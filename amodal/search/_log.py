@@ -4,7 +4,9 @@
     records.GENERATION.jsonl       one line a record: key, stamp of its content, labels
     dead.GENERATION.bin            int64 numbers of records that were deleted or written anew
     SENSE.GENERATION.f16           unit vectors, float16, one after another
-    SENSE.GENERATION.rows          int64 number of the record that each vector is of
+    SENSE.GENERATION.rows          int64 number of the record that each vector, or list of vectors, is of
+    SENSE.GENERATION.lengths       of a sense with lists: int64, vectors in each
+    SENSE.GENERATION.parts         of a sense with lists: int32 number of the part of the value that each vector is of
 
 A change appends, syncs the files to disk, and then replaces the manifest. What a killed writer left behind the counts of the manifest
 does not exist for readers and is cut off by the next writer. Another generation is written when the dead are cleared out.
@@ -16,14 +18,17 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 
 from amodal.core import AmodalError
+from amodal.search._maxsim import Lists
 
-FORMAT = 1
+FORMATS = (1, 2)
+"""2 has senses with lists of vectors."""
 
 
 class Log:
@@ -46,9 +51,9 @@ class Log:
             raise AmodalError(
                 f"{file} cannot be read ({error}); remove the folder {self.path} and index again"
             ) from error
-        if version != FORMAT:
+        if version not in FORMATS:
             raise AmodalError(
-                f"the index in {self.path} has format {version}, this version reads format {FORMAT}; index again"
+                f"the index in {self.path} has format {version}, this version reads format {FORMATS[-1]}; index again"
             )
 
     @property
@@ -85,10 +90,26 @@ class Log:
 
     def vectors(self, source: str) -> tuple[np.ndarray, np.ndarray]:
         """(n, D) float16, mapped and not read, and the (n,) numbers of their records."""
-        n = self.manifest["vectors"][source]
-        return self._array(self.file(source, "f16"), np.float16, (n, self.width)), self._array(
-            self.file(source, "rows"), np.int64, (n,)
-        )
+        lists = self.lists(source)
+        return lists.values, lists.owners()
+
+    def lists(self, source: str) -> Lists:
+        """The same with where the lists are; mapped and not read."""
+        n, m = self.manifest["vectors"][source], self.manifest.get("lists", {}).get(source)
+        values = self._array(self.file(source, "f16"), np.float16, (n, self.width))
+        rows = self._array(self.file(source, "rows"), np.int64, (n if m is None else m,))
+        if m is None:
+            return Lists(values, rows)
+        lengths = self._array(self.file(source, "lengths"), np.int64, (m,))
+        if lengths.sum() != n:
+            raise AmodalError(
+                f"{self.file(source, 'lengths')} is damaged; remove the folder {self.path} and index again"
+            )
+        return Lists(values, rows, lengths, self._array(self.file(source, "parts"), np.int32, (n,)))
+
+    def several(self, source: str) -> bool:
+        """Whether a sense has lists of vectors."""
+        return source in self.manifest.get("lists", {})
 
     def _array(self, file: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
         if 0 in shape:
@@ -134,12 +155,10 @@ class Log:
     def start(self, fingerprint: str, width: int) -> None:
         """The manifest of an index without records, not yet written."""
         counts = {"records": 0, "record_bytes": 0, "dead": 0, "vectors": {}}
-        self.manifest = {"format": FORMAT, "fingerprint": fingerprint, "width": width, "generation": 0, **counts}
+        self.manifest = {"format": FORMATS[0], "fingerprint": fingerprint, "width": width, "generation": 0, **counts}
 
-    def append(
-        self, records: Sequence[dict], vectors: dict[str, tuple[np.ndarray, np.ndarray]], dead: Sequence[int] = ()
-    ) -> None:
-        """Add records, source -> (unit vectors (n, D), numbers of their records (n,)), and the numbers of dead ones; all or nothing.
+    def append(self, records: Sequence[dict], vectors: dict[str, Lists], dead: Sequence[int] = ()) -> None:
+        """Add records, source -> unit vectors with the numbers of their records, and the numbers of dead ones; all or nothing.
 
         Raises AmodalError when the disk is full or cannot be written; the index then stays as it was.
         """
@@ -149,25 +168,30 @@ class Log:
             "records": m["records"] + len(records),
             "record_bytes": m["record_bytes"] + len(lines),
             "dead": m["dead"] + len(dead),
+            "vectors": dict(m["vectors"]),
         }
-        new["vectors"] = dict(m["vectors"])
         try:
             _extend(self.file("records", "jsonl"), m["record_bytes"], lines)
             _extend(self.file("dead", "bin"), 8 * m["dead"], np.asarray(dead, dtype=np.int64).tobytes())
-            for source, (values, rows) in vectors.items():
-                have = m["vectors"].get(source, 0)
-                _extend(
-                    self.file(source, "f16"),
-                    2 * have * m["width"],
-                    np.ascontiguousarray(values, dtype=np.float16).tobytes(),
-                )
-                _extend(self.file(source, "rows"), 8 * have, np.ascontiguousarray(rows, dtype=np.int64).tobytes())
-                new["vectors"][source] = have + len(rows)
+            for source, added in vectors.items():
+                have, lists = m["vectors"].get(source, 0), m.get("lists", {}).get(source, 0)
+                self._extend(source, "f16", have * m["width"], added.values, np.float16)
+                self._extend(source, "rows", have if added.lengths is None else lists, added.rows, np.int64)
+                new["vectors"][source] = have + len(added.values)
+                if added.lengths is not None:
+                    self._extend(source, "lengths", lists, added.lengths, np.int64)
+                    self._extend(source, "parts", have, added.parts, np.int32)
+                    new["lists"] = new.get("lists", {}) | {source: lists + len(added.rows)}
+                    new["format"] = FORMATS[1]
             self.commit(new)
         except OSError as error:
             raise AmodalError(
                 f"could not write to the index in {self.path}: {error}. What was in it before is unharmed."
             ) from error
+
+    def _extend(self, source: str, ending: str, have: int, values: np.ndarray, dtype) -> None:
+        content = np.ascontiguousarray(values, dtype=dtype)
+        _extend(self.file(source, ending), have * content.itemsize, content.tobytes())
 
     def commit(self, manifest: dict) -> None:
         write_atomically(self.path / "manifest.json", json.dumps(manifest, indent=1).encode("utf-8"))
@@ -175,13 +199,14 @@ class Log:
 
     def rewrite(self, kept: np.ndarray, records: Sequence[dict]) -> None:
         """Write another generation that holds the `kept` (n,) records only, and remove this one."""
-        number = {int(r): i for i, r in enumerate(kept)}
+        number = np.full(int(self.manifest["records"]), -1, dtype=np.int64)
+        number[kept] = np.arange(len(kept))
         vectors = {}
         for source in self.sources:
-            values, rows = self.vectors(source)
-            alive = np.isin(rows, kept)
-            vectors[source] = values[alive], np.array([number[int(r)] for r in rows[alive]], dtype=np.int64)
-        counts = {"records": 0, "record_bytes": 0, "dead": 0, "vectors": {}}
+            lists = self.lists(source)
+            alive = lists.at(np.flatnonzero(number[lists.rows] >= 0))
+            vectors[source] = replace(alive, rows=number[alive.rows])
+        counts = {"records": 0, "record_bytes": 0, "dead": 0, "vectors": {}, "lists": {}}
         before, self.manifest = self.manifest, self.manifest | counts | {"generation": self.generation + 1}
         try:
             self.append([records[i] for i in kept], vectors)

@@ -6,30 +6,33 @@ An engine says how records are known, kept, removed and found; what to embed, wh
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from amodal.core import AmodalError, Embeddings, unknown
+from amodal.core import AmodalError, Embeddings, Ragged, unknown
 from amodal.data import Bad, Dataset
 from amodal.evaluate import embed_records
+from amodal.evaluate._embedded import embed_several
 from amodal.search._filter import Where
+from amodal.search._maxsim import Lists, spans
 from amodal.search._records import plain, stamp_of
 from amodal.train import distributed
 
 AT_ONCE = 4096
 """Records between two commits of an update."""
 
-Found = tuple[str, float, str, dict]
-"""key, cosine, sense, labels"""
+Found = tuple[str, float, str, dict, int]
+"""key, score, sense, labels, and of a sense with several vectors the number of the part that was found, -1 where there is none"""
 
 
 class Engine(ABC):
-    """Unit vectors (aligned space) of every sense of every record, with the record's key and labels.
+    """Unit vectors (aligned space) of every sense of every record, one or several of each, with the record's key and labels.
 
     path: where it is, as people name it; encoder: to embed with, needed to `update`; fingerprint: of its weights, so that vectors
     of different encoders are never compared; bad: values that could not be read; gone: see `update`; many: whether several
@@ -59,6 +62,10 @@ class Engine(ABC):
     def sources(self) -> list[str]:
         """The senses that have vectors."""
 
+    @abstractmethod
+    def several(self, sense: str) -> bool:
+        """Whether a value of this sense has several vectors."""
+
     @property
     @abstractmethod
     def width(self) -> int:
@@ -77,10 +84,8 @@ class Engine(ABC):
         """The keys that it holds and that are not among these."""
 
     @abstractmethod
-    def put(
-        self, keys: list[str], vectors: dict[str, tuple[np.ndarray, np.ndarray]], stamps: list[str], labels: list[dict]
-    ) -> None:
-        """Add records, or write them anew. vectors: source -> (unit vectors (n, D) float16, the place in `keys` of each (n,))."""
+    def put(self, keys: list[str], vectors: dict[str, Lists], stamps: list[str], labels: list[dict]) -> None:
+        """Add records, or write them anew. vectors: source -> unit vectors; their `rows` are places in `keys`."""
 
     @abstractmethod
     def remove(self, keys: Iterable[str]) -> int:
@@ -88,9 +93,9 @@ class Engine(ABC):
 
     @abstractmethod
     def find(
-        self, query_D: np.ndarray, k: int, senses: Sequence[str], where: Where | None, unsigned: bool
+        self, query_LD: np.ndarray, k: int, senses: Sequence[str], where: Where | None, unsigned: bool
     ) -> list[Found]:
-        """See `nearest`; the query is of length 1 and all is checked but the filter."""
+        """See `nearest`; the vectors of the query are as long as they weigh, 1 in all, and all is checked but the filter."""
 
     # What all have
 
@@ -142,13 +147,19 @@ class Engine(ABC):
         return self
 
     def _embed(self, dataset: Dataset, wanted: list[tuple[int, str]], labels: dict[str, np.ndarray], **options) -> None:
-        embedded = embed_records(self.encoder, dataset, [i for i, _ in wanted], labels=False, **options)
-        self.bad += embedded.bad
-        own = [{name: plain(values[i]) for name, values in labels.items()} for i, _ in wanted]
-        self._put(embedded.keys, embedded.aligned, [stamp for _, stamp in wanted], own)
+        rows = [i for i, _ in wanted]
+        if getattr(self.encoder, "several", None) is not None:
+            keys, vectors, parts, bad = embed_several(self.encoder, dataset, rows, **options)
+        else:
+            embedded, parts = embed_records(self.encoder, dataset, rows, labels=False, **options), {}
+            keys, vectors, bad = embedded.keys, embedded.aligned, embedded.bad
+        self.bad += bad
+        own = [{name: plain(values[i]) for name, values in labels.items()} for i in rows]
+        self._put(keys, vectors, [stamp for _, stamp in wanted], own, parts)
 
     def add(self, keys: Iterable[str], vectors: Embeddings, labels: dict[str, np.ndarray] | None = None):
-        """Records with vectors that were made before; those whose keys it holds are replaced. vectors: row i is of key i."""
+        """Records with vectors that were made before; those whose keys it holds are replaced. vectors: row i is of key i; of a source
+        whose values are Ragged each record has several."""
         keys, labels = list(keys), labels or {}
         if len(keys) != vectors.size:
             raise AmodalError(f"{len(keys)} keys for the vectors of {vectors.size} records")
@@ -162,31 +173,54 @@ class Engine(ABC):
         with self.writing():
             return self.remove(keys)
 
-    def _put(self, keys: list[str], vectors: Embeddings, stamps: list[str], labels: list[dict]) -> None:
-        widths = {c.values.shape[1] for c in vectors.columns.values()}
+    def _put(
+        self,
+        keys: list[str],
+        vectors: Embeddings,
+        stamps: list[str],
+        labels: list[dict],
+        parts: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """parts: of sources with several vectors, the number of the part that each is of, its place in its list unless given."""
+        flat = {s: c.values.flat if isinstance(c.values, Ragged) else c.values for s, c in vectors.columns.items()}
+        widths = {values.shape[1] for values in flat.values()}
         if len(widths | {self.width or min(widths, default=0)}) > 1:
             raise AmodalError(
                 f"vectors of {widths} dimensions do not go into an index of {self.width}; index again with this encoder"
             )
-        unit = {
-            source: (normalize(column.values.float(), dim=1).half().numpy(), column.rows.numpy())
-            for source, column in vectors.columns.items()
-        }
+        unit = {}
+        for source, column in vectors.columns.items():
+            several = isinstance(column.values, Ragged)
+            if source in self.sources and several != self.several(source):
+                has, given = ("several vectors", "one") if self.several(source) else ("one vector", "several")
+                raise AmodalError(f"a {source} has {has} in this index and {given} here; index again with this encoder")
+            values = normalize(flat[source].float(), dim=1).half().cpu().numpy()
+            rows = column.rows.cpu().numpy()
+            if not several:
+                unit[source] = Lists(values, rows)
+                continue
+            lengths = column.values.lengths.cpu().numpy()
+            number = (parts or {}).get(source)
+            number = spans(np.zeros_like(lengths), lengths) if number is None else number.cpu().numpy()
+            unit[source] = Lists(values, rows[lengths > 0], lengths[lengths > 0], number.astype(np.int32))
         self.put(keys, unit, stamps, labels)
 
     def nearest(
         self,
-        query_D: Tensor,
+        query: Tensor,
         *,
         k: int = 10,
         senses: Iterable[str] | None = None,
         where: Where | None = None,
         unsigned: bool = False,
+        weights: Tensor | None = None,
     ) -> list[Found]:
-        """Up to k found, best first, each record once, by that of its senses which is nearest. unsigned: by |cosine|, always exactly
+        """Up to k found, best first, each record once, by the nearest of its vectors in these senses. unsigned: by |cosine|, always exactly
         (approximate search looks on one side only).
 
-        Raises AmodalError for an empty index, unknown senses, labels and values, and a query of another width.
+        query: (D,), or (L, D) of several vectors, of which each finds its own nearest; the score is the mean of their cosines, weighted by
+        `weights` (L,), which are positive. Raises AmodalError for an empty index, unknown senses, labels and values, and a query of another
+        width.
         """
         if not len(self):
             raise AmodalError(
@@ -196,13 +230,17 @@ class Engine(ABC):
         for sense in senses:
             if sense not in self.sources:
                 raise unknown("sense in this index", sense, self.sources)
-        if query_D.shape != (self.width,):
+        if query.shape[-1:] != (self.width,) or query.dim() > 2 or not query.numel():
             raise AmodalError(
-                f"the query has shape {tuple(query_D.shape)}, the index holds vectors of {self.width} dimensions"
+                f"the query has shape {tuple(query.shape)}, the index holds vectors of {self.width} dimensions"
             )
         if k < 1:
             raise AmodalError(f"k = {k}: at least one record must be asked for")
-        return self.find(normalize(query_D.float(), dim=0).numpy(), k, senses, where, unsigned)
+        unit = normalize(query.float().reshape(-1, self.width), dim=1)
+        share = torch.ones(len(unit)) if weights is None else weights.float()
+        if share.shape != (len(unit),) or not bool((share > 0).all()):
+            raise AmodalError(f"{len(unit)} vectors of a query need as many weights above 0, got {share.tolist()[:8]}")
+        return self.find((unit * (share / share.sum())[:, None]).numpy(), k, senses, where, unsigned)
 
 
 def other_encoder(path: str | Path, made_by: str, fingerprint: str, instead: str) -> AmodalError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.nn.functional import normalize
 from amodal.search._approximate import Approximate, exact
 from amodal.search._filter import Where, allowed
 from amodal.search._log import Log
+from amodal.search._maxsim import Lists, best_records, explained
 from amodal.search._records import column_of
 from amodal.search.engine import Engine, Found, other_encoder
 
@@ -67,6 +69,9 @@ class Index(Engine):
     def sources(self) -> list[str]:
         return self.log.sources
 
+    def several(self, sense: str) -> bool:
+        return self.log.several(sense)
+
     @property
     def width(self) -> int:
         return self.log.width
@@ -94,14 +99,12 @@ class Index(Engine):
     def beside(self, keys: set[str]) -> set[str]:
         return set(self.number) - keys
 
-    def put(
-        self, keys: list[str], vectors: dict[str, tuple[np.ndarray, np.ndarray]], stamps: list[str], labels: list[dict]
-    ) -> None:
+    def put(self, keys: list[str], vectors: dict[str, Lists], stamps: list[str], labels: list[dict]) -> None:
         if not self.log.manifest:
-            self.log.start(self.fingerprint, next((values.shape[1] for values, _ in vectors.values()), 0))
+            self.log.start(self.fingerprint, next((lists.values.shape[1] for lists in vectors.values()), 0))
         first = len(self._records)
         records = [{"key": k, "stamp": s, "labels": own} for k, s, own in zip(keys, stamps, labels)]
-        added = {source: (values, at + first) for source, (values, at) in vectors.items()}
+        added = {source: replace(lists, rows=lists.rows + first) for source, lists in vectors.items()}
         dead = [self.number[k] for k in keys if k in self.number]
         self.log.append(records, added, dead)
         self._records += records
@@ -128,16 +131,40 @@ class Index(Engine):
     # Asking it
 
     def find(
-        self, query_D: np.ndarray, k: int, senses: Sequence[str], where: Where | None, unsigned: bool
+        self, query_LD: np.ndarray, k: int, senses: Sequence[str], where: Where | None, unsigned: bool
     ) -> list[Found]:
         records = self.alive if where is None else self.alive & allowed(where, self.labels, len(self._records))
+        if len(query_LD) > 1 or any(map(self.several, senses)):
+            return self._by_parts(query_LD, k, senses, records, unsigned)
         best: dict[int, tuple[float, str]] = {}
         for sense in senses:
-            for score, record in self._of(sense, query_D, k, records, unsigned):
+            for score, record in self._of(sense, query_LD[0], k, records, unsigned):
                 if record not in best or score > best[record][0]:
                     best[record] = score, sense
         ordered = sorted(best.items(), key=lambda item: (-item[1][0], item[0]))[:k]
-        return [(self._records[r]["key"], score, sense, self._records[r]["labels"]) for r, (score, sense) in ordered]
+        return [
+            (self._records[r]["key"], score, sense, self._records[r]["labels"], -1) for r, (score, sense) in ordered
+        ]
+
+    def _by_parts(
+        self, query_LD: np.ndarray, k: int, senses: Sequence[str], records: np.ndarray, unsigned: bool
+    ) -> list[Found]:
+        lists, found = {sense: self.log.lists(sense) for sense in senses}, []
+        for record in best_records(list(lists.values()), query_LD, k, records, unsigned)[1].tolist():
+            at = {s: own for s, one in lists.items() if (own := one.of(record)).stop > own.start}
+            score, sense, place = explained(query_LD, {s: lists[s].values[own] for s, own in at.items()}, unsigned)
+            parts = lists[sense].parts
+            part = int(parts[at[sense].start + place]) if parts is not None and place >= 0 else -1
+            found.append((self._records[record]["key"], score, sense, self._records[record]["labels"], part))
+        return found
+
+    def one_each(self, sense: str) -> tuple[np.ndarray, np.ndarray]:
+        """(n, D) one vector for each record that has the sense, of several their mean, and the (n,) numbers of the records."""
+        lists = self.log.lists(sense)
+        if lists.lengths is None or not len(lists.rows):
+            return lists.values, lists.rows
+        total = np.add.reduceat(lists.values.astype(np.float32), lists.ends[:-1], axis=0)
+        return (total / np.linalg.norm(total, axis=1, keepdims=True).clip(1e-12)).astype(np.float16), lists.rows
 
     def _of(
         self, sense: str, query: np.ndarray, k: int, records: np.ndarray, unsigned: bool

@@ -1,8 +1,9 @@
 """Qdrant as the engine of an index that outgrows one machine: `amodal index RUN --to qdrant://HOST:6333/COLLECTION`.
 
-    a point for each record    id made from its key, so that writing a record again replaces it; a vector for each of its senses
-    payload of a point         key, stamp of its content, labels
-    one more point, the card   no vectors; fingerprint of the encoder, width, senses, and the kind of each label
+    a point for each record    id made from its key, so that writing a record again replaces it; a vector for each of its senses, a
+                               multivector (MAX_SIM) where it has several; if several senses have such, one more of all together
+    payload of a point         key, stamp of its content, labels, numbers of parts where they are not places
+    one more point, the card   no vectors; fingerprint of the encoder, width, senses, those of several vectors, the kind of each label
 
 Several processes may write at once. A killed one leaves whole records only, and the next update goes on after them.
 """
@@ -22,13 +23,16 @@ import numpy as np
 
 from amodal.core import AmodalError, unknown
 from amodal.search._filter import Where, bounds, choices
+from amodal.search._maxsim import Lists, explained
 from amodal.search.engine import Engine, Found, other_encoder
 
 SCHEMES = ("qdrant", "qdrants")
 FORMAT = 1
 NAMES = UUID("5f0c7e0a-6f0e-5d51-9a53-6d0f7c1c2a11")
 CARD = str(uuid5(NAMES, "\0card"))
-POINTS = 256  # in one request: servers refuse requests of more than 32 MB
+POINTS, NUMBERS = 256, 1_000_000  # in one request: servers refuse requests of more than 32 MB
+EVERY = "%all"  # the multivector of all senses together; no name of a sense is written so
+WIDER = 4  # candidates for each result wanted, where the server cannot rank by itself
 PAGE = 4096  # records whose stamps are asked for at once
 
 
@@ -88,9 +92,9 @@ class Qdrant(Engine):
         if not found and self.client.count(self.name, exact=True).count:
             raise AmodalError(f"the collection {self.name!r} in {self.path} is not an index of amodal; name another")
         self.card = found[0].payload if found else {}
-        if self.card.get("format", FORMAT) != FORMAT:
+        if self.card.get("format", FORMAT) not in (FORMAT, FORMAT + 1):
             raise AmodalError(
-                f"the index in {self.path} has format {self.card['format']}, this version reads format {FORMAT}"
+                f"the index in {self.path} has format {self.card['format']}, this version reads format {FORMAT + 1}"
             )
         made_by = self.card.get("fingerprint")
         if made_by and self.fingerprint and made_by != self.fingerprint:
@@ -114,6 +118,9 @@ class Qdrant(Engine):
     @property
     def sources(self) -> list[str]:
         return list(self.card.get("senses", []))
+
+    def several(self, sense: str) -> bool:
+        return sense in self.card.get("several", [])
 
     @property
     def width(self) -> int:
@@ -149,30 +156,49 @@ class Qdrant(Engine):
             yield from (point.payload["key"] for point in points)
             more = after is not None
 
-    def put(
-        self, keys: list[str], vectors: dict[str, tuple[np.ndarray, np.ndarray]], stamps: list[str], labels: list[dict]
-    ) -> None:
+    def put(self, keys: list[str], vectors: dict[str, Lists], stamps: list[str], labels: list[dict]) -> None:
+        senses, many = self._senses(vectors)
+        self._begin(senses, many, next((lists.values.shape[1] for lists in vectors.values()), 0), labels)
+        own: list[dict[str, list]] = [{} for _ in keys]
+        parts: list[dict[str, list[int]]] = [{} for _ in keys]
+        for source, lists in vectors.items():
+            name, values, ends = quote(source, safe=""), lists.values.astype(np.float32), lists.ends.tolist()
+            for i, start, stop in zip(lists.rows.tolist(), ends, ends[1:]):
+                if lists.lengths is None:
+                    own[i][name] = values[start].tolist()
+                    continue
+                own[i][name] = values[start:stop].tolist()
+                if (numbers := lists.parts[start:stop].tolist()) != list(range(stop - start)):
+                    parts[i][source] = numbers
+        if self.card.get("every"):
+            for vector in filter(None, own):
+                vector[EVERY] = [v for one in vector.values() for v in (one if isinstance(one[0], list) else [one])]
+        payloads = [
+            {"key": key, "stamp": stamp, "labels": label} | ({"parts": part} if part else {})
+            for key, stamp, label, part in zip(keys, stamps, labels, parts)
+        ]
+        for start, stop in _requests(own, self.width):
+            self._upsert(keys[start:stop], own[start:stop], payloads[start:stop])
+
+    def _senses(self, vectors: dict[str, Lists]) -> tuple[list[str], list[str]]:
+        """What a new collection has room for, and of it the senses of several vectors: those of the encoder as well."""
+        fields = self.encoder.fields if self.encoder is not None else ()
+        asked = getattr(self.encoder, "several", None)
+        senses = list(dict.fromkeys([*vectors, *fields]))
+        if asked is None:
+            return senses, [s for s in vectors if vectors[s].lengths is not None]
+        senses = [s for s in senses if s in vectors or s != asked.asks or not asked.asked_by_several]
+        return senses, [s for s in senses if (vectors[s].lengths is not None if s in vectors else s != asked.asks)]
+
+    def _upsert(self, keys: list[str], vectors: list[dict], payloads: list[dict]) -> None:
         from qdrant_client import models
 
-        senses = list(dict.fromkeys([*vectors, *(self.encoder.fields if self.encoder is not None else ())]))
-        self._begin(senses, next((values.shape[1] for values, _ in vectors.values()), 0), labels)
-        own: list[dict[str, list[float]]] = [{} for _ in keys]
-        for source, (values, at) in vectors.items():
-            for value, i in zip(values.astype(np.float32), at.tolist()):
-                own[i][quote(source, safe="")] = value.tolist()
-        for start in range(0, len(keys), POINTS):
-            points = [
-                models.PointStruct(
-                    id=_id(keys[i]),
-                    vector=own[i],
-                    payload={"key": keys[i], "stamp": stamps[i], "labels": labels[i]},
-                )
-                for i in range(start, min(start + POINTS, len(keys)))
-            ]
-            with self._talking():
-                self.client.upsert(self.name, points, wait=True)
+        each = zip(keys, vectors, payloads)
+        points = [models.PointStruct(id=_id(key), vector=vector, payload=payload) for key, vector, payload in each]
+        with self._talking():
+            self.client.upsert(self.name, points, wait=True)
 
-    def _begin(self, senses: list[str], width: int, labels: list[dict]) -> None:
+    def _begin(self, senses: list[str], many: list[str], width: int, labels: list[dict]) -> None:
         """Make the collection, its card, and what filters of labels need, as far as they are not there."""
         from qdrant_client import models
 
@@ -190,12 +216,13 @@ class Qdrant(Engine):
             return
         with self._talking():
             if not self.client.collection_exists(self.name):
-                self._create(senses, width)
+                self._create(senses, many, width)
             for name in kinds.keys() - self.card.get("kinds", {}).keys():
                 kind = "KEYWORD" if kinds[name] == "category" else "FLOAT"
                 if self.address.url:  # the client's own store has no use for it, and says so
                     self.client.create_payload_index(self.name, _path(name), getattr(models.PayloadSchemaType, kind))
         about = {"format": FORMAT, "fingerprint": self.fingerprint, "width": width, "senses": senses}
+        about |= {"format": FORMAT + 1, "several": many, "every": len(many) > 1} if many else {}
         self._share_card(about | self.card | {"kinds": kinds})
 
     def _share_card(self, card: dict) -> None:
@@ -210,12 +237,17 @@ class Qdrant(Engine):
                 self.client.upsert(self.name, [models.PointStruct(id=CARD, vector={}, payload=merged)], wait=True)
         self.card = merged
 
-    def _create(self, senses: list[str], width: int) -> None:
+    def _create(self, senses: list[str], many: list[str], width: int) -> None:
         from qdrant_client import models
 
-        half = dict(size=width, distance=models.Distance.COSINE, datatype=models.Datatype.FLOAT16)
+        half = dict(size=width, datatype=models.Datatype.FLOAT16)
         spread = {"shard_number": self.address.shards, "replication_factor": self.address.replicas}
-        vectors = {quote(sense, safe=""): models.VectorParams(**half) for sense in senses}
+        one = models.VectorParams(distance=models.Distance.COSINE, **half)
+        # vectors of a query are as long as they weigh, which cosines would not see; those of records are of length 1
+        best = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
+        lists = models.VectorParams(distance=models.Distance.DOT, multivector_config=best, **half)
+        vectors = {quote(sense, safe=""): lists if sense in many else one for sense in senses}
+        vectors |= {EVERY: lists} if len(many) > 1 else {}
         try:
             self.client.create_collection(self.name, vectors_config=vectors, **spread)
         except Exception:
@@ -235,28 +267,68 @@ class Qdrant(Engine):
     # Asking it
 
     def find(
-        self, query_D: np.ndarray, k: int, senses: Sequence[str], where: Where | None, unsigned: bool
+        self, query_LD: np.ndarray, k: int, senses: Sequence[str], where: Where | None, unsigned: bool
     ) -> list[Found]:
+        kept, every, many = self._filter(where), bool(self.card.get("every")), any(map(self.several, senses))
+        if len(query_LD) == 1:  # the nearest of all senses are among the nearest of each
+            best = self._ranked(query_LD, k, senses, kept, unsigned)
+            if many:
+                return self._explained(query_LD, k, senses, best, unsigned)
+            ordered = sorted(best.items(), key=lambda hit: (-hit[1][0], hit[0]))[:k]
+            return [(key, score, sense, labels, -1) for key, (score, sense, labels) in ordered]
+        if unsigned:
+            raise AmodalError("several vectors of a query cannot be ranked by |cosine| in Qdrant; index into a folder")
+        if every and set(senses) == set(self.sources):
+            best = self._ranked(query_LD, k, [EVERY], kept)
+        elif len(senses) == 1:
+            best = self._ranked(query_LD, k, senses, kept)
+        else:
+            best = self._ranked(query_LD, WIDER * k, [*senses, *[EVERY] * every], kept)
+        return self._explained(query_LD, k, senses, best)
+
+    def _ranked(
+        self, query_LD: np.ndarray, k: int, senses: Sequence[str], kept, unsigned: bool = False
+    ) -> dict[str, tuple[float, str, dict]]:
+        """key -> score, sense and labels of the k best by each sense, and of these senses the one that scores highest."""
         from qdrant_client import models
 
-        kept = self._filter(where)
-        asked = [
-            (sense, sign, models.QueryRequest(
-                query=(sign * query_D).tolist(), using=quote(sense, safe=""), limit=k, filter=kept, with_payload=True,
-                params=models.SearchParams(exact=True) if unsigned and self.address.url else None,
-            ))
-            for sense in senses
-            for sign in ((1, -1) if unsigned else (1,))
-        ]  # fmt: skip
+        asked = []
+        for sense in senses:
+            lists = sense == EVERY or self.several(sense)
+            query = query_LD if lists else query_LD.sum(0)  # the sum of products with one vector is that of the sum
+            name = EVERY if sense == EVERY else quote(sense, safe="")
+            for sign in (1, -1) if unsigned else (1,):
+                exactly = models.SearchParams(exact=True) if unsigned and self.address.url else None
+                limits = dict(limit=k, filter=kept, with_payload=True, params=exactly)
+                asked.append((sense, models.QueryRequest(query=(sign * query).tolist(), using=name, **limits)))
         with self._talking():
-            answers = self.client.query_batch_points(self.name, [request for *_, request in asked])
-        best: dict[str, Found] = {}
-        for (sense, *_), answer in zip(asked, answers):
+            answers = self.client.query_batch_points(self.name, [request for _, request in asked])
+        best: dict[str, tuple[float, str, dict]] = {}
+        for (sense, _), answer in zip(asked, answers):
             for point in answer.points:
                 key = point.payload["key"]
-                if key not in best or point.score > best[key][1]:
-                    best[key] = (key, float(point.score), sense, point.payload["labels"])
-        return sorted(best.values(), key=lambda hit: (-hit[1], hit[0]))[:k]
+                if key not in best or point.score > best[key][0]:
+                    best[key] = (float(point.score), sense, point.payload["labels"])
+        return best
+
+    def _explained(
+        self, query_LD: np.ndarray, k: int, senses: Sequence[str], candidates: Iterable[str], unsigned: bool = False
+    ) -> list[Found]:
+        """The k best of these records by their own vectors, exactly, and what of each was found."""
+        names, found = {quote(sense, safe=""): sense for sense in senses}, []
+        ids = [_id(key) for key in candidates]
+        with self._talking():
+            points = self.client.retrieve(self.name, ids, with_payload=True, with_vectors=list(names))
+        for point in points:
+            vectors = {n: v for n, v in point.vector.items() if n in names}
+            if not vectors:
+                continue  # it was found by a sense that is not asked for
+            own = {names[n]: np.array(v, dtype=np.float32).reshape(-1, self.width) for n, v in vectors.items()}
+            score, sense, place = explained(query_LD, own, unsigned)
+            parts = point.payload.get("parts", {}).get(sense)
+            part = -1 if place < 0 or not self.several(sense) else parts[place] if parts else place
+            found.append((point.payload["key"], score, sense, point.payload["labels"], part))
+        return sorted(found, key=lambda hit: (-hit[1], hit[0]))[:k]
 
     def _filter(self, where: Where | None = None):
         """Records only, and those that pass. Raises AmodalError for unknown labels and values, with the nearest ones."""
@@ -303,6 +375,19 @@ class Qdrant(Engine):
                 f"the index in {self.path} cannot be used: {said}. Is the server running there, and QDRANT_API_KEY set if it wants "
                 "a key? What was written before is kept; give the same command again."
             ) from error
+
+
+def _requests(vectors: list[dict[str, list]], width: int) -> Iterator[tuple[int, int]]:
+    """Ranges of points that one request takes."""
+    start, numbers = 0, 0
+    for i, own in enumerate(vectors):
+        size = width * sum(len(v) if isinstance(v[0], list) else 1 for v in own.values())
+        if i > start and (i - start == POINTS or numbers + size > NUMBERS):
+            yield start, i
+            start, numbers = i, 0
+        numbers += size
+    if start < len(vectors):
+        yield start, len(vectors)
 
 
 def _client(address: Address):

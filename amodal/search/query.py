@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from amodal.core import AmodalError, unknown
 from amodal.data import Dataset
-from amodal.evaluate._embedded import device_of, embed_values
+from amodal.evaluate._embedded import device_of, embed_queries, embed_values
 from amodal.evaluate._sheet import Card, card, sheet
 from amodal.modalities import Raw, name_of
 from amodal.search._filter import Where
@@ -24,12 +24,14 @@ from amodal.search.engine import Engine
 
 @dataclass(frozen=True)
 class Hit:
-    """A record that was found. score: cosine, |cosine| of an `unsigned` encoder; source: the sense of it that is nearest to the query."""
+    """A record that was found. score: cosine, |cosine| of an `unsigned` encoder; source: the sense of it that is nearest to the query;
+    part: which part of that value, where an index holds several vectors of it and the query is one."""
 
     key: str
     score: float
     source: str
     labels: dict = field(default_factory=dict)
+    part: str = ""
 
 
 def search(
@@ -48,7 +50,8 @@ def search(
     of them, or vectors (D,) or (n, D) as a Tensor. What is given is embedded and the unit vectors are averaged, weighted by `weights`
     (name -> number, 1 unless given; a negative one means "unlike"). An encoder that has learnt to compose (`scot`) does so instead
     where the query has its field of changes and another part, and no weights are given. senses: of the records, to compare with; all
-    unless given. where: see `amodal.search._filter.Where`. An `unsigned` encoder's vectors are ranked by |cosine|; as their signs mean
+    unless given. where: see `amodal.search._filter.Where`. Where the encoder gives `several` vectors of a query, each
+    finds its own. An `unsigned` encoder's vectors are ranked by |cosine|; as their signs mean
     nothing, its queries should have one part. Raises AmodalError for whatever is unknown or cannot be read.
     """
     if not query:
@@ -56,18 +59,53 @@ def search(
     for name in weights or {}:
         if name not in query:
             raise unknown("part of this query", name, query, "A weight was given for it.")
+    several = getattr(encoder, "several", None)
+    if several is not None and several.asked_by_several:
+        vectors, shares = lists_of(encoder, query, weights or {})
+    else:
+        vectors, shares = one_of(encoder, query, weights), None
+    options = {"senses": senses, "where": where, "unsigned": getattr(encoder, "unsigned", False)}
+    return [
+        Hit(
+            key, score, source, labels, several.part(encoder, source, part) if several is not None and part >= 0 else ""
+        )
+        for key, score, source, labels, part in index.nearest(vectors, k=k, weights=shares, **options)
+    ]
+
+
+def one_of(encoder, query: Mapping[str, Raw | Sequence[Raw] | Tensor], weights: Mapping[str, float] | None) -> Tensor:
+    """(D,): the parts of a query as one vector."""
     parts = {name: vector_of(encoder, name, value) for name, value in query.items()}
     total = composed(encoder, parts) if not weights else None
     if total is None:
         total = sum((weights or {}).get(name, 1.0) * vector for name, vector in parts.items())
     if not total.norm() > 1e-6:
         raise AmodalError("the parts of this query cancel each other out; change their weights")
-    return [
-        Hit(key, score, source, labels)
-        for key, score, source, labels in index.nearest(
-            total, k=k, senses=senses, where=where, unsigned=getattr(encoder, "unsigned", False)
-        )
-    ]
+    return total
+
+
+def lists_of(
+    encoder, query: Mapping[str, Raw | Sequence[Raw] | Tensor], weights: Mapping[str, float]
+) -> tuple[Tensor, Tensor]:
+    """(L, D) the vectors of all parts of a query, and (L,) their weights: a part weighs what it was given, however many it has.
+    Raises AmodalError for weights that are not above 0: what is unlike a list of vectors is not defined."""
+    lists, shares = [], []
+    for name, value in query.items():
+        if isinstance(value, Tensor):
+            own = value.reshape(-1, value.shape[-1]).float().cpu()
+        else:
+            field_ = field_for(encoder, name)
+            own = embed_queries(encoder, field_, _values(encoder.fields[field_], value)).flat
+        if not len(own):
+            raise AmodalError(f"the part {name!r} of the query is empty")
+        weight = weights.get(name, 1.0)
+        if not weight > 0:
+            raise AmodalError(
+                f"the weight of {name} is {weight}; this run looks for each token of a query, and their weights must be above 0"
+            )
+        lists.append(own)
+        shares.append(torch.full((len(own),), weight / len(own)))
+    return torch.cat(lists), torch.cat(shares)
 
 
 @torch.no_grad()
@@ -150,7 +188,8 @@ def table(hits: Sequence[Hit]) -> Table:
     for name in names:
         shown.add_column(name)
     for place, hit in enumerate(hits, 1):
-        shown.add_row(str(place), hit.key, f"{hit.score:.3f}", hit.source, *(_cell(hit.labels.get(n)) for n in names))
+        by = f"{hit.source}: {hit.part}" if hit.part else hit.source
+        shown.add_row(str(place), hit.key, f"{hit.score:.3f}", by, *(_cell(hit.labels.get(n)) for n in names))
     return shown
 
 
@@ -159,7 +198,7 @@ def _cell(value) -> str:
 
 
 def as_json(hits: Sequence[Hit]) -> str:
-    """Hits as a JSON list of {key, score, source, labels}."""
+    """Hits as a JSON list of {key, score, source, labels, part}."""
     return json.dumps([asdict(hit) | {"score": round(hit.score, 5)} for hit in hits], indent=1, ensure_ascii=False)
 
 

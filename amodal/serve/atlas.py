@@ -45,7 +45,7 @@ class Atlas:
         place = np.full(len(index.alive), -1, dtype=np.int64)
         place[alive] = np.arange(len(alive))
         self.labels = {name: values[alive] for name, values in index.labels.items()}
-        columns = {source: _column(*index.log.vectors(source), place) for source in index.sources}
+        columns = {source: _column(*index.one_each(source), place) for source in index.sources}
         self.vectors = Embeddings(columns, len(self.keys))
         self.tested = np.zeros(len(self.keys), dtype=bool)
         self.tested[[self.at[key] for key in tested if key in self.at]] = True
@@ -134,7 +134,7 @@ class Atlas:
         """(number, cosine, sense that matched) of the k records nearest to a query, best first; senses that are compared, all unless
         given. beside: a record to leave out."""
         found = self.index.nearest(query_D, k=k + 1, senses=senses or self.senses, unsigned=self.unsigned)
-        return [(self.at[key], score, sense) for key, score, sense, _ in found if self.at[key] != beside][:k]
+        return [(self.at[key], score, sense) for key, score, sense, *_ in found if self.at[key] != beside][:k]
 
     def alike(self, number: int, senses: Sequence[str], k: int) -> list[tuple[int, float]]:
         """(number, cosine) of the records nearest to one of them, by the fused vectors of these senses alone."""

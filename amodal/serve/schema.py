@@ -46,8 +46,9 @@ HIT: Schema = {
         "score": {"type": "number"},
         "source": {"type": "string"},
         "labels": LABELS,
+        "part": {"type": "string"},
     },
-    "required": ["key", "score", "source", "labels"],
+    "required": ["key", "score", "source", "labels", "part"],
 }
 RECORD: Schema = {
     "type": "object",

@@ -54,3 +54,12 @@ def test_a_label_says_which_sense_a_query_is_about():
 def test_what_is_not_a_sense_of_the_record_is_refused():
     with pytest.raises(AmodalError, match="Did you mean"):
         ordered("pictur")
+
+
+def test_a_label_of_more_classes_than_senses_is_refused():
+    for senses in ("", "picture, facts"):
+        clamr = ordered(senses)
+        z = clamr.features(batch(("plain",)))
+        more = dict(z.columns) | {"about": Column(torch.full_like(z["about"].values, 3), z["about"].rows)}
+        with pytest.raises(AmodalError, match=r"'kind' has 4 classes or more.*stand for [23] senses: .*--method.senses"):
+            clamr.losses(type(z)(more, z.size))

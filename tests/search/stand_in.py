@@ -72,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
             return done
         if verb == "POST points":
             asked = m.PointRequest(**content)
-            found = store.retrieve(name, asked.ids, with_payload=asked.with_payload, with_vectors=False)
+            found = store.retrieve(name, asked.ids, with_payload=asked.with_payload, with_vectors=asked.with_vector)
             return [plain(record) for record in found]
         if verb == "POST points scroll":
             asked = m.ScrollRequest(**content)

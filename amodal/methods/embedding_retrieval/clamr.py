@@ -5,18 +5,18 @@ loss (in-batch contrast of records, and of the senses of records). Row 162 of th
 Differences: encoders begin from nothing or from given backbones, not from a language model of 3B. Any field may ask; the others are the
 record, whatever it has of them. Scores are means over a query's tokens and not sums, so that one temperature serves short and long ones.
 Where the paper has queries written about a named sense, a `label` may name it; without one the sense that fits its own record best is
-taken for it."""
+taken for it. What survives is the encoder, which gives the tokens of records and of queries to an index (`amodal.nn.several`)."""
 
 import torch
 from torch import Tensor
 
-from amodal.core import Batch, Ragged, unknown
+from amodal.core import AmodalError, Batch, Ragged, unknown
 from amodal.methods._contract import Features
 from amodal.methods._matching import words_of
-from amodal.methods._regions import regions
 from amodal.methods.shapes import Towers, two_senses
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
+from amodal.nn.several import Several, token_vectors
 from amodal.objectives.late_interaction import field_interaction
 from amodal.objectives.sense_choice import sense_choice
 
@@ -51,14 +51,26 @@ def clamr(
         if weight:
             about = torch.full((z.size,), -1, device=rows.device)
             if label:
-                known = order.to(rows.device)[z["about"].values.long()]
+                known = meant(order.to(rows.device), z["about"].values.long(), label, classes)
                 about = about.index_copy(0, z["about"].rows, known)
             losses["senses"] = weight * sense_choice(each, temperature=1 / scale(), about_N=about[rows])
         return losses
 
+    encoder.several = Several("tokens", text)
     method = Clamr(encoder.align(width), objective, learned=scale)
     method.text, method.others, method.labels = text, others, (label,) if label and weight else ()
     return method
+
+
+def meant(order: Tensor, about_N: Tensor, label: str, classes: list[str]) -> Tensor:
+    """(N,) the sense that each query is about, of the numbers of its label's classes. Raises AmodalError for more classes than senses."""
+    most = int(about_N.max()) + 1 if len(about_N) else 0
+    if most > len(classes) or len(about_N) and about_N.min() < 0:
+        raise AmodalError(
+            f"the label {label!r} has {most} classes or more, and they stand for {len(classes)} senses: {', '.join(classes)}. Give "
+            "--method.senses a sense for each class, in the order of their names, or another --method.label, or none"
+        )
+    return order[about_N]
 
 
 def compared(z: Features, text: str, others: list[str]) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,14 +85,6 @@ def compared(z: Features, text: str, others: list[str]) -> tuple[Tensor, Tensor,
     whole, each = field_interaction(query, lists)
     count = query.lengths[:, None]
     return whole / count, each / count[:, :, None], rows
-
-
-def token_vectors(encoder: Encoder, batch: Batch, text: str) -> Features:
-    """field -> Ragged of unit vectors: the tokens of queries by themselves, those of all other senses of a row in company."""
-    bags = encoder.tokenize(batch)
-    apart = [{s: bag for s, bag in bags.items() if (s == text) == asks} for asks in (True, False)]
-    context = {s: bag for some in apart if some for s, bag in encoder.contextualise(some).items()}
-    return Features({s: regions(encoder, context[s]) for s in bags}, batch.size)
 
 
 class Clamr(Towers):

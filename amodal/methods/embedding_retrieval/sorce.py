@@ -5,20 +5,20 @@ its cosines with them, contrast between regions and their captions beside that o
 Differences: where the paper asks a language model of 8B once for each region, a region here is a cell of a grid, and its vector the mean of
 the tokens there, which have seen the whole picture. No boxes are needed: a text is drawn to the region that fits it best. Any field may
 ask, and of any other field (sound, series, ...) the cells lie along its own axes. Texts should hold a sentence a line.
-What survives is the encoder; `regional` gives the several vectors, `amodal.objectives.late_interaction` scores them. The benchmark itself
-(SORCE-1K) is not bundled."""
+What survives is the encoder, which gives the several vectors to an index (`amodal.nn.several`); `amodal search` says which region was
+found, and the protocol `small_objects` is the benchmark's question. The benchmark's own pictures (SORCE-1K) are not bundled."""
 
 from torch import Tensor
 
-from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, field_of
+from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged
 from amodal.core.column import shared_rows
 from amodal.methods._contract import Features
 from amodal.methods._matching import words_of
-from amodal.methods._regions import alone, vectors
+from amodal.methods._regions import vectors
 from amodal.methods.shapes import Towers, sense_pairs, share, two_senses
-from amodal.nn.encoder import Bags, Encoder
-from amodal.nn.places import places
+from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
+from amodal.nn.several import Several, alone, regional
 from amodal.objectives.info_nce import info_nce
 from amodal.objectives.late_interaction import late_interaction
 from amodal.objectives.score_nce import score_nce
@@ -48,6 +48,8 @@ def sorce(
         found = {f"region/{f}": found_in(z[f"{text}:2"], z[f"{f}/places"], 1 / scale()) for f in others if weight}
         return share(whole) | {name: weight * term for name, term in share(found).items()}
 
+    if grid > 1:
+        encoder.several = Several("places", text, grid)
     views = {f: ("weak", "local") if f == text else ("weak",) for f in encoder.fields}
     return WithPlaces(encoder.align(width), objective, views=views, learned=scale, grid=grid, others=others)
 
@@ -62,13 +64,6 @@ def found_in(asks: Column, parts: Column, temperature: float | Tensor) -> Tensor
         return late_interaction(one, own)
 
     return score_nce(scores, asks.values[i], temperature=temperature)
-
-
-def regional(encoder: Encoder, context: Bags, source: str, grid: int = 2) -> Column:
-    """Ragged of vectors in the aligned space: of one source as a whole, and of its regions. context: of `_regions.alone`."""
-    field, bag = field_of(source), context[source]
-    several = places(encoder.pools[field].strip(bag), encoder.pools[field](bag), grid)
-    return Column(Ragged(encoder.heads[field](several.values.flat), several.values.lengths), several.rows)
 
 
 class WithPlaces(Towers):
