@@ -67,6 +67,8 @@ class Dataset:
             return None if raw is None else modality.decode(raw)
         except BadValue:
             raise
+        except AmodalError as error:  # of a reader, and written for a person
+            raise BadValue(str(error)) from error
         except Exception as error:  # decoders of third parties raise anything; one bad value must not end a run of days
             raise BadValue(f"{type(error).__name__}: {error}") from error
 

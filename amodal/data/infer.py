@@ -195,7 +195,8 @@ def _field_names(columns: Sequence[str]) -> dict[str, str]:
 
 
 def _field_name(column: str) -> str:
-    name = re.sub(r"[:.]", "_", column.removeprefix("json.").strip())
+    name = re.sub(r"[:./\\]", "_", column.removeprefix("json.").strip()) or "field"
+    name = "".join(c if c.isprintable() else "_" for c in name)
     return f"{name}_" if name in RESERVED or name.startswith("_") else name
 
 

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import tomlkit
-from tomlkit.exceptions import ParseError
+from tomlkit.exceptions import ParseError, TOMLKitError
 
 from amodal import modalities
 from amodal.core import AmodalError, unknown
@@ -106,7 +106,12 @@ def load(path: str | Path) -> Schema:
 
 def loads(text: str) -> Schema:
     """The schema that `text` describes."""
-    tree = tomlkit.parse(text).unwrap()
+    try:
+        tree = tomlkit.parse(text).unwrap()
+    except ParseError:
+        raise
+    except (TOMLKitError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise AmodalError(f"this is not TOML: {type(error).__name__}: {error}") from error
     _known("dataset.toml", tree, TOP)
     parts = {name: _kind(name, tree.pop(name, {}), dict, "a table") for name in ("fields", "labels")}
     records = tree.pop("records", ".")
@@ -121,6 +126,10 @@ def loads(text: str) -> Schema:
         kinds = " or ".join(f'"{name}"' for name in modalities.names())
         raise AmodalError(f"it describes no field. Add at least one: [fields.NAME] with modality = {kinds}")
     for name in fields:
+        if not name or any(c in name for c in "/\\") or not name.isprintable():
+            raise AmodalError(
+                f"a field cannot be called {name!r}: files are named after fields, so / and the like are no part of it"
+            )
         if ":" in name or "." in name or name == FUSED:
             raise AmodalError(
                 f"a field cannot be called {name!r}: views, fused vectors and parts of networks are named like that."

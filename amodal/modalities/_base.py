@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import datetime
 import io
+import math
 import os
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -78,23 +80,31 @@ M = TypeVar("M", bound=Modality)
 def build(cls: type[M], parameters: Mapping[str, Any]) -> M:
     """`cls` with these parameters, as read from TOML or JSON. Raises AmodalError for unknown names and wrong types."""
     kind, defaults = cls.__name__.lower(), cls()
-    known = {f.name for f in fields(cls)}
+    known = {f.name: f.type for f in fields(cls)}
     for name in parameters:
         if name not in known:
             raise unknown(f"parameter of {kind}", name, known)
-    return cls(**{n: _typed(f"{kind}.{n}", v, getattr(defaults, n)) for n, v in parameters.items()})
+    return cls(**{n: _typed(f"{kind}.{n}", v, getattr(defaults, n), known[n]) for n, v in parameters.items()})
 
 
-def _typed(name: str, value: Any, default: Any) -> Any:
-    """`value` in the type of the parameter's default: lists become tuples, whole numbers may stand for floats."""
+LARGEST = 2**31
+"""No size, rate or count of a modality is larger; the smaller limits of each are in its page."""
+
+
+def _typed(name: str, value: Any, default: Any, declared: str) -> Any:
+    """`value` in the type of the parameter's default: lists become tuples, whole numbers may stand for floats. declared: the
+    annotation, which says what is in a tuple. Numbers are finite and none is huge: they may come from a file that anybody wrote."""
     wanted = type(default)
     if wanted is tuple and isinstance(value, (list, tuple)):
-        return tuple(tuple(v) if isinstance(v, (list, tuple)) else v for v in value)
+        each = {"tuple[str": "", "tuple[int": 0, "tuple[float": 0.0}.get(declared.partition(",")[0])
+        return tuple(value if each is None else (_typed(f"each of {name}", v, each, "") for v in value))
     if wanted is dict and isinstance(value, Mapping):
-        return {str(k): tuple(v) for k, v in value.items()}
-    if wanted is str and isinstance(value, (str, os.PathLike)):
+        return {str(k): _typed(f"{name}.{k}", v, (), "tuple[str, ...]") for k, v in value.items()}
+    if wanted is str and isinstance(value, (str, os.PathLike)) and "\0" not in os.fspath(value):
         return os.fspath(value)
     number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if number and not (abs(value) <= LARGEST if wanted is int else abs(value) <= np.finfo(np.float32).max):
+        raise AmodalError(f"{name} must be a finite number of reasonable size, got {shortened(repr(value))}")
     if wanted is float and number or wanted is int and number and int(value) == value:
         return wanted(value)
     if wanted is bool and isinstance(value, bool):
@@ -107,7 +117,14 @@ def _typed(name: str, value: Any, default: Any) -> Any:
         int: "a whole number",
         bool: "true or false",
     }
-    raise AmodalError(f"{name} must be {word[wanted]}, got {value!r}")
+    raise AmodalError(f"{name} must be {word[wanted]}, got {shortened(repr(value))}")
+
+
+def at_most(kind: str, limits: Mapping[str, tuple[float, float]]) -> None:
+    """limits: parameter -> (its value, the most that it can be). Raises AmodalError for one that would only fill the memory."""
+    for name, (value, most) in limits.items():
+        if value > most:
+            raise AmodalError(f"{kind}.{name} is at most {most:,}, got {value:,}")
 
 
 def check_view(view: str) -> None:
@@ -157,13 +174,44 @@ def is_numpy(data: bytes) -> bool:
 def load_numpy(data: bytes) -> np.ndarray | dict[str, np.ndarray]:
     """A .npy file, or a .npz file as name -> array (the array itself if it holds only one)."""
     try:
+        _promised(data)
         loaded = np.load(io.BytesIO(data), allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return loaded
         arrays = {name: loaded[name] for name in loaded.files}
+    except BadValue:
+        raise
     except Exception as error:  # numpy and zipfile raise whatever they stumble over first
         raise BadValue(f"cannot read the numpy file: {error}") from error
     return arrays if len(arrays) != 1 else next(iter(arrays.values()))
+
+
+UNPACKED = 2**30
+"""Bytes that a compressed file may become."""
+
+
+def _promised(data: bytes) -> None:
+    """Raises BadValue where a numpy file announces more than it holds or, compressed, more than there should be room for: numpy would
+    ask for that memory first and look afterwards."""
+    if data[:4] == b"PK\x03\x04":
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > UNPACKED:
+                raise BadValue(f"it unpacks to {unpacked:,} bytes, more than {UNPACKED:,}")
+            for member in archive.infolist():
+                with archive.open(member) as stream:
+                    _promised_npy(stream, member.file_size)
+    else:
+        _promised_npy(io.BytesIO(data), len(data))
+
+
+def _promised_npy(stream, size: int) -> None:
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    promised = math.prod(shape) * dtype.itemsize
+    if not dtype.hasobject and (promised > size or min(shape, default=0) < 0):
+        raise BadValue(f"truncated: {size:,} bytes, but shape {shape} of {dtype} needs {promised:,}")
 
 
 def is_missing(cell: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+import zlib
 from functools import cache
 from pathlib import Path
 
@@ -45,7 +46,25 @@ def read(raw: Raw, near: int = 0) -> Picture:
     raise BadValue(f"a {type(raw).__name__} is not a picture: expected a path, bytes or an array")
 
 
+PNG = b"\x89PNG\r\n\x1a\n"
+SEEN = (b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"eXIf")
+"""The parts of a PNG that decide how it looks."""
+
+
+def _check_png(data: bytes) -> None:
+    """Raises BadValue where a checksum is wrong: Pillow leaves out those of the pixels."""
+    at = len(PNG)
+    while at + 12 <= len(data):
+        kind, stop = data[at + 4 : at + 8], at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if kind in SEEN and stop + 4 <= len(data):
+            if zlib.crc32(memoryview(data)[at + 4 : stop]) != int.from_bytes(data[stop : stop + 4], "big"):
+                raise BadValue(f"damaged picture: the checksum of {kind.decode()} at byte {at:,} is wrong")
+        at = len(data) if kind == b"IEND" else stop + 4
+
+
 def _open(data: bytes, near: int) -> Pillow.Image:
+    if data.startswith(PNG):
+        _check_png(data)
     if (quick := _plain_jpeg(data, near)) is not None:
         return quick
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from functools import cache
@@ -18,6 +19,9 @@ from amodal.modalities._base import BadValue, Raw, is_numpy, load_numpy, read_by
 
 FLOOR = 1e-7
 """Power below which all is silence: -70 dB of full scale, under the noise of nearly any microphone."""
+
+LONGEST = 2**29
+"""Samples of all channels that a file may have: 1.5 hours of 48 kHz stereo, 2 GiB. Some formats pack silence 5,000 times smaller."""
 
 CHUNK = 2048
 """Frames that are transformed at a time: thrice as fast on a CPU, whose cache they fit, as all at once."""
@@ -73,12 +77,21 @@ def _from_array(raw) -> np.ndarray:
 def _from_file(raw: Path | str | bytes, seconds: float) -> tuple[np.ndarray, int]:
     head, size = _head(raw)
     try:
-        with soundfile.SoundFile(_Bytes(raw) if isinstance(raw, bytes) else os.fspath(raw)) as file:
+        # By its number and not by its name: after an ending such as .au libsndfile takes whatever is in the file for sound.
+        with contextlib.ExitStack() as opened:
+            stream = _Bytes(raw) if isinstance(raw, bytes) else opened.enter_context(open(raw, "rb")).fileno()
+            file = opened.enter_context(soundfile.SoundFile(stream, closefd=False))
             promised = (
                 int(min(file.frames, np.ceil(seconds * file.samplerate))) if np.isfinite(seconds) else file.frames
             )
+            if promised * file.channels > LONGEST:
+                raise BadValue(f"{promised:,} samples of {file.channels} channels are too many; set max_seconds")
             samples = file.read(promised, dtype="float32", always_2d=True)
             rate = file.samplerate
+    except BadValue:
+        raise
+    except OSError as error:
+        raise BadValue(f"cannot read {str(raw)[:200]!r}: {error.strerror or error}") from None
     except soundfile.LibsndfileError as error:
         raise BadValue(f"damaged sound, or none that libsndfile reads: {error.error_string}") from None
     except (RuntimeError, ValueError, TypeError, MemoryError) as error:

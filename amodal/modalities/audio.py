@@ -13,8 +13,12 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Ragged, Tokens, unknown
 from amodal.modalities import _draw, _ragged, _sound
-from amodal.modalities._base import BadValue, Raw, build, check_view, decodable, tidy
+from amodal.modalities._base import BadValue, Raw, at_most, build, check_view, decodable, tidy
 
+LONGEST = 2**28
+"""Samples of a value: a file that says 1 Hz in its header must not become 16,000 times as long."""
+USUAL = 10.0
+"""Seconds of a recording that are read unless `max_seconds` says otherwise."""
 FEATURES = ("logmel", "waveform")
 CROPS = {"weak": (0.8, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.5)}  # share of the length
 
@@ -47,6 +51,11 @@ class Audio:
             raise unknown("kind of audio features", self.features, FEATURES)
         if self.rate < 1 or self.mels < 1 or min(self.window_ms, self.hop_ms) <= 0 or self.max_seconds < 0:
             raise AmodalError("audio needs a positive rate, mels, window_ms and hop_ms, and max_seconds of 0 or more")
+        at_most(
+            "audio",
+            {"rate": (self.rate, 10**7), "mels": (self.mels, 4096), "patch": (max(self.patch, default=0), 2**20)},
+        )
+        at_most("audio", {name: (getattr(self, name), 60_000) for name in ("window_ms", "hop_ms")})
         if self.patch and (len(self.patch) != (2 if self.spectral else 1) or min(self.patch) < 1):
             wanted = "(frames, bands)" if self.spectral else "(samples,)"
             raise AmodalError(f"audio.patch must be {wanted} for {self.features}, got {self.patch}")
@@ -80,7 +89,7 @@ class Audio:
         probe, rates, seconds = build(cls, given), [], []
         for raw in samples:
             try:
-                wave, rate = _sound.read(raw, probe.rate)
+                wave, rate = _sound.read(raw, probe.rate, USUAL)  # all that is asked below is whether it is longer
             except BadValue:
                 continue
             rates.append(rate)
@@ -88,7 +97,7 @@ class Audio:
         measured = {}
         if rates:
             measured["rate"] = min(16000, max(set(rates), key=rates.count))
-            measured["max_seconds"] = min(10.0, float(np.ceil(max(seconds) * 10) / 10))
+            measured["max_seconds"] = min(USUAL, float(np.ceil(max(seconds) * 10) / 10))
         audio = build(cls, measured | given)
         waves = audio.collate(decodable(audio, samples))
         seen = audio.spectrogram(waves)[0] if audio.spectral else waves.flat
@@ -101,6 +110,8 @@ class Audio:
         """(t,) float32 from a path, bytes, {"array", "sampling_rate"}, or an array (t,) or (t, channels) at `rate`."""
         wave, rate = _sound.read(raw, self.rate, self.max_seconds or np.inf)
         if rate != self.rate:
+            if len(wave) / rate * self.rate > LONGEST:
+                raise BadValue(f"{len(wave):,} samples at {rate} Hz are too many at {self.rate} Hz; set max_seconds")
             wave = soxr.resample(wave, rate, self.rate, quality="HQ").astype(np.float32)
             if not len(wave):
                 raise BadValue(f"too short for a sample at {self.rate} Hz")

@@ -24,6 +24,7 @@ from amodal.modalities import _draw, _ragged
 from amodal.modalities._base import (
     BadValue,
     Raw,
+    at_most,
     build,
     check_view,
     decodable,
@@ -42,6 +43,7 @@ DROPPED = {"weak": 0.05, "strong": 0.2, "local": 0.0}  # events left out, one by
 MOVED = {"weak": 0.0, "strong": 0.2, "local": 0.0}  # events whose fields change places with those one or two later
 NOISE = {"weak": 0.02, "strong": 0.1, "local": 0.0}  # of numbers in deviations, of gaps as a share
 GAP = "time since the last event"
+MOST_CELLS = 2**26
 LOOKED_AT = 20_000
 """Events from which `infer` measures the fields."""
 
@@ -83,6 +85,7 @@ class Events:
             raise AmodalError(
                 f"events need max_events of at least 1 and a step above 0, got {self.max_events} and {self.step}"
             )
+        at_most("events", {"max_events": (self.max_events, 2**24)})
         self.cells()  # categories of fields that there are
 
     @classmethod
@@ -255,6 +258,8 @@ def _read(raw: Raw) -> dict[str, list]:
         if odd is not None:
             raise BadValue(f"event {odd} is no object with named fields, but a {type(raw[odd]).__name__}")
         names = dict.fromkeys(str(name) for event in raw for name in event)
+        if len(names) * len(raw) > MOST_CELLS:  # each event with names of its own: a small file that fills the memory
+            raise BadValue(f"{len(raw):,} events of {len(names):,} different fields")
         record = {name: [event.get(name) for event in raw] for name in names}
     elif isinstance(raw, Mapping):
         record = {str(name): _listed(cells, str(name)) for name, cells in raw.items() if cells is not None}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Tokens, unknown
 from amodal.modalities import _pixels
-from amodal.modalities._base import BadValue, Raw, build, check_view, decodable, moments
+from amodal.modalities._base import BadValue, Raw, at_most, build, check_view, decodable, moments
 
 FITS = ("stretch", "crop", "pad")
 CROPS = {"weak": (0.6, 1.0), "strong": (0.2, 1.0), "local": (0.05, 0.4)}  # share of the area
@@ -47,6 +47,7 @@ class Image:
     def __post_init__(self):
         if self.size < 1 or self.channels < 1:
             raise AmodalError(f"an image needs size and channels of at least 1, got {self.size} and {self.channels}")
+        at_most("image", {"size": (self.size, 16384), "channels": (self.channels, 4096)})
         if self.fit not in FITS:
             raise unknown("fit", self.fit, FITS)
         if self.patch and self.size % self.patch:
@@ -116,7 +117,7 @@ class Image:
         # SimCLR blurs by up to 2 pixels of 224; the same share of a smaller picture.
         sigma = rng.uniform(0.1, 2.0) * size / 224 if view != "weak" and rng.random() < 0.5 else 0.0
         rows, columns = self._crop(CROPS[view], size, sigma, rng)
-        out = rows @ value.astype(np.float32) @ columns.T
+        out = _pixels.mapped(value.astype(np.float32), rows, columns)
         if view != "weak":
             out = _jittered(out, rng)
         return np.rint(out).clip(0, 255).astype(np.uint8) if value.dtype == np.uint8 else out

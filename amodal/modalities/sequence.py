@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Ragged, Tokens
 from amodal.modalities import _draw, _ragged
-from amodal.modalities._base import BadValue, Raw, build, check_view, is_missing, read_bytes, shortened
+from amodal.modalities._base import BadValue, Raw, at_most, build, check_view, is_missing, read_bytes, shortened
 
 CROPS = {"weak": (0.9, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.5)}  # share of the length
 CHANGED, HIDDEN = 0.02, 0.05
@@ -53,6 +53,7 @@ class Sequence:
             raise AmodalError(f"sequence.alphabet must be different symbols without a space, got {self.alphabet!r}")
         if self.fold and self.alphabet != self.alphabet.upper():
             raise AmodalError(f"sequence.alphabet has lower-case symbols, got {self.alphabet!r}; say fold = false")
+        at_most("sequence", {"k": (self.k, 64), "max_length": (self.max_length, 2**24)})
         if self.k < 1 or self.max_length < 1 or self.words > MOST_WORDS:
             raise AmodalError(
                 f"a sequence needs max_length and k of at least 1 and at most {MOST_WORDS:,} words, "
@@ -232,6 +233,8 @@ def _read(raw: Raw) -> str:
         if more:
             raise BadValue(f"{1 + len(more)} sequences in one file: each record needs its own")
         raw = head.partition("\n")[2]
+    if "\0" in raw:  # what a disk leaves of blocks that were never written
+        raise BadValue(f"a NUL character at {raw.index(chr(0))}: the file is damaged or of another kind")
     text = "".join(raw.split())
     if not text:
         raise BadValue("empty sequence")

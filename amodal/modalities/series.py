@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Column, Ragged, Tokens
 from amodal.errors import nearest
 from amodal.modalities import _columns, _draw, _ragged
-from amodal.modalities._base import BadValue, Raw, build, check_view, decodable, listed, moments, tidy
+from amodal.modalities._base import BadValue, Raw, at_most, build, check_view, decodable, listed, moments, tidy
 
 CROPS = {"weak": (0.8, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.5)}  # share of the length
 
@@ -49,6 +49,7 @@ class Series:
             raise AmodalError(
                 f"a series needs patch and max_steps of at least 1, got {self.patch} and {self.max_steps}"
             )
+        at_most("series", {"patch": (self.patch, 2**16)})
 
     @classmethod
     def infer(cls, samples: Sequence[Raw], **given) -> Series:

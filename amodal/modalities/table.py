@@ -23,6 +23,7 @@ from amodal.modalities._base import (
     BadValue,
     Raw,
     as_number,
+    at_most,
     build,
     check_view,
     decodable,
@@ -71,6 +72,9 @@ class Table:
                 )
         if self.patch < 1:
             raise AmodalError(f"table.patch is a number of columns, at least 1, not {self.patch}")
+        at_most("table", {"patch": (self.patch, 2**16), "frequencies": (self.frequencies, 4096)})
+        if self.frequencies < 0:
+            raise AmodalError(f"table.frequencies is 0 or more, not {self.frequencies}")
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (0, len(self.columns)):
                 raise AmodalError(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Ragged, Tokens, unknown
 from amodal.modalities import _draw, _ragged
-from amodal.modalities._base import BadValue, Raw, build, check_view, is_missing, read_bytes, shortened
+from amodal.modalities._base import BadValue, Raw, at_most, build, check_view, is_missing, read_bytes, shortened
 
 CROPS = {"weak": (0.8, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.5)}  # share of the length
 DROPPED, SPAN, NOISE = 0.1, 4, 0.02
@@ -45,6 +45,7 @@ class Text:
     def __post_init__(self):
         if self.max_length < 1 or self.patch < 1:
             raise AmodalError(f"text needs max_length and patch of at least 1, got {self.max_length} and {self.patch}")
+        at_most("text", {"max_length": (self.max_length, 2**24), "patch": (self.patch, 4096)})
         if self.strong not in DAMAGES:
             raise unknown("damage of a strong view of text", self.strong, DAMAGES)
 
@@ -219,9 +220,12 @@ def _read(raw: Raw) -> str:
     if isinstance(raw, (Path, bytes)):
         data = read_bytes(raw)
         try:
-            return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+            text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
         except UnicodeDecodeError as error:
             raise BadValue(f"not {error.encoding.upper()}: {error.reason} at byte {error.start}") from None
+        if "\0" in text:  # what a disk leaves of blocks that were never written
+            raise BadValue(f"a NUL at character {text.index(chr(0))}, which no text has: damaged, or of another kind")
+        return text
     if isinstance(raw, (list, tuple)) and all(isinstance(line, str) for line in raw):
         return "\n".join(raw)
     if isinstance(raw, str):

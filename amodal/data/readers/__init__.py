@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from amodal.core import AmodalError, unknown
 from amodal.data.readers import table
-from amodal.data.readers._base import Reader
+from amodal.data.readers._base import Reader, inside
 from amodal.data.readers._files import Files, Where
 from amodal.data.readers.arrays import Arrays
 from amodal.data.readers.folder import Folder
@@ -36,8 +37,12 @@ def find(root: Path, patterns: Sequence[str]) -> list[Path]:
     none."""
     found: list[Path] = []
     for pattern in patterns:
+        inside(root, pattern, "records")
         if any(c in pattern for c in "*?["):
-            matches = sorted(root.glob(pattern))
+            try:
+                matches = sorted(root.glob(pattern))
+            except (ValueError, re.error) as error:
+                raise AmodalError(f"records = {pattern!r} is no pattern of file names: {error}") from error
             if not matches:
                 raise AmodalError(f"no file in {root} matches records = {pattern!r}")
             found += matches

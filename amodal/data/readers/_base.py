@@ -7,7 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -59,6 +59,18 @@ class Reader(Lazy):
         if column not in self.columns:
             raise unknown("column of this data", column, self.columns)
         return column
+
+
+def inside(base: Path, name, what: str) -> Path:
+    """base / name, where `name` comes out of a file that anybody may have written. Raises AmodalError where it is no relative path that
+    stays below `base`. What a link in there leads to is up to who put it there."""
+    if not isinstance(name, str) or "\0" in name:
+        raise AmodalError(f"{what} should name a file, and is {name!r}")
+    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        raise AmodalError(
+            f"{what} = {name!r} leads out of {base}, and only what is in there is read. Move the data there, or link to it."
+        )
+    return base / name
 
 
 def stamp_files(paths: Sequence[Path]) -> str:

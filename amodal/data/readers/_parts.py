@@ -85,9 +85,12 @@ class Parquet(Lazy):
         ask at once, so each opens the file anew."""
         array = self._held.get((group, column))
         if array is None:
-            with pq.ParquetFile(self.path, metadata=self._footer) as file:
+            # Checksums of pages are optional, and cost next to nothing where a file has them.
+            with pq.ParquetFile(self.path, metadata=self._footer, page_checksum_verification=True) as file:
                 # One thread: Arrow's thread pool does not survive a fork.
-                array = one_array(file.read_row_group(group, columns=[column], use_threads=False).column(column))
+                read = file.read_row_group(group, columns=[column], use_threads=False)
+                read.validate(full=True)  # offsets and text, which Arrow otherwise takes on trust
+                array = one_array(read.column(column))
             self._held[group, column] = array
             held = list(self._held.items())
             excess = sum(a.nbytes for _, a in held) - HELD

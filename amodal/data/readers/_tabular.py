@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from amodal.core import AmodalError
 from amodal.data.readers._base import Reader, stamp_files, unique_keys
@@ -44,13 +45,16 @@ class Tabular(Reader):
         if column not in part.columns:
             self.check(column)
             return None
-        return self._cell(part.cell(i - int(self.starts[number]), column), column)
+        return self._cell(self._whole(number, column, lambda p: p.cell(i - int(self.starts[number]), column)), column)
 
     def cells(self, column: str) -> list:
         if column in self.given:
             return list(self.given[column])
         self.check(column)
-        columns = (part.cells(column) if column in part.columns else [None] * part.rows for part in self.parts)
+        columns = (
+            self._whole(n, column, lambda p: p.cells(column)) if column in part.columns else [None] * part.rows
+            for n, part in enumerate(self.parts)
+        )
         return [self._cell(cell, column) for cells in columns for cell in cells]
 
     def present(self, column: str) -> np.ndarray:
@@ -58,8 +62,24 @@ class Tabular(Reader):
             return super().present(column)
         self.check(column)
         return np.concatenate(
-            [p.present(column) if column in p.columns else np.zeros(p.rows, bool) for p in self.parts]
+            [
+                self._whole(n, column, lambda p: p.present(column)) if column in p.columns else np.zeros(p.rows, bool)
+                for n, p in enumerate(self.parts)
+            ]
         )
+
+    def _whole(self, number: int, column: str, read: Callable):
+        """What `read` gives of a part. Raises AmodalError that names the file where it is damaged."""
+        try:
+            return read(self.parts[number])
+        except (pa.ArrowException, OSError, ValueError, OverflowError, LookupError, TypeError) as error:
+            if isinstance(error, AmodalError):
+                raise
+            file = self.paths[number] if number < len(self.paths) else self.base
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise AmodalError(
+                f"{file} is damaged: the column {column!r} cannot be read ({said}). Fetch it again."
+            ) from error
 
     def stamp(self) -> str:
         return stamp_files(self.paths)
@@ -84,7 +104,7 @@ class Tabular(Reader):
         if key:
             where = self.paths[0].name if len(self.paths) == 1 else f"{len(self.paths)} files in {self.base}"
             return unique_keys(self.cells(key), key, where)
-        return content_keys(np.concatenate([_hashes(part) for part in self.parts]))
+        return content_keys(np.concatenate([self._whole(n, "*", _hashes) for n in range(len(self.parts))]))
 
 
 def _hashes(part: Part) -> np.ndarray:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from amodal.core import AmodalError
+from amodal.data.readers._base import inside
 from amodal.data.readers._parts import Mapped
 from amodal.data.readers._tabular import Tabular
 
@@ -23,23 +24,30 @@ class HuggingFace(Tabular):
 
     def __init__(self, folder: Path, key: str = ""):
         folder = Path(folder)
-        splits = _json(folder / "dataset_dict.json")["splits"] if (folder / "dataset_dict.json").exists() else [""]
+        about = folder / "dataset_dict.json"
+        splits = _json(about).get("splits") if about.exists() else [""]
+        if not isinstance(splits, list) or not splits or not all(isinstance(name, str) for name in splits):
+            raise AmodalError(f"{about}: `splits` should be a list of names, not {splits!r}. Save the dataset again.")
         parts, paths, split = [], [], []
         for name in splits:
-            for path in _data_files(folder / name):
+            for path in _data_files(inside(folder, name, f"{about}: a split") if name else folder):
                 paths.append(path)
                 parts.append(Mapped(path, open_stream))
                 split += [name] * parts[-1].rows
         features = _json(folder / splits[0] / "dataset_info.json").get("features") or {}
-        names = {c: f["names"] for c, f in features.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"}
+        features = features.items() if isinstance(features, dict) else ()
+        kinds = {c: f.get("names") for c, f in features if isinstance(f, dict) and f.get("_type") == "ClassLabel"}
+        names = {c: list(map(str, listed)) for c, listed in kinds.items() if isinstance(listed, list)}
         super().__init__(parts, paths, folder, key, names, {"split": split} if splits != [""] else None)
 
 
 def open_stream(path: Path) -> pa.Table:
     """`datasets` writes the stream format; the table refers to the mapped file and holds no copy."""
     try:
-        return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
-    except (pa.ArrowInvalid, OSError) as error:
+        table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+        table.validate(full=True)  # offsets and text, which Arrow otherwise takes on trust
+        return table
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise AmodalError(f"{path} is no whole Arrow file: {error}. Save the dataset again.") from error
 
 
@@ -49,11 +57,17 @@ def _data_files(folder: Path) -> list[Path]:
         raise AmodalError(
             f"{folder} is a selection stored as row numbers. Call `.flatten_indices()` before `.save_to_disk()`."
         )
-    return [folder / file["filename"] for file in state["_data_files"]]
+    try:
+        return [inside(folder, file["filename"], f"{folder / 'state.json'}: filename") for file in state["_data_files"]]
+    except (KeyError, TypeError) as error:
+        raise AmodalError(f"{folder / 'state.json'} lists no files ({error!r}). Save the dataset again.") from error
 
 
 def _json(path: Path) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise AmodalError(f"{path} cannot be read: {error}. Is {path.parent} what `save_to_disk` wrote?") from error
+    if not isinstance(found, dict):
+        raise AmodalError(f"{path} holds no object. Is {path.parent} what `save_to_disk` wrote?")
+    return found

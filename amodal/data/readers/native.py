@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from amodal.core import AmodalError
+from amodal.data.readers._base import inside
 from amodal.data.readers._parts import Mapped
 from amodal.data.readers._tabular import Tabular
 from amodal.modalities._base import as_number
@@ -41,7 +42,7 @@ class Native(Tabular):
         self.manifest = Path(manifest)
         self.shards = _read(self.manifest)["shards"]
         folder = self.manifest.parent
-        paths = [folder / shard["file"] for shard in self.shards]
+        paths = [inside(folder, shard["file"], f"{self.manifest}: file") for shard in self.shards]
         for path, shard in zip(paths, self.shards):
             if not path.exists() or path.stat().st_size != shard["bytes"]:
                 found = f"has {path.stat().st_size:,} bytes" if path.exists() else "is missing"
@@ -52,6 +53,8 @@ class Native(Tabular):
         if sum(shard["bytes"] for shard in self.shards) <= CHECKED:
             self._verify(paths)
         parts = [Mapped(path, open_shard) for path in paths]
+        if lacking := next((p for p in parts if KEY not in p.columns), None):
+            raise AmodalError(f"{lacking.path} has no column {KEY!r}: it is no shard of a pack. Pack the data again.")
         self.cell_columns = {field.name for field in parts[0]._table.schema if field.type == CELL} if parts else set()
         super().__init__(parts, paths, folder, KEY)
         self.columns = tuple(c for c in self.columns if c != KEY)
@@ -80,8 +83,10 @@ class Native(Tabular):
 
 def open_shard(path: Path) -> pa.Table:
     try:
-        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    except (pa.ArrowInvalid, OSError) as error:
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        table.validate(full=True)  # offsets and text, which Arrow otherwise takes on trust
+        return table
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise AmodalError(f"{path} is no whole shard: {error}. Copy it again or pack again.") from error
 
 
@@ -125,8 +130,15 @@ def _plain(value):
 def _read(manifest: Path) -> dict:
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AmodalError(f"{manifest} cannot be read: {error}. Pack the data again.") from error
-    if content.get("format") != FORMAT:
-        raise AmodalError(f"{manifest} has the format {content.get('format')!r}; this version reads {FORMAT!r}")
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise AmodalError(f"{manifest} has the format {found!r}; this version reads {FORMAT!r}")
+    shards = content.get("shards")
+    kinds = {"file": str, "rows": int, "bytes": int, "sha256": str}
+    if not isinstance(shards, list) or not all(
+        isinstance(s, dict) and all(type(s.get(key)) is kind for key, kind in kinds.items()) for s in shards
+    ):
+        raise AmodalError(f"{manifest} is damaged: each shard needs {', '.join(kinds)}. Pack the data again.")
     return content

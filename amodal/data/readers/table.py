@@ -18,6 +18,8 @@ from amodal.data.readers._tabular import Tabular
 
 MISSING = {"", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "null", "NULL", "None"}
 """Cells of a CSV that say that there is nothing. As pandas has it: "none" is a word like others."""
+MOST_CELLS = 2**27
+"""Rows times columns from which a table may not be nearly empty: a small file would fill the memory."""
 SUFFIXES = {".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet"}
 
 
@@ -35,7 +37,7 @@ def read(path: Path) -> Part:
     if ending == ".parquet":
         try:
             return Parquet(path)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise AmodalError(f"{path} is no whole Parquet file: {error}. Fetch it again.") from error
     if ending not in SUFFIXES:
         raise AmodalError(f"{path} is no table that can be read; expected one of {', '.join(sorted(SUFFIXES))}")
@@ -50,7 +52,10 @@ def _csv(text: str, path: Path) -> Lists:
     csv.field_size_limit(sys.maxsize)
     first = text.partition("\n")[0]
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=first.count)
-    rows = [row for row in csv.reader(text.splitlines(keepends=True), delimiter=delimiter) if row]
+    try:
+        rows = [row for row in csv.reader(text.splitlines(keepends=True), delimiter=delimiter) if row]
+    except csv.Error as error:
+        raise AmodalError(f"{path} is no table: {error}") from error
     if not rows:
         raise AmodalError(f"{path} is empty. Its first line must name the columns.")
     names = [name.strip() or f"column{i + 1}" for i, name in enumerate(rows[0])]
@@ -70,14 +75,20 @@ def _json(text: str, path: Path) -> Lists:
     if text.lstrip().startswith("["):
         try:
             objects = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise AmodalError(f"{path}, line {error.lineno}: {error.msg}") from error
+        except (ValueError, RecursionError) as error:
+            where = f", line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else f": {error}"
+            raise AmodalError(f"{path}{where}") from error
     else:
         objects = _lines(text, path)
     wrong = next((i for i, o in enumerate(objects) if not isinstance(o, dict)), None)
     if wrong is not None:
         raise AmodalError(f"{path}: record {wrong} is no object with named values, but {type(objects[wrong]).__name__}")
     names = dict.fromkeys(name for o in objects for name in o)
+    if len(names) * len(objects) > max(MOST_CELLS, 1000 * sum(map(len, objects))):
+        raise AmodalError(
+            f"{path}: {len(objects):,} records have {len(names):,} different names, hardly one of them twice. "
+            "Give each value the name of what it is, the same in all records."
+        )
     return Lists({name: [o.get(name) for o in objects] for name in names}, len(objects))
 
 
@@ -91,6 +102,8 @@ def _lines(text: str, path: Path) -> list[dict]:
                 if number == len(lines):  # No newline after it: a writer was stopped here, and all before it is whole.
                     break
                 raise AmodalError(f"{path}, line {number}: {error.msg}. Each line must be one JSON object.") from error
+            except (ValueError, RecursionError) as error:  # numbers and nesting beyond what Python reads
+                raise AmodalError(f"{path}, line {number}: {error}") from error
     return objects
 
 
@@ -138,4 +151,7 @@ def _truth(cell: str) -> bool:
 def _list(cell: str) -> list:
     if not cell.startswith("["):
         raise ValueError
-    return json.loads(cell)
+    try:
+        return json.loads(cell)
+    except RecursionError as error:
+        raise ValueError from error

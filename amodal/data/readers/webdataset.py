@@ -51,12 +51,16 @@ def _members(shard: Path) -> list[tuple[str, int, int]]:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
                 stop = member.offset_data + -(-member.size // BLOCK) * BLOCK if member.isfile() else member.offset_data
-                if stop > total:
+                if stop > total or stop < member.offset_data or member.offset_data <= end:
                     break
+                if member.issparse():
+                    raise AmodalError(f"{shard}: {member.name} is stored with holes. Pack it again without --sparse.")
                 end = stop
                 if member.isfile() and not PurePosixPath(member.name).name.startswith("."):
                     members.append((member.name.removeprefix("./"), member.offset_data, member.size))
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError, LookupError, EOFError) as error:
+        if isinstance(error, AmodalError):
+            raise
         if not members and shard.name.lower().endswith((".gz", ".tgz", ".bz2", ".xz", ".zst")):
             raise AmodalError(
                 f"{shard} is compressed: its records cannot be read in any order. Unpack it to a plain .tar."
