@@ -1,0 +1,266 @@
+"""Good files of every kind, and ways in which they go bad."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import wave
+import zipfile
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import soundfile
+from PIL import Image
+
+Make = Callable[[np.random.Generator], bytes]
+
+
+def picture(format: str, **options) -> Make:
+    def make(rng: np.random.Generator) -> bytes:
+        ramp = np.linspace(0, 200, 24)[:, None, None] + rng.integers(0, 50, (24, 32, 3))
+        file = io.BytesIO()
+        Image.fromarray(ramp.astype(np.uint8)).save(file, format, **options)
+        return file.getvalue()
+
+    return make
+
+
+def sound(format: str, subtype: str | None = None, rate: int = 8000) -> Make:
+    def make(rng: np.random.Generator) -> bytes:
+        file = io.BytesIO()
+        tone = 0.3 * np.sin(np.arange(rate // 2) * rng.uniform(0.1, 0.5)) + rng.normal(0, 0.02, rate // 2)
+        soundfile.write(file, tone, rate, format=format, subtype=subtype)
+        return file.getvalue()
+
+    return make
+
+
+def array(packed: str = "") -> Make:
+    def make(rng: np.random.Generator) -> bytes:
+        file, values = io.BytesIO(), rng.normal(5, 2, (40, 2)).astype(np.float32)
+        if not packed:
+            np.save(file, values)
+        elif packed == "zip":
+            np.savez_compressed(file, x=values[:, 0], y=values[:, 1])
+        else:
+            np.savez(file, x=values[:, 0], y=values[:, 1])
+        return file.getvalue()
+
+    return make
+
+
+def columns(delimiter: str) -> Make:
+    def make(rng: np.random.Generator) -> bytes:
+        rows = [
+            f"{i * 0.1:.1f}{delimiter}{a:.3f}{delimiter}{b:.3f}" for i, (a, b) in enumerate(rng.normal(5, 2, (40, 2)))
+        ]
+        return "\n".join([delimiter.join(("time", "x", "y")), *rows, ""]).encode()
+
+    return make
+
+
+def words(encoding: str) -> Make:
+    return lambda rng: " ".join(rng.choice(["ein", "schöner", "Tag", "am", "Meer", "λόγος"], 20)).encode(encoding)
+
+
+def row(rng: np.random.Generator) -> bytes:
+    return json.dumps(
+        {"age": int(rng.integers(90)), "colour": str(rng.choice(["red", "blue"])), "height": rng.normal()}
+    ).encode()
+
+
+def events(rng: np.random.Generator) -> bytes:
+    times = rng.exponential(1, 12).cumsum()
+    return json.dumps(
+        [{"time": round(t, 3), "item": str(rng.choice(["tea", "milk"])), "price": 2.5} for t in times]
+    ).encode()
+
+
+def fasta(rng: np.random.Generator) -> bytes:
+    return (">one\n" + "".join(rng.choice(list("ACGT"), 120)) + "\n").encode()
+
+
+GOOD: dict[str, dict[str, Make]] = {
+    "image": {
+        ".png": picture("png"),
+        ".jpg": picture("jpeg"),
+        ".webp": picture("webp"),
+        ".gif": picture("gif"),
+        ".bmp": picture("bmp"),
+        ".tif": picture("tiff", compression="tiff_deflate"),
+        ".tiff": picture("tiff"),
+        ".ppm": picture("ppm"),
+        ".jp2": picture("jpeg2000"),
+    },
+    "audio": {
+        ".wav": sound("WAV"),
+        ".flac": sound("FLAC"),
+        ".ogg": sound("OGG"),
+        ".opus": sound("OGG", "OPUS"),
+        ".mp3": sound("MP3"),
+        ".aiff": sound("AIFF"),
+        ".au": sound("AU"),
+    },
+    "text": {".txt": words("utf-8"), ".md": words("utf-16")},
+    "series": {".csv": columns(","), ".tsv": columns("\t"), ".npy": array(), ".npz": array("zip")},
+    "table": {".json": row},
+    "events": {".events": events},
+    "sequence": {".fa": fasta},
+}
+"""modality -> ending -> a good file"""
+
+CHECKED = {".png", ".flac", ".ogg", ".opus", ".npz"}
+"""Formats whose checksums cover what is decoded: a value that comes out changed must be noticed."""
+
+
+# Ways to go bad: (content, rng) -> content
+
+
+def truncated(data: bytes, rng: np.random.Generator) -> bytes:
+    return data[: int(rng.integers(1, len(data)))]
+
+
+def one_bit(data: bytes, rng: np.random.Generator) -> bytes:
+    return flipped(data, rng.integers(0, 8 * len(data), 1))
+
+
+def bits(data: bytes, rng: np.random.Generator) -> bytes:
+    return flipped(data, rng.integers(0, 8 * len(data), int(rng.integers(2, 33))))
+
+
+def header(data: bytes, rng: np.random.Generator) -> bytes:
+    """Bits among the first 64 bytes, where sizes are."""
+    return flipped(data, rng.integers(0, 8 * min(64, len(data)), int(rng.integers(1, 5))))
+
+
+def flipped(data: bytes, places) -> bytes:
+    changed = bytearray(data)
+    for place in places:
+        changed[int(place) // 8] ^= 1 << int(place) % 8
+    return bytes(changed)
+
+
+def zero_block(data: bytes, rng: np.random.Generator) -> bytes:
+    """As a disk leaves a file whose blocks were never written."""
+    start = int(rng.integers(len(data)))
+    stop = min(len(data), start + int(rng.integers(1, max(2, len(data) // 2))))
+    return data[:start] + bytes(stop - start) + data[stop:]
+
+
+def zeros(data: bytes, rng: np.random.Generator) -> bytes:
+    return bytes(len(data))
+
+
+def empty(data: bytes, rng: np.random.Generator) -> bytes:
+    return b""
+
+
+def noise(data: bytes, rng: np.random.Generator) -> bytes:
+    return rng.bytes(len(data))
+
+
+def extended(data: bytes, rng: np.random.Generator) -> bytes:
+    return data + rng.bytes(int(rng.integers(1, 100)))
+
+
+def twice(data: bytes, rng: np.random.Generator) -> bytes:
+    at = int(rng.integers(len(data)))
+    return data[:at] + data[at // 2 :]
+
+
+DAMAGES = (truncated, one_bit, bits, header, zero_block, zeros, empty, noise, extended, twice)
+
+
+# Bombs: small files that ask for much
+
+
+def png_bomb(side: int) -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    packer = zlib.compressobj(9)
+    rows = b"".join(packer.compress(bytes(side // 8 + 1)) for _ in range(side)) + packer.flush()
+    head = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def gif_bomb() -> bytes:
+    return (
+        b"GIF89a"
+        + struct.pack("<HHBBB", 65535, 65535, 0xF0, 0, 0)
+        + bytes(6)
+        + b","
+        + struct.pack("<HHHHB", 0, 0, 65535, 65535, 0)
+        + b"\x02\x02D\x01\x00;"
+    )
+
+
+def npz_bomb(times: int = 5) -> bytes:
+    """Five quarters of a GiB of zeros in six MB."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        with archive.open("x.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array_header_1_0(
+                member, {"descr": "<f4", "fortran_order": False, "shape": (times * 2**26,)}
+            )
+            for _ in range(times * 16):
+                member.write(bytes(2**24))
+    return file.getvalue()
+
+
+def npy_bomb(count: int = 2**40) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (count, 2)})
+    return file.getvalue() + bytes(64)
+
+
+def wav_bomb(rate: int) -> bytes:
+    """Says it has one sample a second, or four billion."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as sound:
+        sound.setnchannels(1), sound.setsampwidth(2), sound.setframerate(8000), sound.writeframes(bytes(20_000))
+    data = bytearray(file.getvalue())
+    data[24:28] = struct.pack("<I", rate)
+    return bytes(data)
+
+
+def flac_bomb() -> bytes:
+    """A good file whose header says 68 billion samples of eight channels."""
+    data = bytearray(sound("FLAC")(np.random.default_rng(0)))
+    data[20] = data[20] & 0xF1 | 0x0E
+    data[21] |= 0x0F
+    data[22:26] = b"\xff" * 4
+    return bytes(data)
+
+
+def deep(opening: bytes = b"[") -> bytes:
+    return opening * 200_000
+
+
+def digits() -> bytes:
+    return b'{"age": ' + b"9" * 100_000 + b"}"
+
+
+def lonely_names(count: int = 20_000) -> bytes:
+    """Events with a field of their own each: quadratic, if every event gets a cell for every field."""
+    return json.dumps([{"time": i, f"f{i}": 1} for i in range(count)]).encode()
+
+
+BOMBS: dict[str, dict[str, Callable[[], bytes]]] = {
+    "image": {".png": lambda: png_bomb(30_000), ".gif": gif_bomb, ".npy": npy_bomb, ".npz": npz_bomb},
+    "audio": {".wav": lambda: wav_bomb(1), ".aiff": lambda: wav_bomb(2**32 - 1), ".flac": flac_bomb, ".au": npy_bomb},
+    "text": {".txt": lambda: b"\xff\xfe" + b"\x00\xd8" * 1000, ".md": lambda: b"word " * 2_000_000},
+    "series": {
+        ".npz": npz_bomb,
+        ".npy": npy_bomb,
+        ".csv": lambda: b",".join(b"a%d" % i for i in range(50_000)) + b"\n",
+        ".tsv": lambda: b"x\ty\n" + b"1" * 3_000_000,
+    },
+    "table": {".json": digits},
+    "events": {".events": lonely_names},
+    "sequence": {".fa": lambda: b">x\n" + b"ACGT\n" * 1_000_000},
+}
+"""modality -> ending -> a file that asks for far more than it is; what can be cut off may also be read."""
+MORE_BOMBS = {"table": {".json": deep, ".JSON": lambda: deep(b'{"a":')}, "events": {".events": deep}}
