@@ -18,20 +18,29 @@ from amodal.core import AmodalError
 from amodal.modalities._base import shortened
 from amodal.search.query import field_for
 from amodal.serve import schema
-from amodal.serve.bodies import body_of, query_in, records_in
+from amodal.serve.bodies import body_of, nothing_in, query_in, records_in
 from amodal.serve.guard import Guard
 from amodal.serve.limits import Limits, Refused
 from amodal.serve.metrics import Metrics
 from amodal.serve.page import page
-from amodal.serve.service import SPACES, Service, finite, said
+from amodal.serve.service import LIKE, SPACES, Service, finite, said
 
 log = logging.getLogger("amodal.serve")
+
+MOST_LIKE = 16
+"""Records in one query."""
 
 Where = Annotated[
     list[str], Query(description="NAME=VALUE: only records whose label has this value; a range is LOW..HIGH")
 ]
 Senses = Annotated[list[str], Query(description="senses of the records to compare with; all unless given")]
-Weights = Annotated[list[str], Query(description="SENSE=NUMBER: of a part of the query; below 0: unlike it")]
+Weights = Annotated[
+    list[str],
+    Query(description="SENSE=NUMBER, or like:KEY=NUMBER: of a part of the query; below 0: unlike it"),
+]
+Like = Annotated[
+    list[str], Query(max_length=MOST_LIKE, description="KEY of a record of the index: it is a part of the query")
+]
 
 
 class Json(Response):
@@ -105,8 +114,9 @@ def app(
         "/search",
         schema.thing(hits=schema.several(schema.HIT)),
         "the nearest records, best first; source is the sense that matched",
+        404,
         409,
-        takes=schema.body(fields, limits, many=False),
+        takes=schema.body(fields, limits, many=False, required=False),
     )
     async def search(
         request: Request,
@@ -114,11 +124,17 @@ def app(
         senses: Senses = [],  # noqa: B006
         where: Where = [],  # noqa: B006
         weight: Weights = [],  # noqa: B006
+        like: Like = [],  # noqa: B006
     ) -> Response:
-        """Records of the index that are near to a query: a value of one sense, or of several together."""
-        query = await service.read(query_in, await body_of(request, limits), model.encoder, limits)
-        weights = {field_for(model.encoder, name): _number(number) for name, number in _pairs(weight).items()}
-        hits = await service.search(query, k=k, weights=weights, senses=senses or None, where=_pairs(where) or None)
+        """Records of the index that are near to a query: a value of one sense, a record (`like`), or several of either together; records
+        that are a part of the query are not found themselves."""
+        if like and nothing_in(request):
+            query = {}
+        else:
+            query = await service.read(query_in, await body_of(request, limits), model.encoder, limits)
+        weights = {_part(model.encoder, name): _number(number) for name, number in _pairs(weight, last=True).items()}
+        chosen = {"senses": senses or None, "where": _pairs(where) or None}
+        hits = await service.search(query, k=k, weights=weights, like=list(dict.fromkeys(like)), **chosen)
         return Json({"hits": [asdict(hit) for hit in hits]})
 
     if model.head is not None:
@@ -210,11 +226,16 @@ def _errors(made: FastAPI) -> None:
         return Json({"error": "something went wrong in the server; its log says what"}, 500)
 
 
-def _pairs(given: list[str]) -> dict[str, str]:
+def _pairs(given: list[str], *, last: bool = False) -> dict[str, str]:
+    """last: the value begins after the last =, so that a key may hold some."""
     for item in given:
         if "=" not in item:
             raise Refused(422, f"{shortened(item)!r} should be NAME=VALUE")
-    return dict(item.split("=", 1) for item in given)
+    return dict(item.rsplit("=", 1) if last else item.split("=", 1) for item in given)
+
+
+def _part(encoder, name: str) -> str:
+    return name if name.startswith(LIKE) else field_for(encoder, name)
 
 
 def _number(text: str) -> float:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 
@@ -18,6 +20,7 @@ from amodal.core.embeddings import FUSED
 from amodal.diagnose.neighbours import nearest
 from amodal.evaluate._labels import measure
 from amodal.evaluate.knn import neighbours
+from amodal.evaluate.retrieval import LEAST, ranked
 from amodal.search import Index
 
 MOST = 20_000
@@ -28,6 +31,8 @@ PAIRS = 1000
 """Records that are nearly the same, listed at most."""
 NEAR = 10
 """Neighbours that agreement and outliers look at."""
+SUBSETS = 5
+"""Senses of which all subsets are tried; of more, those that have one sense, or lack one."""
 
 
 class Atlas:
@@ -45,41 +50,64 @@ class Atlas:
         place = np.full(len(index.alive), -1, dtype=np.int64)
         place[alive] = np.arange(len(alive))
         self.labels = {name: values[alive] for name, values in index.labels.items()}
-        columns = {source: _column(*index.one_each(source), place) for source in index.sources}
-        self.vectors = Embeddings(columns, len(self.keys))
+        columns = {source: _column(*one_each(index, source), place) for source in index.sources}
+        self.vectors = Embeddings(columns, len(self.keys))  # unit, float16
         self.tested = np.zeros(len(self.keys), dtype=bool)
         self.tested[[self.at[key] for key in tested if key in self.at]] = True
         self.shown = np.arange(len(self.keys))
         if len(self.keys) > most:
             self.shown = np.sort(np.random.default_rng(0).choice(len(self.keys), most, replace=False))
-        said = "\n".join([index.fingerprint, *(f"{s}{columns[s].values.sum():.4f}" for s in columns), *self.keys])
+        sums = (f"{s}{columns[s].values.sum(dtype=torch.float64):.4f}" for s in columns)
+        said = "\n".join([index.fingerprint, *sums, *self.keys])
         self.stamp = hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
         self._worker = ThreadPoolExecutor(2, "amodal-atlas")  # so that others need not wait for UMAP
         self._asking = Lock()
         self._jobs: dict[tuple, Future] = {}
+        self._last: tuple[tuple[str, ...], Column] | None = None
 
     @property
     def senses(self) -> tuple[str, ...]:
         """Those that values have, without the network's own fused vectors."""
         return tuple(s for s in self.vectors.columns if s != FUSED)
 
-    def column(self, senses: Sequence[str] = ()) -> Column:
-        """Unit vectors of the records that have any of these senses, their mean where they have several; none given: fused.
-        Raises AmodalError for senses that are none."""
+    def column(self, senses: Sequence[str] = (), among: np.ndarray | None = None) -> Column:
+        """(n, D) float32 unit vectors of the records that have any of these senses: the mean of theirs where they have several; none
+        given: fused. among: ascending numbers of records, others are left out. Raises AmodalError for senses that are none."""
         for sense in senses:
             if sense not in self.senses:
                 raise unknown("sense of this index", sense, self.senses)
-        if not senses and FUSED in self.vectors.columns:
-            return self.vectors[FUSED]
-        if len(senses) == 1:
-            return self.vectors[senses[0]]
-        return self.vectors.fused(list(senses or self.senses))
+        if senses:
+            named = tuple(dict.fromkeys(senses))
+        else:
+            named = (FUSED,) if FUSED in self.vectors.columns else self.senses
+        last = self._last
+        if among is None and last is not None and last[0] == named:
+            return last[1]
+        among_or_all = np.arange(len(self.keys)) if among is None else among
+        parts = {s: _among(self.vectors[s], among_or_all) for s in named}
+        found = parts[named[0]] if len(named) == 1 else Embeddings(parts, len(among_or_all)).fused(list(named))
+        found = Column(normalize(found.values, dim=1), torch.from_numpy(among_or_all)[found.rows])
+        if among is None:
+            self._last = named, found
+        return found
+
+    def vector(self, number: int, senses: Sequence[str] = ()) -> Tensor | None:
+        """(D,) of one record, as in `column`; None if it has none of these senses."""
+        found = self.column(senses, np.array([number]))
+        return found.values[0] if len(found) else None
 
     def present(self, sense: str) -> np.ndarray:
         """(N,) bool: which records have it."""
         there = np.zeros(len(self.keys), dtype=bool)
-        there[self.column([sense]).rows.numpy()] = True
+        if sense not in self.senses:
+            raise unknown("sense of this index", sense, self.senses)
+        there[self.vectors[sense].rows.numpy()] = True
         return there
+
+    @cached_property
+    def fullest(self) -> int:
+        """The first of the records that have most senses."""
+        return int(np.sum([self.present(s) for s in self.senses], axis=0).argmax())
 
     def later(self, verb: str, *given) -> object | None:
         """What `getattr(self, verb)(*given)` returns, computed once in another thread; None until it is there."""
@@ -91,18 +119,38 @@ class Atlas:
                 job = self._jobs[verb, *given] = self._worker.submit(getattr(self, verb), *given)
         return job.result() if job.done() else None
 
-    def layout(self, sense: str = "") -> tuple[np.ndarray, np.ndarray]:
-        """(n,) numbers of shown records and (n, 2) float32 where they lie, in 0 to 1; sense "": fused. Kept on disk."""
-        file = (
-            self.cache
-            / f"map-{_safe(sense or FUSED)}-{'umap' if _umap() else 'pca'}-{self.stamp}-{len(self.shown)}.npz"
-        )
+    @property
+    def way(self) -> str:
+        """How maps are drawn: "umap" where it is installed, else "pca"."""
+        return "umap" if _umap() else "pca"
+
+    def of_shown(self, tell: Callable[[str, list[str]], np.ndarray], name: str) -> np.ndarray:
+        """What `tell(name, keys)` says of the shown records."""
+        return tell(name, [self.keys[i] for i in self.shown])
+
+    def layout(self, sense: str = "", way: str = "") -> tuple[np.ndarray, np.ndarray]:
+        """(n,) numbers of shown records and (n, 2) float32 where they lie, in 0 to 1; sense "": fused; way: "umap" or "pca", the best
+        there is unless given. Kept on disk."""
+        way = way or self.way
+        file = self.cache / f"map-{_safe(sense or FUSED)}-{way}-{self.stamp}-{len(self.shown)}.npz"
         if not file.exists():
             part = self._of_shown([sense] if sense else [])
-            np.savez(_draft(file), numbers=part.rows.numpy(), flat=flat(part.values))
+            np.savez(_draft(file), numbers=part.rows.numpy(), flat=flat(part.values, way))
             _draft(file).replace(file)
         with np.load(file, allow_pickle=False) as kept:
             return kept["numbers"], kept["flat"]
+
+    def stand_in(self, number: int, sense: str = "") -> int:
+        """The record by which one is found on the map: itself, or of those drawn the one nearest to it; -1 if it lacks the sense."""
+        senses = [sense] if sense else []
+        mine = self.vector(number, senses)
+        if mine is None:
+            return -1
+        drawn = self._of_shown(senses)
+        if (drawn.rows == number).any():
+            return number
+        cosine = drawn.values @ mine
+        return int(drawn.rows[(cosine.abs() if self.unsigned else cosine).argmax()]) if len(drawn) else -1
 
     def agreement(self) -> np.ndarray:
         """(N,) float32: of the nearest neighbours by one sense, the share that are so by another as well, mean over the pairs of senses
@@ -138,34 +186,60 @@ class Atlas:
 
     def alike(self, number: int, senses: Sequence[str], k: int) -> list[tuple[int, float]]:
         """(number, cosine) of the records nearest to one of them, by the fused vectors of these senses alone."""
-        column = self.column(senses)
-        mine = (column.rows == number).nonzero()
-        if not len(mine):
+        mine = self.vector(number, senses)
+        if mine is None:
             return []
-        unit = normalize(column.values, dim=1)
-        cosine = unit @ unit[mine[0, 0]]
+        column = self.column(senses)
+        cosine = column.values @ mine
         cosine = cosine.abs() if self.unsigned else cosine
-        score, at = cosine.topk(min(k + 1, len(unit)))
+        score, at = cosine.topk(min(k + 1, len(column)))
         found = zip(column.rows[at].tolist(), score.tolist())
         return [(n, s) for n, s in found if n != number][:k]
 
     def probe(self, senses: tuple[str, ...], label: str) -> dict:
-        """How well a vote of nearest neighbours tells a label of the `tested` records from these senses: {metric, value, chance, n}, {}
-        where there is nothing to test. Raises AmodalError for a label that is none."""
+        """How well a vote of nearest neighbours tells a label of those `tested` records that are shown from these senses: {metric, value,
+        chance, n}, {} where there is nothing to test. Raises AmodalError for a label that is none."""
         if label not in self.labels:
             raise unknown("label", label, self.labels)
-        column, values = self.column(senses), self.labels[label]
+        column, values = self._of_shown(senses), self.labels[label]
         test = torch.from_numpy(self.tested[column.rows.numpy()])
         learnt, asked = (Column(column.values[m], column.rows[m]) for m in (~test, test))
         found = measure(neighbours, learnt, values, {"it": asked}, values).get("it", [])
         return found[0] if found else {}
+
+    def retrieval(self, senses: tuple[str, ...], at: int = 10) -> list[dict]:
+        """How often the right record is among the `at` nearest, of the `tested` records that are shown: {source, target, value, chance, n}
+        for every two of these senses, and for all the others together, source "", where there are more. Records whose vectors
+        are equal are equally right."""
+        asked = self.shown[self.tested[self.shown]]
+        rows = []
+        for target in senses:
+            others = [s for s in senses if s != target]
+            for source in [*((s,) for s in others), *([tuple(others)] if len(others) > 1 else [])]:
+                pair = Embeddings({"a": self.column(source, asked), "b": self.column([target], asked)}, len(self.keys))
+                a, b = pair.pair("a", "b")
+                if len(a) < LEAST:
+                    continue
+                same = torch.unique(b, dim=0, return_inverse=True)[1]
+                row = ranked(a, b, same, (at,), self.unsigned)[0]
+                rows.append({"source": source[0] if len(source) == 1 else "", "target": target} | row)
+        return rows
+
+    def missing(self, label: str) -> list[dict]:
+        """Rows of `probe` with `source`, the senses that are left, for each subset of the senses, the largest first."""
+        sizes = range(len(self.senses), 0, -1)
+        if len(self.senses) > SUBSETS:
+            sizes = sorted({len(self.senses), len(self.senses) - 1, 1}, reverse=True)
+        subsets = [left for size in sizes for left in itertools.combinations(self.senses, size)]
+        found = {left: self.probe(left, label) for left in subsets}
+        return [{"source": " + ".join(left), "label": label} | row for left, row in found.items() if row]
 
     def outliers(self, sense: str = "", most: int = 200) -> list[tuple[int, float]]:
         """(number, mean cosine to its nearest neighbours) of the shown records that are least like any other, worst first."""
         part = self._of_shown([sense] if sense else [])
         if len(part) <= 1:
             return []
-        unit = normalize(part.values, dim=1)
+        unit = part.values
         near = nearest(unit, min(NEAR, len(part) - 1))
         mean = torch.einsum("nd,nkd->nk", unit, unit[near]).mean(1)
         score, at = (-mean).topk(min(most, len(part)))
@@ -174,7 +248,7 @@ class Atlas:
     def twins(self, sense: str = "", least: float = 0.99, most: int = PAIRS) -> list[tuple[int, int, float]]:
         """(number, number, cosine) of pairs of shown records that are nearly the same, the most alike first; least: above 0."""
         part = self._of_shown([sense] if sense else [])
-        unit, found = normalize(part.values, dim=1), []
+        unit, found = part.values, []
         for start in range(0, len(unit), 1024):
             similar = unit[start : start + 1024] @ unit.T
             similar = similar.triu(start + 1)  # each pair once; what is below becomes 0, which is under any `least`
@@ -185,16 +259,13 @@ class Atlas:
         return found
 
     def _of_shown(self, senses: Sequence[str]) -> Column:
-        column = self.column(senses)
-        kept = torch.from_numpy(np.isin(column.rows.numpy(), self.shown))
-        return Column(column.values[kept], column.rows[kept])
+        return self.column(senses, self.shown)
 
 
-def flat(x_ND: Tensor) -> np.ndarray:
-    """(N, 2) float32 in 0 to 1: UMAP of unit vectors where umap-learn is installed and there are enough of them, else the first two
-    principal components."""
+def flat(x_ND: Tensor, way: str) -> np.ndarray:
+    """(N, 2) float32 in 0 to 1: "umap" of unit vectors where there are enough of them, else the first two principal components."""
     unit = normalize(x_ND.float(), dim=1)
-    if _umap() and len(unit) > 50:
+    if way == "umap" and len(unit) > 50:
         import umap
 
         found = torch.from_numpy(umap.UMAP(metric="cosine", random_state=0).fit_transform(unit.numpy()))
@@ -220,12 +291,27 @@ def _umap() -> bool:
     return find_spec("umap") is not None
 
 
+def one_each(index: Index, source: str) -> tuple[np.ndarray, np.ndarray]:
+    """(n, D) one vector for each record that has the sense, and the (n,) numbers of the records."""
+    return getattr(index, "one_each", index.log.vectors)(source)
+
+
 def _column(vectors: np.ndarray, rows: np.ndarray, place: np.ndarray) -> Column:
-    """Vectors of living records by their new numbers."""
+    """Vectors of living records by their new numbers, in half precision, as they are stored: there may be a million."""
     new = place[rows]
     order = np.argsort(new, kind="stable")
     order = order[new[order] >= 0]
-    return Column(torch.from_numpy(np.asarray(vectors)[order].astype(np.float32)), torch.from_numpy(new[order]))
+    return Column(torch.from_numpy(np.asarray(vectors)[order]), torch.from_numpy(new[order]))
+
+
+def _among(column: Column, numbers: np.ndarray) -> Column:
+    """float32 vectors of the records of these ascending numbers, by their place among them."""
+    rows = column.rows.numpy()
+    if not len(rows):
+        return Column(column.values.float(), column.rows)
+    at = np.minimum(np.searchsorted(rows, numbers), len(rows) - 1)
+    there = np.flatnonzero(rows[at] == numbers)
+    return Column(column.values[torch.from_numpy(at[there])].float(), torch.from_numpy(there))
 
 
 def _draft(file: Path, suffix: str = ".npz") -> Path:

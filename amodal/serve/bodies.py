@@ -23,6 +23,11 @@ Record = dict[str, Any]
 """sense -> bytes, or what JSON says; not looked at yet."""
 
 
+def nothing_in(request: Request) -> bool:
+    """Whether a request says that it has no body."""
+    return request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers
+
+
 async def body_of(request: Request, limits: Limits) -> bytes | Record:
     """The bytes of a JSON body, or the one record of a form. Raises Refused."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()

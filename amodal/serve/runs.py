@@ -13,7 +13,8 @@ from amodal.train.log import read as read_metrics
 
 
 def measures(run: Path, since: int = 0) -> dict:
-    """status, method, size, steps, and `columns`: name -> [[step, value], …] of what was measured after step `since`."""
+    """status, method, steps, `settings`: what the run was told, name -> value, and `columns`: name -> [[step, value], …] of what was
+    measured after step `since`."""
     config = _config(run)
     columns: dict[str, list] = {}
     last = since
@@ -26,7 +27,21 @@ def measures(run: Path, since: int = 0) -> dict:
                 columns.setdefault(name, []).append([entry["step"], value])
     schedule = config.get("schedule", {})
     about = {"method": config.get("method", ""), "status": config.get("status", ""), "steps": schedule.get("steps")}
-    return about | {"name": run.resolve().name, "last": last, "columns": columns}
+    return about | {"name": run.resolve().name, "last": last, "columns": columns, "settings": settings(config)}
+
+
+def settings(config: dict) -> dict[str, str]:
+    """What a run was told, by short names."""
+    encoder, options = config.get("encoder", {}), config.get("options", {})
+    told = {
+        "method": config.get("method"),
+        "data": config.get("data", {}).get("name"),
+        "senses": ", ".join(encoder.get("fields", {})),
+    }
+    told |= {name: encoder.get(name) for name in ("size", "trunk", "positions", "pool")}
+    told |= {name: config.get(name) for name in ("batch", "seed")}
+    told |= config.get("schedule", {}) | {f"method.{name}": value for name, value in options.items()}
+    return {name: str(value) for name, value in told.items() if value not in (None, "", "None")}
 
 
 def beside(run: Path) -> dict[str, Path]:

@@ -114,7 +114,7 @@ def record(fields: Mapping[str, Modality], limits: Limits) -> Schema:
     }
 
 
-def body(fields: Mapping[str, Modality], limits: Limits, *, many: bool) -> Schema:
+def body(fields: Mapping[str, Modality], limits: Limits, *, many: bool, required: bool = True) -> Schema:
     """The request body: JSON with many records or one, or a form with one."""
     one = record(fields, limits)
     records = thing(records=several(one) | {"minItems": 1, "maxItems": limits.records}) | {
@@ -131,7 +131,7 @@ def body(fields: Mapping[str, Modality], limits: Limits, *, many: bool) -> Schem
             "schema": {"type": "object", "properties": form, "minProperties": 1, "additionalProperties": False}
         },
     }
-    return {"requestBody": {"required": True, "content": content}}
+    return {"requestBody": {"required": required, "content": content}}
 
 
 def about(fields: Mapping[str, Modality]) -> Sequence[Schema]:

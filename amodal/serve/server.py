@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import Collection
 from pathlib import Path
 
@@ -91,22 +92,39 @@ def serve(
     device: str = "auto",
     limits: Limits | None = None,
 ) -> None:
-    """Serve a run until it is interrupted. host: "127.0.0.1" takes requests of this machine only; token: see `app`; names: by which a
-    proxy on this machine calls the server, besides localhost; anyone: take requests from elsewhere without a token. Raises AmodalError for
-    a host that is open to the network without a token."""
+    """Serve a run until it is interrupted. host: "127.0.0.1" takes requests of this machine only; port: 0 for any that is free; token: see
+    `app`; names: by which a proxy on this machine calls the server, besides localhost; anyone: take requests from elsewhere without a
+    token. Raises AmodalError for a host that is open to the network without a token, and for a port that is taken."""
     local = host in LOCAL
     if not local and not token and not anyone:
         raise AmodalError(
             f"on {host} everyone on the network could use this server. Give a token (--token-file FILE, or the variable {TOKEN}), "
             "or say --anyone"
         )
-    made = app(
-        load(run, device=device), index=index, limits=limits, token=token, hosts={*LOCAL, *names} if local else None
-    )
-    shown = f"[{host}]" if ":" in host else host
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    print(f"http://{shown}:{port}/docs says what this server takes and gives. Stop it with Ctrl-C.", flush=True)
-    uvicorn.Server(configured(made, host=host, port=port)).run()
+    with listening(host, port) as taken:
+        hosts = {*LOCAL, *names} if local else None
+        made = app(load(run, device=device), index=index, limits=limits, token=token, hosts=hosts)
+        shown = f"[{host}]" if ":" in host else host
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+        address = f"http://{shown}:{taken.getsockname()[1]}/docs"
+        print(f"{address} says what this server takes and gives. Stop it with Ctrl-C.", flush=True)
+        uvicorn.Server(configured(made)).run([taken])
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket on this port, 0 for any that is free. Raises AmodalError for one that is taken, or a host that is none of this machine's."""
+    if not 0 <= port < 2**16:
+        raise AmodalError(f"a port is a number from 0 to {2**16 - 1}, not {port}")
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((host, port))
+        made.listen(2048)
+    except OSError as error:
+        made.close()
+        instead = f"Take another, such as --port {port + 1 if port + 1 < 2**16 else port - 1}, or --port 0 for any that is free"
+        raise AmodalError(f"cannot listen on port {port} of {host}: {error.strerror}. {instead}") from None
+    return made
 
 
 def token_of(file: str | Path | None) -> str:

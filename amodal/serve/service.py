@@ -30,6 +30,8 @@ from amodal.teller import Teller
 T = TypeVar("T")
 Decoded = dict[str, np.ndarray]
 SPACES = ("aligned", "features")
+LIKE = "like:"
+"""Before the key of a record that is a part of a query, where parts are named."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,16 @@ class Service:
         ready = await asyncio.gather(*(self.read(self._decoded, record) for record in records))
         return await self.network(ready)
 
-    async def search(self, query: Record, *, k: int, weights: dict[str, float], **options) -> list[Hit]:
-        """The k records nearest to a query; weights: of its parts by field; options: senses and where, as for `amodal.search.search`."""
+    async def search(
+        self, query: Record, *, k: int, weights: dict[str, float], like: Sequence[str] = (), **options
+    ) -> list[Hit]:
+        """The k records nearest to a query; like: keys of records that are parts of it, and are not found themselves; weights: of its
+        parts, by field and by `like:KEY`; options: senses and where, as for `amodal.search.search`. Raises Refused."""
         if not len(await self.records()):
             raise Refused(409, "there is no index to search in; make one with `amodal index RUN --data DIR`")
         seen = await self.see([{name: value} for name, value in query.items()])
         vectors = {name: torch.from_numpy(finite(one.aligned[name])) for name, one in zip(query, seen)}
-        return await self._with_index(lambda: self._nearest(vectors, k, weights, options))
+        return await self._with_index(lambda: self._nearest(vectors, like, k, weights, options))
 
     async def records(self) -> Shelf:
         """The index as it is now."""
@@ -92,8 +97,17 @@ class Service:
     async def _with_index(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.searcher, call)
 
-    def _nearest(self, vectors: dict[str, Tensor], k: int, weights: dict[str, float], options: dict) -> list[Hit]:
-        return run_search(self.shelf.fresh().index, self.encoder, vectors, k=k, weights=weights, **options)
+    def _nearest(
+        self, vectors: dict[str, Tensor], like: Sequence[str], k: int, weights: dict[str, float], options: dict
+    ) -> list[Hit]:
+        shelf = self.shelf.fresh()
+        for key in like:
+            try:
+                vectors[f"{LIKE}{key}"] = shelf.vector(key)
+            except KeyError:
+                raise Refused(404, f"there is no record {shortened(key)!r}") from None
+        found = run_search(shelf.index, self.encoder, vectors, k=k + len(like), weights=weights, **options)
+        return [hit for hit in found if hit.key not in like][:k]
 
     def _decoded(self, record: Record) -> Decoded:
         return {name: decoded(self.model.fields[name], name, raw, self.limits) for name, raw in record.items()}

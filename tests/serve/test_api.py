@@ -10,9 +10,11 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 from starlette.testclient import httpx
+from torch.nn.functional import normalize
 
 import amodal
 from amodal.core import AmodalError
+from amodal.search.query import vector_of
 from amodal.serve import Limits, app, serve
 from amodal.serve.server import token_of
 from amodal.serve.together import Together
@@ -76,6 +78,33 @@ def test_search_is_that_of_the_library(client, model):
     assert audio[0]["key"] == data().keys[9], "a part may be called by its kind"
     unlike = client.post("/search?k=24&senses=image&weight=image=-1", files={"image": png(4)}).json()["hits"]
     assert unlike[-1]["key"] == own["key"]
+
+
+def test_a_record_is_a_query_or_a_part_of_one(client, model):
+    keys, index = data().keys, model.index(data())
+    fused = normalize(model.embed(data()).aligned.fused().values, dim=1)
+
+    def found(path, **body):
+        return [h["key"] for h in client.post(path, **body).json()["hits"]]
+
+    def wanted(vector, *left_out, k=5):
+        return [key for key, *_ in index.nearest(vector, k=k + len(left_out)) if key not in left_out][:k]
+
+    assert found(f"/search?k=5&like={keys[4]}") == wanted(fused[4], keys[4])
+    mix = fused[4] - 0.5 * fused[9]
+    both = f"/search?k=5&like={keys[4]}&like={keys[9]}&weight=like:{keys[9]}=-0.5"
+    assert found(both) == wanted(mix, keys[4], keys[9])
+    words = vector_of(model.encoder, "text", "a thing")
+    mixed = found(f"/search?k=5&like={keys[4]}&weight=text=0.5", json={"text": "a thing"})
+    assert mixed == wanted(fused[4] + 0.5 * words, keys[4])
+    for path, status in (
+        ("/search?like=nothing", 404),
+        (f"/search?like={keys[4]}&weight=like:{keys[5]}=1", 422),
+        (f"/search?like={keys[4]}&weight=like:{keys[4]}=0", 422),
+        ("/search", 415),
+        ("/search?" + "&".join(f"like={i}" for i in range(17)), 422),
+    ):
+        assert client.post(path).status_code == status, path
 
 
 def test_predictions_are_those_of_the_library(client, model):

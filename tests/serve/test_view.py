@@ -2,8 +2,12 @@
 
 import csv
 import io
+import itertools
 import json
+import socket
+import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,11 +18,17 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from torch.nn.functional import normalize
 
-from amodal.core import AmodalError
+from amodal import data as records
+from amodal.core import AmodalError, Embeddings
+from amodal.data import Dataset
+from amodal.evaluate.retrieval import ranked
 from amodal.search import Index
-from amodal.serve import app, runs
+from amodal.serve import app, runs, serve
 from amodal.serve.atlas import Atlas, principal
-from amodal.serve.view import application, router
+from amodal.serve.facts import Facts
+from amodal.serve.tabs import map as atlas_map
+from amodal.serve.tabs.map import numbers
+from amodal.serve.view import application, router, view
 from tests.serve.runs import RECORDS, data, png
 
 torch.set_num_threads(1)
@@ -63,13 +73,51 @@ def test_a_map_of_all_and_of_one_sense_is_computed_once(page, model):
     assert page.get("/view/map", params={"sense": "imag"}).status_code == 422
 
 
-@pytest.mark.parametrize("by", ["label:colour", "has:text", "count", "agreement"])
-def test_a_colour_for_each_record(page, by):
-    found = got(page, "/view/colour", by=by)
-    assert len(found["values"]) == RECORDS
-    if by == "label:colour":
-        assert [found["names"][v] for v in found["values"]] == ["red", "blue"] * (RECORDS // 2)
-    assert page.get("/view/colour", params={"by": "label:no"}).status_code == 404
+def test_a_colour_for_each_record(page):
+    numbers = range(RECORDS)
+    kinds = ["ab"[i % 2] for i in numbers]
+    for by, wanted in (
+        ("label:colour", ["red", "blue"] * (RECORDS // 2)),
+        ("has:text", ["there"] * RECORDS),
+        ("count", ["6 senses"] * RECORDS),
+        ("data:cells.kind", kinds),
+        ("data:cells.age", [float(i) for i in numbers]),
+        ("data:text.length", [float(len(f"a thing, number {i}")) for i in numbers]),
+        ("data:sound.seconds", [0.5] * RECORDS),
+        ("data:visits.events", [5.0] * RECORDS),
+        ("data:curve.steps", [20.0] * RECORDS),
+    ):
+        found = got(page, "/view/colour", by=by)
+        told = found["values"] if found["kind"] == "numbers" else [found["names"][v] for v in found["values"]]
+        assert told == wanted, by
+    assert len(got(page, "/view/colour", by="agreement")["values"]) == RECORDS
+    curves = got(page, "/view/colour", by="data:curve.mean c0")["values"]
+    assert curves[7] == pytest.approx(np.mean(data().raw(7, "curve"), axis=0)[0], abs=1e-4)
+    pictures = got(page, "/view/colour", by="data:image.brightness")["values"]
+    assert pictures[3] == pytest.approx(np.asarray(Image.open(io.BytesIO(png(3)))).mean(), abs=1e-3)
+    assert set(page.get("/view/about").json()["facts"]) > {"cells.age", "text.length", "image.contrast"}
+    for bad in ("label:no", "data:no", "no"):
+        assert page.get("/view/colour", params={"by": bad}).status_code == 404
+
+
+def test_columns_that_nobody_described_can_colour_the_map():
+    table = {"text": [f"words {i}" for i in range(40)]}
+    table |= {"price": [float(i) for i in range(39)] + [None], "shop": ["north", "south"] * 20, "note": ["x" * 50] * 40}
+    dataset = records.open(table)
+    schema = replace(dataset.schema, fields={"text": dataset.schema.fields["text"]}, labels={})
+    facts = Facts(Dataset(dataset.reader, schema))
+    assert facts.names == {"text.length": "number", "price": "number", "shop": "classes"}
+    assert np.allclose(facts.values("price", ["38", "39", "nobody"]), [38, np.nan, np.nan], equal_nan=True)
+    assert facts.values("shop", ["1", "0"]).tolist() == ["south", "north"]
+    with pytest.raises(AmodalError, match="Did you mean price"):
+        facts.values("prize", ["1"])
+
+
+def test_a_few_large_numbers_do_not_take_all_the_colours():
+    found = numbers(np.array([*range(500), 1e9, np.nan]))
+    assert 490 < found["high"] < 510 and found["clipped"] and found["values"][-1] is None
+    plain = numbers(np.arange(10.0))
+    assert (plain["low"], plain["high"], plain["clipped"]) == (0, 9, False)
 
 
 def test_a_record_shows_itself_in_every_sense(page):
@@ -109,7 +157,7 @@ def test_search_by_a_picture_by_words_by_a_record_and_by_a_mix(page, model):
     fused = normalize(column.values, dim=1)
     both = asked(page, records={"4": 1.0, "9": -0.5}).json()
     ranked = Index.open(model.path / "index").nearest(fused[4] - 0.5 * fused[9], k=12)
-    assert [(h["key"], h["sense"]) for h in both[""]] == [(key, sense) for key, _, sense, _ in ranked]
+    assert [(h["key"], h["sense"]) for h in both[""]] == [(hit[0], hit[2]) for hit in ranked]
 
 
 @pytest.mark.parametrize(
@@ -140,6 +188,21 @@ def test_neighbours_and_what_they_tell_change_with_the_senses_that_are_on(page):
     assert page.get("/view/probe", params={"label": "colour", "on": ["x"]}).status_code == 404
 
 
+def test_what_the_senses_that_are_on_find_and_tell(page):
+    rows = got(page, "/view/retrieval", on=["image", "text"])
+    assert all({r["source"], r["target"]} == {"image", "text"} for r in rows)
+    assert page.get("/view/retrieval", params={"on": "imag"}).status_code == 404
+    missing = got(page, "/view/missing", label="colour")
+    assert missing["reported"] == [] and page.get("/view/missing", params={"label": "x"}).status_code == 404
+
+
+def test_a_selection_is_saved_with_keys_and_labels(page):
+    answer = page.post("/view/selection", json=[3, 0])
+    assert list(csv.reader(io.StringIO(answer.text))) == [["record", "colour"], ["3", "blue"], ["0", "red"]]
+    for bad, status in (([99], 404), (["a"], 422), ({"a": 1}, 422), ([True], 422)):
+        assert page.post("/view/selection", json=bad).status_code == status
+
+
 def test_lists_and_what_is_saved_of_them(page, model):
     (model.path / "quarantine.jsonl").write_text('{"key": "=SUM(1)", "field": "image", "reason": "empty file"}\n{"torn')
     try:
@@ -161,7 +224,9 @@ def test_a_run_is_followed_step_by_step_and_compared_with_its_neighbours_only(pa
     assert whole["method"] and whole["columns"]["loss"]
     assert page.get("/view/run", params={"since": whole["last"]}).json()["columns"] == {}
     others = page.get("/view/runs").json()
-    assert others == ["first"] and page.get("/view/runs/first").json()["method"] == "clip"
+    other = page.get("/view/runs/first").json()
+    assert others == ["first"] and other["method"] == "clip" and other["settings"]["senses"].startswith("image, sound")
+    assert page.get("/view/runs/first", params={"since": other["last"]}).json()["columns"] == {}
     for name in ("..", "told", "%2e%2e%2ffirst", "no"):
         assert page.get(f"/view/runs/{name}").status_code == 404
 
@@ -250,6 +315,40 @@ def test_of_many_records_some_are_drawn_and_always_the_same(tmp_path):
     assert np.isnan(atlas.agreement()).sum() == 30
 
 
+def test_a_record_that_is_not_drawn_is_found_by_its_nearest_that_is(tmp_path):
+    index, atlas, a = small(tmp_path, most=10)
+    unit, shown = normalize(a, dim=1), atlas.shown.tolist()
+    for number in range(40):
+        wanted = number if number in shown else max(shown, key=lambda i: float(unit[i] @ unit[number]))
+        assert atlas.stand_in(number, "a") == wanted
+    assert atlas.stand_in(7, "b") == -1
+    hidden = next(i for i in range(40) if i not in shown)
+    assert atlas.near(a[hidden], ["a"], 1)[0][0] == hidden, "search sees all"
+    router_of = FastAPI()
+    atlas_map.add(router_of, atlas, Facts(records.open({"text": ["a"]})))
+    client = TestClient(router_of)
+    found = got(client, "/view/map", sense="a")
+    assert found["of"] == 40 and len(found["x"]) == 10 and found["numbers"] == [shown[p] for p in found["places"]]
+    assert len(got(client, "/view/colour", by="label:side")["values"]) == 10
+    assert got(client, f"/view/place/{hidden}", sense="a")["number"] == atlas.stand_in(hidden, "a")
+
+
+def test_retrieval_is_that_of_the_protocol_and_sees_equal_records(tmp_path):
+    _, atlas, _ = small(tmp_path)
+    rows = atlas.retrieval(("a", "b", "c"), at=3)
+    asked = np.flatnonzero(atlas.tested)
+    pair = Embeddings({s: atlas.column([s], asked) for s in "ab"}, 40).pair("a", "b")
+    wanted = ranked(*pair, at=(3,))[0]
+    mine = next(r for r in rows if (r["source"], r["target"]) == ("a", "b"))
+    assert mine["value"] == pytest.approx(wanted["value"], abs=0.06) and mine["n"] == len(pair[0])
+    assert {(r["source"], r["target"]) for r in rows} == {*itertools.permutations("abc", 2), *(("", t) for t in "abc")}
+    assert [r["source"] for r in atlas.missing("side")][:2] == ["a + b + c", "a + b"]
+    assert len(atlas.missing("side")) == 7 and atlas.missing("side")[-3] == {
+        "source": "a",
+        "label": "side",
+    } | atlas.probe(("a",), "side")
+
+
 def test_a_probe_learns_from_what_it_is_not_tested_on(tmp_path):
     _, atlas, _ = small(tmp_path)
     told = atlas.probe(("a",), "side")
@@ -285,7 +384,51 @@ def test_umap_draws_the_map_where_it_is_installed(monkeypatch, tmp_path):
     drawn = normalize(a, dim=1)[:, 2:4]
     expected = (drawn - drawn.amin(0)) / (drawn.amax(0) - drawn.amin(0))
     assert np.allclose(atlas.layout("a")[1], expected, atol=2e-3)
+    assert not np.allclose(atlas.layout("a", "pca")[1], expected, atol=2e-3)
+    made, slow = FastAPI(), threading.Event()
+    layout = atlas.layout
+    monkeypatch.setattr(
+        atlas, "layout", lambda sense, way: layout(sense, way) if way == "pca" or slow.wait(20) else None
+    )
+    atlas_map.add(made, atlas, Facts(records.open({"text": ["a"]})))
+    client = TestClient(made)
+    first = got(client, "/view/map", sense="a")
+    assert (first["way"], first["final"]) == ("pca", False), "what is quick comes first"
+    assert client.get("/view/map", params={"sense": "a", "best": True}).status_code == 202
+    slow.set()
+    best = got(client, "/view/map", sense="a", best=True)
+    assert best["final"] and np.allclose(np.array(best["x"]) / 65535, expected[:, 0], atol=2e-3)
     assert list((tmp_path / "view").glob("map-*umap*"))
+
+
+def test_a_folder_that_is_no_run_and_a_port_that_is_taken_say_what_to_do(model, tmp_path):
+    with pytest.raises(AmodalError, match="Did you mean first"):
+        application(model.path.parent / "frist")
+    with pytest.raises(AmodalError, match=r"no run folder\. It holds some, such as .*first"):
+        application(model.path.parent)
+    with pytest.raises(AmodalError, match="amodal pretrain"):
+        application(tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(AmodalError, match=f"cannot listen on port {port}.*--port"):
+            view(model.path, port=port)
+        with pytest.raises(AmodalError, match=f"cannot listen on port {port}"):
+            serve(model.path, port=port)
+    with pytest.raises(AmodalError, match="a port is a number"):
+        view(model.path, port=70000)
+
+
+def test_the_data_of_a_run_that_have_moved_are_asked_for(model):
+    run = model.path.parent / "first"
+    config = (run / "config.json").read_text()
+    try:
+        (run / "config.json").write_text(json.dumps(json.loads(config) | {"data": {"path": "/nowhere/at/all"}}))
+        with pytest.raises(AmodalError, match="--data DIR"):
+            application(run)
+    finally:
+        (run / "config.json").write_text(config)
 
 
 def test_the_router_stands_in_any_application(model):

@@ -1,4 +1,4 @@
-import { about, ask, attempt, card, chooser, el, MISSING, PALETTE, SENSES } from "./view.js";
+import { about, ask, attempt, card, chooser, count, el, MISSING, PALETTE, place, recordField, SENSES, short } from "./view.js";
 import { Scatter } from "./scatter.js";
 
 const HEAT = ["#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"].map(rgb); // viridis
@@ -8,54 +8,95 @@ function heat(share) {
   return HEAT[i].map((v, c) => v + (HEAT[i + 1][c] - v) * (at - i));
 }
 
-export async function draw(page) {
+export async function draw(page, { record } = {}) {
   const names = {};
-  let scatter, map, colour, chosen = [], by = Object.keys(about.labels).map((n) => `label:${n}`).find((n) => about.labels[n.slice(6)] === "classes") || "count", sense = "";
+  let scatter, map, colour, chosen = [], marked = -1, sense = "";
+  let by = Object.keys(about.labels).map((n) => `label:${n}`).find((n) => about.labels[n.slice(6)] === "classes") || "count";
   const stage = el("div", { class: "stage" }), legend = el("div", { class: "legend" }), side = el("div", { "aria-live": "polite" });
-  const list = el("ul", { class: "list", "aria-label": "selected records" }), count = el("p", { class: "faint" }), note = el("span", { class: "faint" });
-  const choices = [...Object.keys(about.labels).map((n) => [`label:${n}`, n]), ...about.indexed.map((s) => [`has:${s}`, `has ${s}?`]),
-    ["count", "how many senses"], ["agreement", "do senses agree on neighbours?"]];
+  const list = el("ul", { class: "list", "aria-label": "selected records" }), total = el("p", { class: "faint" }), note = el("p", { class: "faint" });
+  const save = el("button", { type: "button", hidden: true, onclick: () => attempt(saved) }, "Save the selection as CSV");
+  const choices = [...Object.keys(about.labels).map((n) => [`label:${n}`, n, "labels"]),
+    ...about.indexed.map((s) => [`has:${s}`, `has ${s}?`, "senses"]), ["count", "how many senses", "senses"],
+    ["agreement", "do senses agree on neighbours?", "senses"],
+    ...Object.keys(about.facts).map((n) => { const field = n.split(".")[0]; return [`data:${n}`, n, field in about.senses ? `data: ${field}` : "data: other columns"]; })];
   const lassoing = el("button", { type: "button", "aria-pressed": "false", onclick: () => {
     scatter.lassoing = !scatter.lassoing;
     lassoing.setAttribute("aria-pressed", scatter.lassoing);
   } }, "Lasso");
   page.append(
-    el("div", { class: "bar" }, chooser("Map of", SENSES, (v) => attempt(() => load(v)), sense), chooser("Colour", choices, (v) => attempt(() => paint(v)), by), lassoing,
+    el("div", { class: "bar" }, chooser("Map of", SENSES, (v) => attempt(() => load(v)), sense), chooser("Colour", choices, (v) => attempt(() => paint(v)), by), ...recordField("Find", find, "find-on-map").parts, lassoing,
       el("button", { type: "button", onclick: () => select(scatter.inView()) }, "Select what is in view"),
-      el("button", { type: "button", onclick: () => { scatter.home(); select([]); } }, "Reset"), note),
+      el("button", { type: "button", onclick: () => { scatter.home(); mark(-1); select([]); } }, "Reset")),
     el("div", { class: "split" },
-      el("div", {}, stage, legend, el("p", { class: "faint" }, "Drag to move, wheel or + and − to zoom, Shift-drag for a lasso; on the keyboard arrows, +, −, 0, and Enter for the record in the middle.")),
-      el("aside", { "aria-label": "records" }, side, count, list)));
+      el("div", {}, stage, legend, note, el("p", { class: "faint" }, "Drag to move, wheel or + and − to zoom, Shift-drag for a lasso; on the keyboard arrows, +, −, 0, and Enter for the record in the middle.")),
+      el("aside", { "aria-label": "records" }, side, total, save, list)));
 
   async function load(of) {
     sense = of;
     Object.keys(names).forEach((i) => delete names[i]);
     stage.replaceChildren(el("p", { class: "faint" }, " computing …"));
-    map = await ask(`/view/map?sense=${encodeURIComponent(of)}`);
-    if (!page.isConnected) return;
+    const asked = `/view/map?sense=${encodeURIComponent(of)}`;
+    const [found, tints] = await Promise.all([ask(asked), ask(`/view/colour?by=${encodeURIComponent(by)}`)]);
+    if (!page.isConnected || sense !== of) return;
+    colour = tints;
+    show(found);
+    select([]);
+    if (!map.final) attempt(async () => { // UMAP is not there yet: these are the principal components
+      const better = await ask(`${asked}&best=true`);
+      if (page.isConnected && sense === of) { const kept = chosen; show(better); select(kept); }
+    });
+  }
+
+  function show(found) {
+    const at = marked >= 0 && map ? map.numbers[marked] : -1;
+    map = found;
     scatter?.close();
     stage.replaceChildren();
     const unit = (v) => Float32Array.from(v, (n) => n / 65535);
     scatter = new Scatter(stage, unit(map.x), unit(map.y), { hover, pick, lasso: select, label: `map of ${map.numbers.length} records`, flat: location.search === "?flat" });
     stage.dataset.kind = scatter.kind;
     stage.dataset.points = map.numbers.length;
-    note.textContent = map.numbers.length < map.of ? `${map.numbers.length.toLocaleString("en")} of ${map.of.toLocaleString("en")} records` : "";
-    select([]);
-    await paint(by);
+    const few = map.numbers.length < map.of ? `${count(map.numbers.length)} of ${count(map.of)} records are drawn, chosen by chance; Search and Find see all of them. ` : "";
+    note.textContent = few + (map.way === "umap" ? "UMAP" : map.final ? "Principal components" : "Principal components, until UMAP is done") + (sense ? ` of ${sense}.` : " of all senses.");
+    mark(at >= 0 ? map.numbers.indexOf(at) : -1);
+    shade();
+    legend.replaceChildren(...key());
   }
 
   async function paint(choice) {
     by = choice;
-    colour = await ask(`/view/colour?by=${encodeURIComponent(by)}`);
+    const found = await ask(`/view/colour?by=${encodeURIComponent(choice)}`);
+    if (by !== choice || !page.isConnected) return;
+    colour = found;
     shade();
     legend.replaceChildren(...key());
+  }
+
+  function mark(i) { marked = i; scatter.mark(i); }
+
+  /** Shows a record on the map; one that is not drawn by the drawn one that is nearest to it. */
+  async function find(number) {
+    const [drawn, made] = await Promise.all([ask(`/view/place/${number}?sense=${encodeURIComponent(sense)}`), card(number, { full: true })]);
+    const i = map.numbers.indexOf(drawn.number);
+    if (i < 0) throw new Error(`this record has no ${sense}, and is not on its map`);
+    mark(i);
+    scatter.show(i);
+    place(side, made, ...(drawn.number === number ? [] : [el("p", { class: "faint" }, "It is not among the records that are drawn; the ring is round the drawn one that is nearest to it.")]));
+  }
+
+  async function saved() {
+    const answer = await fetch("/view/selection", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(chosen.map((i) => map.numbers[i])) });
+    if (!answer.ok) throw new Error((await answer.json()).error);
+    const link = el("a", { href: URL.createObjectURL(await answer.blob()), download: "selection.csv" });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }
 
   function shade() {
     if (!colour || !scatter) return;
     const bytes = new Uint8Array(4 * map.numbers.length), on = new Set(chosen), grey = rgb(MISSING), names = PALETTE.map(rgb);
-    map.numbers.forEach((number, i) => {
-      const value = colour.values[number];
+    map.numbers.forEach((_, i) => {
+      const value = colour.values[map.places[i]];
       const there = colour.kind === "classes" ? value >= 0 : value != null;
       const paint = !there ? grey : colour.kind === "numbers" ? heat((value - colour.low) / (colour.high - colour.low || 1)) : names[value % names.length];
       bytes.set([...paint, on.size && !on.has(i) ? 28 : there ? 225 : 110], 4 * i);
@@ -72,7 +113,7 @@ export async function draw(page) {
     }
     const strip = el("canvas", { width: 100, height: 1, role: "img", "aria-label": "from low to high" }), pen = strip.getContext("2d");
     for (let i = 0; i < 100; i++) { pen.fillStyle = `rgb(${heat(i / 99).map(Math.round)})`; pen.fillRect(i, 0, 1, 1); }
-    return [colour.low.toPrecision(3), strip, colour.high.toPrecision(3), dot(MISSING, "not known")];
+    return [`${colour.clipped ? "≤ " : ""}${short(colour.low)}`, strip, `${colour.clipped ? "≥ " : ""}${short(colour.high)}`, ...(colour.values.includes(null) ? [dot(MISSING, "not known")] : [])];
   }
 
   let over = -1, tip;
@@ -98,15 +139,16 @@ export async function draw(page) {
   }
 
   async function pick(i) {
-    scatter.mark(i);
+    mark(i);
     const made = await attempt(() => card(map.numbers[i], { full: true }));
-    if (made) side.replaceChildren(made);
+    if (made) place(side, made);
   }
 
   function select(indices) {
     chosen = indices;
-    count.textContent = indices.length ? `${indices.length.toLocaleString("en")} records selected` : "Nothing is selected. Click a point to see its record.";
-    count.dataset.selected = indices.length;
+    save.hidden = !indices.length;
+    total.textContent = indices.length ? `${count(indices.length)} record${indices.length > 1 ? "s" : ""} selected${indices.length > 300 ? ", of which 300 are listed" : ""}` : "Nothing is selected. Click a point to see its record.";
+    total.dataset.selected = indices.length;
     list.replaceChildren(...indices.slice(0, 300).map((i) => el("li", {}, el("button", { type: "button", onclick: () => pick(i) }, name(i)))));
     if (indices.length) attempt(async () => {
       const asked = indices.slice(0, 300).filter((i) => !names[i]);
@@ -119,5 +161,6 @@ export async function draw(page) {
   function name(i) { return names[i] || `record ${map.numbers[i]}`; }
 
   await load("");
+  if (record != null) await attempt(() => find(record));
   return () => scatter?.close();
 }

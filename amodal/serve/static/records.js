@@ -1,4 +1,4 @@
-import { ask, attempt, card, chooser, el, SENSES } from "./view.js";
+import { about, ask, attempt, card, chooser, el, place, SENSES } from "./view.js";
 
 const LISTS = [["quarantine", "Values that could not be read", "Every value of the data that was read could be decoded."],
   ["twins", "Nearly the same", "No two records are so alike."],
@@ -6,9 +6,10 @@ const LISTS = [["quarantine", "Values that could not be read", "Every value of t
 
 export async function draw(page) {
   let sense = "", least = 0.99;
-  const shown = el("div", { "aria-live": "polite" }), sections = el("div");
+  const shown = el("div", { "aria-live": "polite" }, el("p", { class: "faint" }, "Choose a record of a list to see it.")), sections = el("div");
   const level = el("input", { type: "number", min: 0.5, max: 1, step: 0.005, value: least, onchange: () => { least = level.value; attempt(fill); } });
-  page.append(el("div", { class: "bar" }, chooser("By", SENSES, (v) => { sense = v; attempt(fill); }, ""), el("label", {}, "nearly the same from a cosine of", level)),
+  const few = about.shown < about.records ? el("p", { class: "faint" }, `Of the ${about.records.toLocaleString("en")} records, the ${about.shown.toLocaleString("en")} on the map are compared with each other.`) : null;
+  page.append(el("div", { class: "bar" }, chooser("By", SENSES, (v) => { sense = v; attempt(fill); }, ""), el("label", {}, "nearly the same from a cosine of", level)), ...(few ? [few] : []),
     el("div", { class: "split" }, sections, el("aside", { "aria-label": "record" }, shown)));
 
   async function fill() {
@@ -22,7 +23,7 @@ export async function draw(page) {
         return el("td", {}, number >= 0 ? el("button", { type: "button", onclick: () => attempt(() => look(list.numbers[i])) }, cell) : String(cell));
       })));
       const more = list.rows.length > rows.length ? `, of which ${rows.length} are shown` : "";
-      boxes[at].replaceChildren(el("h2", {}, `${title} `, el("span", { class: "faint" }, `${list.more ? "the first " : ""}${list.rows.length}${more}`)));
+      boxes[at].replaceChildren(el("h2", {}, `${title} `, el("span", { class: "faint" }, `${list.more ? "the first " : ""}${list.rows.length.toLocaleString("en")}${more}`)));
       if (!rows.length) { boxes[at].append(el("p", { class: "faint" }, none)); return; }
       boxes[at].append(el("p", {}, el("a", { href: `/view/csv/${what}?${asked}`, download: `${what}.csv` }, "Save the list as CSV")),
         el("div", { class: "scroll", tabindex: 0, "aria-label": title, role: "region" },
@@ -31,7 +32,7 @@ export async function draw(page) {
   }
 
   async function look(numbers) {
-    shown.replaceChildren(...await Promise.all(numbers.filter((n) => n >= 0).map((n) => card(n, { full: true }))));
+    place(shown, ...await Promise.all(numbers.filter((n) => n >= 0).map((n) => card(n, { full: true }))));
   }
   await fill();
 }

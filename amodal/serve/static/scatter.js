@@ -117,11 +117,23 @@ export class Scatter {
     pen.clearRect(0, 0, this.w, this.h);
     pen.strokeStyle = ink;
     pen.lineWidth = 2;
-    if (this.marked >= 0) { pen.beginPath(); pen.arc(...this.screen(this.marked), 8, 0, 7); pen.stroke(); }
+    if (this.marked >= 0) for (const [tint, width] of [[getComputedStyle(document.body).backgroundColor, 6], [ink, 2.5]]) {
+      Object.assign(pen, { strokeStyle: tint, lineWidth: width });
+      pen.beginPath();
+      pen.arc(...this.screen(this.marked), 9, 0, 7);
+      pen.stroke();
+    }
     if (this.path?.length > 1) { pen.beginPath(); this.path.forEach((p) => pen.lineTo(...p)); pen.setLineDash([5, 4]); pen.stroke(); pen.setLineDash([]); }
   }
 
   mark(i) { this.marked = i; this.draw(); }
+
+  /** Moves the map so that a point can be seen. */
+  show(i) {
+    const [px, py] = this.screen(i);
+    if (px < 20 || py < 20 || px > this.w - 20 || py > this.h - 20) this.centre = [this.x[i], this.y[i]];
+    this.draw();
+  }
 
   grid() {
     this.cells = new Map();

@@ -1,15 +1,17 @@
-import { about, ask, attempt, card, el, record } from "./view.js";
+import { about, ask, attempt, card, el, record, recordField } from "./view.js";
 
 const TYPED = ["text", "sequence", "table", "series", "events"];
+const EXAMPLE = { text: "words", sequence: "symbols", table: '{"column": value, …}', series: '{"channel": [number, …], …}', events: '[{"time": number, …}, …]' };
 const ACCEPT = { image: "image/*,.npy", audio: "audio/*" };
 
 export async function draw(page, { like } = {}) {
   const parts = [], records = new Map();
   const chosen = el("div", { class: "bar", "aria-live": "polite" }), found = el("div", { class: "columns", "aria-live": "polite" });
   const form = el("form", { class: "query", "aria-label": "query", onsubmit: (event) => { event.preventDefault(); attempt(search); } });
+  form.append(el("span", { class: "head" }), el("span", { class: "head faint" }, "like this"), el("span", { class: "head faint" }, "weight"));
   for (const [sense, kind] of Object.entries(about.senses)) {
     const typed = TYPED.includes(kind), id = `q-${sense}`;
-    const field = typed ? el("textarea", { id, rows: 1, placeholder: kind === "text" ? "words" : kind === "table" ? '{"column": value, …}' : kind })
+    const field = typed ? el("textarea", { id, rows: 1, placeholder: EXAMPLE[kind] })
       : el("input", { id, type: "file", accept: ACCEPT[kind] || false });
     const weight = el("input", { type: "number", step: "0.1", value: "1", "aria-label": `weight of ${sense}`, title: "below 0: unlike it" });
     const box = el("div", typed ? {} : { class: "drop" }, field);
@@ -18,22 +20,12 @@ export async function draw(page, { like } = {}) {
     form.append(el("span", {}, el("label", { for: id }, sense), el("span", { class: "faint" }, typed || kind === "image" ? "" : ` ${kind}`)), box, weight);
     parts.push({ sense, field, weight, typed });
   }
-  const key = el("input", { type: "text", id: "q-record", placeholder: "part of a record's name", list: "keys", autocomplete: "off" }), keys = el("datalist", { id: "keys" });
-  key.addEventListener("input", () => attempt(async () => {
-    if (key.value.length > 1) keys.replaceChildren(...(await find(key.value)).map((it) => el("option", { value: it.key })));
-  }));
-  form.append(el("span", {}, el("label", { for: "q-record" }, "record")), el("div", {}, key, keys),
-    el("button", { type: "button", onclick: () => attempt(async () => {
-      const [first] = await find(key.value);
-      if (!first) throw new Error(`no record is called ${key.value}`);
-      await add(first.number);
-      key.value = "";
-    }) }, "Add"));
+  const named = recordField("Add", add, "q-record"), [key, keys, more] = named.parts;
+  form.append(el("span", {}, el("label", { for: "q-record" }, "record")), el("div", {}, key, keys), more);
   form.append(el("span"), el("div", { class: "bar" }, el("button", { type: "submit", class: "main" }, "Search"),
     el("button", { type: "button", onclick: () => { form.reset(); records.clear(); chosen.replaceChildren(); found.replaceChildren(); } }, "Clear")), el("span"));
-  page.append(el("p", { class: "faint" }, "Give one thing or several; weights mix them, and a weight below 0 means unlike it. Each column ranks records by one sense of theirs."), form, chosen, found);
-
-  const find = (text) => ask(`/view/find?key=${encodeURIComponent(text)}`);
+  page.append(el("p", { class: "faint" }, "Give one thing or several; weights mix them, and a weight below 0 means unlike it. Each column ranks records by one sense of theirs. Files may be dropped anywhere here."), form, chosen, found);
+  anywhere(page, parts, () => attempt(search));
 
   async function add(number, weight = 1) {
     const it = await record(number);
@@ -45,7 +37,9 @@ export async function draw(page, { like } = {}) {
   }
 
   async function search() {
+    found.replaceChildren();
     const body = new FormData(), asked = { weights: {}, records: {} };
+    if (key.value.trim()) await named.go();
     for (const { sense, field, weight, typed } of parts) {
       const value = typed ? field.value.trim() : field.files[0];
       if (!value) continue;
@@ -68,6 +62,23 @@ export async function draw(page, { like } = {}) {
   }
 
   if (like != null) { await add(like); await search(); }
+}
+
+/** A file that is dropped beside the fields goes to the first one of its kind, and is looked for. */
+function anywhere(page, parts, search) {
+  page.addEventListener("dragover", (event) => event.preventDefault());
+  page.addEventListener("drop", (event) => {
+    if (event.defaultPrevented) return;
+    event.preventDefault();
+    const file = event.dataTransfer.files[0], kind = file?.type.split("/")[0];
+    const part = parts.find(({ sense, typed }) => !typed && about.senses[sense] === kind);
+    attempt(() => {
+      if (!file) return;
+      if (!part) throw new Error(`${file.name} is neither a picture nor a sound that a sense here takes; drop it on the field it is meant for`);
+      part.field.files = event.dataTransfer.files;
+      search();
+    });
+  });
 }
 
 function dropped(box, field) {

@@ -1,8 +1,10 @@
-import { about, ask, attempt, card, chooser, el } from "./view.js";
+import { about, ask, attempt, card, chooser, el, recordField } from "./view.js";
 
 export async function draw(page, { record } = {}) {
-  let on = new Set(about.indexed), number = record ?? 0, label = Object.keys(about.labels)[0];
-  const tried = el("tbody"), near = el("div", { class: "cards", "aria-live": "polite" }), shown = el("div"), heat = el("div");
+  const on = new Set(about.indexed), labels = Object.keys(about.labels);
+  let number = record ?? about.first, label = labels[0];
+  const tried = el("tbody"), near = el("div", { class: "cards", "aria-live": "polite" }), shown = el("div");
+  const pairs = el("div", { "aria-live": "polite" }), heat = el("div");
   const boxes = about.indexed.map((sense) => {
     const box = el("input", { type: "checkbox", checked: true, onchange: () => {
       box.checked ? on.add(sense) : on.delete(sense);
@@ -11,21 +13,23 @@ export async function draw(page, { record } = {}) {
     } });
     return el("label", {}, box, sense);
   });
-  const key = el("input", { type: "text", "aria-label": "a record's name", placeholder: "part of a record's name", onchange: () => attempt(async () => {
-    const [first] = await ask(`/view/find?key=${encodeURIComponent(key.value)}`);
-    if (!first) throw new Error(`no record is called ${key.value}`);
-    number = first.number;
-    await neighbours();
-  }) });
+  const few = about.shown < about.records ? ` Of the ${about.records.toLocaleString("en")} records, the ${about.shown.toLocaleString("en")} on the map are measured.` : "";
   page.append(
     el("fieldset", { class: "bar" }, el("legend", {}, "Senses that count"), ...boxes),
-    el("div", { class: "split" },
-      el("section", {}, el("h2", {}, "Who is near"), el("div", { class: "bar" }, key, el("button", { type: "button", onclick: () => attempt(async () => { number = Math.floor(Math.random() * about.records); await neighbours(); }) }, "Another record")), shown, el("h2", {}, "its nearest, by these senses"), near),
-      el("aside", {}, el("h2", {}, "What neighbours tell"), label ? chooser("of", Object.keys(about.labels).map((n) => [n, n]), (v) => { label = v; tried.replaceChildren(); attempt(probe); }, label) : el("p", { class: "faint" }, "The data have no labels."),
-        el("table", {}, el("thead", {}, el("tr", {}, ...["senses", "measure", "chance", "records"].map((c) => el("th", { scope: "col" }, c)))), tried),
-        el("p", { class: "faint" }, "A vote of the 20 nearest records that are not of the test part, for those that are."), heat)));
+    el("div", { class: "split wide" },
+      el("section", {}, el("h2", {}, "Who is near"),
+        el("div", { class: "bar" }, ...recordField("Show", go, "by-sense").parts, el("button", { type: "button", onclick: () => attempt(() => go(Math.floor(Math.random() * about.records))) }, "Another record")),
+        shown, el("h2", { class: "next" }, "Its nearest, by these senses"), near),
+      el("aside", {},
+        el("h2", {}, "What neighbours tell"), label ? chooser("of", labels.map((n) => [n, n]), (v) => { label = v; tried.replaceChildren(); attempt(async () => { await Promise.all([measured(), missing()]); }); }, label) : el("p", { class: "faint" }, "The data have no labels."),
+        el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "what was tried" }, el("table", {}, el("thead", {}, el("tr", {}, ...["senses", "tells", "chance", "finds (R@10)"].map((c) => el("th", { scope: "col" }, c)))), tried)),
+        el("p", { class: "faint" }, `Of the records of the test part: a vote of the 20 nearest that are not of it, and the mean share of those whose other sense is among the 10 nearest.${few}`),
+        el("h2", {}, "Which sense finds which"), pairs, heat)));
 
   const asked = () => [...on].map((s) => `on=${encodeURIComponent(s)}`).join("&");
+  const chosen = () => about.indexed.filter((s) => on.has(s));
+
+  async function go(to) { number = to; await neighbours(); }
 
   async function neighbours() {
     const [made, found] = await Promise.all([card(number, { full: true }), ask(`/view/near/${number}?${asked()}`)]);
@@ -34,38 +38,50 @@ export async function draw(page, { record } = {}) {
     if (!found.length) near.append(el("p", { class: "faint" }, "This record has none of these senses."));
   }
 
-  async function probe() {
-    if (!label) return;
-    const name = about.indexed.filter((s) => on.has(s)).join(" + ");
-    const found = await ask(`/view/probe?label=${encodeURIComponent(label)}&${asked()}`);
-    if ([...tried.rows].some((row) => row.cells[0].textContent === name)) return;
-    tried.prepend(el("tr", {}, el("td", {}, name), ...(found.metric ? [`${found.metric} ${found.value.toFixed(3)}`, found.chance.toFixed(3), found.n] : ["nothing to test", "", ""]).map((c) => el("td", {}, String(c)))));
+  /** What the senses that are on tell and find: a row for each choice that was made, the last one first. */
+  async function measured() {
+    const name = chosen().join(" + "), senses = chosen();
+    const [told, found] = await Promise.all([label ? ask(`/view/probe?label=${encodeURIComponent(label)}&${asked()}`) : {}, ask(`/view/retrieval?${asked()}`)]);
+    if (name !== chosen().join(" + ")) return;
+    const one = found.filter((r) => r.source), mean = one.reduce((sum, r) => sum + r.value, 0) / one.length;
+    const cells = [name, told.metric ? `${told.metric} ${told.value.toFixed(3)}` : "–", told.metric ? told.chance.toFixed(3) : "–", one.length ? mean.toFixed(3) : "–"];
+    [...tried.rows].filter((row) => row.cells[0].textContent === name).forEach((row) => row.remove());
+    tried.prepend(el("tr", {}, ...cells.map((c, i) => el("td", { title: i === 1 && told.n ? `${told.n} records` : false }, c))));
+    const few = "Two senses are needed, and ten test records that have both.";
+    pairs.replaceChildren(!found.length ? el("p", { class: "faint" }, few) : grid("R@10 of each pair of senses", "by", found.map((r) => ({ ...r, down: r.source || "all the others", across: `find ${r.target}` })), { across: senses.map((s) => `find ${s}`), down: [...senses, "all the others"] }));
   }
 
-  async function change() { await Promise.all([neighbours(), probe()]); }
+  async function missing() {
+    const { reported, rows } = await ask(`/view/missing?label=${encodeURIComponent(label || "")}`);
+    const heading = (r) => [r.label, r.probe, r.target && `find ${r.target}`, r.metric].filter(Boolean).join(" ");
+    const shape = (r) => ({ ...r, down: r.source, across: heading(r) });
+    heat.replaceChildren(...(rows.length ? [el("h2", {}, "With senses missing"), grid("with senses missing, by neighbours", "has only", rows.map(shape), { counted: true }),
+      el("p", { class: "faint" }, "By neighbours, as above; of the records that have any of these senses. The stronger the colour, the better in its column.")] : []),
+      ...(reported.length ? [el("h2", {}, "With senses missing, as evaluate measured"), grid("with senses missing, as reported", "has only", reported.map(shape))] : []));
+  }
 
-  const rows = await ask("/view/missing");
-  if (rows.length) heat.replaceChildren(el("h2", {}, "With senses missing"), missing(rows));
-  await change();
+  async function change() { await Promise.all([neighbours(), measured()]); }
+
+  await Promise.all([change(), missing()]);
 }
 
-/** Subsets of senses down, what was measured across. */
-function missing(rows) {
-  const heading = (r) => [r.label, r.probe, r.target && `find ${r.target}`, r.metric].filter(Boolean).join(" ");
-  const across = [...new Set(rows.map(heading))], down = [...new Set(rows.map((r) => r.source))];
-  const cells = new Map(rows.map((r) => [`${r.source} ${heading(r)}`, r]));
-  const shade = (r, all) => {
-    const values = all.map((c) => c.value), low = Math.min(...values), span = Math.max(...values) - low || 1;
-    return `hsl(${40 + 110 * ((r.value - low) / span)} 65% 72%)`;
-  };
+/** A table of colours. rows: {down, across, value, chance, n}; across, down: in which order; counted: with the number of records. */
+function grid(name, corner, rows, { across, down, counted } = {}) {
+  const has = (which) => (v) => rows.some((r) => r[which] === v);
+  across = across || [...new Set(rows.map((r) => r.across))];
+  down = (down || [...new Set(rows.map((r) => r.down))]).filter(has("down"));
+  const cells = new Map(rows.map((r) => [`${r.down} ${r.across}`, r]));
   const cell = (source, column) => {
     const r = cells.get(`${source} ${column}`);
-    if (!r) return el("td", {}, "–");
-    const made = el("td", { class: "heat", title: `chance ${r.chance?.toFixed(3) ?? "?"}` }, r.value.toFixed(3));
-    made.style.background = shade(r, rows.filter((o) => heading(o) === column));
+    if (!r) return el("td", { class: "none" }, "–");
+    const all = rows.filter((o) => o.across === column).map((o) => o.value), low = Math.min(...all), span = Math.max(...all) - low;
+    const made = el("td", { class: "heat", title: `chance ${r.chance?.toFixed(3) ?? "?"}, ${r.n ?? "?"} records` }, r.value.toFixed(3));
+    made.style.setProperty("--share", `${Math.round(span ? 8 + 47 * ((r.value - low) / span) : 30)}%`);
     return made;
   };
-  return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "with senses missing" }, el("table", {},
-    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "has only"), ...across.map((c) => el("th", { scope: "col" }, c)))),
-    el("tbody", {}, ...down.map((s) => el("tr", {}, el("th", { scope: "row" }, s), ...across.map((c) => cell(s, c)))))));
+  const heading = (text) => el("th", { scope: "col" }, text);
+  return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": name }, el("table", {},
+    el("thead", {}, el("tr", {}, heading(corner), ...across.map(heading), ...(counted ? [heading("records")] : []))),
+    el("tbody", {}, ...down.map((s) => el("tr", {}, el("th", { scope: "row" }, s), ...across.map((c) => cell(s, c)),
+      ...(counted ? [el("td", { class: "none" }, String(cells.get(`${s} ${across[0]}`)?.n ?? "–"))] : []))))));
 }

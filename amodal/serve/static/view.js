@@ -51,14 +51,21 @@ export async function card(number, { note = "", only = "", full = false } = {}) 
   const made = el("article", { class: "card", "data-number": number }, el("h3", {}, it.key, note && el("span", { class: "faint" }, ` ${note}`)),
     el("div", { class: "senses" }, ...shown));
   if (full) {
-    const pairs = Object.entries(it.labels).flatMap(([k, v]) => [el("dt", {}, k), el("dd", {}, v == null ? "–" : typeof v === "number" ? String(Number(v.toPrecision(5))) : v)]);
+    const pairs = Object.entries(it.labels).flatMap(([k, v]) => [el("dt", {}, k), el("dd", {}, v == null ? "–" : typeof v === "number" ? Number(v.toPrecision(5)).toLocaleString("en", { useGrouping: Math.abs(v) >= 1e4 }) : v)]);
     made.append(el("dl", {}, ...pairs));
   }
   if (full && about.tabs.includes("search"))
     made.append(el("div", { class: "do" },
       el("button", { type: "button", onclick: () => open("search", { like: number }) }, "Search like this"),
+      el("button", { type: "button", onclick: () => open("map", { record: number }) }, "On the map"),
       el("button", { type: "button", onclick: () => open("senses", { record: number }) }, "By sense")));
   return made;
+}
+
+/** Puts a card where it is looked for; on a narrow screen that is below, and the page goes there. */
+export function place(where, ...cards) {
+  where.replaceChildren(...cards);
+  if (matchMedia("(max-width: 50rem)").matches) where.scrollIntoView({ block: "nearest" });
 }
 
 function shownSense(number, name, sense, full) {
@@ -71,10 +78,41 @@ function shownSense(number, name, sense, full) {
   return el("figure", {}, ...parts);
 }
 
+/** A number as people read it. */
+export function short(v) {
+  return Math.abs(v) >= 1e6 || (v && Math.abs(v) < 1e-3) ? v.toExponential(1) : Number(v.toPrecision(3)).toLocaleString("en");
+}
+export const count = (n) => n.toLocaleString("en");
+
+/** choices: [value, text, heading of the group it is in, if any]. */
 export function chooser(label, choices, change, chosen) {
-  const select = el("select", { onchange: () => change(select.value) },
-    ...choices.map(([value, text]) => el("option", { value, selected: value === chosen }, text)));
+  const groups = new Map();
+  const select = el("select", { onchange: () => change(select.value) });
+  for (const [value, text, group] of choices) {
+    const option = el("option", { value, selected: value === chosen }, text);
+    if (!group) { select.append(option); continue; }
+    if (!groups.has(group)) { groups.set(group, el("optgroup", { label: group })); select.append(groups.get(group)); }
+    groups.get(group).append(option);
+  }
   return el("label", {}, label, select);
+}
+
+/** A field for a record's name that offers those that hold what is typed: its elements, and what its button does. act: is given the number. */
+export function recordField(todo, act, id = "find") {
+  const key = el("input", { type: "text", id, "aria-label": "a record's name", placeholder: "a record's name", list: `${id}-keys`, autocomplete: "off" });
+  const keys = el("datalist", { id: `${id}-keys` });
+  const found = (text) => ask(`/view/find?key=${encodeURIComponent(text)}`);
+  const go = async () => {
+    const [first] = key.value ? await found(key.value) : [];
+    if (!first) throw new Error(key.value ? `no record's name holds ${key.value}` : "type a part of a record's name first");
+    key.value = "";
+    await act(first.number);
+  };
+  key.addEventListener("input", () => attempt(async () => {
+    if (key.value.length > 1) keys.replaceChildren(...(await found(key.value)).map((it) => el("option", { value: it.key })));
+  }));
+  key.addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); attempt(go); } });
+  return { parts: [key, keys, el("button", { type: "button", onclick: () => attempt(go) }, todo)], key, go };
 }
 
 export const SENSES = [["", "all senses, fused"], ...(about.indexed || []).map((s) => [s, s])];
@@ -95,13 +133,13 @@ export async function open(name, given = {}) {
   const page = el("section", { role: "tabpanel", "aria-labelledby": `tab-${name}`, "data-tab": name });
   main.replaceChildren(page);
   history.replaceState(null, "", `#${name}`);
-  const module = await import(`/view/static/${name}.js`);
+  const module = await import(`./${name}.js`);
   const left = await attempt(() => module.draw(page, given));
   if (page.isConnected) leave = left || (() => {}); else if (left) left();
 }
 
 function start() {
-  document.getElementById("title").textContent = [about.run, about.method, about.data, about.records ? `${about.records.toLocaleString("en")} records` : "still trains"].filter(Boolean).join(" · ");
+  document.getElementById("title").textContent = [about.run, about.method, about.data, about.records ? `${count(about.records)} records` : ""].filter(Boolean).join(" · ");
   document.title = `${about.run} · amodal`;
   for (const name of about.tabs)
     tabs.append(el("button", { role: "tab", id: `tab-${name}`, "data-tab": name, type: "button", onclick: () => open(name) }, NAMES[name]));

@@ -1,0 +1,106 @@
+"""Map: where records lie, and a colour for each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter
+
+from amodal.evaluate._labels import classes_of, is_number
+from amodal.modalities._base import shortened
+from amodal.serve.atlas import Atlas
+from amodal.serve.facts import Facts
+from amodal.serve.limits import Refused
+from amodal.serve.tabs._answers import plain, there, wait
+
+CLASSES = 40
+"""Values of a label that get a name on the map; the rarer ones are one."""
+TAILS = 0.01
+"""Of numbers, the share at either end that has the colour of the end, so that a few do not take all the colours."""
+
+
+def add(made: APIRouter, atlas: Atlas, facts: Facts) -> None:
+    @made.get("/view/map")
+    def layout(sense: str = "", best: bool = False) -> Any:
+        """Where records lie; 202 while it is computed, then to be asked for again. UMAP takes a while: until it is there, the answer is
+        the principal components, and `final` is false, unless the best is asked for."""
+        if sense and sense not in atlas.senses:
+            atlas.present(sense)  # raises
+        way = atlas.way
+        found = atlas.later("layout", sense, way)
+        if found is None and not best and way != "pca":
+            way = "pca"
+            found = atlas.later("layout", sense, way)
+        if found is None:
+            return wait()
+        numbers, flat = found
+        xy = (flat * 65535).round().astype(int)
+        return {
+            "numbers": numbers.tolist(),
+            "places": np.searchsorted(atlas.shown, numbers).tolist(),
+            "x": xy[:, 0].tolist(),
+            "y": xy[:, 1].tolist(),
+            "of": atlas.present(sense).sum().item() if sense else len(atlas.keys),
+            "way": way,
+            "final": way == atlas.way,
+        }
+
+    @made.get("/view/place/{number}")
+    def place(number: int, sense: str = "") -> Any:
+        """By which record of the map one is found: itself, or the one drawn that is nearest to it, where not all are drawn."""
+        if sense:
+            atlas.present(sense)  # raises
+        return {"number": atlas.stand_in(there(number, len(atlas.keys)), sense)}
+
+    @made.get("/view/colour")
+    def colour(by: str) -> Any:
+        """A colour for each record that is shown, in their order: of `label:NAME`, `data:FACT`, `has:SENSE`, `agreement` or `count` (of
+        senses)."""
+        kind, _, name = by.partition(":")
+        if kind == "label" and name in atlas.labels:
+            values = atlas.labels[name][atlas.shown]
+            return numbers(values) if is_number(values) else classes(values)
+        if kind == "data" and name in facts.names:
+            found = atlas.later("of_shown", facts.values, name)
+            if found is None:
+                return wait()
+            return numbers(found) if is_number(found) else classes(found)
+        if kind == "has":
+            present = atlas.present(name)[atlas.shown]
+            return {"kind": "classes", "names": ["missing", "there"], "values": present.astype(int).tolist()}
+        if by == "count":
+            counts = np.sum([atlas.present(s)[atlas.shown] for s in atlas.senses], axis=0)
+            return classes(np.array([f"{n} sense{'s' * (n != 1)}" for n in counts.tolist()], dtype=object))
+        if by == "agreement":
+            found = atlas.later("agreement")
+            return wait() if found is None else numbers(found[atlas.shown])
+        raise Refused(404, f"there is nothing called {shortened(by)!r} to colour by")
+
+
+def classes(values: np.ndarray) -> dict:
+    """The commonest classes by name, in the order of how common they are; -1 for missing, the rest are `other`."""
+    count = {c: 0 for c in classes_of(values)}
+    for v in values:
+        if v is not None:
+            count[v] += 1
+    names = sorted(count, key=lambda c: (-count[c], c))
+    if len(names) > CLASSES:
+        names = [*names[: CLASSES - 1], "other"]
+    place = {c: i for i, c in enumerate(names)}
+    return {
+        "kind": "classes",
+        "names": names,
+        "values": [-1 if v is None else place.get(v, len(names) - 1) for v in values],
+    }
+
+
+def numbers(values: np.ndarray) -> dict:
+    """low, high: of the scale; clipped: whether some lie beyond."""
+    there = values[np.isfinite(values)]
+    low, high = np.quantile(there, [TAILS, 1 - TAILS]).tolist() if len(there) else (0.0, 0.0)
+    ends = (float(there.min()), float(there.max())) if len(there) else (0.0, 0.0)
+    if high <= low or (ends[1] - ends[0]) < 1.5 * (high - low):  # no long tail
+        low, high = ends
+    shown = [plain(float(f"{v:.6g}")) for v in values.tolist()]
+    return {"kind": "numbers", "low": low, "high": high, "clipped": (low, high) != ends, "values": shown}
