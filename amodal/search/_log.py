@@ -47,7 +47,7 @@ class Log:
         try:
             self.manifest = json.loads(file.read_text(encoding="utf-8"))
             version = self.manifest["format"]
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
             raise AmodalError(
                 f"{file} cannot be read ({error}); remove the folder {self.path} and index again"
             ) from error
@@ -55,6 +55,9 @@ class Log:
             raise AmodalError(
                 f"the index in {self.path} has format {version}, this version reads format {FORMATS[-1]}; index again"
             )
+
+        if wrong := _wrong(self.manifest):
+            raise AmodalError(f"{file} is damaged: {wrong}; remove the folder {self.path} and index again")
 
     @property
     def generation(self) -> int:
@@ -128,9 +131,15 @@ class Log:
 
     @contextmanager
     def writing(self):
-        """One writer at a time; the lock goes with the process, however it ends."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as lock:
+        """One writer at a time; the lock goes with the process, however it ends. Raises AmodalError where the folder cannot be written."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            opened = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise AmodalError(
+                f"cannot write to the index in {self.path}: {error.strerror or error}. Make it writable, or index into another folder."
+            ) from error
+        with opened as lock:
             try:
                 import fcntl
 
@@ -214,6 +223,22 @@ class Log:
             self.manifest = before
             raise
         self._sweep()
+
+
+def _wrong(manifest: dict) -> str:
+    """What is wrong with a manifest, if anything is: the counts are sizes of files, and nothing else looks at them."""
+
+    def count(value: object) -> bool:
+        return type(value) is int and 0 <= value < 2**48
+
+    for name in ("records", "record_bytes", "dead", "width", "generation"):
+        if not count(manifest.get(name)):
+            return f"{name} should be a count and is {manifest.get(name)!r}"
+    for name in ("vectors", "lists"):
+        counts = manifest.get(name, {} if name == "lists" else None)
+        if not isinstance(counts, dict) or not all(map(count, counts.values())):
+            return f"{name} should say how many there are of each sense, and is {counts!r}"[:200]
+    return "" if isinstance(manifest.get("fingerprint"), str) else "it names no encoder"
 
 
 def _extend(file: Path, at: int, content: bytes) -> None:
