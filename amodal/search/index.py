@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import normalize
 
 from amodal.search._approximate import Approximate, exact
-from amodal.search._filter import Where, allowed
+from amodal.search._filter import Labels, Where, allowed
 from amodal.search._log import Log
 from amodal.search._maxsim import Lists, best_records, explained
 from amodal.search._records import column_of
@@ -51,7 +51,8 @@ class Index(Engine):
         self._changed()
 
     def _changed(self) -> None:
-        self._labels: dict[str, np.ndarray] | None = None
+        self._labels: Labels | None = None
+        self._mapped: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._approximate: dict[str, Approximate] = {}
 
     def __len__(self) -> int:
@@ -77,11 +78,11 @@ class Index(Engine):
         return self.log.width
 
     @property
-    def labels(self) -> dict[str, np.ndarray]:
+    def labels(self) -> Labels:
         """label -> (N,) str objects with None, or float64 with NaN where missing, of all records, dead ones too."""
         if self._labels is None:
             names = dict.fromkeys(name for r in self._records for name in r["labels"])
-            self._labels = {name: column_of([r["labels"].get(name) for r in self._records]) for name in names}
+            self._labels = Labels({n: column_of([r["labels"].get(n) for r in self._records]) for n in names})
         return self._labels
 
     # Changing it
@@ -169,12 +170,14 @@ class Index(Engine):
     def _of(
         self, sense: str, query: np.ndarray, k: int, records: np.ndarray, unsigned: bool
     ) -> list[tuple[float, int]]:
-        vectors, rows = self.log.vectors(sense)
-        kept = records[rows]
-        count = int(kept.sum())
+        if sense not in self._mapped:
+            self._mapped[sense] = self.log.vectors(sense)
+        vectors, rows = self._mapped[sense]
+        kept = None if records.all() else records[rows]
+        count = len(rows) if kept is None else int(kept.sum())
         if not count:
             return []
-        kept = None if count == len(kept) else kept
+        kept = None if count == len(rows) else kept
         if unsigned or len(vectors) <= self.threshold or count < SELECTIVE * len(vectors):
             scores, at = (part[0] for part in exact(vectors, query[None], k, kept, unsigned))
         else:
