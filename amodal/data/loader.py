@@ -3,6 +3,7 @@ run was stopped."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 import zlib
@@ -104,9 +105,17 @@ class Loader:
         return max(self.steps - self.start_step, 0)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch, bad in self._batches():
-            self._found.add(bad)
-            yield batch
+        lost = 0
+        with workers_watched():
+            for batch, bad in self._batches():
+                self._found.add(bad)
+                lost = lost + 1 if bad and not any(len(c) for c in batch.columns.values()) else 0
+                if self.shuffle and lost >= LOST:
+                    raise AmodalError(
+                        f"none of the last {lost} batches of {self.dataset.name!r} could be read, at last {bad[0].key}: {bad[0].reason}. "
+                        "Has the data been moved, or its disk gone?"
+                    )
+                yield batch
 
     @property
     def bad(self) -> list[Bad]:
@@ -173,6 +182,24 @@ class Loader:
                 _Steps(self, steps), batch_size=None, num_workers=self.workers, collate_fn=_as_it_is, generator=own
             )
         )
+
+
+LOST = 3
+"""Batches in a row, drawn at random, without any readable value: then it is not single files that are bad."""
+
+
+@contextlib.contextmanager
+def workers_watched() -> Iterator[None]:
+    """Says in a sentence that a worker process died. torch tells of it by an exception in the main thread, wherever that is."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise AmodalError(
+            f"a process that decodes records ended: {str(error).splitlines()[0]} Often the memory ran out: take fewer workers, or none "
+            "(--workers 0). Checkpoints are unharmed; go on with --resume."
+        ) from error
 
 
 class _Steps(torch.utils.data.Dataset):

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 import numpy as np
 
 from amodal import modalities
+from amodal.core import AmodalError
 from amodal.data.dataset import Dataset
 from amodal.modalities import BadValue, Modality, Raw
 
@@ -47,7 +48,7 @@ def samples(dataset: Dataset, name: str, n: int = SAMPLES) -> list[Raw]:
     for i in have[spread(len(have), n)]:
         try:
             raws.append(dataset.raw(int(i), name))
-        except BadValue:
+        except AmodalError:  # of a field, or of a part of a table that is damaged
             continue
     return raws
 

@@ -23,9 +23,22 @@ def pack(dataset: Dataset, path: str | Path, *, shard_bytes: int = 128 * 2**20) 
 
     A pack that is already there is replaced when the new one is whole and on disk, in one step: whatever stops this, a
     reader finds the old data or the new. Files that cannot be read become missing values, listed in quarantine.jsonl.
+    Raises AmodalError where the folder cannot be written, and for one that holds something else.
     """
     folder = Path(path)
     _refuse_others(folder)
+    try:
+        return _pack(dataset, folder, shard_bytes)
+    except OSError as error:
+        for part in folder.glob(f"writing-{os.getpid()}.part"):
+            part.unlink(missing_ok=True)
+        raise AmodalError(
+            f"could not write the pack in {folder}: {error.strerror or error}. A pack that was there before is unharmed. Make room, or "
+            "choose another folder."
+        ) from error
+
+
+def _pack(dataset: Dataset, folder: Path, shard_bytes: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     bad = Quarantine()
     shards = [_write_shard(folder, rows) for rows in _chunks(dataset, shard_bytes, bad)]

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from amodal.core import AmodalError
+
 
 @dataclass(frozen=True)
 class Bad:
@@ -41,21 +43,28 @@ class Quarantine:
             return 0
         known = {(bad.key, bad.field) for bad in read(path)} if path.exists() else set()
         new = [bad for bad in fresh if (bad.key, bad.field) not in known]
-        if new:
+        if not new:
+            return 0
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
             torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
             with path.open("a", encoding="utf-8") as file:
                 file.write("\n" if torn else "")
                 file.writelines(json.dumps(asdict(bad), ensure_ascii=False) + "\n" for bad in new)
+        except OSError as error:
+            raise AmodalError(
+                f"could not write {path}, which lists the values that cannot be read: {error.strerror or error}. Free some space; a run "
+                "goes on from its last checkpoint with --resume."
+            ) from error
         return len(new)
 
 
 def read(path: str | Path) -> list[Bad]:
     """The entries of a quarantine file. A last line that a killed run left half written is passed over."""
     entries = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             entries.append(Bad(**json.loads(line)))
-        except (json.JSONDecodeError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             continue
     return entries

@@ -95,7 +95,7 @@ def load(path: str | Path) -> Schema:
     except (OSError, UnicodeDecodeError) as error:
         raise AmodalError(f"{path} cannot be read: {error}") from error
     try:
-        return loads(text)
+        return _loads(text)
     except ParseError as error:
         raise AmodalError(
             f"{path}, line {error.line}: this is not TOML: {str(error).partition(' at line')[0]}"
@@ -105,7 +105,14 @@ def load(path: str | Path) -> Schema:
 
 
 def loads(text: str) -> Schema:
-    """The schema that `text` describes."""
+    """The schema that `text` describes. Raises AmodalError."""
+    try:
+        return _loads(text)
+    except ParseError as error:
+        raise AmodalError(f"this is not TOML, line {error.line}: {str(error).partition(' at line')[0]}") from error
+
+
+def _loads(text: str) -> Schema:
     try:
         tree = tomlkit.parse(text).unwrap()
     except ParseError:

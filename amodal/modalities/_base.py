@@ -209,7 +209,7 @@ def _promised_npy(stream, size: int) -> None:
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(stream)
-    promised = math.prod(shape) * dtype.itemsize
+    promised, size = math.prod(shape) * dtype.itemsize, size - stream.tell()
     if not dtype.hasobject and (promised > size or min(shape, default=0) < 0):
         raise BadValue(f"truncated: {size:,} bytes, but shape {shape} of {dtype} needs {promised:,}")
 

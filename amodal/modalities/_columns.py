@@ -61,7 +61,9 @@ def _from_csv(data: bytes, delimiter: str | None) -> Columns:
         )
     except pyarrow.ArrowInvalid as error:
         raise BadValue(f"not a table of text: {str(error).splitlines()[0]}") from None
-    columns = {name.strip(): table[name].to_numpy() for name in table.column_names}
+    columns = {name.strip(): column.to_numpy() for name, column in zip(table.column_names, table.columns)}
+    if len(columns) < len(table.column_names):
+        raise BadValue(f"several columns have one name: {listed(name.strip() or '(empty)' for name in table.column_names)}")
     return np.stack([numbers(c, n) for n, c in columns.items()], 1) if bare else columns
 
 

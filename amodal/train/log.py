@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from amodal.core import AmodalError
+
 
 class Log:
     """One line of metrics.jsonl for each entry, and the same numbers in TensorBoard's files. `resume_at`: drop what a killed run
@@ -13,6 +15,12 @@ class Log:
     def __init__(self, run: Path, *, resume_at: int = 0, tensorboard: bool = True):
         self.path = run / "metrics.jsonl"
         kept = [line for line in read(self.path) if line["step"] <= resume_at] if resume_at else []
+        try:
+            self._open(kept, resume_at, run, tensorboard)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _open(self, kept: list[dict], resume_at: int, run: Path, tensorboard: bool) -> None:
         draft = self.path.with_name(f".{self.path.name}.draft")  # a kill right here must not cost what was logged
         draft.write_text("".join(json.dumps(line) + "\n" for line in kept))
         draft.replace(self.path)
@@ -24,10 +32,19 @@ class Log:
             self.board = SummaryWriter(str(run / "tensorboard"), purge_step=resume_at or None)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        self.file.write(json.dumps({"step": step} | {k: round(float(v), 6) for k, v in values.items()}) + "\n")
-        if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(name, value, step)
+        try:
+            self.file.write(json.dumps({"step": step} | {k: round(float(v), 6) for k, v in values.items()}) + "\n")
+            if self.board is not None:
+                for name, value in values.items():
+                    self.board.add_scalar(name, value, step)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> AmodalError:
+        return AmodalError(
+            f"could not write to the log in {self.path.parent}: {error.strerror or error}. Checkpoints are unharmed: free some space, and "
+            "go on with --resume."
+        )
 
     def close(self) -> None:
         self.file.close()

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from amodal.core import AmodalError, Batch, Column, Embeddings
+from amodal.data.loader import workers_watched
 from amodal.methods._contract import Clock, Method
 from amodal.methods.shapes import follow, frozen_copy
 from amodal.progress import Bar
@@ -163,7 +164,7 @@ def train(
     checkpoint_every = schedule.checkpoint_every or max(schedule.steps // 5, 50)
     bar = Bar("pretrain", schedule.steps, start=first, shown=progress and leads)
     waited, begun, rows = 0.0, time.monotonic(), 0
-    with bar, interruptions() as interrupted, Stream(batches) as stream:
+    with bar, workers_watched(), interruptions() as interrupted, Stream(batches) as stream:
         stream.open(first, training.grouped)
         for step in range(first + 1, schedule.steps + 1):
             if stages.at(step) != stage:

@@ -28,6 +28,7 @@ WRITE = 0.03
 TIMES = ("seconds", "rows_per_second", "data_wait")
 """Of metrics.jsonl, what depends on the machine."""
 STEPS, EVERY = 160, 4
+"""Of a run to kill, and between two checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,12 @@ def digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def pretraining(where: Path, source: Path, out: Path) -> Job:
+def pretraining(where: Path, source: Path, out: Path, steps: int = STEPS) -> Job:
     options = [
         "--size",
         "nano",
         "--steps",
-        str(STEPS),
+        str(steps),
         "--checkpoint-every",
         str(EVERY),
         "--batch",
@@ -258,8 +259,18 @@ def _trial(job: Job, seconds: float, wanted: dict[str, str], rng: random.Random,
     return {"moments": moments, "wrong": wrong}
 
 
-def run(counts: dict[str, int], where: Path, *, seed: int = 0, records: int = 12_288, shown: bool = True) -> dict:
-    """counts: job -> runs to kill. Returns job -> {seconds, trials, killed, in_write, wrong}."""
+def run(
+    counts: dict[str, int],
+    where: Path,
+    *,
+    seed: int = 0,
+    records: int = 12_288,
+    steps: int = STEPS,
+    twice: bool = True,
+    shown: bool = True,
+) -> dict:
+    """counts: job -> runs to kill; records: to embed and index; steps: of the runs that train; twice: make the straight run twice, to
+    see that it is always the same. Returns job -> {seconds, trials, killed, in_write, wrong}."""
     rng, numbers = random.Random(seed), np.random.default_rng(seed)
     pictures, rows = data(where / "pictures", 240, numbers), table(where / "rows", records, numbers)
     results: dict[str, dict] = {}
@@ -281,11 +292,13 @@ def run(counts: dict[str, int], where: Path, *, seed: int = 0, records: int = 12
     for name, count in counts.items():
         if not count:
             continue
-        job = JOBS[name](where, pictures if name == "pretrain" else rows, where / "out")
+        more = {"steps": steps} if name == "pretrain" else {}
+        job = JOBS[name](where, pictures if name == "pretrain" else rows, where / "out", **more)
         _clear(job)
         seconds = straight(job, where / "log.txt")
         wanted, trials = job.content(), []
-        seconds = min(seconds, again(job, wanted, where / "log.txt"))
+        if twice:
+            seconds = min(seconds, again(job, wanted, where / "log.txt"))
         with Bar(f"kill -9 {name}", count, shown=shown) as bar:
             for _ in range(count):
                 trials.append(trial(job, seconds, wanted, rng, where / "log.txt"))

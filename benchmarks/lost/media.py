@@ -82,11 +82,18 @@ def _digest(value: np.ndarray) -> str:
 
 
 def child(folder: Path, kind: str, first: int) -> None:
-    """Read the records of a folder from number `first` on; a line of JSON before and after each. At the end, what is in quarantine."""
+    """A line of JSON for each of `outcomes`."""
+    for entry in outcomes(folder, kind, first):
+        print(json.dumps(entry), flush=True)
+
+
+def outcomes(folder: Path, kind: str, first: int = 0):
+    """Read the records of a folder from number `first` on, as a run does: an entry before and one after each. What cannot be read is
+    written to the quarantine file at once."""
     dataset = data.open(folder)
     loader = data.Loader(dataset, range(len(dataset)), batch=1, shuffle=False, cache_bytes=0)
     for i in range(first, len(dataset)):
-        print(json.dumps({"start": i}), flush=True)
+        yield {"start": i}
         before, begun = _resident(), time.monotonic()
         _forget_peak()
         batch, bad = loader.at(i)
@@ -101,7 +108,7 @@ def child(folder: Path, kind: str, first: int) -> None:
             "bad": bad[0].reason if bad else "",
             "value": _digest(value) if there else "",
         }
-        print(json.dumps(entry | {"seconds": round(time.monotonic() - begun, 3), "grown": grown}), flush=True)
+        yield entry | {"seconds": round(time.monotonic() - begun, 3), "grown": grown}
 
 
 def _resident() -> int:
@@ -160,26 +167,27 @@ def watched(folder: Path, kind: str, count: int, seen) -> list[dict]:
     return found
 
 
-def run(count: int, where: Path, *, seed: int = 0, shown: bool = True) -> dict:
-    """`count` damaged files: four of five media, the others tables and archives. Returns counts of outcomes and what is wrong."""
+def run(count: int, where: Path, *, seed: int = 0, apart: bool = True, shown: bool = True) -> dict:
+    """`count` damaged files: four of five media, the others tables and archives. Returns counts of outcomes and what is wrong.
+    apart: read in processes of their own, which may crash and hang; False reads here, which is quicker for a few."""
     rng = np.random.default_rng(seed)
     cases = build(where / "media", count * 4 // 5, rng)
     total = sum(map(len, cases.values()))
-    outcomes: Counter = Counter()
+    ends: Counter = Counter()
     wrong: list[dict] = []
     undetected: dict[str, Counter] = {}
     slowest = grown = 0.0
     with Bar("damaged files", total, shown=shown) as bar:
         for kind, known in cases.items():
             folder = where / "media" / kind
-            found = {
-                e["key"]: e for e in watched(folder, kind, len(known), lambda n: bar.step(f"{len(wrong)} wrong", by=n))
-            }
+            note = lambda n: bar.step(f"{len(wrong)} wrong", by=n)  # noqa: E731
+            entries = watched(folder, kind, len(known), note) if apart else outcomes(folder, kind)
+            found = {e["key"]: e for e in entries if "done" in e}
             quarantined = {bad.key for bad in read(folder / ".quarantine.jsonl")}
             for case in known:
                 entry = found.get(case["key"], {"fault": "no outcome"})
                 outcome, fault = judge(case, entry, quarantined)
-                outcomes[outcome] += 1
+                ends[outcome] += 1
                 slowest, grown = max(slowest, entry.get("seconds", 0)), max(grown, entry.get("grown", 0))
                 if outcome == "changed":
                     undetected.setdefault(case["ending"], Counter())[case["damage"]] += 1
@@ -187,7 +195,7 @@ def run(count: int, where: Path, *, seed: int = 0, shown: bool = True) -> dict:
                     wrong.append(case | entry | {"kind": kind, "fault": fault})
     result = {
         "files": total,
-        "outcomes": dict(outcomes),
+        "outcomes": dict(ends),
         "slowest_seconds": slowest,
         "most_memory_mib": round(grown / 2**20),
         "changed_without_notice": {ending: dict(c) for ending, c in sorted(undetected.items())},

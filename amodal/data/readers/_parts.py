@@ -78,7 +78,10 @@ class Parquet(Lazy):
         stats = next((leaf.statistics for leaf in leaves if leaf.path_in_schema == column), None)
         if stats is not None and stats.has_null_count and stats.null_count in (0, meta.num_rows):
             return np.full(meta.num_rows, stats.null_count == 0)
-        return self._column(group, column).is_valid().to_numpy(zero_copy_only=False)
+        try:
+            return self._column(group, column).is_valid().to_numpy(zero_copy_only=False)
+        except (pa.ArrowException, OSError, ValueError):  # damaged: each of its cells will say so when it is read
+            return np.ones(meta.num_rows, bool)
 
     def _column(self, group: int, column: str) -> pa.Array:
         """Kept, with the other columns of its group and with groups read before as far as HELD goes. Several threads may
