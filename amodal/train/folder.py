@@ -63,7 +63,8 @@ def prepare(out: Path, config: dict, resume: bool) -> None:
 
 def comparable(config: dict, key: str) -> object:
     """Data may lie elsewhere when a run goes on, as long as it is the same."""
-    return config[key]["fingerprint"] if key == "data" else config[key]
+    found = config[key]
+    return found.get("fingerprint") if key == "data" and isinstance(found, dict) else found
 
 
 def weights(encoder: nn.Module) -> dict[str, Tensor]:
@@ -133,7 +134,7 @@ def read_trained(run: Path) -> np.ndarray | None:
         if found.dtype != np.uint64 or found.ndim != 1:
             raise ValueError(f"it holds {found.dtype} of shape {found.shape}")
         return found
-    except (OSError, ValueError, EOFError, OverflowError, MemoryError) as e:
+    except Exception as e:  # numpy reads the header as Python's own values, and raises what its tokenizer does
         raise AmodalError(
             f"{file}, which says what the run was trained on, cannot be read ({e}). Without it (remove it) the run can be used, "
             "but `amodal evaluate` may then test on records that were trained on."
