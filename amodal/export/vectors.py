@@ -100,6 +100,12 @@ def write_vectors(model, data, out: str | Path, *, chunk: int = CHUNK, progress:
             f"could not write {out}: {e.strerror or e}. The chunks that are done are kept in {parts}; make room (or choose a folder "
             "that can be written to) and give the same command again."
         ) from e
+    except (pa.ArrowException, ValueError, TypeError) as e:
+        if isinstance(e, AmodalError):
+            raise
+        raise AmodalError(
+            f"a chunk in {parts} is damaged ({e}); remove that folder and give the same command again"
+        ) from e
     shutil.rmtree(parts)
     if met:
         Console(stderr=True).print(unreadable(met), highlight=False, markup=False, soft_wrap=True)
