@@ -14,6 +14,9 @@ from amodal.modalities._base import BadValue, Raw, as_number, is_numpy, listed, 
 CLOCKS = ("time", "timestamp", "seconds", "t", "date", "datetime", "index")
 """What the column that counts the steps is called; it is no channel."""
 
+MOST_COLUMNS = 2**14
+"""Of a text table; arrays may have more."""
+
 Columns = dict[str, np.ndarray] | np.ndarray
 
 
@@ -52,6 +55,8 @@ def _from_csv(data: bytes, delimiter: str | None) -> Columns:
     except UnicodeDecodeError as error:
         raise BadValue(f"neither a numpy file nor a table of text: {error.reason} at byte {error.start}") from None
     delimiter = delimiter or max(",;\t", key=head.count)
+    if head.count(delimiter) >= MOST_COLUMNS:  # each costs 10 kB, however short its name
+        raise BadValue(f"{head.count(delimiter) + 1:,} columns, more than {MOST_COLUMNS:,}")
     bare = all(_is_number(cell) for cell in head.split(delimiter))
     try:
         table = pyarrow.csv.read_csv(
@@ -63,7 +68,9 @@ def _from_csv(data: bytes, delimiter: str | None) -> Columns:
         raise BadValue(f"not a table of text: {str(error).splitlines()[0]}") from None
     columns = {name.strip(): column.to_numpy() for name, column in zip(table.column_names, table.columns)}
     if len(columns) < len(table.column_names):
-        raise BadValue(f"several columns have one name: {listed(name.strip() or '(empty)' for name in table.column_names)}")
+        raise BadValue(
+            f"several columns have one name: {listed(name.strip() or '(empty)' for name in table.column_names)}"
+        )
     return np.stack([numbers(c, n) for n, c in columns.items()], 1) if bare else columns
 
 

@@ -61,6 +61,11 @@ def test_blocks_that_were_never_written_are_no_text(kind, content):
         modalities.make(kind).decode(content)
 
 
+def test_a_line_of_commas_is_no_table():
+    with pytest.raises(BadValue, match="50,000 columns"):
+        modalities.make("series", channels=("x",)).decode(damage.BOMBS["series"][".csv"]())
+
+
 def test_columns_of_one_name_are_no_series():
     with pytest.raises(BadValue, match="several columns have one name"):
         modalities.make("series", channels=("x",)).decode(b"x, x\n1,2\n3,4\n")
