@@ -122,6 +122,57 @@ def pretrain(
     print(f"wrote {out}. Next: amodal evaluate {out} --data {data}")
 
 
+def plan(
+    method: Annotated[Positional[str], arg(metavar="[METHOD]", help="see `amodal methods`")] = "clip",
+    size: Annotated[str, arg(help="nano, tiny, small, base, large or huge")] = "huge",
+    samples: Annotated[float, arg(help="records to be shown, over all epochs")] = 1e9,
+    gpus: Annotated[int, arg(help="how many, one process each")] = 64,
+    gpu: Annotated[
+        str, arg(help="l4, l40s, a100, h100, h200 or b200; their numbers: amodal/plan/hardware.py")
+    ] = "h100",
+    data: Annotated[
+        str | None, arg(metavar="DIR", help="whose records to count with; made-up ones unless given")
+    ] = None,
+    tokens: Annotated[
+        tuple[str, ...], arg(metavar="KIND=N", help="made-up records, of image, text, audio, series; image=196 text=64")
+    ] = (),
+    batch: Annotated[int | None, arg(help="rows in one update, over all GPUs")] = None,
+    micro: Annotated[int | None, arg(help="rows computed at once; the most that fit unless given")] = None,
+    average: Annotated[bool, arg(help="keep a moving average of the weights too")] = False,
+    precision: Annotated[str, arg(help="bf16 or float32")] = "bf16",
+    trunk: Annotated[str | None, arg(help="separate, shared or joint; by default what the method's paper uses")] = None,
+    mfu: Annotated[
+        float | None, arg(help="share of the peak FLOP/s that a step reaches, where you have measured it")
+    ] = None,
+    efficiency: Annotated[float, arg(help="share of published FLOP/s and bandwidth that an operation reaches")] = 0.6,
+    price: Annotated[float | None, arg(help="dollars for an hour of one GPU")] = None,
+    per_machine: Annotated[int, arg(help="GPUs in a machine")] = 8,
+    network: Annotated[float | None, arg(help="GB/s from a GPU's machine to others, for each of its GPUs")] = None,
+) -> None:
+    """Say what a run would take on GPUs that are not here: memory, time, money, and how to split it."""
+    from amodal.errors import AmodalError
+    from amodal.plan import plan as run
+
+    wanted = pairs(tokens)
+    for kind, number in wanted.items():
+        if not number.isdecimal():
+            raise AmodalError(f"--tokens {kind}={number}: it takes a whole number of tokens, such as {kind}=64")
+    asked = {
+        "batch": batch,
+        "micro": micro,
+        "average": average,
+        "precision": precision,
+        "trunk": trunk,
+        "options": METHOD_OPTIONS,
+    }
+    machine = {"mfu": mfu, "efficiency": efficiency, "price": price, "per_machine": per_machine}
+    machine["network"] = network * 1e9 if network else None
+    kinds = {kind: int(number) for kind, number in wanted.items()}
+    show(
+        run(method, size=size, samples=samples, gpus=gpus, gpu=gpu, data=data, tokens=kinds, **asked, **machine).table()
+    )
+
+
 def align(
     data: Data,
     out: Annotated[Path, arg(help="the run folder to write")],
@@ -303,17 +354,25 @@ def search(
     where: Where = (),
     senses: Annotated[str, arg(metavar="A,B", help="whose vectors to compare with; all unless given")] = "",
     index: Annotated[str, arg(metavar="DIR|URL", help="RUN/index unless given, or qdrant://…")] = "",
+    generate: Annotated[bool, arg(help="without an index: the run (of grace) writes the names of records")] = False,
     json: Annotated[bool, arg(help="print JSON")] = False,
     sheet: Annotated[Path | None, arg(metavar="FILE.png", help="draw the records found; needs --data")] = None,
     data: Annotated[str | None, arg(metavar="DIR", help="where the records are, for --sheet")] = None,
 ) -> None:
     """Search an index by text, picture, sound, or a mix of them."""
+    from amodal.errors import AmodalError
     from amodal.model import load
     from amodal.search import as_json, picture_sheet, table
 
     asked = {k: v for k, v in (("text", text), ("image", image), ("audio", audio)) if v is not None} | pairs(query)
     model = load(run)
-    hits = model.search(k=k, index=index or None, where=pairs(where) or None, senses=listed(senses), **asked)
+    if generate:
+        of_index = [f"--{n}" for n, v in (("where", where), ("senses", senses), ("index", index)) if v]
+        if of_index:
+            raise AmodalError(f"{of_index[0]} is of an index, and --generate looks in none; leave one of them out")
+        hits = model.generate(k=k, **asked)
+    else:
+        hits = model.search(k=k, index=index or None, where=pairs(where) or None, senses=listed(senses), **asked)
     print(as_json(hits)) if json else show(table(hits))
     if sheet is not None:
         picture_sheet(hits, model.read(data or model.config["data"]["path"] or model.config["data"]["name"]), sheet)
@@ -419,6 +478,7 @@ VERBS = {
         init,
         data,
         pretrain,
+        plan,
         align,
         adapt,
         predict,
@@ -481,7 +541,7 @@ def main(argv: list[str] | None = None) -> None:
             from amodal.errors import unknown
 
             raise unknown("verb of amodal", rest[0], VERBS)
-        if options and rest[:1] not in (["pretrain"], ["align"], ["adapt"]):
+        if options and rest[:1] not in (["pretrain"], ["align"], ["adapt"], ["plan"]):
             from amodal.errors import AmodalError
 
             raise AmodalError(f"--method.{next(iter(options))} is an option of `amodal pretrain METHOD`")

@@ -7,7 +7,7 @@ again, with a graph, fed the gradient of its features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -19,24 +19,29 @@ from amodal.train import distributed
 
 
 def gradients(
-    method: Method, batch: Batch, *, micro: int | None = None, precision: AbstractContextManager | None = None
+    method: Method,
+    batch: Batch,
+    *,
+    micro: int | None = None,
+    precision: AbstractContextManager | None = None,
+    gather: Callable[[Embeddings], Embeddings] = distributed.gather,
 ) -> dict[str, Tensor]:
     """Add the batch's gradient to the parameters; returns the losses, detached. micro: rows at once, None for all of them.
 
-    precision: the context that features are computed in; losses are computed in float32.
+    precision: the context that features are computed in; losses are computed in float32. gather: features of this process -> those of all.
     """
     precision = precision or nullcontext()
     if method.combine is not None:
-        return combined(method, batch, micro or batch.size, precision)
+        return combined(method, batch, micro or batch.size, precision, gather)
     if micro is None or micro >= batch.size:
         with precision:
             features = method.features(batch)
-        terms = method.losses(distributed.gather(full_precision(features)))
+        terms = method.losses(gather(full_precision(features)))
         total(terms).backward()
     else:
         seen = without_graph(method, batch, micro, precision)
         cache, leaves = as_leaves(seen)
-        terms = method.losses(distributed.gather(cache))
+        terms = method.losses(gather(cache))
         total(terms).backward()
         grads = {name: leaf.grad for name, leaf in leaves.items()}
         for piece, start in pieces(batch, micro):
@@ -49,12 +54,18 @@ def gradients(
     return {name: term.detach() for name, term in terms.items()}
 
 
-def combined(method: Method, batch: Batch, micro: int, precision: AbstractContextManager) -> dict[str, Tensor]:
+def combined(
+    method: Method,
+    batch: Batch,
+    micro: int,
+    precision: AbstractContextManager,
+    gather: Callable[[Embeddings], Embeddings] = distributed.gather,
+) -> dict[str, Tensor]:
     """As `gradients`, of a method that combines the gradients of its loss terms itself (`Method.combine`)."""
     learning = [p for p in method.parameters() if p.requires_grad]
     seen = without_graph(method, batch, micro, precision)
     cache, leaves = as_leaves(seen)
-    terms = method.losses(distributed.gather(cache))
+    terms = method.losses(gather(cache))
     floats = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
     each, of_leaves = {}, {}
     for name, term in terms.items():

@@ -1,0 +1,158 @@
+"""What is counted is what is computed."""
+
+import io
+
+import pytest
+import torch
+from rich.console import Console
+from torch.utils.flop_counter import FlopCounterMode
+
+from amodal import cli, methods
+from amodal.core import AmodalError
+from amodal.nn.encoder import Encoder
+from amodal.plan import plan
+from amodal.plan.counting import count, weightless
+from amodal.plan.hardware import GPUS
+from amodal.plan.layout import RESERVED
+from amodal.plan.step import Steps
+from amodal.train.step import gradients
+from benchmarks._timing import peak_mib
+from tests.methods.bench import batch, fields
+
+SENSES = ("picture", "words")
+
+
+def made(name, size="nano"):
+    torch.manual_seed(0)
+    return methods.build(name, Encoder(fields(SENSES), size=size, **methods.encoder_options(name)))
+
+
+def records(method, rows, patchy=True):
+    return batch(method.views, rows, senses=SENSES, patchy=patchy)
+
+
+def attention(q, k, v, *_, out_shape=None, **__):
+    (rows, heads, queries, width), keys = q, k[2]
+    return 4 * rows * heads * queries * keys * width
+
+
+LEFT_OUT = {  # by torch's own counter
+    torch.ops.aten.addmm_: lambda c, a, b, out_shape=None, **_: 2 * a[0] * a[1] * b[1],
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, *qkv, **_: (
+        5 * attention(*qkv) / 2
+    ),
+}
+
+
+@pytest.mark.parametrize("micro", [None, 5])
+@pytest.mark.parametrize("name", ["clip", "simclr", "mae", "dino"])
+def test_flops_and_memory_are_those_of_the_real_step(name, micro):
+    real, counted = made(name), weightless(lambda: made(name))
+    b = records(real, 20)
+    found = count(counted, b, times=1, micro=micro, precision=torch.autocast("cpu", enabled=False))
+    gradients(real, b, micro=micro)
+    real.zero_grad(set_to_none=True)
+    measured = peak_mib(lambda: gradients(real, b, micro=micro)) * 2**20
+    assert found.peak == pytest.approx(measured, rel=0.03)
+    with FlopCounterMode(display=False, custom_mapping=LEFT_OUT) as seen:
+        gradients(real, b, micro=micro)
+    assert found.flops == pytest.approx(seen.get_total_flops(), rel=1e-6)
+
+
+def test_weights_are_counted_without_being_there():
+    light, heavy = weightless(lambda: made("dino", "small")), made("dino", "small")
+    assert [(n, p.shape, p.requires_grad) for n, p in light.named_parameters()] == [
+        (n, p.shape, p.requires_grad) for n, p in heavy.named_parameters()
+    ]
+
+
+@pytest.mark.parametrize("name", ["clip", "mae"])
+def test_few_rows_tell_of_many(name):
+    m = weightless(lambda: made(name))
+    many = batch(m.views, 144, senses=SENSES, patchy=False)
+    steps = Steps(m, many.between(0, 96), lambda: torch.autocast("cpu", enabled=False), world=2)
+    for micro in (None, 24):
+        whole = count(m, many, times=2, micro=micro, precision=torch.autocast("cpu", enabled=False))
+        told = steps.cost(144, micro)
+        assert told.flops == pytest.approx(whole.flops, rel=0.05)
+        assert told.peak == pytest.approx(whole.peak, rel=0.05)
+
+
+def test_losses_of_very_large_batches_are_continued(monkeypatch):
+    m = weightless(lambda: made("clip"))
+    steps = Steps(m, records(m, 96, patchy=False), lambda: torch.autocast("cpu", enabled=False), world=256)
+    counted = steps.losses(16)
+    monkeypatch.setattr("amodal.plan.step.MOST", 2048)
+    assert steps.losses(16).flops == pytest.approx(counted.flops, rel=0.05)
+
+
+def test_a_plan_adds_up():
+    tokens = {"image": 16, "text": 8}
+    small = plan("clip", size="tiny", samples=1e6, gpus=8, batch=256, tokens=tokens)
+    ddp, _, sharded, _ = small.layouts
+    weights = 4 * sum(p.numel() for p in _clip(tokens).parameters())
+    assert ddp.memory["weights"] == weights and ddp.memory["optimizer state"] == 2 * weights
+    assert sharded.memory["weights"] < weights / 4 and sharded.total < ddp.total and ddp.total > RESERVED
+    assert small.job.steps == 3906 and ddp.hours == pytest.approx(8 * 3906 * ddp.seconds / 3600)
+    assert ddp.cost == pytest.approx(ddp.hours * GPUS["h100"].price)
+    assert 0 < ddp.utilisation < 0.6
+    twice = plan("clip", size="tiny", samples=2e6, gpus=8, batch=256, tokens=tokens, price=1.0, average=True)
+    assert (
+        twice.layouts[0].hours == pytest.approx(2 * ddp.hours, rel=0.01) and twice.layouts[0].memory["averaged weights"]
+    )
+    measured = plan("clip", size="tiny", gpus=8, batch=256, tokens=tokens, mfu=0.5).layouts[0]
+    assert measured.computing == pytest.approx(measured.flops / (0.5 * GPUS["h100"].half))
+
+
+def _clip(tokens):
+    from amodal.plan.examples import made_up
+
+    return methods.build("clip", Encoder(made_up(tokens, 2).fields, size="tiny"))
+
+
+def test_the_verb_prints_a_plan_of_the_users_records(capsys, folder):
+    cli.main(
+        [
+            "plan",
+            "dino",
+            "--data",
+            str(folder),
+            "--size",
+            "tiny",
+            "--gpus",
+            "1",
+            "--samples",
+            "1e5",
+            "--method.prototypes",
+            "64",
+        ]
+    )
+    said = capsys.readouterr().out
+    assert "one GPU" in said and "teacher" in said and "Not tested" in said and "records of pictures" in said
+
+
+def test_what_cannot_be_planned_says_why(capsys):
+    for arguments, words in (
+        (["--gpu", "h10"], "Did you mean h100"),
+        (["--tokens", "imag=4"], "Did you mean image"),
+        (["--tokens", "image=many"], "whole number"),
+        (["--gpus", "7", "--batch", "64"], "multiple of 7"),
+        (["clp"], "Did you mean clip"),
+        (["--data", "digits", "--tokens", "image=4"], "not both"),
+        (["--mfu", "40"], "between 0 and 1"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main(["plan", *arguments])
+        assert words in capsys.readouterr().err
+
+
+def test_a_method_that_chooses_by_what_it_learnt_is_refused():
+    with pytest.raises(AmodalError, match="cannot be counted"):
+        plan("limoe", size="nano", gpus=1, batch=16, tokens={"image": 4, "text": 4})
+
+
+def test_the_table_is_plain():
+    out = io.StringIO()
+    Console(file=out, width=150).print(plan("mae", size="nano", gpus=2, batch=8, samples=1000).table())
+    assert "losses of the whole batch" in out.getvalue() and "$3.00 an hour" in out.getvalue()
