@@ -17,20 +17,21 @@ def main() -> int:
     parser.add_argument("--count", type=int, help="runs to kill (50), or files to damage (5000)")
     parser.add_argument("--embed", type=int, default=20, help="of kills: runs of `amodal embed`")
     parser.add_argument("--index", type=int, default=20, help="of kills: runs of `amodal index`")
+    parser.add_argument(
+        "--reindex", type=int, default=10, help="of kills: runs of `amodal index --prune` over an older index"
+    )
     parser.add_argument("--seconds", type=float, default=300, help="of fuzz: in all, shared out among the targets")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON file for the result")
     asked = parser.parse_args()
     begun = time.time()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     with tempfile.TemporaryDirectory() as folder:
         if asked.what == "kills":
             from benchmarks.lost import kills
 
-            counts = {
-                "pretrain": 50 if asked.count is None else asked.count,
-                "embed": asked.embed,
-                "index": asked.index,
-            }
+            counts = {"pretrain": 50 if asked.count is None else asked.count}
+            counts |= {name: getattr(asked, name) for name in ("embed", "index", "reindex")}
             result = kills.run(counts, Path(folder), seed=asked.seed)
             wrong = sum(len(each["wrong"]) for each in result.values())
         elif asked.what == "media":
@@ -43,7 +44,6 @@ def main() -> int:
 
             result = fuzz.run(asked.seconds, Path(folder), seed=asked.seed)
             wrong = len(result["wrong"])
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     about = {
         "command": " ".join(["python", "-m", "benchmarks.lost", *sys.argv[1:]]),
         "commit": commit,

@@ -34,7 +34,8 @@ STEPS, EVERY = 160, 4
 @dataclass(frozen=True)
 class Job:
     """command: what a user types; resumed: what the user types after a kill; writing: whether a write is going on, by looking at the
-    disk; content: name -> digest of all that counts in the result; intact: raises if what was there before is harmed."""
+    disk; content: name -> digest of all that counts in the result; intact: raises if what was there before is harmed; results: folders
+    that it writes; begins_with: what is in them before."""
 
     command: list[str]
     resumed: Callable[[], list[str]]
@@ -42,6 +43,7 @@ class Job:
     content: Callable[[], dict[str, str]]
     intact: Callable[[], None]
     results: tuple[Path, ...]
+    begins_with: Path | None = None
 
 
 def data(root: Path, records: int, rng: np.random.Generator) -> Path:
@@ -59,7 +61,7 @@ def data(root: Path, records: int, rng: np.random.Generator) -> Path:
     return root
 
 
-def table(root: Path, records: int, rng: np.random.Generator) -> Path:
+def table(root: Path, records: int, rng: np.random.Generator, word: str = "number") -> Path:
     """The same kind of records in one table, cheap to read, enough for several chunks and commits."""
     import io
 
@@ -75,7 +77,7 @@ def table(root: Path, records: int, rng: np.random.Generator) -> Path:
     cells = {
         "id": [f"r{i:06d}" for i in range(records)],
         "image": [pictures[i % 64] if i % 4 == 0 else None for i in range(records)],
-        "text": [f"number {i} of many" for i in range(records)],
+        "text": [f"{word} {i} of many" for i in range(records)],
     }
     pq.write_table(pa.table(cells), root / "records.parquet", row_group_size=1024)
     fields = "\n".join(f'[fields.{name}]\nmodality = "{name}"' for name in ("image", "text"))
@@ -152,9 +154,13 @@ def embedding(where: Path, source: Path, out: Path) -> Job:
     return Job(command, lambda: command, writing, lambda: {"vectors": digest(file)}, intact, (out,))
 
 
-def indexing(where: Path, source: Path, out: Path) -> Job:
+def indexing(where: Path, source: Path, out: Path, base: Path | None = None) -> Job:
+    """base: of an index that is there already, to be brought up to date; records that are gone are removed, and as most have changed
+    the log is written anew."""
     folder = out / "index"
-    command = ["index", str(where / "model"), "--data", str(source), "--out", str(folder)]
+    command = ["index", str(where / "model"), "--data", str(source), "--out", str(folder)] + (
+        ["--prune"] if base else []
+    )
     sizes: dict[str, int] = {}
 
     def writing() -> bool:
@@ -162,7 +168,7 @@ def indexing(where: Path, source: Path, out: Path) -> Job:
         before = dict(sizes)
         if folder.is_dir():
             sizes.update({f.name: f.stat().st_size for f in os.scandir(folder) if f.is_file()})
-        return sizes != before and "records.0.jsonl" in sizes
+        return sizes != before and any(name.startswith("records.") for name in sizes)
 
     def content() -> dict[str, str]:
         return {f.name: digest(f) for f in sorted(folder.iterdir()) if not f.name.startswith(".")}
@@ -174,10 +180,10 @@ def indexing(where: Path, source: Path, out: Path) -> Job:
         for source_name in found.sources:
             assert len(found.log.vectors(source_name)[0]) <= len(found) * 2
 
-    return Job(command, lambda: command, writing, content, intact, (out,))
+    return Job(command, lambda: command, writing, content, intact, (out,), base)
 
 
-JOBS = {"pretrain": pretraining, "embed": embedding, "index": indexing}
+JOBS = {"pretrain": pretraining, "embed": embedding, "index": indexing, "reindex": indexing}
 
 
 def start(words: list[str], log: Path) -> subprocess.Popen:
@@ -206,7 +212,9 @@ def again(job: Job, wanted: dict[str, str], log: Path) -> float:
 def _clear(job: Job) -> None:
     for path in job.results:
         shutil.rmtree(path, ignore_errors=True)
-        if job.command[0] != "pretrain":
+        if job.begins_with:
+            shutil.copytree(job.begins_with, path)
+        elif job.command[0] != "pretrain":
             path.mkdir()
 
 
@@ -274,7 +282,8 @@ def run(
     rng, numbers = random.Random(seed), np.random.default_rng(seed)
     pictures, rows = data(where / "pictures", 240, numbers), table(where / "rows", records, numbers)
     results: dict[str, dict] = {}
-    if counts.get("embed") or counts.get("index"):
+    changed = table(where / "changed", records * 9 // 10, numbers, "item")
+    if any(counts.get(name) for name in ("embed", "index", "reindex")):
         small = [
             "pretrain",
             "clip",
@@ -292,8 +301,12 @@ def run(
     for name, count in counts.items():
         if not count:
             continue
-        more = {"steps": steps} if name == "pretrain" else {}
-        job = JOBS[name](where, pictures if name == "pretrain" else rows, where / "out", **more)
+        more = {"steps": steps} if name == "pretrain" else {"base": where / "base"} if name == "reindex" else {}
+        job = JOBS[name](where, {"pretrain": pictures, "reindex": changed}.get(name, rows), where / "out", **more)
+        if name == "reindex":
+            first = indexing(where, rows, where / "base")
+            (where / "base").mkdir()
+            straight(first, where / "log.txt")
         _clear(job)
         seconds = straight(job, where / "log.txt")
         wanted, trials = job.content(), []
