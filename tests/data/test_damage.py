@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import shutil
+import subprocess
 import tarfile
 
 import numpy as np
@@ -72,7 +74,32 @@ def test_offsets_that_point_nowhere_are_told_of_and_never_followed(tmp_path, sou
         data.open(tmp_path)
 
 
-def test_tars_with_holes_and_sizes_below_zero(tmp_path):
+@pytest.mark.skipif(shutil.which("tar") is None, reason="GNU tar packs files with holes")
+@pytest.mark.parametrize("format", ["gnu", "pax"])
+def test_a_tar_with_holes_is_not_read_as_if_it_had_none(tmp_path, format):
+    with open(tmp_path / "a.txt", "wb") as file:
+        file.write(b"words")
+        file.seek(2**20)
+        file.write(b"the end")
+    (tmp_path / "b.txt").write_bytes(b"other words " * 2**18)
+    packed = [
+        "tar",
+        "--sparse",
+        f"--format={format}",
+        "-cf",
+        str(tmp_path / "x.tar"),
+        "-C",
+        str(tmp_path),
+        "a.txt",
+        "b.txt",
+    ]
+    if subprocess.run(packed, capture_output=True).returncode:
+        pytest.skip("this tar knows no --sparse")
+    with pytest.raises(AmodalError, match="a.txt is stored with holes"):
+        data.open(tmp_path / "x.tar")
+
+
+def test_a_tar_with_a_size_below_zero(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name in ("a.txt", "b.txt"):
             member = tarfile.TarInfo(name)

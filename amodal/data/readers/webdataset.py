@@ -50,11 +50,11 @@ def _members(shard: Path) -> list[tuple[str, int, int]]:
     try:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
+                if member.issparse():
+                    raise AmodalError(f"{shard}: {member.name} is stored with holes. Pack it again without --sparse.")
                 stop = member.offset_data + -(-member.size // BLOCK) * BLOCK if member.isfile() else member.offset_data
                 if stop > total or stop < member.offset_data or member.offset_data <= end:
                     break
-                if member.issparse():
-                    raise AmodalError(f"{shard}: {member.name} is stored with holes. Pack it again without --sparse.")
                 end = stop
                 if member.isfile() and not PurePosixPath(member.name).name.startswith("."):
                     members.append((member.name.removeprefix("./"), member.offset_data, member.size))
