@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from amodal.core import AmodalError
 from amodal.data import Dataset
 from amodal.evaluate import Embedded, Report, embed_records
 from amodal.evaluate import evaluate as run_protocols
+from amodal.finder import KEYS, Finder, finder
 from amodal.nn import config as encoder_config
 from amodal.nn.answers import Answers
 from amodal.nn.encoder import Encoder
@@ -22,7 +24,7 @@ from amodal.nn.saved import saved, saved_head
 from amodal.search import Engine, Hit, open_index
 from amodal.search import search as run_search
 from amodal.teller import Teller, teller
-from amodal.train.folder import read_trained, save_encoder, save_part, weights, write_trained
+from amodal.train.folder import read_trained, save_encoder, save_part, weights, write_json, write_trained
 from amodal.train.pretrain import pick_device
 from amodal.train.pretrain import pretrain as run_pretraining
 from amodal.train.remember import remembered
@@ -152,8 +154,22 @@ class Model:
         are fields or kinds of data; senses: whose vectors to compare with, all unless given."""
         return run_search(self._opened(index), self.encoder, query, k=k, where=where, senses=senses)
 
+    @cached_property
+    def finder(self) -> Finder:
+        """What names records itself, without an index. Raises AmodalError for a run without."""
+        return finder(self._home(), self.encoder, self.config, self.device)
+
+    def generate(self, *, k: int = 10, **query) -> list[Hit]:
+        """The k records that a method of generative retrieval (`grace`) names for a query, among those it was trained on:
+        `generate(text="a red boat")`. Raises AmodalError for runs of other methods."""
+        return self.finder(query, k=k)
+
     def save(self, path: str | Path) -> Path:
         """Write the encoder, its configuration, its card, and what it was trained on."""
+        if self.config.get("finds"):
+            rest = {n: v for n, v in self.finder.method.state_dict().items() if not n.startswith("encoder.")}
+            save_part(Path(path), "method.safetensors", rest)
+            write_json(Path(path) / KEYS, self.finder.keys)
         if isinstance(self.head, Answers):
             save_part(Path(path), "head.safetensors", self.head.state_dict())
         elif self.head is not None:

@@ -55,6 +55,17 @@ def teller(folder: str | Path, encoder: Encoder, config: dict, device: torch.dev
     weights it takes. Raises AmodalError if what was kept of it is damaged."""
     if "tells" not in config:
         return None
+    said = Path(folder) / "config.json"
+    try:
+        targets = tuple(Target.read(t) for t in config["tells"])
+    except (KeyError, OverflowError, *MADE_UP) as e:
+        raise no_method(said, e) from e
+    return Teller(kept_whole(folder, encoder, config).to(device), targets)
+
+
+def kept_whole(folder: str | Path, encoder: Encoder, config: dict) -> Method:
+    """The method of a run whose method.safetensors holds what is not in the encoder, in evaluation mode on the CPU. encoder: the run's,
+    whose weights it takes. Raises AmodalError if what was kept of it is damaged."""
     file, said = Path(folder) / "method.safetensors", Path(folder) / "config.json"
     own = {f"encoder.{n}": v for n, v in encoder.state_dict().items()}
     tensors, numbers = size_of_file(file)
@@ -63,10 +74,13 @@ def teller(folder: str | Path, encoder: Encoder, config: dict, device: torch.dev
         options = {n: tuple(v) if isinstance(v, list) else v for n, v in config["options"].items()}
         with Bounded(tensors + len(own), numbers + sum(v.numel() for v in own.values()), str(said)):
             method = methods.build(config["method"], before, **options)
-        targets = tuple(Target.read(t) for t in config["tells"])
     except (KeyError, OverflowError, *MADE_UP) as e:
-        if isinstance(e, AmodalError):
-            raise
-        raise AmodalError(f"{said} describes no method that can be built: {type(e).__name__}: {e}") from e
+        raise no_method(said, e) from e
     fill(method, own | read_tensors(file), str(file))
-    return Teller(method.to(device).eval(), targets)
+    return method.eval()
+
+
+def no_method(said: Path, e: Exception) -> AmodalError:
+    if isinstance(e, AmodalError):
+        return e
+    return AmodalError(f"{said} describes no method that can be built: {type(e).__name__}: {e}")

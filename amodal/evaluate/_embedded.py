@@ -15,6 +15,7 @@ from amodal.core.embeddings import FUSED
 from amodal.data import Bad, Dataset
 from amodal.evaluate._again import Changer, evaluating, in_order, kept, refuser
 from amodal.modalities import BadValue, Raw, name_of
+from amodal.nn.several import Several
 
 
 @dataclass(frozen=True)
@@ -143,16 +144,19 @@ def embed_several(
     batch: int = 256,
     device: torch.device | str | None = None,
     progress: Callable[[int], object] | None = None,
+    several: Several | None = None,
 ) -> tuple[list[str], Embeddings, dict[str, Tensor], list[Bad]]:
     """The records at `indices` as an encoder with `several` vectors gives them for search: their keys, float16 unit vectors on the CPU, of
-    some sources as Ragged, the number of the part that each of these is of, and the values that could not be read. See `embed_records`."""
+    some sources as Ragged, the number of the part that each of these is of, and the values that could not be read. several: how, the
+    encoder's own way unless given. See `embed_records`."""
+    several = encoder.several if several is None else several
     indices = np.asarray(list(indices), dtype=np.int64)
     loader = in_order(dataset, indices, batch)
     device = device_of(encoder) if device is None else device
     vectors, numbers, sizes = {}, {}, []
     with evaluating(encoder):
         for part in loader:
-            z, own = encoder.several.of_records(encoder, part.to(device))
+            z, own = several.of_records(encoder, part.to(device))
             for source, column in z.columns.items():
                 vectors.setdefault(source, []).append(_half(column))
             for source, number in own.items():
@@ -182,7 +186,7 @@ def embed_queries(encoder, name: str, raws: Sequence[Raw], *, batch: int = 256) 
     """Float32 unit vectors of raw values of one field as queries of an encoder with `several` vectors, a list of each."""
     lists = []
     with evaluating(encoder):
-        for part in _batches(encoder, name, raws, batch):
+        for part in value_batches(encoder, name, raws, batch):
             lists.append(encoder.several.of_query(encoder, part, name).to("cpu"))
     return Ragged(torch.cat([one.flat.float() for one in lists]), torch.cat([one.lengths for one in lists]))
 
@@ -192,12 +196,13 @@ def embed_values(encoder, name: str, raws: Sequence[Raw], *, batch: int = 256) -
     """(n, D) float32: raw values of one field in the aligned space. Raises AmodalError for a value that cannot be decoded."""
     vectors = []
     with evaluating(encoder):
-        for part in _batches(encoder, name, raws, batch):
+        for part in value_batches(encoder, name, raws, batch):
             vectors.append(encoder(part)[name].values.float().cpu())
     return torch.cat(vectors)
 
 
-def _batches(encoder, name: str, raws: Sequence[Raw], batch: int) -> Iterator[Batch]:
+def value_batches(encoder, name: str, raws: Sequence[Raw], batch: int) -> Iterator[Batch]:
+    """Raw values of one field as an encoder takes them. Raises AmodalError for a value that cannot be decoded."""
     modality, still = encoder.fields[name], np.random.default_rng(0)
     for start in range(0, len(raws), batch):
         values = []

@@ -86,6 +86,12 @@ class Method(nn.Module):
         A method that has it, because more than a head on the encoder's features tells its labels, is kept whole (`amodal predict`)."""
         raise NotImplementedError
 
+    def generate(self, batch: Batch, *, beams: int) -> tuple[Column, Tensor, Tensor]:
+        """Of the rows that ask: (N, beams) int64, best first, the numbers of records to train on, in their order, that it names, -1 where
+        there are no more; (N, beams) their log probabilities; and (most, levels) the tokens of every record's name, -1 behind its end. A
+        method that has it is kept whole, with the keys of those records (`amodal search --generate`); `asks` is the field that it reads."""
+        raise NotImplementedError
+
     combine: Callable[[dict[str, Tensor]], Tensor] | None = None
     """Gradient surgery: of each loss term its gradient over all that learns, one vector (P,), to the vector to step along. None is
     their sum, at the cost of one backward pass instead of one a term."""

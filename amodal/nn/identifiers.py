@@ -111,11 +111,12 @@ class Register(nn.Module):
         match = row_seeds(keys).to(self.known)[:, None] == self.known
         return self.codes[match.int().argmax(1)].masked_fill(~match.any(1, keepdim=True), -1)
 
-    def find(self, writer: IdentifierWriter, read: Column, *, beams: int) -> Column:
-        """(N, beams) numbers of records, best first, -1 where there are no more. read: lists of tokens of queries."""
+    def find(self, writer: IdentifierWriter, read: Column, *, beams: int) -> tuple[Column, Tensor]:
+        """(N, beams) numbers of records, best first, -1 where there are no more, and (N, beams) log probabilities of their identifiers.
+        read: lists of tokens of queries."""
         there = (self.codes[:, 0] >= 0).nonzero().squeeze(1)
-        found = writer.find(read.values, Trie(self.codes[there]), beams=beams)[0]
-        return Column(torch.cat([there, there.new_full((1,), -1)])[found], read.rows)
+        found, score = writer.find(read.values, Trie(self.codes[there]), beams=beams)
+        return Column(torch.cat([there, there.new_full((1,), -1)])[found], read.rows), score
 
 
 class IdentifierWriter(nn.Module):

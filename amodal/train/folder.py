@@ -3,6 +3,7 @@
 RUN/config.json        all that is needed to build the encoder again, and how it came about
 RUN/model.safetensors  the encoder
 RUN/head.safetensors   the head that tells labels, if the method learnt one; RUN/method.safetensors if it takes more than a head
+RUN/keys.json          of a method that names records itself, which is kept whole too: the keys of those that it was trained on
 RUN/README.md          the run card, for people
 RUN/trained.npy        hashes of the keys of the records it was trained on, which `evaluate` does not test on
 RUN/metrics.jsonl, tensorboard/, checkpoints/, quarantine.jsonl

@@ -31,7 +31,17 @@ from amodal.nn.lora import merged
 from amodal.nn.saved import saved
 from amodal.nn.transformer import size_of
 from amodal.train import distributed, packaged
-from amodal.train.folder import hashes, prepare, read_trained, save_encoder, save_part, versions, weights, write_trained
+from amodal.train.folder import (
+    hashes,
+    prepare,
+    read_trained,
+    save_encoder,
+    save_part,
+    versions,
+    weights,
+    write_json,
+    write_trained,
+)
 from amodal.train.log import read
 from amodal.train.loop import Schedule, train
 from amodal.train.precision import context
@@ -236,7 +246,8 @@ def pretrain(
         progress=progress,
     )
     tensors = weights(merged(kept))
-    kept_whole = {n: v for n, v in weights(trainee).items() if not n.startswith("encoder.")} if told else {}
+    names = type(trainee).generate is not Method.generate and not average  # which would be of the encoder alone
+    kept_whole = {n: v for n, v in weights(trainee).items() if not n.startswith("encoder.")} if told or names else {}
     kept_head = weights(head) if head is not None else {}
     if rank == 0:
         done = {"status": "done", "versions": versions(), "seconds": seconds_of(out)}
@@ -244,6 +255,10 @@ def pretrain(
         if told:
             done |= {"tells": told, "before": before}
             save_part(out, "method.safetensors", kept_whole)
+        elif names:
+            done |= {"finds": True, "before": before}
+            save_part(out, "method.safetensors", kept_whole)
+            write_json(out / "keys.json", [dataset.keys[i] for i in part])
         elif head is not None:
             done |= {"answers": head.written()}
             save_part(out, "head.safetensors", kept_head)

@@ -61,5 +61,7 @@ def test_a_label_of_more_classes_than_senses_is_refused():
         clamr = ordered(senses)
         z = clamr.features(batch(("plain",)))
         more = dict(z.columns) | {"about": Column(torch.full_like(z["about"].values, 3), z["about"].rows)}
-        with pytest.raises(AmodalError, match=r"'kind' has 4 classes or more.*stand for [23] senses: .*--method.senses"):
+        with pytest.raises(
+            AmodalError, match=r"'kind' has 4 classes or more.*stand for [23] senses: .*--method.senses"
+        ):
             clamr.losses(type(z)(more, z.size))

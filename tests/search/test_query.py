@@ -91,7 +91,13 @@ def test_results_as_table_json_and_pictures(made, tmp_path):
     console.print(table(hits))
     assert hits[0].key in console.file.getvalue() and "score" in console.file.getvalue()
     read = json.loads(as_json(hits))
-    assert [r["key"] for r in read] == [h.key for h in hits] and set(read[0]) == {"key", "score", "source", "labels", "part"}
+    assert [r["key"] for r in read] == [h.key for h in hits] and set(read[0]) == {
+        "key",
+        "score",
+        "source",
+        "labels",
+        "part",
+    }
     assert Image.open(picture_sheet(hits, records, tmp_path / "hits.png")).size[1] > 300
     with pytest.raises(AmodalError, match="no record 'ghost'"):
         picture_sheet([Hit("ghost", 1.0, image)], records, tmp_path / "x.png")

@@ -109,8 +109,10 @@ class Grace(Method):
         return share(near) | share({s.replace("write", "memorise"): loss for s, loss in told.items()}) | asked
 
     @torch.no_grad()
-    def find(self, batch: Batch, *, beams: int = 10) -> Column:
-        """(N, beams) int64, best first: of the rows that ask, the numbers of records in the order of the data to train on; -1 where there
-        are no more."""
+    def generate(self, batch: Batch, *, beams: int = 10) -> tuple[Column, Tensor, Tensor]:
         read = self.read(alone(self.encoder, batch.only(self.asks)), self.asks)
-        return self.register.find(self.writer, read, beams=beams)
+        return *self.register.find(self.writer, read, beams=beams), self.register.codes
+
+    def find(self, batch: Batch, *, beams: int = 10) -> Column:
+        """(N, beams) int64: the numbers of `generate`."""
+        return self.generate(batch, beams=beams)[0]
