@@ -51,7 +51,7 @@ ORDER = (
     "open_set",
     "identify",
 )
-ON_REQUEST = ("absence", "prompts", "base_to_new", "sense_sets")
+ON_REQUEST = ("absence", "prompts", "base_to_new", "sense_sets", "small_objects")
 """Protocols that take long, or ask what few want to know, and are measured only when they are named."""
 
 USUAL = (

@@ -13,6 +13,7 @@ from amodal.evaluate._drawing import COLOURS, drawing
 from amodal.evaluate._maps import embedding_map, has_places, principal, world_map
 from amodal.evaluate._sense_sets_picture import sense_sets
 from amodal.evaluate._sheet import retrieval_sheet
+from amodal.evaluate._small_objects_picture import small_objects
 from amodal.evaluate._survival_picture import survival
 from amodal.train.log import read
 
@@ -26,6 +27,7 @@ __all__ = [
     "report",
     "retrieval_sheet",
     "sense_sets",
+    "small_objects",
     "survival",
     "transfer",
     "world_map",
@@ -44,6 +46,8 @@ def report(report, stem: Path) -> list[Path]:
             made.append(absence(result.rows, name, label=result.spec.get("label")))
         if result.protocol == "sense_sets":
             made.append(sense_sets(result.rows, name, label=result.spec.get("label")))
+        if result.protocol == "small_objects":
+            made.append(small_objects(result.rows, name))
         if result.protocol == "survival":
             made.append(survival(result, name))
         if result.protocol == "transfer":

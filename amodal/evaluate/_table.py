@@ -43,7 +43,8 @@ def table(about: dict, rows: Sequence[dict], skipped: dict[str, str], few: int |
         shown.add_column(heading, justify="right")
     groups: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
-        if every or row["metric"] in HEADLINES:
+        shown_of_it = ("recall@1", "recall@1 gained") if row["protocol"] == "small_objects" else HEADLINES
+        if every or row["metric"] in shown_of_it:
             groups.setdefault((row["protocol"], row.get("label", "")), []).append(row)
     for head, group in groups.items():
         for number, row in enumerate(group if every or len(group) <= LONG else in_short(group)):
@@ -56,7 +57,7 @@ def in_short(rows: Sequence[dict]) -> list[dict]:
     """Means over what a person does not want to read one by one, of the first probe: over targets, or over subsets of one size."""
     if rows[0]["protocol"] == "absence":
         return _absence_in_short(rows)
-    if rows[0]["protocol"] == "survival":  # nothing to average, and the intervals are what counts
+    if rows[0]["protocol"] in ("survival", "small_objects"):  # nothing to average, and the intervals are what counts
         return list(rows)
     if rows[0]["protocol"] == "sense_sets":
         return [row for row in rows if "own" not in row]  # means and worst cases
