@@ -1,15 +1,24 @@
-"""Every contrastive method takes two, three and four senses, and any pattern of which row has which."""
+"""Every contrastive method takes two, three and four senses, and any pattern of which row has which; every method all patterns of four."""
 
+import itertools
+import math
+import warnings
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 
-from amodal import methods
+from amodal import data, methods
 from amodal.core import Batch, Column, field_of
+from amodal.data import Label
+from amodal.evaluate import embed_records
+from amodal.evaluate.knn import knn
+from amodal.methods._contract import Clock
+from amodal.train.optim import adamw
 from amodal.train.step import gradients
-from tests.methods.bench import SENSES, SMALL, batch, exact, method
+from tests.methods.bench import SENSES, SMALL, batch, exact, fields, method, raw
 
 ROWS = 8
 CONTRASTIVE = [name for name in methods.names() if methods.family(name) == "contrastive"]
@@ -93,3 +102,53 @@ def test_any_senses_of_any_rows(name, count):
         torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9, msg=f"{what}: {found}")
         if what == "all":  # a method that keeps its encoder frozen still teaches its heads
             assert sum(float(g.abs().sum()) for n, g in reached.items() if n in towers or not towers) > 0
+
+
+PATTERNS = [p for p in itertools.product((False, True), repeat=len(SENSES)) if any(p)]
+
+
+@cache
+def records() -> data.Dataset:
+    """Four records of each pattern."""
+    rng = np.random.default_rng(0)
+    there = [p for p in PATTERNS for _ in range(4)]
+    columns = {s: [raw(s, rng) if has[k] else None for has in there] for k, s in enumerate(SENSES)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = data.open(columns | {"kind": ["uvw"[i // 4 % 3] for i in range(len(there))]}).with_fields(fields())
+    found.labels["kind"] = Label()
+    return found
+
+
+@cache
+def of_pattern(views, pattern: tuple[bool, ...]) -> Batch:
+    full = batch(views if isinstance(views[0], str) else dict(views), 4, patchy=False)
+    return only(full, torch.tensor([pattern] * 4), SENSES)
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_every_pattern_of_four_senses_trains_and_evaluates(name):
+    """All 15: a batch whose rows have that pattern makes a finite step of the optimizer; then records of all of them are embedded, and
+    each is told by its neighbours."""
+    assert len(PATTERNS) == 15
+    m = method(name)
+    views = m.views if isinstance(m.views, tuple) else tuple((k, tuple(v)) for k, v in m.views.items())
+    optimizer = adamw(m, lr=1e-3, rates=m.rates)
+    m.begin(0)
+    moved = 0
+    for step, pattern in enumerate(PATTERNS, 1):
+        optimizer.zero_grad(set_to_none=True)
+        terms = gradients(m, of_pattern(views, pattern))
+        assert torch.stack([*terms.values()]).isfinite().all(), pattern
+        assert all(p.grad.isfinite().all() for p in m.parameters() if p.grad is not None), pattern
+        moved += any(bool(p.grad.any()) for p in m.parameters() if p.grad is not None)
+        optimizer.step()
+        m.tick(Clock(step, len(PATTERNS)))
+    assert moved, "no pattern teaches anything"
+    assert all(p.isfinite().all() for p in m.parameters())
+    train, test = (embed_records(m.encoder.eval(), records(), range(k, 60, 2), batch=60) for k in (0, 1))
+    assert len(test.fused().rows) == 30 and test.fused().values.isfinite().all()
+    for k, sense in enumerate(SENSES):
+        assert test.features[sense].rows.tolist() == [i for i in range(30) if PATTERNS[i // 2][k]]
+    result = knn(train, test, label="kind", k=3)
+    assert result.rows and all(math.isfinite(row["value"]) for row in result.rows)
