@@ -103,7 +103,7 @@ def _typed(name: str, value: Any, default: Any, declared: str) -> Any:
     if wanted is str and isinstance(value, (str, os.PathLike)) and "\0" not in os.fspath(value):
         return os.fspath(value)
     number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if number and not (abs(value) <= LARGEST if wanted is int else abs(value) <= np.finfo(np.float32).max):
+    if number and not (abs(value) <= LARGEST if wanted is int else abs(value) <= float(np.finfo(np.float32).max)):
         raise AmodalError(f"{name} must be a finite number of reasonable size, got {shortened(repr(value))}")
     if wanted is float and number or wanted is int and number and int(value) == value:
         return wanted(value)

@@ -75,9 +75,9 @@ def weights(encoder: nn.Module) -> dict[str, Tensor]:
 
 def save_encoder(out: Path, tensors: dict[str, Tensor], config: dict) -> None:
     """RUN/model.safetensors, config.json (with the weights' sha256) and README.md."""
-    out.mkdir(parents=True, exist_ok=True)
     draft = out / ".model.draft"
     try:
+        out.mkdir(parents=True, exist_ok=True)
         save_file(tensors, draft)
         digest = hashlib.sha256(draft.read_bytes()).hexdigest()
         draft.rename(out / "model.safetensors")
@@ -95,8 +95,8 @@ def save_encoder(out: Path, tensors: dict[str, Tensor], config: dict) -> None:
 def save_part(out: Path, name: str, state: dict[str, Tensor]) -> None:
     """RUN/head.safetensors or method.safetensors; what they tell is in config.json."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
-    out.mkdir(parents=True, exist_ok=True)
     try:
+        out.mkdir(parents=True, exist_ok=True)
         save_file(tensors, out / ".part.draft")
         (out / ".part.draft").rename(out / name)
     except (OSError, SafetensorError) as e:

@@ -4,6 +4,7 @@ source holds."""
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
@@ -75,13 +76,25 @@ def inside(base: Path, name, what: str) -> Path:
 
 def stamp_files(paths: Sequence[Path]) -> str:
     """A hash of the content of few small files, which is the same on every machine; of names, sizes and times of many
-    or large ones."""
-    stats = [path.stat() for path in paths]
+    or large ones. A file that is gone by now counts as one without content: what is read of it goes to quarantine."""
+    stats = [_stat(path) for path in paths]
     digest = hashlib.blake2b(digest_size=16)
-    by_content = len(paths) <= 2000 and sum(s.st_size for s in stats) <= SMALL
+    by_content = len(paths) <= 2000 and sum(s.st_size for s in stats if s) <= SMALL
     for path, stat in zip(paths, stats):
-        digest.update(path.read_bytes() if by_content else f"{path.name}:{stat.st_size}:{stat.st_mtime_ns};".encode())
+        if stat is None:
+            digest.update(f"{path.name}: gone;".encode("utf-8", "backslashreplace"))
+        elif by_content:
+            digest.update(path.read_bytes())
+        else:
+            digest.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns};".encode("utf-8", "backslashreplace"))
     return digest.hexdigest()
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
 
 
 def unique_keys(cells: Sequence, column: str, where: str) -> list[str]:
