@@ -31,6 +31,8 @@ PAIRS = 1000
 """Records that are nearly the same, listed at most."""
 NEAR = 10
 """Neighbours that agreement and outliers look at."""
+TILE = 65_536
+"""Vectors that are compared at once."""
 SUBSETS = 5
 """Senses of which all subsets are tried; of more, those that have one sense, or lack one."""
 
@@ -50,7 +52,7 @@ class Atlas:
         place = np.full(len(index.alive), -1, dtype=np.int64)
         place[alive] = np.arange(len(alive))
         self.labels = {name: values[alive] for name, values in index.labels.items()}
-        columns = {source: _column(*one_each(index, source), place) for source in index.sources}
+        columns = {source: _column(*index.one_each(source), place) for source in index.sources}
         self.vectors = Embeddings(columns, len(self.keys))  # unit, float16
         self.tested = np.zeros(len(self.keys), dtype=bool)
         self.tested[[self.at[key] for key in tested if key in self.at]] = True
@@ -181,8 +183,20 @@ class Atlas:
     def near(self, query_D: Tensor, senses: Sequence[str], k: int, beside: int = -1) -> list[tuple[int, float, str]]:
         """(number, cosine, sense that matched) of the k records nearest to a query, best first; senses that are compared, all unless
         given. beside: a record to leave out."""
-        found = self.index.nearest(query_D, k=k + 1, senses=senses or self.senses, unsigned=self.unsigned)
-        return [(self.at[key], score, sense) for key, score, sense, *_ in found if self.at[key] != beside][:k]
+        senses = senses or self.senses
+        if len(self.keys) <= self.index.threshold or any(map(self.index.several, senses)):
+            found = self.index.nearest(query_D, k=k + 1, senses=senses, unsigned=self.unsigned)
+            return [(self.at[hit[0]], *hit[1:3]) for hit in found if self.at[hit[0]] != beside][:k]
+        # what the index would make first, to search approximately, takes minutes; the vectors are in memory, and one person asks
+        query, best = normalize(query_D.float(), dim=0), {}
+        for sense in senses:
+            column = self.vectors[sense]
+            score = torch.cat([part.float() @ query for part in column.values.split(TILE)])
+            score, at = (score.abs() if self.unsigned else score).topk(min(k + 1, len(score)))
+            for number, value in zip(column.rows[at].tolist(), score.tolist()):
+                if number != beside and value > best.get(number, (-torch.inf, ""))[0]:
+                    best[number] = value, sense
+        return [(n, *best[n]) for n in sorted(best, key=lambda n: (-best[n][0], n))][:k]
 
     def alike(self, number: int, senses: Sequence[str], k: int) -> list[tuple[int, float]]:
         """(number, cosine) of the records nearest to one of them, by the fused vectors of these senses alone."""
@@ -289,11 +303,6 @@ def _umap() -> bool:
     from importlib.util import find_spec
 
     return find_spec("umap") is not None
-
-
-def one_each(index: Index, source: str) -> tuple[np.ndarray, np.ndarray]:
-    """(n, D) one vector for each record that has the sense, and the (n,) numbers of the records."""
-    return getattr(index, "one_each", index.log.vectors)(source)
 
 
 def _column(vectors: np.ndarray, rows: np.ndarray, place: np.ndarray) -> Column:

@@ -37,11 +37,12 @@ LIKE = "like:"
 @dataclass(frozen=True)
 class Seen:
     """What the network makes of one record. aligned, features: source -> (D,) in either space, with `fused`; told: target -> what the
-    head says, (classes,) probabilities or a number."""
+    head says, (classes,) probabilities or a number; asked: source -> (L, D) as a query, of encoders whose queries are lists."""
 
     aligned: dict[str, np.ndarray]
     features: dict[str, np.ndarray]
     told: dict[str, np.ndarray] = field(default_factory=dict)
+    asked: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Service:
@@ -76,7 +77,7 @@ class Service:
         if not len(await self.records()):
             raise Refused(409, "there is no index to search in; make one with `amodal index RUN --data DIR`")
         seen = await self.see([{name: value} for name, value in query.items()])
-        vectors = {name: torch.from_numpy(finite(one.aligned[name])) for name, one in zip(query, seen)}
+        vectors = {n: torch.from_numpy(finite(one.asked.get(n, one.aligned[n]))) for n, one in zip(query, seen)}
         return await self._with_index(lambda: self._nearest(vectors, like, k, weights, options))
 
     async def records(self) -> Shelf:
@@ -123,7 +124,7 @@ class Service:
         batch = Batch.of(len(records), columns, [""] * len(records)).to(self.model.device)
         features = self.encoder.features(batch)
         aligned, features = kept(self.encoder.project(features)), kept(features)
-        found = [Seen({}, {}, {}) for _ in records]
+        found = [Seen({}, {}) for _ in records]
         for space, embeddings in (("aligned", aligned), ("features", features)):
             columns = {s: embeddings[s] for s in embeddings.sources}
             if space == "aligned" or FUSED in embeddings:
@@ -131,6 +132,12 @@ class Service:
             for source, column in columns.items():
                 for row, vector in zip(column.rows.tolist(), column.values.numpy()):
                     getattr(found[row], space)[source] = vector
+        several = self.encoder.several
+        if several is not None and several.asked_by_several:
+            for name, column in batch.columns.items():
+                lists = several.of_query(self.encoder, batch, name).split() if len(column) else ()
+                for row, vectors in zip(column.rows.tolist(), lists):
+                    found[row].asked[name] = vectors.float().cpu().numpy()
         head = self.model.head
         if head is not None:
             told = head.method.outputs(batch).to("cpu") if isinstance(head, Teller) else head.tell(features)

@@ -14,7 +14,6 @@ from amodal.core.embeddings import FUSED
 from amodal.search import Engine, Index, open_index
 from amodal.search._filter import Where, allowed
 from amodal.search._records import plain
-from amodal.serve.atlas import one_each
 from amodal.serve.limits import Refused
 
 
@@ -84,7 +83,7 @@ class Shelf:
         found = {}
         for sense, rows in self._senses.items():
             if _has(rows, number):
-                vectors, rows = one_each(self.index, sense)
+                vectors, rows = self.index.one_each(sense)
                 found[sense] = normalize(
                     torch.from_numpy(vectors[np.searchsorted(rows, number)].astype(np.float32)), dim=0
                 )

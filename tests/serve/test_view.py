@@ -124,6 +124,10 @@ def test_a_record_shows_itself_in_every_sense(page):
     it = page.get("/view/record/3").json()
     assert it["senses"]["text"]["text"] == "a thing, number 3" and it["senses"]["cells"]["cells"]["age"] == "3"
     assert it["labels"] == {"colour": "blue"}
+    drawn, dataset = it["senses"]["curve"]["curves"], data()
+    mean, std = dataset.fields["curve"].scale()
+    raw = np.asarray(dataset.raw(3, "curve"))
+    assert drawn["names"] == ["c0", "c1"] and np.allclose(drawn["values"], ((raw - mean) / std).T, atol=2e-3)
     for sense in ("image", "sound", "curve", "visits"):
         picture = Image.open(io.BytesIO(page.get(f"/view/record/3/{sense}.png").content))
         assert picture.mode == "RGB"
@@ -331,6 +335,16 @@ def test_a_record_that_is_not_drawn_is_found_by_its_nearest_that_is(tmp_path):
     assert found["of"] == 40 and len(found["x"]) == 10 and found["numbers"] == [shown[p] for p in found["places"]]
     assert len(got(client, "/view/colour", by="label:side")["values"]) == 10
     assert got(client, f"/view/place/{hidden}", sense="a")["number"] == atlas.stand_in(hidden, "a")
+
+
+def test_an_index_too_large_for_exact_search_is_searched_exactly_all_the_same(tmp_path):
+    index, atlas, a = small(tmp_path)
+    query = a[3] + 0.3 * a[11]
+    wanted = atlas.near(query, (), 6, beside=3)
+    index.threshold = 10
+    found = atlas.near(query, (), 6, beside=3)
+    assert [(n, s) for n, _, s in found] == [(n, s) for n, _, s in wanted]
+    assert [v for _, v, _ in found] == pytest.approx([v for _, v, _ in wanted], abs=2e-3)
 
 
 def test_retrieval_is_that_of_the_protocol_and_sees_equal_records(tmp_path):

@@ -1,4 +1,4 @@
-import { about, ask, attempt, el, PALETTE, short } from "./view.js";
+import { about, ask, attempt, el, PALETTE, short, svg } from "./view.js";
 
 const GROUPS = [["loss", "Loss"], ["loss/", "Terms of the loss"], ["rank/", "Effective rank"], ["std/", "Deviation of each dimension"], ["uniformity/", "Uniformity"],
   ["alignment/", "Alignment"], ["conflict/", "Gradient conflict"], ["gradient_norm", "Gradient norm"], ["lr", "Learning rate"], ["rows_per_second", "Rows a second"], ["data_wait", "Share of time waiting for data"]];
@@ -68,13 +68,6 @@ function differences(runs) {
 }
 
 const W = 340, H = 150, L = 44, B = 18;
-
-function svg(name, given, text) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [k, v] of Object.entries(given)) made.setAttribute(k, v);
-  if (text != null) made.textContent = text;
-  return made;
-}
 
 /** lines: a name and, of each run, [[step, value], …]; others: the runs after this one. */
 function chart(title, lines, others) {

@@ -72,10 +72,39 @@ function shownSense(number, name, sense, full) {
   const caption = el("figcaption", {}, name);
   if (sense.text != null) return el("figure", {}, caption, el("p", {}, full ? sense.text : sense.text.slice(0, 160)));
   if (sense.cells) return el("figure", {}, caption, el("dl", {}, ...Object.entries(sense.cells).flatMap(([k, v]) => [el("dt", {}, k), el("dd", {}, v)])));
+  if (sense.curves) return el("figure", {}, caption, plot(name, sense, full));
   const at = `/view/record/${number}/${encodeURIComponent(name)}`;
   const parts = [caption, el("img", { src: `${at}.png`, alt: `${name}: ${sense.says}`, loading: "lazy" })];
   if (sense.kind === "audio") parts.push(el("audio", { src: `${at}.wav`, controls: true, preload: "none", "aria-label": `${name} of record ${number}` }));
   return el("figure", {}, ...parts);
+}
+
+export function svg(name, given, text) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [k, v] of Object.entries(given)) made.setAttribute(k, v);
+  if (text != null) made.textContent = text;
+  return made;
+}
+
+/** Curves of a series; named: with what each of them is. */
+function plot(name, sense, named) {
+  const { names, values } = sense.curves, all = values.flat().filter((v) => v != null);
+  const low = Math.min(...all), span = Math.max(...all) - low || 1, last = Math.max(1, values[0].length - 1);
+  const drawn = svg("svg", { viewBox: "0 0 160 80", class: "plot", role: "img", "aria-label": `${name}: ${sense.says}` });
+  values.forEach((channel, c) => {
+    let down = false;
+    const d = channel.map((v, i) => {
+      if (v == null) { down = false; return ""; }
+      const step = `${down ? "L" : "M"}${(2 + (156 * i) / last).toFixed(1)} ${(77 - (74 * (v - low)) / span).toFixed(1)}${down ? "" : "h.1"}`;
+      down = true;
+      return step;
+    }).join("");
+    drawn.append(svg("path", { d, stroke: PALETTE[c % PALETTE.length] }));
+  });
+  if (!named) return drawn;
+  const legend = el("div", { class: "legend" }, ...names.slice(0, 12).map((n, c) => { const mark = el("i"); mark.style.background = PALETTE[c % PALETTE.length]; return el("span", {}, mark, n); }),
+    names.length > 12 ? el("span", { class: "faint" }, `and ${names.length - 12} more`) : null);
+  return el("div", {}, drawn, legend);
 }
 
 /** A number as people read it. */

@@ -16,6 +16,7 @@ from PIL import Image
 from amodal.data import Dataset
 from amodal.modalities import BadValue, name_of
 from amodal.modalities._base import shortened
+from amodal.modalities.series import Series
 from amodal.serve import runs
 from amodal.serve.atlas import PAIRS, Atlas
 from amodal.serve.bodies import body_of
@@ -25,6 +26,8 @@ from amodal.serve.values import parsed
 
 SAME = 0.99
 """The cosine from which two records count as nearly the same, unless another is asked for."""
+STEPS = 240
+"""Of a series that are drawn."""
 Least = Annotated[float, Query(ge=0.5, le=1)]
 
 
@@ -77,6 +80,8 @@ def add(made: APIRouter, run: Path, atlas: Atlas, dataset: Dataset, limits: Limi
             senses[sense] = {"kind": kind, "says": modality.describe(found)}
             if kind in ("text", "sequence"):
                 senses[sense]["text"] = shortened(modality.text(found), 2000)
+            elif kind == "series":
+                senses[sense]["curves"] = curves(modality, found)
             elif kind == "table":
                 senses[sense]["cells"] = {c: str(v) for c, v in modality.cells(found).items()}
         labels = {name: plain(values[number]) for name, values in atlas.labels.items()}
@@ -126,6 +131,13 @@ def add(made: APIRouter, run: Path, atlas: Atlas, dataset: Dataset, limits: Limi
         if found is None:
             return wait()
         return as_csv(*found, what)
+
+
+def curves(series: Series, value: np.ndarray) -> dict[str, list]:
+    """names and values of each channel in deviations from its mean, as `Series.show` draws them; null where a sample is missing."""
+    mean, std = (np.asarray(s, dtype=np.float32) for s in series.scale())
+    thinned = ((value - mean) / std)[:: max(1, -(-len(value) // STEPS))]
+    return {"names": list(series.channels), "values": [[plain(round(v, 3)) for v in c] for c in thinned.T.tolist()]}
 
 
 def as_csv(columns: list[str], rows: list[list], name: str) -> Response:
