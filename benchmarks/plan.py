@@ -1,0 +1,111 @@
+"""`amodal plan` against steps that were run: the time of a step, and the memory beyond weights and records.
+
+"Ours" is what is planned and the peer is what is measured, so 1.00x is right, and above 1 the plan promised too much. Time: what this
+machine does at most is measured as a data sheet would say it, and the share of it that operations reach is set so that the first
+line comes out; the others are predictions. One thread, float32, a CPU.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from amodal import methods
+from amodal.nn.encoder import Encoder
+from amodal.plan.counting import count, weightless
+from amodal.plan.examples import made_up
+from amodal.train.step import gradients
+from benchmarks._limits import limits
+from benchmarks._timing import Row, peak_mib
+
+BY_NAME = True
+TOKENS = {"image": 64, "text": 32}
+SETTINGS = (  # method, size, rows, micro
+    ("clip", "tiny", 32, None),
+    ("clip", "nano", 32, None),
+    ("clip", "nano", 128, None),
+    ("clip", "tiny", 64, 16),
+    ("clip", "small", 8, None),
+    ("simclr", "tiny", 32, None),
+    ("simclr", "tiny", 32, 8),
+    ("mae", "tiny", 64, None),
+    ("mae", "small", 16, None),
+    ("dino", "tiny", 16, None),
+    ("dino", "nano", 64, 16),
+)
+
+
+def run() -> list[Row]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        machine, rows, efficiency = _machine(), [], None
+        for name, size, number, micro in SETTINGS:
+            planned, real = _planned(name, size, number, micro), _real(name, size, number, micro)
+            real()
+            times = [_seconds(real) for _ in range(5)]
+            measured = statistics.median(times)
+            ideal = planned.seconds(*machine)
+            efficiency = efficiency or ideal / measured
+            told = ideal / efficiency
+            what = f"{name} {size}, {number} rows" + (f", {micro} at once" if micro else "")
+            spread = (min(times) / told, max(times) / told)
+            rows.append(
+                Row(
+                    what,
+                    "measured",
+                    measured / told,
+                    1e3 * told,
+                    1e3 * measured,
+                    planned.peak / 2**20,
+                    peak_mib(real),
+                    spread,
+                )
+            )
+        return rows
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _machine() -> tuple[float, float, float, float]:
+    """FLOP/s in half precision (not used here) and in float32, bytes/s, and seconds from one small operation to the next."""
+    most, small = limits(1), torch.randn(8)
+    start = min(_seconds(lambda: [small + 1 for _ in range(1000)]) for _ in range(5)) / 1000
+    return most.bf16, most.f32, most.memory, start
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def _build(name: str, size: str):
+    torch.manual_seed(0)
+    return methods.build(name, Encoder(made_up(TOKENS, 2).fields, size=size, **methods.encoder_options(name)))
+
+
+def _records(method, rows: int):
+    from amodal.data import Loader
+
+    return Loader(made_up(TOKENS, rows), range(rows), batch=rows, views=method.views).at(0)[0]
+
+
+def _planned(name: str, size: str, rows: int, micro: int | None):
+    method = weightless(partial(_build, name, size))
+    return count(method, _records(method, rows), times=1, micro=micro, precision=torch.autocast("cpu", enabled=False))
+
+
+def _real(name: str, size: str, rows: int, micro: int | None) -> Callable[[], object]:
+    method = _build(name, size)
+    records = _records(method, rows)
+
+    def step() -> None:
+        method.zero_grad(set_to_none=True)
+        gradients(method, records, micro=micro)
+
+    return step
