@@ -41,7 +41,7 @@ def settings(config: dict) -> dict[str, str]:
     told |= {name: encoder.get(name) for name in ("size", "trunk", "positions", "pool")}
     told |= {name: config.get(name) for name in ("batch", "seed")}
     told |= config.get("schedule", {}) | {f"method.{name}": value for name, value in options.items()}
-    return {name: str(value) for name, value in told.items() if value not in (None, "", "None")}
+    return {name: f"{v:.4g}" if isinstance(v, float) else str(v) for name, v in told.items() if v not in (None, "")}
 
 
 def beside(run: Path) -> dict[str, Path]:

@@ -78,6 +78,8 @@ def router(run: Path, *, service: Service | None = None, dataset: Dataset | None
     label = next(iter(atlas.labels), "")
     soon = [("layout", "", atlas.way), ("outliers", ""), ("twins", "", records.SAME), ("retrieval", atlas.senses)]
     soon += [("probe", atlas.senses, label), ("missing", label)] if label else []
+    if len(atlas.shown) < len(atlas.keys):
+        soon.append(("column", ()))  # of a million it takes seconds
     for asked in soon:  # to be there when the page asks for them
         atlas.later(*asked)
     atlas_map.add(made, atlas, facts)

@@ -1,5 +1,6 @@
 """The page of `amodal view` in a real browser: load, lasso, search, lists, senses. Skipped where there is none."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from amodal.serve import app
-from amodal.serve.view import router
+from amodal.serve.view import application, router
 from tests.serve.runs import RECORDS, data, png, running
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
@@ -127,6 +128,45 @@ def test_every_tab_opens_by_the_keyboard(page, address):
         page.wait_for_timeout(100)
     assert after and after != before
     assert page.locator("tbody tr").count() >= 2
+
+
+def test_a_record_is_found_on_the_map_coloured_by_raw_data_and_kept_as_a_list(page, address):
+    page.goto(address)
+    page.wait_for_selector(f".stage[data-points='{RECORDS}']")
+    page.select_option("label:has-text('Colour') select", "data:cells.age")
+    page.wait_for_selector(".legend canvas")
+    page.fill("#find-on-map", "7")
+    page.press("#find-on-map", "Enter")
+    page.wait_for_selector("aside [data-number='7'] svg.plot")
+    page.click("text=Select what is in view")
+    with page.expect_download() as saved:
+        page.click("text=Save the selection as CSV")
+    assert Path(saved.value.path()).read_text().splitlines()[0] == "record,colour"
+    page.fill("#find-on-map", "nobody")
+    page.press("#find-on-map", "Enter")
+    page.wait_for_selector("#said >> text=no record's name holds nobody")
+
+
+def test_a_run_is_followed_and_compared_while_it_trains(page, tmp_path):
+    run = tmp_path / "now"
+    for folder, steps in ((run, 2), (tmp_path / "before", 4)):
+        folder.mkdir()
+        told = {"method": "clip", "status": "running", "schedule": {"steps": 4, "lr": 1 / steps}}
+        (folder / "config.json").write_text(json.dumps(told))
+        lines = [json.dumps({"step": i, "loss": 3 - i / 2, "conflict/a~b": 0.1}) for i in range(1, steps + 1)]
+        (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    with running(application(run)) as port:
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.wait_for_selector("[data-step='2']")
+        page.wait_for_selector("figure:has-text('Gradient conflict')")
+        page.click("summary")
+        page.get_by_label("before").check()
+        page.wait_for_selector("path.other")
+        assert page.inner_text("tr:has-text('lr') td:nth-of-type(2)") == "0.25"
+        with (run / "metrics.jsonl").open("a") as more:
+            more.write('{"step": 3, "loss": 1.5}\n')
+        page.wait_for_selector("[data-step='3']")
+        assert page.locator("path.other").count() == 2, "and still compared"
 
 
 def test_a_narrow_screen_does_not_scroll_sideways(browser, address):

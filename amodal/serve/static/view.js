@@ -68,10 +68,16 @@ export function place(where, ...cards) {
   if (matchMedia("(max-width: 50rem)").matches) where.scrollIntoView({ block: "nearest" });
 }
 
+const FEW = 8; // cells of a table on a small card
+
 function shownSense(number, name, sense, full) {
   const caption = el("figcaption", {}, name);
   if (sense.text != null) return el("figure", {}, caption, el("p", {}, full ? sense.text : sense.text.slice(0, 160)));
-  if (sense.cells) return el("figure", {}, caption, el("dl", {}, ...Object.entries(sense.cells).flatMap(([k, v]) => [el("dt", {}, k), el("dd", {}, v)])));
+  if (sense.cells) {
+    const cells = Object.entries(sense.cells), shown = full ? cells : cells.slice(0, FEW), long = shown.length > FEW;
+    return el("figure", {}, caption, el("dl", long ? { class: "long", tabindex: 0, role: "region", "aria-label": `${name} of record ${number}` } : {}, ...shown.flatMap(([k, v]) => [el("dt", {}, k), el("dd", {}, v)])),
+      cells.length > shown.length ? el("p", { class: "faint" }, `and ${cells.length - shown.length} more`) : null);
+  }
   if (sense.curves) return el("figure", {}, caption, plot(name, sense, full));
   const at = `/view/record/${number}/${encodeURIComponent(name)}`;
   const parts = [caption, el("img", { src: `${at}.png`, alt: `${name}: ${sense.says}`, loading: "lazy" })];
