@@ -11,6 +11,9 @@ from amodal.data.quarantine import read as read_quarantine
 from amodal.evaluate import Report
 from amodal.train.log import read as read_metrics
 
+QUARANTINE = "quarantine.jsonl"
+"""In RUN/view: values that could not be read when records were indexed for the page."""
+
 
 def measures(run: Path, since: int = 0) -> dict:
     """status, method, steps, `settings`: what the run was told, name -> value, and `columns`: name -> [[step, value], …] of what was
@@ -52,9 +55,9 @@ def beside(run: Path) -> dict[str, Path]:
 
 
 def quarantined(run: Path) -> list[Bad]:
-    """Values that no run of this folder could read, each once."""
+    """Values that could not be read while this run trained, or for the page, each once."""
     found = {}
-    for file in sorted(run.glob("quarantine*.jsonl")):
+    for file in [*sorted(run.glob("quarantine*.jsonl")), *run.glob(f"view/{QUARANTINE}")]:
         found |= {(bad.key, bad.field): bad for bad in read_quarantine(file)}
     return list(found.values())
 

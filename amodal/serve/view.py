@@ -10,6 +10,7 @@ from fastapi import APIRouter, FastAPI, Query, Response
 
 from amodal.core import AmodalError, unknown
 from amodal.data import Dataset
+from amodal.data.quarantine import Quarantine
 from amodal.evaluate._labels import is_number
 from amodal.modalities import name_of
 from amodal.modalities._base import shortened
@@ -146,8 +147,12 @@ def application(
         ) from error
     with Bar("index", len(dataset), shown=progress) as bar:
         made = model.index(dataset, progress=lambda n: bar.step("records", by=n))
-    if progress and made.bad:
-        print(unreadable(made.bad))
+    if made.bad:  # of records that the run may not have met
+        quarantine = Quarantine()
+        quarantine.add(made.bad)
+        quarantine.append_to(run / "view" / runs.QUARANTINE)
+        if progress:
+            print(unreadable(made.bad))
     made = app(model, hosts=hosts)
     made.include_router(router(run, service=made.state.service, dataset=dataset))
     return made

@@ -18,6 +18,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from torch.nn.functional import normalize
 
+import amodal
 from amodal import data as records
 from amodal.core import AmodalError, Embeddings
 from amodal.data import Dataset
@@ -432,6 +433,22 @@ def test_a_folder_that_is_no_run_and_a_port_that_is_taken_say_what_to_do(model, 
             serve(model.path, port=port)
     with pytest.raises(AmodalError, match="a port is a number"):
         view(model.path, port=70000)
+
+
+def test_values_that_could_not_be_read_for_the_page_are_in_the_list(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for i in range(12):
+        (folder / f"r{i}.png").write_bytes(png(i))
+        (folder / f"r{i}.txt").write_text(f"thing {i}")
+    run = tmp_path / "run"
+    amodal.pretrain("clip", folder, run, size="nano", steps=1, batch=4, progress=False)
+    (folder / "r5.png").write_bytes(png(5)[:60])
+    for _ in range(2):  # the second time, nothing is read again
+        with TestClient(application(run)) as client:
+            rows = got(client, "/view/list/quarantine")["rows"]
+            assert [row[:2] for row in rows] == [["r5", "image"]] and "picture" in rows[0][2]
+            assert got(client, "/view/near/3")
 
 
 def test_the_data_of_a_run_that_have_moved_are_asked_for(model):

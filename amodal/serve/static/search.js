@@ -54,6 +54,7 @@ export async function draw(page, { like } = {}) {
         ...(await Promise.all(hits.map((hit) => card(hit.number, { note: hit.score.toFixed(3) + (sense ? "" : ` by ${hit.sense}`), only: sense }))))
           .map(opening))));
     found.replaceChildren(...columns);
+    if (found.getBoundingClientRect().top > innerHeight - 150) found.scrollIntoView();
   }
 
   function opening(made) {

@@ -28,6 +28,10 @@ export async function draw(page, { record } = {}) {
 
   const asked = () => [...on].map((s) => `on=${encodeURIComponent(s)}`).join("&");
   const chosen = () => about.indexed.filter((s) => on.has(s));
+  const named = () => {
+    const off = about.indexed.filter((s) => !on.has(s));
+    return about.indexed.length < 5 || off.length > 2 ? chosen().join(" + ") : off.length ? `all but ${off.join(" and ")}` : "all senses";
+  };
 
   async function go(to) { number = to; await neighbours(); }
 
@@ -40,9 +44,9 @@ export async function draw(page, { record } = {}) {
 
   /** What the senses that are on tell and find: a row for each choice that was made, the last one first. */
   async function measured() {
-    const name = chosen().join(" + "), senses = chosen();
+    const name = named(), senses = chosen();
     const [told, found] = await Promise.all([label ? ask(`/view/probe?label=${encodeURIComponent(label)}&${asked()}`) : {}, ask(`/view/retrieval?${asked()}`)]);
-    if (name !== chosen().join(" + ")) return;
+    if (name !== named()) return;
     const one = found.filter((r) => r.source), mean = one.reduce((sum, r) => sum + r.value, 0) / one.length;
     const cells = [name, told.metric ? `${told.metric} ${told.value.toFixed(3)}` : "–", told.metric ? told.chance.toFixed(3) : "–", one.length ? mean.toFixed(3) : "–"];
     [...tried.rows].filter((row) => row.cells[0].textContent === name).forEach((row) => row.remove());
