@@ -34,6 +34,7 @@ def small_objects(rows: Sequence[dict], path: str | Path) -> Path:
             panels[title] = [r for r in rows if r["target"] == "all"] + some
     if not panels:
         panels["all queries"] = rows
+    top = 1.05 * max(max(r["interval"][1], r["value"], r["chance"]) for part in panels.values() for r in part)
     with drawing(path, 1.2 + 3.9 * len(panels), 3.4) as figure:
         for axes, (title, part) in zip(np.atleast_1d(figure.subplots(1, len(panels), sharey=True)), panels.items()):
             names = list(dict.fromkeys(r["target"] for r in part))
@@ -53,7 +54,7 @@ def small_objects(rows: Sequence[dict], path: str | Path) -> Path:
                 for n in names
             ]
             axes.set_xticks(range(len(names)), [f"{t}\nn = {r['n']}" for t, r in zip(told, first)], fontsize=8)
-            axes.set(title=title, ylim=(0, None), xlim=(-0.5, len(names) - 0.5))
+            axes.set(title=title, ylim=(0, top), xlim=(-0.5, len(names) - 0.5))
             axes.grid(axis="x", visible=False)
         figure.axes[0].set_ylabel(metric)
         handles, labels = figure.axes[0].get_legend_handles_labels()

@@ -67,10 +67,13 @@ class Several:
         return Embeddings(columns, batch.size), told
 
     def of_query(self, encoder: Encoder, batch: Batch, field: str) -> Ragged:
-        """Unit vectors of the values of one field as queries, N lists (n, D): n = 1 unless queries are lists."""
+        """Unit vectors of the values of one field as queries, a list (n, D) of each: n = 1 unless queries are lists, then its tokens."""
         if self.kind == "tokens":
             bag = encoder.contextualise({field: encoder.tokenize(batch.only(field))[field]})[field]
-            return regions(encoder, bag).values
+            found, rows = regions(encoder, bag), batch[field].rows
+            lengths = torch.zeros_like(rows)  # a value may have no token
+            lengths[torch.searchsorted(rows, found.rows)] = found.values.lengths
+            return Ragged(found.values.flat, lengths)
         vectors = normalize(encoder(batch.only(field))[field].values, dim=1)
         return Ragged(vectors, torch.ones(len(vectors), dtype=torch.int64, device=vectors.device))
 

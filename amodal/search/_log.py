@@ -104,7 +104,7 @@ class Log:
         if m is None:
             return Lists(values, rows)
         lengths = self._array(self.file(source, "lengths"), np.int64, (m,))
-        if lengths.sum() != n:
+        if lengths.sum() != n or len(lengths) and lengths.min() < 1:
             raise AmodalError(
                 f"{self.file(source, 'lengths')} is damaged; remove the folder {self.path} and index again"
             )

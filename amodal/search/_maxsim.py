@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-TILE = 32768
-"""Vectors at once; a record with more of them is looked at whole."""
+TILE = 8192
+"""Vectors at once, which stay in the processor's cache; a record with more of them is looked at whole."""
 
 
 @dataclass(frozen=True)

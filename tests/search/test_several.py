@@ -309,3 +309,17 @@ def test_weights_of_parts(run, folder, tmp_path):
     if model.encoder.several.asked_by_several:
         with pytest.raises(AmodalError, match="weights must be above 0"):
             search(index, model.encoder, {"text": "red"}, weights={"text": -1})
+
+
+def test_a_server_asks_as_the_library_does(run, folder, tmp_path):
+    from fastapi.testclient import TestClient
+
+    from amodal.serve import app
+
+    model = amodal.load(run)
+    model.index(folder, tmp_path / "index")
+    with TestClient(app(model, index=tmp_path / "index")) as client:
+        hits = client.post("/search?k=4&senses=image", json={"text": "a red picture"}).json()["hits"]
+    ours = model.search(text="a red picture", index=tmp_path / "index", k=4, senses=["image"])
+    assert [h["key"] for h in hits] == [h.key for h in ours] and [h["part"] for h in hits] == [h.part for h in ours]
+    np.testing.assert_allclose([h["score"] for h in hits], [h.score for h in ours], atol=1e-4)
