@@ -16,6 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from amodal.core import Tokens
 from amodal.core.column import spans
+from amodal.nn._half_attention import HalfAttention, suits
 
 Reads = Callable[[Sequence[str]], Tensor]
 """A rule: names of S sources -> (S, S) bool, [query, key]: may tokens of the one read tokens of the other?"""
@@ -141,7 +142,11 @@ def attend(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, how: Plan) -> Tensor:
         if group.keys:
             k, v = next(read)
         q, k, v = (t.unflatten(0, (group.rows, -1)).transpose(1, 2) for t in (q, k, v))
-        parts.append(scaled_dot_product_attention(q, k, v, is_causal=how.causal).transpose(1, 2).flatten(0, 1))
+        if not how.causal and suits(q, k):
+            mixed = HalfAttention.apply(q, k, v)
+        else:
+            mixed = scaled_dot_product_attention(q, k, v, is_causal=how.causal)
+        parts.append(mixed.transpose(1, 2).flatten(0, 1))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
