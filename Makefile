@@ -2,13 +2,21 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test env bench clean
+.PHONY: demo test lint audit env bench clean
 
 demo: .venv/.core  ## pretrain on the bundled Earth, print the table, write the pictures
 	$(BIN)/amodal demo
 
 test: .venv/.dev  ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: .venv/.dev  ## style, and the types of what people call
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+audit: .venv/.dev  ## known weaknesses of what is installed; asks a service on the network, and says so where it cannot be asked
+	$(BIN)/python scripts/audit.py
 
 env: .venv/.dev  ## the environment alone, editable
 

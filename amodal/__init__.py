@@ -5,6 +5,19 @@ model.evaluate("photos/", label="folder")
 model.search(text="a red boat")
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what `__getattr__` finds, for those who check types
+    from amodal.claims import claim as claim
+    from amodal.data import Dataset as Dataset
+    from amodal.data import init as init
+    from amodal.data import open as open
+    from amodal.estimator import Embedder as Embedder
+    from amodal.model import Model as Model
+    from amodal.model import load as load
+    from amodal.model import pretrain as pretrain
+    from amodal.nn.encoder import Encoder as Encoder
+
 __version__ = "0.1.0"
 
 _HOME = {

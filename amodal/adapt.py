@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -90,10 +91,10 @@ def adapt(
         dataset = base_only(dataset, label)
     size = saved(run)[1]["encoder"]["size"]
     rate = lr if lr is not None else size_of(size).lr * RATES.get(how, 1.0)
-    spent = {"steps": steps} if steps is not None else {"epochs": epochs or EPOCHS}
+    spent: dict[str, Any] = {"steps": steps} if steps is not None else {"epochs": epochs or EPOCHS}
     only = labelled(label) if shots is None else few(label, shots, seed)
-    how_long = spent | {"batch": batch, "lr": rate, "seed": seed}
-    learnt = {"shots": shots, "base_to_new": base_to_new}
+    how_long: dict[str, Any] = spent | {"batch": batch, "lr": rate, "seed": seed}
+    learnt: dict[str, object] = {"shots": shots, "base_to_new": base_to_new}
     return pretrain(method, dataset, out, init_from=run, adapt=learnt, only=only, options=given, **how_long, **settings)
 
 

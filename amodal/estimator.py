@@ -9,10 +9,16 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from amodal.core import AmodalError, unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from amodal.modalities import Modality
 
 
 class Embedder:
@@ -63,7 +69,7 @@ class Embedder:
         from amodal import data as records
         from amodal.model import pretrain
 
-        dataset = records.open(_readable(X), **({"fields": self.fields} if self.fields else {}))
+        dataset = records.open(_readable(X), fields=self.fields or None)
         # a view of it: what is changed here is not changed for the caller
         dataset = dataset.select(list(self.sources or dataset.fields))
         dataset.parts = np.zeros(
@@ -78,7 +84,10 @@ class Embedder:
         if self.out is None:
             self.model_.path = None
         encoder = self.model_.encoder
-        self.schema_ = {name: replace(dataset.schema.fields[name], modality=m) for name, m in encoder.fields.items()}
+        self.schema_ = {
+            name: replace(dataset.schema.fields[name], modality=cast("Modality", m))
+            for name, m in encoder.fields.items()
+        }
         self.n_features_out_ = encoder.out_width
         return self
 
@@ -95,7 +104,7 @@ class Embedder:
         )
         fused = embedded.fused()
         vectors = np.full((len(dataset), self.n_features_out_), np.nan, dtype=np.float32)
-        vectors[fused.rows.numpy()] = fused.values.numpy()
+        vectors[fused.rows.numpy()] = cast("Tensor", fused.values).numpy()
         if empty := len(dataset) - len(fused):
             warnings.warn(
                 f"{empty} of {len(dataset)} records have no readable value; their vectors are NaN", stacklevel=2

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -39,10 +40,10 @@ def load(path: str | Path, *, device: str = "auto") -> Model:
     """The model in a run folder, or in a folder that `Model.save` or `amodal export` wrote."""
     encoder, config = saved(path)
     path = Path(path)
-    device = pick_device(device)
-    head = saved_head(path, encoder, config)
-    head = teller(path, encoder, config, device) if head is None else head.to(device)
-    return Model(encoder.to(device), config, path, read_trained(path), head)
+    where = pick_device(device)
+    answers = saved_head(path, encoder, config)
+    head = teller(path, encoder, config, where) if answers is None else answers.to(where)
+    return Model(encoder.to(where), config, path, read_trained(path), head)
 
 
 class Model:
@@ -115,7 +116,7 @@ class Model:
     ) -> Report:
         """Run protocols on held-out records. untrained: measure the same encoder before training beside it."""
         baseline = self.untrained().encoder if untrained else None
-        chosen = {"protocols": tuple(protocols)} if protocols else {}
+        chosen: dict[str, Any] = {"protocols": tuple(protocols)} if protocols else {}
         dataset = self.read(data)
         kept = self.config["schedule"].get("remember")
         if kept and "absence" not in (protocols or ()):  # which damages values, and then backbones must look at them
@@ -127,11 +128,12 @@ class Model:
         torch.manual_seed(self.config.get("seed", 0))
         before = encoder_config.build(self.config["encoder"])
         for field in filter(before.contextual, before.fields):
+            fresh, own = cast(Any, before.tokenizers[field]), cast(Any, self.encoder.tokenizers[field])
             if self.config["schedule"]["train_backbones"]:  # it has learnt: read what it was given at first
-                spec = {field: before.tokenizers[field].spec}
-                before.tokenizers[field] = encoder_config.backbones(spec, before.fields, before.size)[field]
+                backbones = encoder_config.backbones({field: fresh.spec}, before.fields, before.size)
+                before.tokenizers[field] = backbones[field]
             else:
-                before.tokenizers[field].body.load_state_dict(self.encoder.tokenizers[field].body.state_dict())
+                fresh.body.load_state_dict(own.body.state_dict())
         # it is compared with the trained one, so it must be tested on the same records
         return Model(before.to(self.device), self.config, trained=self.trained)
 

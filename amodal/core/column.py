@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -60,8 +61,9 @@ def spans(starts: Tensor, lengths: Tensor) -> Tensor:
 def concatenate(parts: Sequence[Values]) -> Values:
     """Values one after another; all Tensors or all Ragged."""
     if isinstance(parts[0], Ragged):
-        return Ragged(torch.cat([p.flat for p in parts]), torch.cat([p.lengths for p in parts]))
-    return torch.cat(list(parts))
+        ragged = cast(Sequence[Ragged], parts)
+        return Ragged(torch.cat([p.flat for p in ragged]), torch.cat([p.lengths for p in ragged]))
+    return torch.cat(list(cast(Sequence[Tensor], parts)))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -41,13 +42,13 @@ class Embeddings:
     def pair(self, a: str, b: str) -> tuple[Tensor, Tensor]:
         """Two (n, D): the vectors of the rows that have both, in row order."""
         at_a, at_b = shared_rows(self[a], self[b])
-        return self[a].values[at_a], self[b].values[at_b]
+        return vectors(self[a])[at_a], vectors(self[b])[at_b]
 
     def complete(self, names: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
         """rows (n,) that have every one of `names`, and their vectors, one (n, D) for each name."""
         present = torch.stack([self[n].present(self.size) for n in names]).all(0)
         rows = present.nonzero().squeeze(1)
-        return rows, [self[n].values[torch.searchsorted(self[n].rows, rows)] for n in names]
+        return rows, [vectors(self[n])[torch.searchsorted(self[n].rows, rows)] for n in names]
 
     def fused(self, names: Sequence[str] | None = None) -> Column:
         """One vector for each row that has any of `names`: the network's own where there is one and all senses are asked for,
@@ -55,18 +56,18 @@ class Embeddings:
         if names is None and FUSED in self:
             return self[FUSED]
         columns = [self[n] for n in (names if names is not None else self.sources)]
-        width = columns[0].values.shape[1]
-        total = columns[0].values.new_zeros(self.size, width)
+        first = vectors(columns[0])
+        total = first.new_zeros(self.size, first.shape[1])
         count = total.new_zeros(self.size)
         for c in columns:
-            total = total.index_add(0, c.rows, normalize(c.values, dim=1))
+            total = total.index_add(0, c.rows, normalize(vectors(c), dim=1))
             count = count.index_add(0, c.rows, count.new_ones(len(c)))
         rows = count.nonzero().squeeze(1)
         return Column(total[rows] / count[rows].unsqueeze(1), rows)
 
     def to_numpy(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """source -> (rows (N,), vectors (N, D) float32)."""
-        return {s: (c.rows.cpu().numpy(), c.values.detach().float().cpu().numpy()) for s, c in self.columns.items()}
+        return {s: (c.rows.cpu().numpy(), vectors(c).detach().float().cpu().numpy()) for s, c in self.columns.items()}
 
     @staticmethod
     def stack(parts: Sequence[Embeddings]) -> Embeddings:
@@ -74,3 +75,8 @@ class Embeddings:
         sizes = [p.size for p in parts]
         columns = {s: Column.stack([p[s] for p in parts], sizes) for s in parts[0]}
         return Embeddings(columns, sum(sizes))
+
+
+def vectors(column: Column) -> Tensor:
+    """The values of a column that has one vector for each row."""
+    return cast(Tensor, column.values)

@@ -233,7 +233,7 @@ class _WithColumns(Reader):
 
     def __init__(self, reader: Reader, names: Sequence[str]):
         self.reader, self.empty = reader, frozenset(names)
-        self.keys, self.columns = reader.keys, [*reader.columns, *names]
+        self.keys, self.columns = reader.keys, (*reader.columns, *names)
         self.base, self.ignored = reader.base, reader.ignored
 
     def get(self, i: int, column: str):

@@ -131,12 +131,13 @@ class Loader:
         records, epochs = self._rows(step)
         keys = [self.dataset.keys[i] for i in records]
         seeds = self._seeds(keys, epochs)
-        columns, bad = {}, []
+        columns: dict[str, Column] = {}
+        bad: list[Bad] = []
         for field, views in self.views.items():
             entries = [self.dataset.cache.get(self.dataset, i, field, self.cache_bytes) for i in records.tolist()]
             bad += [Bad(key, field, str(e)) for key, e in zip(keys, entries) if isinstance(e, Exception)]
-            rows = [row for row, entry in enumerate(entries) if isinstance(entry, np.ndarray)]
-            values = [entries[row] for row in rows]
+            there = [(row, entry) for row, entry in enumerate(entries) if isinstance(entry, np.ndarray)]
+            rows, values = [row for row, _ in there], [value for _, value in there]
             for source, view in zip(views_of(field, len(views)), views):
                 columns[source] = self._column(field, source, view, values, rows, seeds)
         labels = {name: _known(values[records]) for name, values in self.labels.items()}
@@ -159,7 +160,9 @@ class Loader:
         seeds = torch.zeros(len(keys), dtype=torch.int64)
         for epoch in np.unique(epochs):
             rows = np.flatnonzero(epochs == epoch)
-            seeds[torch.from_numpy(rows)] = row_seeds([keys[row] for row in rows], salt=(self.seed << 32) + int(epoch))
+            seeds[torch.from_numpy(rows)] = row_seeds(
+                [keys[row] for row in rows.tolist()], salt=(self.seed << 32) + int(epoch)
+            )
         return seeds
 
     def _column(

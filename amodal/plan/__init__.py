@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, cast
 
 import torch
 from rich.console import Group
 from rich.table import Table
+from torch import nn
 
 from amodal import data as records
 from amodal import methods
@@ -119,10 +121,11 @@ def plan(
     tokens = tokens or dict(examples.DEFAULT)
     dataset = records.open(data) if data is not None else examples.made_up(tokens, EXAMPLES)
     part = dataset.split("train") if data is not None else dataset.split("all")
-    chosen = methods.parse(method, options or {})
+    chosen: dict[str, Any] = methods.parse(method, options or {})
     chosen |= classes_of(method, chosen, dataset) | targets_read(method, chosen, dataset, part)
-    shape = methods.encoder_options(method) | ({"trunk": trunk} if trunk else {})
-    trainee = weightless(lambda: methods.build(method, Encoder(dataset.fields, size=size, **shape), **chosen))
+    shape: dict[str, Any] = methods.encoder_options(method) | ({"trunk": trunk} if trunk else {})
+    fields = cast("dict[str, nn.Module]", dataset.fields)
+    trainee = weightless(lambda: methods.build(method, Encoder(fields, size=size, **shape), **chosen))
     rows = rows_of_a_batch(batch, size_of(size).batch, int(samples), gpus, trainee.least_rows)
     seen = Loader(dataset, part, batch=EXAMPLES, views=trainee.views, labels=trainee.labels).at(0)[0]
     job = Job.of(

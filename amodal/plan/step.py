@@ -68,6 +68,7 @@ class Steps:
 
     def cost(self, rows: int, micro: int | None = None) -> Cost:
         """Of a process that has `rows`, `micro` of them at once."""
+        points: list[tuple[int, int | None, float]]
         if micro is None or micro >= rows:
             points = [(rows, None, 1.0)] if rows <= ROWS[1] else [(r, None, w) for r, w in line(rows, ROWS)]
         else:

@@ -196,12 +196,12 @@ class Engine(ABC):
                 raise AmodalError(f"a {source} has {has} in this index and {given} here; index again with this encoder")
             values = normalize(flat[source].float(), dim=1).half().cpu().numpy()
             rows = column.rows.cpu().numpy()
-            if not several:
+            if not isinstance(column.values, Ragged):
                 unit[source] = Lists(values, rows)
                 continue
             lengths = column.values.lengths.cpu().numpy()
-            number = (parts or {}).get(source)
-            number = spans(np.zeros_like(lengths), lengths) if number is None else number.cpu().numpy()
+            given_number = (parts or {}).get(source)
+            number = spans(np.zeros_like(lengths), lengths) if given_number is None else given_number.cpu().numpy()
             unit[source] = Lists(values, rows[lengths > 0], lengths[lengths > 0], number.astype(np.int32))
         self.put(keys, unit, stamps, labels)
 
@@ -254,4 +254,4 @@ def other_encoder(path: str | Path, made_by: str, fingerprint: str, instead: str
 def shares(count: int, many: bool) -> list[range]:
     """The rows of `count` that this process is to see to, in chunks: all, or this rank's where many write."""
     chunks = [range(start, min(start + AT_ONCE, count)) for start in range(0, count, AT_ONCE)]
-    return distributed.mine(chunks) if many else chunks
+    return list(distributed.mine(chunks)) if many else chunks

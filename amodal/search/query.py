@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from rich.console import Console
@@ -64,7 +65,7 @@ def search(
         vectors, shares = lists_of(encoder, query, weights or {})
     else:
         vectors, shares = one_of(encoder, query, weights), None
-    options = {"senses": senses, "where": where, "unsigned": getattr(encoder, "unsigned", False)}
+    options: dict[str, Any] = {"senses": senses, "where": where, "unsigned": getattr(encoder, "unsigned", False)}
     return [
         Hit(
             key, score, source, labels, several.part(encoder, source, part) if several is not None and part >= 0 else ""
@@ -78,7 +79,7 @@ def one_of(encoder, query: Mapping[str, Raw | Sequence[Raw] | Tensor], weights: 
     parts = {name: vector_of(encoder, name, value) for name, value in query.items()}
     total = composed(encoder, parts) if not weights else None
     if total is None:
-        total = sum((weights or {}).get(name, 1.0) * vector for name, vector in parts.items())
+        total = cast(Tensor, sum((weights or {}).get(name, 1.0) * vector for name, vector in parts.items()))
     if not total.norm() > 1e-6:
         raise AmodalError("the parts of this query cancel each other out; change their weights")
     return total

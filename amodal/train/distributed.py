@@ -148,10 +148,11 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def _average(bucket: list[nn.Parameter]) -> None:
-    flat = torch.cat([p.grad.flatten() for p in bucket])
+    grads = [p.grad for p in bucket if p.grad is not None]  # all of them, see above
+    flat = torch.cat([g.flatten() for g in grads])
     dist.all_reduce(flat)
-    for p, part in zip(bucket, (flat / world()).split([p.numel() for p in bucket])):
-        p.grad.copy_(part.view_as(p))
+    for grad, part in zip(grads, (flat / world()).split([g.numel() for g in grads])):
+        grad.copy_(part.view_as(grad))
 
 
 def same_everywhere(module: nn.Module) -> None:

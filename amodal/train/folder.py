@@ -142,7 +142,7 @@ def read_trained(run: Path) -> np.ndarray | None:
         ) from e
 
 
-def write_json(file: Path, content: dict) -> None:
+def write_json(file: Path, content: dict | list) -> None:
     draft = file.with_name(f".{file.name}.draft")
     draft.write_text(json.dumps(content, indent=1))
     draft.replace(file)

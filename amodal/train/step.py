@@ -7,7 +7,7 @@ again, with a graph, fed the gradient of its features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -80,6 +80,7 @@ def combined(
             if outputs:
                 found = torch.autograd.grad(outputs, learning, theirs, retain_graph=True, allow_unused=True)
                 each[name] = each[name] + as_vector(found, learning)
+    assert method.combine is not None, "`gradients` has looked"
     vector = method.combine({name: distributed.mean(v) for name, v in each.items()})
     for p, part in zip(learning, vector.split([p.numel() for p in learning])):
         p.grad = part.view_as(p) if p.grad is None else p.grad + part.view_as(p)
@@ -111,12 +112,17 @@ def total(terms: dict[str, Tensor]) -> Tensor:
 def full_precision(features: Embeddings) -> Embeddings:
     """Half precision is for matrix products; what losses see is float32."""
     half = (torch.bfloat16, torch.float16)
-    columns = {n: Column(c.values.float(), c.rows) if flat(c).dtype in half else c for n, c in features.columns.items()}
+    columns = {n: with_flat(c, flat(c).float()) if flat(c).dtype in half else c for n, c in features.columns.items()}
     return Embeddings(columns, features.size)
 
 
 def flat(column: Column) -> Tensor:
     return column.values.flat if isinstance(column.values, Ragged) else column.values
+
+
+def with_flat(column: Column, values: Tensor) -> Column:
+    """The column with other numbers in it."""
+    return Column(Ragged(values, column.values.lengths) if isinstance(column.values, Ragged) else values, column.rows)
 
 
 def as_leaves(features: Embeddings) -> tuple[Embeddings, dict[str, Tensor]]:
@@ -125,13 +131,12 @@ def as_leaves(features: Embeddings) -> tuple[Embeddings, dict[str, Tensor]]:
     for name, column in features.columns.items():
         leaf = flat(column).detach()
         leaves[name] = leaf.requires_grad_(leaf.is_floating_point())
-        ragged = isinstance(column.values, Ragged)
-        columns[name] = Column(Ragged(leaf, column.values.lengths) if ragged else leaf, column.rows)
+        columns[name] = with_flat(column, leaf)
     return Embeddings(columns, features.size), leaves
 
 
 def matched(
-    piece: Embeddings, grads: dict[str, Tensor | None], seen: Embeddings, start: int, stop: int
+    piece: Embeddings, grads: Mapping[str, Tensor | None], seen: Embeddings, start: int, stop: int
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The features of rows start <= row < stop that have a graph, and for each the part of its leaf's gradient that is theirs."""
     outputs, theirs = [], []
@@ -139,8 +144,6 @@ def matched(
         out, grad = flat(column), grads.get(name)
         if not out.requires_grad or grad is None:
             continue
-        whole = seen[name]
-        grad = Column(Ragged(grad, whole.values.lengths) if isinstance(whole.values, Ragged) else grad, whole.rows)
         outputs.append(out)
-        theirs.append(flat(grad.between(start, stop)))
+        theirs.append(flat(with_flat(seen[name], grad).between(start, stop)))
     return outputs, theirs
