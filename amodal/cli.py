@@ -88,6 +88,7 @@ def pretrain(
     ] = None,
 ) -> None:
     """Pretrain an encoder without labels. Options of the method itself: --method.NAME VALUE (`amodal methods METHOD` lists them)."""
+    from amodal.train import distributed
     from amodal.train.pretrain import pretrain as run
 
     run(
@@ -119,7 +120,8 @@ def pretrain(
         curate_options=CURATE_OPTIONS,
         init_from=init_from or "",
     )
-    print(f"wrote {out}. Next: amodal evaluate {out} --data {data}")
+    if distributed.rank() == 0:
+        print(f"wrote {out}. Next: amodal evaluate {out} --data {data}")
 
 
 def plan(

@@ -33,6 +33,11 @@ def open_dataset(source, *, name: str = "", fields: Mapping[str, str | Modality]
         return infer_arrays(source, name=name, fields=fields)
     if fields:
         raise AmodalError("`fields` is for values in memory. For data on disk write them into its dataset.toml.")
+    if "://" in str(source):
+        raise AmodalError(
+            f"{source} is an address, and records are read from files of this machine. Mount the store, or copy what you need "
+            "to a local folder first (docs/scaling.md)."
+        )
     path = Path(source)
     if not path.exists() and str(source) in bundled.NAMES:
         path = bundled.path(str(source))
