@@ -61,9 +61,10 @@ def counted(call: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def of_peak(row: Row, ours: Callable[[], object], precision: str = "f32") -> Row:
-    """The row with the share of the matrix product's peak that `ours` reaches: on a GPU, its utilisation of FLOPs (MFU)."""
-    operations = counted(ours)
+def of_peak(row: Row, ours: Callable[[], object] | int, precision: str = "f32") -> Row:
+    """The row with the share of the matrix product's peak that `ours`, or a call of so many operations, reaches: on a GPU, its utilisation
+    of FLOPs (MFU)."""
+    operations = ours if isinstance(ours, int) else counted(ours)
     peak = getattr(limits(torch.get_num_threads()), precision)
     return replace(row, flops=operations, share=operations / (row.ours_ms / 1000) / peak, limit=f"{precision} products")
 

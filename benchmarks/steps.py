@@ -9,8 +9,10 @@ by autocast. The notes give parameters and operations of a step of each side, wh
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -18,11 +20,11 @@ from amodal import modalities
 from amodal.core import Ragged
 from benchmarks import _steps as s
 from benchmarks._limits import counted, of_peak
-from benchmarks._timing import Row, compare
+from benchmarks._timing import Row, peak_mib, seconds
 
 SIZE = "small"  # 384 wide, 12 blocks, 6 heads
-MODES = {"as it comes": ("auto", "f32", 1.5), "f32": ("f32", "f32", 1.1), "bf16": ("bf16", "bf16", 1.1)}
-"""name -> our precision, theirs, the ratio that we want."""
+PRECISIONS = ("f32", "bf16")
+GOALS = {"as it comes": 1.5, "f32": 1.1, "bf16": 1.1}
 NEAR = 0.07
 
 PEERS = ("timm", "lightly", "open_clip_torch", "transformers")
@@ -37,8 +39,9 @@ def run() -> list[Row]:
         torch.set_num_threads(threads)
 
 
-def compared(what: str, mine: s.Side, peer: str, other: s.Side, modes: dict = MODES, repeat: int = 5) -> Iterator[Row]:
-    """A row for each precision. Raises ValueError if the two sides do not do the same work."""
+def compared(what: str, mine: s.Side, peer: str, other: s.Side, repeat: int = 3) -> Iterator[Row]:
+    """A row for each precision, of one measurement of both sides in both precisions, in turns. Raises ValueError if the two sides do not
+    do the same work."""
     work = [counted(lambda side=side: side.step("f32")) for side in (mine, other)]
     for name, (a, b) in {"parameters": (mine.parameters, other.parameters), "operations": work}.items():
         if abs(math.log(a / b)) > NEAR:
@@ -47,11 +50,22 @@ def compared(what: str, mine: s.Side, peer: str, other: s.Side, modes: dict = MO
         f"{what}: {mine.parameters / 1e6:.2f} M parameters and {work[0] / 1e9:.1f} G operations a step, "
         f"{peer} {other.parameters / 1e6:.2f} M and {work[1] / 1e9:.1f} G."
     )
-    for mode, (our_precision, their_precision, goal) in modes.items():
-        step = lambda: mine.step(our_precision)  # noqa: B023, E731
-        row = compare(f"{what}, {mode}", step, peer, lambda: other.step(their_precision), repeat=repeat)  # noqa: B023
-        used = "bf16" if s.in_half(our_precision, SIZE) else "f32"
-        yield replace(of_peak(row, step, used), goal=goal, note=note)
+    calls = {(who, p): partial(side.step, p) for p in PRECISIONS for who, side in (("ours", mine), ("peer", other))}
+    for call in calls.values():
+        call()
+    took: dict[tuple, list[float]] = {which: [] for which in calls}
+    for turn in range(repeat):
+        for which in list(calls) if turn % 2 == 0 else reversed(calls):
+            took[which].append(seconds(calls[which]))
+    mib = {which: peak_mib(call) for which, call in calls.items()}
+    auto = "bf16" if s.in_half("auto", SIZE) else "f32"
+    for mode, a, b in (("as it comes", auto, "f32"), ("f32", "f32", "f32"), ("bf16", "bf16", "bf16")):
+        ours, theirs = ("ours", a), ("peer", b)
+        ratios = [y / x for x, y in zip(took[ours], took[theirs])]
+        x, y = (1000 * statistics.median(took[which]) for which in (ours, theirs))
+        ends = min(ratios), max(ratios)
+        row = Row(f"{what}, {mode}", peer, statistics.median(ratios), x, y, mib[ours], mib[theirs], ends)
+        yield replace(of_peak(row, work[0], a), goal=GOALS[mode], note=note)
 
 
 def clip(rows: int = 16, length: int = 32) -> tuple:
