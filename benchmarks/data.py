@@ -1,6 +1,6 @@
 """From files to batches and from bytes to pixels, against webdataset, Hugging Face datasets and torchvision.
 
-Records: 3,072 of a 64-pixel JPEG (four tiles of the bundled globe), 1 s of FLAC at 16 kHz (the relief below them, as a wave) and the
+Records: 2,048 of a 64-pixel JPEG (four tiles of the bundled globe), 1 s of FLAC at 16 kHz (the relief below them, as a wave) and the
 names of the places, written once in each format. A pass is shuffled, in batches of 64, decoded by 2 worker processes and by the clock
 on the wall; peers decode with Pillow and soundfile and make the same batch (pixels as floats, samples and bytes end to end). Every pass
 must deliver every pixel, sample and byte once, or the benchmark stops. "First batch" runs from opening the data, as `amodal init`
@@ -34,7 +34,7 @@ from amodal.train.log import read
 from benchmarks._timing import Row, compare
 from benchmarks._wall import row_of
 
-RECORDS, BATCH, WORKERS, TURNS = 3072, 64, 2, 5
+RECORDS, BATCH, WORKERS, TURNS = 2048, 64, 2, 3
 RATE = 16_000
 PEERS = ("webdataset", "datasets", "torchvision")
 SENSES = ("image", "audio", "text")
@@ -288,7 +288,7 @@ def tall_picture(seed: int) -> bytes:
 
 def per_value(what: str, ours: Callable[[], object], peer: str, theirs: Callable[[], object], count: int) -> Row:
     """A comparison whose name says values per second of one core."""
-    row = compare(what, ours, peer, theirs, repeat=5)
+    row = compare(what, ours, peer, theirs, repeat=3)
     mine, other = (f"{1000 * count / ms:,.0f}/s" for ms in (row.ours_ms, row.peer_ms))
     return replace(row, what=f"{what}, {mine}", peer=f"{peer}, {other}", ours_mib=math.nan, peer_mib=math.nan)
 
@@ -343,7 +343,7 @@ def their_transform(size: int, view: str) -> Callable[[Tensor], Tensor]:
 # A training run
 
 
-def waiting(folder: Path, steps: int = 100) -> list[Row]:
+def waiting(folder: Path, steps: int = 60) -> list[Row]:
     """The share of its time that the demo's training spends waiting for a batch, by its own metrics."""
     rows = []
     for workers in (0, WORKERS):

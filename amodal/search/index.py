@@ -100,6 +100,15 @@ class Index(Engine):
     def beside(self, keys: set[str]) -> set[str]:
         return set(self.number) - keys
 
+    def of_record(self, key: str) -> dict[str, np.ndarray]:
+        number, found = self.number[key], {}
+        for sense in self.sources:
+            lists = self.log.lists(sense)
+            own = lists.of(number)
+            if own.stop > own.start:
+                found[sense] = np.asarray(lists.values[own], dtype=np.float32)
+        return found
+
     def put(self, keys: list[str], vectors: dict[str, Lists], stamps: list[str], labels: list[dict]) -> None:
         if not self.log.manifest:
             self.log.start(self.fingerprint, next((lists.values.shape[1] for lists in vectors.values()), 0))
@@ -171,7 +180,8 @@ class Index(Engine):
         self, sense: str, query: np.ndarray, k: int, records: np.ndarray, unsigned: bool
     ) -> list[tuple[float, int]]:
         if sense not in self._mapped:
-            self._mapped[sense] = self.log.vectors(sense)
+            values, rows = self.log.vectors(sense)
+            self._mapped[sense] = np.asarray(values), np.asarray(rows)  # still mapped; a memmap is slow to index
         vectors, rows = self._mapped[sense]
         kept = None if records.all() else records[rows]
         count = len(rows) if kept is None else int(kept.sum())
@@ -182,7 +192,7 @@ class Index(Engine):
             scores, at = (part[0] for part in exact(vectors, query[None], k, kept, unsigned))
         else:
             scores, at = self.approximate(sense).search(vectors, query, k, kept)
-        return [(float(s), int(rows[a])) for s, a in zip(scores, at)]
+        return list(zip(scores.tolist(), rows[at].tolist()))
 
     def approximate(self, sense: str) -> Approximate:
         """The faiss cache of a sense, made or brought up to date if need be."""
