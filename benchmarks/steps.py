@@ -57,7 +57,11 @@ def compared(what: str, mine: s.Side, peer: str, other: s.Side, repeat: int = 3)
     for turn in range(repeat):
         for which in list(calls) if turn % 2 == 0 else reversed(calls):
             took[which].append(seconds(calls[which]))
-    mib = {which: peak_mib(call) for which, call in calls.items()}
+    mib = {}
+    for which, call in calls.items():
+        for side in (mine, other):  # gradients of the step before would be freed within this one
+            side.parts.zero_grad(set_to_none=True)
+        mib[which] = peak_mib(call)
     auto = "bf16" if s.in_half("auto", SIZE) else "f32"
     for mode, a, b in (("as it comes", auto, "f32"), ("f32", "f32", "f32"), ("bf16", "bf16", "bf16")):
         ours, theirs = ("ours", a), ("peer", b)
