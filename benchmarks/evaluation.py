@@ -21,9 +21,8 @@ from amodal.evaluate._logistic import PENALTIES, TUNED_ON
 from amodal.evaluate.linear import fit
 from amodal.evaluate.retrieval import ranked
 from benchmarks._timing import Row, compare
-from benchmarks.probes import Split, correlated, judged
+from benchmarks.probes import GOAL, Split, correlated, judged
 
-GOAL = 10.0
 QUERIES, WIDTH = 20_000, 256
 ITERATIONS = 100  # scikit-learn's default, at which it warns
 PEERS = ("scikit-learn",)

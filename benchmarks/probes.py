@@ -23,6 +23,8 @@ from amodal.evaluate.knn import neighbours
 from amodal.evaluate.linear import fit
 from benchmarks._timing import Row, compare
 
+GOAL = 10.0
+"""Of speed at equal accuracy, on the large set."""
 Split = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -55,7 +57,7 @@ def run() -> list[Row]:
         for prefilter in (False, True):
             what = f"20-NN {'bf16 first' if prefilter else 'exact'}, {name}"
             rows.append(judged(what, knn_pair(data, prefilter), "sklearn KNeighborsClassifier", data, min(turns, 3)))
-    return rows
+    return [replace(row, goal=GOAL) if "50000x384" in row.what else row for row in rows]
 
 
 def judged(what: str, pair: tuple[Callable, Callable], peer: str, data: Split, turns: int) -> Row:
