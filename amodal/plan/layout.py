@@ -164,19 +164,21 @@ class Layout:
 def ways(job: Job, steps: Steps, micro: int | None = None) -> Iterator[Layout]:
     """The whole share of a process at once, and in micro-batches: `micro` rows, or the most of 1/2, 1/4, … of them that fit."""
     rows = job.batch // job.gpus
-    loss, sent = steps.losses(rows).peak, steps.gathered() * job.batch
+    loss, sent, given = steps.losses(rows).peak, steps.gathered() * job.batch, steps.given() * rows
     for sharded in (False, True) if job.gpus > 1 else (False,):
-        yield _layout(job, steps.cost(rows), loss, sent, sharded, None, 1)
+        yield _layout(job, steps.cost(rows), loss, sent, given, sharded, None, 1)
         few = micro if micro is not None else rows // 2
         while 0 < few < rows:
-            way = _layout(job, steps.cost(rows, few), loss, sent, sharded, few, -(-rows // few))
+            way = _layout(job, steps.cost(rows, few), loss, sent, given, sharded, few, -(-rows // few))
             if way.fits or micro is not None or few == 1:
                 yield way
                 break
             few //= 2
 
 
-def _layout(job: Job, cost: Cost, loss: float, sent: float, sharded: bool, micro: int | None, pieces: int) -> Layout:
+def _layout(
+    job: Job, cost: Cost, loss: float, sent: float, given: float, sharded: bool, micro: int | None, pieces: int
+) -> Layout:
     n = job.numbers
     kept = 1 / job.gpus if sharded else 1.0  # of what is in blocks
 
@@ -194,6 +196,7 @@ def _layout(job: Job, cost: Cost, loss: float, sent: float, sharded: bool, micro
         "gradients": gradients,
         "activations and temporaries": cost.beside,
         " of these: losses of the whole batch": loss,
+        "records": given,
     }
     if sharded:
         memory["blocks put together: two, and one's gradient"] = 3 * FLOAT * n.block

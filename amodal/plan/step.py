@@ -107,6 +107,11 @@ class Steps:
             self._done[key] = count_losses(self.method, self.records.between(0, rows), times=key[2])
         return self._done[key]
 
+    def given(self) -> float:
+        """Bytes of the values of a row, all views."""
+        values = map(flat, self.records.columns.values())
+        return sum(v.numel() * v.element_size() for v in values) / self.records.size
+
     def gathered(self) -> float:
         """Bytes of features that a row sends to the other processes."""
         with torch.no_grad():

@@ -60,6 +60,16 @@ def test_flops_and_memory_are_those_of_the_real_step(name, micro):
     assert found.flops == pytest.approx(seen.get_total_flops(), rel=1e-6)
 
 
+def test_attention_is_that_of_accelerators_in_half_precision():
+    m = weightless(lambda: made("clip"))
+    steps = [
+        count(m, records(m, 16), times=1, micro=None, precision=torch.autocast("cpu", torch.bfloat16, enabled=half))
+        for half in (False, True)
+    ]
+    assert steps[0].flops == pytest.approx(steps[1].flops)
+    assert steps[1].ops[:, 0].sum() > 0.8 * steps[1].flops > 0 == steps[0].ops[:, 0].sum()
+
+
 def test_weights_are_counted_without_being_there():
     light, heavy = weightless(lambda: made("dino", "small")), made("dino", "small")
     assert [(n, p.shape, p.requires_grad) for n, p in light.named_parameters()] == [
