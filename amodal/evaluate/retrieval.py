@@ -20,7 +20,8 @@ from amodal.evaluate._embedded import Embedded
 from amodal.evaluate._labels import NotApplicable
 from amodal.evaluate._result import Result
 
-CELLS = 2**23
+CELLS = 2**21
+"""Similarities held at once: a tile of them stays in the cache while it is compared."""
 LEAST = 10
 """Records below which a rank says nothing."""
 
