@@ -86,6 +86,7 @@ def pretrain(
     init_from: Annotated[
         Path | None, arg(metavar="RUN", help="begin with this run's weights, as far as they fit")
     ] = None,
+    conflict: Annotated[bool, arg(help="log whether the terms of the loss pull the same way")] = False,
 ) -> None:
     """Pretrain an encoder without labels. Options of the method itself: --method.NAME VALUE (`amodal methods METHOD` lists them)."""
     from amodal.train import distributed
@@ -119,6 +120,7 @@ def pretrain(
         curate=curate,
         curate_options=CURATE_OPTIONS,
         init_from=init_from or "",
+        conflict=conflict,
     )
     if distributed.rank() == 0:
         print(f"wrote {out}. Next: amodal evaluate {out} --data {data}")
@@ -352,6 +354,11 @@ def search(
     query: Annotated[
         tuple[str, ...], arg(metavar="FIELD=VALUE", help="a value of any field; several together are one query")
     ] = (),
+    like: Annotated[tuple[str, ...], arg(metavar="KEY", help="records of the index that are parts of the query")] = (),
+    weight: Annotated[
+        tuple[str, ...],
+        arg(metavar="PART=NUMBER", help="of text, image, …, FIELD, or like:KEY; 1 unless given, below 0: unlike it"),
+    ] = (),
     k: Annotated[int, arg(help="how many records to return")] = 10,
     where: Where = (),
     senses: Annotated[str, arg(metavar="A,B", help="whose vectors to compare with; all unless given")] = "",
@@ -369,12 +376,14 @@ def search(
     asked = {k: v for k, v in (("text", text), ("image", image), ("audio", audio)) if v is not None} | pairs(query)
     model = load(run)
     if generate:
-        of_index = [f"--{n}" for n, v in (("where", where), ("senses", senses), ("index", index)) if v]
+        chosen = {"where": where, "senses": senses, "index": index, "like": like, "weight": weight}
+        of_index = [f"--{n}" for n, v in chosen.items() if v]
         if of_index:
             raise AmodalError(f"{of_index[0]} is of an index, and --generate looks in none; leave one of them out")
         hits = model.generate(k=k, **asked)
     else:
-        hits = model.search(k=k, index=index or None, where=pairs(where) or None, senses=listed(senses), **asked)
+        mix = {"like": like, "weights": numbers(weight)}
+        hits = model.search(k=k, index=index or None, where=pairs(where) or None, senses=listed(senses), **mix, **asked)
     print(as_json(hits)) if json else show(table(hits))
     if sheet is not None:
         picture_sheet(hits, model.read(data or model.config["data"]["path"] or model.config["data"]["name"]), sheet)
@@ -512,6 +521,22 @@ def pairs(given: tuple[str, ...]) -> dict[str, str]:
         if "=" not in item:
             raise AmodalError(f"{item!r} should be NAME=VALUE")
     return dict(item.split("=", 1) for item in given)
+
+
+def numbers(given: tuple[str, ...]) -> dict[str, float]:
+    """("a=1", "like:b=c=-0.5") -> {"a": 1.0, "like:b=c": -0.5}."""
+    from amodal.errors import AmodalError
+
+    found = {}
+    for item in given:
+        name, _, number = item.rpartition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            name = ""
+        if not name:
+            raise AmodalError(f"{item!r} should be PART=NUMBER, such as text=0.5 or image=-1")
+    return found
 
 
 def show(thing) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -150,11 +150,16 @@ class Model:
         index: str | Path | None = None,
         where: dict | None = None,
         senses: Sequence[str] | None = None,
+        like: Sequence[str] = (),
+        weights: Mapping[str, float] | None = None,
         **query,
     ) -> list[Hit]:
         """The records nearest to a query: `search(text="a red boat")`, `search(image="boat.png", text="red")`. The query's names
-        are fields or kinds of data; senses: whose vectors to compare with, all unless given."""
-        return run_search(self._opened(index), self.encoder, query, k=k, where=where, senses=senses)
+        are fields or kinds of data; senses: whose vectors to compare with, all unless given; like: keys of records that are parts of the
+        query; weights: of its parts by name, of records by `like:KEY`, below 0 for what is unwanted."""
+        return run_search(
+            self._opened(index), self.encoder, query, k=k, where=where, senses=senses, weights=weights, like=like
+        )
 
     @cached_property
     def finder(self) -> Finder:

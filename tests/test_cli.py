@@ -93,7 +93,7 @@ def test_a_sense_that_no_record_has_does_not_stop_a_run(tmp_path):
 def test_every_verb_of_the_readme_exists():
     assert set(cli.VERBS) == {
         *("demo", "init", "data", "pretrain", "align", "adapt", "predict", "evaluate", "embed", "index"),
-        *("search", "serve", "view", "export", "methods", "claim", "doctor"),
+        *("search", "serve", "view", "export", "methods", "claim", "doctor", "plan"),
     }
     assert {"simclr", "clip", "siglip", "decur", "mae", "data2vec", "dino", "zorro"} <= set(methods.names())
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.core import AmodalError, Embeddings, Ragged, unknown
+from amodal.core.embeddings import FUSED
 from amodal.data import Bad, Dataset
 from amodal.evaluate import embed_records
 from amodal.evaluate._embedded import embed_several
@@ -84,6 +85,10 @@ class Engine(ABC):
         """The keys that it holds and that are not among these."""
 
     @abstractmethod
+    def of_record(self, key: str) -> dict[str, np.ndarray]:
+        """sense -> (n, D) float32 unit vectors of one record; n = 1 but for senses with several. Raises KeyError."""
+
+    @abstractmethod
     def put(self, keys: list[str], vectors: dict[str, Lists], stamps: list[str], labels: list[dict]) -> None:
         """Add records, or write them anew. vectors: source -> unit vectors; their `rows` are places in `keys`."""
 
@@ -98,6 +103,11 @@ class Engine(ABC):
         """See `nearest`; the vectors of the query are as long as they weigh, 1 in all, and all is checked but the filter."""
 
     # What all have
+
+    def vector(self, key: str) -> Tensor:
+        """(D,) of length 1: of one record, of all its senses together, as the network fused them or else their mean. Raises KeyError."""
+        found = {s: normalize(torch.from_numpy(v).mean(0), dim=0) for s, v in self.of_record(key).items()}
+        return normalize(found[FUSED] if FUSED in found else torch.stack(list(found.values())).mean(0), dim=0)
 
     def __repr__(self) -> str:
         senses = ", ".join(self.sources) or "none"

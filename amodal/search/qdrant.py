@@ -143,6 +143,15 @@ class Qdrant(Engine):
             found |= {point.payload["key"]: point.payload["stamp"] for point in points}
         return found
 
+    def of_record(self, key: str) -> dict[str, np.ndarray]:
+        names = {quote(sense, safe=""): sense for sense in self.sources}
+        with self._talking():
+            points = self.client.retrieve(self.name, [_id(key)], with_payload=False, with_vectors=list(names))
+        if not points:
+            raise KeyError(key)
+        own = {names[n]: np.array(v, dtype=np.float32) for n, v in points[0].vector.items() if n in names}
+        return {sense: vectors.reshape(-1, self.width) for sense, vectors in own.items()}
+
     def beside(self, keys: set[str]) -> set[str]:
         return {key for key in self._all_keys() if key not in keys}
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from rich.console import Console
@@ -21,6 +21,9 @@ from amodal.evaluate._sheet import Card, card, sheet
 from amodal.modalities import Raw, name_of
 from amodal.search._filter import Where
 from amodal.search.engine import Engine
+
+LIKE = "like:"
+"""Before the key of a record that is a part of a query, where parts are named."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ def search(
     where: Where | None = None,
     senses: Sequence[str] | None = None,
     weights: Mapping[str, float] | None = None,
+    like: Sequence[str] = (),
 ) -> list[Hit]:
     """The k records nearest to a query, best first.
 
@@ -53,8 +57,10 @@ def search(
     where the query has its field of changes and another part, and no weights are given. senses: of the records, to compare with; all
     unless given. where: see `amodal.search._filter.Where`. Where the encoder gives `several` vectors of a query, each
     finds its own. An `unsigned` encoder's vectors are ranked by |cosine|; as their signs mean
-    nothing, its queries should have one part. Raises AmodalError for whatever is unknown or cannot be read.
+    nothing, its queries should have one part. like: keys of records of the index, parts of the query under the name `like:KEY`; they are
+    not among what is found. Raises AmodalError for whatever is unknown or cannot be read.
     """
+    query = {**query, **{f"{LIKE}{key}": _recorded(index, key) for key in like}}
     if not query:
         raise AmodalError(f"a query needs something to look for; this encoder takes {', '.join(encoder.fields)}")
     for name in weights or {}:
@@ -65,13 +71,24 @@ def search(
         vectors, shares = lists_of(encoder, query, weights or {})
     else:
         vectors, shares = one_of(encoder, query, weights), None
-    options: dict[str, Any] = {"senses": senses, "where": where, "unsigned": getattr(encoder, "unsigned", False)}
+    unsigned = getattr(encoder, "unsigned", False)
+    found = index.nearest(vectors, k=k + len(like), weights=shares, senses=senses, where=where, unsigned=unsigned)
     return [
         Hit(
             key, score, source, labels, several.part(encoder, source, part) if several is not None and part >= 0 else ""
         )
-        for key, score, source, labels, part in index.nearest(vectors, k=k, weights=shares, **options)
-    ]
+        for key, score, source, labels, part in found
+        if key not in like
+    ][:k]
+
+
+def _recorded(index: Engine, key: str) -> Tensor:
+    try:
+        return index.vector(key)
+    except KeyError:
+        raise AmodalError(
+            f"the index has no record {key!r}; the first column of `amodal search` shows the names"
+        ) from None
 
 
 def one_of(encoder, query: Mapping[str, Raw | Sequence[Raw] | Tensor], weights: Mapping[str, float] | None) -> Tensor:

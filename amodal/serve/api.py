@@ -16,14 +16,14 @@ from starlette.requests import ClientDisconnect
 import amodal
 from amodal.core import AmodalError
 from amodal.modalities._base import shortened
-from amodal.search.query import field_for
+from amodal.search.query import LIKE, field_for
 from amodal.serve import schema
 from amodal.serve.bodies import body_of, nothing_in, query_in, records_in
 from amodal.serve.guard import Guard
 from amodal.serve.limits import Limits, Refused
 from amodal.serve.metrics import Metrics
 from amodal.serve.page import page
-from amodal.serve.service import LIKE, SPACES, Service, finite, said
+from amodal.serve.service import SPACES, Service, finite, said
 
 log = logging.getLogger("amodal.serve")
 

@@ -30,8 +30,6 @@ from amodal.teller import Teller
 T = TypeVar("T")
 Decoded = dict[str, np.ndarray]
 SPACES = ("aligned", "features")
-LIKE = "like:"
-"""Before the key of a record that is a part of a query, where parts are named."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +99,10 @@ class Service:
     def _nearest(
         self, vectors: dict[str, Tensor], like: Sequence[str], k: int, weights: dict[str, float], options: dict
     ) -> list[Hit]:
-        shelf = self.shelf.fresh()
-        for key in like:
-            try:
-                vectors[f"{LIKE}{key}"] = shelf.vector(key)
-            except KeyError:
-                raise Refused(404, f"there is no record {shortened(key)!r}") from None
-        found = run_search(shelf.index, self.encoder, vectors, k=k + len(like), weights=weights, **options)
-        return [hit for hit in found if hit.key not in like][:k]
+        index = self.shelf.fresh().index
+        if gone := next((key for key in like if key not in index), None):
+            raise Refused(404, f"there is no record {shortened(gone)!r}")
+        return run_search(index, self.encoder, vectors, k=k, weights=weights, like=like, **options)
 
     def _decoded(self, record: Record) -> Decoded:
         return {name: decoded(self.model.fields[name], name, raw, self.limits) for name, raw in record.items()}

@@ -6,11 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import normalize
 
-from amodal.core.embeddings import FUSED
 from amodal.search import Engine, Index, open_index
 from amodal.search._filter import Where, allowed
 from amodal.search._records import plain
@@ -73,21 +69,6 @@ class Shelf:
         if self.index is None:
             raise KeyError(key)
         return self._record(key, self.index.number[key])
-
-    def vector(self, key: str) -> Tensor:
-        """(D,) of length 1: of one record, of all its senses together, as the network fused them or else their mean. Raises KeyError."""
-        self._near()
-        if self.index is None:
-            raise KeyError(key)
-        number = self.index.number[key]
-        found = {}
-        for sense, rows in self._senses.items():
-            if _has(rows, number):
-                vectors, rows = self.index.one_each(sense)
-                found[sense] = normalize(
-                    torch.from_numpy(vectors[np.searchsorted(rows, number)].astype(np.float32)), dim=0
-                )
-        return normalize(found[FUSED] if FUSED in found else torch.stack(list(found.values())).mean(0), dim=0)
 
     def _near(self) -> None:
         if self.far:

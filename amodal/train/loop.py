@@ -16,6 +16,7 @@ from torch import nn
 
 from amodal.core import AmodalError, Batch, Column, Embeddings
 from amodal.data.loader import workers_watched
+from amodal.diagnose.conflict import conflict
 from amodal.methods._contract import Clock, Method
 from amodal.methods.shapes import follow, frozen_copy
 from amodal.progress import Bar
@@ -32,7 +33,8 @@ from amodal.train.watch import Stopped, Watch, told
 class Schedule:
     """steps: optimizer steps. micro: rows computed at once, None for the whole batch; the update is the same. warmup: share of
     the steps. clip: largest gradient norm. average: momentum of an average of the encoder's weights that is what is kept, 0 for
-    none. *_every: steps between entries, measurements, checkpoints; 0 lets the number of steps decide."""
+    none. conflict: whether to measure the terms of the loss against each other. *_every: steps between entries, measurements,
+    checkpoints; 0 lets the number of steps decide."""
 
     steps: int
     lr: float
@@ -46,6 +48,7 @@ class Schedule:
     watch_every: int = 0
     checkpoint_every: int = 0
     shard: bool = False
+    conflict: bool = False
 
 
 class Training(nn.Module):
@@ -118,6 +121,8 @@ def train(
     staged = len(stages.ends) > 1 or method.survey_first
     if staged and survey is None:
         raise AmodalError("this method learns in stages and needs a survey of the records in between")
+    if schedule.conflict and distributed.world() > 1:
+        raise AmodalError("--conflict compares gradients in one process; leave it out under torchrun")
     studies = type(method).study is not Method.study
     if studies and survey is None:
         raise AmodalError("this method looks at all records before it begins and needs a survey of them")
@@ -215,6 +220,8 @@ def train(
                 found = watch.measure(training.kept)
                 values |= found
                 watch.judge(found, step, checkpoint.latest(folder), settled=within >= warmup)
+                if schedule.conflict:
+                    values |= pulls(method, batch, schedule.micro)
             if values and log is not None:
                 log.write(step, values)
             unread = bad()
@@ -230,6 +237,13 @@ def train(
     if log is not None:
         log.close()
     return training.kept
+
+
+def pulls(method: Method, batch: Batch, micro: int | None) -> dict[str, float]:
+    """conflict/a~b: the cosine of the gradients of two terms of the loss, on the batch or its first micro-batch; leaves no trace."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        found = conflict(method, next(iter(batch.split(micro))) if micro else batch)
+    return {f"conflict/{a}~{b}": value for (a, b), value in found.items()}
 
 
 def fresh(method: Method, schedule: Schedule) -> torch.optim.AdamW:

@@ -85,6 +85,7 @@ def pretrain(
     adapt: dict[str, object] | None = None,
     only: Callable[[records.Dataset, np.ndarray], np.ndarray] | None = None,
     remember: str = "",
+    conflict: bool = False,
     progress: bool = True,
 ) -> Path:
     """Pretrain an encoder without labels. Returns the run folder.
@@ -100,6 +101,7 @@ def pretrain(
     itself, as it was built, to tell labels; what is given is what a resumed run must agree with. only: (dataset, training records) ->
     those of them to learn from. remember: "mean" or "tokens" of what frozen backbones make of each value are computed once and kept in a
     cache, of values as they are and not augmented (see `amodal.train.remember`); "" runs the backbones at every step.
+    conflict: log whether the terms of the loss pull the same way, at each measurement; costs a few steps and changes nothing.
     """
     for name, number in (("epochs", epochs), ("steps", steps), ("batch", batch), ("micro", micro), ("lr", lr)):
         if number is not None and number <= 0:
@@ -167,9 +169,8 @@ def pretrain(
     notes += [f"{curate} chooses {keep:.0%} of every {pool} records"] if choose else []
     steps = steps or (epochs or DEFAULT_EPOCHS) * max(len(part) // pool, 1)
     rate = lr if lr is not None else size_of(size).lr * min(1.0, (rows / size_of(size).batch) ** 0.5)
-    schedule = Schedule(
-        steps, rate, micro=micro, precision=precision, average=average, shard=shard, checkpoint_every=checkpoint_every
-    )
+    pace = {"micro": micro, "checkpoint_every": checkpoint_every, "conflict": conflict}
+    schedule = Schedule(steps, rate, precision=precision, average=average, shard=shard, **pace)
     config = {
         "method": method,
         "options": {n: p.default for n, p in methods.options(method).items()} | chosen,

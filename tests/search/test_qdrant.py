@@ -79,6 +79,18 @@ def test_it_finds_what_the_embedded_index_does(both, place):
     assert both[1].nearest(query, where={"height": "900..901"}) == []
 
 
+def test_it_gives_the_vectors_of_a_record(both):
+    for key in KEYS[:20]:
+        mine, its = (index.of_record(key) for index in both)
+        assert mine.keys() == its.keys()
+        for sense, own in mine.items():
+            np.testing.assert_allclose(its[sense], own, atol=2e-3)
+        torch.testing.assert_close(*(index.vector(key) for index in both), atol=2e-3, rtol=0)
+    for index in both:
+        with pytest.raises(KeyError):
+            index.of_record("nobody")
+
+
 def test_errors_are_those_of_the_embedded_index(both, place, monkeypatch):
     query = torch.ones(16)
     for options in (

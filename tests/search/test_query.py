@@ -40,6 +40,21 @@ def test_a_record_finds_itself_by_each_sense_and_by_both(made):
     assert len(search(index, encoder, {"text": ["a red picture", "a blue picture"]}, k=4)) == 4
 
 
+def test_a_record_of_the_index_is_a_part_of_a_query_and_is_not_found(made):
+    records, encoder, index, image, text = made
+    i = int(records.present(text).nonzero()[0][4])
+    key = records.keys[i]
+    plain = search(index, encoder, {"x": index.vector(key)}, k=6)
+    assert [h.key for h in search(index, encoder, {}, k=5, like=[key])] == [h.key for h in plain if h.key != key][:5]
+    words = embed_values(encoder, text, ["a red picture"])[0]
+    mixed = torch.nn.functional.normalize(words, dim=0) - 0.5 * index.vector(key)
+    expected = [h.key for h in search(index, encoder, {"x": mixed}, k=6) if h.key != key][:5]
+    found = search(index, encoder, {"text": "a red picture"}, k=5, like=[key], weights={f"like:{key}": -0.5})
+    assert [h.key for h in found] == expected
+    with pytest.raises(AmodalError, match="the index has no record 'nobody'"):
+        search(index, encoder, {}, like=["nobody"])
+
+
 def test_filters_are_labels_of_the_records(made):
     records, encoder, index, image, text = made
     label = next(iter(records.labels))

@@ -163,6 +163,17 @@ def test_averaged_weights_differ_and_micro_batches_do_not(folder, tmp_path):
     assert any(not torch.allclose(plain[n], average[n], atol=1e-4) for n in plain)
 
 
+@pytest.mark.parametrize("method", ["decur", "dino", "zorro"])
+def test_gradients_of_the_terms_are_compared_and_change_nothing(folder, tmp_path, method):
+    for name, conflict in (("plain", False), ("compared", True)):
+        pretrain(method, folder, tmp_path / name, steps=12, micro=8, conflict=conflict, **QUICK)
+    assert sha(tmp_path / "plain") == sha(tmp_path / "compared")
+    entries = log.read(tmp_path / "compared" / "metrics.jsonl")
+    cosines = [v for e in entries for n, v in e.items() if n.startswith("conflict/")]
+    terms = sum(n.startswith("loss/") for n in entries[0])
+    assert len(cosines) == 3 * terms * (terms - 1) // 2 and all(-1 <= c <= 1 for c in cosines)
+
+
 def test_learning_rate_schedule():
     factors = [warm_cosine(s, 100, warmup=10) for s in range(100)]
     assert factors[0] == 0.1 and factors[9] == 1.0 and abs(factors[99] - 0.01) < 0.01
