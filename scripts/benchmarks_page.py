@@ -56,7 +56,7 @@ def cells(row: dict) -> list[str]:
     missed = "goal" in row and row.get("speed", 0) < row["goal"]
     return [
         row["what"],
-        row["peer"],
+        row.get("peer", ""),
         number("speed", "**{:.2f}x**"),
         " … ".join(f"{ratio:.2f}" for ratio in row.get("spread", ())),
         number("ours_ms", "{:.4g}"),
