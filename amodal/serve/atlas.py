@@ -282,7 +282,7 @@ def flat(x_ND: Tensor, way: str) -> np.ndarray:
     if way == "umap" and len(unit) > 50:
         import umap
 
-        found = torch.from_numpy(umap.UMAP(metric="cosine", random_state=0).fit_transform(unit.numpy()))
+        found = torch.from_numpy(umap.UMAP(metric="cosine", random_state=0, n_jobs=1).fit_transform(unit.numpy()))
     else:
         found = principal(unit)
     low, high = found.amin(0), found.amax(0)
