@@ -6,9 +6,12 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+Side, Measured = TypeVar("Side"), TypeVar("Measured")
 
 
 @dataclass(frozen=True)
@@ -71,17 +74,23 @@ def peak_mib(call: Callable[[], object]) -> float:
     return peak / 2**20
 
 
+def in_turns(
+    ours: Side, peer: Side, measure: Callable[[Side], Measured], repeat: int
+) -> list[tuple[Measured, Measured]]:
+    """(of ours, of the peer) `repeat` times. Who goes first alternates, so that neither always finds the caches of the other."""
+    pairs = []
+    for turn in range(repeat):
+        measured = {side: measure(side) for side in ((ours, peer) if turn % 2 == 0 else (peer, ours))}
+        pairs.append((measured[ours], measured[peer]))
+    return pairs
+
+
 def compare(
     what: str, ours: Callable[[], object], peer_name: str, peer: Callable[[], object], *, repeat: int = 7
 ) -> Row:
     """Runs both in turns `repeat` times after one warm-up each. The speed is the median of the paired ratios."""
     ours(), peer()
-    pairs = []
-    for turn in range(repeat):
-        # Who goes first alternates, so that neither always finds the caches of the other.
-        order = (ours, peer) if turn % 2 == 0 else (peer, ours)
-        took = {call: seconds(call) for call in order}
-        pairs.append((took[ours], took[peer]))
+    pairs = in_turns(ours, peer, seconds, repeat)
     ratios = [theirs / max(mine, 1e-9) for mine, theirs in pairs]
     return Row(
         what,

@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 
-from benchmarks._timing import Row
+from benchmarks._timing import Row, in_turns
 
 Side = Callable[[], tuple[float, float]]
 """One measurement: seconds and MiB (NaN where memory is not what is asked)."""
@@ -15,12 +15,7 @@ Side = Callable[[], tuple[float, float]]
 def alternate(what: str, ours: Side, peer_name: str, peer: Side, *, repeat: int = 5) -> Row:
     """Both in turns `repeat` times after one warm-up each, who goes first alternating. The speed is the median of the paired ratios."""
     ours(), peer()
-    pairs = []
-    for turn in range(repeat):
-        order = (ours, peer) if turn % 2 == 0 else (peer, ours)
-        measured = {side: side() for side in order}
-        pairs.append((measured[ours], measured[peer]))
-    return row_of(what, peer_name, *zip(*pairs))
+    return row_of(what, peer_name, *zip(*in_turns(ours, peer, lambda side: side(), repeat)))
 
 
 def row_of(what: str, peer_name: str, ours: Sequence[tuple[float, float]], peer: Sequence[tuple[float, float]]) -> Row:

@@ -47,8 +47,8 @@ def run() -> list[Row]:
         torch.set_num_threads(threads)
 
 
-class Task:
-    """A bundled set: its records to train on, those to test on, and what tells how good an encoder of pictures is."""
+class Trial:
+    """A set: its records to train on, those to test on, and what tells how good an encoder of pictures is."""
 
     def __init__(self, name: str, fields: tuple[str, ...], label: str):
         whole = data.open(name)
@@ -86,10 +86,12 @@ class Clock:
 
 def compared(name: str) -> Row:
     emoji = name == "clip"
-    task = Task("openmoji", ("image", "annotation"), "group") if emoji else Task("fashion_mnist", ("image",), "class")
-    steps = EPOCHS[name] * (len(task.train) // BATCH)
-    peer, reached, cpu, wall = theirs(name, task, steps)
-    curve = list(ours(name, task, steps))
+    trial = (
+        Trial("openmoji", ("image", "annotation"), "group") if emoji else Trial("fashion_mnist", ("image",), "class")
+    )
+    steps = EPOCHS[name] * (len(trial.train) // BATCH)
+    peer, reached, cpu, wall = theirs(name, trial, steps)
+    curve = list(ours(name, trial, steps))
     there = next((point for point in curve if point[1] >= reached), None)
     best = max(point[1] for point in curve)
     note = f"{name}: {peer} reaches {reached:.3f} in {cpu:.0f} CPU seconds ({wall:.0f} on the clock, {steps} steps); "
@@ -107,7 +109,7 @@ def compared(name: str) -> Row:
         note += f"and is there after {there[0]} steps, {there[2]:.0f} CPU seconds ({there[3]:.0f} on the clock)."
     none = math.nan
     return Row(
-        f"{name}, {reached:.3f} of {task.set.name}",
+        f"{name}, {reached:.3f} of {trial.set.name}",
         peer,
         cpu / taken,
         1000 * taken,
@@ -120,17 +122,17 @@ def compared(name: str) -> Row:
     )
 
 
-def ours(name: str, task: Task, steps: int) -> Iterator[tuple[int, float, float, float]]:
+def ours(name: str, trial: Trial, steps: int) -> Iterator[tuple[int, float, float, float]]:
     """(step, accuracy, CPU seconds, wall seconds) on the way, by the training loop as `amodal pretrain` runs it."""
     torch.manual_seed(0)
-    encoder = Encoder(task.set.fields, size="tiny", **methods.encoder_options(name))
+    encoder = Encoder(trial.set.fields, size="tiny", **methods.encoder_options(name))
     method, shape = methods.build(name, encoder), size_of("tiny")
     schedule = Schedule(steps, shape.lr * (BATCH / shape.batch) ** 0.5)
     found, clock = [], None
 
     def score() -> float:
         encoder.eval()
-        found = task.score(lambda rows: pictures(encoder, task, rows))
+        found = trial.score(lambda rows: pictures(encoder, trial, rows))
         encoder.train()
         return found
 
@@ -144,7 +146,7 @@ def ours(name: str, task: Task, steps: int) -> Iterator[tuple[int, float, float,
         found.append((step, accuracy, *clock.read()))
 
     def batches(first: int) -> data.Loader:
-        return data.Loader(task.set, task.train, batch=BATCH, views=method.views, steps=steps, start_step=first)
+        return data.Loader(trial.set, trial.train, batch=BATCH, views=method.views, steps=steps, start_step=first)
 
     with tempfile.TemporaryDirectory() as folder:
         clock = Clock()
@@ -154,23 +156,23 @@ def ours(name: str, task: Task, steps: int) -> Iterator[tuple[int, float, float,
 
 
 @torch.no_grad()
-def pictures(encoder: Encoder, task: Task, rows: np.ndarray) -> Tensor:
-    loader = data.Loader(task.set.select(["image"]), rows, batch=256, shuffle=False)
+def pictures(encoder: Encoder, trial: Trial, rows: np.ndarray) -> Tensor:
+    loader = data.Loader(trial.set.select(["image"]), rows, batch=256, shuffle=False)
     return Embeddings.stack([encoder.features(batch) for batch in loader])["image"].values
 
 
-def theirs(name: str, task: Task, steps: int) -> tuple[str, float, float, float]:
+def theirs(name: str, trial: Trial, steps: int) -> tuple[str, float, float, float]:
     """(library, accuracy, CPU seconds, wall seconds) of the peer after its epochs."""
     from PIL import Image
 
     torch.manual_seed(0)
     every = {}
-    for rows in (task.train, task.test):
-        every |= {int(i): Image.open(io.BytesIO(task.set.raw(int(i), "image"))).convert("RGB") for i in rows}
+    for rows in (trial.train, trial.test):
+        every |= {int(i): Image.open(io.BytesIO(trial.set.raw(int(i), "image"))).convert("RGB") for i in rows}
     side = next(iter(every.values())).size[0]
-    peer = getattr(_quality, name)(side, steps, task.raw("annotation") if name == "clip" else [])
+    peer = getattr(_quality, name)(side, steps, trial.raw("annotation") if name == "clip" else [])
     clock = Clock()
-    pairs = _quality.Augmented([every[int(i)] for i in task.train], peer.augment)
+    pairs = _quality.Augmented([every[int(i)] for i in trial.train], peer.augment)
     loader = torch.utils.data.DataLoader(pairs, batch_size=BATCH, shuffle=True, drop_last=True)
     done = 0
     peer.parts.train()
@@ -186,4 +188,4 @@ def theirs(name: str, task: Task, steps: int) -> tuple[str, float, float, float]
             stacked = torch.stack([peer.still(every[int(i)]) for i in rows])
             return torch.cat([peer.look(part) for part in stacked.split(256)])
 
-    return peer.library, task.score(features), cpu, wall
+    return peer.library, trial.score(features), cpu, wall
