@@ -45,7 +45,8 @@ class Ragged:
         return self.flat.split(self.lengths.tolist())
 
     def to(self, device) -> Ragged:
-        return Ragged(self.flat.to(device, non_blocking=True), self.lengths.to(device, non_blocking=True))
+        ahead = torch.device(device).type != "cpu"  # what comes back to the CPU must be there before it is read
+        return Ragged(self.flat.to(device, non_blocking=ahead), self.lengths.to(device, non_blocking=ahead))
 
 
 Values = Tensor | Ragged
@@ -97,6 +98,15 @@ class Column:
     def present(self, size: int) -> Tensor:
         """(size,) bool: which rows have a value."""
         return torch.zeros(size, dtype=torch.bool, device=self.rows.device).index_fill_(0, self.rows, True)
+
+    @property
+    def flat(self) -> Tensor:
+        """The numbers alone: the values, or those of Ragged end to end."""
+        return self.values.flat if isinstance(self.values, Ragged) else self.values
+
+    def with_flat(self, numbers: Tensor) -> Column:
+        """Other numbers for the same rows, of the same lengths."""
+        return Column(Ragged(numbers, self.values.lengths) if isinstance(self.values, Ragged) else numbers, self.rows)
 
     def to(self, device) -> Column:
         return Column(self.values.to(device), self.rows.to(device))

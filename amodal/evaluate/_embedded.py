@@ -158,7 +158,7 @@ def embed_several(
         for part in loader:
             z, own = several.of_records(encoder, part.to(device))
             for source, column in z.columns.items():
-                vectors.setdefault(source, []).append(_half(column))
+                vectors.setdefault(source, []).append(column.with_flat(column.flat.half()).to("cpu"))
             for source, number in own.items():
                 numbers.setdefault(source, []).append(number.cpu())
             sizes.append(part.size)
@@ -171,14 +171,6 @@ def embed_several(
         {s: torch.cat(parts) for s, parts in numbers.items()},
         loader.bad,
     )
-
-
-def _half(column: Column) -> Column:
-    if isinstance(column.values, Ragged):
-        values = Ragged(column.values.flat.half().cpu(), column.values.lengths.cpu())
-    else:
-        values = column.values.half().cpu()
-    return Column(values, column.rows.cpu())
 
 
 @torch.no_grad()

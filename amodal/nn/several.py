@@ -109,7 +109,7 @@ def regions(encoder: Encoder, bag: Tokens) -> Column:
     field = field_of(bag.names[0])
     column = token_column(encoder.pools[field].strip(bag))
     unit = normalize(encoder.heads[field](column.values.flat), dim=1)
-    return Column(Ragged(unit, column.values.lengths), column.rows)
+    return column.with_flat(unit)
 
 
 def token_vectors(encoder: Encoder, batch: Batch, asks: str) -> Embeddings:
@@ -124,7 +124,7 @@ def regional(encoder: Encoder, context: Bags, source: str, grid: int = 2) -> Col
     """Ragged of vectors in the aligned space: of one source as a whole, and of its regions. context: of `alone`."""
     field, bag = field_of(source), context[source]
     several = places(encoder.pools[field].strip(bag), encoder.pools[field](bag), grid)
-    return Column(Ragged(encoder.heads[field](several.values.flat), several.values.lengths), several.rows)
+    return several.with_flat(encoder.heads[field](several.flat))
 
 
 def _within(lengths: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged
 from amodal.methods._contract import Method
 from amodal.nn import _half_attention
-from amodal.train.step import flat, gradients, total
+from amodal.train.step import gradients, total
 
 aten = torch.ops.aten
 LARGE = 4096  # numbers; smaller tensors are made for real, since some say which shapes others have
@@ -151,7 +151,7 @@ def count(method: Method, batch: Batch, *, times: int, micro: int | None, precis
     """One step of a `weightless` method. batch: the rows of one process, of `times` that have as many; micro: as in `amodal pretrain`.
     Raises AmodalError for a method whose shapes depend on what it has learnt."""
     method.zero_grad(set_to_none=True)
-    watching = Watching([*method.parameters(), *method.buffers(), *map(flat, batch.columns.values())])
+    watching = Watching([*method.parameters(), *method.buffers(), *(c.flat for c in batch.columns.values())])
     with countable(), watching:
         gradients(method, batch, micro=micro, precision=precision, gather=lambda features: repeated(features, times))
     counted = watching.counted(method)
@@ -180,7 +180,7 @@ def count_losses(method: Method, batch: Batch, *, times: int) -> Count:
         features = method.features(batch)
     leaves = {n: Column(_leaf(c.values), c.rows) for n, c in features.columns.items()}
     whole = repeated(Embeddings(leaves, features.size), times)
-    watching = Watching([*method.parameters(), *method.buffers(), *map(flat, whole.columns.values())])
+    watching = Watching([*method.parameters(), *method.buffers(), *(c.flat for c in whole.columns.values())])
     with countable(), watching:
         terms = method.losses(whole)
         total(terms).backward()

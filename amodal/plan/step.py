@@ -16,7 +16,6 @@ import torch
 from amodal.core import Batch
 from amodal.methods._contract import Method
 from amodal.plan.counting import Count, count, count_losses
-from amodal.train.step import flat
 
 ROWS = (48, 96)
 """Rows that are counted, of more."""
@@ -109,14 +108,14 @@ class Steps:
 
     def given(self) -> float:
         """Bytes of the values of a row, all views."""
-        values = map(flat, self.records.columns.values())
+        values = (c.flat for c in self.records.columns.values())
         return sum(v.numel() * v.element_size() for v in values) / self.records.size
 
     def gathered(self) -> float:
         """Bytes of features that a row sends to the other processes."""
         with torch.no_grad():
             features = self.method.features(self.records)
-        return sum(flat(c).numel() * 4 for c in features.columns.values()) / self.records.size
+        return sum(c.flat.numel() * 4 for c in features.columns.values()) / self.records.size
 
 
 def times(whole: int, rows: int) -> int:

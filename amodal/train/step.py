@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from amodal.core import Batch, Column, Embeddings, Ragged
+from amodal.core import Batch, Embeddings
 from amodal.methods._contract import Method
 from amodal.train import distributed
 
@@ -112,26 +112,17 @@ def total(terms: dict[str, Tensor]) -> Tensor:
 def full_precision(features: Embeddings) -> Embeddings:
     """Half precision is for matrix products; what losses see is float32."""
     half = (torch.bfloat16, torch.float16)
-    columns = {n: with_flat(c, flat(c).float()) if flat(c).dtype in half else c for n, c in features.columns.items()}
+    columns = {n: c.with_flat(c.flat.float()) if c.flat.dtype in half else c for n, c in features.columns.items()}
     return Embeddings(columns, features.size)
-
-
-def flat(column: Column) -> Tensor:
-    return column.values.flat if isinstance(column.values, Ragged) else column.values
-
-
-def with_flat(column: Column, values: Tensor) -> Column:
-    """The column with other numbers in it."""
-    return Column(Ragged(values, column.values.lengths) if isinstance(column.values, Ragged) else values, column.rows)
 
 
 def as_leaves(features: Embeddings) -> tuple[Embeddings, dict[str, Tensor]]:
     """The same features as the leaves of a new graph, and those leaves."""
     columns, leaves = {}, {}
     for name, column in features.columns.items():
-        leaf = flat(column).detach()
+        leaf = column.flat.detach()
         leaves[name] = leaf.requires_grad_(leaf.is_floating_point())
-        columns[name] = with_flat(column, leaf)
+        columns[name] = column.with_flat(leaf)
     return Embeddings(columns, features.size), leaves
 
 
@@ -141,9 +132,9 @@ def matched(
     """The features of rows start <= row < stop that have a graph, and for each the part of its leaf's gradient that is theirs."""
     outputs, theirs = [], []
     for name, column in piece.columns.items():
-        out, grad = flat(column), grads.get(name)
+        out, grad = column.flat, grads.get(name)
         if not out.requires_grad or grad is None:
             continue
         outputs.append(out)
-        theirs.append(flat(with_flat(seen[name], grad).between(start, stop)))
+        theirs.append(seen[name].with_flat(grad).between(start, stop).flat)
     return outputs, theirs

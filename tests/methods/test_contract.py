@@ -17,7 +17,7 @@ from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.train import distributed
 from amodal.train.loop import Schedule, train
-from amodal.train.step import flat, gradients, total
+from amodal.train.step import gradients, total
 from amodal.train.watch import Watch
 from tests.methods.bench import SENSES, batch, exact, fields, method, raw
 
@@ -81,7 +81,7 @@ def test_a_row_gives_the_same_features_wherever_it_stands(name):
     for source in part:
         expected = all_rows[source].between(3, 6)
         assert torch.equal(part[source].rows, expected.rows)
-        torch.testing.assert_close(flat(part[source]), flat(expected), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(part[source].flat, expected.flat, rtol=1e-4, atol=1e-5)
 
 
 def share_of(whole: Batch, rank: int) -> Batch:

@@ -104,7 +104,7 @@ class Local(Towers):
 
 def through(head: nn.Module, column: Column) -> Column:
     """The same lists, each entry through the head."""
-    return Column(Ragged(head(column.values.flat), column.values.lengths), column.rows)
+    return column.with_flat(head(column.flat))
 
 
 def one_of(column: Column, seeds: Tensor, source: str) -> Column:
