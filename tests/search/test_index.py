@@ -115,19 +115,25 @@ def write_for_ever(path, first):
         index.add([f"{i}-{j}" for j in range(20)], e, {"turn": np.full(20, float(i))})
 
 
+def killed(write, path, first, wait):
+    """The index that `write(path, first)`, which adds 20 records at a time, leaves when killed `wait` seconds after a commit."""
+    before = len(Index.open(path))
+    process = multiprocessing.get_context("fork").Process(target=write, args=(path, first))
+    process.start()
+    deadline = time.time() + 30
+    while len(Index.open(path)) <= before and process.is_alive() and time.time() < deadline:
+        time.sleep(0.002)
+    time.sleep(wait)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    index = Index.open(path)
+    assert len(index) > before and len(index) % 20 == 0, "a commit is whole or not there"
+    return index
+
+
 def test_a_killed_writer_leaves_what_it_had_committed(tmp_path):
     for turn in range(8):
-        before = len(Index.open(tmp_path))
-        process = multiprocessing.get_context("fork").Process(target=write_for_ever, args=(tmp_path, 1000 * turn))
-        process.start()
-        deadline = time.time() + 30
-        while len(Index.open(tmp_path)) <= before and process.is_alive() and time.time() < deadline:
-            time.sleep(0.002)
-        time.sleep(0.003 * turn)
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        index = Index.open(tmp_path)
-        assert len(index) > before and len(index) % 20 == 0, "a commit is whole or not there"
+        index = killed(write_for_ever, tmp_path, 1000 * turn, 0.003 * turn)
         for i in (0, max(int(k.split("-")[0]) for k in index.keys)):
             g = torch.Generator().manual_seed(i)
             hit = index.nearest(torch.randn(20, 16, generator=g)[7], k=1, senses=["image"])[0]

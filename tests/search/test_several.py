@@ -1,11 +1,7 @@
 """Several vectors of each value: MaxSim is what a loop says, in both engines, after kills, updates and loading from disk."""
 
 import json
-import multiprocessing
-import os
 import shutil
-import signal
-import time
 
 import numpy as np
 import pytest
@@ -17,7 +13,7 @@ from amodal import cli
 from amodal.core import AmodalError, Column, Embeddings, Ragged
 from amodal.search import Index, open_index
 from amodal.search import _maxsim as maxsim
-from tests.search.test_index import labels
+from tests.search.test_index import killed, labels
 
 N, WIDTH = 90, 16
 KEYS = [f"k{i}" for i in range(N)]
@@ -158,17 +154,7 @@ def write_for_ever(path, first):
 
 def test_a_killed_writer_leaves_what_it_had_committed(tmp_path):
     for turn in range(5):
-        before = len(Index.open(tmp_path))
-        process = multiprocessing.get_context("fork").Process(target=write_for_ever, args=(tmp_path, 1000 * turn))
-        process.start()
-        deadline = time.time() + 30
-        while len(Index.open(tmp_path)) <= before and process.is_alive() and time.time() < deadline:
-            time.sleep(0.002)
-        time.sleep(0.004 * turn)
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        index = Index.open(tmp_path)
-        assert len(index) > before and len(index) % 20 == 0
+        index = killed(write_for_ever, tmp_path, 1000 * turn, 0.004 * turn)
         for i in (0, max(int(k.split("-")[0]) for k in index.keys)):
             own = lists(20, i)["said"].values.split()[3]
             hit = index.nearest(own, k=1, senses=["said"])[0]
