@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
+from amodal.words import listed, numbers, pairs, take_method_options
+
 Run = Annotated[Positional[Path], arg(metavar="RUN", help="the folder that `amodal pretrain --out` made")]
 Data = Annotated[str, arg(metavar="DIR", help="a folder, a table file, or a set: globe, digits, or of `amodal data`")]
 Where = Annotated[tuple[str, ...], arg(metavar="NAME=VALUE", help="only records whose label has this value")]
@@ -509,52 +511,10 @@ METHOD_OPTIONS: dict[str, object] = {}
 CURATE_OPTIONS: dict[str, object] = {}
 
 
-def listed(text: str) -> list[str] | None:
-    return [part.strip() for part in text.split(",") if part.strip()] or None
-
-
-def pairs(given: tuple[str, ...]) -> dict[str, str]:
-    """("a=1", "b=2") -> {"a": "1", "b": "2"}."""
-    from amodal.errors import AmodalError
-
-    for item in given:
-        if "=" not in item:
-            raise AmodalError(f"{item!r} should be NAME=VALUE")
-    return dict(item.split("=", 1) for item in given)
-
-
-def numbers(given: tuple[str, ...]) -> dict[str, float]:
-    """("a=1", "like:b=c=-0.5") -> {"a": 1.0, "like:b=c": -0.5}."""
-    from amodal.errors import AmodalError
-
-    found = {}
-    for item in given:
-        name, _, number = item.rpartition("=")
-        try:
-            found[name] = float(number)
-        except ValueError:
-            name = ""
-        if not name:
-            raise AmodalError(f"{item!r} should be PART=NUMBER, such as text=0.5 or image=-1")
-    return found
-
-
 def show(thing) -> None:
     from amodal.console import stdout
 
     stdout().print(thing)
-
-
-def take_method_options(argv: list[str], prefix: str = "--method.") -> tuple[list[str], dict[str, object]]:
-    """Split off `--method.NAME VALUE` and `--method.NAME=VALUE`, whose names only the method's page knows."""
-    rest, options, words = [], {}, iter(argv)
-    for word in words:
-        if not word.startswith(prefix):
-            rest.append(word)
-            continue
-        name, equals, value = word.removeprefix(prefix).partition("=")
-        options[name.replace("-", "_")] = value if equals else next(words, "")
-    return rest, options
 
 
 def main(argv: list[str] | None = None) -> None:
