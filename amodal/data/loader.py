@@ -8,6 +8,7 @@ import math
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 
@@ -15,10 +16,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from amodal.core import AmodalError, Batch, Column, row_seeds, unknown, views_of
+from amodal.core import AmodalError, Batch, Column, Ragged, row_seeds, unknown, views_of
 from amodal.data import order
 from amodal.data.dataset import Dataset
 from amodal.data.groups import Groups
+from amodal.data.parcel import Parcel
 from amodal.data.quarantine import Bad, Quarantine
 from amodal.modalities import VIEWS
 
@@ -71,6 +73,7 @@ class Loader:
         self.workers, self.rank, self.world = workers, rank, world
         self.cache_bytes = cache_bytes // max(workers, 1)
         self.views = _views(dataset, views)
+        self.sources = {source: field for field, views in self.views.items() for source in views_of(field, len(views))}
         self.labels = {name: class_numbers(dataset.label(name, required=True))[0] for name in labels}
         self._found = Quarantine()
         if not len(self.indices):
@@ -128,6 +131,11 @@ class Loader:
 
     def at(self, step: int) -> tuple[Batch, list[Bad]]:
         """The batch of one step, and the values of it that could not be read."""
+        batch, bad = self.read(step)
+        return self.finished(batch), bad
+
+    def read(self, step: int) -> tuple[Batch, list[Bad]]:
+        """`at`, but with values of bytes as they are, not yet collated: a quarter of what is to be handed over by a worker."""
         records, epochs = self._rows(step)
         keys = [self.dataset.keys[i] for i in records]
         seeds = self._seeds(keys, epochs)
@@ -142,6 +150,16 @@ class Loader:
                 columns[source] = self._column(field, source, view, values, rows, seeds)
         labels = {name: _known(values[records]) for name, values in self.labels.items()}
         return Batch(len(keys), columns, tuple(keys), seeds, labels), bad
+
+    def finished(self, batch: Batch) -> Batch:
+        """What was left of `read` to do."""
+        columns = {source: self._collated(source, column) for source, column in batch.columns.items()}
+        return replace(batch, columns=columns)
+
+    def _collated(self, source: str, column: Column) -> Column:
+        if isinstance(column.values, Ragged) or column.values.dtype != torch.uint8:
+            return column
+        return Column(self.dataset.fields[self.sources[source]].collate(column.values.numpy()), column.rows)
 
     def _rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Records and epochs of this rank's rows."""
@@ -171,7 +189,9 @@ class Loader:
         modality = self.dataset.fields[field]
         generators = repeat(STILL) if view == "plain" else _generators(seeds[rows].numpy(), source)
         seen = [modality.augment(value, view, rng) for value, rng in zip(values, generators)]
-        return Column(modality.collate(seen), torch.tensor(rows, dtype=torch.int64))
+        as_bytes = seen and all(v.dtype == np.uint8 and v.shape == seen[0].shape for v in seen)
+        values = torch.from_numpy(np.stack(seen)) if as_bytes else modality.collate(seen)
+        return Column(values, torch.tensor(rows, dtype=torch.int64))
 
     def _batches(self) -> Iterator[tuple[Batch, list[Bad]]]:
         steps = range(self.start_step, self.steps)
@@ -180,11 +200,10 @@ class Loader:
         # A generator of its own: torch would otherwise draw from the global one, and a run would depend on having
         # workers.
         own = torch.Generator().manual_seed(self.seed)
-        return iter(
-            DataLoader(
-                _Steps(self, steps), batch_size=None, num_workers=self.workers, collate_fn=_as_it_is, generator=own
-            )
+        parcels = DataLoader(
+            _Steps(self, steps), batch_size=None, num_workers=self.workers, collate_fn=_as_it_is, generator=own
         )
+        return ((self.finished(parcel.opened()), bad) for parcel, bad in parcels)
 
 
 LOST = 3
@@ -214,8 +233,9 @@ class _Steps(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __getitem__(self, number: int) -> tuple[Batch, list[Bad]]:
-        return self.loader.at(self.steps[number])
+    def __getitem__(self, number: int) -> tuple[Parcel, list[Bad]]:
+        batch, bad = self.loader.read(self.steps[number])
+        return Parcel.of(batch), bad
 
 
 def class_numbers(values: np.ndarray) -> tuple[np.ndarray, list[str]]:

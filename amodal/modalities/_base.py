@@ -52,7 +52,7 @@ class Modality(Protocol):
         `rng`."""
 
     def collate(self, values: Sequence[np.ndarray]) -> Tensor | Ragged:
-        """N >= 0 decoded values as one."""
+        """N >= 0 decoded values as one. Those that are bytes (uint8) and of one shape may come as one array of them."""
 
     def tokenizer(self, width: int) -> nn.Module:
         """A module (column, name, size) -> Tokens of content; where a token is stands in `Tokens.position`, for the

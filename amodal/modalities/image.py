@@ -135,8 +135,10 @@ class Image:
 
     def collate(self, values: Sequence[np.ndarray]) -> Tensor:
         """(N, C, size, size) float32, or (N, C, local_size, local_size) of local views."""
-        if not values:
+        if not len(values):
             return torch.zeros(0, self.channels, self.size, self.size)
+        if isinstance(values, np.ndarray) and values.dtype == np.uint8:
+            return torch.from_numpy(values).float().div_(255)
         if all(v.dtype == np.uint8 for v in values):
             return torch.from_numpy(np.stack(values)).float().div_(255)
         return torch.from_numpy(np.stack([_as_float(v) for v in values]))

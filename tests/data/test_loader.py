@@ -7,6 +7,8 @@ import torch
 
 import amodal.data as data
 from amodal.core import AmodalError, Ragged
+from amodal.data.parcel import Parcel
+from amodal.modalities.image import Image
 from tests.data import builders as b
 
 
@@ -169,3 +171,16 @@ def test_augmentations_do_not_depend_on_other_views_or_fields(messy):
     alone = next(iter(loader(messy.select(["image"]), views=("strong", "strong"))))
     assert torch.equal(both["image:2"].values, alone["image:2"].values)
     assert np.isfinite(both["image:2"].values.numpy()).all()
+
+
+def test_pictures_leave_a_worker_as_bytes_and_arrive_as_the_same_floats():
+    bytes_of = np.arange(2 * 4 * 16 * 16, dtype=np.int64).reshape(2, 4, 16, 16).astype(np.uint8)
+    dataset = data.open({"image": list(bytes_of)}, fields={"image": Image(16, channels=4, patch=4)})
+    there = data.Loader(dataset, [0, 1], batch=2, shuffle=False)
+    batch, _ = there.read(0)
+    assert batch["image"].values.dtype == torch.uint8
+    sent = Parcel.of(batch)
+    assert isinstance(sent.seeds, np.ndarray) and equal(sent.opened(), batch)
+    wanted = torch.from_numpy(bytes_of).float() / 255
+    for arrived in (there.finished(sent.opened()), next(iter(data.Loader(dataset, [0, 1], batch=2, workers=1)))):
+        assert torch.equal(arrived["image"].values, wanted)
