@@ -15,6 +15,7 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from amodal.core import Ragged
 from amodal.core.column import spans
+from amodal.nn.recompute import recomputed
 
 
 class CrossEncoder(nn.Module):
@@ -59,6 +60,9 @@ class CrossBlock(nn.Module):
         self.norm3, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, hidden), nn.Linear(hidden, width)
 
     def forward(self, x_TD, y_TD, asks: Places, answers: Places, weigh: bool) -> tuple[Tensor, Tensor | None]:
+        return recomputed(self.compute, x_TD, y_TD, asks, answers, weigh)
+
+    def compute(self, x_TD, y_TD, asks: Places, answers: Places, weigh: bool) -> tuple[Tensor, Tensor | None]:
         own = self.norm1(x_TD)
         x_TD = x_TD + self.own(own, own, asks, asks)[0]
         read, weights = self.other(self.norm2(x_TD), y_TD, asks, answers, weigh)

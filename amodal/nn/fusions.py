@@ -20,6 +20,7 @@ from amodal.nn.attention import plan
 from amodal.nn.dropout import seeded_dropout
 from amodal.nn.late_fusion import side_by_side
 from amodal.nn.positions import Learned
+from amodal.nn.recompute import recomputed
 from amodal.nn.transformer import Block
 
 Bags = dict[str, Tokens]
@@ -174,9 +175,13 @@ class AttentionFusion(nn.Module):
         if how.order is not None:
             x, own = x[how.order], None if own is None else own[how.order]
         rate = 0.0 if own is None else self.dropout
-        for depth, block in enumerate(chain):
+
+        def through(x: Tensor, depth: int, block: Block) -> Tensor:
             x = x + seeded_dropout(block.attention(block.norm1(x), how), own, rate, 2 * depth)
-            x = x + seeded_dropout(block.down(gelu(block.up(block.norm2(x)))), own, rate, 2 * depth + 1)
+            return x + seeded_dropout(block.down(gelu(block.up(block.norm2(x)))), own, rate, 2 * depth + 1)
+
+        for depth, block in enumerate(chain):
+            x = recomputed(through, x, depth, block)
         return bag.with_x(x if how.order is None else x[torch.argsort(how.order)])
 
 

@@ -23,6 +23,7 @@ from amodal.core import POSITION_DIMS, Ragged, unknown
 from amodal.core.column import spans
 from amodal.nn.cross import Places, Read, side_by_side
 from amodal.nn.positions import sincos
+from amodal.nn.recompute import recomputed
 from amodal.objectives.bags import owners
 
 STRATEGIES = ("serial", "parallel", "flat", "hierarchical")
@@ -78,6 +79,11 @@ class MultiSourceBlock(nn.Module):
         self.norm3, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, hidden), nn.Linear(hidden, width)
 
     def forward(
+        self, x_TD: Tensor, given: list[Tensor], asks: Places, answers: list[Places], there_TS: Tensor
+    ) -> Tensor:
+        return recomputed(self.compute, x_TD, given, asks, answers, there_TS)
+
+    def compute(
         self, x_TD: Tensor, given: list[Tensor], asks: Places, answers: list[Places], there_TS: Tensor
     ) -> Tensor:
         own = self.norm1(x_TD)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Tokens, field_of, unknown
 from amodal.nn.encoder import Encoder
+from amodal.nn.recompute import recomputed
 from amodal.nn.transformer import Transformer
 
 PLACES = ("attention", "mlp")
@@ -74,16 +75,24 @@ class Skills(nn.Module):
             sets.setdefault(self.rules[field_of(name)], []).append(name)
         x_TD = tokens.x
         for active, names in sets.items():
-            for trunk in self.trunks:
-                for part in trunk.blocks[layer].modules():
-                    if isinstance(part, Copies):
-                        part.active = active
             if len(sets) == 1:
-                return block(tokens)
+                return tokens.with_x(recomputed(self.read, tokens.x, tokens, layer, active, block))
             number = torch.tensor([tokens.index(n) for n in names], device=tokens.source.device)
             at = torch.isin(tokens.source, number).nonzero().squeeze(1)
-            x_TD = x_TD.index_copy(0, at, block(tokens.at(at)).x.to(x_TD.dtype))
+            some = tokens.at(at)
+            read = recomputed(self.read, some.x, some, layer, active, block)
+            x_TD = x_TD.index_copy(0, at, read.to(x_TD.dtype))
         return tokens.with_x(x_TD)
+
+    def read(
+        self, x_TD: Tensor, tokens: Tokens, layer: int, active: tuple[str, ...], block: Callable[..., Tokens]
+    ) -> Tensor:
+        """What the block makes of x with these skills; the tokens say where x is from."""
+        for trunk in self.trunks:
+            for part in trunk.blocks[layer].modules():
+                if isinstance(part, Copies):
+                    part.active = active
+        return block(tokens.with_x(x_TD)).x
 
     @contextmanager
     def instead(self, rules: Rules) -> Iterator[None]:

@@ -15,6 +15,7 @@ from amodal.core import AmodalError, Column, Tokens, unknown
 from amodal.nn.attention import Attention, Plan, plan
 from amodal.nn.encoder import Encoder
 from amodal.nn.pooling import ClsPool
+from amodal.nn.recompute import recomputed
 
 READS = ("both", "cls", "mean")
 SMALL = 1e-5
@@ -31,6 +32,9 @@ class TailBlock(nn.Module):
         self.scale1, self.scale2 = (nn.Parameter(torch.full((width,), SMALL)) for _ in range(2))
 
     def forward(self, x_TD: Tensor, how: Plan) -> Tensor:
+        return recomputed(self.compute, x_TD, how)
+
+    def compute(self, x_TD: Tensor, how: Plan) -> Tensor:
         x_TD = x_TD + self.scale1 * self.attention(self.norm1(x_TD), how)
         gate, value = self.up(self.norm2(x_TD)).chunk(2, 1)
         return x_TD + self.scale2 * self.down(silu(gate) * value)

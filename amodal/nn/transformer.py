@@ -14,6 +14,7 @@ from amodal.core import AmodalError, Tokens, unknown
 from amodal.nn.attention import Attention, Plan, Reads, plan, with_prefix
 from amodal.nn.experts import Experts
 from amodal.nn.positions import Rotary
+from amodal.nn.recompute import recomputed
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,9 @@ class Block(nn.Module):
         self.norm2, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, hidden), nn.Linear(hidden, width)
 
     def forward(self, x_TD: Tensor, how: Plan, rotate=None, routes=None) -> tuple[Tensor, Tensor]:
+        return recomputed(self.compute, x_TD, how, rotate)
+
+    def compute(self, x_TD: Tensor, how: Plan, rotate) -> tuple[Tensor, Tensor]:
         x_TD = x_TD + self.attention(self.norm1(x_TD), how, rotate)
         mlp_TD = self.down(gelu(self.up(self.norm2(x_TD))))
         return x_TD + mlp_TD, mlp_TD
@@ -67,11 +71,15 @@ class SparseBlock(nn.Module):
         self.norm2, self.mlp = nn.LayerNorm(width), Experts(width, int(width * mlp_ratio), experts)
 
     def forward(self, x_TD: Tensor, how: Plan, rotate=None, routes: Routes | None = None) -> tuple[Tensor, Tensor]:
-        x_TD = x_TD + self.attention(self.norm1(x_TD), how, rotate)
-        mlp_TD, logits_TE = self.mlp(self.norm2(x_TD))
+        x_TD, mlp_TD, logits_TE = recomputed(self.compute, x_TD, how, rotate)
         if routes is not None:
             routes.append(logits_TE)
-        return x_TD + mlp_TD, mlp_TD
+        return x_TD, mlp_TD
+
+    def compute(self, x_TD: Tensor, how: Plan, rotate) -> tuple[Tensor, Tensor, Tensor]:
+        x_TD = x_TD + self.attention(self.norm1(x_TD), how, rotate)
+        mlp_TD, logits_TE = self.mlp(self.norm2(x_TD))
+        return x_TD + mlp_TD, mlp_TD, logits_TE
 
 
 Routes = list[Tensor]

@@ -1,0 +1,42 @@
+"""Activation checkpointing: of a block only its input is kept, and the rest is computed again when its gradient is wanted.
+
+Chen et al. 2016, arXiv:1604.06174, by torch.utils.checkpoint. It costs one more forward pass of the blocks and changes no number: random
+generators are put back for the second pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+_asked: ContextVar[bool] = ContextVar("recompute", default=False)
+Output = TypeVar("Output")
+
+
+@contextmanager
+def recomputation(on: bool = True) -> Iterator[None]:
+    """Within it, blocks that are to be learned through keep their inputs alone. Nothing changes where there is no gradient."""
+    before = _asked.set(on)
+    try:
+        yield
+    finally:
+        _asked.reset(before)
+
+
+def recomputed(compute: Callable[..., Output], x: Tensor, *rest) -> Output:
+    """compute(x, *rest), perhaps a second time in the backward pass: so it must change nothing but what it returns, and depend on nothing
+    that changes before that. x: on the device of all that is random in it."""
+    if not (_asked.get() and torch.is_grad_enabled()):
+        return compute(x, *rest)
+
+    def once(*args) -> Output:  # parts of it are not cut into pieces again, in neither pass
+        with recomputation(False):
+            return compute(*args)
+
+    return checkpoint(once, x, *rest, use_reentrant=False, preserve_rng_state=True)
