@@ -9,6 +9,7 @@ from functools import cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula, sdpa_backward_flop_count, sdpa_flop_count
 
+from amodal.core.products import fast_products
 from benchmarks._timing import Row, seconds
 
 aten = torch.ops.aten
@@ -36,6 +37,7 @@ class Limits:
 
 
 @cache
+@fast_products()
 def limits(threads: int) -> Limits:
     """The best of several tries, with this many threads."""
     before = torch.get_num_threads()

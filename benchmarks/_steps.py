@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from amodal import methods, modalities
 from amodal.core import Batch, Column
+from amodal.core.products import fast_products
 from amodal.methods._contract import Clock
 from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import size_of
@@ -54,6 +55,7 @@ def ours(name: str, fields: dict, batch: Batch, size: str, encoder: dict, **opti
     method = methods.build(name, built, **options).to(DEVICE).train()
     optimizer, batch = fresh(method, Schedule(steps=1000, lr=1e-4)), batch.to(DEVICE)
 
+    @fast_products()
     def step(precision: str) -> float:
         method.zero_grad(set_to_none=True)
         chosen = context(NAMES.get(precision, precision), DEVICE, built.width)

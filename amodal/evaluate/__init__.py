@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from amodal.core import AmodalError, unknown
 from amodal.core.find import load, pages
+from amodal.core.products import fast_products
 from amodal.data import Dataset
 from amodal.data import open as open_data
 from amodal.evaluate import _figures as figures
@@ -83,6 +84,7 @@ def protocol(name: str) -> Callable[..., Result]:
     return getattr(module, module.__name__.rpartition(".")[2])
 
 
+@fast_products()
 def evaluate(
     model,
     dataset,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, unknown
 from amodal.core.embeddings import FUSED
+from amodal.core.products import fast_products
 from amodal.data import Bad, Dataset
 from amodal.evaluate._again import Changer, evaluating, in_order, kept, refuser
 from amodal.modalities import BadValue, Raw, name_of
@@ -92,6 +93,7 @@ def device_of(encoder) -> torch.device:
     return first.device if first is not None else torch.device("cpu")
 
 
+@fast_products()
 @torch.no_grad()
 def embed_records(
     encoder,
@@ -135,6 +137,7 @@ def embed_records(
     )
 
 
+@fast_products()
 @torch.no_grad()
 def embed_several(
     encoder,

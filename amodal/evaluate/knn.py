@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from amodal.core.products import fast_products
 from amodal.evaluate._embedded import Embedded
 from amodal.evaluate._labels import Predict, label_spec, measure
 from amodal.evaluate._result import Result
@@ -68,6 +69,7 @@ def neighbours(
     rough = bank.bfloat16() if prefilter and len(bank) > 4 * k else None
     targets = torch.nn.functional.one_hot(y_N, classes).float() if classes else y_N.float().unsqueeze(1)
 
+    @fast_products()
     def predict(x_MD: Tensor) -> Tensor:
         results = []
         for q in normalize(x_MD, dim=1).split(max(1, CELLS // len(bank))):

@@ -16,7 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from amodal.core import Tokens
 from amodal.core.column import spans
-from amodal.nn._half_attention import HalfAttention, suits
+from amodal.nn._cpu_attention import CpuAttention, suits
 
 Reads = Callable[[Sequence[str]], Tensor]
 """A rule: names of S sources -> (S, S) bool, [query, key]: may tokens of the one read tokens of the other?"""
@@ -143,7 +143,7 @@ def attend(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, how: Plan) -> Tensor:
             k, v = next(read)
         q, k, v = (t.unflatten(0, (group.rows, -1)).transpose(1, 2) for t in (q, k, v))
         if not how.causal and suits(q, k):
-            mixed = HalfAttention.apply(q, k, v)
+            mixed = CpuAttention.apply(q, k, v)
         else:
             mixed = scaled_dot_product_attention(q, k, v, is_causal=how.causal)
         parts.append(mixed.transpose(1, 2).flatten(0, 1))

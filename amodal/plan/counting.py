@@ -29,7 +29,8 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged
 from amodal.methods._contract import Method
-from amodal.nn import _half_attention
+from amodal.nn import _cpu_attention
+from amodal.nn.recompute import recomputation
 from amodal.train.step import gradients, total
 
 aten = torch.ops.aten
@@ -147,12 +148,21 @@ class Watching(TorchDispatchMode):
         return Count(ops, float(max(alive.max(), 0)), float(max(beside.max(), 0)))
 
 
-def count(method: Method, batch: Batch, *, times: int, micro: int | None, precision: AbstractContextManager) -> Count:
-    """One step of a `weightless` method. batch: the rows of one process, of `times` that have as many; micro: as in `amodal pretrain`.
+def count(
+    method: Method,
+    batch: Batch,
+    *,
+    times: int,
+    micro: int | None,
+    precision: AbstractContextManager,
+    recompute: bool = False,
+) -> Count:
+    """One step of a `weightless` method. batch: the rows of one process, of `times` that have as many; micro, recompute: as in `amodal
+    pretrain`.
     Raises AmodalError for a method whose shapes depend on what it has learnt."""
     method.zero_grad(set_to_none=True)
     watching = Watching([*method.parameters(), *method.buffers(), *(c.flat for c in batch.columns.values())])
-    with countable(), watching:
+    with countable(), watching, recomputation(recompute):
         gradients(method, batch, micro=micro, precision=precision, gather=lambda features: repeated(features, times))
     counted = watching.counted(method)
     method.zero_grad(set_to_none=True)
@@ -162,7 +172,7 @@ def count(method: Method, batch: Batch, *, times: int, micro: int | None, precis
 @contextmanager
 def countable() -> Iterator[None]:
     """Attention as accelerators have it, and an error for a person where shapes depend on numbers that are not there."""
-    before, _half_attention.LONGEST = _half_attention.LONGEST, 0  # a way round CPUs alone
+    before, _cpu_attention.LONGEST = _cpu_attention.LONGEST, 0  # a way round CPUs alone
     try:
         yield
     except (DataDependentOutputException, DynamicOutputShapeException) as problem:
@@ -171,7 +181,7 @@ def countable() -> Iterator[None]:
             f"({problem.func}). Plan the method that is nearest to it, such as clip, mae or dino"
         ) from None
     finally:
-        _half_attention.LONGEST = before
+        _cpu_attention.LONGEST = before
 
 
 def count_losses(method: Method, batch: Batch, *, times: int) -> Count:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from amodal.core import AmodalError, Batch, Column, Embeddings
+from amodal.core.products import fast_products
 from amodal.data.loader import workers_watched
 from amodal.diagnose.conflict import conflict
 from amodal.methods._contract import Clock, Method
@@ -94,6 +95,7 @@ class Stages:
         return step - start - 1, self.ends[stage] - start
 
 
+@fast_products()
 def train(
     method: Method,
     batches: Callable[..., Iterable[Batch]],
