@@ -92,7 +92,7 @@ class Image:
     def decode(self, raw: Raw) -> np.ndarray:
         """(C, size, size) from a path, bytes, a Pillow image, or an array (H, W), (H, W, C), (C, H, W)."""
         picture = _pixels.with_channels(_pixels.read(raw, near=self.size), self.channels)
-        return _pixels.resized(picture, self.size, self.fit, np.asarray(self.scale()[0], dtype=np.float32))
+        return _pixels.resized(picture, self.size, self.fit, self.scale()[0])
 
     def scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of each channel; those of a usual photograph where they were not measured."""
@@ -109,6 +109,7 @@ class Image:
 
         Cropping, resizing, blurring and mirroring are linear along each side, and colour jitter is linear across
         channels: each is one small matrix product, so a view costs the same for any number of channels and bits.
+        Above 64 pixels a crop is of whole pixels, and the weak view of bytes is made of whole numbers.
         """
         check_view(view)
         if view == "plain":
@@ -116,22 +117,31 @@ class Image:
         size = self.local_size if view == "local" else self.size
         # SimCLR blurs by up to 2 pixels of 224; the same share of a smaller picture.
         sigma = rng.uniform(0.1, 2.0) * size / 224 if view != "weak" and rng.random() < 0.5 else 0.0
-        rows, columns = self._crop(CROPS[view], size, sigma, rng)
+        low, high, mirrored = self._crop(CROPS[view], rng)
+        if self.size > _pixels.SMALL:
+            (top, left), (bottom, right) = low.astype(int), high.astype(int)
+            value, low, high = value[:, top:bottom, left:right], low - low, high - low
+            if view == "weak" and value.dtype == np.uint8:
+                return _pixels.stretched(value, size, size, mirrored)
+        rows, columns = (
+            _pixels.sampling(n, a, b, size, sigma=sigma, flip=m)
+            for n, a, b, m in zip(value.shape[1:], low.tolist(), high.tolist(), (False, mirrored))
+        )
         out = _pixels.mapped(value.astype(np.float32), rows, columns)
         if view != "weak":
             out = _jittered(out, rng)
         return np.rint(out).clip(0, 255).astype(np.uint8) if value.dtype == np.uint8 else out
 
-    def _crop(self, share: tuple[float, float], size: int, sigma: float, rng) -> tuple[np.ndarray, np.ndarray]:
-        """The maps along height and along width (size, self.size) of a random resized crop."""
+    def _crop(self, share: tuple[float, float], rng) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Where a random resized crop begins and ends (y, x), and whether it is mirrored."""
         area, ratio = rng.uniform(*share), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-        sides = np.minimum(1, np.sqrt([area / ratio, area * ratio])) * self.size
-        low = rng.random(2) * (self.size - sides)
-        mirrored = (False, self.flip and rng.random() < 0.5)
-        return tuple(
-            _pixels.sampling(self.size, a, a + s, size, sigma=sigma, flip=m)
-            for a, s, m in zip(low.tolist(), sides.tolist(), mirrored)
-        )
+        sides, at = np.minimum(1, np.sqrt([area / ratio, area * ratio])) * self.size, rng.random(2)
+        if self.size > _pixels.SMALL:
+            sides = np.maximum(1, np.rint(sides))
+            low = np.floor(at * (self.size - sides + 1))
+        else:
+            low = at * (self.size - sides)
+        return low, low + sides, bool(self.flip and rng.random() < 0.5)
 
     def collate(self, values: Sequence[np.ndarray]) -> Tensor:
         """(N, C, size, size) float32, or (N, C, local_size, local_size) of local views."""

@@ -259,3 +259,25 @@ def test_large_maps_are_multiplied_in_blocks():
     rows = _pixels.sampling(150, 10.0, 120.5, 140, sigma=1.5, flip=True)
     columns = _pixels.sampling(130, 0.0, 130.0, 70)
     np.testing.assert_allclose(_pixels.mapped(planes, rows, columns), rows @ planes @ columns.T, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(61, 45), (61, 45, 3)])
+@pytest.mark.parametrize("size", [8, 50, 90])
+def test_resizing_is_pillows_but_for_one_level(shape, size):
+    picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    wanted = Pillow.fromarray(picture).resize((size, size), Pillow.Resampling.BILINEAR)
+    image = Image(size, len(shape) if len(shape) == 3 else 1)
+    for raw in (picture, Pillow.fromarray(picture), png(Pillow.fromarray(picture))):
+        value = image.decode(raw)
+        apart = np.abs(value.astype(int) - np.atleast_3d(wanted).transpose(2, 0, 1))
+        assert apart.max() <= 1
+
+
+def test_a_weak_view_of_bytes_is_that_of_floats_but_for_rounding():
+    image = Image(96, 3)
+    value = np.random.default_rng(0).integers(0, 256, (3, 96, 96), dtype=np.uint8)
+    for seed in range(20):
+        whole, floats = (
+            image.augment(v, "weak", np.random.default_rng(seed)) for v in (value, value.astype(np.float32))
+        )
+        assert whole.dtype == np.uint8 and np.abs(whole - floats).max() < 1.1
