@@ -14,6 +14,7 @@ from amodal.core import AmodalError, unknown
 from amodal.data import splits
 from amodal.data.cache import Cache
 from amodal.data.readers import Reader
+from amodal.data.remote import Remote, Unreachable
 from amodal.data.schema import Field, Label, Schema
 from amodal.modalities import BadValue, Modality, Raw, config
 from amodal.modalities.table import number
@@ -26,7 +27,7 @@ class Dataset:
     Raises AmodalError if the schema names a column that the data lacks.
     """
 
-    def __init__(self, reader: Reader, schema: Schema, path: Path | None = None, name: str = ""):
+    def __init__(self, reader: Reader, schema: Schema, path: Path | Remote | None = None, name: str = ""):
         self.reader, self.schema, self.path = reader, schema, path
         self.name = name or schema.name or (path.stem if path else "arrays")
         self.fields: dict[str, Modality] = {field: f.modality for field, f in schema.fields.items()}
@@ -49,14 +50,15 @@ class Dataset:
         return f"Dataset({self.name!r}, {len(self):,} records, {fields})"
 
     def raw(self, i: int, field: str) -> Raw | None:
-        """The value of a field as the data holds it, None where record i has none. Files are Paths, cells of a table a
-        dict."""
+        """The value of a field as the data holds it, None where record i has none. Files are Paths, in object storage
+        their bytes; cells of a table a dict."""
         columns = self.columns[self._field(field)]
         if isinstance(columns, tuple):
             cells = {c: self.reader.get(i, c) for c in columns}
             return cells if any(cell is not None for cell in cells.values()) else None
         cell = self.reader.get(i, columns)
-        return self._located(cell, self.fields[field]) if isinstance(cell, str) else cell
+        cell = self._located(cell, self.fields[field]) if isinstance(cell, str) else cell
+        return cell.read_bytes() if isinstance(cell, Remote) else cell
 
     def value(self, i: int, field: str) -> np.ndarray | None:
         """The decoded value, None where record i has none. Raises BadValue with a reason if it cannot be read or
@@ -65,7 +67,7 @@ class Dataset:
         try:
             raw = self.raw(i, field)
             return None if raw is None else modality.decode(raw)
-        except BadValue:
+        except (BadValue, Unreachable):
             raise
         except AmodalError as error:  # of a reader, and written for a person
             raise BadValue(str(error)) from error
@@ -192,7 +194,7 @@ class Dataset:
             raise unknown(f"field of {self.name!r}", name, self.fields)
         return name
 
-    def _located(self, cell: str, modality: Modality) -> Path | str:
+    def _located(self, cell: str, modality: Modality) -> Path | Remote | str:
         """A text cell that names a file as its Path, relative to where the table lies. Text stays text unless there is
         such a file."""
         base, kind = self.reader.base, type(modality).__name__

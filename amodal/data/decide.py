@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import io
 import numbers
 import re
 from collections.abc import Callable, Collection, Sequence
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from amodal import modalities
+from amodal.data.remote import Remote
 from amodal.data.splits import SPELLINGS
 from amodal.modalities.table import is_date, mostly_numbers
 
@@ -78,7 +80,7 @@ def column(
     name: str,
     samples: Sequence,
     everything: Callable[[], list],
-    base: Path | None = None,
+    base: Path | Remote | None = None,
     beside: Collection[str] = (),
 ) -> Verdict:
     """samples: some cells, none missing; everything: all cells, asked for only where they are small; base: for relative
@@ -93,6 +95,8 @@ def column(
     if sort == "value":
         return of_values(samples)
     if sort == "text" and names_files(samples, base):
+        if any("://" in s or ":/" in s for s in samples):
+            return Verdict("out", why="web addresses: fetch the files first")
         return of_files([(base or Path()) / s for s in samples])
     if sort == "text" and not mostly_numbers(samples):
         cells = everything()
@@ -109,15 +113,13 @@ def single(cell) -> bool:
 
 
 def _sort(cell) -> str:
-    if isinstance(cell, Path):
+    if isinstance(cell, (Path, Remote)):
         return "path"
     return "text" if isinstance(cell, str) else "number" if single(cell) else "value"
 
 
-def of_files(paths: Sequence[Path]) -> Verdict:
+def of_files(paths: Sequence[Path | Remote]) -> Verdict:
     """By endings; numpy files by what is in them."""
-    if any("://" in str(path) or ":/" in str(path) for path in paths):
-        return Verdict("out", why="web addresses: fetch the files first")
     if all(path.suffix.lower() in NUMPY for path in paths):
         arrays = [array for path in paths[:20] if (array := _load(path)) is not None]
         return of_values(arrays) if arrays else Verdict("field", "series", FILES)
@@ -145,15 +147,15 @@ def of_values(values: Sequence) -> Verdict:
     return Verdict("field", kind, type(values[0]).__name__)
 
 
-def _load(path: Path) -> np.ndarray | None:
+def _load(path: Path | Remote) -> np.ndarray | None:
     try:
-        loaded = np.load(path, allow_pickle=False)
+        loaded = np.load(io.BytesIO(path.read_bytes()) if isinstance(path, Remote) else path, allow_pickle=False)
         return loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
     except Exception:  # a damaged file is for the quarantine to report
         return None
 
 
-def names_files(samples: Sequence[str], base: Path | None) -> bool:
+def names_files(samples: Sequence[str], base: Path | Remote | None) -> bool:
     """Whether text cells name files: nearly all end like files that can be read, and either some are there or none has
     a space."""
     named = [s for s in samples if len(s) < 256 and "\n" not in s and Path(s).suffix.lower() in kinds()]

@@ -18,6 +18,7 @@ from amodal.data.decide import Verdict
 from amodal.data.locate import locate
 from amodal.data.measure import SAMPLES, measured, spread
 from amodal.data.readers import Reader
+from amodal.data.remote import Remote, described_by, place
 from amodal.data.report import Report, groups_of
 from amodal.data.schema import Field, Label, Schema
 from amodal.modalities import Modality
@@ -39,28 +40,39 @@ HEAD = """What this dataset is, written by `amodal init`. Edit freely, an unknow
 Delete a parameter of a field to have it measured again."""
 
 
-def infer(path: str | Path, *, name: str = "") -> Dataset:
+def infer(path: str | Path | Remote, *, name: str = "") -> Dataset:
     """The records in a folder or file, their schema guessed. Raises AmodalError if there is nothing that can be
     read."""
-    return _look(Path(path), name)[0]
+    return _look(place(path), name)[0]
 
 
 def init(path: str | Path, *, force: bool = False) -> Report:
-    """Guess the schema of a folder or file, write it to dataset.toml beside the data, and report what was found.
+    """Guess the schema of a folder or file, write it to dataset.toml beside the data, and report what was found. Of data at an address
+    that ends in #FILE to that file of this machine, which goes where the address with it is given.
 
-    Raises AmodalError if there is a dataset.toml already and not `force`.
+    Raises AmodalError if there is a dataset.toml already and not `force`, and where it cannot be written.
     """
-    path = Path(path)
+    path = place(path)
     toml = (readers.exists(path) if path.is_dir() else readers.exists(path).parent) / "dataset.toml"
+    toml = described_by(path) or toml
     if toml.exists() and not force:
         raise AmodalError(
             f"{toml} is there already. Edit it, or write it anew with --force (in Python: init(path, force=True))."
         )
     dataset, verdicts = _look(path)
     text = schema.dumps(dataset.schema, {"": HEAD} | _comments(dataset, verdicts))
-    part = toml.with_suffix(".toml.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(toml)
+    if isinstance(toml, Remote):
+        try:
+            toml.write_text(text)
+        except (AmodalError, NotImplementedError) as error:
+            raise AmodalError(
+                f"{toml} cannot be written ({error}). Keep it on this machine: give '{path}#photos.toml' as the address, here and wherever "
+                "the data is asked for."
+            ) from error
+    else:
+        part = toml.with_suffix(".toml.part")
+        part.write_text(text, encoding="utf-8")
+        part.replace(toml)
     return Report.of(dataset, verdicts, toml)
 
 
@@ -73,7 +85,7 @@ def infer_arrays(
     return _assemble(readers.Arrays(columns, key), verdicts, Schema({}, name=name), None, fields or {})
 
 
-def _look(path: Path, name: str = "") -> tuple[Dataset, dict[str, Verdict]]:
+def _look(path: Path | Remote, name: str = "") -> tuple[Dataset, dict[str, Verdict]]:
     root, records = locate(readers.exists(path))
     paths = readers.find(root, records)
     reader = readers.open_records(paths, None, decide.kinds())

@@ -9,6 +9,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from torch.utils.data import DataLoader
 
 from amodal.core import AmodalError, Batch, Column, Ragged, row_seeds, unknown, views_of
 from amodal.data import order
+from amodal.data.cache import Entry
 from amodal.data.dataset import Dataset
 from amodal.data.groups import Groups
 from amodal.data.parcel import Parcel
 from amodal.data.quarantine import Bad, Quarantine
+from amodal.data.remote import Unreachable, together
 from amodal.modalities import VIEWS
 
 Views = tuple[str, ...] | Mapping[str, tuple[str, ...]]
@@ -142,7 +145,7 @@ class Loader:
         columns: dict[str, Column] = {}
         bad: list[Bad] = []
         for field, views in self.views.items():
-            entries = [self.dataset.cache.get(self.dataset, i, field, self.cache_bytes) for i in records.tolist()]
+            entries = together(partial(self._entry, field), records.tolist(), self.dataset.reader.far)
             bad += [Bad(key, field, str(e)) for key, e in zip(keys, entries) if isinstance(e, Exception)]
             there = [(row, entry) for row, entry in enumerate(entries) if isinstance(entry, np.ndarray)]
             rows, values = [row for row, _ in there], [value for _, value in there]
@@ -150,6 +153,9 @@ class Loader:
                 columns[source] = self._column(field, source, view, values, rows, seeds)
         labels = {name: _known(values[records]) for name, values in self.labels.items()}
         return Batch(len(keys), columns, tuple(keys), seeds, labels), bad
+
+    def _entry(self, field: str, i: int) -> Entry:
+        return self.dataset.cache.get(self.dataset, i, field, self.cache_bytes)
 
     def finished(self, batch: Batch) -> Batch:
         """What was left of `read` to do."""
@@ -215,6 +221,8 @@ def workers_watched() -> Iterator[None]:
     """Says in a sentence that a worker process died. torch tells of it by an exception in the main thread, wherever that is."""
     try:
         yield
+    except Unreachable as error:  # torch puts the worker's traceback before its message
+        raise Unreachable(str(error).rpartition("Unreachable: ")[2].strip()) from error
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

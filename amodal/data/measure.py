@@ -9,6 +9,7 @@ import numpy as np
 from amodal import modalities
 from amodal.core import AmodalError
 from amodal.data.dataset import Dataset
+from amodal.data.remote import Unreachable, together
 from amodal.modalities import BadValue, Modality, Raw
 
 SAMPLES, ROWS = 200, 2000
@@ -44,13 +45,17 @@ def _complete(dataset: Dataset, name: str) -> Modality:
 def samples(dataset: Dataset, name: str, n: int = SAMPLES) -> list[Raw]:
     """Up to n raw values of a field from records spread evenly over the data: the same ones each time."""
     have = np.flatnonzero(dataset.present(name))
-    raws = []
-    for i in have[spread(len(have), n)]:
+
+    def raw(i) -> Raw | None:
         try:
-            raws.append(dataset.raw(int(i), name))
+            return dataset.raw(int(i), name)
+        except Unreachable:
+            raise
         except AmodalError:  # of a field, or of a part of a table that is damaged
-            continue
-    return raws
+            return None
+
+    raws = together(raw, have[spread(len(have), n)], dataset.reader.far)
+    return [raw for raw in raws if raw is not None]
 
 
 def spread(length: int, n: int) -> np.ndarray:

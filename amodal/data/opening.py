@@ -11,11 +11,14 @@ from amodal.data.dataset import Dataset
 from amodal.data.infer import infer, infer_arrays
 from amodal.data.measure import measured
 from amodal.data.readers import Where
+from amodal.data.remote import Remote, described_by, place
 from amodal.modalities import Modality
 
 
 def open_dataset(source, *, name: str = "", fields: Mapping[str, str | Modality] | None = None) -> Dataset:
     """A dataset from
+    - an address of what follows in object storage: s3://, gs://, az://, https://, … (docs/scaling.md); it may end in #FILE, a
+      dataset.toml on this machine;
     - a folder, a table (CSV, TSV, JSONL, JSON, Parquet), a .tar, a saved Hugging Face dataset, or a packed folder;
       as its dataset.toml says if it has one, otherwise as it looks (see `amodal.data.init`);
     - the name of a bundled one, "globe" or "digits", or of a public one that was fetched: "tuxpaint" (`amodal data`
@@ -33,12 +36,7 @@ def open_dataset(source, *, name: str = "", fields: Mapping[str, str | Modality]
         return infer_arrays(source, name=name, fields=fields)
     if fields:
         raise AmodalError("`fields` is for values in memory. For data on disk write them into its dataset.toml.")
-    if "://" in str(source):
-        raise AmodalError(
-            f"{source} is an address, and records are read from files of this machine. Mount the store, or copy what you need "
-            "to a local folder first (docs/scaling.md)."
-        )
-    path = Path(source)
+    path = place(source)
     if not path.exists() and str(source) in bundled.NAMES:
         path = bundled.path(str(source))
     elif not path.exists() and str(source) in sets.names():
@@ -46,24 +44,29 @@ def open_dataset(source, *, name: str = "", fields: Mapping[str, str | Modality]
             raise sets.missing(str(source))
         path = sets.where(str(source))
     readers.exists(path, (*bundled.NAMES, *sets.names()))
+    if toml := described_by(path):
+        return from_toml(toml, name=name, root=path)
     toml = _toml(path)
     return from_toml(toml, name=name) if toml else infer(path, name=name)
 
 
-def from_toml(path: str | Path, *, name: str = "") -> Dataset:
-    """The dataset that a dataset.toml describes; parameters that it leaves open are measured."""
-    path = Path(path)
+def from_toml(path: str | Path | Remote, *, name: str = "", root: Remote | None = None) -> Dataset:
+    """The dataset that a dataset.toml describes; parameters that it leaves open are measured. root: the folder of the data, unless it is
+    that of the dataset.toml."""
+    path = place(path)
     described = schema.load(path)
+    home = path.parent if root is None else root
     try:
-        paths = readers.find(path.parent, described.records)
+        paths = readers.find(home if home.is_dir() else home.parent, described.records)
         reader = readers.open_records(paths, _where(described), decide.kinds(), described.key)
-        dataset = Dataset(reader, described, path.parent, name or described.name or path.resolve().parent.name)
+        called = name or described.name or (path.resolve().parent.name if root is None else root.name)
+        dataset = Dataset(reader, described, home, called)
     except AmodalError as error:
         raise AmodalError(f"{path}: {error}") from error
     return measured(dataset)
 
 
-def _toml(path: Path) -> Path | None:
+def _toml(path: Path | Remote) -> Path | Remote | None:
     """The dataset.toml that describes this folder or this file, if there is one."""
     if path.suffix == ".toml":
         return path
@@ -75,7 +78,7 @@ def _toml(path: Path) -> Path | None:
     return None
 
 
-def _named(toml: Path) -> list[Path]:
+def _named(toml: Path | Remote) -> list[Path | Remote]:
     try:
         return readers.find(toml.parent, schema.load(toml).records)
     except AmodalError:  # it describes other data, and cannot even find that

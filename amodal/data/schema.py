@@ -34,6 +34,7 @@ from tomlkit.exceptions import ParseError, TOMLKitError
 from amodal import modalities
 from amodal.core import AmodalError, unknown
 from amodal.core.embeddings import FUSED
+from amodal.data.remote import place
 from amodal.modalities import Modality
 
 KINDS = ("category", "number")
@@ -89,7 +90,7 @@ TOP = tuple(f.name for f in dataclasses.fields(Schema))
 
 def load(path: str | Path) -> Schema:
     """The schema in the file `path`. Raises AmodalError that names file, line, key and what was expected."""
-    path = Path(path)
+    path = place(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -11,6 +11,7 @@ from fastapi import APIRouter, FastAPI, Query, Response
 from amodal.core import AmodalError, unknown
 from amodal.data import Dataset
 from amodal.data.quarantine import Quarantine
+from amodal.data.remote import learnt_from
 from amodal.evaluate._labels import is_number
 from amodal.modalities import name_of
 from amodal.modalities._base import shortened
@@ -135,10 +136,8 @@ def application(
         made.include_router(router(run))
         return made
     model = load(run, device=device)
-    about = model.config.get("data", {})
-    where = data or about.get("path") or about.get("name")
     try:
-        dataset = model.read(where)
+        dataset = model.read(data or learnt_from(model.config))
     except AmodalError as error:
         if data is not None:
             raise

@@ -16,6 +16,7 @@ from amodal.data.readers.huggingface import HuggingFace, is_huggingface
 from amodal.data.readers.native import Native
 from amodal.data.readers.table import Table
 from amodal.data.readers.webdataset import WebDataset
+from amodal.data.remote import Remote
 
 __all__ = [
     "Arrays",
@@ -32,10 +33,10 @@ __all__ = [
 ]
 
 
-def find(root: Path, patterns: Sequence[str]) -> list[Path]:
+def find(root: Path | Remote, patterns: Sequence[str]) -> list[Path | Remote]:
     """The files and folders that `records` in dataset.toml names, globs expanded. Raises AmodalError where there are
     none."""
-    found: list[Path] = []
+    found: list[Path | Remote] = []
     for pattern in patterns:
         inside(root, pattern, "records")
         if any(c in pattern for c in "*?["):
@@ -51,7 +52,7 @@ def find(root: Path, patterns: Sequence[str]) -> list[Path]:
     return found
 
 
-def exists(path: Path, also: Sequence[str] = ()) -> Path:
+def exists(path: Path | Remote, also: Sequence[str] = ()) -> Path:
     """`path`, or an error that offers its nearest siblings and what else (`also`) could have been meant."""
     if path.exists():
         return path

@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from amodal.core import AmodalError, unknown
+from amodal.data.remote import Lost, Remote, together
 
 SMALL = 64 * 2**20
 """Files of fewer bytes together (and at most 2,000 of them) are identified by content, larger ones by size and time."""
@@ -35,17 +36,23 @@ class Reader(Lazy):
 
     keys: Sequence[str]
     columns: tuple[str, ...]
-    base: Path | None = None
+    base: Path | Remote | None = None
     ignored: Counter
     """What was passed over, and how often: {"*.db": 3}."""
 
+    @property
+    def far(self) -> bool:
+        """Whether cells come from a store that takes its time, so that many should be asked for at once (`together`)."""
+        inner = getattr(self, "reader", None)
+        return isinstance(self.base, Remote) if inner is None else inner.far
+
     def get(self, i: int, column: str):
-        """The cell of record i (a value, bytes, or the Path of a file), None where there is none."""
+        """The cell of record i (a value, bytes, or the Path or Remote of a file), None where there is none."""
         raise NotImplementedError
 
     def cells(self, column: str) -> list:
         """The N cells of a column; meant for small ones: labels, keys, numbers."""
-        return [self.get(i, column) for i in range(len(self.keys))]
+        return together(lambda i: self.get(i, column), range(len(self.keys)), self.far)
 
     def present(self, column: str) -> np.ndarray:
         """(N,) bool: which records have a cell in this column."""
@@ -76,10 +83,12 @@ def inside(base: Path, name, what: str) -> Path:
 
 def stamp_files(paths: Sequence[Path]) -> str:
     """A hash of the content of few small files, which is the same on every machine; of names, sizes and times of many
-    or large ones. A file that is gone by now counts as one without content: what is read of it goes to quarantine."""
-    stats = [_stat(path) for path in paths]
+    or large ones, and of objects in a store. A file that is gone by now counts as one without content: what is read of it goes to
+    quarantine."""
+    far = any(isinstance(path, Remote) for path in paths)
+    stats = together(_stat, paths, far)
     digest = hashlib.blake2b(digest_size=16)
-    by_content = len(paths) <= 2000 and sum(s.st_size for s in stats if s) <= SMALL
+    by_content = not far and len(paths) <= 2000 and sum(s.st_size for s in stats if s) <= SMALL
     for path, stat in zip(paths, stats):
         if stat is None:
             digest.update(f"{path.name}: gone;".encode("utf-8", "backslashreplace"))
@@ -93,7 +102,7 @@ def stamp_files(paths: Sequence[Path]) -> str:
 def _stat(path: Path) -> os.stat_result | None:
     try:
         return path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, Lost):
         return None
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from amodal.core import AmodalError
 from amodal.data.readers._base import Reader
+from amodal.data.remote import Remote, together
 from amodal.data.splits import SPELLINGS
 
 VALUES = {".json": "json", ".cls": "cls", ".id": "id"}
@@ -109,7 +110,7 @@ class Files(Reader):
         objects = self._object_names() if "json" in values else []
         self.columns = tuple(dict.fromkeys([*self.where, *self.given, *(v for v in values if v != "json"), *objects]))
 
-    def fetch(self, file: int) -> Path | bytes:
+    def fetch(self, file: int) -> Path | Remote | bytes:
         """The content of file number `file`, or where it is."""
         raise NotImplementedError
 
@@ -136,14 +137,14 @@ class Files(Reader):
         """The names inside the objects of up to 100 .json files, evenly spread."""
         have = np.flatnonzero(self.at["json"] >= 0)
         some = have[np.linspace(0, len(have) - 1, min(100, len(have))).astype(int)]
-        objects = [_value(self.fetch(self.at["json"][i])) for i in some]
+        objects = together(lambda i: _value(self.fetch(self.at["json"][i])), some, self.far)
         return [f"json.{name}" for name in dict.fromkeys(n for o in objects if isinstance(o, dict) for n in o)]
 
 
-def _value(cell: Path | bytes):
+def _value(cell: Path | Remote | bytes):
     """What a small value file says; None if it is no text. Raises AmodalError for a file that is there no longer."""
     try:
-        text = (cell.read_bytes() if isinstance(cell, Path) else cell).decode("utf-8-sig")
+        text = (cell if isinstance(cell, bytes) else cell.read_bytes()).decode("utf-8-sig")
         return json.loads(text)
     except UnicodeDecodeError:
         return None

@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from amodal.data.readers._base import Lazy
+from amodal.data.remote import Remote, Unreachable, together
 
 HELD = 2**30
 """Bytes of Parquet columns that stay in memory; beyond them the row group read first is dropped."""
@@ -41,16 +43,21 @@ class Parquet(Lazy):
     """A Parquet file, read one column of one row group at a time. Random access wants small row groups: see
     `amodal.data.pack`."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path | Remote):
         self.path = path
-        self.columns = tuple(pq.read_schema(path).names)
+        self.__dict__["_footer"] = pq.read_metadata(_source(path))  # its property lets in one thread at a time
+        self.columns = tuple(self._footer.schema.to_arrow_schema().names)
         self.rows = self._footer.num_rows
         groups = [self._footer.row_group(g).num_rows for g in range(self._footer.num_row_groups)]
         self.starts = np.concatenate([[0], np.cumsum(groups)]).astype(np.int64)
 
     @cached_property
     def _footer(self) -> pq.FileMetaData:
-        return pq.read_metadata(self.path)
+        return pq.read_metadata(_source(self.path))
+
+    @cached_property
+    def _reading(self) -> dict[tuple[int, str], Lock]:
+        return {}
 
     @cached_property
     def _held(self) -> dict[tuple[int, str], pa.Array]:
@@ -61,7 +68,9 @@ class Parquet(Lazy):
         return value_of(self._column(group, column)[i - int(self.starts[group])])
 
     def cells(self, column: str) -> list:
-        return [cell for g in range(len(self.starts) - 1) for cell in self._column(g, column).to_pylist()]
+        groups = range(len(self.starts) - 1)
+        lists = together(lambda g: self._column(g, column).to_pylist(), groups, isinstance(self.path, Remote))
+        return [cell for cells in lists for cell in cells]
 
     def each(self, column: str) -> Iterator:
         """The cells one by one: pictures need not be in memory all at once."""
@@ -80,6 +89,8 @@ class Parquet(Lazy):
             return np.full(meta.num_rows, stats.null_count == 0)
         try:
             return self._column(group, column).is_valid().to_numpy(zero_copy_only=False)
+        except Unreachable:
+            raise
         except (pa.ArrowException, OSError, ValueError):  # damaged: each of its cells will say so when it is read
             return np.ones(meta.num_rows, bool)
 
@@ -87,32 +98,42 @@ class Parquet(Lazy):
         """Kept, with the other columns of its group and with groups read before as far as HELD goes. Several threads may
         ask at once, so each opens the file anew."""
         array = self._held.get((group, column))
-        if array is None:
-            # Checksums of pages are optional, and cost next to nothing where a file has them.
-            with pq.ParquetFile(self.path, metadata=self._footer, page_checksum_verification=True) as file:
-                # One thread: Arrow's thread pool does not survive a fork.
-                read = file.read_row_group(group, columns=[column], use_threads=False)
-                read.validate(full=True)  # offsets and text, which Arrow otherwise takes on trust
-                array = one_array(read.column(column))
-            self._held[group, column] = array
-            held = list(self._held.items())
-            excess = sum(a.nbytes for _, a in held) - HELD
-            for key, other in held:
-                if excess > 0 and key[0] != group and self._held.pop(key, None) is not None:
-                    excess -= other.nbytes
+        if array is None and isinstance(self.path, Remote):  # not as often as threads want it
+            with self._reading.setdefault((group, column), Lock()):
+                array = self._held.get((group, column))
+                return self._read(group, column) if array is None else array
+        return self._read(group, column) if array is None else array
+
+    def _read(self, group: int, column: str) -> pa.Array:
+        # Checksums of pages are optional, and cost next to nothing where a file has them.
+        with pq.ParquetFile(_source(self.path), metadata=self._footer, page_checksum_verification=True) as file:
+            # One thread: Arrow's thread pool does not survive a fork.
+            read = file.read_row_group(group, columns=[column], use_threads=False)
+            read.validate(full=True)  # offsets and text, which Arrow otherwise takes on trust
+            array = one_array(read.column(column))
+        self._held[group, column] = array
+        held = list(self._held.items())
+        excess = sum(a.nbytes for _, a in held) - HELD
+        for key, other in held:
+            if excess > 0 and key[0] != group and self._held.pop(key, None) is not None:
+                excess -= other.nbytes
         return array
+
+
+def _source(path: Path | Remote):
+    return path.ranges() if isinstance(path, Remote) else path
 
 
 class Mapped(Lazy):
     """Arrow record batches mapped from disk. open: path -> pyarrow.Table, at module level so that it can be pickled."""
 
-    def __init__(self, path: Path, open: Callable[[Path], pa.Table]):
+    def __init__(self, path: Path | Remote, open: Callable[[Path], pa.Table]):
         self.path, self.open = path, open
         self.columns, self.rows = tuple(self._table.column_names), self._table.num_rows
 
     @cached_property
     def _table(self) -> pa.Table:
-        return self.open(self.path)
+        return self.open(self.path.local() if isinstance(self.path, Remote) else self.path)
 
     def cell(self, i: int, column: str):
         return value_of(self._table.column(column)[i])

@@ -13,6 +13,7 @@ from amodal.core import AmodalError
 from amodal.data.readers._base import Reader, stamp_files, unique_keys
 from amodal.data.readers._content import content_keys, row_hashes
 from amodal.data.readers._parts import Part, starts_of
+from amodal.data.remote import Remote
 
 
 class Tabular(Reader):
@@ -24,7 +25,7 @@ class Tabular(Reader):
         self,
         parts: Sequence[Part],
         paths: Sequence[Path],
-        base: Path,
+        base: Path | Remote,
         key: str = "",
         names: dict[str, list[str]] | None = None,
         given: dict[str, list] | None = None,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from amodal.data.readers._base import stamp_files
 from amodal.data.readers._files import Files, Where, ending_of
+from amodal.data.remote import Remote, place
 
 ABOUT = {"readme", "license", "licence", "copying", "copyright", "changelog", "dataset", "thumbs"}
 ABOUT_ENDINGS = {"", ".txt", ".md", ".rst", ".toml", ".db"}
@@ -20,11 +21,11 @@ class Folder(Files):
     The key of a record is its path below the folder without the ending: `animals/cat`.
     """
 
-    def __init__(self, base: Path, columns: dict[str, Where] | None, kinds: dict[str, str]):
-        self.base = Path(base)
+    def __init__(self, base: Path | Remote, columns: dict[str, Where] | None, kinds: dict[str, str]):
+        self.base = place(base)
         super().__init__(names_below(self.base), columns, kinds, str(base))
 
-    def fetch(self, file: int) -> Path:
+    def fetch(self, file: int) -> Path | Remote:
         return self.base / self.names[file]
 
     def stamp(self) -> str:
@@ -33,15 +34,26 @@ class Folder(Files):
         return hashlib.blake2b(names, digest_size=16).hexdigest() + stamp_files([self.fetch(i) for i in used])
 
 
-def names_below(base: Path) -> list[str]:
+def names_below(base: Path | Remote) -> list[str]:
     """The files below a folder as sorted paths with /, without hidden ones and those about the folder."""
+    if isinstance(base, Remote):
+        split = [(name, *name.rpartition("/")[::2]) for name in base.names()]
+        return [
+            name
+            for name, inside, file in split
+            if not any(f.startswith((".", "__")) for f in inside.split("/") if f) and _shown(file)
+        ]
     names = []
     for folder, folders, files in os.walk(base):
         folders[:] = sorted(f for f in folders if not f.startswith((".", "__")))
         inside = Path(folder).relative_to(base).as_posix()
         start = "" if inside == "." else f"{inside}/"
-        names += [start + file for file in files if not file.startswith((".", "~")) and not _about(file)]
+        names += [start + file for file in files if _shown(file)]
     return sorted(names)
+
+
+def _shown(file: str) -> bool:
+    return not file.startswith((".", "~")) and not _about(file)
 
 
 def _about(file: str) -> bool:

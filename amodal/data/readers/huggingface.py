@@ -9,9 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 
 from amodal.core import AmodalError
+from amodal.data import kept
 from amodal.data.readers._base import inside
 from amodal.data.readers._parts import Mapped
 from amodal.data.readers._tabular import Tabular
+from amodal.data.remote import Remote, place, together
 
 
 def is_huggingface(folder: Path) -> bool:
@@ -23,17 +25,26 @@ class HuggingFace(Tabular):
     read as names."""
 
     def __init__(self, folder: Path, key: str = ""):
-        folder = Path(folder)
+        folder = place(folder)
         about = folder / "dataset_dict.json"
         splits = _json(about).get("splits") if about.exists() else [""]
         if not isinstance(splits, list) or not splits or not all(isinstance(name, str) for name in splits):
             raise AmodalError(f"{about}: `splits` should be a list of names, not {splits!r}. Save the dataset again.")
-        parts, paths, split = [], [], []
+        parts, paths, split, split_of = [], [], [], []
         for name in splits:
             for path in _data_files(inside(folder, name, f"{about}: a split") if name else folder):
                 paths.append(path)
-                parts.append(Mapped(path, open_stream))
-                split += [name] * parts[-1].rows
+                split_of.append(name)
+        if isinstance(folder, Remote):  # mapped as a whole, so it must be on disk as a whole
+            if (size := sum(path.stat().st_size for path in paths)) > kept.limit():
+                raise AmodalError(
+                    f"{folder} has {size:,} bytes of Arrow files, which are read from disk, and AMODAL_CACHE_GIB lets fewer be kept there. "
+                    "Set it higher, or upload Parquet (`Dataset.to_parquet`)."
+                )
+            together(Remote.local, paths)
+        for path, name in zip(paths, split_of):
+            parts.append(Mapped(path, open_stream))
+            split += [name] * parts[-1].rows
         features = _json(folder / splits[0] / "dataset_info.json").get("features") or {}
         features = features.items() if isinstance(features, dict) else ()
         kinds = {c: f.get("names") for c, f in features if isinstance(f, dict) and f.get("_type") == "ClassLabel"}

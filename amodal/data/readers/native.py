@@ -23,7 +23,9 @@ import pyarrow as pa
 from amodal.core import AmodalError
 from amodal.data.readers._base import inside
 from amodal.data.readers._parts import Mapped
+from amodal.data.readers._shards import FarShard
 from amodal.data.readers._tabular import Tabular
+from amodal.data.remote import Remote, place, together
 from amodal.modalities._base import as_number
 
 FORMAT = "amodal-arrow-1"
@@ -33,16 +35,17 @@ KEY, GROUP, SPLIT = "__key__", "__group__", "__split__"
 CELL = pa.struct([("kind", pa.int8()), ("data", pa.large_binary())])
 FILE, TEXT, ARRAY, JSON = range(4)
 CHECKED = 256 * 2**20
-"""Shards of up to this many bytes together are hashed when opened; of larger data only the sizes are, until `verify` is
-called."""
+"""Shards of up to this many bytes together are hashed when opened; of larger data, and of that in object storage, only the sizes are
+looked at, until `verify` is called."""
 
 
 class Native(Tabular):
     def __init__(self, manifest: Path):
-        self.manifest = Path(manifest)
+        self.manifest = place(manifest)
         self.shards = _read(self.manifest)["shards"]
         folder = self.manifest.parent
         paths = [inside(folder, shard["file"], f"{self.manifest}: file") for shard in self.shards]
+        far = isinstance(folder, Remote)
         for path, shard in zip(paths, self.shards):
             if not path.exists() or path.stat().st_size != shard["bytes"]:
                 found = f"has {path.stat().st_size:,} bytes" if path.exists() else "is missing"
@@ -50,12 +53,13 @@ class Native(Tabular):
                     f"{path} {found}; {self.manifest.name} promises {shard['bytes']:,}. Copy it again or pack again."
                 )
         self.cell_columns: set[str] = set()
-        if sum(shard["bytes"] for shard in self.shards) <= CHECKED:
+        if not far and sum(shard["bytes"] for shard in self.shards) <= CHECKED:
             self._verify(paths)
-        parts = [Mapped(path, open_shard) for path in paths]
+        parts = together(lambda p: FarShard(p, CELL) if far else Mapped(p, open_shard), paths, far)
         if lacking := next((p for p in parts if KEY not in p.columns), None):
             raise AmodalError(f"{lacking.path} has no column {KEY!r}: it is no shard of a pack. Pack the data again.")
-        self.cell_columns = {field.name for field in parts[0]._table.schema if field.type == CELL} if parts else set()
+        schema = (parts[0]._batch if far else parts[0]._table).schema if parts else ()
+        self.cell_columns = {field.name for field in schema if field.type == CELL}
         super().__init__(parts, paths, folder, KEY)
         self.columns = tuple(c for c in self.columns if c != KEY)
 

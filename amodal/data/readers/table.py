@@ -15,6 +15,7 @@ from amodal.core import AmodalError
 from amodal.data.readers._content import row_hashes
 from amodal.data.readers._parts import Lists, Parquet, Part
 from amodal.data.readers._tabular import Tabular
+from amodal.data.remote import Remote, place, together
 
 MISSING = {"", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "null", "NULL", "None"}
 """Cells of a CSV that say that there is nothing. As pandas has it: "none" is a word like others."""
@@ -27,16 +28,18 @@ class Table(Tabular):
     """The rows of all `paths`, end to end. key: the column that names the records, "" for hashes of the rows."""
 
     def __init__(self, paths: Sequence[Path], key: str = ""):
-        paths = [Path(p) for p in paths]
-        super().__init__([read(p) for p in paths], paths, paths[0].parent, key)
+        paths = [place(p) for p in paths]
+        super().__init__(together(read, paths, isinstance(paths[0], Remote)), paths, paths[0].parent, key)
 
 
-def read(path: Path) -> Part:
+def read(path: Path | Remote) -> Part:
     """One file as a part of a table."""
     ending = path.suffix.lower()
     if ending == ".parquet":
         try:
             return Parquet(path)
+        except AmodalError:
+            raise
         except (pa.ArrowException, OSError, ValueError) as error:
             raise AmodalError(f"{path} is no whole Parquet file: {error}. Fetch it again.") from error
     if ending not in SUFFIXES:

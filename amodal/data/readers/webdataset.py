@@ -7,6 +7,7 @@ is an error.
 
 from __future__ import annotations
 
+import json
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,7 @@ import numpy as np
 from amodal.core import AmodalError
 from amodal.data.readers._base import stamp_files
 from amodal.data.readers._files import Files, Where
+from amodal.data.remote import Remote, place, together
 
 BLOCK = tarfile.BLOCKSIZE
 PADDING = 64 * 2**10
@@ -26,14 +28,21 @@ class WebDataset(Files):
     """shards: the tars, in order. Cells are bytes."""
 
     def __init__(self, shards: Sequence[Path], columns: dict[str, Where] | None, kinds: dict[str, str]):
-        self.shards = [Path(s) for s in shards]
-        index = [(name, n, *place) for n, shard in enumerate(self.shards) for name, *place in _members(shard)]
-        self.places = np.array([place for _, *place in index], dtype=np.int64).reshape(-1, 3)
+        self.shards = [place(s) for s in shards]
+        listed = together(_listed, self.shards, self.far)
+        index = [(name, n, *at) for n, members in enumerate(listed) for name, *at in members]
+        self.places = np.array([at for _, *at in index], dtype=np.int64).reshape(-1, 3)
         what = str(self.shards[0]) + (f" and {len(shards) - 1} other shards" if len(shards) > 1 else "")
         super().__init__([name for name, *_ in index], columns, kinds, what)
 
+    @property
+    def far(self) -> bool:
+        return isinstance(self.shards[0], Remote)
+
     def fetch(self, file: int) -> bytes:
         shard, start, size = self.places[file].tolist()
+        if self.far:
+            return self.shards[shard].read(start, start + size)
         # Opened for each read: nothing to share with, or to lose in, a forked worker; it costs 10 us.
         with self.shards[shard].open("rb") as tar:
             tar.seek(start)
@@ -43,12 +52,19 @@ class WebDataset(Files):
         return stamp_files(self.shards)
 
 
-def _members(shard: Path) -> list[tuple[str, int, int]]:
+def _listed(shard: Path | Remote) -> list:
+    """`_members`; of a shard in a store, which is read through for it, kept on disk."""
+    if not isinstance(shard, Remote):
+        return _members(shard)
+    return json.loads(shard.kept("members", lambda: json.dumps(_members(shard)).encode()))
+
+
+def _members(shard: Path | Remote) -> list[tuple[str, int, int]]:
     """(name, where its content begins, bytes) of each file in a tar; an error naming what survives if the tar is
     damaged."""
     total, end, members = shard.stat().st_size, 0, []
     try:
-        with tarfile.open(shard, "r:") as tar:
+        with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 if member.issparse():
                     raise AmodalError(f"{shard}: {member.name} is stored with holes. Pack it again without --sparse.")

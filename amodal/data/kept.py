@@ -1,0 +1,89 @@
+"""What was fetched from object storage, on disk: at most AMODAL_CACHE_GIB (20 unless set) in the folder `remote` of the cache
+($AMODAL_CACHE, see `amodal.data.fetch.cache`); what was not used for longest is dropped. Any number of processes share it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import warnings
+from contextlib import suppress
+from pathlib import Path
+
+from amodal.core import AmodalError
+from amodal.data.fetch import cache
+
+ROOM = 0.9
+"""What is dropped goes down to this share of the limit."""
+_added: dict[str, float] = {}
+"""Bytes that this process has put into a folder since it looked how full it is."""
+
+
+def limit() -> int:
+    """Bytes that may be kept. Raises AmodalError."""
+    given = os.environ.get("AMODAL_CACHE_GIB", "20")
+    try:
+        gib = float(given)
+    except ValueError:
+        gib = -1.0
+    if not 0 <= gib < 2**40:
+        raise AmodalError(
+            f"AMODAL_CACHE_GIB is {given!r}; it should be a number of GiB, such as 20, or 0 to keep nothing"
+        )
+    return int(gib * 2**30)
+
+
+def file(key: str) -> Path:
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return cache() / "remote" / digest[:2] / digest
+
+
+def find(key: str) -> bytes | None:
+    """What is kept under `key`; its time is now."""
+    path = file(key)
+    try:
+        content = path.read_bytes()
+        os.utime(path)
+        return content
+    except OSError:
+        return None
+
+
+def keep(key: str, content: bytes) -> None:
+    """Whole or not at all, whoever else writes. A full disk costs a warning, once."""
+    most, path = limit(), file(key)
+    if len(content) > most:
+        return
+    part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        os.replace(part, path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        warnings.warn(
+            f"what is fetched cannot be kept in {cache() / 'remote'}: {error.strerror or error}", stacklevel=2
+        )
+    folder = str(cache() / "remote")
+    _added[folder] = _added.get(folder, most) + len(content)
+    if _added[folder] > most / 100:
+        _added[folder] = 0
+        sweep(most)
+
+
+def sweep(most: int) -> None:
+    """Drop what was not used for longest, if there is more than `most` bytes."""
+    found = []
+    for folder, _, names in os.walk(cache() / "remote"):
+        for name in names:
+            with suppress(OSError):  # another process has dropped it
+                about = os.stat(os.path.join(folder, name))
+                found.append((about.st_mtime_ns, about.st_size, os.path.join(folder, name)))
+    total = sum(size for _, size, _ in found)
+    for _, size, name in sorted(found) if total > most else ():
+        if total <= most * ROOM:
+            break
+        with suppress(OSError):
+            os.unlink(name)
+        total -= size
