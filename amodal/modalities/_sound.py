@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
+import math
 import os
 from functools import cache
 from pathlib import Path
@@ -49,10 +49,10 @@ def read(raw: Raw, rate: int, seconds: float = np.inf) -> tuple[np.ndarray, int]
         )
     if not isinstance(rate, (int, float, np.number)) or not 1 <= rate <= 1e7:
         raise BadValue(f"a sampling rate of {rate} Hz")
-    if np.isfinite(seconds):
-        samples = samples[: int(np.ceil(seconds * rate))]
-    bad = len(samples) - int(np.isfinite(samples).sum())
-    if bad or not len(samples):
+    if not math.isinf(seconds):
+        samples = samples[: math.ceil(seconds * rate)]
+    if not len(samples) or not np.isfinite(samples).all():
+        bad = len(samples) - int(np.isfinite(samples).sum())
         raise BadValue(f"{bad} of {len(samples)} samples are not finite" if bad else "no samples")
     return samples, int(rate)
 
@@ -78,16 +78,9 @@ def _from_file(raw: Path | str | bytes, seconds: float) -> tuple[np.ndarray, int
     head, size = _head(raw)
     try:
         # By its number and not by its name: after an ending such as .au libsndfile takes whatever is in the file for sound.
-        with contextlib.ExitStack() as opened:
-            stream = _Bytes(raw) if isinstance(raw, bytes) else opened.enter_context(open(raw, "rb")).fileno()
-            file = opened.enter_context(soundfile.SoundFile(stream, closefd=False))
-            promised = (
-                int(min(file.frames, np.ceil(seconds * file.samplerate))) if np.isfinite(seconds) else file.frames
-            )
-            if promised * file.channels > LONGEST:
-                raise BadValue(f"{promised:,} samples of {file.channels} channels are too many; set max_seconds")
-            samples = file.read(promised, dtype="float32", always_2d=True)
-            rate = file.samplerate
+        with _Bytes(raw) if isinstance(raw, bytes) else open(raw, "rb") as stream:
+            with soundfile.SoundFile(stream if isinstance(raw, bytes) else stream.fileno(), closefd=False) as file:
+                return _samples(file, head, size, seconds)
     except BadValue:
         raise
     except OSError as error:
@@ -96,12 +89,20 @@ def _from_file(raw: Path | str | bytes, seconds: float) -> tuple[np.ndarray, int
         raise BadValue(f"damaged sound, or none that libsndfile reads: {error.error_string}") from None
     except (RuntimeError, ValueError, TypeError, MemoryError) as error:
         raise BadValue(f"damaged sound: {error}") from error
+
+
+def _samples(file: soundfile.SoundFile, head: bytes, size: int, seconds: float) -> tuple[np.ndarray, int]:
+    promised, rate, channels = file.frames, file.samplerate, file.channels
+    promised = promised if math.isinf(seconds) else min(promised, math.ceil(seconds * rate))
+    if promised * channels > LONGEST:
+        raise BadValue(f"{promised:,} samples of {channels} channels are too many; set max_seconds")
+    samples = file.read(promised, dtype="float32")
     if len(samples) < 0.99 * promised:  # what MP3 promises is a frame or two out
         raise BadValue(f"truncated: {len(samples)} of {promised} samples")
     # libsndfile trusts the file's size more than its header, and returns the rest of a truncated file without a word.
     if (announced := _announced(head)) > size:
         raise BadValue(f"truncated: {size} of {announced} bytes")
-    return (samples[:, 0] if samples.shape[1] == 1 else samples.mean(1, dtype=np.float32)), rate
+    return samples if channels == 1 else samples.mean(1, dtype=np.float32), rate
 
 
 class _Bytes(io.BytesIO):
