@@ -45,7 +45,7 @@ def run() -> list[Row]:
         cache, tuned = timed(lambda: index.approximate("image"))
         built = {name: timed(lambda make=make: make(vectors)) for name, make in makers().items()}
         threads(1)
-        told = f"build {COUNT:,} x {WIDTH}: to disk with labels {filled:.1f} s, then faiss IVF-SQ8 and its tuning"
+        told = f"build {COUNT:,} x {WIDTH}: to disk with labels {filled:.1f} s, then its faiss cache, tuned"
         rows = [one(told, f"{name} (in memory)", filled + tuned, seconds) for name, (_, seconds) in built.items()]
         peers = {name: peer for name, (peer, _) in built.items()}
         return (
@@ -162,7 +162,7 @@ def everywhere(index: Index, peers: dict, vectors: np.ndarray, queries: np.ndarr
     exact, cached = (asking(index, threshold) for threshold in (math.inf, 0))
     searches = {name: peer.search for name, peer in peers.items()}
     rows += compared("exact search", exact, {"faiss flat": searches.pop("faiss flat")}, queries, truth)
-    return rows + compared("faiss IVF-SQ8 cache", cached, searches, queries, truth)
+    return rows + compared("approximate search", cached, searches, queries, truth)
 
 
 def filtered(index: Index, peers: dict, vectors, queries, groups, amounts) -> list[Row]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from amodal.search._approximate import Approximate, exact
+from amodal.search._approximate import FEWEST, Approximate, exact
 from amodal.search._filter import Labels, Where, allowed
 from amodal.search._log import Log
 from amodal.search._maxsim import Lists, best_records, explained
@@ -26,7 +26,8 @@ SELECTIVE = 0.05
 class Index(Engine):
     """The embedded engine: float16 vectors in an append-only log, in a folder of this machine.
 
-    path: the folder; threshold: vectors of one sense up to which search is exact, beyond it uses faiss; the rest as in `Engine`.
+    path: the folder; threshold: vectors of one sense up to which search is exact (as it always is for fewer than 1,024), beyond it uses
+    faiss; the rest as in `Engine`.
     """
 
     def __init__(self, path: str | Path, *, encoder=None, fingerprint: str = "", threshold: int = THRESHOLD):
@@ -52,7 +53,7 @@ class Index(Engine):
 
     def _changed(self) -> None:
         self._labels: Labels | None = None
-        self._mapped: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._mapped: dict[str, tuple[np.ndarray, np.ndarray, bool]] = {}
         self._approximate: dict[str, Approximate] = {}
 
     def __len__(self) -> int:
@@ -181,14 +182,15 @@ class Index(Engine):
     ) -> list[tuple[float, int]]:
         if sense not in self._mapped:
             values, rows = self.log.vectors(sense)
-            self._mapped[sense] = np.asarray(values), np.asarray(rows)  # still mapped; a memmap is slow to index
-        vectors, rows = self._mapped[sense]
-        kept = None if records.all() else records[rows]
-        count = len(rows) if kept is None else int(kept.sum())
+            rows = np.asarray(rows)  # still mapped; a memmap is slow to index
+            self._mapped[sense] = np.asarray(values), rows, np.array_equal(rows, np.arange(len(records)))
+        vectors, rows, all_have_it = self._mapped[sense]
+        kept = None if records.all() else records if all_have_it else records[rows]
+        count = len(rows) if kept is None else np.count_nonzero(kept)
         if not count:
             return []
         kept = None if count == len(rows) else kept
-        if unsigned or len(vectors) <= self.threshold or count < SELECTIVE * len(vectors):
+        if unsigned or len(vectors) <= max(self.threshold, FEWEST) or count < SELECTIVE * len(vectors):
             scores, at = (part[0] for part in exact(vectors, query[None], k, kept, unsigned))
         else:
             scores, at = self.approximate(sense).search(vectors, query, k, kept)

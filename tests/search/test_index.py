@@ -209,7 +209,7 @@ def test_approximate_search_finds_what_exact_search_does(tmp_path):
 
     assert recall() >= 0.95
     used = index.approximate("image")
-    assert used.recall >= 0.95 and used.probes < used.built.nlist and used.count == 4000
+    assert used.recall >= 0.95 and used.probes < used.lists and used.count == 4000
     built = used.trained
     index.delete(keys[:10])
     index.add(
@@ -230,8 +230,44 @@ def test_approximate_search_finds_what_exact_search_does(tmp_path):
     assert recall() >= 0.95, "and made again when it is damaged"
 
 
+@pytest.mark.parametrize("spread", [0.3, 3.0])
+def test_approximate_search_among_vectors_that_share_a_direction(tmp_path, spread):
+    """As those of a sense do: what they share must not be taken for what tells them apart, nor two senses on two sides be mixed up."""
+    g, n, falling = torch.Generator().manual_seed(0), 3000, 1 / torch.arange(1, 97) ** 0.5
+    centres, shared = torch.randn(30, 96, generator=g), torch.nn.functional.one_hot(torch.tensor(50), 96)
+
+    def made(count, sign):
+        x = centres[torch.randint(30, (count,), generator=g)] + torch.randn(count, 96, generator=g)
+        return normalize(spread * x * falling / 3 + sign * shared, dim=1)
+
+    e = Embeddings({s: Column(made(n, sign), torch.arange(n)) for s, sign in (("image", 1), ("text", -1))}, n)
+    keys = [f"k{i}" for i in range(n)]
+    index = Index.open(tmp_path, threshold=1000).add(keys, e)
+    exact = Index.open(tmp_path, threshold=10**9)
+    for asked in ("image", "text"):
+        shares = []
+        for query in made(60, 1 if asked == "image" else -1):
+            a, b = ({h[0] for h in i.nearest(query, k=10, senses=["image"])} for i in (index, exact))
+            shares.append(len(a & b) / 10)
+        assert np.mean(shares) > 0.93
+    assert index.approximate("image").probes < index.approximate("image").lists
+
+
+def test_a_cache_of_an_earlier_version_is_made_again(tmp_path):
+    faiss, e = pytest.importorskip("faiss"), vectors(2000, width=24, clusters=20, senses=("image",))
+    index = Index.open(tmp_path, threshold=1000).add([f"k{i}" for i in range(2000)], e)
+    before = index.approximate("image").built.ntotal
+    old = faiss.index_factory(24, "IVF16,SQ8", faiss.METRIC_INNER_PRODUCT)
+    old.train(e["image"].values.numpy())
+    old.add(e["image"].values.numpy())
+    (tmp_path / "image.0.faiss").write_bytes(faiss.serialize_index(old).tobytes())
+    (tmp_path / "image.0.faiss.json").write_text('{"count": 2000, "trained": 2000, "probes": 4, "recall": 0.97}')
+    again = Index.open(tmp_path, threshold=1000)
+    assert again.nearest(e["image"].values[7], k=1)[0][0] == "k7" and again.approximate("image").built.ntotal == before
+
+
 def test_without_faiss_it_says_what_to_install(tmp_path, monkeypatch):
-    index = Index.open(tmp_path, threshold=100).add([f"k{i}" for i in range(200)], vectors(200))
+    index = Index.open(tmp_path, threshold=100).add([f"k{i}" for i in range(1100)], vectors(1100))
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(AmodalError, match=r"pip install 'amodal\[search\]'"):
         index.nearest(torch.ones(16))
