@@ -1,0 +1,77 @@
+"""The quick listing of a tar says what tarfile says, or leaves it to tarfile."""
+
+import io
+import random
+import tarfile
+
+import pytest
+
+from amodal.core import AmodalError
+from amodal.data.readers import _tar
+
+FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
+
+
+def tar(path, names, format=tarfile.USTAR_FORMAT, **about):
+    with tarfile.open(path, "w", format=format) as out:
+        for i, name in enumerate(names):
+            member = tarfile.TarInfo(name)
+            member.type = tarfile.DIRTYPE if name.endswith("/") else tarfile.REGTYPE
+            member.size = 0 if name.endswith("/") else 300 * i
+            for key, value in about.items():
+                setattr(member, key, value)
+            out.addfile(member, io.BytesIO(bytes([65 + i]) * member.size))
+    return path
+
+
+def listed(path, monkeypatch, quickly):
+    """members, or the error; quickly: whether the quick listing may be used."""
+    with monkeypatch.context() as patch:
+        if not quickly:
+            patch.setattr(_tar, "_plain", refuse)
+        try:
+            return _tar.members(path)
+        except AmodalError as error:
+            return str(error)
+
+
+def refuse(*_):
+    raise _tar.Unusual
+
+
+NAMES = ["./a.jpg", "a.txt", "folder/", "folder/b.jpg", "folder/.hidden", "ü.txt", "d" * 60 + "/" + "e" * 80, "empty"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_plain_tars_are_listed_quickly_and_alike(tmp_path, monkeypatch, format):
+    names = NAMES if format == tarfile.USTAR_FORMAT else [n for n in NAMES if n.isascii() and len(n) < 100]
+    path = tar(tmp_path / "a.tar", names, format, mode=0o755, uid=1000, mtime=1_700_000_000, uname="me")
+    with monkeypatch.context() as patch:
+        patch.setattr(_tar, "_by_tarfile", refuse)
+        quick = _tar.members(path)
+    assert quick == listed(path, monkeypatch, quickly=False)
+    assert [name for name, *_ in quick] == [n.removeprefix("./") for n in names if n[-1] != "/" and ".hidden" not in n]
+
+
+@pytest.mark.parametrize("about", [{"mtime": 1.5}, {"type": tarfile.SYMTYPE, "linkname": "x"}, {"uid": 2**40}])
+def test_unusual_tars_are_listed_by_tarfile(tmp_path, monkeypatch, about):
+    path = tar(tmp_path / "a.tar", ["a.jpg", "b.jpg", "l" * 200], tarfile.PAX_FORMAT, **about)
+    with pytest.raises(_tar.Unusual):
+        list(_tar._plain(path))
+    assert listed(path, monkeypatch, quickly=True) == listed(path, monkeypatch, quickly=False)
+
+
+def test_damaged_tars_are_told_alike(tmp_path, monkeypatch):
+    whole, chance = tar(tmp_path / "a.tar", NAMES).read_bytes(), random.Random(0)
+    heads = [at for at in range(0, len(whole), 512) if whole[at + 257 : at + 262] == b"ustar"]
+    told = 0
+    for _ in range(300):
+        content = bytearray(whole)
+        at = chance.choice(heads) + chance.choice((chance.randrange(512), chance.randrange(100, 160)))
+        content[at : at + chance.choice((1, 1, 8, 512))] = bytes([chance.randrange(256)])
+        path = tmp_path / "damaged.tar"
+        path.write_bytes(content[: chance.choice((len(content), chance.randrange(len(content))))])
+        quick = listed(path, monkeypatch, quickly=True)
+        assert quick == listed(path, monkeypatch, quickly=False)
+        told += isinstance(quick, str)
+    assert told > 200
