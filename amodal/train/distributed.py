@@ -24,7 +24,8 @@ def start() -> tuple[int, int]:
     if not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        # tensors on GPUs go by NCCL; numbers that decide what happens next go from CPU to CPU, so that no GPU is waited for
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         # left to the interpreter's end, the group's own threads can outlive what they use and abort a run that has ended well
         atexit.register(stop)
     return dist.get_rank(), dist.get_world_size()
@@ -52,9 +53,14 @@ def any_rank(flag: bool) -> bool:
     """Whether any rank says yes; all ranks get the same answer."""
     if world() == 1:
         return flag
-    said = torch.tensor([float(flag)], device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    said = torch.tensor([float(flag)], device=_talking("cuda"))
     dist.all_reduce(said, op=dist.ReduceOp.MAX)
     return bool(said.item())
+
+
+def _talking(otherwise: torch.device | str) -> torch.device | str:
+    """Where small numbers are exchanged: on the CPU, unless somebody else has made a group that cannot do that."""
+    return "cpu" if "cpu:" in dist.get_backend_config() else otherwise
 
 
 def stop() -> None:
@@ -85,6 +91,7 @@ def _gather_rows(mine: Tensor, counts: list[int]) -> Tensor:
 
 
 def _counts(n: int, device: torch.device) -> list[int]:
+    device = _talking(device)
     parts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world())]
     dist.all_gather(parts, torch.tensor([n], device=device))
     return [int(p) for p in parts]
@@ -129,7 +136,8 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     if world() == 1:
         return
     whole_ones = [p for p in parameters if p.requires_grad and not hasattr(p, "device_mesh")]
-    touched = torch.tensor([p.grad is not None for p in whole_ones], dtype=torch.uint8, device=whole_ones[0].device)
+    has = [p.grad is not None for p in whole_ones]
+    touched = torch.tensor(has, dtype=torch.uint8, device=_talking(whole_ones[0].device))
     dist.all_reduce(touched, op=dist.ReduceOp.MAX)
     bucket: list[nn.Parameter] = []
     filled = 0

@@ -20,22 +20,24 @@ from amodal.data.loader import workers_watched
 from amodal.diagnose.conflict import conflict
 from amodal.methods._contract import Clock, Method
 from amodal.methods.shapes import follow, frozen_copy
+from amodal.nn.recompute import recomputation
 from amodal.progress import Bar
 from amodal.train import checkpoint, distributed
+from amodal.train.finite import Finite, Numbers
 from amodal.train.log import Log
 from amodal.train.optim import adamw, clip_gradients, warm_cosine
 from amodal.train.precision import context
 from amodal.train.prefetch import prefetch
-from amodal.train.step import gradients, total
-from amodal.train.watch import Stopped, Watch, told
+from amodal.train.step import gradients
+from amodal.train.watch import Watch, told
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """steps: optimizer steps. micro: rows computed at once, None for the whole batch; the update is the same. warmup: share of
-    the steps. clip: largest gradient norm. average: momentum of an average of the encoder's weights that is what is kept, 0 for
-    none. conflict: whether to measure the terms of the loss against each other. *_every: steps between entries, measurements,
-    checkpoints; 0 lets the number of steps decide."""
+    """steps: optimizer steps. micro: rows computed at once, None for the whole batch; the update is the same. recompute: activation
+    checkpointing of blocks; the update is the same. warmup: share of the steps. clip: largest gradient norm. average: momentum of an
+    average of the encoder's weights that is what is kept, 0 for none. conflict: whether to measure the terms of the loss against each
+    other. *_every: steps between entries, measurements, checkpoints; 0 lets the number of steps decide."""
 
     steps: int
     lr: float
@@ -49,6 +51,7 @@ class Schedule:
     watch_every: int = 0
     checkpoint_every: int = 0
     shard: bool = False
+    recompute: bool = False
     conflict: bool = False
 
 
@@ -162,6 +165,14 @@ def train(
         state = {"rng": bytes(torch.get_rng_state().tolist()).hex(), "steps": schedule.steps, "seconds": seconds()}
         return checkpoint.save(folder, step, training, optimizer, state)
 
+    def stopped(found: Numbers) -> str:
+        terms = ", ".join(f"{k} {v:.3g}" for k, v in found.terms.items())
+        return (
+            f"stopped at step {found.step}: the loss is {found.loss} and the gradient norm {found.norm:.3g} (terms: {terms}). "
+            f"A lower learning rate (--lr, now {schedule.lr:g}) or --precision float32 may help; "
+            f"{told(checkpoint.latest(folder))}."
+        )
+
     def seconds() -> float:
         return round(spent + time.monotonic() - begun, 1)
 
@@ -171,10 +182,12 @@ def train(
     checkpoint_every = schedule.checkpoint_every or max(schedule.steps // 5, 50)
     bar = Bar("pretrain", schedule.steps, start=first, shown=progress and leads)
     waited, begun, rows = 0.0, time.monotonic(), 0
-    with bar, workers_watched(), interruptions() as interrupted, Stream(batches) as stream:
+    finite = Finite(stopped)
+    with bar, workers_watched(), interruptions() as interrupted, Stream(batches) as stream, finite:
         stream.open(first, training.grouped)
         for step in range(first + 1, schedule.steps + 1):
             if stages.at(step) != stage:
+                finite.look()
                 stage = stages.at(step)
                 look(stage)
                 method.begin(stage)
@@ -190,17 +203,11 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = schedule.lr * group["times"] * warm_cosine(within, length, warmup=warmup)
             method.zero_grad(set_to_none=True)  # also of what a stage has frozen, which its optimizer does not know
-            terms = gradients(
-                method, batch, micro=schedule.micro, precision=context(schedule.precision, device, method.encoder.width)
-            )
-            norm = clip_gradients(method.parameters(), schedule.clip)
-            loss = float(total(terms))
-            if not (loss == loss and abs(loss) != float("inf") and torch.isfinite(norm)):
-                raise Stopped(
-                    f"stopped at step {step}: the loss is {loss} and the gradient norm {float(norm):.3g} (terms: {describe(terms)}). "
-                    f"A lower learning rate (--lr, now {schedule.lr:g}) or --precision float32 may help; "
-                    f"{told(checkpoint.latest(folder))}."
-                )
+            with recomputation(schedule.recompute):
+                precision = context(schedule.precision, device, method.encoder.width)
+                terms = gradients(method, batch, micro=schedule.micro, precision=precision)
+            numbers = Numbers(step, terms, clip_gradients(method.parameters(), schedule.clip))
+            finite.note(numbers)  # looks at the step before: nothing waits for a GPU here
             optimizer.step()
             method.tick(Clock(step, schedule.steps))
             if training.average is not None:
@@ -208,31 +215,38 @@ def train(
             rows += batch.size * distributed.world()
             elapsed = time.monotonic() - begun
             values = {}
-            if step % schedule.log_every == 0 or step in (1, schedule.steps):
+            logs, watches = (
+                step % every == 0 or step in (1, schedule.steps) for every in (schedule.log_every, watch_every)
+            )
+            if logs or watches or step == first + 1:
+                finite.look()
+            if logs:
                 values = {
-                    "loss": loss,
+                    "loss": numbers.loss,
                     "lr": schedule.lr * warm_cosine(within, length, warmup=warmup),
-                    "gradient_norm": float(norm),
+                    "gradient_norm": numbers.norm,
                     "rows_per_second": rows / elapsed,
                     "data_wait": waited / elapsed,
                     "seconds": seconds(),
                 }
-                values |= {f"loss/{k}": float(v) for k, v in terms.items()}
-            if step % watch_every == 0 or step in (1, schedule.steps):
+                values |= {f"loss/{k}": v for k, v in numbers.terms.items()}
+            if watches:
                 found = watch.measure(training.kept)
                 values |= found
                 watch.judge(found, step, checkpoint.latest(folder), settled=within >= warmup)
                 if schedule.conflict:
-                    values |= pulls(method, batch, schedule.micro)
+                    with recomputation(schedule.recompute):
+                        values |= pulls(method, batch, schedule.micro)
             if values and log is not None:
                 log.write(step, values)
             unread = bad()
             quarantined = f" · {unread} values in quarantine" if unread else ""
             bar.step(
-                f"loss {loss:.3f} · {rows / elapsed:.0f} rows/s · waiting for data {waited / elapsed:.0%}{quarantined}"
+                f"loss {finite.loss:.3f} · {rows / elapsed:.0f} rows/s · waiting for data {waited / elapsed:.0%}{quarantined}"
             )
             ending = distributed.any_rank(interrupted())
             if step % checkpoint_every == 0 or step == schedule.steps or ending:
+                finite.look()
                 save(step)
             if ending and step < schedule.steps:
                 raise KeyboardInterrupt(f"interrupted after step {step} of {schedule.steps}")
@@ -309,10 +323,6 @@ class Stream:
 
 IMPATIENCE = 2.0
 """Seconds after which the same signal again means: now."""
-
-
-def describe(terms: dict[str, torch.Tensor]) -> str:
-    return ", ".join(f"{k} {float(v):.3g}" for k, v in terms.items())
 
 
 @contextlib.contextmanager

@@ -75,6 +75,7 @@ def pretrain(
     precision: str = "auto",
     average: float = 0.0,
     shard: bool = False,
+    recompute: bool = False,
     workers: int = 0,
     device: str = "auto",
     checkpoint_every: int = 0,
@@ -92,7 +93,8 @@ def pretrain(
 
     method: a page of `amodal.methods`; options: its options. data: a folder, file, bundled name, dict of arrays, or Dataset.
     epochs or steps: how long (50 epochs unless given). sources: the fields to use, all unless given. batch, lr follow from `size`
-    unless given; micro: rows computed at once, which saves memory and changes nothing else. trunk, positions, pool: the encoder's
+    unless given; micro: rows computed at once, which saves memory and changes nothing else. recompute: activation checkpointing, which
+    does so too: of a block only its input is kept, and the rest is computed again for its gradient. trunk, positions, pool: the encoder's
     (see `amodal.nn.encoder.Encoder`), by default what the method's paper uses. backbones: field -> pretrained backbone, which stays
     as it is unless train_backbones.
     average: momentum of a moving average of the weights to keep instead of the last ones. resume: go on with the run in `out`.
@@ -170,7 +172,7 @@ def pretrain(
     steps = steps or (epochs or DEFAULT_EPOCHS) * max(len(part) // pool, 1)
     rate = lr if lr is not None else size_of(size).lr * min(1.0, (rows / size_of(size).batch) ** 0.5)
     pace = {"micro": micro, "checkpoint_every": checkpoint_every, "conflict": conflict}
-    schedule = Schedule(steps, rate, precision=precision, average=average, shard=shard, **pace)
+    schedule = Schedule(steps, rate, precision=precision, average=average, shard=shard, recompute=recompute, **pace)
     config = {
         "method": method,
         "options": {n: p.default for n, p in methods.options(method).items()} | chosen,

@@ -196,10 +196,10 @@ def test_prefetch_keeps_order_and_passes_errors_on():
     ("method", "settings", "flags"),
     [
         ("clip", {}, []),
-        ("clip", {"average": 0.9}, ["--average", "0.9", "--shard"]),
-        ("dino", {"options": {"prototypes": 16}}, ["--method.prototypes", "16", "--shard"]),
+        ("clip", {"average": 0.9}, ["--average", "0.9", "--shard", "--recompute"]),
+        ("dino", {"options": {"prototypes": 16}}, ["--method.prototypes", "16", "--shard", "--recompute"]),
     ],
-    ids=["plain", "sharded, averaged", "sharded, with a teacher"],
+    ids=["plain", "sharded, averaged, recomputed", "sharded, recomputed, with a teacher"],
 )
 def test_torchrun_gives_the_run_of_one_process(folder, tmp_path, method, settings, flags):
     """The same command under torchrun: two processes, plain or with sharded blocks, end at the weights of one."""

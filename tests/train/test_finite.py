@@ -1,0 +1,122 @@
+"""A run that has come to no number is stopped before anything of it is kept, though its numbers are read a step late."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from amodal import data
+from amodal.train import checkpoint, finite, log, loop
+from amodal.train.loop import Schedule, train
+from amodal.train.step import total
+from amodal.train.watch import Stopped, Watch
+from tests.methods.bench import SENSES, fields, method, raw
+
+STEPS, EVERY, LOGGED = 24, 6, 10
+
+
+@pytest.fixture(scope="module")
+def records():
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    return data.open({s: [raw(s, rng) for _ in range(16)] for s in SENSES}).with_fields(fields())
+
+
+class Breaking:
+    """clip, whose loss or gradient is not finite at one step, and whose `tick` may not like that."""
+
+    def __init__(self, at: int, what: str, picky: bool = False):
+        self.method, self.at, self.what, self.picky, self.step = method("clip"), at, what, picky, 0
+        losses, tick = self.method.losses, self.method.tick
+
+        def broken(features):
+            self.step += 1
+            terms = losses(features)
+            if self.step != self.at:
+                return terms
+            if self.what == "gradient":  # the square root's slope at 0 is infinite, and 0 times it is no number
+                return terms | {"more": (0 * next(iter(terms.values()))).abs().sqrt()}
+            return {name: term * float(self.what) for name, term in terms.items()}
+
+        def checked(clock):
+            tick(clock)
+            weights = torch.stack([p.sum() for p in self.method.parameters()])
+            if self.picky and not weights.isfinite().all():
+                raise ValueError("cannot make clusters of NaN")
+
+        self.method.losses, self.method.tick = broken, checked
+
+
+def run(m, records, folder, resume=False):
+    def batches(first, groups=None):
+        return data.Loader(records, range(16), batch=8, views=m.views, seed=3, steps=STEPS, start_step=first)
+
+    schedule = Schedule(STEPS, 1e-3, checkpoint_every=EVERY, average=0.9)
+    folder.mkdir(exist_ok=True)
+    return train(m, batches, schedule, folder, watch=Watch([]), resume=resume, tensorboard=False, progress=False)
+
+
+def kept(run, step) -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoints" / f"step-{step:08d}" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def clean(records, tmp_path_factory):
+    """A run without a fault, of which all checkpoints are kept."""
+    folder = tmp_path_factory.mktemp("clean")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "KEEP", STEPS)
+        run(Breaking(0, "").method, records, folder)
+    return folder
+
+
+@pytest.mark.parametrize("what", ["nan", "inf", "gradient"])
+@pytest.mark.parametrize("at", [7, 12, 13, 20, STEPS], ids=["plain", "checkpoint", "after one", "logged", "last"])
+def test_the_run_stops_with_its_step_and_the_last_checkpoint_is_good(records, clean, tmp_path, at, what):
+    folder = tmp_path / "run"
+    with pytest.raises(Stopped, match=rf"stopped at step {at}: the loss is .*--lr, now 0.001.*step-") as stopped:
+        run(Breaking(at, what).method, records, folder)
+    last = checkpoint.latest(folder / "checkpoints")
+    assert checkpoint.step_of(last) == (at - 1) // EVERY * EVERY and str(last) in str(stopped.value)
+    before, found = kept(clean, checkpoint.step_of(last)), kept(folder, checkpoint.step_of(last))
+    assert before.keys() == found.keys() and all(torch.equal(before[n], found[n]) for n in before)
+    entries = log.read(folder / "metrics.jsonl")
+    assert max(entry["step"] for entry in entries) < at
+    run(Breaking(0, "").method, records, folder, resume=True)  # and from there the run is the one without a fault
+    end, again = kept(clean, STEPS), kept(folder, STEPS)
+    assert all(torch.equal(end[n], again[n]) for n in end)
+
+
+def test_an_error_that_follows_from_nan_is_told_as_what_it_is(records, tmp_path):
+    with pytest.raises(Stopped, match="stopped at step 7: the loss is nan") as stopped:
+        run(Breaking(7, "nan", picky=True).method, records, tmp_path)
+    assert isinstance(stopped.value.__context__, ValueError), "what failed is told too"
+    m = Breaking(0, "").method
+    m.tick = lambda clock: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        run(m, records, tmp_path / "other")
+
+
+def test_what_is_logged_is_what_the_step_came_to_and_other_steps_are_read_one_later(records, tmp_path, monkeypatch):
+    events, truth = [], {}
+    gradients, reading = loop.gradients, finite.Numbers.__dict__["_read"].func
+
+    def noted(*args, **settings):
+        terms = gradients(*args, **settings)
+        truth[len(truth) + 1] = float(total(terms))
+        events.append(("computed", len(truth)))
+        return terms
+
+    def read(self):
+        events.append(("read", self.step))
+        return reading(self)
+
+    monkeypatch.setattr(loop, "gradients", noted)
+    monkeypatch.setattr(finite.Numbers, "_read", property(read))
+    run(method("clip"), records, tmp_path)
+    logged = {entry["step"]: entry["loss"] for entry in log.read(tmp_path / "metrics.jsonl")}
+    assert logged == {step: round(truth[step], 6) for step in (1, 10, 20, STEPS)}
+    for step in range(1, STEPS):
+        at_once = step == 1 or step % LOGGED == 0 or step % EVERY == 0
+        first = events.index(("read", step))
+        assert (first < events.index(("computed", step + 1))) == at_once, step
