@@ -57,19 +57,20 @@ class Plan:
         table.add_row("step: computing", *(_time(w.computing) for w in self.layouts))
         table.add_row("step: between GPUs", *(_time(w.talking) for w in self.layouts))
         table.add_row("samples a second", *(f"{self.job.batch / w.seconds:,.0f}" for w in self.layouts))
-        table.add_row("share of peak FLOP/s (MFU)", *(f"{w.utilisation:.0%}" for w in self.layouts))
+        table.add_row("share of peak FLOP/s", *(f"{w.utilisation:.0%}" for w in self.layouts))
         table.add_row("days", *(f"{w.days:,.1f}" for w in self.layouts), style="bold")
         table.add_row("GPU hours", *(f"{w.hours:,.0f}" for w in self.layouts))
         table.add_row("cost, $", *(f"{w.cost:,.0f}" for w in self.layouts))
         best = self.best
         chosen = (
-            f"Take {best.name}: {best.command}"
+            f"Take {best.name}: {best.command}{'' if best.micro is None and not best.recompute else WHY}"
             if best
-            else "None of these fits: take more GPUs with --shard, a smaller --size or --batch, or GPUs with more memory"
+            else "None of these fits: take more GPUs with --shard, a smaller --size or --batch, or GPUs with more memory."
         )
         return Group("\n".join(self.about), table, chosen, WARNING)
 
 
+WHY = " (the fastest that fits; micro-batches and recomputation each cost about one more forward pass)"
 WARNING = """Not tested: no accelerator was at hand. FLOPs, parameters and tensors are counted in the method's own step; the peak of memory
 and the step time that follow from them were checked on a CPU only (docs/scaling.md has the errors). Times assume that records
 arrive as fast as they are used, and that nothing that is sent overlaps with computing."""

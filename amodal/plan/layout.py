@@ -114,6 +114,7 @@ class Layout:
     job: Job
     sharded: bool
     micro: int | None
+    recompute: bool
     memory: dict[str, float]
     computing: float
     talking: float
@@ -122,12 +123,14 @@ class Layout:
     @property
     def name(self) -> str:
         split = ("FSDP2" if self.sharded else "DDP") if self.job.gpus > 1 else "one GPU"
-        return split if self.micro is None else f"{split}, {self.micro} rows at once"
+        split += "" if self.micro is None else f", {self.micro} rows at once"
+        return split + ", recompute" * self.recompute
 
     @property
     def command(self) -> str:
         asked = [f"--batch {self.job.batch}"]
         asked += ["--shard"] * self.sharded + [f"--micro {self.micro}"] * (self.micro is not None)
+        asked += ["--recompute"] * self.recompute
         return " ".join(asked)
 
     @property
@@ -162,24 +165,45 @@ class Layout:
 
 
 def ways(job: Job, steps: Steps, micro: int | None = None) -> Iterator[Layout]:
-    """The whole share of a process at once, and in micro-batches: `micro` rows, or the most of 1/2, 1/4, … of them that fit."""
+    """The whole share of a process at once. Where that does not fit, or `micro` is given: with activation checkpointing; and in
+    micro-batches, `micro` rows or the most of 1/2, 1/4, … of them that fit; and both, if neither fits."""
     rows = job.batch // job.gpus
     loss, sent, given = steps.losses(rows).peak, steps.gathered() * job.batch, steps.given() * rows
-    for sharded in (False, True) if job.gpus > 1 else (False,):
-        yield _layout(job, steps.cost(rows), loss, sent, given, sharded, None, 1)
+
+    def way(sharded: bool, few: int | None, recompute: bool) -> Layout:
+        return _layout(job, steps.cost(rows, few, recompute), loss, sent, given, sharded, few, rows, recompute)
+
+    def in_pieces(sharded: bool, recompute: bool) -> Iterator[Layout]:
         few = micro if micro is not None else rows // 2
         while 0 < few < rows:
-            way = _layout(job, steps.cost(rows, few), loss, sent, given, sharded, few, -(-rows // few))
-            if way.fits or micro is not None or few == 1:
-                yield way
+            found = way(sharded, few, recompute)
+            if found.fits or micro is not None or few == 1:
+                yield found
                 break
             few //= 2
 
+    for sharded in (False, True) if job.gpus > 1 else (False,):
+        yield (whole := way(sharded, None, False))
+        if whole.fits and micro is None:
+            continue
+        lighter = [way(sharded, None, True), *in_pieces(sharded, False)]
+        yield from lighter
+        if not any(each.fits for each in lighter):
+            yield from in_pieces(sharded, True)
+
 
 def _layout(
-    job: Job, cost: Cost, loss: float, sent: float, given: float, sharded: bool, micro: int | None, pieces: int
+    job: Job,
+    cost: Cost,
+    loss: float,
+    sent: float,
+    given: float,
+    sharded: bool,
+    micro: int | None,
+    rows: int,
+    recompute: bool,
 ) -> Layout:
-    n = job.numbers
+    n, pieces = job.numbers, 1 if micro is None else -(-rows // micro)
     kept = 1 / job.gpus if sharded else 1.0  # of what is in blocks
 
     def held(all_of_it: int, in_blocks: int) -> float:
@@ -214,7 +238,7 @@ def _layout(
         computing = cost.flops / (job.mfu * (gpu.half if job.half else gpu.single))
     whole = n.learning - (n.learning_in_blocks if sharded else 0)
     moved = 2 * FLOAT * whole * job.sends + sent * job.sends
-    if sharded:  # gathered for each pass, and gradients scattered after the last
+    if sharded:  # gathered for each pass, gradients scattered after the last; what is recomputed is gathered for the backward pass anyway
         forward = pieces + (pieces if micro is not None else 0)
         moved += FLOAT * job.sends * (n.learning_in_blocks * (forward + 2 * pieces) + n.frozen_in_blocks * forward)
-    return Layout(job, sharded, micro, memory, computing, moved / (job.wire * e), cost.flops)
+    return Layout(job, sharded, micro, recompute, memory, computing, moved / (job.wire * e), cost.flops)

@@ -65,8 +65,8 @@ class Steps:
         self.method, self.records, self.precision, self.world = method, records, precision, world
         self._done: dict[tuple, Count] = {}
 
-    def cost(self, rows: int, micro: int | None = None) -> Cost:
-        """Of a process that has `rows`, `micro` of them at once."""
+    def cost(self, rows: int, micro: int | None = None, recompute: bool = False) -> Cost:
+        """Of a process that has `rows`, `micro` of them at once; recompute: with activation checkpointing."""
         points: list[tuple[int, int | None, float]]
         if micro is None or micro >= rows:
             points = [(rows, None, 1.0)] if rows <= ROWS[1] else [(r, None, w) for r, w in line(rows, ROWS)]
@@ -75,7 +75,7 @@ class Steps:
             pieces = [(rows / micro, 1.0)] if rows <= PIECES[1] * micro else line(rows / micro, PIECES)
             points = [(round(n * m), m, a * b) for n, a in pieces for m, b in sizes]
         whole = rows * self.world
-        terms = [(weight, self._step(r, m, min(whole, MOST))) for r, m, weight in points]
+        terms = [(weight, self._step(r, m, min(whole, MOST), recompute)) for r, m, weight in points]
         return Cost([*terms, *self._beyond(whole)])
 
     def losses(self, rows: int) -> Cost:
@@ -93,11 +93,11 @@ class Steps:
         more = parabola(whole, at)
         return [(w - (a == MOST), self._losses(few, a)) for a, w in zip(at, more)]
 
-    def _step(self, rows: int, micro: int | None, whole: int) -> Count:
-        key = "step", rows, micro, times(whole, rows)
+    def _step(self, rows: int, micro: int | None, whole: int, recompute: bool) -> Count:
+        key = "step", rows, micro, times(whole, rows), recompute
         if key not in self._done:
-            some = self.records.between(0, rows)
-            self._done[key] = count(self.method, some, times=key[3], micro=micro, precision=self.precision())
+            how = {"times": key[3], "micro": micro, "recompute": recompute, "precision": self.precision()}
+            self._done[key] = count(self.method, self.records.between(0, rows), **how)
         return self._done[key]
 
     def _losses(self, rows: int, whole: int) -> Count:

@@ -1,5 +1,6 @@
 """What is counted is what is computed."""
 
+import dataclasses
 import io
 
 import pytest
@@ -10,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from amodal import cli, methods
 from amodal.core import AmodalError
 from amodal.nn.encoder import Encoder
+from amodal.nn.recompute import recomputation
 from amodal.plan import plan
 from amodal.plan.counting import count, weightless
 from amodal.plan.hardware import GPUS
@@ -45,18 +47,24 @@ LEFT_OUT = {  # by torch's own counter
 }
 
 
-@pytest.mark.parametrize("micro", [None, 5])
+@pytest.mark.parametrize(("micro", "recompute"), [(None, False), (5, False), (None, True), (5, True)])
 @pytest.mark.parametrize("name", ["clip", "simclr", "mae", "dino"])
-def test_flops_and_memory_are_those_of_the_real_step(name, micro):
+def test_flops_and_memory_are_those_of_the_real_step(name, micro, recompute):
     real, counted = made(name), weightless(lambda: made(name))
     b = records(real, 20)
-    found = count(counted, b, times=1, micro=micro, precision=torch.autocast("cpu", enabled=False))
-    gradients(real, b, micro=micro)
+
+    def step():
+        with recomputation(recompute):
+            gradients(real, b, micro=micro)
+
+    how = dict(times=1, micro=micro, recompute=recompute, precision=torch.autocast("cpu", enabled=False))
+    found = count(counted, b, **how)
+    step()
     real.zero_grad(set_to_none=True)
-    measured = peak_mib(lambda: gradients(real, b, micro=micro)) * 2**20
+    measured = peak_mib(step) * 2**20
     assert found.peak == pytest.approx(measured, rel=0.03)
     with FlopCounterMode(display=False, custom_mapping=LEFT_OUT) as seen:
-        gradients(real, b, micro=micro)
+        step()
     assert found.flops == pytest.approx(seen.get_total_flops(), rel=1e-6)
 
 
@@ -100,7 +108,7 @@ def test_losses_of_very_large_batches_are_continued(monkeypatch):
 def test_a_plan_adds_up():
     tokens = {"image": 16, "text": 8}
     small = plan("clip", size="tiny", samples=1e6, gpus=8, batch=256, tokens=tokens)
-    ddp, _, sharded, _ = small.layouts
+    ddp, sharded = small.layouts  # all fits: nothing that saves memory is offered
     weights = 4 * sum(p.numel() for p in _clip(tokens).parameters())
     assert ddp.memory["weights"] == weights and ddp.memory["optimizer state"] == 2 * weights
     assert sharded.memory["weights"] < weights / 4 and sharded.total < ddp.total and ddp.total > RESERVED
@@ -113,6 +121,38 @@ def test_a_plan_adds_up():
     )
     measured = plan("clip", size="tiny", gpus=8, batch=256, tokens=tokens, mfu=0.5).layouts[0]
     assert measured.computing == pytest.approx(measured.flops / (0.5 * GPUS["h100"].half))
+
+
+def test_what_does_not_fit_is_offered_in_lighter_ways(monkeypatch):
+    """On GPUs with less and less memory: first whole, then recomputed or in pieces, then both, and at last only sharded or not at all."""
+
+    def on(mib: float):
+        card = dataclasses.replace(GPUS["h100"], memory=RESERVED + mib * 2**20)
+        monkeypatch.setitem(GPUS, "h100", card)
+        return plan("mae", size="small", samples=1e6, gpus=2, batch=128, tokens={"image": 16})
+
+    def needs(layout):
+        return (layout.total - RESERVED) / 2**20
+
+    roomy = on(1e5)
+    assert [way.name for way in roomy.layouts] == ["DDP", "FSDP2"]
+    whole, sharded = roomy.layouts
+    tight = on(needs(sharded) - 1)
+    assert [(w.recompute, w.micro is not None) for w in tight.layouts if not w.sharded][:3] == [
+        (False, False),
+        (True, False),
+        (False, True),
+    ]
+    recomputed = next(w for w in tight.layouts if w.recompute and not w.sharded and w.micro is None)
+    assert needs(recomputed) < needs(whole) and 1.1 < recomputed.flops / whole.flops < 1.4
+    assert recomputed.talking == whole.talking and recomputed.name == "DDP, recompute"
+    best = tight.best
+    assert (
+        best.fits and (best.recompute or best.micro) and best.seconds == min(w.seconds for w in tight.layouts if w.fits)
+    )
+    assert ("--recompute" in best.command) == best.recompute
+    none = on(1.0)
+    assert none.best is None and any(w.recompute and w.micro for w in none.layouts)
 
 
 def _clip(tokens):
@@ -165,4 +205,4 @@ def test_a_method_that_chooses_by_what_it_learnt_is_refused():
 def test_the_table_is_plain():
     out = io.StringIO()
     Console(file=out, width=150).print(plan("mae", size="nano", gpus=2, batch=8, samples=1000).table())
-    assert "losses of the whole batch" in out.getvalue() and "$3.00 an hour" in out.getvalue()
+    assert "losses of the whole batch" in out.getvalue() and "$3.60 an hour" in out.getvalue()
