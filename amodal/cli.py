@@ -79,6 +79,10 @@ def pretrain(
     precision: Annotated[str, arg(help="auto, float32 or bf16")] = "auto",
     average: Annotated[float, arg(help="momentum of a moving average of the weights to keep; 0: keep the last")] = 0.0,
     shard: Annotated[bool, arg(help="shard the blocks over processes (FSDP2), under torchrun")] = False,
+    recompute: Annotated[
+        bool,
+        arg(help="activation checkpointing: compute blocks again for gradients; saves memory, changes nothing else"),
+    ] = False,
     workers: Annotated[int, arg(help="processes that decode; 0: a thread beside the training")] = 0,
     device: Annotated[str, arg(help="auto, cpu, cuda, cuda:N")] = "auto",
     checkpoint_every: Annotated[int, arg(help="steps between checkpoints; 0: a fifth of the run")] = 0,
@@ -115,6 +119,7 @@ def pretrain(
         precision=precision,
         average=average,
         shard=shard,
+        recompute=recompute,
         workers=workers,
         device=device,
         checkpoint_every=checkpoint_every,
@@ -134,7 +139,7 @@ def plan(
     samples: Annotated[float, arg(help="records to be shown, over all epochs")] = 1e9,
     gpus: Annotated[int, arg(help="how many, one process each")] = 64,
     gpu: Annotated[
-        str, arg(help="l4, l40s, a100, h100, h200 or b200; their numbers: amodal/plan/hardware.py")
+        str, arg(help="l4, l40s, a100, h100, h200, b200 or mi300x; their numbers: amodal/plan/hardware.py")
     ] = "h100",
     data: Annotated[
         str | None, arg(metavar="DIR", help="whose records to count with; made-up ones unless given")
