@@ -12,7 +12,12 @@ from tyro.conf import Positional, arg
 from amodal.words import listed, numbers, pairs, take_method_options
 
 Run = Annotated[Positional[Path], arg(metavar="RUN", help="the folder that `amodal pretrain --out` made")]
-Data = Annotated[str, arg(metavar="DIR", help="a folder, a table file, or a set: globe, digits, or of `amodal data`")]
+Data = Annotated[
+    str,
+    arg(
+        metavar="DIR", help="a folder, a table file, an address (s3://…), or a set: globe, digits, or of `amodal data`"
+    ),
+]
 Where = Annotated[tuple[str, ...], arg(metavar="NAME=VALUE", help="only records whose label has this value")]
 
 
@@ -29,7 +34,8 @@ def demo(
 
 def init(
     directory: Annotated[
-        Positional[Path], arg(metavar="DIR", help="a folder of files, or a CSV, JSONL or Parquet file")
+        Positional[str],
+        arg(metavar="DIR", help="a folder of files, a CSV, JSONL or Parquet file, or an address (s3://…)"),
     ],
     force: Annotated[bool, arg(help="overwrite a dataset.toml that is there")] = False,
 ) -> None:
@@ -376,6 +382,7 @@ def search(
     data: Annotated[str | None, arg(metavar="DIR", help="where the records are, for --sheet")] = None,
 ) -> None:
     """Search an index by text, picture, sound, or a mix of them."""
+    from amodal.data.remote import learnt_from
     from amodal.errors import AmodalError
     from amodal.model import load
     from amodal.search import as_json, picture_sheet, table
@@ -393,7 +400,7 @@ def search(
         hits = model.search(k=k, index=index or None, where=pairs(where) or None, senses=listed(senses), **mix, **asked)
     print(as_json(hits)) if json else show(table(hits))
     if sheet is not None:
-        picture_sheet(hits, model.read(data or model.config["data"]["path"] or model.config["data"]["name"]), sheet)
+        picture_sheet(hits, model.read(data or learnt_from(model.config)), sheet)
         print(f"wrote {sheet}")
 
 
