@@ -20,6 +20,7 @@ PENALTIES = (1e-1, 1e0, 1e1, 1e2, 1e3, 1e4)
 
 TUNED_ON = 8192  # records: more do not change which penalty is best by much
 CELLS = 2**24
+STRETCH = 4096  # records whose squares stay in the cache
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,12 @@ class Scaled:
 
     @staticmethod
     def of(x_ND: Tensor) -> Scaled:
-        mean, std = x_ND.mean(0), x_ND.std(0, correction=0)
+        mean = x_ND.mean(0)
+        z = x_ND - mean
+        # torch's own deviation over the first dimension takes four times as long
+        std = sum((part.square().sum(0) for part in z.split(STRETCH)), torch.zeros_like(mean)).div(len(z)).sqrt()
         inverse = torch.where(std > 1e-6 * std.max().clamp_min(1e-30), 1 / std.clamp_min(1e-30), torch.zeros_like(std))
-        z = (x_ND - mean).mul_(inverse)
+        z.mul_(inverse)
         tall = len(z) >= z.shape[1]
         s, u = torch.linalg.eigh((z.T @ z if tall else z @ z.T).double())
         kept = s > 1e-7 * s[-1].clamp_min(1e-30)  # float32 features hold nothing below

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.core.column import shared_rows
+from amodal.core.products import fast_products
 from amodal.evaluate._embedded import Embedded
 from amodal.evaluate._labels import NotApplicable
 from amodal.evaluate._result import Result
@@ -66,6 +67,7 @@ def retrieval(
     return Result("retrieval", spec, rows)
 
 
+@fast_products()
 def ranked(
     query_ND: Tensor,
     gallery_ND: Tensor,
