@@ -13,10 +13,12 @@ from pathlib import Path
 from amodal.core import AmodalError
 from amodal.data.fetch import cache
 
-ROOM = 0.9
+ROOM = 0.8
 """What is dropped goes down to this share of the limit."""
-_added: dict[str, float] = {}
-"""Bytes that this process has put into a folder since it looked how full it is."""
+PROCESSES = 8
+"""So many share the room that is left; more may go a little beyond the limit."""
+_room: dict[str, float] = {}
+"""Bytes that this process may put into a folder before it looks again how full it is."""
 
 
 def limit() -> int:
@@ -38,11 +40,13 @@ def file(key: str) -> Path:
     return cache() / "remote" / digest[:2] / digest
 
 
-def find(key: str) -> bytes | None:
-    """What is kept under `key`; its time is now."""
+def find(key: str, start: int = 0, size: int = -1) -> bytes | None:
+    """What is kept under `key`, or `size` bytes of it; its time is now."""
     path = file(key)
     try:
-        content = path.read_bytes()
+        with path.open("rb") as stored:
+            stored.seek(start)
+            content = stored.read(size)
         os.utime(path)
         return content
     except OSError:
@@ -66,14 +70,13 @@ def keep(key: str, content: bytes) -> None:
             f"what is fetched cannot be kept in {cache() / 'remote'}: {error.strerror or error}", stacklevel=2
         )
     folder = str(cache() / "remote")
-    _added[folder] = _added.get(folder, most) + len(content)
-    if _added[folder] > most / 100:
-        _added[folder] = 0
-        sweep(most)
+    _room[folder] = _room.get(folder, 0) - len(content)
+    if _room[folder] < 0:
+        _room[folder] = max((most - sweep(most)) / PROCESSES, most / 100)
 
 
-def sweep(most: int) -> None:
-    """Drop what was not used for longest, if there is more than `most` bytes."""
+def sweep(most: int) -> int:
+    """Drop what was not used for longest, if there is more than `most` bytes. Returns how many there are now."""
     found = []
     for folder, _, names in os.walk(cache() / "remote"):
         for name in names:
@@ -87,3 +90,4 @@ def sweep(most: int) -> None:
         with suppress(OSError):
             os.unlink(name)
         total -= size
+    return total

@@ -16,6 +16,7 @@ from amodal.data import schema
 from amodal.data.dataset import Dataset
 from amodal.data.quarantine import Bad, Quarantine
 from amodal.data.readers import native
+from amodal.data.remote import AT_ONCE, Unreachable, together
 
 
 def pack(dataset: Dataset, path: str | Path, *, shard_bytes: int = 128 * 2**20) -> Path:
@@ -79,12 +80,10 @@ def _chunks(dataset: Dataset, shard_bytes: int, bad: Quarantine) -> Iterator[pa.
         if of:
             plain[column] = pa.array([None if c is None else str(c) for c in dataset.reader.cells(of)], pa.string())
     start, size, cells = 0, 0, {name: [] for name in dataset.fields}
-    for i, key in enumerate(dataset.keys):
-        for name, column in cells.items():
-            try:
-                cell = native.encode(dataset.raw(i, name))
-            except (OSError, AmodalError) as error:
-                bad.add([Bad(key, name, str(error))])
+    for i, (key, encoded) in enumerate(zip(dataset.keys, _encoded(dataset))):
+        for cell, (name, column) in zip(encoded, cells.items()):
+            if isinstance(cell, Exception):
+                bad.add([Bad(key, name, str(cell))])
                 cell = None
             column.append(cell)
             size += len(cell["data"]) if cell else 0
@@ -93,6 +92,25 @@ def _chunks(dataset: Dataset, shard_bytes: int, bad: Quarantine) -> Iterator[pa.
             columns |= {name: pa.array(column, native.CELL) for name, column in cells.items()}
             yield pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
             start, size, cells = i + 1, 0, {name: [] for name in cells}
+
+
+def _encoded(dataset: Dataset) -> Iterator[list]:
+    """The cells of each record as they are stored, or why one cannot be read; out of object storage many records at a time."""
+
+    def cells(i: int) -> list:
+        found = []
+        for name in dataset.fields:
+            try:
+                found.append(native.encode(dataset.raw(i, name)))
+            except Unreachable:
+                raise
+            except (OSError, AmodalError) as error:
+                found.append(error)
+        return found
+
+    step = AT_ONCE if dataset.reader.far else 1
+    for start in range(0, len(dataset), step):
+        yield from together(cells, range(start, min(start + step, len(dataset))), dataset.reader.far)
 
 
 def _write_shard(folder: Path, rows: pa.RecordBatch) -> dict:

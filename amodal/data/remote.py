@@ -38,8 +38,7 @@ class Remote:
         return self.store.address(self.path)
 
     def __truediv__(self, name: str) -> Remote:
-        below = str(PurePosixPath(name))
-        return self if below == "." else Remote(f"{self.path}/{below}", self.store)
+        return self if name in (".", "") else Remote(f"{self.path}/{name.removeprefix('./')}", self.store)
 
     @property
     def parent(self) -> Remote:
@@ -97,8 +96,10 @@ class Remote:
 
     def read(self, start: int, stop: int) -> bytes:
         """The bytes from `start` to before `stop`."""
-        whole = kept.find(self._key(""))
-        return whole[start:stop] if whole is not None else self.kept(f"{start}-{stop}", lambda: self.fetch(start, stop))
+        return (self.fetch if self.store.whole else self._kept_range)(start, stop)
+
+    def _kept_range(self, start: int, stop: int) -> bytes:
+        return self.kept(f"{start}-{stop}", lambda: self.fetch(start, stop))
 
     def kept(self, what: str, make: Callable[[], bytes]) -> bytes:
         """What `make` gives, from disk if it is there: for bytes that follow from the object and from `what`."""
@@ -117,12 +118,14 @@ class Remote:
         size, whole = self.stat().st_size, stop is None
         if start == stop:
             return b""
+        if not whole and self.store.whole and (content := kept.find(self._key(""), start, stop - start)) is not None:
+            return content
         content = self.store.ask(
             self.path, lambda fs, path: fs.cat_file(path, **({} if whole else {"start": start, "end": stop}))
         )
         if not whole and len(content) == size > stop - start:  # a server that knows no ranges
             kept.keep(self._key(""), content)
-            content = content[start:stop]
+            self.store.whole, content = True, content[start:stop]
         wanted = size if whole else min(stop, size) - start
         if size >= 0 and len(content) != wanted:
             raise Lost(f"{self} has changed since it was listed: {len(content):,} bytes came instead of {wanted:,}")

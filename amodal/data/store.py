@@ -47,6 +47,8 @@ class Store:
         self.http = self.protocol in ("http", "https")
         self.top = self._system()._strip_protocol(root).rstrip("/")
         self.top = unquote(self.top) if self.http else self.top
+        self.whole = False
+        """Whether it is a server that gives whole files when it is asked for ranges."""
         self.known: dict[str, Stat | None] = {}
         self.listed: tuple[str, ...] = ()
 
@@ -61,7 +63,8 @@ class Store:
     def info(self, path: str) -> Stat | None:
         """What is at a path, None for nothing. A folder is listed, with all that is below."""
         if path not in self.known:
-            if ".." in path.split("/") or any(path.startswith(f"{folder}/") for folder in self.listed):
+            odd = ".." in path.split("/") or len(path) > 1024 or not path.isprintable()  # a cell that names no object
+            if odd or any(path.startswith(f"{folder}/") for folder in self.listed):
                 return None
             self.known[path] = self._asked(path)
             if self.known[path] and self.known[path].folder:
@@ -97,6 +100,8 @@ class Store:
                 error = _cause(error)
                 if isinstance(error, FileNotFoundError):
                     raise Lost(f"{self.address(path)} is not there") from error
+                if getattr(error, "status", 0) == 416 or "range" in _said(error).lower() and not _passing(error):
+                    raise Lost(f"{self.address(path)} has changed since it was listed: {_said(error)}") from error
                 if denied(error):
                     raise self._denied(path, error) from error
                 if not _passing(error) or wait is None:

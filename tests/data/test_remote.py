@@ -70,13 +70,14 @@ def web(tmp_path):
                 return self.send_error(503)
             if any(name in self.path for name in self.server.denied):
                 return self.send_error(403)
+            self.server.sent += [self.path] * (self.command == "GET")
             return super().send_head()
 
         def log_message(self, *args):
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=tmp_path))
-    server.broken, server.denied = 0, []
+    server.broken, server.denied, server.sent = 0, [], []
     server.address = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -149,6 +150,9 @@ def test_a_web_server_is_the_folder(what, tmp_path, web):
         (path / "dog" / "r00.png").rename(path / "dog" / "100 % #1.png")
     web.broken = 1
     assert_same(data.open(path), data.open(f"{web.address}/{path.relative_to(tmp_path)}"))
+    assert max(map(web.sent.count, web.sent)) <= 3, (
+        "a server that knows no ranges is not asked for a file again and again"
+    )
 
 
 def pictures(store, n: int = 6, start: str = "/bucket/photos") -> str:
@@ -291,8 +295,8 @@ def test_the_cache_keeps_to_its_limit_and_drops_what_was_not_used(monkeypatch):
         data.open(pictures(fsspec.filesystem("memory"), 7)).value(6, "image")
 
 
-def test_a_large_pack_and_a_tar_are_read_by_ranges(tmp_path, monkeypatch):
-    """A value costs its own bytes; an index is read once, and then comes from disk."""
+def test_a_pack_is_read_by_ranges(tmp_path, monkeypatch):
+    """A value costs its own bytes; an index is read once, and then comes from disk. It can be packed again from there."""
     root = tmp_path / "photos"
     root.mkdir()
     for i in range(50):
@@ -314,6 +318,8 @@ def test_a_large_pack_and_a_tar_are_read_by_ranges(tmp_path, monkeypatch):
     asked.clear()
     data.open("memory://bucket/pack").value(7, field)
     assert not asked
+    again = data.pack(dataset, tmp_path / "again")
+    assert sorted(f.name for f in again.glob("shard*")) == sorted(f.name for f in (tmp_path / "pack").glob("shard*"))
 
 
 RUN = """
