@@ -3,6 +3,7 @@ from disk."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -60,11 +61,12 @@ class Parquet(Lazy):
         return {}
 
     @cached_property
-    def _held(self) -> dict[tuple[int, str], pa.Array]:
+    def _held(self) -> dict[tuple[int, str], tuple[pa.Array, int]]:
+        """The columns of groups in memory, and the bytes of each, which Arrow takes a while to count."""
         return {}
 
     def cell(self, i: int, column: str):
-        group = int(np.searchsorted(self.starts, i, side="right")) - 1
+        group = bisect_right(self.starts, i) - 1
         return value_of(self._column(group, column)[i - int(self.starts[group])])
 
     def cells(self, column: str) -> list:
@@ -97,12 +99,12 @@ class Parquet(Lazy):
     def _column(self, group: int, column: str) -> pa.Array:
         """Kept, with the other columns of its group and with groups read before as far as HELD goes. Several threads may
         ask at once, so each opens the file anew."""
-        array = self._held.get((group, column))
-        if array is None and isinstance(self.path, Remote):  # not as often as threads want it
+        held = self._held.get((group, column))
+        if held is None and isinstance(self.path, Remote):  # not as often as threads want it
             with self._reading.setdefault((group, column), Lock()):
-                array = self._held.get((group, column))
-                return self._read(group, column) if array is None else array
-        return self._read(group, column) if array is None else array
+                held = self._held.get((group, column))
+                return self._read(group, column) if held is None else held[0]
+        return self._read(group, column) if held is None else held[0]
 
     def _read(self, group: int, column: str) -> pa.Array:
         # Checksums of pages are optional, and cost next to nothing where a file has them.
@@ -111,12 +113,12 @@ class Parquet(Lazy):
             read = file.read_row_group(group, columns=[column], use_threads=False)
             read.validate(full=True)  # offsets and text, which Arrow otherwise takes on trust
             array = one_array(read.column(column))
-        self._held[group, column] = array
+        self._held[group, column] = array, array.nbytes
         held = list(self._held.items())
-        excess = sum(a.nbytes for _, a in held) - HELD
-        for key, other in held:
+        excess = sum(size for _, (_, size) in held) - HELD
+        for key, (_, size) in held:
             if excess > 0 and key[0] != group and self._held.pop(key, None) is not None:
-                excess -= other.nbytes
+                excess -= size
         return array
 
 

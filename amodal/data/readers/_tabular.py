@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ class Tabular(Reader):
     def get(self, i: int, column: str):
         if column in self.given:
             return self.given[column][i]
-        part = self.parts[number := int(np.searchsorted(self.starts, i, side="right")) - 1]
+        part = self.parts[number := bisect_right(self.starts, i) - 1]
         if column not in part.columns:
             self.check(column)
             return None
