@@ -19,7 +19,7 @@ PLAIN, ALLOWED = "highest", "medium"
 
 
 @cache
-def _helps() -> bool:
+def helps() -> bool:
     """Whether oneDNN is the quicker one here and gives float32: AMD, AVX-512, no AMX, and no GPU, which the setting would reach too."""
     about = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.12 does not tell
     suits = about.get("avx512_f", False) and not about.get("amx_tile", True) and "AMD" in about.get("cpu_name", "")
@@ -53,7 +53,7 @@ class fast_products(ContextDecorator):
     def __enter__(self) -> fast_products:
         cls = fast_products
         with cls._lock:
-            if not cls._inside and _setting() == PLAIN and _helps():
+            if not cls._inside and _setting() == PLAIN and helps():
                 torch.set_float32_matmul_precision(ALLOWED)
                 cls.on = True
             cls._inside += 1

@@ -8,7 +8,7 @@ import torch
 from amodal.core import products
 from amodal.core.products import ALLOWED, PLAIN, are_fast, fast_products
 
-helps = pytest.mark.skipif(not products._helps(), reason="this CPU is as quick with torch's own choice, or rounds")
+helps = pytest.mark.skipif(not products.helps(), reason="this CPU is as quick with torch's own choice, or rounds")
 
 
 @pytest.fixture(autouse=True)
