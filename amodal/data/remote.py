@@ -156,6 +156,8 @@ class _Ranges(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = 0) -> int:
         self.at = offset + (0, self.at, self.size)[whence]
+        if self.at < 0:
+            raise ValueError(f"byte {self.at} of a file")
         return self.at
 
     def tell(self) -> int:

@@ -6,7 +6,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from urllib.parse import quote, unquote
 
@@ -20,6 +20,10 @@ VERSIONS = "ETag etag md5Hash Content-MD5 LastModified last_modified updated Las
 """What stores call that which changes with the content, the best first."""
 
 
+UNASKED = -3
+"""The size of what was listed without one."""
+
+
 class Lost(AmodalError, OSError):
     """One object that cannot be read: gone, changed, or not for us. It costs one value."""
 
@@ -30,7 +34,7 @@ class Unreachable(AmodalError):
 
 @dataclass(frozen=True)
 class Stat:
-    """st_size: bytes, -1 where the store does not say; st_mtime_ns: what changes when the object does, a text."""
+    """st_size: bytes, below 0 where the store does not say; st_mtime_ns: what changes when the object does, a text."""
 
     st_size: int
     st_mtime_ns: str
@@ -70,8 +74,9 @@ class Store:
             if self.known[path] and self.known[path].folder:
                 self.below(path)
         found = self.known[path]
-        if found and found.st_size < 0 and self.http and not found.folder:  # listed by a page that tells no sizes
-            found = self.known[path] = self._asked(path)
+        if found and found.st_size == UNASKED:  # listed by a page that tells no sizes
+            found = self._asked(path)
+            found = self.known[path] = found and replace(found, st_size=max(found.st_size, -2))
         return found
 
     def below(self, folder: str) -> dict[str, Stat | None]:
@@ -155,7 +160,7 @@ def _found(fs, path: str, http: bool) -> dict[str, dict]:
 def _stat(about: dict) -> Stat:
     size = about.get("size")
     version = next((str(about[name]) for name in VERSIONS if about.get(name)), "")
-    return Stat(-1 if size is None else int(size), version, about["type"] == "directory")
+    return Stat(UNASKED if size is None else int(size), version, about["type"] == "directory")
 
 
 def _cause(error: Exception) -> Exception:

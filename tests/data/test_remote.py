@@ -322,6 +322,25 @@ def test_a_pack_is_read_by_ranges(tmp_path, monkeypatch):
     assert sorted(f.name for f in again.glob("shard*")) == sorted(f.name for f in (tmp_path / "pack").glob("shard*"))
 
 
+def test_damaged_shards_are_errors_for_a_person(tmp_path):
+    folder = data.pack(data.open(builders.folder(tmp_path / "plain")), tmp_path / "pack")
+    shard = next(folder.glob("shard*"))
+    store, whole, draw = fsspec.filesystem("memory"), shard.read_bytes(), np.random.default_rng(0)
+    store.put(str(folder), "/bucket/pack", recursive=True)
+    refused = 0
+    for _ in range(60):
+        damaged = bytearray(whole)
+        damaged[draw.choice([draw.integers(1500), len(whole) - 1 - draw.integers(1000)])] = draw.integers(256)
+        store.pipe_file(f"/bucket/pack/{shard.name}", bytes(damaged))
+        try:
+            dataset = data.open("memory://bucket/pack")
+            [values(dataset, field) for field in dataset.fields]
+        except AmodalError as error:
+            refused += 1
+            assert "memory://bucket/pack" in str(error)
+    assert 5 < refused < 60
+
+
 RUN = """
 import sys
 from amodal.train.pretrain import pretrain

@@ -37,12 +37,14 @@ class FarShard(Lazy):
     def _read_index(self) -> tuple[pa.RecordBatch, int]:
         """The batch over memory of the size of the file, of which only the index is there, and where that memory begins."""
         size = self.path.stat().st_size
-        memory = mmap.mmap(-1, max(size, 1))  # pages that nobody touches take no memory
 
         def fill(start: int, stop: int) -> None:
+            if not 0 <= start <= stop <= size:
+                raise ValueError(f"it points to byte {stop if start >= 0 else start:,} of {size:,}")
             memory[start:stop] = self.path.read(start, stop)
 
         try:
+            memory = mmap.mmap(-1, max(size, 1))  # pages that nobody touches take no memory
             fill(size - 10, size)
             fill(size - 10 - int.from_bytes(memory[size - 10 : size - 6], "little"), size)
             at = 8
@@ -68,7 +70,7 @@ class FarShard(Lazy):
             return batch, whole.address
         except AmodalError:
             raise
-        except (pa.ArrowException, OSError, ValueError, LookupError) as error:
+        except (pa.ArrowException, OSError, ValueError, LookupError, OverflowError) as error:
             raise AmodalError(f"{self.path} is no whole shard: {error}. Copy it again or pack again.") from error
 
     def cell(self, i: int, column: str):
