@@ -144,7 +144,7 @@ def _learnt(lib, vectors: np.ndarray):
     quantizer = lib.IndexFlatIP(kept)
     codes = lib.IndexIVFPQFastScan(quantizer, kept, lists, kept, 4, lib.METRIC_INNER_PRODUCT)
     codes.by_residual = True
-    codes.cp.niter = ITERATIONS
+    codes.cp.niter = codes.pq.cp.niter = ITERATIONS
     built = lib.IndexPreTransform(turned, codes)
     built.train(some)
     return built

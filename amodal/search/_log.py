@@ -172,7 +172,8 @@ class Log:
         Raises AmodalError when the disk is full or cannot be written; the index then stays as it was.
         """
         m = self.manifest
-        lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records).encode("utf-8")
+        encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes an encoder for each record
+        lines = "".join(encode(r) + "\n" for r in records).encode("utf-8")
         new = m | {
             "records": m["records"] + len(records),
             "record_bytes": m["record_bytes"] + len(lines),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from amodal.core import AmodalError
 from amodal.data import Dataset
 
 
@@ -37,6 +39,21 @@ def plain(value):
     if value is None or isinstance(value, str):
         return value
     return float(value) if np.isfinite(value) else None
+
+
+def in_rows(labels: Mapping[str, Sequence], count: int) -> list[dict]:
+    """The labels of each of `count` records, for JSON. Raises AmodalError for a label that has not as many values."""
+    columns = []
+    for name, values in labels.items():
+        if len(values) != count:
+            raise AmodalError(
+                f"the label {name!r} has {len(values)} values for {count} records; give one for each record"
+            )
+        if isinstance(values, np.ndarray) and values.dtype.kind == "f":  # all at once takes a fifth of the time
+            columns.append(np.where(np.isfinite(values), values.astype(object), None).tolist())
+        else:
+            columns.append([plain(v) for v in values])
+    return [dict(zip(labels, own)) for own in zip(*columns)] if columns else [{} for _ in range(count)]
 
 
 def column_of(values: list) -> np.ndarray:

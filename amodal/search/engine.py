@@ -22,7 +22,7 @@ from amodal.evaluate import embed_records
 from amodal.evaluate._embedded import embed_several
 from amodal.search._filter import Where
 from amodal.search._maxsim import Lists, spans
-from amodal.search._records import plain, stamp_of
+from amodal.search._records import in_rows, plain, stamp_of
 from amodal.train import distributed
 
 AT_ONCE = 4096
@@ -173,7 +173,7 @@ class Engine(ABC):
         keys, labels = list(keys), labels or {}
         if len(keys) != vectors.size:
             raise AmodalError(f"{len(keys)} keys for the vectors of {vectors.size} records")
-        own = [{name: plain(values[i]) for name, values in labels.items()} for i in range(len(keys))]
+        own = in_rows(labels, len(keys))
         with self.writing():
             self._put(keys, vectors, [""] * len(keys), own)
         return self
@@ -247,7 +247,9 @@ class Engine(ABC):
         if k < 1:
             raise AmodalError(f"k = {k}: at least one record must be asked for")
         unit = normalize(query.float().reshape(-1, self.width), dim=1)
-        share = torch.ones(len(unit)) if weights is None else weights.float()
+        if weights is None:
+            return self.find((unit / len(unit)).numpy(), k, senses, where, unsigned)
+        share = weights.float()
         if share.shape != (len(unit),) or not bool((share > 0).all()):
             raise AmodalError(f"{len(unit)} vectors of a query need as many weights above 0, got {share.tolist()[:8]}")
         return self.find((unit * (share / share.sum())[:, None]).numpy(), k, senses, where, unsigned)

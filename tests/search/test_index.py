@@ -90,6 +90,16 @@ def test_filters(filled):
         index.nearest(query, where={"height": "tall"})
 
 
+def test_labels_that_are_missing_stay_missing(tmp_path):
+    e = Embeddings({"image": Column(torch.eye(4), torch.arange(4))}, 4)
+    own = {"zone": np.array(["arid", None, "cold", None], dtype=object), "height": np.array([1.5, np.nan, np.inf, 2])}
+    index = Index.open(tmp_path).add("abcd", e, own)
+    for made in (index, Index.open(tmp_path)):
+        found = {key: labels for key, _, _, labels, _ in made.nearest(torch.ones(4))}
+        assert found["a"] == {"zone": "arid", "height": 1.5} and found["b"] == {"zone": None, "height": None}
+        assert found["c"] == {"zone": "cold", "height": None} and found["d"] == {"zone": None, "height": 2.0}
+
+
 def test_replace_delete_and_tidy(filled):
     index, e = filled
     new = torch.eye(16)[:1]
@@ -163,6 +173,10 @@ def test_damage_and_misuse_are_explained(filled, tmp_path):
         index.nearest(torch.ones(5))
     with pytest.raises(AmodalError, match="do not go into an index of 16"):
         index.add(["x"], Embeddings({"image": Column(torch.ones(1, 5), torch.arange(1))}, 1))
+    with pytest.raises(AmodalError, match="'zone' has 2 values for 1 records"):
+        index.add(
+            ["x"], Embeddings({"image": Column(torch.ones(1, 16), torch.arange(1))}, 1), {"zone": ["arid", "cold"]}
+        )
     with pytest.raises(AmodalError, match="only be searched"):
         index.update(None)
     with index.log.writing(), pytest.raises(AmodalError, match="another process is writing"):
