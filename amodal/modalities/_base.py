@@ -149,7 +149,8 @@ def read_bytes(raw: Path | str | bytes) -> bytes:
     """The content of a file, or the bytes themselves. Raises BadValue if there is no such file or nothing in it."""
     if not isinstance(raw, bytes):
         try:
-            raw = Path(raw).read_bytes()
+            with open(raw, "rb") as file:
+                raw = file.read()
         except FileNotFoundError:
             raise BadValue(f"no such file: {raw}") from None
         except (OSError, ValueError) as error:  # ValueError: a NUL character in the path

@@ -318,3 +318,14 @@ def _keyless(path, rows):
 def test_a_column_of_arrays_in_memory_may_name_the_records():
     dataset = data.open({"id": [f"a{i}" for i in range(30)], "x": [[1.0, 2.0]] * 30})
     assert dataset.keys[:2] == ["a0", "a1"] and set(dataset.fields) == {"x"}
+
+
+def test_reading_a_pack_loads_no_pandas(tmp_path):
+    """Arrow does where it turns columns to numpy itself, which takes a second."""
+    packed = data.pack(data.open(b.tars(tmp_path)), tmp_path / "packed")
+    code = "import sys; from amodal import data; d = data.open(sys.argv[1]); list(data.Loader(d, [0, 1], batch=2, steps=1)); "
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code + "print('pandas' in sys.modules)", str(packed)],
+        capture_output=True,
+    )
+    assert done.stdout.strip() == b"False", done.stderr

@@ -90,7 +90,7 @@ class Parquet(Lazy):
         if stats is not None and stats.has_null_count and stats.null_count in (0, meta.num_rows):
             return np.full(meta.num_rows, stats.null_count == 0)
         try:
-            return self._column(group, column).is_valid().to_numpy(zero_copy_only=False)
+            return flags(self._column(group, column).is_valid())
         except Unreachable:
             raise
         except (pa.ArrowException, OSError, ValueError):  # damaged: each of its cells will say so when it is read
@@ -147,7 +147,7 @@ class Mapped(Lazy):
         return map(value_of, self._table.column(column))
 
     def present(self, column: str) -> np.ndarray:
-        return one_array(self._table.column(column).is_valid()).to_numpy(zero_copy_only=False)
+        return flags(one_array(self._table.column(column).is_valid()))
 
 
 Part = Lists | Parquet | Mapped
@@ -155,6 +155,11 @@ Part = Lists | Parquet | Mapped
 
 def one_array(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+
+
+def flags(array: pa.BooleanArray) -> np.ndarray:
+    """(n,) bool. Not by `to_numpy`, which first loads pandas where that is installed: a second."""
+    return np.from_dlpack(array.cast(pa.uint8())).astype(bool)
 
 
 def value_of(scalar: pa.Scalar):
@@ -173,8 +178,9 @@ def _nested(values: pa.Array) -> np.ndarray | None:
         lengths = set(values.value_lengths().to_pylist()) if values.null_count == 0 else {-1}
         inner = _nested(values.flatten()) if len(lengths) == 1 and lengths != {-1} else None
         return None if inner is None else inner.reshape(len(values), lengths.pop(), *inner.shape[1:])
-    numeric = pa.types.is_floating(values.type) or pa.types.is_integer(values.type)
-    return values.to_numpy(zero_copy_only=False) if numeric else None
+    if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
+        return None
+    return values.to_numpy(zero_copy_only=False) if values.null_count else np.from_dlpack(values)
 
 
 def starts_of(parts: Sequence[Part]) -> np.ndarray:
