@@ -10,61 +10,22 @@ Several processes may write at once. A killed one leaves whole records only, and
 
 from __future__ import annotations
 
-import atexit
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
-from urllib.parse import parse_qsl, quote, urlsplit
-from uuid import UUID, uuid5
+from urllib.parse import quote
 
 import numpy as np
 
 from amodal.core import AmodalError, unknown
 from amodal.search._filter import Where, bounds, choices
 from amodal.search._maxsim import Lists, explained
+from amodal.search._qdrant_address import Address, client_of
+from amodal.search._qdrant_points import CARD, EVERY, contents, id_of, path_of, requests
 from amodal.search.engine import Engine, Found, other_encoder
 
-SCHEMES = ("qdrant", "qdrants")
 FORMAT = 1
-NAMES = UUID("5f0c7e0a-6f0e-5d51-9a53-6d0f7c1c2a11")
-CARD = str(uuid5(NAMES, "\0card"))
-POINTS, NUMBERS = 256, 1_000_000  # in one request: servers refuse requests of more than 32 MB
-EVERY = "%all"  # the multivector of all senses together; no name of a sense is written so
 WIDER = 4  # candidates for each result wanted, where the server cannot rank by itself
 PAGE = 4096  # records whose stamps are asked for at once
-
-
-@dataclass(frozen=True)
-class Address:
-    """`qdrant://HOST:PORT/COLLECTION`, `qdrants://` with TLS; `?shards=6&replicas=2` is how a new collection is laid over machines.
-    `qdrant:///FOLDER/COLLECTION`, without a host, is the client's own store in a folder: to try it out, slow."""
-
-    url: str
-    folder: str
-    collection: str
-    shards: int | None = None
-    replicas: int | None = None
-
-    @staticmethod
-    def of(text: str) -> Address:
-        parts, example = urlsplit(text), "qdrant://localhost:6333/photos"
-        folder, _, collection = parts.path.rpartition("/")
-        if parts.scheme not in SCHEMES or not collection or bool(parts.netloc) == bool(folder):
-            raise AmodalError(f"{text!r} is not the address of a collection; write it like {example}")
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        for name, value in options.items():
-            if name not in ("shards", "replicas"):
-                raise unknown("option of a Qdrant address", name, ["shards", "replicas"])
-            if not value.isdigit() or int(value) < 1:
-                raise AmodalError(f"{name}={value} in {text!r} should be a whole number from 1 on")
-        try:
-            port = parts.port or 6333
-        except ValueError:
-            raise AmodalError(f"the port in {text!r} is not a number; write it like {example}") from None
-        url = f"{'https' if parts.scheme == 'qdrants' else 'http'}://{parts.hostname}:{port}" if parts.netloc else ""
-        return Address(url, folder, collection, **{name: int(value) for name, value in options.items()})
 
 
 class Qdrant(Engine):
@@ -76,7 +37,7 @@ class Qdrant(Engine):
     def __init__(self, path: str, *, encoder=None, fingerprint: str = "", client=None):
         super().__init__(path, encoder, fingerprint)
         self.address = Address.of(path)
-        self.client = _client(self.address) if client is None else client
+        self.client = client_of(self.address) if client is None else client
         self.name = self.address.collection
         self.card: dict = {}
         self._look()
@@ -137,7 +98,7 @@ class Qdrant(Engine):
     def stamps(self, keys: Sequence[str]) -> dict[str, str]:
         found = {}
         for start in range(0, len(keys) if self.card else 0, PAGE):
-            ids = [_id(key) for key in keys[start : start + PAGE]]
+            ids = [id_of(key) for key in keys[start : start + PAGE]]
             with self._talking():
                 points = self.client.retrieve(self.name, ids, with_payload=["key", "stamp"], with_vectors=False)
             found |= {point.payload["key"]: point.payload["stamp"] for point in points}
@@ -146,7 +107,7 @@ class Qdrant(Engine):
     def of_record(self, key: str) -> dict[str, np.ndarray]:
         names = {quote(sense, safe=""): sense for sense in self.sources}
         with self._talking():
-            points = self.client.retrieve(self.name, [_id(key)], with_payload=False, with_vectors=list(names))
+            points = self.client.retrieve(self.name, [id_of(key)], with_payload=False, with_vectors=list(names))
         if not points:
             raise KeyError(key)
         own = {names[n]: np.array(v, dtype=np.float32) for n, v in points[0].vector.items() if n in names}
@@ -168,25 +129,8 @@ class Qdrant(Engine):
     def put(self, keys: list[str], vectors: dict[str, Lists], stamps: list[str], labels: list[dict]) -> None:
         senses, many = self._senses(vectors)
         self._begin(senses, many, next((lists.values.shape[1] for lists in vectors.values()), 0), labels)
-        own: list[dict[str, list]] = [{} for _ in keys]
-        parts: list[dict[str, list[int]]] = [{} for _ in keys]
-        for source, lists in vectors.items():
-            name, values, ends = quote(source, safe=""), lists.values.astype(np.float32), lists.ends.tolist()
-            for i, start, stop in zip(lists.rows.tolist(), ends, ends[1:]):
-                if lists.lengths is None:
-                    own[i][name] = values[start].tolist()
-                    continue
-                own[i][name] = values[start:stop].tolist()
-                if (numbers := lists.parts[start:stop].tolist()) != list(range(stop - start)):
-                    parts[i][source] = numbers
-        if self.card.get("every"):
-            for vector in filter(None, own):
-                vector[EVERY] = [v for one in vector.values() for v in (one if isinstance(one[0], list) else [one])]
-        payloads = [
-            {"key": key, "stamp": stamp, "labels": label} | ({"parts": part} if part else {})
-            for key, stamp, label, part in zip(keys, stamps, labels, parts)
-        ]
-        for start, stop in _requests(own, self.width):
+        own, payloads = contents(keys, vectors, stamps, labels, together=bool(self.card.get("every")))
+        for start, stop in requests(own, self.width):
             self._upsert(keys[start:stop], own[start:stop], payloads[start:stop])
 
     def _senses(self, vectors: dict[str, Lists]) -> tuple[list[str], list[str]]:
@@ -203,7 +147,7 @@ class Qdrant(Engine):
         from qdrant_client import models
 
         each = zip(keys, vectors, payloads)
-        points = [models.PointStruct(id=_id(key), vector=vector, payload=payload) for key, vector, payload in each]
+        points = [models.PointStruct(id=id_of(key), vector=vector, payload=payload) for key, vector, payload in each]
         with self._talking():
             self.client.upsert(self.name, points, wait=True)
 
@@ -229,7 +173,7 @@ class Qdrant(Engine):
             for name in kinds.keys() - self.card.get("kinds", {}).keys():
                 kind = "KEYWORD" if kinds[name] == "category" else "FLOAT"
                 if self.address.url:  # the client's own store has no use for it, and says so
-                    self.client.create_payload_index(self.name, _path(name), getattr(models.PayloadSchemaType, kind))
+                    self.client.create_payload_index(self.name, path_of(name), getattr(models.PayloadSchemaType, kind))
         about = {"format": FORMAT, "fingerprint": self.fingerprint, "width": width, "senses": senses}
         about |= {"format": FORMAT + 1, "several": many, "every": len(many) > 1} if many else {}
         self._share_card(about | self.card | {"kinds": kinds})
@@ -268,7 +212,7 @@ class Qdrant(Engine):
 
         gone = list(self.stamps(list(keys)))
         for start in range(0, len(gone), PAGE):
-            ids = [_id(key) for key in gone[start : start + PAGE]]
+            ids = [id_of(key) for key in gone[start : start + PAGE]]
             with self._talking():
                 self.client.delete(self.name, models.PointIdsList(points=ids), wait=True)
         return len(gone)
@@ -325,7 +269,7 @@ class Qdrant(Engine):
     ) -> list[Found]:
         """The k best of these records by their own vectors, exactly, and what of each was found."""
         names, found = {quote(sense, safe=""): sense for sense in senses}, []
-        ids = [_id(key) for key in candidates]
+        ids = [id_of(key) for key in candidates]
         with self._talking():
             points = self.client.retrieve(self.name, ids, with_payload=True, with_vectors=list(names))
         for point in points:
@@ -353,20 +297,20 @@ class Qdrant(Engine):
                 raise unknown("label in this index", name, kinds)
             if kinds[name] == "number":
                 low, high = (None if np.isinf(b) else b for b in bounds(name, wanted))
-                must.append(models.FieldCondition(key=_path(name), range=models.Range(gte=low, lte=high)))
+                must.append(models.FieldCondition(key=path_of(name), range=models.Range(gte=low, lte=high)))
                 continue
             for choice in choices(wanted):
                 self._there(name, choice)
-            must.append(models.FieldCondition(key=_path(name), match=models.MatchAny(any=choices(wanted))))
+            must.append(models.FieldCondition(key=path_of(name), match=models.MatchAny(any=choices(wanted))))
         return models.Filter(must=must, must_not=[models.HasIdCondition(has_id=[CARD])])
 
     def _there(self, name: str, choice: str) -> None:
         from qdrant_client import models
 
-        has = models.Filter(must=[models.FieldCondition(key=_path(name), match=models.MatchValue(value=choice))])
+        has = models.Filter(must=[models.FieldCondition(key=path_of(name), match=models.MatchValue(value=choice))])
         with self._talking():
             if not self.client.count(self.name, count_filter=has, exact=True).count:
-                values = self.client.facet(self.name, key=_path(name), limit=1000).hits
+                values = self.client.facet(self.name, key=path_of(name), limit=1000).hits
                 raise unknown(f"value of {name}", choice, {str(hit.value) for hit in values})
 
     @contextmanager
@@ -384,51 +328,3 @@ class Qdrant(Engine):
                 f"the index in {self.path} cannot be used: {said}. Is the server running there, and QDRANT_API_KEY set if it wants "
                 "a key? What was written before is kept; give the same command again."
             ) from error
-
-
-def _requests(vectors: list[dict[str, list]], width: int) -> Iterator[tuple[int, int]]:
-    """Ranges of points that one request takes."""
-    start, numbers = 0, 0
-    for i, own in enumerate(vectors):
-        size = width * sum(len(v) if isinstance(v[0], list) else 1 for v in own.values())
-        if i > start and (i - start == POINTS or numbers + size > NUMBERS):
-            yield start, i
-            start, numbers = i, 0
-        numbers += size
-    if start < len(vectors):
-        yield start, len(vectors)
-
-
-def _client(address: Address):
-    try:
-        from qdrant_client import QdrantClient
-    except ImportError:
-        raise AmodalError(
-            "an index in Qdrant needs its client, which is not installed: pip install 'amodal[qdrant]'"
-        ) from None
-    if not address.url:
-        return _store(address.folder)
-    key = os.environ.get("QDRANT_API_KEY")
-    return QdrantClient(url=address.url, api_key=key, timeout=60, check_compatibility=False)
-
-
-@cache
-def _store(folder: str):
-    """The client's own store, which can be opened but once."""
-    from qdrant_client import QdrantClient
-
-    try:
-        client = QdrantClient(path=folder)
-    except (RuntimeError, OSError) as error:
-        raise AmodalError(f"the store in {folder} cannot be opened: {error}") from error
-    atexit.register(client.close)  # later, what closing takes is gone
-    return client
-
-
-def _id(key: str) -> str:
-    return str(uuid5(NAMES, key))
-
-
-def _path(label: str) -> str:
-    """Of a label in a payload; quoted, as a name may hold dots."""
-    return f'labels."{label}"'

@@ -22,7 +22,8 @@ from amodal.core import AmodalError, Column, Embeddings
 from amodal.model import Model
 from amodal.nn import config as encoder_config
 from amodal.search import Index, engine, open_index, search
-from amodal.search.qdrant import Address, Qdrant
+from amodal.search._qdrant_address import Address
+from amodal.search.qdrant import Qdrant
 from tests.export.test_weights import CARD
 from tests.search.test_index import labels, vectors
 
