@@ -82,3 +82,20 @@ def test_the_time_to_a_quality_counts_seeds_that_never_get_there():
     early = curve(0.5, 0.6, 0.6, seconds=3)
     line = ttq.row("mae", "pictures", "lightly", 8, [(early, quick)])
     assert line.speed == 3, "the peer is there before its end too"
+
+
+def test_a_profile_counts_each_operation_once_where_it_belongs():
+    from torch.profiler import ProfilerActivity, profile
+
+    from benchmarks.profiles import shares
+
+    a = torch.randn(64, 64, requires_grad=True)
+    q = torch.randn(1, 2, 8, 16, requires_grad=True)
+    with profile(activities=[ProfilerActivity.CPU]) as record:
+        torch.nn.functional.scaled_dot_product_attention(q, q, q).sum().backward()
+        optimizer = torch.optim.AdamW([a])
+        (a @ a).sum().backward()
+        optimizer.step()
+    found = shares(record.events())
+    assert {"products", "attention", "optimizer"} <= found.keys()
+    assert math.isclose(sum(found.values()), sum(event.self_cpu_time_total for event in record.events()))
