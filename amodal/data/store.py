@@ -116,12 +116,12 @@ class Store:
 
     def _denied(self, path: str, error: Exception) -> AmodalError:
         """One object that is not for us, or all of them: a key that has expired must not empty the data bit by bit."""
-        try:
-            if path != self.top:
-                self._system().info(self.top)
+        if path != self.top:
+            try:
+                self.ask(self.top, lambda fs, top: fs.info(top))
                 return Lost(f"access to {self.address(path)} is denied")
-        except Exception as other:
-            error = other
+            except Unreachable as other:
+                return other
         return Unreachable(
             f"access to {self.address(self.top)} is denied: {_said(error)}. The key is taken from where the store's own tools look "
             f"for it (of S3: AWS_PROFILE, AWS_ACCESS_KEY_ID, ~/.aws; without any, of a public bucket: FSSPEC_S3_ANON=true)."
@@ -181,7 +181,7 @@ def _passing(error: Exception) -> bool:
     if status:
         return status >= 500 or status in (408, 425, 429)
     lasting = (FileNotFoundError, IsADirectoryError, NotADirectoryError, AmodalError)
-    net = "Timeout" in name or "Connect" in name or "Disconnected" in name or "Payload" in name
+    net = any(word in name for word in ("Timeout", "Connect", "Disconnected", "Payload", "HTTPClient"))
     return net or isinstance(error, (OSError, TimeoutError)) and not isinstance(error, lasting)
 
 

@@ -341,6 +341,31 @@ def test_damaged_shards_are_errors_for_a_person(tmp_path):
     assert 5 < refused < 60
 
 
+@pytest.mark.slow
+def test_s3_that_fails_half_of_its_requests_and_denies_one_object(tmp_path, s3, s3_server, monkeypatch):
+    here = data.open(builders.folder(tmp_path / "photos"))
+    s3.put(str(tmp_path / "photos"), "bucket/photos", recursive=True)
+    inner, draw = s3_server._server.app, np.random.default_rng(0)
+
+    def flaky(environment, start):
+        broken = draw.random() < 0.5
+        if not broken and not environment["PATH_INFO"].endswith("r01.png"):
+            return inner(environment, start)
+        start("500 Internal Server Error" if broken else "403 Forbidden", [("Content-Type", "application/xml")])
+        body = f"<Error><Code>{'InternalError' if broken else 'AccessDenied'}</Code></Error>"
+        return [] if environment["REQUEST_METHOD"] == "HEAD" else [body.encode()]
+
+    monkeypatch.setattr("amodal.data.store.WAITS", (0.01,) * 20)
+    s3_server._server.app = flaky
+    try:
+        there = data.open("s3://bucket/photos")
+        assert reasons(there) == {"cat/r01": "access to s3://bucket/photos/cat/r01.png is denied"}
+        for one, two in zip(values(here, "text"), values(there, "text")):
+            np.testing.assert_array_equal(one, two)
+    finally:
+        s3_server._server.app = inner
+
+
 RUN = """
 import sys
 from amodal.train.pretrain import pretrain
