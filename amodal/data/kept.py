@@ -8,6 +8,7 @@ import os
 import threading
 import warnings
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from amodal.core import AmodalError
@@ -37,7 +38,12 @@ def limit() -> int:
 
 def file(key: str) -> Path:
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    return cache() / "remote" / digest[:2] / digest
+    return Path(f"{_folder(os.environ.get('AMODAL_CACHE'))}/{digest[:2]}/{digest}")
+
+
+@lru_cache
+def _folder(chosen: str | None) -> str:
+    return str(cache() / "remote")
 
 
 def find(key: str, start: int = 0, size: int = -1) -> bytes | None:
