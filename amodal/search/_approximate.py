@@ -64,6 +64,7 @@ class Approximate:
             return found
         if found is None or found.count > len(vectors) or len(vectors) > 2 * found.trained:
             found = Approximate(_learnt(lib, vectors), 0, len(vectors), 1, 1, 0.0)
+        lib.downcast_index(found.built.index).pq.sync_transposed_centroids()  # the same codes in a third of the time
         for start in range(found.count, len(vectors), 65536):
             found.built.add(_floats(vectors[start : start + 65536]))
         found.count = len(vectors)
