@@ -71,18 +71,30 @@ def group(names: Sequence[str], columns: dict[str, Where]) -> Grouped:
     """
     records: dict[str, dict[str, int]] = defaultdict(dict)
     ignored: Counter = Counter()
+    ending_with = _by_ending(columns)
     for i, name in enumerate(names):
-        fits = [(key, column) for column, where in columns.items() if (key := where.key(name)) is not None]
+        ending = ending_of(name)
+        candidates = ending_with.get(ending, ()) if "" not in ending_with else columns.items()
+        fits = [(key, column) for column, where in candidates if (key := where.key(name)) is not None]
         if not fits:
-            ignored["*" + ending_of(name)] += 1
+            ignored["*" + ending] += 1
             continue
-        key, column = min(fits, key=lambda fit: len(fit[0]))
+        key, column = fits[0] if len(fits) == 1 else min(fits, key=lambda fit: len(fit[0]))
         if column in records[key]:
             ignored[f"second file for {column}"] += 1
         records[key].setdefault(column, i)
     keys = sorted(records)
     at = {column: np.array([records[k].get(column, -1) for k in keys], dtype=np.int64) for column in columns}
     return Grouped([printable(k) for k in keys], at, ignored)
+
+
+def _by_ending(columns: dict[str, Where]) -> dict[str, list[tuple[str, Where]]]:
+    """Ending, as `ending_of` has it -> the columns that a file with it may be of."""
+    found: dict[str, list[tuple[str, Where]]] = defaultdict(list)
+    for column, where in columns.items():
+        for ending in {ending_of(f"x{suffix}") for suffix in where.suffixes}:
+            found[ending].append((column, where))
+    return found
 
 
 class Files(Reader):
