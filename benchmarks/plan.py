@@ -16,6 +16,7 @@ import torch
 
 from amodal import methods
 from amodal.nn.encoder import Encoder
+from amodal.nn.recompute import recomputation
 from amodal.plan.counting import count, weightless
 from amodal.plan.examples import made_up
 from amodal.train.step import gradients
@@ -24,7 +25,7 @@ from benchmarks._timing import Row, peak_mib
 
 BY_NAME = True
 TOKENS = {"image": 64, "text": 32}
-SETTINGS = (  # method, size, rows, micro
+SETTINGS = (  # method, size, rows, micro, and whether blocks are recomputed
     ("clip", "tiny", 32, None),
     ("clip", "nano", 32, None),
     ("clip", "nano", 128, None),
@@ -36,6 +37,12 @@ SETTINGS = (  # method, size, rows, micro
     ("mae", "small", 16, None),
     ("dino", "tiny", 16, None),
     ("dino", "nano", 64, 16),
+    ("clip", "tiny", 128, None),
+    ("clip", "tiny", 128, None, True),
+    ("clip", "small", 32, None),
+    ("clip", "small", 32, None, True),
+    ("mae", "small", 16, None, True),
+    ("dino", "tiny", 16, 8, True),
 )
 
 
@@ -44,15 +51,16 @@ def run() -> list[Row]:
     torch.set_num_threads(1)
     try:
         machine, rows, efficiency = _machine(), [], None
-        for name, size, number, micro in SETTINGS:
-            planned, real = _planned(name, size, number, micro), _real(name, size, number, micro)
+        for name, size, number, micro, *rest in SETTINGS:
+            recompute = bool(rest)
+            planned, real = (make(name, size, number, micro, recompute) for make in (_planned, _real))
             real()
             times = [_seconds(real) for _ in range(5)]
             measured = statistics.median(times)
             ideal = planned.seconds(*machine)
             efficiency = efficiency or ideal / measured
             told = ideal / efficiency
-            what = f"{name} {size}, {number} rows" + (f", {micro} at once" if micro else "")
+            what = f"{name} {size}, {number} rows" + (f", {micro} at once" if micro else "") + ", recompute" * recompute
             spread = (min(times) / told, max(times) / told)
             rows.append(
                 Row(
@@ -95,17 +103,18 @@ def _records(method, rows: int):
     return Loader(made_up(TOKENS, rows), range(rows), batch=rows, views=method.views).at(0)[0]
 
 
-def _planned(name: str, size: str, rows: int, micro: int | None):
-    method = weightless(partial(_build, name, size))
-    return count(method, _records(method, rows), times=1, micro=micro, precision=torch.autocast("cpu", enabled=False))
+def _planned(name: str, size: str, rows: int, micro: int | None, recompute: bool):
+    method, exact = weightless(partial(_build, name, size)), torch.autocast("cpu", enabled=False)
+    return count(method, _records(method, rows), times=1, micro=micro, precision=exact, recompute=recompute)
 
 
-def _real(name: str, size: str, rows: int, micro: int | None) -> Callable[[], object]:
+def _real(name: str, size: str, rows: int, micro: int | None, recompute: bool) -> Callable[[], object]:
     method = _build(name, size)
     records = _records(method, rows)
 
     def step() -> None:
         method.zero_grad(set_to_none=True)
-        gradients(method, records, micro=micro)
+        with recomputation(recompute):
+            gradients(method, records, micro=micro)
 
     return step
