@@ -115,13 +115,16 @@ class Approximate:
         import torch
 
         lib = faiss()
-        options = {"nprobe": self.probes}
+        options = {}
         if kept is not None:
             options["sel"] = lib.IDSelectorBitmap(np.packbits(kept[: self.count], bitorder="little"))
-        inner = lib.SearchParametersIVF(**options)
         query = np.ascontiguousarray(query_D, dtype=np.float32)
-        params = lib.SearchParametersPreTransform(index_params=inner)
-        at = self.built.search(query[None], min(self.wider * k, self.count), params=params)[1][0]
+        for probes in (self.probes, self.lists):
+            inner = lib.SearchParametersIVF(nprobe=probes, **options)
+            params = lib.SearchParametersPreTransform(index_params=inner)
+            at = self.built.search(query[None], min(self.wider * k, self.count), params=params)[1][0]
+            if kept is None or at[-1] >= 0:
+                break  # else what may be returned lies elsewhere than in the lists that are nearest
         at = np.sort(at[at >= 0])
         part = torch.from_numpy(vectors).index_select(0, torch.from_numpy(at))  # a fifth of the time of vectors[at]
         scores = torch.mv(part.float(), torch.from_numpy(query)).numpy()

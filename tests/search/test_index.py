@@ -244,6 +244,21 @@ def test_approximate_search_finds_what_exact_search_does(tmp_path):
     assert recall() >= 0.95, "and made again when it is damaged"
 
 
+def test_a_filter_that_lets_through_what_is_far_away_finds_it(tmp_path):
+    e = vectors(4000, width=24, clusters=60, senses=("image",))
+    units = normalize(e["image"].values, dim=1)
+    near = units @ units[0]
+    far = (near < near.median() - 0.2).numpy()
+    own = {"side": np.where(far, "there", "here").astype(object)}
+    index = Index.open(tmp_path, threshold=1000).add([f"k{i}" for i in range(4000)], e, own)
+    exact, shares = Index.open(tmp_path, threshold=10**9), []
+    for query in units[near.argsort(descending=True)[:20]]:
+        a, b = ([h[0] for h in i.nearest(query, k=10, where={"side": "there"})] for i in (index, exact))
+        assert len(a) == 10 and far.mean() > 0.05, "the lists that are nearest to the query have none of them"
+        shares.append(len({*a} & {*b}) / 10)
+    assert np.mean(shares) > 0.9
+
+
 @pytest.mark.parametrize("spread", [0.3, 3.0])
 def test_approximate_search_among_vectors_that_share_a_direction(tmp_path, spread):
     """As those of a sense do: what they share must not be taken for what tells them apart, nor two senses on two sides be mixed up."""
