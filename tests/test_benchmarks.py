@@ -74,11 +74,14 @@ def test_the_time_to_a_quality_counts_seeds_that_never_get_there():
     never, untrained = curve(0.5, 0.5, 0.59), curve(0.6, 0.6)
     line = ttq.row("mae", "pictures", "lightly", 8, [(theirs, quick), (theirs, quick), (theirs, never)])
     assert line.speed == 6 and line.spread == (6, 6) and line.ours_ms == 4000 and line.peer_ms == 24000
-    assert "2 of 3 seeds" in line.note and "at best 0.590" in line.note
+    assert "of 3 seeds 3 tell something, in 2 ours is there" in line.note and "at best 0.590" in line.note
     line = ttq.row("mae", "pictures", "lightly", 8, [(theirs, never), (theirs, quick), (theirs, never)])
     assert math.isnan(line.speed) and line.spread == (6, 6)
-    line = ttq.row("mae", "pictures", "lightly", 8, [(theirs, untrained), (theirs, quick)])
-    assert line.speed == 6 and "there untrained" in line.note
+    line = ttq.row("mae", "pictures", "lightly", 8, [(theirs, untrained), (theirs, quick), (theirs, quick)])
+    assert line.speed == 6 and "as good untrained" in line.note
+    fallen = curve(0.6, 0.5, 0.55, seconds=3)
+    line = ttq.row("mae", "pictures", "lightly", 8, [(fallen, quick), (theirs, untrained), (theirs, quick)])
+    assert math.isnan(line.speed) and "1 tell something" in line.note, "neither side must be there untrained"
     early = curve(0.5, 0.6, 0.6, seconds=3)
     line = ttq.row("mae", "pictures", "lightly", 8, [(early, quick)])
     assert line.speed == 3, "the peer is there before its end too"
