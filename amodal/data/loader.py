@@ -195,9 +195,9 @@ class Loader:
         modality = self.dataset.fields[field]
         generators = repeat(STILL) if view == "plain" else _generators(seeds[rows].numpy(), source)
         seen = [modality.augment(value, view, rng) for value, rng in zip(values, generators)]
-        as_bytes = seen and all(v.dtype == np.uint8 and v.shape == seen[0].shape for v in seen)
-        values = torch.from_numpy(np.stack(seen)) if as_bytes else modality.collate(seen)
-        return Column(values, torch.tensor(rows, dtype=torch.int64))
+        as_bytes = bool(seen) and all(v.dtype == np.uint8 and v.shape == seen[0].shape for v in seen)
+        numbers = torch.from_numpy(np.stack(seen)) if as_bytes else modality.collate(seen)
+        return Column(numbers, torch.tensor(rows, dtype=torch.int64))
 
     def _batches(self) -> Iterator[tuple[Batch, list[Bad]]]:
         steps = range(self.start_step, self.steps)

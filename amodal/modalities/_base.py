@@ -51,7 +51,7 @@ class Modality(Protocol):
         """Another view of a decoded value, of the same kind: a pure function of `value`, `view` and the state of
         `rng`."""
 
-    def collate(self, values: Sequence[np.ndarray]) -> Tensor | Ragged:
+    def collate(self, values: Sequence[np.ndarray] | np.ndarray) -> Tensor | Ragged:
         """N >= 0 decoded values as one. Those that are bytes (uint8) and of one shape may come as one array of them."""
 
     def tokenizer(self, width: int) -> nn.Module:

@@ -143,7 +143,7 @@ class Image:
             low = at * (self.size - sides)
         return low, low + sides, bool(self.flip and rng.random() < 0.5)
 
-    def collate(self, values: Sequence[np.ndarray]) -> Tensor:
+    def collate(self, values: Sequence[np.ndarray] | np.ndarray) -> Tensor:
         """(N, C, size, size) float32, or (N, C, local_size, local_size) of local views."""
         if not len(values):
             return torch.zeros(0, self.channels, self.size, self.size)
