@@ -96,7 +96,8 @@ class Approximate:
         def recall(probes: int, wider: int) -> tuple[float, float]:
             """As one can count on (a standard error less), and as measured."""
             self.probes, self.wider = probes, wider
-            found = [self.search(vectors, q, NEAREST + 1)[1] for q in queries]
+            at = self._candidates(queries, NEAREST + 1)
+            found = [_best(vectors, query, own, NEAREST + 1)[1] for query, own in zip(queries, at)]
             each = [len(np.intersect1d(a, b)) / max(len(b), 1) for a, b in zip(found, near)]
             return float(np.mean(each) - np.std(each) / len(each) ** 0.5), float(np.mean(each))
 
@@ -112,24 +113,32 @@ class Approximate:
         self, vectors: np.ndarray, query_D: np.ndarray, k: int, kept: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Scores and places of up to k vectors. kept: (n,) bool, those that may be returned."""
-        import torch
+        query = np.ascontiguousarray(query_D, dtype=np.float32)
+        return _best(vectors, query, self._candidates(query[None], k, kept)[0], k)
 
-        lib = faiss()
-        options = {}
+    def _candidates(self, queries_QD: np.ndarray, k: int, kept: np.ndarray | None = None) -> np.ndarray:
+        """(Q, wider * k) places, best first by their codes, -1 where there are no more."""
+        lib, options = faiss(), {}
         if kept is not None:
             options["sel"] = lib.IDSelectorBitmap(np.packbits(kept[: self.count], bitorder="little"))
-        query = np.ascontiguousarray(query_D, dtype=np.float32)
         for probes in (self.probes, self.lists):
             inner = lib.SearchParametersIVF(nprobe=probes, **options)
             params = lib.SearchParametersPreTransform(index_params=inner)
-            at = self.built.search(query[None], min(self.wider * k, self.count), params=params)[1][0]
-            if kept is None or at[-1] >= 0:
+            at = self.built.search(queries_QD, min(self.wider * k, self.count), params=params)[1]
+            if kept is None or at[:, -1].min() >= 0:
                 break  # else what may be returned lies elsewhere than in the lists that are nearest
-        at = np.sort(at[at >= 0])
-        part = torch.from_numpy(vectors).index_select(0, torch.from_numpy(at))  # a fifth of the time of vectors[at]
-        scores = torch.mv(part.float(), torch.from_numpy(query)).numpy()
-        best = np.argsort(-scores, kind="stable")[:k]
-        return scores[best], at[best]
+        return at
+
+
+def _best(vectors: np.ndarray, query_D: np.ndarray, at: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and places of the k best of these places, by the vectors themselves."""
+    import torch
+
+    at = np.sort(at[at >= 0])
+    part = torch.from_numpy(vectors).index_select(0, torch.from_numpy(at))  # a fifth of the time of vectors[at]
+    scores = np.einsum("nd,d->n", part.float().numpy(), query_D)  # a BLAS would wake its threads for so little
+    best = np.argsort(-scores, kind="stable")[:k]
+    return scores[best], at[best]
 
 
 def _learnt(lib, vectors: np.ndarray):
@@ -149,9 +158,17 @@ def _learnt(lib, vectors: np.ndarray):
     codes = lib.IndexIVFPQFastScan(quantizer, kept, lists, kept, 4, lib.METRIC_INNER_PRODUCT)
     codes.by_residual = True
     codes.cp.niter = codes.pq.cp.niter = ITERATIONS
-    built = lib.IndexPreTransform(turned, codes)
-    built.train(some)
-    return built
+    x = turned.apply(some)
+    codes.train_q1(len(x), lib.swig_ptr(x), False, lib.METRIC_INNER_PRODUCT)
+    threads = lib.omp_get_max_threads()
+    lib.omp_set_num_threads(
+        1
+    )  # codes are learnt a number at a time: threads would wait for each other, ten times as long on a busy machine
+    try:
+        codes.train(x)
+    finally:
+        lib.omp_set_num_threads(threads)
+    return lib.IndexPreTransform(turned, codes)
 
 
 def _floats(vectors: np.ndarray) -> np.ndarray:
