@@ -21,7 +21,7 @@ PLAIN, ALLOWED = "highest", "medium"
 @cache
 def helps() -> bool:
     """Whether oneDNN is the quicker one here and gives float32: AMD, AVX-512, no AMX, and no GPU, which the setting would reach too."""
-    about = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.12 does not tell
+    about: dict = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.12 does not tell
     suits = about.get("avx512_f", False) and not about.get("amx_tile", True) and "AMD" in about.get("cpu_name", "")
     if not suits or not torch.backends.mkldnn.is_available() or torch.cuda.is_available():
         return False

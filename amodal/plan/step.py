@@ -97,8 +97,8 @@ class Steps:
     def _step(self, rows: int, micro: int | None, whole: int, recompute: bool) -> Count:
         key = "step", rows, micro, times(whole, rows), recompute
         if key not in self._done:
-            how = {"times": key[3], "micro": micro, "recompute": recompute, "precision": self.precision()}
-            self._done[key] = count(self.method, self.records.between(0, rows), **how)
+            some, many, exact = self.records.between(0, rows), times(whole, rows), self.precision()
+            self._done[key] = count(self.method, some, times=many, micro=micro, precision=exact, recompute=recompute)
         return self._done[key]
 
     def _losses(self, rows: int, whole: int) -> Count:

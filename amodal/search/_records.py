@@ -41,7 +41,7 @@ def plain(value):
     return float(value) if np.isfinite(value) else None
 
 
-def in_rows(labels: Mapping[str, Sequence], count: int) -> list[dict]:
+def in_rows(labels: Mapping[str, Sequence | np.ndarray], count: int) -> list[dict]:
     """The labels of each of `count` records, for JSON. Raises AmodalError for a label that has not as many values."""
     columns = []
     for name, values in labels.items():

@@ -91,9 +91,9 @@ def _gather_rows(mine: Tensor, counts: list[int]) -> Tensor:
 
 
 def _counts(n: int, device: torch.device) -> list[int]:
-    device = _talking(device)
-    parts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world())]
-    dist.all_gather(parts, torch.tensor([n], device=device))
+    where = _talking(device)
+    parts = [torch.zeros(1, dtype=torch.int64, device=where) for _ in range(world())]
+    dist.all_gather(parts, torch.tensor([n], device=where))
     return [int(p) for p in parts]
 
 
