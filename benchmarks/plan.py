@@ -15,6 +15,7 @@ from functools import partial
 import torch
 
 from amodal import methods
+from amodal.core.products import fast_products
 from amodal.nn.encoder import Encoder
 from amodal.nn.recompute import recomputation
 from amodal.plan.counting import count, weightless
@@ -112,6 +113,7 @@ def _real(name: str, size: str, rows: int, micro: int | None, recompute: bool) -
     method = _build(name, size)
     records = _records(method, rows)
 
+    @fast_products()  # as the training loop does
     def step() -> None:
         method.zero_grad(set_to_none=True)
         with recomputation(recompute):
