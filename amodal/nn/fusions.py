@@ -8,10 +8,10 @@ rows that have any token. `seeds` (B,) are given while training, for what is ran
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu
 
 from amodal.core import AmodalError, Column, Embeddings, Tokens, name_code, unknown
 from amodal.masking.hashing import hash_bits
@@ -20,7 +20,6 @@ from amodal.nn.attention import plan
 from amodal.nn.dropout import seeded_dropout
 from amodal.nn.late_fusion import side_by_side
 from amodal.nn.positions import Learned
-from amodal.nn.recompute import recomputed
 from amodal.nn.transformer import Block
 
 Bags = dict[str, Tokens]
@@ -176,12 +175,11 @@ class AttentionFusion(nn.Module):
             x, own = x[how.order], None if own is None else own[how.order]
         rate = 0.0 if own is None else self.dropout
 
-        def through(x: Tensor, depth: int, block: Block) -> Tensor:
-            x = x + seeded_dropout(block.attention(block.norm1(x), how), own, rate, 2 * depth)
-            return x + seeded_dropout(block.down(gelu(block.up(block.norm2(x)))), own, rate, 2 * depth + 1)
+        def drop(depth: int, x: Tensor, half: int) -> Tensor:
+            return seeded_dropout(x, own, rate, 2 * depth + half)
 
         for depth, block in enumerate(chain):
-            x = recomputed(through, x, depth, block)
+            x, _ = block(x, how, drop=partial(drop, depth))
         return bag.with_x(x if how.order is None else x[torch.argsort(how.order)])
 
 

@@ -44,6 +44,14 @@ def size_of(name: str) -> Size:
     return SIZES[name]
 
 
+Drop = Callable[[Tensor, int], Tensor]
+"""(T, D) what half 0 (attention) or 1 (MLP) of a block adds -> what is left of it."""
+
+
+def kept(x_TD: Tensor, half: int) -> Tensor:
+    return x_TD
+
+
 class Block(nn.Module):
     """Pre-norm attention and MLP (Dosovitskiy et al. 2021). Returns its output and the MLP's own part of it."""
 
@@ -53,12 +61,12 @@ class Block(nn.Module):
         self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
         self.norm2, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, hidden), nn.Linear(hidden, width)
 
-    def forward(self, x_TD: Tensor, how: Plan, rotate=None, routes=None) -> tuple[Tensor, Tensor]:
-        return recomputed(self.compute, x_TD, how, rotate)
+    def forward(self, x_TD: Tensor, how: Plan, rotate=None, routes=None, drop: Drop = kept) -> tuple[Tensor, Tensor]:
+        return recomputed(self.compute, x_TD, how, rotate, drop)
 
-    def compute(self, x_TD: Tensor, how: Plan, rotate) -> tuple[Tensor, Tensor]:
-        x_TD = x_TD + self.attention(self.norm1(x_TD), how, rotate)
-        mlp_TD = self.down(gelu(self.up(self.norm2(x_TD))))
+    def compute(self, x_TD: Tensor, how: Plan, rotate, drop: Drop) -> tuple[Tensor, Tensor]:
+        x_TD = x_TD + drop(self.attention(self.norm1(x_TD), how, rotate), 0)
+        mlp_TD = drop(self.down(gelu(self.up(self.norm2(x_TD)))), 1)
         return x_TD + mlp_TD, mlp_TD
 
 

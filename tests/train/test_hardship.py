@@ -186,12 +186,12 @@ import os, signal, torch
 torch.set_num_threads(1)
 from amodal.data.loader import Loader
 from amodal.train.pretrain import pretrain
-at = Loader.at
+read = Loader.read
 def die(self, step):
     if step == 9 and torch.utils.data.get_worker_info() is not None:
         os.kill(os.getpid(), signal.SIGKILL)
-    return at(self, step)
-Loader.at = die
+    return read(self, step)
+Loader.read = die
 pretrain("clip", {str(root)!r}, {str(tmp_path / "run")!r}, steps=40, checkpoint_every=2, workers=1, **{QUICK!r})
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)

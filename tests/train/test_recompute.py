@@ -37,7 +37,13 @@ def test_a_run_with_it_gives_the_weights_of_one_without_also_when_it_is_turned_o
     assert sha(tmp_path / "with") == sha(tmp_path / "later") == sha(tmp_path / "without")
 
 
-CASES = [("clip", 2, False), ("clip", None, True), ("mae", 2, True), ("dino", 2, True)]  # micro, sharded
+CASES = [
+    ("clip", 2, False),
+    ("clip", None, True),
+    ("mae", 2, True),
+    ("dino", 2, True),
+    ("mhsa_dms", None, True),
+]  # micro, sharded
 
 
 def one_rank(rank: int, folder: str) -> None:
