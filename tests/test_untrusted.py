@@ -382,6 +382,14 @@ def test_a_manifest_does_not_lead_out_of_its_folder(tmp_path):
         amodal.open(tmp_path / "other")
 
 
+def test_an_index_cannot_ask_for_queries_of_a_billion_numbers(tmp_path):
+    counts = {"records": 0, "record_bytes": 0, "dead": 0, "generation": 0, "vectors": {}}
+    about = {"format": 1, "fingerprint": "a", "width": 10**9} | counts
+    (tmp_path / "manifest.json").write_text(json.dumps(about))
+    with pytest.raises(AmodalError, match="width"):
+        Index.open(tmp_path)
+
+
 @FEW
 @given(data=st.data())
 def test_manifest_of_an_index(run, data, tmp_path_factory):

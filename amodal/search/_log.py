@@ -29,6 +29,8 @@ from amodal.search._maxsim import Lists
 
 FORMATS = (1, 2)
 """2 has senses with lists of vectors."""
+WIDEST = 2**24
+"""Dimensions that a manifest may promise: a query has as many, before any file is looked at."""
 
 
 class Log:
@@ -235,6 +237,8 @@ def _wrong(manifest: dict) -> str:
     for name in ("records", "record_bytes", "dead", "width", "generation"):
         if not count(manifest.get(name)):
             return f"{name} should be a count and is {manifest.get(name)!r}"
+    if manifest["width"] > WIDEST:
+        return f"width should be that of vectors, at most {WIDEST:,}, and is {manifest['width']:,}"
     for name in ("vectors", "lists"):
         counts = manifest.get(name, {} if name == "lists" else None)
         if not isinstance(counts, dict) or not all(map(count, counts.values())):
