@@ -3,7 +3,8 @@
 Both sides have the same architecture, width, depth, tokens, batch and AdamW; ours are the method pages, the optimizer, the clipping and
 the step of the training loop, theirs the library's own models and losses with the optimizer settings of its trainer. "as it comes":
 ours picks its precision (bf16 where the hardware multiplies it), theirs is float32. "f32" and "bf16": both in the same precision, theirs
-by autocast. The notes give parameters and operations of a step of each side, which must agree within 7 %.
+by autocast. "f32, the same products": ours on CPUs of AMD sends float32 products to another library (`amodal.core.products`), and here the
+peer's go there too. The notes give parameters and operations of a step of each side, which must agree within 7 %.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ import torch
 
 from amodal import modalities
 from amodal.core import Ragged
+from amodal.core.products import fast_products
 from benchmarks import _steps as s
 from benchmarks._limits import counted, of_peak
 from benchmarks._timing import Row, peak_mib, seconds
 
 SIZE = "small"  # 384 wide, 12 blocks, 6 heads
 PRECISIONS = ("f32", "bf16")
-GOALS = {"as it comes": 1.5, "f32": 1.1, "bf16": 1.1}
+SAME = "f32, the same products"
+GOALS = {"as it comes": 1.5, "f32": 1.1, SAME: 1.1, "bf16": 1.1}
 NEAR = 0.07
 
 PEERS = ("timm", "lightly", "open_clip_torch", "transformers")
@@ -51,6 +54,7 @@ def compared(what: str, mine: s.Side, peer: str, other: s.Side, repeat: int = 3)
         f"{peer} {other.parameters / 1e6:.2f} M and {work[1] / 1e9:.1f} G."
     )
     calls = {(who, p): partial(side.step, p) for p in PRECISIONS for who, side in (("ours", mine), ("peer", other))}
+    calls["peer", SAME] = fast_products()(partial(other.step, "f32"))
     for call in calls.values():
         call()
     took: dict[tuple, list[float]] = {which: [] for which in calls}
@@ -63,7 +67,8 @@ def compared(what: str, mine: s.Side, peer: str, other: s.Side, repeat: int = 3)
             side.parts.zero_grad(set_to_none=True)
         mib[which] = peak_mib(call)
     auto = "bf16" if s.in_half("auto", SIZE) else "f32"
-    for mode, a, b in (("as it comes", auto, "f32"), ("f32", "f32", "f32"), ("bf16", "bf16", "bf16")):
+    modes = [("as it comes", auto, "f32"), ("f32", "f32", "f32"), (SAME, "f32", SAME), ("bf16", "bf16", "bf16")]
+    for mode, a, b in modes:
         ours, theirs = ("ours", a), ("peer", b)
         ratios = [y / x for x, y in zip(took[ours], took[theirs])]
         x, y = (1000 * statistics.median(took[which]) for which in (ours, theirs))
