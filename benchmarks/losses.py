@@ -1,4 +1,5 @@
-"""Forward and backward of the losses against lightly and open_clip, float32, gradients to all inputs."""
+"""Forward and backward of the losses against lightly and open_clip, float32, gradients to all inputs;
+products of both sides by the library that the training loop uses (`amodal.core.products`)."""
 
 from collections.abc import Callable
 
@@ -6,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from amodal.core.products import fast_products
 from amodal.objectives.barlow import barlow_twins
 from amodal.objectives.dino import dino_loss, update_center
 from amodal.objectives.info_nce import info_nce, nt_xent
@@ -31,6 +33,7 @@ def _step(loss: Callable[..., Tensor], inputs: list[Tensor]) -> Callable[[], obj
     return step
 
 
+@fast_products()  # as in the training loop, for both sides
 def _row(what: str, inputs: list[Tensor], ours: Callable, peer_name: str, peer: Callable) -> Row:
     mine, theirs = ours(*inputs), peer(*inputs)
     torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)  # a comparison of different things proves nothing

@@ -54,9 +54,11 @@ def run() -> list[Row]:
         machine, rows, efficiency = _machine(), [], None
         for name, size, number, micro, *rest in SETTINGS:
             recompute = bool(rest)
-            planned, real = (make(name, size, number, micro, recompute) for make in (_planned, _real))
+            planned = _planned(name, size, number, micro, recompute)
+            real, forget = _real(name, size, number, micro, recompute)
             real()
             times = [_seconds(real) for _ in range(5)]
+            forget()  # gradients of the step before would be freed within the one that is watched
             measured = statistics.median(times)
             ideal = planned.seconds(*machine)
             efficiency = efficiency or ideal / measured
@@ -109,7 +111,10 @@ def _planned(name: str, size: str, rows: int, micro: int | None, recompute: bool
     return count(method, _records(method, rows), times=1, micro=micro, precision=exact, recompute=recompute)
 
 
-def _real(name: str, size: str, rows: int, micro: int | None, recompute: bool) -> Callable[[], object]:
+def _real(
+    name: str, size: str, rows: int, micro: int | None, recompute: bool
+) -> tuple[Callable[[], object], Callable[[], object]]:
+    """A step, and what forgets its gradients."""
     method = _build(name, size)
     records = _records(method, rows)
 
@@ -118,4 +123,4 @@ def _real(name: str, size: str, rows: int, micro: int | None, recompute: bool) -
         with recomputation(recompute):
             gradients(method, records, micro=micro)
 
-    return step
+    return step, partial(method.zero_grad, set_to_none=True)

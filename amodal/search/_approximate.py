@@ -161,9 +161,8 @@ def _learnt(lib, vectors: np.ndarray):
     x = turned.apply(some)
     codes.train_q1(len(x), lib.swig_ptr(x), False, lib.METRIC_INNER_PRODUCT)
     threads = lib.omp_get_max_threads()
-    lib.omp_set_num_threads(
-        1
-    )  # codes are learnt a number at a time: threads would wait for each other, ten times as long on a busy machine
+    # Codes are learnt a number at a time: threads would wait for each other, ten times as long on a busy machine.
+    lib.omp_set_num_threads(1)
     try:
         codes.train(x)
     finally:
