@@ -20,7 +20,7 @@ class Peer:
     """augment: picture -> its views; still: picture -> tensor, for looking; look: tensors -> features; loss: (views, numbers of the
     records) -> loss; rate: of the learning rate at step 0, 1, …; after: what follows an update."""
 
-    library: str
+    package: str
     parts: nn.Module
     augment: Callable
     still: Callable

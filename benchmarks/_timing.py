@@ -4,7 +4,8 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -39,6 +40,17 @@ class Row:
     @property
     def memory(self) -> float:
         return self.peer_mib / max(self.ours_mib, 1 / 1024)
+
+
+@contextmanager
+def on_one_thread() -> Iterator[None]:
+    """One thread for torch, whose CPU time depends least on what else the machine does; a decorator too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def seconds(call: Callable[[], object]) -> float:

@@ -15,20 +15,16 @@ from torch import Tensor, nn
 from amodal import modalities
 from amodal.core import Batch, Column
 from amodal.nn.encoder import Encoder
-from benchmarks._timing import Row, compare
+from benchmarks._timing import Row, compare, on_one_thread
 from benchmarks.network import DEVICE, TimmBlocks
 
 ROWS = 128
 SHARES = (0.0, 0.3, 0.6, 0.9)
 
 
+@on_one_thread()
 def run() -> list[Row]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return _rows()
-    finally:
-        torch.set_num_threads(threads)
+    return _rows()
 
 
 def _rows() -> list[Row]:

@@ -17,7 +17,7 @@ from amodal.core.embeddings import FUSED
 from amodal.nn.rules import pure
 from amodal.nn.transformer import Transformer
 from benchmarks._limits import of_peak
-from benchmarks._timing import Row, compare
+from benchmarks._timing import Row, compare, on_one_thread
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROWS = 128
@@ -25,13 +25,9 @@ SHAPES = {"128x4": (128, 4, 4), "384x4": (384, 4, 6)}  # width, depth, heads
 SENSES = {"image": 64, "series": 32, "table": 16}  # tokens of each
 
 
+@on_one_thread()
 def run() -> list[Row]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return [row for name, shape in SHAPES.items() for row in _rows(name, *shape)]
-    finally:
-        torch.set_num_threads(threads)
+    return [row for name, shape in SHAPES.items() for row in _rows(name, *shape)]
 
 
 def _rows(name: str, width: int, depth: int, heads: int) -> list[Row]:

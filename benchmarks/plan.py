@@ -22,7 +22,7 @@ from amodal.plan.counting import count, weightless
 from amodal.plan.examples import made_up
 from amodal.train.step import gradients
 from benchmarks._limits import limits
-from benchmarks._timing import Row, peak_mib
+from benchmarks._timing import Row, on_one_thread, peak_mib
 
 BY_NAME = True
 TOKENS = {"image": 64, "text": 32}
@@ -47,39 +47,35 @@ SETTINGS = (  # method, size, rows, micro, and whether blocks are recomputed
 )
 
 
+@on_one_thread()
 def run() -> list[Row]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        machine, rows, efficiency = _machine(), [], None
-        for name, size, number, micro, *rest in SETTINGS:
-            recompute = bool(rest)
-            planned = _planned(name, size, number, micro, recompute)
-            real, forget = _real(name, size, number, micro, recompute)
-            real()
-            times = [_seconds(real) for _ in range(5)]
-            forget()  # gradients of the step before would be freed within the one that is watched
-            measured = statistics.median(times)
-            ideal = planned.seconds(*machine)
-            efficiency = efficiency or ideal / measured
-            told = ideal / efficiency
-            what = f"{name} {size}, {number} rows" + (f", {micro} at once" if micro else "") + ", recompute" * recompute
-            spread = (min(times) / told, max(times) / told)
-            rows.append(
-                Row(
-                    what,
-                    "measured",
-                    measured / told,
-                    1e3 * told,
-                    1e3 * measured,
-                    planned.peak / 2**20,
-                    peak_mib(real),
-                    spread,
-                )
+    machine, rows, efficiency = _machine(), [], None
+    for name, size, number, micro, *rest in SETTINGS:
+        recompute = bool(rest)
+        planned = _planned(name, size, number, micro, recompute)
+        real, forget = _real(name, size, number, micro, recompute)
+        real()
+        times = [_seconds(real) for _ in range(5)]
+        forget()  # gradients of the step before would be freed within the one that is watched
+        measured = statistics.median(times)
+        ideal = planned.seconds(*machine)
+        efficiency = efficiency or ideal / measured
+        told = ideal / efficiency
+        what = f"{name} {size}, {number} rows" + (f", {micro} at once" if micro else "") + ", recompute" * recompute
+        spread = (min(times) / told, max(times) / told)
+        rows.append(
+            Row(
+                what,
+                "measured",
+                measured / told,
+                1e3 * told,
+                1e3 * measured,
+                planned.peak / 2**20,
+                peak_mib(real),
+                spread,
             )
-        return rows
-    finally:
-        torch.set_num_threads(threads)
+        )
+    return rows
 
 
 def _machine() -> tuple[float, float, float, float]:

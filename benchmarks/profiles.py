@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 
-import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import _steps as s
 from benchmarks import steps
-from benchmarks._timing import Row
+from benchmarks._timing import Row, on_one_thread
 
 PEERS = steps.PEERS
 PARTS = {
@@ -31,13 +30,9 @@ WITHIN = {
 SMALL = 0.02
 
 
+@on_one_thread()
 def run() -> list[Row]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return [row for pair in (steps.clip, steps.dino, steps.videomae) for row in profiled(*pair()[:2])]
-    finally:
-        torch.set_num_threads(threads)
+    return [row for pair in (steps.clip, steps.dino, steps.videomae) for row in profiled(*pair()[:2])]
 
 
 def profiled(what: str, side: s.Side) -> list[Row]:

@@ -19,7 +19,7 @@ from amodal import modalities
 from amodal.core import Batch, Column
 from amodal.nn.encoder import Encoder
 from benchmarks._limits import of_peak
-from benchmarks._timing import Row, compare
+from benchmarks._timing import Row, compare, on_one_thread
 from benchmarks.network import DEVICE, TimmBlocks, pad
 
 ROWS = 16
@@ -30,13 +30,9 @@ HALF = {"f32": nullcontext, "bf16": lambda: torch.autocast(DEVICE, torch.bfloat1
 PEERS = ("timm",)
 
 
+@on_one_thread()
 def run() -> list[Row]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return [_row("tiny", "f32", 5), _row("small", "bf16", 3)]
-    finally:
-        torch.set_num_threads(threads)
+    return [_row("tiny", "f32", 5), _row("small", "bf16", 3)]
 
 
 def _row(size: str, precision: str, repeat: int) -> Row:

@@ -22,7 +22,7 @@ from amodal.core import Ragged
 from amodal.core.products import fast_products
 from benchmarks import _steps as s
 from benchmarks._limits import counted, of_peak
-from benchmarks._timing import Row, peak_mib, seconds
+from benchmarks._timing import Row, on_one_thread, peak_mib, seconds
 
 SIZE = "small"  # 384 wide, 12 blocks, 6 heads
 PRECISIONS = ("f32", "bf16")
@@ -33,13 +33,9 @@ NEAR = 0.07
 PEERS = ("timm", "lightly", "open_clip_torch", "transformers")
 
 
+@on_one_thread()
 def run() -> list[Row]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return [row for pair in PAIRS for row in compared(*pair())]
-    finally:
-        torch.set_num_threads(threads)
+    return [row for pair in PAIRS for row in compared(*pair())]
 
 
 def compared(what: str, mine: s.Side, peer: str, other: s.Side, repeat: int = 3) -> Iterator[Row]:

@@ -38,7 +38,7 @@ from amodal.nn.transformer import size_of
 from amodal.train.loop import Schedule, train
 from amodal.train.watch import Watch
 from benchmarks import _quality
-from benchmarks._timing import Row
+from benchmarks._timing import Row, on_one_thread
 
 BY_NAME = True
 RECORDS, TESTED, LOOKS = 2048, 1000, 8
@@ -49,13 +49,9 @@ PEERS = ("timm", "lightly", "open_clip_torch")
 GOAL = 2.0
 
 
+@on_one_thread()
 def run() -> list[Row]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return [compared(name) for name in EPOCHS]
-    finally:
-        torch.set_num_threads(threads)
+    return [compared(name) for name in EPOCHS]
 
 
 class Trial:
@@ -247,7 +243,7 @@ def peer(name: str, trial: Trial, steps: int, seed: int) -> tuple[str, list[Look
         if step == steps:
             break
     looks(steps)
-    return theirs.library, looks.curve
+    return theirs.package, looks.curve
 
 
 def endless(loader: torch.utils.data.DataLoader) -> Iterator:
