@@ -1,15 +1,20 @@
-"""Whether another revision gives the same losses, bit for bit: for refactors that should change none.
+"""Whether another revision learns the same, bit for bit: for refactors that should change nothing.
 
-python scripts/same_loss.py BASE_REV [REV] [--only clip,mae] [--steps 2]
+python scripts/same_loss.py BASE_REV [REV] [--only clip,mae] [--steps 2] [--tolerance 0]
 
-Every method is trained for some steps at size nano on generated records, once by the code of BASE_REV and once by that of REV (or
-as it stands in the working tree), each in a process of its own, with a revision's code in a temporary folder (`git worktree`). The
-exit code is 1 if any loss differs or a method went missing.
+Every method is trained for some steps of each of its stages at size nano on generated records, once by the code of BASE_REV and
+once by that of REV (or as it stands in the working tree), each in a process of its own. Both begin with the weights of BASE_REV.
+Compared are each term of the loss, the gradient of each parameter, each parameter and buffer after each step, and the embeddings
+of other records at the end; names are mapped where parts have moved.
+
+Each revision brings its own driver, scripts/loss_trace.py; revisions from before it use scripts/loss_trace_base.py. The traces of
+BASE_REV are kept in --traces, so that they are made once. The exit code is 1 if anything differs or a method went missing.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -17,57 +22,30 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-
-LOSSES = """
-import json, os, sys, warnings
 import torch
-import amodal
-warnings.simplefilter("ignore")
-torch.set_num_threads(1)
-from amodal import methods
-from amodal.methods._contract import Clock
-from amodal.train.optim import adamw
-from amodal.train.step import gradients
-from tests.methods.bench import batch, method
+from safetensors import safe_open
 
-assert os.path.realpath(amodal.__file__).startswith(os.path.realpath(os.getcwd())), f"other code runs: {amodal.__file__}"
-only, steps = sys.argv[1].split(",") if sys.argv[1] else None, int(sys.argv[2])
-for name in methods.names():
-    if only and name not in only:
-        continue
-    found = []
-    try:
-        m = method(name).train()
-        m.begin(0)
-        optimizer = adamw(m, lr=1e-3)
-        for step in range(1, steps + 1):
-            torch.manual_seed(step)
-            optimizer.zero_grad(set_to_none=True)
-            terms = gradients(m, batch(m.views, seed=step))
-            optimizer.step()
-            m.tick(Clock(step, steps))
-            found += [[f"{step} {n}", float(t).hex()] for n, t in sorted(terms.items())]
-        total = sum(float(p.detach().double().abs().sum()) for p in m.parameters())
-        found.append(["weights", total.hex()])
-    except Exception as error:
-        found = [["error", f"{type(error).__name__}: {error}"]]
-    print(json.dumps([name, found]), flush=True)
-"""
-"""Runs in both revisions, so it may use only what both have: the contract of a method, and the bench of its tests."""
+ROOT = Path(__file__).resolve().parent.parent
+BASE_DRIVER = ROOT / "scripts" / "loss_trace_base.py"
 
 
-def losses(code: Path, only: str, steps: int) -> dict[str, list[list[str]]]:
-    """method -> [[what, value in hexadecimal], …] by the code in this folder."""
+def trace(code: Path, out: Path, only: str, steps: int, base: Path | None = None) -> Path:
+    """Write the traces of every method by the code in a folder; see `scripts/loss_trace.py`. Returns `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    driver = code / "scripts" / "loss_trace.py"
+    call = [sys.executable, str(driver if driver.exists() else BASE_DRIVER), str(out), only, str(steps)]
+    if base is not None:
+        if not driver.exists():
+            raise SystemExit(f"the code in {code} has no scripts/loss_trace.py, so it can only be the first revision")
+        call.append(str(base))
     environment = os.environ | {"PYTHONPATH": str(code), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    call = [sys.executable, "-c", LOSSES, only, str(steps)]
     done = subprocess.run(call, cwd=code, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"the code in {code} does not run:\n{done.stderr[-2000:]}")
-    return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
+    return out
 
 
-def at(revision: str, folder: Path) -> Path:
+def worktree(revision: str, folder: Path) -> Path:
     """A copy of the code at a revision."""
     place = folder / revision.replace("/", "-")
     made = subprocess.run(
@@ -78,28 +56,93 @@ def at(revision: str, folder: Path) -> Path:
     return place
 
 
-def compared(before: dict, after: dict) -> list[tuple[str, str, str]]:
-    """(method, verdict, the first value that differs) for every method of either."""
+def base_traces(revision: str, cache: Path, only: str, steps: int) -> Path:
+    """The traces of a revision, made unless they are in the cache already."""
+    found = subprocess.run(
+        ["git", "rev-parse", "--verify", f"{revision}^{{commit}}"], cwd=ROOT, capture_output=True, text=True
+    )
+    if found.returncode:
+        raise SystemExit(f"git has no revision {revision!r}: {found.stderr.strip()}")
+    key = hashlib.sha256(f"{BASE_DRIVER.read_text()}{torch.__version__}{only}{steps}".encode()).hexdigest()[:8]
+    place = cache / f"{found.stdout.strip()[:12]}-{key}"
+    if not (place / "done").exists():
+        with tempfile.TemporaryDirectory(prefix="same-loss-") as folder:
+            code = worktree(revision, Path(folder))
+            try:
+                trace(code, place, only, steps)
+            finally:
+                subprocess.run(["git", "worktree", "remove", "--force", str(code)], cwd=ROOT, capture_output=True)
+        (place / "done").touch()
+    return place
+
+
+def methods_of(folder: Path) -> set[str]:
+    return {f.stem for f in folder.iterdir() if f.suffix in (".safetensors", ".error")}
+
+
+def compared(before: Path, after: Path, tolerance: float = 0.0) -> list[tuple[str, str, str]]:
+    """(method, verdict, what differs first) for every method of either folder of traces.
+
+    Args:
+        tolerance: largest difference, as a share of the largest value of a tensor, that counts as the same.
+    """
     lines = []
-    for name in sorted(before | after):
-        if name not in before or name not in after:
-            lines.append((name, "new" if name in after else "gone", ""))
+    for name in sorted(methods_of(before) | methods_of(after)):
+        if name not in methods_of(before) or name not in methods_of(after):
+            lines.append((name, "new" if name in methods_of(after) else "gone", ""))
             continue
-        old, new = dict(before[name]), dict(after[name])
-        other = next((k for k in [*old, *new] if old.get(k) != new.get(k)), None)
-        shown = "" if other is None else f"{other}: {_number(old.get(other))} -> {_number(new.get(other))}"
-        fails = "error" in old and other is None
-        lines.append((name, "fails in both" if fails else "same" if other is None else "differs", shown))
+        errors = [(f / f"{name}.error").read_text() for f in (before, after) if (f / f"{name}.error").exists()]
+        if errors:
+            lines.append((name, "fails", errors[-1][:200]))
+            continue
+        other = difference(
+            before / f"{name}.safetensors", after / f"{name}.safetensors", mapped(after, name), tolerance
+        )
+        lines.append((name, "differs" if other else "same", other))
     return lines
 
 
-def _number(value: str | None) -> str:
-    if value is None:
-        return "none"
-    try:
-        return repr(float.fromhex(value))
-    except ValueError:
-        return value[:60]
+def mapped(after: Path, name: str) -> dict[str, str]:
+    file = after / f"{name}.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+KINDS = ("fixed", "initial", "term", "gradient", "after", "embed")
+
+
+def parts(key: str) -> tuple[int, str, str]:
+    """The step (0 for none), the kind and the name of what a trace holds under a key."""
+    first, _, rest = key.partition("/")
+    kind, _, name = rest.partition("/") if first.isdigit() else (first, "", rest)
+    return int(first) if first.isdigit() else 0, kind, name
+
+
+def order(key: str) -> tuple:
+    """Traces in the order in which things happen."""
+    step, kind, name = parts(key)
+    return kind == "embed", step, KINDS.index(kind), name
+
+
+def difference(before: Path, after: Path, names: dict[str, str], tolerance: float) -> str:
+    """The first value that differs between two traces, in words; "" for none."""
+    with safe_open(before, "pt") as old, safe_open(after, "pt") as new:
+        own, found = set(new.keys()), set()
+        for key in sorted(old.keys(), key=order):
+            _, kind, name = parts(key)
+            there = key if kind in ("term", "embed") else key.removesuffix(name) + names.get(name, name)
+            if there not in own:
+                return f"{key} is gone"
+            found.add(there)
+            a, b = old.get_tensor(key), new.get_tensor(there)
+            if a.shape != b.shape or a.dtype != b.dtype:
+                return f"{key}: {a.dtype} {tuple(a.shape)} -> {b.dtype} {tuple(b.shape)}"
+            if torch.equal(a, b) or (a.isnan() & b.isnan() | (a == b)).all():
+                continue
+            apart, scale = (a.double() - b.double()).abs().max().item(), a.double().abs().max().clamp(min=1e-12).item()
+            if not apart <= tolerance * scale:
+                return f"{key}: differs by {apart:.3g} of {scale:.3g}"
+        extra = sorted(own - found, key=order)
+        return f"{extra[0]} is new" if extra else ""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -107,27 +150,28 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("base")
     parser.add_argument("revision", nargs="?", help="the working tree unless given")
     parser.add_argument("--only", default="", help="methods, with commas between")
-    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=2, help="of each stage")
+    parser.add_argument("--tolerance", type=float, default=0.0, help="for changes of the order of arithmetic: 1e-6")
+    cache = Path(tempfile.gettempdir()) / "amodal-same-loss"
+    parser.add_argument("--traces", type=Path, default=cache, help="where the traces of BASE_REV are kept")
     asked = parser.parse_args(argv)
+    before = base_traces(asked.base, asked.traces, asked.only, asked.steps)
     with tempfile.TemporaryDirectory(prefix="same-loss-") as folder:
-        places = []
+        code = worktree(asked.revision, Path(folder)) if asked.revision else ROOT
         try:
-            for revision in filter(None, (asked.base, asked.revision)):
-                places.append(at(revision, Path(folder) / str(len(places))))
-            before = losses(places[0], asked.only, asked.steps)
-            after = losses(places[1] if asked.revision else ROOT, asked.only, asked.steps)
+            after = trace(code, Path(folder) / "traces", asked.only, asked.steps, before)
+            lines = compared(before, after, asked.tolerance)
         finally:
-            for place in places:
-                subprocess.run(["git", "worktree", "remove", "--force", str(place)], cwd=ROOT, capture_output=True)
-    lines = compared(before, after)
+            if asked.revision:
+                subprocess.run(["git", "worktree", "remove", "--force", str(code)], cwd=ROOT, capture_output=True)
     wide = max((len(name) for name, *_ in lines), default=0)
     for name, verdict, shown in lines:
-        print(f"{name:{wide}}  {verdict:13}  {shown}".rstrip())
+        print(f"{name:{wide}}  {verdict:8}  {shown}".rstrip())
     counts = {verdict: sum(v == verdict for _, v, _ in lines) for _, verdict, _ in lines}
     print(
         f"{asked.base} and {asked.revision or 'the working tree'}: {', '.join(f'{n} {v}' for v, n in counts.items())}"
     )
-    return int(not lines or any(v in ("differs", "gone", "fails in both") for _, v, _ in lines))
+    return int(not lines or any(v in ("differs", "gone", "fails") for _, v, _ in lines))
 
 
 if __name__ == "__main__":
