@@ -14,12 +14,12 @@ from amodal.core import AmodalError, unknown
 from amodal.data import Dataset
 from amodal.data import open as open_data
 from amodal.data.readers import Reader
-from amodal.evaluate._base_to_new import base_and_new
-from amodal.evaluate._embedded import known
-from amodal.nn.answers import Answers
+from amodal.evaluate.base_and_new import base_and_new
+from amodal.inference.embed import known
+from amodal.nn.adapters.tuning import TUNINGS
+from amodal.nn.heads.supervised import Answers
 from amodal.nn.saved import saved
 from amodal.nn.transformer import size_of
-from amodal.nn.tuning import TUNINGS
 from amodal.progress import Bar
 from amodal.train.pretrain import pretrain
 
@@ -62,7 +62,7 @@ def adapt(
     """Go on with the encoder of `run` until it tells `label` of the records of `data`. Returns the folder `out`, a run that has a head.
 
     label: one, or several with commas between; task: "auto", "survival" (label: TIME,EVENT), or "" for what the method takes it for. how:
-    "full", "head", "bias", "lora", "adapters" or "prompts" (see `amodal.nn.tuning`), or another method that learns from a label. shots:
+    "full", "head", "bias", "lora", "adapters" or "prompts" (see `amodal.nn.adapters.tuning`), or another method that learns from a label. shots:
     learn from so many records of each class only, drawn by the seed. base_to_new: learn from the first half of the classes only, in the
     order of their names; `amodal evaluate --protocols base_to_new` then says how well both halves are told. epochs (30 unless given) or
     steps, batch, lr: as for `pretrain`; options: of the method; settings: see SETTINGS. Raises AmodalError for unknown ways, settings and

@@ -142,7 +142,7 @@ class Page:
         return {module: names for module, names in sorted(found.items()) if names}
 
 
-PARTS = ("amodal.objectives", "amodal.masking", "amodal.nn", "amodal.methods.shapes")
+PARTS = ("amodal.objectives", "amodal.masking", "amodal.nn", "amodal.methods.shared.shapes")
 CONTRACT = {"Encoder", "Method", "Clock", "Features"}  # in every page, so they say nothing about one
 
 
@@ -157,7 +157,7 @@ def _told(docstring: str, names: list[str]) -> dict[str, str]:
 
 @cache
 def pages() -> dict[str, Page]:
-    """name -> page, by the rule of `amodal.core.find`."""
+    """name -> page, by the rule of `amodal.core.registry`."""
     files = sorted((ROOT / "methods").rglob("*.py"))
     return {f.stem: Page(f) for f in files if not f.stem.startswith("_") and f.stem != "shapes"}
 

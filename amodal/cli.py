@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from amodal.words import listed, numbers, pairs, take_method_options
+from amodal.cli_options import listed, numbers, pairs, take_method_options
 
 Run = Annotated[Positional[Path], arg(metavar="RUN", help="the folder that `amodal pretrain --out` made")]
 Data = Annotated[
@@ -326,7 +326,7 @@ def index(
 ) -> None:
     """Embed records into an index to search in; those it holds already are skipped."""
     from amodal.errors import AmodalError
-    from amodal.evaluate._embedded import unreadable
+    from amodal.inference.embed import unreadable
     from amodal.modalities import name_of
     from amodal.model import load
     from amodal.progress import Bar

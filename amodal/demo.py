@@ -8,11 +8,12 @@ from rich.table import Table
 
 from amodal import data as records
 from amodal.console import stdout
-from amodal.evaluate import Embedded, Result, _figures
-from amodal.evaluate._sheet import retrieval_sheet
-from amodal.evaluate.linear import linear
-from amodal.evaluate.retrieval import retrieval
-from amodal.evaluate.transfer import transfer
+from amodal.evaluate import Embedded, Result
+from amodal.evaluate import figures as _figures
+from amodal.evaluate.contact_sheet import retrieval_sheet
+from amodal.evaluate.protocols.linear import linear
+from amodal.evaluate.protocols.retrieval import retrieval
+from amodal.evaluate.protocols.transfer import transfer
 from amodal.model import Model, load
 from amodal.train.pretrain import pretrain
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 import amodal
 from amodal import methods
-from amodal.core.products import helps
+from amodal.core.matmul import helps
 from amodal.data import bundled
 from amodal.train.precision import has_fast_bf16
 

@@ -17,18 +17,18 @@ from amodal.core import AmodalError
 from amodal.data import Dataset
 from amodal.evaluate import Embedded, Report, embed_records
 from amodal.evaluate import evaluate as run_protocols
-from amodal.finder import KEYS, Finder, finder
+from amodal.inference.predict import Teller, teller
+from amodal.inference.retrieve import KEYS, Finder, finder
 from amodal.nn import config as encoder_config
-from amodal.nn.answers import Answers
 from amodal.nn.encoder import Encoder
+from amodal.nn.heads.supervised import Answers
 from amodal.nn.saved import saved, saved_head
 from amodal.search import Engine, Hit, open_index
 from amodal.search import search as run_search
-from amodal.teller import Teller, teller
-from amodal.train.folder import read_trained, save_encoder, save_part, weights, write_json, write_trained
+from amodal.train.cache_features import remembered
 from amodal.train.pretrain import pick_device
 from amodal.train.pretrain import pretrain as run_pretraining
-from amodal.train.remember import remembered
+from amodal.train.run_dir import read_trained, save_encoder, save_part, weights, write_json, write_trained
 
 
 def pretrain(method: str, data, out: str | Path, **settings) -> Model:

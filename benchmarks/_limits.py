@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula, sdpa_backward_flop_count, sdpa_flop_count
 
-from amodal.core.products import fast_products
+from amodal.core.matmul import fast_products
 from benchmarks._timing import Row, seconds
 
 aten = torch.ops.aten

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from amodal import methods, modalities
 from amodal.core import Batch, Column
-from amodal.core.products import fast_products
-from amodal.methods._contract import Clock
+from amodal.core.matmul import fast_products
+from amodal.methods.contract import Clock
 from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import size_of
 from amodal.train.loop import Schedule, fresh

@@ -1,6 +1,6 @@
 """Forward and backward of the losses between senses against pytorch-metric-learning, lightly, or the published formula as one would
 write it in torch ("plain torch"), with the whole matrix of similarities. float32, gradients to all inputs; products of both
-sides by the library that the training loop uses (`amodal.core.products`)."""
+sides by the library that the training loop uses (`amodal.core.matmul`)."""
 
 import math
 

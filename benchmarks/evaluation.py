@@ -17,9 +17,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from amodal.evaluate._logistic import PENALTIES, TUNED_ON
-from amodal.evaluate.linear import fit
-from amodal.evaluate.retrieval import ranked
+from amodal.evaluate.protocols.linear import fit
+from amodal.evaluate.protocols.retrieval import ranked
+from amodal.stats.logistic import PENALTIES, TUNED_ON
 from benchmarks._timing import Row, compare
 from benchmarks.probes import GOAL, Split, correlated, judged
 

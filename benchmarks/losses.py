@@ -1,5 +1,5 @@
 """Forward and backward of the losses against lightly and open_clip, float32, gradients to all inputs;
-products of both sides by the library that the training loop uses (`amodal.core.products`)."""
+products of both sides by the library that the training loop uses (`amodal.core.matmul`)."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from amodal.core.products import fast_products
+from amodal.core.matmul import fast_products
 from amodal.objectives.barlow import barlow_twins
 from amodal.objectives.dino import dino_loss, update_center
 from amodal.objectives.info_nce import info_nce, nt_xent

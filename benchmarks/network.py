@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from amodal.core import Tokens
 from amodal.core.embeddings import FUSED
-from amodal.nn.rules import pure
+from amodal.nn.attention.masks import pure
 from amodal.nn.transformer import Transformer
 from benchmarks._limits import of_peak
 from benchmarks._timing import Row, compare, on_one_thread

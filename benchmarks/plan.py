@@ -3,7 +3,7 @@
 "Ours" is what is planned and the peer is what is measured, so 1.00x is right, and above 1 the plan promised too much. Time: what this
 machine does at most is measured as a data sheet would say it, and the share of it that operations reach is set so that the first
 line comes out; the others are predictions. One thread, float32, a CPU, with torch's own products and attention: those of the training loop
-on some CPUs (`amodal.core.products`) are like no accelerator's.
+on some CPUs (`amodal.core.matmul`) are like no accelerator's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from amodal import methods
 from amodal.nn.encoder import Encoder
-from amodal.nn.recompute import recomputation
+from amodal.nn.gradient_checkpointing import recomputation
 from amodal.plan.counting import count, weightless
 from amodal.plan.examples import made_up
 from amodal.train.step import gradients

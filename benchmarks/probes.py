@@ -19,9 +19,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from amodal.evaluate._logistic import PENALTIES
-from amodal.evaluate.knn import neighbours
-from amodal.evaluate.linear import fit
+from amodal.evaluate.protocols.knn import neighbours
+from amodal.evaluate.protocols.linear import fit
+from amodal.stats.logistic import PENALTIES
 from benchmarks._timing import Row, compare
 
 GOAL = 10.0

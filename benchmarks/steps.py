@@ -3,7 +3,7 @@
 Both sides have the same architecture, width, depth, tokens, batch and AdamW; ours are the method pages, the optimizer, the clipping and
 the step of the training loop, theirs the library's own models and losses with the optimizer settings of its trainer. "as it comes":
 ours picks its precision (bf16 where the hardware multiplies it), theirs is float32. "f32" and "bf16": both in the same precision, theirs
-by autocast. "f32, the same products": ours on CPUs of AMD sends float32 products to another library (`amodal.core.products`), and here the
+by autocast. "f32, the same products": ours on CPUs of AMD sends float32 products to another library (`amodal.core.matmul`), and here the
 peer's go there too. The notes give parameters and operations of a step of each side, which must agree within 7 %.
 """
 
@@ -19,7 +19,7 @@ import torch
 
 from amodal import modalities
 from amodal.core import Ragged
-from amodal.core.products import fast_products
+from amodal.core.matmul import fast_products
 from benchmarks import _steps as s
 from benchmarks._limits import counted, of_peak
 from benchmarks._timing import Row, on_one_thread, peak_mib, seconds

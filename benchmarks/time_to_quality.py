@@ -32,11 +32,11 @@ from torch import Tensor
 from amodal import data, methods
 from amodal.core import Embeddings
 from amodal.data.loader import class_numbers
-from amodal.evaluate.knn import neighbours
+from amodal.evaluate.protocols.knn import neighbours
 from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import size_of
+from amodal.train.collapse_monitor import Watch
 from amodal.train.loop import Schedule, train
-from amodal.train.watch import Watch
 from benchmarks import _quality
 from benchmarks._timing import Row, on_one_thread
 

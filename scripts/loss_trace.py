@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 
 import amodal
 from amodal import data, methods
-from amodal.methods._contract import Clock, Method
+from amodal.methods.contract import Clock, Method
 from amodal.train.loop import seen_all
 from amodal.train.optim import adamw
 from amodal.train.precision import context

@@ -11,12 +11,12 @@ import warnings
 from pathlib import Path
 
 import torch
+from amodal.methods._contract import Clock, Method
 from safetensors.torch import save_file
 
 import amodal
 from amodal import data, methods
 from amodal.core import Batch
-from amodal.methods._contract import Clock, Method
 from amodal.train.loop import Training, seen_all
 from amodal.train.optim import adamw
 from amodal.train.precision import context

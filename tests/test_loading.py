@@ -11,7 +11,7 @@ import pytest
 
 import amodal
 from amodal.core import AmodalError
-from amodal.data.sets._archives import object_npy
+from amodal.data.sets.shared.archives import object_npy
 
 FORBIDDEN = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "jsonpickle"}
 EVALUATES = {"eval", "exec", "compile", "__import__"}

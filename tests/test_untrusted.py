@@ -23,7 +23,7 @@ from amodal.core import AmodalError
 from amodal.nn.bounded import Bounded
 from amodal.search import Index
 from amodal.train import checkpoint
-from amodal.train.folder import prepare, read_trained
+from amodal.train.run_dir import prepare, read_trained
 from benchmarks.lost import containers
 from benchmarks.lost.media import _forget_peak, _peak
 from benchmarks.lost.runs import small_run

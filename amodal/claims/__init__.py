@@ -20,7 +20,7 @@ from rich.table import Table
 
 from amodal.claims._verdict import Comparison, Finding, judge
 from amodal.core import AmodalError
-from amodal.core.find import load, pages
+from amodal.core.registry import load, pages
 
 __all__ = ["Comparison", "Finding", "Record", "claim", "names", "recorded"]
 
@@ -136,7 +136,7 @@ def _surroundings() -> dict:
     import platform
 
     import amodal
-    from amodal.train.folder import versions
+    from amodal.train.run_dir import versions
 
     return {
         "amodal": amodal.__version__,

@@ -18,12 +18,12 @@ from amodal import methods
 from amodal.core import Batch, Column, Embeddings
 from amodal.data import Dataset, Loader
 from amodal.evaluate import Embedded, embed_records
-from amodal.evaluate._embedded import known
-from amodal.evaluate.linear import linear
-from amodal.methods._contract import Method
+from amodal.evaluate.protocols.linear import linear
+from amodal.inference.embed import known
+from amodal.methods.contract import Method
 from amodal.nn.encoder import Encoder
+from amodal.train.collapse_monitor import Watch
 from amodal.train.loop import Schedule, train
-from amodal.train.watch import Watch
 
 Make = Callable[[Encoder], Method]
 

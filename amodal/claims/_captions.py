@@ -11,8 +11,8 @@ from torch.nn.functional import normalize
 
 from amodal.data import Dataset
 from amodal.evaluate import embed_records
-from amodal.evaluate.retrieval import retrieval
-from amodal.methods._contract import Method
+from amodal.evaluate.protocols.retrieval import retrieval
+from amodal.methods.contract import Method
 
 SENSES = ("image", "caption")
 

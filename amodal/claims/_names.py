@@ -1,7 +1,7 @@
 """Names of towns as a scanner and an OCR program see them: GENERATED pictures and texts of real names (GeoNames, in the bundled globe).
 
 A rendering is a name set in one of several typefaces, wrapped, turned and blurred a little, with specks and faded ink, beside the
-text that a noisy reader made of it (`amodal.modalities._ocr`).
+text that a noisy reader made of it (`amodal.modalities.shared.ocr`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from PIL import ImageDraw, ImageFilter, ImageFont
 
 from amodal import data
 from amodal.data import Dataset
-from amodal.modalities._ocr import garble
 from amodal.modalities.image import Image
+from amodal.modalities.shared.ocr import garble
 from amodal.modalities.text import Text
 
 FACES = (

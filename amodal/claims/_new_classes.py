@@ -17,11 +17,11 @@ from amodal import data, methods
 from amodal.claims._arms import Budget, fit, plain_clip, untrained
 from amodal.data import Dataset, Loader
 from amodal.evaluate import embed_records
-from amodal.evaluate._base_to_new import BaseToNew, base_and_new, base_to_new
-from amodal.evaluate._embedded import embed_values
-from amodal.methods._contract import Method
-from amodal.nn.answers import Target
+from amodal.evaluate.base_and_new import BaseToNew, base_and_new, base_to_new
+from amodal.inference.embed import embed_values
+from amodal.methods.contract import Method
 from amodal.nn.encoder import Encoder
+from amodal.nn.heads.supervised import Target
 
 DATA, IMAGE, TEXT, LABEL = "openmoji", "image", "text", "class"
 LEAST, SHOTS, MOST = 30, 8, 15

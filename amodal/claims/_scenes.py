@@ -12,10 +12,10 @@ from torch.nn.functional import normalize
 
 from amodal.data import Dataset, Loader
 from amodal.data.sets import scenes
-from amodal.evaluate._embedded import embed_values
-from amodal.evaluate._grounding import coverage
-from amodal.methods._contract import Method
-from amodal.methods._regions import alone, regions
+from amodal.evaluate.grounding import coverage
+from amodal.inference.embed import embed_values
+from amodal.methods.contract import Method
+from amodal.methods.shared.regions import alone, regions
 from amodal.modalities import make
 
 DATA = "scenes"

@@ -17,9 +17,9 @@ from amodal.claims._arms import features, probe
 from amodal.core import Column
 from amodal.data import Dataset
 from amodal.evaluate import embed_records
-from amodal.evaluate._embedded import embed_values
-from amodal.evaluate.retrieval import retrieval
-from amodal.methods._contract import Method
+from amodal.evaluate.protocols.retrieval import retrieval
+from amodal.inference.embed import embed_values
+from amodal.methods.contract import Method
 
 DATA = "tuxpaint"
 IMAGE, TEXT, LABEL = "image", "caption", "category"

@@ -14,7 +14,7 @@ from amodal.claims._arms import Budget, features, fit
 from amodal.core import Batch, Column
 from amodal.core.column import shared_rows
 from amodal.data import Dataset
-from amodal.methods._contract import Features, Method
+from amodal.methods.contract import Features, Method
 from amodal.nn.encoder import Encoder
 from amodal.objectives.common import connected_zero
 

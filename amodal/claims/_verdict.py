@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from amodal.evaluate._interval import half_width, mean
+from amodal.stats.interval import half_width, mean
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from amodal.claims import Comparison
 from amodal.claims._arms import Budget, best, features, probe
 from amodal.core import Column
 from amodal.data import Dataset
-from amodal.data.readers._base import Reader
+from amodal.data.readers.base import Reader
 
 CLAIM = (
     "On generated objects that were never seen, adding the action loss to views in time raises the accuracy of a linear probe for the "

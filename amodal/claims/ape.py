@@ -15,13 +15,13 @@ from amodal.claims import Comparison
 from amodal.claims._arms import Budget, fit
 from amodal.data import sets
 from amodal.evaluate import embed_records
-from amodal.evaluate.retrieval import retrieval
+from amodal.evaluate.protocols.retrieval import retrieval
 from amodal.modalities.image import Image
 from amodal.modalities.text import Text
 from amodal.nn import config
 from amodal.nn.encoder import Encoder
 from amodal.train import packaged
-from amodal.train.remember import remembered
+from amodal.train.cache_features import remembered
 
 CLAIM = (
     "With the same pairs and steps, a head between frozen encoders finds held-out pictures and names better than CLIP from scratch and "

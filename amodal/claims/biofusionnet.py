@@ -22,9 +22,9 @@ from amodal import data, methods
 from amodal.claims import Comparison
 from amodal.claims._arms import Budget, raw, trained
 from amodal.data import Loader, sets
-from amodal.evaluate._survival import concordance, survival
-from amodal.nn.answers import targets_of
+from amodal.nn.heads.supervised import targets_of
 from amodal.objectives.cox import cox
+from amodal.stats.survival import concordance, survival
 
 CLAIM = (
     "Genes and clinical findings fused by cross-attention foretell metastasis with a higher concordance than either alone and than both "

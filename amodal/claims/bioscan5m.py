@@ -18,9 +18,9 @@ from amodal.claims import Comparison
 from amodal.claims._arms import Budget, trained, untrained
 from amodal.core import Column, Embeddings
 from amodal.evaluate import Embedded, embed_records
-from amodal.evaluate.cluster import cluster
-from amodal.evaluate.knn import knn
-from amodal.evaluate.open_set import open_set
+from amodal.evaluate.protocols.cluster import cluster
+from amodal.evaluate.protocols.knn import knn
+from amodal.evaluate.protocols.open_set import open_set
 
 CLAIM = (
     "With two labels a genus, the nearest labelled barcode names the genus of unseen species better on features of masked prediction than "

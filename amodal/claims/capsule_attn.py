@@ -20,8 +20,8 @@ from amodal.claims.align import Retold
 from amodal.claims.gram import small
 from amodal.data import Dataset, Loader
 from amodal.evaluate import embed_records
-from amodal.evaluate.retrieval import retrieval
-from amodal.nn.capsules import CapsuleHead
+from amodal.evaluate.protocols.retrieval import retrieval
+from amodal.nn.heads.capsules import CapsuleHead
 from amodal.train.step import gradients
 
 CLAIM = (

@@ -18,9 +18,9 @@ from amodal.claims._arms import Budget, best, untrained
 from amodal.data import open as open_data
 from amodal.data import sets
 from amodal.evaluate import embed_records
-from amodal.evaluate._embedded import embed_values
-from amodal.evaluate._similarity import agreement
-from amodal.evaluate.retrieval import retrieval
+from amodal.evaluate.protocols.retrieval import retrieval
+from amodal.inference.embed import embed_values
+from amodal.stats.rank_correlation import agreement
 
 CLAIM = (
     "On 2,465 emoji and their tags, a GRU over characters that has learnt only which picture tags belong to agrees better with people "

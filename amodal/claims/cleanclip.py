@@ -22,9 +22,9 @@ from amodal.claims._arms import Budget, fit, plain_clip, trained, untrained
 from amodal.curate.poison import Patch, backdoor, chosen, triggered
 from amodal.data import class_numbers
 from amodal.evaluate import embed_records
-from amodal.evaluate._attack import attack_success, nearest_class, trigger_shift
-from amodal.evaluate._drawing import COLOURS, drawing
-from amodal.methods._contract import Features, Method
+from amodal.evaluate.backdoor import attack_success, nearest_class, trigger_shift
+from amodal.evaluate.drawing import COLOURS, drawing
+from amodal.methods.contract import Features, Method
 from amodal.modalities import make
 
 CLAIM = (

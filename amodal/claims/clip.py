@@ -7,7 +7,7 @@ from amodal import methods
 from amodal.claims import Comparison
 from amodal.claims._arms import Budget, best, untrained
 from amodal.evaluate import embed_records
-from amodal.evaluate.retrieval import retrieval
+from amodal.evaluate.protocols.retrieval import retrieval
 
 CLAIM = (
     "After a few hundred steps on three senses of the Earth, each sense finds held-out records by each other one far better than chance "

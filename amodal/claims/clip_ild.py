@@ -23,10 +23,10 @@ from amodal.curate.montage import Finder, cut, montage, png, resized, tiled
 from amodal.curate.poison import spoil
 from amodal.curate.report_sections import report_sections, sentences_about
 from amodal.evaluate import embed_records
-from amodal.evaluate._auroc import auroc
 from amodal.modalities import make
 from amodal.modalities.image import Image
 from amodal.nn.encoder import Encoder
+from amodal.stats.auroc import auroc
 
 CLAIM = (
     "A zero-shot decision on a montage of prompt-selected patches has a higher AUROC than on a montage of random patches and on the whole "

@@ -14,9 +14,9 @@ from amodal import methods
 from amodal.claims import Comparison, _names
 from amodal.claims._arms import Budget, trained
 from amodal.evaluate import embed_records
-from amodal.evaluate._linkage import adjusted_rand, best_threshold, nearest_exemplar, single_linkage
-from amodal.evaluate._strings import edit_similarity, jaccard, ngrams
+from amodal.evaluate.linkage import adjusted_rand, best_threshold, nearest_exemplar, single_linkage
 from amodal.methods.embedding_retrieval.clippings import pooled
+from amodal.stats.string_similarity import edit_similarity, jaccard, ngrams
 
 CLAIM = (
     "Top-1 linkage of noisy clippings of 300 names to exemplars (mean of three noise rates): pooled vectors of crop and text trained with "

@@ -14,8 +14,8 @@ from amodal.claims import Comparison, _stamps
 from amodal.claims._arms import Budget, fit, untrained
 from amodal.curate.poison import mismatched
 from amodal.evaluate import embed_records
-from amodal.evaluate._drawing import COLOURS, drawing
-from amodal.evaluate.retrieval import retrieval
+from amodal.evaluate.drawing import COLOURS, drawing
+from amodal.evaluate.protocols.retrieval import retrieval
 
 CLAIM = (
     "With 40 % of the triplets mismatched, projecting conflicting gradients and leaving out the most conflicting triplets gives a higher "

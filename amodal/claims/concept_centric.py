@@ -22,8 +22,8 @@ from amodal.claims import Comparison
 from amodal.claims._arms import Budget, plain_clip, trained
 from amodal.data.sets import scenes
 from amodal.evaluate import embed_records
-from amodal.evaluate._again import evaluating
-from amodal.evaluate._embedded import embed_values
+from amodal.inference.embed import embed_values
+from amodal.inference.forward_passes import evaluating
 from amodal.modalities import make
 from amodal.modalities.table import Table
 from amodal.objectives.entailment import agreement

@@ -17,10 +17,10 @@ from amodal import data, methods
 from amodal.claims import Comparison, _digits
 from amodal.claims._arms import Budget, features, fit, trained
 from amodal.diagnose.similarity_graph import neighbour_graph
-from amodal.evaluate._clusters import adjusted_mutual_information, matched_accuracy, spectral
-from amodal.evaluate._self_labels import self_labels
+from amodal.evaluate.self_labels import self_labels
 from amodal.modalities import make
-from amodal.nn.kmeans import kmeans
+from amodal.stats.clustering import adjusted_mutual_information, matched_accuracy, spectral
+from amodal.stats.kmeans import kmeans
 
 CLAIM = (
     "On the same frozen features of digits and of Fashion-MNIST, the clusters that CPP learns have a higher accuracy and a higher "

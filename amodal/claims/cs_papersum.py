@@ -9,10 +9,10 @@ evenly, so that nothing grows; in corpora with growth, entries of four categorie
 import numpy as np
 
 from amodal.claims import Comparison
-from amodal.curate._sentences import best, chance, lead, sentences, textrank
+from amodal.curate.shared.sentences import best, chance, lead, sentences, textrank
 from amodal.diagnose.trends import trends
-from amodal.evaluate._auroc import auroc
-from amodal.evaluate._summaries import TfIdf, jaccard, judged, keywords, others
+from amodal.evaluate.summaries import TfIdf, jaccard, judged, keywords, others
+from amodal.stats.auroc import auroc
 from amodal.train.packaged import sentence_encoder
 
 CLAIM = (

@@ -19,11 +19,11 @@ from amodal.claims import Comparison
 from amodal.claims._arms import Budget, fit, trained, untrained
 from amodal.core import Batch, Column
 from amodal.core.column import shared_rows
-from amodal.evaluate._masks import f1_and_iou
-from amodal.methods._contract import Features, Method
-from amodal.methods._regions import alone
-from amodal.nn.dense import DenseHead, SiameseHead
+from amodal.methods.contract import Features, Method
+from amodal.methods.shared.regions import alone
+from amodal.nn.heads.dense import DenseHead, SiameseHead
 from amodal.objectives.common import connected_zero
+from amodal.stats.mask_overlap import f1_and_iou
 
 CLAIM = (
     "An encoder of colour that was pretrained against heights gives a higher F1 of pixels above 500 m, and of pixels whose height changed, "

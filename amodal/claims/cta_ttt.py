@@ -21,9 +21,9 @@ from amodal import data, methods
 from amodal.claims import Comparison, _digits
 from amodal.claims._arms import Budget, trained
 from amodal.data import Loader
-from amodal.evaluate._again import in_order
+from amodal.inference.forward_passes import in_order
 from amodal.modalities.image import Image
-from amodal.nn.answers import targets_of
+from amodal.nn.heads.supervised import targets_of
 from amodal.train.test_time import AtTestTime, norms, tent
 
 CLAIM = (

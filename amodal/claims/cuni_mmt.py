@@ -23,9 +23,9 @@ from amodal.claims._arms import Budget, trained
 from amodal.core import row_seeds
 from amodal.data import Loader
 from amodal.data import sets as public
-from amodal.evaluate._chrf import chrf
 from amodal.masking.hashing import uniform
 from amodal.modalities import make
+from amodal.stats.chrf import chrf
 
 CLAIM = (
     "Where the last word of the English name is blotted out, a translator that reads the picture beside the text, and one that had to "

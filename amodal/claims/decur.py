@@ -19,9 +19,9 @@ from amodal import data, methods
 from amodal.claims import Comparison
 from amodal.claims._arms import Budget, best, features, labelled, probe, side_by_side
 from amodal.core import Column, Embeddings
-from amodal.methods.shapes import Towers, sense_pairs, share
+from amodal.methods.shared.shapes import Towers, sense_pairs, share
 from amodal.modalities.image import Image
-from amodal.nn.heads import Projector
+from amodal.nn.heads.projectors import Projector
 from amodal.objectives.barlow import barlow_twins
 
 CLAIM = (

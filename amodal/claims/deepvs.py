@@ -17,7 +17,7 @@ from amodal.claims import Comparison, _scenes
 from amodal.claims._arms import Budget, best
 from amodal.data import Loader
 from amodal.data.sets import scenes
-from amodal.methods._snippets import assign, scores
+from amodal.methods.shared.snippets import assign, scores
 
 CLAIM = (
     "Scoring a picture and a sentence by the sum over words of the best region finds held-out pairs more often (Recall@1) than a dot "

@@ -21,9 +21,9 @@ from amodal.claims._arms import Budget, fit, plain_clip, trained, untrained
 from amodal.data import Loader
 from amodal.data.sets import scenes
 from amodal.evaluate import embed_records
-from amodal.evaluate._embedded import embed_values
-from amodal.evaluate._masks import mean_iou
+from amodal.inference.embed import embed_values
 from amodal.methods.adaptation.dinotxt import patch_maps
+from amodal.stats.mask_overlap import mean_iou
 
 CLAIM = (
     "Behind a frozen self-supervised tower, aligning captions with class token and mean patch gives a higher mean IoU of colours than "

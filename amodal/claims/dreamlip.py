@@ -11,8 +11,8 @@ from amodal import methods
 from amodal.claims import Comparison, _scenes
 from amodal.claims._arms import Budget, best
 from amodal.evaluate import embed_records
-from amodal.evaluate._grounding import mass_inside, pointing
-from amodal.evaluate.retrieval import retrieval
+from amodal.evaluate.grounding import mass_inside, pointing
+from amodal.evaluate.protocols.retrieval import retrieval
 from amodal.objectives.grouping import group_patches
 
 CLAIM = (

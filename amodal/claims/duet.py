@@ -18,7 +18,7 @@ from amodal import data, methods
 from amodal.claims import Comparison
 from amodal.claims._arms import Budget, best
 from amodal.data import Loader
-from amodal.methods._prompts import attribute_vectors
+from amodal.methods.shared.prompts import attribute_vectors
 
 CLAIM = (
     "Telling masked attributes and contrasting attributes, beside regression of attributes, raises the accuracy of naming unseen "

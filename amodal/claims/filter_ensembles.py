@@ -17,7 +17,7 @@ from amodal.curate.filter_ensembles import detected, filter_ensembles, majority,
 from amodal.curate.poison import spoil
 from amodal.data.sets import scenes
 from amodal.evaluate import embed_records
-from amodal.evaluate._auroc import auroc
+from amodal.stats.auroc import auroc
 
 CLAIM = (
     "On a generated pool with four tenths of the pairs spoilt in four ways, the label model's posterior tells clean pairs from spoilt ones "

@@ -23,8 +23,8 @@ from amodal.claims._stamps import IMAGE, TEXT
 from amodal.core import Ragged
 from amodal.data import Loader
 from amodal.evaluate import embed_records
-from amodal.nn.identifiers import IdentifierWriter, numeric
-from amodal.nn.trie import Trie
+from amodal.nn.generation.identifiers import IdentifierWriter, numeric
+from amodal.nn.generation.trie import Trie
 
 CLAIM = (
     "Held-out captions write the identifier of their picture into the first ten more often with paths of a cluster tree than with random "

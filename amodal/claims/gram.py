@@ -13,8 +13,8 @@ from amodal.claims import Comparison
 from amodal.claims._arms import Budget, best
 from amodal.core import Embeddings
 from amodal.evaluate import embed_records
-from amodal.evaluate._drawing import COLOURS, drawing
-from amodal.methods.shapes import Towers, sense_pairs, share
+from amodal.evaluate.drawing import COLOURS, drawing
+from amodal.methods.shared.shapes import Towers, sense_pairs, share
 from amodal.nn.scale import Scale
 from amodal.objectives.gram_volume import gram_volume, volumes
 from amodal.objectives.info_nce import info_nce

@@ -14,7 +14,7 @@ from amodal.claims import Comparison
 from amodal.claims._arms import Budget, features, side_by_side, trained
 from amodal.core import Embeddings
 from amodal.evaluate import Embedded
-from amodal.evaluate.linear import linear
+from amodal.evaluate.protocols.linear import linear
 
 CLAIM = (
     "With five labels for each exercise, a linear probe on features learnt from both motion sensors with hard negatives (beta 1, prior .1) "

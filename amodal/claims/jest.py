@@ -20,10 +20,10 @@ from amodal.curate.jest import Jest
 from amodal.curate.poison import chosen, mismatched
 from amodal.data import Loader
 from amodal.evaluate import embed_records
-from amodal.evaluate._drawing import COLOURS, drawing
-from amodal.evaluate.retrieval import retrieval
+from amodal.evaluate.drawing import COLOURS, drawing
+from amodal.evaluate.protocols.retrieval import retrieval
+from amodal.train.collapse_monitor import Watch
 from amodal.train.loop import Schedule, train
-from amodal.train.watch import Watch
 
 CLAIM = (
     "On a generated pool with half the captions mismatched and a quarter of the records doubled, joint learnability selection finds "

@@ -21,7 +21,7 @@ from amodal.claims import Comparison, _scenes
 from amodal.claims._arms import Budget, fit, trained, untrained
 from amodal.data import Loader
 from amodal.data.sets import scenes
-from amodal.nn.answers import Target
+from amodal.nn.heads.supervised import Target
 
 CLAIM = (
     "With encoders trained apart, leaving out pairs costs at most .05 of accuracy on the colour asked for in one picture, and costs "

@@ -15,8 +15,8 @@ from amodal.claims import Comparison
 from amodal.claims._arms import Budget, best
 from amodal.data import Loader
 from amodal.evaluate import embed_records
-from amodal.evaluate._drawing import COLOURS, drawing
-from amodal.evaluate.retrieval import retrieval
+from amodal.evaluate.drawing import COLOURS, drawing
+from amodal.evaluate.protocols.retrieval import retrieval
 
 CLAIM = (
     "At equal operations a token, the sparse tower with entropy losses finds held-out emoji by annotation and the reverse better than the "

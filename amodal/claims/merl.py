@@ -17,10 +17,10 @@ from amodal.claims import Comparison
 from amodal.claims._arms import Budget, features, trained
 from amodal.data.sets import heartbeats
 from amodal.evaluate import embed_records
-from amodal.evaluate._auroc import auroc
-from amodal.evaluate._embedded import embed_values
-from amodal.evaluate._knowledge import knowledge_prompts
-from amodal.evaluate._logistic import logistic
+from amodal.evaluate.knowledge_prompts import knowledge_prompts
+from amodal.inference.embed import embed_values
+from amodal.stats.auroc import auroc
+from amodal.stats.logistic import logistic
 
 CLAIM = (
     "With the term between two latent dropouts, zero-shot prompts tell findings in held-out signals with a higher macro AUC than with "

@@ -19,8 +19,8 @@ from amodal.claims import Comparison, _digits
 from amodal.claims._arms import Budget, trained
 from amodal.data import Loader
 from amodal.data.loader import class_numbers
-from amodal.evaluate._auroc import auroc
 from amodal.modalities.image import Image
+from amodal.stats.auroc import auroc
 
 CLAIM = (
     "With all sensors present self-attention over their tokens tells classes with a higher AUC-ROC than sum, convolution, squeeze and "

@@ -13,7 +13,7 @@ from amodal import methods
 from amodal.claims import Comparison, _scenes
 from amodal.claims._arms import Budget, trained
 from amodal.evaluate import embed_records
-from amodal.evaluate._grounding import contrast_to_noise, pointing
+from amodal.evaluate.grounding import contrast_to_noise, pointing
 from amodal.objectives.mil import bag_scores, pooling
 
 CLAIM = (

@@ -17,8 +17,8 @@ import torch
 from amodal import methods
 from amodal.claims import Comparison
 from amodal.claims._arms import Budget, features, raw, trained, untrained
-from amodal.evaluate._survival import survival
-from amodal.evaluate.linear import ridge
+from amodal.evaluate.protocols.linear import ridge
+from amodal.stats.survival import survival
 
 CLAIM = (
     "Alignment with retention and style clustering gives features of genes and clinical findings from which survival is told with a higher "

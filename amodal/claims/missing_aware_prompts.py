@@ -21,9 +21,9 @@ from amodal.claims._arms import Budget, fit, untrained
 from amodal.core import row_seeds
 from amodal.data import Loader
 from amodal.data.loader import class_numbers
-from amodal.evaluate._drawing import drawing
+from amodal.evaluate.drawing import drawing
 from amodal.masking.hashing import uniform
-from amodal.nn.answers import targets_of
+from amodal.nn.heads.supervised import targets_of
 
 CLAIM = (
     "With 70 % of the training records lacking a sense, prompts for each set of senses on a frozen multimodal transformer tell groups "

@@ -28,9 +28,9 @@ from amodal.core import Column
 from amodal.core.column import both
 from amodal.data import Loader
 from amodal.data.loader import class_numbers
-from amodal.methods._contract import Features, Method
-from amodal.methods.shapes import share
-from amodal.nn.answers import Answers, targets_of
+from amodal.methods.contract import Features, Method
+from amodal.methods.shared.shapes import share
+from amodal.nn.heads.supervised import Answers, targets_of
 
 CLAIM = (
     "A network that tells classes from one sense has a higher macro-F1 if a second sense guided it in training than without, and than if "

@@ -24,10 +24,10 @@ from amodal.claims._arms import Budget, fit, untrained
 from amodal.claims.missing_aware_prompts import LABEL, SENSES, prepared, split
 from amodal.data import Loader
 from amodal.data.loader import class_numbers
-from amodal.masking.senses import any_senses
-from amodal.nn.answers import targets_of
-from amodal.nn.some_senses import reader
-from amodal.nn.wise import between
+from amodal.masking.modality_dropout import any_senses
+from amodal.nn.adapters.wise import between
+from amodal.nn.fusion.modality_subsets import reader
+from amodal.nn.heads.supervised import targets_of
 
 CLAIM = (
     "Of networks that learn groups of emoji from the picture, the text or both, and tell them from the picture, the text or both, those "

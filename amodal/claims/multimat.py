@@ -20,7 +20,7 @@ from amodal.claims import Comparison
 from amodal.claims._arms import Budget, fit, trained, untrained
 from amodal.core import Column, Embeddings
 from amodal.evaluate import embed_records
-from amodal.methods._contract import Method
+from amodal.methods.contract import Method
 
 CLAIM = (
     "Pre-trained against density of states, charge density and text, the structure encoder has a lower error after fine-tuning with 50 "

@@ -27,10 +27,10 @@ from amodal.claims import Comparison, _digits
 from amodal.claims._arms import Budget, trained
 from amodal.core import Column, row_seeds
 from amodal.data import Loader
-from amodal.evaluate._auroc import auroc
 from amodal.masking.hashing import uniform
 from amodal.modalities.table import Table
-from amodal.nn.answers import targets_of
+from amodal.nn.heads.supervised import targets_of
+from amodal.stats.auroc import auroc
 
 CLAIM = (
     "If a sense is missing from four of five training records of one class, and at test from four of five of the other, sequential fusion "

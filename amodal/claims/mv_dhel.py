@@ -12,7 +12,7 @@ from amodal.claims import Comparison
 from amodal.claims._arms import Budget, features, probe, trained
 from amodal.diagnose.spectrum import effective_rank
 from amodal.evaluate import embed_records
-from amodal.evaluate.retrieval import retrieval
+from amodal.evaluate.protocols.retrieval import retrieval
 from amodal.modalities.image import Image
 
 CLAIM = (

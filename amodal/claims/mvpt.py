@@ -17,7 +17,7 @@ from amodal.claims import Comparison
 from amodal.claims._arms import Budget, fit, untrained
 from amodal.core import Embeddings
 from amodal.data import Loader
-from amodal.evaluate.retrieval import ranked
+from amodal.evaluate.protocols.retrieval import ranked
 from amodal.modalities.series import Series
 
 CLAIM = (

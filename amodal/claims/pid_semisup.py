@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 from amodal.claims import Comparison
 from amodal.diagnose.pid_semisup import pid_semisup, synergy
-from amodal.nn.kmeans import kmeans
+from amodal.stats.kmeans import kmeans
 
 CLAIM = (
     "The true synergy always lies between the larger of the lower bounds (or 0) and the upper bound, all without labelled pairs; the bound "

@@ -12,7 +12,7 @@ from amodal.core import row_seeds
 from amodal.data import Dataset
 from amodal.data.readers import Reader
 from amodal.evaluate import embed_records
-from amodal.evaluate.retrieval import retrieval
+from amodal.evaluate.protocols.retrieval import retrieval
 from amodal.masking.hashing import uniform
 
 CLAIM = (

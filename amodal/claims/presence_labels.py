@@ -11,7 +11,7 @@ from amodal.claims._arms import Budget, best
 from amodal.claims.presence import Hiding
 from amodal.data import Dataset
 from amodal.evaluate import embed_records
-from amodal.nn.answers import targets_of
+from amodal.nn.heads.supervised import targets_of
 
 CLAIM = (
     "With 30, 60 and 90 % of the values of three senses missing in training, learning from all records tells held-out digits at least as "

@@ -20,7 +20,7 @@ from amodal.claims._arms import Budget, trained
 from amodal.claims.concept_centric import cells
 from amodal.curate.edits import edits, exchangeable
 from amodal.evaluate import embed_records
-from amodal.evaluate._embedded import embed_values
+from amodal.inference.embed import embed_values
 
 CLAIM = (
     "A combiner that learnt from edited captions alone finds the picture after a change of one word (Recall@5) more often than the "

@@ -25,10 +25,10 @@ from amodal import data, methods
 from amodal.claims import Comparison
 from amodal.claims._arms import Budget, fit, trained, untrained
 from amodal.data import sets as public
-from amodal.evaluate._again import in_order
+from amodal.inference.forward_passes import in_order
 from amodal.modalities import make, name_of
-from amodal.nn.answers import targets_of
-from amodal.nn.skills import switched
+from amodal.nn.adapters.skills import switched
+from amodal.nn.heads.supervised import targets_of
 
 CLAIM = (
     "One model of five kinds of data whose skills a rule switches on tells five tasks as well as separate trunks (within .03) and better "

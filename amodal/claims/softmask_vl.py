@@ -20,9 +20,9 @@ from amodal.core import Embeddings
 from amodal.data import Loader
 from amodal.data.sets import scenes
 from amodal.evaluate import embed_records
-from amodal.evaluate._grounding import pointing
-from amodal.methods._matching import token_features
-from amodal.methods._regions import alone
+from amodal.evaluate.grounding import pointing
+from amodal.methods.shared.matching import token_features
+from amodal.methods.shared.regions import alone
 
 CLAIM = (
     "Turning down what a word points at makes held-out pictures and captions find each other better (Recall@1 after the matcher has "

@@ -16,9 +16,9 @@ from amodal.claims._arms import Budget, best
 from amodal.core import Column, Ragged
 from amodal.data import Loader
 from amodal.data.sets import scenes
-from amodal.evaluate._embedded import embed_values
-from amodal.methods._regions import alone
+from amodal.inference.embed import embed_values
 from amodal.methods.embedding_retrieval.sorce import regional
+from amodal.methods.shared.regions import alone
 from amodal.objectives.late_interaction import late_interaction
 
 CLAIM = (

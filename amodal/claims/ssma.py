@@ -16,10 +16,10 @@ from amodal import data, methods
 from amodal.claims import Comparison
 from amodal.claims._arms import Budget, trained
 from amodal.data.sets import tabletop
-from amodal.evaluate._auroc import auroc
-from amodal.evaluate._masks import mean_iou
-from amodal.methods._contract import Features
-from amodal.methods._dense import class_map, maps_of
+from amodal.methods.contract import Features
+from amodal.methods.shared.dense import class_map, maps_of
+from amodal.stats.auroc import auroc
+from amodal.stats.mask_overlap import mean_iou
 
 CLAIM = (
     "Gated fusion of maps gives a higher mean IoU than plain concatenation, late averaging and stacked channels, by more where one "

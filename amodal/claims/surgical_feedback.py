@@ -19,7 +19,7 @@ from amodal import data, methods
 from amodal.claims import Comparison
 from amodal.claims._arms import Budget, features, fit, untrained
 from amodal.data.clips import around
-from amodal.evaluate._grouped import grouped, probe, side_by_side
+from amodal.evaluate.grouped_cv import grouped, probe, side_by_side
 from amodal.modalities import make
 from amodal.modalities.series import Series
 

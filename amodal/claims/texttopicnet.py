@@ -15,9 +15,9 @@ from amodal.claims._arms import Budget, features, probe, trained, untrained
 from amodal.core import Batch, Column
 from amodal.data import Loader
 from amodal.evaluate import embed_records
-from amodal.evaluate.retrieval import ranked
+from amodal.evaluate.protocols.retrieval import ranked
 from amodal.masking.hashing import uniform
-from amodal.methods._contract import Features, Method
+from amodal.methods.contract import Features, Method
 from amodal.methods.pretext.texttopicnet import TARGET
 from amodal.modalities import make
 

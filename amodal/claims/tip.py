@@ -20,7 +20,7 @@ from amodal.claims._digits import DATA as DIGITS
 from amodal.claims._digits import ink
 from amodal.core.embeddings import Embeddings
 from amodal.data import Loader
-from amodal.evaluate.linear import fit
+from amodal.evaluate.protocols.linear import fit
 from amodal.modalities.image import Image
 from amodal.modalities.table import Table
 

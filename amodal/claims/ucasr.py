@@ -15,8 +15,8 @@ from amodal import methods
 from amodal.claims import Comparison
 from amodal.claims._arms import Budget, fit, trained
 from amodal.evaluate import embed_records
-from amodal.evaluate.identify import identify
-from amodal.evaluate.retrieval import retrieval
+from amodal.evaluate.protocols.identify import identify
+from amodal.evaluate.protocols.retrieval import retrieval
 
 CLAIM = (
     "With clean pairs of 154 pieces, towers that have learnt from unpaired real music find score by sound and sound by score with a higher "

@@ -13,7 +13,7 @@ from amodal import data, methods
 from amodal.claims import Comparison
 from amodal.claims._arms import Budget, trained
 from amodal.data.sets import poses
-from amodal.evaluate._pose import turn_between, within
+from amodal.stats.pose_error import turn_between, within
 
 CLAIM = (
     "Without labels of the target, a teacher whose pseudo labels pass the bidirectional filter gives more right poses of sensed objects "

@@ -15,7 +15,7 @@ from amodal import methods
 from amodal.claims import Comparison
 from amodal.claims._arms import Budget, trained
 from amodal.evaluate import embed_records
-from amodal.evaluate.retrieval import ranked
+from amodal.evaluate.protocols.retrieval import ranked
 from amodal.search.ensemble import ensemble
 
 CLAIM = (

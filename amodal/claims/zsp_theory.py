@@ -18,7 +18,7 @@ from amodal.claims import Comparison
 from amodal.claims._arms import Budget, probe, trained
 from amodal.diagnose.zsp_theory import limit, prompt_bias, prompt_curve, residual_dependence, terms
 from amodal.evaluate import embed_records
-from amodal.evaluate._embedded import embed_values
+from amodal.inference.embed import embed_values
 from amodal.modalities import make
 
 CLAIM = (

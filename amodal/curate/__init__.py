@@ -11,12 +11,12 @@ import typing
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from amodal.core.find import load, pages
+from amodal.core.registry import load, pages
 from amodal.errors import AmodalError, unknown
 
 if typing.TYPE_CHECKING:
     from amodal.core import Batch, Embeddings
-    from amodal.methods._contract import Method
+    from amodal.methods.contract import Method
 
 
 Gather = Callable[["Embeddings"], "Embeddings"]

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from amodal.core import AmodalError
-from amodal.curate._cells import cells, known
-from amodal.curate._sentences import Rank, best, centroid, keyterms, lead, sentences, textrank
-from amodal.curate._summary_fields import PARTS, Part, Summary, answered, checked, question
+from amodal.curate.shared.cells import cells, known
+from amodal.curate.shared.sentences import Rank, best, centroid, keyterms, lead, sentences, textrank
+from amodal.curate.shared.summary_fields import PARTS, Part, Summary, answered, checked, question
 from amodal.data import Dataset
 from amodal.data import open as open_data
 from amodal.progress import Bar

@@ -24,8 +24,8 @@ from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
 from amodal.core.column import shared_rows
 from amodal.curate import Choose, Gather
 from amodal.masking.hashing import uniform
-from amodal.methods._contract import Method
-from amodal.methods.shapes import sense_pairs, view_pairs
+from amodal.methods.contract import Method
+from amodal.methods.shared.shapes import sense_pairs, view_pairs
 from amodal.nn.encoder import Encoder
 from amodal.nn.saved import frozen
 

@@ -3,7 +3,7 @@
 A backdoor puts a trigger on a few pictures and a caption of the target class beside them (Gu et al., BadNets, 2017, arXiv:1708.06733;
 Chen et al., blended injection, 2017, arXiv:1712.05526; Nguyen & Tran, WaNet, ICLR 2021, arXiv:2102.10369; on image-text pairs Carlini &
 Terzis, ICLR 2022, arXiv:2106.09667). Row 50 of the catalogue, with `amodal/methods/robustness/cleanclip.py`; how well an attack does
-is measured by `amodal.evaluate._attack`.
+is measured by `amodal.evaluate.backdoor`.
 
 The spoilt dataset reads through the given one; nothing is written, and what is spoilt follows from keys and seed alone.
 """

@@ -3,7 +3,7 @@
 from amodal.data.dataset import Dataset
 from amodal.data.infer import infer, init
 from amodal.data.loader import Loader, Views, class_numbers
-from amodal.data.opening import open_dataset as open
+from amodal.data.open_dataset import open_dataset as open
 from amodal.data.pack import pack
 from amodal.data.quarantine import Bad
 from amodal.data.report import Report

@@ -12,9 +12,10 @@ import numpy as np
 
 from amodal import modalities
 from amodal.core import AmodalError
-from amodal.data import decide, readers, schema
+from amodal.data import infer_schema as decide
+from amodal.data import readers, schema
 from amodal.data.dataset import Dataset
-from amodal.data.decide import Verdict
+from amodal.data.infer_schema import Verdict
 from amodal.data.locate import locate
 from amodal.data.measure import SAMPLES, measured, spread
 from amodal.data.readers import Reader

@@ -22,9 +22,9 @@ from amodal.data import order
 from amodal.data.cache import Entry
 from amodal.data.dataset import Dataset
 from amodal.data.groups import Groups
-from amodal.data.parcel import Parcel
 from amodal.data.quarantine import Bad, Quarantine
 from amodal.data.remote import Unreachable, together
+from amodal.data.shm_batch import Parcel
 from amodal.modalities import VIEWS
 
 Views = tuple[str, ...] | Mapping[str, tuple[str, ...]]

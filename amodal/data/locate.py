@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from amodal.core import AmodalError
-from amodal.data import decide, readers
+from amodal.data import infer_schema as decide
+from amodal.data import readers
 from amodal.data.readers import native
 
 

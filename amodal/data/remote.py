@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from amodal.core import AmodalError
-from amodal.data import kept
+from amodal.data import download_cache as kept
 from amodal.data.store import Lost, Stat, Store, Unreachable
 
 __all__ = ["Lost", "Remote", "Unreachable", "described_by", "learnt_from", "place", "together"]

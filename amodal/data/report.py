@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from amodal.data.dataset import Dataset
-from amodal.data.decide import Verdict, is_group_name
-from amodal.data.looks import looks
+from amodal.data.infer_schema import Verdict, is_group_name
 from amodal.data.measure import samples
 from amodal.data.splits import PARTS
+from amodal.data.summarize import looks
 from amodal.modalities import BadValue
 
 LOOKED_AT = 50

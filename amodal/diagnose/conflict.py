@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from amodal.core import Batch
-from amodal.methods._contract import Method
+from amodal.methods.contract import Method
 from amodal.objectives.realign import cosines
 
 

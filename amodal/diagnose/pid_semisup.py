@@ -2,7 +2,7 @@
 Liang, Ling, Cheng, Obolenskiy, Liu, Pandey, Wilf, Morency and Salakhutdinov, ICLR 2024, arXiv:2306.04539. Row 10 of the catalogue.
 
 Known are p(x1, y) and p(x2, y) from labels of single senses and p(x1, x2) from pairs without labels, all of discrete values (clusters, see
-`amodal.nn.kmeans`). Redundancy and unique information follow from them (Bertschinger et al. 2014); synergy S lies between two lower bounds
+`amodal.stats.kmeans`). Redundancy and unique information follow from them (Bertschinger et al. 2014); synergy S lies between two lower bounds
 and an upper bound. All in bits. Differences: the unique information comes from alternating projections (Banerjee et al. 2018,
 arXiv:1709.07487), not from a conic solver; the redundancy bound is the value of the dual problem, so it holds wherever the iteration stops;
 the disagreement bound has a constant of its own, see `disagreement_bound`; beside the greedy coupling, which may miss the least entropy

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from amodal.nn.cca import covariance, whitener
-from amodal.nn.kernel_ridge import Gaussian, kernel_ridge
+from amodal.stats.cca import covariance, whitener
+from amodal.stats.kernel_ridge import Gaussian, kernel_ridge
 
 WEIGHTS = (0.0, 0.25, 1.0, 4.0)
 """How much of X may count beside Z; 0 is among them, so that X can only help."""

@@ -1,4 +1,4 @@
-"""How good is it? Protocols, one a file, found by path: `amodal/evaluate/knn.py` is the protocol `knn`.
+"""How good is it? Protocols, one a file, found by path: `amodal/evaluate/protocols/knn.py` is the protocol `knn`.
 
 report = evaluate(model, "photos/", label="species")
 report.table(), report.save("report.json")
@@ -11,16 +11,16 @@ import inspect
 from collections.abc import Callable, Sequence
 
 from amodal.core import AmodalError, unknown
-from amodal.core.find import load, pages
-from amodal.core.products import fast_products
+from amodal.core.matmul import fast_products
+from amodal.core.registry import load, pages
 from amodal.data import Dataset
 from amodal.data import open as open_data
-from amodal.evaluate import _figures as figures
-from amodal.evaluate._embedded import Embedded, embed_records, embed_values, known
-from amodal.evaluate._held_out import parts
-from amodal.evaluate._labels import NotApplicable
-from amodal.evaluate._papers import Papers, papers
-from amodal.evaluate._result import Report, Result
+from amodal.evaluate import figures
+from amodal.evaluate.held_out import parts
+from amodal.evaluate.labels import NotApplicable
+from amodal.evaluate.papers import Papers, papers
+from amodal.evaluate.result import Report, Result
+from amodal.inference.embed import Embedded, embed_records, embed_values, known
 from amodal.modalities import name_of
 from amodal.progress import Bar
 
@@ -74,13 +74,13 @@ USUAL = (
 
 def protocols() -> list[str]:
     """The names of the protocols there are."""
-    known_pages = pages("evaluate")
+    known_pages = pages("evaluate/protocols")
     return [p for p in ORDER if p in known_pages] + sorted(set(known_pages) - set(ORDER))
 
 
 def protocol(name: str) -> Callable[..., Result]:
     """The function of a protocol: (train, test, *, label, …) -> Result. Raises AmodalError with the nearest names."""
-    module = load("evaluate", name, "protocol")
+    module = load("evaluate/protocols", name, "protocol")
     return getattr(module, module.__name__.rpartition(".")[2])
 
 

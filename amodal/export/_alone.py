@@ -14,11 +14,11 @@ from amodal.core import AmodalError
 from amodal.core.embeddings import FUSED
 from amodal.export._senses import SENSES
 from amodal.modalities import name_of
+from amodal.nn.adapters.skills import Skills
 from amodal.nn.encoder import ALL, Encoder
+from amodal.nn.heads.projection_tower import tails
 from amodal.nn.pooling import AttentionPool, ClsPool
 from amodal.nn.positions import Rotary
-from amodal.nn.skills import Skills
-from amodal.nn.tail import tails
 
 
 def reason_against(encoder: Encoder, field: str) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from amodal.core import Column, Ragged
-from amodal.modalities import _sound
+from amodal.modalities.shared import sound as _sound
 from amodal.modalities.table import gather_groups
 
 Tokenised = tuple[Tensor, Tensor, Tensor | None]
@@ -127,7 +127,7 @@ class Audio(nn.Module):
         return x_NLD, position, there
 
     def _log_mel(self, samples: Tensor) -> Tensor:
-        """(N, frames, mels), a frame every `hop` samples, as `amodal.modalities._sound.log_mel`."""
+        """(N, frames, mels), a frame every `hop` samples, as `amodal.modalities.shared.sound.log_mel`."""
         window, hop = len(self.real), self.audio.hop
         starts = torch.arange((samples.shape[1] + hop - 1) // hop, device=samples.device) * hop
         at = starts.unsqueeze(1) + torch.arange(window, device=samples.device)

@@ -29,7 +29,7 @@ from amodal.modalities.image import Image
 from amodal.nn.encoder import Encoder
 from amodal.nn.pooling import AttentionPool, ClsPool
 from amodal.nn.saved import read_config
-from amodal.train.folder import card as run_card
+from amodal.train.run_dir import card as run_card
 
 PROCESSORS = {"stretch": "SiglipImageProcessor", "crop": "PerceiverImageProcessor"}
 """`Image.fit` -> the image processor that does the same: the latter cuts out the middle square, then resizes it."""

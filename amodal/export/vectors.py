@@ -27,7 +27,7 @@ from rich.console import Console
 from amodal.core import AmodalError
 from amodal.data import Bad
 from amodal.evaluate import Embedded, embed_records
-from amodal.evaluate._embedded import unreadable
+from amodal.inference.embed import unreadable
 from amodal.nn import config as encoder_config
 from amodal.nn.saved import read_json
 from amodal.progress import Bar

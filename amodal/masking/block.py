@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from amodal.masking.bags import check_tokens, number_bags, rank_in_bag
 from amodal.masking.hashing import hash_bits, uniform
+from amodal.masking.packed import check_tokens, number_bags, rank_in_bag
 
 _DRAWS = 16  # blocks per bag; what they leave uncovered is filled at random, which at usual ratios does not happen
 

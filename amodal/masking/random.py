@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from amodal.masking.bags import check_tokens, number_bags, rank_in_bag
 from amodal.masking.hashing import hash_bits
+from amodal.masking.packed import check_tokens, number_bags, rank_in_bag
 
 
 def random_keep(group_T: Tensor, seed_T: Tensor, order_T: Tensor, ratio: float | Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from amodal.masking.bags import check_tokens, number_bags
 from amodal.masking.hashing import hash_bits, uniform
+from amodal.masking.packed import check_tokens, number_bags
 
 _START, _FORCED, _SPARED = 0, 1, 2  # one stream of random numbers for each decision
 

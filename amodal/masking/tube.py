@@ -4,7 +4,7 @@
 import torch
 from torch import Tensor
 
-from amodal.masking.bags import number_bags
+from amodal.masking.packed import number_bags
 from amodal.masking.random import random_keep
 
 

@@ -10,11 +10,11 @@ import typing
 from collections.abc import Callable
 from types import ModuleType
 
-from amodal.core.find import load, pages
+from amodal.core.registry import load, pages
 from amodal.errors import AmodalError, unknown
 
 if typing.TYPE_CHECKING:
-    from amodal.methods._contract import Method
+    from amodal.methods.contract import Method
     from amodal.nn.encoder import Encoder
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from amodal.core import find
-from amodal.modalities._base import VIEWS, BadValue, Modality, Raw, build
-from amodal.modalities._guess import guess
+from amodal.core import registry as find
+from amodal.modalities.shared.base import VIEWS, BadValue, Modality, Raw, build
+from amodal.modalities.shared.guess import guess
 
 __all__ = ["VIEWS", "BadValue", "Modality", "Raw", "config", "guess", "kind", "make", "name_of", "names"]
 

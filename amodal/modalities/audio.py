@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Ragged, Tokens, unknown
-from amodal.modalities import _draw, _ragged, _sound
-from amodal.modalities._base import BadValue, Raw, at_most, build, check_view, decodable, tidy
+from amodal.modalities.shared import draw as _draw
+from amodal.modalities.shared import ragged as _ragged
+from amodal.modalities.shared import sound as _sound
+from amodal.modalities.shared.base import BadValue, Raw, at_most, build, check_view, decodable, tidy
 
 LONGEST = 2**28
 """Samples of a value: a file that says 1 Hz in its header must not become 16,000 times as long."""

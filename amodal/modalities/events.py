@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Ragged, Tokens
 from amodal.errors import nearest
-from amodal.modalities import _draw, _ragged
-from amodal.modalities._base import (
+from amodal.modalities.shared import draw as _draw
+from amodal.modalities.shared import ragged as _ragged
+from amodal.modalities.shared.base import (
     BadValue,
     Raw,
     at_most,
@@ -35,7 +36,7 @@ from amodal.modalities._base import (
     shortened,
     tidy,
 )
-from amodal.modalities._columns import CLOCKS
+from amodal.modalities.shared.columns import CLOCKS
 from amodal.modalities.table import Table, TableTokenizer, is_date, number
 
 CROPS = {"weak": (0.8, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.6)}  # share of the events

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Tokens, unknown
-from amodal.modalities import _pixels
-from amodal.modalities._base import BadValue, Raw, at_most, build, check_view, decodable, moments
+from amodal.modalities.shared import pixels as _pixels
+from amodal.modalities.shared.base import BadValue, Raw, at_most, build, check_view, decodable, moments
 
 FITS = ("stretch", "crop", "pad")
 CROPS = {"weak": (0.6, 1.0), "strong": (0.2, 1.0), "local": (0.05, 0.4)}  # share of the area

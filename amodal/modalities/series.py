@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Ragged, Tokens
 from amodal.errors import nearest
-from amodal.modalities import _columns, _draw, _ragged
-from amodal.modalities._base import BadValue, Raw, at_most, build, check_view, decodable, listed, moments, tidy
+from amodal.modalities.shared import columns as _columns
+from amodal.modalities.shared import draw as _draw
+from amodal.modalities.shared import ragged as _ragged
+from amodal.modalities.shared.base import BadValue, Raw, at_most, build, check_view, decodable, listed, moments, tidy
 
 CROPS = {"weak": (0.8, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.5)}  # share of the length
 

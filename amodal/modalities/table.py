@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Tokens, unknown
 from amodal.errors import nearest
-from amodal.modalities import _draw
-from amodal.modalities._base import (
+from amodal.modalities.shared import draw as _draw
+from amodal.modalities.shared.base import (
     BadValue,
     Raw,
     as_number,

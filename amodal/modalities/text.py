@@ -13,8 +13,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Ragged, Tokens, unknown
-from amodal.modalities import _draw, _ragged
-from amodal.modalities._base import BadValue, Raw, at_most, build, check_view, is_missing, read_bytes, shortened
+from amodal.modalities.shared import draw as _draw
+from amodal.modalities.shared import ragged as _ragged
+from amodal.modalities.shared.base import BadValue, Raw, at_most, build, check_view, is_missing, read_bytes, shortened
 
 CROPS = {"weak": (0.8, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.5)}  # share of the length
 DROPPED, SPAN, NOISE = 0.1, 4, 0.02

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from amodal import modalities
-from amodal.nn.deep import deep_of
+from amodal.nn.adapters.block_hooks import deep_of
 from amodal.nn.encoder import Encoder
-from amodal.nn.several import Several
-from amodal.nn.tail import enter, tails, with_tail
+from amodal.nn.heads.projection_tower import enter, tails, with_tail
+from amodal.nn.multi_vector import Several
 
 
 def describe(encoder: Encoder) -> dict:
@@ -78,11 +78,11 @@ def build(config: dict) -> Encoder:
 
 
 def backbones(specs: dict[str, str], fields: dict, size: str, *, load: bool = True, frozen: bool = True) -> dict:
-    """field -> backbone for field -> spec ("timm:vit_small_patch16_224", …; see `amodal.nn.pretrained`)."""
+    """field -> backbone for field -> spec ("timm:vit_small_patch16_224", …; see `amodal.nn.backbones.pretrained`)."""
     if not specs:
         return {}
     from amodal.core import unknown
-    from amodal.nn.pretrained import backbone
+    from amodal.nn.backbones.pretrained import backbone
     from amodal.nn.transformer import size_of
 
     for field in specs:

@@ -12,15 +12,15 @@ from torch.nn.functional import normalize
 from amodal.core import AmodalError, Batch, Column, Embeddings, Tokens, field_of, unknown, view_of
 from amodal.core.embeddings import FUSED
 from amodal.modalities import name_of
-from amodal.nn.boxes import ConceptHead
-from amodal.nn.capsules import CapsuleHead
-from amodal.nn.combiner import Combiner
-from amodal.nn.heads import BranchHead
+from amodal.nn.attention.masks import rule
+from amodal.nn.fusion.combiner import Combiner
+from amodal.nn.heads.boxes import ConceptHead
+from amodal.nn.heads.capsules import CapsuleHead
+from amodal.nn.heads.projectors import BranchHead
+from amodal.nn.multi_vector import Several
 from amodal.nn.pooling import pool_of
 from amodal.nn.positions import additive
 from amodal.nn.recurrent import Brnn, Recurrent
-from amodal.nn.rules import rule
-from amodal.nn.several import Several
 from amodal.nn.transformer import Around, Collect, Transformer, size_of
 
 HEADS = {"capsules": CapsuleHead, "branches": BranchHead, "concepts": ConceptHead}
@@ -40,7 +40,7 @@ class Encoder(nn.Module):
     trunk: "separate", a transformer for each field; "shared", one transformer that sees one sense at a time; "joint", one
         transformer that sees all senses of a row together.
     positions: "sincos", "learned", "rotary" or "none"; pool: "mean", "cls", "attention", "vector" or "gem".
-    backbones: field -> a pretrained backbone (see `amodal.nn.pretrained`) in place of that field's tokeniser.
+    backbones: field -> a pretrained backbone (see `amodal.nn.backbones.pretrained`) in place of that field's tokeniser.
     experts: how many perceptrons each token has to choose from in every second block (see `amodal.nn.experts`); 0: all share one.
     mixer: "attention", or "gru" or "brnn": sequences (text, sound, …) are read by a recurrent trunk instead, with trunk="separate".
     """
@@ -99,7 +99,9 @@ class Encoder(nn.Module):
             self.pools[FUSED] = pool_of("attention" if pool == "attention" else "mean", self.width)
         self.fusion_tokens: nn.Parameter | None = None
         self.heads: nn.ModuleDict | None = None
-        self.deep: nn.Module | None = None  # learned tokens between the blocks of the trunks (`amodal.nn.deep_prompts`)
+        self.deep: nn.Module | None = (
+            None  # learned tokens between the blocks of the trunks (`amodal.nn.adapters.deep_prompts`)
+        )
         self.others = nn.ModuleList()
         self.combiner: Combiner | None = None
         self.composing: dict = {}
@@ -170,7 +172,7 @@ class Encoder(nn.Module):
         return self
 
     def compose(self, change: str, project: int, hidden: int) -> Encoder:
-        """Add what makes one aligned vector of a reference and a change to it (`amodal.nn.combiner`), for queries of the field `change` and
+        """Add what makes one aligned vector of a reference and a change to it (`amodal.nn.fusion.combiner`), for queries of the field `change` and
         of others. After `align`."""
         self.composing = {"change": change, "project": project, "hidden": hidden}
         self.combiner = Combiner(self.aligned_width, project, hidden)

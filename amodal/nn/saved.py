@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError
 from amodal.nn import config as encoder_config
-from amodal.nn.answers import Answers, answers_of
 from amodal.nn.bounded import Bounded
 from amodal.nn.encoder import Encoder
+from amodal.nn.heads.supervised import Answers, answers_of
 
 FORMAT = 1  # of config.json
 

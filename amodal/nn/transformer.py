@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from amodal.core import AmodalError, Tokens, unknown
-from amodal.nn.attention import Attention, Plan, Reads, plan, with_prefix
+from amodal.nn.attention.varlen import Attention, Plan, Reads, plan, with_prefix
 from amodal.nn.experts import Experts
+from amodal.nn.gradient_checkpointing import recomputed
 from amodal.nn.positions import Rotary
-from amodal.nn.recompute import recomputed
 
 
 @dataclass(frozen=True)

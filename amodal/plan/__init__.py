@@ -26,8 +26,8 @@ from amodal.plan.counting import weightless
 from amodal.plan.hardware import AS_OF, accelerator
 from amodal.plan.layout import GIB, Job, Layout
 from amodal.plan.step import EXAMPLES, Steps
-from amodal.train.given import classes_of, rows_of_a_batch, targets_read
 from amodal.train.precision import CHOICES
+from amodal.train.run_setup import classes_of, rows_of_a_batch, targets_read
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged
-from amodal.methods._contract import Method
-from amodal.nn import _cpu_attention
-from amodal.nn.recompute import recomputation
+from amodal.methods.contract import Method
+from amodal.nn.attention import cpu as _cpu_attention
+from amodal.nn.gradient_checkpointing import recomputation
 from amodal.train.step import gradients, total
 
 aten = torch.ops.aten

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from amodal.methods._contract import Method
+from amodal.methods.contract import Method
 from amodal.nn.transformer import Block
 from amodal.plan.hardware import Accelerator
 from amodal.plan.step import Cost, Steps

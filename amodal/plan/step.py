@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from amodal.core import Batch
-from amodal.methods._contract import Method
+from amodal.methods.contract import Method
 from amodal.plan.counting import Count, count, count_losses
 
 ROWS = (48, 96)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from amodal.core import AmodalError
-from amodal.core.products import fast_products
+from amodal.core.matmul import fast_products
 from amodal.search._log import Log, write_atomically
 
 RECALL = 0.95

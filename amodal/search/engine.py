@@ -19,10 +19,10 @@ from amodal.core import AmodalError, Embeddings, Ragged, unknown
 from amodal.core.embeddings import FUSED
 from amodal.data import Bad, Dataset
 from amodal.evaluate import embed_records
-from amodal.evaluate._embedded import embed_several
-from amodal.search._filter import Where
+from amodal.inference.embed import embed_several
 from amodal.search._maxsim import Lists, spans
-from amodal.search._records import in_rows, plain, stamp_of
+from amodal.search.filter import Where
+from amodal.search.records import in_rows, plain, stamp_of
 from amodal.train import distributed
 
 AT_ONCE = 4096

@@ -12,11 +12,11 @@ import torch
 from torch.nn.functional import normalize
 
 from amodal.search._approximate import FEWEST, Approximate, exact
-from amodal.search._filter import Labels, Where, allowed
 from amodal.search._log import Log
 from amodal.search._maxsim import Lists, best_records, explained
-from amodal.search._records import column_of
 from amodal.search.engine import Engine, Found, other_encoder
+from amodal.search.filter import Labels, Where, allowed
+from amodal.search.records import column_of
 
 THRESHOLD = 100_000
 SELECTIVE = 0.02

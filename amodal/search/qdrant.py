@@ -17,11 +17,11 @@ from urllib.parse import quote
 import numpy as np
 
 from amodal.core import AmodalError, unknown
-from amodal.search._filter import Where, bounds, choices
 from amodal.search._maxsim import Lists, explained
 from amodal.search._qdrant_address import Address, client_of
 from amodal.search._qdrant_points import CARD, EVERY, contents, id_of, path_of, requests
 from amodal.search.engine import Engine, Found, other_encoder
+from amodal.search.filter import Where, bounds, choices
 
 FORMAT = 1
 WIDER = 4  # candidates for each result wanted, where the server cannot rank by itself

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
@@ -16,26 +16,15 @@ from torch.nn.functional import normalize
 
 from amodal.core import AmodalError, unknown
 from amodal.data import Dataset
-from amodal.evaluate._embedded import device_of, embed_queries, embed_values
-from amodal.evaluate._sheet import Card, card, sheet
+from amodal.evaluate.contact_sheet import Card, card, sheet
+from amodal.inference.embed import device_of, embed_queries, embed_values
+from amodal.inference.query import Hit, field_for
 from amodal.modalities import Raw, name_of
-from amodal.search._filter import Where
 from amodal.search.engine import Engine
+from amodal.search.filter import Where
 
 LIKE = "like:"
 """Before the key of a record that is a part of a query, where parts are named."""
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A record that was found. score: cosine, |cosine| of an `unsigned` encoder; source: the sense of it that is nearest to the query;
-    part: which part of that value, where an index holds several vectors of it and the query is one."""
-
-    key: str
-    score: float
-    source: str
-    labels: dict = field(default_factory=dict)
-    part: str = ""
 
 
 def search(
@@ -55,7 +44,7 @@ def search(
     of them, or vectors (D,) or (n, D) as a Tensor. What is given is embedded and the unit vectors are averaged, weighted by `weights`
     (name -> number, 1 unless given; a negative one means "unlike"). An encoder that has learnt to compose (`scot`) does so instead
     where the query has its field of changes and another part, and no weights are given. senses: of the records, to compare with; all
-    unless given. where: see `amodal.search._filter.Where`. Where the encoder gives `several` vectors of a query, each
+    unless given. where: see `amodal.search.filter.Where`. Where the encoder gives `several` vectors of a query, each
     finds its own. An `unsigned` encoder's vectors are ranked by |cosine|; as their signs mean
     nothing, its queries should have one part. like: keys of records of the index, parts of the query under the name `like:KEY`; they are
     not among what is found. Raises AmodalError for whatever is unknown or cannot be read.
@@ -156,23 +145,6 @@ def vector_of(encoder, name: str, value) -> Tensor:
     if not len(vectors):
         raise AmodalError(f"the part {name!r} of the query is empty")
     return normalize(normalize(vectors, dim=1).mean(0), dim=0)
-
-
-def field_for(encoder, name: str) -> str:
-    """The field that a name means: itself, or the one field of that kind."""
-    if name in encoder.fields:
-        return name
-    kinds: dict[str, list[str]] = {}
-    for field_, modality in encoder.fields.items():
-        kinds.setdefault(name_of(modality), []).append(field_)
-    if name not in kinds:
-        raise unknown("sense of this encoder", name, {*encoder.fields, *kinds})
-    if len(kinds[name]) > 1:
-        senses = ", ".join(kinds[name])
-        raise AmodalError(
-            f"this encoder has several {name} senses: {senses}. Say which one is meant, e.g. --query {kinds[name][0]}=…"
-        )
-    return kinds[name][0]
 
 
 def _values(modality, value) -> list[Raw]:

@@ -15,13 +15,14 @@ from starlette.requests import ClientDisconnect
 
 import amodal
 from amodal.core import AmodalError
-from amodal.modalities._base import shortened
-from amodal.search.query import LIKE, field_for
+from amodal.inference.query import field_for
+from amodal.modalities.shared.base import shortened
+from amodal.search.query import LIKE
 from amodal.serve import schema
 from amodal.serve.bodies import body_of, nothing_in, query_in, records_in
-from amodal.serve.guard import Guard
 from amodal.serve.limits import Limits, Refused
 from amodal.serve.metrics import Metrics
+from amodal.serve.middleware import Guard
 from amodal.serve.page import page
 from amodal.serve.service import SPACES, Service, finite, said
 

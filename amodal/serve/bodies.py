@@ -11,9 +11,9 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 
 from amodal.core import AmodalError, unknown
+from amodal.inference.query import field_for
 from amodal.modalities import Modality
-from amodal.modalities._base import shortened
-from amodal.search.query import field_for
+from amodal.modalities.shared.base import shortened
 from amodal.serve.limits import Limits, Refused
 from amodal.serve.values import parsed
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from fastapi import HTTPException
 
 from amodal.core import AmodalError
-from amodal.modalities._base import shortened
+from amodal.modalities.shared.base import shortened
 
 MIB = 2**20
 

@@ -16,8 +16,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from amodal.core import AmodalError
 from amodal.model import load
 from amodal.serve.api import app
-from amodal.serve.guard import HEAD
 from amodal.serve.limits import Limits
+from amodal.serve.middleware import HEAD
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 PATIENCE = 10.0

@@ -15,17 +15,17 @@ from torch import Tensor
 
 from amodal.core import Batch, Column
 from amodal.core.embeddings import FUSED
-from amodal.evaluate._again import kept
-from amodal.modalities._base import shortened
+from amodal.inference.forward_passes import kept
+from amodal.inference.predict import Teller
+from amodal.modalities.shared.base import shortened
 from amodal.search import Hit
 from amodal.search import search as run_search
+from amodal.serve.batcher import Together
 from amodal.serve.bodies import Record
+from amodal.serve.index_cache import Shelf
 from amodal.serve.limits import Limits, Refused
 from amodal.serve.metrics import Metrics
-from amodal.serve.shelf import Shelf
-from amodal.serve.together import Together
 from amodal.serve.values import decoded
-from amodal.teller import Teller
 
 T = TypeVar("T")
 Decoded = dict[str, np.ndarray]

@@ -21,8 +21,8 @@ from PIL import Image as Pillow
 
 from amodal.core import AmodalError
 from amodal.modalities import Modality, name_of
-from amodal.modalities._base import BadValue, shortened
-from amodal.modalities._sound import _Bytes
+from amodal.modalities.shared.base import BadValue, shortened
+from amodal.modalities.shared.sound import SeekableBytes
 from amodal.serve.limits import Limits, Refused
 
 log = logging.getLogger("amodal.serve")
@@ -131,7 +131,7 @@ def _sound(modality: Modality, raw: Any, limits: Limits) -> np.ndarray:
             raise Refused(413, f"{max(array.shape):,} samples; at most {limits.sound:g} seconds are read")
         return modality.decode(array)
     try:
-        with soundfile.SoundFile(_Bytes(data)) as file:
+        with soundfile.SoundFile(SeekableBytes(data)) as file:
             frames, rate, channels, kind = file.frames, file.samplerate, file.channels, file.format
     except Exception as error:
         raise BadValue(f"damaged sound, or none that libsndfile reads: {error}") from None

@@ -12,13 +12,13 @@ from amodal.core import AmodalError, unknown
 from amodal.data import Dataset
 from amodal.data.quarantine import Quarantine
 from amodal.data.remote import learnt_from
-from amodal.evaluate._labels import is_number
+from amodal.evaluate.labels import is_number
 from amodal.modalities import name_of
-from amodal.modalities._base import shortened
+from amodal.modalities.shared.base import shortened
 from amodal.progress import Bar
 from amodal.serve import runs
-from amodal.serve.atlas import Atlas
-from amodal.serve.facts import Facts
+from amodal.serve.attributes import Facts
+from amodal.serve.embedding_map import Atlas
 from amodal.serve.limits import Limits, Refused
 from amodal.serve.service import Service
 from amodal.serve.tabs import map as atlas_map
@@ -120,11 +120,11 @@ def application(
 ) -> FastAPI:
     """`app` of a run with the page on it; records that its index does not hold yet are indexed. A run without a model yet shows how
     it trains. data: where the run says it learnt from, unless given; progress: show a bar on the terminal. Raises AmodalError."""
-    from amodal.evaluate._embedded import unreadable
+    from amodal.inference.embed import unreadable
     from amodal.model import load
     from amodal.serve.api import _errors, app
-    from amodal.serve.guard import Guard
     from amodal.serve.metrics import Metrics
+    from amodal.serve.middleware import Guard
 
     run = Path(run)
     if not (run / "model.safetensors").exists():

@@ -1,4 +1,4 @@
-"""THE loop. It names no method; what a method needs of it is in `amodal.methods._contract`."""
+"""THE loop. It names no method; what a method needs of it is in `amodal.methods.contract`."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ import torch
 from torch import nn
 
 from amodal.core import AmodalError, Batch, Column, Embeddings
-from amodal.core.products import fast_products
+from amodal.core.matmul import fast_products
 from amodal.data.loader import workers_watched
 from amodal.diagnose.conflict import conflict
-from amodal.methods._contract import Clock, Method
-from amodal.methods.shapes import follow, frozen_copy
-from amodal.nn.recompute import recomputation
+from amodal.methods.contract import Clock, Method
+from amodal.methods.shared.shapes import follow, frozen_copy
+from amodal.nn.gradient_checkpointing import recomputation
 from amodal.progress import Bar
 from amodal.train import checkpoint, distributed
-from amodal.train.finite import Finite, Numbers
+from amodal.train.collapse_monitor import Watch, told
 from amodal.train.log import Log
+from amodal.train.loss_monitor import Finite, Numbers
 from amodal.train.optim import adamw, clip_gradients, warm_cosine
 from amodal.train.precision import context
 from amodal.train.prefetch import prefetch
 from amodal.train.step import gradients
-from amodal.train.watch import Watch, told
 
 
 @dataclass(frozen=True)

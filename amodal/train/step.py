@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from amodal.core import Batch, Embeddings
-from amodal.methods._contract import Method
+from amodal.methods.contract import Method
 from amodal.train import distributed
 
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch
-from amodal.nn.answers import Answers
 from amodal.nn.encoder import Encoder
+from amodal.nn.heads.supervised import Answers
 from amodal.objectives.entropy import prediction_entropy
 
 Loss = Callable[[Batch], Tensor]

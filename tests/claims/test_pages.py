@@ -7,7 +7,7 @@ import pytest
 
 from amodal import claims, methods
 from amodal.claims import Comparison
-from amodal.core.find import load
+from amodal.core.registry import load
 from amodal.data import bundled, sets
 
 KEYS = set("key claim verdict findings measured seeds data seconds date amodal versions machine".split())

@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from amodal import claims
-from amodal.core import AmodalError, find
+from amodal.core import AmodalError
+from amodal.core import registry as find
 
 PAGE = '''"""A claim that is quick to test."""
 from amodal.claims import Comparison

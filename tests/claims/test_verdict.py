@@ -7,7 +7,7 @@ import pytest
 
 from amodal.claims import Comparison
 from amodal.claims._verdict import judge
-from amodal.evaluate._interval import STUDENT, half_width
+from amodal.stats.interval import STUDENT, half_width
 
 
 def findings(effects, **how):

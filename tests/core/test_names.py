@@ -2,7 +2,8 @@
 
 import pytest
 
-from amodal.core import AmodalError, field_of, find, name_code, unknown, view_of
+from amodal.core import AmodalError, field_of, name_code, unknown, view_of
+from amodal.core import registry as find
 from amodal.errors import nearest
 
 

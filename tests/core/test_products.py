@@ -5,8 +5,8 @@ import threading
 import pytest
 import torch
 
-from amodal.core import products
-from amodal.core.products import ALLOWED, PLAIN, are_fast, fast_products
+from amodal.core import matmul as products
+from amodal.core.matmul import ALLOWED, PLAIN, are_fast, fast_products
 
 helps = pytest.mark.skipif(not products.helps(), reason="this CPU is as quick with torch's own choice, or rounds")
 

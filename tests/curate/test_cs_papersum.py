@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 import amodal
 from amodal.core import AmodalError
-from amodal.curate._cells import cells
-from amodal.curate._near import near_duplicates, shingles
-from amodal.curate._sentences import best, chance, keyterms, sentences, words
-from amodal.curate._summary_fields import answered, question
 from amodal.curate.cs_papersum import PARTS, Asked, Extractive, Part, centroid, checked, cs_papersum, lead, textrank
+from amodal.curate.shared.cells import cells
+from amodal.curate.shared.near import near_duplicates, shingles
+from amodal.curate.shared.sentences import best, chance, keyterms, sentences, words
+from amodal.curate.shared.summary_fields import answered, question
 
 GOOD = {"key_takeaways": "It works.", "keywords": ["graphs", "sparse attention"]}
 ANSWER = "Key takeaways: It works.\nFuture work: More data.\nKeywords: graphs, sparse attention"

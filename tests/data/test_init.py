@@ -9,7 +9,8 @@ import torch
 import amodal.data as data
 from amodal import modalities
 from amodal.core import AmodalError
-from amodal.data import bundled, decide
+from amodal.data import bundled
+from amodal.data import infer_schema as decide
 from amodal.data.infer import RESERVED
 from amodal.nn.encoder import Encoder
 from tests.data import builders as b

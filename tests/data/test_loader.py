@@ -7,7 +7,7 @@ import torch
 
 import amodal.data as data
 from amodal.core import AmodalError, Ragged
-from amodal.data.parcel import Parcel
+from amodal.data.shm_batch import Parcel
 from amodal.modalities.image import Image
 from tests.data import builders as b
 

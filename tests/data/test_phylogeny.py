@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.linalg import expm
 
-from amodal.data.sets import _evolution as evolution
 from amodal.data.sets import phylogeny
+from amodal.data.sets.shared import evolution
 
 
 @pytest.mark.parametrize("length", [0.01, 0.3, 4.0])

@@ -17,7 +17,8 @@ import pytest
 
 from amodal import data
 from amodal.core import AmodalError
-from amodal.data import kept, remote
+from amodal.data import download_cache as kept
+from amodal.data import remote
 from tests.data import builders
 
 fsspec = pytest.importorskip("fsspec")

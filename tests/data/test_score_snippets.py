@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from amodal.data.sets import score_snippets
-from amodal.data.sets._engraving import LINES, Playing, Print, drawn, played
+from amodal.data.sets.shared.engraving import LINES, Playing, Print, drawn, played
 
 
 def ink(notes, **look):

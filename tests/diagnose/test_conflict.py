@@ -3,7 +3,7 @@
 import torch
 
 from amodal.diagnose.conflict import conflict
-from amodal.methods.shapes import Towers
+from amodal.methods.shared.shapes import Towers
 from amodal.objectives.info_nce import info_nce
 from tests.methods.bench import batch, exact, method
 

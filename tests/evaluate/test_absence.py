@@ -12,11 +12,12 @@ import amodal
 from amodal import modalities
 from amodal.core import AmodalError, Column, Embeddings
 from amodal.core.embeddings import FUSED
-from amodal.evaluate import Embedded, NotApplicable, Report, _corrupt, embed_records, evaluate, figures, protocols
-from amodal.evaluate._absent import Senses, depending, halves, side_by_side
-from amodal.evaluate._impute import filled, ridge
-from amodal.evaluate._worth import powerset, shapley
-from amodal.evaluate.absence import absence
+from amodal.evaluate import Embedded, NotApplicable, Report, embed_records, evaluate, figures, protocols
+from amodal.evaluate import corruption as _corrupt
+from amodal.evaluate.imputation import filled, ridge
+from amodal.evaluate.missing_modalities import Senses, depending, halves, side_by_side
+from amodal.evaluate.protocols.absence import absence
+from amodal.stats.shapley import powerset, shapley
 from tests.evaluate.made import made
 
 THREE = ("image", "sound", "text")
@@ -160,7 +161,7 @@ def test_what_is_hidden_at_random_in_training_leaks_nothing(monkeypatch):
     def blindly(uniform_NS, group_N, *, turned=False):
         return uniform_NS < 0.5
 
-    monkeypatch.setattr("amodal.evaluate.absence.depending", blindly)
+    monkeypatch.setattr("amodal.evaluate.protocols.absence.depending", blindly)
     found = absence(made(seed=1), made(seed=2), label="kind", rates=(0.5,))
     (row,) = rows(found, "label", source="fused", target="turned round")
     assert row["leaked"] == 0

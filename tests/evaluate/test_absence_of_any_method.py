@@ -10,9 +10,10 @@ import pytest
 import amodal
 from amodal import methods
 from amodal.data import Label
-from amodal.evaluate import _corrupt, embed_records
-from amodal.evaluate._embedded import known
-from amodal.evaluate.absence import absence
+from amodal.evaluate import corruption as _corrupt
+from amodal.evaluate import embed_records
+from amodal.evaluate.protocols.absence import absence
+from amodal.inference.embed import known
 from tests.methods.bench import fields, method, raw
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from amodal.evaluate._attack import attack_success, nearest_class, trigger_shift
+from amodal.evaluate.backdoor import attack_success, nearest_class, trigger_shift
 
 
 def test_attack_success_counts_the_others_taken_for_the_target():

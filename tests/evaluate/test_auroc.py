@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from amodal.evaluate._auroc import auroc
+from amodal.stats.auroc import auroc
 
 
 def test_it_is_scikit_learns_with_ties_too():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from amodal.core import AmodalError
-from amodal.evaluate._base_to_new import base_and_new, base_to_new, harmonic_mean
+from amodal.evaluate.base_and_new import base_and_new, base_to_new, harmonic_mean
 
 
 def test_halves_of_the_classes():

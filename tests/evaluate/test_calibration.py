@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss
 
-from amodal.evaluate._calibration import brier, calibration_error
-from amodal.evaluate.linear import linear
+from amodal.evaluate.protocols.linear import linear
+from amodal.stats.calibration import brier, calibration_error
 from tests.evaluate.made import made
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from amodal.evaluate._chrf import chrf
+from amodal.stats.chrf import chrf
 
 TEXTS = ["Eine rote Katze.", "Der Hund", "", "Ein", "völlig anders 42"]
 REFERENCES = ["Eine rote Katze.", "Ein großer Hund.", "Ein Haus.", "Ein Baum", "Das ist Ärger"]

@@ -6,8 +6,8 @@ from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import adjusted_mutual_info_score
 
 from amodal.evaluate import NotApplicable
-from amodal.evaluate._clusters import adjusted_mutual_information, ward
-from amodal.evaluate.cluster import cluster
+from amodal.evaluate.protocols.cluster import cluster
+from amodal.stats.clustering import adjusted_mutual_information, ward
 from tests.evaluate.made import made
 
 

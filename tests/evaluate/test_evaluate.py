@@ -83,9 +83,9 @@ def test_a_report_has_everything_side_by_side(report, tmp_path):
 
 
 def test_long_protocols_are_shown_in_short():
-    from amodal.evaluate._table import in_short
-    from amodal.evaluate.missing import missing
-    from amodal.evaluate.retrieval import retrieval
+    from amodal.evaluate.protocols.missing import missing
+    from amodal.evaluate.protocols.retrieval import retrieval
+    from amodal.evaluate.report_table import in_short
 
     senses = tuple("abcde")
     test = made(seed=2, senses=senses)

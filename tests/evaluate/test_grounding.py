@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from amodal.evaluate._grounding import contrast_to_noise, coverage, mass_inside, overlap, pointing
+from amodal.evaluate.grounding import contrast_to_noise, coverage, mass_inside, overlap, pointing
 
 SIDE, GRID = 12, (4, 3)
 BOXES = torch.tensor([[0, 0, 4, 3], [1, 2, 7, 11], [8, 9, 12, 12], [5, 1, 6, 2]])

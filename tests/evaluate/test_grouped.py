@@ -8,8 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
 from amodal.core import AmodalError
-from amodal.evaluate._auroc import auroc
-from amodal.evaluate._grouped import folds, grouped, probe, side_by_side
+from amodal.evaluate.grouped_cv import folds, grouped, probe, side_by_side
+from amodal.stats.auroc import auroc
 
 
 def records(n=240, seed=0):

@@ -9,7 +9,7 @@ import amodal
 from amodal.core import AmodalError
 from amodal.data import Label
 from amodal.evaluate import evaluate, usual_label
-from amodal.train.folder import hashes
+from amodal.train.run_dir import hashes
 
 QUICK = dict(size="nano", steps=2, batch=16, progress=False)
 KNN = dict(protocols=["knn"], untrained=False, progress=False)

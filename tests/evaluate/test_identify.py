@@ -6,7 +6,7 @@ import torch
 
 from amodal.core import Column, Embeddings
 from amodal.evaluate import Embedded, NotApplicable
-from amodal.evaluate.identify import identify
+from amodal.evaluate.protocols.identify import identify
 
 PIECES = np.array(["fugue", "gavotte", "hymn", "jig", "lied"], dtype=object)
 

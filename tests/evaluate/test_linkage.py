@@ -8,9 +8,9 @@ import torch
 from sklearn.cluster import DBSCAN
 from sklearn.metrics import adjusted_rand_score
 
-from amodal.evaluate._linkage import adjusted_rand, best_threshold, nearest_exemplar, single_linkage
-from amodal.evaluate._strings import edit_distances, edit_similarity, jaccard, ngrams
-from amodal.modalities._ocr import garble
+from amodal.evaluate.linkage import adjusted_rand, best_threshold, nearest_exemplar, single_linkage
+from amodal.modalities.shared.ocr import garble
+from amodal.stats.string_similarity import edit_distances, edit_similarity, jaccard, ngrams
 
 
 def test_adjusted_rand_is_scikit_learns():

@@ -6,7 +6,7 @@ import torch
 
 from amodal.core import Column, Embeddings
 from amodal.evaluate import Embedded, NotApplicable
-from amodal.evaluate.open_set import harmonic_mean, open_set
+from amodal.evaluate.protocols.open_set import harmonic_mean, open_set
 
 GENUS = {"ant": "A", "ape": "A", "bee": "B", "bat": "B", "cow": "C"}
 

@@ -10,7 +10,7 @@ import amodal
 from amodal.core import AmodalError
 from amodal.curate.cs_papersum import cs_papersum
 from amodal.evaluate import papers
-from amodal.evaluate._summaries import WORD, TfIdf, judged, mean_interval, others
+from amodal.evaluate.summaries import WORD, TfIdf, judged, mean_interval, others
 
 FIELDS = ("graphs", "vision", "speech", "robots")
 

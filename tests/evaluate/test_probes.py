@@ -9,10 +9,10 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from amodal.core import AmodalError
-from amodal.evaluate import _labels
-from amodal.evaluate._logistic import Scaled, solve
-from amodal.evaluate.knn import knn, neighbours
-from amodal.evaluate.linear import fit, linear, ridge
+from amodal.evaluate import labels as _labels
+from amodal.evaluate.protocols.knn import knn, neighbours
+from amodal.evaluate.protocols.linear import fit, linear, ridge
+from amodal.stats.logistic import Scaled, solve
 from tests.evaluate.made import made
 
 

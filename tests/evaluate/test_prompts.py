@@ -8,7 +8,7 @@ from rich.console import Console
 import amodal
 from amodal.core import Column, Embeddings
 from amodal.evaluate import Embedded, NotApplicable, evaluate
-from amodal.evaluate.prompts import prompts
+from amodal.evaluate.protocols.prompts import prompts
 from tests.evaluate.made import CLASSES, made
 
 

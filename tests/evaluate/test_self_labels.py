@@ -8,9 +8,9 @@ import torch
 from sklearn.cluster import SpectralClustering
 
 from amodal.core import AmodalError
-from amodal.evaluate._clusters import adjusted_mutual_information, matched_accuracy, spectral
-from amodal.evaluate._self_labels import names_by_vote, self_labels
-from amodal.evaluate.cluster import cluster
+from amodal.evaluate.protocols.cluster import cluster
+from amodal.evaluate.self_labels import names_by_vote, self_labels
+from amodal.stats.clustering import adjusted_mutual_information, matched_accuracy, spectral
 from tests.evaluate.made import made
 
 

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from amodal.core import AmodalError
-from amodal.evaluate import NotApplicable, Report, _labels, figures, protocols
-from amodal.evaluate.linear import fit
-from amodal.evaluate.sense_sets import ALL, case, sense_sets
+from amodal.evaluate import NotApplicable, Report, figures, protocols
+from amodal.evaluate import labels as _labels
+from amodal.evaluate.protocols.linear import fit
+from amodal.evaluate.protocols.sense_sets import ALL, case, sense_sets
 from tests.evaluate.made import CLASSES, made
 
 SETS = ("image", "sound", "image+sound")

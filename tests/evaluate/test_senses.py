@@ -7,10 +7,10 @@ from torch.nn.functional import normalize
 
 from amodal.core import AmodalError, Column, Embeddings
 from amodal.evaluate import Embedded, NotApplicable
-from amodal.evaluate.missing import missing, subsets
-from amodal.evaluate.retrieval import _chance, ranked, retrieval
-from amodal.evaluate.transfer import transfer
-from amodal.evaluate.zero_shot import zero_shot
+from amodal.evaluate.protocols.missing import missing, subsets
+from amodal.evaluate.protocols.retrieval import _chance, ranked, retrieval
+from amodal.evaluate.protocols.transfer import transfer
+from amodal.evaluate.protocols.zero_shot import zero_shot
 from tests.evaluate.made import CLASSES, made
 
 

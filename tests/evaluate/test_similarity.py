@@ -4,7 +4,7 @@ import torch
 from scipy.stats import spearmanr
 
 from amodal.core import AmodalError
-from amodal.evaluate._similarity import agreement, spearman
+from amodal.stats.rank_correlation import agreement, spearman
 
 
 def test_ranks_correlate_as_in_scipy_with_ties_too():

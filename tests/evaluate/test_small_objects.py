@@ -13,7 +13,7 @@ import amodal
 from amodal.core import AmodalError, Column, Embeddings
 from amodal.data.sets import scenes
 from amodal.evaluate import Embedded, NotApplicable, Report, figures
-from amodal.evaluate.small_objects import ahead, area_of, resampled, small_objects
+from amodal.evaluate.protocols.small_objects import ahead, area_of, resampled, small_objects
 
 
 def embedded(words, pictures, **more):

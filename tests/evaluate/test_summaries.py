@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from amodal.core import AmodalError
-from amodal.evaluate._summaries import keywords, matched, overlap
+from amodal.evaluate.summaries import keywords, matched, overlap
 
 
 def test_matched_pairs_against_one_shuffled_pair_each():

@@ -9,12 +9,12 @@ from PIL import Image
 import amodal
 from amodal.core import AmodalError, Column, Embeddings
 from amodal.data.schema import Label
-from amodal.data.sets._writing import describe, field, records
+from amodal.data.sets.shared.writing import describe, field, records
 from amodal.evaluate import Embedded, NotApplicable, Report, evaluate, survival_label, usual_label
-from amodal.evaluate._survival import concordance, cox, fitted, kaplan_meier, log_rank, partial_likelihood, survival
-from amodal.evaluate._survival_scores import METRICS, Told, grid, scores
-from amodal.evaluate._table import in_short
-from amodal.evaluate.survival import survival as protocol
+from amodal.evaluate.protocols.survival import survival as protocol
+from amodal.evaluate.report_table import in_short
+from amodal.stats.survival import concordance, cox, fitted, kaplan_meier, log_rank, partial_likelihood, survival
+from amodal.stats.survival_scores import METRICS, Told, grid, scores
 
 
 def made(n, seed, weights):

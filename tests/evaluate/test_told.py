@@ -9,10 +9,10 @@ from amodal import data
 from amodal.adapt import adapt
 from amodal.core import AmodalError, Column, Embeddings
 from amodal.evaluate import Embedded
-from amodal.evaluate._calibration import brier, calibration_error
-from amodal.evaluate._survival import concordance
-from amodal.evaluate.told import told
-from amodal.nn.answers import Answers, Target
+from amodal.evaluate.protocols.told import told
+from amodal.nn.heads.supervised import Answers, Target
+from amodal.stats.calibration import brier, calibration_error
+from amodal.stats.survival import concordance
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_it_measures_what_predict_says(run):
     model = amodal.load(folder / "told")
     report = model.evaluate(digits, protocols=["told"], label="digit")
     found = model.predict(digits)
-    from amodal.evaluate._held_out import parts
+    from amodal.evaluate.held_out import parts
 
     _, test, _ = parts(model, digits)
     guess, truth = np.array(found["digit"])[test], digits.label("digit")[test]

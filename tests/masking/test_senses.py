@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from amodal.core import AmodalError
-from amodal.masking.senses import kept_senses
+from amodal.masking.modality_dropout import kept_senses
 
 SEEDS = torch.arange(4000) * 7919
 

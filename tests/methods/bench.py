@@ -11,8 +11,8 @@ import torch
 
 from amodal import methods, modalities
 from amodal.core import Batch, Column, Ragged
-from amodal.nn.answers import Target
 from amodal.nn.encoder import Encoder
+from amodal.nn.heads.supervised import Target
 
 SMALL = {  # options that keep a method small; everything else is as its page says
     "aa_ssl": {"action": "facts"},

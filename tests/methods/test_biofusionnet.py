@@ -10,11 +10,11 @@ from torch.distributions import Normal, kl_divergence
 from amodal import methods
 from amodal.core import AmodalError, Batch, Column, Tokens
 from amodal.data.schema import Label
-from amodal.data.sets._writing import describe, field, records
-from amodal.nn.answers import Target
-from amodal.nn.autoencoder import Autoencoder
-from amodal.nn.co_attention import CoDualAttention
+from amodal.data.sets.shared.writing import describe, field, records
 from amodal.nn.encoder import Encoder
+from amodal.nn.fusion.co_attention import CoDualAttention
+from amodal.nn.generation.autoencoder import Autoencoder
+from amodal.nn.heads.supervised import Target
 from amodal.train.pretrain import pretrain
 from tests.methods.bench import batch, fields, method
 

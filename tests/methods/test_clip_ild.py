@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from amodal.core import AmodalError
-from amodal.evaluate._auroc import auroc, bootstrap
+from amodal.stats.auroc import auroc, bootstrap
 from tests.methods.bench import batch, method
 
 

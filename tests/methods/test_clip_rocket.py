@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from amodal import methods
-from amodal.methods._contract import Clock
+from amodal.methods.contract import Clock
 from amodal.nn.encoder import Encoder
 from amodal.train.step import gradients
 from tests.methods.bench import batch, exact, fields

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from amodal.core import AmodalError, Column, Embeddings
-from amodal.methods._look_alikes import look_alikes
 from amodal.methods.embedding_retrieval.clippings import pooled
+from amodal.methods.shared.hard_batches import look_alikes
 from amodal.train.step import gradients
 from tests.methods.bench import SENSES, batch, exact, method
 

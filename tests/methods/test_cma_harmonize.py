@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from amodal.core import AmodalError, field_of
-from amodal.methods._contract import Clock
+from amodal.methods.contract import Clock
 from amodal.objectives.info_nce import info_nce
 from amodal.objectives.mil_nce import mil_nce
 from amodal.objectives.realign import realign

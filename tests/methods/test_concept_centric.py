@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from amodal.core import AmodalError
-from amodal.methods._concepts import TableConcepts
+from amodal.methods.shared.concepts import TableConcepts
 from amodal.modalities.table import Table
-from amodal.nn.boxes import log_entailment
+from amodal.nn.heads.boxes import log_entailment
 from tests.methods.bench import batch, method
 
 

@@ -1,4 +1,4 @@
-"""Every method keeps the contract of `amodal.methods._contract`, with every kind of data and any of it missing."""
+"""Every method keeps the contract of `amodal.methods.contract`, with every kind of data and any of it missing."""
 
 import dataclasses
 import inspect
@@ -11,14 +11,14 @@ import torch.multiprocessing as spawn
 
 from amodal import data, methods
 from amodal.core import Batch, Column
-from amodal.methods._contract import Clock
+from amodal.methods.contract import Clock
 from amodal.nn import config as encoder_config
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.train import distributed
+from amodal.train.collapse_monitor import Watch
 from amodal.train.loop import Schedule, train
 from amodal.train.step import gradients, total
-from amodal.train.watch import Watch
 from tests.methods.bench import SENSES, batch, exact, fields, method, raw
 
 NAMES = os.environ.get("AMODAL_ONLY", "").split(",") if os.environ.get("AMODAL_ONLY") else methods.names()

@@ -9,9 +9,9 @@ from torch.nn.functional import cross_entropy, normalize
 from amodal import data
 from amodal.core import AmodalError
 from amodal.objectives.info_nce import nt_xent
+from amodal.train.collapse_monitor import Watch
 from amodal.train.loop import Schedule, train
 from amodal.train.test_time import AtTestTime, norms
-from amodal.train.watch import Watch
 from tests.methods.bench import SENSES, batch, exact, fields, method, raw
 
 

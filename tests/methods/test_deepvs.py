@@ -8,7 +8,7 @@ from amodal import data, methods, modalities
 from amodal.claims._arms import Budget, fit
 from amodal.core import AmodalError, Ragged
 from amodal.core.column import shared_rows
-from amodal.methods._snippets import assign, scores
+from amodal.methods.shared.snippets import assign, scores
 from amodal.nn.encoder import Encoder
 from tests.methods.bench import batch, exact, fields, method, raw
 

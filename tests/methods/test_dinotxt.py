@@ -7,10 +7,10 @@ from torch.nn.functional import cosine_similarity, layer_norm
 from amodal import methods
 from amodal.core import AmodalError
 from amodal.export._alone import reason_against
-from amodal.methods._regions import alone
 from amodal.methods.adaptation.dinotxt import patch_maps
+from amodal.methods.shared.regions import alone
 from amodal.nn.encoder import Encoder
-from amodal.nn.tail import Tail, TailBlock, enter, with_tail
+from amodal.nn.heads.projection_tower import Tail, TailBlock, enter, with_tail
 from tests.methods.bench import batch, fields, method
 from tests.methods.test_lit import stepped
 

@@ -8,8 +8,8 @@ from torch.nn.functional import cross_entropy
 
 from amodal import modalities
 from amodal.core import AmodalError, Batch, Column
-from amodal.methods._contract import Clock
-from amodal.methods._prompts import AttributePrompts, attribute_vectors
+from amodal.methods.contract import Clock
+from amodal.methods.shared.prompts import AttributePrompts, attribute_vectors
 from amodal.nn.encoder import Encoder
 from tests.methods.bench import batch, fields, method
 

@@ -6,8 +6,8 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from amodal.core import AmodalError, Ragged
-from amodal.methods import _matching as m
-from amodal.nn.answers import Target
+from amodal.methods.shared import matching as m
+from amodal.nn.heads.supervised import Target
 from amodal.objectives.matching import exchange
 from amodal.train.optim import adamw
 from tests.methods.bench import batch, exact, method

@@ -8,9 +8,9 @@ from amodal import methods
 from amodal.core import AmodalError, Embeddings, name_code
 from amodal.masking.hashing import hash_bits, uniform
 from amodal.masking.mixing import batch_seed, beta, partners
-from amodal.methods._contract import Clock
+from amodal.methods.contract import Clock
 from amodal.nn.encoder import Encoder
-from amodal.nn.late_fusion import LateFusion, shares
+from amodal.nn.fusion.late_fusion import LateFusion, shares
 from amodal.objectives.mixup_nce import mixup_nce, soft_clip
 from tests.methods.bench import batch, exact, fields, method
 

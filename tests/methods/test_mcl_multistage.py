@@ -7,9 +7,9 @@ import torch
 from amodal import data, methods
 from amodal.core import AmodalError, Column, Embeddings
 from amodal.nn.encoder import Encoder
+from amodal.train.collapse_monitor import Watch
 from amodal.train.loop import Schedule, train
 from amodal.train.step import gradients
-from amodal.train.watch import Watch
 from tests.methods.bench import batch, exact, fields, method
 
 SENSES = ("words", "facts")

@@ -5,7 +5,7 @@ import torch
 
 from amodal import methods
 from amodal.core import AmodalError
-from amodal.methods._contract import Clock
+from amodal.methods.contract import Clock
 from amodal.objectives.sup_moco import sup_moco
 from tests.methods.bench import SENSES, batch, method
 

@@ -3,7 +3,7 @@
 import torch
 
 from amodal.core import Column
-from amodal.methods._matching import SEED
+from amodal.methods.shared.matching import SEED
 from amodal.train.step import gradients
 from tests.methods.bench import batch, exact, method
 

@@ -6,7 +6,7 @@ import torch
 from amodal import methods
 from amodal.core import AmodalError
 from amodal.core.embeddings import FUSED
-from amodal.nn.answers import Target
+from amodal.nn.heads.supervised import Target
 from tests.methods.bench import SENSES, batch, method
 
 NAME = "missing_aware_prompts"

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from amodal import methods
 from amodal.core import AmodalError
-from amodal.masking.senses import kept_senses
+from amodal.masking.modality_dropout import kept_senses
 from amodal.nn.encoder import Encoder
 from tests.methods.bench import batch, exact, fields
 

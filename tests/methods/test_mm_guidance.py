@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from amodal.core import AmodalError, Column, Tokens
-from amodal.nn.guided_pool import GuidedPool
+from amodal.nn.fusion.guided_pool import GuidedPool
 from amodal.objectives.distill import distill
 from tests.methods.bench import batch, method
 

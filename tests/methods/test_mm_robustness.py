@@ -7,9 +7,9 @@ import torch
 
 from amodal import methods
 from amodal.core import AmodalError
-from amodal.masking.senses import any_senses
+from amodal.masking.modality_dropout import any_senses
 from amodal.nn.encoder import Encoder
-from amodal.nn.some_senses import reader
+from amodal.nn.fusion.modality_subsets import reader
 from tests.methods.bench import SENSES, batch, fields, method
 
 

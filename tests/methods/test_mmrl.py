@@ -5,8 +5,8 @@ import torch
 
 from amodal import methods
 from amodal.core import AmodalError
-from amodal.nn.answers import Target
-from amodal.nn.between_blocks import plain
+from amodal.nn.adapters.block_tokens import plain
+from amodal.nn.heads.supervised import Target
 from tests.methods.bench import batch, exact, method
 
 

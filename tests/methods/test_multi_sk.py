@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from amodal.methods._contract import Clock
+from amodal.methods.contract import Clock
 from tests.methods.bench import batch, method
 
 SENSES = ("picture", "words")

@@ -7,8 +7,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from amodal.core import AmodalError, Column, Embeddings
-from amodal.nn.answers import Target
-from amodal.nn.modular import Modules, turns
+from amodal.nn.fusion.sequential import Modules, turns
+from amodal.nn.heads.supervised import Target
 from tests.methods.bench import SENSES, batch, method
 
 TASKS = tuple(Target(name, "classes", ("a", "b", "c")) for name in ("kind", "other"))

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from amodal.core import AmodalError, Tokens
 from amodal.methods.embedding_retrieval.mvpt import same_moments
-from amodal.nn.temporal import segments_of
+from amodal.nn.fusion.temporal import segments_of
 from tests.methods.bench import batch, exact, method
 
 PAIR = ("words", "signal")

@@ -14,8 +14,8 @@ from amodal import data, methods
 from amodal.core import Batch, Column, field_of
 from amodal.data import Label
 from amodal.evaluate import embed_records
-from amodal.evaluate.knn import knn
-from amodal.methods._contract import Clock
+from amodal.evaluate.protocols.knn import knn
+from amodal.methods.contract import Clock
 from amodal.train.optim import adamw
 from amodal.train.step import gradients
 from tests.methods.bench import SENSES, SMALL, batch, exact, fields, method, raw

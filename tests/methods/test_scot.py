@@ -13,11 +13,11 @@ from amodal.core import AmodalError
 from amodal.curate.edits import edits, exchangeable
 from amodal.data import Loader
 from amodal.nn import config
-from amodal.nn.combiner import Combiner
 from amodal.nn.encoder import Encoder
+from amodal.nn.fusion.combiner import Combiner
 from amodal.search import Index, search
+from amodal.train.collapse_monitor import Watch
 from amodal.train.step import gradients
-from amodal.train.watch import Watch
 from tests.methods.bench import batch, exact, method
 
 COLOURS, THINGS = ("red", "green", "blue"), ("boat", "sea", "hat", "tree")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from amodal.core import AmodalError
-from amodal.methods.shapes import token_column
+from amodal.methods.shared.shapes import token_column
 from amodal.objectives.info_nce import info_nce
 from tests.methods.bench import batch, exact, method
 

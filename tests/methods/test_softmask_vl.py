@@ -7,8 +7,8 @@ import torch
 
 from amodal.core.column import shared_rows
 from amodal.masking.soft import soft_mask
-from amodal.methods._contract import Clock
-from amodal.nn.cross import grad_cam
+from amodal.methods.contract import Clock
+from amodal.nn.attention.cross import grad_cam
 from amodal.objectives.focal_info_nce import focal_info_nce
 from amodal.objectives.matching import matching
 from tests.methods.bench import batch, exact, method

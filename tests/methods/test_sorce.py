@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from amodal.core import AmodalError, Column, Ragged
-from amodal.methods._regions import alone
 from amodal.methods.embedding_retrieval.sorce import found_in, regional
+from amodal.methods.shared.regions import alone
 from tests.methods.bench import batch, method
 
 

@@ -8,8 +8,8 @@ from amodal import data, methods
 from amodal.core import AmodalError
 from amodal.methods.pretext.texttopicnet import TARGET
 from amodal.nn.encoder import Encoder
+from amodal.train.collapse_monitor import Watch
 from amodal.train.loop import Schedule, train
-from amodal.train.watch import Watch
 from tests.methods.bench import batch, fields, method, raw
 
 

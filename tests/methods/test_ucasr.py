@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import normalize
 
 from amodal.core import AmodalError
-from amodal.methods._contract import Clock
+from amodal.methods.contract import Clock
 from amodal.nn.encoder import Encoder
 from amodal.train.step import gradients
 from tests.methods import test_contract as contract

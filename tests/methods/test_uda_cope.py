@@ -7,9 +7,9 @@ import torch
 
 from amodal import methods, modalities
 from amodal.core import AmodalError, Batch, Column
-from amodal.evaluate._pose import turn_between
-from amodal.methods._contract import Clock
+from amodal.methods.contract import Clock
 from amodal.nn.encoder import Encoder
+from amodal.stats.pose_error import turn_between
 from tests.methods.bench import fields
 from tests.nn.test_similarity import poses
 

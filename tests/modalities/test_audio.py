@@ -6,7 +6,7 @@ import torch
 
 from amodal.core import AmodalError, Column, Ragged
 from amodal.modalities import BadValue, kind, make
-from amodal.modalities._sound import mel_filters
+from amodal.modalities.shared.sound import mel_filters
 
 from .makers import wav
 

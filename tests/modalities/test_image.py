@@ -10,9 +10,10 @@ import torch
 from PIL import Image as Pillow
 
 from amodal.core import AmodalError, Column
-from amodal.modalities import BadValue, _pixels, kind, make
-from amodal.modalities._pixels import sampling
+from amodal.modalities import BadValue, kind, make
 from amodal.modalities.image import Image
+from amodal.modalities.shared import pixels as _pixels
+from amodal.modalities.shared.pixels import sampling
 
 from .makers import png
 

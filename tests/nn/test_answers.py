@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from amodal import data
 from amodal.core import AmodalError, Batch, Column, Embeddings
-from amodal.nn.answers import Answers, Target, targets_of
+from amodal.nn.heads.supervised import Answers, Target, targets_of
 from amodal.objectives.cox import cox
 
 TARGETS = (

@@ -8,9 +8,9 @@ from toys import WIDTH, bag_of, joined, lengths, quick, random
 
 from amodal.core import AmodalError, Tokens
 from amodal.core.embeddings import FUSED
-from amodal.nn.attention import Attention, attend, plan
+from amodal.nn.attention.masks import RULES, rule
+from amodal.nn.attention.varlen import Attention, attend, plan
 from amodal.nn.positions import Rotary
-from amodal.nn.rules import RULES, rule
 from amodal.nn.transformer import Transformer
 
 RULE = pytest.mark.parametrize("reads", list(RULES))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from amodal.nn.boxes import ConceptHead, learn_boxes, log_entailment, log_volume
+from amodal.nn.heads.boxes import ConceptHead, learn_boxes, log_entailment, log_volume
 
 
 def boxes(n, dims=3, seed=0):

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from amodal.core import AmodalError
-from amodal.nn.capsules import AttentionRouting, CapsuleHead, DynamicRouting, EMRouting, squash
+from amodal.nn.heads.capsules import AttentionRouting, CapsuleHead, DynamicRouting, EMRouting, squash
 
 C, P = 4, 3
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from amodal.core import Ragged
-from amodal.nn.captioner import Captioner
+from amodal.nn.generation.captioner import Captioner
 
 
 def writer(alphabet=3, scale=1.0):

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from amodal.core import Column, Tokens
-from amodal.nn.attention import plan
-from amodal.nn.causal import CausalDecoder
+from amodal.nn.attention.masks import pure
+from amodal.nn.attention.varlen import plan
+from amodal.nn.generation.causal import CausalDecoder
 from amodal.nn.positions import sincos
-from amodal.nn.rules import pure
 
 ROWS, LENGTHS = torch.tensor([0, 2, 3]), torch.tensor([3, 1, 5])
 

@@ -5,7 +5,7 @@ import torch
 from scipy.linalg import eigh
 
 from amodal.core import Column
-from amodal.nn.cca import Moments, Polar, canonical_maps, covariance
+from amodal.stats.cca import Moments, Polar, canonical_maps, covariance
 
 
 def pair(n=200, d=4, seed=0):

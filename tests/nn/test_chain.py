@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from amodal.core import Ragged
-from amodal.nn.chain import snippets, viterbi
+from amodal.stats.chain_crf import snippets, viterbi
 
 
 def energy(scores, path, beta):

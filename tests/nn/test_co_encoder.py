@@ -4,7 +4,7 @@ import torch
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from amodal.core import Ragged
-from amodal.nn.co_encoder import CoEncoder
+from amodal.nn.fusion.co_encoder import CoEncoder
 
 WIDTH, HEADS = 8, 2
 

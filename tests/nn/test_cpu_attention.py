@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from amodal.core import Tokens, products
-from amodal.core.products import fast_products
-from amodal.nn import _cpu_attention
-from amodal.nn._cpu_attention import CpuAttention, suits
-from amodal.nn.attention import Attention, plan
+from amodal.core import Tokens
+from amodal.core import matmul as products
+from amodal.core.matmul import fast_products
+from amodal.nn.attention import cpu as _cpu_attention
+from amodal.nn.attention.cpu import CpuAttention, suits
+from amodal.nn.attention.varlen import Attention, plan
 
 
 def gradients(attend, inputs, grad):

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from amodal.core import Ragged
-from amodal.nn.cross import CrossEncoder, grad_cam, mean_token, side_by_side
+from amodal.nn.attention.cross import CrossEncoder, grad_cam, mean_token, side_by_side
 
 
 def read(layer, x, y):

@@ -12,11 +12,11 @@ from toys import WIDTH, bag_of, joined, quick, random, vectors
 from amodal.core import AmodalError, Tokens
 from amodal.export._alone import reason_against
 from amodal.nn import config
-from amodal.nn.attention import attend, plan, with_prefix
-from amodal.nn.between_blocks import PROMPT, bare, plain
-from amodal.nn.deep import deep_of
-from amodal.nn.deep_prompts import PatternPrompts, pattern_prompts
-from amodal.nn.rules import RULES, rule
+from amodal.nn.adapters.block_hooks import deep_of
+from amodal.nn.adapters.block_tokens import PROMPT, bare, plain
+from amodal.nn.adapters.deep_prompts import PatternPrompts, pattern_prompts
+from amodal.nn.attention.masks import RULES, rule
+from amodal.nn.attention.varlen import attend, plan, with_prefix
 from amodal.nn.transformer import Transformer
 
 

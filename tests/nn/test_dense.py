@@ -5,9 +5,9 @@ import torch
 from sklearn.metrics import f1_score, jaccard_score
 
 from amodal.core import Column
-from amodal.evaluate._masks import f1_and_iou
 from amodal.modalities.image import Image
-from amodal.nn.dense import DenseHead, SiameseHead, both, difference
+from amodal.nn.heads.dense import DenseHead, SiameseHead, both, difference
+from amodal.stats.mask_overlap import f1_and_iou
 
 
 def test_pixels_come_back_where_they_were():

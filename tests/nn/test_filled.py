@@ -3,7 +3,7 @@
 import torch
 
 from amodal.core import Column, Embeddings
-from amodal.nn.filled import FilledFusion
+from amodal.nn.fusion.fill_missing import FilledFusion
 
 SENSES, B, D, P = ("a", "b", "c"), 9, 4, 6
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.functional import gelu
 
 from amodal.core import AmodalError, Tokens
-from amodal.nn.fusions import FUSIONS, AttentionFusion, fusion_of
+from amodal.nn.fusion.fusions import FUSIONS, AttentionFusion, fusion_of
 from tests.nn.toys import bag_of, random
 
 WIDTH, PLACES, ROWS = 24, 6, 3

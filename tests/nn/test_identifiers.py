@@ -5,8 +5,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from amodal.core import Ragged
-from amodal.nn.identifiers import IdentifierWriter, atomic, clustered, numeric, scattered, tokens_of
-from amodal.nn.trie import Trie, trie_search
+from amodal.nn.generation.identifiers import IdentifierWriter, atomic, clustered, numeric, scattered, tokens_of
+from amodal.nn.generation.trie import Trie, trie_search
 
 CODES = torch.tensor([[0, 3, -1], [0, 2, 1], [1, -1, -1], [0, 2, 4], [2, 2, 2]])
 

@@ -7,7 +7,7 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.preprocessing import KernelCenterer
 
-from amodal.nn.kernel_ridge import Gaussian, kernel_ridge
+from amodal.stats.kernel_ridge import Gaussian, kernel_ridge
 
 
 def data():

@@ -5,7 +5,7 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
-from amodal.nn.kmeans import assign, kmeans
+from amodal.stats.kmeans import assign, kmeans
 
 
 def test_it_ends_where_lloyds_alternation_ends():

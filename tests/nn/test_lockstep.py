@@ -7,9 +7,9 @@ from torch.nn.functional import gelu
 from amodal.core import AmodalError
 from amodal.modalities import make
 from amodal.nn import config
+from amodal.nn.adapters.parallel_adapters import lockstep
 from amodal.nn.encoder import Encoder
-from amodal.nn.lockstep import lockstep
-from amodal.nn.temporal import TemporalHead, class_weights, steps_of
+from amodal.nn.fusion.temporal import TemporalHead, class_weights, steps_of
 from tests.nn.toys import bag_of
 
 SENSES = ("face", "voice", "hand")

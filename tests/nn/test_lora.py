@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from amodal.nn.lora import lora, merged
+from amodal.nn.adapters.lora import lora, merged
 
 
 def net():

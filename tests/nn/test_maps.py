@@ -5,8 +5,8 @@ import torch
 from torch.nn.functional import conv2d
 
 from amodal.core import Column, Embeddings
-from amodal.nn.maps import AtrousPyramid, GatedFusion, MapDecoder, MapNorm, Unfold
-from amodal.nn.segmenter import DEEP, EARLY, Segmenter
+from amodal.nn.heads.maps import AtrousPyramid, GatedFusion, MapDecoder, MapNorm, Unfold
+from amodal.nn.heads.segmenter import DEEP, EARLY, Segmenter
 
 torch.set_num_threads(1)
 

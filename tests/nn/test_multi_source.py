@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from amodal.core import AmodalError, Ragged
-from amodal.nn.beam import beam_search
-from amodal.nn.multi_source import STRATEGIES, MultiSourceDecoder
+from amodal.nn.generation.beam import beam_search
+from amodal.nn.generation.multi_source_decoder import STRATEGIES, MultiSourceDecoder
 from amodal.nn.positions import sincos
 
 LENGTHS = {"words": [3, 0, 2, 4], "seen": [2, 3, 0, 2], "told": [3, 1, 0, 5]}  # every row has a source

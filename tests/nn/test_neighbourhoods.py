@@ -3,7 +3,7 @@
 import torch
 
 from amodal.core import Tokens
-from amodal.nn.neighbourhoods import neighbourhoods
+from amodal.nn.local_windows import neighbourhoods
 
 
 def bag(grids):

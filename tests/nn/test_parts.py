@@ -8,8 +8,8 @@ from hypothesis import given
 from toys import WIDTH, bag_of, lengths, quick, random
 
 from amodal.core import AmodalError, Tokens
-from amodal.nn.decoder import MaskDecoder
-from amodal.nn.heads import BatchNorm, Projector, PrototypeHead
+from amodal.nn.generation.mask_decoder import MaskDecoder
+from amodal.nn.heads.projectors import BatchNorm, Projector, PrototypeHead
 from amodal.nn.pooling import POOLS, pool_of, segment_softmax
 from amodal.nn.positions import Learned, additive, sincos
 from amodal.nn.scale import Scale

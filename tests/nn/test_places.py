@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from amodal.core import AmodalError, Tokens
-from amodal.nn.places import places
+from amodal.nn.grid_pool import places
 
 
 def bag():

@@ -11,10 +11,10 @@ from toys import bag_of
 from amodal.core import AmodalError, Batch, Column, Ragged, Tokens
 from amodal.modalities import make
 from amodal.nn import config
-from amodal.nn._body import LoadReport
+from amodal.nn.attention.masks import pure
+from amodal.nn.backbones.body import LoadReport
+from amodal.nn.backbones.pretrained import backbone
 from amodal.nn.encoder import Encoder
-from amodal.nn.pretrained import backbone
-from amodal.nn.rules import pure
 from amodal.nn.transformer import Transformer
 
 IMAGE = make("image", size=16, patch=4)

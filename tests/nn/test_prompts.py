@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from amodal.core import AmodalError
-from amodal.nn.bitfit import bitfit
+from amodal.nn.adapters.bitfit import bitfit
+from amodal.nn.adapters.read_only_prompts import ReadOnlyPrompts, trunk_of
 from amodal.nn.encoder import Encoder
-from amodal.nn.prompts import ReadOnlyPrompts, trunk_of
 from tests.methods.bench import batch, exact, fields
 
 TWO = ("picture", "words")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from amodal.methods._contract import Clock
-from amodal.nn.attention import Attention
-from amodal.nn.recompute import recomputation
+from amodal.methods.contract import Clock
+from amodal.nn.attention.varlen import Attention
+from amodal.nn.gradient_checkpointing import recomputation
 from amodal.nn.transformer import Block
 from amodal.train.optim import adamw
 from amodal.train.step import gradients

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from amodal.evaluate._pose import turn_between, within
-from amodal.nn.similarity import Similarity, bidirectional_filter, ransac, umeyama
+from amodal.stats.pose_error import turn_between, within
+from amodal.stats.similarity_transform import Similarity, bidirectional_filter, ransac, umeyama
 
 torch.set_num_threads(1)
 

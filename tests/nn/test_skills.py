@@ -8,8 +8,8 @@ from torch.nn.functional import gelu
 
 from amodal.core import AmodalError
 from amodal.nn import config
+from amodal.nn.adapters.skills import Copies, switched
 from amodal.nn.encoder import Encoder
-from amodal.nn.skills import Copies, switched
 from amodal.nn.transformer import Transformer
 from tests.methods.bench import batch, exact, fields
 

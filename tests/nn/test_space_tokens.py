@@ -8,8 +8,8 @@ from toys import WIDTH, bag_of, vectors
 
 from amodal.core import AmodalError
 from amodal.nn import config
-from amodal.nn.deep import deep_of
-from amodal.nn.space_tokens import Maps, SpaceTokens, space_tokens
+from amodal.nn.adapters.block_hooks import deep_of
+from amodal.nn.adapters.shared_space_tokens import Maps, SpaceTokens, space_tokens
 
 
 def tokens_of(count=2, space=8, first=1, beta=1.0, rank=0, senses=("image", "text")):

@@ -7,7 +7,7 @@ from scipy.special import digamma
 from sklearn.decomposition import LatentDirichletAllocation
 
 from amodal.core import name_code
-from amodal.nn.topics import Topics
+from amodal.stats.topics import Topics
 
 SEA, FARM = "boat wave fish sail harbour".split(), "cow barn hay tractor field".split()
 

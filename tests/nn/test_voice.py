@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from amodal.core import AmodalError, Column, Ragged
 from amodal.modalities.audio import Audio
-from amodal.nn._voice import HOP, MELS, RATE, VoiceBody, louder, mel_power, slaney_filters, window_starts
-from amodal.nn.pretrained import backbone
+from amodal.nn.backbones.pretrained import backbone
+from amodal.nn.backbones.voice import HOP, MELS, RATE, VoiceBody, louder, mel_power, slaney_filters, window_starts
 
 AUDIO = Audio(rate=16000, max_seconds=4.0)
 

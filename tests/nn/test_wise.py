@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from amodal.core import AmodalError
-from amodal.nn.wise import between
+from amodal.nn.adapters.wise import between
 
 
 def made(seed, width=3):

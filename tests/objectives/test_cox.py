@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from amodal.evaluate._survival import partial_likelihood
 from amodal.objectives.cox import cox
+from amodal.stats.survival import partial_likelihood
 
 
 def slowly(risk, time, event):

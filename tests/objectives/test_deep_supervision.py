@@ -7,8 +7,8 @@ import torch
 from sklearn.metrics import jaccard_score
 
 from amodal.core import AmodalError
-from amodal.evaluate._masks import mean_iou
 from amodal.objectives.deep_supervision import UNKNOWN, deep_supervision, pixel_cross_entropy
+from amodal.stats.mask_overlap import mean_iou
 
 
 def slow(logits, target):

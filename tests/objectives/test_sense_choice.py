@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from amodal.objectives.sense_choice import sense_choice
+from amodal.objectives.modality_choice import sense_choice
 
 
 def scores():

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from amodal import cli, methods
 from amodal.core import AmodalError
 from amodal.nn.encoder import Encoder
-from amodal.nn.recompute import recomputation
+from amodal.nn.gradient_checkpointing import recomputation
 from amodal.plan import plan
 from amodal.plan.counting import count, weightless
 from amodal.plan.hardware import GPUS

@@ -243,7 +243,7 @@ def test_a_run_is_indexed_and_searched_by_parts(run, folder, tmp_path, capsys):
     regions = ("whole", *(f"row {i} of 2, column {j} of 2" for i in (1, 2) for j in (1, 2)))
     assert all(h["part"] == "" if tokens else h["part"] in regions for h in hits)
     # what the index says is what the network says: late interaction of all pictures with the query
-    from amodal.evaluate._embedded import embed_queries, embed_several
+    from amodal.inference.embed import embed_queries, embed_several
     from amodal.objectives.late_interaction import late_interaction
 
     records = model.read(root)

@@ -16,8 +16,8 @@ import amodal
 from amodal.core import AmodalError
 from amodal.search.query import vector_of
 from amodal.serve import Limits, app, serve
+from amodal.serve.batcher import Together
 from amodal.serve.server import token_of
-from amodal.serve.together import Together
 from tests.serve.hostile import scans
 from tests.serve.runs import RECORDS, data, png, wav
 

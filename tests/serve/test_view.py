@@ -22,11 +22,11 @@ import amodal
 from amodal import data as records
 from amodal.core import AmodalError, Embeddings
 from amodal.data import Dataset
-from amodal.evaluate.retrieval import ranked
+from amodal.evaluate.protocols.retrieval import ranked
 from amodal.search import Index
 from amodal.serve import app, runs, serve
-from amodal.serve.atlas import Atlas, principal
-from amodal.serve.facts import Facts
+from amodal.serve.attributes import Facts
+from amodal.serve.embedding_map import Atlas, principal
 from amodal.serve.tabs import map as atlas_map
 from amodal.serve.tabs.map import numbers
 from amodal.serve.view import application, router, view

@@ -5,10 +5,11 @@ import torch
 from safetensors.torch import load_file
 
 from amodal import data
-from amodal.train import checkpoint, finite, log, loop
+from amodal.train import checkpoint, log, loop
+from amodal.train import loss_monitor as finite
+from amodal.train.collapse_monitor import Stopped, Watch
 from amodal.train.loop import Schedule, train
 from amodal.train.step import total
-from amodal.train.watch import Stopped, Watch
 from tests.methods.bench import SENSES, fields, method, raw
 
 STEPS, EVERY, LOGGED = 24, 6, 10

@@ -2,8 +2,8 @@
 
 import torch
 
+from amodal.train.collapse_monitor import Watch
 from amodal.train.loop import Schedule, train
-from amodal.train.watch import Watch
 from tests.methods.bench import batch, method
 
 SENSES = ("signal", "facts")

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.multiprocessing as spawn
 
-from amodal.nn.recompute import recomputation
+from amodal.nn.gradient_checkpointing import recomputation
 from amodal.train import distributed
 from amodal.train.pretrain import pretrain
 from amodal.train.step import gradients

@@ -9,9 +9,9 @@ import torch
 import amodal
 from amodal import data
 from amodal.core import AmodalError
-from amodal.nn import pretrained
+from amodal.nn.backbones import pretrained
 from amodal.nn.encoder import Encoder
-from amodal.train import remember
+from amodal.train import cache_features as remember
 
 pytest.importorskip("timm")
 

@@ -10,14 +10,14 @@ import torch.multiprocessing as spawn
 from amodal import data
 from amodal.core import AmodalError, Batch
 from amodal.data.groups import Groups
-from amodal.methods.shapes import Towers
+from amodal.methods.shared.shapes import Towers
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
 from amodal.train import distributed, loop
+from amodal.train.collapse_monitor import Watch
 from amodal.train.loop import Schedule, Stages, train
 from amodal.train.precision import context
 from amodal.train.step import gradients
-from amodal.train.watch import Watch
 from tests.methods.bench import batch, exact, fields
 
 RECORDS = 24

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from amodal.core import AmodalError
-from amodal.nn.answers import Target, answers_of
 from amodal.nn.encoder import Encoder
+from amodal.nn.heads.supervised import Target, answers_of
 from amodal.objectives.entropy import prediction_entropy
 from amodal.train.test_time import AtTestTime, everything, norms, tent, told
 from tests.methods.bench import batch, fields

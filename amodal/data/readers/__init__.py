@@ -8,9 +8,9 @@ from pathlib import Path
 
 from amodal.core import AmodalError, unknown
 from amodal.data.readers import table
-from amodal.data.readers._base import Reader, inside
 from amodal.data.readers._files import Files, Where
 from amodal.data.readers.arrays import Arrays
+from amodal.data.readers.base import Reader, inside
 from amodal.data.readers.folder import Folder
 from amodal.data.readers.huggingface import HuggingFace, is_huggingface
 from amodal.data.readers.native import Native

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from amodal.core import AmodalError
-from amodal.data.readers._base import Reader
+from amodal.data.readers.base import Reader
 from amodal.data.remote import Remote, together
 from amodal.data.splits import SPELLINGS
 

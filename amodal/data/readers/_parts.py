@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from amodal.data.readers._base import Lazy
+from amodal.data.readers.base import Lazy
 from amodal.data.remote import Remote, Unreachable, together
 
 HELD = 2**30

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from amodal.core import AmodalError
-from amodal.data.readers._base import Lazy
+from amodal.data.readers.base import Lazy
 from amodal.data.remote import Remote, together
 
 NEAR = 64 * 2**10

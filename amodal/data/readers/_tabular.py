@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from amodal.core import AmodalError
-from amodal.data.readers._base import Reader, stamp_files, unique_keys
 from amodal.data.readers._content import content_keys, row_hashes
 from amodal.data.readers._parts import Part, starts_of
+from amodal.data.readers.base import Reader, stamp_files, unique_keys
 from amodal.data.remote import Remote
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from amodal.core import AmodalError
-from amodal.data.readers._base import Reader, unique_keys
+from amodal.data.readers.base import Reader, unique_keys
 
 
 class Arrays(Reader):

@@ -6,8 +6,8 @@ import hashlib
 import os
 from pathlib import Path
 
-from amodal.data.readers._base import stamp_files
 from amodal.data.readers._files import Files, Where, ending_of
+from amodal.data.readers.base import stamp_files
 from amodal.data.remote import Remote, place
 
 ABOUT = {"readme", "license", "licence", "copying", "copyright", "changelog", "dataset", "thumbs"}

@@ -9,10 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from amodal.core import AmodalError
-from amodal.data import kept
-from amodal.data.readers._base import inside
+from amodal.data import download_cache as kept
 from amodal.data.readers._parts import Mapped
 from amodal.data.readers._tabular import Tabular
+from amodal.data.readers.base import inside
 from amodal.data.remote import Remote, place, together
 
 

@@ -21,12 +21,12 @@ import numpy as np
 import pyarrow as pa
 
 from amodal.core import AmodalError
-from amodal.data.readers._base import inside
 from amodal.data.readers._parts import Mapped
 from amodal.data.readers._shards import FarShard
 from amodal.data.readers._tabular import Tabular
+from amodal.data.readers.base import inside
 from amodal.data.remote import Remote, place, together
-from amodal.modalities._base import as_number
+from amodal.modalities.shared.base import as_number
 
 FORMAT = "amodal-arrow-1"
 OWN = re.compile(r"shard-[0-9a-f]{16}\.arrow|manifest-[0-9a-f]{16}\.json|writing-\d+\.part")

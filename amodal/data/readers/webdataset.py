@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from amodal.data.readers._base import stamp_files
 from amodal.data.readers._files import Files, Where
 from amodal.data.readers._tar import members
+from amodal.data.readers.base import stamp_files
 from amodal.data.remote import Remote, place, together
 
 

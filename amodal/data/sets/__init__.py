@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from amodal.core import AmodalError
-from amodal.core.find import load, pages
+from amodal.core.registry import load, pages
 from amodal.data import fetch as packages
 
 ABOUT = "fetched.json"
@@ -112,8 +112,9 @@ def about(name: str) -> dict:
 def _finish(built: Path, source: ModuleType, archives: list[Path], any_version: bool) -> None:
     """Open what was written, which proves that it opens; write down what was measured, so that nobody measures it
     again; say where it comes from."""
-    from amodal.data import opening, schema
-    from amodal.data.sets._card import card
+    from amodal.data import open_dataset as opening
+    from amodal.data import schema
+    from amodal.data.sets.shared.card import card
 
     toml = built / "dataset.toml"
     dataset = opening.from_toml(toml)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from amodal.data.fetch import Pypi
 from amodal.data.schema import Label
-from amodal.data.sets._archives import wheel
-from amodal.data.sets._writing import describe, field, records
+from amodal.data.sets.shared.archives import wheel
+from amodal.data.sets.shared.writing import describe, field, records
 
 PACKAGES = (Pypi("lifetimes", "0.11.3", "261e3dc89977c2b60767ca6728aaa29d429de0c814635070a749c36555895da8", 0.6),)
 LICENCE = "public (Bruce Hardie, CDNOW data); package: MIT"

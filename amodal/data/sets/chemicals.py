@@ -12,8 +12,8 @@ from pathlib import Path
 
 from amodal.data.fetch import Pypi
 from amodal.data.schema import Label
-from amodal.data.sets._archives import wheel
-from amodal.data.sets._writing import describe, field, records
+from amodal.data.sets.shared.archives import wheel
+from amodal.data.sets.shared.writing import describe, field, records
 
 PACKAGES = (Pypi("chemicals", "1.5.2", "f85ef7f36e77fee634686c26562929ee61026cd548d89cebd57b2251ca843d6e", 22.3),)
 LICENCE = "MIT (package); structures and names: PubChem, public domain"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from amodal.data.fetch import Npm
 from amodal.data.sets import openmoji
-from amodal.data.sets._archives import tgz
-from amodal.data.sets._writing import describe, field, records
+from amodal.data.sets.shared.archives import tgz
+from amodal.data.sets.shared.writing import describe, field, records
 
 PACKAGES = (
     openmoji.PACKAGES[0],

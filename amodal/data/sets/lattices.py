@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from amodal.data.schema import Label
-from amodal.data.sets._writing import describe, field, records
+from amodal.data.sets.shared.writing import describe, field, records
 
 PACKAGES = ()
 LICENCE = "CC0-1.0"

@@ -15,8 +15,8 @@ import pyarrow as pa
 from amodal.core import AmodalError
 from amodal.data.fetch import Debian
 from amodal.data.schema import Label
-from amodal.data.sets._archives import deb
-from amodal.data.sets._writing import describe, field, records
+from amodal.data.sets.shared.archives import deb
+from amodal.data.sets.shared.writing import describe, field, records
 
 PACKAGES = (
     Debian(
@@ -42,7 +42,7 @@ GROUPS = {
 
 def write(out: Path, archives: list[Path]) -> None:
     try:
-        from amodal.data.sets import _r
+        from amodal.data.sets.shared import r as _r
     except ImportError as error:
         raise AmodalError(f"miniacc is an R object, read with rdata: pip install rdata ({error})") from None
     [(_, content)] = deb(archives[0], FILE)

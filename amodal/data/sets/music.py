@@ -14,9 +14,9 @@ from pathlib import Path
 
 from amodal.data.fetch import Pypi
 from amodal.data.schema import Label
-from amodal.data.sets import _scores
-from amodal.data.sets._archives import wheel
-from amodal.data.sets._writing import describe, field, records
+from amodal.data.sets.shared import scores as _scores
+from amodal.data.sets.shared.archives import wheel
+from amodal.data.sets.shared.writing import describe, field, records
 
 PACKAGES = (Pypi("music21", "10.5.1", "dc3309498c4c95cebdf8d4f20c868deb6b63bce1d929cad4f51a7ccc982987b1", 20.1),)
 LICENCE = "works out of copyright; encodings free to use, some not commercially; package: BSD-3-Clause"

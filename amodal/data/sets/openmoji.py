@@ -12,8 +12,8 @@ from pathlib import Path
 
 from amodal.core import AmodalError
 from amodal.data.fetch import Npm
-from amodal.data.sets._archives import tgz
-from amodal.data.sets._writing import describe, field, picture, records
+from amodal.data.sets.shared.archives import tgz
+from amodal.data.sets.shared.writing import describe, field, picture, records
 
 PACKAGES = (
     Npm("openmoji", "17.0.0", "55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68", 4.3),

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from amodal.data.sets import _evolution
-from amodal.data.sets._writing import describe, field, records
+from amodal.data.sets.shared import evolution as _evolution
+from amodal.data.sets.shared.writing import describe, field, records
 
 PACKAGES = ()
 LICENCE = "CC0-1.0"

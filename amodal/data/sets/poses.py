@@ -18,7 +18,7 @@ import numpy as np
 
 from amodal.data.schema import Label
 from amodal.data.sets import turntable
-from amodal.data.sets._writing import describe, field, records
+from amodal.data.sets.shared.writing import describe, field, records
 
 PACKAGES = ()
 LICENCE = "CC0-1.0"

@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from amodal.data.fetch import Pypi
 from amodal.data.schema import Label
-from amodal.data.sets._archives import wheel
-from amodal.data.sets._writing import describe, field, records
+from amodal.data.sets.shared.archives import wheel
+from amodal.data.sets.shared.writing import describe, field, records
 
 PACKAGES = (Pypi("splat", "1.14", "398a1ab79c4d25466032c3aad777cc6d1d171dc7ebf17da609296e4dc4ee9d4b", 81.6),)
 LICENCE = "MIT"

@@ -10,8 +10,8 @@ import zipfile
 from pathlib import Path
 
 from amodal.data.fetch import Debian
-from amodal.data.sets._archives import deb
-from amodal.data.sets._writing import describe, field, picture, records
+from amodal.data.sets.shared.archives import deb
+from amodal.data.sets.shared.writing import describe, field, picture, records
 
 PACKAGES = (
     Debian("sweethome3d-furniture", "1.8-1", "3ccb90c63f9525e887a767b9cd5c8b6933b8b6b2973a615a5359ee68a2118668", 119.8),

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as Picture
 
-from amodal.data.sets._writing import describe, field, records
+from amodal.data.sets.shared.writing import describe, field, records
 
 PACKAGES = ()
 LICENCE = "CC0-1.0"

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image as Picture
 
 from amodal.data.schema import Label
-from amodal.data.sets import _writing
+from amodal.data.sets.shared import writing as _writing
 
 PACKAGES = ()
 LICENCE = "CC0-1.0"

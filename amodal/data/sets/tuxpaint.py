@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 
 from amodal.data.fetch import Debian
-from amodal.data.sets._archives import deb
-from amodal.data.sets._writing import describe, field, picture, records
+from amodal.data.sets.shared.archives import deb
+from amodal.data.sets.shared.writing import describe, field, picture, records
 
 PACKAGES = (
     Debian(

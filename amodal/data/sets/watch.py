@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from amodal.data.fetch import Pypi
-from amodal.data.sets._archives import object_npy, wheel
-from amodal.data.sets._writing import describe, field, records
+from amodal.data.sets.shared.archives import object_npy, wheel
+from amodal.data.sets.shared.writing import describe, field, records
 
 PACKAGES = (Pypi("seglearn", "1.2.5", "ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd", 11.3),)
 LICENCE = "BSD-3-Clause"

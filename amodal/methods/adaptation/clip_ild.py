@@ -3,13 +3,13 @@ Van Uden, Bluethgen, Attias, Polacin, Guo, Simha, Raj and Langlotz, 2023, arXiv:
 
 The whole way: `amodal.curate.montage` scores patches of a scan by prompts and puts the best into one picture; `amodal.curate.
 report_sections` takes sentences from reports; this page continues CLIP's contrast on both (`pretrain(..., init_from=RUN)`, with a small
-learning rate); `amodal.evaluate.zero_shot` decides, with several wordings of each class. Reconstructed from the paper's description, which
+learning rate); `amodal.evaluate.protocols.zero_shot` decides, with several wordings of each class. Reconstructed from the paper's description, which
 has no public code: prompts, patch size, number of patches and temperature are the user's. No early stopping: the steps are the budget."""
 
 from amodal.core import unknown
-from amodal.methods._regions import texts_and_others
 from amodal.methods.contrastive.clip import clip
-from amodal.methods.shapes import Towers
+from amodal.methods.shared.regions import texts_and_others
+from amodal.methods.shared.shapes import Towers
 from amodal.nn.encoder import Encoder
 
 SIDES = ("both", "seen", "text")

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, Column, Embeddings
-from amodal.methods._contract import Features, Method
-from amodal.methods.shapes import frozen_copy, share
-from amodal.nn.answers import Answers, answers_of
+from amodal.methods.contract import Features, Method
+from amodal.methods.shared.shapes import frozen_copy, share
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads import Projector
+from amodal.nn.heads.projectors import Projector
+from amodal.nn.heads.supervised import Answers, answers_of
 from amodal.objectives.info_nce import info_nce, nt_xent
 
 

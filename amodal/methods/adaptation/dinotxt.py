@@ -3,7 +3,7 @@ Jose, Moutakanni, Kang, Baldassarre, Darcet, Xu et al., CVPR 2025, arXiv:2412.16
 [class token; mean patch], into which texts are mapped, so that what a text says falls on the patches it is about. `patch_maps` is their
 open-vocabulary segmentation: a patch with the patches' half of a class's unit vector. Row 200 of the catalogue.
 
-For any senses: the locked ones get a tail (`amodal.nn.tail`), the others a linear map into its space. Differences: no dropping of blocks,
+For any senses: the locked ones get a tail (`amodal.nn.heads.projection_tower`), the others a linear map into its space. Differences: no dropping of blocks,
 no registers; texts are read by this library's towers, both ways and by a class token instead of causally; of poolings of patches, their
 mean alone; the curation of their data (concepts of captions, clusters of images) is not here."""
 
@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
 from amodal.core import AmodalError, Batch
-from amodal.methods._regions import alone
 from amodal.methods.adaptation.lit import to_lock
-from amodal.methods.shapes import Towers, sense_pairs, share, two_senses
+from amodal.methods.shared.regions import alone
+from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
 from amodal.modalities import name_of
 from amodal.nn.encoder import Encoder
+from amodal.nn.heads.projection_tower import enter, tails, with_tail
 from amodal.nn.scale import Scale
-from amodal.nn.tail import enter, tails, with_tail
 from amodal.objectives.info_nce import info_nce
 
 ENCODER = {"pool": "cls"}

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
 from amodal.core.embeddings import FUSED
-from amodal.methods._contract import Features, Method
-from amodal.methods.shapes import share
-from amodal.nn.answers import Answers, answers_of
+from amodal.methods.contract import Features, Method
+from amodal.methods.shared.shapes import share
+from amodal.nn.adapters.tuning import TUNINGS
 from amodal.nn.encoder import Encoder
-from amodal.nn.tuning import TUNINGS
+from amodal.nn.heads.supervised import Answers, answers_of
 
 
 def finetune(

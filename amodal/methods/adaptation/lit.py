@@ -4,7 +4,7 @@ common space, as in their appendix on heads. The tower that is locked comes from
 
 from amodal.core import AmodalError, unknown
 from amodal.methods.contrastive.clip import clip
-from amodal.methods.shapes import Towers
+from amodal.methods.shared.shapes import Towers
 from amodal.nn.encoder import Encoder
 
 

@@ -16,11 +16,11 @@ from torch.nn.functional import cross_entropy
 
 from amodal.core import AmodalError, Batch, Column, field_of, unknown
 from amodal.core.column import shared_rows
-from amodal.methods._contract import Features, Method
-from amodal.nn.between_blocks import bare
+from amodal.methods.contract import Features, Method
+from amodal.nn.adapters.block_tokens import bare
+from amodal.nn.adapters.parallel_adapters import lockstep
 from amodal.nn.encoder import Encoder
-from amodal.nn.lockstep import lockstep
-from amodal.nn.temporal import TemporalHead, class_weights
+from amodal.nn.fusion.temporal import TemporalHead, class_weights
 from amodal.objectives.common import connected_zero
 
 

@@ -12,9 +12,9 @@ from functools import partial
 
 from torch import nn
 
-from amodal.methods._space import NamedClasses, one_category
+from amodal.methods.shared.shared_space import NamedClasses, one_category
+from amodal.nn.adapters.shared_space_tokens import space_tokens
 from amodal.nn.encoder import Encoder
-from amodal.nn.space_tokens import space_tokens
 
 
 def mmrl(

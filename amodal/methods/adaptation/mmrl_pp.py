@@ -7,10 +7,10 @@ Row 198 of the catalogue."""
 import copy
 from functools import partial
 
-from amodal.methods._space import NamedClasses, one_category
+from amodal.methods.shared.shared_space import NamedClasses, one_category
+from amodal.nn.adapters.lora import lora
+from amodal.nn.adapters.shared_space_tokens import space_tokens
 from amodal.nn.encoder import Encoder
-from amodal.nn.lora import lora
-from amodal.nn.space_tokens import space_tokens
 
 
 def mmrl_pp(

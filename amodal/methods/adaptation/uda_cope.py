@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, Column
 from amodal.core.column import shared_rows
-from amodal.methods._contract import Clock, Features, Method
-from amodal.methods._coordinates import Coordinates, check_fields, listed, summed
-from amodal.methods.shapes import follow, frozen_copy, refuse_pool, token_mean
+from amodal.methods.contract import Clock, Features, Method
+from amodal.methods.shared.coordinates import Coordinates, check_fields, listed, summed
+from amodal.methods.shared.shapes import follow, frozen_copy, refuse_pool, token_mean
 from amodal.nn.encoder import Encoder
-from amodal.nn.similarity import Similarity, bidirectional_filter, ransac
 from amodal.objectives.coordinate_bins import bin_cross_entropy, expected_distance
+from amodal.stats.similarity_transform import Similarity, bidirectional_filter, ransac
 
 
 def uda_cope(

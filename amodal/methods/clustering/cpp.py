@@ -1,7 +1,7 @@
 """CPP: what a frozen encoder sees is laid into subspaces, and who belongs with whom is learnt beside it, without a number of clusters.
 Chu, Tong, Ding, Dai, Haeffele, Vidal & Ma, ICLR 2024, arXiv:2306.05272. Minimised: -R(Z) + R_c(Z | Pi) + weight / 2 |Pi|^2 of their
 section 3, with Pi the doubly stochastic membership of all rows of a batch; before that -R alone. Row 185 of the catalogue. Clusters, their
-number by coding length, and their names by votes of text are in `amodal.evaluate._self_labels`.
+number by coding length, and their names by votes of text are in `amodal.evaluate.self_labels`.
 
 Each sense is clustered by itself, with a head of its own, and losses are means over senses. The head's two branches, end to end, are the
 aligned vectors. What differs: AdamW at one rate and one weight decay for both branches, where the authors have SGD with two of each."""
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.core import AmodalError, Batch, Embeddings, field_of
-from amodal.methods._contract import Features, Method
+from amodal.methods.contract import Features, Method
 from amodal.nn.encoder import Encoder
 from amodal.objectives.rate_reduction import coding_rate, compressed_rate
 from amodal.objectives.sinkhorn import doubly_stochastic

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from amodal.core import Batch, Embeddings
-from amodal.methods._contract import Clock, Features, Method
-from amodal.methods.shapes import sense_pairs, share, two_senses
+from amodal.methods.contract import Clock, Features, Method
+from amodal.methods.shared.shapes import sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
 from amodal.objectives.multi_sinkhorn import anchor_cost, multi_sinkhorn

@@ -7,10 +7,10 @@ from dataclasses import replace
 from torch import nn
 
 from amodal.core import AmodalError, Batch, Embeddings, field_of, unknown
-from amodal.methods._contract import Features
-from amodal.methods.shapes import Towers, share, view_pairs
+from amodal.methods.contract import Features
+from amodal.methods.shared.shapes import Towers, share, view_pairs
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads import PairHead, Projector
+from amodal.nn.heads.projectors import PairHead, Projector
 from amodal.objectives.info_nce import info_nce, nt_xent
 
 

@@ -3,7 +3,7 @@ Jia et al., ICML 2021, arXiv:2102.05918. Loss: their eq. 1-2, summed, for every 
 for dropping pairs are `amodal.curate.pair_rules`; queries such as a picture plus words are sums of vectors, see
 `amodal.search.query`. Row 149 of the catalogue."""
 
-from amodal.methods.shapes import Towers, sense_pairs, share, two_senses
+from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.smoothed_info_nce import smoothed_info_nce

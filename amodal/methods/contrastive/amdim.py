@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from amodal.core import Batch, Column, Embeddings, Ragged, field_of, name_code
 from amodal.core.column import shared_rows
 from amodal.masking.hashing import hash_bits
-from amodal.methods._contract import Features
-from amodal.methods._matching import SEED, seed_column
-from amodal.methods._regions import alone
-from amodal.methods.shapes import Towers, sense_pairs, token_column, view_pairs
+from amodal.methods.contract import Features
+from amodal.methods.shared.matching import SEED, seed_column
+from amodal.methods.shared.regions import alone
+from amodal.methods.shared.shapes import Towers, sense_pairs, token_column, view_pairs
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads import BypassHead
-from amodal.nn.neighbourhoods import neighbourhoods
+from amodal.nn.heads.projectors import BypassHead
+from amodal.nn.local_windows import neighbourhoods
 from amodal.objectives.local_nce import local_nce
 
 

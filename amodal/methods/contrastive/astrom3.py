@@ -10,7 +10,7 @@ import itertools
 
 from torch import nn
 
-from amodal.methods.shapes import Towers, sense_pairs, share, two_senses
+from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce

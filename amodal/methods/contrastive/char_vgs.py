@@ -6,7 +6,7 @@ Each cycle of the learning rate begins Adam anew; there are 4, where the paper h
 of their ends (snapshot ensemble), which is left out. Letters are read one by one where the text field has `patch = 1`. The paper's
 pictures come from a frozen backbone (`--backbone image=timm:…`); without one they are read by a transformer of their own."""
 
-from amodal.methods.shapes import Towers, sense_pairs, share, two_senses
+from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder
 from amodal.objectives.margin import ranking_hinge
 

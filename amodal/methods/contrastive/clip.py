@@ -2,7 +2,7 @@
 Radford et al., ICML 2021, arXiv:2103.00020, figure 3; every pair of senses has its own symmetric InfoNCE, over the records that
 have both, as in CMC (arXiv:1906.05849, eq. 8)."""
 
-from amodal.methods.shapes import Towers, sense_pairs, share, two_senses
+from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import Batch, Column, Embeddings, field_of, unknown, view_of
-from amodal.methods._contract import Clock, Features
-from amodal.methods.shapes import Towers, follow, frozen_copy, two_senses
+from amodal.methods.contract import Clock, Features
+from amodal.methods.shared.shapes import Towers, follow, frozen_copy, two_senses
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads import Projector
+from amodal.nn.heads.projectors import Projector
 from amodal.nn.scale import Scale
 from amodal.objectives.barlow import barlow_twins
 from amodal.objectives.info_nce import info_nce

@@ -17,9 +17,9 @@ from amodal.core import Batch, Column, Embeddings, field_of, name_code, unknown
 from amodal.core.column import shared_rows
 from amodal.masking.hashing import hash_bits
 from amodal.masking.random import random_keep
-from amodal.methods._contract import Clock, Features, Method
-from amodal.methods._regions import alone, sentences, vectors
-from amodal.methods.shapes import sense_pairs, share, two_senses
+from amodal.methods.contract import Clock, Features, Method
+from amodal.methods.shared.regions import alone, sentences, vectors
+from amodal.methods.shared.shapes import sense_pairs, share, two_senses
 from amodal.modalities.text import Text
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce

@@ -1,13 +1,13 @@
 """CSIP: pictures look for the height maps of what they show, and learn what stands out of the ground.
 Corley and Najafirad, 2022, arXiv:2202.13251. Loss: softmax cross-entropy of each picture over the height maps of the batch, at a learned
-temperature without bounds. Row 3 of the catalogue. Heads for what comes after, segmentation and change: `amodal.nn.dense`.
+temperature without bounds. Row 3 of the catalogue. Heads for what comes after, segmentation and change: `amodal.nn.heads.dense`.
 
 The paper's code has the direction from picture to height alone, which is the default here. Differences: any senses, each of which the
 image looks for, averaged; encoders are the library's instead of ResNets that begin from ImageNet's weights, and the projections have no
 bias."""
 
 from amodal.core import unknown
-from amodal.methods.shapes import Towers, sense_pairs, share, two_senses
+from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
 from amodal.modalities.image import Image
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale

@@ -1,7 +1,7 @@
 """Deep visual-semantic alignments: which word goes with which part of a picture, learnt from whole pairs alone.
 Karpathy and Fei-Fei, CVPR 2015, arXiv:1412.2306. Words read from both ends: eq. 2-6; score of a picture and a sentence: eq. 8, S_kl =
 sum over words t of max over regions i of v_i.s_t; structured max-margin loss: eq. 9; words to regions along the sentence: eq. 10-12,
-in `amodal.nn.chain`; generator, on whole pictures and on the regions' snippets: eq. 13-15, in a second stage. Row 157 of the catalogue.
+in `amodal.stats.chain_crf`; generator, on whole pictures and on the regions' snippets: eq. 13-15, in a second stage. Row 157 of the catalogue.
 
 Regions are the tokens of the picture's trunk and their mean as the whole, not R-CNN boxes; words are learnt, not word2vec; the loss is
 a mean over pairs where theirs is a sum; the generator reads the trunk's tokens, frozen. The vectors that `embed` gives are the mean of
@@ -14,15 +14,15 @@ from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, Ragged
 from amodal.core.column import shared_rows
-from amodal.methods._contract import Features
-from amodal.methods._matching import token_features, words_of
-from amodal.methods._regions import alone
-from amodal.methods._snippets import assign, cut, scores
-from amodal.methods.shapes import Towers, share, token_mean, two_senses
+from amodal.methods.contract import Features
+from amodal.methods.shared.matching import token_features, words_of
+from amodal.methods.shared.regions import alone
+from amodal.methods.shared.shapes import Towers, share, token_mean, two_senses
+from amodal.methods.shared.snippets import assign, cut, scores
 from amodal.modalities.text import Text
-from amodal.nn.captioner import Captioner
-from amodal.nn.cross import side_by_side
+from amodal.nn.attention.cross import side_by_side
 from amodal.nn.encoder import Encoder
+from amodal.nn.generation.captioner import Captioner
 from amodal.objectives.margin import ranking_hinge_of_scores
 
 ENCODER = {"mixer": "brnn"}

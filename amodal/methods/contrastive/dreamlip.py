@@ -8,9 +8,9 @@ import torch
 from amodal.core import Batch, Column, Embeddings, Ragged, field_of, views_of
 from amodal.core.column import shared_rows
 from amodal.masking.hashing import hash_bits
-from amodal.methods._contract import Features
-from amodal.methods._regions import alone, regions, sentences, texts_and_others, vectors
-from amodal.methods.shapes import Towers, sense_pairs, share
+from amodal.methods.contract import Features
+from amodal.methods.shared.regions import alone, regions, sentences, texts_and_others, vectors
+from amodal.methods.shared.shapes import Towers, sense_pairs, share
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.bags import owners, padded

@@ -17,12 +17,12 @@ from torch.nn.functional import cross_entropy
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, unknown
 from amodal.core.column import shared_rows
-from amodal.methods._contract import Clock, Features, Method
-from amodal.methods._matching import SEED, seed_column
-from amodal.methods._prompts import AttributePrompts
-from amodal.methods.shapes import share, token_mean, two_senses
+from amodal.methods.contract import Clock, Features, Method
+from amodal.methods.shared.matching import SEED, seed_column
+from amodal.methods.shared.prompts import AttributePrompts
+from amodal.methods.shared.shapes import share, token_mean, two_senses
 from amodal.modalities.table import Table
-from amodal.nn.cross import CrossEncoder
+from amodal.nn.attention.cross import CrossEncoder
 from amodal.nn.encoder import Encoder
 from amodal.objectives.attribute_contrast import attribute_contrast, draw_attribute_rows
 from amodal.objectives.common import connected_zero

@@ -12,7 +12,7 @@ encoder's vectors by |cosine|. The sum of several vectors has no such remedy."""
 import torch
 
 from amodal.core import Embeddings, unknown
-from amodal.methods.shapes import Towers, two_senses
+from amodal.methods.shared.shapes import Towers, two_senses
 from amodal.modalities import name_of
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale

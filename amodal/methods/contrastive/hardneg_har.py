@@ -2,7 +2,7 @@
 Choi, Beedu & Essa, 2023, arXiv:2309.01262. The loss is that of Robinson et al. (arXiv:2010.04592, eq. 4) on pairs of motion sensors,
 here of any two senses of a record; temperature, beta and prior are within these papers' ranges. Row 49 of the catalogue."""
 
-from amodal.methods.shapes import Towers, sense_pairs, share, two_senses
+from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder
 from amodal.objectives.hard_negative import hard_negative_nce
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged
-from amodal.methods._contract import Clock, Features
-from amodal.methods._matching import words_of
-from amodal.methods.shapes import Towers, sense_pairs, share, two_senses
+from amodal.methods.contract import Clock, Features
+from amodal.methods.shared.matching import words_of
+from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder
 from amodal.nn.experts import thresholds
 from amodal.nn.scale import Scale

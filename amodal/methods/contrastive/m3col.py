@@ -16,12 +16,12 @@ from amodal.core import AmodalError, Batch, Column, Embeddings, name_code, unkno
 from amodal.core.column import shared_rows
 from amodal.masking.hashing import hash_bits, uniform
 from amodal.masking.mixing import beta, partners
-from amodal.methods._contract import Clock, Features, Method
-from amodal.methods._matching import SEED, seed_column
-from amodal.methods._mixing import carried, mixed_up
-from amodal.methods.shapes import two_senses
+from amodal.methods.contract import Clock, Features, Method
+from amodal.methods.shared.matching import SEED, seed_column
+from amodal.methods.shared.mixing import carried, mixed_up
+from amodal.methods.shared.shapes import two_senses
 from amodal.nn.encoder import Encoder
-from amodal.nn.late_fusion import LateFusion, shares
+from amodal.nn.fusion.late_fusion import LateFusion, shares
 from amodal.objectives.mixup_nce import mixed_cross_entropy, mixup_nce, soft_clip
 
 

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, unknown
-from amodal.methods._contract import Features, Method
-from amodal.methods.shapes import sense_pairs, share, view_pairs
+from amodal.methods.contract import Features, Method
+from amodal.methods.shared.shapes import sense_pairs, share, view_pairs
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads import Projector
-from amodal.nn.kmeans import kmeans
+from amodal.nn.heads.projectors import Projector
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce, nt_xent
+from amodal.stats.kmeans import kmeans
 
 
 def mcl_multistage(

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Batch, Column, Embeddings, Tokens, field_of, name_code, unknown
 from amodal.masking.hashing import hash_bits
 from amodal.masking.random import random_keep
-from amodal.methods._contract import Features, Method
-from amodal.methods._regions import alone, vectors
-from amodal.methods.shapes import refuse_backbones, row_losses, sense_pairs, share, token_mean, two_senses
+from amodal.methods.contract import Features, Method
+from amodal.methods.shared.regions import alone, vectors
+from amodal.methods.shared.shapes import refuse_backbones, row_losses, sense_pairs, share, token_mean, two_senses
 from amodal.modalities.text import Text
-from amodal.nn.decoder import MaskDecoder
 from amodal.nn.encoder import Encoder
+from amodal.nn.generation.mask_decoder import MaskDecoder
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce
 from amodal.objectives.leading_singular import leading_singular

@@ -1,7 +1,7 @@
 """MERL: signals and their reports find each other, and two dropouts of one latent vector find each other too.
 Liu et al., ICML 2024, arXiv:2403.06659. Loss: cross-modal alignment (CMA) plus uni-modal alignment (UMA), whose two views are made in
 the latent space (a linear map and a dropout each), since a signal that is cut or distorted may lose what a doctor sees in it. Row 9 of the
-catalogue. Prompts that are enriched from a base of knowledge, for zero-shot tests: `amodal.evaluate._knowledge`.
+catalogue. Prompts that are enriched from a base of knowledge, for zero-shot tests: `amodal.evaluate.knowledge_prompts`.
 
 Differences: any senses, every two aligned, and latent views of each that is not text; a transformer for the ResNet, whose pooling is the
 attention of learned queries, and a mean of its tokens for the latent views; heads of one shape for all senses. The authors add the two
@@ -11,9 +11,9 @@ matter of the backbone here."""
 from torch import Tensor, nn
 
 from amodal.core import Batch, Column, Embeddings, field_of, name_code
-from amodal.methods._contract import Features, Method
-from amodal.methods._regions import alone, vectors
-from amodal.methods.shapes import sense_pairs, share, two_senses
+from amodal.methods.contract import Features, Method
+from amodal.methods.shared.regions import alone, vectors
+from amodal.methods.shared.shapes import sense_pairs, share, two_senses
 from amodal.modalities.text import Text
 from amodal.nn.dropout import seeded_dropout
 from amodal.nn.encoder import Encoder

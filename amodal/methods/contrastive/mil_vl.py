@@ -9,8 +9,8 @@ from torch.nn.functional import normalize
 
 from amodal.core import AmodalError, Embeddings, field_of, views_of
 from amodal.core.column import shared_rows
-from amodal.methods._regions import WithRegions, sentences, texts_and_others
-from amodal.methods.shapes import Towers, sense_pairs, share
+from amodal.methods.shared.regions import WithRegions, sentences, texts_and_others
+from amodal.methods.shared.shapes import Towers, sense_pairs, share
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.bags import padded

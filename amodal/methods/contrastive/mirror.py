@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from amodal.core import Batch, Column, Embeddings, Tokens, field_of, name_code
 from amodal.masking.hashing import hash_bits
 from amodal.masking.random import random_keep
-from amodal.methods._contract import Features, Method
-from amodal.methods._matching import SEED, seed_column
-from amodal.methods._regions import alone, vectors
-from amodal.methods.shapes import row_losses, sense_pairs, share, token_mean, two_senses
-from amodal.nn.bottleneck import Style
-from amodal.nn.decoder import MaskDecoder
+from amodal.methods.contract import Features, Method
+from amodal.methods.shared.matching import SEED, seed_column
+from amodal.methods.shared.regions import alone, vectors
+from amodal.methods.shared.shapes import row_losses, sense_pairs, share, token_mean, two_senses
 from amodal.nn.encoder import Encoder
+from amodal.nn.fusion.gaussian_bottleneck import Style
+from amodal.nn.generation.mask_decoder import MaskDecoder
 from amodal.nn.scale import Scale
 from amodal.objectives.gaussian_kl import gaussian_kl
 from amodal.objectives.info_nce import info_nce

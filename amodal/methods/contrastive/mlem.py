@@ -15,10 +15,10 @@ from collections.abc import Callable
 import torch
 
 from amodal.core import AmodalError, Batch, field_of, unknown, view_of
-from amodal.methods._contract import Features, Method
-from amodal.methods._regions import alone, vectors
-from amodal.methods._telling import Telling
-from amodal.methods.shapes import frozen_copy, share, token_mean
+from amodal.methods.contract import Features, Method
+from amodal.methods.shared.generation import Telling
+from amodal.methods.shared.regions import alone, vectors
+from amodal.methods.shared.shapes import frozen_copy, share, token_mean
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.margin import contrastive_margin

@@ -8,7 +8,7 @@ row lacks a sense for are skipped, as in the paper."""
 import itertools
 
 from amodal.core import AmodalError, unknown
-from amodal.methods.shapes import Towers, sense_pairs, share, two_senses
+from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
 from amodal.objectives.tensor_clip import barlow_ways, tensor_clip

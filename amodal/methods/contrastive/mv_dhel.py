@@ -8,9 +8,9 @@ others as a negative. Of MV-DHEL a row's product has a factor for each of its ow
 import torch
 
 from amodal.core import Embeddings, unknown
-from amodal.methods.shapes import Towers
+from amodal.methods.shared.shapes import Towers
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads import Projector
+from amodal.nn.heads.projectors import Projector
 from amodal.objectives import multi_view
 
 LOSSES = ("mv_dhel", "mv_info_nce", "pairwise", "average", "multi_positive")

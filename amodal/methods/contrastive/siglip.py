@@ -1,7 +1,7 @@
 """SigLIP for any number of senses: each two values are told to belong together or not, pair by pair, without a softmax.
 Zhai et al., ICCV 2023, arXiv:2303.15343. Loss: their eq. 1, for every pair of senses over the records that have both."""
 
-from amodal.methods.shapes import Towers, sense_pairs, share, two_senses
+from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.sigmoid import sigmoid_loss

@@ -1,9 +1,9 @@
 """SimCLR: two augmented views of a value find each other among the batch.
 Chen et al., ICML 2020, arXiv:2002.05709. Loss: their eq. 1. With several fields, each learns from its own two views."""
 
-from amodal.methods.shapes import Towers, share, view_pairs
+from amodal.methods.shared.shapes import Towers, share, view_pairs
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads import Projector
+from amodal.nn.heads.projectors import Projector
 from amodal.objectives.info_nce import nt_xent
 
 

@@ -5,11 +5,11 @@ strong views of everything that is not text. Row 103 of the catalogue."""
 from torch import nn
 
 from amodal.core import Batch, view_of
-from amodal.methods._contract import Features
-from amodal.methods.shapes import Towers, sense_pairs, share, two_senses
+from amodal.methods.contract import Features
+from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
 from amodal.modalities.text import Text
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads import Projector
+from amodal.nn.heads.projectors import Projector
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce, nt_xent
 

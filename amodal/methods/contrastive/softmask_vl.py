@@ -13,10 +13,10 @@ from torch import Tensor
 from amodal.core import Batch, Embeddings
 from amodal.core.column import shared_rows
 from amodal.masking.soft import one_map, soft_mask
-from amodal.methods import _matching as m
-from amodal.methods._contract import Clock, Features, Method
-from amodal.methods._regions import alone, vectors
-from amodal.methods.shapes import follow, frozen_copy, sense_pairs, share, token_mean, two_senses
+from amodal.methods.contract import Clock, Features, Method
+from amodal.methods.shared import matching as m
+from amodal.methods.shared.regions import alone, vectors
+from amodal.methods.shared.shapes import follow, frozen_copy, sense_pairs, share, token_mean, two_senses
 from amodal.nn.encoder import Encoder
 from amodal.nn.queue import Queues
 from amodal.nn.scale import Scale

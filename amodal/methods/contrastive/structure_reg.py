@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from amodal.core import Batch, Embeddings
-from amodal.methods._contract import Clock, Features, Method
-from amodal.methods.shapes import sense_pairs, share, two_senses
+from amodal.methods.contract import Clock, Features, Method
+from amodal.methods.shared.shapes import sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
 from amodal.objectives.structure import structure_loss

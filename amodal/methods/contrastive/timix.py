@@ -18,11 +18,11 @@ from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, name_c
 from amodal.core.column import shared_rows
 from amodal.masking import mixing
 from amodal.masking.hashing import hash_bits
-from amodal.methods._contract import Features
-from amodal.methods._matching import SEED, seed_column, words_of
-from amodal.methods._mixing import carried, encoded, fit
-from amodal.methods._regions import alone, vectors
-from amodal.methods.shapes import Towers, sense_pairs, share, two_senses
+from amodal.methods.contract import Features
+from amodal.methods.shared.matching import SEED, seed_column, words_of
+from amodal.methods.shared.mixing import carried, encoded, fit
+from amodal.methods.shared.regions import alone, vectors
+from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, view_of
-from amodal.methods._contract import Clock, Features, Method
-from amodal.methods.shapes import sense_pairs, share, two_senses
-from amodal.nn.cca import CCA
+from amodal.methods.contract import Clock, Features, Method
+from amodal.methods.shared.shapes import sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads import Projector
+from amodal.nn.heads.projectors import Projector
 from amodal.objectives.info_nce import nt_xent
 from amodal.objectives.margin import ranking_hinge
+from amodal.stats.cca import CCA
 
 
 def ucasr(

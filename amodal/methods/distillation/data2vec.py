@@ -10,8 +10,16 @@ from torch.nn.functional import layer_norm
 from amodal import modalities
 from amodal.core import Batch, Column, Tokens, field_of
 from amodal.masking.by_kind import hide_as
-from amodal.methods._contract import Clock, Features
-from amodal.methods.shapes import StudentTeacher, follow, refuse_backbones, refuse_pool, row_losses, share, token_mean
+from amodal.methods.contract import Clock, Features
+from amodal.methods.shared.shapes import (
+    StudentTeacher,
+    follow,
+    refuse_backbones,
+    refuse_pool,
+    row_losses,
+    share,
+    token_mean,
+)
 from amodal.nn.encoder import Encoder
 from amodal.objectives.smooth_l1 import smooth_l1
 

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from amodal.core import Batch, views_of
-from amodal.methods._contract import Clock, Features
-from amodal.methods.shapes import StudentTeacher, follow, frozen_copy, share
+from amodal.methods.contract import Clock, Features
+from amodal.methods.shared.shapes import StudentTeacher, follow, frozen_copy, share
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads import PrototypeHead
+from amodal.nn.heads.projectors import PrototypeHead
 from amodal.objectives.dino import dino_loss, update_center
 
 LARGE = 2  # views that the teacher sees

@@ -5,20 +5,20 @@ loss (in-batch contrast of records, and of the senses of records). Row 162 of th
 Differences: encoders begin from nothing or from given backbones, not from a language model of 3B. Any field may ask; the others are the
 record, whatever it has of them. Scores are means over a query's tokens and not sums, so that one temperature serves short and long ones.
 Where the paper has queries written about a named sense, a `label` may name it; without one the sense that fits its own record best is
-taken for it. What survives is the encoder, which gives the tokens of records and of queries to an index (`amodal.nn.several`)."""
+taken for it. What survives is the encoder, which gives the tokens of records and of queries to an index (`amodal.nn.multi_vector`)."""
 
 import torch
 from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Ragged, unknown
-from amodal.methods._contract import Features
-from amodal.methods._matching import words_of
-from amodal.methods.shapes import Towers, two_senses
+from amodal.methods.contract import Features
+from amodal.methods.shared.matching import words_of
+from amodal.methods.shared.shapes import Towers, two_senses
 from amodal.nn.encoder import Encoder
+from amodal.nn.multi_vector import Several, token_vectors
 from amodal.nn.scale import Scale
-from amodal.nn.several import Several, token_vectors
 from amodal.objectives.late_interaction import field_interaction
-from amodal.objectives.sense_choice import sense_choice
+from amodal.objectives.modality_choice import sense_choice
 
 ENCODER = {"trunk": "joint"}
 

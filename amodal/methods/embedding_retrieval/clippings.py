@@ -1,7 +1,7 @@
 """CLIPPINGS: records of one thing are linked by what they show and what they say together, in one pooled vector.
 Arora, Yang, Jheng and Dell, 2023, arXiv:2304.03464. First, without labels, CLIP's loss between the senses of a record; then, where a
 label says which records are of one thing, supervised contrast (SupCon) of the pooled vectors, in batches of look-alikes. Row 48 of the
-catalogue. Linking itself is `amodal.evaluate._linkage`: nearest exemplar with a no-match threshold, or single-linkage clusters.
+catalogue. Linking itself is `amodal.evaluate.linkage`: nearest exemplar with a no-match threshold, or single-linkage clusters.
 
 Differences: any senses (those that are not words share the weight of the image; a record is pooled from what it has). Hard negatives are
 groups of classes that the model so far finds alike, for batches to be drawn from, where the paper draws an anchor's nearest neighbours.
@@ -17,10 +17,10 @@ from torch.nn.functional import normalize
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, unknown
 from amodal.core.column import shared_rows
-from amodal.methods._contract import Features, Method
-from amodal.methods._look_alikes import look_alikes
-from amodal.methods._matching import words_of
-from amodal.methods.shapes import sense_pairs, share, two_senses
+from amodal.methods.contract import Features, Method
+from amodal.methods.shared.hard_batches import look_alikes
+from amodal.methods.shared.matching import words_of
+from amodal.methods.shared.shapes import sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce

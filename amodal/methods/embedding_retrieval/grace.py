@@ -1,6 +1,6 @@
 """GRACE: records are learnt by heart under identifiers, and a query is answered by writing the identifier of the right one.
 Li et al., ACL 2024, arXiv:2402.10805, section 3: identifiers, and the likelihood of their tokens in learning to memorise and learning
-to retrieve. Constrained beam search is in `amodal.nn.trie`. Row 159 of the catalogue.
+to retrieve. Constrained beam search is in `amodal.nn.generation.trie`. Row 159 of the catalogue.
 
 First CLIP's loss between senses, then identifiers are made of what the encoder sees (the paper has CLIP's features and a language model of
 3B; here both begin from nothing, or from backbones with `warmup` = 0), and a small decoder learns them. What differs: any field may
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
-from amodal.methods._contract import Features, Method
-from amodal.methods._matching import token_features, words_of
-from amodal.methods._regions import alone, vectors
-from amodal.methods.shapes import sense_pairs, share, token_mean, two_senses
+from amodal.methods.contract import Features, Method
+from amodal.methods.shared.matching import token_features, words_of
+from amodal.methods.shared.regions import alone, vectors
+from amodal.methods.shared.shapes import sense_pairs, share, token_mean, two_senses
 from amodal.nn.encoder import Bags, Encoder
-from amodal.nn.identifiers import KINDS, IdentifierWriter, Register, identifiers, tokens_of
+from amodal.nn.generation.identifiers import KINDS, IdentifierWriter, Register, identifiers, tokens_of
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce
 

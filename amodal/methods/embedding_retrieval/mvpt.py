@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, field_of, unknown
-from amodal.methods._contract import Features, Method
-from amodal.methods._regions import alone, vectors
-from amodal.methods.shapes import sense_pairs, share, token_column, two_senses
+from amodal.methods.contract import Features, Method
+from amodal.methods.shared.regions import alone, vectors
+from amodal.methods.shared.shapes import sense_pairs, share, token_column, two_senses
 from amodal.modalities import name_of
 from amodal.nn.encoder import Encoder
+from amodal.nn.fusion.temporal import segments_of
 from amodal.nn.scale import Scale
-from amodal.nn.temporal import segments_of
 from amodal.objectives.info_nce import info_nce
 
 ENCODER = {"pool": "cls"}

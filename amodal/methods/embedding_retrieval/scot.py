@@ -1,5 +1,5 @@
 """SCOT: a query of a picture and a change to it is learnt from captions and edited captions, which stand in for the pictures asked for.
-Jawade et al., WACV 2025, arXiv:2501.08347. Combiner: `amodal.nn.combiner`; loss with the caption before the edit as a further negative:
+Jawade et al., WACV 2025, arXiv:2501.08347. Combiner: `amodal.nn.fusion.combiner`; loss with the caption before the edit as a further negative:
 `amodal.objectives.own_negatives`. Row 44 of the catalogue.
 
 The paper's frozen CLIP or BLIP-2 is here the first stage, CLIP's loss, or backbones with `warmup` = 0; then only the combiner learns. The
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
 from amodal.core.column import both
-from amodal.methods._contract import Features, Method
-from amodal.methods._matching import words_of
-from amodal.methods.shapes import sense_pairs, share, two_senses
+from amodal.methods.contract import Features, Method
+from amodal.methods.shared.matching import words_of
+from amodal.methods.shared.shapes import sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce

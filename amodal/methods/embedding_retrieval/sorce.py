@@ -5,20 +5,20 @@ its cosines with them, contrast between regions and their captions beside that o
 Differences: where the paper asks a language model of 8B once for each region, a region here is a cell of a grid, and its vector the mean of
 the tokens there, which have seen the whole picture. No boxes are needed: a text is drawn to the region that fits it best. Any field may
 ask, and of any other field (sound, series, ...) the cells lie along its own axes. Texts should hold a sentence a line.
-What survives is the encoder, which gives the several vectors to an index (`amodal.nn.several`); `amodal search` says which region was
+What survives is the encoder, which gives the several vectors to an index (`amodal.nn.multi_vector`); `amodal search` says which region was
 found, and the protocol `small_objects` is the benchmark's question. The benchmark's own pictures (SORCE-1K) are not bundled."""
 
 from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged
 from amodal.core.column import shared_rows
-from amodal.methods._contract import Features
-from amodal.methods._matching import words_of
-from amodal.methods._regions import vectors
-from amodal.methods.shapes import Towers, sense_pairs, share, two_senses
+from amodal.methods.contract import Features
+from amodal.methods.shared.matching import words_of
+from amodal.methods.shared.regions import vectors
+from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder
+from amodal.nn.multi_vector import Several, alone, regional
 from amodal.nn.scale import Scale
-from amodal.nn.several import Several, alone, regional
 from amodal.objectives.info_nce import info_nce
 from amodal.objectives.late_interaction import late_interaction
 from amodal.objectives.score_nce import score_nce

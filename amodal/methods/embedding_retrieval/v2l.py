@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, Embeddings, field_of, view_of
 from amodal.core.column import both
-from amodal.methods._contract import Features, Method
-from amodal.methods.shapes import sense_pairs, share, two_senses, view_pairs
+from amodal.methods.contract import Features, Method
+from amodal.methods.shared.shapes import sense_pairs, share, two_senses, view_pairs
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce, nt_xent

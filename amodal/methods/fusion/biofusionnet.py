@@ -14,14 +14,14 @@ from torch import Tensor
 
 from amodal.core import Batch, Column, Embeddings, unknown
 from amodal.core.embeddings import FUSED
-from amodal.methods._contract import Features, Method
-from amodal.methods._regions import alone
-from amodal.methods.shapes import row_losses, share, token_mean
+from amodal.methods.contract import Features, Method
+from amodal.methods.shared.regions import alone
+from amodal.methods.shared.shapes import row_losses, share, token_mean
 from amodal.modalities.image import Image
-from amodal.nn.answers import Answers, Target
-from amodal.nn.autoencoder import Autoencoder
-from amodal.nn.co_attention import CoDualFusion
 from amodal.nn.encoder import Encoder
+from amodal.nn.fusion.co_attention import CoDualFusion
+from amodal.nn.generation.autoencoder import Autoencoder
+from amodal.nn.heads.supervised import Answers, Target
 from amodal.objectives.cox import cox
 
 

@@ -13,8 +13,8 @@ import torch
 
 from amodal.core import Batch, Embeddings
 from amodal.core.column import shared_rows
-from amodal.methods._contract import Features
-from amodal.methods.shapes import Towers, sense_pairs, share, two_senses
+from amodal.methods.contract import Features
+from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.masked_margin import masked_margin_softmax

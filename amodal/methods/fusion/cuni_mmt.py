@@ -1,6 +1,6 @@
 """CUNI's multimodal translation: a text is told from another one and from what goes with it, which is read, or only to be imagined.
 Helcl, Libovický and Variš, WMT 2018, arXiv:1811.04697. Reading several sources: Libovický et al., arXiv:1811.04716, section 3, in
-`amodal.nn.multi_source`. Imagination: Elliott and Kádár, arXiv:1705.04350, eq. 4-5, a max-margin loss with in-batch negatives; it needs
+`amodal.nn.generation.multi_source_decoder`. Imagination: Elliott and Kádár, arXiv:1705.04350, eq. 4-5, a max-margin loss with in-batch negatives; it needs
 no picture at test time. Row 88 of the catalogue.
 
 Rows that lack a sense are told from the others, and imagine nothing, so texts alone may be mixed in. What differs: a picture is read, or
@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, Column, Ragged, unknown
-from amodal.methods._contract import Features, Method
-from amodal.methods._matching import token_features, words_of
-from amodal.methods._regions import alone
-from amodal.methods.shapes import share, token_column, token_mean, two_senses
+from amodal.methods.contract import Features, Method
+from amodal.methods.shared.matching import token_features, words_of
+from amodal.methods.shared.regions import alone
+from amodal.methods.shared.shapes import share, token_column, token_mean, two_senses
 from amodal.modalities.text import Text
 from amodal.nn.encoder import Encoder
-from amodal.nn.writer import Writer, every_row, told_from
+from amodal.nn.generation.field_decoder import Writer, every_row, told_from
 from amodal.objectives.margin import ranking_hinge
 
 ENCODER = {"trunk": "shared"}

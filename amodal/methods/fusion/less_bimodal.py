@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, name_code
 from amodal.core.column import shared_rows
 from amodal.masking.hashing import hash_bits
-from amodal.methods import _matching as m
-from amodal.methods._contract import Features, Method
-from amodal.methods._regions import alone
-from amodal.methods.shapes import share, token_mean, two_senses
-from amodal.nn.answers import Answers, Target
-from amodal.nn.co_encoder import CoEncoder
+from amodal.methods.contract import Features, Method
+from amodal.methods.shared import matching as m
+from amodal.methods.shared.regions import alone
+from amodal.methods.shared.shapes import share, token_mean, two_senses
 from amodal.nn.encoder import Encoder
+from amodal.nn.fusion.co_encoder import CoEncoder
+from amodal.nn.heads.supervised import Answers, Target
 from amodal.objectives.matching import exchange, matching
 
 

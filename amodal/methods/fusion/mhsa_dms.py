@@ -16,11 +16,11 @@ from torch.nn.functional import normalize
 from amodal.core import AmodalError, Batch, Column
 from amodal.core.column import shared_rows
 from amodal.masking.hashing import hash_bits
-from amodal.methods._contract import Clock, Features, Method
-from amodal.methods._fused import fused_vectors
-from amodal.methods.shapes import follow, frozen_copy, refuse_pool
+from amodal.methods.contract import Clock, Features, Method
+from amodal.methods.shared.fused import fused_vectors
+from amodal.methods.shared.shapes import follow, frozen_copy, refuse_pool
 from amodal.nn.encoder import Encoder
-from amodal.nn.fusions import fusion_of
+from amodal.nn.fusion.fusions import fusion_of
 from amodal.nn.queue import GroupedQueue
 from amodal.objectives.focal import focal
 from amodal.objectives.sup_moco import sup_moco
@@ -42,7 +42,7 @@ def mhsa_dms(
     tell: float = 0.2,
 ) -> FusedContrast:
     """label: what is to be told, a label of the data (none: plain MoCo); classes: how many it has (0: counted in the data). fuse:
-    "attention", "sum", "conv", "se" or "aff", see `amodal.nn.fusions`; ratio: share of a row's tokens that attention is not shown while
+    "attention", "sum", "conv", "se" or "aff", see `amodal.nn.fusion.fusions`; ratio: share of a row's tokens that attention is not shown while
     training; dropout: of it; groups: fields that attention fuses apart first, such as "a+b,c+d". width: of the contrast's space;
     temperature: of it; queue: keys kept; momentum: of the encoder of keys; tell: share of the steps, at the end, for the classifier."""
     if label and (classes < 2 or not 0 < tell < 1):

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, unknown
-from amodal.methods._contract import Features, Method
-from amodal.nn.answers import Answers, Target
+from amodal.methods.contract import Features, Method
 from amodal.nn.encoder import Encoder
-from amodal.nn.modular import Modules, turns
+from amodal.nn.fusion.sequential import Modules, turns
+from amodal.nn.heads.supervised import Answers, Target
 
 
 def multimodn(

@@ -1,5 +1,5 @@
 """SkillNet: one transformer for all kinds of data, in which a rule switches on the skills that a sense and a task need.
-Dai et al. 2022, arXiv:2205.06126. Skills are in `amodal.nn.skills`. Sparse pre-training: masked tokens of each sense with the skill of its
+Dai et al. 2022, arXiv:2205.06126. Skills are in `amodal.nn.adapters.skills`. Sparse pre-training: masked tokens of each sense with the skill of its
 kind and the general one, and every two senses in contrast with a skill for relating senses as well, which is also how `embed` reads them.
 Fine-tuning on several labels is `finetune` from this run, whose encoder keeps its skills. Row 98 of the catalogue.
 
@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, unknown
-from amodal.methods._contract import Features, Method
-from amodal.methods._matching import MaskedWords
-from amodal.methods.shapes import row_losses, token_mean
+from amodal.methods.contract import Features, Method
+from amodal.methods.shared.matching import MaskedWords
+from amodal.methods.shared.shapes import row_losses, token_mean
 from amodal.modalities import name_of
+from amodal.nn.adapters.skills import switched
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
-from amodal.nn.skills import switched
 from amodal.objectives.info_nce import info_nce
 
 ENCODER = {"trunk": "shared"}

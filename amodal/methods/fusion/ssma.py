@@ -16,12 +16,12 @@ from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column
 from amodal.core.column import shared_rows
-from amodal.methods._contract import Features, Method
-from amodal.methods._dense import grid_side, is_dense, maps_of, truth
-from amodal.methods.shapes import refuse_pool, share
+from amodal.methods.contract import Features, Method
+from amodal.methods.shared.dense import grid_side, is_dense, maps_of, truth
+from amodal.methods.shared.shapes import refuse_pool, share
 from amodal.nn.encoder import Encoder
-from amodal.nn.maps import as_large
-from amodal.nn.segmenter import DEEP, Segmenter
+from amodal.nn.heads.maps import as_large
+from amodal.nn.heads.segmenter import DEEP, Segmenter
 from amodal.objectives.common import connected_zero
 from amodal.objectives.deep_supervision import deep_supervision, pixel_cross_entropy
 

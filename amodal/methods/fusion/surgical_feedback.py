@@ -4,7 +4,7 @@ VideoMAE's objective (Tong et al., NeurIPS 2022, arXiv:2203.12602: tubes, normal
 catalogue. The encoder to go on from comes from a run (`--init-from`).
 
 The whole way: `amodal.data.clips` cuts clips around events; this page continues the reconstruction; vectors of remark and clip, side by
-side, are probed with classes weighed and groups kept whole (`amodal.evaluate._grouped`). Text is not touched: its tower stays as it is. Any
+side, are probed with classes weighed and groups kept whole (`amodal.evaluate.grouped_cv`). Text is not touched: its tower stays as it is. Any
 other field takes part; a sense without places (a series) is hidden token by token. No modality of video here yet."""
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 from amodal.core import AmodalError, Batch, Tokens, field_of, name_code, unknown
 from amodal.masking.hashing import hash_bits
 from amodal.masking.tube import tube_keep
-from amodal.methods._contract import Features
-from amodal.methods.shapes import MaskedAutoencoder
+from amodal.methods.contract import Features
+from amodal.methods.shared.shapes import MaskedAutoencoder
 from amodal.modalities.text import Text
 from amodal.nn.encoder import Encoder
 

@@ -4,8 +4,8 @@ Row 31 of the catalogue."""
 
 from amodal.core import Batch, Embeddings
 from amodal.core.embeddings import FUSED
-from amodal.methods._contract import Features
-from amodal.methods.shapes import Towers, sense_pairs, share, two_senses
+from amodal.methods.contract import Features
+from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
 

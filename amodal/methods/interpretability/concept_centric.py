@@ -16,12 +16,12 @@ from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, field_of, unknown
 from amodal.core.column import shared_rows
-from amodal.methods._concepts import TableConcepts
-from amodal.methods._contract import Features, Method
-from amodal.methods.shapes import share, two_senses
+from amodal.methods.contract import Features, Method
+from amodal.methods.shared.concepts import TableConcepts
+from amodal.methods.shared.shapes import share, two_senses
 from amodal.modalities.table import Table
-from amodal.nn.boxes import learn_boxes
 from amodal.nn.encoder import Encoder
+from amodal.nn.heads.boxes import learn_boxes
 from amodal.objectives.entailment import bce_of_log
 
 SAID = "said/concepts"
@@ -31,7 +31,7 @@ def concept_centric(
     encoder: Encoder, *, concepts: str = "", dims: int = 16, softness: float = 0.1, steps: int = 1000
 ) -> Concepts:
     """concepts: the table whose categories are the concepts, the first that has any unless given; dims: of the concept space; softness: of
-    boxes, see `amodal.nn.boxes`; steps: that the concept space is learnt in, before all others."""
+    boxes, see `amodal.nn.heads.boxes`; steps: that the concept space is learnt in, before all others."""
     tables = [f for f, m in two_senses(encoder).fields.items() if isinstance(m, Table) and m.categories]
     if not tables:
         raise AmodalError(

@@ -1,7 +1,7 @@
 """MAE over any mix of senses: see a quarter of a record's tokens, predict the rest.
 He et al., CVPR 2022, arXiv:2111.06377, section 3; one encoder and one decoder for all senses as in MultiMAE (arXiv:2204.01678)."""
 
-from amodal.methods.shapes import MaskedAutoencoder
+from amodal.methods.shared.shapes import MaskedAutoencoder
 from amodal.nn.encoder import Encoder
 
 ENCODER = {"trunk": "joint"}

@@ -9,11 +9,11 @@ pooling, a mean, has nothing to learn; an attention pooling learns along, as the
 
 from amodal.core.embeddings import FUSED
 from amodal.methods.adaptation.finetune import Finetune
-from amodal.nn.answers import answers_of
-from amodal.nn.between_blocks import bare
-from amodal.nn.deep_prompts import pattern_prompts
+from amodal.nn.adapters.block_tokens import bare
+from amodal.nn.adapters.deep_prompts import pattern_prompts
+from amodal.nn.adapters.tuning import entered
 from amodal.nn.encoder import Encoder
-from amodal.nn.tuning import entered
+from amodal.nn.heads.supervised import answers_of
 
 ENCODER = {"trunk": "joint"}
 

@@ -4,7 +4,7 @@ VICReg trains the prediction. Row 37 of the catalogue. The encoder must be train
 `mae`, or pretrained backbones).
 
 What differs. Any number of senses: every ordered pair has a predictor, and a sense that is lacking is the mean of what those present
-predict. Prompts cannot enter a pretrained backbone here; they read its finished tokens (see `amodal.nn.prompts`). The number of prompts,
+predict. Prompts cannot enter a pretrained backbone here; they read its finished tokens (see `amodal.nn.adapters.read_only_prompts`). The number of prompts,
 the predictor (a perceptron with one hidden layer) and the share of hidden senses are reconstructed from the paper's description."""
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch.nn.functional import cross_entropy
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
 from amodal.core.column import shared_rows
-from amodal.masking.senses import kept_senses
-from amodal.methods._contract import Features, Method
-from amodal.methods._matching import SEED, seed_column
-from amodal.methods.shapes import share, two_senses
-from amodal.nn.bitfit import bitfit
+from amodal.masking.modality_dropout import kept_senses
+from amodal.methods.contract import Features, Method
+from amodal.methods.shared.matching import SEED, seed_column
+from amodal.methods.shared.shapes import share, two_senses
+from amodal.nn.adapters.bitfit import bitfit
+from amodal.nn.adapters.read_only_prompts import ReadOnlyPrompts
 from amodal.nn.encoder import Encoder
-from amodal.nn.filled import FilledFusion
-from amodal.nn.prompts import ReadOnlyPrompts
+from amodal.nn.fusion.fill_missing import FilledFusion
 from amodal.objectives.common import connected_zero
 from amodal.objectives.vicreg import vicreg
 

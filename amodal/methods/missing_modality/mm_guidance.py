@@ -14,12 +14,12 @@ from torch.nn.functional import mse_loss
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
 from amodal.core.column import both
-from amodal.methods._contract import Features, Method
-from amodal.methods._regions import alone
-from amodal.methods.shapes import share, two_senses
-from amodal.nn.answers import Answers, Target
+from amodal.methods.contract import Features, Method
+from amodal.methods.shared.regions import alone
+from amodal.methods.shared.shapes import share, two_senses
 from amodal.nn.encoder import Encoder
-from amodal.nn.guided_pool import GuidedPool
+from amodal.nn.fusion.guided_pool import GuidedPool
+from amodal.nn.heads.supervised import Answers, Target
 from amodal.objectives.common import connected_zero
 from amodal.objectives.negative_cosine import negative_cosine
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import Batch, Column, Embeddings, Ragged
-from amodal.methods import _matching as m
-from amodal.methods._contract import Features, Method
-from amodal.methods._regions import alone, vectors
-from amodal.methods.shapes import sense_pairs, share, token_column, token_mean, two_senses
+from amodal.methods.contract import Features, Method
+from amodal.methods.shared import matching as m
+from amodal.methods.shared.regions import alone, vectors
+from amodal.methods.shared.shapes import sense_pairs, share, token_column, token_mean, two_senses
 from amodal.modalities.table import Table
-from amodal.nn.cross import side_by_side
+from amodal.nn.attention.cross import side_by_side
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
 

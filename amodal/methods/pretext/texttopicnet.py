@@ -15,12 +15,12 @@ from collections.abc import Iterable
 import torch
 
 from amodal.core import Batch, Column, unknown
-from amodal.methods._contract import Features, Method
-from amodal.methods._regions import texts_and_others
-from amodal.methods.shapes import share
+from amodal.methods.contract import Features, Method
+from amodal.methods.shared.regions import texts_and_others
+from amodal.methods.shared.shapes import share
 from amodal.nn.encoder import Encoder
-from amodal.nn.topics import Topics
 from amodal.objectives.soft_targets import soft_sigmoid, soft_softmax
+from amodal.stats.topics import Topics
 
 LOSSES = {"sigmoid": soft_sigmoid, "softmax": soft_softmax}
 TARGET = "topics of texts"

@@ -1,9 +1,9 @@
 """Barlow Twins: the dimensions of two views' embeddings agree with themselves and not with each other.
 Zbontar et al., ICML 2021, arXiv:2103.03230. Loss: their eq. 1."""
 
-from amodal.methods.shapes import Towers, share, view_pairs
+from amodal.methods.shared.shapes import Towers, share, view_pairs
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads import Projector
+from amodal.nn.heads.projectors import Projector
 from amodal.objectives.barlow import barlow_twins as loss
 
 

@@ -1,9 +1,9 @@
 """DeCUR: redundancy reduction that keeps common and sense-unique dimensions apart.
 Wang et al., ECCV 2024, arXiv:2309.05300. Loss: their eq. 2-5. Row 2 of the catalogue."""
 
-from amodal.methods.shapes import Towers, sense_pairs, view_pairs
+from amodal.methods.shared.shapes import Towers, sense_pairs, view_pairs
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads import Projector
+from amodal.nn.heads.projectors import Projector
 from amodal.objectives.barlow import barlow_twins
 from amodal.objectives.decur import decur as cross
 

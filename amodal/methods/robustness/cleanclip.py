@@ -6,7 +6,7 @@ It goes on from a trained run, on pairs that are known to be clean: `pretrain(..
 `amodal.curate.poison`. Texts are best damaged by words (`strong = "words"` in their field): left out and swapped, without the paper's
 synonyms, which need a thesaurus. Pictures have SimCLR's strong view where the paper has AutoAugment."""
 
-from amodal.methods.shapes import Towers, sense_pairs, share, two_senses, view_pairs
+from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses, view_pairs
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce

@@ -1,7 +1,7 @@
 """Fine-tuning that also works with other senses than those the labels came with: what is told of all senses is told of any of them.
 McKinzie, Cheng, Shankar, Yang, Shlens and Toshev, ICML 2023, arXiv:2304.04385 (On Robustness in Multimodal Learning): modality-augmented
 self-distillation (MASD). Row 120 of the catalogue. Their second remedy, weights between the probe and the fine-tuned network (WiSE-FT),
-is `amodal.nn.wise.between`; their matrix of senses in training and at test is the protocol `sense_sets` of `amodal evaluate`.
+is `amodal.nn.adapters.wise.between`; their matrix of senses in training and at test is the protocol `sense_sets` of `amodal evaluate`.
 
 The encoder is trained beforehand (`mae`, `clip`, …); `amodal adapt --how mm_robustness` goes on with such a run. Reconstructed, as no code
 was published: the teacher is the network itself as it is, without a gradient, and reads all senses of a record unless others are named;
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Embeddings, unknown
-from amodal.masking.senses import any_senses
-from amodal.methods._contract import Features, Method
-from amodal.methods.shapes import share
-from amodal.nn.answers import Answers, answers_of
+from amodal.masking.modality_dropout import any_senses
+from amodal.methods.contract import Features, Method
+from amodal.methods.shared.shapes import share
 from amodal.nn.encoder import Encoder
-from amodal.nn.some_senses import reader
+from amodal.nn.fusion.modality_subsets import reader
+from amodal.nn.heads.supervised import Answers, answers_of
 
 ENCODER = {"trunk": "joint"}
 

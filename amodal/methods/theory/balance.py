@@ -2,7 +2,7 @@
 Liu, Mehta, Pal & Harchaoui, NeurIPS 2024, arXiv:2408.15065, section 4. Every two senses of a record; what balancing does to the variance
 of an estimate is measured by `amodal.diagnose.balance`. Row 42 of the catalogue."""
 
-from amodal.methods.shapes import Towers, sense_pairs, share, two_senses
+from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.balance import balanced_info_nce

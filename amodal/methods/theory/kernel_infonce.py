@@ -5,9 +5,9 @@ graph is bipartite. Graph, Laplacian and alignment with its eigenvectors: `amoda
 The paper finds gamma, share and temperature by random search; the defaults here are its Gaussian-Laplacian pair in equal parts."""
 
 from amodal.core import unknown
-from amodal.methods.shapes import Towers, sense_pairs, share, view_pairs
+from amodal.methods.shared.shapes import Towers, sense_pairs, share, view_pairs
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads import Projector
+from amodal.nn.heads.projectors import Projector
 from amodal.objectives.kernel_nce import concatenated, kernel_info_nce
 
 MIXTURES = ("none", "sum", "concatenation")

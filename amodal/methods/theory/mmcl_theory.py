@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, unknown, view_of
-from amodal.methods._contract import Features, Method
-from amodal.methods.shapes import frozen_copy, sense_pairs, share, view_pairs
+from amodal.methods.contract import Features, Method
+from amodal.methods.shared.shapes import frozen_copy, sense_pairs, share, view_pairs
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads import Projector
+from amodal.nn.heads.projectors import Projector
 from amodal.nn.saved import frozen
 from amodal.nn.scale import Scale
 from amodal.objectives.guided_nt_xent import SHARES, guided_nt_xent

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter
 
-from amodal.evaluate._labels import classes_of, is_number
-from amodal.modalities._base import shortened
-from amodal.serve.atlas import Atlas
-from amodal.serve.facts import Facts
+from amodal.evaluate.labels import classes_of, is_number
+from amodal.modalities.shared.base import shortened
+from amodal.serve.attributes import Facts
+from amodal.serve.embedding_map import Atlas
 from amodal.serve.limits import Refused
 from amodal.serve.tabs._answers import plain, there, wait
 

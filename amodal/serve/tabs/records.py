@@ -15,11 +15,11 @@ from PIL import Image
 
 from amodal.data import Dataset
 from amodal.modalities import BadValue, name_of
-from amodal.modalities._base import shortened
 from amodal.modalities.series import Series
+from amodal.modalities.shared.base import shortened
 from amodal.serve import runs
-from amodal.serve.atlas import PAIRS, Atlas
 from amodal.serve.bodies import body_of
+from amodal.serve.embedding_map import PAIRS, Atlas
 from amodal.serve.limits import Limits, Refused
 from amodal.serve.tabs._answers import plain, there, wait
 from amodal.serve.values import parsed

@@ -10,9 +10,9 @@ import torch
 from fastapi import APIRouter, Query, Request
 from torch.nn.functional import normalize
 
-from amodal.modalities._base import shortened
-from amodal.serve.atlas import Atlas
+from amodal.modalities.shared.base import shortened
 from amodal.serve.bodies import body_of
+from amodal.serve.embedding_map import Atlas
 from amodal.serve.limits import Refused
 from amodal.serve.service import Service, finite
 

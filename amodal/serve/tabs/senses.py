@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from amodal.serve import runs
-from amodal.serve.atlas import Atlas
+from amodal.serve.embedding_map import Atlas
 from amodal.serve.limits import Refused
 from amodal.serve.tabs._answers import there, wait
 

@@ -1,0 +1,1 @@
+"""What the files beside this folder share."""

@@ -1,0 +1,57 @@
+"""Which records a model may be tested on: none that it was trained on, whatever has become of the data and its split since."""
+
+from __future__ import annotations
+
+import numpy as np
+from rich.console import Console
+
+from amodal.core import AmodalError
+from amodal.data import Dataset
+from amodal.train.run_dir import hashes
+
+FEWEST = 100  # test records below which the validation part is taken along: it was not trained on either
+
+
+def parts(model, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, dict]:
+    """The records to learn from and to test on, and what to say about them.
+
+    model: a Model leaves out of the test what it was trained on, and says so if it cannot tell; an encoder knows nothing of that.
+    """
+    seen, warning = _seen(model, dataset)
+    train, test, names = dataset.split("train"), dataset.split("test"), "test"
+    if (~seen[test]).sum() < FEWEST:
+        test, names = np.sort(np.concatenate([test, dataset.split("valid")])), "test and validation"
+    left_out, test = int(seen[test].sum()), test[~seen[test]]
+    if left_out and not len(test):
+        raise AmodalError(
+            f"all {left_out:,} records of {dataset.name!r} that could be tested on have the keys of records that this run was trained "
+            "on. Give data that it was not trained on, or train again with the split that the data has now."
+        )
+    if not len(train) or not len(test):
+        left = f"{len(train)} to learn from and {len(test)} to test on"
+        raise AmodalError(f"{dataset.name!r} has {len(dataset)} records, which leaves {left}; more are needed")
+    about = {"train": len(train), "test": len(test), "parts": f"train; {names}"}
+    return train, test, about | ({"left_out": left_out} if left_out else {}) | ({"warning": warning} if warning else {})
+
+
+def _seen(model, dataset: Dataset) -> tuple[np.ndarray, str]:
+    """(N,) bool, which records the model was trained on, and a warning if that cannot be told by their keys."""
+    trained = getattr(model, "trained", None)
+    own = getattr(model, "config", {}).get("data", {})
+    seen = np.isin(hashes(dataset.keys), [] if trained is None else trained)
+    if own.get("fingerprint", dataset.fingerprint) == dataset.fingerprint:
+        return seen, ""
+    if trained is None:
+        why = "the run does not say which records it was trained on"
+    elif all(key.isdecimal() for key in dataset.keys):
+        why = "its keys are row numbers, which do not follow a record"
+    elif not seen.any():
+        why = "the run was trained on none of its keys"
+    else:
+        return seen, ""
+    warning = (
+        f"{dataset.name!r} is not the data that the run was trained on ({own.get('path') or own.get('name')}), and {why}. If some of its "
+        "records were trained on under other keys (from another folder, say), they are tested on too and the results flatter."
+    )
+    Console(stderr=True).print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
+    return seen, warning

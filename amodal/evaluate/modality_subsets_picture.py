@@ -1,0 +1,37 @@
+"""The matrix of senses in training and at test, as a heat map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from amodal.core import AmodalError
+from amodal.evaluate.drawing import drawing
+
+
+def sense_sets(rows: Sequence[dict], path: str | Path, *, label: str | None = None) -> Path:
+    """For every set of senses to learn from, a line; for every set to tell from, a column. In bold: told from what was learnt from."""
+    cells = [r for r in rows if r["metric"] in ("accuracy", "R2") and "own" in r]
+    if not cells:
+        raise AmodalError("these rows hold no matrix of senses to draw")
+    names = list(dict.fromkeys(r["source"] for r in cells))
+    value = np.full((len(names), len(names)), np.nan)
+    for r in cells:
+        value[names.index(r["source"]), names.index(r["target"])] = r["value"]
+    low, high = min(cells[0]["chance"], np.nanmin(value)), np.nanmax(value)
+    with drawing(path, 2.6 + 0.6 * len(names), 1.5 + 0.36 * len(names)) as figure:
+        axes = figure.subplots()
+        axes.imshow(value, cmap="PuBu", vmin=low, vmax=high, aspect="auto")
+        axes.grid(False)
+        for (i, j), v in np.ndenumerate(value):
+            dark = v > low + 0.6 * (high - low)
+            style = {"color": "white" if dark else "black", "fontweight": "bold" if i == j else "normal", "fontsize": 8}
+            axes.text(j, i, f"{v:.2f}", ha="center", va="center", **style)
+        told = [n.replace("+", " + ") for n in names]
+        axes.set_yticks(range(len(names)), told, fontsize=8)
+        axes.set_xticks(range(len(names)), told, fontsize=8, rotation=30, ha="right", rotation_mode="anchor")
+        what = f"{label + ': ' if label else ''}{cells[0]['metric']} (chance {cells[0]['chance']:.2f})"
+        axes.set(title=what, xlabel="told from", ylabel="learnt from")
+    return Path(path)

@@ -1,0 +1,1 @@
+"""Protocols, one a file: `knn.py` is the protocol `knn`."""

@@ -1,0 +1,89 @@
+"""Weighted nearest neighbours: the class that the k most similar training records vote for.
+
+Wu et al. 2018 (arXiv:1805.01978, section 3.4), as used by DINO: cosine similarity s, votes exp(s / T), k = 20, T = 0.07.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from amodal.core.matmul import fast_products
+from amodal.evaluate.labels import Predict, label_spec, measure
+from amodal.evaluate.result import Result
+from amodal.inference.embed import Embedded
+
+CELLS = 2**23
+"""Similarities held at once."""
+
+
+def knn(
+    train: Embedded,
+    test: Embedded,
+    *,
+    label: str,
+    k: int = 20,
+    temperature: float = 0.07,
+    few: int | None = None,
+    draws: int = 5,
+    seed: int = 0,
+    sources: Sequence[str] | None = None,
+    prefilter: bool = False,
+) -> Result:
+    """Vote of the k nearest training records, for each sense alone and for the fused vectors (a weighted mean where the label is a
+    number). Reads the features.
+
+    few, draws, seed: see `measure`. sources: all unless given. prefilter: look for neighbours in bfloat16 first, which is faster
+    where the processor has it and may miss a neighbour on the margin.
+    """
+
+    def fit(x: Tensor, y: Tensor, classes: int) -> Predict:
+        return neighbours(x, y, classes, k=k, temperature=temperature, prefilter=prefilter)
+
+    y_train, y_test = train.label(label), test.label(label)
+    columns, others = train.probed(), test.probed()
+    rows = []
+    for source in sources or columns:
+        found = measure(
+            fit, columns[source], y_train, {source: others[source]}, y_test, few=few, draws=draws, seed=seed
+        )
+        rows += [{"source": source, **row} for row in found.get(source, [])]
+    spec = label_spec(label, y_train, few, draws, seed) | {
+        "k": k,
+        "temperature": temperature,
+        "space": "features",
+        "prefilter": prefilter,
+    }
+    return Result("knn", spec | {"train": len(train), "test": len(test)}, rows)
+
+
+def neighbours(
+    x_ND: Tensor, y_N: Tensor, classes: int, *, k: int = 20, temperature: float = 0.07, prefilter: bool = False
+) -> Predict:
+    """The predictor that votes among N labelled vectors; classes 0: `y_N` is a number, of which the weighted mean is taken."""
+    bank = normalize(x_ND, dim=1)
+    k = min(k, len(bank))
+    rough = bank.bfloat16() if prefilter and len(bank) > 4 * k else None
+    targets = torch.nn.functional.one_hot(y_N, classes).float() if classes else y_N.float().unsqueeze(1)
+
+    @fast_products()
+    def predict(x_MD: Tensor) -> Tensor:
+        results = []
+        for q in normalize(x_MD, dim=1).split(max(1, CELLS // len(bank))):
+            if rough is None:
+                near, at = (q @ bank.T).topk(k, dim=1, sorted=False)
+            else:
+                wide = (q.bfloat16() @ rough.T).topk(4 * k, dim=1, sorted=False).indices
+                near, within = torch.einsum("qd,qkd->qk", q, bank[wide]).topk(k, dim=1, sorted=False)
+                at = wide.gather(1, within)
+            weight = (
+                (near - 1) / temperature
+            ).exp()  # minus 1: the largest is then at most 1, whatever the temperature
+            votes = torch.einsum("qk,qkc->qc", weight, targets[at])
+            results.append(votes.argmax(1) if classes else votes[:, 0] / weight.sum(1).clamp_min(1e-30))
+        return torch.cat(results) if results else torch.zeros(0)
+
+    return predict

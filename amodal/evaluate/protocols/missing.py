@@ -1,0 +1,100 @@
+"""What is lost when senses are missing at test time: every subset of senses, judged on the same records with and without the rest.
+
+A probe is trained on the fused vectors of the training records, with whatever senses each has. For each subset it is tested on the
+records that have all of that subset, of which everything else is hidden; `full` is the same probe on the same records with
+everything they have. Likewise retrieval: the vector of a subset looks for the record's value in another sense.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from amodal.core import Column
+from amodal.core.column import shared_rows
+from amodal.evaluate.labels import NotApplicable, label_spec, measure
+from amodal.evaluate.protocols.knn import neighbours
+from amodal.evaluate.protocols.linear import fit as fit_linear
+from amodal.evaluate.protocols.retrieval import LEAST, ranked
+from amodal.evaluate.result import Result
+from amodal.inference.embed import Embedded
+
+PROBES = {"linear": fit_linear, "knn": neighbours}
+
+
+def missing(
+    train: Embedded,
+    test: Embedded,
+    *,
+    label: str | None = None,
+    few: int | None = None,
+    draws: int = 5,
+    seed: int = 0,
+    most: int = 64,
+    gallery: int = 5000,
+    find: bool = True,
+) -> Result:
+    """label: without one only retrieval is measured. few, draws, seed: see `measure`. most: subsets to try; beyond that many, all
+    single senses, all but one, and all of them. gallery: at most so many records to search among. find: measure retrieval too."""
+    senses = test.sources
+    if len(senses) < 2:
+        raise NotApplicable(f"a sense can only be missing where there are two, and there is only {', '.join(senses)}")
+    chosen = subsets(senses, most)
+    columns = {names: _with_all(test, names) for names in chosen}
+    columns = {names: c for names, c in columns.items() if len(c) >= LEAST}
+    rows = _probed(train, test, label, columns, few, draws, seed) if label is not None else []
+    rows += _retrieved(test, columns, gallery) if find or label is None else []
+    if not rows:
+        raise NotApplicable(f"no subset of senses occurs in {LEAST} or more test records")
+    spec = label_spec(label, train.label(label), few, draws, seed) if label is not None else {"label": None}
+    spec |= {"space": "aligned, fused", "probes": list(PROBES), "subsets": ["+".join(s) for s in chosen]}
+    return Result("missing", spec | {"train": len(train), "test": len(test), "gallery": gallery}, rows)
+
+
+def subsets(senses: Sequence[str], most: int = 64) -> list[tuple[str, ...]]:
+    """Non-empty subsets, small ones first."""
+    sizes = range(1, len(senses) + 1) if 2 ** len(senses) - 1 <= most else sorted({1, len(senses) - 1, len(senses)})
+    return [subset for size in sizes for subset in itertools.combinations(senses, size)]
+
+
+def _with_all(test: Embedded, names: Sequence[str]) -> Column:
+    """The fused vectors of `names` for the records that have every one of them."""
+    rows, _ = test.aligned.complete(names)
+    fused = test.fused(names)
+    return fused.at(shared_rows(fused, Column(rows, rows))[0])
+
+
+def _probed(train: Embedded, test: Embedded, label: str, columns: dict, few, draws: int, seed: int) -> list[dict]:
+    everything = test.fused()
+    tests = {("alone", n): c for n, c in columns.items()}
+    tests |= {("full", n): everything.at(shared_rows(everything, c)[0]) for n, c in columns.items()}
+    rows = []
+    for probe, fit in PROBES.items():
+        found = measure(
+            fit, train.fused(), train.label(label), tests, test.label(label), few=few, draws=draws, seed=seed
+        )
+        for names in columns:
+            for alone, full in zip(found.get(("alone", names), []), found.get(("full", names), [])):
+                rows.append({"source": "+".join(names), "probe": probe, **alone, "full": full["value"]})
+    return rows
+
+
+def _retrieved(test: Embedded, columns: dict, gallery: int) -> list[dict]:
+    rows = []
+    for target in test.sources:
+        others = tuple(s for s in test.sources if s != target)
+        for names, column in columns.items():
+            if target in names:
+                continue
+            values = test.aligned[target]
+            at_query, at_target = shared_rows(column, values)
+            at_query, at_target = at_query[:gallery], at_target[:gallery]
+            if len(at_query) < LEAST:
+                continue
+            same = test.content[target][at_target] if target in test.content else None
+            alone = ranked(column.values[at_query], values.values[at_target], same, unsigned=test.unsigned)[0]
+            whole = test.fused(others)
+            at_full = shared_rows(whole, Column(values.rows[at_target], values.rows[at_target]))[0]
+            full = ranked(whole.values[at_full], values.values[at_target], same, unsigned=test.unsigned)[0]
+            rows.append({"source": "+".join(names), "target": target, **alone, "full": full["value"]})
+    return rows

@@ -1,0 +1,137 @@
+"""Find a record by one sense among records described by another: Recall@k, mean reciprocal rank, median rank.
+
+For every pair of senses, both ways, in the aligned space, by cosine (|cosine| where the encoder is `unsigned`), among the test records
+that have both. Gallery values that are equal (the same caption twice) are equally right. Ties count as they would on average if they
+were broken at random, so an encoder that maps everything to one point scores chance.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from amodal.core.column import shared_rows
+from amodal.core.matmul import fast_products
+from amodal.evaluate.labels import NotApplicable
+from amodal.evaluate.result import Result
+from amodal.inference.embed import Embedded
+
+CELLS = 2**21
+"""Similarities held at once: a tile of them stays in the cache while it is compared."""
+LEAST = 10
+"""Records below which a rank says nothing."""
+
+
+def retrieval(
+    train: Embedded | None,
+    test: Embedded,
+    *,
+    at: Sequence[int] = (10, 1, 5),
+    pairs: Sequence[tuple[str, str]] | None = None,
+    duplicates: bool = True,
+    gallery: int = 20_000,
+    seed: int = 0,
+) -> Result:
+    """at: the k of Recall@k. pairs: (query, gallery) senses, all unless given. duplicates: gallery records whose values are equal
+    are all right. gallery: at most so many records, chosen by `seed`. `train` is not used."""
+    if len(test.sources) < 2:
+        raise NotApplicable(f"retrieval between senses needs two of them, and there is only {', '.join(test.sources)}")
+    rows = []
+    for a, b in pairs or itertools.permutations(test.sources, 2):
+        at_a, at_b = shared_rows(test.aligned[a], test.aligned[b])
+        if len(at_a) > gallery:
+            kept = torch.from_numpy(np.sort(np.random.default_rng(seed).permutation(len(at_a))[:gallery]))
+            at_a, at_b = at_a[kept], at_b[kept]
+        if len(at_a) < LEAST:
+            continue
+        same = test.content[b][at_b] if duplicates and b in test.content else None
+        rows += [
+            {"source": a, "target": b, **row}
+            for row in ranked(test.aligned[a].values[at_a], test.aligned[b].values[at_b], same, at, test.unsigned)
+        ]
+    if not rows:
+        raise NotApplicable(f"no two senses occur together in {LEAST} or more of the {len(test)} test records")
+    spec = {
+        "at": list(at),
+        "space": "aligned",
+        "duplicates": duplicates,
+        "gallery": gallery,
+        "seed": seed,
+        "test": len(test),
+    }
+    return Result("retrieval", spec, rows)
+
+
+@fast_products()
+def ranked(
+    query_ND: Tensor,
+    gallery_ND: Tensor,
+    same_N: Tensor | None = None,
+    at: Sequence[int] = (10, 1, 5),
+    unsigned: bool = False,
+) -> list[dict]:
+    """Rows of metrics for queries whose right answer is the gallery vector of the same number.
+
+    same_N: int64, equal where gallery values are equal. unsigned: near is a large |cosine|.
+    """
+    n = len(query_ND)
+    ahead, tied = ranks(query_ND, gallery_ND, same_N, unsigned)
+    sizes = np.ones(n, dtype=np.int64) if same_N is None else _group_sizes(same_N)
+    chance = _chance(sizes, n, at)
+    values = {f"recall@{k}": ((k - ahead) / (tied + 1)).clamp(0, 1).mean() for k in at}
+    # the mean of 1/rank over the ranks that random breaking of ties may give: ahead + 1 … ahead + tied + 1
+    values["MRR"] = ((torch.digamma(ahead + tied + 2) - torch.digamma(ahead + 1)) / (tied + 1)).mean()
+    values["median rank"] = (ahead + 1 + tied / 2).median()
+    return [{"metric": m, "value": float(v), "chance": chance[m], "n": n} for m, v in values.items()]
+
+
+def ranks(
+    query_ND: Tensor, gallery_ND: Tensor, same_N: Tensor | None = None, unsigned: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Two (N,) float64: how many wrong gallery vectors are nearer (cosine, |cosine| if `unsigned`) than the nearest right one, and how
+    many are as near."""
+    query, gallery = normalize(query_ND.float(), dim=1), normalize(gallery_ND.float(), dim=1)
+    n, ahead, tied = len(query), [], []
+    step = max(1, CELLS // max(n, 1))
+    for start in range(0, n, step):
+        similarity = query[start : start + step] @ gallery.T
+        similarity = similarity.abs() if unsigned else similarity
+        number = torch.arange(start, start + len(similarity))
+        if same_N is None:
+            right = similarity.gather(1, number[:, None])
+            ahead.append((similarity > right).sum(1))
+            tied.append((similarity == right).sum(1) - 1)
+        else:
+            wrong = same_N[number, None] != same_N
+            right = similarity.masked_fill(wrong, -torch.inf).amax(1, keepdim=True)
+            ahead.append(((similarity > right) & wrong).sum(1))
+            tied.append(((similarity == right) & wrong).sum(1))
+    return torch.cat(ahead).double(), torch.cat(tied).double()
+
+
+def _group_sizes(same: Tensor) -> np.ndarray:
+    _, inverse, counts = torch.unique(same, return_inverse=True, return_counts=True)
+    return counts[inverse].numpy()
+
+
+def _chance(sizes: np.ndarray, n: int, at: Sequence[int]) -> dict[str, float]:
+    """What random ranks give when query i has sizes[i] right answers among n."""
+    total = {f"recall@{k}": 0.0 for k in at} | {"MRR": 0.0, "median rank": 0.0}
+    rank = np.arange(1, n + 1)
+    cumulative = np.zeros(n)
+    for m, count in zip(*np.unique(sizes, return_counts=True)):
+        # P(no right one among the first r) = product over i < r of (n - m - i) / (n - i)
+        miss = np.cumprod(np.clip(n - m - (rank - 1), 0, None) / (n - (rank - 1)))
+        first = np.diff(np.concatenate([[1.0], miss])) * -1
+        for k in at:
+            total[f"recall@{k}"] += count * (1 - miss[min(k, n) - 1])
+        total["MRR"] += count * (first / rank).sum()
+        cumulative += count * (1 - miss)
+    chance = {name: float(value / len(sizes)) for name, value in total.items()}
+    chance["median rank"] = float(np.searchsorted(cumulative / len(sizes), 0.5) + 1)
+    return chance

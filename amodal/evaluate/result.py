@@ -1,0 +1,143 @@
+"""What an evaluation found, together with everything that decided it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rich.table import Table
+
+from amodal.core import AmodalError
+from amodal.evaluate import report_table as _table
+from amodal.inference.embed import Embedded
+
+
+@dataclass(frozen=True)
+class Result:
+    """protocol: its name; spec: everything that decides the numbers; rows: {source, [target,] metric, value, chance, n, …}.
+
+    Texts in a row say what was measured; numbers are what was found. `interval`: 95 % interval of the mean over draws.
+    """
+
+    protocol: str
+    spec: dict
+    rows: list[dict]
+
+    def value(self, source: str, metric: str, **more: str) -> float:
+        """One number: `result.value("colour", "accuracy")`, `result.value("colour", "recall@10", target="relief")`."""
+        wanted = {"source": source, "metric": metric, **more}
+        for row in self.rows:
+            if all(row.get(k) == v for k, v in wanted.items()):
+                return row["value"]
+        have = sorted({", ".join(_identity(row)) for row in self.rows})
+        raise AmodalError(f"{self.protocol} has no row {wanted}. There are: {'; '.join(have[:40]) or 'none'}.")
+
+
+@dataclass
+class Report:
+    """results: of the trained encoder, one for each protocol (and label); untrained: the same of the encoder before training;
+    skipped: protocol -> why it says nothing here; about: data, parts, encoder.
+
+    train, test: the embedded records, for figures; not written to files.
+    """
+
+    results: list[Result]
+    untrained: list[Result] | None = None
+    skipped: dict[str, str] = field(default_factory=dict)
+    about: dict = field(default_factory=dict)
+    train: Embedded | None = None
+    test: Embedded | None = None
+
+    def __getitem__(self, protocol: str) -> Result:
+        """The (first) result of a protocol."""
+        for result in self.results:
+            if result.protocol == protocol:
+                return result
+        reason = self.skipped.get(
+            protocol, f"there are {', '.join(dict.fromkeys(r.protocol for r in self.results)) or 'none'}"
+        )
+        raise AmodalError(f"no result of {protocol!r} in this report: {reason}")
+
+    def rows(self) -> list[dict]:
+        """Every row of every result with its protocol and label, and, where it was measured, with what the untrained encoder got."""
+        rows = []
+        for number, result in enumerate(self.results):
+            before = {_identity(row): row["value"] for row in self.untrained[number].rows} if self.untrained else {}
+            named = {"protocol": result.protocol} | (
+                {"label": result.spec["label"]} if result.spec.get("label") else {}
+            )
+            for row in result.rows:
+                compared = {"untrained": before[_identity(row)]} if _identity(row) in before else {}
+                rows.append(named | row | compared)
+        return rows
+
+    def table(self, *, every: bool = False) -> Table:
+        """For a terminal: trained next to untrained and chance. every: all metrics and rows, not the headlines in short."""
+        few = next((r.spec["few"] for r in self.results if r.spec.get("few")), None)
+        return _table.table(self.about, self.rows(), self.skipped, few, every=every)
+
+    def as_dict(self) -> dict:
+        results = [asdict(r) for r in self.results]
+        for number, result in enumerate(results):
+            before = {_identity(row): row["value"] for row in self.untrained[number].rows} if self.untrained else {}
+            for row in result["rows"]:
+                if _identity(row) in before:
+                    row["untrained"] = before[_identity(row)]
+        return {"about": self.about, "results": results, "skipped": self.skipped}
+
+    def save(self, path: str | Path, *, figures: bool = True) -> Path:
+        """Write spec and results as JSON, and beside it the figures that the results call for. Returns the path."""
+        from amodal.evaluate import figures as _figures
+
+        path = Path(path)
+        draft = path.with_name(f".{path.name}.draft")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_text(
+                json.dumps(_plain(self.as_dict()), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+                encoding="utf-8",
+            )
+            draft.replace(path)
+            if figures:
+                _figures.report(self, path.with_suffix(""))
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise AmodalError(f"could not write the report to {path}: {error}") from error
+        return path
+
+    @staticmethod
+    def load(path: str | Path) -> Report:
+        """The report that `save` wrote."""
+        try:
+            read = json.loads(Path(path).read_text(encoding="utf-8"))
+            results = [Result(**r) for r in read["results"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise AmodalError(f"{path} is not a report of `amodal evaluate`: {error}") from error
+        for row in (row for result in results for row in result.rows):
+            row.update({k: float("nan") for k in ("value", "untrained") if k in row and row[k] is None})
+        measured = any("untrained" in row for result in results for row in result.rows)
+        untrained = None
+        if measured:
+            untrained = [
+                Result(r.protocol, r.spec, [row | {"value": row["untrained"]} for row in r.rows if "untrained" in row])
+                for r in results
+            ]
+        for row in (row for result in results for row in result.rows):
+            row.pop("untrained", None)
+        return Report(results, untrained, read.get("skipped", {}), read.get("about", {}))
+
+
+def _identity(row: dict) -> tuple[str, ...]:
+    """What a row measures: its texts."""
+    return tuple(v for v in row.values() if isinstance(v, str))
+
+
+def _plain(value):
+    """JSON knows no NaN: null."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

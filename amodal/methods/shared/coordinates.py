@@ -1,0 +1,61 @@
+"""Object coordinates of each point that a picture of points sees, told from all senses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from amodal.core import AmodalError, Batch, Column, unknown
+from amodal.methods.shared.dense import grid_side, maps_of
+from amodal.modalities.image import Image
+from amodal.nn.encoder import Encoder
+from amodal.nn.heads.dense import DenseHead
+from amodal.nn.heads.maps import as_large
+from amodal.nn.heads.segmenter import DEEP, whole
+from amodal.objectives.coordinate_bins import middle_of
+
+
+class Coordinates(nn.Module):
+    """Scores of the bins of each axis, for each point of the rows that have points."""
+
+    def __init__(self, encoder: Encoder, points: str, bins: int, hidden: int):
+        super().__init__()
+        self.points, self.bins, self.sides = points, bins, {s: grid_side(encoder, s) for s in encoder.fields}
+        self.side = self.sides[points]
+        tile = encoder.fields[points].size // self.side
+        self.head = DenseHead(len(self.sides) * encoder.width, tile, classes=3 * bins, hidden=hidden)
+
+    def forward(self, encoder: Encoder, batch: Batch) -> Column:
+        """(N, 3, bins, P): P pixels, row by row."""
+        rows, maps = batch[self.points].rows, maps_of(encoder, batch, self.sides)
+        each = (whole(maps[f"{DEEP}/{s}"], rows, nn.Identity()) for s in self.sides)
+        tokens = torch.cat([as_large(x, self.side) for x in each], 1).permute(0, 2, 3, 1).flatten(0, 2)
+        return Column(self.head(tokens, self.side).unflatten(1, (3, self.bins)).flatten(3), rows)
+
+    @torch.no_grad()
+    def guessed(self, encoder: Encoder, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the rows that have points: coordinates told (N, P, 3), points (N, P, 3), and which there are (N, P)."""
+        guess = middle_of(self(encoder, batch).values.argmax(2), self.bins).mT
+        return guess, *listed(batch[self.points].values)
+
+
+def check_fields(encoder: Encoder, points: str, coordinates: str) -> None:
+    """Raises AmodalError unless both are fields of pictures of one size with three channels."""
+    for field in (points, coordinates):
+        if field not in encoder.fields:
+            raise unknown("field", field, encoder.fields, "Say which are points and which are coordinates.")
+        if not isinstance(encoder.fields[field], Image) or encoder.fields[field].channels != 3:
+            raise AmodalError(f"x, y and z of each pixel are an image of three channels, which {field!r} is not")
+    if encoder.fields[points].size != encoder.fields[coordinates].size:
+        raise AmodalError(f"{points!r} and {coordinates!r} belong together pixel by pixel and need one size")
+
+
+def listed(picture_N3HW: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, P, 3) what pixels see, and (N, P) whether they see anything."""
+    points = picture_N3HW.flatten(2).mT
+    return points, (points != 0).any(2)
+
+
+def summed(loss_NP: Tensor, kept_NP: Tensor) -> Tensor:
+    """(N, 2): the sum of the losses that are kept, and their number."""
+    return torch.stack([torch.where(kept_NP, loss_NP, 0).sum(1), kept_NP.sum(1).to(loss_NP.dtype)], 1)

@@ -1,0 +1,51 @@
+"""Regions and sentences in the aligned space, for pages whose losses look at parts of a value."""
+
+from __future__ import annotations
+
+import torch
+
+from amodal.core import AmodalError, Batch, Column, Embeddings, field_of
+from amodal.methods.contract import Features
+from amodal.methods.shared.shapes import Towers
+from amodal.modalities.text import Text
+from amodal.nn.encoder import Bags, Encoder
+from amodal.nn.multi_vector import alone, regions
+
+__all__ = ["WithRegions", "alone", "regions", "sentences", "texts_and_others", "vectors"]
+
+
+def vectors(encoder: Encoder, context: Bags, size: int) -> Embeddings:
+    """source -> (N, D): the aligned vectors of what `alone` gave."""
+    pooled = {s: encoder.pools[field_of(s)](bag) for s, bag in context.items() if field_of(s) in encoder.fields}
+    return encoder.project(Embeddings(pooled, size))
+
+
+def sentences(z: Embeddings, sources: list[str]) -> Column:
+    """(N, K, D): the vectors of the K views `sources` of one field, which the same rows have."""
+    return Column(torch.stack([z[s].values for s in sources], 1), z[sources[0]].rows)
+
+
+def texts_and_others(encoder: Encoder) -> tuple[list[str], list[str]]:
+    """The fields that are text and those that are not. Raises AmodalError unless there are both."""
+    texts = [f for f, m in encoder.fields.items() if isinstance(m, Text)]
+    others = [f for f in encoder.fields if f not in texts]
+    if not texts or not others:
+        raise AmodalError(
+            f"this method ties sentences to what they describe and needs a text field and one of another kind; there are only "
+            f"{', '.join(encoder.fields)}. Take clip or simclr, or give records with both."
+        )
+    return texts, others
+
+
+class WithRegions(Towers):
+    """Towers whose features are the vectors of all sources and, as `SOURCE/regions`, the regions of those fields that have parts."""
+
+    def __init__(self, *args, parts: list[str], **kwargs):
+        super().__init__(*args, **kwargs)
+        self.parts = parts
+
+    def features(self, batch: Batch) -> Features:
+        context = alone(self.encoder, batch)
+        columns = dict(vectors(self.encoder, context, batch.size).columns)
+        columns |= {f"{s}/regions": regions(self.encoder, context[s]) for s in self.parts}
+        return Features(columns, batch.size)

@@ -1,0 +1,127 @@
+"""Columns of numbers from files, arrays and lists."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.csv
+
+from amodal.modalities.shared.base import BadValue, Raw, as_number, is_numpy, listed, load_numpy, read_bytes
+
+CLOCKS = ("time", "timestamp", "seconds", "t", "date", "datetime", "index")
+"""What the column that counts the steps is called; it is no channel."""
+
+MOST_COLUMNS = 2**14
+"""Of a text table; arrays may have more."""
+
+Columns = dict[str, np.ndarray] | np.ndarray
+
+
+def read(raw: Raw) -> Columns:
+    """Columns by name, or an array whose columns have no names."""
+    if isinstance(raw, (Path, str, bytes)):
+        tabs = not isinstance(raw, bytes) and Path(raw).suffix.lower() == ".tsv"
+        data = read_bytes(raw)
+        raw = load_numpy(data) if is_numpy(data) else _from_csv(data, "\t" if tabs else None)
+    if isinstance(raw, Mapping):
+        columns = {str(name): np.atleast_1d(_array(column)) for name, column in raw.items()}
+        if len({c.shape for c in columns.values()}) > 1 or any(c.ndim != 1 for c in columns.values()):
+            shapes = (f"{n}: {len(c) if c.ndim == 1 else c.shape}" for n, c in columns.items())
+            raise BadValue(f"channels of different length ({listed(shapes)})")
+        return columns
+    if isinstance(raw, (np.ndarray, list, tuple)):
+        array = _array(raw)
+        if not array.ndim:
+            raise BadValue("a single number is not a series")
+        return {name: array[name] for name in array.dtype.names} if array.dtype.names else array
+    wanted = "a path, bytes, an array, lists, or a dict of lists"
+    raise BadValue(f"a {type(raw).__name__} is not a series: expected {wanted}")
+
+
+def _array(raw) -> np.ndarray:
+    try:
+        return np.asarray(raw)
+    except ValueError:
+        raise BadValue("steps with different numbers of channels") from None
+
+
+def _from_csv(data: bytes, delimiter: str | None) -> Columns:
+    """A table with a header, or without one if its first line is all numbers."""
+    try:
+        head = data.decode("utf-8-sig").lstrip().partition("\n")[0].strip()
+    except UnicodeDecodeError as error:
+        raise BadValue(f"neither a numpy file nor a table of text: {error.reason} at byte {error.start}") from None
+    delimiter = delimiter or max(",;\t", key=head.count)
+    if head.count(delimiter) >= MOST_COLUMNS:  # each costs 10 kB, however short its name
+        raise BadValue(f"{head.count(delimiter) + 1:,} columns, more than {MOST_COLUMNS:,}")
+    bare = all(_is_number(cell) for cell in head.split(delimiter))
+    try:
+        table = pyarrow.csv.read_csv(
+            io.BytesIO(data),
+            pyarrow.csv.ReadOptions(use_threads=False, autogenerate_column_names=bare),
+            pyarrow.csv.ParseOptions(delimiter=delimiter),
+        )
+    except pyarrow.ArrowInvalid as error:
+        raise BadValue(f"not a table of text: {str(error).splitlines()[0]}") from None
+    columns = {name.strip(): column.to_numpy() for name, column in zip(table.column_names, table.columns)}
+    if len(columns) < len(table.column_names):
+        raise BadValue(
+            f"several columns have one name: {listed(name.strip() or '(empty)' for name in table.column_names)}"
+        )
+    return np.stack([numbers(c, n) for n, c in columns.items()], 1) if bare else columns
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return bool(cell.strip()) and float(cell) is not None
+    except ValueError:
+        return False
+
+
+def numbers(array: np.ndarray, name: str) -> np.ndarray:
+    """float32 of the same shape, NaN for what is missing or infinite."""
+    try:
+        if array.dtype.kind not in "biuf":
+            array = np.array([as_number(cell) for cell in array.ravel()]).reshape(array.shape)
+    except ValueError as error:
+        raise BadValue(f"{name}: {error}") from None
+    with np.errstate(over="ignore"):
+        values = array.astype(np.float32)
+    return np.where(np.isfinite(values), values, np.float32(np.nan))
+
+
+def length(table: Columns) -> int:
+    """How many steps."""
+    return len(next(iter(table.values()), ())) if isinstance(table, dict) else len(table)
+
+
+def numeric_names(tables: Sequence[Columns]) -> tuple[str, ...]:
+    """The columns that hold numbers in every table that has them, clocks left out; made up where they have no names."""
+    named = [t for t in tables if isinstance(t, dict)]
+    if not named:
+        count = tables[0].shape[1] if tables[0].ndim == 2 else 1
+        return tuple(f"c{i}" for i in range(count)) if count > 1 else ("value",)
+    found = []
+    for name in dict.fromkeys(name for table in named for name in table):
+        try:
+            seen = np.concatenate([numbers(t[name], name) for t in named if name in t])
+        except BadValue:
+            continue
+        if name.lower() not in CLOCKS and np.isfinite(seen).any():
+            found.append(name)
+    if not found:
+        raise BadValue(f"no column of numbers among {listed(named[0])}")
+    return tuple(found)
+
+
+def rate_of(table: Mapping[str, np.ndarray]) -> float:
+    """Steps a second by a column of seconds, 0 without one."""
+    for name in table:
+        clock = table[name]
+        if name.lower() in CLOCKS[:4] and clock.dtype.kind in "iuf" and len(clock) > 1:
+            step = float(np.median(np.diff(clock.astype(np.float64))))
+            return 1 / step if step > 0 else 0.0
+    return 0.0

@@ -1,0 +1,108 @@
+"""Which kind of data some raw values are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as Pillow
+
+from amodal.core import registry as find
+from amodal.modalities.sequence import is_sequence
+from amodal.modalities.shared.base import Raw, is_missing, unwrap
+from amodal.modalities.shared.columns import CLOCKS
+
+MAGIC = {
+    "image": (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*"),
+    "audio": (b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"\xff\xfb", b"\xff\xf3"),
+    "series": (b"\x93NUMPY", b"PK\x03\x04"),
+    "table": (b"{",),
+    "events": (b"[{",),
+}
+"""How files begin."""
+
+
+def guess(raw: str | Sequence[Raw]) -> str | None:
+    """The name of the modality of a file ending (".png") or of up to ~200 raw values, None if there is none.
+
+    Values are judged one by one and the commonest judgement wins, but whether arrays are alike counts: one-dimensional
+    ones of one length are rows of a table, of many lengths series.
+    """
+    if isinstance(raw, str):
+        return _by_suffix(raw)
+    present = [v for v in map(unwrap, raw) if isinstance(v, (np.ndarray, list, tuple, dict)) or not is_missing(v)]
+    shapes = {
+        np.shape(v) if isinstance(v, np.ndarray) else (len(v),) for v in present if isinstance(v, (np.ndarray, list))
+    }
+    alike = len(shapes) <= 1
+    votes = Counter(_one(v, alike) for v in present).most_common(1)
+    return votes[0][0] if votes else None
+
+
+def _by_suffix(suffix: str) -> str | None:
+    for name in find.pages("modalities"):
+        module = find.load("modalities", name, "modality")
+        if suffix.lower() in getattr(module, name.capitalize()).suffixes:
+            return name
+    return None
+
+
+def _one(value: Raw, alike: bool) -> str | None:
+    if isinstance(value, Path):
+        return _by_suffix(value.suffix)
+    if isinstance(value, str):
+        named = _by_suffix(Path(value).suffix) if len(value) < 500 and "\n" not in value else None
+        return named or ("sequence" if is_sequence(value) else "text")
+    if isinstance(value, bytes):
+        return _by_content(value)
+    if isinstance(value, Pillow.Image):
+        return "image"
+    if isinstance(value, dict):
+        if "sampling_rate" in value:
+            return "audio"
+        if not any(isinstance(v, (list, tuple, np.ndarray)) for v in value.values()):
+            return "table"
+        return "events" if _timed(value) else "series"
+    if isinstance(value, (list, tuple)):
+        if value and all(isinstance(v, str) for v in value):
+            return "text"
+        if value and all(isinstance(v, dict) and v and not v.keys() <= {"bytes", "path"} for v in value):
+            return "events"
+        return "series" if not alike or any(isinstance(v, (list, tuple, np.ndarray)) for v in value) else "table"
+    if isinstance(value, np.ndarray):
+        return _array(value, alike)
+    return "table" if np.isscalar(value) else None
+
+
+def _array(value: np.ndarray, alike: bool) -> str | None:
+    if value.dtype.kind not in "buif":
+        return "series" if value.dtype.names else "table" if value.ndim <= 1 else None
+    if value.ndim <= 1:
+        return "table" if alike else "series"
+    if value.ndim == 2:
+        short, long = sorted(value.shape)
+        return "image" if value.dtype == np.uint8 or alike and short >= 8 and long <= 2 * short else "series"
+    return "image" if value.ndim == 3 else None
+
+
+def _by_content(data: bytes) -> str | None:
+    if data[:4] == b"RIFF":
+        return "image" if data[8:12] == b"WEBP" else "audio"
+    for name, starts in MAGIC.items():
+        if data.startswith(starts):
+            return name
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return None
+    return "sequence" if is_sequence(text.strip()) else "text" if data and "\0" not in text else None
+
+
+def _timed(value: dict) -> bool:
+    """Whether columns of one length are events: there is a clock, and words among the rest, which no series has."""
+    columns = {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in value.items()}
+    clock = any(str(name).lower() in CLOCKS for name in columns)
+    rest = [v for name, v in columns.items() if str(name).lower() not in CLOCKS and isinstance(v, (list, tuple))]
+    return clock and any(isinstance(cell, str) and not is_missing(cell) for cells in rest for cell in cells[:20])

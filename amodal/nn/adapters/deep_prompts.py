@@ -1,0 +1,91 @@
+"""Learned tokens that go with a row through some blocks of a trunk (deep prompts: Jia et al., ECCV 2022, arXiv:2203.12119, 3.2).
+
+An encoder keeps them as `Encoder.deep`, and so a saved encoder has them. Anything that is called as `amodal.nn.transformer.Around` says and
+has `written()` may stand there; `amodal.nn.adapters.block_hooks.deep_of` builds it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from amodal.core import AmodalError, Tokens, field_of, unknown
+from amodal.nn.adapters.block_tokens import depth_of, put_in, taken_out
+from amodal.nn.encoder import Encoder
+
+MOST_SENSES = 10
+PLACES = ("input", "attention")
+
+
+class PatternPrompts(nn.Module):
+    """Prompts for each of the 2^M - 1 sets of senses that a row may have (Lee et al., CVPR 2023, arXiv:2303.03369, 3.2-3.3).
+
+    senses: M; of a joint trunk `width` wide with `depth` blocks, of which the first `layers` have prompts; length: tokens of each set in
+    a block. at: "input", before the tokens of the row, or "attention", half of them as keys and half as values of that block alone.
+    grow: (input) prompts of earlier blocks stay beside new ones. aware: False for one set, whatever a row has.
+    """
+
+    def __init__(
+        self,
+        senses: Sequence[str],
+        width: int,
+        depth: int,
+        *,
+        length: int = 16,
+        layers: int = 6,
+        at: str = "input",
+        grow: bool = True,
+        aware: bool = True,
+    ):
+        super().__init__()
+        if at not in PLACES:
+            raise unknown("place of prompts", at, PLACES)
+        if length < 1 or layers < 1 or (at == "attention" and length % 2):
+            raise AmodalError(
+                f"prompts are at least one token (as keys and values an even number) in at least one block, not {length} in {layers}"
+            )
+        if aware and len(senses) > MOST_SENSES:
+            raise AmodalError(
+                f"{len(senses)} senses can be there or lack in {2 ** len(senses) - 1} ways, each of which would have prompts of its own; "
+                f"take at most {MOST_SENSES} senses, or the same prompts for all (aware=False)"
+            )
+        self.senses, self.length, self.layers = tuple(senses), length, min(layers, depth)
+        self.at, self.grow, self.aware, self.depth = at, grow, aware, depth
+        sets = 2 ** len(senses) - 1 if aware else 1
+        self.tokens = nn.Parameter(torch.randn(sets, self.layers, length, width) * 0.02)
+
+    def pattern(self, tokens: Tokens) -> Tensor:
+        """(B,) the number of the set of senses that each row has; 0 for one that has none."""
+        if not self.aware:
+            return tokens.row.new_zeros(tokens.size)
+        code = [2 ** self.senses.index(field_of(n)) if field_of(n) in self.senses else 0 for n in tokens.names]
+        there = tokens.row.new_zeros(tokens.size, len(code))
+        there[tokens.row, tokens.source] = 1
+        return ((there * torch.tensor(code, device=there.device)).sum(1) - 1).clamp(min=0)
+
+    def forward(self, layer: int, tokens: Tokens, block: Callable[..., Tokens]) -> Tokens:
+        if layer < self.layers:
+            own_BPD = self.tokens[self.pattern(tokens), layer]
+            if self.at == "attention":
+                return block(tokens, prefix=own_BPD.chunk(2, 1))
+            rows = taken_out(tokens).lengths().nonzero().squeeze(1)
+            tokens = put_in(tokens if self.grow else taken_out(tokens), rows, own_BPD[rows])
+        tokens = block(tokens)
+        return taken_out(tokens) if layer == self.depth - 1 else tokens
+
+    def written(self) -> dict:
+        """JSON-able; `deep_of` builds the same again."""
+        options = {n: getattr(self, n) for n in ("length", "layers", "at", "grow", "aware")}
+        return {"kind": "pattern"} | options
+
+
+def pattern_prompts(encoder: Encoder, **options) -> PatternPrompts:
+    """For this encoder, whose trunk must be joint and without a rule on who reads whom. Raises AmodalError."""
+    if encoder.trunk != "joint" or encoder.reads != "full":
+        raise AmodalError(
+            f'prompts for sets of senses need one trunk in which all senses of a row meet; this encoder has trunk="{encoder.trunk}"'
+            + ("" if encoder.trunk != "joint" else f' and the rule "{encoder.reads}"')
+        )
+    return PatternPrompts(list(encoder.fields), encoder.width, depth_of(encoder), **options)

@@ -1,0 +1,65 @@
+"""What of a trained encoder goes on learning: all of it, nothing, its biases, differences of low rank, adapters, or prompts."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from amodal.nn.adapters.bitfit import bitfit
+from amodal.nn.adapters.block_tokens import bare, depth_of
+from amodal.nn.adapters.deep_prompts import pattern_prompts
+from amodal.nn.adapters.lora import lora
+from amodal.nn.adapters.parallel_adapters import lockstep
+from amodal.nn.encoder import Encoder
+
+
+def low_rank(encoder: Encoder, rank: int) -> Encoder:
+    encoder.requires_grad_(False)
+    for trunk in encoder.trunks.values():
+        lora(trunk, rank)
+    for backbone in backbones(encoder):
+        lora(backbone.body, rank)
+        backbone.frozen = False  # its gradients are wanted, though its own weights stay
+    return entered(encoder)
+
+
+def thawed(encoder: Encoder) -> Encoder:
+    """Pretrained backbones, which a run keeps as they are, learn too."""
+    for backbone in backbones(encoder):
+        backbone.thaw()
+    return encoder
+
+
+def adapters(encoder: Encoder, rank: int) -> Encoder:
+    encoder.deep = lockstep(bare(encoder).requires_grad_(False), prompts=0, bottleneck=rank)
+    return entered(encoder)
+
+
+def prompts(encoder: Encoder, rank: int) -> Encoder:
+    bare(encoder).requires_grad_(False)
+    if encoder.trunk == "joint":
+        encoder.deep = pattern_prompts(encoder, length=rank, layers=1, aware=False)
+    else:
+        encoder.deep = lockstep(encoder, prompts=rank, every=depth_of(encoder), bottleneck=0)
+    return entered(encoder)
+
+
+def entered(encoder: Encoder) -> Encoder:
+    """The map from a backbone to this encoder's width, which begins random, learns whatever else is frozen."""
+    for backbone in backbones(encoder):
+        backbone.project.requires_grad_(True)
+    return encoder
+
+
+def backbones(encoder: Encoder) -> list[nn.Module]:
+    return [t for f, t in encoder.tokenizers.items() if encoder.contextual(f)]
+
+
+TUNINGS = {
+    "full": lambda encoder, rank: thawed(encoder),
+    "head": lambda encoder, rank: entered(encoder.requires_grad_(False)),
+    "bias": lambda encoder, rank: entered(bitfit(thawed(encoder))),
+    "lora": low_rank,
+    "adapters": adapters,
+    "prompts": prompts,
+}
+"""Name -> (encoder, rank) -> the encoder. rank: of differences, width of adapters, number of prompts."""

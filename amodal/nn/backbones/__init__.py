@@ -1,0 +1,1 @@
+"""Pretrained networks behind the face of a tokeniser."""

@@ -1,0 +1,108 @@
+"""Pretrained backbones behind the face of a tokeniser: (column, name, size) -> Tokens that have already seen each other.
+
+`timm:NAME[:SIZE][@WEIGHTS]`: any image model of timm. WEIGHTS is a file (safetensors, or .pth without code in it) or the word
+`pretrained` for timm's own download. SIZE is the side that images are resized to, the model's own by default.
+`transformers:DIR`: a text or image model saved in a local directory. `voice:resemblyzer@WEIGHTS`: speakers' voices in sound at 16 kHz.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from amodal.core import AmodalError, Column, Ragged, Tokens, unknown
+from amodal.nn.backbones.body import LEAST, LoadReport
+
+Body = nn.Module
+"""values of N rows -> (features (T, width), lengths (N,), positions (T, 3)); has `width`, and `example`, one row of values."""
+
+
+def backbone(
+    spec: str, modality, width: int, *, frozen: bool = True, load: bool = True, least: float = LEAST
+) -> Backbone:
+    """spec: see above; modality: the field's; width: of the tokens, made by a learned linear map.
+
+    frozen: the model's own parameters do not learn. load: False builds the model alone, for weights that a checkpoint holds.
+    least: share of the parameters that the weights must match. Raises AmodalError.
+    """
+    library, _, rest = spec.partition(":")
+    if library not in LIBRARIES or not rest:
+        raise unknown("library of backbones", library, LIBRARIES, "Expected timm:NAME@WEIGHTS or transformers:DIR.")
+    kind = type(modality).__name__.lower()
+    if kind not in LIBRARIES[library]:
+        raise AmodalError(
+            f"{library} backbones are for {' and '.join(LIBRARIES[library])} fields, but this field is {kind}: {spec}"
+        )
+    if library == "timm":
+        from amodal.nn.backbones.timm import build
+    elif library == "voice":
+        from amodal.nn.backbones.voice import build
+    else:
+        from amodal.nn.backbones.transformers import build
+    body, spec, report = build(rest, modality, load)
+    if load and report is None and frozen:
+        raise AmodalError(
+            f"{spec} names no weights, so it would stay random: add @/path/to/weights.safetensors or @pretrained, or let it learn "
+            "(frozen=False)"
+        )
+    if report is not None:
+        report.check(least)
+    return Backbone(body, spec, width, frozen=frozen, report=report)
+
+
+LIBRARIES = {"timm": ("image",), "transformers": ("image", "text"), "voice": ("audio",)}
+
+
+class Backbone(nn.Module):
+    """spec: builds the same module again, without its weights; report: what the weights matched, None if none were loaded.
+
+    In place of values it takes what its model made of them before, rows of (tokens, width + 3): features and positions.
+
+    The model is always in evaluation mode: dropout draws from no row's seed, and batch statistics would make a row depend on
+    the rows beside it.
+    """
+
+    contextual = True
+
+    def __init__(self, body: Body, spec: str, width: int, *, frozen: bool, report: LoadReport | None = None):
+        super().__init__()
+        self.body, self.spec, self.frozen, self.report = body, spec, frozen, report
+        self.project = nn.Linear(body.width, width)
+        self.train(self.training)
+        self.body.requires_grad_(False)
+        if not frozen:
+            self.thaw()
+
+    def thaw(self) -> None:
+        """The model's own parameters learn from now on."""
+        self.frozen = False
+        self.body.requires_grad_(True)
+        _stop_unused(self.body)
+
+    def train(self, mode: bool = True) -> Backbone:
+        super().train(mode)
+        self.body.eval()
+        return self
+
+    def forward(self, column: Column, name: str, size: int) -> Tokens:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            if isinstance(column.values, Ragged) and column.values.flat.dim() == 2:  # looked at before
+                flat, lengths = column.values.flat, column.values.lengths
+                features, position = flat[:, :-3].to(self.project.weight.dtype), flat[:, -3:]
+            elif len(column):
+                features, lengths, position = self.body(column.values)
+            else:  # no row: every parameter still becomes part of the graph
+                features, lengths, position = (t[:0] for t in self.body(self.body.example().to(column.rows.device)))
+        return Tokens.of(self.project(features), column.rows, lengths, position, name, size)
+
+    def extra_repr(self) -> str:
+        return f"{self.spec!r}, frozen={self.frozen}"
+
+
+def _stop_unused(body: Body) -> None:
+    """Parameters that no token depends on (poolers, norms before a head) do not learn."""
+    parameters = [p for p in body.parameters() if p.requires_grad]
+    with torch.enable_grad():
+        gradients = torch.autograd.grad(body(body.example())[0].sum(), parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients):
+        parameter.requires_grad_(gradient is not None)

@@ -1,0 +1,192 @@
+"""Text and image models of a local Hugging Face directory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from amodal.core import AmodalError, Ragged
+from amodal.core.column import spans
+from amodal.nn.backbones.body import ImageBody, LoadReport, as_map, existing
+
+
+def build(rest: str, modality, load: bool) -> tuple[nn.Module, str, LoadReport | None]:
+    """rest: DIR, or DIR#{…} where the braces hold the architecture as JSON, so that a saved encoder can be built without DIR."""
+    try:
+        import transformers
+    except ImportError:
+        raise AmodalError(
+            "a transformers backbone needs the package `transformers`: pip install 'amodal[language]'"
+        ) from None
+    directory, _, saved = rest.partition("#{")
+    kind = type(modality).__name__.lower()
+    known = json.loads("{" + saved) if saved else _architecture(transformers, directory, kind)
+    report = None
+    if load:
+        model, report = _load(transformers, directory)
+    else:
+        model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**known["config"]))
+    model = _part(model, kind)
+    body = HfImages(model, known, modality) if kind == "image" else HfText(model, known, modality, directory)
+    return body, f"transformers:{directory}#{json.dumps(known)}", report
+
+
+def _architecture(transformers, directory: str, kind: str) -> dict:
+    """What a directory says, without its weights: the model's config, and special tokens or the scale of images."""
+    path = existing(directory, "directory")
+    try:
+        config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+    except Exception as error:  # no config.json, or one of an unknown kind
+        raise AmodalError(f"{path} holds no model of transformers: {error}") from error
+    known = {"config": json.loads(config.to_json_string(use_diff=True)) | {"model_type": config.model_type}}
+    known["config"].pop("transformers_version", None)
+    if kind == "text":
+        return known | dict(zip(("before", "after"), _special_tokens(path)))
+    file = path / "preprocessor_config.json"
+    scale = json.loads(file.read_text()) if file.is_file() else {}
+    return known | {"mean": scale.get("image_mean", [0.5] * 3), "std": scale.get("image_std", [0.5] * 3)}
+
+
+def _load(transformers, directory: str) -> tuple[nn.Module, LoadReport]:
+    path = existing(directory, "directory")
+    try:
+        model, info = transformers.AutoModel.from_pretrained(
+            path, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except Exception as error:  # no weights, or damaged ones
+        raise AmodalError(f"cannot read the weights in {path}: {error}") from error
+    model = model.float()
+    state = model.state_dict()
+    file = {n: t.shape for n, t in state.items() if n not in info["missing_keys"]}
+    file |= {name: there for name, there, _ in info["mismatched_keys"]} | {n: () for n in info["unexpected_keys"]}
+    return model, LoadReport.of(str(path), state, file)
+
+
+def _part(model: nn.Module, kind: str) -> nn.Module:
+    """Of a model of two kinds (CLIP, SigLIP) the one that is asked for; of an encoder-decoder the encoder."""
+    part = getattr(model, {"image": "vision_model", "text": "text_model"}[kind], model)
+    if getattr(part.config, "is_encoder_decoder", False):
+        part = part.get_encoder()
+    return part
+
+
+class HfImages(ImageBody):
+    def __init__(self, model: nn.Module, known: dict, modality):
+        side = getattr(model.config, "image_size", None) or 224
+        side = side if isinstance(side, int) else side[0]
+        with torch.no_grad():
+            width, token = (
+                _width(model.eval(), torch.zeros(1, 3, side, side)),
+                getattr(model.config, "patch_size", None),
+            )
+        super().__init__(modality, width=width, side=side, mean=known["mean"], std=known["std"])
+        self.model = model
+        self.rows = side // token if isinstance(token, int) and hasattr(model.config, "num_attention_heads") else None
+
+    def maps(self, images: Tensor) -> Tensor:
+        return as_map(
+            self.model(pixel_values=images).last_hidden_state,
+            self.width,
+            rows=self.rows,
+            spec=type(self.model).__name__,
+        )
+
+
+def _width(model: nn.Module, images: Tensor) -> int:
+    """Channels of the last features, which configs call by many names."""
+    features = model(pixel_values=images).last_hidden_state
+    return features.shape[1] if features.dim() == 4 else features.shape[2]
+
+
+class HfText(nn.Module):
+    """Ragged ids -> the last hidden state of each id. Special tokens are put around a text and not returned."""
+
+    def __init__(self, model: nn.Module, known: dict, modality, directory: str):
+        super().__init__()
+        config = model.config
+        if not modality.vocabulary:
+            raise AmodalError(
+                f"a text backbone reads the ids of its own tokenizer, and this field reads bytes: set vocabulary = {directory!r} for it"
+            )
+        vocabulary = config.vocab_size
+        if modality.alphabet > vocabulary:
+            raise AmodalError(
+                f"{modality.alphabet} ids in the field, {vocabulary} in the backbone: take the tokenizer in {directory}"
+            )
+        _same_tokenizer(modality.vocabulary, directory)
+        self.before, self.after = known["before"], known["after"]
+        self.pad = config.pad_token_id if isinstance(getattr(config, "pad_token_id", None), int) else 0
+        room, longest = (
+            _room(config, self.pad),
+            modality.max_length * modality.patch + len(self.before) + len(self.after),
+        )
+        if room and longest > room:
+            most = (room - len(self.before) - len(self.after)) // modality.patch
+            raise AmodalError(
+                f"the backbone reads {room} ids at most, this field's texts may have {longest}: set max_length = {most}"
+            )
+        self.model, self.width = model, config.hidden_size
+
+    def example(self) -> Ragged:
+        return Ragged(torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64))
+
+    def forward(self, texts: Ragged) -> tuple[Tensor, Tensor, Tensor]:
+        n, lengths = len(texts), texts.lengths
+        before, after = (texts.flat.new_tensor(t) for t in (self.before, self.after))
+        around = len(before) + len(after)
+        step = torch.arange(int(lengths.max()) + around, device=lengths.device)
+        ids = texts.flat.new_full((n, len(step)), self.pad)
+        row = torch.repeat_interleave(torch.arange(n, device=lengths.device), lengths)
+        within = spans(torch.zeros_like(lengths), lengths)
+        ids[row, len(before) + within] = texts.flat
+        ids[:, : len(before)] = before
+        end = (len(before) + lengths)[:, None] + torch.arange(len(after), device=lengths.device)
+        ids.scatter_(1, end, after.expand(n, -1))
+        mask = (step < (lengths + around)[:, None]).long()
+        hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        position = torch.stack([within, within * 0, within * 0], 1).float()
+        return hidden[row, len(before) + within], lengths, position
+
+
+def _room(config, pad: int) -> int:
+    """How many ids a model has positions for; 0 for no limit."""
+    room = getattr(config, "max_position_embeddings", 0) or 0
+    # RoBERTa and its kin begin to count after the id of padding
+    return room - pad - 1 if "roberta" in config.model_type or config.model_type in ("camembert", "mpnet") else room
+
+
+def _special_tokens(path: Path) -> tuple[list[int], list[int]]:
+    """What the tokenizer of a directory puts before and after a text."""
+    tokenizer = _tokenizer(path)
+    if tokenizer is None:
+        raise AmodalError(
+            f"there is no tokenizer.json in {path}: a text backbone needs the tokenizer it was trained with"
+        )
+    bare, whole = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
+    for start in range(len(whole) - len(bare) + 1):
+        if whole[start : start + len(bare)] == bare:
+            return whole[:start], whole[start + len(bare) :]
+    return [], []
+
+
+def _same_tokenizer(vocabulary: str, directory: str) -> None:
+    own, theirs = _tokenizer(Path(vocabulary)), _tokenizer(Path(directory))
+    if own is not None and theirs is not None and own.get_vocab() != theirs.get_vocab():
+        raise AmodalError(
+            f"the field's ids are of {vocabulary}, the backbone's of {directory}: set vocabulary = {directory!r}"
+        )
+
+
+def _tokenizer(path: Path):
+    from tokenizers import Tokenizer
+
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        return None
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer

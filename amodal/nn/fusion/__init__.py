@@ -1,0 +1,1 @@
+"""Several sources of a row become one vector."""

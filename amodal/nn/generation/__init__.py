@@ -1,0 +1,1 @@
+"""Decoders and what they write: tokens, values, identifiers of records."""

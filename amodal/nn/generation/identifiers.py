@@ -1,0 +1,153 @@
+"""Names of records that a network can write, token by token: Tay et al. 2022, arXiv:2202.06991, 3.2 (atomic, numeric, paths of a cluster
+tree); Li et al. 2024, arXiv:2402.10805, for pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from amodal.core import AmodalError, Column, Ragged, row_seeds
+from amodal.nn.generation.multi_source_decoder import MultiSourceDecoder
+from amodal.nn.generation.trie import Trie, trie_search
+from amodal.stats.kmeans import kmeans
+
+
+def atomic(count: int) -> Tensor:
+    """(count, 1): a token for each."""
+    return torch.arange(count).unsqueeze(1)
+
+
+def numeric(count: int, base: int) -> Tensor:
+    """(count, L): the digits of the number of each, the highest first."""
+    digits = 1
+    while base**digits < count:
+        digits += 1
+    return torch.arange(count).unsqueeze(1) // base ** torch.arange(digits - 1, -1, -1) % base
+
+
+def scattered(count: int, base: int, seed: int = 0) -> Tensor:
+    """(count, L): digits of numbers that are drawn at random, so that what is alike shares nothing but by chance."""
+    codes = numeric(count, base)
+    room = base ** codes.shape[1]
+    drawn = torch.randperm(room, generator=torch.Generator().manual_seed(seed))[:count]
+    return drawn.unsqueeze(1) // base ** torch.arange(codes.shape[1] - 1, -1, -1) % base
+
+
+def clustered(x_ND: Tensor, branch: int, leaf: int, levels: int) -> Tensor:
+    """(N, levels): the path of each row through recursive k-means, then its place in its last cluster; -1 behind the end.
+
+    Clusters of more than `leaf` rows are split into at most `branch`. Every level has tokens of its own: max(branch, leaf) of them.
+    A cluster that k-means cannot split, or that would take too many levels, is cut evenly along the direction in which it spreads most.
+    Raises AmodalError where leaf * branch^(levels - 1) < N, and for branch < 2 or leaf < 1.
+    """
+    if branch < 2 or leaf < 1 or leaf * branch ** (levels - 1) < len(x_ND):
+        raise AmodalError(f"{levels} levels of {branch} branches and leaves of {leaf} cannot name {len(x_ND)} rows")
+    x, codes = x_ND.double().cpu(), torch.full((len(x_ND), levels), -1)
+    of_level = max(branch, leaf)
+
+    def name(rows: Tensor, level: int) -> None:
+        if len(rows) <= leaf:
+            codes[rows, level] = level * of_level + torch.arange(len(rows))
+            return
+        most = leaf * branch ** (levels - level - 2)  # what a branch has room for
+        label = kmeans(x[rows], branch, tries=1)[0]
+        if int(torch.bincount(label).max()) > min(most, len(rows) - 1):
+            spread = x[rows] - x[rows].mean(0)
+            order = (spread @ torch.linalg.svd(spread, full_matrices=False)[2][0]).argsort(stable=True)
+            label = torch.empty_like(label).index_copy(0, order, torch.arange(len(rows)) * branch // len(rows))
+        for number, own in enumerate(label.unique()):
+            codes[rows[label == own], level] = level * of_level + number
+            name(rows[label == own], level + 1)
+
+    if len(x):
+        name(torch.arange(len(x)), 0)
+    return codes
+
+
+KINDS: Sequence[str] = ("structured", "atomic", "numeric", "string")
+
+
+def tokens_of(kind: str, *, branch: int, leaf: int, levels: int, most: int) -> int:
+    """V: how many tokens identifiers of a kind are made of, for at most `most` records."""
+    return {"structured": levels * max(branch, leaf), "atomic": most}.get(kind, branch)
+
+
+def identifiers(kind: str, x_ND: Tensor, *, branch: int, leaf: int, levels: int) -> Tensor:
+    """(N, L) of a kind among KINDS, L at most `levels`. Raises AmodalError where so many tokens are too few."""
+    count = len(x_ND)
+    if kind == "structured":
+        return clustered(x_ND, branch, leaf, levels)
+    codes = atomic(count) if kind == "atomic" else (numeric if kind == "numeric" else scattered)(count, branch)
+    if codes.shape[1] > levels:
+        raise AmodalError(
+            f"{count:,} records need identifiers of {codes.shape[1]} tokens, and there is room for {levels}"
+        )
+    return codes
+
+
+class Register(nn.Module):
+    """Which record has which identifier: (most, levels) int64 `codes`, -1 for none, and hashes of keys, `known`."""
+
+    def __init__(self, most: int, levels: int):
+        super().__init__()
+        self.register_buffer("known", torch.zeros(most, dtype=torch.int64))
+        self.register_buffer("codes", torch.full((most, levels), -1))
+
+    def enter(self, keys: Sequence[str]) -> None:
+        """The records that there are, in their order. Raises AmodalError where there is no room for them."""
+        if len(keys) > len(self.known):
+            raise AmodalError(f"{len(keys):,} records, and room for {len(self.known):,}: give a larger `most`")
+        self.known[: len(keys)] = row_seeds(keys).to(self.known)
+
+    def name(self, rows: Tensor, codes: Tensor) -> None:
+        """Records `rows` get these identifiers (n, L), and no others have any."""
+        self.codes.fill_(-1)[rows, : codes.shape[1]] = codes.to(self.codes)
+
+    def of(self, keys: Sequence[str]) -> Tensor:
+        """(B, levels), -1 for records that are not known or have none."""
+        match = row_seeds(keys).to(self.known)[:, None] == self.known
+        return self.codes[match.int().argmax(1)].masked_fill(~match.any(1, keepdim=True), -1)
+
+    def find(self, writer: IdentifierWriter, read: Column, *, beams: int) -> tuple[Column, Tensor]:
+        """(N, beams) numbers of records, best first, -1 where there are no more, and (N, beams) log probabilities of their identifiers.
+        read: lists of tokens of queries."""
+        there = (self.codes[:, 0] >= 0).nonzero().squeeze(1)
+        found, score = writer.find(read.values, Trie(self.codes[there]), beams=beams)
+        return Column(torch.cat([there, there.new_full((1,), -1)])[found], read.rows), score
+
+
+class IdentifierWriter(nn.Module):
+    """A causal decoder of identifiers that reads the tokens of a query. width_in: of those; tokens: V, of all identifiers."""
+
+    def __init__(self, width_in: int, tokens: int, *, depth: int, heads: int):
+        super().__init__()
+        self.decoder = MultiSourceDecoder(
+            width_in, width=width_in, depth=depth, heads=heads, sources=1, strategy="serial"
+        )
+        self.token, self.out = nn.Embedding(tokens, width_in), nn.Linear(width_in, tokens)
+
+    def forward(self, read: Ragged, codes_NL: Tensor) -> Tensor:
+        """(N, 2): the sum of -log p of the tokens of each identifier, and their number. read: N lists of tokens (length, width_in)."""
+        there = codes_NL >= 0
+        lengths, flat = there.sum(1), codes_NL[there]
+        states = self.decoder([read], Ragged(self.token(flat), lengths))
+        last = states.lengths.cumsum(0) - 1
+        kept = torch.ones(len(states.flat), dtype=torch.bool, device=flat.device).index_fill(0, last, False)
+        loss_T = cross_entropy(self.out(states.flat[kept]), flat, reduction="none")
+        owner = torch.repeat_interleave(torch.arange(len(lengths), device=flat.device), lengths)
+        both = torch.stack([loss_T, torch.ones_like(loss_T)], 1)
+        return both.new_zeros(len(lengths), 2).index_add(0, owner, both)
+
+    @torch.no_grad()
+    def find(self, read: Ragged, trie: Trie, *, beams: int) -> tuple[Tensor, Tensor]:
+        """Numbers and log probabilities (N, beams) as `trie_search` gives them."""
+
+        def step(before: Tensor, owner: Tensor) -> Tensor:
+            lengths = torch.full_like(owner, before.shape[1])
+            states = self.decoder([read[owner]], Ragged(self.token(before.flatten()), lengths))
+            return self.out(states.flat[states.lengths.cumsum(0) - 1]).log_softmax(1)
+
+        return trie_search(step, trie, len(read), beams=beams)

@@ -1,0 +1,92 @@
+"""A two-stream segmentation network for any number of streams: Valada, Mohan and Burgard 2020, arXiv:1808.03833, figure 5."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from amodal.core import Column, Embeddings
+from amodal.core.column import shared_rows
+from amodal.nn.heads.maps import AtrousPyramid, GatedFusion, MapDecoder, Unfold, as_large
+
+DEEP, EARLY = "deep", "early"
+"""Prefixes of the columns of maps after and before the trunk."""
+
+
+class Segmenter(nn.Module):
+    """Maps of several senses -> scores of classes, of each sense alone (`expert`) and of all together (`forward`).
+
+    width_in: channels of the maps; side: of the grid that all are brought to; the scores have four times that. width, skip: channels
+    inside and of skips; squeeze, skip_squeeze: see `GatedFusion`.
+    """
+
+    def __init__(
+        self,
+        senses: Sequence[str],
+        width_in: int,
+        side: int,
+        classes: int,
+        *,
+        width: int = 256,
+        skip: int = 24,
+        squeeze: int = 16,
+        skip_squeeze: int = 6,
+        gated: bool = True,
+    ):
+        super().__init__()
+        self.senses, self.side = tuple(senses), side
+        self.pyramids = nn.ModuleDict({s: AtrousPyramid(width_in, width) for s in senses})
+        self.unfolds = nn.ModuleDict({s: nn.ModuleList(Unfold(width_in, skip, k) for k in (2, 4)) for s in senses})
+        self.heads = nn.ModuleDict({s: nn.Conv2d(width, classes, 1) for s in senses})
+        many = {"maps": len(self.senses), "gated": gated}
+        self.fuse = GatedFusion(width, squeeze=squeeze, **many)
+        self.fuse_skips = nn.ModuleList(
+            GatedFusion(skip, squeeze=skip_squeeze, side=3, norm=False, **many) for _ in range(2)
+        )
+        self.decoder = MapDecoder(width, skip, classes)
+
+    def expert(self, z: Embeddings, sense: str) -> Column:
+        """(N, classes, side, side): what the rows that have the sense say by it alone."""
+        deep = self._of(z, DEEP, sense)
+        return Column(self.heads[sense](self.pyramids[sense](deep.values)), deep.rows)
+
+    def late(self, z: Embeddings, rows: Tensor) -> Tensor:
+        """(N, classes, side, side): log of the mean of the probabilities that those senses give that a row has; of `rows` (N,)."""
+        total, count = 0.0, 0.0
+        for sense in self.senses:
+            told = self.expert(z, sense)
+            total = total + whole(Column(told.values.softmax(1), told.rows), rows, nn.Identity())
+            count = count + told.present(z.size)[rows].to(total.dtype)
+        return (total / count[:, None, None, None]).log()
+
+    def forward(self, z: Embeddings, rows: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Scores (N, classes, 4 side, 4 side) of `rows` (N,), and those of deep supervision, coarse to fine."""
+        early = {s: self._of(z, EARLY, s) for s in self.senses}
+        skips = [
+            fuse([whole(early[s], rows, self.unfolds[s][k]) for s in self.senses])
+            for k, fuse in enumerate(self.fuse_skips)
+        ]
+        return self.decoder(self.fuse(self._deep(z, rows)), skips)
+
+    def gates(self, z: Embeddings, rows: Tensor) -> Tensor:
+        """(N, senses, side, side): how much of each sense passes at each place, the mean over channels; of `rows` (N,)."""
+        return self.fuse.gates(self._deep(z, rows))
+
+    def streams(self) -> list[nn.Module]:
+        """What each sense has of its own."""
+        return [self.pyramids, self.unfolds, self.heads]
+
+    def _deep(self, z: Embeddings, rows: Tensor) -> list[Tensor]:
+        return [whole(self._of(z, DEEP, s), rows, self.pyramids[s]) for s in self.senses]
+
+    def _of(self, z: Embeddings, level: str, sense: str) -> Column:
+        column = z[f"{level}/{sense}"]
+        return Column(as_large(column.values, self.side), column.rows)
+
+
+def whole(column: Column, rows: Tensor, module: nn.Module) -> Tensor:
+    """The module's maps of `rows` (N,), zeros for those that the column lacks."""
+    out = module(column.values)
+    at_column, at = shared_rows(column, Column(rows, rows))
+    return out.new_zeros(len(rows), *out.shape[1:]).index_copy(0, at, out[at_column])

@@ -1,0 +1,38 @@
+"""How well a score puts what is wanted before what is not: the area under the ROC curve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from amodal.core import AmodalError
+from amodal.stats.rank_correlation import average_ranks
+
+
+def auroc(score_N: Sequence[float], wanted_N: Sequence[bool]) -> float:
+    """Chance that one of the wanted scores higher than one of the others, ties counted half (Mann and Whitney). Raises AmodalError
+    unless there are both."""
+    score, wanted = np.asarray(score_N, dtype=np.float64), np.asarray(wanted_N, dtype=bool)
+    yes, no = wanted.sum(), (~wanted).sum()
+    if not yes or not no or len(score) != len(wanted):
+        raise AmodalError(
+            f"AUROC needs a score for each of some wanted and some other records, got {yes} and {no} for {len(score)}"
+        )
+    return float((average_ranks(score)[wanted].sum() - yes * (yes + 1) / 2) / (yes * no))
+
+
+def bootstrap(
+    score_N: Sequence[float], wanted_N: Sequence[bool], *, draws: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % interval of `auroc` over records drawn anew with replacement (percentiles; Efron 1979). Draws without both kinds do not count.
+    Raises AmodalError as `auroc` does."""
+    score, wanted = np.asarray(score_N, dtype=np.float64), np.asarray(wanted_N, dtype=bool)
+    auroc(score, wanted)
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(draws):
+        drawn = rng.integers(len(score), size=len(score))
+        if 0 < wanted[drawn].sum() < len(drawn):
+            found.append(auroc(score[drawn], wanted[drawn]))
+    low, high = np.percentile(found, [2.5, 97.5])
+    return float(low), float(high)

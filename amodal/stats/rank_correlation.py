@@ -1,0 +1,32 @@
+"""Does a text encoder find alike what people find alike? Correlation with human judgements of pairs, as in the STS tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.nn.functional import cosine_similarity
+
+from amodal.core import AmodalError
+
+
+def agreement(first_ND: torch.Tensor, second_ND: torch.Tensor, human: Sequence[float]) -> float:
+    """Spearman's correlation of the cosines of N pairs of vectors with N human scores."""
+    return spearman(cosine_similarity(first_ND, second_ND, dim=1).numpy(), human)
+
+
+def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+    """Pearson's correlation of ranks, ties sharing their mean rank; NaN where one side is all ties. Raises AmodalError for unequal
+    lengths and fewer than two pairs."""
+    if len(a) != len(b) or len(a) < 2:
+        raise AmodalError(f"a rank correlation needs two lists of one length, at least 2, not of {len(a)} and {len(b)}")
+    x, y = (average_ranks(np.asarray(v, dtype=np.float64)) for v in (a, b))
+    x, y = x - x.mean(), y - y.mean()
+    norm = np.sqrt((x @ x) * (y @ y))
+    return float(x @ y / norm) if norm else float("nan")
+
+
+def average_ranks(values: np.ndarray) -> np.ndarray:
+    _, which, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (count.cumsum() - (count - 1) / 2)[which]
