@@ -17,7 +17,7 @@ from amodal.data.readers import Reader
 from amodal.evaluate.base_and_new import base_and_new
 from amodal.inference.embed import known
 from amodal.nn.adapters.tuning import TUNINGS
-from amodal.nn.heads.supervised import Answers
+from amodal.nn.heads.supervised import SupervisedHead
 from amodal.nn.saved import saved
 from amodal.nn.transformer import size_of
 from amodal.progress import Bar
@@ -168,7 +168,7 @@ def predictions(model, data, *, part: str | None = None, progress=None) -> pa.Ta
         )
     dataset = model.read_what_is_there(data)
     indices = dataset.split(part) if part else np.arange(len(dataset))
-    if isinstance(model.head, Answers):
+    if isinstance(model.head, SupervisedHead):
         told = model.head.tell(model.embed(dataset, part=part, progress=progress).features)
     else:
         told = model.head.on(dataset, indices, progress=progress)

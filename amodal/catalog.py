@@ -158,8 +158,8 @@ def _told(docstring: str, names: list[str]) -> dict[str, str]:
 @cache
 def pages() -> dict[str, Page]:
     """name -> page, by the rule of `amodal.core.registry`."""
-    files = sorted((ROOT / "methods").rglob("*.py"))
-    return {f.stem: Page(f) for f in files if not f.stem.startswith("_") and f.stem != "shapes"}
+    files = sorted((ROOT / "methods").glob("*/*.py"))
+    return {f.stem: Page(f) for f in files if not f.stem.startswith("_") and f.parent.name != "shared"}
 
 
 def listing() -> RenderableType:

@@ -21,7 +21,7 @@ from amodal.inference.predict import Teller, teller
 from amodal.inference.retrieve import KEYS, Finder, finder
 from amodal.nn import config as encoder_config
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads.supervised import Answers
+from amodal.nn.heads.supervised import SupervisedHead
 from amodal.nn.saved import saved, saved_head
 from amodal.search import Engine, Hit, open_index
 from amodal.search import search as run_search
@@ -57,7 +57,7 @@ class Model:
         config: dict,
         path: Path | None = None,
         trained: np.ndarray | None = None,
-        head: Answers | Teller | None = None,
+        head: SupervisedHead | Teller | None = None,
     ):
         self.encoder, self.config, self.path, self.trained, self.head = encoder.eval(), config, path, trained, head
 
@@ -177,7 +177,7 @@ class Model:
             rest = {n: v for n, v in self.finder.method.state_dict().items() if not n.startswith("encoder.")}
             save_part(Path(path), "method.safetensors", rest)
             write_json(Path(path) / KEYS, self.finder.keys)
-        if isinstance(self.head, Answers):
+        if isinstance(self.head, SupervisedHead):
             save_part(Path(path), "head.safetensors", self.head.state_dict())
         elif self.head is not None:
             rest = {n: v for n, v in self.head.method.state_dict().items() if not n.startswith("encoder.")}

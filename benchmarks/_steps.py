@@ -63,7 +63,7 @@ def ours(name: str, fields: dict, batch: Batch, size: str, encoder: dict, **opti
         clip_gradients(method.parameters(), 1.0)
         loss = float(total(terms))
         optimizer.step()
-        method.tick(Clock(1, 1000))
+        method.on_step_end(Clock(1, 1000))
         return loss
 
     return Side(step, method)

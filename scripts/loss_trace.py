@@ -26,8 +26,11 @@ from safetensors.torch import load_file, save_file
 
 import amodal
 from amodal import data, methods
-from amodal.methods.contract import Clock, Method
-from amodal.train.loop import seen_all
+from amodal.core.clock import Clock
+from amodal.core.old_runs import new_name
+from amodal.core.protocols import FitsStatistics, Refreshes, Staged
+from amodal.methods.contract import Method
+from amodal.train.loop import embed_all
 from amodal.train.optim import adamw
 from amodal.train.precision import context
 from amodal.train.step import gradients
@@ -62,14 +65,14 @@ def records() -> data.Dataset:
 
 
 @torch.no_grad()
-def begin_with(m: Method, base: Tensors) -> dict[str, str]:
+def begin_with(m: Method, method_name: str, base: Tensors) -> dict[str, str]:
     """Fill the method with the initial values of an older revision.
 
     Returns: the name there -> the name here, of all its parameters and buffers.
     Raises: ValueError where a value has no place here, or a place here no value.
     """
     theirs = {name.removeprefix("initial/"): v for name, v in base.items() if name.startswith("initial/")}
-    names = {name: name for name in theirs}
+    names = {name: new_name(name, method_name) for name in theirs}
     mine = everything(m)
     lost, empty = sorted(set(names.values()) - mine.keys()), sorted(mine.keys() - set(names.values()))
     if lost or empty:
@@ -85,15 +88,17 @@ def trace(m: Method, steps: int, all_records: data.Dataset) -> Tensors:
     found = copies(everything(m), "initial")
     survey = data.Loader(all_records, range(ROWS), batch=16, shuffle=False, labels=m.labels)
     torch.manual_seed(0)
-    if type(m).study is not Method.study:
-        m.study(survey)
-    for stage in range(len(m.stages)):
-        if type(m).survey is not Method.survey and (stage or m.survey_first):
+    if isinstance(m, FitsStatistics):
+        m.fit_statistics(survey)
+    stages = len(m.stages) if isinstance(m, Staged) else 1
+    for stage in range(stages):
+        if isinstance(m, Refreshes) and (stage or m.refresh_first):
             precision = context("float32", torch.device("cpu"), m.encoder.width)
-            m.survey(stage, lambda precision=precision: seen_all(m, survey, torch.device("cpu"), precision))
+            m.refresh(stage, lambda precision=precision: embed_all(m, survey, torch.device("cpu"), precision))
             m.train()
-        m.begin(stage)
-        optimizer = adamw(m, lr=1e-3, rates=m.rates)
+        if isinstance(m, Staged):
+            m.on_stage_start(stage)
+        optimizer = adamw(m, lr=1e-3, rates=m.lr_multipliers)
         for step in range(1, steps + 1):
             number = stage * steps + step
             torch.manual_seed(number)
@@ -101,7 +106,7 @@ def trace(m: Method, steps: int, all_records: data.Dataset) -> Tensors:
             terms = gradients(m, batch(m.views, seed=number))
             gradient = {n: p.grad for n, p in m.named_parameters() if p.grad is not None}
             optimizer.step()
-            m.tick(Clock(number, steps * len(m.stages)))
+            m.on_step_end(Clock(number, steps * stages))
             found |= copies(terms, f"{number}/term") | copies(gradient, f"{number}/gradient")
             found |= copies(everything(m), f"{number}/after")
     with torch.no_grad():
@@ -122,7 +127,7 @@ def main(out: Path, only: str, steps: int, base: Path | None) -> None:
             m = method(name).train()
             begun = copies(fixed(name, m), "fixed")
             if base is not None and (base / f"{name}.safetensors").exists():
-                names = begin_with(m, load_file(base / f"{name}.safetensors"))
+                names = begin_with(m, name, load_file(base / f"{name}.safetensors"))
                 (out / f"{name}.json").write_text(json.dumps(names))
             save_file(begun | trace(m, steps, all_records), out / f"{name}.safetensors")
         except Exception as error:

@@ -88,8 +88,8 @@ def fit(
     schedule = Schedule(budget.steps, rate, precision="float32", checkpoint_every=budget.steps)
     with tempfile.TemporaryDirectory() as run:
         quiet = dict(watch=Watch([]), tensorboard=False, progress=False)
-        survey = Loader(dataset, rows, batch=256, shuffle=False, labels=method.labels)
-        train(method, batches, schedule, Path(run), survey=survey, choose=choose, **quiet)
+        records = Loader(dataset, rows, batch=256, shuffle=False, labels=method.labels)
+        train(method, batches, schedule, Path(run), records=records, choose=choose, **quiet)
     return method.eval()
 
 

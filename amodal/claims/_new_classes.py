@@ -124,6 +124,7 @@ def told(method: Method, made: Task, rows: Sequence[int], mixed: bool) -> Tensor
     """(n, classes) probabilities among base classes, and among new ones; mixed: by class and representation features together."""
     batches = list(Loader(made.dataset.select([IMAGE]), rows, batch=256, shuffle=False))
     halves = [
-        torch.cat([method.predict(b, half, mixed)[IMAGE].values for b in batches]) for half in (made.base, made.new)
+        torch.cat([method.probabilities(b, half, mixed)[IMAGE].values for b in batches])
+        for half in (made.base, made.new)
     ]
     return torch.cat(halves, 1)

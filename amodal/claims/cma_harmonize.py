@@ -77,7 +77,7 @@ def run(arm, dataset, rows, seed, watched=False):
         trunk="shared",
     )
     if watched:
-        method.combine = method.harmonize
+        method.combine_gradients = method.harmonize
     each, last, steps = {}, [], []
 
     def note(method, batch, step):

@@ -112,4 +112,4 @@ def measure(seed, dataset):
 def hats(method, records, rows):
     """(N, A) attributes told of pictures."""
     parts = Loader(records, rows, batch=400, shuffle=False)
-    return torch.cat([method.predict(batch)["image"].values for batch in parts])
+    return torch.cat([method.predict_attributes(batch)["image"].values for batch in parts])

@@ -108,7 +108,7 @@ def begin_with(method, learnt, senses):
 def accuracy(method, dataset, rows):
     right = total = 0
     for batch in Loader(dataset, rows, batch=300, shuffle=False, labels=("label",)):
-        guess = method.outputs(batch).values.argmax(1)
+        guess = method.predict(batch).values.argmax(1)
         right, total = right + int((guess == batch.labels["label"].values).sum()), total + len(guess)
     return right / total
 

@@ -49,7 +49,7 @@ def weighted_f1(y, guess):
 @torch.no_grad()
 def scores(method, dataset, label, numbers, rows):
     batches = Loader(dataset, rows, batch=256, shuffle=False)
-    guess = torch.cat([method.outputs(b).values.argmax(1) for b in batches]).numpy()
+    guess = torch.cat([method.predict(b).values.argmax(1) for b in batches]).numpy()
     return {"accuracy": float((guess == numbers[rows]).mean()), "F1": weighted_f1(numbers[rows], guess)}
 
 

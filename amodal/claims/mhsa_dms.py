@@ -64,7 +64,7 @@ def made(arm, encoder):
 @torch.no_grad()
 def auc(method, dataset, rows, truth, senses):
     batches = Loader(dataset, rows, batch=256, shuffle=False)
-    told = torch.cat([method.outputs(b.only(*senses)).values.softmax(1) for b in batches]).numpy()
+    told = torch.cat([method.predict(b.only(*senses)).values.softmax(1) for b in batches]).numpy()
     return mean(auroc(told[:, c], truth == c) for c in np.unique(truth))
 
 

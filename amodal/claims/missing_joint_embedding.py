@@ -87,7 +87,7 @@ def guesses(method, dataset, rows, sense=None):
     """(n,) class numbers as told from all senses, or without `sense`."""
     kept = [s for s in dataset.fields if s != sense]
     batches = Loader(dataset, rows, batch=256, shuffle=False)
-    return torch.cat([method.outputs(b.only(*kept)).values.argmax(1) for b in batches]).numpy()
+    return torch.cat([method.predict(b.only(*kept)).values.argmax(1) for b in batches]).numpy()
 
 
 def halves(digits):

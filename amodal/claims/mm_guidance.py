@@ -30,7 +30,7 @@ from amodal.data import Loader
 from amodal.data.loader import class_numbers
 from amodal.methods.contract import Features, Method
 from amodal.methods.shared.shapes import share
-from amodal.nn.heads.supervised import Answers, targets_of
+from amodal.nn.heads.supervised import SupervisedHead, targets_of
 
 CLAIM = (
     "A network that tells classes from one sense has a higher macro-F1 if a second sense guided it in training than without, and than if "
@@ -59,7 +59,7 @@ class Imagined(Method):
         d = encoder.width
         self.encoder, self.deploy, self.guide = encoder, deploy, guide
         self.guess = nn.Sequential(nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
-        self.head = Answers(targets, (), 2 * d, joint=True)
+        self.head = SupervisedHead(targets, (), 2 * d, joint=True)
         self.labels = self.head.labels
 
     def told(self, u, v):
@@ -77,7 +77,7 @@ class Imagined(Method):
         found = share({f"{k}/{n}": t for k, each in terms.items() for n, t in each.items()})
         return found | {"guess": mse_loss(features["guess"].values, features["true"].values.detach())}
 
-    def outputs(self, batch):
+    def predict(self, batch):
         u = self.encoder.features(batch.only(self.deploy))[self.deploy]
         return self.told(u, Column(self.guess(u.values), u.rows))
 
@@ -85,7 +85,7 @@ class Imagined(Method):
 def told(method, batch):
     """Target -> predictions from the deployed sense, by the page and by fine-tuning."""
     with torch.no_grad():
-        return method.head.predictions(method.outputs(batch))
+        return method.head.predictions(method.predict(batch))
 
 
 def arms(deploy, guide, targets):

@@ -53,7 +53,7 @@ COMPARISONS = (
 def recalls(method, dataset, rows, truth, senses=(LEAD, OTHER)):
     """Unweighted and weighted average recall (the latter is accuracy)."""
     batches = Loader(dataset, rows, batch=256, shuffle=False)
-    guess = torch.cat([method.outputs(b.only(*senses)).values.argmax(1) for b in batches]).numpy()
+    guess = torch.cat([method.predict(b.only(*senses)).values.argmax(1) for b in batches]).numpy()
     right = guess == truth
     return float(np.mean([right[truth == c].mean() for c in np.unique(truth)])), float(right.mean())
 

@@ -70,7 +70,7 @@ def measure(seed, dataset):
 
         def make(encoder, rule=rule):
             method = Guided(encoder, teacher, rule, 0.5, 128)
-            method.begin(0)
+            method.on_stage_start(0)
             return method
 
         method = trained(pictures, parts["train"], make, BUDGET, seed, *BUDGET.rates)

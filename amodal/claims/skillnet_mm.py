@@ -155,7 +155,7 @@ def right(method, five, rows):
     for sense in SENSES:
         some = rows[sense]
         batch = next(iter(in_order(five, some, len(some))))
-        told = method.head.predictions(method.outputs(batch))[f"{sense} class"].argmax(1).numpy()
+        told = method.head.predictions(method.predict(batch))[f"{sense} class"].argmax(1).numpy()
         classes = next(t.classes for t in method.head.targets if t.name == f"{sense} class")
         truth = five.label(f"{sense} class")[some]
         hits = np.array(classes)[told] == truth

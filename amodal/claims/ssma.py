@@ -86,7 +86,7 @@ def fields_of(arm):
 
 def iou(method, batch):
     truth = class_map(batch["areas"].values)
-    return mean_iou(method.predict(batch, tabletop.SIDE).values.argmax(1), truth, CLASSES)
+    return mean_iou(method.probabilities(batch, tabletop.SIDE).values.argmax(1), truth, CLASSES)
 
 
 @torch.no_grad()

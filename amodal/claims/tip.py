@@ -114,7 +114,7 @@ def probed(method, whole, labelled, labels, tests, test):
 
 @torch.no_grad()
 def told(method, dataset, rows, labels):
-    guess = [method.outputs(b).values.argmax(1) for b in Loader(dataset, rows, batch=256, shuffle=False)]
+    guess = [method.predict(b).values.argmax(1) for b in Loader(dataset, rows, batch=256, shuffle=False)]
     return float((torch.cat(guess).numpy() == labels[rows]).mean())
 
 

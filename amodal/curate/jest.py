@@ -17,11 +17,12 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from amodal import modalities
 from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
 from amodal.core.column import shared_rows
+from amodal.core.protocols import HasLogitScale
 from amodal.curate import Choose, Gather
 from amodal.masking.hashing import uniform
 from amodal.methods.contract import Method
@@ -32,6 +33,11 @@ from amodal.nn.saved import frozen
 SCORES = ("learnability", "hard", "easy")
 LAST = -1e8
 """The score of a row that has nothing to be compared with: drawn when nothing else is left."""
+
+
+def scale_of(method: Method) -> nn.Module | None:
+    """The learned scale of the method's logits; None for one whose loss is another."""
+    return method.logit_scale() if isinstance(method, HasLogitScale) else None
 
 
 class Sigmoid:
@@ -162,7 +168,7 @@ class Jest:
             raise AmodalError(
                 "jest scores pairs of senses and needs a method that compares them, such as clip or siglip"
             )
-        if method.pair_logits() is None and not (self.loss and self.scale):
+        if scale_of(method) is None and not (self.loss and self.scale):
             raise AmodalError(
                 "jest scores pairs by the learner's own loss, and cannot tell what that is for this method: say by which loss and scale, "
                 "such as --curate.loss softmax --curate.scale 14 (or sigmoid, with --curate.bias)"
@@ -205,7 +211,7 @@ class Jest:
 
     def choose(self, method: Method, models: dict[str, Embeddings], seeds_B: Tensor) -> Tensor:
         """(b,) int64 ascending: the rows chosen of a whole super-batch. models: "learner", "reference" -> embeddings."""
-        learned = method.pair_logits()
+        learned = scale_of(method)
         scale = self.scale or float(learned())
         bias = self.bias if self.scale or learned.bias is None else float(learned.bias)
         loss = LOSSES[self.loss or ("softmax" if learned.bias is None else "sigmoid")]
@@ -299,7 +305,7 @@ def jest(
     """reference: the folder of a run on clean data; keep: share of a super-batch that is trained on: super-batches are 1 / keep as large;
     chunks: in which the batch is drawn; score: "learnability", "hard" (the learner's loss alone) or "easy" (the reference's alone); joint:
     False draws each row by its own score; loss: "sigmoid" or "softmax" losses of pairs, unless given as the learner's own, which methods
-    tell that learn by InfoNCE or the sigmoid loss of every two senses (`pair_logits`; for others give loss and scale); scale: of logits, 0
+    tell that learn by InfoNCE or the sigmoid loss of every two senses (`logit_scale`; for others give loss and scale); scale: of logits, 0
     for the learner's own; bias: of sigmoid's, unless both are its own; reference_scale, reference_bias: those of the reference, scale 0
     for the learner's; gain: multiplies scores; remember: keep the reference's vectors of each record as it was first seen, with that
     augmentation, so that a resumed run sees others (exact for plain views)."""

@@ -36,7 +36,7 @@ __all__ = [
     "figures",
     "papers",
     "protocol",
-    "protocols",
+    "protocol_names",
 ]
 
 ORDER = (
@@ -72,7 +72,7 @@ USUAL = (
 """What people call the label that they care about."""
 
 
-def protocols() -> list[str]:
+def protocol_names() -> list[str]:
     """The names of the protocols there are."""
     known_pages = pages("evaluate/protocols")
     return [p for p in ORDER if p in known_pages] + sorted(set(known_pages) - set(ORDER))
@@ -197,7 +197,7 @@ def _single(dataset: Dataset, labels: Sequence[str]) -> list[str]:
 
 def _all_that_apply(labels: Sequence[str], times: Sequence[str]) -> list[str]:
     """The protocols to run where none is named: not those that read one label, if what is asked for is a time."""
-    some = [p for p in protocols() if p not in ON_REQUEST and (times or p != "survival")]
+    some = [p for p in protocol_names() if p not in ON_REQUEST and (times or p != "survival")]
     only_times = bool(labels) and len(times) == len(labels)
     return [p for p in some if not (only_times and _needs(protocol(p), "label"))]
 

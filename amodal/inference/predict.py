@@ -39,7 +39,7 @@ class Teller:
         """(N, outputs) on the CPU, of those of the records at `indices` that it can tell of, numbered from zero."""
         device, parts, sizes = next(self.method.parameters()).device, [], []
         for part in in_order(dataset, indices, batch):
-            parts.append(self.method.outputs(part.to(device)).to("cpu"))
+            parts.append(self.method.predict(part.to(device)).to("cpu"))
             sizes.append(part.size)
             if progress is not None:
                 progress(part.size)

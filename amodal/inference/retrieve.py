@@ -31,7 +31,7 @@ class Finder:
     def __call__(self, query: Mapping[str, Raw], *, k: int = 10) -> list[Hit]:
         """The k records whose identifiers the decoder writes with the highest log probability (`score`) for a query of one part;
         `part` is the identifier. Raises AmodalError for any other query, and for values that cannot be read."""
-        asks, encoder = self.method.asks, self.method.encoder
+        asks, encoder = self.method.query_field, self.method.encoder
         if k < 1:
             raise AmodalError(f"k = {k}: at least one record must be asked for")
         if not query:
@@ -45,7 +45,7 @@ class Finder:
                 "without --generate an index takes any part"
             )
         batch = next(value_batches(encoder, asks, [fields[asks]], 1))
-        found, scores, codes = self.method.generate(batch, beams=max(k, 10))
+        found, scores, codes = self.method.retrieve(batch, beams=max(k, 10))
         numbers = found.values[0][:k].tolist()
         if max(numbers) >= len(self.keys):
             raise AmodalError(f"{KEYS} has {len(self.keys)} records and the decoder names more; it is of another run")

@@ -8,6 +8,9 @@ from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projection_tower import enter, tails, with_tail
 from amodal.nn.multi_vector import Several
 
+SEVERAL = {"asks": "query_field"}
+"""What older runs call its parts."""
+
 
 def describe(encoder: Encoder) -> dict:
     """JSON-able; `build(describe(encoder))` has the same parameters."""
@@ -71,7 +74,7 @@ def build(config: dict) -> Encoder:
     if config.get("composing"):
         encoder.compose(**config["composing"])
     if config.get("several"):
-        encoder.several = Several(**config["several"])
+        encoder.several = Several(**{SEVERAL.get(k, k): v for k, v in config["several"].items()})
     if config.get("others", 0):
         encoder.stack(config["others"])
     return encoder

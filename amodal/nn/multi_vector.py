@@ -25,13 +25,13 @@ AXES = {"image": {1: "row", 2: "column"}, "audio": {0: "time", 1: "pitch"}}
 class Several:
     """What `Encoder.several` is, and JSON of it stands in config.json.
 
-    kind: "tokens": records are the tokens of all fields but `asks`, read in company, and queries are tokens too (CLaMR); "places": records
-    are the whole and the cells of a grid of every field but `asks`, queries are one vector (SORCE). asks: the field that queries are of
+    kind: "tokens": records are the tokens of all fields but `query_field`, read in company, and queries are tokens too (CLaMR); "places": records
+    are the whole and the cells of a grid of every field but `query_field`, queries are one vector (SORCE). query_field: the field that queries are of
     in training; grid: cells along each axis.
     """
 
     kind: str
-    asks: str
+    query_field: str
     grid: int = 0
 
     def __post_init__(self):
@@ -50,13 +50,15 @@ class Several:
         """field -> Column of Ragged unit vectors (n, D), or of one unit vector each, and of the former the number of every vector (sum of
         n,) int64, which `part` names. With tokens the field that asks has none: it is no part of a record."""
         if self.kind == "tokens":
-            z = token_vectors(encoder, batch.only(*(s for s in batch.sources if s != self.asks)), self.asks)
+            z = token_vectors(
+                encoder, batch.only(*(s for s in batch.sources if s != self.query_field)), self.query_field
+            )
             return z, {s: _within(c.values.lengths) for s, c in z.columns.items()}
         context, columns, told = alone(encoder, batch), {}, {}
         for source, bag in context.items():
             if field_of(source) not in encoder.fields:
                 continue
-            if source == self.asks:
+            if source == self.query_field:
                 whole = encoder.pools[source](bag)
                 columns[source] = Column(normalize(encoder.heads[source](whole.values), dim=1), whole.rows)
                 continue
@@ -79,7 +81,7 @@ class Several:
 
     def part(self, encoder: Encoder, field: str, number: int) -> str:
         """Which part of a value the vector of this number is of, for people: "whole", "row 1 of 2, column 2 of 2", "part 3"."""
-        if self.kind == "tokens" or field == self.asks or field not in encoder.fields:
+        if self.kind == "tokens" or field == self.query_field or field not in encoder.fields:
             return ""
         if number == 0:
             return "whole"
@@ -112,10 +114,10 @@ def regions(encoder: Encoder, bag: Tokens) -> Column:
     return column.with_flat(unit)
 
 
-def token_vectors(encoder: Encoder, batch: Batch, asks: str) -> Embeddings:
+def token_vectors(encoder: Encoder, batch: Batch, query_field: str) -> Embeddings:
     """field -> Ragged of unit vectors: the tokens of the field that asks by themselves, those of all others of a row in company."""
     bags = encoder.tokenize(batch)
-    apart = [{s: bag for s, bag in bags.items() if (s == asks) == mine} for mine in (True, False)]
+    apart = [{s: bag for s, bag in bags.items() if (s == query_field) == mine} for mine in (True, False)]
     context = {s: bag for some in apart if some for s, bag in encoder.contextualise(some).items()}
     return Embeddings({s: regions(encoder, context[s]) for s in bags}, batch.size)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Queues(nn.Module):
-    """For each name the last `length` vectors of `width` that were pushed. Push in `Method.tick` and nowhere else."""
+    """For each name the last `length` vectors of `width` that were pushed. Push in `Method.on_step_end` and nowhere else."""
 
     def __init__(self, names: Sequence[str], length: int, width: int):
         super().__init__()

@@ -16,7 +16,7 @@ from amodal.core import AmodalError
 from amodal.nn import config as encoder_config
 from amodal.nn.bounded import Bounded
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads.supervised import Answers, answers_of
+from amodal.nn.heads.supervised import SupervisedHead, supervised_head
 
 FORMAT = 1  # of config.json
 
@@ -95,14 +95,14 @@ def read_tensors(weights: Path) -> dict[str, Tensor]:
         raise AmodalError(f"{weights} cannot be read: {e}") from e
 
 
-def saved_head(folder: str | Path, encoder: Encoder, config: dict) -> Answers | None:
+def saved_head(folder: str | Path, encoder: Encoder, config: dict) -> SupervisedHead | None:
     """The head that was learnt beside this encoder, in evaluation mode; None for a run without. Raises AmodalError if it is damaged."""
     if "answers" not in config:
         return None
     weights, file = Path(folder) / "head.safetensors", Path(folder) / "config.json"
     try:
         with Bounded(*size_of_file(weights), str(file)):
-            head = answers_of(encoder, **config["answers"])
+            head = supervised_head(encoder, **config["answers"])
     except (KeyError, OverflowError, *MADE_UP) as e:
         if isinstance(e, AmodalError):
             raise

@@ -127,7 +127,7 @@ def plan(
     shape: dict[str, Any] = methods.encoder_options(method) | ({"trunk": trunk} if trunk else {})
     fields = cast("dict[str, nn.Module]", dataset.fields)
     trainee = weightless(lambda: methods.build(method, Encoder(fields, size=size, **shape), **chosen))
-    rows = rows_of_a_batch(batch, size_of(size).batch, int(samples), gpus, trainee.least_rows)
+    rows = rows_of_a_batch(batch, size_of(size).batch, int(samples), gpus, trainee.min_batch_size)
     seen = Loader(dataset, part, batch=EXAMPLES, views=trainee.views, labels=trainee.labels).at(0)[0]
     job = Job.of(
         trainee,

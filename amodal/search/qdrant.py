@@ -140,8 +140,10 @@ class Qdrant(Engine):
         senses = list(dict.fromkeys([*vectors, *fields]))
         if asked is None:
             return senses, [s for s in vectors if vectors[s].lengths is not None]
-        senses = [s for s in senses if s in vectors or s != asked.asks or not asked.asked_by_several]
-        return senses, [s for s in senses if (vectors[s].lengths is not None if s in vectors else s != asked.asks)]
+        senses = [s for s in senses if s in vectors or s != asked.query_field or not asked.asked_by_several]
+        return senses, [
+            s for s in senses if (vectors[s].lengths is not None if s in vectors else s != asked.query_field)
+        ]
 
     def _upsert(self, keys: list[str], vectors: list[dict], payloads: list[dict]) -> None:
         from qdrant_client import models

@@ -134,7 +134,7 @@ class Service:
                     found[row].asked[name] = vectors.float().cpu().numpy()
         head = self.model.head
         if head is not None:
-            told = head.method.outputs(batch).to("cpu") if isinstance(head, Teller) else head.tell(features)
+            told = head.method.predict(batch).to("cpu") if isinstance(head, Teller) else head.tell(features)
             for target, values in head.predictions(told).items():
                 for row, value in zip(told.rows.tolist(), values.numpy()):
                     found[row].told[target] = value

@@ -15,10 +15,12 @@ import torch
 from torch import nn
 
 from amodal.core import AmodalError, Batch, Column, Embeddings
+from amodal.core.clock import Clock
 from amodal.core.matmul import fast_products
+from amodal.core.protocols import CombinesGradients, FitsStatistics, Refreshes, Staged
 from amodal.data.loader import workers_watched
 from amodal.diagnose.conflict import conflict
-from amodal.methods.contract import Clock, Method
+from amodal.methods.contract import Method
 from amodal.methods.shared.shapes import follow, frozen_copy
 from amodal.nn.gradient_checkpointing import recomputation
 from amodal.progress import Bar
@@ -57,7 +59,7 @@ class Schedule:
 
 class Training(nn.Module):
     """All that a checkpoint holds: the method, the average of its encoder's weights if one is kept, and the groups that the
-    records to train on fell into in the last survey, -1 for a record that is left out, and everywhere for no groups."""
+    records to train on fell into in the last refresh, -1 for a record that is left out, and everywhere for no groups."""
 
     def __init__(self, method: Method, average: float, records: int = 0):
         super().__init__()
@@ -107,7 +109,7 @@ def train(
     *,
     watch: Watch,
     resume: bool = False,
-    survey: Iterable[Batch] | None = None,
+    records: Iterable[Batch] | None = None,
     choose: Callable[[Method, Batch, int], Batch] | None = None,
     device: torch.device | None = None,
     bad: Callable[[], int] = lambda: 0,
@@ -117,25 +119,23 @@ def train(
     """Train, and return the encoder that is to be kept.
 
     batches: first step -> this rank's share of the batches from that step on; called with a second argument, the group of each
-    record, where the method has asked for batches of one group. survey: all records to train on in order and as they are, for
-    methods that study them or learn in stages. choose: (method, batch, step) -> the rows of it to learn from. bad: how many values were
+    record, where the method has asked for batches of one group. records: all records to train on in order and as they are, for
+    methods that fit statistics or refresh. choose: (method, batch, step) -> the rows of it to learn from. bad: how many values were
     put in quarantine so far. Raises Stopped on NaN or collapse; KeyboardInterrupt after a checkpoint when interrupted.
     """
     device = device or torch.device("cpu")
-    stages = Stages.of(method.stages, schedule.steps)
-    staged = len(stages.ends) > 1 or method.survey_first
-    if staged and survey is None:
-        raise AmodalError("this method learns in stages and needs a survey of the records in between")
+    staged, refreshes, studies = (isinstance(method, p) for p in (Staged, Refreshes, FitsStatistics))
+    stages = Stages.of(method.stages if staged else (1.0,), schedule.steps)
+    if (refreshes or studies) and records is None:
+        raise AmodalError(
+            "this method looks at all records, before it begins or between stages, and needs them as `records`"
+        )
     if schedule.conflict and distributed.world() > 1:
         raise AmodalError("--conflict compares gradients in one process; leave it out under torchrun")
-    studies = type(method).study is not Method.study
-    if studies and survey is None:
-        raise AmodalError("this method looks at all records before it begins and needs a survey of them")
-    records = len(survey.indices) if staged else 0
-    training = Training(method, schedule.average, records).to(device).train()
+    training = Training(method, schedule.average, len(records.indices) if refreshes else 0).to(device).train()
     distributed.same_everywhere(training)
     if schedule.shard and distributed.world() > 1:
-        if method.combine is not None:
+        if isinstance(method, CombinesGradients):
             raise AmodalError(
                 "this method combines whole gradients, which sharded weights do not have; leave --shard out"
             )
@@ -145,16 +145,16 @@ def train(
     stage = stages.at(checkpoint.step_of(found)) if found else 0
 
     def look(stage: int) -> None:
-        if type(method).survey is not Method.survey:
+        if refreshes:
             precision = context(schedule.precision, device, method.encoder.width)
-            surveyed(training, stage, lambda: seen_all(method, survey, device, precision))
+            refresh(training, stage, lambda: embed_all(method, records, device, precision))
 
     if studies and not found:
-        method.study(survey)
+        method.fit_statistics(records)
         distributed.same_everywhere(training)
-    if method.survey_first and not found:
+    if refreshes and method.refresh_first and not found:
         look(stage)
-    method.begin(stage)
+    start_stage(method, stage)
     optimizer = fresh(method, schedule)
     if found:
         state = checkpoint.load(found, training, optimizer)
@@ -190,7 +190,7 @@ def train(
                 finite.look()
                 stage = stages.at(step)
                 look(stage)
-                method.begin(stage)
+                start_stage(method, stage)
                 optimizer = fresh(method, schedule)
                 stream.open(step - 1, training.grouped)
             asked = time.monotonic()
@@ -209,7 +209,7 @@ def train(
             numbers = Numbers(step, terms, clip_gradients(method.parameters(), schedule.clip))
             finite.note(numbers)  # looks at the step before: nothing waits for a GPU here
             optimizer.step()
-            method.tick(Clock(step, schedule.steps))
+            method.on_step_end(Clock(step, schedule.steps))
             if training.average is not None:
                 follow(training.average, method.encoder, schedule.average)
             rows += batch.size * distributed.world()
@@ -262,14 +262,20 @@ def pulls(method: Method, batch: Batch, micro: int | None) -> dict[str, float]:
     return {f"conflict/{a}~{b}": value for (a, b), value in found.items()}
 
 
+def start_stage(method: Method, stage: int) -> None:
+    """Tell a method that learns in stages that one begins."""
+    if isinstance(method, Staged):
+        method.on_stage_start(stage)
+
+
 def fresh(method: Method, schedule: Schedule) -> torch.optim.AdamW:
     """An optimizer of what learns now."""
-    return adamw(method, lr=schedule.lr, weight_decay=schedule.weight_decay, rates=method.rates)
+    return adamw(method, lr=schedule.lr, weight_decay=schedule.weight_decay, rates=method.lr_multipliers)
 
 
-def surveyed(training: Training, stage: int, see: Callable[[], Embeddings]) -> None:
+def refresh(training: Training, stage: int, see: Callable[[], Embeddings]) -> None:
     """Let the method look at all records before a stage. Processes may round what they see differently: the first decides."""
-    groups = training.method.survey(stage, see)
+    groups = training.method.refresh(stage, see)
     training.groups.copy_(torch.as_tensor(groups) if groups is not None else torch.tensor(-1))
     if training.average is not None:  # of what may be another network from here on
         follow(training.average, training.method.encoder, 0.0)
@@ -277,14 +283,14 @@ def surveyed(training: Training, stage: int, see: Callable[[], Embeddings]) -> N
 
 
 @torch.no_grad()
-def seen_all(
-    method: Method, survey: Iterable[Batch], device: torch.device, precision: contextlib.AbstractContextManager
+def embed_all(
+    method: Method, records: Iterable[Batch], device: torch.device, precision: contextlib.AbstractContextManager
 ) -> Embeddings:
-    """The encoder's features of all records to train on, float32 at least, and as `label/NAME` the labels that the survey brings along.
+    """The encoder's features of all records to train on, float32 at least, and as `label/NAME` the labels that the records bring along.
     They are on the CPU, where there is room for all."""
     method.eval()
     parts = []
-    for batch in survey:
+    for batch in records:
         with precision:
             seen = method.encoder.features(batch.to(device))
         columns = {

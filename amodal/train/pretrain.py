@@ -19,7 +19,7 @@ from amodal import curate as curation
 from amodal import data as records
 from amodal import methods
 from amodal.core import AmodalError, unknown
-from amodal.methods.contract import Method
+from amodal.core.protocols import FitsStatistics, PredictsFromFeatures, Refreshes, Retrieves
 from amodal.nn import config as encoder_config
 from amodal.nn.adapters.lora import merged
 from amodal.nn.encoder import Encoder
@@ -146,7 +146,8 @@ def pretrain(
     before = encoder_config.describe(encoder)
     trainee = methods.build(method, encoder, **chosen)
     notes = [begin_with(trainee.encoder, given, str(init_from))] if fresh else []
-    told, head = tells(trainee, chosen, dataset), trainee.answers()
+    told = tells(trainee, chosen, dataset)
+    head = trainee.label_head if isinstance(trainee, PredictsFromFeatures) else None
     if whole and not told and head is None:
         raise AmodalError(
             f"{method} learns with a label but tells none; `amodal pretrain {method} --init-from RUN` goes on with a run"
@@ -161,7 +162,7 @@ def pretrain(
         views = once(trainee.views, seen)
     slices = [b.to(where) for b in held_out(seen, part)]
     keep = choose.keep if choose else 1.0
-    rows = rows_of_a_batch(batch, size_of(size).batch, int(len(part) * keep), world, trainee.least_rows)
+    rows = rows_of_a_batch(batch, size_of(size).batch, int(len(part) * keep), world, trainee.min_batch_size)
     pool = round(rows / keep) // world * world
     notes += [f"{curate} chooses {keep:.0%} of every {pool} records"] if choose else []
     steps = steps or (epochs or DEFAULT_EPOCHS) * max(len(part) // pool, 1)
@@ -205,7 +206,7 @@ def pretrain(
     if choose:
         computing = context(precision, where, encoder.width)
         choose.prepare(trainee.to(where), micro=micro, gather=distributed.gather, process=rank, precision=computing)
-    surveyed = len(trainee.stages) > 1 or trainee.survey_first or type(trainee).study is not Method.study
+    surveyed = isinstance(trainee, (Refreshes, FitsStatistics))
     running: list = []
 
     def batches(first: int, groups=None):
@@ -237,14 +238,14 @@ def pretrain(
         out,
         watch=Watch(slices),
         resume=resume,
-        survey=records.Loader(seen, part, batch=256, shuffle=False, labels=trainee.labels) if surveyed else None,
+        records=records.Loader(seen, part, batch=256, shuffle=False, labels=trainee.labels) if surveyed else None,
         choose=choose,
         device=where,
         bad=bad,
         progress=progress,
     )
     tensors = weights(merged(kept))
-    names = type(trainee).generate is not Method.generate and not average  # which would be of the encoder alone
+    names = isinstance(trainee, Retrieves) and not average  # which would be of the encoder alone
     kept_whole = {n: v for n, v in weights(trainee).items() if not n.startswith("encoder.")} if told or names else {}
     kept_head = weights(head) if head is not None else {}
     if rank == 0:

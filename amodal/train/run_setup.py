@@ -10,6 +10,7 @@ import numpy as np
 from amodal import data as records
 from amodal import methods
 from amodal.core import AmodalError, Batch, unknown
+from amodal.core.protocols import Predicts, PredictsFromFeatures
 from amodal.data.loader import Views
 from amodal.methods.contract import Method
 from amodal.modalities import BadValue, name_of
@@ -52,7 +53,7 @@ def targets_read(
 
 def tells(trainee: Method, chosen: dict[str, object], dataset: records.Dataset) -> list[dict]:
     """What the outputs of a method mean, in JSON; nothing for one that tells no labels, or by a head on its encoder's features alone."""
-    if trainee.answers() is not None or type(trainee).outputs is Method.outputs or not trainee.labels:
+    if isinstance(trainee, PredictsFromFeatures) or not isinstance(trainee, Predicts) or not trainee.labels:
         return []
     if "targets" in chosen:
         return list(chosen["targets"])

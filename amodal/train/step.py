@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from amodal.core import Batch, Embeddings
+from amodal.core.protocols import CombinesGradients
 from amodal.methods.contract import Method
 from amodal.train import distributed
 
@@ -31,7 +32,7 @@ def gradients(
     precision: the context that features are computed in; losses are computed in float32. gather: features of this process -> those of all.
     """
     precision = precision or nullcontext()
-    if method.combine is not None:
+    if isinstance(method, CombinesGradients):
         return combined(method, batch, micro or batch.size, precision, gather)
     if micro is None or micro >= batch.size:
         with precision:
@@ -61,7 +62,7 @@ def combined(
     precision: AbstractContextManager,
     gather: Callable[[Embeddings], Embeddings] = distributed.gather,
 ) -> dict[str, Tensor]:
-    """As `gradients`, of a method that combines the gradients of its loss terms itself (`Method.combine`)."""
+    """As `gradients`, of a method that combines the gradients of its loss terms itself ."""
     learning = [p for p in method.parameters() if p.requires_grad]
     seen = without_graph(method, batch, micro, precision)
     cache, leaves = as_leaves(seen)
@@ -80,8 +81,8 @@ def combined(
             if outputs:
                 found = torch.autograd.grad(outputs, learning, theirs, retain_graph=True, allow_unused=True)
                 each[name] = each[name] + as_vector(found, learning)
-    assert method.combine is not None, "`gradients` has looked"
-    vector = method.combine({name: distributed.mean(v) for name, v in each.items()})
+    assert isinstance(method, CombinesGradients)
+    vector = method.combine_gradients({name: distributed.mean(v) for name, v in each.items()})
     for p, part in zip(learning, vector.split([p.numel() for p in learning])):
         p.grad = part.view_as(p) if p.grad is None else p.grad + part.view_as(p)
     return {name: term.detach() for name, term in terms.items()}

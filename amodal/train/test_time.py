@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads.supervised import Answers
+from amodal.nn.heads.supervised import SupervisedHead
 from amodal.objectives.entropy import prediction_entropy
 
 Loss = Callable[[Batch], Tensor]
@@ -102,7 +102,7 @@ class AtTestTime:
         self.module.train(self.mode)
 
 
-def tent(encoder: Encoder, head: Answers) -> Loss:
+def tent(encoder: Encoder, head: SupervisedHead) -> Loss:
     """The entropy of what the head tells of a batch, mean over the labels that are classes. Raises AmodalError if none is."""
     names = [t.name for t in head.targets if t.kind == "classes"]
     if not names:
@@ -117,7 +117,7 @@ def tent(encoder: Encoder, head: Answers) -> Loss:
 
 @torch.no_grad()
 def told(
-    encoder: Encoder, head: Answers, batches: Iterable[Batch], adapt: Callable[[Batch], object] | None = None
+    encoder: Encoder, head: SupervisedHead, batches: Iterable[Batch], adapt: Callable[[Batch], object] | None = None
 ) -> dict[str, Tensor]:
     """Target -> predictions for the rows of all batches that have any sense, end to end. adapt: is called with each batch before."""
     found: dict[str, list[Tensor]] = {}

@@ -12,7 +12,7 @@ from rich.console import Console
 import amodal
 from amodal.core import AmodalError
 from amodal.core.embeddings import FUSED
-from amodal.evaluate import Report, embed_records, embed_values, evaluate, figures, protocols
+from amodal.evaluate import Report, embed_records, embed_values, evaluate, figures, protocol_names
 from tests.evaluate.made import made
 
 
@@ -60,7 +60,7 @@ def test_a_joint_encoder_sees_only_the_senses_it_is_given(records):
 def test_a_report_has_everything_side_by_side(report, tmp_path):
     rows = report.rows()
     usual = {"knn", "linear", "cluster", "retrieval", "zero_shot", "missing", "transfer"}
-    assert {r["protocol"] for r in rows} == usual <= set(protocols())
+    assert {r["protocol"] for r in rows} == usual <= set(protocol_names())
     assert "was in training" in report.skipped["open_set"] and "part of" in report.skipped["identify"]
     assert all("untrained" in r and "chance" in r for r in rows)
     console = Console(width=200, record=True, file=open("/dev/null", "w"))

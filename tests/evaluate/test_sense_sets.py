@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from amodal.core import AmodalError
-from amodal.evaluate import NotApplicable, Report, figures, protocols
+from amodal.evaluate import NotApplicable, Report, figures, protocol_names
 from amodal.evaluate import labels as _labels
 from amodal.evaluate.protocols.linear import fit
 from amodal.evaluate.protocols.sense_sets import ALL, case, sense_sets
@@ -77,7 +77,7 @@ def test_a_report_shows_the_summaries_and_draws_the_matrix(pair, tmp_path):
 
 
 def test_where_it_says_nothing(pair):
-    assert "sense_sets" in protocols()
+    assert "sense_sets" in protocol_names()
     alone = [made(60, senses=("image",)) for _ in range(2)]
     with pytest.raises(NotApplicable, match="only image"):
         sense_sets(*alone, label="kind")

@@ -10,7 +10,7 @@ from amodal.adapt import adapt
 from amodal.core import AmodalError, Column, Embeddings
 from amodal.evaluate import Embedded
 from amodal.evaluate.protocols.told import told
-from amodal.nn.heads.supervised import Answers, Target
+from amodal.nn.heads.supervised import SupervisedHead, Target
 from amodal.stats.calibration import brier, calibration_error
 from amodal.stats.survival import concordance
 
@@ -52,7 +52,9 @@ def test_amounts_and_times_have_their_own_measures():
     torch.manual_seed(0)
     x = torch.randn(50, 3)
     z = Embeddings({"x": Column(x, torch.arange(50))}, 50)
-    head = Answers([Target("size", "amount", mean=1.0, std=2.0), Target("days,dead", "survival", event=0)], ["x"], 3)
+    head = SupervisedHead(
+        [Target("size", "amount", mean=1.0, std=2.0), Target("days,dead", "survival", event=0)], ["x"], 3
+    )
     out = head(z).values.detach().numpy()
     dead = np.array(["no", "yes"], dtype=object)[(np.arange(50) % 3 > 0).astype(int)]
     labels = {"size": out[:, 0] * 2 + 1.0, "days": -out[:, 1].astype(float) + 10, "dead": dead}
@@ -81,7 +83,7 @@ def test_calibration_against_its_definition():
 
 def test_records_of_classes_that_the_head_never_learnt_are_left_out():
     z = Embeddings({"x": Column(torch.eye(4), torch.arange(4))}, 4)
-    head = Answers([Target("kind", "classes", ("a", "b"))], ["x"], 4)
+    head = SupervisedHead([Target("kind", "classes", ("a", "b"))], ["x"], 4)
     with torch.no_grad():
         head.net[0].weight.copy_(torch.tensor([[9.0, 0, 9, 0], [0, 9, 0, 9]]))
         head.net[0].bias.zero_()

@@ -114,7 +114,7 @@ def test_what_joins_late_is_not_read_by_the_others():
     m.fusion.layers[2].register_forward_hook(lambda module, given, out: seen.append(out))
     with torch.no_grad():
         before, after = (
-            m.head.predictions(m.outputs(b))["days,dead"] for b in (whole, dataclasses.replace(whole, columns=other))
+            m.head.predictions(m.predict(b))["days,dead"] for b in (whole, dataclasses.replace(whole, columns=other))
         )
     assert torch.equal(*seen) and not torch.allclose(before, after)
 
@@ -122,8 +122,8 @@ def test_what_joins_late_is_not_read_by_the_others():
 def test_any_senses_will_do_when_it_counts():
     m = method("biofusionnet", targets=SURVIVAL).eval()
     whole = batch(m.views)
-    assert len(m.head.predictions(m.outputs(whole.only("picture", "facts")))["days,dead"]) == 8
-    assert len(m.head.predictions(m.outputs(whole.only("words")))["days,dead"]) == len(whole["words"])
+    assert len(m.head.predictions(m.predict(whole.only("picture", "facts")))["days,dead"]) == 8
+    assert len(m.head.predictions(m.predict(whole.only("words")))["days,dead"]) == len(whole["words"])
 
 
 def test_fields_that_there_are_not():

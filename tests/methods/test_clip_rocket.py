@@ -119,7 +119,7 @@ def test_the_slow_copy_follows_and_an_unknown_loss_is_told():
     with torch.no_grad():
         fast.add_(1.0)
     before = slow.clone()
-    m.tick(Clock(1, 10))
+    m.on_step_end(Clock(1, 10))
     torch.testing.assert_close(slow, before + 0.1)
     assert not slow.requires_grad
     with pytest.raises(ValueError, match="Did you mean barlip"):

@@ -19,7 +19,7 @@ def test_labels_come_second_or_never():
     m = method("clippings")
     b = batch(m.views)
     assert m.stages == (0.5, 1.0) and all(t.startswith("info_nce/") for t in m.losses(m.features(b)))
-    m.begin(1)
+    m.on_stage_start(1)
     assert list(m.losses(m.features(b))) == ["sup_con"]
     alone = method("clippings", label="")
     assert alone.stages == (1.0,) and alone.labels == () and len(alone.losses(alone.features(b))) == 6
@@ -90,19 +90,19 @@ def test_the_survey_groups_by_the_labels_it_is_given():
     b = batch(("plain",), patchy=False)
     seen = m.encoder.features(b)
     seen.columns["label/kind"] = b.labels["kind"]
-    groups = m.survey(1, lambda: seen)
+    groups = m.refresh(1, lambda: seen)
     known, kinds = b.labels["kind"].rows, b.labels["kind"].values
     assert len(groups) == 8 and all(len(groups[known[kinds == k]].unique()) == 1 for k in range(3))
     labelled = torch.isin(torch.arange(8), known)
     assert 0 < labelled.sum() < 8 and torch.equal(groups >= 0, labelled), "a record without label is left out"
     m.group = 0
-    assert torch.equal(m.survey(1, lambda: seen), labelled.long() - 1), "one group of all that have a label"
+    assert torch.equal(m.refresh(1, lambda: seen), labelled.long() - 1), "one group of all that have a label"
     whole = Embeddings({s: c.at(torch.isin(c.rows, known)) for s, c in seen.columns.items()}, 8)
     every = Column(torch.arange(8) % 3, torch.arange(8))
-    assert m.survey(1, lambda: Embeddings(whole.columns | {"label/kind": every}, 8)) is None
+    assert m.refresh(1, lambda: Embeddings(whole.columns | {"label/kind": every}, 8)) is None
     nothing = Embeddings(seen.columns | {"label/kind": every.at(torch.arange(0))}, 8)
     with pytest.raises(AmodalError, match="no record to train on has the label 'kind'"):
-        m.survey(1, lambda: nothing)
+        m.refresh(1, lambda: nothing)
 
 
 @pytest.mark.parametrize("unlabelled", [0.5, 0.0])

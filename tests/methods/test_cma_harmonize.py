@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from amodal.core import AmodalError, field_of
+from amodal.core.protocols import CombinesGradients
 from amodal.methods.contract import Clock
 from amodal.objectives.info_nce import info_nce
 from amodal.objectives.mil_nce import mil_nce
@@ -82,10 +83,10 @@ def test_the_step_is_the_realigned_sum():
     step = torch.cat([p.grad.flatten() for p in learning])
     torch.testing.assert_close(step, realign(each))
     plain = made(sift="none", realigned=False)
-    assert plain.combine is None
+    assert not isinstance(plain, CombinesGradients)
     (pair,) = m.seen["cosines"].values()
     conflicted = {n: -v if i else v for i, (n, v) in enumerate(each.items())}
-    opposed = m.harmonize(conflicted) if pair > 0 else m.harmonize(each)
+    opposed = m.combine_gradients(conflicted) if pair > 0 else m.combine_gradients(each)
     total = torch.stack(list((conflicted if pair > 0 else each).values())).sum(0)
     assert not torch.allclose(opposed, total), "a conflict changes the step"
 
@@ -94,17 +95,17 @@ def test_a_whole_batch_may_be_skipped():
     m = made(sift="batch", realigned=False)
     a, b = torch.tensor([1.0, 1.0]), torch.tensor([1.0, -0.9])
     m.gamma.fill_(0.0)
-    torch.testing.assert_close(m.harmonize({"a": a, "b": b}), a + b)
-    assert (m.harmonize({"a": a, "b": -b}) == 0).all()
-    torch.testing.assert_close(m.harmonize({"a": a, "b": 0 * b}), a, msg="nothing to compare")
+    torch.testing.assert_close(m.combine_gradients({"a": a, "b": b}), a + b)
+    assert (m.combine_gradients({"a": a, "b": -b}) == 0).all()
+    torch.testing.assert_close(m.combine_gradients({"a": a, "b": 0 * b}), a, msg="nothing to compare")
 
 
 def test_gamma_rises_in_a_straight_line():
     m = made()
     assert float(m.gamma) == pytest.approx(-0.3)
-    m.tick(Clock(50, 100))
+    m.on_step_end(Clock(50, 100))
     assert float(m.gamma) == pytest.approx(-0.15)
-    m.tick(Clock(100, 100))
+    m.on_step_end(Clock(100, 100))
     assert float(m.gamma) == pytest.approx(0.0)
 
 

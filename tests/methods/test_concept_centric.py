@@ -41,7 +41,7 @@ def test_chances_count_only_the_records_in_which_the_other_is_known():
 def test_the_space_is_learnt_from_how_often_concepts_go_together():
     m = method("concept_centric", dims=8, steps=500)
     records = [batch(m.views, 32, seed=s, patchy=False) for s in range(3)]
-    m.study(iter(records))
+    m.fit_statistics(iter(records))
     said = torch.cat([m.concepts.said(r["facts"].values) for r in records])
     heads = list(m.encoder.heads.values())
     assert all(torch.equal(h.low, heads[0].low) for h in heads)
@@ -56,7 +56,7 @@ def test_a_sense_learns_without_the_others_and_answers_questions():
     torch.manual_seed(0)
     m = method("concept_centric", dims=8, steps=500)
     whole = batch(m.views, 8, patchy=False)
-    m.study([whole])
+    m.fit_statistics([whole])
     descent = torch.optim.Adam(m.parameters(), lr=1e-2)
     for _ in range(40):
         descent.zero_grad()

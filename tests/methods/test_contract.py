@@ -153,7 +153,7 @@ def test_stop_and_resume_is_the_straight_run_bit_for_bit(name, records, tmp_path
         schedule = Schedule(6, 1e-3, checkpoint_every=1, average=0.9)
         quiet = dict(watch=Watch([]), tensorboard=False, progress=False)
         survey = data.Loader(records, range(40), batch=16, shuffle=False)
-        return m, train(m, batches, schedule, folder, resume=resume, survey=survey, **quiet)
+        return m, train(m, batches, schedule, folder, resume=resume, records=survey, **quiet)
 
     for folder in ("straight", "broken"):
         (tmp_path / folder).mkdir()
@@ -169,7 +169,7 @@ def test_stop_and_resume_is_the_straight_run_bit_for_bit(name, records, tmp_path
 @each_method
 def test_embeds_and_survives_a_round_trip(name):
     m = method(name)
-    m.tick(Clock(1, 10))
+    m.on_step_end(Clock(1, 10))
     encoder = m.encoder.eval()
     again = encoder_config.build(encoder_config.describe(encoder))
     again.load_state_dict(encoder.state_dict())

@@ -21,8 +21,8 @@ def test_it_spreads_first_and_then_clusters_from_there():
     before = {f: h.member.weight.clone() for f, h in m.encoder.heads.items()}
     adamw(m, lr=1e-2, weight_decay=0.0).step()
     assert all(torch.equal(h.member.weight, before[f]) for f, h in m.encoder.heads.items())
-    m.survey(1, None)
-    m.begin(1)
+    m.refresh(1, None)
+    m.on_stage_start(1)
     z, c = m.eval().encoder(whole)["picture"].values.chunk(2, 1)
     assert torch.equal(z, c)
     assert {n.split("/")[0] for n in m.losses(m.features(whole))} == {"spread", "compress", "norm"}

@@ -84,7 +84,7 @@ def test_the_first_stage_learns_without_labels_and_what_it_learnt_is_frozen(tmp_
     fresh = {n: p.clone() for n, p in m.encoder.state_dict().items()}
     assert set(m.losses(m.features(batch(m.views)))) == {f"nt_xent/{s}" for s in SENSES}
     seen = {}
-    survey = m.survey
+    survey = m.refresh
 
     def watched(stage, see):
         alone = {n: p.clone() for n, p in m.encoder.state_dict().items()}
@@ -93,7 +93,7 @@ def test_the_first_stage_learns_without_labels_and_what_it_learnt_is_frozen(tmp_
         seen["fresh"] = all(torch.equal(p, fresh[n]) for n, p in m.encoder.state_dict().items())
         seen["learnt"] = any(not torch.equal(p, fresh[n]) for n, p in alone.items())
 
-    m.survey = watched
+    m.refresh = watched
 
     def batches(first, groups=None):
         return data.Loader(
@@ -102,7 +102,7 @@ def test_the_first_stage_learns_without_labels_and_what_it_learnt_is_frozen(tmp_
 
     quiet = dict(watch=Watch([]), tensorboard=False, progress=False)
     survey_of = data.Loader(records, range(16), batch=16, shuffle=False, labels=m.labels)
-    train(m, batches, Schedule(4, 1e-3, checkpoint_every=4), tmp_path, survey=survey_of, **quiet)
+    train(m, batches, Schedule(4, 1e-3, checkpoint_every=4), tmp_path, records=survey_of, **quiet)
     assert seen == {"frozen": True, "fresh": True, "learnt": True} and m.last
     assert set(m.losses(m.features(batch(m.views)))) > {"told/kind"}
 

@@ -95,7 +95,7 @@ def test_the_writer_learns_from_whole_texts_and_from_snippets_with_the_encoder_f
     b = batch(m.views, senses=SENSES)
     assert m.stages == (0.5, 1.0) and set(m.losses(m.features(b))) == {"hinge/picture~words"}
     assert not any(p.requires_grad for p in m.writer.parameters())
-    m.begin(1)
+    m.on_stage_start(1)
     z = m.features(b)
     common, seen = m.parts(b)
     a, c = shared_rows(seen["picture"], b["words"])

@@ -105,17 +105,17 @@ def test_losses_are_those_of_what_was_told():
     )
     torch.testing.assert_close(terms["mask/picture"], 2 * told.values[:, 0].mean())
     before = m.prompts.count.clone()
-    m.tick(Clock(1, 10))
+    m.on_step_end(Clock(1, 10))
     assert torch.equal(m.prompts.count, before + z["has"].values.sum(0))
 
 
 def test_predictions_do_not_look_at_the_attributes():
     m = method("duet", senses=SENSES).eval()
     b = batch(m.views, senses=SENSES, patchy=False)
-    told = m.predict(b)
+    told = m.predict_attributes(b)
     assert set(told) == {"picture"} and told["picture"].values.shape == (8, len(m.prompts.count))
     other = dataclasses.replace(b, columns=b.columns | {"facts": Column(b["facts"].values * 0, b["facts"].rows)})
-    torch.testing.assert_close(m.predict(other)["picture"].values, told["picture"].values)
+    torch.testing.assert_close(m.predict_attributes(other)["picture"].values, told["picture"].values)
     assert not torch.allclose(m.features(b)["hat/picture"].values, told["picture"].values)
 
 

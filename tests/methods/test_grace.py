@@ -80,7 +80,7 @@ def writing(**options):
     m.register.known[:8] = row_seeds(keys)
     m.register.known[2] = 0
     m.register.codes[:8, 0] = torch.arange(8)
-    m.begin(1)
+    m.on_stage_start(1)
     return m
 
 
@@ -120,4 +120,4 @@ def test_what_is_wrong_is_said():
         method("grace", warmup=1.0)
     m = method("grace", most=4)
     with pytest.raises(AmodalError, match="larger `most`"):
-        m.study([batch(m.views)])
+        m.fit_statistics([batch(m.views)])

@@ -50,10 +50,10 @@ def test_pairs_come_first_and_then_the_label():
     assert two.stages == (0.5, 1.0)
     assert {n.partition("/")[0] for n in two.losses(two.features(batch(two.views)))} == {"mlm", "itm"}
     assert not any(p.requires_grad for p in two.head.parameters())
-    two.begin(1)
+    two.on_stage_start(1)
     assert list(two.losses(two.features(batch(two.views)))) == ["told/kind"]
     assert all(p.requires_grad for p in two.head.parameters()) and not two.match.weight.requires_grad
-    told = two.head.predictions(two.outputs(batch(two.views)))["kind"]
+    told = two.head.predictions(two.predict(batch(two.views)))["kind"]
     torch.testing.assert_close(told.sum(1), torch.ones(len(told)))
     none = method("less_bimodal", label="kind", targets=KIND, pairs=0.0)
     assert none.stages == (1.0,) and none.masked is None
@@ -67,19 +67,19 @@ def test_pairs_come_first_and_then_the_label():
 def test_each_answer_rests_on_the_words_and_on_every_other_sense():
     one = method("less_bimodal", label="kind", targets=KIND, pairs=0.0).eval()
     whole = batch(("plain",), patchy=False)
-    before = one.head.predictions(one.outputs(whole))["kind"]
+    before = one.head.predictions(one.predict(whole))["kind"]
     for sense in ("picture", "words", "signal"):
         other = batch(("plain",), patchy=False, seed=1)
         changed = whole.columns | {sense: other[sense]}
         after = one.head.predictions(
-            one.outputs(type(whole)(whole.size, changed, whole.keys, whole.seeds, whole.labels))
+            one.predict(type(whole)(whole.size, changed, whole.keys, whole.seeds, whole.labels))
         )["kind"]
         assert not torch.allclose(before, after, atol=1e-5)
 
 
 def test_parts_learn_at_rates_of_their_own():
     one = method("less_bimodal", pairs=1.0, targets=())
-    groups = adamw(one, lr=1e-3, rates=one.rates).param_groups
+    groups = adamw(one, lr=1e-3, rates=one.lr_multipliers).param_groups
     rate = {id(p): (g["lr"], g["times"]) for g in groups for p in g["params"]}
     assert rate[id(one.co.norms["words"].weight)] == (5e-3, 5.0) and rate[id(one.match.weight)] == (1e-2, 10.0)
     assert {rate[id(p)] for p in one.encoder.trunks.parameters()} == {(1e-3, 1.0)}

@@ -52,11 +52,11 @@ def test_the_total_is_the_published_one():
 def test_after_the_first_third_targets_are_what_is_alike():
     m, one = made(), rows()
     a, b = (m.encoder.features(one)[s].values for s in TWO)
-    m.tick(Clock(33, 100))
+    m.on_step_end(Clock(33, 100))
     terms = m.losses(m.features(one))
     torch.testing.assert_close(terms["contrast/picture>words"], 0.1 * soft_clip(a, b))
     torch.testing.assert_close(terms["contrast/words>picture"], 0.1 * soft_clip(b, a))
-    m.tick(Clock(32, 100))
+    m.on_step_end(Clock(32, 100))
     assert m.losses(m.features(one))["contrast/picture>words"] != terms["contrast/picture>words"]
     assert set(made(weight=0.0).losses(m.features(one))) == {"told/fused", "told/picture", "told/words"}
 
@@ -109,7 +109,7 @@ def test_shares_of_more_senses():
 def test_a_row_that_lacks_a_sense_has_a_learned_vector_in_its_place():
     m, whole = made(), exact(batch(("plain",), 7, senses=TWO))
     assert len(whole["picture"]) < 7
-    found = m.outputs(whole)
+    found = m.predict(whole)
     z = Embeddings({s: m.encoder.features(whole)[s] for s in TWO}, 7)
     for row, logits in zip(found.rows.tolist(), found.values):
         parts = []

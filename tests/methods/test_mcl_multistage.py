@@ -25,7 +25,7 @@ def test_each_stage_trains_its_own_encoder(senses):
     assert m.stages == (1 / 3, 2 / 3, 1.0)
     b = exact(batch(m.views, size=12, senses=senses))
     for stage in range(3):
-        m.begin(stage)
+        m.on_stage_start(stage)
         m.zero_grad(set_to_none=True)
         gradients(m, b)
         reached = {n for n, p in m.encoder.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
@@ -39,7 +39,7 @@ def test_a_group_is_the_tuple_of_clusters_of_all_stages_before():
     rows = torch.tensor([i for i in range(40) if i != 7])
     features = torch.randn(39, 3 * m.encoder.width, dtype=torch.float64, generator=generator)
     seen = Embeddings({"words": Column(features, rows), "facts": Column(features[:0], rows[:0])}, 40)
-    one, two = m.survey(1, lambda: seen), m.survey(2, lambda: seen)
+    one, two = m.refresh(1, lambda: seen), m.refresh(2, lambda: seen)
     first, second = (m.clustered(i, seen) for i in (0, 1))
     assert first.unique().tolist() == [0, 1, 2, 3] and int(first[7]) == 3
     tuples = {(int(a), int(b)) for a, b in zip(first, second)}
@@ -60,7 +60,7 @@ def test_a_stage_begins_at_the_start_or_where_the_last_one_ended():
                 if not name.startswith("others."):
                     p.add_(1)
         seen = Embeddings({s: Column(torch.eye(8, 192).double(), torch.arange(8)) for s in SENSES}, 8)
-        m.survey(1, lambda seen=seen: seen)
+        m.refresh(1, lambda seen=seen: seen)
         for name, value in m.encoder.others[0].state_dict().items():
             assert torch.equal(value, start[name] + carry_on if value.is_floating_point() else value)
 
@@ -82,7 +82,7 @@ def test_a_run_draws_later_batches_from_one_group(tmp_path):
 
     survey = data.Loader(records, range(24), batch=8, shuffle=False)
     quiet = dict(watch=Watch([]), tensorboard=False, progress=False)
-    kept = train(m, batches, Schedule(12, 1e-3), tmp_path, survey=survey, **quiet)
+    kept = train(m, batches, Schedule(12, 1e-3), tmp_path, records=survey, **quiet)
     assert len(kept.parts) == 2 and len(groups_of) == 24
     assert sum(len({groups_of[i] for i in keys}) == 1 for keys in drawn[-6:]) >= 4
 

@@ -36,11 +36,11 @@ def test_the_last_steps_see_everything():
     m = method("medflip", semantics="", reconstruct=0.0, tuning=0.25, ratio=0.5)
     assert m.stages == (0.75, 1.0)
     b = batch(m.views)
-    m.begin(1)
+    m.on_stage_start(1)
     whole = m.features(b)
     for s, column in m.encoder(b).columns.items():
         torch.testing.assert_close(whole[s].values, column.values)
-    m.begin(0)
+    m.on_stage_start(0)
     assert not torch.allclose(m.features(b)["picture"].values, whole["picture"].values)
 
 

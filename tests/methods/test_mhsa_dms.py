@@ -15,7 +15,7 @@ def test_keys_of_earlier_batches_and_their_labels_join_the_next_loss():
     first, second = (batch(m.views, seed=i) for i in range(2))
     before = m.features(first)
     m.losses(before)
-    m.tick(Clock(1, 10))
+    m.on_step_end(Clock(1, 10))
     kept, groups = m.queue.earlier()
     known = {int(r): int(v) for r, v in zip(first.labels["kind"].rows, first.labels["kind"].values)}
     assert groups.tolist() == [known.get(int(r), -1) for r in before["key"].rows]
@@ -34,19 +34,19 @@ def test_the_encoder_of_keys_follows_slowly():
     with torch.no_grad():
         m.head[0].weight.add_(1)
     m.losses(m.features(batch(m.views)))
-    m.tick(Clock(1, 10))
+    m.on_step_end(Clock(1, 10))
     torch.testing.assert_close(m.slow.state_dict()[name], old + 0.1)
 
 
 def test_at_the_end_the_classifier_alone_learns_from_labelled_rows():
     m = method("mhsa_dms")
-    m.begin(1)
+    m.on_stage_start(1)
     losses = m.losses(m.features(batch(m.views)))
     assert list(losses) == ["told"]
     losses["told"].backward()
     learnt = {n.split(".")[0] for n, p in m.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert learnt == {"classifier"}
-    m.begin(0)
+    m.on_stage_start(0)
     assert all(p.requires_grad for p in m.encoder.parameters())
 
 
@@ -54,9 +54,9 @@ def test_at_the_end_the_classifier_alone_learns_from_labelled_rows():
 def test_every_subset_of_senses_is_told(fuse):
     m = method("mhsa_dms", fuse=fuse)
     whole = batch(("plain",), patchy=False)
-    assert m.outputs(whole).values.shape == (8, 3)
+    assert m.predict(whole).values.shape == (8, 3)
     for sense in SENSES:
-        assert len(m.outputs(whole.only(sense))) == 8
+        assert len(m.predict(whole.only(sense))) == 8
     torch.testing.assert_close(m.fused(whole).values.norm(dim=1), torch.ones(8))
 
 

@@ -62,12 +62,12 @@ def test_only_biases_of_the_encoder_learn():
 
 def test_a_batch_without_a_sense_is_told_by_its_prediction():
     m, one = made().eval(), rows()
-    alone = m.outputs(one.only("words"))
+    alone = m.predict(one.only("words"))
     z = m.encoder.features(one)["words"].values
     states = m.prompts(m.encoder, m.encoder.tokenize(one.only("words")))[1]["words"].values
     want = m.fusion.head(torch.cat([m.fusion.predictors["words>picture"](states), z], 1))
     torch.testing.assert_close(alone.values, want)
-    both = m.outputs(one)
+    both = m.predict(one)
     torch.testing.assert_close(both.values, m.fusion.head(torch.cat([m.encoder.features(one)["picture"].values, z], 1)))
 
 
@@ -76,7 +76,7 @@ def test_more_senses_and_any_of_them_missing(senses):
     m, patchy = made(senses), rows(senses, patchy=True)
     terms = m.losses(m.features(patchy))
     assert len(terms) == len(senses) * (len(senses) - 1) + 1 and all(t.isfinite() for t in terms.values())
-    told = m.outputs(patchy)
+    told = m.predict(patchy)
     assert torch.equal(told.rows, patchy.present().any(1).nonzero().squeeze(1))
     lonely = rows(senses, patchy=True, absent=senses[1:])
     assert all(t.isfinite() for t in m.losses(m.features(lonely)).values())

@@ -20,8 +20,8 @@ def second_stage(**options):
             p.add_(0.1 * torch.randn_like(p))
     trained = {n: p.clone() for n, p in m.encoder.state_dict().items()}
     start = {n: p.clone() for n, p in m.other.state_dict().items()}
-    m.survey(1, None)
-    m.begin(1)
+    m.refresh(1, None)
+    m.on_stage_start(1)
     return m, trained, start
 
 

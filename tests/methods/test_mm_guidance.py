@@ -79,9 +79,9 @@ def test_the_vector_that_follows(match):
 def test_only_the_deployed_sense_is_read_when_it_counts():
     m = method("mm_guidance", deploy="signal").eval()
     whole = batch(m.views)
-    told = m.head.predictions(m.outputs(whole))["kind"]
+    told = m.head.predictions(m.predict(whole))["kind"]
     assert len(told) == len(whole["signal"])
-    torch.testing.assert_close(m.head.predictions(m.outputs(whole.only("signal")))["kind"], told)
+    torch.testing.assert_close(m.head.predictions(m.predict(whole.only("signal")))["kind"], told)
 
 
 def test_locked_guides_do_not_learn_and_errors_say_what_there_is():

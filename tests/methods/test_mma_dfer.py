@@ -40,9 +40,9 @@ def test_senses_meet_between_the_blocks_unless_told_not_to():
 def test_any_senses_are_told_and_classes_may_be_balanced():
     m = method("mma_dfer", lead="signal")
     whole = batch(("plain",), patchy=False)
-    assert m.outputs(whole).values.shape == (8, 3)
+    assert m.predict(whole).values.shape == (8, 3)
     for s in SENSES:
-        assert len(m.outputs(whole.only(s))) == 8
+        assert len(m.predict(whole.only(s))) == 8
     even = method("mma_dfer", balanced=True)
     features = even.features(batch(even.views))
     at, of = shared_rows(features["told"], features["label"])

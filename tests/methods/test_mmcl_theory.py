@@ -17,8 +17,8 @@ def learner(rule="new_positive", **options):
     """The method as it is in its second stage."""
     m = exact(method("mmcl_theory", senses=SENSES, rule=rule, width=8, **options))
     if len(m.stages) > 1:
-        m.survey(1, None)
-        m.begin(1)
+        m.refresh(1, None)
+        m.on_stage_start(1)
     return m
 
 
@@ -32,8 +32,8 @@ def test_what_was_learnt_first_is_the_teacher_and_the_encoder_starts_again():
         for p in m.encoder.parameters():
             p.add_(1)
     learnt = {n: p.clone() for n, p in m.encoder.state_dict().items()}
-    m.survey(1, None)
-    m.begin(1)
+    m.refresh(1, None)
+    m.on_stage_start(1)
     assert all(torch.equal(start[n], p) for n, p in m.encoder.state_dict().items())
     assert all(torch.equal(learnt[n], p) for n, p in m.teacher.state_dict().items())
     assert not any(p.requires_grad for part in (m.teacher, m.towers, m.scale) for p in part.parameters())
@@ -78,7 +78,7 @@ def test_an_encoder_from_elsewhere_judges_in_its_aligned_space():
     torch.manual_seed(0)
     judge = Encoder(fields(SENSES), size="nano").align(12).eval().requires_grad_(False)
     m = exact(Guided(Encoder(fields(("picture",)), size="nano"), judge, "new_positive", 0.5, 8))
-    m.begin(0)
+    m.on_stage_start(0)
     b = exact(batch(m.views, senses=("picture",)))
     assert m.features(b)["taught/picture:2"].values.shape[1] == 12
     assert list(gradients(m, b)) == ["guided/picture:1~picture:2"]

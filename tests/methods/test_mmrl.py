@@ -89,10 +89,10 @@ def test_inference_is_apart_for_classes_learnt_and_for_others():
     seen, rep = m.seen(rows)
     names = m.class_vectors()
     p = [m.logits(z["picture"].values, names).softmax(1) for z in (seen, rep)]
-    torch.testing.assert_close(m.predict(rows)["picture"].values, 0.4 * p[0] + 0.6 * p[1])
-    new = m.predict(rows, ["red boat", "sea"])["picture"].values
+    torch.testing.assert_close(m.probabilities(rows)["picture"].values, 0.4 * p[0] + 0.6 * p[1])
+    new = m.probabilities(rows, ["red boat", "sea"])["picture"].values
     torch.testing.assert_close(new, m.logits(seen["picture"].values, m.class_vectors(["red boat", "sea"])).softmax(1))
-    assert set(m.predict(rows)) == {"picture", "signal", "facts"}
+    assert set(m.probabilities(rows)) == {"picture", "signal", "facts"}
 
 
 def test_without_a_space_towers_are_apart():

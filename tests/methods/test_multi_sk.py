@@ -20,7 +20,7 @@ def test_the_anchors_wait_until_the_queues_are_full_and_then_all_four_terms_come
         b = batch(m.views, size=6, senses=SENSES, patchy=False, seed=step)
         terms = m.losses(m.features(b))
         assert len(anchors(terms)) == (4 if full else 0)
-        m.tick(Clock(step, 3))
+        m.on_step_end(Clock(step, 3))
     assert len(anchors(method("multi_sk", senses=SENSES, across=False).losses(m.features(b)))) == 2
 
 
@@ -32,7 +32,7 @@ def test_a_queue_holds_the_newest_unit_vectors_in_order():
         features = m.features(b)
         seen.append(normalize(features["own/words"].values, dim=1).detach())
         m.losses(features)
-        m.tick(Clock(step, 2))
+        m.on_step_end(Clock(step, 2))
     assert torch.allclose(m.get_buffer("queue/own/words"), torch.cat(seen)[-4:])
     assert int(m.get_buffer("queued/words")) == 6
 

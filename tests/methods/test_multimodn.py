@@ -71,7 +71,7 @@ def test_the_loss_is_that_of_every_state_and_task():
 def test_what_a_row_lacks_leaves_what_is_told_of_it_as_it_was():
     m = method("multimodn", order="words, facts,picture,signal").eval()
     whole = batch(m.views)
-    curve, told = m.curve(whole), m.head.predictions(m.outputs(whole))["kind"]
+    curve, told = m.curve(whole), m.head.predictions(m.predict(whole))["kind"]
     assert list(curve) == ["", "words", "facts", "picture", "signal"]
     torch.testing.assert_close(curve["signal"]["kind"], told)
     torch.testing.assert_close(curve[""]["kind"], curve[""]["kind"][:1].expand(8, -1))
@@ -82,7 +82,7 @@ def test_what_a_row_lacks_leaves_what_is_told_of_it_as_it_was():
         assert torch.equal(changed, ~lacks)
     # nor does it matter what the rest of the batch has
     lone = whole.at(torch.tensor([3]))
-    alone = m.head.predictions(m.outputs(lone.only(*(s for s in SENSES if len(lone[s])))))["kind"]
+    alone = m.head.predictions(m.predict(lone.only(*(s for s in SENSES if len(lone[s])))))["kind"]
     torch.testing.assert_close(alone, told[3:4], rtol=1e-4, atol=1e-5)
 
 

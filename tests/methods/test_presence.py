@@ -16,6 +16,7 @@ from amodal.data import Label
 from amodal.evaluate import embed_records
 from amodal.evaluate.protocols.knn import knn
 from amodal.methods.contract import Clock
+from amodal.train.loop import start_stage
 from amodal.train.optim import adamw
 from amodal.train.step import gradients
 from tests.methods.bench import SENSES, SMALL, batch, exact, fields, method, raw
@@ -133,8 +134,8 @@ def test_every_pattern_of_four_senses_trains_and_evaluates(name):
     assert len(PATTERNS) == 15
     m = method(name)
     views = m.views if isinstance(m.views, tuple) else tuple((k, tuple(v)) for k, v in m.views.items())
-    optimizer = adamw(m, lr=1e-3, rates=m.rates)
-    m.begin(0)
+    optimizer = adamw(m, lr=1e-3, rates=m.lr_multipliers)
+    start_stage(m, 0)
     moved = 0
     for step, pattern in enumerate(PATTERNS, 1):
         optimizer.zero_grad(set_to_none=True)
@@ -143,7 +144,7 @@ def test_every_pattern_of_four_senses_trains_and_evaluates(name):
         assert all(p.grad.isfinite().all() for p in m.parameters() if p.grad is not None), pattern
         moved += any(bool(p.grad.any()) for p in m.parameters() if p.grad is not None)
         optimizer.step()
-        m.tick(Clock(step, len(PATTERNS)))
+        m.on_step_end(Clock(step, len(PATTERNS)))
     assert moved, "no pattern teaches anything"
     assert all(p.isfinite().all() for p in m.parameters())
     train, test = (embed_records(m.encoder.eval(), records(), range(k, 60, 2), batch=60) for k in (0, 1))

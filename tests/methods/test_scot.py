@@ -100,7 +100,7 @@ def test_what_is_read_by_another_tower_does_not_disturb_the_watch():
 
 def composing(**options):
     m = method("scot", **options)
-    m.begin(1)
+    m.on_stage_start(1)
     return m
 
 

@@ -21,7 +21,7 @@ def test_rules_are_a_skill_of_the_kind_the_general_one_and_one_for_relating():
 def test_each_task_weighs_as_often_as_it_would_be_drawn():
     m = exact(method("skillnet_mm", senses=("picture", "words"), masked=2.0, contrast=3.0, alpha=0.5))
     b = exact(batch(m.views, senses=("picture", "words")))
-    m.study([b, batch(m.views, senses=("picture", "words"), size=4, absent=("words",))])
+    m.fit_statistics([b, batch(m.views, senses=("picture", "words"), size=4, absent=("words",))])
     pictures, words, both = (
         6 + 3,
         6,

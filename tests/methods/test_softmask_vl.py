@@ -19,7 +19,7 @@ def test_masks_begin_after_the_warm_up_and_change_the_soft_term_alone():
     z = m.features(batch(m.views, senses=("picture", "words")))
     early = m.losses(z)
     assert set(early) == {"itc/picture~words", "itm/picture", "mlm/picture"}
-    m.tick(Clock(5, 10))
+    m.on_step_end(Clock(5, 10))
     m.queues.count.zero_()
     late = m.losses(z)
     assert set(late) == {*early, "soft/picture"}
@@ -79,7 +79,7 @@ def test_keys_come_from_the_slow_copy_and_from_earlier_rows():
     ]
     torch.testing.assert_close(first, sum(ways) / 2)
     before = {n: p.clone() for n, p in m.slow.named_parameters()}
-    m.tick(Clock(1, 10))
+    m.on_step_end(Clock(1, 10))
     for (n, slow), fast in zip(m.slow.named_parameters(), m.encoder.parameters()):
         torch.testing.assert_close(slow, 0.9 * before[n] + 0.1 * fast)
     assert m.losses(z)["itc/picture~words"] > first  # the queue holds the rows' own keys, as strangers

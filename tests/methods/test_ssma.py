@@ -48,7 +48,7 @@ def test_stages_follow_one_another():
     assert m.stages == pytest.approx((0.5, 0.83, 1.0))
     names = []
     for stage in range(3):
-        m.begin(stage)
+        m.on_stage_start(stage)
         m.zero_grad()
         terms = m.losses(m.features(b))
         sum(terms.values()).backward()
@@ -70,17 +70,17 @@ def test_it_learns_which_pixels_are_bright():
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.75 * losses[0]
-    assert m.predict(b, 16).values.shape == (8, 3, 16, 16) and m.predict(b).values.shape == (8, 3, 8, 8)
+    assert m.probabilities(b, 16).values.shape == (8, 3, 16, 16) and m.probabilities(b).values.shape == (8, 3, 8, 8)
 
 
 def test_predictions_are_of_rows_that_have_any_sense():
     m = method("ssma")
     b = batch(("plain",))
-    told = m.predict(b)
+    told = m.probabilities(b)
     assert told.values.shape == (8, 3) and torch.allclose(told.values.sum(1), torch.ones(8))
     gone = {s: c.at(c.rows != 2) for s, c in b.columns.items()}
-    assert 2 not in m.predict(replace(b, columns=gone)).rows
-    late = method("ssma", alone=1.0, fixed=0.0).predict(b).values
+    assert 2 not in m.probabilities(replace(b, columns=gone)).rows
+    late = method("ssma", alone=1.0, fixed=0.0).probabilities(b).values
     assert late.shape == (8, 3) and torch.allclose(late.sum(1), torch.ones(8))
 
 

@@ -46,7 +46,7 @@ def test_the_run_studies_the_records_to_train_on_and_no_others(tmp_path):
             return data.Loader(records, range(20), batch=10, views=m.views, steps=2, start_step=first)
 
         quiet = dict(watch=Watch([]), tensorboard=False, progress=False)
-        return train(m, batches, Schedule(2, 1e-3), tmp_path, survey=survey, **quiet)
+        return train(m, batches, Schedule(2, 1e-3), tmp_path, records=survey, **quiet)
 
     with pytest.raises(AmodalError, match="looks at all records"):
         run(None)
@@ -63,7 +63,7 @@ def test_texts_that_fill_their_room_are_told_of_and_shorter_ones_are_not(recwarn
     for room, text in ((True, "red boat " * 50), (False, "red boat")):
         records = data.open({"picture": pictures, "words": [text] * 8}).with_fields(fields(("picture", "words")))
         m = method("texttopicnet", senses=("picture", "words"), least=1, most=1.0, topics=2, buckets=64)
-        m.study(data.Loader(records, range(8), batch=4, shuffle=False))
+        m.fit_statistics(data.Loader(records, range(8), batch=4, shuffle=False))
         assert room == any("8 of 8 texts fill all the room" in str(w.message) for w in recwarn.list)
         recwarn.clear()
 

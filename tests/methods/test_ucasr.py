@@ -27,7 +27,7 @@ def test_the_first_stage_compares_views_and_the_second_senses():
     assert m.stages == (0.5, 1.0)
     assert set(m.losses(m.features(batch(m.views)))) == {f"nt_xent/{s}" for s in SENSES}
     assert not any(p.requires_grad for p in (*m.towers.parameters(), *m.encoder.heads.parameters()))
-    m.begin(1)
+    m.on_stage_start(1)
     terms = m.losses(m.features(batch(m.views)))
     assert len(terms) == 6 and all(t.startswith("hinge/") for t in terms)
     assert all(p.requires_grad for p in m.towers.parameters())
@@ -74,7 +74,7 @@ def test_after_a_step_the_encoder_gives_what_was_compared(second):
     features = m.features(b)
     compared = None
     m.losses(features)
-    m.tick(Clock(1, 2))
+    m.on_step_end(Clock(1, 2))
     z = m.encoder(b)
     for s in SENSES:
         tower = m.towers[s](features[s].values)

@@ -45,11 +45,11 @@ def objects(size=6, known=3) -> tuple[Batch, torch.Tensor]:
 def test_rows_with_coordinates_are_told_and_others_are_taught():
     m, (b, _) = made(source=0.5), objects()
     assert list(m.encoder.fields) == ["picture", "signal", "points"] and m.stages == (0.5, 1.0)
-    m.begin(0)
+    m.on_stage_start(0)
     z = m.features(b)
     assert list(z) == ["coordinates"] and z["coordinates"].rows.tolist() == [0, 1, 2]
     assert z["coordinates"].values[:, 1].tolist() == [128.0] * 3  # points that are there
-    m.begin(1)
+    m.on_stage_start(1)
     m.near = m.far = 9.0
     z = m.features(b)
     assert z["pseudo"].rows.tolist() == z["geometry"].rows.tolist() == [3, 4, 5]
@@ -93,13 +93,13 @@ def test_the_teacher_is_the_student_until_it_teaches_and_slow_from_then_on():
     weight, slow = m.told.head.net[1].weight, m.teacher[1].head.net[1].weight
     with torch.no_grad():
         weight.add_(1)
-    m.begin(0)
-    m.tick(Clock(1, 10))
+    m.on_stage_start(0)
+    m.on_step_end(Clock(1, 10))
     assert torch.equal(weight, slow)
     with torch.no_grad():
         weight.add_(1)
-    m.begin(1)
-    m.tick(Clock(6, 10))
+    m.on_stage_start(1)
+    m.on_step_end(Clock(6, 10))
     torch.testing.assert_close(slow, weight - 0.9)
     assert not any(p.requires_grad for p in m.teacher.parameters())
 

@@ -23,7 +23,7 @@ def test_stages_learn_categories_then_records():
     cosine = F.normalize(z.values, dim=1) @ F.normalize(m.prototypes, dim=1).T
     want = F.cross_entropy(30 * (cosine - 0.35 * F.one_hot(y.values, 3)), y.values) / 2
     torch.testing.assert_close(terms["margin/words"], want)
-    m.begin(1)
+    m.on_stage_start(1)
     terms = m.losses(f := m.features(b))
     assert {t.split("/")[0] for t in terms} == {"info_nce", "nt_xent"} and not m.prototypes.requires_grad
     want = nt_xent(f["looks/words:1"].values, f["looks/words:2"].values, temperature=0.1) / 2

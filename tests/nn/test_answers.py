@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from amodal import data
 from amodal.core import AmodalError, Batch, Column, Embeddings
-from amodal.nn.heads.supervised import Answers, Target, targets_of
+from amodal.nn.heads.supervised import SupervisedHead, Target, targets_of
 from amodal.objectives.cox import cox
 
 TARGETS = (
@@ -39,7 +39,7 @@ def labelled(size=6):
 
 
 def test_losses_are_those_of_each_kind_over_the_rows_that_have_the_label():
-    head = Answers(TARGETS, ["x", "y"], 4)
+    head = SupervisedHead(TARGETS, ["x", "y"], 4)
     told, batch = head(seen()), labelled()
     found = head.losses(told, Embeddings(head.known(batch), 6))
     out = told.values[1:]
@@ -52,7 +52,7 @@ def test_losses_are_those_of_each_kind_over_the_rows_that_have_the_label():
 
 
 def test_without_any_label_losses_are_zero_and_part_of_the_graph():
-    head, z = Answers(TARGETS, ["x", "y"], 4), seen()
+    head, z = SupervisedHead(TARGETS, ["x", "y"], 4), seen()
     none = torch.zeros(0, dtype=torch.int64)
     known = {f"label/{n}": Column(torch.zeros(0), none) for n in head.labels}
     total = sum(head.losses(head(z), Embeddings(known, 6)).values())
@@ -61,7 +61,7 @@ def test_without_any_label_losses_are_zero_and_part_of_the_graph():
 
 
 def test_a_sense_that_is_lacking_has_its_learned_vector_and_a_row_with_none_is_not_told_of():
-    head = Answers(TARGETS[:1], ["x", "y"], 4)
+    head = SupervisedHead(TARGETS[:1], ["x", "y"], 4)
     with torch.no_grad():
         head.absent["y"].normal_()
     z = seen()
@@ -74,7 +74,7 @@ def test_a_sense_that_is_lacking_has_its_learned_vector_and_a_row_with_none_is_n
 
 
 def test_predictions_are_probabilities_amounts_in_their_unit_and_hazards():
-    head = Answers(TARGETS, ["x", "y"], 4, hidden=8)
+    head = SupervisedHead(TARGETS, ["x", "y"], 4, hidden=8)
     told = head(seen())
     found = head.predictions(told)
     assert torch.allclose(found["kind"].sum(1), torch.ones(6))
@@ -131,7 +131,7 @@ def test_what_cannot_be_told_is_refused_with_a_reason(tiny, label, task, words):
 
 
 def test_outputs_follow_anothers_on_the_rows_that_both_have():
-    head = Answers([Target("kind", "classes", ("a", "b", "c")), Target("size", "amount")], (), 5, joint=True)
+    head = SupervisedHead([Target("kind", "classes", ("a", "b", "c")), Target("size", "amount")], (), 5, joint=True)
     torch.manual_seed(0)
     own = Column(torch.randn(3, 4, requires_grad=True), torch.tensor([0, 2, 3]))
     aim = Column(torch.randn(3, 4, requires_grad=True), torch.tensor([1, 2, 3]))
@@ -147,7 +147,7 @@ def test_outputs_follow_anothers_on_the_rows_that_both_have():
 
 
 def test_a_source_that_no_batch_brings_is_one_that_all_rows_lack():
-    head, z = Answers(TARGETS[:1], ["x", "y"], 4), seen()
+    head, z = SupervisedHead(TARGETS[:1], ["x", "y"], 4), seen()
     none = Column(z["y"].values[:0], torch.zeros(0, dtype=torch.int64))
     x = Embeddings({"x": z["x"]}, 6)
     assert torch.equal(head(x).values, head(Embeddings({"x": z["x"], "y": none}, 6)).values)

@@ -10,6 +10,7 @@ from amodal.methods.contract import Clock
 from amodal.nn.attention.varlen import Attention
 from amodal.nn.gradient_checkpointing import recomputation
 from amodal.nn.transformer import Block
+from amodal.train.loop import start_stage
 from amodal.train.optim import adamw
 from amodal.train.step import gradients
 from benchmarks._timing import peak_mib
@@ -30,7 +31,7 @@ KINDS = {
 def steps(m, recompute: bool, micro: int | None) -> dict[str, torch.Tensor]:
     """All that two steps give: losses, gradients, weights, and where the random generator stands after them."""
     m.train()
-    m.begin(0)
+    start_stage(m, 0)
     optimizer, found = adamw(m, lr=1e-3), {}
     torch.manual_seed(5)
     for step in (1, 2):
@@ -40,7 +41,7 @@ def steps(m, recompute: bool, micro: int | None) -> dict[str, torch.Tensor]:
         found |= {f"{step} {name}": value for name, value in terms.items()}
         found |= {f"{step} {name}": p.grad.clone() for name, p in m.named_parameters() if p.grad is not None}
         optimizer.step()
-        m.tick(Clock(step, 2))
+        m.on_step_end(Clock(step, 2))
     return found | m.state_dict() | {"generator": torch.get_rng_state()}
 
 

@@ -24,11 +24,11 @@ def records():
 
 
 class Breaking:
-    """clip, whose loss or gradient is not finite at one step, and whose `tick` may not like that."""
+    """clip, whose loss or gradient is not finite at one step, and whose `on_step_end` may not like that."""
 
     def __init__(self, at: int, what: str, picky: bool = False):
         self.method, self.at, self.what, self.picky, self.step = method("clip"), at, what, picky, 0
-        losses, tick = self.method.losses, self.method.tick
+        losses, on_step_end = self.method.losses, self.method.on_step_end
 
         def broken(features):
             self.step += 1
@@ -40,12 +40,12 @@ class Breaking:
             return {name: term * float(self.what) for name, term in terms.items()}
 
         def checked(clock):
-            tick(clock)
+            on_step_end(clock)
             weights = torch.stack([p.sum() for p in self.method.parameters()])
             if self.picky and not weights.isfinite().all():
                 raise ValueError("cannot make clusters of NaN")
 
-        self.method.losses, self.method.tick = broken, checked
+        self.method.losses, self.method.on_step_end = broken, checked
 
 
 def run(m, records, folder, resume=False):
@@ -93,7 +93,7 @@ def test_an_error_that_follows_from_nan_is_told_as_what_it_is(records, tmp_path)
         run(Breaking(7, "nan", picky=True).method, records, tmp_path)
     assert isinstance(stopped.value.__context__, ValueError), "what failed is told too"
     m = Breaking(0, "").method
-    m.tick = lambda clock: 1 / 0
+    m.on_step_end = lambda clock: 1 / 0
     with pytest.raises(ZeroDivisionError):
         run(m, records, tmp_path / "other")
 

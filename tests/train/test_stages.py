@@ -26,20 +26,20 @@ RECORDS = 24
 class Staged(Towers):
     """Learns both towers, then only that of the words, among records whose group its survey made up."""
 
-    stages = (0.5, 1.0)
+    stages, refresh_first = (0.5, 1.0), False
 
     def __init__(self, encoder):
         super().__init__(encoder, lambda z: {"info_nce": info_nce(*z.pair("words", "facts"), temperature=0.1)})
         self.begun, self.surveys = [], []
         self.register_buffer("mean", torch.zeros(encoder.width))
 
-    def survey(self, stage, see):
+    def refresh(self, stage, see):
         seen = see()
         self.surveys.append((stage, seen.size))
         self.mean.copy_(seen["facts"].values.mean(0))
         return torch.arange(seen.size) % 2
 
-    def begin(self, stage):
+    def on_stage_start(self, stage):
         self.begun.append(stage)
         self.encoder.requires_grad_(True)
         if stage:
@@ -76,7 +76,7 @@ def run(records, folder, *, until=8, resume=False, seen=None, choose=None, make=
         batches,
         Schedule(8, 1e-3, checkpoint_every=1, **settings),
         folder,
-        survey=survey,
+        records=survey,
         resume=resume,
         choose=choose,
         **quiet,
@@ -101,7 +101,7 @@ def test_a_stage_begins_with_a_survey_and_draws_batches_of_one_group(records, tm
 class First(Staged):
     """Learns nothing in the second stage."""
 
-    def begin(self, stage):
+    def on_stage_start(self, stage):
         self.requires_grad_(not stage)
         if stage:
             self.encoder.heads = None
@@ -123,7 +123,7 @@ def test_a_run_of_stages_resumes_bit_for_bit(records, tmp_path, stop):
 class Exchanging(First):
     """Its survey puts another network in the place of the encoder."""
 
-    def survey(self, stage, see):
+    def refresh(self, stage, see):
         self.encoder.requires_grad_(False)
         for p in self.encoder.parameters():
             p.fill_(7.0)
@@ -140,7 +140,7 @@ def test_the_average_of_a_network_that_a_survey_exchanges_begins_again(records, 
 class Early(Staged):
     """Learns in one stage, from groups that a survey makes before it."""
 
-    stages, survey_first = (1.0,), True
+    stages, refresh_first = (1.0,), True
 
 
 @pytest.mark.parametrize("stop", [2, 5])
@@ -155,7 +155,7 @@ def test_a_survey_before_the_first_stage(records, tmp_path, stop):
     assert resumed.surveys == [], "the checkpoint holds its groups"
     for (name, a), b in zip(straight.state_dict().items(), resumed.state_dict().values()):
         assert torch.equal(a, b), name
-    with pytest.raises(AmodalError, match="survey"):
+    with pytest.raises(AmodalError, match="looks at all records"):
         train(
             Early(Encoder(fields(("words", "facts")))), lambda first: [], Schedule(4, 1e-3), tmp_path, watch=Watch([])
         )
@@ -164,7 +164,7 @@ def test_a_survey_before_the_first_stage(records, tmp_path, stop):
 class Blind(Towers):
     """Learns in two stages and wants to see nothing in between."""
 
-    stages = (0.5, 1.0)
+    stages, refresh_first = (0.5, 1.0), False
 
     def __init__(self, encoder):
         super().__init__(encoder, lambda z: {"info_nce": info_nce(*z.pair("words", "facts"), temperature=0.1)})
@@ -172,7 +172,7 @@ class Blind(Towers):
 
 def test_nothing_is_embedded_for_a_method_that_does_not_look(records, tmp_path, monkeypatch):
     looks = []
-    monkeypatch.setattr(loop, "seen_all", lambda *_: looks.append(1))
+    monkeypatch.setattr(loop, "embed_all", lambda *_: looks.append(1))
     run(records, tmp_path / "blind", make=Blind)
     run(records, tmp_path / "exchanging", make=Exchanging)
     assert not looks
@@ -182,7 +182,7 @@ def test_a_survey_sees_float32_on_the_cpu_in_the_precision_of_the_run(records):
     method = Staged(Encoder(fields(("words", "facts")), size="nano"))
     survey = data.Loader(records, range(RECORDS), batch=5, shuffle=False)
     cpu = torch.device("cpu")
-    plain, rough = (loop.seen_all(method, survey, cpu, context(choice, cpu)) for choice in ("float32", "bf16"))
+    plain, rough = (loop.embed_all(method, survey, cpu, context(choice, cpu)) for choice in ("float32", "bf16"))
     for s in plain.sources:
         assert rough[s].values.dtype == torch.float32 and not torch.equal(plain[s].values, rough[s].values)
         torch.testing.assert_close(plain[s].values, rough[s].values, rtol=0.1, atol=0.1)
@@ -191,11 +191,11 @@ def test_a_survey_sees_float32_on_the_cpu_in_the_precision_of_the_run(records):
 class Own(Early):
     """Each process makes something else of what it sees."""
 
-    def study(self, records):
+    def fit_statistics(self, records):
         self.mean.fill_(1.0 + distributed.rank())
         self.studied = self.mean.clone()
 
-    def survey(self, stage, see):
+    def refresh(self, stage, see):
         self.studied = self.mean.clone()
         return (torch.arange(see().size) + distributed.rank()) % 2
 
@@ -217,7 +217,7 @@ def one_rank(rank: int, folder: str) -> None:
 
     (out := Path(folder) / str(rank)).mkdir()
     survey = data.Loader(records, range(RECORDS), batch=5, shuffle=False)
-    train(method, batches, Schedule(2, 1e-3), out, survey=survey, watch=Watch([]), tensorboard=False, progress=False)
+    train(method, batches, Schedule(2, 1e-3), out, records=survey, watch=Watch([]), tensorboard=False, progress=False)
     torch.save((method.studied, torch.as_tensor(given[0])), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -231,7 +231,7 @@ def test_what_the_first_process_sees_holds_for_all(tmp_path):
 
 def test_stages_without_a_survey_are_refused(records, tmp_path):
     method = Staged(Encoder(fields(("words", "facts")), size="nano"))
-    with pytest.raises(AmodalError, match="survey"):
+    with pytest.raises(AmodalError, match="looks at all records"):
         train(method, lambda first: [], Schedule(4, 1e-3), tmp_path, watch=Watch([]))
 
 
@@ -313,14 +313,14 @@ def test_gradient_surgery_gets_the_gradient_of_each_term(micro):
         alone[name] = {n: p.grad for n, p in m.named_parameters()}
 
     m = make()
-    m.combine = lambda g: sum(g.values())
+    m.combine_gradients = lambda g: sum(g.values())
     gradients(m, one, micro=micro)
     for n, p in m.named_parameters():
         expected = summed[n] if summed[n] is not None else torch.zeros_like(p)
         torch.testing.assert_close(p.grad, expected, rtol=1e-9, atol=1e-12)
 
     m = make()
-    m.combine = lambda g: 2 * g["words~facts"] - g["picture~facts"]
+    m.combine_gradients = lambda g: 2 * g["words~facts"] - g["picture~facts"]
     gradients(m, one, micro=micro)
     for n, p in m.named_parameters():
         first, second = (alone[t][n] if alone[t][n] is not None else torch.zeros_like(p) for t in alone)
@@ -333,7 +333,7 @@ class Studious(Staged):
     stages = (1.0,)
     seen: list = []
 
-    def study(self, records):
+    def fit_statistics(self, records):
         self.seen.append([key for batch in records for key in batch.keys])
         self.mean.fill_(7.0)
 

@@ -5,7 +5,7 @@ import torch
 
 from amodal.core import AmodalError
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads.supervised import Target, answers_of
+from amodal.nn.heads.supervised import Target, supervised_head
 from amodal.objectives.entropy import prediction_entropy
 from amodal.train.test_time import AtTestTime, everything, norms, tent, told
 from tests.methods.bench import batch, fields
@@ -16,7 +16,7 @@ TARGETS = (Target("kind", "classes", ("a", "b", "c")), Target("age", "amount"))
 def parts():
     torch.manual_seed(0)
     encoder = Encoder(fields(), size="nano")
-    return encoder, answers_of(encoder, TARGETS)
+    return encoder, supervised_head(encoder, TARGETS)
 
 
 def test_entropy_is_the_published_sum_and_has_its_gradient():
@@ -99,7 +99,7 @@ def test_errors():
     with pytest.raises(AmodalError, match="nothing would learn"):
         AtTestTime(encoder, tent(encoder, head), learn=lambda m: [])
     with pytest.raises(AmodalError, match="no label of this head"):
-        tent(encoder, answers_of(encoder, TARGETS[1:]))
+        tent(encoder, supervised_head(encoder, TARGETS[1:]))
     assert len(norms(encoder)) == 4 * 2 * (
         2 * 2 + 1
     )  # four trunks of two blocks with two norms each, and one at the end

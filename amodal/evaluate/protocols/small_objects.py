@@ -192,7 +192,7 @@ def _by_parts(
     again = test.changed
     encoder = again.encoder
     several = getattr(encoder, "several", None)
-    kind = "several" if several is not None and several.asks == asks else "regions"
+    kind = "several" if several is not None and several.query_field == asks else "regions"
     if kind == "regions":
         if grid < 2 or getattr(encoder, "heads", None) is None or len(encoder.others) or encoder.unsigned:
             return "", None

@@ -16,14 +16,14 @@ from amodal.data.loader import class_numbers
 from amodal.evaluate.labels import NotApplicable, codes, of_categories, of_numbers, of_probabilities
 from amodal.evaluate.result import Result
 from amodal.inference.embed import Embedded, known
-from amodal.nn.heads.supervised import Answers, Target
+from amodal.nn.heads.supervised import SupervisedHead, Target
 from amodal.stats.survival import concordance
 
 if TYPE_CHECKING:
     from amodal.inference.predict import Teller
 
 
-def told(train: Embedded, test: Embedded, *, head: Answers | Teller | None = None) -> Result:
+def told(train: Embedded, test: Embedded, *, head: SupervisedHead | Teller | None = None) -> Result:
     """head: the run's own, which reads the encoder's features. A record that the head says nothing of, for it has no sense that could be
     read, is left out, and so is one of a class that it never learnt; n says how many are there."""
     if head is None:
@@ -39,9 +39,9 @@ def told(train: Embedded, test: Embedded, *, head: Answers | Teller | None = Non
     return Result("told", {"targets": [t.name for t in head.targets], "hidden": hidden}, rows)
 
 
-def outputs(test: Embedded, head: Answers | Teller) -> dict[str, Column]:
+def outputs(test: Embedded, head: SupervisedHead | Teller) -> dict[str, Column]:
     """From all that the records have, and from each sense alone where a head on features takes them apart."""
-    if not isinstance(head, Answers):  # a whole method reads the records themselves
+    if not isinstance(head, SupervisedHead):  # a whole method reads the records themselves
         return {FUSED: head.on(test.changed.dataset, test.changed.indices)}
     everything = test.features.columns
     seen = {FUSED: test.features}

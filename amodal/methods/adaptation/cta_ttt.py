@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, Column, Embeddings
-from amodal.methods.contract import Features, Method
+from amodal.methods.contract import Features, StagedMethod
 from amodal.methods.shared.shapes import frozen_copy, share
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
-from amodal.nn.heads.supervised import Answers, answers_of
+from amodal.nn.heads.supervised import SupervisedHead, supervised_head
 from amodal.objectives.info_nce import info_nce, nt_xent
 
 
@@ -46,33 +46,35 @@ def cta_ttt(
         raise AmodalError('cta_ttt aligns senses one by one and needs trunk="separate" or "shared", not "joint"')
     if not 0 <= alone < 1:
         raise AmodalError(f"alone is a share of the steps from 0 to below 1, not {alone}")
-    method = CrossTask(encoder, answers_of(encoder, targets), joint, width)
+    method = CrossTask(encoder, supervised_head(encoder, targets), joint, width)
     method.stages = (alone, 1.0) if alone and not joint else (1.0,)
     method.weight, method.anchor, method.views = weight, anchor, (view, view)
     method.temperature, method.align_temperature = temperature, align_temperature
-    method.begin(0)
+    method.on_stage_start(0)
     return method
 
 
-class CrossTask(Method):
+class CrossTask(StagedMethod):
     """Features: views of each field; in the last stage also `told`, the labels, and `frozen/FIELD`, what the frozen encoder sees."""
 
-    least_rows = 2
+    min_batch_size = 2
 
-    def __init__(self, encoder: Encoder, head: Answers, joint: bool, width: int):
+    refresh_first = False
+
+    def __init__(self, encoder: Encoder, head: SupervisedHead, joint: bool, width: int):
         super().__init__()
         self.encoder, self.head, self.joint, self.labels = encoder, head, joint, head.labels
         projector = partial(Projector, encoder.width, width, hidden=encoder.width)
         self.alone, self.own, self.other = (nn.ModuleDict({f: projector() for f in encoder.fields}) for _ in range(3))
         self.frozen = frozen_copy(encoder)  # before the survey, in stages, where the supervised encoder begins
 
-    def survey(self, stage: int, see) -> None:
+    def refresh(self, stage: int, see) -> None:
         """What has learnt alone is frozen, and the supervised encoder begins anew."""
         fresh = {k: v.clone() for k, v in self.frozen.state_dict().items()}
         self.frozen.load_state_dict(self.encoder.state_dict())
         self.encoder.load_state_dict(fresh)
 
-    def begin(self, stage: int) -> None:
+    def on_stage_start(self, stage: int) -> None:
         self.last = stage == len(self.stages) - 1
 
     def features(self, batch: Batch) -> Features:
@@ -114,5 +116,6 @@ class CrossTask(Method):
             return loss
         return loss + self.anchor * sum(self.aligned(Features(z.columns | self.seen(batch), batch.size)).values())
 
-    def answers(self) -> Answers:
+    @property
+    def label_head(self) -> SupervisedHead:
         return self.head

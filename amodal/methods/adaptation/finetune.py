@@ -17,7 +17,7 @@ from amodal.methods.contract import Features, Method
 from amodal.methods.shared.shapes import share
 from amodal.nn.adapters.tuning import TUNINGS
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads.supervised import Answers, answers_of
+from amodal.nn.heads.supervised import SupervisedHead, supervised_head
 
 
 def finetune(
@@ -43,13 +43,13 @@ def finetune(
         raise AmodalError(
             f"rank = {rank} must be at least 1, hidden = {hidden} 0 or more, smoothing = {smoothing} in [0, 1)"
         )
-    return Finetune(TUNINGS[how](encoder, rank), answers_of(encoder, targets, hidden), smoothing, view)
+    return Finetune(TUNINGS[how](encoder, rank), supervised_head(encoder, targets, hidden), smoothing, view)
 
 
 class Finetune(Method):
     """Features are the head's outputs, `told`, and the labels."""
 
-    def __init__(self, encoder: Encoder, head: Answers, smoothing: float, view: str):
+    def __init__(self, encoder: Encoder, head: SupervisedHead, smoothing: float, view: str):
         super().__init__()
         self.encoder, self.head, self.smoothing = encoder, head, smoothing
         self.views, self.labels = (view,), head.labels
@@ -57,9 +57,9 @@ class Finetune(Method):
             encoder.heads.requires_grad_(False)
 
     def features(self, batch: Batch) -> Features:
-        return Features({"told": self.outputs(batch)} | self.head.known(batch), batch.size)
+        return Features({"told": self.predict(batch)} | self.head.known(batch), batch.size)
 
-    def outputs(self, batch: Batch) -> Column:
+    def predict(self, batch: Batch) -> Column:
         return self.head(self.seen(batch))
 
     def seen(self, batch: Batch) -> Embeddings:
@@ -72,5 +72,6 @@ class Finetune(Method):
     def losses(self, features: Features) -> dict[str, Tensor]:
         return share(self.head.losses(features["told"], features, self.smoothing))
 
-    def answers(self) -> Answers:
+    @property
+    def label_head(self) -> SupervisedHead:
         return self.head

@@ -66,9 +66,9 @@ class MmaDfer(Method):
     def features(self, batch: Batch) -> Features:
         if self.labels[0] not in batch.labels:
             raise unknown("label of this batch", self.labels[0], batch.labels)
-        return Features({"told": self.outputs(batch), "label": batch.labels[self.labels[0]]}, batch.size)
+        return Features({"told": self.predict(batch), "label": batch.labels[self.labels[0]]}, batch.size)
 
-    def outputs(self, batch: Batch) -> Column:
+    def predict(self, batch: Batch) -> Column:
         """(N, classes) logits of the rows that have any sense, from all that they have."""
         encoder, bags = self.encoder, self.encoder.tokenize(batch)
         own = encoder.deep is None  # nothing between the blocks: late fusion

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, Column
 from amodal.core.column import shared_rows
-from amodal.methods.contract import Clock, Features, Method
+from amodal.methods.contract import Clock, Features, StagedMethod
 from amodal.methods.shared.coordinates import Coordinates, check_fields, listed, summed
 from amodal.methods.shared.shapes import follow, frozen_copy, refuse_pool, token_mean
 from amodal.nn.encoder import Encoder
@@ -58,7 +58,7 @@ def uda_cope(
     return method
 
 
-class UdaCope(Method):
+class UdaCope(StagedMethod):
     """Features are, for each row, the sum of the losses of its points, and their number."""
 
     def __init__(self, encoder: Encoder, told: Coordinates, coordinates: str, labelled: str, source: float):
@@ -69,10 +69,10 @@ class UdaCope(Method):
         self.plan = [False] * (source > 0) + [True] * (source < 1)  # whether the teacher teaches
         self.stages, self.taught = ((source, 1.0) if len(self.plan) == 2 else (1.0,)), self.plan[0]
 
-    def begin(self, stage: int) -> None:
+    def on_stage_start(self, stage: int) -> None:
         self.taught = self.plan[stage]
 
-    def tick(self, clock: Clock) -> None:
+    def on_step_end(self, clock: Clock) -> None:
         for slow, fast in zip(self.teacher, (self.encoder, self.told)):
             follow(slow, fast, self.momentum if self.taught else 0.0)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.core import AmodalError, Batch, Embeddings, field_of
-from amodal.methods.contract import Features, Method
+from amodal.methods.contract import Features, StagedMethod
 from amodal.nn.encoder import Encoder
 from amodal.objectives.rate_reduction import coding_rate, compressed_rate
 from amodal.objectives.sinkhorn import doubly_stochastic
@@ -40,24 +40,26 @@ def cpp(
     encoder.align(2 * width, fused=encoder.trunk == "joint", head={"kind": "branches", "hidden": hidden})
     method = Clusters(encoder, distortion, {"epsilon": epsilon, "iterations": iterations}, weight)
     method.stages = (warmup, 1.0) if warmup else (1.0,)
-    method.begin(0)
+    method.on_stage_start(0)
     return method
 
 
-class Clusters(Method):
+class Clusters(StagedMethod):
     """Only the heads learn. Features: the frozen vectors of each sense."""
 
-    least_rows = 2
+    min_batch_size = 2
+
+    refresh_first = False
 
     def __init__(self, encoder: Encoder, distortion: float, sinkhorn: dict, weight: float):
         super().__init__()
         self.encoder, self.distortion, self.sinkhorn, self.weight = encoder, distortion, sinkhorn, weight
 
-    def begin(self, stage: int) -> None:
+    def on_stage_start(self, stage: int) -> None:
         self.spreading = len(self.stages) > 1 and stage == 0
         self.encoder.requires_grad_(False).heads.requires_grad_(True)
 
-    def survey(self, stage: int, see: Callable[[], Embeddings]) -> None:
+    def refresh(self, stage: int, see: Callable[[], Embeddings]) -> None:
         for head in self.encoder.heads.values():
             head.begin_alike()
 

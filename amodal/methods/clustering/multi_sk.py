@@ -44,7 +44,7 @@ def multi_sk(
 
 
 class MultiSK(Method):
-    least_rows = 2
+    min_batch_size = 2
     views = ("weak",)
 
     def __init__(self, encoder, temperature, anchors, sinkhorn, queue, weight, across):
@@ -111,7 +111,7 @@ class MultiSK(Method):
     def assign(self, batch: Tensor, queue: Tensor) -> Tensor:
         return multi_sinkhorn(torch.cat([queue, batch.detach()]), **self.sinkhorn)[len(queue) :]
 
-    def tick(self, clock: Clock) -> None:
+    def on_step_end(self, clock: Clock) -> None:
         for name, unit in self._seen.items():
             queue = self.get_buffer(f"queue/{name}")
             queue.copy_(torch.cat([queue, unit.to(queue.dtype)])[len(unit) :])

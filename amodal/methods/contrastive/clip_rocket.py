@@ -106,7 +106,7 @@ class Rocket(Towers):
                 terms[f"{self.add}/{a}~{b}"] = WEIGHTS[self.add] * extra
         return {name: term / len(pairs) for name, term in terms.items()}
 
-    def tick(self, clock: Clock) -> None:
+    def on_step_end(self, clock: Clock) -> None:
         if self.slow is not None:
             follow(self.slow, nn.ModuleList([self.encoder, self.added]), self.momentum)
 

@@ -53,16 +53,16 @@ def cma_harmonize(
     anchor = anchor or next((f for f in encoder.fields if f not in texts), next(iter(encoder.fields)))
     if anchor not in encoder.fields:
         raise unknown("field to anchor to", anchor, encoder.fields)
-    method = Harmonized(encoder.align(width), anchor, [f for f in texts if f != anchor], captions, start)
+    kind = HarmonizedGradients if realigned or sift == "batch" else Harmonized
+    method = kind(encoder.align(width), anchor, [f for f in texts if f != anchor], captions, start)
     method.realigned, method.sift, method.end, method.drop, method.temperature = realigned, sift, end, drop, temperature
-    method.combine = method.harmonize if realigned or sift == "batch" else None
     return method
 
 
 class Harmonized(Method):
     """seen: of the last step, the cosines of the gradients (`cosines`) and of the rows (`rows`), for those who want to look."""
 
-    least_rows = 2
+    min_batch_size = 2
 
     def __init__(self, encoder: Encoder, anchor: str, texts: list[str], captions: int, start: float):
         super().__init__()
@@ -71,7 +71,7 @@ class Harmonized(Method):
         self.register_buffer("gamma", torch.tensor(start))
         self.seen: dict[str, object] = {}
 
-    def tick(self, clock: Clock) -> None:
+    def on_step_end(self, clock: Clock) -> None:
         self.gamma.fill_(self.start + (self.end - self.start) * clock.progress)
 
     def features(self, batch: Batch) -> Features:
@@ -109,7 +109,11 @@ class Harmonized(Method):
         terms = self.contrasts(rest, leaf).values()
         return Column(row_cosines([torch.autograd.grad(term, leaf.values)[0] for term in terms]), leaf.rows)
 
-    def harmonize(self, gradients: dict[str, Tensor]) -> Tensor:
+
+class HarmonizedGradients(Harmonized):
+    """Gradients of the terms are combined, for realignment or for leaving out whole batches."""
+
+    def combine_gradients(self, gradients: dict[str, Tensor]) -> Tensor:
         self.seen["cosines"] = found = cosines(gradients)
         total = realign(gradients) if self.realigned else torch.stack(list(gradients.values())).sum(0)
         if self.sift == "batch" and found:

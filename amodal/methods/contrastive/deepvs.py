@@ -14,7 +14,7 @@ from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, Ragged
 from amodal.core.column import shared_rows
-from amodal.methods.contract import Features
+from amodal.methods.contract import Features, StagedMethod
 from amodal.methods.shared.matching import token_features, words_of
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import Towers, share, token_mean, two_senses
@@ -61,11 +61,11 @@ def deepvs(
     if captions:
         alphabet, method.beta = encoder.fields[name].alphabet, beta
         method.writer, method.stages = Captioner(encoder.width, alphabet, hidden), (1 - captions, 1.0)
-        method.begin(0)
+        method.on_stage_start(0)
     return method
 
 
-class Parts(Towers):
+class Parts(StagedMethod, Towers):
     """Features: `parts/` of each source, its tokens in the common space; of all but the words the whole comes first. In the second
     stage `caption/` losses of what is written about each of them."""
 
@@ -73,7 +73,7 @@ class Parts(Towers):
         super().__init__(encoder, objective)
         self.words, self.regions, self.stage, self.writer, self.beta = words, regions, 0, None, 0.0
 
-    def begin(self, stage: int) -> None:
+    def on_stage_start(self, stage: int) -> None:
         self.stage = stage
         if self.writer is not None:
             self.encoder.requires_grad_(stage == 0)

@@ -59,7 +59,7 @@ def duet(
 class Duet(Method):
     """Features: `hat/` told attributes, `state/` of the picture, `told/` losses and `mark/` state of masked attributes, of each sense."""
 
-    least_rows = 2
+    min_batch_size = 2
 
     def __init__(self, encoder, prompts, weights, negatives, temperature):
         super().__init__()
@@ -107,11 +107,11 @@ class Duet(Method):
         weights = {name: weight for name, weight in self.weights.items() if weight}
         return {f"{name}/{s}": w * term for name, w in weights.items() for s, term in share(found[name]).items()}
 
-    def tick(self, clock: Clock) -> None:
+    def on_step_end(self, clock: Clock) -> None:
         self.prompts.count += self._new
 
     @torch.no_grad()
-    def predict(self, batch: Batch) -> Embeddings:
+    def predict_attributes(self, batch: Batch) -> Embeddings:
         """Of each sense but the attributes (N, A): the attributes it shows, as `attribute_vectors` writes them, told from the template."""
         empty = {s: c.between(0, 0) if s == self.field else c for s, c in batch.columns.items()}
         z = self.features(replace(batch, columns=empty))

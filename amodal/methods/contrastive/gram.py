@@ -51,7 +51,7 @@ def gram(
 
 
 class Volumes(Towers):
-    def pair_logits(self) -> None:
+    def logit_scale(self) -> None:
         """None: tuples are matched by their volume and not pairs by their cosine."""
 
 

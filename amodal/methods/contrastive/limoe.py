@@ -110,7 +110,7 @@ class Limoe(Towers):
             return sure.new_zeros(self.encoder.experts)
         return thresholds(sure[:, 0], sure[:, 1].long(), self.encoder.experts, self.capacity)
 
-    def tick(self, clock: Clock) -> None:
+    def on_step_end(self, clock: Clock) -> None:
         for (trunk, block), least in self._next.items():
             layers = [b.mlp for b in self.encoder.trunks[trunk].blocks if hasattr(b, "mlp")]
             layers[block].least.copy_(least)

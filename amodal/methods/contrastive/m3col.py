@@ -59,7 +59,7 @@ def m3col(
 class M3CoL(Method):
     """Features are the trunk's vectors of each sense, the label, the seeds and, of a sense whose inputs are mixed, its tokens."""
 
-    views, least_rows = ("weak",), 2
+    views, min_batch_size = ("weak",), 2
 
     def __init__(self, encoder: Encoder, label: str, classes: int, hidden: int):
         super().__init__()
@@ -79,7 +79,7 @@ class M3CoL(Method):
         z = self.encoder.features(batch)
         return Embeddings({f: z[f] for f in self.encoder.fields}, batch.size)
 
-    def tick(self, clock: Clock) -> None:
+    def on_step_end(self, clock: Clock) -> None:
         self.progress.fill_(clock.progress)
 
     def losses(self, features: Features) -> dict[str, Tensor]:
@@ -113,6 +113,6 @@ class M3CoL(Method):
         return mixup_nce(*pair, partners(seeds), kept, temperature=self.heat)
 
     @torch.no_grad()
-    def outputs(self, batch: Batch) -> Column:
+    def predict(self, batch: Batch) -> Column:
         """(N, classes) logits of the rows that have any sense, from all that they have."""
         return self.heads(self.senses(batch))

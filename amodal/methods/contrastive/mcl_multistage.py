@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, unknown
-from amodal.methods.contract import Features, Method
+from amodal.methods.contract import Features, StagedMethod
 from amodal.methods.shared.shapes import sense_pairs, share, view_pairs
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
@@ -53,14 +53,16 @@ def mcl_multistage(
     size, scale = encoder.width, 1 / (temperature or 0.07)
     each = [Projector(size, width, hidden=size) if alone else Scale(scale, most=100.0) for _ in range(parts)]
     method.each = nn.ModuleList(each)
-    method.begin(0)
+    method.on_stage_start(0)
     return method
 
 
-class Multistage(Method):
+class Multistage(StagedMethod):
     """each: the projector of each stage, or its scale where senses are compared."""
 
-    least_rows = 2
+    min_batch_size = 2
+
+    refresh_first = False
 
     def __init__(self, encoder: Encoder, clusters: int, by: str, carry_on: bool):
         super().__init__()
@@ -68,7 +70,7 @@ class Multistage(Method):
         own = {n: p for n, p in encoder.named_parameters() if not n.startswith("others.")}
         self.learns = {n for n, p in own.items() if p.requires_grad}  # all but a frozen backbone
 
-    def begin(self, stage: int) -> None:
+    def on_stage_start(self, stage: int) -> None:
         self.stage = stage
         self.requires_grad_(False)
         for name, p in self.encoder.parts[stage].named_parameters():
@@ -76,7 +78,7 @@ class Multistage(Method):
         self.each[stage].requires_grad_(True)
 
     @torch.no_grad()
-    def survey(self, stage: int, see: Callable[[], Embeddings]) -> Tensor:
+    def refresh(self, stage: int, see: Callable[[], Embeddings]) -> Tensor:
         """Frozen stages give the same vectors, and so the same clusters, whenever they are asked: nothing need be kept."""
         if self.carry_on:
             learnt, new = (self.encoder.parts[i].state_dict() for i in (stage - 1, stage))

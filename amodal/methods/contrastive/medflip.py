@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Batch, Column, Embeddings, Tokens, field_of, name_code, unknown
 from amodal.masking.hashing import hash_bits
 from amodal.masking.random import random_keep
-from amodal.methods.contract import Features, Method
+from amodal.methods.contract import Features, StagedMethod
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import refuse_backbones, row_losses, sense_pairs, share, token_mean, two_senses
 from amodal.modalities.text import Text
@@ -62,14 +62,14 @@ def medflip(
     return method
 
 
-class MedFlip(Method):
-    least_rows = 2
+class MedFlip(StagedMethod):
+    min_batch_size = 2
 
     def __init__(self, encoder: Encoder, dropped: list[str], scale: Scale):
         super().__init__()
         self.encoder, self.dropped, self.scale, self.whole = encoder, dropped, scale, False
 
-    def begin(self, stage: int) -> None:
+    def on_stage_start(self, stage: int) -> None:
         self.whole = stage > 0
 
     def features(self, batch: Batch) -> Features:

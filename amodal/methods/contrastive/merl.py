@@ -38,7 +38,7 @@ def merl(
 
 
 class Merl(Method):
-    least_rows = 2
+    min_batch_size = 2
 
     def __init__(self, encoder: Encoder, fields: list[str], weight: float, dropout: float, temperature: float):
         super().__init__()

@@ -56,7 +56,7 @@ def mirror(
 
 
 class Mirror(Method):
-    least_rows, views = 2, ("weak",)
+    min_batch_size, views = 2, ("weak",)
 
     def __init__(self, encoder: Encoder, retention: Retention, style: Style, scale: Scale, weights: dict[str, float]):
         super().__init__()

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 
 from amodal.core import AmodalError, Batch, field_of, unknown, view_of
-from amodal.methods.contract import Features, Method
+from amodal.methods.contract import Features, StagedMethod
 from amodal.methods.shared.generation import Telling
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import frozen_copy, share, token_mean
@@ -62,12 +62,14 @@ def mlem(
     method = Mlem(encoder, LEARNS[learns], tell, Scale(scale, bias=bias), margin, hardest, weight)
     method.views = ("plain", *("local",) * slices)
     method.stages = (first, 1.0) if learns == "mlem" else (1.0,)
-    method.begin(0)
+    method.on_stage_start(0)
     return method
 
 
-class Mlem(Method):
-    least_rows = 2
+class Mlem(StagedMethod):
+    min_batch_size = 2
+
+    refresh_first = False
 
     def __init__(self, encoder, terms, tell, logit, margin, hardest, weight):
         super().__init__()
@@ -75,13 +77,13 @@ class Mlem(Method):
         self.margin, self.hardest, self.weight = margin, hardest, weight
         self.other = frozen_copy(encoder)  # the encoder at its start, later the contrastive one
 
-    def begin(self, stage: int) -> None:
+    def on_stage_start(self, stage: int) -> None:
         self.now = self.terms[stage]
         self.tell.requires_grad_("reconstruct" in self.now)
         self.logit.requires_grad_("align" in self.now)
 
     @torch.no_grad()
-    def survey(self, stage: int, see: Callable[[], Features]) -> None:
+    def refresh(self, stage: int, see: Callable[[], Features]) -> None:
         for mine, its in zip(self.encoder.state_dict().values(), self.other.state_dict().values()):
             kept = mine.clone()
             mine.copy_(its)

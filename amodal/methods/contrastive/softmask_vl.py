@@ -59,7 +59,7 @@ def softmask_vl(
 class SoftMasks(Method):
     """Features: vectors of all sources, `slow/` of the momentum copy, `tokens/` of all sources, `mlm/` the sums of masked words."""
 
-    least_rows = 2
+    min_batch_size = 2
 
     def __init__(self, encoder, matcher, masked, scale, queues, views, options):
         super().__init__()
@@ -113,7 +113,7 @@ class SoftMasks(Method):
     def weight(self) -> float:
         return self.o["soft"] if self.progress >= self.o["warmup"] else 0.0
 
-    def tick(self, clock: Clock) -> None:
+    def on_step_end(self, clock: Clock) -> None:
         self.progress.fill_(clock.progress)
         self.queues.push(self._seen)
         follow(self.slow, self.encoder, self.o["momentum"])

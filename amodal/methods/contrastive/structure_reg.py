@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from amodal.core import Batch, Embeddings
-from amodal.methods.contract import Clock, Features, Method
+from amodal.methods.contract import Clock, Features, Method, StagedMethod
 from amodal.methods.shared.shapes import sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
@@ -33,17 +33,17 @@ def structure_reg(
     return Structure(two_senses(encoder).align(width, hidden), temperature, weight, levels, margin, warmup)
 
 
-class Structure(Method):
-    least_rows = 2
+class Structure(StagedMethod):
+    min_batch_size = 2
 
     def __init__(self, encoder: Encoder, temperature: float, weight: float, levels: int, margin: float, warmup: int):
         super().__init__()
         self.encoder, self.temperature, self.weight, self.warmup = encoder, temperature, weight, warmup
         self.keeping = {"temperature": temperature, "levels": levels, "margin": margin}
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.begin(1)
+        self.on_stage_start(1)
 
-    def begin(self, stage: int) -> None:
+    def on_stage_start(self, stage: int) -> None:
         self.encoder.requires_grad_(False)
         self.encoder.heads.requires_grad_(True)
 
@@ -64,5 +64,5 @@ class Structure(Method):
         weight = self.weight * ((self.steps + 1) / max(self.warmup, 1)).clamp(max=1)
         return share(pairs) | {name: weight * term for name, term in share(kept).items()}
 
-    def tick(self, clock: Clock) -> None:
+    def on_step_end(self, clock: Clock) -> None:
         self.steps.fill_(clock.step)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, view_of
-from amodal.methods.contract import Clock, Features, Method
+from amodal.methods.contract import Clock, Features, Method, StagedMethod
 from amodal.methods.shared.shapes import sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
@@ -49,18 +49,18 @@ def ucasr(
     method.hinge, method.temperature = {"margin": margin, "over": "mean", "symmetric": symmetric}, temperature
     method.pretrain, method.stages = pretrain, (pretrain, 1.0) if 0 < pretrain < 1 else (1.0,)
     method.views = ("weak",) * (pretrain < 1) + ("strong", "strong") * (pretrain > 0)
-    method.begin(0)
+    method.on_stage_start(0)
     return method
 
 
-class Ucasr(Method):
-    least_rows = 2
+class Ucasr(StagedMethod):
+    min_batch_size = 2
 
     def __init__(self, encoder: Encoder):
         super().__init__()
         self.encoder = encoder
 
-    def begin(self, stage: int) -> None:
+    def on_stage_start(self, stage: int) -> None:
         self.paired = stage > 0 or not self.pretrain
         self.encoder.heads.requires_grad_(False)  # made of towers and maps after each step
         self.heads.requires_grad_(not self.paired)
@@ -84,7 +84,7 @@ class Ucasr(Method):
         return share({f"hinge/{a}~{b}": ranking_hinge(*pair, **self.hinge) for (a, b), pair in pairs.items()})
 
     @torch.no_grad()
-    def tick(self, clock: Clock) -> None:
+    def on_step_end(self, clock: Clock) -> None:
         """The encoder's heads become the towers' outputs under the running maps."""
         if not self.paired:
             return

@@ -52,7 +52,7 @@ class Data2vec(StudentTeacher):
         self.top, self.beta, self.hide = top, beta, hide
         self.kinds = {f: modalities.name_of(m) for f, m in encoder.fields.items()}
         self.mask = nn.ParameterDict({f: nn.Parameter(torch.randn(encoder.width) * 0.02) for f in encoder.fields})
-        self.predict = nn.ModuleDict({f: nn.Linear(encoder.width, encoder.width) for f in encoder.fields})
+        self.predictors = nn.ModuleDict({f: nn.Linear(encoder.width, encoder.width) for f in encoder.fields})
 
     def features(self, batch: Batch) -> Features:
         content = self.encoder.content(batch)
@@ -75,7 +75,7 @@ class Data2vec(StudentTeacher):
     def regress(self, student: Tokens, teacher: Tokens, hidden_T: Tensor) -> Column:
         strip = self.encoder.pools[field_of(student.names[0])].strip
         student, teacher = strip(student).keep(hidden_T), strip(teacher).keep(hidden_T)
-        guess_TD = self.predict[field_of(student.names[0])](student.x)
+        guess_TD = self.predictors[field_of(student.names[0])](student.x)
         return row_losses(smooth_l1(guess_TD.float(), teacher.x.float(), beta=self.beta), student)
 
     def targets(self, outputs: list[Tensor], tokens: Tokens) -> Tensor:
@@ -92,8 +92,8 @@ class Data2vec(StudentTeacher):
         """In a straight line from the first to the last, as in the paper."""
         return self.momentum + (self.final_momentum - self.momentum) * clock.progress
 
-    def tick(self, clock: Clock) -> None:
-        super().tick(clock)
+    def on_step_end(self, clock: Clock) -> None:
+        super().on_step_end(clock)
         # the teacher reads what the student's front end makes of the input: that part is shared, not averaged
         for name in ("tokenizers", "field_token"):
             follow(getattr(self.teacher, name), getattr(self.encoder, name), 0.0)

@@ -61,8 +61,8 @@ class Dino(StudentTeacher):
             self._next[f] = update_center(center.detach(), teacher, momentum=self.center_momentum)
         return share(terms)
 
-    def tick(self, clock: Clock) -> None:
-        super().tick(clock)
+    def on_step_end(self, clock: Clock) -> None:
+        super().on_step_end(clock)
         follow(self.teacher_heads, self.heads, self.momentum_at(clock))
         for f, center in self._next.items():
             self.centers[f].data.copy_(center)

@@ -98,5 +98,5 @@ class Clamr(Towers):
             columns["about"] = batch.labels[self.labels[0]]
         return Features(columns, batch.size)
 
-    def pair_logits(self) -> None:
+    def logit_scale(self) -> None:
         """None: records are matched token by token and not by the cosine of two vectors."""

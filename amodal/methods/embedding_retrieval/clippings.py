@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, unknown
 from amodal.core.column import shared_rows
-from amodal.methods.contract import Features, Method
+from amodal.methods.contract import Features, StagedMethod
 from amodal.methods.shared.hard_batches import look_alikes
 from amodal.methods.shared.matching import words_of
 from amodal.methods.shared.shapes import sense_pairs, share, two_senses
@@ -54,8 +54,8 @@ def clippings(
     method.weights = {text: 1 - image_weight} | dict.fromkeys(others, image_weight / len(others))
     method.labels, method.heat, method.group = (label,) if label else (), label_temperature, group
     method.stages = (unlabelled, 1.0) if label and unlabelled else (1.0,)
-    method.survey_first = bool(label) and not unlabelled
-    method.begin(0)
+    method.refresh_first = bool(label) and not unlabelled
+    method.on_stage_start(0)
     return method
 
 
@@ -71,18 +71,20 @@ def pooled(z: Embeddings, weights: dict[str, float]) -> Column:
     return Column(normalize(total[rows], dim=1), rows)
 
 
-class Clippings(Method):
-    least_rows = 2
+class Clippings(StagedMethod):
+    min_batch_size = 2
+
+    refresh_first = False
 
     def __init__(self, encoder: Encoder, scale: Scale):
         super().__init__()
         self.encoder, self.scale = encoder, scale
 
-    def begin(self, stage: int) -> None:
+    def on_stage_start(self, stage: int) -> None:
         self.supervised = bool(self.labels) and stage == len(self.stages) - 1
 
     @torch.no_grad()
-    def survey(self, stage: int, see: Callable[[], Embeddings]) -> Tensor | None:
+    def refresh(self, stage: int, see: Callable[[], Embeddings]) -> Tensor | None:
         seen, device = see(), self.scale.log.device
         every = Column(torch.full((seen.size,), -1), torch.arange(seen.size))
         known = seen.columns.get(f"label/{self.labels[0]}", every)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
-from amodal.methods.contract import Features, Method
+from amodal.methods.contract import Features, StagedMethod
 from amodal.methods.shared.matching import token_features, words_of
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import sense_pairs, share, token_mean, two_senses
@@ -53,7 +53,7 @@ def grace(
     if not 0 <= warmup < 1:
         raise AmodalError(f"warmup is from 0 to below 1, not {warmup}")
     method = Grace(encoder.align(width), Scale(1 / temperature, most=100.0), most, levels)
-    method.asks, method.records = words_of(two_senses(encoder), words)
+    method.query_field, method.records = words_of(two_senses(encoder), words)
     method.shape, method.memorise, method.contrast = (
         {"branch": branch, "leaf": leaf, "levels": levels},
         memorise,
@@ -61,26 +61,28 @@ def grace(
     )
     tokens = tokens_of(kind, most=most, **method.shape)
     method.writer = IdentifierWriter(encoder.width, tokens, depth=depth, heads=encoder.heads_each)
-    method.kind, method.stages, method.survey_first = kind, (warmup, 1.0) if warmup else (1.0,), not warmup
-    method.begin(0)
+    method.kind, method.stages, method.refresh_first = kind, (warmup, 1.0) if warmup else (1.0,), not warmup
+    method.on_stage_start(0)
     return method
 
 
-class Grace(Method):
-    least_rows = 2
+class Grace(StagedMethod):
+    min_batch_size = 2
+
+    refresh_first = False
 
     def __init__(self, encoder: Encoder, scale: Scale, most: int, levels: int):
         super().__init__()
         self.encoder, self.scale, self.register = encoder, scale, Register(most, levels)
 
-    def begin(self, stage: int) -> None:
+    def on_stage_start(self, stage: int) -> None:
         self.writes = stage == len(self.stages) - 1
 
-    def study(self, records: Iterable[Batch]) -> None:
+    def fit_statistics(self, records: Iterable[Batch]) -> None:
         self.register.enter([key for batch in records for key in batch.keys])
 
     @torch.no_grad()
-    def survey(self, stage: int, see: Callable[[], Embeddings]) -> None:
+    def refresh(self, stage: int, see: Callable[[], Embeddings]) -> None:
         seen = see()
         senses = {s: seen[s].to(self.scale.log.device) for s in self.records if s in seen}
         one = self.encoder.project(Embeddings(senses, seen.size)).fused(list(senses))
@@ -94,7 +96,7 @@ class Grace(Method):
         columns = dict(vectors(self.encoder, context, batch.size).columns)
         if self.writes:
             codes = self.register.of(batch.keys)
-            for s in (self.asks, *(self.records if self.memorise else ())):
+            for s in (self.query_field, *(self.records if self.memorise else ())):
                 read = self.read(context, s)
                 read = read.at(codes[read.rows, 0] >= 0)
                 columns[f"write/{s}"] = Column(self.writer(read.values, codes[read.rows]), read.rows)
@@ -105,14 +107,14 @@ class Grace(Method):
         weight, heat = self.contrast if self.writes else 1.0, 1 / self.scale()
         near = {f"info_nce/{a}~{b}": weight * info_nce(*z.pair(a, b), temperature=heat) for a, b in sense_pairs(z)}
         told = {s: token_mean(features[s]) for s in features if "/" in s}
-        asked = {f"retrieve/{self.asks}": told.pop(f"write/{self.asks}")} if told else {}
+        asked = {f"retrieve/{self.query_field}": told.pop(f"write/{self.query_field}")} if told else {}
         return share(near) | share({s.replace("write", "memorise"): loss for s, loss in told.items()}) | asked
 
     @torch.no_grad()
-    def generate(self, batch: Batch, *, beams: int = 10) -> tuple[Column, Tensor, Tensor]:
-        read = self.read(alone(self.encoder, batch.only(self.asks)), self.asks)
+    def retrieve(self, batch: Batch, *, beams: int = 10) -> tuple[Column, Tensor, Tensor]:
+        read = self.read(alone(self.encoder, batch.only(self.query_field)), self.query_field)
         return *self.register.find(self.writer, read, beams=beams), self.register.codes
 
     def find(self, batch: Batch, *, beams: int = 10) -> Column:
-        """(N, beams) int64: the numbers of `generate`."""
-        return self.generate(batch, beams=beams)[0]
+        """(N, beams) int64: the numbers of `retrieve`."""
+        return self.retrieve(batch, beams=beams)[0]

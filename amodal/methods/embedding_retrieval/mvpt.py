@@ -67,7 +67,7 @@ def same_moments(features: Features, a: str, b: str) -> tuple[Tensor, Tensor]:
 
 
 class Mvpt(Method):
-    least_rows = 2
+    min_batch_size = 2
 
     def __init__(self, encoder: Encoder, scale: Scale):
         super().__init__()

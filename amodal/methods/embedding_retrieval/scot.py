@@ -15,7 +15,7 @@ from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
 from amodal.core.column import both
-from amodal.methods.contract import Features, Method
+from amodal.methods.contract import Features, StagedMethod
 from amodal.methods.shared.matching import words_of
 from amodal.methods.shared.shapes import sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder
@@ -64,7 +64,7 @@ def scot(
     )
     method.references = [f for f in own if f != words]
     method.stages = (warmup, 1.0) if warmup else (1.0,)
-    method.begin(0)
+    method.on_stage_start(0)
     return method
 
 
@@ -78,14 +78,14 @@ def tower_of(encoder: Encoder, name: str, among: list[str]) -> str:
     return next((f for f in among if kind(f) == kind(name)), name)
 
 
-class Scot(Method):
-    least_rows = 2
+class Scot(StagedMethod):
+    min_batch_size = 2
 
     def __init__(self, encoder: Encoder, scale: Scale):
         super().__init__()
         self.encoder, self.scale = encoder, scale
 
-    def begin(self, stage: int) -> None:
+    def on_stage_start(self, stage: int) -> None:
         self.composes = stage == len(self.stages) - 1
         if self.composes:
             self.requires_grad_(False)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, Embeddings, field_of, view_of
 from amodal.core.column import both
-from amodal.methods.contract import Features, Method
+from amodal.methods.contract import Features, Method, StagedMethod
 from amodal.methods.shared.shapes import sense_pairs, share, two_senses, view_pairs
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
@@ -47,21 +47,21 @@ def v2l(
     method.labels, method.margin = (label,) if label else (), {"scale": sharpness, "margin": margin}
     method.heat, method.stages = view_temperature, (coarse, 1.0) if label and coarse < 1 else (1.0,)
     method.all_coarse = bool(label) and coarse == 1
-    method.begin(0)
+    method.on_stage_start(0)
     return method
 
 
-class V2l(Method):
+class V2l(StagedMethod):
     """Features: `looks/SOURCE` of the encoder for looks, `named/SOURCE` of that for names, and the label."""
 
-    views, least_rows = ("weak", "strong"), 2
+    views, min_batch_size = ("weak", "strong"), 2
 
     def __init__(self, encoder: Encoder, scale: Scale, classes: int):
         super().__init__()
         self.encoder, self.scale = encoder, scale
         self.prototypes = nn.Parameter(torch.randn(classes, encoder.aligned_width)) if classes else None
 
-    def begin(self, stage: int) -> None:
+    def on_stage_start(self, stage: int) -> None:
         self.coarse = self.all_coarse or (len(self.stages) > 1 and stage == 0)
         if self.prototypes is not None:
             self.prototypes.requires_grad_(self.coarse)

@@ -21,7 +21,7 @@ from amodal.modalities.image import Image
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.co_attention import CoDualFusion
 from amodal.nn.generation.autoencoder import Autoencoder
-from amodal.nn.heads.supervised import Answers, Target
+from amodal.nn.heads.supervised import SupervisedHead, Target
 from amodal.objectives.cox import cox
 
 
@@ -54,7 +54,7 @@ def biofusionnet(
     vae = Autoencoder(encoder.width, 2 * latent, latent) if compressed else None
     shape = {"heads": encoder.heads_each, "depth": depth, "hidden": hidden, "dropout": dropout}
     fusion = CoDualFusion(fused, [f for f in encoder.fields if f not in fused], encoder.width, **shape)
-    head = Answers([Target.read(t) for t in targets], (), fusion.out_width, joint=True)
+    head = SupervisedHead([Target.read(t) for t in targets], (), fusion.out_width, joint=True)
     method = BioFusionNet(encoder, fusion, head, vae, compressed)
     method.elbo, method.event_weight = elbo, event_weight
     return method
@@ -65,7 +65,9 @@ class BioFusionNet(Method):
 
     views = ("weak",)
 
-    def __init__(self, encoder: Encoder, fusion: CoDualFusion, head: Answers, vae: Autoencoder | None, compressed: str):
+    def __init__(
+        self, encoder: Encoder, fusion: CoDualFusion, head: SupervisedHead, vae: Autoencoder | None, compressed: str
+    ):
         super().__init__()
         self.encoder, self.fusion, self.head, self.vae, self.compressed = encoder, fusion, head, vae, compressed
         self.labels = head.labels
@@ -90,5 +92,5 @@ class BioFusionNet(Method):
     def survival(self, risk: Tensor, time: Tensor, event: Tensor) -> Tensor:
         return cox(risk, time, event, torch.where(event, self.event_weight, 1.0))
 
-    def outputs(self, batch: Batch) -> Column:
+    def predict(self, batch: Batch) -> Column:
         return self.told(batch)[0]

@@ -66,5 +66,5 @@ class Capsules(Towers):
             columns[ITEM] = batch.labels[name]
         return Features(columns, batch.size)
 
-    def pair_logits(self) -> None:
+    def logit_scale(self) -> None:
         """None: it learns by another loss than InfoNCE."""

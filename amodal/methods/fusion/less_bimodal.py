@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, name_code
 from amodal.core.column import shared_rows
 from amodal.masking.hashing import hash_bits
-from amodal.methods.contract import Features, Method
+from amodal.methods.contract import Features, StagedMethod
 from amodal.methods.shared import matching as m
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import share, token_mean, two_senses
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.co_encoder import CoEncoder
-from amodal.nn.heads.supervised import Answers, Target
+from amodal.nn.heads.supervised import SupervisedHead, Target
 from amodal.objectives.matching import exchange, matching
 
 
@@ -52,26 +52,26 @@ def less_bimodal(
     name, rest = m.words_of(two_senses(encoder), words)
     masked = m.MaskedWords(encoder, name, ratio) if pairs else None
     whole, told = 2 * encoder.width, pairs < 1 or targets
-    head = Answers([Target.read(t) for t in targets], rest, whole, hidden=whole) if told else None
+    head = SupervisedHead([Target.read(t) for t in targets], rest, whole, hidden=whole) if told else None
     co = CoEncoder(list(encoder.fields), encoder.width, depth, encoder.heads_each)
     method = LessBimodal(encoder, co, masked, head, name, swap)
     method.views = {f: ("plain" if f == name else view,) for f in encoder.fields}
-    method.rates = {"co": cross_rate, "match": head_rate, "head": head_rate, "masked": cross_rate}
+    method.lr_multipliers = {"co": cross_rate, "match": head_rate, "head": head_rate, "masked": cross_rate}
     method.stages = (pairs, 1.0) if 0 < pairs < 1 else (1.0,)
     return method
 
 
-class LessBimodal(Method):
+class LessBimodal(StagedMethod):
     """Features on pairs: `mlm/SENSE`, `tokens/SOURCE`, the seeds; on the label: `told`, and the labels."""
 
-    def __init__(self, encoder: Encoder, co: CoEncoder, masked, head: Answers | None, words: str, swap: float):
+    def __init__(self, encoder: Encoder, co: CoEncoder, masked, head: SupervisedHead | None, words: str, swap: float):
         super().__init__()
         self.encoder, self.co, self.masked, self.head, self.words, self.swap = encoder, co, masked, head, words, swap
         self.match = nn.Linear(2 * encoder.width, 1)
         self.labels = head.labels if head is not None else ()
-        self.begin(0)
+        self.on_stage_start(0)
 
-    def begin(self, stage: int) -> None:
+    def on_stage_start(self, stage: int) -> None:
         self.on_pairs = self.masked is not None and stage == 0
         for part, learns in ((self.masked, self.on_pairs), (self.match, self.on_pairs), (self.head, not self.on_pairs)):
             if part is not None:
@@ -79,7 +79,7 @@ class LessBimodal(Method):
 
     def features(self, batch: Batch) -> Features:
         if not self.on_pairs:
-            return Features({"told": self.outputs(batch)} | self.head.known(batch), batch.size)
+            return Features({"told": self.predict(batch)} | self.head.known(batch), batch.size)
         context = alone(self.encoder, batch)
         columns = m.token_features(self.encoder, context, list(batch.sources)) | {m.SEED: m.seed_column(batch)}
         content = self.encoder.content(batch.only(self.words))[self.words]
@@ -103,7 +103,7 @@ class LessBimodal(Method):
         logits = self.match(self.co.means({self.words: words.values[at], sense: seen.values[at_seen[shown]]}))
         return matching(logits[own].squeeze(1), logits[~own].squeeze(1))
 
-    def outputs(self, batch: Batch) -> Column:
+    def predict(self, batch: Batch) -> Column:
         bags = {s: self.encoder.pools[s].strip(bag) for s, bag in alone(self.encoder, batch).items()}
         lists = {s: Ragged(bag.x, bag.lengths()) for s, bag in bags.items()}
         words, pairs = lists.pop(self.words), {}

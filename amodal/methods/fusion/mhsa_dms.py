@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from amodal.core import AmodalError, Batch, Column
 from amodal.core.column import shared_rows
 from amodal.masking.hashing import hash_bits
-from amodal.methods.contract import Clock, Features, Method
+from amodal.methods.contract import Clock, Features, StagedMethod
 from amodal.methods.shared.fused import fused_vectors
 from amodal.methods.shared.shapes import follow, frozen_copy, refuse_pool
 from amodal.nn.encoder import Encoder
@@ -54,10 +54,10 @@ def mhsa_dms(
     return method
 
 
-class FusedContrast(Method):
+class FusedContrast(StagedMethod):
     """Features: `query` and `key` of each row, or its fused vector, `fused`, once the classifier is trained; its label."""
 
-    views, least_rows = ("strong", "strong"), 2
+    views, min_batch_size = ("strong", "strong"), 2
 
     def __init__(self, encoder: Encoder, fusion: nn.Module, width: int, queue: int, classes: int):
         super().__init__()
@@ -71,7 +71,7 @@ class FusedContrast(Method):
     def learning(self) -> dict[str, nn.Module]:
         return {"encoder": self.encoder, "fusion": self.fusion, "head": self.head}
 
-    def begin(self, stage: int) -> None:
+    def on_stage_start(self, stage: int) -> None:
         self.telling = stage > 0
         for module in self.learning().values():
             module.requires_grad_(not self.telling)
@@ -98,7 +98,7 @@ class FusedContrast(Method):
         keys = [torch.cat([new, old.to(new.dtype)]) for new, old in zip(self._seen, self.queue.earlier())]
         return {"contrast": sup_moco(features["query"].values, *keys, temperature=self.temperature)}
 
-    def tick(self, clock: Clock) -> None:
+    def on_step_end(self, clock: Clock) -> None:
         if not self.telling and self._seen:
             self.queue.push(*self._seen)
             for name, module in self.learning().items():
@@ -110,7 +110,7 @@ class FusedContrast(Method):
         return fused_vectors(self.encoder, self.fusion, batch)
 
     @torch.no_grad()
-    def outputs(self, batch: Batch) -> Column:
+    def predict(self, batch: Batch) -> Column:
         """(N, classes) logits, of those rows."""
         fused = self.fused(batch)
         return Column(self.classifier(fused.values), fused.rows)

@@ -15,7 +15,7 @@ from amodal.core import AmodalError, Batch, Column, unknown
 from amodal.methods.contract import Features, Method
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.sequential import Modules, turns
-from amodal.nn.heads.supervised import Answers, Target
+from amodal.nn.heads.supervised import SupervisedHead, Target
 
 
 def multimodn(
@@ -42,14 +42,16 @@ def multimodn(
             raise unknown("field", name, encoder.fields)
     if sorted(senses) != sorted(encoder.fields):
         raise AmodalError(f"order = {order!r} should name each of {', '.join(encoder.fields)} once")
-    head = Answers([Target.read(t) for t in targets], (), state, hidden=hidden, joint=True)
+    head = SupervisedHead([Target.read(t) for t in targets], (), state, hidden=hidden, joint=True)
     return MultiModN(encoder, Modules(senses, encoder.width * len(encoder.parts), state), head, shuffle, change, view)
 
 
 class MultiModN(Method):
     """Features: outputs of the tasks before any sense, `told/`, and after each, `told/SENSE`; `change/SENSE`; the labels."""
 
-    def __init__(self, encoder: Encoder, modules: Modules, head: Answers, shuffle: bool, change: float, view: str):
+    def __init__(
+        self, encoder: Encoder, modules: Modules, head: SupervisedHead, shuffle: bool, change: float, view: str
+    ):
         super().__init__()
         self.encoder, self.steps, self.head, self.shuffle, self.change = encoder, modules, head, shuffle, change
         self.views, self.labels = (view,), head.labels
@@ -84,7 +86,7 @@ class MultiModN(Method):
         states = {"": state} | {s: (state := placed(state, pair)) for s, pair in found.items()}
         return {s: self.head.predictions(self.head(state)) for s, state in states.items()}
 
-    def outputs(self, batch: Batch) -> Column:
+    def predict(self, batch: Batch) -> Column:
         """Of all rows; one without any sense is told as the average record."""
         state, _ = self.steps(self.encoder.features(batch))
         return self.head(Column(state, torch.arange(batch.size, device=state.device)))

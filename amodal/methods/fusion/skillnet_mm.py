@@ -68,7 +68,7 @@ def read(text: str, encoder: Encoder) -> dict[str, tuple[str, ...]]:
 class SkillNet(Method):
     """Features: the vector of each sense, read with the skill for relating, and as `masked/FIELD` the losses of masked tokens."""
 
-    views, least_rows = ("weak",), 2
+    views, min_batch_size = ("weak",), 2
 
     def __init__(self, encoder, rules, masked, contrast, ratio, alpha, scale):
         super().__init__()
@@ -78,7 +78,7 @@ class SkillNet(Method):
         self.pairs = list(combinations(encoder.fields, 2)) if contrast else []
         self.register_buffer("records", torch.ones(len(self.masked) + len(self.pairs)))  # of each task
 
-    def study(self, records: Iterable[Batch]) -> None:
+    def fit_statistics(self, records: Iterable[Batch]) -> None:
         count = torch.zeros_like(self.records)
         for batch in records:
             there = {f: batch[f].present(batch.size) for f in self.encoder.fields}

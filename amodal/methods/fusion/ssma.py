@@ -16,7 +16,7 @@ from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column
 from amodal.core.column import shared_rows
-from amodal.methods.contract import Features, Method
+from amodal.methods.contract import Features, StagedMethod
 from amodal.methods.shared.dense import grid_side, is_dense, maps_of, truth
 from amodal.methods.shared.shapes import refuse_pool, share
 from amodal.nn.encoder import Encoder
@@ -59,7 +59,7 @@ def ssma(
     return method.staged(alone, 1 - alone - fixed, fixed)
 
 
-class Ssma(Method):
+class Ssma(StagedMethod):
     """Features are the maps of each sense, before and after its trunk, and the truth."""
 
     def __init__(self, encoder: Encoder, network: Segmenter, sides, label, classes, weights):
@@ -73,7 +73,7 @@ class Ssma(Method):
         self.now = self.plan[0]
         return self
 
-    def begin(self, stage: int) -> None:
+    def on_stage_start(self, stage: int) -> None:
         self.now = self.plan[stage]
         for part in (self.encoder, *self.network.streams()):
             part.requires_grad_(self.now != 2)
@@ -100,12 +100,12 @@ class Ssma(Method):
         """(B,) bool: the rows that have any sense."""
         return torch.stack([z[f"{DEEP}/{s}"].present(z.size) for s in self.sides]).any(0)
 
-    def outputs(self, batch: Batch) -> Column:
-        told = self.predict(batch)
+    def predict(self, batch: Batch) -> Column:
+        told = self.probabilities(batch)
         return Column(told.values.clamp(min=1e-12).log(), told.rows)
 
     @torch.no_grad()
-    def predict(self, batch: Batch, size: int = 0) -> Column:
+    def probabilities(self, batch: Batch, size: int = 0) -> Column:
         """Probabilities of the rows that have any sense: (N, classes, size, size), as large as they were told where size is 0; (N, classes)
         where records are told. Experts that never met say the mean of what each says."""
         z = Features(maps_of(self.encoder, batch, self.sides), batch.size)

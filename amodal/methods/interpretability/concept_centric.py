@@ -53,7 +53,7 @@ class Concepts(Method):
         head = {"kind": "concepts", "dims": dims, "softness": softness}
         self.encoder = encoder.align(len(self.concepts.names), head=head)
 
-    def study(self, records: Iterable[Batch]) -> None:
+    def fit_statistics(self, records: Iterable[Batch]) -> None:
         boxes = learn_boxes(self.concepts.chances(batch[self.field].values for batch in records), **self.space)
         for head in self.encoder.heads.values():
             head.holds(*boxes)

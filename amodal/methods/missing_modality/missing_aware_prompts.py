@@ -13,7 +13,7 @@ from amodal.nn.adapters.block_tokens import bare
 from amodal.nn.adapters.deep_prompts import pattern_prompts
 from amodal.nn.adapters.tuning import entered
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads.supervised import answers_of
+from amodal.nn.heads.supervised import supervised_head
 
 ENCODER = {"trunk": "joint"}
 
@@ -41,4 +41,4 @@ def missing_aware_prompts(
     prompts = pattern_prompts(bare(encoder), length=length, layers=layers, at=at, grow=grow, aware=aware)
     entered(encoder.requires_grad_(False)).deep = prompts
     encoder.pools[FUSED].requires_grad_(True)
-    return Finetune(encoder, answers_of(encoder, targets, round(hidden * encoder.width)), 0.0, view)
+    return Finetune(encoder, supervised_head(encoder, targets, round(hidden * encoder.width)), 0.0, view)

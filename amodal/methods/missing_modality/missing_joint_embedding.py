@@ -63,7 +63,7 @@ def missing_joint_embedding(
 class JointEmbedding(Method):
     """Features are each sense's vector under its name, its prompts under `prompts/…`, the label and the seeds."""
 
-    views, least_rows = ("weak",), 2
+    views, min_batch_size = ("weak",), 2
 
     def __init__(self, encoder: Encoder, label: str, classes: int, prompts: int, hidden: int):
         super().__init__()
@@ -97,7 +97,7 @@ class JointEmbedding(Method):
         return {name: self.weight * term for name, term in share(terms).items()} | {"told": task}
 
     @torch.no_grad()
-    def outputs(self, batch: Batch) -> Column:
+    def predict(self, batch: Batch) -> Column:
         """(N, classes) logits of the rows that have any sense; the batch may lack whole senses."""
         z, states = self.seen(batch)
         return self.fusion(z, self.fusion.predict(states), {s: z[s].present(z.size) for s in z})

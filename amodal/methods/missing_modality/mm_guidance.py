@@ -19,7 +19,7 @@ from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import share, two_senses
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.guided_pool import GuidedPool
-from amodal.nn.heads.supervised import Answers, Target
+from amodal.nn.heads.supervised import SupervisedHead, Target
 from amodal.objectives.common import connected_zero
 from amodal.objectives.negative_cosine import negative_cosine
 
@@ -78,8 +78,8 @@ class Guidance(Method):
         self.encoder, self.deploy = encoder, deploy
         self.guides, width = [f for f in encoder.fields if f != deploy], encoder.width
         made = [Target.read(t) for t in targets]
-        self.head = Answers(made, (), width, hidden=hidden, joint=True)
-        self.pool, self.both = GuidedPool(width), Answers(made, (), 2 * width, hidden=hidden, joint=True)
+        self.head = SupervisedHead(made, (), width, hidden=hidden, joint=True)
+        self.pool, self.both = GuidedPool(width), SupervisedHead(made, (), 2 * width, hidden=hidden, joint=True)
         self.labels = self.head.labels
 
     def features(self, batch: Batch) -> Features:
@@ -102,7 +102,7 @@ class Guidance(Method):
             terms["logit"] = self.logit * follow
         return terms
 
-    def outputs(self, batch: Batch) -> Column:
+    def predict(self, batch: Batch) -> Column:
         """Of the rows that have the deployed sense; no other is read."""
         seen = alone(self.encoder, batch.only(self.deploy))[self.deploy]
         return self.head(self.encoder.pools[self.deploy](seen))

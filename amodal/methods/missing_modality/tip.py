@@ -68,7 +68,7 @@ class Interaction(m.Matcher):
 class Tip(Method):
     """Features: vectors of all sources, their `tokens/`, and `reconstruct/` the sums of hidden cells."""
 
-    least_rows = 2
+    min_batch_size = 2
 
     def __init__(self, encoder, module, masked, table, others, weights, temperature):
         super().__init__()

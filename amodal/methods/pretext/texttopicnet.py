@@ -62,7 +62,7 @@ class TextTopicNet(Method):
         device = next(self.encoder.parameters()).device
         return torch.tensor(rows, dtype=torch.int64, device=device), ["\n".join(each[row]) for row in rows]
 
-    def study(self, records: Iterable[Batch]) -> None:
+    def fit_statistics(self, records: Iterable[Batch]) -> None:
         found, full, every = [], 0, 0
         for batch in records:
             found += self.documents(batch)[1]

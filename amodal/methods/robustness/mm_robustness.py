@@ -19,7 +19,7 @@ from amodal.methods.contract import Features, Method
 from amodal.methods.shared.shapes import share
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.modality_subsets import reader
-from amodal.nn.heads.supervised import Answers, answers_of
+from amodal.nn.heads.supervised import SupervisedHead, supervised_head
 
 ENCODER = {"trunk": "joint"}
 
@@ -44,7 +44,7 @@ def mm_robustness(
     "plain" or "weak"."""
     if weight < 0 or temperature <= 0:
         raise AmodalError(f"weight = {weight} must be 0 or more, and temperature = {temperature} above 0")
-    method = SelfDistilled(encoder, answers_of(encoder, targets, hidden), view)
+    method = SelfDistilled(encoder, supervised_head(encoder, targets, hidden), view)
     method.learn, method.teacher = (named(encoder, fields) for fields in (learn, teacher))
     method.weight, method.temperature = weight, temperature
     return method
@@ -62,7 +62,7 @@ def named(encoder: Encoder, fields: str) -> tuple[str, ...]:
 class SelfDistilled(Method):
     """Features: `told`, the head's outputs from the senses that labels are learnt from, `teacher` and `student`, and the labels."""
 
-    def __init__(self, encoder: Encoder, head: Answers, view: str):
+    def __init__(self, encoder: Encoder, head: SupervisedHead, view: str):
         super().__init__()
         self.encoder, self.head, self.views, self.labels = encoder, head, (view,), head.labels
         if encoder.heads is not None:  # senses are not compared here
@@ -88,5 +88,6 @@ class SelfDistilled(Method):
         """What the head reads of a batch: all that its rows have."""
         return reader(self.encoder, batch)({s: c.present(batch.size) for s, c in batch.columns.items()})
 
-    def answers(self) -> Answers:
+    @property
+    def label_head(self) -> SupervisedHead:
         return self.head

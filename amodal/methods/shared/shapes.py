@@ -61,7 +61,7 @@ class Towers(Method):
     learned: a module whose parameters the objective uses (a temperature).
     """
 
-    least_rows = 2
+    min_batch_size = 2
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Towers(Method):
     def losses(self, features: Features) -> dict[str, Tensor]:
         return self.objective(self.project(features))
 
-    def pair_logits(self) -> Scale | None:
+    def logit_scale(self) -> Scale | None:
         return self.learned if isinstance(self.learned, Scale) and not self.heads else None
 
     def project(self, features: Features) -> Embeddings:
@@ -199,7 +199,7 @@ class StudentTeacher(Method):
         share = (1 + math.cos(math.pi * clock.progress)) / 2
         return self.final_momentum - (self.final_momentum - self.momentum) * share
 
-    def tick(self, clock: Clock) -> None:
+    def on_step_end(self, clock: Clock) -> None:
         follow(self.teacher, self.encoder, self.momentum_at(clock))
 
 

@@ -123,9 +123,9 @@ class NamedClasses(Method):
     def logits(self, z_ND: Tensor, names_CD: Tensor) -> Tensor:
         return self.scale * normalize(z_ND, dim=1) @ names_CD.T
 
-    def outputs(self, batch: Batch) -> Column:
+    def predict(self, batch: Batch) -> Column:
         """(N, C) logarithms of the probabilities of the classes learnt, the mean over the senses that a row has."""
-        told = self.predict(batch)
+        told = self.probabilities(batch)
         like = self.encoder.field_token[self.words]
         total, count = like.new_zeros(batch.size, len(self.target.classes)), like.new_zeros(batch.size)
         for column in told.values():
@@ -135,7 +135,9 @@ class NamedClasses(Method):
         return Column((total[rows] / count[rows, None]).clamp(min=1e-12).log(), rows)
 
     @torch.no_grad()
-    def predict(self, batch: Batch, names: Sequence[str] | None = None, mixed: bool | None = None) -> dict[str, Column]:
+    def probabilities(
+        self, batch: Batch, names: Sequence[str] | None = None, mixed: bool | None = None
+    ) -> dict[str, Column]:
         """Sense -> (N, C) probabilities of the classes `names`, or of those learnt. mixed: with representation features too, as is right
         for the classes learnt and for no others (so unless given)."""
         seen, rep = self.seen(batch)

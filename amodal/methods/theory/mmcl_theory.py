@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, unknown, view_of
-from amodal.methods.contract import Features, Method
+from amodal.methods.contract import Features, StagedMethod
 from amodal.methods.shared.shapes import frozen_copy, sense_pairs, share, view_pairs
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
@@ -51,14 +51,16 @@ def mmcl_theory(
         )
     method = Guided(encoder, judge, rule, temperature, width)
     method.stages = (first, 1.0) if own else (1.0,)
-    method.begin(0)
+    method.on_stage_start(0)
     return method
 
 
-class Guided(Method):
+class Guided(StagedMethod):
     """teacher: an encoder that never learns, or None to train one first, with heads `towers` into a common space."""
 
-    least_rows, views = 2, ("strong", "strong")
+    min_batch_size, views = 2, ("strong", "strong")
+
+    refresh_first = False
 
     def __init__(self, encoder: Encoder, teacher: Encoder | None, rule: str, temperature: float, width: int):
         super().__init__()
@@ -71,7 +73,7 @@ class Guided(Method):
             frozen_copy(encoder) if own else teacher
         )  # its own: the encoder at its start, later what that learnt first
 
-    def begin(self, stage: int) -> None:
+    def on_stage_start(self, stage: int) -> None:
         self.teaches = self.scale is not None and stage == 0
         self.heads.requires_grad_(not self.teaches)
         self.towers.requires_grad_(self.teaches)
@@ -79,7 +81,7 @@ class Guided(Method):
             self.scale.requires_grad_(self.teaches)
 
     @torch.no_grad()
-    def survey(self, stage: int, see: Callable[[], Features]) -> None:
+    def refresh(self, stage: int, see: Callable[[], Features]) -> None:
         for mine, its in zip(self.encoder.state_dict().values(), self.teacher.state_dict().values()):
             learnt = mine.clone()
             mine.copy_(its)

@@ -106,7 +106,7 @@ def survival_of(time: str, event: str, values: np.ndarray) -> Target:
     return Target(f"{time},{event}", "survival", event=came[0])
 
 
-class Answers(nn.Module):
+class SupervisedHead(nn.Module):
     """A linear map, or a perceptron with a hidden layer of `hidden`, of what an encoder makes of a record: the fused vector of a joint
     trunk, else the vectors of all senses side by side, with a learned one in the place of a sense that is lacking."""
 
@@ -191,7 +191,7 @@ class Answers(nn.Module):
         return predictions(self.targets, told)
 
     def written(self) -> dict:
-        """JSON-able; `answers_of` builds the same head again."""
+        """JSON-able; `supervised_head` builds the same head again."""
         return {"targets": [t.written() for t in self.targets], "hidden": self.hidden}
 
 
@@ -226,10 +226,10 @@ def _follow(target: Target, x: Tensor, aim: Tensor, temperature: float) -> Tenso
     return mse_loss(x.float(), aim.detach().float()) if len(x) else connected_zero(x.float())
 
 
-def answers_of(encoder, targets: Sequence[Target | dict], hidden: int = 0) -> Answers:
+def supervised_head(encoder, targets: Sequence[Target | dict], hidden: int = 0) -> SupervisedHead:
     """The head for what this encoder makes of its senses."""
     made, fields, copies = [Target.read(t) for t in targets], list(encoder.fields), len(encoder.parts)
     if encoder.trunk == "joint":
-        return Answers(made, fields, encoder.width * copies, hidden=hidden, joint=True)
+        return SupervisedHead(made, fields, encoder.width * copies, hidden=hidden, joint=True)
     widths = {f: getattr(encoder.pools[f], "out_width", encoder.width) * copies for f in fields}
-    return Answers(made, fields, widths, hidden=hidden)
+    return SupervisedHead(made, fields, widths, hidden=hidden)
