@@ -89,7 +89,7 @@ def adapt(
         raise AmodalError(f"shots and base_to_new are about the classes of one label, and {label!r} names several")
     if base_to_new:
         dataset = base_only(dataset, label)
-    size = saved(run)[1]["encoder"]["size"]
+    size = saved(run)[0].size
     rate = lr if lr is not None else size_of(size).lr * RATES.get(how, 1.0)
     spent: dict[str, Any] = {"steps": steps} if steps is not None else {"epochs": epochs or EPOCHS}
     only = labelled(label) if shots is None else few(label, shots, seed)

@@ -88,7 +88,7 @@ class Embedder:
             name: replace(dataset.schema.fields[name], modality=cast("Modality", m))
             for name, m in encoder.fields.items()
         }
-        self.n_features_out_ = encoder.out_width
+        self.n_features_out_ = encoder.space_width
         return self
 
     def transform(self, X) -> np.ndarray:

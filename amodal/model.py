@@ -130,7 +130,7 @@ class Model:
         for field in filter(before.contextual, before.fields):
             fresh, own = cast(Any, before.tokenizers[field]), cast(Any, self.encoder.tokenizers[field])
             if self.config["schedule"]["train_backbones"]:  # it has learnt: read what it was given at first
-                backbones = encoder_config.backbones({field: fresh.spec}, before.fields, before.size)
+                backbones = encoder_config.backbones({field: fresh.name}, before.fields, before.size)
                 before.tokenizers[field] = backbones[field]
             else:
                 fresh.body.load_state_dict(own.body.state_dict())

@@ -35,7 +35,7 @@ def _rows() -> list[Row]:
     there = {f: torch.rand(ROWS, generator=generator) for f in encoder.fields}
 
     def fused(batch: Batch) -> Tensor:
-        return encoder.pool(encoder.contextualise(encoder.tokenize(batch)))["fused"].values
+        return encoder.pool(encoder.encode(encoder.tokenize(batch)))["fused"].values
 
     torch.testing.assert_close(fused(whole), filled(whole), rtol=1e-3, atol=1e-3)
     step = partial(_step, encoder, fused)
@@ -95,7 +95,7 @@ def zeros(left: Batch, whole: Batch) -> Batch:
 
 
 def tokens(encoder: Encoder, batch: Batch) -> int:
-    return sum(len(bag) for bag in encoder.content(batch).values())
+    return sum(len(bag) for bag in encoder.patchify(batch).values())
 
 
 class ZeroFilled(nn.Module):
@@ -104,7 +104,7 @@ class ZeroFilled(nn.Module):
     def __init__(self, encoder: Encoder):
         super().__init__()
         trunk = encoder.trunks["all"]
-        self.tokenizers, self.place = encoder.tokenizers, encoder.place
+        self.tokenizers, self.place = encoder.tokenizers, encoder.add_positions
         self.blocks = TimmBlocks(encoder.width, len(trunk.blocks), encoder.heads_each)
         self.blocks.take(trunk)
 

@@ -51,7 +51,7 @@ def _row(size: str, precision: str, repeat: int) -> Row:
     row = compare(
         f"{size}, {precision}", step, "timm, padded, mask", _step(padded, theirs, HALF[precision]), repeat=repeat
     )
-    bags = encoder.content(batch)
+    bags = encoder.patchify(batch)
     told = ", ".join(f"{f} {len(b)} of {b.size * int(b.lengths().max())}" for f, b in bags.items())
     return replace(
         of_peak(row, step, precision), goal=GOAL, note=f"Tokens of {ROWS} records, of the padded ones: {told}."
@@ -83,7 +83,7 @@ class Padded(nn.Module):
 
     def __init__(self, encoder: Encoder):
         super().__init__()
-        self.tokenizers, self.place = encoder.tokenizers, encoder.place
+        self.tokenizers, self.place = encoder.tokenizers, encoder.add_positions
         self.blocks = nn.ModuleDict()
         for f, trunk in encoder.trunks.items():
             self.blocks[f] = TimmBlocks(encoder.width, len(trunk.blocks), encoder.heads_each)

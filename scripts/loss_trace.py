@@ -27,9 +27,9 @@ from safetensors.torch import load_file, save_file
 import amodal
 from amodal import data, methods
 from amodal.core.clock import Clock
-from amodal.core.old_runs import new_name
 from amodal.core.protocols import FitsStatistics, Refreshes, Staged
 from amodal.methods.contract import Method
+from amodal.nn.old_runs import old_name
 from amodal.train.loop import embed_all
 from amodal.train.optim import adamw
 from amodal.train.precision import context
@@ -65,15 +65,16 @@ def records() -> data.Dataset:
 
 
 @torch.no_grad()
-def begin_with(m: Method, method_name: str, base: Tensors) -> dict[str, str]:
+def begin_with(m: Method, base: Tensors) -> dict[str, str]:
     """Fill the method with the initial values of an older revision.
 
     Returns: the name there -> the name here, of all its parameters and buffers.
     Raises: ValueError where a value has no place here, or a place here no value.
     """
     theirs = {name.removeprefix("initial/"): v for name, v in base.items() if name.startswith("initial/")}
-    names = {name: new_name(name, method_name) for name in theirs}
     mine = everything(m)
+    here = {old_name(m, name): name for name in mine}
+    names = {name: here.get(name, name) for name in theirs}
     lost, empty = sorted(set(names.values()) - mine.keys()), sorted(mine.keys() - set(names.values()))
     if lost or empty:
         raise ValueError(f"names differ: here there is no {lost[:5]}, there is no {empty[:5]}")
@@ -127,7 +128,7 @@ def main(out: Path, only: str, steps: int, base: Path | None) -> None:
             m = method(name).train()
             begun = copies(fixed(name, m), "fixed")
             if base is not None and (base / f"{name}.safetensors").exists():
-                names = begin_with(m, name, load_file(base / f"{name}.safetensors"))
+                names = begin_with(m, load_file(base / f"{name}.safetensors"))
                 (out / f"{name}.json").write_text(json.dumps(names))
             save_file(begun | trace(m, steps, all_records), out / f"{name}.safetensors")
         except Exception as error:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 import amodal
 from amodal.core import AmodalError
 from amodal.nn import config as encoder_config
+from amodal.nn.old_runs import old_name
 from tests.methods.bench import batch
 from tests.old_runs.records import pictures
 
@@ -79,9 +80,9 @@ def by_name(name: str, shape: list[int]) -> torch.Tensor:
 def test_the_encoder_of_every_method_is_built_from_its_old_description(name):
     old = ENCODERS[name]
     encoder = encoder_config.build(old["encoder"]).eval()
-    own = encoder.state_dict()
-    assert {n: list(v.shape) for n, v in own.items()} == old["shapes"]
-    for n, value in own.items():
+    then_called = {old_name(encoder, n): v for n, v in encoder.state_dict().items()}
+    assert {n: list(v.shape) for n, v in then_called.items()} == old["shapes"]
+    for n, value in then_called.items():
         if value.is_floating_point():
             value.copy_(by_name(n, old["shapes"][n]))
     with torch.no_grad():

@@ -64,7 +64,7 @@ def zero_shot(method: Method, dataset: Dataset, rows: Sequence[int]) -> float:
     rows, labels = classed(dataset, rows)
     prompts = [f"{'An' if w[0] in 'aeiou' else 'A'} {w}." for words in CLASSES.values() for w in words]
     vectors = normalize(embed_values(method.encoder, TEXT, prompts), dim=1).view(
-        len(CLASSES), -1, method.encoder.aligned_width
+        len(CLASSES), -1, method.encoder.heads_width
     )
     pictures = embed_records(method.encoder, dataset.select([IMAGE]), rows, labels=False).aligned[IMAGE].values
     guess = (normalize(pictures, dim=1) @ normalize(vectors.mean(1), dim=1).T).argmax(1).numpy()

@@ -97,7 +97,8 @@ class Classifier(nn.Linear):
 
 def classifiers(encoder):
     method = concepts(encoder)
-    encoder.heads = nn.ModuleDict({f: Classifier(encoder.width, len(method.concepts.names)) for f in encoder.fields})
+    width = len(method.concepts.names)
+    encoder.set_heads({f: Classifier(encoder.width, width) for f in encoder.fields}, width)
     return method
 
 

@@ -67,7 +67,7 @@ def routed(method, emoji, part="test"):
     encoder, logits = method.encoder, {s: [] for s in SENSES}
     for batch in Loader(emoji, emoji.split(part), batch=256, shuffle=False):
         routing = {}
-        encoder.contextualise(encoder.tokenize(batch), routing=routing)
+        encoder.encode(encoder.tokenize(batch), router_logits=routing)
         for s in SENSES:
             logits[s].append(routing["all", 0][s].x)
     least, found = encoder.trunks["all"].blocks[1].mlp.least, {}

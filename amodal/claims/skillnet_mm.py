@@ -27,7 +27,7 @@ from amodal.claims._arms import Budget, fit, trained, untrained
 from amodal.data import sets as public
 from amodal.inference.forward_passes import in_order
 from amodal.modalities import make, name_of
-from amodal.nn.adapters.skills import switched
+from amodal.nn.adapters.skills import Skills
 from amodal.nn.heads.supervised import targets_of
 
 CLAIM = (
@@ -136,7 +136,7 @@ def tuned(encoder, targets):
 
 
 def skilled(then):
-    return lambda encoder: then(switched(encoder, rules(encoder)))
+    return lambda encoder: then(encoder.set_block_hook(Skills(rules(encoder))))
 
 
 def pretrained(five, rows, seed, finetune):
@@ -188,8 +188,8 @@ def measure(seed, dataset):
     for name, method in arms(five, rows, seed):
         each = {name: right(method, five, rows)}
         if name == "skills":
-            own = method.encoder.deep.rules
-            with method.encoder.deep.instead(dict(zip(own, [*own.values()][1:] + [*own.values()][:1]))):
+            own = method.encoder.block_hook.rules
+            with method.encoder.block_hook.instead(dict(zip(own, [*own.values()][1:] + [*own.values()][:1]))):
                 each["wrong"] = right(method, five, rows)
         for arm, scores in each.items():
             found |= {arm: mean(scores.values())} | {f"{arm}, {sense}": x for sense, x in scores.items()}

@@ -47,7 +47,7 @@ def held_out(dataset, seed):
 
 def pictures(method, dataset, sides):
     """For each encoder of the method, the picture vectors (N, D) of both vendors."""
-    parts, found = len(method.encoder.parts), []
+    parts, found = len(method.encoder.members), []
     for rows in sides:
         z = embed_records(method.encoder, dataset, rows, labels=False).aligned["image"].values
         found.append(z.chunk(parts, 1))

@@ -49,7 +49,7 @@ def in_company(encoder, dataset, rows):
     """Features of each sense as the network reads it beside the other, and `fused`."""
     parts = []
     for batch in Loader(dataset, rows, batch=ROWS, shuffle=False):
-        parts.append(Embeddings(encoder.pool(encoder.contextualise(encoder.tokenize(batch))), batch.size))
+        parts.append(Embeddings(encoder.pool(encoder.encode(encoder.tokenize(batch))), batch.size))
     return Embeddings.stack(parts)
 
 

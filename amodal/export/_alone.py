@@ -15,21 +15,22 @@ from amodal.core.embeddings import FUSED
 from amodal.export._senses import SENSES
 from amodal.modalities import name_of
 from amodal.nn.adapters.skills import Skills
-from amodal.nn.encoder import ALL, Encoder
-from amodal.nn.heads.projection_tower import tails
+from amodal.nn.encoder import Encoder
+from amodal.nn.heads.projection_tower import projection_towers
 from amodal.nn.pooling import AttentionPool, ClsPool
 from amodal.nn.positions import Rotary
+from amodal.nn.trunks import ALL
 
 
 def reason_against(encoder: Encoder, field: str) -> str:
     """Why this sense cannot be a graph; "" if it can."""
+    if not isinstance(encoder, Encoder):
+        return "its vectors are those of several encoders end to end"
     if encoder.contextual(field):
         return "it has a pretrained backbone, which its own library exports better"
-    if field in tails(encoder):
+    if field in projection_towers(encoder):
         return "it has trained blocks behind a locked tower, of which there is no dense form yet"
-    if encoder.others:
-        return "its vectors are those of several encoders end to end"
-    if encoder.deep is not None and not isinstance(encoder.deep, Skills):
+    if encoder.block_hook is not None and not isinstance(encoder.block_hook, Skills):
         return "tokens are put between the blocks of its trunk, of which there is no dense form yet"
     if encoder.experts:
         return "its trunk sends each token to one of several experts, so shapes depend on values"
@@ -47,9 +48,9 @@ class Alone(nn.Module):
         self.sense = SENSES[name_of(encoder.fields[field])](encoder.tokenizers[field])
         self.field_token, self.position, self.pool = encoder.field_token[field], encoder.position, encoder.pools[field]
         self.trunk = encoder.trunks[field if encoder.trunk == "separate" else ALL]
-        if encoder.deep is not None:
-            self.trunk = encoder.deep.alone(self.trunk, field)
-        self.fusion = encoder.fusion_tokens
+        if encoder.block_hook is not None:
+            self.trunk = encoder.block_hook.alone(self.trunk, field)
+        self.fusion = encoder.routing.fusion_tokens
         self.head = encoder.heads[field] if encoder.heads is not None else nn.Identity()
 
     def forward(self, *inputs: Tensor) -> Tensor:

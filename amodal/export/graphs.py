@@ -113,7 +113,7 @@ def _inputs(encoder: Encoder, field: str, alone: Alone, *, n: int, length: int, 
 
 
 def _width(encoder: Encoder) -> int:
-    return encoder.out_width
+    return encoder.space_width
 
 
 def _packages():

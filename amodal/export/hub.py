@@ -61,7 +61,7 @@ def reason_not(encoder: Encoder, field: str) -> str:
         )
     if reason := reason_against(encoder, field):
         return reason
-    if encoder.mixer != "attention" or encoder.deep is not None or encoder.fusion_tokens is not None:
+    if encoder.mixer != "attention" or encoder.block_hook is not None or encoder.routing.fusion_tokens is not None:
         return "its trunk has parts that SigLIP's vision model lacks"
     if encoder.positions == "rotary":
         return "its positions are rotary, SigLIP's are added"

@@ -24,11 +24,11 @@ import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 
+from amodal import modalities
 from amodal.core import AmodalError
 from amodal.data import Bad
 from amodal.evaluate import Embedded, embed_records
 from amodal.inference.embed import unreadable
-from amodal.nn import config as encoder_config
 from amodal.nn.saved import read_json
 from amodal.progress import Bar
 from amodal.train import distributed
@@ -64,7 +64,7 @@ def write_vectors(model, data, out: str | Path, *, chunk: int = CHUNK, progress:
     rank, _ = distributed.start()
     plan = {
         "encoder": model.fingerprint or _digest(model.encoder),
-        "fields": encoder_config.describe(model.encoder)["fields"],
+        "fields": {name: modalities.config(m) for name, m in model.encoder.fields.items()},
         "data": dataset.fingerprint,
         "records": len(dataset),
         "chunk": chunk,

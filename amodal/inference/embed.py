@@ -16,7 +16,7 @@ from amodal.core.matmul import fast_products
 from amodal.data import Bad, Dataset
 from amodal.inference.forward_passes import Changer, evaluating, in_order, kept, refuser
 from amodal.modalities import BadValue, Raw, name_of
-from amodal.nn.multi_vector import Several
+from amodal.nn.multi_vector import MultiVector
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def embed_records(
         {source: torch.cat(parts) for source, parts in content.items()},
         loader.bad,
         Changer(encoder, dataset, indices, batch, device, FUSED in spaces[0] or FUSED in spaces[1]),
-        getattr(encoder, "unsigned", False),
+        getattr(encoder, "similarity", "cosine") == "abs_cosine",
     )
 
 
@@ -147,12 +147,12 @@ def embed_several(
     batch: int = 256,
     device: torch.device | str | None = None,
     progress: Callable[[int], object] | None = None,
-    several: Several | None = None,
+    several: MultiVector | None = None,
 ) -> tuple[list[str], Embeddings, dict[str, Tensor], list[Bad]]:
     """The records at `indices` as an encoder with `several` vectors gives them for search: their keys, float16 unit vectors on the CPU, of
     some sources as Ragged, the number of the part that each of these is of, and the values that could not be read. several: how, the
     encoder's own way unless given. See `embed_records`."""
-    several = encoder.several if several is None else several
+    several = encoder.multi_vector if several is None else several
     indices = np.asarray(list(indices), dtype=np.int64)
     loader = in_order(dataset, indices, batch)
     device = device_of(encoder) if device is None else device
@@ -182,7 +182,7 @@ def embed_queries(encoder, name: str, raws: Sequence[Raw], *, batch: int = 256) 
     lists = []
     with evaluating(encoder):
         for part in value_batches(encoder, name, raws, batch):
-            lists.append(encoder.several.of_query(encoder, part, name).to("cpu"))
+            lists.append(encoder.multi_vector.of_query(encoder, part, name).to("cpu"))
     return Ragged(torch.cat([one.flat.float() for one in lists]), torch.cat([one.lengths for one in lists]))
 
 

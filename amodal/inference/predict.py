@@ -15,8 +15,10 @@ from amodal.data import Dataset
 from amodal.inference.forward_passes import in_order
 from amodal.methods.contract import Method
 from amodal.nn.bounded import Bounded
+from amodal.nn.config import is_old
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.supervised import Target, predictions
+from amodal.nn.old_runs import new_names
 from amodal.nn.saved import MADE_UP, built, fill, read_tensors, size_of_file
 
 
@@ -76,7 +78,8 @@ def kept_whole(folder: str | Path, encoder: Encoder, config: dict) -> Method:
             method = methods.build(config["method"], before, **options)
     except (KeyError, OverflowError, *MADE_UP) as e:
         raise no_method(said, e) from e
-    fill(method, own | read_tensors(file), str(file))
+    rest = read_tensors(file)
+    fill(method, own | (new_names(method, rest) if is_old(config["before"]) else rest), str(file))
     return method.eval()
 
 

@@ -6,10 +6,11 @@ else.
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from amodal.core import registry as find
+from amodal.core.part import register_codec
 from amodal.modalities.shared.base import VIEWS, BadValue, Modality, Raw, build
 from amodal.modalities.shared.guess import guess
 
@@ -48,3 +49,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+register_codec(
+    lambda value: is_dataclass(value) and hasattr(value, "tokenizer"),
+    config,
+    lambda data: isinstance(data.get("modality"), str),
+    lambda data: make(**data),
+)

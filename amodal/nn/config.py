@@ -1,94 +1,57 @@
-"""An encoder as data: what a saved model must say to be built again."""
+"""The encoder of a run's config.json, whichever format wrote it."""
 
 from __future__ import annotations
 
-from amodal import modalities
-from amodal.nn.adapters.block_hooks import deep_of
-from amodal.nn.encoder import Encoder
-from amodal.nn.heads.projection_tower import enter, tails, with_tail
-from amodal.nn.multi_vector import Several
+from collections.abc import Mapping
+from typing import Any
 
-SEVERAL = {"asks": "query_field"}
-"""What older runs call its parts."""
-
-
-def describe(encoder: Encoder) -> dict:
-    """JSON-able; `build(describe(encoder))` has the same parameters."""
-    several = {} if encoder.several is None else {"several": encoder.several.written()}
-    return several | {
-        "fields": {name: modalities.config(m) for name, m in encoder.fields.items()},
-        "size": encoder.size,
-        "trunk": encoder.trunk,
-        "positions": encoder.positions,
-        "pool": encoder.pool_name,
-        "experts": encoder.experts,
-        "mixer": encoder.mixer,
-        "fusion": encoder.fusion,
-        "reads": encoder.reads,
-        "aligned_width": encoder.aligned_width,
-        "aligned_hidden": encoder.aligned_hidden,
-        "aligned_fused": encoder.aligned_fused,
-        "aligned_bias": encoder.aligned_bias,
-        "aligned_head": encoder.aligned_head,
-        "composing": dict(encoder.composing),
-        "others": len(encoder.others),
-        "unsigned": encoder.unsigned,
-        "grown": dict(encoder.grown),
-        "tails": {f: tail.written() for f, tail in tails(encoder).items()},
-        "deep": None if encoder.deep is None else encoder.deep.written(),
-        "backbones": {f: t.spec for f, t in encoder.tokenizers.items() if getattr(t, "contextual", False)},
-    }
+from amodal.core import AmodalError, unknown
+from amodal.core import part as parts
+from amodal.core.part import Part, Spec
+from amodal.nn import old_runs
+from amodal.nn.backbones.pretrained import backbone
+from amodal.nn.transformer import size_of
 
 
-def build(config: dict) -> Encoder:
+def is_old(config: Mapping[str, Any]) -> bool:
+    """Whether a description is of format 1, from before parts knew how they were made."""
+    return "part" not in config
+
+
+def as_spec(config: dict[str, Any]) -> Spec:
+    """The spec of an encoder, of what a config.json says of it. Raises KeyError where something is missing."""
+    return old_runs.encoder_spec(config) if is_old(config) else config
+
+
+def build(config: dict[str, Any]) -> Any:
     """The encoder that `config` describes, with fresh weights; pretrained backbones are built, not downloaded."""
-    fields = {}
-    for name, parameters in config["fields"].items():
-        parameters = dict(parameters)
-        fields[name] = modalities.make(parameters.pop("modality"), **parameters)
-    encoder = Encoder(
-        fields,
-        size=config["size"],
-        trunk=config["trunk"],
-        positions=config["positions"],
-        pool=config["pool"],
-        experts=config.get("experts", 0),
-        mixer=config.get("mixer", "attention"),
-        backbones=backbones(config["backbones"], fields, config["size"], load=False),
-    )
-    if config["fusion"]:
-        encoder.fuse(config["fusion"], config["reads"])
-    for field, options in config.get("tails", {}).items():
-        with_tail(encoder, field, **options)
-    if config.get("tails"):
-        enter(encoder)
-    elif config["aligned_width"]:
-        shape = {name: config[f"aligned_{name}"] for name in ("hidden", "fused")}
-        shape |= {"bias": config.get("aligned_bias", False), "head": config.get("aligned_head")}
-        encoder.align(config["aligned_width"], **shape)
-    for field, depth in config.get("grown", {}).items():
-        encoder.grow(field, depth)
-    encoder.unsigned = config.get("unsigned", False)
-    if config.get("deep"):
-        encoder.deep = deep_of(encoder, config["deep"])
-    if config.get("composing"):
-        encoder.compose(**config["composing"])
-    if config.get("several"):
-        encoder.several = Several(**{SEVERAL.get(k, k): v for k, v in config["several"].items()})
-    if config.get("others", 0):
-        encoder.stack(config["others"])
-    return encoder
+    return parts.build(as_spec(config))
 
 
-def backbones(specs: dict[str, str], fields: dict, size: str, *, load: bool = True, frozen: bool = True) -> dict:
-    """field -> backbone for field -> spec ("timm:vit_small_patch16_224", …; see `amodal.nn.backbones.pretrained`)."""
-    if not specs:
-        return {}
-    from amodal.core import unknown
-    from amodal.nn.backbones.pretrained import backbone
-    from amodal.nn.transformer import size_of
+def arguments(config: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of the encoder, or of the first of several: `fields`, `size`, …"""
+    spec = as_spec(config)
+    while "members" in spec["args"]:
+        spec = spec["args"]["members"][0]
+    return {"size": "tiny", "trunk": "separate", "positions": "sincos", "pool": "mean"} | spec["args"]
 
+
+def backbones(
+    specs: Mapping[str, Any], fields: Mapping[str, Any], size: str, *, frozen: bool = True
+) -> dict[str, Part]:
+    """Load pretrained backbones.
+
+    Args:
+        specs: field -> "timm:vit_small_patch16_224", … (see `amodal.nn.backbones.pretrained`), a module, or what makes one.
+        fields: name -> modality.
+
+    Raises:
+        AmodalError: For fields that there are not, and backbones that cannot be had.
+    """
     for field in specs:
         if field not in fields:
             raise unknown("field", field, fields, "A backbone was given for it.")
-    return {f: backbone(spec, fields[f], size_of(size).width, frozen=frozen, load=load) for f, spec in specs.items()}
+    return {f: backbone(spec, fields[f], size_of(size).width, frozen=frozen) for f, spec in specs.items()}
+
+
+__all__ = ["AmodalError", "arguments", "as_spec", "backbones", "build", "is_old"]

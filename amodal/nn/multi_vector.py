@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,39 +9,37 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.core import Batch, Column, Embeddings, Ragged, Tokens, field_of, unknown
+from amodal.core.part import Part
 from amodal.modalities import name_of
 from amodal.nn.grid_pool import numbers, places
 
 if TYPE_CHECKING:
-    from amodal.nn.encoder import Bags, Encoder
+    from amodal.nn.encoder import Encoder
+from amodal.nn.trunks import Bags
 
 KINDS = ("tokens", "places")
 AXES = {"image": {1: "row", 2: "column"}, "audio": {0: "time", 1: "pitch"}}
 """What the axes are called along which tokens lie (axis 0 is time); other kinds have one, `part`."""
 
 
-@dataclass(frozen=True)
-class Several:
-    """What `Encoder.several` is, and JSON of it stands in config.json.
+class MultiVector(Part):
+    """How an encoder makes several vectors of a value (`Encoder.multi_vector`).
 
-    kind: "tokens": records are the tokens of all fields but `query_field`, read in company, and queries are tokens too (CLaMR); "places": records
-    are the whole and the cells of a grid of every field but `query_field`, queries are one vector (SORCE). query_field: the field that queries are of
-    in training; grid: cells along each axis.
+    Args:
+        kind: "tokens": records are the tokens of all fields but `query_field`, read in company, and queries are tokens too (CLaMR);
+            "places": records are the whole and the cells of a grid of every field but `query_field`, queries are one vector (SORCE).
+        query_field: The field that queries are of in training.
+        grid: Cells along each axis.
     """
 
-    kind: str
-    query_field: str
-    grid: int = 0
-
-    def __post_init__(self):
-        if self.kind not in KINDS:
-            raise unknown("kind of several vectors", self.kind, KINDS)
-
-    def written(self) -> dict:
-        return asdict(self)
+    def __init__(self, kind: str, query_field: str, grid: int = 0):
+        super().__init__()
+        if kind not in KINDS:
+            raise unknown("kind of several vectors", kind, KINDS)
+        self.kind, self.query_field, self.grid = kind, query_field, grid
 
     @property
-    def asked_by_several(self) -> bool:
+    def queries_are_lists(self) -> bool:
         """Whether a query is a list of vectors too."""
         return self.kind == "tokens"
 
@@ -71,7 +68,7 @@ class Several:
     def of_query(self, encoder: Encoder, batch: Batch, field: str) -> Ragged:
         """Unit vectors of the values of one field as queries, a list (n, D) of each: n = 1 unless queries are lists, then its tokens."""
         if self.kind == "tokens":
-            bag = encoder.contextualise({field: encoder.tokenize(batch.only(field))[field]})[field]
+            bag = encoder.encode({field: encoder.tokenize(batch.only(field))[field]})[field]
             found, rows = regions(encoder, bag), batch[field].rows
             lengths = torch.zeros_like(rows)  # a value may have no token
             lengths[torch.searchsorted(rows, found.rows)] = found.values.lengths
@@ -100,9 +97,9 @@ def alone(encoder: Encoder, batch: Batch, bags: Bags | None = None) -> Bags:
     """source -> its tokens at the end of the trunk, each source seen alone, whatever the trunk. bags: what `Encoder.tokenize` makes of
     the batch, if the method has it already."""
     bags = encoder.tokenize(batch) if bags is None else bags
-    if encoder.trunk != "joint" or encoder.reads == "pure":
-        return encoder.contextualise(bags)
-    return {s: encoder.contextualise({s: bag})[s] for s, bag in bags.items()}
+    if encoder.routing.reads_alone:
+        return encoder.encode(bags)
+    return {s: encoder.encode({s: bag})[s] for s, bag in bags.items()}
 
 
 def regions(encoder: Encoder, bag: Tokens) -> Column:
@@ -118,7 +115,7 @@ def token_vectors(encoder: Encoder, batch: Batch, query_field: str) -> Embedding
     """field -> Ragged of unit vectors: the tokens of the field that asks by themselves, those of all others of a row in company."""
     bags = encoder.tokenize(batch)
     apart = [{s: bag for s, bag in bags.items() if (s == query_field) == mine} for mine in (True, False)]
-    context = {s: bag for some in apart if some for s, bag in encoder.contextualise(some).items()}
+    context = {s: bag for some in apart if some for s, bag in encoder.encode(some).items()}
     return Embeddings({s: regions(encoder, context[s]) for s in bags}, batch.size)
 
 

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from amodal.core import AmodalError
 from amodal.nn import config as encoder_config
 from amodal.nn.bounded import Bounded
+from amodal.nn.config import is_old
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.supervised import SupervisedHead, supervised_head
+from amodal.nn.old_runs import new_names
 
 FORMAT = 1  # of config.json
 
@@ -41,7 +43,8 @@ def saved(folder: str | Path) -> tuple[Encoder, dict]:
             f"{weights} is damaged or belongs to another run: its sha256 is not the one in {folder / 'config.json'}"
         )
     encoder = built(config, "encoder", folder, weights)
-    fill(encoder, read_tensors(weights), str(weights))
+    tensors = read_tensors(weights)
+    fill(encoder, new_names(encoder, tensors) if is_old(config["encoder"]) else tensors, str(weights))
     return encoder.eval(), config
 
 

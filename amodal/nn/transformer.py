@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from amodal.core import AmodalError, Tokens, unknown
+from amodal.core.part import Part
 from amodal.nn.attention.varlen import Attention, Plan, Reads, plan, with_prefix
 from amodal.nn.experts import Experts
 from amodal.nn.gradient_checkpointing import recomputed
@@ -200,3 +201,10 @@ def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
+
+
+class ExtraBlocks(Part, Transformer):
+    """More blocks on top of a tower."""
+
+    def __init__(self, width: int, depth: int, heads: int, rotary: bool = False):
+        super().__init__(width, depth, heads, rotary=rotary)

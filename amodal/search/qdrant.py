@@ -140,7 +140,7 @@ class Qdrant(Engine):
         senses = list(dict.fromkeys([*vectors, *fields]))
         if asked is None:
             return senses, [s for s in vectors if vectors[s].lengths is not None]
-        senses = [s for s in senses if s in vectors or s != asked.query_field or not asked.asked_by_several]
+        senses = [s for s in senses if s in vectors or s != asked.query_field or not asked.queries_are_lists]
         return senses, [
             s for s in senses if (vectors[s].lengths is not None if s in vectors else s != asked.query_field)
         ]

@@ -56,11 +56,11 @@ def search(
         if name not in query:
             raise unknown("part of this query", name, query, "A weight was given for it.")
     several = getattr(encoder, "several", None)
-    if several is not None and several.asked_by_several:
+    if several is not None and several.queries_are_lists:
         vectors, shares = lists_of(encoder, query, weights or {})
     else:
         vectors, shares = one_of(encoder, query, weights), None
-    unsigned = getattr(encoder, "unsigned", False)
+    unsigned = getattr(encoder, "similarity", "cosine") == "abs_cosine"
     found = index.nearest(vectors, k=k + len(like), weights=shares, senses=senses, where=where, unsigned=unsigned)
     return [
         Hit(
@@ -120,7 +120,7 @@ def composed(encoder, parts: Mapping[str, Tensor]) -> Tensor | None:
     """(D,): the reference, the mean of the other parts, with the change; None for an encoder or a query that has nothing to compose."""
     if getattr(encoder, "combiner", None) is None:
         return None
-    told = encoder.composing["change"]
+    told = encoder.combiner.change_field
     changes, others = (
         [v for n, v in parts.items() if is_field(encoder, n, told) is wanted] for wanted in (True, False)
     )

@@ -126,8 +126,8 @@ class Service:
             for source, column in columns.items():
                 for row, vector in zip(column.rows.tolist(), column.values.numpy()):
                     getattr(found[row], space)[source] = vector
-        several = self.encoder.several
-        if several is not None and several.asked_by_several:
+        several = self.encoder.multi_vector
+        if several is not None and several.queries_are_lists:
             for name, column in batch.columns.items():
                 lists = several.of_query(self.encoder, batch, name).split() if len(column) else ()
                 for row, vectors in zip(column.rows.tolist(), lists):

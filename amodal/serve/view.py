@@ -75,7 +75,7 @@ def router(run: Path, *, service: Service | None = None, dataset: Dataset | None
     if index is None or not len(index):
         raise AmodalError(f"there is no index of {run} to show; make one with `amodal index RUN --data DIR`")
     tested = [key for key, part in zip(dataset.keys, dataset.parts.tolist()) if part == 2]
-    atlas = Atlas(index, run / "view", tested=tested, unsigned=getattr(service.encoder, "unsigned", False))
+    atlas = Atlas(index, run / "view", tested=tested, unsigned=service.encoder.similarity == "abs_cosine")
     facts = Facts(dataset)
     label = next(iter(atlas.labels), "")
     soon = [("layout", "", atlas.way), ("outliers", ""), ("twins", "", records.SAME), ("retrieval", atlas.senses)]

@@ -76,7 +76,7 @@ def remembered(dataset: Dataset, encoder, device: torch.device, *, pooled: bool,
     for field in fields:
         backbone: Backbone = encoder.tokenizers[field]
         what = {
-            "backbone": backbone.spec,
+            "backbone": backbone.name,
             "weights": digest(backbone.body),
             "field": {field: config(dataset.fields[field])},
             "data": dataset.fingerprint,

@@ -30,6 +30,6 @@ def announce(config: dict, method: Method, dataset, notes: Sequence[str] = ()) -
             say.print(f"{field}: {share:.0%} of the values are longer than max_length and are cut off", highlight=False)
     for field in filter(encoder.contextual, encoder.fields):
         say.print(
-            f"{field}: {encoder.tokenizers[field].spec.partition('#{')[0]}: {encoder.tokenizers[field].report or 'no weights loaded'}",
+            f"{field}: {encoder.tokenizers[field].name.partition('#{')[0]}: {encoder.tokenizers[field].report or 'no weights loaded'}",
             highlight=False,
         )

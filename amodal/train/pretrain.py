@@ -143,7 +143,7 @@ def pretrain(
     fresh = given is not None and not whole
     if fresh:  # before the method may copy the encoder as a teacher, and again for the heads that it adds
         begin_with(encoder, given, str(init_from))
-    before = encoder_config.describe(encoder)
+    before = encoder.spec
     trainee = methods.build(method, encoder, **chosen)
     notes = [begin_with(trainee.encoder, given, str(init_from))] if fresh else []
     told = tells(trainee, chosen, dataset)
@@ -172,7 +172,7 @@ def pretrain(
     config = {
         "method": method,
         "options": {n: p.default for n, p in methods.options(method).items()} | chosen,
-        "encoder": encoder_config.describe(encoder),
+        "encoder": trainee.encoder.spec,
         "data": {
             "name": dataset.name,
             "path": str(dataset.path or ""),
@@ -277,7 +277,7 @@ def begin_with(encoder: Encoder, given: Encoder, folder: str) -> str:
     own, its = encoder.state_dict(), given.state_dict()
     both = [name for name in own if name in its and own[name].shape == its[name].shape]
     described = ", ".join(
-        f"--{k} {v}" for k, v in encoder_config.describe(given).items() if k in ("size", "trunk", "pool")
+        f"--{k} {v}" for k, v in encoder_config.arguments(given.spec).items() if k in ("size", "trunk", "pool")
     )
     words = f"{len(both)} of {len(own)} weights taken from {folder} ({described})"
     if not both:

@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from amodal.core import AmodalError
+from amodal.nn.config import arguments
 from amodal.nn.saved import FORMAT, other_format, read_config
 from amodal.train import distributed
 from amodal.train.checkpoint import sync
@@ -158,7 +159,7 @@ def versions() -> dict[str, str]:
 
 
 def card(config: dict, digest: str) -> str:
-    encoder, data = config["encoder"], config["data"]
+    encoder, data = arguments(config["encoder"]), config["data"]
     steps, seconds = config["schedule"]["steps"], config.get("seconds", "?")
     fields = "\n".join(f"| {name} | {m['modality']} |" for name, m in encoder["fields"].items())
     options = ", ".join(f"{k} = {v}" for k, v in config["options"].items())

@@ -5,7 +5,6 @@ import torch
 
 from amodal import modalities
 from amodal.model import Model
-from amodal.nn import config
 from amodal.nn.encoder import Encoder
 
 FIELDS = {
@@ -32,7 +31,7 @@ def encoder(*names: str, **shape) -> Encoder:
 
 
 def model(made: Encoder) -> Model:
-    return Model(made, {"encoder": config.describe(made)})
+    return Model(made, {"encoder": made.spec})
 
 
 def records(n: int = 30, seed: int = 0) -> dict[str, list]:

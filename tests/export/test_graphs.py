@@ -12,7 +12,7 @@ from amodal.core import AmodalError, Batch, Column
 from amodal.export import export, graphs
 from amodal.export._alone import Alone
 from amodal.export._senses import dense
-from amodal.nn.adapters.skills import switched
+from amodal.nn.adapters.skills import Skills
 from tests.export.models import FIELDS, encoder, model
 
 SHAPES = {
@@ -48,7 +48,7 @@ def test_fusion_tokens_take_part_as_the_rule_says(reads):
 @pytest.mark.parametrize("where", ["attention", "mlp"])
 def test_each_sense_takes_its_own_skills_along(where):
     made = encoder("photo", "facts", trunk="shared")
-    switched(made, {"photo": ("seeing", "both"), "facts": ("both",)}, where)
+    made.set_block_hook(Skills({"photo": ("seeing", "both"), "facts": ("both",)}, where))
     with torch.no_grad():
         for p in made.trunks.parameters():
             p.add_(torch.randn_like(p) * 0.1)

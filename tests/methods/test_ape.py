@@ -13,7 +13,10 @@ def test_only_heads_learn_and_the_anchor_has_a_linear_one():
     m = method("ape", anchor="words", blocks=2)
     changed = stepped(m)
     assert changed and all(n.startswith(("above.", "heads.")) for n in changed)
-    assert set(m.encoder.above) == {"picture", "signal", "facts"} and len(m.encoder.above["signal"].blocks) == 2
+    assert (
+        set(m.encoder.extra_blocks) == {"picture", "signal", "facts"}
+        and len(m.encoder.extra_blocks["signal"].blocks) == 2
+    )
 
 
 def test_without_blocks_maps_are_linear():
@@ -22,7 +25,7 @@ def test_without_blocks_maps_are_linear():
 
 def test_a_grown_tower_is_built_again():
     encoder = method("ape").encoder.eval()
-    again = config.build(config.describe(encoder)).eval()
+    again = config.build(encoder.spec).eval()
     again.load_state_dict(encoder.state_dict())
     seen = batch(("plain",))
     for source, column in encoder(seen).columns.items():

@@ -1,11 +1,13 @@
 """What the page of capsule_attn does beside the contract: records of one item do not push each other away."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
 
 from amodal.core import AmodalError, Column
+from amodal.nn.heads.capsules import CapsuleHead
 from tests.methods.bench import batch, method
 
 
@@ -26,7 +28,7 @@ def test_an_unknown_routing_offers_the_nearest_and_heads_are_of_one_kind():
     with pytest.raises(AmodalError, match="attention"):
         method("capsule_attn", routing="atention")
     with pytest.raises(AmodalError, match="hidden"):
-        method("clip").encoder.align(4, hidden=3, head={"kind": "capsules", "capsules": 2, "pose": 2})
+        method("clip").encoder.align(4, hidden=3, head=partial(CapsuleHead, capsules=2, pose=2))
 
 
 @pytest.mark.parametrize("routing", ["dynamic", "em"])

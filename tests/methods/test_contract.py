@@ -171,7 +171,7 @@ def test_embeds_and_survives_a_round_trip(name):
     m = method(name)
     m.on_step_end(Clock(1, 10))
     encoder = m.encoder.eval()
-    again = encoder_config.build(encoder_config.describe(encoder))
+    again = encoder_config.build(encoder.spec)
     again.load_state_dict(encoder.state_dict())
     plain = batch(("plain",))
     with torch.no_grad():

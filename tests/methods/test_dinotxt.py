@@ -10,7 +10,7 @@ from amodal.export._alone import reason_against
 from amodal.methods.adaptation.dinotxt import patch_maps
 from amodal.methods.shared.regions import alone
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads.projection_tower import Tail, TailBlock, enter, with_tail
+from amodal.nn.heads.projection_tower import ProjectionTower, TailBlock, align_to_towers, with_projection_tower
 from tests.methods.bench import batch, fields, method
 from tests.methods.test_lit import stepped
 
@@ -53,7 +53,7 @@ def test_the_vector_is_the_class_token_and_the_mean_patch_behind_the_blocks():
 
 
 def test_new_blocks_change_little():
-    tail, bag = Tail(64, 2), alone(method("dinotxt").encoder, batch(("plain",)).only("picture"))["picture"]
+    tail, bag = ProjectionTower(64, 2), alone(method("dinotxt").encoder, batch(("plain",)).only("picture"))["picture"]
     torch.testing.assert_close(tail.read(bag).x, layer_norm(bag.x, (64,)), atol=1e-3, rtol=1e-3)
 
 
@@ -94,17 +94,17 @@ def test_maps_are_cosines_of_patches_with_the_half_of_a_text_that_is_about_them(
 
 def test_towers_without_a_class_token_and_other_mistakes():
     plain = Encoder(fields(), size="nano")
-    learning = with_tail(plain, "picture").pools["picture"].token
+    learning = with_projection_tower(plain, "picture").pools["picture"].token
     assert learning.requires_grad
     with pytest.raises(AmodalError, match="give its tail a block"):
-        with_tail(Encoder(fields(), size="nano"), "picture", blocks=0)
+        with_projection_tower(Encoder(fields(), size="nano"), "picture", blocks=0)
     assert methods.build("dinotxt", Encoder(fields(), size="nano"), blocks=0, reads="mean").encoder.out_width == 64
     with pytest.raises(AmodalError, match="both"):
         method("dinotxt", reads="bot")
     with pytest.raises(AmodalError, match="joint"):
-        with_tail(Encoder(fields(), size="nano", trunk="joint"), "picture")
+        with_projection_tower(Encoder(fields(), size="nano", trunk="joint"), "picture")
     with pytest.raises(AmodalError, match="one tail"):
-        enter(Encoder(fields(), size="nano"))
+        align_to_towers(Encoder(fields(), size="nano"))
     assert "no dense form" in reason_against(method("dinotxt").encoder, "picture")
     several = method("dinotxt", lock="picture, signal").encoder
     assert {f for f in several.fields if isinstance(several.heads[f], torch.nn.Identity)} == {"picture", "signal"}

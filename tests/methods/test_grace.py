@@ -91,7 +91,7 @@ def test_the_loss_of_a_task_is_minus_log_p_of_identifiers_over_their_tokens():
     rows = z["write/words"].rows.tolist()
     assert 2 not in rows and rows == [r for r in b["words"].rows.tolist() if r != 2]
     total = 0.0
-    context = m.encoder.contextualise(m.encoder.tokenize(b.only("words")))
+    context = m.encoder.encode(m.encoder.tokenize(b.only("words")))
     read = m.read(context, "words")
     for r in rows:
         one = read.values[torch.tensor([read.rows.tolist().index(r)])]

@@ -36,14 +36,14 @@ def recall(result):
 
 def test_the_encoder_says_so_and_a_saved_one_too():
     encoder = method("gram").encoder
-    assert encoder.unsigned and config.build(config.describe(encoder)).unsigned
-    assert not method("clip").encoder.unsigned
+    assert encoder.similarity == config.build(encoder.spec).similarity == "abs_cosine"
+    assert method("clip").encoder.similarity == "cosine"
 
 
 def test_retrieval_and_search_find_what_points_the_other_way(tmp_path):
     records, encoder = apart()
     for unsigned in (False, True):
-        encoder.unsigned = unsigned
+        encoder.similarity = "abs_cosine" if unsigned else "cosine"
         found = recall(retrieval(None, embed_records(encoder, records, range(40))))
         assert min(found) > 0.9 if unsigned else max(found) < 0.1
     index = Index.open(tmp_path, encoder=encoder, fingerprint="f").update(records)

@@ -82,10 +82,10 @@ def test_mixed_inputs_share_their_labels():
     partner, kept = partners(seeds), float(beta(batch_seed(seeds), 0.2))
     assert 1e-6 < kept < 1 - 1e-6
     terms = m.losses(m.features(one))
-    bag = m.encoder.content(one)["picture"]
+    bag = m.encoder.patchify(one)["picture"]
     x = bag.x.view(7, -1, m.encoder.width)
     x = x.index_copy(0, known, kept * x[known] + (1 - kept) * x[known][partner])
-    mixed = m.encoder.contextualise({"picture": m.encoder.place(bag.with_x(x.flatten(0, 1)))})["picture"].pool().values
+    mixed = m.encoder.encode({"picture": m.encoder.add_positions(bag.with_x(x.flatten(0, 1)))})["picture"].pool().values
     words = m.encoder.features(one)["words"].values
 
     def loss(head, vectors, share):

@@ -54,14 +54,13 @@ def test_a_group_is_the_tuple_of_clusters_of_all_stages_before():
 def test_a_stage_begins_at_the_start_or_where_the_last_one_ended():
     for carry_on in (False, True):
         m = made(carry_on=carry_on)
-        start = {n: v.clone() for n, v in m.encoder.others[0].state_dict().items()}
+        start = {n: v.clone() for n, v in m.encoder.members[1].state_dict().items()}
         with torch.no_grad():
-            for name, p in m.encoder.named_parameters():
-                if not name.startswith("others."):
-                    p.add_(1)
+            for p in m.encoder.first.parameters():
+                p.add_(1)
         seen = Embeddings({s: Column(torch.eye(8, 192).double(), torch.arange(8)) for s in SENSES}, 8)
         m.refresh(1, lambda seen=seen: seen)
-        for name, value in m.encoder.others[0].state_dict().items():
+        for name, value in m.encoder.members[1].state_dict().items():
             assert torch.equal(value, start[name] + carry_on if value.is_floating_point() else value)
 
 
@@ -83,7 +82,7 @@ def test_a_run_draws_later_batches_from_one_group(tmp_path):
     survey = data.Loader(records, range(24), batch=8, shuffle=False)
     quiet = dict(watch=Watch([]), tensorboard=False, progress=False)
     kept = train(m, batches, Schedule(12, 1e-3), tmp_path, records=survey, **quiet)
-    assert len(kept.parts) == 2 and len(groups_of) == 24
+    assert len(kept.members) == 2 and len(groups_of) == 24
     assert sum(len({groups_of[i] for i in keys}) == 1 for keys in drawn[-6:]) >= 4
 
 

@@ -27,7 +27,7 @@ def test_losses_are_two_contrasts_of_vectors_made_by_hand():
         z = m.encoder(b)
         assert found["info_nce/words~signal"] == pytest.approx(slow(*z.pair("words", "signal"), 0.07), rel=1e-6)
         # the latent views: the mean token of the signal, one matrix and one mask each
-        bag = m.encoder.contextualise(m.encoder.tokenize(b.only("signal")))["signal"]
+        bag = m.encoder.encode(m.encoder.tokenize(b.only("signal")))["signal"]
         mean = torch.stack([bag.x[bag.row == r].mean(0) for r in b["signal"].rows])
         views = [features[f"latent/{k}/signal"].values for k in range(2)]
         for view, linear in zip(views, m.views_of["signal"]):

@@ -24,15 +24,15 @@ def stepped(m, rows):
 def test_prompts_and_head_learn_and_nothing_else(at):
     m = method(NAME, at=at, length=4)
     _, changed = stepped(m, batch(m.views))
-    assert changed == {"encoder.deep.tokens", *(n for n, _ in m.named_parameters() if n.startswith("head."))}
-    assert m.encoder.deep.tokens.shape == (15, 2, 4, 64)
+    assert changed == {"encoder.block_hook.tokens", *(n for n, _ in m.named_parameters() if n.startswith("head."))}
+    assert m.encoder.block_hook.tokens.shape == (15, 2, 4, 64)
 
 
 def test_only_the_prompts_of_what_rows_have_are_learnt():
     m = method(NAME, length=2)
     rows = batch(m.views, absent=("signal", "facts"), patchy=False)
     before, _ = stepped(m, rows)
-    moved = (m.encoder.deep.tokens - before["encoder.deep.tokens"]).abs().sum((1, 2, 3)) > 0
+    moved = (m.encoder.block_hook.tokens - before["encoder.block_hook.tokens"]).abs().sum((1, 2, 3)) > 0
     senses = list(m.encoder.fields)
     assert moved.nonzero().flatten().tolist() == [2 ** senses.index("picture") + 2 ** senses.index("words") - 1]
 
@@ -47,8 +47,8 @@ def test_what_the_head_reads_while_learning_is_what_the_saved_encoder_gives():
 
 @pytest.mark.parametrize("senses", [SENSES[:2], SENSES[:3]])
 def test_any_number_of_senses_and_one_set_for_all(senses):
-    assert method(NAME, senses=senses).encoder.deep.tokens.shape[0] == 2 ** len(senses) - 1
-    assert method(NAME, senses=senses, aware=False).encoder.deep.tokens.shape[0] == 1
+    assert method(NAME, senses=senses).encoder.block_hook.tokens.shape[0] == 2 ** len(senses) - 1
+    assert method(NAME, senses=senses, aware=False).encoder.block_hook.tokens.shape[0] == 1
 
 
 def test_wrong_options_are_refused():

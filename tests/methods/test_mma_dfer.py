@@ -18,7 +18,7 @@ def test_prompts_adapters_and_head_learn_and_the_encoder_does_not():
     names = learnt(method("mma_dfer"))
     assert {n.split(".")[0] if n.startswith("head") else ".".join(n.split(".")[:2]) for n in names} == {
         "head",
-        "encoder.deep",
+        "encoder.block_hook",
     }
     assert any("trunks" in n for n in learnt(method("mma_dfer", frozen=False)))
     assert {n.split(".")[0] for n in learnt(method("mma_dfer", prompts=0, bottleneck=0))} == {"head"}
@@ -28,11 +28,11 @@ def test_senses_meet_between_the_blocks_unless_told_not_to():
     whole = batch(("plain",), patchy=False)
     for meet in (True, False):
         m = method("mma_dfer", meet=meet)
-        for gate in m.encoder.deep.gate.values():
+        for gate in m.encoder.block_hook.gate.values():
             gate.data.fill_(1.0)
         bags = m.encoder.tokenize(whole)
-        alone = {s: m.encoder.contextualise({s: b})[s] for s, b in bags.items()}
-        together = m.encoder.deep.together(m.encoder, bags, m.meet)
+        alone = {s: m.encoder.encode({s: b})[s] for s, b in bags.items()}
+        together = m.encoder.block_hook.together(m.encoder, bags, m.meet)
         same = [torch.allclose(alone[s].x, together[s].x, atol=1e-5) for s in SENSES]
         assert not any(same) if meet else all(same)
 

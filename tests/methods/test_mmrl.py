@@ -34,15 +34,15 @@ def aligned(**options):
 
 def test_tokens_and_the_copied_projections_learn_and_nothing_else():
     changed = trained(aligned())
-    assert changed and all(n.startswith(("encoder.deep.", "heads.")) for n in changed)
+    assert changed and all(n.startswith(("encoder.block_hook.", "heads.")) for n in changed)
     assert {n.split(".")[1] for n in changed if n.startswith("heads.")} == {"picture", "signal", "facts"}
-    assert any(n.startswith("encoder.deep.maps.words") for n in changed) and "encoder.deep.bank" in changed
+    assert any(n.startswith("encoder.block_hook.maps.words") for n in changed) and "encoder.block_hook.bank" in changed
 
 
 def test_the_loss_is_the_papers():
     m = aligned(alpha=0.3, weight=2.0).double()
     rows = exact(batch(m.views))
-    trained_tokens = [p for p in m.encoder.deep.parameters()]
+    trained_tokens = [p for p in m.encoder.block_hook.parameters()]
     with torch.no_grad():
         for p in trained_tokens:
             p.mul_(3)
@@ -98,7 +98,7 @@ def test_inference_is_apart_for_classes_learnt_and_for_others():
 def test_without_a_space_towers_are_apart():
     m = aligned(space=0)
     sum(m.losses(m.features(batch(m.views, absent=("signal",)))).values()).backward()
-    deep = m.encoder.deep
+    deep = m.encoder.block_hook
     assert deep.bank.numel() == 0 and deep.maps["picture"].tokens.shape == (2, 5, 64)
     assert deep.maps["words"].tokens.grad.abs().sum() > 0 and not deep.maps["signal"].tokens.grad.abs().sum() > 0
 

@@ -15,7 +15,7 @@ def test_it_learns_fewer_parameters_than_mmrl():
     leaner, whole = (method(n, space=64) for n in ("mmrl_pp", "mmrl"))
     size = [sum(p.numel() for p in learning(m).values()) for m in (leaner, whole)]
     assert size[0] < size[1] / 2
-    assert all(n.startswith(("encoder.deep.", "heads.")) for n in learning(leaner))
+    assert all(n.startswith(("encoder.block_hook.", "heads.")) for n in learning(leaner))
 
 
 def test_the_projection_begins_as_the_frozen_one_and_learns_a_difference_of_low_rank():
@@ -34,7 +34,7 @@ def test_the_projection_begins_as_the_frozen_one_and_learns_a_difference_of_low_
 def test_tokens_go_on_unless_beta_is_1(beta):
     """What a block made of a row's tokens reaches the next: the tokens that the last block reads differ between rows only then."""
     m, read = method("mmrl_pp", beta=beta).eval(), {}
-    deep, context = m.encoder.deep, batch(("plain",)).only("picture")
+    deep, context = m.encoder.block_hook, batch(("plain",)).only("picture")
 
     def around(layer, tokens, block):
         def spy(inner, **options):
@@ -43,10 +43,10 @@ def test_tokens_go_on_unless_beta_is_1(beta):
 
         return deep(layer, tokens, spy)
 
-    m.encoder.contextualise(m.encoder.tokenize(context), around=around)
+    m.encoder.encode(m.encoder.tokenize(context), block_hook=around)
     tokens = read[1].keep(read[1].source == read[1].names.index(".prompt")).x.unflatten(0, (-1, deep.count))
     assert torch.allclose(tokens, tokens[:1].expand_as(tokens)) == (beta == 1.0)
-    assert deep.written()["beta"] == beta and deep.written()["rank"] == 4
+    assert deep.beta == beta and deep.rank == 4
 
 
 def test_wrong_options_are_refused():

@@ -25,7 +25,7 @@ def symmetric(pairs, temperature):
 def test_both_losses_are_those_of_the_paper():
     m = exact(method("mvpt", senses=PAIR, temperature=0.2, track=0.5, segment=2.0))
     b = exact(batch(m.views, senses=PAIR))
-    terms, z, context = m.losses(m.features(b)), m.encoder(b), m.encoder.contextualise(m.encoder.tokenize(b))
+    terms, z, context = m.losses(m.features(b)), m.encoder(b), m.encoder.encode(m.encoder.tokenize(b))
     vectors = {}
     for s in PAIR:
         bag = m.encoder.pools[s].strip(context[s])

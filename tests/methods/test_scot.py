@@ -73,7 +73,7 @@ def test_the_encoder_is_frozen_when_the_combiner_learns_and_queries_use_it(tmp_p
     fit(m, dataset, range(24), Budget(8, 12), 0, 4e-3, choose=look)
     for name, value in m.encoder.state_dict().items():
         assert torch.equal(kept[0][name], value) is ("combiner" not in name), name
-    again = config.build(config.describe(m.encoder))
+    again = config.build(m.encoder.spec)
     again.load_state_dict(m.encoder.state_dict())
     plain = dataset.select(["image", "caption"])
     index = Index.open(tmp_path, encoder=again.eval(), fingerprint="f").update(plain)

@@ -12,9 +12,9 @@ from tests.methods.bench import batch, exact, method
 def test_rules_are_a_skill_of_the_kind_the_general_one_and_one_for_relating():
     m = method("skillnet_mm", skills="words = text + poems, facts=numbers")
     assert m.rules["picture"] == ("image", "general") and m.rules["words"] == ("text", "poems")
-    assert m.encoder.deep.rules["facts"] == ("numbers", "relating")
+    assert m.encoder.block_hook.rules["facts"] == ("numbers", "relating")
     alone = method("skillnet_mm", contrast=0.0)
-    assert alone.encoder.deep.rules == alone.rules and alone.encoder.heads is None
+    assert alone.encoder.block_hook.rules == alone.rules and alone.encoder.heads is None
     assert all("relating" not in n for n, _ in alone.encoder.trunks.named_parameters())
 
 
@@ -47,12 +47,12 @@ def test_masked_tokens_are_read_with_the_skills_of_their_sense_alone():
     m = exact(method("skillnet_mm"))
     b = exact(batch(m.views))
     found = m.features(b)["masked/signal"].values
-    m.encoder.deep.rules = m.rules
+    m.encoder.block_hook.rules = m.rules
     torch.testing.assert_close(m.features(b)["masked/signal"].values, found)
-    part, content = m.masked["signal"], m.encoder.content(b)["signal"]
+    part, content = m.masked["signal"], m.encoder.patchify(b)["signal"]
     hidden = part.draw(content, b.seeds)
     x = torch.where(hidden[:, None], part.token, content.x)
-    context = m.encoder.contextualise({"signal": m.encoder.place(content.with_x(x))})["signal"]
+    context = m.encoder.encode({"signal": m.encoder.add_positions(content.with_x(x))})["signal"]
     modality, target = m.encoder.fields["signal"], m.encoder.fields["signal"].targets(b["signal"].values)
     rows = token_column(content).rows
     for k, row in enumerate(r for r in rows if bool(hidden[content.row == r].any())):

@@ -42,7 +42,7 @@ def build(**options):
 def by_loops(m, one, smoothing=0.1):
     """The mixed loss, from pixels that were cut and pasted one by one."""
     z = m.encoder(one)
-    bag = m.encoder.contextualise(m.encoder.tokenize(one))["picture"]
+    bag = m.encoder.encode(m.encoder.tokenize(one))["picture"]
     tokens = normalize(m.encoder.heads["picture"](bag.x), dim=1).view(ROWS, GRID, GRID, -1)
     words = normalize(z["words"].values, dim=1)
     fit = torch.einsum("nyxd,nd->nyx", tokens, words).detach()

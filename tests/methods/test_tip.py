@@ -37,12 +37,12 @@ def test_reconstruction_is_of_each_hidden_cell_from_the_others_and_the_picture()
     table, losses = m.encoder.fields["facts"], []
     for i in range(b.size):
         row = b.between(i, i + 1)
-        content = m.encoder.content(row)["facts"]
+        content = m.encoder.patchify(row)["facts"]
         hidden = m.masked.draw(content, row.seeds)
         assert int(hidden.sum()) == 1  # a half of two cells
         x = torch.where(hidden[:, None], m.masked.token, content.x)
-        cells = m.encoder.contextualise({"facts": m.encoder.place(content.with_x(x))})["facts"].x
-        picture = m.encoder.contextualise(m.encoder.tokenize(row.only("picture")))["picture"].x
+        cells = m.encoder.encode({"facts": m.encoder.add_positions(content.with_x(x))})["facts"].x
+        picture = m.encoder.encode(m.encoder.tokenize(row.only("picture")))["picture"].x
         out = m.masked.predictor(m.module.cross(_ragged(cells), _ragged(picture)).flat[hidden])[0]
         age, colour = table.standardised(row["facts"].values)[0]
         losses.append((out[0] - age) ** 2 if hidden[0] else F.cross_entropy(out[2:][None], colour.long()[None]))
@@ -79,9 +79,9 @@ def test_a_missing_cell_says_nothing_and_a_missing_table_leaves_the_picture():
     left = m.fused(holes).values
     assert (left - whole.values).abs().amax(1).min() > 1e-4
     # only the other cell is left: a vector of the picture and of that cell, by hand
-    cells = m.encoder.contextualise(m.encoder.tokenize(holes.only("facts")))["facts"]
+    cells = m.encoder.encode(m.encoder.tokenize(holes.only("facts")))["facts"]
     assert len(cells) == b.size
-    pictures = m.encoder.contextualise(m.encoder.tokenize(holes.only("picture")))["picture"]
+    pictures = m.encoder.encode(m.encoder.tokenize(holes.only("picture")))["picture"]
     first = torch.stack([m.module.cls, cells.x[3]])
     by_hand = m.module.cross(_ragged(first), _ragged(pictures.x[pictures.row == 3])).flat[0]
     torch.testing.assert_close(left[3], by_hand)

@@ -32,7 +32,7 @@ def test_stages_learn_categories_then_records():
 
 def test_either_loss_teaches_its_own_encoder_alone():
     m = method("v2l")
-    looks, named = m.encoder.tokenizers, m.encoder.others[0].tokenizers
+    looks, named = (member.tokenizers for member in m.encoder.members)
     for kind, one, other in (("margin", looks, named), ("info_nce", named, looks)):
         m.zero_grad()
         terms = m.losses(m.features(batch(m.views)))
@@ -44,7 +44,7 @@ def test_either_loss_teaches_its_own_encoder_alone():
 def test_embeddings_are_both_encoders_end_to_end():
     m = method("v2l", senses=PAIR)
     b = batch(("plain",), senses=PAIR)
-    parts = [p.own_project(p.own_features(b))["picture"].values for p in m.encoder.parts]
+    parts = [p(b)["picture"].values for p in m.encoder.members]
     whole = F.normalize(m.encoder(b)["picture"].values, dim=1)
     one = ensemble(parts)
     torch.testing.assert_close(whole @ whole.T, one @ one.T, rtol=1e-5, atol=1e-5)

@@ -10,9 +10,8 @@ from test_encoder import batch, close, encoder_of
 from toys import WIDTH, bag_of, joined, quick, random, vectors
 
 from amodal.core import AmodalError, Tokens
+from amodal.core.part import build
 from amodal.export._alone import reason_against
-from amodal.nn import config
-from amodal.nn.adapters.block_hooks import deep_of
 from amodal.nn.adapters.block_tokens import PROMPT, bare, plain
 from amodal.nn.adapters.deep_prompts import PatternPrompts, pattern_prompts
 from amodal.nn.attention.masks import RULES, rule
@@ -131,18 +130,18 @@ def test_rows_differ_by_what_they_lack_alone():
 def test_an_encoder_keeps_its_prompts_and_is_itself_without_them():
     encoder, whole = encoder_of("joint"), batch()
     before = vectors(encoder(whole))
-    encoder.deep = pattern_prompts(encoder, length=2, at="attention").double()
+    encoder.set_block_hook(pattern_prompts(encoder, length=2, at="attention").double())
     after = vectors(encoder(whole))
     assert all((after[key] - before[key]).abs().max() > 1e-4 for key in before)
     with plain(encoder):
         close(vectors(encoder(whole)), before)
-    again = deep_of(encoder, encoder.deep.written()).double()
-    again.load_state_dict(encoder.deep.state_dict())
-    assert config.describe(encoder)["deep"] == again.written()
+    again = build(encoder.block_hook.spec).double()
+    again.load_state_dict(encoder.block_hook.state_dict())
+    assert encoder.spec["args"]["block_hook"] == again.spec
     assert "no dense form" in reason_against(encoder, "image")
     with pytest.raises(AmodalError, match="begin with the run"):
         bare(encoder)
-    encoder.deep = again
+    encoder.set_block_hook(again)
     close(vectors(encoder(whole)), after)
     for row in range(whole.size):
         one = {(row, s): v for (_, s), v in vectors(encoder(whole.between(row, row + 1))).items()}
@@ -160,8 +159,8 @@ def test_what_does_not_go_together_is_said():
         PatternPrompts(["a"], WIDTH, 2, at="attention", length=3)
     with pytest.raises(AmodalError, match="2047 ways"):
         PatternPrompts([str(i) for i in range(11)], WIDTH, 2)
-    with pytest.raises(AmodalError, match="Did you mean pattern"):
-        deep_of(encoder_of("joint"), {"kind": "patern"})
+    with pytest.raises(AmodalError, match="cannot be found here"):
+        build({"part": "nn.adapters.deep_prompts:PaternPrompts", "args": {}})
     with pytest.raises(ValueError, match="5 leave it"):
         trunk_of()(
             bag_of([3]), around=lambda i, t, block: Tokens.join([t, bag_of([1], "more", seed=i)]) if i < 2 else t

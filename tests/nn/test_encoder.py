@@ -12,9 +12,10 @@ from toys import Toy, ToyTokenizer, batch_of, quick, reorder, same, vectors
 
 from amodal.core import AmodalError, Batch, Column, Ragged
 from amodal.core.embeddings import FUSED
-from amodal.nn.encoder import TRUNKS, Encoder
+from amodal.nn.encoder import Encoder
 from amodal.nn.pooling import POOLS
 from amodal.nn.positions import KINDS
+from amodal.nn.trunks import KINDS as TRUNKS
 
 FIELDS = {"image": Toy(), "text": Toy()}
 FUSIONS = (None, "full", "pure", "bottleneck")
@@ -135,7 +136,7 @@ def test_a_backbone_takes_the_place_of_tokeniser_trunk_and_position():
     assert encoder.tokenizers["image"] is backbone and list(encoder.trunks) == ["text"]
     assert encoder.contextual("image") and not encoder.contextual("text")
     whole = batch()
-    bag = encoder.content(whole)["image"]
+    bag = encoder.patchify(whole)["image"]
     torch.testing.assert_close(
         encoder.features(whole)["image"].values, bag.with_x(bag.x + encoder.field_token["image"]).pool().values
     )
@@ -195,12 +196,13 @@ def test_the_names_of_the_weights_are_a_promise():
     ]
     block += ["norm2.weight", "norm2.bias", "up.weight", "up.bias", "down.weight", "down.bias"]
     fields = ("image", "text")
-    want = ["fusion_tokens", *(f"tokenizers.{f}.project.{p}" for f in fields for p in ("weight", "bias"))]
+    want = [*(f"tokenizers.{f}.project.{p}" for f in fields for p in ("weight", "bias"))]
     want += [f"field_token.{f}" for f in fields] + ["position.table"]
     want += [f"trunks.all.blocks.{i}.{p}" for i in range(2) for p in block] + [
         "trunks.all.norm.weight",
         "trunks.all.norm.bias",
     ]
+    want += ["routing.fusion_tokens"]
     want += [f"pools.{f}.token" for f in fields] + [f"heads.{n}.weight" for n in (*fields, FUSED)]
     assert sorted(names) == sorted(want)
     separate = {n.split(".")[1] for n in encoder_of().state_dict() if n.startswith("trunks")}

@@ -7,7 +7,7 @@ from torch.nn.functional import gelu
 from amodal.core import AmodalError
 from amodal.modalities import make
 from amodal.nn import config
-from amodal.nn.adapters.parallel_adapters import lockstep
+from amodal.nn.adapters.parallel_adapters import parallel_adapters
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.temporal import TemporalHead, class_weights, steps_of
 from tests.nn.toys import bag_of
@@ -18,10 +18,10 @@ SENSES = ("face", "voice", "hand")
 def made(pool="mean", trunk="separate", **options):
     torch.manual_seed(0)
     encoder = Encoder({s: make("image", size=8, patch=4) for s in SENSES}, size="nano", pool=pool, trunk=trunk).double()
-    deep = lockstep(encoder, **({"prompts": 2, "every": 1, "bottleneck": 5} | options)).double()
+    deep = parallel_adapters(encoder, **({"prompts": 2, "every": 1, "bottleneck": 5} | options)).double()
     for p in deep.parameters():  # gates begin at zero, where nothing is exchanged
         p.data.add_(torch.randn_like(p) * 0.3)
-    encoder.deep = deep
+    encoder.set_block_hook(deep)
     return encoder, deep
 
 
@@ -68,17 +68,17 @@ def test_a_sense_alone_is_what_the_encoder_makes_of_it(pool, trunk):
     encoder, deep = made(pool, trunk)
     own = bags()
     for s in SENSES:
-        alone, kept = deep.together(encoder, {s: own[s]})[s], encoder.contextualise({s: own[s]})[s]
+        alone, kept = deep.together(encoder, {s: own[s]})[s], encoder.encode({s: own[s]})[s]
         torch.testing.assert_close(alone.x, kept.x)
         assert len(encoder.pools[s].strip(alone)) == len(own[s])
 
 
 def test_gates_begin_closed_so_that_frozen_encoders_are_as_they_were():
     encoder, _ = made()
-    plain, own = encoder.contextualise, bags()
-    encoder.deep = None
+    plain, own = encoder.encode, bags()
+    encoder.set_block_hook(None)
     before = plain(own)
-    deep = lockstep(encoder, prompts=0, bottleneck=4).double()
+    deep = parallel_adapters(encoder, prompts=0, bottleneck=4).double()
     after = deep.together(encoder, own)
     for s in SENSES:
         torch.testing.assert_close(after[s].x, before[s].x)
@@ -86,11 +86,11 @@ def test_gates_begin_closed_so_that_frozen_encoders_are_as_they_were():
 
 def test_a_saved_encoder_keeps_them():
     encoder, deep = made(prompts=1, every=2, bottleneck=3)
-    again = config.build(config.describe(encoder)).double()
+    again = config.build(encoder.spec).double()
     again.load_state_dict(encoder.state_dict())
     own = bags()
-    torch.testing.assert_close(again.contextualise(own)["face"].x, encoder.contextualise(own)["face"].x)
-    assert again.deep.written() == deep.written()
+    torch.testing.assert_close(again.encode(own)["face"].x, encoder.encode(own)["face"].x)
+    assert again.block_hook.spec == deep.spec
 
 
 def test_bad_options():

@@ -26,7 +26,7 @@ def test_the_tokens_are_what_they_are_without_prompts(options):
     encoder, prompts = made(**options)
     bags = encoder.tokenize(exact(batch(("plain",), senses=TWO)))
     context, states = prompts(encoder, bags)
-    plain = encoder.contextualise(bags)
+    plain = encoder.encode(bags)
     for s in TWO:
         torch.testing.assert_close(context[s].x, plain[s].x, rtol=1e-9, atol=1e-12)
         assert torch.equal(context[s].row, plain[s].row) and context[s].names == plain[s].names

@@ -30,7 +30,7 @@ def test_an_encoder_reads_sequences_by_a_gru_and_pictures_by_a_transformer():
     encoder = Encoder(fields(), size="nano", mixer="gru", pool="vector")
     kinds = {f: type(t) for f, t in encoder.trunks.items()}
     assert kinds == {"picture": Transformer, "words": Recurrent, "signal": Recurrent, "facts": Transformer}
-    again = config.build(config.describe(encoder))
+    again = config.build(encoder.spec)
     again.load_state_dict(encoder.state_dict())
     one, other = (e.eval()(batch(("plain",)))["words"].values for e in (encoder, again))
     assert torch.equal(one, other)

@@ -8,7 +8,7 @@ from torch.nn.functional import gelu
 
 from amodal.core import AmodalError
 from amodal.nn import config
-from amodal.nn.adapters.skills import Copies, switched
+from amodal.nn.adapters.skills import Copies, Skills
 from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import Transformer
 from tests.methods.bench import batch, exact, fields
@@ -20,7 +20,7 @@ def encoder(where="attention", shuffle=True, **options):
     torch.manual_seed(0)
     made = Encoder(fields(), size="nano", trunk="shared", **options)
     plain = copy.deepcopy(made)
-    switched(made, RULES, where)
+    made.set_block_hook(Skills(RULES, where))
     if shuffle:
         with torch.no_grad():
             for p in made.trunks.parameters():
@@ -52,7 +52,7 @@ def alone(trunk: Transformer, names, x, where):
 def test_a_block_gives_the_mean_over_the_active_skills(where):
     made, _ = encoder(where)
     bags = made.tokenize(exact(batch(("plain",))))
-    found = made.contextualise(bags)
+    found = made.encode(bags)
     for field, bag in bags.items():
         for row in bag.row.unique():
             mine = bag.row == row
@@ -89,7 +89,7 @@ def test_other_skills_for_a_while():
     made, _ = encoder()
     b = exact(batch(("plain",)))
     before = made(b)["words"].values
-    with made.deep.instead({"words": ("image",)}):
+    with made.block_hook.instead({"words": ("image",)}):
         assert not torch.allclose(made(b)["words"].values, before)
         assert torch.equal(made(b)["facts"].values, made(b)["facts"].values)
     assert torch.equal(made(b)["words"].values, before)
@@ -98,7 +98,7 @@ def test_other_skills_for_a_while():
 @pytest.mark.parametrize("where", ["attention", "mlp"])
 def test_a_saved_encoder_keeps_its_skills_and_so_does_a_copy(where):
     made, _ = encoder(where, pool="cls")
-    again = exact(config.build(config.describe(made))).eval()
+    again = exact(config.build(made.spec)).eval()
     again.load_state_dict(made.state_dict())
     b = exact(batch(("plain",)))
     for other in (again, copy.deepcopy(made)):
@@ -114,14 +114,14 @@ def test_one_field_alone_goes_through_a_plain_transformer(where):
     made, _ = encoder(where)
     bags = made.tokenize(exact(batch(("plain",))))
     for field, bag in bags.items():
-        plain = made.deep.alone(made.trunks["all"], field)
+        plain = made.block_hook.alone(made.trunks["all"], field)
         assert not any(isinstance(part, Copies) for part in plain.modules())
-        torch.testing.assert_close(plain(bag).x, made.contextualise({field: bag})[field].x)
+        torch.testing.assert_close(plain(bag).x, made.encode({field: bag})[field].x)
 
 
 def test_errors_say_what_to_do():
     def made(rules=RULES, where="attention", **options):
-        return switched(Encoder(fields(), size="nano", **({"trunk": "shared"} | options)), rules, where)
+        return Encoder(fields(), size="nano", **({"trunk": "shared"} | options)).set_block_hook(Skills(rules, where))
 
     with pytest.raises(AmodalError, match="Did you mean attention"):
         made(where="atention")

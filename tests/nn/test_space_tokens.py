@@ -7,8 +7,7 @@ from test_encoder import batch, close, encoder_of
 from toys import WIDTH, bag_of, vectors
 
 from amodal.core import AmodalError
-from amodal.nn import config
-from amodal.nn.adapters.block_hooks import deep_of
+from amodal.core.part import build
 from amodal.nn.adapters.shared_space_tokens import Maps, SpaceTokens, space_tokens
 
 
@@ -83,12 +82,12 @@ def test_with_beta_1_and_residuals_of_full_rank_it_is_mmrl():
 def test_an_encoder_keeps_them():
     encoder, whole = encoder_of("separate"), batch()
     before = vectors(encoder(whole))
-    encoder.deep = space_tokens(encoder, senses=["text"], count=2, space=8, rank=2, beta=0.5).double()
+    encoder.set_block_hook(space_tokens(encoder, senses=["text"], count=2, space=8, rank=2, beta=0.5).double())
     after = vectors(encoder(whole))
     assert all(torch.equal(after[k], before[k]) == (k[1] == "image") for k in before)
-    again = deep_of(encoder, config.describe(encoder)["deep"]).double()
-    again.load_state_dict(encoder.deep.state_dict())
-    encoder.deep = again
+    again = build(encoder.spec["args"]["block_hook"]).double()
+    again.load_state_dict(encoder.block_hook.state_dict())
+    encoder.set_block_hook(again)
     close(vectors(encoder(whole)), after)
 
 

@@ -20,7 +20,6 @@ import amodal
 from amodal import cli
 from amodal.core import AmodalError, Column, Embeddings
 from amodal.model import Model
-from amodal.nn import config as encoder_config
 from amodal.search import Index, engine, open_index, search
 from amodal.search._qdrant_address import Address
 from amodal.search.qdrant import Qdrant
@@ -250,7 +249,7 @@ def test_ranks_share_the_records(folder, place, monkeypatch):
 def test_the_command_line_takes_an_address(folder, place, tmp_path, capsys):
     records = amodal.open(folder)
     encoder = amodal.Encoder(records.fields, size="nano").align(16)
-    config = {"encoder": encoder_config.describe(encoder), **CARD}
+    config = {"encoder": encoder.spec, **CARD}
     run = Model(encoder, config).save(tmp_path / "run")
 
     def said(*arguments):

@@ -237,7 +237,7 @@ def test_a_run_is_indexed_and_searched_by_parts(run, folder, tmp_path, capsys):
     hits = json.loads(capsys.readouterr().out)
     model = amodal.load(run)
     index = open_index(tmp_path / "index", encoder=model.encoder, fingerprint=model.fingerprint)
-    tokens = model.encoder.several.kind == "tokens"
+    tokens = model.encoder.multi_vector.kind == "tokens"
     assert index.several("image") and index.sources == (["image"] if tokens else ["image", "text"])
     assert len(hits) == 3 and all(h["source"] == "image" for h in hits)
     regions = ("whole", *(f"row {i} of 2, column {j} of 2" for i in (1, 2) for j in (1, 2)))
@@ -262,9 +262,9 @@ def test_an_update_embeds_only_what_is_new(run, folder, tmp_path):
     root = tmp_path / "photos"
     shutil.copytree(folder, root)
     model, seen = amodal.load(run), []
-    spoken = model.encoder.several.of_records
+    spoken = model.encoder.multi_vector.of_records
     index = model.index(root, tmp_path / "index")
-    several = type(model.encoder.several)
+    several = type(model.encoder.multi_vector)
     original = several.of_records
     try:
         several.of_records = lambda self, encoder, batch: (seen.extend(batch.keys), original(self, encoder, batch))[1]
@@ -274,7 +274,7 @@ def test_an_update_embeds_only_what_is_new(run, folder, tmp_path):
     finally:
         several.of_records = original
     again = amodal.load(model.save(tmp_path / "copy"))
-    assert again.encoder.several == model.encoder.several
+    assert again.encoder.multi_vector == model.encoder.multi_vector
     before, after = (m.search(text="red", index=tmp_path / "index", k=4) for m in (model, again))
     assert before == after
 
@@ -292,7 +292,7 @@ def test_weights_of_parts(run, folder, tmp_path):
         k=2,
     )
     assert hits[0].score > 0.99, "a picture finds itself"
-    if model.encoder.several.asked_by_several:
+    if model.encoder.multi_vector.queries_are_lists:
         with pytest.raises(AmodalError, match="weights must be above 0"):
             search(index, model.encoder, {"text": "red"}, weights={"text": -1})
 

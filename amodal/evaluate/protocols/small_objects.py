@@ -29,7 +29,8 @@ from amodal.evaluate.result import Result
 from amodal.inference.embed import Embedded, embed_several
 from amodal.inference.forward_passes import evaluating, in_order
 from amodal.modalities import name_of
-from amodal.nn.multi_vector import Several
+from amodal.nn.encoder import Encoder
+from amodal.nn.multi_vector import MultiVector
 from amodal.objectives.late_interaction import late_interaction
 
 LEAST = 5
@@ -191,12 +192,13 @@ def _by_parts(
         return "", None
     again = test.changed
     encoder = again.encoder
-    several = getattr(encoder, "several", None)
+    several = getattr(encoder, "multi_vector", None)
     kind = "several" if several is not None and several.query_field == asks else "regions"
     if kind == "regions":
-        if grid < 2 or getattr(encoder, "heads", None) is None or len(encoder.others) or encoder.unsigned:
+        plain = isinstance(encoder, Encoder) and encoder.heads is not None and encoder.similarity == "cosine"
+        if grid < 2 or not plain:
             return "", None
-        several = Several("places", asks, grid)
+        several = MultiVector("places", asks, grid)
     options = {"batch": again.batch, "device": again.device, "several": several}
     z = embed_several(encoder, again.dataset.select([shown]), again.indices[pictures], **options)[1]
     lists = []

@@ -33,5 +33,5 @@ def ape(
     for field in encoder.fields:
         encoder.lock(field)
         if blocks and field != (anchor or seen[0]):
-            encoder.grow(field, blocks)
+            encoder.extend(field, blocks)
     return clip(encoder, width=width, temperature=temperature, max_scale=max_scale)

@@ -21,7 +21,7 @@ from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
 from amodal.modalities import name_of
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads.projection_tower import enter, tails, with_tail
+from amodal.nn.heads.projection_tower import align_to_towers, projection_towers, with_projection_tower
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce
 
@@ -44,13 +44,13 @@ def dinotxt(
     given = [f for f in seen if encoder.contextual(f)] or seen[:1]
     for field in to_lock(encoder, lock or ",".join(given)):
         encoder.lock(field)
-        with_tail(encoder, field, blocks=blocks, reads=reads)
+        with_projection_tower(encoder, field, blocks=blocks, reads=reads)
     scale = Scale(1 / temperature, most=max_scale)
 
     def objective(z):
         return share({f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale()) for a, b in sense_pairs(z)})
 
-    return Towers(enter(encoder), objective, learned=scale)
+    return Towers(align_to_towers(encoder), objective, learned=scale)
 
 
 @torch.no_grad()
@@ -60,11 +60,11 @@ def patch_maps(encoder: Encoder, batches: Iterable[Batch], field: str, classes_K
     classes_KD: vectors of the classes in the aligned space, such as means of the unit vectors of a class's prompts. size: side in pixels to
     which maps are blown up, 0 for patches. Raises AmodalError for a field without a tail, and for patches that are no square.
     """
-    if field not in tails(encoder):
+    if field not in projection_towers(encoder):
         raise AmodalError(
-            f"maps are of fields that dinotxt locked, {', '.join(tails(encoder)) or 'none'}, not {field!r}"
+            f"maps are of fields that dinotxt locked, {', '.join(projection_towers(encoder)) or 'none'}, not {field!r}"
         )
-    tail = tails(encoder)[field]
+    tail = projection_towers(encoder)[field]
     spoken, maps = normalize(normalize(classes_KD, dim=1)[:, tail.of_patches], dim=1), []
     for batch in batches:
         patches = tail.patches(alone(encoder, batch.only(field))[field])

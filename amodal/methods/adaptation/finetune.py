@@ -64,9 +64,9 @@ class Finetune(Method):
 
     def seen(self, batch: Batch) -> Embeddings:
         """What the head reads: of a joint trunk only the pass of all senses together."""
-        if self.encoder.trunk != "joint" or self.encoder.others:
+        if self.encoder.trunk != "joint" or not isinstance(self.encoder, Encoder):
             return self.encoder.features(batch)
-        context = self.encoder.contextualise(self.encoder.tokenize(batch))
+        context = self.encoder.encode(self.encoder.tokenize(batch))
         return Embeddings({FUSED: self.encoder.pool(context)[FUSED]}, batch.size)
 
     def losses(self, features: Features) -> dict[str, Tensor]:

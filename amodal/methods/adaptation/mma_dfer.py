@@ -18,7 +18,7 @@ from amodal.core import AmodalError, Batch, Column, field_of, unknown
 from amodal.core.column import shared_rows
 from amodal.methods.contract import Features, Method
 from amodal.nn.adapters.block_tokens import bare
-from amodal.nn.adapters.parallel_adapters import lockstep
+from amodal.nn.adapters.parallel_adapters import parallel_adapters
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.temporal import TemporalHead, class_weights
 from amodal.objectives.common import connected_zero
@@ -49,7 +49,7 @@ def mma_dfer(
         raise unknown("field to lead", lead, encoder.fields)
     encoder.requires_grad_(not frozen)
     if prompts or bottleneck:
-        encoder.deep = lockstep(bare(encoder), prompts=prompts, every=every, bottleneck=bottleneck)
+        encoder.set_block_hook(parallel_adapters(bare(encoder), prompts=prompts, every=every, bottleneck=bottleneck))
     heads = next(n for n in (8, 4, 2, 1) if hidden % n == 0)
     head = TemporalHead(list(encoder.fields), lead, encoder.width, hidden, depth, heads, classes)
     return MmaDfer(encoder, head, label, classes, meet, balanced)
@@ -71,8 +71,8 @@ class MmaDfer(Method):
     def predict(self, batch: Batch) -> Column:
         """(N, classes) logits of the rows that have any sense, from all that they have."""
         encoder, bags = self.encoder, self.encoder.tokenize(batch)
-        own = encoder.deep is None  # nothing between the blocks: late fusion
-        context = encoder.contextualise(bags) if own else encoder.deep.together(encoder, bags, self.meet)
+        own = encoder.block_hook is None  # nothing between the blocks: late fusion
+        context = encoder.encode(bags) if own else encoder.block_hook.together(encoder, bags, self.meet)
         return self.head({s: encoder.pools[field_of(s)].strip(bag) for s, bag in context.items()})
 
     def losses(self, features: Features) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ aligned vectors. What differs: AdamW at one rate and one weight decay for both b
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from torch.nn.functional import normalize
 from amodal.core import AmodalError, Batch, Embeddings, field_of
 from amodal.methods.contract import Features, StagedMethod
 from amodal.nn.encoder import Encoder
+from amodal.nn.heads.projectors import BranchHead
 from amodal.objectives.rate_reduction import coding_rate, compressed_rate
 from amodal.objectives.sinkhorn import doubly_stochastic
 
@@ -37,7 +39,7 @@ def cpp(
     warmup: share of the steps that only spread the vectors out, after which memberships begin where they are."""
     if not 0 <= warmup < 1:
         raise AmodalError(f"cpp.warmup is a share of the steps from 0 to below 1, got {warmup}")
-    encoder.align(2 * width, fused=encoder.trunk == "joint", head={"kind": "branches", "hidden": hidden})
+    encoder.align(2 * width, fused=encoder.trunk == "joint", head=partial(BranchHead, hidden=hidden))
     method = Clusters(encoder, distortion, {"epsilon": epsilon, "iterations": iterations}, weight)
     method.stages = (warmup, 1.0) if warmup else (1.0,)
     method.on_stage_start(0)

@@ -51,7 +51,7 @@ class MultiSK(Method):
         super().__init__()
         self.encoder, self.temperature, self.sinkhorn = encoder, temperature, sinkhorn
         self.queue, self.weight, self.across = queue, weight, across
-        widths = {"own": encoder.width, "shared": encoder.aligned_width}
+        widths = {"own": encoder.width, "shared": encoder.heads_width}
         self.anchors = nn.ParameterDict(
             {
                 f"{space}/{f}": nn.Parameter(torch.randn(anchors, d))
@@ -66,8 +66,8 @@ class MultiSK(Method):
         self._seen: dict[str, Tensor] = {}
 
     def features(self, batch: Batch) -> Features:
-        content = self.encoder.content(batch)
-        context = self.encoder.contextualise({s: self.encoder.place(bag) for s, bag in content.items()})
+        content = self.encoder.patchify(batch)
+        context = self.encoder.encode({s: self.encoder.add_positions(bag) for s, bag in content.items()})
         z = self.encoder.project(Embeddings(self.encoder.pool(context), batch.size))
         return Embeddings(z.columns | {f"own/{s}": bag.pool() for s, bag in content.items()}, batch.size)
 

@@ -94,7 +94,7 @@ class Local(Towers):
             if (pool := field_of(s)) not in encoder.fields:
                 continue
             pieces, owner = neighbourhoods(bags[s], self.parts)
-            regions = encoder.pools[pool](encoder.contextualise({s: pieces})[s]).values
+            regions = encoder.pools[pool](encoder.encode({s: pieces})[s]).values
             lengths = torch.bincount(owner, minlength=batch.size)
             rows = lengths.nonzero().squeeze(1)
             columns |= {s: encoder.pools[pool](seen), f"{s}/patches": token_column(bags[s])}

@@ -46,8 +46,8 @@ def gram(
             total, tuples = total + len(rows) * loss, tuples + len(rows)
         return {"volume": total / max(tuples, 1)}
 
-    encoder.unsigned = True  # turning a vector round changes no volume
-    return Volumes(encoder.align(width), objective, learned=scale)
+    aligned = encoder.align(width, similarity="abs_cosine")  # turning a vector round changes no volume
+    return Volumes(aligned, objective, learned=scale)
 
 
 class Volumes(Towers):

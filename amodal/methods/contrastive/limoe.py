@@ -64,7 +64,7 @@ class Limoe(Towers):
     def features(self, batch: Batch) -> Features:
         routes, bags = {}, self.encoder.tokenize(batch)
         z = self.encoder.project(
-            Embeddings(self.encoder.pool(self.encoder.contextualise(bags, routing=routes)), batch.size)
+            Embeddings(self.encoder.pool(self.encoder.encode(bags, router_logits=routes)), batch.size)
         )
         columns = dict(z.columns)
         for (trunk, block), by_source in routes.items():

@@ -72,7 +72,7 @@ class M3CoL(Method):
             raise unknown("label of this batch", self.labels[0], batch.labels)
         columns = self.senses(batch).columns | {SEED: seed_column(batch), "label": batch.labels[self.labels[0]]}
         if self.mixup:
-            columns |= carried(self.encoder.content(batch.only(self.mixup))[self.mixup])
+            columns |= carried(self.encoder.patchify(batch.only(self.mixup))[self.mixup])
         return Features(columns, batch.size)
 
     def senses(self, batch: Batch) -> Embeddings:

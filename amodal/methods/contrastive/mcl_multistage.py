@@ -20,6 +20,7 @@ from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, unknow
 from amodal.methods.contract import Features, StagedMethod
 from amodal.methods.shared.shapes import sense_pairs, share, view_pairs
 from amodal.nn.encoder import Encoder
+from amodal.nn.ensemble import Ensemble
 from amodal.nn.heads.projectors import Projector
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce, nt_xent
@@ -45,7 +46,7 @@ def mcl_multistage(
     if by and by not in encoder.fields:
         raise unknown("field to cluster by", by, encoder.fields)
     alone = len(encoder.fields) == 1
-    whole = (encoder if alone else encoder.align(width)).stack(parts - 1)
+    whole = Ensemble.of(encoder if alone else encoder.align(width), parts)
     method = Multistage(whole, clusters, by, carry_on)
     method.views = ("strong", "strong") if alone else ("weak",)
     method.stages = tuple((i + 1) / parts for i in range(parts))
@@ -64,16 +65,16 @@ class Multistage(StagedMethod):
 
     refresh_first = False
 
-    def __init__(self, encoder: Encoder, clusters: int, by: str, carry_on: bool):
+    def __init__(self, encoder: Ensemble, clusters: int, by: str, carry_on: bool):
         super().__init__()
         self.encoder, self.clusters, self.by, self.carry_on = encoder, clusters, by, carry_on
-        own = {n: p for n, p in encoder.named_parameters() if not n.startswith("others.")}
+        own = dict(encoder.first.named_parameters())
         self.learns = {n for n, p in own.items() if p.requires_grad}  # all but a frozen backbone
 
     def on_stage_start(self, stage: int) -> None:
         self.stage = stage
         self.requires_grad_(False)
-        for name, p in self.encoder.parts[stage].named_parameters():
+        for name, p in self.encoder.members[stage].named_parameters():
             p.requires_grad_(name in self.learns)
         self.each[stage].requires_grad_(True)
 
@@ -81,7 +82,7 @@ class Multistage(StagedMethod):
     def refresh(self, stage: int, see: Callable[[], Embeddings]) -> Tensor:
         """Frozen stages give the same vectors, and so the same clusters, whenever they are asked: nothing need be kept."""
         if self.carry_on:
-            learnt, new = (self.encoder.parts[i].state_dict() for i in (stage - 1, stage))
+            learnt, new = (self.encoder.members[i].state_dict() for i in (stage - 1, stage))
             for name, value in new.items():
                 value.copy_(learnt[name])
         seen = see()
@@ -92,9 +93,9 @@ class Multistage(StagedMethod):
 
     def clustered(self, stage: int, seen: Embeddings) -> Tensor:
         """(n,) int64 the cluster of each record by one stage's vectors; a record without any is in one more."""
-        part, device = self.encoder.parts[stage], next(self.parameters()).device
-        own = {s: Column(c.values.split(part.width, 1)[stage], c.rows).to(device) for s, c in seen.columns.items()}
-        z = part.own_project(Embeddings(own, seen.size))
+        part, device = self.encoder.members[stage], next(self.parameters()).device
+        own = {s: c.to(device) for s, c in self.encoder.part(seen, stage).columns.items()}
+        z = part.project(Embeddings(own, seen.size))
         column = z.fused([self.by] if self.by else z.sources)
         found = torch.full((seen.size,), self.clusters, device=column.rows.device)
         if len(column):
@@ -102,8 +103,8 @@ class Multistage(StagedMethod):
         return found
 
     def features(self, batch: Batch) -> Features:
-        part = self.encoder.parts[self.stage]
-        z = part.own_project(part.own_features(batch))
+        part = self.encoder.members[self.stage]
+        z = part(batch)
         return Features({s: z[s] for s in z.sources}, batch.size)
 
     def losses(self, features: Features) -> dict[str, Tensor]:

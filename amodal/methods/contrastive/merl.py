@@ -43,7 +43,7 @@ class Merl(Method):
     def __init__(self, encoder: Encoder, fields: list[str], weight: float, dropout: float, temperature: float):
         super().__init__()
         self.encoder, self.weight, self.dropout, self.temperature = encoder, weight, dropout, temperature
-        widths = encoder.width, encoder.aligned_width
+        widths = encoder.width, encoder.heads_width
         self.views_of = nn.ModuleDict(
             {f: nn.ModuleList(nn.Linear(*widths, bias=False) for _ in range(2)) for f in fields}
         )

@@ -96,7 +96,7 @@ class Mlem(StagedMethod):
         if "contrast" in self.now:
             columns |= vectors(self.encoder, alone(self.encoder, slices), batch.size).columns
         if "reconstruct" in self.now:
-            context, content = alone(self.encoder, whole), self.encoder.content(whole)
+            context, content = alone(self.encoder, whole), self.encoder.patchify(whole)
             for s, bag in content.items():
                 vector = self.encoder.pools[field_of(s)](context[s])
                 columns[f"told/{s}"] = self.tell(self.encoder, vector, bag, whole[s].values)

@@ -71,7 +71,7 @@ class SoftMasks(Method):
 
     def features(self, batch: Batch) -> Features:
         encoder, w = self.encoder, self.words
-        content, others = encoder.content(batch.only(w))[w], [s for s in encoder.fields if s != w]
+        content, others = encoder.patchify(batch.only(w))[w], [s for s in encoder.fields if s != w]
         hidden_T, target_T = self.masked.draw(content, batch.seeds), encoder.fields[w].targets(batch[w].values)
         gaps = {w: self.masked.context(encoder, content, hidden_T)}
         context = alone(encoder, batch.only(*others)) | gaps if self.o["augment"] else alone(encoder, batch)

@@ -80,8 +80,8 @@ class TiMix(Towers):
         self.words, self.mixed = words, mixed
 
     def features(self, batch: Batch) -> Features:
-        content = self.encoder.content(batch)
-        context = alone(self.encoder, batch, {s: self.encoder.place(bag) for s, bag in content.items()})
+        content = self.encoder.patchify(batch)
+        context = alone(self.encoder, batch, {s: self.encoder.add_positions(bag) for s, bag in content.items()})
         z = vectors(self.encoder, context, batch.size)
         columns: dict[str, Column] = z.columns | {SEED: seed_column(batch)}
         for s in self.mixed:

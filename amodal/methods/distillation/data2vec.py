@@ -55,13 +55,13 @@ class Data2vec(StudentTeacher):
         self.predictors = nn.ModuleDict({f: nn.Linear(encoder.width, encoder.width) for f in encoder.fields})
 
     def features(self, batch: Batch) -> Features:
-        content = self.encoder.content(batch)
+        content = self.encoder.patchify(batch)
         hidden = {s: hide_as(self.kinds[field_of(s)], bag, batch.seeds, **self.hide) for s, bag in content.items()}
         with torch.no_grad():
-            whole = {s: self.teacher.place(bag) for s, bag in content.items()}
-            target = self.teacher.contextualise(whole, collect=self.targets)
-        blanked = {s: self.encoder.place(self.blank(bag, hidden[s])) for s, bag in content.items()}
-        context = self.encoder.contextualise(blanked)
+            whole = {s: self.teacher.add_positions(bag) for s, bag in content.items()}
+            target = self.teacher.encode(whole, collect=self.targets)
+        blanked = {s: self.encoder.add_positions(self.blank(bag, hidden[s])) for s, bag in content.items()}
+        context = self.encoder.encode(blanked)
         columns = {s: self.regress(context[s], target[s], hidden[s]) for s in content}
         return Features(columns, batch.size)
 

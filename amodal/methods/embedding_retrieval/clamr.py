@@ -15,7 +15,7 @@ from amodal.methods.contract import Features
 from amodal.methods.shared.matching import words_of
 from amodal.methods.shared.shapes import Towers, two_senses
 from amodal.nn.encoder import Encoder
-from amodal.nn.multi_vector import Several, token_vectors
+from amodal.nn.multi_vector import MultiVector, token_vectors
 from amodal.nn.scale import Scale
 from amodal.objectives.late_interaction import field_interaction
 from amodal.objectives.modality_choice import sense_choice
@@ -56,8 +56,7 @@ def clamr(
             losses["senses"] = weight * sense_choice(each, temperature=1 / scale(), about_N=about[rows])
         return losses
 
-    encoder.several = Several("tokens", text)
-    method = Clamr(encoder.align(width), objective, learned=scale)
+    method = Clamr(encoder.align(width, multi_vector=MultiVector("tokens", text)), objective, learned=scale)
     method.text, method.others, method.labels = text, others, (label,) if label and weight else ()
     return method
 

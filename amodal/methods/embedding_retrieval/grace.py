@@ -20,9 +20,10 @@ from amodal.methods.contract import Features, StagedMethod
 from amodal.methods.shared.matching import token_features, words_of
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import sense_pairs, share, token_mean, two_senses
-from amodal.nn.encoder import Bags, Encoder
+from amodal.nn.encoder import Encoder
 from amodal.nn.generation.identifiers import KINDS, IdentifierWriter, Register, identifiers, tokens_of
 from amodal.nn.scale import Scale
+from amodal.nn.trunks import Bags
 from amodal.objectives.info_nce import info_nce
 
 

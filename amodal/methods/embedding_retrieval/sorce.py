@@ -17,7 +17,7 @@ from amodal.methods.shared.matching import words_of
 from amodal.methods.shared.regions import vectors
 from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder
-from amodal.nn.multi_vector import Several, alone, regional
+from amodal.nn.multi_vector import MultiVector, alone, regional
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce
 from amodal.objectives.late_interaction import late_interaction
@@ -48,10 +48,10 @@ def sorce(
         found = {f"region/{f}": found_in(z[f"{text}:2"], z[f"{f}/places"], 1 / scale()) for f in others if weight}
         return share(whole) | {name: weight * term for name, term in share(found).items()}
 
-    if grid > 1:
-        encoder.several = Several("places", text, grid)
+    several = MultiVector("places", text, grid) if grid > 1 else None
     views = {f: ("weak", "local") if f == text else ("weak",) for f in encoder.fields}
-    return WithPlaces(encoder.align(width), objective, views=views, learned=scale, grid=grid, others=others)
+    aligned = encoder.align(width, multi_vector=several)
+    return WithPlaces(aligned, objective, views=views, learned=scale, grid=grid, others=others)
 
 
 def found_in(asks: Column, parts: Column, temperature: float | Tensor) -> Tensor:

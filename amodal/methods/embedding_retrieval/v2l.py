@@ -15,6 +15,7 @@ from amodal.core.column import both
 from amodal.methods.contract import Features, Method, StagedMethod
 from amodal.methods.shared.shapes import sense_pairs, share, two_senses, view_pairs
 from amodal.nn.encoder import Encoder
+from amodal.nn.ensemble import Ensemble
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce, nt_xent
 from amodal.objectives.margin_softmax import margin_softmax
@@ -42,7 +43,7 @@ def v2l(
         raise AmodalError(
             f"v2l needs coarse above 0 and up to 1, and two classes of {label!r}, not {coarse} and {classes}"
         )
-    whole = two_senses(encoder).align(width).stack(1)
+    whole = Ensemble.of(two_senses(encoder).align(width), 2)
     method = V2l(whole, Scale(1 / temperature, most=max_scale), classes if label else 0)
     method.labels, method.margin = (label,) if label else (), {"scale": sharpness, "margin": margin}
     method.heat, method.stages = view_temperature, (coarse, 1.0) if label and coarse < 1 else (1.0,)
@@ -56,10 +57,10 @@ class V2l(StagedMethod):
 
     views, min_batch_size = ("weak", "strong"), 2
 
-    def __init__(self, encoder: Encoder, scale: Scale, classes: int):
+    def __init__(self, encoder: Ensemble, scale: Scale, classes: int):
         super().__init__()
         self.encoder, self.scale = encoder, scale
-        self.prototypes = nn.Parameter(torch.randn(classes, encoder.aligned_width)) if classes else None
+        self.prototypes = nn.Parameter(torch.randn(classes, encoder.first.heads_width)) if classes else None
 
     def on_stage_start(self, stage: int) -> None:
         self.coarse = self.all_coarse or (len(self.stages) > 1 and stage == 0)
@@ -68,10 +69,10 @@ class V2l(StagedMethod):
 
     def features(self, batch: Batch) -> Features:
         first = batch.only(*(s for s in batch.sources if view_of(s) <= 1))
-        looks, named = self.encoder.parts
+        looks, named = self.encoder.members
         columns = {}
         for kind, part, seen in (("looks", looks, first if self.coarse else batch), ("named", named, first)):
-            z = part.own_project(part.own_features(seen))
+            z = part(seen)
             columns |= {f"{kind}/{s}": z[s] for s in z.sources}
         return Features(columns | ({"label": batch.labels[self.labels[0]]} if self.coarse else {}), batch.size)
 

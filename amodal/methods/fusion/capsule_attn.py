@@ -9,6 +9,8 @@ activations enter the routing, and the layer norm before the gated linear map.""
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from amodal.core import Batch, Embeddings
@@ -16,6 +18,7 @@ from amodal.core.column import shared_rows
 from amodal.methods.contract import Features
 from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
 from amodal.nn.encoder import Encoder
+from amodal.nn.heads.capsules import CapsuleHead
 from amodal.nn.scale import Scale
 from amodal.objectives.masked_margin import masked_margin_softmax
 
@@ -47,7 +50,7 @@ def capsule_attn(
             terms[f"margin/{a}~{b}"] = masked_margin_softmax(*senses.pair(a, b), **options)
         return share(terms)
 
-    head = {"kind": "capsules", "capsules": capsules, "pose": pose, "routing": routing}
+    head = partial(CapsuleHead, capsules=capsules, pose=pose, routing=routing)
     method = Capsules(two_senses(encoder).align(width, head=head), objective, learned=scale)
     method.labels = (label,) if label else ()
     return method

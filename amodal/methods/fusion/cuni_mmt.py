@@ -86,7 +86,7 @@ class Translator(Method):
     def features(self, batch: Batch) -> Features:
         pooled, lists = self.given(batch)
         values = batch[self.target].values
-        told = token_column(self.encoder.content(batch.only(self.target))[self.target])
+        told = token_column(self.encoder.patchify(batch.only(self.target))[self.target])
         wanted = Ragged(self.encoder.fields[self.target].targets(values), told.values.lengths)
         at = told_from(lists)[told.rows].nonzero().squeeze(1)
         rows, text = told.rows[at], pooled[self.source]

@@ -82,7 +82,7 @@ class LessBimodal(StagedMethod):
             return Features({"told": self.predict(batch)} | self.head.known(batch), batch.size)
         context = alone(self.encoder, batch)
         columns = m.token_features(self.encoder, context, list(batch.sources)) | {m.SEED: m.seed_column(batch)}
-        content = self.encoder.content(batch.only(self.words))[self.words]
+        content = self.encoder.patchify(batch.only(self.words))[self.words]
         for s in (s for s in batch.sources if s != self.words):
             read = partial(self.co.read, self.words, s)
             columns[f"mlm/{s}"] = self.masked(self.encoder, batch, content, columns[f"tokens/{s}"], read)

@@ -43,7 +43,7 @@ def multimodn(
     if sorted(senses) != sorted(encoder.fields):
         raise AmodalError(f"order = {order!r} should name each of {', '.join(encoder.fields)} once")
     head = SupervisedHead([Target.read(t) for t in targets], (), state, hidden=hidden, joint=True)
-    return MultiModN(encoder, Modules(senses, encoder.width * len(encoder.parts), state), head, shuffle, change, view)
+    return MultiModN(encoder, Modules(senses, encoder.feature_width(senses[0]), state), head, shuffle, change, view)
 
 
 class MultiModN(Method):

@@ -21,7 +21,7 @@ from amodal.methods.contract import Features, Method
 from amodal.methods.shared.matching import MaskedWords
 from amodal.methods.shared.shapes import row_losses, token_mean
 from amodal.modalities import name_of
-from amodal.nn.adapters.skills import switched
+from amodal.nn.adapters.skills import Skills
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce
@@ -50,7 +50,7 @@ def skillnet_mm(
         raise AmodalError("skillnet_mm learns from masked tokens, from contrast, or from both, and both weights are 0")
     rules = {f: (name_of(m), GENERAL) for f, m in encoder.fields.items()} | read(skills, encoder)
     related = {f: (*own, RELATING) for f, own in rules.items()} if contrast else rules
-    switched(encoder.align(width) if contrast else encoder, related, where)
+    (encoder.align(width) if contrast else encoder).set_block_hook(Skills(related, where))
     return SkillNet(encoder, rules, masked, contrast, ratio, alpha, Scale(1 / temperature))
 
 
@@ -93,8 +93,8 @@ class SkillNet(Method):
 
     def features(self, batch: Batch) -> Features:
         encoder, columns = self.encoder, dict(self.encoder(batch).columns) if self.pairs else {}
-        content = encoder.content(batch) if self.masked else {}
-        with encoder.deep.instead(self.rules):
+        content = encoder.patchify(batch) if self.masked else {}
+        with encoder.block_hook.instead(self.rules):
             for f, part in self.masked.items():
                 hidden_T = part.draw(content[f], batch.seeds)
                 read = part.encode(encoder, content[f], hidden_T).keep(hidden_T)

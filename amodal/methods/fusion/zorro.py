@@ -31,5 +31,5 @@ class Together(Towers):
     """Each sense is read out in company of the others. Under the mask that is what it gives alone; without it, it is not."""
 
     def features(self, batch: Batch) -> Features:
-        context = self.encoder.contextualise(self.encoder.tokenize(batch))
+        context = self.encoder.encode(self.encoder.tokenize(batch))
         return self.encoder.project(Embeddings(self.encoder.pool(context), batch.size))

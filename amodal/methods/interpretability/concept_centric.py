@@ -10,6 +10,7 @@ negatives instead of a sample, and the score of a pair (`agreement`). Numbers in
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from amodal.methods.shared.concepts import TableConcepts
 from amodal.methods.shared.shapes import share, two_senses
 from amodal.modalities.table import Table
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads.boxes import learn_boxes
+from amodal.nn.heads.boxes import ConceptHead, learn_boxes
 from amodal.objectives.entailment import bce_of_log
 
 SAID = "said/concepts"
@@ -50,7 +51,7 @@ class Concepts(Method):
         self.field, self.concepts = field, TableConcepts(encoder.fields[field])
         self.space = {"dims": dims, "softness": softness, "steps": steps}
         self.views = {f: ("plain" if f == field else "weak",) for f in encoder.fields}
-        head = {"kind": "concepts", "dims": dims, "softness": softness}
+        head = partial(ConceptHead, dims=dims, softness=softness)
         self.encoder = encoder.align(len(self.concepts.names), head=head)
 
     def fit_statistics(self, records: Iterable[Batch]) -> None:

@@ -76,8 +76,8 @@ class Tip(Method):
         self.match, self.fill, self.temperature = *weights, temperature
 
     def features(self, batch: Batch) -> Features:
-        encoder, t, content = self.encoder, self.table, self.encoder.content(batch)
-        context = alone(encoder, batch, {s: encoder.place(bag) for s, bag in content.items()})
+        encoder, t, content = self.encoder, self.table, self.encoder.patchify(batch)
+        context = alone(encoder, batch, {s: encoder.add_positions(bag) for s, bag in content.items()})
         columns = vectors(encoder, context, batch.size).columns | {m.SEED: m.seed_column(batch)}
         columns |= m.token_features(encoder, context, list(encoder.fields))
         if self.masked is not None:

@@ -143,7 +143,7 @@ class MaskedWords(nn.Module):
         """As `encode`, with what the pooling needs beside the tokens."""
         source = content.names[0]
         x_TD = torch.where(hidden_T[:, None], self.token.to(content.x.dtype), content.x)
-        return encoder.contextualise({source: encoder.place(content.with_x(x_TD))})[source]
+        return encoder.encode({source: encoder.add_positions(content.with_x(x_TD))})[source]
 
     def forward(self, encoder: Encoder, batch: Batch, content: Tokens, seen: Column, cross: CrossEncoder) -> Column:
         """For each row that has both, (N, 2): the sum of the losses of its hidden tokens, and their number (`token_mean` ends it).

@@ -31,7 +31,7 @@ def encoded(encoder: Encoder, features: Features, source: str, at: Tensor, token
     """Mixtures of the tokens of `source`, of the entries `at` of what was carried, at the end of the trunk. Each source alone."""
     place = features[f"{source}/place"].at(at)
     bag = Tokens.of(tokens.flat, place.rows, tokens.lengths, place.values.flat, source, features.size)
-    return encoder.contextualise({source: encoder.place(bag)})[source]
+    return encoder.encode({source: encoder.add_positions(bag)})[source]
 
 
 def mixed_up(encoder: Encoder, features: Features, source: str, at: Tensor, *, alpha: float) -> tuple[Column, Mixed]:

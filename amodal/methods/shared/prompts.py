@@ -57,7 +57,7 @@ class AttributePrompts(nn.Module):
         self.register_buffer("count", torch.ones(sum(max(size, 1) for size in table.sizes())))
 
     def forward(self, encoder: Encoder, batch: Batch) -> Prompt:
-        content = encoder.content(batch.only(self.field))[self.field]
+        content = encoder.patchify(batch.only(self.field))[self.field]
         asked = (uniform(batch.seeds, name_code("coin")) < self.chance) & (content.lengths() > 0)
         hidden = self.choose(encoder.fields[self.field], batch, content).masked_fill(~asked, -1)
         own = content.keep(asked[content.row])
@@ -75,7 +75,7 @@ class AttributePrompts(nn.Module):
             batch.size,
         )
         bag = Tokens.join([own.with_x(x_TD), template])
-        read = encoder.contextualise({self.field: encoder.place(bag)})[self.field]
+        read = encoder.encode({self.field: encoder.add_positions(bag)})[self.field]
         return Prompt(token_column(encoder.pools[self.field].strip(read)), hidden)
 
     def choose(self, table: Table, batch: Batch, content: Tokens) -> Tensor:
@@ -112,7 +112,7 @@ class AttributePrompts(nn.Module):
 
     def told(self, encoder: Encoder, prompt: Prompt, batch: Batch, read_tD: Tensor, rows: Tensor) -> Column:
         """(n, 2) sums and numbers of the losses of masked tokens. read_tD: what they became, of the rows among `rows` that have one."""
-        content = encoder.content(batch.only(self.field))[self.field]
+        content = encoder.patchify(batch.only(self.field))[self.field]
         target_T = encoder.fields[self.field].targets(batch[self.field].values)
         wanted = torch.isin(content.row, rows) & (content.within() == prompt.hidden[content.row])
         loss = encoder.fields[self.field].token_loss(self.predictor(read_tD), target_T[wanted])

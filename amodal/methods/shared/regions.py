@@ -8,8 +8,9 @@ from amodal.core import AmodalError, Batch, Column, Embeddings, field_of
 from amodal.methods.contract import Features
 from amodal.methods.shared.shapes import Towers
 from amodal.modalities.text import Text
-from amodal.nn.encoder import Bags, Encoder
+from amodal.nn.encoder import Encoder
 from amodal.nn.multi_vector import alone, regions
+from amodal.nn.trunks import Bags
 
 __all__ = ["WithRegions", "alone", "regions", "sentences", "texts_and_others", "vectors"]
 

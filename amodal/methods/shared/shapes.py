@@ -139,7 +139,7 @@ class MaskedAutoencoder(Method):
     def features(self, batch: Batch) -> Features:
         bags = self.encoder.tokenize(batch)
         keep = self.visible(bags, batch.seeds)
-        context = self.encoder.contextualise({s: bag.keep(keep[s]) for s, bag in bags.items()})
+        context = self.encoder.encode({s: bag.keep(keep[s]) for s, bag in bags.items()})
         hidden = {s: bag.keep(~keep[s]) for s, bag in bags.items()}
         decoded = self.decoder([context[s] for s in bags], list(hidden.values()))
         columns = {}

@@ -70,7 +70,7 @@ class NamedClasses(Method):
         encoder.requires_grad_(False)
         if encoder.heads is None:
             encoder.align(width)
-        encoder.deep = tokens(bare(encoder))
+        encoder.set_block_hook(tokens(bare(encoder)))
         self.heads = nn.ModuleDict({s: projection(encoder.heads[s]) for s in self.senses})
 
     def features(self, batch: Batch) -> Features:
@@ -86,7 +86,7 @@ class NamedClasses(Method):
         """Class features and representation features of all senses but the words."""
         encoder, kept = self.encoder, {}
         bags = encoder.tokenize(batch.only(*(s for s in batch.sources if field_of(s) in self.senses)))
-        context = encoder.contextualise(bags, around=partial(encoder.deep, kept=kept))
+        context = encoder.encode(bags, block_hook=partial(encoder.block_hook, kept=kept))
         rep = {s: kept[field_of(s)] for s in bags}
         rep = {s: Column(self.read_out(field_of(s), c.values), c.rows) for s, c in rep.items()}
         return encoder.project(Embeddings(encoder.pool(context), batch.size)), Embeddings(rep, batch.size)

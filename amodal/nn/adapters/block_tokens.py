@@ -1,4 +1,4 @@
-"""Tokens that are put between the blocks of a trunk, and taken out again: what all that stands in `Encoder.deep` builds on."""
+"""Tokens that are put between the blocks of a trunk, and taken out again: what all that stands in `Encoder.block_hook` builds on."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def taken_out(tokens: Tokens) -> Tokens:
 
 def bare(encoder: Encoder) -> Encoder:
     """The encoder, if nothing stands between its blocks yet. Raises AmodalError."""
-    if encoder.deep is not None:
+    if encoder.block_hook is not None:
         raise AmodalError(
-            f"learned tokens or skills stand between the blocks of this encoder already ({encoder.deep.written()['kind']}), and new "
+            f"learned tokens or skills stand between the blocks of this encoder already ({type(encoder.block_hook).__name__}), and new "
             "ones would take their place; begin with the run that it was adapted from"
         )
     return encoder
@@ -60,8 +60,8 @@ def depth_of(encoder: Encoder) -> int:
 @contextmanager
 def plain(encoder: Encoder) -> Iterator[Encoder]:
     """The encoder as it is without them, inside the `with`."""
-    kept, encoder.deep = encoder.deep, None
+    hook, encoder.block_hook = encoder.block_hook, None
     try:
         yield encoder
     finally:
-        encoder.deep = kept
+        encoder.block_hook = hook

@@ -1,8 +1,4 @@
-"""Learned tokens that go with a row through some blocks of a trunk (deep prompts: Jia et al., ECCV 2022, arXiv:2203.12119, 3.2).
-
-An encoder keeps them as `Encoder.deep`, and so a saved encoder has them. Anything that is called as `amodal.nn.transformer.Around` says and
-has `written()` may stand there; `amodal.nn.adapters.block_hooks.deep_of` builds it again.
-"""
+"""Learned tokens that go with a row through some blocks of a trunk (deep prompts: Jia et al., ECCV 2022, arXiv:2203.12119, 3.2)."""
 
 from __future__ import annotations
 
@@ -12,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Tokens, field_of, unknown
+from amodal.core.part import Part
 from amodal.nn.adapters.block_tokens import depth_of, put_in, taken_out
 from amodal.nn.encoder import Encoder
 
@@ -19,7 +16,7 @@ MOST_SENSES = 10
 PLACES = ("input", "attention")
 
 
-class PatternPrompts(nn.Module):
+class PatternPrompts(Part):
     """Prompts for each of the 2^M - 1 sets of senses that a row may have (Lee et al., CVPR 2023, arXiv:2303.03369, 3.2-3.3).
 
     senses: M; of a joint trunk `width` wide with `depth` blocks, of which the first `layers` have prompts; length: tokens of each set in
@@ -75,17 +72,12 @@ class PatternPrompts(nn.Module):
         tokens = block(tokens)
         return taken_out(tokens) if layer == self.depth - 1 else tokens
 
-    def written(self) -> dict:
-        """JSON-able; `deep_of` builds the same again."""
-        options = {n: getattr(self, n) for n in ("length", "layers", "at", "grow", "aware")}
-        return {"kind": "pattern"} | options
-
 
 def pattern_prompts(encoder: Encoder, **options) -> PatternPrompts:
     """For this encoder, whose trunk must be joint and without a rule on who reads whom. Raises AmodalError."""
-    if encoder.trunk != "joint" or encoder.reads != "full":
+    if encoder.trunk != "joint" or encoder.routing.mask_rule != "full":
         raise AmodalError(
             f'prompts for sets of senses need one trunk in which all senses of a row meet; this encoder has trunk="{encoder.trunk}"'
-            + ("" if encoder.trunk != "joint" else f' and the rule "{encoder.reads}"')
+            + ("" if encoder.trunk != "joint" else f' and the rule "{encoder.routing.mask_rule}"')
         )
     return PatternPrompts(list(encoder.fields), encoder.width, depth_of(encoder), **options)

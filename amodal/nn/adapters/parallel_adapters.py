@@ -1,7 +1,7 @@
 """Frozen trunks that run block by block side by side and tell each other, through narrow adapters, what they have seen.
 
 Chumachenko, Iosifidis and Gabbouj, MMA-DFER, CVPR 2024 workshops, arXiv:2404.09010, sections 3.2 (progressive prompts) and 3.3 (fusion
-bottleneck); gates and norms as in the authors' code. An encoder keeps them as `Encoder.deep`.
+bottleneck); gates and norms as in the authors' code.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import torch
 from torch import nn
 
 from amodal.core import AmodalError, Tokens, field_of
+from amodal.core.part import Part
 from amodal.nn.adapters.block_tokens import PROMPT, are_prompts, depth_of, put_in, taken_out
 from amodal.nn.adapters.read_only_prompts import trunk_of
-from amodal.nn.encoder import Bags, Encoder
+from amodal.nn.encoder import Encoder
+from amodal.nn.trunks import Bags
 
 Block = Callable[..., Tokens]
 
 
-class LockStep(nn.Module):
+class ParallelAdapters(Part):
     """An `Around` for a sense alone, and `together` for all senses of a row.
 
     After every block a token x of a sense becomes x + tanh(g) GELU(up(v + mean of the others)), v = LayerNorm(down(x)): `others` is
@@ -60,14 +62,17 @@ class LockStep(nn.Module):
         return self.step(layer, {source: tokens}, {source: block})[source]
 
     def together(self, encoder: Encoder, bags: Bags, meet: bool = True) -> Bags:
-        """As `Encoder.contextualise`, but senses of a row exchange what they see. bags: of `Encoder.tokenize`, one view of each field."""
+        """As `Encoder.encode`, but senses of a row exchange what they see. bags: of `Encoder.tokenize`, one view of each field."""
         bags = {s: encoder.pools[field_of(s)].prepare(bag) for s, bag in bags.items()}
         trunks = {s: trunk_of(encoder, field_of(s)) for s in bags}
         for layer in range(self.depth):
             blocks = {s: partial(trunk.block, layer) for s, trunk in trunks.items()}
             bags = self.step(layer, bags, blocks, meet)
         bags = {s: bag.with_x(trunks[s].norm(bag.x)) for s, bag in bags.items()}
-        return {s: encoder.above[f](bag) if (f := field_of(s)) in encoder.above else bag for s, bag in bags.items()}
+        return {
+            s: encoder.extra_blocks[f](bag) if (f := field_of(s)) in encoder.extra_blocks else bag
+            for s, bag in bags.items()
+        }
 
     def step(self, layer: int, bags: Bags, blocks: dict[str, Block], meet: bool = True) -> Bags:
         if layer == 0 and self.prompts:
@@ -104,15 +109,11 @@ class LockStep(nn.Module):
         added = own.to(bag.x.dtype).repeat(int(there.sum()) // len(own), 1)
         return bag.with_x(bag.x.masked_scatter(there.unsqueeze(1), bag.x[there] + added))
 
-    def written(self) -> dict:
-        """JSON-able; `deep_of` builds the same again."""
-        return {"kind": "lockstep"} | {n: getattr(self, n) for n in ("prompts", "every", "bottleneck")}
 
-
-def lockstep(encoder: Encoder, **options) -> LockStep:
+def parallel_adapters(encoder: Encoder, **options) -> ParallelAdapters:
     """For this encoder, whose trunks must be transformers of its own, each for one sense at a time. Raises AmodalError."""
     if encoder.trunk == "joint":
         raise AmodalError(
             'senses meet between the blocks of trunks that read one sense each; trunk="joint" is one for all'
         )
-    return LockStep(list(encoder.fields), encoder.width, depth_of(encoder), **options)
+    return ParallelAdapters(list(encoder.fields), encoder.width, depth_of(encoder), **options)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Column, Tokens, field_of
 from amodal.core.embeddings import FUSED
 from amodal.nn.attention.masks import pure
-from amodal.nn.encoder import ALL, Bags, Encoder
+from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import Transformer
+from amodal.nn.trunks import ALL, Bags
 
 
 class ReadOnlyPrompts(nn.Module):
@@ -45,7 +46,7 @@ class ReadOnlyPrompts(nn.Module):
         for source, bag in bags.items():
             field = field_of(source)
             if field in self.readers:
-                context[source] = encoder.contextualise({source: bag})[source]
+                context[source] = encoder.encode({source: bag})[source]
                 states[source] = read(self.readers[field], context[source], self.tokens[field])[1]
             else:
                 own = encoder.pools[field].prepare(bag)

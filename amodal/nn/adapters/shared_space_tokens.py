@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Tokens, field_of
+from amodal.core.part import Part
 from amodal.nn.adapters.block_tokens import PROMPT, are_prompts, depth_of, put_in, taken_out
 from amodal.nn.adapters.lora import LowRank
 from amodal.nn.encoder import Encoder
@@ -46,7 +47,7 @@ class Apart(nn.Module):
         return self.tokens[i]
 
 
-class SpaceTokens(nn.Module):
+class SpaceTokens(Part):
     """An `Around` for the trunks of all `senses`: K tokens enter at block `first` (counted from 0), and at each later block they become
     beta of the block's own and 1 - beta of what they have become (1: they are replaced).
 
@@ -105,11 +106,6 @@ class SpaceTokens(nn.Module):
         if self.beta < 1:
             new = self.beta * new + (1 - self.beta) * tokens.x[there]
         return tokens.with_x(tokens.x.masked_scatter(there.unsqueeze(1), new))
-
-    def written(self) -> dict:
-        """JSON-able; `deep_of` builds the same again."""
-        options = {n: getattr(self, n) for n in ("count", "space", "first", "beta", "rank")}
-        return {"kind": "space", "senses": list(self.maps)} | options
 
 
 def space_tokens(encoder: Encoder, *, senses: Sequence[str] = (), first: int | None = None, **options) -> SpaceTokens:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Tokens, field_of, unknown
+from amodal.core.part import Part
 from amodal.nn.encoder import Encoder
 from amodal.nn.gradient_checkpointing import recomputed
 from amodal.nn.transformer import Transformer
@@ -59,12 +60,14 @@ class Copies(nn.ModuleDict):
         return made.to(weight)
 
 
-class Skills(nn.Module):
-    """What an encoder keeps as `Encoder.deep` (see `amodal.nn.transformer.Around`): tokens of each field go through the blocks with its
+class Skills(Part):
+    """A block hook of an encoder (see `amodal.nn.transformer.Around`): tokens of each field go through the blocks with its
     skills. rules: may be changed at any time, for a test with other skills say."""
 
-    def __init__(self, rules: Rules, where: str):
+    def __init__(self, rules: Rules, where: str = "attention"):
         super().__init__()
+        if where not in PLACES:
+            raise unknown("place of skills", where, PLACES)
         self.rules = {field: tuple(skills) for field, skills in rules.items()}
         self.where = where
         self.trunks: list[Transformer] = []  # in a list, so that they are not parts of this one too
@@ -112,22 +115,27 @@ class Skills(nn.Module):
                     setattr(part, name, inner.fixed(self.rules[field]))
         return made
 
-    def written(self) -> dict:
-        """JSON-able; `amodal.nn.adapters.deep_prompts.deep_of` builds the same again."""
-        return {"kind": "skills", "rules": {f: list(s) for f, s in self.rules.items()}, "where": self.where}
+    def attach(self, encoder: Encoder) -> None:
+        """Give every block of the encoder's shared trunk a copy of its projections, or of its perceptron, for each skill.
+
+        Raises AmodalError for other trunks, for fields that there are not or that have no skill, and for experts.
+        """
+        check(encoder, self.rules)
+        names = list(dict.fromkeys(s for some in self.rules.values() for s in some))
+        for trunk in encoder.trunks.values():
+            for block in trunk.blocks:
+                if self.where == "attention":
+                    block.attention.qkv = Copies(block.attention.qkv, names)
+                else:
+                    block.up, block.down = Copies(block.up, names, "join"), Copies(block.down, names, "split")
+            self.trunks.append(trunk)
 
 
-def skills(encoder: Encoder, *, rules: Rules, where: str = "attention") -> Skills:
-    """Give every block of the encoder's shared trunk a copy for each skill that `rules` names, of its queries, keys and values
-    ("attention") or of its perceptron ("mlp"); a copy of every skill is made, active or not. Keep it as `encoder.deep`.
-
-    Raises AmodalError for other trunks, for fields that there are not or that have no skill, and for experts.
-    """
-    if where not in PLACES:
-        raise unknown("place of skills", where, PLACES)
+def check(encoder: Encoder, rules: Rules) -> None:
+    """Raise AmodalError where skills cannot be switched in this encoder by these rules."""
     if encoder.trunk != "shared" or encoder.experts:
         raise AmodalError(
-            f'skills are switched sense by sense in one trunk: take trunk="shared" and no experts, not trunk="{encoder.trunk}"'
+            f'skills are switched field by field in one trunk: take trunk="shared" and no experts, not trunk="{encoder.trunk}"'
             + (f" with {encoder.experts} experts" if encoder.experts else "")
         )
     for field in rules:
@@ -136,21 +144,6 @@ def skills(encoder: Encoder, *, rules: Rules, where: str = "attention") -> Skill
     without = [f for f in encoder.fields if not rules.get(f)]
     if without:
         raise AmodalError(f"every field needs a skill, and {', '.join(without)} has none")
-    names, made = list(dict.fromkeys(s for some in rules.values() for s in some)), Skills(rules, where)
-    for name in names:
+    for name in dict.fromkeys(s for some in rules.values() for s in some):
         if not name or "." in name or hasattr(Copies(nn.Linear(1, 1), ()), name):  # torch keeps parts as attributes
             raise AmodalError(f"a skill cannot be called {name!r}; take another word")
-    for trunk in encoder.trunks.values():
-        for block in trunk.blocks:
-            if where == "attention":
-                block.attention.qkv = Copies(block.attention.qkv, names)
-            else:
-                block.up, block.down = Copies(block.up, names, "join"), Copies(block.down, names, "split")
-        made.trunks.append(trunk)
-    return made
-
-
-def switched(encoder: Encoder, rules: Rules, where: str = "attention") -> Encoder:
-    """The encoder with skills, which a saved one keeps."""
-    encoder.deep = skills(encoder, rules=rules, where=where)
-    return encoder

@@ -8,7 +8,7 @@ from amodal.nn.adapters.bitfit import bitfit
 from amodal.nn.adapters.block_tokens import bare, depth_of
 from amodal.nn.adapters.deep_prompts import pattern_prompts
 from amodal.nn.adapters.lora import lora
-from amodal.nn.adapters.parallel_adapters import lockstep
+from amodal.nn.adapters.parallel_adapters import parallel_adapters
 from amodal.nn.encoder import Encoder
 
 
@@ -30,16 +30,17 @@ def thawed(encoder: Encoder) -> Encoder:
 
 
 def adapters(encoder: Encoder, rank: int) -> Encoder:
-    encoder.deep = lockstep(bare(encoder).requires_grad_(False), prompts=0, bottleneck=rank)
+    bare(encoder).requires_grad_(False)
+    encoder.set_block_hook(parallel_adapters(encoder, prompts=0, bottleneck=rank))
     return entered(encoder)
 
 
 def prompts(encoder: Encoder, rank: int) -> Encoder:
     bare(encoder).requires_grad_(False)
     if encoder.trunk == "joint":
-        encoder.deep = pattern_prompts(encoder, length=rank, layers=1, aware=False)
+        encoder.set_block_hook(pattern_prompts(encoder, length=rank, layers=1, aware=False))
     else:
-        encoder.deep = lockstep(encoder, prompts=rank, every=depth_of(encoder), bottleneck=0)
+        encoder.set_block_hook(parallel_adapters(encoder, prompts=rank, every=depth_of(encoder), bottleneck=0))
     return entered(encoder)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from amodal.core import AmodalError, Column, Ragged, Tokens, unknown
+from amodal.core.part import Part
 from amodal.nn.backbones.body import LEAST, LoadReport
 
 Body = nn.Module
@@ -47,14 +48,14 @@ def backbone(
         )
     if report is not None:
         report.check(least)
-    return Backbone(body, spec, width, frozen=frozen, report=report)
+    return Backbone(body, spec, width, modality=modality, frozen=frozen, report=report)
 
 
 LIBRARIES = {"timm": ("image",), "transformers": ("image", "text"), "voice": ("audio",)}
 
 
-class Backbone(nn.Module):
-    """spec: builds the same module again, without its weights; report: what the weights matched, None if none were loaded.
+class Backbone(Part):
+    """name: builds the same module again, without its weights; report: what the weights matched, None if none were loaded.
 
     In place of values it takes what its model made of them before, rows of (tokens, width + 3): features and positions.
 
@@ -64,14 +65,24 @@ class Backbone(nn.Module):
 
     contextual = True
 
-    def __init__(self, body: Body, spec: str, width: int, *, frozen: bool, report: LoadReport | None = None):
+    def __init__(self, body: Body, name: str, width: int, *, modality, frozen: bool, report: LoadReport | None = None):
         super().__init__()
-        self.body, self.spec, self.frozen, self.report = body, spec, frozen, report
+        self.body, self.name, self.frozen, self.report = body, name, frozen, report
+        self.describe_as(spec=name, modality=modality, width=width)
         self.project = nn.Linear(body.width, width)
         self.train(self.training)
         self.body.requires_grad_(False)
         if not frozen:
             self.thaw()
+
+    def describe_as(self, **args) -> None:
+        """By its name: weights are the run's own."""
+        object.__setattr__(self, "_args", args)
+
+    @classmethod
+    def from_args(cls, spec: str, modality, width: int) -> Backbone:
+        """The same module, without its weights."""
+        return backbone(spec, modality, width, load=False)
 
     def thaw(self) -> None:
         """The model's own parameters learn from now on."""
@@ -96,7 +107,7 @@ class Backbone(nn.Module):
         return Tokens.of(self.project(features), column.rows, lengths, position, name, size)
 
     def extra_repr(self) -> str:
-        return f"{self.spec!r}, frozen={self.frozen}"
+        return f"{self.name!r}, frozen={self.frozen}"
 
 
 def _stop_unused(body: Body) -> None:

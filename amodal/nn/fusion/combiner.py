@@ -6,16 +6,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from amodal.core.part import Part
 
-class Combiner(nn.Module):
+
+class Combiner(Part):
     """c = normalize(g v + (1 - g) m + W h), g = sigmoid(gate([v', m'])), h = relu(mix([v', m'])), where v' and m' are perceptrons of the
     unit vectors v, of the reference, and m, of the change.
 
-    width: D; project, hidden: of v' and m', and of what mixes them. Row by row: the published dropout is left out.
+    width: D; project, hidden: of v' and m', and of what mixes them; change: the field that changes are of. Row by row: the published dropout is left out.
     """
 
-    def __init__(self, width: int, project: int, hidden: int):
+    def __init__(self, width: int, project: int, hidden: int, change: str = ""):
         super().__init__()
+        self.change_field = change
         self.reference, self.change = (nn.Sequential(nn.Linear(width, project), nn.ReLU()) for _ in range(2))
         self.mix = nn.Sequential(nn.Linear(2 * project, hidden), nn.ReLU(), nn.Linear(hidden, width))
         self.gate = nn.Sequential(nn.Linear(2 * project, hidden), nn.ReLU(), nn.Linear(hidden, 1))

@@ -17,7 +17,7 @@ Kept = Mapping[str, Tensor]
 def reader(encoder: Encoder, batch: Batch) -> Callable[[Kept], Embeddings]:
     """What a head of `amodal.nn.heads.supervised` reads of the senses that each row keeps. Of a joint trunk that is one pass of what is kept;
     towers run once, whatever is asked for."""
-    if encoder.trunk != "joint" or encoder.others:
+    if encoder.trunk != "joint" or not isinstance(encoder, Encoder):
         z = encoder.features(batch)
 
         def pick(kept: Kept) -> Embeddings:
@@ -29,6 +29,6 @@ def reader(encoder: Encoder, batch: Batch) -> Callable[[Kept], Embeddings]:
 
     def read(kept: Kept) -> Embeddings:
         some = {s: bag.keep(kept[s][bag.row]) if s in kept else bag.at(bag.row[:0]) for s, bag in bags.items()}
-        return Embeddings({FUSED: encoder.pool(encoder.contextualise(some))[FUSED]}, batch.size)
+        return Embeddings({FUSED: encoder.pool(encoder.encode(some))[FUSED]}, batch.size)
 
     return read

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import Column, Tokens, field_of
-from amodal.nn.encoder import Bags
 from amodal.nn.pooling import ClsPool
 from amodal.nn.positions import sincos
 from amodal.nn.transformer import Transformer
+from amodal.nn.trunks import Bags
 
 
 def steps_of(bag: Tokens) -> Tokens:

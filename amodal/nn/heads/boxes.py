@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from amodal.core.part import Part
 from amodal.objectives.entailment import bce_of_log
 
 START = 0.5
@@ -54,7 +55,7 @@ def learn_boxes(
     return low.detach(), softplus(raw).detach()
 
 
-class ConceptHead(nn.Module):
+class ConceptHead(Part):
     """(N, D) -> (N, width) from 0 to 1: how far each of `width` concepts, boxes that stay as they are, follows from the box that a
     perceptron makes of the row."""
 

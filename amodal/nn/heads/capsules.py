@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, normalize
 
 from amodal.core import unknown
+from amodal.core.part import Part
 
 LEAST = 1e-4
 """Smallest variance of votes for a capsule, whose logarithm is taken."""
@@ -112,7 +113,7 @@ class GatedLinear(nn.Module):
         return y * self.gate(y).sigmoid()
 
 
-class CapsuleHead(nn.Module):
+class CapsuleHead(Part):
     """(N, D) -> (N, width): primary capsules, a routing, and a gated linear map of all poses times their activations.
 
     routing: "attention", "dynamic" or "em". The poses pass a layer norm without weights first: how large activations are differs from one

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from amodal.core import AmodalError, Column, Tokens, unknown
+from amodal.core.part import Part
 from amodal.nn.attention.varlen import Attention, Plan, plan
 from amodal.nn.encoder import Encoder
 from amodal.nn.gradient_checkpointing import recomputed
+from amodal.nn.heads.linear import IdentityHead, LinearHead
 from amodal.nn.pooling import ClsPool
 
 READS = ("both", "cls", "mean")
@@ -40,7 +42,7 @@ class TailBlock(nn.Module):
         return x_TD + self.scale2 * self.down(silu(gate) * value)
 
 
-class Tail(ClsPool):
+class ProjectionTower(Part, ClsPool):
     """A pooling: the tokens of a row and its class token go through `blocks` blocks and a norm; its vector is (2 D) class token, then mean
     patch, or with `reads` one of them (D). Without blocks tokens stay as the trunk left them."""
 
@@ -83,40 +85,34 @@ class Tail(ClsPool):
         parts = {"both": [first.values, mean.values], "cls": [first.values], "mean": [mean.values]}[self.reads]
         return Column(torch.cat(parts, 1), first.rows)
 
-    def written(self) -> dict:
-        """JSON-able options of `with_tail`."""
-        return {"blocks": len(self.blocks), "reads": self.reads}
 
-
-def with_tail(encoder: Encoder, field: str, *, blocks: int = 2, reads: str = "both") -> Encoder:
-    """Put a tail behind a field's tower, before `enter`. A class token that the tower was trained with stays what it is, locked or not; a
+def with_projection_tower(encoder: Encoder, field: str, *, blocks: int = 2, reads: str = "both") -> Encoder:
+    """Put a tail behind a field's tower, before `align_to_towers`. A class token that the tower was trained with stays what it is, locked or not; a
     tower without one (other poolings, pretrained backbones, which give patches alone) gets a new one, that the blocks fill.
 
     Raises AmodalError for a trunk in which senses meet, and without blocks for a class token that nothing would fill.
     """
     if encoder.trunk == "joint":
         raise AmodalError('a tail stands behind the tower of one sense; this encoder has trunk="joint"')
-    tail, old = Tail(encoder.width, encoder.heads_each, blocks=blocks, reads=reads), encoder.pools[field]
+    tail, old = ProjectionTower(encoder.width, encoder.heads_each, blocks=blocks, reads=reads), encoder.pools[field]
     trained = isinstance(old, ClsPool) and not encoder.contextual(field)
     if not trained and not blocks and reads != "mean":
         raise AmodalError(f"the tower of {field} has no class token; give its tail a block, or take reads='mean'")
     if trained:
         tail.token = old.token
-    encoder.pools[field] = tail
-    return encoder
+    return encoder.set_pool(field, tail)
 
 
-def tails(encoder: Encoder) -> dict[str, Tail]:
-    return {field: pool for field, pool in encoder.pools.items() if isinstance(pool, Tail)}
+def projection_towers(encoder: Encoder) -> dict[str, ProjectionTower]:
+    return {field: pool for field, pool in encoder.pools.items() if isinstance(pool, ProjectionTower)}
 
 
-def enter(encoder: Encoder) -> Encoder:
+def align_to_towers(encoder: Encoder) -> Encoder:
     """Align all senses in the space of the towers that have a tail, which enter it as they are; of the others a linear map each. Raises
     AmodalError where there is no tail, or tails of different widths."""
-    widths = {tail.out_width for tail in tails(encoder).values()}
+    widths = {tail.out_width for tail in projection_towers(encoder).values()}
     if len(widths) != 1:
         raise AmodalError(f"senses meet in the space of one tail, or of several of one width, not of {len(widths)}")
-    encoder.align(widths.pop())
-    for field in tails(encoder):
-        encoder.heads[field] = nn.Identity()
-    return encoder
+    width, towers = widths.pop(), projection_towers(encoder)
+    heads = {f: IdentityHead() if f in towers else LinearHead(encoder.width, width) for f in encoder.fields}
+    return encoder.set_heads(heads, width)

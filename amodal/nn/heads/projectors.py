@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from amodal.core import AmodalError
+from amodal.core.part import Part
 
 
 class Projector(nn.Sequential):
@@ -84,7 +85,7 @@ class PairHead(nn.Module):
         return self.both(torch.cat([self.each(before), self.each(after)], 1))
 
 
-class BranchHead(nn.Module):
+class BranchHead(Part):
     """(N, D) -> (N, width): a perceptron with two linear maps at its end, what a row is (the first half) and where it belongs (the second),
     each a unit vector over the root of 2, so that a product of two rows is the mean of two cosines (Chu et al. 2024, arXiv:2306.05272).
 

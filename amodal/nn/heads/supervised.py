@@ -228,8 +228,8 @@ def _follow(target: Target, x: Tensor, aim: Tensor, temperature: float) -> Tenso
 
 def supervised_head(encoder, targets: Sequence[Target | dict], hidden: int = 0) -> SupervisedHead:
     """The head for what this encoder makes of its senses."""
-    made, fields, copies = [Target.read(t) for t in targets], list(encoder.fields), len(encoder.parts)
+    made, fields = [Target.read(t) for t in targets], list(encoder.fields)
     if encoder.trunk == "joint":
-        return SupervisedHead(made, fields, encoder.width * copies, hidden=hidden, joint=True)
-    widths = {f: getattr(encoder.pools[f], "out_width", encoder.width) * copies for f in fields}
+        return SupervisedHead(made, fields, encoder.feature_width(FUSED), hidden=hidden, joint=True)
+    widths = {f: encoder.feature_width(f) for f in fields}
     return SupervisedHead(made, fields, widths, hidden=hidden)

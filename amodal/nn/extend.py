@@ -1,0 +1,160 @@
+"""What a method may add to an encoder before training, and take away; a saved encoder has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import nn
+
+from amodal.core import AmodalError, unknown
+from amodal.core.embeddings import FUSED
+from amodal.core.part import Part
+from amodal.nn.attention.masks import rule
+from amodal.nn.fusion.combiner import Combiner
+from amodal.nn.heads.linear import LinearHead, MlpHead
+from amodal.nn.transformer import ExtraBlocks
+from amodal.nn.trunks import ALL, TrunkRouting
+
+if TYPE_CHECKING:
+    from amodal.nn.encoder import Encoder
+
+MakeHead = Callable[[int, int], Part]
+"""(width in, width out) -> a head."""
+SIMILARITIES = ("cosine", "abs_cosine")
+
+
+class Extensions:
+    """Methods of an encoder that change what it is made of. Each returns the encoder."""
+
+    heads_width = 0
+    """Dimensions of the space of the heads, 0 without heads."""
+
+    def align(
+        self,
+        width: int,
+        hidden: int = 0,
+        fused: bool = False,
+        bias: bool = False,
+        head: MakeHead | None = None,
+        similarity: str = "cosine",
+        multi_vector: Part | None = None,
+    ) -> Encoder:
+        """Add a head for each field into one space, in which sources are compared.
+
+        Args:
+            width: Dimensions of the space.
+            hidden: Width of a hidden layer of the heads (0: linear maps).
+            fused: Also a head for the fused vectors, if the method trains them.
+            bias: Of the last layer, for spaces whose zero has a meaning.
+            head: Makes another kind of head.
+            similarity, multi_vector: See `Encoder`.
+        """
+        encoder = cast("Encoder", self)
+        if head and (hidden or bias):
+            raise AmodalError("a head of another kind has no hidden layer or bias to choose here")
+        if similarity not in SIMILARITIES:
+            raise unknown("similarity", similarity, SIMILARITIES)
+        encoder.similarity, encoder.multi_vector = similarity, multi_vector
+        encoder.describe_as(similarity=similarity, multi_vector=multi_vector)
+
+        def made() -> Part:
+            if head:
+                return head(encoder.width, width)
+            return MlpHead(encoder.width, width, hidden, bias) if hidden else LinearHead(encoder.width, width, bias)
+
+        return self.set_heads({name: made() for name in encoder.pools if fused or name != FUSED}, width)
+
+    def set_heads(self, heads: Mapping[str, Part], width: int) -> Encoder:
+        """Put these heads in the place of those there are. width: of the space that they map into."""
+        encoder = cast("Encoder", self)
+        encoder.heads, encoder.heads_width = nn.ModuleDict(heads), width
+        encoder.describe_as(heads=dict(heads), heads_width=width)
+        return encoder
+
+    def fuse(self, tokens: int = 8, mask_rule: str = "pure") -> Encoder:
+        """Add learned fusion tokens to every row of a joint trunk. mask_rule: "full", "pure" (Zorro) or "bottleneck" (MBT)."""
+        encoder = cast("Encoder", self)
+        encoder.routing = TrunkRouting(encoder.trunk, encoder.width, tokens, mask_rule)
+        cast(Any, encoder.trunks[ALL]).reads = rule(mask_rule)
+        encoder.describe_as(fusion_tokens=tokens, mask_rule=mask_rule)
+        return encoder
+
+    def compose(self, change: str, project: int, hidden: int) -> Encoder:
+        """Add what makes one vector of a reference and a change to it, for queries of the field `change` and of others. After `align`."""
+        encoder = cast("Encoder", self)
+        encoder.combiner = Combiner(encoder.heads_width, project, hidden, change=change)
+        encoder.describe_as(combiner=encoder.combiner)
+        return encoder
+
+    def extend(self, field: str, depth: int) -> Encoder:
+        """Put so many more blocks on top of a field's tower, locked or not, or of its backbone."""
+        encoder = cast("Encoder", self)
+        self._needs_towers("extended")
+        encoder.extra_blocks[field] = ExtraBlocks(
+            encoder.width, depth, encoder.heads_each, rotary=encoder.positions == "rotary"
+        )
+        encoder.describe_as(extra_blocks=dict(encoder.extra_blocks))
+        return encoder
+
+    def set_pool(self, field: str, pool: Part) -> Encoder:
+        """Pool a field in another way."""
+        encoder = cast("Encoder", self)
+        encoder.pools[field] = pool
+        encoder.describe_as(pools={**encoder._args.get("pools", {}), field: pool})
+        return encoder
+
+    def set_block_hook(self, hook: Part | None) -> Encoder:
+        """Call a Part around each block of the trunks, which may have an `attach(encoder)` of its own."""
+        encoder = cast("Encoder", self)
+        if hook is not None and hasattr(hook, "attach"):
+            cast(Any, hook).attach(encoder)
+        encoder.block_hook = hook
+        encoder.describe_as(block_hook=hook)
+        return encoder
+
+    def drop(self, field: str) -> None:
+        """Take a field's tower out, before `align`: a method reads the field with another one's."""
+        encoder = cast("Encoder", self)
+        for parts in (encoder.fields, encoder.tokenizers, encoder.field_token, encoder.trunks, encoder.pools):
+            if field in parts:
+                cast(Any, parts).pop(field)
+        backbones = {f: b for f, b in encoder._args.get("backbones", {}).items() if f != field}
+        encoder.describe_as(fields=dict(encoder.fields), backbones=backbones)
+
+    def lock(self, field: str) -> None:
+        """A field's tower stays as it is. Of a pretrained backbone the map from its width to this encoder's, which begins random, goes
+        on learning. Raises AmodalError for a trunk that other fields use too."""
+        encoder = cast("Encoder", self)
+        self._needs_towers("locked")
+        for parts in (encoder.tokenizers, encoder.trunks, encoder.pools):
+            if field in parts:
+                parts[field].requires_grad_(False)
+        encoder.field_token[field].requires_grad_(False)
+        if encoder.contextual(field):
+            cast(Any, encoder.tokenizers[field]).project.requires_grad_(True)
+
+    def _needs_towers(self, verb: str) -> None:
+        trunk = cast("Encoder", self).trunk
+        if trunk != "separate":
+            raise AmodalError(
+                f'one tower can be {verb} with trunk="separate", where it shares nothing; this encoder has {trunk!r}'
+            )
+
+
+def check_fields(fields: Mapping[str, Any], backbones: Collection[str]) -> None:
+    """Raise AmodalError for names that fields cannot have, no field, and backbones of no field."""
+    if not fields:
+        raise AmodalError("an encoder needs at least one field; the data's schema has none")
+    for name in fields:
+        if FUSED == name or any(c in name for c in ".:"):
+            raise AmodalError(
+                f"a field cannot be called {name!r}: '.', ':' and the name {FUSED!r} have a meaning of their own"
+            )
+        if hasattr(nn.ModuleDict(), name):  # torch keeps parts as attributes, and this one is taken
+            raise AmodalError(
+                f"a field cannot be called {name!r}, a name that torch keeps for itself; call it {name + '_'!r}, say"
+            )
+    for name in backbones:
+        if name not in fields:
+            raise unknown("field", name, fields, "A backbone was given for it.")

@@ -1,0 +1,115 @@
+"""Runs of format 1: their encoders as specs, and what their tensors are called now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from amodal.core.embeddings import FUSED
+from amodal.core.part import Spec
+from amodal.nn.encoder import Encoder
+from amodal.nn.ensemble import Ensemble
+from amodal.nn.transformer import size_of
+
+HEADS = {
+    "capsules": "nn.heads.capsules:CapsuleHead",
+    "branches": "nn.heads.projectors:BranchHead",
+    "concepts": "nn.heads.boxes:ConceptHead",
+}
+HOOKS = {
+    "pattern": "nn.adapters.deep_prompts:PatternPrompts",
+    "skills": "nn.adapters.skills:Skills",
+    "space": "nn.adapters.shared_space_tokens:SpaceTokens",
+    "lockstep": "nn.adapters.parallel_adapters:ParallelAdapters",
+}
+
+
+def part(name: str, **args: Any) -> Spec:
+    return {"part": name, "args": args}
+
+
+def encoder_spec(config: dict[str, Any]) -> Spec:
+    """The spec of the encoder that a config.json of format 1 describes. Raises KeyError where something is missing."""
+    shape, fields = size_of(config["size"]), config["fields"]
+    width, depth = shape.width, shape.depth
+    args: dict[str, Any] = {n: config[n] for n in ("fields", "size", "trunk", "positions", "pool")}
+    args |= {"experts": config.get("experts", 0), "mixer": config.get("mixer", "attention")}
+    args["backbones"] = {
+        f: part("nn.backbones.pretrained:Backbone", spec=spec, modality=fields[f], width=width)
+        for f, spec in config["backbones"].items()
+    }
+    if config["fusion"]:
+        args |= {"fusion_tokens": config["fusion"], "mask_rule": config["reads"]}
+    if towers := config.get("tails"):
+        args["pools"] = {
+            f: part("nn.heads.projection_tower:ProjectionTower", width=width, heads=shape.heads, **options)
+            for f, options in towers.items()
+        }
+        (space,) = {width * (2 if options["reads"] == "both" else 1) for options in towers.values()}
+        linear = part("nn.heads.linear:LinearHead", width_in=width, width=space)
+        args["heads"] = {f: part("nn.heads.linear:IdentityHead") if f in towers else linear for f in fields}
+        args["heads_width"] = space
+    elif config["aligned_width"]:
+        joint = [FUSED] if config["trunk"] == "joint" and config["aligned_fused"] else []
+        args["heads"] = {name: head(config, width) for name in [*fields, *joint]}
+        args["heads_width"] = config["aligned_width"]
+    if grown := config.get("grown"):
+        rotary = config["positions"] == "rotary"
+        args["extra_blocks"] = {
+            f: part("nn.transformer:ExtraBlocks", width=width, depth=n, heads=shape.heads, rotary=rotary)
+            for f, n in grown.items()
+        }
+    if config.get("unsigned"):
+        args["similarity"] = "abs_cosine"
+    if hook := dict(config.get("deep") or {}):
+        kind = hook.pop("kind")
+        if kind != "skills":
+            hook = {"senses": list(fields), "width": width, "depth": depth} | hook
+        args["block_hook"] = part(HOOKS[kind], **hook)
+    if composing := config.get("composing"):
+        args["combiner"] = part("nn.fusion.combiner:Combiner", width=config["aligned_width"], **composing)
+    if several := dict(config.get("several") or {}):
+        args["multi_vector"] = part("nn.multi_vector:MultiVector", query_field=several.pop("asks"), **several)
+    spec = part("nn.encoder:Encoder", **args)
+    others = config.get("others", 0)
+    return part("nn.ensemble:Ensemble", members=[spec] * (others + 1)) if others else spec
+
+
+def head(config: dict[str, Any], width: int) -> Spec:
+    args = {"width_in": width, "width": config["aligned_width"]}
+    if kind := dict(config.get("aligned_head") or {}):
+        return part(HEADS[kind.pop("kind")], **args, **kind)
+    bias = config.get("aligned_bias", False)
+    if config["aligned_hidden"]:
+        return part("nn.heads.linear:MlpHead", **args, hidden=config["aligned_hidden"], bias=bias)
+    return part("nn.heads.linear:LinearHead", **args, bias=bias)
+
+
+RENAMED = {
+    "Encoder": {"block_hook": "deep", "extra_blocks": "above"},
+    "Data2vec": {"predictors": "predict"},
+}
+"""Class -> part of it -> what runs of format 1 call it."""
+
+
+def old_name(module: nn.Module, name: str) -> str:
+    """What runs of format 1 call a tensor of a module. name: in its `state_dict`."""
+    first, _, rest = name.partition(".")
+    if isinstance(module, Encoder) and name == "routing.fusion_tokens":
+        return "fusion_tokens"
+    if isinstance(module, Ensemble) and first == "members":
+        number, _, inner = rest.partition(".")
+        member = old_name(module.members[int(number)], inner)
+        return f"others.{int(number) - 1}.{member}" if int(number) else member
+    there = RENAMED.get(type(module).__name__, {}).get(first, first)
+    child = getattr(module, first, None)
+    if not rest or not isinstance(child, nn.Module):
+        return ".".join([there, rest]) if rest else there
+    return f"{there}.{old_name(child, rest)}"
+
+
+def new_names(module: nn.Module, tensors: dict[str, Any]) -> dict[str, Any]:
+    """Tensors of a run of format 1 under the names that they have in this module."""
+    names = {old_name(module, name): name for name in module.state_dict()}
+    return {names.get(name, name): value for name, value in tensors.items()}

@@ -1,0 +1,169 @@
+"""The trunks of an encoder: which tokens go through which network together, and what comes out for each source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from amodal.core import AmodalError, Tokens, field_of, unknown, view_of
+from amodal.core.embeddings import FUSED
+from amodal.nn.recurrent import Brnn, Recurrent
+from amodal.nn.transformer import Around, Collect, Transformer, size_of
+
+KINDS = ("separate", "shared", "joint")
+MIXERS: dict[str, type[nn.Module]] = {"attention": Transformer, "gru": Recurrent, "brnn": Brnn}
+SEQUENCES = ("text", "audio", "series", "sequence", "events")
+ALL = "all"
+"""The key of the one trunk that all fields use."""
+
+Bags = dict[str, Tokens]
+"""source -> its tokens."""
+
+
+def make_trunks(
+    fields: dict[str, str], *, kind: str, size: str, rotary: bool = False, experts: int = 0, mixer: str = "attention"
+) -> nn.ModuleDict:
+    """The trunks of an encoder, with fresh weights.
+
+    Args:
+        fields: field -> modality name, of those that need a trunk.
+        kind: "separate", a trunk for each field; "shared", one that reads one source at a time; "joint", one that reads all sources
+            of a row together.
+        size: See `amodal.nn.transformer.size_of`.
+        mixer: "attention", or "gru" or "brnn" for sequences (text, sound, …) with separate trunks.
+
+    Returns:
+        field, or "all" for the one that all fields use -> trunk.
+    """
+    if kind not in KINDS:
+        raise unknown("trunk", kind, KINDS)
+    if mixer not in MIXERS:
+        raise unknown("mixer", mixer, MIXERS)
+    if mixer != "attention" and kind != "separate":
+        raise AmodalError(f'mixer="{mixer}" reads each field by itself and needs trunk="separate", not {kind!r}')
+    shape = size_of(size)
+    if experts and (experts < 2 or shape.depth < 2):
+        raise AmodalError(
+            f"experts are 0, or at least 2 in a trunk of at least 2 blocks, not {experts} in {shape.depth}"
+        )
+
+    def trunk(key: str) -> nn.Module:
+        if mixer != "attention" and fields[key] in SEQUENCES:
+            return MIXERS[mixer](shape.width)
+        return Transformer(shape.width, shape.depth, shape.heads, rotary=rotary, experts=experts)
+
+    return nn.ModuleDict({key: trunk(key) for key in ([ALL] if kind != "separate" else fields)})
+
+
+class TrunkRouting(nn.Module):
+    """Which tokens go through which trunk together.
+
+    Args:
+        kind: As for `make_trunks`.
+        width: Of tokens.
+        fusion_tokens: Learned tokens that are added to every row of a joint trunk.
+        mask_rule: Which sources may read which: "full", "pure" (Zorro) or "bottleneck" (MBT).
+    """
+
+    def __init__(self, kind: str, width: int, fusion_tokens: int = 0, mask_rule: str = "full"):
+        super().__init__()
+        if fusion_tokens and kind != "joint":
+            raise AmodalError(f'fusion tokens need trunk="joint", where sources meet; this encoder has trunk="{kind}"')
+        self.kind, self.mask_rule = kind, mask_rule
+        self.fusion_tokens = nn.Parameter(torch.randn(fusion_tokens, width) * 0.02) if fusion_tokens else None
+
+    @property
+    def reads_alone(self) -> bool:
+        """Whether one pass of all sources gives of each what it gives by itself."""
+        return self.kind != "joint" or self.mask_rule == "pure"
+
+    def forward(
+        self,
+        trunks: nn.ModuleDict,
+        tokens: Bags,
+        collect: Collect | None = None,
+        router_logits: dict[tuple[str, int], Bags] | None = None,
+        block_hook: Around | None = None,
+    ) -> Bags:
+        """Send tokens through the trunks. Sources that one trunk serves go through it in one call.
+
+        Args:
+            router_logits: Is filled with (trunk, number of the sparse block) -> source -> tokens whose x are router logits (T, E).
+            block_hook: What is done at each block of a trunk of attention.
+
+        Returns:
+            source -> tokens, and `fused` -> the fusion tokens if there are any.
+        """
+        result: Bags = {}
+        hooked = {} if block_hook is None else {"around": block_hook}
+        for key, sequences in self._sequences(trunks, tokens).items():
+            joined = [self._sequence([tokens[s] for s in names]) for names in sequences]
+            if key is None:
+                outputs = joined
+            else:
+                routes: list[Tensor] | None = None if router_logits is None else []
+                outputs = _unstack(trunks[key](_stack(joined), collect, routes, **hooked), joined)
+                for number, logits_TE in enumerate(routes or ()):
+                    parts = zip(sequences, zip(joined, logits_TE.split([len(b) for b in joined])))
+                    router_logits[key, number] = {s: _only(b.with_x(x), s) for names, (b, x) in parts for s in names}
+            for names, bag in zip(sequences, outputs):
+                single = len(names) == 1 and self.fusion_tokens is None
+                result.update({s: bag if single else _only(bag, s) for s in names})
+                if self.fusion_tokens is not None and FUSED not in result:
+                    result[FUSED] = _only(bag, FUSED)
+        return {s: result[s] for s in [*tokens, *([FUSED] if FUSED in result else [])]}
+
+    def _sequences(self, trunks: nn.ModuleDict, tokens: Bags) -> dict[str | None, list[list[str]]]:
+        """trunk -> the lists of sources that form a sequence together; None for fields whose backbone is all they need."""
+        if self.kind == "joint":
+            views: dict[int, list[str]] = {}
+            for source in tokens:
+                views.setdefault(view_of(source), []).append(source)
+            return {ALL: list(views.values())}
+        served: dict[str | None, list[list[str]]] = {}
+        for source in tokens:
+            key = ALL if self.kind == "shared" else field_of(source)
+            served.setdefault(key if key in trunks else None, []).append([source])
+        return served
+
+    def _sequence(self, parts: Sequence[Tokens]) -> Tokens:
+        if self.fusion_tokens is None:
+            return parts[0] if len(parts) == 1 else Tokens.join(parts)
+        size, device = parts[0].size, parts[0].row.device
+        rows = torch.stack([b.lengths() for b in parts]).sum(0).nonzero().squeeze(1)
+        x_TD = self.fusion_tokens.repeat(len(rows), 1).to(parts[0].x.dtype)
+        position = parts[0].position.new_zeros(len(x_TD), parts[0].position.shape[1])
+        each = torch.full((len(rows),), len(self.fusion_tokens), dtype=torch.int64, device=device)
+        return Tokens.join([*parts, Tokens.of(x_TD, rows, each, position, FUSED, size)])
+
+
+def _only(tokens: Tokens, source: str) -> Tokens:
+    """The tokens of one source, under its name."""
+    part = tokens.only(source)
+    return Tokens(part.x, part.row, torch.zeros_like(part.source), part.position, (source,), part.size)
+
+
+def _stack(parts: Sequence[Tokens]) -> Tokens:
+    """Sequences of one batch side by side, as rows of a larger one."""
+    if len(parts) == 1:
+        return parts[0]
+    names = tuple(dict.fromkeys(field_of(n) for bag in parts for n in bag.names))
+    return Tokens(
+        torch.cat([b.x for b in parts]),
+        torch.cat([b.row + i * b.size for i, b in enumerate(parts)]),
+        torch.cat([_source_index(b, names) for b in parts]),
+        torch.cat([b.position for b in parts]),
+        names,
+        sum(b.size for b in parts),
+    )
+
+
+def _source_index(tokens: Tokens, names: tuple[str, ...]) -> Tensor:
+    numbers = [names.index(field_of(n)) for n in tokens.names]
+    return torch.tensor(numbers, device=tokens.source.device)[tokens.source]
+
+
+def _unstack(whole: Tokens, parts: Sequence[Tokens]) -> list[Tokens]:
+    return [bag.with_x(x) for bag, x in zip(parts, whole.x.split([len(b) for b in parts]))]
