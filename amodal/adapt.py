@@ -16,9 +16,9 @@ from amodal.data import open as open_data
 from amodal.data.readers import Reader
 from amodal.evaluate.base_and_new import base_and_new
 from amodal.inference.embed import known
+from amodal.methods.saved import saved
 from amodal.nn.adapters.tuning import TUNINGS
 from amodal.nn.heads.supervised import SupervisedHead
-from amodal.nn.saved import saved
 from amodal.nn.transformer import size_of
 from amodal.progress import Bar
 from amodal.train.pretrain import pretrain

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -14,42 +14,81 @@ import torch
 from amodal import data as records
 from amodal.adapt import adapt, predictions
 from amodal.core import AmodalError
+from amodal.core.part import Spec
 from amodal.data import Dataset
 from amodal.evaluate import Embedded, Report, embed_records
 from amodal.evaluate import evaluate as run_protocols
-from amodal.inference.predict import Teller, teller
-from amodal.inference.retrieve import KEYS, Finder, finder
+from amodal.inference.predict import MethodPredictor
+from amodal.inference.retrieve import KEYS, GenerativeRetriever, keys_of
+from amodal.methods import is_own_code
+from amodal.methods.contract import Method
+from amodal.methods.saved import SPEC, load_run, untrained
 from amodal.nn import config as encoder_config
+from amodal.nn.backbones.module import ModuleBackbone
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.supervised import SupervisedHead
-from amodal.nn.saved import saved, saved_head
+from amodal.nn.saved import FORMAT
 from amodal.search import Engine, Hit, open_index
 from amodal.search import search as run_search
 from amodal.train.cache_features import remembered
 from amodal.train.pretrain import pick_device
 from amodal.train.pretrain import pretrain as run_pretraining
-from amodal.train.run_dir import read_trained, save_encoder, save_part, weights, write_json, write_trained
+from amodal.train.run_dir import path_made, read_trained, save_weights, weights, write_json, write_trained
+
+if TYPE_CHECKING:
+    from amodal.methods import MethodLike
 
 
-def pretrain(method: str, data, out: str | Path, **settings) -> Model:
-    """Pretrain on `data` without labels and return the model; see `amodal.train.pretrain.pretrain` for the settings."""
-    return load(run_pretraining(method, data, out, **settings), device=settings.get("device", "auto"))
+def pretrain(method: MethodLike, data, out: str | Path, **settings) -> Model:
+    """Pretrain on `data` without labels and return the model.
+
+    Args:
+        method: A name (`amodal methods` lists them), a function (encoder, *, options) -> amodal.Method, or where one is:
+            `package.module:function`, `file.py:function`.
+        settings: See `amodal.train.settings.Settings`.
+    """
+    run = run_pretraining(method, data, out, **settings)
+    mine = method if is_own_code(method) else None
+    modules = {f: b for f, b in (settings.get("backbones") or {}).items() if not isinstance(b, str)}
+    return load(run, device=settings.get("device", "auto"), method=mine, backbones=modules)
 
 
-def load(path: str | Path, *, device: str = "auto") -> Model:
-    """The model in a run folder, or in a folder that `Model.save` or `amodal export` wrote."""
-    encoder, config = saved(path)
-    path = Path(path)
-    where = pick_device(device)
-    answers = saved_head(path, encoder, config)
-    head = teller(path, encoder, config, where) if answers is None else answers.to(where)
-    return Model(encoder.to(where), config, path, read_trained(path), head)
+def load(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    method: MethodLike | None = None,
+    backbones: Mapping[str, Any] | None = None,
+) -> Model:
+    """The model in a run folder, or in a folder that `Model.save` or `amodal export` wrote.
+
+    Args:
+        method: The function of a method of one's own, if the run was trained with one.
+        backbones: field -> the module, for backbones of one's own.
+    """
+    path, where = Path(path), pick_device(device)
+    run = load_run(path, method=method, backbones=backbones)
+    whole = run.encoder if run.method is None else run.method
+    whole.to(where)
+    head = run.head.to(where) if run.head is not None else None
+    if head is None and run.targets:
+        head = MethodPredictor(run.method, run.targets)
+    return Model(run.encoder, run.config, path, read_trained(path), head, method=run.method, spec=run.spec, own=run.own)
 
 
 class Model:
-    """encoder: batch -> embeddings. config: how it came about. path: the run folder, None if it was never saved.
-    trained: sorted hashes of the keys of the records it was trained on, None if that is not known. head: what tells labels, if it
-    learnt any."""
+    """A trained method and its encoder.
+
+    Args:
+        encoder: batch -> embeddings.
+        config: How it came about.
+        path: The run folder, None if it was never saved.
+        trained: Sorted hashes of the keys of the records it was trained on, None if that is not known.
+        head: What predicts labels, if it learnt any.
+        method: The whole method, None for an encoder alone.
+        spec: How the method is built (see `amodal.methods.saved`).
+        own: Code of the user's that it was built with.
+    """
 
     def __init__(
         self,
@@ -57,9 +96,14 @@ class Model:
         config: dict,
         path: Path | None = None,
         trained: np.ndarray | None = None,
-        head: SupervisedHead | Teller | None = None,
+        head: SupervisedHead | MethodPredictor | None = None,
+        *,
+        method: Method | None = None,
+        spec: Spec | None = None,
+        own: Mapping[str, Any] | None = None,
     ):
         self.encoder, self.config, self.path, self.trained, self.head = encoder.eval(), config, path, trained, head
+        self.method, self.spec, self.own = method, spec or {}, own or {}
 
     @property
     def fields(self) -> dict:
@@ -125,15 +169,26 @@ class Model:
 
     def untrained(self) -> Model:
         """The same encoder as it was before training; a pretrained backbone as it was given."""
-        torch.manual_seed(self.config.get("seed", 0))
-        before = encoder_config.build(self.config["encoder"])
+        if self.spec.get("encoder"):
+            before = untrained(self.spec, self.config, self.own)
+        else:
+            torch.manual_seed(self.config.get("seed", 0))
+            before = encoder_config.build(self.config["encoder"])
         for field in filter(before.contextual, before.fields):
-            fresh, own = cast(Any, before.tokenizers[field]), cast(Any, self.encoder.tokenizers[field])
+            fresh, mine = cast(Any, before.tokenizers[field]), cast(Any, self.encoder.tokenizers[field])
             if self.config["schedule"]["train_backbones"]:  # it has learnt: read what it was given at first
+                if isinstance(fresh, ModuleBackbone):
+                    warnings.warn(
+                        f"the backbone of {field!r} is your own module and has learnt; what it was before is not known, so the "
+                        "untrained encoder has it as it is now",
+                        stacklevel=2,
+                    )
+                    fresh.load_body(mine)
+                    continue
                 backbones = encoder_config.backbones({field: fresh.name}, before.fields, before.size)
                 before.tokenizers[field] = backbones[field]
             else:
-                fresh.body.load_state_dict(own.body.state_dict())
+                fresh.load_body(mine)
         # it is compared with the trained one, so it must be tested on the same records
         return Model(before.to(self.device), self.config, trained=self.trained)
 
@@ -162,29 +217,43 @@ class Model:
         )
 
     @cached_property
-    def finder(self) -> Finder:
+    def retriever(self) -> GenerativeRetriever:
         """What names records itself, without an index. Raises AmodalError for a run without."""
-        return finder(self._home(), self.encoder, self.config, self.device)
+        if not self.spec.get("retrieves"):
+            why = (
+                "the run was made before its decoder was saved, or with an average of weights; train it again"
+                if self.config.get("method") == "grace"
+                else f"{self.config.get('method', 'this encoder')} finds records by an index: leave --generate out, or train grace"
+            )
+            raise AmodalError(f"the run in {self._home()} writes no identifiers of records: {why}")
+        return GenerativeRetriever(cast(Any, self.method), keys_of(self._home()))
 
     def generate(self, *, k: int = 10, **query) -> list[Hit]:
         """The k records that a method of generative retrieval (`grace`) names for a query, among those it was trained on:
         `generate(text="a red boat")`. Raises AmodalError for runs of other methods."""
-        return self.finder(query, k=k)
+        return self.retriever(query, k=k)
 
     def save(self, path: str | Path) -> Path:
-        """Write the encoder, its configuration, its card, and what it was trained on."""
-        if self.config.get("finds"):
-            rest = {n: v for n, v in self.finder.method.state_dict().items() if not n.startswith("encoder.")}
-            save_part(Path(path), "method.safetensors", rest)
-            write_json(Path(path) / KEYS, self.finder.keys)
-        if isinstance(self.head, SupervisedHead):
-            save_part(Path(path), "head.safetensors", self.head.state_dict())
-        elif self.head is not None:
-            rest = {n: v for n, v in self.head.method.state_dict().items() if not n.startswith("encoder.")}
-            save_part(Path(path), "method.safetensors", rest)
-        save_encoder(Path(path), weights(self.encoder), self.config)
-        write_trained(Path(path), self.trained)
-        return Path(path)
+        """Write the method, its configuration, its card, and what it was trained on."""
+        path = Path(path)
+        if self.method is None:
+            self._save_encoder(path)
+        else:
+            if self.spec["retrieves"]:
+                write_json(path_made(path) / KEYS, self.retriever.keys)
+            write_json(path_made(path) / SPEC, self.spec)
+            save_weights(path, weights(self.method), self.config)
+        write_trained(path, self.trained)
+        return path
+
+    def _save_encoder(self, path: Path) -> None:
+        if self.head is not None:
+            raise AmodalError(
+                f"the run in {self.path} is of an older format, whose head is not written anew; copy its folder"
+            )
+        spec = {"format": FORMAT, "method": None, "code": None, "options": {}, "encoder": self.encoder.spec}
+        write_json(path_made(path) / SPEC, spec | {"targets": [], "retrieves": False})
+        save_weights(path, weights(self.encoder), self.config)
 
     def _opened(self, index: str | Path | None) -> Engine:
         return open_index(index or self._home() / "index", encoder=self.encoder, fingerprint=self.fingerprint)

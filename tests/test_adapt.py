@@ -42,7 +42,7 @@ def test_each_way_gives_a_run_that_tells_labels(start, how):
     assert np.allclose(total, 1, atol=1e-5)
     old, new = before.encoder.state_dict(), model.encoder.state_dict()
     added = {n for n in new if n not in old}
-    assert all(n.startswith("deep.") for n in added) and bool(added) == (how in ("adapters", "prompts"))
+    assert all(n.startswith("block_hook.") for n in added) and bool(added) == (how in ("adapters", "prompts"))
     changed = {n for n in old if not torch.equal(old[n], new[n])}
     assert not any(n.startswith("heads.") for n in changed)
     expected = {
@@ -107,8 +107,9 @@ def test_mistakes_are_told(start):
 
 def test_a_damaged_head_is_not_used(start):
     run(start, "damaged", how="head")
-    (start[1] / "damaged" / "head.safetensors").write_bytes(b"nothing")
-    with pytest.raises(AmodalError, match="head.safetensors"):
+    weights = start[1] / "damaged" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(AmodalError, match="model.safetensors is damaged"):
         amodal.load(start[1] / "damaged")
 
 

@@ -151,13 +151,17 @@ def test_broken_runs_and_places_that_cannot_be_written_are_no_tracebacks(capsys,
     again = ["pretrain", "clip", "--data", data, "--size", "nano", "--steps", "2", "--batch", "16", "--seed", "0"]
     config = run / "config.json"
     whole = json.loads(config.read_text())
-    assert whole["format"] == 1
+    assert whole["format"] == 2
     config.write_text(json.dumps(whole | {"format": 7}))
-    assert "has format 7; this version of amodal reads format 1" in refused(capsys, "evaluate", run, "--data", data)
-    older = {k: v for k, v in whole.items() if k != "format"}
-    older["encoder"] = {k: v for k, v in whole["encoder"].items() if k != "aligned_width"}
-    config.write_text(json.dumps(older))
-    assert "format unknown and lacks 'aligned_width'" in refused(capsys, "evaluate", run, "--data", data)
+    assert "has format 7; this version of amodal reads formats 1 and 2" in refused(
+        capsys, "evaluate", run, "--data", data
+    )
+    config.write_text(json.dumps(whole))
+    spec = run / "spec.json"
+    described = spec.read_text()
+    spec.write_text(json.dumps({k: v for k, v in json.loads(described).items() if k != "encoder"}))
+    assert "lacks 'encoder'" in refused(capsys, "evaluate", run, "--data", data)
+    spec.write_text(described)
     config.write_text(json.dumps({k: v for k, v in whole.items() if k != "schedule"}))
     assert "lacks 'schedule'" in refused(capsys, *again, "--out", run, "--resume")
     for broken in ('{"method": ', "[]"):

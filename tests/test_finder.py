@@ -24,13 +24,15 @@ def test_a_loaded_run_finds_what_the_method_does(run, folder):
     model = amodal.load(run)
     records = model.read(folder)
     part = records.split("train")
-    assert model.finder.keys == [records.keys[i] for i in part]
-    method, text = model.finder.method, "a red picture"
-    again = amodal.load(run).finder.method
+    assert model.retriever.keys == [records.keys[i] for i in part]
+    method, text = model.retriever.method, "a red picture"
+    again = amodal.load(run).retriever.method
     for a, b in zip(method.state_dict().values(), again.state_dict().values()):
         assert torch.equal(a, b)
     hits = model.generate(text=text, k=len(part))
-    assert sorted(h.key for h in hits) == sorted(model.finder.keys), "as many beams as records: every one of them, once"
+    assert sorted(h.key for h in hits) == sorted(model.retriever.keys), (
+        "as many beams as records: every one of them, once"
+    )
     assert 0 < sum(math.exp(h.score) for h in hits) < 1, "what is no identifier has the rest"
     assert [h.score for h in hits] == sorted((h.score for h in hits), reverse=True) and len(
         {h.part for h in hits}
@@ -39,7 +41,7 @@ def test_a_loaded_run_finds_what_the_method_does(run, folder):
     i = next(i for i in part if records.present("text")[i])
     (batch,) = Loader(records, [i], batch=1, shuffle=False)
     number = method.find(batch, beams=10).values[0, 0]
-    assert model.generate(text=records.raw(int(i), "text"), k=1)[0].key == model.finder.keys[int(number)]
+    assert model.generate(text=records.raw(int(i), "text"), k=1)[0].key == model.retriever.keys[int(number)]
 
 
 def test_a_saved_copy_finds_the_same(run, tmp_path):

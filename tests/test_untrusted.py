@@ -114,13 +114,11 @@ def told(tmp_path_factory):
 @given(data=st.data())
 def test_config_of_a_run_that_tells_labels(told, data):
     run = data.draw(st.sampled_from(told))
-    whole = (run / "config.json").read_text()
+    whole = (run / "spec.json").read_text()
     config = json.loads(whole)
-    name = data.draw(
-        st.sampled_from([n for n in ("answers", "tells", "before", "options", "method", "encoder") if n in config])
-    )
+    name = data.draw(st.sampled_from(["targets", "options", "method", "code", "encoder"]))
     try:
-        (run / "config.json").write_text(
+        (run / "spec.json").write_text(
             json.dumps(
                 config
                 | (
@@ -132,7 +130,7 @@ def test_config_of_a_run_that_tells_labels(told, data):
         )
         survives(lambda: amodal.load(run, device="cpu"))
     finally:
-        (run / "config.json").write_text(whole)
+        (run / "spec.json").write_text(whole)
 
 
 @FEW
@@ -247,7 +245,7 @@ def test_headers_of_safetensors(run, data, tmp_path_factory):
     """The sha256 is made to agree, as one would who means harm."""
     copied = tmp_path_factory.mktemp("header") / "run"
     copied.mkdir()
-    for name in ("config.json", "model.safetensors"):
+    for name in ("config.json", "spec.json", "model.safetensors"):
         shutil.copy(run / name, copied / name)
     tensors_with(copied / "model.safetensors", lambda header: data.draw(mutated(header)))
     if data.draw(st.booleans()):

@@ -20,6 +20,7 @@ Spec = dict[str, Any]
 PACKAGE = "amodal."
 ROOMS = ("nn.", "modalities.")
 """Where the package's own parts live: a spec can name nothing else."""
+PLUGINS = ("methods", "modalities", "protocols", "backbones", "datasets")
 NAME = re.compile(r"[a-z_0-9]+(\.[a-z_0-9]+)+:[A-Z]\w*")
 
 
@@ -144,7 +145,8 @@ def plugin_packages() -> set[str]:
     """The packages of installed entry points of ours: `amodal.methods`, `amodal.backbones`, …"""
     from importlib.metadata import entry_points
 
-    return {e.module.partition(".")[0] for e in entry_points() if e.group.startswith("amodal.")}
+    groups = (entry_points(group=f"amodal.{kind}") for kind in PLUGINS)
+    return {entry.module.partition(".")[0] for group in groups for entry in group}
 
 
 _supplied: ContextVar[Mapping[str, Any] | None] = ContextVar("supplied", default=None)

@@ -26,9 +26,9 @@ from amodal.core.protocols import HasLogitScale
 from amodal.curate import Choose, Gather
 from amodal.masking.hashing import uniform
 from amodal.methods.contract import Method
+from amodal.methods.saved import frozen
 from amodal.methods.shared.shapes import sense_pairs, view_pairs
 from amodal.nn.encoder import Encoder
-from amodal.nn.saved import frozen
 
 SCORES = ("learnability", "hard", "easy")
 LAST = -1e8

@@ -32,15 +32,16 @@ def export(model, to: str, out: str | Path) -> list[Path]:
 
 
 def to_safetensors(model, out: Path) -> list[Path]:
-    """model.safetensors, config.json (with the weights' sha256), README.md."""
+    """spec.json, model.safetensors, config.json (with the weights' sha256), README.md."""
     model.save(out)
     written = load_file(out / "model.safetensors")
-    for name, value in model.encoder.state_dict().items():
+    saved = model.encoder if model.method is None else model.method
+    for name, value in saved.state_dict().items():
         if name not in written or not torch.equal(written[name], value.cpu()):
             raise AmodalError(
-                f"{out / 'model.safetensors'} does not hold {name!r} as the encoder has it. Is the disk in order?"
+                f"{out / 'model.safetensors'} does not hold {name!r} as the model has it. Is the disk in order?"
             )
-    return [out / name for name in ("model.safetensors", "config.json", "README.md")]
+    return [out / name for name in ("model.safetensors", "spec.json", "config.json", "README.md")]
 
 
 def to_onnx(model, out: Path) -> list[Path]:

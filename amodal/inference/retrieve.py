@@ -1,4 +1,4 @@
-"""A method that was kept whole, for the records that it names itself: generative retrieval, without an index."""
+"""Generative retrieval: a method names the records it was trained on itself, without an index."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ import torch
 
 from amodal.core import AmodalError
 from amodal.inference.embed import value_batches
-from amodal.inference.predict import kept_whole
 from amodal.inference.query import Hit, field_for
 from amodal.methods.contract import Method
 from amodal.modalities import Raw
-from amodal.nn.encoder import Encoder
 
 KEYS = "keys.json"
 
 
 @dataclass(frozen=True)
-class Finder:
-    """method: has `generate`; keys: of the records that it was trained on, in their order."""
+class GenerativeRetriever:
+    """Args: method: has `retrieve` (see `amodal.core.protocols.Retrieves`); keys: of the records it was trained on, in order."""
 
     method: Method
     keys: list[str]
@@ -55,18 +53,6 @@ class Finder:
             for n, s, name in zip(numbers, scores[0].tolist(), names)
             if n >= 0
         ]
-
-
-def finder(folder: str | Path, encoder: Encoder, config: dict, device: torch.device) -> Finder:
-    """The finder of a run. Raises AmodalError for a run that has none, and for one whose files are damaged."""
-    if not config.get("finds"):
-        why = (
-            "the run was made before its decoder was kept, or with an average of weights; train it again"
-            if config.get("method") == "grace"
-            else f"{config.get('method', 'this encoder')} finds records by an index: leave --generate out, or train grace"
-        )
-        raise AmodalError(f"the run in {folder} writes no identifiers of records: {why}")
-    return Finder(kept_whole(folder, encoder, config).to(device), keys_of(folder))
 
 
 def keys_of(folder: str | Path) -> list[str]:

@@ -1,24 +1,32 @@
 """The papers, one page each: `amodal/methods/<family>/<name>.py` holds one function of the file's name.
 
 methods.build("decur", encoder, common=0.5)
+
+Wherever a method is asked for, a name will do, or a function of one's own (`encoder, *, options -> Method`), or where one is:
+`package.module:function`, `file.py:function`, or the name of a plug-in.
 """
 
 from __future__ import annotations
 
 import inspect
+import sys
 import typing
 from collections.abc import Callable
 from types import ModuleType
 
 from amodal.core.registry import load, pages
+from amodal.core.source import is_reference, load_reference
 from amodal.errors import AmodalError, unknown
 
 if typing.TYPE_CHECKING:
     from amodal.methods.contract import Method
     from amodal.nn.encoder import Encoder
 
+    MethodLike = str | Callable[..., Method]
+
 
 def names() -> list[str]:
+    """The methods of the package."""
     return sorted(pages("methods"))
 
 
@@ -30,33 +38,80 @@ def page(name: str) -> ModuleType:
     return load("methods", name, "method")
 
 
-def function(name: str) -> Callable[..., Method]:
-    module = page(name)
+def title(method: MethodLike) -> str:
+    """What a method is called in messages and run folders."""
+    if isinstance(method, str):
+        return method.rpartition(":")[2]
+    return getattr(method, "__name__", type(method).__name__)
+
+
+def function(method: MethodLike) -> Callable[..., Method]:
+    """The function that builds a method.
+
+    Args:
+        method: A name, a function, or `package.module:function` or `file.py:function`.
+
+    Raises:
+        AmodalError: If there is no such method, or if it cannot be called as methods are.
+    """
+    if not isinstance(method, str):
+        return checked(method)
+    if is_reference(method):
+        return checked(load_reference(method))
+    module = page(method)
     return getattr(module, module.__name__.rpartition(".")[2])
 
 
-def options(name: str) -> dict[str, inspect.Parameter]:
-    """The options of a method: the keyword arguments of its page."""
-    return {n: p for n, p in inspect.signature(function(name)).parameters.items() if p.kind is p.KEYWORD_ONLY}
+def is_own_code(method: MethodLike) -> bool:
+    """Whether a method is code of the user's, which no run folder can bring along."""
+    return not isinstance(method, str) or is_reference(method)
 
 
-def encoder_options(name: str) -> dict[str, str]:
-    """How the paper's encoder differs from the default one: `trunk`, `pool`, …"""
-    return dict(getattr(page(name), "ENCODER", {}))
+def checked(method: typing.Any) -> Callable[..., Method]:
+    """A function of the user's own, if it can be called as `method(encoder, **options)`. Raises AmodalError that names the argument."""
+    if not callable(method):
+        raise AmodalError(f"a method is a name or a function (encoder, *, options) -> Method, not {method!r}")
+    parameters = list(inspect.signature(method).parameters.values())
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    if not parameters or parameters[0].kind not in positional:
+        raise AmodalError(f"{title(method)}() takes no encoder: its first argument must be the encoder that it trains")
+    for p in parameters[1:]:
+        if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD):
+            raise AmodalError(
+                f"{title(method)}() takes {p.name!r} by position; options of a method stand behind a *: "
+                f"def {title(method)}(encoder, *, {p.name}=…)"
+            )
+    return method
 
 
-def parse(name: str, given: dict[str, object]) -> dict[str, object]:
-    """Options as typed values; texts, as a command line gives them, are read by the type in the page's signature."""
-    known = options(name)
+def options(method: MethodLike) -> dict[str, inspect.Parameter]:
+    """The options of a method: the keyword arguments of its function."""
+    return {n: p for n, p in inspect.signature(function(method)).parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def encoder_options(method: MethodLike) -> dict[str, str]:
+    """How the paper's encoder differs from the default one: `trunk`, `pool`, …; `ENCODER` beside the function."""
+    build_it = function(method)
+    return dict(getattr(sys.modules.get(build_it.__module__), "ENCODER", {}))
+
+
+def parse(method: MethodLike, given: dict[str, object]) -> dict[str, object]:
+    """Options as typed values; texts, as a command line gives them, are read by the type in the function's signature."""
+    known = options(method)
     for option in given:
         if option not in known:
-            raise unknown(f"option of {name}", option, known, f"See `amodal methods {name}`.")
-    hints = typing.get_type_hints(function(name))
-    return {option: read_option(f"{name}.{option}", value, hints[option]) for option, value in given.items()}
+            raise unknown(f"option of {title(method)}", option, known, f"See `amodal methods {title(method)}`.")
+    hints = typing.get_type_hints(function(method))
+    return {
+        option: read_option(f"{title(method)}.{option}", value, hints[option]) if option in hints else value
+        for option, value in given.items()
+    }
 
 
 def read_option(what: str, value: object, kind: type) -> object:
     """A value of an option, given as one or as the text of a command line. Raises AmodalError for a wrong type."""
+    if not isinstance(kind, type):  # a union, say: whoever wrote it checks it
+        return value
     if not isinstance(value, str) or kind is str:
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
@@ -69,6 +124,29 @@ def read_option(what: str, value: object, kind: type) -> object:
         raise AmodalError(f"{what} must be a {kind.__name__}, not {value!r}") from None
 
 
-def build(name: str, encoder: Encoder, **given) -> Method:
+def build(method: MethodLike, encoder: Encoder, **given) -> Method:
     """The method on this encoder; unknown options and wrong types are errors that say what there is."""
-    return function(name)(encoder, **parse(name, given))
+    from amodal.methods.contract import Method
+
+    made = function(method)(encoder, **parse(method, given))
+    if not isinstance(made, Method):
+        raise AmodalError(
+            f"{title(method)}() gave {type(made).__name__}; a method's function gives an amodal.Method, with features and losses"
+        )
+    return made
+
+
+__all__ = [
+    "build",
+    "checked",
+    "encoder_options",
+    "family",
+    "function",
+    "is_own_code",
+    "names",
+    "options",
+    "page",
+    "parse",
+    "read_option",
+    "title",
+]

@@ -20,10 +20,11 @@ from amodal.nn.encoder import Encoder
 from amodal.nn.heads.supervised import SupervisedHead, supervised_head
 from amodal.nn.old_runs import new_names
 
-FORMAT = 1  # of config.json
+FORMAT = 2  # of config.json and spec.json
+READS = (1, 2)
 
 
-def saved(folder: str | Path) -> tuple[Encoder, dict]:
+def saved_encoder(folder: str | Path) -> tuple[Encoder, dict]:
     """The encoder in a folder, in evaluation mode, and its config.json. Raises AmodalError for a folder that holds none, an
     unfinished run, and weights that are damaged or not of this config."""
     folder = Path(folder)
@@ -33,9 +34,7 @@ def saved(folder: str | Path) -> tuple[Encoder, dict]:
         )
     config, weights = read_config(folder / "config.json"), folder / "model.safetensors"
     if not weights.exists():
-        raise AmodalError(
-            f"the run in {folder} has not been finished (there is no model.safetensors); go on with it by `amodal pretrain … --resume`"
-        )
+        raise unfinished(folder)
     with weights.open("rb") as file:
         found = file_digest(file, "sha256").hexdigest()
     if found != config.get("weights_sha256"):
@@ -46,6 +45,12 @@ def saved(folder: str | Path) -> tuple[Encoder, dict]:
     tensors = read_tensors(weights)
     fill(encoder, new_names(encoder, tensors) if is_old(config["encoder"]) else tensors, str(weights))
     return encoder.eval(), config
+
+
+def unfinished(folder: Path) -> AmodalError:
+    return AmodalError(
+        f"the run in {folder} has not been finished (there is no model.safetensors); go on with it by `amodal pretrain … --resume`"
+    )
 
 
 def built(config: dict, part: str, folder: Path, weights: Path) -> Encoder:
@@ -114,11 +119,6 @@ def saved_head(folder: str | Path, encoder: Encoder, config: dict) -> Supervised
     return head.eval()
 
 
-def frozen(folder: str | Path) -> Encoder:
-    """The encoder in a folder as a teacher or a reference that never learns."""
-    return saved(folder)[0].requires_grad_(False)
-
-
 @torch.no_grad()
 def fill(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
     """Copy tensors into the module, strictly: every name and shape must agree."""
@@ -162,7 +162,7 @@ def read_json(file: Path, mend: str) -> dict:
 def read_config(file: Path) -> dict:
     """A run's config.json, of the format that this version reads."""
     config = read_json(file, "restore it from a copy, or remove its folder and train again")
-    if config.get("format", FORMAT) != FORMAT:
+    if config.get("format", FORMAT) not in READS:
         raise other_format(file, config)
     return config
 
@@ -170,6 +170,6 @@ def read_config(file: Path) -> dict:
 def other_format(file: Path, config: dict, missing: str = "") -> AmodalError:
     lacks = f" and lacks {missing!r}" if missing else ""
     return AmodalError(
-        f"{file} has format {config.get('format', 'unknown')}{lacks}; this version of amodal reads format {FORMAT}. "
+        f"{file} has format {config.get('format', 'unknown')}{lacks}; this version of amodal reads formats 1 and 2. "
         "Use the version that wrote it, or train again."
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 from amodal.core import Batch, Column
 from amodal.core.embeddings import FUSED
 from amodal.inference.forward_passes import kept
-from amodal.inference.predict import Teller
+from amodal.inference.predict import MethodPredictor
 from amodal.modalities.shared.base import shortened
 from amodal.search import Hit
 from amodal.search import search as run_search
@@ -134,7 +134,7 @@ class Service:
                     found[row].asked[name] = vectors.float().cpu().numpy()
         head = self.model.head
         if head is not None:
-            told = head.method.predict(batch).to("cpu") if isinstance(head, Teller) else head.tell(features)
+            told = head.method.predict(batch).to("cpu") if isinstance(head, MethodPredictor) else head.tell(features)
             for target, values in head.predictions(told).items():
                 for row, value in zip(told.rows.tolist(), values.numpy()):
                     found[row].told[target] = value

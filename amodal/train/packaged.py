@@ -34,7 +34,7 @@ VOICES = Pypi("Resemblyzer", "0.1.4", "8f12eb2f1a9982d32e8db7856de754709b59c93a7
 
 def specs(given: Mapping[str, str]) -> dict[str, str]:
     """field -> spec, with every `package:NAME` replaced by what it holds. Raises AmodalError for unknown names, and without network."""
-    return {field: _spec(spec) for field, spec in given.items()}
+    return {field: _spec(spec) if isinstance(spec, str) else spec for field, spec in given.items()}
 
 
 def _spec(spec: str) -> str:
@@ -139,7 +139,7 @@ def in_their_words(dataset: Dataset, given: Mapping[str, str]) -> Dataset:
     sound for a voice model at its rate."""
     changed = {}
     for field, spec in given.items():
-        library, _, rest = spec.partition(":")
+        library, _, rest = spec.partition(":") if isinstance(spec, str) else ("", "", "")
         modality = dataset.fields.get(field)
         if library == "transformers" and isinstance(modality, Text) and not modality.vocabulary:
             changed[field] = replace(modality, vocabulary=rest.partition("#{")[0], patch=1)

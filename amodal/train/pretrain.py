@@ -20,13 +20,14 @@ from amodal import curate as curation
 from amodal import data as records
 from amodal import methods
 from amodal.core import AmodalError, Batch, unknown
+from amodal.core.part import Spec
 from amodal.core.protocols import FitsStatistics, PredictsFromFeatures, Refreshes, Retrieves
 from amodal.curate import Choose
 from amodal.methods.contract import Method
+from amodal.methods.saved import SPEC, saved, spec_of
 from amodal.nn import config as encoder_config
 from amodal.nn.adapters.lora import merged
 from amodal.nn.encoder import Encoder
-from amodal.nn.saved import saved
 from amodal.nn.transformer import size_of
 from amodal.train import distributed, packaged, run_dir
 from amodal.train.cache_features import remembered
@@ -49,11 +50,11 @@ from amodal.train.settings import Settings
 DEFAULT_EPOCHS = 50
 
 
-def pretrain(method: str, data, out: str | Path, **settings) -> Path:
+def pretrain(method: methods.MethodLike, data, out: str | Path, **settings) -> Path:
     """Pretrain an encoder without labels.
 
     Args:
-        method: a page of `amodal.methods`.
+        method: a page of `amodal.methods`, a function of one's own, or where one is.
         data: a folder, file, bundled name, dict of arrays, or Dataset.
         out: the run folder to write.
         settings: see `amodal.train.settings.Settings`.
@@ -79,7 +80,7 @@ class Opened:
     choose: what chooses from super-batches.
     """
 
-    method: str
+    method: methods.MethodLike
     settings: Settings
     dataset: records.Dataset
     part: np.ndarray
@@ -134,7 +135,7 @@ class Prepared:
     config: dict
 
 
-def open_run(method: str, data, settings: Settings) -> Opened:
+def open_run(method: methods.MethodLike, data, settings: Settings) -> Opened:
     """Open the data and what the run begins with. Raises AmodalError without training records."""
     distributed.start()
     dataset = records.open(data)
@@ -144,18 +145,13 @@ def open_run(method: str, data, settings: Settings) -> Opened:
     start = saved(settings.init_from)[0] if settings.init_from else None
     if start is not None and settings.adapt is not None:
         dataset = dataset.with_fields(start.fields)
-    elif (
-        start is not None
-    ):  # its weights mean what they meant only for values that are read as they were
-        dataset = dataset.with_fields(
-            {f: start.fields.get(f, m) for f, m in dataset.fields.items()}
-        )
+    elif start is not None:  # its weights mean what they meant only for values that are read as they were
+        dataset = dataset.with_fields({f: start.fields.get(f, m) for f, m in dataset.fields.items()})
     part = dataset.split("train")
     part = part if settings.only is None else settings.only(dataset, part)
     if not len(part):
         raise AmodalError(
-            f"{dataset.name} has {len(dataset)} records and none falls in the training part; "
-            "more records are needed"
+            f"{dataset.name} has {len(dataset)} records and none falls in the training part; more records are needed"
         )
     choose = curation.chooser(settings.curate, settings.curate_options) if settings.curate else None
     return Opened(method, settings, dataset, part, backbones, start, choose)
@@ -167,13 +163,9 @@ def build(opened: Opened) -> Built:
     torch.manual_seed(settings.seed)
     encoder = adapted(settings) if opened.adapts else fresh_encoder(opened)
     options = methods.parse(method, settings.options)
-    options |= classes_of(method, options, dataset) | targets_read(
-        method, options, dataset, opened.part
-    )
+    options |= classes_of(method, options, dataset) | targets_read(method, options, dataset, opened.part)
     fresh = start is not None and not opened.adapts
-    if (
-        fresh
-    ):  # before the method may copy the encoder as a teacher, and after, for the heads that it adds
+    if fresh:  # before the method may copy the encoder as a teacher, and after, for the heads that it adds
         begin_with(encoder, start, str(settings.init_from))
     before = encoder.spec
     trainee = methods.build(method, encoder, **options)
@@ -181,8 +173,8 @@ def build(opened: Opened) -> Built:
     built = Built(encoder, trainee, options, before, tells(trainee, options, dataset), notes)
     if opened.adapts and not built.predicts and built.head is None:
         raise AmodalError(
-            f"{method} learns with a label but predicts none; "
-            f"`amodal pretrain {method} --init-from RUN` goes on with a run"
+            f"{methods.title(method)} learns with a label but predicts none; "
+            f"`amodal pretrain {methods.title(method)} --init-from RUN` goes on with a run"
         )
     return built
 
@@ -195,9 +187,7 @@ def adapted(settings: Settings) -> Encoder:
 def fresh_encoder(opened: Opened) -> Encoder:
     """An encoder of the fields of the data, as the method's page has it by default."""
     settings, fields = opened.settings, opened.dataset.fields
-    backbones = encoder_config.backbones(
-        opened.backbones, fields, settings.size, frozen=not settings.train_backbones
-    )
+    backbones = encoder_config.backbones(opened.backbones, fields, settings.size, frozen=not settings.train_backbones)
     asked = methods.encoder_options(opened.method) | settings.encoder
     return Encoder(fields, size=settings.size, backbones=backbones, **asked)
 
@@ -215,16 +205,12 @@ def prepare(opened: Opened, built: Built, out: Path) -> Prepared:
     watched = [batch.to(device) for batch in held_out(seen, part)]
     share = opened.choose.keep if opened.choose else 1.0
     world, usual = distributed.world(), size_of(built.encoder.size)
-    rows = rows_of_a_batch(
-        settings.batch, usual.batch, int(len(part) * share), world, trainee.min_batch_size
-    )
+    rows = rows_of_a_batch(settings.batch, usual.batch, int(len(part) * share), world, trainee.min_batch_size)
     pool = round(rows / share) // world * world
-    notes = built.notes + (
-        [f"{settings.curate} chooses {share:.0%} of every {pool} records"] if opened.choose else []
-    )
+    notes = built.notes + ([f"{settings.curate} chooses {share:.0%} of every {pool} records"] if opened.choose else [])
     schedule = scheduled(settings, len(part), rows, pool, built.encoder.size)
     config = described(opened, built, schedule, rows)
-    make_folder(out, config, opened)
+    make_folder(out, config, opened, built)
     if settings.progress and distributed.rank() == 0:
         announce(config, trainee, opened.dataset, notes)
     if opened.choose:
@@ -253,9 +239,7 @@ def scheduled(settings: Settings, records: int, rows: int, pool: int, size: str)
     """How long and how fast, where that was not said."""
     steps = settings.steps or (settings.epochs or DEFAULT_EPOCHS) * max(records // pool, 1)
     usual = size_of(size)
-    rate = (
-        settings.lr if settings.lr is not None else usual.lr * min(1.0, (rows / usual.batch) ** 0.5)
-    )
+    rate = settings.lr if settings.lr is not None else usual.lr * min(1.0, (rows / usual.batch) ** 0.5)
     names = ("micro", "precision", "average", "checkpoint_every", "shard", "recompute", "conflict")
     return Schedule(steps, rate, **{name: getattr(settings, name) for name in names})
 
@@ -267,7 +251,7 @@ def described(opened: Opened, built: Built, schedule: Schedule, rows: int) -> di
     learning = any(not t.frozen for f, t in encoder.tokenizers.items() if encoder.contextual(f))
     curated = {"curate": {"name": settings.curate, **settings.curate_options}}
     return {
-        "method": opened.method,
+        "method": methods.title(opened.method),
         "options": defaults | built.options,
         "encoder": built.trainee.encoder.spec,
         "data": {
@@ -294,16 +278,15 @@ def described(opened: Opened, built: Built, schedule: Schedule, rows: int) -> di
     }
 
 
-def make_folder(out: Path, config: dict, opened: Opened) -> None:
+def make_folder(out: Path, config: dict, opened: Opened, built: Built) -> None:
     """The run folder, made by the first process, for which the others wait."""
     if distributed.rank() == 0:
         start, dataset = opened.settings.init_from, opened.dataset
         run_dir.prepare(out, config, opened.settings.resume)
+        run_dir.write_json(out / SPEC, spec_of_run(opened, built))
         before_it = run_dir.read_trained(Path(start)) if start else None
         seen_keys = run_dir.hashes(dataset.keys[i] for i in opened.part)
-        run_dir.write_trained(
-            out, seen_keys if before_it is None else np.concatenate([before_it, seen_keys])
-        )
+        run_dir.write_trained(out, seen_keys if before_it is None else np.concatenate([before_it, seen_keys]))
     distributed.barrier()
 
 
@@ -312,9 +295,7 @@ def fit(opened: Opened, built: Built, prepared: Prepared) -> nn.Module:
     settings, trainee = opened.settings, built.trainee
     drawn = Batches(opened, built, prepared)
     looks_at_all = isinstance(trainee, (Refreshes, FitsStatistics))
-    every = records.Loader(
-        prepared.seen, opened.part, batch=256, shuffle=False, labels=trainee.labels
-    )
+    every = records.Loader(prepared.seen, opened.part, batch=256, shuffle=False, labels=trainee.labels)
     return train(
         trainee,
         drawn,
@@ -359,45 +340,39 @@ class Batches:
     def bad(self) -> int:
         """How many values are in quarantine, which is written."""
         rank, loader = distributed.rank(), self.running[-1]
-        loader.quarantine(
-            self.prepared.out / ("quarantine.jsonl" if rank == 0 else f"quarantine-{rank}.jsonl")
-        )
+        loader.quarantine(self.prepared.out / ("quarantine.jsonl" if rank == 0 else f"quarantine-{rank}.jsonl"))
         return len(loader.bad)
 
 
 def save(opened: Opened, built: Built, prepared: Prepared, encoder: nn.Module) -> None:
-    """Write what was learnt into the run folder. encoder: what `fit` returned."""
-    out, trainee, head = prepared.out, built.trainee, built.head
-    averaged = encoder is not trainee.encoder  # the average is of the encoder alone
-    tensors = run_dir.weights(merged(encoder))
-    retrieves = isinstance(trainee, Retrieves) and not averaged
-    rest = {}
-    if built.predicts or retrieves:
-        rest = {n: v for n, v in run_dir.weights(trainee).items() if not n.startswith("encoder.")}
-    of_head = run_dir.weights(head) if head is not None else {}
+    """Write the whole method into the run folder. encoder: what `fit` returned, which may be an average."""
+    out, trainee = prepared.out, built.trainee
+    averaged = encoder is not trainee.encoder
+    tensors = run_dir.weights(merged(trainee))
+    if averaged:
+        tensors |= {f"encoder.{n}": v for n, v in run_dir.weights(encoder).items()}
     if distributed.rank() == 0:
         done = {"status": "done", "versions": run_dir.versions(), "seconds": seconds_of(out)}
         done |= {"curation": opened.choose.cost()} if opened.choose else {}
-        if built.predicts:
-            done |= {"tells": built.predicts, "before": built.before}
-            run_dir.save_part(out, "method.safetensors", rest)
-        elif retrieves:
-            done |= {"finds": True, "before": built.before}
-            run_dir.save_part(out, "method.safetensors", rest)
+        spec = spec_of_run(opened, built)
+        if spec["retrieves"]:
             run_dir.write_json(out / "keys.json", [opened.dataset.keys[i] for i in opened.part])
-        elif head is not None:
-            done |= {"answers": head.written()}
-            run_dir.save_part(out, "head.safetensors", of_head)
+        run_dir.write_json(out / SPEC, spec)
         where = {"processes": distributed.world(), "device": prepared.device.type}
-        run_dir.save_encoder(out, tensors, prepared.config | done | where)
+        run_dir.save_weights(out, tensors, prepared.config | done | where)
     distributed.barrier()
+
+
+def spec_of_run(opened: Opened, built: Built) -> Spec:
+    """What spec.json says."""
+    targets = built.predicts or (built.head.written()["targets"] if built.head is not None else [])
+    retrieves = isinstance(built.trainee, Retrieves) and not opened.settings.average
+    return spec_of(opened.method, built.options, built.before, targets, retrieves)
 
 
 def seconds_of(run: Path) -> float:
     """How long the run trained, by the last entry of its log; 0 if somebody removed that."""
-    return next(
-        (e["seconds"] for e in reversed(read(run / "metrics.jsonl")) if "seconds" in e), 0.0
-    )
+    return next((e["seconds"] for e in reversed(read(run / "metrics.jsonl")) if "seconds" in e), 0.0)
 
 
 @torch.no_grad()
@@ -410,15 +385,11 @@ def begin_with(encoder: Encoder, start: Encoder, folder: str) -> str:
     mine, its = encoder.state_dict(), start.state_dict()
     both = [name for name in mine if name in its and mine[name].shape == its[name].shape]
     described = ", ".join(
-        f"--{k} {v}"
-        for k, v in encoder_config.arguments(start.spec).items()
-        if k in ("size", "trunk", "pool")
+        f"--{k} {v}" for k, v in encoder_config.arguments(start.spec).items() if k in ("size", "trunk", "pool")
     )
     words = f"{len(both)} of {len(mine)} weights taken from {folder} ({described})"
     if not both:
-        raise AmodalError(
-            f"{words}: nothing in it fits this encoder. Give it the same size, trunk and fields"
-        )
+        raise AmodalError(f"{words}: nothing in it fits this encoder. Give it the same size, trunk and fields")
     for name in both:
         mine[name].copy_(its[name])
     return words

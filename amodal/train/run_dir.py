@@ -1,9 +1,9 @@
 """A run folder.
 
-RUN/config.json        all that is needed to build the encoder again, and how it came about
-RUN/model.safetensors  the encoder
-RUN/head.safetensors   the head that tells labels, if the method learnt one; RUN/method.safetensors if it takes more than a head
-RUN/keys.json          of a method that names records itself, which is kept whole too: the keys of those that it was trained on
+RUN/spec.json          how the method is built, see `amodal.methods.saved`
+RUN/model.safetensors  the whole method
+RUN/config.json        how it came about
+RUN/keys.json          of a method that names records itself: the keys of those that it was trained on
 RUN/README.md          the run card, for people
 RUN/trained.npy        hashes of the keys of the records it was trained on, which `evaluate` does not test on
 RUN/metrics.jsonl, tensorboard/, checkpoints/, quarantine.jsonl
@@ -45,6 +45,11 @@ def prepare(out: Path, config: dict, resume: bool) -> None:
                 f"{out} holds a run already ({before.get('method')}, {before.get('status')}); add --resume to go on with it, "
                 "or choose another --out"
             )
+        if before.get("format") == 1:
+            raise AmodalError(
+                f"the run in {out} was started by an older version of amodal, and this one cannot go on with it; finish it with that "
+                "version, or start a new run"
+            )
         for key in SAME_ON_RESUME:
             if key not in before:
                 raise other_format(file, before, key)
@@ -74,7 +79,7 @@ def weights(encoder: nn.Module) -> dict[str, Tensor]:
     return {k: distributed.whole(v).detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
 
 
-def save_encoder(out: Path, tensors: dict[str, Tensor], config: dict) -> None:
+def save_weights(out: Path, tensors: dict[str, Tensor], config: dict) -> None:
     """RUN/model.safetensors, config.json (with the weights' sha256) and README.md."""
     draft = out / ".model.draft"
     try:
@@ -93,15 +98,13 @@ def save_encoder(out: Path, tensors: dict[str, Tensor], config: dict) -> None:
         ) from e
 
 
-def save_part(out: Path, name: str, state: dict[str, Tensor]) -> None:
-    """RUN/head.safetensors or method.safetensors; what they tell is in config.json."""
-    tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+def path_made(out: Path) -> Path:
+    """The folder, which is there now. Raises AmodalError if it cannot be made."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, out / ".part.draft")
-        (out / ".part.draft").rename(out / name)
-    except (OSError, SafetensorError) as e:
-        raise AmodalError(f"could not write {out / name}: {e}") from e
+    except OSError as e:
+        raise AmodalError(f"the folder {out} cannot be made ({e.strerror or e}); choose another one") from e
+    return out
 
 
 def hashes(keys: Iterable[str]) -> np.ndarray:

@@ -92,7 +92,7 @@ def test_a_checkpoint_of_another_model_is_refused(folder, tmp_path):
     pretrain("clip", folder, run, steps=3, **QUICK)
     encoder = amodal.Encoder(amodal.open(folder).fields, size="tiny")
     with pytest.raises(AmodalError, match="another model.*of another shape"):
-        checkpoint.fill(build("clip", encoder).encoder, load_file(run / "model.safetensors"), "it")
+        checkpoint.fill(build("clip", encoder), load_file(run / "model.safetensors"), "it")
 
 
 def test_damaged_weights_are_noticed(folder, tmp_path):

@@ -20,10 +20,10 @@ from amodal.nn.heads.supervised import SupervisedHead, Target
 from amodal.stats.survival import concordance
 
 if TYPE_CHECKING:
-    from amodal.inference.predict import Teller
+    from amodal.inference.predict import MethodPredictor
 
 
-def told(train: Embedded, test: Embedded, *, head: SupervisedHead | Teller | None = None) -> Result:
+def told(train: Embedded, test: Embedded, *, head: SupervisedHead | MethodPredictor | None = None) -> Result:
     """head: the run's own, which reads the encoder's features. A record that the head says nothing of, for it has no sense that could be
     read, is left out, and so is one of a class that it never learnt; n says how many are there."""
     if head is None:
@@ -39,7 +39,7 @@ def told(train: Embedded, test: Embedded, *, head: SupervisedHead | Teller | Non
     return Result("told", {"targets": [t.name for t in head.targets], "hidden": hidden}, rows)
 
 
-def outputs(test: Embedded, head: SupervisedHead | Teller) -> dict[str, Column]:
+def outputs(test: Embedded, head: SupervisedHead | MethodPredictor) -> dict[str, Column]:
     """From all that the records have, and from each sense alone where a head on features takes them apart."""
     if not isinstance(head, SupervisedHead):  # a whole method reads the records themselves
         return {FUSED: head.on(test.changed.dataset, test.changed.indices)}

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, unknown, view_of
 from amodal.methods.contract import Features, StagedMethod
+from amodal.methods.saved import frozen
 from amodal.methods.shared.shapes import frozen_copy, sense_pairs, share, view_pairs
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
-from amodal.nn.saved import frozen
 from amodal.nn.scale import Scale
 from amodal.objectives.guided_nt_xent import SHARES, guided_nt_xent
 from amodal.objectives.info_nce import info_nce

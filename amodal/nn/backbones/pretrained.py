@@ -7,25 +7,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
 from amodal.core import AmodalError, Column, Ragged, Tokens, unknown
 from amodal.core.part import Part
 from amodal.nn.backbones.body import LEAST, LoadReport
+from amodal.nn.backbones.module import ModuleBackbone
 
 Body = nn.Module
 """values of N rows -> (features (T, width), lengths (N,), positions (T, 3)); has `width`, and `example`, one row of values."""
 
 
 def backbone(
-    spec: str, modality, width: int, *, frozen: bool = True, load: bool = True, least: float = LEAST
-) -> Backbone:
-    """spec: see above; modality: the field's; width: of the tokens, made by a learned linear map.
+    spec: str | nn.Module | Callable[[], nn.Module],
+    modality,
+    width: int,
+    *,
+    frozen: bool = True,
+    load: bool = True,
+    least: float = LEAST,
+) -> Part:
+    """spec: see above, or a module of the user's own, or a function that makes one; modality: the field's; width: of the tokens, made by a learned linear map.
 
     frozen: the model's own parameters do not learn. load: False builds the model alone, for weights that a checkpoint holds.
     least: share of the parameters that the weights must match. Raises AmodalError.
     """
+    if not isinstance(spec, str):
+        return user_module(spec, modality, width, frozen)
     library, _, rest = spec.partition(":")
     if library not in LIBRARIES or not rest:
         raise unknown("library of backbones", library, LIBRARIES, "Expected timm:NAME@WEIGHTS or transformers:DIR.")
@@ -49,6 +60,18 @@ def backbone(
     if report is not None:
         report.check(least)
     return Backbone(body, spec, width, modality=modality, frozen=frozen, report=report)
+
+
+def user_module(module: object, modality, width: int, frozen: bool) -> Part:
+    """A module of the user's own, or what a factory without arguments makes. Raises AmodalError for anything else."""
+    made = module if isinstance(module, nn.Module) or not callable(module) else module()
+    if isinstance(made, Backbone):
+        return made
+    if not isinstance(made, nn.Module):
+        raise AmodalError(
+            f"a backbone is a name such as timm:resnet18@pretrained, a torch module, or a function that makes one, not {module!r}"
+        )
+    return ModuleBackbone(made, modality, width, frozen=frozen)
 
 
 LIBRARIES = {"timm": ("image",), "transformers": ("image", "text"), "voice": ("audio",)}
@@ -83,6 +106,10 @@ class Backbone(Part):
     def from_args(cls, spec: str, modality, width: int) -> Backbone:
         """The same module, without its weights."""
         return backbone(spec, modality, width, load=False)
+
+    def load_body(self, other: Backbone) -> None:
+        """Take the pretrained weights of another one of this name."""
+        self.body.load_state_dict(other.body.state_dict())
 
     def thaw(self) -> None:
         """The model's own parameters learn from now on."""

@@ -1,0 +1,233 @@
+"""Whole methods on disk: what a run keeps, and how it is opened again.
+
+RUN/spec.json          how the method is built: its name or code, its options, the encoder that it was put around
+RUN/model.safetensors  all its tensors; of a folder without a method, the encoder's
+RUN/config.json        how it came about, and the sha256 of the weights
+
+Runs of format 1, which keep an encoder and sometimes more beside it, are opened too.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from amodal import methods
+from amodal.core import AmodalError
+from amodal.core import part as parts
+from amodal.core.part import Spec, from_spec, supplied, to_spec
+from amodal.core.protocols import Predicts, PredictsFromFeatures
+from amodal.core.source import dotted_name, source_hash
+from amodal.nn import saved as files
+from amodal.nn.adapters.lora import merged
+from amodal.nn.bounded import Bounded
+from amodal.nn.config import as_spec
+from amodal.nn.heads.supervised import SupervisedHead, Target
+from amodal.nn.old_runs import new_names
+from amodal.nn.saved import MADE_UP, fill, read_config, read_json, read_tensors, size_of_file
+
+SPEC = "spec.json"
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """What a folder holds, in evaluation mode.
+
+    Args:
+        encoder: What embeds records.
+        config: Of config.json.
+        spec: Of spec.json; {} for runs of format 1.
+        method: The whole method; None where only an encoder was saved.
+        head: What predicts labels from the encoder's features, if anything does.
+        targets: What the method's own predictions mean, if it has any.
+        own: Code of the user's that it was built with.
+    """
+
+    encoder: Any
+    config: dict[str, Any]
+    spec: Spec
+    method: Any = None
+    head: SupervisedHead | None = None
+    targets: tuple[Target, ...] = ()
+    own: Mapping[str, Any] = field(default_factory=dict)
+
+
+def spec_of(
+    method: methods.MethodLike,
+    options: Mapping[str, Any],
+    encoder: Spec,
+    targets: list[dict] | None = None,
+    retrieves: bool = False,
+) -> Spec:
+    """What spec.json says of a method.
+
+    Args:
+        method: As it was given to `pretrain`.
+        encoder: The spec of the encoder before the method added to it.
+        targets: What its predictions mean.
+        retrieves: Whether it names records itself.
+    """
+    code = None
+    if methods.is_own_code(method):
+        function = methods.function(method)
+        code = {"name": dotted_name(function), "sha256": source_hash(function)}
+    return {
+        "format": files.FORMAT,
+        "method": methods.title(method),
+        "code": code,
+        "options": to_spec(dict(options)),
+        "encoder": encoder,
+        "targets": targets or [],
+        "retrieves": retrieves,
+    }
+
+
+def build(spec: Spec) -> Any:
+    """The method of a spec, with fresh weights, or its encoder where there is no method."""
+    encoder = parts.build(spec["encoder"])
+    if spec.get("method") is None:
+        return encoder
+    name: methods.MethodLike = spec["method"]
+    if code := spec.get("code"):
+        how = f"amodal.load(RUN, method={spec['method']}) or --method FILE.py:{spec['method']}"
+        name = parts.take("method", f"the method {code['name']} of your own", f"pass it again: {how}")
+    options = {n: tuple(v) if isinstance(v, list) else v for n, v in from_spec(spec["options"]).items()}
+    return methods.build(name, encoder, **options)
+
+
+def load_run(
+    folder: str | Path,
+    *,
+    method: methods.MethodLike | None = None,
+    backbones: Mapping[str, nn.Module] | None = None,
+) -> SavedRun:
+    """Open what a run, `Model.save` or an export wrote.
+
+    Args:
+        folder: Of the run.
+        method: The function of a method of one's own, if the run was trained with one.
+        backbones: field -> the module, for backbones of one's own.
+
+    Raises:
+        AmodalError: For a folder that holds no run, an unfinished run, damaged weights, and code that was not passed.
+    """
+    folder = Path(folder)
+    if not (folder / SPEC).exists():
+        return _format_1(folder)
+    config, spec, weights = read_config(folder / "config.json"), read_spec(folder), folder / "model.safetensors"
+    if not weights.exists():
+        raise files.unfinished(folder)
+    with weights.open("rb") as file:
+        digest = file_digest(file, "sha256").hexdigest()
+    if digest != config.get("weights_sha256"):
+        raise AmodalError(
+            f"{weights} is damaged or belongs to another run: its sha256 is not the one in {folder / 'config.json'}"
+        )
+    own = own_code(spec, method, backbones)
+    with describing(folder / SPEC, spec), supplied(own):
+        with Bounded(*size_of_file(weights), str(folder / SPEC)):
+            made = build(spec)
+    tensors = read_tensors(weights)
+    fill(merged(made), tensors, str(weights))
+    made.eval()
+    if spec.get("method") is None:
+        return SavedRun(made, config, spec, own=own)
+    head = made.label_head if isinstance(made, PredictsFromFeatures) and spec["targets"] else None
+    with describing(folder / SPEC, spec):
+        predicted = spec["targets"] if isinstance(made, Predicts) and head is None else []
+        targets = tuple(Target.read(t) for t in predicted)
+    return SavedRun(made.encoder, config, spec, made, head, targets, own)
+
+
+def read_spec(folder: Path) -> Spec:
+    """The content of spec.json. Raises AmodalError where it is damaged or of another format."""
+    spec = read_json(folder / SPEC, "restore it from a copy, or train again")
+    if spec.get("format") != files.FORMAT:
+        raise files.other_format(folder / SPEC, spec)
+    return spec
+
+
+def own_code(
+    spec: Spec, method: methods.MethodLike | None, backbones: Mapping[str, nn.Module] | None
+) -> dict[str, Any]:
+    """What `build` takes of the caller's own code. Raises AmodalError for another method than the run's."""
+    things: dict[str, Any] = {}
+    for module in (backbones or {}).values():
+        made = module if isinstance(module, nn.Module) else module()
+        things[f"backbone:{dotted_name(type(made))}"] = made
+    if method is not None:
+        function, code = methods.function(method), spec.get("code")
+        if code is None:
+            raise AmodalError(f"this run was trained with amodal's own {spec['method']}; leave method out")
+        if function.__qualname__ != code["name"].rpartition(":")[2]:
+            raise AmodalError(f"this run was trained with {code['name']}, not with {dotted_name(function)}")
+        things["method"] = function
+    return things
+
+
+@contextmanager
+def describing(file: Path, spec: Spec):
+    """Errors of building as errors of the file that says what to build."""
+    try:
+        yield
+    except AmodalError:
+        raise
+    except KeyError as e:
+        raise files.other_format(file, spec, str(e.args[0])) from e
+    except (OverflowError, RecursionError, MemoryError, *MADE_UP) as e:
+        raise AmodalError(f"{file} describes no model that can be built: {type(e).__name__}: {e}") from e
+
+
+def _format_1(folder: Path) -> SavedRun:
+    encoder, config = files.saved_encoder(folder)
+    head = files.saved_head(folder, encoder, config)
+    if head is not None or not (folder / "method.safetensors").exists():
+        return SavedRun(encoder, config, {}, None, head)
+    method = _method_of_format_1(folder, encoder, config)
+    with describing(folder / "config.json", config):
+        targets = tuple(Target.read(t) for t in config.get("tells", ()))
+    before = as_spec(config["before"])
+    spec = spec_of(config["method"], config["options"], before, config.get("tells"), bool(config.get("finds")))
+    return SavedRun(method.encoder, config, spec, method, None, targets)
+
+
+def _method_of_format_1(folder: Path, encoder: Any, config: dict) -> Any:
+    """Of a run that kept its method beside its encoder."""
+    file, said = folder / "method.safetensors", folder / "config.json"
+    mine = {f"encoder.{n}": v for n, v in encoder.state_dict().items()}
+    tensors, numbers = size_of_file(file)
+    before = files.built(config, "before", folder, folder / "model.safetensors")
+    with describing(said, config):
+        options = {n: tuple(v) if isinstance(v, list) else v for n, v in config["options"].items()}
+        with Bounded(tensors + len(mine), numbers + sum(v.numel() for v in mine.values()), str(said)):
+            method = methods.build(config["method"], before, **options)
+    fill(method, mine | new_names(method, read_tensors(file)), str(file))
+    return method.eval()
+
+
+def saved(folder: str | Path) -> tuple[Any, dict[str, Any]]:
+    """The encoder in a folder, in evaluation mode, and its config.json. Raises AmodalError as `load_run` does."""
+    run = load_run(folder)
+    return run.encoder, run.config
+
+
+def frozen(folder: str | Path) -> Any:
+    """The encoder in a folder as a teacher or a reference that never learns."""
+    return saved(folder)[0].requires_grad_(False)
+
+
+def untrained(spec: Spec, config: dict[str, Any], own: Mapping[str, Any]) -> Any:
+    """The encoder of a run as it was before training, from the run's seed. own: of `SavedRun`."""
+    torch.manual_seed(config.get("seed", 0))
+    copies = {name: copy.deepcopy(t) if isinstance(t, nn.Module) else t for name, t in own.items()}
+    with supplied(copies):
+        made = build(spec)
+    return made if spec.get("method") is None else made.encoder

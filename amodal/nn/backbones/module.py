@@ -1,0 +1,118 @@
+"""A module of the user's own as the backbone of a field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from amodal.core import AmodalError, Column, Ragged, Tokens
+from amodal.core.part import Part, part_name, take, to_spec
+from amodal.core.source import dotted_name, source_hash
+
+
+class ModuleBackbone(Part):
+    """A module whose outputs are a field's tokens, mapped to the encoder's width.
+
+    Args:
+        module: Takes the values of N rows, as the field's modality collates them: a tensor (N, …), or for values of different
+            lengths a padded tensor (N, L, …) and their lengths (N,). Returns (N, D), (N, T, D), or maps (N, D, H, W). It runs in the
+            mode of the encoder, so batch statistics couple rows: prefer norms of rows.
+        modality: The field's.
+        width: Of the tokens.
+        frozen: The module's own parameters do not learn.
+    """
+
+    contextual = True
+    report = None
+
+    def __init__(self, module: nn.Module, modality: Any, width: int, *, frozen: bool = True):
+        super().__init__()
+        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules()) and not frozen:
+            raise AmodalError(
+                f"{type(module).__name__} has batch statistics, which make a row depend on the rows beside it. Freeze it "
+                "(train_backbones=False), or use group or layer norms."
+            )
+        self.module, self.frozen, self.name = module, frozen, dotted_name(type(module))
+        with torch.no_grad():
+            x, _ = self._tokens(example(modality))
+        self.project = nn.Linear(x.shape[1], width)
+        self.modality, self.width_out = modality, width
+        self.module.requires_grad_(not frozen)
+        self.train(self.training)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The module's name and source, but not its code."""
+        args = {"name": self.name, "source": source_hash(type(self.module)), "frozen": self.frozen}
+        args |= {"modality": self._args["modality"], "width": self.width_out}
+        return {"part": part_name(type(self)), "args": to_spec(args)}
+
+    @classmethod
+    def from_args(cls, name: str, source: str, modality: Any, width: int, frozen: bool) -> ModuleBackbone:
+        """The same, around the module that the caller of `load` supplied."""
+        module = take(
+            f"backbone:{name}",
+            f"the module {name} as a backbone",
+            "pass it again: amodal.load(RUN, backbones={FIELD: MODULE})",
+        )
+        return cls(module, modality, width, frozen=frozen)
+
+    def load_body(self, other: ModuleBackbone) -> None:
+        """Take the module's weights of another one."""
+        self.module.load_state_dict(other.module.state_dict())
+
+    def thaw(self) -> None:
+        """The module's own parameters learn from now on."""
+        self.frozen = False
+        self.module.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> ModuleBackbone:
+        super().train(mode)
+        if self.frozen:
+            self.module.eval()
+        return self
+
+    def forward(self, column: Column, name: str, size: int) -> Tokens:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            if len(column):
+                x_TD, lengths = self._tokens(column.values)
+            else:  # no row: every parameter still becomes part of the graph
+                x_TD, lengths = (t[:0] for t in self._tokens(example(self.modality, column.rows.device)))
+        position = x_TD.new_zeros(len(x_TD), 3)
+        position[:, 0] = torch.arange(len(x_TD), device=x_TD.device) - torch.repeat_interleave(
+            lengths.cumsum(0) - lengths, lengths
+        )
+        return Tokens.of(self.project(x_TD), column.rows, lengths, position, name, size)
+
+    def _tokens(self, values: Tensor | Ragged) -> tuple[Tensor, Tensor]:
+        """(T, D) tokens of all rows and their numbers (N,)."""
+        if isinstance(values, Ragged):
+            padded = nn.utils.rnn.pad_sequence(list(values.flat.split(values.lengths.tolist())), batch_first=True)
+            out = self.module(padded, values.lengths)
+        else:
+            out = self.module(values)
+        if not isinstance(out, Tensor) or out.dim() not in (2, 3, 4):
+            shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise AmodalError(
+                f"the backbone {self.name} gave {shape}; expected a tensor (N, D), (N, T, D) or maps (N, D, H, W)"
+            )
+        if out.dim() == 4:
+            out = out.flatten(2).transpose(1, 2)
+        if out.dim() == 2:
+            out = out.unsqueeze(1)
+        rows, count = out.shape[:2]
+        return out.flatten(0, 1), torch.full((rows,), count, dtype=torch.int64, device=out.device)
+
+
+def example(modality: Any, device: torch.device | str = "cpu") -> Tensor | Ragged:
+    """One row of zeros in the shape in which the modality collates values."""
+    none = modality.collate([])
+    if isinstance(none, Ragged):
+        flat = none.flat.new_zeros(EXAMPLE_LENGTH, *none.flat.shape[1:], device=device)
+        return Ragged(flat, torch.tensor([EXAMPLE_LENGTH], device=device))
+    return none.new_zeros(1, *none.shape[1:], device=device)
+
+
+EXAMPLE_LENGTH = 8

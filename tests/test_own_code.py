@@ -1,0 +1,170 @@
+"""Methods and backbones of a user's own: by callable, by file, by module; trained, resumed, loaded and refused."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import amodal
+from amodal import methods
+from amodal.core import AmodalError
+from amodal.core import part as parts
+
+PAGE = '''
+"""A page outside the package."""
+
+import os
+
+from amodal.methods.contract import Method
+from amodal.methods.shared.shapes import Towers, sense_pairs
+from amodal.objectives.info_nce import info_nce
+
+ENCODER = {"pool": "attention"}
+
+
+def pulled(encoder, *, temperature: float = 0.2, width: int = 8):
+    def objective(z):
+        return {f"pull/{a}~{b}": info_nce(*z.pair(a, b), temperature=temperature) for a, b in sense_pairs(z)}
+
+    return Stops(encoder.align(width), objective)
+
+
+class Stops(Towers):
+    def on_step_end(self, clock):
+        if clock.step == int(os.environ.get("STOP_AT", 0)):
+            raise KeyboardInterrupt
+
+
+def by_position(encoder, width):
+    return encoder
+
+
+def nothing(encoder):
+    return encoder
+'''
+QUICK = {"size": "nano", "steps": 4, "batch": 16, "progress": False}
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, stride=2)
+
+    def forward(self, x):
+        return self.conv(x).relu()
+
+
+@pytest.fixture
+def file(tmp_path):
+    page = tmp_path / "mine.py"
+    page.write_text(PAGE)
+    return page
+
+
+def same(a, b, folder):
+    one, two = a.embed(folder), b.embed(folder)
+    assert all(torch.equal(one.features[s].values, two.features[s].values) for s in one.features)
+
+
+def test_a_method_in_a_file_is_trained_resumed_and_loaded(file, folder, tmp_path, monkeypatch):
+    method, run = f"{file}:pulled", tmp_path / "run"
+    model = amodal.pretrain(method, folder, run, options={"temperature": "0.1"}, **QUICK)
+    assert model.encoder.pool_name == "attention" and model.config["method"] == "pulled"
+    spec = json.loads((run / "spec.json").read_text())
+    assert spec["code"]["name"].endswith(":pulled") and len(spec["code"]["sha256"]) == 64
+    assert spec["options"]["temperature"] == 0.1
+    same(model, amodal.load(run, method=method), folder)
+    same(model, amodal.load(run, method=methods.function(method)), folder)
+    assert model.evaluate(folder, label="folder", protocols=["knn"]).results
+    copy = amodal.load(model.save(tmp_path / "copy"), method=method)
+    same(model, copy, folder)
+    with pytest.raises(AmodalError, match=r"pass it again: amodal\.load\(RUN, method=pulled\)"):
+        amodal.load(run)
+    with pytest.raises(AmodalError, match="was trained with .*:pulled, not with"):
+        amodal.load(run, method=f"{file}:nothing")
+    halted = tmp_path / "halted"
+    straight = amodal.pretrain(method, folder, tmp_path / "straight", checkpoint_every=2, **QUICK)
+    monkeypatch.setenv("STOP_AT", "3")
+    with pytest.raises(KeyboardInterrupt):
+        amodal.pretrain(method, folder, halted, checkpoint_every=2, **QUICK)
+    monkeypatch.delenv("STOP_AT")
+    resumed = amodal.pretrain(method, folder, halted, resume=True, checkpoint_every=2, **QUICK)
+    for a, b in zip(straight.method.state_dict().values(), resumed.method.state_dict().values()):
+        assert torch.equal(a, b)
+
+
+def test_a_callable_is_a_method(folder, tmp_path):
+    def mine(encoder, *, width: int = 4):
+        return methods.build("clip", encoder, width=width)
+
+    model = amodal.pretrain(mine, folder, tmp_path / "run", **QUICK)
+    assert model.encoder.heads_width == 4
+    same(model, amodal.load(tmp_path / "run", method=mine), folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("by_position", "takes 'width' by position"),
+        ("puled", "Did you mean pulled"),
+        ("nothing", r"nothing\(\) gave Encoder"),
+    ],
+)
+def test_what_cannot_be_a_method_says_why(file, folder, tmp_path, name, words):
+    with pytest.raises(AmodalError, match=words):
+        amodal.pretrain(f"{file}:{name}", folder, tmp_path / "run", **QUICK)
+
+
+def test_files_that_are_not_there_or_do_not_run(tmp_path):
+    with pytest.raises(AmodalError, match="there is no file"):
+        methods.function(str(tmp_path / "none.py") + ":f")
+    (tmp_path / "broken.py").write_text("1 / 0")
+    with pytest.raises(AmodalError, match="cannot be run: ZeroDivisionError"):
+        methods.function(str(tmp_path / "broken.py") + ":f")
+    with pytest.raises(AmodalError, match="cannot be imported"):
+        methods.function("no_such_package.module:f")
+
+
+@pytest.mark.parametrize("backbone", [Net(), Net], ids=["module", "factory"])
+def test_a_module_is_a_backbone(backbone, folder, tmp_path):
+    run = tmp_path / "run"
+    model = amodal.pretrain("clip", folder, run, backbones={"image": backbone}, train_backbones=True, **QUICK)
+    net = model.encoder.tokenizers["image"].module
+    assert isinstance(net, Net) and model.encoder.contextual("image")
+    same(model, amodal.load(run, backbones={"image": Net()}), folder)
+    with pytest.raises(AmodalError, match=r"pass it again: amodal\.load\(RUN, backbones="):
+        amodal.load(run)
+    with pytest.raises(AmodalError, match="hiding some of them hides nothing"):
+        amodal.pretrain("mae", folder, tmp_path / "no", backbones={"image": Net()}, **QUICK)
+
+
+def test_bad_backbones_are_refused(folder, tmp_path):
+    for backbone, words in ((3, "a torch module"), (lambda: 3, "a torch module")):
+        with pytest.raises(AmodalError, match=words):
+            amodal.pretrain("clip", folder, tmp_path / "no", backbones={"image": backbone}, **QUICK)
+    norm = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    with pytest.raises(AmodalError, match="batch statistics"):
+        amodal.pretrain("clip", folder, tmp_path / "no", backbones={"image": norm}, train_backbones=True, **QUICK)
+
+
+def test_a_spec_cannot_import_anything(folder, tmp_path):
+    run = tmp_path / "run"
+    amodal.pretrain("clip", folder, run, **QUICK)
+    (tmp_path / "evil.py").write_text("raise SystemExit('it was imported')")
+    spec = json.loads((run / "spec.json").read_text())
+    for name in (
+        "evil:Thing",
+        "os.path:Thing",
+        "nn..:Thing",
+        "amodal.cli:Main",
+        "cli:Main",
+        "nn.saved:Path",
+        "subprocess.x:Popen",
+    ):
+        spec["encoder"]["part"] = name
+        (run / "spec.json").write_text(json.dumps(spec))
+        with pytest.raises(AmodalError, match="part|plug-in"):
+            amodal.load(run)
+        with pytest.raises(AmodalError):
+            parts.part_class(name)
