@@ -5,16 +5,34 @@ from __future__ import annotations
 from collections import Counter, abc
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Ragged, Tokens
+from amodal.modalities.shared import dense as _dense
 from amodal.modalities.shared import draw as _draw
 from amodal.modalities.shared import ragged as _ragged
-from amodal.modalities.shared.base import BadValue, Raw, at_most, build, check_view, is_missing, read_bytes, shortened
+from amodal.modalities.shared.base import (
+    Attribute,
+    BadValue,
+    Modality,
+    Raw,
+    Schema,
+    at_most,
+    build,
+    check_view,
+    shortened,
+    spanned,
+)
+from amodal.modalities.shared.cells import is_missing
+from amodal.modalities.shared.files import read_bytes
+from amodal.modalities.shared.requests import text_of
+
+if TYPE_CHECKING:
+    from amodal.modalities.shared.requests import Limits
 
 CROPS = {"weak": (0.9, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.5)}  # share of the length
 CHANGED, HIDDEN = 0.02, 0.05
@@ -27,7 +45,7 @@ MOST_SYMBOLS, MOST_WORDS = 256, 65_536
 
 
 @dataclass(frozen=True)
-class Sequence:
+class Sequence(Modality):
     """A value is (length,) int32: the place of each symbol in the alphabet, its length for one that is unknown. A token
     is a word of `k` symbols, words side by side; one with an unknown symbol in it, or cut short by the end, is the
     unknown word. What is longer than `max_length` words is cut off; `truncated` says how much.
@@ -44,6 +62,9 @@ class Sequence:
     max_length: int = 256
 
     suffixes: ClassVar[frozenset[str]] = frozenset({".fa", ".fasta", ".fna", ".faa"})
+    raw_text: ClassVar[str] = "either"
+    uploads: ClassVar[bool] = False
+    is_sequence: ClassVar[bool] = True
 
     def __post_init__(self):
         if (
@@ -160,6 +181,9 @@ class Sequence:
     def tokenizer(self, width: int) -> SequenceTokenizer:
         return SequenceTokenizer(self, width)
 
+    def graph(self, tokenizer: nn.Module) -> SequenceGraph:
+        return SequenceGraph(tokenizer)
+
     def targets(self, sequences: Ragged) -> Tensor:
         """(T,) int64 the number of each word, -1 for the unknown one: it does not count."""
         number = self.spelled(sequences)[0]
@@ -186,6 +210,23 @@ class Sequence:
     def describe(self, value: np.ndarray) -> str:
         return shortened(f"{len(value)} symbols: {self.text(value[:80])}")
 
+    def summarize(self, raws: abc.Sequence[Raw], values: abc.Sequence[np.ndarray]) -> str:
+        letters = self.alphabet if len(self.alphabet) <= 24 else self.alphabet[:23] + "…"
+        words = f", words of {self.k}" if self.k > 1 else ""
+        return f"{spanned((len(v) for v in values), 'symbols')} of {letters}{words}"
+
+    def card(self, value: np.ndarray) -> dict[str, Any]:
+        return {"text": shortened(self.text(value), 2000)}
+
+    def attributes(self) -> dict[str, Attribute]:
+        return {"length": Attribute("number", lambda value: float(len(self.text(value))))}
+
+    def json_schema(self, limits: Limits) -> Schema:
+        return {"type": "string", "minLength": 1, "maxLength": limits.characters}
+
+    def bounds(self, raw: Any, limits: Limits) -> Raw:
+        return text_of(raw, limits)
+
 
 class SequenceTokenizer(nn.Module):
     """An embedding of each word, and one of the unknown word."""
@@ -200,6 +241,35 @@ class SequenceTokenizer(nn.Module):
         number, counts = self.sequence.spelled(column.values)
         position = nn.functional.pad(_ragged.steps(counts).float()[:, None], (0, 2))
         return Tokens.of(self.embed(number), column.rows, counts, position, name, size)
+
+
+class SequenceGraph(nn.Module):
+    """Dense form of `SequenceTokenizer`."""
+
+    inputs = {
+        "symbols": "(N, length) int64: the place of each symbol in the field's alphabet, its length for an unknown one; "
+        "anything past the end of a sequence",
+        "lengths": "(N,) int64: symbols of each sequence, at least 1",
+    }
+    axes = ({0: "batch", 1: "length"}, {0: "batch"})
+
+    def __init__(self, tokenizer: nn.Module):
+        super().__init__()
+        self.sequence, self.embed = tokenizer.sequence, tokenizer.embed
+        self.register_buffer("power", len(self.sequence.alphabet) ** torch.arange(self.sequence.k - 1, -1, -1))
+
+    def forward(self, symbols: Tensor, lengths: Tensor) -> _dense.Tokenised:
+        unknown, k = len(self.sequence.alphabet), self.sequence.k
+        symbols_NLk = _dense.cut(torch.where(_dense.within(symbols, lengths), symbols, unknown), k, unknown)
+        word_NL = (symbols_NLk.long() * self.power).sum(2)
+        word_NL = word_NL.masked_fill((symbols_NLk == unknown).any(2), self.sequence.words)
+        return self.embed(word_NL), _dense.line(symbols_NLk), _dense.present(symbols_NLk, lengths, k)
+
+    def examples(self, n: int, length: int, rng: np.random.Generator) -> list[np.ndarray]:
+        unknown = len(self.sequence.alphabet)
+        return [
+            np.where(rng.random(k) < 0.1, unknown, rng.integers(0, unknown, k)) for k in _dense.lengths_of(n, length)
+        ]
 
 
 def is_sequence(text: str) -> bool:

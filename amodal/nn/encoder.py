@@ -11,7 +11,6 @@ from torch.nn.functional import normalize
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, Tokens, field_of, unknown, view_of
 from amodal.core.embeddings import FUSED
-from amodal.modalities import name_of
 from amodal.nn.attention.masks import rule
 from amodal.nn.fusion.combiner import Combiner
 from amodal.nn.heads.boxes import ConceptHead
@@ -26,7 +25,6 @@ from amodal.nn.transformer import Around, Collect, Transformer, size_of
 HEADS = {"capsules": CapsuleHead, "branches": BranchHead, "concepts": ConceptHead}
 TRUNKS = ("separate", "shared", "joint")
 MIXERS = {"attention": Transformer, "gru": Recurrent, "brnn": Brnn}
-SEQUENCES = ("text", "audio", "series", "sequence", "events")
 ALL = "all"  # the key of the one trunk that all fields use
 
 Bags = dict[str, Tokens]
@@ -110,7 +108,7 @@ class Encoder(nn.Module):
         self.above = nn.ModuleDict()
 
     def _new_trunk(self, depth: int, key: str) -> nn.Module:
-        if self.mixer != "attention" and name_of(self.fields[key]) in SEQUENCES:
+        if self.mixer != "attention" and self.fields[key].is_sequence:
             return MIXERS[self.mixer](self.width)
         rotary = self.positions == "rotary"
         return Transformer(self.width, depth, self.heads_each, rotary=rotary, experts=self.experts)

@@ -10,15 +10,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.core import Batch, Column, Embeddings, Ragged, Tokens, field_of, unknown
-from amodal.modalities import name_of
 from amodal.nn.grid_pool import numbers, places
 
 if TYPE_CHECKING:
     from amodal.nn.encoder import Bags, Encoder
 
 KINDS = ("tokens", "places")
-AXES = {"image": {1: "row", 2: "column"}, "audio": {0: "time", 1: "pitch"}}
-"""What the axes are called along which tokens lie (axis 0 is time); other kinds have one, `part`."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ class Several:
             return ""
         if number == 0:
             return "whole"
-        number, names = number - 1, AXES.get(name_of(encoder.fields[field]), {0: "part"})
+        number, names = number - 1, encoder.fields[field].axis_names
         return ", ".join(f"{name} {number // self.grid**i % self.grid + 1} of {self.grid}" for i, name in names.items())
 
 

@@ -17,7 +17,7 @@ from amodal.modalities import name_of
 from amodal.modalities.shared.base import shortened
 from amodal.progress import Bar
 from amodal.serve import runs
-from amodal.serve.attributes import Facts
+from amodal.serve.attributes import Attributes
 from amodal.serve.embedding_map import Atlas
 from amodal.serve.limits import Limits, Refused
 from amodal.serve.service import Service
@@ -76,7 +76,7 @@ def router(run: Path, *, service: Service | None = None, dataset: Dataset | None
         raise AmodalError(f"there is no index of {run} to show; make one with `amodal index RUN --data DIR`")
     tested = [key for key, part in zip(dataset.keys, dataset.parts.tolist()) if part == 2]
     atlas = Atlas(index, run / "view", tested=tested, unsigned=getattr(service.encoder, "unsigned", False))
-    facts = Facts(dataset)
+    facts = Attributes(dataset)
     label = next(iter(atlas.labels), "")
     soon = [("layout", "", atlas.way), ("outliers", ""), ("twins", "", records.SAME), ("retrieval", atlas.senses)]
     soon += [("probe", atlas.senses, label), ("missing", label)] if label else []

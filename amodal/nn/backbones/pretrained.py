@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from amodal import modalities
 from amodal.core import AmodalError, Column, Ragged, Tokens, unknown
 from amodal.nn.backbones.body import LEAST, LoadReport
 
@@ -28,10 +29,10 @@ def backbone(
     library, _, rest = spec.partition(":")
     if library not in LIBRARIES or not rest:
         raise unknown("library of backbones", library, LIBRARIES, "Expected timm:NAME@WEIGHTS or transformers:DIR.")
-    kind = type(modality).__name__.lower()
-    if kind not in LIBRARIES[library]:
+    if library not in modality.backbones:
+        kinds = [name for name, kind in modalities.every().items() if library in kind.backbones]
         raise AmodalError(
-            f"{library} backbones are for {' and '.join(LIBRARIES[library])} fields, but this field is {kind}: {spec}"
+            f"{library} backbones are for {' and '.join(kinds)} fields, but this field is {modality.kind}: {spec}"
         )
     if library == "timm":
         from amodal.nn.backbones.timm import build
@@ -50,7 +51,7 @@ def backbone(
     return Backbone(body, spec, width, frozen=frozen, report=report)
 
 
-LIBRARIES = {"timm": ("image",), "transformers": ("image", "text"), "voice": ("audio",)}
+LIBRARIES = ("timm", "transformers", "voice")
 
 
 class Backbone(nn.Module):

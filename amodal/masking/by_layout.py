@@ -1,4 +1,4 @@
-"""How each kind of data is hidden from a masked student, as in data2vec. Baevski et al. 2022, arXiv:2202.03555, section 4."""
+"""How tokens are hidden from a masked student by how they lie, as in data2vec. Baevski et al. 2022, arXiv:2202.03555, section 4."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from amodal.masking.random import random_keep
 from amodal.masking.span import span_mask
 
 
-def hide_as(
-    kind: str, bag: Tokens, seeds_B: Tensor, *, image: float, sequence: float, span: int, other: float
+def hide(
+    layout: str, bag: Tokens, seeds_B: Tensor, *, image: float, sequence: float, span: int, other: float
 ) -> Tensor:
     """(T,) bool, which tokens of one source are hidden.
 
-    kind: name of the modality. image: share of the grid that blocks cover; sequence: share of an audio clip or series covered by
-    spans of `span` tokens, or of a quarter of the sequence where that is shorter; other: share of all other tokens, at random.
+    Args:
+        layout: of the modality, see `Modality.layout`.
+        image: share of a grid that blocks cover.
+        sequence: share of a signal that spans cover.
+        span: tokens in a span, or a quarter of the signal where that is shorter.
+        other: share of all other tokens, at random.
     """
     group, seed = bag.row, hash_bits(seeds_B, name_code(bag.names[0]))[bag.row]
-    if kind == "image":
+    if layout == "grid":
         return block_mask(group, seed, bag.position, ratio=image)
-    if kind in ("audio", "series"):
+    if layout == "signal":
         length = (bag.lengths() // 4).clamp(1, span)[bag.row]
         # spans overlap: a share s is covered if each token starts one with probability 1 - (1 - s)^(1 / length)
         return span_mask(group, seed, bag.within(), start=1 - (1 - sequence) ** (1 / length.double()), length=length)
