@@ -46,7 +46,7 @@ class Dataset:
         return len(self.keys)
 
     def __repr__(self) -> str:
-        fields = ", ".join(f"{name}: {type(m).__name__.lower()}" for name, m in self.fields.items())
+        fields = ", ".join(f"{name}: {m.kind}" for name, m in self.fields.items())
         return f"Dataset({self.name!r}, {len(self):,} records, {fields})"
 
     def raw(self, i: int, field: str) -> Raw | None:

@@ -139,7 +139,7 @@ def _field(dataset: Dataset, name: str) -> FieldFound:
     present = dataset.present(name)
     return FieldFound(
         name,
-        type(modality).__name__.lower(),
+        modality.kind,
         modality.summarize(raws, values),
         1 - float(np.mean(present)),
         len(reasons) / len(raws) if raws else 0.0,

@@ -65,6 +65,7 @@ class Audio(Modality):
 
     suffixes: ClassVar[frozenset[str]] = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au"})
     magic: ClassVar[tuple[bytes, ...]] = (b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"\xff\xfb", b"\xff\xf3")
+    accepts: ClassVar[str] = "audio/*"
     layout: ClassVar[str] = "signal"
     is_sequence: ClassVar[bool] = True
     has_time: ClassVar[bool] = True

@@ -76,6 +76,7 @@ class Events(Modality):
 
     suffixes: ClassVar[frozenset[str]] = frozenset({".events"})
     magic: ClassVar[tuple[bytes, ...]] = (b"[{",)
+    placeholder: ClassVar[str] = '[{"time": number, …}, …]'
     uploads: ClassVar[bool] = False
     is_sequence: ClassVar[bool] = True
     has_time: ClassVar[bool] = True

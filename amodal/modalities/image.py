@@ -62,6 +62,7 @@ class Image(Modality):
         {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"}
     )
     magic: ClassVar[tuple[bytes, ...]] = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+    accepts: ClassVar[str] = "image/*,.npy"
     layout: ClassVar[str] = "grid"
     self_explaining: ClassVar[bool] = True
     backbones: ClassVar[tuple[str, ...]] = ("timm", "transformers")

@@ -63,6 +63,7 @@ class Sequence(Modality):
 
     suffixes: ClassVar[frozenset[str]] = frozenset({".fa", ".fasta", ".fna", ".faa"})
     raw_text: ClassVar[str] = "either"
+    placeholder: ClassVar[str] = "symbols"
     uploads: ClassVar[bool] = False
     is_sequence: ClassVar[bool] = True
 

@@ -64,6 +64,7 @@ class Series(Modality):
 
     suffixes: ClassVar[frozenset[str]] = frozenset({".csv", ".tsv", ".npy", ".npz"})
     magic: ClassVar[tuple[bytes, ...]] = (b"\x93NUMPY", b"PK\x03\x04")
+    placeholder: ClassVar[str] = '{"channel": [number, …], …}'
     layout: ClassVar[str] = "signal"
     is_sequence: ClassVar[bool] = True
     has_time: ClassVar[bool] = True

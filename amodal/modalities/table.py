@@ -67,6 +67,7 @@ class Table(Modality):
     suffixes: ClassVar[frozenset[str]] = frozenset({".json"})
     magic: ClassVar[tuple[bytes, ...]] = (b"{",)
     raw_text: ClassVar[str] = "value"
+    placeholder: ClassVar[str] = '{"column": value, …}'
     uploads: ClassVar[bool] = False
     is_row: ClassVar[bool] = True
 

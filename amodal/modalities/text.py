@@ -64,6 +64,7 @@ class Text(Modality):
 
     suffixes: ClassVar[frozenset[str]] = frozenset({".txt", ".text", ".md", ".caption"})
     raw_text: ClassVar[str] = "either"
+    placeholder: ClassVar[str] = "words"
     uploads: ClassVar[bool] = False
     is_sequence: ClassVar[bool] = True
     takes_prompts: ClassVar[bool] = True

@@ -78,6 +78,10 @@ class Modality(Corruptible, ABC):
     """How its files begin, by which bytes without a name are recognised."""
     raw_text: ClassVar[str] = "path"
     """What a raw text is: the "path" of a file, the "value" itself, or "either"."""
+    placeholder: ClassVar[str] = ""
+    """What a person may type for a value, as an example; "" for values that come in files."""
+    accepts: ClassVar[str] = ""
+    """Media types and endings of a file input, as HTML has them; `suffixes` unless given."""
     uploads: ClassVar[bool] = True
     """Whether a form sends a value as a file, not as text."""
     layout: ClassVar[str] = "tokens"

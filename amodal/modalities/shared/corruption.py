@@ -34,11 +34,11 @@ class Corruptible:
             other: the value of another record.
         """
         if kind == "noise":
-            return self._noisy(value, severity, rng)
+            return noisy(self, value, severity, rng)
         if kind == "exchange":
-            return self.exchanged(value, other, self._hit(value, severity, rng))
+            return self.exchanged(value, other, chosen(self.parts(value), severity, rng))
         if kind == "drop":
-            return self.dropped(value, self._hit(value, severity, rng, spare=True))
+            return self.dropped(value, chosen(self.parts(value), severity, rng, spare=True))
         raise unknown("kind of corruption", kind, CORRUPTIONS)
 
     def parts(self, value: np.ndarray) -> np.ndarray:
@@ -64,22 +64,24 @@ class Corruptible:
         """A value without the entries where `hit`."""
         return value[~hit]
 
-    def _noisy(self, value: np.ndarray, deviations: float, rng: np.random.Generator) -> np.ndarray:
-        out = value + deviations * self.deviation(value) * rng.standard_normal(value.shape)
-        if value.dtype == np.uint8:
-            return np.rint(out).clip(0, 255).astype(np.uint8)
-        return out.astype(value.dtype)
 
-    def _hit(self, value: np.ndarray, share: float, rng: np.random.Generator, spare: bool = False) -> np.ndarray:
-        """Bool for each entry: parts at random, not all of them if one is to be spared."""
-        part = self.parts(value)
-        if not part.size:
-            return np.zeros(part.shape, dtype=bool)
-        luck = rng.random(part.max() + 1)
-        hit = luck < share
-        if spare and hit.all():
-            hit[luck.argmax()] = False
-        return hit[part]
+def noisy(modality: Corruptible, value: np.ndarray, deviations: float, rng: np.random.Generator) -> np.ndarray:
+    """Normal noise of so many standard deviations of the field."""
+    out = value + deviations * modality.deviation(value) * rng.standard_normal(value.shape)
+    if value.dtype == np.uint8:
+        return np.rint(out).clip(0, 255).astype(np.uint8)
+    return out.astype(value.dtype)
+
+
+def chosen(part: np.ndarray, share: float, rng: np.random.Generator, spare: bool = False) -> np.ndarray:
+    """Bool for each entry: parts at random, not all of them if one is to be spared."""
+    if not part.size:
+        return np.zeros(part.shape, dtype=bool)
+    luck = rng.random(part.max() + 1)
+    hit = luck < share
+    if spare and hit.all():
+        hit[luck.argmax()] = False
+    return hit[part]
 
 
 def without(value: np.ndarray, hit: np.ndarray) -> np.ndarray:
