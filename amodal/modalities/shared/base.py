@@ -124,7 +124,7 @@ class Modality(Corruptible, ABC):
         and the state of `rng`."""
 
     @abstractmethod
-    def collate(self, values: Sequence[np.ndarray] | np.ndarray) -> Tensor | Ragged:
+    def collate(self, values: Any) -> Tensor | Ragged:
         """N >= 0 decoded values as one. Those that are bytes (uint8) and of one shape may come as
         one array of them."""
 
@@ -134,7 +134,7 @@ class Modality(Corruptible, ABC):
         `Tokens.position`, for the encoder."""
 
     @abstractmethod
-    def targets(self, values: Tensor | Ragged) -> Tensor:
+    def targets(self, values: Any) -> Tensor:
         """(T, ...) what a masked model predicts for each token, in the tokenizer's order."""
 
     @abstractmethod
