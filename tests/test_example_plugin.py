@@ -60,7 +60,7 @@ def python(installed: Path, code: str, *arguments: Path) -> str:
         env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 TRAIN = """
@@ -76,7 +76,13 @@ for method in ("clip", "mae"):
 main(["index", str(run / "clip"), "--data", str(data)])
 main(["search", str(run / "clip"), "--query", f"points={cloud}", "--k", "3", "--json"])
 main(["search", str(run / "clip"), "--text", "a ball", "--sheet", str(run / "found.png"), "--data", str(data)])
+main(["export", str(run / "clip"), "--to", "huggingface", "--out", str(run / "hub")])
+main(["evaluate", str(run / "hub"), "--data", str(data)])
 main(["doctor"])
+try:
+    main(["export", str(run / "clip"), "--to", "onnx"])
+except SystemExit as stop:
+    assert stop.code == 2
 """
 SERVE = """
 from fastapi.testclient import TestClient
@@ -145,6 +151,7 @@ def test_point_clouds_from_data_to_a_server(installed, clouds, tmp_path):
     cloud.write_bytes((clouds / "stick" / "01.xyz").read_bytes())
     said = python(installed, CONTRACT + TRAIN, clouds, tmp_path / "runs", cloud)
     assert "modalities: points of amodal-example 0.1.0 (amodal_example.points:Points)" in said
+    assert "there is no dense form of points values yet" in said
     assert (tmp_path / "runs" / "found.png").stat().st_size > 1000
     python(installed, SERVE, clouds, tmp_path / "runs", cloud)
 

@@ -13,7 +13,7 @@ from amodal.masking.span import span_mask
 
 
 def hide(
-    layout: str, bag: Tokens, seeds_B: Tensor, *, image: float, sequence: float, span: int, other: float
+    layout: str, tokens: Tokens, seeds_B: Tensor, *, image: float, sequence: float, span: int, other: float
 ) -> Tensor:
     """(T,) bool, which tokens of one source are hidden.
 
@@ -24,15 +24,15 @@ def hide(
         span: tokens in a span, or a quarter of the signal where that is shorter.
         other: share of all other tokens, at random.
     """
-    group, seed = bag.row, hash_bits(seeds_B, name_code(bag.names[0]))[bag.row]
+    group, seed = tokens.row, hash_bits(seeds_B, name_code(tokens.names[0]))[tokens.row]
     if layout == "grid":
-        return block_mask(group, seed, bag.position, ratio=image)
+        return block_mask(group, seed, tokens.position, ratio=image)
     if layout == "signal":
-        length = (bag.lengths() // 4).clamp(1, span)[bag.row]
+        length = (tokens.lengths() // 4).clamp(1, span)[tokens.row]
         # spans overlap: a share s is covered if each token starts one with probability 1 - (1 - s)^(1 / length)
-        return span_mask(group, seed, bag.within(), start=1 - (1 - sequence) ** (1 / length.double()), length=length)
-    count = bag.lengths()[bag.row].double()
+        return span_mask(group, seed, tokens.within(), start=1 - (1 - sequence) ** (1 / length.double()), length=length)
+    count = tokens.lengths()[tokens.row].double()
     share = torch.where(
         count > 1, (1 / count).clamp(min=other), 0.0
     )  # of a few tokens, one at least, or there is nothing to learn
-    return ~random_keep(group, seed, bag.within(), share)
+    return ~random_keep(group, seed, tokens.within(), share)

@@ -109,10 +109,10 @@ class Audio(Modality):
         return self.tile[0] * (self.hop if self.spectral else 1)
 
     @classmethod
-    def infer(cls, samples: Sequence[Raw], **given) -> Audio:
+    def infer(cls, samples: Sequence[Raw], **overrides) -> Audio:
         """Rate: the commonest, at most 16 kHz (speech and most sound; give a higher one for music or bats); length:
         that of the longest sample, at most 10 s; mean and std."""
-        probe, rates, seconds = build(cls, given), [], []
+        probe, rates, seconds = build(cls, overrides), [], []
         for raw in samples:
             try:
                 wave, rate = _sound.read(raw, probe.rate, USUAL)  # all that is asked below is whether it is longer
@@ -124,12 +124,12 @@ class Audio(Modality):
         if rates:
             measured["rate"] = min(16000, max(set(rates), key=rates.count))
             measured["max_seconds"] = min(USUAL, float(np.ceil(max(seconds) * 10) / 10))
-        audio = build(cls, measured | given)
+        audio = build(cls, measured | overrides)
         waves = audio.collate(decodable(audio, samples))
         seen = audio.spectrogram(waves)[0] if audio.spectral else waves.flat
         mean, std = tidy(seen.double().mean().item()), tidy(seen.double().std(correction=0).item() or 1.0)
         return replace(
-            audio, **{"mean": mean, "std": std} | {k: getattr(audio, k) for k in ("mean", "std") if k in given}
+            audio, **{"mean": mean, "std": std} | {k: getattr(audio, k) for k in ("mean", "std") if k in overrides}
         )
 
     def decode(self, raw: Raw) -> np.ndarray:

@@ -99,7 +99,7 @@ class Events(Modality):
         self.cells()  # categories of fields that there are
 
     @classmethod
-    def infer(cls, samples: Sequence[Raw], **given) -> Events:
+    def infer(cls, samples: Sequence[Raw], **overrides) -> Events:
         """time: the first field that is called like one, or that holds dates; categories, mean and std as for a table;
         step: the median gap; room for a quarter more events than the longest sample has, up to 1,024."""
         records, first = [], None
@@ -111,16 +111,18 @@ class Events(Modality):
         if not records:
             raise first or BadValue("no samples to look at")
         names = dict.fromkeys(name for record in records for name in record)
-        time = given.get("time", _records.clock_of(records, names))
-        columns = tuple(given.get("columns", [n for n in names if n != time and not _records.is_nested(records, n)]))
+        time = overrides.get("time", _records.clock_of(records, names))
+        columns = tuple(
+            overrides.get("columns", [n for n in names if n != time and not _records.is_nested(records, n)])
+        )
         longest = max(len(next(iter(record.values()))) for record in records)
         measured = {"time": time, "columns": columns, "max_events": min(1024, max(8, longest * 5 // 4))}
         if columns:
             table = Table.infer(_records.some_events(records, columns), columns=columns)
             measured["categories"] = table.categories
-        events = build(cls, measured | given)
+        events = build(cls, measured | overrides)
         values = decodable(events, samples)
-        if "step" not in given:
+        if "step" not in overrides:
             gaps = np.concatenate([np.diff(v[:, 0]) for v in values])
             events = replace(events, step=tidy(float(np.median(gaps[gaps > 0]))) if (gaps > 0).any() else 1.0)
         mean, std = moments(np.concatenate([events.rows(v) for v in values]))

@@ -92,7 +92,7 @@ class Image(Modality):
         return self.patch or next(d for d in self._divisors() if d >= at_least)
 
     @classmethod
-    def infer(cls, samples: Sequence[Raw], **given) -> Image:
+    def infer(cls, samples: Sequence[Raw], **overrides) -> Image:
         """Size: the largest of 8, 16, 32, 64 that the usual sample fills (more is one edit away, and costs with the
         square); channels: one where every sample is grey; mean and std."""
         pictures = []
@@ -105,10 +105,10 @@ class Image(Modality):
         # Four bands of eight bits are a colour picture with alpha, which goes over white.
         bands = [p.shape[0] if isinstance(p, np.ndarray) else min(3, _pixels.shape(p)[0]) for p in pictures] or [3]
         measured = {"size": max((s for s in SIZES if s <= np.median(sides)), default=8), "channels": max(bands)}
-        image = build(cls, measured | given)
+        image = build(cls, measured | overrides)
         values = decodable(image, samples)
-        if "channels" not in given and image.channels == 3 and all((v == v[:1]).all() for v in values):
-            image = build(cls, measured | {"channels": 1} | given)
+        if "channels" not in overrides and image.channels == 3 and all((v == v[:1]).all() for v in values):
+            image = build(cls, measured | {"channels": 1} | overrides)
             values = decodable(image, samples)
         mean, std = moments(np.concatenate([_as_float(v).reshape(image.channels, -1).T for v in values]))
         return replace(image, mean=image.mean or mean, std=image.std or std)

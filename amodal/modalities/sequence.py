@@ -89,7 +89,7 @@ class Sequence(Modality):
         return len(self.alphabet) ** self.k
 
     @classmethod
-    def infer(cls, samples: abc.Sequence[Raw], **given) -> Sequence:
+    def infer(cls, samples: abc.Sequence[Raw], **overrides) -> Sequence:
         """alphabet: DNA, RNA or protein if nearly all symbols are of one, else the symbols seen, the commonest 256; k: 4 for
         DNA and RNA that is usually longer than 64, as in BarcodeBERT, else 1; room for a quarter more than the longest
         sample, up to 512 words."""
@@ -101,12 +101,12 @@ class Sequence(Modality):
                 first = first or error
         if not texts:
             raise first or BadValue("no samples to look at")
-        fold, gaps = given.get("fold", True), given.get("gaps", False)
+        fold, gaps = overrides.get("fold", True), overrides.get("gaps", False)
         seen = Counter("".join(texts).upper() if fold else "".join(texts))
         known = next((a for a in (DNA, RNA, PROTEIN) if _made_of(seen, a)), "") if fold else ""
-        if not known and "alphabet" not in given:
+        if not known and "alphabet" not in overrides:
             seen = Counter("".join(texts))
-            fold = given.get("fold", False)
+            fold = overrides.get("fold", False)
         alphabet = known or "".join(sorted(s for s, _ in seen.most_common(MOST_SYMBOLS)))
         usual = float(np.median([len(t) for t in texts]))
         measured = {
@@ -115,10 +115,10 @@ class Sequence(Modality):
             "fold": fold,
             "gaps": gaps,
         }
-        sequence = build(cls, measured | given)
+        sequence = build(cls, measured | overrides)
         sequence._some(texts)
         room = -(-max(map(len, texts)) * 5 // 4 // sequence.k)
-        return build(cls, measured | {"max_length": min(512, max(8, -(-room // 8) * 8))} | given)
+        return build(cls, measured | {"max_length": min(512, max(8, -(-room // 8) * 8))} | overrides)
 
     def _some(self, texts: abc.Iterable[str]) -> None:
         """Raises BadValue if none of the texts has a symbol of the alphabet."""

@@ -84,7 +84,7 @@ class Series(Modality):
         at_most("series", {"patch": (self.patch, 2**16)})
 
     @classmethod
-    def infer(cls, samples: Sequence[Raw], **given) -> Series:
+    def infer(cls, samples: Sequence[Raw], **overrides) -> Series:
         """Channels: the numeric columns, in the order of the first sample, without a clock; rate: from the clock if
         there is one; patch: so that the usual sample makes at most 32 tokens; mean and std."""
         tables, first = [], None
@@ -101,7 +101,7 @@ class Series(Modality):
         measured["max_steps"] = min(32768, max(lengths) * 5 // 4 + 1)
         if rates := [r for t in tables if isinstance(t, dict) and (r := _columns.rate_of(t))]:
             measured["rate"] = tidy(float(np.median(rates)))
-        series = build(cls, measured | given)
+        series = build(cls, measured | overrides)
         mean, std = moments(np.concatenate(decodable(series, samples)))
         return replace(series, mean=series.mean or mean, std=series.std or std)
 

@@ -91,23 +91,23 @@ class Table(Modality):
                 )
 
     @classmethod
-    def infer(cls, samples: Sequence[Raw], **given) -> Table:
+    def infer(cls, samples: Sequence[Raw], **overrides) -> Table:
         """Columns in the order in which they turn up; a column is numeric if all its cells are, or if
         most are numbers or dates and no text; else its categories are the cells seen, the commonest 256 of them; mean
         and std. Tables wider than 64 columns get about 32 tokens."""
         rows, first = [], None
         for raw in samples:
             try:
-                rows.append(_read(raw, tuple(given.get("columns", ()))))
+                rows.append(_read(raw, tuple(overrides.get("columns", ()))))
             except BadValue as error:
                 first = first or error
         if not rows:
             raise first or BadValue("no samples to look at")
-        columns = tuple(given.get("columns") or dict.fromkeys(name for row in rows for name in row))
+        columns = tuple(overrides.get("columns") or dict.fromkeys(name for row in rows for name in row))
         cells = {c: [row[c] for row in rows if not is_missing(row.get(c))] for c in columns}
         categories = {c: _categories(seen) for c, seen in cells.items() if not is_numeric(seen)}
         patch = 1 if len(columns) <= WIDE else -(-len(columns) // (WIDE // 2))
-        table = build(cls, {"columns": columns, "categories": categories, "patch": patch} | given)
+        table = build(cls, {"columns": columns, "categories": categories, "patch": patch} | overrides)
         mean, std = moments(np.stack(decodable(table, samples)))
         numeric = table.numeric()
         mean, std = (tuple(m if n else d for m, n in zip(ms, numeric)) for ms, d in ((mean, 0.0), (std, 1.0)))
@@ -127,7 +127,7 @@ class Table(Modality):
         are missing."""
         row = _read(raw, self.columns)
         if not any(c in row for c in self.columns):
-            close = next((near[0] for given in row if (near := nearest(given, self.columns))), "")
+            close = next((near[0] for name in row if (near := nearest(name, self.columns))), "")
             hint = f"; did you mean {close}?" if close else ""
             raise BadValue(f"none of the columns {listed(self.columns)}; it has {listed(row) or 'nothing'}{hint}")
         value = np.array([self._cell(c, row.get(c)) for c in self.columns], dtype=np.float32)

@@ -79,10 +79,10 @@ class Text(Modality):
             raise unknown("damage of a strong view of text", self.strong, DAMAGES)
 
     @classmethod
-    def infer(cls, samples: Sequence[Raw], **given) -> Text:
+    def infer(cls, samples: Sequence[Raw], **overrides) -> Text:
         """Patches of 1, 2 or 4 bytes so that the usual text takes at most 64 tokens; room for the longest, up to 256
         tokens."""
-        probe, lengths, first = build(cls, given), [], None
+        probe, lengths, first = build(cls, overrides), [], None
         for raw in samples:
             try:
                 lengths.append(len(probe._ids(raw)))
@@ -92,9 +92,9 @@ class Text(Modality):
             raise first or BadValue("no samples to look at")
         usual = np.percentile(lengths, 90)
         small = 1 if probe.vocabulary else next((p for p in (1, 2, 4) if usual <= 64 * p), 4)
-        patch = build(cls, {"patch": small} | given).patch
+        patch = build(cls, {"patch": small} | overrides).patch
         room = -(-max(lengths) * 5 // 4 // patch)  # a quarter more than was seen
-        return build(cls, {"patch": patch, "max_length": min(256, max(8, -(-room // 8) * 8))} | given)
+        return build(cls, {"patch": patch, "max_length": min(256, max(8, -(-room // 8) * 8))} | overrides)
 
     def decode(self, raw: Raw) -> np.ndarray:
         """(length,) int32 from text, a list of texts (one a line), a Path, or bytes: UTF-8, or UTF-16 that says so."""

@@ -110,8 +110,8 @@ class Modality(Corruptible, ABC):
 
     @classmethod
     @abstractmethod
-    def infer(cls, samples: Sequence[Raw], **given) -> Modality:
-        """Parameters from up to ~200 raw samples; `given` ones win. Samples that cannot be decoded
+    def infer(cls, samples: Sequence[Raw], **overrides) -> Modality:
+        """Parameters from up to ~200 raw samples; `overrides` ones win. Samples that cannot be decoded
         are passed over, unless none can: then `BadValue`."""
 
     @abstractmethod

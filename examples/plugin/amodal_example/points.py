@@ -1,7 +1,7 @@
 """Point clouds: the modality `points`. Tokens are neighbouring points, found along a space-filling curve."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Column, Ragged, Tokens
 from amodal.modalities import BadValue, Modality, Raw
 from amodal.modalities.shared import ragged, requests
-from amodal.modalities.shared.base import FILE, Attribute, Schema, build, check_view, decodable
+from amodal.modalities.shared.base import FILE, Attribute, Schema, at_most, build, check_view, decodable
 from amodal.modalities.shared.files import is_numpy, load_numpy, read_bytes
 from amodal.objectives.reconstruction import masked_mse
 
@@ -35,19 +35,22 @@ class Points(Modality):
     def __post_init__(self):
         if self.max_points < 1 or self.patch < 1 or not self.size > 0:
             raise AmodalError("points need max_points and patch of at least 1 and a size above 0")
+        at_most("points", {"max_points": (self.max_points, 2**20), "patch": (self.patch, 4096)})
 
     @classmethod
-    def infer(cls, samples: Sequence[Raw], **given) -> "Points":
-        points = build(cls, given)
+    def infer(cls, samples: Sequence[Raw], **overrides) -> "Points":
+        points = build(cls, overrides)
         values = decodable(points, samples)
         patch = max(1, -(-int(np.median([len(v) for v in values])) // 32))  # about 32 tokens
         size = float(f"{np.sqrt(np.concatenate([(v**2).sum(1) for v in values]).mean()):.6g}")
-        return replace(points, **{"patch": patch, "size": size or 1.0} | given)
+        return build(cls, {"patch": patch, "size": size or 1.0} | overrides)
 
     def decode(self, raw: Raw) -> np.ndarray:
         xyz = _read(raw)
-        if xyz.ndim != 2 or xyz.shape[1] < 3 or not len(xyz) or not np.isfinite(xyz[:, :3]).all():
-            raise BadValue(f"expected (n, 3) finite coordinates, n > 0, not shape {xyz.shape}")
+        if xyz.ndim != 2 or xyz.shape[1] < 3 or not len(xyz):
+            raise BadValue(f"expected (n, 3) coordinates, n > 0, not shape {xyz.shape}")
+        if not (np.abs(xyz[:, :3]) < 1e30).all():
+            raise BadValue("a coordinate is missing, infinite or too large")
         xyz = xyz[np.linspace(0, len(xyz) - 1, min(len(xyz), self.max_points)).astype(int), :3]
         return _ordered(xyz.astype(np.float64) - xyz.mean(0, dtype=np.float64))
 
