@@ -75,7 +75,7 @@ def demo(out: Path, *, minutes: float = 3.0, seed: int = 0) -> None:
     say.print(f"[bold]The Earth[/]: {len(dataset):,} tiles of 3 degrees, no labels in training. What each tile has:")
     for field, modality in dataset.fields.items():
         share = dataset.present(field).mean()
-        say.print(f"  {field:<8} {type(modality).__name__.lower():<7} {share:4.0%} of tiles", highlight=False)
+        say.print(f"  {field:<8} {modality.kind:<7} {share:4.0%} of tiles", highlight=False)
     pretrain(
         "clip",
         dataset,

@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 import amodal
-from amodal import methods
+from amodal import methods, modalities
+from amodal.core import AmodalError, registry
 from amodal.core.matmul import helps
 from amodal.data import bundled
 from amodal.train.precision import has_fast_bf16
@@ -25,12 +26,12 @@ def report() -> Table:
     table = Table(title=f"amodal {amodal.__version__}", title_justify="left", show_header=False)
     for _ in range(2):
         table.add_column(overflow="fold")
-    for name, value in facts().items():
+    for name, value in rows().items():
         table.add_row(name, Text(value))  # as it is: [onnx] is no markup
     return table
 
 
-def facts() -> dict[str, str]:
+def rows() -> dict[str, str]:
     free = shutil.disk_usage(Path.cwd()).free
     return {
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
@@ -42,8 +43,23 @@ def facts() -> dict[str, str]:
         **{f"extra {name}": state for name, state in extras().items()},
         "bundled data": ", ".join(bundled.NAMES) or "none: the installation is not complete",
         "methods": f"{len(methods.names())}, see `amodal methods`",
+        "plug-ins": "\n".join(plugins()) or "none",
         "free disk": f"{free / 2**30:.1f} GiB here" + ("; that is little for checkpoints" if free < 2 * 2**30 else ""),
     }
+
+
+def plugins() -> list[str]:
+    """A line for each installed plug-in, with its traceback where it cannot be imported."""
+    lines = []
+    for kind in registry.KINDS:
+        try:
+            broken = registry.broken_plugins({"modalities": modalities.check_plugin}, [kind])
+            for plugin in registry.plugins(kind).values():
+                lines.append(f"{kind}: {plugin}" + ("" if plugin not in broken else ", broken:"))
+                lines += [f"  {line}" for line in plugin.failure.splitlines()]
+        except AmodalError as error:  # two of one name
+            lines.append(f"{kind}: {error}")
+    return lines
 
 
 def devices() -> list[str]:

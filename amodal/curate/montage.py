@@ -21,7 +21,6 @@ from torch.nn.functional import interpolate, normalize
 from amodal.core import AmodalError, Batch, Column, unknown
 from amodal.curate.poison import spoil
 from amodal.data import Dataset
-from amodal.modalities.image import Image
 from amodal.nn.encoder import Encoder
 
 TILES_AT_ONCE = 1024
@@ -102,7 +101,7 @@ class Finder:
         for field in (self.image, self.text):
             if field not in self.encoder.fields:
                 raise unknown("field of the encoder", field, self.encoder.fields)
-        if not isinstance(self.encoder.fields[self.image], Image):
+        if self.encoder.fields[self.image].layout != "grid":
             raise AmodalError(f"montages are made for a field of images, and {self.image!r} is none")
         if not self.findings or not all(self.findings.values()) or self.keep < 1:
             raise AmodalError("a finder needs findings, at least one wording of each, and at least one patch to keep")

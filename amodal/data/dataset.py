@@ -16,8 +16,8 @@ from amodal.data.cache import Cache
 from amodal.data.readers import Reader
 from amodal.data.remote import Remote, Unreachable
 from amodal.data.schema import Field, Label, Schema
-from amodal.modalities import BadValue, Modality, Raw, config
-from amodal.modalities.table import number
+from amodal.modalities import BadValue, Modality, Raw, config, name_of
+from amodal.modalities.shared.cells import number
 
 
 class Dataset:
@@ -46,7 +46,7 @@ class Dataset:
         return len(self.keys)
 
     def __repr__(self) -> str:
-        fields = ", ".join(f"{name}: {type(m).__name__.lower()}" for name, m in self.fields.items())
+        fields = ", ".join(f"{name}: {m.kind}" for name, m in self.fields.items())
         return f"Dataset({self.name!r}, {len(self):,} records, {fields})"
 
     def raw(self, i: int, field: str) -> Raw | None:
@@ -139,7 +139,7 @@ class Dataset:
         for name, modality in modalities.items():
             old = self.schema.fields.get(name)
             if old is not None and type(old.modality) is not type(modality):
-                kinds = [type(m).__name__.lower() for m in (old.modality, modality)]
+                kinds = [name_of(m) for m in (old.modality, modality)]
                 raise AmodalError(
                     f"the field {name!r} is {kinds[0]} in {self.name!r}, but {kinds[1]} is expected. "
                     "Rename it in dataset.toml."
@@ -197,9 +197,8 @@ class Dataset:
     def _located(self, cell: str, modality: Modality) -> Path | Remote | str:
         """A text cell that names a file as its Path, relative to where the table lies. Text stays text unless there is
         such a file."""
-        base, kind = self.reader.base, type(modality).__name__
-        words = kind in ("Text", "Sequence")
-        if base is None or kind == "Table":
+        base, words = self.reader.base, modality.raw_text == "either"
+        if base is None or modality.raw_text == "value":
             return cell
         if "://" in cell and not words:
             raise BadValue(f"a web address is no file, fetch it first: {cell[:200]}")

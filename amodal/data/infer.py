@@ -165,8 +165,10 @@ def _assemble(
             fields[called[column]] = _field(reader, column, verdict, called[column])
     cells = [column for column, verdict in verdicts.items() if verdict.role == "cell" and column not in chosen]
     if cells:
-        name = next(n for n in ("table", "cells", "numbers") if n not in fields and n not in reader.columns)
-        fields[name] = Field(modalities.make("table", columns=cells), given=("columns",))
+        row = modalities.of_columns(cells)
+        names = (modalities.name_of(row), "cells", "numbers")
+        name = next(n for n in names if n not in fields and n not in reader.columns)
+        fields[name] = Field(row, given=("columns",))
     if not fields:
         raise AmodalError(
             "no usable field: nothing here is a kind of data that can be learnt from.\n" + _why_not(verdicts)
@@ -238,7 +240,7 @@ def _comments(dataset: Dataset, verdicts: dict[str, Verdict]) -> dict[str, str]:
         if verdict and verdict.role == "field" and "modality =" in verdict.why:
             comments[f"fields.{name}"] = verdict.why
     for name, modality in dataset.fields.items():
-        if type(modality).__name__ == "Table" and isinstance(dataset.columns[name], tuple):
+        if modality.is_row and isinstance(dataset.columns[name], tuple):
             comments[f"fields.{name}"] = (
                 "single numbers, read together; columns can be taken out or, from the labels, added"
             )

@@ -14,7 +14,6 @@ import numbers
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ import numpy as np
 from amodal import modalities
 from amodal.data.remote import Remote
 from amodal.data.splits import SPELLINGS
-from amodal.modalities.table import is_date, mostly_numbers
+from amodal.modalities.shared.cells import is_date, mostly_numbers
 
 LABEL_WORDS = {"label", "labels", "class", "target", "category", "species", "genus", "diagnosis", "outcome", "y"}
 KEY_WORDS = {"key", "id", "ids", "uid", "uuid", "guid", "idx", "index"}
@@ -52,9 +51,6 @@ FILES = "files"
 NUMPY = {".npy", ".npz"}
 SHORT = 64
 """Characters of a class name or an id at most."""
-ROW = 256
-"""Numbers of a list at most that is read as the row of a table: each gets its own scale, and a token that is paid
-for."""
 CLASSES = 100
 """Different values of a column of several words at most that is offered as a label without being called one."""
 
@@ -70,10 +66,9 @@ class Verdict:
     unit: str = ""
 
 
-@cache
 def kinds() -> dict[str, str]:
-    """Ending -> modality, for every ending that some modality reads; the first modality has it, if several do."""
-    return {ending: name for name in reversed(modalities.names()) for ending in modalities.kind(name).suffixes}
+    """Ending -> modality, for every ending that some modality reads."""
+    return modalities.suffixes()
 
 
 def column(
@@ -94,15 +89,15 @@ def column(
         return of_files(samples)
     if sort == "value":
         return of_values(samples)
-    if sort == "text" and names_files(samples, base):
+    if sort == "words" and names_files(samples, base):
         if any("://" in s or ":/" in s for s in samples):
             return Verdict("out", why="web addresses: fetch the files first")
         return of_files([(base or Path()) / s for s in samples])
-    if sort == "text" and not mostly_numbers(samples):
+    if sort == "words" and not mostly_numbers(samples):
         cells = everything()
-        filled = [str(c) for c in cells if c != "" and _sort(c) in ("text", "number")]
+        filled = [str(c) for c in cells if c != "" and _sort(c) in ("words", "number")]
         return _text(name, filled, len(filled) == len(cells))
-    if sort == "text":
+    if sort == "words":
         return _date(name, [c for c in everything() if is_date(c)])
     return _number(name, [c if _sort(c) == "number" else None for c in everything()], beside)
 
@@ -115,14 +110,14 @@ def single(cell) -> bool:
 def _sort(cell) -> str:
     if isinstance(cell, (Path, Remote)):
         return "path"
-    return "text" if isinstance(cell, str) else "number" if single(cell) else "value"
+    return "words" if isinstance(cell, str) else "number" if single(cell) else "value"
 
 
 def of_files(paths: Sequence[Path | Remote]) -> Verdict:
     """By endings; numpy files by what is in them."""
     if all(path.suffix.lower() in NUMPY for path in paths):
         arrays = [array for path in paths[:20] if (array := _load(path)) is not None]
-        return of_values(arrays) if arrays else Verdict("field", "series", FILES)
+        return of_values(arrays) if arrays else Verdict("field", kinds()[paths[0].suffix.lower()], FILES)
     found = [kind for path in paths if (kind := kinds().get(path.suffix.lower()))]
     if not found:
         return Verdict("out", why=f"no modality reads *{paths[0].suffix}")
@@ -130,21 +125,9 @@ def of_files(paths: Sequence[Path | Remote]) -> Verdict:
 
 
 def of_values(values: Sequence) -> Verdict:
-    """Bytes, arrays, lists, objects: as `modalities.guess` has it, but a long row of numbers is a series and not a
-    table."""
-    try:
-        kind = modalities.guess(values)
-    except ValueError:  # lists of unequal lengths where numpy wants equal ones
-        kind = None
-    if kind is None:
-        return Verdict("out", why=f"no modality reads {type(values[0]).__name__} like these")
-    if kind == "table" and not isinstance(values[0], (bytes, dict)):
-        many = np.size(values[0]) > ROW
-        other = '"table" if their order means nothing' if many else '"series" if they are steps in time'
-        return Verdict(
-            "field", "series" if many else "table", f"{np.size(values[0])} numbers in a row; modality = {other}"
-        )
-    return Verdict("field", kind, type(values[0]).__name__)
+    """Bytes, arrays, lists, objects."""
+    kind, why = modalities.guess_column(values)
+    return Verdict("out", why=why) if kind is None else Verdict("field", kind, why)
 
 
 def _load(path: Path | Remote) -> np.ndarray | None:
@@ -180,9 +163,7 @@ def _text(name: str, cells: Sequence[str], complete: bool) -> Verdict:
         return Verdict("label", "category", f"{len(distinct)} different values")
     if longest <= SHORT and _named(name, KEY_WORDS):
         return Verdict("out", why="an id that is not unique")
-    if modalities.guess(cells[:200]) == "sequence":
-        return Verdict("field", "sequence", "strings of symbols")
-    return Verdict("field", "text", "text")
+    return Verdict("field", *modalities.guess_texts(cells))
 
 
 def _date(name: str, cells: Sequence[str]) -> Verdict:
@@ -194,7 +175,7 @@ def _date(name: str, cells: Sequence[str]) -> Verdict:
         return Verdict("out", why=f"always {cells[0]}")
     if _named(name, LABEL_WORDS):
         return Verdict("label", "number", f"{len(distinct)} different times", unit="seconds")
-    return Verdict("cell", "table", "dates, as seconds")
+    return Verdict("cell", _cell_kind(), "dates, as seconds")
 
 
 def _number(name: str, cells: Sequence, beside: Collection[str] = ()) -> Verdict:
@@ -221,7 +202,11 @@ def _number(name: str, cells: Sequence, beside: Collection[str] = ()) -> Verdict
         return Verdict("out", why=f"always {filled[0]}")
     if whole and len(filled) == len(distinct) and _named(name, KEY_WORDS):
         return Verdict("out", why="an id that some records lack")
-    return Verdict("cell", "table", "numbers")
+    return Verdict("cell", _cell_kind(), "numbers")
+
+
+def _cell_kind() -> str:
+    return modalities.name_of(modalities.of_columns(["value"]))
 
 
 def is_key_name(name: str) -> bool:

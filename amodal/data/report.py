@@ -17,7 +17,6 @@ from amodal.data.dataset import Dataset
 from amodal.data.infer_schema import Verdict, is_group_name
 from amodal.data.measure import samples
 from amodal.data.splits import PARTS
-from amodal.data.summarize import looks
 from amodal.modalities import BadValue
 
 LOOKED_AT = 50
@@ -140,8 +139,8 @@ def _field(dataset: Dataset, name: str) -> FieldFound:
     present = dataset.present(name)
     return FieldFound(
         name,
-        type(modality).__name__.lower(),
-        looks(modality, raws, values),
+        modality.kind,
+        modality.summarize(raws, values),
         1 - float(np.mean(present)),
         len(reasons) / len(raws) if raws else 0.0,
         reasons[0] if reasons else "",

@@ -21,7 +21,6 @@ from amodal.evaluate.labels import NotApplicable
 from amodal.evaluate.papers import Papers, papers
 from amodal.evaluate.result import Report, Result
 from amodal.inference.embed import Embedded, embed_records, embed_values, known
-from amodal.modalities import name_of
 from amodal.progress import Bar
 
 __all__ = [
@@ -273,7 +272,7 @@ def _speech(run: Callable, encoder, options: dict) -> dict:
     """For protocols that read words: which sense they are, and how to embed them."""
     if "embed_text" not in inspect.signature(run).parameters:
         return {}
-    fields = [name for name, m in encoder.fields.items() if name_of(m) == "text"]
+    fields = [name for name, m in encoder.fields.items() if m.takes_prompts]
     if not fields:
         raise NotApplicable(f"it needs a text sense; this encoder has {', '.join(encoder.fields)}")
     field = options.get("text", fields[0])

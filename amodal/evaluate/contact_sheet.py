@@ -15,7 +15,7 @@ from amodal.core.column import shared_rows
 from amodal.data import Dataset
 from amodal.evaluate.drawing import COLOURS, drawing
 from amodal.inference.embed import Embedded
-from amodal.modalities import BadValue, name_of
+from amodal.modalities import BadValue
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def card(dataset: Dataset, i: int, field: str, title: str, *, frame: str = "") -
         return Card(np.full((32, 32, 3), 238, dtype=np.uint8), title, str(error), frame)
     if value is None:
         return Card(np.full((32, 32, 3), 238, dtype=np.uint8), title, f"no {field}", frame)
-    caption = "" if name_of(modality) in ("image", "text") else modality.describe(value)  # the picture says it already
+    caption = "" if modality.self_explaining else modality.describe(value)
     return Card(modality.show(value), title, caption, frame)
 
 

@@ -12,8 +12,7 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from amodal.core import AmodalError
 from amodal.core.embeddings import FUSED
-from amodal.export._senses import SENSES
-from amodal.modalities import name_of
+from amodal.modalities.shared.base import Exports
 from amodal.nn.adapters.skills import Skills
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projection_tower import projection_towers
@@ -34,18 +33,18 @@ def reason_against(encoder: Encoder, field: str) -> str:
         return "tokens are put between the blocks of its trunk, of which there is no dense form yet"
     if encoder.experts:
         return "its trunk sends each token to one of several experts, so shapes depend on values"
-    kind = name_of(encoder.fields[field])
-    return "" if kind in SENSES else f"there is no dense form of {kind} values yet"
+    modality = encoder.fields[field]
+    return "" if isinstance(modality, Exports) else f"there is no dense form of {modality.kind} values yet"
 
 
 class Alone(nn.Module):
-    """inputs of the sense (see `amodal.export._senses`) -> (N, D) vectors in the encoder's aligned space."""
+    """inputs of the sense (see `amodal.modalities.shared.dense`) -> (N, D) vectors in the encoder's aligned space."""
 
     def __init__(self, encoder: Encoder, field: str):
         super().__init__()
         if reason := reason_against(encoder, field):
             raise AmodalError(f"the sense {field!r} cannot be exported: {reason}")
-        self.sense = SENSES[name_of(encoder.fields[field])](encoder.tokenizers[field])
+        self.sense = encoder.fields[field].graph(encoder.tokenizers[field])
         self.field_token, self.position, self.pool = encoder.field_token[field], encoder.position, encoder.pools[field]
         self.trunk = encoder.trunks[field if encoder.trunk == "separate" else ALL]
         if encoder.block_hook is not None:

@@ -22,7 +22,8 @@ import amodal
 from amodal import modalities
 from amodal.core import AmodalError, Batch, Column
 from amodal.export._alone import Alone, reason_against
-from amodal.export._senses import SENSES, dense
+from amodal.modalities.shared.base import Exports
+from amodal.modalities.shared.dense import dense
 from amodal.nn.encoder import Encoder
 
 TOLERANCE = 1e-4  # largest difference from the encoder, in units of its largest component
@@ -35,10 +36,11 @@ def write(model, out: Path) -> list[Path]:
     encoder = copy.deepcopy(model.encoder).cpu().float().eval()
     reasons = {field: reason for field in encoder.fields if (reason := reason_against(encoder, field))}
     if reasons:
+        kinds = [name for name, kind in modalities.every().items() if issubclass(kind, Exports)]
         could = [field for field in encoder.fields if field not in reasons]
         raise AmodalError(
             "; ".join(f"the sense {field!r} cannot become an ONNX graph: {reason}" for field, reason in reasons.items())
-            + f". Senses of this encoder that can: {', '.join(could) or 'none'}; kinds of data that can: {', '.join(SENSES)}. "
+            + f". Senses of this encoder that can: {', '.join(could) or 'none'}; kinds of data that can: {', '.join(kinds)}. "
             "The form safetensors takes every encoder."
         )
     written, senses = [], {}

@@ -51,8 +51,8 @@ def write(model, out: Path) -> list[Path]:
 
 def reason_not(encoder: Encoder, field: str) -> str:
     """Why transformers has no counterpart of this sense's tower; "" if it has."""
-    kind = name_of(encoder.fields[field])
-    if kind != "image":
+    if encoder.fields[field].layout != "grid":
+        kind = name_of(encoder.fields[field])
         return f"transformers has no architecture that reads {kind} values as this encoder does"
     if encoder.fields[field].fit not in PROCESSORS:
         return (

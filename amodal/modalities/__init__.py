@@ -1,41 +1,87 @@
-"""One file per kind of data: decode, augment, tokenise, what a masked model predicts, how it is shown.
+"""One file per modality: decode, augment, tokenise, what a masked model predicts, how it is shown.
 
-The path is the name: `amodal/modalities/image.py` holds `Image`. Adding a sensor is adding a file here and nothing
-else.
+The path is the name: `amodal/modalities/image.py` holds `Image`. An installed distribution adds one
+by an entry point of the group `amodal.modalities`. Nothing outside this folder knows a modality by
+its name: what others ask is a hook or an attribute of `Modality`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from amodal.core import registry as find
+from amodal.core import AmodalError, registry
 from amodal.core.part import register_codec
+from amodal.core.registry import Plugin
 from amodal.modalities.shared.base import VIEWS, BadValue, Modality, Raw, build
-from amodal.modalities.shared.guess import guess
+from amodal.modalities.shared.guess import guess, guess_column, guess_texts, suffixes
 
-__all__ = ["VIEWS", "BadValue", "Modality", "Raw", "config", "guess", "kind", "make", "name_of", "names"]
+__all__ = [
+    "VIEWS",
+    "BadValue",
+    "Modality",
+    "Raw",
+    "check_plugin",
+    "config",
+    "every",
+    "guess",
+    "guess_column",
+    "guess_texts",
+    "kind",
+    "make",
+    "name_of",
+    "names",
+    "of_columns",
+    "suffixes",
+]
 
 
 def names() -> list[str]:
-    """The kinds of data there are."""
-    return list(find.pages("modalities"))
+    """The modalities that there are: the package's own, then those of plug-ins."""
+    return [*registry.pages("modalities"), *registry.plugins("modalities")]
+
+
+def every() -> dict[str, type[Modality]]:
+    """Name -> class, without the plug-ins that cannot be imported."""
+    own = {name: kind(name) for name in registry.pages("modalities")}
+    return own | registry.working("modalities", check_plugin)
 
 
 def kind(name: str) -> type[Modality]:
-    """The class of a modality: `kind("image").infer(samples)`. Raises AmodalError with the nearest names."""
-    module = find.load("modalities", name, "modality")
+    """The class of a modality: `kind("image").infer(samples)`. Raises AmodalError with the nearest
+    names."""
+    plugin = registry.plugins("modalities").get(registry.canonical(name))
+    if plugin is not None:
+        return plugin.load(check_plugin)
+    module = registry.load("modalities", name, "modality")
     return getattr(module, module.__name__.rpartition(".")[2].capitalize())
+
+
+def check_plugin(plugin: Plugin, loaded: Any) -> None:
+    """Raises AmodalError where the object of a plug-in is no modality of its name."""
+    if not isinstance(loaded, type) or not issubclass(loaded, Modality) or not is_dataclass(loaded):
+        raise AmodalError(f"{plugin.entry.value} is no frozen dataclass that inherits amodal.modalities.Modality")
+    if registry.canonical(loaded.kind) != plugin.name:
+        raise AmodalError(
+            f"the class says kind = {loaded.kind!r}, its entry point {plugin.name!r}; they must be one name"
+        )
+    loaded()  # a class with an abstract method that is not there, or a field without a default
 
 
 def name_of(modality: Modality) -> str:
     """What kind of data this is: `name_of(Image())` is "image"."""
-    return type(modality).__name__.lower()
+    return modality.kind
+
+
+def of_columns(columns: Sequence[str]) -> Modality:
+    """The modality that reads columns of single cells together, one row for each record."""
+    return next(m for m in every().values() if m.is_row)(columns=tuple(columns))
 
 
 def make(modality: str, **parameters: Any) -> Modality:
-    """A modality from plain values: `make("image", size=64)`, `make(**config(image))`. Raises AmodalError for unknown
-    names."""
+    """A modality from plain values: `make("image", size=64)`, `make(**config(image))`. Raises
+    AmodalError for unknown names."""
     return build(kind(modality), parameters)
 
 
@@ -52,7 +98,7 @@ def _plain(value: Any) -> Any:
 
 
 register_codec(
-    lambda value: is_dataclass(value) and hasattr(value, "tokenizer"),
+    lambda value: isinstance(value, Modality),
     config,
     lambda data: isinstance(data.get("modality"), str),
     lambda data: make(**data),

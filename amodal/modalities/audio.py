@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import soxr
@@ -12,10 +13,26 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Ragged, Tokens, unknown
+from amodal.modalities.shared import dense as _dense
 from amodal.modalities.shared import draw as _draw
 from amodal.modalities.shared import ragged as _ragged
 from amodal.modalities.shared import sound as _sound
-from amodal.modalities.shared.base import BadValue, Raw, at_most, build, check_view, decodable, tidy
+from amodal.modalities.shared.base import (
+    FILE,
+    Attribute,
+    BadValue,
+    Modality,
+    Raw,
+    Schema,
+    at_most,
+    build,
+    check_view,
+    decodable,
+)
+from amodal.modalities.shared.cells import tidy
+
+if TYPE_CHECKING:
+    from amodal.modalities.shared.requests import Limits
 
 LONGEST = 2**28
 """Samples of a value: a file that says 1 Hz in its header must not become 16,000 times as long."""
@@ -26,7 +43,7 @@ CROPS = {"weak": (0.8, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.5)}  # share
 
 
 @dataclass(frozen=True)
-class Audio:
+class Audio(Modality):
     """A value is (t,) float32, one channel at `rate`, full scale ±1; at most the first `max_seconds` of a recording.
 
     rate: Hz; max_seconds: 0 for no limit;
@@ -47,6 +64,13 @@ class Audio:
     std: float = 0.0
 
     suffixes: ClassVar[frozenset[str]] = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au"})
+    magic: ClassVar[tuple[bytes, ...]] = (b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"\xff\xfb", b"\xff\xf3")
+    accepts: ClassVar[str] = "audio/*"
+    layout: ClassVar[str] = "signal"
+    is_sequence: ClassVar[bool] = True
+    has_time: ClassVar[bool] = True
+    backbones: ClassVar[tuple[str, ...]] = ("voice",)
+    axis_names: ClassVar[Mapping[int, str]] = {0: "time", 1: "pitch"}
 
     def __post_init__(self):
         if self.features not in FEATURES:
@@ -85,10 +109,10 @@ class Audio:
         return self.tile[0] * (self.hop if self.spectral else 1)
 
     @classmethod
-    def infer(cls, samples: Sequence[Raw], **given) -> Audio:
+    def infer(cls, samples: Sequence[Raw], **overrides) -> Audio:
         """Rate: the commonest, at most 16 kHz (speech and most sound; give a higher one for music or bats); length:
         that of the longest sample, at most 10 s; mean and std."""
-        probe, rates, seconds = build(cls, given), [], []
+        probe, rates, seconds = build(cls, overrides), [], []
         for raw in samples:
             try:
                 wave, rate = _sound.read(raw, probe.rate, USUAL)  # all that is asked below is whether it is longer
@@ -100,12 +124,12 @@ class Audio:
         if rates:
             measured["rate"] = min(16000, max(set(rates), key=rates.count))
             measured["max_seconds"] = min(USUAL, float(np.ceil(max(seconds) * 10) / 10))
-        audio = build(cls, measured | given)
+        audio = build(cls, measured | overrides)
         waves = audio.collate(decodable(audio, samples))
         seen = audio.spectrogram(waves)[0] if audio.spectral else waves.flat
         mean, std = tidy(seen.double().mean().item()), tidy(seen.double().std(correction=0).item() or 1.0)
         return replace(
-            audio, **{"mean": mean, "std": std} | {k: getattr(audio, k) for k in ("mean", "std") if k in given}
+            audio, **{"mean": mean, "std": std} | {k: getattr(audio, k) for k in ("mean", "std") if k in overrides}
         )
 
     def decode(self, raw: Raw) -> np.ndarray:
@@ -159,6 +183,9 @@ class Audio:
     def tokenizer(self, width: int) -> AudioTokenizer:
         return AudioTokenizer(self, width)
 
+    def graph(self, tokenizer: nn.Module) -> AudioGraph:
+        return AudioGraph(tokenizer)
+
     def targets(self, waves: Ragged) -> Tensor:
         """(T, values) standardised log-mel power (frames x bands) or samples, NaN past the end of a clip."""
         return self.patches(waves)[0]
@@ -179,6 +206,45 @@ class Audio:
     def describe(self, value: np.ndarray) -> str:
         return f"{len(value) / self.rate:.3g} s at {self.rate} Hz, peak {np.abs(value).max():.2g}"
 
+    def summarize(self, raws: Sequence[Raw], values: Sequence[np.ndarray]) -> str:
+        seen = _sound.summary(raws)
+        return f"{seen}, read at {self.rate:,} Hz" if seen else ""
+
+    def sound(self, value: np.ndarray) -> tuple[np.ndarray, int]:
+        return value, self.rate
+
+    def attributes(self) -> dict[str, Attribute]:
+        return {
+            "seconds": Attribute("number", lambda value: len(value) / self.rate),
+            "loudness": Attribute("number", _loudness),
+        }
+
+    def json_schema(self, limits: Limits) -> Schema:
+        taken = ", ".join(_sound.FORMATS)
+        return FILE | {"description": f"the bytes of a recording ({taken}, or .npy)"}
+
+    def bounds(self, raw: Any, limits: Limits) -> Raw:
+        return _sound.bounded(raw, limits, self.rate, self.max_seconds)
+
+    def parts(self, value: np.ndarray) -> np.ndarray:
+        """A token's length each."""
+        return np.arange(len(value)) // self.shortest
+
+    def deviation(self, value: np.ndarray) -> np.ndarray:
+        """Of this clip: how loud it is."""
+        return np.sqrt(np.nanmean(np.square(value.astype(np.float64)))) if value.size else np.zeros(1)
+
+    def dropped(self, value: np.ndarray, hit: np.ndarray) -> np.ndarray:
+        """Silence in their place."""
+        return np.where(hit, 0, value).astype(value.dtype)
+
+    @classmethod
+    def example(cls, tokens: int, rng: np.random.Generator) -> tuple[Audio, Callable[[], np.ndarray]]:
+        rate, frames = 16000, 16 * math.ceil(tokens / 4)  # of 16 frames and 16 of 64 bands
+        samples = round(rate * (0.025 + 0.01 * (frames - 1)))
+        audio = cls(rate=rate, max_seconds=samples / rate)
+        return audio, lambda: rng.normal(0, 0.1, samples).astype(np.float32)
+
 
 class AudioTokenizer(nn.Module):
     """A linear map of each patch of the spectrogram (Gong et al., AST, 2021) or of the waveform."""
@@ -195,6 +261,63 @@ class AudioTokenizer(nn.Module):
         step = _ragged.steps(counts)
         position = torch.stack([step // bands, step % bands, torch.zeros_like(step)], 1).float()
         return Tokens.of(self.project(patches.nan_to_num()), column.rows, counts, position, name, size)
+
+
+class AudioGraph(nn.Module):
+    """Dense form of `AudioTokenizer`."""
+
+    inputs = {
+        "samples": "(N, samples) float32: one channel at the field's rate, full scale ±1; anything past the end",
+        "lengths": "(N,) int64: samples of each clip, at least 1",
+    }
+    axes = ({0: "batch", 1: "samples"}, {0: "batch"})
+
+    def __init__(self, tokenizer: nn.Module):
+        super().__init__()
+        self.audio, self.project = tokenizer.audio, tokenizer.project
+        self.bands = self.audio.mels // self.audio.tile[1] if self.audio.spectral else 1
+        if self.audio.spectral:
+            # the Fourier transform as a matrix: every runtime multiplies matrices, few have a transform of any length
+            window = max(2, round(self.audio.rate * self.audio.window_ms / 1000))
+            hann = torch.hann_window(window, dtype=torch.float64)
+            fourier = torch.fft.rfft(torch.diag(hann / hann.square().sum().sqrt()))
+            self.register_buffer("real", fourier.real.float())
+            self.register_buffer("imaginary", fourier.imag.float())
+            self.register_buffer("filters", _sound.mel_filters(self.audio.rate, fourier.shape[1], self.audio.mels))
+
+    def forward(self, samples: Tensor, lengths: Tensor) -> _dense.Tokenised:
+        mean, std = self.audio.scale()
+        there, tile = _dense.within(samples, lengths), self.audio.tile
+        if not self.audio.spectral:
+            patches_NLp = _dense.cut(torch.where(there, (samples - mean) / std, 0.0), tile[0], 0.0)
+            return self.project(patches_NLp), _dense.line(patches_NLp), _dense.present(patches_NLp, lengths, tile[0])
+        counts = _dense.pieces(lengths, self.audio.hop)
+        frames_NFm = (self._log_mel(torch.where(there, samples, 0.0)) - mean) / std
+        frames_NFm = torch.where(_dense.within(frames_NFm, counts).unsqueeze(2), frames_NFm, 0.0)
+        tiles = _dense.cut(frames_NFm, tile[0], 0.0).unflatten(3, (self.bands, tile[1])).transpose(2, 3)
+        x_NLD = self.project(tiles.flatten(3)).flatten(1, 2)
+        step = torch.arange(x_NLD.shape[1], device=samples.device)
+        position = torch.stack([step // self.bands, step % self.bands, torch.zeros_like(step)], 1).float()
+        there = step // self.bands < _dense.pieces(counts, tile[0]).unsqueeze(1)
+        return x_NLD, position, there
+
+    def _log_mel(self, samples: Tensor) -> Tensor:
+        """(N, frames, mels), a frame every `hop` samples, as `amodal.modalities.shared.sound.log_mel`."""
+        window, hop = len(self.real), self.audio.hop
+        starts = torch.arange((samples.shape[1] + hop - 1) // hop, device=samples.device) * hop
+        at = starts.unsqueeze(1) + torch.arange(window, device=samples.device)
+        frames = nn.functional.pad(samples, (0, window + hop))[:, at]
+        power = (frames @ self.real).square() + (frames @ self.imaginary).square()
+        return (power @ self.filters).clamp(min=_sound.FLOOR).log()
+
+    def examples(self, n: int, length: int, rng: np.random.Generator) -> list[np.ndarray]:
+        unit = self.audio.shortest // 4 + 1
+        return [rng.normal(0, 0.1, k * unit + 1).astype(np.float32) for k in _dense.lengths_of(n, length)]
+
+
+def _loudness(value: np.ndarray) -> float:
+    """In decibels of full scale."""
+    return float(20 * np.log10(max(np.sqrt(np.square(value).mean()), 1e-6)))
 
 
 def _at_speed(wave: np.ndarray, speed: float, least: int) -> np.ndarray:

@@ -8,11 +8,10 @@ order. Fields are numbers or categories, and any cell but the time may be missin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,37 +19,42 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Ragged, Tokens
 from amodal.errors import nearest
+from amodal.modalities.shared import dense as _dense
 from amodal.modalities.shared import draw as _draw
+from amodal.modalities.shared import event_records as _records
 from amodal.modalities.shared import ragged as _ragged
 from amodal.modalities.shared.base import (
+    Attribute,
     BadValue,
+    Modality,
     Raw,
+    Schema,
     at_most,
     build,
     check_view,
     decodable,
-    is_missing,
+    first_of,
+    from_json,
     listed,
-    moments,
-    read_bytes,
     shortened,
-    tidy,
+    spanned,
 )
-from amodal.modalities.shared.columns import CLOCKS
-from amodal.modalities.table import Table, TableTokenizer, is_date, number
+from amodal.modalities.shared.cells import moments, tidy
+from amodal.modalities.shared.requests import cells_of
+from amodal.modalities.table import Table, TableGraph, TableTokenizer
+
+if TYPE_CHECKING:
+    from amodal.modalities.shared.requests import Limits
 
 CROPS = {"weak": (0.8, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.6)}  # share of the events
 DROPPED = {"weak": 0.05, "strong": 0.2, "local": 0.0}  # events left out, one by one
 MOVED = {"weak": 0.0, "strong": 0.2, "local": 0.0}  # events whose fields change places with those one or two later
 NOISE = {"weak": 0.02, "strong": 0.1, "local": 0.0}  # of numbers in deviations, of gaps as a share
 GAP = "time since the last event"
-MOST_CELLS = 2**26
-LOOKED_AT = 20_000
-"""Events from which `infer` measures the fields."""
 
 
 @dataclass(frozen=True)
-class Events:
+class Events(Modality):
     """A value is (n, 1 + C) float32, events in order of time: the time since the first event, then the number or the
     code of the category of each field, NaN where it is missing. One token for each event.
 
@@ -71,6 +75,11 @@ class Events:
     std: tuple[float, ...] = ()
 
     suffixes: ClassVar[frozenset[str]] = frozenset({".events"})
+    magic: ClassVar[tuple[bytes, ...]] = (b"[{",)
+    placeholder: ClassVar[str] = '[{"time": number, …}, …]'
+    uploads: ClassVar[bool] = False
+    is_sequence: ClassVar[bool] = True
+    has_time: ClassVar[bool] = True
 
     def __post_init__(self):
         if len({*self.columns, self.time, GAP}) < len(self.columns) + 2:
@@ -90,28 +99,30 @@ class Events:
         self.cells()  # categories of fields that there are
 
     @classmethod
-    def infer(cls, samples: Sequence[Raw], **given) -> Events:
+    def infer(cls, samples: Sequence[Raw], **overrides) -> Events:
         """time: the first field that is called like one, or that holds dates; categories, mean and std as for a table;
         step: the median gap; room for a quarter more events than the longest sample has, up to 1,024."""
         records, first = [], None
         for raw in samples:
             try:
-                records.append(_read(raw))
+                records.append(_records.read(raw))
             except BadValue as error:
                 first = first or error
         if not records:
             raise first or BadValue("no samples to look at")
         names = dict.fromkeys(name for record in records for name in record)
-        time = given.get("time", _clock(records, names))
-        columns = tuple(given.get("columns", [n for n in names if n != time and not _nested(records, n)]))
+        time = overrides.get("time", _records.clock_of(records, names))
+        columns = tuple(
+            overrides.get("columns", [n for n in names if n != time and not _records.is_nested(records, n)])
+        )
         longest = max(len(next(iter(record.values()))) for record in records)
         measured = {"time": time, "columns": columns, "max_events": min(1024, max(8, longest * 5 // 4))}
         if columns:
-            table = Table.infer(_some_events(records, columns), columns=columns)
+            table = Table.infer(_records.some_events(records, columns), columns=columns)
             measured["categories"] = table.categories
-        events = build(cls, measured | given)
+        events = build(cls, measured | overrides)
         values = decodable(events, samples)
-        if "step" not in given:
+        if "step" not in overrides:
             gaps = np.concatenate([np.diff(v[:, 0]) for v in values])
             events = replace(events, step=tidy(float(np.median(gaps[gaps > 0]))) if (gaps > 0).any() else 1.0)
         mean, std = moments(np.concatenate([events.rows(v) for v in values]))
@@ -127,7 +138,7 @@ class Events:
     def decode(self, raw: Raw) -> np.ndarray:
         """(n, 1 + C) float32 from a list of objects, or an object of lists; also as JSON or lines of JSON (Path, bytes).
         Fields that the schema does not have are passed over, absent ones are missing."""
-        record = _read(raw)
+        record = _records.read(raw)
         length = len(next(iter(record.values())))
         if self.columns and not any(c in record for c in self.columns):
             close = next((near[0] for name in record if (near := nearest(name, self.columns))), "")
@@ -141,7 +152,9 @@ class Events:
             if name in record:
                 cells = record[name]
                 codes = self.categories.get(name)
-                value[:, i] = (_numbers(cells, name) if codes is None else _codes(cells, codes))[order]
+                value[:, i] = (_records.numbers_of(cells, name) if codes is None else _records.codes_of(cells, codes))[
+                    order
+                ]
         if self.columns and np.isnan(value[:, 1:]).all():
             raise BadValue("every cell is missing")
         return value
@@ -149,7 +162,7 @@ class Events:
     def _times(self, record: Mapping[str, list]) -> np.ndarray:
         if self.time not in record:
             raise BadValue(f"no time {self.time!r}; it has {listed(record)}")
-        times = _numbers(record[self.time], self.time)
+        times = _records.numbers_of(record[self.time], self.time)
         if np.isnan(times).any():
             raise BadValue(f"event {int(np.isnan(times).argmax())} has no {self.time}")
         return times
@@ -202,6 +215,9 @@ class Events:
     def tokenizer(self, width: int) -> EventsTokenizer:
         return EventsTokenizer(self, width)
 
+    def graph(self, tokenizer: nn.Module) -> EventsGraph:
+        return EventsGraph(tokenizer)
+
     def targets(self, events: Ragged) -> Tensor:
         """(T, 2 C + 2): see `Table.targets`: every field of the event, and its gap."""
         return self.cells().targets(self.table(events))
@@ -227,6 +243,50 @@ class Events:
         span = f" over {value[-1, 0]:.3g}" if self.time and len(value) > 1 else ""
         return shortened(f"{count}{span}" + (f", last {last}" if last else ""))
 
+    def summarize(self, raws: Sequence[Raw], values: Sequence[np.ndarray]) -> str:
+        return f"{spanned((len(v) for v in values), 'events')} of {first_of(self.columns)}"
+
+    def attributes(self) -> dict[str, Attribute]:
+        return {
+            "events": Attribute("number", lambda value: float(len(value))),
+            "span": Attribute("number", lambda value: float(value[-1, 0])),
+        }
+
+    def queries(self, value: Any) -> list[Raw]:
+        """One record is a list of objects, or an object of lists."""
+        value = from_json(value)
+        if not isinstance(value, (list, tuple)):
+            return [value]
+        files = all(isinstance(v, (str, bytes, Path)) for v in value)
+        return list(value) if files or all(map(_is_record, value)) else [value]
+
+    def json_schema(self, limits: Limits) -> Schema:
+        rows = {"type": "array", "items": {"type": "object"}, "minItems": 1}
+        return {"anyOf": [rows, {"type": "object", "minProperties": 1}]}
+
+    def bounds(self, raw: Any, limits: Limits) -> Raw:
+        return cells_of(raw, limits)
+
+    def deviation(self, value: np.ndarray) -> np.ndarray:
+        cells = self.cells()  # its last column is the gap
+        return np.append(0.0, (np.array(cells.scale()[1]) * np.array(cells.numeric()))[:-1])
+
+    def exchanged(self, value: np.ndarray, other: np.ndarray, hit: np.ndarray) -> np.ndarray:
+        """An event keeps its time."""
+        out = super().exchanged(value, other, hit)
+        if out is not value:
+            out[:, 0] = value[:, 0]
+        return out
+
+    def dropped(self, value: np.ndarray, hit: np.ndarray) -> np.ndarray:
+        out = value[~hit]
+        return np.concatenate([out[:, :1] - out[:1, :1], out[:, 1:]], 1)
+
+
+def _is_record(value: Any) -> bool:
+    columns = isinstance(value, dict) and any(isinstance(cells, list) for cells in value.values())
+    return isinstance(value, list) or columns
+
 
 class EventsTokenizer(nn.Module):
     """One token for each event: the sum of the vectors of its fields and of its gap (as for the cells of a table), which
@@ -248,104 +308,36 @@ class EventsTokenizer(nn.Module):
         return Tokens.of(x, column.rows, events.lengths, position, name, size)
 
 
-def _read(raw: Raw) -> dict[str, list]:
-    """Field -> its cells, all of one length, at least one."""
-    if isinstance(raw, (Path, bytes)):
-        raw = _from_json(read_bytes(raw))
-    if isinstance(raw, np.ndarray):
-        raw = {name: raw[name] for name in raw.dtype.names} if raw.dtype.names else raw.tolist()
-    if isinstance(raw, (list, tuple)):
-        odd = next((i for i, event in enumerate(raw) if not isinstance(event, Mapping)), None)
-        if odd is not None:
-            raise BadValue(f"event {odd} is no object with named fields, but a {type(raw[odd]).__name__}")
-        names = dict.fromkeys(str(name) for event in raw for name in event)
-        if len(names) * len(raw) > MOST_CELLS:  # each event with names of its own: a small file that fills the memory
-            raise BadValue(f"{len(raw):,} events of {len(names):,} different fields")
-        record = {name: [event.get(name) for event in raw] for name in names}
-    elif isinstance(raw, Mapping):
-        record = {str(name): _listed(cells, str(name)) for name, cells in raw.items() if cells is not None}
-    else:
-        raise BadValue(f"a {type(raw).__name__} is no events: expected a list of objects, or an object of lists")
-    if len({len(cells) for cells in record.values()}) > 1:
-        raise BadValue(f"fields of different length ({listed(f'{n}: {len(c)}' for n, c in record.items())})")
-    if not record or not len(next(iter(record.values()))):
-        raise BadValue("no events")
-    return record
+class EventsGraph(nn.Module):
+    """Dense form of `EventsTokenizer`."""
 
+    inputs = {
+        "events": "(N, events, 1 + fields) float32, in order of time: the time since the first event, then of each field the "
+        "number, or the place of the category in its list (the list's length for one that is not in it); NaN where a cell is "
+        "missing; anything past the end",
+        "lengths": "(N,) int64: events of each record, at least 1",
+    }
+    axes = ({0: "batch", 1: "events"}, {0: "batch"})
 
-def _listed(cells: Any, name: str) -> list:
-    cells = cells.tolist() if isinstance(cells, np.ndarray) else cells
-    if not isinstance(cells, (list, tuple)):
-        raise BadValue(f"{name}: expected a list with a cell for each event, got {cells!r}"[:200])
-    return list(cells)
+    def __init__(self, tokenizer: nn.Module):
+        super().__init__()
+        self.events, self.table = tokenizer.events, TableGraph(tokenizer.cells)
 
+    def forward(self, events: Tensor, lengths: Tensor) -> _dense.Tokenised:
+        there = _dense.within(events, lengths)
+        events = torch.where(there.unsqueeze(2), events, 0.0)
+        time = events[:, :, 0] / self.events.step
+        gap = nn.functional.pad((time[:, 1:] - time[:, :-1]).clamp(min=0), (1, 0))
+        gap = gap.log1p() if self.events.log else gap
+        cells = torch.cat([events[:, :, 1:], gap.unsqueeze(2)], 2)
+        x_NLD = self.table(cells.flatten(0, 1))[0].reshape(*cells.shape[:2], -1)
+        number = torch.arange(events.shape[1], device=events.device).to(time.dtype).expand_as(time)
+        return x_NLD, torch.stack([time, number, torch.zeros_like(time)], 2), there
 
-def _from_json(data: bytes) -> Any:
-    """A JSON value, or one on each line."""
-    try:
-        text = data.decode("utf-8-sig").strip()
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError:
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (ValueError, RecursionError) as error:
-        raise BadValue(f"not JSON: {error}") from None
-
-
-def _numbers(cells: list, name: str) -> np.ndarray:
-    """(n,) float64, NaN where missing or infinite, dates as seconds."""
-    try:
-        values = np.array(cells, dtype=np.float64)
-    except (TypeError, ValueError):
-        values = np.array([_number(cell, name) for cell in cells], dtype=np.float64)
-    if values.ndim != 1:
-        raise BadValue(f"{name}: a cell must be a number, a text or missing, not a list")
-    with np.errstate(over="ignore"):
-        return np.where(np.isfinite(values.astype(np.float32)), values, np.nan)
-
-
-def _number(cell: Any, name: str) -> float:
-    try:
-        return number(cell)
-    except ValueError:
-        raise BadValue(f"{name}: {cell!r} is not a number"[:200]) from None
-
-
-def _codes(cells: list, names: Sequence[str]) -> np.ndarray:
-    """(n,) the place of each cell among `names`, after the last where it is not there, NaN where it is missing."""
-    code = {name: i for i, name in enumerate(names)}
-    return np.array([np.nan if is_missing(c) else code.get(_category(c), len(names)) for c in cells], dtype=np.float64)
-
-
-def _category(cell: Any) -> str:
-    """As a table has it: 3.0 is "3"."""
-    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
-
-
-def _clock(records: Sequence[Mapping[str, list]], names: Mapping[str, None]) -> str:
-    """The field that says when: by its name, else by the dates that it holds; "" if there is none."""
-    lower = {name.lower(): name for name in reversed(list(names))}
-    called = next((lower[c] for c in CLOCKS if c in lower), None)
-    if called is not None:
-        return called
-    for name in names:
-        cells = [c for record in records[:20] for c in record.get(name, []) if not is_missing(c)]
-        if cells and all(map(is_date, cells)):
-            return name
-    return ""
-
-
-def _nested(records: Sequence[Mapping[str, list]], name: str) -> bool:
-    """Whether a field holds lists or objects, which are no cells."""
-    return any(isinstance(c, (list, tuple, dict, np.ndarray)) for record in records for c in record.get(name, [])[:3])
-
-
-def _some_events(records: Sequence[Mapping[str, list]], columns: Sequence[str]) -> list[dict]:
-    """Up to LOOKED_AT events, evenly from all records, as rows."""
-    ends = np.cumsum([len(next(iter(record.values()))) for record in records])
-    rows = []
-    for at in np.unique(np.linspace(0, ends[-1] - 1, min(LOOKED_AT, ends[-1])).astype(int)):
-        i = int(np.searchsorted(ends, at, side="right"))
-        at -= ends[i] - len(next(iter(records[i].values())))
-        rows.append({c: records[i][c][at] for c in columns if c in records[i]})
-    return rows
+    def examples(self, n: int, length: int, rng: np.random.Generator) -> list[np.ndarray]:
+        values = []
+        for k in _dense.lengths_of(n, length):
+            times = rng.exponential(self.events.step, k).cumsum()
+            cells = np.stack(self.table.examples(k, length, rng))[:, :-1]
+            values.append(np.concatenate([(times - times[0])[:, None], cells], 1).astype(np.float32))
+        return values

@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Tokens, unknown
+from amodal.modalities.shared import dense as _dense
 from amodal.modalities.shared import pixels as _pixels
-from amodal.modalities.shared.base import BadValue, Raw, at_most, build, check_view, decodable, moments
+from amodal.modalities.shared.base import (
+    FILE,
+    Attribute,
+    BadValue,
+    Modality,
+    Raw,
+    Schema,
+    at_most,
+    build,
+    check_view,
+    decodable,
+)
+from amodal.modalities.shared.cells import moments
+
+if TYPE_CHECKING:
+    from amodal.modalities.shared.requests import Limits
 
 FITS = ("stretch", "crop", "pad")
 CROPS = {"weak": (0.6, 1.0), "strong": (0.2, 1.0), "local": (0.05, 0.4)}  # share of the area
 SIZES = (8, 16, 32, 64)
+EXAMPLE_PATCH = 16  # pixels, of made-up pictures
 LUMA = _pixels.LUMA
 
 
 @dataclass(frozen=True)
-class Image:
+class Image(Modality):
     """A value is (C, size, size): uint8 where the source has 8 bits, else float32 (16 bits scaled to 0 … 1, floats in
     their own unit). A batch is always float32, 8 bits scaled to 0 … 1; `mean` and `std` are on that scale.
 
@@ -43,6 +61,12 @@ class Image:
     suffixes: ClassVar[frozenset[str]] = frozenset(
         {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"}
     )
+    magic: ClassVar[tuple[bytes, ...]] = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+    accepts: ClassVar[str] = "image/*,.npy"
+    layout: ClassVar[str] = "grid"
+    self_explaining: ClassVar[bool] = True
+    backbones: ClassVar[tuple[str, ...]] = ("timm", "transformers")
+    axis_names: ClassVar[Mapping[int, str]] = {1: "row", 2: "column"}
 
     def __post_init__(self):
         if self.size < 1 or self.channels < 1:
@@ -68,7 +92,7 @@ class Image:
         return self.patch or next(d for d in self._divisors() if d >= at_least)
 
     @classmethod
-    def infer(cls, samples: Sequence[Raw], **given) -> Image:
+    def infer(cls, samples: Sequence[Raw], **overrides) -> Image:
         """Size: the largest of 8, 16, 32, 64 that the usual sample fills (more is one edit away, and costs with the
         square); channels: one where every sample is grey; mean and std."""
         pictures = []
@@ -81,10 +105,10 @@ class Image:
         # Four bands of eight bits are a colour picture with alpha, which goes over white.
         bands = [p.shape[0] if isinstance(p, np.ndarray) else min(3, _pixels.shape(p)[0]) for p in pictures] or [3]
         measured = {"size": max((s for s in SIZES if s <= np.median(sides)), default=8), "channels": max(bands)}
-        image = build(cls, measured | given)
+        image = build(cls, measured | overrides)
         values = decodable(image, samples)
-        if "channels" not in given and image.channels == 3 and all((v == v[:1]).all() for v in values):
-            image = build(cls, measured | {"channels": 1} | given)
+        if "channels" not in overrides and image.channels == 3 and all((v == v[:1]).all() for v in values):
+            image = build(cls, measured | {"channels": 1} | overrides)
             values = decodable(image, samples)
         mean, std = moments(np.concatenate([_as_float(v).reshape(image.channels, -1).T for v in values]))
         return replace(image, mean=image.mean or mean, std=image.std or std)
@@ -162,6 +186,9 @@ class Image:
     def tokenizer(self, width: int) -> ImageTokenizer:
         return ImageTokenizer(self, width)
 
+    def graph(self, tokenizer: nn.Module) -> ImageGraph:
+        return ImageGraph(tokenizer)
+
     def targets(self, images_NCHW: Tensor) -> Tensor:
         """(T, C * tile * tile) standardised pixels."""
         return self.patches(images_NCHW).flatten(0, 2)
@@ -188,6 +215,49 @@ class Image:
         plural = "s" * (channels > 1)
         return f"{height} x {width} pixels, {channels} channel{plural}, {value.min():.4g} … {value.max():.4g}"
 
+    def summarize(self, raws: Sequence[Raw], values: Sequence[np.ndarray]) -> str:
+        seen = _pixels.summary(raws)
+        return f"{seen}, read at {self.size} x {self.size}" if seen else ""
+
+    def attributes(self) -> dict[str, Attribute]:
+        return {
+            "brightness": Attribute("number", lambda value: float(value.mean())),
+            "contrast": Attribute("number", lambda value: float(value.std())),
+        }
+
+    def simple_features(self, raws: Sequence[Raw]) -> np.ndarray:
+        """The means of 8 x 8 cells of each channel."""
+        values = self.collate([self.decode(raw) for raw in raws])
+        return nn.functional.adaptive_avg_pool2d(values, 8).flatten(1).numpy()
+
+    def json_schema(self, limits: Limits) -> Schema:
+        return FILE | {"description": f"the bytes of a picture ({', '.join(_pixels.FORMATS)}, or .npy)"}
+
+    def bounds(self, raw: Any, limits: Limits) -> Raw:
+        return _pixels.bounded(raw, limits, near=self.size)
+
+    def parts(self, value: np.ndarray) -> np.ndarray:
+        """(H, W): patches."""
+        down, across = (np.arange(side) // self.tile for side in value.shape[1:])
+        return down[:, None] * (across[-1] + 1) + across
+
+    def deviation(self, value: np.ndarray) -> np.ndarray:
+        return np.array(self.scale()[1]).reshape(-1, 1, 1) * _unit(value)
+
+    def exchanged(self, value: np.ndarray, other: np.ndarray, hit: np.ndarray) -> np.ndarray:
+        return np.where(hit, other, value) if other.dtype == value.dtype else value
+
+    def dropped(self, value: np.ndarray, hit: np.ndarray) -> np.ndarray:
+        """The mean colour in their place."""
+        mean = np.array(self.scale()[0]).reshape(-1, 1, 1) * _unit(value)
+        mean = np.rint(mean) if value.dtype == np.uint8 else mean
+        return np.where(hit, mean, value).astype(value.dtype)
+
+    @classmethod
+    def example(cls, tokens: int, rng: np.random.Generator) -> tuple[Image, Callable[[], np.ndarray]]:
+        side = EXAMPLE_PATCH * max(round(math.sqrt(tokens)), 1)
+        return cls(size=side, patch=EXAMPLE_PATCH), lambda: rng.integers(0, 255, (side, side, 3), dtype=np.uint8)
+
 
 class ImageTokenizer(nn.Module):
     """A linear map of each patch (Dosovitskiy et al., ViT, 2021), left to right and top to bottom."""
@@ -206,6 +276,36 @@ class ImageTokenizer(nn.Module):
         grid = torch.cartesian_prod(torch.zeros(1, device=patches.device), y, x)
         lengths = torch.full_like(column.rows, rows * columns)
         return Tokens.of(self.project(patches.flatten(0, 2)), column.rows, lengths, grid.repeat(n, 1), name, size)
+
+
+class ImageGraph(nn.Module):
+    """Dense form of `ImageTokenizer`."""
+
+    inputs = {
+        "pixels": "(N, channels, size, size) float32: 8-bit pictures divided by 255, others as the field decodes them"
+    }
+    axes = ({0: "batch"},)
+
+    def __init__(self, tokenizer: nn.Module):
+        super().__init__()
+        self.image, self.project = tokenizer.image, tokenizer.project
+        blank = self.image.collate([]).new_zeros(1, self.image.channels, self.image.size, self.image.size)
+        position = tokenizer(Column(blank, torch.zeros(1, dtype=torch.int64)), "image", 1).position
+        self.register_buffer("position", position)
+
+    def forward(self, pixels: Tensor) -> _dense.Tokenised:
+        mean, std = (pixels.new_tensor(s).view(-1, 1, 1) for s in self.image.scale())
+        tile, side = self.image.tile, self.image.size // self.image.tile
+        tiles = ((pixels - mean) / std).reshape(-1, self.image.channels, side, tile, side, tile)
+        return self.project(tiles.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)), self.position, None
+
+    def examples(self, n: int, length: int, rng: np.random.Generator) -> list[np.ndarray]:
+        return list(_dense.around(self.image.scale(), (n, self.image.size, self.image.size), rng).transpose(0, 3, 1, 2))
+
+
+def _unit(value: np.ndarray) -> int:
+    """What 1 of the schema's scale is in a value."""
+    return 255 if value.dtype == np.uint8 else 1
 
 
 def _as_float(value: np.ndarray) -> np.ndarray:

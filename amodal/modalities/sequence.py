@@ -5,16 +5,34 @@ from __future__ import annotations
 from collections import Counter, abc
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Ragged, Tokens
+from amodal.modalities.shared import dense as _dense
 from amodal.modalities.shared import draw as _draw
 from amodal.modalities.shared import ragged as _ragged
-from amodal.modalities.shared.base import BadValue, Raw, at_most, build, check_view, is_missing, read_bytes, shortened
+from amodal.modalities.shared.base import (
+    Attribute,
+    BadValue,
+    Modality,
+    Raw,
+    Schema,
+    at_most,
+    build,
+    check_view,
+    shortened,
+    spanned,
+)
+from amodal.modalities.shared.cells import is_missing
+from amodal.modalities.shared.files import read_bytes
+from amodal.modalities.shared.requests import text_of
+
+if TYPE_CHECKING:
+    from amodal.modalities.shared.requests import Limits
 
 CROPS = {"weak": (0.9, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.5)}  # share of the length
 CHANGED, HIDDEN = 0.02, 0.05
@@ -27,7 +45,7 @@ MOST_SYMBOLS, MOST_WORDS = 256, 65_536
 
 
 @dataclass(frozen=True)
-class Sequence:
+class Sequence(Modality):
     """A value is (length,) int32: the place of each symbol in the alphabet, its length for one that is unknown. A token
     is a word of `k` symbols, words side by side; one with an unknown symbol in it, or cut short by the end, is the
     unknown word. What is longer than `max_length` words is cut off; `truncated` says how much.
@@ -44,6 +62,10 @@ class Sequence:
     max_length: int = 256
 
     suffixes: ClassVar[frozenset[str]] = frozenset({".fa", ".fasta", ".fna", ".faa"})
+    raw_text: ClassVar[str] = "either"
+    placeholder: ClassVar[str] = "symbols"
+    uploads: ClassVar[bool] = False
+    is_sequence: ClassVar[bool] = True
 
     def __post_init__(self):
         if (
@@ -67,7 +89,7 @@ class Sequence:
         return len(self.alphabet) ** self.k
 
     @classmethod
-    def infer(cls, samples: abc.Sequence[Raw], **given) -> Sequence:
+    def infer(cls, samples: abc.Sequence[Raw], **overrides) -> Sequence:
         """alphabet: DNA, RNA or protein if nearly all symbols are of one, else the symbols seen, the commonest 256; k: 4 for
         DNA and RNA that is usually longer than 64, as in BarcodeBERT, else 1; room for a quarter more than the longest
         sample, up to 512 words."""
@@ -79,12 +101,12 @@ class Sequence:
                 first = first or error
         if not texts:
             raise first or BadValue("no samples to look at")
-        fold, gaps = given.get("fold", True), given.get("gaps", False)
+        fold, gaps = overrides.get("fold", True), overrides.get("gaps", False)
         seen = Counter("".join(texts).upper() if fold else "".join(texts))
         known = next((a for a in (DNA, RNA, PROTEIN) if _made_of(seen, a)), "") if fold else ""
-        if not known and "alphabet" not in given:
+        if not known and "alphabet" not in overrides:
             seen = Counter("".join(texts))
-            fold = given.get("fold", False)
+            fold = overrides.get("fold", False)
         alphabet = known or "".join(sorted(s for s, _ in seen.most_common(MOST_SYMBOLS)))
         usual = float(np.median([len(t) for t in texts]))
         measured = {
@@ -93,10 +115,10 @@ class Sequence:
             "fold": fold,
             "gaps": gaps,
         }
-        sequence = build(cls, measured | given)
+        sequence = build(cls, measured | overrides)
         sequence._some(texts)
         room = -(-max(map(len, texts)) * 5 // 4 // sequence.k)
-        return build(cls, measured | {"max_length": min(512, max(8, -(-room // 8) * 8))} | given)
+        return build(cls, measured | {"max_length": min(512, max(8, -(-room // 8) * 8))} | overrides)
 
     def _some(self, texts: abc.Iterable[str]) -> None:
         """Raises BadValue if none of the texts has a symbol of the alphabet."""
@@ -160,6 +182,9 @@ class Sequence:
     def tokenizer(self, width: int) -> SequenceTokenizer:
         return SequenceTokenizer(self, width)
 
+    def graph(self, tokenizer: nn.Module) -> SequenceGraph:
+        return SequenceGraph(tokenizer)
+
     def targets(self, sequences: Ragged) -> Tensor:
         """(T,) int64 the number of each word, -1 for the unknown one: it does not count."""
         number = self.spelled(sequences)[0]
@@ -186,6 +211,23 @@ class Sequence:
     def describe(self, value: np.ndarray) -> str:
         return shortened(f"{len(value)} symbols: {self.text(value[:80])}")
 
+    def summarize(self, raws: abc.Sequence[Raw], values: abc.Sequence[np.ndarray]) -> str:
+        letters = self.alphabet if len(self.alphabet) <= 24 else self.alphabet[:23] + "…"
+        words = f", words of {self.k}" if self.k > 1 else ""
+        return f"{spanned((len(v) for v in values), 'symbols')} of {letters}{words}"
+
+    def card(self, value: np.ndarray) -> dict[str, Any]:
+        return {"text": shortened(self.text(value), 2000)}
+
+    def attributes(self) -> dict[str, Attribute]:
+        return {"length": Attribute("number", lambda value: float(len(self.text(value))))}
+
+    def json_schema(self, limits: Limits) -> Schema:
+        return {"type": "string", "minLength": 1, "maxLength": limits.characters}
+
+    def bounds(self, raw: Any, limits: Limits) -> Raw:
+        return text_of(raw, limits)
+
 
 class SequenceTokenizer(nn.Module):
     """An embedding of each word, and one of the unknown word."""
@@ -200,6 +242,35 @@ class SequenceTokenizer(nn.Module):
         number, counts = self.sequence.spelled(column.values)
         position = nn.functional.pad(_ragged.steps(counts).float()[:, None], (0, 2))
         return Tokens.of(self.embed(number), column.rows, counts, position, name, size)
+
+
+class SequenceGraph(nn.Module):
+    """Dense form of `SequenceTokenizer`."""
+
+    inputs = {
+        "symbols": "(N, length) int64: the place of each symbol in the field's alphabet, its length for an unknown one; "
+        "anything past the end of a sequence",
+        "lengths": "(N,) int64: symbols of each sequence, at least 1",
+    }
+    axes = ({0: "batch", 1: "length"}, {0: "batch"})
+
+    def __init__(self, tokenizer: nn.Module):
+        super().__init__()
+        self.sequence, self.embed = tokenizer.sequence, tokenizer.embed
+        self.register_buffer("power", len(self.sequence.alphabet) ** torch.arange(self.sequence.k - 1, -1, -1))
+
+    def forward(self, symbols: Tensor, lengths: Tensor) -> _dense.Tokenised:
+        unknown, k = len(self.sequence.alphabet), self.sequence.k
+        symbols_NLk = _dense.cut(torch.where(_dense.within(symbols, lengths), symbols, unknown), k, unknown)
+        word_NL = (symbols_NLk.long() * self.power).sum(2)
+        word_NL = word_NL.masked_fill((symbols_NLk == unknown).any(2), self.sequence.words)
+        return self.embed(word_NL), _dense.line(symbols_NLk), _dense.present(symbols_NLk, lengths, k)
+
+    def examples(self, n: int, length: int, rng: np.random.Generator) -> list[np.ndarray]:
+        unknown = len(self.sequence.alphabet)
+        return [
+            np.where(rng.random(k) < 0.1, unknown, rng.integers(0, unknown, k)) for k in _dense.lengths_of(n, length)
+        ]
 
 
 def is_sequence(text: str) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,15 +14,39 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Column, Ragged, Tokens
 from amodal.errors import nearest
 from amodal.modalities.shared import columns as _columns
+from amodal.modalities.shared import dense as _dense
 from amodal.modalities.shared import draw as _draw
 from amodal.modalities.shared import ragged as _ragged
-from amodal.modalities.shared.base import BadValue, Raw, at_most, build, check_view, decodable, listed, moments, tidy
+from amodal.modalities.shared import requests as _requests
+from amodal.modalities.shared.base import (
+    FILE,
+    Attribute,
+    BadValue,
+    Modality,
+    Raw,
+    Schema,
+    at_most,
+    build,
+    check_view,
+    decodable,
+    first_of,
+    from_json,
+    listed,
+    spanned,
+)
+from amodal.modalities.shared.cells import moments, tidy
+from amodal.modalities.shared.corruption import without
 
+if TYPE_CHECKING:
+    from amodal.modalities.shared.requests import Limits
+
+DRAWN = 240
+"""Steps of a value that a page draws."""
 CROPS = {"weak": (0.8, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.5)}  # share of the length
 
 
 @dataclass(frozen=True)
-class Series:
+class Series(Modality):
     """A value is (t, C) float32, NaN where a sample is missing; steps come first, channels second.
 
     channels: their names, in order; rate: steps a second, 0 if unknown or not in time; units: of each channel, for
@@ -38,6 +63,11 @@ class Series:
     std: tuple[float, ...] = ()
 
     suffixes: ClassVar[frozenset[str]] = frozenset({".csv", ".tsv", ".npy", ".npz"})
+    magic: ClassVar[tuple[bytes, ...]] = (b"\x93NUMPY", b"PK\x03\x04")
+    placeholder: ClassVar[str] = '{"channel": [number, …], …}'
+    layout: ClassVar[str] = "signal"
+    is_sequence: ClassVar[bool] = True
+    has_time: ClassVar[bool] = True
 
     def __post_init__(self):
         if not self.channels or len(set(self.channels)) < len(self.channels):
@@ -54,7 +84,7 @@ class Series:
         at_most("series", {"patch": (self.patch, 2**16)})
 
     @classmethod
-    def infer(cls, samples: Sequence[Raw], **given) -> Series:
+    def infer(cls, samples: Sequence[Raw], **overrides) -> Series:
         """Channels: the numeric columns, in the order of the first sample, without a clock; rate: from the clock if
         there is one; patch: so that the usual sample makes at most 32 tokens; mean and std."""
         tables, first = [], None
@@ -71,7 +101,7 @@ class Series:
         measured["max_steps"] = min(32768, max(lengths) * 5 // 4 + 1)
         if rates := [r for t in tables if isinstance(t, dict) and (r := _columns.rate_of(t))]:
             measured["rate"] = tidy(float(np.median(rates)))
-        series = build(cls, measured | given)
+        series = build(cls, measured | overrides)
         mean, std = moments(np.concatenate(decodable(series, samples)))
         return replace(series, mean=series.mean or mean, std=series.std or std)
 
@@ -141,6 +171,9 @@ class Series:
     def tokenizer(self, width: int) -> SeriesTokenizer:
         return SeriesTokenizer(self, width)
 
+    def graph(self, tokenizer: nn.Module) -> SeriesGraph:
+        return SeriesGraph(tokenizer)
+
     def targets(self, series: Ragged) -> Tensor:
         """(T, patch * C) standardised samples, NaN where one is missing: it does not count."""
         return self.patches(series)[0]
@@ -166,6 +199,77 @@ class Series:
         gaps = f", {missing:.0%} missing" if missing else ""
         return f"{len(value)} steps{time} of {len(self.channels)} channel{'s' * (len(self.channels) > 1)}{gaps}"
 
+    def summarize(self, raws: Sequence[Raw], values: Sequence[np.ndarray]) -> str:
+        return f"{spanned((len(v) for v in values), 'steps')} of {first_of(self.channels)}"
+
+    def card(self, value: np.ndarray) -> dict[str, Any]:
+        """ "curves": names, and values of each channel in deviations from its mean, as `show` draws
+        them; null where a sample is missing."""
+        mean, std = (np.asarray(s, dtype=np.float32) for s in self.scale())
+        thinned = ((value - mean) / std)[:: max(1, -(-len(value) // DRAWN))].T.tolist()
+        values = [[round(v, 3) if math.isfinite(v) else None for v in c] for c in thinned]
+        return {"curves": {"names": list(self.channels), "values": values}}
+
+    def attributes(self) -> dict[str, Attribute]:
+        means = {
+            f"mean {c}": Attribute("number", lambda value, i=i: _mean(value[:, i])) for i, c in enumerate(self.channels)
+        }
+        return {"steps": Attribute("number", lambda value: float(len(value)))} | means
+
+    def simple_features(self, raws: Sequence[Raw]) -> np.ndarray:
+        """Of each channel the mean, deviation, least, largest and mean step, 0 where it has no
+        sample, and the number of steps."""
+        mean, std = (np.asarray(s, dtype=np.float32) for s in self.scale())
+        rows = []
+        for value in ((self.decode(raw) - mean) / std for raw in raws):
+            seen = np.ma.masked_invalid(value)
+            steps = np.abs(np.ma.diff(seen, axis=0)).mean(0) if len(seen) > 1 else 0 * seen[0]
+            each = [seen.mean(0), seen.std(0), seen.min(0), seen.max(0), steps]
+            rows.append(np.append(np.ma.stack(each).filled(0).ravel(), len(value)))
+        shape = (len(rows), 5 * len(self.channels) + 1)
+        return np.array(rows, dtype=np.float32).reshape(shape)
+
+    def queries(self, value: Any) -> list[Raw]:
+        return super().queries(from_json(value))
+
+    def json_schema(self, limits: Limits) -> Schema:
+        steps = {"type": "array", "items": {"type": ["number", "null"]}}
+        channels = {name: steps for name in self.channels}
+        by_name = {"type": "object", "properties": channels, "minProperties": 1}
+        by_step = {"type": "array", "items": {"anyOf": [{"type": "number"}, steps]}}
+        return {"anyOf": [by_name, by_step, FILE]}
+
+    def bounds(self, raw: Any, limits: Limits) -> Raw:
+        """JSON, or the bytes of .npy or of a table of text."""
+        if not isinstance(raw, bytes) or raw.lstrip()[:1] in (b"{", b"["):
+            return _requests.cells_of(raw, limits)
+        if raw.startswith(_requests.NUMPY):
+            return _requests.array_of(raw)
+        data, most = _requests.file_of(raw), _requests.COLUMNS
+        head = data.partition(b"\n")[0]
+        if len(data) > limits.json or max(map(head.count, (b",", b";", b"\t"))) > most:
+            raise _requests.TooLarge(
+                f"{len(data):,} bytes of text in columns; at most {limits.json:,}, {most:,} columns"
+            )
+        return data
+
+    def deviation(self, value: np.ndarray) -> np.ndarray:
+        return np.array(self.scale()[1])
+
+    def dropped(self, value: np.ndarray, hit: np.ndarray) -> np.ndarray:
+        return without(value, hit)
+
+    @classmethod
+    def example(cls, tokens: int, rng: np.random.Generator) -> tuple[Series, Callable[[], np.ndarray]]:
+        channels = tuple(f"channel {i}" for i in range(8))
+        series = cls(channels=channels, max_steps=tokens, mean=(0.0,) * 8, std=(1.0,) * 8)
+        return series, lambda: rng.normal(size=(tokens, 8)).astype(np.float32)
+
+
+def _mean(samples: np.ndarray) -> float:
+    present = samples[~np.isnan(samples)]
+    return float(present.mean()) if len(present) else float("nan")
+
 
 class SeriesTokenizer(nn.Module):
     """A linear map of the samples of a time patch and of which of them are there; a missing sample counts as the
@@ -183,3 +287,29 @@ class SeriesTokenizer(nn.Module):
         position = nn.functional.pad(_ragged.steps(counts).float()[:, None], (0, 2))
         x = self.project(torch.cat([patches.nan_to_num(), present], 1))
         return Tokens.of(x, column.rows, counts, position, name, size)
+
+
+class SeriesGraph(nn.Module):
+    """Dense form of `SeriesTokenizer`."""
+
+    inputs = {
+        "values": "(N, steps, channels) float32 in the data's own units: NaN where a sample is missing; anything past the end",
+        "lengths": "(N,) int64: steps of each series, at least 1",
+    }
+    axes = ({0: "batch", 1: "steps"}, {0: "batch"})
+
+    def __init__(self, tokenizer: nn.Module):
+        super().__init__()
+        self.series, self.project = tokenizer.series, tokenizer.project
+
+    def forward(self, values: Tensor, lengths: Tensor) -> _dense.Tokenised:
+        mean, std = (values.new_tensor(s) for s in self.series.scale())
+        values = torch.where(_dense.within(values, lengths).unsqueeze(2), (values - mean) / std, torch.nan)
+        patches_NLp = _dense.cut(values, self.series.patch, torch.nan).flatten(2)
+        present = (~patches_NLp.isnan()).to(patches_NLp.dtype)
+        x_NLD = self.project(torch.cat([patches_NLp.nan_to_num(), present], 2))
+        return x_NLD, _dense.line(patches_NLp), _dense.present(patches_NLp, lengths, self.series.patch)
+
+    def examples(self, n: int, length: int, rng: np.random.Generator) -> list[np.ndarray]:
+        values = [_dense.around(self.series.scale(), (k,), rng) for k in _dense.lengths_of(n, length)]
+        return [np.where(rng.random(v.shape) < 0.2, np.float32(np.nan), v) for v in values]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 import json
-import numbers
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,31 +15,38 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Tokens, unknown
 from amodal.errors import nearest
+from amodal.modalities.shared import dense as _dense
 from amodal.modalities.shared import draw as _draw
 from amodal.modalities.shared.base import (
+    Attribute,
     BadValue,
+    Modality,
     Raw,
-    as_number,
+    Schema,
     at_most,
     build,
     check_view,
     decodable,
-    is_missing,
+    first_of,
+    from_json,
     listed,
-    moments,
-    read_bytes,
 )
+from amodal.modalities.shared.cells import category, is_missing, is_numeric, moments, number
+from amodal.modalities.shared.corruption import without
+from amodal.modalities.shared.files import read_bytes
+from amodal.modalities.shared.requests import cells_of
+
+if TYPE_CHECKING:
+    from amodal.modalities.shared.requests import Limits
 
 MOST_CATEGORIES = 256
 WIDE = 64
 """Columns from which `infer` puts several into one token, so that about half as many tokens remain."""
-DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d+)?)?(Z|[+-]\d\d(:?\d\d)?)?)?")
-"""ISO 8601, as far as it cannot be taken for something else: 20240131 is a number."""
 DROPPED = {"weak": 0.1, "strong": 0.3, "local": 0.65}  # share of the cells
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Modality):
     """A value is (C,) float32: the number, or the code of the category, NaN where a cell is missing. A category that is
     not listed has the code after the last ("other"). One token for each cell that is there or, in a wide table, for each
     `patch` neighbouring columns of which any is there.
@@ -61,6 +65,11 @@ class Table:
     patch: int = 1
 
     suffixes: ClassVar[frozenset[str]] = frozenset({".json"})
+    magic: ClassVar[tuple[bytes, ...]] = (b"{",)
+    raw_text: ClassVar[str] = "value"
+    placeholder: ClassVar[str] = '{"column": value, …}'
+    uploads: ClassVar[bool] = False
+    is_row: ClassVar[bool] = True
 
     def __post_init__(self):
         if not self.columns or len(set(self.columns)) < len(self.columns):
@@ -82,23 +91,23 @@ class Table:
                 )
 
     @classmethod
-    def infer(cls, samples: Sequence[Raw], **given) -> Table:
+    def infer(cls, samples: Sequence[Raw], **overrides) -> Table:
         """Columns in the order in which they turn up; a column is numeric if all its cells are, or if
         most are numbers or dates and no text; else its categories are the cells seen, the commonest 256 of them; mean
         and std. Tables wider than 64 columns get about 32 tokens."""
         rows, first = [], None
         for raw in samples:
             try:
-                rows.append(_read(raw, tuple(given.get("columns", ()))))
+                rows.append(_read(raw, tuple(overrides.get("columns", ()))))
             except BadValue as error:
                 first = first or error
         if not rows:
             raise first or BadValue("no samples to look at")
-        columns = tuple(given.get("columns") or dict.fromkeys(name for row in rows for name in row))
+        columns = tuple(overrides.get("columns") or dict.fromkeys(name for row in rows for name in row))
         cells = {c: [row[c] for row in rows if not is_missing(row.get(c))] for c in columns}
-        categories = {c: _categories(seen) for c, seen in cells.items() if not _numeric(seen)}
+        categories = {c: _categories(seen) for c, seen in cells.items() if not is_numeric(seen)}
         patch = 1 if len(columns) <= WIDE else -(-len(columns) // (WIDE // 2))
-        table = build(cls, {"columns": columns, "categories": categories, "patch": patch} | given)
+        table = build(cls, {"columns": columns, "categories": categories, "patch": patch} | overrides)
         mean, std = moments(np.stack(decodable(table, samples)))
         numeric = table.numeric()
         mean, std = (tuple(m if n else d for m, n in zip(ms, numeric)) for ms, d in ((mean, 0.0), (std, 1.0)))
@@ -118,7 +127,7 @@ class Table:
         are missing."""
         row = _read(raw, self.columns)
         if not any(c in row for c in self.columns):
-            close = next((near[0] for given in row if (near := nearest(given, self.columns))), "")
+            close = next((near[0] for name in row if (near := nearest(name, self.columns))), "")
             hint = f"; did you mean {close}?" if close else ""
             raise BadValue(f"none of the columns {listed(self.columns)}; it has {listed(row) or 'nothing'}{hint}")
         value = np.array([self._cell(c, row.get(c)) for c in self.columns], dtype=np.float32)
@@ -131,7 +140,7 @@ class Table:
             if is_missing(cell):
                 return float("nan")
             codes = self.categories[column]
-            return codes.index(_category(cell)) if _category(cell) in codes else len(codes)
+            return codes.index(category(cell)) if category(cell) in codes else len(codes)
         try:
             return number(cell)
         except ValueError:
@@ -165,6 +174,9 @@ class Table:
 
     def tokenizer(self, width: int) -> TableTokenizer:
         return TableTokenizer(self, width)
+
+    def graph(self, tokenizer: nn.Module) -> TableGraph:
+        return TableGraph(tokenizer)
 
     def targets(self, values_NC: Tensor) -> Tensor:
         """(T, 2 patch): the columns of each token, then their standardised numbers or codes, NaN where one is missing."""
@@ -213,6 +225,48 @@ class Table:
     def describe(self, value: np.ndarray) -> str:
         return listed(f"{c}={v}" for c, v in self.cells(value).items())
 
+    def summarize(self, raws: Sequence[Raw], values: Sequence[np.ndarray]) -> str:
+        return f"{len(self.columns)} cells: {first_of(self.columns)}"
+
+    def card(self, value: np.ndarray) -> dict[str, Any]:
+        return {"cells": self.cells(value)}
+
+    def attributes(self) -> dict[str, Attribute]:
+        return {
+            c: Attribute("classes", lambda value, c=c: self.cells(value).get(c))
+            if c in self.categories
+            else Attribute("number", lambda value, i=i: float(value[i]))
+            for i, c in enumerate(self.columns)
+        }
+
+    def simple_features(self, raws: Sequence[Raw]) -> np.ndarray:
+        """Standardised numbers, 0 where one is missing, and a 1 for each code that there is."""
+        values = self.standardised(self.collate([self.decode(raw) for raw in raws])).numpy()
+        parts = []
+        for column, size in zip(values.T, self.sizes()):
+            parts.append((column[:, None] == np.arange(size)) if size else np.nan_to_num(column)[:, None])
+        return np.concatenate(parts, 1).astype(np.float32)
+
+    def queries(self, value: Any) -> list[Raw]:
+        """A list of texts is one row."""
+        value = from_json(value)
+        whole = isinstance(value, (list, tuple))
+        return list(value) if whole and all(hasattr(v, "shape") or isinstance(v, dict) for v in value) else [value]
+
+    def json_schema(self, limits: Limits) -> Schema:
+        cell = {"type": ["number", "string", "boolean", "null"]}
+        cells = {name: cell for name in self.columns}
+        return {"type": "object", "properties": cells, "minProperties": 1}
+
+    def bounds(self, raw: Any, limits: Limits) -> Raw:
+        return cells_of(raw, limits)
+
+    def deviation(self, value: np.ndarray) -> np.ndarray:
+        return np.array(self.scale()[1]) * np.array(self.numeric())
+
+    def dropped(self, value: np.ndarray, hit: np.ndarray) -> np.ndarray:
+        return without(value, hit)
+
 
 class TableTokenizer(nn.Module):
     """One token for each cell: a number times its column's vector plus its column's bias, or its category's vector plus
@@ -245,6 +299,44 @@ class TableTokenizer(nn.Module):
         row, cell = present.nonzero(as_tuple=True)
         position = nn.functional.pad(cell.float()[:, None], (0, 2))
         return Tokens.of(x_NCD[row, cell], column.rows, present.sum(1), position, name, size)
+
+
+class TableGraph(nn.Module):
+    """Dense form of `TableTokenizer`."""
+
+    inputs = {
+        "cells": "(N, columns) float32: the number, or the place of the category in its list (the list's length for one that "
+        "is not in it); NaN where a cell is missing; a row has at least one cell"
+    }
+    axes = ({0: "batch"},)
+
+    def __init__(self, tokenizer: nn.Module):
+        super().__init__()
+        self.cells = tokenizer
+        sizes = torch.tensor(tokenizer.table.sizes())
+        self.register_buffer("sizes", sizes)
+        self.register_buffer("first", sizes.cumsum(0) - sizes)
+
+    def forward(self, cells: Tensor) -> _dense.Tokenised:
+        part, there = self.cells, ~cells.isnan()
+        number_NC1 = part.table.standardised(cells).nan_to_num().unsqueeze(2)
+        angle = 2 * torch.pi * part.frequency * number_NC1
+        features = torch.cat([number_NC1, angle.sin(), angle.cos()], 2) if part.table.frequencies else number_NC1
+        x_NCD = (features.unsqueeze(2) @ part.weight).squeeze(2)
+        if part.table.categories:
+            code = torch.minimum(cells.nan_to_num().long().clamp(min=0), (self.sizes - 1).clamp(min=0)) + self.first
+            code = code.clamp(max=part.embed.num_embeddings - 1)  # of numeric columns, whose codes mean nothing
+            x_NCD = torch.where((self.sizes > 0)[:, None], part.embed(code), x_NCD)
+        x_NGD, there = gather_groups(x_NCD + part.bias, there, part.table.patch)
+        return x_NGD, _dense.line(x_NGD), there
+
+    def examples(self, n: int, length: int, rng: np.random.Generator) -> list[np.ndarray]:
+        table = self.cells.table
+        codes = rng.integers(0, np.maximum(table.sizes(), 1), (n, len(table.columns)))
+        values = np.where(table.numeric(), _dense.around(table.scale(), (n,), rng), codes).astype(np.float32)
+        missing = rng.random(values.shape) < 0.3
+        missing[:, rng.integers(len(table.columns))] = False
+        return list(np.where(missing, np.float32(np.nan), values))
 
 
 def grouped(values_NC: Tensor, patch: int, fill: float) -> Tensor:
@@ -290,48 +382,6 @@ def _plain(cell: Any, name: str) -> Any:
     return cell
 
 
-def number(cell: Any) -> float:
-    """A cell as a number: NaN where missing or infinite, dates as seconds, also where text says them. Raises
-    ValueError."""
-    said = isinstance(cell, str) and is_date(cell)
-    return as_number(datetime.datetime.fromisoformat(cell.strip()) if said else cell)
-
-
-def is_date(cell: Any) -> bool:
-    """Whether a cell is a date, or text that says one as ISO 8601 has it."""
-    if isinstance(cell, datetime.date):
-        return True
-    if not isinstance(cell, str) or not DATE.fullmatch(cell.strip()):
-        return False
-    try:
-        return bool(datetime.datetime.fromisoformat(cell.strip()))
-    except ValueError:  # the 31st of February
-        return False
-
-
-def mostly_numbers(cells: Sequence[Any]) -> bool:
-    """Whether more than half of the cells are numbers or dates; text such as "3" may be a code and does not count."""
-    certain = (isinstance(c, (numbers.Number, np.number)) and not isinstance(c, bool) or is_date(c) for c in cells)
-    return 2 * sum(certain) > len(cells)
-
-
-def _numeric(cells: Sequence[Any]) -> bool:
-    """Whether the cells of a column are numbers, but for odd ones."""
-    return all(map(_is_number, cells)) or mostly_numbers(cells)
-
-
-def _is_number(cell: Any) -> bool:
-    try:
-        return not isinstance(cell, bool) and number(cell) is not None
-    except ValueError:
-        return False
-
-
-def _category(cell: Any) -> str:
-    """The name of a category: 3.0 is "3", as a column of whole numbers with gaps comes back as floats."""
-    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
-
-
 def _categories(cells: Sequence[Any]) -> tuple[str, ...]:
     """The commonest, in alphabetical order."""
-    return tuple(sorted(name for name, _ in Counter(map(_category, cells)).most_common(MOST_CATEGORIES)))
+    return tuple(sorted(name for name, _ in Counter(map(category, cells)).most_common(MOST_CATEGORIES)))

@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Ragged, Tokens, unknown
+from amodal.modalities.shared import dense as _dense
 from amodal.modalities.shared import draw as _draw
 from amodal.modalities.shared import ragged as _ragged
-from amodal.modalities.shared.base import BadValue, Raw, at_most, build, check_view, is_missing, read_bytes, shortened
+from amodal.modalities.shared.base import (
+    Attribute,
+    BadValue,
+    Modality,
+    Raw,
+    Schema,
+    at_most,
+    build,
+    check_view,
+    shortened,
+    spanned,
+)
+from amodal.modalities.shared.cells import is_missing
+from amodal.modalities.shared.files import read_bytes
+from amodal.modalities.shared.requests import text_of
+
+if TYPE_CHECKING:
+    from amodal.modalities.shared.requests import Limits
 
 CROPS = {"weak": (0.8, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.5)}  # share of the length
 DROPPED, SPAN, NOISE = 0.1, 4, 0.02
@@ -26,7 +47,7 @@ EDITED = 0.1
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(Modality):
     """A value is (length,) int32: byte values, or ids of the vocabulary. What is longer than `max_length * patch` is
     cut off; `truncated` says how much.
 
@@ -42,6 +63,13 @@ class Text:
     strong: str = "characters"
 
     suffixes: ClassVar[frozenset[str]] = frozenset({".txt", ".text", ".md", ".caption"})
+    raw_text: ClassVar[str] = "either"
+    placeholder: ClassVar[str] = "words"
+    uploads: ClassVar[bool] = False
+    is_sequence: ClassVar[bool] = True
+    takes_prompts: ClassVar[bool] = True
+    self_explaining: ClassVar[bool] = True
+    backbones: ClassVar[tuple[str, ...]] = ("transformers",)
 
     def __post_init__(self):
         if self.max_length < 1 or self.patch < 1:
@@ -51,10 +79,10 @@ class Text:
             raise unknown("damage of a strong view of text", self.strong, DAMAGES)
 
     @classmethod
-    def infer(cls, samples: Sequence[Raw], **given) -> Text:
+    def infer(cls, samples: Sequence[Raw], **overrides) -> Text:
         """Patches of 1, 2 or 4 bytes so that the usual text takes at most 64 tokens; room for the longest, up to 256
         tokens."""
-        probe, lengths, first = build(cls, given), [], None
+        probe, lengths, first = build(cls, overrides), [], None
         for raw in samples:
             try:
                 lengths.append(len(probe._ids(raw)))
@@ -64,9 +92,9 @@ class Text:
             raise first or BadValue("no samples to look at")
         usual = np.percentile(lengths, 90)
         small = 1 if probe.vocabulary else next((p for p in (1, 2, 4) if usual <= 64 * p), 4)
-        patch = build(cls, {"patch": small} | given).patch
+        patch = build(cls, {"patch": small} | overrides).patch
         room = -(-max(lengths) * 5 // 4 // patch)  # a quarter more than was seen
-        return build(cls, {"patch": patch, "max_length": min(256, max(8, -(-room // 8) * 8))} | given)
+        return build(cls, {"patch": patch, "max_length": min(256, max(8, -(-room // 8) * 8))} | overrides)
 
     def decode(self, raw: Raw) -> np.ndarray:
         """(length,) int32 from text, a list of texts (one a line), a Path, or bytes: UTF-8, or UTF-16 that says so."""
@@ -172,6 +200,9 @@ class Text:
     def tokenizer(self, width: int) -> TextTokenizer:
         return TextTokenizer(self, width)
 
+    def graph(self, tokenizer: nn.Module) -> TextGraph:
+        return TextGraph(tokenizer)
+
     def targets(self, texts: Ragged) -> Tensor:
         """(T, patch) int64 ids, -1 where the last token of a text is not full."""
         return _ragged.patches(texts, self.patch, -1)[0]
@@ -199,6 +230,32 @@ class Text:
     def describe(self, value: np.ndarray) -> str:
         return shortened(" ".join(self.text(value).split()))
 
+    def summarize(self, raws: Sequence[Raw], values: Sequence[np.ndarray]) -> str:
+        texts = [text for raw in raws if (text := _shown(raw))]
+        scripts: Counter[str] = Counter()
+        for text in texts:
+            scripts.update({_script(c) for c in text if c.isalpha()})
+        common = [name for name, n in scripts.most_common(4) if n >= 0.01 * len(texts)]
+        written = ", ".join(common) or "no letters"
+        return f"{spanned(map(len, texts), 'characters')}, {written}" if texts else ""
+
+    def card(self, value: np.ndarray) -> dict[str, Any]:
+        return {"text": shortened(self.text(value), 2000)}
+
+    def attributes(self) -> dict[str, Attribute]:
+        return {"length": Attribute("number", lambda value: float(len(self.text(value))))}
+
+    def json_schema(self, limits: Limits) -> Schema:
+        return {"type": "string", "minLength": 1, "maxLength": limits.characters}
+
+    def bounds(self, raw: Any, limits: Limits) -> Raw:
+        return text_of(raw, limits)
+
+    @classmethod
+    def example(cls, tokens: int, rng: np.random.Generator) -> tuple[Text, Callable[[], str]]:
+        letters = np.array(list("abcdefgh "))
+        return cls(max_length=tokens, patch=4), lambda: "".join(rng.choice(letters, 4 * tokens - 1)) + "x"
+
 
 class TextTokenizer(nn.Module):
     """An embedding of each id; of several ids in a token, their embeddings side by side through a linear map."""
@@ -215,6 +272,36 @@ class TextTokenizer(nn.Module):
         ids, counts = _ragged.patches(column.values, self.patch, self.blank)
         position = nn.functional.pad(_ragged.steps(counts).float()[:, None], (0, 2))
         return Tokens.of(self.project(self.embed(ids).flatten(1)), column.rows, counts, position, name, size)
+
+
+class TextGraph(nn.Module):
+    """Dense form of `TextTokenizer`."""
+
+    inputs = {
+        "ids": "(N, length) int64: UTF-8 bytes, or ids of the field's vocabulary; anything past the end of a text",
+        "lengths": "(N,) int64: ids in each text, at least 1",
+    }
+    axes = ({0: "batch", 1: "length"}, {0: "batch"})
+
+    def __init__(self, tokenizer: nn.Module):
+        super().__init__()
+        self.patch, self.blank, self.embed, self.project = (
+            tokenizer.patch,
+            tokenizer.blank,
+            tokenizer.embed,
+            tokenizer.project,
+        )
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> _dense.Tokenised:
+        ids_NLp = _dense.cut(torch.where(_dense.within(ids, lengths), ids, self.blank), self.patch, self.blank)
+        return (
+            self.project(self.embed(ids_NLp).flatten(2)),
+            _dense.line(ids_NLp),
+            _dense.present(ids_NLp, lengths, self.patch),
+        )
+
+    def examples(self, n: int, length: int, rng: np.random.Generator) -> list[np.ndarray]:
+        return [rng.integers(0, self.blank, k) for k in _dense.lengths_of(n, length)]
 
 
 def _read(raw: Raw) -> str:
@@ -236,6 +323,20 @@ def _read(raw: Raw) -> str:
     if isinstance(raw, (int, float, np.number)):
         return str(raw)
     raise BadValue(f"a {type(raw).__name__} is not text: expected text, a list of texts, a Path or bytes")
+
+
+def _shown(raw: Raw) -> str:
+    """The text of a raw value as far as it can be read."""
+    try:
+        data = raw.read_bytes() if isinstance(raw, Path) else raw
+        return data.decode("utf-8", "replace") if isinstance(data, bytes) else str(data)
+    except OSError:
+        return ""
+
+
+def _script(character: str) -> str:
+    """Latin, Cyrillic, Cjk, …: the first word of the character's name in Unicode."""
+    return unicodedata.name(character, "?").partition(" ")[0].capitalize()
 
 
 def _begins_character(ids: np.ndarray) -> np.ndarray:

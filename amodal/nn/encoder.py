@@ -11,7 +11,6 @@ from torch import nn
 from amodal.core import Batch, Column, Embeddings, Tokens, field_of, unknown
 from amodal.core.embeddings import FUSED
 from amodal.core.part import Part
-from amodal.modalities import name_of
 from amodal.nn.attention.masks import rule
 from amodal.nn.extend import Extensions, check_fields
 from amodal.nn.pooling import pool_of
@@ -75,9 +74,9 @@ class Encoder(Extensions, Part):
         self.tokenizers = nn.ModuleDict({f: backbones.get(f) or m.tokenizer(self.width) for f, m in fields.items()})
         self.field_token = nn.ParameterDict({f: nn.Parameter(torch.randn(self.width) * 0.02) for f in fields})
         self.position = additive(positions, self.width)
-        kinds = {f: name_of(m) for f, m in fields.items() if f not in backbones}
+        sequences = {f: m.is_sequence for f, m in fields.items() if f not in backbones}
         rotary = positions == "rotary"
-        self.trunks = make_trunks(kinds, kind=trunk, size=size, rotary=rotary, experts=experts, mixer=mixer)
+        self.trunks = make_trunks(sequences, kind=trunk, size=size, rotary=rotary, experts=experts, mixer=mixer)
         self.pools = nn.ModuleDict({f: pool_of(pool, self.width) for f in fields})
         if trunk == "joint":
             self.pools[FUSED] = pool_of("attention" if pool == "attention" else "mean", self.width)

@@ -10,7 +10,6 @@ from torch.nn.functional import normalize
 
 from amodal.core import Batch, Column, Embeddings, Ragged, Tokens, field_of, unknown
 from amodal.core.part import Part
-from amodal.modalities import name_of
 from amodal.nn.grid_pool import numbers, places
 
 if TYPE_CHECKING:
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 from amodal.nn.trunks import Bags
 
 KINDS = ("tokens", "places")
-AXES = {"image": {1: "row", 2: "column"}, "audio": {0: "time", 1: "pitch"}}
-"""What the axes are called along which tokens lie (axis 0 is time); other kinds have one, `part`."""
 
 
 class MultiVector(Part):
@@ -82,7 +79,7 @@ class MultiVector(Part):
             return ""
         if number == 0:
             return "whole"
-        number, names = number - 1, AXES.get(name_of(encoder.fields[field]), {0: "part"})
+        number, names = number - 1, encoder.fields[field].axis_names
         return ", ".join(f"{name} {number // self.grid**i % self.grid + 1} of {self.grid}" for i, name in names.items())
 
 

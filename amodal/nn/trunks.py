@@ -14,7 +14,6 @@ from amodal.nn.transformer import Around, Collect, Transformer, size_of
 
 KINDS = ("separate", "shared", "joint")
 MIXERS: dict[str, type[nn.Module]] = {"attention": Transformer, "gru": Recurrent, "brnn": Brnn}
-SEQUENCES = ("text", "audio", "series", "sequence", "events")
 ALL = "all"
 """The key of the one trunk that all fields use."""
 
@@ -23,12 +22,12 @@ Bags = dict[str, Tokens]
 
 
 def make_trunks(
-    fields: dict[str, str], *, kind: str, size: str, rotary: bool = False, experts: int = 0, mixer: str = "attention"
+    fields: dict[str, bool], *, kind: str, size: str, rotary: bool = False, experts: int = 0, mixer: str = "attention"
 ) -> nn.ModuleDict:
     """The trunks of an encoder, with fresh weights.
 
     Args:
-        fields: field -> modality name, of those that need a trunk.
+        fields: field -> whether its values are sequences, of those that need a trunk.
         kind: "separate", a trunk for each field; "shared", one that reads one source at a time; "joint", one that reads all sources
             of a row together.
         size: See `amodal.nn.transformer.size_of`.
@@ -50,7 +49,7 @@ def make_trunks(
         )
 
     def trunk(key: str) -> nn.Module:
-        if mixer != "attention" and fields[key] in SEQUENCES:
+        if mixer != "attention" and fields[key]:
             return MIXERS[mixer](shape.width)
         return Transformer(shape.width, shape.depth, shape.heads, rotary=rotary, experts=experts)
 

@@ -102,7 +102,7 @@ def lists_of(
             own = value.reshape(-1, value.shape[-1]).float().cpu()
         else:
             field_ = field_for(encoder, name)
-            own = embed_queries(encoder, field_, _values(encoder.fields[field_], value)).flat
+            own = embed_queries(encoder, field_, encoder.fields[field_].queries(value)).flat
         if not len(own):
             raise AmodalError(f"the part {name!r} of the query is empty")
         weight = weights.get(name, 1.0)
@@ -141,30 +141,10 @@ def vector_of(encoder, name: str, value) -> Tensor:
         vectors = value.reshape(-1, value.shape[-1]).float().cpu()
     else:
         field_ = field_for(encoder, name)
-        vectors = embed_values(encoder, field_, _values(encoder.fields[field_], value))
+        vectors = embed_values(encoder, field_, encoder.fields[field_].queries(value))
     if not len(vectors):
         raise AmodalError(f"the part {name!r} of the query is empty")
     return normalize(normalize(vectors, dim=1).mean(0), dim=0)
-
-
-def _values(modality, value) -> list[Raw]:
-    """One raw value or several as several. A list of numbers is one value; text that holds JSON is read for kinds made of numbers."""
-    kind = name_of(modality)
-    if isinstance(value, str) and kind in ("table", "series", "events") and value.lstrip()[:1] in ("{", "["):
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise AmodalError(f"{value[:60]!r} is not JSON: {error}") from None
-    several = (
-        isinstance(value, (list, tuple)) and all(isinstance(v, (str, bytes, Path)) for v in value) and kind != "table"
-    )
-    if kind == "events":  # one record is a list of objects, or an object of lists
-        several |= isinstance(value, (list, tuple)) and all(
-            isinstance(v, list) or isinstance(v, dict) and any(isinstance(c, list) for c in v.values()) for v in value
-        )
-    else:
-        several |= isinstance(value, (list, tuple)) and all(hasattr(v, "shape") or isinstance(v, dict) for v in value)
-    return list(value) if several else [value]
 
 
 def table(hits: Sequence[Hit]) -> Table:

@@ -7,16 +7,9 @@ from typing import Any
 
 from amodal.modalities import Modality, name_of
 from amodal.serve.limits import Limits
-from amodal.serve.values import PICTURES, SOUNDS
 
 Schema = dict[str, Any]
 
-FILE: Schema = {
-    "type": "object",
-    "properties": {"base64": {"type": "string", "contentEncoding": "base64", "minLength": 4}},
-    "required": ["base64"],
-    "additionalProperties": False,
-}
 ERROR: Schema = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
 REFUSALS = {
     400: "not JSON, or not a form",
@@ -83,32 +76,11 @@ def good(schema: Schema, text: str) -> dict[int | str, Any]:
     return {200: {"description": text, "content": {"application/json": {"schema": schema}}}}
 
 
-def value(modality: Modality, limits: Limits) -> Schema:
-    """A value of a sense in JSON."""
-    kind = name_of(modality)
-    if kind in ("text", "sequence"):
-        return {"type": "string", "minLength": 1, "maxLength": limits.characters}
-    if kind == "image":
-        return FILE | {"description": f"the bytes of a picture ({', '.join(PICTURES)}, or .npy)"}
-    if kind == "audio":
-        return FILE | {"description": f"the bytes of a recording ({', '.join(SOUNDS)}, or .npy)"}
-    cell: Schema = {"type": ["number", "string", "boolean", "null"]}
-    if kind == "table":
-        return {"type": "object", "properties": {name: cell for name in modality.columns}, "minProperties": 1}
-    if kind == "series":
-        steps = several({"type": ["number", "null"]})
-        named = {"type": "object", "properties": {name: steps for name in modality.channels}, "minProperties": 1}
-        return {"anyOf": [named, several({"anyOf": [{"type": "number"}, steps]}), FILE]}
-    if kind == "events":
-        return {"anyOf": [several({"type": "object"}) | {"minItems": 1}, {"type": "object", "minProperties": 1}]}
-    return FILE
-
-
 def record(fields: Mapping[str, Modality], limits: Limits) -> Schema:
     """A record, whose senses may be absent."""
     return {
         "type": "object",
-        "properties": {name: value(modality, limits) for name, modality in fields.items()},
+        "properties": {name: modality.json_schema(limits) for name, modality in fields.items()},
         "minProperties": 1,
         "additionalProperties": False,
     }
@@ -120,9 +92,8 @@ def body(fields: Mapping[str, Modality], limits: Limits, *, many: bool, required
     records = thing(records=several(one) | {"minItems": 1, "maxItems": limits.records}) | {
         "additionalProperties": False
     }
-    binary = ("image", "audio", "series")
     form = {
-        name: {"type": "string", "format": "binary"} if name_of(m) in binary else {"type": "string", "minLength": 1}
+        name: {"type": "string", "format": "binary"} if m.uploads else {"type": "string", "minLength": 1}
         for name, m in fields.items()
     }
     content = {

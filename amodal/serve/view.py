@@ -13,11 +13,11 @@ from amodal.data import Dataset
 from amodal.data.quarantine import Quarantine
 from amodal.data.remote import learnt_from
 from amodal.evaluate.labels import is_number
-from amodal.modalities import name_of
+from amodal.modalities import Modality
 from amodal.modalities.shared.base import shortened
 from amodal.progress import Bar
 from amodal.serve import runs
-from amodal.serve.attributes import Facts
+from amodal.serve.attributes import Attributes
 from amodal.serve.embedding_map import Atlas
 from amodal.serve.limits import Limits, Refused
 from amodal.serve.service import Service
@@ -76,7 +76,7 @@ def router(run: Path, *, service: Service | None = None, dataset: Dataset | None
         raise AmodalError(f"there is no index of {run} to show; make one with `amodal index RUN --data DIR`")
     tested = [key for key, part in zip(dataset.keys, dataset.parts.tolist()) if part == 2]
     atlas = Atlas(index, run / "view", tested=tested, unsigned=service.encoder.similarity == "abs_cosine")
-    facts = Facts(dataset)
+    facts = Attributes(dataset)
     label = next(iter(atlas.labels), "")
     soon = [("layout", "", atlas.way), ("outliers", ""), ("twins", "", records.SAME), ("retrieval", atlas.senses)]
     soon += [("probe", atlas.senses, label), ("missing", label)] if label else []
@@ -95,7 +95,8 @@ def router(run: Path, *, service: Service | None = None, dataset: Dataset | None
             "run": run.resolve().name,
             "method": service.model.config.get("method", ""),
             "tabs": tabs,
-            "senses": {s: name_of(service.model.fields[s]) for s in service.model.fields},
+            "senses": {name: m.kind for name, m in service.model.fields.items()},
+            "inputs": {name: _input(m) for name, m in service.model.fields.items()},
             "indexed": list(atlas.senses),
             "labels": {name: "number" if is_number(v) else "classes" for name, v in atlas.labels.items()},
             "facts": facts.names,
@@ -106,6 +107,16 @@ def router(run: Path, *, service: Service | None = None, dataset: Dataset | None
         }
 
     return made
+
+
+def _input(modality: Modality) -> dict[str, Any]:
+    """How a page asks for a value of a field."""
+    return {
+        "placeholder": modality.placeholder,
+        "accept": modality.accepts or ",".join(sorted(modality.suffixes)),
+        "prose": modality.takes_prompts,
+        "label": "" if modality.placeholder or modality.self_explaining else modality.kind,
+    }
 
 
 def _file(static: dict[str, bytes], name: str) -> Response:

@@ -15,7 +15,7 @@ def announce(config: dict, method: Method, dataset, notes: Sequence[str] = ()) -
     encoder: Encoder = method.encoder
     shape = size_of(encoder.size)
     count = sum(p.numel() for p in encoder.parameters())
-    senses = ", ".join(f"{name} ({type(m).__name__.lower()})" for name, m in dataset.fields.items())
+    senses = ", ".join(f"{name} ({m.kind})" for name, m in dataset.fields.items())
     say = Console(stderr=True)
     say.print(
         f"[bold]{config['method']}[/] on {dataset.name}: {config['data']['train']} of {len(dataset)} records to train on; {senses}\n"

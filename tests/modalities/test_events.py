@@ -12,7 +12,6 @@ from amodal import data
 from amodal.core import AmodalError, Batch, Column
 from amodal.modalities import BadValue, guess, kind, make
 from amodal.nn.encoder import Encoder
-from amodal.search.query import _values
 
 SHOP = make("events", columns=["item", "price"], categories={"item": ["milk", "tea"]})
 LIST = [
@@ -178,8 +177,8 @@ def test_tables_of_events(tmp_path, form):
 
 
 def test_queries():
-    assert _values(SHOP, LIST) == [LIST] and _values(SHOP, COLUMNS) == [COLUMNS]
-    assert _values(SHOP, json.dumps(LIST)) == [LIST] and _values(SHOP, [LIST, COLUMNS]) == [LIST, COLUMNS]
+    assert SHOP.queries(LIST) == [LIST] and SHOP.queries(COLUMNS) == [COLUMNS]
+    assert SHOP.queries(json.dumps(LIST)) == [LIST] and SHOP.queries([LIST, COLUMNS]) == [LIST, COLUMNS]
 
 
 def test_parameters_are_checked():

@@ -25,7 +25,7 @@ from amodal.data import Dataset
 from amodal.evaluate.protocols.retrieval import ranked
 from amodal.search import Index
 from amodal.serve import app, runs, serve
-from amodal.serve.attributes import Facts
+from amodal.serve.attributes import Attributes
 from amodal.serve.embedding_map import Atlas, principal
 from amodal.serve.tabs import map as atlas_map
 from amodal.serve.tabs.map import numbers
@@ -108,7 +108,7 @@ def test_columns_that_nobody_described_can_colour_the_map():
     table |= {"price": [float(i) for i in range(39)] + [None], "shop": ["north", "south"] * 20, "note": ["x" * 50] * 40}
     dataset = records.open(table)
     schema = replace(dataset.schema, fields={"text": dataset.schema.fields["text"]}, labels={})
-    facts = Facts(Dataset(dataset.reader, schema))
+    facts = Attributes(Dataset(dataset.reader, schema))
     assert facts.names == {"text.length": "number", "price": "number", "shop": "classes"}
     assert np.allclose(facts.values("price", ["38", "39", "nobody"]), [38, np.nan, np.nan], equal_nan=True)
     assert facts.values("shop", ["1", "0"]).tolist() == ["south", "north"]
@@ -332,7 +332,7 @@ def test_a_record_that_is_not_drawn_is_found_by_its_nearest_that_is(tmp_path):
     hidden = next(i for i in range(40) if i not in shown)
     assert atlas.near(a[hidden], ["a"], 1)[0][0] == hidden, "search sees all"
     router_of = FastAPI()
-    atlas_map.add(router_of, atlas, Facts(records.open({"text": ["a"]})))
+    atlas_map.add(router_of, atlas, Attributes(records.open({"text": ["a"]})))
     client = TestClient(router_of)
     found = got(client, "/view/map", sense="a")
     assert found["of"] == 40 and len(found["x"]) == 10 and found["numbers"] == [shown[p] for p in found["places"]]
@@ -407,7 +407,7 @@ def test_umap_draws_the_map_where_it_is_installed(monkeypatch, tmp_path):
     monkeypatch.setattr(
         atlas, "layout", lambda sense, way: layout(sense, way) if way == "pca" or slow.wait(20) else None
     )
-    atlas_map.add(made, atlas, Facts(records.open({"text": ["a"]})))
+    atlas_map.add(made, atlas, Attributes(records.open({"text": ["a"]})))
     client = TestClient(made)
     first = got(client, "/view/map", sense="a")
     assert (first["way"], first["final"]) == ("pca", False), "what is quick comes first"

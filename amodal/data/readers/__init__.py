@@ -84,7 +84,7 @@ def open_records(
         return Native(paths[0])
     if sort == "saved":
         return HuggingFace(paths[0], key)
-    if sort == "table":
+    if sort == "columns":
         return Table(paths, key)
     return WebDataset(paths, columns, kinds) if sort == "tar" else Folder(paths[0], columns, kinds)
 
@@ -96,7 +96,7 @@ def _sort(path: Path) -> str:
     if path.name.startswith("manifest-") and ending == ".json":
         return "manifest"
     if ending in table.SUFFIXES:
-        return "table"
+        return "columns"
     if ".tar" in path.name.lower():
         return "tar"
     raise AmodalError(

@@ -26,7 +26,7 @@ from amodal.data.readers._shards import FarShard
 from amodal.data.readers._tabular import Tabular
 from amodal.data.readers.base import inside
 from amodal.data.remote import Remote, place, together
-from amodal.modalities.shared.base import as_number
+from amodal.modalities.shared.cells import as_number
 
 FORMAT = "amodal-arrow-1"
 OWN = re.compile(r"shard-[0-9a-f]{16}\.arrow|manifest-[0-9a-f]{16}\.json|writing-\d+\.part")

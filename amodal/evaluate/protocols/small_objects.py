@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from amodal import modalities
 from amodal.core import AmodalError, Column, Ragged, unknown
 from amodal.core.column import both
 from amodal.evaluate.labels import NotApplicable
@@ -28,7 +29,6 @@ from amodal.evaluate.protocols.retrieval import _chance
 from amodal.evaluate.result import Result
 from amodal.inference.embed import Embedded, embed_several
 from amodal.inference.forward_passes import evaluating, in_order
-from amodal.modalities import name_of
 from amodal.nn.encoder import Encoder
 from amodal.nn.multi_vector import MultiVector
 from amodal.objectives.late_interaction import late_interaction
@@ -104,15 +104,20 @@ def small_objects(
 
 def _senses(test: Embedded, words: str, pictures: str) -> tuple[str, str]:
     fields = getattr(getattr(test.changed, "encoder", None), "fields", {})
-    kinds = {s: name_of(fields[s]) if s in fields else s for s in test.sources}
+    known = modalities.every()  # without an encoder a source's name says what it is
+    modality = {s: fields.get(s, known.get(s)) for s in test.sources}
+    wanted = {
+        "words": (words, lambda m: m.takes_prompts),
+        "pictures": (pictures, lambda m: m.layout == "grid"),
+    }
     chosen = []
-    for given, kind in ((words, "text"), (pictures, "image")):
+    for what, (given, fits) in wanted.items():
         if given and given not in test.sources:
             raise unknown("sense of these records", given, test.sources)
-        some = [given] if given else [s for s in test.sources if kinds[s] == kind]
+        some = [given] if given else [s for s in test.sources if modality[s] is not None and fits(modality[s])]
         if not some:
             raise NotApplicable(
-                f"it needs a sense of {kind}, or to be told which sense stands for it; there are {', '.join(kinds)}"
+                f"it needs a field of {what}, or `{what}` naming one; there are {', '.join(test.sources)}"
             )
         chosen.append(some[0])
     if chosen[0] == chosen[1]:

@@ -9,7 +9,6 @@ of which records are given."""
 from amodal.core import AmodalError, unknown
 from amodal.methods.contrastive.clip import clip
 from amodal.methods.shared.shapes import Towers, two_senses
-from amodal.modalities import name_of
 from amodal.nn.encoder import Encoder
 
 
@@ -29,7 +28,7 @@ def ape(
         raise AmodalError(f"a head has 0 blocks or more, not {blocks}")
     if anchor and anchor not in encoder.fields:
         raise unknown("field to be the anchor", anchor, encoder.fields)
-    seen = [f for f, m in two_senses(encoder).fields.items() if name_of(m) != "text"] or list(encoder.fields)
+    seen = [f for f, m in two_senses(encoder).fields.items() if not m.takes_prompts] or list(encoder.fields)
     for field in encoder.fields:
         encoder.lock(field)
         if blocks and field != (anchor or seen[0]):

@@ -24,6 +24,6 @@ def clip_ild(
     if learn not in SIDES:
         raise unknown("side to learn", learn, SIDES)
     texts, others = texts_and_others(encoder)
-    for field in {"both": [], "seen": texts, "text": others}[learn]:
+    for field in dict(zip(SIDES, ([], texts, others)))[learn]:
         encoder.lock(field)
     return clip(encoder, width=width, temperature=temperature, max_scale=max_scale)

@@ -19,7 +19,6 @@ from amodal.core import AmodalError, Batch
 from amodal.methods.adaptation.lit import to_lock
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
-from amodal.modalities import name_of
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projection_tower import align_to_towers, projection_towers, with_projection_tower
 from amodal.nn.scale import Scale
@@ -40,7 +39,7 @@ def dinotxt(
     """lock: the fields that stay as they were trained before, with commas between (unless given, those with a pretrained backbone, or the
     first that is no text); blocks: trained ones behind a locked tower, 0 for none; reads: what its vector is, "both" (class token and
     mean patch), "cls" or "mean"; temperature: where the learned softmax temperature starts; max_scale: bound of its inverse."""
-    seen = [f for f, m in two_senses(encoder).fields.items() if name_of(m) != "text" or encoder.contextual(f)]
+    seen = [f for f, m in two_senses(encoder).fields.items() if not m.takes_prompts or encoder.contextual(f)]
     given = [f for f in seen if encoder.contextual(f)] or seen[:1]
     for field in to_lock(encoder, lock or ",".join(given)):
         encoder.lock(field)

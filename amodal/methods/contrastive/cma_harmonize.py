@@ -20,7 +20,6 @@ from amodal.masking.random import random_keep
 from amodal.methods.contract import Clock, Features, Method
 from amodal.methods.shared.regions import alone, sentences, vectors
 from amodal.methods.shared.shapes import sense_pairs, share, two_senses
-from amodal.modalities.text import Text
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
 from amodal.objectives.mil_nce import mil_nce
@@ -49,7 +48,7 @@ def cma_harmonize(
     share of the tokens left out, of all senses but texts; width: of the common space; temperature: of both losses."""
     if sift not in SIFTS:
         raise unknown("cma_harmonize.sift", sift, SIFTS)
-    texts = [f for f, m in two_senses(encoder).fields.items() if isinstance(m, Text)]
+    texts = [f for f, m in two_senses(encoder).fields.items() if m.takes_prompts]
     anchor = anchor or next((f for f in encoder.fields if f not in texts), next(iter(encoder.fields)))
     if anchor not in encoder.fields:
         raise unknown("field to anchor to", anchor, encoder.fields)

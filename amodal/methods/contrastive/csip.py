@@ -8,7 +8,6 @@ bias."""
 
 from amodal.core import unknown
 from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
-from amodal.modalities.image import Image
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce
@@ -19,7 +18,7 @@ def csip(
 ) -> Towers:
     """image: the field that looks for the others and is kept for later tasks, the first picture (else the first field) unless given;
     symmetric: the others look for it too; width: of the common space; temperature: where the learned softmax temperature starts."""
-    pictures = [f for f, modality in two_senses(encoder).fields.items() if isinstance(modality, Image)]
+    pictures = [f for f, modality in two_senses(encoder).fields.items() if modality.layout == "grid"]
     image = image or [*pictures, *encoder.fields][0]
     if image not in encoder.fields:
         raise unknown("field", image, encoder.fields, "It was to be csip's image.")

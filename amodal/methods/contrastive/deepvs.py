@@ -19,7 +19,6 @@ from amodal.methods.shared.matching import token_features, words_of
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import Towers, share, token_mean, two_senses
 from amodal.methods.shared.snippets import assign, cut, scores
-from amodal.modalities.text import Text
 from amodal.nn.attention.cross import side_by_side
 from amodal.nn.encoder import Encoder
 from amodal.nn.generation.captioner import Captioner
@@ -45,7 +44,7 @@ def deepvs(
     regions: False leaves the whole as the only region, which is a dot product of whole pictures and words; captions: share of the steps,
     at the end, that train the generator (0: none); beta: how long its snippets get; hidden: width of its state."""
     name, others = words_of(two_senses(encoder), words)
-    if captions and (not isinstance(encoder.fields[name], Text) or encoder.fields[name].patch > 1):
+    if captions and (not encoder.fields[name].takes_prompts or encoder.fields[name].patch > 1):
         raise AmodalError(f"captions are written id by id: {name} must be a text field with patch = 1")
 
     def objective(features):

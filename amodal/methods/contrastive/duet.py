@@ -21,7 +21,6 @@ from amodal.methods.contract import Clock, Features, Method
 from amodal.methods.shared.matching import SEED, seed_column
 from amodal.methods.shared.prompts import AttributePrompts
 from amodal.methods.shared.shapes import share, token_mean, two_senses
-from amodal.modalities.table import Table
 from amodal.nn.attention.cross import CrossEncoder
 from amodal.nn.encoder import Encoder
 from amodal.objectives.attribute_contrast import attribute_contrast, draw_attribute_rows
@@ -46,11 +45,11 @@ def duet(
     one masked, instead of the template; miss: that another attribute is left blank; mask, contrast, regress, classes: weights of telling
     masked attributes, of attribute-level contrast, of regression, of contrast between classes (0 leaves one out); negatives: of one
     attribute; temperature: of the contrast between classes."""
-    tables = [f for f, m in two_senses(encoder).fields.items() if isinstance(m, Table)]
+    tables = [f for f, m in two_senses(encoder).fields.items() if m.is_row]
     if not tables:
         raise AmodalError(f"duet learns from attributes, a table, and there are only {', '.join(encoder.fields)}")
     if attributes and attributes not in tables:
-        raise unknown("table", attributes, tables, "It was to hold the attributes.")
+        raise unknown("table of attributes", attributes, tables, "It was to hold the attributes.")
     weights = {"class": 1.0, "mask": mask, "contrast": contrast, "regress": regress, "classes": classes}
     prompts = AttributePrompts(encoder, attributes or tables[0], chance=chance, miss=miss)
     return Duet(encoder, prompts, weights, negatives, temperature)

@@ -13,7 +13,6 @@ import torch
 
 from amodal.core import Embeddings, unknown
 from amodal.methods.shared.shapes import Towers, two_senses
-from amodal.modalities import name_of
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.common import connected_zero
@@ -32,7 +31,7 @@ def gram(
     """anchor: the field that each tuple is matched with, the first text unless given; width: of the common space; temperature: where
     the learned one starts; max_scale: bound of its inverse; smoothing: of the labels."""
     scale = Scale(1 / temperature, most=max_scale)
-    texts = [f for f, modality in two_senses(encoder).fields.items() if name_of(modality) == "text"]
+    texts = [f for f, modality in two_senses(encoder).fields.items() if modality.takes_prompts]
     anchor = anchor or [*texts, *encoder.fields][0]
     if anchor not in encoder.fields:
         raise unknown("field to anchor to", anchor, encoder.fields)

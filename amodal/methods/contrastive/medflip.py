@@ -17,7 +17,6 @@ from amodal.masking.random import random_keep
 from amodal.methods.contract import Features, StagedMethod
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import refuse_backbones, row_losses, sense_pairs, share, token_mean, two_senses
-from amodal.modalities.text import Text
 from amodal.nn.encoder import Encoder
 from amodal.nn.generation.mask_decoder import MaskDecoder
 from amodal.nn.scale import Scale
@@ -46,7 +45,7 @@ def medflip(
     label of the data, whose classes make soft targets (records match only themselves without it). spectral: weight of the leading singular
     value of the similarities (below 0: it is to be large); relative: as a share of all of them. reconstruct: weight of a masked
     autoencoder's loss on what was dropped (0: no decoder)."""
-    texts = [f for f, m in two_senses(encoder).fields.items() if isinstance(m, Text)]
+    texts = [f for f, m in two_senses(encoder).fields.items() if m.takes_prompts]
     dropped = [f for f in encoder.fields if f not in texts] or list(encoder.fields)
     if not 0 <= ratio < 1 or not 0 <= tuning < 1:
         raise AmodalError(f"medflip.ratio and tuning are shares from 0 to below 1, got {ratio} and {tuning}")

@@ -14,7 +14,6 @@ from amodal.core import Batch, Column, Embeddings, field_of, name_code
 from amodal.methods.contract import Features, Method
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import sense_pairs, share, two_senses
-from amodal.modalities.text import Text
 from amodal.nn.dropout import seeded_dropout
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
@@ -33,7 +32,7 @@ def merl(
 ) -> Method:
     """weight: of the latent views' loss (0 is cross-modal alignment alone); dropout: of each view. width: of the common space and of the
     latent views; hidden: of the heads' hidden layer; temperature: of both losses, fixed."""
-    fields = [f for f, m in two_senses(encoder).fields.items() if not isinstance(m, Text)] or list(encoder.fields)
+    fields = [f for f, m in two_senses(encoder).fields.items() if not m.takes_prompts] or list(encoder.fields)
     return Merl(encoder.align(width, hidden), fields, weight, dropout, temperature)
 
 

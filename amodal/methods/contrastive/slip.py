@@ -7,7 +7,6 @@ from torch import nn
 from amodal.core import Batch, view_of
 from amodal.methods.contract import Features
 from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
-from amodal.modalities.text import Text
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
 from amodal.nn.scale import Scale
@@ -28,7 +27,7 @@ def slip(
     """weight: of the views' loss (0 is CLIP at the same cost); width: of the common space; temperature: where the learned softmax
     temperature between senses starts; max_scale: bound of its inverse; view_temperature: between views; hidden, projection: widths of
     the views' projector of three layers, which training alone uses."""
-    twice = [f for f, m in encoder.fields.items() if not isinstance(m, Text)] or list(encoder.fields)
+    twice = [f for f, m in encoder.fields.items() if not m.takes_prompts] or list(encoder.fields)
     scale = Scale(1 / temperature, most=max_scale)
     heads = nn.ModuleDict({f: Projector(encoder.width, projection, hidden=hidden, layers=3) for f in twice})
 

@@ -67,7 +67,7 @@ def timix(
     )
     scale = Scale(1 / temperature, most=max_scale)
     method = TiMix(encoder.align(width), scale, words, mixed if weight else [])
-    method.mix, method.guided = mix, place == "text"
+    method.mix, method.guided = mix, place == PLACES[0]
     method.weight, method.smoothing, method.soft = weight, smoothing, soft
     return method
 

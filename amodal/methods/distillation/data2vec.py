@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from amodal import modalities
 from amodal.core import Batch, Column, Tokens, field_of
-from amodal.masking.by_kind import hide_as
+from amodal.masking.by_layout import hide
 from amodal.methods.contract import Clock, Features
 from amodal.methods.shared.shapes import (
     StudentTeacher,
@@ -37,7 +36,7 @@ def data2vec(
     final_momentum: float = 0.9999,
 ) -> StudentTeacher:
     """top: blocks whose outputs the targets average (6 to 10 of 12 in the paper); beta: where smooth L1 turns linear; image,
-    sequence, span, other: what is hidden, see `amodal.masking.by_kind`; momentum, final_momentum: of the teacher, at the start and
+    sequence, span, other: what is hidden, see `amodal.masking.by_layout`; momentum, final_momentum: of the teacher, at the start and
     at the end."""
     return Data2vec(
         encoder, top, beta, dict(image=image, sequence=sequence, span=span, other=other), momentum, final_momentum
@@ -50,13 +49,13 @@ class Data2vec(StudentTeacher):
         refuse_backbones(encoder)
         refuse_pool(encoder)
         self.top, self.beta, self.hide = top, beta, hide
-        self.kinds = {f: modalities.name_of(m) for f, m in encoder.fields.items()}
+        self.layouts = {f: m.layout for f, m in encoder.fields.items()}
         self.mask = nn.ParameterDict({f: nn.Parameter(torch.randn(encoder.width) * 0.02) for f in encoder.fields})
         self.predictors = nn.ModuleDict({f: nn.Linear(encoder.width, encoder.width) for f in encoder.fields})
 
     def features(self, batch: Batch) -> Features:
         content = self.encoder.patchify(batch)
-        hidden = {s: hide_as(self.kinds[field_of(s)], bag, batch.seeds, **self.hide) for s, bag in content.items()}
+        hidden = {s: hide(self.layouts[field_of(s)], bag, batch.seeds, **self.hide) for s, bag in content.items()}
         with torch.no_grad():
             whole = {s: self.teacher.add_positions(bag) for s, bag in content.items()}
             target = self.teacher.encode(whole, collect=self.targets)
@@ -82,7 +81,7 @@ class Data2vec(StudentTeacher):
         """The mean of the top blocks' MLP outputs, each normalised: over time in a sequence of sound or measurements, over
         channels in an image, a text or a table."""
         in_time = torch.tensor(
-            [self.kinds[field_of(n)] in ("audio", "series") for n in tokens.names], device=tokens.source.device
+            [self.layouts[field_of(n)] == "signal" for n in tokens.names], device=tokens.source.device
         )
         over_time = in_time[tokens.source].unsqueeze(1)
         normal = [torch.where(over_time, over_row(x, tokens), layer_norm(x, x.shape[1:])) for x in outputs[-self.top :]]

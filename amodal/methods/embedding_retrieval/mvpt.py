@@ -14,14 +14,12 @@ from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, field_of
 from amodal.methods.contract import Features, Method
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import sense_pairs, share, token_column, two_senses
-from amodal.modalities import name_of
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.temporal import segments_of
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce
 
 ENCODER = {"pool": "cls"}
-IN_TIME = ("series", "audio", "events")
 
 
 def mvpt(
@@ -47,7 +45,7 @@ def mvpt(
             f"segments have a length above 0, and weights are at least 0 and not all 0; got {length}, {track} and {segment}"
         )
     method = Mvpt(two_senses(encoder).align(width), Scale(1 / temperature, most=max_scale))
-    method.timed = given or [f for f, m in encoder.fields.items() if name_of(m) in IN_TIME]
+    method.timed = given or [f for f, m in encoder.fields.items() if m.has_time]
     method.length, method.weights = length, (track, segment)
     if not track and len(method.timed) < 2:
         raise AmodalError(

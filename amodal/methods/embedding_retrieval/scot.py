@@ -48,7 +48,7 @@ def scot(
     if not 0 <= warmup < 1:
         raise AmodalError(f"warmup is from 0 to below 1, not {warmup}")
     own = {f: m for f, m in encoder.fields.items() if f not in (change, changed)}
-    texts = [f for f, m in own.items() if type(m).__name__ == "Text"]
+    texts = [f for f, m in own.items() if m.takes_prompts]
     words = words_of(encoder, words)[0] if words else (texts or list(own))[0 if texts else -1]
     read_by = {name: tower_of(encoder, name, [words, *own]) for name in (change, changed)}
     for name in {n for n, tower in read_by.items() if tower != n}:

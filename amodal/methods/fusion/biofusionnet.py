@@ -17,7 +17,6 @@ from amodal.core.embeddings import FUSED
 from amodal.methods.contract import Features, Method
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import row_losses, share, token_mean
-from amodal.modalities.image import Image
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.co_attention import CoDualFusion
 from amodal.nn.generation.autoencoder import Autoencoder
@@ -49,7 +48,7 @@ def biofusionnet(
         if name not in encoder.fields:
             raise unknown("field", name, encoder.fields)
     fused = [f for f in encoder.fields if f != late or len(encoder.fields) == 1]
-    pictures = [f for f in fused if isinstance(encoder.fields[f], Image)]
+    pictures = [f for f in fused if encoder.fields[f].layout == "grid"]
     compressed = (patches or next(iter(pictures), "")) if elbo else ""
     vae = Autoencoder(encoder.width, 2 * latent, latent) if compressed else None
     shape = {"heads": encoder.heads_each, "depth": depth, "hidden": hidden, "dropout": dropout}

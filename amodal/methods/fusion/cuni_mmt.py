@@ -19,7 +19,6 @@ from amodal.methods.contract import Features, Method
 from amodal.methods.shared.matching import token_features, words_of
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import share, token_column, token_mean, two_senses
-from amodal.modalities.text import Text
 from amodal.nn.encoder import Encoder
 from amodal.nn.generation.field_decoder import Writer, every_row, told_from
 from amodal.objectives.margin import ranking_hinge
@@ -43,7 +42,7 @@ def cuni_mmt(
     the field that is told, the last text unless given; images: what the other fields are for: "read" beside the source, "imagine" as
     targets for the source's mean token, or "both"; strategy: to read several sources, "serial", "parallel", "flat" or "hierarchical";
     depth: blocks of the decoder; weight: lambda of the imagination; margin: of its loss."""
-    texts = [f for f, m in two_senses(encoder).fields.items() if isinstance(m, Text)]
+    texts = [f for f, m in two_senses(encoder).fields.items() if m.takes_prompts]
     target, others = words_of(encoder, target or (texts[-1] if texts else ""))
     source = source or next((f for f in others if f in texts), others[0])
     if source not in others:

@@ -16,7 +16,6 @@ from amodal.masking.hashing import hash_bits
 from amodal.masking.tube import tube_keep
 from amodal.methods.contract import Features
 from amodal.methods.shared.shapes import MaskedAutoencoder
-from amodal.modalities.text import Text
 from amodal.nn.encoder import Encoder
 
 
@@ -27,7 +26,7 @@ def surgical_feedback(encoder: Encoder, *, ratio: float = 0.9, fields: str = "",
     for field in chosen:
         if field not in encoder.fields:
             raise unknown("field to go on with", field, encoder.fields)
-    chosen = chosen or [f for f, m in encoder.fields.items() if not isinstance(m, Text)]
+    chosen = chosen or [f for f, m in encoder.fields.items() if not m.takes_prompts]
     if not chosen:
         raise AmodalError("there is text alone, whose tower stays as it is; give fields, or take mae")
     width = max(encoder.width // 2, 32)

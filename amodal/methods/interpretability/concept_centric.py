@@ -20,7 +20,6 @@ from amodal.core.column import shared_rows
 from amodal.methods.contract import Features, Method
 from amodal.methods.shared.concepts import TableConcepts
 from amodal.methods.shared.shapes import share, two_senses
-from amodal.modalities.table import Table
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.boxes import ConceptHead, learn_boxes
 from amodal.objectives.entailment import bce_of_log
@@ -33,7 +32,7 @@ def concept_centric(
 ) -> Concepts:
     """concepts: the table whose categories are the concepts, the first that has any unless given; dims: of the concept space; softness: of
     boxes, see `amodal.nn.heads.boxes`; steps: that the concept space is learnt in, before all others."""
-    tables = [f for f, m in two_senses(encoder).fields.items() if isinstance(m, Table) and m.categories]
+    tables = [f for f, m in two_senses(encoder).fields.items() if m.is_row and m.categories]
     if not tables:
         raise AmodalError(
             f"concept_centric needs a table with categories, the concepts, and there are only {', '.join(encoder.fields)}"

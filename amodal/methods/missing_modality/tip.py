@@ -17,7 +17,6 @@ from amodal.methods.contract import Features, Method
 from amodal.methods.shared import matching as m
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import sense_pairs, share, token_column, token_mean, two_senses
-from amodal.modalities.table import Table
 from amodal.nn.attention.cross import side_by_side
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
@@ -39,7 +38,7 @@ def tip(
     the last field). match, fill: weights of matching and of reconstruction beside that of the contrast, 0 for none; ratio: share of
     cells hidden; width: of the common space; temperature: of the contrast, fixed; depth: blocks of the interaction module; view: of
     all other fields."""
-    tables = [f for f, modality in two_senses(encoder).fields.items() if isinstance(modality, Table)]
+    tables = [f for f, modality in two_senses(encoder).fields.items() if modality.is_row]
     name, others = m.words_of(encoder, table or next(iter(tables), ""))
     module = Interaction(encoder.width, depth=depth, heads=encoder.heads_each)
     masked = m.MaskedWords(encoder, name, ratio) if fill else None

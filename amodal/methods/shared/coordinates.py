@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, Column, unknown
 from amodal.methods.shared.dense import grid_side, maps_of
-from amodal.modalities.image import Image
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.dense import DenseHead
 from amodal.nn.heads.maps import as_large
@@ -44,7 +43,7 @@ def check_fields(encoder: Encoder, points: str, coordinates: str) -> None:
     for field in (points, coordinates):
         if field not in encoder.fields:
             raise unknown("field", field, encoder.fields, "Say which are points and which are coordinates.")
-        if not isinstance(encoder.fields[field], Image) or encoder.fields[field].channels != 3:
+        if encoder.fields[field].layout != "grid" or encoder.fields[field].channels != 3:
             raise AmodalError(f"x, y and z of each pixel are an image of three channels, which {field!r} is not")
     if encoder.fields[points].size != encoder.fields[coordinates].size:
         raise AmodalError(f"{points!r} and {coordinates!r} belong together pixel by pixel and need one size")

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Column, Tokens, unknown
 from amodal.methods.shared.regions import alone
-from amodal.modalities.image import Image
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.segmenter import DEEP, EARLY
 from amodal.objectives.deep_supervision import UNKNOWN
@@ -20,7 +19,7 @@ def grid_side(encoder: Encoder, field: str) -> int:
     """Side of the square that the tokens of a picture form, as its tokeniser or backbone makes them; 1 for what is no picture, or where
     they form none."""
     image = encoder.fields[field]
-    if not isinstance(image, Image):
+    if image.layout != "grid":
         return 1
     weight = next(encoder.tokenizers[field].parameters())
     picture = weight.new_zeros(1, image.channels, image.size, image.size)
@@ -56,7 +55,7 @@ def is_dense(encoder: Encoder, label: str) -> bool:
     if label not in encoder.fields:
         return False
     field = encoder.fields[label]
-    if not isinstance(field, Image) or field.channels != 1 or len(encoder.fields) < 2:
+    if field.layout != "grid" or field.channels != 1 or len(encoder.fields) < 2:
         raise AmodalError(f"{label!r} is to hold classes: an image of one channel, beside at least one other field")
     encoder.drop(label)
     return True

@@ -71,7 +71,7 @@ class Matcher(nn.Module):
 
 
 def token_features(encoder: Encoder, context: dict[str, Tokens], sources: Sequence[str]) -> dict[str, Column]:
-    """`tokens/SOURCE` -> the tokens of each row, for losses that look at parts. context: of `Encoder.contextualise`."""
+    """`tokens/SOURCE` -> the tokens of each row, for losses that look at parts. context: of `Encoder.encode`."""
     return {f"tokens/{s}": token_column(encoder.pools[field_of(s)].strip(context[s])) for s in sources}
 
 
@@ -168,7 +168,7 @@ class MaskedWords(nn.Module):
 
 def words_of(encoder: Encoder, words: str = "") -> tuple[str, list[str]]:
     """The field that asks (the first of text, else the last), and those that it is paired with."""
-    texts = [f for f, m in encoder.fields.items() if type(m).__name__ == "Text"]
+    texts = [f for f, m in encoder.fields.items() if m.takes_prompts]
     if words and words not in encoder.fields:
         raise unknown("field", words, encoder.fields, "It was to be the words of this method.")
     words = words or (texts or list(encoder.fields))[0 if texts else -1]

@@ -7,7 +7,6 @@ import torch
 from amodal.core import AmodalError, Batch, Column, Embeddings, field_of
 from amodal.methods.contract import Features
 from amodal.methods.shared.shapes import Towers
-from amodal.modalities.text import Text
 from amodal.nn.encoder import Encoder
 from amodal.nn.multi_vector import alone, regions
 from amodal.nn.trunks import Bags
@@ -28,7 +27,7 @@ def sentences(z: Embeddings, sources: list[str]) -> Column:
 
 def texts_and_others(encoder: Encoder) -> tuple[list[str], list[str]]:
     """The fields that are text and those that are not. Raises AmodalError unless there are both."""
-    texts = [f for f, m in encoder.fields.items() if isinstance(m, Text)]
+    texts = [f for f, m in encoder.fields.items() if m.takes_prompts]
     others = [f for f in encoder.fields if f not in texts]
     if not texts or not others:
         raise AmodalError(

@@ -16,7 +16,6 @@ from amodal.core.column import shared_rows
 from amodal.methods.contract import Features, Method
 from amodal.methods.shared.matching import words_of
 from amodal.methods.shared.shapes import share
-from amodal.modalities.text import Text
 from amodal.nn.adapters.block_tokens import bare, plain
 from amodal.nn.adapters.shared_space_tokens import SpaceTokens
 from amodal.nn.encoder import Encoder
@@ -60,7 +59,7 @@ class NamedClasses(Method):
         super().__init__()
         self.encoder, self.views, self.labels, self.target = encoder, (view,), target.labels, target
         self.words, self.senses = words_of(encoder, words)
-        if not isinstance(encoder.fields[self.words], Text) or not self.senses:
+        if not encoder.fields[self.words].takes_prompts or not self.senses:
             raise AmodalError("classes are told by their names, which takes a field of text and another one")
         if template.count("{}") != 1 or not 0 <= alpha <= 1:
             raise AmodalError(

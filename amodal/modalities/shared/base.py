@@ -1,77 +1,245 @@
-"""What every kind of data can do, and what the five of them share.
+"""What every modality can do.
 
-A modality is a frozen record of what the schema says about one field: sizes, rates, names, means. It is all that is
-needed to decode new data the way the training data was decoded, so a model carries its modalities.
+A modality is a frozen record of what the schema says about one field: sizes, rates, names, means.
+It is all that is needed to decode new data the way the training data was decoded, so a model
+carries its modalities.
 """
 
 from __future__ import annotations
 
-import datetime
-import io
-import math
+import json
 import os
-import zipfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Ragged, unknown
+from amodal.modalities.shared.corruption import Corruptible
+
+if TYPE_CHECKING:
+    from amodal.modalities.shared.requests import Limits
 
 Raw = Path | bytes | str | np.ndarray | list | dict | float | int
-"""A value as a reader hands it over. A `str` is the text itself for `text`, a path for the kinds that live in files."""
+"""A value as a reader hands it over. A `str` is the text itself for `text`, a path for the kinds
+that live in files."""
 
 VIEWS = ("plain", "weak", "strong", "local")
-"""plain: as it is, for evaluation · weak: lightly changed · strong: SimCLR's · local: a small part (DINO's
-multi-crop)."""
+"""plain: as it is, for evaluation · weak: lightly changed · strong: SimCLR's · local: a small part
+(DINO's multi-crop)."""
+LAYOUTS = ("tokens", "grid", "signal")
+RAW_TEXT = ("path", "value", "either")
+Schema = dict[str, Any]
+"""JSON Schema."""
+FILE: Schema = {
+    "type": "object",
+    "properties": {"base64": {"type": "string", "contentEncoding": "base64", "minLength": 4}},
+    "required": ["base64"],
+    "additionalProperties": False,
+}
+"""The bytes of a file in JSON."""
 
 
 class BadValue(AmodalError):
-    """A value that cannot be decoded; the text is the reason, short enough for a table of quarantined values."""
+    """A value that cannot be decoded; the text is the reason, short enough for a table of
+    quarantined values."""
 
 
-class Modality(Protocol):
-    """One field of the data. Everything is a function of its arguments: no state, no global random generator."""
+@dataclass(frozen=True)
+class Attribute:
+    """What a value says about its record, to colour a map by.
 
-    suffixes: ClassVar[frozenset[str]]
+    Attributes:
+        scale: "number" or "classes".
+        read: a decoded value -> a number, a class, or None where it is missing.
+    """
+
+    scale: str
+    read: Callable[[np.ndarray], float | str | None]
+
+
+class Modality(Corruptible, ABC):
+    """One field of the data: how its values are read, changed, tokenised, predicted and shown.
+
+    Everything is a function of its arguments: no state, no global random generator. A subclass is
+    a frozen dataclass whose fields have defaults of plain types. The abstract methods are what
+    training needs; all the others have a default.
+    """
+
+    kind: ClassVar[str]
+    """The name of the modality: the class's in lower case, unless the class says another."""
+    suffixes: ClassVar[frozenset[str]] = frozenset()
     """File endings that this kind of data is read from, with the dot, lower case."""
+    magic: ClassVar[tuple[bytes, ...]] = ()
+    """How its files begin, by which bytes without a name are recognised."""
+    raw_text: ClassVar[str] = "path"
+    """What a raw text is: the "path" of a file, the "value" itself, or "either"."""
+    placeholder: ClassVar[str] = ""
+    """What a person may type for a value, as an example; "" for values that come in files."""
+    accepts: ClassVar[str] = ""
+    """Media types and endings of a file input, as HTML has them; `suffixes` unless given."""
+    uploads: ClassVar[bool] = True
+    """Whether a form sends a value as a file, not as text."""
+    layout: ClassVar[str] = "tokens"
+    """How its tokens lie: on a "grid" (then it has `size`, `channels`, `tile` and `scale`), as a
+    "signal" sampled over time, or as any other "tokens". Says what masks hide together, and what
+    data2vec standardises its targets over."""
+    is_sequence: ClassVar[bool] = False
+    """Whether its tokens have an order that a recurrent mixer may follow."""
+    has_time: ClassVar[bool] = False
+    """Whether the first position of a token is a time."""
+    is_row: ClassVar[bool] = False
+    """Whether a value is a row of named cells: it has `columns`, `categories`, `standardised`."""
+    takes_prompts: ClassVar[bool] = False
+    """Whether a value is language, so that prompts, captions and questions can be written in it."""
+    self_explaining: ClassVar[bool] = False
+    """Whether the picture of a value says all that `describe` does."""
+    backbones: ClassVar[tuple[str, ...]] = ()
+    """Libraries of pretrained models that read it."""
+    axis_names: ClassVar[Mapping[int, str]] = {0: "part"}
+    """Axis of the tokens' positions -> what people call it."""
+
+    def __init_subclass__(cls, **keywords: Any):
+        super().__init_subclass__(**keywords)
+        if "kind" not in cls.__dict__:
+            cls.kind = cls.__name__.lower()
 
     @classmethod
-    def infer(cls, samples: Sequence[Raw], **given) -> Modality:
-        """Parameters from up to ~200 raw samples; `given` ones win. Samples that cannot be decoded are passed over,
-        unless none can: then `BadValue`."""
+    @abstractmethod
+    def infer(cls, samples: Sequence[Raw], **overrides) -> Modality:
+        """Parameters from up to ~200 raw samples; `overrides` ones win. Samples that cannot be decoded
+        are passed over, unless none can: then `BadValue`."""
 
+    @abstractmethod
     def decode(self, raw: Raw) -> np.ndarray:
         """One raw value in canonical form. Raises BadValue."""
 
+    @abstractmethod
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
-        """Another view of a decoded value, of the same kind: a pure function of `value`, `view` and the state of
-        `rng`."""
+        """Another view of a decoded value, of the same kind: a pure function of `value`, `view`
+        and the state of `rng`."""
 
-    def collate(self, values: Sequence[np.ndarray] | np.ndarray) -> Tensor | Ragged:
-        """N >= 0 decoded values as one. Those that are bytes (uint8) and of one shape may come as one array of them."""
+    @abstractmethod
+    def collate(self, values: Any) -> Tensor | Ragged:
+        """N >= 0 decoded values as one. Those that are bytes (uint8) and of one shape may come as
+        one array of them."""
 
+    @abstractmethod
     def tokenizer(self, width: int) -> nn.Module:
-        """A module (column, name, size) -> Tokens of content; where a token is stands in `Tokens.position`, for the
-        encoder."""
+        """A module (column, name, size) -> Tokens of content; where a token is stands in
+        `Tokens.position`, for the encoder."""
 
-    def targets(self, values: Tensor | Ragged) -> Tensor:
+    @abstractmethod
+    def targets(self, values: Any) -> Tensor:
         """(T, ...) what a masked model predicts for each token, in the tokenizer's order."""
 
+    @abstractmethod
     def predictor(self, width: int) -> nn.Module:
         """A module (t, width) -> predictions that `token_loss` understands."""
 
+    @abstractmethod
     def token_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """(t,) the loss of each token."""
 
+    @abstractmethod
     def show(self, value: np.ndarray) -> np.ndarray:
         """(h, w, 3) uint8 picture of a decoded value."""
 
+    @abstractmethod
     def describe(self, value: np.ndarray) -> str:
         """One short line about a decoded value."""
+
+    def summarize(self, raws: Sequence[Raw], values: Sequence[np.ndarray]) -> str:
+        """What a field holds, in a few words for the report of `init`.
+
+        Args:
+            raws: some raw values.
+            values: those of them that decode.
+        """
+        return spanned((len(v) for v in values), "long")
+
+    def card(self, value: np.ndarray) -> dict[str, Any]:
+        """What a page shows of a value beside its picture, as JSON: "text", "curves" or "cells"."""
+        return {}
+
+    def sound(self, value: np.ndarray) -> tuple[np.ndarray, int] | None:
+        """(t,) samples of full scale 1 and their rate in Hz, where a value can be listened to."""
+        return None
+
+    def attributes(self) -> dict[str, Attribute]:
+        """What a value says about its record, by name."""
+        return {}
+
+    def simple_features(self, raws: Sequence[Raw]) -> np.ndarray:
+        """(N, F) float32, finite: features that need no training, as the yardstick of those that do.
+
+        Raises:
+            AmodalError: this modality has none yet.
+            BadValue: a value cannot be decoded.
+        """
+        raise AmodalError(f"{self.kind} has no simple features yet")
+
+    def queries(self, value: Any) -> list[Raw]:
+        """The raw values of a part of a query, which may be one value or a list of them. A list of
+        numbers is one. Raises AmodalError."""
+        whole = isinstance(value, (list, tuple))
+        return list(value) if whole and (_all_texts(value) or _all_values(value)) else [value]
+
+    def json_schema(self, limits: Limits) -> Schema:
+        """JSON Schema of a value in a request."""
+        return FILE
+
+    def bounds(self, raw: Any, limits: Limits) -> Raw:
+        """A value from a stranger as one that `decode` may be given: checked for what it would cost
+        before anything is decoded. Files are never opened by name.
+
+        Args:
+            raw: bytes, or what JSON says.
+
+        Raises:
+            TooLarge: it would cost more than `limits` allow.
+            BadValue: it is of another kind, or damaged.
+        """
+        from amodal.modalities.shared.requests import file_of
+
+        return file_of(raw)
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A modality whose values are text to a person."""
+
+    def text(self, value: np.ndarray) -> str:
+        """The text of a decoded value."""
+
+
+@runtime_checkable
+class Exports(Protocol):
+    """A modality whose trained tokeniser has a dense form, which graphs of other runtimes need."""
+
+    def graph(self, tokenizer: nn.Module) -> nn.Module:
+        """See `amodal.modalities.shared.dense`."""
+
+
+@runtime_checkable
+class MakesExamples(Protocol):
+    """A modality of which values can be made up, to count what a model costs."""
+
+    @classmethod
+    def example(cls, tokens: int, rng: np.random.Generator) -> tuple[Modality, Callable[[], Raw]]:
+        """A modality whose values have about so many tokens, and what makes a raw value."""
+
+
+def _all_texts(values: Sequence) -> bool:
+    return all(isinstance(v, (str, bytes, Path)) for v in values)
+
+
+def _all_values(values: Sequence) -> bool:
+    return all(hasattr(v, "shape") or isinstance(v, dict) for v in values)
 
 
 M = TypeVar("M", bound=Modality)
@@ -79,7 +247,7 @@ M = TypeVar("M", bound=Modality)
 
 def build(cls: type[M], parameters: Mapping[str, Any]) -> M:
     """`cls` with these parameters, as read from TOML or JSON. Raises AmodalError for unknown names and wrong types."""
-    kind, defaults = cls.__name__.lower(), cls()
+    kind, defaults = cls.kind, cls()
     known = {f.name: f.type for f in fields(cls)}
     for name in parameters:
         if name not in known:
@@ -145,116 +313,6 @@ def decodable(modality: Modality, samples: Sequence[Raw]) -> list[np.ndarray]:
     return values
 
 
-def read_bytes(raw: Path | str | bytes) -> bytes:
-    """The content of a file, or the bytes themselves. Raises BadValue if there is no such file or nothing in it."""
-    if not isinstance(raw, bytes):
-        try:
-            with open(raw, "rb") as file:
-                raw = file.read()
-        except FileNotFoundError:
-            raise BadValue(f"no such file: {raw}") from None
-        except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
-            raise BadValue(f"cannot read {str(raw)[:200]!r}: {getattr(error, 'strerror', None) or error}") from None
-    if not raw:
-        raise BadValue("empty file")
-    return raw
-
-
-def unwrap(raw: Raw) -> Raw:
-    """Hugging Face's {"bytes": ..., "path": ...} as the one of the two that is there; anything else as it is."""
-    if isinstance(raw, dict) and raw and raw.keys() <= {"bytes", "path"}:
-        raw = raw["bytes"] if raw.get("bytes") is not None else raw.get("path")
-        return Path(raw) if isinstance(raw, str) else raw
-    return raw
-
-
-def is_numpy(data: bytes) -> bool:
-    return data[:6] == b"\x93NUMPY" or data[:4] == b"PK\x03\x04"
-
-
-def load_numpy(data: bytes) -> np.ndarray | dict[str, np.ndarray]:
-    """A .npy file, or a .npz file as name -> array (the array itself if it holds only one)."""
-    try:
-        _promised(data)
-        loaded = np.load(io.BytesIO(data), allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        arrays = {name: loaded[name] for name in loaded.files}
-    except BadValue:
-        raise
-    except Exception as error:  # numpy and zipfile raise whatever they stumble over first
-        raise BadValue(f"cannot read the numpy file: {error}") from error
-    return arrays if len(arrays) != 1 else next(iter(arrays.values()))
-
-
-UNPACKED = 2**30
-"""Bytes that a compressed file may become."""
-
-
-def _promised(data: bytes) -> None:
-    """Raises BadValue where a numpy file announces more than it holds or, compressed, more than there should be room for: numpy would
-    ask for that memory first and look afterwards."""
-    if data[:4] == b"PK\x03\x04":
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-            if unpacked > UNPACKED:
-                raise BadValue(f"it unpacks to {unpacked:,} bytes, more than {UNPACKED:,}")
-            for member in archive.infolist():
-                with archive.open(member) as stream:
-                    _promised_npy(stream, member.file_size)
-    else:
-        _promised_npy(io.BytesIO(data), len(data))
-
-
-def _promised_npy(stream, size: int) -> None:
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
-    promised, size = math.prod(shape) * dtype.itemsize, size - stream.tell()
-    if not dtype.hasobject and (promised > size or min(shape, default=0) < 0):
-        raise BadValue(f"truncated: {size:,} bytes, but shape {shape} of {dtype} needs {promised:,}")
-
-
-def is_missing(cell: Any) -> bool:
-    """Whether a cell of a table says that there is no value."""
-    if cell is None:
-        return True
-    if isinstance(cell, str):
-        return cell.strip().lower() in {"", "na", "n/a", "nan", "null", "none", "-"}
-    return isinstance(cell, (float, np.floating)) and not np.isfinite(cell)
-
-
-def as_number(cell: Any) -> float:
-    """A cell as a number: NaN where missing or infinite, dates as seconds. Raises ValueError."""
-    if is_missing(cell):
-        return float("nan")
-    if isinstance(cell, datetime.datetime):
-        return cell.replace(tzinfo=cell.tzinfo or datetime.UTC).timestamp()
-    if isinstance(cell, datetime.date):
-        return cell.toordinal() * 86400.0
-    try:
-        number = float(cell)
-    except TypeError as error:
-        raise ValueError(str(error)) from None
-    except OverflowError:  # a whole number of more digits than a float has room for
-        return float("nan")
-    return number if np.isfinite(number) else float("nan")
-
-
-def moments(columns: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each column of (n, C), NaN left out, six digits: they are written into files that
-    people read. A column that never varies has deviation 1, one without any value also mean 0."""
-    seen = np.isfinite(columns)
-    count = np.maximum(seen.sum(0), 1)
-    mean = np.where(seen, columns, 0).sum(0, dtype=np.float64) / count
-    std = np.sqrt((np.where(seen, columns - mean, 0).astype(np.float64) ** 2).sum(0) / count)
-    return tuple(map(tidy, mean)), tuple(tidy(s) if s > 1e-12 else 1.0 for s in std)
-
-
-def tidy(number: float) -> float:
-    return float(f"{number:.6g}")
-
-
 def shortened(text: str, length: int = 72) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
@@ -262,3 +320,27 @@ def shortened(text: str, length: int = 72) -> str:
 def listed(parts: Iterable[str], length: int = 72) -> str:
     """As many of `parts` as a line takes."""
     return shortened(", ".join(parts), length)
+
+
+def spanned(numbers: Iterable[float], unit: str, form: str = ",") -> str:
+    """`3 … 40 steps`: the least and the largest of the numbers."""
+    numbers = list(numbers)
+    if not numbers:
+        return ""
+    low, high = format(min(numbers), form), format(max(numbers), form)
+    return f"{low} {unit}" if low == high else f"{low} … {high} {unit}"
+
+
+def first_of(names: Sequence[str], most: int = 4) -> str:
+    """The first few names of a list."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+
+
+def from_json(value: Any) -> Any:
+    """A text that begins like JSON as what it says, anything else as it is. Raises AmodalError."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("{", "["):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise AmodalError(f"{value[:60]!r} is not JSON: {error}") from None

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.csv
 
-from amodal.modalities.shared.base import BadValue, Raw, as_number, is_numpy, listed, load_numpy, read_bytes
+from amodal.modalities.shared.base import BadValue, Raw, listed
+from amodal.modalities.shared.cells import as_number
+from amodal.modalities.shared.files import is_numpy, load_numpy, read_bytes
 
 CLOCKS = ("time", "timestamp", "seconds", "t", "date", "datetime", "index")
 """What the column that counts the steps is called; it is no channel."""

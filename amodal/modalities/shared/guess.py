@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image as Pillow
 
-from amodal.core import registry as find
 from amodal.modalities.sequence import is_sequence
-from amodal.modalities.shared.base import Raw, is_missing, unwrap
+from amodal.modalities.shared.base import Modality, Raw
+from amodal.modalities.shared.cells import is_missing
 from amodal.modalities.shared.columns import CLOCKS
+from amodal.modalities.shared.files import unwrap
 
-MAGIC = {
-    "image": (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*"),
-    "audio": (b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"\xff\xfb", b"\xff\xf3"),
-    "series": (b"\x93NUMPY", b"PK\x03\x04"),
-    "table": (b"{",),
-    "events": (b"[{",),
-}
-"""How files begin."""
+ROW = 256
+"""Numbers of a list at most that is read as the row of a table: each gets its own scale, and a token
+that is paid for."""
 
 
 def guess(raw: str | Sequence[Raw]) -> str | None:
@@ -31,7 +28,7 @@ def guess(raw: str | Sequence[Raw]) -> str | None:
     ones of one length are rows of a table, of many lengths series.
     """
     if isinstance(raw, str):
-        return _by_suffix(raw)
+        return suffixes().get(raw.lower())
     present = [v for v in map(unwrap, raw) if isinstance(v, (np.ndarray, list, tuple, dict)) or not is_missing(v)]
     shapes = {
         np.shape(v) if isinstance(v, np.ndarray) else (len(v),) for v in present if isinstance(v, (np.ndarray, list))
@@ -41,19 +38,52 @@ def guess(raw: str | Sequence[Raw]) -> str | None:
     return votes[0][0] if votes else None
 
 
-def _by_suffix(suffix: str) -> str | None:
-    for name in find.pages("modalities"):
-        module = find.load("modalities", name, "modality")
-        if suffix.lower() in getattr(module, name.capitalize()).suffixes:
-            return name
-    return None
+def guess_column(values: Sequence) -> tuple[str | None, str]:
+    """The modality of a column of bytes, arrays, lists or objects, and why: as `guess` has it, but a
+    long row of numbers is a series and not a table. None if there is none."""
+    try:
+        kind = guess(values)
+    except ValueError:  # lists of unequal lengths where numpy wants equal ones
+        kind = None
+    if kind is None:
+        return None, f"no modality reads {type(values[0]).__name__} like these"
+    if kind != "table" or isinstance(values[0], (bytes, dict)):
+        return kind, type(values[0]).__name__
+    many = np.size(values[0]) > ROW
+    other = '"table" if their order means nothing' if many else '"series" if they are steps in time'
+    why = f"{np.size(values[0])} numbers in a row; modality = {other}"
+    return "series" if many else "table", why
+
+
+def guess_texts(cells: Sequence[str]) -> tuple[str, str]:
+    """The modality of a column of texts that name no files, and why."""
+    if guess(cells[:200]) == "sequence":
+        return "sequence", "strings of symbols"
+    return "text", "text"
+
+
+def suffixes() -> dict[str, str]:
+    """Ending -> modality, for every ending that some modality reads; the first modality has it, if
+    more do, and the package's own come before those of plug-ins."""
+    return _suffixes(tuple(_every().items()))
+
+
+@cache
+def _suffixes(every: tuple[tuple[str, type[Modality]], ...]) -> dict[str, str]:
+    return {ending: name for name, kind in reversed(every) for ending in kind.suffixes}
+
+
+def _every() -> dict[str, type[Modality]]:
+    from amodal import modalities  # which imports this file
+
+    return modalities.every()
 
 
 def _one(value: Raw, alike: bool) -> str | None:
     if isinstance(value, Path):
-        return _by_suffix(value.suffix)
+        return guess(value.suffix)
     if isinstance(value, str):
-        named = _by_suffix(Path(value).suffix) if len(value) < 500 and "\n" not in value else None
+        named = guess(Path(value).suffix) if len(value) < 500 and "\n" not in value else None
         return named or ("sequence" if is_sequence(value) else "text")
     if isinstance(value, bytes):
         return _by_content(value)
@@ -90,8 +120,8 @@ def _array(value: np.ndarray, alike: bool) -> str | None:
 def _by_content(data: bytes) -> str | None:
     if data[:4] == b"RIFF":
         return "image" if data[8:12] == b"WEBP" else "audio"
-    for name, starts in MAGIC.items():
-        if data.startswith(starts):
+    for name, kind in _every().items():
+        if kind.magic and data.startswith(kind.magic):
             return name
     try:
         text = data.decode()

@@ -5,16 +5,20 @@ from __future__ import annotations
 import io
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from amodal.modalities.shared.base import BadValue, Raw, is_numpy, load_numpy, read_bytes, unwrap
+from amodal.modalities.shared.base import BadValue, Raw
+from amodal.modalities.shared.files import is_numpy, load_numpy, read_bytes, unwrap
+from amodal.modalities.shared.requests import NUMPY, Limits, TooLarge, array_of, file_of
 
 try:
     import simplejpeg
@@ -25,6 +29,11 @@ LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 SMALL, BLOCK = 64, 32
 """Sides up to which a map is multiplied out as it is, and rows of larger ones that go together."""
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+"""What is read from strangers, by Pillow's names."""
+SCANS, PASSES = 64, 12
+"""Scans of a JPEG; progressive ones have about ten, and each goes over the whole picture however few
+bytes it takes. So of the largest pictures no more than PASSES."""
 DEEP = ("I", "F")  # Pillow's modes of more than 8 bits: I, I;16, I;16B, F
 
 Picture = Pillow.Image | np.ndarray
@@ -278,3 +287,66 @@ def hue_rotation(angle: float) -> np.ndarray:
     """(3, 3): turn colours by `angle` radians about the grey axis."""
     cos, sin = np.cos(angle), np.sin(angle) / np.sqrt(3)
     return cos * np.eye(3) + (1 - cos) / 3 + sin * np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]])
+
+
+def summary(raws: Sequence[Raw]) -> str:
+    """Sizes and modes of pictures, in a few words; "" where none can be opened."""
+    sizes, modes = [], Counter()
+    for raw in raws:
+        try:
+            with Pillow.open(io.BytesIO(raw) if isinstance(raw, bytes) else str(raw)) as picture:
+                sizes.append(picture.size)
+                modes[picture.mode] += 1
+        except Exception:  # not a file of a picture, or a damaged one
+            if isinstance(raw, np.ndarray) and raw.ndim > 1:
+                last = raw.shape[-2:] if raw.shape[-1] not in (1, 3, 4) else raw.shape[-3:-1]
+                sizes.append(last)
+                modes[str(raw.dtype)] += 1
+    if not sizes:
+        return ""
+    small, large = min(sizes, key=np.prod), max(sizes, key=np.prod)
+    span = f"{small[0]} x {small[1]}"
+    span += f" … {large[0]} x {large[1]}" if large != small else ""
+    return f"{span}, {'/'.join(m for m, _ in modes.most_common(3))}"
+
+
+def bounded(raw: Any, limits: Limits, near: int) -> np.ndarray | Pillow.Image:
+    """A picture from a stranger, decoded as far as the formats and sizes are harmless.
+
+    Args:
+        near: the side that it will have in the end, in pixels.
+
+    Raises:
+        TooLarge: it has more pixels than `limits` allow.
+        BadValue: no picture, a damaged one, or one that takes too long to read.
+    """
+    data = file_of(raw)
+    if data.startswith(NUMPY):
+        return array_of(data)
+    try:
+        picture = Pillow.open(io.BytesIO(data), formats=FORMATS)
+        _allow(picture, limits)
+        if any(tile[0] in Pillow.DECODERS for tile in picture.tile):
+            raise BadValue("a picture in an old form that is slow to read; save it as PNG")
+        scans = data.count(b"\xff\xda") if picture.format == "JPEG" else 1
+        if scans > SCANS or scans * picture.width * picture.height > PASSES * limits.pixels:
+            raise BadValue(f"a JPEG of {scans} scans")
+        picture.draft(None, (2 * near, 2 * near))
+        picture.load()
+        _allow(picture, limits)
+        return picture
+    except BadValue:
+        raise
+    except Pillow.DecompressionBombError as error:
+        raise TooLarge(f"too many pixels: {error}") from None
+    except Pillow.UnidentifiedImageError:
+        taken = ", ".join(FORMATS)
+        raise BadValue(f"no picture in a format that is taken: {taken}, or .npy") from None
+    except Exception as error:  # as in the image modality
+        raise BadValue(f"damaged picture: {error}") from None
+
+
+def _allow(picture: Pillow.Image, limits: Limits) -> None:
+    width, height = picture.size
+    if width * height > limits.pixels:
+        raise TooLarge(f"{width} x {height} pixels; at most {limits.pixels:,} are read")

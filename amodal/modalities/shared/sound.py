@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import math
 import os
+from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -15,13 +18,21 @@ from torch import Tensor
 
 from amodal.core import Ragged
 from amodal.modalities.shared import ragged as _ragged
-from amodal.modalities.shared.base import BadValue, Raw, is_numpy, load_numpy, read_bytes, unwrap
+from amodal.modalities.shared.base import BadValue, Raw, spanned
+from amodal.modalities.shared.files import is_numpy, load_numpy, read_bytes, unwrap
+from amodal.modalities.shared.requests import NUMPY, Limits, TooLarge, array_of, file_of
 
 FLOOR = 1e-7
 """Power below which all is silence: -70 dB of full scale, under the noise of nearly any microphone."""
 
 LONGEST = 2**29
 """Samples of all channels that a file may have: 1.5 hours of 48 kHz stereo, 2 GiB. Some formats pack silence 5,000 times smaller."""
+
+FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3", "AIFF", "AU")
+"""What is read from strangers, by libsndfile's names."""
+RATES = (100, 1_000_000)  # Hz
+SAMPLES = 64_000_000
+"""Of all channels of what is read from strangers."""
 
 CHUNK = 2048
 """Frames that are transformed at a time: thrice as fast on a CPU, whose cache they fit, as all at once."""
@@ -175,3 +186,51 @@ def log_mel(waves: Ragged, rate: int, window: int, hop: int, mels: int) -> tuple
             spectrum = torch.fft.rfft(stretches[start] * (hann * inside))
             bands.append((spectrum.real.square() + spectrum.imag.square()) @ filters)
     return torch.cat(bands).clamp(min=FLOOR).log(), counts_N
+
+
+def summary(raws: Sequence[Raw]) -> str:
+    """Lengths and rates of recordings, in a few words; "" where none can be opened."""
+    rates, seconds = Counter(), []
+    for raw in raws:
+        try:
+            about = soundfile.info(io.BytesIO(raw) if isinstance(raw, bytes) else str(raw))
+        except Exception:  # not a file of sound, or a damaged one
+            continue
+        rates[about.samplerate] += 1
+        seconds.append(about.duration)
+    common = "/".join(f"{rate:,}" for rate, _ in rates.most_common(3))
+    return f"{spanned(seconds, 's', '.1f')} at {common} Hz" if seconds else ""
+
+
+def bounded(raw: Any, limits: Limits, rate: int, seconds: float) -> bytes | np.ndarray:
+    """A recording from a stranger, checked by its header.
+
+    Args:
+        rate: of an array, in Hz.
+        seconds: that are read of a recording, 0 for all.
+
+    Raises:
+        TooLarge: it is longer than `limits` allow.
+        BadValue: no recording, or one of a format that is not taken.
+    """
+    data = file_of(raw)
+    if data.startswith(NUMPY):
+        array = array_of(data)
+        if array.size and max(array.shape) > limits.sound * rate:
+            raise TooLarge(f"{max(array.shape):,} samples; at most {limits.sound:g} seconds are read")
+        return array
+    try:
+        with soundfile.SoundFile(SeekableBytes(data)) as file:
+            frames, rate, channels = file.frames, file.samplerate, file.channels
+            form = file.format
+    except Exception as error:
+        raise BadValue(f"damaged sound, or none that libsndfile reads: {error}") from None
+    if form not in FORMATS:
+        taken = ", ".join(FORMATS)
+        raise BadValue(f"a sound file of the format {form}; taken are {taken}, or .npy")
+    if not RATES[0] <= rate <= RATES[1]:
+        raise BadValue(f"a sampling rate of {rate} Hz; {RATES[0]} to {RATES[1]:,} are read")
+    most = seconds or limits.sound
+    if frames > limits.sound * rate or min(frames, most * rate) * channels > SAMPLES:
+        raise TooLarge(f"{frames / rate:,.0f} seconds of {channels} channels; at most {limits.sound:g} are read")
+    return data

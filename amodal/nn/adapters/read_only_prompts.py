@@ -40,7 +40,7 @@ class ReadOnlyPrompts(nn.Module):
         self.readers = nn.ModuleDict({f: Transformer(encoder.width, 1, encoder.heads_each) for f in outside})
 
     def forward(self, encoder: Encoder, bags: Bags) -> tuple[Bags, dict[str, Column]]:
-        """bags: of `Encoder.tokenize`. Returns the tokens of `Encoder.contextualise`, and source -> (N, count x D), the final prompts of
+        """bags: of `Encoder.tokenize`. Returns the tokens of `Encoder.encode`, and source -> (N, count x D), the final prompts of
         each row end to end."""
         context, states = {}, {}
         for source, bag in bags.items():

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from amodal import modalities
 from amodal.core import AmodalError, Column, Ragged, Tokens, unknown
 from amodal.core.part import Part
 from amodal.nn.backbones.body import LEAST, LoadReport
@@ -40,10 +41,10 @@ def backbone(
     library, _, rest = spec.partition(":")
     if library not in LIBRARIES or not rest:
         raise unknown("library of backbones", library, LIBRARIES, "Expected timm:NAME@WEIGHTS or transformers:DIR.")
-    kind = type(modality).__name__.lower()
-    if kind not in LIBRARIES[library]:
+    if library not in modality.backbones:
+        kinds = [name for name, kind in modalities.every().items() if library in kind.backbones]
         raise AmodalError(
-            f"{library} backbones are for {' and '.join(LIBRARIES[library])} fields, but this field is {kind}: {spec}"
+            f"{library} backbones are for {' and '.join(kinds)} fields, but this field is {modality.kind}: {spec}"
         )
     if library == "timm":
         from amodal.nn.backbones.timm import build
@@ -74,7 +75,7 @@ def user_module(module: object, modality, width: int, frozen: bool) -> Part:
     return ModuleBackbone(made, modality, width, frozen=frozen)
 
 
-LIBRARIES = {"timm": ("image",), "transformers": ("image", "text"), "voice": ("audio",)}
+LIBRARIES = ("timm", "transformers", "voice")
 
 
 class Backbone(Part):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Ragged
 from amodal.core.column import spans
+from amodal.modalities import Modality
 from amodal.nn.backbones.body import ImageBody, LoadReport, as_map, existing
 
 
@@ -22,19 +23,18 @@ def build(rest: str, modality, load: bool) -> tuple[nn.Module, str, LoadReport |
             "a transformers backbone needs the package `transformers`: pip install 'amodal[language]'"
         ) from None
     directory, _, saved = rest.partition("#{")
-    kind = type(modality).__name__.lower()
-    known = json.loads("{" + saved) if saved else _architecture(transformers, directory, kind)
+    known = json.loads("{" + saved) if saved else _architecture(transformers, directory, modality)
     report = None
     if load:
         model, report = _load(transformers, directory)
     else:
         model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**known["config"]))
-    model = _part(model, kind)
-    body = HfImages(model, known, modality) if kind == "image" else HfText(model, known, modality, directory)
+    model = _part(model, modality)
+    body = HfText(model, known, modality, directory) if modality.takes_prompts else HfImages(model, known, modality)
     return body, f"transformers:{directory}#{json.dumps(known)}", report
 
 
-def _architecture(transformers, directory: str, kind: str) -> dict:
+def _architecture(transformers, directory: str, modality: Modality) -> dict:
     """What a directory says, without its weights: the model's config, and special tokens or the scale of images."""
     path = existing(directory, "directory")
     try:
@@ -43,7 +43,7 @@ def _architecture(transformers, directory: str, kind: str) -> dict:
         raise AmodalError(f"{path} holds no model of transformers: {error}") from error
     known = {"config": json.loads(config.to_json_string(use_diff=True)) | {"model_type": config.model_type}}
     known["config"].pop("transformers_version", None)
-    if kind == "text":
+    if modality.takes_prompts:
         return known | dict(zip(("before", "after"), _special_tokens(path)))
     file = path / "preprocessor_config.json"
     scale = json.loads(file.read_text()) if file.is_file() else {}
@@ -65,9 +65,9 @@ def _load(transformers, directory: str) -> tuple[nn.Module, LoadReport]:
     return model, LoadReport.of(str(path), state, file)
 
 
-def _part(model: nn.Module, kind: str) -> nn.Module:
+def _part(model: nn.Module, modality: Modality) -> nn.Module:
     """Of a model of two kinds (CLIP, SigLIP) the one that is asked for; of an encoder-decoder the encoder."""
-    part = getattr(model, {"image": "vision_model", "text": "text_model"}[kind], model)
+    part = getattr(model, "text_model" if modality.takes_prompts else "vision_model", model)
     if getattr(part.config, "is_encoder_decoder", False):
         part = part.get_encoder()
     return part

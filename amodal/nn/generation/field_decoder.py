@@ -14,7 +14,6 @@ from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from amodal.core import AmodalError, Column, Ragged
 from amodal.modalities import Modality
-from amodal.modalities.text import Text
 from amodal.nn.generation.beam import beam_search
 from amodal.nn.generation.multi_source_decoder import MultiSourceDecoder
 from amodal.objectives.bags import owners
@@ -45,7 +44,7 @@ class Writer(nn.Module):
     @torch.no_grad()
     def write(self, sources: Sequence[Ragged], tokenizer: nn.Module, *, beams: int, longest: int, alpha: float):
         """N texts; the other arguments as in `beam_search`. Raises AmodalError unless the field is text with one id a token."""
-        if not isinstance(self.modality, Text) or self.modality.patch > 1:
+        if not self.modality.takes_prompts or self.modality.patch > 1:
             raise AmodalError("what is written is text with one id a token (patch = 1)")
 
         def step(ids: Tensor, owner: Tensor) -> Tensor:

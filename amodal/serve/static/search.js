@@ -1,23 +1,19 @@
 import { about, ask, attempt, card, el, record, recordField } from "./view.js";
 
-const TYPED = ["text", "sequence", "table", "series", "events"];
-const EXAMPLE = { text: "words", sequence: "symbols", table: '{"column": value, …}', series: '{"channel": [number, …], …}', events: '[{"time": number, …}, …]' };
-const ACCEPT = { image: "image/*,.npy", audio: "audio/*" };
-
 export async function draw(page, { like } = {}) {
   const parts = [], records = new Map();
   const chosen = el("div", { class: "bar", "aria-live": "polite" }), found = el("div", { class: "columns", "aria-live": "polite" });
   const form = el("form", { class: "query", "aria-label": "query", onsubmit: (event) => { event.preventDefault(); attempt(search); } });
   form.append(el("span", { class: "head" }), el("span", { class: "head faint" }, "like this"), el("span", { class: "head faint" }, "weight"));
-  for (const [sense, kind] of Object.entries(about.senses)) {
-    const typed = TYPED.includes(kind), id = `q-${sense}`;
-    const field = typed ? el("textarea", { id, rows: 1, placeholder: EXAMPLE[kind] })
-      : el("input", { id, type: "file", accept: ACCEPT[kind] || false });
+  for (const [sense, input] of Object.entries(about.inputs)) {
+    const typed = Boolean(input.placeholder), id = `q-${sense}`;
+    const field = typed ? el("textarea", { id, rows: 1, placeholder: input.placeholder })
+      : el("input", { id, type: "file", accept: input.accept || false });
     const weight = el("input", { type: "number", step: "0.1", value: "1", "aria-label": `weight of ${sense}`, title: "below 0: unlike it" });
     const box = el("div", typed ? {} : { class: "drop" }, field);
     if (!typed) dropped(box, field);
-    if (kind === "text") field.addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); form.requestSubmit(); } });
-    form.append(el("span", {}, el("label", { for: id }, sense), el("span", { class: "faint" }, typed || kind === "image" ? "" : ` ${kind}`)), box, weight);
+    if (input.prose) field.addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); form.requestSubmit(); } });
+    form.append(el("span", {}, el("label", { for: id }, sense), el("span", { class: "faint" }, input.label && ` ${input.label}`)), box, weight);
     parts.push({ sense, field, weight, typed });
   }
   const named = recordField("Add", add, "q-record"), [key, keys, more] = named.parts;
@@ -71,8 +67,8 @@ function anywhere(page, parts, search) {
   page.addEventListener("drop", (event) => {
     if (event.defaultPrevented) return;
     event.preventDefault();
-    const file = event.dataTransfer.files[0], kind = file?.type.split("/")[0];
-    const part = parts.find(({ sense, typed }) => !typed && about.senses[sense] === kind);
+    const file = event.dataTransfer.files[0];
+    const part = file && parts.find(({ sense, typed }) => !typed && takes(about.inputs[sense].accept, file));
     attempt(() => {
       if (!file) return;
       if (!part) throw new Error(`${file.name} is neither a picture nor a sound that a sense here takes; drop it on the field it is meant for`);
@@ -80,6 +76,11 @@ function anywhere(page, parts, search) {
       search();
     });
   });
+}
+
+/** Whether a file is one of "image/*,.npy". */
+function takes(accept, file) {
+  return accept.split(",").some((one) => one.endsWith("/*") ? file.type.startsWith(one.slice(0, -1)) : one && file.name.toLowerCase().endsWith(one));
 }
 
 function dropped(box, field) {

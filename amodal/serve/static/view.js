@@ -81,7 +81,7 @@ function shownSense(number, name, sense, full) {
   if (sense.curves) return el("figure", {}, caption, plot(name, sense, full));
   const at = `/view/record/${number}/${encodeURIComponent(name)}`;
   const parts = [caption, el("img", { src: `${at}.png`, alt: `${name}: ${sense.says}`, loading: "lazy" })];
-  if (sense.kind === "audio") parts.push(el("audio", { src: `${at}.wav`, controls: true, preload: "none", "aria-label": `${name} of record ${number}` }));
+  if (sense.plays) parts.push(el("audio", { src: `${at}.wav`, controls: true, preload: "none", "aria-label": `${name} of record ${number}` }));
   return el("figure", {}, ...parts);
 }
 

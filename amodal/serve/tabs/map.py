@@ -9,7 +9,7 @@ from fastapi import APIRouter
 
 from amodal.evaluate.labels import classes_of, is_number
 from amodal.modalities.shared.base import shortened
-from amodal.serve.attributes import Facts
+from amodal.serve.attributes import Attributes
 from amodal.serve.embedding_map import Atlas
 from amodal.serve.limits import Refused
 from amodal.serve.tabs._answers import plain, there, wait
@@ -20,7 +20,7 @@ TAILS = 0.01
 """Of numbers, the share at either end that has the colour of the end, so that a few do not take all the colours."""
 
 
-def add(made: APIRouter, atlas: Atlas, facts: Facts) -> None:
+def add(made: APIRouter, atlas: Atlas, facts: Attributes) -> None:
     @made.get("/view/map")
     def layout(sense: str = "", best: bool = False) -> Any:
         """Where records lie; 202 while it is computed, then to be asked for again. UMAP takes a while: until it is there, the answer is

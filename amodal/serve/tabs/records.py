@@ -15,7 +15,6 @@ from PIL import Image
 
 from amodal.data import Dataset
 from amodal.modalities import BadValue, name_of
-from amodal.modalities.series import Series
 from amodal.modalities.shared.base import shortened
 from amodal.serve import runs
 from amodal.serve.bodies import body_of
@@ -26,8 +25,6 @@ from amodal.serve.values import parsed
 
 SAME = 0.99
 """The cosine from which two records count as nearly the same, unless another is asked for."""
-STEPS = 240
-"""Of a series that are drawn."""
 Least = Annotated[float, Query(ge=0.5, le=1)]
 
 
@@ -76,14 +73,9 @@ def add(made: APIRouter, run: Path, atlas: Atlas, dataset: Dataset, limits: Limi
                 found = value(number, sense)
             except Refused:
                 continue
-            kind = name_of(modality)
-            senses[sense] = {"kind": kind, "says": modality.describe(found)}
-            if kind in ("text", "sequence"):
-                senses[sense]["text"] = shortened(modality.text(found), 2000)
-            elif kind == "series":
-                senses[sense]["curves"] = curves(modality, found)
-            elif kind == "table":
-                senses[sense]["cells"] = {c: str(v) for c, v in modality.cells(found).items()}
+            about = {"kind": name_of(modality), "says": modality.describe(found)}
+            plays = modality.sound(found) is not None
+            senses[sense] = about | {"plays": plays} | modality.card(found)
         labels = {name: plain(values[number]) for name, values in atlas.labels.items()}
         return {"number": number, "key": atlas.keys[number], "labels": labels, "senses": senses}
 
@@ -96,11 +88,12 @@ def add(made: APIRouter, run: Path, atlas: Atlas, dataset: Dataset, limits: Limi
 
     @made.get("/view/record/{number}/{sense}.wav")
     def sound(number: int, sense: str) -> Response:
-        samples = value(number, sense)
-        if name_of(dataset.fields[sense]) != "audio":
+        played = dataset.fields[sense].sound(value(number, sense)) if sense in dataset.fields else None
+        if played is None:
             raise Refused(404, f"{sense} is no sound")
+        samples, rate = played
         stream = io.BytesIO()
-        soundfile.write(stream, np.clip(samples, -1, 1), dataset.fields[sense].rate, format="WAV", subtype="PCM_16")
+        soundfile.write(stream, np.clip(samples, -1, 1), rate, format="WAV", subtype="PCM_16")
         return Response(stream.getvalue(), media_type="audio/wav")
 
     def listing(what: str, sense: str, least: float) -> tuple[list[str], list[list]] | None:
@@ -131,13 +124,6 @@ def add(made: APIRouter, run: Path, atlas: Atlas, dataset: Dataset, limits: Limi
         if found is None:
             return wait()
         return as_csv(*found, what)
-
-
-def curves(series: Series, value: np.ndarray) -> dict[str, list]:
-    """names and values of each channel in deviations from its mean, as `Series.show` draws them; null where a sample is missing."""
-    mean, std = (np.asarray(s, dtype=np.float32) for s in series.scale())
-    thinned = ((value - mean) / std)[:: max(1, -(-len(value) // STEPS))]
-    return {"names": list(series.channels), "values": [[plain(round(v, 3)) for v in c] for c in thinned.T.tolist()]}
 
 
 def as_csv(columns: list[str], rows: list[list], name: str) -> Response:

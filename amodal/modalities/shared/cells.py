@@ -1,0 +1,96 @@
+"""Cells of tables: what is missing, a number or a date."""
+
+from __future__ import annotations
+
+import datetime
+import numbers
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d+)?)?(Z|[+-]\d\d(:?\d\d)?)?)?")
+"""ISO 8601, as far as it cannot be taken for something else: 20240131 is a number."""
+
+
+def is_missing(cell: Any) -> bool:
+    """Whether a cell of a table says that there is no value."""
+    if cell is None:
+        return True
+    if isinstance(cell, str):
+        return cell.strip().lower() in {"", "na", "n/a", "nan", "null", "none", "-"}
+    return isinstance(cell, (float, np.floating)) and not np.isfinite(cell)
+
+
+def as_number(cell: Any) -> float:
+    """A cell as a number: NaN where missing or infinite, dates as seconds. Raises ValueError."""
+    if is_missing(cell):
+        return float("nan")
+    if isinstance(cell, datetime.datetime):
+        return cell.replace(tzinfo=cell.tzinfo or datetime.UTC).timestamp()
+    if isinstance(cell, datetime.date):
+        return cell.toordinal() * 86400.0
+    try:
+        number = float(cell)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    except OverflowError:  # a whole number of more digits than a float has room for
+        return float("nan")
+    return number if np.isfinite(number) else float("nan")
+
+
+def moments(columns: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each column of (n, C), NaN left out, six digits: they are written into files that
+    people read. A column that never varies has deviation 1, one without any value also mean 0."""
+    seen = np.isfinite(columns)
+    count = np.maximum(seen.sum(0), 1)
+    mean = np.where(seen, columns, 0).sum(0, dtype=np.float64) / count
+    std = np.sqrt((np.where(seen, columns - mean, 0).astype(np.float64) ** 2).sum(0) / count)
+    return tuple(map(tidy, mean)), tuple(tidy(s) if s > 1e-12 else 1.0 for s in std)
+
+
+def tidy(number: float) -> float:
+    return float(f"{number:.6g}")
+
+
+def number(cell: Any) -> float:
+    """A cell as a number: NaN where missing or infinite, dates as seconds, also where text says them. Raises
+    ValueError."""
+    said = isinstance(cell, str) and is_date(cell)
+    return as_number(datetime.datetime.fromisoformat(cell.strip()) if said else cell)
+
+
+def is_date(cell: Any) -> bool:
+    """Whether a cell is a date, or text that says one as ISO 8601 has it."""
+    if isinstance(cell, datetime.date):
+        return True
+    if not isinstance(cell, str) or not DATE.fullmatch(cell.strip()):
+        return False
+    try:
+        return bool(datetime.datetime.fromisoformat(cell.strip()))
+    except ValueError:  # the 31st of February
+        return False
+
+
+def mostly_numbers(cells: Sequence[Any]) -> bool:
+    """Whether more than half of the cells are numbers or dates; text such as "3" may be a code and does not count."""
+    certain = (isinstance(c, (numbers.Number, np.number)) and not isinstance(c, bool) or is_date(c) for c in cells)
+    return 2 * sum(certain) > len(cells)
+
+
+def is_numeric(cells: Sequence[Any]) -> bool:
+    """Whether the cells of a column are numbers, but for odd ones."""
+    return all(map(_is_number, cells)) or mostly_numbers(cells)
+
+
+def _is_number(cell: Any) -> bool:
+    try:
+        return not isinstance(cell, bool) and number(cell) is not None
+    except ValueError:
+        return False
+
+
+def category(cell: Any) -> str:
+    """The name of a category: 3.0 is "3", as a column of whole numbers with gaps comes back as floats."""
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()

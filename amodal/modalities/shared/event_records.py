@@ -1,0 +1,120 @@
+"""Records of events as readers hand them over: lists of objects, or objects of lists."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from amodal.modalities.shared.base import BadValue, Raw, listed
+from amodal.modalities.shared.cells import category, is_date, is_missing, number
+from amodal.modalities.shared.columns import CLOCKS
+from amodal.modalities.shared.files import read_bytes
+
+MOST_CELLS = 2**26
+LOOKED_AT = 20_000
+"""Events from which the fields are measured."""
+
+
+def read(raw: Raw) -> dict[str, list]:
+    """Field -> its cells, all of one length, at least one."""
+    if isinstance(raw, (Path, bytes)):
+        raw = _from_json(read_bytes(raw))
+    if isinstance(raw, np.ndarray):
+        raw = {name: raw[name] for name in raw.dtype.names} if raw.dtype.names else raw.tolist()
+    if isinstance(raw, (list, tuple)):
+        odd = next((i for i, event in enumerate(raw) if not isinstance(event, Mapping)), None)
+        if odd is not None:
+            raise BadValue(f"event {odd} is no object with named fields, but a {type(raw[odd]).__name__}")
+        names = dict.fromkeys(str(name) for event in raw for name in event)
+        if len(names) * len(raw) > MOST_CELLS:  # each event with names of its own: a small file that fills the memory
+            raise BadValue(f"{len(raw):,} events of {len(names):,} different fields")
+        record = {name: [event.get(name) for event in raw] for name in names}
+    elif isinstance(raw, Mapping):
+        record = {str(name): _listed(cells, str(name)) for name, cells in raw.items() if cells is not None}
+    else:
+        raise BadValue(f"a {type(raw).__name__} is no events: expected a list of objects, or an object of lists")
+    if len({len(cells) for cells in record.values()}) > 1:
+        raise BadValue(f"fields of different length ({listed(f'{n}: {len(c)}' for n, c in record.items())})")
+    if not record or not len(next(iter(record.values()))):
+        raise BadValue("no events")
+    return record
+
+
+def _listed(cells: Any, name: str) -> list:
+    cells = cells.tolist() if isinstance(cells, np.ndarray) else cells
+    if not isinstance(cells, (list, tuple)):
+        raise BadValue(f"{name}: expected a list with a cell for each event, got {cells!r}"[:200])
+    return list(cells)
+
+
+def _from_json(data: bytes) -> Any:
+    """A JSON value, or one on each line."""
+    try:
+        text = data.decode("utf-8-sig").strip()
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (ValueError, RecursionError) as error:
+        raise BadValue(f"not JSON: {error}") from None
+
+
+def numbers_of(cells: list, name: str) -> np.ndarray:
+    """(n,) float64, NaN where missing or infinite, dates as seconds."""
+    try:
+        values = np.array(cells, dtype=np.float64)
+    except (TypeError, ValueError):
+        values = np.array([_number(cell, name) for cell in cells], dtype=np.float64)
+    if values.ndim != 1:
+        raise BadValue(f"{name}: a cell must be a number, a text or missing, not a list")
+    with np.errstate(over="ignore"):
+        return np.where(np.isfinite(values.astype(np.float32)), values, np.nan)
+
+
+def _number(cell: Any, name: str) -> float:
+    try:
+        return number(cell)
+    except ValueError:
+        raise BadValue(f"{name}: {cell!r} is not a number"[:200]) from None
+
+
+def codes_of(cells: list, names: Sequence[str]) -> np.ndarray:
+    """(n,) the place of each cell among `names`, after the last where it is not there, NaN where it is missing."""
+    code = {name: i for i, name in enumerate(names)}
+    return np.array(
+        [np.nan if is_missing(c) else code.get(category(c), len(names)) for c in cells],
+        dtype=np.float64,
+    )
+
+
+def clock_of(records: Sequence[Mapping[str, list]], names: Mapping[str, None]) -> str:
+    """The field that says when: by its name, else by the dates that it holds; "" if there is none."""
+    lower = {name.lower(): name for name in reversed(list(names))}
+    called = next((lower[c] for c in CLOCKS if c in lower), None)
+    if called is not None:
+        return called
+    for name in names:
+        cells = [c for record in records[:20] for c in record.get(name, []) if not is_missing(c)]
+        if cells and all(map(is_date, cells)):
+            return name
+    return ""
+
+
+def is_nested(records: Sequence[Mapping[str, list]], name: str) -> bool:
+    """Whether a field holds lists or objects, which are no cells."""
+    return any(isinstance(c, (list, tuple, dict, np.ndarray)) for record in records for c in record.get(name, [])[:3])
+
+
+def some_events(records: Sequence[Mapping[str, list]], columns: Sequence[str]) -> list[dict]:
+    """Up to LOOKED_AT events, evenly from all records, as rows."""
+    ends = np.cumsum([len(next(iter(record.values()))) for record in records])
+    rows = []
+    for at in np.unique(np.linspace(0, ends[-1] - 1, min(LOOKED_AT, ends[-1])).astype(int)):
+        i = int(np.searchsorted(ends, at, side="right"))
+        at -= ends[i] - len(next(iter(records[i].values())))
+        rows.append({c: records[i][c][at] for c in columns if c in records[i]})
+    return rows

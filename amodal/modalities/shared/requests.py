@@ -1,0 +1,150 @@
+"""Values from strangers: what is checked before a modality may decode them.
+
+Everything here works on bytes or on parsed JSON that came with a request. Nothing is ever opened by
+name: a text that stands where a picture or a sound should be is refused, although a modality would
+take it for a path.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from amodal.modalities.shared.base import BadValue
+
+MIB = 2**20
+CELLS = 16_000_000
+"""Texts times the longest of them: an array of texts gives each as much room as the longest
+needs."""
+DEPTH = 4
+COLUMNS = 10_000
+NUMPY, ZIP = b"\x93NUMPY", b"PK"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one value may cost.
+
+    Attributes:
+        json: bytes of JSON or of a table of text, which take far more room once they are read.
+        entries: numbers, texts and brackets in JSON.
+        pixels: of a picture, by its header, before anything is decoded.
+        sound: seconds of a recording, by its header.
+        characters: of a text.
+    """
+
+    json: int = 4 * MIB
+    entries: int = 1_000_000
+    pixels: int = 50_000_000
+    sound: float = 120.0
+    characters: int = 200_000
+
+
+class TooLarge(BadValue):
+    """A value that would cost more than the limits allow."""
+
+
+class NotJson(BadValue):
+    """Bytes that are no JSON."""
+
+
+def parsed(data: bytes, limits: Limits) -> Any:
+    """JSON as its standard has it: no NaN, no name twice. Raises TooLarge, NotJson."""
+    if len(data) > limits.json:
+        raise TooLarge(f"{len(data):,} bytes of JSON; at most {limits.json:,} are read")
+    entries = data.count(b",") + 4 * (data.count(b"[") + data.count(b"{"))
+    if entries > limits.entries:
+        raise TooLarge(f"about {entries:,} entries in this JSON; at most {limits.entries:,} are read")
+    try:
+        return json.loads(data.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise NotJson(f"not JSON: {error}") from None
+
+
+def _no_number(word: str):
+    raise ValueError(f"{word} is no number in JSON; leave out what is missing, or say null")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("the same name twice in one object")
+    return found
+
+
+def file_of(raw: Any) -> bytes:
+    """The bytes of a file. Raises BadValue for anything else."""
+    if not isinstance(raw, bytes):
+        raise BadValue(
+            'expected the bytes of a file, uploaded or as {"base64": "..."}, '
+            f"not {named(raw)}; names of files are not opened"
+        )
+    if not raw:
+        raise BadValue("an empty file")
+    if raw.startswith(ZIP):
+        raise BadValue("zip archives (.npz too) are not unpacked; send what is in them")
+    return raw
+
+
+def array_of(data: bytes) -> np.ndarray:
+    """A .npy file of numbers that is as long as its header says: numpy makes room for what the
+    header says before it reads on."""
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, _, dtype = header(stream)
+        size = len(data) - stream.tell()
+        if dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize != size:
+            raise ValueError(f"its header says shape {shape} of {dtype}")
+        stream.seek(0)
+        return np.load(stream, allow_pickle=False)
+    except Exception as error:
+        raise BadValue(f"not a .npy file of numbers: {error}") from None
+
+
+def text_of(raw: Any, limits: Limits) -> str | bytes:
+    """Text, or its bytes."""
+    if not isinstance(raw, (str, bytes)):
+        raise BadValue(f"expected text, not {named(raw)}")
+    if len(raw) > (limits.characters if isinstance(raw, str) else 4 * limits.characters):
+        raise TooLarge(f"{len(raw):,} characters; at most {limits.characters:,} are read")
+    return raw
+
+
+def cells_of(raw: Any, limits: Limits) -> dict | list:
+    """Rows of tables and lists of events, of which even bytes are JSON."""
+    value = parsed(raw, limits) if isinstance(raw, bytes) else raw
+    if not isinstance(value, (dict, list)):
+        raise BadValue(f"expected an object or a list, not {named(value)}")
+    _measure(value)
+    return value
+
+
+def _measure(value: Any) -> None:
+    """Raises BadValue for what is too deep, TooLarge for texts that would make too large an
+    array."""
+    level, cells, longest = [value], 0, 0
+    for _ in range(DEPTH):
+        inside = [p for v in level for p in (v.values() if isinstance(v, dict) else v)]
+        level = [part for part in inside if isinstance(part, (dict, list))]
+        cells += len(inside) - len(level)
+        longest = max((len(part) for part in inside if isinstance(part, str)), default=longest)
+    if level:
+        raise BadValue(f"nested more than {DEPTH} deep")
+    if cells * longest > CELLS:
+        raise TooLarge(f"{cells:,} cells, of which the longest has {longest:,} characters")
+
+
+def named(value: Any) -> str:
+    """What a value of JSON is, in words."""
+    words = {str: "text", bytes: "bytes", list: "a list", dict: "an object", bool: "true or false"}
+    return words.get(type(value), "null" if value is None else "a number")

@@ -1,0 +1,1 @@
+"""What this package adds to amodal, one file each."""

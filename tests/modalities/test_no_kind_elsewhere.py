@@ -1,0 +1,117 @@
+"""No code outside `amodal/modalities/` branches on the name or the class of a modality."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from amodal.core import registry
+
+ROOT = Path(__file__).parents[2] / "amodal"
+KINDS = set(registry.pages("modalities"))
+CLASSES = {kind.capitalize() for kind in KINDS}
+DATA = ("modalities", "claims", "data/sets")
+"""Where kinds are at home, and where they describe data."""
+ALLOWED = {
+    "cli.py": {"text", "image", "audio"},  # options of `amodal search`, each a part of a query
+    "evaluate/__init__.py": {"text"},  # an option of protocols: the field that prompts are for
+    "evaluate/papers.py": {"text"},  # a column of a table of papers
+    "evaluate/protocols/prompts.py": {"text"},  # the same option, in the result
+    "evaluate/protocols/survival.py": {"events"},  # a figure: how many records had the event
+    "evaluate/protocols/zero_shot.py": {"text"},  # the option, in the result
+    "plan/examples.py": {"image", "text"},  # what `amodal plan` makes up unless asked for more
+}
+LOOKUPS = {"get", "pop", "setdefault", "index", "startswith"}
+
+
+def names_in(node: ast.AST | None) -> Iterator[str]:
+    """Kinds among a constant, or the constants of a tuple, list or set, or the names of classes."""
+    for part in getattr(node, "elts", [node]):
+        if isinstance(part, ast.Constant) and isinstance(part.value, str):
+            if part.value in KINDS | CLASSES:
+                yield part.value
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """The names under which a file knows the classes of modalities."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("amodal.modalities"):
+            found |= {a.asname or a.name for a in node.names if a.name in CLASSES}
+    return found
+
+
+def branches(source: str) -> Iterator[tuple[int, str]]:
+    """(line, kind) of each place that does one thing for one kind and another for others."""
+    tree = ast.parse(source)
+    classes = imported(tree)
+    for node in ast.walk(tree):
+        parts: list = []
+        if isinstance(node, ast.Compare):
+            parts = [node.left, *node.comparators]
+            used = {n.id for part in parts for n in ast.walk(part) if isinstance(n, ast.Name)}
+            yield from ((node.lineno, name) for name in used & classes)
+        elif isinstance(node, ast.match_case):
+            parts = [n.value for n in ast.walk(node.pattern) if isinstance(n, ast.MatchValue)]
+        elif isinstance(node, ast.Subscript):
+            parts = [node.slice]
+        elif isinstance(node, ast.Dict):
+            parts = node.keys
+        elif isinstance(node, (ast.comprehension, ast.For)):
+            parts = [node.iter, *getattr(node.iter, "elts", [])]
+        elif isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+            called = node.func.id if isinstance(node.func, ast.Name) else called
+            parts = node.args if called in LOOKUPS else []
+            if called in ("isinstance", "issubclass") and len(node.args) == 2:
+                used = {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}
+                yield from ((node.lineno, name) for name in used & classes)
+        for part in parts:
+            yield from ((node.lineno if hasattr(node, "lineno") else part.lineno, n) for n in names_in(part))
+    for node in ast.walk(tree):  # a constant of a file whose elements something may be compared with
+        if isinstance(node, ast.Assign) and isinstance(node.value, (ast.Tuple, ast.List, ast.Set)):
+            found = set(names_in(node.value))
+            if len(found) > 1:
+                yield from ((node.lineno, name) for name in found)
+
+
+def test_no_code_branches_on_a_kind():
+    wrong = []
+    for file in sorted(ROOT.rglob("*.py")):
+        path = file.relative_to(ROOT).as_posix()
+        if path.startswith(tuple(f"{folder}/" for folder in DATA)):
+            continue
+        allowed = ALLOWED.get(path, set())
+        found = list(branches(file.read_text(encoding="utf-8")))
+        wrong += [f"{path}:{line}: {name}" for line, name in found if name not in allowed]
+        assert allowed <= {name for _, name in found}, f"{path}: the list allows what is not there"
+    assert not wrong, "ask a hook or an attribute of `Modality` instead:\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "if kind == 'image': pass",
+        "x = 1 if kind in ('text', 'other') else 2",
+        "match kind:\n    case 'image' | 'text': pass",
+        "x = table_of['series']",
+        "x = {'image': f, 'text': g}[kind]",
+        "x = READERS.get('audio')",
+        "if type(m).__name__ == 'Table': pass",
+        "SEQUENCES = ('text', 'audio')",
+        "[k for k in ('text', 'audio')]",
+        "from amodal.modalities.image import Image as I\nisinstance(m, I)",
+        "from amodal.modalities.text import Text\nisinstance(m, (int, Text))",
+        "from amodal.modalities.text import Text\ntype(m) is Text",
+    ],
+)
+def test_the_test_sees_them(source):
+    assert list(branches(source))
+
+
+@pytest.mark.parametrize(
+    "source", ["field('image', size=3)", "from amodal.modalities.text import Text\nText(patch=1)", "x: str = 'text'"]
+)
+def test_declarations_are_allowed(source):
+    assert not list(branches(source))
