@@ -16,6 +16,8 @@ from torch.nn.functional import normalize
 
 from amodal.core import Column, unknown
 from amodal.evaluate.labels import NotApplicable, is_number
+from amodal.evaluate.needs import LABEL
+from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
 from amodal.evaluate.self_labels import self_labels
 from amodal.inference.embed import Embedded, known
@@ -76,3 +78,14 @@ def cluster(
     linkage = "ward" if number == "classes" else "spectral"
     spec = {"label": label, "kind": "category", "linkage": linkage, "number": number, "most": most, "seed": seed}
     return Result("cluster", spec | {"space": "features", "test": len(test)}, rows)
+
+
+class Cluster(Protocol):
+    """Clusters against classes."""
+
+    name, needs = "cluster", (LABEL,)
+    rank = 50
+    measure = staticmethod(cluster)
+
+
+PROTOCOL = Cluster()

@@ -19,6 +19,8 @@ from torch.nn.functional import normalize
 from amodal.core import Column
 from amodal.evaluate.base_and_new import harmonic_mean
 from amodal.evaluate.labels import NotApplicable, classes_of, codes, is_number
+from amodal.evaluate.needs import LABEL
+from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
 from amodal.inference.embed import Embedded, known
 
@@ -115,3 +117,14 @@ def _rows(scores: dict[str, tuple[tuple[float, float], tuple[float, float], int]
         n = sum(score[2] for score in scores.values())
         rows.append({"metric": f"{kind}, harmonic mean", "value": both[0], "chance": both[1], "n": n})
     return rows
+
+
+class OpenSet(Protocol):
+    """Names of records of seen and of unseen classes."""
+
+    name, needs = "open_set", (LABEL,)
+    rank = 100
+    measure = staticmethod(open_set)
+
+
+PROTOCOL = OpenSet()

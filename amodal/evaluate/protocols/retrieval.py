@@ -18,6 +18,8 @@ from torch.nn.functional import normalize
 from amodal.core.column import shared_rows
 from amodal.core.matmul import fast_products
 from amodal.evaluate.labels import NotApplicable
+from amodal.evaluate.needs import TWO_FIELDS, two_fields
+from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
 from amodal.inference.embed import Embedded
 
@@ -39,8 +41,7 @@ def retrieval(
 ) -> Result:
     """at: the k of Recall@k. pairs: (query, gallery) senses, all unless given. duplicates: gallery records whose values are equal
     are all right. gallery: at most so many records, chosen by `seed`. `train` is not used."""
-    if len(test.sources) < 2:
-        raise NotApplicable(f"retrieval between senses needs two of them, and there is only {', '.join(test.sources)}")
+    two_fields(test)
     rows = []
     for a, b in pairs or itertools.permutations(test.sources, 2):
         at_a, at_b = shared_rows(test.aligned[a], test.aligned[b])
@@ -55,7 +56,7 @@ def retrieval(
             for row in ranked(test.aligned[a].values[at_a], test.aligned[b].values[at_b], same, at, test.unsigned)
         ]
     if not rows:
-        raise NotApplicable(f"no two senses occur together in {LEAST} or more of the {len(test)} test records")
+        raise NotApplicable(f"no two fields occur together in {LEAST} or more of the {len(test)} test records")
     spec = {
         "at": list(at),
         "space": "aligned",
@@ -135,3 +136,14 @@ def _chance(sizes: np.ndarray, n: int, at: Sequence[int]) -> dict[str, float]:
     chance = {name: float(value / len(sizes)) for name, value in total.items()}
     chance["median rank"] = float(np.searchsorted(cumulative / len(sizes), 0.5) + 1)
     return chance
+
+
+class Retrieval(Protocol):
+    """A record found by one field among records described by another."""
+
+    name, needs = "retrieval", (TWO_FIELDS,)
+    rank = 60
+    measure = staticmethod(retrieval)
+
+
+PROTOCOL = Retrieval()

@@ -1,6 +1,6 @@
 """Find the picture by words about one thing in it, by how much of the picture the thing covers and how much else there is.
 
-The question of SORCE-1K (Liu et al. 2025, arXiv:2505.24441), for any data, any two senses and any method. A record is a picture, words
+The question of SORCE-1K (Liu et al. 2025, arXiv:2505.24441), for any data, any two fields and any method. A record is a picture, words
 about one thing in it, and one of two labels: `area`, the thing's share of the picture, or `box`, JSON of [left, top, right, bottom] as
 shares of the sides, or in pixels with the picture's width and height behind them. `count`, if it is there, is how many things there are,
 and `objects` names all of them with "; " between: a picture that names the very words of a query is right too, as is one that another
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from torch.nn.functional import normalize
 from amodal.core import AmodalError, Column, Ragged, unknown
 from amodal.core.column import both
 from amodal.evaluate.labels import NotApplicable
+from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocols.retrieval import _chance
 from amodal.evaluate.result import Result
 from amodal.inference.embed import Embedded, embed_several
@@ -50,7 +52,7 @@ def small_objects(
     draws: int = 1000,
     seed: int = 0,
 ) -> Result:
-    """words: the sense that asks, the first text unless given; pictures: the one that is found, the first picture unless given; sizes:
+    """words: the field that asks, the first text unless given; pictures: the one that is found, the first picture unless given; sizes:
     edges of bins of the share that a thing covers; counts: of the number of things; grid: cells along each axis, for encoders that give
     one vector; at: the k of Recall@k; draws: of the interval. `train` is not used."""
     asks, shown = _senses(test, words, pictures)
@@ -107,15 +109,15 @@ def _senses(test: Embedded, words: str, pictures: str) -> tuple[str, str]:
     chosen = []
     for given, kind in ((words, "text"), (pictures, "image")):
         if given and given not in test.sources:
-            raise unknown("sense of these records", given, test.sources)
+            raise unknown("field of these records", given, test.sources)
         some = [given] if given else [s for s in test.sources if kinds[s] == kind]
         if not some:
             raise NotApplicable(
-                f"it needs a sense of {kind}, or to be told which sense stands for it; there are {', '.join(kinds)}"
+                f"it needs a field of {kind}, or the name of one that stands for it; there are {', '.join(kinds)}"
             )
         chosen.append(some[0])
     if chosen[0] == chosen[1]:
-        raise AmodalError(f"words and pictures are both {chosen[0]!r}; name two senses")
+        raise AmodalError(f"words and pictures are both {chosen[0]!r}; name two fields")
     return chosen[0], chosen[1]
 
 
@@ -246,3 +248,24 @@ def resampled(hits_QM: np.ndarray, picture_Q: np.ndarray, draws: int, seed: int)
         drawn = np.bincount(rng.integers(many, size=many), minlength=many)
         means.append(drawn @ total / (drawn @ count))
     return np.quantile(np.stack(means), (0.025, 0.975), axis=0).T if draws else np.full((hits_QM.shape[1], 2), np.nan)
+
+
+class SmallObjects(Protocol):
+    """Small things in pictures, found by words."""
+
+    name = "small_objects"
+    default = False
+    measure = staticmethod(small_objects)
+    headlines = ("recall@1", "recall@1 gained")
+
+    def shortened(self, rows: Sequence[dict]) -> list[dict]:
+        """All of them: intervals are not averaged."""
+        return list(rows)
+
+    def draw(self, result: Result, path: Path) -> Path:
+        from amodal.evaluate.small_objects_picture import small_objects as picture
+
+        return picture(result.rows, path)
+
+
+PROTOCOL = SmallObjects()

@@ -7,13 +7,18 @@ of the people; the same draws for every sense and every encoder.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from amodal.core import Column
 from amodal.data.loader import class_numbers
+from amodal.evaluate.context import Context
 from amodal.evaluate.labels import NotApplicable
+from amodal.evaluate.needs import NO_TIME, SURVIVAL_LABEL
+from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
 from amodal.inference.embed import Embedded, known
 from amodal.nn.heads.supervised import survival_of
@@ -46,7 +51,7 @@ def survival(
     (it costs their square); sources: all unless given.
     """
     if label.count(",") != 1:
-        raise NotApplicable("it needs a time and an event: label TIME,EVENT, or event = … of a time in dataset.toml")
+        raise NotApplicable(NO_TIME)
     outcomes = _outcomes(train, test, label)
     crossed = outcomes[1][1].sum() < least
     columns, others = train.probed(), test.probed()
@@ -62,7 +67,7 @@ def survival(
         found = _rows(source, parts, times[source], bootstrap, seed)
         rows, groups = rows + found, groups | ({source: halves(parts[: folds if crossed else 1])} if found else {})
     if not rows:
-        raise NotApplicable(f"no sense has {FEWEST} records or more with an event ({label}) to learn from")
+        raise NotApplicable(f"no field has {FEWEST} records or more with an event ({label}) to learn from")
     spec = {"label": label, "kind": "survival", "space": "features", "train": len(train), "test": len(test)}
     spec["judged"] = f"{folds} folds of both parts, {repeats} times" if crossed else "test part"
     spec["times"] = {source: each.tolist() for source, each in times.items()}
@@ -151,3 +156,27 @@ def _rows(source: str, parts: list[Told], times: np.ndarray, bootstrap: int, see
         | {"chance": float(chance[m][0]), "n": n, "events": events}
         for m in METRICS
     ]
+
+
+class Survival(Protocol):
+    """A time until an event, predicted from frozen features."""
+
+    name, needs = "survival", (SURVIVAL_LABEL,)
+    rank = 40
+    measure = staticmethod(survival)
+
+    def arguments(self, context: Context) -> dict[str, Any]:
+        """The test part alone is judged on where the run has learnt from labels: others would flatter it."""
+        return super().arguments(context) | ({"least": 0} if context.labels_seen else {})
+
+    def shortened(self, rows: Sequence[dict]) -> list[dict]:
+        """All of them: intervals are not averaged."""
+        return list(rows)
+
+    def draw(self, result: Result, path: Path) -> Path:
+        from amodal.evaluate.survival_picture import survival as picture
+
+        return picture(result, path)
+
+
+PROTOCOL = Survival()

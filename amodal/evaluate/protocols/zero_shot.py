@@ -15,6 +15,8 @@ from torch.nn.functional import normalize
 from amodal.core import AmodalError
 from amodal.evaluate.knowledge_prompts import Knowledge, knowledge_prompts
 from amodal.evaluate.labels import NotApplicable, classes_of, codes, is_number, of_categories
+from amodal.evaluate.needs import LABEL, TEXT_PROMPTS
+from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
 from amodal.inference.embed import Embedded, known
 
@@ -80,6 +82,17 @@ def likeness(
         like = normalize(column.values[torch.from_numpy(kept)].float(), dim=1) @ prototypes.T
         found[source] = truth[column.rows.numpy()[kept]], (like.abs() if test.unsigned else like).numpy()
     if not found:
-        raise NotApplicable(f"no sense other than {text!r} has records with the label {label!r}")
+        raise NotApplicable(f"no field other than {text!r} has records with the label {label!r}")
     spec = {"label": label, "kind": "category", "text": text, "templates": list(templates), "prompts": prompts}
     return spec | {"space": "aligned", "test": len(test)}, found
+
+
+class ZeroShot(Protocol):
+    """Classes named by words."""
+
+    name, needs = "zero_shot", (LABEL, TEXT_PROMPTS)
+    rank = 70
+    measure = staticmethod(zero_shot)
+
+
+PROTOCOL = ZeroShot()
