@@ -1,4 +1,8 @@
-"""Does a text encoder find alike what people find alike? Correlation with human judgements of pairs, as in the STS tasks."""
+"""Does a text encoder find alike what people find alike? Correlation with human judgements of pairs, as in the STS tasks.
+
+Ours: scipy's `spearmanr` agrees to 1e-15, and the last digit of a recorded claim would change. Ranks take two lines and less time than
+`scipy.stats.rankdata`; `auroc.bootstrap` ranks a thousand draws.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,10 @@
 Blei, Ng and Jordan, JMLR 2003; fitted by variational Bayes as in Hoffman, Blei and Bach, NIPS 2010 (their eq. 2-5, with all texts in each
 step), which is what scikit-learn's `LatentDirichletAllocation(learning_method="batch")` does.
 
-Words are told apart by a hash, so that the model is nothing but numbers and is saved with the weights that it teaches.
+Words are distinguished by a hash, so that the model is nothing but numbers and is saved with the weights that it teaches.
+
+Ours: the topics are buffers of the method that learns from them, saved and loaded with it, and must be the same on every rank. A test
+compares the mixtures with scikit-learn's.
 """
 
 from __future__ import annotations
@@ -107,8 +110,8 @@ class Topics(nn.Module):
         for _ in range(self.inner):
             theta = _exp_mean_log(gamma)
             norm = (theta[counts.text] * beta_TK).sum(1)
-            told = torch.zeros_like(gamma).index_add(0, counts.text, beta_TK * (counts.count / norm)[:, None])
-            gamma = self.prior + theta * told
+            expected = torch.zeros_like(gamma).index_add(0, counts.text, beta_TK * (counts.count / norm)[:, None])
+            gamma = self.prior + theta * expected
         return gamma
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
-"""How well frozen features foretell a time: Cox regression with a ridge penalty on them, for people whose event may be still to come.
+"""How well frozen features predict a time: Cox regression with a ridge penalty on them, for people whose event may be still to come.
 
 Concordance, AUC over time, integrated Brier score and calibration (see `_survival_scores`), each with a 95 % interval over bootstrap draws
-of the people; the same draws for every sense and every encoder.
+of the people; the same draws for every field and every encoder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from amodal.evaluate.result import Result
 from amodal.inference.embed import Embedded, known
 from amodal.nn.heads.supervised import survival_of
 from amodal.stats.survival import fitted, kaplan_meier, log_rank
-from amodal.stats.survival_scores import METRICS, Told, grid, interval, scores
+from amodal.stats.survival_scores import METRICS, Predictions, grid, interval, scores
 
 FEWEST = 5
 """Events below which nothing is fitted."""
@@ -42,7 +42,7 @@ def survival(
     seed: int = 0,
     sources: Sequence[str] | None = None,
 ) -> Result:
-    """For each sense alone and for the fused vectors. label: TIME,EVENT, two labels.
+    """For each field alone and for the fused vectors. label: TIME,EVENT, two labels.
 
     A regression on the training records is judged on the test records; but where these have fewer than `least` events, which say next to
     nothing, cross-validation over the records of both parts, in `folds` folds, `repeats` times, each fold judged by itself. The encoder
@@ -63,7 +63,7 @@ def survival(
             people = [tuple(np.concatenate(each) for each in zip(*people))]
         if min(event.sum() for _, _, event in people) < FEWEST:
             continue
-        parts, times[source] = _told(people, folds, repeats, seed)
+        parts, times[source] = _predicted(people, folds, repeats, seed)
         found = _rows(source, parts, times[source], bootstrap, seed)
         rows, groups = rows + found, groups | ({source: halves(parts[: folds if crossed else 1])} if found else {})
     if not rows:
@@ -95,7 +95,7 @@ def _people(column: Column, time: np.ndarray, event: np.ndarray, most: int, seed
     return column.values.float().numpy()[at], time[rows[at]], event[rows[at]]
 
 
-def _told(people: Sequence[tuple], folds: int, repeats: int, seed: int) -> tuple[list[Told], np.ndarray]:
+def _predicted(people: Sequence[tuple], folds: int, repeats: int, seed: int) -> tuple[list[Predictions], np.ndarray]:
     """people: those to learn from and those to judge by, or all of them once, to be divided."""
     if len(people) == 2:
         splits = [(people[0], people[1], np.arange(len(people[1][1])))]
@@ -113,12 +113,12 @@ def _told(people: Sequence[tuple], folds: int, repeats: int, seed: int) -> tuple
     for (x, *known_), (unseen, *truth), who in splits:
         model = fitted((torch.from_numpy(x), *known_), seed=seed)
         risk = model.risk(torch.from_numpy(unseen))
-        parts.append(Told(who, *truth, risk, model.curves(risk, times), tuple(known_)))
+        parts.append(Predictions(who, *truth, risk, model.curves(risk, times), tuple(known_)))
     return parts, times
 
 
-def halves(parts: Sequence[Told], points: int = 200) -> dict:
-    """Kaplan and Meier's curves of those told to be at low and at high risk, below and above the median of those told by the same model,
+def halves(parts: Sequence[Predictions], points: int = 200) -> dict:
+    """Kaplan and Meier's curves of those predicted to be at low and at high risk, below and above the median of the same model,
     and p of the log-rank test between them (too small by a little where models have learnt from each other's people)."""
     time, event = (np.concatenate([getattr(part, name) for part in parts]) for name in ("time", "event"))
     high = np.concatenate([part.risk > np.median(part.risk) for part in parts])
@@ -141,14 +141,14 @@ def _divided(event: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndar
     return fold
 
 
-def _rows(source: str, parts: list[Told], times: np.ndarray, bootstrap: int, seed: int) -> list[dict]:
+def _rows(source: str, parts: list[Predictions], times: np.ndarray, bootstrap: int, seed: int) -> list[dict]:
     if not len(times):
         return []
     n = len(np.unique(np.concatenate([part.who for part in parts])))
     by_chance = []
-    for part in parts:  # everybody is told what is known of all
+    for part in parts:  # the same prediction for everybody: what is known of all
         curve = np.broadcast_to(kaplan_meier(*part.known, times), part.curves.shape)
-        by_chance.append(Told(part.who, part.time, part.event, np.zeros(len(part.who)), curve, part.known))
+        by_chance.append(Predictions(part.who, part.time, part.event, np.zeros(len(part.who)), curve, part.known))
     found, chance = scores(parts, times, draws=bootstrap, seed=seed), scores(by_chance, times, draws=0)
     events = int(sum(part.event.sum() for part in parts) * n / sum(len(part.who) for part in parts))
     return [
