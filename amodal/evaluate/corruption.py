@@ -1,7 +1,7 @@
 """Damage to decoded values, by one measure of severity for every kind of data.
 
 exchange: so large a share of the parts of a value come from another record; drop: so large a share of them are gone; noise: normal noise
-of so many standard deviations of the sense on what is continuous. A part is a patch of a picture, a token's length of sound, a step of a
+of so many standard deviations of the field on what is continuous. A part is a patch of a picture, a token's length of sound, a step of a
 series, an event, a cell, a symbol.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.core.embeddings import FUSED
-from amodal.evaluate.missing_modalities import Senses
+from amodal.evaluate.missing_modalities import FieldVectors
 from amodal.inference.forward_passes import Change
 from amodal.modalities import Modality, name_of
 
@@ -26,19 +26,19 @@ def change(kind: str, severity: float) -> Change:
     return lambda modality, value, other, rng: DAMAGE[kind](modality, value, other, severity, rng)
 
 
-def damaged(seen: Senses, severities: Sequence[float]) -> Iterator[tuple[tuple[str, str, float], Tensor]]:
-    """((kind, sense, severity), (N, D) the fused vectors of all that a record has), where the encoder can be run again."""
-    again = seen.embedded.changed
-    for number, sense in enumerate(seen.names if again is not None else ()):
-        for kind in (k for k in KINDS if applies(k, again.fields[sense])):
+def damaged(seen: FieldVectors, severities: Sequence[float]) -> Iterator[tuple[tuple[str, str, float], Tensor]]:
+    """((kind, field, severity), (N, D) the fused vectors of all that a record has), where the encoder can be run once more."""
+    rerun = seen.embedded.changed
+    for number, field in enumerate(seen.names if rerun is not None else ()):
+        for kind in (k for k in KINDS if applies(k, rerun.fields[field])):
             for severity in severities:
-                found = again(sense, change(kind, severity), seen.rows.tolist())
+                found = rerun(field, change(kind, severity), seen.rows.tolist())
                 if FUSED in found:
-                    yield (kind, sense, severity), found[FUSED].values
+                    yield (kind, field, severity), found[FUSED].values
                     continue
                 x = seen.x.clone()
-                x[found[sense].rows, number] = normalize(found[sense].values, dim=1)
-                yield (kind, sense, severity), replace(seen, x=x).fused(seen.there)
+                x[found[field].rows, number] = normalize(found[field].values, dim=1)
+                yield (kind, field, severity), replace(seen, x=x).fused(seen.there)
 
 
 def applies(kind: str, modality: Modality) -> bool:
@@ -88,7 +88,7 @@ DAMAGE = {"exchange": exchanged, "drop": dropped, "noise": noisy}
 
 
 def deviation(modality: Modality, value: np.ndarray) -> np.ndarray:
-    """Of the sense's values, in the shape that broadcasts against one; 0 for what is not continuous."""
+    """Of the field's values, in the shape that broadcasts against one; 0 for what is not continuous."""
     name = name_of(modality)
     if name == "image":
         return np.array(modality.scale()[1]).reshape(-1, 1, 1) * (255 if value.dtype == np.uint8 else 1)

@@ -58,5 +58,5 @@ def _fewer(rows: Sequence[dict], most: int = 32) -> list[dict]:
         return list(rows)
     sizes = [r["source"].count("+") + 1 for r in rows]
     ends = {1, 2, max(sizes), max(sizes) - 1}
-    kept = [r for r, s in zip(rows, sizes) if s in ends]
-    return kept if len(kept) <= most else [r for r, s in zip(rows, sizes) if s in ends - {2}]
+    some = [r for r, s in zip(rows, sizes) if s in ends]
+    return some if len(some) <= most else [r for r, s in zip(rows, sizes) if s in ends - {2}]

@@ -15,7 +15,7 @@ from amodal.core.embeddings import FUSED
 from amodal.evaluate import Embedded, NotApplicable, Report, embed_records, evaluate, figures, protocol_names
 from amodal.evaluate import corruption as _corrupt
 from amodal.evaluate.imputation import filled, ridge
-from amodal.evaluate.missing_modalities import Senses, depending, halves, side_by_side
+from amodal.evaluate.missing_modalities import FieldVectors, depending, halves, side_by_side
 from amodal.evaluate.protocols.missing_modality_robustness import missing_modality_robustness
 from amodal.stats.shapley import powerset, shapley
 from tests.evaluate.made import made
@@ -76,20 +76,20 @@ def test_a_sense_without_information_is_worth_nothing():
 
 
 def test_what_is_hidden_follows_from_the_record_and_grows_with_the_rate():
-    seen = Senses.of(made(500, senses=THREE))
+    seen = FieldVectors.of(made(500, senses=THREE))
     chance = seen.uniform(3)
-    assert torch.equal(chance, Senses.of(made(500, senses=THREE)).uniform(3)) and not torch.equal(
+    assert torch.equal(chance, FieldVectors.of(made(500, senses=THREE)).uniform(3)) and not torch.equal(
         chance, seen.uniform(4)
     )
     for rate in (0.3, 0.6, 0.9):
         assert (chance < rate).float().mean(0).sub(rate).abs().max() < 0.07
-    few = Senses.of(made(500, senses=THREE), most=50)
+    few = FieldVectors.of(made(500, senses=THREE), most=50)
     assert len(few) == 50 and torch.equal(few.uniform(3), chance[few.rows])
 
 
 def test_fused_is_what_the_embeddings_fuse():
     test = made(60, share=0.7, senses=THREE)
-    seen = Senses.of(test)
+    seen = FieldVectors.of(test)
     whole = test.fused()
     assert torch.equal(seen.rows, whole.rows) and torch.allclose(seen.fused(seen.there), whole.values, atol=1e-6)
     alone = seen.there & torch.tensor([True, False, True])
@@ -110,7 +110,7 @@ def test_a_joint_network_fuses_what_is_left_itself():
     joint = Embedded(
         test.keys, Embeddings({**test.aligned.columns, FUSED: test.fused()}, 30), test.features, {}, refuse
     )
-    seen = Senses.of(joint)
+    seen = FieldVectors.of(joint)
     found = seen.fused(seen.there & torch.tensor([False, True]))
     assert set(asked) == {("sound",)} and seen.names == ("image", "sound")
     sound = test.aligned["sound"]
@@ -202,7 +202,7 @@ def known_senses(n, seed):
     x = {"a": a, "b": a @ turn, "c": normalize(torch.randn(n, 6, generator=g), dim=1)}
     columns = {s: Column(v, torch.arange(n)) for s, v in x.items()}
     both = Embeddings(columns, n)
-    return Senses.of(Embedded([f"{seed}-{i}" for i in range(n)], both, both)), x
+    return FieldVectors.of(Embedded([f"{seed}-{i}" for i in range(n)], both, both)), x
 
 
 def test_stand_ins_where_the_answer_is_known():
@@ -224,7 +224,7 @@ def test_donors_are_records_that_have_both():
     learn, x = known_senses(100, 0)
     there = learn.there.clone()
     there[:50, 1] = False
-    some = Senses(learn.embedded, learn.rows, learn.x * there[:, :, None], there)
+    some = FieldVectors(learn.embedded, learn.rows, learn.x * there[:, :, None], there)
     left = torch.tensor([[True, False, False]])
     found = filled("retrieve", some, learn.x[:1], left)
     assert torch.allclose(found[0, 1], x["b"][50 + int((x["a"][50:] @ x["a"][0]).argmax())])

@@ -41,15 +41,15 @@ def head(train: Embedded, test: Embedded, *, head: SupervisedHead | Teller | Non
 
 
 def outputs(test: Embedded, head: SupervisedHead | Teller) -> dict[str, Column]:
-    """From all that the records have, and from each sense alone where a head on features takes them apart."""
+    """From all that the records have, and from each field alone where a head on features takes them apart."""
     if not isinstance(head, SupervisedHead):  # a whole method reads the records themselves
         return {FUSED: head.on(test.changed.dataset, test.changed.indices)}
     everything = test.features.columns
     seen = {FUSED: test.features}
     if not head.joint and len(test.sources) > 1:
-        for sense in test.sources:
-            columns = {s: c if s == sense else nothing(c) for s, c in everything.items()}
-            seen[sense] = Embeddings(columns, len(test))
+        for field in test.sources:
+            columns = {s: c if s == field else nothing(c) for s, c in everything.items()}
+            seen[field] = Embeddings(columns, len(test))
     return {source: head.tell(z) for source, z in seen.items()}
 
 
@@ -57,27 +57,27 @@ def nothing(column: Column) -> Column:
     return column.at(torch.zeros(len(column), dtype=torch.bool))
 
 
-def measured(target: Target, found: np.ndarray, rows: np.ndarray, train: Embedded, test: Embedded) -> list[dict]:
+def measured(target: Target, predicted: np.ndarray, rows: np.ndarray, train: Embedded, test: Embedded) -> list[dict]:
     labels = [test.labels.get(name) for name in target.labels]
     if any(values is None for values in labels):
         return []
     there = np.all([known(values)[rows] for values in labels], 0)
     if there.sum() < 2:
         return []
-    found, rows = found[there], rows[there]
+    predicted, rows = predicted[there], rows[there]
     if target.kind == "classes":
         truth = codes(labels[0], target.classes)[rows]
         own = truth >= 0  # of classes that the head has learnt; of others it cannot tell
         if own.sum() < 2:
             return []
-        truth, found = truth[own], found[own]
+        truth, predicted = truth[own], predicted[own]
         learnt = codes(train.labels[target.name], target.classes)
         counts = np.bincount(learnt[learnt >= 0], minlength=len(target.classes))
-        return of_categories(truth, found.argmax(1), counts.argmax()) + of_probabilities(truth, found, counts)
+        return of_categories(truth, predicted.argmax(1), counts.argmax()) + of_probabilities(truth, predicted, counts)
     if target.kind == "amount":
-        return of_numbers(labels[0][rows], found)
+        return of_numbers(labels[0][rows], predicted)
     time, event = (class_numbers(values)[0][rows] for values in labels)
-    value = concordance(found, time, event == target.event)
+    value = concordance(predicted, time, event == target.event)
     return [{"metric": "concordance", "value": value, "chance": 0.5, "n": len(rows)}]
 
 

@@ -35,7 +35,7 @@ def knn(
     sources: Sequence[str] | None = None,
     prefilter: bool = False,
 ) -> Result:
-    """Vote of the k nearest training records, for each sense alone and for the fused vectors (a weighted mean where the label is a
+    """Vote of the k nearest training records, for each field alone and for the fused vectors (a weighted mean where the label is a
     number). Reads the features.
 
     few, draws, seed: see `measure`. sources: all unless given. prefilter: look for neighbours in bfloat16 first, which is faster

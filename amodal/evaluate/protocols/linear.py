@@ -34,7 +34,7 @@ def linear(
     seed: int = 0,
     sources: Sequence[str] | None = None,
 ) -> Result:
-    """A linear classifier (or regression, for a number) on frozen features, for each sense alone and for the fused vectors; of classes also
+    """A linear classifier (or regression, for a number) on frozen features, for each field alone and for the fused vectors; of classes also
     whether its probabilities can be taken at their word.
 
     few, draws, seed: see `measure`. sources: all unless given.

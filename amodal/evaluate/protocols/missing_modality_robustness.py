@@ -33,7 +33,7 @@ from amodal.core import AmodalError, unknown
 from amodal.evaluate import corruption as _corrupt
 from amodal.evaluate import imputation as _impute
 from amodal.evaluate.labels import NotApplicable, label_spec
-from amodal.evaluate.missing_modalities import STRENGTH, Judge, Senses, depending, halves, or_mean, side_by_side
+from amodal.evaluate.missing_modalities import STRENGTH, FieldVectors, Judge, depending, halves, or_mean, side_by_side
 from amodal.evaluate.needs import CHANGED_RECORDS, LABEL, TWO_FIELDS, two_fields
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocols.missing_modality import PROBES
@@ -67,7 +67,7 @@ def missing_modality_robustness(
     for name, shares in (("rates", rates), ("severities", severities)):
         if not all(0 < share <= 1 for share in shares):
             raise AmodalError(f"{name} = {tuple(shares)}: shares above 0 and at most 1 are needed")
-    learn, seen = Senses.of(train, records, seed), Senses.of(test, records, seed)
+    learn, seen = FieldVectors.of(train, records, seed), FieldVectors.of(test, records, seed)
     judge = Judge(PROBES[probe], learn.label(label), seen.label(label), few, draws, seed)
     study = Study(learn, seen, judge, tuple(rates), seed)
     rows = [*study.natural(tuple(severities)), *study.random(), *study.ways(), *study.by_label()]
@@ -79,8 +79,8 @@ def missing_modality_robustness(
 
 @dataclass
 class Study:
-    learn: Senses
-    seen: Senses
+    learn: FieldVectors
+    seen: FieldVectors
     judge: Judge
     rates: tuple[float, ...]
     seed: int
@@ -114,12 +114,12 @@ class Study:
         full = self.found["random", hidden(0.0)]
         for (kind, *what), found in self.found.items():
             if kind in _corrupt.KINDS:
-                sense, severity = what
-                without = self.found["subset", frozenset(names) - {sense}]
+                field, severity = what
+                without = self.found["subset", frozenset(names) - {field}]
                 for row, f, w in zip(found, full, without):
                     row = row | {"full": f["value"], "lost": f["value"] - row["value"], "without": w["value"]}
                     target = f"{kind} {severity:g}"
-                    rows.append({"part": kind, "source": sense, "target": target, "severity": severity, **row})
+                    rows.append({"part": kind, "source": field, "target": target, "severity": severity, **row})
         return rows
 
     def random(self) -> list[dict]:

@@ -18,7 +18,7 @@ import torch
 
 from amodal.core import AmodalError, unknown
 from amodal.evaluate.labels import NotApplicable, label_spec
-from amodal.evaluate.missing_modalities import Judge, Senses
+from amodal.evaluate.missing_modalities import FieldVectors, Judge
 from amodal.evaluate.needs import LABEL, TWO_FIELDS, two_fields
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocols.missing_modality import PROBES, subsets
@@ -47,7 +47,7 @@ def modality_subsets(
         raise unknown("probe", probe, PROBES)
     if sets < 1:
         raise AmodalError(f"sets = {sets}: at least one is needed")
-    learn, seen = (Senses.of(part, records, seed) for part in (train, test))
+    learn, seen = (FieldVectors.of(part, records, seed) for part in (train, test))
     seen = seen.at(seen.there.all(1))
     if len(seen) < 2:
         raise NotApplicable(f"fewer than two test records have all of {', '.join(test.sources)}")
@@ -65,12 +65,12 @@ def modality_subsets(
 Names = tuple[str, ...]
 
 
-def matrix(found: dict[Names, dict[Names, list[dict]]]) -> list[dict]:
-    """found: learnt from -> predicted from -> a row for each metric. The rows of the protocol."""
+def matrix(results: dict[Names, dict[Names, list[dict]]]) -> list[dict]:
+    """results: learnt from -> predicted from -> a row for each metric. The rows of the protocol."""
     rows = []
-    for source, tested in found.items():
+    for source, tested in results.items():
         for target, many in tested.items():
-            for row, own in zip(many, found[target].get(target, [])):
+            for row, own in zip(many, results[target].get(target, [])):
                 compared = {"own": own["value"], "robustness": row["value"] / own["value"] if own["value"] else np.nan}
                 rows.append(
                     {

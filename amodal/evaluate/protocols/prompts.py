@@ -38,7 +38,7 @@ def prompts(
 ) -> Result:
     """embed_text, text, templates, names: as for `zero_shot`. draws: of captions, whose mean and standard deviation is given.
 
-    Rows for each sense but `text`: "accuracy" to "class names", to "captions, limit" and to "probe" (logistic, on the trunk's features);
+    Rows for each field but `text`: "accuracy" to "class names", to "captions, limit" and to "probe" (logistic, on the trunk's features);
     "accuracy, M captions"; in squared error "risk, captions", "risk, both" and their difference "dependence" (`residual_dependence`);
     "contingency", the sum of squared held-out correlations of the pairs; "bias of class names" and "bias of captions", the mean over
     classes. Classes with fewer than four captions are left out.
@@ -83,9 +83,9 @@ def prompts(
         at = _pairs(train, source, text)
         row = {"source": source, "target": text, "chance": 0.0, "n": len(at[0])}
         labels = torch.from_numpy(codes(train.label(label)[at[2].numpy()], kinds))
-        kept = labels >= 0
-        if int(kept.sum()) >= 20:
-            risks = residual_dependence(at[0][kept], at[1][kept], labels[kept], seed=seed)
+        labelled = labels >= 0
+        if int(labelled.sum()) >= 20:
+            risks = residual_dependence(at[0][labelled], at[1][labelled], labels[labelled], seed=seed)
             rows += [row | {"metric": f"risk, {k}" if k != "dependence" else k, "value": v} for k, v in risks.items()]
         held = _pairs(test, source, text)
         if len(at[0]) > 2 and len(held[0]) > 2:

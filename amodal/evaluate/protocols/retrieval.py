@@ -1,6 +1,6 @@
-"""Find a record by one sense among records described by another: Recall@k, mean reciprocal rank, median rank.
+"""Find a record by one field among records described by another: Recall@k, mean reciprocal rank, median rank.
 
-For every pair of senses, both ways, in the aligned space, by cosine (|cosine| where the encoder is `unsigned`), among the test records
+For every pair of fields, both ways, in the aligned space, by cosine (|cosine| where the encoder is `unsigned`), among the test records
 that have both. Gallery values that are equal (the same caption twice) are equally right. Ties count as they would on average if they
 were broken at random, so an encoder that maps everything to one point scores chance.
 """
@@ -39,15 +39,15 @@ def retrieval(
     gallery: int = 20_000,
     seed: int = 0,
 ) -> Result:
-    """at: the k of Recall@k. pairs: (query, gallery) senses, all unless given. duplicates: gallery records whose values are equal
+    """at: the k of Recall@k. pairs: (query, gallery) fields, all unless given. duplicates: gallery records whose values are equal
     are all right. gallery: at most so many records, chosen by `seed`. `train` is not used."""
     two_fields(test)
     rows = []
     for a, b in pairs or itertools.permutations(test.sources, 2):
         at_a, at_b = shared_rows(test.aligned[a], test.aligned[b])
         if len(at_a) > gallery:
-            kept = torch.from_numpy(np.sort(np.random.default_rng(seed).permutation(len(at_a))[:gallery]))
-            at_a, at_b = at_a[kept], at_b[kept]
+            drawn = torch.from_numpy(np.sort(np.random.default_rng(seed).permutation(len(at_a))[:gallery]))
+            at_a, at_b = at_a[drawn], at_b[drawn]
         if len(at_a) < LEAST:
             continue
         same = test.content[b][at_b] if duplicates and b in test.content else None

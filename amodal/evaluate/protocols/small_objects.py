@@ -55,7 +55,7 @@ def small_objects(
     """words: the field that asks, the first text unless given; pictures: the one that is found, the first picture unless given; sizes:
     edges of bins of the share that a thing covers; counts: of the number of things; grid: cells along each axis, for encoders that give
     one vector; at: the k of Recall@k; draws: of the interval. `train` is not used."""
-    asks, shown = _senses(test, words, pictures)
+    asks, shown = _fields(test, words, pictures)
     share = areas(test)
     queries, seen = both(test.aligned[asks], test.aligned[shown])
     known = torch.from_numpy(np.isfinite(share[queries.rows.numpy()]))
@@ -103,14 +103,14 @@ def small_objects(
     return Result("small_objects", spec | several | {"draws": draws, "queries": len(rows), "gallery": gallery}, found)
 
 
-def _senses(test: Embedded, words: str, pictures: str) -> tuple[str, str]:
+def _fields(test: Embedded, words: str, pictures: str) -> tuple[str, str]:
     fields = getattr(getattr(test.changed, "encoder", None), "fields", {})
     kinds = {s: name_of(fields[s]) if s in fields else s for s in test.sources}
     chosen = []
-    for given, kind in ((words, "text"), (pictures, "image")):
-        if given and given not in test.sources:
-            raise unknown("field of these records", given, test.sources)
-        some = [given] if given else [s for s in test.sources if kinds[s] == kind]
+    for chosen_name, kind in ((words, "text"), (pictures, "image")):
+        if chosen_name and chosen_name not in test.sources:
+            raise unknown("field of these records", chosen_name, test.sources)
+        some = [chosen_name] if chosen_name else [s for s in test.sources if kinds[s] == kind]
         if not some:
             raise NotApplicable(
                 f"it needs a field of {kind}, or the name of one that stands for it; there are {', '.join(kinds)}"
@@ -159,11 +159,11 @@ def _number(value) -> float:
         raise AmodalError(f"{value!r} is no number; `area` and `count` are numbers") from None
 
 
-def _content(test: Embedded, sense: str, column: Column) -> np.ndarray:
+def _content(test: Embedded, field: str, column: Column) -> np.ndarray:
     """(n,) int64, equal where values are."""
-    if sense not in test.content:
+    if field not in test.content:
         return column.rows.numpy()
-    return test.content[sense].numpy()[np.searchsorted(test.aligned[sense].rows.numpy(), column.rows.numpy())]
+    return test.content[field].numpy()[np.searchsorted(test.aligned[field].rows.numpy(), column.rows.numpy())]
 
 
 def _right(test: Embedded, asks: str, shown: str, queries: Column, own: np.ndarray, gallery: int) -> np.ndarray:
@@ -191,20 +191,20 @@ def _by_parts(
     """ "several" or "regions", and (Q, G) scores by late interaction; "" for records whose network is not at hand, or gives no regions."""
     if test.changed is None:
         return "", None
-    again = test.changed
-    encoder = again.encoder
+    rerun = test.changed
+    encoder = rerun.encoder
     several = getattr(encoder, "several", None)
     kind = "several" if several is not None and several.query_field == asks else "regions"
     if kind == "regions":
         if grid < 2 or getattr(encoder, "heads", None) is None or len(encoder.others) or encoder.unsigned:
             return "", None
         several = Several("places", asks, grid)
-    options = {"batch": again.batch, "device": again.device, "several": several}
-    z = embed_several(encoder, again.dataset.select([shown]), again.indices[pictures], **options)[1]
+    options = {"batch": rerun.batch, "device": rerun.device, "several": several}
+    z = embed_several(encoder, rerun.dataset.select([shown]), rerun.indices[pictures], **options)[1]
     lists = []
     with evaluating(encoder):
-        for part in in_order(again.dataset.select([asks]), again.indices[rows], again.batch):
-            lists.append(several.of_query(encoder, part.to(again.device), asks).to("cpu"))
+        for part in in_order(rerun.dataset.select([asks]), rerun.indices[rows], rerun.batch):
+            lists.append(several.of_query(encoder, part.to(rerun.device), asks).to("cpu"))
     query = Ragged(torch.cat([q.flat.float() for q in lists]), torch.cat([q.lengths for q in lists]))
     parts = Ragged(z[shown].values.flat.float(), z[shown].values.lengths)
     cells = max(1, int(query.lengths.max()) * int(parts.lengths.max()))
@@ -238,7 +238,7 @@ def _bins(values: np.ndarray, edges: Sequence[float], name: str, shown) -> dict[
 
 
 def resampled(hits_QM: np.ndarray, picture_Q: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """(M, 2) 95 % intervals of means of columns, from drawing pictures with all their queries again."""
+    """(M, 2) 95 % intervals of means of columns, from drawing pictures with all their queries rerun."""
     _, at = np.unique(picture_Q, return_inverse=True)
     many = at.max() + 1
     total = np.stack([np.bincount(at, h, many) for h in hits_QM.T], 1)
