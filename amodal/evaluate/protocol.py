@@ -93,8 +93,8 @@ class Protocol:
 
     def arguments(self, context: Context) -> dict[str, Any]:
         """Keyword arguments of `measure`: the options, the seed, and what the needs provide."""
-        values = dict(vars(context.options))
-        if "seed" in of_function(type(self).measure):
+        values, measure = dict(vars(context.options)), type(self).measure
+        if measure is not None and "seed" in of_function(measure):
             values["seed"] = context.seed
         for need in self.needs:
             values |= need.arguments(context)

@@ -33,7 +33,8 @@ def ward(x_ND: np.ndarray, clusters: int) -> np.ndarray:
     length = np.square(x).sum(1)
     cost = np.maximum(length[:, None] + length - 2 * x @ x.T, 0)
     np.fill_diagonal(cost, np.inf)
-    size, merges, chain = np.ones(n), [], []
+    size, chain = np.ones(n), list[int]()
+    merges: list[tuple[float, int, int]] = []
     while len(merges) < n - 1:
         if not chain:
             chain = [int(np.flatnonzero(size)[0])]

@@ -20,7 +20,7 @@ def agreement(first_ND: torch.Tensor, second_ND: torch.Tensor, human: Sequence[f
     return spearman(cosine_similarity(first_ND, second_ND, dim=1).numpy(), human)
 
 
-def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+def spearman(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float:
     """Pearson's correlation of ranks, ties sharing their mean rank; NaN where one side is all ties. Raises AmodalError for unequal
     lengths and fewer than two pairs."""
     if len(a) != len(b) or len(a) < 2:

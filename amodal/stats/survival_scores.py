@@ -115,8 +115,8 @@ def _mean_auc(parts: Sequence[Predictions], times: np.ndarray, weight: np.ndarra
 
 def _left(parts: Sequence[Predictions], times: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Kaplan and Meier's curve of all people who are predicted."""
-    whole = (np.concatenate([getattr(part, name) for part in parts]) for name in ("time", "event"))
-    return kaplan_meier(*whole, times, np.concatenate([weight[part.who] for part in parts]))
+    time, event = (np.concatenate([getattr(part, name) for part in parts]) for name in ("time", "event"))
+    return kaplan_meier(time, event, times, np.concatenate([weight[part.who] for part in parts]))
 
 
 def _inverse(part: Predictions, times: np.ndarray) -> np.ndarray:
@@ -127,7 +127,7 @@ def _inverse(part: Predictions, times: np.ndarray) -> np.ndarray:
 
 def _brier(parts: Sequence[Predictions], times: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """(1 + draws, T)"""
-    above, below = 0.0, 0.0
+    above, below = np.zeros((len(weight), len(times))), np.zeros((len(weight), 1))
     for part in parts:
         over = part.time[:, None] > times
         case = (~over & part.event[:, None]) * _inverse(part, part.time)[:, None]

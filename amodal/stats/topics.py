@@ -48,6 +48,9 @@ class Topics(nn.Module):
     The priors of mixtures and of topics are 1 / K. Before `fit`, topics are random.
     """
 
+    weight: Tensor
+    kept: Tensor
+
     def __init__(
         self, topics: int, *, least: int = 20, most: float = 0.5, buckets: int = 8192, steps: int = 20, inner: int = 50
     ):
