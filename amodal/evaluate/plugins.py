@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -12,8 +13,9 @@ from typing import Any
 from amodal.core import AmodalError, unknown
 
 
+@cache
 def load_plugins(kind: str) -> dict[str, EntryPoint]:
-    """Name -> entry point of the group `amodal.KIND`, none of them imported.
+    """Name -> entry point of the group `amodal.KIND`, none of them imported; read once a process.
 
     Raises AmodalError for two plug-ins of one name.
     """

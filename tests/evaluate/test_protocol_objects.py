@@ -200,11 +200,19 @@ def test_mistakes_with_protocols_from_outside(records, encoder, tmp_path):
     assert "returned int, and a Result is needed" in refused(Wrong)
 
 
+@pytest.fixture(autouse=True)
+def forget_plugins():
+    load_plugins.cache_clear()
+    yield
+    load_plugins.cache_clear()
+
+
 def entry(name, value):
     return importlib.metadata.EntryPoint(name, value, "amodal.protocols")
 
 
 def plug(monkeypatch, *points):
+    load_plugins.cache_clear()
     monkeypatch.setattr(
         "amodal.evaluate.plugins.entry_points", lambda group: points if group == "amodal.protocols" else []
     )
