@@ -282,7 +282,8 @@ def evaluate(
         str,
         arg(
             metavar="A,B",
-            help="knn, linear, retrieval, missing, transfer, …; all that apply unless given, but for absence, sense_sets, prompts",
+            help="knn, linear, retrieval, …, file.py:NAME or package.module:NAME; all that apply unless named, but for "
+            "missing_modality_robustness, modality_subsets, prompts, base_to_new, small_objects",
         ),
     ] = "",
     json: Annotated[Path | None, arg(help="write spec and results to this file; figures go beside it")] = None,

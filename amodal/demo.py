@@ -11,9 +11,9 @@ from amodal.console import stdout
 from amodal.evaluate import Embedded, Result
 from amodal.evaluate import figures as _figures
 from amodal.evaluate.contact_sheet import retrieval_sheet
+from amodal.evaluate.protocols.cross_modal_transfer import cross_modal_transfer
 from amodal.evaluate.protocols.linear import linear
 from amodal.evaluate.protocols.retrieval import retrieval
-from amodal.evaluate.protocols.transfer import transfer
 from amodal.model import Model, load
 from amodal.train.pretrain import pretrain
 
@@ -108,7 +108,7 @@ def measure(train: Embedded, test: Embedded) -> dict[str, Result]:
         "retrieval": retrieval(train, test),
         "sst": linear(train, test, label="sst", sources=["colour", "places"]),
         "zone": linear(train, test, label="zone", few=FEW),
-        "transfer": transfer(train, test, label="zone"),
+        "transfer": cross_modal_transfer(train, test, label="zone"),
     }
 
 

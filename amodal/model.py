@@ -16,7 +16,7 @@ from amodal.adapt import adapt, predictions
 from amodal.core import AmodalError
 from amodal.core.part import Spec
 from amodal.data import Dataset
-from amodal.evaluate import Embedded, Report, embed_records
+from amodal.evaluate import Embedded, Report, changes_records, embed_records
 from amodal.evaluate import evaluate as run_protocols
 from amodal.inference.predict import MethodPredictor
 from amodal.inference.retrieve import KEYS, GenerativeRetriever, keys_of
@@ -163,7 +163,7 @@ class Model:
         chosen: dict[str, Any] = {"protocols": tuple(protocols)} if protocols else {}
         dataset = self.read(data)
         kept = self.config["schedule"].get("remember")
-        if kept and "absence" not in (protocols or ()):  # which damages values, and then backbones must look at them
+        if kept and not changes_records(protocols or ()):  # backbones must embed damaged values anew
             dataset = remembered(dataset, self.encoder, self.device, pooled=kept == "mean")
         return run_protocols(self, dataset, label=label, baseline=baseline, device=self.device, **chosen, **options)
 

@@ -159,8 +159,8 @@ def test_a_method_that_tells_labels_by_more_than_a_head_is_kept_whole(start, tmp
     table = model.predict(digits, part="test")
     total = sum(np.array(table[f"{label}={c}"]) for c in "0123456789")
     assert len(table) == len(digits.split("test")) and np.allclose(total, 1, atol=1e-5)
-    report = model.evaluate(digits, protocols=["told"], label=label, untrained=False)
-    assert report["told"].value("fused", "accuracy", target=label) >= 0
+    report = model.evaluate(digits, protocols=["head"], label=label, untrained=False)
+    assert report["head"].value("fused", "accuracy", target=label) >= 0
     model.save(tmp_path / "copy")
     assert amodal.load(tmp_path / "copy").predict(digits, part="test").equals(table)
 

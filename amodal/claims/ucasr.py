@@ -15,8 +15,8 @@ from amodal import methods
 from amodal.claims import Comparison
 from amodal.claims._arms import Budget, fit, trained
 from amodal.evaluate import embed_records
-from amodal.evaluate.protocols.identify import identify
 from amodal.evaluate.protocols.retrieval import retrieval
+from amodal.evaluate.protocols.track_identification import track_identification
 
 CLAIM = (
     "With clean pairs of 154 pieces, towers that have learnt from unpaired real music find score by sound and sound by score with a higher "
@@ -38,7 +38,9 @@ def scores(method, dataset, rows, piece):
     """MRR of snippets, and of pieces by the votes of their snippets."""
     embedded = embed_records(method.encoder, dataset, rows)
     snippets = [r["value"] for r in retrieval(None, embedded).rows if r["metric"] == "MRR"]
-    pieces = [r["value"] for r in identify(None, embedded, whole=piece).rows if r["metric"].startswith("MRR")]
+    pieces = [
+        r["value"] for r in track_identification(None, embedded, whole=piece).rows if r["metric"].startswith("MRR")
+    ]
     return mean(snippets), mean(pieces)
 
 

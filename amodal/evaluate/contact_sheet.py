@@ -55,7 +55,7 @@ def sheet(rows: Sequence[Sequence[Card | None]], path: str | Path, *, title: str
 
 
 def card(dataset: Dataset, i: int, field: str, title: str, *, frame: str = "") -> Card:
-    """One sense of record i."""
+    """One field of record i."""
     modality = dataset.fields[field]
     try:
         value = dataset.value(i, field)
@@ -78,7 +78,7 @@ def retrieval_sheet(
     k: int = 6,
     seed: int = 0,
 ) -> Path:
-    """Queries by one sense with the nearest records by another; the query's own record has a frame. Senses: the pair that most
+    """Queries by one field with the nearest records by another; the query's own record has a frame. Fields: the pair that most
     records have, unless given."""
     source, target = _pair(embedded, source, target)
     at_a, at_b = shared_rows(embedded.aligned[source], embedded.aligned[target])
@@ -106,11 +106,11 @@ def retrieval_sheet(
 
 
 def _pair(embedded: Embedded, source: str | None, target: str | None) -> tuple[str, str]:
-    senses = embedded.sources
-    pairs = [(a, b) for a in senses for b in senses if a != b and source in (None, a) and target in (None, b)]
+    fields = embedded.sources
+    pairs = [(a, b) for a in fields for b in fields if a != b and source in (None, a) and target in (None, b)]
     counts = {pair: len(shared_rows(embedded.aligned[pair[0]], embedded.aligned[pair[1]])[0]) for pair in pairs}
     best = max(counts, key=counts.get, default=None)
     if best is None or counts[best] < 2:
-        asked = " and ".join(s for s in (source, target) if s) or "any two senses"
-        raise AmodalError(f"{asked} do not occur together in these records, whose senses are {', '.join(senses)}")
+        asked = " and ".join(s for s in (source, target) if s) or "any two fields"
+        raise AmodalError(f"{asked} do not occur together in these records, whose fields are {', '.join(fields)}")
     return best

@@ -1,4 +1,4 @@
-"""Cross-validation in which no group (a patient, a surgeon, a day) is on both sides, repeated, and a probe of vectors of several senses.
+"""Cross-validation in which no group (a patient, a surgeon, a day) is on both sides, repeated, and a probe of vectors of several fields.
 
 As in Gupta et al., ML4H 2024, arXiv:2411.10919: AUROC of a class-weighted probe of concatenated vectors, its mean and spread.
 """
@@ -124,8 +124,10 @@ def probe(*, hidden: int = 0, keep: int = 0, decay: float = 1e-2, steps: int = 6
 
         def loss():
             optimizer.zero_grad()
-            told = binary_cross_entropy_with_logits(net(x).squeeze(1), y, pos_weight=weight)
-            total = told + decay * sum(p.square().sum() for n, p in net.named_parameters() if n.endswith("weight")) / 2
+            entropy = binary_cross_entropy_with_logits(net(x).squeeze(1), y, pos_weight=weight)
+            total = (
+                entropy + decay * sum(p.square().sum() for n, p in net.named_parameters() if n.endswith("weight")) / 2
+            )
             total.backward()
             return total
 
@@ -136,6 +138,6 @@ def probe(*, hidden: int = 0, keep: int = 0, decay: float = 1e-2, steps: int = 6
 
 
 def side_by_side(vectors: Sequence[Tensor]) -> Tensor:
-    """(N, sum of D): each sense's vectors, standardised, so that none counts for more because it is wide or large."""
+    """(N, sum of D): each field's vectors, standardised, so that none counts for more because it is wide or large."""
     scaled = [(x - x.mean(0)) / x.std(0).clamp(min=1e-6) / x.shape[1] ** 0.5 for x in vectors]
     return torch.cat(scaled, 1)

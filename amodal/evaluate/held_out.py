@@ -25,7 +25,7 @@ def parts(model, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, dict]:
     if left_out and not len(test):
         raise AmodalError(
             f"all {left_out:,} records of {dataset.name!r} that could be tested on have the keys of records that this run was trained "
-            "on. Give data that it was not trained on, or train again with the split that the data has now."
+            "on. Give data that it was not trained on, or train a new run with the split that the data has now."
         )
     if not len(train) or not len(test):
         left = f"{len(train)} to learn from and {len(test)} to test on"

@@ -97,7 +97,7 @@ def _draws(
     groups = np.searchsorted(np.quantile(y, np.arange(1, BINS) / BINS), y, side="right") if number else y
     picked = []
     for draw in range(draws):
-        # one order of all records for every sense, so that draws for different senses overlap as far as they can
+        # one order of all records for every field, so that draws for different fields overlap as far as they can
         order = np.argsort(np.random.default_rng([seed, draw]).permutation(records)[rows], kind="stable")
         picked.append(np.sort(np.concatenate([order[groups[order] == g][:few] for g in np.unique(groups)])))
     return picked
@@ -138,8 +138,8 @@ def of_numbers(truth: np.ndarray, guess: np.ndarray) -> list[dict]:
     ]
 
 
-def _summary(draws: list[list[dict]], several: bool) -> list[dict]:
-    if not several:
+def _summary(draws: list[list[dict]], drawn: bool) -> list[dict]:
+    if not drawn:
         return draws[0]
     rows = []
     for same in zip(*draws):

@@ -42,7 +42,7 @@ def embedding_map(embedded: Embedded, path: str | Path, *, label: str | None = N
             figure.colorbar(drawn, ax=axes, label=label, shrink=0.8)
         else:
             _by_class(axes, points, labels, size)
-        title = f"{len(points):,} records, vectors of all senses" + (f", coloured by {label}" if label else "")
+        title = f"{len(points):,} records, vectors of all fields" + (f", coloured by {label}" if label else "")
         axes.set(title=title, xlabel="first principal component", ylabel="second")
         axes.set_xticks([])
         axes.set_yticks([])

@@ -1,4 +1,4 @@
-"""Which senses a record is left with, and what an encoder makes of those: patterns of presence on vectors that were made once."""
+"""Which fields a record is left with, and what an encoder makes of those: patterns of presence on vectors that were made once."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from amodal.inference.embed import Embedded
 from amodal.masking.hashing import uniform
 
 STRENGTH = 0.8
-"""Of a dependence on the label: how probably a sense is hidden from one half of the classes; from the other half, 1 - this."""
+"""Of a dependence on the label: how probably a field is hidden from one half of the classes; from the other half, 1 - this."""
 
 
 @dataclass(frozen=True)
-class Senses:
-    """Some records of an `Embedded`: x_NSD, unit vectors in the aligned space, zero where a record lacks the sense; there_NS, bool;
+class FieldVectors:
+    """Some records of an `Embedded`: x_NSD, unit vectors in the aligned space, zero where a record lacks the field; there_NS, bool;
     rows_N, int64, which records of `embedded` they are (ascending)."""
 
     embedded: Embedded
@@ -30,8 +30,8 @@ class Senses:
     there: Tensor
 
     @staticmethod
-    def of(embedded: Embedded, most: int | None = None, seed: int = 0) -> Senses:
-        """The records that have any sense; at most `most`, chosen by a hash of their keys."""
+    def of(embedded: Embedded, most: int | None = None, seed: int = 0) -> FieldVectors:
+        """The records that have any field; at most `most`, chosen by a hash of their keys."""
         columns = [embedded.aligned[s] for s in embedded.sources]
         there = torch.stack([c.present(len(embedded)) for c in columns], 1)
         rows = there.any(1).nonzero().squeeze(1)
@@ -41,7 +41,7 @@ class Senses:
         x = torch.zeros(len(embedded), len(columns), columns[0].values.shape[1])
         for number, c in enumerate(columns):
             x[c.rows, number] = normalize(c.values.float(), dim=1)
-        return Senses(embedded, rows, x[rows], there[rows])
+        return FieldVectors(embedded, rows, x[rows], there[rows])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -53,18 +53,18 @@ class Senses:
     def label(self, name: str) -> np.ndarray:
         return self.embedded.label(name)[self.rows.numpy()]
 
-    def at(self, index: Tensor) -> Senses:
+    def at(self, index: Tensor) -> FieldVectors:
         """The records at `index` (n,) int64 ascending, or (N,) bool."""
-        return Senses(self.embedded, self.rows[index], self.x[index], self.there[index])
+        return FieldVectors(self.embedded, self.rows[index], self.x[index], self.there[index])
 
     def uniform(self, seed: int) -> Tensor:
-        """(N, S) in [0, 1): a function of key, sense and seed. A sense is hidden where it is below a rate, so what is hidden at
+        """(N, S) in [0, 1): a function of key, field and seed. A field is hidden where it is below a rate, so what is hidden at
         30 % is hidden at 60 %."""
         keys = [self.embedded.keys[i] for i in self.rows.tolist()]
         return torch.stack([uniform(row_seeds([f"{k}/{s}" for k in keys], salt=seed)) for s in self.names], 1).float()
 
     def fused(self, left_NS: Tensor) -> Tensor:
-        """(N, D) what the encoder makes of the senses that are left (bool, of those that are there): the mean of their unit vectors,
+        """(N, D) what the encoder makes of the fields that are left (bool, of those that are there): the mean of their unit vectors,
         or a joint network's own vector of just those. NaN for a record that is left with none."""
         if self.embedded.refuse is None:
             left = left_NS.to(self.x.dtype)
@@ -90,7 +90,7 @@ def numbered(vectors_ND: Tensor) -> Column:
 
 
 def side_by_side(x_NSD: Tensor, left_NS: Tensor) -> Tensor:
-    """(N, S D): all senses end to end, zero where one is hidden. Zeros say to any probe what was hidden."""
+    """(N, S D): all fields end to end, zero where one is hidden. Zeros say to any probe what was hidden."""
     return (x_NSD * left_NS.unsqueeze(2)).flatten(1)
 
 
@@ -106,8 +106,8 @@ def halves(train: np.ndarray, test: np.ndarray) -> tuple[Tensor, Tensor]:
 
 
 def depending(uniform_NS: Tensor, group_N: Tensor, *, turned: bool = False, strength: float = STRENGTH) -> Tensor:
-    """(N, S) bool, hidden: the senses 0, 2, … mostly from group 0 and the senses 1, 3, … mostly from group 1; turned round, the other
-    way. Both groups lose as much; a group that is unknown (-1) loses any sense with a probability of one half."""
+    """(N, S) bool, hidden: the fields 0, 2, … mostly from group 0 and the fields 1, 3, … mostly from group 1; turned round, the other
+    way. Both groups lose as much; a group that is unknown (-1) loses any field with a probability of one half."""
     other = (group_N[:, None] + torch.arange(uniform_NS.shape[1]) + int(turned)) % 2
     rate = torch.where(other == 0, strength, 1 - strength)
     return uniform_NS < torch.where(group_N[:, None] < 0, torch.tensor(0.5), rate)

@@ -1,4 +1,4 @@
-"""The matrix of senses in training and at test, as a heat map."""
+"""The matrix of fields in training and at test, as a heat map."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from amodal.core import AmodalError
 from amodal.evaluate.drawing import drawing
 
 
-def sense_sets(rows: Sequence[dict], path: str | Path, *, label: str | None = None) -> Path:
-    """For every set of senses to learn from, a line; for every set to tell from, a column. In bold: told from what was learnt from."""
+def modality_subsets(rows: Sequence[dict], path: str | Path, *, label: str | None = None) -> Path:
+    """For every set of fields to learn from, a line; for every set to predict from, a column. The same set in bold."""
     cells = [r for r in rows if r["metric"] in ("accuracy", "R2") and "own" in r]
     if not cells:
-        raise AmodalError("these rows hold no matrix of senses to draw")
+        raise AmodalError("these rows hold no matrix of fields to draw")
     names = list(dict.fromkeys(r["source"] for r in cells))
     value = np.full((len(names), len(names)), np.nan)
     for r in cells:
@@ -29,9 +29,9 @@ def sense_sets(rows: Sequence[dict], path: str | Path, *, label: str | None = No
             dark = v > low + 0.6 * (high - low)
             style = {"color": "white" if dark else "black", "fontweight": "bold" if i == j else "normal", "fontsize": 8}
             axes.text(j, i, f"{v:.2f}", ha="center", va="center", **style)
-        told = [n.replace("+", " + ") for n in names]
-        axes.set_yticks(range(len(names)), told, fontsize=8)
-        axes.set_xticks(range(len(names)), told, fontsize=8, rotation=30, ha="right", rotation_mode="anchor")
+        shown = [n.replace("+", " + ") for n in names]
+        axes.set_yticks(range(len(names)), shown, fontsize=8)
+        axes.set_xticks(range(len(names)), shown, fontsize=8, rotation=30, ha="right", rotation_mode="anchor")
         what = f"{label + ': ' if label else ''}{cells[0]['metric']} (chance {cells[0]['chance']:.2f})"
-        axes.set(title=what, xlabel="told from", ylabel="learnt from")
+        axes.set(title=what, xlabel="predicted from", ylabel="learnt from")
     return Path(path)

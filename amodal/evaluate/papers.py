@@ -83,12 +83,12 @@ class Papers:
         ):
             table.add_column(column, justify="right" if column else "left")
         for row in _largest(self.rows, most):
-            cells_ = [c for kind in ("alignment", "overlap") for c in _told(row[kind])]
+            cells_ = [c for kind in ("alignment", "overlap") for c in _score_cells(row[kind])]
             table.add_row(f"{row['group']} {row['value']}".strip(), str(row["papers"]), *cells_)
-        told = f"{len(self.doubtful())} of {len(self.keys)} summaries may be another paper's; {len(self.duplicates)} near duplicates"
+        note = f"{len(self.doubtful())} of {len(self.keys)} summaries may be another paper's; {len(self.duplicates)} near duplicates"
         parts: list[RenderableType] = [
             table,
-            told + (f"; {len(self.without)} without a summary" if self.without else ""),
+            note + (f"; {len(self.without)} without a summary" if self.without else ""),
         ]
         if self.trends:
             many = [i for i, n in enumerate(self.years.values()) if n >= ENOUGH] or range(len(self.years))
@@ -160,8 +160,8 @@ def papers(
     embed = TfIdf([*original, *short]) if embed is None else embed
     a, b = (unit(np.asarray(embed(texts), dtype=np.float32)) for texts in (original, short))
     alignment = judged((a * b).sum(1), (a * b[other]).sum(1), draws=draws, seed=seed)
-    said, kept = keywords(original, most), keywords(short, most)
-    own, null = ([jaccard(x, kept[j]) for x, j in zip(said, order)] for order in (range(len(rows)), other))
+    said, short_words = keywords(original, most), keywords(short, most)
+    own, null = ([jaccard(x, short_words[j]) for x, j in zip(said, order)] for order in (range(len(rows)), other))
     overlap = judged(np.array(own), np.array(null), draws=draws, seed=seed)
     found = [_row("all", "", np.arange(len(rows)), alignment, overlap, draws, seed)]
     for name in by:
@@ -219,6 +219,6 @@ def _largest(rows: Sequence[dict], most: int) -> list[dict]:
     return [row for row in rows if any(row is r for r in left[row["group"]][:most])]
 
 
-def _told(of: dict) -> tuple[str, str, str, str]:
+def _score_cells(of: dict) -> tuple[str, str, str, str]:
     low, high = of["auroc_interval"]
     return f"{of['mean']:.3f}", f"{of['shuffled']:.3f}", f"{of['auroc']:.3f}", f"{low:.2f} … {high:.2f}"

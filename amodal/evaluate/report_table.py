@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.table import Table
 
@@ -33,7 +33,7 @@ def table(about: dict, rows: Sequence[dict], skipped: dict[str, str], few: int |
     parts = [f"{about[p]:,} {p}" for p in ("train", "test") if p in about]
     parts += [f"{about['left_out']:,} left out that were trained on"] if "left_out" in about else []
     title = " · ".join([about.get("data", "evaluation"), *parts, *([f"{few} labels of each class"] if few else [])])
-    notes = ["warning: records that were trained on cannot be told apart here"] if "warning" in about else []
+    notes = ["warning: records that were trained on cannot be recognised here"] if "warning" in about else []
     notes += [f"{name}: skipped, {reason}" for name, reason in skipped.items()]
     shown = Table(title=title, caption="\n".join(notes) or None, caption_justify="left", title_justify="left")
     for heading in ("protocol", "label", "from", "to", "metric"):
@@ -42,9 +42,11 @@ def table(about: dict, rows: Sequence[dict], skipped: dict[str, str], few: int |
     for heading in ("n", "trained", "untrained", "chance") if compared else ("n", "value", "chance"):
         shown.add_column(heading, justify="right")
     groups: dict[tuple[str, str], list[dict]] = {}
+    from amodal.evaluate.protocol_registry import described
+
+    headlines = {name: described(name).headlines or HEADLINES for name in {row["protocol"] for row in rows}}
     for row in rows:
-        shown_of_it = ("recall@1", "recall@1 gained") if row["protocol"] == "small_objects" else HEADLINES
-        if every or row["metric"] in shown_of_it:
+        if every or row["metric"] in headlines[row["protocol"]]:
             groups.setdefault((row["protocol"], row.get("label", "")), []).append(row)
     for head, group in groups.items():
         for number, row in enumerate(group if every or len(group) <= LONG else in_short(group)):
@@ -54,54 +56,33 @@ def table(about: dict, rows: Sequence[dict], skipped: dict[str, str], few: int |
 
 
 def in_short(rows: Sequence[dict]) -> list[dict]:
-    """Means over what a person does not want to read one by one, of the first probe: over targets, or over subsets of one size."""
-    if rows[0]["protocol"] == "absence":
-        return _absence_in_short(rows)
-    if rows[0]["protocol"] in ("survival", "small_objects"):  # nothing to average, and the intervals are what counts
-        return list(rows)
-    if rows[0]["protocol"] == "sense_sets":
-        return [row for row in rows if "own" not in row]  # means and worst cases
+    """The rows of one protocol that a table shows where there are too many to read one by one."""
+    from amodal.evaluate.protocol_registry import described
+
+    return described(rows[0]["protocol"]).shortened(rows)
+
+
+def by_target(row: dict) -> tuple[str, str]:
+    """What a row is averaged with: others of its source, whose target is the source itself or is another."""
+    target = row.get("target", "")
+    return row["source"], ("itself" if target == row["source"] else "others") if target else ""
+
+
+def means(rows: Sequence[dict], group: Callable[[dict], tuple[str, str]] = by_target) -> list[dict]:
+    """Means of the first probe's rows over those of one group and metric. group: row -> its new source and target."""
     probe = next((row["probe"] for row in rows if "probe" in row), None)
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
-        if row.get("probe", probe) != probe:
-            continue
-        source, target = row["source"], row.get("target", "")
-        if row["protocol"] == "missing":
-            senses = source.count("+") + 1
-            source, target = f"{senses} sense{'s' * (senses > 1)}", "another" if target else ""
-        elif target:
-            target = "itself" if target == source else "others"
-        groups.setdefault((source, target, row["metric"], row.get("probe")), []).append(row)
+        if row.get("probe", probe) == probe:
+            groups.setdefault((*group(row), row["metric"], row.get("probe")), []).append(row)
     short = []
     for (source, target, metric, _), many in groups.items():
-        means = {k: _mean(row.get(k) for row in many) for k in ("value", "untrained", "chance")}
+        averages = {k: _mean(row.get(k) for row in many) for k in ("value", "untrained", "chance")}
         counts = {row["n"] for row in many}
-        row = (
-            many[0]
-            | means
-            | {"source": source, "target": target, "metric": metric, "n": counts.pop() if len(counts) == 1 else None}
-        )
+        n = counts.pop() if len(counts) == 1 else None
+        row = many[0] | averages | {"source": source, "target": target, "metric": metric, "n": n}
         row.pop("interval", None)
         short.append(row | ({"of": len(many)} if len(many) > 1 else {}))
-    return short
-
-
-def _absence_in_short(rows: Sequence[dict]) -> list[dict]:
-    """What the probe that learnt from the records as they are bears, and the stand-in that was chosen; a line each."""
-    short, worst = [], max(row.get("severity", 0) for row in rows)
-    for row in rows:
-        part, plain = row["part"], row["source"] == "trained with 0% hidden"
-        if part == "random" and plain:
-            short.append(row | {"source": "all senses"})
-        elif part == "ways" and row["chosen"] and row["source"] != "drop":
-            short.append(row | {"source": f"all senses, absent ones by {row['source']}"})
-        elif part == "label" and row["source"] == "fused":
-            short.append(row | {"source": "all senses", "target": f"hidden by label, {row['target']}"})
-        elif part == "leak" or part == "worth":
-            short.append(row | ({"source": "presence alone"} if part == "leak" else {}))
-        elif row.get("severity", 0) == worst > 0:
-            short.append(row | {"source": f"all senses, {row['source']} damaged"})
     return short
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from amodal.core import AmodalError
 from amodal.evaluate import report_table as _table
+from amodal.evaluate.old_names import current_name
 from amodal.inference.embed import Embedded
 
 
@@ -52,6 +53,7 @@ class Report:
 
     def __getitem__(self, protocol: str) -> Result:
         """The (first) result of a protocol."""
+        protocol = current_name(protocol)
         for result in self.results:
             if result.protocol == protocol:
                 return result
@@ -112,7 +114,7 @@ class Report:
         """The report that `save` wrote."""
         try:
             read = json.loads(Path(path).read_text(encoding="utf-8"))
-            results = [Result(**r) for r in read["results"]]
+            results = [Result(**r | {"protocol": current_name(r["protocol"])}) for r in read["results"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AmodalError(f"{path} is not a report of `amodal evaluate`: {error}") from error
         for row in (row for result in results for row in result.rows):
@@ -126,12 +128,19 @@ class Report:
             ]
         for row in (row for result in results for row in result.rows):
             row.pop("untrained", None)
-        return Report(results, untrained, read.get("skipped", {}), read.get("about", {}))
+        skipped = {_renamed(name): reason for name, reason in read.get("skipped", {}).items()}
+        return Report(results, untrained, skipped, read.get("about", {}))
 
 
 def _identity(row: dict) -> tuple[str, ...]:
     """What a row measures: its texts."""
     return tuple(v for v in row.values() if isinstance(v, str))
+
+
+def _renamed(skipped: str) -> str:
+    """A key of `skipped`, which is a protocol or "PROTOCOL (LABEL)"."""
+    name, space, label = skipped.partition(" ")
+    return current_name(name) + space + label
 
 
 def _plain(value):

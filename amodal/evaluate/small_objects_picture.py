@@ -49,11 +49,11 @@ def small_objects(rows: Sequence[dict], path: str | Path) -> Path:
             first = [next(r for r in part if r["target"] == n) for n in names]
             chance = [r["chance"] for r in first]
             axes.scatter(range(len(names)), chance, marker="_", s=260, color=REST, zorder=1, label="chance")
-            told = [
+            short = [
                 n.replace("covering ", "").replace(" of the picture", "").replace(" things in the picture", "")
                 for n in names
             ]
-            axes.set_xticks(range(len(names)), [f"{t}\nn = {r['n']}" for t, r in zip(told, first)], fontsize=8)
+            axes.set_xticks(range(len(names)), [f"{t}\nn = {r['n']}" for t, r in zip(short, first)], fontsize=8)
             axes.set(title=title, ylim=(0, top), xlim=(-0.5, len(names) - 0.5))
             axes.grid(axis="x", visible=False)
         figure.axes[0].set_ylabel(metric)

@@ -1,7 +1,7 @@
 """Whether summaries are of what they stand beside: likeness of matched pairs against that of shuffled ones, by vectors or by keywords.
 
 After CS-PaperSum (row 35 of the catalogue): alignment of embeddings and overlap of keywords as estimates of quality where nobody has
-written a summary to compare with. Any two texts or senses of a record may be asked.
+written a summary to compare with. Any two texts or fields of a record may be asked.
 """
 
 from __future__ import annotations

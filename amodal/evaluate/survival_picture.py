@@ -1,4 +1,4 @@
-"""Who was told to be at risk, and how long they had: Kaplan and Meier's curves of two halves, a panel for each sense."""
+"""Survival of those predicted to be at low and at high risk: Kaplan and Meier's curves, a panel for each field."""
 
 from __future__ import annotations
 

@@ -63,11 +63,11 @@ def quarantined(run: Path) -> list[Bad]:
 
 
 def missing_rows(run: Path) -> list[dict]:
-    """Rows of the protocol `missing` in the newest report that lies in the run folder; [] where there is none."""
+    """Rows of the protocol `missing_modality` in the newest report that lies in the run folder; [] where there is none."""
     files = [p for p in run.glob("*.json") if p.name != "config.json"]
     for file in sorted(files, key=lambda p: p.stat().st_mtime, reverse=True):
         try:
-            rows = [r for r in Report.load(file).rows() if r["protocol"] == "missing"]
+            rows = [r for r in Report.load(file).rows() if r["protocol"] == "missing_modality"]
         except AmodalError:  # some other JSON
             continue
         if rows:

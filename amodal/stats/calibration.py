@@ -1,6 +1,8 @@
 """Whether probabilities mean what they say: expected calibration error and Brier score.
 
 Guo, Pleiss, Sun and Weinberger, ICML 2017, arXiv:1706.04599, eq. 3, with bins of equal width; Brier 1950, summed over classes.
+
+Ours: scikit-learn has no expected calibration error, and its Brier score refuses records of a class without a probability.
 """
 
 from __future__ import annotations

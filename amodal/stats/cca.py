@@ -1,8 +1,10 @@
-"""Canonical correlation analysis as a layer: maps that whiten two senses and turn them so that they correlate, with a gradient.
+"""Canonical correlation analysis as a layer: maps that whiten two fields and turn them so that they correlate, with a gradient.
 
-Hotelling 1936; as a layer between towers and a ranking loss: Dorfer et al. 2018, arXiv:1705.06979. Turning both senses into canonical
+Hotelling 1936; as a layer between towers and a ranking loss: Dorfer et al. 2018, arXiv:1705.06979. Turning both fields into canonical
 directions, or leaving the first whitened as it is and turning only the other, differs by one rotation of both, which no cosine sees.
-The latter has a gradient that equal correlations do not make infinite, and takes more than two senses.
+The latter has a gradient that equal correlations do not make infinite, and takes more than two fields.
+
+Ours: scikit-learn's `CCA` has no gradient, takes two fields and all records at once.
 """
 
 from __future__ import annotations
@@ -16,25 +18,25 @@ from torch import Tensor, nn
 from amodal.core.column import Column, shared_rows
 
 LEAST = 1e-3
-"""Squared correlation under which a direction of one sense has hardly a counterpart in the other."""
+"""Squared correlation under which a direction of one field has hardly a counterpart in the other."""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """mean (D,), cov (D, D) of one sense; cross (D, D) with the anchor: rows are the anchor's dimensions, None without shared rows."""
+    """mean (D,), cov (D, D) of one field; cross (D, D) with the anchor: rows are the anchor's dimensions, None without shared rows."""
 
     mean: Tensor
     cov: Tensor
     cross: Tensor | None = None
 
     @staticmethod
-    def of(sense: Column, anchor: Column) -> Moments | None:
+    def of(field: Column, anchor: Column) -> Moments | None:
         """Of (N, D) vectors; None for fewer than two rows."""
-        if len(sense) < 2:
+        if len(field) < 2:
             return None
-        at, at_anchor = shared_rows(sense, anchor)
-        both = covariance(anchor.values[at_anchor], sense.values[at]) if len(at) > 1 else None
-        return Moments(sense.values.mean(0), covariance(sense.values, sense.values), both)
+        at, at_anchor = shared_rows(field, anchor)
+        both = covariance(anchor.values[at_anchor], field.values[at]) if len(at) > 1 else None
+        return Moments(field.values.mean(0), covariance(field.values, field.values), both)
 
 
 def covariance(a_ND: Tensor, b_ND: Tensor) -> Tensor:

@@ -2,6 +2,11 @@
 
 Ward 1963 by chains of nearest neighbours (Murtagh 1983): O(N^2) time and memory. Spectral clustering: Ng, Jordan & Weiss 2001. Adjusted
 mutual information: Vinh, Epps & Bailey, JMLR 2010, eq. 24a, normalised by the mean of both entropies.
+
+Ours. Ward: scikit-learn's makes the same clusters (a test compares them) in 0.9 s where this takes 1.1 s (2,000 rows), but numbers them
+otherwise, and sums over clusters then end in other digits. Mutual information: scikit-learn's differs by 1e-13, which would change
+recorded claims. Spectral: one eigendecomposition serves all numbers of clusters, and `kmeans` gives the same on every process.
+Matching clusters to classes is scipy's `linear_sum_assignment`.
 """
 
 from __future__ import annotations
@@ -28,7 +33,8 @@ def ward(x_ND: np.ndarray, clusters: int) -> np.ndarray:
     length = np.square(x).sum(1)
     cost = np.maximum(length[:, None] + length - 2 * x @ x.T, 0)
     np.fill_diagonal(cost, np.inf)
-    size, merges, chain = np.ones(n), [], []
+    size, chain = np.ones(n), list[int]()
+    merges: list[tuple[float, int, int]] = []
     while len(merges) < n - 1:
         if not chain:
             chain = [int(np.flatnonzero(size)[0])]
@@ -81,12 +87,12 @@ def spectral(affinity_NN: Tensor, numbers: Sequence[int], *, seed: int = 0) -> d
     return {k: kmeans(normalize(vectors[:, :k], dim=1), k, seed=seed, tries=10)[0].numpy() for k in numbers}
 
 
-def matched_accuracy(truth_N: Sequence, found_N: Sequence) -> float:
+def matched_accuracy(truth_N: Sequence, cluster_N: Sequence) -> float:
     """The share of rows that are right when each cluster is called after a class of its own so that most are (Hungarian algorithm);
     clusters beyond the number of classes are called nothing."""
     from scipy.optimize import linear_sum_assignment
 
-    (a, i), (b, j) = (np.unique(np.asarray(x), return_inverse=True) for x in (truth_N, found_N))
+    (a, i), (b, j) = (np.unique(np.asarray(x), return_inverse=True) for x in (truth_N, cluster_N))
     table = np.zeros((len(a), len(b)))
     np.add.at(table, (i, j), 1)
     return float(table[linear_sum_assignment(-table)].sum() / len(i))

@@ -1,4 +1,7 @@
-"""K-means that gives the same clusters on every process: Lloyd's alternation from k-means++ starts (Arthur & Vassilvitskii 2007)."""
+"""K-means that gives the same clusters on every process: Lloyd's alternation from k-means++ starts (Arthur & Vassilvitskii 2007).
+
+Ours: scikit-learn's rounds by its number of threads, and methods that divide data by clusters must do so alike on every rank.
+"""
 
 from __future__ import annotations
 

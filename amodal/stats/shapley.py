@@ -1,6 +1,8 @@
-"""What each sense is worth: Shapley's value (1953), the mean gain of adding the sense over all orders of adding senses.
+"""What each field is worth: Shapley's value (1953), the mean gain of adding it over all orders of adding fields.
 
-Exact, from a score for every subset. The worths sum to what all senses together score above none.
+Exact, from a score for every subset. The worths sum to what all fields together score above none.
+
+Ours: exact over subsets that are scored already. Libraries such as shap estimate it, and score by themselves.
 """
 
 from __future__ import annotations
@@ -10,18 +12,18 @@ from collections.abc import Mapping, Sequence
 from math import factorial
 
 
-def shapley(score: Mapping[frozenset[str], float], senses: Sequence[str]) -> dict[str, float]:
+def shapley(score: Mapping[frozenset[str], float], players: Sequence[str]) -> dict[str, float]:
     """score: of each of the 2^n subsets, the empty one included."""
-    n = len(senses)
-    worth = dict.fromkeys(senses, 0.0)
-    for subset in powerset(senses):
+    n = len(players)
+    worth = dict.fromkeys(players, 0.0)
+    for subset in powerset(players):
         weight = factorial(len(subset)) * factorial(n - len(subset) - 1) / factorial(n) if len(subset) < n else 0.0
-        for sense in senses:
-            if sense not in subset:
-                worth[sense] += weight * (score[subset | {sense}] - score[subset])
+        for player in players:
+            if player not in subset:
+                worth[player] += weight * (score[subset | {player}] - score[subset])
     return worth
 
 
-def powerset(senses: Sequence[str]) -> list[frozenset[str]]:
+def powerset(players: Sequence[str]) -> list[frozenset[str]]:
     """All subsets, small ones first."""
-    return [frozenset(s) for size in range(len(senses) + 1) for s in itertools.combinations(senses, size)]
+    return [frozenset(s) for size in range(len(players) + 1) for s in itertools.combinations(players, size)]

@@ -2,6 +2,8 @@
 
 Closed form: Umeyama 1991, IEEE TPAMI 13(4). With wrong pairs among them: RANSAC, Fischler and Bolles 1981. What two sets of points say of
 each other: the bidirectional filter of UDA-COPE, Lee et al. 2022, arXiv:2111.12580. All for N objects of up to P points at once.
+
+Ours: many objects at once, on any device. scikit-image's `SimilarityTransform` and `ransac` take one at a time.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ def umeyama(x_P3: Tensor, y_P3: Tensor, weight_P: Tensor) -> Similarity:
 def ransac(
     x_NP3: Tensor, y_NP3: Tensor, there_NP: Tensor, seeds_N: Tensor, *, near: float, tries: int = 100, draws: int = 5
 ) -> tuple[Similarity, Tensor]:
-    """The similarity that most pairs agree with, and (N, P) bool which these are; fitted again to them.
+    """The similarity that most pairs agree with, and (N, P) bool which these are; fitted second to them.
 
     there: which pairs there are; near: how far, in the object's space, a pair may be off; tries: fits to `draws` random pairs, drawn (with
     repetition) from the rows' seeds. Rows of fewer than 4 pairs are fitted to what they have, and nothing agrees.
@@ -89,20 +91,20 @@ def bidirectional_filter(
     tries: int = 100,
     draws: int = 5,
 ) -> tuple[Similarity, Tensor]:
-    """Coordinates x that were told of points y check each other: the similarity fitted to the pairs that both ways leave, and (N, P) which.
+    """Predicted coordinates x of points y check each other: the similarity fitted to the pairs that both ways leave, and (N, P) which.
 
     A point is dropped that, brought into the object's space, is farther than `near` from all coordinates (an outlier of the sensor); a
     coordinate that, brought to the camera, is farther than `far` from all points (a wrong prediction), both in units of the object's space.
     Pairs that are left may still be wrong, so the last fit is one of `ransac` too. Rows of which fewer than 4 pairs are left keep none, and
     the first fit.
     """
-    how = {"near": near, "tries": tries, "draws": draws}
-    first, _ = ransac(x_NP3, y_NP3, there_NP, seeds_N, **how)
+    settings = {"near": near, "tries": tries, "draws": draws}
+    first, _ = ransac(x_NP3, y_NP3, there_NP, seeds_N, **settings)
     distance = torch.cdist(first.back(y_NP3.double()), x_NP3.double())  # (N, points, coordinates)
     absent = ~there_NP
     of_points = distance.masked_fill(absent[:, None, :], torch.inf).amin(2)
     of_coordinates = distance.masked_fill(absent[:, :, None], torch.inf).amin(1)
-    kept = there_NP & (of_points <= near) & (of_coordinates <= far)
-    enough = kept.sum(1) >= LEAST
-    again, _ = ransac(x_NP3, y_NP3, kept, seeds_N, **how)
-    return again.where(enough, first), kept & enough[:, None]
+    left = there_NP & (of_points <= near) & (of_coordinates <= far)
+    enough = left.sum(1) >= LEAST
+    second, _ = ransac(x_NP3, y_NP3, left, seeds_N, **settings)
+    return second.where(enough, first), left & enough[:, None]

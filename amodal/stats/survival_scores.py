@@ -3,6 +3,9 @@
 Harrell's concordance; cumulative/dynamic AUC with inverse probabilities of censoring (Uno et al. 2007; Hung and Chiang 2010), averaged over
 times by how many have the event between them (Lambert and Chevret 2016); Brier score with the same weights (Graf et al. 1999), integrated;
 and how far predicted and observed shares with the event are apart in groups of like prediction. Agree with scikit-survival.
+
+Ours: the same as scikit-survival's scores (tests compare them; see `survival` for why it is no dependency), for all draws of the
+bootstrap at once, and for people of different models.
 """
 
 from __future__ import annotations
@@ -19,8 +22,8 @@ METRICS = ("concordance", "AUC over time", "integrated Brier", "calibration erro
 
 
 @dataclass(frozen=True)
-class Told:
-    """People told by one model: `who` numbers them among all; risk: log hazards; curves (n, T): predicted share without the event after
+class Predictions:
+    """Predictions of one model: `who` numbers its people among all; risk: log hazards; curves (n, T): predicted share without the event after
     each time; known: times and events of those that it learnt from, by which censoring is reckoned."""
 
     who: np.ndarray
@@ -31,16 +34,18 @@ class Told:
     known: tuple[np.ndarray, np.ndarray]
 
 
-def grid(time: np.ndarray, event: np.ndarray, told: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Up to nine times, the deciles of those of events, as far as everybody's censoring can be reckoned there. told: times and events of
+def grid(time: np.ndarray, event: np.ndarray, learnt: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Up to nine times, the deciles of those of events, as far as everybody's censoring can be reckoned there. learnt: times and events of
     those that models learnt from."""
     times = np.unique(np.quantile(time[event], np.linspace(0.1, 0.9, 9)))
-    seen = [kaplan_meier(*each, times, lost=True) > 0 for each in told]
+    seen = [kaplan_meier(*each, times, lost=True) > 0 for each in learnt]
     return times[np.all(seen, axis=0) & (times < time.max())]
 
 
-def scores(parts: Sequence[Told], times: np.ndarray, *, draws: int = 200, seed: int = 0) -> dict[str, np.ndarray]:
-    """metric -> (1 + draws,): of the people as they are, then of bootstrap draws of them. Only people told by the same model are compared
+def scores(
+    parts: Sequence[Predictions], times: np.ndarray, *, draws: int = 200, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """metric -> (1 + draws,): of the people as they are, then of bootstrap draws of them. Only people predicted by the same model are compared
     with each other. parts: of disjoint people, or of the same ones once more for each repetition."""
     people = 1 + max(int(part.who.max()) for part in parts)
     rng = np.random.default_rng([seed, people])
@@ -75,7 +80,7 @@ def _blocks(n: int, cells: int = 2**24):
     return (slice(i, i + step) for i in range(0, n, step))
 
 
-def _concordant(part: Told, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _concordant(part: Predictions, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     total = np.zeros((2, len(weight)))
     for rows in _blocks(len(part.time)):
         mine = part.time[rows, None]
@@ -87,7 +92,7 @@ def _concordant(part: Told, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return total[0], total[1]
 
 
-def _mean_auc(parts: Sequence[Told], times: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def _mean_auc(parts: Sequence[Predictions], times: np.ndarray, weight: np.ndarray) -> np.ndarray:
     found = []
     for t in times:
         each = []
@@ -108,21 +113,21 @@ def _mean_auc(parts: Sequence[Told], times: np.ndarray, weight: np.ndarray) -> n
     return _ratio([((np.nan_to_num(auc) * there).sum(1), there.sum(1))])
 
 
-def _left(parts: Sequence[Told], times: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Kaplan and Meier's curve of all people who are told."""
-    whole = (np.concatenate([getattr(part, name) for part in parts]) for name in ("time", "event"))
-    return kaplan_meier(*whole, times, np.concatenate([weight[part.who] for part in parts]))
+def _left(parts: Sequence[Predictions], times: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Kaplan and Meier's curve of all people who are predicted."""
+    time, event = (np.concatenate([getattr(part, name) for part in parts]) for name in ("time", "event"))
+    return kaplan_meier(time, event, times, np.concatenate([weight[part.who] for part in parts]))
 
 
-def _inverse(part: Told, at: np.ndarray) -> np.ndarray:
+def _inverse(part: Predictions, times: np.ndarray) -> np.ndarray:
     """(T,) one over the chance to be still seen at a time; 0 where nobody was."""
-    seen = kaplan_meier(*part.known, at, lost=True)
+    seen = kaplan_meier(*part.known, times, lost=True)
     return np.divide(1.0, seen, out=np.zeros_like(seen), where=seen > 0)
 
 
-def _brier(parts: Sequence[Told], times: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def _brier(parts: Sequence[Predictions], times: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """(1 + draws, T)"""
-    above, below = 0.0, 0.0
+    above, below = np.zeros((len(weight), len(times))), np.zeros((len(weight), 1))
     for part in parts:
         over = part.time[:, None] > times
         case = (~over & part.event[:, None]) * _inverse(part, part.time)[:, None]
@@ -135,21 +140,21 @@ def _integrated(brier: np.ndarray, times: np.ndarray) -> np.ndarray:
     return brier[:, 0] if len(times) < 2 else np.trapezoid(brier, times, axis=1) / (times[-1] - times[0])
 
 
-def _calibration(parts: Sequence[Told], times: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def _calibration(parts: Sequence[Predictions], times: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """At the middle one of the times: the mean over groups of like prediction of |predicted - observed share with the event|, where what is
     observed is Kaplan and Meier's. Groups are quantiles of the predictions, five of them or fewer where people are few."""
     middle = len(times) // 2
     who, time, event = (np.concatenate([getattr(p, n) for p in parts]) for n in ("who", "time", "event"))
-    told = 1 - np.concatenate([part.curves[:, middle] for part in parts])
-    alike = told.max() - told.min() < 1e-12
+    risk = 1 - np.concatenate([part.curves[:, middle] for part in parts])
+    alike = risk.max() - risk.min() < 1e-12
     groups = 1 if alike else max(1, min(GROUPS, len(who) // 10))
-    order = np.argsort(np.argsort(told, kind="stable"), kind="stable")
+    order = np.argsort(np.argsort(risk, kind="stable"), kind="stable")
     group = order * groups // len(order)
     above, below = np.zeros(len(weight)), np.zeros(len(weight))
     for g in range(groups):
         at = group == g
         w = weight[:, who[at]]
         came = np.array([1 - kaplan_meier(time[at], event[at], times[middle : middle + 1], one)[0] for one in w])
-        mean = np.divide(w @ told[at], w.sum(1), out=np.zeros(len(w)), where=w.sum(1) > 0)
+        mean = np.divide(w @ risk[at], w.sum(1), out=np.zeros(len(w)), where=w.sum(1) > 0)
         above, below = above + w.sum(1) * np.abs(mean - came), below + w.sum(1)
     return above / below

@@ -3,7 +3,10 @@
 Blei, Ng and Jordan, JMLR 2003; fitted by variational Bayes as in Hoffman, Blei and Bach, NIPS 2010 (their eq. 2-5, with all texts in each
 step), which is what scikit-learn's `LatentDirichletAllocation(learning_method="batch")` does.
 
-Words are told apart by a hash, so that the model is nothing but numbers and is saved with the weights that it teaches.
+Words are distinguished by a hash, so that the model is nothing but numbers and is saved with the weights that it teaches.
+
+Ours: the topics are buffers of the method that learns from them, saved and loaded with it, and must be the same on every rank. A test
+compares the mixtures with scikit-learn's.
 """
 
 from __future__ import annotations
@@ -44,6 +47,9 @@ class Topics(nn.Module):
     are hashed into; steps, inner: how often all topics, and in each of these each text's mixture, are estimated again.
     The priors of mixtures and of topics are 1 / K. Before `fit`, topics are random.
     """
+
+    weight: Tensor
+    kept: Tensor
 
     def __init__(
         self, topics: int, *, least: int = 20, most: float = 0.5, buckets: int = 8192, steps: int = 20, inner: int = 50
@@ -107,8 +113,8 @@ class Topics(nn.Module):
         for _ in range(self.inner):
             theta = _exp_mean_log(gamma)
             norm = (theta[counts.text] * beta_TK).sum(1)
-            told = torch.zeros_like(gamma).index_add(0, counts.text, beta_TK * (counts.count / norm)[:, None])
-            gamma = self.prior + theta * told
+            expected = torch.zeros_like(gamma).index_add(0, counts.text, beta_TK * (counts.count / norm)[:, None])
+            gamma = self.prior + theta * expected
         return gamma
 
     @torch.no_grad()

@@ -59,9 +59,9 @@ def test_a_joint_encoder_sees_only_the_senses_it_is_given(records):
 
 def test_a_report_has_everything_side_by_side(report, tmp_path):
     rows = report.rows()
-    usual = {"knn", "linear", "cluster", "retrieval", "zero_shot", "missing", "transfer"}
+    usual = {"knn", "linear", "cluster", "retrieval", "zero_shot", "missing_modality", "cross_modal_transfer"}
     assert {r["protocol"] for r in rows} == usual <= set(protocol_names())
-    assert "was in training" in report.skipped["open_set"] and "part of" in report.skipped["identify"]
+    assert "was in training" in report.skipped["open_set"] and "part of" in report.skipped["track_identification"]
     assert all("untrained" in r and "chance" in r for r in rows)
     console = Console(width=200, record=True, file=open("/dev/null", "w"))
     console.print(report.table())
@@ -75,7 +75,7 @@ def test_a_report_has_everything_side_by_side(report, tmp_path):
     assert len(again.rows()) == len(rows)
     for a, b in zip(again.rows(), rows):
         assert a.keys() == b.keys() and a["value"] == pytest.approx(b["value"], nan_ok=True)
-    for name in ("missing", "transfer", "map"):
+    for name in ("missing_modality", "cross_modal_transfer", "map"):
         assert Image.open(tmp_path / "deep" / f"report.{name}.png").size[0] > 300
     with pytest.raises(AmodalError, match="is not a report"):
         (tmp_path / "x.json").write_text("{}")
@@ -83,7 +83,7 @@ def test_a_report_has_everything_side_by_side(report, tmp_path):
 
 
 def test_long_protocols_are_shown_in_short():
-    from amodal.evaluate.protocols.missing import missing
+    from amodal.evaluate.protocols.missing_modality import missing_modality
     from amodal.evaluate.protocols.retrieval import retrieval
     from amodal.evaluate.report_table import in_short
 
@@ -93,8 +93,12 @@ def test_long_protocols_are_shown_in_short():
     short = in_short(rows)
     assert len(rows) == 20 and len(short) == 5 and short[0]["of"] == 4
     assert short[0]["value"] == pytest.approx(np.mean([r["value"] for r in rows if r["source"] == "a"]))
-    rows = [{"protocol": "missing", **r} for r in missing(test, test, label="kind").rows if r["metric"] == "accuracy"]
-    assert [r["source"] for r in in_short(rows)] == ["1 sense", "2 senses", "3 senses", "4 senses", "5 senses"]
+    rows = [
+        {"protocol": "missing_modality", **r}
+        for r in missing_modality(test, test, label="kind").rows
+        if r["metric"] == "accuracy"
+    ]
+    assert [r["source"] for r in in_short(rows)] == ["1 field", "2 fields", "3 fields", "4 fields", "5 fields"]
 
 
 def test_what_does_not_apply_is_skipped_with_a_reason():
@@ -106,7 +110,7 @@ def test_what_does_not_apply_is_skipped_with_a_reason():
     records = amodal.open(values)
     encoder = encoder_for(records)
     report = evaluate(encoder, records, progress=False)
-    assert [r.protocol for r in report.results] == ["retrieval", "missing"]
+    assert [r.protocol for r in report.results] == ["retrieval", "missing_modality"]
     assert "needs a label" in report.skipped["knn"] and "zero_shot" in report.skipped
     with pytest.raises(AmodalError, match="nothing could be measured.*needs a label"):
         evaluate(encoder, records, protocols=["knn"], progress=False)

@@ -60,7 +60,7 @@ def test_data_under_other_keys_brings_a_warning(model, folder, tmp_path, capsys)
     report = model.evaluate(tmp_path / "deeper", label=None, **KNN | {"protocols": ["retrieval"]})
     said = capsys.readouterr().err
     assert "warning" in report.about and "trained on none of its keys" in said and "flatter" in said
-    assert "cannot be told apart" in report.table().caption
+    assert "cannot be recognised" in report.table().caption
     same = model.evaluate(shutil.copytree(folder, tmp_path / "photos"), **KNN)
     assert "warning" not in same.about, "another place, the same keys"
 

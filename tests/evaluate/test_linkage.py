@@ -1,5 +1,6 @@
 """Links and their scores against loops and scikit-learn; texts against recursion."""
 
+import sys
 from functools import cache
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from sklearn.cluster import DBSCAN
 from sklearn.metrics import adjusted_rand_score
 
+from amodal.core import AmodalError
 from amodal.evaluate.linkage import adjusted_rand, best_threshold, nearest_exemplar, single_linkage
 from amodal.modalities.shared.ocr import garble
 from amodal.stats.string_similarity import edit_distances, edit_similarity, jaccard, ngrams
@@ -71,3 +73,9 @@ def test_garbled_text_has_about_that_many_errors():
     assert all(garble("a", 1.0, rng).strip() for _ in range(50))
     with pytest.raises(ValueError, match="chance"):
         garble("a", 2.0, rng)
+
+
+def test_without_rapidfuzz_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rapidfuzz.distance", None)
+    with pytest.raises(AmodalError, match=r"rapidfuzz`: pip install 'amodal\[text\]'"):
+        edit_distances("a", ["b"])

@@ -1,4 +1,4 @@
-"""retrieval, zero_shot, missing and transfer where the answer is known."""
+"""retrieval, zero_shot, missing_modality and cross_modal_transfer where the answer is known."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,9 @@ from torch.nn.functional import normalize
 
 from amodal.core import AmodalError, Column, Embeddings
 from amodal.evaluate import Embedded, NotApplicable
-from amodal.evaluate.protocols.missing import missing, subsets
+from amodal.evaluate.protocols.cross_modal_transfer import cross_modal_transfer
+from amodal.evaluate.protocols.missing_modality import missing_modality, subsets
 from amodal.evaluate.protocols.retrieval import _chance, ranked, retrieval
-from amodal.evaluate.protocols.transfer import transfer
 from amodal.evaluate.protocols.zero_shot import zero_shot
 from tests.evaluate.made import CLASSES, made
 
@@ -71,7 +71,7 @@ def test_retrieval_takes_records_that_have_both_and_says_when_none_do():
         s: Column(c.values[:40], torch.arange(40) + 40 * i) for i, (s, c) in enumerate(test.aligned.columns.items())
     }
     lone = Embedded([str(i) for i in range(80)], Embeddings(apart, 80), Embeddings(apart, 80))
-    with pytest.raises(NotApplicable, match="no two senses occur together"):
+    with pytest.raises(NotApplicable, match="no two fields occur together"):
         retrieval(None, lone)
 
 
@@ -96,7 +96,7 @@ def test_zero_shot_reads_prompts():
 def test_missing_measures_each_subset_on_its_own_records():
     senses = ("image", "sound", "text")
     train, test = made(seed=1, senses=senses, noise=2.0), made(seed=2, senses=senses, noise=2.0, share=0.7)
-    result = missing(train, test, label="kind")
+    result = missing_modality(train, test, label="kind")
     rows = {r["source"]: r for r in result.rows if r.get("probe") == "linear" and r["metric"] == "accuracy"}
     assert set(rows) == {"+".join(s) for s in subsets(senses)} and len(rows) == 7
     assert rows["image"]["n"] == len(test.aligned["image"]) > rows["image+sound+text"]["n"]
@@ -107,7 +107,9 @@ def test_missing_measures_each_subset_on_its_own_records():
     assert rows["image"]["full"] > rows["image"]["value"]
     found = [r for r in result.rows if r.get("target") == "text"]
     assert {r["source"] for r in found} == {"image", "sound", "image+sound"}
-    assert "label" in missing(train, test).spec and all("target" in r for r in missing(train, test).rows)
+    assert "label" in missing_modality(train, test).spec and all(
+        "target" in r for r in missing_modality(train, test).rows
+    )
     assert len(subsets([str(i) for i in range(8)])) == 8 + 8 + 1
 
 
@@ -120,14 +122,14 @@ def test_missing_runs_a_joint_network_again():
         return test.aligned.fused(names)
 
     joint = Embedded(test.keys, test.aligned, test.features, test.labels, refuse)
-    missing(made(seed=1), joint, label="kind")
+    missing_modality(made(seed=1), joint, label="kind")
     assert ("image",) in asked and ("sound",) in asked
 
 
 def test_transfer_needs_an_aligned_space():
-    aligned = transfer(made(seed=1), made(seed=2), label="kind", few=5)
+    aligned = cross_modal_transfer(made(seed=1), made(seed=2), label="kind", few=5)
     apart = {"unaligned": ("sound",)}
-    rotated = transfer(made(seed=1, **apart), made(seed=2, **apart), label="kind", few=5)
+    rotated = cross_modal_transfer(made(seed=1, **apart), made(seed=2, **apart), label="kind", few=5)
     for probe in ("knn", "linear"):
         stays = aligned.value("image", "accuracy", target="image", probe=probe)
         crosses = aligned.value("image", "accuracy", target="sound", probe=probe)
@@ -144,8 +146,10 @@ def test_a_constant_gap_between_senses_does_not_matter_to_transfer():
         return Embedded(e.keys, both, both, e.labels)
 
     train, test = shifted(made(seed=1)), shifted(made(seed=2))
-    centred = transfer(train, test, label="kind").value("image", "accuracy", target="sound", probe="knn")
-    raw = transfer(train, test, label="kind", centre=False).value("image", "accuracy", target="sound", probe="knn")
+    centred = cross_modal_transfer(train, test, label="kind").value("image", "accuracy", target="sound", probe="knn")
+    raw = cross_modal_transfer(train, test, label="kind", centre=False).value(
+        "image", "accuracy", target="sound", probe="knn"
+    )
     assert centred > 0.8 > raw
 
 
@@ -153,8 +157,8 @@ def test_one_sense_is_not_enough():
     lone = made(seed=1, senses=("image",))
     for protocol in (
         lambda: retrieval(None, lone),
-        lambda: missing(lone, lone),
-        lambda: transfer(lone, lone, label="kind"),
+        lambda: missing_modality(lone, lone),
+        lambda: cross_modal_transfer(lone, lone, label="kind"),
     ):
         with pytest.raises(NotApplicable, match="there is only image"):
             protocol()

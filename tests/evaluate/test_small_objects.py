@@ -87,7 +87,7 @@ def test_boxes_and_what_cannot_be():
         small_objects(None, embedded(x, x, labels={"area": np.full(12, 3.0)}))
     with pytest.raises(AmodalError, match="edges of bins rise"):
         small_objects(None, embedded(x, x), sizes=(0.1, 0.1))
-    with pytest.raises(AmodalError, match="no sense of these records.*imag"):
+    with pytest.raises(AmodalError, match="no field of these records.*imag"):
         small_objects(None, embedded(x, x), pictures="imag")
     test = embedded(x, x)
     test.labels.clear()

@@ -14,7 +14,7 @@ from amodal.evaluate import Embedded, NotApplicable, Report, evaluate, survival_
 from amodal.evaluate.protocols.survival import survival as protocol
 from amodal.evaluate.report_table import in_short
 from amodal.stats.survival import concordance, cox, fitted, kaplan_meier, log_rank, partial_likelihood, survival
-from amodal.stats.survival_scores import METRICS, Told, grid, scores
+from amodal.stats.survival_scores import METRICS, Predictions, grid, scores
 
 
 def made(n, seed, weights):
@@ -97,7 +97,7 @@ def test_scores_are_those_of_scikit_survival():
     curves = model.curves(risk, times)
     expected = np.array([curve(times) for curve in peer.predict_survival_function(scaled[1])])
     np.testing.assert_allclose(curves, expected, atol=1e-6)
-    found = scores([Told(np.arange(60), *test[1:], risk, curves, train[1:])], times, draws=20)
+    found = scores([Predictions(np.arange(60), *test[1:], risk, curves, train[1:])], times, draws=20)
     auc = metrics.cumulative_dynamic_auc(known, asked, risk, times)[1]
     assert found["concordance"][0] == pytest.approx(metrics.concordance_index_censored(test[2], test[1], risk)[0])
     assert found["AUC over time"][0] == pytest.approx(auc)
@@ -109,11 +109,13 @@ def test_a_draw_of_people_is_a_set_in_which_some_are_twice():
     model = fitted(train, penalties=(1.0,))
     times = grid(*train[1:], [train[1:]])
     risk = model.risk(test[0])
-    found = scores([Told(np.arange(40), *test[1:], risk, model.curves(risk, times), train[1:])], times, draws=3, seed=1)
+    found = scores(
+        [Predictions(np.arange(40), *test[1:], risk, model.curves(risk, times), train[1:])], times, draws=3, seed=1
+    )
     drawn = np.random.default_rng([1, 40]).multinomial(40, np.full(40, 1 / 40), size=3)
     for number, counts in enumerate(drawn, 1):
         at = np.repeat(np.arange(40), counts)
-        again = Told(np.arange(40), test[1][at], test[2][at], risk[at], model.curves(risk[at], times), train[1:])
+        again = Predictions(np.arange(40), test[1][at], test[2][at], risk[at], model.curves(risk[at], times), train[1:])
         same = scores([again], times, draws=0)
         for metric in ("concordance", "AUC over time", "integrated Brier"):
             assert found[metric][number] == pytest.approx(same[metric][0]), metric
@@ -139,7 +141,7 @@ def test_calibration_is_the_gap_between_what_is_foretold_and_what_comes():
     right = np.where(time <= 50, 0.0, 1.0)[:, None]
 
     def error(curves):
-        part = Told(np.arange(100), time, event, -curves[:, 0], curves, (time, event))
+        part = Predictions(np.arange(100), time, event, -curves[:, 0], curves, (time, event))
         return scores([part], middle, draws=0)["calibration error"][0]
 
     assert error(right) == pytest.approx(0)
@@ -248,3 +250,10 @@ def test_an_encoder_that_has_seen_labels_is_judged_on_others_only(people):
         model = amodal.Model(encoder, config)
         report = evaluate(model, people, label="months,status", progress=False, repeats=1, least=1000)
         assert report["survival"].spec["judged"].startswith(judged)
+
+
+def test_the_log_rank_test_of_nothing_to_compare_says_nothing():
+    times, both = np.array([1.0, 2.0, 3.0]), np.array([True, False, True])
+    assert log_rank(times, np.zeros(3, dtype=bool), both) == (0.0, 1.0), "no events"
+    assert log_rank(times, np.ones(3, dtype=bool), np.zeros(3, dtype=bool)) == (0.0, 1.0), "one group"
+    assert log_rank(np.ones(3), np.ones(3, dtype=bool), both) == (0.0, 1.0), "all at one time"

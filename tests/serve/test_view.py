@@ -258,7 +258,7 @@ def test_missing_rows_come_from_the_newest_report(tmp_path):
     result = {"protocol": "missing", "spec": {"label": "zone"}, "rows": [row]}
     (tmp_path / "report.json").write_text(json.dumps({"about": {}, "results": [result], "skipped": {}}))
     (tmp_path / "other.json").write_text("[1, 2]")
-    assert runs.missing_rows(tmp_path) == [{"protocol": "missing", "label": "zone"} | row]
+    assert runs.missing_rows(tmp_path) == [{"protocol": "missing_modality", "label": "zone"} | row]
 
 
 def small(tmp_path, n=40, most=20_000):

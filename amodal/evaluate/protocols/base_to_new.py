@@ -11,6 +11,8 @@ from torch import Tensor
 from amodal.evaluate.base_and_new import base_and_new
 from amodal.evaluate.base_and_new import base_to_new as halves
 from amodal.evaluate.labels import NotApplicable
+from amodal.evaluate.needs import LABEL, TEXT_PROMPTS
+from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocols.zero_shot import TEMPLATES, likeness
 from amodal.evaluate.result import Result
 from amodal.inference.embed import Embedded
@@ -53,5 +55,16 @@ def base_to_new(
                 }
             )
     if not rows:
-        raise NotApplicable(f"no sense has test records of both halves of the classes of {label!r}")
+        raise NotApplicable(f"no field has test records of both halves of the classes of {label!r}")
     return Result("base_to_new", spec | {"base": base, "new": new}, rows)
+
+
+class BaseToNew(Protocol):
+    """Classes that a run was adapted to against classes that it was not."""
+
+    name, needs = "base_to_new", (LABEL, TEXT_PROMPTS)
+    default = False
+    measure = staticmethod(base_to_new)
+
+
+PROTOCOL = BaseToNew()

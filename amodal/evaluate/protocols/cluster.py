@@ -16,6 +16,8 @@ from torch.nn.functional import normalize
 
 from amodal.core import Column, unknown
 from amodal.evaluate.labels import NotApplicable, is_number
+from amodal.evaluate.needs import LABEL
+from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
 from amodal.evaluate.self_labels import self_labels
 from amodal.inference.embed import Embedded, known
@@ -35,10 +37,10 @@ def cluster(
     number: str = "classes",
     most_clusters: int = 30,
 ) -> Result:
-    """Adjusted mutual information with the label, of the test records that have it: for each sense, and for all senses side by side
+    """Adjusted mutual information with the label, of the test records that have it: for each field, and for all fields side by side
     ("a+b") of the records that have them all. Reads the features.
 
-    most: records at most, chosen by `seed`: it costs their square. sources: senses, all unless given. number: of clusters,
+    most: records at most, chosen by `seed`: it costs their square. sources: fields, all unless given. number: of clusters,
     "classes" or "coding length", of 2 to `most_clusters`; the latter also of vectors in the aligned space ("SENSE, aligned").
     `train` is not used.
     """
@@ -47,13 +49,13 @@ def cluster(
     labels = test.label(label)
     if is_number(labels):
         raise NotApplicable(f"the label {label!r} is a number, and clusters are compared with classes")
-    senses = [s for s in test.features.sources if sources is None or s in sources]
-    columns = {s: test.features[s] for s in senses}
-    if len(senses) > 1:
-        at, vectors = test.features.complete(senses)
-        columns["+".join(senses)] = Column(torch.cat([normalize(v.float(), dim=1) for v in vectors], 1), at)
+    fields = [s for s in test.features.sources if sources is None or s in sources]
+    columns = {s: test.features[s] for s in fields}
+    if len(fields) > 1:
+        at, vectors = test.features.complete(fields)
+        columns["+".join(fields)] = Column(torch.cat([normalize(v.float(), dim=1) for v in vectors], 1), at)
     if number != "classes":
-        columns |= {f"{s}, aligned": test.aligned[s] for s in test.aligned if s in senses}
+        columns |= {f"{s}, aligned": test.aligned[s] for s in test.aligned if s in fields}
     rows = []
     for source, column in columns.items():
         at = np.flatnonzero(known(labels)[column.rows.numpy()])
@@ -76,3 +78,14 @@ def cluster(
     linkage = "ward" if number == "classes" else "spectral"
     spec = {"label": label, "kind": "category", "linkage": linkage, "number": number, "most": most, "seed": seed}
     return Result("cluster", spec | {"space": "features", "test": len(test)}, rows)
+
+
+class Cluster(Protocol):
+    """Clusters against classes."""
+
+    name, needs = "cluster", (LABEL,)
+    rank = 50
+    measure = staticmethod(cluster)
+
+
+PROTOCOL = Cluster()

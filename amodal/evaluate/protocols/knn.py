@@ -13,6 +13,8 @@ from torch.nn.functional import normalize
 
 from amodal.core.matmul import fast_products
 from amodal.evaluate.labels import Predict, label_spec, measure
+from amodal.evaluate.needs import LABEL
+from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
 from amodal.inference.embed import Embedded
 
@@ -33,7 +35,7 @@ def knn(
     sources: Sequence[str] | None = None,
     prefilter: bool = False,
 ) -> Result:
-    """Vote of the k nearest training records, for each sense alone and for the fused vectors (a weighted mean where the label is a
+    """Vote of the k nearest training records, for each field alone and for the fused vectors (a weighted mean where the label is a
     number). Reads the features.
 
     few, draws, seed: see `measure`. sources: all unless given. prefilter: look for neighbours in bfloat16 first, which is faster
@@ -87,3 +89,14 @@ def neighbours(
         return torch.cat(results) if results else torch.zeros(0)
 
     return predict
+
+
+class Knn(Protocol):
+    """Weighted nearest neighbours."""
+
+    name, needs = "knn", (LABEL,)
+    rank = 20
+    measure = staticmethod(knn)
+
+
+PROTOCOL = Knn()

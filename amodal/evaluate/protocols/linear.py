@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from amodal.evaluate.labels import Predict, label_spec, measure
+from amodal.evaluate.needs import LABEL
+from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
 from amodal.inference.embed import Embedded
 from amodal.stats.logistic import PENALTIES, Scaled, logistic
@@ -32,7 +34,7 @@ def linear(
     seed: int = 0,
     sources: Sequence[str] | None = None,
 ) -> Result:
-    """A linear classifier (or regression, for a number) on frozen features, for each sense alone and for the fused vectors; of classes also
+    """A linear classifier (or regression, for a number) on frozen features, for each field alone and for the fused vectors; of classes also
     whether its probabilities can be taken at their word.
 
     few, draws, seed: see `measure`. sources: all unless given.
@@ -90,3 +92,14 @@ def ridge(x_ND: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:
     w = scaled.v @ (inner * shrink[:, errors.argmin()])
     w, b = scaled.unscaled(w[:, None], middle[None])
     return w[:, 0], b[0]
+
+
+class Linear(Protocol):
+    """The linear probe."""
+
+    name, needs = "linear", (LABEL,)
+    rank = 30
+    measure = staticmethod(linear)
+
+
+PROTOCOL = Linear()

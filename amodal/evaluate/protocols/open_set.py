@@ -2,7 +2,7 @@
 
 The protocol of BIOSCAN-5M (Gharaee et al., NeurIPS 2024, arXiv:2406.12723) and BIOSCAN-CLIP (arXiv:2405.17537): keys are the training
 records whose class is known and some held-out records of every unseen class; queries are the other held-out records; the name is that of
-the nearest of all keys, by cosine in the aligned space, for every sense of the query and of the key. Reported are the shares of right
+the nearest of all keys, by cosine in the aligned space, for every field of the query and of the key. Reported are the shares of right
 names of queries of seen and of unseen classes, counted by record (micro) and by class (macro), and their harmonic mean.
 """
 
@@ -19,6 +19,8 @@ from torch.nn.functional import normalize
 from amodal.core import Column
 from amodal.evaluate.base_and_new import harmonic_mean
 from amodal.evaluate.labels import NotApplicable, classes_of, codes, is_number
+from amodal.evaluate.needs import LABEL
+from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
 from amodal.inference.embed import Embedded, known
 
@@ -37,7 +39,7 @@ def open_set(
 ) -> Result:
     """label: what to name; by: the label that says which records are of a class that was seen in training (the same unless given: for
     ranks of a taxonomy, the lowest); role: a label that is "key" for the held-out records that are keys; unless given, every second
-    record of an unseen class is, in the order of a hash of its key. pairs: (query, key) senses, all unless given.
+    record of an unseen class is, in the order of a hash of its key. pairs: (query, key) fields, all unless given.
 
     Records whose `by` or `label` is missing are neither keys nor queries.
     """
@@ -72,7 +74,7 @@ def open_set(
             scores[group] = (_both(right, own), _both(share[own], own), len(own))
         rows += [{"source": a, "target": b, **row} for row in _rows(scores)]
     if not rows:
-        raise NotApplicable("no sense has keys, and queries of seen and of unseen classes")
+        raise NotApplicable("no field has keys, and queries of seen and of unseen classes")
     spec = {"label": label, "kind": "category", "by": by, "role": role, "space": "aligned"}
     return Result("open_set", spec | {"train": len(train), "test": len(test)}, rows)
 
@@ -115,3 +117,14 @@ def _rows(scores: dict[str, tuple[tuple[float, float], tuple[float, float], int]
         n = sum(score[2] for score in scores.values())
         rows.append({"metric": f"{kind}, harmonic mean", "value": both[0], "chance": both[1], "n": n})
     return rows
+
+
+class OpenSet(Protocol):
+    """Names of records of seen and of unseen classes."""
+
+    name, needs = "open_set", (LABEL,)
+    rank = 100
+    measure = staticmethod(open_set)
+
+
+PROTOCOL = OpenSet()

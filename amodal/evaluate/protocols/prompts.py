@@ -16,6 +16,8 @@ from torch.nn.functional import normalize
 
 from amodal.diagnose.zsp_theory import cca_spectrum, limit, prompt_bias, prompt_curve, residual_dependence
 from amodal.evaluate.labels import NotApplicable, classes_of, codes, is_number
+from amodal.evaluate.needs import LABEL, TEXT_PROMPTS
+from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocols.linear import linear
 from amodal.evaluate.protocols.zero_shot import TEMPLATES
 from amodal.evaluate.result import Result
@@ -36,7 +38,7 @@ def prompts(
 ) -> Result:
     """embed_text, text, templates, names: as for `zero_shot`. draws: of captions, whose mean and standard deviation is given.
 
-    Rows for each sense but `text`: "accuracy" to "class names", to "captions, limit" and to "probe" (logistic, on the trunk's features);
+    Rows for each field but `text`: "accuracy" to "class names", to "captions, limit" and to "probe" (logistic, on the trunk's features);
     "accuracy, M captions"; in squared error "risk, captions", "risk, both" and their difference "dependence" (`residual_dependence`);
     "contingency", the sum of squared held-out correlations of the pairs; "bias of class names" and "bias of captions", the mean over
     classes. Classes with fewer than four captions are left out.
@@ -44,7 +46,7 @@ def prompts(
     if is_number(test.label(label)):
         raise NotApplicable(f"the label {label!r} is a number, and numbers have no class names")
     if test.unsigned:
-        raise NotApplicable("this encoder does not tell a vector from its opposite, so prompts have no mean")
+        raise NotApplicable("in this encoder's space a vector and its opposite are the same, so prompts have no mean")
     kinds = classes_of(train.label(label))
     captions, y = _of(train, text, label, kinds)
     kinds = [c for number, c in enumerate(kinds) if int((y == number).sum()) >= 4]
@@ -81,9 +83,9 @@ def prompts(
         at = _pairs(train, source, text)
         row = {"source": source, "target": text, "chance": 0.0, "n": len(at[0])}
         labels = torch.from_numpy(codes(train.label(label)[at[2].numpy()], kinds))
-        kept = labels >= 0
-        if int(kept.sum()) >= 20:
-            risks = residual_dependence(at[0][kept], at[1][kept], labels[kept], seed=seed)
+        labelled = labels >= 0
+        if int(labelled.sum()) >= 20:
+            risks = residual_dependence(at[0][labelled], at[1][labelled], labels[labelled], seed=seed)
             rows += [row | {"metric": f"risk, {k}" if k != "dependence" else k, "value": v} for k, v in risks.items()]
         held = _pairs(test, source, text)
         if len(at[0]) > 2 and len(held[0]) > 2:
@@ -91,7 +93,7 @@ def prompts(
             rows.append(row | {"metric": "contingency", "value": float(spectrum.clamp(min=0).square().sum())})
         rows += [row | {"metric": k, "value": sum(v.values()) / len(v)} for k, v in biases.items() if v]
     if not rows:
-        raise NotApplicable(f"no sense other than {text!r} has records with the label {label!r}")
+        raise NotApplicable(f"no field other than {text!r} has records with the label {label!r}")
     spec = {"label": label, "kind": "category", "text": text, "templates": list(templates), "prompts": named}
     spec |= {"draws": draws, "seed": seed, "space": "aligned", "train": len(train), "test": len(test)}
     return Result("prompts", spec, rows)
@@ -108,3 +110,14 @@ def _pairs(embedded: Embedded, source: str, text: str) -> tuple[Tensor, Tensor, 
     """(n, D) twice, the vectors of records that have both, and (n,) their rows."""
     rows, (x, z) = embedded.aligned.complete([source, text])
     return x.float(), z.float(), rows
+
+
+class Prompts(Protocol):
+    """How good prompts can get."""
+
+    name, needs = "prompts", (LABEL, TEXT_PROMPTS)
+    default = False
+    measure = staticmethod(prompts)
+
+
+PROTOCOL = Prompts()

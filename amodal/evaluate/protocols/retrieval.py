@@ -1,6 +1,6 @@
-"""Find a record by one sense among records described by another: Recall@k, mean reciprocal rank, median rank.
+"""Find a record by one field among records described by another: Recall@k, mean reciprocal rank, median rank.
 
-For every pair of senses, both ways, in the aligned space, by cosine (|cosine| where the encoder is `unsigned`), among the test records
+For every pair of fields, both ways, in the aligned space, by cosine (|cosine| where the encoder is `unsigned`), among the test records
 that have both. Gallery values that are equal (the same caption twice) are equally right. Ties count as they would on average if they
 were broken at random, so an encoder that maps everything to one point scores chance.
 """
@@ -18,6 +18,8 @@ from torch.nn.functional import normalize
 from amodal.core.column import shared_rows
 from amodal.core.matmul import fast_products
 from amodal.evaluate.labels import NotApplicable
+from amodal.evaluate.needs import TWO_FIELDS, two_fields
+from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
 from amodal.inference.embed import Embedded
 
@@ -37,16 +39,15 @@ def retrieval(
     gallery: int = 20_000,
     seed: int = 0,
 ) -> Result:
-    """at: the k of Recall@k. pairs: (query, gallery) senses, all unless given. duplicates: gallery records whose values are equal
+    """at: the k of Recall@k. pairs: (query, gallery) fields, all unless given. duplicates: gallery records whose values are equal
     are all right. gallery: at most so many records, chosen by `seed`. `train` is not used."""
-    if len(test.sources) < 2:
-        raise NotApplicable(f"retrieval between senses needs two of them, and there is only {', '.join(test.sources)}")
+    two_fields(test)
     rows = []
     for a, b in pairs or itertools.permutations(test.sources, 2):
         at_a, at_b = shared_rows(test.aligned[a], test.aligned[b])
         if len(at_a) > gallery:
-            kept = torch.from_numpy(np.sort(np.random.default_rng(seed).permutation(len(at_a))[:gallery]))
-            at_a, at_b = at_a[kept], at_b[kept]
+            drawn = torch.from_numpy(np.sort(np.random.default_rng(seed).permutation(len(at_a))[:gallery]))
+            at_a, at_b = at_a[drawn], at_b[drawn]
         if len(at_a) < LEAST:
             continue
         same = test.content[b][at_b] if duplicates and b in test.content else None
@@ -55,7 +56,7 @@ def retrieval(
             for row in ranked(test.aligned[a].values[at_a], test.aligned[b].values[at_b], same, at, test.unsigned)
         ]
     if not rows:
-        raise NotApplicable(f"no two senses occur together in {LEAST} or more of the {len(test)} test records")
+        raise NotApplicable(f"no two fields occur together in {LEAST} or more of the {len(test)} test records")
     spec = {
         "at": list(at),
         "space": "aligned",
@@ -135,3 +136,14 @@ def _chance(sizes: np.ndarray, n: int, at: Sequence[int]) -> dict[str, float]:
     chance = {name: float(value / len(sizes)) for name, value in total.items()}
     chance["median rank"] = float(np.searchsorted(cumulative / len(sizes), 0.5) + 1)
     return chance
+
+
+class Retrieval(Protocol):
+    """A record found by one field among records described by another."""
+
+    name, needs = "retrieval", (TWO_FIELDS,)
+    rank = 60
+    measure = staticmethod(retrieval)
+
+
+PROTOCOL = Retrieval()

@@ -1,6 +1,6 @@
 """Find the picture by words about one thing in it, by how much of the picture the thing covers and how much else there is.
 
-The question of SORCE-1K (Liu et al. 2025, arXiv:2505.24441), for any data, any two senses and any method. A record is a picture, words
+The question of SORCE-1K (Liu et al. 2025, arXiv:2505.24441), for any data, any two fields and any method. A record is a picture, words
 about one thing in it, and one of two labels: `area`, the thing's share of the picture, or `box`, JSON of [left, top, right, bottom] as
 shares of the sides, or in pixels with the picture's width and height behind them. `count`, if it is there, is how many things there are,
 and `objects` names all of them with "; " between: a picture that names the very words of a query is right too, as is one that another
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from amodal import modalities
 from amodal.core import AmodalError, Column, Ragged, unknown
 from amodal.core.column import both
 from amodal.evaluate.labels import NotApplicable
+from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocols.retrieval import _chance
 from amodal.evaluate.result import Result
 from amodal.inference.embed import Embedded, embed_several
@@ -51,10 +53,10 @@ def small_objects(
     draws: int = 1000,
     seed: int = 0,
 ) -> Result:
-    """words: the sense that asks, the first text unless given; pictures: the one that is found, the first picture unless given; sizes:
+    """words: the field that asks, the first text unless given; pictures: the one that is found, the first picture unless given; sizes:
     edges of bins of the share that a thing covers; counts: of the number of things; grid: cells along each axis, for encoders that give
     one vector; at: the k of Recall@k; draws: of the interval. `train` is not used."""
-    asks, shown = _senses(test, words, pictures)
+    asks, shown = _fields(test, words, pictures)
     share = areas(test)
     queries, seen = both(test.aligned[asks], test.aligned[shown])
     known = torch.from_numpy(np.isfinite(share[queries.rows.numpy()]))
@@ -102,7 +104,7 @@ def small_objects(
     return Result("small_objects", spec | several | {"draws": draws, "queries": len(rows), "gallery": gallery}, found)
 
 
-def _senses(test: Embedded, words: str, pictures: str) -> tuple[str, str]:
+def _fields(test: Embedded, words: str, pictures: str) -> tuple[str, str]:
     fields = getattr(getattr(test.changed, "encoder", None), "fields", {})
     known = modalities.every()  # without an encoder a source's name says what it is
     modality = {s: fields.get(s, known.get(s)) for s in test.sources}
@@ -121,7 +123,7 @@ def _senses(test: Embedded, words: str, pictures: str) -> tuple[str, str]:
             )
         chosen.append(some[0])
     if chosen[0] == chosen[1]:
-        raise AmodalError(f"words and pictures are both {chosen[0]!r}; name two senses")
+        raise AmodalError(f"words and pictures are both {chosen[0]!r}; name two fields")
     return chosen[0], chosen[1]
 
 
@@ -163,11 +165,11 @@ def _number(value) -> float:
         raise AmodalError(f"{value!r} is no number; `area` and `count` are numbers") from None
 
 
-def _content(test: Embedded, sense: str, column: Column) -> np.ndarray:
+def _content(test: Embedded, field: str, column: Column) -> np.ndarray:
     """(n,) int64, equal where values are."""
-    if sense not in test.content:
+    if field not in test.content:
         return column.rows.numpy()
-    return test.content[sense].numpy()[np.searchsorted(test.aligned[sense].rows.numpy(), column.rows.numpy())]
+    return test.content[field].numpy()[np.searchsorted(test.aligned[field].rows.numpy(), column.rows.numpy())]
 
 
 def _right(test: Embedded, asks: str, shown: str, queries: Column, own: np.ndarray, gallery: int) -> np.ndarray:
@@ -195,8 +197,8 @@ def _by_parts(
     """ "several" or "regions", and (Q, G) scores by late interaction; "" for records whose network is not at hand, or gives no regions."""
     if test.changed is None:
         return "", None
-    again = test.changed
-    encoder = again.encoder
+    rerun = test.changed
+    encoder = rerun.encoder
     several = getattr(encoder, "multi_vector", None)
     kind = "several" if several is not None and several.query_field == asks else "regions"
     if kind == "regions":
@@ -204,12 +206,12 @@ def _by_parts(
         if grid < 2 or not plain:
             return "", None
         several = MultiVector("places", asks, grid)
-    options = {"batch": again.batch, "device": again.device, "several": several}
-    z = embed_several(encoder, again.dataset.select([shown]), again.indices[pictures], **options)[1]
+    options = {"batch": rerun.batch, "device": rerun.device, "several": several}
+    z = embed_several(encoder, rerun.dataset.select([shown]), rerun.indices[pictures], **options)[1]
     lists = []
     with evaluating(encoder):
-        for part in in_order(again.dataset.select([asks]), again.indices[rows], again.batch):
-            lists.append(several.of_query(encoder, part.to(again.device), asks).to("cpu"))
+        for part in in_order(rerun.dataset.select([asks]), rerun.indices[rows], rerun.batch):
+            lists.append(several.of_query(encoder, part.to(rerun.device), asks).to("cpu"))
     query = Ragged(torch.cat([q.flat.float() for q in lists]), torch.cat([q.lengths for q in lists]))
     parts = Ragged(z[shown].values.flat.float(), z[shown].values.lengths)
     cells = max(1, int(query.lengths.max()) * int(parts.lengths.max()))
@@ -243,7 +245,7 @@ def _bins(values: np.ndarray, edges: Sequence[float], name: str, shown) -> dict[
 
 
 def resampled(hits_QM: np.ndarray, picture_Q: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """(M, 2) 95 % intervals of means of columns, from drawing pictures with all their queries again."""
+    """(M, 2) 95 % intervals of means of columns, from drawing pictures with all their queries rerun."""
     _, at = np.unique(picture_Q, return_inverse=True)
     many = at.max() + 1
     total = np.stack([np.bincount(at, h, many) for h in hits_QM.T], 1)
@@ -253,3 +255,24 @@ def resampled(hits_QM: np.ndarray, picture_Q: np.ndarray, draws: int, seed: int)
         drawn = np.bincount(rng.integers(many, size=many), minlength=many)
         means.append(drawn @ total / (drawn @ count))
     return np.quantile(np.stack(means), (0.025, 0.975), axis=0).T if draws else np.full((hits_QM.shape[1], 2), np.nan)
+
+
+class SmallObjects(Protocol):
+    """Small things in pictures, found by words."""
+
+    name = "small_objects"
+    default = False
+    measure = staticmethod(small_objects)
+    headlines = ("recall@1", "recall@1 gained")
+
+    def shortened(self, rows: Sequence[dict]) -> list[dict]:
+        """All of them: intervals are not averaged."""
+        return list(rows)
+
+    def draw(self, result: Result, path: Path) -> Path:
+        from amodal.evaluate.small_objects_picture import small_objects as picture
+
+        return picture(result.rows, path)
+
+
+PROTOCOL = SmallObjects()

@@ -1,24 +1,29 @@
-"""How well frozen features foretell a time: Cox regression with a ridge penalty on them, for people whose event may be still to come.
+"""How well frozen features predict a time: Cox regression with a ridge penalty on them, for people whose event may be still to come.
 
 Concordance, AUC over time, integrated Brier score and calibration (see `_survival_scores`), each with a 95 % interval over bootstrap draws
-of the people; the same draws for every sense and every encoder.
+of the people; the same draws for every field and every encoder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from amodal.core import Column
 from amodal.data.loader import class_numbers
+from amodal.evaluate.context import Context
 from amodal.evaluate.labels import NotApplicable
+from amodal.evaluate.needs import NO_TIME, SURVIVAL_LABEL
+from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
 from amodal.inference.embed import Embedded, known
 from amodal.nn.heads.supervised import survival_of
 from amodal.stats.survival import fitted, kaplan_meier, log_rank
-from amodal.stats.survival_scores import METRICS, Told, grid, interval, scores
+from amodal.stats.survival_scores import METRICS, Predictions, grid, interval, scores
 
 FEWEST = 5
 """Events below which nothing is fitted."""
@@ -37,7 +42,7 @@ def survival(
     seed: int = 0,
     sources: Sequence[str] | None = None,
 ) -> Result:
-    """For each sense alone and for the fused vectors. label: TIME,EVENT, two labels.
+    """For each field alone and for the fused vectors. label: TIME,EVENT, two labels.
 
     A regression on the training records is judged on the test records; but where these have fewer than `least` events, which say next to
     nothing, cross-validation over the records of both parts, in `folds` folds, `repeats` times, each fold judged by itself. The encoder
@@ -46,7 +51,7 @@ def survival(
     (it costs their square); sources: all unless given.
     """
     if label.count(",") != 1:
-        raise NotApplicable("it needs a time and an event: label TIME,EVENT, or event = … of a time in dataset.toml")
+        raise NotApplicable(NO_TIME)
     outcomes = _outcomes(train, test, label)
     crossed = outcomes[1][1].sum() < least
     columns, others = train.probed(), test.probed()
@@ -58,11 +63,11 @@ def survival(
             people = [tuple(np.concatenate(each) for each in zip(*people))]
         if min(event.sum() for _, _, event in people) < FEWEST:
             continue
-        parts, times[source] = _told(people, folds, repeats, seed)
+        parts, times[source] = _predicted(people, folds, repeats, seed)
         found = _rows(source, parts, times[source], bootstrap, seed)
         rows, groups = rows + found, groups | ({source: halves(parts[: folds if crossed else 1])} if found else {})
     if not rows:
-        raise NotApplicable(f"no sense has {FEWEST} records or more with an event ({label}) to learn from")
+        raise NotApplicable(f"no field has {FEWEST} records or more with an event ({label}) to learn from")
     spec = {"label": label, "kind": "survival", "space": "features", "train": len(train), "test": len(test)}
     spec["judged"] = f"{folds} folds of both parts, {repeats} times" if crossed else "test part"
     spec["times"] = {source: each.tolist() for source, each in times.items()}
@@ -90,7 +95,7 @@ def _people(column: Column, time: np.ndarray, event: np.ndarray, most: int, seed
     return column.values.float().numpy()[at], time[rows[at]], event[rows[at]]
 
 
-def _told(people: Sequence[tuple], folds: int, repeats: int, seed: int) -> tuple[list[Told], np.ndarray]:
+def _predicted(people: Sequence[tuple], folds: int, repeats: int, seed: int) -> tuple[list[Predictions], np.ndarray]:
     """people: those to learn from and those to judge by, or all of them once, to be divided."""
     if len(people) == 2:
         splits = [(people[0], people[1], np.arange(len(people[1][1])))]
@@ -108,12 +113,12 @@ def _told(people: Sequence[tuple], folds: int, repeats: int, seed: int) -> tuple
     for (x, *known_), (unseen, *truth), who in splits:
         model = fitted((torch.from_numpy(x), *known_), seed=seed)
         risk = model.risk(torch.from_numpy(unseen))
-        parts.append(Told(who, *truth, risk, model.curves(risk, times), tuple(known_)))
+        parts.append(Predictions(who, *truth, risk, model.curves(risk, times), tuple(known_)))
     return parts, times
 
 
-def halves(parts: Sequence[Told], points: int = 200) -> dict:
-    """Kaplan and Meier's curves of those told to be at low and at high risk, below and above the median of those told by the same model,
+def halves(parts: Sequence[Predictions], points: int = 200) -> dict:
+    """Kaplan and Meier's curves of those predicted to be at low and at high risk, below and above the median of the same model,
     and p of the log-rank test between them (too small by a little where models have learnt from each other's people)."""
     time, event = (np.concatenate([getattr(part, name) for part in parts]) for name in ("time", "event"))
     high = np.concatenate([part.risk > np.median(part.risk) for part in parts])
@@ -136,14 +141,14 @@ def _divided(event: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndar
     return fold
 
 
-def _rows(source: str, parts: list[Told], times: np.ndarray, bootstrap: int, seed: int) -> list[dict]:
+def _rows(source: str, parts: list[Predictions], times: np.ndarray, bootstrap: int, seed: int) -> list[dict]:
     if not len(times):
         return []
     n = len(np.unique(np.concatenate([part.who for part in parts])))
     by_chance = []
-    for part in parts:  # everybody is told what is known of all
+    for part in parts:  # the same prediction for everybody: what is known of all
         curve = np.broadcast_to(kaplan_meier(*part.known, times), part.curves.shape)
-        by_chance.append(Told(part.who, part.time, part.event, np.zeros(len(part.who)), curve, part.known))
+        by_chance.append(Predictions(part.who, part.time, part.event, np.zeros(len(part.who)), curve, part.known))
     found, chance = scores(parts, times, draws=bootstrap, seed=seed), scores(by_chance, times, draws=0)
     events = int(sum(part.event.sum() for part in parts) * n / sum(len(part.who) for part in parts))
     return [
@@ -151,3 +156,27 @@ def _rows(source: str, parts: list[Told], times: np.ndarray, bootstrap: int, see
         | {"chance": float(chance[m][0]), "n": n, "events": events}
         for m in METRICS
     ]
+
+
+class Survival(Protocol):
+    """A time until an event, predicted from frozen features."""
+
+    name, needs = "survival", (SURVIVAL_LABEL,)
+    rank = 40
+    measure = staticmethod(survival)
+
+    def arguments(self, context: Context) -> dict[str, Any]:
+        """The test part alone is judged on where the run has learnt from labels: others would flatter it."""
+        return super().arguments(context) | ({"least": 0} if context.labels_seen else {})
+
+    def shortened(self, rows: Sequence[dict]) -> list[dict]:
+        """All of them: intervals are not averaged."""
+        return list(rows)
+
+    def draw(self, result: Result, path: Path) -> Path:
+        from amodal.evaluate.survival_picture import survival as picture
+
+        return picture(result, path)
+
+
+PROTOCOL = Survival()

@@ -15,6 +15,8 @@ from torch.nn.functional import normalize
 from amodal.core import AmodalError
 from amodal.evaluate.knowledge_prompts import Knowledge, knowledge_prompts
 from amodal.evaluate.labels import NotApplicable, classes_of, codes, is_number, of_categories
+from amodal.evaluate.needs import LABEL, TEXT_PROMPTS
+from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
 from amodal.inference.embed import Embedded, known
 
@@ -32,7 +34,7 @@ def zero_shot(
     names: Mapping[str, str] | None = None,
     knowledge: Knowledge | None = None,
 ) -> Result:
-    """embed_text: sentences -> (n, D) vectors in the aligned space; text: the sense it speaks for, which is not classified itself.
+    """embed_text: sentences -> (n, D) vectors in the aligned space; text: the field it speaks for, which is not classified itself.
 
     templates: sentences with {} for the class; names: class -> the words to put there ("_" becomes a space unless given); knowledge:
     class -> phrases that are put after its name (see `_knowledge.py`).
@@ -57,8 +59,8 @@ def likeness(
     names: Mapping[str, str] | None = None,
     knowledge: Knowledge | None = None,
 ) -> tuple[dict, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """What was asked, and sense -> true classes (n,) and likeness (n, C) of the test records that have it and the label, classes as
-    `prompts` has them. Arguments as for `zero_shot`. Raises NotApplicable where no sense has such records."""
+    """What was asked, and field -> true classes (n,) and likeness (n, C) of the test records that have it and the label, classes as
+    `prompts` has them. Arguments as for `zero_shot`. Raises NotApplicable where no field has such records."""
     labels = test.label(label)
     if is_number(labels):
         raise NotApplicable(f"the label {label!r} is a number, and numbers have no class names")
@@ -74,12 +76,23 @@ def likeness(
     found = {}
     for source in test.sources:
         column = test.aligned[source]
-        kept = there[column.rows.numpy()]
-        if source == text or kept.sum() < 2:
+        labelled = there[column.rows.numpy()]
+        if source == text or labelled.sum() < 2:
             continue
-        like = normalize(column.values[torch.from_numpy(kept)].float(), dim=1) @ prototypes.T
-        found[source] = truth[column.rows.numpy()[kept]], (like.abs() if test.unsigned else like).numpy()
+        like = normalize(column.values[torch.from_numpy(labelled)].float(), dim=1) @ prototypes.T
+        found[source] = truth[column.rows.numpy()[labelled]], (like.abs() if test.unsigned else like).numpy()
     if not found:
-        raise NotApplicable(f"no sense other than {text!r} has records with the label {label!r}")
+        raise NotApplicable(f"no field other than {text!r} has records with the label {label!r}")
     spec = {"label": label, "kind": "category", "text": text, "templates": list(templates), "prompts": prompts}
     return spec | {"space": "aligned", "test": len(test)}, found
+
+
+class ZeroShot(Protocol):
+    """Classes named by words."""
+
+    name, needs = "zero_shot", (LABEL, TEXT_PROMPTS)
+    rank = 70
+    measure = staticmethod(zero_shot)
+
+
+PROTOCOL = ZeroShot()

@@ -1,7 +1,7 @@
 """Fine-tuning that also works with other senses than those the labels came with: what is told of all senses is told of any of them.
 McKinzie, Cheng, Shankar, Yang, Shlens and Toshev, ICML 2023, arXiv:2304.04385 (On Robustness in Multimodal Learning): modality-augmented
 self-distillation (MASD). Row 120 of the catalogue. Their second remedy, weights between the probe and the fine-tuned network (WiSE-FT),
-is `amodal.nn.adapters.wise.between`; their matrix of senses in training and at test is the protocol `sense_sets` of `amodal evaluate`.
+is `amodal.nn.adapters.wise.between`; their matrix of senses in training and at test is the protocol `modality_subsets` of `amodal evaluate`.
 
 The encoder is trained beforehand (`mae`, `clip`, …); `amodal adapt --how mm_robustness` goes on with such a run. Reconstructed, as no code
 was published: the teacher is the network itself as it is, without a gradient, and reads all senses of a record unless others are named;

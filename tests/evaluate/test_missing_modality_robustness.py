@@ -1,4 +1,4 @@
-"""absence where the answer is known, and its parts against slow references."""
+"""missing_modality_robustness where the answer is known, and its parts against slow references."""
 
 import itertools
 
@@ -15,8 +15,8 @@ from amodal.core.embeddings import FUSED
 from amodal.evaluate import Embedded, NotApplicable, Report, embed_records, evaluate, figures, protocol_names
 from amodal.evaluate import corruption as _corrupt
 from amodal.evaluate.imputation import filled, ridge
-from amodal.evaluate.missing_modalities import Senses, depending, halves, side_by_side
-from amodal.evaluate.protocols.absence import absence
+from amodal.evaluate.missing_modalities import FieldVectors, depending, halves, side_by_side
+from amodal.evaluate.protocols.missing_modality_robustness import missing_modality_robustness
 from amodal.stats.shapley import powerset, shapley
 from tests.evaluate.made import made
 
@@ -26,7 +26,7 @@ THREE = ("image", "sound", "text")
 @pytest.fixture(scope="module")
 def result():
     pair = (made(400, seed=s, senses=THREE, noise=2.0, share=0.9, unaligned=("sound",)) for s in (1, 2))
-    return absence(*pair, label="kind")
+    return missing_modality_robustness(*pair, label="kind")
 
 
 def rows(result, part, **wanted):
@@ -68,7 +68,7 @@ def test_a_sense_without_information_is_worth_nothing():
         columns = {**e.aligned.columns, "sound": Column(noise[e.aligned["sound"].rows], e.aligned["sound"].rows)}
         return Embedded(e.keys, Embeddings(columns, len(e)), e.features, e.labels)
 
-    found = absence(deafened(made(seed=1)), deafened(made(seed=2)), label="kind")
+    found = missing_modality_robustness(deafened(made(seed=1)), deafened(made(seed=2)), label="kind")
     assert value(found, "worth", "image") > 0.25 > 0.15 > value(found, "worth", "sound")
 
 
@@ -76,20 +76,20 @@ def test_a_sense_without_information_is_worth_nothing():
 
 
 def test_what_is_hidden_follows_from_the_record_and_grows_with_the_rate():
-    seen = Senses.of(made(500, senses=THREE))
+    seen = FieldVectors.of(made(500, senses=THREE))
     chance = seen.uniform(3)
-    assert torch.equal(chance, Senses.of(made(500, senses=THREE)).uniform(3)) and not torch.equal(
+    assert torch.equal(chance, FieldVectors.of(made(500, senses=THREE)).uniform(3)) and not torch.equal(
         chance, seen.uniform(4)
     )
     for rate in (0.3, 0.6, 0.9):
         assert (chance < rate).float().mean(0).sub(rate).abs().max() < 0.07
-    few = Senses.of(made(500, senses=THREE), most=50)
+    few = FieldVectors.of(made(500, senses=THREE), most=50)
     assert len(few) == 50 and torch.equal(few.uniform(3), chance[few.rows])
 
 
 def test_fused_is_what_the_embeddings_fuse():
     test = made(60, share=0.7, senses=THREE)
-    seen = Senses.of(test)
+    seen = FieldVectors.of(test)
     whole = test.fused()
     assert torch.equal(seen.rows, whole.rows) and torch.allclose(seen.fused(seen.there), whole.values, atol=1e-6)
     alone = seen.there & torch.tensor([True, False, True])
@@ -110,7 +110,7 @@ def test_a_joint_network_fuses_what_is_left_itself():
     joint = Embedded(
         test.keys, Embeddings({**test.aligned.columns, FUSED: test.fused()}, 30), test.features, {}, refuse
     )
-    seen = Senses.of(joint)
+    seen = FieldVectors.of(joint)
     found = seen.fused(seen.there & torch.tensor([False, True]))
     assert set(asked) == {("sound",)} and seen.names == ("image", "sound")
     sound = test.aligned["sound"]
@@ -161,8 +161,8 @@ def test_what_is_hidden_at_random_in_training_leaks_nothing(monkeypatch):
     def blindly(uniform_NS, group_N, *, turned=False):
         return uniform_NS < 0.5
 
-    monkeypatch.setattr("amodal.evaluate.protocols.absence.depending", blindly)
-    found = absence(made(seed=1), made(seed=2), label="kind", rates=(0.5,))
+    monkeypatch.setattr("amodal.evaluate.protocols.missing_modality_robustness.depending", blindly)
+    found = missing_modality_robustness(made(seed=1), made(seed=2), label="kind", rates=(0.5,))
     (row,) = rows(found, "label", source="fused", target="turned round")
     assert row["leaked"] == 0
 
@@ -175,17 +175,19 @@ def test_presence_that_tells_the_label_in_the_data_itself_is_found():
         return Embedded(e.keys, Embeddings(columns, len(e)), e.features, e.labels)
 
     train, test = made(seed=1), made(seed=2)
-    found = absence(leaking(train), leaking(test), label="kind", rates=(0.5,))
+    found = missing_modality_robustness(leaking(train), leaking(test), label="kind", rates=(0.5,))
     (row,) = rows(found, "leak")
     assert row["value"] > row["chance"] + 0.2
-    assert not rows(absence(train, test, label="kind", rates=(0.5,)), "leak"), "where nothing is missing, nothing leaks"
+    assert not rows(missing_modality_robustness(train, test, label="kind", rates=(0.5,)), "leak"), (
+        "where nothing is missing, nothing leaks"
+    )
 
 
 def test_numbers_few_labels_and_the_other_probe():
     train, test = made(seed=1, share=0.9), made(seed=2, share=0.9)
-    found = absence(train, test, label="size", rates=(0.5,))
+    found = missing_modality_robustness(train, test, label="size", rates=(0.5,))
     assert value(found, "ways", "drop", "0% hidden") > 0.5 and {r["of_metric"] for r in rows(found, "worth")} == {"R2"}
-    few = absence(train, test, label="kind", few=5, draws=2, probe="knn", rates=(0.5,))
+    few = missing_modality_robustness(train, test, label="kind", few=5, draws=2, probe="knn", rates=(0.5,))
     assert all("interval" in r for r in few.rows if r["part"] != "worth")
 
 
@@ -200,7 +202,7 @@ def known_senses(n, seed):
     x = {"a": a, "b": a @ turn, "c": normalize(torch.randn(n, 6, generator=g), dim=1)}
     columns = {s: Column(v, torch.arange(n)) for s, v in x.items()}
     both = Embeddings(columns, n)
-    return Senses.of(Embedded([f"{seed}-{i}" for i in range(n)], both, both)), x
+    return FieldVectors.of(Embedded([f"{seed}-{i}" for i in range(n)], both, both)), x
 
 
 def test_stand_ins_where_the_answer_is_known():
@@ -222,7 +224,7 @@ def test_donors_are_records_that_have_both():
     learn, x = known_senses(100, 0)
     there = learn.there.clone()
     there[:50, 1] = False
-    some = Senses(learn.embedded, learn.rows, learn.x * there[:, :, None], there)
+    some = FieldVectors(learn.embedded, learn.rows, learn.x * there[:, :, None], there)
     left = torch.tensor([[True, False, False]])
     found = filled("retrieve", some, learn.x[:1], left)
     assert torch.allclose(found[0, 1], x["b"][50 + int((x["a"][50:] @ x["a"][0]).argmax())])
@@ -251,13 +253,15 @@ def test_ridge_agrees_with_leaving_each_record_out():
 def test_prediction_is_chosen_where_it_is_best_and_test_labels_have_no_say():
     """Each sense has a half of what tells the class, in directions that cancel when they are averaged alone."""
     train, test = (made(500, seed=s, noise=0.1, unaligned=("sound",)) for s in (1, 2))
-    found = absence(train, test, label="kind")
+    found = missing_modality_robustness(train, test, label="kind")
     chosen = {r["source"] for r in rows(found, "ways") if r["chosen"]}
     best = max({r["source"]: r["valid"] for r in rows(found, "ways")}.items(), key=lambda item: item[1])[0]
     assert chosen == {best} and best in ("predict", "retrieve")
     order = np.random.default_rng(0).permutation(len(test))
     mixed = Embedded(test.keys, test.aligned, test.features, {"kind": test.labels["kind"][order]})
-    assert {r["source"] for r in rows(absence(train, mixed, label="kind"), "ways") if r["chosen"]} == chosen
+    assert {
+        r["source"] for r in rows(missing_modality_robustness(train, mixed, label="kind"), "ways") if r["chosen"]
+    } == chosen
 
 
 def test_side_by_side_says_what_is_hidden():
@@ -359,23 +363,35 @@ def test_it_is_measured_when_asked_for_and_reported(folder, tmp_path):
     records = amodal.open(folder)
     encoder = amodal.Encoder(records.fields, size="nano").align(16)
     report = evaluate(
-        encoder, records, protocols=["absence"], probe="knn", rates=(0.5,), severities=(0.5,), progress=False
+        encoder,
+        records,
+        protocols=["missing_modality_robustness"],
+        probe="knn",
+        rates=(0.5,),
+        severities=(0.5,),
+        progress=False,
     )
-    assert "absence" in protocol_names() and len(report.table().rows) > 8
+    assert "missing_modality_robustness" in protocol_names() and len(report.table().rows) > 8
     file = report.save(tmp_path / "report.json")
-    assert Image.open(tmp_path / "report.absence.png").size[0] > 1000
+    assert Image.open(tmp_path / "report.missing_modality_robustness.png").size[0] > 1000
     again = Report.load(file)
-    assert len(again["absence"].rows) == len(report["absence"].rows)
-    figures.absence([r for r in again["absence"].rows if r["part"] not in _corrupt.KINDS], tmp_path / "short.png")
+    assert len(again["missing_modality_robustness"].rows) == len(report["missing_modality_robustness"].rows)
+    figures.missing_modality_robustness(
+        [r for r in again["missing_modality_robustness"].rows if r["part"] not in _corrupt.KINDS],
+        tmp_path / "short.png",
+    )
     usual = evaluate(encoder, records, protocols=None, few=2, draws=1, progress=False)
-    assert "absence" not in {r.protocol for r in usual.results} and "absence" not in usual.skipped
+    assert (
+        "missing_modality_robustness" not in {r.protocol for r in usual.results}
+        and "missing_modality_robustness" not in usual.skipped
+    )
 
 
 def test_what_cannot_be_asked():
     train, test = made(60, seed=1), made(60, seed=2)
     with pytest.raises(AmodalError, match="no probe is called 'liner'. Did you mean linear"):
-        absence(train, test, label="kind", probe="liner")
+        missing_modality_robustness(train, test, label="kind", probe="liner")
     with pytest.raises(AmodalError, match="shares above 0 and at most 1"):
-        absence(train, test, label="kind", rates=(30, 60))
+        missing_modality_robustness(train, test, label="kind", rates=(30, 60))
     with pytest.raises(NotApplicable, match="there is only image"):
-        absence(made(60, senses=("image",)), made(60, senses=("image",)), label="kind")
+        missing_modality_robustness(made(60, senses=("image",)), made(60, senses=("image",)), label="kind")

@@ -9,7 +9,7 @@ from amodal import data
 from amodal.adapt import adapt
 from amodal.core import AmodalError, Column, Embeddings
 from amodal.evaluate import Embedded
-from amodal.evaluate.protocols.told import told
+from amodal.evaluate.protocols.head import head as head_protocol
 from amodal.nn.heads.supervised import SupervisedHead, Target
 from amodal.stats.calibration import brier, calibration_error
 from amodal.stats.survival import concordance
@@ -17,27 +17,27 @@ from amodal.stats.survival import concordance
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("told")
+    folder = tmp_path_factory.mktemp("head")
     digits = data.open("digits").select(["fou", "zer"])
     amodal.pretrain("clip", digits, folder / "run", size="nano", steps=2, batch=32, progress=False)
-    adapt(folder / "run", digits, folder / "told", label="digit", how="full", steps=20, batch=64, progress=False)
+    adapt(folder / "run", digits, folder / "adapted", label="digit", how="full", steps=20, batch=64, progress=False)
     return digits, folder
 
 
 def test_it_measures_what_predict_says(run):
     digits, folder = run
-    model = amodal.load(folder / "told")
-    report = model.evaluate(digits, protocols=["told"], label="digit")
+    model = amodal.load(folder / "adapted")
+    report = model.evaluate(digits, protocols=["head"], label="digit")
     found = model.predict(digits)
     from amodal.evaluate.held_out import parts
 
     _, test, _ = parts(model, digits)
     guess, truth = np.array(found["digit"])[test], digits.label("digit")[test]
-    assert report["told"].value("fused", "accuracy", target="digit") == pytest.approx(np.mean(guess == truth))
-    rows = {row["source"]: row for row in report["told"].rows if row["metric"] == "accuracy"}
+    assert report["head"].value("fused", "accuracy", target="digit") == pytest.approx(np.mean(guess == truth))
+    rows = {row["source"]: row for row in report["head"].rows if row["metric"] == "accuracy"}
     assert set(rows) == {"fused", "fou", "zer"} and rows["fou"]["n"] == len(test)
     p = np.stack([np.array(found[f"digit={c}"])[test] for c in "0123456789"], 1).astype(float)
-    assert report["told"].value("fused", "Brier", target="digit") == pytest.approx(
+    assert report["head"].value("fused", "Brier", target="digit") == pytest.approx(
         brier(p, truth.astype(int)), abs=1e-5
     )
 
@@ -45,7 +45,7 @@ def test_it_measures_what_predict_says(run):
 def test_a_run_without_a_head_has_nothing_to_measure(run):
     digits, folder = run
     with pytest.raises(AmodalError, match="amodal adapt"):
-        amodal.load(folder / "run").evaluate(digits, protocols=["told"], label="digit")
+        amodal.load(folder / "run").evaluate(digits, protocols=["head"], label="digit")
 
 
 def test_amounts_and_times_have_their_own_measures():
@@ -59,7 +59,7 @@ def test_amounts_and_times_have_their_own_measures():
     dead = np.array(["no", "yes"], dtype=object)[(np.arange(50) % 3 > 0).astype(int)]
     labels = {"size": out[:, 0] * 2 + 1.0, "days": -out[:, 1].astype(float) + 10, "dead": dead}
     test = Embedded([f"{i}" for i in range(50)], z, z, labels)
-    found = told(test, test, head=head)
+    found = head_protocol(test, test, head=head)
     assert found.value("fused", "R2", target="size") == pytest.approx(1)
     expected = concordance(out[:, 1], labels["days"], dead == "no")
     assert found.value("fused", "concordance", target="days,dead") == pytest.approx(expected) and expected == 1
@@ -88,7 +88,7 @@ def test_records_of_classes_that_the_head_never_learnt_are_left_out():
         head.net[0].weight.copy_(torch.tensor([[9.0, 0, 9, 0], [0, 9, 0, 9]]))
         head.net[0].bias.zero_()
     test = Embedded([f"{i}" for i in range(4)], z, z, {"kind": np.array(["a", "b", "b", "new"], dtype=object)})
-    found = told(test, test, head=head)
+    found = head_protocol(test, test, head=head)
     assert found.value("fused", "accuracy", target="kind") == pytest.approx(2 / 3)
     assert found.value("fused", "balanced accuracy", target="kind") == pytest.approx(0.75)
     assert found.rows[0]["n"] == 3

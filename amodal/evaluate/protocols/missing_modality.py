@@ -1,28 +1,34 @@
-"""What is lost when senses are missing at test time: every subset of senses, judged on the same records with and without the rest.
+"""What is lost when fields are missing at test time: every subset of fields, judged on the same records with and without the rest.
 
-A probe is trained on the fused vectors of the training records, with whatever senses each has. For each subset it is tested on the
+A probe is trained on the fused vectors of the training records, with whatever fields each has. For each subset it is tested on the
 records that have all of that subset, of which everything else is hidden; `full` is the same probe on the same records with
-everything they have. Likewise retrieval: the vector of a subset looks for the record's value in another sense.
+everything they have. Likewise retrieval: the vector of a subset looks for the record's value in another field.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from amodal.core import Column
 from amodal.core.column import shared_rows
+from amodal.evaluate.context import Context
 from amodal.evaluate.labels import NotApplicable, label_spec, measure
+from amodal.evaluate.needs import OPTIONAL_LABEL, TWO_FIELDS, two_fields
+from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocols.knn import neighbours
 from amodal.evaluate.protocols.linear import fit as fit_linear
 from amodal.evaluate.protocols.retrieval import LEAST, ranked
+from amodal.evaluate.report_table import means
 from amodal.evaluate.result import Result
 from amodal.inference.embed import Embedded
 
 PROBES = {"linear": fit_linear, "knn": neighbours}
 
 
-def missing(
+def missing_modality(
     train: Embedded,
     test: Embedded,
     *,
@@ -35,26 +41,24 @@ def missing(
     find: bool = True,
 ) -> Result:
     """label: without one only retrieval is measured. few, draws, seed: see `measure`. most: subsets to try; beyond that many, all
-    single senses, all but one, and all of them. gallery: at most so many records to search among. find: measure retrieval too."""
-    senses = test.sources
-    if len(senses) < 2:
-        raise NotApplicable(f"a sense can only be missing where there are two, and there is only {', '.join(senses)}")
-    chosen = subsets(senses, most)
+    single fields, all but one, and all of them. gallery: at most so many records to search among. find: measure retrieval too."""
+    two_fields(test)
+    chosen = subsets(test.sources, most)
     columns = {names: _with_all(test, names) for names in chosen}
     columns = {names: c for names, c in columns.items() if len(c) >= LEAST}
     rows = _probed(train, test, label, columns, few, draws, seed) if label is not None else []
     rows += _retrieved(test, columns, gallery) if find or label is None else []
     if not rows:
-        raise NotApplicable(f"no subset of senses occurs in {LEAST} or more test records")
+        raise NotApplicable(f"no subset of fields occurs in {LEAST} or more test records")
     spec = label_spec(label, train.label(label), few, draws, seed) if label is not None else {"label": None}
     spec |= {"space": "aligned, fused", "probes": list(PROBES), "subsets": ["+".join(s) for s in chosen]}
-    return Result("missing", spec | {"train": len(train), "test": len(test), "gallery": gallery}, rows)
+    return Result("missing_modality", spec | {"train": len(train), "test": len(test), "gallery": gallery}, rows)
 
 
-def subsets(senses: Sequence[str], most: int = 64) -> list[tuple[str, ...]]:
+def subsets(fields: Sequence[str], most: int = 64) -> list[tuple[str, ...]]:
     """Non-empty subsets, small ones first."""
-    sizes = range(1, len(senses) + 1) if 2 ** len(senses) - 1 <= most else sorted({1, len(senses) - 1, len(senses)})
-    return [subset for size in sizes for subset in itertools.combinations(senses, size)]
+    sizes = range(1, len(fields) + 1) if 2 ** len(fields) - 1 <= most else sorted({1, len(fields) - 1, len(fields)})
+    return [subset for size in sizes for subset in itertools.combinations(fields, size)]
 
 
 def _with_all(test: Embedded, names: Sequence[str]) -> Column:
@@ -98,3 +102,32 @@ def _retrieved(test: Embedded, columns: dict, gallery: int) -> list[dict]:
             full = ranked(whole.values[at_full], values.values[at_target], same, unsigned=test.unsigned)[0]
             rows.append({"source": "+".join(names), "target": target, **alone, "full": full["value"]})
     return rows
+
+
+class MissingModality(Protocol):
+    """Every subset of fields at test time."""
+
+    name, needs = "missing_modality", (OPTIONAL_LABEL, TWO_FIELDS)
+    rank = 80
+    measure = staticmethod(missing_modality)
+
+    def arguments(self, context: Context) -> dict[str, Any]:
+        """Retrieval depends on no label, so it is measured beside the first label only."""
+        return super().arguments(context) | {"find": context.options.find and context.first}
+
+    def shortened(self, rows: Sequence[dict]) -> list[dict]:
+        """Means over subsets of one size."""
+
+        def group(row: dict) -> tuple[str, str]:
+            size = row["source"].count("+") + 1
+            return f"{size} field{'s' * (size > 1)}", "another" if row.get("target") else ""
+
+        return means(rows, group)
+
+    def draw(self, result: Result, path: Path) -> Path:
+        from amodal.evaluate.missing_modality_picture import missing_modality as picture
+
+        return picture(result.rows, path, label=result.spec.get("label"))
+
+
+PROTOCOL = MissingModality()

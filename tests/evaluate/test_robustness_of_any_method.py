@@ -1,4 +1,4 @@
-"""The protocol `absence` runs for every method of the library, with every kind of data of the bench, on patchy records."""
+"""The protocol `missing_modality_robustness` runs for every method of the library, with every kind of data of the bench, on patchy records."""
 
 import math
 import warnings
@@ -12,7 +12,7 @@ from amodal import methods
 from amodal.data import Label
 from amodal.evaluate import corruption as _corrupt
 from amodal.evaluate import embed_records
-from amodal.evaluate.protocols.absence import absence
+from amodal.evaluate.protocols.missing_modality_robustness import missing_modality_robustness
 from amodal.inference.embed import known
 from tests.methods.bench import fields, method, raw
 
@@ -37,7 +37,7 @@ def test_any_method(name, monkeypatch):
     monkeypatch.setattr(_corrupt, "KINDS", (kind,))
     encoder = method(name).encoder
     train, test = (embed_records(encoder, records(), rows, batch=64) for rows in (range(40), range(40, 64)))
-    result = absence(train, test, label="kind", probe="knn", severities=(0.5,), rates=(0.5,))
+    result = missing_modality_robustness(train, test, label="kind", probe="knn", severities=(0.5,), rates=(0.5,))
     assert len(test.sources) == 4
     parts = {row["part"] for row in result.rows}
     assert parts == {"random", "label", "leak", "ways", "subset", "worth", kind}

@@ -1,4 +1,4 @@
-"""sense_sets where the answer is known: each cell against a probe fitted and tested by hand."""
+"""modality_subsets where the answer is known: each cell against a probe fitted and tested by hand."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from amodal.core import AmodalError
 from amodal.evaluate import NotApplicable, Report, figures, protocol_names
 from amodal.evaluate import labels as _labels
 from amodal.evaluate.protocols.linear import fit
-from amodal.evaluate.protocols.sense_sets import ALL, case, sense_sets
+from amodal.evaluate.protocols.modality_subsets import ALL, case, modality_subsets
 from tests.evaluate.made import CLASSES, made
 
 SETS = ("image", "sound", "image+sound")
@@ -21,7 +21,7 @@ def pair():
 
 @pytest.fixture(scope="module")
 def rows(pair):
-    return [r for r in sense_sets(*pair, label="kind").rows if r["metric"] == "accuracy"]
+    return [r for r in modality_subsets(*pair, label="kind").rows if r["metric"] == "accuracy"]
 
 
 def by_hand(pair, learn, tell):
@@ -65,23 +65,23 @@ def test_cases():
 
 
 def test_a_report_shows_the_summaries_and_draws_the_matrix(pair, tmp_path):
-    report = Report([sense_sets(*pair, label="kind")], about={"train": 240, "test": 240})
+    report = Report([modality_subsets(*pair, label="kind")], about={"train": 240, "test": 240})
     table = report.table()
     assert len(table.rows) == 10 and len(report.table(every=True).rows) == 2 * 19
     report.save(tmp_path / "report.json")
-    assert (tmp_path / "report.sense_sets.png").stat().st_size > 5000
-    again = Report.load(tmp_path / "report.json")["sense_sets"]
-    figures.sense_sets(again.rows, tmp_path / "again.png", label="kind")
+    assert (tmp_path / "report.modality_subsets.png").stat().st_size > 5000
+    again = Report.load(tmp_path / "report.json")["modality_subsets"]
+    figures.modality_subsets(again.rows, tmp_path / "again.png", label="kind")
     with pytest.raises(AmodalError, match="no matrix"):
-        figures.sense_sets([r for r in again.rows if r["source"] == ALL], tmp_path / "no.png")
+        figures.modality_subsets([r for r in again.rows if r["source"] == ALL], tmp_path / "no.png")
 
 
 def test_where_it_says_nothing(pair):
-    assert "sense_sets" in protocol_names()
+    assert "modality_subsets" in protocol_names()
     alone = [made(60, senses=("image",)) for _ in range(2)]
     with pytest.raises(NotApplicable, match="only image"):
-        sense_sets(*alone, label="kind")
+        modality_subsets(*alone, label="kind")
     with pytest.raises(AmodalError, match="has the label"):
-        sense_sets(*pair, label="none")
+        modality_subsets(*pair, label="none")
     with pytest.raises(AmodalError, match="Did you mean linear"):
-        sense_sets(*pair, label="kind", probe="linaer")
+        modality_subsets(*pair, label="kind", probe="linaer")

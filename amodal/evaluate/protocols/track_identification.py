@@ -1,4 +1,4 @@
-"""Identification of wholes by their parts: every part of a piece, in one sense, asks for its nearest parts in another, which vote.
+"""Identification of wholes by their parts: every part of a track, in one field, asks for its nearest parts in another, which vote.
 
 Dorfer et al., TISMIR 2018, for sheet music and recordings; as used by Carvalho et al. 2023 (arXiv:2309.12134): all snippets of a piece
 are queries, each retrieves so many neighbours among the snippets of all pieces, and pieces are ranked by their votes.
@@ -15,11 +15,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.evaluate.labels import NotApplicable, codes, is_number
+from amodal.evaluate.needs import TWO_FIELDS, two_fields
+from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
 from amodal.inference.embed import Embedded, known
 
 
-def identify(
+def track_identification(
     train: Embedded | None,
     test: Embedded,
     *,
@@ -28,11 +30,12 @@ def identify(
     pairs: Sequence[tuple[str, str]] | None = None,
 ) -> Result:
     """whole: the label that names what a record is a part of (a piece, a film, a patient); neighbours: votes that each part has; pairs:
-    (query, gallery) senses, all unless given. Reads the aligned space. `train` is not used."""
+    (query, gallery) fields, all unless given. Reads the aligned space. `train` is not used."""
     if not whole:
         raise NotApplicable("it needs the label that names what a record is a part of (whole = …)")
-    if is_number(test.label(whole)) or len(test.sources) < 2:
-        raise NotApplicable(f"identification needs names and two senses, not {whole!r} in {', '.join(test.sources)}")
+    two_fields(test)
+    if is_number(test.label(whole)):
+        raise NotApplicable(f"identification needs names, and {whole!r} is a number")
     labels = test.label(whole)
     names = sorted({v for v in labels if v is not None})
     of, rows = codes(labels, names), []
@@ -59,8 +62,9 @@ def identify(
             row = {"source": a, "target": b, "metric": metric, "value": float(value), "chance": float(chance)}
             rows.append(row | {"n": len(both)})
     if not rows:
-        raise NotApplicable(f"no two of {whole!r} have parts in two senses")
-    return Result("identify", {"whole": whole, "neighbours": neighbours, "space": "aligned", "test": len(test)}, rows)
+        raise NotApplicable(f"no two of {whole!r} have parts in two fields")
+    spec = {"whole": whole, "neighbours": neighbours, "space": "aligned", "test": len(test)}
+    return Result("track_identification", spec, rows)
 
 
 def votes(
@@ -83,3 +87,14 @@ def votes(
         near = (like.abs() if unsigned else like).topk(min(neighbours, len(gallery)), dim=1).indices.numpy()
         np.add.at(found, (own[:, None], held[near]), 1)
     return found
+
+
+class TrackIdentification(Protocol):
+    """Tracks identified by votes of their parts."""
+
+    name, needs = "track_identification", (TWO_FIELDS,)
+    rank = 110
+    measure = staticmethod(track_identification)
+
+
+PROTOCOL = TrackIdentification()

@@ -1,17 +1,21 @@
-"""Labels given in one sense, used in another: a probe trained on the vectors of sense a is tested on those of sense b.
+"""Labels of one field, used in another: a probe trained on the vectors of field a is tested on those of field b.
 
-In the aligned space, for every pair of senses; on the diagonal the probe stays in its sense. Each sense's unit vectors are centred at
-the mean of that sense's training vectors, which takes no labels and takes away the constant gap between senses (Liang et al. 2022,
+In the aligned space, for every pair of fields; on the diagonal the probe stays in its field. Each field's unit vectors are centred at
+the mean of that field's training vectors, which takes no labels and takes away the constant gap between fields (Liang et al. 2022,
 arXiv:2203.02053), which says nothing about what has been learnt.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.core import Column
-from amodal.evaluate.labels import NotApplicable, label_spec, measure
+from amodal.evaluate.labels import label_spec, measure
+from amodal.evaluate.needs import LABEL, TWO_FIELDS, two_fields
+from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocols.knn import neighbours
 from amodal.evaluate.protocols.linear import fit as fit_linear
 from amodal.evaluate.result import Result
@@ -20,7 +24,7 @@ from amodal.inference.embed import Embedded
 PROBES = {"knn": neighbours, "linear": fit_linear}
 
 
-def transfer(
+def cross_modal_transfer(
     train: Embedded,
     test: Embedded,
     *,
@@ -30,9 +34,8 @@ def transfer(
     seed: int = 0,
     centre: bool = True,
 ) -> Result:
-    """source: the sense the labels were given in; target: the sense they are used in. few, draws, seed: see `measure`."""
-    if len(test.sources) < 2:
-        raise NotApplicable(f"transfer between senses needs two of them, and there is only {', '.join(test.sources)}")
+    """source: the field the labels were learnt in; target: the field they are used in. few, draws, seed: see `measure`."""
+    two_fields(test)
     y_train, y_test = train.label(label), test.label(label)
     means = {
         s: normalize(train.aligned[s].values.float(), dim=1).mean(0) for s in train.sources if len(train.aligned[s])
@@ -49,9 +52,25 @@ def transfer(
                 for row in many
             ]
     spec = label_spec(label, y_train, few, draws, seed) | {"centre": centre, "space": "aligned", "probes": list(PROBES)}
-    return Result("transfer", spec | {"train": len(train), "test": len(test)}, rows)
+    return Result("cross_modal_transfer", spec | {"train": len(train), "test": len(test)}, rows)
 
 
 def _centred(column: Column, mean_D: Tensor, centre: bool) -> Column:
     unit = normalize(column.values.float(), dim=1)
     return Column(unit - mean_D if centre else unit, column.rows)
+
+
+class CrossModalTransfer(Protocol):
+    """A probe learnt in one field and used in another."""
+
+    name, needs = "cross_modal_transfer", (LABEL, TWO_FIELDS)
+    rank = 90
+    measure = staticmethod(cross_modal_transfer)
+
+    def draw(self, result: Result, path: Path) -> Path:
+        from amodal.evaluate.transfer_picture import cross_modal_transfer as picture
+
+        return picture(result.rows, path, label=result.spec.get("label"))
+
+
+PROTOCOL = CrossModalTransfer()

@@ -1,31 +1,34 @@
-"""Senses in training against senses at test: a probe for every set of senses to learn from, tested with every set of senses to tell from.
+"""Fields in training against fields at test: a probe for every set of fields to learn from, tested with every set to predict from.
 
-The matrix of McKinzie et al., ICML 2023, arXiv:2304.04385. `source` of a row is what was learnt from, `target` what is told from; `case`
+The matrix of McKinzie et al., ICML 2023, arXiv:2304.04385. `source` of a row is what was learnt from, `target` what is predicted from; `case`
 how they differ: "same", "missing" (less at test), "added" (more at test), "transfer" (nothing in common), or "other". `own`: the probe
 that learnt from the target itself, tested alike; `robustness`: value / own. Then, with `source` ALL, the mean and the worst of each case
-and of the whole matrix, for `target`. All probes are tested on the same records, those that have every sense; each learns from the
-training records that have any of its senses. Vectors are made once, so this asks what the encoder makes of other senses, while the
+and of the whole matrix, for `target`. All probes are tested on the same records, those that have every field; each learns from the
+training records that have any of its fields. Vectors are made once, so this asks what the encoder makes of other fields, while the
 heads that methods train are asked by their own tests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from amodal.core import AmodalError, unknown
 from amodal.evaluate.labels import NotApplicable, label_spec
-from amodal.evaluate.missing_modalities import Judge, Senses
-from amodal.evaluate.protocols.missing import PROBES, subsets
+from amodal.evaluate.missing_modalities import FieldVectors, Judge
+from amodal.evaluate.needs import LABEL, TWO_FIELDS, two_fields
+from amodal.evaluate.protocol import Protocol
+from amodal.evaluate.protocols.missing_modality import PROBES, subsets
 from amodal.evaluate.result import Result
 from amodal.inference.embed import Embedded
 
 ALL = "all sets"
 
 
-def sense_sets(
+def modality_subsets(
     train: Embedded,
     test: Embedded,
     *,
@@ -37,17 +40,14 @@ def sense_sets(
     sets: int = 15,
     records: int = 4000,
 ) -> Result:
-    """few, draws, seed: see `measure`. probe: "linear" or "knn". sets: of senses to try; if there are more, all single senses, all but one,
+    """few, draws, seed: see `measure`. probe: "linear" or "knn". sets: of fields to try; if there are more, all single fields, all but one,
     and all of them. records: of training and of test at most, chosen by a hash of their keys."""
-    if len(test.sources) < 2:
-        raise NotApplicable(
-            f"sets of senses differ where there are two senses, and there is only {', '.join(test.sources)}"
-        )
+    two_fields(test)
     if probe not in PROBES:
         raise unknown("probe", probe, PROBES)
     if sets < 1:
         raise AmodalError(f"sets = {sets}: at least one is needed")
-    learn, seen = (Senses.of(part, records, seed) for part in (train, test))
+    learn, seen = (FieldVectors.of(part, records, seed) for part in (train, test))
     seen = seen.at(seen.there.all(1))
     if len(seen) < 2:
         raise NotApplicable(f"fewer than two test records have all of {', '.join(test.sources)}")
@@ -59,18 +59,18 @@ def sense_sets(
     if not rows:
         raise NotApplicable("fewer than two training or test records have the label")
     spec = label_spec(label, learn.label(label), few, draws, seed) | {"seed": seed, "probe": probe, "sets": len(chosen)}
-    return Result("sense_sets", spec | {"records": records, "train": len(learn), "test": len(seen)}, rows)
+    return Result("modality_subsets", spec | {"records": records, "train": len(learn), "test": len(seen)}, rows)
 
 
 Names = tuple[str, ...]
 
 
-def matrix(found: dict[Names, dict[Names, list[dict]]]) -> list[dict]:
-    """found: learnt from -> told from -> a row for each metric. The rows of the protocol."""
+def matrix(results: dict[Names, dict[Names, list[dict]]]) -> list[dict]:
+    """results: learnt from -> predicted from -> a row for each metric. The rows of the protocol."""
     rows = []
-    for source, tested in found.items():
+    for source, tested in results.items():
         for target, many in tested.items():
-            for row, own in zip(many, found[target].get(target, [])):
+            for row, own in zip(many, results[target].get(target, [])):
                 compared = {"own": own["value"], "robustness": row["value"] / own["value"] if own["value"] else np.nan}
                 rows.append(
                     {
@@ -106,3 +106,23 @@ def summaries(rows: list[dict]) -> list[dict]:
                     {"source": ALL, "target": f"{what}, {kind}", **shared, "value": value, "robustness": robust}
                 )
     return found
+
+
+class ModalitySubsets(Protocol):
+    """A probe for every set of fields, tested with every set."""
+
+    name, needs = "modality_subsets", (LABEL, TWO_FIELDS)
+    default = False
+    measure = staticmethod(modality_subsets)
+
+    def shortened(self, rows: Sequence[dict]) -> list[dict]:
+        """Means and worst cases."""
+        return [row for row in rows if "own" not in row]
+
+    def draw(self, result: Result, path: Path) -> Path:
+        from amodal.evaluate.modality_subsets_picture import modality_subsets as picture
+
+        return picture(result.rows, path, label=result.spec.get("label"))
+
+
+PROTOCOL = ModalitySubsets()

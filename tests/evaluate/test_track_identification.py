@@ -6,7 +6,7 @@ import torch
 
 from amodal.core import Column, Embeddings
 from amodal.evaluate import Embedded, NotApplicable
-from amodal.evaluate.protocols.identify import identify
+from amodal.evaluate.protocols.track_identification import track_identification
 
 PIECES = np.array(["fugue", "gavotte", "hymn", "jig", "lied"], dtype=object)
 
@@ -29,7 +29,7 @@ def snippets(noise=1.2, n=60, seed=0):
 @pytest.mark.parametrize("k", [1, 4, 100])
 def test_it_is_what_a_loop_finds(k):
     test = snippets()
-    result = identify(None, test, whole="piece", neighbours=k)
+    result = track_identification(None, test, whole="piece", neighbours=k)
     labels = test.labels["piece"]
     for a, b in (("score", "sound"), ("sound", "score")):
         gallery = [(v, labels[r]) for v, r in zip(test.aligned[b].values, test.aligned[b].rows) if labels[r]]
@@ -52,18 +52,22 @@ def test_it_is_what_a_loop_finds(k):
 
 def test_votes_find_what_single_snippets_do_not_and_all_neighbours_tell_nothing():
     assert (
-        identify(None, snippets(noise=0.6), whole="piece", neighbours=5).value("score", "MRR, by votes", target="sound")
+        track_identification(None, snippets(noise=0.6), whole="piece", neighbours=5).value(
+            "score", "MRR, by votes", target="sound"
+        )
         > 0.9
     )
     # everybody's neighbours are everything, so the largest piece wins each time
     assert (
-        identify(None, snippets(), whole="piece", neighbours=60).value("score", "recall@1, by votes", target="sound")
+        track_identification(None, snippets(), whole="piece", neighbours=60).value(
+            "score", "recall@1, by votes", target="sound"
+        )
         <= 0.2
     )
 
 
 def test_what_it_cannot_answer_it_says():
     with pytest.raises(NotApplicable, match="whole ="):
-        identify(None, snippets())
+        track_identification(None, snippets())
     with pytest.raises(NotApplicable, match="needs names"):
-        identify(None, snippets(), whole="length")
+        track_identification(None, snippets(), whole="length")

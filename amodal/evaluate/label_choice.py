@@ -1,0 +1,105 @@
+"""Which labels an evaluation predicts: those that are named, else the usual ones of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from amodal.core import AmodalError, unknown
+from amodal.data import Dataset
+from amodal.inference.embed import known
+
+USUAL = (
+    "label",
+    "labels",
+    "class",
+    "target",
+    "category",
+    "species",
+    "folder",
+    "kind",
+    "type",
+    "genre",
+    "diagnosis",
+    "y",
+)
+"""What people call the label that they care about."""
+
+
+@dataclass(frozen=True)
+class LabelChoice:
+    """The labels of one evaluation.
+
+    names: all of them, in order. times: those of them that are a survival time, TIME,EVENT. declared: the survival
+    time that the data declares, "" if there is none. named: whether somebody chose them.
+    """
+
+    names: tuple[str, ...]
+    times: tuple[str, ...] = ()
+    declared: str = ""
+    named: bool = False
+
+    @staticmethod
+    def of(dataset: Dataset, label: str | Sequence[str] | None) -> LabelChoice:
+        """label: one or more names, of a survival time TIME,EVENT; None for the usual ones of `dataset`.
+
+        Raises AmodalError for a label that is unknown or that no record has.
+        """
+        declared = survival_label(dataset)
+        if label is None:
+            names = usual_label(dataset) + [name for name in [declared] if name]
+        else:
+            names = [label] if isinstance(label, str) else list(label)
+        times = tuple(n for n in names if "," in n and n not in dataset.labels)
+        choice = LabelChoice(tuple(names), times, declared, label is not None)
+        for name in choice.columns() if choice.named else []:
+            _check_known(dataset, name)
+        return choice
+
+    @property
+    def single(self) -> list[str]:
+        """The labels that are one column each."""
+        return [n for n in self.names if n not in self.times]
+
+    def columns(self) -> list[str]:
+        """The columns of labels that are read, those of a survival time one by one."""
+        return [n.strip() for name in self.names for n in (name.split(",") if name in self.times else [name])]
+
+
+def _check_known(dataset: Dataset, name: str) -> None:
+    if not known(dataset.label(name)).any():  # `label` raises for a name that is none
+        have = [n for n in dataset.labels if n != name and known(dataset.label(n)).any()]
+        others = ", ".join(have) or "none"
+        raise AmodalError(
+            f"none of the {len(dataset):,} records has the label {name!r}. Labels that some have: {others}."
+        )
+
+
+def survival_label(dataset: Dataset) -> str:
+    """TIME,EVENT: the first time whose event dataset.toml names, else `time` beside `event`; "" without either."""
+    for name, label in dataset.labels.items():
+        event = label.event or ("event" if name == "time" and "event" in dataset.labels else "")
+        if label.kind == "number" and event:
+            if event not in dataset.labels:
+                raise unknown("label of this dataset", event, dataset.labels, f"It is the event of {name!r}.")
+            return f"{name},{event}"
+    return ""
+
+
+def usual_label(dataset: Dataset) -> list[str]:
+    """The label to predict where none is named, [] without one.
+
+    A category with a usual name, else the one with the fewest classes (2 to 100 if possible), else a number. Of equals
+    the first in the data.
+    """
+
+    def rank(name: str) -> tuple:
+        if dataset.labels[name].kind != "category":
+            return 1, 0, 0, 0
+        values = dataset.label(name)
+        classes = len(set(values[known(values)]))
+        return 0 if classes > 1 else 2, name.lower() not in USUAL, classes > 100, classes
+
+    aside = survival_label(dataset).split(",")  # whether the event came is no class: of many it is still to come
+    chosen = [n for n in dataset.labels if n not in aside and known(dataset.label(n)).any()]
+    return sorted(chosen, key=rank)[:1]

@@ -1,0 +1,161 @@
+"""What protocols cannot do without. A need says which labels a protocol is run for, when it is skipped, and what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from amodal.evaluate.label_choice import LabelChoice
+from amodal.evaluate.labels import NotApplicable
+from amodal.evaluate.options import Option
+from amodal.inference.embed import Embedded
+
+if TYPE_CHECKING:
+    from amodal.evaluate.context import Context
+
+
+class Need:
+    """One thing that a protocol needs; subclass it for another.
+
+    name: how it is called in lists. provides: parameters of a measuring function that `arguments` fills in.
+    options: what a user may choose about it.
+    """
+
+    name = ""
+    provides: frozenset[str] = frozenset()
+    options: tuple[Option, ...] = ()
+
+    def usual(self, labels: LabelChoice) -> bool:
+        """Whether a protocol with this need is tried where no protocol is named."""
+        return True
+
+    def labels(self, labels: LabelChoice) -> Sequence[str | None] | None:
+        """The labels that the protocol is run for, one by one; None if this need says nothing about labels."""
+        return None
+
+    def check(self, context: Context) -> None:
+        """Raises NotApplicable, with the reason, where the need is not met."""
+
+    def arguments(self, context: Context) -> dict[str, Any]:
+        """Values of the parameters in `provides`."""
+        return {}
+
+
+class Label(Need):
+    """A label that is one column. optional: without one the protocol measures less."""
+
+    name = "label"
+    provides = frozenset({"label"})
+
+    def __init__(self, *, optional: bool = False):
+        self.optional = optional
+
+    def usual(self, labels: LabelChoice) -> bool:
+        return self.optional or bool(labels.single) or not labels.times
+
+    def labels(self, labels: LabelChoice) -> Sequence[str | None]:
+        return labels.single or [None]
+
+    def check(self, context: Context) -> None:
+        if context.label is None and not self.optional:
+            times = context.labels.times
+            raise NotApplicable(
+                f"it needs a label, and {times[0]!r} is a time until an event"
+                if times
+                else "it needs a label and the data has none (declare one in dataset.toml: [labels.NAME])"
+            )
+
+    def arguments(self, context: Context) -> dict[str, Any]:
+        return {} if context.label is None else {"label": context.label}
+
+
+class SurvivalLabel(Need):
+    """A time and whether the event came by then: TIME,EVENT."""
+
+    name = "survival label"
+    provides = frozenset({"label"})
+
+    def usual(self, labels: LabelChoice) -> bool:
+        return bool(labels.times)
+
+    def labels(self, labels: LabelChoice) -> Sequence[str | None]:
+        return labels.times or [labels.declared or None]
+
+    def check(self, context: Context) -> None:
+        if context.label is None:
+            raise NotApplicable(NO_TIME)
+
+    def arguments(self, context: Context) -> dict[str, Any]:
+        return {"label": context.label}
+
+
+NO_TIME = "it needs a time and an event: label TIME,EVENT, or event = … of a time in dataset.toml"
+
+
+class TextPrompts(Need):
+    """A field of text, so that sentences can be embedded. The option `text` names it, "" for the first."""
+
+    name = "text prompts"
+    provides = frozenset({"text", "embed_text"})
+    options = (Option("text", str, ""),)
+
+    def check(self, context: Context) -> None:
+        if not context.text_fields():
+            have = ", ".join(getattr(context.encoder, "fields", {}))
+            raise NotApplicable(f"it needs a text field; this encoder has {have}")
+        context.text_field(context.options.text)
+
+    def arguments(self, context: Context) -> dict[str, Any]:
+        field = context.text_field(context.options.text)
+        return {"text": field, "embed_text": lambda sentences: context.embed_text(sentences, field)}
+
+
+class Head(Need):
+    """A run that learnt to predict labels."""
+
+    name = "head"
+    provides = frozenset({"head"})
+
+    def check(self, context: Context) -> None:
+        if context.head is None:
+            raise NotApplicable(NO_HEAD)
+
+    def arguments(self, context: Context) -> dict[str, Any]:
+        return {"head": context.head}
+
+
+NO_HEAD = "it measures the head of a run that learnt to predict labels (amodal adapt RUN --label …)"
+
+
+class ChangedRecords(Need):
+    """Values that are read again after they were damaged, so features that were computed before do not do."""
+
+    name = "changed records"
+
+    def check(self, context: Context) -> None:
+        if context.test.changed is None:
+            raise NotApplicable("it damages values and embeds them anew, and these records are vectors only")
+
+
+class TwoFields(Need):
+    """Test records with two fields or more."""
+
+    name = "two fields"
+
+    def check(self, context: Context) -> None:
+        two_fields(context.test)
+
+
+def two_fields(test: Embedded) -> None:
+    """Raises NotApplicable unless the records have two fields or more."""
+    if len(test.sources) < 2:
+        raise NotApplicable(f"it needs two fields, and there is only {', '.join(test.sources) or 'none'}")
+
+
+LABEL = Label()
+OPTIONAL_LABEL = Label(optional=True)
+SURVIVAL_LABEL = SurvivalLabel()
+TEXT_PROMPTS = TextPrompts()
+HEAD = Head()
+CHANGED_RECORDS = ChangedRecords()
+TWO_FIELDS = TwoFields()

@@ -1,0 +1,112 @@
+"""A protocol: one question about a run, as an object that says what it needs.
+
+    class Cosine(Protocol):
+        "Mean cosine of the two values of a record."
+        name, needs = "cosine", (TWO_FIELDS,)
+
+        @dataclass(frozen=True)
+        class Options:
+            pairs: int = 1000
+
+        def run(self, context):
+            a, b = context.test.sources[:2]
+            ...
+            return Result(self.name, {"pairs": context.options.pairs}, [row])
+
+`evaluate(model, data, protocols=[Cosine()])`, `--protocols mine.py:Cosine`, or an entry point of the group
+`amodal.protocols` run it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+from amodal.core import AmodalError
+from amodal.evaluate import report_table
+from amodal.evaluate.context import Context
+from amodal.evaluate.label_choice import LabelChoice
+from amodal.evaluate.needs import Need
+from amodal.evaluate.options import Option, filled, of_dataclass, of_function
+from amodal.evaluate.result import Result
+
+
+class Protocol:
+    """One question about a run; subclass it.
+
+    name: how it is called, in reports too.
+    needs: what it cannot do without; without it the protocol is skipped and the reason is reported.
+    default: whether it is run where no protocol is named.
+    rank: protocols are run and shown by ascending rank, then by name.
+    headlines: the metrics that a table shows, None for the usual ones.
+    measure: a plain function (train, test, *, options) -> Result. A protocol without one has its own `run`.
+    Options: a dataclass of the options, for a protocol without `measure`.
+    """
+
+    name: ClassVar[str] = ""
+    needs: ClassVar[tuple[Need, ...]] = ()
+    default: ClassVar[bool] = True
+    rank: ClassVar[int] = 1000
+    headlines: ClassVar[tuple[str, ...] | None] = None
+    measure: ClassVar[Callable[..., Result] | None] = None
+    Options: ClassVar[type | None] = None
+
+    @cached_property
+    def options(self) -> dict[str, Option]:
+        """Name -> option."""
+        needed = {option.name: option for need in self.needs for option in need.options}
+        measure = type(self).measure
+        if measure is not None:
+            return needed | of_function(measure, self._provided() | {"seed"})
+        return needed | (of_dataclass(self.Options) if self.Options is not None else {})
+
+    def filled(self, values: Mapping[str, Any]) -> SimpleNamespace:
+        """The options of this protocol among `values`, others at their defaults. Raises AmodalError for a wrong type."""
+        return filled(self.options.values(), values, self.name)
+
+    def labels(self, labels: LabelChoice) -> list[str | None]:
+        """The labels to run for, [None] for a protocol that reads none."""
+        for need in self.needs:
+            chosen = need.labels(labels)
+            if chosen is not None:
+                return list(chosen)
+        return [None]
+
+    def usual(self, labels: LabelChoice) -> bool:
+        """Whether it is run where no protocol is named."""
+        return self.default and all(need.usual(labels) for need in self.needs)
+
+    def check(self, context: Context) -> None:
+        """Raises NotApplicable for the first need that is not met."""
+        for need in self.needs:
+            need.check(context)
+
+    def run(self, context: Context) -> Result:
+        """Measure. Raises NotApplicable where the data does not have what is asked about."""
+        measure = type(self).measure
+        if measure is None:
+            raise AmodalError(f"the protocol {self.name} ({type(self).__name__}) has neither `run` nor `measure`")
+        return measure(context.train, context.test, **self.arguments(context))
+
+    def arguments(self, context: Context) -> dict[str, Any]:
+        """Keyword arguments of `measure`: the options, the seed, and what the needs provide."""
+        values, measure = dict(vars(context.options)), type(self).measure
+        if measure is not None and "seed" in of_function(measure):
+            values["seed"] = context.seed
+        for need in self.needs:
+            values |= need.arguments(context)
+        return values
+
+    def shortened(self, rows: Sequence[dict]) -> list[dict]:
+        """What a table shows of many rows: means over targets, or over subsets of one size."""
+        return report_table.means(rows)
+
+    def draw(self, result: Result, path: Path) -> Path | None:
+        """Draw the result to a PNG file and return its path; None for a protocol that has no picture."""
+        return None
+
+    def _provided(self) -> set[str]:
+        return {name for need in self.needs for name in need.provides}

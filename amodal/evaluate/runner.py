@@ -1,0 +1,150 @@
+"""Runs protocols on a model. It knows none of them by name: what each needs, it says itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from amodal.core import AmodalError, unknown
+from amodal.core.matmul import fast_products
+from amodal.data import Dataset
+from amodal.data import open as open_data
+from amodal.evaluate.context import Context, EmbeddedParts
+from amodal.evaluate.held_out import parts
+from amodal.evaluate.label_choice import LabelChoice
+from amodal.evaluate.labels import NotApplicable
+from amodal.evaluate.protocol import Protocol
+from amodal.evaluate.protocol_registry import Named, all_protocols, protocol
+from amodal.evaluate.result import Report, Result
+from amodal.inference.embed import embed_records, known
+from amodal.progress import Bar
+
+
+@fast_products()
+def evaluate(
+    model: Any,
+    dataset: Any,
+    *,
+    label: str | Sequence[str] | None = None,
+    protocols: Sequence[Named] | None = None,
+    baseline: Any = None,
+    device: Any = None,
+    batch: int = 256,
+    seed: int = 0,
+    progress: bool = True,
+    **options: Any,
+) -> Report:
+    """Run protocols on records that were not trained on.
+
+    Args:
+        model: an encoder, or a Model, which is not tested on records with the keys of those it was trained on.
+        dataset: a Dataset or what `amodal.open` takes.
+        label: one or more labels to predict, of a survival time TIME,EVENT; see `usual_label` and `survival_label`
+            for those that are taken where none is named.
+        protocols: names, objects or classes of protocols, `package.module:NAME` or `file.py:NAME`. Where none is
+            named all that apply, but for those that run on request only.
+        baseline: an untrained encoder to measure beside it.
+        device: where the encoders are, read off them unless set.
+        batch: records that are embedded at once.
+        seed: of everything that protocols draw.
+        progress: show a bar.
+        options: of the protocols, e.g. few=5, k=20, templates=("a photo of {}",).
+
+    Returns:
+        The report. A protocol that says nothing about this data is in `Report.skipped`, with its reason.
+
+    Raises:
+        AmodalError: for unknown protocols, labels and options, for a label that no record has, and if there is nothing
+            to train or test on.
+    """
+    encoder, dataset = _opened(model, dataset)
+    labels = LabelChoice.of(dataset, label)
+    chosen = [protocol(p) for p in protocols] if protocols else [p for p in all_protocols() if p.usual(labels)]
+    _check_options(chosen, options)
+    train, test, split = parts(model, dataset)
+    _check_parts(dataset, labels, train, test)
+    contexts = []
+    for number, e in enumerate(e for e in (encoder, baseline) if e is not None):
+        title = "embed, untrained" if number else "embed"
+        embedded = _embedded(e, dataset, (train, test), batch=batch, device=device, title=title, progress=progress)
+        contexts.append(Context(embedded, seed=seed, model=model, encoder=e, dataset=dataset, labels=labels))
+    about = {"data": dataset.name, "fingerprint": dataset.fingerprint, "records": len(dataset), **split}
+    report = Report([], [] if baseline is not None else None, {}, about)
+    for one in chosen:
+        _run(one, contexts, options, report)
+    if not report.results:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in report.skipped.items())
+        raise AmodalError("nothing could be measured: " + reasons)
+    if contexts[0].parts.made:
+        report.train, report.test = contexts[0].parts.pair
+    return report
+
+
+def _run(one: Protocol, contexts: list[Context], options: dict, report: Report) -> None:
+    """Add to the report what a protocol measures of each encoder, for each label that it reads."""
+    labels, filled = contexts[0].labels, one.filled(options)
+    for number, label in enumerate(one.labels(labels)):
+        try:
+            results = [
+                _result(one, replace(context, label=label, options=filled, first=not number)) for context in contexts
+            ]
+        except NotApplicable as reason:
+            name = one.name if len(labels.names) < 2 or label is None else f"{one.name} ({label})"
+            report.skipped[name] = str(reason)
+            continue
+        report.results.append(results[0])
+        if report.untrained is not None:
+            report.untrained.append(results[1])
+
+
+def _result(one: Protocol, context: Context) -> Result:
+    one.check(context)
+    result = one.run(context)
+    if not isinstance(result, Result):
+        raise AmodalError(f"the protocol {one.name} returned {type(result).__name__}, and a Result is needed")
+    return result
+
+
+def _opened(model: Any, dataset: Any) -> tuple[Any, Dataset]:
+    encoder = getattr(model, "encoder", model)
+    dataset = open_data(dataset) if not hasattr(dataset, "split") or isinstance(dataset, str) else dataset
+    missing = hasattr(encoder, "fields") and hasattr(dataset, "with_fields") and dataset.fields != encoder.fields
+    return encoder, dataset.with_fields(encoder.fields) if missing else dataset
+
+
+def _check_parts(dataset: Dataset, labels: LabelChoice, train: np.ndarray, test: np.ndarray) -> None:
+    """Raises AmodalError for a label that was named and that no record of one part has."""
+    for name in labels.columns() if labels.named else []:
+        for part, rows in (("training", train), ("test", test)):
+            if not known(dataset.label(name)[rows]).any():
+                raise AmodalError(
+                    f"no record in the {part} part has the label {name!r} (only others have). "
+                    "Label more records, or choose another label."
+                )
+
+
+def _check_options(chosen: Iterable[Protocol], options: dict) -> None:
+    accepted = {name for one in chosen for name in one.options}
+    for option in options:
+        if option not in accepted:
+            raise unknown(f"option of {', '.join(one.name for one in chosen)}", option, accepted)
+    for one in chosen:
+        one.filled(options)  # a wrong type is refused before anything is embedded
+
+
+def _embedded(
+    encoder: Any, dataset: Dataset, rows: tuple[np.ndarray, np.ndarray], *, title: str, progress: bool, **settings: Any
+) -> EmbeddedParts:
+    def make():
+        with Bar(title, sum(map(len, rows)), shown=progress) as bar:
+
+            def step(by: int) -> None:
+                bar.step("records", by=by)
+
+            train, test = (embed_records(encoder, dataset, part, progress=step, **settings) for part in rows)
+        return train, test
+
+    return EmbeddedParts(make)
