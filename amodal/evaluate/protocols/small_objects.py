@@ -115,7 +115,7 @@ def _fields(test: Embedded, words: str, pictures: str) -> tuple[str, str]:
     chosen = []
     for what, (given, fits) in wanted.items():
         if given and given not in test.sources:
-            raise unknown("sense of these records", given, test.sources)
+            raise unknown("field of these records", given, test.sources)
         some = [given] if given else [s for s in test.sources if modality[s] is not None and fits(modality[s])]
         if not some:
             raise NotApplicable(
