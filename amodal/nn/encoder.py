@@ -6,11 +6,13 @@ import copy
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import normalize
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, Tokens, field_of, unknown, view_of
+from amodal.core.column import joined
 from amodal.core.embeddings import FUSED
+from amodal.core.host import host_copy, on_host, to_device
 from amodal.modalities import name_of
 from amodal.nn.attention.masks import rule
 from amodal.nn.fusion.combiner import Combiner
@@ -21,7 +23,7 @@ from amodal.nn.multi_vector import Several
 from amodal.nn.pooling import pool_of
 from amodal.nn.positions import additive
 from amodal.nn.recurrent import Brnn, Recurrent
-from amodal.nn.transformer import Around, Collect, Transformer, size_of
+from amodal.nn.transformer import BlockHook, Collector, Transformer, size_of
 
 HEADS = {"capsules": CapsuleHead, "branches": BranchHead, "concepts": ConceptHead}
 TRUNKS = ("separate", "shared", "joint")
@@ -154,7 +156,7 @@ class Encoder(nn.Module):
             )
         self.fusion, self.reads = tokens, reads
         self.fusion_tokens = nn.Parameter(torch.randn(tokens, self.width) * 0.02)
-        self.trunks[ALL].reads = rule(reads)
+        self.trunks[ALL].mask_rule = rule(reads)
         return self
 
     def align(
@@ -273,9 +275,9 @@ class Encoder(nn.Module):
     def contextualise(
         self,
         bags: Bags,
-        collect: Collect | None = None,
+        collect: Collector | None = None,
         routing: dict[tuple[str, int], Bags] | None = None,
-        around: Around | None = None,
+        around: BlockHook | None = None,
     ) -> Bags:
         """Send tokens through the trunk. Sources that one trunk serves go through it in one call; with a joint trunk the
         sources of one view meet. Returns source -> tokens, and `fused` -> the fusion tokens if the encoder has any.
@@ -284,7 +286,7 @@ class Encoder(nn.Module):
         around: what is done at each block of a trunk of attention, `deep` unless given.
         """
         result: Bags = {}
-        between = {} if (around := around or self.deep) is None else {"around": around}
+        between = {} if (around := around or self.deep) is None else {"block_hook": around}
         for key, sequences in self._sequences(bags).items():
             joined = [self._sequence([self.pools[field_of(s)].prepare(bags[s]) for s in names]) for names in sequences]
             if key is None:
@@ -321,11 +323,11 @@ class Encoder(nn.Module):
     def _sequence(self, bags: Sequence[Tokens]) -> Tokens:
         if not self.fusion:
             return bags[0] if len(bags) == 1 else Tokens.join(bags)
-        size, device = bags[0].size, bags[0].row.device
-        rows = torch.stack([b.lengths() for b in bags]).sum(0).nonzero().squeeze(1)
+        size, counts = bags[0].size, torch.stack([host_copy(b.lengths()) for b in bags])
+        rows = to_device(counts.sum(0).nonzero().squeeze(1), bags[0].row.device)
         x_TD = self.fusion_tokens.repeat(len(rows), 1).to(bags[0].x.dtype)
         position = bags[0].position.new_zeros(len(x_TD), bags[0].position.shape[1])
-        each = torch.full((len(rows),), self.fusion, dtype=torch.int64, device=device)
+        each = on_host(lambda r: torch.full_like(r, self.fusion), rows)
         return Tokens.join([*bags, Tokens.of(x_TD, rows, each, position, FUSED, size)])
 
     def pool(self, context: Bags) -> dict[str, Column]:
@@ -347,8 +349,7 @@ def _end_to_end(each: Sequence[Embeddings]) -> Embeddings:
 
 def _rename(bag: Tokens, source: str) -> Tokens:
     """The tokens of one source as a bag of its own."""
-    own = bag.only(source)
-    return Tokens(own.x, own.row, torch.zeros_like(own.source), own.position, (source,), own.size)
+    return bag.only(source).renamed(source)
 
 
 def _stack(bags: Sequence[Tokens]) -> Tokens:
@@ -358,16 +359,12 @@ def _stack(bags: Sequence[Tokens]) -> Tokens:
     names = tuple(dict.fromkeys(field_of(n) for bag in bags for n in bag.names))
     return Tokens(
         torch.cat([b.x for b in bags]),
-        torch.cat([b.row + i * b.size for i, b in enumerate(bags)]),
-        torch.cat([_source_index(b, names) for b in bags]),
+        joined([on_host(lambda row, start=i * b.size: row + start, b.row) for i, b in enumerate(bags)]),
+        joined([b.source_among(names, field_of) for b in bags]),
         torch.cat([b.position for b in bags]),
         names,
         sum(b.size for b in bags),
     )
-
-
-def _source_index(bag: Tokens, names: tuple[str, ...]) -> Tensor:
-    return torch.tensor([names.index(field_of(n)) for n in bag.names], device=bag.source.device)[bag.source]
 
 
 def _unstack(whole: Tokens, bags: Sequence[Tokens]) -> list[Tokens]:

@@ -5,8 +5,6 @@ import torch
 import torch.nn.functional as F
 
 from amodal.core import Column, Tokens
-from amodal.nn.attention.masks import pure
-from amodal.nn.attention.varlen import plan
 from amodal.nn.generation.causal import CausalDecoder
 from amodal.nn.positions import sincos
 
@@ -67,8 +65,3 @@ def test_no_token_at_all():
     assert none.x.shape == (0, 8)
     none.x.sum().backward()
     assert decoder.enter.weight.grad is not None
-
-
-def test_a_causal_order_takes_no_rule_on_sources():
-    with pytest.raises(ValueError, match="causal"):
-        plan(parts()[2], pure, causal=True)

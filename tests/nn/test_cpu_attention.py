@@ -9,7 +9,7 @@ from amodal.core import matmul as products
 from amodal.core.matmul import fast_products
 from amodal.nn.attention import cpu as _cpu_attention
 from amodal.nn.attention.cpu import CpuAttention, suits
-from amodal.nn.attention.varlen import Attention, plan
+from amodal.nn.attention.varlen import Attention, layout_of
 
 
 def gradients(attend, inputs, grad):
@@ -45,7 +45,7 @@ def test_it_is_used_where_it_suits(monkeypatch):
 
     def node(context) -> str:
         with context:
-            out = attention(tokens.x, plan(tokens))
+            out = attention(tokens.x, layout_of(tokens))
         seen, todo = set(), [out.grad_fn]
         while todo:
             if (at := todo.pop()) is not None and at not in seen:

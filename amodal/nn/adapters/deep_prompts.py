@@ -1,6 +1,6 @@
 """Learned tokens that go with a row through some blocks of a trunk (deep prompts: Jia et al., ECCV 2022, arXiv:2203.12119, 3.2).
 
-An encoder keeps them as `Encoder.deep`, and so a saved encoder has them. Anything that is called as `amodal.nn.transformer.Around` says and
+An encoder keeps them as `Encoder.deep`, and so a saved encoder has them. Anything that is called as `amodal.nn.transformer.BlockHook` says and
 has `written()` may stand there; `amodal.nn.adapters.block_hooks.deep_of` builds it again.
 """
 
@@ -70,7 +70,7 @@ class PatternPrompts(nn.Module):
             own_BPD = self.tokens[self.pattern(tokens), layer]
             if self.at == "attention":
                 return block(tokens, prefix=own_BPD.chunk(2, 1))
-            rows = taken_out(tokens).lengths().nonzero().squeeze(1)
+            rows = taken_out(tokens).rows()
             tokens = put_in(tokens if self.grow else taken_out(tokens), rows, own_BPD[rows])
         tokens = block(tokens)
         return taken_out(tokens) if layer == self.depth - 1 else tokens

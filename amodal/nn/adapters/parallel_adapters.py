@@ -21,7 +21,7 @@ Block = Callable[..., Tokens]
 
 
 class LockStep(nn.Module):
-    """An `Around` for a sense alone, and `together` for all senses of a row.
+    """A `BlockHook` for a sense alone, and `together` for all senses of a row.
 
     After every block a token x of a sense becomes x + tanh(g) GELU(up(v + mean of the others)), v = LayerNorm(down(x)): `others` is
     the mean v of all tokens of each other sense that the row has, g begins at 0. prompts: learned tokens of a group; a group begins at each
@@ -94,7 +94,7 @@ class LockStep(nn.Module):
         return result
 
     def entered(self, bag: Tokens, field: str) -> Tokens:
-        rows = bag.lengths().nonzero().squeeze(1)
+        rows = bag.rows()
         return put_in(bag, rows, self.start[field].expand(len(rows), -1, -1))
 
     def renewed(self, group: int, bag: Tokens, field: str) -> Tokens:

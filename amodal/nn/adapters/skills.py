@@ -60,7 +60,7 @@ class Copies(nn.ModuleDict):
 
 
 class Skills(nn.Module):
-    """What an encoder keeps as `Encoder.deep` (see `amodal.nn.transformer.Around`): tokens of each field go through the blocks with its
+    """What an encoder keeps as `Encoder.deep` (see `amodal.nn.transformer.BlockHook`): tokens of each field go through the blocks with its
     skills. rules: may be changed at any time, for a test with other skills say."""
 
     def __init__(self, rules: Rules, where: str):

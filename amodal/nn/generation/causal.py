@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from amodal.core import Column, Tokens
-from amodal.nn.attention.varlen import plan
+from amodal.nn.attention.varlen import layout_of
 from amodal.nn.positions import sincos
 from amodal.nn.transformer import Block
 
@@ -40,10 +40,8 @@ class CausalDecoder(nn.Module):
         x_TD = torch.where((number == 0).unsqueeze(1), self.start(whole.values)[owner], before)
         place = nn.functional.pad(number.to(x_TD.dtype).unsqueeze(1), (0, content.position.shape[1] - 1))
         x_TD = x_TD + sincos(place, x_TD.shape[1]).to(x_TD.dtype)
-        how = plan(content, causal=True)
-        if how.order is not None:
-            x_TD, owner = x_TD[how.order], owner[how.order]
+        layout = layout_of(content, causal=True)
+        x_TD, owner = layout.enter(x_TD), layout.enter(owner)
         for block, told in zip(self.blocks, self.told):
-            x_TD, _ = block(x_TD + told(whole.values)[owner], how)
-        x_TD = self.norm(x_TD)
-        return content.with_x(x_TD if how.order is None else x_TD[torch.argsort(how.order)])
+            x_TD, _ = block(x_TD + told(whole.values)[owner], layout)
+        return content.with_x(layout.leave(self.norm(x_TD)))
