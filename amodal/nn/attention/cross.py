@@ -87,7 +87,7 @@ class Read(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """causal: where a list reads itself, each token reads those before it and itself."""
         q = asks.pad(self.query(x_TD).unflatten(1, (self.heads, -1)))
-        k, v = (answers.pad(t) for t in self.key_value(y_TD).unflatten(1, (2, self.heads, -1)).unbind(1))
+        k, v = self.keys(y_TD, answers)
         if not q.numel() or not k.numel():  # nobody asks, or there is nothing to read; all stays part of the graph
             read = self.out(0 * asks.flat(q)) + 0 * (k.sum() + v.sum())
             return read, q.new_zeros(*q.shape[:3], k.shape[2]) if weigh else None
@@ -99,6 +99,18 @@ class Read(nn.Module):
             logits = logits.masked_fill(~answers.mask, -torch.inf)
         weights = logits.softmax(3)
         return self.out(asks.flat(weights @ v)), weights
+
+    def keys(self, y_TD: Tensor, answers: Places) -> tuple[Tensor, Tensor]:
+        """Keys and values (N, H, longest, d) of N lists."""
+        k, v = (answers.pad(t) for t in self.key_value(y_TD).unflatten(1, (2, self.heads, -1)).unbind(1))
+        return k, v
+
+    def read(self, x_MD: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(M, D), where each of M lists has one token, and reads keys and values (M, H, L, d) that are there already."""
+        q = self.query(x_MD).unflatten(1, (self.heads, -1))
+        if not k.numel():
+            return self.out(0 * q.flatten(1))
+        return self.out(scaled_dot_product_attention(q.unsqueeze(2), k, v, attn_mask=mask).flatten(1))
 
 
 class Places:

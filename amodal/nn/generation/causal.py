@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from amodal.core import Column, Tokens
+from amodal.core import POSITION_DIMS, Column, Tokens
+from amodal.core.host import to_device
+from amodal.nn.attention.cache import KeyValueCache
 from amodal.nn.attention.varlen import layout_of
 from amodal.nn.positions import sincos
 from amodal.nn.transformer import Block
@@ -45,3 +47,28 @@ class CausalDecoder(nn.Module):
         for block, told in zip(self.blocks, self.told):
             x_TD, _ = block(x_TD + told(whole.values)[owner], layout)
         return content.with_x(layout.leave(self.norm(x_TD)))
+
+    @torch.no_grad()
+    def step(self, whole: Column, last: Tensor | None, cache: KeyValueCache) -> Tensor:
+        """What is known of the next token of every row of `whole`; each call costs one token a row.
+
+        Args:
+            whole: (N, width_in), as in `forward`.
+            last: (N, width_in) what the token before holds; None at the start.
+            cache: empty at the start; the same in every call. `KeyValueCache.select` chooses rows anew, by their number 0 … N - 1.
+
+        Returns: (N, width).
+        """
+        x_ND = self.start(whole.values) if last is None else self.enter(last)
+        number = cache.lengths(len(whole)).to(x_ND)
+        x_ND = x_ND + sincos(nn.functional.pad(number.unsqueeze(1), (0, POSITION_DIMS - 1)), x_ND.shape[1]).to(
+            x_ND.dtype
+        )
+        rows, device = torch.arange(len(whole)), x_ND.device
+        each, position = torch.ones_like(rows), x_ND.new_zeros(len(rows), POSITION_DIMS)
+        tokens = Tokens.of(x_ND, to_device(rows, device), to_device(each, device), position, "token", len(rows))
+        layout = layout_of(tokens, causal=True, cache=cache)
+        x_ND, memory = layout.enter(x_ND), layout.enter(whole.values)
+        for block, told in zip(self.blocks, self.told):
+            x_ND, _ = block(x_ND + told(memory), layout)
+        return layout.leave(self.norm(x_ND))
