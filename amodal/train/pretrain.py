@@ -19,11 +19,12 @@ from amodal import curate as curation
 from amodal import data as records
 from amodal import methods
 from amodal.core import AmodalError, unknown
+from amodal.core.matmul import fast_products, for_run
 from amodal.core.protocols import FitsStatistics, PredictsFromFeatures, Refreshes, Retrieves
 from amodal.nn import config as encoder_config
 from amodal.nn.adapters.lora import merged
 from amodal.nn.encoder import Encoder
-from amodal.nn.saved import saved
+from amodal.nn.saved import read_config, saved
 from amodal.nn.transformer import size_of
 from amodal.train import distributed, packaged
 from amodal.train.cache_features import remembered
@@ -68,6 +69,7 @@ def pretrain(
     backbones: dict[str, str] | None = None,
     train_backbones: bool = False,
     precision: str = "auto",
+    matmul: str = "auto",
     average: float = 0.0,
     shard: bool = False,
     recompute: bool = False,
@@ -91,7 +93,8 @@ def pretrain(
     unless given; micro: rows computed at once, which saves memory and changes nothing else. recompute: activation checkpointing, which
     does so too: of a block only its input is kept, and the rest is computed again for its gradient. trunk, positions, pool: the encoder's
     (see `amodal.nn.encoder.Encoder`), by default what the method's paper uses. backbones: field -> pretrained backbone, which stays
-    as it is unless train_backbones.
+    as it is unless train_backbones. matmul: the library of float32 products on a CPU, "auto", "torch" or "onednn" (see
+    `amodal.core.matmul`); a resumed run goes on with the one it began with.
     average: momentum of a moving average of the weights to keep instead of the last ones. resume: go on with the run in `out`.
     curate: a page of `amodal.curate` that chooses, of super-batches 1 / keep as large, what is trained on; curate_options: its options.
     init_from: the folder of a run whose encoder's weights to begin with, as far as names and shapes agree. adapt: go on with that encoder
@@ -168,6 +171,8 @@ def pretrain(
     steps = steps or (epochs or DEFAULT_EPOCHS) * max(len(part) // pool, 1)
     rate = lr if lr is not None else size_of(size).lr * min(1.0, (rows / size_of(size).batch) ** 0.5)
     pace = {"micro": micro, "checkpoint_every": checkpoint_every, "conflict": conflict}
+    begun = read_config(out / "config.json") if resume and (out / "config.json").exists() else {}
+    library = for_run(matmul, begun.get("matmul"), distributed.from_first)
     schedule = Schedule(steps, rate, precision=precision, average=average, shard=shard, recompute=recompute, **pace)
     config = {
         "method": method,
@@ -183,6 +188,7 @@ def pretrain(
         },
         "batch": rows,
         "seed": seed,
+        "matmul": library,
         "schedule": {
             "steps": steps,
             "lr": rate,
@@ -231,19 +237,20 @@ def pretrain(
         running[-1].quarantine(out / ("quarantine.jsonl" if rank == 0 else f"quarantine-{rank}.jsonl"))
         return len(running[-1].bad)
 
-    kept = train(
-        trainee,
-        batches,
-        schedule,
-        out,
-        watch=Watch(slices),
-        resume=resume,
-        records=records.Loader(seen, part, batch=256, shuffle=False, labels=trainee.labels) if surveyed else None,
-        choose=choose,
-        device=where,
-        bad=bad,
-        progress=progress,
-    )
+    with fast_products(library):
+        kept = train(
+            trainee,
+            batches,
+            schedule,
+            out,
+            watch=Watch(slices),
+            resume=resume,
+            records=records.Loader(seen, part, batch=256, shuffle=False, labels=trainee.labels) if surveyed else None,
+            choose=choose,
+            device=where,
+            bad=bad,
+            progress=progress,
+        )
     tensors = weights(merged(kept))
     names = isinstance(trainee, Retrieves) and not average  # which would be of the encoder alone
     kept_whole = {n: v for n, v in weights(trainee).items() if not n.startswith("encoder.")} if told or names else {}
