@@ -83,6 +83,7 @@ def pretrain(
     ] = (),
     train_backbones: Annotated[bool, arg(help="let pretrained backbones learn too")] = False,
     precision: Annotated[str, arg(help="auto, float32 or bf16")] = "auto",
+    matmul: Annotated[str, arg(help="library of float32 products on a CPU: auto (measured), torch or onednn")] = "auto",
     average: Annotated[float, arg(help="momentum of a moving average of the weights to keep; 0: keep the last")] = 0.0,
     shard: Annotated[bool, arg(help="shard the blocks over processes (FSDP2), under torchrun")] = False,
     recompute: Annotated[
@@ -123,6 +124,7 @@ def pretrain(
         backbones=pairs(backbone),
         train_backbones=train_backbones,
         precision=precision,
+        matmul=matmul,
         average=average,
         shard=shard,
         recompute=recompute,

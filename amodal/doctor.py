@@ -15,8 +15,7 @@ from rich.text import Text
 
 import amodal
 from amodal import methods, modalities
-from amodal.core import AmodalError, registry
-from amodal.core.matmul import helps
+from amodal.core import AmodalError, matmul, registry
 from amodal.data import bundled
 from amodal.train.precision import has_fast_bf16
 
@@ -39,7 +38,7 @@ def rows() -> dict[str, str]:
         "devices": "\n".join(devices()),
         "threads": f"{torch.get_num_threads()} used by torch, {os.cpu_count()} processors",
         "bf16": ", ".join(f"{kind}: {'in hardware' if fast else 'no'}" for kind, fast in bf16().items()),
-        "float32": f"cpu: products by {'oneDNN in training and evaluation' if helps() else 'what torch chooses'}",
+        "float32": f"cpu: {matmul.described()}",
         **{f"extra {name}": state for name, state in extras().items()},
         "bundled data": ", ".join(bundled.NAMES) or "none: the installation is not complete",
         "methods": f"{len(methods.names())}, see `amodal methods`",

@@ -72,7 +72,7 @@ def _zorro(name: str, width: int, depth: int, heads: int, text: Tokens, image: T
     """Zorro's rule: image and text read themselves, fusion tokens read both (a (B, T, T) mask for timm)."""
     image = Tokens(image.x, image.row, image.source, image.position, ("image",), ROWS)
     tokens = Tokens.join([image, text, bag(torch.full((ROWS,), 8), width, FUSED)])
-    ours, peer = Transformer(width, depth, heads, reads=pure).to(DEVICE), TimmBlocks(width, depth, heads).to(DEVICE)
+    ours, peer = Transformer(width, depth, heads, mask_rule=pure).to(DEVICE), TimmBlocks(width, depth, heads).to(DEVICE)
     peer.take(ours)
     padded, mask = pad(tokens)
     source = torch.full(mask.shape, -1, device=DEVICE).masked_scatter(mask, tokens.source)

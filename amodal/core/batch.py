@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from amodal.core.column import Column
+from amodal.core.host import host_copy, on_host, take, to_device
 from amodal.errors import unknown
 
 
@@ -57,19 +58,20 @@ class Batch:
     def between(self, start: int, stop: int) -> Batch:
         """Rows start <= row < stop as a batch of their own; every source stays, if need be without a row."""
         columns, labels = ({s: c.between(start, stop) for s, c in part.items()} for part in (self.columns, self.labels))
-        return Batch(stop - start, columns, self.keys[start:stop], self.seeds[start:stop], labels)
+        return Batch(stop - start, columns, self.keys[start:stop], on_host(lambda s: s[start:stop], self.seeds), labels)
 
     def at(self, index: Tensor) -> Batch:
         """The rows at `index` (n,) int64, ascending and unique, as a batch of their own, numbered from zero."""
-        number = torch.full((self.size,), -1, dtype=torch.int64, device=index.device)
-        number[index] = torch.arange(len(index), device=index.device)
+        chosen = host_copy(index)
+        number = torch.full((self.size,), -1, dtype=torch.int64)
+        number[chosen] = torch.arange(len(chosen))
 
         def of(part: dict[str, Column]) -> dict[str, Column]:
-            kept = {s: c.at(number[c.rows] >= 0) for s, c in part.items()}
-            return {s: Column(c.values, number[c.rows]) for s, c in kept.items()}
+            pieces = {s: c.at(number[host_copy(c.rows)] >= 0) for s, c in part.items()}
+            return {s: Column(c.values, on_host(lambda rows: number[rows], c.rows)) for s, c in pieces.items()}
 
-        keys = tuple(self.keys[i] for i in index.tolist())
-        return Batch(len(index), of(self.columns), keys, self.seeds[index], of(self.labels))
+        keys = tuple(self.keys[i] for i in chosen.tolist())
+        return Batch(len(chosen), of(self.columns), keys, take(self.seeds, index), of(self.labels))
 
     def split(self, rows: int) -> list[Batch]:
         """Micro-batches of at most `rows` rows."""
@@ -84,4 +86,4 @@ class Batch:
 
     def to(self, device) -> Batch:
         columns, labels = ({s: c.to(device) for s, c in part.items()} for part in (self.columns, self.labels))
-        return replace(self, columns=columns, seeds=self.seeds.to(device), labels=labels)
+        return replace(self, columns=columns, seeds=to_device(self.seeds, device), labels=labels)

@@ -9,12 +9,14 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from amodal.core.host import host_copy, known, on_host, paired, take, to_device, where_true
+
 
 @dataclass(frozen=True)
 class Ragged:
     """Values of different lengths, end to end.
 
-    flat: (sum of lengths, ...); lengths: (N,) int64, zero allowed.
+    flat: (sum of lengths, ...); lengths: (N,) int64, zero allowed. The CPU knows the lengths wherever they lie, see `core.host`.
     """
 
     flat: Tensor
@@ -34,19 +36,18 @@ class Ragged:
 
     def __getitem__(self, index: Tensor) -> Ragged:
         """The values at `index` (n,) int64, in that order."""
-        lengths = self.lengths[index]
-        return Ragged(self.flat[spans(self.starts()[index], lengths)], lengths)
+        lengths = take(self.lengths, index)
+        return Ragged(self.flat[spans(take(self.starts(), index), lengths)], lengths)
 
     def starts(self) -> Tensor:
         """(N,) where each value begins in `flat`."""
-        return self.lengths.cumsum(0) - self.lengths
+        return on_host(lambda lengths: lengths.cumsum(0) - lengths, self.lengths)
 
     def split(self) -> tuple[Tensor, ...]:
-        return self.flat.split(self.lengths.tolist())
+        return self.flat.split(host_copy(self.lengths).tolist())
 
     def to(self, device) -> Ragged:
-        ahead = torch.device(device).type != "cpu"  # what comes back to the CPU must be there before it is read
-        return Ragged(self.flat.to(device, non_blocking=ahead), self.lengths.to(device, non_blocking=ahead))
+        return Ragged(to_device(self.flat, device), to_device(self.lengths, device))
 
 
 Values = Tensor | Ragged
@@ -54,16 +55,29 @@ Values = Tensor | Ragged
 
 def spans(starts: Tensor, lengths: Tensor) -> Tensor:
     """(sum of lengths,) the indices start, start+1, … of every span, end to end."""
-    owner = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
-    within = torch.arange(len(owner), device=lengths.device) - (lengths.cumsum(0) - lengths)[owner]
+    return on_host(_spans, starts, lengths)
+
+
+def _spans(starts: Tensor, lengths: Tensor) -> Tensor:
+    owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    within = torch.arange(len(owner)) - (lengths.cumsum(0) - lengths)[owner]
     return starts[owner] + within
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Lengths or rows, one list after another; the CPU knows of the whole if it does of the parts."""
+    copies = [known(p) for p in parts]
+    whole = torch.cat(list(parts))
+    if whole.device.type == "cpu" or any(c is None for c in copies):
+        return whole
+    return paired(whole, torch.cat([c for c in copies if c is not None]))
 
 
 def concatenate(parts: Sequence[Values]) -> Values:
     """Values one after another; all Tensors or all Ragged."""
     if isinstance(parts[0], Ragged):
         ragged = cast(Sequence[Ragged], parts)
-        return Ragged(torch.cat([p.flat for p in ragged]), torch.cat([p.lengths for p in ragged]))
+        return Ragged(torch.cat([p.flat for p in ragged]), joined([p.lengths for p in ragged]))
     return torch.cat(list(cast(Sequence[Tensor], parts)))
 
 
@@ -85,15 +99,15 @@ class Column:
 
     def at(self, index: Tensor) -> Column:
         """The entries at `index` (n,) int64 or (N,) bool, which must keep the order of rows."""
-        if index.dtype == torch.bool:
-            index = index.nonzero().squeeze(1)
-        return Column(self.values[index], self.rows[index])
+        index = to_device(where_true(index) if index.dtype == torch.bool else index, self.rows.device)
+        values = self.values[index] if isinstance(self.values, Ragged) else take(self.values, index)
+        return Column(values, take(self.rows, index))
 
     def between(self, start: int, stop: int) -> Column:
         """The entries of rows start <= row < stop, renumbered from zero."""
-        low, high = torch.searchsorted(self.rows, torch.tensor([start, stop], device=self.rows.device)).tolist()
-        kept = self.at(torch.arange(low, high, device=self.rows.device))
-        return Column(kept.values, kept.rows - start)
+        low, high = torch.searchsorted(host_copy(self.rows), torch.tensor([start, stop])).tolist()
+        piece = self.at(torch.arange(low, high))
+        return Column(piece.values, on_host(lambda rows: rows - start, piece.rows))
 
     def present(self, size: int) -> Tensor:
         """(size,) bool: which rows have a value."""
@@ -109,20 +123,23 @@ class Column:
         return Column(Ragged(numbers, self.values.lengths) if isinstance(self.values, Ragged) else numbers, self.rows)
 
     def to(self, device) -> Column:
-        return Column(self.values.to(device), self.rows.to(device))
+        values = self.values.to(device) if isinstance(self.values, Ragged) else to_device(self.values, device)
+        return Column(values, to_device(self.rows, device))
 
     @staticmethod
     def stack(parts: Sequence[Column], sizes: Sequence[int]) -> Column:
         """Columns of consecutive batches of `sizes` rows as one column of the batch they make together."""
         offsets = [sum(sizes[:i]) for i in range(len(sizes))]
-        return Column(concatenate([p.values for p in parts]), torch.cat([p.rows + o for p, o in zip(parts, offsets)]))
+        rows = [on_host(lambda rows, o=o: rows + o, p.rows) for p, o in zip(parts, offsets)]
+        return Column(concatenate([p.values for p in parts]), joined(rows))
 
 
 def shared_rows(a: Column, b: Column) -> tuple[Tensor, Tensor]:
     """Indices into `a` and into `b` of the rows that both have, in row order."""
-    at_b = torch.searchsorted(b.rows, a.rows).clamp(max=max(len(b) - 1, 0))
-    both = b.rows[at_b] == a.rows if len(b) else torch.zeros(len(a), dtype=torch.bool, device=a.rows.device)
-    return both.nonzero().squeeze(1), at_b[both]
+    rows_a, rows_b = host_copy(a.rows), host_copy(b.rows)
+    at_b = torch.searchsorted(rows_b, rows_a).clamp(max=max(len(b) - 1, 0))
+    both = rows_b[at_b] == rows_a if len(b) else torch.zeros(len(a), dtype=torch.bool)
+    return to_device(both.nonzero().squeeze(1), a.rows.device), to_device(at_b[both], b.rows.device)
 
 
 def both(a: Column, b: Column) -> tuple[Column, Column]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.core.column import Column, shared_rows
+from amodal.core.host import host_copy, on_host, to_device
 from amodal.errors import unknown
 
 FUSED = "fused"
@@ -46,9 +47,11 @@ class Embeddings:
 
     def complete(self, names: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
         """rows (n,) that have every one of `names`, and their vectors, one (n, D) for each name."""
-        present = torch.stack([self[n].present(self.size) for n in names]).all(0)
-        rows = present.nonzero().squeeze(1)
-        return rows, [vectors(self[n])[torch.searchsorted(self[n].rows, rows)] for n in names]
+        count = sum(torch.bincount(host_copy(self[n].rows), minlength=self.size) for n in names)
+        common = (count == len(names)).nonzero().squeeze(1)
+        place = [on_host(lambda rows: torch.searchsorted(rows, common), self[n].rows) for n in names]
+        rows = to_device(common, self[names[0]].rows.device)
+        return rows, [vectors(self[n])[at] for n, at in zip(names, place)]
 
     def fused(self, names: Sequence[str] | None = None) -> Column:
         """One vector for each row that has any of `names`: the network's own where there is one and all senses are asked for,
@@ -58,11 +61,12 @@ class Embeddings:
         columns = [self[n] for n in (names if names is not None else self.sources)]
         first = vectors(columns[0])
         total = first.new_zeros(self.size, first.shape[1])
-        count = total.new_zeros(self.size)
+        number = torch.zeros(self.size, dtype=total.dtype)
         for c in columns:
             total = total.index_add(0, c.rows, normalize(vectors(c), dim=1))
-            count = count.index_add(0, c.rows, count.new_ones(len(c)))
-        rows = count.nonzero().squeeze(1)
+            number += torch.bincount(host_copy(c.rows), minlength=self.size)
+        count = to_device(number, total.device)
+        rows = to_device(number.nonzero().squeeze(1), total.device)
         return Column(total[rows] / count[rows].unsqueeze(1), rows)
 
     def to_numpy(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:

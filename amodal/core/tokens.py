@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from amodal.core.column import Column
+from amodal.core.column import Column, joined
+from amodal.core.host import host_copy, known, on_host, paired, take, to_device, where_true
 from amodal.errors import unknown
 
 POSITION_DIMS = 3
@@ -40,7 +41,10 @@ class Tokens:
     def of(x_TD: Tensor, rows_N: Tensor, lengths_N: Tensor, position_TP: Tensor, name: str, size: int) -> Tokens:
         """Tokens of one source: `lengths_N` tokens for each of the rows `rows_N`, end to end."""
         row = torch.repeat_interleave(rows_N, lengths_N, output_size=len(x_TD))
-        return Tokens(x_TD, row, torch.zeros_like(row), position_TP, (name,), size)
+        rows, lengths = known(rows_N), known(lengths_N)
+        if rows is not None and lengths is not None:
+            paired(row, torch.repeat_interleave(rows, lengths))
+        return Tokens(x_TD, row, zeros_like(row), position_TP, (name,), size)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -50,20 +54,20 @@ class Tokens:
 
     def at(self, index: Tensor) -> Tokens:
         """The tokens at `index` (t,) int64, which must keep the order of rows."""
-        return replace(
-            self, x=self.x[index], row=self.row[index], source=self.source[index], position=self.position[index]
-        )
+        index = to_device(index, self.row.device)
+        row, source = take(self.row, index), take(self.source, index)
+        return replace(self, x=self.x[index], row=row, source=source, position=self.position[index])
 
     def keep(self, mask_T: Tensor) -> Tokens:
-        """The tokens where `mask_T` (T,) bool is true."""
+        """The tokens where `mask_T` (T,) bool is true; a mask on the CPU makes nobody wait for a GPU."""
         if len(mask_T) != len(self):
             raise ValueError(f"a mask of {len(mask_T)} entries for {len(self)} tokens")
-        return self.at(mask_T.nonzero().squeeze(1))
+        return self.at(where_true(mask_T))
 
     def only(self, *names: str) -> Tokens:
         """The tokens of these sources; `names` stays as it was, so that `source` still indexes it."""
-        wanted = torch.tensor([self.index(n) for n in names], device=self.source.device, dtype=torch.int64)
-        return self.keep(torch.isin(self.source, wanted))
+        wanted = torch.tensor([self.index(n) for n in names], dtype=torch.int64)
+        return self.keep(torch.isin(host_copy(self.source), wanted))
 
     def index(self, name: str) -> int:
         if name not in self.names:
@@ -76,36 +80,62 @@ class Tokens:
         names = tuple(dict.fromkeys(n for bag in bags for n in bag.names))
         if len({bag.size for bag in bags}) != 1:
             raise ValueError(f"bags of different batches: {[bag.size for bag in bags]} rows")
-        remapped = [torch.tensor([names.index(n) for n in b.names], device=b.source.device)[b.source] for b in bags]
-        row = torch.cat([b.row for b in bags])
-        order = torch.argsort(row, stable=True)
+        row = joined([b.row for b in bags])
+        order = on_host(lambda row: torch.argsort(row, stable=True), row)
         return Tokens(
             torch.cat([b.x for b in bags])[order],
-            row[order],
-            torch.cat(remapped)[order],
+            take(row, order),
+            take(joined([b.source_among(names) for b in bags]), order),
             torch.cat([b.position for b in bags])[order],
             names,
             bags[0].size,
         )
 
+    def source_among(self, names: Sequence[str], called: Callable[[str], str] = str) -> Tensor:
+        """(T,) the source of each token as an index into other names. called: source -> its name there."""
+        number = torch.tensor([names.index(called(n)) for n in self.names], dtype=torch.int64)
+        return on_host(lambda source: number[source], self.source)
+
+    def renamed(self, name: str) -> Tokens:
+        """The same tokens as those of one source."""
+        return replace(self, source=zeros_like(self.source), names=(name,))
+
+    def skeleton(self) -> Tokens:
+        """The tokens without what they hold, on the CPU: what a mask is drawn from. x: (T, 0)."""
+        row, source = host_copy(self.row), host_copy(self.source)
+        position = known(self.position)
+        position = self.position if position is None else position
+        return replace(self, x=torch.zeros(len(row), 0), row=row, source=source, position=position)
+
     def lengths(self) -> Tensor:
         """(B,) tokens in each row."""
-        return torch.bincount(self.row, minlength=self.size)
+        return on_host(lambda row: torch.bincount(row, minlength=self.size), self.row)
+
+    def rows(self) -> Tensor:
+        """(N,) the rows that have a token."""
+        return where_true(self.lengths())
 
     def within(self) -> Tensor:
         """(T,) the number of each token inside its row: 0, 1, …"""
         lengths = self.lengths()
-        return torch.arange(len(self), device=self.row.device) - (lengths.cumsum(0) - lengths)[self.row]
+        start = on_host(lambda lengths: lengths.cumsum(0) - lengths, lengths)
+        return torch.arange(len(self), device=self.row.device) - start[self.row]
 
     def pool(self) -> Column:
         """The mean token of each row that has one: values (N, D)."""
         lengths = self.lengths()
         total = self.x.new_zeros(self.size, self.x.shape[1]).index_add(0, self.row, self.x)
-        rows = lengths.nonzero().squeeze(1)
+        rows = self.rows()
         return Column(total[rows] / lengths[rows].unsqueeze(1), rows)
 
     def first(self) -> Column:
         """The first token of each row that has one (the CLS token, where it was put first): values (N, D)."""
         lengths = self.lengths()
-        rows = lengths.nonzero().squeeze(1)
+        rows = self.rows()
         return Column(self.x[(lengths.cumsum(0) - lengths)[rows]], rows)
+
+
+def zeros_like(t: Tensor) -> Tensor:
+    """Zeros beside `t`, of which the CPU knows that they are."""
+    copy = None if t.device.type == "cpu" else torch.zeros(t.shape, dtype=t.dtype)
+    return paired(torch.zeros_like(t), copy)

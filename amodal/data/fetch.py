@@ -10,7 +10,6 @@ not in the cache is an error, never a stand-in.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -19,19 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from amodal.core.cache_dir import cache_dir
 from amodal.errors import AmodalError
 
 ANY = "--any-version takes what there is, and says which version that was; counts may then differ."
 
 
 def cache() -> Path:
-    """Where fetched things are kept: $AMODAL_CACHE, or `amodal` in the user's cache folder."""
-    if chosen := os.environ.get("AMODAL_CACHE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/amodal"
-    local = os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else os.environ.get("XDG_CACHE_HOME")
-    return Path(local or Path.home() / ".cache").expanduser() / "amodal"
+    """Where fetched things are kept, see `cache_dir`."""
+    return cache_dir()
 
 
 @dataclass(frozen=True)

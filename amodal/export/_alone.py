@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 from amodal.core import AmodalError
 from amodal.core.embeddings import FUSED
@@ -68,10 +68,10 @@ class Alone(nn.Module):
 
     def _allowed(self, length: int) -> Tensor | None:
         """(L, L) bool: may the one token read the other by the trunk's rule? None if all may."""
-        if self.trunk.reads is None:
+        if self.trunk.mask_rule is None:
             return None
         source = torch.cat([torch.zeros(length, dtype=torch.int64), torch.ones(len(self.fusion), dtype=torch.int64)])
-        return self.trunk.reads(("sense", FUSED))[source][:, source]
+        return self.trunk.mask_rule(("sense", FUSED))[source][:, source]
 
     def _contextualise(self, x_NLD: Tensor, position: Tensor, there: Tensor | None, allowed: Tensor | None) -> Tensor:
         mask = None if there is None else there[:, None, None, :]
@@ -80,7 +80,7 @@ class Alone(nn.Module):
         rotate = Rotary(position, x_NLD.shape[2] // self.trunk.blocks[0].attention.heads) if self.trunk.rotary else None
         for block in self.trunk.blocks:
             x_NLD = x_NLD + _attend(block.attention, block.norm1(x_NLD), mask, rotate)
-            x_NLD = x_NLD + block.down(gelu(block.up(block.norm2(x_NLD))))
+            x_NLD = x_NLD + block.down(block.act(block.up(block.norm2(x_NLD))))
         return self.trunk.norm(x_NLD)
 
     def _pooled(self, x_NLD: Tensor, there: Tensor | None) -> Tensor:
@@ -100,7 +100,11 @@ class Alone(nn.Module):
 
 
 def _attend(attention: nn.Module, x_NLD: Tensor, mask: Tensor | None, rotate: Rotary | None) -> Tensor:
-    q, k, v = attention.qkv(x_NLD).unflatten(2, (3, attention.heads, -1)).unbind(2)
+    heads, shared = attention.heads, attention.kv_heads
+    q, k, v = attention.qkv(x_NLD).unflatten(2, (heads + 2 * shared, -1)).split([heads, shared, shared], 2)
+    q, k = attention.q_norm(q), attention.k_norm(k)
+    if shared < heads:
+        k, v = (t.repeat_interleave(heads // shared, 2) for t in (k, v))
     if rotate is not None:
         q, k = rotate(q), rotate(k)
     mixed = scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)), attn_mask=mask)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from amodal.core import Tokens, name_code
+from amodal.core.host import host_copy, to_device
 from amodal.masking.block import block_mask
 from amodal.masking.hashing import hash_bits
 from amodal.masking.random import random_keep
@@ -24,15 +25,17 @@ def hide(
         span: tokens in a span, or a quarter of the signal where that is shorter.
         other: share of all other tokens, at random.
     """
+    position, device, tokens, seeds_B = tokens.position, tokens.row.device, tokens.skeleton(), host_copy(seeds_B)
     group, seed = tokens.row, hash_bits(seeds_B, name_code(tokens.names[0]))[tokens.row]
     if layout == "grid":
-        return block_mask(group, seed, tokens.position, ratio=image)
+        return to_device(block_mask(group, seed, host_copy(position), ratio=image), device)
     if layout == "signal":
         length = (tokens.lengths() // 4).clamp(1, span)[tokens.row]
         # spans overlap: a share s is covered if each token starts one with probability 1 - (1 - s)^(1 / length)
-        return span_mask(group, seed, tokens.within(), start=1 - (1 - sequence) ** (1 / length.double()), length=length)
+        start = 1 - (1 - sequence) ** (1 / length.double())
+        return to_device(span_mask(group, seed, tokens.within(), start=start, length=length), device)
     count = tokens.lengths()[tokens.row].double()
     share = torch.where(
         count > 1, (1 / count).clamp(min=other), 0.0
     )  # of a few tokens, one at least, or there is nothing to learn
-    return ~random_keep(group, seed, tokens.within(), share)
+    return to_device(~random_keep(group, seed, tokens.within(), share), device)

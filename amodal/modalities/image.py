@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Tokens, unknown
+from amodal.core.host import constant, on_host
 from amodal.modalities.shared import dense as _dense
 from amodal.modalities.shared import pixels as _pixels
 from amodal.modalities.shared.base import (
@@ -179,7 +180,7 @@ class Image(Modality):
 
     def patches(self, images_NCHW: Tensor) -> Tensor:
         """(N, rows, columns, C * tile * tile) standardised."""
-        mean, std = (images_NCHW.new_tensor(s).view(-1, 1, 1) for s in self.scale())
+        mean, std = (constant(s, images_NCHW).view(-1, 1, 1) for s in self.scale())
         tiles = ((images_NCHW - mean) / std).unfold(2, self.tile, self.tile).unfold(3, self.tile, self.tile)
         return tiles.permute(0, 2, 3, 1, 4, 5).flatten(3)
 
@@ -274,7 +275,7 @@ class ImageTokenizer(nn.Module):
         whole = self.image.size / self.image.tile
         y, x = ((torch.arange(k, device=patches.device) + 0.5) / k * whole - 0.5 for k in (rows, columns))
         grid = torch.cartesian_prod(torch.zeros(1, device=patches.device), y, x)
-        lengths = torch.full_like(column.rows, rows * columns)
+        lengths = on_host(lambda r: torch.full_like(r, rows * columns), column.rows)
         return Tokens.of(self.project(patches.flatten(0, 2)), column.rows, lengths, grid.repeat(n, 1), name, size)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Ragged, Tokens
+from amodal.core.host import constant
 from amodal.errors import nearest
 from amodal.modalities.shared import columns as _columns
 from amodal.modalities.shared import dense as _dense
@@ -164,7 +165,7 @@ class Series(Modality):
     def patches(self, series: Ragged) -> tuple[Tensor, Tensor]:
         """(T, patch * C) standardised, NaN where a sample is missing or past the end, and the number of patches
         (N,)."""
-        mean, std = (series.flat.new_tensor(s) for s in self.scale())
+        mean, std = (constant(s, series.flat) for s in self.scale())
         tiles, counts_N = _ragged.patches(Ragged((series.flat - mean) / std, series.lengths), self.patch, torch.nan)
         return tiles.flatten(1), counts_N
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Column, Tokens, unknown
+from amodal.core.host import constant, host_copy, on_host, to_device
 from amodal.errors import nearest
 from amodal.modalities.shared import dense as _dense
 from amodal.modalities.shared import draw as _draw
@@ -168,8 +169,8 @@ class Table(Modality):
 
     def standardised(self, values_NC: Tensor) -> Tensor:
         """(N, C): numbers in deviations from their mean, codes as they are."""
-        mean, std = (values_NC.new_tensor(s) for s in self.scale())
-        numeric = torch.tensor(self.numeric(), device=values_NC.device)
+        mean, std = (constant(s, values_NC) for s in self.scale())
+        numeric = constant(self.numeric(), values_NC, torch.bool)
         return torch.where(numeric, (values_NC - mean) / std, values_NC)
 
     def tokenizer(self, width: int) -> TableTokenizer:
@@ -180,11 +181,18 @@ class Table(Modality):
 
     def targets(self, values_NC: Tensor) -> Tensor:
         """(T, 2 patch): the columns of each token, then their standardised numbers or codes, NaN where one is missing."""
-        present = grouped(~values_NC.isnan(), self.patch, False).any(2)
+        return on_host(self._targets, values_NC)  # few numbers, and the CPU goes on knowing which are missing
+
+    def _targets(self, values_NC: Tensor) -> Tensor:
+        present = self.tokens_of(values_NC)
         numbers = grouped(self.standardised(values_NC), self.patch, torch.nan)[present]
-        columns = grouped(torch.arange(values_NC.shape[1], device=values_NC.device)[None], self.patch, 0)
+        columns = grouped(torch.arange(values_NC.shape[1])[None], self.patch, 0)
         columns = columns.expand(len(values_NC), -1, -1)[present]
         return torch.cat([columns.to(numbers.dtype), numbers], 1)
+
+    def tokens_of(self, values_NC: Tensor) -> Tensor:
+        """(N, tokens) bool: which groups of columns have a value, and so a token."""
+        return grouped(~values_NC.isnan(), self.patch, False).any(2)
 
     def predictor(self, width: int) -> nn.Linear:
         """A number for each column, then the logits of each categorical column's codes."""
@@ -195,19 +203,22 @@ class Table(Modality):
         them over the cells of a token."""
         from amodal.objectives.reconstruction import masked_cross_entropy, masked_mse
 
-        columns, values = target.chunk(2, 1)
-        token, place = (~values.isnan()).nonzero(as_tuple=True)
-        column, value, prediction = columns[token, place].long(), values[token, place], prediction[token]
-        numbers, logits = prediction.split([len(self.columns), sum(self.sizes())], 1)
-        loss = masked_mse(numbers.gather(1, column[:, None]), value[:, None], normalise=False)
-        sizes = torch.tensor(self.sizes(), device=target.device)
-        coded = sizes[column].nonzero().squeeze(1)
-        owner = torch.repeat_interleave(torch.arange(len(sizes), device=target.device), sizes)
+        device, (columns, values) = target.device, host_copy(target).chunk(2, 1)
+        tokens, place = (~values.isnan()).nonzero(as_tuple=True)
+        codes, numbers = columns[tokens, place].long(), values[tokens, place]
+        token, column, value = (to_device(t, device) for t in (tokens, codes, numbers))
+        prediction = prediction[token]
+        predicted, logits = prediction.split([len(self.columns), sum(self.sizes())], 1)
+        loss = masked_mse(predicted.gather(1, column[:, None]), value[:, None], normalise=False)
+        sizes = torch.tensor(self.sizes(), dtype=torch.int64)
+        chosen = sizes[codes].nonzero().squeeze(1)
+        coded = to_device(chosen, device)
+        owner = to_device(torch.repeat_interleave(torch.arange(len(sizes)), sizes), device)
         foreign = owner != column[coded, None]
-        code = value[coded].long() + (sizes.cumsum(0) - sizes)[column[coded]]
+        code = to_device(numbers[chosen].long() + (sizes.cumsum(0) - sizes)[codes[chosen]], device)
         entropy = masked_cross_entropy(logits[coded].masked_fill(foreign, -torch.inf), code)
         loss = loss.index_put((coded,), entropy.to(loss.dtype))
-        count = torch.bincount(token, minlength=len(target)).clamp(min=1)
+        count = to_device(torch.bincount(tokens, minlength=len(target)).clamp(min=1), device)
         return loss.new_zeros(len(target)).index_add(0, token, loss) / count
 
     def cells(self, value: np.ndarray) -> dict[str, str]:
@@ -284,7 +295,8 @@ class TableTokenizer(nn.Module):
 
     def forward(self, column: Column, name: str, size: int) -> Tokens:
         """Positions (number of the column, or of the group of columns, 0, 0)."""
-        values_NC, sizes = column.values, torch.tensor(self.table.sizes(), device=column.values.device)
+        values_NC = column.values
+        sizes = constant(self.table.sizes(), values_NC, torch.int64)
         present = ~values_NC.isnan()
         number_NC1 = self.table.standardised(values_NC).nan_to_num().unsqueeze(2)
         angle = 2 * torch.pi * self.frequency * number_NC1
@@ -295,10 +307,12 @@ class TableTokenizer(nn.Module):
             )
             code_NC = code_NC.clamp(max=self.embed.num_embeddings - 1)  # of numeric columns, whose codes mean nothing
             x_NCD = torch.where((sizes > 0)[:, None], self.embed(code_NC), x_NCD)
-        x_NCD, present = gather_groups(x_NCD + self.bias, present, self.table.patch)
-        row, cell = present.nonzero(as_tuple=True)
+        x_NCD, _ = gather_groups(x_NCD + self.bias, present, self.table.patch)
+        there = self.table.tokens_of(host_copy(values_NC))
+        row, cell = (to_device(i, values_NC.device) for i in there.nonzero(as_tuple=True))
         position = nn.functional.pad(cell.float()[:, None], (0, 2))
-        return Tokens.of(x_NCD[row, cell], column.rows, present.sum(1), position, name, size)
+        lengths = to_device(there.sum(1), values_NC.device)
+        return Tokens.of(x_NCD[row, cell], column.rows, lengths, position, name, size)
 
 
 class TableGraph(nn.Module):

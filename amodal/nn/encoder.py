@@ -15,7 +15,7 @@ from amodal.nn.attention.masks import rule
 from amodal.nn.extend import Extensions, check_fields
 from amodal.nn.pooling import pool_of
 from amodal.nn.positions import additive
-from amodal.nn.transformer import Around, Collect, size_of
+from amodal.nn.transformer import BlockHook, Collector, size_of
 from amodal.nn.trunks import ALL, Bags, TrunkRouting, make_trunks
 
 
@@ -37,7 +37,7 @@ class Encoder(Extensions, Part):
         similarity: What "near" means for two vectors: "cosine", or "abs_cosine" where signs mean nothing.
         multi_vector: How to make several vectors of a value, for late interaction (see `amodal.nn.multi_vector`).
         combiner: Makes one vector of a reference and a change to it (see `amodal.nn.fusion.combiner`).
-        block_hook: A Part that is called around each block of the trunks (see `amodal.nn.transformer.Around`).
+        block_hook: A Part that is called around each block of the trunks (see `amodal.nn.transformer.BlockHook`).
 
     Raises:
         AmodalError: For unknown names, fields that cannot be called so, and combinations that make no sense.
@@ -82,7 +82,7 @@ class Encoder(Extensions, Part):
             self.pools[FUSED] = pool_of("attention" if pool == "attention" else "mean", self.width)
         self.routing = TrunkRouting(trunk, self.width, fusion_tokens, mask_rule)
         if fusion_tokens:
-            self.trunks[ALL].reads = rule(mask_rule)
+            self.trunks[ALL].mask_rule = rule(mask_rule)
         self.heads: nn.ModuleDict | None = None
         self.similarity, self.multi_vector, self.combiner = similarity, multi_vector, combiner
         self.block_hook: nn.Module | None = None
@@ -136,9 +136,9 @@ class Encoder(Extensions, Part):
     def encode(
         self,
         tokens: Bags,
-        collect: Collect | None = None,
+        collect: Collector | None = None,
         router_logits: dict[tuple[str, int], Bags] | None = None,
-        block_hook: Around | None = None,
+        block_hook: BlockHook | None = None,
     ) -> Bags:
         """Send tokens through the trunks; see `amodal.nn.trunks.TrunkRouting.forward`. block_hook: the encoder's own unless given."""
         prepared = {s: self.pools[field_of(s)].prepare(part) for s, part in tokens.items()}

@@ -76,7 +76,7 @@ class Extensions:
         """Add learned fusion tokens to every row of a joint trunk. mask_rule: "full", "pure" (Zorro) or "bottleneck" (MBT)."""
         encoder = cast("Encoder", self)
         encoder.routing = TrunkRouting(encoder.trunk, encoder.width, tokens, mask_rule)
-        cast(Any, encoder.trunks[ALL]).reads = rule(mask_rule)
+        cast(Any, encoder.trunks[ALL]).mask_rule = rule(mask_rule)
         encoder.describe_as(fusion_tokens=tokens, mask_rule=mask_rule)
         return encoder
 

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.core import Batch, Column, Embeddings, Ragged, Tokens, field_of, unknown
+from amodal.core.column import spans
+from amodal.core.host import on_host, take
 from amodal.core.part import Part
 from amodal.nn.grid_pool import numbers, places
 
@@ -85,9 +87,8 @@ class MultiVector(Part):
 
 def token_column(bag: Tokens) -> Column:
     """The tokens of one source as a column, for losses that look at parts: Ragged of (N,) values (tokens, D)."""
-    lengths = bag.lengths()
-    rows = lengths.nonzero().squeeze(1)
-    return Column(Ragged(bag.x, lengths[rows]), rows)
+    rows = bag.rows()
+    return Column(Ragged(bag.x, take(bag.lengths(), rows)), rows)
 
 
 def alone(encoder: Encoder, batch: Batch, bags: Bags | None = None) -> Bags:
@@ -125,5 +126,4 @@ def regional(encoder: Encoder, context: Bags, source: str, grid: int = 2) -> Col
 
 def _within(lengths: Tensor) -> Tensor:
     """(sum of lengths,) int64: the place of each in its list."""
-    starts = lengths.cumsum(0) - lengths
-    return torch.arange(int(lengths.sum()), device=lengths.device) - torch.repeat_interleave(starts, lengths)
+    return spans(on_host(torch.zeros_like, lengths), lengths)

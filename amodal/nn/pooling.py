@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import Column, Tokens, unknown
+from amodal.core.host import take
 
 
 class MeanPool(nn.Module):
@@ -32,14 +33,14 @@ class ClsPool(nn.Module):
         self.token = nn.Parameter(torch.randn(width) * 0.02)
 
     def prepare(self, bag: Tokens) -> Tokens:
-        rows = bag.lengths().nonzero().squeeze(1)
-        source = bag.source[bag.within() == 0]
+        rows = bag.rows()
+        source = take(bag.source, bag.skeleton().within() == 0)
         position = bag.position.new_zeros(len(rows), bag.position.shape[1])
         cls = Tokens(self.token.to(bag.x.dtype).expand(len(rows), -1), rows, source, position, bag.names, bag.size)
         return Tokens.join([cls, bag])
 
     def strip(self, bag: Tokens) -> Tokens:
-        return bag.keep(bag.within() > 0)
+        return bag.keep(bag.skeleton().within() > 0)
 
     def forward(self, bag: Tokens) -> Column:
         return bag.first()
@@ -65,7 +66,7 @@ class AttentionPool(nn.Module):
         weight_TH = segment_softmax(self.score(x_TD), bag.row, bag.size)
         mixed_TD = (self.value(x_TD).unflatten(1, (self.heads, -1)) * weight_TH.unsqueeze(2)).flatten(1)
         pooled = mixed_TD.new_zeros(bag.size, mixed_TD.shape[1]).index_add(0, bag.row, mixed_TD)
-        rows = bag.lengths().nonzero().squeeze(1)
+        rows = bag.rows()
         return Column(self.out(pooled[rows]), rows)
 
 
@@ -86,7 +87,7 @@ class VectorPool(nn.Module):
     def forward(self, bag: Tokens) -> Column:
         mixed_TD = bag.x * segment_softmax(self.score(bag.x), bag.row, bag.size)
         pooled = mixed_TD.new_zeros(bag.size, mixed_TD.shape[1]).index_add(0, bag.row, mixed_TD)
-        rows = bag.lengths().nonzero().squeeze(1)
+        rows = bag.rows()
         return Column(pooled[rows], rows)
 
 

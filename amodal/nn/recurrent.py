@@ -22,8 +22,8 @@ class Recurrent(nn.Module):
             raise AmodalError(f"a bidirectional GRU shares its width between two directions; {width} is odd")
         self.gru = nn.GRU(width, width // 2, depth, batch_first=True, bidirectional=True)
 
-    def forward(self, tokens: Tokens, collect=None, routes=None) -> Tokens:
-        if collect is not None:
+    def forward(self, tokens: Tokens, collector=None, router_logits=None) -> Tokens:
+        if collector is not None:
             raise AmodalError("this method reads the blocks of a transformer, which a recurrent trunk has not")
         if not len(tokens):
             return tokens.with_x(tokens.x + 0 * sum(p.sum() for p in self.parameters()))
@@ -46,8 +46,8 @@ class Brnn(nn.Module):
         self.enter, self.leave = nn.Linear(width, width), nn.Linear(width, width)
         self.forth, self.back = nn.Linear(width, width), nn.Linear(width, width)
 
-    def forward(self, tokens: Tokens, collect=None, routes=None) -> Tokens:
-        if collect is not None:
+    def forward(self, tokens: Tokens, collector=None, router_logits=None) -> Tokens:
+        if collector is not None:
             raise AmodalError("this method reads the blocks of a transformer, which a recurrent trunk has not")
         e_TD = self.enter(tokens.x).relu()
         if not len(tokens):

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Tokens, field_of, unknown, view_of
+from amodal.core.column import joined
 from amodal.core.embeddings import FUSED
+from amodal.core.host import host_copy, on_host, to_device
 from amodal.nn.recurrent import Brnn, Recurrent
-from amodal.nn.transformer import Around, Collect, Transformer, size_of
+from amodal.nn.transformer import BlockHook, Collector, Transformer, size_of
 
 KINDS = ("separate", "shared", "joint")
 MIXERS: dict[str, type[nn.Module]] = {"attention": Transformer, "gru": Recurrent, "brnn": Brnn}
@@ -82,9 +84,9 @@ class TrunkRouting(nn.Module):
         self,
         trunks: nn.ModuleDict,
         tokens: Bags,
-        collect: Collect | None = None,
+        collect: Collector | None = None,
         router_logits: dict[tuple[str, int], Bags] | None = None,
-        block_hook: Around | None = None,
+        block_hook: BlockHook | None = None,
     ) -> Bags:
         """Send tokens through the trunks. Sources that one trunk serves go through it in one call.
 
@@ -96,16 +98,16 @@ class TrunkRouting(nn.Module):
             source -> tokens, and `fused` -> the fusion tokens if there are any.
         """
         result: Bags = {}
-        hooked = {} if block_hook is None else {"around": block_hook}
+        hooked = {} if block_hook is None else {"block_hook": block_hook}
         for key, sequences in self._sequences(trunks, tokens).items():
-            joined = [self._sequence([tokens[s] for s in names]) for names in sequences]
+            whole = [self._sequence([tokens[s] for s in names]) for names in sequences]
             if key is None:
-                outputs = joined
+                outputs = whole
             else:
                 routes: list[Tensor] | None = None if router_logits is None else []
-                outputs = _unstack(trunks[key](_stack(joined), collect, routes, **hooked), joined)
+                outputs = _unstack(trunks[key](_stack(whole), collect, routes, **hooked), whole)
                 for number, logits_TE in enumerate(routes or ()):
-                    parts = zip(sequences, zip(joined, logits_TE.split([len(b) for b in joined])))
+                    parts = zip(sequences, zip(whole, logits_TE.split([len(b) for b in whole])))
                     router_logits[key, number] = {s: _only(b.with_x(x), s) for names, (b, x) in parts for s in names}
             for names, bag in zip(sequences, outputs):
                 single = len(names) == 1 and self.fusion_tokens is None
@@ -130,18 +132,18 @@ class TrunkRouting(nn.Module):
     def _sequence(self, parts: Sequence[Tokens]) -> Tokens:
         if self.fusion_tokens is None:
             return parts[0] if len(parts) == 1 else Tokens.join(parts)
-        size, device = parts[0].size, parts[0].row.device
-        rows = torch.stack([b.lengths() for b in parts]).sum(0).nonzero().squeeze(1)
+        size, counts = parts[0].size, torch.stack([host_copy(b.lengths()) for b in parts])
+        rows = to_device(counts.sum(0).nonzero().squeeze(1), parts[0].row.device)
         x_TD = self.fusion_tokens.repeat(len(rows), 1).to(parts[0].x.dtype)
         position = parts[0].position.new_zeros(len(x_TD), parts[0].position.shape[1])
-        each = torch.full((len(rows),), len(self.fusion_tokens), dtype=torch.int64, device=device)
+        count = len(self.fusion_tokens)
+        each = on_host(lambda r: torch.full_like(r, count), rows)
         return Tokens.join([*parts, Tokens.of(x_TD, rows, each, position, FUSED, size)])
 
 
 def _only(tokens: Tokens, source: str) -> Tokens:
     """The tokens of one source, under its name."""
-    part = tokens.only(source)
-    return Tokens(part.x, part.row, torch.zeros_like(part.source), part.position, (source,), part.size)
+    return tokens.only(source).renamed(source)
 
 
 def _stack(parts: Sequence[Tokens]) -> Tokens:
@@ -151,17 +153,12 @@ def _stack(parts: Sequence[Tokens]) -> Tokens:
     names = tuple(dict.fromkeys(field_of(n) for bag in parts for n in bag.names))
     return Tokens(
         torch.cat([b.x for b in parts]),
-        torch.cat([b.row + i * b.size for i, b in enumerate(parts)]),
-        torch.cat([_source_index(b, names) for b in parts]),
+        joined([on_host(lambda row, start=i * b.size: row + start, b.row) for i, b in enumerate(parts)]),
+        joined([b.source_among(names, field_of) for b in parts]),
         torch.cat([b.position for b in parts]),
         names,
         sum(b.size for b in parts),
     )
-
-
-def _source_index(tokens: Tokens, names: tuple[str, ...]) -> Tensor:
-    numbers = [names.index(field_of(n)) for n in tokens.names]
-    return torch.tensor(numbers, device=tokens.source.device)[tokens.source]
 
 
 def _unstack(whole: Tokens, parts: Sequence[Tokens]) -> list[Tokens]:

@@ -4,17 +4,18 @@ import torch
 from torch import Tensor
 
 from amodal.core import Ragged
+from amodal.core.host import host_copy, on_host, to_device
 
 
 def padded(values: Ragged) -> tuple[Tensor, Tensor]:
     """(N, L, ...) with zeros behind each value's end, and (N, L) bool, true where there is something; L is at least 1."""
-    longest = int(values.lengths.max()) if len(values) else 0
-    place = torch.arange(max(longest, 1), device=values.lengths.device)
-    there = place < values.lengths[:, None]
+    lengths = host_copy(values.lengths)
+    longest = int(lengths.max()) if len(values) else 0
+    there = to_device(torch.arange(max(longest, 1)) < lengths[:, None], values.lengths.device)
     block = values.flat.new_zeros(*there.shape, *values.flat.shape[1:])
     return block.masked_scatter(there.view(*there.shape, *[1] * (block.dim() - 2)), values.flat), there
 
 
 def owners(lengths_N: Tensor) -> Tensor:
     """(sum of lengths,) int64: the value that each part belongs to."""
-    return torch.repeat_interleave(torch.arange(len(lengths_N), device=lengths_N.device), lengths_N)
+    return on_host(lambda lengths: torch.repeat_interleave(torch.arange(len(lengths)), lengths), lengths_N)

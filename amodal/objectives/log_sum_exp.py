@@ -17,8 +17,9 @@ from amodal.objectives.common import autocast_off
 
 
 def _shift(a_MD: Tensor, b_ND: Tensor) -> float | None:
-    """A bound on every logit if exp(+-2 bound) is far from the limits of the dtype, else None."""
-    if not (a_MD.numel() and b_ND.numel()):
+    """A bound on every logit if exp(+-2 bound) is far from the limits of the dtype, else None. None on a GPU too: the CPU would have
+    to wait for the bound, which costs more than the second exponential."""
+    if not (a_MD.numel() and b_ND.numel()) or a_MD.device.type != "cpu":
         return None
     bound = float(a_MD.norm(dim=1).max() * b_ND.norm(dim=1).max())
     return bound if bound <= (300.0 if a_MD.dtype == torch.float64 else 30.0) else None

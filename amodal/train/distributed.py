@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -56,6 +56,15 @@ def any_rank(flag: bool) -> bool:
     said = torch.tensor([float(flag)], device=_talking("cuda"))
     dist.all_reduce(said, op=dist.ReduceOp.MAX)
     return bool(said.item())
+
+
+def from_first(decide: Callable[[], str]) -> str:
+    """What rank 0 decides, on every rank; the others do not call `decide`."""
+    if world() == 1:
+        return decide()
+    found = [decide() if rank() == 0 else ""]
+    dist.broadcast_object_list(found, 0, device=torch.device(_talking("cuda")))
+    return found[0]
 
 
 def _talking(otherwise: torch.device | str) -> torch.device | str:

@@ -20,6 +20,7 @@ from amodal import curate as curation
 from amodal import data as records
 from amodal import methods
 from amodal.core import AmodalError, Batch, unknown
+from amodal.core.matmul import fast_products, for_run
 from amodal.core.part import Spec
 from amodal.core.protocols import FitsStatistics, PredictsFromFeatures, Refreshes, Retrieves
 from amodal.curate import Choose
@@ -210,6 +211,7 @@ def prepare(opened: Opened, built: Built, out: Path) -> Prepared:
     notes = built.notes + ([f"{settings.curate} chooses {share:.0%} of every {pool} records"] if opened.choose else [])
     schedule = scheduled(settings, len(part), rows, pool, built.encoder.size)
     config = described(opened, built, schedule, rows)
+    config["matmul"] = chosen_matmul(out, settings)
     make_folder(out, config, opened, built)
     if settings.progress and distributed.rank() == 0:
         announce(config, trainee, opened.dataset, notes)
@@ -223,6 +225,13 @@ def prepare(opened: Opened, built: Built, out: Path) -> Prepared:
             precision=precision,
         )
     return Prepared(out, device, seen, views, rows, pool, schedule, watched, config)
+
+
+def chosen_matmul(out: Path, settings: Settings) -> str:
+    """The library of float32 products on a CPU; a resumed run goes on with the one it began with."""
+    file = out / "config.json"
+    begun = run_dir.read_config(file) if settings.resume and file.exists() else {}
+    return for_run(settings.matmul, begun.get("matmul"), distributed.from_first)
 
 
 def seen_data(opened: Opened, built: Built, device: torch.device) -> tuple[records.Dataset, object]:
@@ -296,19 +305,20 @@ def fit(opened: Opened, built: Built, prepared: Prepared) -> nn.Module:
     drawn = Batches(opened, built, prepared)
     looks_at_all = isinstance(trainee, (Refreshes, FitsStatistics))
     every = records.Loader(prepared.seen, opened.part, batch=256, shuffle=False, labels=trainee.labels)
-    return train(
-        trainee,
-        drawn,
-        prepared.schedule,
-        prepared.out,
-        watch=Watch(prepared.watched),
-        resume=settings.resume,
-        records=every if looks_at_all else None,
-        choose=opened.choose,
-        device=prepared.device,
-        bad=drawn.bad,
-        progress=settings.progress,
-    )
+    with fast_products(prepared.config["matmul"]):
+        return train(
+            trainee,
+            drawn,
+            prepared.schedule,
+            prepared.out,
+            watch=Watch(prepared.watched),
+            resume=settings.resume,
+            records=every if looks_at_all else None,
+            choose=opened.choose,
+            device=prepared.device,
+            bad=drawn.bad,
+            progress=settings.progress,
+        )
 
 
 class Batches:

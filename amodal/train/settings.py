@@ -51,6 +51,7 @@ class Settings:
     backbones: dict[str, str] | None = None
     train_backbones: bool = False
     precision: str = "auto"
+    matmul: str = "auto"
     average: float = 0.0
     shard: bool = False
     recompute: bool = False

@@ -4,12 +4,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from toys import WIDTH, bag_of, joined, lengths, quick, random
 
 from amodal.core import AmodalError, Tokens
 from amodal.core.embeddings import FUSED
+from amodal.nn.attention.cache import KeyValueCache
 from amodal.nn.attention.masks import RULES, rule
-from amodal.nn.attention.varlen import Attention, attend, plan
+from amodal.nn.attention.varlen import Attention, attend, layout_of, with_prefix
 from amodal.nn.positions import Rotary
 from amodal.nn.transformer import Transformer
 
@@ -41,10 +43,8 @@ def dense(q, k, v, mask):
 
 
 def ours(tokens, reads, q, k, v):
-    how = plan(tokens, rule(reads))
-    if how.order is None:
-        return attend(q, k, v, how)
-    return attend(q[how.order], k[how.order], v[how.order], how)[torch.argsort(how.order)]
+    layout = layout_of(tokens, rule(reads))
+    return layout.leave(attend(*map(layout.enter, (q, k, v)), layout))
 
 
 def assert_dense(tokens, reads, heads=2, width=6):
@@ -84,29 +84,149 @@ def test_flat_is_dense_for_many_distinct_lengths(reads):
 @quick
 @given(tokens=joined())
 def test_groups_cover_every_token_once(reads, tokens):
-    how = plan(tokens, rule(reads))
-    order = torch.arange(len(tokens)) if how.order is None else how.order
+    layout = layout_of(tokens, rule(reads))
+    order = torch.arange(len(tokens)) if layout.order is None else layout.order
     assert sorted(order.tolist()) == list(range(len(tokens)))
-    assert sum(g.rows * g.queries for g in how.groups) == len(tokens)
-    assert sum(g.rows * g.keys for g in how.groups) == (0 if how.keys is None else len(how.keys))
+    assert sum(g.rows * g.queries for g in layout.groups) == len(tokens)
+    assert sum(g.rows * g.keys for g in layout.groups) == (0 if layout.keys is None else len(layout.keys))
+
+
+def in_order(tokens):
+    """(T, T) bool, [query, key]: the key stands no later than the query."""
+    number = torch.arange(len(tokens))
+    return number[:, None] >= number
+
+
+@RULE
+@quick
+@given(tokens=joined(), prefix=st.booleans())
+def test_rule_order_and_prefix_together(reads, tokens, prefix):
+    heads, width, count = 2, 6, 3
+    q, k, v = (random(len(tokens), heads, width, seed=s).requires_grad_() for s in range(3))
+    layout = layout_of(tokens, rule(reads), causal=True)
+    mask = allowed(tokens, reads) & in_order(tokens)
+    own, every = [layout.enter(k), layout.enter(v)], [k, v]
+    if prefix:
+        made = [random(tokens.size, count, heads * width, seed=s) for s in (4, 5)]
+        layout = with_prefix(layout, *made)
+        split = [p.flatten(0, 1).unflatten(1, (heads, -1)) for p in made]
+        theirs = torch.repeat_interleave(torch.arange(tokens.size), count) == tokens.row[:, None]
+        mask = torch.cat([theirs, mask], 1)
+        own, every = [torch.cat(pair) for pair in zip(own, split)], [torch.cat(pair) for pair in zip(split, every)]
+    got = layout.leave(attend(layout.enter(q), *own, layout))
+    want = dense(q, *every, mask)
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
+    weight = random(*got.shape, seed=9)
+    gradients = [torch.autograd.grad((x * weight).sum(), (q, k, v), materialize_grads=True) for x in (got, want)]
+    for a, b in zip(*gradients):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+@RULE
+@pytest.mark.parametrize("options", [{}, {"rotary": True}, {"kv_heads": 1}, {"kv_heads": 2, "qk_norm": True}])
+@quick
+@given(tokens=joined(), cuts=st.lists(st.integers(0, 6), max_size=3))
+def test_with_a_cache_a_trunk_gives_what_it_gives_in_one_pass(reads, options, tokens, cuts):
+    """Tokens come in pieces, by their number in the row."""
+    trunk = Transformer(24, 2, 4, mask_rule=rule(reads), **options).double().eval()
+    tokens = tokens.with_x(random(len(tokens), 24, seed=7))
+    whole, cache = trunk(tokens, causal=True).x, KeyValueCache()
+    bounds = [0, *sorted(cuts), 10**6]
+    for low, high in zip(bounds, bounds[1:]):
+        piece = (tokens.within() >= low) & (tokens.within() < high)
+        got = trunk(tokens.keep(piece), causal=True, cache=cache).x
+        torch.testing.assert_close(got, whole[piece], rtol=1e-9, atol=1e-12)
+    assert len(cache) == len(tokens)
+
+
+def test_rows_of_a_cache_can_be_chosen_anew():
+    trunk = Transformer(24, 2, 4, kv_heads=2).double().eval()
+    first, cache = bag_of([3, 2, 4], width=24), KeyValueCache()
+    trunk(first, causal=True, cache=cache)
+    cache.select(torch.tensor([2, 0, 0]))
+    more = bag_of([1, 1, 1], width=24, seed=5)
+    got = trunk(more, causal=True, cache=cache).x
+    for row, origin in enumerate([2, 0, 0]):
+        alone = first.x[first.row == origin]
+        both = Tokens.of(
+            torch.cat([alone, more.x[row : row + 1]]), torch.tensor([0]), torch.tensor([len(alone) + 1]),
+            torch.zeros(len(alone) + 1, 3).double(), "image", 1,
+        )  # fmt: skip
+        torch.testing.assert_close(got[row], trunk(both, causal=True).x[-1])
+
+
+def test_grouped_heads_are_the_dense_ones_with_keys_repeated():
+    torch.manual_seed(0)
+    grouped, plain = Attention(24, 4, kv_heads=2).double(), Attention(24, 4).double()
+    q, k, v = grouped.qkv.weight.detach().split([24, 12, 12])
+    repeated = [t.unflatten(0, (2, 6)).repeat_interleave(2, 0).flatten(0, 1) for t in (k, v)]
+    with torch.no_grad():
+        plain.qkv.weight.copy_(torch.cat([q, *repeated]))
+        plain.qkv.bias.zero_(), grouped.qkv.bias.zero_()
+    plain.out.load_state_dict(grouped.out.state_dict())
+    tokens = bag_of([3, 0, 5, 3], width=24)
+    layout = layout_of(tokens)
+    torch.testing.assert_close(grouped(tokens.x, layout), plain(tokens.x, layout))
+    with pytest.raises(ValueError, match="heads of keys"):
+        Attention(24, 4, kv_heads=3)
+
+
+def test_norms_and_activations_are_arguments():
+    trunk = Transformer(24, 2, 4, qk_norm=True, norm_layer=nn.RMSNorm, act_layer=nn.SiLU)
+    assert all(isinstance(b.norm1, nn.RMSNorm) and isinstance(b.act, nn.SiLU) for b in trunk.blocks)
+    assert trunk.blocks[0].attention.q_norm.weight.shape == (6,) and isinstance(trunk.norm, nn.RMSNorm)
+    torch.manual_seed(0)
+    x = random(5, 24).float()
+    block, layout = trunk.blocks[0], layout_of(bag_of([5], width=24))
+    q, k, v = block.attention.qkv(block.norm1(x)).unflatten(1, (3, 4, -1)).unbind(1)
+    q, k = (nn.functional.rms_norm(t, (6,)) for t in (q, k))
+    mixed = dense(q, k, v, torch.ones(5, 5, dtype=torch.bool)).flatten(1)
+    y = x + block.attention.out(mixed)
+    want = y + block.down(nn.functional.silu(block.up(nn.functional.rms_norm(y, (24,)))))
+    torch.testing.assert_close(block(x, layout)[0], want, rtol=1e-4, atol=1e-5)
+    with pytest.raises(AmodalError, match="GELU"):
+        Transformer(24, 2, 4, experts=2, act_layer=nn.SiLU)
+
+
+def test_rows_go_around_a_block_by_their_seeds():
+    torch.manual_seed(0)
+    trunk, plain = Transformer(24, 4, 4, drop_path=0.5).double(), Transformer(24, 4, 4).double()
+    assert trunk.state_dict().keys() == plain.state_dict().keys()
+    plain.load_state_dict(trunk.state_dict())
+    assert [b.drop_path.rate for b in trunk.blocks] == pytest.approx([0, 0.5 / 3, 1 / 3, 0.5])
+    tokens, seeds = bag_of([3] * 400, width=24), torch.arange(400) * 7919
+    out = trunk(tokens, seeds=seeds).x
+    some = (tokens.row >= 100) & (tokens.row < 150)
+    part = Tokens(tokens.x[some], tokens.row[some] - 100, tokens.source[some], tokens.position[some], tokens.names, 50)
+    torch.testing.assert_close(trunk(part, seeds=seeds[100:150]).x, out[some])  # micro-batches agree
+    assert not torch.allclose(out, plain(tokens).x)
+    torch.testing.assert_close(trunk.eval()(tokens).x, plain(tokens).x)
+    layout, last = layout_of(tokens), trunk.blocks[3].drop_path.train()
+    scale = last(torch.ones(1200, 1).double(), layout, seeds, 0).view(400, 3)
+    assert set(scale.unique().tolist()) == {0.0, 2.0} and (scale == scale[:, :1]).all()
+    assert 0.4 < (scale[:, 0] > 0).double().mean() < 0.6
+    with pytest.raises(AmodalError, match="seeds"):
+        trunk.train()(tokens)
+    with pytest.raises(AmodalError, match="below 1"):
+        Transformer(24, 2, 4, drop_path=1.0)
 
 
 def test_rows_of_one_length_need_no_reordering():
-    assert plan(bag_of([4, 4, 4])).order is None
-    assert len(plan(bag_of([4, 0, 4])).groups) == 1
+    assert layout_of(bag_of([4, 4, 4])).order is None
+    assert len(layout_of(bag_of([4, 0, 4])).groups) == 1
 
 
 def test_a_rule_that_leaves_a_token_nothing_to_read_is_refused():
     tokens = Tokens.join([bag_of([1, 1]), bag_of([1, 0], "text")])
     with pytest.raises(ValueError, match="nothing to read"):
-        plan(tokens, lambda names: torch.tensor([[False, True], [False, True]]))
+        layout_of(tokens, lambda names: torch.tensor([[False, True], [False, True]]))
     with pytest.raises(AmodalError, match="Did you mean pure"):
         rule("purre")
 
 
 @RULE
 def test_no_token_at_all_keeps_every_parameter_in_the_graph(reads):
-    trunk = Transformer(WIDTH, 2, 2, reads=rule(reads)).double()
+    trunk = Transformer(WIDTH, 2, 2, mask_rule=rule(reads)).double()
     out = trunk(bag_of([0, 0]))
     assert out.x.shape == (0, WIDTH)
     out.x.sum().backward()
@@ -124,7 +244,7 @@ def test_heads_must_divide_the_width():
 @quick
 @given(tokens=joined(), rotary=st.booleans())
 def test_pure_senses_have_no_gradient_to_each_other(tokens, rotary):
-    trunk = Transformer(WIDTH, 3, 2, rotary=rotary, reads=rule("pure")).double()
+    trunk = Transformer(WIDTH, 3, 2, rotary=rotary, mask_rule=rule("pure")).double()
     x = tokens.x.clone().requires_grad_()
     out = trunk(tokens.with_x(x))
     for name in ("image", "text"):
@@ -138,7 +258,7 @@ def test_pure_senses_have_no_gradient_to_each_other(tokens, rotary):
 @quick
 @given(tokens=joined())
 def test_dropping_a_sense_leaves_what_the_other_says(tokens):
-    trunk = Transformer(WIDTH, 3, 2, reads=rule("pure")).double()
+    trunk = Transformer(WIDTH, 3, 2, mask_rule=rule("pure")).double()
     alone = trunk(Tokens.join([tokens.only("image"), tokens.only(FUSED)])).only("image").x
     torch.testing.assert_close(trunk(tokens).only("image").x, alone, rtol=1e-12, atol=1e-12)
 
@@ -147,7 +267,7 @@ def test_how_equal_readouts_are_in_single_precision():
     """Attention itself is the same to the last bit. A linear layer is not when one of the two calls has a handful of tokens:
     matrix libraries then pick another kernel, which sums in another order. So readouts agree within rounding."""
     torch.manual_seed(0)
-    trunk = Transformer(WIDTH, 3, 2, reads=rule("pure"))
+    trunk = Transformer(WIDTH, 3, 2, mask_rule=rule("pure"))
     for numbers in ([5, 0, 7, 30, 1, 5], [1, 0, 0, 0, 0, 0]):
         image, text, fused = (
             bag_of(n, m, dtype=torch.float32) for n, m in ((numbers, "image"), ([9] * 6, "text"), ([2] * 6, FUSED))
@@ -168,7 +288,7 @@ def test_how_equal_readouts_are_in_single_precision():
 @quick
 @given(tokens=joined(), data=st.data())
 def test_a_row_does_not_depend_on_the_other_rows(reads, rotary, tokens, data):
-    trunk = Transformer(WIDTH, 2, 2, rotary=rotary, reads=rule(reads)).double()
+    trunk = Transformer(WIDTH, 2, 2, rotary=rotary, mask_rule=rule(reads)).double()
     out = trunk(tokens).x
     row = data.draw(st.integers(0, tokens.size - 1))
     mine = tokens.row == row

@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from amodal.core import Column, Tokens
-from amodal.nn.attention.masks import pure
-from amodal.nn.attention.varlen import plan
+from amodal.nn.attention.cache import KeyValueCache
 from amodal.nn.generation.causal import CausalDecoder
 from amodal.nn.positions import sincos
 
@@ -69,6 +68,14 @@ def test_no_token_at_all():
     assert decoder.enter.weight.grad is not None
 
 
-def test_a_causal_order_takes_no_rule_on_sources():
-    with pytest.raises(ValueError, match="causal"):
-        plan(parts()[2], pure, causal=True)
+def test_token_by_token_with_a_cache_is_the_whole_pass():
+    decoder, whole, _ = parts()
+    content = Tokens.of(
+        torch.randn(12, 6).double(), ROWS, torch.full((3,), 4), torch.randn(12, 3).double(), "events", 5
+    )
+    want, cache, passed = decoder(whole, content).x.view(3, 4, 8), KeyValueCache(), []
+    decoder.blocks[0].up.register_forward_hook(lambda module, args, out: passed.append(len(out)))
+    for t in range(4):
+        last = content.x.view(3, 4, 6)[:, t - 1] if t else None
+        torch.testing.assert_close(decoder.step(whole, last, cache), want[:, t])
+    assert passed == [3] * 4  # a token of each row, and none of those before

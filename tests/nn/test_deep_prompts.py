@@ -15,7 +15,7 @@ from amodal.export._alone import reason_against
 from amodal.nn.adapters.block_tokens import PROMPT, bare, plain
 from amodal.nn.adapters.deep_prompts import PatternPrompts, pattern_prompts
 from amodal.nn.attention.masks import RULES, rule
-from amodal.nn.attention.varlen import attend, plan, with_prefix
+from amodal.nn.attention.varlen import attend, layout_of, with_prefix
 from amodal.nn.transformer import Transformer
 
 
@@ -72,33 +72,33 @@ def test_given_keys_are_read_by_all_tokens_of_their_row(reads, tokens):
     heads, width, count = 2, 6, 3
     q, k, v = (random(len(tokens), heads, width, seed=s) for s in range(3))
     key, value = (random(tokens.size, count, heads * width, seed=s) for s in (4, 5))
-    how = with_prefix(plan(tokens, rule(reads)), tokens, key, value)
-    order = torch.arange(len(tokens)) if how.order is None else how.order
-    more = [torch.cat([own[order], g.unflatten(1, (heads, -1))]) for own, g in zip((k, v), how.given)]
-    got = attend(q[order], *more, how)[torch.argsort(order)]
+    layout = with_prefix(layout_of(tokens, rule(reads)), key, value)
+    order = torch.arange(len(tokens)) if layout.order is None else layout.order
+    more = [torch.cat([own[order], g.unflatten(1, (heads, -1))]) for own, g in zip((k, v), layout.prefix)]
+    got = attend(q[order], *more, layout)[torch.argsort(order)]
     theirs = torch.repeat_interleave(torch.arange(tokens.size), count) == tokens.row[:, None]
     every = [torch.cat([g.flatten(0, 1).unflatten(1, (heads, -1)), own]) for own, g in zip((k, v), (key, value))]
     torch.testing.assert_close(got, dense(q, *every, torch.cat([theirs, allowed(tokens, reads)], 1)))
 
 
-@pytest.mark.parametrize("options", [{}, {"rotary": True}, {"reads": rule("pure")}, {"experts": 2}])
+@pytest.mark.parametrize("options", [{}, {"rotary": True}, {"mask_rule": rule("pure")}, {"experts": 2}])
 def test_block_by_block_is_the_trunk(options):
     trunk, tokens = trunk_of(**options), two_senses()
     inner = tokens
     for i in range(3):
         inner = trunk.block(i, inner)
     torch.testing.assert_close(trunk.norm(inner.x), trunk(tokens).x)
-    torch.testing.assert_close(trunk(tokens, around=lambda i, t, block: block(t)).x, trunk(tokens).x)
+    torch.testing.assert_close(trunk(tokens, block_hook=lambda i, t, block: block(t)).x, trunk(tokens).x)
 
 
 def test_blocks_plan_anew_when_tokens_came_or_went(monkeypatch):
     made = []
-    monkeypatch.setattr("amodal.nn.transformer.plan", lambda *a: made.append(1) or plan(*a))
+    monkeypatch.setattr("amodal.nn.transformer.layout_of", lambda *a: made.append(1) or layout_of(*a))
     trunk, tokens = trunk_of(4), two_senses()
-    assert (trunk(tokens, around=lambda i, t, block: block(t)), len(made))[1] == 1
+    assert (trunk(tokens, block_hook=lambda i, t, block: block(t)), len(made))[1] == 1
     prompts = PatternPrompts(["image", "text"], WIDTH, 4, length=2, layers=2).double()
     made.clear()
-    trunk(tokens, around=prompts)  # 2 blocks with more tokens than before, and the rest with as many
+    trunk(tokens, block_hook=prompts)  # 2 blocks with more tokens than before, and the rest with as many
     assert len(made) == 2
 
 
@@ -109,7 +109,7 @@ def test_prompts_of_the_senses_that_a_row_has(at, grow, layers, aware):
     trunk, tokens, senses = trunk_of(), two_senses(), ["image", "text"]
     options = {"length": 4, "layers": layers, "at": at, "grow": grow, "aware": aware}
     prompts = PatternPrompts(senses, WIDTH, 3, **options).double()
-    got = trunk(tokens, around=prompts)
+    got = trunk(tokens, block_hook=prompts)
     torch.testing.assert_close(got.x, slow(trunk, tokens, prompts, senses))
     assert got.names == tokens.names and torch.equal(got.source, tokens.source)
     got.x.square().sum().backward()
@@ -124,7 +124,7 @@ def test_rows_differ_by_what_they_lack_alone():
     assert prompts.pattern(Tokens.join([image, bag_of([3, 0], "text")])).tolist() == [2, 0]
     assert prompts.pattern(Tokens.join([image, bag_of([0, 0], "text")])).tolist() == [0, 0]
     assert prompts.pattern(bag_of([1, 0], "text:2")).tolist() == [1, 0]
-    assert PROMPT not in trunk(image, around=prompts).names
+    assert PROMPT not in trunk(image, block_hook=prompts).names
 
 
 def test_an_encoder_keeps_its_prompts_and_is_itself_without_them():
@@ -163,7 +163,7 @@ def test_what_does_not_go_together_is_said():
         build({"part": "nn.adapters.deep_prompts:PaternPrompts", "args": {}})
     with pytest.raises(ValueError, match="5 leave it"):
         trunk_of()(
-            bag_of([3]), around=lambda i, t, block: Tokens.join([t, bag_of([1], "more", seed=i)]) if i < 2 else t
+            bag_of([3]), block_hook=lambda i, t, block: Tokens.join([t, bag_of([1], "more", seed=i)]) if i < 2 else t
         )
-    with pytest.raises(AmodalError, match="cannot be collected"):
-        trunk_of()(bag_of([3]), collect=lambda *a: a, around=lambda i, t, block: t)
+    with pytest.raises(AmodalError, match="no block hook"):
+        trunk_of()(bag_of([3]), collector=lambda *a: a, block_hook=lambda i, t, block: t)

@@ -18,7 +18,7 @@ def table_step(seed):
         g = torch.Generator().manual_seed(hash((seed, row, tuple(prefix))) % 2**31)
         return torch.randn(5, generator=g).log_softmax(0)
 
-    return lambda tokens, owner: torch.stack([log_p(r, t) for t, r in zip(tokens.tolist(), owner.tolist())])
+    return lambda tokens, owner, parent: torch.stack([log_p(r, t) for t, r in zip(tokens.tolist(), owner.tolist())])
 
 
 def slow(step, row):
@@ -27,7 +27,9 @@ def slow(step, row):
     for code in CODES.tolist():
         code, total = [t for t in code if t >= 0], 0.0
         for i, token in enumerate(code):
-            total += float(step(torch.tensor([code[:i]], dtype=torch.int64).view(1, i), torch.tensor([row]))[0, token])
+            total += float(
+                step(torch.tensor([code[:i]], dtype=torch.int64).view(1, i), torch.tensor([row]), None)[0, token]
+            )
         sums.append(total)
     return torch.tensor(sums)
 
@@ -49,7 +51,7 @@ def test_few_beams_keep_the_best_beginnings():
         prefix = []
         while not any(prefix == [t for t in c if t >= 0] for c in CODES.tolist()):
             nexts = {c[len(prefix)] for c in CODES.tolist() if c[: len(prefix)] == prefix}
-            log_p = step(torch.tensor([prefix], dtype=torch.int64).view(1, len(prefix)), torch.tensor([row]))[0]
+            log_p = step(torch.tensor([prefix], dtype=torch.int64).view(1, len(prefix)), torch.tensor([row]), None)[0]
             prefix = [*prefix, max(nexts, key=lambda t: float(log_p[t]))]
         assert [t for t in CODES[found[row, 0]].tolist() if t >= 0] == prefix
         torch.testing.assert_close(score[row, 0], slow(step, row)[found[row, 0]])

@@ -93,7 +93,7 @@ def test_an_unknown_strategy_offers_the_nearest():
 TABLE = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(2)).mul(2).log_softmax(2)
 
 
-def chances(ids, owner):
+def chances(ids, owner, parent):
     """Of three letters and the end, from the letter before (3 at the start) and the row."""
     last = ids[:, -1] if ids.shape[1] else torch.full_like(owner, 3)
     return TABLE[owner, last]
@@ -122,3 +122,52 @@ def test_one_beam_is_greedy():
             path.append(int(TABLE[row, path[-1]].argmax()))
         assert text == path[1:]
     assert beam_search(chances, 0) == []
+
+
+class Counted(torch.nn.Module):
+    """Counts the tokens that go through a linear map."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.tokens = layer, 0
+
+    def forward(self, x):
+        self.tokens += x.shape[0]
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_decoder_with_a_cache_gives_what_a_whole_pass_gives(strategy):
+    """Texts of some rows are written token by token; at each step some of them go on, in another order and perhaps twice."""
+    decoder, sources, _ = made(strategy)
+    generator = torch.Generator().manual_seed(4)
+    decoding, owner, parent = decoder.begin(sources), torch.tensor([0, 1, 1, 3]), torch.arange(4)
+    x = torch.zeros(4, 0, 6).double()
+    for t in range(5):
+        got = decoding.step(x[:, -1] if t else None, owner, parent)
+        content = Ragged(x.flatten(0, 1), torch.full((len(owner),), t))
+        states = decoder([s[owner] for s in sources], content)
+        torch.testing.assert_close(got, states.flat[states.lengths.cumsum(0) - 1], rtol=1e-5, atol=1e-5)
+        parent = torch.randint(0, len(owner), (6,), generator=generator)
+        owner, new = owner[parent], torch.randn(6, 1, x.shape[2], generator=generator).to(x.dtype)
+        x = torch.cat([x[parent], new], 1)
+
+
+def test_the_cost_of_a_text_is_linear_in_its_length():
+    torch.manual_seed(0)
+    decoder = MultiSourceDecoder(8, width=8, depth=1, heads=2, sources=1)
+    counted = decoder.blocks[0].up = Counted(decoder.blocks[0].up)
+    read, embed = Ragged(torch.randn(4, 8), torch.tensor([1, 3])), torch.randn(4, 8)
+
+    def written(longest):
+        decoding, counted.tokens = decoder.begin([read]), 0
+
+        def step(ids, owner, parent):
+            state = decoding.step(embed[ids[:, -1]] if ids.shape[1] else None, owner, parent)
+            chances = state[:, :5].log_softmax(1)
+            return torch.cat([chances[:, :4], chances[:, 4:] - 30], 1)  # no end in sight
+
+        beam_search(step, 2, beams=3, longest=longest)
+        return counted.tokens
+
+    assert written(5) == 2 * 3 * 5 and written(20) == 2 * 3 * 20

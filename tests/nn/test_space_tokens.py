@@ -39,12 +39,12 @@ def slow(trunk, bag, deep, field):
 def test_tokens_enter_go_on_and_are_kept(first, beta, rank, space):
     trunk, bag, kept = trunk_of(4), bag_of([2, 0, 3, 1], "text:1"), {}
     deep = tokens_of(first=first, beta=beta, rank=rank, space=space)
-    got = trunk(bag, around=lambda i, t, block: deep(i, t, block, kept=kept))
+    got = trunk(bag, block_hook=lambda i, t, block: deep(i, t, block, kept=kept))
     want, became = slow(trunk, bag, deep, "text")
     torch.testing.assert_close(got.x, want)
     torch.testing.assert_close(kept["text"].values, became)
     assert kept["text"].rows.tolist() == [0, 2, 3] and got.names == bag.names
-    assert torch.equal(trunk(bag, around=deep).x, got.x)
+    assert torch.equal(trunk(bag, block_hook=deep).x, got.x)
     got.x.sum().backward()
     missed = {n for n, p in deep.named_parameters() if p.grad is None and "image" not in n and p.numel()}
     assert not missed
@@ -74,7 +74,7 @@ def test_with_beta_1_and_residuals_of_full_rank_it_is_mmrl():
                 whole.maps[field].own[i].weight.copy_(residual(maps.weight))
                 whole.maps[field].own[i].bias.copy_(maps.bias[i])
     trunk, bag = trunk_of(4), bag_of([2, 3], "image")
-    torch.testing.assert_close(trunk(bag, around=leaner).x, trunk(bag, around=whole).x)
+    torch.testing.assert_close(trunk(bag, block_hook=leaner).x, trunk(bag, block_hook=whole).x)
     count = {d: sum(p.numel() for p in d.parameters()) for d in (tokens_of(space=64, rank=2), tokens_of(space=64))}
     assert min(count.values()) == list(count.values())[0] < list(count.values())[1] / 2
 

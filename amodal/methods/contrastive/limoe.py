@@ -69,7 +69,7 @@ class Limoe(Towers):
         columns = dict(z.columns)
         for (trunk, block), by_source in routes.items():
             for source, bag in by_source.items():
-                there = bag.lengths().nonzero().squeeze(1)
+                there = bag.rows()
                 sums = routing.routing_sums(bag.x, bag.row, batch.size)
                 columns[f"sums/{trunk}/{block}/{source}"] = Column(sums[there], there)
                 surest = torch.stack(bag.x.detach().softmax(1).max(1), 1)  # and of which expert

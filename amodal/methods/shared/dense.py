@@ -35,7 +35,7 @@ def as_map(bag: Tokens, side: int) -> Column:
     if side == 1:
         mean = bag.pool()
         return Column(mean.values[:, :, None, None], mean.rows)
-    rows = bag.lengths().nonzero().squeeze(1)
+    rows = bag.rows()
     return Column(bag.x.view(len(rows), side, side, bag.x.shape[1]).permute(0, 3, 1, 2).contiguous(), rows)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, Tokens, field_of, name_code, unknown
+from amodal.core.host import host_copy, take
 from amodal.masking.hashing import hash_bits
 from amodal.masking.random import random_keep
 from amodal.methods.contract import Clock, Features, Method
@@ -101,7 +102,7 @@ def row_losses(loss_T: Tensor, hidden: Tokens) -> Column:
     loss_T = loss_T.to(torch.promote_types(loss_T.dtype, torch.float32))
     both = torch.stack([loss_T, torch.ones_like(loss_T)], 1)
     total = both.new_zeros(hidden.size, 2).index_add(0, hidden.row, both)
-    rows = hidden.lengths().nonzero().squeeze(1)
+    rows = hidden.rows()
     return Column(total[rows], rows)
 
 
@@ -145,7 +146,7 @@ class MaskedAutoencoder(Method):
         columns = {}
         for (source, bag), filled in zip(hidden.items(), decoded):
             field = field_of(source)
-            target = self.encoder.fields[field].targets(batch[source].values)[~keep[source]]
+            target = take(self.encoder.fields[field].targets(batch[source].values), ~keep[source])
             loss_T = self.encoder.fields[field].token_loss(self.predictors[field](filled.x), target)
             columns[source] = row_losses(loss_T, bag)
         return Features(columns, batch.size)
@@ -154,7 +155,8 @@ class MaskedAutoencoder(Method):
         return share({f"reconstruct/{s}": token_mean(features[s]) for s in features})
 
     def visible(self, bags: dict[str, Tokens], seeds: Tensor) -> dict[str, Tensor]:
-        """source -> (T,) bool."""
+        """source -> (T,) bool, on the CPU: which tokens the encoder sees."""
+        bags, seeds = {s: bag.skeleton() for s, bag in bags.items()}, host_copy(seeds)
         if not self.together:
             return {
                 s: random_keep(b.row, hash_bits(seeds, name_code(s))[b.row], b.within(), self.ratio)

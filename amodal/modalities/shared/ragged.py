@@ -10,6 +10,7 @@ from torch import Tensor
 
 from amodal.core import Ragged
 from amodal.core.column import spans
+from amodal.core.host import host_copy, on_host
 
 
 def ragged(values: Sequence[np.ndarray], empty: np.ndarray) -> Ragged:
@@ -20,16 +21,16 @@ def ragged(values: Sequence[np.ndarray], empty: np.ndarray) -> Ragged:
 
 def pieces(lengths_N: Tensor, size: int) -> Tensor:
     """(N,) how many pieces of `size` cover each value: at least one."""
-    return ((lengths_N + size - 1) // size).clamp(min=1)
+    return on_host(lambda lengths: ((lengths + size - 1) // size).clamp(min=1), lengths_N)
 
 
 def patches(values: Ragged, size: int, fill: float) -> tuple[Tensor, Tensor]:
     """Pieces (T, size, ...) of `size` steps, the last one of a value filled up with `fill`, and their number (N,)."""
     counts_N = pieces(values.lengths, size)
-    first_N = counts_N.cumsum(0) - counts_N
+    first_N = on_host(lambda counts: (counts.cumsum(0) - counts) * size, counts_N)
     trailing = values.flat.shape[1:]
-    padded = values.flat.new_full((int(counts_N.sum()) * size, *trailing), fill)
-    padded[spans(first_N * size, values.lengths)] = values.flat
+    padded = values.flat.new_full((int(host_copy(counts_N).sum()) * size, *trailing), fill)
+    padded[spans(first_N, values.lengths)] = values.flat
     return padded.view(-1, size, *trailing), counts_N
 
 
@@ -38,14 +39,14 @@ def frames(waves: Ragged, window: int, hop: int) -> tuple[Tensor, Tensor, Tensor
     (any, window), which of them are frames (F,), how many samples of each are its clip's (F,), frames per clip (N,)."""
     counts_N = pieces(waves.lengths, hop)
     offset_F = steps(counts_N) * hop
-    first_F, length_F = (torch.repeat_interleave(x, counts_N) for x in (waves.starts(), waves.lengths))
+    first_F, length_F = (on_host(torch.repeat_interleave, x, counts_N) for x in (waves.starts(), waves.lengths))
     stretches = torch.nn.functional.pad(waves.flat, (0, window)).unfold(0, window, 1)
     return stretches, first_F + offset_F, length_F - offset_F, counts_N
 
 
 def steps(counts_N: Tensor) -> Tensor:
     """(T,) the number of each piece inside its value: 0, 1, …"""
-    return spans(torch.zeros_like(counts_N), counts_N)
+    return spans(on_host(torch.zeros_like, counts_N), counts_N)
 
 
 def crop(length: int, low: float, high: float, rng: np.random.Generator, least: int = 1) -> slice:

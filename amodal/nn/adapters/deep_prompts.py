@@ -67,7 +67,7 @@ class PatternPrompts(Part):
             own_BPD = self.tokens[self.pattern(tokens), layer]
             if self.at == "attention":
                 return block(tokens, prefix=own_BPD.chunk(2, 1))
-            rows = taken_out(tokens).lengths().nonzero().squeeze(1)
+            rows = taken_out(tokens).rows()
             tokens = put_in(tokens if self.grow else taken_out(tokens), rows, own_BPD[rows])
         tokens = block(tokens)
         return taken_out(tokens) if layer == self.depth - 1 else tokens

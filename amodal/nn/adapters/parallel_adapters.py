@@ -23,7 +23,7 @@ Block = Callable[..., Tokens]
 
 
 class ParallelAdapters(Part):
-    """An `Around` for a sense alone, and `together` for all senses of a row.
+    """A `BlockHook` for a sense alone, and `together` for all senses of a row.
 
     After every block a token x of a sense becomes x + tanh(g) GELU(up(v + mean of the others)), v = LayerNorm(down(x)): `others` is
     the mean v of all tokens of each other sense that the row has, g begins at 0. prompts: learned tokens of a group; a group begins at each
@@ -99,7 +99,7 @@ class ParallelAdapters(Part):
         return result
 
     def entered(self, bag: Tokens, field: str) -> Tokens:
-        rows = bag.lengths().nonzero().squeeze(1)
+        rows = bag.rows()
         return put_in(bag, rows, self.start[field].expand(len(rows), -1, -1))
 
     def renewed(self, group: int, bag: Tokens, field: str) -> Tokens:

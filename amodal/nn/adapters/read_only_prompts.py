@@ -65,10 +65,10 @@ def read(trunk: Transformer, bag: Tokens, prompts_PD: Tensor) -> tuple[Tokens, C
 
     To the tokens, prompts are what fusion tokens are to senses, so they take that name and its rule: they read all and are not read.
     """
-    rows = bag.lengths().nonzero().squeeze(1)
+    rows = bag.rows()
     each = torch.full_like(rows, len(prompts_PD))
     position = bag.position.new_zeros(len(rows) * len(prompts_PD), bag.position.shape[1])
     asking = Tokens.of(prompts_PD.to(bag.x.dtype).repeat(len(rows), 1), rows, each, position, FUSED, bag.size)
-    out = trunk(Tokens.join([bag, asking]), reads=pure)
+    out = trunk(Tokens.join([bag, asking]), mask_rule=pure)
     own = replace(out.keep(out.source == 0), names=bag.names)
     return own, Column(out.x[out.source == 1].unflatten(0, (len(rows), len(prompts_PD))).flatten(1), rows)

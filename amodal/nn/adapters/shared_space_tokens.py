@@ -48,7 +48,7 @@ class Apart(nn.Module):
 
 
 class SpaceTokens(Part):
-    """An `Around` for the trunks of all `senses`: K tokens enter at block `first` (counted from 0), and at each later block they become
+    """A `BlockHook` for the trunks of all `senses`: K tokens enter at block `first` (counted from 0), and at each later block they become
     beta of the block's own and 1 - beta of what they have become (1: they are replaced).
 
     count: K; space: width of the common space (0: there is none, see `Apart`); rank: see `Maps`.
@@ -88,7 +88,7 @@ class SpaceTokens(Part):
             return block(tokens)
         own_KD = self.maps[field](self.bank, layer - self.first)
         if layer == self.first:
-            rows = tokens.lengths().nonzero().squeeze(1)
+            rows = tokens.rows()
             tokens = put_in(tokens, rows, own_KD.expand(len(rows), -1, -1))
         else:
             tokens = self.renewed(tokens, own_KD)
@@ -97,7 +97,7 @@ class SpaceTokens(Part):
             return tokens
         if kept is not None:
             out = tokens.keep(are_prompts(tokens))
-            kept[field] = Column(out.x.unflatten(0, (-1, self.count)), out.lengths().nonzero().squeeze(1))
+            kept[field] = Column(out.x.unflatten(0, (-1, self.count)), out.rows())
         return taken_out(tokens)
 
     def renewed(self, tokens: Tokens, own_KD: Tensor) -> Tokens:

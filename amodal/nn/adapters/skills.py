@@ -61,7 +61,7 @@ class Copies(nn.ModuleDict):
 
 
 class Skills(Part):
-    """A block hook of an encoder (see `amodal.nn.transformer.Around`): tokens of each field go through the blocks with its
+    """A block hook of an encoder (see `amodal.nn.transformer.BlockHook`): tokens of each field go through the blocks with its
     skills. rules: may be changed at any time, for a test with other skills say."""
 
     def __init__(self, rules: Rules, where: str = "attention"):

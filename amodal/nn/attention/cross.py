@@ -15,7 +15,9 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from amodal.core import Ragged
 from amodal.core.column import spans
+from amodal.core.host import host_copy, to_device
 from amodal.nn.gradient_checkpointing import recomputed
+from amodal.objectives.bags import owners
 
 
 class CrossEncoder(nn.Module):
@@ -85,7 +87,7 @@ class Read(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """causal: where a list reads itself, each token reads those before it and itself."""
         q = asks.pad(self.query(x_TD).unflatten(1, (self.heads, -1)))
-        k, v = (answers.pad(t) for t in self.key_value(y_TD).unflatten(1, (2, self.heads, -1)).unbind(1))
+        k, v = self.keys(y_TD, answers)
         if not q.numel() or not k.numel():  # nobody asks, or there is nothing to read; all stays part of the graph
             read = self.out(0 * asks.flat(q)) + 0 * (k.sum() + v.sum())
             return read, q.new_zeros(*q.shape[:3], k.shape[2]) if weigh else None
@@ -98,19 +100,32 @@ class Read(nn.Module):
         weights = logits.softmax(3)
         return self.out(asks.flat(weights @ v)), weights
 
+    def keys(self, y_TD: Tensor, answers: Places) -> tuple[Tensor, Tensor]:
+        """Keys and values (N, H, longest, d) of N lists."""
+        k, v = (answers.pad(t) for t in self.key_value(y_TD).unflatten(1, (2, self.heads, -1)).unbind(1))
+        return k, v
+
+    def read(self, x_MD: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(M, D), where each of M lists has one token, and reads keys and values (M, H, L, d) that are there already."""
+        q = self.query(x_MD).unflatten(1, (self.heads, -1))
+        if not k.numel():
+            return self.out(0 * q.flatten(1))
+        return self.out(scaled_dot_product_attention(q.unsqueeze(2), k, v, attn_mask=mask).flatten(1))
+
 
 class Places:
     """Where the tokens of N lists of these lengths stand in a table with a line for each list."""
 
     def __init__(self, lengths: Tensor):
+        device, lengths = lengths.device, host_copy(lengths)
         self.size, self.longest = len(lengths), int(lengths.max()) if len(lengths) else 0
         self.row = self.within = self.mask = None
         if self.size and int(lengths.min()) < self.longest:
-            self.row = torch.repeat_interleave(torch.arange(self.size, device=lengths.device), lengths)
-            self.within = spans(torch.zeros_like(lengths), lengths)
+            self.row = to_device(torch.repeat_interleave(torch.arange(self.size), lengths), device)
+            self.within = to_device(spans(torch.zeros_like(lengths), lengths), device)
             # a list without a token has one place, whose value is zero
-            step = torch.arange(self.longest, device=lengths.device)
-            self.mask = (step < lengths.clamp(min=1)[:, None])[:, None, None]
+            there = torch.arange(self.longest) < lengths.clamp(min=1)[:, None]
+            self.mask = to_device(there[:, None, None], device)
 
     def pad(self, x_THd: Tensor) -> Tensor:
         """(N, H, longest, d)"""
@@ -139,14 +154,15 @@ def side_by_side(parts: Sequence[Ragged]) -> Ragged:
     """Lists of the same N rows, joined row by row: the tokens of the first part, then of the second, …"""
     if len(parts) == 1:
         return parts[0]
-    row = [torch.repeat_interleave(torch.arange(len(p), device=p.lengths.device), p.lengths) for p in parts]
-    order = torch.argsort(torch.cat(row), stable=True)
-    return Ragged(torch.cat([p.flat for p in parts])[order], torch.stack([p.lengths for p in parts]).sum(0))
+    device, lengths = parts[0].lengths.device, [host_copy(p.lengths) for p in parts]
+    row = [torch.repeat_interleave(torch.arange(len(n)), n) for n in lengths]
+    order = to_device(torch.argsort(torch.cat(row), stable=True), device)
+    return Ragged(torch.cat([p.flat for p in parts])[order], to_device(torch.stack(lengths).sum(0), device))
 
 
 def mean_token(tokens: Ragged) -> Tensor:
     """(N, D) the mean token of each list, zero where there is none."""
-    row = torch.repeat_interleave(torch.arange(len(tokens), device=tokens.lengths.device), tokens.lengths)
+    row = owners(tokens.lengths)
     total = tokens.flat.new_zeros(len(tokens), tokens.flat.shape[1]).index_add(0, row, tokens.flat)
     return total / tokens.lengths.clamp(min=1).unsqueeze(1)
 

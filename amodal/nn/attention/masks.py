@@ -9,7 +9,7 @@ from torch import Tensor
 
 from amodal.core import unknown
 from amodal.core.embeddings import FUSED
-from amodal.nn.attention.varlen import Reads
+from amodal.nn.attention.varlen import MaskRule
 
 
 def pure(names: Sequence[str]) -> Tensor:
@@ -28,10 +28,10 @@ def bottleneck(names: Sequence[str]) -> Tensor:
     return table
 
 
-RULES: dict[str, Reads | None] = {"full": None, "pure": pure, "bottleneck": bottleneck}
+RULES: dict[str, MaskRule | None] = {"full": None, "pure": pure, "bottleneck": bottleneck}
 
 
-def rule(name: str) -> Reads | None:
+def rule(name: str) -> MaskRule | None:
     if name not in RULES:
         raise unknown("attention rule", name, RULES)
     return RULES[name]

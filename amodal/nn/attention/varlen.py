@@ -1,8 +1,9 @@
 """Attention over a flat list of tokens, with no padding in it.
 
 Tokens that read the same things are put side by side, rows of equal length together, so that every group is one call of
-`scaled_dot_product_attention` on a view of the list. The order is found once for a forward pass, not once a layer. A rule on
-sources ("who may read whom") only changes which keys a group of queries gets: keys that may not be read are never multiplied.
+`scaled_dot_product_attention` on a view of the list. The layout is found once for a forward pass, not once a layer, and on the
+CPU: no step asks a GPU how long things are. A rule on sources ("who may read whom") only changes which keys a group of queries
+gets: keys that may not be read are never multiplied.
 """
 
 from __future__ import annotations
@@ -16,97 +17,187 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from amodal.core import Tokens
 from amodal.core.column import spans
+from amodal.core.host import host_copy, take, to_device
+from amodal.nn.attention.cache import KeyValueCache
 from amodal.nn.attention.cpu import CpuAttention, suits
 
-Reads = Callable[[Sequence[str]], Tensor]
-"""A rule: names of S sources -> (S, S) bool, [query, key]: may tokens of the one read tokens of the other?"""
+MaskRule = Callable[[Sequence[str]], Tensor]
+"""Names of S sources -> (S, S) bool, [query, key]: may tokens of the one read tokens of the other?"""
+
+Rotate = Callable[[Tensor], Tensor]
+"""(T, H, d) queries or keys -> the same, turned by the positions of their tokens."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """`rows` runs of `queries` tokens each; every run reads `keys` tokens, or itself if `keys` is 0."""
+    """`rows` runs of `queries` tokens each; every run reads `keys` tokens, or itself if `keys` is 0.
+
+    mask: which key each query may read, (rows or 1, 1, queries, keys) bool; None for all of them, but see `Layout.causal`.
+    """
 
     rows: int
     queries: int
     keys: int = 0
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class Plan:
-    """order: (T,) the tokens in the order of the groups, None where they already are; groups: they cover every token once;
-    keys: (K,) what the groups that do not read themselves read, end to end, as places in that order; causal: each token reads
-    itself and those of its row that stand before it; given: keys and values (M, D) that no token made, whose places come after those
-    of the tokens."""
+class Layout:
+    """Which tokens stand together and what they read: the cumulative lengths of this library.
+
+    order: (T,) the tokens in the order of the groups, None where they already are.
+    groups: they cover every token once.
+    keys: (K,) what the groups that do not read themselves read, end to end, as places in that order.
+    causal: groups that read themselves do so in order: each token reads those before it and itself.
+    prefix: keys and values (M, D) that no token made; their places come after those of the tokens.
+    cache: keys and values of tokens of earlier passes; their places come after those of the tokens.
+    row: (T,) the row of each token in that order.
+    """
 
     order: Tensor | None
     groups: tuple[Group, ...]
     keys: Tensor | None = None
     causal: bool = False
-    given: tuple[Tensor, Tensor] | None = None
+    prefix: tuple[Tensor, Tensor] | None = None
+    cache: KeyValueCache | None = None
+    row: Tensor | None = None
+
+    def enter(self, x_TD: Tensor) -> Tensor:
+        """What is true of each token, in the order of the groups."""
+        return x_TD if self.order is None else x_TD[self.order]
+
+    def leave(self, x_TD: Tensor) -> Tensor:
+        """The inverse of `enter`."""
+        return x_TD if self.order is None else x_TD[torch.argsort(self.order)]
 
 
-def plan(tokens: Tokens, reads: Reads | None = None, causal: bool = False) -> Plan:
-    """How to attend: everything in a row reads everything in it, or what the rule allows; `causal`, without a rule: only what
-    stands before it, and itself."""
-    if causal and reads is not None:
-        raise ValueError("a rule on sources and a causal order do not go together")
-    return (
-        replace(_plan_whole_rows(tokens), causal=causal)
-        if reads is None
-        else _plan_by_source(tokens, reads(tokens.names).to(tokens.row.device))
-    )
+def layout_of(
+    tokens: Tokens,
+    mask_rule: MaskRule | None = None,
+    causal: bool = False,
+    cache: KeyValueCache | None = None,
+) -> Layout:
+    """How these tokens attend.
+
+    Args:
+        tokens: by row; what they hold does not matter.
+        mask_rule: which sources may read which; None for all.
+        causal: a token reads only those of its row that stand before it, and itself.
+        cache: tokens of earlier passes, which stand before these in their rows. These tokens are added to it, so a layout with a
+            cache is for one pass.
+
+    Raises: ValueError where a token has nothing to read.
+    """
+    if mask_rule is None and cache is None:
+        return _whole_rows(tokens, causal)
+    allowed = torch.ones(len(tokens.names), len(tokens.names), dtype=torch.bool)
+    if mask_rule is not None:
+        allowed = mask_rule(tokens.names).cpu()
+    return _by_class(tokens, allowed, causal, cache)
 
 
-def _plan_whole_rows(tokens: Tokens) -> Plan:
-    lengths = tokens.lengths()
+def _whole_rows(tokens: Tokens, causal: bool) -> Layout:
+    lengths = host_copy(tokens.lengths())
     rows, groups = _group(lengths, lengths)
     same = tuple(Group(g.rows, g.queries) for g in groups)
-    return Plan(None if len(groups) < 2 else _runs(rows, lengths), same)
+    order = None if len(groups) < 2 else to_device(_runs(rows, lengths), tokens.row.device)
+    row = tokens.row if order is None else take(tokens.row, order)
+    return Layout(order, same, causal=causal, row=row)
 
 
-def _plan_by_source(tokens: Tokens, allowed: Tensor) -> Plan:
+def _by_class(tokens: Tokens, allowed: Tensor, causal: bool, cache: KeyValueCache | None) -> Layout:
     """Queries whose sources read the same set of sources form a class; each class is grouped like whole rows."""
-    order, keys, groups = [tokens.row[:0]], [], []
+    device, row, source = tokens.row.device, host_copy(tokens.row), host_copy(tokens.source)
+    number = torch.arange(len(row))
+    place = number - torch.searchsorted(row, row)
+    if cache is None:
+        in_order, key_row, key_source, key_place = number, row, source, place
+    else:  # keys are these tokens and those of the cache, which in their row stand before
+        place = place + cache.lengths(tokens.size)[row]
+        key_row, key_place = torch.cat([row, cache.row]), torch.cat([place, cache.place])
+        key_source = torch.cat([source, cache.source_among(tokens.names)])
+        by_place = torch.argsort(key_place, stable=True)
+        in_order = by_place[torch.argsort(key_row[by_place], stable=True)]
+        key_row, key_source, key_place = (t[in_order] for t in (key_row, key_source, key_place))
+
+    order, keys, groups = [row[:0]], [], []
     for readable in torch.unique(allowed, dim=0):
-        asks, answers = (allowed == readable).all(1)[tokens.source], readable[tokens.source]
+        asks, answers = (allowed == readable).all(1)[source], readable[key_source]
         query, key = asks.nonzero().squeeze(1), answers.nonzero().squeeze(1)
-        n_query, n_key = (torch.bincount(tokens.row[i], minlength=tokens.size) for i in (query, key))
+        n_query, n_key = (
+            torch.bincount(row[query], minlength=tokens.size),
+            torch.bincount(key_row[key], minlength=tokens.size),
+        )
         if bool(((n_query > 0) & (n_key == 0)).any()):
             raise ValueError("the attention rule leaves some tokens nothing to read; let every source read itself")
         rows, mine = _group(n_query, n_key)
-        order.append(query[_runs(rows, n_query)])
-        if torch.equal(asks, answers):
+        run, read = query[_runs(rows, n_query)], key[_runs(rows, n_key)]
+        order.append(run)
+        if len(in_order) == len(row) and torch.equal(asks, answers):
             mine = [Group(g.rows, g.queries) for g in mine]
         else:
-            keys.append(key[_runs(rows, n_key)])
+            keys.append(in_order[read])
+            if causal:
+                mine = _masked(mine, place[run], key_place[read], device)
         groups += mine
     whole = torch.cat(order)
-    place = torch.empty_like(whole)
-    place[whole] = torch.arange(len(whole), device=whole.device)
-    return Plan(whole, tuple(groups), place[torch.cat(keys)] if keys else None)
+    to_new = torch.arange(len(in_order))  # of what is cached the place stays
+    to_new[whole] = number
+    if cache is not None:
+        cache.add(row[whole], source[whole], place[whole], tokens.names)
+    return Layout(
+        to_device(whole, device),
+        tuple(groups),
+        to_device(to_new[torch.cat(keys)], device) if keys else None,
+        causal=causal,
+        cache=cache,
+        row=to_device(row[whole], device),
+    )
 
 
-def with_prefix(how: Plan, tokens: Tokens, key_BPD: Tensor, value_BPD: Tensor) -> Plan:
-    """The plan in which all tokens of a row also read P keys and values that are given for it (prefix-tuning, Li and Liang 2021,
-    arXiv:2101.00190): they go neither through the projections of keys and values nor through rotary positions."""
-    if how.causal:
-        raise ValueError("keys that are given have no place in a causal order")
-    row = tokens.row if how.order is None else tokens.row[how.order]
+def _masked(groups: Sequence[Group], query_place: Tensor, key_place: Tensor, device: torch.device) -> list[Group]:
+    """The groups, with a mask where a query must not read all of its keys because some come after it."""
+    made = []
+    queries = query_place.split([g.rows * g.queries for g in groups])
+    keys = key_place.split([g.rows * g.keys for g in groups])
+    for group, q, k in zip(groups, queries, keys):
+        mask = k.view(group.rows, 1, 1, -1) <= q.view(group.rows, 1, -1, 1)
+        if not bool(mask.any(3).all()):
+            raise ValueError(
+                "the attention rule and the order leave some tokens nothing to read; let every source read itself"
+            )
+        made.append(group if bool(mask.all()) else replace(group, mask=to_device(mask, device)))
+    return made
+
+
+def with_prefix(layout: Layout, key_BPD: Tensor, value_BPD: Tensor) -> Layout:
+    """The layout in which all tokens of a row also read P keys and values that are given for it, whatever their order is
+    (prefix-tuning, Li and Liang 2021, arXiv:2101.00190): they go neither through the projections of keys and values nor through
+    rotary positions. key_BPD, value_BPD: (B, P, D), or as wide as the keys where heads share them."""
+    if layout.cache is not None:
+        raise ValueError("a prefix goes into the cache with the first tokens; it cannot be put before what is cached")
+    device, row = layout.row.device, host_copy(layout.row)
     count, start, read = key_BPD.shape[1], 0, 0
-    number, keys, groups = torch.arange(count, device=row.device), [row[:0]], []
-    for group in how.groups:
+    places = None if layout.keys is None else host_copy(layout.keys)
+    number, keys, groups = torch.arange(count), [row[:0]], []
+    for group in layout.groups:
         stop = start + group.rows * group.queries
+        mask = group.mask
         if group.keys:
-            own = how.keys[read : read + group.rows * group.keys].view(group.rows, -1)
+            own = places[read : read + group.rows * group.keys].view(group.rows, -1)
             read += group.rows * group.keys
         else:
-            own = torch.arange(start, stop, device=row.device).view(group.rows, -1)
+            own = torch.arange(start, stop).view(group.rows, -1)
+            if layout.causal and group.queries > 1:
+                mask = torch.ones(group.queries, group.queries, dtype=torch.bool, device=device).tril()[None, None]
+        if mask is not None:
+            mask = torch.cat([mask.new_ones(*mask.shape[:3], count), mask], 3)
         first = row[start : stop : group.queries, None]
         keys.append(torch.cat([len(row) + first * count + number, own], 1).flatten())
-        groups.append(Group(group.rows, group.queries, own.shape[1] + count))
+        groups.append(Group(group.rows, group.queries, own.shape[1] + count, mask))
         start = stop
-    given = key_BPD.flatten(0, 1), value_BPD.flatten(0, 1)
-    return Plan(how.order, tuple(groups), torch.cat(keys), given=given)
+    prefix = key_BPD.flatten(0, 1), value_BPD.flatten(0, 1)
+    return replace(layout, groups=tuple(groups), keys=to_device(torch.cat(keys), device), prefix=prefix)
 
 
 def _group(n_query: Tensor, n_key: Tensor) -> tuple[Tensor, list[Group]]:
@@ -124,37 +215,48 @@ def _runs(rows: Tensor, lengths: Tensor) -> Tensor:
     return spans((lengths.cumsum(0) - lengths)[rows], lengths[rows])
 
 
-def attend(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, how: Plan) -> Tensor:
-    """(T, H, d) for tokens in the order of the plan."""
-    if not how.groups:
-        return v_THd[: len(q_THd)]  # no token: nothing to mix, and the projections stay part of the graph
-    if _can_use_varlen(q_THd, how):
-        return _varlen(q_THd, k_THd, v_THd, how)
+def attend(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, layout: Layout) -> Tensor:
+    """(T, H, d) for tokens in the order of the layout. Keys and values may have fewer heads, each for as many of the queries'."""
+    if not layout.groups:
+        return _nothing(q_THd, v_THd)
+    if _can_use_varlen(q_THd, k_THd, layout):
+        return _varlen(q_THd, k_THd, v_THd, layout)
     # One split, not a slice for each group: the gradient of a slice is as large as the whole list.
-    sizes = [g.rows * g.queries for g in how.groups]
+    sizes = [g.rows * g.queries for g in layout.groups]
     own = zip(*(t.split([*sizes, len(t) - len(q_THd)]) for t in (q_THd, k_THd, v_THd)))
     read = iter(())
-    if how.keys is not None:
-        counts = [g.rows * g.keys for g in how.groups if g.keys]
-        read = zip(*(t.index_select(0, how.keys).split(counts) for t in (k_THd, v_THd)))
+    if layout.keys is not None:
+        counts = [g.rows * g.keys for g in layout.groups if g.keys]
+        read = zip(*(t.index_select(0, layout.keys).split(counts) for t in (k_THd, v_THd)))
     parts = []
-    for group, (q, k, v) in zip(how.groups, own):
+    for group, (q, k, v) in zip(layout.groups, own):
         if group.keys:
             k, v = next(read)
         q, k, v = (t.unflatten(0, (group.rows, -1)).transpose(1, 2) for t in (q, k, v))
-        if not how.causal and suits(q, k):
-            mixed = CpuAttention.apply(q, k, v)
-        else:
-            mixed = scaled_dot_product_attention(q, k, v, is_causal=how.causal)
+        mixed = _mix(q, k, v, group, layout.causal and not group.keys)
         parts.append(mixed.transpose(1, 2).flatten(0, 1))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _can_use_varlen(q_THd: Tensor, how: Plan) -> bool:
+def _nothing(q_THd: Tensor, v_THd: Tensor) -> Tensor:
+    """No token: nothing to mix, and the projections stay part of the graph."""
+    none = v_THd[: len(q_THd)]
+    return none if none.shape[1] == q_THd.shape[1] else none.repeat_interleave(q_THd.shape[1] // v_THd.shape[1], 1)
+
+
+def _mix(q: Tensor, k: Tensor, v: Tensor, group: Group, causal: bool) -> Tensor:
+    if k.shape[1] != q.shape[1]:
+        k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
+    if not causal and group.mask is None and suits(q, k):
+        return CpuAttention.apply(q, k, v)
+    return scaled_dot_product_attention(q, k, v, attn_mask=group.mask, is_causal=causal)
+
+
+def _can_use_varlen(q_THd: Tensor, k_THd: Tensor, layout: Layout) -> bool:
     """Many small groups, half precision and a GPU: one variable-length kernel beats one launch for each length."""
     half = q_THd.dtype in (torch.bfloat16, torch.float16)
-    plain = how.keys is None and not how.causal
-    return q_THd.is_cuda and half and len(how.groups) > 4 and plain and _varlen_kernel() is not None
+    plain = layout.keys is None and not layout.causal and q_THd.shape[1] == k_THd.shape[1]
+    return q_THd.is_cuda and half and len(layout.groups) > 4 and plain and _varlen_kernel() is not None
 
 
 def _varlen_kernel():
@@ -165,28 +267,58 @@ def _varlen_kernel():
     return varlen_attn
 
 
-def _varlen(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, how: Plan) -> Tensor:
-    lengths = [g.queries for g in how.groups for _ in range(g.rows)]
-    ends = torch.tensor([0, *lengths], device=q_THd.device).cumsum(0).to(torch.int32)
+def _varlen(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, layout: Layout) -> Tensor:
+    lengths = [g.queries for g in layout.groups for _ in range(g.rows)]
+    ends = to_device(torch.tensor([0, *lengths]).cumsum(0).to(torch.int32), q_THd.device)
     return _varlen_kernel()(q_THd, k_THd, v_THd, ends, ends, max(lengths), max(lengths))
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention on tokens in the order of a plan: (T, D) -> (T, D)."""
+    """Multi-head self-attention on tokens in the order of a layout: (T, D) -> (T, D).
 
-    def __init__(self, width: int, heads: int):
+    Args:
+        width: D; heads: H of the queries, which divide it.
+        kv_heads: heads of keys and values, each for H / kv_heads of the queries' (Ainslie et al. 2023, arXiv:2305.13245); None
+            for H.
+        qk_norm: a norm of each query and key over its head (Henry et al. 2020, arXiv:2010.04245; Dehghani et al. 2023).
+        norm_layer: width -> that norm.
+
+    Raises: ValueError where heads do not divide the width, or each other.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        kv_heads: int | None = None,
+        qk_norm: bool = False,
+        norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
+    ):
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not divisible by {heads} heads")
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
+        kv_heads = kv_heads or heads
+        if heads % kv_heads:
+            raise ValueError(f"{heads} heads are not divisible by {kv_heads} heads of keys and values")
+        self.heads, self.kv_heads = heads, kv_heads
+        self.qkv = nn.Linear(width, width + 2 * kv_heads * (width // heads))
+        self.q_norm, self.k_norm = (norm_layer(width // heads) if qk_norm else nn.Identity() for _ in range(2))
         self.out = nn.Linear(width, width)
 
-    def forward(self, x_TD: Tensor, how: Plan, rotate: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        q, k, v = self.qkv(x_TD).unflatten(1, (3, self.heads, -1)).unbind(1)
+    def forward(self, x_TD: Tensor, layout: Layout, rotate: Rotate | None = None) -> Tensor:
+        qkv = self.qkv(x_TD)
+        if self.kv_heads == self.heads:
+            q, k, v = qkv.unflatten(1, (3, self.heads, -1)).unbind(1)
+        else:
+            parts = qkv.unflatten(1, (self.heads + 2 * self.kv_heads, -1))
+            q, k, v = parts.split([self.heads, self.kv_heads, self.kv_heads], 1)
+        q, k = self.q_norm(q), self.k_norm(k)
         if rotate is not None:
             q, k = rotate(q), rotate(k)
-        if how.given is not None:
-            more = (t.to(k.dtype).unflatten(1, (self.heads, -1)) for t in how.given)
+        if layout.prefix is not None:
+            more = (t.to(k.dtype).unflatten(1, (self.kv_heads, -1)) for t in layout.prefix)
             k, v = (torch.cat([own, added]) for own, added in zip((k, v), more))
-        return self.out(attend(q, k, v, how).flatten(1))
+        if layout.cache is not None:
+            k, v = layout.cache.extend(self, k, v)
+        return self.out(attend(q, k, v, layout).flatten(1))

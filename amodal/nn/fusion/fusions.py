@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Column, Embeddings, Tokens, name_code, unknown
 from amodal.masking.hashing import hash_bits
 from amodal.masking.random import random_keep
-from amodal.nn.attention.varlen import plan
+from amodal.nn.attention.varlen import layout_of
 from amodal.nn.dropout import seeded_dropout
 from amodal.nn.fusion.late_fusion import side_by_side
 from amodal.nn.positions import Learned
@@ -156,7 +156,7 @@ class AttentionFusion(nn.Module):
         whole = read[0]
         if len(read) > 1:
             whole = self.read(self.chains[-1], Tokens.join(read), seeds, len(read))
-        rows = whole.lengths().nonzero().squeeze(1)
+        rows = whole.rows()
         return Column(summed(whole.x, whole)[rows], rows)
 
     def place(self, bag: Tokens, sense: str) -> Tokens:
@@ -168,19 +168,19 @@ class AttentionFusion(nn.Module):
         return bag.keep(random_keep(bag.row, own[bag.row], bag.within(), self.ratio))
 
     def read(self, chain: nn.ModuleList, bag: Tokens, seeds: Tensor | None, number: int) -> Tokens:
-        how, x = plan(bag), bag.x
+        layout, x = layout_of(bag), bag.x
         own = None if seeds is None else hash_bits(seeds, name_code("fusion"), number)[bag.row]
         own = None if own is None else hash_bits(own, bag.within())
-        if how.order is not None:
-            x, own = x[how.order], None if own is None else own[how.order]
+        if layout.order is not None:
+            x, own = x[layout.order], None if own is None else own[layout.order]
         rate = 0.0 if own is None else self.dropout
 
         def drop(depth: int, x: Tensor, half: int) -> Tensor:
             return seeded_dropout(x, own, rate, 2 * depth + half)
 
         for depth, block in enumerate(chain):
-            x, _ = block(x, how, drop=partial(drop, depth))
-        return bag.with_x(x if how.order is None else x[torch.argsort(how.order)])
+            x, _ = block(x, layout, drop=partial(drop, depth))
+        return bag.with_x(layout.leave(x))
 
 
 FUSIONS = {"attention": AttentionFusion, "sum": SumFusion, "conv": ConvFusion, "se": SeFusion, "aff": AffFusion}

@@ -7,8 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-Step = Callable[[Tensor, Tensor], Tensor]
-"""(ids so far (M, t) int64, row of each (M,)) -> (M, A + 1) log probabilities of each of A ids, and of the end."""
+Step = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(ids so far (M, t) int64, row of each (M,), parent of each (M,)) -> (M, A + 1) log probabilities of each of A ids, and of the end.
+
+The parent of a text is its number among the M texts of the call before, which had all of its ids but the last: what a decoder with
+a cache goes on from. At the first call, where t is 0, it has no meaning.
+"""
 
 
 @torch.no_grad()
@@ -22,6 +26,7 @@ def beam_search(
     """
     ids = torch.zeros(rows * beams, 0, dtype=torch.int64, device=device)
     owner = torch.arange(rows, device=device).repeat_interleave(beams)
+    parent = torch.arange(rows * beams, device=device)
     score = torch.full((rows, beams), -torch.inf, device=device)
     score[:, 0] = 0  # at the start all beams are the same text
     best: list[tuple[list[int], float]] = [([], -float("inf"))] * rows
@@ -35,14 +40,14 @@ def beam_search(
                 best[row] = ids[row * beams + beam].tolist(), value
 
     for t in range(longest if rows else 0):
-        table = score.unsqueeze(2) + step(ids, owner).float().view(rows, beams, -1)
+        table = score.unsqueeze(2) + step(ids, owner, parent).float().view(rows, beams, -1)
         letters = table.shape[2] - 1
         last = table.flatten(1).topk(beams, dim=1).values[:, -1:]  # an end has to be among the best continuations
         ended = table[:, :, letters]
         finish(*(ended.masked_fill(ended < last, -torch.inf) / penalty(t + 1)).max(1))
         score, chosen = table[:, :, :letters].flatten(1).topk(beams, dim=1)
-        before = (torch.arange(rows, device=device).unsqueeze(1) * beams + chosen // letters).flatten()
-        ids = torch.cat([ids[before], (chosen % letters).flatten().unsqueeze(1)], 1)
+        parent = (torch.arange(rows, device=device).unsqueeze(1) * beams + chosen // letters).flatten()
+        ids = torch.cat([ids[parent], (chosen % letters).flatten().unsqueeze(1)], 1)
         hope = (score.amax(1) / penalty(longest + 1)).tolist()
         if all(done >= most for (_, done), most in zip(best, hope)):  # no text gets better by growing
             return best

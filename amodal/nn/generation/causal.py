@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from amodal.core import Column, Tokens
-from amodal.nn.attention.varlen import plan
+from amodal.core import POSITION_DIMS, Column, Tokens
+from amodal.core.host import to_device
+from amodal.nn.attention.cache import KeyValueCache
+from amodal.nn.attention.varlen import layout_of
 from amodal.nn.positions import sincos
 from amodal.nn.transformer import Block
 
@@ -40,10 +42,33 @@ class CausalDecoder(nn.Module):
         x_TD = torch.where((number == 0).unsqueeze(1), self.start(whole.values)[owner], before)
         place = nn.functional.pad(number.to(x_TD.dtype).unsqueeze(1), (0, content.position.shape[1] - 1))
         x_TD = x_TD + sincos(place, x_TD.shape[1]).to(x_TD.dtype)
-        how = plan(content, causal=True)
-        if how.order is not None:
-            x_TD, owner = x_TD[how.order], owner[how.order]
+        layout = layout_of(content, causal=True)
+        x_TD, owner = layout.enter(x_TD), layout.enter(owner)
         for block, told in zip(self.blocks, self.told):
-            x_TD, _ = block(x_TD + told(whole.values)[owner], how)
-        x_TD = self.norm(x_TD)
-        return content.with_x(x_TD if how.order is None else x_TD[torch.argsort(how.order)])
+            x_TD, _ = block(x_TD + told(whole.values)[owner], layout)
+        return content.with_x(layout.leave(self.norm(x_TD)))
+
+    @torch.no_grad()
+    def step(self, whole: Column, last: Tensor | None, cache: KeyValueCache) -> Tensor:
+        """What is known of the next token of every row of `whole`; each call costs one token a row.
+
+        Args:
+            whole: (N, width_in), as in `forward`.
+            last: (N, width_in) what the token before holds; None at the start.
+            cache: empty at the start; the same in every call. `KeyValueCache.select` chooses rows anew, by their number 0 … N - 1.
+
+        Returns: (N, width).
+        """
+        x_ND = self.start(whole.values) if last is None else self.enter(last)
+        number = cache.lengths(len(whole)).to(x_ND)
+        x_ND = x_ND + sincos(nn.functional.pad(number.unsqueeze(1), (0, POSITION_DIMS - 1)), x_ND.shape[1]).to(
+            x_ND.dtype
+        )
+        rows, device = torch.arange(len(whole)), x_ND.device
+        each, position = torch.ones_like(rows), x_ND.new_zeros(len(rows), POSITION_DIMS)
+        tokens = Tokens.of(x_ND, to_device(rows, device), to_device(each, device), position, "token", len(rows))
+        layout = layout_of(tokens, causal=True, cache=cache)
+        x_ND, memory = layout.enter(x_ND), layout.enter(whole.values)
+        for block, told in zip(self.blocks, self.told):
+            x_ND, _ = block(x_ND + told(memory), layout)
+        return layout.leave(self.norm(x_ND))

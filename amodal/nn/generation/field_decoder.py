@@ -47,11 +47,14 @@ class Writer(nn.Module):
         if not self.modality.takes_prompts or self.modality.patch > 1:
             raise AmodalError("what is written is text with one id a token (patch = 1)")
 
-        def step(ids: Tensor, owner: Tensor) -> Tensor:
-            lengths, rows = torch.full_like(owner, ids.shape[1]), torch.arange(len(owner), device=owner.device)
-            content = tokenizer(Column(Ragged(ids.flatten(), lengths), rows), "told", len(owner)).x
-            states = self.decoder([s[owner] for s in sources], Ragged(content, lengths))
-            state = states.flat[states.lengths.cumsum(0) - 1]
+        decoding = self.decoder.begin(sources)
+
+        def step(ids: Tensor, owner: Tensor, parent: Tensor) -> Tensor:
+            last = None
+            if ids.shape[1]:  # one id a token: what a token holds is a matter of its id alone
+                rows = torch.arange(len(owner), device=owner.device)
+                last = tokenizer(Column(Ragged(ids[:, -1], torch.ones_like(owner)), rows), "text", len(owner)).x
+            state = decoding.step(last, owner, parent)
             end = self.ends(state)
             return torch.cat([self.predictor(state).squeeze(1).log_softmax(1) + logsigmoid(-end), logsigmoid(end)], 1)
 

@@ -145,9 +145,10 @@ class IdentifierWriter(nn.Module):
     def find(self, read: Ragged, trie: Trie, *, beams: int) -> tuple[Tensor, Tensor]:
         """Numbers and log probabilities (N, beams) as `trie_search` gives them."""
 
-        def step(before: Tensor, owner: Tensor) -> Tensor:
-            lengths = torch.full_like(owner, before.shape[1])
-            states = self.decoder([read[owner]], Ragged(self.token(before.flatten()), lengths))
-            return self.out(states.flat[states.lengths.cumsum(0) - 1]).log_softmax(1)
+        decoding = self.decoder.begin([read])
+
+        def step(before: Tensor, owner: Tensor, parent: Tensor) -> Tensor:
+            last = self.token(before[:, -1]) if before.shape[1] else None
+            return self.out(decoding.step(last, owner, parent)).log_softmax(1)
 
         return trie_search(step, trie, len(read), beams=beams)

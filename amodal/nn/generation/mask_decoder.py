@@ -34,11 +34,8 @@ class MaskDecoder(nn.Module):
         for bag in hidden:
             token = self.mask[field_of(bag.names[0])]
             marked.append(self._place(bag, token.expand(len(bag), -1)))
-        # a hidden bag is told from the seen bag of the same field by a name of its own
-        told = [
-            Tokens(b.x, b.row, torch.zeros_like(b.source), b.position, (f"{i}",), b.size) for i, b in enumerate(marked)
-        ]
-        decoded = self.trunk(Tokens.join(told))
+        # a hidden bag and the seen bag of the same field have names of their own
+        decoded = self.trunk(Tokens.join([bag.renamed(f"{i}") for i, bag in enumerate(marked)]))
         outputs = [decoded.only(f"{len(seen) + i}") for i in range(len(hidden))]
         return [bag.with_x(out.x) for bag, out in zip(hidden, outputs)]
 

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-Step = Callable[[Tensor, Tensor], Tensor]
-"""(tokens so far (M, t) int64, row of each (M,)) -> (M, V) log probabilities of the next token."""
+Step = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(tokens so far (M, t) int64, row of each (M,), parent of each (M,)) -> (M, V) log probabilities of the next token. The parent is as
+in `amodal.nn.generation.beam.Step`."""
 
 
 class Trie:
@@ -66,6 +67,7 @@ def trie_search(step: Step, trie: Trie, rows: int, *, beams: int) -> tuple[Tenso
     if rows and len(trie):
         score[:, 0] = 0  # at the start all beams are the same
     tokens = torch.zeros(rows * beams, 0, dtype=torch.int64, device=device)
+    number = from_beam = torch.arange(rows * beams, device=device)  # of each beam among the texts of the call before
     for _ in range(trie.depth if rows else 0):
         at = node.flatten()
         alive = ((trie.count[at] > 0) & score.flatten().isfinite()).nonzero().squeeze(1)
@@ -75,8 +77,9 @@ def trie_search(step: Step, trie: Trie, rows: int, *, beams: int) -> tuple[Tenso
         token, child = (torch.where(there, each[index], 0) for each in (trie.token, trie.child))
         total = score.flatten()[:, None].expand(-1, len(place)).masked_fill(~there, -torch.inf).clone()
         if len(alive):
-            told = step(tokens[alive], alive // beams).to(total.dtype).gather(1, token[alive])
-            total[alive] = (total[alive] + told).masked_fill(~there[alive], -torch.inf)
+            chances = step(tokens[alive], alive // beams, number[from_beam[alive]]).to(total.dtype)
+            total[alive] = (total[alive] + chances.gather(1, token[alive])).masked_fill(~there[alive], -torch.inf)
+            number = torch.zeros_like(number).index_copy(0, alive, torch.arange(len(alive), device=device))
         ended = trie.count[at] == 0  # what has ended stays, in the first place
         total[ended, 0], child[ended, 0] = score.flatten()[ended], at[ended]
         width = total.shape[1]

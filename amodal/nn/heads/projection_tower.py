@@ -13,7 +13,7 @@ from torch.nn.functional import silu
 
 from amodal.core import AmodalError, Column, Tokens, unknown
 from amodal.core.part import Part
-from amodal.nn.attention.varlen import Attention, Plan, plan
+from amodal.nn.attention.varlen import Attention, Layout, layout_of
 from amodal.nn.encoder import Encoder
 from amodal.nn.gradient_checkpointing import recomputed
 from amodal.nn.heads.linear import IdentityHead, LinearHead
@@ -33,11 +33,11 @@ class TailBlock(nn.Module):
         self.norm2, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, 2 * hidden), nn.Linear(hidden, width)
         self.scale1, self.scale2 = (nn.Parameter(torch.full((width,), SMALL)) for _ in range(2))
 
-    def forward(self, x_TD: Tensor, how: Plan) -> Tensor:
-        return recomputed(self.compute, x_TD, how)
+    def forward(self, x_TD: Tensor, layout: Layout) -> Tensor:
+        return recomputed(self.compute, x_TD, layout)
 
-    def compute(self, x_TD: Tensor, how: Plan) -> Tensor:
-        x_TD = x_TD + self.scale1 * self.attention(self.norm1(x_TD), how)
+    def compute(self, x_TD: Tensor, layout: Layout) -> Tensor:
+        x_TD = x_TD + self.scale1 * self.attention(self.norm1(x_TD), layout)
         gate, value = self.up(self.norm2(x_TD)).chunk(2, 1)
         return x_TD + self.scale2 * self.down(silu(gate) * value)
 
@@ -67,13 +67,12 @@ class ProjectionTower(Part, ClsPool):
 
     def read(self, bag: Tokens) -> Tokens:
         """The class token and the patches of each row behind the blocks. bag: as the trunk left it."""
-        how, x_TD = plan(bag), bag.x
-        if how.order is not None:
-            x_TD = x_TD[how.order]
+        layout = layout_of(bag)
+        x_TD = layout.enter(bag.x)
         for block in self.blocks:
-            x_TD = block(x_TD, how)
+            x_TD = block(x_TD, layout)
         x_TD = self.norm(x_TD)
-        return bag.with_x(x_TD if how.order is None else x_TD[torch.argsort(how.order)])
+        return bag.with_x(layout.leave(x_TD))
 
     def patches(self, bag: Tokens) -> Tokens:
         """The patches alone, which are to be compared with the dimensions `of_patches` of a text's unit vector."""

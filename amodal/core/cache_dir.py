@@ -1,0 +1,17 @@
+"""Where this user's machine keeps what is worth keeping between runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+
+def cache_dir() -> Path:
+    """$AMODAL_CACHE, or `amodal` in the user's cache folder. It need not exist."""
+    if chosen := os.environ.get("AMODAL_CACHE"):
+        return Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library/Caches/amodal"
+    local = os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else os.environ.get("XDG_CACHE_HOME")
+    return Path(local or Path.home() / ".cache").expanduser() / "amodal"
