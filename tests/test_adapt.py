@@ -95,7 +95,7 @@ def test_mistakes_are_told(start):
     with pytest.raises(AmodalError, match=label):
         adapt(folder / "run", digits, folder / "no", label=label[:-1], how="head")
     for wrong, words in (
-        ({"how": "capsule_attn"}, "tells none"),
+        ({"how": "capsule_attn"}, "predicts none"),
         ({"how": "mma_dfer", "task": "survival"}, "takes no task"),
         ({"how": "head", "size": "tiny"}, "setting of adapt"),
         ({"how": "head", "average": 0.9}, "leave average out"),

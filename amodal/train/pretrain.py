@@ -1,4 +1,4 @@
-"""From a folder of records to a run folder that holds a trained encoder.
+"""From a folder of records to a run folder that holds a trained encoder, in five steps.
 
 RUN/config.json        all that is needed to build the encoder again, and how it came about
 RUN/model.safetensors  the encoder
@@ -9,169 +9,266 @@ RUN/metrics.jsonl, tensorboard/, checkpoints/, quarantine.jsonl
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from amodal import curate as curation
 from amodal import data as records
 from amodal import methods
-from amodal.core import AmodalError, unknown
+from amodal.core import AmodalError, Batch, unknown
 from amodal.core.protocols import FitsStatistics, PredictsFromFeatures, Refreshes, Retrieves
+from amodal.curate import Choose
+from amodal.methods.contract import Method
 from amodal.nn import config as encoder_config
 from amodal.nn.adapters.lora import merged
 from amodal.nn.encoder import Encoder
 from amodal.nn.saved import saved
 from amodal.nn.transformer import size_of
-from amodal.train import distributed, packaged
+from amodal.train import distributed, packaged, run_dir
 from amodal.train.cache_features import remembered
 from amodal.train.collapse_monitor import Watch
 from amodal.train.log import read
 from amodal.train.log_start import announce
 from amodal.train.loop import Schedule, train
 from amodal.train.precision import context
-from amodal.train.run_dir import (
-    hashes,
-    prepare,
-    read_trained,
-    save_encoder,
-    save_part,
-    versions,
-    weights,
-    write_json,
-    write_trained,
+from amodal.train.run_setup import (
+    classes_of,
+    held_out,
+    once,
+    rows_of_a_batch,
+    targets_read,
+    tells,
+    truncated,
 )
-from amodal.train.run_setup import classes_of, held_out, once, rows_of_a_batch, targets_read, tells, truncated
+from amodal.train.settings import Settings
 
 DEFAULT_EPOCHS = 50
 
 
-def pretrain(
-    method: str,
-    data,
-    out: str | Path,
-    *,
-    size: str = "tiny",
-    epochs: int | None = None,
-    steps: int | None = None,
-    sources: Sequence[str] | None = None,
-    seed: int = 0,
-    resume: bool = False,
-    batch: int | None = None,
-    micro: int | None = None,
-    lr: float | None = None,
-    trunk: str | None = None,
-    positions: str | None = None,
-    pool: str | None = None,
-    backbones: dict[str, str] | None = None,
-    train_backbones: bool = False,
-    precision: str = "auto",
-    average: float = 0.0,
-    shard: bool = False,
-    recompute: bool = False,
-    workers: int = 0,
-    device: str = "auto",
-    checkpoint_every: int = 0,
-    options: dict[str, object] | None = None,
-    curate: str = "",
-    curate_options: dict[str, object] | None = None,
-    init_from: str | Path = "",
-    adapt: dict[str, object] | None = None,
-    only: Callable[[records.Dataset, np.ndarray], np.ndarray] | None = None,
-    remember: str = "",
-    conflict: bool = False,
-    progress: bool = True,
-) -> Path:
-    """Pretrain an encoder without labels. Returns the run folder.
+def pretrain(method: str, data, out: str | Path, **settings) -> Path:
+    """Pretrain an encoder without labels.
 
-    method: a page of `amodal.methods`; options: its options. data: a folder, file, bundled name, dict of arrays, or Dataset.
-    epochs or steps: how long (50 epochs unless given). sources: the fields to use, all unless given. batch, lr follow from `size`
-    unless given; micro: rows computed at once, which saves memory and changes nothing else. recompute: activation checkpointing, which
-    does so too: of a block only its input is kept, and the rest is computed again for its gradient. trunk, positions, pool: the encoder's
-    (see `amodal.nn.encoder.Encoder`), by default what the method's paper uses. backbones: field -> pretrained backbone, which stays
-    as it is unless train_backbones.
-    average: momentum of a moving average of the weights to keep instead of the last ones. resume: go on with the run in `out`.
-    curate: a page of `amodal.curate` that chooses, of super-batches 1 / keep as large, what is trained on; curate_options: its options.
-    init_from: the folder of a run whose encoder's weights to begin with, as far as names and shapes agree. adapt: go on with that encoder
-    itself, as it was built, to tell labels; what is given is what a resumed run must agree with. only: (dataset, training records) ->
-    those of them to learn from. remember: "mean" or "tokens" of what frozen backbones make of each value are computed once and kept in a
-    cache, of values as they are and not augmented (see `amodal.train.cache_features`); "" runs the backbones at every step.
-    conflict: log whether the terms of the loss pull the same way, at each measurement; costs a few steps and changes nothing.
+    Args:
+        method: a page of `amodal.methods`.
+        data: a folder, file, bundled name, dict of arrays, or Dataset.
+        out: the run folder to write.
+        settings: see `amodal.train.settings.Settings`.
+
+    Returns:
+        The run folder.
     """
-    for name, number in (("epochs", epochs), ("steps", steps), ("batch", batch), ("micro", micro), ("lr", lr)):
-        if number is not None and number <= 0:
-            raise AmodalError(f"{name} must be more than 0, not {number}")
-    if remember not in ("", "mean", "tokens"):
-        raise unknown("part of features to remember", remember, ("mean", "tokens"))
-    if steps is not None and epochs is not None:
-        raise AmodalError("give epochs or steps, not both")
-    rank, world = distributed.start()
-    out, where = Path(out), pick_device(device)
+    asked = Settings.of(**settings)
+    opened = open_run(method, data, asked)
+    built = build(opened)
+    prepared = prepare(opened, built, Path(out))
+    encoder = fit(opened, built, prepared)
+    save(opened, built, prepared, encoder)
+    return prepared.out
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a run begins with.
+
+    method: the name of a page. dataset: of the fields to use. part: (n,) the records to train on.
+    backbones: field -> spec. start: the encoder of `init_from`, if a run begins with one.
+    choose: what chooses from super-batches.
+    """
+
+    method: str
+    settings: Settings
+    dataset: records.Dataset
+    part: np.ndarray
+    backbones: dict[str, str]
+    start: Encoder | None = None
+    choose: Choose | None = None
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the encoder of `init_from` itself goes on; else a fresh one takes its weights."""
+        return self.settings.adapt is not None
+
+
+@dataclass(frozen=True)
+class Built:
+    """What is trained.
+
+    before: describes the encoder as it was before the method added to it. options: of the method,
+    as parsed. predicts: the labels that the whole method predicts, none for a head on features.
+    notes: what to say when the run starts.
+    """
+
+    encoder: Encoder
+    trainee: Method
+    options: dict[str, object]
+    before: dict
+    predicts: list[dict]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def head(self) -> nn.Module | None:
+        """What predicts labels from the encoder's features, if the method has one."""
+        return self.trainee.label_head if isinstance(self.trainee, PredictsFromFeatures) else None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """How it is trained.
+
+    seen: the data as it is trained on, whose features may be cached. rows: of a batch, over all
+    processes. pool: rows that these are chosen from. watched: held-out records. config: of the run.
+    """
+
+    out: Path
+    device: torch.device
+    seen: records.Dataset
+    views: object
+    rows: int
+    pool: int
+    schedule: Schedule
+    watched: list[Batch]
+    config: dict
+
+
+def open_run(method: str, data, settings: Settings) -> Opened:
+    """Open the data and what the run begins with. Raises AmodalError without training records."""
+    distributed.start()
     dataset = records.open(data)
-    dataset = dataset.select(list(sources)) if sources else dataset
-    backbones = packaged.specs(backbones or {})
+    dataset = dataset.select(list(settings.sources)) if settings.sources else dataset
+    backbones = packaged.specs(settings.backbones or {})
     dataset = packaged.in_their_words(dataset, backbones)
-    given = saved(init_from)[0] if init_from else None
-    whole = adapt is not None
-    if whole:
-        dataset = dataset.with_fields(given.fields)
-    elif given is not None:  # its weights mean what they meant only for values that are read as they were
-        dataset = dataset.with_fields({f: given.fields.get(f, m) for f, m in dataset.fields.items()})
-    choose = curation.chooser(curate, curate_options or {}) if curate else None
-    torch.manual_seed(seed)
-    wanted = {k: v for k, v in (("trunk", trunk), ("positions", positions), ("pool", pool)) if v is not None}
-    if whole:
-        encoder = saved(init_from)[0].train()
-        size = encoder.size
-    else:
-        encoder = Encoder(
-            dataset.fields,
-            size=size,
-            backbones=encoder_config.backbones(backbones, dataset.fields, size, frozen=not train_backbones),
-            **(methods.encoder_options(method) | wanted),
+    start = saved(settings.init_from)[0] if settings.init_from else None
+    if start is not None and settings.adapt is not None:
+        dataset = dataset.with_fields(start.fields)
+    elif (
+        start is not None
+    ):  # its weights mean what they meant only for values that are read as they were
+        dataset = dataset.with_fields(
+            {f: start.fields.get(f, m) for f, m in dataset.fields.items()}
         )
-    chosen = methods.parse(method, options or {})
     part = dataset.split("train")
-    part = part if only is None else only(dataset, part)
+    part = part if settings.only is None else settings.only(dataset, part)
     if not len(part):
         raise AmodalError(
-            f"{dataset.name} has {len(dataset)} records and none falls in the training part; more records are needed"
+            f"{dataset.name} has {len(dataset)} records and none falls in the training part; "
+            "more records are needed"
         )
-    chosen |= classes_of(method, chosen, dataset) | targets_read(method, chosen, dataset, part)
-    fresh = given is not None and not whole
-    if fresh:  # before the method may copy the encoder as a teacher, and again for the heads that it adds
-        begin_with(encoder, given, str(init_from))
+    choose = curation.chooser(settings.curate, settings.curate_options) if settings.curate else None
+    return Opened(method, settings, dataset, part, backbones, start, choose)
+
+
+def build(opened: Opened) -> Built:
+    """Build the encoder and the method around it, the same from the same seed."""
+    method, settings, dataset, start = opened.method, opened.settings, opened.dataset, opened.start
+    torch.manual_seed(settings.seed)
+    encoder = adapted(settings) if opened.adapts else fresh_encoder(opened)
+    options = methods.parse(method, settings.options)
+    options |= classes_of(method, options, dataset) | targets_read(
+        method, options, dataset, opened.part
+    )
+    fresh = start is not None and not opened.adapts
+    if (
+        fresh
+    ):  # before the method may copy the encoder as a teacher, and after, for the heads that it adds
+        begin_with(encoder, start, str(settings.init_from))
     before = encoder_config.describe(encoder)
-    trainee = methods.build(method, encoder, **chosen)
-    notes = [begin_with(trainee.encoder, given, str(init_from))] if fresh else []
-    told = tells(trainee, chosen, dataset)
-    head = trainee.label_head if isinstance(trainee, PredictsFromFeatures) else None
-    if whole and not told and head is None:
+    trainee = methods.build(method, encoder, **options)
+    notes = [begin_with(trainee.encoder, start, str(settings.init_from))] if fresh else []
+    built = Built(encoder, trainee, options, before, tells(trainee, options, dataset), notes)
+    if opened.adapts and not built.predicts and built.head is None:
         raise AmodalError(
-            f"{method} learns with a label but tells none; `amodal pretrain {method} --init-from RUN` goes on with a run"
+            f"{method} learns with a label but predicts none; "
+            f"`amodal pretrain {method} --init-from RUN` goes on with a run"
         )
-    if average and (told or head is not None):
+    return built
+
+
+def adapted(settings: Settings) -> Encoder:
+    """The encoder of `init_from`, to be trained on."""
+    return saved(settings.init_from)[0].train()
+
+
+def fresh_encoder(opened: Opened) -> Encoder:
+    """An encoder of the fields of the data, as the method's page has it by default."""
+    settings, fields = opened.settings, opened.dataset.fields
+    backbones = encoder_config.backbones(
+        opened.backbones, fields, settings.size, frozen=not settings.train_backbones
+    )
+    asked = methods.encoder_options(opened.method) | settings.encoder
+    return Encoder(fields, size=settings.size, backbones=backbones, **asked)
+
+
+def prepare(opened: Opened, built: Built, out: Path) -> Prepared:
+    """Decide how long, how fast and on what batches, make the run folder, and say so."""
+    settings, trainee, part = opened.settings, built.trainee, opened.part
+    if settings.average and (built.predicts or built.head is not None):
         raise AmodalError(
-            "an average is of the encoder alone, and what tells labels learns with its last weights; leave average out"
+            "an average is of the encoder alone, and what predicts labels learns with its last "
+            "weights; leave average out"
         )
-    seen, views = dataset, trainee.views
-    if remember:
-        seen = remembered(dataset, encoder, where, pooled=remember == "mean", progress=progress)
-        views = once(trainee.views, seen)
-    slices = [b.to(where) for b in held_out(seen, part)]
-    keep = choose.keep if choose else 1.0
-    rows = rows_of_a_batch(batch, size_of(size).batch, int(len(part) * keep), world, trainee.min_batch_size)
-    pool = round(rows / keep) // world * world
-    notes += [f"{curate} chooses {keep:.0%} of every {pool} records"] if choose else []
-    steps = steps or (epochs or DEFAULT_EPOCHS) * max(len(part) // pool, 1)
-    rate = lr if lr is not None else size_of(size).lr * min(1.0, (rows / size_of(size).batch) ** 0.5)
-    pace = {"micro": micro, "checkpoint_every": checkpoint_every, "conflict": conflict}
-    schedule = Schedule(steps, rate, precision=precision, average=average, shard=shard, recompute=recompute, **pace)
-    config = {
-        "method": method,
-        "options": {n: p.default for n, p in methods.options(method).items()} | chosen,
+    device = pick_device(settings.device)
+    seen, views = seen_data(opened, built, device)
+    watched = [batch.to(device) for batch in held_out(seen, part)]
+    share = opened.choose.keep if opened.choose else 1.0
+    world, usual = distributed.world(), size_of(built.encoder.size)
+    rows = rows_of_a_batch(
+        settings.batch, usual.batch, int(len(part) * share), world, trainee.min_batch_size
+    )
+    pool = round(rows / share) // world * world
+    notes = built.notes + (
+        [f"{settings.curate} chooses {share:.0%} of every {pool} records"] if opened.choose else []
+    )
+    schedule = scheduled(settings, len(part), rows, pool, built.encoder.size)
+    config = described(opened, built, schedule, rows)
+    make_folder(out, config, opened)
+    if settings.progress and distributed.rank() == 0:
+        announce(config, trainee, opened.dataset, notes)
+    if opened.choose:
+        precision = context(settings.precision, device, built.encoder.width)
+        opened.choose.prepare(
+            trainee.to(device),
+            micro=settings.micro,
+            gather=distributed.gather,
+            process=distributed.rank(),
+            precision=precision,
+        )
+    return Prepared(out, device, seen, views, rows, pool, schedule, watched, config)
+
+
+def seen_data(opened: Opened, built: Built, device: torch.device) -> tuple[records.Dataset, object]:
+    """The data as it is trained on, with cached features if asked for, and the views of it."""
+    settings, dataset, views = opened.settings, opened.dataset, built.trainee.views
+    if not settings.remember:
+        return dataset, views
+    pooled = settings.remember == "mean"
+    seen = remembered(dataset, built.encoder, device, pooled=pooled, progress=settings.progress)
+    return seen, once(views, seen)
+
+
+def scheduled(settings: Settings, records: int, rows: int, pool: int, size: str) -> Schedule:
+    """How long and how fast, where that was not said."""
+    steps = settings.steps or (settings.epochs or DEFAULT_EPOCHS) * max(records // pool, 1)
+    usual = size_of(size)
+    rate = (
+        settings.lr if settings.lr is not None else usual.lr * min(1.0, (rows / usual.batch) ** 0.5)
+    )
+    names = ("micro", "precision", "average", "checkpoint_every", "shard", "recompute", "conflict")
+    return Schedule(steps, rate, **{name: getattr(settings, name) for name in names})
+
+
+def described(opened: Opened, built: Built, schedule: Schedule, rows: int) -> dict:
+    """RUN/config.json: what a resumed run must agree with."""
+    settings, dataset, part, encoder = opened.settings, opened.dataset, opened.part, built.encoder
+    defaults = {n: p.default for n, p in methods.options(opened.method).items()}
+    learning = any(not t.frozen for f, t in encoder.tokenizers.items() if encoder.contextual(f))
+    curated = {"curate": {"name": settings.curate, **settings.curate_options}}
+    return {
+        "method": opened.method,
+        "options": defaults | built.options,
         "encoder": encoder_config.describe(encoder),
         "data": {
             "name": dataset.name,
@@ -182,108 +279,148 @@ def pretrain(
             "truncated": truncated(dataset, part),
         },
         "batch": rows,
-        "seed": seed,
+        "seed": settings.seed,
         "schedule": {
-            "steps": steps,
-            "lr": rate,
-            "precision": precision,
-            "average": average,
-            "train_backbones": any(not t.frozen for f, t in encoder.tokenizers.items() if encoder.contextual(f)),
-            **({"adapt": adapt} if adapt else {}),
-            **({"remember": remember} if remember else {}),
-            **({"curate": {"name": curate, **(curate_options or {})}} if curate else {}),
-            **({"init_from": str(init_from)} if init_from else {}),
+            "steps": schedule.steps,
+            "lr": schedule.lr,
+            "precision": schedule.precision,
+            "average": schedule.average,
+            "train_backbones": learning,
+            **({"adapt": settings.adapt} if settings.adapt else {}),
+            **({"remember": settings.remember} if settings.remember else {}),
+            **(curated if settings.curate else {}),
+            **({"init_from": str(settings.init_from)} if settings.init_from else {}),
         },
     }
-    if rank == 0:
-        prepare(out, config, resume)
-        before_it = read_trained(Path(init_from)) if init_from else None
-        seen_keys = hashes(dataset.keys[i] for i in part)
-        write_trained(out, seen_keys if before_it is None else np.concatenate([before_it, seen_keys]))
-    distributed.barrier()
-    if progress and rank == 0:
-        announce(config, trainee, dataset, notes)
-    if choose:
-        computing = context(precision, where, encoder.width)
-        choose.prepare(trainee.to(where), micro=micro, gather=distributed.gather, process=rank, precision=computing)
-    surveyed = isinstance(trainee, (Refreshes, FitsStatistics))
-    running: list = []
 
-    def batches(first: int, groups=None):
+
+def make_folder(out: Path, config: dict, opened: Opened) -> None:
+    """The run folder, made by the first process, for which the others wait."""
+    if distributed.rank() == 0:
+        start, dataset = opened.settings.init_from, opened.dataset
+        run_dir.prepare(out, config, opened.settings.resume)
+        before_it = run_dir.read_trained(Path(start)) if start else None
+        seen_keys = run_dir.hashes(dataset.keys[i] for i in opened.part)
+        run_dir.write_trained(
+            out, seen_keys if before_it is None else np.concatenate([before_it, seen_keys])
+        )
+    distributed.barrier()
+
+
+def fit(opened: Opened, built: Built, prepared: Prepared) -> nn.Module:
+    """Train. Returns the encoder to save: the last one, or the average."""
+    settings, trainee = opened.settings, built.trainee
+    drawn = Batches(opened, built, prepared)
+    looks_at_all = isinstance(trainee, (Refreshes, FitsStatistics))
+    every = records.Loader(
+        prepared.seen, opened.part, batch=256, shuffle=False, labels=trainee.labels
+    )
+    return train(
+        trainee,
+        drawn,
+        prepared.schedule,
+        prepared.out,
+        watch=Watch(prepared.watched),
+        resume=settings.resume,
+        records=every if looks_at_all else None,
+        choose=opened.choose,
+        device=prepared.device,
+        bad=drawn.bad,
+        progress=settings.progress,
+    )
+
+
+class Batches:
+    """This process's share of the batches from any step on, and the unreadable values in them."""
+
+    def __init__(self, opened: Opened, built: Built, prepared: Prepared):
+        self.opened, self.built, self.prepared = opened, built, prepared
+        self.running: list[records.Loader] = []
+
+    def __call__(self, first: int, groups: np.ndarray | None = None) -> records.Loader:
+        settings, prepared = self.opened.settings, self.prepared
         loader = records.Loader(
-            seen,
-            part,
-            batch=pool,
-            views=views,
-            seed=seed,
-            steps=steps,
+            prepared.seen,
+            self.opened.part,
+            batch=prepared.pool,
+            views=prepared.views,
+            seed=settings.seed,
+            steps=prepared.schedule.steps,
             start_step=first,
-            workers=workers,
-            rank=rank,
-            world=world,
-            labels=trainee.labels,
+            workers=settings.workers,
+            rank=distributed.rank(),
+            world=distributed.world(),
+            labels=self.built.trainee.labels,
             groups=groups,
         )
-        running.append(loader)
+        self.running.append(loader)
         return loader
 
-    def bad() -> int:
-        running[-1].quarantine(out / ("quarantine.jsonl" if rank == 0 else f"quarantine-{rank}.jsonl"))
-        return len(running[-1].bad)
+    def bad(self) -> int:
+        """How many values are in quarantine, which is written."""
+        rank, loader = distributed.rank(), self.running[-1]
+        loader.quarantine(
+            self.prepared.out / ("quarantine.jsonl" if rank == 0 else f"quarantine-{rank}.jsonl")
+        )
+        return len(loader.bad)
 
-    kept = train(
-        trainee,
-        batches,
-        schedule,
-        out,
-        watch=Watch(slices),
-        resume=resume,
-        records=records.Loader(seen, part, batch=256, shuffle=False, labels=trainee.labels) if surveyed else None,
-        choose=choose,
-        device=where,
-        bad=bad,
-        progress=progress,
-    )
-    tensors = weights(merged(kept))
-    names = isinstance(trainee, Retrieves) and not average  # which would be of the encoder alone
-    kept_whole = {n: v for n, v in weights(trainee).items() if not n.startswith("encoder.")} if told or names else {}
-    kept_head = weights(head) if head is not None else {}
-    if rank == 0:
-        done = {"status": "done", "versions": versions(), "seconds": seconds_of(out)}
-        done |= {"curation": choose.cost()} if choose else {}
-        if told:
-            done |= {"tells": told, "before": before}
-            save_part(out, "method.safetensors", kept_whole)
-        elif names:
-            done |= {"finds": True, "before": before}
-            save_part(out, "method.safetensors", kept_whole)
-            write_json(out / "keys.json", [dataset.keys[i] for i in part])
+
+def save(opened: Opened, built: Built, prepared: Prepared, encoder: nn.Module) -> None:
+    """Write what was learnt into the run folder. encoder: what `fit` returned."""
+    out, trainee, head = prepared.out, built.trainee, built.head
+    averaged = encoder is not trainee.encoder  # the average is of the encoder alone
+    tensors = run_dir.weights(merged(encoder))
+    retrieves = isinstance(trainee, Retrieves) and not averaged
+    rest = {}
+    if built.predicts or retrieves:
+        rest = {n: v for n, v in run_dir.weights(trainee).items() if not n.startswith("encoder.")}
+    of_head = run_dir.weights(head) if head is not None else {}
+    if distributed.rank() == 0:
+        done = {"status": "done", "versions": run_dir.versions(), "seconds": seconds_of(out)}
+        done |= {"curation": opened.choose.cost()} if opened.choose else {}
+        if built.predicts:
+            done |= {"tells": built.predicts, "before": built.before}
+            run_dir.save_part(out, "method.safetensors", rest)
+        elif retrieves:
+            done |= {"finds": True, "before": built.before}
+            run_dir.save_part(out, "method.safetensors", rest)
+            run_dir.write_json(out / "keys.json", [opened.dataset.keys[i] for i in opened.part])
         elif head is not None:
             done |= {"answers": head.written()}
-            save_part(out, "head.safetensors", kept_head)
-        save_encoder(out, tensors, config | done | {"processes": world, "device": where.type})
+            run_dir.save_part(out, "head.safetensors", of_head)
+        where = {"processes": distributed.world(), "device": prepared.device.type}
+        run_dir.save_encoder(out, tensors, prepared.config | done | where)
     distributed.barrier()
-    return out
 
 
 def seconds_of(run: Path) -> float:
     """How long the run trained, by the last entry of its log; 0 if somebody removed that."""
-    return next((e["seconds"] for e in reversed(read(run / "metrics.jsonl")) if "seconds" in e), 0.0)
+    return next(
+        (e["seconds"] for e in reversed(read(run / "metrics.jsonl")) if "seconds" in e), 0.0
+    )
 
 
 @torch.no_grad()
-def begin_with(encoder: Encoder, given: Encoder, folder: str) -> str:
-    """Copy the weights that both have under one name and in one shape; says how many. Raises AmodalError for none."""
-    own, its = encoder.state_dict(), given.state_dict()
-    both = [name for name in own if name in its and own[name].shape == its[name].shape]
+def begin_with(encoder: Encoder, start: Encoder, folder: str) -> str:
+    """Copy the weights that both have under one name and in one shape.
+
+    Returns:
+        A sentence with their number. Raises AmodalError for none.
+    """
+    mine, its = encoder.state_dict(), start.state_dict()
+    both = [name for name in mine if name in its and mine[name].shape == its[name].shape]
     described = ", ".join(
-        f"--{k} {v}" for k, v in encoder_config.describe(given).items() if k in ("size", "trunk", "pool")
+        f"--{k} {v}"
+        for k, v in encoder_config.describe(start).items()
+        if k in ("size", "trunk", "pool")
     )
-    words = f"{len(both)} of {len(own)} weights taken from {folder} ({described})"
+    words = f"{len(both)} of {len(mine)} weights taken from {folder} ({described})"
     if not both:
-        raise AmodalError(f"{words}: nothing in it fits this encoder. Give it the same size, trunk and fields")
+        raise AmodalError(
+            f"{words}: nothing in it fits this encoder. Give it the same size, trunk and fields"
+        )
     for name in both:
-        own[name].copy_(its[name])
+        mine[name].copy_(its[name])
     return words
 
 
