@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what `__getattr__` finds, for those who check types
     from amodal.claims import claim as claim
+    from amodal.core.recipe import Recipe as Recipe
     from amodal.data import Dataset as Dataset
     from amodal.data import init as init
     from amodal.data import open as open
@@ -25,6 +26,7 @@ _HOME = {
     "Embedder": "amodal.estimator",
     "Encoder": "amodal.nn.encoder",
     "Model": "amodal.model",
+    "Recipe": "amodal.core.recipe",
     "claim": "amodal.claims",
     "init": "amodal.data",
     "load": "amodal.model",

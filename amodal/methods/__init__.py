@@ -10,6 +10,7 @@ import typing
 from collections.abc import Callable
 from types import ModuleType
 
+from amodal.core.recipe import Recipe
 from amodal.core.registry import load, pages
 from amodal.errors import AmodalError, unknown
 
@@ -43,6 +44,11 @@ def options(name: str) -> dict[str, inspect.Parameter]:
 def encoder_options(name: str) -> dict[str, str]:
     """How the paper's encoder differs from the default one: `trunk`, `pool`, …"""
     return dict(getattr(page(name), "ENCODER", {}))
+
+
+def recipe(name: str) -> Recipe:
+    """How the page trains: its `RECIPE`, or the default one."""
+    return getattr(page(name), "RECIPE", None) or Recipe()
 
 
 def parse(name: str, given: dict[str, object]) -> dict[str, object]:

@@ -12,6 +12,7 @@ from torch.nn.functional import gelu
 
 from amodal.core import AmodalError, Tokens, unknown
 from amodal.nn.attention.varlen import Attention, Plan, Reads, plan, with_prefix
+from amodal.nn.drop_path import Drop, drop_of, whole
 from amodal.nn.experts import Experts
 from amodal.nn.gradient_checkpointing import recomputed
 from amodal.nn.positions import Rotary
@@ -44,14 +45,6 @@ def size_of(name: str) -> Size:
     return SIZES[name]
 
 
-Drop = Callable[[Tensor, int], Tensor]
-"""(T, D) what half 0 (attention) or 1 (MLP) of a block adds -> what is left of it."""
-
-
-def kept(x_TD: Tensor, half: int) -> Tensor:
-    return x_TD
-
-
 class Block(nn.Module):
     """Pre-norm attention and MLP (Dosovitskiy et al. 2021). Returns its output and the MLP's own part of it."""
 
@@ -61,7 +54,7 @@ class Block(nn.Module):
         self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
         self.norm2, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, hidden), nn.Linear(hidden, width)
 
-    def forward(self, x_TD: Tensor, how: Plan, rotate=None, routes=None, drop: Drop = kept) -> tuple[Tensor, Tensor]:
+    def forward(self, x_TD: Tensor, how: Plan, rotate=None, routes=None, drop: Drop = whole) -> tuple[Tensor, Tensor]:
         return recomputed(self.compute, x_TD, how, rotate, drop)
 
     def compute(self, x_TD: Tensor, how: Plan, rotate, drop: Drop) -> tuple[Tensor, Tensor]:
@@ -78,15 +71,18 @@ class SparseBlock(nn.Module):
         self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
         self.norm2, self.mlp = nn.LayerNorm(width), Experts(width, int(width * mlp_ratio), experts)
 
-    def forward(self, x_TD: Tensor, how: Plan, rotate=None, routes: Routes | None = None) -> tuple[Tensor, Tensor]:
-        x_TD, mlp_TD, logits_TE = recomputed(self.compute, x_TD, how, rotate)
+    def forward(
+        self, x_TD: Tensor, how: Plan, rotate=None, routes: Routes | None = None, drop: Drop = whole
+    ) -> tuple[Tensor, Tensor]:
+        x_TD, mlp_TD, logits_TE = recomputed(self.compute, x_TD, how, rotate, drop)
         if routes is not None:
             routes.append(logits_TE)
         return x_TD, mlp_TD
 
-    def compute(self, x_TD: Tensor, how: Plan, rotate) -> tuple[Tensor, Tensor, Tensor]:
-        x_TD = x_TD + self.attention(self.norm1(x_TD), how, rotate)
+    def compute(self, x_TD: Tensor, how: Plan, rotate, drop: Drop) -> tuple[Tensor, Tensor, Tensor]:
+        x_TD = x_TD + drop(self.attention(self.norm1(x_TD), how, rotate), 0)
         mlp_TD, logits_TE = self.mlp(self.norm2(x_TD))
+        mlp_TD = drop(mlp_TD, 1)
         return x_TD + mlp_TD, mlp_TD, logits_TE
 
 
@@ -162,8 +158,8 @@ class Transformer(nn.Module):
             x_TD, position = x_TD[how.order], position[how.order]
         rotate = Rotary(position, x_TD.shape[1] // self.blocks[0].attention.heads) if self.rotary else None
         outputs = []
-        for block in self.blocks:
-            x_TD, mlp_TD = block(x_TD, how, rotate, routes)
+        for i, block in enumerate(self.blocks):
+            x_TD, mlp_TD = block(x_TD, how, rotate, routes, drop_of(block, i, len(self.blocks), tokens, how.order))
             if collect is not None:
                 outputs.append(mlp_TD)
         x_TD = self.norm(x_TD)
@@ -192,7 +188,8 @@ class Transformer(nn.Module):
         if how.order is not None:
             x_TD, position = x_TD[how.order], position[how.order]
         rotate = Rotary(position, x_TD.shape[1] // self.blocks[0].attention.heads) if self.rotary else None
-        x_TD, _ = self.blocks[i](x_TD, how, rotate)
+        drop = drop_of(self.blocks[i], i, len(self.blocks), tokens, how.order)
+        x_TD, _ = self.blocks[i](x_TD, how, rotate, drop=drop)
         return tokens.with_x(x_TD if how.order is None else x_TD[torch.argsort(how.order)])
 
 
