@@ -46,7 +46,7 @@ class Recipe:
     optimizer: str = _option("adamw", f"{', '.join(OPTIMIZERS)}")
     lr: float | None = _option(None, "peak learning rate; by default the encoder's size decides")
     lr_scaling: str = _option(
-        "none", "linear/256 or sqrt/256: times the batch size over 256, or its root; none"
+        "none", "linear/256 or sqrt/256: times the batch size over 256, or its root"
     )
     weight_decay: float = _option(0.05, "of matrices; biases, norms and tokens never decay")
     weight_decay_end: float | None = _option(
