@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # what `__getattr__` finds, for those who check types
     from amodal.claims import claim as claim
     from amodal.core.recipe import Recipe as Recipe
     from amodal.data import Dataset as Dataset
+    from amodal.data import Mixture as Mixture
     from amodal.data import init as init
     from amodal.data import open as open
     from amodal.estimator import Embedder as Embedder
@@ -25,6 +26,7 @@ _HOME = {
     "Dataset": "amodal.data",
     "Embedder": "amodal.estimator",
     "Encoder": "amodal.nn.encoder",
+    "Mixture": "amodal.data",
     "Model": "amodal.model",
     "Recipe": "amodal.core.recipe",
     "claim": "amodal.claims",
