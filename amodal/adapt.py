@@ -24,6 +24,7 @@ from amodal.nn.saved import saved
 from amodal.nn.transformer import size_of
 from amodal.progress import Bar
 from amodal.train.pretrain import pretrain
+from amodal.train.settings import recipe_of
 
 EPOCHS = 30
 SETTINGS = (
@@ -82,7 +83,7 @@ def adapt(
         dataset = base_only(dataset, label)
     only = labelled(label) if shots is None else few(label, shots, settings.get("seed") or 0)
     learnt: dict[str, object] = {"shots": shots, "base_to_new": base_to_new}
-    settings["recipe"] = adapted(settings.pop("recipe", None) or methods.recipe(method), run, how)
+    settings["recipe"] = adapted(recipe_of(method, settings.pop("recipe", None)), run, how)
     return pretrain(
         method, dataset, out, init_from=run, adapt=learnt, only=only, options=given, **settings
     )

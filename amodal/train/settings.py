@@ -68,8 +68,6 @@ class Settings:
     def __post_init__(self) -> None:
         if self.cache_features not in CACHED:
             raise unknown("part of features to cache", self.cache_features, CACHED[1:])
-        if not isinstance(self.recipe, Recipe):
-            raise AmodalError(f"recipe must be an amodal.Recipe, not {type(self.recipe).__name__}")
         object.__setattr__(self, "logger", checked(self.logger))
 
     @property
@@ -96,9 +94,18 @@ def read_settings(method: str, settings: Mapping[str, Any]) -> Settings:
     for name in asked:
         if name not in SETTINGS and name not in NAMES:
             raise unknown("setting of pretrain", name, [*SETTINGS, *NAMES])
-    base = asked.pop("recipe", None) or methods.recipe(method)
+    base = recipe_of(method, asked.pop("recipe", None))
     changes = {name: asked.pop(name) for name in NAMES if name in asked}
     return Settings(recipe=changed(base, changes), **asked)
+
+
+def recipe_of(method: str, recipe: object = None) -> Recipe:
+    """The recipe that is given, or else the one of the method's page."""
+    if recipe is None:
+        return methods.recipe(method)
+    if not isinstance(recipe, Recipe):
+        raise AmodalError(f"recipe must be an amodal.Recipe, not {type(recipe).__name__}")
+    return recipe
 
 
 def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
