@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what `__getattr__` finds, for those who check types
     from amodal.claims import claim as claim
+    from amodal.core.recipe import Recipe as Recipe
     from amodal.data import Dataset as Dataset
+    from amodal.data import Mixture as Mixture
     from amodal.data import init as init
     from amodal.data import open as open
     from amodal.estimator import Embedder as Embedder
@@ -24,7 +26,9 @@ _HOME = {
     "Dataset": "amodal.data",
     "Embedder": "amodal.estimator",
     "Encoder": "amodal.nn.encoder",
+    "Mixture": "amodal.data",
     "Model": "amodal.model",
+    "Recipe": "amodal.core.recipe",
     "claim": "amodal.claims",
     "init": "amodal.data",
     "load": "amodal.model",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from amodal import methods
-from amodal.core import AmodalError, unknown
+from amodal.core import AmodalError, Recipe, unknown
+from amodal.core.recipe import NAMES, renamed
 from amodal.data import Dataset
 from amodal.data import open as open_data
 from amodal.data.readers import Reader
@@ -22,19 +24,13 @@ from amodal.nn.heads.supervised import SupervisedHead
 from amodal.nn.transformer import size_of
 from amodal.progress import Bar
 from amodal.train.pretrain import pretrain
+from amodal.train.settings import recipe_of
 
 EPOCHS = 30
 SETTINGS = (
-    "micro",
-    "precision",
-    "average",
-    "shard",
-    "workers",
-    "device",
-    "checkpoint_every",
-    "resume",
-    "remember",
-    "progress",
+    "recipe",
+    *NAMES,
+    *("workers", "device", "save_every", "resume", "cache_features", "progress", "callbacks", "logger", "seed"),
 )
 """Of `pretrain`, what may be set; all else the run has decided."""
 RATES = {"full": 0.25, "head": 2.5, "bias": 1.0, "lora": 1.0, "adapters": 1.0, "prompts": 2.5}
@@ -51,11 +47,6 @@ def adapt(
     task: str = "",
     shots: int | None = None,
     base_to_new: bool = False,
-    seed: int = 0,
-    epochs: int | None = None,
-    steps: int | None = None,
-    batch: int | None = None,
-    lr: float | None = None,
     options: dict[str, object] | None = None,
     **settings,
 ) -> Path:
@@ -64,8 +55,8 @@ def adapt(
     label: one, or several with commas between; task: "auto", "survival" (label: TIME,EVENT), or "" for what the method takes it for. how:
     "full", "head", "bias", "lora", "adapters" or "prompts" (see `amodal.nn.adapters.tuning`), or another method that learns from a label. shots:
     learn from so many records of each class only, drawn by the seed. base_to_new: learn from the first half of the classes only, in the
-    order of their names; `amodal evaluate --protocols base_to_new` then says how well both halves are told. epochs (30 unless given) or
-    steps, batch, lr: as for `pretrain`; options: of the method; settings: see SETTINGS. Raises AmodalError for unknown ways, settings and
+    order of their names; `amodal evaluate --protocols base_to_new` then says how well both halves are predicted. options: of the method;
+    settings: of `pretrain`, see SETTINGS; 30 epochs unless they say how long. Raises AmodalError for unknown ways, settings and
     labels, and for shots of a label that is no class.
     """
     given = dict(options or {})
@@ -81,6 +72,7 @@ def adapt(
         if "task" not in methods.options(method):
             raise AmodalError(f"{method} takes no task: it tells classes; leave task out, or take another way")
         given["task"] = task
+    settings = renamed(settings)
     for name in settings:
         if name not in SETTINGS:
             raise unknown("setting of adapt", name, SETTINGS, "The encoder stays as the run has it.")
@@ -89,13 +81,19 @@ def adapt(
         raise AmodalError(f"shots and base_to_new are about the classes of one label, and {label!r} names several")
     if base_to_new:
         dataset = base_only(dataset, label)
-    size = saved(run)[0].size
-    rate = lr if lr is not None else size_of(size).lr * RATES.get(how, 1.0)
-    spent: dict[str, Any] = {"steps": steps} if steps is not None else {"epochs": epochs or EPOCHS}
-    only = labelled(label) if shots is None else few(label, shots, seed)
-    how_long: dict[str, Any] = spent | {"batch": batch, "lr": rate, "seed": seed}
+    only = labelled(label) if shots is None else few(label, shots, settings.get("seed") or 0)
     learnt: dict[str, object] = {"shots": shots, "base_to_new": base_to_new}
-    return pretrain(method, dataset, out, init_from=run, adapt=learnt, only=only, options=given, **how_long, **settings)
+    settings["recipe"] = adapted(recipe_of(method, settings.pop("recipe", None)), run, how)
+    return pretrain(method, dataset, out, init_from=run, adapt=learnt, only=only, options=given, **settings)
+
+
+def adapted(recipe: Recipe, run: str | Path, how: str) -> Recipe:
+    """The recipe with the length and the learning rate of an adaptation, where it leaves them open."""
+    size = saved(run)[0].size
+    decided: dict[str, Any] = {"lr": size_of(size).lr * RATES.get(how, 1.0)} if recipe.lr is None else {}
+    if recipe.steps is None and recipe.epochs is None:
+        decided["epochs"] = EPOCHS
+    return replace(recipe, **decided)
 
 
 def base_only(dataset: Dataset, label: str) -> Dataset:

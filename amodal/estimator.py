@@ -9,11 +9,12 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from amodal.core import AmodalError, unknown
+from amodal.core import AmodalError, Recipe, unknown
+from amodal.core.recipe import NAMES, renamed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,21 +23,30 @@ if TYPE_CHECKING:
 
 
 class Embedder:
-    """method: a page of `amodal.methods` ("clip" learns from two senses or more, "simclr" also from one); size: of the encoder;
-    steps or epochs: how long to train (50 epochs unless given).
+    """An encoder that `fit` pretrains on records without labels.
 
-    sources: the fields to use, all unless given. fields: column -> modality, for values in memory whose kind shall not be guessed.
-    batch, lr, trunk, positions, pool: as in `amodal.pretrain`, which chooses them unless given; options: of the method.
-    out: the run folder to keep; a temporary one unless given. random_state: a whole number, or None for another run each time.
-    progress: show the progress of training.
-
-    X is a dict name -> values (lists, arrays or tensors of one length, None where a record lacks one), a list of dict records, a data
-    frame, an array (of one field, called "x"), or whatever `amodal.open` takes: a folder, a table file, a bundled name. A record may
-    lack any sense; `transform` also takes data that lacks whole senses.
-
-    Attributes after `fit`: model_ (an `amodal.Model`), n_features_out_ (D).
+    X is a dict name -> values (lists, arrays or tensors of one length, None where a record lacks one),
+    a list of dict records, a data frame, an array (of one field, called "x"), or whatever `amodal.open`
+    takes: a folder, a table file, a bundled name. A record may lack any field; `transform` also takes
+    data that lacks whole fields.
 
         make_pipeline(Embedder("simclr", steps=200), LogisticRegression()).fit({"photo": photos}, y)
+
+    Args:
+        method: a page of `amodal.methods`: "clip" learns from two fields or more, "simclr" also from one.
+        size: of the encoder.
+        sources: the fields to use, all unless given.
+        fields: column -> modality, for values in memory whose kind shall not be guessed.
+        trunk, positions, pool: of the encoder, as in `amodal.pretrain`.
+        options: of the method.
+        device: auto, cpu, cuda, cuda:N.
+        out: the run folder to write; a temporary one unless given.
+        random_state: a whole number, or None for another run each time.
+        progress: show the progress of training.
+        recipe: an `amodal.Recipe`; the one of the method's page unless given.
+        settings: fields of the recipe, such as steps, epochs, batch_size and lr.
+
+    Attributes after `fit`: model_ (an `amodal.Model`), n_features_out_ (D).
     """
 
     def __init__(
@@ -44,12 +54,8 @@ class Embedder:
         method: str = "clip",
         *,
         size: str = "tiny",
-        steps: int | None = None,
-        epochs: int | None = None,
         sources: Sequence[str] | None = None,
         fields: Mapping | None = None,
-        batch: int | None = None,
-        lr: float | None = None,
         trunk: str | None = None,
         positions: str | None = None,
         pool: str | None = None,
@@ -58,11 +64,17 @@ class Embedder:
         out: str | Path | None = None,
         random_state: int | None = 0,
         progress: bool = False,
+        recipe: Recipe | None = None,
+        **settings,
     ):
-        self.method, self.size, self.steps, self.epochs = method, size, steps, epochs
-        self.sources, self.fields, self.batch, self.lr = sources, fields, batch, lr
+        self.method, self.size = method, size
+        self.sources, self.fields = sources, fields
         self.trunk, self.positions, self.pool, self.options = trunk, positions, pool, options
         self.device, self.out, self.random_state, self.progress = device, out, random_state, progress
+        self.recipe = recipe
+        for name in NAMES:
+            setattr(self, name, None)
+        self.set_params(**renamed(settings))
 
     def fit(self, X, y=None) -> Embedder:
         """Pretrain on every record of X; y is not looked at."""
@@ -75,7 +87,7 @@ class Embedder:
         dataset.parts = np.zeros(
             len(dataset), dtype=np.int8
         )  # whoever calls `fit` has split already: learn from all of it
-        settings = {name: value for name, value in self.get_params().items() if name in PASSED}
+        settings: dict[str, Any] = {n: v for n, v in self.get_params().items() if n in PASSED or n in NAMES}
         seed = int.from_bytes(os.urandom(4), "little") if self.random_state is None else self.random_state
         with tempfile.TemporaryDirectory(prefix="amodal-") as temporary:
             out = Path(self.out) if self.out is not None else Path(temporary) / "run"
@@ -156,16 +168,18 @@ class Embedder:
         return hasattr(self, "model_")
 
     def __repr__(self) -> str:
-        defaults = {name: p.default for name, p in inspect.signature(Embedder.__init__).parameters.items()}
+        defaults = {n: p.default for n, p in inspect.signature(Embedder.__init__).parameters.items()}
+        defaults |= dict.fromkeys(NAMES)
         changed = [f"{k}={v!r}" for k, v in self.get_params().items() if not (v is defaults[k] or v == defaults[k])]
         return f"Embedder({', '.join(changed)})"
 
 
-PASSED = ("size", "steps", "epochs", "batch", "lr", "trunk", "positions", "pool", "device", "progress")
+PASSED = ("size", "trunk", "positions", "pool", "device", "progress", "recipe")
 
 
 def _parameters() -> list[str]:
-    return [name for name in inspect.signature(Embedder.__init__).parameters if name != "self"]
+    named = inspect.signature(Embedder.__init__).parameters.values()
+    return [p.name for p in named if p.name != "self" and p.kind is not p.VAR_KEYWORD] + list(NAMES)
 
 
 def _wanted(name: str, field, columns: Mapping) -> tuple[str, ...]:

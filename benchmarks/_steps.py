@@ -17,8 +17,7 @@ from amodal.core.matmul import fast_products
 from amodal.methods.contract import Clock
 from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import size_of
-from amodal.train.loop import Schedule, fresh
-from amodal.train.optim import clip_gradients
+from amodal.train.optim import adamw, clip_gradients
 from amodal.train.precision import context
 from amodal.train.step import gradients, total
 
@@ -53,7 +52,7 @@ def ours(name: str, fields: dict, batch: Batch, size: str, encoder: dict, **opti
     torch.manual_seed(0)
     built = Encoder(fields, size=size, **methods.encoder_options(name) | encoder)
     method = methods.build(name, built, **options).to(DEVICE).train()
-    optimizer, batch = fresh(method, Schedule(steps=1000, lr=1e-4)), batch.to(DEVICE)
+    optimizer, batch = adamw(method, lr=1e-4, rates=method.lr_multipliers), batch.to(DEVICE)
 
     @fast_products()
     def step(precision: str) -> float:

@@ -30,13 +30,13 @@ import torch
 from torch import Tensor
 
 from amodal import data, methods
-from amodal.core import Embeddings
+from amodal.core import Embeddings, Recipe
 from amodal.data.loader import class_numbers
 from amodal.evaluate.protocols.knn import neighbours
 from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import size_of
 from amodal.train.collapse_monitor import Watch
-from amodal.train.loop import Schedule, train
+from amodal.train.loop import train
 from benchmarks import _quality
 from benchmarks._timing import Row, on_one_thread
 
@@ -171,7 +171,7 @@ def ours(name: str, trial: Trial, steps: int, seed: int, wanted: float = math.in
     torch.manual_seed(seed)
     encoder = Encoder(trial.set.fields, size="tiny", **methods.encoder_options(name))
     method, shape = methods.build(name, encoder), size_of("tiny")
-    schedule = Schedule(steps, shape.lr * (BATCH[name] / shape.batch) ** 0.5)
+    recipe = Recipe(steps=steps, lr=shape.lr * (BATCH[name] / shape.batch) ** 0.5)
 
     def score() -> float:
         encoder.eval()
@@ -194,7 +194,7 @@ def ours(name: str, trial: Trial, steps: int, seed: int, wanted: float = math.in
     with tempfile.TemporaryDirectory() as folder:
         looks = Looks(score)
         try:
-            train(method, batches, schedule, Path(folder), watch=Watch([]), choose=look, progress=False)
+            train(method, batches, recipe, Path(folder), watch=Watch([]), choose=look, progress=False)
             looks(steps)
         except Enough:
             pass

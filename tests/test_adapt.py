@@ -98,7 +98,7 @@ def test_mistakes_are_told(start):
         ({"how": "capsule_attn"}, "predicts none"),
         ({"how": "mma_dfer", "task": "survival"}, "takes no task"),
         ({"how": "head", "size": "tiny"}, "setting of adapt"),
-        ({"how": "head", "average": 0.9}, "leave average out"),
+        ({"how": "head", "average": 0.9}, "leave ema out"),
         ({"how": "head", "shots": 2, "label": f"{label},{label}"}, "names several"),
     ):
         with pytest.raises(AmodalError, match=words):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from amodal import methods
-from amodal.core import Batch, Column, Embeddings
+from amodal.core import Batch, Column, Embeddings, Recipe
 from amodal.data import Dataset, Loader
 from amodal.evaluate import Embedded, embed_records
 from amodal.evaluate.protocols.linear import linear
@@ -23,7 +23,7 @@ from amodal.inference.embed import known
 from amodal.methods.contract import Method
 from amodal.nn.encoder import Encoder
 from amodal.train.collapse_monitor import Watch
-from amodal.train.loop import Schedule, train
+from amodal.train.loop import train
 
 Make = Callable[[Encoder], Method]
 
@@ -85,11 +85,11 @@ def fit(
         stream = dict(views=views, seed=seed, steps=budget.steps, start_step=first, labels=labels, groups=groups)
         return Loader(dataset, rows, batch=batch, **stream)
 
-    schedule = Schedule(budget.steps, rate, precision="float32", checkpoint_every=budget.steps)
+    recipe = Recipe(steps=budget.steps, lr=rate, precision="float32")
     with tempfile.TemporaryDirectory() as run:
-        quiet = dict(watch=Watch([]), tensorboard=False, progress=False)
+        quiet = dict(watch=Watch([]), save_every=budget.steps, tensorboard=False, progress=False)
         records = Loader(dataset, rows, batch=256, shuffle=False, labels=method.labels)
-        train(method, batches, schedule, Path(run), records=records, choose=choose, **quiet)
+        train(method, batches, recipe, Path(run), records=records, choose=choose, **quiet)
     return method.eval()
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from amodal.claims import Comparison
 from amodal.claims._arms import Budget, plain_clip, trained, untrained
 from amodal.claims._scenes import small
+from amodal.core import Recipe
 from amodal.curate.jest import Jest
 from amodal.curate.poison import chosen, mismatched
 from amodal.data import Loader
@@ -23,7 +24,7 @@ from amodal.evaluate import embed_records
 from amodal.evaluate.drawing import COLOURS, drawing
 from amodal.evaluate.protocols.retrieval import retrieval
 from amodal.train.collapse_monitor import Watch
-from amodal.train.loop import Schedule, train
+from amodal.train.loop import train
 
 CLAIM = (
     "On a generated pool with half the captions mismatched and a quarter of the records doubled, joint learnability selection finds "
@@ -89,9 +90,10 @@ def run(dataset, pool, seed, choose):
 
     if choose is not None:
         choose.prepare(method)
-    schedule = Schedule(BUDGET.steps, RATE, precision="float32", checkpoint_every=BUDGET.steps, watch_every=EVERY)
+    recipe = Recipe(steps=BUDGET.steps, lr=RATE, precision="float32")
     with tempfile.TemporaryDirectory() as out:
-        train(method, batches, schedule, Path(out), watch=recall, choose=note, tensorboard=False, progress=False)
+        quiet = dict(save_every=BUDGET.steps, measure_every=EVERY, tensorboard=False, progress=False)
+        train(method, batches, recipe, Path(out), watch=recall, choose=note, **quiet)
     return recall.curve, taken
 
 

@@ -3,10 +3,24 @@
 from amodal.data.dataset import Dataset
 from amodal.data.infer import infer, init
 from amodal.data.loader import Loader, Views, class_numbers
+from amodal.data.mixture import Mixture
 from amodal.data.open_dataset import open_dataset as open
 from amodal.data.pack import pack
 from amodal.data.quarantine import Bad
 from amodal.data.report import Report
 from amodal.data.schema import Label
 
-__all__ = ["Bad", "Dataset", "Label", "Loader", "Report", "Views", "class_numbers", "infer", "init", "open", "pack"]
+__all__ = [
+    "Bad",
+    "Dataset",
+    "Label",
+    "Loader",
+    "Mixture",
+    "Report",
+    "Views",
+    "class_numbers",
+    "infer",
+    "init",
+    "open",
+    "pack",
+]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from amodal.data.schema import Field, Label, Schema
 from amodal.modalities import BadValue, Modality, Raw, config, name_of
 from amodal.modalities.shared.cells import number
 
+if TYPE_CHECKING:
+    from amodal.data.mixture import Proportions
+
 
 class Dataset:
     """N records. Any field may be missing in any record.
@@ -26,6 +30,9 @@ class Dataset:
     reader: where the cells come from; schema: what they mean; path: of the data, if it is on disk.
     Raises AmodalError if the schema names a column that the data lacks.
     """
+
+    proportions: Proportions | None = None
+    """In which proportions records are drawn to train on, of a `Mixture`."""
 
     def __init__(self, reader: Reader, schema: Schema, path: Path | Remote | None = None, name: str = ""):
         self.reader, self.schema, self.path = reader, schema, path

@@ -22,6 +22,7 @@ from amodal.data import order
 from amodal.data.cache import Entry
 from amodal.data.dataset import Dataset
 from amodal.data.groups import Groups
+from amodal.data.mixture import Drawn
 from amodal.data.quarantine import Bad, Quarantine
 from amodal.data.remote import Unreachable, together
 from amodal.data.shm_batch import Parcel
@@ -90,6 +91,7 @@ class Loader:
             )
         self.one_pass = steps is None and not shuffle
         self.groups = None if groups is None else Groups(groups, batch, seed)
+        self.drawn = self._drawn(dataset) if shuffle else None
         self.steps = self.steps_per_epoch if steps is None else steps
         for field in dataset.fields:
             if not dataset.present(field)[self.indices].any():
@@ -97,6 +99,14 @@ class Loader:
                     f"none of the {len(self.indices):,} records has the field {field!r} of {dataset.name!r}",
                     stacklevel=2,
                 )
+
+    def _drawn(self, dataset: Dataset) -> Drawn | None:
+        """How a `Mixture` is drawn from."""
+        if dataset.proportions is None:
+            return None
+        if self.groups is not None:
+            raise AmodalError("batches of one group cannot have the proportions of a Mixture; train on one dataset")
+        return Drawn(dataset.proportions, self.indices, self.batch, self.seed)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -170,6 +180,10 @@ class Loader:
     def _rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Records and epochs of this rank's rows."""
         share, n = self.batch // self.world, len(self.indices)
+        if self.drawn is not None:
+            rows, epochs = self.drawn.at(step)
+            mine = slice(self.rank * share, (self.rank + 1) * share)
+            return self.indices[rows[mine]], epochs[mine]
         epoch, within = divmod(step, self.steps_per_epoch)
         start = epoch * n + within * self.batch + self.rank * share
         if self.groups is not None:

@@ -14,6 +14,7 @@ import typing
 from collections.abc import Callable
 from types import ModuleType
 
+from amodal.core.recipe import Recipe
 from amodal.core.registry import load, pages
 from amodal.core.source import is_reference, load_reference
 from amodal.errors import AmodalError, unknown
@@ -95,6 +96,11 @@ def encoder_options(method: MethodLike) -> dict[str, str]:
     return dict(getattr(sys.modules.get(build_it.__module__), "ENCODER", {}))
 
 
+def recipe(method: MethodLike) -> Recipe:
+    """How a method is trained: `RECIPE` beside its function, or the default one."""
+    return getattr(sys.modules.get(function(method).__module__), "RECIPE", None) or Recipe()
+
+
 def parse(method: MethodLike, given: dict[str, object]) -> dict[str, object]:
     """Options as typed values; texts, as a command line gives them, are read by the type in the function's signature."""
     known = options(method)
@@ -148,5 +154,6 @@ __all__ = [
     "page",
     "parse",
     "read_option",
+    "recipe",
     "title",
 ]

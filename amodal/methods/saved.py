@@ -97,8 +97,10 @@ def build(spec: Spec) -> Any:
         return encoder
     name: methods.MethodLike = spec["method"]
     if code := spec.get("code"):
-        how = f"amodal.load(RUN, method={spec['method']}) or --method FILE.py:{spec['method']}"
-        name = parts.take("method", f"the method {code['name']} of your own", f"pass it again: {how}")
+        call = f"amodal.load(RUN, method={spec['method']}) or --method FILE.py:{spec['method']}"
+        name = parts.take("method", f"the method {code['name']} of your own", f"pass it again: {call}")
+        if methods.title(name) != spec["method"]:
+            raise AmodalError(f"this run was trained with {code['name']}, not with {dotted_name(name)}")
     options = {n: tuple(v) if isinstance(v, list) else v for n, v in from_spec(spec["options"]).items()}
     return methods.build(name, encoder, **options)
 
@@ -167,8 +169,6 @@ def own_code(
         function, code = methods.function(method), spec.get("code")
         if code is None:
             raise AmodalError(f"this run was trained with amodal's own {spec['method']}; leave method out")
-        if function.__qualname__ != code["name"].rpartition(":")[2]:
-            raise AmodalError(f"this run was trained with {code['name']}, not with {dotted_name(function)}")
         things["method"] = function
     return things
 

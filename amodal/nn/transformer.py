@@ -14,6 +14,7 @@ from amodal.core.part import Part
 from amodal.masking.hashing import uniform
 from amodal.nn.attention.cache import KeyValueCache
 from amodal.nn.attention.varlen import Attention, Layout, MaskRule, Rotate, layout_of, with_prefix
+from amodal.nn.drop_path import Drop, drop_of, whole
 from amodal.nn.experts import Experts
 from amodal.nn.gradient_checkpointing import recomputed
 from amodal.nn.positions import Rotary
@@ -46,15 +47,8 @@ def size_of(name: str) -> Size:
     return SIZES[name]
 
 
-Drop = Callable[[Tensor, int], Tensor]
-"""(T, D) what half 0 (attention) or 1 (MLP) of a block adds -> what is left of it."""
-
 NormLayer = Callable[[int], nn.Module]
 """Width -> a norm over the last dimension."""
-
-
-def identity(x_TD: Tensor, half: int) -> Tensor:
-    return x_TD
 
 
 class Block(nn.Module):
@@ -98,7 +92,7 @@ class Block(nn.Module):
         layout: Layout,
         rotate: Rotate | None = None,
         router_logits: RouterLogits | None = None,
-        drop: Drop = identity,
+        drop: Drop = whole,
         seeds: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """x_TD: in the order of the layout; seeds: (B,) of the rows, which drop_path needs in training."""
@@ -144,19 +138,21 @@ class SparseBlock(nn.Module):
         layout: Layout,
         rotate: Rotate | None = None,
         router_logits: RouterLogits | None = None,
+        drop: Drop = whole,
         seeds: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        x_TD, mlp_TD, logits_TE = recomputed(self.compute, x_TD, layout, rotate, seeds)
+        x_TD, mlp_TD, logits_TE = recomputed(self.compute, x_TD, layout, rotate, drop, seeds)
         if router_logits is not None:
             router_logits.append(logits_TE)
         return x_TD, mlp_TD
 
     def compute(
-        self, x_TD: Tensor, layout: Layout, rotate: Rotate | None, seeds: Tensor | None
+        self, x_TD: Tensor, layout: Layout, rotate: Rotate | None, drop: Drop, seeds: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        x_TD = x_TD + self.drop_path(self.attention(self.norm1(x_TD), layout, rotate), layout, seeds, 0)
+        mixed_TD = drop(self.attention(self.norm1(x_TD), layout, rotate), 0)
+        x_TD = x_TD + self.drop_path(mixed_TD, layout, seeds, 0)
         mlp_TD, logits_TE = self.mlp(self.norm2(x_TD))
-        mlp_TD = self.drop_path(mlp_TD, layout, seeds, 1)
+        mlp_TD = self.drop_path(drop(mlp_TD, 1), layout, seeds, 1)
         return x_TD + mlp_TD, mlp_TD, logits_TE
 
 
@@ -302,8 +298,9 @@ class Transformer(nn.Module):
         layout = layout_of(tokens, mask_rule or self.mask_rule, causal, cache)
         x_TD, rotate = layout.enter(tokens.x), self._rotate(tokens, layout)
         outputs = []
-        for block in self.blocks:
-            x_TD, mlp_TD = block(x_TD, layout, rotate, router_logits, seeds=seeds)
+        for i, block in enumerate(self.blocks):
+            drop = drop_of(block, i, len(self.blocks), tokens, layout.order)
+            x_TD, mlp_TD = block(x_TD, layout, rotate, router_logits, drop, seeds)
             if collector is not None:
                 outputs.append(mlp_TD)
         x_TD = self.norm(x_TD)
@@ -345,7 +342,8 @@ class Transformer(nn.Module):
         placed = (layout or layout_of)(tokens, mask_rule or self.mask_rule)
         if prefix is not None:
             placed = with_prefix(placed, *prefix)
-        x_TD, _ = self.blocks[i](placed.enter(tokens.x), placed, self._rotate(tokens, placed))
+        drop = drop_of(self.blocks[i], i, len(self.blocks), tokens, placed.order)
+        x_TD, _ = self.blocks[i](placed.enter(tokens.x), placed, self._rotate(tokens, placed), drop=drop)
         return tokens.with_x(placed.leave(x_TD))
 
 

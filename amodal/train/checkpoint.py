@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,10 +23,15 @@ from amodal.train import distributed
 KEEP = 2  # the newest ones
 
 
-def save(folder: Path, step: int, method: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> Path:
+Optimizers = Sequence[torch.optim.Optimizer]
+
+
+def save(folder: Path, step: int, method: nn.Module, optimizers: Optimizers, state: dict) -> Path:
     """Write a checkpoint. A full disk or a kill on the way leaves the older ones as they were."""
     model = {k: distributed.whole(v).detach().cpu().contiguous() for k, v in method.state_dict().items()}
-    moments = {k: v.cpu().contiguous() for k, v in optimizer_tensors(method, optimizer).items()}
+    tensors, scalars = optimizer_state(method, optimizers)
+    moments = {k: v.cpu().contiguous() for k, v in tensors.items()}
+    state = state | {"step": step, "moments": len(moments)} | ({"scalars": scalars} if scalars else {})
     final = folder / f"step-{step:08d}"
     if distributed.rank() == 0:
         draft = folder / f".{final.name}.draft"
@@ -35,7 +41,7 @@ def save(folder: Path, step: int, method: nn.Module, optimizer: torch.optim.Opti
             draft.mkdir(parents=True)
             save_file(model, draft / "model.safetensors")
             save_file(moments, draft / "optimizer.safetensors")
-            (draft / "state.json").write_text(json.dumps(state | {"step": step}, indent=1))
+            (draft / "state.json").write_text(json.dumps(state, indent=1))
             sync(draft)
             shutil.rmtree(final, ignore_errors=True)
             draft.rename(final)
@@ -68,7 +74,7 @@ def latest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def load(path: Path, method: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+def load(path: Path, method: nn.Module, optimizers: Optimizers) -> dict:
     """Put weights and moments back; returns the state. A checkpoint of another model is an error that names the differences."""
     state = checked(path, read_json(path / "state.json", _mend(path)))
     try:
@@ -76,7 +82,7 @@ def load(path: Path, method: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     except AmodalError as e:
         raise AmodalError(f"{e}; {_mend(path)}") from e
     fill(method, tensors, str(path))
-    load_optimizer(method, optimizer, moments, path)
+    load_optimizers(method, optimizers, moments, state, path)
     return state
 
 
@@ -105,42 +111,100 @@ def _mend(path: Path) -> str:
     return f"remove the folder {path}; {kept}"
 
 
-def optimizer_tensors(method: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """`parameter name/moment` -> tensor."""
+def optimizer_state(method: nn.Module, optimizers: Optimizers) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """All that optimizers hold.
+
+    Returns:
+        `parameter/moment` and `param_groups.N/value` -> tensor; the same -> number, for what is no tensor.
+    """
     names = {p: n for n, p in method.named_parameters()}
-    return {
-        f"{names[p]}/{k}": distributed.whole(v).detach()
+    entries = {
+        f"{names[p]}/{k}": v
+        for optimizer in optimizers
         for p, moments in optimizer.state.items()
         for k, v in moments.items()
     }
+    for i, group in enumerate(groups_of(optimizers)):  # LAMB counts its steps there
+        entries |= {f"{GROUP}{i}/{k}": v for k, v in group.items() if isinstance(v, Tensor)}
+    tensors = {k: distributed.whole(v).detach() for k, v in entries.items() if isinstance(v, Tensor)}
+    return tensors, {k: v for k, v in entries.items() if not isinstance(v, Tensor)}
 
 
-MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
-"""What AdamW keeps of a parameter."""
+def groups_of(optimizers: Optimizers) -> list[dict]:
+    return [group for optimizer in optimizers for group in optimizer.param_groups]
 
 
-def load_optimizer(method: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], path: Path) -> None:
-    params, met = dict(method.named_parameters()), {}
-    for name, value in tensors.items():
+GROUP = "param_groups."
+ADAMW = {"step", "exp_avg", "exp_avg_sq"}
+"""What AdamW holds of a parameter."""
+
+
+def load_optimizers(
+    method: nn.Module, optimizers: Optimizers, tensors: dict[str, Tensor], state: dict, path: Path
+) -> None:
+    """Put what `optimizer_state` gave back. Raises AmodalError for what is not of this method and these optimizers."""
+    params, scalars = dict(method.named_parameters()), state.get("scalars", {})
+    if not isinstance(scalars, dict) or not all(isinstance(v, (int, float)) for v in scalars.values()):
+        raise AmodalError(f"{path / 'state.json'} is damaged: scalars are no numbers; {_mend(path)}")
+    _check_moments(params, optimizers, tensors, scalars, path)
+    if state.get("moments", len(tensors)) != len(tensors):
+        raise AmodalError(f"{path / 'optimizer.safetensors'} is damaged: moments are missing; {_mend(path)}")
+    groups, owner_of = groups_of(optimizers), {}
+    for optimizer in optimizers:
+        optimizer.state.clear()
+        owner_of |= {p: optimizer for group in optimizer.param_groups for p in group["params"]}
+    for name, value in {**tensors, **scalars}.items():
         owner, _, moment = name.rpartition("/")
-        met.setdefault(owner, set()).add(moment)
-        wanted = () if moment == "step" else params[owner].shape if owner in params else None
-        if wanted is None or tuple(value.shape) != tuple(wanted):
-            raise AmodalError(
-                f"{path / 'optimizer.safetensors'} does not fit this run: {name} {tuple(value.shape)}; {_mend(path)}"
-            )
-    if short := next((owner for owner, moments in met.items() if moments != MOMENTS), None):
+        if owner.startswith(GROUP):
+            groups[int(owner.removeprefix(GROUP))][moment] = value
+            continue
+        p = params[owner]
+        if isinstance(value, Tensor):
+            value = _placed(value, p, moment, fused=isinstance(owner_of[p], torch.optim.AdamW))
+        owner_of[p].state[p][moment] = value
+
+
+def _check_moments(params: dict, optimizers: Optimizers, tensors: dict, scalars: dict, path: Path) -> None:
+    groups, met = groups_of(optimizers), {}
+    learning = {
+        id(p): isinstance(o, torch.optim.AdamW) for o in optimizers for g in o.param_groups for p in g["params"]
+    }
+    for name, value in {**tensors, **scalars}.items():
+        owner, _, moment = name.rpartition("/")
+        if owner.startswith(GROUP):
+            fits = owner.removeprefix(GROUP).isdecimal() and int(owner.removeprefix(GROUP)) < len(groups)
+        else:
+            met.setdefault(owner, set()).add(moment)
+            p = params.get(owner)
+            shape = tuple(getattr(value, "shape", ()))
+            fits = p is not None and id(p) in learning and shape in _shapes(p, moment, learning[id(p)])
+        if not fits:
+            shape = tuple(getattr(value, "shape", ()))
+            raise AmodalError(f"{path / 'optimizer.safetensors'} does not fit this run: {name} {shape}; {_mend(path)}")
+    short = next((o for o, m in met.items() if learning[id(params[o])] and m != ADAMW), None)
+    if short:
         raise AmodalError(
             f"{path / 'optimizer.safetensors'} is damaged: of {short} it has {sorted(met[short])}; {_mend(path)}"
         )
-    optimizer.state.clear()
-    for name, value in tensors.items():
-        owner, _, moment = name.rpartition("/")
-        p = params[owner]
-        moves = value.shape == p.shape and moment != "step"
-        place = torch.zeros_like(p) if moves else torch.zeros_like(value, device=p.device)
-        copy_whole(place, value)
-        optimizer.state[p][moment] = place
+
+
+def _shapes(p: Tensor, moment: str, adamw: bool) -> tuple[tuple[int, ...], ...]:
+    """The shapes that a moment of a parameter may have: Adafactor holds means of rows and of columns."""
+    shape = tuple(p.shape)
+    if adamw:
+        return ((),) if moment == "step" else (shape,)
+    factored = [shape[:i] + shape[i + 1 :] for i in range(len(shape))]
+    return (shape, (), *factored)
+
+
+def _placed(value: Tensor, p: Tensor, moment: str, fused: bool) -> Tensor:
+    """A moment where its optimizer wants it: beside the parameter, but counters that no fused kernel reads on the CPU."""
+    if value.shape == p.shape and moment != "step":
+        place = torch.zeros_like(p)
+    else:
+        place = torch.zeros_like(value, device=p.device if fused or value.dim() else "cpu")
+    copy_whole(place, value)
+    return place
 
 
 def sync(folder: Path) -> None:

@@ -1,258 +1,342 @@
-"""THE loop. It names no method; what a method needs of it is in `amodal.methods.contract`."""
+"""THE loop. It names no method; what a method needs of it is in `amodal.methods.contract` and `amodal.core.protocols`."""
 
 from __future__ import annotations
 
-import bisect
 import contextlib
-import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
-from amodal.core import AmodalError, Batch, Column, Embeddings
+from amodal.core import AmodalError, Batch
 from amodal.core.clock import Clock
 from amodal.core.matmul import fast_products
-from amodal.core.protocols import CombinesGradients, FitsStatistics, Refreshes, Staged
+from amodal.core.protocols import (
+    Collects,
+    CombinesGradients,
+    FitsStatistics,
+    Optimizers,
+    Refreshes,
+    Staged,
+)
+from amodal.core.recipe import Recipe
 from amodal.data.loader import workers_watched
 from amodal.diagnose.conflict import conflict
 from amodal.methods.contract import Method
-from amodal.methods.shared.shapes import follow, frozen_copy
+from amodal.methods.shared.shapes import follow
 from amodal.nn.gradient_checkpointing import recomputation
 from amodal.progress import Bar
 from amodal.train import checkpoint, distributed
+from amodal.train.callbacks import Callback, Callbacks, Progress
 from amodal.train.collapse_monitor import Watch, told
 from amodal.train.log import Log
+from amodal.train.loggers import Logger
 from amodal.train.loss_monitor import Finite, Numbers
-from amodal.train.optim import adamw, clip_gradients, warm_cosine
+from amodal.train.optim import FSDP_OPTIMIZERS, clip_gradients
+from amodal.train.players import Players
 from amodal.train.precision import context
-from amodal.train.prefetch import prefetch
+from amodal.train.prefetch import Stream
+from amodal.train.schedule import Plateau, Stages, factor, weight_decay
+from amodal.train.signals import interruptions
+from amodal.train.state import Training, embed_all, refresh
 from amodal.train.step import gradients
 
+Choice = Callable[[Method, Batch, int], Batch]
+"""(method, batch, step) -> the rows of it to learn from."""
+
 
 @dataclass(frozen=True)
-class Schedule:
-    """steps: optimizer steps. micro: rows computed at once, None for the whole batch; the update is the same. recompute: activation
-    checkpointing of blocks; the update is the same. warmup: share of the steps. clip: largest gradient norm. average: momentum of an
-    average of the encoder's weights that is what is kept, 0 for none. conflict: whether to measure the terms of the loss against each
-    other. *_every: steps between entries, measurements, checkpoints; 0 lets the number of steps decide."""
+class Watching:
+    """What looks on, and how often.
 
-    steps: int
-    lr: float
-    micro: int | None = None
-    weight_decay: float = 0.05
-    warmup: float = 0.05
-    clip: float = 1.0
-    precision: str = "auto"
-    average: float = 0.0
+    save_every, log_every, measure_every: steps between checkpoints, entries of the log and measurements; 0 lets the number of
+    steps decide. conflict: measure the terms of the loss against each other. config: of the run, for loggers.
+    """
+
+    watch: Watch
     log_every: int = 10
-    watch_every: int = 0
-    checkpoint_every: int = 0
-    shard: bool = False
-    recompute: bool = False
+    measure_every: int = 0
+    save_every: int = 0
     conflict: bool = False
+    callbacks: Sequence[Callback] = ()
+    loggers: Sequence[str | Logger] = ()
+    config: Mapping[str, object] = field(default_factory=dict)
+    bad: Callable[[], int] = lambda: 0
+    progress: bool = True
 
 
-class Training(nn.Module):
-    """All that a checkpoint holds: the method, the average of its encoder's weights if one is kept, and the groups that the
-    records to train on fell into in the last refresh, -1 for a record that is left out, and everywhere for no groups."""
-
-    def __init__(self, method: Method, average: float, records: int = 0):
-        super().__init__()
-        self.method = method
-        self.average = frozen_copy(method.encoder) if average else None
-        if records:
-            self.register_buffer("groups", torch.full((records,), -1))
-
-    @property
-    def kept(self) -> nn.Module:
-        """The encoder that survives."""
-        return self.average if self.average is not None else self.method.encoder
-
-    @property
-    def grouped(self) -> np.ndarray | None:
-        groups = getattr(self, "groups", None)
-        return None if groups is None or (groups < 0).all() else groups.cpu().numpy()
-
-
-@dataclass(frozen=True)
-class Stages:
-    """ends: the last step of each stage, 1, 2, …"""
-
-    ends: tuple[int, ...]
-
-    @staticmethod
-    def of(shares: Sequence[float], steps: int) -> Stages:
-        return Stages((*(max(1, round(share * steps)) for share in shares[:-1]), steps))
-
-    def at(self, step: int) -> int:
-        """The stage that step 1, 2, … belongs to."""
-        return bisect.bisect_left(self.ends, step)
-
-    def place(self, step: int) -> tuple[int, int]:
-        """(step of its stage 0, 1, …, steps of that stage)."""
-        stage = self.at(step)
-        start = self.ends[stage - 1] if stage else 0
-        return step - start - 1, self.ends[stage] - start
-
-
-@fast_products()
 def train(
     method: Method,
     batches: Callable[..., Iterable[Batch]],
-    schedule: Schedule,
+    recipe: Recipe,
     run: Path,
     *,
-    watch: Watch,
     resume: bool = False,
     records: Iterable[Batch] | None = None,
-    choose: Callable[[Method, Batch, int], Batch] | None = None,
+    choose: Choice | None = None,
     device: torch.device | None = None,
-    bad: Callable[[], int] = lambda: 0,
     tensorboard: bool = True,
-    progress: bool = True,
+    **watching,
 ) -> nn.Module:
-    """Train, and return the encoder that is to be kept.
+    """Train by a recipe whose steps and lr are set.
 
-    batches: first step -> this rank's share of the batches from that step on; called with a second argument, the group of each
-    record, where the method has asked for batches of one group. records: all records to train on in order and as they are, for
-    methods that fit statistics or refresh. choose: (method, batch, step) -> the rows of it to learn from. bad: how many values were
-    put in quarantine so far. Raises Stopped on NaN or collapse; KeyboardInterrupt after a checkpoint when interrupted.
+    Args:
+        batches: first step -> this rank's share of the batches from that step on; called with a second argument, the group
+            of each record, where the method has asked for batches of one group.
+        records: all records to train on in order and as they are, for methods that fit statistics or refresh.
+        choose: what of each batch is learned from.
+        tensorboard: whether to write its files, beside what other loggers do.
+        watching: see `Watching`; `watch` must be there. bad: how many values were put in quarantine so far.
+
+    Returns:
+        The encoder that is to be saved. Raises Stopped on NaN or collapse; KeyboardInterrupt after a checkpoint when
+        interrupted.
     """
-    device = device or torch.device("cpu")
-    staged, refreshes, studies = (isinstance(method, p) for p in (Staged, Refreshes, FitsStatistics))
-    stages = Stages.of(method.stages if staged else (1.0,), schedule.steps)
-    if (refreshes or studies) and records is None:
-        raise AmodalError(
-            "this method looks at all records, before it begins or between stages, and needs them as `records`"
-        )
-    if schedule.conflict and distributed.world() > 1:
-        raise AmodalError("--conflict compares gradients in one process; leave it out under torchrun")
-    training = Training(method, schedule.average, len(records.indices) if refreshes else 0).to(device).train()
-    distributed.same_everywhere(training)
-    if schedule.shard and distributed.world() > 1:
-        if isinstance(method, CombinesGradients):
+    loggers = (*(("tensorboard",) if tensorboard else ()), *watching.pop("loggers", ()))
+    looking = Watching(loggers=loggers, **watching)
+    with fast_products():
+        loop = Loop(method, recipe, run, looking, records, choose, device or torch.device("cpu"))
+        loop.begin(resume)
+        return loop.run_steps(batches)
+
+
+class Loop:
+    """One training. Its methods follow a step from its batch to its checkpoint."""
+
+    def __init__(
+        self,
+        method: Method,
+        recipe: Recipe,
+        run: Path,
+        looking: Watching,
+        records: Iterable[Batch] | None,
+        choose: Choice | None,
+        device: torch.device,
+    ):
+        if recipe.steps is None or recipe.lr is None:
+            raise AmodalError("a recipe that is trained by must have steps and lr")
+        self.method, self.recipe, self.run, self.looking = method, recipe, run, looking
+        self.records, self.choose, self.device = records, choose, device
+        self.steps, self.lr = recipe.steps, recipe.lr
+        self.stages = Stages.of(stages_of(method, recipe), self.steps)
+        self.plateau = Plateau(recipe)
+        self.callbacks = Callbacks(looking.callbacks)
+        self.refreshes, self.fits = (isinstance(method, p) for p in (Refreshes, FitsStatistics))
+        if (self.refreshes or self.fits) and records is None:
             raise AmodalError(
-                "this method combines whole gradients, which sharded weights do not have; leave --shard out"
+                "this method looks at all records, before it begins or between stages, and needs them as `records`"
             )
-        distributed.shard(training)
-    folder, first, spent = run / "checkpoints", 0, 0.0
-    found = checkpoint.latest(folder) if resume else None
-    stage = stages.at(checkpoint.step_of(found)) if found else 0
+        if looking.conflict and distributed.world() > 1:
+            raise AmodalError("--conflict compares gradients in one process; leave it out under torchrun")
+        count = len(records.indices) if self.refreshes else 0
+        self.training = Training(method, recipe.ema, count).to(device).train()
+        distributed.same_everywhere(self.training)
+        if recipe.fsdp and distributed.world() > 1:
+            self._shard()
+        self.measure_every = looking.measure_every or max(self.steps // 20, 10)
+        self.save_every = looking.save_every or max(self.steps // 5, 50)
+        self.first, self.spent, self.begun = 0, 0.0, time.monotonic()
 
-    def look(stage: int) -> None:
-        if refreshes:
-            precision = context(schedule.precision, device, method.encoder.width)
-            refresh(training, stage, lambda: embed_all(method, records, device, precision))
+    def _shard(self) -> None:
+        if isinstance(self.method, (CombinesGradients, Optimizers)):
+            raise AmodalError(
+                "this method combines whole gradients, which sharded weights do not have; leave --fsdp out"
+            )
+        if self.recipe.optimizer not in FSDP_OPTIMIZERS:
+            raise AmodalError(
+                f"{self.recipe.optimizer} needs whole matrices, which --fsdp shards; take {', '.join(FSDP_OPTIMIZERS)}"
+            )
+        distributed.shard(self.training)
 
-    if studies and not found:
-        method.fit_statistics(records)
-        distributed.same_everywhere(training)
-    if refreshes and method.refresh_first and not found:
-        look(stage)
-    start_stage(method, stage)
-    optimizer = fresh(method, schedule)
-    if found:
-        state = checkpoint.load(found, training, optimizer)
-        first, spent = state["step"], state["seconds"]
-        torch.set_rng_state(torch.tensor(bytearray.fromhex(state["rng"]), dtype=torch.uint8))
+    @property
+    def checkpoints(self) -> Path:
+        return self.run / "checkpoints"
 
-    def save(step: int) -> Path:
-        state = {"rng": bytes(torch.get_rng_state().tolist()).hex(), "steps": schedule.steps, "seconds": seconds()}
-        return checkpoint.save(folder, step, training, optimizer, state)
+    def precision(self) -> contextlib.AbstractContextManager:
+        return context(self.recipe.precision, self.device, self.method.encoder.width)
 
-    def stopped(found: Numbers) -> str:
-        terms = ", ".join(f"{k} {v:.3g}" for k, v in found.terms.items())
+    def begin(self, resume: bool) -> None:
+        """Before the first step: statistics, the first stage, its optimizer; or all of a checkpoint."""
+        last = checkpoint.latest(self.checkpoints) if resume else None
+        self.stage = self.stages.at(checkpoint.step_of(last)) if last else 0
+        if self.fits and not last:
+            self.method.fit_statistics(self.records)
+            distributed.same_everywhere(self.training)
+        if self.refreshes and self.method.refresh_first and not last:
+            self._refresh()
+        start_stage(self.method, self.stage)
+        self.players = Players(self.method, self.recipe)
+        if last:
+            state = checkpoint.load(last, self.training, self.players.optimizers)
+            self.first, self.spent = state["step"], state["seconds"]
+            self.plateau.restore(state.get("plateau", {}))
+            torch.set_rng_state(torch.tensor(bytearray.fromhex(state["rng"]), dtype=torch.uint8))
+
+    def run_steps(self, batches: Callable[..., Iterable[Batch]]) -> nn.Module:
+        """All steps that are left. Returns the encoder that survives."""
+        leads, looking = distributed.rank() == 0, self.looking
+        log = None
+        if leads:
+            log = Log(self.run, resume_at=self.first, loggers=looking.loggers, config=looking.config)
+        self.begun, self.waited, self.rows = time.monotonic(), 0.0, 0
+        self.finite = Finite(self._stopped)
+        bar = Bar("pretrain", self.steps, start=self.first, shown=looking.progress and leads)
+        with (
+            bar,
+            workers_watched(),
+            interruptions() as interrupted,
+            Stream(batches) as stream,
+            self.finite,
+        ):
+            stream.open(self.first, self.training.grouped)
+            for step in range(self.first + 1, self.steps + 1):
+                if self.stages.at(step) != self.stage:
+                    self._next_stage(step, stream)
+                batch = self._batch(step, stream)
+                numbers = self._update(step, batch)
+                values = self._measured(step, batch, numbers)
+                if values and log is not None:
+                    log.write(step, values)
+                bar.step(self._line())
+                ending = distributed.any_rank(interrupted())
+                if step % self.save_every == 0 or step == self.steps or ending:
+                    self._save(step)
+                if ending and step < self.steps:
+                    raise KeyboardInterrupt(f"interrupted after step {step} of {self.steps}")
+        if log is not None:
+            log.close()
+        return self.training.encoder
+
+    def _next_stage(self, step: int, stream: Stream) -> None:
+        self.finite.look()
+        self.stage = self.stages.at(step)
+        if self.refreshes:
+            self._refresh()
+        start_stage(self.method, self.stage)
+        self.players = Players(self.method, self.recipe)
+        stream.open(step - 1, self.training.grouped)
+
+    def _refresh(self) -> None:
+        precision = self.precision()
+        embed = lambda: embed_all(self.method, self.records, self.device, precision)  # noqa: E731
+        refresh(self.training, self.stage, embed)
+
+    def _batch(self, step: int, stream: Stream) -> Batch:
+        asked = time.monotonic()
+        batch = next(stream).to(self.device)
+        self.waited += time.monotonic() - asked
+        if isinstance(self.method, Collects):
+            with torch.no_grad():
+                batch = self.method.collect(batch)
+        return batch if self.choose is None else self.choose(self.method, batch, step)
+
+    def _update(self, step: int, batch: Batch) -> Numbers:
+        """One optimizer step, and what follows it."""
+        method, recipe = self.method, self.recipe
+        self.players.set(self.lr, self._factor(step), weight_decay(recipe, step, self.steps))
+        method.zero_grad(set_to_none=True)  # also of what a stage has frozen, which its optimizer does not know
+        with recomputation(recipe.gradient_checkpointing):
+            terms = gradients(
+                method,
+                batch,
+                micro=recipe.micro_batch_size,
+                precision=self.precision(),
+                drop_path=recipe.drop_path,
+                players=self.players if isinstance(method, Optimizers) else None,
+            )
+        numbers = Numbers(step, terms, clip_gradients(method.parameters(), recipe.clip or float("inf")))
+        self.finite.note(numbers)  # looks at the step before: nothing waits for a GPU here
+        self.players.step()
+        method.on_step_end(Clock(step, self.steps))
+        if self.training.average is not None:
+            follow(self.training.average, method.encoder, recipe.ema)
+        self.plateau.note(numbers)
+        self.rows += batch.size * distributed.world()
+        self.callbacks.on_step(self._progress(step), terms)
+        return numbers
+
+    def _factor(self, step: int) -> float:
+        return factor(self.recipe, *self.stages.place(step)) * self.plateau.factor
+
+    def _measured(self, step: int, batch: Batch, numbers: Numbers) -> dict[str, float]:
+        """The values of an entry of the log; none between entries."""
+        ends = step in (1, self.steps)
+        logs, watches = (step % every == 0 or ends for every in (self.looking.log_every, self.measure_every))
+        if logs or watches or step == self.first + 1:
+            self.finite.look()
+        values: dict[str, float] = {}
+        if logs:
+            lr = self.lr * self._factor(step)
+            self.plateau.entry()
+            values = self._entry(numbers, lr)
+        if watches:
+            measured = self.looking.watch.measure(self.training.encoder)
+            values |= measured
+            within, length = self.stages.place(step)
+            settled = within >= self.recipe.warmup_of(length)
+            self.looking.watch.judge(measured, step, checkpoint.latest(self.checkpoints), settled=settled)
+            if self.looking.conflict:
+                with recomputation(self.recipe.gradient_checkpointing):
+                    values |= pulls(self.method, batch, self.recipe.micro_batch_size)
+        return self.callbacks.on_log(self._progress(step), values) if values else {}
+
+    def _entry(self, numbers: Numbers, lr: float) -> dict[str, float]:
+        elapsed = time.monotonic() - self.begun
+        values = {
+            "loss": numbers.loss,
+            "lr": lr,
+            "gradient_norm": numbers.norm,
+            "rows_per_second": self.rows / elapsed,
+            "data_wait": self.waited / elapsed,
+            "seconds": self._seconds(),
+        }
+        return values | {f"loss/{k}": v for k, v in numbers.terms.items()}
+
+    def _line(self) -> str:
+        elapsed, unread = time.monotonic() - self.begun, self.looking.bad()
+        quarantined = f" · {unread} values in quarantine" if unread else ""
         return (
-            f"stopped at step {found.step}: the loss is {found.loss} and the gradient norm {found.norm:.3g} (terms: {terms}). "
-            f"A lower learning rate (--lr, now {schedule.lr:g}) or --precision float32 may help; "
-            f"{told(checkpoint.latest(folder))}."
+            f"loss {self.finite.loss:.3f} · {self.rows / elapsed:.0f} rows/s · "
+            f"waiting for data {self.waited / elapsed:.0%}{quarantined}"
         )
 
-    def seconds() -> float:
-        return round(spent + time.monotonic() - begun, 1)
+    def _save(self, step: int) -> None:
+        self.finite.look()
+        state = {
+            "rng": bytes(torch.get_rng_state().tolist()).hex(),
+            "steps": self.steps,
+            "seconds": self._seconds(),
+            **({"plateau": self.plateau.state()} if self.plateau.active else {}),
+        }
+        path = checkpoint.save(self.checkpoints, step, self.training, self.players.optimizers, state)
+        self.callbacks.on_checkpoint(self._progress(step), path)
 
-    leads = distributed.rank() == 0
-    log = Log(run, resume_at=first, tensorboard=tensorboard) if leads else None
-    watch_every = schedule.watch_every or max(schedule.steps // 20, 10)
-    checkpoint_every = schedule.checkpoint_every or max(schedule.steps // 5, 50)
-    bar = Bar("pretrain", schedule.steps, start=first, shown=progress and leads)
-    waited, begun, rows = 0.0, time.monotonic(), 0
-    finite = Finite(stopped)
-    with bar, workers_watched(), interruptions() as interrupted, Stream(batches) as stream, finite:
-        stream.open(first, training.grouped)
-        for step in range(first + 1, schedule.steps + 1):
-            if stages.at(step) != stage:
-                finite.look()
-                stage = stages.at(step)
-                look(stage)
-                start_stage(method, stage)
-                optimizer = fresh(method, schedule)
-                stream.open(step - 1, training.grouped)
-            asked = time.monotonic()
-            batch = next(stream).to(device)
-            waited += time.monotonic() - asked
-            if choose is not None:
-                batch = choose(method, batch, step)
-            within, length = stages.place(step)
-            warmup = max(1, round(schedule.warmup * length))
-            for group in optimizer.param_groups:
-                group["lr"] = schedule.lr * group["times"] * warm_cosine(within, length, warmup=warmup)
-            method.zero_grad(set_to_none=True)  # also of what a stage has frozen, which its optimizer does not know
-            with recomputation(schedule.recompute):
-                precision = context(schedule.precision, device, method.encoder.width)
-                terms = gradients(method, batch, micro=schedule.micro, precision=precision)
-            numbers = Numbers(step, terms, clip_gradients(method.parameters(), schedule.clip))
-            finite.note(numbers)  # looks at the step before: nothing waits for a GPU here
-            optimizer.step()
-            method.on_step_end(Clock(step, schedule.steps))
-            if training.average is not None:
-                follow(training.average, method.encoder, schedule.average)
-            rows += batch.size * distributed.world()
-            elapsed = time.monotonic() - begun
-            values = {}
-            logs, watches = (
-                step % every == 0 or step in (1, schedule.steps) for every in (schedule.log_every, watch_every)
-            )
-            if logs or watches or step == first + 1:
-                finite.look()
-            if logs:
-                values = {
-                    "loss": numbers.loss,
-                    "lr": schedule.lr * warm_cosine(within, length, warmup=warmup),
-                    "gradient_norm": numbers.norm,
-                    "rows_per_second": rows / elapsed,
-                    "data_wait": waited / elapsed,
-                    "seconds": seconds(),
-                }
-                values |= {f"loss/{k}": v for k, v in numbers.terms.items()}
-            if watches:
-                found = watch.measure(training.kept)
-                values |= found
-                watch.judge(found, step, checkpoint.latest(folder), settled=within >= warmup)
-                if schedule.conflict:
-                    with recomputation(schedule.recompute):
-                        values |= pulls(method, batch, schedule.micro)
-            if values and log is not None:
-                log.write(step, values)
-            unread = bad()
-            quarantined = f" · {unread} values in quarantine" if unread else ""
-            bar.step(
-                f"loss {finite.loss:.3f} · {rows / elapsed:.0f} rows/s · waiting for data {waited / elapsed:.0%}{quarantined}"
-            )
-            ending = distributed.any_rank(interrupted())
-            if step % checkpoint_every == 0 or step == schedule.steps or ending:
-                finite.look()
-                save(step)
-            if ending and step < schedule.steps:
-                raise KeyboardInterrupt(f"interrupted after step {step} of {schedule.steps}")
-    if log is not None:
-        log.close()
-    return training.kept
+    def _progress(self, step: int) -> Progress:
+        return Progress(step, self.steps, self.method, self.training.encoder, self.run)
+
+    def _seconds(self) -> float:
+        return round(self.spent + time.monotonic() - self.begun, 1)
+
+    def _stopped(self, numbers: Numbers) -> str:
+        terms = ", ".join(f"{k} {v:.3g}" for k, v in numbers.terms.items())
+        return (
+            f"stopped at step {numbers.step}: the loss is {numbers.loss} and the gradient norm {numbers.norm:.3g} "
+            f"(terms: {terms}). A lower learning rate (--lr, now {self.lr:g}) or --precision float32 may help; "
+            f"{told(checkpoint.latest(self.checkpoints))}."
+        )
+
+
+def stages_of(method: Method, recipe: Recipe) -> Sequence[float]:
+    """Where stages end, as shares of the steps. Raises AmodalError for stages that the method does not have."""
+    shares = method.stages if isinstance(method, Staged) else (1.0,)
+    if recipe.stages is None:
+        return shares
+    if len(recipe.stages) != len(shares):
+        raise AmodalError(f"stages has {len(recipe.stages)} shares, and this method learns in {len(shares)} stages")
+    return recipe.stages
 
 
 def pulls(method: Method, batch: Batch, micro: int | None) -> dict[str, float]:
@@ -266,89 +350,3 @@ def start_stage(method: Method, stage: int) -> None:
     """Tell a method that learns in stages that one begins."""
     if isinstance(method, Staged):
         method.on_stage_start(stage)
-
-
-def fresh(method: Method, schedule: Schedule) -> torch.optim.AdamW:
-    """An optimizer of what learns now."""
-    return adamw(method, lr=schedule.lr, weight_decay=schedule.weight_decay, rates=method.lr_multipliers)
-
-
-def refresh(training: Training, stage: int, see: Callable[[], Embeddings]) -> None:
-    """Let the method look at all records before a stage. Processes may round what they see differently: the first decides."""
-    groups = training.method.refresh(stage, see)
-    training.groups.copy_(torch.as_tensor(groups) if groups is not None else torch.tensor(-1))
-    if training.average is not None:  # of what may be another network from here on
-        follow(training.average, training.method.encoder, 0.0)
-    distributed.same_everywhere(training)
-
-
-@torch.no_grad()
-def embed_all(
-    method: Method, records: Iterable[Batch], device: torch.device, precision: contextlib.AbstractContextManager
-) -> Embeddings:
-    """The encoder's features of all records to train on, float32 at least, and as `label/NAME` the labels that the records bring along.
-    They are on the CPU, where there is room for all."""
-    method.eval()
-    parts = []
-    for batch in records:
-        with precision:
-            seen = method.encoder.features(batch.to(device))
-        columns = {
-            s: Column(c.values.to("cpu", torch.promote_types(c.values.dtype, torch.float32)), c.rows.cpu())
-            for s, c in seen.columns.items()
-        }
-        labels = {f"label/{name}": column for name, column in batch.labels.items()}
-        parts.append(Embeddings(columns | labels, batch.size))
-    method.train()
-    return Embeddings.stack(parts)
-
-
-class Stream:
-    """Batches prepared ahead, from a step on; opened again where a stage draws other batches."""
-
-    def __init__(self, batches: Callable[..., Iterable[Batch]]):
-        self.batches, self.running = batches, None
-
-    def open(self, first: int, groups: np.ndarray | None) -> None:
-        self.close()
-        self.running = prefetch(self.batches(first) if groups is None else self.batches(first, groups))
-
-    def __next__(self) -> Batch:
-        return next(self.running)
-
-    def close(self) -> None:
-        if self.running is not None:
-            self.running.close()
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
-
-
-IMPATIENCE = 2.0
-"""Seconds after which the same signal again means: now."""
-
-
-@contextlib.contextmanager
-def interruptions():
-    """Yields a function that tells whether Ctrl-C or a termination was asked for. The first asks for a clean end after the step,
-    a second one ends the process as usual."""
-    asked: dict[int, float] = {}
-
-    def note(number, frame):
-        # torchrun sends both signals, one right after the other: that is one request
-        if time.monotonic() - asked.get(number, time.monotonic()) > IMPATIENCE:
-            raise KeyboardInterrupt
-        asked.setdefault(number, time.monotonic())
-
-    try:
-        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread, where signals cannot be caught
-        before = {}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

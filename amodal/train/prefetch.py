@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from amodal.core import Batch
 
 
 def prefetch(items: Iterable, ahead: int = 2) -> Iterator:
@@ -44,3 +48,27 @@ def prefetch(items: Iterable, ahead: int = 2) -> Iterator:
     finally:
         halt.set()
         thread.join()
+
+
+class Stream:
+    """Batches prepared ahead, from a step on; opened again where a stage draws other batches."""
+
+    def __init__(self, batches: Callable[..., Iterable[Batch]]):
+        self.batches, self.running = batches, None
+
+    def open(self, first: int, groups: np.ndarray | None) -> None:
+        self.close()
+        self.running = prefetch(self.batches(first) if groups is None else self.batches(first, groups))
+
+    def __next__(self) -> Batch:
+        return next(self.running)
+
+    def close(self) -> None:
+        if self.running is not None:
+            self.running.close()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()

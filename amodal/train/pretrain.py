@@ -19,7 +19,7 @@ from torch import nn
 from amodal import curate as curation
 from amodal import data as records
 from amodal import methods
-from amodal.core import AmodalError, Batch, unknown
+from amodal.core import AmodalError, Batch, Recipe, unknown
 from amodal.core.matmul import fast_products, for_run
 from amodal.core.part import Spec
 from amodal.core.protocols import FitsStatistics, PredictsFromFeatures, Refreshes, Retrieves
@@ -30,25 +30,29 @@ from amodal.nn import config as encoder_config
 from amodal.nn.adapters.lora import merged
 from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import size_of
-from amodal.train import distributed, packaged, run_dir
+from amodal.train import distributed, packaged, run_config, run_dir
 from amodal.train.cache_features import remembered
 from amodal.train.collapse_monitor import Watch
 from amodal.train.log import read
 from amodal.train.log_start import announce
-from amodal.train.loop import Schedule, train
+from amodal.train.loop import train
 from amodal.train.precision import context
 from amodal.train.run_setup import (
     classes_of,
     held_out,
     once,
+    resized,
+    resolved,
     rows_of_a_batch,
     targets_read,
     tells,
     truncated,
+    views_of_recipe,
 )
-from amodal.train.settings import Settings
+from amodal.train.settings import Settings, read_settings
 
-DEFAULT_EPOCHS = 50
+EXACT = ("micro_batch_size", "gradient_checkpointing", "fsdp")
+"""Fields of a recipe that change no number, so that a run may go on with others."""
 
 
 def pretrain(method: methods.MethodLike, data, out: str | Path, **settings) -> Path:
@@ -58,13 +62,12 @@ def pretrain(method: methods.MethodLike, data, out: str | Path, **settings) -> P
         method: a page of `amodal.methods`, a function of one's own, or where one is.
         data: a folder, file, bundled name, dict of arrays, or Dataset.
         out: the run folder to write.
-        settings: see `amodal.train.settings.Settings`.
+        settings: `recipe`, any field of a Recipe, and those of `amodal.train.settings.Settings`.
 
     Returns:
         The run folder.
     """
-    asked = Settings.of(**settings)
-    opened = open_run(method, data, asked)
+    opened = open_run(method, data, read_settings(method, settings))
     built = build(opened)
     prepared = prepare(opened, built, Path(out))
     encoder = fit(opened, built, prepared)
@@ -131,7 +134,7 @@ class Prepared:
     views: object
     rows: int
     pool: int
-    schedule: Schedule
+    recipe: Recipe
     watched: list[Batch]
     config: dict
 
@@ -140,7 +143,7 @@ def open_run(method: methods.MethodLike, data, settings: Settings) -> Opened:
     """Open the data and what the run begins with. Raises AmodalError without training records."""
     distributed.start()
     dataset = records.open(data)
-    dataset = dataset.select(list(settings.sources)) if settings.sources else dataset
+    dataset = dataset.select(list(settings.fields)) if settings.fields else dataset
     backbones = packaged.specs(settings.backbones or {})
     dataset = packaged.in_their_words(dataset, backbones)
     start = saved(settings.init_from)[0] if settings.init_from else None
@@ -148,6 +151,7 @@ def open_run(method: methods.MethodLike, data, settings: Settings) -> Opened:
         dataset = dataset.with_fields(start.fields)
     elif start is not None:  # its weights mean what they meant only for values that are read as they were
         dataset = dataset.with_fields({f: start.fields.get(f, m) for f, m in dataset.fields.items()})
+    dataset = resized(dataset, settings.recipe.resolution)
     part = dataset.split("train")
     part = part if settings.only is None else settings.only(dataset, part)
     if not len(part):
@@ -196,35 +200,40 @@ def fresh_encoder(opened: Opened) -> Encoder:
 def prepare(opened: Opened, built: Built, out: Path) -> Prepared:
     """Decide how long, how fast and on what batches, make the run folder, and say so."""
     settings, trainee, part = opened.settings, built.trainee, opened.part
-    if settings.average and (built.predicts or built.head is not None):
+    if settings.recipe.ema and (built.predicts or built.head is not None):
         raise AmodalError(
-            "an average is of the encoder alone, and what predicts labels learns with its last "
-            "weights; leave average out"
+            "an average is of the encoder alone, and what predicts labels learns with its last weights; leave ema out"
         )
     device = pick_device(settings.device)
     seen, views = seen_data(opened, built, device)
     watched = [batch.to(device) for batch in held_out(seen, part)]
     share = opened.choose.keep if opened.choose else 1.0
     world, usual = distributed.world(), size_of(built.encoder.size)
-    rows = rows_of_a_batch(settings.batch, usual.batch, int(len(part) * share), world, trainee.min_batch_size)
+    rows = rows_of_a_batch(
+        settings.recipe.batch_size,
+        usual.batch,
+        int(len(part) * share),
+        world,
+        trainee.min_batch_size,
+    )
     pool = round(rows / share) // world * world
     notes = built.notes + ([f"{settings.curate} chooses {share:.0%} of every {pool} records"] if opened.choose else [])
-    schedule = scheduled(settings, len(part), rows, pool, built.encoder.size)
-    config = described(opened, built, schedule, rows)
+    recipe = resolved(settings.recipe, len(part), rows, pool, built.encoder.size)
+    config = described(opened, built, recipe)
     config["matmul"] = chosen_matmul(out, settings)
-    make_folder(out, config, opened, built)
+    make_folder(out, config, opened, built, recipe)
     if settings.progress and distributed.rank() == 0:
         announce(config, trainee, opened.dataset, notes)
     if opened.choose:
-        precision = context(settings.precision, device, built.encoder.width)
+        precision = context(recipe.precision, device, built.encoder.width)
         opened.choose.prepare(
             trainee.to(device),
-            micro=settings.micro,
+            micro=recipe.micro_batch_size,
             gather=distributed.gather,
             process=distributed.rank(),
             precision=precision,
         )
-    return Prepared(out, device, seen, views, rows, pool, schedule, watched, config)
+    return Prepared(out, device, seen, views, rows, pool, recipe, watched, config)
 
 
 def chosen_matmul(out: Path, settings: Settings) -> str:
@@ -236,24 +245,16 @@ def chosen_matmul(out: Path, settings: Settings) -> str:
 
 def seen_data(opened: Opened, built: Built, device: torch.device) -> tuple[records.Dataset, object]:
     """The data as it is trained on, with cached features if asked for, and the views of it."""
-    settings, dataset, views = opened.settings, opened.dataset, built.trainee.views
-    if not settings.remember:
+    settings, dataset = opened.settings, opened.dataset
+    views = views_of_recipe(settings.recipe, built.trainee.views, dataset)
+    if not settings.cache_features:
         return dataset, views
-    pooled = settings.remember == "mean"
+    pooled = settings.cache_features == "mean"
     seen = remembered(dataset, built.encoder, device, pooled=pooled, progress=settings.progress)
     return seen, once(views, seen)
 
 
-def scheduled(settings: Settings, records: int, rows: int, pool: int, size: str) -> Schedule:
-    """How long and how fast, where that was not said."""
-    steps = settings.steps or (settings.epochs or DEFAULT_EPOCHS) * max(records // pool, 1)
-    usual = size_of(size)
-    rate = settings.lr if settings.lr is not None else usual.lr * min(1.0, (rows / usual.batch) ** 0.5)
-    names = ("micro", "precision", "average", "checkpoint_every", "shard", "recompute", "conflict")
-    return Schedule(steps, rate, **{name: getattr(settings, name) for name in names})
-
-
-def described(opened: Opened, built: Built, schedule: Schedule, rows: int) -> dict:
+def described(opened: Opened, built: Built, recipe: Recipe) -> dict:
     """RUN/config.json: what a resumed run must agree with."""
     settings, dataset, part, encoder = opened.settings, opened.dataset, opened.part, built.encoder
     defaults = {n: p.default for n, p in methods.options(opened.method).items()}
@@ -271,27 +272,27 @@ def described(opened: Opened, built: Built, schedule: Schedule, rows: int) -> di
             "train": len(part),
             "truncated": truncated(dataset, part),
         },
-        "batch": rows,
+        "recipe": {n: v for n, v in recipe.written().items() if n not in EXACT},
+        "batch": recipe.batch_size,
         "seed": settings.seed,
         "schedule": {
-            "steps": schedule.steps,
-            "lr": schedule.lr,
-            "precision": schedule.precision,
-            "average": schedule.average,
+            "steps": recipe.steps,
+            "lr": recipe.lr,
             "train_backbones": learning,
             **({"adapt": settings.adapt} if settings.adapt else {}),
-            **({"remember": settings.remember} if settings.remember else {}),
+            **({"remember": settings.cache_features} if settings.cache_features else {}),
             **(curated if settings.curate else {}),
             **({"init_from": str(settings.init_from)} if settings.init_from else {}),
         },
     }
 
 
-def make_folder(out: Path, config: dict, opened: Opened, built: Built) -> None:
+def make_folder(out: Path, config: dict, opened: Opened, built: Built, recipe: Recipe) -> None:
     """The run folder, made by the first process, for which the others wait."""
     if distributed.rank() == 0:
         start, dataset = opened.settings.init_from, opened.dataset
         run_dir.prepare(out, config, opened.settings.resume)
+        run_config.write(out, opened.method, dataset, opened.settings, recipe)
         run_dir.write_json(out / SPEC, spec_of_run(opened, built))
         before_it = run_dir.read_trained(Path(start)) if start else None
         seen_keys = run_dir.hashes(dataset.keys[i] for i in opened.part)
@@ -309,7 +310,7 @@ def fit(opened: Opened, built: Built, prepared: Prepared) -> nn.Module:
         return train(
             trainee,
             drawn,
-            prepared.schedule,
+            prepared.recipe,
             prepared.out,
             watch=Watch(prepared.watched),
             resume=settings.resume,
@@ -317,6 +318,12 @@ def fit(opened: Opened, built: Built, prepared: Prepared) -> nn.Module:
             choose=opened.choose,
             device=prepared.device,
             bad=drawn.bad,
+            tensorboard=False,  # a logger as others
+            loggers=settings.logger,
+            callbacks=settings.callbacks,
+            save_every=settings.save_every,
+            conflict=settings.conflict,
+            config=prepared.config,
             progress=settings.progress,
         )
 
@@ -336,7 +343,7 @@ class Batches:
             batch=prepared.pool,
             views=prepared.views,
             seed=settings.seed,
-            steps=prepared.schedule.steps,
+            steps=prepared.recipe.steps,
             start_step=first,
             workers=settings.workers,
             rank=distributed.rank(),
@@ -376,7 +383,7 @@ def save(opened: Opened, built: Built, prepared: Prepared, encoder: nn.Module) -
 def spec_of_run(opened: Opened, built: Built) -> Spec:
     """What spec.json says."""
     targets = built.predicts or (built.head.written()["targets"] if built.head is not None else [])
-    retrieves = isinstance(built.trainee, Retrieves) and not opened.settings.average
+    retrieves = isinstance(built.trainee, Retrieves) and not opened.settings.recipe.ema
     return spec_of(opened.method, built.options, built.before, targets, retrieves)
 
 

@@ -30,7 +30,7 @@ from amodal.nn.saved import FORMAT, other_format, read_config
 from amodal.train import distributed
 from amodal.train.checkpoint import sync
 
-SAME_ON_RESUME = ("method", "options", "encoder", "schedule", "batch", "seed", "data")
+SAME_ON_RESUME = ("method", "options", "encoder", "schedule", "recipe", "batch", "seed", "data")
 
 
 def prepare(out: Path, config: dict, resume: bool) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from amodal import data as records
 from amodal import methods
-from amodal.core import AmodalError, Batch, unknown
+from amodal.core import AmodalError, Batch, Recipe, unknown
 from amodal.core.protocols import Predicts, PredictsFromFeatures
 from amodal.data.loader import Views
 from amodal.methods.contract import Method
 from amodal.modalities import BadValue, name_of
 from amodal.nn.heads.supervised import Target, targets_of
+from amodal.nn.transformer import size_of
 from amodal.train.cache_features import Remembered
 from amodal.train.collapse_monitor import ENOUGH
 
@@ -67,7 +70,7 @@ def once(views: Views, seen: Remembered) -> Views:
     several = [f for f in seen.stores if len(each[f]) > 1]
     if several:
         raise AmodalError(
-            f"this method compares several views of {', '.join(several)}, and features that are kept have one; leave remember out"
+            f"this method compares several views of {', '.join(several)}, and features that are cached have one; leave cache_features out"
         )
     return each | {f: ("plain",) for f in seen.stores}
 
@@ -85,6 +88,63 @@ def rows_of_a_batch(wanted: int | None, usual: int, records: int, world: int, le
     if rows < least:
         raise AmodalError(f"this method compares records and needs batches of at least {least}; here {rows} can be had")
     return rows
+
+
+DEFAULT_EPOCHS = 50
+
+
+def resolved(recipe: Recipe, records: int, rows: int, pool: int, size: str) -> Recipe:
+    """The recipe with all that it leaves to the encoder's size and the data decided.
+
+    Args:
+        records: to train on.
+        rows: of a batch.
+        pool: rows of a batch before some are chosen.
+        size: of the encoder.
+    """
+    per_epoch, usual = max(records // pool, 1), size_of(size)
+    steps = recipe.steps or max(1, round((recipe.epochs or DEFAULT_EPOCHS) * per_epoch))
+    lr = recipe.scaled(usual.lr if recipe.lr is None else recipe.lr, rows)
+    if recipe.lr is None and recipe.lr_scaling == "none":
+        lr = usual.lr * min(1.0, (rows / usual.batch) ** 0.5)
+    warmup = recipe.warmup_steps
+    if recipe.warmup_epochs is not None:
+        warmup = round(recipe.warmup_epochs * per_epoch)
+    decided: dict[str, Any] = {"steps": steps, "lr": lr, "batch_size": rows, "warmup_steps": warmup}
+    return replace(recipe, **decided, epochs=None, lr_scaling="none", warmup_epochs=None)
+
+
+def resized(dataset: records.Dataset, resolution: int | None) -> records.Dataset:
+    """The dataset whose pictures are decoded at this side in pixels. Raises AmodalError if it has none."""
+    if resolution is None:
+        return dataset
+    sides = [name for name, m in dataset.fields.items() if isinstance(getattr(m, "size", None), int)]
+    if not sides:
+        raise AmodalError(f"resolution is {resolution}, and no field of {dataset.name!r} has pixels; leave it out")
+    fields: dict[str, Any] = dict(dataset.fields)
+    return dataset.with_fields(fields | {name: replace(fields[name], size=resolution) for name in sides})
+
+
+def views_of_recipe(recipe: Recipe, views: Views, dataset: records.Dataset) -> Views:
+    """The method's views with those of the recipe in their place, by field or by modality.
+
+    Raises AmodalError for a field or modality that the data lacks, and for more or fewer views than the method takes.
+    """
+    if recipe.views is None:
+        return views
+    fields = {f: tuple(views.get(f, ("plain",)) if isinstance(views, Mapping) else views) for f in dataset.fields}
+    kinds = {field: name_of(modality) for field, modality in dataset.fields.items()}
+    for name in recipe.views:
+        if name not in kinds and name not in kinds.values():
+            raise unknown("field or modality of views", name, [*kinds, *set(kinds.values())])
+    for field, usual in fields.items():
+        asked = recipe.views.get(field, recipe.views.get(kinds[field], usual))
+        if len(asked) != len(usual):
+            raise AmodalError(
+                f"views of {field} must be {len(usual)}, as many as the method compares; they are {', '.join(asked)}"
+            )
+        fields[field] = tuple(asked)
+    return fields
 
 
 def truncated(dataset: records.Dataset, part: np.ndarray) -> dict[str, float]:

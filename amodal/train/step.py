@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -16,7 +17,36 @@ from torch import Tensor
 from amodal.core import Batch, Embeddings
 from amodal.core.protocols import CombinesGradients
 from amodal.methods.contract import Method
+from amodal.nn.drop_path import drop_paths
 from amodal.train import distributed
+from amodal.train.players import Players
+
+Gather = Callable[[Embeddings], Embeddings]
+Split = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+"""Terms of the loss -> scalars whose gradients are computed apart."""
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How a batch is run through a method.
+
+    micro: rows at once, None for all of them. precision: the context that features are computed in; losses are computed in
+    float32. gather: features of this process -> those of all. drop_path: see `amodal.nn.drop_path`.
+    """
+
+    micro: int | None = None
+    precision: AbstractContextManager = field(default_factory=nullcontext)
+    gather: Gather = distributed.gather
+    drop_path: float = 0.0
+
+    def features(self, method: Method, batch: Batch) -> Embeddings:
+        """What the losses need of these rows, in the precision it is computed in."""
+        with self.precision, drop_paths(self.drop_path, batch.seeds):
+            return method.features(batch)
+
+    def whole(self, batch: Batch) -> bool:
+        """Whether the batch is run through at once."""
+        return self.micro is None or self.micro >= batch.size
 
 
 def gradients(
@@ -25,67 +55,102 @@ def gradients(
     *,
     micro: int | None = None,
     precision: AbstractContextManager | None = None,
-    gather: Callable[[Embeddings], Embeddings] = distributed.gather,
+    gather: Gather = distributed.gather,
+    drop_path: float = 0.0,
+    players: Players | None = None,
 ) -> dict[str, Tensor]:
-    """Add the batch's gradient to the parameters; returns the losses, detached. micro: rows at once, None for all of them.
+    """Add the batch's gradient to the parameters.
 
-    precision: the context that features are computed in; losses are computed in float32. gather: features of this process -> those of all.
+    Args:
+        micro, precision, gather, drop_path: see `Passes`.
+        players: whose terms change their own parameters only; None where the sum of all terms is minimised.
+
+    Returns:
+        The losses, detached.
     """
-    precision = precision or nullcontext()
+    passes = Passes(micro, precision or nullcontext(), gather, drop_path)
     if isinstance(method, CombinesGradients):
-        return combined(method, batch, micro or batch.size, precision, gather)
-    if micro is None or micro >= batch.size:
-        with precision:
-            features = method.features(batch)
+        return combined(method, batch, passes)
+    if players is not None:
+        return of_players(method, batch, passes, players)
+    if passes.whole(batch):
+        features = passes.features(method, batch)
         terms = method.losses(gather(full_precision(features)))
         total(terms).backward()
     else:
-        seen = without_graph(method, batch, micro, precision)
+        seen = without_graph(method, batch, passes)
         cache, leaves = as_leaves(seen)
         terms = method.losses(gather(cache))
         total(terms).backward()
         grads = {name: leaf.grad for name, leaf in leaves.items()}
-        for piece, start in pieces(batch, micro):
-            with precision:
-                again = full_precision(method.features(piece))
-            outputs, theirs = matched(again, grads, seen, start, start + piece.size)
+        for piece, start in pieces(batch, passes.micro or batch.size):
+            second = full_precision(passes.features(method, piece))
+            outputs, theirs = matched(second, grads, seen, start, start + piece.size)
             if outputs:
                 torch.autograd.backward(outputs, theirs)
     distributed.average_gradients(method.parameters())
     return {name: term.detach() for name, term in terms.items()}
 
 
-def combined(
-    method: Method,
-    batch: Batch,
-    micro: int,
-    precision: AbstractContextManager,
-    gather: Callable[[Embeddings], Embeddings] = distributed.gather,
-) -> dict[str, Tensor]:
-    """As `gradients`, of a method that combines the gradients of its loss terms itself ."""
+def combined(method: Method, batch: Batch, passes: Passes) -> dict[str, Tensor]:
+    """As `gradients`, of a method that combines the gradients of its loss terms itself."""
     learning = [p for p in method.parameters() if p.requires_grad]
-    seen = without_graph(method, batch, micro, precision)
-    cache, leaves = as_leaves(seen)
-    terms = method.losses(gather(cache))
-    floats = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
-    each, of_leaves = {}, {}
-    for name, term in terms.items():
-        found = torch.autograd.grad(term, [*learning, *floats.values()], retain_graph=True, allow_unused=True)
-        each[name] = as_vector(found[: len(learning)], learning)
-        of_leaves[name] = dict(zip(floats, found[len(learning) :]))
-    for piece, start in pieces(batch, micro):
-        with precision:
-            again = full_precision(method.features(piece))
-        for name in terms:
-            outputs, theirs = matched(again, of_leaves[name], seen, start, start + piece.size)
-            if outputs:
-                found = torch.autograd.grad(outputs, learning, theirs, retain_graph=True, allow_unused=True)
-                each[name] = each[name] + as_vector(found, learning)
+    terms, grads = separate(method, batch, passes, lambda terms: terms, lambda name: learning)
+    each = {name: as_vector(found, learning) for name, found in grads.items()}
     assert isinstance(method, CombinesGradients)
     vector = method.combine_gradients({name: distributed.mean(v) for name, v in each.items()})
     for p, part in zip(learning, vector.split([p.numel() for p in learning])):
         p.grad = part.view_as(p) if p.grad is None else p.grad + part.view_as(p)
-    return {name: term.detach() for name, term in terms.items()}
+    return terms
+
+
+def of_players(method: Method, batch: Batch, passes: Passes, players: Players) -> dict[str, Tensor]:
+    """As `gradients`, of a game: the terms of a player give a gradient to its own parameters only."""
+    parameters = {prefix: [p for p in own if p.requires_grad] for prefix, own in players.parameters().items()}
+    terms, grads = separate(method, batch, passes, players.total_of, parameters.__getitem__)
+    for prefix, found in grads.items():
+        for p, grad in zip(parameters[prefix], found):
+            p.grad = grad if p.grad is None or grad is None else p.grad + grad
+    distributed.average_gradients(method.parameters())
+    return terms
+
+
+Grads = list[Tensor | None]
+
+
+def separate(
+    method: Method, batch: Batch, passes: Passes, split: Split, parameters: Callable[[str], list]
+) -> tuple[dict[str, Tensor], dict[str, Grads]]:
+    """The gradient of each scalar that `split` makes of the terms, with respect to the parameters of its name.
+
+    Features are computed twice, without a graph and then piece by piece with one.
+
+    Returns:
+        The terms, detached; name of a scalar -> gradients, None where it does not depend on a parameter.
+    """
+    seen = without_graph(method, batch, passes)
+    cache, leaves = as_leaves(seen)
+    terms = method.losses(passes.gather(cache))
+    floats = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
+    grads: dict[str, Grads] = {}
+    of_leaves: dict[str, dict[str, Tensor | None]] = {}
+    for name, scalar in split(terms).items():
+        own = parameters(name)
+        found = torch.autograd.grad(scalar, [*own, *floats.values()], retain_graph=True, allow_unused=True)
+        grads[name] = list(found[: len(own)])
+        of_leaves[name] = dict(zip(floats, found[len(own) :]))
+    for piece, start in pieces(batch, passes.micro or batch.size):
+        second = full_precision(passes.features(method, piece))
+        for name in grads:
+            outputs, theirs = matched(second, of_leaves[name], seen, start, start + piece.size)
+            if outputs:
+                found = torch.autograd.grad(outputs, parameters(name), theirs, retain_graph=True, allow_unused=True)
+                grads[name] = [_sum(a, b) for a, b in zip(grads[name], found)]
+    return {name: term.detach() for name, term in terms.items()}, grads
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
 
 
 def as_vector(grads: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Tensor:
@@ -100,10 +165,10 @@ def pieces(batch: Batch, micro: int) -> Iterator[tuple[Batch, int]]:
 
 
 @torch.no_grad()
-def without_graph(method: Method, batch: Batch, micro: int, precision: AbstractContextManager) -> Embeddings:
+def without_graph(method: Method, batch: Batch, passes: Passes) -> Embeddings:
     """The features of the batch, piece by piece."""
-    with precision:
-        return Embeddings.stack([full_precision(method.features(piece)) for piece, _ in pieces(batch, micro)])
+    split = pieces(batch, passes.micro or batch.size)
+    return Embeddings.stack([full_precision(passes.features(method, piece)) for piece, _ in split])
 
 
 def total(terms: dict[str, Tensor]) -> Tensor:

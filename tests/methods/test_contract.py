@@ -10,14 +10,14 @@ import torch
 import torch.multiprocessing as spawn
 
 from amodal import data, methods
-from amodal.core import Batch, Column
+from amodal.core import Batch, Column, Recipe
 from amodal.methods.contract import Clock
 from amodal.nn import config as encoder_config
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.train import distributed
 from amodal.train.collapse_monitor import Watch
-from amodal.train.loop import Schedule, train
+from amodal.train.loop import train
 from amodal.train.step import gradients, total
 from tests.methods.bench import SENSES, batch, exact, fields, method, raw
 
@@ -150,10 +150,10 @@ def test_stop_and_resume_is_the_straight_run_bit_for_bit(name, records, tmp_path
                     raise InterruptedError
                 yield b
 
-        schedule = Schedule(6, 1e-3, checkpoint_every=1, average=0.9)
-        quiet = dict(watch=Watch([]), tensorboard=False, progress=False)
+        recipe = Recipe(steps=6, lr=1e-3, ema=0.9)
+        quiet = dict(watch=Watch([]), save_every=1, tensorboard=False, progress=False)
         survey = data.Loader(records, range(40), batch=16, shuffle=False)
-        return m, train(m, batches, schedule, folder, resume=resume, records=survey, **quiet)
+        return m, train(m, batches, recipe, folder, resume=resume, records=survey, **quiet)
 
     for folder in ("straight", "broken"):
         (tmp_path / folder).mkdir()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from amodal.core import AmodalError
-from amodal.train.loop import adamw
+from amodal.train.optim import adamw
 from amodal.train.step import gradients
 from tests.methods.bench import batch, method
 

@@ -7,10 +7,10 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 
 from amodal import data
-from amodal.core import AmodalError
+from amodal.core import AmodalError, Recipe
 from amodal.objectives.info_nce import nt_xent
 from amodal.train.collapse_monitor import Watch
-from amodal.train.loop import Schedule, train
+from amodal.train.loop import train
 from amodal.train.test_time import AtTestTime, norms
 from tests.methods.bench import SENSES, batch, exact, fields, method, raw
 
@@ -102,7 +102,7 @@ def test_the_first_stage_learns_without_labels_and_what_it_learnt_is_frozen(tmp_
 
     quiet = dict(watch=Watch([]), tensorboard=False, progress=False)
     survey_of = data.Loader(records, range(16), batch=16, shuffle=False, labels=m.labels)
-    train(m, batches, Schedule(4, 1e-3, checkpoint_every=4), tmp_path, records=survey_of, **quiet)
+    train(m, batches, Recipe(steps=4, lr=1e-3), tmp_path, records=survey_of, **quiet)
     assert seen == {"frozen": True, "fresh": True, "learnt": True} and m.last
     assert set(m.losses(m.features(batch(m.views)))) > {"told/kind"}
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from amodal import data, methods
-from amodal.core import AmodalError
+from amodal.core import AmodalError, Recipe
 from amodal.methods.pretext.texttopicnet import TARGET
 from amodal.nn.encoder import Encoder
 from amodal.train.collapse_monitor import Watch
-from amodal.train.loop import Schedule, train
+from amodal.train.loop import train
 from tests.methods.bench import batch, fields, method, raw
 
 
@@ -46,7 +46,7 @@ def test_the_run_studies_the_records_to_train_on_and_no_others(tmp_path):
             return data.Loader(records, range(20), batch=10, views=m.views, steps=2, start_step=first)
 
         quiet = dict(watch=Watch([]), tensorboard=False, progress=False)
-        return train(m, batches, Schedule(2, 1e-3), tmp_path, records=survey, **quiet)
+        return train(m, batches, Recipe(steps=2, lr=1e-3), tmp_path, records=survey, **quiet)
 
     with pytest.raises(AmodalError, match="looks at all records"):
         run(None)

@@ -5,10 +5,11 @@ import torch
 from safetensors.torch import load_file
 
 from amodal import data
+from amodal.core import Recipe
 from amodal.train import checkpoint, log, loop
 from amodal.train import loss_monitor as finite
 from amodal.train.collapse_monitor import Stopped, Watch
-from amodal.train.loop import Schedule, train
+from amodal.train.loop import train
 from amodal.train.step import total
 from tests.methods.bench import SENSES, fields, method, raw
 
@@ -52,9 +53,10 @@ def run(m, records, folder, resume=False):
     def batches(first, groups=None):
         return data.Loader(records, range(16), batch=8, views=m.views, seed=3, steps=STEPS, start_step=first)
 
-    schedule = Schedule(STEPS, 1e-3, checkpoint_every=EVERY, average=0.9)
+    recipe = Recipe(steps=STEPS, lr=1e-3, ema=0.9)
     folder.mkdir(exist_ok=True)
-    return train(m, batches, schedule, folder, watch=Watch([]), resume=resume, tensorboard=False, progress=False)
+    quiet = dict(watch=Watch([]), save_every=EVERY, tensorboard=False, progress=False)
+    return train(m, batches, recipe, folder, resume=resume, **quiet)
 
 
 def kept(run, step) -> dict[str, torch.Tensor]:

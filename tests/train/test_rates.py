@@ -2,8 +2,9 @@
 
 import torch
 
+from amodal.core import Recipe
 from amodal.train.collapse_monitor import Watch
-from amodal.train.loop import Schedule, train
+from amodal.train.loop import train
 from tests.methods.bench import batch, method
 
 SENSES = ("signal", "facts")
@@ -12,11 +13,11 @@ SENSES = ("signal", "facts")
 def moved(tmp_path, rates):
     """The largest change of each parameter in one step of AdamW, which is its rate: the first step goes by the gradient's sign."""
     one = method("clip", senses=SENSES)
-    one.rates, before = rates, {n: p.detach().clone() for n, p in one.named_parameters() if p.dim() == 1}
+    one.lr_multipliers, before = rates, {n: p.detach().clone() for n, p in one.named_parameters() if p.dim() == 1}
     seen = batch(one.views, senses=SENSES)
-    schedule = Schedule(1, 1e-3, precision="float32", checkpoint_every=1)
+    recipe = Recipe(steps=1, lr=1e-3, precision="float32")
     tmp_path.mkdir()
-    train(one, lambda first: iter([seen]), schedule, tmp_path, watch=Watch([]), tensorboard=False, progress=False)
+    train(one, lambda first: iter([seen]), recipe, tmp_path, watch=Watch([]), tensorboard=False, progress=False)
     after = dict(one.named_parameters())
     return {n: float((after[n].detach() - p).abs().max()) for n, p in before.items()}
 

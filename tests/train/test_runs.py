@@ -18,9 +18,9 @@ from amodal.core import AmodalError
 from amodal.methods import build
 from amodal.train import checkpoint, log
 from amodal.train.collapse_monitor import Stopped, Watch
-from amodal.train.optim import warm_cosine
 from amodal.train.prefetch import prefetch
 from amodal.train.pretrain import pretrain
+from amodal.train.schedule import warm_cosine
 
 QUICK = dict(size="nano", batch=16, seed=1, progress=False)
 

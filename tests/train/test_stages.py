@@ -8,15 +8,16 @@ import torch
 import torch.multiprocessing as spawn
 
 from amodal import data
-from amodal.core import AmodalError, Batch
+from amodal.core import AmodalError, Batch, Recipe
 from amodal.data.groups import Groups
 from amodal.methods.shared.shapes import Towers
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
 from amodal.train import distributed, loop
 from amodal.train.collapse_monitor import Watch
-from amodal.train.loop import Schedule, Stages, train
+from amodal.train.loop import train
 from amodal.train.precision import context
+from amodal.train.schedule import Stages
 from amodal.train.step import gradients
 from tests.methods.bench import batch, exact, fields
 
@@ -70,11 +71,11 @@ def run(records, folder, *, until=8, resume=False, seen=None, choose=None, make=
             yield one
 
     survey = data.Loader(records, range(RECORDS), batch=5, shuffle=False)
-    quiet = dict(watch=Watch([]), tensorboard=False, progress=False)
+    quiet = dict(watch=Watch([]), save_every=1, tensorboard=False, progress=False)
     encoder = train(
         method,
         batches,
-        Schedule(8, 1e-3, checkpoint_every=1, **settings),
+        Recipe(steps=8, lr=1e-3, **settings),
         folder,
         records=survey,
         resume=resume,
@@ -131,7 +132,7 @@ class Exchanging(First):
 
 def test_the_average_of_a_network_that_a_survey_exchanges_begins_again(records, tmp_path):
     kept = []
-    method = run(records, tmp_path / "run", make=Exchanging, average=0.9, kept=kept)
+    method = run(records, tmp_path / "run", make=Exchanging, ema=0.9, kept=kept)
     assert kept[0] is not method.encoder
     for (name, a), b in zip(kept[0].state_dict().items(), method.encoder.state_dict().values()):
         assert torch.equal(a, b), name
@@ -157,7 +158,11 @@ def test_a_survey_before_the_first_stage(records, tmp_path, stop):
         assert torch.equal(a, b), name
     with pytest.raises(AmodalError, match="looks at all records"):
         train(
-            Early(Encoder(fields(("words", "facts")))), lambda first: [], Schedule(4, 1e-3), tmp_path, watch=Watch([])
+            Early(Encoder(fields(("words", "facts")))),
+            lambda first: [],
+            Recipe(steps=4, lr=1e-3),
+            tmp_path,
+            watch=Watch([]),
         )
 
 
@@ -217,7 +222,16 @@ def one_rank(rank: int, folder: str) -> None:
 
     (out := Path(folder) / str(rank)).mkdir()
     survey = data.Loader(records, range(RECORDS), batch=5, shuffle=False)
-    train(method, batches, Schedule(2, 1e-3), out, records=survey, watch=Watch([]), tensorboard=False, progress=False)
+    train(
+        method,
+        batches,
+        Recipe(steps=2, lr=1e-3),
+        out,
+        records=survey,
+        watch=Watch([]),
+        tensorboard=False,
+        progress=False,
+    )
     torch.save((method.studied, torch.as_tensor(given[0])), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -232,7 +246,7 @@ def test_what_the_first_process_sees_holds_for_all(tmp_path):
 def test_stages_without_a_survey_are_refused(records, tmp_path):
     method = Staged(Encoder(fields(("words", "facts")), size="nano"))
     with pytest.raises(AmodalError, match="looks at all records"):
-        train(method, lambda first: [], Schedule(4, 1e-3), tmp_path, watch=Watch([]))
+        train(method, lambda first: [], Recipe(steps=4, lr=1e-3), tmp_path, watch=Watch([]))
 
 
 def test_stages_have_a_schedule_of_their_own():

@@ -43,3 +43,24 @@ def take_method_options(argv: list[str], prefix: str = "--method.") -> tuple[lis
         name, equals, value = word.removeprefix(prefix).partition("=")
         options[name.replace("-", "_")] = value if equals else next(words, "")
     return rest, options
+
+
+def take_own_method(words: list[str]) -> tuple[list[str], str]:
+    """Split off `--method FILE.py:FUNCTION`, which any verb takes that opens a run of a method of one's own."""
+    rest, reference, left = [], "", iter(words)
+    for word in left:
+        name, equals, value = word.partition("=")
+        if name == "--method" and ":" in (value := value if equals else next(left, "")):
+            reference = value
+        else:
+            rest += [word] if name != "--method" else [f"--method={value}"]
+    return rest, reference
+
+
+def today(words: list[str]) -> list[str]:
+    """The same words with options of the release before under their names of today."""
+    from amodal.core.recipe import OLD_NAMES
+
+    old = {f"--{was.replace('_', '-')}": f"--{name.replace('_', '-')}" for was, name in OLD_NAMES.items()}
+    split = (word.partition("=") for word in words)
+    return [old.get(name, name) + equals + value for name, equals, value in split]
