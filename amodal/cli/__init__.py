@@ -1,4 +1,7 @@
-"""The command line: verbs only. What a verb does lives elsewhere; options of a method come from its page (`--method.NAME VALUE`)."""
+"""The command line: verbs only. What a verb does lives elsewhere.
+
+Options of a method come from its page (`--method.NAME VALUE`).
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,8 @@ def run(words: list[str]) -> None:
         w in ("--curate", "--config") or w.startswith("--curate=") for w in words
     ):
         raise AmodalError(
-            f"--curate.{next(iter(CURATE_OPTIONS))} is an option of `amodal pretrain … --curate NAME`"
+            f"--curate.{next(iter(CURATE_OPTIONS))} is an option of `amodal pretrain … --curate "
+            "NAME`"
         )
     if words[:1] and words[0] in TRAINING:
         words = today(words)

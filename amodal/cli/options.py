@@ -1,4 +1,7 @@
-"""What words of a command line mean: lists, NAME=VALUE, and options that only a page knows. Imports nothing that takes time."""
+"""What words of a command line mean: lists, NAME=VALUE, and options that only a page knows.
+
+Imports nothing that takes time.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,9 @@ def numbers(given: tuple[str, ...]) -> dict[str, float]:
 def take_method_options(
     argv: list[str], prefix: str = "--method."
 ) -> tuple[list[str], dict[str, object]]:
-    """Split off `--method.NAME VALUE` and `--method.NAME=VALUE`, whose names only the method's page knows."""
+    """Split off `--method.NAME VALUE` and `--method.NAME=VALUE`, whose names only the method's page
+    knows.
+    """
     rest, options, words = [], {}, iter(argv)
     for word in words:
         if not word.startswith(prefix):

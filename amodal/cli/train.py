@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from amodal.cli.options import listed, pairs
-from amodal.cli.recipes import RecipeOptions, said, with_file
+from amodal.cli.recipes import RecipeOptions, asked_of, with_file
 from amodal.cli.shared import CURATE_OPTIONS, METHOD_OPTIONS, Data, Run, show
 from amodal.errors import AmodalError
 
@@ -24,7 +24,8 @@ def pretrain(
         str | None,
         arg(
             metavar="DIR",
-            help="a folder, a table file, an address (s3://…), or a set: globe, digits, or of `amodal data`",
+            help="a folder, a table file, an address (s3://…), or a set: globe, digits, or of "
+            "`amodal data`",
         ),
     ] = None,
     out: Annotated[Path | None, arg(help="the run folder to write")] = None,
@@ -32,7 +33,8 @@ def pretrain(
         Path | None,
         arg(
             metavar="FILE",
-            help="a run's config.toml, or any TOML of these options; others that are given take precedence",
+            help="a run's config.toml, or any TOML of these options; others that are given take "
+            "precedence",
         ),
     ] = None,
     size: Annotated[
@@ -79,7 +81,10 @@ def pretrain(
     ] = (),
     recipe: Recipes = DEFAULT,
 ) -> None:
-    """Pretrain an encoder without labels. Options of the method itself: --method.NAME VALUE (`amodal methods METHOD` lists them)."""
+    """Pretrain an encoder without labels.
+
+    Options of the method itself: --method.NAME VALUE (`amodal methods METHOD` lists them).
+    """
     from amodal.train import distributed
     from amodal.train.pretrain import pretrain as run
 
@@ -106,7 +111,8 @@ def pretrain(
         "curate_options": CURATE_OPTIONS,
         "logger": loggers(logger),
     }
-    asked = {name: v for name, v in asked.items() if v not in (None, "", False, {})} | said(recipe)
+    asked = {name: v for name, v in asked.items() if v not in (None, "", False, {})}
+    asked |= asked_of(recipe)
     asked = with_file(str(config), asked) if config is not None else asked
     for name, words in (("method", "METHOD"), ("data", "--data DIR"), ("out", "--out DIR")):
         if not asked.get(name):
@@ -127,7 +133,7 @@ def pretrain(
 
 
 def loggers(text: str) -> list[str] | None:
-    """The loggers that a command line names, none of them for `none`; None where it says nothing."""
+    """The loggers that a command line names: [] for `none`, None where it names none."""
     return [] if text == "none" else listed(text)
 
 
@@ -141,7 +147,8 @@ def plan(
     gpu: Annotated[
         str,
         arg(
-            help="l4, l40s, a100, h100, h200, b200 or mi300x; their numbers: amodal/plan/hardware.py"
+            help="l4, l40s, a100, h100, h200, b200 or mi300x; their numbers: "
+            "amodal/plan/hardware.py"
         ),
     ] = "h100",
     data: Annotated[
@@ -177,7 +184,10 @@ def plan(
         float | None, arg(help="GB/s from a GPU's machine to others, for each of its GPUs")
     ] = None,
 ) -> None:
-    """Say what a run would take on GPUs that are not here: memory, time, money, and how to split it."""
+    """Say what a run would take on GPUs that are not here.
+
+    Memory, time, money, and how to split it.
+    """
     from amodal.errors import AmodalError
     from amodal.plan import plan as run
 
@@ -220,7 +230,8 @@ def align(
         tuple[str, ...],
         arg(
             metavar="FIELD=SPEC",
-            help="package:minilm, package:efficientnet_lite0, timm:NAME[@WEIGHTS], transformers:DIR",
+            help="package:minilm, package:efficientnet_lite0, timm:NAME[@WEIGHTS], "
+            "transformers:DIR",
         ),
     ],
     method: Annotated[str, arg(help="the objective: ape, clip, siglip, lit, gram, …")] = "ape",
@@ -237,7 +248,9 @@ def align(
     device: Annotated[str, arg(help="auto, cpu, cuda, cuda:N")] = "auto",
     recipe: Recipes = DEFAULT,
 ) -> None:
-    """Bring frozen encoders into one space: their features are computed once and cached, then a head learns in minutes.
+    """Bring frozen encoders into one space.
+
+    Their features are computed once and cached, then a head learns in minutes.
 
     Options of the method: --method.NAME VALUE."""
     from amodal.train.pretrain import pretrain as run
@@ -250,7 +263,7 @@ def align(
         "resume": resume,
         "device": device,
     }
-    run(method, data, out, options=METHOD_OPTIONS, **common, **frozen, **said(recipe))
+    run(method, data, out, options=METHOD_OPTIONS, **common, **frozen, **asked_of(recipe))
     print(f"wrote {out}. Next: amodal evaluate {out} --data {data}")
 
 
@@ -264,7 +277,8 @@ def adapt(
     how: Annotated[
         str,
         arg(
-            help="full, head, bias, lora, adapters, prompts, or a method that learns from a label, such as mmrl"
+            help="full, head, bias, lora, adapters, prompts, or a method that learns from a "
+            "label, such as mmrl"
         ),
     ] = "lora",
     task: Annotated[
@@ -280,7 +294,10 @@ def adapt(
     device: Annotated[str, arg(help="auto, cpu, cuda, cuda:N")] = "auto",
     recipe: Recipes = DEFAULT,
 ) -> None:
-    """Go on with a run until it predicts labels, for 30 epochs unless it says how long. Options of the way itself: --method.NAME VALUE."""
+    """Go on with a run until it predicts labels, for 30 epochs by default.
+
+    Options of the way itself: --method.NAME VALUE.
+    """
     from amodal.adapt import adapt as work
 
     common = {
@@ -300,7 +317,7 @@ def adapt(
         shots=shots,
         base_to_new=base_to_new,
         **common,
-        **said(recipe),
+        **asked_of(recipe),
     )
     made = any((out / f"{part}.safetensors").exists() for part in ("head", "method"))
     then = f", or amodal predict {out} --data {data} --out predicted.csv" if made else ""

@@ -25,7 +25,8 @@ def predict(
     from amodal.model import load
 
     print(
-        f"wrote what is told of {write_predictions(load(run), data, out, part=part)} records to {out}"
+        f"wrote what is told of {write_predictions(load(run), data, out, part=part)} records to "
+        f"{out}"
     )
 
 
@@ -43,7 +44,8 @@ def evaluate(
         str,
         arg(
             metavar="A,B",
-            help="knn, linear, retrieval, missing, transfer, …; all that apply unless given, but for absence, sense_sets, prompts",
+            help="knn, linear, retrieval, missing, transfer, …; all that apply unless given, but "
+            "for absence, sense_sets, prompts",
         ),
     ] = "",
     json: Annotated[
@@ -98,7 +100,10 @@ def view(
     browse: Annotated[bool, arg(help="open the browser")] = False,
     device: Annotated[str, arg(help="auto, cpu, cuda, cuda:N")] = "auto",
 ) -> None:
-    """Look at a run in the browser: a map of the records, search, how it trained, odd records, what each sense is worth."""
+    """Look at a run in the browser.
+
+    A map of the records, search, how it trained, odd records, what each sense is worth.
+    """
     from amodal.serve.view import view as run_page
 
     run_page(run, data=data, port=port, browse=browse, device=device)
@@ -109,7 +114,8 @@ def export(
     to: Annotated[
         Literal["safetensors", "huggingface", "onnx"],
         arg(
-            help="safetensors: a folder amodal.load reads; huggingface: the same for the Hub; onnx: one graph a sense"
+            help="safetensors: a folder amodal.load reads; huggingface: the same for the Hub; "
+            "onnx: one graph a sense"
         ),
     ],
     out: Annotated[Path | None, arg(help="RUN/export unless given")] = None,

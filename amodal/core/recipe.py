@@ -1,4 +1,7 @@
-"""How a method is trained: one record that a page, Python, the command line and a run's config read."""
+"""How a method is trained.
+
+One record that a page, Python, the command line and a run's config read.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,8 @@ def _option(default: object, help: str) -> typing.Any:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a method is trained. `None` leaves a choice to the size of the encoder, the method or the data.
+    """How a method is trained. `None` leaves a choice to the size of the encoder, the method or the
+    data.
 
     A bad value is an AmodalError that names the field, what it was given and what it takes.
     """
@@ -140,7 +144,8 @@ class Recipe:
     def _check_lengths(self) -> None:
         if self.steps is not None and self.epochs is not None:
             raise AmodalError(
-                f"give epochs or steps, not both: epochs is {self.epochs:g} and steps is {self.steps}"
+                f"give epochs or steps, not both: epochs is {self.epochs:g} and steps is "
+                f"{self.steps}"
             )
         if self.warmup_steps is not None and self.warmup_epochs is not None:
             raise AmodalError(
@@ -161,7 +166,10 @@ class Recipe:
         return {name: _plain(value) for name, value in vars(self).items() if value is not None}
 
     def warmup_of(self, steps: int) -> int:
-        """Steps of the warm-up, at least 1, where `steps` are to be made. Epochs must be resolved."""
+        """Steps of the warm-up, at least 1, where `steps` are to be made.
+
+        Epochs must be resolved.
+        """
         return max(
             1, round(self.warmup * steps) if self.warmup_steps is None else self.warmup_steps
         )
@@ -205,7 +213,10 @@ def _bad(name: str, value: object, expected: str) -> AmodalError:
 
 
 def _typed(name: str, value: object) -> object:
-    """The value as the field has it: whole numbers for floats, lists for tuples. Raises AmodalError."""
+    """The value as the field has it: whole numbers for floats, lists for tuples.
+
+    Raises AmodalError.
+    """
     kind = TYPES[name]
     choices = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if value is None and type(None) in choices:
@@ -278,9 +289,9 @@ def _plain(value: object) -> object:
     return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value
 
 
-def renamed(settings: Mapping[str, object], stacklevel: int = 3) -> dict[str, object]:
+def renamed(settings: Mapping[str, typing.Any], stacklevel: int = 3) -> dict[str, typing.Any]:
     """The same settings under their names of today. Raises AmodalError for both names of one."""
-    current: dict[str, object] = {}
+    current: dict[str, typing.Any] = {}
     for name, value in settings.items():
         today = OLD_NAMES.get(name, name)
         if today in current or (today != name and today in settings):

@@ -12,10 +12,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -32,8 +32,8 @@ from amodal.nn.encoder import Encoder
 class Progress:
     """Where a run is.
 
-    step: optimizer steps done, 1, 2, …, of `steps`. encoder: what would be saved now, the average if there is one. run: its
-    folder.
+    step: optimizer steps done, 1, 2, …, of `steps`. encoder: what would be saved now, the average
+    if there is one. run: its folder.
     """
 
     step: int
@@ -64,12 +64,14 @@ class OnCheckpoint(Protocol):
         ...
 
 
+Hook = TypeVar("Hook", OnStep, OnLog, OnCheckpoint)
 Callback = OnStep | OnLog | OnCheckpoint
 HOOKS = ("on_step", "on_log", "on_checkpoint")
 
 
 class Callbacks:
-    """Calls the hooks of all, in order, on every process. Random numbers that they draw are not those of the run.
+    """Calls the hooks of all, in order, on every process. Random numbers that they draw are not
+    those of the run.
 
     Raises AmodalError for an object without any hook.
     """
@@ -79,7 +81,8 @@ class Callbacks:
         for callback in self.callbacks:
             if not any(callable(getattr(callback, hook, None)) for hook in HOOKS):
                 raise AmodalError(
-                    f"a callback has one of {', '.join(HOOKS)}; {type(callback).__name__} has none of them"
+                    f"a callback has one of {', '.join(HOOKS)}; {type(callback).__name__} has "
+                    "none of them"
                 )
 
     def on_step(self, progress: Progress, terms: Mapping[str, Tensor]) -> None:
@@ -97,7 +100,7 @@ class Callbacks:
         for callback in self._with(OnCheckpoint):
             callback.on_checkpoint(progress, path)
 
-    def _with(self, protocol: type):
+    def _with(self, protocol: type[Hook]) -> Iterator[Hook]:
         having = [callback for callback in self.callbacks if isinstance(callback, protocol)]
         if not having:
             return
@@ -109,7 +112,10 @@ class Callbacks:
 def embedded(
     encoder: Encoder, dataset: Dataset, rows: Sequence[int], *, aligned: bool
 ) -> Embeddings:
-    """The features of some records, or their vectors in the common space, on the CPU; the encoder stays in its mode."""
+    """The features of some records, or their vectors in the common space, on the CPU.
+
+    The encoder stays in its mode.
+    """
     training, device = encoder.training, next(encoder.parameters()).device
     encoder.eval()
     parts = []
@@ -124,7 +130,8 @@ def embedded(
 
 
 class OnlineProbe:
-    """How well a label can be read from the features of held-out records, by ridge regression on half of them.
+    """How well a label can be read from the features of held-out records, by ridge regression on
+    half of them.
 
     Logs `probe/LABEL/SOURCE`: the accuracy on the other half, or R² where the label is a number.
 
@@ -183,7 +190,8 @@ class OnlineProbe:
 
 
 class OnlineRetrieval:
-    """How often the nearest vector of another source is that of the same record, among held-out records.
+    """How often the nearest vector of another source is that of the same record, among held-out
+    records.
 
     Logs `retrieval/A>B`: recall at 1 from each source to each other one.
 
@@ -226,7 +234,8 @@ def _held_out(data: Dataset, usable: np.ndarray, rows: int) -> np.ndarray:
     held = held[usable[held]][:rows]
     if len(held) < 8:
         raise AmodalError(
-            f"{data.name!r} has {len(held)} held-out records that can be measured; at least 8 are needed"
+            f"{data.name!r} has {len(held)} held-out records that can be measured; at least 8 are "
+            "needed"
         )
     return held
 
@@ -243,7 +252,8 @@ def named(spec: str, data: Dataset) -> Callback:
     """The callback that a word of the command line names.
 
     Args:
-        spec: `probe:LABEL`, `retrieval`, or `FILE.py:NAME` or `package.module:NAME`, called with the data.
+        spec: `probe:LABEL`, `retrieval`, or `FILE.py:NAME` or `package.module:NAME`, called with
+            the data.
     """
     name, _, rest = spec.rpartition(":") if ".py:" in spec or "." in spec else spec.partition(":")
     if name in SHIPPED:

@@ -55,7 +55,8 @@ def save(folder: Path, step: int, method: nn.Module, optimizers: Optimizers, sta
             last = latest(folder)
             kept = f"the last good one is {last}" if last else "there is no earlier one"
             raise AmodalError(
-                f"could not write a checkpoint to {final}: {e}; {kept}. Free some space and add --resume."
+                f"could not write a checkpoint to {final}: {e}; {kept}. Free some space and add "
+                "--resume."
             ) from e
         for old in everything(folder)[:-KEEP]:
             shutil.rmtree(old)
@@ -79,7 +80,10 @@ def latest(folder: Path) -> Path | None:
 
 
 def load(path: Path, method: nn.Module, optimizers: Optimizers) -> dict:
-    """Put weights and moments back; returns the state. A checkpoint of another model is an error that names the differences."""
+    """Put weights and moments back; returns the state.
+
+    A checkpoint of another model is an error that names the differences.
+    """
     state = checked(path, read_json(path / "state.json", _mend(path)))
     try:
         tensors, moments = (
@@ -93,7 +97,10 @@ def load(path: Path, method: nn.Module, optimizers: Optimizers) -> dict:
 
 
 def checked(path: Path, state: dict) -> dict:
-    """What state.json must say: step, seconds and the state of torch's generator. Raises AmodalError where it says something else."""
+    """What state.json must say: step, seconds and the state of torch's generator.
+
+    Raises AmodalError where it says something else.
+    """
     try:
         rng = torch.tensor(bytearray.fromhex(state["rng"]), dtype=torch.uint8)
         torch.Generator().set_state(rng)
@@ -125,7 +132,8 @@ def optimizer_state(
     """All that optimizers hold.
 
     Returns:
-        `parameter/moment` and `param_groups.N/value` -> tensor; the same -> number, for what is no tensor.
+        `parameter/moment` and `param_groups.N/value` -> tensor; the same -> number, for what is no
+        tensor.
     """
     names = {p: n for n, p in method.named_parameters()}
     entries = {
@@ -154,7 +162,10 @@ ADAMW = {"step", "exp_avg", "exp_avg_sq"}
 def load_optimizers(
     method: nn.Module, optimizers: Optimizers, tensors: dict[str, Tensor], state: dict, path: Path
 ) -> None:
-    """Put what `optimizer_state` gave back. Raises AmodalError for what is not of this method and these optimizers."""
+    """Put what `optimizer_state` gave back.
+
+    Raises AmodalError for what is not of this method and these optimizers.
+    """
     params, scalars = dict(method.named_parameters()), state.get("scalars", {})
     if not isinstance(scalars, dict) or not all(
         isinstance(v, (int, float)) for v in scalars.values()
@@ -208,17 +219,22 @@ def _check_moments(
         if not fits:
             shape = tuple(getattr(value, "shape", ()))
             raise AmodalError(
-                f"{path / 'optimizer.safetensors'} does not fit this run: {name} {shape}; {_mend(path)}"
+                f"{path / 'optimizer.safetensors'} does not fit this run: {name} {shape}; "
+                f"{_mend(path)}"
             )
     short = next((o for o, m in met.items() if learning[id(params[o])] and m != ADAMW), None)
     if short:
         raise AmodalError(
-            f"{path / 'optimizer.safetensors'} is damaged: of {short} it has {sorted(met[short])}; {_mend(path)}"
+            f"{path / 'optimizer.safetensors'} is damaged: of {short} it has "
+            f"{sorted(met[short])}; {_mend(path)}"
         )
 
 
 def _shapes(p: Tensor, moment: str, adamw: bool) -> tuple[tuple[int, ...], ...]:
-    """The shapes that a moment of a parameter may have: Adafactor holds means of rows and of columns."""
+    """The shapes that a moment of a parameter may have.
+
+    Adafactor holds means of rows and of columns.
+    """
     shape = tuple(p.shape)
     if adamw:
         return ((),) if moment == "step" else (shape,)
@@ -227,7 +243,10 @@ def _shapes(p: Tensor, moment: str, adamw: bool) -> tuple[tuple[int, ...], ...]:
 
 
 def _placed(value: Tensor, p: Tensor, moment: str, fused: bool) -> Tensor:
-    """A moment where its optimizer wants it: beside the parameter, but counters that no fused kernel reads on the CPU."""
+    """A moment where its optimizer wants it.
+
+    Beside the parameter, but counters that no fused kernel reads on the CPU.
+    """
     if value.shape == p.shape and moment != "step":
         place = torch.zeros_like(p)
     else:

@@ -1,4 +1,7 @@
-"""Where metrics go beside metrics.jsonl: TensorBoard, W&B, MLflow, Trackio, or any callable `(step, values) -> None`."""
+"""Where metrics go beside metrics.jsonl.
+
+TensorBoard, W&B, MLflow, Trackio, or any callable `(step, values) -> None`.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +109,10 @@ LOGGERS: dict[str, Callable[..., Any]] = {
 
 
 def checked(loggers: str | Logger | Sequence[str | Logger] | None) -> tuple[str | Logger, ...]:
-    """Names and callables, one or more. Raises AmodalError for others, and for a name whose package is not there."""
+    """Names and callables, one or more.
+
+    Raises AmodalError for others, and for a name whose package is not there.
+    """
     if loggers is None:
         return ()
     every = (loggers,) if isinstance(loggers, str) or callable(loggers) else tuple(loggers)
@@ -118,7 +124,8 @@ def checked(loggers: str | Logger | Sequence[str | Logger] | None) -> tuple[str 
                 needed(logger)
         elif not callable(logger):
             raise AmodalError(
-                f"a logger is a name or a callable (step, values) -> None, not {type(logger).__name__}"
+                "a logger is a name or a callable (step, values) -> None, not "
+                f"{type(logger).__name__}"
             )
     return every
 

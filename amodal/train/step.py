@@ -1,8 +1,9 @@
 """The gradient of one big batch, whatever it is cut into.
 
-Losses may couple rows, so adding up the gradients of micro-batches is not the gradient of the batch. The gradient cache (Gao et
-al. 2021, arXiv:2101.06983) makes it so: features of all pieces without a graph, losses once over the whole batch, then each piece
-again, with a graph, fed the gradient of its features.
+Losses may couple rows, so adding up the gradients of micro-batches is not the gradient of the
+batch. The gradient cache (Gao et al. 2021, arXiv:2101.06983) makes it so: features of all pieces
+without a graph, losses once over the whole batch, then each piece again, with a graph, fed the
+gradient of its features.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ Split = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 class Passes:
     """How a batch is run through a method.
 
-    micro: rows at once, None for all of them. precision: the context that features are computed in; losses are computed in
-    float32. gather: features of this process -> those of all. drop_path: see `amodal.nn.drop_path`.
+    micro: rows at once, None for all of them. precision: the context that features are computed in;
+    losses are computed in float32. gather: features of this process -> those of all. drop_path: see
+    `amodal.nn.drop_path`.
     """
 
     micro: int | None = None
@@ -63,7 +65,8 @@ def gradients(
 
     Args:
         micro, precision, gather, drop_path: see `Passes`.
-        players: whose terms change their own parameters only; None where the sum of all terms is minimised.
+        players: whose terms change their own parameters only; None where the sum of all terms is
+            minimised.
 
     Returns:
         The losses, detached.
@@ -105,7 +108,10 @@ def combined(method: Method, batch: Batch, passes: Passes) -> dict[str, Tensor]:
 
 
 def of_players(method: Method, batch: Batch, passes: Passes, players: Players) -> dict[str, Tensor]:
-    """As `gradients`, of a game: the terms of a player give a gradient to its own parameters only."""
+    """As `gradients`, of a game.
+
+    The terms of a player give a gradient to its own parameters only.
+    """
     parameters = {
         prefix: [p for p in own if p.requires_grad] for prefix, own in players.parameters().items()
     }
@@ -123,12 +129,14 @@ Grads = list[Tensor | None]
 def separate(
     method: Method, batch: Batch, passes: Passes, split: Split, parameters: Callable[[str], list]
 ) -> tuple[dict[str, Tensor], dict[str, Grads]]:
-    """The gradient of each scalar that `split` makes of the terms, with respect to the parameters of its name.
+    """The gradient of each scalar that `split` makes of the terms, with respect to the parameters
+    of its name.
 
     Features are computed twice, without a graph and then piece by piece with one.
 
     Returns:
-        The terms, detached; name of a scalar -> gradients, None where it does not depend on a parameter.
+        The terms, detached; name of a scalar -> gradients, None where it does not depend on a
+        parameter.
     """
     seen = without_graph(method, batch, passes)
     cache, leaves = as_leaves(seen)
@@ -206,7 +214,9 @@ def as_leaves(features: Embeddings) -> tuple[Embeddings, dict[str, Tensor]]:
 def matched(
     piece: Embeddings, grads: Mapping[str, Tensor | None], seen: Embeddings, start: int, stop: int
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The features of rows start <= row < stop that have a graph, and for each the part of its leaf's gradient that is theirs."""
+    """The features of rows start <= row < stop that have a graph, and for each the part of its
+    leaf's gradient that is theirs.
+    """
     outputs, theirs = [], []
     for name, column in piece.columns.items():
         out, grad = column.flat, grads.get(name)
