@@ -1,4 +1,7 @@
-"""Pretraining in the manner of scikit-learn: `fit` learns from data without labels, `transform` gives one vector a record."""
+"""Pretraining in the manner of scikit-learn.
+
+`fit` learns from data without labels, `transform` gives one vector a record.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +28,16 @@ if TYPE_CHECKING:
 class Embedder:
     """An encoder that `fit` pretrains on records without labels.
 
-    X is a dict name -> values (lists, arrays or tensors of one length, None where a record lacks one),
-    a list of dict records, a data frame, an array (of one field, called "x"), or whatever `amodal.open`
-    takes: a folder, a table file, a bundled name. A record may lack any field; `transform` also takes
-    data that lacks whole fields.
+    X is a dict name -> values (lists, arrays or tensors of one length, None where a record lacks
+    one), a list of dict records, a data frame, an array (of one field, called "x"), or whatever
+    `amodal.open` takes: a folder, a table file, a bundled name. A record may lack any field;
+    `transform` also takes data that lacks whole fields.
 
         make_pipeline(Embedder("simclr", steps=200), LogisticRegression()).fit({"photo": photos}, y)
 
     Args:
-        method: a page of `amodal.methods`: "clip" learns from two fields or more, "simclr" also from one.
+        method: a page of `amodal.methods`: "clip" learns from two fields or more, "simclr" also
+            from one.
         size: of the encoder.
         sources: the fields to use, all unless given.
         fields: column -> modality, for values in memory whose kind shall not be guessed.
@@ -70,7 +74,12 @@ class Embedder:
         self.method, self.size = method, size
         self.sources, self.fields = sources, fields
         self.trunk, self.positions, self.pool, self.options = trunk, positions, pool, options
-        self.device, self.out, self.random_state, self.progress = device, out, random_state, progress
+        self.device, self.out, self.random_state, self.progress = (
+            device,
+            out,
+            random_state,
+            progress,
+        )
         self.recipe = recipe
         for name in NAMES:
             setattr(self, name, None)
@@ -87,12 +96,20 @@ class Embedder:
         dataset.parts = np.zeros(
             len(dataset), dtype=np.int8
         )  # whoever calls `fit` has split already: learn from all of it
-        settings: dict[str, Any] = {n: v for n, v in self.get_params().items() if n in PASSED or n in NAMES}
-        seed = int.from_bytes(os.urandom(4), "little") if self.random_state is None else self.random_state
+        settings: dict[str, Any] = {
+            n: v for n, v in self.get_params().items() if n in PASSED or n in NAMES
+        }
+        seed = (
+            int.from_bytes(os.urandom(4), "little")
+            if self.random_state is None
+            else self.random_state
+        )
         with tempfile.TemporaryDirectory(prefix="amodal-") as temporary:
             out = Path(self.out) if self.out is not None else Path(temporary) / "run"
             options = dict(self.options) if self.options else None
-            self.model_ = pretrain(self.method, dataset, out, options=options, seed=seed, **settings)
+            self.model_ = pretrain(
+                self.method, dataset, out, options=options, seed=seed, **settings
+            )
         if self.out is None:
             self.model_.path = None
         encoder = self.model_.encoder
@@ -104,22 +121,27 @@ class Embedder:
         return self
 
     def transform(self, X) -> np.ndarray:
-        """(n, D) float32, one vector for each record of X, of all the senses that it has. A record without any readable value has
-        NaN, and a warning counts them."""
+        """(n, D) float32, one vector for each record of X, of all the senses that it has. A record
+        without any readable value has NaN, and a warning counts them."""
         from amodal.evaluate import embed_records
 
         if not self.__sklearn_is_fitted__():
             raise AmodalError("this Embedder has not been fitted: call fit first")
         dataset = self._read(_readable(X))
         embedded = embed_records(
-            self.model_.encoder, dataset, range(len(dataset)), device=self.model_.device, labels=False
+            self.model_.encoder,
+            dataset,
+            range(len(dataset)),
+            device=self.model_.device,
+            labels=False,
         )
         fused = embedded.fused()
         vectors = np.full((len(dataset), self.n_features_out_), np.nan, dtype=np.float32)
         vectors[fused.rows.numpy()] = cast("Tensor", fused.values).numpy()
         if empty := len(dataset) - len(fused):
             warnings.warn(
-                f"{empty} of {len(dataset)} records have no readable value; their vectors are NaN", stacklevel=2
+                f"{empty} of {len(dataset)} records have no readable value; their vectors are NaN",
+                stacklevel=2,
             )
         return vectors
 
@@ -134,13 +156,23 @@ class Embedder:
             there = {name: f.modality for name, f in self.schema_.items() if name in dataset.fields}
             names = list(dataset.fields)
         else:
-            there = {name: f for name, f in self.schema_.items() if any(c in X for c in _wanted(name, f, X))}
+            there = {
+                name: f
+                for name, f in self.schema_.items()
+                if any(c in X for c in _wanted(name, f, X))
+            }
             names, n = list(X), len(next(iter(X.values()), ()))
             X = {c: [None] * n for name, f in there.items() for c in _wanted(name, f, X)} | X
         if not there:
             fitted, has = ", ".join(self.schema_), ", ".join(map(str, names)) or "none"
-            raise AmodalError(f"X has none of the fields that this Embedder was fitted on, {fitted}; it has {has}")
-        return records.Dataset(Arrays(X), Schema(there)) if isinstance(X, Mapping) else dataset.with_fields(there)
+            raise AmodalError(
+                f"X has none of the fields that this Embedder was fitted on, {fitted}; it has {has}"
+            )
+        return (
+            records.Dataset(Arrays(X), Schema(there))
+            if isinstance(X, Mapping)
+            else dataset.with_fields(there)
+        )
 
     def fit_transform(self, X, y=None) -> np.ndarray:
         """The vectors of the records that were learnt from."""
@@ -150,7 +182,7 @@ class Embedder:
         """(D,) embedder0, embedder1, …"""
         return np.array([f"embedder{i}" for i in range(self.n_features_out_)], dtype=object)
 
-    # What scikit-learn's clone, pipelines and searches ask of an estimator; it need not be installed
+    # What scikit-learn asks of an estimator (clone, pipelines, searches); it need not be there
 
     def get_params(self, deep: bool = True) -> dict[str, object]:
         """The arguments of the constructor."""
@@ -168,9 +200,15 @@ class Embedder:
         return hasattr(self, "model_")
 
     def __repr__(self) -> str:
-        defaults = {n: p.default for n, p in inspect.signature(Embedder.__init__).parameters.items()}
+        defaults = {
+            n: p.default for n, p in inspect.signature(Embedder.__init__).parameters.items()
+        }
         defaults |= dict.fromkeys(NAMES)
-        changed = [f"{k}={v!r}" for k, v in self.get_params().items() if not (v is defaults[k] or v == defaults[k])]
+        changed = [
+            f"{k}={v!r}"
+            for k, v in self.get_params().items()
+            if not (v is defaults[k] or v == defaults[k])
+        ]
         return f"Embedder({', '.join(changed)})"
 
 
@@ -202,6 +240,8 @@ def _columns(rows: Sequence) -> dict[str, list]:
     """Records as columns, None where a record lacks a value."""
     if not rows or not all(isinstance(row, Mapping) for row in rows):
         got = f"a list of {type(rows[0]).__name__}" if rows else "an empty list"
-        raise AmodalError(f"a list is taken as records, and must hold dicts name -> value; got {got}")
+        raise AmodalError(
+            f"a list is taken as records, and must hold dicts name -> value; got {got}"
+        )
     names = dict.fromkeys(str(name) for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}

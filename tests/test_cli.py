@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from amodal import cli, methods
+from amodal.core.recipe import NAMES
 
 HELP = """
 import sys
@@ -88,6 +89,54 @@ def test_a_sense_that_no_record_has_does_not_stop_a_run(tmp_path):
     dataset = records.open(data, fields={"words": modalities.make("text"), "never": modalities.make("text")})
     model = amodal.pretrain("clip", dataset, tmp_path / "run", size="nano", steps=3, progress=False)
     assert set(model.fields) == {"words", "never", "marks"}
+
+
+def test_every_field_of_a_recipe_is_an_option(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["pretrain", "--help"])
+    printed = capsys.readouterr().out
+    for name in NAMES:
+        assert f"--{name.replace('_', '-')}" in printed, name
+    for old in ("--batch ", "--micro ", "--recompute", "--shard", "--average", "--sources", "--checkpoint-every"):
+        assert old not in printed, "an alias is hidden"
+
+
+def test_options_reach_the_run_also_by_their_old_names(folder, tmp_path):
+    words = ["pretrain", "clip", "--data", str(folder), "--out", str(tmp_path / "run"), "--size=nano", "--steps", "2"]
+    words += ["--batch=16", "--micro", "8", "--average", "0.5", "--sources", "image,text", "--checkpoint-every", "1"]
+    words += ["--recompute", "--betas", "0.8", "0.9", "--views", "image=weak", "--clip", "0", "--logger", "none"]
+    cli.main([*words, "--callback", "retrieval"])
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    recipe = config["recipe"]
+    assert recipe["ema"] == 0.5 and recipe["betas"] == [0.8, 0.9] and recipe["views"] == {"image": ["weak"]}
+    assert config["batch"] == 16 and recipe["clip"] == 0 and "micro_batch_size" not in recipe
+    assert (tmp_path / "run" / "checkpoints" / "step-00000001").exists()
+    assert any("retrieval/" in line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1:])
+
+
+def test_a_config_runs_a_run_a_second_time(capsys, folder, tmp_path):
+    first = ["pretrain", "clip", "--data", str(folder), "--out", str(tmp_path / "first"), "--size", "nano"]
+    cli.main([*first, "--steps", "2", "--batch-size", "16", "--method.temperature", "0.2", "--seed", "3"])
+    file = tmp_path / "first" / "config.toml"
+    cli.main(["pretrain", "--config", str(file), "--out", str(tmp_path / "second")])
+    cli.main(["pretrain", "--config", str(file), "--out", str(tmp_path / "longer"), "--epochs", "1"])
+    configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("first", "second", "longer")]
+    assert configs[0]["weights_sha256"] == configs[1]["weights_sha256"]
+    assert configs[2]["schedule"]["steps"] == 3 and configs[2]["options"]["temperature"] == 0.2
+    own = tmp_path / "own.toml"
+    own.write_text(f'method = "clip"\ndata = "{folder}"\nsize = "nano"\nsteps = 1\n[recipe]\nbatch = 16\n')
+    cli.main(["pretrain", "--config", str(own), "--out", str(tmp_path / "own")])
+    assert "needs --out DIR" in refused(capsys, "pretrain", "--config", own)
+    assert "needs METHOD" in refused(capsys, "pretrain", "--data", folder, "--out", tmp_path / "x")
+    for text, words in (
+        ("steps = [", "is no TOML"),
+        ("stepz = 3", "Did you mean steps"),
+        ("[recipe]\nlr = 'high'", "lr must be a number; it is 'high'"),
+        ("recipe = 3", "recipe must be a table"),
+    ):
+        own.write_text(f'data = "{folder}"\nout = "{tmp_path / "x"}"\n{text}\n')
+        assert words in refused(capsys, "pretrain", "clip", "--config", own)
+    assert "cannot be read" in refused(capsys, "pretrain", "--config", tmp_path / "gone.toml")
 
 
 def test_every_verb_of_the_readme_exists():

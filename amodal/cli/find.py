@@ -29,7 +29,8 @@ def index(
 
     if to and (out is not None or "://" not in to):
         raise AmodalError(
-            f"--to {to}: it takes an address, such as qdrant://localhost:6333/photos, in place of --out DIR"
+            f"--to {to}: it takes an address, such as qdrant://localhost:6333/photos, in place of "
+            "--out DIR"
         )
     model = load(run)
     dataset = model.read(data)
@@ -128,7 +129,10 @@ def serve(
     concurrent: Annotated[int, arg(help="requests at work or waiting; more are told to come back")] = 128,
     seconds: Annotated[float, arg(help="that a request may take")] = 30,
 ) -> None:
-    """Put a run behind an HTTP API: /embed, /search, /records, /predict, /health, /metrics, and /docs that explains them."""
+    """Put a run behind an HTTP API.
+
+    /embed, /search, /records, /predict, /health, /metrics, and /docs that explains them.
+    """
     from amodal.serve import Limits
     from amodal.serve import serve as run_server
     from amodal.serve.server import token_of

@@ -23,14 +23,15 @@ def _option(name: str) -> tuple[str, Any, Any]:
         return name, Annotated[tuple[str, ...], described], dataclasses.field(default=())
     if TYPES[name] is bool:
         return name, Annotated[bool, described], dataclasses.field(default=False)
-    return name, Annotated[Optional[TYPES[name]], described], dataclasses.field(default=None)  # noqa: UP045
+    kind = Optional[TYPES[name]]  # noqa: UP045, a type that is only known here
+    return name, Annotated[kind, described], dataclasses.field(default=None)
 
 
 RecipeOptions = dataclasses.make_dataclass("RecipeOptions", [_option(name) for name in NAMES], frozen=True)
 """Every field of a Recipe as an option; what is not said is left to the page of the method."""
 
 
-def said(options: Any) -> dict[str, Any]:
+def asked_of(options: Any) -> dict[str, Any]:
     """The fields of a recipe that the command line sets."""
     fields = {n: v for n, v in vars(options).items() if v is not None and v is not False and v != ()}
     if "views" in fields:

@@ -15,7 +15,9 @@ def demo(
     minutes: Annotated[float, arg(help="about how long to train")] = 3.0,
     seed: int = 0,
 ) -> None:
-    """Pretrain on the bundled Earth, compare with chance and with an untrained encoder, draw what was learnt."""
+    """Pretrain on the bundled Earth, compare with chance and with an untrained encoder, draw what
+    was learnt.
+    """
     from amodal.demo import demo as run
 
     run(out, minutes=minutes, seed=seed)

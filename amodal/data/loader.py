@@ -181,9 +181,9 @@ class Loader:
         """Records and epochs of this rank's rows."""
         share, n = self.batch // self.world, len(self.indices)
         if self.drawn is not None:
-            rows, epochs = self.drawn.at(step)
-            mine = slice(self.rank * share, (self.rank + 1) * share)
-            return self.indices[rows[mine]], epochs[mine]
+            rows, epochs = self.drawn.rows(step)
+            first = self.rank * share
+            return self.indices[rows[first : first + share]], epochs[first : first + share]
         epoch, within = divmod(step, self.steps_per_epoch)
         start = epoch * n + within * self.batch + self.rank * share
         if self.groups is not None:

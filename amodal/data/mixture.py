@@ -1,4 +1,7 @@
-"""Several datasets as one, drawn in fixed proportions: a pure function of seed and step, as all batches are."""
+"""Several datasets as one, drawn in fixed proportions.
+
+A pure function of seed and step, as all batches are.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ PART = "(part)"
 
 @dataclass(frozen=True)
 class Proportions:
-    """ends: (members) the number of records up to and with each dataset; weights: None for their sizes."""
+    """How often each dataset is drawn from.
+
+    ends: the number of records up to and with each dataset. weights: None for their sizes.
+    """
 
     ends: tuple[int, ...]
     weights: tuple[float, ...] | None
@@ -37,8 +43,8 @@ class Proportions:
 class Mixture(Dataset):
     """Datasets of different schemas as one, whose training batches have fixed proportions of them.
 
-    A field or a label that a dataset lacks is absent from its records: nothing is filled in. A field
-    that two of them have is decoded as the first has it. Every dataset keeps its split.
+    A field or a label that a dataset lacks is absent from its records: nothing is filled in. A
+    field that two of them have is decoded as the first has it. Every dataset keeps its split.
 
     Args:
         datasets: Datasets, or whatever `amodal.open` takes.
@@ -83,7 +89,9 @@ class Joined(Reader):
         self.keys = _keys(self.members)
         self.fields = tuple(dict.fromkeys(f for member in members for f in member.fields))
         labels = dict.fromkeys(name for member in members for name in member.labels)
-        self.columns = tuple(dict.fromkeys((*self.fields, *(LABEL + name for name in labels), PART)))
+        self.columns = tuple(
+            dict.fromkeys((*self.fields, *(LABEL + name for name in labels), PART))
+        )
         self.ignored = sum((member.reader.ignored for member in members), Counter())
 
     @property
@@ -125,14 +133,19 @@ class Drawn:
     from seed, step and row alone.
 
     Args:
-        proportions: of the datasets. indices: (n,) ascending, the records to draw from. batch: rows.
+        proportions: of the datasets.
+        indices: (n,) ascending, the records to draw from.
+        batch: rows of a batch, over all processes.
+        seed: of the order.
     """
 
     def __init__(self, proportions: Proportions, indices: np.ndarray, batch: int, seed: int):
         member = np.searchsorted(proportions.ends, indices, side="right")
         self.records = [np.flatnonzero(member == m) for m in range(len(proportions.ends))]
         sizes = np.array([len(records) for records in self.records], dtype=np.float64)
-        weights = sizes if proportions.weights is None else np.array(proportions.weights) * (sizes > 0)
+        weights = (
+            sizes if proportions.weights is None else np.array(proportions.weights) * (sizes > 0)
+        )
         self.batch, self.seed = batch, seed
         self.slots = dealt(weights)
         self.counts = np.bincount(self.slots, minlength=len(sizes))
@@ -148,7 +161,7 @@ class Drawn:
                     "take smaller batches or a smaller weight"
                 )
 
-    def at(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+    def rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """(batch,) positions in `indices` and epochs of their dataset, of the rows of one step."""
         draws = step * self.batch + np.arange(self.batch)
         member = self.slots[draws % SLOTS]
@@ -161,14 +174,18 @@ class Drawn:
         return rows, epochs
 
     def _of(self, member: int, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Records and epochs of some draws in a row from one dataset, no record of which comes twice."""
+        """Records and epochs of some draws in a row from one dataset, no record of which comes
+        twice.
+        """
         n, seed = len(self.records[member]), self.seed * len(self.records) + member
         chosen, epochs = order.epochs(numbers, n, seed=seed)
         fresh = np.flatnonzero(epochs != epochs[0])
         if len(fresh) and len(numbers) <= n:  # an epoch ends within the batch
             used, place = set(chosen[epochs == epochs[0]].tolist()), len(fresh)
             for row in fresh.tolist():
-                while int(chosen[row]) in used:  # later in this epoch, instead of what the batch has
+                while (
+                    int(chosen[row]) in used
+                ):  # later in this epoch, instead of what the batch has
                     chosen[row], place = _permuted(place, n, seed, int(epochs[row])), place + 1
                 used.add(int(chosen[row]))
         return chosen, epochs
@@ -194,7 +211,8 @@ def _check(members: Sequence[Dataset], weights: Sequence[float] | None) -> None:
         raise AmodalError(f"a Mixture is of two datasets or more, not {len(members)}")
     if weights is not None and (len(weights) != len(members) or not all(w > 0 for w in weights)):
         raise AmodalError(
-            f"weights must be {len(members)} positive numbers, one for each dataset; they are {list(weights)}"
+            f"weights must be {len(members)} positive numbers, one for each dataset; they are "
+            f"{list(weights)}"
         )
 
 
@@ -205,7 +223,8 @@ def _fields(members: Sequence[Dataset]) -> dict[str, Modality]:
             first = fields.setdefault(name, modality)
             if type(first) is not type(modality):
                 raise AmodalError(
-                    f"the field {name!r} is {name_of(first)} in one dataset and {name_of(modality)} in "
+                    f"the field {name!r} is {name_of(first)} in one dataset and "
+                    f"{name_of(modality)} in "
                     f"{member.name!r}; rename one of them"
                 )
     return fields
@@ -221,12 +240,18 @@ def _labels(members: Sequence[Dataset]) -> dict[str, Label]:
         for name, label in member.labels.items():
             first = labels.setdefault(name, replace(label, column=LABEL + name))
             if first.kind != label.kind:
-                raise AmodalError(f"the label {name!r} is a {first.kind} in one dataset and a {label.kind} in another")
+                raise AmodalError(
+                    f"the label {name!r} is a {first.kind} in one dataset and a {label.kind} in "
+                    "another"
+                )
     return labels
 
 
 def _keys(members: Sequence[Dataset]) -> list[str]:
-    """The keys of all records; where two datasets have one in common, the number of the dataset goes before."""
+    """The keys of all records.
+
+    Where two datasets have one in common, the number of the dataset goes before.
+    """
     keys = [key for member in members for key in member.keys]
     if len(set(keys)) == len(keys):
         return keys

@@ -1,8 +1,10 @@
-"""Stochastic depth: a block's update of a row is left out by chance, as a function of the row's seed.
+"""Stochastic depth: a block's update of a row is left out by chance, as a function of the row's
+seed.
 
-Huang et al., ECCV 2016, arXiv:1603.09382: block l of L is left out with chance l / (L - 1) times the rate, and what is left is
-divided by the chance to stay. Masks follow from the seeds of rows: the same in a micro-batch, on other processes and after a
-resume. Blocks that do not learn, such as a teacher's, leave nothing out.
+Huang et al., ECCV 2016, arXiv:1603.09382: block l of L is left out with chance l / (L - 1) times
+the rate, and what is left is divided by the chance to stay. Masks follow from the seeds of rows:
+the same in a micro-batch, on other processes and after a resume. Blocks that do not learn, such as
+a teacher's, leave nothing out.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ def whole(x_TD: Tensor, half: int) -> Tensor:
 def drop_of(block: nn.Module, number: int, depth: int, tokens: Tokens, order_T: Tensor | None) -> Drop:
     """What block `number` of `depth` drops of these tokens, which go through it in `order_T`.
 
-    Raises AmodalError if the tokens are not of the rows of the batch, so that seeds cannot be assigned.
+    Raises AmodalError if the tokens are not of the rows of the batch, so that seeds cannot be
+    assigned.
     """
     asked = _asked.get()
     if asked is None or not number or not any(p.requires_grad for p in block.parameters()):
@@ -50,7 +53,8 @@ def drop_of(block: nn.Module, number: int, depth: int, tokens: Tokens, order_T: 
     rate, seeds_B = asked
     if tokens.size != len(seeds_B):
         raise AmodalError(
-            f"drop_path needs one sequence a record, and this method makes {tokens.size} of {len(seeds_B)}; leave it out"
+            f"drop_path needs one sequence a record, and this method makes {tokens.size} of "
+            f"{len(seeds_B)}; leave it out"
         )
     codes = torch.tensor([name_code(name) for name in tokens.names], device=tokens.row.device)
     row, source = tokens.row, codes[tokens.source]

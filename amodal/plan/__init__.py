@@ -65,7 +65,7 @@ class Plan:
         chosen = (
             f"Take {best.name}: {best.command}{'' if best.micro is None and not best.recompute else WHY}"
             if best
-            else "None of these fits: take more GPUs with --shard, a smaller --size or --batch, or GPUs with more memory."
+            else "None of these fits: take more GPUs with --fsdp, a smaller --size or --batch-size, or GPUs with more memory."
         )
         return Group("\n".join(self.about), table, chosen, WARNING)
 

@@ -128,9 +128,9 @@ class Layout:
 
     @property
     def command(self) -> str:
-        asked = [f"--batch {self.job.batch}"]
-        asked += ["--shard"] * self.sharded + [f"--micro {self.micro}"] * (self.micro is not None)
-        asked += ["--recompute"] * self.recompute
+        asked = [f"--batch-size {self.job.batch}"]
+        asked += ["--fsdp"] * self.sharded + [f"--micro-batch-size {self.micro}"] * (self.micro is not None)
+        asked += ["--gradient-checkpointing"] * self.recompute
         return " ".join(asked)
 
     @property

@@ -12,10 +12,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -32,8 +32,8 @@ from amodal.nn.encoder import Encoder
 class Progress:
     """Where a run is.
 
-    step: optimizer steps done, 1, 2, …, of `steps`. encoder: what would be saved now, the average if there is one. run: its
-    folder.
+    step: optimizer steps done, 1, 2, …, of `steps`. encoder: what would be saved now, the average
+    if there is one. run: its folder.
     """
 
     step: int
@@ -64,12 +64,14 @@ class OnCheckpoint(Protocol):
         ...
 
 
+Hook = TypeVar("Hook", OnStep, OnLog, OnCheckpoint)
 Callback = OnStep | OnLog | OnCheckpoint
 HOOKS = ("on_step", "on_log", "on_checkpoint")
 
 
 class Callbacks:
-    """Calls the hooks of all, in order, on every process. Random numbers that they draw are not those of the run.
+    """Calls the hooks of all, in order, on every process. Random numbers that they draw are not
+    those of the run.
 
     Raises AmodalError for an object without any hook.
     """
@@ -79,7 +81,8 @@ class Callbacks:
         for callback in self.callbacks:
             if not any(callable(getattr(callback, hook, None)) for hook in HOOKS):
                 raise AmodalError(
-                    f"a callback has one of {', '.join(HOOKS)}; {type(callback).__name__} has none of them"
+                    f"a callback has one of {', '.join(HOOKS)}; {type(callback).__name__} has "
+                    "none of them"
                 )
 
     def on_step(self, progress: Progress, terms: Mapping[str, Tensor]) -> None:
@@ -97,7 +100,7 @@ class Callbacks:
         for callback in self._with(OnCheckpoint):
             callback.on_checkpoint(progress, path)
 
-    def _with(self, protocol: type):
+    def _with(self, protocol: type[Hook]) -> Iterator[Hook]:
         having = [callback for callback in self.callbacks if isinstance(callback, protocol)]
         if not having:
             return
@@ -106,8 +109,13 @@ class Callbacks:
 
 
 @torch.no_grad()
-def embedded(encoder: Encoder, dataset: Dataset, rows: Sequence[int], *, aligned: bool) -> Embeddings:
-    """The features of some records, or their vectors in the common space, on the CPU; the encoder stays in its mode."""
+def embedded(
+    encoder: Encoder, dataset: Dataset, rows: Sequence[int], *, aligned: bool
+) -> Embeddings:
+    """The features of some records, or their vectors in the common space, on the CPU.
+
+    The encoder stays in its mode.
+    """
     training, device = encoder.training, next(encoder.parameters()).device
     encoder.eval()
     parts = []
@@ -116,11 +124,14 @@ def embedded(encoder: Encoder, dataset: Dataset, rows: Sequence[int], *, aligned
         parts.append(encoder.project(features) if aligned else features)
     encoder.train(training)
     whole = Embeddings.stack(parts)
-    return Embeddings({source: column.to("cpu") for source, column in whole.columns.items()}, whole.size)
+    return Embeddings(
+        {source: column.to("cpu") for source, column in whole.columns.items()}, whole.size
+    )
 
 
 class OnlineProbe:
-    """How well a label can be read from the features of held-out records, by ridge regression on half of them.
+    """How well a label can be read from the features of held-out records, by ridge regression on
+    half of them.
 
     Logs `probe/LABEL/SOURCE`: the accuracy on the other half, or R² where the label is a number.
 
@@ -130,7 +141,9 @@ class OnlineProbe:
         rows: records at most.
     """
 
-    def __init__(self, data: Dataset, label: str, *, every: int = 0, rows: int = 512, ridge: float = 1e-2):
+    def __init__(
+        self, data: Dataset, label: str, *, every: int = 0, rows: int = 512, ridge: float = 1e-2
+    ):
         self.data, self.label, self.every, self.ridge = data, label, every, ridge
         values, self.classes = class_numbers(data.label(label, required=True))
         labelled = values >= 0 if self.classes else ~np.isnan(values)
@@ -146,7 +159,10 @@ class OnlineProbe:
             self.rows,
             aligned=False,
         )
-        scores = {f"probe/{self.label}/{s}": self._score(features[s].values, features[s].rows) for s in features}
+        scores = {
+            f"probe/{self.label}/{s}": self._score(features[s].values, features[s].rows)
+            for s in features
+        }
         return {name: score for name, score in scores.items() if score is not None}
 
     def _score(self, x_ND: Tensor, rows_N: Tensor) -> float | None:
@@ -155,7 +171,11 @@ class OnlineProbe:
         y = self.values[rows_N]
         if min(int(learn.sum()), int((~learn).sum())) < 4:
             return None
-        target = nn.functional.one_hot(y, len(self.classes)).double() if self.classes else y.double()[:, None]
+        target = (
+            nn.functional.one_hot(y, len(self.classes)).double()
+            if self.classes
+            else y.double()[:, None]
+        )
         x = x_ND.double()
         x = torch.cat([(x - x[learn].mean(0)) / (x[learn].std(0) + 1e-6), x.new_ones(len(x), 1)], 1)
         gram = x[learn].T @ x[learn] + self.ridge * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
@@ -170,7 +190,8 @@ class OnlineProbe:
 
 
 class OnlineRetrieval:
-    """How often the nearest vector of another source is that of the same record, among held-out records.
+    """How often the nearest vector of another source is that of the same record, among held-out
+    records.
 
     Logs `retrieval/A>B`: recall at 1 from each source to each other one.
 
@@ -199,8 +220,12 @@ class OnlineRetrieval:
             for b in sources:
                 x_ND, y_ND = vectors.pair(a, b) if a != b else ((), ())
                 if len(x_ND) > 1:
-                    nearest = (nn.functional.normalize(x_ND) @ nn.functional.normalize(y_ND).T).argmax(1)
-                    found[f"retrieval/{a}>{b}"] = float((nearest == torch.arange(len(nearest))).double().mean())
+                    nearest = (
+                        nn.functional.normalize(x_ND) @ nn.functional.normalize(y_ND).T
+                    ).argmax(1)
+                    found[f"retrieval/{a}>{b}"] = float(
+                        (nearest == torch.arange(len(nearest))).double().mean()
+                    )
         return found
 
 
@@ -208,7 +233,10 @@ def _held_out(data: Dataset, usable: np.ndarray, rows: int) -> np.ndarray:
     held = data.split("valid")
     held = held[usable[held]][:rows]
     if len(held) < 8:
-        raise AmodalError(f"{data.name!r} has {len(held)} held-out records that can be measured; at least 8 are needed")
+        raise AmodalError(
+            f"{data.name!r} has {len(held)} held-out records that can be measured; at least 8 are "
+            "needed"
+        )
     return held
 
 
@@ -224,7 +252,8 @@ def named(spec: str, data: Dataset) -> Callback:
     """The callback that a word of the command line names.
 
     Args:
-        spec: `probe:LABEL`, `retrieval`, or `FILE.py:NAME` or `package.module:NAME`, called with the data.
+        spec: `probe:LABEL`, `retrieval`, or `FILE.py:NAME` or `package.module:NAME`, called with
+            the data.
     """
     name, _, rest = spec.rpartition(":") if ".py:" in spec or "." in spec else spec.partition(":")
     if name in SHIPPED:

@@ -28,10 +28,14 @@ Optimizers = Sequence[torch.optim.Optimizer]
 
 def save(folder: Path, step: int, method: nn.Module, optimizers: Optimizers, state: dict) -> Path:
     """Write a checkpoint. A full disk or a kill on the way leaves the older ones as they were."""
-    model = {k: distributed.whole(v).detach().cpu().contiguous() for k, v in method.state_dict().items()}
+    model = {
+        k: distributed.whole(v).detach().cpu().contiguous() for k, v in method.state_dict().items()
+    }
     tensors, scalars = optimizer_state(method, optimizers)
     moments = {k: v.cpu().contiguous() for k, v in tensors.items()}
-    state = state | {"step": step, "moments": len(moments)} | ({"scalars": scalars} if scalars else {})
+    state = (
+        state | {"step": step, "moments": len(moments)} | ({"scalars": scalars} if scalars else {})
+    )
     final = folder / f"step-{step:08d}"
     if distributed.rank() == 0:
         draft = folder / f".{final.name}.draft"
@@ -51,7 +55,8 @@ def save(folder: Path, step: int, method: nn.Module, optimizers: Optimizers, sta
             last = latest(folder)
             kept = f"the last good one is {last}" if last else "there is no earlier one"
             raise AmodalError(
-                f"could not write a checkpoint to {final}: {e}; {kept}. Free some space and add --resume."
+                f"could not write a checkpoint to {final}: {e}; {kept}. Free some space and add "
+                "--resume."
             ) from e
         for old in everything(folder)[:-KEEP]:
             shutil.rmtree(old)
@@ -75,10 +80,15 @@ def latest(folder: Path) -> Path | None:
 
 
 def load(path: Path, method: nn.Module, optimizers: Optimizers) -> dict:
-    """Put weights and moments back; returns the state. A checkpoint of another model is an error that names the differences."""
+    """Put weights and moments back; returns the state.
+
+    A checkpoint of another model is an error that names the differences.
+    """
     state = checked(path, read_json(path / "state.json", _mend(path)))
     try:
-        tensors, moments = (read_tensors(path / f"{name}.safetensors") for name in ("model", "optimizer"))
+        tensors, moments = (
+            read_tensors(path / f"{name}.safetensors") for name in ("model", "optimizer")
+        )
     except AmodalError as e:
         raise AmodalError(f"{e}; {_mend(path)}") from e
     fill(method, tensors, str(path))
@@ -87,7 +97,10 @@ def load(path: Path, method: nn.Module, optimizers: Optimizers) -> dict:
 
 
 def checked(path: Path, state: dict) -> dict:
-    """What state.json must say: step, seconds and the state of torch's generator. Raises AmodalError where it says something else."""
+    """What state.json must say: step, seconds and the state of torch's generator.
+
+    Raises AmodalError where it says something else.
+    """
     try:
         rng = torch.tensor(bytearray.fromhex(state["rng"]), dtype=torch.uint8)
         torch.Generator().set_state(rng)
@@ -97,7 +110,9 @@ def checked(path: Path, state: dict) -> dict:
         if not 0 <= seconds < float("inf"):
             raise ValueError(f"it says {seconds} seconds")
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as e:
-        raise AmodalError(f"{path / 'state.json'} is damaged ({type(e).__name__}: {e}); {_mend(path)}") from e
+        raise AmodalError(
+            f"{path / 'state.json'} is damaged ({type(e).__name__}: {e}); {_mend(path)}"
+        ) from e
     return state
 
 
@@ -111,11 +126,14 @@ def _mend(path: Path) -> str:
     return f"remove the folder {path}; {kept}"
 
 
-def optimizer_state(method: nn.Module, optimizers: Optimizers) -> tuple[dict[str, Tensor], dict[str, float]]:
+def optimizer_state(
+    method: nn.Module, optimizers: Optimizers
+) -> tuple[dict[str, Tensor], dict[str, float]]:
     """All that optimizers hold.
 
     Returns:
-        `parameter/moment` and `param_groups.N/value` -> tensor; the same -> number, for what is no tensor.
+        `parameter/moment` and `param_groups.N/value` -> tensor; the same -> number, for what is no
+        tensor.
     """
     names = {p: n for n, p in method.named_parameters()}
     entries = {
@@ -126,7 +144,9 @@ def optimizer_state(method: nn.Module, optimizers: Optimizers) -> tuple[dict[str
     }
     for i, group in enumerate(groups_of(optimizers)):  # LAMB counts its steps there
         entries |= {f"{GROUP}{i}/{k}": v for k, v in group.items() if isinstance(v, Tensor)}
-    tensors = {k: distributed.whole(v).detach() for k, v in entries.items() if isinstance(v, Tensor)}
+    tensors = {
+        k: distributed.whole(v).detach() for k, v in entries.items() if isinstance(v, Tensor)
+    }
     return tensors, {k: v for k, v in entries.items() if not isinstance(v, Tensor)}
 
 
@@ -142,13 +162,22 @@ ADAMW = {"step", "exp_avg", "exp_avg_sq"}
 def load_optimizers(
     method: nn.Module, optimizers: Optimizers, tensors: dict[str, Tensor], state: dict, path: Path
 ) -> None:
-    """Put what `optimizer_state` gave back. Raises AmodalError for what is not of this method and these optimizers."""
+    """Put what `optimizer_state` gave back.
+
+    Raises AmodalError for what is not of this method and these optimizers.
+    """
     params, scalars = dict(method.named_parameters()), state.get("scalars", {})
-    if not isinstance(scalars, dict) or not all(isinstance(v, (int, float)) for v in scalars.values()):
-        raise AmodalError(f"{path / 'state.json'} is damaged: scalars are no numbers; {_mend(path)}")
+    if not isinstance(scalars, dict) or not all(
+        isinstance(v, (int, float)) for v in scalars.values()
+    ):
+        raise AmodalError(
+            f"{path / 'state.json'} is damaged: scalars are no numbers; {_mend(path)}"
+        )
     _check_moments(params, optimizers, tensors, scalars, path)
     if state.get("moments", len(tensors)) != len(tensors):
-        raise AmodalError(f"{path / 'optimizer.safetensors'} is damaged: moments are missing; {_mend(path)}")
+        raise AmodalError(
+            f"{path / 'optimizer.safetensors'} is damaged: moments are missing; {_mend(path)}"
+        )
     groups, owner_of = groups_of(optimizers), {}
     for optimizer in optimizers:
         optimizer.state.clear()
@@ -164,32 +193,48 @@ def load_optimizers(
         owner_of[p].state[p][moment] = value
 
 
-def _check_moments(params: dict, optimizers: Optimizers, tensors: dict, scalars: dict, path: Path) -> None:
+def _check_moments(
+    params: dict, optimizers: Optimizers, tensors: dict, scalars: dict, path: Path
+) -> None:
     groups, met = groups_of(optimizers), {}
     learning = {
-        id(p): isinstance(o, torch.optim.AdamW) for o in optimizers for g in o.param_groups for p in g["params"]
+        id(p): isinstance(o, torch.optim.AdamW)
+        for o in optimizers
+        for g in o.param_groups
+        for p in g["params"]
     }
     for name, value in {**tensors, **scalars}.items():
         owner, _, moment = name.rpartition("/")
         if owner.startswith(GROUP):
-            fits = owner.removeprefix(GROUP).isdecimal() and int(owner.removeprefix(GROUP)) < len(groups)
+            fits = owner.removeprefix(GROUP).isdecimal() and int(owner.removeprefix(GROUP)) < len(
+                groups
+            )
         else:
             met.setdefault(owner, set()).add(moment)
             p = params.get(owner)
             shape = tuple(getattr(value, "shape", ()))
-            fits = p is not None and id(p) in learning and shape in _shapes(p, moment, learning[id(p)])
+            fits = (
+                p is not None and id(p) in learning and shape in _shapes(p, moment, learning[id(p)])
+            )
         if not fits:
             shape = tuple(getattr(value, "shape", ()))
-            raise AmodalError(f"{path / 'optimizer.safetensors'} does not fit this run: {name} {shape}; {_mend(path)}")
+            raise AmodalError(
+                f"{path / 'optimizer.safetensors'} does not fit this run: {name} {shape}; "
+                f"{_mend(path)}"
+            )
     short = next((o for o, m in met.items() if learning[id(params[o])] and m != ADAMW), None)
     if short:
         raise AmodalError(
-            f"{path / 'optimizer.safetensors'} is damaged: of {short} it has {sorted(met[short])}; {_mend(path)}"
+            f"{path / 'optimizer.safetensors'} is damaged: of {short} it has "
+            f"{sorted(met[short])}; {_mend(path)}"
         )
 
 
 def _shapes(p: Tensor, moment: str, adamw: bool) -> tuple[tuple[int, ...], ...]:
-    """The shapes that a moment of a parameter may have: Adafactor holds means of rows and of columns."""
+    """The shapes that a moment of a parameter may have.
+
+    Adafactor holds means of rows and of columns.
+    """
     shape = tuple(p.shape)
     if adamw:
         return ((),) if moment == "step" else (shape,)
@@ -198,7 +243,10 @@ def _shapes(p: Tensor, moment: str, adamw: bool) -> tuple[tuple[int, ...], ...]:
 
 
 def _placed(value: Tensor, p: Tensor, moment: str, fused: bool) -> Tensor:
-    """A moment where its optimizer wants it: beside the parameter, but counters that no fused kernel reads on the CPU."""
+    """A moment where its optimizer wants it.
+
+    Beside the parameter, but counters that no fused kernel reads on the CPU.
+    """
     if value.shape == p.shape and moment != "step":
         place = torch.zeros_like(p)
     else:

@@ -15,7 +15,8 @@ class Log:
     """One line of metrics.jsonl for each entry, and the same numbers for each logger.
 
     Args:
-        resume_at: drop what a killed run wrote after the checkpoint it goes on from, so that no step stands twice.
+        resume_at: drop what a killed run wrote after the checkpoint it goes on from, so that no
+            step stands twice.
         loggers: names or callables, see `amodal.train.loggers`.
         config: of the run, for loggers that show it.
     """
@@ -49,7 +50,8 @@ class Log:
 
     def _failed(self, error: OSError) -> AmodalError:
         return AmodalError(
-            f"could not write to the log in {self.path.parent}: {error.strerror or error}. Checkpoints are unharmed: "
+            f"could not write to the log in {self.path.parent}: {error.strerror or error}. "
+            "Checkpoints are unharmed: "
             "free some space, and go on with --resume."
         )
 
@@ -72,3 +74,10 @@ def read(path: Path) -> list[dict]:
             break
         entries.append(entry)
     return entries
+
+
+def seconds_of(run: Path) -> float:
+    """How long the run trained, by the last entry of its log; 0 if somebody removed that."""
+    return next(
+        (e["seconds"] for e in reversed(read(run / "metrics.jsonl")) if "seconds" in e), 0.0
+    )

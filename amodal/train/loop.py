@@ -1,4 +1,7 @@
-"""THE loop. It names no method; what a method needs of it is in `amodal.methods.contract` and `amodal.core.protocols`."""
+"""THE loop. It names no method.
+
+What a method needs of it is in `amodal.methods.contract` and `amodal.core.protocols`.
+"""
 
 from __future__ import annotations
 
@@ -52,8 +55,9 @@ Choice = Callable[[Method, Batch, int], Batch]
 class Watching:
     """What looks on, and how often.
 
-    save_every, log_every, measure_every: steps between checkpoints, entries of the log and measurements; 0 lets the number of
-    steps decide. conflict: measure the terms of the loss against each other. config: of the run, for loggers.
+    save_every, log_every, measure_every: steps between checkpoints, entries of the log and
+    measurements; 0 lets the number of steps decide. conflict: measure the terms of the loss against
+    each other. config: of the run, for loggers.
     """
 
     watch: Watch
@@ -84,16 +88,19 @@ def train(
     """Train by a recipe whose steps and lr are set.
 
     Args:
-        batches: first step -> this rank's share of the batches from that step on; called with a second argument, the group
-            of each record, where the method has asked for batches of one group.
-        records: all records to train on in order and as they are, for methods that fit statistics or refresh.
+        batches: first step -> this rank's share of the batches from that step on; called with a
+            second argument, the group of each record, where the method has asked for batches of one
+            group.
+        records: all records to train on in order and as they are, for methods that fit statistics
+            or refresh.
         choose: what of each batch is learned from.
         tensorboard: whether to write its files, beside what other loggers do.
-        watching: see `Watching`; `watch` must be there. bad: how many values were put in quarantine so far.
+        watching: see `Watching`; `watch` must be there. bad: how many values were put in quarantine
+            so far.
 
     Returns:
-        The encoder that is to be saved. Raises Stopped on NaN or collapse; KeyboardInterrupt after a checkpoint when
-        interrupted.
+        The encoder that is to be saved. Raises Stopped on NaN or collapse; KeyboardInterrupt after
+        a checkpoint when interrupted.
     """
     loggers = (*(("tensorboard",) if tensorboard else ()), *watching.pop("loggers", ()))
     looking = Watching(loggers=loggers, **watching)
@@ -127,10 +134,13 @@ class Loop:
         self.refreshes, self.fits = (isinstance(method, p) for p in (Refreshes, FitsStatistics))
         if (self.refreshes or self.fits) and records is None:
             raise AmodalError(
-                "this method looks at all records, before it begins or between stages, and needs them as `records`"
+                "this method looks at all records, before it begins or between stages, and needs "
+                "them as `records`"
             )
         if looking.conflict and distributed.world() > 1:
-            raise AmodalError("--conflict compares gradients in one process; leave it out under torchrun")
+            raise AmodalError(
+                "--conflict compares gradients in one process; leave it out under torchrun"
+            )
         count = len(records.indices) if self.refreshes else 0
         self.training = Training(method, recipe.ema, count).to(device).train()
         distributed.same_everywhere(self.training)
@@ -143,11 +153,13 @@ class Loop:
     def _shard(self) -> None:
         if isinstance(self.method, (CombinesGradients, Optimizers)):
             raise AmodalError(
-                "this method combines whole gradients, which sharded weights do not have; leave --fsdp out"
+                "this method combines whole gradients, which sharded weights do not have; leave "
+                "--fsdp out"
             )
         if self.recipe.optimizer not in FSDP_OPTIMIZERS:
             raise AmodalError(
-                f"{self.recipe.optimizer} needs whole matrices, which --fsdp shards; take {', '.join(FSDP_OPTIMIZERS)}"
+                f"{self.recipe.optimizer} needs whole matrices, which --fsdp shards; take "
+                f"{', '.join(FSDP_OPTIMIZERS)}"
             )
         distributed.shard(self.training)
 
@@ -159,7 +171,10 @@ class Loop:
         return context(self.recipe.precision, self.device, self.method.encoder.width)
 
     def begin(self, resume: bool) -> None:
-        """Before the first step: statistics, the first stage, its optimizer; or all of a checkpoint."""
+        """Before the first step: statistics, the first stage, its optimizer.
+
+        Or all of a checkpoint.
+        """
         last = checkpoint.latest(self.checkpoints) if resume else None
         self.stage = self.stages.at(checkpoint.step_of(last)) if last else 0
         if self.fits and not last:
@@ -180,7 +195,9 @@ class Loop:
         leads, looking = distributed.rank() == 0, self.looking
         log = None
         if leads:
-            log = Log(self.run, resume_at=self.first, loggers=looking.loggers, config=looking.config)
+            log = Log(
+                self.run, resume_at=self.first, loggers=looking.loggers, config=looking.config
+            )
         self.begun, self.waited, self.rows = time.monotonic(), 0.0, 0
         self.finite = Finite(self._stopped)
         bar = Bar("pretrain", self.steps, start=self.first, shown=looking.progress and leads)
@@ -237,7 +254,9 @@ class Loop:
         """One optimizer step, and what follows it."""
         method, recipe = self.method, self.recipe
         self.players.set(self.lr, self._factor(step), weight_decay(recipe, step, self.steps))
-        method.zero_grad(set_to_none=True)  # also of what a stage has frozen, which its optimizer does not know
+        method.zero_grad(
+            set_to_none=True
+        )  # also of what a stage has frozen, which its optimizer does not know
         with recomputation(recipe.gradient_checkpointing):
             terms = gradients(
                 method,
@@ -247,7 +266,9 @@ class Loop:
                 drop_path=recipe.drop_path,
                 players=self.players if isinstance(method, Optimizers) else None,
             )
-        numbers = Numbers(step, terms, clip_gradients(method.parameters(), recipe.clip or float("inf")))
+        numbers = Numbers(
+            step, terms, clip_gradients(method.parameters(), recipe.clip or float("inf"))
+        )
         self.finite.note(numbers)  # looks at the step before: nothing waits for a GPU here
         self.players.step()
         method.on_step_end(Clock(step, self.steps))
@@ -264,7 +285,9 @@ class Loop:
     def _measured(self, step: int, batch: Batch, numbers: Numbers) -> dict[str, float]:
         """The values of an entry of the log; none between entries."""
         ends = step in (1, self.steps)
-        logs, watches = (step % every == 0 or ends for every in (self.looking.log_every, self.measure_every))
+        logs, watches = (
+            step % every == 0 or ends for every in (self.looking.log_every, self.measure_every)
+        )
         if logs or watches or step == self.first + 1:
             self.finite.look()
         values: dict[str, float] = {}
@@ -277,7 +300,9 @@ class Loop:
             values |= measured
             within, length = self.stages.place(step)
             settled = within >= self.recipe.warmup_of(length)
-            self.looking.watch.judge(measured, step, checkpoint.latest(self.checkpoints), settled=settled)
+            self.looking.watch.judge(
+                measured, step, checkpoint.latest(self.checkpoints), settled=settled
+            )
             if self.looking.conflict:
                 with recomputation(self.recipe.gradient_checkpointing):
                     values |= pulls(self.method, batch, self.recipe.micro_batch_size)
@@ -311,7 +336,9 @@ class Loop:
             "seconds": self._seconds(),
             **({"plateau": self.plateau.state()} if self.plateau.active else {}),
         }
-        path = checkpoint.save(self.checkpoints, step, self.training, self.players.optimizers, state)
+        path = checkpoint.save(
+            self.checkpoints, step, self.training, self.players.optimizers, state
+        )
         self.callbacks.on_checkpoint(self._progress(step), path)
 
     def _progress(self, step: int) -> Progress:
@@ -323,24 +350,36 @@ class Loop:
     def _stopped(self, numbers: Numbers) -> str:
         terms = ", ".join(f"{k} {v:.3g}" for k, v in numbers.terms.items())
         return (
-            f"stopped at step {numbers.step}: the loss is {numbers.loss} and the gradient norm {numbers.norm:.3g} "
-            f"(terms: {terms}). A lower learning rate (--lr, now {self.lr:g}) or --precision float32 may help; "
+            f"stopped at step {numbers.step}: the loss is {numbers.loss} and the gradient norm "
+            f"{numbers.norm:.3g} "
+            f"(terms: {terms}). A lower learning rate (--lr, now {self.lr:g}) or --precision "
+            "float32 may help; "
             f"{told(checkpoint.latest(self.checkpoints))}."
         )
 
 
 def stages_of(method: Method, recipe: Recipe) -> Sequence[float]:
-    """Where stages end, as shares of the steps. Raises AmodalError for stages that the method does not have."""
+    """Where stages end, as shares of the steps.
+
+    Raises AmodalError for stages that the method does not have.
+    """
     shares = method.stages if isinstance(method, Staged) else (1.0,)
     if recipe.stages is None:
         return shares
     if len(recipe.stages) != len(shares):
-        raise AmodalError(f"stages has {len(recipe.stages)} shares, and this method learns in {len(shares)} stages")
+        raise AmodalError(
+            f"stages has {len(recipe.stages)} shares, and this method learns in {len(shares)} "
+            "stages"
+        )
     return recipe.stages
 
 
 def pulls(method: Method, batch: Batch, micro: int | None) -> dict[str, float]:
-    """conflict/a~b: the cosine of the gradients of two terms of the loss, on the batch or its first micro-batch; leaves no trace."""
+    """conflict/a~b.
+
+    The cosine of the gradients of two terms of the loss, on the batch or its first micro-batch;
+    leaves no trace.
+    """
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         found = conflict(method, next(iter(batch.split(micro))) if micro else batch)
     return {f"conflict/{a}~{b}": value for (a, b), value in found.items()}

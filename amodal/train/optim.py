@@ -72,7 +72,8 @@ def grouped(
 
 
 def layers_above(module: nn.Module) -> dict[str, int]:
-    """Layers between each parameter of `encoder` and its output; heads and what lies outside it have none.
+    """Layers between each parameter of `encoder` and its output; heads and what lies outside it
+    have none.
 
     A block counts one. Tokenizers lie below all blocks of the deepest trunk, and the blocks of a
     pretrained backbone below those.
@@ -101,10 +102,19 @@ def make(
     rates: Mapping[str, float] | None = None,
     only: Iterable[Tensor] | None = None,
 ) -> torch.optim.Optimizer:
-    """The optimizer of a recipe, on all that learns or on some of it. The recipe's lr must be set."""
+    """The optimizer of a recipe, on all that learns or on some of it.
+
+    The recipe's lr must be set.
+    """
     assert recipe.lr is not None
-    how = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
-    groups = grouped(module, rates=rates, layer_decay=recipe.layer_decay, only=only, **how)
+    groups = grouped(
+        module,
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        rates=rates,
+        layer_decay=recipe.layer_decay,
+        only=only,
+    )
     if not groups:
         raise AmodalError("an optimizer was asked for, and nothing is left to learn")
     if recipe.optimizer == "adamw":
@@ -115,7 +125,7 @@ def make(
 def _of_timm(recipe: Recipe, module: nn.Module, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     from timm.optim import create_optimizer_v2
 
-    name, settings = recipe.optimizer, {}
+    name, settings = recipe.optimizer, dict[str, Any]()
     if name == "sgd":
         name, settings = "momentum", {"momentum": recipe.momentum}  # without Nesterov's step
     elif name == "lion":
@@ -133,7 +143,10 @@ def _of_timm(recipe: Recipe, module: nn.Module, groups: list[dict[str, Any]]) ->
 
 
 def _muon_groups(module: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Muon turns matrices between hidden layers; vectors, tokens and tables of embeddings learn by AdamW."""
+    """Muon turns matrices between hidden layers.
+
+    Vectors, tokens and tables of embeddings learn by AdamW.
+    """
     tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
 
     def turned(p: Tensor) -> bool:
@@ -149,8 +162,8 @@ def _muon_groups(module: nn.Module, groups: list[dict[str, Any]]) -> list[dict[s
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
-    """Scale all gradients so that their norm together is at most `most`; returns the norm before. Whole and sharded
-    parameters may be mixed, which torch's function does not take."""
+    """Scale all gradients so that their norm together is at most `most`; returns the norm before.
+    Whole and sharded parameters may be mixed, which torch's function does not take."""
     grads = [p.grad for p in parameters if p.grad is not None]
     plain, split = [g for g in grads if not sharded(g)], [g for g in grads if sharded(g)]
     norm = torch.stack([*torch._foreach_norm(plain), *(distributed.whole(g.norm()) for g in split)]).norm()

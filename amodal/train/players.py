@@ -16,7 +16,10 @@ from amodal.train import optim
 
 
 class Players:
-    """by_prefix: the beginning of the names of a player's loss terms -> its optimizer; "" where there is but one."""
+    """by_prefix: the beginning of the names of a player's loss terms -> its optimizer.
+
+    "" where there is but one.
+    """
 
     def __init__(self, method: Method, recipe: Recipe):
         self.method, self.recipe = method, recipe
@@ -39,13 +42,17 @@ class Players:
         }
 
     def total_of(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Prefix -> the sum of its player's terms. Raises AmodalError for a term of none or of two players."""
+        """Prefix -> the sum of its player's terms.
+
+        Raises AmodalError for a term of none or of two players.
+        """
         players: dict[str, list[Tensor]] = {prefix: [] for prefix in self.by_prefix}
         for name, term in terms.items():
             prefixes = [prefix for prefix in players if name.startswith(prefix)]
             if len(prefixes) != 1:
                 raise AmodalError(
-                    f"the loss term {name!r} belongs to {len(prefixes)} players; its name must begin with one of "
+                    f"the loss term {name!r} belongs to {len(prefixes)} players; its name must "
+                    "begin with one of "
                     f"{', '.join(map(repr, players))}"
                 )
             players[prefixes[0]].append(term)
@@ -67,10 +74,17 @@ class Players:
         for prefix, parameters in self.parameters().items():
             for p in parameters:
                 if owners.setdefault(id(p), prefix) != prefix:
-                    raise AmodalError(f"{self._name(p)} is changed by two players, {owners[id(p)]!r} and {prefix!r}")
-        idle = [n for n, p in self.method.named_parameters() if p.requires_grad and id(p) not in owners]
+                    raise AmodalError(
+                        f"{self._name(p)} is changed by two players, {owners[id(p)]!r} and "
+                        f"{prefix!r}"
+                    )
+        idle = [
+            n for n, p in self.method.named_parameters() if p.requires_grad and id(p) not in owners
+        ]
         if idle:
-            raise AmodalError(f"{idle[0]} learns, and no player changes it; freeze it or give it to one")
+            raise AmodalError(
+                f"{idle[0]} learns, and no player changes it; freeze it or give it to one"
+            )
 
     def _name(self, parameter: Tensor) -> str:
         named: Iterable[tuple[str, Tensor]] = self.method.named_parameters()

@@ -12,8 +12,9 @@ from amodal.core import Batch
 
 
 def prefetch(items: Iterable, ahead: int = 2) -> Iterator:
-    """The same items in the same order, drawn in a thread that keeps up to `ahead` of them ready. Decoding and augmenting spend
-    their time in code that lets other threads run. An error in the thread is raised here, when its item is due."""
+    """The same items in the same order, drawn in a thread that keeps up to `ahead` of them ready.
+    Decoding and augmenting spend their time in code that lets other threads run. An error in the
+    thread is raised here, when its item is due."""
     ready: queue.Queue = queue.Queue(maxsize=ahead)
     halt = threading.Event()
 

@@ -8,7 +8,6 @@ RUN/metrics.jsonl, tensorboard/, checkpoints/, quarantine.jsonl
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from torch import nn
 from amodal import curate as curation
 from amodal import data as records
 from amodal import methods
-from amodal.core import AmodalError, Batch, Recipe, unknown
+from amodal.core import AmodalError, Batch, Recipe
 from amodal.core.matmul import fast_products, for_run
 from amodal.core.part import Spec
 from amodal.core.protocols import FitsStatistics, PredictsFromFeatures, Refreshes, Retrieves
@@ -33,7 +32,7 @@ from amodal.nn.transformer import size_of
 from amodal.train import distributed, packaged, run_config, run_dir
 from amodal.train.cache_features import remembered
 from amodal.train.collapse_monitor import Watch
-from amodal.train.log import read
+from amodal.train.log import seconds_of
 from amodal.train.log_start import announce
 from amodal.train.loop import train
 from amodal.train.precision import context
@@ -50,6 +49,8 @@ from amodal.train.run_setup import (
     views_of_recipe,
 )
 from amodal.train.settings import Settings, read_settings
+from amodal.train.start import begin_with
+from amodal.train.start import pick_device as pick_device
 
 EXACT = ("micro_batch_size", "gradient_checkpointing", "fsdp")
 """Fields of a recipe that change no number, so that a run may go on with others."""
@@ -385,43 +386,3 @@ def spec_of_run(opened: Opened, built: Built) -> Spec:
     targets = built.predicts or (built.head.written()["targets"] if built.head is not None else [])
     retrieves = isinstance(built.trainee, Retrieves) and not opened.settings.recipe.ema
     return spec_of(opened.method, built.options, built.before, targets, retrieves)
-
-
-def seconds_of(run: Path) -> float:
-    """How long the run trained, by the last entry of its log; 0 if somebody removed that."""
-    return next((e["seconds"] for e in reversed(read(run / "metrics.jsonl")) if "seconds" in e), 0.0)
-
-
-@torch.no_grad()
-def begin_with(encoder: Encoder, start: Encoder, folder: str) -> str:
-    """Copy the weights that both have under one name and in one shape.
-
-    Returns:
-        A sentence with their number. Raises AmodalError for none.
-    """
-    mine, its = encoder.state_dict(), start.state_dict()
-    both = [name for name in mine if name in its and mine[name].shape == its[name].shape]
-    described = ", ".join(
-        f"--{k} {v}" for k, v in encoder_config.arguments(start.spec).items() if k in ("size", "trunk", "pool")
-    )
-    words = f"{len(both)} of {len(mine)} weights taken from {folder} ({described})"
-    if not both:
-        raise AmodalError(f"{words}: nothing in it fits this encoder. Give it the same size, trunk and fields")
-    for name in both:
-        mine[name].copy_(its[name])
-    return words
-
-
-def pick_device(name: str) -> torch.device:
-    """auto, cpu, cuda, cuda:1, …"""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda":
-        name = f"cuda:{int(os.environ.get('LOCAL_RANK', 0))}"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise unknown("device", name, ["auto", "cpu", "cuda"]) from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise AmodalError("no CUDA device can be used here; take --device cpu")
-    return device

@@ -1,4 +1,7 @@
-"""RUN/config.toml: what a run was asked for, so that `amodal pretrain --config FILE` runs it a second time."""
+"""RUN/config.toml.
+
+What a run was asked for, so that `amodal pretrain --config FILE` runs it a second time.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,8 @@ def written(method: str, dataset: Dataset, settings: Settings, recipe: Recipe) -
 
 
 def read(file: str | Path) -> dict[str, Any]:
-    """Method, data, out and settings of a TOML, fields of the recipe in `[recipe]` or beside the others.
+    """Method, data, out and settings of a TOML, fields of the recipe in `[recipe]` or beside the
+    others.
 
     Raises AmodalError for a file that cannot be read and for names that are none of these.
     """

@@ -1,4 +1,7 @@
-"""The learning rate and the weight decay of each step: functions of step and recipe, so that a run can resume anywhere."""
+"""The learning rate and the weight decay of each step.
+
+Functions of step and recipe, so that a run can resume anywhere.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,10 @@ class Stages:
 
 
 def warm_cosine(step: int, steps: int, *, warmup: int, floor: float = 0.01) -> float:
-    """The learning rate's factor at step 0, 1, …: up in a line, then down half a cosine to `floor`."""
+    """The learning rate's factor at step 0, 1, ….
+
+    Up in a line, then down half a cosine to `floor`.
+    """
     if step < warmup:
         return (step + 1) / warmup
     share = (step - warmup) / max(steps - warmup, 1)
@@ -44,7 +50,9 @@ def warm_cosine(step: int, steps: int, *, warmup: int, floor: float = 0.01) -> f
 
 
 def factor(recipe: Recipe, step: int, steps: int) -> float:
-    """What the peak learning rate is multiplied by at step 0, 1, … of `steps`, but for a plateau."""
+    """What the peak learning rate is multiplied by at step 0, 1, … of `steps`, but for a
+    plateau.
+    """
     warmup = recipe.warmup_of(steps)
     if recipe.schedule == "cosine":
         return warm_cosine(step, steps, warmup=warmup)
@@ -65,7 +73,9 @@ def weight_decay(recipe: Recipe, step: int, steps: int) -> float:
 
 
 class Plateau:
-    """Drops the learning rate when the mean loss between two entries of the log has not fallen `patience` times in a row."""
+    """Drops the learning rate when the mean loss between two entries of the log has not fallen
+    `patience` times in a row.
+    """
 
     def __init__(self, recipe: Recipe):
         self.recipe, self.active = recipe, recipe.schedule == "plateau"

@@ -16,8 +16,9 @@ from amodal.train import distributed
 
 
 class Training(nn.Module):
-    """All that a checkpoint holds: the method, the average of its encoder's weights if one is made, and the groups that the
-    records to train on fell into in the last refresh, -1 for a record that is left out, and everywhere for no groups."""
+    """All that a checkpoint holds: the method, the average of its encoder's weights if one is made,
+    and the groups that the records to train on fell into in the last refresh, -1 for a record that
+    is left out, and everywhere for no groups."""
 
     def __init__(self, method: Method, average: float, records: int = 0):
         super().__init__()
@@ -38,7 +39,10 @@ class Training(nn.Module):
 
 
 def refresh(training: Training, stage: int, see: Callable[[], Embeddings]) -> None:
-    """Let the method look at all records before a stage. Processes may round what they see differently: the first decides."""
+    """Let the method look at all records before a stage.
+
+    Processes may round what they see differently: the first decides.
+    """
     groups = training.method.refresh(stage, see)
     training.groups.copy_(torch.as_tensor(groups) if groups is not None else torch.tensor(-1))
     if training.average is not None:  # of what may be another network from here on
@@ -53,8 +57,8 @@ def embed_all(
     device: torch.device,
     precision: AbstractContextManager,
 ) -> Embeddings:
-    """The encoder's features of all records to train on, float32 at least, and as `label/NAME` the labels that the records bring along.
-    They are on the CPU, where there is room for all."""
+    """The encoder's features of all records to train on, float32 at least, and as `label/NAME` the
+    labels that the records bring along. They are on the CPU, where there is room for all."""
     method.eval()
     parts = []
     for batch in records:

@@ -1,8 +1,9 @@
 """The gradient of one big batch, whatever it is cut into.
 
-Losses may couple rows, so adding up the gradients of micro-batches is not the gradient of the batch. The gradient cache (Gao et
-al. 2021, arXiv:2101.06983) makes it so: features of all pieces without a graph, losses once over the whole batch, then each piece
-again, with a graph, fed the gradient of its features.
+Losses may couple rows, so adding up the gradients of micro-batches is not the gradient of the
+batch. The gradient cache (Gao et al. 2021, arXiv:2101.06983) makes it so: features of all pieces
+without a graph, losses once over the whole batch, then each piece again, with a graph, fed the
+gradient of its features.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ Split = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 class Passes:
     """How a batch is run through a method.
 
-    micro: rows at once, None for all of them. precision: the context that features are computed in; losses are computed in
-    float32. gather: features of this process -> those of all. drop_path: see `amodal.nn.drop_path`.
+    micro: rows at once, None for all of them. precision: the context that features are computed in;
+    losses are computed in float32. gather: features of this process -> those of all. drop_path: see
+    `amodal.nn.drop_path`.
     """
 
     micro: int | None = None
@@ -63,7 +65,8 @@ def gradients(
 
     Args:
         micro, precision, gather, drop_path: see `Passes`.
-        players: whose terms change their own parameters only; None where the sum of all terms is minimised.
+        players: whose terms change their own parameters only; None where the sum of all terms is
+            minimised.
 
     Returns:
         The losses, detached.
@@ -105,8 +108,13 @@ def combined(method: Method, batch: Batch, passes: Passes) -> dict[str, Tensor]:
 
 
 def of_players(method: Method, batch: Batch, passes: Passes, players: Players) -> dict[str, Tensor]:
-    """As `gradients`, of a game: the terms of a player give a gradient to its own parameters only."""
-    parameters = {prefix: [p for p in own if p.requires_grad] for prefix, own in players.parameters().items()}
+    """As `gradients`, of a game.
+
+    The terms of a player give a gradient to its own parameters only.
+    """
+    parameters = {
+        prefix: [p for p in own if p.requires_grad] for prefix, own in players.parameters().items()
+    }
     terms, grads = separate(method, batch, passes, players.total_of, parameters.__getitem__)
     for prefix, found in grads.items():
         for p, grad in zip(parameters[prefix], found):
@@ -121,12 +129,14 @@ Grads = list[Tensor | None]
 def separate(
     method: Method, batch: Batch, passes: Passes, split: Split, parameters: Callable[[str], list]
 ) -> tuple[dict[str, Tensor], dict[str, Grads]]:
-    """The gradient of each scalar that `split` makes of the terms, with respect to the parameters of its name.
+    """The gradient of each scalar that `split` makes of the terms, with respect to the parameters
+    of its name.
 
     Features are computed twice, without a graph and then piece by piece with one.
 
     Returns:
-        The terms, detached; name of a scalar -> gradients, None where it does not depend on a parameter.
+        The terms, detached; name of a scalar -> gradients, None where it does not depend on a
+        parameter.
     """
     seen = without_graph(method, batch, passes)
     cache, leaves = as_leaves(seen)
@@ -136,7 +146,9 @@ def separate(
     of_leaves: dict[str, dict[str, Tensor | None]] = {}
     for name, scalar in split(terms).items():
         own = parameters(name)
-        found = torch.autograd.grad(scalar, [*own, *floats.values()], retain_graph=True, allow_unused=True)
+        found = torch.autograd.grad(
+            scalar, [*own, *floats.values()], retain_graph=True, allow_unused=True
+        )
         grads[name] = list(found[: len(own)])
         of_leaves[name] = dict(zip(floats, found[len(own) :]))
     for piece, start in pieces(batch, passes.micro or batch.size):
@@ -144,7 +156,9 @@ def separate(
         for name in grads:
             outputs, theirs = matched(second, of_leaves[name], seen, start, start + piece.size)
             if outputs:
-                found = torch.autograd.grad(outputs, parameters(name), theirs, retain_graph=True, allow_unused=True)
+                found = torch.autograd.grad(
+                    outputs, parameters(name), theirs, retain_graph=True, allow_unused=True
+                )
                 grads[name] = [_sum(a, b) for a, b in zip(grads[name], found)]
     return {name: term.detach() for name, term in terms.items()}, grads
 
@@ -155,7 +169,9 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 def as_vector(grads: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Tensor:
     """(P,) all gradients end to end, zeros where there is none."""
-    return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(grads, parameters)])
+    return torch.cat(
+        [(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(grads, parameters)]
+    )
 
 
 def pieces(batch: Batch, micro: int) -> Iterator[tuple[Batch, int]]:
@@ -178,7 +194,10 @@ def total(terms: dict[str, Tensor]) -> Tensor:
 def full_precision(features: Embeddings) -> Embeddings:
     """Half precision is for matrix products; what losses see is float32."""
     half = (torch.bfloat16, torch.float16)
-    columns = {n: c.with_flat(c.flat.float()) if c.flat.dtype in half else c for n, c in features.columns.items()}
+    columns = {
+        n: c.with_flat(c.flat.float()) if c.flat.dtype in half else c
+        for n, c in features.columns.items()
+    }
     return Embeddings(columns, features.size)
 
 
@@ -195,7 +214,9 @@ def as_leaves(features: Embeddings) -> tuple[Embeddings, dict[str, Tensor]]:
 def matched(
     piece: Embeddings, grads: Mapping[str, Tensor | None], seen: Embeddings, start: int, stop: int
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The features of rows start <= row < stop that have a graph, and for each the part of its leaf's gradient that is theirs."""
+    """The features of rows start <= row < stop that have a graph, and for each the part of its
+    leaf's gradient that is theirs.
+    """
     outputs, theirs = [], []
     for name, column in piece.columns.items():
         out, grad = column.flat, grads.get(name)

@@ -150,7 +150,7 @@ def test_what_does_not_fit_is_offered_in_lighter_ways(monkeypatch):
     assert (
         best.fits and (best.recompute or best.micro) and best.seconds == min(w.seconds for w in tight.layouts if w.fits)
     )
-    assert ("--recompute" in best.command) == best.recompute
+    assert ("--gradient-checkpointing" in best.command) == best.recompute
     assert all(w.memory.get("not there at the same time", 0.0) >= -w.memory["gradients"] for w in tight.layouts)
     none = on(1.0)
     assert none.best is None and any(w.recompute and w.micro for w in none.layouts)

@@ -196,7 +196,7 @@ def test_prefetch_keeps_order_and_passes_errors_on():
     ("method", "settings", "flags"),
     [
         ("clip", {}, []),
-        ("clip", {"average": 0.9}, ["--average", "0.9", "--shard", "--recompute"]),
+        ("clip", {"average": 0.9}, ["--ema", "0.9", "--fsdp", "--gradient-checkpointing"]),
         ("dino", {"options": {"prototypes": 16}}, ["--method.prototypes", "16", "--shard", "--recompute"]),
     ],
     ids=["plain", "sharded, averaged, recomputed", "sharded, recomputed, with a teacher"],

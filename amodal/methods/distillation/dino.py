@@ -1,6 +1,6 @@
 """DINO: a student that sees small crops predicts what its slow teacher makes of large ones, for every field that can be cropped.
 Caron et al., ICCV 2021, arXiv:2104.14294, eq. 1-3 and algorithm 1. The student is kept, as by every method; the paper evaluates the
-teacher, which a run with an average of the weights (--average) comes close to."""
+teacher, which a run with an average of the weights (--ema) comes close to."""
 
 import torch
 from torch import nn
