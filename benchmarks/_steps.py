@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -22,7 +23,8 @@ from amodal.train.precision import context
 from amodal.train.step import gradients, total
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-SIDE, PATCH = 64, 8
+SIDE, PATCH = map(int, os.environ.get("AMODAL_BENCH_PICTURE", "64,8").split(","))
+"""Of pictures and patches, in pixels."""
 HALF = {"f32": nullcontext, "bf16": lambda: torch.autocast(DEVICE.type, torch.bfloat16)}
 NAMES = {"f32": "float32"}
 

@@ -91,32 +91,32 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def _build(name: str, size: str):
+def build(name: str, size: str):
     torch.manual_seed(0)
     return methods.build(name, Encoder(made_up(TOKENS, 2).fields, size=size, **methods.encoder_options(name)))
 
 
-def _records(method, rows: int):
+def records(method, rows: int):
     from amodal.data import Loader
 
     return Loader(made_up(TOKENS, rows), range(rows), batch=rows, views=method.views).at(0)[0]
 
 
 def _planned(name: str, size: str, rows: int, micro: int | None, recompute: bool):
-    method, exact = weightless(partial(_build, name, size)), torch.autocast("cpu", enabled=False)
-    return count(method, _records(method, rows), times=1, micro=micro, precision=exact, recompute=recompute)
+    method, exact = weightless(partial(build, name, size)), torch.autocast("cpu", enabled=False)
+    return count(method, records(method, rows), times=1, micro=micro, precision=exact, recompute=recompute)
 
 
 def _real(
     name: str, size: str, rows: int, micro: int | None, recompute: bool
 ) -> tuple[Callable[[], object], Callable[[], object]]:
     """A step, and what forgets its gradients."""
-    method = _build(name, size)
-    records = _records(method, rows)
+    method = build(name, size)
+    batch = records(method, rows)
 
     def step() -> None:
         method.zero_grad(set_to_none=True)
         with recomputation(recompute):
-            gradients(method, records, micro=micro)
+            gradients(method, batch, micro=micro)
 
     return step, partial(method.zero_grad, set_to_none=True)

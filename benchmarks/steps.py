@@ -10,6 +10,7 @@ peer's go there too. The notes give parameters and operations of a step of each 
 from __future__ import annotations
 
 import math
+import os
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,7 +25,7 @@ from benchmarks import _steps as s
 from benchmarks._limits import counted, of_peak
 from benchmarks._timing import Row, on_one_thread, peak_mib, seconds
 
-SIZE = "small"  # 384 wide, 12 blocks, 6 heads
+SIZE = os.environ.get("AMODAL_BENCH_SIZE", "small")  # 384 wide, 12 blocks, 6 heads
 PRECISIONS = ("f32", "bf16")
 SAME = "f32, the same products"
 GOALS = {"as it comes": 1.5, "f32": 1.1, SAME: 1.1, "bf16": 1.1}
