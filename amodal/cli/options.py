@@ -1,4 +1,7 @@
-"""What words of a command line mean: lists, NAME=VALUE, and options that only a page knows. Imports nothing that takes time."""
+"""What words of a command line mean: lists, NAME=VALUE, and options that only a page knows.
+
+Imports nothing that takes time.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +36,12 @@ def numbers(given: tuple[str, ...]) -> dict[str, float]:
     return found
 
 
-def take_method_options(argv: list[str], prefix: str = "--method.") -> tuple[list[str], dict[str, object]]:
-    """Split off `--method.NAME VALUE` and `--method.NAME=VALUE`, whose names only the method's page knows."""
+def take_method_options(
+    argv: list[str], prefix: str = "--method."
+) -> tuple[list[str], dict[str, object]]:
+    """Split off `--method.NAME VALUE` and `--method.NAME=VALUE`, whose names only the method's page
+    knows.
+    """
     rest, options, words = [], {}, iter(argv)
     for word in words:
         if not word.startswith(prefix):
@@ -47,13 +54,18 @@ def take_method_options(argv: list[str], prefix: str = "--method.") -> tuple[lis
 
 def take_own_method(words: list[str]) -> tuple[list[str], str]:
     """Split off `--method FILE.py:FUNCTION`, which any verb takes that opens a run of a method of one's own."""
-    rest, reference, left = [], "", iter(words)
+    rest: list[str] = []
+    reference, left = "", iter(words)
     for word in left:
         name, equals, value = word.partition("=")
-        if name == "--method" and ":" in (value := value if equals else next(left, "")):
+        if name != "--method":
+            rest.append(word)
+            continue
+        value = value if equals else next(left, "")
+        if ":" in value:
             reference = value
         else:
-            rest += [word] if name != "--method" else [f"--method={value}"]
+            rest.append(f"--method={value}")
     return rest, reference
 
 
@@ -61,6 +73,9 @@ def today(words: list[str]) -> list[str]:
     """The same words with options of the release before under their names of today."""
     from amodal.core.recipe import OLD_NAMES
 
-    old = {f"--{was.replace('_', '-')}": f"--{name.replace('_', '-')}" for was, name in OLD_NAMES.items()}
+    old = {
+        f"--{was.replace('_', '-')}": f"--{name.replace('_', '-')}"
+        for was, name in OLD_NAMES.items()
+    }
     split = (word.partition("=") for word in words)
     return [old.get(name, name) + equals + value for name, equals, value in split]

@@ -24,7 +24,10 @@ def predict(
     from amodal.adapt import write_predictions
     from amodal.model import load
 
-    print(f"wrote what is told of {write_predictions(load(run), data, out, part=part)} records to {out}")
+    print(
+        f"wrote what is told of {write_predictions(load(run), data, out, part=part)} records to "
+        f"{out}"
+    )
 
 
 def evaluate(
@@ -41,19 +44,26 @@ def evaluate(
         str,
         arg(
             metavar="A,B",
-            help="knn, linear, retrieval, …, file.py:NAME or package.module:NAME; all that apply unless named, but for "
-            "missing_modality_robustness, modality_subsets, prompts, base_to_new, small_objects",
+            help="knn, linear, retrieval, …, file.py:NAME or package.module:NAME; all that apply "
+            "unless named, but for missing_modality_robustness, modality_subsets, prompts, "
+            "base_to_new, small_objects",
         ),
     ] = "",
-    json: Annotated[Path | None, arg(help="write spec and results to this file; figures go beside it")] = None,
-    few: Annotated[int | None, arg(help="use only so many labels of each class, in several draws")] = None,
+    json: Annotated[
+        Path | None, arg(help="write spec and results to this file; figures go beside it")
+    ] = None,
+    few: Annotated[
+        int | None, arg(help="use only so many labels of each class, in several draws")
+    ] = None,
     untrained: Annotated[bool, arg(help="measure the untrained encoder beside it")] = True,
 ) -> None:
     """Measure how good a run is on records it was not trained on."""
     from amodal.model import load
 
     options = {} if few is None else {"few": few}
-    report = load(run).evaluate(data, label=label, protocols=listed(protocols), untrained=untrained, **options)
+    report = load(run).evaluate(
+        data, label=label, protocols=listed(protocols), untrained=untrained, **options
+    )
     show(report.table())
     if json is not None:
         report.save(json)
@@ -91,7 +101,10 @@ def view(
     browse: Annotated[bool, arg(help="open the browser")] = False,
     device: Annotated[str, arg(help="auto, cpu, cuda, cuda:N")] = "auto",
 ) -> None:
-    """Look at a run in the browser: a map of the records, search, how it trained, odd records, what each sense is worth."""
+    """Look at a run in the browser.
+
+    A map of the records, search, how it trained, odd records, what each sense is worth.
+    """
     from amodal.serve.view import view as run_page
 
     run_page(run, data=data, port=port, browse=browse, device=device)
@@ -101,7 +114,10 @@ def export(
     run: Run,
     to: Annotated[
         Literal["safetensors", "huggingface", "onnx"],
-        arg(help="safetensors: a folder amodal.load reads; huggingface: the same for the Hub; onnx: one graph a sense"),
+        arg(
+            help="safetensors: a folder amodal.load reads; huggingface: the same for the Hub; "
+            "onnx: one graph a sense"
+        ),
     ],
     out: Annotated[Path | None, arg(help="RUN/export unless given")] = None,
 ) -> None:
