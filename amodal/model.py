@@ -70,7 +70,7 @@ def load(
     run = load_run(path, method=method, backbones=backbones)
     whole = run.encoder if run.method is None else run.method
     whole.to(where)
-    head = run.head.to(where) if run.head is not None else None
+    head: SupervisedHead | MethodPredictor | None = run.head.to(where) if run.head is not None else None
     if head is None and run.targets:
         head = MethodPredictor(run.method, run.targets)
     return Model(run.encoder, run.config, path, read_trained(path), head, method=run.method, spec=run.spec, own=run.own)

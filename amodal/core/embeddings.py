@@ -47,7 +47,8 @@ class Embeddings:
 
     def complete(self, names: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
         """rows (n,) that have every one of `names`, and their vectors, one (n, D) for each name."""
-        count = sum(torch.bincount(host_copy(self[n].rows), minlength=self.size) for n in names)
+        counts = [torch.bincount(host_copy(self[n].rows), minlength=self.size) for n in names]
+        count = torch.stack(counts).sum(0)
         common = (count == len(names)).nonzero().squeeze(1)
         place = [on_host(lambda rows: torch.searchsorted(rows, common), self[n].rows) for n in names]
         rows = to_device(common, self[names[0]].rows.device)

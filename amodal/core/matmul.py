@@ -152,7 +152,8 @@ def choose(option: str = "auto") -> str:
     found = measured()
     if option == "auto":
         return found.choice if found is not None else "torch"
-    if reason := reason_against() or ("" if found.exact else "here it rounds them to bf16"):
+    exact = found is not None and found.exact
+    if reason := reason_against() or ("" if exact else "here it rounds them to bf16"):
         raise AmodalError(f"float32 products by oneDNN are no choice: {reason}; take matmul = auto or torch")
     return option
 
