@@ -14,7 +14,6 @@ from amodal.core import AmodalError, unknown
 from amodal.data import Dataset
 from amodal.evaluate.label_choice import LabelChoice
 from amodal.inference.embed import Embedded, embed_values
-from amodal.modalities import name_of
 
 Pair = tuple[Embedded, Embedded]
 
@@ -88,7 +87,7 @@ class Context:
 
     def text_fields(self) -> list[str]:
         """The fields of text that the encoder has."""
-        return [name for name, m in getattr(self.encoder, "fields", {}).items() if name_of(m) == "text"]
+        return [name for name, m in getattr(self.encoder, "fields", {}).items() if m.takes_prompts]
 
     def text_field(self, name: str = "") -> str:
         """The field of text called `name`, the first one for "". Raises AmodalError for a name that is none."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.core.embeddings import FUSED
-from amodal.evaluate.missing_modalities import Senses
+from amodal.evaluate.missing_modalities import FieldVectors
 from amodal.inference.forward_passes import Change
 from amodal.modalities import Modality
 from amodal.modalities.shared.corruption import CORRUPTIONS as KINDS
@@ -25,7 +25,7 @@ def change(kind: str, severity: float) -> Change:
     return lambda modality, value, other, rng: modality.corrupt(value, kind, severity, rng, other)
 
 
-def damaged(seen: Senses, severities: Sequence[float]) -> Iterator[tuple[tuple[str, str, float], Tensor]]:
+def damaged(seen: FieldVectors, severities: Sequence[float]) -> Iterator[tuple[tuple[str, str, float], Tensor]]:
     """((kind, sense, severity), (N, D) the fused vectors of all that a record has), where the encoder can be run again."""
     again = seen.embedded.changed
     for number, sense in enumerate(seen.names if again is not None else ()):

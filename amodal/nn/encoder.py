@@ -74,7 +74,7 @@ class Encoder(Extensions, Part):
         self.tokenizers = nn.ModuleDict({f: backbones.get(f) or m.tokenizer(self.width) for f, m in fields.items()})
         self.field_token = nn.ParameterDict({f: nn.Parameter(torch.randn(self.width) * 0.02) for f in fields})
         self.position = additive(positions, self.width)
-        sequences = {f: m.is_sequence for f, m in fields.items() if f not in backbones}
+        sequences = {f: mixer != "attention" and m.is_sequence for f, m in fields.items() if f not in backbones}
         rotary = positions == "rotary"
         self.trunks = make_trunks(sequences, kind=trunk, size=size, rotary=rotary, experts=experts, mixer=mixer)
         self.pools = nn.ModuleDict({f: pool_of(pool, self.width) for f in fields})

@@ -14,8 +14,8 @@ CLASSES = {kind.capitalize() for kind in KINDS}
 DATA = ("modalities", "claims", "data/sets")
 """Where kinds are at home, and where they describe data."""
 ALLOWED = {
-    "cli.py": {"text", "image", "audio"},  # options of `amodal search`, each a part of a query
-    "evaluate/__init__.py": {"text"},  # an option of protocols: the field that prompts are for
+    "cli/find.py": {"text", "image", "audio"},  # options of `amodal search`, each a part of a query
+    "evaluate/needs.py": {"text"},  # an option of protocols that prompt
     "evaluate/papers.py": {"text"},  # a column of a table of papers
     "evaluate/protocols/prompts.py": {"text"},  # the same option, in the result
     "evaluate/protocols/survival.py": {"events"},  # a figure: how many records had the event
