@@ -1,7 +1,6 @@
 """Every method keeps the contract of `amodal.methods.contract`, with every kind of data and any of it missing."""
 
 import dataclasses
-import inspect
 import os
 import re
 
@@ -189,15 +188,13 @@ def test_embeds_and_survives_a_round_trip(name):
 
 
 @each_method
-def test_the_page_names_its_paper_and_is_short(name):
+def test_the_page_names_its_paper_and_says_what_each_option_is(name):
     page = methods.page(name)
     assert re.search(r"arXiv:\d{4}\.\d{4,5}", page.__doc__), "the docstring should name the paper"
-    source = inspect.getsource(page)
     documented = methods.function(name).__doc__ or ""
     assert all(re.search(rf"\b{option}\b", documented) for option in methods.options(name)), (
         "an option without a word about it"
     )
-    assert len(source.splitlines()) <= 120
 
 
 def test_a_typo_in_a_method_or_an_option_offers_the_nearest():
