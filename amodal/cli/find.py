@@ -29,8 +29,7 @@ def index(
 
     if to and (out is not None or "://" not in to):
         raise AmodalError(
-            f"--to {to}: it takes an address, such as qdrant://localhost:6333/photos, in place of "
-            "--out DIR"
+            f"--to {to}: it takes an address, such as qdrant://localhost:6333/photos, in place of --out DIR"
         )
     model = load(run)
     dataset = model.read(data)

@@ -12,8 +12,7 @@ Data = Annotated[
     str,
     arg(
         metavar="DIR",
-        help="a folder, a table file, an address (s3://…), or a set: globe, digits, or of "
-        "`amodal data`",
+        help="a folder, a table file, an address (s3://…), or a set: globe, digits, or of `amodal data`",
     ),
 ]
 Where = Annotated[tuple[str, ...], arg(metavar="NAME=VALUE", help="only records whose label has this value")]

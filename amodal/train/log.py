@@ -78,6 +78,4 @@ def read(path: Path) -> list[dict]:
 
 def seconds_of(run: Path) -> float:
     """How long the run trained, by the last entry of its log; 0 if somebody removed that."""
-    return next(
-        (e["seconds"] for e in reversed(read(run / "metrics.jsonl")) if "seconds" in e), 0.0
-    )
+    return next((e["seconds"] for e in reversed(read(run / "metrics.jsonl")) if "seconds" in e), 0.0)

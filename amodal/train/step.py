@@ -112,9 +112,7 @@ def of_players(method: Method, batch: Batch, passes: Passes, players: Players) -
 
     The terms of a player give a gradient to its own parameters only.
     """
-    parameters = {
-        prefix: [p for p in own if p.requires_grad] for prefix, own in players.parameters().items()
-    }
+    parameters = {prefix: [p for p in own if p.requires_grad] for prefix, own in players.parameters().items()}
     terms, grads = separate(method, batch, passes, players.total_of, parameters.__getitem__)
     for prefix, found in grads.items():
         for p, grad in zip(parameters[prefix], found):
@@ -146,9 +144,7 @@ def separate(
     of_leaves: dict[str, dict[str, Tensor | None]] = {}
     for name, scalar in split(terms).items():
         own = parameters(name)
-        found = torch.autograd.grad(
-            scalar, [*own, *floats.values()], retain_graph=True, allow_unused=True
-        )
+        found = torch.autograd.grad(scalar, [*own, *floats.values()], retain_graph=True, allow_unused=True)
         grads[name] = list(found[: len(own)])
         of_leaves[name] = dict(zip(floats, found[len(own) :]))
     for piece, start in pieces(batch, passes.micro or batch.size):
@@ -156,9 +152,7 @@ def separate(
         for name in grads:
             outputs, theirs = matched(second, of_leaves[name], seen, start, start + piece.size)
             if outputs:
-                found = torch.autograd.grad(
-                    outputs, parameters(name), theirs, retain_graph=True, allow_unused=True
-                )
+                found = torch.autograd.grad(outputs, parameters(name), theirs, retain_graph=True, allow_unused=True)
                 grads[name] = [_sum(a, b) for a, b in zip(grads[name], found)]
     return {name: term.detach() for name, term in terms.items()}, grads
 
@@ -169,9 +163,7 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 def as_vector(grads: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Tensor:
     """(P,) all gradients end to end, zeros where there is none."""
-    return torch.cat(
-        [(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(grads, parameters)]
-    )
+    return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(grads, parameters)])
 
 
 def pieces(batch: Batch, micro: int) -> Iterator[tuple[Batch, int]]:
@@ -194,10 +186,7 @@ def total(terms: dict[str, Tensor]) -> Tensor:
 def full_precision(features: Embeddings) -> Embeddings:
     """Half precision is for matrix products; what losses see is float32."""
     half = (torch.bfloat16, torch.float16)
-    columns = {
-        n: c.with_flat(c.flat.float()) if c.flat.dtype in half else c
-        for n, c in features.columns.items()
-    }
+    columns = {n: c.with_flat(c.flat.float()) if c.flat.dtype in half else c for n, c in features.columns.items()}
     return Embeddings(columns, features.size)
 
 
