@@ -181,17 +181,17 @@ def same_everywhere(module: nn.Module) -> None:
 
 
 def shard(module: nn.Module) -> None:
-    """Shard the transformer blocks over the ranks (FSDP2); the rest is small and stays whole on each."""
+    """Shard the blocks over the ranks (FSDP2), those of every kind and of pretrained backbones; the rest is small and stays whole on
+    each."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    from amodal.nn.transformer import Block
+    from amodal.nn.blocks import blocks_of
 
     mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (world(),))
-    for part in list(module.modules()):
-        if isinstance(part, Block):
-            # resharded at once: a teacher that only ever runs forward would else be left whole beside a sharded student
-            fully_shard(part, mesh=mesh, reshard_after_forward=True)
+    for block in blocks_of(module):
+        # resharded at once: a teacher that only ever runs forward would else be left whole beside a sharded student
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)
 
 
 def whole(tensor: Tensor) -> Tensor:
