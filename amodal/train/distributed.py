@@ -1,20 +1,24 @@
 """Every collective of the library. One process and many run the same code: W processes compute what one would.
 
 A method's features are gathered, with their gradient, before its losses: every process then holds the losses of the whole batch.
-So no loss knows of processes, negatives are global, and BatchNorm in a projector sees all rows.
+So no loss knows of processes, negatives are global, and BatchNorm in a projector sees all rows. What of a loss is of the order of N^2 is
+shared, each process computing a part, where the loss allows it: see `amodal.objectives.row_share`.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from amodal.core import Column, Embeddings, Ragged
+from amodal.objectives.row_share import RowShare, row_share
 
 
 def start() -> tuple[int, int]:
@@ -123,6 +127,23 @@ def _gather_column(column: Column, offset: int, device: torch.device) -> Column:
         flat = _Gather.apply(column.values.flat, _counts(len(column.values.flat), device))
         return Column(Ragged(flat, _gather_rows(column.values.lengths, counts)), rows)
     return Column(_Gather.apply(column.values, counts), rows)
+
+
+@contextmanager
+def shared_losses() -> Iterator[None]:
+    """Within it, losses over the gathered rows of all ranks share the matrices that are of the order of N^2 (`row_share`)."""
+    if world() == 1:
+        yield
+        return
+    with row_share(RowShare(rank(), world(), _reduce, partial(_reduce, op=dist.ReduceOp.MAX))):
+        yield
+
+
+def _reduce(t: Tensor, op: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> None:
+    whole = t.contiguous()
+    dist.all_reduce(whole, op=op)
+    if whole is not t:
+        t.copy_(whole)
 
 
 def mean(vector: Tensor) -> Tensor:

@@ -37,12 +37,12 @@ def gradients(
     if micro is None or micro >= batch.size:
         with precision:
             features = method.features(batch)
-        terms = method.losses(gather(full_precision(features)))
+        terms = losses(method, full_precision(features), gather)
         total(terms).backward()
     else:
         seen = without_graph(method, batch, micro, precision)
         cache, leaves = as_leaves(seen)
-        terms = method.losses(gather(cache))
+        terms = losses(method, cache, gather)
         total(terms).backward()
         grads = {name: leaf.grad for name, leaf in leaves.items()}
         for piece, start in pieces(batch, micro):
@@ -53,6 +53,15 @@ def gradients(
                 torch.autograd.backward(outputs, theirs)
     distributed.average_gradients(method.parameters())
     return {name: term.detach() for name, term in terms.items()}
+
+
+def losses(
+    method: Method, features: Embeddings, gather: Callable[[Embeddings], Embeddings] = distributed.gather
+) -> dict[str, Tensor]:
+    """The losses of the rows of all processes; those that hold the same rows share the work."""
+    whole = gather(features)
+    with distributed.shared_losses() if gather is distributed.gather else nullcontext():
+        return method.losses(whole)
 
 
 def combined(
@@ -66,7 +75,7 @@ def combined(
     learning = [p for p in method.parameters() if p.requires_grad]
     seen = without_graph(method, batch, micro, precision)
     cache, leaves = as_leaves(seen)
-    terms = method.losses(gather(cache))
+    terms = losses(method, cache, gather)
     floats = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
     each, of_leaves = {}, {}
     for name, term in terms.items():
