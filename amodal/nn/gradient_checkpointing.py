@@ -6,34 +6,43 @@ generators are put back for the second pass.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-_asked: ContextVar[bool] = ContextVar("recompute", default=False)
+
+class _Asked(threading.local):
+    """Whether this thread asks for it. A compiler can read it, which it cannot do of a context variable."""
+
+    on = False
+
+
+_asked = _Asked()
 Output = TypeVar("Output")
 
 
 @contextmanager
 def recomputation(on: bool = True) -> Iterator[None]:
     """Within it, blocks that are to be learned through keep their inputs alone. Nothing changes where there is no gradient."""
-    before = _asked.set(on)
+    before, _asked.on = _asked.on, on
     try:
         yield
     finally:
-        _asked.reset(before)
+        _asked.on = before
 
 
 def recomputed(compute: Callable[..., Output], x: Tensor, *rest) -> Output:
     """compute(x, *rest), perhaps a second time in the backward pass: so it must change nothing but what it returns, and depend on nothing
     that changes before that. x: on the device of all that is random in it."""
-    if not (_asked.get() and torch.is_grad_enabled()):
+    if not (_asked.on and torch.is_grad_enabled()):
         return compute(x, *rest)
+    if torch.compiler.is_compiling():  # a block that is compiled has no other inside
+        return checkpoint(lambda x: compute(x, *rest), x, use_reentrant=False)
 
     def once(*args) -> Output:  # parts of it are not cut into pieces again, in neither pass
         with recomputation(False):

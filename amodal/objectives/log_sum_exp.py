@@ -2,6 +2,8 @@
 
 The matrix is visited in tiles; the backward pass computes each tile again. Peak memory is a few tiles, whatever N.
 
+Processes that hold the same rows share the tiles (`row_share`).
+
 Where the largest possible logit |A_i||B_j| is small (temperatures down to about 1/30 in float32) one shift serves every
 element, so one exponential per element yields the row sums and the column sums. Beyond that the shift has to follow
 the data: the sums are merged as running log-sum-exps, at two exponentials per element, and cannot overflow.
@@ -14,9 +16,10 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from amodal.objectives.common import autocast_off
+from amodal.objectives.row_share import current
 
 
-def _shift(a_MD: Tensor, b_ND: Tensor) -> float | None:
+def logit_bound(a_MD: Tensor, b_ND: Tensor) -> float | None:
     """A bound on every logit if exp(+-2 bound) is far from the limits of the dtype, else None. None on a GPU too: the CPU would have
     to wait for the bound, which costs more than the second exponential."""
     if not (a_MD.numel() and b_ND.numel()) or a_MD.device.type != "cpu":
@@ -41,10 +44,14 @@ def _exp_gradient(logits, shift, rows, columns, grad_rows, grad_columns) -> Tens
 class _Pair(Function):
     @staticmethod
     def forward(ctx, a_MD, b_ND, tile, both):
-        shift = _shift(a_MD, b_ND)
+        shift = logit_bound(a_MD, b_ND)
         rows = a_MD.new_full((len(a_MD),), -math.inf if shift is None else 0.0)
         columns = a_MD.new_full((len(b_ND),), -math.inf if shift is None else 0.0)
-        for a, row in zip(a_MD.split(tile), rows.split(tile)):
+        share = current()
+        tile = share.tile(tile, len(a_MD))
+        for number, (a, row) in enumerate(zip(a_MD.split(tile), rows.split(tile))):
+            if not share.mine(number):
+                continue
             for b, column in zip(b_ND.split(tile), columns.split(tile)):
                 logits = a @ b.T
                 if shift is None:
@@ -56,10 +63,15 @@ class _Pair(Function):
                     row += logits.sum(1)
                     if both:
                         column += logits.sum(0)
+        for sums in (rows, columns) if both else (rows,):
+            if shift is None:
+                share.merge_logs(sums)
+            else:
+                share.add(sums)
         if shift is not None:
             rows.log_().add_(shift)
             columns.log_().add_(shift)
-        ctx.tile, ctx.both, ctx.shift = tile, both, shift
+        ctx.tile, ctx.both, ctx.shift, ctx.share = tile, both, shift, share
         ctx.save_for_backward(a_MD, b_ND, rows, columns)
         return (rows, columns) if both else rows
 
@@ -69,7 +81,9 @@ class _Pair(Function):
         a_MD, b_ND, rows, columns = ctx.saved_tensors
         grad_a, grad_b = torch.zeros_like(a_MD), torch.zeros_like(b_ND)
         with autocast_off(a_MD):
-            for i in range(0, len(a_MD), ctx.tile):
+            for number, i in enumerate(range(0, len(a_MD), ctx.tile)):
+                if not ctx.share.mine(number):
+                    continue
                 m = slice(i, i + ctx.tile)
                 for j in range(0, len(b_ND), ctx.tile):
                     n = slice(j, j + ctx.tile)
@@ -79,6 +93,8 @@ class _Pair(Function):
                     )  # fmt: skip
                     grad_a[m].addmm_(gradient, b_ND[n])
                     grad_b[n].addmm_(gradient.T, a_MD[m])
+        ctx.share.add(grad_a)
+        ctx.share.add(grad_b)
         return grad_a, grad_b, None, None
 
 
@@ -87,11 +103,15 @@ class _Self(Function):
 
     @staticmethod
     def forward(ctx, z_ND, tile):
-        shift = _shift(z_ND, z_ND)
+        shift = logit_bound(z_ND, z_ND)
         rows = z_ND.new_full((len(z_ND),), -math.inf if shift is None else 0.0)
+        share = current()
+        tile = share.tile(tile, len(z_ND))
         parts, sums = z_ND.split(tile), rows.split(tile)
         for i in range(len(parts)):
             for j in range(i, len(parts)):
+                if not share.mine(i + j):
+                    continue
                 logits = parts[i] @ parts[j].T
                 if shift is None:
                     if i == j:
@@ -106,9 +126,12 @@ class _Self(Function):
                     else:
                         sums[j].add_(logits.sum(0))
                     sums[i].add_(logits.sum(1))
-        if shift is not None:
+        if shift is None:
+            share.merge_logs(rows)
+        else:
+            share.add(rows)
             rows.log_().add_(shift)
-        ctx.tile, ctx.shift = tile, shift
+        ctx.tile, ctx.shift, ctx.share = tile, shift, share
         ctx.save_for_backward(z_ND, rows)
         return rows
 
@@ -121,12 +144,15 @@ class _Self(Function):
         with autocast_off(z_ND):
             for i in range(len(z)):
                 for j in range(i, len(z)):
+                    if not ctx.share.mine(i + j):
+                        continue
                     gradient = _exp_gradient(z[i] @ z[j].T, ctx.shift, r[i], r[j], g[i], g[j])
                     if i == j:
                         gradient.fill_diagonal_(0)
                     else:
                         out[j].addmm_(gradient.T, z[i])
                     out[i].addmm_(gradient, z[j])
+        ctx.share.add(grad_z)
         return grad_z, None
 
 

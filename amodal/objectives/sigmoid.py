@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from amodal.objectives.common import check_pair, connected_zero, full_precision
+from amodal.objectives.row_share import current
 
 
 class _SigmoidSum(Function):
@@ -20,7 +21,11 @@ class _SigmoidSum(Function):
         total = a_ND.new_zeros(())
         if with_gradient:
             grad_a, grad_b, grad_bias = torch.zeros_like(a_ND), torch.zeros_like(b_ND), torch.zeros_like(bias)
-        for i in range(0, len(a_ND), tile):
+        share = current()
+        tile = share.tile(tile, len(a_ND))
+        for number, i in enumerate(range(0, len(a_ND), tile)):
+            if not share.mine(number):
+                continue
             m = slice(i, i + tile)
             for j in range(0, len(b_ND), tile):
                 n = slice(j, j + tile)
@@ -35,7 +40,10 @@ class _SigmoidSum(Function):
                     grad_a[m].addmm_(gradient, b_ND[n])
                     grad_b[n].addmm_(gradient.T, a_ND[m])
                     grad_bias += gradient.sum()
+        share.add(total)
         if with_gradient:
+            for part in (grad_a, grad_b, grad_bias):
+                share.add(part)
             ctx.save_for_backward(grad_a, grad_b, grad_bias)
         return total
 
@@ -56,7 +64,8 @@ def sigmoid_loss(
     scale, bias: numbers, or scalar tensors that receive gradients; the paper starts from exp(log 10) and -10.
     tile:        side of the blocks of the similarity matrix; changes memory and speed, not the result.
 
-    The sum over N^2 pairs is divided by N, as in the paper. No rows give a connected 0. First derivatives only.
+    The sum over N^2 pairs is divided by N, as in the paper. Processes that hold the same rows share the matrix
+    (`row_share`). No rows give a connected 0. First derivatives only.
     Raises ValueError for unequal shapes.
     """
     check_pair("sigmoid_loss", a_ND, b_ND)

@@ -27,7 +27,7 @@ def sinkhorn(scores_NK: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -
         return scores_NK / epsilon
     low, high = scores_NK.aminmax()
     if float(high - low) / epsilon < (300 if scores_NK.dtype == torch.float64 else 40):
-        kernel_NK = ((scores_NK - high) / epsilon).exp()
+        kernel_NK = (scores_NK - high).div_(epsilon).exp_()
         row_N, share = kernel_NK.new_ones(len(kernel_NK)), kernel_NK.shape[0] / kernel_NK.shape[1]
         for _ in range(iterations):
             column_K = share / (row_N @ kernel_NK)  # a column's share of the mass, so that factors do not drift

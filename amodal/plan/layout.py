@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import nn
-
 from amodal.methods.contract import Method
-from amodal.nn.transformer import Block
+from amodal.nn.blocks import blocks_of
 from amodal.plan.hardware import Accelerator
 from amodal.plan.step import Cost, Steps
 from amodal.train.distributed import BUCKET
@@ -44,21 +42,18 @@ class Numbers:
 
     @staticmethod
     def of(method: Method) -> Numbers:
-        def blocks(module: nn.Module) -> list[Block]:
-            return [m for m in module.modules() if isinstance(m, Block)]
-
         def numel(parameters, learns: bool | None = None) -> int:
             return sum({id(p): p.numel() for p in parameters if learns in (None, p.requires_grad)}.values())
 
-        inside = [p for b in blocks(method) for p in b.parameters()]
+        inside = [p for b in blocks_of(method) for p in b.parameters()]
         return Numbers(
             learning=numel(method.parameters(), True),
             frozen=numel(method.parameters(), False),
             learning_in_blocks=numel(inside, True),
             frozen_in_blocks=numel(inside, False),
-            block=max((numel(b.parameters()) for b in blocks(method)), default=0),
+            block=max((numel(b.parameters()) for b in blocks_of(method)), default=0),
             encoder=numel(method.encoder.parameters()),
-            encoder_in_blocks=numel(p for b in blocks(method.encoder) for p in b.parameters()),
+            encoder_in_blocks=numel(p for b in blocks_of(method.encoder) for p in b.parameters()),
         )
 
 

@@ -1,20 +1,24 @@
 """Every collective of the library. One process and many run the same code: W processes compute what one would.
 
 A method's features are gathered, with their gradient, before its losses: every process then holds the losses of the whole batch.
-So no loss knows of processes, negatives are global, and BatchNorm in a projector sees all rows.
+So no loss knows of processes, negatives are global, and BatchNorm in a projector sees all rows. What of a loss is of the order of N^2 is
+shared, each process computing a part, where the loss allows it: see `amodal.objectives.row_share`.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from amodal.core import Column, Embeddings, Ragged
+from amodal.objectives.row_share import RowShare, row_share
 
 
 def start() -> tuple[int, int]:
@@ -125,6 +129,23 @@ def _gather_column(column: Column, offset: int, device: torch.device) -> Column:
     return Column(_Gather.apply(column.values, counts), rows)
 
 
+@contextmanager
+def shared_losses() -> Iterator[None]:
+    """Within it, losses over the gathered rows of all ranks share the matrices that are of the order of N^2 (`row_share`)."""
+    if world() == 1:
+        yield
+        return
+    with row_share(RowShare(rank(), world(), _reduce, partial(_reduce, op=dist.ReduceOp.MAX))):
+        yield
+
+
+def _reduce(t: Tensor, op: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> None:
+    whole = t.contiguous()
+    dist.all_reduce(whole, op=op)
+    if whole is not t:
+        t.copy_(whole)
+
+
 def mean(vector: Tensor) -> Tensor:
     """Its mean over the ranks, the same on each."""
     if world() == 1:
@@ -181,17 +202,17 @@ def same_everywhere(module: nn.Module) -> None:
 
 
 def shard(module: nn.Module) -> None:
-    """Shard the transformer blocks over the ranks (FSDP2); the rest is small and stays whole on each."""
+    """Shard the blocks over the ranks (FSDP2), those of every kind and of pretrained backbones; the rest is small and stays whole on
+    each."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    from amodal.nn.transformer import Block
+    from amodal.nn.blocks import blocks_of
 
     mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (world(),))
-    for part in list(module.modules()):
-        if isinstance(part, Block):
-            # resharded at once: a teacher that only ever runs forward would else be left whole beside a sharded student
-            fully_shard(part, mesh=mesh, reshard_after_forward=True)
+    for block in blocks_of(module):
+        # resharded at once: a teacher that only ever runs forward would else be left whole beside a sharded student
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)
 
 
 def whole(tensor: Tensor) -> Tensor:

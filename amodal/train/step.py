@@ -78,12 +78,12 @@ def gradients(
         return of_players(method, batch, passes, players)
     if passes.whole(batch):
         features = passes.features(method, batch)
-        terms = method.losses(gather(full_precision(features)))
+        terms = losses(method, full_precision(features), gather)
         total(terms).backward()
     else:
         seen = without_graph(method, batch, passes)
         cache, leaves = as_leaves(seen)
-        terms = method.losses(gather(cache))
+        terms = losses(method, cache, gather)
         total(terms).backward()
         grads = {name: leaf.grad for name, leaf in leaves.items()}
         for piece, start in pieces(batch, passes.micro or batch.size):
@@ -93,6 +93,15 @@ def gradients(
                 torch.autograd.backward(outputs, theirs)
     distributed.average_gradients(method.parameters())
     return {name: term.detach() for name, term in terms.items()}
+
+
+def losses(
+    method: Method, features: Embeddings, gather: Callable[[Embeddings], Embeddings] = distributed.gather
+) -> dict[str, Tensor]:
+    """The losses of the rows of all processes; those that hold the same rows share the work."""
+    whole = gather(features)
+    with distributed.shared_losses() if gather is distributed.gather else nullcontext():
+        return method.losses(whole)
 
 
 def combined(method: Method, batch: Batch, passes: Passes) -> dict[str, Tensor]:
@@ -138,7 +147,7 @@ def separate(
     """
     seen = without_graph(method, batch, passes)
     cache, leaves = as_leaves(seen)
-    terms = method.losses(passes.gather(cache))
+    terms = losses(method, cache, passes.gather)
     floats = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
     grads: dict[str, Grads] = {}
     of_leaves: dict[str, dict[str, Tensor | None]] = {}

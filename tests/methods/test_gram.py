@@ -5,9 +5,9 @@ import torch
 
 from amodal import data, modalities
 from amodal.evaluate import embed_records
-from amodal.evaluate.protocols.identify import votes
 from amodal.evaluate.protocols.open_set import nearest
 from amodal.evaluate.protocols.retrieval import ranked, retrieval
+from amodal.evaluate.protocols.track_identification import votes
 from amodal.nn import config
 from amodal.nn.encoder import Encoder
 from amodal.search import Index, search

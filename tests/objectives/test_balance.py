@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from amodal.objectives import balance
 from amodal.objectives.balance import balanced_info_nce
 from amodal.objectives.info_nce import info_nce
 
@@ -61,3 +62,17 @@ def test_edges(pair):
         assert a.grad.abs().sum() == 0 and a.grad.shape == (n, 3)
     with pytest.raises(ValueError, match="steps"):
         balanced_info_nce(*pair(3, 3), temperature=0.1, steps=-1)
+
+
+@pytest.mark.parametrize("steps", [2, 3, 5])
+def test_held_whole_or_in_tiles_it_is_the_same(steps, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(300, 16, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    temperature = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    found = []
+    for most in (balance.WHOLE_TO, 0):
+        monkeypatch.setattr(balance, "WHOLE_TO", most)
+        loss = balance.balanced_info_nce(a, b, temperature=temperature, steps=steps)
+        found.append([loss, *torch.autograd.grad(loss, (a, b, temperature))])
+    for whole, tiled in zip(*found):
+        torch.testing.assert_close(whole, tiled, rtol=1e-10, atol=1e-12)

@@ -54,6 +54,10 @@ class CrossEncoder(nn.Module):
 
 
 class CrossBlock(nn.Module):
+    """Self-attention among the queries, attention to the keys, and an MLP, each with the norm before."""
+
+    is_block = True
+
     def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0):
         super().__init__()
         hidden = int(width * mlp_ratio)

@@ -26,6 +26,8 @@ SMALL = 1e-5
 class TailBlock(nn.Module):
     """Pre-norm attention and SwiGLU, each times a learned scale per dimension that begins small, so that a new block changes little."""
 
+    is_block = True
+
     def __init__(self, width: int, heads: int):
         super().__init__()
         hidden = -(-width * 8 // 3 // 64) * 64
