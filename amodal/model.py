@@ -105,6 +105,10 @@ class Model:
         self.encoder, self.config, self.path, self.trained, self.head = encoder.eval(), config, path, trained, head
         self.method, self.spec, self.own = method, spec or {}, own or {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A pickle holds the encoder and the head, as an estimator needs them; `save` writes the whole method."""
+        return self.__dict__ | {"method": None, "spec": {}, "own": {}}
+
     @property
     def fields(self) -> dict:
         """name -> modality of each sense the encoder has."""
