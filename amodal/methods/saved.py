@@ -13,7 +13,6 @@ import copy
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -124,15 +123,8 @@ def load_run(
     folder = Path(folder)
     if not (folder / SPEC).exists():
         return _format_1(folder)
-    config, spec, weights = read_config(folder / "config.json"), read_spec(folder), folder / "model.safetensors"
-    if not weights.exists():
-        raise files.unfinished(folder)
-    with weights.open("rb") as file:
-        digest = file_digest(file, "sha256").hexdigest()
-    if digest != config.get("weights_sha256"):
-        raise AmodalError(
-            f"{weights} is damaged or belongs to another run: its sha256 is not the one in {folder / 'config.json'}"
-        )
+    config, spec = read_config(folder / "config.json"), read_spec(folder)
+    weights = files.whole_weights(folder, config)
     own = own_code(spec, method, backbones)
     with describing(folder / SPEC, spec), supplied(own):
         with Bounded(*size_of_file(weights), str(folder / SPEC)):

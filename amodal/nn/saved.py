@@ -32,25 +32,28 @@ def saved_encoder(folder: str | Path) -> tuple[Encoder, dict]:
         raise AmodalError(
             f"{folder} is not a run: there is no config.json in it. Give the folder that `amodal pretrain --out` named."
         )
-    config, weights = read_config(folder / "config.json"), folder / "model.safetensors"
-    if not weights.exists():
-        raise unfinished(folder)
-    with weights.open("rb") as file:
-        found = file_digest(file, "sha256").hexdigest()
-    if found != config.get("weights_sha256"):
-        raise AmodalError(
-            f"{weights} is damaged or belongs to another run: its sha256 is not the one in {folder / 'config.json'}"
-        )
+    config = read_config(folder / "config.json")
+    weights = whole_weights(folder, config)
     encoder = built(config, "encoder", folder, weights)
     tensors = read_tensors(weights)
     fill(encoder, new_names(encoder, tensors) if is_old(config["encoder"]) else tensors, str(weights))
     return encoder.eval(), config
 
 
-def unfinished(folder: Path) -> AmodalError:
-    return AmodalError(
-        f"the run in {folder} has not been finished (there is no model.safetensors); go on with it by `amodal pretrain … --resume`"
-    )
+def whole_weights(folder: Path, config: dict) -> Path:
+    """The file of a run's weights, which is there and as it was written. Raises AmodalError otherwise."""
+    weights = folder / "model.safetensors"
+    if not weights.exists():
+        raise AmodalError(
+            f"the run in {folder} has not been finished (there is no model.safetensors); go on with it by `amodal pretrain … --resume`"
+        )
+    with weights.open("rb") as file:
+        found = file_digest(file, "sha256").hexdigest()
+    if found != config.get("weights_sha256"):
+        raise AmodalError(
+            f"{weights} is damaged or belongs to another run: its sha256 is not the one in {folder / 'config.json'}"
+        )
+    return weights
 
 
 def built(config: dict, part: str, folder: Path, weights: Path) -> Encoder:
