@@ -169,16 +169,36 @@ def test_config_that_is_none(run, text):
         (run / "config.json").write_text(whole)
 
 
-def test_a_small_file_that_describes_a_huge_model_asks_for_no_memory(run, tmp_path):
+@pytest.mark.parametrize("name", ["aligned_width", "aligned_hidden", "others"])
+def test_a_small_old_file_that_describes_a_huge_model_asks_for_no_memory(name, tmp_path):
+    shutil.copytree(Path(__file__).parent / "old_runs" / "encoder", tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"encoder": config["encoder"] | {name: 10**9}}))
+    is_too_large(tmp_path / "run")
+
+
+@pytest.mark.parametrize("path", ["options/width", "encoder/args/experts", "encoder/args/fields/text/max_length"])
+def test_a_small_file_that_describes_a_huge_model_asks_for_no_memory(run, path, tmp_path):
     shutil.copytree(run, tmp_path / "run")
-    config = json.loads((run / "config.json").read_text())
-    for name, value in {"aligned_width": 10**9, "aligned_hidden": 10**9, "others": 10**9}.items():
-        (tmp_path / "run" / "config.json").write_text(
-            json.dumps(config | {"encoder": config["encoder"] | {name: value}})
-        )
+    file = tmp_path / "run" / "spec.json"
+    spec = json.loads(file.read_text())
+    *way, last = path.split("/")
+    inner = spec
+    for key in way:
+        inner = inner[key]
+    inner[last] = 10**9
+    file.write_text(json.dumps(spec))
+    if last == "max_length":  # of the text that is read, not of the model
         survives(lambda: amodal.load(tmp_path / "run", device="cpu"))
-        with pytest.raises(AmodalError, match="larger model|side by side"):
-            amodal.load(tmp_path / "run", device="cpu")
+    else:
+        is_too_large(tmp_path / "run")
+
+
+def is_too_large(run) -> None:
+    survives(lambda: amodal.load(run, device="cpu"))
+    with pytest.raises(AmodalError, match="larger model|side by side"):
+        amodal.load(run, device="cpu")
 
 
 def test_the_bound_counts_what_is_asked_for():

@@ -158,7 +158,7 @@ class Engine(ABC):
 
     def _embed(self, dataset: Dataset, wanted: list[tuple[int, str]], labels: dict[str, np.ndarray], **options) -> None:
         rows = [i for i, _ in wanted]
-        if getattr(self.encoder, "several", None) is not None:
+        if getattr(self.encoder, "multi_vector", None) is not None:
             keys, vectors, parts, bad = embed_several(self.encoder, dataset, rows, **options)
         else:
             embedded, parts = embed_records(self.encoder, dataset, rows, labels=False, **options), {}

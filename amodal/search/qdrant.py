@@ -136,7 +136,7 @@ class Qdrant(Engine):
     def _senses(self, vectors: dict[str, Lists]) -> tuple[list[str], list[str]]:
         """What a new collection has room for, and of it the senses of several vectors: those of the encoder as well."""
         fields = self.encoder.fields if self.encoder is not None else ()
-        asked = getattr(self.encoder, "several", None)
+        asked = getattr(self.encoder, "multi_vector", None)
         senses = list(dict.fromkeys([*vectors, *fields]))
         if asked is None:
             return senses, [s for s in vectors if vectors[s].lengths is not None]

@@ -55,7 +55,7 @@ def search(
     for name in weights or {}:
         if name not in query:
             raise unknown("part of this query", name, query, "A weight was given for it.")
-    several = getattr(encoder, "several", None)
+    several = getattr(encoder, "multi_vector", None)
     if several is not None and several.queries_are_lists:
         vectors, shares = lists_of(encoder, query, weights or {})
     else:

@@ -30,21 +30,27 @@ def measures(run: Path, since: int = 0) -> dict:
                 columns.setdefault(name, []).append([entry["step"], value])
     schedule = config.get("schedule", {})
     about = {"method": config.get("method", ""), "status": config.get("status", ""), "steps": schedule.get("steps")}
-    return about | {"name": run.resolve().name, "last": last, "columns": columns, "settings": settings(config)}
+    return about | {"name": run.resolve().name, "last": last, "columns": columns, "settings": settings(config, encoder_args(config))}
 
 
-def settings(config: dict) -> dict[str, str]:
-    """What a run was told, by short names."""
-    encoder, options = config.get("encoder", {}), config.get("options", {})
-    told = {
+def encoder_args(config: dict) -> dict:
+    """What the encoder of a run was made with, of any format."""
+    encoder = config.get("encoder", {})
+    return encoder.get("args", encoder)
+
+
+def settings(config: dict, encoder: dict) -> dict[str, str]:
+    """The settings of a run by short names."""
+    chosen = {
         "method": config.get("method"),
         "data": config.get("data", {}).get("name"),
-        "senses": ", ".join(encoder.get("fields", {})),
+        "fields": ", ".join(encoder.get("fields", {})),
     }
-    told |= {name: encoder.get(name) for name in ("size", "trunk", "positions", "pool")}
-    told |= {name: config.get(name) for name in ("batch", "seed")}
-    told |= config.get("schedule", {}) | {f"method.{name}": value for name, value in options.items()}
-    return {name: f"{v:.4g}" if isinstance(v, float) else str(v) for name, v in told.items() if v not in (None, "")}
+    chosen |= {name: encoder.get(name) for name in ("size", "trunk", "positions", "pool")}
+    chosen |= {name: config.get(name) for name in ("batch", "seed")}
+    options = {f"method.{name}": value for name, value in config.get("options", {}).items()}
+    chosen |= config.get("schedule", {}) | options
+    return {name: f"{v:.4g}" if isinstance(v, float) else str(v) for name, v in chosen.items() if v not in (None, "")}
 
 
 def beside(run: Path) -> dict[str, Path]:

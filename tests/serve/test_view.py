@@ -232,7 +232,7 @@ def test_a_run_is_followed_step_by_step_and_compared_with_its_neighbours_only(pa
     assert page.get("/view/run", params={"since": whole["last"]}).json()["columns"] == {}
     others = page.get("/view/runs").json()
     other = page.get("/view/runs/first").json()
-    assert others == ["first"] and other["method"] == "clip" and other["settings"]["senses"].startswith("image, sound")
+    assert others == ["first"] and other["method"] == "clip" and other["settings"]["fields"].startswith("image, sound")
     assert page.get("/view/runs/first", params={"since": other["last"]}).json()["columns"] == {}
     for name in ("..", "told", "%2e%2e%2ffirst", "no"):
         assert page.get(f"/view/runs/{name}").status_code == 404

@@ -256,7 +256,8 @@ def test_views_resolution_and_stages_of_a_recipe(folder, tmp_path):
         **QUICK,
     )
     config = json.loads((run / "config.json").read_text())
-    assert config["encoder"]["fields"]["image"]["size"] == 16
+    encoder = json.loads((run / "spec.json").read_text())["encoder"]
+    assert encoder["args"]["fields"]["image"]["size"] == 16
     assert config["recipe"]["views"] == {"image": ["weak", "strong"]}
     mistakes = [
         ({"views": {"image": ("weak",)}}, "views of image must be 2"),
