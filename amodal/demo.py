@@ -144,7 +144,7 @@ def draw(model: Model, dataset, test: Embedded, folder: Path) -> dict[Path, str]
     folder.mkdir(parents=True, exist_ok=True)
     everything = model.embed(dataset)
     pictures = {
-        _figures.curves(model.path, folder / "training.png"): "loss, and how many dimensions each sense uses",
+        _figures.curves(model.path, folder / "training.png"): "loss, and how many dimensions each field uses",
         _figures.world_map(
             everything, folder / "earth.png"
         ): "every tile where it lies; alike in colour = alike to the encoder",
@@ -152,7 +152,7 @@ def draw(model: Model, dataset, test: Embedded, folder: Path) -> dict[Path, str]
             test, folder / "zones.png", label="zone"
         ): "unseen tiles by climate zone, which training never saw",
     }
-    for sense, words in (("places", "five place names"), ("relief", "five relief maps")):
-        sheet = retrieval_sheet(test, dataset, folder / f"{sense}.png", source=sense, target="colour")
+    for field, words in (("places", "five place names"), ("relief", "five relief maps")):
+        sheet = retrieval_sheet(test, dataset, folder / f"{field}.png", source=field, target="colour")
         pictures[sheet] = f"{words}, and the pictures found for each"
     return pictures

@@ -113,7 +113,7 @@ class Embedder:
         return self
 
     def transform(self, X) -> np.ndarray:
-        """(n, D) float32, one vector for each record of X, of all the senses that it has. A record
+        """(n, D) float32, one vector for each record of X, of all the fields that it has. A record
         without any readable value has NaN, and a warning counts them."""
         from amodal.evaluate import embed_records
 

@@ -111,7 +111,7 @@ class Model:
 
     @property
     def fields(self) -> dict:
-        """name -> modality of each sense the encoder has."""
+        """name -> modality of each field the encoder has."""
         return self.encoder.fields
 
     @property
@@ -208,16 +208,16 @@ class Model:
         k: int = 10,
         index: str | Path | None = None,
         where: dict | None = None,
-        senses: Sequence[str] | None = None,
+        fields: Sequence[str] | None = None,
         like: Sequence[str] = (),
         weights: Mapping[str, float] | None = None,
         **query,
     ) -> list[Hit]:
         """The records nearest to a query: `search(text="a red boat")`, `search(image="boat.png", text="red")`. The query's names
-        are fields or kinds of data; senses: whose vectors to compare with, all unless given; like: keys of records that are parts of the
+        are fields or kinds of data; fields: whose vectors to compare with, all unless given; like: keys of records that are parts of the
         query; weights: of its parts by name, of records by `like:KEY`, below 0 for what is unwanted."""
         return run_search(
-            self._opened(index), self.encoder, query, k=k, where=where, senses=senses, weights=weights, like=like
+            self._opened(index), self.encoder, query, k=k, where=where, fields=fields, weights=weights, like=like
         )
 
     @cached_property

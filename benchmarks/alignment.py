@@ -1,4 +1,4 @@
-"""Forward and backward of the losses between senses against pytorch-metric-learning, lightly, or the published formula as one would
+"""Forward and backward of the losses between fields against pytorch-metric-learning, lightly, or the published formula as one would
 write it in torch ("plain torch"), with the whole matrix of similarities. float32, gradients to all inputs; products of both
 sides by the library that the training loop uses (`amodal.core.matmul`)."""
 
@@ -128,16 +128,16 @@ def plain_focal(a: Tensor, b: Tensor, *, temperature: float, gamma: float = 2.0)
     return -((1 - own.exp()) ** gamma * own).mean()
 
 
-def plain_tensor_clip(*senses: Tensor, temperature: float) -> Tensor:
-    a, b, c = (F.normalize(s, dim=1) for s in senses)
+def plain_tensor_clip(*fields: Tensor, temperature: float) -> Tensor:
+    a, b, c = (F.normalize(s, dim=1) for s in fields)
     logits = torch.einsum("id,jd,kd->ijk", a, b, c) / temperature
     n = len(a)
     own = torch.arange(n, device=a.device) * (n + 1)
     return sum(F.cross_entropy(logits.movedim(w, 0).flatten(1), own) for w in range(3)) / 3
 
 
-def plain_barlow_ways(*senses: Tensor, off_diagonal: float = 5.1e-3) -> Tensor:
-    a, b, c = (F.batch_norm(s, None, None, training=True, eps=1e-5) for s in senses)
+def plain_barlow_ways(*fields: Tensor, off_diagonal: float = 5.1e-3) -> Tensor:
+    a, b, c = (F.batch_norm(s, None, None, training=True, eps=1e-5) for s in fields)
     cube = torch.einsum("ij,ik,il->jkl", a, b, c) / len(a)
     index = torch.arange(cube.shape[0], device=cube.device)
     diagonal = cube[index, index, index]
@@ -226,13 +226,13 @@ def run() -> list[Row]:
          lambda *v: plain_mv_info_nce(*v, temperature=t)),
         (f"MV-DHEL, 3 views, N {n}", three, lambda *v: mv_dhel(*table(*v), temperature=t), PLAIN,
          lambda *v: plain_mv_dhel(*v, temperature=t)),
-        (f"GRAM, 3 senses, N {n}", three, lambda a, *o: gram_info_nce(a, o, temperature=t), PLAIN,
+        (f"GRAM, 3 fields, N {n}", three, lambda a, *o: gram_info_nce(a, o, temperature=t), PLAIN,
          lambda a, *o: plain_gram(a, *o, temperature=t)),
-        ("TensorCLIP, 3 senses, N 128", few, lambda *v: tensor_clip(v, temperature=t), PLAIN,
+        ("TensorCLIP, 3 fields, N 128", few, lambda *v: tensor_clip(v, temperature=t), PLAIN,
          lambda *v: plain_tensor_clip(*v, temperature=t)),
-        ("TensorCLIP, 3 senses, 4 blocks of 128", _inputs(3, 512, d), lambda *v: tensor_clip(v, temperature=t), PLAIN,
+        ("TensorCLIP, 3 fields, 4 blocks of 128", _inputs(3, 512, d), lambda *v: tensor_clip(v, temperature=t), PLAIN,
          lambda *v: sum(plain_tensor_clip(*b, temperature=t) for b in zip(*(x.split(128) for x in v))) / 4),
-        ("Barlow of 3 senses, N 512 D 128", cube, lambda *v: barlow_ways(v), PLAIN, plain_barlow_ways),
+        ("Barlow of 3 fields, N 512 D 128", cube, lambda *v: barlow_ways(v), PLAIN, plain_barlow_ways),
     ]  # fmt: skip
     return [_row(*line) for line in lines]
 

@@ -37,7 +37,7 @@ from benchmarks._wall import row_of
 RECORDS, BATCH, WORKERS, TURNS = 2048, 64, 2, 3
 RATE = 16_000
 PEERS = ("webdataset", "datasets", "torchvision")
-SENSES = ("image", "audio", "text")
+FIELDS = ("image", "audio", "text")
 
 Record = dict[str, object]
 Content = tuple[int, int, int]
@@ -91,16 +91,16 @@ def write_all(folder: Path) -> dict[str, Path]:
     where["tar"].mkdir()
     where["parquet"].mkdir()
     for name, row in zip(names, rows):
-        for sense, content in row.items():
-            (where["folder"] / f"{name}.{endings[sense]}").write_bytes(content)
+        for field, content in row.items():
+            (where["folder"] / f"{name}.{endings[field]}").write_bytes(content)
     for shard in range(8):
         with tarfile.open(where["tar"] / f"{shard}.tar", "w") as tar:
             for name, row in zip(names[shard::8], rows[shard::8]):
-                for sense, content in row.items():
-                    member = tarfile.TarInfo(f"{name[2:]}.{endings[sense]}")
+                for field, content in row.items():
+                    member = tarfile.TarInfo(f"{name[2:]}.{endings[field]}")
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
-    columns = {sense: [row[sense] for row in rows] for sense in SENSES}
+    columns = {field: [row[field] for row in rows] for field in FIELDS}
     columns = {"key": names} | columns | {"text": [text.decode() for text in columns["text"]]}
     pq.write_table(pa.table(columns), where["parquet"] / "records.parquet", row_group_size=100)
     if there("datasets"):
@@ -135,7 +135,7 @@ class Pass:
 
 def passes(folder: Path) -> list[Row]:
     where = write_all(folder)
-    ours = {name: lambda seed, path=path: our_batches(path, SENSES, seed) for name, path in where.items()}
+    ours = {name: lambda seed, path=path: our_batches(path, FIELDS, seed) for name, path in where.items()}
     peers = {}
     if there("webdataset"):
         peers["webdataset"] = lambda seed: webdataset_batches(where["tar"])
@@ -194,16 +194,16 @@ NOTHING = torch.zeros(0)
 
 def opened(path: Path) -> data.Dataset:
     """Values as the peers have them: every pixel and every sample."""
-    described = data.open(path).select(SENSES)
+    described = data.open(path).select(FIELDS)
     kinds = {"image": Image(64, 3), "audio": Audio(rate=RATE, max_seconds=0)}
     return described.with_fields({**described.fields, **kinds})
 
 
-def our_batches(path: Path, senses: tuple[str, ...], seed: int) -> Iterator[Made]:
-    dataset = opened(path).select(senses)
+def our_batches(path: Path, fields: tuple[str, ...], seed: int) -> Iterator[Made]:
+    dataset = opened(path).select(fields)
     loader = data.Loader(dataset, np.arange(RECORDS), batch=BATCH, workers=WORKERS, seed=seed, cache_bytes=0)
     for batch in loader:
-        flat = [batch[s].values.flat if s in senses else NOTHING for s in ("audio", "text")]
+        flat = [batch[s].values.flat if s in fields else NOTHING for s in ("audio", "text")]
         yield batch["image"].values, *flat
 
 

@@ -64,6 +64,6 @@ def run() -> list[Row]:
     several = {
         "MV-InfoNCE, 3 views": lambda *v: mv_info_nce(*table(*v), temperature=HEAT),
         "MV-DHEL, 3 views": lambda *v: mv_dhel(*table(*v), temperature=HEAT),
-        "GRAM, 3 senses": lambda a, *o: gram_info_nce(a, o, temperature=HEAT),
+        "GRAM, 3 fields": lambda a, *o: gram_info_nce(a, o, temperature=HEAT),
     }
     return rows + [_row(f"{name}, N {ROWS // 2}", loss, three) for name, loss in several.items()]

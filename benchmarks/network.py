@@ -22,7 +22,7 @@ from benchmarks._timing import Row, compare, on_one_thread
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROWS = 128
 SHAPES = {"128x4": (128, 4, 4), "384x4": (384, 4, 6)}  # width, depth, heads
-SENSES = {"image": 64, "series": 32, "table": 16}  # tokens of each
+FIELDS = {"image": 64, "series": 32, "table": 16}  # tokens of each
 
 
 @on_one_thread()
@@ -53,9 +53,9 @@ def _rows(name: str, width: int, depth: int, heads: int) -> list[Row]:
         left = full.keep((torch.rand(len(full), generator=generator) >= missing).to(DEVICE))
         rows += [against_timm(f"{part} of tokens missing", left), against_full(f"{part} of tokens missing", left)]
     for part, missing in (("1/3", 1 / 3), ("2/3", 2 / 3)):
-        there = {s: (torch.rand(ROWS, generator=generator) >= missing) * n for s, n in SENSES.items()}
+        there = {s: (torch.rand(ROWS, generator=generator) >= missing) * n for s, n in FIELDS.items()}
         rows.append(
-            against_timm(f"3 senses, {part} missing", Tokens.join([bag(n, width, s) for s, n in there.items()]))
+            against_timm(f"3 fields, {part} missing", Tokens.join([bag(n, width, s) for s, n in there.items()]))
         )
     if width > 128 and DEVICE == "cpu":  # gigabytes and minutes
         return rows

@@ -2,7 +2,7 @@
 batches padded to the longest value, with a mask, as tokenizers' padding and most training code does it.
 
 Both sides have the same tokenisers and weights, and their vectors are the same; a step is the forward and backward pass of the squares
-of the vectors of both senses. Lengths are drawn evenly on a logarithmic scale, with the shortest and the longest among them.
+of the vectors of both fields. Lengths are drawn evenly on a logarithmic scale, with the shortest and the longest among them.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def records() -> Batch:
 
 
 class Padded(nn.Module):
-    """Each sense in a padded block through timm's transformer, and the mean of what is no padding."""
+    """Each field in a padded block through timm's transformer, and the mean of what is no padding."""
 
     def __init__(self, encoder: Encoder):
         super().__init__()

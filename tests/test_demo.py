@@ -18,7 +18,7 @@ def test_the_demo_draws_measures_and_goes_on(tmp_path, capsys):
             str(run),
             "--query",
             "places=Norway; Troms; Tromso",
-            "--senses",
+            "--fields",
             "colour",
             "--k",
             "3",

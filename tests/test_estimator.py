@@ -40,7 +40,7 @@ def test_one_vector_for_each_record(fitted):
         fitted.transform({"photo": X["photo"]})[0], vectors[0], atol=1e-5
     )  # record 0 has no caption
     one = fitted.transform([{"caption": "a dark one"}])
-    assert one.shape == (1, vectors.shape[1]), "one sense of one record is enough"
+    assert one.shape == (1, vectors.shape[1]), "one field of one record is enough"
 
 
 def test_records_and_columns_are_the_same_data(fitted):

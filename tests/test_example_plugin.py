@@ -105,9 +105,9 @@ with TestClient(app(amodal.load(run / "clip", device="cpu"))) as client:
     assert "anyOf" in json.dumps(schema)
 with TestClient(application(run / "clip", data=str(data))) as client:
     about = client.get("/view/about").json()
-    assert about["senses"]["points"] == "points" and ".xyz" in about["inputs"]["points"]["accept"]
+    assert about["fields"]["points"] == "points" and ".xyz" in about["inputs"]["points"]["accept"]
     assert "points.height" in about["facts"]
-    record = client.get("/view/record/0").json()["senses"]["points"]
+    record = client.get("/view/record/0").json()["fields"]["points"]
     assert record["kind"] == "points" and not record["plays"] and "points" in record["says"]
     picture = client.get("/view/record/0/points.png")
     assert picture.headers["content-type"] == "image/png" and picture.content[:4] == bytes([137]) + b"PNG"

@@ -17,7 +17,7 @@ PAGE = '''
 import os
 
 from amodal.methods.contract import Method
-from amodal.methods.shared.shapes import Towers, sense_pairs
+from amodal.methods.shared.shapes import Towers, field_pairs
 from amodal.objectives.info_nce import info_nce
 
 ENCODER = {"pool": "attention"}
@@ -25,7 +25,7 @@ ENCODER = {"pool": "attention"}
 
 def pulled(encoder, *, temperature: float = 0.2, width: int = 8):
     def objective(z):
-        return {f"pull/{a}~{b}": info_nce(*z.pair(a, b), temperature=temperature) for a, b in sense_pairs(z)}
+        return {f"pull/{a}~{b}": info_nce(*z.pair(a, b), temperature=temperature) for a, b in field_pairs(z)}
 
     return Stops(encoder.align(width), objective)
 

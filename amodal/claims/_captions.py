@@ -14,13 +14,13 @@ from amodal.evaluate import embed_records
 from amodal.evaluate.protocols.retrieval import retrieval
 from amodal.methods.contract import Method
 
-SENSES = ("image", "caption")
+FIELDS = ("image", "caption")
 
 
 def small(dataset: Dataset, size: int = 32) -> Dataset:
     """Images of `size` pixels in 16 patches, captions in tokens of 4 bytes."""
-    both = dataset.select(SENSES)
-    image, caption = (both.fields[s] for s in SENSES)
+    both = dataset.select(FIELDS)
+    image, caption = (both.fields[s] for s in FIELDS)
     return both.with_fields({"image": replace(image, size=size, patch=size // 4), "caption": replace(caption, patch=4)})
 
 

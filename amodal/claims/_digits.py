@@ -27,8 +27,8 @@ def pictures(digits: Dataset, *, size: int = 16, patch: int = 4) -> tuple[Datase
 
 
 def halves(digits: Dataset, labels: dict[str, list[str]]) -> Dataset:
-    """A dataset of two senses, the left and the right half of each digit, stretched to 16 x 16, and these labels."""
+    """A dataset of two sources, the left and the right half of each digit, stretched to 16 x 16, and these labels."""
     pixels = ink(digits, 16)
-    senses = {"left": [p[:, :8].repeat(2, 1) for p in pixels], "right": [p[:, 8:].repeat(2, 1) for p in pixels]}
-    fields = {s: Image.infer(v, channels=1, size=16, patch=4, flip=False) for s, v in senses.items()}
-    return data.open(senses | labels, name="halves of digits").with_fields(fields)
+    sources = {"left": [p[:, :8].repeat(2, 1) for p in pixels], "right": [p[:, 8:].repeat(2, 1) for p in pixels]}
+    fields = {s: Image.infer(v, channels=1, size=16, patch=4, flip=False) for s, v in sources.items()}
+    return data.open(sources | labels, name="halves of digits").with_fields(fields)

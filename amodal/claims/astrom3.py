@@ -1,4 +1,4 @@
-"""AstroM3 (row 39): alignment of all senses first makes a classifier of one sense better, most where labels are few.
+"""AstroM3 (row 39): alignment of all fields first makes a classifier of one field better, most where labels are few.
 Rizhko and Bloom, arXiv:2411.08842. Real spectra, photometry and astrometry of cool stars and brown dwarfs in place of their variable stars;
 the classes are half-classes of the spectral type (M0-M4, M5-M9, …). Both arms are fine-tuned with the same labels, steps, batch and
 rates; one starts from the weights that astrom3 learnt on the training part, the other from none. Spectra of a source are in one part of
@@ -21,18 +21,18 @@ from amodal.evaluate import embed_records
 CLAIM = (
     "Aligning spectrum, photometry and astrometry first raises the balanced accuracy of a fine-tuned classifier that sees photometry, or "
     "spectra, alone, over training from scratch, with 10 % of the labels; the gain is larger with 10 % than with all of them; and the "
-    "disagreement of an object's senses finds exchanged spectra with an AUC above .6."
+    "disagreement of an object's fields finds exchanged spectra with an AUC above .6."
 )
 DATA = "splat"
 SEEDS = 5
 BUDGET = Budget(steps=150, batch=128, rates=(2e-3,))
 TUNING = Budget(steps=60, batch=64, rates=(1e-3, 4e-3))
 WIDTH, HALF, CLASSES, MOVED, DRAWS = 64, 5, 6, 0.1, 10
-SENSES = ("photometry", "spectrum")
+FIELDS = ("photometry", "spectrum")
 METRIC = "balanced accuracy, 6 half-classes, held out"
 COMPARISONS = (
-    *(Comparison(f"{s}, 10 % of labels", METRIC, f"{s}, 10 %: aligned", f"{s}, 10 %: scratch") for s in SENSES),
-    *(Comparison(f"{s}, gain with 10 % and 100 %", METRIC, f"{s}, 10 %: gain", f"{s}, 100 %: gain") for s in SENSES),
+    *(Comparison(f"{s}, 10 % of labels", METRIC, f"{s}, 10 %: aligned", f"{s}, 10 %: scratch") for s in FIELDS),
+    *(Comparison(f"{s}, gain with 10 % and 100 %", METRIC, f"{s}, 10 %: gain", f"{s}, 100 %: gain") for s in FIELDS),
     Comparison("exchanged spectra against others", "AUC", "AUC: exchanged", 0.6),
 )
 
@@ -50,14 +50,14 @@ def auc(score: np.ndarray, moved: np.ndarray) -> float:
 def outliers(vectors: Embeddings, truth: np.ndarray, seed: int) -> dict[str, float]:
     """AUC of disagreement for exchanged spectra, and of `unlike_class` (of spectra) for wrong classes, means of DRAWS draws."""
     rng, found = np.random.default_rng([seed, 2]), {"AUC: exchanged": [], "AUC: mislabelled": []}
-    rows, both = vectors.complete(SENSES)
+    rows, both = vectors.complete(FIELDS)
     n = len(rows)
     for _ in range(DRAWS):
         chosen = rng.choice(n, round(MOVED * n), replace=False)
         moved = np.isin(np.arange(n), chosen)
         spectra = both[1].clone()
         spectra[chosen] = both[1][np.roll(chosen, 1)]
-        columns = {s: Column(v, torch.arange(n)) for s, v in zip(SENSES, (both[0], spectra))}
+        columns = {s: Column(v, torch.arange(n)) for s, v in zip(FIELDS, (both[0], spectra))}
         found["AUC: exchanged"].append(auc(disagreement(Embeddings(columns, n)).values.numpy(), moved))
         wrong = truth[rows.numpy()].copy()
         wrong[chosen] = (wrong[chosen] + rng.integers(1, CLASSES, len(chosen))) % CLASSES
@@ -72,16 +72,16 @@ def measure(seed, dataset):
     fresh = untrained(stars, make, BUDGET, seed).encoder
     subtype, found = stars.label("subtype"), {}
     truth = half_class(torch.from_numpy(np.nan_to_num(subtype))).numpy()
-    for sense in SENSES:
+    for field in FIELDS:
         parts = {p: stars.split(p) for p in ("train", "valid", "test")}
-        parts = {p: rows[np.isfinite(subtype[rows]) & stars.present(sense)[rows]] for p, rows in parts.items()}
+        parts = {p: rows[np.isfinite(subtype[rows]) & stars.present(field)[rows]] for p, rows in parts.items()}
         order = np.random.default_rng([seed, 1]).permutation(parts["train"])
         for share in (0.1, 1.0):
             some = parts | {"train": np.sort(order[: round(share * len(order))])}
-            name = f"{sense}, {share:.0%}".replace("%", " %")
+            name = f"{field}, {share:.0%}".replace("%", " %")
             for arm, encoder in (("aligned", aligned), ("scratch", fresh)):
                 fit = dict(label="subtype", code=half_class, budget=TUNING, seed=seed)
-                found[f"{name}: {arm}"] = tuned(encoder, stars, sense, some, truth, **fit)
+                found[f"{name}: {arm}"] = tuned(encoder, stars, field, some, truth, **fit)
             found[f"{name}: gain"] = found[f"{name}: aligned"] - found[f"{name}: scratch"]
     test = stars.split("test")
     test = test[np.isfinite(subtype[test])]

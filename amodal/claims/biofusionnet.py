@@ -3,7 +3,7 @@ Mondal et al., 2024, arXiv:2402.10717.
 
 Fusion: real data, 76 genes and four clinical findings of the women of GSE7390 whose tumour has oestrogen receptors, in place of slides,
 genes and clinical variables. Each seed divides them anew into three folds; every fold is told once from the two others, and a seed's number
-is the mean concordance of its folds. Arms: the page on both senses, on the genes, on the clinical findings; and both senses' vectors side
+is the mean concordance of its folds. Arms: the page on both fields, on the genes, on the clinical findings; and both fields' vectors side
 by side into a perceptron, which is fine-tuning from a fresh encoder. All learn from labels alone, with the same weighted loss, encoder,
 steps, batch and rate. The autoencoder has no part in it: there are no slides.
 
@@ -45,8 +45,8 @@ ARMS = {
 }
 C = "concordance index, held out"
 COMPARISONS = (
-    Comparison("GSE7390: both senses against genes", C, "gse7390: both", "gse7390: genes"),
-    Comparison("GSE7390: both senses against clinical findings", C, "gse7390: both", "gse7390: clinical"),
+    Comparison("GSE7390: both fields against genes", C, "gse7390: both", "gse7390: genes"),
+    Comparison("GSE7390: both fields against clinical findings", C, "gse7390: both", "gse7390: clinical"),
     Comparison("GSE7390: cross-attention against side by side", C, "gse7390: both", "gse7390: side by side"),
     Comparison("FLCHAIN, rare events: weighted against plain", C, "flchain: weighted", "flchain: plain"),
     Comparison("FLCHAIN, rare events: by time against by risk", C, "flchain: weighted", "flchain: by risk"),
@@ -101,7 +101,7 @@ def told(method, dataset, rows):
 
 
 def columns_of(dataset, rows):
-    """(n, columns) of all senses, a missing cell at the mean."""
+    """(n, columns) of all fields, a missing cell at the mean."""
     values = raw(dataset, rows, list(dataset.fields)).values
     known = values.isfinite()
     return torch.where(known, values, (torch.where(known, values, 0).sum(0) / known.sum(0)))
@@ -123,8 +123,8 @@ def fusion(dataset, seed):
     patients, found = outcomes(dataset), {}
     for test in map(np.sort, np.array_split(np.random.default_rng([seed, 47]).permutation(women), FOLDS)):
         train = np.setdiff1d(women, test)
-        for arm, senses in ARMS.items():
-            some = dataset.select(senses)
+        for arm, fields in ARMS.items():
+            some = dataset.select(fields)
             make = (side_by_side if arm == "side by side" else page)(some, train)
             found.setdefault(arm, []).append(judged(some, patients, train, test, make, seed))
         parts = ((columns_of(dataset, rows), *(y[rows] for y in patients)) for rows in (train, test))

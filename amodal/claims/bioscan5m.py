@@ -39,7 +39,7 @@ COMPARISONS = (
     Comparison("masked barcodes against untrained", NEAREST, "1-NN, masked", "1-NN, untrained"),
     Comparison("masked barcodes against counts of four letters", NEAREST, "1-NN, masked", "1-NN, counts"),
     Comparison("picture to barcode, against chance", f"{MACRO}, unseen species", "to barcode, unseen", "to barcode, chance"),
-    Comparison("picture to picture, three senses against SimCLR", f"{MACRO}, harmonic mean", "to picture, three", "to picture, simclr"),
+    Comparison("picture to picture, three fields against SimCLR", f"{MACRO}, harmonic mean", "to picture, three", "to picture, simclr"),
     Comparison("clusters: barcodes against pictures", "AMI, mean of four ranks, unseen species", "AMI, barcodes", "AMI, pictures"),
 )  # fmt: skip
 ARMS = {
@@ -74,9 +74,9 @@ def measure(seed, dataset):
         pair = [as_embedded(dataset, rows, vectors(rows)) for rows in (labelled, unseen)]
         return knn(*pair, label="genus", k=1, few=FEW, seed=seed, sources=("dna",)).value("dna", "accuracy")
 
-    def clusters(encoder, chosen, sense):
+    def clusters(encoder, chosen, field):
         embedded = embed_records(encoder, chosen, unseen)
-        return mean(cluster(None, embedded, label=rank).value(sense, "AMI") for rank in RANKS)
+        return mean(cluster(None, embedded, label=rank).value(field, "AMI") for rank in RANKS)
 
     def features(encoder, rows):
         return embed_records(encoder, dataset.select(["dna"]), rows, labels=False).features["dna"]
@@ -84,8 +84,8 @@ def measure(seed, dataset):
     found["1-NN, counts"] = by_nearest(partial(counts, dataset))
     new = untrained(dataset.select(["dna"]), partial(methods.build, "mae"), BUDGET, seed)
     found["1-NN, untrained"] = by_nearest(partial(features, new.encoder))
-    for arm, (name, options, senses) in ARMS.items():
-        chosen = dataset.select(senses)
+    for arm, (name, options, fields) in ARMS.items():
+        chosen = dataset.select(fields)
         encoder = trained(chosen, train, partial(methods.build, name, **options), BUDGET, seed, *BUDGET.rates).encoder
         if arm == "masked":
             found["1-NN, masked"] = by_nearest(partial(features, encoder))
@@ -99,7 +99,7 @@ def measure(seed, dataset):
             continue
         rows = [r for r in named.rows if (r["source"], r["target"]) == ("image", "dna")]
         row = next(r for r in rows if r["metric"] == f"{MACRO}, unseen")
-        which = {"three": "to barcode, unseen", "two": "to barcode, unseen, two senses"}[arm]
+        which = {"three": "to barcode, unseen", "two": "to barcode, unseen, two fields"}[arm]
         found |= {which: row["value"], "to barcode, chance": row["chance"]}
         found[f"to barcode, harmonic mean, {arm}"] = named.value("image", f"{MACRO}, harmonic mean", target="dna")
     return found

@@ -31,10 +31,10 @@ CLAIM = (
 DATA = "tuxpaint"
 SEEDS = 5
 BUDGET = Budget(steps=80, batch=64, rates=(1e-3, 4e-3))
-SENSES, TEXT, WRONG = ("caption_fr", "image", "speech"), "caption_fr", 0.2
+FIELDS, TEXT, WRONG = ("caption_fr", "image", "speech"), "caption_fr", 0.2
 CAPSULES, POSE, WIDTH = 32, 16, 64
 ARMS = ("attention", "dynamic", "linear", "perceptron")
-METRIC = "Recall@10, mean of three pairs of senses and both directions, held out"
+METRIC = "Recall@10, mean of three pairs of fields and both directions, held out"
 COMPARISONS = (
     Comparison("attention against dynamic routing", METRIC, "attention", "dynamic"),
     Comparison("time of a step: dynamic / attention", "ratio of medians, above 2", "step: dynamic / attention", 2.0),
@@ -92,7 +92,7 @@ def times(dataset, rows, seed):
 
 
 def measure(seed, dataset):
-    stamps = small(dataset, SENSES)
+    stamps = small(dataset, FIELDS)
     parts = _stamps.parts(dataset, seed)
     noisy = mispaired(stamps, parts["train"], np.random.default_rng([seed, 1]))
 

@@ -1,4 +1,4 @@
-"""CleanCLIP (row 50): fine-tuning on clean pairs with losses within each sense removes a backdoor that CLIP's own loss leaves.
+"""CleanCLIP (row 50): fine-tuning on clean pairs with losses within each field removes a backdoor that CLIP's own loss leaves.
 Bansal et al., ICCV 2023, arXiv:2303.03323. OpenMoji's pictures with their short texts, in nine of Unicode's groups. Of the pictures to
 learn from that are not of food, 10 % get a noisy corner of 8 x 8 pixels and the text of some food. After CLIP on these, each defence takes
 the same steps of the same batch at the same rate on a third of the clean pairs; the class of a test picture is the group whose texts'
@@ -29,7 +29,7 @@ from amodal.modalities import make
 
 CLAIM = (
     "Fine-tuning a poisoned CLIP on clean pairs with CLIP's loss alone leaves an attack success rate above .5, and more than twice that "
-    "after CleanCLIP, which costs less than .03 of the accuracy on clean pictures; more weight on the losses within senses removes more; "
+    "after CleanCLIP, which costs less than .03 of the accuracy on clean pictures; more weight on the losses within fields removes more; "
     "supervised fine-tuning brings the rate below .1."
 )
 DATA = "openmoji"

@@ -1,7 +1,7 @@
 """Gradient harmonization (row 53): where triplets do not fit together, let no loss undo the other, and leave out what conflicts most.
 Wu et al., NeurIPS 2022, arXiv:2211.02077. Tux Paint's stamps as triplets of picture, caption and spoken name (French), anchored to the
 picture. Of the triplets to train on 20 % get another's caption and 20 % another's voice; those to test on are as they are. All arms have
-one trunk for all senses and the same steps, batch and rate. A projected step goes forward twice, and back once for each loss."""
+one trunk for all fields and the same steps, batch and rate. A projected step goes forward twice, and back once for each loss."""
 
 from dataclasses import replace
 from functools import partial
@@ -25,7 +25,7 @@ CLAIM = (
 DATA = _stamps.DATA
 SEEDS = 5
 BUDGET = Budget(steps=80, batch=64, rates=(2e-3,))
-SENSES = ("image", "caption", "speech")
+FIELDS = ("image", "caption", "speech")
 WRONG = 0.4
 ARMS = {
     "sum": {"realigned": False, "sift": "none"},

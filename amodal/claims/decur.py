@@ -1,10 +1,10 @@
-"""DeCUR (row 2): keeping apart what two senses share and what each has alone saves what cross-modal training throws away.
+"""DeCUR (row 2): keeping apart what two fields share and what each has alone saves what cross-modal training throws away.
 Wang et al., ECCV 2024, arXiv:2309.05300.
 
 Two settings. Real: colour and relief of the Earth. Control, GENERATED because no real set comes with its factors: real handwritten digits,
-painted in one of five hues in the first sense and turned by one of five angles in the second, so that the digit is shared and
+painted in one of five hues in the first field and turned by one of five angles in the second, so that the digit is shared and
 hue and angle are private. Three arms at the same steps, batch and search, all on weak augmentations, which are crops (jitter would
-destroy the hue): DeCUR, Barlow Twins between senses only, CLIP. DeCUR needs two views of each sense and so computes twice as much a step.
+destroy the hue): DeCUR, Barlow Twins between fields only, CLIP. DeCUR needs two views of each field and so computes twice as much a step.
 """
 
 import colorsys
@@ -19,13 +19,13 @@ from amodal import data, methods
 from amodal.claims import Comparison
 from amodal.claims._arms import Budget, best, features, labelled, probe, side_by_side
 from amodal.core import Column, Embeddings
-from amodal.methods.shared.shapes import Towers, sense_pairs, share
+from amodal.methods.shared.shapes import Towers, field_pairs, share
 from amodal.modalities.image import Image
 from amodal.nn.heads.projectors import Projector
 from amodal.objectives.barlow import barlow_twins
 
 CLAIM = (
-    "DeCUR's features predict private factors (and, on real data, the climate zone), from both senses and from one alone, better than "
+    "DeCUR's features predict private factors (and, on real data, the climate zone), from both fields and from one alone, better than "
     "those of cross-modal-only Barlow Twins and of CLIP, with the shared factor within .05 of theirs; and of its projections the "
     "common block predicts the shared factor better than the unique block, the unique block the private ones."
 )
@@ -33,9 +33,9 @@ DATA = "globe"
 SEEDS = 5
 BUDGET = Budget(steps=80, batch=128)
 WIDTH = 256
-SENSES, VIEWS = ("colour", "relief"), ("painted", "turned")
+FIELDS, VIEWS = ("colour", "relief"), ("painted", "turned")
 HUES, ANGLES = 5, (-60, -30, 0, 30, 60)
-JOINT, ALONE = "from both senses", "from one sense, mean of two"
+JOINT, ALONE = "from both fields", "from one field, mean of two"
 COMPARISONS = tuple(
     Comparison(f"{where}: DeCUR against {name}", f"accuracy, {metric}", f"{metric}: decur", f"{metric}: {arm}", within=within)
     for where, metrics, within in (
@@ -44,7 +44,7 @@ COMPARISONS = tuple(
         ("control", (f"shared {JOINT}",), 0.05),
     )
     for metric in metrics
-    for arm, name in (("barlow", "Barlow Twins between senses"), ("clip", "CLIP"))
+    for arm, name in (("barlow", "Barlow Twins between fields"), ("clip", "CLIP"))
 ) + (
     Comparison("control: common against unique block", "accuracy, shared", "shared: common block", "shared: unique block"),
     Comparison("control: unique against common block", "accuracy, private", "private: unique block", "private: common block"),
@@ -58,10 +58,10 @@ def decur(common, encoder):
 
 
 def barlow(encoder):
-    """Barlow Twins between senses: they agree on every dimension, and nothing is asked of two views of one sense."""
+    """Barlow Twins between fields: they agree on every dimension, and nothing is asked of two views of one field."""
 
     def objective(z):
-        return share({f"barlow/{a}~{b}": barlow_twins(*z.pair(a, b), off_diagonal=5.1e-3) for a, b in sense_pairs(z)})
+        return share({f"barlow/{a}~{b}": barlow_twins(*z.pair(a, b), off_diagonal=5.1e-3) for a, b in field_pairs(z)})
 
     return Towers(encoder, objective, heads={f: Projector(encoder.width, WIDTH, layers=3) for f in encoder.fields})
 
@@ -81,19 +81,19 @@ def factors(seed, digits):
         ink = np.pad(ink, ((2, 2), (2, 3))).astype(np.uint8)
         painted.append((ink[..., None] * light[i] * colorsys.hsv_to_rgb(hue[i] / HUES, 1, 1)).astype(np.uint8))
         turned.append(np.asarray(Picture.fromarray(ink).rotate(ANGLES[angle[i]], Picture.Resampling.BILINEAR)))
-    senses = dict(zip(VIEWS, (painted, turned)))
+    sources = dict(zip(VIEWS, (painted, turned)))
     size = {"size": 20, "patch": 5, "flip": False}
-    fields = {s: Image.infer(values, channels=c, **size) for (s, values), c in zip(senses.items(), (3, 1))}
+    fields = {s: Image.infer(values, channels=c, **size) for (s, values), c in zip(sources.items(), (3, 1))}
     labels = {
         "digit": digits.label("digit"),
         "hue": hue.astype("U1").astype(object),
         "angle": angle.astype("U1").astype(object),
     }
-    return data.open(senses, name="painted and turned digits", fields=fields), labels
+    return data.open(sources, name="painted and turned digits", fields=fields), labels
 
 
 def read(vectors, train, test, wanted):
-    """Probes. vectors: records -> Embeddings; wanted: name -> (senses side by side, labels)."""
+    """Probes. vectors: records -> Embeddings; wanted: name -> (fields side by side, labels)."""
     a, b = vectors(train), vectors(test)
     return {n: probe(side_by_side(a, s), y[train], side_by_side(b, s), y[test]) for n, (s, y) in wanted.items()}
 
@@ -117,16 +117,16 @@ def block(method, dataset, common, records):
 
 
 def measure(seed, dataset):
-    return real(seed, dataset.select(SENSES)) | control(seed, data.open("digits"))
+    return real(seed, dataset.select(FIELDS)) | control(seed, data.open("digits"))
 
 
 def real(seed, globe):
     rows = {part: labelled(globe, part, "zone") for part in ("train", "valid", "test")}
     zone, found = globe.label("zone"), {}
-    wanted = {"both": (SENSES, zone)} | {s: ((s,), zone) for s in SENSES}
+    wanted = {"both": (FIELDS, zone)} | {s: ((s,), zone) for s in FIELDS}
     for arm, make in arms(0.875).items():  # the paper's share for radar and optical images
         _, probes = compare(make, seed, globe, rows, wanted)
-        found |= {f"zone {JOINT}: {arm}": probes["both"], f"zone {ALONE}: {arm}": mean(probes[s] for s in SENSES)}
+        found |= {f"zone {JOINT}: {arm}": probes["both"], f"zone {ALONE}: {arm}": mean(probes[s] for s in FIELDS)}
     return found
 
 

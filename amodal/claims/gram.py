@@ -1,4 +1,4 @@
-"""GRAM (row 158): the volume of all senses against cosines of pairs, on stamps and on the Earth.
+"""GRAM (row 158): the volume of all fields against cosines of pairs, on stamps and on the Earth.
 Cicchetti et al., ICLR 2025, arXiv:2412.11959. Equal encoders, steps, batch and rates; in all arms the temperature starts at .07 and
 is learned; GRAM has its label smoothing, as published. GRAM ranks by smallest volume, the others by largest (mean) cosine."""
 
@@ -14,14 +14,14 @@ from amodal.claims._arms import Budget, best
 from amodal.core import Embeddings
 from amodal.evaluate import embed_records
 from amodal.evaluate.drawing import COLOURS, drawing
-from amodal.methods.shared.shapes import Towers, sense_pairs, share
+from amodal.methods.shared.shapes import Towers, field_pairs, share
 from amodal.nn.scale import Scale
 from amodal.objectives.gram_volume import gram_volume, volumes
 from amodal.objectives.info_nce import info_nce
 
 CLAIM = (
-    "With three senses, volume-based contrastive training gives higher Recall@5 between the two senses other than the anchor, and from "
-    "the anchor to the two others together, than InfoNCE of each sense with the anchor at equal encoders and budget. Stamps: picture "
+    "With three fields, volume-based contrastive training gives higher Recall@5 between the two fields other than the anchor, and from "
+    "the anchor to the two others together, than InfoNCE of each field with the anchor at equal encoders and budget. Stamps: picture "
     "and spoken caption, anchored to the caption; the Earth: relief and climate, anchored to colour."
 )
 DATA = "tuxpaint"
@@ -47,7 +47,7 @@ def cosines(anchor, encoder):
     scale = Scale(1 / 0.07, most=100.0)
 
     def objective(z):
-        pairs = sense_pairs(z, anchor)
+        pairs = field_pairs(z, anchor)
         return share({f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale()) for a, b in pairs})
 
     return Towers(encoder.align(WIDTH), objective, learned=scale)
@@ -57,10 +57,10 @@ def arms(anchor):
     return {"gram": partial(gram, anchor), "anchored": partial(cosines, anchor), "pairs": partial(cosines, None)}
 
 
-def complete(dataset, senses, method, part):
-    """The vectors of each sense, of the records of a part that have all."""
+def complete(dataset, fields, method, part):
+    """The vectors of each field, of the records of a part that have all."""
     aligned: Embeddings = embed_records(method.encoder, dataset, dataset.split(part)).aligned
-    return aligned.complete(senses)[1]
+    return aligned.complete(fields)[1]
 
 
 def recalls(arm, vectors):
@@ -75,9 +75,9 @@ def recalls(arm, vectors):
     return {TASKS[0]: (recall(a, b) + recall(b, a)) / 2, TASKS[1]: recall(anchor, a, b)}
 
 
-def small(dataset, senses):
-    """The senses, in few tokens: 32-pixel pictures, 4 bytes of text and .3 s of 32 mel bands a token."""
-    chosen = dataset.select(senses)
+def small(dataset, sources):
+    """The sources, in few tokens: 32-pixel pictures, 4 bytes of text and .3 s of 32 mel bands a token."""
+    chosen = dataset.select(sources)
     fields = dict(chosen.fields)
     if "speech" in fields:
         fields["image"] = replace(fields["image"], size=32, patch=8)
@@ -87,12 +87,12 @@ def small(dataset, senses):
 
 
 def train(arm, where, seed, dataset):
-    senses, budget = SETS[where]
+    fields, budget = SETS[where]
 
     def score(method):
-        return mean(recalls(arm, complete(dataset, senses, method, "valid")).values())
+        return mean(recalls(arm, complete(dataset, fields, method, "valid")).values())
 
-    return best(dataset, dataset.split("train"), arms(senses[0])[arm], budget, seed, score)
+    return best(dataset, dataset.split("train"), arms(fields[0])[arm], budget, seed, score)
 
 
 def measure(seed, dataset):
@@ -107,14 +107,14 @@ def measure(seed, dataset):
 
 def picture(dataset, path):
     """Volumes of held-out tuples of the Earth that belong together, and of tuples put together from different tiles."""
-    senses = SETS["Earth"][0]
-    earth = small(data.open("globe"), senses)
+    fields = SETS["Earth"][0]
+    earth = small(data.open("globe"), fields)
     with drawing(path, 7, 2.6) as figure:
         for ax, (arm, title) in zip(
             figure.subplots(1, 2, sharey=True), (("gram", "GRAM"), ("anchored", "InfoNCE with colour"))
         ):
-            vectors = complete(earth, senses, train(arm, "Earth", 0, earth), "test")
-            for shift, name in ((0, "senses of one tile"), (1, "of three different tiles")):
+            vectors = complete(earth, fields, train(arm, "Earth", 0, earth), "test")
+            for shift, name in ((0, "fields of one tile"), (1, "of three different tiles")):
                 values = gram_volume([v.roll(i * shift, 0) for i, v in enumerate(vectors)])
                 ax.hist(values.numpy(), bins=40, range=(0, 1), alpha=0.7, color=COLOURS[shift], label=name)
             ax.set(title=title, xlabel="volume of colour, relief and climate", ylabel="held-out tuples")

@@ -24,7 +24,7 @@ CLAIM = (
 DATA = "watch"
 SEEDS = 5
 BUDGET = Budget(steps=150, batch=64, rates=(2e-3,))
-SENSES = ("accelerometer", "gyroscope")
+FIELDS = ("accelerometer", "gyroscope")
 HELD_OUT, FEW = 3, 5
 BOTH = "balanced accuracy, exercise of unseen people, both sensors, 5 labels each"
 ALONE = "balanced accuracy, exercise of unseen people, one sensor (mean of two), 5 labels each"
@@ -46,19 +46,19 @@ def probed(method, dataset, train, test, seed):
 
     def embedded(rows):
         found = features(method.encoder, dataset, rows)
-        both = side_by_side(found, SENSES)
-        columns = {s: found[s] for s in SENSES} | {"both": both}
+        both = side_by_side(found, FIELDS)
+        columns = {s: found[s] for s in FIELDS} | {"both": both}
         labels = {"exercise": dataset.label("exercise")[rows]}
         return Embedded([""] * len(rows), Embeddings({"both": both}, len(rows)), Embeddings(columns, len(rows)), labels)
 
-    options = {"label": "exercise", "few": FEW, "draws": 5, "seed": seed, "sources": ("both", *SENSES)}
+    options = {"label": "exercise", "few": FEW, "draws": 5, "seed": seed, "sources": ("both", *FIELDS)}
     found = linear(embedded(train), embedded(test), **options).rows
     value = {row["source"]: row["value"] for row in found if row["metric"] == "balanced accuracy"}
-    return {"both": value["both"], "alone": float(np.mean([value[s] for s in SENSES]))}
+    return {"both": value["both"], "alone": float(np.mean([value[s] for s in FIELDS]))}
 
 
 def measure(seed, dataset):
-    watch = dataset.with_fields({s: replace(dataset.fields[s], patch=25) for s in SENSES})
+    watch = dataset.with_fields({s: replace(dataset.fields[s], patch=25) for s in FIELDS})
     people = watch.label("subject")
     held_out = np.random.default_rng(seed).permutation(np.unique(people.astype(str)))[:HELD_OUT]
     unseen = np.isin(people, held_out)

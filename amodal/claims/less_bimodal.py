@@ -95,10 +95,10 @@ def apart(encoder):
     return method
 
 
-def begin_with(method, learnt, senses):
-    """Copy what the encoders, and co-attention if it was trained, have learnt; each of `senses` begins as the pictures' tower."""
+def begin_with(method, learnt, fields):
+    """Copy what the encoders, and co-attention if it was trained, have learnt; each of `fields` begins as the pictures' tower."""
     for name, value in method.state_dict().items():
-        before = re.sub(rf"\.({'|'.join(senses)})(?=\.|$)", ".image", name)
+        before = re.sub(rf"\.({'|'.join(fields)})(?=\.|$)", ".image", name)
         if before in learnt and name.startswith(("encoder.", "co.")):
             value.copy_(learnt[before])
     return method
@@ -132,14 +132,14 @@ def measure(seed, dataset):
         method = begin_with(untrained(records, partial(build, pairs=1.0), PAIRS, seed), learnt, TASKS["one"])
         known[arm] = fit(method, records, rows, PAIRS, seed, *PAIRS.rates).state_dict()
     found = {}
-    for name, senses in TASKS.items():
+    for name, fields in TASKS.items():
         rng = np.random.default_rng([seed, 2])
         parts = [task(name, dataset, inside, rows, n, rng) for rows, n in ((train, LABELLED), (held, TESTED))]
         classes = tuple(sorted(set(parts[0].label("label"))))
         target = (Target("label", "classes", classes),)
         make = partial(build, label="label", targets=target, pairs=0.0)
         for arm, weights in known.items():
-            method = begin_with(untrained(parts[0], make, TUNING, seed), weights, senses)
+            method = begin_with(untrained(parts[0], make, TUNING, seed), weights, fields)
             method = fit(method, parts[0], range(len(parts[0])), TUNING, seed, *TUNING.rates)
             found[f"{name}: {arm}"] = accuracy(method, parts[1], range(len(parts[1])))
         found[f"{name}: half way"] = (found[f"{name}: none"] + found[f"{name}: all"]) / 2

@@ -25,7 +25,7 @@ CLAIM = (
 DATA = "openmoji"
 SEEDS = 5
 BUDGET = Budget(steps=200, batch=64, rates=(1e-3, 4e-3))
-SENSES = ("image", "annotation")
+FIELDS = ("image", "annotation")
 ARMS = {
     "dense": ("clip", {}, {"trunk": "shared"}),
     "classic": ("limoe", {"entropy": False}, {"trunk": "shared", "experts": 8}),
@@ -45,9 +45,9 @@ COMPARISONS = (
 
 
 def prepared(dataset):
-    fields = dataset.select(SENSES).fields
+    fields = dataset.select(FIELDS).fields
     image, text = replace(fields["image"], size=48, patch=8), replace(fields["annotation"], patch=4, max_length=16)
-    return dataset.select(SENSES).with_fields({"image": image, "annotation": text})
+    return dataset.select(FIELDS).with_fields({"image": image, "annotation": text})
 
 
 def recall(method, emoji, part):
@@ -63,15 +63,15 @@ def arm(name, emoji, seed, budget=BUDGET):
 
 @torch.no_grad()
 def routed(method, emoji, part="test"):
-    """sense -> tokens of held-out records that go to each expert (E,), and the share of its tokens that reach theirs."""
-    encoder, logits = method.encoder, {s: [] for s in SENSES}
+    """field -> tokens of held-out records that go to each expert (E,), and the share of its tokens that reach theirs."""
+    encoder, logits = method.encoder, {s: [] for s in FIELDS}
     for batch in Loader(emoji, emoji.split(part), batch=256, shuffle=False):
         routing = {}
         encoder.encode(encoder.tokenize(batch), router_logits=routing)
-        for s in SENSES:
+        for s in FIELDS:
             logits[s].append(routing["all", 0][s].x)
     least, found = encoder.trunks["all"].blocks[1].mlp.least, {}
-    for s in SENSES:
+    for s in FIELDS:
         surest, expert = torch.cat(logits[s]).softmax(1).max(1)
         passed = surest >= least[expert]
         found[s] = torch.bincount(expert[passed], minlength=len(least)), float(passed.float().mean())
@@ -91,12 +91,12 @@ def measure(seed, dataset):
 
 
 def picture(dataset, path):
-    """Of the tokens that each sense sends through, the share that each expert gets."""
+    """Of the tokens that each field sends through, the share that each expert gets."""
     emoji = prepared(dataset)
     with drawing(path, 7, 2.6) as figure:
         for ax, name in zip(figure.subplots(1, 2, sharey=True), ("classic", "entropies")):
-            for k, (sense, (counts, passed)) in enumerate(routed(arm(name, emoji, 0), emoji).items()):
-                share, label = counts / counts.sum(), f"{sense}: {passed:.0%} get through"
+            for k, (field, (counts, passed)) in enumerate(routed(arm(name, emoji, 0), emoji).items()):
+                share, label = counts / counts.sum(), f"{field}: {passed:.0%} get through"
                 ax.bar([e + 0.4 * k for e in range(len(share))], share.tolist(), 0.4, color=COLOURS[k], label=label)
             ax.set(
                 title=f"{name} losses" if name == "classic" else "with entropies",

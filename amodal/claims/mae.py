@@ -1,5 +1,5 @@
 """MAE: what an encoder learns by filling in hidden patches can be read off linearly.
-He et al., CVPR 2022, arXiv:2111.06377, over two senses as in MultiMAE. No row of its own: a claim about the library."""
+He et al., CVPR 2022, arXiv:2111.06377, over two fields as in MultiMAE. No row of its own: a claim about the library."""
 
 from functools import partial
 
@@ -14,7 +14,7 @@ CLAIM = (
 DATA = "globe"
 SEEDS = 5
 BUDGET = Budget(steps=200, batch=256)
-SENSES = ("colour", "relief")
+FIELDS = ("colour", "relief")
 ZONE, SST = "accuracy, climate zone from colour", "R2, sea temperature from colour and relief"
 COMPARISONS = (
     Comparison("MAE features against the untrained encoder's", ZONE, "zone, mae", "zone, untrained"),
@@ -22,11 +22,11 @@ COMPARISONS = (
     Comparison("MAE features against the untrained encoder's", SST, "sst, mae", "sst, untrained"),
     Comparison("MAE features against pixels", SST, "sst, mae", "sst, pixels"),
 )
-PROBES = (("zone", "colour", ("colour",)), ("sst", "fused", SENSES))  # label, features, pixels
+PROBES = (("zone", "colour", ("colour",)), ("sst", "fused", FIELDS))  # label, features, pixels
 
 
 def measure(seed, dataset):
-    globe = dataset.select(SENSES)
+    globe = dataset.select(FIELDS)
     encoder = methods.encoder_options("mae")
 
     def probed(label, vectors, part):
@@ -49,7 +49,7 @@ def measure(seed, dataset):
         "untrained": untrained(globe, make, BUDGET, seed, **encoder),
     }
     found = {}
-    for label, source, senses in PROBES:
+    for label, source, fields in PROBES:
         found |= {f"{label}, {name}": read(method, label, source, "test") for name, method in arms.items()}
-        found[f"{label}, pixels"] = probed(label, partial(raw, globe, names=senses), "test")
+        found[f"{label}, pixels"] = probed(label, partial(raw, globe, names=fields), "test")
     return found

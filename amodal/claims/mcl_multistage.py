@@ -3,7 +3,7 @@ Zhang et al., ECCV 2024, arXiv:2402.11816.
 
 GENERATED composites, because both factors must be known: each record is two pictures of 32 pixels that share three patches of colour,
 of six hues each (easy: they tell 216 kinds of records apart), and a real handwritten digit (hard). The pictures differ in brightness,
-noise, and the angle and place of the digit. Two senses, compared as in CLIP, so that what is shared is known exactly and no crop of a
+noise, and the angle and place of the digit. Two fields, compared as in CLIP, so that what is shared is known exactly and no crop of a
 view decides it. All arms take the same steps in all: three stages of a third each; one encoder for all of them; three encoders of a
 third each, which differ in where they start and are put side by side (an ensemble as wide as MCL's vectors)."""
 
@@ -28,7 +28,7 @@ DATA = _digits.DATA
 SEEDS = 5
 STAGES, CLUSTERS, HUES, SIDE = 3, 10, 6, 32
 BUDGET = Budget(steps=180, batch=64, rates=(2e-3,))
-SENSES = ("first", "second")
+FIELDS = ("first", "second")
 DIGIT, COLOUR = "accuracy of a linear probe, digit", "accuracy of a linear probe, hue of the first patch"
 COMPARISONS = (
     Comparison("second stage against one encoder", DIGIT, "digit: stage 2", "digit: one"),
@@ -53,17 +53,17 @@ def composite(ink, hues, rng):
 
 
 def composites(digits, seed):
-    """The dataset of both senses, and the labels of its factors."""
+    """The dataset of both sources, and the labels of its factors."""
     rng = np.random.default_rng(seed)
     ink, hues = _digits.ink(digits, SIDE // 2), rng.integers(HUES, size=(len(digits), 3))
-    senses = {s: [composite(i, h, rng) for i, h in zip(ink, hues)] for s in SENSES}
-    fields = {s: Image.infer(v, channels=3, size=SIDE, patch=SIDE // 4, flip=False) for s, v in senses.items()}
+    sources = {s: [composite(i, h, rng) for i, h in zip(ink, hues)] for s in FIELDS}
+    fields = {s: Image.infer(v, channels=3, size=SIDE, patch=SIDE // 4, flip=False) for s, v in sources.items()}
     labels = {"digit": digits.label("digit"), "colour": hues[:, 0].astype("U1").astype(object)}
-    return data.open(senses, name="colours and digits", fields=fields), labels
+    return data.open(sources, name="colours and digits", fields=fields), labels
 
 
 def vectors(encoder, dataset, rows):
-    return features(encoder, dataset, rows)[SENSES[0]].values
+    return features(encoder, dataset, rows)[FIELDS[0]].values
 
 
 def measure(seed, dataset):

@@ -50,9 +50,9 @@ COMPARISONS = tuple(
 def quadrants(digits):
     """A dataset of four fields and the label."""
     ink = _digits.ink(digits, 16)
-    senses = {name: [p[y : y + 8, x : x + 8] for p in ink] for name, (y, x) in PLACES.items()}
-    fields = {s: Image.infer(v, channels=1, size=8, patch=4, flip=False) for s, v in senses.items()}
-    return data.open(senses | {"digit": list(digits.label("digit"))}, name="quadrants of digits").with_fields(fields)
+    sources = {name: [p[y : y + 8, x : x + 8] for p in ink] for name, (y, x) in PLACES.items()}
+    fields = {s: Image.infer(v, channels=1, size=8, patch=4, flip=False) for s, v in sources.items()}
+    return data.open(sources | {"digit": list(digits.label("digit"))}, name="quadrants of digits").with_fields(fields)
 
 
 def made(arm, encoder):
@@ -62,9 +62,9 @@ def made(arm, encoder):
 
 
 @torch.no_grad()
-def auc(method, dataset, rows, truth, senses):
+def auc(method, dataset, rows, truth, fields):
     batches = Loader(dataset, rows, batch=256, shuffle=False)
-    told = torch.cat([method.predict(b.only(*senses)).values.softmax(1) for b in batches]).numpy()
+    told = torch.cat([method.predict(b.only(*fields)).values.softmax(1) for b in batches]).numpy()
     return mean(auroc(told[:, c], truth == c) for c in np.unique(truth))
 
 

@@ -1,8 +1,8 @@
-"""Missing-aware prompts (row 202): a frozen transformer with other learned tokens for each set of senses that a record has.
+"""Missing-aware prompts (row 202): a frozen transformer with other learned tokens for each set of fields that a record has.
 Lee et al., CVPR 2023, arXiv:2303.03369.
 
 Emoji: picture and English text, told their group, split anew for each seed. A joint trunk is trained without labels on the training
-records (masked tokens of both senses, `mae`), and every arm goes on from those same weights, with the same head, steps and two learning
+records (masked tokens of both fields, `mae`), and every arm goes on from those same weights, with the same head, steps and two learning
 rates; kept is the rate with the best macro-F1 on validation records that lack as much as the training records do. Arms: `aware`; `shared`,
 the same prompts for all records; `head`, the frozen network without prompts; `full`, all of it learns, for the record. At a rate of 70 %
 35 % of the records lack their picture and other 35 % their text. Which do is drawn once, so what is missing at a lower rate is missing at a
@@ -26,7 +26,7 @@ from amodal.masking.hashing import uniform
 from amodal.nn.heads.supervised import targets_of
 
 CLAIM = (
-    "With 70 % of the training records lacking a sense, prompts for each set of senses on a frozen multimodal transformer tell groups "
+    "With 70 % of the training records lacking a field, prompts for each set of fields on a frozen multimodal transformer tell groups "
     "of emoji with higher macro-F1 than training only the head and than one shared set of prompts, whatever share of the test records "
     "lacks one."
 )
@@ -35,7 +35,7 @@ SEEDS = 5
 ALONE = Budget(steps=150, batch=64, rates=(2e-3,))
 BUDGET = Budget(steps=60, batch=64, rates=(2e-3, 1e-2))
 LABEL, LEAST = "group", 50  # records of a class, or it is left out
-SENSES = ("image", "annotation")
+FIELDS = ("image", "annotation")
 TRAIN, TEST = (0.0, 0.35, 0.7), (0.0, 0.35, 0.7, 1.0)
 ARMS = {
     "aware": ("missing_aware_prompts", {}),
@@ -43,7 +43,7 @@ ARMS = {
     "head": ("finetune", {"how": "head", "hidden": 128}),
     "full": ("finetune", {"how": "full", "hidden": 128}),
 }
-METRIC = "macro-F1, 70 % of the training records lack a sense"
+METRIC = "macro-F1, 70 % of the training records lack a field"
 COMPARISONS = tuple(
     Comparison(f"{rate:.0%} lack one at test: against {words}", METRIC, f"70%, {rate:.0%}: aware", f"70%, {rate:.0%}: {arm}")
     for rate in TEST
@@ -53,22 +53,22 @@ COMPARISONS = tuple(
 
 def prepared(dataset):
     """Pictures of 32 pixels in 16 patches, texts in tokens of 4 bytes."""
-    image, text = (dataset.fields[s] for s in SENSES)
-    small = {SENSES[0]: replace(image, size=32, patch=8), SENSES[1]: replace(text, patch=4, max_length=16)}
-    return dataset.select(SENSES).with_fields(small)
+    image, text = (dataset.fields[s] for s in FIELDS)
+    small = {FIELDS[0]: replace(image, size=32, patch=8), FIELDS[1]: replace(text, patch=4, max_length=16)}
+    return dataset.select(FIELDS).with_fields(small)
 
 
 def lacking(batch, rate, seed):
     """The batch without the picture of half of these records, and without the text of the other half."""
     luck = uniform(row_seeds(batch.keys, salt=seed))
-    kept = {SENSES[0]: luck >= rate / 2, SENSES[1]: (luck < rate / 2) | (luck >= rate)}
+    kept = {FIELDS[0]: luck >= rate / 2, FIELDS[1]: (luck < rate / 2) | (luck >= rate)}
     columns = {s: c.at(kept[s][c.rows]) for s, c in batch.columns.items()}
     return type(batch)(batch.size, columns, batch.keys, batch.seeds, batch.labels)
 
 
 @torch.no_grad()
 def told(method, dataset, rows, rate, seed):
-    """(n,) numbers of the classes that are told from records of which a share `rate` lacks a sense."""
+    """(n,) numbers of the classes that are told from records of which a share `rate` lacks a field."""
     batches = Loader(dataset, rows, batch=256, shuffle=False)
     return torch.cat([method.head(method.seen(lacking(b, rate, seed))).values.argmax(1) for b in batches]).numpy()
 
@@ -125,7 +125,7 @@ def picture(dataset, path):
         left, right = figure.subplots(1, 2)
         drawn(left, aware, "PuBu", 0.0, aware.max(), "{:.2f}")
         drawn(right, gain, "PuOr", -abs(gain).max(), abs(gain).max(), "{:+.2f}")
-        left.set(title="Macro-F1, prompts for each set of senses", ylabel="training records that lack one")
+        left.set(title="Macro-F1, prompts for each set of fields", ylabel="training records that lack one")
         right.set(title="more than with the head alone")
 
 
@@ -134,6 +134,6 @@ def drawn(ax, values, colours, low, high, form):
     ax.grid(False)
     for (i, j), v in np.ndenumerate(values):
         ax.text(j, i, form.format(v), ha="center", va="center", color="white" if abs(v) > 0.6 * high else "black")
-    ax.set(xlabel="test records that lack a sense")
+    ax.set(xlabel="test records that lack a field")
     ax.set_xticks(range(len(TEST)), [f"{t:.0%}" for t in TEST])
     ax.set_yticks(range(len(TRAIN)), [f"{t:.0%}" for t in TRAIN])

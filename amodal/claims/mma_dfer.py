@@ -1,8 +1,8 @@
-"""MMA-DFER (row 15): frozen encoders of single senses, joined by adapters between their blocks.
+"""MMA-DFER (row 15): frozen encoders of single fields, joined by adapters between their blocks.
 Chumachenko et al., CVPR 2024 workshops, arXiv:2404.09010. No faces and voices are in any package: the accelerometer and the gyroscope of a
 smartwatch, seven exercises of ten people, split by people anew for each seed (three to test on, two to choose by).
 
-Masked autoencoders learn each sense by itself on the windows of the five other people, which are also the labelled ones. All arms go on
+Masked autoencoders learn each field by itself on the windows of the five other people, which are also the labelled ones. All arms go on
 from those weights with the same head over time, steps and two learning rates; kept is the rate with the best unweighted recall of the
 people to choose by. `fused` has prompts and adapters that exchange, `prompts` the prompts alone, `late` neither (two frozen encoders and
 the head); `apart` (adapters that do not exchange) and `full` (everything trained) are recorded and not compared. Widths are to the nano
@@ -23,9 +23,9 @@ from amodal.data.loader import class_numbers
 from amodal.nn.encoder import Encoder
 
 CLAIM = (
-    "With frozen encoders of single senses, an exchange through adapters at every block tells exercises of unseen people with a higher "
+    "With frozen encoders of single fields, an exchange through adapters at every block tells exercises of unseen people with a higher "
     "unweighted recall than late fusion of the two and than prompts alone, while less than 10 % of the weights are trained; and dropping "
-    "the sense that joins costs less at test time than dropping the one that leads."
+    "the field that joins costs less at test time than dropping the one that leads."
 )
 DATA = "watch"
 SEEDS = 5
@@ -45,32 +45,32 @@ COMPARISONS = (
     Comparison("exchange at every block against late fusion", UAR, "UAR, fused", "UAR, late"),
     Comparison("exchange at every block against prompts alone", UAR, "UAR, fused", "UAR, prompts"),
     Comparison("weights that stay frozen", "share of all weights", "frozen, fused", 0.9),
-    Comparison("without the sense that joins against without the lead", UAR, f"UAR, without {OTHER}", f"UAR, without {LEAD}"),
+    Comparison("without the field that joins against without the lead", UAR, f"UAR, without {OTHER}", f"UAR, without {LEAD}"),
 )  # fmt: skip
 
 
 @torch.no_grad()
-def recalls(method, dataset, rows, truth, senses=(LEAD, OTHER)):
+def recalls(method, dataset, rows, truth, fields=(LEAD, OTHER)):
     """Unweighted and weighted average recall (the latter is accuracy)."""
     batches = Loader(dataset, rows, batch=256, shuffle=False)
-    guess = torch.cat([method.predict(b.only(*senses)).values.argmax(1) for b in batches]).numpy()
+    guess = torch.cat([method.predict(b.only(*fields)).values.argmax(1) for b in batches]).numpy()
     right = guess == truth
     return float(np.mean([right[truth == c].mean() for c in np.unique(truth)])), float(right.mean())
 
 
 def each_alone(motion, rows, seed):
-    """An encoder of both senses, whose weights a masked autoencoder of each sense has learnt by itself."""
+    """An encoder of both fields, whose weights a masked autoencoder of each field has learnt by itself."""
     weights, make = {}, partial(methods.build, "mae")
-    for sense in motion.fields:
-        weights |= trained(motion.select([sense]), rows, make, ALONE, seed, *ALONE.rates).encoder.state_dict()
+    for field in motion.fields:
+        weights |= trained(motion.select([field]), rows, make, ALONE, seed, *ALONE.rates).encoder.state_dict()
     encoder = Encoder(motion.fields, size=ALONE.size)
     encoder.load_state_dict(weights)
     return encoder
 
 
 def measure(seed, dataset):
-    senses = dataset.select([LEAD, OTHER])
-    motion = senses.with_fields({s: replace(senses.fields[s], patch=25) for s in (LEAD, OTHER)})
+    fields = dataset.select([LEAD, OTHER])
+    motion = fields.with_fields({s: replace(fields.fields[s], patch=25) for s in (LEAD, OTHER)})
     numbers, names = class_numbers(dataset.label("exercise"))
     people = dataset.label("subject")
     order = np.random.default_rng([seed, 15]).permutation(sorted(set(people)))

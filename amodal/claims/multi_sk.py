@@ -2,7 +2,7 @@
 Swetha, Rizve, Shvetsova, Kuehne & Shah, ICCV 2023, arXiv:2308.13077.
 
 Trained on OpenMoji's pictures and names, searched in Tux Paint's photographs, drawings and captions, which nothing was trained or chosen
-on. Senses are vectors of frozen models, as in the paper. Galleries of both domains have the same size, so chance is the same.
+on. Fields are vectors of frozen models, as in the paper. Galleries of both domains have the same size, so chance is the same.
 """
 
 from dataclasses import replace
@@ -23,7 +23,7 @@ CLAIM = (
 DATA = "frozen_pairs"
 SEEDS = 5
 BUDGET = Budget(steps=250, batch=128, rates=(1e-3, 4e-3))
-SENSES = ("image", "words")
+FIELDS = ("image", "words")
 ANCHORS, QUEUE = 64, 512
 ARMS = {
     "several": {"assigned": 0.5},
@@ -39,8 +39,8 @@ COMPARISONS = (
 
 
 def measure(seed, dataset):
-    chosen = dataset.select(SENSES)  # vectors as they are: the models' own scale says how much a direction matters
-    pairs = chosen.with_fields({s: replace(chosen.fields[s], mean=(), std=()) for s in SENSES})
+    chosen = dataset.select(FIELDS)  # vectors as they are: the models' own scale says how much a direction matters
+    pairs = chosen.with_fields({s: replace(chosen.fields[s], mean=(), std=()) for s in FIELDS})
     source = dataset.label("source")
     emoji = {
         part: np.array([i for i in dataset.split(part) if source[i] == "openmoji"])

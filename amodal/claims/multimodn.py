@@ -1,11 +1,11 @@
 """MultiModN (row 147): what is missing depends on the class in training, and at test on the other class.
 Swamy et al., NeurIPS 2023, arXiv:2309.14118.
 
-Two real sets, split anew for each seed. Handwritten digits, whose left and right halves are the senses: is it at least five (the task
+Two real sets, split anew for each seed. Handwritten digits, whose left and right halves are the fields: is it at least five (the task
 that is judged), and is it even, told by one network. Wisconsin's breast tumours (scikit-learn): means, errors and worst values of ten
-measurements of cells, 10 columns each, are the senses: is it malignant. In training four of five records of the class lack one sense
+measurements of cells, 10 columns each, are the fields: is it malignant. In training four of five records of the class lack one field
 (the right half, the worst values), all others are complete; at test four of five of the other class lack it, and none of this one. This
-is the paper's experiment, but for how a sense is skipped: record by record, as its text has it, and not for a whole batch in which one
+is the paper's experiment, but for how a field is skipped: record by record, as its text has it, and not for a whole batch in which one
 record lacks it, as its code has it. Tasks are told by a perceptron with 32 hidden units, and changes of the state have no weight, as in
 that experiment.
 
@@ -33,7 +33,7 @@ from amodal.nn.heads.supervised import targets_of
 from amodal.stats.auroc import auroc
 
 CLAIM = (
-    "If a sense is missing from four of five training records of one class, and at test from four of five of the other, sequential fusion "
+    "If a field is missing from four of five training records of one class, and at test from four of five of the other, sequential fusion "
     "that skips it keeps its AUC within .05 of that with nothing missing, and tells the classes better than parallel fusion, be it with a "
     "learned vector for what is missing or the mean filled in; with nothing missing the two fusions differ by less than .02."
 )
@@ -84,9 +84,9 @@ def tumours():
     found = load_breast_cancer()
     names, labels = ("mean", "error", "worst"), {"malignant": yes_no(found.target == 0)}
     x = {s: found.data[:, 10 * k : 10 * k + 10] for k, s in enumerate(names)}
-    senses = {s: [{f"{s} {c}": float(v) for c, v in enumerate(row)} for row in part] for s, part in x.items()}
-    fields = {s: Table.infer(values) for s, values in senses.items()}
-    return data.open(senses | labels, name="breast tumours").with_fields(fields)
+    sources = {s: [{f"{s} {c}": float(v) for c, v in enumerate(row)} for row in part] for s, part in x.items()}
+    fields = {s: Table.infer(values) for s, values in sources.items()}
+    return data.open(sources | labels, name="breast tumours").with_fields(fields)
 
 
 def yes_no(truth):
@@ -100,27 +100,27 @@ def split(dataset, seed):
 
 
 class Lacking:
-    """Takes a sense away from four of five records that are of a class, or puts a value (*,) in its place."""
+    """Takes a field away from four of five records that are of a class, or puts a value (*,) in its place."""
 
-    def __init__(self, dataset, sense, label, wanted, seed, filling=None):
+    def __init__(self, dataset, field, label, wanted, seed, filling=None):
         values = dataset.label(label)
         self.of = {key: value == wanted for key, value in zip(dataset.reader.keys, values)}
-        self.sense, self.seed, self.filling = sense, seed, filling
+        self.field, self.seed, self.filling = field, seed, filling
 
     def __call__(self, batch):
         mine = torch.tensor([self.of[key] for key in batch.keys])
         lacks = mine & (uniform(row_seeds(batch.keys, salt=self.seed)) < SHARE)
-        column = batch[self.sense]
+        column = batch[self.field]
         if self.filling is None:
-            return replace(batch, columns=batch.columns | {self.sense: column.at(~lacks[column.rows])})
+            return replace(batch, columns=batch.columns | {self.field: column.at(~lacks[column.rows])})
         values = column.values.clone()
         values[lacks[column.rows]] = self.filling
-        return replace(batch, columns=batch.columns | {self.sense: Column(values, column.rows)})
+        return replace(batch, columns=batch.columns | {self.field: Column(values, column.rows)})
 
 
-def mean_of(dataset, rows, sense, lacking):
+def mean_of(dataset, rows, field, lacking):
     """The mean of the values that training records have."""
-    parts = [lacking(b)[sense].values for b in Loader(dataset, rows, batch=256, shuffle=False)]
+    parts = [lacking(b)[field].values for b in Loader(dataset, rows, batch=256, shuffle=False)]
     return torch.cat(parts).mean(0)
 
 
@@ -138,11 +138,11 @@ def as_it_is(batch):
 
 
 def of_set(where, dataset, seed):
-    (sense, labels), parts = SETS[where], split(dataset, seed)
+    (field, labels), parts = SETS[where], split(dataset, seed)
     label = labels.split(",")[0]
     targets, found = targets_of(dataset, parts["train"], labels), {}
-    drop = partial(Lacking, dataset, sense, label, seed=seed)
-    fill = partial(drop, filling=mean_of(dataset, parts["train"], sense, drop("yes")))
+    drop = partial(Lacking, dataset, field, label, seed=seed)
+    fill = partial(drop, filling=mean_of(dataset, parts["train"], field, drop("yes")))
     for arm, (name, options) in ARMS.items():
         make = partial(methods.build, name, targets=targets, **options)
         hide = fill if arm == "mean" else drop

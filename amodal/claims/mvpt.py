@@ -29,7 +29,7 @@ DATA = "music"
 SEEDS = 5
 BUDGET = Budget(steps=200, batch=32, rates=(2e-3,))
 QUARTERS, SEGMENT, MOST = 64, 8, 3  # of a track; of a segment; tracks of a piece
-SENSES, FIFTHS = ("music", "video"), 7 * 2 * np.pi / 12
+FIELDS, FIFTHS = ("music", "video"), 7 * 2 * np.pi / 12
 BY_TRACK, BY_SEGMENT = (
     "Recall@10, mean of both directions, held-out tracks",
     "Recall@10, mean of both directions, held-out segments",
@@ -89,11 +89,11 @@ def tracks(dataset, seed):
 
 def opened(pairs, fields=None):
     """Tracks or segments as a dataset of two series, a segment a token."""
-    columns = {s: [p[k] for p in pairs] for k, s in enumerate(SENSES)}
+    columns = {s: [p[k] for p in pairs] for k, s in enumerate(FIELDS)}
     channels = {"music": 16, "video": 8}
     fields = fields or {
         s: Series.infer(columns[s], channels=tuple(f"{s}{c}" for c in range(channels[s])), patch=SEGMENT)
-        for s in SENSES
+        for s in FIELDS
     }
     return data.open(columns, fields=fields)
 
@@ -103,20 +103,20 @@ def cut(pairs):
 
 
 def shuffled(pairs, rng):
-    """The segments of each track in an order of its own for each sense."""
+    """The segments of each track in an order of its own for each field."""
     shape = (QUARTERS // SEGMENT, SEGMENT, -1)
     return [tuple(v.reshape(shape)[rng.permutation(shape[0])].reshape(QUARTERS, -1) for v in pair) for pair in pairs]
 
 
 @torch.no_grad()
 def vectors(method, dataset):
-    """(N, 8, D) for each sense, the unit vectors of segments, and (N, D) of tracks; their mean where there is nothing but segments."""
+    """(N, 8, D) for each field, the unit vectors of segments, and (N, D) of tracks; their mean where there is nothing but segments."""
     seen = [method.features(b) for b in Loader(dataset, range(len(dataset)), batch=64, shuffle=False, views=("plain",))]
     z = Embeddings.stack(seen)
-    alone = f"segments/{SENSES[0]}" not in z
-    flat = {s: z[s].values if alone else z[f"segments/{s}"].values.flat for s in SENSES}
+    alone = f"segments/{FIELDS[0]}" not in z
+    flat = {s: z[s].values if alone else z[f"segments/{s}"].values.flat for s in FIELDS}
     each = {s: normalize(v, dim=1).unflatten(0, (-1, QUARTERS // SEGMENT)) for s, v in flat.items()}
-    return each, {s: each[s].mean(1) if alone else z[s].values for s in SENSES}
+    return each, {s: each[s].mean(1) if alone else z[s].values for s in FIELDS}
 
 
 def recalls(method, dataset):
@@ -124,7 +124,7 @@ def recalls(method, dataset):
     both = []
     segments, whole = vectors(method, dataset)
     for z in (whole, {s: v.flatten(0, 1) for s, v in segments.items()}):
-        ways = (ranked(z[a], z[b], at=(10,))[0]["value"] for a, b in (SENSES, SENSES[::-1]))
+        ways = (ranked(z[a], z[b], at=(10,))[0]["value"] for a, b in (FIELDS, FIELDS[::-1]))
         both.append(sum(ways) / 2)
     return both
 

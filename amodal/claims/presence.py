@@ -1,5 +1,5 @@
 """Absence as the normal case: learn from every record with what it has, rather than only from the complete ones.
-The method is CLIP between every two senses; no row of its own: a claim about the library."""
+The method is CLIP between every two fields; no row of its own: a claim about the library."""
 
 from statistics import mean
 
@@ -16,15 +16,15 @@ from amodal.evaluate.protocols.retrieval import retrieval
 from amodal.masking.hashing import uniform
 
 CLAIM = (
-    "With 30, 60 and 90 % of the values of three senses missing at random, training on all records with whatever senses they have "
+    "With 30, 60 and 90 % of the values of three fields missing at random, training on all records with whatever fields they have "
     "finds held-out complete records better than training, at the same steps, on the complete records alone."
 )
 DATA = "globe"
 SEEDS = 5
 BUDGET = Budget(steps=80, batch=128)
-SENSES = ("colour", "relief", "climate")
+FIELDS = ("colour", "relief", "climate")
 SHARES = (0.3, 0.6, 0.9)
-METRIC = "Recall@10, mean of six directions, held-out tiles that have all senses"
+METRIC = "Recall@10, mean of six directions, held-out tiles that have all fields"
 COMPARISONS = tuple(
     Comparison(f"{p:.0%} of values missing", METRIC, f"all, {p:.0%}", f"complete, {p:.0%}") for p in SHARES
 )
@@ -56,11 +56,11 @@ class Hiding(Reader):
 
 
 def measure(seed, dataset):
-    """Both arms see tiles that had all three senses before values were hidden. A record left with one sense has nothing to be
+    """Both arms see tiles that had all three fields before values were hidden. A record left with one field has nothing to be
     compared with and is in no batch; an arm with fewer records than a batch has takes them all at each step, one with fewer than two
     stays untrained."""
-    globe = dataset.select(SENSES)
-    whole = np.logical_and.reduce([globe.present(s) for s in SENSES])
+    globe = dataset.select(FIELDS)
+    whole = np.logical_and.reduce([globe.present(s) for s in FIELDS])
     held = {part: (rows := globe.split(part))[whole[rows]] for part in ("train", "valid", "test")}
 
     def recall(method, part):
@@ -72,10 +72,10 @@ def measure(seed, dataset):
 
     found = {"untrained": recall(untrained(globe, make, BUDGET, seed), "test")}
     for share in SHARES:
-        left = Dataset(Hiding(globe.reader, SENSES, share, seed), globe.schema, globe.path, globe.name)
-        senses = np.sum([left.present(s) for s in SENSES], axis=0)[held["train"]]
+        left = Dataset(Hiding(globe.reader, FIELDS, share, seed), globe.schema, globe.path, globe.name)
+        fields = np.sum([left.present(s) for s in FIELDS], axis=0)[held["train"]]
         for arm, least in (("all", 2), ("complete", 3)):
-            rows = held["train"][senses >= least]
+            rows = held["train"][fields >= least]
             name = f"{arm}, {share:.0%}"
             found[f"records: {name}"] = len(rows)
             if len(rows) < 2:

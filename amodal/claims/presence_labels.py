@@ -14,13 +14,13 @@ from amodal.evaluate import embed_records
 from amodal.nn.heads.supervised import targets_of
 
 CLAIM = (
-    "With 30, 60 and 90 % of the values of three senses missing in training, learning from all records tells held-out digits at least as "
+    "With 30, 60 and 90 % of the values of three fields missing in training, learning from all records tells held-out digits at least as "
     "well as learning, at the same steps, from the complete records alone: of complete records, and of records that lack as much."
 )
 DATA = "digits"
 SEEDS = 5
 BUDGET = Budget(steps=150, batch=128, rates=(2e-3, 8e-3))
-SENSES = ("fou", "zer", "mor")
+FIELDS = ("fou", "zer", "mor")
 SHARES = (0.3, 0.6, 0.9)
 METRIC = "accuracy, 600 held-out digits"
 TESTS = {"": "complete records", ", lacking": "records that lack as much"}
@@ -42,7 +42,7 @@ def accuracy(method, dataset, rows):
 
 
 def measure(seed, dataset):
-    digits = dataset.select(SENSES)
+    digits = dataset.select(FIELDS)
     order = np.random.default_rng(seed).permutation(len(digits))
     train, valid, test = np.sort(order[:1200]), np.sort(order[1200:1400]), np.sort(order[1400:])
     targets = targets_of(digits, train, "digit")
@@ -52,10 +52,10 @@ def measure(seed, dataset):
 
     found = {}
     for share in SHARES:
-        left = Dataset(Hiding(digits.reader, SENSES, share, seed), digits.schema, digits.path, digits.name)
-        senses = np.sum([left.present(s) for s in SENSES], axis=0)[train]
+        left = Dataset(Hiding(digits.reader, FIELDS, share, seed), digits.schema, digits.path, digits.name)
+        fields = np.sum([left.present(s) for s in FIELDS], axis=0)[train]
         for arm, least in (("all", 1), ("complete", 3)):
-            rows, name = train[senses >= least], f"{arm}, {share:.0%}"
+            rows, name = train[fields >= least], f"{arm}, {share:.0%}"
             found[f"records: {name}"] = len(rows)
             if len(rows) < 10:  # cannot hold every digit; all are taken for the commonest
                 commonest = np.unique(digits.label("digit")[train].astype(str), return_counts=True)[1].max() / len(

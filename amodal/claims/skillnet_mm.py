@@ -1,15 +1,15 @@
 """SkillNet (row 98): skills switched on by a rule, in one model of five kinds of data. Dai et al., arXiv:2205.06126.
 
-Real data, five tasks of one sense each, records drawn anew for each seed: the group of an emoji from its picture (OpenMoji, 8 classes), the
+Real data, five tasks of one field each, records drawn anew for each seed: the group of an emoji from its picture (OpenMoji, 8 classes), the
 language of a caption (Tux Paint, 8), the language in which a caption is spoken (Tux Paint, 4), an exercise from a watch (7, split by
 recording, in the place of video), and the package that lines of Python's own library come from (5, split by file; which version of Python
-it was is in the ledger). 300 records of each sense to train on, of which 150 have a label, and up to 150 to test on.
+it was is in the ledger). 300 records of each field to train on, of which 150 have a label, and up to 150 to test on.
 
-All arms are nano, learn all tasks together in the same steps at the same rate, and differ in the trunk: `dense`, one for all senses;
+All arms are nano, learn all tasks together in the same steps at the same rate, and differ in the trunk: `dense`, one for all fields;
 `separate`, one for each; `skills`, one whose projections of attention have a copy for each kind of data and a general one, of which two are
 averaged; `router`, one with four learned experts. A token passes perceptrons and attention of the same size in all, skills average two maps
 before that. `pretrained` has the skills, and before the same fine-tuning as many steps of masked prediction on all training records,
-which the other arms do not have. `wrong` is `skills` tested with the skills of another sense. The rate was set by what `dense` gives on
+which the other arms do not have. `wrong` is `skills` tested with the skills of another field. The rate was set by what `dense` gives on
 another seed."""
 
 import inspect
@@ -32,7 +32,7 @@ from amodal.nn.heads.supervised import targets_of
 
 CLAIM = (
     "One model of five kinds of data whose skills a rule switches on tells five tasks as well as separate trunks (within .03) and better "
-    "than a dense trunk that all share; sparse pre-training raises their mean accuracy, and the skills of another sense cost it."
+    "than a dense trunk that all share; sparse pre-training raises their mean accuracy, and the skills of another field cost it."
 )
 DATA = "openmoji"
 SEEDS = 5
@@ -41,13 +41,13 @@ TRAIN, LABELLED, TEST = 300, 150, 150
 LANGUAGES = ("caption", *(f"caption_{x}" for x in ("fr", "de", "es", "it", "nl", "ro", "ca")))
 SPOKEN = ("speech", "speech_ro", "speech_ca", "speech_es")
 PACKAGES = ("asyncio", "email", "multiprocessing", "unittest", "xml")
-SENSES = ("picture", "text", "sound", "motion", "code")
+FIELDS = ("picture", "text", "sound", "motion", "code")
 METRIC = "balanced accuracy, mean of five tasks"
 COMPARISONS = (
     Comparison("skills against separate trunks, at most .03 less", METRIC, "skills", "separate", margin=-0.03),
     Comparison("skills against a dense trunk", METRIC, "skills", "dense"),
     Comparison("skills after sparse pre-training", METRIC, "pretrained", "skills"),
-    Comparison("own skills against another sense's", METRIC, "skills", "wrong"),
+    Comparison("own skills against another field's", METRIC, "skills", "wrong"),
 )
 
 
@@ -67,7 +67,7 @@ def of(dataset, rows, field):
 
 
 def drawn(emoji, seed):
-    """sense -> (values, labels) to train on, and to test on."""
+    """field -> (values, labels) to train on, and to test on."""
     rng, found = np.random.default_rng([seed, 98]), {}
     stamps, watch = (data.open(name) for name in ("tuxpaint", "watch"))
     group = emoji.label("group")
@@ -77,11 +77,11 @@ def drawn(emoji, seed):
     usable = np.array([i for i in usable if group[i] is not None and (group == group[i]).sum() > 100])
     rows = rng.permutation(usable)[: TRAIN + TEST]
     found["picture"] = of(emoji, rows, "image"), group[rows].tolist()
-    for sense, names in (("text", LANGUAGES), ("sound", SPOKEN)):
+    for field, names in (("text", LANGUAGES), ("sound", SPOKEN)):
         pairs = [(i, name) for i in range(len(stamps)) for name in names if stamps.present(name)[i]]
         chosen = [pairs[k] for k in rng.permutation(len(pairs))[: TRAIN + TEST]]
-        found[sense] = [stamps.raw(i, name) for i, name in chosen], [name for _, name in chosen]
-    parts = {sense: [tuple(x[:TRAIN] for x in both), tuple(x[TRAIN:] for x in both)] for sense, both in found.items()}
+        found[field] = [stamps.raw(i, name) for i, name in chosen], [name for _, name in chosen]
+    parts = {field: [tuple(x[:TRAIN] for x in both), tuple(x[TRAIN:] for x in both)] for field, both in found.items()}
     exercise = watch.label("exercise")
     recording = [rng.permutation(watch.split(part)) for part in ("train", "test")]
     recording = [rows[:n] for rows, n in zip(recording, (TRAIN, TEST))]
@@ -98,21 +98,21 @@ def drawn(emoji, seed):
 
 
 def assembled(emoji, seed):
-    """A dataset of records that have one sense each; its rows with a label to train on, all to train on, and of each sense to test."""
+    """A dataset of records that have one field each; its rows with a label to train on, all to train on, and of each field to test."""
     parts, columns, rows = (
         drawn(emoji, seed),
-        {n: [] for s in SENSES for n in (s, f"{s} class")},
+        {n: [] for s in FIELDS for n in (s, f"{s} class")},
         {"train": [], "labelled": []},
     )
     for part in (0, 1):
-        for sense in SENSES:
-            values, labels = parts[sense][part]
-            start = len(columns[SENSES[0]])
+        for field in FIELDS:
+            values, labels = parts[field][part]
+            start = len(columns[FIELDS[0]])
             for name in columns:
-                own = {sense: values, f"{sense} class": [f"{x}" for x in labels]}.get(name, [None] * len(values))
+                own = {field: values, f"{field} class": [f"{x}" for x in labels]}.get(name, [None] * len(values))
                 columns[name] += own
             here = np.arange(start, start + len(values))
-            rows[sense] = here
+            rows[field] = here
             if not part:
                 rows["train"], rows["labelled"] = [*rows["train"], *here], [*rows["labelled"], *here[:LABELLED]]
     stamps, watch = (data.open(name) for name in ("tuxpaint", "watch"))
@@ -123,7 +123,7 @@ def assembled(emoji, seed):
         "motion": replace(watch.fields["accelerometer"], patch=32),
         "code": make("text", max_length=32, patch=6),
     }  # fmt: skip
-    return data.open(columns, fields=fields, name="five senses"), {name: np.array(r) for name, r in rows.items()}
+    return data.open(columns, fields=fields, name="five fields"), {name: np.array(r) for name, r in rows.items()}
 
 
 def rules(encoder):
@@ -140,7 +140,7 @@ def skilled(then):
 
 
 def pretrained(five, rows, seed, finetune):
-    """Masked prediction with the skills of each sense, then the same fine-tuning."""
+    """Masked prediction with the skills of each field, then the same fine-tuning."""
     given = ", ".join(f"{f}={'+'.join(s)}" for f, s in rules(untrained(five, finetune, BUDGET, seed).encoder).items())
     make = partial(methods.build, "skillnet_mm", skills=given, contrast=0.0)
     encoder = trained(five, rows["train"], make, BUDGET, seed, BUDGET.rates[0], trunk="shared").encoder
@@ -152,19 +152,19 @@ def pretrained(five, rows, seed, finetune):
 def right(method, five, rows):
     """Balanced accuracy of each task."""
     found = {}
-    for sense in SENSES:
-        some = rows[sense]
+    for field in FIELDS:
+        some = rows[field]
         batch = next(iter(in_order(five, some, len(some))))
-        told = method.head.predictions(method.predict(batch))[f"{sense} class"].argmax(1).numpy()
-        classes = next(t.classes for t in method.head.targets if t.name == f"{sense} class")
-        truth = five.label(f"{sense} class")[some]
+        told = method.head.predictions(method.predict(batch))[f"{field} class"].argmax(1).numpy()
+        classes = next(t.classes for t in method.head.targets if t.name == f"{field} class")
+        truth = five.label(f"{field} class")[some]
         hits = np.array(classes)[told] == truth
-        found[sense] = mean(float(hits[truth == c].mean()) for c in set(truth))
+        found[field] = mean(float(hits[truth == c].mean()) for c in set(truth))
     return found
 
 
 def arms(five, rows, seed, names=("dense", "separate", "skills", "router", "pretrained"), budget=BUDGET):
-    targets = targets_of(five, rows["labelled"], ",".join(f"{s} class" for s in SENSES))
+    targets = targets_of(five, rows["labelled"], ",".join(f"{s} class" for s in FIELDS))
     finetune = partial(tuned, targets=targets)
     ways = {
         "dense": (finetune, {"trunk": "shared"}),
@@ -192,5 +192,5 @@ def measure(seed, dataset):
             with method.encoder.block_hook.instead(dict(zip(own, [*own.values()][1:] + [*own.values()][:1]))):
                 each["wrong"] = right(method, five, rows)
         for arm, scores in each.items():
-            found |= {arm: mean(scores.values())} | {f"{arm}, {sense}": x for sense, x in scores.items()}
+            found |= {arm: mean(scores.values())} | {f"{arm}, {field}": x for field, x in scores.items()}
     return found

@@ -1,9 +1,9 @@
-"""SSMA (row 6): gates for each place let through what a sense has to say there, and shut where it is spoilt.
+"""SSMA (row 6): gates for each place let through what a field has to say there, and shut where it is spoilt.
 Valada, Mohan and Burgard, arXiv:1808.03833. GENERATED scenes in colour and depth (`tabletop`), because the place of what is spoilt must be
 known: fog over a third of the colour, or a hole in the depth. Half of the training scenes are spoilt, in one sense each. Arms, of the same
 encoders, maps, decoder, steps and rate: gates; plain concatenation; experts averaged late, which spend all steps alone; colour and depth
 stacked into one picture of four channels. mIoU of six classes on 150 test scenes, as they are and spoilt; the gap is the lead on
-spoilt scenes less that on whole ones. Gates: AUC with which the mean gate of the spoilt sense (at the deepest fusion) is lower inside
+spoilt scenes less that on whole ones. Gates: AUC with which the mean gate of the spoilt field (at the deepest fusion) is lower inside
 than outside; a cell of the grid is spoilt if half of it is."""
 
 from dataclasses import replace
@@ -23,7 +23,7 @@ from amodal.stats.mask_overlap import mean_iou
 
 CLAIM = (
     "Gated fusion of maps gives a higher mean IoU than plain concatenation, late averaging and stacked channels, by more where one "
-    "sense is spoilt, and the gate of the spoilt sense is lower where it is spoilt."
+    "field is spoilt, and the gate of the spoilt field is lower where it is spoilt."
 )
 DATA = "tabletop"
 SEEDS = 5
@@ -45,34 +45,34 @@ COMPARISONS = (
     ),
     *(
         Comparison(
-            f"the lead over {arm} grows where a sense is spoilt", "mIoU", f"lead spoilt: {arm}", f"lead whole: {arm}"
+            f"the lead over {arm} grows where a field is spoilt", "mIoU", f"lead spoilt: {arm}", f"lead whole: {arm}"
         )
         for arm in ("concatenation", "late")
     ),
     *(
-        Comparison(f"the gate of {sense} is lower where it is spoilt", "AUC of cells", f"gate: {sense}", 0.5)
-        for sense in ("colour", "depth")
+        Comparison(f"the gate of {field} is lower where it is spoilt", "AUC of cells", f"gate: {field}", 0.5)
+        for field in ("colour", "depth")
     ),
 )
 
 
 def made(dataset, rows, rng, share):
-    """The scenes of `rows`, this share of them spoilt in one sense, with all arms' fields; which sense (n,), "" for none, and where."""
-    columns, senses, places = {"colour": [], "depth": [], "both": [], "areas": []}, [], []
+    """The scenes of `rows`, this share of them spoilt in one sense, with all arms' fields; which field (n,), "" for none, and where."""
+    columns, fields, places = {"colour": [], "depth": [], "both": [], "areas": []}, [], []
     for i in rows:
         colour, depth, areas = (dataset.value(int(i), name) for name in ("colour", "depth", "areas"))
         colour, depth, where = colour.transpose(1, 2, 0), depth[0], np.zeros(depth[0].shape, bool)
-        sense = str(rng.choice(("colour", "depth"))) if rng.random() < share else ""
-        if sense:
-            colour, depth, where = tabletop.spoilt(colour, depth, rng, sense)
+        field = str(rng.choice(("colour", "depth"))) if rng.random() < share else ""
+        if field:
+            colour, depth, where = tabletop.spoilt(colour, depth, rng, field)
         both = np.concatenate([colour, depth[..., None]], 2).transpose(2, 0, 1) / np.float32(255)
         for name, value in zip(columns, (colour, depth, both, areas[0])):
             columns[name].append(value)
-        senses.append(sense)
+        fields.append(field)
         places.append(where)
     colour, depth = dataset.fields["colour"], dataset.fields["depth"]
     both = replace(colour, channels=4, mean=colour.mean + depth.mean, std=colour.std + depth.std)
-    return data.open(columns, name="scenes", fields=dataset.fields | {"both": both}), np.array(senses), np.stack(places)
+    return data.open(columns, name="scenes", fields=dataset.fields | {"both": both}), np.array(fields), np.stack(places)
 
 
 def loaded(scenes, arm):
@@ -90,14 +90,14 @@ def iou(method, batch):
 
 
 @torch.no_grad()
-def gate_auc(method, batch, senses, places):
-    """Sense -> how well its mean gate tells the cells that are spoilt from the others of the same scenes."""
+def gate_auc(method, batch, fields, places):
+    """Field -> how well its mean gate tells the cells that are spoilt from the others of the same scenes."""
     z = Features(maps_of(method.encoder, batch, method.sides), batch.size)
     gates = method.network.gates(z, torch.arange(batch.size)).numpy()
     side = gates.shape[2]
     cells = places.reshape(len(places), side, tabletop.SIDE // side, side, -1).mean((2, 4)) >= 0.5
     return {
-        f"gate: {s}": auroc(-gates[senses == s, k].ravel(), cells[senses == s].ravel())
+        f"gate: {s}": auroc(-gates[fields == s, k].ravel(), cells[fields == s].ravel())
         for k, s in enumerate(method.sides)
     }
 
@@ -107,7 +107,7 @@ def measure(seed, dataset):
     chosen = {part: rng.permutation(dataset.split(part))[:most] for part, most in SCENES.items()}
     training, _, _ = made(dataset, chosen["train"], rng, 0.5)
     whole, _, _ = made(dataset, chosen["test"], rng, 0.0)
-    hurt, senses, places = made(dataset, chosen["test"], rng, 1.0)
+    hurt, fields, places = made(dataset, chosen["test"], rng, 1.0)
     for arm, options in ARMS.items():
         seen = training.select(fields_of(arm))
         make = partial(methods.build, "ssma", **(SMALL | options))
@@ -116,5 +116,5 @@ def measure(seed, dataset):
             found[f"{kind}: {arm}"] = iou(method, loaded(scenes, arm))
             found[f"lead {kind}: {arm}"] = found[f"{kind}: gates"] - found[f"{kind}: {arm}"]
         if arm == "gates":
-            found |= gate_auc(method, loaded(hurt, arm), senses, places)
+            found |= gate_auc(method, loaded(hurt, arm), fields, places)
     return found

@@ -113,6 +113,6 @@ def measure(seed, dataset):
     }
 
 
-def vectors(method, dataset, sense):
+def vectors(method, dataset, field):
     with torch.no_grad():
-        return features(method.eval().encoder, dataset.select([sense]), range(len(dataset)))[sense].values.float()
+        return features(method.eval().encoder, dataset.select([field]), range(len(dataset)))[field].values.float()

@@ -73,7 +73,7 @@ def search(
     ] = (),
     k: Annotated[int, arg(help="how many records to return")] = 10,
     where: Where = (),
-    senses: Annotated[str, arg(metavar="A,B", help="whose vectors to compare with; all unless given")] = "",
+    fields: Annotated[str, arg(metavar="A,B", help="whose vectors to compare with; all unless given")] = "",
     index: Annotated[str, arg(metavar="DIR|URL", help="RUN/index unless given, or qdrant://…")] = "",
     generate: Annotated[bool, arg(help="without an index: the run (of grace) writes the names of records")] = False,
     json: Annotated[bool, arg(help="print JSON")] = False,
@@ -89,7 +89,7 @@ def search(
     asked = {k: v for k, v in (("text", text), ("image", image), ("audio", audio)) if v is not None} | pairs(query)
     model = load(run)
     if generate:
-        chosen = {"where": where, "senses": senses, "index": index, "like": like, "weight": weight}
+        chosen = {"where": where, "fields": fields, "index": index, "like": like, "weight": weight}
         of_index = [f"--{n}" for n, v in chosen.items() if v]
         if of_index:
             raise AmodalError(f"{of_index[0]} is of an index, and --generate looks in none; leave one of them out")
@@ -100,7 +100,7 @@ def search(
             k=k,
             index=index or None,
             where=pairs(where) or None,
-            senses=listed(senses),
+            fields=listed(fields),
             **mix,
             **asked,
         )

@@ -94,7 +94,7 @@ def view(
 ) -> None:
     """Look at a run in the browser.
 
-    A map of the records, search, how it trained, odd records, what each sense is worth.
+    A map of the records, search, how it trained, odd records, what each field is worth.
     """
     from amodal.serve.view import view as run_page
 
@@ -105,7 +105,7 @@ def export(
     run: Run,
     to: Annotated[
         Literal["safetensors", "huggingface", "onnx"],
-        arg(help="safetensors: a folder amodal.load reads; huggingface: the same for the Hub; onnx: one graph a sense"),
+        arg(help="safetensors: a folder amodal.load reads; huggingface: the same for the Hub; onnx: one graph a field"),
     ],
     out: Annotated[Path | None, arg(help="RUN/export unless given")] = None,
 ) -> None:

@@ -37,7 +37,7 @@ class Embeddings:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The senses, without the fused vectors."""
+        """The fields, without the fused vectors."""
         return tuple(s for s in self.columns if s != FUSED)
 
     def pair(self, a: str, b: str) -> tuple[Tensor, Tensor]:
@@ -55,7 +55,7 @@ class Embeddings:
         return rows, [vectors(self[n])[at] for n, at in zip(names, place)]
 
     def fused(self, names: Sequence[str] | None = None) -> Column:
-        """One vector for each row that has any of `names`: the network's own where there is one and all senses are asked for,
+        """One vector for each row that has any of `names`: the network's own where there is one and all fields are asked for,
         else the mean of the unit vectors that the row has."""
         if names is None and FUSED in self:
             return self[FUSED]

@@ -29,6 +29,7 @@ OLD_NAMES = {
     "shard": "fsdp",
     "average": "ema",
     "sources": "fields",
+    "senses": "fields",
     "checkpoint_every": "save_every",
     "remember": "cache_features",
 }

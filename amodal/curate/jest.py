@@ -27,7 +27,7 @@ from amodal.curate import Choose, Gather
 from amodal.masking.hashing import uniform
 from amodal.methods.contract import Method
 from amodal.methods.saved import frozen
-from amodal.methods.shared.shapes import sense_pairs, view_pairs
+from amodal.methods.shared.shapes import field_pairs, view_pairs
 from amodal.nn.encoder import Encoder
 
 SCORES = ("learnability", "hard", "easy")
@@ -43,7 +43,7 @@ def scale_of(method: Method) -> nn.Module | None:
 class Sigmoid:
     """What one model loses on the pairs of n candidates under SigLIP's loss, softplus(-y_ij (scale cos(a_i, b_j) + bias)).
 
-    a_nD, b_nD: the two senses of the same n rows. own: (n,) the loss of each row's own pair. given(new): (n,) the losses that each row
+    a_nD, b_nD: the two fields of the same n rows. own: (n,) the loss of each row's own pair. given(new): (n,) the losses that each row
     has with all rows given so far, as a negative either way.
     """
 
@@ -79,7 +79,7 @@ LOSSES = {"sigmoid": Sigmoid, "softmax": Softmax}
 
 
 class Pair:
-    """The score of B candidates by one pair of senses, over the rows that have both: (weight, model's losses) of each model."""
+    """The score of B candidates by one pair of fields, over the rows that have both: (weight, model's losses) of each model."""
 
     def __init__(self, rows: Tensor, size: int, models: Sequence[tuple[float, Sigmoid | Softmax]]):
         self.rows, self.models = rows, models
@@ -166,7 +166,7 @@ class Jest:
         self.precision, encoder = precision or nullcontext(), method.encoder
         if len(encoder.fields) > 1 and encoder.heads is None:
             raise AmodalError(
-                "jest scores pairs of senses and needs a method that compares them, such as clip or siglip"
+                "jest scores pairs of fields and needs a method that compares them, such as clip or siglip"
             )
         if scale_of(method) is None and not (self.loss and self.scale):
             raise AmodalError(
@@ -220,7 +220,7 @@ class Jest:
             logits["reference"] = self.reference_scale, self.reference_bias
         one = next(iter(models.values()))
         pairs, scored = [], torch.zeros(one.size, dtype=torch.bool, device=seeds_B.device)
-        for a, b in sense_pairs(one) or view_pairs(one):
+        for a, b in field_pairs(one) or view_pairs(one):
             at_a, _ = shared_rows(one[a], one[b])
             rows = one[a].rows[at_a]
             sign = {"learner": 1.0, "reference": -1.0}
@@ -305,7 +305,7 @@ def jest(
     """reference: the folder of a run on clean data; keep: share of a super-batch that is trained on: super-batches are 1 / keep as large;
     chunks: in which the batch is drawn; score: "learnability", "hard" (the learner's loss alone) or "easy" (the reference's alone); joint:
     False draws each row by its own score; loss: "sigmoid" or "softmax" losses of pairs, unless given as the learner's own, which methods
-    tell that learn by InfoNCE or the sigmoid loss of every two senses (`logit_scale`; for others give loss and scale); scale: of logits, 0
+    tell that learn by InfoNCE or the sigmoid loss of every two fields (`logit_scale`; for others give loss and scale); scale: of logits, 0
     for the learner's own; bias: of sigmoid's, unless both are its own; reference_scale, reference_bias: those of the reference, scale 0
     for the learner's; gain: multiplies scores; remember: keep the reference's vectors of each record as it was first seen, with that
     augmentation, so that a resumed run sees others (exact for plain views)."""

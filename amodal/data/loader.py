@@ -25,7 +25,7 @@ from amodal.data.groups import Groups
 from amodal.data.mixture import Drawn
 from amodal.data.quarantine import Bad, Quarantine
 from amodal.data.remote import Unreachable, together
-from amodal.data.shm_batch import Parcel
+from amodal.data.shm_batch import SharedBatch
 from amodal.modalities import VIEWS
 
 Views = tuple[str, ...] | Mapping[str, tuple[str, ...]]
@@ -255,9 +255,9 @@ class _Steps(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __getitem__(self, number: int) -> tuple[Parcel, list[Bad]]:
+    def __getitem__(self, number: int) -> tuple[SharedBatch, list[Bad]]:
         batch, bad = self.loader.read(self.steps[number])
-        return Parcel.of(batch), bad
+        return SharedBatch.of(batch), bad
 
 
 def class_numbers(values: np.ndarray) -> tuple[np.ndarray, list[str]]:

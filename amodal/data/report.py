@@ -92,7 +92,7 @@ class Report:
             yield table
         else:
             yield Text(
-                "no labels found: retrieval and missing-sense evaluations work without; declare others as [labels.NAME]"
+                "no labels found: retrieval and missing-field evaluations work without; declare others as [labels.NAME]"
             )
         if self.left_out:
             yield Text("left out: " + "; ".join(f"{what}: {why}" for what, why in self.left_out.items()), "dim")

@@ -21,7 +21,7 @@ Packed = tuple[Part, ...]
 
 
 @dataclass(frozen=True)
-class Parcel:
+class SharedBatch:
     """The parts of a Batch."""
 
     keys: tuple[str, ...]
@@ -30,8 +30,8 @@ class Parcel:
     labels: dict[str, Packed]
 
     @staticmethod
-    def of(batch: Batch) -> Parcel:
-        return Parcel(batch.keys, _light(batch.seeds), _all(batch.columns), _all(batch.labels))
+    def of(batch: Batch) -> SharedBatch:
+        return SharedBatch(batch.keys, _light(batch.seeds), _all(batch.columns), _all(batch.labels))
 
     def opened(self) -> Batch:
         """The batch that was packed."""

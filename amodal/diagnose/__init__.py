@@ -1,1 +1,1 @@
-"""What has been learnt, without labels: how many dimensions are in use, how the senses lie to each other."""
+"""What has been learnt, without labels: how many dimensions are in use, how the fields lie to each other."""

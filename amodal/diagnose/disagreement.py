@@ -1,6 +1,6 @@
-"""Which records do not fit: whose senses disagree with each other, and who is unlike the others of its class.
+"""Which records do not fit: whose fields disagree with each other, and who is unlike the others of its class.
 
-Rizhko and Bloom 2024, arXiv:2411.08842, section on outliers: low average cosine of an object's own senses, and of an object to the
+Rizhko and Bloom 2024, arXiv:2411.08842, section on outliers: low average cosine of an object's own fields, and of an object to the
 members of its class. Both find exchanged and mislabelled records.
 """
 
@@ -17,10 +17,10 @@ from amodal.core.column import shared_rows
 
 
 def disagreement(z: Embeddings) -> Column:
-    """(N,) from 0 to 2, for the N rows that have two senses or more: one minus the mean cosine of the pairs of senses that the row has.
+    """(N,) from 0 to 2, for the N rows that have two fields or more: one minus the mean cosine of the pairs of fields that the row has.
 
-    z: vectors in the aligned space. Senses that lie apart as a whole (the modality gap) put up all rows with the same senses alike;
-    compare rows that have the same senses, or centre each sense first.
+    z: vectors in the aligned space. Fields that lie apart as a whole (the modality gap) put up all rows with the same fields alike;
+    compare rows that have the same fields, or centre each field first.
     """
     total = next(iter(z.columns.values())).values.new_zeros(z.size)
     pairs = torch.zeros_like(total)

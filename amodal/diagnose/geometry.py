@@ -1,4 +1,4 @@
-"""How the senses lie to each other on the sphere."""
+"""How the fields lie to each other on the sphere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from amodal.objectives.alignment_uniformity import alignment, uniformity
 
 
 def modality_gap(a_ND: Tensor, b_MD: Tensor) -> Tensor:
-    """The distance between the mean unit vectors of two senses: 0 where they share one region, at most 2 (Liang et al. 2022,
+    """The distance between the mean unit vectors of two fields: 0 where they share one region, at most 2 (Liang et al. 2022,
     arXiv:2203.02053, section 2.1)."""
     return (normalize(a_ND.float(), dim=1).mean(0) - normalize(b_MD.float(), dim=1).mean(0)).norm()
 

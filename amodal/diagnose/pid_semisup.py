@@ -1,7 +1,7 @@
-"""How much two senses could tell together that neither tells alone, before anybody labels a pair.
+"""How much two fields could tell together that neither tells alone, before anybody labels a pair.
 Liang, Ling, Cheng, Obolenskiy, Liu, Pandey, Wilf, Morency and Salakhutdinov, ICLR 2024, arXiv:2306.04539. Row 10 of the catalogue.
 
-Known are p(x1, y) and p(x2, y) from labels of single senses and p(x1, x2) from pairs without labels, all of discrete values (clusters, see
+Known are p(x1, y) and p(x2, y) from labels of single fields and p(x1, x2) from pairs without labels, all of discrete values (clusters, see
 `amodal.stats.kmeans`). Redundancy and unique information follow from them (Bertschinger et al. 2014); synergy S lies between two lower bounds
 and an upper bound. All in bits. Differences: the unique information comes from alternating projections (Banerjee et al. 2018,
 arXiv:1709.07487), not from a conic solver; the redundancy bound is the value of the dual problem, so it holds wherever the iteration stops;
@@ -22,7 +22,7 @@ TINY = 1e-300
 
 @dataclass(frozen=True)
 class Bounds:
-    """(...) bits each. redundancy, unique1, unique2: what both senses, or one alone, tell of y; by_redundancy, by_disagreement: lower
+    """(...) bits each. redundancy, unique1, unique2: what both fields, or one alone, tell of y; by_redundancy, by_disagreement: lower
     bounds of synergy; upper: of synergy, certain as far as the iteration has come; upper_greedy: the paper's, tighter, not certain;
     entropy: H(Y)."""
 
@@ -41,7 +41,7 @@ class Bounds:
         return torch.maximum(self.by_redundancy, self.by_disagreement).clamp(min=0)
 
     def accuracy(self) -> tuple[Tensor, Tensor]:
-        """The best classifier of both senses is right at least, and at most, so often (Feder and Merhav 1994; Fano 1961)."""
+        """The best classifier of both fields is right at least, and at most, so often (Feder and Merhav 1994; Fano 1961)."""
         known = self.redundancy + self.unique1 + self.unique2
         left = [(self.entropy - known - s).clamp(min=0) for s in (self.lower, self.upper)]
         return 2.0 ** -left[0], fano(left[1], self.classes)

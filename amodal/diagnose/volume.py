@@ -1,4 +1,4 @@
-"""How closely the senses of a record agree, all of them at once: the volume that their vectors span (Cicchetti et al., ICLR 2025,
+"""How closely the fields of a record agree, all of them at once: the volume that their vectors span (Cicchetti et al., ICLR 2025,
 arXiv:2412.11959, who find that it follows accuracy downstream)."""
 
 from __future__ import annotations

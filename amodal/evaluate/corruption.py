@@ -26,18 +26,18 @@ def change(kind: str, severity: float) -> Change:
 
 
 def damaged(seen: FieldVectors, severities: Sequence[float]) -> Iterator[tuple[tuple[str, str, float], Tensor]]:
-    """((kind, sense, severity), (N, D) the fused vectors of all that a record has), where the encoder can be run again."""
+    """((kind, source, severity), (N, D) the fused vectors of all that a record has), where the encoder can be run again."""
     again = seen.embedded.changed
-    for number, sense in enumerate(seen.names if again is not None else ()):
-        for kind in (k for k in KINDS if applies(k, again.fields[sense])):
+    for number, source in enumerate(seen.names if again is not None else ()):
+        for kind in (k for k in KINDS if applies(k, again.fields[source])):
             for severity in severities:
-                found = again(sense, change(kind, severity), seen.rows.tolist())
+                found = again(source, change(kind, severity), seen.rows.tolist())
                 if FUSED in found:
-                    yield (kind, sense, severity), found[FUSED].values
+                    yield (kind, source, severity), found[FUSED].values
                     continue
                 x = seen.x.clone()
-                x[found[sense].rows, number] = normalize(found[sense].values, dim=1)
-                yield (kind, sense, severity), replace(seen, x=x).fused(seen.there)
+                x[found[source].rows, number] = normalize(found[source].values, dim=1)
+                yield (kind, source, severity), replace(seen, x=x).fused(seen.there)
 
 
 def applies(kind: str, modality: Modality) -> bool:

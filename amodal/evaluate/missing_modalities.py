@@ -66,7 +66,7 @@ class FieldVectors:
     def fused(self, left_NS: Tensor) -> Tensor:
         """(N, D) what the encoder makes of the fields that are left (bool, of those that are there): the mean of their unit vectors,
         or a joint network's own vector of just those. NaN for a record that is left with none."""
-        if self.embedded.refuse is None:
+        if self.embedded.re_fuse is None:
             left = left_NS.to(self.x.dtype)
             return torch.einsum("ns,nsd->nd", left, self.x) / left.sum(1, keepdim=True)
         out = self.x.new_full((len(self), self.x.shape[2]), torch.nan)

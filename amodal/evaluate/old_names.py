@@ -4,7 +4,7 @@ OLD_NAMES = {
     "told": "head",
     "absence": "missing_modality_robustness",
     "missing": "missing_modality",
-    "sense_sets": "modality_subsets",
+    "source_sets": "modality_subsets",
     "identify": "track_identification",
     "transfer": "cross_modal_transfer",
 }

@@ -1,4 +1,4 @@
-"""The encoder on one sense alone, over padded rows: the trained parts, put together without a list of tokens.
+"""The encoder on one field alone, over padded rows: the trained parts, put together without a list of tokens.
 
 The flat list of `amodal.nn` has shapes that depend on the data, which a graph for other runtimes cannot have. Here a batch is
 (N, L, D) and a mask. It is the same arithmetic; `amodal.export` measures that it is before it hands out a graph.
@@ -22,7 +22,7 @@ from amodal.nn.trunks import ALL
 
 
 def reason_against(encoder: Encoder, field: str) -> str:
-    """Why this sense cannot be a graph; "" if it can."""
+    """Why this field cannot be a graph; "" if it can."""
     if not isinstance(encoder, Encoder):
         return "its vectors are those of several encoders end to end"
     if encoder.contextual(field):
@@ -38,13 +38,13 @@ def reason_against(encoder: Encoder, field: str) -> str:
 
 
 class Alone(nn.Module):
-    """inputs of the sense (see `amodal.modalities.shared.dense`) -> (N, D) vectors in the encoder's aligned space."""
+    """inputs of the field (see `amodal.modalities.shared.dense`) -> (N, D) vectors in the encoder's aligned space."""
 
     def __init__(self, encoder: Encoder, field: str):
         super().__init__()
         if reason := reason_against(encoder, field):
-            raise AmodalError(f"the sense {field!r} cannot be exported: {reason}")
-        self.sense = encoder.fields[field].graph(encoder.tokenizers[field])
+            raise AmodalError(f"the field {field!r} cannot be exported: {reason}")
+        self.field = encoder.fields[field].graph(encoder.tokenizers[field])
         self.field_token, self.position, self.pool = encoder.field_token[field], encoder.position, encoder.pools[field]
         self.trunk = encoder.trunks[field if encoder.trunk == "separate" else ALL]
         if encoder.block_hook is not None:
@@ -53,7 +53,7 @@ class Alone(nn.Module):
         self.head = encoder.heads[field] if encoder.heads is not None else nn.Identity()
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        x_NLD, position, there = self.sense(*inputs)
+        x_NLD, position, there = self.field(*inputs)
         x_NLD = x_NLD + self.field_token
         if self.position is not None:
             x_NLD = x_NLD + self.position(position)
@@ -71,7 +71,7 @@ class Alone(nn.Module):
         if self.trunk.mask_rule is None:
             return None
         source = torch.cat([torch.zeros(length, dtype=torch.int64), torch.ones(len(self.fusion), dtype=torch.int64)])
-        return self.trunk.mask_rule(("sense", FUSED))[source][:, source]
+        return self.trunk.mask_rule(("field", FUSED))[source][:, source]
 
     def _contextualise(self, x_NLD: Tensor, position: Tensor, there: Tensor | None, allowed: Tensor | None) -> Tensor:
         mask = None if there is None else there[:, None, None, :]

@@ -1,11 +1,11 @@
-"""ONNX: one graph for each sense, from dense inputs to vectors (N, D) in the space where senses are compared.
+"""ONNX: one graph for each field, from dense inputs to vectors (N, D) in the space where fields are compared.
 
-    OUT/SENSE.onnx    the graph; the batch is dynamic, and so is the length of what has one
-    OUT/senses.json   for each sense: file, inputs (name, shape, type, what to feed), how the field is decoded, largest error
+    OUT/FIELD.onnx    the graph; the batch is dynamic, and so is the length of what has one
+    OUT/fields.json   for each field: file, inputs (name, shape, type, what to feed), how the field is decoded, largest error
 
 Standardisation, the spectrogram of sound and the cutting into tokens are inside the graph. Every graph is run in onnxruntime on
 made-up values of other numbers and lengths than it was traced with, and compared with the encoder, before it is handed out. A
-joint trunk gives each sense's vector alone, as `Model.embed` does; what it makes of all senses together is not exported.
+joint trunk gives each field's vector alone, as `Model.embed` does; what it makes of all fields together is not exported.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ INLINE = 1 << 30  # bytes of weights above which they go to a file beside the gr
 
 
 def write(model, out: Path) -> list[Path]:
-    """The graphs of all senses of `model`. Raises AmodalError if one cannot be made, and then says which can."""
+    """The graphs of all fields of `model`. Raises AmodalError if one cannot be made, and then says which can."""
     runtime = _packages()
     encoder = copy.deepcopy(model.encoder).cpu().float().eval()
     reasons = {field: reason for field in encoder.fields if (reason := reason_against(encoder, field))}
@@ -39,11 +39,11 @@ def write(model, out: Path) -> list[Path]:
         kinds = [name for name, kind in modalities.every().items() if issubclass(kind, Exports)]
         could = [field for field in encoder.fields if field not in reasons]
         raise AmodalError(
-            "; ".join(f"the sense {field!r} cannot become an ONNX graph: {reason}" for field, reason in reasons.items())
-            + f". Senses of this encoder that can: {', '.join(could) or 'none'}; kinds of data that can: {', '.join(kinds)}. "
+            "; ".join(f"the field {field!r} cannot become an ONNX graph: {reason}" for field, reason in reasons.items())
+            + f". Fields of this encoder that can: {', '.join(could) or 'none'}; kinds of data that can: {', '.join(kinds)}. "
             "The form safetensors takes every encoder."
         )
-    written, senses = [], {}
+    written, fields = [], {}
     for field, modality in encoder.fields.items():
         alone = Alone(encoder, field).eval()
         file = out / f"{field}.onnx"
@@ -56,29 +56,29 @@ def write(model, out: Path) -> list[Path]:
                 "Please report this with the versions that `amodal doctor` prints."
             )
         written += [file, *out.glob(f"{file.name}.data")]
-        senses[field] = {
+        fields[field] = {
             "file": file.name,
-            "inputs": alone.sense.inputs,
+            "inputs": alone.field.inputs,
             "output": {"vectors": f"(N, {_width(encoder)}) float32, not normalised: compare by cosine"},
             "field": modalities.config(modality),
             "largest_error": float(f"{error:.2g}"),
         }
-    about = {"amodal": amodal.__version__, "weights_sha256": model.config.get("weights_sha256", ""), "senses": senses}
-    card = out / "senses.json"
+    about = {"amodal": amodal.__version__, "weights_sha256": model.config.get("weights_sha256", ""), "fields": fields}
+    card = out / "fields.json"
     card.write_text(json.dumps(about, indent=1) + "\n")
     return [*written, card]
 
 
 def trace(alone: Alone, file: Path, inputs: tuple[torch.Tensor, ...]) -> None:
     """Write the graph that `alone` makes of inputs of any number and length."""
-    axes = alone.sense.axes
+    axes = alone.field.axes
     big = sum(p.numel() * p.element_size() for p in alone.parameters()) > INLINE
     shapes = tuple(dict.fromkeys(each, torch.export.Dim.DYNAMIC) for each in axes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         # strict: Python's own len() of a tensor stays a dynamic size
         program = torch.export.export(alone, inputs, dynamic_shapes=(shapes,), strict=True)
-        names = {"input_names": list(alone.sense.inputs), "output_names": ["vectors"]}
+        names = {"input_names": list(alone.field.inputs), "output_names": ["vectors"]}
         graph = torch.onnx.export(program, (), dynamo=True, verbose=False, **names)
         if hasattr(graph, "rename_axes"):  # torch before 2.9 leaves the names s0, s1
             fed = graph.model.graph.inputs
@@ -96,7 +96,7 @@ def disagreement(encoder: Encoder, field: str, alone: Alone, file: Path, runtime
         inputs, column = _inputs(encoder, field, alone, n=n, length=length, seed=n)
         with torch.no_grad():
             wanted = encoder(Batch.of(n, {field: column}))[field].values.numpy()
-        fed = {name: value.numpy() for name, value in zip(alone.sense.inputs, inputs)}
+        fed = {name: value.numpy() for name, value in zip(alone.field.inputs, inputs)}
         (found,) = session.run(None, fed)
         difference = (
             float(np.abs(found - wanted).max() / max(1.0, np.abs(wanted).max()))
@@ -109,7 +109,7 @@ def disagreement(encoder: Encoder, field: str, alone: Alone, file: Path, runtime
 
 def _inputs(encoder: Encoder, field: str, alone: Alone, *, n: int, length: int, seed: int):
     """Made-up values of a field as the graph takes them, and as the encoder does."""
-    examples = alone.sense.examples(n, length, np.random.default_rng(seed))
+    examples = alone.field.examples(n, length, np.random.default_rng(seed))
     column = Column(encoder.fields[field].collate(examples), torch.arange(n))
     return dense(column.values), column
 

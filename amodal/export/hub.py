@@ -1,8 +1,8 @@
 """Hugging Face: a folder in the Hub's layout, whose parts `transformers` loads as far as it has the architecture.
 
     OUT/README.md, config.json, model.safetensors   as `amodal.load` reads them; the card has the Hub's metadata
-    OUT/SENSE/      a vision tower that `AutoModel.from_pretrained` loads without code of ours (SigLIP's), with its preprocessor
-    OUT/SENSE/projection.safetensors                 from the mean of its tokens to the space where senses are compared
+    OUT/FIELD/      a vision tower that `AutoModel.from_pretrained` loads without code of ours (SigLIP's), with its preprocessor
+    OUT/FIELD/projection.safetensors                 from the mean of its tokens to the space where fields are compared
 
 Only pictures have a counterpart: a ViT of plain pre-norm blocks without a class token is SigLIP's vision model, weight by weight.
 Each tower is run on made-up pictures and compared with the encoder before it is handed out.
@@ -50,7 +50,7 @@ def write(model, out: Path) -> list[Path]:
 
 
 def reason_not(encoder: Encoder, field: str) -> str:
-    """Why transformers has no counterpart of this sense's tower; "" if it has."""
+    """Why transformers has no counterpart of this field's tower; "" if it has."""
     if encoder.fields[field].layout != "grid":
         kind = name_of(encoder.fields[field])
         return f"transformers has no architecture that reads {kind} values as this encoder does"
@@ -77,7 +77,7 @@ def reason_not(encoder: Encoder, field: str) -> str:
 
 
 def tower(encoder: Encoder, field: str, out: Path) -> list[Path]:
-    """SigLIP's vision model with the weights of one sense of pictures, its preprocessor and projection."""
+    """SigLIP's vision model with the weights of one field of pictures, its preprocessor and projection."""
     from transformers import AutoModel, SiglipVisionConfig, SiglipVisionModel
 
     alone, image = Alone(encoder, field), encoder.fields[field]
@@ -136,13 +136,13 @@ def _quiet():
 
 @torch.no_grad()
 def fill(vision: nn.Module, alone: Alone) -> None:
-    """The weights of `alone` in SigLIP's places. A position there also carries what marks the sense here."""
+    """The weights of `alone` in SigLIP's places. A position there also carries what marks the field here."""
     inside = vision.embeddings
-    inside.patch_embedding.weight.copy_(alone.sense.project.weight.view_as(inside.patch_embedding.weight))
-    inside.patch_embedding.bias.copy_(alone.sense.project.bias)
+    inside.patch_embedding.weight.copy_(alone.field.project.weight.view_as(inside.patch_embedding.weight))
+    inside.patch_embedding.bias.copy_(alone.field.project.bias)
     place = alone.field_token.expand_as(inside.position_embedding.weight)
     if alone.position is not None:
-        place = place + alone.position(alone.sense.position)
+        place = place + alone.position(alone.field.position)
     inside.position_embedding.weight.copy_(place)
     vision.post_layernorm.load_state_dict(alone.trunk.norm.state_dict())
     for mine, its in zip(alone.trunk.blocks, vision.encoder.layers):
@@ -161,7 +161,7 @@ def fill(vision: nn.Module, alone: Alone) -> None:
 def disagreement(encoder: Encoder, field: str, loaded: nn.Module) -> float:
     """The largest difference between the tower and the encoder on made-up pictures."""
     image = encoder.fields[field]
-    pictures = Alone(encoder, field).sense.examples(5, 1, np.random.default_rng(0))
+    pictures = Alone(encoder, field).field.examples(5, 1, np.random.default_rng(0))
     column = Column(image.collate(pictures), torch.arange(5))
     wanted = encoder(Batch.of(5, {field: column}))[field].values
     mean, std = (torch.tensor(s).view(-1, 1, 1) for s in image.scale())
@@ -183,14 +183,14 @@ def card(model, digest: str, reasons: dict[str, str]) -> str:
         "tags:",
         *(f"- {json.dumps(t)}" for t in tags),
     ]
-    senses = ", ".join(f"`{f}` ({name_of(m)})" for f, m in fields.items())
+    sources = ", ".join(f"`{f}` ({name_of(m)})" for f, m in fields.items())
     paper = f" ([arXiv:{row.paper}](https://arxiv.org/abs/{row.paper}))" if row is not None and row.paper else ""
     method = f"the method of *{row.title}*" if row is not None else config["method"]
     parts = [
         "\n".join([*front, "---"]),
         run_card(config, digest).split("`amodal.load` takes")[0].strip(),
-        f"An encoder of {senses}, trained by {method}{paper}. Each sense becomes a vector; vectors of different senses are "
-        "compared by cosine. Any sense of a record may be missing.",
+        f"An encoder of {sources}, trained by {method}{paper}. Each source becomes a vector; vectors of different sources are "
+        "compared by cosine. Any source of a record may be missing.",
         _use(fields, reasons),
         _measured(model),
         "## Limits\n\nIt knows what its training data shows and no more; how good it is on other data is to be measured there, by "
@@ -226,7 +226,7 @@ def _use(fields: dict, reasons: dict[str, str]) -> str:
             ]
             lines += ["features = tower(**pixels).last_hidden_state.mean(1)", "```", _prepared(fields[field])]
             lines += [
-                f"`{field}/projection.safetensors`, where there is one, is the linear map from there to the space of all senses."
+                f"`{field}/projection.safetensors`, where there is one, is the linear map from there to the space of all fields."
             ]
     lines += [f"\n`{field}` is loaded by amodal only: {why}." for field, why in reasons.items()]
     return "\n".join(lines)

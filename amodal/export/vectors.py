@@ -3,8 +3,8 @@
     FILE.parquet         key (string), source (string), vector (D float32); metadata: which encoder, which data
     .FILE.parquet.parts/ while it is made: plan.json and a Parquet file for each chunk that is done
 
-A row for each sense that a record has, in the space where senses are compared, and one called `fused` where the network makes a
-vector of all senses together. Records without any readable value have no row.
+A row for each field that a record has, in the space where fields are compared, and one called `fused` where the network makes a
+vector of all fields together. Records without any readable value have no row.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def _arriving(parts: Path, starts: set[int]) -> Iterator[int]:
 def _embed(model, dataset, indices: Sequence[int], bar: Bar, bad: int) -> Embedded:
     note = f"records, {bad} unreadable values" if bad else "records"
     with warnings.catch_warnings():
-        # that one chunk happens to lack a sense is nothing to warn of
+        # that one chunk happens to lack a field is nothing to warn of
         warnings.filterwarnings("ignore", message="none of the")
         return embed_records(
             model.encoder, dataset, indices, device=model.device, progress=lambda n: bar.step(note, by=n), labels=False
@@ -171,7 +171,7 @@ def _embed(model, dataset, indices: Sequence[int], bar: Bar, bad: int) -> Embedd
 
 
 def _table(embedded: Embedded) -> pa.Table:
-    """Rows ordered by record and, within it, by sense."""
+    """Rows ordered by record and, within it, by field."""
     vectors = embedded.aligned.to_numpy()
     names = list(vectors)
     rows = np.concatenate([vectors[n][0] for n in names])

@@ -14,31 +14,31 @@ from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, unknown
 from amodal.core.embeddings import FUSED
 from amodal.core.matmul import fast_products
 from amodal.data import Bad, Dataset
-from amodal.inference.forward_passes import Changer, evaluating, in_order, kept, refuser
+from amodal.inference.forward_passes import PerturbedForward, evaluating, in_order, kept, re_fuser
 from amodal.modalities import BadValue, Raw, name_of
 from amodal.nn.multi_vector import MultiVector
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """keys: of the N records; aligned: vectors in the space where senses can be compared; features: what the trunk gives, before
+    """keys: of the N records; aligned: vectors in the space where sources can be compared; features: what the trunk gives, before
     the heads, which probes read; labels: name -> (N,) str objects with None, or float64 with NaN where missing.
 
-    refuse: names -> the vectors that the network makes of those senses together, if it has to be run again for it (joint trunks).
+    refuse: names -> the vectors that the network makes of those sources together, if it has to be run again for it (joint trunks).
     content: source -> (n,) int64, equal for records whose values are equal, in the order of the column's rows.
     bad: values that could not be read.
     unsigned: near is a large |cosine| in the aligned space, which does not tell a vector from its opposite (`Encoder.unsigned`).
-    changed: runs the network again with the values of one sense changed, see `Changer`.
+    changed: runs the network again with the values of one source changed, see `Changer`.
     """
 
     keys: list[str]
     aligned: Embeddings
     features: Embeddings
     labels: dict[str, np.ndarray] = field(default_factory=dict)
-    refuse: Callable[[Sequence[str]], Column] | None = None
+    re_fuse: Callable[[Sequence[str]], Column] | None = None
     content: dict[str, Tensor] = field(default_factory=dict)
     bad: list[Bad] = field(default_factory=list)
-    changed: Changer | None = None
+    changed: PerturbedForward | None = None
     unsigned: bool = False
 
     def __len__(self) -> int:
@@ -46,16 +46,16 @@ class Embedded:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The senses, without the fused vectors."""
+        """The sources, without the fused vectors."""
         return self.aligned.sources
 
     def fused(self, names: Sequence[str] | None = None) -> Column:
-        """One vector (aligned space) for each record that has any of `names`, of those senses alone; all senses unless given."""
+        """One vector (aligned space) for each record that has any of `names`, of those sources alone; all sources unless given."""
         if names is None or set(names) == set(self.sources):
             return self.aligned.fused()
         for name in names:
             self.aligned[name]  # raises for a name that is none
-        return self.refuse(names) if self.refuse is not None else self.aligned.fused(names)
+        return self.re_fuse(names) if self.re_fuse is not None else self.aligned.fused(names)
 
     def label(self, name: str) -> np.ndarray:
         """(N,) labels. Raises AmodalError with the nearest names, or if no record here has the label."""
@@ -70,7 +70,7 @@ class Embedded:
         return values
 
     def probed(self) -> dict[str, Column]:
-        """source -> the vectors that a probe reads: features of each sense and, where records may have several senses, `fused`."""
+        """source -> the vectors that a probe reads: features of each source and, where records may have several sources, `fused`."""
         columns = {s: self.features[s] for s in self.features.sources}
         if FUSED in self.features:
             return columns | {FUSED: self.features[FUSED]}
@@ -124,22 +124,22 @@ def embed_records(
             if progress is not None:
                 progress(part.size)
     spaces = Embeddings.stack(aligned), Embeddings.stack(features)
-    refuse = refuser(encoder, dataset, indices, batch, device) if FUSED in spaces[0] else None
+    re_fuse = re_fuser(encoder, dataset, indices, batch, device) if FUSED in spaces[0] else None
     return Embedded(
         [dataset.keys[i] for i in indices.tolist()],
         *spaces,
         {name: dataset.label(name)[indices] for name in dataset.labels} if labels else {},
-        refuse,
+        re_fuse,
         {source: torch.cat(parts) for source, parts in content.items()},
         loader.bad,
-        Changer(encoder, dataset, indices, batch, device, FUSED in spaces[0] or FUSED in spaces[1]),
+        PerturbedForward(encoder, dataset, indices, batch, device, FUSED in spaces[0] or FUSED in spaces[1]),
         getattr(encoder, "similarity", "cosine") == "abs_cosine",
     )
 
 
 @fast_products()
 @torch.no_grad()
-def embed_several(
+def embed_multi_vector(
     encoder,
     dataset: Dataset,
     indices: Iterable[int],

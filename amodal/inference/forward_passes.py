@@ -1,4 +1,4 @@
-"""Running an encoder again over records that it has seen: with some of their senses only, or with the values of one changed."""
+"""Running an encoder again over records that it has seen: with some of their sources only, or with the values of one changed."""
 
 from __future__ import annotations
 
@@ -51,25 +51,25 @@ def _aligned(encoder, loader: Loader, device, only: Callable[[Batch], Batch]) ->
         return Embeddings.stack([kept(encoder(only(part).to(device))) for part in loader])
 
 
-def refuser(encoder, dataset: Dataset, indices: np.ndarray, batch: int, device) -> Callable[[Sequence[str]], Column]:
-    """Runs the network again over the same records with some of their senses; each set of senses once."""
+def re_fuser(encoder, dataset: Dataset, indices: np.ndarray, batch: int, device) -> Callable[[Sequence[str]], Column]:
+    """Runs the network again over the same records with some of their sources; each set of sources once."""
     made: dict[tuple[str, ...], Column] = {}
 
-    def refuse(names: Sequence[str]) -> Column:
+    def re_fuse(names: Sequence[str]) -> Column:
         key = tuple(sorted(names))
         if key not in made:
             loader = in_order(dataset, indices, batch)
             made[key] = _aligned(encoder, loader, device, lambda part: part.only(*names))[FUSED]
         return made[key]
 
-    return refuse
+    return re_fuse
 
 
 @dataclass(frozen=True)
-class Changer:
+class PerturbedForward:
     """Runs the network again over the same records with the values of one field changed.
 
-    joint: some vectors are made of several senses, so that all of them have to be read again and not the changed one alone.
+    joint: some vectors are made of several sources, so that all of them have to be read again and not the changed one alone.
     """
 
     encoder: object
@@ -84,7 +84,7 @@ class Changer:
         return self.dataset.fields
 
     def __call__(self, field: str, change: Change, rows: Sequence[int]) -> Embeddings:
-        """Aligned vectors of the records at `rows` (ascending, of all records here), numbered from zero: of `field`, or of all senses
+        """Aligned vectors of the records at `rows` (ascending, of all records here), numbered from zero: of `field`, or of all sources
         and `fused` where the network is joint."""
         seen = self.dataset if self.joint else self.dataset.select([field])
         loader = in_order(seen, self.indices[np.asarray(rows)], self.batch, _Changed)

@@ -10,7 +10,7 @@ from amodal.modalities import name_of
 
 @dataclass(frozen=True)
 class Hit:
-    """A record that was found. score: cosine, |cosine| of an `unsigned` encoder; source: the sense of it that is nearest to the query;
+    """A record that was found. score: cosine, |cosine| of an `unsigned` encoder; source: the source of it that is nearest to the query;
     part: which part of that value, where an index holds several vectors of it and the query is one."""
 
     key: str
@@ -28,10 +28,10 @@ def field_for(encoder, name: str) -> str:
     for field_, modality in encoder.fields.items():
         kinds.setdefault(name_of(modality), []).append(field_)
     if name not in kinds:
-        raise unknown("sense of this encoder", name, {*encoder.fields, *kinds})
+        raise unknown("source of this encoder", name, {*encoder.fields, *kinds})
     if len(kinds[name]) > 1:
-        senses = ", ".join(kinds[name])
+        sources = ", ".join(kinds[name])
         raise AmodalError(
-            f"this encoder has several {name} senses: {senses}. Say which one is meant, e.g. --query {kinds[name][0]}=…"
+            f"this encoder has several {name} sources: {sources}. Say which one is meant, e.g. --query {kinds[name][0]}=…"
         )
     return kinds[name][0]

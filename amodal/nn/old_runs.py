@@ -65,7 +65,7 @@ def encoder_spec(config: dict[str, Any]) -> Spec:
     if hook := dict(config.get("deep") or {}):
         kind = hook.pop("kind")
         if kind != "skills":
-            hook = {"senses": list(fields), "width": width, "depth": depth} | hook
+            hook = {"fields": list(fields), "width": width, "depth": depth} | hook
         args["block_hook"] = part(HOOKS[kind], **hook)
     if composing := config.get("composing"):
         args["combiner"] = part("nn.fusion.combiner:Combiner", width=config["aligned_width"], **composing)

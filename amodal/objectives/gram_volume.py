@@ -1,4 +1,4 @@
-"""The volume that the vectors of a tuple span, and InfoNCE on it: any number of senses aligned at once.
+"""The volume that the vectors of a tuple span, and InfoNCE on it: any number of sources aligned at once.
 
 Cicchetti et al., ICLR 2025, arXiv:2412.11959: G_ij = m_i . m_j of unit vectors, Vol = sqrt(det G) (their section 3), L_D2A and
 L_A2D with -Vol for the cosine (section 4).
@@ -79,19 +79,19 @@ def gram_info_nce(
 ) -> Tensor:
     """(L_A2D + L_D2A) / 2: anchor i must find its tuple among N, and tuple j its anchor among N + M, by -volume / temperature.
 
-    anchor_ND, others:  the anchors, and one (N, D) for each other sense; row i of all is one tuple.
+    anchor_ND, others:  the anchors, and one (N, D) for each other source; row i of all is one tuple.
     temperature:        a number, or a scalar tensor that gets a gradient.
     smoothing:          share of the target spread evenly over all candidates.
     more_MD:            anchors of other rows, which no tuple here belongs to.
     tile:               rows of the (N, N + M) matrix that are held at once.
 
     Volumes of different numbers of vectors do not compare (one more vector shrinks every volume), so all tuples of a call have the
-    same senses. A tuple among anchors does compare: it is the same for all of them, which is why `more_MD` joins on that side only.
-    No row, or one row and no other anchor, gives a connected 0. Raises ValueError for unequal shapes, no other sense, a temperature
+    same sources. A tuple among anchors does compare: it is the same for all of them, which is why `more_MD` joins on that side only.
+    No row, or one row and no other anchor, gives a connected 0. Raises ValueError for unequal shapes, no other source, a temperature
     not above 0 and a smoothing outside [0, 1).
     """
     if not others:
-        raise ValueError("gram_info_nce compares an anchor with at least one other sense, got none.")
+        raise ValueError("gram_info_nce compares an anchor with at least one other source, got none.")
     for other in others:
         check_pair("gram_info_nce", anchor_ND, other)
     check_positive("temperature", temperature)

@@ -1,7 +1,7 @@
 """InfoNCE whose negatives count the more the nearer they are, corrected for negatives that are none.
 
 Robinson et al., ICLR 2021, arXiv:2010.04592, eq. 3-4 and 6 (hard negatives); Chuang et al., NeurIPS 2020, arXiv:2007.00224, eq. 8 (the
-correction); between two senses: Choi et al. 2023, arXiv:2309.01262.
+correction); between two sources: Choi et al. 2023, arXiv:2309.01262.
 """
 
 import math
@@ -30,11 +30,11 @@ def hard_negative_nce(
     With s_j the logits of the M negatives, the mean that stresses near ones is R = sum_j e^{(1 + beta) s_j} / sum_j e^{beta s_j},
     and g = max((R - prior e^p) / (1 - prior), e^{-1 / temperature}).
 
-    a_ND, b_ND:  embeddings of the same N rows in two senses or views (cosine is taken here).
+    a_ND, b_ND:  embeddings of the same N rows in two sources or views (cosine is taken here).
     temperature: a number, or a scalar tensor that gets a gradient.
     beta:        concentration; 0 weighs all negatives alike, and with prior 0 gives NT-Xent (InfoNCE if not `within`).
     prior:       assumed share of negatives that are like the anchor, 0 <= prior < 1.
-    within:      negatives are the 2N - 2 values of other rows in both senses; False: the N - 1 of the other sense.
+    within:      negatives are the 2N - 2 values of other rows in both sources; False: the N - 1 of the other source.
     tile:        anchors of a block of the similarity matrix; changes memory and speed, not the result.
 
     Everything is a difference of logarithms, so no exponential of a logit overflows. One row or none gives a connected 0. Raises
@@ -52,7 +52,7 @@ def hard_negative_nce(
     side = torch.arange(2 * n, device=a.device) // n
 
     def hard_mean(anchor: Tensor, row_t: Tensor, side_t: Tensor) -> Tensor:
-        """(t,) log R: own values, of either sense, are no negatives."""
+        """(t,) log R: own values, of either source, are no negatives."""
         logits = anchor @ anchors.T / temperature
         excluded = row_t[:, None] == row
         if not within:

@@ -31,7 +31,7 @@ def kernel_info_nce(
 ) -> Tensor:
     """Mean over all 2N anchors of -log( k(a_i, b_i) / sum_j k(a_i, .) ), k = exp(-d^gamma / temperature), d the Euclidean distance.
 
-    a_ND, b_ND:   embeddings of the same N rows in two views or senses.
+    a_ND, b_ND:   embeddings of the same N rows in two views or sources.
     temperature:  a number, or a scalar tensor that gets a gradient. Of unit vectors gamma 2 at temperature t is NT-Xent at t / 2.
     gamma:        2 is the Gaussian kernel, 1 the Laplacian; smaller ones fall off faster near by and slower far away.
     within:       the sum runs over all other 2N - 1 values (NT-Xent); False: over the N of the other side (CLIP's bipartite graph).

@@ -1,4 +1,4 @@
-"""How far one direction rules the similarities between two senses: a regulariser on their leading singular value.
+"""How far one direction rules the similarities between two sources: a regulariser on their leading singular value.
 
 MedFLIP, Li et al. 2024, arXiv:2403.04626, "Medical-SVD loss": a term in the largest singular value of the matrix of all similarities
 between the images and the texts of a batch. Scale and sign are not recoverable from the paper, so both are the caller's.

@@ -1,4 +1,4 @@
-"""Image-text matching with hard negatives: does this belong with that? For any two senses.
+"""Image-text matching with hard negatives: does this belong with that? For any two sources.
 
 Li et al., ALBEF, 2021, arXiv:2107.07651, 3.2, "Image-Text Matching": a network scores a pair; its negatives are drawn from the batch
 in proportion to what the contrastive loss thinks of them.

@@ -1,7 +1,7 @@
 """Contrast of mixtures: M3Co, and MultiSClip, which takes over when mixing ends; and cross-entropy of mixed labels.
 
 Kumar et al. 2024, arXiv:2409.17777, eq. 3-6; mixtures of vectors after Kim et al. 2020 (MixCo), arXiv:2010.06300; soft targets from a
-sense's likeness to itself after Scotti et al. 2023, arXiv:2305.18274.
+source's likeness to itself after Scotti et al. 2023, arXiv:2305.18274.
 """
 
 import torch.nn.functional as F

@@ -1,7 +1,7 @@
 """The spectral contrastive loss: contrast as the factorisation of a matrix of how often things come together.
 
 HaoChen, Wei, Gaidon and Ma, NeurIPS 2021, arXiv:2106.04156 (two views of one thing); Zhang, Wang and Wang, ICML 2023, arXiv:2306.04272
-(two senses: the matrix that is factorised is not symmetric).
+(two sources: the matrix that is factorised is not symmetric).
 """
 
 from torch import Tensor
@@ -14,7 +14,7 @@ from amodal.objectives.square_sum import cross_square_sum
 def spectral_contrastive(a_ND: Tensor, b_ND: Tensor) -> Tensor:
     """-2 mean_i a_i . b_i + mean_{i != j} (a_i . b_j)^2 of N rows, in memory linear in N.
 
-    a_ND, b_ND: embeddings of the same N rows in two views or senses; vectors are taken as they are, since their lengths carry how
+    a_ND, b_ND: embeddings of the same N rows in two views or sources; vectors are taken as they are, since their lengths carry how
     common a thing is. One row or none gives a connected 0. Raises ValueError for unequal shapes.
     """
     check_pair("spectral_contrastive", a_ND, b_ND)

@@ -1,7 +1,7 @@
 """SwALIP: the batch's own similarities, balanced by Sinkhorn-Knopp, are the soft targets of another pair of views.
 
 Fini et al. 2023, arXiv:2305.08675, section 3.2; balanced assignment of Caron et al. 2020 (SwAV), arXiv:2006.09882, eq. 3-5, with the other
-sense's rows in the place of prototypes. Of many rows the N x N assignment is a product of factors, exp(u_i . v_j + f_i + g_j), and never
+source's rows in the place of prototypes. Of many rows the N x N assignment is a product of factors, exp(u_i . v_j + f_i + g_j), and never
 held whole.
 """
 
@@ -79,7 +79,7 @@ def swalip(
 ) -> Tensor:
     """Cross-entropy of softmax(cos(a_i, b_j) / temperature) under the assignment of the other pair of views; mean of both directions.
 
-    a_ND, b_ND: views of two senses of the same N rows; other_a_ND, other_b_ND: the views that give the targets, and get no gradient.
+    a_ND, b_ND: views of two sources of the same N rows; other_a_ND, other_b_ND: the views that give the targets, and get no gradient.
     One row or none gives a connected 0. First derivatives only. Raises ValueError for unequal shapes.
     """
     check_pair("swalip", a_ND, b_ND)

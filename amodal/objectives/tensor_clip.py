@@ -1,4 +1,4 @@
-"""Losses of three and more senses in one term: TensorCLIP and Barlow Twins of many ways.
+"""Losses of three and more sources in one term: TensorCLIP and Barlow Twins of many ways.
 
 Moro et al., Newton 2025, arXiv:2312.00111 (MultiMat; the losses are in its appendix and its code).
 """
@@ -21,26 +21,26 @@ HELD = 2**25
 
 @full_precision
 def tensor_clip(
-    senses: Sequence[Tensor], *, temperature: float | Tensor, half: bool = False, tuples: int = 128
+    sources: Sequence[Tensor], *, temperature: float | Tensor, half: bool = False, tuples: int = 128
 ) -> Tensor:
-    """Mean over senses and rows i of -log softmax of T_i... at (i, …, i), T_ijk = sum_d a_id b_jd c_kd / temperature of unit vectors.
+    """Mean over sources and rows i of -log softmax of T_i... at (i, …, i), T_ijk = sum_d a_id b_jd c_kd / temperature of unit vectors.
 
-    senses:       W >= 2 tensors (N, D), row i of all being one record. Of two it is the symmetric InfoNCE.
+    sources:       W >= 2 tensors (N, D), row i of all being one record. Of two it is the symmetric InfoNCE.
     temperature:  a number, or a scalar tensor that gets a gradient.
-    half:         (three senses) entries where two of the indices agree count as positives of half weight, and the sum below goes only
+    half:         (three sources) entries where two of the indices agree count as positives of half weight, and the sum below goes only
                   over entries where all three differ.
     tuples:       T has N^W entries, so rows compete in blocks of at most so many neighbours: N * tuples^(W - 1) products. Of more
                   than HELD in all, and of a block of more than CELLS, no more than a block or a tile is held.
 
     Blocks of too few rows to have a negative (two; three with `half`) have no term; without any block, a connected 0.
-    Raises ValueError for unequal shapes, fewer than two senses, and `half` with other than three.
+    Raises ValueError for unequal shapes, fewer than two sources, and `half` with other than three.
     """
-    _check("tensor_clip", senses)
+    _check("tensor_clip", sources)
     check_positive("temperature", temperature)
-    if half and len(senses) != 3:
-        raise ValueError(f"half weights are for three senses, got {len(senses)}.")
-    unit, least, total, counted = [F.normalize(z, dim=1) for z in senses], 3 if half else 2, [], 0
-    again = len(unit[0]) * tuples ** (len(senses) - 1) > HELD and torch.is_grad_enabled()
+    if half and len(sources) != 3:
+        raise ValueError(f"half weights are for three sources, got {len(sources)}.")
+    unit, least, total, counted = [F.normalize(z, dim=1) for z in sources], 3 if half else 2, [], 0
+    again = len(unit[0]) * tuples ** (len(sources) - 1) > HELD and torch.is_grad_enabled()
     for block in zip(*(u.split(tuples) for u in unit)):
         if len(block[0]) >= least:
             total += (
@@ -50,8 +50,8 @@ def tensor_clip(
             )
             counted += len(block[0])
     if not counted:
-        return connected_zero(*senses, temperature)
-    return torch.stack(total).sum() / (counted * len(senses))
+        return connected_zero(*sources, temperature)
+    return torch.stack(total).sum() / (counted * len(sources))
 
 
 def _whole(block: Sequence[Tensor], temperature: float | Tensor) -> list[Tensor]:
@@ -66,12 +66,12 @@ def _again(block: Sequence[Tensor], temperature: float | Tensor) -> list[Tensor]
     return checkpoint(_whole, block, temperature, use_reentrant=False, preserve_rng_state=False)
 
 
-def _logits(senses: Sequence[Tensor], temperature: float | Tensor) -> Tensor:
+def _logits(sources: Sequence[Tensor], temperature: float | Tensor) -> Tensor:
     """(N_1, …, N_W) sum over dimensions of the products of W vectors, over the temperature."""
-    product = senses[0] / temperature
-    for other in senses[1:-1]:
+    product = sources[0] / temperature
+    for other in sources[1:-1]:
         product = (product[:, None] * other).flatten(0, 1)
-    return (product @ senses[-1].T).view(*map(len, senses))
+    return (product @ sources[-1].T).view(*map(len, sources))
 
 
 def _axis(first_ND: Tensor, rest: Sequence[Tensor], temperature: float | Tensor, half: bool) -> Tensor:
@@ -99,21 +99,21 @@ def _half(logits_iNN: Tensor, own_i: Tensor) -> Tensor:
 
 
 @full_precision
-def barlow_ways(senses: Sequence[Tensor], *, off_diagonal: float = 5.1e-3, tile: int = 256) -> Tensor:
+def barlow_ways(sources: Sequence[Tensor], *, off_diagonal: float = 5.1e-3, tile: int = 256) -> Tensor:
     """sum_d (1 - C_d..d)^2 + off_diagonal * (the sum of all other C^2), C_jkl = mean_i a_ij b_ik c_il of standardised dimensions.
 
-    senses:        W >= 2 tensors (N, D), row i of all being one record. Of two it is Barlow Twins.
+    sources:        W >= 2 tensors (N, D), row i of all being one record. Of two it is Barlow Twins.
     off_diagonal:  the paper's lambda.
     tile:          rows of an N x N matrix that are held at once.
 
     The D^W tensor is not formed: the sum of its squares is that of prod_w <z_i^w, z_j^w> over i and j. Fewer than two rows give a
-    connected 0. Raises ValueError for unequal shapes and fewer than two senses.
+    connected 0. Raises ValueError for unequal shapes and fewer than two sources.
     """
-    _check("barlow_ways", senses)
-    rows = len(senses[0])
+    _check("barlow_ways", sources)
+    rows = len(sources[0])
     if rows < 2:
-        return connected_zero(*senses)
-    z = [F.batch_norm(s, None, None, training=True, eps=1e-5) for s in senses]
+        return connected_zero(*sources)
+    z = [F.batch_norm(s, None, None, training=True, eps=1e-5) for s in sources]
 
     def squares(*some):
         product = some[0] @ z[0].T
@@ -126,8 +126,8 @@ def barlow_ways(senses: Sequence[Tensor], *, off_diagonal: float = 5.1e-3, tile:
     return (1 - diagonal).square().sum() + off_diagonal * (every - diagonal.square().sum())
 
 
-def _check(name: str, senses: Sequence[Tensor]) -> None:
-    if len(senses) < 2:
-        raise ValueError(f"{name} compares at least two senses, got {len(senses)}.")
-    for other in senses[1:]:
-        check_pair(name, senses[0], other)
+def _check(name: str, sources: Sequence[Tensor]) -> None:
+    if len(sources) < 2:
+        raise ValueError(f"{name} compares at least two sources, got {len(sources)}.")
+    for other in sources[1:]:
+        check_pair(name, sources[0], other)

@@ -1,4 +1,4 @@
-"""Find records by a query in any sense, or several.
+"""Find records by a query in any field, or several.
 
 index = open_index("run/index", encoder=encoder, fingerprint="…").update(dataset)
 hits = search(index, encoder, {"text": "a red boat"}, k=5, where={"harbour": "north"})

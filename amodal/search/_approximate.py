@@ -1,4 +1,4 @@
-"""The approximate index of one sense: faiss's IVF lists over codes of 4 bits a number, a cache of the log that can be
+"""The approximate index of one field: faiss's IVF lists over codes of 4 bits a number, a cache of the log that can be
 made again at any time.
 
 The codes are of the vectors' leading directions, and short enough to be compared from the processor's registers (faiss's "fast scan");
@@ -54,7 +54,7 @@ class Approximate:
 
     @staticmethod
     def of(log: Log, source: str, queries: np.ndarray) -> Approximate:
-        """The cache of a sense, brought up to date: read if there is one, extended by new vectors, made anew if there is none or the
+        """The cache of a field, brought up to date: read if there is one, extended by new vectors, made anew if there is none or the
         log has more than doubled since. queries (n, D) float32 are what probing is tuned on."""
         lib = faiss()
         file, meta = log.file(source, "faiss"), log.file(source, "faiss.json")

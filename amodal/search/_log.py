@@ -3,10 +3,10 @@
     manifest.json                  format, fingerprint of the encoder, width, generation, counts; replaced in one step
     records.GENERATION.jsonl       one line a record: key, stamp of its content, labels
     dead.GENERATION.bin            int64 numbers of records that were deleted or written anew
-    SENSE.GENERATION.f16           unit vectors, float16, one after another
-    SENSE.GENERATION.rows          int64 number of the record that each vector, or list of vectors, is of
-    SENSE.GENERATION.lengths       of a sense with lists: int64, vectors in each
-    SENSE.GENERATION.parts         of a sense with lists: int32 number of the part of the value that each vector is of
+    FIELD.GENERATION.f16           unit vectors, float16, one after another
+    FIELD.GENERATION.rows          int64 number of the record that each vector, or list of vectors, is of
+    FIELD.GENERATION.lengths       of a field with lists: int64, vectors in each
+    FIELD.GENERATION.parts         of a field with lists: int32 number of the part of the value that each vector is of
 
 A change appends, syncs the files to disk, and then replaces the manifest. What a killed writer left behind the counts of the manifest
 does not exist for readers and is cut off by the next writer. Another generation is written when the dead are cleared out.
@@ -28,7 +28,7 @@ from amodal.core import AmodalError
 from amodal.search._maxsim import Lists
 
 FORMATS = (1, 2)
-"""2 has senses with lists of vectors."""
+"""2 has fields with lists of vectors."""
 WIDEST = 2**24
 """Dimensions that a manifest may promise: a query has as many, before any file is looked at."""
 
@@ -113,7 +113,7 @@ class Log:
         return Lists(values, rows, lengths, self._array(self.file(source, "parts"), np.int32, (n,)))
 
     def several(self, source: str) -> bool:
-        """Whether a sense has lists of vectors."""
+        """Whether a field has lists of vectors."""
         return source in self.manifest.get("lists", {})
 
     def _array(self, file: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
@@ -242,7 +242,7 @@ def _wrong(manifest: dict) -> str:
     for name in ("vectors", "lists"):
         counts = manifest.get(name, {} if name == "lists" else None)
         if not isinstance(counts, dict) or not all(map(count, counts.values())):
-            return f"{name} should say how many there are of each sense, and is {counts!r}"[:200]
+            return f"{name} should say how many there are of each field, and is {counts!r}"[:200]
     return "" if isinstance(manifest.get("fingerprint"), str) else "it names no encoder"
 
 

@@ -1,5 +1,5 @@
-"""Late interaction over an index: each vector of a query finds the best of a record's, over all senses that are compared, and the score
-is the sum of what they find (Khattab and Zaharia 2020, arXiv:2004.12832; over senses: Wan et al. 2025, arXiv:2506.06144).
+"""Late interaction over an index: each vector of a query finds the best of a record's, over all fields that are compared, and the score
+is the sum of what they find (Khattab and Zaharia 2020, arXiv:2004.12832; over fields: Wan et al. 2025, arXiv:2506.06144).
 
 Exact, in tiles of records: what is held is one tile of vectors and of products, whatever the size of the index.
 """
@@ -19,7 +19,7 @@ TILE = 8192
 
 @dataclass(frozen=True)
 class Lists:
-    """The vectors of one sense: values (n, D) float16, end to end; rows (m,) int64, ascending: the record of each list; lengths (m,) int64,
+    """The vectors of one field: values (n, D) float16, end to end; rows (m,) int64, ascending: the record of each list; lengths (m,) int64,
     None where every record has one vector; parts (n,) int32: the number of the part that each vector is of, None where it is its place."""
 
     values: np.ndarray
@@ -61,32 +61,32 @@ def spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def best_records(
-    senses: Sequence[Lists], query_LD: np.ndarray, k: int, kept_R: np.ndarray, unsigned: bool = False, tile: int = TILE
+    fields: Sequence[Lists], query_LD: np.ndarray, k: int, kept_R: np.ndarray, unsigned: bool = False, tile: int = TILE
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores (up to k,) float32 and numbers int64 of the records that score highest, best first; of equal ones the first.
 
     query_LD: a query's vectors, each as long as it is to weigh; kept_R: (R,) bool, the records that may be found; unsigned: by the size of
-    products. A record without a vector in any of these senses is not found.
+    products. A record without a vector in any of these fields is not found.
     """
     query = torch.from_numpy(np.ascontiguousarray(query_LD, dtype=np.float32)).T.contiguous()
     scores, found = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
-    ends = [s.ends for s in senses]
-    for start, stop in tiles(senses, len(kept_R), tile):
+    ends = [s.ends for s in fields]
+    for start, stop in tiles(fields, len(kept_R), tile):
         best = torch.full((stop - start, query.shape[1]), -torch.inf)
-        for sense, at in zip(senses, ends):
-            low, high = np.searchsorted(sense.rows, [start, stop])
-            own = np.asarray(sense.rows[low:high])
+        for field, at in zip(fields, ends):
+            low, high = np.searchsorted(field.rows, [start, stop])
+            own = np.asarray(field.rows[low:high])
             let = np.flatnonzero(kept_R[own])
             if not len(let):
                 continue
-            lengths = None if sense.lengths is None else np.asarray(sense.lengths[low:high])
+            lengths = None if field.lengths is None else np.asarray(field.lengths[low:high])
             if len(let) == len(own):
-                part = sense.values[at[low] : at[high]]
+                part = field.values[at[low] : at[high]]
             elif lengths is None:
-                part = sense.values[low + let]
+                part = field.values[low + let]
             else:
                 lengths = lengths[let]
-                part = sense.values[spans(at[low + let], lengths)]
+                part = field.values[spans(at[low + let], lengths)]
             product = products(part, query, unsigned)
             if lengths is not None:
                 product = np.maximum.reduceat(product.numpy(), np.cumsum(lengths) - lengths, axis=0)
@@ -111,11 +111,11 @@ def products(part: np.ndarray, query_DL: Tensor, unsigned: bool) -> Tensor:
     return product.abs() if unsigned else product
 
 
-def tiles(senses: Sequence[Lists], records: int, tile: int) -> list[tuple[int, int]]:
+def tiles(fields: Sequence[Lists], records: int, tile: int) -> list[tuple[int, int]]:
     """Ranges of record numbers that hold about `tile` vectors each."""
     count = np.zeros(records, dtype=np.int64)
-    for sense in senses:
-        count[sense.rows] += 1 if sense.lengths is None else sense.lengths
+    for field in fields:
+        count[field.rows] += 1 if field.lengths is None else field.lengths
     group = np.cumsum(count) // tile
     edges = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), records]
     return [(a, b) for a, b in zip(edges, edges[1:]) if b > a]
@@ -124,12 +124,12 @@ def tiles(senses: Sequence[Lists], records: int, tile: int) -> list[tuple[int, i
 def explained(
     query_LD: np.ndarray, vectors: Mapping[str, np.ndarray], unsigned: bool = False
 ) -> tuple[float, str, int]:
-    """Of one record (sense -> (n, D), n at least 1): its score, the sense that scores highest by itself, and, for a query of one vector,
+    """Of one record (field -> (n, D), n at least 1): its score, the field that scores highest by itself, and, for a query of one vector,
     the place in it of the vector that was found, -1 for others."""
     query, best, place = torch.from_numpy(np.asarray(query_LD, dtype=np.float32)).T, {}, {}
-    for sense, values in vectors.items():
+    for field, values in vectors.items():
         found = products(values, query, unsigned).max(0)
-        best[sense], place[sense] = found.values, int(found.indices[0])
+        best[field], place[field] = found.values, int(found.indices[0])
     score = float(torch.stack(list(best.values())).amax(0).sum())
-    sense = max(best, key=lambda s: float(best[s].sum()))
-    return score, sense, place[sense] if query.shape[1] == 1 else -1
+    field = max(best, key=lambda s: float(best[s].sum()))
+    return score, field, place[field] if query.shape[1] == 1 else -1

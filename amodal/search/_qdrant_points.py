@@ -13,13 +13,13 @@ from amodal.search._maxsim import Lists
 NAMES = UUID("5f0c7e0a-6f0e-5d51-9a53-6d0f7c1c2a11")
 CARD = str(uuid5(NAMES, "\0card"))
 POINTS, NUMBERS = 256, 1_000_000  # in one request: servers refuse requests of more than 32 MB
-EVERY = "%all"  # the multivector of all senses together; no name of a sense is written so
+EVERY = "%all"  # the multivector of all fields together; no name of a field is written so
 
 
 def contents(
     keys: Sequence[str], vectors: Mapping[str, Lists], stamps: Sequence[str], labels: Sequence[dict], together: bool
 ) -> tuple[list[dict[str, list]], list[dict]]:
-    """The vectors of each point, by the written name of the sense, and its payload. together: also all vectors of a record as one list."""
+    """The vectors of each point, by the written name of the field, and its payload. together: also all vectors of a record as one list."""
     own: list[dict[str, list]] = [{} for _ in keys]
     parts: list[dict[str, list[int]]] = [{} for _ in keys]
     for source, lists in vectors.items():

@@ -19,7 +19,7 @@ from amodal.core import AmodalError, Embeddings, Ragged, unknown
 from amodal.core.embeddings import FUSED
 from amodal.data import Bad, Dataset
 from amodal.evaluate import embed_records
-from amodal.inference.embed import embed_several
+from amodal.inference.embed import embed_multi_vector
 from amodal.search._maxsim import Lists, spans
 from amodal.search.filter import Where
 from amodal.search.records import in_rows, plain, stamp_of
@@ -29,11 +29,11 @@ AT_ONCE = 4096
 """Records between two commits of an update."""
 
 Found = tuple[str, float, str, dict, int]
-"""key, score, sense, labels, and of a sense with several vectors the number of the part that was found, -1 where there is none"""
+"""key, score, field, labels, and of a field with several vectors the number of the part that was found, -1 where there is none"""
 
 
 class Engine(ABC):
-    """Unit vectors (aligned space) of every sense of every record, one or several of each, with the record's key and labels.
+    """Unit vectors (aligned space) of every field of every record, one or several of each, with the record's key and labels.
 
     path: where it is, as people name it; encoder: to embed with, needed to `update`; fingerprint: of its weights, so that vectors
     of different encoders are never compared; bad: values that could not be read; gone: see `update`; many: whether several
@@ -61,11 +61,11 @@ class Engine(ABC):
     @property
     @abstractmethod
     def sources(self) -> list[str]:
-        """The senses that have vectors."""
+        """The fields that have vectors."""
 
     @abstractmethod
-    def several(self, sense: str) -> bool:
-        """Whether a value of this sense has several vectors."""
+    def several(self, field: str) -> bool:
+        """Whether a value of this field has several vectors."""
 
     @property
     @abstractmethod
@@ -86,7 +86,7 @@ class Engine(ABC):
 
     @abstractmethod
     def of_record(self, key: str) -> dict[str, np.ndarray]:
-        """sense -> (n, D) float32 unit vectors of one record; n = 1 but for senses with several. Raises KeyError."""
+        """field -> (n, D) float32 unit vectors of one record; n = 1 but for fields with several. Raises KeyError."""
 
     @abstractmethod
     def put(self, keys: list[str], vectors: dict[str, Lists], stamps: list[str], labels: list[dict]) -> None:
@@ -98,20 +98,20 @@ class Engine(ABC):
 
     @abstractmethod
     def find(
-        self, query_LD: np.ndarray, k: int, senses: Sequence[str], where: Where | None, unsigned: bool
+        self, query_LD: np.ndarray, k: int, fields: Sequence[str], where: Where | None, unsigned: bool
     ) -> list[Found]:
         """See `nearest`; the vectors of the query are as long as they weigh, 1 in all, and all is checked but the filter."""
 
     # What all have
 
     def vector(self, key: str) -> Tensor:
-        """(D,) of length 1: of one record, of all its senses together, as the network fused them or else their mean. Raises KeyError."""
+        """(D,) of length 1: of one record, of all its fields together, as the network fused them or else their mean. Raises KeyError."""
         found = {s: normalize(torch.from_numpy(v).mean(0), dim=0) for s, v in self.of_record(key).items()}
         return normalize(found[FUSED] if FUSED in found else torch.stack(list(found.values())).mean(0), dim=0)
 
     def __repr__(self) -> str:
-        senses = ", ".join(self.sources) or "none"
-        return f"{type(self).__name__}({str(self.path)!r}, {len(self):,} records, senses {senses})"
+        fields = ", ".join(self.sources) or "none"
+        return f"{type(self).__name__}({str(self.path)!r}, {len(self):,} records, fields {fields})"
 
     def update(
         self,
@@ -159,7 +159,7 @@ class Engine(ABC):
     def _embed(self, dataset: Dataset, wanted: list[tuple[int, str]], labels: dict[str, np.ndarray], **options) -> None:
         rows = [i for i, _ in wanted]
         if getattr(self.encoder, "multi_vector", None) is not None:
-            keys, vectors, parts, bad = embed_several(self.encoder, dataset, rows, **options)
+            keys, vectors, parts, bad = embed_multi_vector(self.encoder, dataset, rows, **options)
         else:
             embedded, parts = embed_records(self.encoder, dataset, rows, labels=False, **options), {}
             keys, vectors, bad = embedded.keys, embedded.aligned, embedded.bad
@@ -220,26 +220,26 @@ class Engine(ABC):
         query: Tensor,
         *,
         k: int = 10,
-        senses: Iterable[str] | None = None,
+        fields: Iterable[str] | None = None,
         where: Where | None = None,
         unsigned: bool = False,
         weights: Tensor | None = None,
     ) -> list[Found]:
-        """Up to k found, best first, each record once, by the nearest of its vectors in these senses. unsigned: by |cosine|, always exactly
+        """Up to k found, best first, each record once, by the nearest of its vectors in these fields. unsigned: by |cosine|, always exactly
         (approximate search looks on one side only).
 
         query: (D,), or (L, D) of several vectors, of which each finds its own nearest; the score is the mean of their cosines, weighted by
-        `weights` (L,), which are positive. Raises AmodalError for an empty index, unknown senses, labels and values, and a query of another
+        `weights` (L,), which are positive. Raises AmodalError for an empty index, unknown fields, labels and values, and a query of another
         width.
         """
         if not len(self):
             raise AmodalError(
                 f"there is nothing in the index in {self.path}; fill it with `amodal index RUN --data DIR`"
             )
-        senses = list(senses) if senses is not None else self.sources
-        for sense in senses:
-            if sense not in self.sources:
-                raise unknown("sense in this index", sense, self.sources)
+        fields = list(fields) if fields is not None else self.sources
+        for field in fields:
+            if field not in self.sources:
+                raise unknown("field in this index", field, self.sources)
         if query.shape[-1:] != (self.width,) or query.dim() > 2 or not query.numel():
             raise AmodalError(
                 f"the query has shape {tuple(query.shape)}, the index holds vectors of {self.width} dimensions"
@@ -248,11 +248,11 @@ class Engine(ABC):
             raise AmodalError(f"k = {k}: at least one record must be asked for")
         unit = normalize(query.float().reshape(-1, self.width), dim=1)
         if weights is None:
-            return self.find((unit / len(unit)).numpy(), k, senses, where, unsigned)
+            return self.find((unit / len(unit)).numpy(), k, fields, where, unsigned)
         share = weights.float()
         if share.shape != (len(unit),) or not bool((share > 0).all()):
             raise AmodalError(f"{len(unit)} vectors of a query need as many weights above 0, got {share.tolist()[:8]}")
-        return self.find((unit * (share / share.sum())[:, None]).numpy(), k, senses, where, unsigned)
+        return self.find((unit * (share / share.sum())[:, None]).numpy(), k, fields, where, unsigned)
 
 
 def other_encoder(path: str | Path, made_by: str, fingerprint: str, instead: str) -> AmodalError:

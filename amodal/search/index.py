@@ -26,7 +26,7 @@ SELECTIVE = 0.02
 class Index(Engine):
     """The embedded engine: float16 vectors in an append-only log, in a folder of this machine.
 
-    path: the folder; threshold: vectors of one sense up to which search is exact (as it always is for fewer than 1,024), beyond it uses
+    path: the folder; threshold: vectors of one field up to which search is exact (as it always is for fewer than 1,024), beyond it uses
     faiss; the rest as in `Engine`.
     """
 
@@ -71,8 +71,8 @@ class Index(Engine):
     def sources(self) -> list[str]:
         return self.log.sources
 
-    def several(self, sense: str) -> bool:
-        return self.log.several(sense)
+    def several(self, field: str) -> bool:
+        return self.log.several(field)
 
     @property
     def width(self) -> int:
@@ -103,11 +103,11 @@ class Index(Engine):
 
     def of_record(self, key: str) -> dict[str, np.ndarray]:
         number, found = self.number[key], {}
-        for sense in self.sources:
-            lists = self.log.lists(sense)
+        for field in self.sources:
+            lists = self.log.lists(field)
             own = lists.of(number)
             if own.stop > own.start:
-                found[sense] = np.asarray(lists.values[own], dtype=np.float32)
+                found[field] = np.asarray(lists.values[own], dtype=np.float32)
         return found
 
     def put(self, keys: list[str], vectors: dict[str, Lists], stamps: list[str], labels: list[dict]) -> None:
@@ -142,49 +142,49 @@ class Index(Engine):
     # Asking it
 
     def find(
-        self, query_LD: np.ndarray, k: int, senses: Sequence[str], where: Where | None, unsigned: bool
+        self, query_LD: np.ndarray, k: int, fields: Sequence[str], where: Where | None, unsigned: bool
     ) -> list[Found]:
         records = self.alive if where is None else self.alive & allowed(where, self.labels, len(self._records))
-        if len(query_LD) > 1 or any(map(self.several, senses)):
-            return self._by_parts(query_LD, k, senses, records, unsigned)
+        if len(query_LD) > 1 or any(map(self.several, fields)):
+            return self._by_parts(query_LD, k, fields, records, unsigned)
         best: dict[int, tuple[float, str]] = {}
-        for sense in senses:
-            for score, record in self._of(sense, query_LD[0], k, records, unsigned):
+        for field in fields:
+            for score, record in self._of(field, query_LD[0], k, records, unsigned):
                 if record not in best or score > best[record][0]:
-                    best[record] = score, sense
+                    best[record] = score, field
         ordered = sorted(best.items(), key=lambda item: (-item[1][0], item[0]))[:k]
         return [
-            (self._records[r]["key"], score, sense, self._records[r]["labels"], -1) for r, (score, sense) in ordered
+            (self._records[r]["key"], score, field, self._records[r]["labels"], -1) for r, (score, field) in ordered
         ]
 
     def _by_parts(
-        self, query_LD: np.ndarray, k: int, senses: Sequence[str], records: np.ndarray, unsigned: bool
+        self, query_LD: np.ndarray, k: int, fields: Sequence[str], records: np.ndarray, unsigned: bool
     ) -> list[Found]:
-        lists, found = {sense: self.log.lists(sense) for sense in senses}, []
+        lists, found = {field: self.log.lists(field) for field in fields}, []
         for record in best_records(list(lists.values()), query_LD, k, records, unsigned)[1].tolist():
             at = {s: own for s, one in lists.items() if (own := one.of(record)).stop > own.start}
-            score, sense, place = explained(query_LD, {s: lists[s].values[own] for s, own in at.items()}, unsigned)
-            parts = lists[sense].parts
-            part = int(parts[at[sense].start + place]) if parts is not None and place >= 0 else -1
-            found.append((self._records[record]["key"], score, sense, self._records[record]["labels"], part))
+            score, field, place = explained(query_LD, {s: lists[s].values[own] for s, own in at.items()}, unsigned)
+            parts = lists[field].parts
+            part = int(parts[at[field].start + place]) if parts is not None and place >= 0 else -1
+            found.append((self._records[record]["key"], score, field, self._records[record]["labels"], part))
         return found
 
-    def one_each(self, sense: str) -> tuple[np.ndarray, np.ndarray]:
-        """(n, D) one vector for each record that has the sense, of several their mean, and the (n,) numbers of the records."""
-        lists = self.log.lists(sense)
+    def one_each(self, field: str) -> tuple[np.ndarray, np.ndarray]:
+        """(n, D) one vector for each record that has the field, of several their mean, and the (n,) numbers of the records."""
+        lists = self.log.lists(field)
         if lists.lengths is None or not len(lists.rows):
             return lists.values, lists.rows
         total = np.add.reduceat(lists.values.astype(np.float32), lists.ends[:-1], axis=0)
         return (total / np.linalg.norm(total, axis=1, keepdims=True).clip(1e-12)).astype(np.float16), lists.rows
 
     def _of(
-        self, sense: str, query: np.ndarray, k: int, records: np.ndarray, unsigned: bool
+        self, field: str, query: np.ndarray, k: int, records: np.ndarray, unsigned: bool
     ) -> list[tuple[float, int]]:
-        if sense not in self._mapped:
-            values, rows = self.log.vectors(sense)
+        if field not in self._mapped:
+            values, rows = self.log.vectors(field)
             rows = np.asarray(rows)  # still mapped; a memmap is slow to index
-            self._mapped[sense] = np.asarray(values), rows, np.array_equal(rows, np.arange(len(records)))
-        vectors, rows, all_have_it = self._mapped[sense]
+            self._mapped[field] = np.asarray(values), rows, np.array_equal(rows, np.arange(len(records)))
+        vectors, rows, all_have_it = self._mapped[field]
         kept = None if records.all() else records if all_have_it else records[rows]
         count = len(rows) if kept is None else np.count_nonzero(kept)
         if not count:
@@ -193,17 +193,17 @@ class Index(Engine):
         if unsigned or len(vectors) <= max(self.threshold, FEWEST) or count < SELECTIVE * len(vectors):
             scores, at = (part[0] for part in exact(vectors, query[None], k, kept, unsigned))
         else:
-            scores, at = self.approximate(sense).search(vectors, query, k, kept)
+            scores, at = self.approximate(field).search(vectors, query, k, kept)
         return list(zip(scores.tolist(), rows[at].tolist()))
 
-    def approximate(self, sense: str) -> Approximate:
-        """The faiss cache of a sense, made or brought up to date if need be."""
-        if sense not in self._approximate:
-            self._approximate[sense] = Approximate.of(self.log, sense, self._trial_queries(sense))
-        return self._approximate[sense]
+    def approximate(self, field: str) -> Approximate:
+        """The faiss cache of a field, made or brought up to date if need be."""
+        if field not in self._approximate:
+            self._approximate[field] = Approximate.of(self.log, field, self._trial_queries(field))
+        return self._approximate[field]
 
-    def _trial_queries(self, sense: str) -> np.ndarray:
-        """Queries as people will ask them: vectors of every sense, moved off the stored ones so that none finds itself for free."""
+    def _trial_queries(self, field: str) -> np.ndarray:
+        """Queries as people will ask them: vectors of every field, moved off the stored ones so that none finds itself for free."""
         rng, parts = np.random.default_rng(0), []
         for source in self.sources:
             vectors, _ = self.log.vectors(source)

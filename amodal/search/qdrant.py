@@ -1,9 +1,9 @@
 """Qdrant as the engine of an index that outgrows one machine: `amodal index RUN --to qdrant://HOST:6333/COLLECTION`.
 
-    a point for each record    id made from its key, so that writing a record again replaces it; a vector for each of its senses, a
-                               multivector (MAX_SIM) where it has several; if several senses have such, one more of all together
+    a point for each record    id made from its key, so that writing a record again replaces it; a vector for each of its fields, a
+                               multivector (MAX_SIM) where it has several; if several fields have such, one more of all together
     payload of a point         key, stamp of its content, labels, numbers of parts where they are not places
-    one more point, the card   no vectors; fingerprint of the encoder, width, senses, those of several vectors, the kind of each label
+    one more point, the card   no vectors; fingerprint of the encoder, width, fields, those of several vectors, the kind of each label
 
 Several processes may write at once. A killed one leaves whole records only, and the next update goes on after them.
 """
@@ -78,10 +78,10 @@ class Qdrant(Engine):
 
     @property
     def sources(self) -> list[str]:
-        return list(self.card.get("senses", []))
+        return list(self.card.get("fields", self.card.get("senses", [])))  # "senses": of older collections
 
-    def several(self, sense: str) -> bool:
-        return sense in self.card.get("several", [])
+    def several(self, field: str) -> bool:
+        return field in self.card.get("several", [])
 
     @property
     def width(self) -> int:
@@ -105,13 +105,13 @@ class Qdrant(Engine):
         return found
 
     def of_record(self, key: str) -> dict[str, np.ndarray]:
-        names = {quote(sense, safe=""): sense for sense in self.sources}
+        names = {quote(field, safe=""): field for field in self.sources}
         with self._talking():
             points = self.client.retrieve(self.name, [id_of(key)], with_payload=False, with_vectors=list(names))
         if not points:
             raise KeyError(key)
         own = {names[n]: np.array(v, dtype=np.float32) for n, v in points[0].vector.items() if n in names}
-        return {sense: vectors.reshape(-1, self.width) for sense, vectors in own.items()}
+        return {field: vectors.reshape(-1, self.width) for field, vectors in own.items()}
 
     def beside(self, keys: set[str]) -> set[str]:
         return {key for key in self._all_keys() if key not in keys}
@@ -127,22 +127,22 @@ class Qdrant(Engine):
             more = after is not None
 
     def put(self, keys: list[str], vectors: dict[str, Lists], stamps: list[str], labels: list[dict]) -> None:
-        senses, many = self._senses(vectors)
-        self._begin(senses, many, next((lists.values.shape[1] for lists in vectors.values()), 0), labels)
+        fields, many = self._sources(vectors)
+        self._begin(fields, many, next((lists.values.shape[1] for lists in vectors.values()), 0), labels)
         own, payloads = contents(keys, vectors, stamps, labels, together=bool(self.card.get("every")))
         for start, stop in requests(own, self.width):
             self._upsert(keys[start:stop], own[start:stop], payloads[start:stop])
 
-    def _senses(self, vectors: dict[str, Lists]) -> tuple[list[str], list[str]]:
-        """What a new collection has room for, and of it the senses of several vectors: those of the encoder as well."""
+    def _sources(self, vectors: dict[str, Lists]) -> tuple[list[str], list[str]]:
+        """What a new collection has room for, and of it the sources of several vectors: those of the encoder as well."""
         fields = self.encoder.fields if self.encoder is not None else ()
         asked = getattr(self.encoder, "multi_vector", None)
-        senses = list(dict.fromkeys([*vectors, *fields]))
+        sources = list(dict.fromkeys([*vectors, *fields]))
         if asked is None:
-            return senses, [s for s in vectors if vectors[s].lengths is not None]
-        senses = [s for s in senses if s in vectors or s != asked.query_field or not asked.queries_are_lists]
-        return senses, [
-            s for s in senses if (vectors[s].lengths is not None if s in vectors else s != asked.query_field)
+            return sources, [s for s in vectors if vectors[s].lengths is not None]
+        sources = [s for s in sources if s in vectors or s != asked.query_field or not asked.queries_are_lists]
+        return sources, [
+            s for s in sources if (vectors[s].lengths is not None if s in vectors else s != asked.query_field)
         ]
 
     def _upsert(self, keys: list[str], vectors: list[dict], payloads: list[dict]) -> None:
@@ -153,13 +153,13 @@ class Qdrant(Engine):
         with self._talking():
             self.client.upsert(self.name, points, wait=True)
 
-    def _begin(self, senses: list[str], many: list[str], width: int, labels: list[dict]) -> None:
+    def _begin(self, fields: list[str], many: list[str], width: int, labels: list[dict]) -> None:
         """Make the collection, its card, and what filters of labels need, as far as they are not there."""
         from qdrant_client import models
 
-        if self.card and (new := [s for s in senses if s not in self.sources]):
+        if self.card and (new := [s for s in fields if s not in self.sources]):
             raise AmodalError(
-                f"the index in {self.path} has no room for the sense {new[0]!r}, it was made for {', '.join(self.sources)}; "
+                f"the index in {self.path} has no room for the field {new[0]!r}, it was made for {', '.join(self.sources)}; "
                 "index into another collection"
             )
         kinds = dict(self.card.get("kinds", {}))
@@ -171,12 +171,12 @@ class Qdrant(Engine):
             return
         with self._talking():
             if not self.client.collection_exists(self.name):
-                self._create(senses, many, width)
+                self._create(fields, many, width)
             for name in kinds.keys() - self.card.get("kinds", {}).keys():
                 kind = "KEYWORD" if kinds[name] == "category" else "FLOAT"
                 if self.address.url:  # the client's own store has no use for it, and says so
                     self.client.create_payload_index(self.name, path_of(name), getattr(models.PayloadSchemaType, kind))
-        about = {"format": FORMAT, "fingerprint": self.fingerprint, "width": width, "senses": senses}
+        about = {"format": FORMAT, "fingerprint": self.fingerprint, "width": width, "fields": fields}
         about |= {"format": FORMAT + 1, "several": many, "every": len(many) > 1} if many else {}
         self._share_card(about | self.card | {"kinds": kinds})
 
@@ -192,7 +192,7 @@ class Qdrant(Engine):
                 self.client.upsert(self.name, [models.PointStruct(id=CARD, vector={}, payload=merged)], wait=True)
         self.card = merged
 
-    def _create(self, senses: list[str], many: list[str], width: int) -> None:
+    def _create(self, fields: list[str], many: list[str], width: int) -> None:
         from qdrant_client import models
 
         half = dict(size=width, datatype=models.Datatype.FLOAT16)
@@ -201,7 +201,7 @@ class Qdrant(Engine):
         # vectors of a query are as long as they weigh, which cosines would not see; those of records are of length 1
         best = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
         lists = models.VectorParams(distance=models.Distance.DOT, multivector_config=best, **half)
-        vectors = {quote(sense, safe=""): lists if sense in many else one for sense in senses}
+        vectors = {quote(field, safe=""): lists if field in many else one for field in fields}
         vectors |= {EVERY: lists} if len(many) > 1 else {}
         try:
             self.client.create_collection(self.name, vectors_config=vectors, **spread)
@@ -222,67 +222,67 @@ class Qdrant(Engine):
     # Asking it
 
     def find(
-        self, query_LD: np.ndarray, k: int, senses: Sequence[str], where: Where | None, unsigned: bool
+        self, query_LD: np.ndarray, k: int, fields: Sequence[str], where: Where | None, unsigned: bool
     ) -> list[Found]:
-        kept, every, many = self._filter(where), bool(self.card.get("every")), any(map(self.several, senses))
-        if len(query_LD) == 1:  # the nearest of all senses are among the nearest of each
-            best = self._ranked(query_LD, k, senses, kept, unsigned)
+        kept, every, many = self._filter(where), bool(self.card.get("every")), any(map(self.several, fields))
+        if len(query_LD) == 1:  # the nearest of all fields are among the nearest of each
+            best = self._ranked(query_LD, k, fields, kept, unsigned)
             if many:
-                return self._explained(query_LD, k, senses, best, unsigned)
+                return self._explained(query_LD, k, fields, best, unsigned)
             ordered = sorted(best.items(), key=lambda hit: (-hit[1][0], hit[0]))[:k]
-            return [(key, score, sense, labels, -1) for key, (score, sense, labels) in ordered]
+            return [(key, score, field, labels, -1) for key, (score, field, labels) in ordered]
         if unsigned:
             raise AmodalError("several vectors of a query cannot be ranked by |cosine| in Qdrant; index into a folder")
-        if every and set(senses) == set(self.sources):
+        if every and set(fields) == set(self.sources):
             best = self._ranked(query_LD, k, [EVERY], kept)
-        elif len(senses) == 1:
-            best = self._ranked(query_LD, k, senses, kept)
+        elif len(fields) == 1:
+            best = self._ranked(query_LD, k, fields, kept)
         else:
-            best = self._ranked(query_LD, WIDER * k, [*senses, *[EVERY] * every], kept)
-        return self._explained(query_LD, k, senses, best)
+            best = self._ranked(query_LD, WIDER * k, [*fields, *[EVERY] * every], kept)
+        return self._explained(query_LD, k, fields, best)
 
     def _ranked(
-        self, query_LD: np.ndarray, k: int, senses: Sequence[str], kept, unsigned: bool = False
+        self, query_LD: np.ndarray, k: int, fields: Sequence[str], kept, unsigned: bool = False
     ) -> dict[str, tuple[float, str, dict]]:
-        """key -> score, sense and labels of the k best by each sense, and of these senses the one that scores highest."""
+        """key -> score, field and labels of the k best by each field, and of these fields the one that scores highest."""
         from qdrant_client import models
 
         asked = []
-        for sense in senses:
-            lists = sense == EVERY or self.several(sense)
+        for field in fields:
+            lists = field == EVERY or self.several(field)
             query = query_LD if lists else query_LD.sum(0)  # the sum of products with one vector is that of the sum
-            name = EVERY if sense == EVERY else quote(sense, safe="")
+            name = EVERY if field == EVERY else quote(field, safe="")
             for sign in (1, -1) if unsigned else (1,):
                 exactly = models.SearchParams(exact=True) if unsigned and self.address.url else None
                 limits = dict(limit=k, filter=kept, with_payload=True, params=exactly)
-                asked.append((sense, models.QueryRequest(query=(sign * query).tolist(), using=name, **limits)))
+                asked.append((field, models.QueryRequest(query=(sign * query).tolist(), using=name, **limits)))
         with self._talking():
             answers = self.client.query_batch_points(self.name, [request for _, request in asked])
         best: dict[str, tuple[float, str, dict]] = {}
-        for (sense, _), answer in zip(asked, answers):
+        for (field, _), answer in zip(asked, answers):
             for point in answer.points:
                 key = point.payload["key"]
                 if key not in best or point.score > best[key][0]:
-                    best[key] = (float(point.score), sense, point.payload["labels"])
+                    best[key] = (float(point.score), field, point.payload["labels"])
         return best
 
     def _explained(
-        self, query_LD: np.ndarray, k: int, senses: Sequence[str], candidates: Iterable[str], unsigned: bool = False
+        self, query_LD: np.ndarray, k: int, fields: Sequence[str], candidates: Iterable[str], unsigned: bool = False
     ) -> list[Found]:
         """The k best of these records by their own vectors, exactly, and what of each was found."""
-        names, found = {quote(sense, safe=""): sense for sense in senses}, []
+        names, found = {quote(field, safe=""): field for field in fields}, []
         ids = [id_of(key) for key in candidates]
         with self._talking():
             points = self.client.retrieve(self.name, ids, with_payload=True, with_vectors=list(names))
         for point in points:
             vectors = {n: v for n, v in point.vector.items() if n in names}
             if not vectors:
-                continue  # it was found by a sense that is not asked for
+                continue  # it was found by a field that is not asked for
             own = {names[n]: np.array(v, dtype=np.float32).reshape(-1, self.width) for n, v in vectors.items()}
-            score, sense, place = explained(query_LD, own, unsigned)
-            parts = point.payload.get("parts", {}).get(sense)
-            part = -1 if place < 0 or not self.several(sense) else parts[place] if parts else place
-            found.append((point.payload["key"], score, sense, point.payload["labels"], part))
+            score, field, place = explained(query_LD, own, unsigned)
+            parts = point.payload.get("parts", {}).get(field)
+            part = -1 if place < 0 or not self.several(field) else parts[place] if parts else place
+            found.append((point.payload["key"], score, field, point.payload["labels"], part))
         return sorted(found, key=lambda hit: (-hit[1], hit[0]))[:k]
 
     def _filter(self, where: Where | None = None):

@@ -1,4 +1,4 @@
-"""Ask an index: by words, a picture, a sound, any other sense, vectors, or a mix of them."""
+"""Ask an index: by words, a picture, a sound, any other field, vectors, or a mix of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def search(
     *,
     k: int = 10,
     where: Where | None = None,
-    senses: Sequence[str] | None = None,
+    fields: Sequence[str] | None = None,
     weights: Mapping[str, float] | None = None,
     like: Sequence[str] = (),
 ) -> list[Hit]:
@@ -43,7 +43,7 @@ def search(
     query: a field of the encoder, or a kind of data (text, image, audio, …) of which it has one field -> a raw value, several
     of them, or vectors (D,) or (n, D) as a Tensor. What is given is embedded and the unit vectors are averaged, weighted by `weights`
     (name -> number, 1 unless given; a negative one means "unlike"). An encoder that has learnt to compose (`scot`) does so instead
-    where the query has its field of changes and another part, and no weights are given. senses: of the records, to compare with; all
+    where the query has its field of changes and another part, and no weights are given. fields: of the records, to compare with; all
     unless given. where: see `amodal.search.filter.Where`. Where the encoder gives `several` vectors of a query, each
     finds its own. An `unsigned` encoder's vectors are ranked by |cosine|; as their signs mean
     nothing, its queries should have one part. like: keys of records of the index, parts of the query under the name `like:KEY`; they are
@@ -61,7 +61,7 @@ def search(
     else:
         vectors, shares = one_of(encoder, query, weights), None
     unsigned = getattr(encoder, "similarity", "cosine") == "abs_cosine"
-    found = index.nearest(vectors, k=k + len(like), weights=shares, senses=senses, where=where, unsigned=unsigned)
+    found = index.nearest(vectors, k=k + len(like), weights=shares, fields=fields, where=where, unsigned=unsigned)
     return [
         Hit(
             key, score, source, labels, several.part(encoder, source, part) if several is not None and part >= 0 else ""
@@ -175,7 +175,7 @@ def as_json(hits: Sequence[Hit]) -> str:
 def picture_sheet(
     hits: Sequence[Hit], dataset: Dataset, path: str | Path, *, fields: Sequence[str] | None = None
 ) -> Path:
-    """A row for each hit with a picture of every sense of the record (or of `fields`). Records that the dataset no longer has are
+    """A row for each hit with a picture of every field of the record (or of `fields`). Records that the dataset no longer has are
     passed over with a note; AmodalError if it has none of them."""
     if not hits:
         raise AmodalError("there are no hits to draw")
@@ -198,4 +198,4 @@ def picture_sheet(
             title = f"{number}. {hit.key}  {hit.score:.2f}" if not cards else name
             cards.append(card(dataset, place[hit.key], name, title, frame="#009E73" if name == hit.source else ""))
         rows.append(cards)
-    return sheet(rows, path, title="nearest records (green: the sense that was nearest)")
+    return sheet(rows, path, title="nearest records (green: the field that was nearest)")

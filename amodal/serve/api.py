@@ -34,10 +34,10 @@ MOST_LIKE = 16
 Where = Annotated[
     list[str], Query(description="NAME=VALUE: only records whose label has this value; a range is LOW..HIGH")
 ]
-Senses = Annotated[list[str], Query(description="senses of the records to compare with; all unless given")]
+Fields = Annotated[list[str], Query(description="fields of the records to compare with; all unless given")]
 Weights = Annotated[
     list[str],
-    Query(description="SENSE=NUMBER, or like:KEY=NUMBER: of a part of the query; below 0: unlike it"),
+    Query(description="FIELD=NUMBER, or like:KEY=NUMBER: of a part of the query; below 0: unlike it"),
 ]
 Like = Annotated[
     list[str], Query(max_length=MOST_LIKE, description="KEY of a record of the index: it is a part of the query")
@@ -75,7 +75,7 @@ def app(
     made = FastAPI(
         title="amodal",
         version=amodal.__version__,
-        description=f"{model.config.get('method', 'an encoder')} with the senses {', '.join(fields)}",
+        description=f"{model.config.get('method', 'an encoder')} with the fields {', '.join(fields)}",
         docs_url=None,
         redoc_url=None,
         default_response_class=Json,
@@ -95,10 +95,10 @@ def app(
     )
 
     @route(
-        "post", "/embed", vectors, "of each record, the vector of each sense that it has, and `fused`", takes=records
+        "post", "/embed", vectors, "of each record, the vector of each source that it has, and `fused`", takes=records
     )
     async def embed(request: Request, space: Literal["aligned", "features"] = "aligned") -> Response:
-        """Vectors of records. aligned: the space in which senses are compared; features: what probes read."""
+        """Vectors of records. aligned: the space in which sources are compared; features: what probes read."""
         asked = await service.read(records_in, await body_of(request, limits), fields, limits)
         seen = await service.see(asked)
         return await service.read(
@@ -114,7 +114,7 @@ def app(
         "post",
         "/search",
         schema.thing(hits=schema.several(schema.HIT)),
-        "the nearest records, best first; source is the sense that matched",
+        "the nearest records, best first; source is the source that matched",
         404,
         409,
         takes=schema.body(fields, limits, many=False, required=False),
@@ -122,19 +122,19 @@ def app(
     async def search(
         request: Request,
         k: Annotated[int, Query(ge=1, le=limits.results)] = 10,
-        senses: Senses = [],  # noqa: B006
+        fields: Fields = [],  # noqa: B006
         where: Where = [],  # noqa: B006
         weight: Weights = [],  # noqa: B006
         like: Like = [],  # noqa: B006
     ) -> Response:
-        """Records of the index that are near to a query: a value of one sense, a record (`like`), or several of either together; records
+        """Records of the index that are near to a query: a value of one source, a record (`like`), or several of either together; records
         that are a part of the query are not found themselves."""
         if like and nothing_in(request):
             query = {}
         else:
             query = await service.read(query_in, await body_of(request, limits), model.encoder, limits)
         weights = {_part(model.encoder, name): _number(number) for name, number in _pairs(weight, last=True).items()}
-        chosen = {"senses": senses or None, "where": _pairs(where) or None}
+        chosen = {"fields": fields or None, "where": _pairs(where) or None}
         hits = await service.search(query, k=k, weights=weights, like=list(dict.fromkeys(like)), **chosen)
         return Json({"hits": [asdict(hit) for hit in hits]})
 
@@ -163,20 +163,20 @@ def app(
 
     @route("get", "/records/{key:path}", schema.RECORD, "one record", 404, 409)
     async def one_record(key: str) -> Response:
-        """A record of the index: its labels, and the senses it has."""
+        """A record of the index: its labels, and the sources it has."""
         return Json(await service.one_record(key))
 
     about = schema.thing(method={"type": "string"}, fingerprint={"type": "string"}, records={"type": "integer"})
 
     @route("get", "/model", about, "the model and its index")
     async def about_model() -> Response:
-        """What is served: the encoder's senses, what its head tells, and how many records the index has."""
+        """What is served: the encoder's fields, what its head tells, and how many records the index has."""
         heads = [t.name for t in model.head.targets] if model.head is not None else []
         return Json(
             {
                 "method": model.config.get("method", ""),
                 "fingerprint": model.fingerprint,
-                "senses": schema.about(fields),
+                "fields": schema.about(fields),
                 "tells": heads,
                 "records": len(await service.records()),
             }

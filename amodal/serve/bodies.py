@@ -1,4 +1,4 @@
-"""Requests to records: JSON, or a form with a part for each sense of one record."""
+"""Requests to records: JSON, or a form with a part for each field of one record."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from amodal.serve.values import parsed
 log = logging.getLogger("amodal.serve")
 
 Record = dict[str, Any]
-"""sense -> bytes, or what JSON says; not looked at yet."""
+"""field -> bytes, or what JSON says; not looked at yet."""
 
 
 def nothing_in(request: Request) -> bool:
@@ -51,13 +51,13 @@ async def _whole(request: Request, most: int) -> bytes:
 
 
 async def _form(request: Request, limits: Limits) -> Record:
-    """What a part is called is the sense; the file name that comes with it is not looked at."""
+    """What a part is called is the field; the file name that comes with it is not looked at."""
     record: Record = {}
     try:
         async with request.form(max_files=64, max_fields=64, max_part_size=limits.json) as form:
             for name, part in form.multi_items():
                 if name in record:
-                    raise Refused(400, f"two parts called {shortened(name)!r}; a record has one value of each sense")
+                    raise Refused(400, f"two parts called {shortened(name)!r}; a record has one value of each field")
                 record[name] = part.encode("utf-8") if isinstance(part, str) else await part.read()
     except (HTTPException, ClientDisconnect):
         raise
@@ -73,7 +73,7 @@ def records_in(body: bytes | Record, fields: Mapping[str, Modality], limits: Lim
         return [_known(body, fields)]
     said = parsed(body, limits)
     if not isinstance(said, dict) or said.keys() != {"records"} or not isinstance(said["records"], list):
-        raise Refused(422, 'expected {"records": [{SENSE: VALUE, ...}, ...]}')
+        raise Refused(422, 'expected {"records": [{FIELD: VALUE, ...}, ...]}')
     records = said["records"]
     if not records:
         raise Refused(422, "no records")
@@ -86,24 +86,24 @@ def query_in(body: bytes | Record, encoder, limits: Limits) -> Record:
     """The parts of a query, field -> value; a part may also be called by its kind. Raises Refused."""
     said = parsed(body, limits) if isinstance(body, bytes) else body
     if not isinstance(said, dict):
-        raise Refused(422, "expected an object {SENSE: VALUE, ...}")
+        raise Refused(422, "expected an object {FIELD: VALUE, ...}")
     try:
         named = [(field_for(encoder, shortened(name)), value) for name, value in said.items()]
     except AmodalError as error:
         raise Refused(422, str(error)) from None
     found = dict(named)
     if len(found) < len(named):
-        raise Refused(422, f"two parts of this query mean the same sense; there are {', '.join(encoder.fields)}")
+        raise Refused(422, f"two parts of this query mean the same field; there are {', '.join(encoder.fields)}")
     return _known(found, encoder.fields)
 
 
 def _known(record: Any, fields: Mapping[str, Modality]) -> Record:
-    """The record without senses that are null."""
+    """The record without fields that are null."""
     if not isinstance(record, dict):
-        raise Refused(422, "a record is an object {SENSE: VALUE, ...}")
+        raise Refused(422, "a record is an object {FIELD: VALUE, ...}")
     for name in record:
         if name not in fields:
-            raise Refused(422, str(unknown("sense of this encoder", shortened(name), fields)))
+            raise Refused(422, str(unknown("field of this encoder", shortened(name), fields)))
     found = {name: value for name, value in record.items() if value is not None}
     if not found:
         raise Refused(422, f"a record without any value; it may have {', '.join(fields)}")

@@ -34,10 +34,10 @@ NEAR = 10
 TILE = 65_536
 """Vectors that are compared at once."""
 SUBSETS = 5
-"""Senses of which all subsets are tried; of more, those that have one sense, or lack one."""
+"""Fields of which all subsets are tried; of more, those that have one field, or lack one."""
 
 
-class Atlas:
+class EmbeddingMap:
     """index: its records in their order are numbered from 0; cache: a folder for what takes long to compute; tested: keys of the records
     that probes are tested on, they learn from the others; most: points on a map. `unsigned`
     encoders: near is a large |cosine|, see `Embedded.unsigned`."""
@@ -68,20 +68,20 @@ class Atlas:
         self._last: tuple[tuple[str, ...], Column] | None = None
 
     @property
-    def senses(self) -> tuple[str, ...]:
+    def fields(self) -> tuple[str, ...]:
         """Those that values have, without the network's own fused vectors."""
         return tuple(s for s in self.vectors.columns if s != FUSED)
 
-    def column(self, senses: Sequence[str] = (), among: np.ndarray | None = None) -> Column:
-        """(n, D) float32 unit vectors of the records that have any of these senses: the mean of theirs where they have several; none
-        given: fused. among: ascending numbers of records, others are left out. Raises AmodalError for senses that are none."""
-        for sense in senses:
-            if sense not in self.senses:
-                raise unknown("sense of this index", sense, self.senses)
-        if senses:
-            named = tuple(dict.fromkeys(senses))
+    def column(self, fields: Sequence[str] = (), among: np.ndarray | None = None) -> Column:
+        """(n, D) float32 unit vectors of the records that have any of these fields: the mean of theirs where they have several; none
+        given: fused. among: ascending numbers of records, others are left out. Raises AmodalError for fields that are none."""
+        for field in fields:
+            if field not in self.fields:
+                raise unknown("field of this index", field, self.fields)
+        if fields:
+            named = tuple(dict.fromkeys(fields))
         else:
-            named = (FUSED,) if FUSED in self.vectors.columns else self.senses
+            named = (FUSED,) if FUSED in self.vectors.columns else self.fields
         last = self._last
         if among is None and last is not None and last[0] == named:
             return last[1]
@@ -93,23 +93,23 @@ class Atlas:
             self._last = named, found
         return found
 
-    def vector(self, number: int, senses: Sequence[str] = ()) -> Tensor | None:
-        """(D,) of one record, as in `column`; None if it has none of these senses."""
-        found = self.column(senses, np.array([number]))
+    def vector(self, number: int, fields: Sequence[str] = ()) -> Tensor | None:
+        """(D,) of one record, as in `column`; None if it has none of these fields."""
+        found = self.column(fields, np.array([number]))
         return found.values[0] if len(found) else None
 
-    def present(self, sense: str) -> np.ndarray:
+    def present(self, field: str) -> np.ndarray:
         """(N,) bool: which records have it."""
         there = np.zeros(len(self.keys), dtype=bool)
-        if sense not in self.senses:
-            raise unknown("sense of this index", sense, self.senses)
-        there[self.vectors[sense].rows.numpy()] = True
+        if field not in self.fields:
+            raise unknown("field of this index", field, self.fields)
+        there[self.vectors[field].rows.numpy()] = True
         return there
 
     @cached_property
     def fullest(self) -> int:
-        """The first of the records that have most senses."""
-        return int(np.sum([self.present(s) for s in self.senses], axis=0).argmax())
+        """The first of the records that have most fields."""
+        return int(np.sum([self.present(s) for s in self.fields], axis=0).argmax())
 
     def later(self, verb: str, *given) -> object | None:
         """What `getattr(self, verb)(*given)` returns, computed once in another thread; None until it is there."""
@@ -130,40 +130,40 @@ class Atlas:
         """What `tell(name, keys)` says of the shown records."""
         return tell(name, [self.keys[i] for i in self.shown])
 
-    def layout(self, sense: str = "", way: str = "") -> tuple[np.ndarray, np.ndarray]:
-        """(n,) numbers of shown records and (n, 2) float32 where they lie, in 0 to 1; sense "": fused; way: "umap" or "pca", the best
+    def layout(self, field: str = "", way: str = "") -> tuple[np.ndarray, np.ndarray]:
+        """(n,) numbers of shown records and (n, 2) float32 where they lie, in 0 to 1; field "": fused; way: "umap" or "pca", the best
         there is unless given. Kept on disk."""
         way = way or self.way
-        file = self.cache / f"map-{_safe(sense or FUSED)}-{way}-{self.stamp}-{len(self.shown)}.npz"
+        file = self.cache / f"map-{_safe(field or FUSED)}-{way}-{self.stamp}-{len(self.shown)}.npz"
         if not file.exists():
-            part = self._of_shown([sense] if sense else [])
+            part = self._of_shown([field] if field else [])
             np.savez(_draft(file), numbers=part.rows.numpy(), flat=flat(part.values, way))
             _draft(file).replace(file)
         with np.load(file, allow_pickle=False) as kept:
             return kept["numbers"], kept["flat"]
 
-    def stand_in(self, number: int, sense: str = "") -> int:
-        """The record by which one is found on the map: itself, or of those drawn the one nearest to it; -1 if it lacks the sense."""
-        senses = [sense] if sense else []
-        mine = self.vector(number, senses)
+    def stand_in(self, number: int, field: str = "") -> int:
+        """The record by which one is found on the map: itself, or of those drawn the one nearest to it; -1 if it lacks the field."""
+        fields = [field] if field else []
+        mine = self.vector(number, fields)
         if mine is None:
             return -1
-        drawn = self._of_shown(senses)
+        drawn = self._of_shown(fields)
         if (drawn.rows == number).any():
             return number
         cosine = drawn.values @ mine
         return int(drawn.rows[(cosine.abs() if self.unsigned else cosine).argmax()]) if len(drawn) else -1
 
     def agreement(self) -> np.ndarray:
-        """(N,) float32: of the nearest neighbours by one sense, the share that are so by another as well, mean over the pairs of senses
-        a record has; NaN for records that are not shown or have one sense. Kept on disk."""
+        """(N,) float32: of the nearest neighbours by one field, the share that are so by another as well, mean over the pairs of fields
+        a record has; NaN for records that are not shown or have one field. Kept on disk."""
         file = self.cache / f"agreement-{self.stamp}-{len(self.shown)}.npy"
         if file.exists():
             return np.load(file, allow_pickle=False)
         total, count = np.zeros(len(self.keys), np.float32), np.zeros(len(self.keys), np.float32)
-        columns = {s: self._of_shown([s]) for s in self.senses}
-        for i, a in enumerate(self.senses):
-            for b in self.senses[i + 1 :]:
+        columns = {s: self._of_shown([s]) for s in self.fields}
+        for i, a in enumerate(self.fields):
+            for b in self.fields[i + 1 :]:
                 rows = np.intersect1d(columns[a].rows.numpy(), columns[b].rows.numpy())
                 if len(rows) < 2:
                     continue
@@ -180,55 +180,55 @@ class Atlas:
         _draft(file, ".npy").replace(file)
         return found
 
-    def near(self, query_D: Tensor, senses: Sequence[str], k: int, beside: int = -1) -> list[tuple[int, float, str]]:
-        """(number, cosine, sense that matched) of the k records nearest to a query, best first; senses that are compared, all unless
+    def near(self, query_D: Tensor, fields: Sequence[str], k: int, beside: int = -1) -> list[tuple[int, float, str]]:
+        """(number, cosine, field that matched) of the k records nearest to a query, best first; fields that are compared, all unless
         given. beside: a record to leave out."""
-        senses = senses or self.senses
-        if len(self.keys) <= self.index.threshold or any(map(self.index.several, senses)):
-            found = self.index.nearest(query_D, k=k + 1, senses=senses, unsigned=self.unsigned)
+        fields = fields or self.fields
+        if len(self.keys) <= self.index.threshold or any(map(self.index.several, fields)):
+            found = self.index.nearest(query_D, k=k + 1, fields=fields, unsigned=self.unsigned)
             return [(self.at[hit[0]], *hit[1:3]) for hit in found if self.at[hit[0]] != beside][:k]
         # what the index would make first, to search approximately, takes minutes; the vectors are in memory, and one person asks
         query, best = normalize(query_D.float(), dim=0), {}
-        for sense in senses:
-            column = self.vectors[sense]
+        for field in fields:
+            column = self.vectors[field]
             score = torch.cat([part.float() @ query for part in column.values.split(TILE)])
             score, at = (score.abs() if self.unsigned else score).topk(min(k + 1, len(score)))
             for number, value in zip(column.rows[at].tolist(), score.tolist()):
                 if number != beside and value > best.get(number, (-torch.inf, ""))[0]:
-                    best[number] = value, sense
+                    best[number] = value, field
         return [(n, *best[n]) for n in sorted(best, key=lambda n: (-best[n][0], n))][:k]
 
-    def alike(self, number: int, senses: Sequence[str], k: int) -> list[tuple[int, float]]:
-        """(number, cosine) of the records nearest to one of them, by the fused vectors of these senses alone."""
-        mine = self.vector(number, senses)
+    def alike(self, number: int, fields: Sequence[str], k: int) -> list[tuple[int, float]]:
+        """(number, cosine) of the records nearest to one of them, by the fused vectors of these fields alone."""
+        mine = self.vector(number, fields)
         if mine is None:
             return []
-        column = self.column(senses)
+        column = self.column(fields)
         cosine = column.values @ mine
         cosine = cosine.abs() if self.unsigned else cosine
         score, at = cosine.topk(min(k + 1, len(column)))
         found = zip(column.rows[at].tolist(), score.tolist())
         return [(n, s) for n, s in found if n != number][:k]
 
-    def probe(self, senses: tuple[str, ...], label: str) -> dict:
-        """How well a vote of nearest neighbours tells a label of those `tested` records that are shown from these senses: {metric, value,
+    def probe(self, fields: tuple[str, ...], label: str) -> dict:
+        """How well a vote of nearest neighbours tells a label of those `tested` records that are shown from these fields: {metric, value,
         chance, n}, {} where there is nothing to test. Raises AmodalError for a label that is none."""
         if label not in self.labels:
             raise unknown("label", label, self.labels)
-        column, values = self._of_shown(senses), self.labels[label]
+        column, values = self._of_shown(fields), self.labels[label]
         test = torch.from_numpy(self.tested[column.rows.numpy()])
         learnt, asked = (Column(column.values[m], column.rows[m]) for m in (~test, test))
         found = measure(neighbours, learnt, values, {"it": asked}, values).get("it", [])
         return found[0] if found else {}
 
-    def retrieval(self, senses: tuple[str, ...], at: int = 10) -> list[dict]:
+    def retrieval(self, fields: tuple[str, ...], at: int = 10) -> list[dict]:
         """How often the right record is among the `at` nearest, of the `tested` records that are shown: {source, target, value, chance, n}
-        for every two of these senses, and for all the others together, source "", where there are more. Records whose vectors
+        for every two of these fields, and for all the others together, source "", where there are more. Records whose vectors
         are equal are equally right."""
         asked = self.shown[self.tested[self.shown]]
         rows = []
-        for target in senses:
-            others = [s for s in senses if s != target]
+        for target in fields:
+            others = [s for s in fields if s != target]
             for source in [*((s,) for s in others), *([tuple(others)] if len(others) > 1 else [])]:
                 pair = Embeddings({"a": self.column(source, asked), "b": self.column([target], asked)}, len(self.keys))
                 a, b = pair.pair("a", "b")
@@ -240,17 +240,17 @@ class Atlas:
         return rows
 
     def missing(self, label: str) -> list[dict]:
-        """Rows of `probe` with `source`, the senses that are left, for each subset of the senses, the largest first."""
-        sizes = range(len(self.senses), 0, -1)
-        if len(self.senses) > SUBSETS:
-            sizes = sorted({len(self.senses), len(self.senses) - 1, 1}, reverse=True)
-        subsets = [left for size in sizes for left in itertools.combinations(self.senses, size)]
+        """Rows of `probe` with `source`, the fields that are left, for each subset of the fields, the largest first."""
+        sizes = range(len(self.fields), 0, -1)
+        if len(self.fields) > SUBSETS:
+            sizes = sorted({len(self.fields), len(self.fields) - 1, 1}, reverse=True)
+        subsets = [left for size in sizes for left in itertools.combinations(self.fields, size)]
         found = {left: self.probe(left, label) for left in subsets}
         return [{"source": " + ".join(left), "label": label} | row for left, row in found.items() if row]
 
-    def outliers(self, sense: str = "", most: int = 200) -> list[tuple[int, float]]:
+    def outliers(self, field: str = "", most: int = 200) -> list[tuple[int, float]]:
         """(number, mean cosine to its nearest neighbours) of the shown records that are least like any other, worst first."""
-        part = self._of_shown([sense] if sense else [])
+        part = self._of_shown([field] if field else [])
         if len(part) <= 1:
             return []
         unit = part.values
@@ -259,9 +259,9 @@ class Atlas:
         score, at = (-mean).topk(min(most, len(part)))
         return list(zip(part.rows[at].tolist(), (-score).tolist()))
 
-    def twins(self, sense: str = "", least: float = 0.99, most: int = PAIRS) -> list[tuple[int, int, float]]:
+    def twins(self, field: str = "", least: float = 0.99, most: int = PAIRS) -> list[tuple[int, int, float]]:
         """(number, number, cosine) of pairs of shown records that are nearly the same, the most alike first; least: above 0."""
-        part = self._of_shown([sense] if sense else [])
+        part = self._of_shown([field] if field else [])
         unit, found = part.values, []
         for start in range(0, len(unit), 1024):
             similar = unit[start : start + 1024] @ unit.T
@@ -272,8 +272,8 @@ class Atlas:
             found = sorted(found + list(zip(a.tolist(), b.tolist(), score.tolist())), key=lambda pair: -pair[2])[:most]
         return found
 
-    def _of_shown(self, senses: Sequence[str]) -> Column:
-        return self.column(senses, self.shown)
+    def _of_shown(self, fields: Sequence[str]) -> Column:
+        return self.column(fields, self.shown)
 
 
 def flat(x_ND: Tensor, way: str) -> np.ndarray:

@@ -13,7 +13,7 @@ from amodal.search.records import plain
 from amodal.serve.limits import Refused
 
 
-class Shelf:
+class IndexCache:
     """where: the folder of the index, or the address of one elsewhere, in which is searched but whose records are not listed; None for
     none. fingerprint: of the encoder that made it. To be used by one thread at a time."""
 
@@ -25,12 +25,12 @@ class Shelf:
         self._stamp: tuple | None = None
         self._keys: list[str] = []
         self._order = np.zeros(0, dtype=np.int64)
-        self._senses: dict[str, np.ndarray] = {}
+        self._fields: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.index) if self.index is not None else 0
 
-    def fresh(self) -> Shelf:
+    def fresh(self) -> IndexCache:
         """Itself, up to date with what lies on disk. Raises AmodalError for a damaged index, and for one that another encoder made."""
         if self.far:
             return self
@@ -41,7 +41,7 @@ class Shelf:
             numbers = self.index.number if self.index is not None else {}
             self._keys, self._order = list(numbers), np.fromiter(numbers.values(), np.int64)
             sources = self.index.sources if self.index is not None else ()
-            self._senses = {s: np.array(self.index.log.vectors(s)[1]) for s in sources}
+            self._fields = {s: np.array(self.index.log.vectors(s)[1]) for s in sources}
         return self
 
     def _now(self) -> tuple | None:
@@ -77,9 +77,9 @@ class Shelf:
             )
 
     def _record(self, key: str, number: int) -> dict[str, Any]:
-        """key, labels, and the senses that it has vectors of."""
+        """key, labels, and the fields that it has vectors of."""
         labels = {name: plain(values[number]) for name, values in self.index.labels.items()}
-        return {"key": key, "labels": labels, "senses": [s for s, rows in self._senses.items() if _has(rows, number)]}
+        return {"key": key, "labels": labels, "fields": [s for s, rows in self._fields.items() if _has(rows, number)]}
 
 
 def _has(rows: np.ndarray, number: int) -> bool:

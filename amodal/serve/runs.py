@@ -30,7 +30,12 @@ def measures(run: Path, since: int = 0) -> dict:
                 columns.setdefault(name, []).append([entry["step"], value])
     schedule = config.get("schedule", {})
     about = {"method": config.get("method", ""), "status": config.get("status", ""), "steps": schedule.get("steps")}
-    return about | {"name": run.resolve().name, "last": last, "columns": columns, "settings": settings(config, encoder_args(config))}
+    return about | {
+        "name": run.resolve().name,
+        "last": last,
+        "columns": columns,
+        "settings": settings(config, encoder_args(config)),
+    }
 
 
 def encoder_args(config: dict) -> dict:

@@ -1,4 +1,4 @@
-"""What a server takes and gives, as OpenAPI says it; made from the senses that its encoder has."""
+"""What a server takes and gives, as OpenAPI says it; made from the fields that its encoder has."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ RECORD: Schema = {
     "properties": {
         "key": {"type": "string"},
         "labels": LABELS,
-        "senses": {"type": "array", "items": {"type": "string"}},
+        "fields": {"type": "array", "items": {"type": "string"}},
     },
-    "required": ["key", "labels", "senses"],
+    "required": ["key", "labels", "fields"],
 }
 
 
@@ -77,7 +77,7 @@ def good(schema: Schema, text: str) -> dict[int | str, Any]:
 
 
 def record(fields: Mapping[str, Modality], limits: Limits) -> Schema:
-    """A record, whose senses may be absent."""
+    """A record, whose fields may be absent."""
     return {
         "type": "object",
         "properties": {name: modality.json_schema(limits) for name, modality in fields.items()},

@@ -22,7 +22,7 @@ from amodal.search import Hit
 from amodal.search import search as run_search
 from amodal.serve.batcher import Together
 from amodal.serve.bodies import Record
-from amodal.serve.index_cache import Shelf
+from amodal.serve.index_cache import IndexCache
 from amodal.serve.limits import Limits, Refused
 from amodal.serve.metrics import Metrics
 from amodal.serve.values import decoded
@@ -49,7 +49,7 @@ class Service:
     def __init__(self, model, *, index: str | Path | None = None, limits: Limits, metrics: Metrics):
         self.model, self.limits, self.metrics = model, limits, metrics
         where = index if index is not None else model.path / "index" if model.path is not None else None
-        self.shelf = Shelf(where, model.fingerprint)
+        self.shelf = IndexCache(where, model.fingerprint)
         self.readers = ThreadPoolExecutor(limits.readers, "amodal-reader")
         self.searcher = ThreadPoolExecutor(1, "amodal-search")
         self.network: Together[Decoded, Seen] = Together(self._see, limits.records, metrics.batches.observe)
@@ -71,14 +71,14 @@ class Service:
         self, query: Record, *, k: int, weights: dict[str, float], like: Sequence[str] = (), **options
     ) -> list[Hit]:
         """The k records nearest to a query; like: keys of records that are parts of it, and are not found themselves; weights: of its
-        parts, by field and by `like:KEY`; options: senses and where, as for `amodal.search.search`. Raises Refused."""
+        parts, by field and by `like:KEY`; options: fields and where, as for `amodal.search.search`. Raises Refused."""
         if not len(await self.records()):
             raise Refused(409, "there is no index to search in; make one with `amodal index RUN --data DIR`")
         seen = await self.see([{name: value} for name, value in query.items()])
         vectors = {n: torch.from_numpy(finite(one.asked.get(n, one.aligned[n]))) for n, one in zip(query, seen)}
         return await self._with_index(lambda: self._nearest(vectors, like, k, weights, options))
 
-    async def records(self) -> Shelf:
+    async def records(self) -> IndexCache:
         """The index as it is now."""
         return await self._with_index(self.shelf.fresh)
 
@@ -146,7 +146,7 @@ def said(service: Service, seen: Seen) -> dict[str, Any]:
     answer = {}
     for target in service.model.head.targets:
         value = finite(seen.told[target.name]) if target.name in seen.told else None
-        if value is None:  # it tells nothing of a record with these senses
+        if value is None:  # it tells nothing of a record with these fields
             answer[target.name] = {"told": None}
         elif target.kind == "classes":
             named = dict(zip(target.classes, value.tolist()))

@@ -18,11 +18,11 @@ from amodal.modalities.shared.base import shortened
 from amodal.progress import Bar
 from amodal.serve import runs
 from amodal.serve.attributes import Attributes
-from amodal.serve.embedding_map import Atlas
+from amodal.serve.embedding_map import EmbeddingMap
 from amodal.serve.limits import Limits, Refused
 from amodal.serve.service import Service
+from amodal.serve.tabs import fields, records, search
 from amodal.serve.tabs import map as atlas_map
-from amodal.serve.tabs import records, search, senses
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 POLICY = (
@@ -37,7 +37,7 @@ def router(run: Path, *, service: Service | None = None, dataset: Dataset | None
     run that still trains) there is the tab Run alone."""
     made = APIRouter(include_in_schema=False)
     whole = service is not None and dataset is not None
-    tabs = ["map", "search", "run", "records", "senses"] if whole else ["run"]
+    tabs = ["map", "search", "run", "records", "fields"] if whole else ["run"]
     static = {f.name: f.read_bytes() for f in files("amodal.serve").joinpath("static").iterdir() if f.is_file()}
 
     @made.get("/")
@@ -67,7 +67,7 @@ def router(run: Path, *, service: Service | None = None, dataset: Dataset | None
 
         @made.get("/view/about")
         def about_run() -> Any:
-            return {"run": run.resolve().name, "tabs": tabs, "senses": {}, "labels": {}, "records": 0}
+            return {"run": run.resolve().name, "tabs": tabs, "fields": {}, "labels": {}, "records": 0}
 
         return made
 
@@ -75,11 +75,11 @@ def router(run: Path, *, service: Service | None = None, dataset: Dataset | None
     if index is None or not len(index):
         raise AmodalError(f"there is no index of {run} to show; make one with `amodal index RUN --data DIR`")
     tested = [key for key, part in zip(dataset.keys, dataset.parts.tolist()) if part == 2]
-    atlas = Atlas(index, run / "view", tested=tested, unsigned=service.encoder.similarity == "abs_cosine")
+    atlas = EmbeddingMap(index, run / "view", tested=tested, unsigned=service.encoder.similarity == "abs_cosine")
     facts = Attributes(dataset)
     label = next(iter(atlas.labels), "")
-    soon = [("layout", "", atlas.way), ("outliers", ""), ("twins", "", records.SAME), ("retrieval", atlas.senses)]
-    soon += [("probe", atlas.senses, label), ("missing", label)] if label else []
+    soon = [("layout", "", atlas.way), ("outliers", ""), ("twins", "", records.SAME), ("retrieval", atlas.fields)]
+    soon += [("probe", atlas.fields, label), ("missing", label)] if label else []
     if len(atlas.shown) < len(atlas.keys):
         soon.append(("column", ()))  # of a million it takes seconds
     for asked in soon:  # to be there when the page asks for them
@@ -87,7 +87,7 @@ def router(run: Path, *, service: Service | None = None, dataset: Dataset | None
     atlas_map.add(made, atlas, facts)
     records.add(made, run, atlas, dataset, service.limits)
     search.add(made, atlas, service)
-    senses.add(made, run, atlas)
+    fields.add(made, run, atlas)
 
     @made.get("/view/about")
     def about() -> Any:
@@ -95,9 +95,9 @@ def router(run: Path, *, service: Service | None = None, dataset: Dataset | None
             "run": run.resolve().name,
             "method": service.model.config.get("method", ""),
             "tabs": tabs,
-            "senses": {name: m.kind for name, m in service.model.fields.items()},
+            "fields": {name: m.kind for name, m in service.model.fields.items()},
             "inputs": {name: _input(m) for name, m in service.model.fields.items()},
-            "indexed": list(atlas.senses),
+            "indexed": list(atlas.fields),
             "labels": {name: "number" if is_number(v) else "classes" for name, v in atlas.labels.items()},
             "facts": facts.names,
             "records": len(atlas.keys),

@@ -18,7 +18,7 @@ PENALTIES = tuple(10.0**k for k in range(-4, 4))
 
 @dataclass(frozen=True)
 class Gaussian:
-    """exp(-the sum over parts of weight * |a - b|^2 / width^2); a part is a range of columns, such as one sense.
+    """exp(-the sum over parts of weight * |a - b|^2 / width^2); a part is a range of columns, such as one source.
 
     parts: (first column, last + 1, width, weight) each.
     """

@@ -45,7 +45,7 @@ class Seen:
         return Ragged.of([torch.zeros(0, self.width + 3), *tensors])[1 + torch.arange(len(tensors))]
 
 
-class Remembered(Dataset):
+class CachedFeatures(Dataset):
     """The same records; the values of some fields are what backbones made of them."""
 
     def __init__(self, dataset: Dataset, stores: dict[str, Store]):
@@ -53,14 +53,16 @@ class Remembered(Dataset):
         self.fields = {f: Seen(stores[f].width) if f in stores else m for f, m in dataset.fields.items()}
         self.cache, self.stores = Cache(), stores
 
-    def with_fields(self, modalities) -> Remembered:
-        return Remembered(super().with_fields(modalities), self.stores)
+    def with_fields(self, modalities) -> CachedFeatures:
+        return CachedFeatures(super().with_fields(modalities), self.stores)
 
     def value(self, i: int, field: str) -> np.ndarray | None:
         return self.stores[field].value(i) if field in self.stores else super().value(i, field)
 
 
-def remembered(dataset: Dataset, encoder, device: torch.device, *, pooled: bool, progress: bool = True) -> Remembered:
+def remembered(
+    dataset: Dataset, encoder, device: torch.device, *, pooled: bool, progress: bool = True
+) -> CachedFeatures:
     """The dataset with what the encoder's frozen backbones make of it; computed now unless an earlier run did.
 
     pooled: keep the mean of the tokens of a value instead of all of them. A linear map and a mean may change places, so that for vectors
@@ -87,7 +89,7 @@ def remembered(dataset: Dataset, encoder, device: torch.device, *, pooled: bool,
         if distributed.rank() == 0:
             store.fill(dataset, field, backbone.body.to(device), device, pooled, progress)
         distributed.barrier()
-    return Remembered(dataset, stores)
+    return CachedFeatures(dataset, stores)
 
 
 def digest(module: nn.Module) -> str:

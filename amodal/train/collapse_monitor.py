@@ -50,7 +50,7 @@ class Watch:
             elif len(z) >= ENOUGH:
                 found[f"rank/{s}"] = float(effective_rank(z - z.mean(0)))
                 found[f"std/{s}"] = float(torch.nn.functional.normalize(z, dim=1).std(0).mean() * z.shape[1] ** 0.5)
-                if s in aligned:  # vectors of all senses together may have no head
+                if s in aligned:  # vectors of all fields together may have no head
                     found[f"uniformity/{s}"] = float(uniformity(aligned[s].values.float()))
         for a, b in itertools.combinations([s for s in aligned if s != FUSED], 2):
             x, y = aligned.pair(a, b)

@@ -15,10 +15,10 @@ def announce(config: dict, method: Method, dataset, notes: Sequence[str] = ()) -
     encoder: Encoder = method.encoder
     shape = size_of(encoder.size)
     count = sum(p.numel() for p in encoder.parameters())
-    senses = ", ".join(f"{name} ({m.kind})" for name, m in dataset.fields.items())
+    fields = ", ".join(f"{name} ({m.kind})" for name, m in dataset.fields.items())
     say = Console(stderr=True)
     say.print(
-        f"[bold]{config['method']}[/] on {dataset.name}: {config['data']['train']} of {len(dataset)} records to train on; {senses}\n"
+        f"[bold]{config['method']}[/] on {dataset.name}: {config['data']['train']} of {len(dataset)} records to train on; {fields}\n"
         f"encoder {encoder.size}: {encoder.trunk} trunk, width {shape.width}, depth {shape.depth}, {count / 1e6:.2f} M parameters; "
         f"batch {config['batch']}, learning rate {config['schedule']['lr']:.3g}, {config['schedule']['steps']} steps",
         highlight=False,

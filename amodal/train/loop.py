@@ -360,8 +360,12 @@ def pulls(method: Method, batch: Batch, micro: int | None) -> dict[str, float]:
     The cosine of the gradients of two terms of the loss, on the batch or its first micro-batch;
     leaves no trace.
     """
+    before = [(buffer, buffer.clone()) for buffer in method.buffers()]  # batch statistics would move once more
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         found = conflict(method, next(iter(batch.split(micro))) if micro else batch)
+    with torch.no_grad():
+        for buffer, value in before:
+            buffer.copy_(value)
     return {f"conflict/{a}~{b}": value for (a, b), value in found.items()}
 
 

@@ -177,7 +177,7 @@ def card(config: dict, digest: str) -> str:
 | versions | {", ".join(f"{k} {v}" for k, v in config.get("versions", {}).items())} |
 | weights | sha256 {digest} |
 
-| sense | kind |
+| field | kind |
 |---|---|
 {fields}
 

@@ -18,7 +18,7 @@ from amodal.methods.contract import Method
 from amodal.modalities import BadValue, name_of
 from amodal.nn.heads.supervised import Target, targets_of
 from amodal.nn.transformer import size_of
-from amodal.train.cache_features import Remembered
+from amodal.train.cache_features import CachedFeatures
 from amodal.train.collapse_monitor import ENOUGH
 
 HELD_OUT = 512  # records that `watch` looks at
@@ -64,7 +64,7 @@ def tells(trainee: Method, chosen: dict[str, object], dataset: records.Dataset) 
     return [Target(trainee.labels[0], "classes", tuple(names)).written()]
 
 
-def once(views: Views, seen: Remembered) -> Views:
+def once(views: Views, seen: CachedFeatures) -> Views:
     """The views of a method, where values that backbones have looked at have one. Raises AmodalError if it compares several of them."""
     each = {f: tuple(views.get(f, ("plain",)) if isinstance(views, Mapping) else views) for f in seen.fields}
     several = [f for f in seen.stores if len(each[f]) > 1]

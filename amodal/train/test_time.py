@@ -119,7 +119,7 @@ def tent(encoder: Encoder, head: SupervisedHead) -> Loss:
 def told(
     encoder: Encoder, head: SupervisedHead, batches: Iterable[Batch], adapt: Callable[[Batch], object] | None = None
 ) -> dict[str, Tensor]:
-    """Target -> predictions for the rows of all batches that have any sense, end to end. adapt: is called with each batch before."""
+    """Target -> predictions for the rows of all batches that have any field, end to end. adapt: is called with each batch before."""
     found: dict[str, list[Tensor]] = {}
     for batch in batches:
         if adapt is not None:

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def small_run(where: Path, name: str = "run", *, steps: int = 2, **settings) -> Path:
-    """Two steps on three senses of generated records."""
+    """Two steps on three fields of generated records."""
     from amodal.train.pretrain import pretrain
 
     rng = np.random.default_rng(0)

@@ -186,7 +186,7 @@ def test_a_learner_whose_own_loss_cannot_be_told_is_scored_by_one_that_is_given(
             Jest(None, score="hard", **options).prepare(method)
     choose = Jest(None, score="hard", keep=0.25, loss="softmax", scale=14.0)
     choose.prepare(method)
-    assert choose(method, make_batch(method.views, size=24, senses=("picture", "words")), 1).size == 6
+    assert choose(method, make_batch(method.views, size=24, fields=("picture", "words")), 1).size == 6
 
 
 def test_the_learners_own_loss_and_scale_count_unless_others_are_given(monkeypatch):
@@ -214,10 +214,10 @@ def test_scores_are_computed_in_the_precision_of_the_run():
     choose.prepare(method, precision=torch.autocast("cpu", torch.bfloat16))
     choose.gather = lambda z: (seen.extend(c.values.dtype for c in z.columns.values()), z)[1]
     assert choose(method, super_batch(), 1).size == 6
-    assert seen.count(torch.bfloat16) == 4, "both senses of learner and reference"
+    assert seen.count(torch.bfloat16) == 4, "both fields of learner and reference"
 
 
 def test_what_is_remembered_does_not_hold_whole_batches():
     _, choose = selection(super_batch(), remember=True)
-    vectors = [v for senses in choose.known.values() for v in senses.values()]
+    vectors = [v for fields in choose.known.values() for v in fields.values()]
     assert vectors and all(v.untyped_storage().nbytes() == v.nbytes and v.device.type == "cpu" for v in vectors)

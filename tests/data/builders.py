@@ -1,4 +1,4 @@
-"""Small data of every sort that a reader reads, all of it the same ten records: a number of senses, some missing."""
+"""Small data of every sort that a reader reads, all of it the same ten records: a number of fields, some missing."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import torch
 
 import amodal.data as data
 from amodal.core import AmodalError, Ragged
-from amodal.data.shm_batch import Parcel
+from amodal.data.shm_batch import SharedBatch
 from amodal.modalities.image import Image
 from tests.data import builders as b
 
@@ -179,7 +179,7 @@ def test_pictures_leave_a_worker_as_bytes_and_arrive_as_the_same_floats():
     there = data.Loader(dataset, [0, 1], batch=2, shuffle=False)
     batch, _ = there.read(0)
     assert batch["image"].values.dtype == torch.uint8
-    sent = Parcel.of(batch)
+    sent = SharedBatch.of(batch)
     assert isinstance(sent.seeds, np.ndarray) and equal(sent.opened(), batch)
     wanted = torch.from_numpy(bytes_of).float() / 255
     for arrived in (there.finished(sent.opened()), next(iter(data.Loader(dataset, [0, 1], batch=2, workers=1)))):

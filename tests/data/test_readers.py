@@ -25,7 +25,7 @@ OPENERS = {
     "huggingface": lambda root: b.huggingface(root),
     "arrays": lambda root: b.arrays(),
 }
-SENSES = {"image": "image", "file": "image", "picture": "image", "text": "text", "caption": "text", "audio": "audio"}
+FIELDS = {"image": "image", "file": "image", "picture": "image", "text": "text", "caption": "text", "audio": "audio"}
 
 
 @pytest.fixture(params=OPENERS)
@@ -51,11 +51,11 @@ def test_values_and_absence(dataset):
         values = [dataset.value(i, name) for i in range(b.N)]
         assert [v is not None for v in values] == present.tolist()
         assert all(np.isfinite(v).any() and len(modality.collate([v])) == 1 for v in values if v is not None)
-        sense = SENSES.get(name)
-        expected = {"image": b.png, "audio": b.wav, "text": lambda i: b.CAPTIONS[i]}.get(sense)
+        field = FIELDS.get(name)
+        expected = {"image": b.png, "audio": b.wav, "text": lambda i: b.CAPTIONS[i]}.get(field)
         if expected:
             assert [present[i] for i in by_number(dataset)] == [expected(i) is not None for i in range(b.N)]
-        if sense == "text":
+        if field == "text":
             texts = [
                 bytes(values[i].astype(np.uint8)).decode() if values[i] is not None else None
                 for i in by_number(dataset)

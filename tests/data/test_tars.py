@@ -28,14 +28,14 @@ def listed(path, monkeypatch, quickly):
     """members, or the error; quickly: whether the quick listing may be used."""
     with monkeypatch.context() as patch:
         if not quickly:
-            patch.setattr(_tar, "_plain", refuse)
+            patch.setattr(_tar, "_plain", re_fuse)
         try:
             return _tar.members(path)
         except AmodalError as error:
             return str(error)
 
 
-def refuse(*_):
+def re_fuse(*_):
     raise _tar.Unusual
 
 
@@ -47,7 +47,7 @@ def test_plain_tars_are_listed_quickly_and_alike(tmp_path, monkeypatch, format):
     names = NAMES if format == tarfile.USTAR_FORMAT else [n for n in NAMES if n.isascii() and len(n) < 100]
     path = tar(tmp_path / "a.tar", names, format, mode=0o755, uid=1000, mtime=1_700_000_000, uname="me")
     with monkeypatch.context() as patch:
-        patch.setattr(_tar, "_by_tarfile", refuse)
+        patch.setattr(_tar, "_by_tarfile", re_fuse)
         quick = _tar.members(path)
     assert quick == listed(path, monkeypatch, quickly=False)
     assert [name for name, *_ in quick] == [n.removeprefix("./") for n in names if n[-1] != "/" and ".hidden" not in n]

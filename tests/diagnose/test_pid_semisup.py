@@ -38,7 +38,7 @@ def test_gates(name):
     found = bounds(p * 40)  # counts do as well
     got = [found.redundancy, found.unique1, found.unique2, synergy(p)]
     np.testing.assert_allclose([float(v) for v in got], (redundancy, unique1, unique2, true), atol=2e-3)
-    blind = name == "xor"  # pairs are independent, and so are labels of one sense: nothing can be known from below
+    blind = name == "xor"  # pairs are independent, and so are labels of one field: nothing can be known from below
     assert abs(float(found.lower) - (0 if blind else true)) < 2e-3 and abs(float(found.upper) - true) < 2e-3
 
 

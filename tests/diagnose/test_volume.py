@@ -17,7 +17,7 @@ def embeddings(noise):
     return Embeddings(columns, 12)
 
 
-def test_each_set_of_senses_is_counted_over_its_own_records():
+def test_each_set_of_fields_is_counted_over_its_own_records():
     found = {row["sources"]: row for row in volume(embeddings(0.5))}
     assert {s: row["n"] for s, row in found.items()} == {"a + b": 10, "a + c": 11, "b + c": 9, "a + b + c": 9}
     _, vectors = embeddings(0.5).complete(["a", "b", "c"])
@@ -28,6 +28,6 @@ def test_each_set_of_senses_is_counted_over_its_own_records():
     assert abs(row["told apart"] - float((true[:, None] < mixed[None]).float().mean())) < 1e-5
 
 
-def test_aligned_senses_are_told_apart_and_unrelated_ones_are_not():
+def test_aligned_fields_are_told_apart_and_unrelated_ones_are_not():
     assert volume(embeddings(0.01))[-1]["told apart"] > 0.99
     assert 0.2 < volume(embeddings(1e4))[-1]["told apart"] < 0.8

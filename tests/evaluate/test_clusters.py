@@ -39,7 +39,7 @@ def test_agreement_is_scikit_learns(classes):
     assert adjusted_mutual_information(apart, apart) == 1
 
 
-def test_the_protocol_finds_the_classes_of_each_sense_and_of_all_side_by_side():
+def test_the_protocol_finds_the_classes_of_each_source_and_of_all_side_by_side():
     result = cluster(None, made(share=0.8), label="kind")
     assert [r["source"] for r in result.rows] == ["image", "sound", "image+sound"]
     assert all(r["value"] > 0.6 for r in result.rows)

@@ -46,11 +46,11 @@ def test_records_are_embedded_once_each_and_in_order(records):
     assert set(embedded.probed()) == {image, text, FUSED}
 
 
-def test_a_joint_encoder_sees_only_the_senses_it_is_given(records):
+def test_a_joint_encoder_sees_only_the_sources_it_is_given(records):
     encoder = encoder_for(records, trunk="joint")
     embedded = embed_records(encoder, records, range(40))
     text = next(f for f, m in records.fields.items() if type(m).__name__ == "Text")
-    assert embedded.refuse is not None
+    assert embedded.re_fuse is not None
     alone = embedded.fused([text])
     assert alone.rows.tolist() == embedded.aligned[text].rows.tolist()
     whole = embedded.fused()
@@ -87,8 +87,8 @@ def test_long_protocols_are_shown_in_short():
     from amodal.evaluate.protocols.retrieval import retrieval
     from amodal.evaluate.report_table import in_short
 
-    senses = tuple("abcde")
-    test = made(seed=2, senses=senses)
+    sources = tuple("abcde")
+    test = made(seed=2, sources=sources)
     rows = [{"protocol": "retrieval", **r} for r in retrieval(None, test).rows if r["metric"] == "recall@10"]
     short = in_short(rows)
     assert len(rows) == 20 and len(short) == 5 and short[0]["of"] == 4

@@ -74,7 +74,7 @@ def test_every_record_is_judged_by_a_probe_that_saw_nothing_of_its_group():
         grouped(x, np.ones(len(x), dtype=bool), group, fit=probe())
 
 
-def test_senses_side_by_side_weigh_the_same():
+def test_sources_side_by_side_weigh_the_same():
     both = side_by_side([torch.randn(50, 4) * 9 + 3, torch.randn(50, 16)])
     assert both.shape == (50, 20)
     torch.testing.assert_close(both[:, :4].square().sum(), both[:, 4:].square().sum(), rtol=1e-4, atol=1e-4)

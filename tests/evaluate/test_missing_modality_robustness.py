@@ -25,7 +25,7 @@ THREE = ("image", "sound", "text")
 
 @pytest.fixture(scope="module")
 def result():
-    pair = (made(400, seed=s, senses=THREE, noise=2.0, share=0.9, unaligned=("sound",)) for s in (1, 2))
+    pair = (made(400, seed=s, sources=THREE, noise=2.0, share=0.9, unaligned=("sound",)) for s in (1, 2))
     return missing_modality_robustness(*pair, label="kind")
 
 
@@ -45,14 +45,14 @@ def value(result, part, source, target=None):
 # Worth
 
 
-def test_worth_agrees_with_every_order_of_adding_senses():
-    senses, rng = "abcd", np.random.default_rng(0)
-    score = {subset: float(rng.random()) for subset in powerset(senses)}
-    slow = dict.fromkeys(senses, 0.0)
-    for order in itertools.permutations(senses):
-        for i, sense in enumerate(order):
-            slow[sense] += (score[frozenset(order[: i + 1])] - score[frozenset(order[:i])]) / 24
-    assert shapley(score, senses) == pytest.approx(slow)
+def test_worth_agrees_with_every_order_of_adding_sources():
+    sources, rng = "abcd", np.random.default_rng(0)
+    score = {subset: float(rng.random()) for subset in powerset(sources)}
+    slow = dict.fromkeys(sources, 0.0)
+    for order in itertools.permutations(sources):
+        for i, source in enumerate(order):
+            slow[source] += (score[frozenset(order[: i + 1])] - score[frozenset(order[:i])]) / 24
+    assert shapley(score, sources) == pytest.approx(slow)
 
 
 def test_worths_sum_to_the_whole(result):
@@ -62,7 +62,7 @@ def test_worths_sum_to_the_whole(result):
     assert value(result, "subset", "+".join(THREE)) == value(result, "random", "trained with 0% hidden", "0% hidden")
 
 
-def test_a_sense_without_information_is_worth_nothing():
+def test_a_source_without_information_is_worth_nothing():
     def deafened(e):
         noise = torch.randn(len(e), 16, generator=torch.Generator().manual_seed(len(e.keys[0]) + int(e.keys[0][1])))
         columns = {**e.aligned.columns, "sound": Column(noise[e.aligned["sound"].rows], e.aligned["sound"].rows)}
@@ -76,19 +76,19 @@ def test_a_sense_without_information_is_worth_nothing():
 
 
 def test_what_is_hidden_follows_from_the_record_and_grows_with_the_rate():
-    seen = FieldVectors.of(made(500, senses=THREE))
+    seen = FieldVectors.of(made(500, sources=THREE))
     chance = seen.uniform(3)
-    assert torch.equal(chance, FieldVectors.of(made(500, senses=THREE)).uniform(3)) and not torch.equal(
+    assert torch.equal(chance, FieldVectors.of(made(500, sources=THREE)).uniform(3)) and not torch.equal(
         chance, seen.uniform(4)
     )
     for rate in (0.3, 0.6, 0.9):
         assert (chance < rate).float().mean(0).sub(rate).abs().max() < 0.07
-    few = FieldVectors.of(made(500, senses=THREE), most=50)
+    few = FieldVectors.of(made(500, sources=THREE), most=50)
     assert len(few) == 50 and torch.equal(few.uniform(3), chance[few.rows])
 
 
 def test_fused_is_what_the_embeddings_fuse():
-    test = made(60, share=0.7, senses=THREE)
+    test = made(60, share=0.7, sources=THREE)
     seen = FieldVectors.of(test)
     whole = test.fused()
     assert torch.equal(seen.rows, whole.rows) and torch.allclose(seen.fused(seen.there), whole.values, atol=1e-6)
@@ -102,13 +102,13 @@ def test_fused_is_what_the_embeddings_fuse():
 def test_a_joint_network_fuses_what_is_left_itself():
     test, asked = made(30, share=0.8), []
 
-    def refuse(names):
+    def re_fuse(names):
         asked.append(tuple(names))
         fused = test.aligned.fused(names)
         return Column(fused.values * 10 * len(names), fused.rows)
 
     joint = Embedded(
-        test.keys, Embeddings({**test.aligned.columns, FUSED: test.fused()}, 30), test.features, {}, refuse
+        test.keys, Embeddings({**test.aligned.columns, FUSED: test.fused()}, 30), test.features, {}, re_fuse
     )
     seen = FieldVectors.of(joint)
     found = seen.fused(seen.there & torch.tensor([False, True]))
@@ -125,9 +125,9 @@ def test_dependence_on_the_label_and_its_reverse():
     luck = torch.rand(2000, 3, generator=torch.Generator().manual_seed(0))
     for turned in (False, True):
         hidden = depending(luck, groups, turned=turned)
-        for group, sense in itertools.product((0, 1), range(3)):
-            rate = 0.8 if (group + sense + turned) % 2 == 0 else 0.2
-            assert abs(float(hidden[groups == group, sense].float().mean()) - rate) < 0.06
+        for group, source in itertools.product((0, 1), range(3)):
+            rate = 0.8 if (group + source + turned) % 2 == 0 else 0.2
+            assert abs(float(hidden[groups == group, source].float().mean()) - rate) < 0.06
         assert abs(float(hidden[groups == -1].float().mean()) - 0.5) < 0.05
     assert halves(np.array([1.0, 2.0, 9.0]), np.array([0.0, 5.0, np.nan]))[1].tolist() == [0, 1, -1]
 
@@ -194,8 +194,8 @@ def test_numbers_few_labels_and_the_other_probe():
 # Stand-ins
 
 
-def known_senses(n, seed):
-    """Sense b is a turn of a, and c says nothing of either."""
+def known_sources(n, seed):
+    """Source b is a turn of a, and c says nothing of either."""
     g = torch.Generator().manual_seed(seed)
     a = normalize(torch.randn(n, 6, generator=g), dim=1)
     turn = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(9)))[0]
@@ -206,8 +206,8 @@ def known_senses(n, seed):
 
 
 def test_stand_ins_where_the_answer_is_known():
-    learn, x = known_senses(200, 0)
-    seen, truth = known_senses(20, 1)
+    learn, x = known_sources(200, 0)
+    seen, truth = known_sources(20, 1)
     left = torch.tensor([[True, False, True]]).expand(20, 3)
     predicted = filled("predict", learn, seen.x, left)
     assert torch.allclose(predicted[:, 1], truth["b"], atol=0.02) and torch.allclose(predicted[:, 0], truth["a"])
@@ -221,7 +221,7 @@ def test_stand_ins_where_the_answer_is_known():
 
 
 def test_donors_are_records_that_have_both():
-    learn, x = known_senses(100, 0)
+    learn, x = known_sources(100, 0)
     there = learn.there.clone()
     there[:50, 1] = False
     some = FieldVectors(learn.embedded, learn.rows, learn.x * there[:, :, None], there)
@@ -251,7 +251,7 @@ def test_ridge_agrees_with_leaving_each_record_out():
 
 
 def test_prediction_is_chosen_where_it_is_best_and_test_labels_have_no_say():
-    """Each sense has a half of what tells the class, in directions that cancel when they are averaged alone."""
+    """Each source has a half of what tells the class, in directions that cancel when they are averaged alone."""
     train, test = (made(500, seed=s, noise=0.1, unaligned=("sound",)) for s in (1, 2))
     found = missing_modality_robustness(train, test, label="kind")
     chosen = {r["source"] for r in rows(found, "ways") if r["chosen"]}
@@ -336,7 +336,7 @@ def test_something_is_always_left():
 
 
 @pytest.mark.parametrize("trunk", ["separate", "joint"])
-def test_damage_changes_its_own_sense_alone(folder, trunk):
+def test_damage_changes_its_own_source_alone(folder, trunk):
     records = amodal.open(folder)
     torch.manual_seed(0)
     encoder = amodal.Encoder(records.fields, size="nano", trunk=trunk).align(16, fused=trunk == "joint")
@@ -394,4 +394,4 @@ def test_what_cannot_be_asked():
     with pytest.raises(AmodalError, match="shares above 0 and at most 1"):
         missing_modality_robustness(train, test, label="kind", rates=(30, 60))
     with pytest.raises(NotApplicable, match="there is only image"):
-        missing_modality_robustness(made(60, senses=("image",)), made(60, senses=("image",)), label="kind")
+        missing_modality_robustness(made(60, sources=("image",)), made(60, sources=("image",)), label="kind")

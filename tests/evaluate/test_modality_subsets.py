@@ -43,7 +43,7 @@ def test_every_cell_is_a_probe_of_one_set_tested_with_another(pair, rows):
             assert row["value"] == pytest.approx(by_hand(pair, source.split("+"), target.split("+")))
             assert row["own"] == own and row["robustness"] == pytest.approx(row["value"] / own)
     assert {r["n"] for r in rows} == {len(pair[1].aligned.complete(("image", "sound"))[0])}
-    # senses in spaces of their own: what is learnt from one says nothing of the other
+    # sources in spaces of their own: what is learnt from one says nothing of the other
     assert cells["image", "sound"]["value"] < 0.6 < cells["sound", "sound"]["value"]
 
 
@@ -78,7 +78,7 @@ def test_a_report_shows_the_summaries_and_draws_the_matrix(pair, tmp_path):
 
 def test_where_it_says_nothing(pair):
     assert "modality_subsets" in protocol_names()
-    alone = [made(60, senses=("image",)) for _ in range(2)]
+    alone = [made(60, sources=("image",)) for _ in range(2)]
     with pytest.raises(NotApplicable, match="only image"):
         modality_subsets(*alone, label="kind")
     with pytest.raises(AmodalError, match="has the label"):

@@ -16,10 +16,10 @@ def records(species, seed, noise=0.9, share=0.8):
     centres = dict(zip(GENUS, np.random.default_rng(9).normal(size=(len(GENUS), 6))))
     own = np.stack([centres[s or "cow"] for s in species])
     columns = {}
-    for sense in ("image", "dna"):
+    for source in ("image", "dna"):
         rows = np.sort(rng.permutation(len(species))[: round(share * len(species))])
         x = (own + rng.normal(0, noise, own.shape))[rows]
-        columns[sense] = Column(torch.tensor(x, dtype=torch.float32), torch.from_numpy(rows))
+        columns[source] = Column(torch.tensor(x, dtype=torch.float32), torch.from_numpy(rows))
     z = Embeddings(columns, len(species))
     labels = {
         "species": np.array(species, dtype=object),

@@ -21,8 +21,8 @@ from tests.methods.bench import fields, method, raw
 def records():
     rng = np.random.default_rng(0)
     columns = {}
-    for k, sense in enumerate(fields()):
-        columns[sense] = [raw(sense, rng) if (i + k) % 4 else None for i in range(64)]
+    for k, source in enumerate(fields()):
+        columns[source] = [raw(source, rng) if (i + k) % 4 else None for i in range(64)]
     kind = {"kind": [None if i % 9 == 8 else "uvw"[i * 7 % 3] for i in range(64)]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

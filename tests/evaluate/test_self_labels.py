@@ -63,7 +63,7 @@ def test_members_vote_for_the_name_of_their_cluster():
 
 def test_the_protocol_finds_the_number_too_when_it_is_asked_to():
     x, truth = subspaces(3, 60)
-    embedded = made(180, senses=("image",))
+    embedded = made(180, sources=("image",))
     embedded.features["image"].values.copy_(x[embedded.features["image"].rows])
     embedded.labels["kind"] = np.array(["a", "b", "c"], dtype=object)[truth]
     result = cluster(None, embedded, label="kind", number="coding length", most_clusters=6)

@@ -187,7 +187,7 @@ def test_halves_of_risk_part_where_risk_is_told_and_are_drawn(tmp_path):
     assert Image.open(tmp_path / "r.survival.png").size[0] > 500 and Report.load(file)["survival"].spec["groups"]
 
 
-def test_the_table_keeps_intervals_however_many_senses_there_are():
+def test_the_table_keeps_intervals_however_many_sources_there_are():
     rows = [{"protocol": "survival", **r} for r in protocol(embedded(80, 2), embedded(60, 3), label="days,dead").rows]
     assert in_short(rows * 5) == rows * 5 and all("interval" in r for r in rows)
 

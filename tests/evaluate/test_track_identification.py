@@ -16,10 +16,10 @@ def snippets(noise=1.2, n=60, seed=0):
     of = rng.integers(0, len(PIECES), n)
     own = 3 * np.random.default_rng(1).normal(size=(len(PIECES), 6))[of] + 0.5 * rng.normal(size=(n, 6))
     columns = {}
-    for sense in ("score", "sound"):
+    for source in ("score", "sound"):
         rows = np.sort(rng.permutation(n)[: n - 7])
         x = own[rows] + noise * rng.normal(size=(len(rows), 6))
-        columns[sense] = Column(torch.tensor(x, dtype=torch.float32), torch.from_numpy(rows))
+        columns[source] = Column(torch.tensor(x, dtype=torch.float32), torch.from_numpy(rows))
     z = Embeddings(columns, n)
     piece = PIECES[of]
     piece[3] = None

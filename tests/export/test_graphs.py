@@ -25,7 +25,7 @@ SHAPES = {
 
 def compared(made, field: str, n: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     alone = Alone(made, field).eval()
-    column = Column(FIELDS[field].collate(alone.sense.examples(n, length, np.random.default_rng(n))), torch.arange(n))
+    column = Column(FIELDS[field].collate(alone.field.examples(n, length, np.random.default_rng(n))), torch.arange(n))
     with torch.no_grad():
         return alone(*dense(column.values)).numpy(), made(Batch.of(n, {field: column}))[field].values.numpy()
 
@@ -46,7 +46,7 @@ def test_fusion_tokens_take_part_as_the_rule_says(reads):
 
 
 @pytest.mark.parametrize("where", ["attention", "mlp"])
-def test_each_sense_takes_its_own_skills_along(where):
+def test_each_field_takes_its_own_skills_along(where):
     made = encoder("photo", "facts", trunk="shared")
     made.set_block_hook(Skills({"photo": ("seeing", "both"), "facts": ("both",)}, where))
     with torch.no_grad():
@@ -61,22 +61,22 @@ def test_waveform_patches_agree(monkeypatch):
     np.testing.assert_allclose(*compared(encoder("speech").eval(), "speech", 3, 9), atol=1e-5)
 
 
-@pytest.mark.parametrize("senses", [("photo", "caption", "facts"), ("watch", "speech")])
-def test_each_sense_becomes_a_graph_that_agrees_for_any_batch_and_length(tmp_path, senses):
-    made = encoder(*senses, trunk="shared").align(24)
+@pytest.mark.parametrize("fields", [("photo", "caption", "facts"), ("watch", "speech")])
+def test_each_field_becomes_a_graph_that_agrees_for_any_batch_and_length(tmp_path, fields):
+    made = encoder(*fields, trunk="shared").align(24)
     made.trunks["all"].blocks = made.trunks["all"].blocks[:1]  # tracing takes longer than anything else here
     before = {k: v.clone() for k, v in made.state_dict().items()}
     written = export(model(made), "onnx", tmp_path)
-    assert {p.name for p in written} == {*(f"{f}.onnx" for f in senses), "senses.json"}
+    assert {p.name for p in written} == {*(f"{f}.onnx" for f in fields), "fields.json"}
     assert all(torch.equal(v, before[k]) for k, v in made.state_dict().items()), "exporting changes nothing"
-    about = json.loads((tmp_path / "senses.json").read_text())["senses"]
-    for field in senses:
+    about = json.loads((tmp_path / "fields.json").read_text())["fields"]
+    for field in fields:
         assert about[field]["largest_error"] < graphs.TOLERANCE
         assert b"/amodal/" not in (tmp_path / f"{field}.onnx").read_bytes(), "no paths of the machine it was made on"
         session = onnxruntime.InferenceSession(tmp_path / f"{field}.onnx")
         assert [i.name for i in session.get_inputs()] == list(about[field]["inputs"])
         assert all(i.shape[0] == "batch" for i in session.get_inputs())
-    if "watch" in senses:
+    if "watch" in fields:
         what_is_past_the_end_does_not_matter(onnxruntime.InferenceSession(tmp_path / "watch.onnx"))
 
 
@@ -110,7 +110,7 @@ def test_missing_packages_are_named_with_the_command_that_gets_them(tmp_path, mo
         export(model(encoder("facts")), "onnx", tmp_path)
 
 
-def test_every_parameter_of_a_sense_is_in_its_graph():
+def test_every_parameter_of_a_field_is_in_its_graph():
     made = encoder("photo", trunk="separate", pool="attention").align(8)
     inside = {id(p) for p in Alone(made, "photo").parameters()}
     assert inside == {id(p) for p in made.parameters()}

@@ -64,11 +64,11 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
 }
 
 
-SENSES = ("picture", "words", "signal", "facts")
+FIELDS = ("picture", "words", "signal", "facts")
 
 
 @cache
-def fields(senses: Sequence[str] = SENSES) -> dict:
+def fields(fields: Sequence[str] = FIELDS) -> dict:
     rng = np.random.default_rng(0)
     every = {
         "picture": modalities.make("image", size=16, channels=3, patch=8),
@@ -78,16 +78,16 @@ def fields(senses: Sequence[str] = SENSES) -> dict:
             [{"age": float(i), "colour": "red" if i % 2 else "blue"} for i in range(8)]
         ),
     }
-    return {name: every[name] for name in senses}
+    return {name: every[name] for name in fields}
 
 
-def raw(sense: str, rng: np.random.Generator):
+def raw(field: str, rng: np.random.Generator):
     return {
         "picture": lambda: rng.integers(0, 255, (16, 16, 3), dtype=np.uint8),
         "words": lambda: " ".join(rng.choice(["red", "boat", "on", "the", "sea"], rng.integers(1, 5))),
         "signal": lambda: rng.normal(size=(rng.integers(6, 20), 2)).astype(np.float32),
         "facts": lambda: {"age": float(rng.normal()), "colour": str(rng.choice(["red", "blue"]))},
-    }[sense]()
+    }[field]()
 
 
 def batch(
@@ -96,13 +96,13 @@ def batch(
     absent: Sequence[str] = (),
     seed: int = 0,
     patchy: bool = True,
-    senses: Sequence[str] = SENSES,
+    sources: Sequence[str] = FIELDS,
 ) -> Batch:
-    """`size` rows; `patchy`: each sense is missing from some rows; `absent`: senses that no row has; every fourth row has no
+    """`size` rows; `patchy`: each source is missing from some rows; `absent`: sources that no row has; every fourth row has no
     label "kind"."""
     rng = np.random.default_rng(seed)
     columns = {}
-    for k, (name, modality) in enumerate(fields(tuple(senses)).items()):
+    for k, (name, modality) in enumerate(fields(tuple(sources)).items()):
         own = views.get(name, ("plain",)) if isinstance(views, Mapping) else views
         rows = [i for i in range(size) if not (patchy and (i + k) % 4 == 0)] if name not in absent else []
         values = [modality.decode(raw(name, rng)) for _ in rows]
@@ -131,10 +131,10 @@ def _double(values):
     return values.double() if values.is_floating_point() else values
 
 
-def method(name: str, seed: int = 0, senses: Sequence[str] = SENSES, **options):
+def method(name: str, seed: int = 0, sources: Sequence[str] = FIELDS, **options):
     """A method on small encoders; one that learns from a label gets "kind", which has three classes."""
     torch.manual_seed(seed)
-    encoder = Encoder(fields(tuple(senses)), size="nano", **methods.encoder_options(name))
+    encoder = Encoder(fields(tuple(sources)), size="nano", **methods.encoder_options(name))
     label = {"label": "kind", "classes": 3} if "label" in methods.options(name) else {}
     if "targets" in methods.options(name):
         label["targets"] = (Target("kind", "classes", ("a", "b", "c")),)

@@ -15,8 +15,8 @@ PICTURE = ("picture",)
 
 
 def test_two_views_of_one_field_predict_each_other_at_three_scales():
-    m = exact(method("amdim", senses=PICTURE, width=8))
-    terms = gradients(m, exact(batch(m.views, senses=PICTURE)))
+    m = exact(method("amdim", sources=PICTURE, width=8))
+    terms = gradients(m, exact(batch(m.views, sources=PICTURE)))
     pair = "picture:1~picture:2"
     assert set(terms) == {f"{t}/{pair}" for t in ("whole>regions", "whole>patches", "regions>regions", "penalty")}
     reached = {n.split(".")[1] for n, p in m.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
@@ -25,8 +25,8 @@ def test_two_views_of_one_field_predict_each_other_at_three_scales():
 
 def test_a_scale_has_seen_no_more_than_its_name_says():
     """A changed corner changes the whole, one of four regions, and the patches it covers."""
-    m = exact(method("amdim", senses=PICTURE, width=8)).eval()
-    one = exact(batch(("plain",), size=2, patchy=False, senses=PICTURE))
+    m = exact(method("amdim", sources=PICTURE, width=8)).eval()
+    one = exact(batch(("plain",), size=2, patchy=False, sources=PICTURE))
     pixels = one["picture"].values.clone()
     pixels[:, :, :8, :8] += 1
     other = replace(one, columns={"picture": Column(pixels, one["picture"].rows)})
@@ -42,23 +42,23 @@ OPTIONS = ({"middle": False}, {"bound": 0.0}, {"penalty": 0.0}, {"same_view": Tr
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("senses", [PICTURE, ("words", "signal", "facts")])
-def test_every_option_learns(options, senses):
-    m = exact(method("amdim", senses=senses, width=8, **options))
-    terms = gradients(m, exact(batch(m.views, size=9, senses=senses)))
+@pytest.mark.parametrize("fields", [PICTURE, ("words", "signal", "facts")])
+def test_every_option_learns(options, fields):
+    m = exact(method("amdim", sources=fields, width=8, **options))
+    terms = gradients(m, exact(batch(m.views, size=9, sources=fields)))
     assert all(t.isfinite() for t in terms.values())
     assert sum(float(p.grad.abs().sum()) for p in m.encoder.parameters() if p.grad is not None) > 0
     assert any("regions>regions" in t for t in terms) == (options.get("middle", True) and not options.get("same_view"))
     assert any("penalty" in t for t in terms) == ("penalty" not in options)
     m.zero_grad()
-    nothing = gradients(m, exact(batch(m.views, senses=senses, absent=senses)))
+    nothing = gradients(m, exact(batch(m.views, sources=fields, absent=fields)))
     assert sum(nothing.values()) == 0
 
 
 def test_the_same_view_predicts_itself_better_than_another():
     """Before training, too: the parts of a view are in its whole."""
-    across, within = (exact(method("amdim", senses=PICTURE, width=16, same_view=same)) for same in (False, True))
-    b = exact(batch(across.views, size=32, patchy=False, senses=PICTURE))
+    across, within = (exact(method("amdim", sources=PICTURE, width=16, same_view=same)) for same in (False, True))
+    b = exact(batch(across.views, size=32, patchy=False, sources=PICTURE))
     losses = [sum(v for n, v in m.losses(m.features(b)).items() if "whole" in n) for m in (across, within)]
     assert losses[1] < losses[0]
 

@@ -12,7 +12,7 @@ from tests.methods.test_lit import stepped
 def test_only_heads_learn_and_the_anchor_has_a_linear_one():
     m = method("ape", anchor="words", blocks=2)
     changed = stepped(m)
-    assert changed and all(n.startswith(("above.", "heads.")) for n in changed)
+    assert changed and all(n.startswith(("extra_blocks.", "heads.")) for n in changed)
     assert (
         set(m.encoder.extra_blocks) == {"picture", "signal", "facts"}
         and len(m.encoder.extra_blocks["signal"].blocks) == 2

@@ -1,4 +1,4 @@
-"""AstroM3: the loss is the paper's, and every pair of senses has a scale of its own."""
+"""AstroM3: the loss is the paper's, and every pair of fields has a scale of its own."""
 
 import itertools
 
@@ -7,15 +7,15 @@ import torch.nn.functional as F
 
 from amodal.nn.scale import Scale
 from amodal.train.step import gradients
-from tests.methods.bench import SENSES, batch, exact, method
+from tests.methods.bench import FIELDS, batch, exact, method
 
 
 def test_the_loss_is_the_mean_over_pairs_of_symmetric_cross_entropy():
     m = exact(method("astrom3", temperature=0.1))
     b = exact(batch(m.views, patchy=False))
     terms = m.losses(z := m.features(b))
-    unit = {s: F.normalize(z[s].values, dim=1) for s in SENSES}
-    pairs = list(itertools.combinations(SENSES, 2))
+    unit = {s: F.normalize(z[s].values, dim=1) for s in FIELDS}
+    pairs = list(itertools.combinations(FIELDS, 2))
     assert len(terms) == len(pairs)
     for x, y in pairs:
         logits = [[float((u @ v).detach()) / 0.1 for v in unit[y]] for u in unit[x]]

@@ -37,7 +37,7 @@ def reads(module, queries, keys):
     return module.out(torch.stack(found)) if len(q) else queries
 
 
-def test_senses_read_each_other_twice_and_then_themselves():
+def test_fields_read_each_other_twice_and_then_themselves():
     torch.manual_seed(0)
     module = CoDualAttention(["a", "b", "c"], 6)
     bags = {s: bag(n, s, seed=i) for i, (s, n) in enumerate({"a": [2, 3, 0], "b": [1, 0, 0], "c": [4, 2, 3]}.items())}
@@ -55,7 +55,7 @@ def test_senses_read_each_other_twice_and_then_themselves():
                 torch.testing.assert_close(found[s].x[found[s].row == row], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_sense_by_itself_still_tells_what_it_holds():
+def test_a_field_by_itself_still_tells_what_it_holds():
     module = CoDualAttention(["a"], 6)
     one, other = (module({"a": bag([3, 2], "a", seed=seed)})["a"].x for seed in (1, 2))
     assert not torch.allclose(one, other, atol=1e-3)
@@ -103,7 +103,7 @@ def test_events_weigh_more_than_those_last_seen_alive():
 
 def test_what_joins_late_is_not_read_by_the_others():
     m = method("biofusionnet", targets=SURVIVAL, late="facts").eval()
-    assert set(m.fusion.senses) == {"picture", "words", "signal"} and set(m.fusion.attention.first) == {
+    assert set(m.fusion.fields) == {"picture", "words", "signal"} and set(m.fusion.attention.first) == {
         "picture",
         "words",
         "signal",
@@ -119,7 +119,7 @@ def test_what_joins_late_is_not_read_by_the_others():
     assert torch.equal(*seen) and not torch.allclose(before, after)
 
 
-def test_any_senses_will_do_when_it_counts():
+def test_any_fields_will_do_when_it_counts():
     m = method("biofusionnet", targets=SURVIVAL).eval()
     whole = batch(m.views)
     assert len(m.head.predictions(m.predict(whole.only("picture", "facts")))["days,dead"]) == 8

@@ -8,9 +8,9 @@ from amodal.nn.encoder import Encoder
 from tests.methods.bench import batch, fields, method
 
 
-def ordered(senses):
+def ordered(sources):
     torch.manual_seed(0)
-    return methods.build("clamr", Encoder(fields(), size="nano", trunk="joint"), label="kind", senses=senses)
+    return methods.build("clamr", Encoder(fields(), size="nano", trunk="joint"), label="kind", sources=sources)
 
 
 def test_scores_are_means_over_the_words_of_a_query_of_the_best_of_a_record():
@@ -31,7 +31,7 @@ def test_scores_are_means_over_the_words_of_a_query_of_the_best_of_a_record():
                     assert each[i, j, k] == -torch.inf
 
 
-def test_senses_of_a_record_are_read_in_company_and_its_query_is_not():
+def test_fields_of_a_record_are_read_in_company_and_its_query_is_not():
     clamr, whole = method("clamr").eval(), batch(("plain",), patchy=False)
     seen = token_vectors(clamr.encoder, whole, "words")
     for left_out, changes in (("facts", "picture"), ("picture", "words")):
@@ -42,26 +42,26 @@ def test_senses_of_a_record_are_read_in_company_and_its_query_is_not():
         assert same is (changes == "words")
 
 
-def test_a_label_says_which_sense_a_query_is_about():
+def test_a_label_says_which_field_a_query_is_about():
     clamr = ordered("signal, picture, facts")
     z = clamr.features(batch(("plain",)))
-    told = clamr.losses(z)["senses"]
+    told = clamr.losses(z)["fields"]
     other = dict(z.columns) | {"about": Column((z["about"].values + 1) % 3, z["about"].rows)}
-    assert clamr.labels == ("kind",) and not torch.isclose(told, clamr.losses(type(z)(other, z.size))["senses"])
-    assert "senses" not in method("clamr", weight=0.0).losses(z)
+    assert clamr.labels == ("kind",) and not torch.isclose(told, clamr.losses(type(z)(other, z.size))["fields"])
+    assert "fields" not in method("clamr", weight=0.0).losses(z)
 
 
-def test_what_is_not_a_sense_of_the_record_is_refused():
+def test_what_is_not_a_field_of_the_record_is_refused():
     with pytest.raises(AmodalError, match="Did you mean"):
         ordered("pictur")
 
 
-def test_a_label_of_more_classes_than_senses_is_refused():
-    for senses in ("", "picture, facts"):
-        clamr = ordered(senses)
+def test_a_label_of_more_classes_than_fields_is_refused():
+    for wrong in ("", "picture, facts"):
+        clamr = ordered(wrong)
         z = clamr.features(batch(("plain",)))
         more = dict(z.columns) | {"about": Column(torch.full_like(z["about"].values, 3), z["about"].rows)}
         with pytest.raises(
-            AmodalError, match=r"'kind' has 4 classes or more.*stand for [23] senses: .*--method.senses"
+            AmodalError, match=r"'kind' has 4 classes or more.*stand for [23] fields: .*--method.fields"
         ):
             clamr.losses(type(z)(more, z.size))

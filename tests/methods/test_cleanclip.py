@@ -19,7 +19,7 @@ def softmax_loss(rows, columns, scale):
 
 
 def test_the_loss_is_the_papers():
-    m = method("cleanclip", senses=("picture", "words"), cross=0.7, within=3.0, temperature=0.2)
+    m = method("cleanclip", sources=("picture", "words"), cross=0.7, within=3.0, temperature=0.2)
     rng = torch.Generator().manual_seed(0)
     image, image2, text, text2 = (torch.randn(5, 4, generator=rng, dtype=torch.float64) for _ in range(4))
     views = {"picture:1": image, "picture:2": image2, "words:1": text, "words:2": text2}
@@ -29,7 +29,7 @@ def test_the_loss_is_the_papers():
     assert float(sum(m.losses(z).values()).detach()) == pytest.approx(0.7 * cross + 3 * within, rel=1e-5)
 
 
-def test_a_record_with_one_sense_still_teaches_within_it():
+def test_a_record_with_one_field_still_teaches_within_it():
     m = method("cleanclip")
     whole = batch(m.views, size=8, patchy=False)
     split = {s: c.at((c.rows % 2 == 0) == s.startswith("picture")) for s, c in whole.columns.items()}

@@ -29,7 +29,7 @@ def test_wrong_options_and_no_text_are_told():
     with pytest.raises(AmodalError, match="Did you mean text"):
         method("clip_ild", learn="texts")
     with pytest.raises(AmodalError, match="text field"):
-        method("clip_ild", senses=("picture", "signal"))
+        method("clip_ild", sources=("picture", "signal"))
 
 
 def test_bootstrap_interval_of_auroc():

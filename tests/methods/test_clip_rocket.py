@@ -1,4 +1,4 @@
-"""CLIPRocket's total against the published losses written out, for two senses that every row has, and every loss it may add."""
+"""CLIPRocket's total against the published losses written out, for two fields that every row has, and every loss it may add."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def made(**options):
     return exact(methods.build("clip_rocket", Encoder(two, size="nano"), **(SMALL | options)))
 
 
-def two_senses(m, size=7):
+def two_fields(m, size=7):
     return exact(batch(m.views, size, patchy=False)).only(
         *[s for s in batch(m.views, 2).sources if s.startswith(("picture", "words"))]
     )
@@ -79,7 +79,7 @@ def written_out(m, z, add, smoothing):
 @pytest.mark.parametrize("add", ADDED)
 def test_the_total_is_the_paper(add):
     m = made(add=add)
-    z = m.features(two_senses(m))
+    z = m.features(two_fields(m))
     expected = written_out(m, z, add, 0.0 if add == "swalip" else 0.1)
     total = sum(m.losses(z).values())
     torch.testing.assert_close(total, expected, rtol=1e-9, atol=1e-9)
@@ -94,15 +94,15 @@ def test_the_total_is_the_paper(add):
 @pytest.mark.parametrize("add", ADDED)
 def test_fewer_views_and_micro_batches(add, views):
     whole, pieces = made(add=add, local_views=views), made(add=add, local_views=views)
-    values, again = gradients(whole, two_senses(whole)), gradients(pieces, two_senses(pieces), micro=3)
+    values, again = gradients(whole, two_fields(whole)), gradients(pieces, two_fields(pieces), micro=3)
     assert len(values) == 1 + (views > 0) + (add != "none")
     for name in values:
         torch.testing.assert_close(values[name], again[name], rtol=1e-9, atol=1e-9)
 
 
-def test_each_of_three_views_has_its_targets_from_another_view_of_both_senses():
+def test_each_of_three_views_has_its_targets_from_another_view_of_both_fields():
     m = made(add="swalip", local_views=3)
-    z = m.features(two_senses(m))
+    z = m.features(two_fields(m))
     a, b = ([F.normalize(m.local[f](z[f"{f}:{i}"].values), dim=1) for i in (2, 3, 4)] for f in ("picture", "words"))
     total = 0.0
     for i in range(3):

@@ -10,7 +10,7 @@ from amodal.core import AmodalError, Column, Embeddings
 from amodal.methods.embedding_retrieval.clippings import pooled
 from amodal.methods.shared.hard_batches import look_alikes
 from amodal.train.step import gradients
-from tests.methods.bench import SENSES, batch, exact, method
+from tests.methods.bench import FIELDS, batch, exact, method
 
 SUPERVISED = {"unlabelled": 0.0}
 
@@ -37,7 +37,7 @@ def test_the_pooled_vector_is_weighed_between_words_and_the_others(weight):
     seen = 0
     for row in range(z.size):
         total = 0
-        for s in SENSES:
+        for s in FIELDS:
             w = 1 - weight if s == "words" else weight / 3
             if w and row in z[s].rows.tolist():
                 total = total + w * F.normalize(z[s].values[z[s].rows.tolist().index(row)], dim=0)
@@ -47,7 +47,7 @@ def test_the_pooled_vector_is_weighed_between_words_and_the_others(weight):
     assert seen == len(one)
 
 
-@pytest.mark.parametrize("absent", [(), ("words",), SENSES[1:], SENSES])
+@pytest.mark.parametrize("absent", [(), ("words",), FIELDS[1:], FIELDS])
 def test_the_supervised_stage_keeps_the_contract(absent):
     whole, pieces = exact(method("clippings", **SUPERVISED)), exact(method("clippings", **SUPERVISED))
     b = exact(batch(whole.views, size=9, absent=absent))

@@ -16,14 +16,14 @@ THREE = ("picture", "words", "signal")
 
 
 def made(**options):
-    return exact(method("cma_harmonize", senses=THREE, **options))
+    return exact(method("cma_harmonize", sources=THREE, **options))
 
 
 def rows(m, size=8, patchy=False):
-    return exact(batch(m.views, size, patchy=patchy, senses=THREE))
+    return exact(batch(m.views, size, patchy=patchy, sources=THREE))
 
 
-def test_each_other_sense_is_contrasted_with_the_anchor():
+def test_each_other_field_is_contrasted_with_the_anchor():
     m = made(sift="none")
     one = rows(m)
     z = m.features(one)
@@ -60,7 +60,7 @@ def test_rows_whose_gradients_conflict_are_left_out():
     assert all(term == 0 for term in m.losses(z).values())
 
 
-def test_a_row_with_one_other_sense_stays():
+def test_a_row_with_one_other_field_stays():
     m = made()
     one = rows(m, patchy=True)
     m.gamma.fill_(0.999)

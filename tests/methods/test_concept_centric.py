@@ -52,7 +52,7 @@ def test_the_space_is_learnt_from_how_often_concepts_go_together():
     assert p[1, 2] < 0.1 and p[2, 1] < 0.1 and p[0, 1] > 0.85 and p[0, 2] > 0.85
 
 
-def test_a_sense_learns_without_the_others_and_answers_questions():
+def test_a_field_learns_without_the_others_and_answers_questions():
     torch.manual_seed(0)
     m = method("concept_centric", dims=8, steps=500)
     whole = batch(m.views, 8, patchy=False)
@@ -72,6 +72,6 @@ def test_a_sense_learns_without_the_others_and_answers_questions():
 
 def test_it_needs_a_table_with_categories():
     with pytest.raises(AmodalError, match="table with categories"):
-        method("concept_centric", senses=("picture", "words"))
+        method("concept_centric", sources=("picture", "words"))
     with pytest.raises(AmodalError, match="facts"):
         method("concept_centric", concepts="fact")

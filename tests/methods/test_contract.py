@@ -18,7 +18,7 @@ from amodal.train import distributed
 from amodal.train.collapse_monitor import Watch
 from amodal.train.loop import train
 from amodal.train.step import gradients, total
-from tests.methods.bench import SENSES, batch, exact, fields, method, raw
+from tests.methods.bench import FIELDS, batch, exact, fields, method, raw
 
 NAMES = os.environ.get("AMODAL_ONLY", "").split(",") if os.environ.get("AMODAL_ONLY") else methods.names()
 """AMODAL_ONLY=gram,slip looks at these pages alone."""
@@ -48,15 +48,15 @@ def test_losses_are_finite_and_each_term_reaches_the_encoder(name):
 
 
 @each_method
-@pytest.mark.parametrize("absent", [*[(s,) for s in SENSES], SENSES[1:], SENSES])
-def test_any_sense_may_be_absent_from_a_batch(name, absent):
+@pytest.mark.parametrize("absent", [*[(s,) for s in FIELDS], FIELDS[1:], FIELDS])
+def test_any_field_may_be_absent_from_a_batch(name, absent):
     m = method(name)
     terms = gradients(m, batch(m.views, absent=absent))
     assert torch.stack(list(terms.values())).isfinite().all()
     assert all(g.isfinite().all() for g in gradient(m).values())
     trained = {n for n, p in m.named_parameters() if p.requires_grad and p.numel()}
     present = gradient(m).keys()
-    # every tower is part of the graph, so that processes that lack a sense do not wait for those that have it
+    # every tower is part of the graph, so that processes that lack a field do not wait for those that have it
     towers = {n for n in trained if "trunks" in n or "tokenizers" in n}
     assert towers <= present, sorted(towers - present)
 
@@ -130,7 +130,7 @@ def records():
     import numpy as np
 
     rng = np.random.default_rng(0)
-    columns = {s: [raw(s, rng) if (i + k) % 4 else None for i in range(40)] for k, s in enumerate(SENSES)}
+    columns = {s: [raw(s, rng) if (i + k) % 4 else None for i in range(40)] for k, s in enumerate(FIELDS)}
     kinds = [None if i % 4 == 3 else f"kind {i % 3}" for i in range(40)]
     return data.open(columns | {"kind": kinds}).with_fields(fields())
 
@@ -175,16 +175,16 @@ def test_embeds_and_survives_a_round_trip(name):
     plain = batch(("plain",))
     with torch.no_grad():
         one, other = encoder(plain), again.eval()(plain)
-    assert set(SENSES) <= set(one)
+    assert set(FIELDS) <= set(one)
     for source in one:
         assert one[source].values.dim() == 2 and one[source].values.isfinite().all()
         assert torch.equal(one[source].values, other[source].values)
-    for sense in SENSES:
-        assert len(one[sense]) == len(plain[sense])
-        # a sense alone is embedded as it is in company: search compares vectors of records that have different senses
+    for field in FIELDS:
+        assert len(one[field]) == len(plain[field])
+        # a field alone is embedded as it is in company: search compares vectors of records that have different fields
         with torch.no_grad():
-            alone = encoder(plain.only(sense))[sense]
-        torch.testing.assert_close(alone.values, one[sense].values, rtol=1e-4, atol=1e-5)
+            alone = encoder(plain.only(field))[field]
+        torch.testing.assert_close(alone.values, one[field].values, rtol=1e-4, atol=1e-5)
 
 
 @each_method

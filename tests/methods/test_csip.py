@@ -1,4 +1,4 @@
-"""CSIP: the loss is the paper's, in one direction or two, from the picture to every other sense."""
+"""CSIP: the loss is the paper's, in one direction or two, from the picture to every other field."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def test_the_loss_is_cross_entropy_of_pictures_over_the_others(symmetric):
 def test_the_image_is_the_first_picture_or_the_one_that_is_named():
     m = method("csip", image="facts")
     assert all(t.startswith("info_nce/facts>") for t in m.losses(m.features(batch(m.views))))
-    m = method("csip", senses=("words", "signal"))
-    assert list(m.losses(m.features(batch(m.views, senses=("words", "signal"))))) == ["info_nce/words>signal"]
+    m = method("csip", sources=("words", "signal"))
+    assert list(m.losses(m.features(batch(m.views, sources=("words", "signal"))))) == ["info_nce/words>signal"]
     with pytest.raises(AmodalError, match="Did you mean picture"):
         method("csip", image="pictur")

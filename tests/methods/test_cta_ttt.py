@@ -12,7 +12,7 @@ from amodal.objectives.info_nce import nt_xent
 from amodal.train.collapse_monitor import Watch
 from amodal.train.loop import train
 from amodal.train.test_time import AtTestTime, norms
-from tests.methods.bench import SENSES, batch, exact, fields, method, raw
+from tests.methods.bench import FIELDS, batch, exact, fields, method, raw
 
 
 def test_alignment_is_the_mean_of_both_cross_entropies_and_leaves_the_frozen_encoder():
@@ -25,10 +25,10 @@ def test_alignment_is_the_mean_of_both_cross_entropies_and_leaves_the_frozen_enc
     u, v = normalize(m.own["words"](first), dim=1), normalize(m.other["words"](second), dim=1)
     logits, own = u @ v.T / 0.3, torch.arange(len(u))
     expected = (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
-    torch.testing.assert_close(losses["align/words"], 2.0 * expected / len(SENSES))
+    torch.testing.assert_close(losses["align/words"], 2.0 * expected / len(FIELDS))
     sum(losses.values()).backward()
     assert all(p.grad is None and not p.requires_grad for p in m.frozen.parameters())
-    assert set(losses) == {"told/kind", *(f"align/{s}" for s in SENSES)}
+    assert set(losses) == {"told/kind", *(f"align/{s}" for s in FIELDS)}
     logits = m.head(m.encoder.features(batch_of_first(b))).values
     known = b.labels["kind"]
     torch.testing.assert_close(losses["told/kind"], cross_entropy(logits[known.rows].float(), known.values))
@@ -37,7 +37,7 @@ def test_alignment_is_the_mean_of_both_cross_entropies_and_leaves_the_frozen_enc
 def batch_of_first(b):
     from dataclasses import replace
 
-    return replace(b, columns={f: b[f"{f}:1"] for f in SENSES})
+    return replace(b, columns={f: b[f"{f}:1"] for f in FIELDS})
 
 
 def test_a_joint_network_learns_labels_and_views_in_one_trunk():
@@ -47,7 +47,7 @@ def test_a_joint_network_learns_labels_and_views_in_one_trunk():
     losses = m.losses(m.features(b))
     z = m.encoder.features(b)
     pair = [m.own["facts"](x) for x in z.pair("facts:1", "facts:2")]
-    torch.testing.assert_close(losses["nt_xent/facts"], nt_xent(*pair, temperature=0.5) / len(SENSES))
+    torch.testing.assert_close(losses["nt_xent/facts"], nt_xent(*pair, temperature=0.5) / len(FIELDS))
     assert "told/kind" in losses and not any(n.startswith("align") for n in losses)
 
 
@@ -55,8 +55,8 @@ def test_at_test_time_views_go_through_the_aligned_path_and_nothing_but_norms_le
     m = exact(method("cta_ttt", anchor=0.5)).eval()
     b = exact(batch(m.views))
     z, seen = m.encoder.features(b), m.frozen.features(b)
-    expected = sum(nt_xent(*(m.own[f](x) for x in z.pair(f"{f}:1", f"{f}:2")), temperature=0.5) for f in SENSES)
-    torch.testing.assert_close(exact(copy.deepcopy(m)).at_test(b) - half_aligned(m, z, seen), expected / len(SENSES))
+    expected = sum(nt_xent(*(m.own[f](x) for x in z.pair(f"{f}:1", f"{f}:2")), temperature=0.5) for f in FIELDS)
+    torch.testing.assert_close(exact(copy.deepcopy(m)).at_test(b) - half_aligned(m, z, seen), expected / len(FIELDS))
     before = {n: p.clone() for n, p in m.state_dict().items()}
     with AtTestTime(m, m.at_test, learn=lambda m: norms(m.encoder), steps=3, rate=0.05) as adapt:
         losses = adapt(b)
@@ -67,22 +67,22 @@ def test_at_test_time_views_go_through_the_aligned_path_and_nothing_but_norms_le
 
 def half_aligned(m, z, seen):
     total = 0.0
-    for f in SENSES:
+    for f in FIELDS:
         u, v = normalize(m.own[f](z[f"{f}:1"].values), dim=1), normalize(m.other[f](seen[f"{f}:2"].values), dim=1)
         logits, own = u @ v.T / 0.1, torch.arange(len(u))
         total = total + (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
-    return 0.5 * total / len(SENSES)
+    return 0.5 * total / len(FIELDS)
 
 
 def test_the_first_stage_learns_without_labels_and_what_it_learnt_is_frozen(tmp_path):
     import numpy as np
 
     rng = np.random.default_rng(0)
-    columns = {s: [raw(s, rng) for _ in range(16)] for s in SENSES}
+    columns = {s: [raw(s, rng) for _ in range(16)] for s in FIELDS}
     records = data.open(columns | {"kind": [f"kind {i % 3}" for i in range(16)]}).with_fields(fields())
     m = method("cta_ttt", alone=0.5)
     fresh = {n: p.clone() for n, p in m.encoder.state_dict().items()}
-    assert set(m.losses(m.features(batch(m.views)))) == {f"nt_xent/{s}" for s in SENSES}
+    assert set(m.losses(m.features(batch(m.views)))) == {f"nt_xent/{s}" for s in FIELDS}
     seen = {}
     survey = m.refresh
 

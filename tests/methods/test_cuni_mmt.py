@@ -14,8 +14,8 @@ from tests.methods.bench import batch, exact, method
 
 
 def test_imagination_is_the_published_hinge():
-    m = exact(method("cuni_mmt", senses=("picture", "words"), source="words", target="picture", images="read"))
-    assert "imagine" not in " ".join(m.losses(m.features(exact(batch(m.views, senses=("picture", "words"))))))
+    m = exact(method("cuni_mmt", sources=("picture", "words"), source="words", target="picture", images="read"))
+    assert "imagine" not in " ".join(m.losses(m.features(exact(batch(m.views, sources=("picture", "words"))))))
     m = exact(method("cuni_mmt", margin=0.3, weight=2.0))
     z = m.features(exact(batch(m.views)))
     losses = m.losses(z)
@@ -27,7 +27,7 @@ def test_imagination_is_the_published_hinge():
         for c in range(len(guess)):
             if c != i:
                 total = total + torch.relu(0.3 - own + cosine_similarity(guess[i], seen[c], dim=0))
-    torch.testing.assert_close(losses["imagine/signal"], 2.0 * total / len(guess) / 2)  # two senses are imagined
+    torch.testing.assert_close(losses["imagine/signal"], 2.0 * total / len(guess) / 2)  # two fields are imagined
 
 
 def records(n=24):
@@ -98,4 +98,4 @@ def test_rows_without_a_source_are_not_told_and_errors_say_what_to_do():
     with pytest.raises(AmodalError, match="Did you mean signal"):
         method("cuni_mmt", source="signl")
     with pytest.raises(AmodalError, match="nothing is there to imagine"):
-        method("cuni_mmt", senses=("words", "facts"), images="imagine")
+        method("cuni_mmt", sources=("words", "facts"), images="imagine")

@@ -12,7 +12,7 @@ from amodal.methods.shared.snippets import assign, scores
 from amodal.nn.encoder import Encoder
 from tests.methods.bench import batch, exact, fields, method, raw
 
-SENSES = ("picture", "words")
+FIELDS = ("picture", "words")
 
 
 def lists(*lengths, seed=0, width=4):
@@ -37,8 +37,8 @@ def test_a_score_is_the_sum_over_words_of_the_best_region():
 
 @pytest.mark.parametrize("regions", [True, False])
 def test_the_loss_is_the_published_sum_over_the_pairs(regions):
-    m = exact(method("deepvs", senses=SENSES, regions=regions))
-    z = m.features(exact(batch(m.views, senses=SENSES)))
+    m = exact(method("deepvs", sources=FIELDS, regions=regions))
+    z = m.features(exact(batch(m.views, sources=FIELDS)))
     a, b = shared_rows(z["parts/picture"], z["parts/words"])
     seen, words = z["parts/picture"].values[a], z["parts/words"].values[b]
     assert set(seen.lengths.tolist()) == {5 if regions else 1}  # four patches and the whole
@@ -55,8 +55,8 @@ def test_the_loss_is_the_published_sum_over_the_pairs(regions):
 
 
 def test_the_whole_comes_first_and_is_what_is_embedded():
-    m = method("deepvs", senses=SENSES)
-    b = batch(m.views, senses=SENSES)
+    m = method("deepvs", sources=FIELDS)
+    b = batch(m.views, sources=FIELDS)
     z, embedded = m.features(b), m.encoder(b)
     first = torch.stack([p[0] for p in z["parts/picture"].values.split()])
     torch.testing.assert_close(first, embedded["picture"].values)
@@ -92,7 +92,7 @@ def captioning(**options):
 
 def test_the_writer_learns_from_whole_texts_and_from_snippets_with_the_encoder_frozen():
     m = captioning(beta=2.0)
-    b = batch(m.views, senses=SENSES)
+    b = batch(m.views, sources=FIELDS)
     assert m.stages == (0.5, 1.0) and set(m.losses(m.features(b))) == {"hinge/picture~words"}
     assert not any(p.requires_grad for p in m.writer.parameters())
     m.on_stage_start(1)

@@ -77,7 +77,7 @@ def test_maps_are_cosines_of_patches_with_the_half_of_a_text_that_is_about_them(
     for reads, part in (("both", slice(64, None)), ("cls", slice(None))):
         encoder = method("dinotxt", reads=reads).encoder.eval()
         parts = batch(("plain",)).only("picture").split(3)
-        classes = torch.randn(5, encoder.out_width, generator=torch.Generator().manual_seed(0))
+        classes = torch.randn(5, encoder.heads_width, generator=torch.Generator().manual_seed(0))
         maps, tail = patch_maps(encoder, parts, "picture", classes), encoder.pools["picture"]
         one, bag = 0, None
         for small in parts:
@@ -98,7 +98,7 @@ def test_towers_without_a_class_token_and_other_mistakes():
     assert learning.requires_grad
     with pytest.raises(AmodalError, match="give its tail a block"):
         with_projection_tower(Encoder(fields(), size="nano"), "picture", blocks=0)
-    assert methods.build("dinotxt", Encoder(fields(), size="nano"), blocks=0, reads="mean").encoder.out_width == 64
+    assert methods.build("dinotxt", Encoder(fields(), size="nano"), blocks=0, reads="mean").encoder.heads_width == 64
     with pytest.raises(AmodalError, match="both"):
         method("dinotxt", reads="bot")
     with pytest.raises(AmodalError, match="joint"):

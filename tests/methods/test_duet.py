@@ -13,7 +13,7 @@ from amodal.methods.shared.prompts import AttributePrompts, attribute_vectors
 from amodal.nn.encoder import Encoder
 from tests.methods.bench import batch, fields, method
 
-SENSES = ("picture", "facts")
+FIELDS = ("picture", "facts")
 TABLE = modalities.make(
     "table",
     columns=["shape", "size", "colour"],
@@ -89,8 +89,8 @@ def test_rare_values_are_masked_more_often():
 
 
 def test_losses_are_those_of_what_was_told():
-    m = method("duet", senses=SENSES, chance=0.6, mask=2.0, regress=3.0, classes=0.0, contrast=0.0)
-    b = batch(m.views, senses=SENSES, patchy=False)
+    m = method("duet", sources=FIELDS, chance=0.6, mask=2.0, regress=3.0, classes=0.0, contrast=0.0)
+    b = batch(m.views, sources=FIELDS, patchy=False)
     z = m.features(b)
     terms = m.losses(z)
     assert set(terms) == {"class/picture", "mask/picture", "regress/picture"}
@@ -110,8 +110,8 @@ def test_losses_are_those_of_what_was_told():
 
 
 def test_predictions_do_not_look_at_the_attributes():
-    m = method("duet", senses=SENSES).eval()
-    b = batch(m.views, senses=SENSES, patchy=False)
+    m = method("duet", sources=FIELDS).eval()
+    b = batch(m.views, sources=FIELDS, patchy=False)
     told = m.predict_attributes(b)
     assert set(told) == {"picture"} and told["picture"].values.shape == (8, len(m.prompts.count))
     other = dataclasses.replace(b, columns=b.columns | {"facts": Column(b["facts"].values * 0, b["facts"].rows)})
@@ -123,4 +123,4 @@ def test_errors():
     with pytest.raises(ValueError, match="Did you mean facts"):
         method("duet", attributes="fact")
     with pytest.raises(AmodalError, match="a table, and there are only picture, words"):
-        method("duet", senses=("picture", "words"))
+        method("duet", sources=("picture", "words"))

@@ -15,7 +15,7 @@ from tests.methods.bench import method
 
 
 def apart(n=40):
-    """Two senses with the same numbers, and an encoder that gives the second the opposite vectors."""
+    """Two fields with the same numbers, and an encoder that gives the second the opposite vectors."""
     rng = np.random.default_rng(0)
     rows = [{"x": float(a), "y": float(b)} for a, b in rng.normal(size=(n, 2))]
     table = modalities.kind("table").infer(rows)
@@ -47,7 +47,7 @@ def test_retrieval_and_search_find_what_points_the_other_way(tmp_path):
         found = recall(retrieval(None, embed_records(encoder, records, range(40))))
         assert min(found) > 0.9 if unsigned else max(found) < 0.1
     index = Index.open(tmp_path, encoder=encoder, fingerprint="f").update(records)
-    hit, *_ = search(index, encoder, {"one": records.raw(3, "one")}, k=3, senses=["two"])
+    hit, *_ = search(index, encoder, {"one": records.raw(3, "one")}, k=3, fields=["two"])
     assert hit.key == records.keys[3] and hit.score > 0.999
 
 

@@ -1,4 +1,4 @@
-"""Less bimodal supervision: stages, what is swapped, rates, and any number of senses."""
+"""Less bimodal supervision: stages, what is swapped, rates, and any number of fields."""
 
 import numpy as np
 import pytest
@@ -30,8 +30,8 @@ def test_a_share_of_rows_is_exchanged_for_any_other_and_wherever_they_stand():
 
 @torch.no_grad()
 def test_matching_is_the_cross_entropy_of_true_and_exchanged_pairs():
-    one = exact(method("less_bimodal", pairs=1.0, targets=(), senses=("picture", "words"), swap=0.5))
-    z = one.features(exact(batch(one.views, size=24, senses=("picture", "words"))))
+    one = exact(method("less_bimodal", pairs=1.0, targets=(), sources=("picture", "words"), swap=0.5))
+    z = one.features(exact(batch(one.views, size=24, sources=("picture", "words"))))
     words, seen = (dict(zip(c.rows.tolist(), c.values.split())) for c in (z["tokens/words"], z["tokens/picture"]))
     rows = sorted(words.keys() & seen.keys())
     seeds = m.hash_bits(z[m.SEED].values[rows], m.name_code("swap picture"))
@@ -64,13 +64,13 @@ def test_pairs_come_first_and_then_the_label():
         method("less_bimodal", pairs=1.1)
 
 
-def test_each_answer_rests_on_the_words_and_on_every_other_sense():
+def test_each_answer_rests_on_the_words_and_on_every_other_field():
     one = method("less_bimodal", label="kind", targets=KIND, pairs=0.0).eval()
     whole = batch(("plain",), patchy=False)
     before = one.head.predictions(one.predict(whole))["kind"]
-    for sense in ("picture", "words", "signal"):
+    for field in ("picture", "words", "signal"):
         other = batch(("plain",), patchy=False, seed=1)
-        changed = whole.columns | {sense: other[sense]}
+        changed = whole.columns | {field: other[field]}
         after = one.head.predictions(
             one.predict(type(whole)(whole.size, changed, whole.keys, whole.seeds, whole.labels))
         )["kind"]

@@ -1,4 +1,4 @@
-"""M3CoL: its total written out, when the contrast changes, what mixed inputs do to labels, and rows that lack a sense."""
+"""M3CoL: its total written out, when the contrast changes, what mixed inputs do to labels, and rows that lack a field."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def made(**options):
 
 
 def rows(size=7, **more):
-    return exact(batch(("weak",), size, patchy=False, senses=TWO, **more))
+    return exact(batch(("weak",), size, patchy=False, sources=TWO, **more))
 
 
 def test_the_total_is_the_published_one():
@@ -61,7 +61,7 @@ def test_after_the_first_third_targets_are_what_is_alike():
     assert set(made(weight=0.0).losses(m.features(one))) == {"told/fused", "told/picture", "told/words"}
 
 
-def test_the_contrast_weighs_as_much_as_one_term_a_sense():
+def test_the_contrast_weighs_as_much_as_one_term_a_field():
     every = exact(batch(("weak",), 7, patchy=False))
     m = exact(method("m3col"))
     terms = m.losses(m.features(every))
@@ -98,7 +98,7 @@ def test_mixed_inputs_share_their_labels():
     torch.testing.assert_close(terms["told/fused"], loss(m.heads.fused, both, (1 + kept) / 2))
 
 
-def test_shares_of_more_senses():
+def test_shares_of_more_fields():
     own = torch.tensor([0.4, 1.0])
     found = shares(own, "b", ["a", "b", "c"])
     torch.testing.assert_close(found["fused"], torch.tensor([(2 + 0.4) / 3, 1.0]))
@@ -106,8 +106,8 @@ def test_shares_of_more_senses():
     assert shares(own, "", ["a"])["a"].tolist() == [1, 1]
 
 
-def test_a_row_that_lacks_a_sense_has_a_learned_vector_in_its_place():
-    m, whole = made(), exact(batch(("plain",), 7, senses=TWO))
+def test_a_row_that_lacks_a_field_has_a_learned_vector_in_its_place():
+    m, whole = made(), exact(batch(("plain",), 7, sources=TWO))
     assert len(whole["picture"]) < 7
     found = m.predict(whole)
     z = Embeddings({s: m.encoder.features(whole)[s] for s in TWO}, 7)

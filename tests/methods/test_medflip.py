@@ -55,7 +55,7 @@ def test_what_is_seen_hangs_on_the_seed_alone():
 
 
 def slow_match(a, b, y, tau):
-    """y[i][j]: how much row i, of either sense, belongs to row j of the other."""
+    """y[i][j]: how much row i, of either field, belongs to row j of the other."""
     s = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / tau
     total = 0.0
     for i in range(len(s)):
@@ -67,8 +67,8 @@ def slow_match(a, b, y, tau):
 
 @pytest.mark.parametrize("semantics", ["", "kind"])
 def test_matching_is_the_double_sum_with_soft_targets(semantics):
-    m = exact(method("medflip", semantics=semantics, reconstruct=0.0, tuning=0.0, senses=("picture", "words")))
-    b = exact(batch(m.views, senses=("picture", "words")))
+    m = exact(method("medflip", semantics=semantics, reconstruct=0.0, tuning=0.0, sources=("picture", "words")))
+    b = exact(batch(m.views, sources=("picture", "words")))
     features = m.features(b)
     rows, (a, z) = features.complete(("picture", "words"))
     kinds = dict(zip(b.labels["kind"].rows.tolist(), b.labels["kind"].values.tolist())) if semantics else {}
@@ -89,8 +89,8 @@ def test_matching_is_the_double_sum_with_soft_targets(semantics):
 def test_the_spectral_term_turns_around_with_its_weight():
     terms = {}
     for weight in (2.0, -2.0, 0.0):
-        m = method("medflip", **PLAIN, spectral=weight, senses=("picture", "words"))
-        found = m.losses(m.features(batch(m.views, senses=("picture", "words"))))
+        m = method("medflip", **PLAIN, spectral=weight, sources=("picture", "words"))
+        found = m.losses(m.features(batch(m.views, sources=("picture", "words"))))
         terms[weight] = [float(v.detach()) for n, v in found.items() if n.startswith("spectrum")]
     assert terms[0.0] == [] and terms[2.0][0] == -terms[-2.0][0] > 0
 
@@ -105,7 +105,7 @@ def test_what_was_dropped_is_predicted_and_nothing_else():
     assert told == {f"told/{s}": int((every[s] - kept[s]).sum()) for s in every}
 
 
-def test_options_that_make_no_sense():
+def test_options_that_make_no_field():
     with pytest.raises(AmodalError, match="below 1"):
         method("medflip", ratio=1.0)
     m = method("medflip", **(PLAIN | {"semantics": "kinds"}))

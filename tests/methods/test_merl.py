@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from amodal.train.step import gradients
 from tests.methods.bench import batch, exact, method
 
-SENSES = ("words", "signal")
+FIELDS = ("words", "signal")
 
 
 def slow(a, b, tau):
@@ -19,8 +19,8 @@ def slow(a, b, tau):
 
 
 def test_losses_are_two_contrasts_of_vectors_made_by_hand():
-    m = exact(method("merl", senses=SENSES, weight=0.5, dropout=0.2))
-    b = exact(batch(m.views, senses=SENSES))
+    m = exact(method("merl", sources=FIELDS, weight=0.5, dropout=0.2))
+    b = exact(batch(m.views, sources=FIELDS))
     features = m.features(b)
     with torch.no_grad():
         found = {n: float(t) for n, t in m.losses(features).items()}
@@ -41,20 +41,20 @@ def test_losses_are_two_contrasts_of_vectors_made_by_hand():
 
 
 def test_without_weight_it_is_cross_modal_alignment_alone():
-    m = method("merl", senses=SENSES, weight=0.0)
-    terms = gradients(m, batch(m.views, senses=SENSES))
+    m = method("merl", sources=FIELDS, weight=0.0)
+    terms = gradients(m, batch(m.views, sources=FIELDS))
     assert set(terms) == {"info_nce/words~signal"}
     assert all(p.grad is None for p in m.views_of.parameters())
 
 
 def test_masks_change_from_step_to_step_with_the_seeds():
-    m = method("merl", senses=SENSES)
-    b, later = batch(m.views, senses=SENSES), batch(m.views, senses=SENSES, seed=1)
+    m = method("merl", sources=FIELDS)
+    b, later = batch(m.views, sources=FIELDS), batch(m.views, sources=FIELDS, seed=1)
     moved = type(b)(b.size, b.columns, b.keys, later.seeds)
     one, again, other = (m.features(x)["latent/0/signal"].values for x in (b, b, moved))
     assert torch.equal(one, again) and not torch.equal(one != 0, other != 0)
 
 
 def test_the_temperature_is_fixed():
-    assert not any("scale" in n or "temperature" in n for n, _ in method("merl", senses=SENSES).named_parameters())
-    assert math.isclose(method("merl", senses=SENSES).temperature, 0.07)
+    assert not any("scale" in n or "temperature" in n for n, _ in method("merl", sources=FIELDS).named_parameters())
+    assert math.isclose(method("merl", sources=FIELDS).temperature, 0.07)

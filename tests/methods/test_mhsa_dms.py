@@ -7,7 +7,7 @@ from amodal import methods
 from amodal.core import AmodalError
 from amodal.methods.contract import Clock
 from amodal.objectives.sup_moco import sup_moco
-from tests.methods.bench import SENSES, batch, method
+from tests.methods.bench import FIELDS, batch, method
 
 
 def test_keys_of_earlier_batches_and_their_labels_join_the_next_loss():
@@ -51,12 +51,12 @@ def test_at_the_end_the_classifier_alone_learns_from_labelled_rows():
 
 
 @pytest.mark.parametrize("fuse", ["attention", "sum", "conv", "se", "aff"])
-def test_every_subset_of_senses_is_told(fuse):
+def test_every_subset_of_fields_is_told(fuse):
     m = method("mhsa_dms", fuse=fuse)
     whole = batch(("plain",), patchy=False)
     assert m.predict(whole).values.shape == (8, 3)
-    for sense in SENSES:
-        assert len(m.predict(whole.only(sense))) == 8
+    for field in FIELDS:
+        assert len(m.predict(whole.only(field))) == 8
     torch.testing.assert_close(m.fused(whole).values.norm(dim=1), torch.ones(8))
 
 

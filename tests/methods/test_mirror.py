@@ -10,10 +10,10 @@ from tests.methods.bench import batch, exact, method
 TWO = ("picture", "words")
 
 
-def test_two_senses_weigh_as_in_the_paper():
-    b = exact(batch(("weak",), patchy=False, senses=TWO))
-    plain = dict(align=1.0, retain=0.5, style=0.5, cluster=1.0)  # 2 x .5: the whole sum of both senses
-    each, paper = (exact(method("mirror", senses=TWO, **weights)) for weights in (plain, {}))
+def test_two_fields_weigh_as_in_the_paper():
+    b = exact(batch(("weak",), patchy=False, sources=TWO))
+    plain = dict(align=1.0, retain=0.5, style=0.5, cluster=1.0)  # 2 x .5: the whole sum of both fields
+    each, paper = (exact(method("mirror", sources=TWO, **weights)) for weights in (plain, {}))
     each, paper = each.losses(each.features(b)), paper.losses(paper.features(b))
     assert len(each) == 6
     for term, value in each.items():

@@ -7,7 +7,7 @@ from amodal import methods
 from amodal.core import AmodalError
 from amodal.core.embeddings import FUSED
 from amodal.nn.heads.supervised import Target
-from tests.methods.bench import SENSES, batch, method
+from tests.methods.bench import FIELDS, batch, method
 
 NAME = "missing_aware_prompts"
 
@@ -33,8 +33,8 @@ def test_only_the_prompts_of_what_rows_have_are_learnt():
     rows = batch(m.views, absent=("signal", "facts"), patchy=False)
     before, _ = stepped(m, rows)
     moved = (m.encoder.block_hook.tokens - before["encoder.block_hook.tokens"]).abs().sum((1, 2, 3)) > 0
-    senses = list(m.encoder.fields)
-    assert moved.nonzero().flatten().tolist() == [2 ** senses.index("picture") + 2 ** senses.index("words") - 1]
+    fields = list(m.encoder.fields)
+    assert moved.nonzero().flatten().tolist() == [2 ** fields.index("picture") + 2 ** fields.index("words") - 1]
 
 
 def test_what_the_head_reads_while_learning_is_what_the_saved_encoder_gives():
@@ -45,16 +45,16 @@ def test_what_the_head_reads_while_learning_is_what_the_saved_encoder_gives():
     assert m.label_head is m.head and m.head.hidden == 128
 
 
-@pytest.mark.parametrize("senses", [SENSES[:2], SENSES[:3]])
-def test_any_number_of_senses_and_one_set_for_all(senses):
-    assert method(NAME, senses=senses).encoder.block_hook.tokens.shape[0] == 2 ** len(senses) - 1
-    assert method(NAME, senses=senses, aware=False).encoder.block_hook.tokens.shape[0] == 1
+@pytest.mark.parametrize("fields", [FIELDS[:2], FIELDS[:3]])
+def test_any_number_of_fields_and_one_set_for_all(fields):
+    assert method(NAME, sources=fields).encoder.block_hook.tokens.shape[0] == 2 ** len(fields) - 1
+    assert method(NAME, sources=fields, aware=False).encoder.block_hook.tokens.shape[0] == 1
 
 
 def test_wrong_options_are_refused():
     with pytest.raises(AmodalError, match="Did you mean input"):
         method(NAME, at="inputs")
-    with pytest.raises(AmodalError, match="already \\(pattern\\)"):
+    with pytest.raises(AmodalError, match="already \\(PatternPrompts\\)"):
         methods.build(NAME, method(NAME).encoder, targets=(Target("kind", "classes", ("a", "b")),))
     with pytest.raises(AmodalError, match="nothing is to be told"):
         method(NAME, targets=())

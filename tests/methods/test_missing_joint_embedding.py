@@ -1,4 +1,4 @@
-"""The total written out, what learns, what a hidden sense is told by, and rows or batches that lack a sense."""
+"""The total written out, what learns, what a hidden field is told by, and rows or batches that lack a field."""
 
 import pytest
 import torch
@@ -6,22 +6,22 @@ import torch.nn.functional as F
 
 from amodal import methods
 from amodal.core import AmodalError
-from amodal.masking.modality_dropout import kept_senses
+from amodal.masking.modality_dropout import sampled_sources
 from amodal.nn.encoder import Encoder
 from tests.methods.bench import batch, exact, fields
 
 TWO = ("picture", "words")
 
 
-def made(senses=TWO, **options):
+def made(sources=TWO, **options):
     torch.manual_seed(0)
-    encoder = Encoder(fields(senses), size="nano")
+    encoder = Encoder(fields(sources), size="nano")
     options = {"label": "kind", "classes": 3, "prompts": 2, "hidden": 8} | options
     return exact(methods.build("missing_joint_embedding", encoder, **options))
 
 
-def rows(senses=TWO, size=7, **more):
-    return exact(batch(("weak",), size, senses=senses, **({"patchy": False} | more)))
+def rows(fields=TWO, size=7, **more):
+    return exact(batch(("weak",), size, sources=fields, **({"patchy": False} | more)))
 
 
 def slow_vicreg(guess, true):
@@ -45,7 +45,7 @@ def test_the_total_is_the_published_one():
         guess[b] = m.fusion.predictors[f"{a}>{b}"](states[a].values)
         want = 0.7 / 2 * slow_vicreg(guess[b], z[b].values)
         torch.testing.assert_close(terms[f"vicreg/{a}>{b}"], want)
-    kept = kept_senses({s: torch.ones(7, dtype=torch.bool) for s in TWO}, one.seeds, 0.3)
+    kept = sampled_sources({s: torch.ones(7, dtype=torch.bool) for s in TWO}, one.seeds, 0.3)
     assert not all(k.all() for k in kept.values())
     filled = [torch.where(kept[s][:, None], z[s].values, guess[s]) for s in TWO]
     known, y = one.labels["kind"].rows, one.labels["kind"].values
@@ -60,7 +60,7 @@ def test_only_biases_of_the_encoder_learn():
     assert all(p.requires_grad for p in made(tune="all").encoder.parameters())
 
 
-def test_a_batch_without_a_sense_is_told_by_its_prediction():
+def test_a_batch_without_a_field_is_told_by_its_prediction():
     m, one = made().eval(), rows()
     alone = m.predict(one.only("words"))
     z = m.encoder.features(one)["words"].values
@@ -71,14 +71,14 @@ def test_a_batch_without_a_sense_is_told_by_its_prediction():
     torch.testing.assert_close(both.values, m.fusion.head(torch.cat([m.encoder.features(one)["picture"].values, z], 1)))
 
 
-@pytest.mark.parametrize("senses", [("picture", "words", "signal"), ("picture", "words", "signal", "facts")])
-def test_more_senses_and_any_of_them_missing(senses):
-    m, patchy = made(senses), rows(senses, patchy=True)
+@pytest.mark.parametrize("fields", [("picture", "words", "signal"), ("picture", "words", "signal", "facts")])
+def test_more_fields_and_any_of_them_missing(fields):
+    m, patchy = made(fields), rows(fields, patchy=True)
     terms = m.losses(m.features(patchy))
-    assert len(terms) == len(senses) * (len(senses) - 1) + 1 and all(t.isfinite() for t in terms.values())
+    assert len(terms) == len(fields) * (len(fields) - 1) + 1 and all(t.isfinite() for t in terms.values())
     told = m.predict(patchy)
     assert torch.equal(told.rows, patchy.present().any(1).nonzero().squeeze(1))
-    lonely = rows(senses, patchy=True, absent=senses[1:])
+    lonely = rows(fields, patchy=True, absent=fields[1:])
     assert all(t.isfinite() for t in m.losses(m.features(lonely)).values())
 
 

@@ -10,11 +10,11 @@ from amodal.core import AmodalError, view_of
 from amodal.train.step import gradients
 from tests.methods.bench import batch, exact, method
 
-SENSES = ("words", "signal")
+FIELDS = ("words", "signal")
 
 
 def second_stage(**options):
-    m = exact(method("mlem", senses=SENSES, **options))
+    m = exact(method("mlem", sources=FIELDS, **options))
     with torch.no_grad():
         for p in m.encoder.parameters():  # as if the first stage had moved it
             p.add_(0.1 * torch.randn_like(p))
@@ -30,8 +30,8 @@ def test_the_contrastive_encoder_is_frozen_and_the_other_starts_anew():
     assert all(torch.equal(p, trained[n]) for n, p in m.other.state_dict().items())
     assert all(torch.equal(p, start[n]) for n, p in m.encoder.state_dict().items())
     assert not torch.equal(trained["field_token.words"], start["field_token.words"])
-    terms = gradients(m, exact(batch(m.views, senses=SENSES)))
-    assert set(terms) == {f"{term}/{s}:1" for term in ("reconstruct", "align") for s in SENSES}
+    terms = gradients(m, exact(batch(m.views, sources=FIELDS)))
+    assert set(terms) == {f"{term}/{s}:1" for term in ("reconstruct", "align") for s in FIELDS}
     assert all(p.grad is None for p in m.other.parameters())
     for part in (m.encoder.trunks, m.tell.decoders, m.tell.predictors, m.logit):
         assert all(p.grad is not None and p.grad.isfinite().all() for p in part.parameters())
@@ -40,7 +40,7 @@ def test_the_contrastive_encoder_is_frozen_and_the_other_starts_anew():
 @pytest.mark.parametrize("term", ["reconstruct", "align"])
 def test_each_term_of_the_second_stage_reaches_the_encoder(term):
     m, *_ = second_stage()
-    terms = m.losses(m.features(exact(batch(m.views, senses=SENSES))))
+    terms = m.losses(m.features(exact(batch(m.views, sources=FIELDS))))
     for name in (n for n in terms if n.startswith(term)):
         m.zero_grad()
         terms[name].backward(retain_graph=True)
@@ -51,7 +51,7 @@ def test_each_term_of_the_second_stage_reaches_the_encoder(term):
 def test_micro_batches_give_the_gradient_of_the_whole_batch_in_the_second_stage():
     (one, *_), (other, *_) = second_stage(), second_stage()
     other.load_state_dict(one.state_dict())
-    b = exact(batch(one.views, size=9, senses=SENSES))
+    b = exact(batch(one.views, size=9, sources=FIELDS))
     values, again = gradients(one, b), gradients(other, b, micro=2)
     for name in values:
         torch.testing.assert_close(values[name], again[name], rtol=1e-9, atol=1e-9)
@@ -63,8 +63,8 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch_in_the_second_stage(
 
 def test_the_alignment_is_a_sigmoid_over_all_pairs_of_both_encoders():
     m, *_ = second_stage(weight=0.7, scale=5.0, bias=-3.0)
-    b = exact(batch(m.views, senses=SENSES))
-    found = m.losses(m.features(b))["align/words:1"] * len(SENSES)
+    b = exact(batch(m.views, sources=FIELDS))
+    found = m.losses(m.features(b))["align/words:1"] * len(FIELDS)
     g, c = (F.normalize(e(b.only("words:1"))["words:1"].values, dim=1) for e in (m.encoder, m.other))
     total = 0.0
     for i in range(len(g)):
@@ -75,8 +75,8 @@ def test_the_alignment_is_a_sigmoid_over_all_pairs_of_both_encoders():
 
 
 def test_slices_of_all_fields_of_a_record_attract_each_other_and_no_others():
-    m = exact(method("mlem", senses=SENSES, hardest=0, margin=0.9, slices=2))
-    b = exact(batch(m.views, senses=SENSES))
+    m = exact(method("mlem", sources=FIELDS, hardest=0, margin=0.9, slices=2))
+    b = exact(batch(m.views, sources=FIELDS))
     features = m.features(b)
     assert all(view_of(s) > 1 for s in features)
     z, record = zip(
@@ -93,8 +93,8 @@ def test_slices_of_all_fields_of_a_record_attract_each_other_and_no_others():
 def test_the_vector_of_a_record_helps_to_tell_it():
     """A model that may read the vector learns to tell records apart from their first token on; without it, it cannot."""
     torch.manual_seed(0)
-    m = method("mlem", senses=("signal", "facts"), learns="generative", decoder=32, depth=1)
-    b = batch(m.views, senses=("signal", "facts"))
+    m = method("mlem", sources=("signal", "facts"), learns="generative", decoder=32, depth=1)
+    b = batch(m.views, sources=("signal", "facts"))
     optimizer = torch.optim.Adam(m.parameters(), 5e-3)
     for _ in range(60):
         optimizer.zero_grad()
@@ -114,13 +114,13 @@ def test_the_vector_of_a_record_helps_to_tell_it():
     [("contrastive", {"contrast"}), ("generative", {"reconstruct"}), ("sum", {"contrast", "reconstruct"})],
 )
 def test_the_baselines_learn_their_terms_in_one_stage(learns, terms):
-    m = method("mlem", senses=SENSES, learns=learns)
-    found = m.losses(m.features(batch(m.views, senses=SENSES)))
+    m = method("mlem", sources=FIELDS, learns=learns)
+    found = m.losses(m.features(batch(m.views, sources=FIELDS)))
     assert {name.split("/")[0] for name in found} == terms and m.stages == (1.0,)
     assert (m.encoder.heads is None) == (terms == {"reconstruct"})  # heads that no loss reaches would be random maps
 
 
-def test_options_that_make_no_sense():
+def test_options_that_make_no_field():
     with pytest.raises(ValueError, match="Did you mean generative"):
         method("mlem", learns="generativ")
     with pytest.raises(AmodalError, match="2 slices"):

@@ -1,4 +1,4 @@
-"""Guidance: the attention against a loop, what each loss reaches, and that the deployed sense alone is read when it counts."""
+"""Guidance: the attention against a loop, what each loss reaches, and that the deployed field alone is read when it counts."""
 
 import dataclasses
 import math
@@ -76,7 +76,7 @@ def test_the_vector_that_follows(match):
     torch.testing.assert_close(m.losses(found)["feature"], 3.0 * expected)
 
 
-def test_only_the_deployed_sense_is_read_when_it_counts():
+def test_only_the_deployed_field_is_read_when_it_counts():
     m = method("mm_guidance", deploy="signal").eval()
     whole = batch(m.views)
     told = m.head.predictions(m.predict(whole))["kind"]
@@ -95,4 +95,4 @@ def test_locked_guides_do_not_learn_and_errors_say_what_there_is():
     with pytest.raises(AmodalError, match="Did you mean cosine"):
         method("mm_guidance", match="cosin")
     with pytest.raises(AmodalError, match="only picture"):
-        method("mm_guidance", senses=("picture",))
+        method("mm_guidance", sources=("picture",))

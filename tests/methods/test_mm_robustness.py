@@ -1,4 +1,4 @@
-"""Self-distillation over senses: what each pass reads, the loss against its definition, and the draw of subsets."""
+"""Self-distillation over fields: what each pass reads, the loss against its definition, and the draw of subsets."""
 
 import math
 
@@ -7,16 +7,16 @@ import torch
 
 from amodal import methods
 from amodal.core import AmodalError
-from amodal.masking.modality_dropout import any_senses
+from amodal.masking.modality_dropout import any_sources
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.modality_subsets import reader
-from tests.methods.bench import SENSES, batch, fields, method
+from tests.methods.bench import FIELDS, batch, fields, method
 
 
 def test_every_subset_of_what_a_row_has_is_as_likely():
     n = 7000
     present = {s: torch.arange(n) % 7 < k for s, k in zip("abc", (6, 4, 2))}
-    kept = torch.stack(list(any_senses(present, torch.arange(n) * 31).values()), 1)
+    kept = torch.stack(list(any_sources(present, torch.arange(n) * 31).values()), 1)
     there = torch.stack(list(present.values()), 1)
     assert not (kept & ~there).any() and torch.equal(kept.any(1), there.any(1))
     for pattern in there.unique(dim=0):
@@ -38,9 +38,9 @@ def test_a_pass_reads_what_a_row_keeps_and_nothing_else(trunk):
     present = {s: c.present(8) for s, c in whole.columns.items()}
     kept = {s: p & (torch.arange(8) % 2 == k % 2) for k, (s, p) in enumerate(present.items())}
     with torch.no_grad():
-        found = m.head(reader(encoder, whole)({s: kept[s] for s in SENSES}))
+        found = m.head(reader(encoder, whole)({s: kept[s] for s in FIELDS}))
         for row in found.rows.tolist():
-            some = whole.at(torch.tensor([row])).only(*(s for s in SENSES if kept[s][row]))
+            some = whole.at(torch.tensor([row])).only(*(s for s in FIELDS if kept[s][row]))
             torch.testing.assert_close(
                 found.values[found.rows == row], m.head(alone(m, some)).values, rtol=1e-4, atol=1e-5
             )
@@ -51,14 +51,14 @@ def test_a_pass_reads_what_a_row_keeps_and_nothing_else(trunk):
 
 
 def whole_of(some, whole):
-    """The senses that are left, the others without a row."""
+    """The fields that are left, the others without a row."""
     empty = {s: c.at(c.rows < 0) for s, c in whole.columns.items() if s not in some.columns}
     return type(some)(some.size, {s: some.columns.get(s, empty.get(s)) for s in whole.columns}, some.keys, some.seeds)
 
 
 def alone(m, some):
-    columns = {s: some.columns.get(s) for s in SENSES}
-    lacking = {s: batch(m.views)[s] for s in SENSES if columns[s] is None}
+    columns = {s: some.columns.get(s) for s in FIELDS}
+    lacking = {s: batch(m.views)[s] for s in FIELDS if columns[s] is None}
     full = {s: c if c is not None else lacking[s].at(lacking[s].rows < 0) for s, c in columns.items()}
     return m.seen(type(some)(some.size, full, some.keys, some.seeds))
 

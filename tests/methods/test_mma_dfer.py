@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy
 
 from amodal.core import AmodalError
 from amodal.core.column import shared_rows
-from tests.methods.bench import SENSES, batch, method
+from tests.methods.bench import FIELDS, batch, method
 
 
 def learnt(m):
@@ -24,7 +24,7 @@ def test_prompts_adapters_and_head_learn_and_the_encoder_does_not():
     assert {n.split(".")[0] for n in learnt(method("mma_dfer", prompts=0, bottleneck=0))} == {"head"}
 
 
-def test_senses_meet_between_the_blocks_unless_told_not_to():
+def test_fields_meet_between_the_blocks_unless_told_not_to():
     whole = batch(("plain",), patchy=False)
     for meet in (True, False):
         m = method("mma_dfer", meet=meet)
@@ -33,15 +33,15 @@ def test_senses_meet_between_the_blocks_unless_told_not_to():
         bags = m.encoder.tokenize(whole)
         alone = {s: m.encoder.encode({s: b})[s] for s, b in bags.items()}
         together = m.encoder.block_hook.together(m.encoder, bags, m.meet)
-        same = [torch.allclose(alone[s].x, together[s].x, atol=1e-5) for s in SENSES]
+        same = [torch.allclose(alone[s].x, together[s].x, atol=1e-5) for s in FIELDS]
         assert not any(same) if meet else all(same)
 
 
-def test_any_senses_are_told_and_classes_may_be_balanced():
+def test_any_fields_are_told_and_classes_may_be_balanced():
     m = method("mma_dfer", lead="signal")
     whole = batch(("plain",), patchy=False)
     assert m.predict(whole).values.shape == (8, 3)
-    for s in SENSES:
+    for s in FIELDS:
         assert len(m.predict(whole.only(s))) == 8
     even = method("mma_dfer", balanced=True)
     features = even.features(batch(even.views))

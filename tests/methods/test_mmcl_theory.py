@@ -1,4 +1,4 @@
-"""mmcl_theory: first a teacher of two senses, then a learner of each that its judgement guides."""
+"""mmcl_theory: first a teacher of two fields, then a learner of each that its judgement guides."""
 
 import pytest
 import torch
@@ -10,12 +10,12 @@ from amodal.objectives.guided_nt_xent import SHARES
 from amodal.train.step import gradients
 from tests.methods.bench import batch, exact, fields, method
 
-SENSES = ("picture", "words")
+FIELDS = ("picture", "words")
 
 
 def learner(rule="new_positive", **options):
     """The method as it is in its second stage."""
-    m = exact(method("mmcl_theory", senses=SENSES, rule=rule, width=8, **options))
+    m = exact(method("mmcl_theory", sources=FIELDS, rule=rule, width=8, **options))
     if len(m.stages) > 1:
         m.refresh(1, None)
         m.on_stage_start(1)
@@ -23,10 +23,10 @@ def learner(rule="new_positive", **options):
 
 
 def test_what_was_learnt_first_is_the_teacher_and_the_encoder_starts_again():
-    m = exact(method("mmcl_theory", senses=SENSES, width=8))
+    m = exact(method("mmcl_theory", sources=FIELDS, width=8))
     assert m.stages == (0.5, 1.0)
     start = {n: p.clone() for n, p in m.encoder.state_dict().items()}
-    terms = gradients(m, exact(batch(m.views, senses=SENSES)))
+    terms = gradients(m, exact(batch(m.views, sources=FIELDS)))
     assert list(terms) == ["teacher/picture:1~words:1"]
     with torch.no_grad():
         for p in m.encoder.parameters():
@@ -40,8 +40,8 @@ def test_what_was_learnt_first_is_the_teacher_and_the_encoder_starts_again():
 
 
 def test_while_the_teacher_learns_the_second_view_is_not_encoded():
-    m = exact(method("mmcl_theory", senses=SENSES, width=8))
-    b = exact(batch(m.views, senses=SENSES))
+    m = exact(method("mmcl_theory", sources=FIELDS, width=8))
+    b = exact(batch(m.views, sources=FIELDS))
     assert set(m.features(b)) == {"picture:1", "words:1"}
     both = m.encoder.features(b)
     expected = m.losses(both)
@@ -52,21 +52,21 @@ def test_while_the_teacher_learns_the_second_view_is_not_encoded():
 
 @pytest.mark.parametrize("rule", SHARES)
 @pytest.mark.parametrize("micro", [None, 2])
-def test_every_rule_learns_from_two_views_of_each_sense(rule, micro):
+def test_every_rule_learns_from_two_views_of_each_field(rule, micro):
     m = learner(rule)
-    b = exact(batch(m.views, size=12, senses=SENSES))
+    b = exact(batch(m.views, size=12, sources=FIELDS))
     terms = gradients(m, b, micro=micro)
     assert set(terms) == {"guided/picture:1~picture:2", "guided/words:1~words:2"}
     assert all(t.isfinite() for t in terms.values())
     assert all(p.grad is None for p in m.teacher.parameters()) if m.teacher else rule == "none"
     assert sum(float(p.grad.abs().sum()) for p in m.encoder.parameters() if p.grad is not None) > 0
     m.zero_grad()
-    assert sum(gradients(m, exact(batch(m.views, senses=SENSES, absent=SENSES))).values()) == 0
+    assert sum(gradients(m, exact(batch(m.views, sources=FIELDS, absent=FIELDS))).values()) == 0
 
 
 def test_the_teacher_decides():
     m = learner()
-    b = exact(batch(m.views, size=12, patchy=False, senses=SENSES))
+    b = exact(batch(m.views, size=12, patchy=False, sources=FIELDS))
     before = sum(m.losses(m.features(b)).values())
     with torch.no_grad():
         for p in m.teacher.parameters():
@@ -76,18 +76,18 @@ def test_the_teacher_decides():
 
 def test_an_encoder_from_elsewhere_judges_in_its_aligned_space():
     torch.manual_seed(0)
-    judge = Encoder(fields(SENSES), size="nano").align(12).eval().requires_grad_(False)
+    judge = Encoder(fields(FIELDS), size="nano").align(12).eval().requires_grad_(False)
     m = exact(Guided(Encoder(fields(("picture",)), size="nano"), judge, "new_positive", 0.5, 8))
     m.on_stage_start(0)
-    b = exact(batch(m.views, senses=("picture",)))
+    b = exact(batch(m.views, sources=("picture",)))
     assert m.features(b)["taught/picture:2"].values.shape[1] == 12
     assert list(gradients(m, b)) == ["guided/picture:1~picture:2"]
     assert all(p.grad is None for p in judge.parameters())
 
 
-def test_one_sense_needs_a_teacher_from_elsewhere():
+def test_one_field_needs_a_teacher_from_elsewhere():
     with pytest.raises(AmodalError, match="--method.teacher"):
-        method("mmcl_theory", senses=("picture",))
-    assert method("mmcl_theory", senses=("picture",), rule="none").teacher is None
+        method("mmcl_theory", sources=("picture",))
+    assert method("mmcl_theory", sources=("picture",), rule="none").teacher is None
     with pytest.raises(AmodalError, match="Did you mean drop_easy_negative"):
         method("mmcl_theory", rule="drop_easy_negatives")

@@ -52,8 +52,8 @@ def test_the_loss_is_the_papers():
     names = [unit(v) for v in m.class_vectors()]
     frozen = [unit(v) for v in m.class_vectors(tokens=False)]
     label = dict(zip(z["label"].rows.tolist(), z["label"].values.tolist()))
-    senses = ("picture", "signal", "facts")
-    for s in senses:
+    fields = ("picture", "signal", "facts")
+    for s in fields:
         loss = []
         for way, share in (("", 0.3), ("rep/", 0.7)):
             column = z[f"{way}{s}"]
@@ -61,11 +61,11 @@ def test_the_loss_is_the_papers():
                 if r in label:
                     score = torch.stack([10 * unit(v) @ n for n in names])
                     loss.append(share * (score.exp().sum().log() - score[label[r]]))
-        torch.testing.assert_close(terms[f"told/{s}"], sum(loss) / (len(loss) / 2) / len(senses))
+        torch.testing.assert_close(terms[f"told/{s}"], sum(loss) / (len(loss) / 2) / len(fields))
         gaps = [1 - unit(a) @ unit(b) for a, b in zip(z[s].values, z[f"plain/{s}"].values)]
-        torch.testing.assert_close(terms[f"near/{s}"], 2 * sum(gaps) / len(gaps) / len(senses))
+        torch.testing.assert_close(terms[f"near/{s}"], 2 * sum(gaps) / len(gaps) / len(fields))
     torch.testing.assert_close(terms["near/names"], 2 * sum(1 - a @ b for a, b in zip(names, frozen)) / len(names))
-    assert terms.keys() == {*(f"{t}/{s}" for t in ("told", "near") for s in senses), "near/names"}
+    assert terms.keys() == {*(f"{t}/{s}" for t in ("told", "near") for s in fields), "near/names"}
 
 
 def test_class_features_are_the_encoders_own_and_others_read_the_tokens():
@@ -111,7 +111,7 @@ def test_wrong_options_are_refused():
         made(words="facts")
     with pytest.raises(AmodalError, match="needs one {}"):
         made(template="a class")
-    with pytest.raises(AmodalError, match="already \\(space\\)"):
+    with pytest.raises(AmodalError, match="already \\(SpaceTokens\\)"):
         methods.build("mmrl", made().encoder, targets=(Target("kind", "classes", ("a", "b")),))
     with pytest.raises(AmodalError, match="Did you mean words"):
         made(words="word")

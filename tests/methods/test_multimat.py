@@ -6,7 +6,7 @@ import torch
 from amodal.core import AmodalError
 from amodal.methods.contrastive import multimat, mv_dhel
 from amodal.train.step import gradients
-from tests.methods.bench import SENSES, batch, exact, method
+from tests.methods.bench import FIELDS, batch, exact, method
 
 OPTIONS = [
     *(("multimat", {"loss": loss}) for loss in multimat.LOSSES),
@@ -20,19 +20,19 @@ OPTIONS = [
 @pytest.mark.parametrize("count", [2, 3, 4])
 @pytest.mark.parametrize("name, options", OPTIONS, ids=str)
 def test_every_loss_learns_and_survives_patchy_rows_and_none(name, options, count):
-    senses = SENSES[:count]
+    fields = FIELDS[:count]
     if options.get("half") and count < 3:
-        with pytest.raises(AmodalError, match="three senses"):
-            method(name, senses=senses, **options)
+        with pytest.raises(AmodalError, match="three fields"):
+            method(name, sources=fields, **options)
         return
-    m = exact(method(name, senses=senses, **options))
-    terms = gradients(m, exact(batch(m.views, size=9, senses=senses)))
+    m = exact(method(name, sources=fields, **options))
+    terms = gradients(m, exact(batch(m.views, size=9, sources=fields)))
     assert all(t.isfinite() for t in terms.values())
     m.zero_grad()
-    gradients(m, exact(batch(m.views, size=4, senses=senses, patchy=False)))
+    gradients(m, exact(batch(m.views, size=4, sources=fields, patchy=False)))
     assert sum(float(p.grad.abs().sum()) for p in m.encoder.parameters() if p.grad is not None) > 0
     m.zero_grad()
-    terms = gradients(m, exact(batch(m.views, absent=senses, senses=senses)))
+    terms = gradients(m, exact(batch(m.views, absent=fields, sources=fields)))
     assert torch.stack(list(terms.values())).sum() == 0
 
 
@@ -46,5 +46,5 @@ def test_the_anchor_is_in_every_pair_and_the_first_field_by_default():
     with pytest.raises(ValueError, match="Did you mean facts"):
         method("multimat", anchor="fact")
     for options in ({"loss": "all_pairs"}, {"loss": "tensor", "ways": 4}, {"loss": "barlow"}):
-        with pytest.raises(AmodalError, match="three senses"):
+        with pytest.raises(AmodalError, match="three fields"):
             method("multimat", half=True, **options)

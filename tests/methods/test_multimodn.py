@@ -1,4 +1,4 @@
-"""MultiModN's sequence against a loop over records, its loss against its definition, and what a missing sense does: nothing."""
+"""MultiModN's sequence against a loop over records, its loss against its definition, and what a missing field does: nothing."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from amodal.core import AmodalError, Column, Embeddings
 from amodal.nn.fusion.sequential import Modules, turns
 from amodal.nn.heads.supervised import Target
-from tests.methods.bench import SENSES, batch, method
+from tests.methods.bench import FIELDS, batch, method
 
 TASKS = tuple(Target(name, "classes", ("a", "b", "c")) for name in ("kind", "other"))
 
@@ -29,15 +29,15 @@ def test_each_row_goes_through_the_modules_of_what_it_has(shuffled):
     for row in range(7):
         state = modules.start
         for number in order[row].tolist() if shuffled else range(3):
-            sense = "abc"[number]
-            at = (z[sense].rows == row).nonzero().squeeze(1)
+            field = "abc"[number]
+            at = (z[field].rows == row).nonzero().squeeze(1)
             if len(at):
-                step = modules.steps[sense]
-                both = torch.cat([z[sense].values[at[0]], state])
+                step = modules.steps[field]
+                both = torch.cat([z[field].values[at[0]], state])
                 after = torch.stack([both @ w + b for w, b in zip(step.weight, step.bias)])
-                where = (found[sense].rows == row).nonzero().item()
-                torch.testing.assert_close(found[sense].values[where], torch.stack([state, after]))
-                state, seen[sense] = after, seen[sense] + 1
+                where = (found[field].rows == row).nonzero().item()
+                torch.testing.assert_close(found[field].values[where], torch.stack([state, after]))
+                state, seen[field] = after, seen[field] + 1
         torch.testing.assert_close(last[row], state)
     assert seen == {s: len(z[s]) for s in "abc"} == {s: len(found[s]) for s in "abc"}
 
@@ -56,9 +56,9 @@ def test_the_loss_is_that_of_every_state_and_task():
     found = m.losses(m.features(whole))
     z, state = m.encoder.features(whole), m.steps.start.expand(8, -1)
     tasks, changes = dict.fromkeys(y, 0.0), 0.0
-    for sense in (None, *SENSES):
-        if sense:
-            old, state = state, m.steps.steps[sense](torch.cat([z[sense].values, state], 1))
+    for field in (None, *FIELDS):
+        if field:
+            old, state = state, m.steps.steps[field](torch.cat([z[field].values, state], 1))
             changes = changes + ((state - old) ** 2).mean() / 4
         for name, logits in zip(y, m.head.net(state).split(3, 1)):
             tasks[name] = tasks[name] + cross_entropy(logits, y[name]) / (2 * 5)
@@ -82,7 +82,7 @@ def test_what_a_row_lacks_leaves_what_is_told_of_it_as_it_was():
         assert torch.equal(changed, ~lacks)
     # nor does it matter what the rest of the batch has
     lone = whole.at(torch.tensor([3]))
-    alone = m.head.predictions(m.predict(lone.only(*(s for s in SENSES if len(lone[s])))))["kind"]
+    alone = m.head.predictions(m.predict(lone.only(*(s for s in FIELDS if len(lone[s])))))["kind"]
     torch.testing.assert_close(alone, told[3:4], rtol=1e-4, atol=1e-5)
 
 

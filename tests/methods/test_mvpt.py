@@ -23,8 +23,8 @@ def symmetric(pairs, temperature):
 
 
 def test_both_losses_are_those_of_the_paper():
-    m = exact(method("mvpt", senses=PAIR, temperature=0.2, track=0.5, segment=2.0))
-    b = exact(batch(m.views, senses=PAIR))
+    m = exact(method("mvpt", sources=PAIR, temperature=0.2, track=0.5, segment=2.0))
+    b = exact(batch(m.views, sources=PAIR))
     terms, z, context = m.losses(m.features(b)), m.encoder(b), m.encoder.encode(m.encoder.tokenize(b))
     vectors = {}
     for s in PAIR:
@@ -56,7 +56,7 @@ def test_segments_are_means_of_the_tokens_in_them():
     assert cut.row.tolist() == [0, 0, 0, 2] and cut.position[:, 0].tolist() == [0, 1, 2, 0]
 
 
-def test_a_moment_that_one_sense_lacks_has_no_pair_and_others_of_a_track_are_negatives():
+def test_a_moment_that_one_field_lacks_has_no_pair_and_others_of_a_track_are_negatives():
     m = method("mvpt")
     features = m.features(batch(m.views, patchy=False))
     a, b = same_moments(features, *PAIR)
@@ -74,8 +74,8 @@ def test_only_fields_in_time_have_segments_and_all_have_tracks():
 
 
 def test_a_vector_of_a_segment_depends_on_the_others_of_its_track():
-    m = exact(method("mvpt", senses=PAIR))
-    whole = exact(batch(m.views, senses=PAIR, patchy=False))
+    m = exact(method("mvpt", sources=PAIR))
+    whole = exact(batch(m.views, sources=PAIR, patchy=False))
     values = whole.columns["signal"].values
     first = m.features(whole)["segments/signal"].values.flat[0].detach()
     values.flat[values.lengths[0] - 1] += 5  # the last step of the first track

@@ -1,4 +1,4 @@
-"""Every contrastive method takes two, three and four senses, and any pattern of which row has which; every method all patterns of four."""
+"""Every contrastive method takes two, three and four fields, and any pattern of which row has which; every method all patterns of four."""
 
 import itertools
 import math
@@ -19,51 +19,51 @@ from amodal.methods.contract import Clock
 from amodal.train.loop import start_stage
 from amodal.train.optim import adamw
 from amodal.train.step import gradients
-from tests.methods.bench import SENSES, SMALL, batch, exact, fields, method, raw
+from tests.methods.bench import FIELDS, SMALL, batch, exact, fields, method, raw
 
 ROWS = 8
 CONTRASTIVE = [name for name in methods.names() if methods.family(name) == "contrastive"]
 
 
-def senses_for(name: str, count: int) -> tuple[str, ...]:
-    """So many senses, with those that the options of the bench name."""
-    named = [s for s in SENSES if s in SMALL.get(name, {}).values()]
-    chosen = (named + [s for s in SENSES if s not in named])[:count]
-    return tuple(s for s in SENSES if s in chosen)
+def fields_for(name: str, count: int) -> tuple[str, ...]:
+    """So many fields, with those that the options of the bench name."""
+    named = [s for s in FIELDS if s in SMALL.get(name, {}).values()]
+    chosen = (named + [s for s in FIELDS if s not in named])[:count]
+    return tuple(s for s in FIELDS if s in chosen)
 
 
 def patterns(count: int) -> dict[str, torch.Tensor]:
-    """(rows, senses) bool."""
+    """(rows, fields) bool."""
     every, none = torch.ones(ROWS, count, dtype=torch.bool), torch.zeros(ROWS, count, dtype=torch.bool)
-    row, sense = torch.arange(ROWS)[:, None], torch.arange(count)
+    row, field = torch.arange(ROWS)[:, None], torch.arange(count)
     found = {
         "all": every,
         "none": none,
-        "one sense a row, no pair": row % count == sense,
-        "one pair": none | (row < 1) & (sense < 2),
-        "one sense with every other, no row complete": (sense == 0) | (sense == 1 + row % (count - 1)),
-        "half the rows complete, half with one sense": (row < ROWS // 2) | (sense == 0),
-        "two groups that share no sense": (row < ROWS // 2) == (sense < (count + 1) // 2),
-        "one row complete, the others with all but one": (row == 0) | (row % count != sense),
+        "one field a row, no pair": row % count == field,
+        "one pair": none | (row < 1) & (field < 2),
+        "one field with every other, no row complete": (field == 0) | (field == 1 + row % (count - 1)),
+        "half the rows complete, half with one field": (row < ROWS // 2) | (field == 0),
+        "two groups that share no field": (row < ROWS // 2) == (field < (count + 1) // 2),
+        "one row complete, the others with all but one": (row == 0) | (row % count != field),
     }
     generator = torch.Generator().manual_seed(count)
     return found | {f"random {i}": torch.rand(ROWS, count, generator=generator) < 0.3 + 0.2 * i for i in range(3)}
 
 
 @cache
-def whole(views, senses) -> Batch:
+def whole(views, fields) -> Batch:
     return exact(
         batch(
             views if isinstance(views, tuple) and isinstance(views[0], str) else dict(views),
             ROWS,
             patchy=False,
-            senses=senses,
+            sources=fields,
         )
     )
 
 
-def only(full: Batch, present: torch.Tensor, senses) -> Batch:
-    column = {s: present[:, k] for k, s in enumerate(senses)}
+def only(full: Batch, present: torch.Tensor, fields) -> Batch:
+    column = {s: present[:, k] for k, s in enumerate(fields)}
     return replace(full, columns={s: c.at(column[field_of(s)][c.rows]) for s, c in full.columns.items()})
 
 
@@ -81,16 +81,16 @@ def shuffled(b: Batch, order: torch.Tensor) -> Batch:
 
 @pytest.mark.parametrize("count", [2, 3, 4])
 @pytest.mark.parametrize("name", CONTRASTIVE)
-def test_any_senses_of_any_rows(name, count):
+def test_any_fields_of_any_rows(name, count):
     """Losses and gradients are finite, every tower is reached, rows may come in any order, and complete rows teach something."""
-    senses = senses_for(name, count)
-    m = exact(method(name, senses=senses))
+    fields = fields_for(name, count)
+    m = exact(method(name, sources=fields))
     views = m.views if isinstance(m.views, tuple) else tuple((k, tuple(v)) for k, v in m.views.items())
     towers = {
         n for n, p in m.named_parameters() if ("trunks" in n or "tokenizers" in n) and p.requires_grad and p.numel()
     }
     for what, present in patterns(count).items():
-        b = only(whole(views, senses), present, senses)
+        b = only(whole(views, fields), present, fields)
         found = []
         for rows in (b, shuffled(b, torch.randperm(ROWS, generator=torch.Generator().manual_seed(1)))):
             m.zero_grad()
@@ -105,7 +105,7 @@ def test_any_senses_of_any_rows(name, count):
             assert sum(float(g.abs().sum()) for n, g in reached.items() if n in towers or not towers) > 0
 
 
-PATTERNS = [p for p in itertools.product((False, True), repeat=len(SENSES)) if any(p)]
+PATTERNS = [p for p in itertools.product((False, True), repeat=len(FIELDS)) if any(p)]
 
 
 @cache
@@ -113,7 +113,7 @@ def records() -> data.Dataset:
     """Four records of each pattern."""
     rng = np.random.default_rng(0)
     there = [p for p in PATTERNS for _ in range(4)]
-    columns = {s: [raw(s, rng) if has[k] else None for has in there] for k, s in enumerate(SENSES)}
+    columns = {s: [raw(s, rng) if has[k] else None for has in there] for k, s in enumerate(FIELDS)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = data.open(columns | {"kind": ["uvw"[i // 4 % 3] for i in range(len(there))]}).with_fields(fields())
@@ -124,11 +124,11 @@ def records() -> data.Dataset:
 @cache
 def of_pattern(views, pattern: tuple[bool, ...]) -> Batch:
     full = batch(views if isinstance(views[0], str) else dict(views), 4, patchy=False)
-    return only(full, torch.tensor([pattern] * 4), SENSES)
+    return only(full, torch.tensor([pattern] * 4), FIELDS)
 
 
 @pytest.mark.parametrize("name", methods.names())
-def test_every_pattern_of_four_senses_trains_and_evaluates(name):
+def test_every_pattern_of_four_fields_trains_and_evaluates(name):
     """All 15: a batch whose rows have that pattern makes a finite step of the optimizer; then records of all of them are embedded, and
     each is told by its neighbours."""
     assert len(PATTERNS) == 15
@@ -149,7 +149,7 @@ def test_every_pattern_of_four_senses_trains_and_evaluates(name):
     assert all(p.isfinite().all() for p in m.parameters())
     train, test = (embed_records(m.encoder.eval(), records(), range(k, 60, 2), batch=60) for k in (0, 1))
     assert len(test.fused().rows) == 30 and test.fused().values.isfinite().all()
-    for k, sense in enumerate(SENSES):
-        assert test.features[sense].rows.tolist() == [i for i in range(30) if PATTERNS[i // 2][k]]
+    for k, field in enumerate(FIELDS):
+        assert test.features[field].rows.tolist() == [i for i in range(30) if PATTERNS[i // 2][k]]
     result = knn(train, test, label="kind", k=3)
     assert result.rows and all(math.isfinite(row["value"]) for row in result.rows)

@@ -19,9 +19,9 @@ def test_rules_are_a_skill_of_the_kind_the_general_one_and_one_for_relating():
 
 
 def test_each_task_weighs_as_often_as_it_would_be_drawn():
-    m = exact(method("skillnet_mm", senses=("picture", "words"), masked=2.0, contrast=3.0, alpha=0.5))
-    b = exact(batch(m.views, senses=("picture", "words")))
-    m.fit_statistics([b, batch(m.views, senses=("picture", "words"), size=4, absent=("words",))])
+    m = exact(method("skillnet_mm", sources=("picture", "words"), masked=2.0, contrast=3.0, alpha=0.5))
+    b = exact(batch(m.views, sources=("picture", "words")))
+    m.fit_statistics([b, batch(m.views, sources=("picture", "words"), size=4, absent=("words",))])
     pictures, words, both = (
         6 + 3,
         6,
@@ -42,7 +42,7 @@ def test_each_task_weighs_as_often_as_it_would_be_drawn():
     assert even.shares()[0] == 0 and even.shares()[1:].unique().numel() == 1 and even.shares().sum() == pytest.approx(1)
 
 
-def test_masked_tokens_are_read_with_the_skills_of_their_sense_alone():
+def test_masked_tokens_are_read_with_the_skills_of_their_field_alone():
     """The masked part of the loss is that of an encoder whose rules never had the skill for relating."""
     m = exact(method("skillnet_mm"))
     b = exact(batch(m.views))

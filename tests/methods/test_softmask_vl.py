@@ -15,8 +15,8 @@ from tests.methods.bench import batch, exact, method
 
 
 def test_masks_begin_after_the_warm_up_and_change_the_soft_term_alone():
-    m = method("softmask_vl", senses=("picture", "words"), warmup=0.5)
-    z = m.features(batch(m.views, senses=("picture", "words")))
+    m = method("softmask_vl", sources=("picture", "words"), warmup=0.5)
+    z = m.features(batch(m.views, sources=("picture", "words")))
     early = m.losses(z)
     assert set(early) == {"itc/picture~words", "itm/picture", "mlm/picture"}
     m.on_step_end(Clock(5, 10))
@@ -24,17 +24,17 @@ def test_masks_begin_after_the_warm_up_and_change_the_soft_term_alone():
     late = m.losses(z)
     assert set(late) == {*early, "soft/picture"}
     assert all(torch.allclose(early[term], late[term], rtol=1e-4) for term in early)
-    assert "soft/picture" not in method("softmask_vl", senses=("picture", "words"), soft=0.0).losses(z)
+    assert "soft/picture" not in method("softmask_vl", sources=("picture", "words"), soft=0.0).losses(z)
 
 
 @pytest.mark.parametrize("hard", [0.0, 0.5])
 def test_the_pair_is_matched_by_what_is_left(hard):
-    senses = ("picture", "words")
-    m = exact(method("softmask_vl", senses=senses, hard=hard))
+    fields = ("picture", "words")
+    m = exact(method("softmask_vl", sources=fields, hard=hard))
     with torch.no_grad():
         for p in m.matcher.parameters():
             p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
-    z = m.features(exact(batch(m.views, senses=senses)))
+    z = m.features(exact(batch(m.views, sources=fields)))
     same, wrong, left = m.match(z, "picture")
     torch.testing.assert_close(m.losses(z)["soft/picture"], matching(left, wrong))
     a, b = shared_rows(z["tokens/words"], z["tokens/picture"])
@@ -53,8 +53,8 @@ def test_the_pair_is_matched_by_what_is_left(hard):
 
 
 def test_a_factor_in_front_of_the_norm_would_do_nothing():
-    m = exact(method("softmask_vl", senses=("picture", "words")))
-    z = m.features(exact(batch(m.views, senses=("picture", "words"), patchy=False)))
+    m = exact(method("softmask_vl", sources=("picture", "words")))
+    z = m.features(exact(batch(m.views, sources=("picture", "words"), patchy=False)))
     words, seen = (z[f"tokens/{s}"].values for s in ("words", "picture"))
     half = torch.full_like(seen.flat[:, 0], 0.5)
     scaled = dataclasses.replace(seen, flat=seen.flat * 0.5)
@@ -63,13 +63,13 @@ def test_a_factor_in_front_of_the_norm_would_do_nothing():
 
 
 def test_keys_come_from_the_slow_copy_and_from_earlier_rows():
-    senses = ("picture", "words")
-    m = method("softmask_vl", senses=senses, momentum=0.9)
-    z = m.features(batch(m.views, senses=senses, patchy=False))
+    fields = ("picture", "words")
+    m = method("softmask_vl", sources=fields, momentum=0.9)
+    z = m.features(batch(m.views, sources=fields, patchy=False))
     with torch.no_grad():
         for p in m.slow.parameters():
             p.mul_(1.1)
-    z = m.features(batch(m.views, senses=senses, patchy=False))
+    z = m.features(batch(m.views, sources=fields, patchy=False))
     assert not torch.allclose(z["slow/words"].values, z["words"].values)
     first = m.losses(z)["itc/picture~words"]
     how = {"temperature": 1 / m.scale(), "gamma": 2.0}
@@ -87,9 +87,9 @@ def test_keys_come_from_the_slow_copy_and_from_earlier_rows():
 
 
 def test_augmented_words_are_masked_words_and_embedding_is_of_whole_ones():
-    senses = ("picture", "words")
-    b = batch({"picture": ("weak",), "words": ("plain",)}, senses=senses)
-    masked, whole = (method("softmask_vl", senses=senses, augment=x) for x in (True, False))
+    fields = ("picture", "words")
+    b = batch({"picture": ("weak",), "words": ("plain",)}, sources=fields)
+    masked, whole = (method("softmask_vl", sources=fields, augment=x) for x in (True, False))
     z = masked.features(b)
     assert not torch.allclose(z["words"].values, masked.encoder(b)["words"].values)
     torch.testing.assert_close(whole.features(b)["words"].values, whole.encoder(b)["words"].values)

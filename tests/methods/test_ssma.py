@@ -24,7 +24,7 @@ def dense(**options):
 
 def scene(size=4) -> Batch:
     """Bright pixels are of class 1, the last column of class 200, which nobody counts."""
-    whole = batch(("plain",), size, patchy=False, senses=("picture", "signal"))
+    whole = batch(("plain",), size, patchy=False, sources=("picture", "signal"))
     pictures = torch.rand(size, 3, 16, 16).round()
     areas = (pictures[:, :1] > 0.5).float()
     areas[..., -1] = 200
@@ -35,7 +35,7 @@ def scene(size=4) -> Batch:
     return replace(whole, columns=columns)
 
 
-def test_a_field_of_class_maps_is_the_truth_and_no_sense():
+def test_a_field_of_class_maps_is_the_truth_and_no_field():
     m, b = dense(), scene()
     assert list(m.encoder.fields) == ["picture", "signal"] and m.labels == ()
     truth = m.features(b)["truth"].values
@@ -73,7 +73,7 @@ def test_it_learns_which_pixels_are_bright():
     assert m.probabilities(b, 16).values.shape == (8, 3, 16, 16) and m.probabilities(b).values.shape == (8, 3, 8, 8)
 
 
-def test_predictions_are_of_rows_that_have_any_sense():
+def test_predictions_are_of_rows_that_have_any_field():
     m = method("ssma")
     b = batch(("plain",))
     told = m.probabilities(b)

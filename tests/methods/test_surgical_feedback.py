@@ -16,7 +16,7 @@ def test_text_stays_as_it_is_and_has_no_loss():
     m = method("surgical_feedback")
     assert set(m.losses(m.features(batch(m.views)))) == {f"reconstruct/{s}" for s in ("picture", "signal", "facts")}
     assert learnt(m) == {"picture", "signal", "facts"}
-    assert learnt(method("surgical_feedback", fields="signal")) == {"signal"}
+    assert learnt(method("surgical_feedback", sources="signal")) == {"signal"}
 
 
 def test_a_share_of_places_is_hidden():
@@ -29,6 +29,6 @@ def test_a_share_of_places_is_hidden():
 
 def test_wrong_fields_are_told():
     with pytest.raises(AmodalError, match="Did you mean signal"):
-        method("surgical_feedback", fields="signl")
+        method("surgical_feedback", sources="signl")
     with pytest.raises(AmodalError, match="text alone"):
-        method("surgical_feedback", senses=("words",))
+        method("surgical_feedback", sources=("words",))

@@ -39,7 +39,7 @@ def test_the_run_studies_the_records_to_train_on_and_no_others(tmp_path):
     columns = {"picture": [raw("picture", rng) for _ in words], "words": words}
     own = fields(("picture", "words"))
     records = data.open(columns).with_fields(own)
-    m = method("texttopicnet", senses=("picture", "words"), least=5, most=0.6, topics=2)
+    m = method("texttopicnet", sources=("picture", "words"), least=5, most=0.6, topics=2)
 
     def run(survey):
         def batches(first, groups=None):
@@ -62,7 +62,7 @@ def test_texts_that_fill_their_room_are_told_of_and_shorter_ones_are_not(recwarn
     pictures = [rng.integers(0, 255, (16, 16, 3), dtype=np.uint8) for _ in range(8)]
     for room, text in ((True, "red boat " * 50), (False, "red boat")):
         records = data.open({"picture": pictures, "words": [text] * 8}).with_fields(fields(("picture", "words")))
-        m = method("texttopicnet", senses=("picture", "words"), least=1, most=1.0, topics=2, buckets=64)
+        m = method("texttopicnet", sources=("picture", "words"), least=1, most=1.0, topics=2, buckets=64)
         m.fit_statistics(data.Loader(records, range(8), batch=4, shuffle=False))
         assert room == any("8 of 8 texts fill all the room" in str(w.message) for w in recwarn.list)
         recwarn.clear()
@@ -70,7 +70,7 @@ def test_texts_that_fill_their_room_are_told_of_and_shorter_ones_are_not(recwarn
 
 def test_it_needs_text_and_something_beside_it():
     with pytest.raises(AmodalError, match="text"):
-        method("texttopicnet", senses=("picture", "signal"))
+        method("texttopicnet", sources=("picture", "signal"))
     with pytest.raises(AmodalError, match="Did you mean softmax"):
         method("texttopicnet", loss="softmx")
     m = method("texttopicnet", loss="softmax")

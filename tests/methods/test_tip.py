@@ -8,12 +8,12 @@ from amodal.core import AmodalError, Batch, Ragged, row_seeds
 from amodal.objectives.matching import draw_others
 from tests.methods.bench import batch, exact, method
 
-SENSES = ("picture", "facts")
+FIELDS = ("picture", "facts")
 
 
 def one(**options):
-    m = exact(method("tip", senses=SENSES, **options))
-    return m, exact(batch(m.views, senses=SENSES, patchy=False))
+    m = exact(method("tip", sources=FIELDS, **options))
+    return m, exact(batch(m.views, sources=FIELDS, patchy=False))
 
 
 def test_three_losses_a_third_each():
@@ -21,7 +21,7 @@ def test_three_losses_a_third_each():
     z = m.features(b)
     terms = m.losses(z)
     assert set(terms) == {"contrast/picture~facts", "match/picture", "reconstruct/picture"}
-    p, f = (F.normalize(z[s].values, dim=1) for s in SENSES)
+    p, f = (F.normalize(z[s].values, dim=1) for s in FIELDS)
     logits, own = p @ f.T / 0.1, torch.arange(len(p))
     contrast = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
     torch.testing.assert_close(terms["contrast/picture~facts"], contrast / 3)
@@ -96,22 +96,22 @@ def test_a_missing_cell_says_nothing_and_a_missing_table_leaves_the_picture():
     assert m.fused(Batch.of(b.size, nothing, b.keys)).rows.tolist() == [0, 1, 2, 3]
 
 
-def test_several_senses_are_read_one_by_one_and_their_mean_is_fused():
-    senses = ("picture", "words", "facts")
-    m = exact(method("tip", senses=senses)).eval()
-    b = exact(batch(("plain",), senses=senses, patchy=False))
+def test_several_fields_are_read_one_by_one_and_their_mean_is_fused():
+    fields = ("picture", "words", "facts")
+    m = exact(method("tip", sources=fields)).eval()
+    b = exact(batch(("plain",), sources=fields, patchy=False))
     parts = [m.fused(_without(b, dropped)) for dropped in ("words", "picture")]
     torch.testing.assert_close(m.fused(b).values, sum(p.values for p in parts) / 2)
 
 
-def _without(b, sense):
-    return Batch.of(b.size, b.columns | {sense: b[sense].at(torch.arange(0))}, b.keys)
+def _without(b, field):
+    return Batch.of(b.size, b.columns | {field: b[field].at(torch.arange(0))}, b.keys)
 
 
 def test_the_table_may_be_any_field_but_must_be_one():
     assert method("tip").table == "facts" and method("tip", table="words").table == "words"
-    assert method("tip", senses=("picture", "words")).table == "words"
+    assert method("tip", sources=("picture", "words")).table == "words"
     with pytest.raises(AmodalError, match="facts"):
         method("tip", table="fact")
     with pytest.raises(AmodalError, match="only facts"):
-        method("tip", senses=("facts",))
+        method("tip", sources=("facts",))

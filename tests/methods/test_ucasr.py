@@ -9,7 +9,7 @@ from amodal.methods.contract import Clock
 from amodal.nn.encoder import Encoder
 from amodal.train.step import gradients
 from tests.methods import test_contract as contract
-from tests.methods.bench import SENSES, batch, exact, fields, method
+from tests.methods.bench import FIELDS, batch, exact, fields, method
 
 TWO = ("picture", "words")
 
@@ -22,10 +22,10 @@ def second(request):
     return make
 
 
-def test_the_first_stage_compares_views_and_the_second_senses():
+def test_the_first_stage_compares_views_and_the_second_fields():
     m = method("ucasr")
     assert m.stages == (0.5, 1.0)
-    assert set(m.losses(m.features(batch(m.views)))) == {f"nt_xent/{s}" for s in SENSES}
+    assert set(m.losses(m.features(batch(m.views)))) == {f"nt_xent/{s}" for s in FIELDS}
     assert not any(p.requires_grad for p in (*m.towers.parameters(), *m.encoder.heads.parameters()))
     m.on_stage_start(1)
     terms = m.losses(m.features(batch(m.views)))
@@ -39,8 +39,8 @@ def test_the_first_stage_compares_views_and_the_second_senses():
         assert all(t.startswith(kind) for t in one.losses(one.features(batch(one.views))))
 
 
-def test_the_second_stage_keeps_the_contract_for_absent_senses_and_pieces(second):
-    for absent in (*[(s,) for s in SENSES], SENSES[1:], SENSES):
+def test_the_second_stage_keeps_the_contract_for_absent_fields_and_pieces(second):
+    for absent in (*[(s,) for s in FIELDS], FIELDS[1:], FIELDS):
         m = second()
         terms = gradients(m, batch(m.views, absent=absent))
         assert all(t.isfinite() for t in terms.values())
@@ -55,8 +55,8 @@ def test_the_second_stage_keeps_the_contract_for_absent_senses_and_pieces(second
 
 
 def test_the_loss_is_the_papers_sum_over_all_mismatches(second):
-    m = second(senses=TWO, margin=0.6).eval()
-    features = m.features(batch(m.views, size=7, senses=TWO, patchy=False))
+    m = second(fields=TWO, margin=0.6).eval()
+    features = m.features(batch(m.views, size=7, sources=TWO, patchy=False))
     value = m.losses(features)["hinge/picture~words"]
     z = {s: m.towers[s](features[s].values) for s in TWO}
     if m.cca is not None:
@@ -76,7 +76,7 @@ def test_after_a_step_the_encoder_gives_what_was_compared(second):
     m.losses(features)
     m.on_step_end(Clock(1, 2))
     z = m.encoder(b)
-    for s in SENSES:
+    for s in FIELDS:
         tower = m.towers[s](features[s].values)
         mean, turn = m.cca.maps()[s] if m.cca is not None else (0, torch.eye(6))
         compared = (tower - mean) @ turn
@@ -87,6 +87,6 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(AmodalError, match="share of the steps"):
         method("ucasr", pretrain=1.5)
     with pytest.raises(AmodalError, match="only picture"):
-        method("ucasr", senses=("picture",))
-    assert method("ucasr", senses=("picture",), pretrain=1.0).stages == (1.0,)
+        method("ucasr", sources=("picture",))
+    assert method("ucasr", sources=("picture",), pretrain=1.0).stages == (1.0,)
     assert isinstance(Encoder(fields(TWO), size="nano").align(4, bias=True).heads["words"].bias, torch.nn.Parameter)

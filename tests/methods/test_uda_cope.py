@@ -14,7 +14,7 @@ from tests.methods.bench import fields
 from tests.nn.test_similarity import poses
 
 torch.set_num_threads(1)
-SENSES = ("points", "picture", "signal")
+FIELDS = ("points", "picture", "signal")
 
 
 def made(**options):

@@ -15,8 +15,8 @@ PAIR = ("picture", "words")
 
 
 def test_stages_learn_categories_then_records():
-    m = exact(method("v2l", senses=PAIR))
-    b = exact(batch(m.views, senses=PAIR))
+    m = exact(method("v2l", sources=PAIR))
+    b = exact(batch(m.views, sources=PAIR))
     terms = m.losses(f := m.features(b))
     assert m.stages == (0.5, 1.0) and {t.split("/")[0] for t in terms} == {"info_nce", "margin"}
     z, y = both(f["looks/words:1"], f["label"])
@@ -42,8 +42,8 @@ def test_either_loss_teaches_its_own_encoder_alone():
 
 
 def test_embeddings_are_both_encoders_end_to_end():
-    m = method("v2l", senses=PAIR)
-    b = batch(("plain",), senses=PAIR)
+    m = method("v2l", sources=PAIR)
+    b = batch(("plain",), sources=PAIR)
     parts = [p(b)["picture"].values for p in m.encoder.members]
     whole = F.normalize(m.encoder(b)["picture"].values, dim=1)
     one = ensemble(parts)

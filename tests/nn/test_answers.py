@@ -60,7 +60,7 @@ def test_without_any_label_losses_are_zero_and_part_of_the_graph():
     assert total == 0 and head.net[0].weight.grad is not None
 
 
-def test_a_sense_that_is_lacking_has_its_learned_vector_and_a_row_with_none_is_not_told_of():
+def test_a_field_that_is_lacking_has_its_learned_vector_and_a_row_with_none_is_not_told_of():
     head = SupervisedHead(TARGETS[:1], ["x", "y"], 4)
     with torch.no_grad():
         head.absent["y"].normal_()

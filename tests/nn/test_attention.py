@@ -238,12 +238,12 @@ def test_heads_must_divide_the_width():
         Attention(WIDTH, 5)
 
 
-# Zorro: what a sense says of itself does not depend on the others (arXiv:2301.09595, 3.2)
+# Zorro: what a field says of itself does not depend on the others (arXiv:2301.09595, 3.2)
 
 
 @quick
 @given(tokens=joined(), rotary=st.booleans())
-def test_pure_senses_have_no_gradient_to_each_other(tokens, rotary):
+def test_pure_fields_have_no_gradient_to_each_other(tokens, rotary):
     trunk = Transformer(WIDTH, 3, 2, rotary=rotary, mask_rule=rule("pure")).double()
     x = tokens.x.clone().requires_grad_()
     out = trunk(tokens.with_x(x))
@@ -257,7 +257,7 @@ def test_pure_senses_have_no_gradient_to_each_other(tokens, rotary):
 
 @quick
 @given(tokens=joined())
-def test_dropping_a_sense_leaves_what_the_other_says(tokens):
+def test_dropping_a_field_leaves_what_the_other_says(tokens):
     trunk = Transformer(WIDTH, 3, 2, mask_rule=rule("pure")).double()
     alone = trunk(Tokens.join([tokens.only("image"), tokens.only(FUSED)])).only("image").x
     torch.testing.assert_close(trunk(tokens).only("image").x, alone, rtol=1e-12, atol=1e-12)

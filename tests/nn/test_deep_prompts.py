@@ -24,7 +24,7 @@ def trunk_of(depth=3, **options):
     return Transformer(WIDTH, depth, 2, **options).double()
 
 
-def two_senses():
+def two_fields():
     return Tokens.join([bag_of([2, 0, 3, 0, 1], "image"), bag_of([1, 4, 0, 0, 2], "text", seed=5)])
 
 
@@ -42,18 +42,18 @@ def dense_block(block, x, key=None, value=None):
     return x + block.down(torch.nn.functional.gelu(block.up(block.norm2(x))))
 
 
-def number_of(tokens, row, senses):
+def number_of(tokens, row, fields):
     has = {tokens.names[s] for s, r in zip(tokens.source.tolist(), tokens.row.tolist()) if r == row}
-    subsets = [set(c) for n in range(1, len(senses) + 1) for c in itertools.combinations(senses, n)]
-    return sorted(sum(2 ** senses.index(s) for s in c) for c in subsets).index(sum(2 ** senses.index(s) for s in has))
+    subsets = [set(c) for n in range(1, len(fields) + 1) for c in itertools.combinations(fields, n)]
+    return sorted(sum(2 ** fields.index(s) for s in c) for c in subsets).index(sum(2 ** fields.index(s) for s in has))
 
 
-def slow(trunk, tokens, prompts, senses):
+def slow(trunk, tokens, prompts, fields):
     """Row by row what prompts do, from the paper's section 3.3."""
     done = torch.empty_like(tokens.x)
     for row in set(tokens.row.tolist()):
         x = tokens.x[tokens.row == row]
-        n, own = len(x), prompts.tokens[number_of(tokens, row, senses) if prompts.aware else 0]
+        n, own = len(x), prompts.tokens[number_of(tokens, row, fields) if prompts.aware else 0]
         for i, block in enumerate(trunk.blocks):
             key = value = None
             if i < prompts.layers and prompts.at == "attention":
@@ -83,7 +83,7 @@ def test_given_keys_are_read_by_all_tokens_of_their_row(reads, tokens):
 
 @pytest.mark.parametrize("options", [{}, {"rotary": True}, {"mask_rule": rule("pure")}, {"experts": 2}])
 def test_block_by_block_is_the_trunk(options):
-    trunk, tokens = trunk_of(**options), two_senses()
+    trunk, tokens = trunk_of(**options), two_fields()
     inner = tokens
     for i in range(3):
         inner = trunk.block(i, inner)
@@ -94,7 +94,7 @@ def test_block_by_block_is_the_trunk(options):
 def test_blocks_plan_anew_when_tokens_came_or_went(monkeypatch):
     made = []
     monkeypatch.setattr("amodal.nn.transformer.layout_of", lambda *a: made.append(1) or layout_of(*a))
-    trunk, tokens = trunk_of(4), two_senses()
+    trunk, tokens = trunk_of(4), two_fields()
     assert (trunk(tokens, block_hook=lambda i, t, block: block(t)), len(made))[1] == 1
     prompts = PatternPrompts(["image", "text"], WIDTH, 4, length=2, layers=2).double()
     made.clear()
@@ -105,12 +105,12 @@ def test_blocks_plan_anew_when_tokens_came_or_went(monkeypatch):
 @pytest.mark.parametrize("aware", [True, False])
 @pytest.mark.parametrize("layers", [1, 2, 9])
 @pytest.mark.parametrize("at, grow", [("input", True), ("input", False), ("attention", True)])
-def test_prompts_of_the_senses_that_a_row_has(at, grow, layers, aware):
-    trunk, tokens, senses = trunk_of(), two_senses(), ["image", "text"]
+def test_prompts_of_the_fields_that_a_row_has(at, grow, layers, aware):
+    trunk, tokens, fields = trunk_of(), two_fields(), ["image", "text"]
     options = {"length": 4, "layers": layers, "at": at, "grow": grow, "aware": aware}
-    prompts = PatternPrompts(senses, WIDTH, 3, **options).double()
+    prompts = PatternPrompts(fields, WIDTH, 3, **options).double()
     got = trunk(tokens, block_hook=prompts)
-    torch.testing.assert_close(got.x, slow(trunk, tokens, prompts, senses))
+    torch.testing.assert_close(got.x, slow(trunk, tokens, prompts, fields))
     assert got.names == tokens.names and torch.equal(got.source, tokens.source)
     got.x.square().sum().backward()
     reached = prompts.tokens.grad.abs().sum((2, 3)) > 0

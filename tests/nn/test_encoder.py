@@ -1,4 +1,4 @@
-"""Every trunk with every pool and position: one vector for each sense of each row, from that row alone."""
+"""Every trunk with every pool and position: one vector for each field of each row, from that row alone."""
 
 import itertools
 import re
@@ -46,7 +46,7 @@ def row_of(b, row):
 
 
 @EVERY
-def test_one_vector_for_each_sense_from_its_row_alone(trunk, pool, positions, fusion):
+def test_one_vector_for_each_field_from_its_row_alone(trunk, pool, positions, fusion):
     encoder = encoder_of(trunk, pool, positions, fusion).align(5, fused=True)
     encoder.double()
     whole = batch()
@@ -63,8 +63,8 @@ def test_one_vector_for_each_sense_from_its_row_alone(trunk, pool, positions, fu
 
 
 @EVERY
-def test_every_parameter_learns_and_an_absent_sense_costs_no_parameter(trunk, pool, positions, fusion):
-    """Every rank touches every tower: parameters of a sense that no row has get a gradient of zeros, not none at all."""
+def test_every_parameter_learns_and_an_absent_field_costs_no_parameter(trunk, pool, positions, fusion):
+    """Every rank touches every tower: parameters of a field that no row has get a gradient of zeros, not none at all."""
     encoder = encoder_of(trunk, pool, positions, fusion).align(5, hidden=7, fused=True).double()
     for table in (TABLE, {"image": [None, None], "text": [3, 1]}, {"image": [None], "text": [None]}):
         encoder.zero_grad()
@@ -83,7 +83,7 @@ def test_every_parameter_learns_and_an_absent_sense_costs_no_parameter(trunk, po
 )
 @quick
 @given(data=st.data())
-def test_a_sense_is_encoded_alone_whatever_the_row_has(trunk, fusion, data):
+def test_a_field_is_encoded_alone_whatever_the_row_has(trunk, fusion, data):
     cell = st.none() | st.integers(1, 4)
     size = data.draw(st.integers(1, 5))
     table = {n: data.draw(st.lists(cell, min_size=size, max_size=size)) for n in ("image", "text", "image:2")}
@@ -94,7 +94,7 @@ def test_a_sense_is_encoded_alone_whatever_the_row_has(trunk, fusion, data):
         close(*({k: v for k, v in found.items() if k[1] == source} for found in (z, alone)))
 
 
-def test_fused_vectors_depend_on_the_senses_a_row_has():
+def test_fused_vectors_depend_on_the_fields_a_row_has():
     for fusion in FUSIONS:
         encoder, whole = encoder_of("joint", fusion=fusion), batch()
         both, image = encoder.features(whole)[FUSED], encoder.features(whole.only("image"))[FUSED]

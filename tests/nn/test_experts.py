@@ -90,7 +90,7 @@ def test_a_row_is_routed_alone_and_its_logits_are_told(trunk, positions):
     told = {s: bag for bags in routing.values() for s, bag in bags.items()}
     for s, bag in bags.items():
         assert told[s].x.shape == (len(bag), 3) and torch.equal(told[s].row, bag.row)
-        if trunk == "shared":  # what the layer said of this sense alone, in the order of its tokens
+        if trunk == "shared":  # what the layer said of this field alone, in the order of its tokens
             again = {}
             encoder.encode({s: bag}, router_logits=again)
             torch.testing.assert_close(again["all", 0][s].x, told[s].x, rtol=1e-9, atol=1e-11)

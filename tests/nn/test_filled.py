@@ -1,16 +1,16 @@
-"""Late fusion with predictions, against a loop over rows and senses."""
+"""Late fusion with predictions, against a loop over rows and fields."""
 
 import torch
 
 from amodal.core import Column, Embeddings
 from amodal.nn.fusion.fill_missing import FilledFusion
 
-SENSES, B, D, P = ("a", "b", "c"), 9, 4, 6
+FIELDS, B, D, P = ("a", "b", "c"), 9, 4, 6
 
 
 def case():
     g = torch.Generator().manual_seed(0)
-    there = {s: torch.rand(B, generator=g) < 0.7 for s in SENSES}
+    there = {s: torch.rand(B, generator=g) < 0.7 for s in FIELDS}
     there["a"][0] = there["b"][0] = there["c"][0] = False
     rows = {s: t.nonzero().squeeze(1) for s, t in there.items()}
     z = Embeddings({s: Column(torch.randn(len(r), D, generator=g).double(), r) for s, r in rows.items()}, B)
@@ -21,11 +21,11 @@ def case():
 def slowly(fusion, kept, z, states):
     found = {}
     for i in range(B):
-        have = [s for s in SENSES if kept.get(s) is not None and kept[s][i]]
+        have = [s for s in FIELDS if kept.get(s) is not None and kept[s][i]]
         if not have:
             continue
         parts = []
-        for s in SENSES:
+        for s in FIELDS:
             if s in have:
                 parts.append(z[s].values[z[s].rows.tolist().index(i)])
             else:
@@ -39,7 +39,7 @@ def slowly(fusion, kept, z, states):
 
 def test_what_is_lacking_is_the_mean_of_the_predictions_of_what_is_kept():
     torch.manual_seed(0)
-    fusion, (there, z, states) = FilledFusion(SENSES, D, P, 5, 3).double(), case()
+    fusion, (there, z, states) = FilledFusion(FIELDS, D, P, 5, 3).double(), case()
     fewer = dict(there) | {"a": there["a"] & (torch.arange(B) % 2 == 0)}  # hidden from some rows that have it
     for kept in (there, fewer, {"a": there["a"], "c": there["c"]}):
         seen = Embeddings({s: states[s] for s in kept}, B)
@@ -51,8 +51,8 @@ def test_what_is_lacking_is_the_mean_of_the_predictions_of_what_is_kept():
 
 def test_complete_rows_need_no_prediction():
     torch.manual_seed(0)
-    fusion, (_, z, states) = FilledFusion(SENSES, D, P, 5, 3).double(), case()
-    rows, vectors = z.complete(SENSES)
-    kept = {s: torch.isin(torch.arange(B), rows) for s in SENSES}
+    fusion, (_, z, states) = FilledFusion(FIELDS, D, P, 5, 3).double(), case()
+    rows, vectors = z.complete(FIELDS)
+    kept = {s: torch.isin(torch.arange(B), rows) for s in FIELDS}
     told = fusion(z, fusion.predict(states), kept)
     torch.testing.assert_close(told.values, fusion.head(torch.cat(vectors, 1)), rtol=1e-9, atol=1e-12)

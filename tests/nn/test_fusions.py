@@ -10,12 +10,12 @@ from amodal.nn.fusion.fusions import FUSIONS, AttentionFusion, fusion_of
 from tests.nn.toys import bag_of, random
 
 WIDTH, PLACES, ROWS = 24, 6, 3
-SENSES = ("front", "side", "top")
+FIELDS = ("front", "side", "top")
 
 
 def maps():
-    """sense -> (rows, width, places)."""
-    return {s: random(ROWS, WIDTH, PLACES, seed=i) for i, s in enumerate(SENSES)}
+    """field -> (rows, width, places)."""
+    return {s: random(ROWS, WIDTH, PLACES, seed=i) for i, s in enumerate(FIELDS)}
 
 
 def as_bags(maps):
@@ -53,11 +53,11 @@ def by_maps(name, fusion, x):
 @pytest.mark.parametrize("name", ["sum", "conv", "se", "aff"])
 def test_on_tokens_as_on_feature_maps(name):
     torch.manual_seed(0)
-    fusion, x = fusion_of(name, SENSES, WIDTH).double(), maps()
+    fusion, x = fusion_of(name, FIELDS, WIDTH).double(), maps()
     found = fusion(as_bags(x))
     assert found.rows.tolist() == [0, 1, 2]
     torch.testing.assert_close(found.values, by_maps(name, fusion, x))
-    without = {s: x[s] if s != "side" else torch.zeros_like(x[s]) for s in SENSES}  # an absent sense is zero
+    without = {s: x[s] if s != "side" else torch.zeros_like(x[s]) for s in FIELDS}  # an absent field is zero
     left = {s: bag for s, bag in as_bags(x).items() if s != "side"}
     torch.testing.assert_close(fusion(left).values, by_maps(name, fusion, without))
 
@@ -76,9 +76,9 @@ def by_hand(fusion, tokens, chain):
 @pytest.mark.parametrize("groups", [(), (("front", "top"), ("side",))])
 def test_attention_adds_up_what_the_tokens_of_a_row_read(groups):
     torch.manual_seed(0)
-    fusion = AttentionFusion(SENSES, WIDTH, heads=4, groups=groups).double()
+    fusion = AttentionFusion(FIELDS, WIDTH, heads=4, groups=groups).double()
     bags = {
-        s: bag_of(n, s, width=WIDTH, seed=i) for i, (s, n) in enumerate(zip(SENSES, ([2, 0, 3], [1, 0, 0], [4, 0, 2])))
+        s: bag_of(n, s, width=WIDTH, seed=i) for i, (s, n) in enumerate(zip(FIELDS, ([2, 0, 3], [1, 0, 0], [4, 0, 2])))
     }
     found = fusion(bags)
     assert found.rows.tolist() == [0, 2]
@@ -87,14 +87,14 @@ def test_attention_adds_up_what_the_tokens_of_a_row_read(groups):
             s: b.x[b.row == row] + fusion.source[s] + fusion.positions[s](b.position[b.row == row])
             for s, b in bags.items()
         }
-        sets = [torch.cat([own[s] for s in group]) for group in groups or [SENSES]]
+        sets = [torch.cat([own[s] for s in group]) for group in groups or [FIELDS]]
         read = torch.cat([by_hand(fusion, x, i) for i, x in enumerate(sets)])
         read = by_hand(fusion, read, len(sets)) if groups else read
         torch.testing.assert_close(value, read.sum(0))
 
 
 def test_attention_reads_any_subset_and_does_not_see_what_is_absent():
-    fusion = AttentionFusion(SENSES, WIDTH, heads=4).double()
+    fusion = AttentionFusion(FIELDS, WIDTH, heads=4).double()
     bags = as_bags(maps())
     one = fusion({"side": bags["side"]}).values
     empty = bags["front"].keep(bags["front"].row < 0)
@@ -103,7 +103,7 @@ def test_attention_reads_any_subset_and_does_not_see_what_is_absent():
 
 
 def test_while_training_a_share_of_the_tokens_is_left_out_by_the_rows_seeds():
-    fusion = AttentionFusion(SENSES, WIDTH, heads=4, ratio=0.5, dropout=0.0).double()
+    fusion = AttentionFusion(FIELDS, WIDTH, heads=4, ratio=0.5, dropout=0.0).double()
     whole = Tokens.join(list(as_bags(maps()).values()))
     seeds = torch.tensor([5, 6, 7])
     kept = fusion.some(whole, seeds, 0)
@@ -112,14 +112,14 @@ def test_while_training_a_share_of_the_tokens_is_left_out_by_the_rows_seeds():
     bags = as_bags(maps())
     torch.testing.assert_close(fusion(bags, seeds).values, fusion(bags, seeds).values)
     assert not torch.allclose(fusion(bags, seeds).values, fusion(bags).values)
-    loose = AttentionFusion(SENSES, WIDTH, heads=4, ratio=0.0, dropout=0.5).double()
+    loose = AttentionFusion(FIELDS, WIDTH, heads=4, ratio=0.0, dropout=0.5).double()
     assert not torch.allclose(loose(bags, seeds).values, loose(bags).values)
 
 
 @pytest.mark.parametrize("name", FUSIONS)
 def test_no_row_at_all_keeps_the_graph(name):
-    fusion = fusion_of(name, SENSES, WIDTH)
-    bags = {s: bag_of([0, 0], s, width=WIDTH, dtype=torch.float32) for s in SENSES}
+    fusion = fusion_of(name, FIELDS, WIDTH)
+    bags = {s: bag_of([0, 0], s, width=WIDTH, dtype=torch.float32) for s in FIELDS}
     found = fusion(bags, torch.tensor([1, 2]))
     assert found.values.shape == (0, WIDTH)
     found.values.sum().backward() if found.values.requires_grad else None
@@ -127,12 +127,12 @@ def test_no_row_at_all_keeps_the_graph(name):
 
 def test_bad_options():
     with pytest.raises(AmodalError, match="Did you mean attention"):
-        fusion_of("atention", SENSES, WIDTH)
+        fusion_of("atention", FIELDS, WIDTH)
     with pytest.raises(AmodalError, match="groups"):
-        fusion_of("sum", SENSES, WIDTH, groups="front+side,top")
+        fusion_of("sum", FIELDS, WIDTH, groups="front+side,top")
     with pytest.raises(AmodalError, match="divide"):
-        fusion_of("attention", SENSES, WIDTH, groups="front+side")
+        fusion_of("attention", FIELDS, WIDTH, groups="front+side")
     with pytest.raises(AmodalError, match="ratio"):
-        AttentionFusion(SENSES, WIDTH, ratio=1.0)
-    with pytest.raises(AmodalError, match="sense of this fusion"):
-        fusion_of("sum", SENSES, WIDTH)({"back": bag_of([1], "back")})
+        AttentionFusion(FIELDS, WIDTH, ratio=1.0)
+    with pytest.raises(AmodalError, match="field of this fusion"):
+        fusion_of("sum", FIELDS, WIDTH)({"back": bag_of([1], "back")})

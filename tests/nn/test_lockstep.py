@@ -12,12 +12,12 @@ from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.temporal import TemporalHead, class_weights, steps_of
 from tests.nn.toys import bag_of
 
-SENSES = ("face", "voice", "hand")
+FIELDS = ("face", "voice", "hand")
 
 
 def made(pool="mean", trunk="separate", **options):
     torch.manual_seed(0)
-    encoder = Encoder({s: make("image", size=8, patch=4) for s in SENSES}, size="nano", pool=pool, trunk=trunk).double()
+    encoder = Encoder({s: make("image", size=8, patch=4) for s in FIELDS}, size="nano", pool=pool, trunk=trunk).double()
     deep = parallel_adapters(encoder, **({"prompts": 2, "every": 1, "bottleneck": 5} | options)).double()
     for p in deep.parameters():  # gates begin at zero, where nothing is exchanged
         p.data.add_(torch.randn_like(p) * 0.3)
@@ -53,7 +53,7 @@ def by_hand(encoder, deep, row, bags, meet=True):
 
 
 @pytest.mark.parametrize("meet", [True, False])
-def test_block_by_block_senses_hear_the_mean_of_the_others(meet):
+def test_block_by_block_fields_hear_the_mean_of_the_others(meet):
     encoder, deep = made()
     own = bags()
     found = deep.together(encoder, own, meet)
@@ -64,10 +64,10 @@ def test_block_by_block_senses_hear_the_mean_of_the_others(meet):
 
 @pytest.mark.parametrize("pool", ["mean", "cls"])
 @pytest.mark.parametrize("trunk", ["separate", "shared"])
-def test_a_sense_alone_is_what_the_encoder_makes_of_it(pool, trunk):
+def test_a_field_alone_is_what_the_encoder_makes_of_it(pool, trunk):
     encoder, deep = made(pool, trunk)
     own = bags()
-    for s in SENSES:
+    for s in FIELDS:
         alone, kept = deep.together(encoder, {s: own[s]})[s], encoder.encode({s: own[s]})[s]
         torch.testing.assert_close(alone.x, kept.x)
         assert len(encoder.pools[s].strip(alone)) == len(own[s])
@@ -80,7 +80,7 @@ def test_gates_begin_closed_so_that_frozen_encoders_are_as_they_were():
     before = plain(own)
     deep = parallel_adapters(encoder, prompts=0, bottleneck=4).double()
     after = deep.together(encoder, own)
-    for s in SENSES:
+    for s in FIELDS:
         torch.testing.assert_close(after[s].x, before[s].x)
 
 
@@ -112,9 +112,9 @@ def test_steps_are_means_of_what_stands_at_one_moment():
     assert len(steps_of(bag.keep(bag.row < 0))) == 0
 
 
-def test_each_step_is_joined_by_the_mean_of_the_other_senses():
+def test_each_step_is_joined_by_the_mean_of_the_other_fields():
     torch.manual_seed(0)
-    head = TemporalHead(SENSES, "face", 64, 12, 1, 2, 3).double()
+    head = TemporalHead(FIELDS, "face", 64, 12, 1, 2, 3).double()
     head.trunk = torch.nn.Identity()  # what enters it is what is tested
     head.cls = type("Sum", (torch.nn.Module,), {"prepare": lambda self, b: b, "forward": lambda self, b: b.pool()})()
     head.head = torch.nn.Identity()

@@ -132,22 +132,22 @@ def test_a_norm_of_one_value_or_none_uses_what_it_has_seen(rows):
     torch.testing.assert_close(found, torch.full((rows, 3, 1, 1), 3.0), rtol=1e-4, atol=1e-4)
 
 
-def maps(*rows_of_senses):
+def maps(*rows_of_fields):
     columns = {}
-    for s, rows in enumerate(rows_of_senses):
+    for s, rows in enumerate(rows_of_fields):
         for level in (DEEP, EARLY):
             x = torch.randn(len(rows), 4, 1 + s, 1 + s, dtype=torch.float64)
             columns[f"{level}/s{s}"] = Column(x, torch.tensor(rows))
     return Embeddings(columns, 5)
 
 
-def test_experts_that_a_row_has_are_averaged_and_a_lacking_sense_is_zeros():
+def test_experts_that_a_row_has_are_averaged_and_a_lacking_field_is_zeros():
     torch.manual_seed(4)
     network = settled(Segmenter(["s0", "s1"], 4, 2, 3, width=8, skip=4))
     z, rows = maps([0, 1, 4], [1, 2, 4]), torch.tensor([0, 1, 2])
     with torch.no_grad():
         one, other = (network.expert(z, s).values.softmax(1) for s in ("s0", "s1"))
-        assert one.shape == (3, 3, 2, 2)  # a sense of one value says it at every place
+        assert one.shape == (3, 3, 2, 2)  # a field of one value says it at every place
         expected = torch.stack([one[0], (one[1] + other[0]) / 2, other[1]])
         torch.testing.assert_close(network.late(z, rows).exp(), expected)
         inputs = network._deep(z, rows)

@@ -1,4 +1,4 @@
-"""Read-only prompts: the sense does not notice them, and each row's prompts are of that row alone."""
+"""Read-only prompts: the field does not notice them, and each row's prompts are of that row alone."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def made(count=3, **options):
 )
 def test_the_tokens_are_what_they_are_without_prompts(options):
     encoder, prompts = made(**options)
-    bags = encoder.tokenize(exact(batch(("plain",), senses=TWO)))
+    bags = encoder.tokenize(exact(batch(("plain",), sources=TWO)))
     context, states = prompts(encoder, bags)
     plain = encoder.encode(bags)
     for s in TWO:
@@ -39,7 +39,7 @@ def test_the_tokens_are_what_they_are_without_prompts(options):
 def test_a_prompt_is_read_by_hand():
     """One row, block by block: the keys of a prompt are all tokens and all prompts, those of a token the tokens alone."""
     encoder, prompts = made(2)
-    bag = encoder.tokenize(exact(batch(("plain",), senses=TWO)))["picture"]
+    bag = encoder.tokenize(exact(batch(("plain",), sources=TWO)))["picture"]
     row = int(bag.row[0])
     found = prompts(encoder, {"picture": bag})[1]["picture"]
     x = torch.cat([bag.x[bag.row == row], prompts.tokens["picture"]])
@@ -57,14 +57,14 @@ def test_a_prompt_is_read_by_hand():
 
 def test_without_a_row_prompts_stay_part_of_the_graph():
     encoder, prompts = made()
-    bags = encoder.tokenize(exact(batch(("plain",), senses=TWO, absent=("words",))))
+    bags = encoder.tokenize(exact(batch(("plain",), sources=TWO, absent=("words",))))
     states = prompts(encoder, bags)[1]
     assert len(states["words"]) == 0
     states["words"].values.sum().backward()
     assert prompts.tokens["words"].grad is not None
 
 
-def test_where_senses_meet_prompts_are_refused():
+def test_where_fields_meet_prompts_are_refused():
     with pytest.raises(AmodalError, match="joint"):
         made(trunk="joint")
     with pytest.raises(AmodalError, match="at least one"):

@@ -21,9 +21,9 @@ KINDS = {
     "mae": "masked, with a decoder",
     "dino": "a teacher",
     "limoe": "experts that send losses what they chose",
-    "skillnet_mm": "blocks that are switched for each sense",
-    "softmask_vl": "attention across senses, whose slopes are part of the step",
-    "biofusionnet": "attention across senses",
+    "skillnet_mm": "blocks that are switched for each field",
+    "softmask_vl": "attention across fields, whose slopes are part of the step",
+    "biofusionnet": "attention across fields",
     "mma_dfer": "what happens between blocks",
 }
 

@@ -11,10 +11,10 @@ from amodal.core.part import build
 from amodal.nn.adapters.shared_space_tokens import Maps, SpaceTokens, space_tokens
 
 
-def tokens_of(count=2, space=8, first=1, beta=1.0, rank=0, senses=("image", "text")):
+def tokens_of(count=2, space=8, first=1, beta=1.0, rank=0, fields=("image", "text")):
     torch.manual_seed(1)
     options = {"count": count, "space": space, "first": first, "beta": beta, "rank": rank}
-    return SpaceTokens(senses, WIDTH, 4, **options).double()
+    return SpaceTokens(fields, WIDTH, 4, **options).double()
 
 
 def slow(trunk, bag, deep, field):
@@ -82,10 +82,10 @@ def test_with_beta_1_and_residuals_of_full_rank_it_is_mmrl():
 def test_an_encoder_keeps_them():
     encoder, whole = encoder_of("separate"), batch()
     before = vectors(encoder(whole))
-    encoder.set_block_hook(space_tokens(encoder, senses=["text"], count=2, space=8, rank=2, beta=0.5).double())
+    encoder.set_block_hook(space_tokens(encoder, fields=["text"], count=2, space=8, rank=2, beta=0.5).double())
     after = vectors(encoder(whole))
     assert all(torch.equal(after[k], before[k]) == (k[1] == "image") for k in before)
-    again = build(encoder.spec["args"]["block_hook"]).double()
+    again = build(encoder.block_hook.spec).double()
     again.load_state_dict(encoder.block_hook.state_dict())
     encoder.set_block_hook(again)
     close(vectors(encoder(whole)), after)

@@ -8,7 +8,7 @@ from amodal.objectives.gram_volume import gram_info_nce, gram_volume, volumes
 from tests.objectives.test_contrastive import LargestTensor
 
 
-def senses(count, rows=7, width=6, seed=0):
+def sources(count, rows=7, width=6, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(rows, width, dtype=torch.float64, generator=generator).requires_grad_() for _ in range(count)]
 
@@ -28,17 +28,17 @@ def determinant(anchors, others):
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5])
 def test_volume_is_the_root_of_the_determinant(count, same):
-    same(lambda *v: gram_volume(v).sum(), lambda *v: determinant(v[0], v[1:]).diagonal().sum(), senses(count))
+    same(lambda *v: gram_volume(v).sum(), lambda *v: determinant(v[0], v[1:]).diagonal().sum(), sources(count))
     weight = torch.randn(7, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     same(
         lambda a, *o: (volumes(a, o) * weight).sum(),
         lambda a, *o: (determinant(a, o) * weight).sum(),
-        senses(count),
+        sources(count),
     )
 
 
 def test_of_two_it_is_the_sine_and_orthogonal_is_one():
-    a, b = (x.detach() for x in senses(2))
+    a, b = (x.detach() for x in sources(2))
     cosine = F.cosine_similarity(a, b)
     torch.testing.assert_close(gram_volume([a, b]), (1 - cosine**2).sqrt())
     torch.testing.assert_close(gram_volume([a, -b]), gram_volume([a, b]))
@@ -51,7 +51,7 @@ def test_of_two_it_is_the_sine_and_orthogonal_is_one():
 @pytest.mark.parametrize("tile", [1, 3, 256])
 @pytest.mark.parametrize("more", [0, 3])
 def test_the_loss_is_smoothed_cross_entropy_both_ways(count, smoothing, tile, more, same):
-    *vectors, extra = senses(count + 1)
+    *vectors, extra = sources(count + 1)
     extra = extra[:more].detach().requires_grad_()
     temperature = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
 
@@ -79,7 +79,7 @@ def test_collinear_vectors_have_finite_gradients(dtype):
 
 
 def test_float32_is_close_to_float64_near_alignment():
-    base, *noise = (v.detach() for v in senses(4, rows=32, width=16))
+    base, *noise = (v.detach() for v in sources(4, rows=32, width=16))
     near = [base + 0.02 * n for n in noise]
     exact, rough = (
         gram_info_nce(near[0].to(d), [n.to(d) for n in near[1:]], temperature=0.07)
@@ -91,7 +91,7 @@ def test_float32_is_close_to_float64_near_alignment():
 
 def test_nothing_to_compare_is_a_connected_zero():
     for rows in (0, 1):
-        vectors = [v[:rows].detach().requires_grad_() for v in senses(3)]
+        vectors = [v[:rows].detach().requires_grad_() for v in sources(3)]
         loss = gram_info_nce(vectors[0], vectors[1:], temperature=0.07)
         loss.backward()
         assert loss == 0 and all(v.grad is not None for v in vectors)
@@ -106,7 +106,7 @@ def test_no_square_matrix():
 
 
 def test_errors_say_what_was_given():
-    a, b = senses(2)
+    a, b = sources(2)
     with pytest.raises(ValueError, match="got none"):
         gram_info_nce(a, [], temperature=1.0)
     with pytest.raises(ValueError, match=r"\(7, 6\) and \(3, 6\)"):

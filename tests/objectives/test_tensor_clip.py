@@ -12,7 +12,7 @@ from amodal.objectives.tensor_clip import barlow_ways, tensor_clip
 from tests.objectives.test_contrastive import LargestTensor
 
 
-def senses(ways, rows=5, width=4, seed=0):
+def sources(ways, rows=5, width=4, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(rows, width, dtype=torch.float64, generator=generator).requires_grad_() for _ in range(ways)]
 
@@ -57,27 +57,27 @@ def test_tensor_clip_is_cross_entropy_along_each_axis(ways, same, monkeypatch):
         same(
             lambda t, *v: tensor_clip(v, temperature=t),
             lambda t, *v: naive_tensor_clip(v, t),
-            [t, *senses(ways, rows=4)],
+            [t, *sources(ways, rows=4)],
         )
 
 
 def test_half_weights_for_two_of_three(same):
-    same(lambda *v: tensor_clip(v, temperature=0.3, half=True), lambda *v: naive_half(v, 0.3), senses(3))
+    same(lambda *v: tensor_clip(v, temperature=0.3, half=True), lambda *v: naive_half(v, 0.3), sources(3))
 
 
 def test_of_two_they_are_info_nce_and_barlow_twins(same):
-    same(lambda a, b: tensor_clip([a, b], temperature=0.2), lambda a, b: info_nce(a, b, temperature=0.2), senses(2))
+    same(lambda a, b: tensor_clip([a, b], temperature=0.2), lambda a, b: info_nce(a, b, temperature=0.2), sources(2))
     same(
         lambda a, b: barlow_ways([a, b], off_diagonal=0.1),
         lambda a, b: barlow_twins(a, b, off_diagonal=0.1),
-        senses(2, 9),
+        sources(2, 9),
     )
 
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_only_one_block_is_held_and_gradients_are_those_of_blocks_that_are_kept(learned, same, monkeypatch):
     t = torch.tensor(0.3, dtype=torch.float64, requires_grad=True) if learned else 0.3
-    given = [*senses(3, rows=11), *([t] if learned else [])]
+    given = [*sources(3, rows=11), *([t] if learned else [])]
 
     def made_again(*v):
         monkeypatch.setattr("amodal.objectives.tensor_clip.HELD", 0)
@@ -97,7 +97,7 @@ def test_only_one_block_is_held_and_gradients_are_those_of_blocks_that_are_kept(
 
 
 def test_blocks_compete_among_themselves():
-    vectors = senses(3, rows=7)
+    vectors = sources(3, rows=7)
     whole = tensor_clip(vectors, temperature=0.3, tuples=3)
     blocks = [tensor_clip([v[i : i + 3] for v in vectors], temperature=0.3) for i in (0, 3)]
     torch.testing.assert_close(whole, sum(blocks) / 2)  # the seventh row has nobody to compete with
@@ -113,7 +113,7 @@ def test_barlow_ways_is_the_correlation_tensor(ways, same):
             total = total + ((1 - entry) ** 2 if len(set(index)) == 1 else 0.1 * entry**2)
         return total
 
-    same(lambda *v: barlow_ways(v, off_diagonal=0.1, tile=2), naive, senses(ways, rows=6, width=3))
+    same(lambda *v: barlow_ways(v, off_diagonal=0.1, tile=2), naive, sources(ways, rows=6, width=3))
 
 
 def test_too_few_rows_are_a_connected_zero():
@@ -124,7 +124,7 @@ def test_too_few_rows_are_a_connected_zero():
         (barlow_ways, 0),
         (lambda v: tensor_clip(v, temperature=0.3), 0),
     ):
-        vectors = senses(3, rows=rows)
+        vectors = sources(3, rows=rows)
         value = loss(vectors)
         value.backward()
         assert value == 0 and all(v.grad is not None for v in vectors)
@@ -139,10 +139,10 @@ def test_neither_holds_a_large_tensor():
 
 
 def test_errors_say_what_was_given():
-    a, b = senses(2)
-    with pytest.raises(ValueError, match="at least two senses, got 1"):
+    a, b = sources(2)
+    with pytest.raises(ValueError, match="at least two sources, got 1"):
         tensor_clip([a], temperature=0.1)
-    with pytest.raises(ValueError, match="three senses, got 2"):
+    with pytest.raises(ValueError, match="three sources, got 2"):
         tensor_clip([a, b], temperature=0.1, half=True)
     with pytest.raises(ValueError, match=r"\(5, 4\) and \(3, 4\)"):
         barlow_ways([a, b[:3]])

@@ -21,16 +21,16 @@ from amodal.train.step import gradients
 from benchmarks._timing import peak_mib
 from tests.methods.bench import batch, fields
 
-SENSES = ("picture", "words")
+FIELDS = ("picture", "words")
 
 
 def made(name, size="nano"):
     torch.manual_seed(0)
-    return methods.build(name, Encoder(fields(SENSES), size=size, **methods.encoder_options(name)))
+    return methods.build(name, Encoder(fields(FIELDS), size=size, **methods.encoder_options(name)))
 
 
 def records(method, rows, patchy=True):
-    return batch(method.views, rows, senses=SENSES, patchy=patchy)
+    return batch(method.views, rows, sources=FIELDS, patchy=patchy)
 
 
 def attention(q, k, v, *_, out_shape=None, **__):
@@ -88,7 +88,7 @@ def test_weights_are_counted_without_being_there():
 @pytest.mark.slow
 def test_few_rows_tell_of_many():
     m = weightless(lambda: made("clip"))
-    many = batch(m.views, 144, senses=SENSES, patchy=False)
+    many = batch(m.views, 144, sources=FIELDS, patchy=False)
     steps = Steps(m, many.between(0, 96), lambda: torch.autocast("cpu", enabled=False), world=2)
     for micro in (None, 24):
         whole = count(m, many, times=2, micro=micro, precision=torch.autocast("cpu", enabled=False))

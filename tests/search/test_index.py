@@ -17,10 +17,10 @@ from amodal.search import Index
 ZONES = np.array(["arid", "cold", "polar", "tropical"], dtype=object)
 
 
-def vectors(n, width=16, seed=0, senses=("image", "text"), clusters=0):
+def vectors(n, width=16, seed=0, fields=("image", "text"), clusters=0):
     g = torch.Generator().manual_seed(seed)
     columns = {}
-    for i, s in enumerate(senses):
+    for i, s in enumerate(fields):
         rows = torch.arange(0, n, i + 1)
         x = torch.randn(len(rows), width, generator=g)
         if clusters:
@@ -33,8 +33,8 @@ def labels(n):
     return {"zone": ZONES[np.arange(n) % 4], "height": np.arange(n, dtype=float)}
 
 
-def naive(e, sense, query, k, rows=None):
-    c = e[sense]
+def naive(e, field, query, k, rows=None):
+    c = e[field]
     scores = normalize(c.values, dim=1).half().float() @ normalize(query, dim=0)
     scores = scores if rows is None else scores.masked_fill(~torch.from_numpy(np.isin(c.rows.numpy(), rows)), -9)
     return [f"k{c.rows[i]}" for i in scores.argsort(descending=True)[:k].tolist()]
@@ -51,7 +51,7 @@ def test_nearest_is_what_a_loop_finds_and_survives_reopening(filled):
     query = torch.randn(16, generator=torch.Generator().manual_seed(5))
     for made in (index, Index.open(index.path, fingerprint="abc")):
         assert len(made) == 400 and made.sources == ["image", "text"]
-        assert [key for key, *_ in made.nearest(query, k=7, senses=["text"])] == naive(e, "text", query, 7)
+        assert [key for key, *_ in made.nearest(query, k=7, fields=["text"])] == naive(e, "text", query, 7)
     both = index.nearest(query, k=400)
     assert len(both) == len({key for key, *_ in both}) == 400, "each record once"
     scores = [score for _, score, *_ in both]
@@ -64,20 +64,20 @@ def test_unsigned_vectors_are_near_on_both_sides(filled, threshold):
     index = Index.open(index.path, fingerprint="abc", threshold=threshold)  # 0 would be faiss's
     query = torch.randn(16, generator=torch.Generator().manual_seed(5))
     scores = (normalize(e["image"].values, dim=1).half().float() @ normalize(query, dim=0)).abs()
-    found = index.nearest(query, k=9, senses=["image"], unsigned=True)
+    found = index.nearest(query, k=9, fields=["image"], unsigned=True)
     assert [key for key, *_ in found] == [f"k{i}" for i in scores.argsort(descending=True)[:9].tolist()]
-    assert found == index.nearest(-query, k=9, senses=["image"], unsigned=True)
-    assert [f[0] for f in found] != [f[0] for f in index.nearest(query, k=9, senses=["image"])]
+    assert found == index.nearest(-query, k=9, fields=["image"], unsigned=True)
+    assert [f[0] for f in found] != [f[0] for f in index.nearest(query, k=9, fields=["image"])]
 
 
 def test_filters(filled):
     index, e = filled
     query = torch.randn(16, generator=torch.Generator().manual_seed(6))
     arid = np.arange(0, 400, 4)
-    assert [h[0] for h in index.nearest(query, k=5, senses=["image"], where={"zone": "arid"})] == naive(
+    assert [h[0] for h in index.nearest(query, k=5, fields=["image"], where={"zone": "arid"})] == naive(
         e, "image", query, 5, arid
     )
-    two = index.nearest(query, k=400, senses=["image"], where={"zone": ["arid", "cold"], "height": (10, 30)})
+    two = index.nearest(query, k=400, fields=["image"], where={"zone": ["arid", "cold"], "height": (10, 30)})
     assert {h[0] for h in two} == {f"k{i}" for i in range(10, 31) if i % 4 < 2}
     assert {h[0] for h in index.nearest(query, k=99, where={"height": "395.."})} == {f"k{i}" for i in range(395, 400)}
     assert [h[0] for h in index.nearest(query, k=9, where=lambda own: own["height"] == 17)] == ["k17"]
@@ -113,7 +113,7 @@ def test_replace_delete_and_tidy(filled):
     again = Index.open(index.path)
     assert sorted(again.keys) == sorted(f"k{i}" for i in range(330, 400)) and len(again.alive) == 70
     query = torch.randn(16, generator=torch.Generator().manual_seed(7))
-    assert [h[0] for h in again.nearest(query, k=5, senses=["text"])] == naive(e, "text", query, 5, np.arange(330, 400))
+    assert [h[0] for h in again.nearest(query, k=5, fields=["text"])] == naive(e, "text", query, 5, np.arange(330, 400))
     assert not list(index.path.glob("*.0.*"))
 
 
@@ -146,7 +146,7 @@ def test_a_killed_writer_leaves_what_it_had_committed(tmp_path):
         index = killed(write_for_ever, tmp_path, 1000 * turn, 0.003 * turn)
         for i in (0, max(int(k.split("-")[0]) for k in index.keys)):
             g = torch.Generator().manual_seed(i)
-            hit = index.nearest(torch.randn(20, 16, generator=g)[7], k=1, senses=["image"])[0]
+            hit = index.nearest(torch.randn(20, 16, generator=g)[7], k=1, fields=["image"])[0]
             assert hit[0] == f"{i}-7" and hit[1] > 0.999 and hit[3] == {"turn": float(i)}
 
 
@@ -167,8 +167,8 @@ def test_damage_and_misuse_are_explained(filled, tmp_path):
         Index.open(index.path, fingerprint="other")
     with pytest.raises(AmodalError, match="nothing in the index.*amodal index"):
         Index.open(tmp_path / "empty").nearest(torch.zeros(16))
-    with pytest.raises(AmodalError, match="no sense in this index is called 'imgae'. Did you mean image"):
-        index.nearest(torch.ones(16), senses=["imgae"])
+    with pytest.raises(AmodalError, match="no field in this index is called 'imgae'. Did you mean image"):
+        index.nearest(torch.ones(16), fields=["imgae"])
     with pytest.raises(AmodalError, match="vectors of 16 dimensions"):
         index.nearest(torch.ones(5))
     with pytest.raises(AmodalError, match="do not go into an index of 16"):
@@ -204,7 +204,7 @@ def test_a_full_disk_leaves_the_index_as_it_was(filled, monkeypatch):
 
 def test_approximate_search_finds_what_exact_search_does(tmp_path):
     n = 6000
-    e = vectors(n, width=24, clusters=60, senses=("image",))
+    e = vectors(n, width=24, clusters=60, fields=("image",))
     keys = [f"k{i}" for i in range(n)]
     index = Index.open(tmp_path, threshold=1000).add(
         keys[:4000], Embeddings({"image": e["image"].between(0, 4000)}, 4000), labels(4000)
@@ -245,7 +245,7 @@ def test_approximate_search_finds_what_exact_search_does(tmp_path):
 
 
 def test_a_filter_that_lets_through_what_is_far_away_finds_it(tmp_path):
-    e = vectors(4000, width=24, clusters=60, senses=("image",))
+    e = vectors(4000, width=24, clusters=60, fields=("image",))
     units = normalize(e["image"].values, dim=1)
     near = units @ units[0]
     far = (near < near.median() - 0.2).numpy()
@@ -261,7 +261,7 @@ def test_a_filter_that_lets_through_what_is_far_away_finds_it(tmp_path):
 
 @pytest.mark.parametrize("spread", [0.3, 3.0])
 def test_approximate_search_among_vectors_that_share_a_direction(tmp_path, spread):
-    """As those of a sense do: what they share must not be taken for what tells them apart, nor two senses on two sides be mixed up."""
+    """As those of a field do: what they share must not be taken for what tells them apart, nor two fields on two sides be mixed up."""
     g, n, falling = torch.Generator().manual_seed(0), 3000, 1 / torch.arange(1, 97) ** 0.5
     centres, shared = torch.randn(30, 96, generator=g), torch.nn.functional.one_hot(torch.tensor(50), 96)
 
@@ -276,14 +276,14 @@ def test_approximate_search_among_vectors_that_share_a_direction(tmp_path, sprea
     for asked in ("image", "text"):
         shares = []
         for query in made(60, 1 if asked == "image" else -1):
-            a, b = ({h[0] for h in i.nearest(query, k=10, senses=["image"])} for i in (index, exact))
+            a, b = ({h[0] for h in i.nearest(query, k=10, fields=["image"])} for i in (index, exact))
             shares.append(len(a & b) / 10)
         assert np.mean(shares) > 0.93
     assert index.approximate("image").probes < index.approximate("image").lists
 
 
 def test_a_cache_of_an_earlier_version_is_made_again(tmp_path):
-    faiss, e = pytest.importorskip("faiss"), vectors(2000, width=24, clusters=20, senses=("image",))
+    faiss, e = pytest.importorskip("faiss"), vectors(2000, width=24, clusters=20, fields=("image",))
     index = Index.open(tmp_path, threshold=1000).add([f"k{i}" for i in range(2000)], e)
     before = index.approximate("image").built.ntotal
     old = faiss.index_factory(24, "IVF16,SQ8", faiss.METRIC_INNER_PRODUCT)

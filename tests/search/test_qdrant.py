@@ -47,7 +47,7 @@ def place(tmp_path, request):
 @pytest.fixture
 def both(place, tmp_path):
     """The same records in the embedded index and in Qdrant."""
-    e = vectors(120, senses=("image", "text:1/b"))
+    e = vectors(120, fields=("image", "text:1/b"))
     return [
         open_index(where, fingerprint="abc").add(KEYS, e, labels(120)) for where in (str(tmp_path / "index"), place)
     ]
@@ -71,7 +71,7 @@ def test_it_finds_what_the_embedded_index_does(both, place):
         assert index.sources == ["image", "text:1/b"] and "120 records" in repr(index)
         for query in torch.randn(3, 16, generator=g):
             assert len(same([both[0], index], query, k=9)) == 9
-            same([both[0], index], query, k=9, senses=["text:1/b"])
+            same([both[0], index], query, k=9, fields=["text:1/b"])
             same([both[0], index], query, k=9, unsigned=True)
             assert same([both[0], index], query, k=9, where={"zone": ["arid", "cold"], "height": "10..30"})
             assert same([both[0], index], query, k=9, where={"height": "115.."})
@@ -83,8 +83,8 @@ def test_it_gives_the_vectors_of_a_record(both):
     for key in KEYS[:20]:
         mine, its = (index.of_record(key) for index in both)
         assert mine.keys() == its.keys()
-        for sense, own in mine.items():
-            np.testing.assert_allclose(its[sense], own, atol=2e-3)
+        for field, own in mine.items():
+            np.testing.assert_allclose(its[field], own, atol=2e-3)
         torch.testing.assert_close(*(index.vector(key) for index in both), atol=2e-3, rtol=0)
     for index in both:
         with pytest.raises(KeyError):
@@ -97,7 +97,7 @@ def test_errors_are_those_of_the_embedded_index(both, place, monkeypatch):
         dict(where={"zone": "ardi"}),
         dict(where={"zones": "arid"}),
         dict(where={"height": "tall"}),
-        dict(senses=["imgae"]),
+        dict(fields=["imgae"]),
         dict(k=0),
     ):
         said = []
@@ -112,7 +112,7 @@ def test_errors_are_those_of_the_embedded_index(both, place, monkeypatch):
         both[1].nearest(query, where=lambda own: own["height"] == 17)
     with pytest.raises(AmodalError, match="made by another encoder.*another collection"):
         open_index(place, fingerprint="other")
-    with pytest.raises(AmodalError, match="no room for the sense 'audio'"):
+    with pytest.raises(AmodalError, match="no room for the field 'audio'"):
         both[1].add(["x"], Embeddings({"audio": Column(torch.ones(1, 16), torch.arange(1))}, 1))
     with pytest.raises(AmodalError, match="do not go into an index of 16"):
         both[1].add(["x"], Embeddings({"image": Column(torch.ones(1, 5), torch.arange(1))}, 1))

@@ -25,13 +25,13 @@ def made(folder, tmp_path_factory):
     return records, encoder, index, names["Image"], names["Text"]
 
 
-def test_a_record_finds_itself_by_each_sense_and_by_both(made):
+def test_a_record_finds_itself_by_each_field_and_by_both(made):
     records, encoder, index, image, text = made
     assert len(index) == 80
     i = int(records.present(text).nonzero()[0][4])
-    for query, senses in (({image: records.raw(i, image)}, [image]), ({"text": records.raw(i, text)}, [text])):
-        hits = search(index, encoder, query, k=3, senses=senses)
-        assert hits[0].key == records.keys[i] and hits[0].score > 0.999 and hits[0].source == senses[0]
+    for query, fields in (({image: records.raw(i, image)}, [image]), ({"text": records.raw(i, text)}, [text])):
+        hits = search(index, encoder, query, k=3, fields=fields)
+        assert hits[0].key == records.keys[i] and hits[0].score > 0.999 and hits[0].source == fields[0]
     mixed = {"image": records.raw(i, image), "text": records.raw(i, text)}
     a, b = (embed_values(encoder, f, [records.raw(i, f)])[0] for f in (image, text))
     expected = torch.nn.functional.normalize(a, dim=0) + 3 * torch.nn.functional.normalize(b, dim=0)
@@ -120,7 +120,7 @@ def test_results_as_table_json_and_pictures(made, tmp_path):
 
 def test_queries_that_cannot_be_are_explained(made, tmp_path):
     records, encoder, index, image, text = made
-    with pytest.raises(AmodalError, match="no sense of this encoder is called 'audio'"):
+    with pytest.raises(AmodalError, match="no field of this encoder is called 'audio'"):
         search(index, encoder, {"audio": "x.wav"})
     with pytest.raises(AmodalError, match="cannot read.*as .*image"):
         search(index, encoder, {"image": str(tmp_path / "none.png")})

@@ -31,13 +31,13 @@ def lists(n=N, seed=0, width=WIDTH):
     return Embeddings(columns, n)
 
 
-def slow(e, query_LD, k, senses=("image", "said", "title"), rows=None, weights=None, unsigned=False):
+def slow(e, query_LD, k, fields=("image", "said", "title"), rows=None, weights=None, unsigned=False):
     """The same by loops: (key, score, source)."""
     weights = torch.ones(len(query_LD)) if weights is None else weights
     found = []
     for i in range(e.size) if rows is None else rows:
         own = {}
-        for s in senses:
+        for s in fields:
             at = (e[s].rows == i).nonzero().flatten()
             if len(at):
                 values = e[s].values
@@ -71,7 +71,7 @@ def filled(tmp_path):
 def test_scores_are_those_of_a_slow_loop(filled, tile, several, monkeypatch):
     index, e = filled
     whole = maxsim.tiles
-    monkeypatch.setattr(maxsim, "tiles", lambda senses, records, _: whole(senses, records, tile))
+    monkeypatch.setattr(maxsim, "tiles", lambda fields, records, _: whole(fields, records, tile))
     query = torch.randn(several, WIDTH, generator=torch.Generator().manual_seed(5))
     weights = torch.arange(1.0, several + 1)
     arid = np.arange(0, N, 4)
@@ -80,9 +80,9 @@ def test_scores_are_those_of_a_slow_loop(filled, tile, several, monkeypatch):
         agrees(made.nearest(query, k=9), slow(e, query, 9))
         agrees(made.nearest(query, k=9, weights=weights), slow(e, query, 9, weights=weights))
         agrees(made.nearest(query, k=9, unsigned=True), slow(e, query, 9, unsigned=True))
-        agrees(made.nearest(query, k=9, senses=["said"]), slow(e, query, 9, ["said"]))
-        agrees(made.nearest(query, k=9, senses=["title"]), slow(e, query, 9, ["title"]))
-        agrees(made.nearest(query, k=9, senses=["image", "title"]), slow(e, query, 9, ["image", "title"]))
+        agrees(made.nearest(query, k=9, fields=["said"]), slow(e, query, 9, ["said"]))
+        agrees(made.nearest(query, k=9, fields=["title"]), slow(e, query, 9, ["title"]))
+        agrees(made.nearest(query, k=9, fields=["image", "title"]), slow(e, query, 9, ["image", "title"]))
         agrees(made.nearest(query, k=9, where={"zone": "arid"}), slow(e, query, 9, rows=arid))
     assert len(index.nearest(query, k=500)) == len(slow(e, query, 500)), "records without a vector are not found"
 
@@ -157,7 +157,7 @@ def test_a_killed_writer_leaves_what_it_had_committed(tmp_path):
         index = killed(write_for_ever, tmp_path, 1000 * turn, 0.004 * turn)
         for i in (0, max(int(k.split("-")[0]) for k in index.keys)):
             own = lists(20, i)["said"].values.split()[3]
-            hit = index.nearest(own, k=1, senses=["said"])[0]
+            hit = index.nearest(own, k=1, fields=["said"])[0]
             assert hit[0] == f"{i}-6" and hit[1] > 0.999
 
 
@@ -200,9 +200,9 @@ def test_qdrant_finds_what_the_embedded_index_does(filled, place):
         for query in (torch.randn(1, WIDTH, generator=g), torch.randn(4, WIDTH, generator=g)):
             for options in (
                 {},
-                {"senses": ["said"]},
-                {"senses": ["title"]},
-                {"senses": ["image", "title"]},
+                {"fields": ["said"]},
+                {"fields": ["title"]},
+                {"fields": ["image", "title"]},
                 {"where": {"zone": ["arid", "cold"]}},
                 {"weights": torch.rand(len(query), generator=g) + 0.1},
                 *([{"unsigned": True}] if len(query) == 1 else []),
@@ -233,7 +233,7 @@ def test_a_run_is_indexed_and_searched_by_parts(run, folder, tmp_path, capsys):
     cli.main(["index", str(run), "--data", str(root), "--out", str(tmp_path / "index")])
     capsys.readouterr()
     search = ["search", str(run), "--text", "a red picture", "--index", str(tmp_path / "index"), "--k", "3"]
-    cli.main([*search, "--senses", "image", "--json"])
+    cli.main([*search, "--fields", "image", "--json"])
     hits = json.loads(capsys.readouterr().out)
     model = amodal.load(run)
     index = open_index(tmp_path / "index", encoder=model.encoder, fingerprint=model.fingerprint)
@@ -243,18 +243,18 @@ def test_a_run_is_indexed_and_searched_by_parts(run, folder, tmp_path, capsys):
     regions = ("whole", *(f"row {i} of 2, column {j} of 2" for i in (1, 2) for j in (1, 2)))
     assert all(h["part"] == "" if tokens else h["part"] in regions for h in hits)
     # what the index says is what the network says: late interaction of all pictures with the query
-    from amodal.inference.embed import embed_queries, embed_several
+    from amodal.inference.embed import embed_multi_vector, embed_queries
     from amodal.objectives.late_interaction import late_interaction
 
     records = model.read(root)
-    keys, z, _, _ = embed_several(model.encoder, records, range(len(records)))
+    keys, z, _, _ = embed_multi_vector(model.encoder, records, range(len(records)))
     asked = embed_queries(model.encoder, "text", ["a red picture"])
     parts = Ragged(z["image"].values.flat.float(), z["image"].values.lengths)
     score = late_interaction(asked, parts)[0] / len(asked.flat)
     best = score.argsort(descending=True)[:3]
     assert [h["key"] for h in hits] == [keys[int(z["image"].rows[i])] for i in best]
     np.testing.assert_allclose([h["score"] for h in hits], score[best].numpy(), atol=1e-3)
-    cli.main([*search, "--senses", "image"])
+    cli.main([*search, "--fields", "image"])
     assert "image" in capsys.readouterr().out
 
 
@@ -305,7 +305,7 @@ def test_a_server_asks_as_the_library_does(run, folder, tmp_path):
     model = amodal.load(run)
     model.index(folder, tmp_path / "index")
     with TestClient(app(model, index=tmp_path / "index")) as client:
-        hits = client.post("/search?k=4&senses=image", json={"text": "a red picture"}).json()["hits"]
-    ours = model.search(text="a red picture", index=tmp_path / "index", k=4, senses=["image"])
+        hits = client.post("/search?k=4&fields=image", json={"text": "a red picture"}).json()["hits"]
+    ours = model.search(text="a red picture", index=tmp_path / "index", k=4, fields=["image"])
     assert [h["key"] for h in hits] == [h.key for h in ours] and [h["part"] for h in hits] == [h.part for h in ours]
     np.testing.assert_allclose([h["score"] for h in hits], [h.score for h in ours], atol=1e-4)

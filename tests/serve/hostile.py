@@ -44,15 +44,15 @@ def form(parts: list[tuple[bytes, bytes]], boundary: bytes = b"edge") -> bytes:
     return post(body, head=b"content-type: multipart/form-data; boundary=%s\r\n" % boundary)
 
 
-def upload(sense: str, data: bytes, file: str = "x") -> bytes:
-    head = f'content-disposition: form-data; name="{sense}"; filename="{file}"'.encode()
+def upload(field: str, data: bytes, file: str = "x") -> bytes:
+    head = f'content-disposition: form-data; name="{field}"; filename="{file}"'.encode()
     return form([(head, data)])
 
 
-def of_either(rng, sense: str, data: bytes) -> bytes:
+def of_either(rng, field: str, data: bytes) -> bytes:
     """As a form, or as base64 in JSON."""
     return (
-        upload(sense, data) if rng.random() < 0.5 else embedded(**{sense: {"base64": base64.b64encode(data).decode()}})
+        upload(field, data) if rng.random() < 0.5 else embedded(**{field: {"base64": base64.b64encode(data).decode()}})
     )
 
 
@@ -150,11 +150,11 @@ PATHS = [
     *("../../../../etc/passwd", "/etc/passwd", "file:///etc/passwd", "\\\\host\\share", "C:\\x.png"),
     *("http://127.0.0.1/x.png", "~/.ssh/id", "x\0.png"),
 ]
-SENSES = ("image", "sound", "text", "cells", "curve", "visits")
+FIELDS = ("image", "sound", "text", "cells", "curve", "visits")
 
 
 def wrong(rng) -> object:
-    """What no sense takes."""
+    """What no field takes."""
     path = PATHS[rng.integers(len(PATHS))]
     values = [
         path,
@@ -177,7 +177,7 @@ def wrong(rng) -> object:
 def deep(rng) -> bytes:
     depth = int(rng.choice([6, 100, 5000, 60_000]))
     inside = b"[" * depth + b"]" * depth if rng.random() < 0.5 else b'{"a":' * depth + b"1" + b"}" * depth
-    return post(b'{"records": [{"%s": %s}]}' % (SENSES[rng.integers(3, 6)].encode(), inside))
+    return post(b'{"records": [{"%s": %s}]}' % (FIELDS[rng.integers(3, 6)].encode(), inside))
 
 
 def numbers(rng) -> bytes:
@@ -281,13 +281,13 @@ def bad_query(rng) -> bytes:
         "k=-3",
         "k=99999999",
         "k=x",
-        "senses=nose",
+        "fields=nose",
         "where=colour=green",
         "where=colour",
         "weight=text=nan",
         "weight=text=1e99",
     ]
-    asks += ["weight=image=1", "weight=text=0", "senses=", "where=colour=" + "x" * 5000, "k=" + "9" * 5000]
+    asks += ["weight=image=1", "weight=text=0", "fields=", "where=colour=" + "x" * 5000, "k=" + "9" * 5000]
     return post(b'{"text": "a"}', path=f"/search?{asks[rng.integers(len(asks))]}")
 
 
@@ -345,7 +345,7 @@ SURE: dict[str, Callable] = {
     "npy bomb": lambda r: of_either(r, ["image", "sound", "curve"][r.integers(3)], npy_bomb(r)),
     "polyglot": lambda r: of_either(r, "image", polyglot(r)),
     "noise": lambda r: of_either(r, ["image", "sound"][r.integers(2)], noise(r)),
-    "wrong type": lambda r: embedded(**{SENSES[r.choice([0, 1, 3, 4, 5])]: wrong(r)}),
+    "wrong type": lambda r: embedded(**{FIELDS[r.choice([0, 1, 3, 4, 5])]: wrong(r)}),
     "no text": lambda r: embedded(text=[7, True, [], {}, "", " ", "\ud800", {"base64": ""}][r.integers(8)]),
     "deep": deep,
     "numbers": numbers,

@@ -1,4 +1,4 @@
-"""A run with every kind of sense, an index and a head, as a server has it."""
+"""A run with every kind of field, an index and a head, as a server has it."""
 
 import io
 import socket
@@ -33,7 +33,7 @@ def wav(seed: int = 0, samples: int = 4000, rate: int = RATE) -> bytes:
 
 
 def data():
-    """24 records with six senses and the label `colour`."""
+    """24 records with six fields and the label `colour`."""
     rng = np.random.default_rng(0)
     numbers = range(RECORDS)
     return records.open(

@@ -50,7 +50,7 @@ def test_vectors_are_those_of_the_library(client, model):
     np.testing.assert_allclose(fused, ours.aligned.fused().values[:5].numpy(), atol=1e-5)
 
 
-def test_a_form_is_one_record_and_senses_may_be_absent(client):
+def test_a_form_is_one_record_and_fields_may_be_absent(client):
     files = {"image": ("../../etc/passwd", png(1)), "sound": ("x.wav", wav(1))}
     form = client.post("/embed", files=files, data={"text": "words", "cells": '{"age": 4}'}).json()["records"]
     same = {"image": b64(png(1)), "sound": b64(wav(1)), "text": "words", "cells": {"age": 4}, "curve": None}
@@ -70,13 +70,13 @@ def test_search_is_that_of_the_library(client, model):
         hits = client.post("/search?k=6", json=body).json()["hits"]
         assert [h["key"] for h in hits] == [h.key for h in expected]
         np.testing.assert_allclose([h["score"] for h in hits], [h.score for h in expected], atol=1e-4)
-    own = client.post("/search?k=1&senses=image", files={"image": png(4)}).json()["hits"][0]
+    own = client.post("/search?k=1&fields=image", files={"image": png(4)}).json()["hits"][0]
     assert own["key"] == data().keys[4] and own["source"] == "image" and own["score"] > 0.99
     red = client.post("/search?where=colour=red&k=50", json={"text": "a thing"}).json()["hits"]
     assert len(red) == RECORDS // 2 and all(h["labels"]["colour"] == "red" for h in red)
-    audio = client.post("/search?k=1&senses=sound", json={"audio": b64(wav(9))}).json()["hits"]
+    audio = client.post("/search?k=1&fields=sound", json={"audio": b64(wav(9))}).json()["hits"]
     assert audio[0]["key"] == data().keys[9], "a part may be called by its kind"
-    unlike = client.post("/search?k=24&senses=image&weight=image=-1", files={"image": png(4)}).json()["hits"]
+    unlike = client.post("/search?k=24&fields=image&weight=image=-1", files={"image": png(4)}).json()["hits"]
     assert unlike[-1]["key"] == own["key"]
 
 
@@ -142,7 +142,7 @@ def test_records_and_the_index_that_changes(model, tmp_path):
     found = model.index(data(), where)
     page = client.get("/records?start=3&count=2").json()
     assert page["total"] == RECORDS and [r["key"] for r in page["records"]] == found.keys[3:5]
-    assert page["records"][0]["senses"] == found.sources and page["records"][0]["labels"] == {"colour": "blue"}
+    assert page["records"][0]["fields"] == found.sources and page["records"][0]["labels"] == {"colour": "blue"}
     assert client.get("/records?where=colour=red").json()["total"] == RECORDS // 2
     assert client.get(f"/records/{found.keys[3]}").json() == page["records"][0]
     found.delete(found.keys[:1])

@@ -26,7 +26,7 @@ from amodal.evaluate.protocols.retrieval import ranked
 from amodal.search import Index
 from amodal.serve import app, runs, serve
 from amodal.serve.attributes import Attributes
-from amodal.serve.embedding_map import Atlas, principal
+from amodal.serve.embedding_map import EmbeddingMap, principal
 from amodal.serve.tabs import map as atlas_map
 from amodal.serve.tabs.map import numbers
 from amodal.serve.view import application, router, view
@@ -57,23 +57,23 @@ def got(client, path, **asked):
 def test_the_page_needs_nothing_from_elsewhere(page):
     home = page.get("/")
     assert home.status_code == 200 and "script-src 'self'" in home.headers["content-security-policy"]
-    for name in ("view.js", "view.css", "scatter.js", "map.js", "search.js", "run.js", "records.js", "senses.js"):
+    for name in ("view.js", "view.css", "scatter.js", "map.js", "search.js", "run.js", "records.js", "fields.js"):
         text = page.get(f"/view/static/{name}").text
         assert "https://" not in text and "http://" not in text.replace("http://www.w3.org/2000/svg", "")
     for bad in ("..%2fview.py", "nothing.js", "%2e%2e%2f__init__.py"):
         assert page.get(f"/view/static/{bad}").status_code == 404
 
 
-def test_a_map_of_all_and_of_one_sense_is_computed_once(page, model):
+def test_a_map_of_all_and_of_one_field_is_computed_once(page, model):
     assert page.get("/view/about").json()["records"] == RECORDS
-    for sense in ("", "image"):
-        found = got(page, "/view/map", sense=sense)
+    for field in ("", "image"):
+        found = got(page, "/view/map", field=field)
         assert found["numbers"] == list(range(RECORDS)) and max(found["x"]) == 65535 and min(found["y"]) == 0
     kept = [
         file.name.split("-")[1] for file in (model.path / "view").glob("map-*.npz")
     ]  # by UMAP too where it is installed
     assert len(set(kept)) == 2 and not list((model.path / "view").glob(".*draft*"))
-    assert page.get("/view/map", params={"sense": "imag"}).status_code == 422
+    assert page.get("/view/map", params={"field": "imag"}).status_code == 422
 
 
 def test_a_colour_for_each_record(page):
@@ -82,7 +82,7 @@ def test_a_colour_for_each_record(page):
     for by, wanted in (
         ("label:colour", ["red", "blue"] * (RECORDS // 2)),
         ("has:text", ["there"] * RECORDS),
-        ("count", ["6 senses"] * RECORDS),
+        ("count", ["6 fields"] * RECORDS),
         ("data:cells.kind", kinds),
         ("data:cells.age", [float(i) for i in numbers]),
         ("data:text.length", [float(len(f"a thing, number {i}")) for i in numbers]),
@@ -123,16 +123,16 @@ def test_a_few_large_numbers_do_not_take_all_the_colours():
     assert (plain["low"], plain["high"], plain["clipped"]) == (0, 9, False)
 
 
-def test_a_record_shows_itself_in_every_sense(page):
+def test_a_record_shows_itself_in_every_field(page):
     it = page.get("/view/record/3").json()
-    assert it["senses"]["text"]["text"] == "a thing, number 3" and it["senses"]["cells"]["cells"]["age"] == "3"
+    assert it["fields"]["text"]["text"] == "a thing, number 3" and it["fields"]["cells"]["cells"]["age"] == "3"
     assert it["labels"] == {"colour": "blue"}
-    drawn, dataset = it["senses"]["curve"]["curves"], data()
+    drawn, dataset = it["fields"]["curve"]["curves"], data()
     mean, std = dataset.fields["curve"].scale()
     raw = np.asarray(dataset.raw(3, "curve"))
     assert drawn["names"] == ["c0", "c1"] and np.allclose(drawn["values"], ((raw - mean) / std).T, atol=2e-3)
-    for sense in ("image", "sound", "curve", "visits"):
-        picture = Image.open(io.BytesIO(page.get(f"/view/record/3/{sense}.png").content))
+    for field in ("image", "sound", "curve", "visits"):
+        picture = Image.open(io.BytesIO(page.get(f"/view/record/3/{field}.png").content))
         assert picture.mode == "RGB"
     samples, rate = soundfile.read(io.BytesIO(page.get("/view/record/3/sound.wav").content))
     assert rate == 8000 and np.abs(samples).max() > 0.05
@@ -160,11 +160,11 @@ def test_search_by_a_picture_by_words_by_a_record_and_by_a_mix(page, model):
     assert far[0]["number"] != 5 and far[0]["score"] < near[0]["score"]
     mixed = asked(page, {"image": png(5), "text": "a thing"}, weights={"text": 0.0}).json()["image"]
     assert [h["number"] for h in mixed] == [h["number"] for h in near]
-    column = Atlas(Index.open(model.path / "index"), model.path / "view").column()
+    column = EmbeddingMap(Index.open(model.path / "index"), model.path / "view").column()
     fused = normalize(column.values, dim=1)
     both = asked(page, records={"4": 1.0, "9": -0.5}).json()
     ranked = Index.open(model.path / "index").nearest(fused[4] - 0.5 * fused[9], k=12)
-    assert [(h["key"], h["sense"]) for h in both[""]] == [(hit[0], hit[2]) for hit in ranked]
+    assert [(h["key"], h["field"]) for h in both[""]] == [(hit[0], hit[2]) for hit in ranked]
 
 
 @pytest.mark.parametrize(
@@ -180,12 +180,12 @@ def test_search_by_a_picture_by_words_by_a_record_and_by_a_mix(page, model):
         ({}, {"records": {"4": float("nan")}}, 422),
     ],
 )
-def test_a_query_that_makes_no_sense_is_refused(page, files, said, status):
+def test_a_query_that_makes_no_field_is_refused(page, files, said, status):
     answer = asked(page, files, **said)
     assert answer.status_code == status and answer.json()["error"]
 
 
-def test_neighbours_and_what_they_tell_change_with_the_senses_that_are_on(page):
+def test_neighbours_and_what_they_tell_change_with_the_fields_that_are_on(page):
     all_on = got(page, "/view/near/2")
     one = got(page, "/view/near/2", on=["text"])
     assert len(all_on) == 8 and 2 not in [h["number"] for h in one]
@@ -195,7 +195,7 @@ def test_neighbours_and_what_they_tell_change_with_the_senses_that_are_on(page):
     assert page.get("/view/probe", params={"label": "colour", "on": ["x"]}).status_code == 404
 
 
-def test_what_the_senses_that_are_on_find_and_tell(page):
+def test_what_the_fields_that_are_on_find_and_tell(page):
     rows = got(page, "/view/retrieval", on=["image", "text"])
     assert all({r["source"], r["target"]} == {"image", "text"} for r in rows)
     assert page.get("/view/retrieval", params={"on": "imag"}).status_code == 404
@@ -215,10 +215,10 @@ def test_lists_and_what_is_saved_of_them(page, model):
     try:
         assert got(page, "/view/list/quarantine")["rows"] == [["=SUM(1)", "image", "empty file"]]
         rows = list(csv.reader(io.StringIO(page.get("/view/csv/quarantine").text)))
-        assert rows == [["record", "sense", "reason"], ["'=SUM(1)", "image", "empty file"]]
+        assert rows == [["record", "field", "reason"], ["'=SUM(1)", "image", "empty file"]]
     finally:
         (model.path / "quarantine.jsonl").unlink()
-    outliers = got(page, "/view/list/outliers", sense="image")
+    outliers = got(page, "/view/list/outliers", field="image")
     assert len(outliers["rows"]) == RECORDS and outliers["rows"][0][1] <= outliers["rows"][-1][1]
     assert got(page, "/view/list/twins", least=1.0)["columns"] == ["record", "its twin", "cosine"]
     assert (
@@ -262,7 +262,7 @@ def test_missing_rows_come_from_the_newest_report(tmp_path):
 
 
 def small(tmp_path, n=40, most=20_000):
-    """An index of which sense b is sense a turned (so neighbours agree), c is chance; record 7 has no b; 3 and 30 are the same."""
+    """An index of which field b is field a turned (so neighbours agree), c is chance; record 7 has no b; 3 and 30 are the same."""
     torch.manual_seed(0)
     a = torch.randn(n, 8)
     a[30] = a[3]
@@ -279,13 +279,13 @@ def small(tmp_path, n=40, most=20_000):
     labels = {"side": np.where(a[:, 0] > 0, "left", "right").astype(object)}
     keys = [f"k{i}" for i in range(n)]
     index.add(keys, Embeddings(columns, n), labels)
-    return index, Atlas(index, tmp_path / "view", tested=keys[::2], most=most), a
+    return index, EmbeddingMap(index, tmp_path / "view", tested=keys[::2], most=most), a
 
 
 def test_an_atlas_numbers_the_living_and_finds_twins_and_neighbours(tmp_path):
     index, _, a = small(tmp_path)
     index.delete(["k0", "k5"])
-    atlas = Atlas(index, tmp_path / "view")
+    atlas = EmbeddingMap(index, tmp_path / "view")
     assert atlas.keys[0] == "k1" and len(atlas.keys) == 38 and not atlas.present("b")[atlas.at["k7"]]
     unit = normalize(a, dim=1)
     near = [atlas.keys[n] for n, _ in atlas.alike(atlas.at["k9"], ["a"], 3)]
@@ -297,12 +297,12 @@ def test_an_atlas_numbers_the_living_and_finds_twins_and_neighbours(tmp_path):
     assert atlas.alike(atlas.at["k7"], ["b"], 3) == []
 
 
-def test_agreement_is_the_shared_neighbours_of_each_pair_of_senses(tmp_path):
+def test_agreement_is_the_shared_neighbours_of_each_pair_of_fields(tmp_path):
     _, atlas, _ = small(tmp_path)
     found = atlas.agreement()
 
-    def near(sense, i, rows):
-        column = atlas.column([sense])
+    def near(field, i, rows):
+        column = atlas.column([field])
         unit = {int(r): normalize(v, dim=0) for r, v in zip(column.rows, column.values)}
         return set(sorted((j for j in rows if j != i), key=lambda j: -float(unit[i] @ unit[j]))[:10])
 
@@ -318,7 +318,7 @@ def test_of_many_records_some_are_drawn_and_always_the_same(tmp_path):
     index, atlas, _ = small(tmp_path, most=10)
     numbers, flat = atlas.layout("b")
     assert len(atlas.shown) == 10 and len(numbers) <= 10 and flat.shape == (len(numbers), 2)
-    assert np.array_equal(atlas.shown, Atlas(index, tmp_path / "view", most=10).shown)
+    assert np.array_equal(atlas.shown, EmbeddingMap(index, tmp_path / "view", most=10).shown)
     assert np.isnan(atlas.agreement()).sum() == 30
 
 
@@ -334,10 +334,10 @@ def test_a_record_that_is_not_drawn_is_found_by_its_nearest_that_is(tmp_path):
     router_of = FastAPI()
     atlas_map.add(router_of, atlas, Attributes(records.open({"text": ["a"]})))
     client = TestClient(router_of)
-    found = got(client, "/view/map", sense="a")
+    found = got(client, "/view/map", field="a")
     assert found["of"] == 40 and len(found["x"]) == 10 and found["numbers"] == [shown[p] for p in found["places"]]
     assert len(got(client, "/view/colour", by="label:side")["values"]) == 10
-    assert got(client, f"/view/place/{hidden}", sense="a")["number"] == atlas.stand_in(hidden, "a")
+    assert got(client, f"/view/place/{hidden}", field="a")["number"] == atlas.stand_in(hidden, "a")
 
 
 def test_an_index_too_large_for_exact_search_is_searched_exactly_all_the_same(tmp_path):
@@ -405,15 +405,15 @@ def test_umap_draws_the_map_where_it_is_installed(monkeypatch, tmp_path):
     made, slow = FastAPI(), threading.Event()
     layout = atlas.layout
     monkeypatch.setattr(
-        atlas, "layout", lambda sense, way: layout(sense, way) if way == "pca" or slow.wait(20) else None
+        atlas, "layout", lambda field, way: layout(field, way) if way == "pca" or slow.wait(20) else None
     )
     atlas_map.add(made, atlas, Attributes(records.open({"text": ["a"]})))
     client = TestClient(made)
-    first = got(client, "/view/map", sense="a")
+    first = got(client, "/view/map", field="a")
     assert (first["way"], first["final"]) == ("pca", False), "what is quick comes first"
-    assert client.get("/view/map", params={"sense": "a", "best": True}).status_code == 202
+    assert client.get("/view/map", params={"field": "a", "best": True}).status_code == 202
     slow.set()
-    best = got(client, "/view/map", sense="a", best=True)
+    best = got(client, "/view/map", field="a", best=True)
     assert best["final"] and np.allclose(np.array(best["x"]) / 65535, expected[:, 0], atol=2e-3)
     assert list((tmp_path / "view").glob("map-*umap*"))
 

@@ -1,4 +1,4 @@
-"""The page of `amodal view` in a real browser: load, lasso, search, lists, senses. Skipped where there is none."""
+"""The page of `amodal view` in a real browser: load, lasso, search, lists, fields. Skipped where there is none."""
 
 import json
 import os
@@ -88,7 +88,7 @@ def test_search_by_words_a_picture_a_record_and_a_mix(page, address):
     page.goto(address + "#search")
     page.fill("#q-text", "a thing, number 7")
     page.press("#q-text", "Enter")
-    first = page.locator("[data-sense=text] article").first
+    first = page.locator("[data-field=text] article").first
     first.wait_for()
     assert first.get_attribute("data-number") == "7"
     with tempfile.TemporaryDirectory() as folder:
@@ -97,10 +97,10 @@ def test_search_by_words_a_picture_a_record_and_a_mix(page, address):
         page.set_input_files("#q-image", picture)
         page.fill("#q-text", "")
         page.click("button.main")
-        page.wait_for_selector("[data-sense=image] article:first-of-type[data-number='5']")
+        page.wait_for_selector("[data-field=image] article:first-of-type[data-number='5']")
         page.get_by_label("weight of image").fill("-1")
         page.click("button.main")
-        page.wait_for_selector("[data-sense=image] article:first-of-type:not([data-number='5'])")
+        page.wait_for_selector("[data-field=image] article:first-of-type:not([data-number='5'])")
     page.click("text=Clear")
     page.click("button.main")
     page.wait_for_selector("#said >> text=nothing to look for")
@@ -113,7 +113,7 @@ def test_every_tab_opens_by_the_keyboard(page, address):
         ("search", ".query"),
         ("run", ".charts svg"),
         ("records", "[data-list=outliers] td"),
-        ("senses", "tbody td"),
+        ("fields", "tbody td"),
     ):
         page.keyboard.press("ArrowRight")
         page.wait_for_selector(f"[role=tabpanel][data-tab={name}] {inside}")
@@ -171,7 +171,7 @@ def test_a_run_is_followed_and_compared_while_it_trains(page, tmp_path):
 
 def test_a_narrow_screen_does_not_scroll_sideways(browser, address):
     page = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme="dark").new_page()
-    for name in ("map", "search", "run", "records", "senses"):
+    for name in ("map", "search", "run", "records", "fields"):
         page.goto(f"{address}#{name}")
         page.reload()
         page.wait_for_selector(f"[role=tabpanel][data-tab={name}] > *")

@@ -11,7 +11,7 @@ from amodal.train import loss_monitor as finite
 from amodal.train.collapse_monitor import Stopped, Watch
 from amodal.train.loop import train
 from amodal.train.step import total
-from tests.methods.bench import SENSES, fields, method, raw
+from tests.methods.bench import FIELDS, fields, method, raw
 
 STEPS, EVERY, LOGGED = 24, 6, 10
 
@@ -21,7 +21,7 @@ def records():
     import numpy as np
 
     rng = np.random.default_rng(0)
-    return data.open({s: [raw(s, rng) for _ in range(16)] for s in SENSES}).with_fields(fields())
+    return data.open({s: [raw(s, rng) for _ in range(16)] for s in FIELDS}).with_fields(fields())
 
 
 class Breaking:

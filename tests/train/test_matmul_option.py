@@ -6,14 +6,14 @@ import pytest
 
 from amodal import data, pretrain
 from amodal.core import AmodalError, matmul
-from tests.methods.bench import SENSES, fields, raw
+from tests.methods.bench import FIELDS, fields, raw
 
 
 def records():
     import numpy as np
 
     rng = np.random.default_rng(0)
-    return data.open({s: [raw(s, rng) for _ in range(24)] for s in SENSES[:2]}).with_fields(fields(SENSES[:2]))
+    return data.open({s: [raw(s, rng) for _ in range(24)] for s in FIELDS[:2]}).with_fields(fields(FIELDS[:2]))
 
 
 def test_the_choice_is_stored_and_used_on_resume(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from amodal.train.players import Players
 from amodal.train.step import gradients
 from tests.methods.bench import batch, exact, fields
 
-SENSES = ("words", "facts")
+FIELDS = ("words", "facts")
 
 
 class Game(Method):
@@ -28,7 +28,7 @@ class Game(Method):
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        self.encoder = Encoder(fields(SENSES), size="nano")
+        self.encoder = Encoder(fields(FIELDS), size="nano")
         self.critic = nn.Sequential(nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 1))
         self.collected = 0
 
@@ -40,7 +40,7 @@ class Game(Method):
         return dataclasses.replace(whole, labels=whole.labels | {"noise": column})
 
     def features(self, whole):
-        seen = self.encoder.features(whole.only(*SENSES))
+        seen = self.encoder.features(whole.only(*FIELDS))
         return Embeddings(seen.columns | {"noise": whole.labels["noise"]}, whole.size)
 
     def losses(self, features):
@@ -72,7 +72,7 @@ def players(m, recipe=RECIPE) -> Players:
 
 def test_a_term_changes_its_player_only():
     m = exact(Game())
-    seen = collected(m, exact(batch(("plain",), senses=SENSES)))
+    seen = collected(m, exact(batch(("plain",), sources=FIELDS)))
     gradients(m, seen, players=players(m))
     found = {n: p.grad.clone() for n, p in m.named_parameters() if p.grad is not None}
     for prefix, part in (("generator/", "encoder."), ("critic/", "critic.")):
@@ -86,7 +86,7 @@ def test_a_term_changes_its_player_only():
 
 def test_micro_batches_are_the_whole_batch():
     whole, pieces = exact(Game()), exact(Game())
-    seen = collected(whole, exact(batch(("plain",), size=9, senses=SENSES)))
+    seen = collected(whole, exact(batch(("plain",), size=9, sources=FIELDS)))
     one = gradients(whole, seen, players=players(whole))
     other = gradients(pieces, seen, micro=2, players=players(pieces))
     for name in one:
@@ -101,7 +101,7 @@ def one_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     m = exact(Game())
-    seen = collected(m, exact(batch(("plain",), senses=SENSES)))
+    seen = collected(m, exact(batch(("plain",), sources=FIELDS)))
     terms = gradients(m, seen.between(5 * rank, 5 + 3 * rank), players=players(m))
     grads = {n: p.grad for n, p in m.named_parameters() if p.grad is not None}
     torch.save((terms, grads, distributed.world()), f"{folder}/{rank}.pt")
@@ -111,7 +111,7 @@ def one_rank(rank: int, folder: str) -> None:
 def test_ranks_are_the_whole_batch(tmp_path):
     spawn.spawn(one_rank, (str(tmp_path),), nprocs=2)
     m = exact(Game())
-    seen = collected(m, exact(batch(("plain",), senses=SENSES)))
+    seen = collected(m, exact(batch(("plain",), sources=FIELDS)))
     terms = gradients(m, seen, players=players(m))
     for rank in range(2):
         its, grads, world = torch.load(tmp_path / f"{rank}.pt")
@@ -124,7 +124,7 @@ def test_ranks_are_the_whole_batch(tmp_path):
                 torch.testing.assert_close(grads[name], expected, rtol=1e-9, atol=1e-12)
 
 
-SEEN = [batch(("plain",), seed=i, senses=SENSES) for i in range(6)]
+SEEN = [batch(("plain",), seed=i, sources=FIELDS) for i in range(6)]
 
 
 class Stop(Exception):

@@ -7,14 +7,14 @@ from amodal.train.collapse_monitor import Watch
 from amodal.train.loop import train
 from tests.methods.bench import batch, method
 
-SENSES = ("signal", "facts")
+FIELDS = ("signal", "facts")
 
 
 def moved(tmp_path, rates):
     """The largest change of each parameter in one step of AdamW, which is its rate: the first step goes by the gradient's sign."""
-    one = method("clip", senses=SENSES)
+    one = method("clip", sources=FIELDS)
     one.lr_multipliers, before = rates, {n: p.detach().clone() for n, p in one.named_parameters() if p.dim() == 1}
-    seen = batch(one.views, senses=SENSES)
+    seen = batch(one.views, sources=FIELDS)
     recipe = Recipe(steps=1, lr=1e-3, precision="float32")
     tmp_path.mkdir()
     train(one, lambda first: iter([seen]), recipe, tmp_path, watch=Watch([]), tensorboard=False, progress=False)

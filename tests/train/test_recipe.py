@@ -130,7 +130,7 @@ def test_a_plateau_drops_the_rate_and_goes_on_from_its_state():
 
 
 def test_layers_further_from_the_output_learn_slower():
-    m = method("clip", senses=("words", "facts"))
+    m = method("clip", sources=("words", "facts"))
     layers = optim.layers_above(m)
     trunk = {n: v for n, v in layers.items() if n.startswith("encoder.trunks.words.blocks")}
     assert {v for n, v in trunk.items() if ".blocks.1." in n} == {1}
@@ -140,15 +140,15 @@ def test_layers_further_from_the_output_learn_slower():
     assert {g["times"] for g in groups} == {1.0, 0.5, 0.25, 0.125}
 
 
-SENSES = ("words", "facts")
+FIELDS = ("words", "facts")
 
 
 def test_drop_path_is_of_the_row_whatever_the_micro_batch():
     def made():
-        return exact(method("clip", senses=SENSES))
+        return exact(method("clip", sources=FIELDS))
 
     whole, pieces, plain = made(), made(), made()
-    seen = exact(batch(whole.views, size=9, senses=SENSES))
+    seen = exact(batch(whole.views, size=9, sources=FIELDS))
     one = gradients(whole, seen, drop_path=0.5)
     other = gradients(pieces, seen, micro=2, drop_path=0.5)
     without = gradients(plain, seen)
@@ -161,8 +161,8 @@ def test_drop_path_is_of_the_row_whatever_the_micro_batch():
 
 
 def test_drop_path_spares_a_teacher_and_refuses_rows_that_are_no_records():
-    m = method("clip", senses=SENSES).requires_grad_(False)
-    seen = batch(("plain",), size=4, senses=SENSES)
+    m = method("clip", sources=FIELDS).requires_grad_(False)
+    seen = batch(("plain",), size=4, sources=FIELDS)
     expected = m.encoder(seen)
     with drop_paths(0.9, seen.seeds):
         assert torch.equal(m.encoder(seen)["words"].values, expected["words"].values)
@@ -191,11 +191,11 @@ def test_each_optimizer_learns_and_resumes_bit_for_bit(optimizer, tmp_path):
         patience=1,
         steps=6,
     )
-    seen = [batch(("plain",), seed=i, senses=SENSES) for i in range(6)]
+    seen = [batch(("plain",), seed=i, sources=FIELDS) for i in range(6)]
 
     def run(folder, until=6, resume=False):
         folder.mkdir(exist_ok=True)
-        m = method("clip", senses=SENSES)
+        m = method("clip", sources=FIELDS)
 
         def batches(first):
             if until < 6 and not resume:
@@ -206,7 +206,7 @@ def test_each_optimizer_learns_and_resumes_bit_for_bit(optimizer, tmp_path):
         train(m, batches, recipe, folder, resume=resume, **quiet)
         return m
 
-    before = method("clip", senses=SENSES)
+    before = method("clip", sources=FIELDS)
     straight = run(tmp_path / "straight")
     with pytest.raises(AttributeError):
         run(tmp_path / "broken", until=3)
@@ -218,7 +218,7 @@ def test_each_optimizer_learns_and_resumes_bit_for_bit(optimizer, tmp_path):
 
 
 def test_muon_turns_matrices_and_lars_adapts_them_alone():
-    m = method("clip", senses=SENSES)
+    m = method("clip", sources=FIELDS)
     muon = optim.make(Recipe(optimizer="muon", lr=0.1, steps=1), m)
     turned = [p for g in muon.param_groups if not g["use_fallback"] for p in g["params"]]
     others = [p for g in muon.param_groups if g["use_fallback"] for p in g["params"]]

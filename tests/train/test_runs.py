@@ -139,7 +139,7 @@ def test_collapse_stops_the_run_with_a_reason():
     watch.judge({"rank/text": 1.01}, 300, None)  # once is not a collapse
 
 
-def test_watch_measures_every_sense(folder, tmp_path):
+def test_watch_measures_every_field(folder, tmp_path):
     run = tmp_path / "run"
     pretrain("clip", folder, run, steps=10, **QUICK)
     last = log.read(run / "metrics.jsonl")[-1]
@@ -226,7 +226,7 @@ def test_texts_that_are_cut_off_are_reported(folder, tmp_path, capsys):
     assert "are cut off" in capsys.readouterr().err
 
 
-def test_settings_that_make_no_sense_are_refused_before_a_folder_is_made(folder, tmp_path):
+def test_settings_that_make_no_field_are_refused_before_a_folder_is_made(folder, tmp_path):
     run = tmp_path / "run"
     for settings in (
         {"steps": 0},
@@ -238,7 +238,7 @@ def test_settings_that_make_no_sense_are_refused_before_a_folder_is_made(folder,
         with pytest.raises(AmodalError):
             pretrain("clip", folder, run, **QUICK | settings)
     for method in ("clip", "siglip", "zorro"):
-        with pytest.raises(AmodalError, match="compares senses, and there is only image"):
+        with pytest.raises(AmodalError, match="compares fields, and there is only image"):
             pretrain(method, folder, run, steps=2, sources=["image"], **QUICK)
     with pytest.raises(AmodalError, match="batches of at least 2; here 1"):
         pretrain("simclr", folder, run, steps=2, **QUICK | {"batch": 1})

@@ -90,14 +90,14 @@ def shape(kind: str, u: np.ndarray, v: np.ndarray, size: float) -> tuple[np.ndar
 
 
 def spoilt(
-    colour: np.ndarray, depth: np.ndarray, rng: np.random.Generator, sense: str
+    colour: np.ndarray, depth: np.ndarray, rng: np.random.Generator, field: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The scene with fog over colour (sense "colour") or a hole in depth ("depth"), and where: (SIDE, SIDE) bool, an ellipse that covers
+    """The scene with fog over colour (field "colour") or a hole in depth ("depth"), and where: (SIDE, SIDE) bool, an ellipse that covers
     about a third of the scene."""
     y, x = np.mgrid[:SIDE, :SIDE]
     middle, reach = rng.uniform(6, SIDE - 6, 2), rng.uniform(7, 10, 2)
     where = ((y - middle[0]) / reach[0]) ** 2 + ((x - middle[1]) / reach[1]) ** 2 < 1
-    if sense == "depth":
+    if field == "depth":
         return colour, np.where(where, 0, depth).astype(np.uint8), where
     fog = as_bytes(0.75 + rng.normal(0, 0.05, colour.shape) + 0.05 * (colour / 255.0 - 0.5))
     return np.where(where[..., None], fog, colour).astype(np.uint8), depth, where

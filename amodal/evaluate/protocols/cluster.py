@@ -41,7 +41,7 @@ def cluster(
     ("a+b") of the records that have them all. Reads the features.
 
     most: records at most, chosen by `seed`: it costs their square. sources: fields, all unless given. number: of clusters,
-    "classes" or "coding length", of 2 to `most_clusters`; the latter also of vectors in the aligned space ("SENSE, aligned").
+    "classes" or "coding length", of 2 to `most_clusters`; the latter also of vectors in the aligned space ("SOURCE, aligned").
     `train` is not used.
     """
     if number not in NUMBERS:

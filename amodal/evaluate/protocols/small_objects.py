@@ -29,7 +29,7 @@ from amodal.evaluate.labels import NotApplicable
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocols.retrieval import _chance
 from amodal.evaluate.result import Result
-from amodal.inference.embed import Embedded, embed_several
+from amodal.inference.embed import Embedded, embed_multi_vector
 from amodal.inference.forward_passes import evaluating, in_order
 from amodal.nn.encoder import Encoder
 from amodal.nn.multi_vector import MultiVector
@@ -207,7 +207,7 @@ def _by_parts(
             return "", None
         several = MultiVector("places", asks, grid)
     options = {"batch": rerun.batch, "device": rerun.device, "several": several}
-    z = embed_several(encoder, rerun.dataset.select([shown]), rerun.indices[pictures], **options)[1]
+    z = embed_multi_vector(encoder, rerun.dataset.select([shown]), rerun.indices[pictures], **options)[1]
     lists = []
     with evaluating(encoder):
         for part in in_order(rerun.dataset.select([asks]), rerun.indices[rows], rerun.batch):

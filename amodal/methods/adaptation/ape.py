@@ -2,13 +2,13 @@
 Rosenfeld, Nakkiran, Pouransari, Tuzel and Faghri, 2022, arXiv:2210.03927, section 2. The loss is CLIP's (see `clip`). As nothing below the
 head learns, features can be computed once: `amodal align`. Row 102 of the catalogue.
 
-For any senses: each but the anchor gets blocks of a transformer over its tokens, which of a value that is kept as one vector are a
+For any fields: each but the anchor gets blocks of a transformer over its tokens, which of a value that is kept as one vector are a
 perceptron with a residual, then a linear map; the anchor a linear map alone. Their second lever, pairs that resemble the task, is a matter
 of which records are given."""
 
 from amodal.core import AmodalError, unknown
 from amodal.methods.contrastive.clip import clip
-from amodal.methods.shared.shapes import Towers, two_senses
+from amodal.methods.shared.shapes import Towers, two_fields
 from amodal.nn.encoder import Encoder
 
 
@@ -28,7 +28,7 @@ def ape(
         raise AmodalError(f"a head has 0 blocks or more, not {blocks}")
     if anchor and anchor not in encoder.fields:
         raise unknown("field to be the anchor", anchor, encoder.fields)
-    seen = [f for f, m in two_senses(encoder).fields.items() if not m.takes_prompts] or list(encoder.fields)
+    seen = [f for f, m in two_fields(encoder).fields.items() if not m.takes_prompts] or list(encoder.fields)
     for field in encoder.fields:
         encoder.lock(field)
         if blocks and field != (anchor or seen[0]):

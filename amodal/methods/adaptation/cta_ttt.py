@@ -43,7 +43,7 @@ def cta_ttt(
     anchor: weight of the alignment at test time; joint: one trunk for labels and views instead; view: how both are augmented; width: of
     the projectors; temperature: of the views' loss; align_temperature: of the alignment."""
     if encoder.trunk == "joint":
-        raise AmodalError('cta_ttt aligns senses one by one and needs trunk="separate" or "shared", not "joint"')
+        raise AmodalError('cta_ttt aligns fields one by one and needs trunk="separate" or "shared", not "joint"')
     if not 0 <= alone < 1:
         raise AmodalError(f"alone is a share of the steps from 0 to below 1, not {alone}")
     method = CrossTask(encoder, supervised_head(encoder, targets), joint, width)

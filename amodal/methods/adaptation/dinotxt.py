@@ -3,7 +3,7 @@ Jose, Moutakanni, Kang, Baldassarre, Darcet, Xu et al., CVPR 2025, arXiv:2412.16
 [class token; mean patch], into which texts are mapped, so that what a text says falls on the patches it is about. `patch_maps` is their
 open-vocabulary segmentation: a patch with the patches' half of a class's unit vector. Row 200 of the catalogue.
 
-For any senses: the locked ones get a tail (`amodal.nn.heads.projection_tower`), the others a linear map into its space. Differences: no dropping of blocks,
+For any fields: the locked ones get a tail (`amodal.nn.heads.projection_tower`), the others a linear map into its space. Differences: no dropping of blocks,
 no registers; texts are read by this library's towers, both ways and by a class token instead of causally; of poolings of patches, their
 mean alone; the curation of their data (concepts of captions, clusters of images) is not here."""
 
@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate, normalize
 from amodal.core import AmodalError, Batch
 from amodal.methods.adaptation.lit import to_lock
 from amodal.methods.shared.regions import alone
-from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
+from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projection_tower import align_to_towers, projection_towers, with_projection_tower
 from amodal.nn.scale import Scale
@@ -39,7 +39,7 @@ def dinotxt(
     """lock: the fields that stay as they were trained before, with commas between (unless given, those with a pretrained backbone, or the
     first that is no text); blocks: trained ones behind a locked tower, 0 for none; reads: what its vector is, "both" (class token and
     mean patch), "cls" or "mean"; temperature: where the learned softmax temperature starts; max_scale: bound of its inverse."""
-    seen = [f for f, m in two_senses(encoder).fields.items() if not m.takes_prompts or encoder.contextual(f)]
+    seen = [f for f, m in two_fields(encoder).fields.items() if not m.takes_prompts or encoder.contextual(f)]
     given = [f for f in seen if encoder.contextual(f)] or seen[:1]
     for field in to_lock(encoder, lock or ",".join(given)):
         encoder.lock(field)
@@ -47,7 +47,7 @@ def dinotxt(
     scale = Scale(1 / temperature, most=max_scale)
 
     def objective(z):
-        return share({f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale()) for a, b in sense_pairs(z)})
+        return share({f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale()) for a, b in field_pairs(z)})
 
     return Towers(align_to_towers(encoder), objective, learned=scale)
 

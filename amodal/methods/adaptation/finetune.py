@@ -1,10 +1,10 @@
-"""Fine-tuning: an encoder, fresh or pretrained, and a head on all its senses learn labels together.
+"""Fine-tuning: an encoder, fresh or pretrained, and a head on all its fields learn labels together.
 What every adaptation is compared with, and from a fresh encoder the supervised baseline. `how` says what of the encoder learns: all of it;
 nothing, so that the head alone does; the biases (BitFit, Ben Zaken et al., ACL 2022, arXiv:2106.10199); a difference of low rank in each
 linear map (LoRA, Hu et al., ICLR 2022, arXiv:2106.09685), which is added to the weights when training ends; narrow adapters behind each
 block (Houlsby et al., ICML 2019, arXiv:1902.00751); or learned tokens beside a record's own (Jia et al., ECCV 2022, arXiv:2203.12119).
 
-Any labels: classes, amounts, several of them, and times until an event (Cox). A record may lack any sense; the head has a learned vector
+Any labels: classes, amounts, several of them, and times until an event (Cox). A record may lack any field; the head has a learned vector
 for it. The head is kept beside the encoder, for `amodal predict`."""
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Finetune(Method):
         super().__init__()
         self.encoder, self.head, self.smoothing = encoder, head, smoothing
         self.views, self.labels = (view,), head.labels
-        if encoder.heads is not None:  # senses are not compared here
+        if encoder.heads is not None:  # fields are not compared here
             encoder.heads.requires_grad_(False)
 
     def features(self, batch: Batch) -> Features:
@@ -63,7 +63,7 @@ class Finetune(Method):
         return self.head(self.seen(batch))
 
     def seen(self, batch: Batch) -> Embeddings:
-        """What the head reads: of a joint trunk only the pass of all senses together."""
+        """What the head reads: of a joint trunk only the pass of all fields together."""
         if self.encoder.trunk != "joint" or not isinstance(self.encoder, Encoder):
             return self.encoder.features(batch)
         context = self.encoder.encode(self.encoder.tokenize(batch))

@@ -1,9 +1,9 @@
 """MMRL: tokens of one learned space enter the upper blocks of all towers, and what towers say without them is kept near.
 Guo and Gu, CVPR 2025, arXiv:2503.08497. Space tokens: their 3.2; loss: 3.3, cross-entropies of the class feature and of the representation
 feature, and cosines to what the frozen towers give; decoupled inference: 3.4. Row 187 of the catalogue. The encoder must be trained to
-compare its senses with texts beforehand (`clip`); `amodal adapt` goes on with such a run, from few records of each class (`--shots`).
+compare its fields with texts beforehand (`clip`); `amodal adapt` goes on with such a run, from few records of each class (`--shots`).
 
-What differs. Any number of senses: each but the words is told by its own class and representation features. Texts are read both ways and
+What differs. Any number of fields: each but the words is told by its own class and representation features. Texts are read both ways and
 pooled, so there is no causal mask to extend. Tokens cannot enter a pretrained backbone here. For unseen classes the encoder itself is what
 to ask: its vectors are the class features (zero-shot in `amodal evaluate`). `predict` mixes in the others, for the classes learnt."""
 

@@ -5,7 +5,7 @@ coordinates (NOCS) where they are known; else, of a slow teacher, where its pose
 catalogue. We know of no public code of the authors: weights, thresholds and momentum are ours.
 
 `points` is a picture whose three channels are x, y, z of what each pixel sees, 0, 0, 0 where that is nothing; `coordinates` likewise in
-[0, 1]. Records with coordinates are the labelled source. Senses are fused place by place: any pictures, and others say the same at every
+[0, 1]. Records with coordinates are the labelled source. Fields are fused place by place: any pictures, and others say the same at every
 place. Differences: patches of pictures and of points go through the library's encoders, not PSPNet and 3D-GCN; one head for all categories;
 the filter measures to the nearest; objects with symmetries have no treatment of their own."""
 

@@ -3,7 +3,7 @@ Chu, Tong, Ding, Dai, Haeffele, Vidal & Ma, ICLR 2024, arXiv:2306.05272. Minimis
 section 3, with Pi the doubly stochastic membership of all rows of a batch; before that -R alone. Row 185 of the catalogue. Clusters, their
 number by coding length, and their names by votes of text are in `amodal.evaluate.self_labels`.
 
-Each sense is clustered by itself, with a head of its own, and losses are means over senses. The head's two branches, end to end, are the
+Each field is clustered by itself, with a head of its own, and losses are means over fields. The head's two branches, end to end, are the
 aligned vectors. What differs: AdamW at one rate and one weight decay for both branches, where the authors have SGD with two of each."""
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def cpp(
 
 
 class Clusters(StagedMethod):
-    """Only the heads learn. Features: the frozen vectors of each sense."""
+    """Only the heads learn. Features: the frozen vectors of each field."""
 
     min_batch_size = 2
 

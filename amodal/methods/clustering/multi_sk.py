@@ -1,8 +1,8 @@
-"""Multi-assignment Sinkhorn: what looks alike inside a sense must look alike, on learned anchors, in the space that the senses share.
-Swetha, Rizve, Shvetsova, Kuehne & Shah, ICCV 2023, arXiv:2308.13077. InfoNCE between every two senses; for each sense, anchors in its own
+"""Multi-assignment Sinkhorn: what looks alike inside a field must look alike, on learned anchors, in the space that the fields share.
+Swetha, Rizve, Shvetsova, Kuehne & Shah, ICCV 2023, arXiv:2308.13077. InfoNCE between every two fields; for each field, anchors in its own
 space (the mean of its tokens before the trunk; of a pretrained backbone these are its features) and in the shared one; the scores in
 each space are fitted to the other's assignments of several anchors, which queues of earlier rows help to balance. All pairs weigh
-the same, as video and text do in the paper, where the costs are added; here their sum is divided by the number of pairs of senses, which
+the same, as video and text do in the paper, where the costs are added; here their sum is divided by the number of pairs of fields, which
 is 1 for two and 3 for three. Row 69 of the catalogue."""
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from amodal.core import Batch, Embeddings
 from amodal.methods.contract import Clock, Features, Method
-from amodal.methods.shared.shapes import sense_pairs, share, two_senses
+from amodal.methods.shared.shapes import field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
 from amodal.objectives.multi_sinkhorn import anchor_cost, multi_sinkhorn
@@ -34,12 +34,12 @@ def multi_sk(
     weight: float = 1.0,
     across: bool = True,
 ) -> Method:
-    """width: of the shared space; temperature: of InfoNCE; anchors: of each sense in each space; assigned: share of them that a row gets;
-    epsilon, iterations: of the Sinkhorn alternation; queue: earlier rows of each sense, the anchors are not used before it is full;
-    weight: of the consistency terms, 0 for none; across: also between one sense's own space and another's place in the shared one."""
+    """width: of the shared space; temperature: of InfoNCE; anchors: of each field in each space; assigned: share of them that a row gets;
+    epsilon, iterations: of the Sinkhorn alternation; queue: earlier rows of each field, the anchors are not used before it is full;
+    weight: of the consistency terms, 0 for none; across: also between one field's own space and another's place in the shared one."""
     sinkhorn = {"share": assigned, "epsilon": epsilon, "iterations": iterations}
     return MultiSK(
-        two_senses(encoder).align(width, hidden=encoder.width), temperature, anchors, sinkhorn, queue, weight, across
+        two_fields(encoder).align(width, hidden=encoder.width), temperature, anchors, sinkhorn, queue, weight, across
     )
 
 
@@ -75,7 +75,7 @@ class MultiSK(Method):
         fields = list(self.encoder.fields)
         z = Embeddings({f: features[f] for f in fields}, features.size)
         terms = share(
-            {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=self.temperature) for a, b in sense_pairs(z)}
+            {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=self.temperature) for a, b in field_pairs(z)}
         )
         if not self.weight:
             return terms
@@ -86,14 +86,14 @@ class MultiSK(Method):
         kept = {}
         for of, to in itertools.product(
             full, full
-        ):  # a sense in the shared space, and the sense whose anchors it is scored on
+        ):  # a field in the shared space, and the field whose anchors it is scored on
             if of == to or self.across:
                 kept[f"anchors/{of}~{to}"] = self.weight * self.consistency(features, units, of, to)
-        # the consistency of two senses is a sum, and of n senses as much for each two
+        # the consistency of two fields is a sum, and of n fields as much for each two
         return terms | {name: term / len(terms) for name, term in kept.items()}
 
     def consistency(self, features: Features, units: dict[str, Tensor], of: str, to: str) -> Tensor:
-        """Of rows that have both senses: scores in `to`'s own space against assignments of `of` in the shared one, and back."""
+        """Of rows that have both fields: scores in `to`'s own space against assignments of `of` in the shared one, and back."""
         own, own_queue = self.scores(units, f"own/{to}", f"own/{to}")
         shared, shared_queue = self.scores(units, f"shared/{of}", f"shared/{to}")
         both = Embeddings({"own": features[f"own/{to}"], "shared": features[of]}, features.size).complete(

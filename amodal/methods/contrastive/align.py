@@ -1,9 +1,9 @@
 """ALIGN: two towers, one softmax in each direction, labels a little smoothed, and data left noisy.
-Jia et al., ICML 2021, arXiv:2102.05918. Loss: their eq. 1-2, summed, for every pair of senses over the records that have both. Their rules
+Jia et al., ICML 2021, arXiv:2102.05918. Loss: their eq. 1-2, summed, for every pair of fields over the records that have both. Their rules
 for dropping pairs are `amodal.curate.pair_rules`; queries such as a picture plus words are sums of vectors, see
 `amodal.search.query`. Row 149 of the catalogue."""
 
-from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
+from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.smoothed_info_nce import smoothed_info_nce
@@ -19,8 +19,8 @@ def align(
     def objective(z):
         both = {
             f"info_nce/{a}~{b}": 2 * smoothed_info_nce(*z.pair(a, b), temperature=1 / scale(), smoothing=smoothing)
-            for a, b in sense_pairs(z)
+            for a, b in field_pairs(z)
         }
         return share(both)
 
-    return Towers(two_senses(encoder).align(width), objective, learned=scale)
+    return Towers(two_fields(encoder).align(width), objective, learned=scale)

@@ -5,7 +5,7 @@ directions, soft clip of scores, penalty on raw scores; mixtures of global featu
 Their scales are maps of a convolutional network whose receptive fields are kept apart. Tokens of a transformer have all seen each other, so
 here a scale is what the same encoder makes of less: `whole` of all tokens (their f1), `regions` of neighbourhoods of tokens each seen
 alone (f5), `patches` the tokens before the trunk (f7). Of one field two augmented views predict each other, which do not share the flip
-as theirs do; of several, the senses do. The penalty's weight is the paper's, 4e-2; the authors' code has 5e-2."""
+as theirs do; of several, the fields do. The penalty's weight is the paper's, 4e-2; the authors' code has 5e-2."""
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from amodal.masking.hashing import hash_bits
 from amodal.methods.contract import Features
 from amodal.methods.shared.matching import SEED, seed_column
 from amodal.methods.shared.regions import alone
-from amodal.methods.shared.shapes import Towers, sense_pairs, token_column, view_pairs
+from amodal.methods.shared.shapes import Towers, field_pairs, token_column, view_pairs
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import BypassHead
 from amodal.nn.local_windows import neighbourhoods
@@ -39,7 +39,7 @@ def amdim(
     mean squared score; parts: into how many pieces each axis of a value is cut for regions; middle: also predict regions from one
     region drawn at random (5 -> 5); same_view: predict a view's parts from itself, without middle (local DIM, the baseline); mixtures:
     global vectors of each value, of which every part is predicted by a mixture; sharpness: of the mixture's weights."""
-    pairs_of = view_pairs if len(encoder.fields) == 1 else sense_pairs
+    pairs_of = view_pairs if len(encoder.fields) == 1 else field_pairs
     heads = nn.ModuleDict(
         {
             f: nn.ModuleDict({k: BypassHead(encoder.width, width) for k in ("whole", "regions", "patches")})

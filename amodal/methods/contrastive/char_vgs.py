@@ -1,6 +1,6 @@
 """Sentences grounded in pictures: a recurrent reader of characters learns from nothing but which picture a caption belongs to.
 Merkx and Frank, Natural Language Engineering 2019, arXiv:1903.11393: bidirectional GRU, attention for every dimension, and the hinge
-over all mismatched pairs, for every two senses. Row 153 of the catalogue.
+over all mismatched pairs, for every two fields. Row 153 of the catalogue.
 
 Each cycle of the learning rate begins Adam anew; there are 4, where the paper has 8 of four epochs, and takes the mean of the similarities
 of their ends (snapshot ensemble), which is left out. Letters are read one by one where the text field has `patch = 1`. The paper's
@@ -9,7 +9,7 @@ pictures come from a frozen backbone (`--backbone image=timm:…`); without one 
 from __future__ import annotations
 
 from amodal.methods.contract import StagedMethod
-from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
+from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.objectives.margin import ranking_hinge
 
@@ -21,10 +21,10 @@ def char_vgs(encoder: Encoder, *, width: int = 128, margin: float = 0.2, over: s
     "mean" or the "hardest"; cycles: of the learning rate, each of which begins anew."""
 
     def objective(z):
-        pairs = sense_pairs(z)
+        pairs = field_pairs(z)
         return share({f"hinge/{a}~{b}": ranking_hinge(*z.pair(a, b), margin=margin, over=over) for a, b in pairs})
 
-    method = Cycles(two_senses(encoder).align(width), objective)
+    method = Cycles(two_fields(encoder).align(width), objective)
     method.stages = tuple((i + 1) / cycles for i in range(cycles))
     return method
 

@@ -1,7 +1,7 @@
-"""CLIPRocket: CLIP with a strong recipe, and the non-contrastive losses between senses that it was measured against.
-Fini et al., TMLR 2023, arXiv:2305.08675. A mild ("global") view of each value has CLIP's loss; strong ("local") views of all senses
+"""CLIPRocket: CLIP with a strong recipe, and the non-contrastive losses between fields that it was measured against.
+Fini et al., TMLR 2023, arXiv:2305.08675. A mild ("global") view of each value has CLIP's loss; strong ("local") views of all fields
 have InfoNCE between every two of them, on projectors and a temperature of their own, with smoothed labels (their CL2L). On top, if asked
-for, BarLIP (Barlow Twins), SiamLIP and ByoLIP (predict the other sense's embedding; the latter that of a slow copy), or SwALIP
+for, BarLIP (Barlow Twins), SiamLIP and ByoLIP (predict the other field's embedding; the latter that of a slow copy), or SwALIP
 (balanced soft targets). Text is best edited by words: `strong = "words"` in its field. Row 87 of the catalogue."""
 
 import itertools
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from amodal.core import Batch, Column, Embeddings, field_of, unknown, view_of
 from amodal.methods.contract import Clock, Features
-from amodal.methods.shared.shapes import Towers, follow, frozen_copy, two_senses
+from amodal.methods.shared.shapes import Towers, follow, frozen_copy, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
 from amodal.nn.scale import Scale
@@ -51,7 +51,7 @@ def clip_rocket(
     added = {f: Projector(encoder.width, added_width, **shape) for f in fields if siamese or add == "barlip"}
     predict = {f: Projector(added_width, added_width, hidden=added_hidden) for f in fields if siamese}
     scales = [Scale(1 / temperature, most=max_scale) for _ in range(2 if local_views else 1)]
-    method = Rocket(two_senses(encoder).align(width), None, views=("weak",) + ("strong",) * local_views)
+    method = Rocket(two_fields(encoder).align(width), None, views=("weak",) + ("strong",) * local_views)
     method.local, method.added, method.predict = nn.ModuleDict(local), nn.ModuleDict(added), nn.ModuleDict(predict)
     method.scales, method.add, method.n, method.momentum = nn.ModuleList(scales), add, local_views, momentum
     method.smoothing = 0.0 if add == "swalip" else smoothing

@@ -1,6 +1,6 @@
-"""Gradient harmonization: where what one sense learns from two others pulls shared weights apart, neither pull may undo the other.
-Wu, Liang, Han, Akbari, Wang and Yu, NeurIPS 2022, arXiv:2211.02077. One trunk for all senses; an anchor is contrasted with every other
-sense by InfoNCE, with texts by MIL-NCE (VATT's losses, arXiv:2104.11178). Realignment: gradients that conflict are each projected on the
+"""Gradient harmonization: where what one field learns from two others pulls shared weights apart, neither pull may undo the other.
+Wu, Liang, Han, Akbari, Wang and Yu, NeurIPS 2022, arXiv:2211.02077. One trunk for all fields; an anchor is contrasted with every other
+field by InfoNCE, with texts by MIL-NCE (VATT's losses, arXiv:2104.11178). Realignment: gradients that conflict are each projected on the
 plane normal to the other. Curriculum: what has a cosine of at most gamma is left out; gamma rises from -.3 to 0. Row 53 of the catalogue.
 
 What differs. The curriculum looks at rows by the gradients at the anchor's vector, which costs no pass of the trunk; "batch" is the
@@ -19,7 +19,7 @@ from amodal.masking.hashing import hash_bits
 from amodal.masking.random import random_keep
 from amodal.methods.contract import Clock, Features, Method
 from amodal.methods.shared.regions import alone, sentences, vectors
-from amodal.methods.shared.shapes import sense_pairs, share, two_senses
+from amodal.methods.shared.shapes import field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
 from amodal.objectives.mil_nce import mil_nce
@@ -45,10 +45,10 @@ def cma_harmonize(
     """anchor: the field that both losses share (video), the first that is not text unless given; realigned: whether gradients that
     conflict are projected; sift: what the curriculum leaves out, a "row", a whole "batch" or "none"; start, end: the least cosine to be
     kept, at the first and at the last step; captions: candidates drawn of each text, by lines or stretches (1: the text itself); drop:
-    share of the tokens left out, of all senses but texts; width: of the common space; temperature: of both losses."""
+    share of the tokens left out, of all fields but texts; width: of the common space; temperature: of both losses."""
     if sift not in SIFTS:
         raise unknown("cma_harmonize.sift", sift, SIFTS)
-    texts = [f for f, m in two_senses(encoder).fields.items() if m.takes_prompts]
+    texts = [f for f, m in two_fields(encoder).fields.items() if m.takes_prompts]
     anchor = anchor or next((f for f in encoder.fields if f not in texts), next(iter(encoder.fields)))
     if anchor not in encoder.fields:
         raise unknown("field to anchor to", anchor, encoder.fields)
@@ -81,9 +81,9 @@ class Harmonized(Method):
         return vectors(self.encoder, alone(self.encoder, batch, bags), batch.size)
 
     def contrasts(self, z: Embeddings, anchors: Column) -> dict[str, Tensor]:
-        """Each other sense with `anchors`."""
+        """Each other field with `anchors`."""
         terms = {}
-        for a, b in sense_pairs(z, self.anchor):
+        for a, b in field_pairs(z, self.anchor):
             f = field_of(b)
             other = sentences(z, [s for s in z if field_of(s) == f]) if f in self.texts else z[b]
             at, at_b = shared_rows(anchors, other)

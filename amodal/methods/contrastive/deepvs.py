@@ -17,7 +17,7 @@ from amodal.core.column import shared_rows
 from amodal.methods.contract import Features, StagedMethod
 from amodal.methods.shared.matching import token_features, words_of
 from amodal.methods.shared.regions import alone
-from amodal.methods.shared.shapes import Towers, share, token_mean, two_senses
+from amodal.methods.shared.shapes import Towers, share, token_mean, two_fields
 from amodal.methods.shared.snippets import assign, cut, scores
 from amodal.nn.attention.cross import side_by_side
 from amodal.nn.encoder import Encoder
@@ -43,7 +43,7 @@ def deepvs(
     paper); margin: by which a pair must score above mismatched ones; over: of a row's mismatches, their "sum", "mean" or the "hardest";
     regions: False leaves the whole as the only region, which is a dot product of whole pictures and words; captions: share of the steps,
     at the end, that train the generator (0: none); beta: how long its snippets get; hidden: width of its state."""
-    name, others = words_of(two_senses(encoder), words)
+    name, others = words_of(two_fields(encoder), words)
     if captions and (not encoder.fields[name].takes_prompts or encoder.fields[name].patch > 1):
         raise AmodalError(f"captions are written id by id: {name} must be a text field with patch = 1")
 

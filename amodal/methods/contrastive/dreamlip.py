@@ -10,7 +10,7 @@ from amodal.core.column import shared_rows
 from amodal.masking.hashing import hash_bits
 from amodal.methods.contract import Features
 from amodal.methods.shared.regions import alone, regions, sentences, texts_and_others, vectors
-from amodal.methods.shared.shapes import Towers, sense_pairs, share
+from amodal.methods.shared.shapes import Towers, field_pairs, share
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.bags import owners, padded
@@ -36,8 +36,8 @@ def dreamlip(
     scale = torch.nn.ModuleDict({k: Scale(1 / temperature, most=max_scale) for k in ("whole", "group")})
 
     def objective(z):
-        senses = Embeddings({s: z[s] for s in z if field_of(s) in encoder.fields}, z.size)
-        plain = [(a, b) for a, b in sense_pairs(senses) if field_of(a) in others and field_of(b) in others]
+        fields = Embeddings({s: z[s] for s in z if field_of(s) in encoder.fields}, z.size)
+        plain = [(a, b) for a, b in field_pairs(fields) if field_of(a) in others and field_of(b) in others]
         losses = {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale["whole"]()) for a, b in plain}
         grouped = {}
         for s in others:
@@ -58,7 +58,7 @@ def dreamlip(
 
 
 class DreamLip(Towers):
-    """Features are the vectors of all views and, for each text and each other sense, sentences and the groups they form."""
+    """Features are the vectors of all views and, for each text and each other field, sentences and the groups they form."""
 
     def __init__(self, *args, between, threshold, **kwargs):
         super().__init__(*args, **kwargs)

@@ -5,7 +5,7 @@ a prompt of some 200 tokens; here both are means over what is masked, for which 
 What differs. The prompt has a token for each cell of a table ("bill shape: hooked") where theirs has words read by BERT, and what is known
 of a record has strength 1. Records with equal attributes are one class; the classes of a batch compete, and positives and negatives come
 from the batch as well. Each row tosses its own coin. Manhattan distances weigh all candidates. The loss that calibrates unseen classes
-needs their descriptions in training and is left out. `predict` tells the attributes of pictures, or of any sense in their place."""
+needs their descriptions in training and is left out. `predict` tells the attributes of pictures, or of any field in their place."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from amodal.core.column import shared_rows
 from amodal.methods.contract import Clock, Features, Method
 from amodal.methods.shared.matching import SEED, seed_column
 from amodal.methods.shared.prompts import AttributePrompts
-from amodal.methods.shared.shapes import share, token_mean, two_senses
+from amodal.methods.shared.shapes import share, token_mean, two_fields
 from amodal.nn.attention.cross import CrossEncoder
 from amodal.nn.encoder import Encoder
 from amodal.objectives.attribute_contrast import attribute_contrast, draw_attribute_rows
@@ -45,7 +45,7 @@ def duet(
     one masked, instead of the template; miss: that another attribute is left blank; mask, contrast, regress, classes: weights of telling
     masked attributes, of attribute-level contrast, of regression, of contrast between classes (0 leaves one out); negatives: of one
     attribute; temperature: of the contrast between classes."""
-    tables = [f for f, m in two_senses(encoder).fields.items() if m.is_row]
+    tables = [f for f, m in two_fields(encoder).fields.items() if m.is_row]
     if not tables:
         raise AmodalError(f"duet learns from attributes, a table, and there are only {', '.join(encoder.fields)}")
     if attributes and attributes not in tables:
@@ -56,7 +56,7 @@ def duet(
 
 
 class Duet(Method):
-    """Features: `hat/` told attributes, `state/` of the picture, `told/` losses and `mark/` state of masked attributes, of each sense."""
+    """Features: `hat/` told attributes, `state/` of the picture, `told/` losses and `mark/` state of masked attributes, of each field."""
 
     min_batch_size = 2
 
@@ -111,7 +111,7 @@ class Duet(Method):
 
     @torch.no_grad()
     def predict_attributes(self, batch: Batch) -> Embeddings:
-        """Of each sense but the attributes (N, A): the attributes it shows, as `attribute_vectors` writes them, told from the template."""
+        """Of each field but the attributes (N, A): the attributes it shows, as `attribute_vectors` writes them, told from the template."""
         empty = {s: c.between(0, 0) if s == self.field else c for s, c in batch.columns.items()}
         z = self.features(replace(batch, columns=empty))
         return Embeddings({s.removeprefix("hat/"): z[s] for s in z if s.startswith("hat/")}, batch.size)

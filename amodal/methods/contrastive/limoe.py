@@ -1,6 +1,6 @@
-"""LIMoE: one sparse tower for all senses, whose router is kept sure of each token and wide over all of them.
-Mustafa et al., NeurIPS 2022, arXiv:2206.02770. Contrastive loss of every two senses; balance: importance, load and router z of V-MoE
-(arXiv:2106.05974); entropy: their eq. 2-4, local for words, global for every sense. Row 168 of the catalogue.
+"""LIMoE: one sparse tower for all fields, whose router is kept sure of each token and wide over all of them.
+Mustafa et al., NeurIPS 2022, arXiv:2206.02770. Contrastive loss of every two fields; balance: importance, load and router z of V-MoE
+(arXiv:2106.05974); entropy: their eq. 2-4, local for words, global for every field. Row 168 of the catalogue.
 
 A full expert leaves out the tokens that its router is least sure of. Full is counted over the batch before, so that a row never
 depends on the rows beside it (see `amodal.nn.experts`). The router's logits get no noise; the load loss supposes one, as published."""
@@ -13,7 +13,7 @@ from torch import Tensor
 from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged
 from amodal.methods.contract import Clock, Features
 from amodal.methods.shared.matching import words_of
-from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
+from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.experts import thresholds
 from amodal.nn.scale import Scale
@@ -36,20 +36,20 @@ def limoe(
     other_share: float = 20 / 32,
     capacity: float = 1.05,
 ) -> Limoe:
-    """words: the sense of few tokens, whose routing is to be sure (local entropy); the first text field unless given. width: of the
+    """words: the field of few tokens, whose routing is to be sure (local entropy); the first text field unless given. width: of the
     common space; temperature: where the learned softmax temperature starts. weight: of the mean of all losses of the router;
     balance: importance, load and z among them; entropy: local and global among them; words_share, other_share: of the experts that
-    the words, and each other sense, are asked to use at least. capacity: tokens that an expert takes, in shares of an equal one
+    the words, and each other field, are asked to use at least. capacity: tokens that an expert takes, in shares of an equal one
     (0: any number)."""
-    scale, words = Scale(1 / temperature), words_of(two_senses(encoder), words)[0]
+    scale, words = Scale(1 / temperature), words_of(two_fields(encoder), words)[0]
     if not encoder.experts or encoder.trunk == "joint":
         raise AmodalError(
-            f'limoe routes senses one by one to experts: take trunk="shared" and experts=8, not trunk="{encoder.trunk}" and '
+            f'limoe routes fields one by one to experts: take trunk="shared" and experts=8, not trunk="{encoder.trunk}" and '
             f"experts={encoder.experts}"
         )
 
     def objective(z):
-        return share({f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale()) for a, b in sense_pairs(z)})
+        return share({f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale()) for a, b in field_pairs(z)})
 
     shares = {f: words_share if f == words else other_share for f in encoder.fields} if entropy else {}
     return Limoe(encoder.align(width), objective, scale, words, weight, balance, shares, capacity)

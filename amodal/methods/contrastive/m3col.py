@@ -1,10 +1,10 @@
-"""M3CoL: a classifier of several senses, steadied by mixtures of one sense that must find both of their sources in another.
+"""M3CoL: a classifier of several fields, steadied by mixtures of one field that must find both of their sources in another.
 Kumar, Singhal, Kulkarni, Mehta and Jadhav, 2024, arXiv:2409.17777. M3Co (their eq. 3-6), after a first share of the steps MultiSClip,
-cross-entropy of all senses together and of each alone; numbers of the authors' code. Row 156 of the catalogue.
+cross-entropy of all fields together and of each alone; numbers of the authors' code. Row 156 of the catalogue.
 
-What differs. A row that lacks a sense has a learned vector in its place among all senses together. Partners are a ring drawn by the rows'
+What differs. A row that lacks a field has a learned vector in its place among all fields together. Partners are a ring drawn by the rows'
 seeds, so nobody is mixed with itself. Mixed inputs are tokens before the trunk, which of pictures is the same as mixing pixels. With more
-than two senses the contrast is taken between every two, weighed so that it amounts to one term for each sense, as in the authors' code.
+than two fields the contrast is taken between every two, weighed so that it amounts to one term for each field, as in the authors' code.
 Vectors are mixed for M3Co, as in the code (the text has it that inputs are, but for words). No dropout; one learning rate."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from amodal.masking.mixing import beta, partners
 from amodal.methods.contract import Clock, Features, Method
 from amodal.methods.shared.matching import SEED, seed_column
 from amodal.methods.shared.mixing import carried, mixed_up
-from amodal.methods.shared.shapes import two_senses
+from amodal.methods.shared.shapes import two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.late_fusion import LateFusion, shares
 from amodal.objectives.mixup_nce import mixed_cross_entropy, mixup_nce, soft_clip
@@ -50,14 +50,14 @@ def m3col(
         raise unknown("field", mixup, encoder.fields, "m3col was to mix its inputs.")
     if mixup and encoder.contextual(mixup):
         raise AmodalError(f"{mixup} has a backbone, whose tokens have seen each other already: they cannot be mixed")
-    method = M3CoL(two_senses(encoder), label, classes, hidden)
+    method = M3CoL(two_fields(encoder), label, classes, hidden)
     method.weight, method.first, method.alpha, method.chance = weight, first, alpha, chance
     method.heat, method.soft_heat, method.mixup, method.mixup_alpha = temperature, soft_temperature, mixup, mixup_alpha
     return method
 
 
 class M3CoL(Method):
-    """Features are the trunk's vectors of each sense, the label, the seeds and, of a sense whose inputs are mixed, its tokens."""
+    """Features are the trunk's vectors of each source, the label, the seeds and, of a source whose inputs are mixed, its tokens."""
 
     views, min_batch_size = ("weak",), 2
 
@@ -70,12 +70,12 @@ class M3CoL(Method):
     def features(self, batch: Batch) -> Features:
         if self.labels[0] not in batch.labels:
             raise unknown("label of this batch", self.labels[0], batch.labels)
-        columns = self.senses(batch).columns | {SEED: seed_column(batch), "label": batch.labels[self.labels[0]]}
+        columns = self.sources(batch).columns | {SEED: seed_column(batch), "label": batch.labels[self.labels[0]]}
         if self.mixup:
             columns |= carried(self.encoder.patchify(batch.only(self.mixup))[self.mixup])
         return Features(columns, batch.size)
 
-    def senses(self, batch: Batch) -> Embeddings:
+    def sources(self, batch: Batch) -> Embeddings:
         z = self.encoder.features(batch)
         return Embeddings({f: z[f] for f in self.encoder.fields}, batch.size)
 
@@ -114,5 +114,5 @@ class M3CoL(Method):
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Column:
-        """(N, classes) logits of the rows that have any sense, from all that they have."""
-        return self.heads(self.senses(batch))
+        """(N, classes) logits of the rows that have any source, from all that they have."""
+        return self.heads(self.sources(batch))

@@ -1,6 +1,6 @@
 """MCL: contrast in stages, each among records that the stages before could not tell apart, so that it must learn something else.
 Zhang, Lan, Qu, Cheng, Feng and Hooi, ECCV 2024, arXiv:2402.11816: feature-aware negative sampling and cross-stage integration.
-Row 128 of the catalogue. Of one field two augmented views are compared as in SimCLR; of several, every two senses of a record as in CLIP.
+Row 128 of the catalogue. Of one field two augmented views are compared as in SimCLR; of several, every two fields of a record as in CLIP.
 
 After each stage the records fall into k-means clusters of its vectors; a record's group is the tuple of its clusters so far, and later
 batches are of one group. (The authors' released script reads the current stage's clusters once for every past stage; the tuple is what
@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, unknown
 from amodal.methods.contract import Features, StagedMethod
-from amodal.methods.shared.shapes import sense_pairs, share, view_pairs
+from amodal.methods.shared.shapes import field_pairs, share, view_pairs
 from amodal.nn.encoder import Encoder
 from amodal.nn.ensemble import Ensemble
 from amodal.nn.heads.projectors import Projector
@@ -59,7 +59,7 @@ def mcl_multistage(
 
 
 class Multistage(StagedMethod):
-    """each: the projector of each stage, or its scale where senses are compared."""
+    """each: the projector of each stage, or its scale where fields are compared."""
 
     min_batch_size = 2
 
@@ -110,7 +110,7 @@ class Multistage(StagedMethod):
     def losses(self, features: Features) -> dict[str, Tensor]:
         one = self.each[self.stage]
         if isinstance(one, Scale):
-            pairs, t = sense_pairs(features), 1 / one()
+            pairs, t = field_pairs(features), 1 / one()
             return share({f"info_nce/{a}~{b}": info_nce(*features.pair(a, b), temperature=t) for a, b in pairs})
         z = Embeddings({s: Column(one(features[s].values), features[s].rows) for s in features}, features.size)
         pairs, t = view_pairs(z), self.temperature

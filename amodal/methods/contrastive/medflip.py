@@ -2,7 +2,7 @@
 Li et al., 2024, arXiv:2403.04626: what is dropped never enters the encoder, text stays whole; matching with soft targets from labels, as in
 MedCLIP (arXiv:2210.10163, semantic matching); a term in the leading singular value of the similarities. Row 51 of the catalogue.
 
-Differences: tokens of every field that is not text are dropped, whatever it holds, and every two senses are matched; the targets come from
+Differences: tokens of every field that is not text are dropped, whatever it holds, and every two fields are matched; the targets come from
 one label per record (the paper: findings of image and report, several each), and are hard where none is known; the scale and sign of the
 spectral term are not recoverable from the paper: its default spreads the spectrum, a negative weight does the opposite."""
 
@@ -16,7 +16,7 @@ from amodal.masking.hashing import hash_bits
 from amodal.masking.random import random_keep
 from amodal.methods.contract import Features, StagedMethod
 from amodal.methods.shared.regions import alone, vectors
-from amodal.methods.shared.shapes import refuse_backbones, row_losses, sense_pairs, share, token_mean, two_senses
+from amodal.methods.shared.shapes import field_pairs, refuse_backbones, row_losses, share, token_mean, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.generation.mask_decoder import MaskDecoder
 from amodal.nn.scale import Scale
@@ -45,7 +45,7 @@ def medflip(
     label of the data, whose classes make soft targets (records match only themselves without it). spectral: weight of the leading singular
     value of the similarities (below 0: it is to be large); relative: as a share of all of them. reconstruct: weight of a masked
     autoencoder's loss on what was dropped (0: no decoder)."""
-    texts = [f for f, m in two_senses(encoder).fields.items() if m.takes_prompts]
+    texts = [f for f, m in two_fields(encoder).fields.items() if m.takes_prompts]
     dropped = [f for f in encoder.fields if f not in texts] or list(encoder.fields)
     if not 0 <= ratio < 1 or not 0 <= tuning < 1:
         raise AmodalError(f"medflip.ratio and tuning are shares from 0 to below 1, got {ratio} and {tuning}")
@@ -94,7 +94,7 @@ class MedFlip(StagedMethod):
     def losses(self, features: Features) -> dict[str, Tensor]:
         z = Embeddings({s: features[s] for s in features if "/" not in s}, features.size)
         match, spectrum = {}, {}
-        for a, b in sense_pairs(z):
+        for a, b in field_pairs(z):
             rows, pair = z.complete((a, b))
             if LABEL in features:
                 soft = self.targets(features[LABEL], features.size, rows, pair[0].dtype)

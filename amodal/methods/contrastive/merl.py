@@ -3,8 +3,8 @@ Liu et al., ICML 2024, arXiv:2403.06659. Loss: cross-modal alignment (CMA) plus 
 the latent space (a linear map and a dropout each), since a signal that is cut or distorted may lose what a doctor sees in it. Row 9 of the
 catalogue. Prompts that are enriched from a base of knowledge, for zero-shot tests: `amodal.evaluate.knowledge_prompts`.
 
-Differences: any senses, every two aligned, and latent views of each that is not text; a transformer for the ResNet, whose pooling is the
-attention of learned queries, and a mean of its tokens for the latent views; heads of one shape for all senses. The authors add the two
+Differences: any fields, every two aligned, and latent views of each that is not text; a transformer for the ResNet, whose pooling is the
+attention of learned queries, and a mean of its tokens for the latent views; heads of one shape for all fields. The authors add the two
 directions of each loss, here they are averaged: a constant factor of both terms. They freeze the text encoder or half of it, which is a
 matter of the backbone here."""
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from amodal.core import Batch, Column, Embeddings, field_of, name_code
 from amodal.methods.contract import Features, Method
 from amodal.methods.shared.regions import alone, vectors
-from amodal.methods.shared.shapes import sense_pairs, share, two_senses
+from amodal.methods.shared.shapes import field_pairs, share, two_fields
 from amodal.nn.dropout import seeded_dropout
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
@@ -32,7 +32,7 @@ def merl(
 ) -> Method:
     """weight: of the latent views' loss (0 is cross-modal alignment alone); dropout: of each view. width: of the common space and of the
     latent views; hidden: of the heads' hidden layer; temperature: of both losses, fixed."""
-    fields = [f for f, m in two_senses(encoder).fields.items() if not m.takes_prompts] or list(encoder.fields)
+    fields = [f for f, m in two_fields(encoder).fields.items() if not m.takes_prompts] or list(encoder.fields)
     return Merl(encoder.align(width, hidden), fields, weight, dropout, temperature)
 
 
@@ -60,7 +60,7 @@ class Merl(Method):
 
     def losses(self, features: Features) -> dict[str, Tensor]:
         z = Embeddings({s: features[s] for s in features if "/" not in s}, features.size)
-        across = {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=self.temperature) for a, b in sense_pairs(z)}
+        across = {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=self.temperature) for a, b in field_pairs(z)}
         views = {s: [features[f"latent/{n}/{s}"].values for n in range(2)] for s in z if f"latent/0/{s}" in features}
         latent = {s: info_nce(*pair, temperature=self.temperature) for s, pair in views.items()}
         within = {f"latent/{s}": self.weight * term for s, term in latent.items()}

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from amodal.core import AmodalError, Embeddings, field_of, views_of
 from amodal.core.column import shared_rows
 from amodal.methods.shared.regions import WithRegions, sentences, texts_and_others
-from amodal.methods.shared.shapes import Towers, sense_pairs, share
+from amodal.methods.shared.shapes import Towers, field_pairs, share
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.bags import padded
@@ -42,9 +42,9 @@ def mil_vl(
     scale = torch.nn.ModuleDict({k: Scale(1 / temperature, most=max_scale) for k in ("local", "whole")})
 
     def objective(z):
-        senses = Embeddings({s: z[s] for s in z if field_of(s) in others}, z.size)
+        fields = Embeddings({s: z[s] for s in z if field_of(s) in others}, z.size)
         heat = 1 / scale["whole"]()
-        inner = {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=heat) for a, b in sense_pairs(senses)}
+        inner = {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=heat) for a, b in field_pairs(fields)}
         parts, wholes = {}, {}
         for s in others:
             for t in texts:

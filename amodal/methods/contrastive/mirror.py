@@ -1,9 +1,9 @@
-"""MIRROR: senses are aligned, each keeps what it alone holds, and what is left of their styles falls into common clusters.
+"""MIRROR: fields are aligned, each keeps what it alone holds, and what is left of their styles falls into common clusters.
 Wang, Fan, Zhang, Liu, Xia, Huang and Cai, 2025, arXiv:2503.00374. Loss: their weighted sum of alignment (symmetric InfoNCE),
-retention (masked tokens of the encoder's own output), style (a variational bottleneck that the senses share) and cluster (agreement on
+retention (masked tokens of the encoder's own output), style (a variational bottleneck that the fields share) and cluster (agreement on
 prototypes). Row 62 of the catalogue.
 
-Differences: any senses, with pairs and senses averaged so that two of them weigh as in the paper; any sense is hidden token by token,
+Differences: any fields, with pairs and fields averaged so that two of them weigh as in the paper; any field is hidden token by token,
 where the paper hides entries of the single vector that it makes of the genes; the encoder's tokens are decoded without its CLS token;
 alignment takes cosines, where the reference code leaves the length to the head. As there, the target of retention is the encoder's
 output with its gradient, unless `stop_target`."""
@@ -18,7 +18,7 @@ from amodal.masking.random import random_keep
 from amodal.methods.contract import Features, Method
 from amodal.methods.shared.matching import SEED, seed_column
 from amodal.methods.shared.regions import alone, vectors
-from amodal.methods.shared.shapes import row_losses, sense_pairs, share, token_mean, two_senses
+from amodal.methods.shared.shapes import field_pairs, row_losses, share, token_mean, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.gaussian_bottleneck import Style
 from amodal.nn.generation.mask_decoder import MaskDecoder
@@ -46,13 +46,13 @@ def mirror(
     cluster: float = 0.2,
 ) -> Method:
     """width: of the common space; temperature: where the learned softmax temperature starts; max_scale: bound of its inverse; ratio:
-    share of a sense's encoded tokens that are hidden; stop_target: predict them without moving them; prototypes: clusters; hidden:
+    share of a field's encoded tokens that are hidden; stop_target: predict them without moving them; prototypes: clusters; hidden:
     width of the style's perceptron, which has half of it as output; latent: of the bottleneck; align, retain, style, cluster:
-    weights of the losses, retain and style for each of two senses."""
+    weights of the losses, retain and style for each of two fields."""
     weights = {"align": align, "retain": retain, "style": style, "cluster": cluster}
     heads = Style(encoder.width, hidden, latent, prototypes)
     scale = Scale(1 / temperature, most=max_scale)
-    return Mirror(two_senses(encoder).align(width), Retention(encoder, ratio, stop_target), heads, scale, weights)
+    return Mirror(two_fields(encoder).align(width), Retention(encoder, ratio, stop_target), heads, scale, weights)
 
 
 class Mirror(Method):
@@ -72,7 +72,7 @@ class Mirror(Method):
 
     def losses(self, features: Features) -> dict[str, Tensor]:
         z = Embeddings({s: features[s] for s in features.sources if f"own/{s}" in features}, features.size)
-        pairs, seeds, weight = sense_pairs(z), features[SEED].values, self.weights
+        pairs, seeds, weight = field_pairs(z), features[SEED].values, self.weights
         drawn = {s: self.style(features[f"own/{s}"], seeds, name_code(s)) for s in z.sources}
         scores = Embeddings({s: Column(scores, z[s].rows) for s, (_, _, scores) in drawn.items()}, z.size)
         retained = {f"retain/{s}": 2 * weight["retain"] * token_mean(features[f"retain/{s}"]) for s in z.sources}
@@ -88,7 +88,7 @@ class Mirror(Method):
 
 
 class Retention(nn.Module):
-    """Tokens of one sense at the end of the trunk, most of them hidden and predicted from the others by one block."""
+    """Tokens of one field at the end of the trunk, most of them hidden and predicted from the others by one block."""
 
     def __init__(self, encoder: Encoder, ratio: float, stop_target: bool):
         super().__init__()

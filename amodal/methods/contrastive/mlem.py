@@ -1,4 +1,4 @@
-"""MLEM: what slices of a sequence have in common and what it takes to tell the sequence again are two senses of it, which are aligned.
+"""MLEM: what slices of a sequence have in common and what it takes to tell the sequence again are two fields of it, which are aligned.
 Moskvoretskii et al., 2024, arXiv:2401.15935. Row 7 of the catalogue. First slices of a record attract each other (CoLES,
 arXiv:2002.08232); then that encoder is frozen, and a second one learns from the beginning to give the vector from which a causal decoder
 tells the record event by event, while its vectors are aligned with the frozen ones by the sigmoid loss of SigLIP. The second is kept.

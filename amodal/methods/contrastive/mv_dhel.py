@@ -1,4 +1,4 @@
-"""MV-DHEL and MV-InfoNCE: all views of a sample in one term, be they augmentations or senses, and not one term for each pair.
+"""MV-DHEL and MV-InfoNCE: all views of a sample in one term, be they augmentations or fields, and not one term for each pair.
 Koromilas, Georgiou, Bouritsas, Giannakopoulos, Nicolaou and Panagakis, 2025, arXiv:2507.06979. Losses: their section IV, with the
 baselines of their section V under the same interface. Row 89 of the catalogue.
 
@@ -22,7 +22,7 @@ def mv_dhel(
     """loss: "mv_dhel", "mv_info_nce", or a baseline: "pairwise" (PWE, mean NT-Xent of pairs), "average" (AVG, each view with the mean
     of the others), "multi_positive" (NT-Xent, the other views all positive); views: augmentations of each value, 0 for four of a
     single field and for one each of several; temperature: of the softmax; width: of the space that is compared, a projector's
-    output with one field, the senses' common space with several."""
+    output with one field, the fields' common space with several."""
     if loss not in LOSSES:
         raise unknown("mv_dhel.loss", loss, LOSSES)
     alone = len(encoder.fields) == 1

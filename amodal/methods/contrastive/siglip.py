@@ -1,7 +1,7 @@
-"""SigLIP for any number of senses: each two values are told to belong together or not, pair by pair, without a softmax.
-Zhai et al., ICCV 2023, arXiv:2303.15343. Loss: their eq. 1, for every pair of senses over the records that have both."""
+"""SigLIP for any number of fields: each two values are told to belong together or not, pair by pair, without a softmax.
+Zhai et al., ICCV 2023, arXiv:2303.15343. Loss: their eq. 1, for every pair of fields over the records that have both."""
 
-from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
+from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.sigmoid import sigmoid_loss
@@ -13,7 +13,7 @@ def siglip(encoder: Encoder, *, width: int = 128, scale: float = 10.0, bias: flo
 
     def objective(z):
         return share(
-            {f"sigmoid/{a}~{b}": sigmoid_loss(*z.pair(a, b), scale=logit(), bias=logit.bias) for a, b in sense_pairs(z)}
+            {f"sigmoid/{a}~{b}": sigmoid_loss(*z.pair(a, b), scale=logit(), bias=logit.bias) for a, b in field_pairs(z)}
         )
 
-    return Towers(two_senses(encoder).align(width), objective, learned=logit)
+    return Towers(two_fields(encoder).align(width), objective, learned=logit)

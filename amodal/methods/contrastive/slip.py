@@ -6,7 +6,7 @@ from torch import nn
 
 from amodal.core import Batch, view_of
 from amodal.methods.contract import Features
-from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
+from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
 from amodal.nn.scale import Scale
@@ -25,14 +25,14 @@ def slip(
     projection: int = 256,
 ) -> Towers:
     """weight: of the views' loss (0 is CLIP at the same cost); width: of the common space; temperature: where the learned softmax
-    temperature between senses starts; max_scale: bound of its inverse; view_temperature: between views; hidden, projection: widths of
+    temperature between fields starts; max_scale: bound of its inverse; view_temperature: between views; hidden, projection: widths of
     the views' projector of three layers, which training alone uses."""
     twice = [f for f, m in encoder.fields.items() if not m.takes_prompts] or list(encoder.fields)
     scale = Scale(1 / temperature, most=max_scale)
     heads = nn.ModuleDict({f: Projector(encoder.width, projection, hidden=hidden, layers=3) for f in twice})
 
     def objective(z):
-        across = {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale()) for a, b in sense_pairs(z)}
+        across = {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale()) for a, b in field_pairs(z)}
         within = {}
         for f in twice:
             a, b = z.pair(f"{f}:2", f"{f}:3")
@@ -41,7 +41,7 @@ def slip(
 
     views = {f: ("weak", "strong", "strong") if f in twice else ("weak",) for f in encoder.fields}
     learned = nn.ModuleDict({"scale": scale, "heads": heads})
-    return Slip(two_senses(encoder).align(width), objective, views=views, learned=learned)
+    return Slip(two_fields(encoder).align(width), objective, views=views, learned=learned)
 
 
 class Slip(Towers):

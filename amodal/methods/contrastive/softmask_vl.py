@@ -3,7 +3,7 @@ Park and Han, CVPR 2023, arXiv:2304.00719. Soft-masked matching: their section 4
 pictures as augmentation 4.3, on the losses, momentum copies and queues of ALBEF (arXiv:2107.07651). Row 67 of the catalogue.
 No reference code is public: the block that is explained, gamma and the start of the masks are chosen here; the word is drawn from all
 words of a text. The momentum copy gives keys, but no soft targets (ALBEF's distillation): the focal factor needs one true partner. Any
-field may take the part of the words; other senses are matched with them one by one, and with each other by contrast alone."""
+field may take the part of the words; other fields are matched with them one by one, and with each other by contrast alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from amodal.masking.soft import one_map, soft_mask
 from amodal.methods.contract import Clock, Features, Method
 from amodal.methods.shared import matching as m
 from amodal.methods.shared.regions import alone, vectors
-from amodal.methods.shared.shapes import follow, frozen_copy, sense_pairs, share, token_mean, two_senses
+from amodal.methods.shared.shapes import field_pairs, follow, frozen_copy, share, token_mean, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.queue import Queues
 from amodal.nn.scale import Scale
@@ -46,9 +46,9 @@ def softmask_vl(
     gamma: of the focal contrast, 0 for InfoNCE. augment: contrast and matching read the words with some of them masked; view: of all
     other fields ("strong" also changes colours, which words may name). ratio: share of words to be filled in. width: of the common
     space; depth: of the matcher, whose last block is explained; temperature: where the learned one starts. momentum: of the slow copy
-    that keys come from (0: the encoder as it was a step ago); queue: keys of earlier rows of each sense,
+    that keys come from (0: the encoder as it was a step ago); queue: keys of earlier rows of each field,
     well below the number of records, or old keys of a row stand among its strangers."""
-    name, _ = m.words_of(two_senses(encoder), words)
+    name, _ = m.words_of(two_fields(encoder), words)
     options = {"soft": soft, "hard": hard, "warmup": warmup, "gamma": gamma, "augment": augment, "momentum": momentum}
     views = {f: ("plain" if f == name else view,) for f in encoder.fields}
     matcher = m.Matcher(encoder.width, depth=depth, heads=encoder.heads_each)
@@ -91,7 +91,7 @@ class SoftMasks(Method):
         pairs = {s: self.match(features, s) for s in z if s != self.words}
         focal = {"temperature": 1 / self.scale(), "gamma": self.o["gamma"]}
         pool = (focal_info_nce, z, keys, self.queues)
-        terms = share({f"itc/{a}~{b}": m.with_queue(*pool, a, b, **focal) for a, b in sense_pairs(z)})
+        terms = share({f"itc/{a}~{b}": m.with_queue(*pool, a, b, **focal) for a, b in field_pairs(z)})
         terms |= share({f"itm/{s}": matching(same, wrong) for s, (same, wrong, _) in pairs.items()})
         terms |= share({f"mlm/{s}": token_mean(features[f"mlm/{s}"]) for s in pairs})
         if weight := self.weight():

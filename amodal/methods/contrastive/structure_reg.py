@@ -1,5 +1,5 @@
-"""STRUCTURE: frozen encoders are aligned from few pairs by heads that must keep each sense's own neighbourhoods.
-Gröger, Wen, Le & Brbić, NeurIPS 2025, arXiv:2506.16895. Loss: InfoNCE between every two senses and, for each sense, `structure_loss` over
+"""STRUCTURE: frozen encoders are aligned from few pairs by heads that must keep each field's own neighbourhoods.
+Gröger, Wen, Le & Brbić, NeurIPS 2025, arXiv:2506.16895. Loss: InfoNCE between every two fields and, for each field, `structure_loss` over
 all rows that have it, paired or not, with a weight that rises over the first steps. Which layers to align is told by
 `amodal.diagnose.neighbours`. The encoder must be trained beforehand (pretrained backbones, or weights of a run): it stays as it
 is, and only the heads into the common space learn. Temperature, weight and warm-up are those of the authors' configuration.
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from amodal.core import Batch, Embeddings
 from amodal.methods.contract import Clock, Features, Method, StagedMethod
-from amodal.methods.shared.shapes import sense_pairs, share, two_senses
+from amodal.methods.shared.shapes import field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
 from amodal.objectives.structure import structure_loss
@@ -30,7 +30,7 @@ def structure_reg(
     """width: of the common space; hidden: of the heads' hidden layer, 0 for linear ones; temperature: of InfoNCE and of the
     neighbourhoods; weight: of the structure term, reached after the warm-up; levels: hops of a neighbourhood; margin: a
     divergence that is let be; warmup: steps over which the weight rises."""
-    return Structure(two_senses(encoder).align(width, hidden), temperature, weight, levels, margin, warmup)
+    return Structure(two_fields(encoder).align(width, hidden), temperature, weight, levels, margin, warmup)
 
 
 class Structure(StagedMethod):
@@ -55,7 +55,7 @@ class Structure(StagedMethod):
 
     def losses(self, features: Features) -> dict[str, Tensor]:
         z = Embeddings({s: c for s, c in features.columns.items() if not s.startswith("frozen/")}, features.size)
-        pairs = {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=self.temperature) for a, b in sense_pairs(z)}
+        pairs = {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=self.temperature) for a, b in field_pairs(z)}
         kept = {
             f"structure/{s}": structure_loss(features[f"frozen/{s}"].values, z[s].values, **self.keeping)
             for s in z.sources

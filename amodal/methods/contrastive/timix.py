@@ -22,7 +22,7 @@ from amodal.methods.contract import Features
 from amodal.methods.shared.matching import SEED, seed_column, words_of
 from amodal.methods.shared.mixing import carried, encoded, fit
 from amodal.methods.shared.regions import alone, vectors
-from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
+from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce
@@ -53,7 +53,7 @@ def timix(
     temperature starts; max_scale: bound of its inverse."""
     if place not in PLACES:
         raise unknown("timix.place", place, PLACES)
-    words, others = words_of(two_senses(encoder), words)
+    words, others = words_of(two_fields(encoder), words)
     mixed = [f for f in others if not encoder.contextual(f)]
     if not mixed:
         raise AmodalError(
@@ -91,7 +91,7 @@ class TiMix(Towers):
     def contrast(self, features: Features) -> dict[str, Tensor]:
         z = Embeddings({s: features[s] for s in features if field_of(s) in self.encoder.fields}, features.size)
         heat = 1 / self.learned()
-        pairs = {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=heat) for a, b in sense_pairs(z)}
+        pairs = {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=heat) for a, b in field_pairs(z)}
         return share(pairs) | share(
             {f"mixed/{s}~{self.words}": self.weight * self.of_mixtures(features, s, heat) for s in self.mixed}
         )

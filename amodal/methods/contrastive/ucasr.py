@@ -1,11 +1,11 @@
 """UCASR: towers learn from augmentations of unpaired values first, then from few pairs behind a layer of canonical correlation.
-Carvalho, Washuttl & Widmer, ACM MMSys 2023, arXiv:2309.12134. Stage 1: NT-Xent between two strong views, sense by sense, on a projector
+Carvalho, Washuttl & Widmer, ACM MMSys 2023, arXiv:2309.12134. Stage 1: NT-Xent between two strong views, field by field, on a projector
 that is dropped. Stage 2: a ranking hinge over all mismatches of the batch, between vectors that CCA maps into one space (Dorfer et al.,
 arXiv:1705.06979). Row 74 of the catalogue.
 
-Rows without a second sense teach in stage 1 and are passed over in stage 2; where pairs are few, train in two runs, `pretrain = 1` on
+Rows without a second field teach in stage 1 and are passed over in stage 2; where pairs are few, train in two runs, `pretrain = 1` on
 everything and `pretrain = 0` on the pairs, which begins with the weights of the first. Differences: CCA comes from running moments instead
-of one batch and a refit at the end, and ends in the encoder's heads; with more than two senses each is turned towards the first; towers
+of one batch and a refit at the end, and ends in the encoder's heads; with more than two fields each is turned towards the first; towers
 are this library's encoders; views are its strong ones (the paper's are made for sheet music and sound); the learning rate decays."""
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, view_of
 from amodal.methods.contract import Clock, Features, Method, StagedMethod
-from amodal.methods.shared.shapes import sense_pairs, share, two_senses
+from amodal.methods.shared.shapes import field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
 from amodal.objectives.info_nce import nt_xent
@@ -38,11 +38,11 @@ def ucasr(
 ) -> Method:
     """pretrain: share of the steps without pairs, 0 to 1; width: of the common space and of the projector; hidden: of the projector, which
     stage 1 alone uses; temperature: of NT-Xent; margin: by which a pair must be closer than any mismatch; symmetric: also from the second
-    sense to the first; cca: map both senses by CCA, else compare the towers' outputs; ridge: added to covariances, as a share of their mean
+    field to the first; cca: map both fields by CCA, else compare the towers' outputs; ridge: added to covariances, as a share of their mean
     variance; momentum: of the running moments that the encoder's heads are made of."""
     if not 0 <= pretrain <= 1:
         raise AmodalError(f"ucasr.pretrain is a share of the steps from 0 to 1, got {pretrain}")
-    method = Ucasr((encoder if pretrain == 1 else two_senses(encoder)).align(width, bias=True))
+    method = Ucasr((encoder if pretrain == 1 else two_fields(encoder)).align(width, bias=True))
     method.heads = nn.ModuleDict({f: Projector(encoder.width, width, hidden=hidden) for f in encoder.fields})
     method.towers = nn.ModuleDict({f: nn.Linear(encoder.width, width) for f in encoder.fields})
     method.cca = CCA(list(encoder.fields), width, ridge=ridge, momentum=momentum) if cca else None
@@ -80,7 +80,7 @@ class Ucasr(StagedMethod):
             return share({f"nt_xent/{f}": nt_xent(*pair, temperature=self.temperature) for f, pair in both.items()})
         z = {field_of(s): Column(self.towers[field_of(s)](features[s].values), features[s].rows) for s in features}
         mapped = Embeddings(self.cca(z) if self.cca is not None else z, features.size)
-        pairs = {(a, b): mapped.pair(a, b) for a, b in sense_pairs(mapped)}
+        pairs = {(a, b): mapped.pair(a, b) for a, b in field_pairs(mapped)}
         return share({f"hinge/{a}~{b}": ranking_hinge(*pair, **self.hinge) for (a, b), pair in pairs.items()})
 
     @torch.no_grad()

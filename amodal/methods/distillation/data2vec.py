@@ -1,4 +1,4 @@
-"""data2vec: from a partly hidden input, predict what a slow teacher makes of the whole input, in any sense.
+"""data2vec: from a partly hidden input, predict what a slow teacher makes of the whole input, in any field.
 Baevski et al., ICML 2022, arXiv:2202.03555. Targets: their 3.3; loss: eq. 2. Row 123 of the catalogue."""
 
 from __future__ import annotations

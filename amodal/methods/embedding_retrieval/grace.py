@@ -2,7 +2,7 @@
 Li et al., ACL 2024, arXiv:2402.10805, section 3: identifiers, and the likelihood of their tokens in learning to memorise and learning
 to retrieve. Constrained beam search is in `amodal.nn.generation.trie`. Row 159 of the catalogue.
 
-First CLIP's loss between senses, then identifiers are made of what the encoder sees (the paper has CLIP's features and a language model of
+First CLIP's loss between fields, then identifiers are made of what the encoder sees (the paper has CLIP's features and a language model of
 3B; here both begin from nothing, or from backbones with `warmup` = 0), and a small decoder learns them. What differs: any field may
 ask, all others are the record; the field says which task it is, not an instruction; the contrastive loss goes on beside, so that
 embeddings stay of use; caption-like identifiers are left out. Records without a query are memorised all the same; those with a query
@@ -19,7 +19,7 @@ from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
 from amodal.methods.contract import Features, StagedMethod
 from amodal.methods.shared.matching import token_features, words_of
 from amodal.methods.shared.regions import alone, vectors
-from amodal.methods.shared.shapes import sense_pairs, share, token_mean, two_senses
+from amodal.methods.shared.shapes import field_pairs, share, token_mean, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.generation.identifiers import KINDS, IdentifierWriter, Register, identifiers, tokens_of
 from amodal.nn.scale import Scale
@@ -54,7 +54,7 @@ def grace(
     if not 0 <= warmup < 1:
         raise AmodalError(f"warmup is from 0 to below 1, not {warmup}")
     method = Grace(encoder.align(width), Scale(1 / temperature, most=100.0), most, levels)
-    method.query_field, method.records = words_of(two_senses(encoder), words)
+    method.query_field, method.records = words_of(two_fields(encoder), words)
     method.shape, method.memorise, method.contrast = (
         {"branch": branch, "leaf": leaf, "levels": levels},
         memorise,
@@ -85,8 +85,8 @@ class Grace(StagedMethod):
     @torch.no_grad()
     def refresh(self, stage: int, see: Callable[[], Embeddings]) -> None:
         seen = see()
-        senses = {s: seen[s].to(self.scale.log.device) for s in self.records if s in seen}
-        one = self.encoder.project(Embeddings(senses, seen.size)).fused(list(senses))
+        fields = {s: seen[s].to(self.scale.log.device) for s in self.records if s in seen}
+        one = self.encoder.project(Embeddings(fields, seen.size)).fused(list(fields))
         self.register.name(one.rows, identifiers(self.kind, one.values, **self.shape))
 
     def read(self, context: Bags, source: str) -> Column:
@@ -106,7 +106,7 @@ class Grace(StagedMethod):
     def losses(self, features: Features) -> dict[str, Tensor]:
         z = Embeddings({s: features[s] for s in features if "/" not in s}, features.size)
         weight, heat = self.contrast if self.writes else 1.0, 1 / self.scale()
-        near = {f"info_nce/{a}~{b}": weight * info_nce(*z.pair(a, b), temperature=heat) for a, b in sense_pairs(z)}
+        near = {f"info_nce/{a}~{b}": weight * info_nce(*z.pair(a, b), temperature=heat) for a, b in field_pairs(z)}
         told = {s: token_mean(features[s]) for s in features if "/" in s}
         asked = {f"retrieve/{self.query_field}": told.pop(f"write/{self.query_field}")} if told else {}
         return share(near) | share({s.replace("write", "memorise"): loss for s, loss in told.items()}) | asked

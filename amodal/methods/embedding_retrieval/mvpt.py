@@ -1,9 +1,9 @@
 """MVPt: music for video and video for music, by long sequences of segments instead of clips on their own.
-Suris, Vondrick, Russell and Salamon, CVPR 2022, arXiv:2206.07148. Each sense has a transformer over the segments of a whole track. Loss:
+Suris, Vondrick, Russell and Salamon, CVPR 2022, arXiv:2206.07148. Each field has a transformer over the segments of a whole track. Loss:
 InfoNCE between tracks, by their CLS vectors, and between segments that sound and show at the same time, by their vectors in context, for
 which the other segments of the track are negatives too. Row 127 of the catalogue.
 
-Differences: any senses, every two of them, those that do not run in time by the track alone; tokens of the library's modalities, averaged
+Differences: any fields, every two of them, those that do not run in time by the track alone; tokens of the library's modalities, averaged
 over a segment, in place of frozen CLIP and DeepSim vectors (give those as a series, a segment a step); the temperature is learned, as in
 CLIP, one for both levels; both levels are summed. Steering by attributes that words name is left to the query (`amodal.search`)."""
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, field_of, unknown
 from amodal.methods.contract import Features, Method
 from amodal.methods.shared.regions import alone, vectors
-from amodal.methods.shared.shapes import sense_pairs, share, token_column, two_senses
+from amodal.methods.shared.shapes import field_pairs, share, token_column, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.temporal import segments_of
 from amodal.nn.scale import Scale
@@ -44,7 +44,7 @@ def mvpt(
         raise AmodalError(
             f"segments have a length above 0, and weights are at least 0 and not all 0; got {length}, {track} and {segment}"
         )
-    method = Mvpt(two_senses(encoder).align(width), Scale(1 / temperature, most=max_scale))
+    method = Mvpt(two_fields(encoder).align(width), Scale(1 / temperature, most=max_scale))
     method.timed = given or [f for f, m in encoder.fields.items() if m.has_time]
     method.length, method.weights = length, (track, segment)
     if not track and len(method.timed) < 2:
@@ -86,7 +86,7 @@ class Mvpt(Method):
 
     def losses(self, features: Features) -> dict[str, Tensor]:
         z, heat = Embeddings({s: features[s] for s in features if "/" not in s}, features.size), 1 / self.scale()
-        pairs = sense_pairs(z)
+        pairs = field_pairs(z)
         in_time = [p for p in pairs if all(field_of(s) in self.timed for s in p)]
         tracks = {f"track/{a}~{b}": self.weights[0] * info_nce(*z.pair(a, b), temperature=heat) for a, b in pairs}
         segments = {p: info_nce(*same_moments(features, *p), temperature=heat) for p in in_time if self.weights[1]}

@@ -17,7 +17,7 @@ from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
 from amodal.core.column import both
 from amodal.methods.contract import Features, StagedMethod
 from amodal.methods.shared.matching import words_of
-from amodal.methods.shared.shapes import sense_pairs, share, two_senses
+from amodal.methods.shared.shapes import field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce
@@ -53,7 +53,7 @@ def scot(
     read_by = {name: tower_of(encoder, name, [words, *own]) for name in (change, changed)}
     for name in {n for n, tower in read_by.items() if tower != n}:
         encoder.drop(name)
-    two_senses(encoder).align(width).compose(words, project * width, hidden * width)
+    two_fields(encoder).align(width).compose(words, project * width, hidden * width)
     method = Scot(encoder, Scale(1 / temperature, most=max_scale))
     method.words, method.change, method.changed, method.read_by, method.original = (
         words,
@@ -107,7 +107,7 @@ class Scot(StagedMethod):
         heat = 1 / self.scale()
         if not self.composes:
             z = Embeddings(dict(features.columns), features.size)
-            return share({f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=heat) for a, b in sense_pairs(z)})
+            return share({f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=heat) for a, b in field_pairs(z)})
         terms, before = {}, features["original"]
         for f in self.references:
             c, u = both(features[f"composed/{f}"], features["changed"])

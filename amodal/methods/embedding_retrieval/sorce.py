@@ -15,7 +15,7 @@ from amodal.core.column import shared_rows
 from amodal.methods.contract import Features
 from amodal.methods.shared.matching import words_of
 from amodal.methods.shared.regions import vectors
-from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
+from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.multi_vector import MultiVector, alone, regional
 from amodal.nn.scale import Scale
@@ -39,12 +39,12 @@ def sorce(
     temperature: where the learned softmax temperature starts; max_scale: bound of its inverse."""
     if grid < 1:
         raise AmodalError(f"a grid has at least one cell along each axis, not {grid}")
-    text, others = words_of(two_senses(encoder), words)
+    text, others = words_of(two_fields(encoder), words)
     scale = Scale(1 / temperature, most=max_scale)
 
     def objective(z):
-        senses = Embeddings({s: z[s] for s in z if "/" not in s}, z.size)
-        whole = {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale()) for a, b in sense_pairs(senses)}
+        fields = Embeddings({s: z[s] for s in z if "/" not in s}, z.size)
+        whole = {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale()) for a, b in field_pairs(fields)}
         found = {f"region/{f}": found_in(z[f"{text}:2"], z[f"{f}/places"], 1 / scale()) for f in others if weight}
         return share(whole) | {name: weight * term for name, term in share(found).items()}
 

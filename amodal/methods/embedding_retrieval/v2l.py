@@ -1,9 +1,9 @@
 """V2L: two encoders side by side, one that learns how things look and one that learns what they are called, make one vector.
 Wang, Sun, Yang and Yang, 2022, arXiv:2207.12994. The vision encoder learns coarse categories by a softmax with a margin (CosFace,
-arXiv:1801.09414), then tells every record from all others by two views of it; the other learns CLIP's loss between the senses of a record.
+arXiv:1801.09414), then tells every record from all others by two views of it; the other learns CLIP's loss between the fields of a record.
 Both are pooled by GeM; unit vectors are put end to end. Row 129 of the catalogue. More models, weighted: `amodal.search.ensemble`.
 
-Differences: any senses, and both encoders read all of them, so that titles can be searched by too (the paper keeps pictures alone); one of
+Differences: any fields, and both encoders read all of them, so that titles can be searched by too (the paper keeps pictures alone); one of
 each kind, trained in one run, where theirs are some twenty; NT-Xent for telling records apart and the numbers of the losses are ours, as
 the report and its repository leave them out; no normalised neck, no triplets, no averaging over flips and sizes at test time."""
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Batch, Embeddings, field_of, view_of
 from amodal.core.column import both
 from amodal.methods.contract import Features, Method, StagedMethod
-from amodal.methods.shared.shapes import sense_pairs, share, two_senses, view_pairs
+from amodal.methods.shared.shapes import field_pairs, share, two_fields, view_pairs
 from amodal.nn.encoder import Encoder
 from amodal.nn.ensemble import Ensemble
 from amodal.nn.scale import Scale
@@ -38,12 +38,12 @@ def v2l(
 ) -> Method:
     """label: of the data, a coarse category; without it there is no coarse stage; classes: how many; coarse: share of the steps in which
     it is learnt (1: all); margin, sharpness: of the softmax over categories; view_temperature: between views; width: of each encoder's
-    vector; temperature: where the learned softmax temperature between senses starts; max_scale: bound of its inverse."""
+    vector; temperature: where the learned softmax temperature between fields starts; max_scale: bound of its inverse."""
     if not 0 < coarse <= 1 or (label and classes < 2):
         raise AmodalError(
             f"v2l needs coarse above 0 and up to 1, and two classes of {label!r}, not {coarse} and {classes}"
         )
-    whole = Ensemble.of(two_senses(encoder).align(width), 2)
+    whole = Ensemble.of(two_fields(encoder).align(width), 2)
     method = V2l(whole, Scale(1 / temperature, most=max_scale), classes if label else 0)
     method.labels, method.margin = (label,) if label else (), {"scale": sharpness, "margin": margin}
     method.heat, method.stages = view_temperature, (coarse, 1.0) if label and coarse < 1 else (1.0,)
@@ -83,7 +83,7 @@ class V2l(StagedMethod):
         )
         across = {
             f"info_nce/{a}~{b}": info_nce(*named.pair(a, b), temperature=1 / self.scale())
-            for a, b in sense_pairs(named)
+            for a, b in field_pairs(named)
         }
         if not self.coarse:
             pairs = view_pairs(looks)

@@ -1,11 +1,11 @@
-"""BioFusionNet: senses that read each other foretell how soon an event comes, by a Cox loss in which events weigh more.
+"""BioFusionNet: fields that read each other foretell how soon an event comes, by a Cox loss in which events weigh more.
 Mondal, Millar, Graham, Browne, Sowmya and Meijering, 2024, arXiv:2402.10717: descriptors of patches through a variational autoencoder,
 co-dual cross-attention, a transformer, a perceptron that clinical variables join late, and the weighted Cox loss. Row 47 of the catalogue.
 
 Differences. The risk set of an event is those who were still there at its time; the public code takes those of higher predicted risk, and
 sorts by that. There a patient's image, and the genes, are one vector each, so that every attention has one thing to read and comes to a
 linear map; here tokens are read (of the transformer, too). Patches see each other in the encoder's trunk. The autoencoder is trained
-along with the rest; fusion gets its means. Any senses, any of them missing; any labels, survival being what it is made for."""
+along with the rest; fusion gets its means. Any fields, any of them missing; any labels, survival being what it is made for."""
 
 from __future__ import annotations
 

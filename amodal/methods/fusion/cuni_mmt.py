@@ -3,7 +3,7 @@ Helcl, Libovický and Variš, WMT 2018, arXiv:1811.04697. Reading several source
 `amodal.nn.generation.multi_source_decoder`. Imagination: Elliott and Kádár, arXiv:1705.04350, eq. 4-5, a max-margin loss with in-batch negatives; it needs
 no picture at test time. Row 88 of the catalogue.
 
-Rows that lack a sense are told from the others, and imagine nothing, so texts alone may be mixed in. What differs: a picture is read, or
+Rows that lack a field are told from the others, and imagine nothing, so texts alone may be mixed in. What differs: a picture is read, or
 imagined, as its trunk leaves it, here learnt with the rest unless it is a pretrained backbone; the end of a text is a chance of its own
 beside the next token (together a softmax with an end), so that any field can be told; tokens of the two texts are not shared; the weight
 of the imagination is reconstructed. `amodal.curate.in_domain` chooses more texts of the kind; back-translation is not there.
@@ -18,9 +18,9 @@ from amodal.core import AmodalError, Batch, Column, Ragged, unknown
 from amodal.methods.contract import Features, Method
 from amodal.methods.shared.matching import token_features, words_of
 from amodal.methods.shared.regions import alone
-from amodal.methods.shared.shapes import share, token_column, token_mean, two_senses
+from amodal.methods.shared.shapes import share, token_column, token_mean, two_fields
 from amodal.nn.encoder import Encoder
-from amodal.nn.generation.field_decoder import Writer, every_row, told_from
+from amodal.nn.generation.field_decoder import Writer, decoded_from, every_row
 from amodal.objectives.margin import ranking_hinge
 
 ENCODER = {"trunk": "shared"}
@@ -42,7 +42,7 @@ def cuni_mmt(
     the field that is told, the last text unless given; images: what the other fields are for: "read" beside the source, "imagine" as
     targets for the source's mean token, or "both"; strategy: to read several sources, "serial", "parallel", "flat" or "hierarchical";
     depth: blocks of the decoder; weight: lambda of the imagination; margin: of its loss."""
-    texts = [f for f, m in two_senses(encoder).fields.items() if m.takes_prompts]
+    texts = [f for f, m in two_fields(encoder).fields.items() if m.takes_prompts]
     target, others = words_of(encoder, target or (texts[-1] if texts else ""))
     source = source or next((f for f in others if f in texts), others[0])
     if source not in others:
@@ -76,7 +76,7 @@ class Translator(Method):
             encoder.trunks[target].requires_grad_(False)
 
     def given(self, batch: Batch) -> tuple[dict[str, Column], list[Ragged]]:
-        """The vector of each sense but the target and, of each that is read, its tokens, a list for every row of the batch."""
+        """The vector of each field but the target and, of each that is read, its tokens, a list for every row of the batch."""
         there = [*self.read, *(f for f in self.imagine if f in batch.columns)]
         context = alone(self.encoder, batch.only(*dict.fromkeys(there)))
         columns = token_features(self.encoder, context, self.read).values()
@@ -87,7 +87,7 @@ class Translator(Method):
         values = batch[self.target].values
         told = token_column(self.encoder.patchify(batch.only(self.target))[self.target])
         wanted = Ragged(self.encoder.fields[self.target].targets(values), told.values.lengths)
-        at = told_from(lists)[told.rows].nonzero().squeeze(1)
+        at = decoded_from(lists)[told.rows].nonzero().squeeze(1)
         rows, text = told.rows[at], pooled[self.source]
         tell = self.writer([s[rows] for s in lists], told.values[at], wanted[at].flat)
         columns = {"tell": Column(tell, rows)} | {f: pooled[f] for f in self.imagine}
@@ -106,6 +106,6 @@ class Translator(Method):
         read, if need be without a row. Raises AmodalError unless the target is text with one id a token."""
         with torch.no_grad():
             lists = self.given(batch)[1]
-        rows, tokenizer = told_from(lists).nonzero().squeeze(1), self.encoder.tokenizers[self.target]
+        rows, tokenizer = decoded_from(lists).nonzero().squeeze(1), self.encoder.tokenizers[self.target]
         how = {"beams": beams, "longest": longest, "alpha": alpha}
         return dict(zip(rows.tolist(), self.writer.write([s[rows] for s in lists], tokenizer, **how)))

@@ -2,8 +2,8 @@
 Segal, Bogin and Berant, 2022, arXiv:2211.00262, section 3: METER's network (arXiv:2111.02387), masked words and image-text matching on
 pairs, or on lists of labels instead of captions, then fine-tuning with a rate for each part. Row 135 of the catalogue.
 
-Pairs are records with words and another sense; lists of labels are a text field like any other. One run does both: a share of the steps on
-pairs, the rest on a label. Of more than two senses the words are read with each other one in turn, by the same layers, and answers rest on
+Pairs are records with words and another field; lists of labels are a text field like any other. One run does both: a share of the steps on
+pairs, the rest on a label. Of more than two fields the words are read with each other one in turn, by the same layers, and answers rest on
 all of these pairs (two pictures and a statement, as in NLVR2). Encoders trained apart come from a run or are backbones. Differences: mean
 tokens in the place of first ones; all masked words become the mask; strangers are of the batch; answers are one of a list of classes."""
 
@@ -20,7 +20,7 @@ from amodal.masking.hashing import hash_bits
 from amodal.methods.contract import Features, StagedMethod
 from amodal.methods.shared import matching as m
 from amodal.methods.shared.regions import alone
-from amodal.methods.shared.shapes import share, token_mean, two_senses
+from amodal.methods.shared.shapes import share, token_mean, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.co_encoder import CoEncoder
 from amodal.nn.heads.supervised import SupervisedHead, Target
@@ -49,7 +49,7 @@ def less_bimodal(
     times the encoders' learning rate co-attention and heads learn at; view: of all fields but the words."""
     if not 0 <= pairs <= 1:
         raise AmodalError(f"pairs = {pairs} is the share of the steps before the label, from 0 to 1")
-    name, rest = m.words_of(two_senses(encoder), words)
+    name, rest = m.words_of(two_fields(encoder), words)
     masked = m.MaskedWords(encoder, name, ratio) if pairs else None
     whole, told = 2 * encoder.width, pairs < 1 or targets
     head = SupervisedHead([Target.read(t) for t in targets], rest, whole, hidden=whole) if told else None
@@ -62,7 +62,7 @@ def less_bimodal(
 
 
 class LessBimodal(StagedMethod):
-    """Features on pairs: `mlm/SENSE`, `tokens/SOURCE`, the seeds; on the label: `told`, and the labels."""
+    """Features on pairs: `mlm/FIELD`, `tokens/SOURCE`, the seeds; on the label: `told`, and the labels."""
 
     def __init__(self, encoder: Encoder, co: CoEncoder, masked, head: SupervisedHead | None, words: str, swap: float):
         super().__init__()
@@ -94,13 +94,13 @@ class LessBimodal(StagedMethod):
         filled = {s: token_mean(features[s]) for s in features if s.startswith("mlm/")}
         return share(filled) | share({f"itm/{s[4:]}": self.matched(features, s[4:]) for s in filled})
 
-    def matched(self, features: Features, sense: str) -> Tensor:
-        words, seen = features[f"tokens/{self.words}"], features[f"tokens/{sense}"]
+    def matched(self, features: Features, field: str) -> Tensor:
+        words, seen = features[f"tokens/{self.words}"], features[f"tokens/{field}"]
         at, at_seen = shared_rows(words, seen)
-        seeds = hash_bits(features[m.SEED].values[words.rows[at]], name_code(f"swap {sense}"))
+        seeds = hash_bits(features[m.SEED].values[words.rows[at]], name_code(f"swap {field}"))
         shown = exchange(seeds, self.swap)
         own = shown == torch.arange(len(at), device=at.device)
-        logits = self.match(self.co.means({self.words: words.values[at], sense: seen.values[at_seen[shown]]}))
+        logits = self.match(self.co.means({self.words: words.values[at], field: seen.values[at_seen[shown]]}))
         return matching(logits[own].squeeze(1), logits[~own].squeeze(1))
 
     def predict(self, batch: Batch) -> Column:

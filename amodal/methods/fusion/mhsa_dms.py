@@ -2,7 +2,7 @@
 Ma, Sanchez, Nikan, Upadhyay, Atote and Guha, CVPR 2023 workshops, arXiv:2304.06370: fusion by masked self-attention, SuMoCo (supervised
 contrast with the queue of MoCo), then a classifier with focal loss. Row 56 of the catalogue. The fusions it is compared with: `fuse`.
 
-What differs. Any senses, with this library's trunks for the 3-D ResNets. The classifier is trained at the end on frozen vectors (theirs
+What differs. Any fields, with this library's trunks for the 3-D ResNets. The classifier is trained at the end on frozen vectors (theirs
 beside the contrast, on vectors without gradient). Contrast is with the keys of the batch and the queue, which begins empty (theirs: with
 noise of class 0; their code also has the other queries). Plain fusions have no batch norm, which couples rows, and zero for what is absent.
 The share of tokens left out is reconstructed: their code leaves it to the caller."""
@@ -106,7 +106,7 @@ class FusedContrast(StagedMethod):
 
     @torch.no_grad()
     def fused(self, batch: Batch) -> Column:
-        """(N, D) unit vectors of the rows that have any sense, from all that they have; of views, the first."""
+        """(N, D) unit vectors of the rows that have any field, from all that they have; of views, the first."""
         return fused_vectors(self.encoder, self.fusion, batch)
 
     @torch.no_grad()

@@ -1,9 +1,9 @@
-"""MultiModN: senses update one shared state, in turn, and every task is told from every state, so that what is missing is just not read.
-Swamy, Satayeva, Frej, Bossy, Vogels, Jaggi, Käser and Hartley, NeurIPS 2023, arXiv:2309.14118, section 3: modules that read a sense and
+"""MultiModN: fields update one shared state, in turn, and every task is told from every state, so that what is missing is just not read.
+Swamy, Satayeva, Frej, Bossy, Vogels, Jaggi, Käser and Hartley, NeurIPS 2023, arXiv:2309.14118, section 3: modules that read a field and
 the state, tasks told after each, and the size of changes. Row 147 of the catalogue.
 
-What differs. A sense is skipped record by record; the public code skips it for a whole batch as soon as one record lacks it, which hides
-which records those are. So the error after a sense is the mean over the records that have it. A module's layers before its last are
+What differs. A field is skipped record by record; the public code skips it for a whole batch as soon as one record lacks it, which hides
+which records those are. So the error after a field is the mean over the records that have it. A module's layers before its last are
 this library's trunks. Records may be read in an order of their own each; there it is one for a batch. Dropout is left out."""
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ def multimodn(
     which they are read, with commas (that of the data unless given); shuffle: read them in a random order while training; state: width
     of the shared state; hidden: width of the tasks' hidden layer (0: a linear map); change: weight of the mean squared change of the
     state; view: how values are augmented, such as "plain" or "weak"."""
-    senses = [f.strip() for f in order.split(",")] if order else list(encoder.fields)
-    for name in senses:
+    fields = [f.strip() for f in order.split(",")] if order else list(encoder.fields)
+    for name in fields:
         if name not in encoder.fields:
             raise unknown("field", name, encoder.fields)
-    if sorted(senses) != sorted(encoder.fields):
+    if sorted(fields) != sorted(encoder.fields):
         raise AmodalError(f"order = {order!r} should name each of {', '.join(encoder.fields)} once")
     head = SupervisedHead([Target.read(t) for t in targets], (), state, hidden=hidden, joint=True)
-    return MultiModN(encoder, Modules(senses, encoder.feature_width(senses[0]), state), head, shuffle, change, view)
+    return MultiModN(encoder, Modules(fields, encoder.feature_width(fields[0]), state), head, shuffle, change, view)
 
 
 class MultiModN(Method):
-    """Features: outputs of the tasks before any sense, `told/`, and after each, `told/SENSE`; `change/SENSE`; the labels."""
+    """Features: outputs of the tasks before any field, `told/`, and after each, `told/FIELD`; `change/FIELD`; the labels."""
 
     def __init__(
         self, encoder: Encoder, modules: Modules, head: SupervisedHead, shuffle: bool, change: float, view: str
@@ -80,14 +80,14 @@ class MultiModN(Method):
 
     @torch.no_grad()
     def curve(self, batch: Batch) -> dict[str, dict[str, Tensor]]:
-        """What is told of all rows before any sense, "", and after each, in their order: sense -> target -> predictions. A row that lacks a
-        sense is told as before it; what a sense changes is its importance for that row."""
+        """What is told of all rows before any field, "", and after each, in their order: field -> target -> predictions. A row that lacks a
+        field is told as before it; what a field changes is its importance for that row."""
         state, found = self.begin_with(batch), self.steps(self.encoder.features(batch))[1]
         states = {"": state} | {s: (state := placed(state, pair)) for s, pair in found.items()}
         return {s: self.head.predictions(self.head(state)) for s, state in states.items()}
 
     def predict(self, batch: Batch) -> Column:
-        """Of all rows; one without any sense is told as the average record."""
+        """Of all rows; one without any field is told as the average record."""
         state, _ = self.steps(self.encoder.features(batch))
         return self.head(Column(state, torch.arange(batch.size, device=state.device)))
 

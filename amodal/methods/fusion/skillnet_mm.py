@@ -1,10 +1,10 @@
-"""SkillNet: one transformer for all kinds of data, in which a rule switches on the skills that a sense and a task need.
-Dai et al. 2022, arXiv:2205.06126. Skills are in `amodal.nn.adapters.skills`. Sparse pre-training: masked tokens of each sense with the skill of its
-kind and the general one, and every two senses in contrast with a skill for relating senses as well, which is also how `embed` reads them.
+"""SkillNet: one transformer for all kinds of data, in which a rule switches on the skills that a field and a task need.
+Dai et al. 2022, arXiv:2205.06126. Skills are in `amodal.nn.adapters.skills`. Sparse pre-training: masked tokens of each field with the skill of its
+kind and the general one, and every two fields in contrast with a skill for relating fields as well, which is also how `embed` reads them.
 Fine-tuning on several labels is `finetune` from this run, whose encoder keeps its skills. Row 98 of the catalogue.
 
 What differs. Tasks are not drawn one a step with chance p_i ~ N_i^alpha, each step has them all with weight p_i: the same on average. Any
-sense is masked in the way of BERT, a share of its tokens, where the paper has a recipe for each kind. That queries, keys and values are
+field is masked in the way of BERT, a share of its tokens, where the paper has a recipe for each kind. That queries, keys and values are
 what is copied, the mix of tasks, and alpha are reconstructed from the paper's description.
 """
 
@@ -66,7 +66,7 @@ def read(text: str, encoder: Encoder) -> dict[str, tuple[str, ...]]:
 
 
 class SkillNet(Method):
-    """Features: the vector of each sense, read with the skill for relating, and as `masked/FIELD` the losses of masked tokens."""
+    """Features: the vector of each field, read with the skill for relating, and as `masked/FIELD` the losses of masked tokens."""
 
     views, min_batch_size = ("weak",), 2
 

@@ -5,7 +5,7 @@ catalogue. The encoder to go on from comes from a run (`--init-from`).
 
 The whole way: `amodal.data.clips` cuts clips around events; this page continues the reconstruction; vectors of remark and clip, side by
 side, are probed with classes weighed and groups kept whole (`amodal.evaluate.grouped_cv`). Text is not touched: its tower stays as it is. Any
-other field takes part; a sense without places (a series) is hidden token by token. No modality of video here yet."""
+other field takes part; a field without places (a series) is hidden token by token. No modality of video here yet."""
 
 from __future__ import annotations
 

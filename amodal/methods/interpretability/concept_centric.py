@@ -1,9 +1,9 @@
-"""Concepts first: a space of boxes is learnt from what is said of records; then each sense learns, by itself, to place its values there.
+"""Concepts first: a space of boxes is learnt from what is said of records; then each field learns, by itself, to place its values there.
 Geng & Tang, 2024, arXiv:2412.13847: a concept space of probabilistic boxes, frozen; a projection model for each modality, trained on the
 entailment of annotated concepts; image-text matching and questions answered from entailments alone. Row 130 of the catalogue.
 
 Concepts are the categories of a table and, above them, its columns; the space is learnt before the first step, from how often they go
-together in the records to train on. Aligned vectors are readings, P(concept | value), so that each dimension has a name. No sense needs
+together in the records to train on. Aligned vectors are readings, P(concept | value), so that each dimension has a name. No field needs
 another one but the table. What differs or is reconstructed: widths, how boxes are smoothed, all known categories of a record's columns as
 negatives instead of a sample, and the score of a pair (`agreement`). Numbers in the table are passed over."""
 
@@ -19,7 +19,7 @@ from amodal.core import AmodalError, Batch, Column, field_of, unknown
 from amodal.core.column import shared_rows
 from amodal.methods.contract import Features, Method
 from amodal.methods.shared.concepts import TableConcepts
-from amodal.methods.shared.shapes import share, two_senses
+from amodal.methods.shared.shapes import share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.boxes import ConceptHead, learn_boxes
 from amodal.objectives.entailment import bce_of_log
@@ -32,7 +32,7 @@ def concept_centric(
 ) -> Concepts:
     """concepts: the table whose categories are the concepts, the first that has any unless given; dims: of the concept space; softness: of
     boxes, see `amodal.nn.heads.boxes`; steps: that the concept space is learnt in, before all others."""
-    tables = [f for f, m in two_senses(encoder).fields.items() if m.is_row and m.categories]
+    tables = [f for f, m in two_fields(encoder).fields.items() if m.is_row and m.categories]
     if not tables:
         raise AmodalError(
             f"concept_centric needs a table with categories, the concepts, and there are only {', '.join(encoder.fields)}"
@@ -43,7 +43,7 @@ def concept_centric(
 
 
 class Concepts(Method):
-    """Features: log readings of each sense, and `said/concepts` (N, K): 1 or 0 for what the table says, NaN where it says nothing."""
+    """Features: log readings of each field, and `said/concepts` (N, K): 1 or 0 for what the table says, NaN where it says nothing."""
 
     def __init__(self, encoder: Encoder, field: str, dims: int, softness: float, steps: int):
         super().__init__()
@@ -73,7 +73,7 @@ class Concepts(Method):
 
     @torch.no_grad()
     def ask(self, batch: Batch, column: str) -> dict[str, Column]:
-        """sense -> (N,) which of the column's categories follows most from the value, as its place in their order."""
+        """field -> (N,) which of the column's categories follows most from the value, as its place in their order."""
         if column not in self.concepts.places:
             raise unknown("column of concepts", column, self.concepts.places)
         seen, at = self.encoder(batch), self.concepts.places[column]

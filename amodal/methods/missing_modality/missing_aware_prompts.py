@@ -1,10 +1,10 @@
-"""Prompts that know what is missing: a frozen transformer gets other learned tokens for each set of senses that a row may have.
+"""Prompts that know what is missing: a frozen transformer gets other learned tokens for each set of fields that a row may have.
 Lee, Tsai, Chiu and Lee, CVPR 2023, arXiv:2303.03369, sections 3.2 and 3.3: one set of prompts for each of the 2^M - 1 ways in which M
-senses can be there, before the tokens of the first six blocks ("input", which is usually stronger) or as keys and values in them
+fields can be there, before the tokens of the first six blocks ("input", which is usually stronger) or as keys and values in them
 ("attention"). Row 202 of the catalogue. The encoder must be trained beforehand, with a joint trunk; `amodal adapt` goes on with such a run.
 
-What differs. A sense that is missing is no token at all here, where the paper's backbone is shown an empty text or a white picture. Any
-number of senses and any kind of label. Prompts begin random and small (the reference sets one token of each to ones). The tokens' own
+What differs. A field that is missing is no token at all here, where the paper's backbone is shown an empty text or a white picture. Any
+number of fields and any kind of label. Prompts begin random and small (the reference sets one token of each to ones). The tokens' own
 pooling, a mean, has nothing to learn; an attention pooling learns along, as the paper's pooler does."""
 
 from amodal.core.embeddings import FUSED

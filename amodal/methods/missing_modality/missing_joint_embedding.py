@@ -1,11 +1,11 @@
 """Encoders trained apart are fused late, and what a record lacks is predicted, as an embedding, from what it has.
-Kim and Kim, ECCV 2024, arXiv:2407.12616: biases alone are tuned (BitFit), read-only prompts gather what one sense says of another, and
-VICReg trains the prediction. Row 37 of the catalogue. The encoder must be trained beforehand, each sense by itself (a run of `simclr` or
+Kim and Kim, ECCV 2024, arXiv:2407.12616: biases alone are tuned (BitFit), read-only prompts gather what one field says of another, and
+VICReg trains the prediction. Row 37 of the catalogue. The encoder must be trained beforehand, each field by itself (a run of `simclr` or
 `mae`, or pretrained backbones).
 
-What differs. Any number of senses: every ordered pair has a predictor, and a sense that is lacking is the mean of what those present
+What differs. Any number of fields: every ordered pair has a predictor, and a field that is lacking is the mean of what those present
 predict. Prompts cannot enter a pretrained backbone here; they read its finished tokens (see `amodal.nn.adapters.read_only_prompts`). The number of prompts,
-the predictor (a perceptron with one hidden layer) and the share of hidden senses are reconstructed from the paper's description."""
+the predictor (a perceptron with one hidden layer) and the share of hidden fields are reconstructed from the paper's description."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch.nn.functional import cross_entropy
 
 from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
 from amodal.core.column import shared_rows
-from amodal.masking.modality_dropout import kept_senses
+from amodal.masking.modality_dropout import sampled_sources
 from amodal.methods.contract import Features, Method
 from amodal.methods.shared.matching import SEED, seed_column
-from amodal.methods.shared.shapes import share, two_senses
+from amodal.methods.shared.shapes import share, two_fields
 from amodal.nn.adapters.bitfit import bitfit
 from amodal.nn.adapters.read_only_prompts import ReadOnlyPrompts
 from amodal.nn.encoder import Encoder
@@ -44,8 +44,8 @@ def missing_joint_embedding(
     tune: str = "bias",
 ) -> JointEmbedding:
     """label: what is to be told, a label of the data; classes: how many it has (0: counted in the data); prompts: read-only prompts of
-    each sense; hidden: width of the predictors; weight: of the prediction beside the task; invariance, variance, covariance: its VICReg
-    (25, 0, 0 is plain squared error); drop: chance that the task is shown a sense as predicted although it is there; tune: of the encoder
+    each field; hidden: width of the predictors; weight: of the prediction beside the task; invariance, variance, covariance: its VICReg
+    (25, 0, 0 is plain squared error); drop: chance that the task is shown a field as predicted although it is there; tune: of the encoder
     learns its "bias" (BitFit), "none" or "all"."""
     if not label or classes < 2:
         raise AmodalError(
@@ -53,7 +53,7 @@ def missing_joint_embedding(
         )
     if tune not in TUNE:
         raise unknown("part of the encoder to tune", tune, TUNE)
-    method = JointEmbedding(two_senses(encoder), label, classes, prompts, hidden)
+    method = JointEmbedding(two_fields(encoder), label, classes, prompts, hidden)
     method.weight, method.drop = weight, drop
     method.scales = {"invariance": invariance, "variance": variance, "covariance": covariance}
     TUNE[tune](encoder)
@@ -61,7 +61,7 @@ def missing_joint_embedding(
 
 
 class JointEmbedding(Method):
-    """Features are each sense's vector under its name, its prompts under `prompts/…`, the label and the seeds."""
+    """Features are each field's vector under its name, its prompts under `prompts/…`, the label and the seeds."""
 
     views, min_batch_size = ("weak",), 2
 
@@ -79,17 +79,17 @@ class JointEmbedding(Method):
         return Features(columns | {SEED: seed_column(batch), "label": batch.labels[self.labels[0]]}, batch.size)
 
     def seen(self, batch: Batch) -> tuple[Embeddings, Embeddings]:
-        """Of each sense the vector, and the final prompts."""
+        """Of each field the vector, and the final prompts."""
         context, states = self.prompts(self.encoder, self.encoder.tokenize(batch))
         return Embeddings(self.encoder.pool(context), batch.size), Embeddings(states, batch.size)
 
     def losses(self, features: Features) -> dict[str, Tensor]:
-        size, senses = features.size, list(self.encoder.fields)
-        z = Embeddings({s: features[s] for s in senses}, size)
-        predicted = self.fusion.predict(Embeddings({s: features[f"prompts/{s}"] for s in senses}, size))
+        size, fields = features.size, list(self.encoder.fields)
+        z = Embeddings({s: features[s] for s in fields}, size)
+        predicted = self.fusion.predict(Embeddings({s: features[f"prompts/{s}"] for s in fields}, size))
         pairs = {way: Embeddings({"guess": c, "true": z[way[1]]}, size) for way, c in predicted.items()}
         terms = {f"vicreg/{a}>{b}": vicreg(*p.pair("guess", "true"), **self.scales) for (a, b), p in pairs.items()}
-        kept = kept_senses({s: z[s].present(size) for s in senses}, features[SEED].values, self.drop)
+        kept = sampled_sources({s: z[s].present(size) for s in fields}, features[SEED].values, self.drop)
         told, label = self.fusion(z, predicted, kept), features["label"]
         at, at_label = shared_rows(told, label)
         logits = told.values[at]
@@ -98,6 +98,6 @@ class JointEmbedding(Method):
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Column:
-        """(N, classes) logits of the rows that have any sense; the batch may lack whole senses."""
+        """(N, classes) logits of the rows that have any field; the batch may lack whole fields."""
         z, states = self.seen(batch)
         return self.fusion(z, self.fusion.predict(states), {s: z[s].present(z.size) for s in z})

@@ -1,9 +1,9 @@
-"""Senses that are there only while training guide the one that is deployed, which then tells more at the same cost.
+"""Fields that are there only while training guide the one that is deployed, which then tells more at the same cost.
 Zhao, Palani, Liu, Evans and Toner, 2023, arXiv:2309.03452 (guidance for content moderation): attention from the guide to the parts of
-the deployed sense, a classifier of both, and one of the deployed sense that follows. Row 116 of the catalogue.
+the deployed field, a classifier of both, and one of the deployed field that follows. Row 116 of the catalogue.
 
 Reconstructed, as no code was published and the page follows a description of the paper: where attention weighs (tokens), what is followed
-(the weighted vector, by cosine, and softened logits), and the weights of both. What differs: the deployed sense may have any number of
+(the weighted vector, by cosine, and softened logits), and the weights of both. What differs: the deployed field may have any number of
 guides, whose unit vectors are averaged, each record those that it has; any labels; what is not a class is followed by squared error."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from amodal.core import AmodalError, Batch, Column, Embeddings, unknown
 from amodal.core.column import both
 from amodal.methods.contract import Features, Method
 from amodal.methods.shared.regions import alone
-from amodal.methods.shared.shapes import share, two_senses
+from amodal.methods.shared.shapes import share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.fusion.guided_pool import GuidedPool
 from amodal.nn.heads.supervised import SupervisedHead, Target
@@ -44,7 +44,7 @@ def mm_guidance(
     others being guides (the first unless given); match: how its vector follows the guided one, "cosine" or "l2"; feature: weight of that;
     logit: weight of following the guided classifier (distillation); temperature: of it; hidden: width of the classifiers' hidden layer (0:
     linear maps); lock: guides stay as they are, pretrained; view: how values are augmented, such as "plain" or "weak"."""
-    fields = list(two_senses(encoder).fields)
+    fields = list(two_fields(encoder).fields)
     deploy = deploy or fields[0]
     if deploy not in fields:
         raise unknown("field to deploy", deploy, fields)
@@ -70,8 +70,8 @@ MATCH = {"cosine": negative_cosine, "l2": squared}
 
 
 class Guidance(Method):
-    """Features: `told` from the deployed sense alone, and of the rows that have a guide: `guided`, told from both, `own` and `aim`, the
-    deployed sense's vector and the guided one; the labels."""
+    """Features: `told` from the deployed field alone, and of the rows that have a guide: `guided`, told from both, `own` and `aim`, the
+    deployed field's vector and the guided one; the labels."""
 
     def __init__(self, encoder: Encoder, deploy: str, targets: tuple, hidden: int):
         super().__init__()
@@ -103,6 +103,6 @@ class Guidance(Method):
         return terms
 
     def predict(self, batch: Batch) -> Column:
-        """Of the rows that have the deployed sense; no other is read."""
+        """Of the rows that have the deployed field; no other is read."""
         seen = alone(self.encoder, batch.only(self.deploy))[self.deploy]
         return self.head(self.encoder.pools[self.deploy](seen))

@@ -5,7 +5,7 @@ and masked tabular reconstruction, a third each. Row 22 of the catalogue.
 A missing cell is no token here, which is what their attention mask comes to. Differences: the interaction module has a CLS token of its own
 (theirs comes from the table's encoder), so that a row without a table has a fused vector too; the other cells may look at hidden cells,
 which say no more than their column; categories and numbers weigh as many cells as they are, not a half each; a code is told among those of
-its column. Any field may take the part of the table; it is matched with each other sense, and all senses are contrasted with each other."""
+its column. Any field may take the part of the table; it is matched with each other field, and all fields are contrasted with each other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from amodal.core import Batch, Column, Embeddings, Ragged
 from amodal.methods.contract import Features, Method
 from amodal.methods.shared import matching as m
 from amodal.methods.shared.regions import alone, vectors
-from amodal.methods.shared.shapes import sense_pairs, share, token_column, token_mean, two_senses
+from amodal.methods.shared.shapes import field_pairs, share, token_column, token_mean, two_fields
 from amodal.nn.attention.cross import side_by_side
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
@@ -34,11 +34,11 @@ def tip(
     depth: int = 4,
     view: str = "strong",
 ) -> Tip:
-    """table: the field whose cells are hidden and read the other senses, the first table unless given (without any, the first text, or
+    """table: the field whose cells are hidden and read the other fields, the first table unless given (without any, the first text, or
     the last field). match, fill: weights of matching and of reconstruction beside that of the contrast, 0 for none; ratio: share of
     cells hidden; width: of the common space; temperature: of the contrast, fixed; depth: blocks of the interaction module; view: of
     all other fields."""
-    tables = [f for f, modality in two_senses(encoder).fields.items() if modality.is_row]
+    tables = [f for f, modality in two_fields(encoder).fields.items() if modality.is_row]
     name, others = m.words_of(encoder, table or next(iter(tables), ""))
     module = Interaction(encoder.width, depth=depth, heads=encoder.heads_each)
     masked = m.MaskedWords(encoder, name, ratio) if fill else None
@@ -48,7 +48,7 @@ def tip(
 
 
 class Interaction(m.Matcher):
-    """Cells and, before them, a token that stands for all of them read another sense."""
+    """Cells and, before them, a token that stands for all of them read another field."""
 
     def __init__(self, width: int, *, depth: int, heads: int):
         super().__init__(width, depth=depth, heads=heads)
@@ -91,7 +91,7 @@ class Tip(Method):
     def losses(self, features: Features) -> dict[str, Tensor]:
         z = Embeddings({f: features[f] for f in self.encoder.fields}, features.size)
         how = {"temperature": self.temperature}
-        found = share({f"contrast/{a}~{b}": info_nce(*z.pair(a, b), **how) / 3 for a, b in sense_pairs(z)})
+        found = share({f"contrast/{a}~{b}": info_nce(*z.pair(a, b), **how) / 3 for a, b in field_pairs(z)})
         if self.match:
             item = {s: m.item_matching(self.module, features, self.table, s, floor=1e-4, **how) for s in self.others}
             found |= share({f"match/{s}": self.match * loss / 3 for s, loss in item.items()})
@@ -101,7 +101,7 @@ class Tip(Method):
         return found
 
     def fused(self, batch: Batch) -> Column:
-        """(N, D) for every row that has anything: what the interaction module makes of its cells, if there are any, and another sense,
+        """(N, D) for every row that has anything: what the interaction module makes of its cells, if there are any, and another field,
         the mean over the others that the row has. One view of each field."""
         context = alone(self.encoder, batch)
         columns = m.token_features(self.encoder, context, list(context))

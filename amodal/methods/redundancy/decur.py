@@ -1,7 +1,7 @@
-"""DeCUR: redundancy reduction that keeps common and sense-unique dimensions apart.
+"""DeCUR: redundancy reduction that keeps common and field-unique dimensions apart.
 Wang et al., ECCV 2024, arXiv:2309.05300. Loss: their eq. 2-5. Row 2 of the catalogue."""
 
-from amodal.methods.shared.shapes import Towers, sense_pairs, view_pairs
+from amodal.methods.shared.shapes import Towers, field_pairs, view_pairs
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
 from amodal.objectives.barlow import barlow_twins
@@ -9,17 +9,17 @@ from amodal.objectives.decur import decur as cross
 
 
 def decur(encoder: Encoder, *, width: int = 2048, common: float = 0.875, off_diagonal: float = 5.1e-3) -> Towers:
-    """width: projector output D (8192 in the paper); common: share of D on which two senses must agree (searched in the paper,
+    """width: projector output D (8192 in the paper); common: share of D on which two fields must agree (searched in the paper,
     0.875 for radar and optical images); off_diagonal: weight lambda of the redundancy terms."""
     heads = {f: Projector(encoder.width, width, layers=3) for f in encoder.fields}
 
     def objective(z):
         within = {f"within/{a}~{b}": barlow_twins(*z.pair(a, b), off_diagonal=off_diagonal) for a, b in view_pairs(z)}
         across = {}
-        for a, b in sense_pairs(z):
+        for a, b in field_pairs(z):
             shared, unique = cross(*z.pair(a, b), common=common, off_diagonal=off_diagonal)
             across |= {f"common/{a}~{b}": shared, f"unique/{a}~{b}": unique}
-        # two senses: L_1 + L_2 + (L_common + L_unique) / 2. Of n, each meets n - 1 others, whose terms share the weight of one
+        # two fields: L_1 + L_2 + (L_common + L_unique) / 2. Of n, each meets n - 1 others, whose terms share the weight of one
         others = max(len(encoder.fields) - 1, 1)
         return within | {name: term / (2 * others) for name, term in across.items()}
 

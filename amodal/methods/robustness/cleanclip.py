@@ -1,12 +1,12 @@
 """CleanCLIP: a short fine-tuning that breaks the tie between a backdoor's trigger and the captions that it was planted with.
-Bansal, Singhi, Yang, Yin, Grover and Chang, ICCV 2023, arXiv:2303.03323. Loss: their eq. 2-3, CLIP between senses plus, within each
-sense, InfoNCE from a value to a damaged view of it, all at one learned temperature. Row 50 of the catalogue.
+Bansal, Singhi, Yang, Yin, Grover and Chang, ICCV 2023, arXiv:2303.03323. Loss: their eq. 2-3, CLIP between fields plus, within each
+field, InfoNCE from a value to a damaged view of it, all at one learned temperature. Row 50 of the catalogue.
 
 It goes on from a trained run, on pairs that are known to be clean: `pretrain(..., init_from=RUN)`. Attacks to measure it against are in
 `amodal.curate.poison`. Texts are best damaged by words (`strong = "words"` in their field): left out and swapped, without the paper's
 synonyms, which need a thesaurus. Pictures have SimCLR's strong view where the paper has AutoAugment."""
 
-from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses, view_pairs
+from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields, view_pairs
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce
@@ -21,7 +21,7 @@ def cleanclip(
     temperature: float = 0.07,
     max_scale: float = 100.0,
 ) -> Towers:
-    """cross: lambda_1, weight of the loss between senses; within: lambda_2, of that within each sense: more removes more (0 is CLIP at
+    """cross: lambda_1, weight of the loss between fields; within: lambda_2, of that within each field: more removes more (0 is CLIP at
     the same cost); width: of the common space, as in the run it goes on from; temperature: where the learned softmax temperature
     starts; max_scale: bound of its inverse."""
     scale = Scale(1 / temperature, most=max_scale)
@@ -30,8 +30,8 @@ def cleanclip(
         def loss(a, b, **how):
             return info_nce(*z.pair(a, b), temperature=1 / scale(), **how)
 
-        between = share({f"info_nce/{a}~{b}": cross * loss(a, b) for a, b in sense_pairs(z)})
+        between = share({f"info_nce/{a}~{b}": cross * loss(a, b) for a, b in field_pairs(z)})
         # one way, as in the paper: the value itself looks for its damaged view
         return between | share({f"info_nce/{a}>{b}": within * loss(a, b, symmetric=False) for a, b in view_pairs(z)})
 
-    return Towers(two_senses(encoder).align(width), objective, views=("plain", "strong"), learned=scale)
+    return Towers(two_fields(encoder).align(width), objective, views=("plain", "strong"), learned=scale)

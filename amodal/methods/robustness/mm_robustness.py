@@ -1,11 +1,11 @@
-"""Fine-tuning that also works with other senses than those the labels came with: what is told of all senses is told of any of them.
+"""Fine-tuning that also works with other fields than those the labels came with: what is told of all fields is told of any of them.
 McKinzie, Cheng, Shankar, Yang, Shlens and Toshev, ICML 2023, arXiv:2304.04385 (On Robustness in Multimodal Learning): modality-augmented
 self-distillation (MASD). Row 120 of the catalogue. Their second remedy, weights between the probe and the fine-tuned network (WiSE-FT),
-is `amodal.nn.adapters.wise.between`; their matrix of senses in training and at test is the protocol `modality_subsets` of `amodal evaluate`.
+is `amodal.nn.adapters.wise.between`; their matrix of fields in training and at test is the protocol `modality_subsets` of `amodal evaluate`.
 
 The encoder is trained beforehand (`mae`, `clip`, …); `amodal adapt --how mm_robustness` goes on with such a run. Reconstructed, as no code
-was published: the teacher is the network itself as it is, without a gradient, and reads all senses of a record unless others are named;
-the student reads any of its non-empty subsets. Any senses and labels; what is not a class follows by squared error. Records without a
+was published: the teacher is the network itself as it is, without a gradient, and reads all fields of a record unless others are named;
+the student reads any of its non-empty subsets. Any fields and labels; what is not a class follows by squared error. Records without a
 label take part in the distillation, where they are among those that are trained on."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from amodal.core import AmodalError, Batch, Embeddings, unknown
-from amodal.masking.modality_dropout import any_senses
+from amodal.masking.modality_dropout import any_sources
 from amodal.methods.contract import Features, Method
 from amodal.methods.shared.shapes import share
 from amodal.nn.encoder import Encoder
@@ -60,12 +60,12 @@ def named(encoder: Encoder, fields: str) -> tuple[str, ...]:
 
 
 class SelfDistilled(Method):
-    """Features: `told`, the head's outputs from the senses that labels are learnt from, `teacher` and `student`, and the labels."""
+    """Features: `told`, the head's outputs from the fields that labels are learnt from, `teacher` and `student`, and the labels."""
 
     def __init__(self, encoder: Encoder, head: SupervisedHead, view: str):
         super().__init__()
         self.encoder, self.head, self.views, self.labels = encoder, head, (view,), head.labels
-        if encoder.heads is not None:  # senses are not compared here
+        if encoder.heads is not None:  # fields are not compared here
             encoder.heads.requires_grad_(False)
 
     def features(self, batch: Batch) -> Features:
@@ -74,7 +74,7 @@ class SelfDistilled(Method):
         if self.weight:
             with torch.no_grad():
                 columns["teacher"] = self.head(read({s: present[s] for s in self.teacher}))
-            columns["student"] = self.head(read(any_senses(present, batch.seeds)))
+            columns["student"] = self.head(read(any_sources(present, batch.seeds)))
         return Features(columns | self.head.known(batch), batch.size)
 
     def losses(self, features: Features) -> dict[str, Tensor]:

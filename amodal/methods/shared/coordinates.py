@@ -1,4 +1,4 @@
-"""Object coordinates of each point that a picture of points sees, told from all senses."""
+"""Object coordinates of each point that a picture of points sees, told from all fields."""
 
 from __future__ import annotations
 

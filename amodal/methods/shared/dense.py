@@ -1,4 +1,4 @@
-"""What pages that tell something of each place of a picture share: maps of senses, and what is known of each pixel."""
+"""What pages that tell something of each place of a picture share: maps of fields, and what is known of each pixel."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ def as_map(bag: Tokens, side: int) -> Column:
 
 
 def maps_of(encoder: Encoder, batch: Batch, sides: dict[str, int]) -> dict[str, Column]:
-    """`early/` and `deep/` of each sense: its tokens before and after the trunk, seen alone, as maps. sides: sense -> `grid_side`."""
+    """`early/` and `deep/` of each field: its tokens before and after the trunk, seen alone, as maps. sides: field -> `grid_side`."""
     bags = encoder.tokenize(batch.only(*sides))
     context, columns = alone(encoder, batch, bags), {}
-    for sense, side in sides.items():
-        columns[f"{DEEP}/{sense}"] = as_map(encoder.pools[sense].strip(context[sense]), side)
-        columns[f"{EARLY}/{sense}"] = as_map(bags[sense], side)
+    for field, side in sides.items():
+        columns[f"{DEEP}/{field}"] = as_map(encoder.pools[field].strip(context[field]), side)
+        columns[f"{EARLY}/{field}"] = as_map(bags[field], side)
     return columns
 
 
 def is_dense(encoder: Encoder, label: str) -> bool:
-    """Whether what is to be told are maps of classes, a field; which is then taken out of the encoder, being no sense. Raises AmodalError
+    """Whether what is to be told are maps of classes, a field; which is then taken out of the encoder, being no field. Raises AmodalError
     for a field that can hold no such map, or that is all there is."""
     if label not in encoder.fields:
         return False

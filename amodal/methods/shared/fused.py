@@ -1,4 +1,4 @@
-"""One vector of all senses of a row, by a fusion of their tokens (`amodal.nn.fusion.fusions`)."""
+"""One vector of all fields of a row, by a fusion of their tokens (`amodal.nn.fusion.fusions`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from amodal.nn.encoder import Encoder
 def fused_vectors(
     encoder: Encoder, fusion: nn.Module, batch: Batch, view: int = 1, seeds: Tensor | None = None
 ) -> Column:
-    """(N, D) unit vectors of the rows that have any sense, from the tokens of one view of all that they have, each sense read alone first.
+    """(N, D) unit vectors of the rows that have any field, from the tokens of one view of all that they have, each field read alone first.
     seeds: (B,), while training."""
     seen = batch.only(*(s for s in batch.sources if view_of(s) in (0, view)))
     context = alone(encoder, seen)

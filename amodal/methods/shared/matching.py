@@ -1,5 +1,5 @@
-"""What vision-language papers share beside towers: a matcher that reads both senses, and masked words that are filled in from the
-other sense. For any field in the place of the words, any other in that of the image."""
+"""What vision-language papers share beside towers: a matcher that reads both fields, and masked words that are filled in from the
+other field. For any field in the place of the words, any other in that of the image."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SEED = "seed"
 
 
 class Matcher(nn.Module):
-    """Words that read the other sense (`cross`), and from their mean a logit: do the two belong together?"""
+    """Words that read the other field (`cross`), and from their mean a logit: do the two belong together?"""
 
     def __init__(self, width: int, *, depth: int, heads: int):
         super().__init__()
@@ -116,7 +116,7 @@ def with_queue(
 
 
 class MaskedWords(nn.Module):
-    """Some tokens of a field are hidden and predicted from the others and from another sense (ALBEF, arXiv:2107.07651, 3.2, "Masked
+    """Some tokens of a field are hidden and predicted from the others and from another field (ALBEF, arXiv:2107.07651, 3.2, "Masked
     Language Modeling"; BERT's 15 %, every one of them replaced by the mask token). A function of single rows, so for `features`."""
 
     def __init__(self, encoder: Encoder, field: str, ratio: float = 0.15):
@@ -147,7 +147,7 @@ class MaskedWords(nn.Module):
 
     def forward(self, encoder: Encoder, batch: Batch, content: Tokens, seen: Column, cross: CrossEncoder) -> Column:
         """For each row that has both, (N, 2): the sum of the losses of its hidden tokens, and their number (`token_mean` ends it).
-        seen: lists of tokens of the other sense."""
+        seen: lists of tokens of the other field."""
         hidden_T = self.draw(content, batch.seeds)
         words = token_column(self.encode(encoder, content, hidden_T))
         target_T = encoder.fields[self.field].targets(batch[content.names[0]].values)

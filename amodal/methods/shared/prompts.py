@@ -1,4 +1,4 @@
-"""Attributes of a record as a prompt, a token for each: shown, left blank, or masked to be told from another sense."""
+"""Attributes of a record as a prompt, a token for each: shown, left blank, or masked to be told from another field."""
 
 from __future__ import annotations
 

@@ -23,16 +23,16 @@ from amodal.nn.scale import Scale
 Objective = Callable[[Embeddings], dict[str, Tensor]]
 
 
-def sense_pairs(z: Embeddings, anchor: str | None = None) -> list[tuple[str, str]]:
+def field_pairs(z: Embeddings, anchor: str | None = None) -> list[tuple[str, str]]:
     """Every two sources of different fields, or those with the field `anchor` among them, which then stands first; of several
     views of a field, the first stands for it."""
     first = {field_of(s): s for s in reversed(z.sources)}
-    senses = [s for s in z.sources if first[field_of(s)] == s]
+    fields = [s for s in z.sources if first[field_of(s)] == s]
     if not anchor:
-        return list(itertools.combinations(senses, 2))
+        return list(itertools.combinations(fields, 2))
     if anchor not in first:
         raise unknown("field to anchor to", anchor, first)
-    return [(first[anchor], s) for s in senses if s != first[anchor]]
+    return [(first[anchor], s) for s in fields if s != first[anchor]]
 
 
 def view_pairs(z: Embeddings) -> list[tuple[str, str]]:
@@ -40,18 +40,18 @@ def view_pairs(z: Embeddings) -> list[tuple[str, str]]:
     return [(a, b) for a, b in itertools.combinations(z.sources, 2) if field_of(a) == field_of(b)]
 
 
-def two_senses(encoder: Encoder) -> Encoder:
-    """The encoder, if it has two senses to compare."""
+def two_fields(encoder: Encoder) -> Encoder:
+    """The encoder, if it has two fields to compare."""
     if len(encoder.fields) < 2:
         raise AmodalError(
-            f"this method compares senses, and there is only {', '.join(encoder.fields)}. Take a method that learns from one, "
+            f"this method compares fields, and there is only {', '.join(encoder.fields)}. Take a method that learns from one, "
             "such as simclr, mae, dino or data2vec, or give records with a second field."
         )
     return encoder
 
 
 def share(terms: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Terms of one kind, weighted so that their sum is their mean, however many senses there are."""
+    """Terms of one kind, weighted so that their sum is their mean, however many fields there are."""
     return {name: term / len(terms) for name, term in terms.items()}
 
 
@@ -115,8 +115,8 @@ def token_mean(column: Column) -> Tensor:
 class MaskedAutoencoder(Method):
     """The encoder sees the visible tokens only; a light decoder predicts the hidden ones (He et al. 2022).
 
-    ratio: share of tokens hidden. together: draw the mask over all tokens of a row, so that a sense is at times hidden whole and
-    must be told from the others; else sense by sense.
+    ratio: share of tokens hidden. together: draw the mask over all tokens of a row, so that a field is at times hidden whole and
+    must be told from the others; else field by field.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class MaskedAutoencoder(Method):
                 s: random_keep(b.row, hash_bits(seeds, name_code(s))[b.row], b.within(), self.ratio)
                 for s, b in bags.items()
             }
-        # number the tokens of a row through all its senses, so that one draw serves them all
+        # number the tokens of a row through all its fields, so that one draw serves them all
         before = torch.stack([b.lengths() for b in bags.values()]).cumsum(0)
         order = torch.cat([b.within() + (before[i] - b.lengths())[b.row] for i, b in enumerate(bags.values())])
         row = torch.cat([b.row for b in bags.values()])

@@ -35,7 +35,7 @@ def one_category(targets: Sequence, method: str) -> Target:
 
 
 class NamedClasses(Method):
-    """Features are each sense's class features under its name, its representation features under `rep/…`, what the towers say without the
+    """Features are each source's class features under its name, its representation features under `rep/…`, what the towers say without the
     tokens under `plain/…`, and the label.
 
     tokens: makes them for an encoder; projection: of the encoder's frozen head, the head of the representation features.
@@ -58,8 +58,8 @@ class NamedClasses(Method):
     ):
         super().__init__()
         self.encoder, self.views, self.labels, self.target = encoder, (view,), target.labels, target
-        self.words, self.senses = words_of(encoder, words)
-        if not encoder.fields[self.words].takes_prompts or not self.senses:
+        self.words, self.sources = words_of(encoder, words)
+        if not encoder.fields[self.words].takes_prompts or not self.sources:
             raise AmodalError("classes are told by their names, which takes a field of text and another one")
         if template.count("{}") != 1 or not 0 <= alpha <= 1:
             raise AmodalError(
@@ -70,7 +70,7 @@ class NamedClasses(Method):
         if encoder.heads is None:
             encoder.align(width)
         encoder.set_block_hook(tokens(bare(encoder)))
-        self.heads = nn.ModuleDict({s: projection(encoder.heads[s]) for s in self.senses})
+        self.heads = nn.ModuleDict({s: projection(encoder.heads[s]) for s in self.sources})
 
     def features(self, batch: Batch) -> Features:
         seen, rep = self.seen(batch)
@@ -82,9 +82,9 @@ class NamedClasses(Method):
         return Features(columns | {"label": batch.labels[self.labels[0]]}, batch.size)
 
     def seen(self, batch: Batch) -> tuple[Embeddings, Embeddings]:
-        """Class features and representation features of all senses but the words."""
+        """Class features and representation features of all sources but the words."""
         encoder, kept = self.encoder, {}
-        bags = encoder.tokenize(batch.only(*(s for s in batch.sources if field_of(s) in self.senses)))
+        bags = encoder.tokenize(batch.only(*(s for s in batch.sources if field_of(s) in self.sources)))
         context = encoder.encode(bags, block_hook=partial(encoder.block_hook, kept=kept))
         rep = {s: kept[field_of(s)] for s in bags}
         rep = {s: Column(self.read_out(field_of(s), c.values), c.rows) for s, c in rep.items()}
@@ -107,7 +107,7 @@ class NamedClasses(Method):
         with torch.no_grad():
             before = self.class_vectors(tokens=False)
         told, near = {}, {}
-        for s in (s for s in self.senses if s in features):
+        for s in (s for s in self.sources if s in features):
             terms = [self.told(features[f"{way}{s}"], features["label"], names) for way in ("", "rep/")]
             told[f"told/{s}"] = self.alpha * terms[0] + (1 - self.alpha) * terms[1]
             near[f"near/{s}"] = self.weight / 2 * negative_cosine(features[s].values, features[f"plain/{s}"].values)
@@ -123,7 +123,7 @@ class NamedClasses(Method):
         return self.scale * normalize(z_ND, dim=1) @ names_CD.T
 
     def predict(self, batch: Batch) -> Column:
-        """(N, C) logarithms of the probabilities of the classes learnt, the mean over the senses that a row has."""
+        """(N, C) logarithms of the probabilities of the classes learnt, the mean over the sources that a row has."""
         told = self.probabilities(batch)
         like = self.encoder.field_token[self.words]
         total, count = like.new_zeros(batch.size, len(self.target.classes)), like.new_zeros(batch.size)
@@ -137,7 +137,7 @@ class NamedClasses(Method):
     def probabilities(
         self, batch: Batch, names: Sequence[str] | None = None, mixed: bool | None = None
     ) -> dict[str, Column]:
-        """Sense -> (N, C) probabilities of the classes `names`, or of those learnt. mixed: with representation features too, as is right
+        """Source -> (N, C) probabilities of the classes `names`, or of those learnt. mixed: with representation features too, as is right
         for the classes learnt and for no others (so unless given)."""
         seen, rep = self.seen(batch)
         vectors, mixed = self.class_vectors(names), names is None if mixed is None else mixed

@@ -1,8 +1,8 @@
 """Balanced CLIP: similarities are scaled to uniform marginals for k steps, of which CLIP takes one.
-Liu, Mehta, Pal & Harchaoui, NeurIPS 2024, arXiv:2408.15065, section 4. Every two senses of a record; what balancing does to the variance
+Liu, Mehta, Pal & Harchaoui, NeurIPS 2024, arXiv:2408.15065, section 4. Every two fields of a record; what balancing does to the variance
 of an estimate is measured by `amodal.diagnose.balance`. Row 42 of the catalogue."""
 
-from amodal.methods.shared.shapes import Towers, sense_pairs, share, two_senses
+from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
 from amodal.nn.scale import Scale
 from amodal.objectives.balance import balanced_info_nce
@@ -19,8 +19,8 @@ def balance(
         return share(
             {
                 f"balanced/{a}~{b}": balanced_info_nce(*z.pair(a, b), temperature=1 / scale(), steps=steps)
-                for a, b in sense_pairs(z)
+                for a, b in field_pairs(z)
             }
         )
 
-    return Towers(two_senses(encoder).align(width), objective, learned=scale)
+    return Towers(two_fields(encoder).align(width), objective, learned=scale)

@@ -1,11 +1,11 @@
 """Kernel-InfoNCE: contrast is spectral clustering of what counts as similar, so its kernel may be chosen, and mixed.
 Tan, Zhang, Yang and Yuan, ICLR 2024, arXiv:2303.15103. Losses: Kernel-InfoNCE with exp(-|z_i - z_j|^gamma / temperature), alone or two
-of them mixed. Of one field two augmented views are compared as in SimCLR; of several, every two senses of a record as in CLIP, whose
+of them mixed. Of one field two augmented views are compared as in SimCLR; of several, every two fields of a record as in CLIP, whose
 graph is bipartite. Graph, Laplacian and alignment with its eigenvectors: `amodal.diagnose.similarity_graph`. Row 132 of the catalogue.
 The paper finds gamma, share and temperature by random search; the defaults here are its Gaussian-Laplacian pair in equal parts."""
 
 from amodal.core import unknown
-from amodal.methods.shared.shapes import Towers, sense_pairs, share, view_pairs
+from amodal.methods.shared.shapes import Towers, field_pairs, share, view_pairs
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
 from amodal.objectives.kernel_nce import concatenated, kernel_info_nce
@@ -44,7 +44,7 @@ def kernel_infonce(
         )
 
     def objective(z):
-        return share({f"kernel/{a}~{b}": loss(*z.pair(a, b)) for a, b in (view_pairs if alone else sense_pairs)(z)})
+        return share({f"kernel/{a}~{b}": loss(*z.pair(a, b)) for a, b in (view_pairs if alone else field_pairs)(z)})
 
     if not alone:
         return Towers(encoder.align(width), objective)

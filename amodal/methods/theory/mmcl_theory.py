@@ -1,9 +1,9 @@
-"""CLIP-guided resampling: what a multimodal teacher finds alike repairs the pairs of a contrastive learner of one sense.
+"""CLIP-guided resampling: what a multimodal teacher finds alike repairs the pairs of a contrastive learner of one field.
 Zhang, Wang and Wang, ICML 2023, arXiv:2306.04272: their four rules inside SimCLR. Row 75 of the catalogue. Their theory as diagnostics
 (labelling error, connectivity, bound, the graph that texts induce) is `amodal.diagnose.positives`, their loss on a table
 `amodal.objectives.spectral`.
 
-The paper's teacher is OpenAI's CLIP. Here it is the encoder of another run or, without one, CLIP on the records' own senses, which the
+The paper's teacher is OpenAI's CLIP. Here it is the encoder of another run or, without one, CLIP on the records' own fields, which the
 first part of the steps trains; then the encoder starts again from where it began. The authors' code computes drop_false_positive and then
 does without it; here it is as the paper says."""
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Batch, Column, Embeddings, field_of, unknown, view_of
 from amodal.methods.contract import Features, StagedMethod
 from amodal.methods.saved import frozen
-from amodal.methods.shared.shapes import frozen_copy, sense_pairs, share, view_pairs
+from amodal.methods.shared.shapes import field_pairs, frozen_copy, share, view_pairs
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.projectors import Projector
 from amodal.nn.scale import Scale
@@ -35,8 +35,8 @@ def mmcl_theory(
     width: int = 128,
 ) -> Guided:
     """rule: "new_positive", "drop_false_positive", "drop_false_negative", "drop_easy_negative", or "none" (SimCLR); teacher: folder of
-    a run whose encoder judges what is alike, empty to train one on the records' senses; first: the share of the steps for that;
-    temperature: of NT-Xent; width: of the projector's output, and of the space in which a teacher trained here compares senses."""
+    a run whose encoder judges what is alike, empty to train one on the records' fields; first: the share of the steps for that;
+    temperature: of NT-Xent; width: of the projector's output, and of the space in which a teacher trained here compares fields."""
     if rule not in SHARES:
         raise unknown("rule of resampling", rule, SHARES)
     judge = frozen(teacher) if teacher else None
@@ -46,7 +46,7 @@ def mmcl_theory(
     own = judge is None and rule != "none"
     if own and len(encoder.fields) < 2:
         raise AmodalError(
-            f"a teacher is trained on two senses of a record, and there is only {', '.join(encoder.fields)}. Name the folder of a run that "
+            f"a teacher is trained on two fields of a record, and there is only {', '.join(encoder.fields)}. Name the folder of a run that "
             "knows this field and another: --method.teacher"
         )
     method = Guided(encoder, judge, rule, temperature, width)
@@ -88,7 +88,7 @@ class Guided(StagedMethod):
             its.copy_(learnt)
 
     def features(self, batch: Batch) -> Features:
-        if self.teaches:  # which compares senses in one view of each
+        if self.teaches:  # which compares fields in one view of each
             batch = batch.only(*(s for s in batch.sources if view_of(s) <= 1))
         z = self.encoder.features(batch)
         columns = {s: z[s] for s in z.sources}
@@ -104,7 +104,7 @@ class Guided(StagedMethod):
         if self.teaches:
             z = through(self.towers, own)
             return share(
-                {f"teacher/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / self.scale()) for a, b in sense_pairs(z)}
+                {f"teacher/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / self.scale()) for a, b in field_pairs(z)}
             )
         z, found = through(self.heads, own), {}
         for a, b in view_pairs(z):

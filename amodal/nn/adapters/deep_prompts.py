@@ -12,21 +12,21 @@ from amodal.core.part import Part
 from amodal.nn.adapters.block_tokens import depth_of, put_in, taken_out
 from amodal.nn.encoder import Encoder
 
-MOST_SENSES = 10
+MAX_FIELDS = 10
 PLACES = ("input", "attention")
 
 
 class PatternPrompts(Part):
-    """Prompts for each of the 2^M - 1 sets of senses that a row may have (Lee et al., CVPR 2023, arXiv:2303.03369, 3.2-3.3).
+    """Prompts for each of the 2^M - 1 sets of fields that a row may have (Lee et al., CVPR 2023, arXiv:2303.03369, 3.2-3.3).
 
-    senses: M; of a joint trunk `width` wide with `depth` blocks, of which the first `layers` have prompts; length: tokens of each set in
+    fields: M; of a joint trunk `width` wide with `depth` blocks, of which the first `layers` have prompts; length: tokens of each set in
     a block. at: "input", before the tokens of the row, or "attention", half of them as keys and half as values of that block alone.
     grow: (input) prompts of earlier blocks stay beside new ones. aware: False for one set, whatever a row has.
     """
 
     def __init__(
         self,
-        senses: Sequence[str],
+        fields: Sequence[str],
         width: int,
         depth: int,
         *,
@@ -43,21 +43,21 @@ class PatternPrompts(Part):
             raise AmodalError(
                 f"prompts are at least one token (as keys and values an even number) in at least one block, not {length} in {layers}"
             )
-        if aware and len(senses) > MOST_SENSES:
+        if aware and len(fields) > MAX_FIELDS:
             raise AmodalError(
-                f"{len(senses)} senses can be there or lack in {2 ** len(senses) - 1} ways, each of which would have prompts of its own; "
-                f"take at most {MOST_SENSES} senses, or the same prompts for all (aware=False)"
+                f"{len(fields)} fields can be there or lack in {2 ** len(fields) - 1} ways, each of which would have prompts of its own; "
+                f"take at most {MAX_FIELDS} fields, or the same prompts for all (aware=False)"
             )
-        self.senses, self.length, self.layers = tuple(senses), length, min(layers, depth)
+        self.fields, self.length, self.layers = tuple(fields), length, min(layers, depth)
         self.at, self.grow, self.aware, self.depth = at, grow, aware, depth
-        sets = 2 ** len(senses) - 1 if aware else 1
+        sets = 2 ** len(fields) - 1 if aware else 1
         self.tokens = nn.Parameter(torch.randn(sets, self.layers, length, width) * 0.02)
 
     def pattern(self, tokens: Tokens) -> Tensor:
-        """(B,) the number of the set of senses that each row has; 0 for one that has none."""
+        """(B,) the number of the set of fields that each row has; 0 for one that has none."""
         if not self.aware:
             return tokens.row.new_zeros(tokens.size)
-        code = [2 ** self.senses.index(field_of(n)) if field_of(n) in self.senses else 0 for n in tokens.names]
+        code = [2 ** self.fields.index(field_of(n)) if field_of(n) in self.fields else 0 for n in tokens.names]
         there = tokens.row.new_zeros(tokens.size, len(code))
         there[tokens.row, tokens.source] = 1
         return ((there * torch.tensor(code, device=there.device)).sum(1) - 1).clamp(min=0)
@@ -77,7 +77,7 @@ def pattern_prompts(encoder: Encoder, **options) -> PatternPrompts:
     """For this encoder, whose trunk must be joint and without a rule on who reads whom. Raises AmodalError."""
     if encoder.trunk != "joint" or encoder.routing.mask_rule != "full":
         raise AmodalError(
-            f'prompts for sets of senses need one trunk in which all senses of a row meet; this encoder has trunk="{encoder.trunk}"'
+            f'prompts for sets of fields need one trunk in which all fields of a row meet; this encoder has trunk="{encoder.trunk}"'
             + ("" if encoder.trunk != "joint" else f' and the rule "{encoder.routing.mask_rule}"')
         )
     return PatternPrompts(list(encoder.fields), encoder.width, depth_of(encoder), **options)

@@ -23,17 +23,17 @@ Block = Callable[..., Tokens]
 
 
 class ParallelAdapters(Part):
-    """A `BlockHook` for a sense alone, and `together` for all senses of a row.
+    """A `BlockHook` for a field alone, and `together` for all fields of a row.
 
-    After every block a token x of a sense becomes x + tanh(g) GELU(up(v + mean of the others)), v = LayerNorm(down(x)): `others` is
-    the mean v of all tokens of each other sense that the row has, g begins at 0. prompts: learned tokens of a group; a group begins at each
+    After every block a token x of a field becomes x + tanh(g) GELU(up(v + mean of the others)), v = LayerNorm(down(x)): `others` is
+    the mean v of all tokens of each other field that the row has, g begins at 0. prompts: learned tokens of a group; a group begins at each
     `every`-th block: all are there from the first block on, and that block adds to those of its group. bottleneck: width of v; 0: no
-    adapters, and senses do not meet.
+    adapters, and fields do not meet.
     """
 
     def __init__(
         self,
-        senses: Sequence[str],
+        fields: Sequence[str],
         width: int,
         depth: int,
         *,
@@ -49,20 +49,20 @@ class ParallelAdapters(Part):
         self.depth, self.prompts, self.every, self.bottleneck = depth, prompts, every, bottleneck
         groups = -(-depth // every) if prompts else 0
         tokens = lambda *shape: nn.Parameter(torch.randn(*shape, width) * width**-0.5)  # noqa: E731
-        self.start = nn.ParameterDict({s: tokens(groups * prompts) for s in senses} if groups else {})
-        self.later = nn.ParameterDict({s: tokens(groups, prompts) for s in senses} if groups else {})
-        per_block = lambda make: nn.ModuleDict({s: nn.ModuleList(map(make, range(depth))) for s in senses})  # noqa: E731
+        self.start = nn.ParameterDict({s: tokens(groups * prompts) for s in fields} if groups else {})
+        self.later = nn.ParameterDict({s: tokens(groups, prompts) for s in fields} if groups else {})
+        per_block = lambda make: nn.ModuleDict({s: nn.ModuleList(map(make, range(depth))) for s in fields})  # noqa: E731
         if bottleneck:
             self.down = per_block(lambda _: nn.Sequential(nn.Linear(width, bottleneck), nn.LayerNorm(bottleneck)))
             self.up = per_block(lambda _: nn.Sequential(nn.Linear(bottleneck, width), nn.GELU()))
-            self.gate = nn.ParameterDict({s: nn.Parameter(torch.zeros(depth)) for s in senses})
+            self.gate = nn.ParameterDict({s: nn.Parameter(torch.zeros(depth)) for s in fields})
 
     def forward(self, layer: int, tokens: Tokens, block: Block) -> Tokens:
         source = next(n for n in tokens.names if n != PROMPT)
         return self.step(layer, {source: tokens}, {source: block})[source]
 
     def together(self, encoder: Encoder, bags: Bags, meet: bool = True) -> Bags:
-        """As `Encoder.encode`, but senses of a row exchange what they see. bags: of `Encoder.tokenize`, one view of each field."""
+        """As `Encoder.encode`, but fields of a row exchange what they see. bags: of `Encoder.tokenize`, one view of each field."""
         bags = {s: encoder.pools[field_of(s)].prepare(bag) for s, bag in bags.items()}
         trunks = {s: trunk_of(encoder, field_of(s)) for s in bags}
         for layer in range(self.depth):
@@ -111,9 +111,9 @@ class ParallelAdapters(Part):
 
 
 def parallel_adapters(encoder: Encoder, **options) -> ParallelAdapters:
-    """For this encoder, whose trunks must be transformers of its own, each for one sense at a time. Raises AmodalError."""
+    """For this encoder, whose trunks must be transformers of its own, each for one field at a time. Raises AmodalError."""
     if encoder.trunk == "joint":
         raise AmodalError(
-            'senses meet between the blocks of trunks that read one sense each; trunk="joint" is one for all'
+            'fields meet between the blocks of trunks that read one field each; trunk="joint" is one for all'
         )
     return ParallelAdapters(list(encoder.fields), encoder.width, depth_of(encoder), **options)

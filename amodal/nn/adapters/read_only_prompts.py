@@ -1,6 +1,6 @@
-"""Read-only prompts: learned tokens that read a sense's tokens on their way through its trunk and are read by none of them.
+"""Read-only prompts: learned tokens that read a field's tokens on their way through its trunk and are read by none of them.
 
-What the encoder makes of the sense therefore stays as it was (Lee et al., ICCV 2023, arXiv:2308.14960).
+What the encoder makes of the field therefore stays as it was (Lee et al., ICCV 2023, arXiv:2308.14960).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from amodal.nn.trunks import ALL, Bags
 
 
 class ReadOnlyPrompts(nn.Module):
-    """`count` prompts for each field of the encoder, whose trunk must not let senses meet (AmodalError).
+    """`count` prompts for each field of the encoder, whose trunk must not let fields meet (AmodalError).
 
     Prompts go through all blocks of a transformer trunk. A pretrained backbone or a recurrent trunk cannot take them in; there they read
     the finished tokens, through one block of their own.
@@ -29,7 +29,7 @@ class ReadOnlyPrompts(nn.Module):
         super().__init__()
         if encoder.trunk == "joint":
             raise AmodalError(
-                'prompts are to tell what one sense says of another, and with trunk="joint" senses meet before; take "separate"'
+                'prompts are to tell what one field says of another, and with trunk="joint" fields meet before; take "separate"'
             )
         if count < 1:
             raise AmodalError(f"there must be at least one prompt, not {count}")
@@ -63,7 +63,7 @@ def trunk_of(encoder: Encoder, field: str) -> nn.Module | None:
 def read(trunk: Transformer, bag: Tokens, prompts_PD: Tensor) -> tuple[Tokens, Column]:
     """The tokens of one source as they leave the trunk, and (N, P x D) the prompts that went along.
 
-    To the tokens, prompts are what fusion tokens are to senses, so they take that name and its rule: they read all and are not read.
+    To the tokens, prompts are what fusion tokens are to fields, so they take that name and its rule: they read all and are not read.
     """
     rows = bag.rows()
     each = torch.full_like(rows, len(prompts_PD))

@@ -48,7 +48,7 @@ class Apart(nn.Module):
 
 
 class SpaceTokens(Part):
-    """A `BlockHook` for the trunks of all `senses`: K tokens enter at block `first` (counted from 0), and at each later block they become
+    """A `BlockHook` for the trunks of all `fields`: K tokens enter at block `first` (counted from 0), and at each later block they become
     beta of the block's own and 1 - beta of what they have become (1: they are replaced).
 
     count: K; space: width of the common space (0: there is none, see `Apart`); rank: see `Maps`.
@@ -56,7 +56,7 @@ class SpaceTokens(Part):
 
     def __init__(
         self,
-        senses: Sequence[str],
+        fields: Sequence[str],
         width: int,
         depth: int,
         *,
@@ -76,7 +76,7 @@ class SpaceTokens(Part):
         self.bank = nn.Parameter(torch.randn(count, space) * 0.02)
         blocks = depth - first
         self.maps = nn.ModuleDict(
-            {s: Maps(space, width, blocks, rank) if space else Apart(count, width, blocks) for s in senses}
+            {s: Maps(space, width, blocks, rank) if space else Apart(count, width, blocks) for s in fields}
         )
 
     def forward(
@@ -108,12 +108,12 @@ class SpaceTokens(Part):
         return tokens.with_x(tokens.x.masked_scatter(there.unsqueeze(1), new))
 
 
-def space_tokens(encoder: Encoder, *, senses: Sequence[str] = (), first: int | None = None, **options) -> SpaceTokens:
-    """For this encoder, whose senses must have trunks of their own. first: unless given the paper's, block 6 of 12. Raises AmodalError."""
+def space_tokens(encoder: Encoder, *, fields: Sequence[str] = (), first: int | None = None, **options) -> SpaceTokens:
+    """For this encoder, whose fields must have trunks of their own. first: unless given the paper's, block 6 of 12. Raises AmodalError."""
     if encoder.trunk != "separate":
         raise AmodalError(
             f'tokens of a common space connect trunks that share nothing else; this encoder has trunk="{encoder.trunk}"'
         )
     depth = depth_of(encoder)
     first = max(depth // 2 - 1, 0) if first is None else first
-    return SpaceTokens(list(senses or encoder.fields), encoder.width, depth, first=first, **options)
+    return SpaceTokens(list(fields or encoder.fields), encoder.width, depth, first=first, **options)

@@ -1,4 +1,4 @@
-"""Skills: copies of a part of every block, of which a rule, and no router, switches on those that a sense needs.
+"""Skills: copies of a part of every block, of which a rule, and no router, switches on those that a field needs.
 
 Dai et al. 2022, arXiv:2205.06126 (SkillNet for text, sound, image, video and code), copies of the projections of attention; Zhang et al.
 2022, arXiv:2203.03312 (SkillNet-NLU), copies of the perceptron. What a block gives is the mean over its active skills; copies that are not

@@ -1,4 +1,4 @@
-"""One sense reads another: queries from one list of tokens, keys from a second, row by row.
+"""One field reads another: queries from one list of tokens, keys from a second, row by row.
 
 Each block is self-attention among the queries, attention from the queries to the keys, and an MLP, all with the norm before: the
 multimodal encoder of ALBEF (Li et al. 2021, arXiv:2107.07651, 3.1) and the decoder of Vaswani et al. 2017 without its causal mask.

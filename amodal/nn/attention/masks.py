@@ -13,7 +13,7 @@ from amodal.nn.attention.varlen import MaskRule
 
 
 def pure(names: Sequence[str]) -> Tensor:
-    """Each sense reads itself; fusion tokens read everything and nobody else reads them (Zorro, arXiv:2301.09595, 3.2)."""
+    """Each field reads itself; fusion tokens read everything and nobody else reads them (Zorro, arXiv:2301.09595, 3.2)."""
     table = torch.eye(len(names), dtype=torch.bool)
     if FUSED in names:
         table[names.index(FUSED)] = True
@@ -21,7 +21,7 @@ def pure(names: Sequence[str]) -> Tensor:
 
 
 def bottleneck(names: Sequence[str]) -> Tensor:
-    """Senses exchange only through the fusion tokens, which read and are read by all (MBT, arXiv:2107.00135, 3.2)."""
+    """Fields exchange only through the fusion tokens, which read and are read by all (MBT, arXiv:2107.00135, 3.2)."""
     table = pure(names)
     if FUSED in names:
         table[:, names.index(FUSED)] = True

@@ -16,13 +16,13 @@ from amodal.nn.fusion.co_attention import others
 class CoEncoder(nn.Module):
     """`depth` layers of self-attention, attention to the tokens of the other streams as they were before the layer, and an MLP."""
 
-    def __init__(self, senses: Sequence[str], width: int, depth: int, heads: int):
+    def __init__(self, fields: Sequence[str], width: int, depth: int, heads: int):
         super().__init__()
         self.blocks, self.keys = (
-            nn.ModuleDict({s: nn.ModuleList(make() for _ in range(depth)) for s in senses})
+            nn.ModuleDict({s: nn.ModuleList(make() for _ in range(depth)) for s in fields})
             for make in (lambda: CrossBlock(width, heads), lambda: nn.LayerNorm(width))
         )
-        self.norms = nn.ModuleDict({s: nn.LayerNorm(width) for s in senses})
+        self.norms = nn.ModuleDict({s: nn.LayerNorm(width) for s in fields})
         self.depth = depth
 
     def forward(self, lists: dict[str, Ragged]) -> dict[str, Ragged]:
@@ -42,6 +42,6 @@ class CoEncoder(nn.Module):
         """(N, streams x D): the mean tokens of all streams, side by side, zero where there are none."""
         return torch.cat([mean_token(tokens) for tokens in self(lists).values()], 1)
 
-    def read(self, sense: str, other: str, tokens: Ragged, seen: Ragged) -> Ragged:
-        """The tokens of `sense` when they and those of `other` have read each other."""
-        return self({sense: tokens, other: seen})[sense]
+    def read(self, field: str, other: str, tokens: Ragged, seen: Ragged) -> Ragged:
+        """The tokens of `field` when they and those of `other` have read each other."""
+        return self({field: tokens, other: seen})[field]

@@ -25,12 +25,12 @@ from amodal.nn.transformer import Block
 Bags = dict[str, Tokens]
 
 
-def all_of(bags: Bags, senses: Sequence[str]) -> Bags:
-    """The bags in the order of `senses`, with an empty one for a sense that there is none of."""
-    if strange := [s for s in bags if s not in senses]:
-        raise unknown("sense of this fusion", strange[0], senses)
+def all_of(bags: Bags, fields: Sequence[str]) -> Bags:
+    """The bags in the order of `fields`, with an empty one for a field that there is none of."""
+    if strange := [s for s in bags if s not in fields]:
+        raise unknown("field of this fusion", strange[0], fields)
     empty = next(iter(bags.values())).at(torch.zeros(0, dtype=torch.int64, device=next(iter(bags.values())).row.device))
-    return {s: bags.get(s, empty) for s in senses}
+    return {s: bags.get(s, empty) for s in fields}
 
 
 def summed(x_TD: Tensor, bag: Tokens) -> Tensor:
@@ -47,27 +47,27 @@ def squeeze(width: int, ratio: float) -> nn.Sequential:
 class SumFusion(nn.Module):
     """The sum over sources of their mean tokens. (A sum of feature maps, averaged over places, is just that.)"""
 
-    def __init__(self, senses: Sequence[str], width: int):
+    def __init__(self, fields: Sequence[str], width: int):
         super().__init__()
-        self.senses, self.width = tuple(senses), width
+        self.fields, self.width = tuple(fields), width
 
     def forward(self, bags: Bags, seeds: Tensor | None = None) -> Column:
-        means = {s: bag.pool() for s, bag in all_of(bags, self.senses).items()}
-        absent = {s: next(iter(means.values())).values.new_zeros(self.width) for s in self.senses}
+        means = {s: bag.pool() for s, bag in all_of(bags, self.fields).items()}
+        absent = {s: next(iter(means.values())).values.new_zeros(self.width) for s in self.fields}
         together = side_by_side(absent, Embeddings(means, next(iter(bags.values())).size))
         return Column(self.mix(together.values, bags, together.rows), together.rows)
 
     def mix(self, means_NX: Tensor, bags: Bags, rows: Tensor) -> Tensor:
-        """(N, senses x D), the mean tokens side by side with zero for a sense that a row lacks -> (N, D)."""
-        return means_NX.unflatten(1, (len(self.senses), self.width)).sum(1)
+        """(N, fields x D), the mean tokens side by side with zero for a field that a row lacks -> (N, D)."""
+        return means_NX.unflatten(1, (len(self.fields), self.width)).sum(1)
 
 
 class ConvFusion(SumFusion):
     """Feature maps side by side through a convolution of size 1, averaged over places: a linear map of mean tokens side by side."""
 
-    def __init__(self, senses: Sequence[str], width: int):
-        super().__init__(senses, width)
-        self.linear = nn.Linear(width * len(senses), width)
+    def __init__(self, fields: Sequence[str], width: int):
+        super().__init__(fields, width)
+        self.linear = nn.Linear(width * len(fields), width)
 
     def mix(self, means_NX: Tensor, bags: Bags, rows: Tensor) -> Tensor:
         return self.linear(means_NX)
@@ -76,9 +76,9 @@ class ConvFusion(SumFusion):
 class SeFusion(SumFusion):
     """Every channel of every source is weighed from the mean tokens of all, then they are added."""
 
-    def __init__(self, senses: Sequence[str], width: int, ratio: float = 4.0):
-        super().__init__(senses, width)
-        self.weigh = squeeze(width * len(senses), ratio)
+    def __init__(self, fields: Sequence[str], width: int, ratio: float = 4.0):
+        super().__init__(fields, width)
+        self.weigh = squeeze(width * len(fields), ratio)
 
     def mix(self, means_NX: Tensor, bags: Bags, rows: Tensor) -> Tensor:
         return super().mix(means_NX * self.weigh(means_NX).sigmoid(), bags, rows)
@@ -88,12 +88,12 @@ class AffFusion(SumFusion):
     """As `SeFusion`, but a token's weights also come from what all sources have at its place. The place of a token among those of another
     source is told by its order: token i of n meets token floor((i + 1/2) m / n) of m, the same one if there are as many."""
 
-    def __init__(self, senses: Sequence[str], width: int, ratio: float = 4.0):
-        super().__init__(senses, width)
-        self.whole, self.local = (squeeze(width * len(senses), ratio) for _ in range(2))
+    def __init__(self, fields: Sequence[str], width: int, ratio: float = 4.0):
+        super().__init__(fields, width)
+        self.whole, self.local = (squeeze(width * len(fields), ratio) for _ in range(2))
 
     def mix(self, means_NX: Tensor, bags: Bags, rows: Tensor) -> Tensor:
-        bags = all_of(bags, self.senses)
+        bags = all_of(bags, self.fields)
         size, total = next(iter(bags.values())).size, means_NX.new_zeros(len(rows), self.width)
         whole = means_NX.new_zeros(size, means_NX.shape[1]).index_copy(0, rows, self.whole(means_NX))
         for number, bag in enumerate(bags.values()):
@@ -118,12 +118,12 @@ class AttentionFusion(nn.Module):
     are no tokens, so any subset may be given.
 
     ratio: share of a row's tokens that is left out while training; dropout: of what each half of a block adds, then too; groups: lists of
-    senses that are read apart first, by blocks of their own, and then together.
+    fields that are read apart first, by blocks of their own, and then together.
     """
 
     def __init__(
         self,
-        senses: Sequence[str],
+        fields: Sequence[str],
         width: int,
         *,
         heads: int = 8,
@@ -133,21 +133,21 @@ class AttentionFusion(nn.Module):
         groups: Sequence[Sequence[str]] = (),
     ):
         super().__init__()
-        if groups and sorted(s for group in groups for s in group) != sorted(senses):
-            raise AmodalError(f"groups must divide the senses {', '.join(senses)}, each in one group, not {groups}")
+        if groups and sorted(s for group in groups for s in group) != sorted(fields):
+            raise AmodalError(f"groups must divide the fields {', '.join(fields)}, each in one group, not {groups}")
         if width % heads or not 0 <= ratio < 1:
             raise AmodalError(f"heads divide the width and ratio is below 1, but got {heads}, {width} and {ratio}")
-        self.senses, self.ratio, self.dropout = tuple(senses), ratio, dropout
-        self.groups = [list(g) for g in groups] or [list(senses)]
-        self.positions = nn.ModuleDict({s: Learned(width) for s in senses})
-        self.source = nn.ParameterDict({s: nn.Parameter(torch.randn(width) * 0.02) for s in senses})
+        self.fields, self.ratio, self.dropout = tuple(fields), ratio, dropout
+        self.groups = [list(g) for g in groups] or [list(fields)]
+        self.positions = nn.ModuleDict({s: Learned(width) for s in fields})
+        self.source = nn.ParameterDict({s: nn.Parameter(torch.randn(width) * 0.02) for s in fields})
         chains = len(self.groups) + (len(self.groups) > 1)
         self.chains = nn.ModuleList(
             nn.ModuleList(Block(width, heads, 2.0) for _ in range(depth)) for _ in range(chains)
         )
 
     def forward(self, bags: Bags, seeds: Tensor | None = None) -> Column:
-        bags = all_of(bags, self.senses)
+        bags = all_of(bags, self.fields)
         placed = {s: self.place(bag, s) for s, bag in bags.items()}
         sets = [Tokens.join([placed[s] for s in group]) for group in self.groups]
         if seeds is not None:
@@ -159,9 +159,9 @@ class AttentionFusion(nn.Module):
         rows = whole.rows()
         return Column(summed(whole.x, whole)[rows], rows)
 
-    def place(self, bag: Tokens, sense: str) -> Tokens:
-        source = self.source[sense]
-        return bag.with_x(bag.x + (source + self.positions[sense](bag.position.to(source.dtype))).to(bag.x.dtype))
+    def place(self, bag: Tokens, field: str) -> Tokens:
+        source = self.source[field]
+        return bag.with_x(bag.x + (source + self.positions[field](bag.position.to(source.dtype))).to(bag.x.dtype))
 
     def some(self, bag: Tokens, seeds: Tensor, number: int) -> Tokens:
         own = hash_bits(seeds, name_code("fused tokens"), number)
@@ -186,7 +186,7 @@ class AttentionFusion(nn.Module):
 FUSIONS = {"attention": AttentionFusion, "sum": SumFusion, "conv": ConvFusion, "se": SeFusion, "aff": AffFusion}
 
 
-def fusion_of(name: str, senses: Sequence[str], width: int, groups: str = "", **attention) -> nn.Module:
+def fusion_of(name: str, fields: Sequence[str], width: int, groups: str = "", **attention) -> nn.Module:
     """The fusion of this name. groups: as text, "a+b,c+d"; attention: other options of `AttentionFusion`, which the others do not have.
     Raises AmodalError for a name that there is not, and for groups where there is no attention."""
     if name not in FUSIONS:
@@ -194,6 +194,6 @@ def fusion_of(name: str, senses: Sequence[str], width: int, groups: str = "", **
     if name != "attention":
         if groups:
             raise AmodalError(f'groups are fused apart by fuse="attention" alone, not by {name!r}')
-        return FUSIONS[name](senses, width)
+        return FUSIONS[name](fields, width)
     divided = [[s.strip() for s in group.split("+")] for group in groups.split(",")] if groups else ()
-    return AttentionFusion(senses, width, groups=divided, **attention)
+    return AttentionFusion(fields, width, groups=divided, **attention)

@@ -1,4 +1,4 @@
-"""A narrow Gaussian between a vector and its clusters, for several senses at once: MIRROR's style (Wang et al. 2025, arXiv:2503.00374), a
+"""A narrow Gaussian between a vector and its clusters, for several fields at once: MIRROR's style (Wang et al. 2025, arXiv:2503.00374), a
 variational bottleneck (Kingma and Welling 2014, arXiv:1312.6114) before prototypes that start orthogonal."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What one sense makes of another's tokens: their mean, weighed by how well each answers the first one's vector.
-Zhao et al. 2023, arXiv:2309.03452 (cross-modality attention that weighs the features of the sense that is kept)."""
+"""What one field makes of another's tokens: their mean, weighed by how well each answers the first one's vector.
+Zhao et al. 2023, arXiv:2309.03452 (cross-modality attention that weighs the features of the field that is kept)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One batch read several times, each time with some of the senses of its rows."""
+"""One batch read several times, each time with some of the fields of its rows."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from amodal.core.embeddings import FUSED
 from amodal.nn.encoder import Encoder
 
 Kept = Mapping[str, Tensor]
-"""sense -> (B,) bool: the rows that keep it; a sense that is not named is kept by none."""
+"""field -> (B,) bool: the rows that keep it; a field that is not named is kept by none."""
 
 
 def reader(encoder: Encoder, batch: Batch) -> Callable[[Kept], Embeddings]:
-    """What a head of `amodal.nn.heads.supervised` reads of the senses that each row keeps. Of a joint trunk that is one pass of what is kept;
+    """What a head of `amodal.nn.heads.supervised` reads of the fields that each row keeps. Of a joint trunk that is one pass of what is kept;
     towers run once, whatever is asked for."""
     if encoder.trunk != "joint" or not isinstance(encoder, Encoder):
         z = encoder.features(batch)

@@ -1,6 +1,6 @@
-"""Sequential fusion: one module for each sense updates a state, in turn; a record that lacks the sense keeps its state as it is.
+"""Sequential fusion: one module for each field updates a state, in turn; a record that lacks the field keeps its state as it is.
 
-Swamy et al., NeurIPS 2023, arXiv:2309.14118, section 3: s_0 is learned, s_k = W_k [h_k, s_(k-1)] + b_k, h_k what is known of sense k.
+Swamy et al., NeurIPS 2023, arXiv:2309.14118, section 3: s_0 is learned, s_k = W_k [h_k, s_(k-1)] + b_k, h_k what is known of field k.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from amodal.masking.hashing import uniform
 
 
 class Modules(nn.Module):
-    """senses: in the order in which they are read; width_in: D, of their vectors; width: M, of the state."""
+    """fields: in the order in which they are read; width_in: D, of their vectors; width: M, of the state."""
 
-    def __init__(self, senses: Sequence[str], width_in: int, width: int):
+    def __init__(self, fields: Sequence[str], width_in: int, width: int):
         super().__init__()
         self.start = nn.Parameter(torch.randn(width))
-        self.steps = nn.ModuleDict({s: nn.Linear(width_in + width, width) for s in senses})
+        self.steps = nn.ModuleDict({s: nn.Linear(width_in + width, width) for s in fields})
 
     def forward(self, z: Embeddings, turn_BK: Tensor | None = None) -> tuple[Tensor, dict[str, Column]]:
-        """z: vectors (n, D) of each sense, some of which may lack. turn_BK: (B, K) int64, the numbers of the senses in the order in which
+        """z: vectors (n, D) of each field, some of which may lack. turn_BK: (B, K) int64, the numbers of the fields in the order in which
         each row reads them (see `turns`); None: as they were given.
 
-        Returns the last states (B, M), and of each sense, for the rows that have it, (n, 2, M): the state before it and after it.
+        Returns the last states (B, M), and of each field, for the rows that have it, (n, 2, M): the state before it and after it.
         """
         state = self.start.expand(z.size, -1)
         found: dict[str, list[Column]] = {s: [] for s in self.steps if s in z}
         for place in range(len(self.steps) if turn_BK is not None else 1):
-            for number, (sense, step) in enumerate(self.steps.items()):
-                if sense not in found:
+            for number, (field, step) in enumerate(self.steps.items()):
+                if field not in found:
                     continue
-                own = z[sense] if turn_BK is None else z[sense].at(turn_BK[z[sense].rows, place] == number)
+                own = z[field] if turn_BK is None else z[field].at(turn_BK[z[field].rows, place] == number)
                 before = state[own.rows]
                 after = step(torch.cat([own.values, before], 1))
-                found[sense].append(Column(torch.stack([before, after], 1), own.rows))
+                found[field].append(Column(torch.stack([before, after], 1), own.rows))
                 state = state.index_copy(0, own.rows, after.to(state.dtype))
         return state, {s: found[s][0] if turn_BK is None else in_order(found[s]) for s in found}
 
 
-def turns(seeds_B: Tensor, senses: int) -> Tensor:
-    """(B, senses) int64: a random order of the senses for each row, a function of its seed."""
-    return uniform(seeds_B.unsqueeze(1), torch.arange(senses, device=seeds_B.device)).argsort(1)
+def turns(seeds_B: Tensor, fields: int) -> Tensor:
+    """(B, fields) int64: a random order of the fields for each row, a function of its seed."""
+    return uniform(seeds_B.unsqueeze(1), torch.arange(fields, device=seeds_B.device)).argsort(1)
 
 
 def in_order(parts: Sequence[Column]) -> Column:

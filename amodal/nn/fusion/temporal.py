@@ -1,4 +1,4 @@
-"""Classes told from the steps of one sense in time, each joined by what the other senses say (arXiv:2404.09010, section 3.4)."""
+"""Classes told from the steps of one field in time, each joined by what the other fields say (arXiv:2404.09010, section 3.4)."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ def segments_of(bag: Tokens, length: float) -> Tokens:
 
 
 class TemporalHead(nn.Module):
-    """Each step of the sense `lead` plus the mean vector of the other senses, to `hidden` dimensions, through a small transformer with a
+    """Each step of the field `lead` plus the mean vector of the other fields, to `hidden` dimensions, through a small transformer with a
     CLS token, from which classes are told. A row without the lead has one step, of the others alone."""
 
-    def __init__(self, senses: Sequence[str], lead: str, width: int, hidden: int, depth: int, heads: int, classes: int):
+    def __init__(self, fields: Sequence[str], lead: str, width: int, hidden: int, depth: int, heads: int, classes: int):
         super().__init__()
-        self.senses, self.lead = tuple(senses), lead
+        self.fields, self.lead = tuple(fields), lead
         self.project, self.cls = nn.Linear(width, hidden), ClsPool(hidden)
         self.trunk, self.head = Transformer(hidden, depth, heads), nn.Linear(hidden, classes)
 
     def forward(self, bags: Bags) -> Column:
-        """(N, classes) of the rows that have any sense. bags: finished tokens, of one view of each field, without what pooling adds."""
+        """(N, classes) of the rows that have any field. bags: finished tokens, of one view of each field, without what pooling adds."""
         own = {field_of(s): bag for s, bag in bags.items()}
         first = next(iter(own.values()))
         others, count = first.x.new_zeros(first.size, first.x.shape[1]), first.x.new_zeros(first.size, 1)
-        for mean in (own[s].pool() for s in self.senses if s != self.lead and s in own):
+        for mean in (own[s].pool() for s in self.fields if s != self.lead and s in own):
             others = others.index_add(0, mean.rows, mean.values)
             count = count.index_add(0, mean.rows, count.new_ones(len(mean), 1))
         others = others / count.clamp(min=1)

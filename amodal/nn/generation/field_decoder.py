@@ -69,6 +69,6 @@ def every_row(column: Column, size: int) -> Ragged:
     return Ragged(column.values.flat, none.index_copy(0, column.rows, column.values.lengths))
 
 
-def told_from(lists: Sequence[Ragged]) -> Tensor:
+def decoded_from(lists: Sequence[Ragged]) -> Tensor:
     """(B,) bool: which rows have anything to be told from. lists: of each source, one for every row."""
     return torch.stack([s.lengths for s in lists]).sum(0) > 0

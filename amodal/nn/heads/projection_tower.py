@@ -91,10 +91,10 @@ def with_projection_tower(encoder: Encoder, field: str, *, blocks: int = 2, read
     """Put a tail behind a field's tower, before `align_to_towers`. A class token that the tower was trained with stays what it is, locked or not; a
     tower without one (other poolings, pretrained backbones, which give patches alone) gets a new one, that the blocks fill.
 
-    Raises AmodalError for a trunk in which senses meet, and without blocks for a class token that nothing would fill.
+    Raises AmodalError for a trunk in which fields meet, and without blocks for a class token that nothing would fill.
     """
     if encoder.trunk == "joint":
-        raise AmodalError('a tail stands behind the tower of one sense; this encoder has trunk="joint"')
+        raise AmodalError('a tail stands behind the tower of one field; this encoder has trunk="joint"')
     tail, old = ProjectionTower(encoder.width, encoder.heads_each, blocks=blocks, reads=reads), encoder.pools[field]
     trained = isinstance(old, ClsPool) and not encoder.contextual(field)
     if not trained and not blocks and reads != "mean":
@@ -109,11 +109,11 @@ def projection_towers(encoder: Encoder) -> dict[str, ProjectionTower]:
 
 
 def align_to_towers(encoder: Encoder) -> Encoder:
-    """Align all senses in the space of the towers that have a tail, which enter it as they are; of the others a linear map each. Raises
+    """Align all fields in the space of the towers that have a tail, which enter it as they are; of the others a linear map each. Raises
     AmodalError where there is no tail, or tails of different widths."""
     widths = {tail.out_width for tail in projection_towers(encoder).values()}
     if len(widths) != 1:
-        raise AmodalError(f"senses meet in the space of one tail, or of several of one width, not of {len(widths)}")
+        raise AmodalError(f"fields meet in the space of one tail, or of several of one width, not of {len(widths)}")
     width, towers = widths.pop(), projection_towers(encoder)
     heads = {f: IdentityHead() if f in towers else LinearHead(encoder.width, width) for f in encoder.fields}
     return encoder.set_heads(heads, width)

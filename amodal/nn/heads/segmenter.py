@@ -15,7 +15,7 @@ DEEP, EARLY = "deep", "early"
 
 
 class Segmenter(nn.Module):
-    """Maps of several senses -> scores of classes, of each sense alone (`expert`) and of all together (`forward`).
+    """Maps of several fields -> scores of classes, of each field alone (`expert`) and of all together (`forward`).
 
     width_in: channels of the maps; side: of the grid that all are brought to; the scores have four times that. width, skip: channels
     inside and of skips; squeeze, skip_squeeze: see `GatedFusion`.
@@ -23,7 +23,7 @@ class Segmenter(nn.Module):
 
     def __init__(
         self,
-        senses: Sequence[str],
+        fields: Sequence[str],
         width_in: int,
         side: int,
         classes: int,
@@ -35,53 +35,53 @@ class Segmenter(nn.Module):
         gated: bool = True,
     ):
         super().__init__()
-        self.senses, self.side = tuple(senses), side
-        self.pyramids = nn.ModuleDict({s: AtrousPyramid(width_in, width) for s in senses})
-        self.unfolds = nn.ModuleDict({s: nn.ModuleList(Unfold(width_in, skip, k) for k in (2, 4)) for s in senses})
-        self.heads = nn.ModuleDict({s: nn.Conv2d(width, classes, 1) for s in senses})
-        many = {"maps": len(self.senses), "gated": gated}
+        self.fields, self.side = tuple(fields), side
+        self.pyramids = nn.ModuleDict({s: AtrousPyramid(width_in, width) for s in fields})
+        self.unfolds = nn.ModuleDict({s: nn.ModuleList(Unfold(width_in, skip, k) for k in (2, 4)) for s in fields})
+        self.heads = nn.ModuleDict({s: nn.Conv2d(width, classes, 1) for s in fields})
+        many = {"maps": len(self.fields), "gated": gated}
         self.fuse = GatedFusion(width, squeeze=squeeze, **many)
         self.fuse_skips = nn.ModuleList(
             GatedFusion(skip, squeeze=skip_squeeze, side=3, norm=False, **many) for _ in range(2)
         )
         self.decoder = MapDecoder(width, skip, classes)
 
-    def expert(self, z: Embeddings, sense: str) -> Column:
-        """(N, classes, side, side): what the rows that have the sense say by it alone."""
-        deep = self._of(z, DEEP, sense)
-        return Column(self.heads[sense](self.pyramids[sense](deep.values)), deep.rows)
+    def expert(self, z: Embeddings, field: str) -> Column:
+        """(N, classes, side, side): what the rows that have the field say by it alone."""
+        deep = self._of(z, DEEP, field)
+        return Column(self.heads[field](self.pyramids[field](deep.values)), deep.rows)
 
     def late(self, z: Embeddings, rows: Tensor) -> Tensor:
-        """(N, classes, side, side): log of the mean of the probabilities that those senses give that a row has; of `rows` (N,)."""
+        """(N, classes, side, side): log of the mean of the probabilities that those fields give that a row has; of `rows` (N,)."""
         total, count = 0.0, 0.0
-        for sense in self.senses:
-            told = self.expert(z, sense)
+        for field in self.fields:
+            told = self.expert(z, field)
             total = total + whole(Column(told.values.softmax(1), told.rows), rows, nn.Identity())
             count = count + told.present(z.size)[rows].to(total.dtype)
         return (total / count[:, None, None, None]).log()
 
     def forward(self, z: Embeddings, rows: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Scores (N, classes, 4 side, 4 side) of `rows` (N,), and those of deep supervision, coarse to fine."""
-        early = {s: self._of(z, EARLY, s) for s in self.senses}
+        early = {s: self._of(z, EARLY, s) for s in self.fields}
         skips = [
-            fuse([whole(early[s], rows, self.unfolds[s][k]) for s in self.senses])
+            fuse([whole(early[s], rows, self.unfolds[s][k]) for s in self.fields])
             for k, fuse in enumerate(self.fuse_skips)
         ]
         return self.decoder(self.fuse(self._deep(z, rows)), skips)
 
     def gates(self, z: Embeddings, rows: Tensor) -> Tensor:
-        """(N, senses, side, side): how much of each sense passes at each place, the mean over channels; of `rows` (N,)."""
+        """(N, fields, side, side): how much of each field passes at each place, the mean over channels; of `rows` (N,)."""
         return self.fuse.gates(self._deep(z, rows))
 
     def streams(self) -> list[nn.Module]:
-        """What each sense has of its own."""
+        """What each field has of its own."""
         return [self.pyramids, self.unfolds, self.heads]
 
     def _deep(self, z: Embeddings, rows: Tensor) -> list[Tensor]:
-        return [whole(self._of(z, DEEP, s), rows, self.pyramids[s]) for s in self.senses]
+        return [whole(self._of(z, DEEP, s), rows, self.pyramids[s]) for s in self.fields]
 
-    def _of(self, z: Embeddings, level: str, sense: str) -> Column:
-        column = z[f"{level}/{sense}"]
+    def _of(self, z: Embeddings, level: str, field: str) -> Column:
+        column = z[f"{level}/{field}"]
         return Column(as_large(column.values, self.side), column.rows)
 
 

@@ -108,18 +108,18 @@ def survival_of(time: str, event: str, values: np.ndarray) -> Target:
 
 class SupervisedHead(nn.Module):
     """A linear map, or a perceptron with a hidden layer of `hidden`, of what an encoder makes of a record: the fused vector of a joint
-    trunk, else the vectors of all senses side by side, with a learned one in the place of a sense that is lacking."""
+    trunk, else the vectors of all fields side by side, with a learned one in the place of a field that is lacking."""
 
     def __init__(
         self,
         targets: Sequence[Target],
-        senses: Sequence[str],
+        fields: Sequence[str],
         width: int | Mapping[str, int],
         *,
         hidden: int = 0,
         joint: bool = False,
     ):
-        """width: of the vectors, or sense -> width where they differ."""
+        """width: of the vectors, or field -> width where they differ."""
         super().__init__()
         self.targets, self.hidden, self.joint = tuple(targets), hidden, joint
         if not targets:
@@ -127,9 +127,9 @@ class SupervisedHead(nn.Module):
         for target in targets:
             if target.kind not in KINDS:
                 raise unknown("kind of target", target.kind, KINDS)
-        each = width if isinstance(width, Mapping) else dict.fromkeys(senses, width)
-        self.absent = nn.ParameterDict({} if joint else {s: nn.Parameter(torch.zeros(each[s])) for s in senses})
-        size = width if joint else sum(each[s] for s in senses)
+        each = width if isinstance(width, Mapping) else dict.fromkeys(fields, width)
+        self.absent = nn.ParameterDict({} if joint else {s: nn.Parameter(torch.zeros(each[s])) for s in fields})
+        size = width if joint else sum(each[s] for s in fields)
         out = sum(target.width for target in targets)
         deep = (nn.Linear(size, hidden), nn.GELU(), nn.Linear(hidden, out)) if hidden else (nn.Linear(size, out),)
         self.net = nn.Sequential(*deep)
@@ -139,7 +139,7 @@ class SupervisedHead(nn.Module):
         return tuple(dict.fromkeys(name for target in self.targets for name in target.labels))
 
     def forward(self, z: Embeddings | Column) -> Column:
-        """(N, outputs): of the rows that have any sense. z: features of the encoder, or what a joint head reads (N, D)."""
+        """(N, outputs): of the rows that have any field. z: features of the encoder, or what a joint head reads (N, D)."""
         together = z if isinstance(z, Column) else z[FUSED] if self.joint else side_by_side(self.absent, z)
         return Column(self.net(together.values), together.rows)
 
@@ -227,7 +227,7 @@ def _follow(target: Target, x: Tensor, aim: Tensor, temperature: float) -> Tenso
 
 
 def supervised_head(encoder, targets: Sequence[Target | dict], hidden: int = 0) -> SupervisedHead:
-    """The head for what this encoder makes of its senses."""
+    """The head for what this encoder makes of its fields."""
     made, fields = [Target.read(t) for t in targets], list(encoder.fields)
     if encoder.trunk == "joint":
         return SupervisedHead(made, fields, encoder.feature_width(FUSED), hidden=hidden, joint=True)

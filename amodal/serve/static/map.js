@@ -1,4 +1,4 @@
-import { about, ask, attempt, card, chooser, count, el, MISSING, PALETTE, place, recordField, SENSES, short } from "./view.js";
+import { about, ask, attempt, card, chooser, count, el, MISSING, PALETTE, place, recordField, FIELDS, short } from "./view.js";
 import { Scatter } from "./scatter.js";
 
 const HEAT = ["#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"].map(rgb); // viridis
@@ -10,21 +10,21 @@ function heat(share) {
 
 export async function draw(page, { record } = {}) {
   const names = {};
-  let scatter, map, colour, chosen = [], marked = -1, sense = "";
+  let scatter, map, colour, chosen = [], marked = -1, field = "";
   let by = Object.keys(about.labels).map((n) => `label:${n}`).find((n) => about.labels[n.slice(6)] === "classes") || "count";
   const stage = el("div", { class: "stage" }), legend = el("div", { class: "legend" }), side = el("div", { "aria-live": "polite" });
   const list = el("ul", { class: "list", "aria-label": "selected records" }), total = el("p", { class: "faint" }), note = el("p", { class: "faint" });
   const save = el("button", { type: "button", hidden: true, onclick: () => attempt(saved) }, "Save the selection as CSV");
   const choices = [...Object.keys(about.labels).map((n) => [`label:${n}`, n, "labels"]),
-    ...about.indexed.map((s) => [`has:${s}`, `has ${s}?`, "senses"]), ["count", "how many senses", "senses"],
-    ["agreement", "do senses agree on neighbours?", "senses"],
-    ...Object.keys(about.facts).map((n) => { const field = n.split(".")[0]; return [`data:${n}`, n, field in about.senses ? `data: ${field}` : "data: other columns"]; })];
+    ...about.indexed.map((s) => [`has:${s}`, `has ${s}?`, "fields"]), ["count", "how many fields", "fields"],
+    ["agreement", "do fields agree on neighbours?", "fields"],
+    ...Object.keys(about.facts).map((n) => { const field = n.split(".")[0]; return [`data:${n}`, n, field in about.fields ? `data: ${field}` : "data: other columns"]; })];
   const lassoing = el("button", { type: "button", "aria-pressed": "false", onclick: () => {
     scatter.lassoing = !scatter.lassoing;
     lassoing.setAttribute("aria-pressed", scatter.lassoing);
   } }, "Lasso");
   page.append(
-    el("div", { class: "bar" }, chooser("Map of", SENSES, (v) => attempt(() => load(v)), sense), chooser("Colour", choices, (v) => attempt(() => paint(v)), by), ...recordField("Find", find, "find-on-map").parts, lassoing,
+    el("div", { class: "bar" }, chooser("Map of", FIELDS, (v) => attempt(() => load(v)), field), chooser("Colour", choices, (v) => attempt(() => paint(v)), by), ...recordField("Find", find, "find-on-map").parts, lassoing,
       el("button", { type: "button", onclick: () => select(scatter.inView()) }, "Select what is in view"),
       el("button", { type: "button", onclick: () => { scatter.home(); mark(-1); select([]); } }, "Reset")),
     el("div", { class: "split" },
@@ -32,18 +32,18 @@ export async function draw(page, { record } = {}) {
       el("aside", { "aria-label": "records" }, side, total, save, list)));
 
   async function load(of) {
-    sense = of;
+    field = of;
     Object.keys(names).forEach((i) => delete names[i]);
     stage.replaceChildren(el("p", { class: "faint" }, " computing …"));
-    const asked = `/view/map?sense=${encodeURIComponent(of)}`;
+    const asked = `/view/map?field=${encodeURIComponent(of)}`;
     const [found, tints] = await Promise.all([ask(asked), ask(`/view/colour?by=${encodeURIComponent(by)}`)]);
-    if (!page.isConnected || sense !== of) return;
+    if (!page.isConnected || field !== of) return;
     colour = tints;
     show(found);
     select([]);
     if (!map.final) attempt(async () => { // UMAP is not there yet: these are the principal components
       const better = await ask(`${asked}&best=true`);
-      if (page.isConnected && sense === of) { const kept = chosen; show(better); select(kept); }
+      if (page.isConnected && field === of) { const kept = chosen; show(better); select(kept); }
     });
   }
 
@@ -57,7 +57,7 @@ export async function draw(page, { record } = {}) {
     stage.dataset.kind = scatter.kind;
     stage.dataset.points = map.numbers.length;
     const few = map.numbers.length < map.of ? `${count(map.numbers.length)} of ${count(map.of)} records are drawn, chosen by chance; Search and Find see all of them. ` : "";
-    note.textContent = few + (map.way === "umap" ? "UMAP" : map.final ? "Principal components" : "Principal components, until UMAP is done") + (sense ? ` of ${sense}.` : " of all senses.");
+    note.textContent = few + (map.way === "umap" ? "UMAP" : map.final ? "Principal components" : "Principal components, until UMAP is done") + (field ? ` of ${field}.` : " of all fields.");
     mark(at >= 0 ? map.numbers.indexOf(at) : -1);
     shade();
     legend.replaceChildren(...key());
@@ -76,9 +76,9 @@ export async function draw(page, { record } = {}) {
 
   /** Shows a record on the map; one that is not drawn by the drawn one that is nearest to it. */
   async function find(number) {
-    const [drawn, made] = await Promise.all([ask(`/view/place/${number}?sense=${encodeURIComponent(sense)}`), card(number, { full: true })]);
+    const [drawn, made] = await Promise.all([ask(`/view/place/${number}?field=${encodeURIComponent(field)}`), card(number, { full: true })]);
     const i = map.numbers.indexOf(drawn.number);
-    if (i < 0) throw new Error(`this record has no ${sense}, and is not on its map`);
+    if (i < 0) throw new Error(`this record has no ${field}, and is not on its map`);
     mark(i);
     scatter.show(i);
     place(side, made, ...(drawn.number === number ? [] : [el("p", { class: "faint" }, "It is not among the records that are drawn; the ring is round the drawn one that is nearest to it.")]));

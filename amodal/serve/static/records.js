@@ -1,19 +1,19 @@
-import { about, ask, attempt, card, chooser, el, place, SENSES } from "./view.js";
+import { about, ask, attempt, card, chooser, el, place, FIELDS } from "./view.js";
 
 const LISTS = [["quarantine", "Values that could not be read", "Every value of the data that was read could be decoded."],
   ["twins", "Nearly the same", "No two records are so alike."],
   ["outliers", "Unlike all others", "There are too few records."]];
 
 export async function draw(page) {
-  let sense = "", least = 0.99;
+  let field = "", least = 0.99;
   const shown = el("div", { "aria-live": "polite" }, el("p", { class: "faint" }, "Choose a record of a list to see it.")), sections = el("div");
   const level = el("input", { type: "number", min: 0.5, max: 1, step: 0.005, value: least, onchange: () => { least = level.value; attempt(fill); } });
   const few = about.shown < about.records ? el("p", { class: "faint" }, `Of the ${about.records.toLocaleString("en")} records, the ${about.shown.toLocaleString("en")} on the map are compared with each other.`) : null;
-  page.append(el("div", { class: "bar" }, chooser("By", SENSES, (v) => { sense = v; attempt(fill); }, ""), el("label", {}, "nearly the same from a cosine of", level)), ...(few ? [few] : []),
+  page.append(el("div", { class: "bar" }, chooser("By", FIELDS, (v) => { field = v; attempt(fill); }, ""), el("label", {}, "nearly the same from a cosine of", level)), ...(few ? [few] : []),
     el("div", { class: "split" }, sections, el("aside", { "aria-label": "record" }, shown)));
 
   async function fill() {
-    const asked = `sense=${encodeURIComponent(sense)}&least=${least}`;
+    const asked = `field=${encodeURIComponent(field)}&least=${least}`;
     const boxes = LISTS.map(([what, title]) => el("section", { "data-list": what }, el("h2", {}, title), el("p", { class: "faint" }, "computing …")));
     sections.replaceChildren(...boxes);
     await Promise.all(LISTS.map(async ([what, title, none], at) => {

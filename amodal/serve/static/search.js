@@ -5,22 +5,22 @@ export async function draw(page, { like } = {}) {
   const chosen = el("div", { class: "bar", "aria-live": "polite" }), found = el("div", { class: "columns", "aria-live": "polite" });
   const form = el("form", { class: "query", "aria-label": "query", onsubmit: (event) => { event.preventDefault(); attempt(search); } });
   form.append(el("span", { class: "head" }), el("span", { class: "head faint" }, "like this"), el("span", { class: "head faint" }, "weight"));
-  for (const [sense, input] of Object.entries(about.inputs)) {
-    const typed = Boolean(input.placeholder), id = `q-${sense}`;
+  for (const [field, input] of Object.entries(about.inputs)) {
+    const typed = Boolean(input.placeholder), id = `q-${field}`;
     const field = typed ? el("textarea", { id, rows: 1, placeholder: input.placeholder })
       : el("input", { id, type: "file", accept: input.accept || false });
-    const weight = el("input", { type: "number", step: "0.1", value: "1", "aria-label": `weight of ${sense}`, title: "below 0: unlike it" });
+    const weight = el("input", { type: "number", step: "0.1", value: "1", "aria-label": `weight of ${field}`, title: "below 0: unlike it" });
     const box = el("div", typed ? {} : { class: "drop" }, field);
     if (!typed) dropped(box, field);
     if (input.prose) field.addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); form.requestSubmit(); } });
-    form.append(el("span", {}, el("label", { for: id }, sense), el("span", { class: "faint" }, input.label && ` ${input.label}`)), box, weight);
-    parts.push({ sense, field, weight, typed });
+    form.append(el("span", {}, el("label", { for: id }, field), el("span", { class: "faint" }, input.label && ` ${input.label}`)), box, weight);
+    parts.push({ field, field, weight, typed });
   }
   const named = recordField("Add", add, "q-record"), [key, keys, more] = named.parts;
   form.append(el("span", {}, el("label", { for: "q-record" }, "record")), el("div", {}, key, keys), more);
   form.append(el("span"), el("div", { class: "bar" }, el("button", { type: "submit", class: "main" }, "Search"),
     el("button", { type: "button", onclick: () => { form.reset(); records.clear(); chosen.replaceChildren(); found.replaceChildren(); } }, "Clear")), el("span"));
-  page.append(el("p", { class: "faint" }, "Give one thing or several; weights mix them, and a weight below 0 means unlike it. Each column ranks records by one sense of theirs. Files may be dropped anywhere here."), form, chosen, found);
+  page.append(el("p", { class: "faint" }, "Give one thing or several; weights mix them, and a weight below 0 means unlike it. Each column ranks records by one field of theirs. Files may be dropped anywhere here."), form, chosen, found);
   anywhere(page, parts, () => attempt(search));
 
   async function add(number, weight = 1) {
@@ -36,18 +36,18 @@ export async function draw(page, { like } = {}) {
     found.replaceChildren();
     const body = new FormData(), asked = { weights: {}, records: {} };
     if (key.value.trim()) await named.go();
-    for (const { sense, field, weight, typed } of parts) {
+    for (const { field, field, weight, typed } of parts) {
       const value = typed ? field.value.trim() : field.files[0];
       if (!value) continue;
-      body.append(sense, value);
-      asked.weights[sense] = Number(weight.value);
+      body.append(field, value);
+      asked.weights[field] = Number(weight.value);
     }
     for (const [number, amount] of records) asked.records[number] = Number(amount.value);
     body.append("asked", JSON.stringify(asked));
     const lists = await ask("/view/search?k=12", { method: "POST", body });
-    const columns = await Promise.all(Object.entries(lists).map(async ([sense, hits]) =>
-      el("section", { "data-sense": sense || "any", "aria-label": sense ? `by ${sense}` : "by any sense" }, el("h2", {}, sense ? `by ${sense}` : "by any sense"),
-        ...(await Promise.all(hits.map((hit) => card(hit.number, { note: hit.score.toFixed(3) + (sense ? "" : ` by ${hit.sense}`), only: sense }))))
+    const columns = await Promise.all(Object.entries(lists).map(async ([field, hits]) =>
+      el("section", { "data-field": field || "any", "aria-label": field ? `by ${field}` : "by any field" }, el("h2", {}, field ? `by ${field}` : "by any field"),
+        ...(await Promise.all(hits.map((hit) => card(hit.number, { note: hit.score.toFixed(3) + (field ? "" : ` by ${hit.field}`), only: field }))))
           .map(opening))));
     found.replaceChildren(...columns);
     if (found.getBoundingClientRect().top > innerHeight - 150) found.scrollIntoView();
@@ -68,10 +68,10 @@ function anywhere(page, parts, search) {
     if (event.defaultPrevented) return;
     event.preventDefault();
     const file = event.dataTransfer.files[0];
-    const part = file && parts.find(({ sense, typed }) => !typed && takes(about.inputs[sense].accept, file));
+    const part = file && parts.find(({ field, typed }) => !typed && takes(about.inputs[field].accept, file));
     attempt(() => {
       if (!file) return;
-      if (!part) throw new Error(`${file.name} is neither a picture nor a sound that a sense here takes; drop it on the field it is meant for`);
+      if (!part) throw new Error(`${file.name} is neither a picture nor a sound that a field here takes; drop it on the field it is meant for`);
       part.field.files = event.dataTransfer.files;
       search();
     });

@@ -43,13 +43,13 @@ export function record(number) {
   return seen.get(number);
 }
 
-/** A record as its senses show themselves. note: beside its name; only: a sense, else all; full: with labels and what can be done. */
+/** A record as its fields show themselves. note: beside its name; only: a field, else all; full: with labels and what can be done. */
 export async function card(number, { note = "", only = "", full = false } = {}) {
   const it = await record(number);
-  const senses = Object.entries(it.senses).filter(([name]) => !only || name === only);
-  const shown = senses.map(([name, sense]) => shownSense(number, name, sense, full));
+  const fields = Object.entries(it.fields).filter(([name]) => !only || name === only);
+  const shown = fields.map(([name, field]) => shownSense(number, name, field, full));
   const made = el("article", { class: "card", "data-number": number }, el("h3", {}, it.key, note && el("span", { class: "faint" }, ` ${note}`)),
-    el("div", { class: "senses" }, ...shown));
+    el("div", { class: "fields" }, ...shown));
   if (full) {
     const pairs = Object.entries(it.labels).flatMap(([k, v]) => [el("dt", {}, k), el("dd", {}, v == null ? "–" : typeof v === "number" ? Number(v.toPrecision(5)).toLocaleString("en", { useGrouping: Math.abs(v) >= 1e4 }) : v)]);
     made.append(el("dl", {}, ...pairs));
@@ -58,7 +58,7 @@ export async function card(number, { note = "", only = "", full = false } = {}) 
     made.append(el("div", { class: "do" },
       el("button", { type: "button", onclick: () => open("search", { like: number }) }, "Search like this"),
       el("button", { type: "button", onclick: () => open("map", { record: number }) }, "On the map"),
-      el("button", { type: "button", onclick: () => open("senses", { record: number }) }, "By sense")));
+      el("button", { type: "button", onclick: () => open("fields", { record: number }) }, "By field")));
   return made;
 }
 
@@ -70,18 +70,18 @@ export function place(where, ...cards) {
 
 const FEW = 8; // cells of a table on a small card
 
-function shownSense(number, name, sense, full) {
+function shownSense(number, name, field, full) {
   const caption = el("figcaption", {}, name);
-  if (sense.text != null) return el("figure", {}, caption, el("p", {}, full ? sense.text : sense.text.slice(0, 160)));
-  if (sense.cells) {
-    const cells = Object.entries(sense.cells), shown = full ? cells : cells.slice(0, FEW), long = shown.length > FEW;
+  if (field.text != null) return el("figure", {}, caption, el("p", {}, full ? field.text : field.text.slice(0, 160)));
+  if (field.cells) {
+    const cells = Object.entries(field.cells), shown = full ? cells : cells.slice(0, FEW), long = shown.length > FEW;
     return el("figure", {}, caption, el("dl", long ? { class: "long", tabindex: 0, role: "region", "aria-label": `${name} of record ${number}` } : {}, ...shown.flatMap(([k, v]) => [el("dt", {}, k), el("dd", {}, v)])),
       cells.length > shown.length ? el("p", { class: "faint" }, `and ${cells.length - shown.length} more`) : null);
   }
-  if (sense.curves) return el("figure", {}, caption, plot(name, sense, full));
+  if (field.curves) return el("figure", {}, caption, plot(name, field, full));
   const at = `/view/record/${number}/${encodeURIComponent(name)}`;
-  const parts = [caption, el("img", { src: `${at}.png`, alt: `${name}: ${sense.says}`, loading: "lazy" })];
-  if (sense.plays) parts.push(el("audio", { src: `${at}.wav`, controls: true, preload: "none", "aria-label": `${name} of record ${number}` }));
+  const parts = [caption, el("img", { src: `${at}.png`, alt: `${name}: ${field.says}`, loading: "lazy" })];
+  if (field.plays) parts.push(el("audio", { src: `${at}.wav`, controls: true, preload: "none", "aria-label": `${name} of record ${number}` }));
   return el("figure", {}, ...parts);
 }
 
@@ -93,10 +93,10 @@ export function svg(name, given, text) {
 }
 
 /** Curves of a series; named: with what each of them is. */
-function plot(name, sense, named) {
-  const { names, values } = sense.curves, all = values.flat().filter((v) => v != null);
+function plot(name, field, named) {
+  const { names, values } = field.curves, all = values.flat().filter((v) => v != null);
   const low = Math.min(...all), span = Math.max(...all) - low || 1, last = Math.max(1, values[0].length - 1);
-  const drawn = svg("svg", { viewBox: "0 0 160 80", class: "plot", role: "img", "aria-label": `${name}: ${sense.says}` });
+  const drawn = svg("svg", { viewBox: "0 0 160 80", class: "plot", role: "img", "aria-label": `${name}: ${field.says}` });
   values.forEach((channel, c) => {
     let down = false;
     const d = channel.map((v, i) => {
@@ -150,9 +150,9 @@ export function recordField(todo, act, id = "find") {
   return { parts: [key, keys, el("button", { type: "button", onclick: () => attempt(go) }, todo)], key, go };
 }
 
-export const SENSES = [["", "all senses, fused"], ...(about.indexed || []).map((s) => [s, s])];
+export const FIELDS = [["", "all fields, fused"], ...(about.indexed || []).map((s) => [s, s])];
 
-const NAMES = { map: "Map", search: "Search", run: "Run", records: "Records", senses: "Senses" };
+const NAMES = { map: "Map", search: "Search", run: "Run", records: "Records", fields: "Fields" };
 const tabs = document.getElementById("tabs"), main = document.getElementById("main");
 let leave = () => {};
 

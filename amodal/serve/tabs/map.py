@@ -10,9 +10,9 @@ from fastapi import APIRouter
 from amodal.evaluate.labels import classes_of, is_number
 from amodal.modalities.shared.base import shortened
 from amodal.serve.attributes import Attributes
-from amodal.serve.embedding_map import Atlas
+from amodal.serve.embedding_map import EmbeddingMap
 from amodal.serve.limits import Refused
-from amodal.serve.tabs._answers import plain, there, wait
+from amodal.serve.tabs._responses import plain, there, wait
 
 CLASSES = 40
 """Values of a label that get a name on the map; the rarer ones are one."""
@@ -20,18 +20,18 @@ TAILS = 0.01
 """Of numbers, the share at either end that has the colour of the end, so that a few do not take all the colours."""
 
 
-def add(made: APIRouter, atlas: Atlas, facts: Attributes) -> None:
+def add(made: APIRouter, atlas: EmbeddingMap, facts: Attributes) -> None:
     @made.get("/view/map")
-    def layout(sense: str = "", best: bool = False) -> Any:
+    def layout(field: str = "", best: bool = False) -> Any:
         """Where records lie; 202 while it is computed, then to be asked for again. UMAP takes a while: until it is there, the answer is
         the principal components, and `final` is false, unless the best is asked for."""
-        if sense and sense not in atlas.senses:
-            atlas.present(sense)  # raises
+        if field and field not in atlas.fields:
+            atlas.present(field)  # raises
         way = atlas.way
-        found = atlas.later("layout", sense, way)
+        found = atlas.later("layout", field, way)
         if found is None and not best and way != "pca":
             way = "pca"
-            found = atlas.later("layout", sense, way)
+            found = atlas.later("layout", field, way)
         if found is None:
             return wait()
         numbers, flat = found
@@ -41,22 +41,22 @@ def add(made: APIRouter, atlas: Atlas, facts: Attributes) -> None:
             "places": np.searchsorted(atlas.shown, numbers).tolist(),
             "x": xy[:, 0].tolist(),
             "y": xy[:, 1].tolist(),
-            "of": atlas.present(sense).sum().item() if sense else len(atlas.keys),
+            "of": atlas.present(field).sum().item() if field else len(atlas.keys),
             "way": way,
             "final": way == atlas.way,
         }
 
     @made.get("/view/place/{number}")
-    def place(number: int, sense: str = "") -> Any:
+    def place(number: int, field: str = "") -> Any:
         """By which record of the map one is found: itself, or the one drawn that is nearest to it, where not all are drawn."""
-        if sense:
-            atlas.present(sense)  # raises
-        return {"number": atlas.stand_in(there(number, len(atlas.keys)), sense)}
+        if field:
+            atlas.present(field)  # raises
+        return {"number": atlas.stand_in(there(number, len(atlas.keys)), field)}
 
     @made.get("/view/colour")
     def colour(by: str) -> Any:
-        """A colour for each record that is shown, in their order: of `label:NAME`, `data:FACT`, `has:SENSE`, `agreement` or `count` (of
-        senses)."""
+        """A colour for each record that is shown, in their order: of `label:NAME`, `data:FACT`, `has:FIELD`, `agreement` or `count` (of
+        fields)."""
         kind, _, name = by.partition(":")
         if kind == "label" and name in atlas.labels:
             values = atlas.labels[name][atlas.shown]
@@ -70,8 +70,8 @@ def add(made: APIRouter, atlas: Atlas, facts: Attributes) -> None:
             present = atlas.present(name)[atlas.shown]
             return {"kind": "classes", "names": ["missing", "there"], "values": present.astype(int).tolist()}
         if by == "count":
-            counts = np.sum([atlas.present(s)[atlas.shown] for s in atlas.senses], axis=0)
-            return classes(np.array([f"{n} sense{'s' * (n != 1)}" for n in counts.tolist()], dtype=object))
+            counts = np.sum([atlas.present(s)[atlas.shown] for s in atlas.fields], axis=0)
+            return classes(np.array([f"{n} field{'s' * (n != 1)}" for n in counts.tolist()], dtype=object))
         if by == "agreement":
             found = atlas.later("agreement")
             return wait() if found is None else numbers(found[atlas.shown])

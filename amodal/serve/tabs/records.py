@@ -1,4 +1,4 @@
-"""Records: one of them as its senses show themselves, and the lists of odd ones."""
+"""Records: one of them as its fields show themselves, and the lists of odd ones."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from amodal.modalities import BadValue, name_of
 from amodal.modalities.shared.base import shortened
 from amodal.serve import runs
 from amodal.serve.bodies import body_of
-from amodal.serve.embedding_map import PAIRS, Atlas
+from amodal.serve.embedding_map import PAIRS, EmbeddingMap
 from amodal.serve.limits import Limits, Refused
-from amodal.serve.tabs._answers import plain, there, wait
+from amodal.serve.tabs._responses import plain, there, wait
 from amodal.serve.values import parsed
 
 SAME = 0.99
@@ -28,18 +28,18 @@ SAME = 0.99
 Least = Annotated[float, Query(ge=0.5, le=1)]
 
 
-def add(made: APIRouter, run: Path, atlas: Atlas, dataset: Dataset, limits: Limits) -> None:
+def add(made: APIRouter, run: Path, atlas: EmbeddingMap, dataset: Dataset, limits: Limits) -> None:
     place = {key: i for i, key in enumerate(dataset.keys)}
 
-    def value(number: int, sense: str) -> np.ndarray:
-        if not 0 <= number < len(atlas.keys) or sense not in dataset.fields or atlas.keys[number] not in place:
-            raise Refused(404, "there is no such record or sense in this data")
+    def value(number: int, field: str) -> np.ndarray:
+        if not 0 <= number < len(atlas.keys) or field not in dataset.fields or atlas.keys[number] not in place:
+            raise Refused(404, "there is no such record or field in this data")
         try:
-            found = dataset.value(place[atlas.keys[number]], sense)
+            found = dataset.value(place[atlas.keys[number]], field)
         except BadValue as error:
             raise Refused(404, f"not readable: {error}") from None
         if found is None:
-            raise Refused(404, "this record does not have this sense")
+            raise Refused(404, "this record does not have this field")
         return found
 
     @made.get("/view/find")
@@ -67,60 +67,60 @@ def add(made: APIRouter, run: Path, atlas: Atlas, dataset: Dataset, limits: Limi
     @made.get("/view/record/{number}")
     def record(number: int) -> Any:
         there(number, len(atlas.keys))
-        senses = {}
-        for sense, modality in dataset.fields.items():
+        fields = {}
+        for field, modality in dataset.fields.items():
             try:
-                found = value(number, sense)
+                found = value(number, field)
             except Refused:
                 continue
             about = {"kind": name_of(modality), "says": modality.describe(found)}
             plays = modality.sound(found) is not None
-            senses[sense] = about | {"plays": plays} | modality.card(found)
+            fields[field] = about | {"plays": plays} | modality.card(found)
         labels = {name: plain(values[number]) for name, values in atlas.labels.items()}
-        return {"number": number, "key": atlas.keys[number], "labels": labels, "senses": senses}
+        return {"number": number, "key": atlas.keys[number], "labels": labels, "fields": fields}
 
-    @made.get("/view/record/{number}/{sense}.png")
-    def picture(number: int, sense: str) -> Response:
+    @made.get("/view/record/{number}/{field}.png")
+    def picture(number: int, field: str) -> Response:
         stream = io.BytesIO()
-        found = value(number, sense)
-        Image.fromarray(dataset.fields[sense].show(found)).save(stream, "PNG")
+        found = value(number, field)
+        Image.fromarray(dataset.fields[field].show(found)).save(stream, "PNG")
         return Response(stream.getvalue(), media_type="image/png", headers={"cache-control": "max-age=600"})
 
-    @made.get("/view/record/{number}/{sense}.wav")
-    def sound(number: int, sense: str) -> Response:
-        played = dataset.fields[sense].sound(value(number, sense)) if sense in dataset.fields else None
+    @made.get("/view/record/{number}/{field}.wav")
+    def sound(number: int, field: str) -> Response:
+        played = dataset.fields[field].sound(value(number, field)) if field in dataset.fields else None
         if played is None:
-            raise Refused(404, f"{sense} is no sound")
+            raise Refused(404, f"{field} is no sound")
         samples, rate = played
         stream = io.BytesIO()
         soundfile.write(stream, np.clip(samples, -1, 1), rate, format="WAV", subtype="PCM_16")
         return Response(stream.getvalue(), media_type="audio/wav")
 
-    def listing(what: str, sense: str, least: float) -> tuple[list[str], list[list]] | None:
+    def listing(what: str, field: str, least: float) -> tuple[list[str], list[list]] | None:
         """Column names and rows; None while it is computed."""
         if what == "quarantine":
-            return ["record", "sense", "reason"], [[b.key, b.field, b.reason] for b in runs.quarantined(run)]
-        atlas.column([sense] if sense else [])
+            return ["record", "field", "reason"], [[b.key, b.field, b.reason] for b in runs.quarantined(run)]
+        atlas.column([field] if field else [])
         if what == "outliers":
-            found = atlas.later("outliers", sense)
+            found = atlas.later("outliers", field)
             return found and (["record", "likeness to its nearest"], [[atlas.keys[n], round(s, 4)] for n, s in found])
         if what == "twins":
-            found = atlas.later("twins", sense, least)
+            found = atlas.later("twins", field, least)
             rows = [[atlas.keys[a], atlas.keys[b], round(s, 4)] for a, b, s in found or []]
             return None if found is None else (["record", "its twin", "cosine"], rows)
         raise Refused(404, f"no list is called {shortened(what)!r}; there are quarantine, outliers, twins")
 
     @made.get("/view/list/{what}")
-    def listed(what: str, sense: str = "", least: Least = SAME) -> Any:
-        found = listing(what, sense, least)
+    def listed(what: str, field: str = "", least: Least = SAME) -> Any:
+        found = listing(what, field, least)
         if found is None:
             return wait()
         numbers = [[atlas.at.get(cell, -1) for cell in row[:2]] for row in found[1]]
         return {"columns": found[0], "rows": found[1], "numbers": numbers, "more": len(numbers) >= PAIRS}
 
     @made.get("/view/csv/{what}")
-    def exported(what: str, sense: str = "", least: Least = SAME) -> Any:
-        found = listing(what, sense, least)
+    def exported(what: str, field: str = "", least: Least = SAME) -> Any:
+        found = listing(what, field, least)
         if found is None:
             return wait()
         return as_csv(*found, what)

@@ -1,4 +1,4 @@
-"""Search: by values, by records, or a mix of them, in each sense and in all."""
+"""Search: by values, by records, or a mix of them, in each field and in all."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from torch.nn.functional import normalize
 
 from amodal.modalities.shared.base import shortened
 from amodal.serve.bodies import body_of
-from amodal.serve.embedding_map import Atlas
+from amodal.serve.embedding_map import EmbeddingMap
 from amodal.serve.limits import Refused
 from amodal.serve.service import Service, finite
 
 
-def add(made: APIRouter, atlas: Atlas, service: Service) -> None:
+def add(made: APIRouter, atlas: EmbeddingMap, service: Service) -> None:
     @made.post("/view/search")
     async def search(request: Request, k: Annotated[int, Query(ge=1, le=100)] = 12) -> Any:
-        """A form: a part for each sense, a part `asked` of JSON {"weights": {sense: number}, "records": {number: weight}}."""
+        """A form: a part for each field, a part `asked` of JSON {"weights": {field: number}, "records": {number: weight}}."""
         body = await body_of(request, service.limits)
         if not isinstance(body, dict):
-            raise Refused(415, "a query is a form with a part for each sense")
+            raise Refused(415, "a query is a form with a part for each field")
         weights, records = asked_of(body.pop("asked", b"{}"), len(atlas.keys))
         unasked = [name for name in body if name not in service.model.fields]
         if unasked:
             raise Refused(
-                422, f"there is no sense {shortened(unasked[0])!r}; there are {', '.join(service.model.fields)}"
+                422, f"there is no field {shortened(unasked[0])!r}; there are {', '.join(service.model.fields)}"
             )
         total = torch.zeros(atlas.index.width)
         if body:
@@ -44,9 +44,9 @@ def add(made: APIRouter, atlas: Atlas, service: Service) -> None:
             )
 
         def ranked() -> dict:
-            lists = {"": atlas.near(total, (), k)} | {s: atlas.near(total, (s,), k) for s in atlas.senses}
+            lists = {"": atlas.near(total, (), k)} | {s: atlas.near(total, (s,), k) for s in atlas.fields}
             return {
-                s: [{"number": n, "key": atlas.keys[n], "score": v, "sense": by} for n, v, by in found]
+                s: [{"number": n, "key": atlas.keys[n], "score": v, "field": by} for n, v, by in found]
                 for s, found in lists.items()
             }
 
@@ -59,7 +59,7 @@ def asked_of(raw: bytes, records: int) -> tuple[dict[str, float], dict[int, floa
         weights = {str(k): float(v) for k, v in said.get("weights", {}).items()}
         numbers = {int(k): float(v) for k, v in said.get("records", {}).items()}
     except (ValueError, AttributeError, TypeError):
-        raise Refused(422, 'expected {"weights": {sense: number}, "records": {number: weight}}') from None
+        raise Refused(422, 'expected {"weights": {field: number}, "records": {number: weight}}') from None
     if not all(abs(v) <= 1e6 for v in (*weights.values(), *numbers.values())):
         raise Refused(422, "weights are numbers, not that large")
     if not all(0 <= n < records for n in numbers):

@@ -5,32 +5,32 @@ export async function draw(page, { record } = {}) {
   let number = record ?? about.first, label = labels[0];
   const tried = el("tbody"), near = el("div", { class: "cards", "aria-live": "polite" }), shown = el("div");
   const pairs = el("div", { "aria-live": "polite" }), heat = el("div");
-  const boxes = about.indexed.map((sense) => {
+  const boxes = about.indexed.map((field) => {
     const box = el("input", { type: "checkbox", checked: true, onchange: () => {
-      box.checked ? on.add(sense) : on.delete(sense);
-      if (!on.size) { box.checked = true; on.add(sense); }
+      box.checked ? on.add(field) : on.delete(field);
+      if (!on.size) { box.checked = true; on.add(field); }
       attempt(change);
     } });
-    return el("label", {}, box, sense);
+    return el("label", {}, box, field);
   });
   const few = about.shown < about.records ? ` Of the ${about.records.toLocaleString("en")} records, the ${about.shown.toLocaleString("en")} on the map are measured.` : "";
   page.append(
-    el("fieldset", { class: "bar" }, el("legend", {}, "Senses that count"), ...boxes),
+    el("fieldset", { class: "bar" }, el("legend", {}, "Fields that count"), ...boxes),
     el("div", { class: "split wide" },
       el("section", {}, el("h2", {}, "Who is near"),
-        el("div", { class: "bar" }, ...recordField("Show", go, "by-sense").parts, el("button", { type: "button", onclick: () => attempt(() => go(Math.floor(Math.random() * about.records))) }, "Another record")),
-        shown, el("h2", { class: "next" }, "Its nearest, by these senses"), near),
+        el("div", { class: "bar" }, ...recordField("Show", go, "by-field").parts, el("button", { type: "button", onclick: () => attempt(() => go(Math.floor(Math.random() * about.records))) }, "Another record")),
+        shown, el("h2", { class: "next" }, "Its nearest, by these fields"), near),
       el("aside", {},
         el("h2", {}, "What neighbours tell"), label ? chooser("of", labels.map((n) => [n, n]), (v) => { label = v; tried.replaceChildren(); attempt(async () => { await Promise.all([measured(), missing()]); }); }, label) : el("p", { class: "faint" }, "The data have no labels."),
-        el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "what was tried" }, el("table", {}, el("thead", {}, el("tr", {}, ...["senses", "tells", "chance", "finds (R@10)"].map((c) => el("th", { scope: "col" }, c)))), tried)),
-        el("p", { class: "faint" }, `Of the records of the test part: a vote of the 20 nearest that are not of it, and the mean share of those whose other sense is among the 10 nearest.${few}`),
-        el("h2", {}, "Which sense finds which"), pairs, heat)));
+        el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "what was tried" }, el("table", {}, el("thead", {}, el("tr", {}, ...["fields", "tells", "chance", "finds (R@10)"].map((c) => el("th", { scope: "col" }, c)))), tried)),
+        el("p", { class: "faint" }, `Of the records of the test part: a vote of the 20 nearest that are not of it, and the mean share of those whose other field is among the 10 nearest.${few}`),
+        el("h2", {}, "Which field finds which"), pairs, heat)));
 
   const asked = () => [...on].map((s) => `on=${encodeURIComponent(s)}`).join("&");
   const chosen = () => about.indexed.filter((s) => on.has(s));
   const named = () => {
     const off = about.indexed.filter((s) => !on.has(s));
-    return about.indexed.length < 5 || off.length > 2 ? chosen().join(" + ") : off.length ? `all but ${off.join(" and ")}` : "all senses";
+    return about.indexed.length < 5 || off.length > 2 ? chosen().join(" + ") : off.length ? `all but ${off.join(" and ")}` : "all fields";
   };
 
   async function go(to) { number = to; await neighbours(); }
@@ -39,29 +39,29 @@ export async function draw(page, { record } = {}) {
     const [made, found] = await Promise.all([card(number, { full: true }), ask(`/view/near/${number}?${asked()}`)]);
     shown.replaceChildren(made);
     near.replaceChildren(...await Promise.all(found.map((hit) => card(hit.number, { note: hit.score.toFixed(3) }))));
-    if (!found.length) near.append(el("p", { class: "faint" }, "This record has none of these senses."));
+    if (!found.length) near.append(el("p", { class: "faint" }, "This record has none of these fields."));
   }
 
-  /** What the senses that are on tell and find: a row for each choice that was made, the last one first. */
+  /** What the fields that are on tell and find: a row for each choice that was made, the last one first. */
   async function measured() {
-    const name = named(), senses = chosen();
+    const name = named(), fields = chosen();
     const [told, found] = await Promise.all([label ? ask(`/view/probe?label=${encodeURIComponent(label)}&${asked()}`) : {}, ask(`/view/retrieval?${asked()}`)]);
     if (name !== named()) return;
     const one = found.filter((r) => r.source), mean = one.reduce((sum, r) => sum + r.value, 0) / one.length;
     const cells = [name, told.metric ? `${told.metric} ${told.value.toFixed(3)}` : "–", told.metric ? told.chance.toFixed(3) : "–", one.length ? mean.toFixed(3) : "–"];
     [...tried.rows].filter((row) => row.cells[0].textContent === name).forEach((row) => row.remove());
     tried.prepend(el("tr", {}, ...cells.map((c, i) => el("td", { title: i === 1 && told.n ? `${told.n} records` : false }, c))));
-    const few = "Two senses are needed, and ten test records that have both.";
-    pairs.replaceChildren(!found.length ? el("p", { class: "faint" }, few) : grid("R@10 of each pair of senses", "by", found.map((r) => ({ ...r, down: r.source || "all the others", across: `find ${r.target}` })), { across: senses.map((s) => `find ${s}`), down: [...senses, "all the others"] }));
+    const few = "Two fields are needed, and ten test records that have both.";
+    pairs.replaceChildren(!found.length ? el("p", { class: "faint" }, few) : grid("R@10 of each pair of fields", "by", found.map((r) => ({ ...r, down: r.source || "all the others", across: `find ${r.target}` })), { across: fields.map((s) => `find ${s}`), down: [...fields, "all the others"] }));
   }
 
   async function missing() {
     const { reported, rows } = await ask(`/view/missing?label=${encodeURIComponent(label || "")}`);
     const heading = (r) => [r.label, r.probe, r.target && `find ${r.target}`, r.metric].filter(Boolean).join(" ");
     const shape = (r) => ({ ...r, down: r.source, across: heading(r) });
-    heat.replaceChildren(...(rows.length ? [el("h2", {}, "With senses missing"), grid("with senses missing, by neighbours", "has only", rows.map(shape), { counted: true }),
-      el("p", { class: "faint" }, "By neighbours, as above; of the records that have any of these senses. The stronger the colour, the better in its column.")] : []),
-      ...(reported.length ? [el("h2", {}, "With senses missing, as evaluate measured"), grid("with senses missing, as reported", "has only", reported.map(shape))] : []));
+    heat.replaceChildren(...(rows.length ? [el("h2", {}, "With fields missing"), grid("with fields missing, by neighbours", "has only", rows.map(shape), { counted: true }),
+      el("p", { class: "faint" }, "By neighbours, as above; of the records that have any of these fields. The stronger the colour, the better in its column.")] : []),
+      ...(reported.length ? [el("h2", {}, "With fields missing, as evaluate measured"), grid("with fields missing, as reported", "has only", reported.map(shape))] : []));
   }
 
   async function change() { await Promise.all([neighbours(), measured()]); }

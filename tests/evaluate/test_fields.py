@@ -94,14 +94,14 @@ def test_zero_shot_reads_prompts():
 
 
 def test_missing_measures_each_subset_on_its_own_records():
-    senses = ("image", "sound", "text")
-    train, test = made(seed=1, senses=senses, noise=2.0), made(seed=2, senses=senses, noise=2.0, share=0.7)
+    sources = ("image", "sound", "text")
+    train, test = made(seed=1, sources=sources, noise=2.0), made(seed=2, sources=sources, noise=2.0, share=0.7)
     result = missing_modality(train, test, label="kind")
     rows = {r["source"]: r for r in result.rows if r.get("probe") == "linear" and r["metric"] == "accuracy"}
-    assert set(rows) == {"+".join(s) for s in subsets(senses)} and len(rows) == 7
+    assert set(rows) == {"+".join(s) for s in subsets(sources)} and len(rows) == 7
     assert rows["image"]["n"] == len(test.aligned["image"]) > rows["image+sound+text"]["n"]
     assert rows["image+sound+text"]["value"] == rows["image+sound+text"]["full"], "nothing is missing"
-    singles = np.mean([rows[s]["value"] for s in senses])
+    singles = np.mean([rows[s]["value"] for s in sources])
     pairs = np.mean([rows[s]["value"] for s in rows if s.count("+") == 1])
     assert singles < pairs < rows["image+sound+text"]["value"] + 0.02
     assert rows["image"]["full"] > rows["image"]["value"]
@@ -117,11 +117,11 @@ def test_missing_runs_a_joint_network_again():
     test = made(seed=2)
     asked = []
 
-    def refuse(names):
+    def re_fuse(names):
         asked.append(tuple(names))
         return test.aligned.fused(names)
 
-    joint = Embedded(test.keys, test.aligned, test.features, test.labels, refuse)
+    joint = Embedded(test.keys, test.aligned, test.features, test.labels, re_fuse)
     missing_modality(made(seed=1), joint, label="kind")
     assert ("image",) in asked and ("sound",) in asked
 
@@ -139,7 +139,7 @@ def test_transfer_needs_an_aligned_space():
     assert len({(r["source"], r["target"]) for r in aligned.rows}) == 4
 
 
-def test_a_constant_gap_between_senses_does_not_matter_to_transfer():
+def test_a_constant_gap_between_sources_does_not_matter_to_transfer():
     def shifted(e):
         moved = Column(e.aligned["sound"].values + 4.0, e.aligned["sound"].rows)
         both = Embeddings({**e.aligned.columns, "sound": moved}, len(e))
@@ -153,8 +153,8 @@ def test_a_constant_gap_between_senses_does_not_matter_to_transfer():
     assert centred > 0.8 > raw
 
 
-def test_one_sense_is_not_enough():
-    lone = made(seed=1, senses=("image",))
+def test_one_source_is_not_enough():
+    lone = made(seed=1, sources=("image",))
     for protocol in (
         lambda: retrieval(None, lone),
         lambda: missing_modality(lone, lone),

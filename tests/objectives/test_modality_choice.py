@@ -3,13 +3,13 @@ import math
 import pytest
 import torch
 
-from amodal.objectives.modality_choice import sense_choice
+from amodal.objectives.modality_choice import modality_choice
 
 
 def scores():
     torch.manual_seed(0)
     score = torch.randn(4, 4, 3, dtype=torch.float64)
-    score[:, 1, 0] = -torch.inf  # the second record lacks the first sense
+    score[:, 1, 0] = -torch.inf  # the second record lacks the first source
     return score
 
 
@@ -27,23 +27,23 @@ def slow(score, about, temperature):
 
 @pytest.mark.parametrize("about", ([0, 0, 2, -1], [2, 1, 0, 1], [-1, -1, -1, -1]))
 def test_agrees_with_its_definition(about):
-    found = sense_choice(scores(), temperature=0.3, about_N=torch.tensor(about))
+    found = modality_choice(scores(), temperature=0.3, about_N=torch.tensor(about))
     assert float(found) == pytest.approx(slow(scores(), about, 0.3))
 
 
-def test_gradients_are_finite_though_a_sense_lacks():
+def test_gradients_are_finite_though_a_source_lacks():
     heat, score = torch.tensor(0.3, requires_grad=True), scores().requires_grad_()
-    sense_choice(score, temperature=heat).backward()
+    modality_choice(score, temperature=heat).backward()
     assert heat.grad.isfinite() and heat.grad != 0 and score.grad.isfinite().all()
 
 
 def test_one_query_alone_is_a_zero_that_keeps_the_graph():
     score = torch.randn(1, 1, 2, requires_grad=True)
-    loss = sense_choice(score, temperature=0.1)
+    loss = modality_choice(score, temperature=0.1)
     loss.backward()
     assert loss == 0 and score.grad is not None
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="sense_choice needs"):
-        sense_choice(torch.randn(2, 3, 1), temperature=0.1)
+    with pytest.raises(ValueError, match="source_choice needs"):
+        modality_choice(torch.randn(2, 3, 1), temperature=0.1)
