@@ -30,7 +30,17 @@ EPOCHS = 30
 SETTINGS = (
     "recipe",
     *NAMES,
-    *("workers", "device", "save_every", "resume", "cache_features", "progress", "callbacks", "logger", "seed"),
+    *(
+        "workers",
+        "device",
+        "save_every",
+        "resume",
+        "cache_features",
+        "progress",
+        "callbacks",
+        "logger",
+        "seed",
+    ),
 )
 """Of `pretrain`, what may be set; all else the run has decided."""
 RATES = {"full": 0.25, "head": 2.5, "bias": 1.0, "lora": 1.0, "adapters": 1.0, "prompts": 2.5}
@@ -62,7 +72,11 @@ def adapt(
     given = dict(options or {})
     method = "finetune" if how in TUNINGS else how
     if method not in methods.names():
-        raise unknown("way to adapt", how, [*TUNINGS, *(m for m in methods.names() if "label" in methods.options(m))])
+        raise unknown(
+            "way to adapt",
+            how,
+            [*TUNINGS, *(m for m in methods.names() if "label" in methods.options(m))],
+        )
     if "label" not in methods.options(method):
         raise AmodalError(
             f"{method} learns from no label; a run goes on with it by `amodal pretrain {method} --init-from {run}`"
@@ -70,27 +84,37 @@ def adapt(
     given |= {"label": label} | ({"how": how} if method == "finetune" else {})
     if task:
         if "task" not in methods.options(method):
-            raise AmodalError(f"{method} takes no task: it tells classes; leave task out, or take another way")
+            raise AmodalError(
+                f"{method} takes no task: it tells classes; leave task out, or take another way"
+            )
         given["task"] = task
     settings = renamed(settings)
     for name in settings:
         if name not in SETTINGS:
-            raise unknown("setting of adapt", name, SETTINGS, "The encoder stays as the run has it.")
+            raise unknown(
+                "setting of adapt", name, SETTINGS, "The encoder stays as the run has it."
+            )
     dataset = open_data(data)
     if ("," in label and label not in dataset.labels) and (base_to_new or shots is not None):
-        raise AmodalError(f"shots and base_to_new are about the classes of one label, and {label!r} names several")
+        raise AmodalError(
+            f"shots and base_to_new are about the classes of one label, and {label!r} names several"
+        )
     if base_to_new:
         dataset = base_only(dataset, label)
     only = labelled(label) if shots is None else few(label, shots, settings.get("seed") or 0)
     learnt: dict[str, object] = {"shots": shots, "base_to_new": base_to_new}
     settings["recipe"] = adapted(recipe_of(method, settings.pop("recipe", None)), run, how)
-    return pretrain(method, dataset, out, init_from=run, adapt=learnt, only=only, options=given, **settings)
+    return pretrain(
+        method, dataset, out, init_from=run, adapt=learnt, only=only, options=given, **settings
+    )
 
 
 def adapted(recipe: Recipe, run: str | Path, how: str) -> Recipe:
     """The recipe with the length and the learning rate of an adaptation, where it leaves them open."""
     size = saved(run)[0].size
-    decided: dict[str, Any] = {"lr": size_of(size).lr * RATES.get(how, 1.0)} if recipe.lr is None else {}
+    decided: dict[str, Any] = (
+        {"lr": size_of(size).lr * RATES.get(how, 1.0)} if recipe.lr is None else {}
+    )
     if recipe.steps is None and recipe.epochs is None:
         decided["epochs"] = EPOCHS
     return replace(recipe, **decided)
@@ -100,11 +124,16 @@ def base_only(dataset: Dataset, label: str) -> Dataset:
     """The same records, of which those of new classes have lost their label."""
     values = dataset.label(label, required=True)
     if values.dtype != object:
-        raise AmodalError(f"base and new are halves of classes, and the label {label!r} is a number")
+        raise AmodalError(
+            f"base and new are halves of classes, and the label {label!r} is a number"
+        )
     base, _ = base_and_new([v for v in values if v is not None])
     column = dataset.labels[label].column or label
     return Dataset(
-        _Without(dataset.reader, column, ~np.isin(values.astype(str), base)), dataset.schema, dataset.path, dataset.name
+        _Without(dataset.reader, column, ~np.isin(values.astype(str), base)),
+        dataset.schema,
+        dataset.path,
+        dataset.name,
     )
 
 
@@ -113,7 +142,12 @@ class _Without(Reader):
 
     def __init__(self, reader: Reader, column: str, gone: np.ndarray):
         self.reader, self.column, self.gone = reader, column, gone
-        self.keys, self.columns, self.base, self.ignored = reader.keys, reader.columns, reader.base, reader.ignored
+        self.keys, self.columns, self.base, self.ignored = (
+            reader.keys,
+            reader.columns,
+            reader.base,
+            reader.ignored,
+        )
 
     def get(self, i: int, column: str):
         return None if column == self.column and self.gone[i] else self.reader.get(i, column)
@@ -152,8 +186,14 @@ def few(label: str, shots: int, seed: int) -> Only:
         order = part[np.random.default_rng(seed).permutation(len(part))]
         classes = sorted({v for v in values[part] if v is not None})
         if not classes:
-            raise AmodalError(f"no training record has the label {label!r}, so there is nothing to learn from")
-        return np.sort(np.concatenate([[i for i in order if values[i] == c][:shots] for c in classes]).astype(np.int64))
+            raise AmodalError(
+                f"no training record has the label {label!r}, so there is nothing to learn from"
+            )
+        return np.sort(
+            np.concatenate([[i for i in order if values[i] == c][:shots] for c in classes]).astype(
+                np.int64
+            )
+        )
 
     return only
 
@@ -181,7 +221,10 @@ def predictions(model, data, *, part: str | None = None, progress=None) -> pa.Ta
         if target.kind == "classes":
             names = np.array(target.classes)[whole.argmax(1)]
             columns[target.name] = pa.array(names.tolist(), mask=gone)
-            columns |= {f"{target.name}={c}": pa.array(whole[:, i], mask=gone) for i, c in enumerate(target.classes)}
+            columns |= {
+                f"{target.name}={c}": pa.array(whole[:, i], mask=gone)
+                for i, c in enumerate(target.classes)
+            }
         else:
             name = f"log hazard of {target.labels[1]}" if target.kind == "survival" else target.name
             columns[name] = pa.array(whole, mask=gone)

@@ -102,7 +102,14 @@ class Page:
 
     @cached_property
     def function(self) -> ast.FunctionDef | None:
-        return next((n for n in self.tree.body if isinstance(n, ast.FunctionDef) and n.name == self.file.stem), None)
+        return next(
+            (
+                n
+                for n in self.tree.body
+                if isinstance(n, ast.FunctionDef) and n.name == self.file.stem
+            ),
+            None,
+        )
 
     @property
     def options(self) -> list[tuple[str, str, str, str]]:
@@ -126,7 +133,9 @@ class Page:
     def encoder(self) -> dict[str, object]:
         """How the paper's encoder differs from the default one."""
         for node in self.tree.body:
-            if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == ["ENCODER"]:
+            if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == [
+                "ENCODER"
+            ]:
                 return ast.literal_eval(node.value)
         return {}
 
@@ -143,15 +152,24 @@ class Page:
 
 
 PARTS = ("amodal.objectives", "amodal.masking", "amodal.nn", "amodal.methods.shared.shapes")
-CONTRACT = {"Encoder", "Method", "Clock", "Features"}  # in every page, so they say nothing about one
+CONTRACT = {
+    "Encoder",
+    "Method",
+    "Clock",
+    "Features",
+}  # in every page, so they say nothing about one
 
 
 def _told(docstring: str, names: list[str]) -> dict[str, str]:
     """name -> its part of a docstring of the form "width: of the space; low, high: where it starts and ends." """
     text, name = " ".join(docstring.split()), "|".join(names)
-    found = list(re.finditer(rf"(?:^|[;.,(]? )((?:{name})(?:, (?:{name}))*): ", text)) if names else []
+    found = (
+        list(re.finditer(rf"(?:^|[;.,(]? )((?:{name})(?:, (?:{name}))*): ", text)) if names else []
+    )
     ends = [match.start() for match in found[1:]] + [len(text)]
-    told = {match[1]: text[match.end() : end].strip().rstrip(";.,") for match, end in zip(found, ends)}
+    told = {
+        match[1]: text[match.end() : end].strip().rstrip(";.,") for match, end in zip(found, ends)
+    }
     return {each: about for group, about in told.items() for each in group.split(", ")}
 
 
@@ -159,7 +177,9 @@ def _told(docstring: str, names: list[str]) -> dict[str, str]:
 def pages() -> dict[str, Page]:
     """name -> page, by the rule of `amodal.core.registry`."""
     files = sorted((ROOT / "methods").glob("*/*.py"))
-    return {f.stem: Page(f) for f in files if not f.stem.startswith("_") and f.parent.name != "shared"}
+    return {
+        f.stem: Page(f) for f in files if not f.stem.startswith("_") and f.parent.name != "shared"
+    }
 
 
 def listing() -> RenderableType:
@@ -168,16 +188,27 @@ def listing() -> RenderableType:
     for name, page in sorted(pages().items(), key=lambda item: (item[1].family, item[0])):
         row = find(name)
         number = str(row.row) if row and row.row else ""
-        table.add_row(f"[bold]{name}[/]", page.family, number, Text(page.citation), _coloured(verdict(name)))
-    parts = Table("part", "where", "row", "claim", title="rows that are no method", title_justify="left")
+        table.add_row(
+            f"[bold]{name}[/]", page.family, number, Text(page.citation), _coloured(verdict(name))
+        )
+    parts = Table(
+        "part", "where", "row", "claim", title="rows that are no method", title_justify="left"
+    )
     for row in rows():
         if row.status == "done" and row.key not in pages():
-            parts.add_row(f"[bold]{row.key}[/]", f"amodal/{row.home}", str(row.row), _coloured(verdict(row.key)))
+            parts.add_row(
+                f"[bold]{row.key}[/]",
+                f"amodal/{row.home}",
+                str(row.row),
+                _coloured(verdict(row.key)),
+            )
     planned = sum(r.status == "planned" for r in rows())
     return Group(
         table,
         parts,
-        Text(f"{planned} more rows of the catalogue are planned. `amodal methods KEY` shows one, --source its page."),
+        Text(
+            f"{planned} more rows of the catalogue are planned. `amodal methods KEY` shows one, --source its page."
+        ),
     )
 
 
@@ -206,7 +237,16 @@ def shown(key: str, source: bool = False) -> RenderableType:
     page = Page(ROOT / row.home)
     if source:
         return Syntax(page.source, "python", word_wrap=True, background_color="default")
-    about = Text("\n".join([page.docstring, "", *lines, f"It is no method to pretrain with: see amodal/{row.home}."]))
+    about = Text(
+        "\n".join(
+            [
+                page.docstring,
+                "",
+                *lines,
+                f"It is no method to pretrain with: see amodal/{row.home}.",
+            ]
+        )
+    )
     return Group(about, Text.assemble("Claim: ", _coloured(verdict(row.key) or "not tested yet")))
 
 
@@ -216,18 +256,31 @@ def _shown(name: str, page: Page, row: Row | None) -> RenderableType:
         parts.append(Text(f"Row {row.row} of the catalogue: {row.title}{_arxiv(row)}"))
     if page.options:
         table = Table(
-            "option", "type", "default", "what it is", title=f"--method.OPTION of {name}", title_justify="left"
+            "option",
+            "type",
+            "default",
+            "what it is",
+            title=f"--method.OPTION of {name}",
+            title_justify="left",
         )
         for option in page.options:
             table.add_row(*map(Text, option))
         parts.append(table)
     if page.encoder:
         parts.append(
-            Text("Encoder, unless told otherwise: " + ", ".join(f"{k} = {v}" for k, v in page.encoder.items()))
+            Text(
+                "Encoder, unless told otherwise: "
+                + ", ".join(f"{k} = {v}" for k, v in page.encoder.items())
+            )
         )
     if page.parts:
         parts.append(
-            Text("Made of: " + "; ".join(f"{', '.join(names)} ({module})" for module, names in page.parts.items()))
+            Text(
+                "Made of: "
+                + "; ".join(
+                    f"{', '.join(names)} ({module})" for module, names in page.parts.items()
+                )
+            )
         )
     parts.append(Text.assemble("Claim: ", _coloured(verdict(name) or "not tested yet")))
     parts.append(Text(f"amodal pretrain {name} --data DIR --out RUN", style="bold"))
@@ -240,5 +293,8 @@ def _arxiv(row: Row) -> str:
 
 def _coloured(verdict: str) -> Text:
     return Text(
-        verdict, style={"reproduced": "green", "not reproduced": "red", "inconclusive": "yellow"}.get(verdict, "")
+        verdict,
+        style={"reproduced": "green", "not reproduced": "red", "inconclusive": "yellow"}.get(
+            verdict, ""
+        ),
     )

@@ -49,7 +49,11 @@ QUESTIONS = [
     ),
     ("tell sea temperature from colour", "sst", {"source": "colour", "metric": "R2"}),
     ("tell sea temperature from place names", "sst", {"source": "places", "metric": "R2"}),
-    (f"tell the climate zone from colour, {FEW} labels a zone", "zone", {"source": "colour", "metric": "accuracy"}),
+    (
+        f"tell the climate zone from colour, {FEW} labels a zone",
+        "zone",
+        {"source": "colour", "metric": "accuracy"},
+    ),
     (
         f"tell the climate zone from place names, {FEW} labels a zone",
         "zone",
@@ -72,7 +76,9 @@ def demo(out: Path, *, minutes: float = 3.0, seed: int = 0) -> None:
     """Pretrain on the bundled Earth and write a run folder with pictures; a run that is there already is gone on with."""
     say = stdout()
     dataset = records.open("globe")
-    say.print(f"[bold]The Earth[/]: {len(dataset):,} tiles of 3 degrees, no labels in training. What each tile has:")
+    say.print(
+        f"[bold]The Earth[/]: {len(dataset):,} tiles of 3 degrees, no labels in training. What each tile has:"
+    )
     for field, modality in dataset.fields.items():
         share = dataset.present(field).mean()
         say.print(f"  {field:<8} {modality.kind:<7} {share:4.0%} of tiles", highlight=False)
@@ -88,7 +94,8 @@ def demo(out: Path, *, minutes: float = 3.0, seed: int = 0) -> None:
     model = load(out)
     with say.status("embedding and measuring …"):
         seen, before = (
-            {part: m.embed(dataset, part=part) for part in ("train", "test")} for m in (model, model.untrained())
+            {part: m.embed(dataset, part=part) for part in ("train", "test")}
+            for m in (model, model.untrained())
         )
         trained, untrained = measure(**seen), measure(**before)
     say.print(table(trained, untrained))
@@ -113,7 +120,10 @@ def measure(train: Embedded, test: Embedded) -> dict[str, Result]:
 
 
 def table(trained: dict[str, Result], untrained: dict[str, Result]) -> Table:
-    shown = Table(title="On tiles that it never saw, in 15-degree blocks that it never saw", title_justify="left")
+    shown = Table(
+        title="On tiles that it never saw, in 15-degree blocks that it never saw",
+        title_justify="left",
+    )
     for heading, justify in (
         ("task", "left"),
         ("measure", "left"),
@@ -144,7 +154,9 @@ def draw(model: Model, dataset, test: Embedded, folder: Path) -> dict[Path, str]
     folder.mkdir(parents=True, exist_ok=True)
     everything = model.embed(dataset)
     pictures = {
-        _figures.curves(model.path, folder / "training.png"): "loss, and how many dimensions each field uses",
+        _figures.curves(
+            model.path, folder / "training.png"
+        ): "loss, and how many dimensions each field uses",
         _figures.world_map(
             everything, folder / "earth.png"
         ): "every tile where it lies; alike in colour = alike to the encoder",
@@ -153,6 +165,8 @@ def draw(model: Model, dataset, test: Embedded, folder: Path) -> dict[Path, str]
         ): "unseen tiles by climate zone, which training never saw",
     }
     for field, words in (("places", "five place names"), ("relief", "five relief maps")):
-        sheet = retrieval_sheet(test, dataset, folder / f"{field}.png", source=field, target="colour")
+        sheet = retrieval_sheet(
+            test, dataset, folder / f"{field}.png", source=field, target="colour"
+        )
         pictures[sheet] = f"{words}, and the pictures found for each"
     return pictures

@@ -37,13 +37,16 @@ def rows() -> dict[str, str]:
         "torch": torch.__version__,
         "devices": "\n".join(devices()),
         "threads": f"{torch.get_num_threads()} used by torch, {os.cpu_count()} processors",
-        "bf16": ", ".join(f"{kind}: {'in hardware' if fast else 'no'}" for kind, fast in bf16().items()),
+        "bf16": ", ".join(
+            f"{kind}: {'in hardware' if fast else 'no'}" for kind, fast in bf16().items()
+        ),
         "float32": f"cpu: {matmul.described()}",
         **{f"extra {name}": state for name, state in extras().items()},
         "bundled data": ", ".join(bundled.NAMES) or "none: the installation is not complete",
         "methods": f"{len(methods.names())}, see `amodal methods`",
         "plug-ins": "\n".join(plugins()) or "none",
-        "free disk": f"{free / 2**30:.1f} GiB here" + ("; that is little for checkpoints" if free < 2 * 2**30 else ""),
+        "free disk": f"{free / 2**30:.1f} GiB here"
+        + ("; that is little for checkpoints" if free < 2 * 2**30 else ""),
     }
 
 

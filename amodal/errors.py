@@ -19,7 +19,11 @@ def unknown(kind: str, name: str, names: Iterable[str], hint: str = "") -> Amoda
     """The error for a name that is not one of `names`."""
     names = sorted(names)
     close = nearest(name, names)
-    listed = ", ".join(names) if len(names) <= 24 else ", ".join(names[:24]) + f", … ({len(names)} in all)"
+    listed = (
+        ", ".join(names)
+        if len(names) <= 24
+        else ", ".join(names[:24]) + f", … ({len(names)} in all)"
+    )
     meant = f" Did you mean {' or '.join(close)}?" if close else ""
     return AmodalError(
         f"no {kind} is called {name!r}.{meant} There are: {listed or 'none'}.{' ' + hint if hint else ''}"

@@ -96,12 +96,20 @@ class Embedder:
         dataset.parts = np.zeros(
             len(dataset), dtype=np.int8
         )  # whoever calls `fit` has split already: learn from all of it
-        settings: dict[str, Any] = {n: v for n, v in self.get_params().items() if n in PASSED or n in NAMES}
-        seed = int.from_bytes(os.urandom(4), "little") if self.random_state is None else self.random_state
+        settings: dict[str, Any] = {
+            n: v for n, v in self.get_params().items() if n in PASSED or n in NAMES
+        }
+        seed = (
+            int.from_bytes(os.urandom(4), "little")
+            if self.random_state is None
+            else self.random_state
+        )
         with tempfile.TemporaryDirectory(prefix="amodal-") as temporary:
             out = Path(self.out) if self.out is not None else Path(temporary) / "run"
             options = dict(self.options) if self.options else None
-            self.model_ = pretrain(self.method, dataset, out, options=options, seed=seed, **settings)
+            self.model_ = pretrain(
+                self.method, dataset, out, options=options, seed=seed, **settings
+            )
         if self.out is None:
             self.model_.path = None
         encoder = self.model_.encoder
@@ -148,13 +156,23 @@ class Embedder:
             there = {name: f.modality for name, f in self.schema_.items() if name in dataset.fields}
             names = list(dataset.fields)
         else:
-            there = {name: f for name, f in self.schema_.items() if any(c in X for c in _wanted(name, f, X))}
+            there = {
+                name: f
+                for name, f in self.schema_.items()
+                if any(c in X for c in _wanted(name, f, X))
+            }
             names, n = list(X), len(next(iter(X.values()), ()))
             X = {c: [None] * n for name, f in there.items() for c in _wanted(name, f, X)} | X
         if not there:
             fitted, has = ", ".join(self.schema_), ", ".join(map(str, names)) or "none"
-            raise AmodalError(f"X has none of the fields that this Embedder was fitted on, {fitted}; it has {has}")
-        return records.Dataset(Arrays(X), Schema(there)) if isinstance(X, Mapping) else dataset.with_fields(there)
+            raise AmodalError(
+                f"X has none of the fields that this Embedder was fitted on, {fitted}; it has {has}"
+            )
+        return (
+            records.Dataset(Arrays(X), Schema(there))
+            if isinstance(X, Mapping)
+            else dataset.with_fields(there)
+        )
 
     def fit_transform(self, X, y=None) -> np.ndarray:
         """The vectors of the records that were learnt from."""
@@ -182,9 +200,15 @@ class Embedder:
         return hasattr(self, "model_")
 
     def __repr__(self) -> str:
-        defaults = {n: p.default for n, p in inspect.signature(Embedder.__init__).parameters.items()}
+        defaults = {
+            n: p.default for n, p in inspect.signature(Embedder.__init__).parameters.items()
+        }
         defaults |= dict.fromkeys(NAMES)
-        changed = [f"{k}={v!r}" for k, v in self.get_params().items() if not (v is defaults[k] or v == defaults[k])]
+        changed = [
+            f"{k}={v!r}"
+            for k, v in self.get_params().items()
+            if not (v is defaults[k] or v == defaults[k])
+        ]
         return f"Embedder({', '.join(changed)})"
 
 
@@ -216,6 +240,8 @@ def _columns(rows: Sequence) -> dict[str, list]:
     """Records as columns, None where a record lacks a value."""
     if not rows or not all(isinstance(row, Mapping) for row in rows):
         got = f"a list of {type(rows[0]).__name__}" if rows else "an empty list"
-        raise AmodalError(f"a list is taken as records, and must hold dicts name -> value; got {got}")
+        raise AmodalError(
+            f"a list is taken as records, and must hold dicts name -> value; got {got}"
+        )
     names = dict.fromkeys(str(name) for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}

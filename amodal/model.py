@@ -33,7 +33,14 @@ from amodal.search import search as run_search
 from amodal.train.cache_features import remembered
 from amodal.train.pretrain import pick_device
 from amodal.train.pretrain import pretrain as run_pretraining
-from amodal.train.run_dir import path_made, read_trained, save_weights, weights, write_json, write_trained
+from amodal.train.run_dir import (
+    path_made,
+    read_trained,
+    save_weights,
+    weights,
+    write_json,
+    write_trained,
+)
 
 if TYPE_CHECKING:
     from amodal.methods import MethodLike
@@ -70,10 +77,21 @@ def load(
     run = load_run(path, method=method, backbones=backbones)
     whole = run.encoder if run.method is None else run.method
     whole.to(where)
-    head: SupervisedHead | MethodPredictor | None = run.head.to(where) if run.head is not None else None
+    head: SupervisedHead | MethodPredictor | None = (
+        run.head.to(where) if run.head is not None else None
+    )
     if head is None and run.targets:
         head = MethodPredictor(run.method, run.targets)
-    return Model(run.encoder, run.config, path, read_trained(path), head, method=run.method, spec=run.spec, own=run.own)
+    return Model(
+        run.encoder,
+        run.config,
+        path,
+        read_trained(path),
+        head,
+        method=run.method,
+        spec=run.spec,
+        own=run.own,
+    )
 
 
 class Model:
@@ -102,7 +120,13 @@ class Model:
         spec: Spec | None = None,
         own: Mapping[str, Any] | None = None,
     ):
-        self.encoder, self.config, self.path, self.trained, self.head = encoder.eval(), config, path, trained, head
+        self.encoder, self.config, self.path, self.trained, self.head = (
+            encoder.eval(),
+            config,
+            path,
+            trained,
+            head,
+        )
         self.method, self.spec, self.own = method, spec or {}, own or {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -133,7 +157,8 @@ class Model:
         gone = dataset.lacking(self.fields)
         if gone and len(gone) < len(self.fields):
             warnings.warn(
-                f"{dataset.name!r} has no {' and no '.join(gone)}; records are told by the rest", stacklevel=3
+                f"{dataset.name!r} has no {' and no '.join(gone)}; records are told by the rest",
+                stacklevel=3,
             )
             dataset = dataset.with_columns(gone)
         return dataset.with_fields(self.fields)
@@ -167,9 +192,13 @@ class Model:
         chosen: dict[str, Any] = {"protocols": tuple(protocols)} if protocols else {}
         dataset = self.read(data)
         kept = self.config["schedule"].get("remember")
-        if kept and not changes_records(protocols or ()):  # backbones must embed damaged values anew
+        if kept and not changes_records(
+            protocols or ()
+        ):  # backbones must embed damaged values anew
             dataset = remembered(dataset, self.encoder, self.device, pooled=kept == "mean")
-        return run_protocols(self, dataset, label=label, baseline=baseline, device=self.device, **chosen, **options)
+        return run_protocols(
+            self, dataset, label=label, baseline=baseline, device=self.device, **chosen, **options
+        )
 
     def untrained(self) -> Model:
         """The same encoder as it was before training; a pretrained backbone as it was given."""
@@ -179,8 +208,13 @@ class Model:
             torch.manual_seed(self.config.get("seed", 0))
             before = encoder_config.build(self.config["encoder"])
         for field in filter(before.contextual, before.fields):
-            fresh, mine = cast(Any, before.tokenizers[field]), cast(Any, self.encoder.tokenizers[field])
-            if self.config["schedule"]["train_backbones"]:  # it has learnt: read what it was given at first
+            fresh, mine = (
+                cast(Any, before.tokenizers[field]),
+                cast(Any, self.encoder.tokenizers[field]),
+            )
+            if self.config["schedule"][
+                "train_backbones"
+            ]:  # it has learnt: read what it was given at first
                 if isinstance(fresh, ModuleBackbone):
                     warnings.warn(
                         f"the backbone of {field!r} is your own module and has learnt; what it was before is not known, so the "
@@ -189,7 +223,9 @@ class Model:
                     )
                     fresh.load_body(mine)
                     continue
-                backbones = encoder_config.backbones({field: fresh.name}, before.fields, before.size)
+                backbones = encoder_config.backbones(
+                    {field: fresh.name}, before.fields, before.size
+                )
                 before.tokenizers[field] = backbones[field]
             else:
                 fresh.load_body(mine)
@@ -217,7 +253,14 @@ class Model:
         are fields or kinds of data; fields: whose vectors to compare with, all unless given; like: keys of records that are parts of the
         query; weights: of its parts by name, of records by `like:KEY`, below 0 for what is unwanted."""
         return run_search(
-            self._opened(index), self.encoder, query, k=k, where=where, fields=fields, weights=weights, like=like
+            self._opened(index),
+            self.encoder,
+            query,
+            k=k,
+            where=where,
+            fields=fields,
+            weights=weights,
+            like=like,
         )
 
     @cached_property
@@ -255,14 +298,24 @@ class Model:
             raise AmodalError(
                 f"the run in {self.path} is of an older format, whose head is not written anew; copy its folder"
             )
-        spec = {"format": FORMAT, "method": None, "code": None, "options": {}, "encoder": self.encoder.spec}
+        spec = {
+            "format": FORMAT,
+            "method": None,
+            "code": None,
+            "options": {},
+            "encoder": self.encoder.spec,
+        }
         write_json(path_made(path) / SPEC, spec | {"targets": [], "retrieves": False})
         save_weights(path, weights(self.encoder), self.config)
 
     def _opened(self, index: str | Path | None) -> Engine:
-        return open_index(index or self._home() / "index", encoder=self.encoder, fingerprint=self.fingerprint)
+        return open_index(
+            index or self._home() / "index", encoder=self.encoder, fingerprint=self.fingerprint
+        )
 
     def _home(self) -> Path:
         if self.path is None:
-            raise AmodalError("this model was never saved; save it first, or say where the index is")
+            raise AmodalError(
+                "this model was never saved; save it first, or say where the index is"
+            )
         return self.path

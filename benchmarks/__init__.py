@@ -2,4 +2,6 @@
 
 import os
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # read when torch is loaded; else the profiler talks between the rows
+os.environ.setdefault(
+    "KINETO_LOG_LEVEL", "9"
+)  # read when torch is loaded; else the profiler talks between the rows

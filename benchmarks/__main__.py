@@ -24,21 +24,30 @@ def shown(number: float, form: str) -> str:
 
 
 def known() -> list[str]:
-    return sorted(m.name for m in pkgutil.iter_modules(benchmarks.__path__) if not m.name.startswith("_"))
+    return sorted(
+        m.name for m in pkgutil.iter_modules(benchmarks.__path__) if not m.name.startswith("_")
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Every module not starting with an underscore offers run() -> list[Row]; one that takes long says BY_NAME = True and runs only when
     it is named. Returns the exit code."""
     parser = argparse.ArgumentParser("python -m benchmarks", description=benchmarks.__doc__)
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(known())}; all that are short unless named")
-    parser.add_argument("--out", type=Path, default=_results.FOLDER, help="folder for NAME.json and NAME.png")
+    parser.add_argument(
+        "names", nargs="*", help=f"of {', '.join(known())}; all that are short unless named"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=_results.FOLDER, help="folder for NAME.json and NAME.png"
+    )
     asked = parser.parse_args(arguments)
     for name in asked.names:
         if name not in known():
             near = difflib.get_close_matches(name, known(), 1)
             hint = f" Did you mean {near[0]}?" if near else ""
-            print(f"There is no benchmark {name!r}.{hint} Known: {', '.join(known())}.", file=sys.stderr)
+            print(
+                f"There is no benchmark {name!r}.{hint} Known: {', '.join(known())}.",
+                file=sys.stderr,
+            )
             return 2
     for name in asked.names or known():
         module = importlib.import_module(f"benchmarks.{name}")
@@ -53,13 +62,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def show(name: str, rows: Sequence[Row]) -> None:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
     table = Table(
         title=f"{name}: peer / ours, above 1, ours is faster or smaller (torch {torch.__version__}, {device})"
     )
     for heading in ("what", "peer"):
         table.add_column(heading)
-    for heading in ("speed", "range", "ours ms", "peer ms", "memory", "ours MiB", "peer MiB", "of limit"):
+    for heading in (
+        "speed",
+        "range",
+        "ours ms",
+        "peer ms",
+        "memory",
+        "ours MiB",
+        "peer MiB",
+        "of limit",
+    ):
         table.add_column(heading, justify="right")
     for row in rows:
         table.add_row(

@@ -7,7 +7,12 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, register_flop_formula, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    register_flop_formula,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
 
 from amodal.core.matmul import fast_products
 from benchmarks._timing import Row, seconds
@@ -68,7 +73,12 @@ def of_peak(row: Row, ours: Callable[[], object] | int, precision: str = "f32") 
     of FLOPs (MFU)."""
     operations = ours if isinstance(ours, int) else counted(ours)
     peak = getattr(limits(torch.get_num_threads()), precision)
-    return replace(row, flops=operations, share=operations / (row.ours_ms / 1000) / peak, limit=f"{precision} products")
+    return replace(
+        row,
+        flops=operations,
+        share=operations / (row.ours_ms / 1000) / peak,
+        limit=f"{precision} products",
+    )
 
 
 def of_bandwidth(row: Row, moved: float) -> Row:

@@ -21,7 +21,9 @@ def draw(entry: dict, folder: Path) -> Path | None:
         return None
     figure, axes = plt.subplots(figsize=(10, 1.4 + 0.42 * len(rows)), layout="constrained")
     memory = [
-        row.get("memory", math.nan) if min(row.get("ours_mib", 0), row.get("peer_mib", 0)) > 0 else math.nan
+        row.get("memory", math.nan)
+        if min(row.get("ours_mib", 0), row.get("peer_mib", 0)) > 0
+        else math.nan
         for row in rows
     ]
     for i, row in enumerate(rows):
@@ -30,9 +32,19 @@ def draw(entry: dict, folder: Path) -> Path | None:
         axes.hlines(i, low, high, color="black", linewidth=1.2, zorder=4)
         axes.vlines((low, high), i - 0.12, i + 0.12, color="black", linewidth=1.2, zorder=4)
         if math.isfinite(memory[i]):
-            axes.plot(memory[i], i + 0.33, "D", color=MEMORY, markeredgecolor="#7d8590", markersize=5, zorder=3)
+            axes.plot(
+                memory[i],
+                i + 0.33,
+                "D",
+                color=MEMORY,
+                markeredgecolor="#7d8590",
+                markersize=5,
+                zorder=3,
+            )
         if "goal" in row:
-            axes.vlines(row["goal"], i - 0.4, i + 0.4, color=WANTED, linewidth=1.5, linestyle=":", zorder=5)
+            axes.vlines(
+                row["goal"], i - 0.4, i + 0.4, color=WANTED, linewidth=1.5, linestyle=":", zorder=5
+            )
         axes.annotate(
             f"{speed:.2f}x {row['peer']}",
             (max(high, 1), i),
@@ -60,9 +72,12 @@ def draw(entry: dict, folder: Path) -> Path | None:
         axes.spines[side].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(
-        "peer / ours: bar: time, with smallest and largest ratio; diamond: memory; dotted: goal", fontsize=8
+        "peer / ours: bar: time, with smallest and largest ratio; diamond: memory; dotted: goal",
+        fontsize=8,
     )
-    axes.set_title(f"{entry['name']} ({entry['machine']}, {entry['date'][:10]})", fontsize=9, loc="left")
+    axes.set_title(
+        f"{entry['name']} ({entry['machine']}, {entry['date'][:10]})", fontsize=9, loc="left"
+    )
     path = folder / f"{entry['name']}.png"
     figure.savefig(path, dpi=110)
     plt.close(figure)

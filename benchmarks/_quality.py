@@ -57,14 +57,18 @@ class Augmented(torch.utils.data.Dataset):
 def vit(side: int, **options) -> nn.Module:
     from timm.models.vision_transformer import VisionTransformer
 
-    return VisionTransformer(img_size=side, patch_size=4 if side < 64 else 8, num_classes=0, **SHAPE, **options)
+    return VisionTransformer(
+        img_size=side, patch_size=4 if side < 64 else 8, num_classes=0, **SHAPE, **options
+    )
 
 
 def normalised() -> Callable:
     from lightly.transforms.utils import IMAGENET_NORMALIZE
     from torchvision import transforms as T
 
-    return T.Compose([T.ToTensor(), T.Normalize(IMAGENET_NORMALIZE["mean"], IMAGENET_NORMALIZE["std"])])
+    return T.Compose(
+        [T.ToTensor(), T.Normalize(IMAGENET_NORMALIZE["mean"], IMAGENET_NORMALIZE["std"])]
+    )
 
 
 def simclr(side: int, steps: int, _: Sequence[str]) -> Peer:
@@ -79,7 +83,9 @@ def simclr(side: int, steps: int, _: Sequence[str]) -> Peer:
         return criterion(*map(parts, views))
 
     optimizer = torch.optim.SGD(parts.parameters(), lr=0.06)
-    return Peer("lightly", parts, SimCLRTransform(input_size=side), normalised(), backbone, loss, optimizer)
+    return Peer(
+        "lightly", parts, SimCLRTransform(input_size=side), normalised(), backbone, loss, optimizer
+    )
 
 
 def mae(side: int, steps: int, _: Sequence[str], ratio: float = 0.75) -> Peer:
@@ -102,13 +108,17 @@ def mae(side: int, steps: int, _: Sequence[str], ratio: float = 0.75) -> Peer:
         images, rows = views[0], len(views[0])
         keep, hide = utils.random_token_mask((rows, length), mask_ratio=ratio)
         seen = decoder.embed(backbone.encode(images, idx_keep=keep))
-        places = utils.set_at_index(utils.repeat_token(decoder.mask_token, (rows, length)), keep, seen)
+        places = utils.set_at_index(
+            utils.repeat_token(decoder.mask_token, (rows, length)), keep, seen
+        )
         predicted = decoder.predict(utils.get_at_index(decoder.decode(places), hide))
         return F.mse_loss(predicted, utils.get_at_index(utils.patchify(images, patch), hide - 1))
 
     parts = nn.ModuleList([backbone, decoder])
     optimizer = torch.optim.AdamW(parts.parameters(), lr=1.5e-4)
-    return Peer("lightly", parts, MAETransform(input_size=side), normalised(), backbone, loss, optimizer)
+    return Peer(
+        "lightly", parts, MAETransform(input_size=side), normalised(), backbone, loss, optimizer
+    )
 
 
 def dino(side: int, steps: int, _: Sequence[str], prototypes: int = 1024) -> Peer:
@@ -118,8 +128,13 @@ def dino(side: int, steps: int, _: Sequence[str], prototypes: int = 1024) -> Pee
     from lightly.transforms import DINOTransform
     from lightly.utils.scheduler import cosine_schedule
 
-    student = nn.ModuleList([vit(side, dynamic_img_size=True), DINOProjectionHead(128, 256, 64, prototypes)])
-    teacher, criterion = copy_of(student), DINOLoss(output_dim=prototypes, warmup_teacher_temp_epochs=5)
+    student = nn.ModuleList(
+        [vit(side, dynamic_img_size=True), DINOProjectionHead(128, 256, 64, prototypes)]
+    )
+    teacher, criterion = (
+        copy_of(student),
+        DINOLoss(output_dim=prototypes, warmup_teacher_temp_epochs=5),
+    )
     parts, at = nn.ModuleList([student, teacher]), [0]
 
     def through(model: nn.ModuleList, view: Tensor) -> Tensor:
@@ -167,4 +182,13 @@ def clip(side: int, steps: int, texts: Sequence[str]) -> Peer:
     others = [{"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0}]
     groups = [{"params": several, "weight_decay": 0.2}, *others]
     optimizer = torch.optim.AdamW(groups, lr=5e-4, betas=(0.9, 0.98), eps=1e-6)
-    return Peer("open_clip", model, lambda image: [train(image)], still, model.encode_image, loss, optimizer, rate=rate)
+    return Peer(
+        "open_clip",
+        model,
+        lambda image: [train(image)],
+        still,
+        model.encode_image,
+        loss,
+        optimizer,
+        rate=rate,
+    )

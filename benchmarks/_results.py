@@ -34,9 +34,16 @@ PEERS = (
 """Distributions whose versions are written down; a benchmark with other peers names them in its own PEERS."""
 
 
-def write(name: str, about: str, rows: Sequence[Row], folder: Path, peers: Sequence[str] = ()) -> Path:
+def write(
+    name: str, about: str, rows: Sequence[Row], folder: Path, peers: Sequence[str] = ()
+) -> Path:
     """NAME.json in the folder, whole or not at all."""
-    entry = {"name": name, "about": about, **environment(peers), "rows": [plain(row) for row in rows]}
+    entry = {
+        "name": name,
+        "about": about,
+        **environment(peers),
+        "rows": [plain(row) for row in rows],
+    }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     write_atomically(path, (json.dumps(entry, indent=1) + "\n").encode())
@@ -56,7 +63,9 @@ def plain(row: Row) -> dict:
     fields = asdict(row) | {"memory": row.memory}
     fields["spread"] = [ratio for ratio in row.spread if math.isfinite(ratio)]
     kept = {
-        k: v for k, v in fields.items() if v not in ("", []) and not (isinstance(v, float) and not math.isfinite(v))
+        k: v
+        for k, v in fields.items()
+        if v not in ("", []) and not (isinstance(v, float) and not math.isfinite(v))
     }
     return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in kept.items()}
 
@@ -83,7 +92,11 @@ def commit() -> str:
     """Of the working tree, with a plus where the code has changed since; empty outside a repository."""
     try:
         head = subprocess.run(
-            ["git", "rev-parse", "--short=10", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+            ["git", "rev-parse", "--short=10", "HEAD"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         changed = subprocess.run(
             ["git", "status", "--porcelain", "--untracked-files=no", "amodal", "benchmarks/*.py"],
@@ -103,7 +116,9 @@ def machine() -> str:
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+        name = next(
+            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name
+        )
     except OSError:
         pass
     return f"{name}, {torch.get_num_threads()} of {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"

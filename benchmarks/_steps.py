@@ -124,7 +124,12 @@ def open_clip(rows: int, size: str, context: int, width: int = 128) -> Recipe:
     shape = size_of(size)
     vision = {"layers": shape.depth, "width": shape.width, "head_width": shape.width // shape.heads}
     vision |= {"patch_size": PATCH, "image_size": SIDE}
-    text = {"context_length": context, "vocab_size": 258, "width": shape.width, "heads": shape.heads}
+    text = {
+        "context_length": context,
+        "vocab_size": 258,
+        "width": shape.width,
+        "heads": shape.heads,
+    }
     model, criterion = CLIP(width, vision, text | {"layers": shape.depth}), ClipLoss()
     images, texts = pictures(rows).to(DEVICE), torch.full((rows, context), 100, device=DEVICE)
 
@@ -155,7 +160,10 @@ def lightly_simclr(rows: int, size: str) -> Recipe:
 
     width = size_of(size).width
     model = nn.Sequential(timm_vit(size), SimCLRProjectionHead(width, width, 128)).to(DEVICE)
-    criterion, views = NTXentLoss(temperature=0.5), [pictures(rows, seed=s).to(DEVICE) for s in (1, 2)]
+    criterion, views = (
+        NTXentLoss(temperature=0.5),
+        [pictures(rows, seed=s).to(DEVICE) for s in (1, 2)],
+    )
     return Recipe(model, lambda: criterion(*map(model, views)))
 
 
@@ -192,7 +200,9 @@ def lightly_dino(rows: int, size: str, prototypes: int, local: int) -> Recipe:
     from lightly.models.utils import update_momentum
 
     width = size_of(size).width
-    student = nn.ModuleList([timm_vit(size, dynamic_img_size=True), DINOProjectionHead(width, 256, 64, prototypes)])
+    student = nn.ModuleList(
+        [timm_vit(size, dynamic_img_size=True), DINOProjectionHead(width, 256, 64, prototypes)]
+    )
     teacher = copy_of(student)
     large = [pictures(rows, seed=s).to(DEVICE) for s in (1, 2)]
     small = [pictures(rows, SIDE // 2, seed=3 + s).to(DEVICE) for s in range(local)]
@@ -224,7 +234,10 @@ def copy_of(module: nn.Module) -> nn.Module:
         backbone, head = module
         last = head.last_layer
         twin = nn.ModuleList(
-            [copy.deepcopy(backbone), DINOProjectionHead(head.layers[0].in_features, 256, 64, last.out_features)]
+            [
+                copy.deepcopy(backbone),
+                DINOProjectionHead(head.layers[0].in_features, 256, 64, last.out_features),
+            ]
         )
         twin.load_state_dict(module.state_dict())
     return twin.requires_grad_(False)
@@ -233,19 +246,29 @@ def copy_of(module: nn.Module) -> nn.Module:
 def transformers_mae(rows: int, size: str, ratio: float, depth: int) -> Recipe:
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
-    config = ViTMAEConfig(image_size=SIDE, patch_size=PATCH, mask_ratio=ratio, **_transformer(size, depth))
+    config = ViTMAEConfig(
+        image_size=SIDE, patch_size=PATCH, mask_ratio=ratio, **_transformer(size, depth)
+    )
     model, images = ViTMAEForPreTraining(config), pictures(rows).to(DEVICE)
     return Recipe(model, lambda: model(images).loss, fused=True, clip=1.0)
 
 
-def transformers_videomae(rows: int, size: str, ratio: float, depth: int, frames: int = 16) -> Recipe:
+def transformers_videomae(
+    rows: int, size: str, ratio: float, depth: int, frames: int = 16
+) -> Recipe:
     from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
-    config = VideoMAEConfig(image_size=SIDE, patch_size=PATCH, num_frames=frames, **_transformer(size, depth))
+    config = VideoMAEConfig(
+        image_size=SIDE, patch_size=PATCH, num_frames=frames, **_transformer(size, depth)
+    )
     model = VideoMAEForPreTraining(config)
-    video = torch.rand(rows, frames, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    video = torch.rand(rows, frames, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).to(
+        DEVICE
+    )
     length = frames // config.tubelet_size * (SIDE // PATCH) ** 2
-    hidden = torch.rand(rows, length, generator=torch.Generator().manual_seed(1)).argsort(1) < round(length * ratio)
+    hidden = torch.rand(rows, length, generator=torch.Generator().manual_seed(1)).argsort(
+        1
+    ) < round(length * ratio)
     hidden = hidden.to(DEVICE)
     return Recipe(model, lambda: model(video, bool_masked_pos=hidden).loss, fused=True, clip=1.0)
 

@@ -92,13 +92,20 @@ def in_turns(
     """(of ours, of the peer) `repeat` times. Who goes first alternates, so that neither always finds the caches of the other."""
     pairs = []
     for turn in range(repeat):
-        measured = {side: measure(side) for side in ((ours, peer) if turn % 2 == 0 else (peer, ours))}
+        measured = {
+            side: measure(side) for side in ((ours, peer) if turn % 2 == 0 else (peer, ours))
+        }
         pairs.append((measured[ours], measured[peer]))
     return pairs
 
 
 def compare(
-    what: str, ours: Callable[[], object], peer_name: str, peer: Callable[[], object], *, repeat: int = 7
+    what: str,
+    ours: Callable[[], object],
+    peer_name: str,
+    peer: Callable[[], object],
+    *,
+    repeat: int = 7,
 ) -> Row:
     """Runs both in turns `repeat` times after one warm-up each. The speed is the median of the paired ratios."""
     ours(), peer()

@@ -18,7 +18,12 @@ def alternate(what: str, ours: Side, peer_name: str, peer: Side, *, repeat: int 
     return row_of(what, peer_name, *zip(*in_turns(ours, peer, lambda side: side(), repeat)))
 
 
-def row_of(what: str, peer_name: str, ours: Sequence[tuple[float, float]], peer: Sequence[tuple[float, float]]) -> Row:
+def row_of(
+    what: str,
+    peer_name: str,
+    ours: Sequence[tuple[float, float]],
+    peer: Sequence[tuple[float, float]],
+) -> Row:
     """Measurements of both sides, (seconds, MiB) each, as a Row; the first of ours goes with the first of the peer's."""
     ratios = [theirs[0] / max(mine[0], 1e-9) for mine, theirs in zip(ours, peer)]
     return Row(
@@ -33,8 +38,12 @@ def row_of(what: str, peer_name: str, ours: Sequence[tuple[float, float]], peer:
     )
 
 
-def process(command: Sequence[str], environment: dict[str, str] | None = None) -> tuple[float, float]:
+def process(
+    command: Sequence[str], environment: dict[str, str] | None = None
+) -> tuple[float, float]:
     """Seconds until a command ends, and NaN for its memory. Raises subprocess.CalledProcessError if it fails."""
     start = time.perf_counter()
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     return time.perf_counter() - start, math.nan

@@ -33,7 +33,12 @@ def cosines(a: Tensor, b: Tensor) -> Tensor:
 
 
 def plain_clip(
-    a: Tensor, b: Tensor, *, temperature: float, smoothing: float = 0.0, targets: Tensor | None = None
+    a: Tensor,
+    b: Tensor,
+    *,
+    temperature: float,
+    smoothing: float = 0.0,
+    targets: Tensor | None = None,
 ) -> Tensor:
     logits = cosines(a, b) / temperature
     own = torch.arange(len(a), device=a.device)
@@ -56,7 +61,9 @@ def plain_hard_negative(
     weight = negative.log().mul(beta).exp()
     hard = (weight * negative).sum(1) / weight.mean(1)
     count = 2 * n - 2
-    ng = ((-prior * count * positive + hard) / (1 - prior)).clamp(min=count * math.exp(-1 / temperature))
+    ng = ((-prior * count * positive + hard) / (1 - prior)).clamp(
+        min=count * math.exp(-1 / temperature)
+    )
     return -(positive / (positive + ng)).log().mean()
 
 
@@ -66,7 +73,9 @@ def plain_balanced(a: Tensor, b: Tensor, *, temperature: float) -> Tensor:
     return -(one.diagonal() + other.diagonal()).mean() / 2
 
 
-def plain_gram(anchor: Tensor, *others: Tensor, temperature: float, smoothing: float = 0.1) -> Tensor:
+def plain_gram(
+    anchor: Tensor, *others: Tensor, temperature: float, smoothing: float = 0.1
+) -> Tensor:
     """As the paper has it: an N x N table of Gram matrices, and a determinant of each."""
     n, vectors = len(anchor), [F.normalize(o, dim=1) for o in others]
     a, k = F.normalize(anchor, dim=1), len(others) + 1
@@ -95,7 +104,9 @@ def plain_mv_info_nce(*views: Tensor, temperature: float) -> Tensor:
 def plain_mv_dhel(*views: Tensor, temperature: float) -> Tensor:
     unit = [F.normalize(v, dim=1) for v in views]
     above = sum(
-        ((unit[i] * unit[j]).sum(1) / temperature).exp() for i in range(len(unit)) for j in range(i + 1, len(unit))
+        ((unit[i] * unit[j]).sum(1) / temperature).exp()
+        for i in range(len(unit))
+        for j in range(i + 1, len(unit))
     )
     off = ~torch.eye(len(unit[0]), dtype=torch.bool, device=unit[0].device)
     below = sum((((u @ u.T / temperature).exp() * off).sum(1)).log() for u in unit)
@@ -119,7 +130,9 @@ def plain_hinge(a: Tensor, b: Tensor, *, margin: float) -> Tensor:
     scores = cosines(a, b)
     own = scores.diagonal()
     off = ~torch.eye(len(a), dtype=torch.bool, device=a.device)
-    one = ((margin - own[:, None] + scores).relu() * off).sum() + ((margin - own[None] + scores).relu() * off).sum()
+    one = ((margin - own[:, None] + scores).relu() * off).sum() + (
+        (margin - own[None] + scores).relu() * off
+    ).sum()
     return one / len(a)
 
 
@@ -141,7 +154,9 @@ def plain_barlow_ways(*fields: Tensor, off_diagonal: float = 5.1e-3) -> Tensor:
     cube = torch.einsum("ij,ik,il->jkl", a, b, c) / len(a)
     index = torch.arange(cube.shape[0], device=cube.device)
     diagonal = cube[index, index, index]
-    return (1 - diagonal).square().sum() + off_diagonal * (cube.square().sum() - diagonal.square().sum())
+    return (1 - diagonal).square().sum() + off_diagonal * (
+        cube.square().sum() - diagonal.square().sum()
+    )
 
 
 def plain_swalip(a: Tensor, b: Tensor, *, temperature: float, epsilon: float = 0.05) -> Tensor:
@@ -161,7 +176,9 @@ def plain_sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 3
 
 
 def table(*views: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.stack(views, 1), torch.ones(len(views[0]), len(views), dtype=torch.bool, device=views[0].device)
+    return torch.stack(views, 1), torch.ones(
+        len(views[0]), len(views), dtype=torch.bool, device=views[0].device
+    )
 
 
 def run() -> list[Row]:
@@ -193,7 +210,10 @@ def run() -> list[Row]:
         return sinkhorn(scores, epsilon=0.05, iterations=3).sum() + 0 * _[0].sum()
 
     def peer_sinkhorn(*_: Tensor) -> Tensor:
-        return lightly_sinkhorn(scores, epsilon=0.05, iterations=3, gather_distributed=False).sum() + 0 * _[0].sum()
+        return (
+            lightly_sinkhorn(scores, epsilon=0.05, iterations=3, gather_distributed=False).sum()
+            + 0 * _[0].sum()
+        )
 
     def by_group(loss):
         return lambda z: loss(z, group)
@@ -242,4 +262,6 @@ def plain_contrastive(z: Tensor, group: Tensor, *, margin: float) -> Tensor:
     apart = (2 - 2 * z @ z.T).clamp(min=1e-12).sqrt()
     upper = torch.ones_like(apart, dtype=torch.bool).triu(1)
     same = group[:, None] == group
-    return (apart[same & upper].square().sum() + (margin - apart[~same & upper]).relu().square().sum()) / len(z)
+    return (
+        apart[same & upper].square().sum() + (margin - apart[~same & upper]).relu().square().sum()
+    ) / len(z)

@@ -60,14 +60,24 @@ def records(count: int) -> Iterator[dict[str, bytes]]:
         colour, relief = ([globe.value(j, field) for j in four] for field in ("colour", "relief"))
         pixels = np.block([[[colour[0], colour[1]], [colour[2], colour[3]]]])
         heights = np.concatenate([tile[0].ravel() for tile in relief]).astype(np.float64)
-        wave = np.interp(np.linspace(0, len(heights) - 1, RATE), np.arange(len(heights)), heights) / 128 - 1
+        wave = (
+            np.interp(np.linspace(0, len(heights) - 1, RATE), np.arange(len(heights)), heights)
+            / 128
+            - 1
+        )
         places = "; ".join(filter(None, (globe.raw(j, "places") for j in four)))
-        yield {"image": jpeg(pixels), "audio": flac(wave), "text": (places or f"open water {i}").encode()}
+        yield {
+            "image": jpeg(pixels),
+            "audio": flac(wave),
+            "text": (places or f"open water {i}").encode(),
+        }
 
 
 def jpeg(pixels: np.ndarray) -> bytes:
     stream = io.BytesIO()
-    Pillow.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(stream, "JPEG", quality=90)
+    Pillow.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(
+        stream, "JPEG", quality=90
+    )
     return stream.getvalue()
 
 
@@ -135,7 +145,10 @@ class Pass:
 
 def passes(folder: Path) -> list[Row]:
     where = write_all(folder)
-    ours = {name: lambda seed, path=path: our_batches(path, FIELDS, seed) for name, path in where.items()}
+    ours = {
+        name: lambda seed, path=path: our_batches(path, FIELDS, seed)
+        for name, path in where.items()
+    }
     peers = {}
     if there("webdataset"):
         peers["webdataset"] = lambda seed: webdataset_batches(where["tar"])
@@ -146,17 +159,28 @@ def passes(folder: Path) -> list[Row]:
             print(f"data: {name} is not installed, its lines are left out")
     rows = matrix(ours, peers, "image + FLAC + text")
     if there("torchvision"):
-        pictures = {n: lambda seed, n=n: our_batches(where[n], ("image",), seed) for n in ("folder", "packed")}
-        folder_of_images = {"torchvision ImageFolder + DataLoader": lambda seed: torchvision_batches(where["folder"])}
+        pictures = {
+            n: lambda seed, n=n: our_batches(where[n], ("image",), seed)
+            for n in ("folder", "packed")
+        }
+        folder_of_images = {
+            "torchvision ImageFolder + DataLoader": lambda seed: torchvision_batches(
+                where["folder"]
+            )
+        }
         rows += matrix(pictures, folder_of_images, "image")
     return rows
 
 
 def matrix(
-    ours: dict[str, Callable[[int], Iterable]], peers: dict[str, Callable[[int], Iterable]], what: str
+    ours: dict[str, Callable[[int], Iterable]],
+    peers: dict[str, Callable[[int], Iterable]],
+    what: str,
 ) -> list[Row]:
     """Each of ours against each peer; all take turns, in an order that is reversed every other turn."""
-    calls = {("amodal", name): call for name, call in ours.items()} | {("", name): call for name, call in peers.items()}
+    calls = {("amodal", name): call for name, call in ours.items()} | {
+        ("", name): call for name, call in peers.items()
+    }
     delivered = {name: one_pass(call, 0)[1] for name, call in calls.items()}
     if len(set(delivered.values())) > 1:
         raise RuntimeError(f"not everybody delivers the same records: {delivered}")
@@ -167,22 +191,36 @@ def matrix(
     rows = []
     for (_, name), peer in ((a, b) for a in taken for b in taken if a[0] and not b[0]):
         mine, theirs = taken["amodal", name], taken[peer]
-        rate, their_rate = (RECORDS / statistics.median(p.all for p in each) for each in (mine, theirs))
+        rate, their_rate = (
+            RECORDS / statistics.median(p.all for p in each) for each in (mine, theirs)
+        )
         told = f"{what} from {name}, a pass, {rate:,.0f} records/s"
-        rows.append(timed(told, f"{peer[1]}, {their_rate:,.0f} records/s", mine, theirs, lambda p: p.all))
-        rows.append(timed(f"{what} from {name}, first batch", peer[1], mine, theirs, lambda p: p.first))
+        rows.append(
+            timed(told, f"{peer[1]}, {their_rate:,.0f} records/s", mine, theirs, lambda p: p.all)
+        )
+        rows.append(
+            timed(f"{what} from {name}, first batch", peer[1], mine, theirs, lambda p: p.first)
+        )
     return rows
 
 
-def timed(what: str, peer: str, mine: list[Pass], theirs: list[Pass], of: Callable[[Pass], float]) -> Row:
-    return row_of(what, peer, [(of(p), math.nan) for p in mine], [(of(p), math.nan) for p in theirs])
+def timed(
+    what: str, peer: str, mine: list[Pass], theirs: list[Pass], of: Callable[[Pass], float]
+) -> Row:
+    return row_of(
+        what, peer, [(of(p), math.nan) for p in mine], [(of(p), math.nan) for p in theirs]
+    )
 
 
 def one_pass(call: Callable[[int], Iterable], seed: int) -> tuple[Pass, Content]:
     start, first, content = time.perf_counter(), 0.0, (0, 0, 0)
     for images, samples, letters in call(seed):
         first = first or time.perf_counter() - start
-        sums = (images.double().sum() * 255, samples.double().sum() * 32768, torch.tensor(len(letters)))
+        sums = (
+            images.double().sum() * 255,
+            samples.double().sum() * 32768,
+            torch.tensor(len(letters)),
+        )
         content = tuple(a + round(float(b)) for a, b in zip(content, sums))
     return Pass(first, time.perf_counter() - start), content
 
@@ -201,7 +239,9 @@ def opened(path: Path) -> data.Dataset:
 
 def our_batches(path: Path, fields: tuple[str, ...], seed: int) -> Iterator[Made]:
     dataset = opened(path).select(fields)
-    loader = data.Loader(dataset, np.arange(RECORDS), batch=BATCH, workers=WORKERS, seed=seed, cache_bytes=0)
+    loader = data.Loader(
+        dataset, np.arange(RECORDS), batch=BATCH, workers=WORKERS, seed=seed, cache_bytes=0
+    )
     for batch in loader:
         flat = [batch[s].values.flat if s in fields else NOTHING for s in ("audio", "text")]
         yield batch["image"].values, *flat
@@ -228,7 +268,9 @@ def webdataset_batches(tars: Path) -> Iterable[Made]:
 
     shards = [str(path) for path in sorted(tars.glob("*.tar"))]
     stream = webdataset.WebDataset(shards, shardshuffle=len(shards)).shuffle(1000)
-    stream = stream.map(lambda r: decoded(r["jpg"], r["flac"], r["txt"])).batched(BATCH, collation_fn=collated)
+    stream = stream.map(lambda r: decoded(r["jpg"], r["flac"], r["txt"])).batched(
+        BATCH, collation_fn=collated
+    )
     return webdataset.WebLoader(stream, batch_size=None, num_workers=WORKERS)
 
 
@@ -236,7 +278,9 @@ def huggingface_batches(folder: Path) -> Iterable[Made]:
     import datasets
 
     rows = datasets.load_from_disk(folder)
-    return DataLoader(rows, batch_size=BATCH, shuffle=True, num_workers=WORKERS, collate_fn=from_rows)
+    return DataLoader(
+        rows, batch_size=BATCH, shuffle=True, num_workers=WORKERS, collate_fn=from_rows
+    )
 
 
 def from_rows(rows: list[Record]) -> Made:
@@ -265,7 +309,13 @@ def values() -> list[Row]:
             soundfile.read(io.BytesIO(wave), dtype="float32")
 
     rows = [
-        per_value("decode 1 s FLAC", lambda: [audio.decode(wave) for wave in waves], "soundfile", sound, len(waves))
+        per_value(
+            "decode 1 s FLAC",
+            lambda: [audio.decode(wave) for wave in waves],
+            "soundfile",
+            sound,
+            len(waves),
+        )
     ]
     if not there("torchvision"):
         return rows
@@ -273,7 +323,15 @@ def values() -> list[Row]:
         for view in ("plain", "weak", "strong"):
             what = f"JPEG to {size} px" + ("" if view == "plain" else f", {view} view")
             peer = "Pillow + torchvision v2"
-            rows.append(per_value(what, our_views(files, size, view), peer, their_views(files, size, view), len(files)))
+            rows.append(
+                per_value(
+                    what,
+                    our_views(files, size, view),
+                    peer,
+                    their_views(files, size, view),
+                    len(files),
+                )
+            )
             if view != "plain":
                 rows.append(augmenting(files, size, view))
     return rows
@@ -286,11 +344,15 @@ def tall_picture(seed: int) -> bytes:
     return jpeg(np.concatenate([np.concatenate(tiles[8 * r : 8 * r + 8], 2) for r in range(8)], 1))
 
 
-def per_value(what: str, ours: Callable[[], object], peer: str, theirs: Callable[[], object], count: int) -> Row:
+def per_value(
+    what: str, ours: Callable[[], object], peer: str, theirs: Callable[[], object], count: int
+) -> Row:
     """A comparison whose name says values per second of one core."""
     row = compare(what, ours, peer, theirs, repeat=3)
     mine, other = (f"{1000 * count / ms:,.0f}/s" for ms in (row.ours_ms, row.peer_ms))
-    return replace(row, what=f"{what}, {mine}", peer=f"{peer}, {other}", ours_mib=math.nan, peer_mib=math.nan)
+    return replace(
+        row, what=f"{what}, {mine}", peer=f"{peer}, {other}", ours_mib=math.nan, peer_mib=math.nan
+    )
 
 
 def our_views(files: Iterable[bytes], size: int, view: str) -> Callable[[], object]:
@@ -304,7 +366,10 @@ def their_views(files: Iterable[bytes], size: int, view: str) -> Callable[[], ob
     change = their_transform(size, view)
 
     def call() -> Tensor:
-        pictures = [v2.functional.pil_to_tensor(Pillow.open(io.BytesIO(file)).convert("RGB")) for file in files]
+        pictures = [
+            v2.functional.pil_to_tensor(Pillow.open(io.BytesIO(file)).convert("RGB"))
+            for file in files
+        ]
         return torch.stack([change(picture) for picture in pictures]).float().div_(255)
 
     return call
@@ -349,10 +414,28 @@ def waiting(folder: Path, steps: int = 60) -> list[Row]:
     for workers in (0, WORKERS):
         out = folder / str(workers)
         amodal.pretrain(
-            "clip", data.open("globe"), out, size="nano", steps=steps, seed=0, workers=workers, progress=False
+            "clip",
+            data.open("globe"),
+            out,
+            size="nano",
+            steps=steps,
+            seed=0,
+            workers=workers,
+            progress=False,
         )
         end = read(out / "metrics.jsonl")[-1]
         told = f"the demo's training, {workers} workers: {end['data_wait']:.1%} of {steps} steps is waiting for data"
         nothing = math.nan
-        rows.append(Row(told, "", nothing, 1000 * end["seconds"] / steps, nothing, nothing, nothing, (nothing,) * 2))
+        rows.append(
+            Row(
+                told,
+                "",
+                nothing,
+                1000 * end["seconds"] / steps,
+                nothing,
+                nothing,
+                nothing,
+                (nothing,) * 2,
+            )
+        )
     return rows

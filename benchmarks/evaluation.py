@@ -69,7 +69,9 @@ def retrieval() -> Row:
         if abs(value - mine[name]) > 1e-3 * max(1, abs(value)):
             raise RuntimeError(f"{name}: {mine[name]} here, {value} by the plain matrix")
     what = f"retrieval metrics {QUERIES}x{QUERIES}, recall@10 {mine['recall@10']:.3f}"
-    return compare(what, ours, "the whole matrix in torch", lambda: plain_metrics(query, gallery), repeat=1)
+    return compare(
+        what, ours, "the whole matrix in torch", lambda: plain_metrics(query, gallery), repeat=1
+    )
 
 
 def plain_metrics(query: Tensor, gallery: Tensor) -> dict[str, float]:

@@ -42,12 +42,28 @@ def _rows() -> list[Row]:
     peer = partial(_step, filled, filled)
     full = tokens(encoder, whole)
     for share in SHARES:
-        left = Batch.of(ROWS, {f: c.at(there[f] >= share) for f, c in whole.columns.items()}).to(DEVICE)
+        left = Batch.of(ROWS, {f: c.at(there[f] >= share) for f, c in whole.columns.items()}).to(
+            DEVICE
+        )
         part = tokens(encoder, left) / full
         what = f"joint tiny, {share:.0%} of values missing"
-        rows.append(compare(what, partial(step, left), "zero-filled", partial(peer, zeros(left, whole)), repeat=5))
+        rows.append(
+            compare(
+                what,
+                partial(step, left),
+                "zero-filled",
+                partial(peer, zeros(left, whole)),
+                repeat=5,
+            )
+        )
         if share:
-            row = compare(what, partial(step, left), f"ours whole x {part:.2f}", partial(step, whole), repeat=5)
+            row = compare(
+                what,
+                partial(step, left),
+                f"ours whole x {part:.2f}",
+                partial(step, whole),
+                repeat=5,
+            )
             low, high = row.spread
             rows.append(scaled(row, part, (low * part, high * part)))
     return rows
@@ -55,7 +71,14 @@ def _rows() -> list[Row]:
 
 def scaled(row: Row, part: float, spread: tuple[float, float]) -> Row:
     return Row(
-        row.what, row.peer, row.speed * part, row.ours_ms, row.peer_ms * part, row.ours_mib, row.peer_mib * part, spread
+        row.what,
+        row.peer,
+        row.speed * part,
+        row.ours_ms,
+        row.peer_ms * part,
+        row.ours_mib,
+        row.peer_mib * part,
+        spread,
     )
 
 
@@ -86,10 +109,22 @@ def zeros(left: Batch, whole: Batch) -> Batch:
     columns = {}
     for f, column in whole.columns.items():
         gone = ~left[f].present(ROWS)
-        flat = column.values.clone() if isinstance(column.values, Tensor) else column.values.flat.clone()
-        each = gone if isinstance(column.values, Tensor) else torch.repeat_interleave(gone, column.values.lengths)
+        flat = (
+            column.values.clone()
+            if isinstance(column.values, Tensor)
+            else column.values.flat.clone()
+        )
+        each = (
+            gone
+            if isinstance(column.values, Tensor)
+            else torch.repeat_interleave(gone, column.values.lengths)
+        )
         flat[each] = 0
-        values = flat if isinstance(column.values, Tensor) else type(column.values)(flat, column.values.lengths)
+        values = (
+            flat
+            if isinstance(column.values, Tensor)
+            else type(column.values)(flat, column.values.lengths)
+        )
         columns[f] = Column(values, column.rows)
     return Batch.of(ROWS, columns)
 
@@ -109,7 +144,9 @@ class ZeroFilled(nn.Module):
         self.blocks.take(trunk)
 
     def forward(self, batch: Batch) -> Tensor:
-        bags = [self.place(self.tokenizers[f](c, f, batch.size)).x for f, c in batch.columns.items()]
+        bags = [
+            self.place(self.tokenizers[f](c, f, batch.size)).x for f, c in batch.columns.items()
+        ]
         x_BLD = torch.cat([x.view(batch.size, -1, x.shape[1]) for x in bags], 1)
         return self.blocks(x_BLD, None).mean(1)
 

@@ -52,8 +52,12 @@ def run() -> list[Row]:
         "NT-Xent": lambda a, b: nt_xent(a, b, temperature=HEAT),
         "SigLIP": lambda a, b: sigmoid_loss(a, b, scale=10.0, bias=-10.0),
         "smoothed InfoNCE": lambda a, b: smoothed_info_nce(a, b, temperature=HEAT),
-        "soft InfoNCE, two positives": lambda a, b: soft_info_nce(a, b, Sparse.mixed(partner, kept), temperature=HEAT),
-        "soft InfoNCE, another space's": lambda a, b: soft_info_nce(a, b, Similar(*other, 0.1), temperature=HEAT),
+        "soft InfoNCE, two positives": lambda a, b: soft_info_nce(
+            a, b, Sparse.mixed(partner, kept), temperature=HEAT
+        ),
+        "soft InfoNCE, another space's": lambda a, b: soft_info_nce(
+            a, b, Similar(*other, 0.1), temperature=HEAT
+        ),
         "focal InfoNCE": lambda a, b: focal_info_nce(a, b, temperature=HEAT, gamma=2.0),
         "hard negatives": hard_negative_nce,
         "balanced InfoNCE": lambda a, b: balanced_info_nce(a, b, temperature=HEAT),

@@ -21,7 +21,10 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 def _inputs(count: int, rows: int, width: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(rows, width, generator=generator).to(DEVICE).requires_grad_() for _ in range(count)]
+    return [
+        torch.randn(rows, width, generator=generator).to(DEVICE).requires_grad_()
+        for _ in range(count)
+    ]
 
 
 def _step(loss: Callable[..., Tensor], inputs: list[Tensor]) -> Callable[[], object]:
@@ -36,7 +39,9 @@ def _step(loss: Callable[..., Tensor], inputs: list[Tensor]) -> Callable[[], obj
 @fast_products()  # as in the training loop, for both sides
 def _row(what: str, inputs: list[Tensor], ours: Callable, peer_name: str, peer: Callable) -> Row:
     mine, theirs = ours(*inputs), peer(*inputs)
-    torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)  # a comparison of different things proves nothing
+    torch.testing.assert_close(
+        mine, theirs, rtol=1e-3, atol=1e-3
+    )  # a comparison of different things proves nothing
     del mine, theirs
     step = _step(ours, inputs)
     row = of_peak(compare(what, step, peer_name, _step(peer, inputs)), step)
@@ -52,7 +57,15 @@ def run() -> list[Row]:
     for n in (1024, 4096):
         what = f"NT-Xent N {n} D 128"
         peer = NTXentLoss(temperature=0.5)
-        rows.append(_row(what, _inputs(2, n, 128), lambda a, b: nt_xent(a, b, temperature=0.5), "lightly", peer))
+        rows.append(
+            _row(
+                what,
+                _inputs(2, n, 128),
+                lambda a, b: nt_xent(a, b, temperature=0.5),
+                "lightly",
+                peer,
+            )
+        )
 
     clip, siglip = ClipLoss(), SigLipLoss()
     for scale in (1 / 0.07, 100.0):
@@ -72,11 +85,24 @@ def run() -> list[Row]:
             _inputs(2, 4096, 512),
             lambda a, b: sigmoid_loss(a, b, scale=10.0, bias=-10.0),
             "open_clip",
-            lambda a, b: siglip(F.normalize(a, dim=1), F.normalize(b, dim=1), a.new_tensor(10.0), a.new_tensor(-10.0)),
+            lambda a, b: siglip(
+                F.normalize(a, dim=1),
+                F.normalize(b, dim=1),
+                a.new_tensor(10.0),
+                a.new_tensor(-10.0),
+            ),
         )
     )
     for n, d in ((256, 8192), (1024, 2048)):
-        rows.append(_row(f"Barlow Twins N {n} D {d}", _inputs(2, n, d), barlow_twins, "lightly", BarlowTwinsLoss()))
+        rows.append(
+            _row(
+                f"Barlow Twins N {n} D {d}",
+                _inputs(2, n, d),
+                barlow_twins,
+                "lightly",
+                BarlowTwinsLoss(),
+            )
+        )
     for n, d in ((256, 8192), (1024, 2048)):
         rows.append(_row(f"VICReg N {n} D {d}", _inputs(2, n, d), vicreg, "lightly", VICRegLoss()))
 
@@ -93,5 +119,13 @@ def run() -> list[Row]:
         theirs = DINOLoss(output_dim=prototypes, teacher_temp=0.04).to(DEVICE)
         return theirs(teacher, list(student))
 
-    rows.append(_row(f"DINO N 32, 2 + 6 views, K {prototypes}", _inputs(crops, 32, prototypes), ours, "lightly", peer))
+    rows.append(
+        _row(
+            f"DINO N 32, 2 + 6 views, K {prototypes}",
+            _inputs(crops, 32, prototypes),
+            ours,
+            "lightly",
+            peer,
+        )
+    )
     return rows

@@ -19,14 +19,18 @@ WIDTH, ASKED, K = 128, 16, 10
 def _records(count: int, longest: int) -> Ragged:
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(8, longest + 1, (count,), generator=generator)
-    return Ragged(normalize(torch.randn(int(lengths.sum()), WIDTH, generator=generator), dim=1), lengths)
+    return Ragged(
+        normalize(torch.randn(int(lengths.sum()), WIDTH, generator=generator), dim=1), lengths
+    )
 
 
 def run() -> list[Row]:
     rows = []
     for count, longest in ((500, 120), (2000, 120), (4000, 24)):
         lists = _records(count, longest)
-        query = normalize(torch.randn(ASKED, WIDTH, generator=torch.Generator().manual_seed(1)), dim=1)
+        query = normalize(
+            torch.randn(ASKED, WIDTH, generator=torch.Generator().manual_seed(1)), dim=1
+        )
         with tempfile.TemporaryDirectory() as folder:
             e = Embeddings({"image": Column(lists, torch.arange(count))}, count)
             index = Index.open(Path(folder) / "index").add([str(i) for i in range(count)], e)
@@ -40,8 +44,16 @@ def run() -> list[Row]:
                 return products.amax(2).mean(0).topk(K).indices.tolist()
 
             mine, theirs = [int(found[0]) for found in ours()], peer()
-            assert len(set(mine) & set(theirs)) >= K - 1, (mine, theirs)  # half precision may turn two near the end
+            assert len(set(mine) & set(theirs)) >= K - 1, (
+                mine,
+                theirs,
+            )  # half precision may turn two near the end
             rows.append(
-                compare(f"MaxSim, {count:,} records of 8-{longest}, query {ASKED}", ours, "einsum, padded", peer)
+                compare(
+                    f"MaxSim, {count:,} records of 8-{longest}, query {ASKED}",
+                    ours,
+                    "einsum, padded",
+                    peer,
+                )
             )
     return rows

@@ -32,7 +32,10 @@ def run() -> list[Row]:
 
 def _rows(name: str, width: int, depth: int, heads: int) -> list[Row]:
     generator = torch.Generator().manual_seed(0)
-    ours, peer = Transformer(width, depth, heads).to(DEVICE), TimmBlocks(width, depth, heads).to(DEVICE)
+    ours, peer = (
+        Transformer(width, depth, heads).to(DEVICE),
+        TimmBlocks(width, depth, heads).to(DEVICE),
+    )
     peer.take(ours)
 
     def against_timm(what: str, tokens: Tokens) -> Row:
@@ -45,17 +48,27 @@ def _rows(name: str, width: int, depth: int, heads: int) -> list[Row]:
 
     def against_full(what: str, tokens: Tokens) -> Row:
         step = _step(ours, lambda: ours(full).x)
-        return compare(f"{name} {what}", _step(ours, lambda: ours(tokens).x), "ours, full", step, repeat=5)
+        return compare(
+            f"{name} {what}", _step(ours, lambda: ours(tokens).x), "ours, full", step, repeat=5
+        )
 
     full = bag(torch.full((ROWS,), 64), width)
     rows = [against_timm("full: 64 tokens x 128", full)]
     for part, missing in (("1/3", 1 / 3), ("2/3", 2 / 3)):
         left = full.keep((torch.rand(len(full), generator=generator) >= missing).to(DEVICE))
-        rows += [against_timm(f"{part} of tokens missing", left), against_full(f"{part} of tokens missing", left)]
+        rows += [
+            against_timm(f"{part} of tokens missing", left),
+            against_full(f"{part} of tokens missing", left),
+        ]
     for part, missing in (("1/3", 1 / 3), ("2/3", 2 / 3)):
-        there = {s: (torch.rand(ROWS, generator=generator) >= missing) * n for s, n in FIELDS.items()}
+        there = {
+            s: (torch.rand(ROWS, generator=generator) >= missing) * n for s, n in FIELDS.items()
+        }
         rows.append(
-            against_timm(f"3 fields, {part} missing", Tokens.join([bag(n, width, s) for s, n in there.items()]))
+            against_timm(
+                f"3 fields, {part} missing",
+                Tokens.join([bag(n, width, s) for s, n in there.items()]),
+            )
         )
     if width > 128 and DEVICE == "cpu":  # gigabytes and minutes
         return rows
@@ -72,7 +85,10 @@ def _zorro(name: str, width: int, depth: int, heads: int, text: Tokens, image: T
     """Zorro's rule: image and text read themselves, fusion tokens read both (a (B, T, T) mask for timm)."""
     image = Tokens(image.x, image.row, image.source, image.position, ("image",), ROWS)
     tokens = Tokens.join([image, text, bag(torch.full((ROWS,), 8), width, FUSED)])
-    ours, peer = Transformer(width, depth, heads, mask_rule=pure).to(DEVICE), TimmBlocks(width, depth, heads).to(DEVICE)
+    ours, peer = (
+        Transformer(width, depth, heads, mask_rule=pure).to(DEVICE),
+        TimmBlocks(width, depth, heads).to(DEVICE),
+    )
     peer.take(ours)
     padded, mask = pad(tokens)
     source = torch.full(mask.shape, -1, device=DEVICE).masked_scatter(mask, tokens.source)
@@ -81,7 +97,9 @@ def _zorro(name: str, width: int, depth: int, heads: int, text: Tokens, image: T
     reads = table[source[:, :, None], source[:, None, :]] & mask[:, None, :] | torch.eye(
         mask.shape[1], dtype=torch.bool, device=DEVICE
     )
-    torch.testing.assert_close(ours(tokens).x, peer(padded, reads[:, None])[mask], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        ours(tokens).x, peer(padded, reads[:, None])[mask], rtol=1e-3, atol=1e-3
+    )
     return compare(
         f"{name} image + text, Zorro",
         _step(ours, lambda: ours(tokens).x),
@@ -105,13 +123,18 @@ def bag(lengths: Tensor, width: int, name: str = "text") -> Tokens:
     row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
     x = torch.randn(len(row), width, generator=torch.Generator().manual_seed(1))
     return Tokens(
-        *(t.to(DEVICE) for t in (x, row, torch.zeros_like(row), torch.zeros(len(row), 3))), (name,), len(lengths)
+        *(t.to(DEVICE) for t in (x, row, torch.zeros_like(row), torch.zeros(len(row), 3))),
+        (name,),
+        len(lengths),
     )
 
 
 def pad(tokens: Tokens) -> tuple[Tensor, Tensor]:
     """(B, L, D) with zeros after the end of a row, and (B, L) bool: where there is a token."""
-    mask = torch.arange(int(tokens.lengths().max()), device=tokens.row.device) < tokens.lengths()[:, None]
+    mask = (
+        torch.arange(int(tokens.lengths().max()), device=tokens.row.device)
+        < tokens.lengths()[:, None]
+    )
     padded = tokens.x.new_zeros(*mask.shape, tokens.x.shape[1])
     padded[mask] = tokens.x
     return padded, mask
@@ -126,12 +149,19 @@ class TimmBlocks(nn.Module):
         from timm.models.vision_transformer import Block
 
         norm = partial(LayerNorm, eps=1e-5)  # ours; timm's own default is 1e-6
-        self.blocks = nn.ModuleList(Block(width, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth)
+        )
         self.norm = nn.LayerNorm(width)
 
     def take(self, ours: Transformer) -> None:
         """The weights of our transformer."""
-        new = [("attention.qkv", "attn.qkv"), ("attention.out", "attn.proj"), ("up", "mlp.fc1"), ("down", "mlp.fc2")]
+        new = [
+            ("attention.qkv", "attn.qkv"),
+            ("attention.out", "attn.proj"),
+            ("up", "mlp.fc1"),
+            ("down", "mlp.fc2"),
+        ]
         state = {}
         for name, weight in ours.state_dict().items():
             for mine, theirs in new:

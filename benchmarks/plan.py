@@ -61,7 +61,11 @@ def run() -> list[Row]:
         ideal = planned.seconds(*machine)
         efficiency = efficiency or ideal / measured
         told = ideal / efficiency
-        what = f"{name} {size}, {number} rows" + (f", {micro} at once" if micro else "") + ", recompute" * recompute
+        what = (
+            f"{name} {size}, {number} rows"
+            + (f", {micro} at once" if micro else "")
+            + ", recompute" * recompute
+        )
         spread = (min(times) / told, max(times) / told)
         rows.append(
             Row(
@@ -93,7 +97,9 @@ def _seconds(call: Callable[[], object]) -> float:
 
 def build(name: str, size: str):
     torch.manual_seed(0)
-    return methods.build(name, Encoder(made_up(TOKENS, 2).fields, size=size, **methods.encoder_options(name)))
+    return methods.build(
+        name, Encoder(made_up(TOKENS, 2).fields, size=size, **methods.encoder_options(name))
+    )
 
 
 def records(method, rows: int):
@@ -104,7 +110,9 @@ def records(method, rows: int):
 
 def _planned(name: str, size: str, rows: int, micro: int | None, recompute: bool):
     method, exact = weightless(partial(build, name, size)), torch.autocast("cpu", enabled=False)
-    return count(method, records(method, rows), times=1, micro=micro, precision=exact, recompute=recompute)
+    return count(
+        method, records(method, rows), times=1, micro=micro, precision=exact, recompute=recompute
+    )
 
 
 def _real(

@@ -37,10 +37,14 @@ def digits(seed: int = 0) -> Split:
     return x[500:], y[500:], x[:500], y[:500]
 
 
-def correlated(train: int = 50_000, test: int = 2_000, width: int = 384, classes: int = 10) -> Split:
+def correlated(
+    train: int = 50_000, test: int = 2_000, width: int = 384, classes: int = 10
+) -> Split:
     g = torch.Generator().manual_seed(0)
     y = torch.randint(classes, (train + test,), generator=g)
-    own = torch.randn(classes, width, generator=g)[y] * 0.25 + torch.randn(len(y), width, generator=g)
+    own = torch.randn(classes, width, generator=g)[y] * 0.25 + torch.randn(
+        len(y), width, generator=g
+    )
     turn = torch.linalg.qr(torch.randn(width, width, generator=g))[0]
     x = (own / torch.arange(1, width + 1)) @ turn + torch.randn(width, generator=g) * 0.05
     return x[:train], y[:train], x[train:], y[train:]
@@ -50,14 +54,31 @@ def run() -> list[Row]:
     rows = []
     small = digits()
     tuned = "sklearn LogisticRegressionCV, 6 penalties, 5 folds"
-    rows.append(judged("linear probe, digits 1297x64", linear_pair(small, 1000, tuned=True), tuned, small, 5))
-    for name, data, turns in (("digits 1297x64", small, 5), ("features 50000x384", correlated(), 1)):
+    rows.append(
+        judged(
+            "linear probe, digits 1297x64", linear_pair(small, 1000, tuned=True), tuned, small, 5
+        )
+    )
+    for name, data, turns in (
+        ("digits 1297x64", small, 5),
+        ("features 50000x384", correlated(), 1),
+    ):
         for iterations in (100, 1000):
             against = f"sklearn LogisticRegression, max_iter {iterations}"
-            rows.append(judged(f"linear probe, {name}", linear_pair(data, iterations), against, data, turns))
+            rows.append(
+                judged(f"linear probe, {name}", linear_pair(data, iterations), against, data, turns)
+            )
         for prefilter in (False, True):
             what = f"20-NN {'bf16 first' if prefilter else 'exact'}, {name}"
-            rows.append(judged(what, knn_pair(data, prefilter), "sklearn KNeighborsClassifier", data, min(turns, 3)))
+            rows.append(
+                judged(
+                    what,
+                    knn_pair(data, prefilter),
+                    "sklearn KNeighborsClassifier",
+                    data,
+                    min(turns, 3),
+                )
+            )
     return [replace(row, goal=GOAL) if "50000x384" in row.what else row for row in rows]
 
 
@@ -101,10 +122,14 @@ def knn_pair(data: Split, prefilter: bool) -> tuple[Callable, Callable]:
     unit = torch.nn.functional.normalize
 
     def weigh(distances):
-        return np.exp((1 - np.square(distances) / 2 - 1) / 0.07)  # cosine from the distance of unit vectors
+        return np.exp(
+            (1 - np.square(distances) / 2 - 1) / 0.07
+        )  # cosine from the distance of unit vectors
 
     def peer():
-        model = KNeighborsClassifier(20, weights=weigh, algorithm="brute").fit(unit(x, dim=1).numpy(), y.numpy())
+        model = KNeighborsClassifier(20, weights=weigh, algorithm="brute").fit(
+            unit(x, dim=1).numpy(), y.numpy()
+        )
         return model.predict(unit(q, dim=1).numpy())
 
     return lambda: neighbours(x, y, 10, prefilter=prefilter)(q), peer

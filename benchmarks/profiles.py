@@ -21,7 +21,13 @@ PARTS = {
     "products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
     "activations": ("aten::gelu", "aten::gelu_backward"),
     "norms": ("aten::native_layer_norm", "aten::native_layer_norm_backward"),
-    "casts and copies": ("aten::copy_", "aten::cat", "aten::clone", "aten::index", "aten::index_select"),
+    "casts and copies": (
+        "aten::copy_",
+        "aten::cat",
+        "aten::clone",
+        "aten::index",
+        "aten::index_select",
+    ),
 }
 WITHIN = {
     "attention": ("CpuAttention", "scaled_dot_product"),
@@ -32,7 +38,9 @@ SMALL = 0.02
 
 @on_one_thread()
 def run() -> list[Row]:
-    return [row for pair in (steps.clip, steps.dino, steps.videomae) for row in profiled(*pair()[:2])]
+    return [
+        row for pair in (steps.clip, steps.dino, steps.videomae) for row in profiled(*pair()[:2])
+    ]
 
 
 def profiled(what: str, side: s.Side) -> list[Row]:
@@ -73,4 +81,7 @@ def part_of(event) -> str:
             if any(beginning in at.name for beginning in beginnings):
                 return name
         at = at.cpu_parent
-    return next((name for name, keys in PARTS.items() if event.name in keys), event.name.removeprefix("aten::"))
+    return next(
+        (name for name, keys in PARTS.items() if event.name in keys),
+        event.name.removeprefix("aten::"),
+    )

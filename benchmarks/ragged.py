@@ -49,12 +49,18 @@ def _row(size: str, precision: str, repeat: int) -> Row:
             torch.testing.assert_close(vectors, theirs()[f], rtol=1e-3, atol=1e-3)
     step = _step(encoder, mine, HALF[precision])
     row = compare(
-        f"{size}, {precision}", step, "timm, padded, mask", _step(padded, theirs, HALF[precision]), repeat=repeat
+        f"{size}, {precision}",
+        step,
+        "timm, padded, mask",
+        _step(padded, theirs, HALF[precision]),
+        repeat=repeat,
     )
     bags = encoder.patchify(batch)
     told = ", ".join(f"{f} {len(b)} of {b.size * int(b.lengths().max())}" for f, b in bags.items())
     return replace(
-        of_peak(row, step, precision), goal=GOAL, note=f"Tokens of {ROWS} records, of the padded ones: {told}."
+        of_peak(row, step, precision),
+        goal=GOAL,
+        note=f"Tokens of {ROWS} records, of the padded ones: {told}.",
     )
 
 
@@ -98,7 +104,9 @@ class Padded(nn.Module):
         return vectors
 
 
-def _step(module: nn.Module, vectors: Callable[[], dict[str, Tensor]], half: Callable) -> Callable[[], None]:
+def _step(
+    module: nn.Module, vectors: Callable[[], dict[str, Tensor]], half: Callable
+) -> Callable[[], None]:
     parameters = list(module.parameters())
 
     def step() -> None:

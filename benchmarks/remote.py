@@ -67,7 +67,14 @@ def run() -> list[Row]:
         os.environ["AMODAL_CACHE"] = str(root / "cache")
         for what, path in sorts.items():
             far, near = data.open(f"slow://bench/{what}"), data.open(path)
-            rows.append(alternate(f"{what}, second epoch", partial(_epoch, far), "local folder", partial(_epoch, near)))
+            rows.append(
+                alternate(
+                    f"{what}, second epoch",
+                    partial(_epoch, far),
+                    "local folder",
+                    partial(_epoch, near),
+                )
+            )
     return rows
 
 

@@ -46,7 +46,10 @@ def run() -> list[Row]:
         built = {name: timed(lambda make=make: make(vectors)) for name, make in makers().items()}
         threads(1)
         told = f"build {COUNT:,} x {WIDTH}: to disk with labels {filled:.1f} s, then its faiss cache, tuned"
-        rows = [one(told, f"{name} (in memory)", filled + tuned, seconds) for name, (_, seconds) in built.items()]
+        rows = [
+            one(told, f"{name} (in memory)", filled + tuned, seconds)
+            for name, (_, seconds) in built.items()
+        ]
         peers = {name: peer for name, (peer, _) in built.items()}
         return (
             rows
@@ -62,7 +65,9 @@ def made(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Vectors (count, WIDTH) float32, groups (count,) 0 … 99, amounts (count,) 0 … 1."""
     centres = np.random.default_rng(0).standard_normal((1000, WIDTH), dtype=np.float32)
     rng = np.random.default_rng(seed)
-    x = centres[rng.integers(1000, size=count)] + 1.5 * rng.standard_normal((count, WIDTH), dtype=np.float32)
+    x = centres[rng.integers(1000, size=count)] + 1.5 * rng.standard_normal(
+        (count, WIDTH), dtype=np.float32
+    )
     x /= np.arange(1, WIDTH + 1, dtype=np.float32) ** 0.5
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     return x, rng.integers(100, size=count), rng.random(count)
@@ -72,7 +77,9 @@ def ours(folder: Path, vectors: np.ndarray, groups: np.ndarray, amounts: np.ndar
     index = Index(folder)
     column = Column(torch.from_numpy(vectors), torch.arange(len(vectors)))
     labels = {"group": np.array([f"g{g}" for g in groups], dtype=object), "amount": amounts}
-    return index.add(map(str, range(len(vectors))), Embeddings({"image": column}, len(vectors)), labels)
+    return index.add(
+        map(str, range(len(vectors))), Embeddings({"image": column}, len(vectors)), labels
+    )
 
 
 # Peers
@@ -161,7 +168,9 @@ def everywhere(index: Index, peers: dict, vectors: np.ndarray, queries: np.ndarr
     rows = []
     exact, cached = (asking(index, threshold) for threshold in (math.inf, 0))
     searches = {name: peer.search for name, peer in peers.items()}
-    rows += compared("exact search", exact, {"faiss flat": searches.pop("faiss flat")}, queries, truth)
+    rows += compared(
+        "exact search", exact, {"faiss flat": searches.pop("faiss flat")}, queries, truth
+    )
     return rows + compared("approximate search", cached, searches, queries, truth)
 
 
@@ -179,11 +188,15 @@ def filtered(index: Index, peers: dict, vectors, queries, groups, amounts) -> li
             if isinstance(peer, Faiss):
                 searches[name] = lambda q, peer=peer, test=test: peer.search(q, test())
                 if not tune(peer, searches[name], queries, truth):
-                    print(f"search: {name} does not reach recall {RECALL} where a filter lets {share} through")
+                    print(
+                        f"search: {name} does not reach recall {RECALL} where a filter lets {share} through"
+                    )
                     del searches[name]
                 else:
                     searches[name] = at(peer, peer.value, test)
-        rows += compared(f"filter of {share}", asking(index, 100_000, where), searches, queries, truth)
+        rows += compared(
+            f"filter of {share}", asking(index, 100_000, where), searches, queries, truth
+        )
     return rows
 
 
@@ -215,7 +228,9 @@ def tune(peer, search: Search, queries: np.ndarray, truth: np.ndarray) -> bool:
     return True
 
 
-def compared(what: str, mine: Search, searches: dict[str, Search], queries: np.ndarray, truth: np.ndarray) -> list[Row]:
+def compared(
+    what: str, mine: Search, searches: dict[str, Search], queries: np.ndarray, truth: np.ndarray
+) -> list[Row]:
     """Everybody's queries in turns, in an order that is reversed every other turn."""
     queries, truth = queries[TUNING:], truth[TUNING:]
     calls = {"ours": mine} | searches
@@ -229,11 +244,18 @@ def compared(what: str, mine: Search, searches: dict[str, Search], queries: np.n
         rate = 1 / statistics.median(seconds for seconds, _ in taken[name])
         return f"{rate:,.0f} queries/s, recall {recalls[name]:.3f}"
 
-    return [row_of(f"{what}, {told('ours')}", f"{name}, {told(name)}", taken["ours"], taken[name]) for name in searches]
+    return [
+        row_of(f"{what}, {told('ours')}", f"{name}, {told(name)}", taken["ours"], taken[name])
+        for name in searches
+    ]
 
 
 def recall(search: Search, queries: np.ndarray, truth: np.ndarray) -> float:
-    return float(np.mean([len(np.intersect1d(search(q), near)) / len(near) for q, near in zip(queries, truth)]))
+    return float(
+        np.mean(
+            [len(np.intersect1d(search(q), near)) / len(near) for q, near in zip(queries, truth)]
+        )
+    )
 
 
 def nearest(vectors: np.ndarray, queries: np.ndarray) -> np.ndarray:

@@ -99,7 +99,9 @@ def together(loads: Sequence[Load]) -> Load:
 def trained(folder: Path) -> None:
     """A small encoder of texts and pictures; what it has learnt does not matter here."""
     data = {"text": [f"picture {i}" for i in range(32)], "image": [picture(i) for i in range(32)]}
-    amodal.pretrain("clip", amodal.data.open(data), folder, size="tiny", steps=1, batch=16, progress=False)
+    amodal.pretrain(
+        "clip", amodal.data.open(data), folder, size="tiny", steps=1, batch=16, progress=False
+    )
 
 
 def picture(seed: int) -> bytes:
@@ -115,7 +117,9 @@ def serving(run_folder: Path, most: int) -> Iterator[Server]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-c", SERVER, str(run_folder), str(port), str(most)])
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(run_folder), str(port), str(most)]
+    )
     try:
         while True:
             try:
@@ -133,7 +137,10 @@ def serving(run_folder: Path, most: int) -> Iterator[Server]:
 
 async def loaded(port: int, pid: int, *, clients: int, seconds: float) -> Load:
     """So many clients, each of which asks again as soon as it has its answer."""
-    asked = [{"text": "a picture of something"}, {"image": {"base64": base64.b64encode(picture(0)).decode()}}]
+    asked = [
+        {"text": "a picture of something"},
+        {"image": {"base64": base64.b64encode(picture(0)).decode()}},
+    ]
     bodies = [json.dumps({"records": [record]}).encode() for record in asked]
     head = "POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n"
     requests = [head.format(len(body)).encode() + body for body in bodies]

@@ -19,25 +19,36 @@ GOAL = 0.15
 """Seconds that `amodal --help` may take beyond an empty Python program."""
 READY = "import amodal; amodal.pretrain, amodal.load, amodal.Encoder"
 PEERS = ("lightly", "open_clip_torch")
-THEIR_READY = {"lightly": "import lightly.loss, lightly.models, lightly.transforms", "open_clip": "import open_clip"}
+THEIR_READY = {
+    "lightly": "import lightly.loss, lightly.models, lightly.transforms",
+    "open_clip": "import open_clip",
+}
 
 
 def run() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
-        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        kept = {
+            name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+        }
         return measured(kept | {"PYTHONPYCACHEPREFIX": folder})
 
 
 def measured(environment: dict[str, str]) -> list[Row]:
     def against(what: str, ours: list[str], peer_name: str, peer: list[str]) -> Row:
-        return alternate(what, lambda: process(ours, environment), peer_name, lambda: process(peer, environment))
+        return alternate(
+            what, lambda: process(ours, environment), peer_name, lambda: process(peer, environment)
+        )
 
     rows = []
     for name, parts in THEIR_READY.items():
         if importlib.util.find_spec(name) is None:
             print(f"startup: {name} is not installed, its lines are left out")
             continue
-        rows.append(against("import amodal", python("import amodal"), f"import {name}", python(f"import {name}")))
+        rows.append(
+            against(
+                "import amodal", python("import amodal"), f"import {name}", python(f"import {name}")
+            )
+        )
         rows.append(against("amodal ready to train", python(READY), parts, python(parts)))
     told = against("amodal --help", amodal("--help"), "empty program", python(""))
     more = (told.ours_ms - told.peer_ms) / 1000

@@ -43,14 +43,21 @@ def compared(what: str, mine: s.Side, peer: str, other: s.Side, repeat: int = 3)
     """A row for each precision, of one measurement of both sides in both precisions, in turns. Raises ValueError if the two sides do not
     do the same work."""
     work = [counted(lambda side=side: side.step("f32")) for side in (mine, other)]
-    for name, (a, b) in {"parameters": (mine.parameters, other.parameters), "operations": work}.items():
+    for name, (a, b) in {
+        "parameters": (mine.parameters, other.parameters),
+        "operations": work,
+    }.items():
         if abs(math.log(a / b)) > NEAR:
             raise ValueError(f"{what}: {a:,} {name} against {peer}'s {b:,} are not the same work")
     note = (
         f"{what}: {mine.parameters / 1e6:.2f} M parameters and {work[0] / 1e9:.1f} G operations a step, "
         f"{peer} {other.parameters / 1e6:.2f} M and {work[1] / 1e9:.1f} G."
     )
-    calls = {(who, p): partial(side.step, p) for p in PRECISIONS for who, side in (("ours", mine), ("peer", other))}
+    calls = {
+        (who, p): partial(side.step, p)
+        for p in PRECISIONS
+        for who, side in (("ours", mine), ("peer", other))
+    }
     calls["peer", SAME] = fast_products()(partial(other.step, "f32"))
     for call in calls.values():
         call()
@@ -64,19 +71,28 @@ def compared(what: str, mine: s.Side, peer: str, other: s.Side, repeat: int = 3)
             side.parts.zero_grad(set_to_none=True)
         mib[which] = peak_mib(call)
     auto = "bf16" if s.in_half("auto", SIZE) else "f32"
-    modes = [("as it comes", auto, "f32"), ("f32", "f32", "f32"), (SAME, "f32", SAME), ("bf16", "bf16", "bf16")]
+    modes = [
+        ("as it comes", auto, "f32"),
+        ("f32", "f32", "f32"),
+        (SAME, "f32", SAME),
+        ("bf16", "bf16", "bf16"),
+    ]
     for mode, a, b in modes:
         ours, theirs = ("ours", a), ("peer", b)
         ratios = [y / x for x, y in zip(took[ours], took[theirs])]
         x, y = (1000 * statistics.median(took[which]) for which in (ours, theirs))
         ends = min(ratios), max(ratios)
-        row = Row(f"{what}, {mode}", peer, statistics.median(ratios), x, y, mib[ours], mib[theirs], ends)
+        row = Row(
+            f"{what}, {mode}", peer, statistics.median(ratios), x, y, mib[ours], mib[theirs], ends
+        )
         yield replace(of_peak(row, work[0], a), goal=GOALS[mode], note=note)
 
 
 def clip(rows: int = 16, length: int = 32) -> tuple:
     fields = s.image_field() | {"text": modalities.make("text", max_length=length, patch=1)}
-    texts = Ragged(torch.full((rows * (length - 1),), 100), torch.full((rows,), length - 1))  # and a class token
+    texts = Ragged(
+        torch.full((rows * (length - 1),), 100), torch.full((rows,), length - 1)
+    )  # and a class token
     batch = s.whole(rows, {"image": s.pictures(rows), "text": texts})
     mine = s.ours("clip", fields, batch, SIZE, {"pool": "cls"})
     return "CLIP", mine, "open_clip", s.theirs(s.open_clip(rows, SIZE, length))
@@ -90,13 +106,17 @@ def simclr(rows: int = 16) -> tuple:
 
 def mae(peer: str, rows: int = 32, ratio: float = 0.75, depth: int = 2) -> tuple:
     batch = s.whole(rows, {"image": s.pictures(rows)})
-    mine = s.ours("mae", s.image_field(), batch, SIZE, {"pool": "cls"}, ratio=ratio, decoder_depth=depth)
+    mine = s.ours(
+        "mae", s.image_field(), batch, SIZE, {"pool": "cls"}, ratio=ratio, decoder_depth=depth
+    )
     make = {"lightly": s.lightly_mae, "transformers": s.transformers_mae}[peer]
     return "MAE", mine, peer, s.theirs(make(rows, SIZE, ratio, depth))
 
 
 def dino(rows: int = 8, prototypes: int = 1024, local: int = 4) -> tuple:
-    views = [s.pictures(rows, s.SIDE if i <= 2 else s.SIDE // 2, seed=i) for i in range(1, 3 + local)]
+    views = [
+        s.pictures(rows, s.SIDE if i <= 2 else s.SIDE // 2, seed=i) for i in range(1, 3 + local)
+    ]
     batch = s.whole(rows, {f"image:{i + 1}": view for i, view in enumerate(views)})
     options = {"prototypes": prototypes, "local_views": local}
     mine = s.ours("dino", s.image_field(), batch, SIZE, {"pool": "cls"}, **options)
@@ -110,7 +130,12 @@ def videomae(rows: int = 8, ratio: float = 0.9, depth: int = 4) -> tuple:
     flat = torch.rand(rows * 4096, 48, generator=torch.Generator().manual_seed(0))
     batch = s.whole(rows, {"clip": Ragged(flat, torch.full((rows,), 4096))})
     mine = s.ours("mae", fields, batch, SIZE, {"pool": "mean"}, ratio=ratio, decoder_depth=depth)
-    return "VideoMAE, 512 tokens", mine, "transformers", s.theirs(s.transformers_videomae(rows, SIZE, ratio, depth))
+    return (
+        "VideoMAE, 512 tokens",
+        mine,
+        "transformers",
+        s.theirs(s.transformers_videomae(rows, SIZE, ratio, depth)),
+    )
 
 
 PAIRS: tuple[Callable[[], tuple], ...] = (

@@ -59,7 +59,10 @@ class Trial:
 
     def __init__(self, name: str, fields: tuple[str, ...], label: str):
         whole = data.open(name)
-        self.set, self.label = whole.select(list(fields)), torch.as_tensor(class_numbers(whole.label(label))[0])
+        self.set, self.label = (
+            whole.select(list(fields)),
+            torch.as_tensor(class_numbers(whole.label(label))[0]),
+        )
         rng = np.random.default_rng(0)
         parts = {p: rng.permutation(whole.split(p)) for p in ("train", "test", "valid")}
         held_out = np.concatenate([parts["test"], parts["valid"]])
@@ -116,7 +119,9 @@ class Enough(Exception):
 def compared(name: str) -> Row:
     emoji = name == "clip"
     trial = (
-        Trial("openmoji", ("image", "annotation"), "group") if emoji else Trial("fashion_mnist", ("image",), "class")
+        Trial("openmoji", ("image", "annotation"), "group")
+        if emoji
+        else Trial("fashion_mnist", ("image",), "class")
     )
     steps = EPOCHS[name] * (len(trial.train) // BATCH[name])
     pairs = []
@@ -126,15 +131,19 @@ def compared(name: str) -> Row:
     return row(name, trial.set.name, library, steps, pairs)
 
 
-def row(name: str, of: str, library: str, steps: int, pairs: Sequence[tuple[Sequence[Look], Sequence[Look]]]) -> Row:
+def row(
+    name: str,
+    of: str,
+    library: str,
+    steps: int,
+    pairs: Sequence[tuple[Sequence[Look], Sequence[Look]]],
+) -> Row:
     """The line of the table, of (curve of the peer, curve of ours) for each seed."""
     ratios, taken, needed, told = [], [], [], []
     for theirs, mine in pairs:
         wanted = theirs[-1].accuracy
         reference, found = there(theirs, wanted, steps), there(mine, wanted, steps)
-        text = (
-            f"{library} {theirs[0].accuracy:.3f} to {wanted:.3f} by step {reference.step} ({reference.cpu:.0f} CPU s), "
-        )
+        text = f"{library} {theirs[0].accuracy:.3f} to {wanted:.3f} by step {reference.step} ({reference.cpu:.0f} CPU s), "
         text += f"ours from {mine[0].accuracy:.3f} "
         if max(theirs[0].accuracy, mine[0].accuracy) >= wanted:
             text += f"to {mine[-1].accuracy:.3f} by step {mine[-1].step}: as good untrained, which says nothing"
@@ -188,13 +197,21 @@ def ours(name: str, trial: Trial, steps: int, seed: int, wanted: float = math.in
 
     def batches(first: int) -> data.Loader:
         return data.Loader(
-            trial.set, trial.train, batch=BATCH[name], views=method.views, seed=seed, steps=steps, start_step=first
+            trial.set,
+            trial.train,
+            batch=BATCH[name],
+            views=method.views,
+            seed=seed,
+            steps=steps,
+            start_step=first,
         )
 
     with tempfile.TemporaryDirectory() as folder:
         looks = Looks(score)
         try:
-            train(method, batches, recipe, Path(folder), watch=Watch([]), choose=look, progress=False)
+            train(
+                method, batches, recipe, Path(folder), watch=Watch([]), choose=look, progress=False
+            )
             looks(steps)
         except Enough:
             pass
@@ -216,18 +233,25 @@ def peer(name: str, trial: Trial, steps: int, seed: int) -> tuple[str, list[Look
     random.seed(seed)
     every = {}
     for rows in (trial.train, trial.test):
-        every |= {int(i): Image.open(io.BytesIO(trial.set.raw(int(i), "image"))).convert("RGB") for i in rows}
+        every |= {
+            int(i): Image.open(io.BytesIO(trial.set.raw(int(i), "image"))).convert("RGB")
+            for i in rows
+        }
     side = next(iter(every.values())).size[0]
     theirs = getattr(_quality, name)(side, steps, trial.raw("annotation") if name == "clip" else [])
     pairs = _quality.Augmented([every[int(i)] for i in trial.train], theirs.augment)
-    loader = torch.utils.data.DataLoader(pairs, batch_size=BATCH[name], shuffle=True, drop_last=True)
+    loader = torch.utils.data.DataLoader(
+        pairs, batch_size=BATCH[name], shuffle=True, drop_last=True
+    )
 
     still = {i: theirs.still(picture) for i, picture in every.items()}
 
     @torch.no_grad()
     def features(rows: np.ndarray) -> Tensor:
         pieces = np.array_split(rows, math.ceil(len(rows) / 256))
-        return torch.cat([theirs.look(torch.stack([still[int(i)] for i in piece])) for piece in pieces])
+        return torch.cat(
+            [theirs.look(torch.stack([still[int(i)] for i in piece])) for piece in pieces]
+        )
 
     def score() -> float:
         theirs.parts.eval()

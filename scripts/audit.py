@@ -12,13 +12,29 @@ import sys
 
 
 def main(command: tuple[str, ...] = (sys.executable, "-m", "pip_audit")) -> int:
-    asked = [*command, "--skip-editable", "--progress-spinner", "off", "--timeout", "20", "--format", "json"]
+    asked = [
+        *command,
+        "--skip-editable",
+        "--progress-spinner",
+        "off",
+        "--timeout",
+        "20",
+        "--format",
+        "json",
+    ]
     done = subprocess.run(asked, capture_output=True, text=True)
     try:
-        found = [e for e in json.loads(done.stdout)["dependencies"] if "editable" not in e.get("skip_reason", "")]
+        found = [
+            e
+            for e in json.loads(done.stdout)["dependencies"]
+            if "editable" not in e.get("skip_reason", "")
+        ]
     except (ValueError, KeyError, TypeError):
         reason = (done.stderr.strip() or "it said nothing").splitlines()[-1]
-        print(f"audit: NOT DONE, the advisory service could not be asked: {reason[:300]}", file=sys.stderr)
+        print(
+            f"audit: NOT DONE, the advisory service could not be asked: {reason[:300]}",
+            file=sys.stderr,
+        )
         return 2
     weak = [entry for entry in found if entry.get("vulns")]
     for entry in weak:

@@ -39,10 +39,18 @@ def section(entry: dict) -> str:
     of = ", ".join(f"{name} {version}" for name, version in entry["versions"].items())
     limits = ", ".join(f"{value:g} {name}" for name, value in entry["limits"].items())
     lines = [f"## {entry['name']}\n", f"{entry['about']}\n"]
-    lines += [f"*{entry['date'][:10]}, commit {entry['commit']}, {entry['machine']}, {limits}; {of}.*\n"]
+    lines += [
+        f"*{entry['date'][:10]}, commit {entry['commit']}, {entry['machine']}, {limits}; {of}.*\n"
+    ]
     lines += [f"| {' | '.join(HEADINGS)} |", "|" + "---|" * len(HEADINGS)]
     lines += [f"| {' | '.join(cells(row))} |" for row in entry["rows"]]
-    lines += ["", *(f"{note}\n" for note in dict.fromkeys(row["note"] for row in entry["rows"] if "note" in row))]
+    lines += [
+        "",
+        *(
+            f"{note}\n"
+            for note in dict.fromkeys(row["note"] for row in entry["rows"] if "note" in row)
+        ),
+    ]
     if (RESULTS / f"{entry['name']}.png").exists():
         lines.append(f"![{entry['name']}](../benchmarks/results/{entry['name']}.png)\n")
     return "\n".join(lines)

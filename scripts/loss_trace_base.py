@@ -30,7 +30,9 @@ def everything(m: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def copies(tensors: dict[str, torch.Tensor], kind: str) -> dict[str, torch.Tensor]:
-    return {f"{kind}/{name}": value.detach().clone().contiguous() for name, value in tensors.items()}
+    return {
+        f"{kind}/{name}": value.detach().clone().contiguous() for name, value in tensors.items()
+    }
 
 
 def fixed(name: str, m: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -43,7 +45,9 @@ def records() -> data.Dataset:
     import numpy as np
 
     rng = np.random.default_rng(0)
-    columns = {s: [raw(s, rng) if (i + k) % 4 else None for i in range(40)] for k, s in enumerate(SENSES)}
+    columns = {
+        s: [raw(s, rng) if (i + k) % 4 else None for i in range(40)] for k, s in enumerate(SENSES)
+    }
     kinds = [None if i % 4 == 3 else f"kind {i % 3}" for i in range(40)]
     return data.open(columns | {"kind": kinds}).with_fields(fields())
 
@@ -59,7 +63,10 @@ def trace(name: str, steps: int, all_records: data.Dataset) -> dict[str, torch.T
     for stage in range(len(m.stages)):
         if type(m).survey is not Method.survey and (stage or m.survey_first):
             precision = context("float32", torch.device("cpu"), m.encoder.width)
-            m.survey(stage, lambda precision=precision: seen_all(m, survey, torch.device("cpu"), precision))
+            m.survey(
+                stage,
+                lambda precision=precision: seen_all(m, survey, torch.device("cpu"), precision),
+            )
             m.train()
         m.begin(stage)
         optimizer = adamw(m, lr=1e-3, rates=m.rates)

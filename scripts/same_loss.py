@@ -33,12 +33,24 @@ def trace(code: Path, out: Path, only: str, steps: int, base: Path | None = None
     """Write the traces of every method by the code in a folder; see `scripts/loss_trace.py`. Returns `out`."""
     out.mkdir(parents=True, exist_ok=True)
     driver = code / "scripts" / "loss_trace.py"
-    call = [sys.executable, str(driver if driver.exists() else BASE_DRIVER), str(out), only, str(steps)]
+    call = [
+        sys.executable,
+        str(driver if driver.exists() else BASE_DRIVER),
+        str(out),
+        only,
+        str(steps),
+    ]
     if base is not None:
         if not driver.exists():
-            raise SystemExit(f"the code in {code} has no scripts/loss_trace.py, so it can only be the first revision")
+            raise SystemExit(
+                f"the code in {code} has no scripts/loss_trace.py, so it can only be the first revision"
+            )
         call.append(str(base))
-    environment = os.environ | {"PYTHONPATH": str(code), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = os.environ | {
+        "PYTHONPATH": str(code),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     done = subprocess.run(call, cwd=code, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"the code in {code} does not run:\n{done.stderr[-2000:]}")
@@ -49,7 +61,10 @@ def worktree(revision: str, folder: Path) -> Path:
     """A copy of the code at a revision."""
     place = folder / revision.replace("/", "-")
     made = subprocess.run(
-        ["git", "worktree", "add", "--detach", str(place), revision], cwd=ROOT, capture_output=True, text=True
+        ["git", "worktree", "add", "--detach", str(place), revision],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     if made.returncode:
         raise SystemExit(f"git has no revision {revision!r}: {made.stderr.strip()}")
@@ -59,11 +74,16 @@ def worktree(revision: str, folder: Path) -> Path:
 def base_traces(revision: str, cache: Path, only: str, steps: int) -> Path:
     """The traces of a revision, made unless they are in the cache already."""
     found = subprocess.run(
-        ["git", "rev-parse", "--verify", f"{revision}^{{commit}}"], cwd=ROOT, capture_output=True, text=True
+        ["git", "rev-parse", "--verify", f"{revision}^{{commit}}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     if found.returncode:
         raise SystemExit(f"git has no revision {revision!r}: {found.stderr.strip()}")
-    key = hashlib.sha256(f"{BASE_DRIVER.read_text()}{torch.__version__}{only}{steps}".encode()).hexdigest()[:8]
+    key = hashlib.sha256(
+        f"{BASE_DRIVER.read_text()}{torch.__version__}{only}{steps}".encode()
+    ).hexdigest()[:8]
     place = cache / f"{found.stdout.strip()[:12]}-{key}"
     if not (place / "done").exists():
         with tempfile.TemporaryDirectory(prefix="same-loss-") as folder:
@@ -71,7 +91,11 @@ def base_traces(revision: str, cache: Path, only: str, steps: int) -> Path:
             try:
                 trace(code, place, only, steps)
             finally:
-                subprocess.run(["git", "worktree", "remove", "--force", str(code)], cwd=ROOT, capture_output=True)
+                subprocess.run(
+                    ["git", "worktree", "remove", "--force", str(code)],
+                    cwd=ROOT,
+                    capture_output=True,
+                )
         (place / "done").touch()
     return place
 
@@ -91,12 +115,19 @@ def compared(before: Path, after: Path, tolerance: float = 0.0) -> list[tuple[st
         if name not in methods_of(before) or name not in methods_of(after):
             lines.append((name, "new" if name in methods_of(after) else "gone", ""))
             continue
-        errors = [(f / f"{name}.error").read_text() for f in (before, after) if (f / f"{name}.error").exists()]
+        errors = [
+            (f / f"{name}.error").read_text()
+            for f in (before, after)
+            if (f / f"{name}.error").exists()
+        ]
         if errors:
             lines.append((name, "fails", errors[-1][:200]))
             continue
         other = difference(
-            before / f"{name}.safetensors", after / f"{name}.safetensors", mapped(after, name), tolerance
+            before / f"{name}.safetensors",
+            after / f"{name}.safetensors",
+            mapped(after, name),
+            tolerance,
         )
         lines.append((name, "differs" if other else "same", other))
     return lines
@@ -131,7 +162,9 @@ def difference(before: Path, after: Path, names: dict[str, str], tolerance: floa
         own, found = set(new.keys()), set()
         for key in sorted(old.keys(), key=order):
             _, kind, name = parts(key)
-            there = key if kind in ("term", "embed") else key.removesuffix(name) + names.get(name, name)
+            there = (
+                key if kind in ("term", "embed") else key.removesuffix(name) + names.get(name, name)
+            )
             if kind == "term" and there not in own:
                 there = "/".join(TERMS.get(word, word) for word in there.split("/"))
             if there not in own:
@@ -142,7 +175,10 @@ def difference(before: Path, after: Path, names: dict[str, str], tolerance: floa
                 return f"{key}: {a.dtype} {tuple(a.shape)} -> {b.dtype} {tuple(b.shape)}"
             if torch.equal(a, b) or (a.isnan() & b.isnan() | (a == b)).all():
                 continue
-            apart, scale = (a.double() - b.double()).abs().max().item(), a.double().abs().max().clamp(min=1e-12).item()
+            apart, scale = (
+                (a.double() - b.double()).abs().max().item(),
+                a.double().abs().max().clamp(min=1e-12).item(),
+            )
             if not apart <= tolerance * scale:
                 return f"{key}: differs by {apart:.3g} of {scale:.3g}"
         extra = sorted(own - found, key=order)
@@ -155,9 +191,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("revision", nargs="?", help="the working tree unless given")
     parser.add_argument("--only", default="", help="methods, with commas between")
     parser.add_argument("--steps", type=int, default=2, help="of each stage")
-    parser.add_argument("--tolerance", type=float, default=0.0, help="for changes of the order of arithmetic: 1e-6")
+    parser.add_argument(
+        "--tolerance", type=float, default=0.0, help="for changes of the order of arithmetic: 1e-6"
+    )
     cache = Path(tempfile.gettempdir()) / "amodal-same-loss"
-    parser.add_argument("--traces", type=Path, default=cache, help="where the traces of BASE_REV are kept")
+    parser.add_argument(
+        "--traces", type=Path, default=cache, help="where the traces of BASE_REV are kept"
+    )
     asked = parser.parse_args(argv)
     before = base_traces(asked.base, asked.traces, asked.only, asked.steps)
     with tempfile.TemporaryDirectory(prefix="same-loss-") as folder:
@@ -167,7 +207,11 @@ def main(argv: list[str] | None = None) -> int:
             lines = compared(before, after, asked.tolerance)
         finally:
             if asked.revision:
-                subprocess.run(["git", "worktree", "remove", "--force", str(code)], cwd=ROOT, capture_output=True)
+                subprocess.run(
+                    ["git", "worktree", "remove", "--force", str(code)],
+                    cwd=ROOT,
+                    capture_output=True,
+                )
     wide = max((len(name) for name, *_ in lines), default=0)
     for name, verdict, shown in lines:
         print(f"{name:{wide}}  {verdict:8}  {shown}".rstrip())

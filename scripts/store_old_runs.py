@@ -54,7 +54,9 @@ def runs(folder: Path, out: Path) -> None:
     weights = folder.parent / "vit.safetensors"
     save_file(timm.create_model("test_vit", img_size=16).state_dict(), weights)
     backbones = {"image": f"timm:test_vit:16@{weights}"}
-    amodal.pretrain("clip", folder, out / "backbone", backbones=backbones, options={"width": 16}, **LONG)
+    amodal.pretrain(
+        "clip", folder, out / "backbone", backbones=backbones, options={"width": 16}, **LONG
+    )
 
 
 def outputs(run: Path, folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
@@ -79,7 +81,9 @@ def drawn(module: torch.nn.Module) -> torch.nn.Module:
     for name, value in module.state_dict().items():
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
         if value.is_floating_point():
-            value.copy_(torch.randn(value.shape, generator=torch.Generator().manual_seed(seed)) * 0.1)
+            value.copy_(
+                torch.randn(value.shape, generator=torch.Generator().manual_seed(seed)) * 0.1
+            )
             if name.endswith("running_var"):
                 value.abs_()
     return module

@@ -2,7 +2,9 @@
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes on two cores: threads would only wait for each other
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # two test processes on two cores: threads would only wait for each other
 
 import numpy as np
 import pytest
@@ -11,7 +13,12 @@ from PIL import Image
 
 torch.set_num_threads(1)
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220), "yellow": (230, 220, 40)}
+COLOURS = {
+    "red": (220, 30, 30),
+    "green": (30, 200, 40),
+    "blue": (30, 60, 220),
+    "yellow": (230, 220, 40),
+}
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,9 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 try:
-    from torch.utils.backend_registration import _setup_privateuseone_for_python_backend as _register
+    from torch.utils.backend_registration import (
+        _setup_privateuseone_for_python_backend as _register,
+    )
 except ImportError:  # torch before 2.10 has no devices written in Python
     _register = None
 
@@ -144,7 +146,9 @@ class Counter(TorchDispatchMode):
             if wrong and indices:  # CUDA takes indices from the CPU, and waits for them
                 self.waits[f"{name} by an index on the CPU at {_place()}"] += 1
             elif wrong:
-                raise RuntimeError(f"{name} of tensors of two devices: {[tuple(t.shape) for t in wrong]} on the CPU")
+                raise RuntimeError(
+                    f"{name} of tensors of two devices: {[tuple(t.shape) for t in wrong]} on the CPU"
+                )
 
 
 def _place() -> str:
@@ -160,7 +164,9 @@ def to_device(module: torch.nn.Module) -> torch.nn.Module:
     for part in module.modules():
         for name, p in list(part._parameters.items()):
             if p is not None:
-                part._parameters[name] = torch.nn.Parameter(OnDevice(p.detach().clone()), requires_grad=p.requires_grad)
+                part._parameters[name] = torch.nn.Parameter(
+                    OnDevice(p.detach().clone()), requires_grad=p.requires_grad
+                )
         for name, b in list(part._buffers.items()):
             if b is not None:
                 part._buffers[name] = OnDevice(b.clone())

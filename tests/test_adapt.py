@@ -42,7 +42,9 @@ def test_each_way_gives_a_run_that_tells_labels(start, how):
     assert np.allclose(total, 1, atol=1e-5)
     old, new = before.encoder.state_dict(), model.encoder.state_dict()
     added = {n for n in new if n not in old}
-    assert all(n.startswith("block_hook.") for n in added) and bool(added) == (how in ("adapters", "prompts"))
+    assert all(n.startswith("block_hook.") for n in added) and bool(added) == (
+        how in ("adapters", "prompts")
+    )
     changed = {n for n in old if not torch.equal(old[n], new[n])}
     assert not any(n.startswith("heads.") for n in changed)
     expected = {
@@ -58,10 +60,17 @@ def test_shots_are_so_many_records_of_each_class_and_others_for_another_seed(sta
     digits, folder = start
     run(start, "few", how="head", shots=2)
     config = json.loads((folder / "few" / "config.json").read_text())
-    assert config["data"]["train"] == 20 and config["schedule"]["adapt"] == {"shots": 2, "base_to_new": False}
-    first, second = (few(label_of(digits), 2, seed)(digits, digits.split("train")) for seed in (0, 1))
+    assert config["data"]["train"] == 20 and config["schedule"]["adapt"] == {
+        "shots": 2,
+        "base_to_new": False,
+    }
+    first, second = (
+        few(label_of(digits), 2, seed)(digits, digits.split("train")) for seed in (0, 1)
+    )
     assert len(first) == 20 and set(first) != set(second)
-    values, counts = np.unique(digits.label(label_of(digits))[first].astype(str), return_counts=True)
+    values, counts = np.unique(
+        digits.label(label_of(digits))[first].astype(str), return_counts=True
+    )
     assert len(values) == 10 and (counts == 2).all()
     trained = [set(np.load(folder / name / "trained.npy")) for name in ("run", "few")]
     assert trained[0] <= trained[1]  # what the encoder has seen before is not tested on either
@@ -78,7 +87,14 @@ def test_a_run_that_has_adapters_gets_no_others_in_their_place(start):
     run(start, "adapters first", how="adapters")
     for how in ("adapters", "prompts", "mma_dfer"):
         with pytest.raises(AmodalError, match="begin with the run that it was adapted from"):
-            adapt(folder / "adapters first", digits, folder / "no", label=label_of(digits), how=how, steps=2)
+            adapt(
+                folder / "adapters first",
+                digits,
+                folder / "no",
+                label=label_of(digits),
+                how=how,
+                steps=2,
+            )
 
 
 def test_mistakes_are_told(start):
@@ -102,7 +118,12 @@ def test_mistakes_are_told(start):
         ({"how": "head", "shots": 2, "label": f"{label},{label}"}, "names several"),
     ):
         with pytest.raises(AmodalError, match=words):
-            adapt(folder / "run", digits, folder / "no", **({"label": label, "steps": 2, "progress": False} | wrong))
+            adapt(
+                folder / "run",
+                digits,
+                folder / "no",
+                **({"label": label, "steps": 2, "progress": False} | wrong),
+            )
 
 
 def test_a_damaged_head_is_not_used(start):
@@ -125,7 +146,9 @@ def test_base_classes_alone_are_learnt_and_both_halves_are_told_by_name(tmp_path
     kinds = ["boat", "car", "plane", "train"]
     names = [kinds[i % 4] for i in range(120)]
     series = [rng.normal(kinds.index(n), 0.1, (8, 2)).astype(np.float32) for n in names]
-    toys = data.open({"signal": series, "words": [f"a {n} of {i}" for i, n in enumerate(names)], "kind": names})
+    toys = data.open(
+        {"signal": series, "words": [f"a {n} of {i}" for i, n in enumerate(names)], "kind": names}
+    )
     amodal.pretrain("clip", toys, tmp_path / "run", size="nano", steps=2, batch=32, progress=False)
     adapt(
         tmp_path / "run",
@@ -139,15 +162,28 @@ def test_base_classes_alone_are_learnt_and_both_halves_are_told_by_name(tmp_path
         progress=False,
     )
     config = json.loads((tmp_path / "base" / "config.json").read_text())
-    assert config["options"]["targets"][0]["classes"] == ["boat", "car"] and config["data"]["train"] == 10
+    assert (
+        config["options"]["targets"][0]["classes"] == ["boat", "car"]
+        and config["data"]["train"] == 10
+    )
     report = amodal.load(tmp_path / "base").evaluate(toys, protocols=["base_to_new"], label="kind")
     found = {row["target"]: row for row in report["base_to_new"].rows if row["source"] == "signal"}
     base, new = found["base"]["value"], found["new"]["value"]
-    assert found["harmonic mean"]["value"] == pytest.approx(2 * base * new / (base + new) if base + new else 0)
+    assert found["harmonic mean"]["value"] == pytest.approx(
+        2 * base * new / (base + new) if base + new else 0
+    )
     assert found["base"]["n"] + found["new"]["n"] == found["harmonic mean"]["n"]
 
 
-TELLERS = ["m3col", "missing_joint_embedding", "mma_dfer", "mhsa_dms", "multimodn", "mm_guidance", "biofusionnet"]
+TELLERS = [
+    "m3col",
+    "missing_joint_embedding",
+    "mma_dfer",
+    "mhsa_dms",
+    "multimodn",
+    "mm_guidance",
+    "biofusionnet",
+]
 
 
 @pytest.mark.parametrize("method", TELLERS)
@@ -171,7 +207,9 @@ def test_data_that_lacks_a_whole_field_is_told_by_the_rest(start, tmp_path):
     options = {"label": label, "deploy": "fou"}
     guided = amodal.pretrain("mm_guidance", both, tmp_path / "guided", options=options, **how)
     headed = run(start, "two", how="head")
-    lone = data.open({"fou": [both.raw(i, "fou") for i in range(60)]}, fields={"fou": both.fields["fou"]})
+    lone = data.open(
+        {"fou": [both.raw(i, "fou") for i in range(60)]}, fields={"fou": both.fields["fou"]}
+    )
     for model in (guided, headed):
         with pytest.warns(UserWarning, match="has no"):
             table = model.predict(lone)

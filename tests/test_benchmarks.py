@@ -27,7 +27,10 @@ def test_a_run_leaves_json_and_a_picture(tmp_path):
     assert fast["speed"] == 2 and fast["memory"] == 2 and fast["spread"] == [1.5, 2.5]
     assert "speed" not in alone and "spread" not in alone and alone["peer_mib"] == 8
     assert (
-        entry["versions"]["torch"] == torch.__version__ and entry["threads"] >= 1 and entry["date"] and entry["machine"]
+        entry["versions"]["torch"] == torch.__version__
+        and entry["threads"] >= 1
+        and entry["date"]
+        and entry["machine"]
     )
     assert entry["limits"]["f32 GFLOP/s"] > 0 and entry["limits"]["memory GB/s"] > 0
     assert _picture.draw(entry, tmp_path).stat().st_size > 5000
@@ -57,7 +60,10 @@ def test_the_page_is_what_the_results_say():
 
 
 def curve(*accuracies, seconds=1.0):
-    return [ttq.Look(4 * i, accuracy, 4 * i * seconds, 5 * i * seconds) for i, accuracy in enumerate(accuracies)]
+    return [
+        ttq.Look(4 * i, accuracy, 4 * i * seconds, 5 * i * seconds)
+        for i, accuracy in enumerate(accuracies)
+    ]
 
 
 def test_a_side_is_there_from_the_first_of_two_looks_that_are_as_good():
@@ -72,16 +78,31 @@ def test_a_side_is_there_from_the_first_of_two_looks_that_are_as_good():
 def test_the_time_to_a_quality_counts_seeds_that_never_get_there():
     theirs, quick = curve(0.5, 0.55, 0.6, seconds=3), curve(0.5, 0.6, 0.6)
     never, untrained = curve(0.5, 0.5, 0.59), curve(0.6, 0.6)
-    line = ttq.row("mae", "pictures", "lightly", 8, [(theirs, quick), (theirs, quick), (theirs, never)])
-    assert line.speed == 6 and line.spread == (6, 6) and line.ours_ms == 4000 and line.peer_ms == 24000
-    assert "of 3 seeds 3 tell something, in 2 ours is there" in line.note and "at best 0.590" in line.note
-    line = ttq.row("mae", "pictures", "lightly", 8, [(theirs, never), (theirs, quick), (theirs, never)])
+    line = ttq.row(
+        "mae", "pictures", "lightly", 8, [(theirs, quick), (theirs, quick), (theirs, never)]
+    )
+    assert (
+        line.speed == 6 and line.spread == (6, 6) and line.ours_ms == 4000 and line.peer_ms == 24000
+    )
+    assert (
+        "of 3 seeds 3 tell something, in 2 ours is there" in line.note
+        and "at best 0.590" in line.note
+    )
+    line = ttq.row(
+        "mae", "pictures", "lightly", 8, [(theirs, never), (theirs, quick), (theirs, never)]
+    )
     assert math.isnan(line.speed) and line.spread == (6, 6)
-    line = ttq.row("mae", "pictures", "lightly", 8, [(theirs, untrained), (theirs, quick), (theirs, quick)])
+    line = ttq.row(
+        "mae", "pictures", "lightly", 8, [(theirs, untrained), (theirs, quick), (theirs, quick)]
+    )
     assert line.speed == 6 and "as good untrained" in line.note
     fallen = curve(0.6, 0.5, 0.55, seconds=3)
-    line = ttq.row("mae", "pictures", "lightly", 8, [(fallen, quick), (theirs, untrained), (theirs, quick)])
-    assert math.isnan(line.speed) and "1 tell something" in line.note, "neither side must be there untrained"
+    line = ttq.row(
+        "mae", "pictures", "lightly", 8, [(fallen, quick), (theirs, untrained), (theirs, quick)]
+    )
+    assert math.isnan(line.speed) and "1 tell something" in line.note, (
+        "neither side must be there untrained"
+    )
     early = curve(0.5, 0.6, 0.6, seconds=3)
     line = ttq.row("mae", "pictures", "lightly", 8, [(early, quick)])
     assert line.speed == 3, "the peer is there before its end too"
@@ -101,4 +122,6 @@ def test_a_profile_counts_each_operation_once_where_it_belongs():
         optimizer.step()
     found = shares(record.events())
     assert {"products", "attention", "optimizer"} <= found.keys()
-    assert math.isclose(sum(found.values()), sum(event.self_cpu_time_total for event in record.events()))
+    assert math.isclose(
+        sum(found.values()), sum(event.self_cpu_time_total for event in record.events())
+    )

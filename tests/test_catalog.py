@@ -29,14 +29,20 @@ def test_there_are_202_rows_numbered_in_order_with_names_of_their_own():
 def test_a_row_that_is_done_has_page_test_claim_and_ledger_entry():
     tests = {file: file.read_text() for file in TESTS.rglob("test_*.py")}
     contract = any(
-        "methods.names()" in text or "names()" in text for file, text in tests.items() if file.parent.name == "methods"
+        "methods.names()" in text or "names()" in text
+        for file, text in tests.items()
+        if file.parent.name == "methods"
     )
     for row in catalog.rows():
         if row.status != "done":
             continue
-        assert row.home and (catalog.ROOT / row.home).is_file(), f"{row.key}: no page at {row.home!r}"
+        assert row.home and (catalog.ROOT / row.home).is_file(), (
+            f"{row.key}: no page at {row.home!r}"
+        )
         in_contract = contract and row.key in catalog.pages()
-        assert in_contract or any(row.key in text for text in tests.values()), f"{row.key}: no test names it"
+        assert in_contract or any(row.key in text for text in tests.values()), (
+            f"{row.key}: no test names it"
+        )
         assert (catalog.ROOT / "claims" / f"{row.key}.py").is_file(), f"{row.key}: no claim"
         assert catalog.verdict(row.key), f"{row.key}: its claim is not in the ledger"
 
@@ -47,7 +53,9 @@ def test_every_page_is_in_the_catalogue_and_every_home_is_there():
         assert row is not None, f"{name} is neither a row nor a general method"
         assert not row.home or catalog.ROOT / row.home == page.file
     for row in (*catalog.rows(), *catalog.general()):
-        assert not row.home or (catalog.ROOT / row.home).is_file(), f"{row.key}: nothing at {row.home}"
+        assert not row.home or (catalog.ROOT / row.home).is_file(), (
+            f"{row.key}: nothing at {row.home}"
+        )
 
 
 def test_pages_are_the_methods_and_what_is_read_of_them_is_what_python_sees():
@@ -56,7 +64,9 @@ def test_pages_are_the_methods_and_what_is_read_of_them_is_what_python_sees():
         seen = methods.options(name)
         assert [o[0] for o in page.options] == list(seen)
         assert all(eval(default) == seen[n].default for n, _, default, _ in page.options)
-        assert all(told for *_, told in page.options), f"{name}: an option is not explained in its docstring"
+        assert all(told for *_, told in page.options), (
+            f"{name}: an option is not explained in its docstring"
+        )
         assert page.encoder == methods.encoder_options(name)
         assert "arXiv" in page.citation, f"{name}: the docstring names no paper"
         assert page.parts
@@ -98,7 +108,9 @@ def test_an_unknown_key_offers_the_nearest():
 
 
 def test_options_that_share_an_explanation():
-    told = catalog._told("width: of it; low, high: where (a: b) it\nstarts and ends.", ["width", "low", "high"])
+    told = catalog._told(
+        "width: of it; low, high: where (a: b) it\nstarts and ends.", ["width", "low", "high"]
+    )
     assert told == {
         "width": "of it",
         "low": "where (a: b) it starts and ends",

@@ -16,10 +16,15 @@ ROOT = Path(__file__).parent.parent
     ("answer", "code", "words"),
     [
         ([{"name": "a", "version": "1", "vulns": []}], 0, "1 of 1 packages looked up, 0 with"),
-        ([{"name": "a", "version": "1", "vulns": [{"id": "X-1", "fix_versions": ["2"]}]}], 1, "a 1: X-1, mended in 2"),
+        (
+            [{"name": "a", "version": "1", "vulns": [{"id": "X-1", "fix_versions": ["2"]}]}],
+            1,
+            "a 1: X-1, mended in 2",
+        ),
         ([{"name": "a", "skip_reason": "could not be audited"}], 2, "NOT DONE"),
         (
-            [{"name": c, "version": "1", "vulns": []} for c in "abc"] + [{"name": "d", "skip_reason": "?"}],
+            [{"name": c, "version": "1", "vulns": []} for c in "abc"]
+            + [{"name": "d", "skip_reason": "?"}],
             2,
             "NOT COMPLETE",
         ),
@@ -29,7 +34,9 @@ ROOT = Path(__file__).parent.parent
 def test_no_answer_is_not_a_clean_bill(answer, code, words, tmp_path, capsys):
     fake = tmp_path / "fake.py"
     said = "" if answer is None else json.dumps({"dependencies": answer})
-    fake.write_text(f"import sys; print({said!r}); print('no route', file=sys.stderr); sys.exit({int(code == 1)})")
+    fake.write_text(
+        f"import sys; print({said!r}); print('no route', file=sys.stderr); sys.exit({int(code == 1)})"
+    )
     assert audit.main((sys.executable, str(fake))) == code
     captured = capsys.readouterr()
     assert words in captured.out + captured.err
@@ -44,5 +51,7 @@ def test_types_of_what_people_call(tmp_path):
     own = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True)
     assert own.returncode == 0, own.stdout
     config = ["--ignore-missing-imports", "--follow-imports", "silent", "--config-file", ""]
-    used = subprocess.run([sys.executable, "-m", "mypy", *config, str(user)], cwd=ROOT, capture_output=True, text=True)
+    used = subprocess.run(
+        [sys.executable, "-m", "mypy", *config, str(user)], cwd=ROOT, capture_output=True, text=True
+    )
     assert 'incompatible type "int"' in used.stdout, used.stdout

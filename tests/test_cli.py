@@ -24,7 +24,9 @@ print("torch" in sys.modules, "numpy" in sys.modules)
 @pytest.mark.parametrize("arguments", [["--help"], ["pretrain", "--help"], ["pretrian"]])
 def test_help_and_typos_answer_without_importing_torch(arguments):
     code = HELP.format(arguments=arguments)
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert out.splitlines()[-1] == "False False"
 
 
@@ -42,9 +44,15 @@ def test_typos_offer_the_nearest_name(capsys, folder, tmp_path):
     assert "Did you mean pretrain" in refused(capsys, "pretrian")
     assert "--size" in refused(capsys, "pretrain", "clip", *data, "--sise", "tiny")
     assert "Did you mean simclr" in refused(capsys, "pretrain", "simcl", *data)
-    assert "Did you mean temperature" in refused(capsys, "pretrain", "clip", *data, "--method.temprature", "0.1")
-    assert "must be a float" in refused(capsys, "pretrain", "clip", *data, "--method.temperature", "warm")
-    assert "Did you mean image" in refused(capsys, "pretrain", "clip", *data, "--sources", "imgae,text")
+    assert "Did you mean temperature" in refused(
+        capsys, "pretrain", "clip", *data, "--method.temprature", "0.1"
+    )
+    assert "must be a float" in refused(
+        capsys, "pretrain", "clip", *data, "--method.temperature", "warm"
+    )
+    assert "Did you mean image" in refused(
+        capsys, "pretrain", "clip", *data, "--sources", "imgae,text"
+    )
     assert "Did you mean tiny" in refused(capsys, "pretrain", "clip", *data, "--size", "tinny")
     assert "Did you mean decur" in refused(capsys, "methods", "decurr")
     assert not run.exists()
@@ -71,10 +79,26 @@ def test_unreadable_values_are_set_aside_and_the_run_goes_on(capsys, folder, tmp
     (data / "green" / "001.txt").write_text("")
     run = tmp_path / "run"
     cli.main(
-        ["pretrain", "clip", "--data", str(data), "--out", str(run), "--size", "nano", "--epochs", "2", "--batch", "80"]
+        [
+            "pretrain",
+            "clip",
+            "--data",
+            str(data),
+            "--out",
+            str(run),
+            "--size",
+            "nano",
+            "--epochs",
+            "2",
+            "--batch",
+            "80",
+        ]
     )
     entries = [json.loads(line) for line in (run / "quarantine.jsonl").read_text().splitlines()]
-    assert {(e["key"], e["field"]) for e in entries} <= {("red/000", "image"), ("green/001", "text")} and entries
+    assert {(e["key"], e["field"]) for e in entries} <= {
+        ("red/000", "image"),
+        ("green/001", "text"),
+    } and entries
     assert all(e["reason"] for e in entries)
     assert (run / "model.safetensors").exists()
 
@@ -86,7 +110,9 @@ def test_a_field_that_no_record_has_does_not_stop_a_run(tmp_path):
     from amodal import data as records
     from amodal import modalities
 
-    dataset = records.open(data, fields={"words": modalities.make("text"), "never": modalities.make("text")})
+    dataset = records.open(
+        data, fields={"words": modalities.make("text"), "never": modalities.make("text")}
+    )
     model = amodal.pretrain("clip", dataset, tmp_path / "run", size="nano", steps=3, progress=False)
     assert set(model.fields) == {"words", "never", "marks"}
 
@@ -97,34 +123,98 @@ def test_every_field_of_a_recipe_is_an_option(capsys):
     printed = capsys.readouterr().out
     for name in NAMES:
         assert f"--{name.replace('_', '-')}" in printed, name
-    for old in ("--batch ", "--micro ", "--recompute", "--shard", "--average", "--sources", "--checkpoint-every"):
+    for old in (
+        "--batch ",
+        "--micro ",
+        "--recompute",
+        "--shard",
+        "--average",
+        "--sources",
+        "--checkpoint-every",
+    ):
         assert old not in printed, "an alias is hidden"
 
 
 def test_options_reach_the_run_also_by_their_old_names(folder, tmp_path):
-    words = ["pretrain", "clip", "--data", str(folder), "--out", str(tmp_path / "run"), "--size=nano", "--steps", "2"]
-    words += ["--batch=16", "--micro", "8", "--average", "0.5", "--sources", "image,text", "--checkpoint-every", "1"]
-    words += ["--recompute", "--betas", "0.8", "0.9", "--views", "image=weak", "--clip", "0", "--logger", "none"]
+    words = [
+        "pretrain",
+        "clip",
+        "--data",
+        str(folder),
+        "--out",
+        str(tmp_path / "run"),
+        "--size=nano",
+        "--steps",
+        "2",
+    ]
+    words += [
+        "--batch=16",
+        "--micro",
+        "8",
+        "--average",
+        "0.5",
+        "--sources",
+        "image,text",
+        "--checkpoint-every",
+        "1",
+    ]
+    words += [
+        "--recompute",
+        "--betas",
+        "0.8",
+        "0.9",
+        "--views",
+        "image=weak",
+        "--clip",
+        "0",
+        "--logger",
+        "none",
+    ]
     cli.main([*words, "--callback", "retrieval"])
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     recipe = config["recipe"]
-    assert recipe["ema"] == 0.5 and recipe["betas"] == [0.8, 0.9] and recipe["views"] == {"image": ["weak"]}
+    assert (
+        recipe["ema"] == 0.5
+        and recipe["betas"] == [0.8, 0.9]
+        and recipe["views"] == {"image": ["weak"]}
+    )
     assert config["batch"] == 16 and recipe["clip"] == 0 and "micro_batch_size" not in recipe
     assert (tmp_path / "run" / "checkpoints" / "step-00000001").exists()
-    assert any("retrieval/" in line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1:])
+    assert any(
+        "retrieval/" in line
+        for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1:]
+    )
 
 
 def test_a_config_runs_a_run_a_second_time(capsys, folder, tmp_path):
-    first = ["pretrain", "clip", "--data", str(folder), "--out", str(tmp_path / "first"), "--size", "nano"]
-    cli.main([*first, "--steps", "2", "--batch-size", "16", "--method.temperature", "0.2", "--seed", "3"])
+    first = [
+        "pretrain",
+        "clip",
+        "--data",
+        str(folder),
+        "--out",
+        str(tmp_path / "first"),
+        "--size",
+        "nano",
+    ]
+    cli.main(
+        [*first, "--steps", "2", "--batch-size", "16", "--method.temperature", "0.2", "--seed", "3"]
+    )
     file = tmp_path / "first" / "config.toml"
     cli.main(["pretrain", "--config", str(file), "--out", str(tmp_path / "second")])
-    cli.main(["pretrain", "--config", str(file), "--out", str(tmp_path / "longer"), "--epochs", "1"])
-    configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("first", "second", "longer")]
+    cli.main(
+        ["pretrain", "--config", str(file), "--out", str(tmp_path / "longer"), "--epochs", "1"]
+    )
+    configs = [
+        json.loads((tmp_path / name / "config.json").read_text())
+        for name in ("first", "second", "longer")
+    ]
     assert configs[0]["weights_sha256"] == configs[1]["weights_sha256"]
     assert configs[2]["schedule"]["steps"] == 3 and configs[2]["options"]["temperature"] == 0.2
     own = tmp_path / "own.toml"
-    own.write_text(f'method = "clip"\ndata = "{folder}"\nsize = "nano"\nsteps = 1\n[recipe]\nbatch = 16\n')
+    own.write_text(
+        f'method = "clip"\ndata = "{folder}"\nsize = "nano"\nsteps = 1\n[recipe]\nbatch = 16\n'
+    )
     cli.main(["pretrain", "--config", str(own), "--out", str(tmp_path / "own")])
     assert "needs --out DIR" in refused(capsys, "pretrain", "--config", own)
     assert "needs METHOD" in refused(capsys, "pretrain", "--data", folder, "--out", tmp_path / "x")
@@ -141,10 +231,23 @@ def test_a_config_runs_a_run_a_second_time(capsys, folder, tmp_path):
 
 def test_every_verb_of_the_readme_exists():
     assert set(cli.VERBS) == {
-        *("demo", "init", "data", "pretrain", "align", "adapt", "predict", "evaluate", "embed", "index"),
+        *(
+            "demo",
+            "init",
+            "data",
+            "pretrain",
+            "align",
+            "adapt",
+            "predict",
+            "evaluate",
+            "embed",
+            "index",
+        ),
         *("search", "serve", "view", "export", "methods", "claim", "doctor", "plan"),
     }
-    assert {"simclr", "clip", "siglip", "decur", "mae", "data2vec", "dino", "zorro"} <= set(methods.names())
+    assert {"simclr", "clip", "siglip", "decur", "mae", "data2vec", "dino", "zorro"} <= set(
+        methods.names()
+    )
 
 
 @pytest.fixture
@@ -155,7 +258,15 @@ def photos(folder, tmp_path):
     import amodal
 
     shutil.copytree(folder, tmp_path / "photos")
-    amodal.pretrain("clip", tmp_path / "photos", tmp_path / "run", size="nano", steps=2, batch=16, progress=False)
+    amodal.pretrain(
+        "clip",
+        tmp_path / "photos",
+        tmp_path / "run",
+        size="nano",
+        steps=2,
+        batch=16,
+        progress=False,
+    )
     return tmp_path / "photos", tmp_path / "run"
 
 
@@ -169,14 +280,22 @@ def test_index_counts_what_is_bad_and_what_is_gone(capsys, photos):
     data, run = photos
     (data / "red" / "000.png").write_bytes(b"not a picture")
     first = said(capsys, "index", run, "--data", data)
-    assert "index 80/80" in first and "1 value could not be read" in first and "red/000 (image)" in first
+    assert (
+        "index 80/80" in first
+        and "1 value could not be read" in first
+        and "red/000 (image)" in first
+    )
     assert "Next: amodal search" in first and "no longer" not in first
     for stem in ("004", "008"):
         for file in (data / "red").glob(f"{stem}.*"):
             file.unlink()
-    assert "2 records in the index are no longer in the data (--prune" in said(capsys, "index", run, "--data", data)
+    assert "2 records in the index are no longer in the data (--prune" in said(
+        capsys, "index", run, "--data", data
+    )
     sheet = run / "sheet.png"
-    found = said(capsys, "search", run, "--text", "red", "--k", "80", "--sheet", sheet, "--data", data)
+    found = said(
+        capsys, "search", run, "--text", "red", "--k", "80", "--sheet", sheet, "--data", data
+    )
     assert "2 of 79 hits are not drawn" in found and sheet.exists()
     last = said(capsys, "index", run, "--data", data, "--prune")
     assert "2 records removed" in last and "78 records in the index" in last
@@ -188,16 +307,33 @@ def test_embed_counts_what_is_bad_and_spares_other_files(capsys, photos):
     (data / "red" / "000.png").write_bytes(b"not a picture")
     out = run / "out.parquet"
     assert "1 value could not be read" in said(capsys, "embed", run, "--data", data, "--out", out)
-    assert "wrote" in said(capsys, "embed", run, "--data", data, "--out", out), "its own file it overwrites"
+    assert "wrote" in said(capsys, "embed", run, "--data", data, "--out", out), (
+        "its own file it overwrites"
+    )
     mine = data / "table.csv"
     mine.write_text("a,b\n1,2\n")
     assert "holds no vectors" in refused(capsys, "embed", run, "--data", data, "--out", mine)
     assert mine.read_text() == "a,b\n1,2\n"
 
 
-def test_broken_runs_and_places_that_cannot_be_written_are_no_tracebacks(capsys, photos, monkeypatch):
+def test_broken_runs_and_places_that_cannot_be_written_are_no_tracebacks(
+    capsys, photos, monkeypatch
+):
     data, run = photos
-    again = ["pretrain", "clip", "--data", data, "--size", "nano", "--steps", "2", "--batch", "16", "--seed", "0"]
+    again = [
+        "pretrain",
+        "clip",
+        "--data",
+        data,
+        "--size",
+        "nano",
+        "--steps",
+        "2",
+        "--batch",
+        "16",
+        "--seed",
+        "0",
+    ]
     config = run / "config.json"
     whole = json.loads(config.read_text())
     assert whole["format"] == 2

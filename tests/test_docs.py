@@ -55,5 +55,7 @@ def test_the_tables_of_claims_are_the_ledger():
 
     text = (ROOT / "README.md").read_text()
     assert claims_table.written(text) == text, "run: python scripts/claims_table.py"
-    assert claims_table.RESULTS.read_text() == claims_table.results(), "run: python scripts/claims_table.py"
+    assert claims_table.RESULTS.read_text() == claims_table.results(), (
+        "run: python scripts/claims_table.py"
+    )
     assert all(claims.recorded(k) for k in claims.names()), "a claim without a ledger entry"

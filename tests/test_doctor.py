@@ -22,7 +22,9 @@ def test_it_says_what_there_is():
 
 def test_a_missing_extra_is_shown_with_the_command_that_gets_it(monkeypatch):
     monkeypatch.setattr(doctor, "_version", lambda name: "" if name == "onnxruntime" else "1.0")
-    assert "onnxscript 1.0; without onnxruntime: pip install 'amodal[onnx]'" in printed(doctor.report())
+    assert "onnxscript 1.0; without onnxruntime: pip install 'amodal[onnx]'" in printed(
+        doctor.report()
+    )
 
 
 def test_every_extra_of_the_package_is_looked_at():

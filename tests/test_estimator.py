@@ -19,10 +19,16 @@ def toys(n: int = 60, seed: int = 0):
     """Pictures and captions of two kinds; one in three has no caption."""
     rng = np.random.default_rng(seed)
     y = np.arange(n) % 2
-    photos = (rng.normal(90, 20, (n, 16, 16, 3)) + 90 * y[:, None, None, None]).clip(0, 255).astype(np.uint8)
+    photos = (
+        (rng.normal(90, 20, (n, 16, 16, 3)) + 90 * y[:, None, None, None])
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
     return {
         "photo": list(photos),
-        "caption": [f"a {['dark', 'bright'][k]} one, number {i}" if i % 3 else None for i, k in enumerate(y)],
+        "caption": [
+            f"a {['dark', 'bright'][k]} one, number {i}" if i % 3 else None for i, k in enumerate(y)
+        ],
     }, y
 
 
@@ -34,7 +40,11 @@ def fitted():
 def test_one_vector_for_each_record(fitted):
     X, _ = toys(20, seed=1)
     vectors = fitted.transform(X)
-    assert vectors.shape == (20, fitted.n_features_out_) and vectors.dtype == np.float32 and np.isfinite(vectors).all()
+    assert (
+        vectors.shape == (20, fitted.n_features_out_)
+        and vectors.dtype == np.float32
+        and np.isfinite(vectors).all()
+    )
     assert len(fitted.get_feature_names_out()) == vectors.shape[1]
     np.testing.assert_allclose(
         fitted.transform({"photo": X["photo"]})[0], vectors[0], atol=1e-5
@@ -60,7 +70,12 @@ def test_it_works_in_a_pipeline_with_a_classifier_and_in_a_search():
     X, y = toys()
     photos = np.stack(X["photo"])
     pipeline = make_pipeline(Embedder("simclr", **QUICK), LogisticRegression(max_iter=1000))
-    assert pipeline.fit({"photo": photos}, y).score({"photo": toys(20, seed=2)[0]["photo"]}, np.arange(20) % 2) > 0.9
+    assert (
+        pipeline.fit({"photo": photos}, y).score(
+            {"photo": toys(20, seed=2)[0]["photo"]}, np.arange(20) % 2
+        )
+        > 0.9
+    )
     grid = GridSearchCV(pipeline, {"embedder__steps": [1, 2]}, cv=2, error_score="raise")
     assert grid.fit(photos, y).best_score_ > 0.9, "an array can be cut into folds"
     repr(pipeline), pipeline._repr_html_()
@@ -69,23 +84,34 @@ def test_it_works_in_a_pipeline_with_a_classifier_and_in_a_search():
 def test_parameters_as_scikit_learn_wants_them():
     own = Embedder("dino", size="nano", options={"prototypes": 64}, random_state=3)
     copy = clone(own)
-    assert copy is not own and copy.get_params() == own.get_params() and not copy.__sklearn_is_fitted__()
+    assert (
+        copy is not own
+        and copy.get_params() == own.get_params()
+        and not copy.__sklearn_is_fitted__()
+    )
     assert copy.set_params(steps=7) is copy and copy.steps == 7 and own.steps is None
-    assert repr(own) == "Embedder(method='dino', size='nano', options={'prototypes': 64}, random_state=3)"
+    assert (
+        repr(own)
+        == "Embedder(method='dino', size='nano', options={'prototypes': 64}, random_state=3)"
+    )
     with pytest.raises(AmodalError, match="Did you mean steps"):
         own.set_params(step=3)
 
 
 def test_a_fitted_one_can_be_pickled(fitted):
     X, _ = toys(5)
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(fitted)).transform(X), fitted.transform(X))
+    np.testing.assert_array_equal(
+        pickle.loads(pickle.dumps(fitted)).transform(X), fitted.transform(X)
+    )
 
 
 def test_the_run_is_kept_where_it_is_asked_for(tmp_path, folder):
     import amodal
 
     own = Embedder(**QUICK, out=tmp_path / "run").fit(folder)
-    assert amodal.load(tmp_path / "run").config["data"]["train"] == 80, "fit learns from every record"
+    assert amodal.load(tmp_path / "run").config["data"]["train"] == 80, (
+        "fit learns from every record"
+    )
     assert own.transform(folder).shape == (80, own.n_features_out_)
 
 
@@ -105,7 +131,9 @@ def test_a_data_frame_of_numbers_is_one_table():
     assert list(own.model_.fields) == ["table"]
     first = Frame({name: values[:3] for name, values in frame.items()})
     np.testing.assert_allclose(own.transform(first), own.transform(frame)[:3], atol=1e-5)
-    assert np.isfinite(own.transform(Frame(height=frame["height"][:3]))).all(), "columns may be missing"
+    assert np.isfinite(own.transform(Frame(height=frame["height"][:3]))).all(), (
+        "columns may be missing"
+    )
 
 
 def test_what_cannot_be_read_is_nan_and_counted(fitted):

@@ -26,7 +26,17 @@ def installed(tmp_path_factory):
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
     source = target.parent / "source"  # a build writes beside what it builds
     shutil.copytree(ROOT / "examples/plugin", source)
-    command = [sys.executable, "-m", "pip", "install", "-q", *options, "--target", str(target), str(source)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        *options,
+        "--target",
+        str(target),
+        str(source),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return target
 

@@ -16,7 +16,9 @@ from amodal.data import Loader
 def run(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("grace") / "run"
     options = {"branch": 4, "leaf": 4, "depth": 1, "most": 128, "width": 16}
-    amodal.pretrain("grace", folder, out, size="nano", steps=12, batch=32, options=options, progress=False)
+    amodal.pretrain(
+        "grace", folder, out, size="nano", steps=12, batch=32, options=options, progress=False
+    )
     return out
 
 
@@ -41,7 +43,10 @@ def test_a_loaded_run_finds_what_the_method_does(run, folder):
     i = next(i for i in part if records.present("text")[i])
     (batch,) = Loader(records, [i], batch=1, shuffle=False)
     number = method.find(batch, beams=10).values[0, 0]
-    assert model.generate(text=records.raw(int(i), "text"), k=1)[0].key == model.retriever.keys[int(number)]
+    assert (
+        model.generate(text=records.raw(int(i), "text"), k=1)[0].key
+        == model.retriever.keys[int(number)]
+    )
 
 
 def test_a_saved_copy_finds_the_same(run, tmp_path):
@@ -78,6 +83,10 @@ def test_what_cannot_be_asked_is_said(run, folder, tmp_path):
         model.generate()
     with pytest.raises(AmodalError, match="k = 0"):
         model.generate(text="red", k=0)
-    other = amodal.pretrain("clip", folder, tmp_path / "clip", size="nano", steps=1, batch=16, progress=False)
-    with pytest.raises(AmodalError, match="writes no identifiers.*clip finds records by an index.*train grace"):
+    other = amodal.pretrain(
+        "clip", folder, tmp_path / "clip", size="nano", steps=1, batch=16, progress=False
+    )
+    with pytest.raises(
+        AmodalError, match="writes no identifiers.*clip finds records by an index.*train grace"
+    ):
         other.generate(text="red")

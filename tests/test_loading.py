@@ -13,7 +13,17 @@ import amodal
 from amodal.core import AmodalError
 from amodal.data.sets.shared.archives import object_npy
 
-FORBIDDEN = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "jsonpickle"}
+FORBIDDEN = {
+    "pickle",
+    "_pickle",
+    "cPickle",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "marshal",
+    "shelve",
+    "jsonpickle",
+}
 EVALUATES = {"eval", "exec", "compile", "__import__"}
 
 
@@ -22,7 +32,11 @@ def faults(source: str) -> list[str]:
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
-            named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            named = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+            )
             found += [f"imports {name}" for name in named if FORBIDDEN & set(name.split("."))]
         if not isinstance(node, ast.Call):
             continue
@@ -35,13 +49,18 @@ def faults(source: str) -> list[str]:
             found.append("np.load without allow_pickle=False")
         if called.endswith("read_array") and given.get("allow_pickle") != "False":
             found.append("read_array without allow_pickle=False")
-        if called == "load_state_dict" and given.get("weights_only") != "True":  # timm's, which reads a file
+        if (
+            called == "load_state_dict" and given.get("weights_only") != "True"
+        ):  # timm's, which reads a file
             found.append("load_state_dict without weights_only=True")
         if called.startswith("yaml.") and called not in ("yaml.safe_load", "yaml.safe_dump"):
             found.append(called)
         if called.split(".")[-1] in ("read_pickle", "to_pickle", "load_pickle", "unsafe_load"):
             found.append(f"calls {called}")
-        if given.get("trust_remote_code", "False") != "False" or given.get("shell", "False") != "False":
+        if (
+            given.get("trust_remote_code", "False") != "False"
+            or given.get("shell", "False") != "False"
+        ):
             found.append(f"{called} with {given}")
     return found
 
@@ -70,7 +89,9 @@ def test_nothing_in_the_package_runs_code_out_of_files():
     root = Path(amodal.__file__).parent
     modules = sorted(root.rglob("*.py"))
     assert len(modules) > 200
-    found = {str(m.relative_to(root)): f for m in modules if (f := faults(m.read_text(encoding="utf-8")))}
+    found = {
+        str(m.relative_to(root)): f for m in modules if (f := faults(m.read_text(encoding="utf-8")))
+    }
     assert not found
 
 

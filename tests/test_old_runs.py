@@ -59,13 +59,17 @@ def test_predicts_what_it_did(run, folder):
             assert now[name] == values, name
 
 
-@pytest.mark.parametrize(("run", "verb"), [("generative", "generate"), ("encoder", "search")], indirect=["run"])
+@pytest.mark.parametrize(
+    ("run", "verb"), [("generative", "generate"), ("encoder", "search")], indirect=["run"]
+)
 def test_finds_what_it_did(run, verb):
     then = json.loads((run / "outputs.json").read_text())[verb]
     hits = getattr(amodal.load(run), verb)(text="a red picture", k=5)
     assert [h.key for h in hits] == [key for key, *_ in then]
     assert [h.score for h in hits] == pytest.approx([score for _, score, _ in then], abs=1e-6)
-    assert [h.part if verb == "generate" else h.source for h in hits] == [source for *_, source in then]
+    assert [h.part if verb == "generate" else h.source for h in hits] == [
+        source for *_, source in then
+    ]
 
 
 @torch.no_grad()

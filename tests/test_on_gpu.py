@@ -15,14 +15,19 @@ def test_the_tree_is_sent_and_a_piece_comes_back(tmp_path, capsys):
     call = ["--device", "cpu", "--dry-run", "--only", "varlen", "--out", str(out)]
     assert on_gpu.main([*call, "--through", "sh -c", "--python", sys.executable]) == 0
     found = json.loads(out.read_text())
-    assert found["varlen"]["ok"] and found["varlen"]["largest relative error"]["torch.float32"] < 1e-4
+    assert (
+        found["varlen"]["ok"] and found["varlen"]["largest relative error"]["torch.float32"] < 1e-4
+    )
     assert "varlen" in capsys.readouterr().out
 
 
 def test_a_piece_that_fails_says_why_and_the_others_stay(tmp_path, capsys):
     out = tmp_path / "found.json"
     out.write_text(json.dumps({"memory": {"ok": True}}))
-    assert on_gpu.main(["--device", "cuda:77", "--dry-run", "--only", "varlen", "--out", str(out)]) == 1
+    assert (
+        on_gpu.main(["--device", "cuda:77", "--dry-run", "--only", "varlen", "--out", str(out)])
+        == 1
+    )
     found = json.loads(out.read_text())
     assert found["memory"]["ok"] and not found["varlen"]["ok"] and found["varlen"]["reason"]
     assert "FAILED" in capsys.readouterr().out
@@ -39,7 +44,12 @@ def test_the_archive_is_small_and_whole(tmp_path):
     assert file.stat().st_size < on_gpu.MOST_BYTES
     with tarfile.open(file) as archive:
         names = archive.getnames()
-    assert {"amodal/core/host.py", "benchmarks/steps.py", "scripts/on_gpu/pieces.py", "pyproject.toml"} <= set(names)
+    assert {
+        "amodal/core/host.py",
+        "benchmarks/steps.py",
+        "scripts/on_gpu/pieces.py",
+        "pyproject.toml",
+    } <= set(names)
     assert not any("__pycache__" in n or n.startswith((".", "/")) for n in names)
 
 

@@ -129,7 +129,9 @@ def test_files_that_are_not_there_or_do_not_run(tmp_path):
 @pytest.mark.parametrize("backbone", [Net(), Net], ids=["module", "factory"])
 def test_a_module_is_a_backbone(backbone, folder, tmp_path):
     run = tmp_path / "run"
-    model = amodal.pretrain("clip", folder, run, backbones={"image": backbone}, train_backbones=True, **QUICK)
+    model = amodal.pretrain(
+        "clip", folder, run, backbones={"image": backbone}, train_backbones=True, **QUICK
+    )
     net = model.encoder.tokenizers["image"].module
     assert isinstance(net, Net) and model.encoder.contextual("image")
     same(model, amodal.load(run, backbones={"image": Net()}), folder)
@@ -145,7 +147,14 @@ def test_bad_backbones_are_refused(folder, tmp_path):
             amodal.pretrain("clip", folder, tmp_path / "no", backbones={"image": backbone}, **QUICK)
     norm = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     with pytest.raises(AmodalError, match="batch statistics"):
-        amodal.pretrain("clip", folder, tmp_path / "no", backbones={"image": norm}, train_backbones=True, **QUICK)
+        amodal.pretrain(
+            "clip",
+            folder,
+            tmp_path / "no",
+            backbones={"image": norm},
+            train_backbones=True,
+            **QUICK,
+        )
 
 
 def test_a_spec_cannot_import_anything(folder, tmp_path):

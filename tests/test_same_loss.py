@@ -16,21 +16,35 @@ def verdicts(lines):
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory):
-    return same_loss.trace(same_loss.ROOT, tmp_path_factory.mktemp("traces") / "before", "clip,dino,mae", 1)
+    return same_loss.trace(
+        same_loss.ROOT, tmp_path_factory.mktemp("traces") / "before", "clip,dino,mae", 1
+    )
 
 
 def test_a_changed_loss_is_seen(before, tmp_path):
     for part in ("amodal", "tests", "scripts"):
-        shutil.copytree(same_loss.ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("ledger", "__pycache__"))
+        shutil.copytree(
+            same_loss.ROOT / part,
+            tmp_path / part,
+            ignore=shutil.ignore_patterns("ledger", "__pycache__"),
+        )
     clip = tmp_path / "amodal" / "methods" / "contrastive" / "clip.py"
-    clip.write_text(clip.read_text().replace("temperature: float = 0.07", "temperature: float = 0.0700001"))
+    clip.write_text(
+        clip.read_text().replace("temperature: float = 0.07", "temperature: float = 0.0700001")
+    )
     dino = tmp_path / "amodal" / "methods" / "distillation" / "dino.py"
-    dino.write_text(dino.read_text().replace("center_momentum: float = 0.9,", "center_momentum: float = 0.8,"))
+    dino.write_text(
+        dino.read_text().replace("center_momentum: float = 0.9,", "center_momentum: float = 0.8,")
+    )
     after = same_loss.trace(tmp_path, tmp_path / "after", "clip,dino,mae", 1, before)
     lines = verdicts(same_loss.compared(before, after))
     assert lines["mae"] == ("same", "")
-    assert lines["clip"][0] == "differs" and "fixed/learned.log" in lines["clip"][1], "it begins with the other weights"
-    assert lines["dino"][0] == "differs" and "1/after/centers" in lines["dino"][1], "no loss of one step shows it"
+    assert lines["clip"][0] == "differs" and "fixed/learned.log" in lines["clip"][1], (
+        "it begins with the other weights"
+    )
+    assert lines["dino"][0] == "differs" and "1/after/centers" in lines["dino"][1], (
+        "no loss of one step shows it"
+    )
 
 
 def test_a_trace_has_terms_gradients_buffers_and_embeddings(before):
@@ -48,7 +62,10 @@ def made(folder, tensors, names=None):
 
 def test_names_are_mapped_and_tolerance_is_a_share_of_the_largest(tmp_path):
     one = torch.tensor([1.0, 100.0])
-    old = made(tmp_path / "old", {"initial/a.b": one, "1/gradient/a.b": one.clone(), "1/term/x/a.b": one[0].clone()})
+    old = made(
+        tmp_path / "old",
+        {"initial/a.b": one, "1/gradient/a.b": one.clone(), "1/term/x/a.b": one[0].clone()},
+    )
     near = one + torch.tensor([5e-5, 0.0])
     tensors = {"initial/a.c": one, "1/gradient/a.c": near, "1/term/x/a.b": one[0].clone()}
     new = made(tmp_path / "new", tensors, {"a.b": "a.c"})
@@ -63,7 +80,10 @@ def test_what_is_gone_new_or_fails(tmp_path):
     new.mkdir()
     (new / "n.error").write_text("ValueError: no")
     (old / "n.error").write_text("ValueError: no")
-    assert verdicts(same_loss.compared(old, new)) == {"m": ("gone", ""), "n": ("fails", "ValueError: no")}
+    assert verdicts(same_loss.compared(old, new)) == {
+        "m": ("gone", ""),
+        "n": ("fails", "ValueError: no"),
+    }
     save_file({"1/term/x": torch.ones(()), "1/term/y": torch.ones(())}, new / "m.safetensors")
     assert verdicts(same_loss.compared(old, new))["m"] == ("differs", "1/term/y is new")
 

@@ -37,14 +37,22 @@ HOSTILE = [
 MEMORY = 2**30
 # AMODAL_EXAMPLES=2000 looks longer.
 FEW = settings(
-    max_examples=int(os.environ.get("AMODAL_EXAMPLES", "40")), deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=int(os.environ.get("AMODAL_EXAMPLES", "40")),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
 )
 
 
 def places(tree, path=()):
     """Every place in a tree of dicts and lists."""
     yield path
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    items = (
+        tree.items()
+        if isinstance(tree, dict)
+        else enumerate(tree)
+        if isinstance(tree, list)
+        else ()
+    )
     for key, value in items:
         yield from places(value, (*path, key))
 
@@ -66,7 +74,9 @@ def mutated(draw, tree):
         elif how == "remove":
             del inner[path[-1]]
         else:
-            inner[draw(st.sampled_from(["x", "", "a/b", "modality", "size", "é", "a.b", "to"]))] = inner.pop(path[-1])
+            inner[draw(st.sampled_from(["x", "", "a/b", "modality", "size", "é", "a.b", "to"]))] = (
+                inner.pop(path[-1])
+            )
     return changed
 
 
@@ -101,12 +111,17 @@ def test_config_of_a_run(run, data):
 def told(tmp_path_factory):
     """A run that tells labels by a head, and one that is kept whole for it."""
     root, rng = tmp_path_factory.mktemp("told"), np.random.default_rng(0)
-    columns = {"text": [f"{i % 2} and {i}" for i in range(80)], "signal": [rng.normal(size=(9, 2)) for _ in range(80)]}
+    columns = {
+        "text": [f"{i % 2} and {i}" for i in range(80)],
+        "signal": [rng.normal(size=(9, 2)) for _ in range(80)],
+    }
     columns |= {"kind": [f"kind {i % 2}" for i in range(80)]}
     dataset = amodal.open(columns, fields={"text": "text", "signal": "series"})
     amodal.pretrain("clip", dataset, root / "run", size="nano", steps=2, progress=False)
     for how in ("head", "lora"):
-        amodal.load(root / "run", device="cpu").adapt(dataset, root / how, label="kind", how=how, steps=2)
+        amodal.load(root / "run", device="cpu").adapt(
+            dataset, root / how, label="kind", how=how, steps=2
+        )
     return [root / "head", root / "lora"]
 
 
@@ -139,7 +154,9 @@ def test_what_a_run_was_trained_on(run, data, tmp_path_factory):
     copied = tmp_path_factory.mktemp("trained")
     content = bytearray((run / "trained.npy").read_bytes())
     for _ in range(data.draw(st.integers(1, 6))):
-        content[data.draw(st.integers(0, min(140, len(content) - 1)))] = data.draw(st.integers(0, 255))
+        content[data.draw(st.integers(0, min(140, len(content) - 1)))] = data.draw(
+            st.integers(0, 255)
+        )
     (copied / "trained.npy").write_bytes(content[: data.draw(st.integers(0, len(content)))])
     survives(lambda: read_trained(copied))
 
@@ -157,7 +174,17 @@ def test_config_of_a_run_that_goes_on(run, data):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[" * 100_000, "nonsense", '{"a": ' + "9" * 5000 + "}", "null", '{"encoder": {}}', "\xff\xfe", "{}"]
+    "text",
+    [
+        "",
+        "[" * 100_000,
+        "nonsense",
+        '{"a": ' + "9" * 5000 + "}",
+        "null",
+        '{"encoder": {}}',
+        "\xff\xfe",
+        "{}",
+    ],
 )
 def test_config_that_is_none(run, text):
     whole = (run / "config.json").read_text()
@@ -178,7 +205,9 @@ def test_a_small_old_file_that_describes_a_huge_model_asks_for_no_memory(name, t
     is_too_large(tmp_path / "run")
 
 
-@pytest.mark.parametrize("path", ["options/width", "encoder/args/experts", "encoder/args/fields/text/max_length"])
+@pytest.mark.parametrize(
+    "path", ["options/width", "encoder/args/experts", "encoder/args/fields/text/max_length"]
+)
 def test_a_small_file_that_describes_a_huge_model_asks_for_no_memory(run, path, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     file = tmp_path / "run" / "spec.json"
@@ -229,7 +258,9 @@ def test_state_of_a_checkpoint(run, data):
         return
     (folder / "state.json").write_text(json.dumps(changed))
     try:
-        survives(lambda: checkpoint.checked(folder, checkpoint.read_json(folder / "state.json", "")))
+        survives(
+            lambda: checkpoint.checked(folder, checkpoint.read_json(folder / "state.json", ""))
+        )
     finally:
         (folder / "state.json").write_text(whole)
 
@@ -243,10 +274,14 @@ def test_a_damaged_checkpoint_names_itself_and_the_one_before(run, tmp_path):
         copied = tmp_path / name
         shutil.copytree(run, copied)
         shutil.rmtree(copied / "checkpoints" / "step-00000004")
-        shutil.copytree(run / "checkpoints" / "step-00000002", copied / "checkpoints" / "step-00000001")
+        shutil.copytree(
+            run / "checkpoints" / "step-00000002", copied / "checkpoints" / "step-00000001"
+        )
         last = copied / "checkpoints" / "step-00000002"
         (last / name).write_bytes(damage((last / name).read_bytes()))
-        with pytest.raises(AmodalError, match=f"(?s){last.name}.*remove the folder .*step-00000002.*step-00000001"):
+        with pytest.raises(
+            AmodalError, match=f"(?s){last.name}.*remove the folder .*step-00000002.*step-00000001"
+        ):
             small_run(tmp_path, name, steps=4, checkpoint_every=2, resume=True)
 
 
@@ -273,7 +308,9 @@ def test_headers_of_safetensors(run, data, tmp_path_factory):
         content[data.draw(st.integers(0, 200))] ^= 1 << data.draw(st.integers(0, 7))
         (copied / "model.safetensors").write_bytes(content)
     config = json.loads((copied / "config.json").read_text())
-    config["weights_sha256"] = hashlib.sha256((copied / "model.safetensors").read_bytes()).hexdigest()
+    config["weights_sha256"] = hashlib.sha256(
+        (copied / "model.safetensors").read_bytes()
+    ).hexdigest()
     (copied / "config.json").write_text(json.dumps(config))
     survives(lambda: amodal.load(copied, device="cpu"))
 
@@ -286,7 +323,9 @@ def test_moments_of_another_shape_or_too_few_are_refused(run, tmp_path):
         file = copied / "checkpoints" / "step-00000002" / "optimizer.safetensors"
         moments = load_file(file)
         name = next(n for n in moments if n.endswith("/exp_avg"))
-        moments |= {name: torch.zeros(3, 3, 3)} if what == "shape" else {"other/exp_avg": torch.zeros(2)}
+        moments |= (
+            {name: torch.zeros(3, 3, 3)} if what == "shape" else {"other/exp_avg": torch.zeros(2)}
+        )
         if what == "few":
             moments = {n: v for n, v in moments.items() if n != name and n != "other/exp_avg"}
         save_file(moments, file)
@@ -336,7 +375,9 @@ def test_text_that_is_no_dataset_toml(text):
     survives(lambda: data.schema.loads(text))
 
 
-@pytest.mark.parametrize("records", ["/etc", "../secret", "a/../../secret", "/etc/*", "**/../..", "x\0y", "[", "**a"])
+@pytest.mark.parametrize(
+    "records", ["/etc", "../secret", "a/../../secret", "/etc/*", "**/../..", "x\0y", "[", "**a"]
+)
 def test_records_do_not_lead_out_of_the_folder(tmp_path, records):
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "a.txt").write_text("secret words")
@@ -376,14 +417,20 @@ def test_a_line_of_dataset_toml_asks_for_no_memory(modality, settings):
 def test_manifests_of_packs_and_of_saved_datasets(data, tmp_path_factory):
     root = tmp_path_factory.mktemp("manifest")
     if data.draw(st.booleans()):
-        containers.packed(root / "pack" if (root / "pack").mkdir() is None else root, np.random.default_rng(0))
+        containers.packed(
+            root / "pack" if (root / "pack").mkdir() is None else root, np.random.default_rng(0)
+        )
         file = next((root / "pack").glob("manifest-*.json"))
     else:
         builders.huggingface(root / "saved", splits=True)
         file = (
             root
             / "saved"
-            / data.draw(st.sampled_from(["dataset_dict.json", "train/state.json", "train/dataset_info.json"]))
+            / data.draw(
+                st.sampled_from(
+                    ["dataset_dict.json", "train/state.json", "train/dataset_info.json"]
+                )
+            )
         )
     file.write_text(json.dumps(data.draw(mutated(json.loads(file.read_text())))))
     where = root / ("pack" if (root / "pack").exists() else "saved")
@@ -418,7 +465,10 @@ def test_manifest_of_an_index(run, data, tmp_path_factory):
         "signal": [np.ones((9, 2), np.float32)] * 2,
         "facts": [{"age": 1, "kind": "a"}] * 2,
     }
-    model.index(amodal.open(columns, fields={"text": "text", "signal": "series", "facts": "table"}), root / "index")
+    model.index(
+        amodal.open(columns, fields={"text": "text", "signal": "series", "facts": "table"}),
+        root / "index",
+    )
     file = root / "index" / "manifest.json"
     file.write_text(json.dumps(data.draw(mutated(json.loads(file.read_text())))))
 

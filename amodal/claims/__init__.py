@@ -25,7 +25,11 @@ from amodal.core.registry import load, pages
 __all__ = ["Comparison", "Finding", "Record", "claim", "names", "recorded"]
 
 LEDGER = Path(__file__).parent / "ledger"
-VERDICTS = ("reproduced", "inconclusive", "not reproduced")  # best first; a claim is as good as its worst comparison
+VERDICTS = (
+    "reproduced",
+    "inconclusive",
+    "not reproduced",
+)  # best first; a claim is as good as its worst comparison
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,20 @@ class Record:
         return self.entry["verdict"]
 
     def table(self) -> Table:
-        table = Table(title=f"{self.entry['key']}: {self.verdict}", caption=self.entry["claim"], caption_justify="left")
-        for column in ("comparison", "metric", "this", "against", "effect", "95 % interval", "verdict"):
+        table = Table(
+            title=f"{self.entry['key']}: {self.verdict}",
+            caption=self.entry["claim"],
+            caption_justify="left",
+        )
+        for column in (
+            "comparison",
+            "metric",
+            "this",
+            "against",
+            "effect",
+            "95 % interval",
+            "verdict",
+        ):
             table.add_column(column, overflow="fold")
         for f in self.entry["findings"]:
             low, high = f["interval"]
@@ -79,13 +95,17 @@ def claim(key: str, *, seeds: int | None = None, data: str | None = None) -> Rec
     begun = time.time()
     workers = min(seeds, os.cpu_count() or 1)
     spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=spawn, initializer=_one_thread) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, mp_context=spawn, initializer=_one_thread
+    ) as pool:
         runs = [pool.submit(_measure, key, seed, data or page.DATA) for seed in range(seeds)]
         measured = []
         for run in runs:  # in the order of the seeds, whichever ends first
             measured.append(run.result())
             print(
-                f"seed {len(measured) - 1}: " + ", ".join(f"{k} {v:.3f}" for k, v in measured[-1].items()), flush=True
+                f"seed {len(measured) - 1}: "
+                + ", ".join(f"{k} {v:.3f}" for k, v in measured[-1].items()),
+                flush=True,
             )
     findings = [judge(c, measured) for c in page.COMPARISONS]
     entry = {

@@ -82,7 +82,14 @@ def fit(
 
     def batches(first: int, groups=None) -> Loader:
         views, labels = method.views, method.labels
-        stream = dict(views=views, seed=seed, steps=budget.steps, start_step=first, labels=labels, groups=groups)
+        stream = dict(
+            views=views,
+            seed=seed,
+            steps=budget.steps,
+            start_step=first,
+            labels=labels,
+            groups=groups,
+        )
         return Loader(dataset, rows, batch=batch, **stream)
 
     recipe = Recipe(steps=budget.steps, lr=rate, precision="float32")
@@ -103,7 +110,10 @@ def best(
     **encoder,
 ) -> Method:
     """The same search for every arm: of the budget's learning rates, the one with the best `score` (of validation records)."""
-    return max((trained(dataset, rows, make, budget, seed, rate, **encoder) for rate in budget.rates), key=score)
+    return max(
+        (trained(dataset, rows, make, budget, seed, rate, **encoder) for rate in budget.rates),
+        key=score,
+    )
 
 
 def labelled(dataset: Dataset, part: str, label: str) -> np.ndarray:
@@ -113,19 +123,22 @@ def labelled(dataset: Dataset, part: str, label: str) -> np.ndarray:
 
 
 def features(encoder: Encoder, dataset: Dataset, rows: Iterable[int]) -> Embeddings:
-    """What a probe reads: the trunk's features of the records `rows`, each field alone, and `fused` with a joint trunk."""
+    """What a probe reads: the trunk's features of the records `rows`, each sense alone, and `fused` with a joint trunk."""
     return embed_records(encoder, dataset, rows, labels=False).features
 
 
 def side_by_side(embeddings: Embeddings, names: Sequence[str]) -> Column:
-    """The vectors of several fields as one, for the records that have them all."""
+    """The vectors of several senses as one, for the records that have them all."""
     rows, vectors = embeddings.complete(names)
     return Column(torch.cat(vectors, 1), rows)
 
 
 def raw(dataset: Dataset, rows: Sequence[int], names: Sequence[str]) -> Column:
     """The decoded values themselves as vectors; every record must have them, in one size."""
-    values = [np.concatenate([dataset.value(i, n).ravel().astype(np.float32) for n in names]) for i in rows]
+    values = [
+        np.concatenate([dataset.value(i, n).ravel().astype(np.float32) for n in names])
+        for i in rows
+    ]
     return Column(torch.from_numpy(np.stack(values)), torch.arange(len(values)))
 
 

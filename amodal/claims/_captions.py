@@ -21,7 +21,9 @@ def small(dataset: Dataset, size: int = 32) -> Dataset:
     """Images of `size` pixels in 16 patches, captions in tokens of 4 bytes."""
     both = dataset.select(FIELDS)
     image, caption = (both.fields[s] for s in FIELDS)
-    return both.with_fields({"image": replace(image, size=size, patch=size // 4), "caption": replace(caption, patch=4)})
+    return both.with_fields(
+        {"image": replace(image, size=size, patch=size // 4), "caption": replace(caption, patch=4)}
+    )
 
 
 def halves(dataset: Dataset, seed: int, train: int = 700) -> tuple[np.ndarray, np.ndarray]:
@@ -31,7 +33,11 @@ def halves(dataset: Dataset, seed: int, train: int = 700) -> tuple[np.ndarray, n
 
 
 def zero_shot(
-    method: Method, dataset: Dataset, train: Sequence[int], test: Sequence[int], label: str = "category"
+    method: Method,
+    dataset: Dataset,
+    train: Sequence[int],
+    test: Sequence[int],
+    label: str = "category",
 ) -> float:
     """Accuracy of calling each test picture after the category whose mean caption lies nearest. The prompts of a category are the
     captions of its training records; no picture's category is used."""
@@ -39,8 +45,12 @@ def zero_shot(
     images = embed_records(method.encoder, dataset, test, labels=False).aligned["image"]
     names, of = np.unique(dataset.label(label)[train].astype(str), return_inverse=True)
     total = torch.zeros(len(names), captions.values.shape[1])
-    total.index_add_(0, torch.from_numpy(of)[captions.rows], normalize(captions.values.float(), dim=1))
-    found = names[(normalize(images.values.float(), dim=1) @ normalize(total, dim=1).T).argmax(1).numpy()]
+    total.index_add_(
+        0, torch.from_numpy(of)[captions.rows], normalize(captions.values.float(), dim=1)
+    )
+    found = names[
+        (normalize(images.values.float(), dim=1) @ normalize(total, dim=1).T).argmax(1).numpy()
+    ]
     return float((found == dataset.label(label)[test][images.rows.numpy()]).mean())
 
 

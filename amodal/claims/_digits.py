@@ -23,12 +23,17 @@ def pictures(digits: Dataset, *, size: int = 16, patch: int = 4) -> tuple[Datase
     """A dataset of the one field "digit" with the split of the source, and its labels "0" to "9"."""
     images = ink(digits, size)
     field = Image.infer(images, channels=1, size=size, patch=patch, flip=False)
-    return data.open({FIELD: images}, name="pictures of digits", fields={FIELD: field}), digits.label("digit")
+    return data.open(
+        {FIELD: images}, name="pictures of digits", fields={FIELD: field}
+    ), digits.label("digit")
 
 
 def halves(digits: Dataset, labels: dict[str, list[str]]) -> Dataset:
-    """A dataset of two sources, the left and the right half of each digit, stretched to 16 x 16, and these labels."""
+    """A dataset of two senses, the left and the right half of each digit, stretched to 16 x 16, and these labels."""
     pixels = ink(digits, 16)
-    sources = {"left": [p[:, :8].repeat(2, 1) for p in pixels], "right": [p[:, 8:].repeat(2, 1) for p in pixels]}
-    fields = {s: Image.infer(v, channels=1, size=16, patch=4, flip=False) for s, v in sources.items()}
-    return data.open(sources | labels, name="halves of digits").with_fields(fields)
+    raw = {
+        "left": [p[:, :8].repeat(2, 1) for p in pixels],
+        "right": [p[:, 8:].repeat(2, 1) for p in pixels],
+    }
+    fields = {s: Image.infer(v, channels=1, size=16, patch=4, flip=False) for s, v in raw.items()}
+    return data.open(raw | labels, name="halves of digits").with_fields(fields)

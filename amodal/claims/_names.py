@@ -56,15 +56,24 @@ def rendered(name: str, noise: float, rng: np.random.Generator) -> np.ndarray:
     ink = int(rng.integers(0, 60 + int(200 * noise)))
     chosen = face(FACES[rng.integers(len(FACES))])
     for i in range(0, len(name), LINE):
-        draw.text((x, y + 2 * INK * i // LINE + rng.integers(0, 5)), name[i : i + LINE], fill=ink, font=chosen)
+        draw.text(
+            (x, y + 2 * INK * i // LINE + rng.integers(0, 5)),
+            name[i : i + LINE],
+            fill=ink,
+            font=chosen,
+        )
     page = page.rotate(float(rng.normal(0, 2)), Picture.Resampling.BILINEAR, fillcolor=255)
     page = page.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 0.5 + 2 * noise))))
     pixels = np.asarray(page).astype(np.float32) + rng.normal(0, 10 + 100 * noise, (SIDE, SIDE))
     specks = rng.random((SIDE, SIDE)) < noise / 5
-    return np.where(specks, rng.integers(0, 256, (SIDE, SIDE)), pixels).clip(0, 255).astype(np.uint8)
+    return (
+        np.where(specks, rng.integers(0, 256, (SIDE, SIDE)), pixels).clip(0, 255).astype(np.uint8)
+    )
 
 
-def clippings(names: list[str], times: int, rate: float, rng: np.random.Generator) -> tuple[dict[str, list], list[str]]:
+def clippings(
+    names: list[str], times: int, rate: float, rng: np.random.Generator
+) -> tuple[dict[str, list], list[str]]:
     """Columns `crop` and `ocr` of `times` renderings of each name, and whose they are."""
     whose = [name for name in names for _ in range(times)]
     crops = [rendered(name, rate, rng) for name in whose]

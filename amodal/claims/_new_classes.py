@@ -56,7 +56,11 @@ class Task:
 
     def pictures(self, encoder: Encoder, rows: Sequence[int]) -> Tensor:
         """(n, D) unit vectors."""
-        found = embed_records(encoder, self.dataset.select([IMAGE]), rows, labels=False).aligned[IMAGE].values
+        found = (
+            embed_records(encoder, self.dataset.select([IMAGE]), rows, labels=False)
+            .aligned[IMAGE]
+            .values
+        )
         return normalize(found, dim=1)
 
     def names(self, encoder: Encoder) -> Tensor:
@@ -66,11 +70,15 @@ class Task:
     def judged(self, scores: Tensor, new: Tensor | None = None) -> BaseToNew:
         """scores, new: (test records, classes)."""
         base = np.arange(len(self.classes)) < len(self.base)
-        return base_to_new(scores.numpy(), self.truth(self.test), base, None if new is None else new.numpy())
+        return base_to_new(
+            scores.numpy(), self.truth(self.test), base, None if new is None else new.numpy()
+        )
 
     def accuracy(self, scores: Tensor) -> float:
         """Of the records to choose by, among base classes. scores: (valid records, classes)."""
-        return float((scores[:, : len(self.base)].argmax(1).numpy() == self.truth(self.valid)).mean())
+        return float(
+            (scores[:, : len(self.base)].argmax(1).numpy() == self.truth(self.valid)).mean()
+        )
 
 
 def prepared(dataset: Dataset) -> Dataset:
@@ -102,7 +110,10 @@ def task(dataset: Dataset, seed: int) -> Task:
     few = data.open({IMAGE: pictures, "class": [str(v) for v in labels[shots]]}, name="a few emoji")
     clip = untrained(emoji, plain_clip, ALONE, seed)
     clip = fit(clip, emoji, np.sort(train), ALONE, seed, *ALONE.rates)
-    valid, scale = np.sort(valid[np.isin(labels[valid].astype(str), base)]), float(clip.learned().detach())
+    valid, scale = (
+        np.sort(valid[np.isin(labels[valid].astype(str), base)]),
+        float(clip.learned().detach()),
+    )
     few = few.with_fields({IMAGE: emoji.fields[IMAGE]})
     return Task(emoji, few, valid, np.sort(tested), base, new, clip.encoder, scale)
 
@@ -114,7 +125,14 @@ def adapted(name: str, made: Task, budget: Budget, seed: int, **options) -> Meth
         torch.manual_seed(seed)
         encoder = copy.deepcopy(made.encoder).train()
         given = {"label": "class", "targets": (made.target,), "scale": made.scale} | options
-        return fit(methods.build(name, encoder, **given), made.few, range(len(made.few)), budget, seed, rate)
+        return fit(
+            methods.build(name, encoder, **given),
+            made.few,
+            range(len(made.few)),
+            budget,
+            seed,
+            rate,
+        )
 
     return max(map(at, budget.rates), key=lambda m: made.accuracy(told(m, made, made.valid, True)))
 

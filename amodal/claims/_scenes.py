@@ -31,7 +31,9 @@ def cells(dataset: Dataset) -> Dataset:
 def small(dataset: Dataset) -> Dataset:
     """A cell of the grid that shapes are placed on is a patch of the picture; captions in words."""
     text = scenes.words(dataset).fields["text"]
-    return dataset.with_fields({"image": make("image", size=24, channels=3, patch=8, flip=False), "text": text})
+    return dataset.with_fields(
+        {"image": make("image", size=24, channels=3, patch=8, flip=False), "text": text}
+    )
 
 
 @torch.no_grad()
@@ -54,7 +56,9 @@ def places(dataset: Dataset, rows: Sequence[int]) -> Tensor:
     boxes = scenes.boxes(dataset)
     image = dataset.fields["image"]
     grid = image.size // image.tile
-    return coverage(torch.from_numpy(np.concatenate([boxes[int(i)] for i in rows])), image.size, (grid, grid))
+    return coverage(
+        torch.from_numpy(np.concatenate([boxes[int(i)] for i in rows])), image.size, (grid, grid)
+    )
 
 
 def laid_over(patches_NLD: Tensor, lines_WD: Tensor, lengths_N: Tensor) -> Tensor:

@@ -41,7 +41,9 @@ def stamps(dataset: Dataset, *, size: int = 32, tile: int = 8, **text) -> Datase
     """Pictures of `size` pixels in patches of `tile`, and English captions of at most 48 bytes, in tokens of two. text: other options
     of the captions."""
     short = replace(dataset.fields[TEXT], **{"max_length": 24, "patch": 2} | text)
-    return dataset.with_fields({IMAGE: replace(dataset.fields[IMAGE], size=size, patch=tile), TEXT: short})
+    return dataset.with_fields(
+        {IMAGE: replace(dataset.fields[IMAGE], size=size, patch=tile), TEXT: short}
+    )
 
 
 def parts(dataset: Dataset, seed: int) -> dict[str, np.ndarray]:
@@ -62,11 +64,17 @@ def classed(dataset: Dataset, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarr
 def zero_shot(method: Method, dataset: Dataset, rows: Sequence[int]) -> float:
     """Balanced accuracy over CLASSES of pictures told by the nearest class, the mean of its captions' unit vectors."""
     rows, labels = classed(dataset, rows)
-    prompts = [f"{'An' if w[0] in 'aeiou' else 'A'} {w}." for words in CLASSES.values() for w in words]
+    prompts = [
+        f"{'An' if w[0] in 'aeiou' else 'A'} {w}." for words in CLASSES.values() for w in words
+    ]
     vectors = normalize(embed_values(method.encoder, TEXT, prompts), dim=1).view(
         len(CLASSES), -1, method.encoder.heads_width
     )
-    pictures = embed_records(method.encoder, dataset.select([IMAGE]), rows, labels=False).aligned[IMAGE].values
+    pictures = (
+        embed_records(method.encoder, dataset.select([IMAGE]), rows, labels=False)
+        .aligned[IMAGE]
+        .values
+    )
     guess = (normalize(pictures, dim=1) @ normalize(vectors.mean(1), dim=1).T).argmax(1).numpy()
     right = np.array(list(CLASSES))[guess] == labels
     return mean(float(right[labels == c].mean()) for c in np.unique(labels))
@@ -74,7 +82,9 @@ def zero_shot(method: Method, dataset: Dataset, rows: Sequence[int]) -> float:
 
 def recall(method: Method, dataset: Dataset, rows: Sequence[int], at: int = 10) -> float:
     """Recall@at, mean of both directions between pictures and captions."""
-    found = retrieval(None, embed_records(method.encoder, dataset, rows, labels=False), at=(at,)).rows
+    found = retrieval(
+        None, embed_records(method.encoder, dataset, rows, labels=False), at=(at,)
+    ).rows
     return mean(row["value"] for row in found if row["metric"] == f"recall@{at}")
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning: an encoder and a linear head on one of its fields, trained end to end on the labels of some records."""
+"""Fine-tuning: an encoder and a linear head on one of its senses, trained end to end on the labels of some records."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Code = Callable[[Tensor], Tensor]
 
 
 class Tuned(Method):
-    """source: the field that is read; label: of the data; code: its values to classes."""
+    """source: the sense that is read; label: of the data; code: its values to classes."""
 
     views = ("weak",)
 
@@ -50,7 +50,7 @@ class Tuned(Method):
 
     @torch.no_grad()
     def accuracy(self, dataset: Dataset, rows: Sequence[int], truth_N: np.ndarray) -> float:
-        """Balanced accuracy of the records `rows`, all of which have the field and, as `truth_N`, a class."""
+        """Balanced accuracy of the records `rows`, all of which have the sense and, as `truth_N`, a class."""
         logits = self.head(features(self.encoder, dataset, rows)[self.source].values)
         right = logits.argmax(1).numpy() == truth_N
         return float(np.mean([right[truth_N == c].mean() for c in np.unique(truth_N)]))

@@ -44,7 +44,10 @@ def judge(comparison: Comparison, measured: Sequence[dict[str, float]]) -> Findi
     """reproduced: the whole interval is on the claimed side. not reproduced: the whole interval is on the other. Else
     inconclusive."""
     this = [m[comparison.this] for m in measured]
-    against = [m[comparison.against] if isinstance(comparison.against, str) else comparison.against for m in measured]
+    against = [
+        m[comparison.against] if isinstance(comparison.against, str) else comparison.against
+        for m in measured
+    ]
     differences = [a - b for a, b in zip(this, against)]
     effect, half = mean(differences), half_width(differences)
     low, high = effect - half, effect + half
@@ -56,4 +59,6 @@ def judge(comparison: Comparison, measured: Sequence[dict[str, float]]) -> Findi
     else:
         inside, outside = low > comparison.margin, high <= comparison.margin
     verdict = "reproduced" if inside else "not reproduced" if outside else "inconclusive"
-    return Finding(comparison.what, comparison.metric, mean(this), mean(against), effect, (low, high), verdict)
+    return Finding(
+        comparison.what, comparison.metric, mean(this), mean(against), effect, (low, high), verdict
+    )

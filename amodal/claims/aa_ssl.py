@@ -20,7 +20,10 @@ CLAIM = (
 DATA = "turntable"
 SEEDS = 5
 BUDGET = Budget(steps=150, batch=128)
-ACCURACY, POSE = "linear probe, kind of unseen objects", "nearest other object of the kind within 30 degrees"
+ACCURACY, POSE = (
+    "linear probe, kind of unseen objects",
+    "nearest other object of the kind within 30 degrees",
+)
 COMPARISONS = (
     Comparison("kind, against views in time alone", ACCURACY, "aa_ssl", "views in time"),
     Comparison("kind, against shuffled actions", ACCURACY, "aa_ssl", "shuffled actions"),

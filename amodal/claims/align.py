@@ -42,10 +42,19 @@ class Retold(Reader):
 
     def __init__(self, reader: Reader, column: str, texts: dict[int, str]):
         self.reader, self.column, self.texts = reader, column, texts
-        self.keys, self.columns, self.base, self.ignored = reader.keys, reader.columns, reader.base, reader.ignored
+        self.keys, self.columns, self.base, self.ignored = (
+            reader.keys,
+            reader.columns,
+            reader.base,
+            reader.ignored,
+        )
 
     def get(self, i, column):
-        return self.texts[i] if column == self.column and i in self.texts else self.reader.get(i, column)
+        return (
+            self.texts[i]
+            if column == self.column and i in self.texts
+            else self.reader.get(i, column)
+        )
 
     def present(self, column):
         return self.reader.present(column)
@@ -58,7 +67,12 @@ class Retold(Reader):
 
 
 def retold(dataset: Dataset, texts: dict[int, str]) -> Dataset:
-    return Dataset(Retold(dataset.reader, dataset.columns[TEXT], texts), dataset.schema, dataset.path, dataset.name)
+    return Dataset(
+        Retold(dataset.reader, dataset.columns[TEXT], texts),
+        dataset.schema,
+        dataset.path,
+        dataset.name,
+    )
 
 
 def junk(dataset: Dataset, rows: np.ndarray, rng: np.random.Generator) -> dict[int, str]:
@@ -66,7 +80,9 @@ def junk(dataset: Dataset, rows: np.ndarray, rng: np.random.Generator) -> dict[i
     texts = {}
     for i in rows:
         others = " ".join(dataset.raw(j, TEXT) for j in rng.choice(len(dataset), 10, replace=False))
-        texts[int(i)] = others if rng.random() < 0.5 else BOILERPLATE[rng.integers(len(BOILERPLATE))]
+        texts[int(i)] = (
+            others if rng.random() < 0.5 else BOILERPLATE[rng.integers(len(BOILERPLATE))]
+        )
     return texts
 
 

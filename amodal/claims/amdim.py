@@ -42,14 +42,25 @@ def clothes(dataset, seed):
     image = dataset.fields["image"]
     small = dataset.with_fields({"image": replace(image, patch=7)})
     rng = np.random.default_rng(seed)
-    return small, {part: np.sort(rng.permutation(small.split(part))[:n]) for part, n in ROWS.items()}
+    return small, {
+        part: np.sort(rng.permutation(small.split(part))[:n]) for part, n in ROWS.items()
+    }
 
 
 def measure(seed, dataset):
     data, rows = clothes(dataset, seed)
     label, found = data.label("class"), {}
     for arm, (name, options) in ARMS.items():
-        method = trained(data, rows["train"], partial(methods.build, name, **options), BUDGET, seed, *BUDGET.rates)
-        seen, held = (features(method.encoder, data, rows[part])["image"] for part in ("train", "test"))
+        method = trained(
+            data,
+            rows["train"],
+            partial(methods.build, name, **options),
+            BUDGET,
+            seed,
+            *BUDGET.rates,
+        )
+        seen, held = (
+            features(method.encoder, data, rows[part])["image"] for part in ("train", "test")
+        )
         found[arm] = probe(seen, label[rows["train"]], held, label[rows["test"]])
     return found

@@ -69,7 +69,9 @@ def kept(dataset, encoder):
 
 
 def recall(method, dataset, rows):
-    found = retrieval(None, embed_records(method.encoder, dataset, rows, labels=False), at=(10,)).rows
+    found = retrieval(
+        None, embed_records(method.encoder, dataset, rows, labels=False), at=(10,)
+    ).rows
     return float(np.mean([row["value"] for row in found if row["metric"] == "recall@10"]))
 
 
@@ -90,6 +92,9 @@ def measure(seed, dataset):
         made = [(methods.build(arm, fresh(fields, specs, seed)), rate) for rate in BUDGET.rates]
         tried = [fit(method, records, train, BUDGET, seed, rate) for method, rate in made]
         method = max(tried, key=lambda one: recall(one, records, valid))
-        found[arm], found[f"{arm}, stamps"] = recall(method, records, test), recall(method, stamps, other)
+        found[arm], found[f"{arm}, stamps"] = (
+            recall(method, records, test),
+            recall(method, stamps, other),
+        )
         found[f"{arm}, kept"] = found[f"{arm}, stamps"] / found[arm]
     return found

@@ -1,4 +1,4 @@
-"""AstroM3 (row 39): alignment of all fields first makes a classifier of one field better, most where labels are few.
+"""AstroM3 (row 39): alignment of all senses first makes a classifier of one sense better, most where labels are few.
 Rizhko and Bloom, arXiv:2411.08842. Real spectra, photometry and astrometry of cool stars and brown dwarfs in place of their variable stars;
 the classes are half-classes of the spectral type (M0-M4, M5-M9, …). Both arms are fine-tuned with the same labels, steps, batch and
 rates; one starts from the weights that astrom3 learnt on the training part, the other from none. Spectra of a source are in one part of
@@ -21,7 +21,7 @@ from amodal.evaluate import embed_records
 CLAIM = (
     "Aligning spectrum, photometry and astrometry first raises the balanced accuracy of a fine-tuned classifier that sees photometry, or "
     "spectra, alone, over training from scratch, with 10 % of the labels; the gain is larger with 10 % than with all of them; and the "
-    "disagreement of an object's fields finds exchanged spectra with an AUC above .6."
+    "disagreement of an object's senses finds exchanged spectra with an AUC above .6."
 )
 DATA = "splat"
 SEEDS = 5
@@ -31,8 +31,16 @@ WIDTH, HALF, CLASSES, MOVED, DRAWS = 64, 5, 6, 0.1, 10
 FIELDS = ("photometry", "spectrum")
 METRIC = "balanced accuracy, 6 half-classes, held out"
 COMPARISONS = (
-    *(Comparison(f"{s}, 10 % of labels", METRIC, f"{s}, 10 %: aligned", f"{s}, 10 %: scratch") for s in FIELDS),
-    *(Comparison(f"{s}, gain with 10 % and 100 %", METRIC, f"{s}, 10 %: gain", f"{s}, 100 %: gain") for s in FIELDS),
+    *(
+        Comparison(f"{s}, 10 % of labels", METRIC, f"{s}, 10 %: aligned", f"{s}, 10 %: scratch")
+        for s in FIELDS
+    ),
+    *(
+        Comparison(
+            f"{s}, gain with 10 % and 100 %", METRIC, f"{s}, 10 %: gain", f"{s}, 100 %: gain"
+        )
+        for s in FIELDS
+    ),
     Comparison("exchanged spectra against others", "AUC", "AUC: exchanged", 0.6),
 )
 
@@ -58,15 +66,21 @@ def outliers(vectors: Embeddings, truth: np.ndarray, seed: int) -> dict[str, flo
         spectra = both[1].clone()
         spectra[chosen] = both[1][np.roll(chosen, 1)]
         columns = {s: Column(v, torch.arange(n)) for s, v in zip(FIELDS, (both[0], spectra))}
-        found["AUC: exchanged"].append(auc(disagreement(Embeddings(columns, n)).values.numpy(), moved))
+        found["AUC: exchanged"].append(
+            auc(disagreement(Embeddings(columns, n)).values.numpy(), moved)
+        )
         wrong = truth[rows.numpy()].copy()
         wrong[chosen] = (wrong[chosen] + rng.integers(1, CLASSES, len(chosen))) % CLASSES
-        found["AUC: mislabelled"].append(auc(unlike_class(both[1], torch.from_numpy(wrong)).numpy(), moved))
+        found["AUC: mislabelled"].append(
+            auc(unlike_class(both[1], torch.from_numpy(wrong)).numpy(), moved)
+        )
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def measure(seed, dataset):
-    stars = dataset.with_fields(dataset.fields | {"spectrum": replace(dataset.fields["spectrum"], patch=16)})
+    stars = dataset.with_fields(
+        dataset.fields | {"spectrum": replace(dataset.fields["spectrum"], patch=16)}
+    )
     make = partial(methods.build, "astrom3", width=WIDTH)
     aligned = trained(stars, stars.split("train"), make, BUDGET, seed, BUDGET.rates[0]).encoder
     fresh = untrained(stars, make, BUDGET, seed).encoder
@@ -74,7 +88,10 @@ def measure(seed, dataset):
     truth = half_class(torch.from_numpy(np.nan_to_num(subtype))).numpy()
     for field in FIELDS:
         parts = {p: stars.split(p) for p in ("train", "valid", "test")}
-        parts = {p: rows[np.isfinite(subtype[rows]) & stars.present(field)[rows]] for p, rows in parts.items()}
+        parts = {
+            p: rows[np.isfinite(subtype[rows]) & stars.present(field)[rows]]
+            for p, rows in parts.items()
+        }
         order = np.random.default_rng([seed, 1]).permutation(parts["train"])
         for share in (0.1, 1.0):
             some = parts | {"train": np.sort(order[: round(share * len(order))])}
@@ -85,4 +102,6 @@ def measure(seed, dataset):
             found[f"{name}: gain"] = found[f"{name}: aligned"] - found[f"{name}: scratch"]
     test = stars.split("test")
     test = test[np.isfinite(subtype[test])]
-    return found | outliers(embed_records(aligned, stars, test, labels=False).aligned, truth[test], seed)
+    return found | outliers(
+        embed_records(aligned, stars, test, labels=False).aligned, truth[test], seed
+    )

@@ -30,8 +30,15 @@ ACCURACY = "accuracy, category of held-out pictures, zero-shot"
 COMPARISONS = (
     Comparison("no step against one", MSE, "mse, 0 steps", "mse, 1 steps"),
     Comparison("one step against two", MSE, "mse, 1 steps", "mse, 2 steps"),
-    Comparison("measured over predicted", "ratio, mean over 0 to 4 steps", "ratio", 1.0, within=0.05),
-    Comparison("steps to the plateau, s = .8 against s = .3", "steps", f"plateau, {HIGH}", f"plateau, {LOW}"),
+    Comparison(
+        "measured over predicted", "ratio, mean over 0 to 4 steps", "ratio", 1.0, within=0.05
+    ),
+    Comparison(
+        "steps to the plateau, s = .8 against s = .3",
+        "steps",
+        f"plateau, {HIGH}",
+        f"plateau, {LOW}",
+    ),
     Comparison("doubly centred against CLIP", ACCURACY, "2 steps", "1 steps"),
     Comparison("doubly centred against jointly centred", ACCURACY, "2 steps", "0 steps"),
 )

@@ -3,7 +3,7 @@ Mondal et al., 2024, arXiv:2402.10717.
 
 Fusion: real data, 76 genes and four clinical findings of the women of GSE7390 whose tumour has oestrogen receptors, in place of slides,
 genes and clinical variables. Each seed divides them anew into three folds; every fold is told once from the two others, and a seed's number
-is the mean concordance of its folds. Arms: the page on both fields, on the genes, on the clinical findings; and both fields' vectors side
+is the mean concordance of its folds. Arms: the page on both senses, on the genes, on the clinical findings; and both senses' vectors side
 by side into a perceptron, which is fine-tuning from a fresh encoder. All learn from labels alone, with the same weighted loss, encoder,
 steps, batch and rate. The autoencoder has no part in it: there are no slides.
 
@@ -45,11 +45,19 @@ ARMS = {
 }
 C = "concordance index, held out"
 COMPARISONS = (
-    Comparison("GSE7390: both fields against genes", C, "gse7390: both", "gse7390: genes"),
-    Comparison("GSE7390: both fields against clinical findings", C, "gse7390: both", "gse7390: clinical"),
-    Comparison("GSE7390: cross-attention against side by side", C, "gse7390: both", "gse7390: side by side"),
-    Comparison("FLCHAIN, rare events: weighted against plain", C, "flchain: weighted", "flchain: plain"),
-    Comparison("FLCHAIN, rare events: by time against by risk", C, "flchain: weighted", "flchain: by risk"),
+    Comparison("GSE7390: both senses against genes", C, "gse7390: both", "gse7390: genes"),
+    Comparison(
+        "GSE7390: both senses against clinical findings", C, "gse7390: both", "gse7390: clinical"
+    ),
+    Comparison(
+        "GSE7390: cross-attention against side by side", C, "gse7390: both", "gse7390: side by side"
+    ),
+    Comparison(
+        "FLCHAIN, rare events: weighted against plain", C, "flchain: weighted", "flchain: plain"
+    ),
+    Comparison(
+        "FLCHAIN, rare events: by time against by risk", C, "flchain: weighted", "flchain: by risk"
+    ),
 )
 
 
@@ -67,7 +75,9 @@ def page(dataset, rows, loss=None, weight=5.0):
     targets = targets_of(dataset, rows, LABELS, "survival")
 
     def make(encoder):
-        method = methods.build("biofusionnet", encoder, targets=targets, event_weight=weight, **SMALL)
+        method = methods.build(
+            "biofusionnet", encoder, targets=targets, event_weight=weight, **SMALL
+        )
         if loss is not None:
             method.survival = loss
         return method
@@ -95,13 +105,17 @@ def told(method, dataset, rows):
     """(n,) log hazards."""
     found = []
     for batch in Loader(dataset, rows, batch=512, shuffle=False):
-        z = method.head(method.encoder.features(batch)) if not hasattr(method, "told") else method.told(batch)[0]
+        z = (
+            method.head(method.encoder.features(batch))
+            if not hasattr(method, "told")
+            else method.told(batch)[0]
+        )
         found.append(z.values.squeeze(1))
     return torch.cat(found).double().numpy()
 
 
 def columns_of(dataset, rows):
-    """(n, columns) of all fields, a missing cell at the mean."""
+    """(n, columns) of all senses, a missing cell at the mean."""
     values = raw(dataset, rows, list(dataset.fields)).values
     known = values.isfinite()
     return torch.where(known, values, (torch.where(known, values, 0).sum(0) / known.sum(0)))
@@ -118,16 +132,22 @@ def outcomes(dataset):
 
 def fusion(dataset, seed):
     clinical = dataset.fields["clinical"]
-    receptor = raw(dataset, range(len(dataset)), ["clinical"]).values[:, clinical.columns.index("er")]
+    receptor = raw(dataset, range(len(dataset)), ["clinical"]).values[
+        :, clinical.columns.index("er")
+    ]
     women = np.flatnonzero(receptor.numpy() == clinical.categories["er"].index("positive"))
     patients, found = outcomes(dataset), {}
-    for test in map(np.sort, np.array_split(np.random.default_rng([seed, 47]).permutation(women), FOLDS)):
+    for test in map(
+        np.sort, np.array_split(np.random.default_rng([seed, 47]).permutation(women), FOLDS)
+    ):
         train = np.setdiff1d(women, test)
         for arm, fields in ARMS.items():
             some = dataset.select(fields)
             make = (side_by_side if arm == "side by side" else page)(some, train)
             found.setdefault(arm, []).append(judged(some, patients, train, test, make, seed))
-        parts = ((columns_of(dataset, rows), *(y[rows] for y in patients)) for rows in (train, test))
+        parts = (
+            (columns_of(dataset, rows), *(y[rows] for y in patients)) for rows in (train, test)
+        )
         found.setdefault("ridge", []).append(survival(*parts))
     return {f"gse7390: {arm}": mean(each) for arm, each in found.items()}
 
@@ -153,8 +173,14 @@ def rare(dataset, seed):
         for arm, how in arms.items()
     }
     seen = outcomes(ended)
-    parts = ((columns_of(dataset, rows), *(y[rows] for y in ys)) for rows, ys in ((train, seen), (test, patients)))
-    return found | {"flchain: ridge": survival(*parts), "flchain: events": float(seen[1][train].mean())}
+    parts = (
+        (columns_of(dataset, rows), *(y[rows] for y in ys))
+        for rows, ys in ((train, seen), (test, patients))
+    )
+    return found | {
+        "flchain: ridge": survival(*parts),
+        "flchain: events": float(seen[1][train].mean()),
+    }
 
 
 def measure(seed, dataset):

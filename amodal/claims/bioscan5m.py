@@ -39,7 +39,7 @@ COMPARISONS = (
     Comparison("masked barcodes against untrained", NEAREST, "1-NN, masked", "1-NN, untrained"),
     Comparison("masked barcodes against counts of four letters", NEAREST, "1-NN, masked", "1-NN, counts"),
     Comparison("picture to barcode, against chance", f"{MACRO}, unseen species", "to barcode, unseen", "to barcode, chance"),
-    Comparison("picture to picture, three fields against SimCLR", f"{MACRO}, harmonic mean", "to picture, three", "to picture, simclr"),
+    Comparison("picture to picture, three senses against SimCLR", f"{MACRO}, harmonic mean", "to picture, three", "to picture, simclr"),
     Comparison("clusters: barcodes against pictures", "AMI, mean of four ranks, unseen species", "AMI, barcodes", "AMI, pictures"),
 )  # fmt: skip
 ARMS = {
@@ -67,12 +67,16 @@ def as_embedded(dataset, rows, column):
 def measure(seed, dataset):
     role = dataset.label("role")
     train, test = dataset.split("train"), dataset.split("test")
-    labelled, unseen = (np.flatnonzero(np.isin(role, roles)) for roles in (("train",), ("key", "query")))
+    labelled, unseen = (
+        np.flatnonzero(np.isin(role, roles)) for roles in (("train",), ("key", "query"))
+    )
     found = {}
 
     def by_nearest(vectors):
         pair = [as_embedded(dataset, rows, vectors(rows)) for rows in (labelled, unseen)]
-        return knn(*pair, label="genus", k=1, few=FEW, seed=seed, sources=("dna",)).value("dna", "accuracy")
+        return knn(*pair, label="genus", k=1, few=FEW, seed=seed, sources=("dna",)).value(
+            "dna", "accuracy"
+        )
 
     def clusters(encoder, chosen, field):
         embedded = embed_records(encoder, chosen, unseen)
@@ -86,20 +90,26 @@ def measure(seed, dataset):
     found["1-NN, untrained"] = by_nearest(partial(features, new.encoder))
     for arm, (name, options, fields) in ARMS.items():
         chosen = dataset.select(fields)
-        encoder = trained(chosen, train, partial(methods.build, name, **options), BUDGET, seed, *BUDGET.rates).encoder
+        encoder = trained(
+            chosen, train, partial(methods.build, name, **options), BUDGET, seed, *BUDGET.rates
+        ).encoder
         if arm == "masked":
             found["1-NN, masked"] = by_nearest(partial(features, encoder))
             found["AMI, barcodes"] = clusters(encoder, chosen, "dna")
             continue
         parts = [embed_records(encoder, chosen, rows) for rows in (train, test)]
         named = open_set(*parts, label="species", role="role")
-        found[f"to picture, {arm}"] = named.value("image", f"{MACRO}, harmonic mean", target="image")
+        found[f"to picture, {arm}"] = named.value(
+            "image", f"{MACRO}, harmonic mean", target="image"
+        )
         if arm == "simclr":
             found["AMI, pictures"] = clusters(encoder, chosen, "image")
             continue
         rows = [r for r in named.rows if (r["source"], r["target"]) == ("image", "dna")]
         row = next(r for r in rows if r["metric"] == f"{MACRO}, unseen")
-        which = {"three": "to barcode, unseen", "two": "to barcode, unseen, two fields"}[arm]
+        which = {"three": "to barcode, unseen", "two": "to barcode, unseen, two senses"}[arm]
         found |= {which: row["value"], "to barcode, chance": row["chance"]}
-        found[f"to barcode, harmonic mean, {arm}"] = named.value("image", f"{MACRO}, harmonic mean", target="dna")
+        found[f"to barcode, harmonic mean, {arm}"] = named.value(
+            "image", f"{MACRO}, harmonic mean", target="dna"
+        )
     return found

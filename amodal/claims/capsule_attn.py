@@ -34,10 +34,15 @@ BUDGET = Budget(steps=80, batch=64, rates=(1e-3, 4e-3))
 FIELDS, TEXT, WRONG = ("caption_fr", "image", "speech"), "caption_fr", 0.2
 CAPSULES, POSE, WIDTH = 32, 16, 64
 ARMS = ("attention", "dynamic", "linear", "perceptron")
-METRIC = "Recall@10, mean of three pairs of fields and both directions, held out"
+METRIC = "Recall@10, mean of three pairs of senses and both directions, held out"
 COMPARISONS = (
     Comparison("attention against dynamic routing", METRIC, "attention", "dynamic"),
-    Comparison("time of a step: dynamic / attention", "ratio of medians, above 2", "step: dynamic / attention", 2.0),
+    Comparison(
+        "time of a step: dynamic / attention",
+        "ratio of medians, above 2",
+        "step: dynamic / attention",
+        2.0,
+    ),
     Comparison("attention against a linear map", METRIC, "attention", "linear"),
     Comparison("dynamic routing against a linear map", METRIC, "dynamic", "linear"),
 )
@@ -45,7 +50,9 @@ COMPARISONS = (
 
 def build(arm, encoder):
     routed = {"routing": arm} if arm in ("attention", "dynamic", "em") else {}
-    method = methods.build("capsule_attn", encoder, capsules=CAPSULES, pose=POSE, width=WIDTH, **routed)
+    method = methods.build(
+        "capsule_attn", encoder, capsules=CAPSULES, pose=POSE, width=WIDTH, **routed
+    )
     if not routed:
         encoder.align(WIDTH, hidden=CAPSULES * POSE if arm == "perceptron" else 0)
     return method
@@ -60,7 +67,9 @@ def mispaired(dataset: Dataset, rows, rng) -> Dataset:
 
 
 def recall(method, dataset, rows):
-    found = retrieval(None, embed_records(method.encoder, dataset, rows, labels=False), at=(10,)).rows
+    found = retrieval(
+        None, embed_records(method.encoder, dataset, rows, labels=False), at=(10,)
+    ).rows
     return mean(row["value"] for row in found if row["metric"] == "recall@10")
 
 

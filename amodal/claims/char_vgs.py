@@ -33,8 +33,12 @@ BUDGET = Budget(steps=150, batch=64)
 PEOPLE, FOUND = "Spearman with people, 486 pairs of words", "Recall@10, picture of unseen tags"
 COMPARISONS = (
     Comparison("agreement, against untrained", PEOPLE, "characters, people", "untrained, people"),
-    Comparison("agreement, against bags of characters", PEOPLE, "characters, people", "bags, people"),
-    Comparison("retrieval, against reading words", FOUND, "characters, found", "words, found", margin=-0.05),
+    Comparison(
+        "agreement, against bags of characters", PEOPLE, "characters, people", "bags, people"
+    ),
+    Comparison(
+        "retrieval, against reading words", FOUND, "characters, found", "words, found", margin=-0.05
+    ),
 )
 WORD = re.compile(r"[a-z]+")
 
@@ -42,22 +46,32 @@ WORD = re.compile(r"[a-z]+")
 def measure(seed, dataset):
     emoji = dataset.select(["image", "tags"])
     image = replace(emoji.fields["image"], size=32, patch=8)
-    order = np.random.default_rng(seed).permutation(np.flatnonzero(emoji.present("image") & emoji.present("tags")))
-    train, valid, test = (np.sort(part) for part in np.split(order, [len(order) - 600, len(order) - 400]))
+    order = np.random.default_rng(seed).permutation(
+        np.flatnonzero(emoji.present("image") & emoji.present("tags"))
+    )
+    train, valid, test = (
+        np.sort(part) for part in np.split(order, [len(order) - 600, len(order) - 400])
+    )
     texts = [dataset.raw(int(i), "tags").lower() for i in train]
     known = Counter(word for text in texts for word in WORD.findall(text))
     first, second, scores = people(set(known))
 
     def found(method, data, rows):
         """Pictures found from tags."""
-        table = retrieval(None, embed_records(method.encoder, data, rows, labels=False), at=(10,)).rows
-        return next(r["value"] for r in table if r["metric"] == "recall@10" and r["source"] == "tags")
+        table = retrieval(
+            None, embed_records(method.encoder, data, rows, labels=False), at=(10,)
+        ).rows
+        return next(
+            r["value"] for r in table if r["metric"] == "recall@10" and r["source"] == "tags"
+        )
 
     def make(encoder):
         return methods.build("char_vgs", encoder, cycles=2)
 
     def agree(method):
-        return agreement(*(embed_values(method.encoder, "tags", words) for words in (first, second)), scores)
+        return agreement(
+            *(embed_values(method.encoder, "tags", words) for words in (first, second)), scores
+        )
 
     options = methods.encoder_options("char_vgs")
     result = {"bags, people": agreement(*bags(first, second), scores)}
@@ -67,11 +81,20 @@ def measure(seed, dataset):
             "words": dict(patch=1, max_length=12, vocabulary=vocabulary(known, folder)),
         }
         for name, text in reads.items():
-            data = emoji.with_fields({"image": image, "tags": replace(emoji.fields["tags"], **text)})
-            method = best(data, train, make, BUDGET, seed, lambda m, d=data: found(m, d, valid), **options)
-            result |= {f"{name}, people": agree(method), f"{name}, found": found(method, data, test)}
+            data = emoji.with_fields(
+                {"image": image, "tags": replace(emoji.fields["tags"], **text)}
+            )
+            method = best(
+                data, train, make, BUDGET, seed, lambda m, d=data: found(m, d, valid), **options
+            )
+            result |= {
+                f"{name}, people": agree(method),
+                f"{name}, found": found(method, data, test),
+            }
             if name == "characters":
-                result["untrained, people"] = agree(untrained(data, make, BUDGET, seed, **options).eval())
+                result["untrained, people"] = agree(
+                    untrained(data, make, BUDGET, seed, **options).eval()
+                )
     return result
 
 
@@ -97,7 +120,9 @@ def bags(first, second):
     vectors = torch.zeros(2, len(first), len(place))
     for side, words in enumerate(counted):
         for row, count in enumerate(words):
-            vectors[side, row, [place[g] for g in count]] = torch.tensor(list(count.values()), dtype=torch.float32)
+            vectors[side, row, [place[g] for g in count]] = torch.tensor(
+                list(count.values()), dtype=torch.float32
+            )
     return vectors
 
 

@@ -1,7 +1,7 @@
-"""CLaMR (row 162): late interaction over all fields of a record, against a retriever for each field and the mean of these.
+"""CLaMR (row 162): late interaction over all senses of a record, against a retriever for each sense and the mean of these.
 Wan et al., 2025, arXiv:2506.06144. GENERATED records, put together from scenes: a picture, what is said and what is written come from three
 scenes that have nothing to do with each other, and a query names the things of one of them, in another order. No video, no sound.
-The other arm is three retrievers of the same page, each with one field alone and trained on the queries about that field; each has as many
+The other arm is three retrievers of the same page, each with one sense alone and trained on the queries about that sense; each has as many
 steps as CLaMR, at the same rate and batch. Single retrievers see all test queries, as does the mean of their scores; the best single one is
 chosen on validation records. Apart from that, CLaMR is trained without its modality-aware loss."""
 
@@ -20,8 +20,8 @@ from amodal.methods.embedding_retrieval.clamr import compared, token_vectors
 from amodal.modalities import make
 
 CLAIM = (
-    "On queries that each need one unknown field, late interaction over all fields with the modality-aware loss has a higher nDCG@10 than "
-    "the best retriever of a single field and than the mean of three such; the mean is below the best single one."
+    "On queries that each need one unknown sense, late interaction over all senses with the modality-aware loss has a higher nDCG@10 than "
+    "the best retriever of a single sense and than the mean of three such; the mean is below the best single one."
 )
 DATA = _scenes.DATA
 SEEDS = 5
@@ -30,10 +30,12 @@ RECORDS, VALID, TEST = 1800, 200, 400
 FIELDS = ("image", "said", "written")
 METRIC = "nDCG@10, 400 queries and records"
 COMPARISONS = (
-    Comparison("CLaMR against the best single field", METRIC, "clamr", "best single"),
-    Comparison("CLaMR against the mean of single fields", METRIC, "clamr", "mean of singles"),
-    Comparison("the best single field against the mean", METRIC, "best single", "mean of singles"),
-    Comparison("with the modality-aware loss against without", METRIC, "clamr", "clamr, records alone"),
+    Comparison("CLaMR against the best single sense", METRIC, "clamr", "best single"),
+    Comparison("CLaMR against the mean of single senses", METRIC, "clamr", "mean of singles"),
+    Comparison("the best single sense against the mean", METRIC, "best single", "mean of singles"),
+    Comparison(
+        "with the modality-aware loss against without", METRIC, "clamr", "clamr, records alone"
+    ),
 )
 
 
@@ -53,7 +55,9 @@ def mixed(dataset, seed):
         "written": [dataset.raw(int(i), "text") for i in order[:, 2]],
         "about": [FIELDS[k] for k in about],
     }
-    picture = make("image", size=scenes.SIDE, channels=3, patch=scenes.SIDE // scenes.CELLS, flip=False)
+    picture = make(
+        "image", size=scenes.SIDE, channels=3, patch=scenes.SIDE // scenes.CELLS, flip=False
+    )
     fields = {"query": text, "image": picture, "said": text, "written": text}
     return open_data(columns, name="mixed", fields=fields), about
 
@@ -76,8 +80,13 @@ def measure(seed, dataset):
     single, checked = {}, {}
     for k, field in enumerate(FIELDS):
         own = records.select(["query", field])
-        method = trained(own, train[about[train] == k], partial(build, weight=0.0), BUDGET, seed, rate, **joint)
-        single[field], checked[field] = fits(method, own, test)[0], ndcg(fits(method, own, valid)[0])
+        method = trained(
+            own, train[about[train] == k], partial(build, weight=0.0), BUDGET, seed, rate, **joint
+        )
+        single[field], checked[field] = (
+            fits(method, own, test)[0],
+            ndcg(fits(method, own, valid)[0]),
+        )
         values[f"{field} alone, its own queries"] = ndcg(single[field], about[test] == k)
     values |= {f"{field} alone": ndcg(score) for field, score in single.items()}
     values["best single"] = values[f"{max(checked, key=checked.get)} alone"]
@@ -87,9 +96,11 @@ def measure(seed, dataset):
 
 @torch.no_grad()
 def fits(method, dataset, rows):
-    """(N, N) how well query i fits record j, and (N, N, F) each of its fields."""
+    """(N, N) how well query i fits record j, and (N, N, F) each of its senses."""
     (whole,) = Loader(dataset, rows, batch=len(rows), shuffle=False)
-    return compared(token_vectors(method.encoder, whole, method.text), method.text, method.others)[:2]
+    return compared(token_vectors(method.encoder, whole, method.text), method.text, method.others)[
+        :2
+    ]
 
 
 def ndcg(score, kept=None, at=10):

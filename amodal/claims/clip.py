@@ -1,5 +1,5 @@
-"""CLIP on three fields: a record is found by one field among the records that another field describes.
-Radford et al. 2021, arXiv:2103.00020, with InfoNCE between every two fields. No row of its own: a claim about the library."""
+"""CLIP on three senses: a record is found by one sense among the records that another sense describes.
+Radford et al. 2021, arXiv:2103.00020, with InfoNCE between every two senses. No row of its own: a claim about the library."""
 
 from statistics import mean
 
@@ -10,7 +10,7 @@ from amodal.evaluate import embed_records
 from amodal.evaluate.protocols.retrieval import retrieval
 
 CLAIM = (
-    "After a few hundred steps on three fields of the Earth, each field finds held-out records by each other one far better than chance "
+    "After a few hundred steps on three senses of the Earth, each sense finds held-out records by each other one far better than chance "
     "and than the untrained encoder: Recall@10 over the six directions is higher by more than .10 on the mean, and by more than .03 "
     "than chance in the worst of them."
 )
@@ -18,11 +18,19 @@ DATA = "globe"
 SEEDS = 5
 BUDGET = Budget(steps=200, batch=256)
 FIELDS = ("colour", "relief", "climate")
-METRIC = "Recall@10, held-out tiles that have both fields"
+METRIC = "Recall@10, held-out tiles that have both senses"
 COMPARISONS = (
     Comparison("mean of six directions, against chance", METRIC, "clip", "chance", margin=0.10),
-    Comparison("mean of six directions, against the untrained encoder", METRIC, "clip", "untrained", margin=0.10),
-    Comparison("worst of six directions, lead over its chance", METRIC, "least lead", 0.0, margin=0.03),
+    Comparison(
+        "mean of six directions, against the untrained encoder",
+        METRIC,
+        "clip",
+        "untrained",
+        margin=0.10,
+    ),
+    Comparison(
+        "worst of six directions, lead over its chance", METRIC, "least lead", 0.0, margin=0.03
+    ),
 )
 
 
@@ -31,7 +39,9 @@ def measure(seed, dataset):
 
     def recalls(method, part):
         """Six rows, one a direction: value and chance."""
-        found = retrieval(None, embed_records(method.encoder, globe, globe.split(part)), at=(10,)).rows
+        found = retrieval(
+            None, embed_records(method.encoder, globe, globe.split(part)), at=(10,)
+        ).rows
         return [row for row in found if row["metric"] == "recall@10"]
 
     def score(method):

@@ -41,7 +41,14 @@ ACROSS, TILE, SIDE, KEEP, TEMPERATURE = 6, 16, 32, 4, 0.07
 NORMAL = ("t-shirt", "pullover", "dress", "coat", "shirt")
 FINDINGS = {"trouser": "trousers", "bag": "bags", "ankle boot": "ankle boots"}
 CAPTIONS = ("a photo of a {}", "one {}", "this is a {}", "a small {} on black", "here you see a {}")
-ARMS = ("montage", "random", "whole", "continued", "continued, pictures alone", "continued, text alone")
+ARMS = (
+    "montage",
+    "random",
+    "whole",
+    "continued",
+    "continued, pictures alone",
+    "continued, text alone",
+)
 AUROC = "zero-shot AUROC, mean of three findings, held-out scans"
 COMPARISONS = (
     Comparison("patches that prompts choose against random ones", AUROC, "montage", "random"),
@@ -60,7 +67,13 @@ def clothes(dataset):
 
 
 def small(picture, side):
-    return resized(torch.tensor(picture)[None, None].float(), side)[0, 0].round().clamp(0, 255).byte().numpy()
+    return (
+        resized(torch.tensor(picture)[None, None].float(), side)[0, 0]
+        .round()
+        .clamp(0, 255)
+        .byte()
+        .numpy()
+    )
 
 
 def fields(size):
@@ -76,7 +89,9 @@ def pairs(garments, rng):
         side = int(rng.choice([SIDE, SIDE // 2]))
         top, left = rng.integers(SIDE - side + 1, size=2)
         canvas = np.zeros((SIDE, SIDE), dtype=np.uint8)
-        canvas[top : top + side, left : left + side] = small(garments[name][rng.integers(len(garments[name]))], side)
+        canvas[top : top + side, left : left + side] = small(
+            garments[name][rng.integers(len(garments[name]))], side
+        )
         pictures.append(canvas)
         captions.append(str(rng.choice(CAPTIONS)).format(name))
     return data.open({"image": pictures, "text": captions}).with_fields(fields(SIDE))
@@ -98,7 +113,11 @@ def scans(garments, rng, count):
 
 
 def report(name, other, rng):
-    told = f"There are {FINDINGS[name]}, such as a {name}." if name else f"Only tops such as a {other} are seen."
+    told = (
+        f"There are {FINDINGS[name]}, such as a {name}."
+        if name
+        else f"Only tops such as a {other} are seen."
+    )
     return f"HISTORY: routine.\nTECHNIQUE: {rng.choice(['daylight', 'flash'])}.\nFINDINGS: Rows of goods. {told}\nIMPRESSION: see above."
 
 
@@ -115,14 +134,21 @@ def paired(records, finder):
 
 def scaled(records, picture):
     """The scans as what `picture` (record, 0 … 1) makes of them, in the size that the encoder reads."""
-    cells = {i: png(picture(i, torch.tensor(records.value(i, "image"))[None] / 255)) for i in range(len(records))}
-    return spoil(records, cells={records.columns["image"]: cells}).with_fields({"image": fields(SIDE)["image"]})
+    cells = {
+        i: png(picture(i, torch.tensor(records.value(i, "image"))[None] / 255))
+        for i in range(len(records))
+    }
+    return spoil(records, cells={records.columns["image"]: cells}).with_fields(
+        {"image": fields(SIDE)["image"]}
+    )
 
 
 def decided(finder, records, truth):
     """Mean AUROC over findings of the softmax over classes."""
     classes = torch.stack([normalize(p, dim=1).mean(0) for p in (*finder.prompts, finder.without)])
-    pictures = embed_records(finder.encoder, records.select(["image"]), range(len(records)), labels=False)
+    pictures = embed_records(
+        finder.encoder, records.select(["image"]), range(len(records)), labels=False
+    )
     like = normalize(pictures.aligned["image"].values.float(), dim=1) @ normalize(classes, dim=1).T
     told = (like / TEMPERATURE).softmax(1).numpy()
     return mean(auroc(told[:, k], truth == k) for k in range(len(FINDINGS)))
@@ -138,7 +164,9 @@ def measure(seed, dataset):
     garments, rng = clothes(dataset), np.random.default_rng([seed, 55])
     photographs = pairs(garments, rng)
     (learnt, _), (asked, truth) = (scans(garments, rng, SCANS[part]) for part in ("train", "test"))
-    generic = trained(photographs, range(PAIRS), partial(methods.build, "clip"), GENERIC, seed, *GENERIC.rates)
+    generic = trained(
+        photographs, range(PAIRS), partial(methods.build, "clip"), GENERIC, seed, *GENERIC.rates
+    )
     finder = seeker(generic.encoder)
     drawn = [rng.choice(ACROSS**2, KEEP, replace=False) for _ in range(len(asked))]
     seen = {

@@ -21,9 +21,17 @@ BUDGET = Budget(steps=80, batch=64, rates=(2e-3,))
 ADDED = ("barlip", "siamlip", "byolip", "swalip")
 METRIC = "balanced accuracy, zero-shot, 10 categories"
 COMPARISONS = (
-    Comparison("naive: four added losses (mean) against CLIP", METRIC, "naive: added", "naive: none"),
+    Comparison(
+        "naive: four added losses (mean) against CLIP", METRIC, "naive: added", "naive: none"
+    ),
     Comparison("CLIP: strong against naive", METRIC, "strong: none", "naive: none"),
-    Comparison("strong: CLIP against four added losses (mean)", METRIC, "strong: none", "strong: added", margin=-0.02),
+    Comparison(
+        "strong: CLIP against four added losses (mean)",
+        METRIC,
+        "strong: none",
+        "strong: added",
+        margin=-0.02,
+    ),
 )
 SHAPE = {"width": 64, "hidden": 128, "added_hidden": 128}
 
@@ -34,7 +42,9 @@ def measure(seed, dataset):
     for recipe, options in {"naive": {"local_views": 0}, "strong": {"local_views": 2}}.items():
         for add in ("none", *ADDED):
             added_width = 256 if add == "barlip" else 64
-            make = partial(methods.build, "clip_rocket", add=add, added_width=added_width, **SHAPE, **options)
+            make = partial(
+                methods.build, "clip_rocket", add=add, added_width=added_width, **SHAPE, **options
+            )
             method = trained(stamps, parts["train"], make, BUDGET, seed, BUDGET.rates[0])
             found[f"{recipe}: {add}"] = _stamps.zero_shot(method, stamps, parts["test"])
             found[f"{recipe}: {add}, recall"] = _stamps.recall(method, stamps, parts["test"])

@@ -1,4 +1,4 @@
-"""CLIPPINGS (row 48): crop and noisy text pooled, with labels, link records better than either field, than no labels, than edit distance.
+"""CLIPPINGS (row 48): crop and noisy text pooled, with labels, link records better than either sense, than no labels, than edit distance.
 Arora et al., arXiv:2304.03464. Real names of towns, GENERATED clippings of them, because no scanned set comes with its truth here:
 pictures in nine typefaces with blur and specks, texts from a channel of OCR errors, both of the noise rate that is asked for. Three
 clippings of each name at 15 % noise are learnt from and are its exemplars; new ones at 5, 15 and 30 % are linked to the nearest. All arms
@@ -38,14 +38,23 @@ COMPARISONS = (
     Comparison("with labels against without", METRIC, "top-1: pooled", "top-1: no labels"),
     Comparison("pooled against crop alone", METRIC, "top-1: pooled", "top-1: crop"),
     Comparison("pooled against text alone", METRIC, "top-1: pooled", "top-1: text"),
-    Comparison("without labels against edit distance", METRIC, "top-1: no labels", "top-1: edit distance"),
-    Comparison("lead over edit distance, 30 % and 5 % noise", "top-1 accuracy", "lead at 30 %", "lead at 5 %"),
+    Comparison(
+        "without labels against edit distance", METRIC, "top-1: no labels", "top-1: edit distance"
+    ),
+    Comparison(
+        "lead over edit distance, 30 % and 5 % noise",
+        "top-1 accuracy",
+        "lead at 30 %",
+        "lead at 5 %",
+    ),
 )
 
 
 def vectors(method, dataset):
     """(N, D), one pooled vector for each clipping."""
-    return pooled(embed_records(method.encoder, dataset, range(len(dataset))).aligned, method.weights).values
+    return pooled(
+        embed_records(method.encoder, dataset, range(len(dataset))).aligned, method.weights
+    ).values
 
 
 def clustered(method, chosen, tested):
@@ -65,7 +74,10 @@ def measure(seed, dataset):
     queries = {rate: _names.clippings(names, QUERIES, rate, rng) for rate in RATES}
     opened = {rate: _names.opened(*made) for rate, made in queries.items()}
     truth = {rate: np.array(of) for rate, (_, of) in queries.items()}
-    unseen = [(_names.opened(*made), made[1]) for made in (_names.clippings(o, 4, LEARNT, rng) for o in others)]
+    unseen = [
+        (_names.opened(*made), made[1])
+        for made in (_names.clippings(o, 4, LEARNT, rng) for o in others)
+    ]
     for arm, options in ARMS.items():
         make = partial(methods.build, "clippings", width=64, group=BUDGET.batch, **options)
         method = trained(exemplars, range(len(exemplars)), make, BUDGET, seed, BUDGET.rates[0])
@@ -76,7 +88,10 @@ def measure(seed, dataset):
         found[f"ARI: {arm}"] = clustered(method, *unseen)
     texts = columns["ocr"]
     grams = [ngrams(t) for t in texts]
-    scores = {"edit distance": partial(edit_similarity, keys=texts), "trigrams": partial(jaccard, keys=grams)}
+    scores = {
+        "edit distance": partial(edit_similarity, keys=texts),
+        "trigrams": partial(jaccard, keys=grams),
+    }
     for arm, score in scores.items():
         for rate in RATES:
             at = [int(score(q).argmax()) for q in queries[rate][0]["ocr"]]
@@ -84,5 +99,7 @@ def measure(seed, dataset):
     for arm in (*ARMS, *scores):
         found[f"top-1: {arm}"] = mean(found[f"{arm} at {rate:.0%}"] for rate in RATES)
     for rate in (0.05, 0.30):
-        found[f"lead at {100 * rate:.0f} %"] = found[f"pooled at {rate:.0%}"] - found[f"edit distance at {rate:.0%}"]
+        found[f"lead at {100 * rate:.0f} %"] = (
+            found[f"pooled at {rate:.0%}"] - found[f"edit distance at {rate:.0%}"]
+        )
     return found

@@ -1,7 +1,7 @@
 """Gradient harmonization (row 53): where triplets do not fit together, let no loss undo the other, and leave out what conflicts most.
 Wu et al., NeurIPS 2022, arXiv:2211.02077. Tux Paint's stamps as triplets of picture, caption and spoken name (French), anchored to the
 picture. Of the triplets to train on 20 % get another's caption and 20 % another's voice; those to test on are as they are. All arms have
-one trunk for all fields and the same steps, batch and rate. A projected step goes forward twice, and back once for each loss."""
+one trunk for all senses and the same steps, batch and rate. A projected step goes forward twice, and back once for each loss."""
 
 from dataclasses import replace
 from functools import partial
@@ -40,7 +40,11 @@ COMPARISONS = (
     *(
         Comparison(f"{words} against the sum", metric, f"{short}: {arm}", f"{short}: sum")
         for short, metric in (("recall", RECALL), ("probe", PROBE))
-        for arm, words in (("both", "projected and sifted"), ("projected", "projected"), ("sifted", "sifted"))
+        for arm, words in (
+            ("both", "projected and sifted"),
+            ("projected", "projected"),
+            ("sifted", "sifted"),
+        )
     ),
     Comparison("telling mismatched triplets, arm with both", AUC, "auc: both", 0.5),
 )
@@ -48,7 +52,9 @@ COMPARISONS = (
 
 def small(dataset):
     """Pictures of 32 pixels, captions in tokens of 2 bytes, voices in tokens of .3 s of 32 mel bands."""
-    speech = replace(dataset.fields["speech"], mels=32, hop_ms=20.0, patch=(16, 32), mean=0.0, std=0.0)
+    speech = replace(
+        dataset.fields["speech"], mels=32, hop_ms=20.0, patch=(16, 32), mean=0.0, std=0.0
+    )
     return dataset.with_fields(_stamps.stamps(dataset).fields | {"speech": speech})
 
 
@@ -87,7 +93,9 @@ def run(arm, dataset, rows, seed, watched=False):
 
     def take():
         if last and "rows" in method.seen:
-            for row, value in zip(method.seen["rows"].rows.tolist(), method.seen["rows"].values.tolist()):
+            for row, value in zip(
+                method.seen["rows"].rows.tolist(), method.seen["rows"].values.tolist()
+            ):
                 each.setdefault(last[row], []).append(value)
         steps.extend(float(v) for v in method.seen.get("cosines", {}).values())
 
@@ -101,13 +109,20 @@ def auc(cosine, keys, wrong):
     values = np.array([cosine[k] for k in keys if k in cosine])
     clean = np.array([k not in wrong for k in keys if k in cosine])
     return float(
-        (values[clean][:, None] > values[~clean]).mean() + (values[clean][:, None] == values[~clean]).mean() / 2
+        (values[clean][:, None] > values[~clean]).mean()
+        + (values[clean][:, None] == values[~clean]).mean() / 2
     )
 
 
 def recall(method, dataset, rows):
-    found = retrieval(None, embed_records(method.encoder, dataset, rows, labels=False), at=(5,)).rows
-    return mean(r["value"] for r in found if r["metric"] == "recall@5" and "image" in (r["source"], r["target"]))
+    found = retrieval(
+        None, embed_records(method.encoder, dataset, rows, labels=False), at=(5,)
+    ).rows
+    return mean(
+        r["value"]
+        for r in found
+        if r["metric"] == "recall@5" and "image" in (r["source"], r["target"])
+    )
 
 
 def measure(seed, dataset):
@@ -144,11 +159,15 @@ def picture(dataset, path):
             angles = np.degrees(np.arccos(np.clip(steps, -1, 1)))
             width = max(1, len(angles) // 10)
             smooth = np.convolve(angles, np.ones(width) / width, "valid")
-            left.plot(np.arange(1, len(angles) + 1), angles, color=colour, alpha=0.25, linewidth=0.8)
+            left.plot(
+                np.arange(1, len(angles) + 1), angles, color=colour, alpha=0.25, linewidth=0.8
+            )
             left.plot(np.arange(len(smooth)) + (width + 1) / 2, smooth, color=colour, label=words)
         left.axhline(90, color="#444444", linewidth=0.8, linestyle="--")
         left.set(
-            title="Angle between the gradients of the two losses", xlabel="step", ylabel="degrees; above 90: conflict"
+            title="Angle between the gradients of the two losses",
+            xlabel="step",
+            ylabel="degrees; above 90: conflict",
         )
         left.legend(fontsize=7)
         parts = {
@@ -166,6 +185,8 @@ def picture(dataset, path):
                 label=f"{words}, {len(values)}",
             )
         right.set(
-            title="Mean cosine of a triplet's two gradients", xlabel="cosine at the picture's vector", ylabel="density"
+            title="Mean cosine of a triplet's two gradients",
+            xlabel="cosine at the picture's vector",
+            ylabel="density",
         )
         right.legend()

@@ -39,11 +39,21 @@ TRAIN, TEST, EVERY, ENOUGH = 4000, 400, 5, 0.9
 PARTS = {"size": tuple(scenes.SIZES), "colour": tuple(scenes.COLOURS), "shape": scenes.SHAPES}
 MATCHES = "right matches, held out"
 COMPARISONS = (
-    Comparison("steps to 90 %: CLIP against concepts", "steps, 165 if never", "steps: joint", "steps: concepts"),
     Comparison(
-        "concepts against CLIP, over all steps", f"{MATCHES}, mean over the curve", "curve: concepts", "curve: joint"
+        "steps to 90 %: CLIP against concepts",
+        "steps, 165 if never",
+        "steps: joint",
+        "steps: concepts",
     ),
-    Comparison("concepts against CLIP, at the end", MATCHES, "end: concepts", "end: joint", margin=-0.02),
+    Comparison(
+        "concepts against CLIP, over all steps",
+        f"{MATCHES}, mean over the curve",
+        "curve: concepts",
+        "curve: joint",
+    ),
+    Comparison(
+        "concepts against CLIP, at the end", MATCHES, "end: concepts", "end: joint", margin=-0.02
+    ),
 )
 
 
@@ -54,7 +64,9 @@ def cells(dataset, seed):
     pictures, lines, said = [], [], []
     for i in rng.permutation(len(dataset)):
         whole = np.asarray(Picture.open(BytesIO(dataset.raw(int(i), "image"))).convert("RGB"))
-        for (x, y, *_), line, parts in zip(boxes[i], dataset.raw(int(i), "text").split("\n"), objects[i]):
+        for (x, y, *_), line, parts in zip(
+            boxes[i], dataset.raw(int(i), "text").split("\n"), objects[i]
+        ):
             x, y = x // cell * cell, y // cell * cell
             pictures.append(whole[y : y + cell, x : x + cell])
             lines.append(line)
@@ -106,7 +118,11 @@ def cosine(a_ND, b_ND):
     return (normalize(a_ND, dim=1) * normalize(b_ND, dim=1)).sum(1)
 
 
-ARMS = {"concepts": (concepts, agreement), "joint": (plain_clip, cosine), "classifiers": (classifiers, agreement)}
+ARMS = {
+    "concepts": (concepts, agreement),
+    "joint": (plain_clip, cosine),
+    "classifiers": (classifiers, agreement),
+}
 
 
 def measure(seed, dataset):
@@ -118,7 +134,11 @@ def measure(seed, dataset):
 
     def matches(method, like):
         with evaluating(method.encoder):
-            seen = embed_records(method.encoder, shapes.select(["image"]), test, labels=False).aligned["image"].values
+            seen = (
+                embed_records(method.encoder, shapes.select(["image"]), test, labels=False)
+                .aligned["image"]
+                .values
+            )
             right, wrong = (embed_values(method.encoder, "text", lines) for lines in (own, other))
         return float((like(seen, right) > like(seen, wrong)).float().mean())
 
@@ -145,5 +165,8 @@ def measure(seed, dataset):
 def asked(method, shapes, rows):
     """Share of right answers to which size, colour and shape a picture shows."""
     batch = next(iter(data.Loader(shapes, rows, batch=len(rows), shuffle=False)))
-    right = [method.ask(batch, c)["image"].values == batch["attributes"].values[:, i] for i, c in enumerate(PARTS)]
+    right = [
+        method.ask(batch, c)["image"].values == batch["attributes"].values[:, i]
+        for i, c in enumerate(PARTS)
+    ]
     return float(torch.stack(right).float().mean())

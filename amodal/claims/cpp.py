@@ -42,7 +42,12 @@ COMPARISONS = (
     Comparison("CPP against spectral", ACCURACY, "accuracy: cpp", "accuracy: spectral"),
     Comparison("CPP against k-means", AMI, "ami: cpp", "ami: k-means"),
     Comparison("CPP against spectral", AMI, "ami: cpp", "ami: spectral"),
-    Comparison("number of clusters by coding length", "share of sets with 9 to 11", "number within one", 0.5),
+    Comparison(
+        "number of clusters by coding length",
+        "share of sets with 9 to 11",
+        "number within one",
+        0.5,
+    ),
 )
 
 
@@ -61,7 +66,9 @@ def sets(dataset, seed):
 
 
 def frozen(dataset, rows, seed):
-    return trained(dataset, rows, partial(methods.build, "simclr"), FROZEN, seed, FROZEN.rates[0]).encoder
+    return trained(
+        dataset, rows, partial(methods.build, "simclr"), FROZEN, seed, FROZEN.rates[0]
+    ).encoder
 
 
 def divisions(encoder, dataset, rows, some, seed):
@@ -91,7 +98,14 @@ def measure(seed, dataset):
             each[f"accuracy: {arm}, {name}"] = matched_accuracy(labels[some], found)
             each[f"ami: {arm}, {name}"] = adjusted_mutual_information(labels[some], found)
     arms = {key.rpartition(", ")[0] for key in each}
-    means = {arm: mean(value for key, value in each.items() if key.startswith(f"{arm},")) for arm in sorted(arms)}
+    means = {
+        arm: mean(value for key, value in each.items() if key.startswith(f"{arm},"))
+        for arm in sorted(arms)
+    }
     within = mean(float(abs(found["cpp"] - CLASSES) <= 1) for found in numbers.values())
-    every = {f"number: {arm}, {name}": float(k) for name, found in numbers.items() for arm, k in found.items()}
+    every = {
+        f"number: {arm}, {name}": float(k)
+        for name, found in numbers.items()
+        for arm, k in found.items()
+    }
     return means | {"number within one": within} | each | every

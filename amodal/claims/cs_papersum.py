@@ -27,19 +27,38 @@ RECORDS, LONG, COUNT, WORDS = 64, 8, 4, 10
 SHARES = (0, 25, 50, 75, 100)
 YEARS, GROWTH, PLANTED, LEAST, ALARM = 6, 0.75, 4, 60, 0.05
 CORPORA, DRAWS = {"none": 60, "grown": 12}, 1000
-OWN, STEP = "AUROC of own against shuffled pairs, against .95", "least of four steps down, mean of 64"
+OWN, STEP = (
+    "AUROC of own against shuffled pairs, against .95",
+    "least of four steps down, mean of 64",
+)
 COSINE = "mean cosine of a summary with its text, MiniLM"
 COMPARISONS = (
     Comparison("cosine: own against shuffled", OWN, "cosine: auroc", 0.95),
     Comparison("keywords: own against shuffled", OWN, "keywords: auroc", 0.95),
-    Comparison("cosine: own against another of the same category", OWN, "cosine: auroc, category", 0.95),
+    Comparison(
+        "cosine: own against another of the same category", OWN, "cosine: auroc, category", 0.95
+    ),
     Comparison("cosine: falls with corruption", STEP, "cosine: least step", 0.0),
     Comparison("keywords: fall with corruption", STEP, "keywords: least step", 0.0),
     Comparison("TextRank against random sentences", COSINE, "cosine: textrank", "cosine: random"),
     Comparison("TextRank against the first sentences", COSINE, "cosine: textrank", "cosine: lead"),
-    Comparison("planted growth is found", "share of grown categories, against .8", "trends: found", 0.8),
-    Comparison("slopes as planted", "slope of estimated on true slopes, against 1", "trends: slope", 1.0, within=0.1),
-    Comparison("alarms where nothing grows", "share of corpora, against .05", "trends: alarms", ALARM, within=0.05),
+    Comparison(
+        "planted growth is found", "share of grown categories, against .8", "trends: found", 0.8
+    ),
+    Comparison(
+        "slopes as planted",
+        "slope of estimated on true slopes, against 1",
+        "trends: slope",
+        1.0,
+        within=0.1,
+    ),
+    Comparison(
+        "alarms where nothing grows",
+        "share of corpora, against .05",
+        "trends: alarms",
+        ALARM,
+        within=0.05,
+    ),
 )
 
 
@@ -48,7 +67,11 @@ def drawn(dataset, seed):
     said = [sentences(dataset.raw(i, "text")) for i in range(len(dataset))]
     long = np.flatnonzero([len(s) >= LONG for s in said])
     rows = np.sort(np.random.default_rng([seed, 35]).permutation(long)[:RECORDS])
-    return [dataset.raw(i, "text") for i in rows], dataset.label("category")[rows], [said[i] for i in rows]
+    return (
+        [dataset.raw(i, "text") for i in rows],
+        dataset.label("category")[rows],
+        [said[i] for i in rows],
+    )
 
 
 def corrupted(chosen, share, seed):
@@ -60,7 +83,9 @@ def corrupted(chosen, share, seed):
         strange = (i + rng.integers(1, len(chosen), size=len(own))) % len(chosen)
         which = rng.integers(COUNT, size=len(own))
         replaced = set(order[: round(share / 100 * len(own))].tolist())
-        found.append([chosen[strange[k]][which[k]] if k in replaced else s for k, s in enumerate(own)])
+        found.append(
+            [chosen[strange[k]][which[k]] if k in replaced else s for k, s in enumerate(own)]
+        )
     return [" ".join(s) for s in found]
 
 
@@ -103,7 +128,9 @@ def measure(seed, dataset):
         elif share < 100:  # not claimed: how well one score tells a spoilt summary from a sound one
             for name, values in likeness.items():
                 both = np.concatenate([clean[name], values])
-                found[f"{name}: tells {share} %"] = auroc(both, np.repeat([True, False], len(values)))
+                found[f"{name}: tells {share} %"] = auroc(
+                    both, np.repeat([True, False], len(values))
+                )
     for name, steps in level.items():
         found[f"{name}: auroc"] = judged(clean[name], shuffled[name], seed=seed).auroc
         found[f"{name}: least step"] = float(-np.diff(steps).max())
@@ -122,7 +149,9 @@ def over_years(dataset, seed):
     rng, years = np.random.default_rng([seed, 37]), np.arange(YEARS)
     alarms = {"q": [], "p": []}
     for _ in range(CORPORA["none"]):
-        course = trends(rng.integers(YEARS, size=len(of)), topics, draws=DRAWS, seed=int(rng.integers(2**31)))
+        course = trends(
+            rng.integers(YEARS, size=len(of)), topics, draws=DRAWS, seed=int(rng.integers(2**31))
+        )
         for which, list_ in alarms.items():
             list_.append(any(getattr(one, which) < ALARM for one in course.values()))
     hits, true, estimated = [], [], []

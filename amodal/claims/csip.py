@@ -37,7 +37,12 @@ WIDTH, LABELLED, PAIRS, HIGH = 64, 100, 200, 500.0
 ARMS = {"csip": {"width": WIDTH, "image": "colour"}, "simclr": {"width": WIDTH}, "none": {}}
 TASKS = ("high ground", "change")
 COMPARISONS = tuple(
-    Comparison(f"{task}: csip against {other}", "F1 of pixels, held out", f"F1 {task}: csip", f"F1 {task}: {arm}")
+    Comparison(
+        f"{task}: csip against {other}",
+        "F1 of pixels, held out",
+        f"F1 {task}: csip",
+        f"F1 {task}: {arm}",
+    )
     for task in TASKS
     for arm, other in (("none", "no pretraining"), ("simclr", "SimCLR"))
 )
@@ -49,19 +54,32 @@ class Dense(Method):
     def __init__(self, encoder: nn.Module, pictures: tuple[str, ...]):
         super().__init__()
         tile = encoder.fields["colour"].tile
-        self.encoder, self.pictures, self.side = encoder, pictures, encoder.fields["colour"].size // tile
-        self.head = (DenseHead if len(pictures) == 1 else SiameseHead)(encoder.width, tile, hidden=2 * encoder.width)
+        self.encoder, self.pictures, self.side = (
+            encoder,
+            pictures,
+            encoder.fields["colour"].size // tile,
+        )
+        self.head = (DenseHead if len(pictures) == 1 else SiameseHead)(
+            encoder.width, tile, hidden=2 * encoder.width
+        )
 
     def features(self, batch: Batch) -> Features:
         seen = {f"colour:{i}": batch[name] for i, name in enumerate(self.pictures, 1)}
         context = alone(self.encoder, replace(batch, columns=seen))
         logits = self.head(*(context[s].x for s in seen), self.side)
-        return Features({"logits": Column(logits, batch[self.pictures[0]].rows), "mask": batch["mask"]}, batch.size)
+        return Features(
+            {"logits": Column(logits, batch[self.pictures[0]].rows), "mask": batch["mask"]},
+            batch.size,
+        )
 
     def losses(self, features: Features) -> dict[str, torch.Tensor]:
         at, at_mask = shared_rows(features["logits"], features["mask"])
         logits, mask = features["logits"].values[at], features["mask"].values[at_mask]
-        return {"cross_entropy": cross_entropy(logits, mask.round()) if len(at) else connected_zero(logits)}
+        return {
+            "cross_entropy": cross_entropy(logits, mask.round())
+            if len(at)
+            else connected_zero(logits)
+        }
 
     @torch.no_grad()
     def scored(self, dataset) -> tuple[float, float]:
@@ -83,7 +101,9 @@ def tuned(encoder, pictures, sets, seed):
 
 def opened(pictures, masks, colour):
     """The examples of a dense task as a dataset."""
-    fields = dict.fromkeys(pictures, colour) | {"mask": replace(colour, channels=1, mean=(0.0,), std=(1.0,))}
+    fields = dict.fromkeys(pictures, colour) | {
+        "mask": replace(colour, channels=1, mean=(0.0,), std=(1.0,))
+    }
     masks = [255 * m.astype(np.uint8) for m in masks]
     return data.open(pictures | {"mask": masks}, name="masks of the Earth", fields=fields)
 
@@ -126,11 +146,15 @@ def measure(seed, dataset):
         if arm == "none":
             encoders[arm] = untrained(seen, make, BUDGET, seed).encoder
         else:
-            encoders[arm] = trained(seen, seen.split("train"), make, BUDGET, seed, BUDGET.rates[0]).encoder
+            encoders[arm] = trained(
+                seen, seen.split("train"), make, BUDGET, seed, BUDGET.rates[0]
+            ).encoder
     for task, build in zip(TASKS, (high_ground, change)):
         sizes = {"train": LABELLED, "valid": LABELLED, "test": PAIRS}
         sets = {part: build(earth, heights, part, rng, most) for part, most in sizes.items()}
         names = tuple(f for f in sets["train"].fields if f != "mask")
         for arm, encoder in encoders.items():
-            found[f"F1 {task}: {arm}"], found[f"IoU {task}: {arm}"] = tuned(encoder, names, sets, seed)
+            found[f"F1 {task}: {arm}"], found[f"IoU {task}: {arm}"] = tuned(
+                encoder, names, sets, seed
+            )
     return found

@@ -65,20 +65,29 @@ def damaged(ink, kind, severity, rng):
         picture = Picture.fromarray(ink)
         turn = float(severity * rng.choice([-1, 1])) if kind == "rotation" else 0.0
         blur = ImageFilter.GaussianBlur(severity if kind == "blur" else 0)
-        x = np.asarray(picture.rotate(turn, Picture.Resampling.BILINEAR).filter(blur)).astype(float) / 255
+        x = (
+            np.asarray(picture.rotate(turn, Picture.Resampling.BILINEAR).filter(blur)).astype(float)
+            / 255
+        )
     return np.rint(x.clip(0, 1) * 255).astype(np.uint8)
 
 
 def opened(ink, labels, like=None):
     """Pictures and their class, read as `like` is."""
-    field = like.fields["digit"] if like else Image.infer(ink, channels=1, size=16, patch=4, flip=False)
-    return data.open({"digit": ink, "class": list(labels)}, name="digits").with_fields({"digit": field})
+    field = (
+        like.fields["digit"] if like else Image.infer(ink, channels=1, size=16, patch=4, flip=False)
+    )
+    return data.open({"digit": ink, "class": list(labels)}, name="digits").with_fields(
+        {"digit": field}
+    )
 
 
 def arm(name, digits, rows, seed, budget=BUDGET):
     how = {"label": "class", "targets": targets_of(digits, rows, "class"), "view": "weak"}
     if ARMS[name] == "finetune":
-        return trained(digits, rows, partial(methods.build, "finetune", **how), budget, seed, budget.rates[0])
+        return trained(
+            digits, rows, partial(methods.build, "finetune", **how), budget, seed, budget.rates[0]
+        )
     alone = 0 if name == "joint" else ALONE
     longer = Budget(budget.steps + alone, budget.batch, budget.rates)
     make = partial(methods.build, "cta_ttt", alone=alone / longer.steps, **how, **ARMS[name])
@@ -92,12 +101,21 @@ def right(method, digits, seed, rate=None):
     views = Loader(digits, rows, batch=AT_ONCE, shuffle=False, views=("weak", "weak"), seed=seed)
     with_views = hasattr(method, "at_test")
     loss = method.at_test if with_views else tent(method.encoder, method.head)
-    how = {"learn": lambda m: norms(m.encoder), "steps": STEPS, "rate": rate or 0.0, "optimizer": torch.optim.Adam}
+    how = {
+        "learn": lambda m: norms(m.encoder),
+        "steps": STEPS,
+        "rate": rate or 0.0,
+        "optimizer": torch.optim.Adam,
+    }
     with AtTestTime(method, loss, **how) as adapt:
         for batch, seen in zip(plain, views):
             if rate is not None:
                 adapt(seen if with_views else batch)
-            told = method.head.predictions(method.head(method.encoder.features(batch)))["class"].argmax(1).numpy()
+            told = (
+                method.head.predictions(method.head(method.encoder.features(batch)))["class"]
+                .argmax(1)
+                .numpy()
+            )
             names = np.array(method.head.targets[0].classes)
             hits.append(names[told] == digits.label("class")[[int(k) for k in batch.keys]])
     return float(np.concatenate(hits).mean())
@@ -105,13 +123,21 @@ def right(method, digits, seed, rate=None):
 
 def parts_of(digits, seed):
     """Digits to train on, to test on, to choose by, the same with lost pixels; (damage, severity) -> damaged test digits."""
-    ink, labels, rng = _digits.ink(digits, 16), digits.label("digit"), np.random.default_rng([seed, 80])
+    ink, labels, rng = (
+        _digits.ink(digits, 16),
+        digits.label("digit"),
+        np.random.default_rng([seed, 80]),
+    )
     order = rng.permutation(len(ink))
     train, valid, test = np.split(order[: TRAIN + VALID + TEST], [TRAIN, TRAIN + VALID])
     clean = opened([ink[i] for i in train], labels[train])
 
     def with_damage(rows, kind=None, severity=0.0):
-        return opened([damaged(ink[i], kind, severity, rng) if kind else ink[i] for i in rows], labels[rows], clean)
+        return opened(
+            [damaged(ink[i], kind, severity, rng) if kind else ink[i] for i in rows],
+            labels[rows],
+            clean,
+        )
 
     tests = {(k, s): with_damage(test, k, s) for k, each in SEVERITIES.items() for s in each}
     return clean, with_damage(test), with_damage(valid), with_damage(valid, "pixels", 0.3), tests
@@ -134,6 +160,7 @@ def measure(seed, dataset):
             f"{name}, rate": rate,
         }
         found |= {
-            f"{name}, gain, {kind}": mean(after[k] - before[k] for k in tests if k[0] == kind) for kind in SEVERITIES
+            f"{name}, gain, {kind}": mean(after[k] - before[k] for k in tests if k[0] == kind)
+            for kind in SEVERITIES
         }
     return found

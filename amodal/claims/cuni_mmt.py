@@ -36,7 +36,11 @@ DATA = "frozen_pairs"
 SEEDS = 5
 BUDGET = Budget(steps=200, batch=128, rates=(8e-3,))
 LONGEST, BLOTTED, BLOT, VOCABULARY = 28, 0.3, "_", 1000
-ARMS = {"text": (("english", "german"), "read"), "read": (None, "read"), "imagine": (None, "imagine")}
+ARMS = {
+    "text": (("english", "german"), "read"),
+    "read": (None, "read"),
+    "imagine": (None, "imagine"),
+}
 METRIC = "chrF, test records with a blotted word"
 COMPARISONS = (
     Comparison("picture read against text alone", METRIC, "read", "text"),
@@ -55,7 +59,9 @@ def triples(dataset):
     columns, keys = {"picture": [], "english": [], "german": []}, []
     for number, key in enumerate(dataset.keys):
         name, i = place[key]
-        english, german = (text and text.rstrip(".") for text in (sets[name].raw(i, f) for f in fields[name]))
+        english, german = (
+            text and text.rstrip(".") for text in (sets[name].raw(i, f) for f in fields[name])
+        )
         if english and german and max(len(english.encode()), len(german.encode())) <= LONGEST:
             keys.append(key)
             columns["german"].append(german)
@@ -76,7 +82,9 @@ def in_pieces(records, rows, folder):
     learner = Tokenizer(models.BPE(unk_token="?"))
     learner.pre_tokenizer, learner.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     how = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=["?"], show_progress=False)
-    learner.train_from_iterator([records.raw(int(i), f) for i in rows for f in ("english", "german")], how)
+    learner.train_from_iterator(
+        [records.raw(int(i), f) for i in rows for f in ("english", "german")], how
+    )
     file = Path(folder) / "tokenizer.json"
     learner.save(str(file))
     text = make("text", max_length=LONGEST, patch=1, vocabulary=str(file))
@@ -94,7 +102,9 @@ def told(method, records, rows, shift=0):
     batch = next(iter(Loader(records, rows, batch=len(rows), shuffle=False)))
     if shift:
         column = batch.columns["picture"]
-        batch.columns["picture"] = type(column)(column.values[(column.rows + shift) % len(rows)], column.rows)
+        batch.columns["picture"] = type(column)(
+            column.values[(column.rows + shift) % len(rows)], column.rows
+        )
     found = method.translate(batch, beams=1, longest=LONGEST)
     return [found[row] for row in range(len(rows))]
 
@@ -104,14 +114,21 @@ def scores(name, texts, records, rows, blotted):
     right, mask = np.array([records.raw(int(i), "german") for i in rows]), blotted[rows]
     texts = np.array(texts)
     exact = {f"{name}, exact": float((texts == right)[mask].mean())}
-    return {name: chrf(texts[mask], right[mask]), f"{name}, others": chrf(texts[~mask], right[~mask])} | exact
+    return {
+        name: chrf(texts[mask], right[mask]),
+        f"{name}, others": chrf(texts[~mask], right[~mask]),
+    } | exact
 
 
 def arm(name, records, rows, seed, budget=BUDGET):
     fields, images = ARMS[name]
     seen = records.select(fields or tuple(records.fields))
-    make = partial(methods.build, "cuni_mmt", source="english", target="german", images=images, depth=2)
-    return trained(seen, rows, make, budget, seed, budget.rates[0], **methods.encoder_options("cuni_mmt")), seen
+    make = partial(
+        methods.build, "cuni_mmt", source="english", target="german", images=images, depth=2
+    )
+    return trained(
+        seen, rows, make, budget, seed, budget.rates[0], **methods.encoder_options("cuni_mmt")
+    ), seen
 
 
 def measure(seed, dataset):

@@ -1,7 +1,7 @@
-"""data2vec (row 123): predicting what a slow teacher makes of the whole input, in any field with one code path.
+"""data2vec (row 123): predicting what a slow teacher makes of the whole input, in any sense with one code path.
 Baevski et al., ICML 2022, arXiv:2202.03555.
 
-Three fields of the Earth, each alone: pictures (colour), series (a year of climate over the sea), text (names of places). Three arms at the
+Three senses of the Earth, each alone: pictures (colour), series (a year of climate over the sea), text (names of places). Three arms at the
 same encoder, steps, batch, share hidden and search: targets averaged over the top 3 of 4 blocks, targets of the last block (K=1),
 and masked reconstruction of the input. The teacher's memory is shortened as the training is: about 10 steps at the start, 100 at the end.
 """
@@ -15,13 +15,13 @@ from amodal.claims import Comparison
 from amodal.claims._arms import Budget, best, features, labelled, probe, untrained
 
 CLAIM = (
-    "In each of three fields, with the same encoder and steps, a linear probe on data2vec features with targets averaged over the top 3 "
+    "In each of three senses, with the same encoder and steps, a linear probe on data2vec features with targets averaged over the top 3 "
     "blocks beats one on features of masked reconstruction, and one on data2vec features with targets of the last block only."
 )
 DATA = "globe"
 SEEDS = 5
 BUDGET = Budget(steps=120, batch=32, size="tiny")
-SETS = {  # field: label, metric, share hidden (data2vec's own for that kind of data)
+SETS = {  # sense: label, metric, share hidden (data2vec's own for that kind of data)
     "colour": ("zone", "accuracy, climate zone from pictures", 0.6),
     "climate": ("latitude", "R2, latitude from series", 0.49),
     "places": ("zone", "accuracy, climate zone from text", 0.15),
@@ -44,15 +44,20 @@ def reconstruction(ratio, encoder):
 def measure(seed, dataset):
     found = {}
     for field in SETS:
-        found |= {f"{field}: {arm}": value for arm, value in one(field, seed, dataset.select([field])).items()}
+        found |= {
+            f"{field}: {arm}": value
+            for arm, value in one(field, seed, dataset.select([field])).items()
+        }
     return found
 
 
 def one(field, seed, alone):
-    """arm -> what the probe reads off its features of one field."""
+    """arm -> what the probe reads off its features of one sense."""
     label, _, ratio = SETS[field]
     there, labels = alone.present(field), alone.label(label)
-    rows = {part: (r := labelled(alone, part, label))[there[r]] for part in ("train", "valid", "test")}
+    rows = {
+        part: (r := labelled(alone, part, label))[there[r]] for part in ("train", "valid", "test")
+    }
     everything = np.intersect1d(alone.split("train"), np.flatnonzero(there))
 
     def probed(method, part):
@@ -64,5 +69,8 @@ def one(field, seed, alone):
 
     arms = {"top 3": partial(data2vec, 3), "top 1": partial(data2vec, 1)}
     arms["reconstruction"] = partial(reconstruction, ratio)
-    found = {a: probed(best(alone, everything, make, BUDGET, seed, score), "test") for a, make in arms.items()}
+    found = {
+        a: probed(best(alone, everything, make, BUDGET, seed, score), "test")
+        for a, make in arms.items()
+    }
     return found | {"untrained": probed(untrained(alone, arms["top 3"], BUDGET, seed), "test")}

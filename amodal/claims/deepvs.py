@@ -31,7 +31,9 @@ ARMS = {"regions": {}, "whole": {"regions": False}}
 BETAS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 RECALL, RIGHT = "Recall@1, mean of both directions", "share of words that go to their shape's patch"
 COMPARISONS = (
-    Comparison("words over regions against whole pictures", RECALL, "recall, regions", "recall, whole"),
+    Comparison(
+        "words over regions against whole pictures", RECALL, "recall, regions", "recall, whole"
+    ),
     Comparison("Viterbi against each word alone", RIGHT, "right, viterbi", "right, alone"),
 )
 
@@ -41,7 +43,15 @@ def measure(seed, dataset):
     for arm, options in ARMS.items():
         make = partial(methods.build, "deepvs", width=64, **options)
         encoder = methods.encoder_options("deepvs")
-        method = best(words, words.split("train"), make, BUDGET, seed, lambda m: recall(m, words, "valid"), **encoder)
+        method = best(
+            words,
+            words.split("train"),
+            make,
+            BUDGET,
+            seed,
+            lambda m: recall(m, words, "valid"),
+            **encoder,
+        )
         found[f"recall, {arm}"] = recall(method, words, "test")
         if arm == "regions":
             beta = max(BETAS, key=lambda b, m=method: right(m, words, "valid", b))
@@ -68,7 +78,11 @@ def right(method, words, part, beta):
     rows = words.split(part)
     chosen = assign(*parts(method, words, part), beta).split()
     boxes, field = scenes.boxes(words), words.fields["text"]
-    named = {int(field.decode(w)[0]) for names in (scenes.SIZES, scenes.COLOURS, scenes.SHAPES) for w in names}
+    named = {
+        int(field.decode(w)[0])
+        for names in (scenes.SIZES, scenes.COLOURS, scenes.SHAPES)
+        for w in names
+    }
     pause, hits = field.decode("a\na")[1], []
     for row, regions in zip(rows, chosen):
         left, top = boxes[int(row)][:, 0], boxes[int(row)][:, 1]

@@ -41,11 +41,16 @@ ARMS = {
     "no blocks": {"blocks": 0},
 }
 KINDS = {"colours": tuple(scenes.COLOURS), "shapes": scenes.SHAPES}
-IOU, TOP = "mean IoU of 8 colours, pixels of shapes", "zero-shot accuracy, 8 colours, pictures of one shape"
+IOU, TOP = (
+    "mean IoU of 8 colours, pixels of shapes",
+    "zero-shot accuracy, 8 colours, pictures of one shape",
+)
 COMPARISONS = (
     Comparison("both against class token", IOU, "colours: both", "colours: cls"),
     Comparison("both against CLIP from scratch", IOU, "colours: both", "colours: clip"),
-    Comparison("both against class token", TOP, "top colours: both", "top colours: cls", margin=-0.02),
+    Comparison(
+        "both against class token", TOP, "top colours: both", "top colours: cls", margin=-0.02
+    ),
 )
 
 
@@ -66,7 +71,13 @@ def pixels(dataset, rows, kind):
 def classes(method, kind):
     """(8, D) means of the unit vectors of the prompts of each class."""
     each = [
-        [f"a {size} {c} {s}" for size in scenes.SIZES for c in scenes.COLOURS for s in scenes.SHAPES if name in (c, s)]
+        [
+            f"a {size} {c} {s}"
+            for size in scenes.SIZES
+            for c in scenes.COLOURS
+            for s in scenes.SHAPES
+            if name in (c, s)
+        ]
         for name in KINDS[kind]
     ]
     vectors = embed_values(method.encoder, "text", [p for prompts in each for p in prompts])
@@ -81,7 +92,11 @@ def maps(method, dataset, rows, spoken, arm):
         like = (patches @ normalize(spoken, dim=1).T).transpose(1, 2).unflatten(2, (side, side))
         return interpolate(like, size=(scenes.SIDE,) * 2, mode="bilinear", align_corners=False)
     return patch_maps(
-        method.encoder, Loader(pictures, rows, batch=256, shuffle=False), "image", spoken, size=scenes.SIDE
+        method.encoder,
+        Loader(pictures, rows, batch=256, shuffle=False),
+        "image",
+        spoken,
+        size=scenes.SIDE,
     )
 
 
@@ -101,7 +116,9 @@ def measure(seed, dataset):
     single = held[words.label("count")[held] == "1"]
     truth = {kind: pixels(words, test, kind) for kind in KINDS}
     objects = scenes.objects(words)
-    named = {kind: [next(k for k in KINDS[kind] if k in objects[i][0]) for i in single] for kind in KINDS}
+    named = {
+        kind: [next(k for k in KINDS[kind] if k in objects[i][0]) for i in single] for kind in KINDS
+    }
     pictures = words.select(["image"])
     before = trained(pictures, train, mild, BEFORE, seed, *BEFORE.rates, pool="cls")
     learnt = before.encoder.state_dict()
@@ -123,5 +140,7 @@ def measure(seed, dataset):
             guess = maps(method, words, test, spoken, arm).argmax(1)
             found[f"{kind}: {arm}"] = mean_iou(guess, truth[kind], len(each))
             top = (normalize(z, dim=1) @ normalize(spoken, dim=1).T).argmax(1)
-            found[f"top {kind}: {arm}"] = mean(float(each[g] == name) for g, name in zip(top.tolist(), named[kind]))
+            found[f"top {kind}: {arm}"] = mean(
+                float(each[g] == name) for g, name in zip(top.tolist(), named[kind])
+            )
     return found

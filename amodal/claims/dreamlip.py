@@ -38,7 +38,9 @@ def measure(seed, dataset):
     words = _scenes.cells(dataset)
 
     def recall(method, part):
-        found = retrieval(None, embed_records(method.encoder, words, words.split(part), labels=False), at=(1,))
+        found = retrieval(
+            None, embed_records(method.encoder, words, words.split(part), labels=False), at=(1,)
+        )
         return found.value("image", "recall@1", target="text")
 
     test, found = words.split("test"), {}
@@ -46,7 +48,9 @@ def measure(seed, dataset):
     found["pointing: chance"] = float((cover > 0).double().mean())
     for arm, options in OPTIONS.items():
         make = partial(methods.build, arm, **options)
-        method = best(words, words.split("train"), make, BUDGET, seed, partial(recall, part="valid"))
+        method = best(
+            words, words.split("train"), make, BUDGET, seed, partial(recall, part="valid")
+        )
         found[f"recall: {arm}"] = recall(method, "test")
         maps, groups = pointed(method, words, test)
         found[f"pointing: {arm}"] = mean(pointing(maps, cover).tolist())
@@ -56,7 +60,10 @@ def measure(seed, dataset):
 
 def pointed(method, words, rows):
     """Of every line: its cosine with each patch, and the weight of each patch in its group."""
-    patches, (lines, lengths) = _scenes.patches(method, words, rows), _scenes.lines(method, words, rows)
+    patches, (lines, lengths) = (
+        _scenes.patches(method, words, rows),
+        _scenes.lines(method, words, rows),
+    )
     own = torch.repeat_interleave(patches, lengths, dim=0)
     _, weights = group_patches(lines[:, None], own, torch.ones(own.shape[:2], dtype=torch.bool))
     maps = _scenes.laid_over(patches, lines, lengths)

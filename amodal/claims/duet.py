@@ -33,7 +33,10 @@ ARMS = {
     "told": {"contrast": 0.0},
     "regression": {"chance": 0.0, "mask": 0.0, "contrast": 0.0},
 }
-UNSEEN, BOTH = "accuracy among unseen classes, mean of classes", "harmonic mean of seen and unseen, calibrated"
+UNSEEN, BOTH = (
+    "accuracy among unseen classes, mean of classes",
+    "harmonic mean of seen and unseen, calibrated",
+)
 COMPARISONS = (
     Comparison("DUET against regression", UNSEEN, "unseen, duet", "unseen, regression"),
     Comparison("DUET against regression", BOTH, "harmonic, duet", "harmonic, regression"),
@@ -45,7 +48,11 @@ PAINTS = {
 }  # fmt: skip
 TURNS = ("upright", "left", "upside down", "right")
 STACKING = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-SIZES = {"train": (4000, 0), "valid": (400, 400), "test": (800, 800)}  # pictures of seen and of unseen classes
+SIZES = {
+    "train": (4000, 0),
+    "valid": (400, 400),
+    "test": (800, 800),
+}  # pictures of seen and of unseen classes
 
 
 @lru_cache(1)
@@ -56,7 +63,12 @@ def painted(dataset):
     garments, rng = sorted(set(labels)), np.random.default_rng(7)
     ahead = {"seen": (0, 1, 2), "valid": (3,), "test": (4, 5)}
     classes = {
-        kind: [(g, (g + a) % len(PAINTS), t) for g in range(len(garments)) for a in steps for t in range(len(TURNS))]
+        kind: [
+            (g, (g + a) % len(PAINTS), t)
+            for g in range(len(garments))
+            for a in steps
+            for t in range(len(TURNS))
+        ]
         for kind, steps in ahead.items()
     }
     pictures, cells, rows = [], [], {}
@@ -64,26 +76,46 @@ def painted(dataset):
         chosen = rng.choice(dataset.split(part), sum(counts), replace=False)
         for number, i in enumerate(chosen):
             new = number >= counts[0]
-            colour = (garments.index(labels[i]) + rng.choice(ahead[part if new else "seen"])) % len(PAINTS)
-            turn, paint = int(rng.integers(len(TURNS))), np.array(list(PAINTS.values())[colour]) / 255
+            colour = (garments.index(labels[i]) + rng.choice(ahead[part if new else "seen"])) % len(
+                PAINTS
+            )
+            turn, paint = (
+                int(rng.integers(len(TURNS))),
+                np.array(list(PAINTS.values())[colour]) / 255,
+            )
             grey = np.rot90(dataset.value(int(i), "image")[0], turn)
             pictures.append((grey[:, :, None] * paint).astype(np.uint8))
-            cells.append({"garment": labels[i], "colour": list(PAINTS)[colour], "turn": TURNS[turn]})
+            cells.append(
+                {"garment": labels[i], "colour": list(PAINTS)[colour], "turn": TURNS[turn]}
+            )
         first = len(pictures) - len(chosen)
-        rows[part] = np.arange(first, first + counts[0]), np.arange(first + counts[0], len(pictures))
+        rows[part] = (
+            np.arange(first, first + counts[0]),
+            np.arange(first + counts[0], len(pictures)),
+        )
     made = data.open({"image": pictures, "attributes": cells})
     image = replace(made.fields["image"], size=28, patch=7, flip=False)
     described = {
-        k: [{"garment": garments[g], "colour": list(PAINTS)[c], "turn": TURNS[t]} for g, c, t in some]
+        k: [
+            {"garment": garments[g], "colour": list(PAINTS)[c], "turn": TURNS[t]}
+            for g, c, t in some
+        ]
         for k, some in classes.items()
     }
-    return made.with_fields({"image": image, "attributes": made.fields["attributes"]}), rows, described
+    return (
+        made.with_fields({"image": image, "attributes": made.fields["attributes"]}),
+        rows,
+        described,
+    )
 
 
 def measure(seed, dataset):
     records, rows, classes = painted(dataset)
     table, found = records.fields["attributes"], {}
-    vectors = {k: attribute_vectors(table, table.collate([table.decode(c) for c in v]))[0] for k, v in classes.items()}
+    vectors = {
+        k: attribute_vectors(table, table.collate([table.decode(c) for c in v]))[0]
+        for k, v in classes.items()
+    }
     truth = {k: [tuple(c.values()) for c in v] for k, v in classes.items()}
 
     def named(method, some, kinds, stacking=0.0):
@@ -101,7 +133,14 @@ def measure(seed, dataset):
 
     for arm, options in ARMS.items():
         make = partial(methods.build, "duet", **options)
-        method = best(records, rows["train"][0], make, BUDGET, seed, lambda m: named(m, rows["valid"][1], ("valid",)))
+        method = best(
+            records,
+            rows["train"][0],
+            make,
+            BUDGET,
+            seed,
+            lambda m: named(m, rows["valid"][1], ("valid",)),
+        )
         found[f"unseen, {arm}"] = named(method, rows["test"][1], ("test",))
         found[f"stacking, {arm}"] = max(STACKING, key=lambda s, m=method: harmonic(m, "valid", s))
         found[f"harmonic, {arm}"] = harmonic(method, "test", found[f"stacking, {arm}"])

@@ -35,12 +35,19 @@ BOILERPLATE = (
     "there is one picture",
     "a picture",
 )
-AUROC, RECALL = "AUROC, clean against spoilt pairs", "Recall@1, mean of both directions, 402 held-out scenes"
+AUROC, RECALL = (
+    "AUROC, clean against spoilt pairs",
+    "Recall@1, mean of both directions, 402 held-out scenes",
+)
 COMPARISONS = (
-    Comparison("posterior against the best single rule", AUROC, "auroc: ensemble", "auroc: best rule"),
+    Comparison(
+        "posterior against the best single rule", AUROC, "auroc: ensemble", "auroc: best rule"
+    ),
     Comparison("posterior against the majority", AUROC, "auroc: ensemble", "auroc: majority"),
     Comparison("kept half against all", RECALL, "recall: ensemble", "recall: all"),
-    Comparison("kept half against the best single rule's", RECALL, "recall: ensemble", "recall: best rule"),
+    Comparison(
+        "kept half against the best single rule's", RECALL, "recall: ensemble", "recall: best rule"
+    ),
     Comparison("kept half against the majority's", RECALL, "recall: ensemble", "recall: majority"),
 )
 WORDS = {*scenes.COLOURS, *scenes.SHAPES, *scenes.SIZES}
@@ -62,7 +69,9 @@ def spoilt(dataset, pool, seed):
     for i in replaced:
         lines = dataset.raw(int(i), "text").split("\n")
         at = rng.integers(len(lines))
-        size, colour, shape = (str(rng.choice(list(each))) for each in (scenes.SIZES, scenes.COLOURS, scenes.SHAPES))
+        size, colour, shape = (
+            str(rng.choice(list(each))) for each in (scenes.SIZES, scenes.COLOURS, scenes.SHAPES)
+        )
         lines[at] = str(rng.choice(scenes.LINES)).format(size, colour, shape)
         texts[int(i)] = "\n".join(lines)
     texts |= {int(i): str(rng.choice(BOILERPLATE)) for i in boilerplate}
@@ -85,14 +94,20 @@ def scores_of(dataset, pool, model):
     """rule -> (N,) raw scores of the records of the pool, NaN where it has nothing to say."""
     texts = [dataset.raw(int(i), "text") for i in pool]
     images = [dataset.value(int(i), "image") for i in pool]
-    named = [[w for line in t.split("\n") for w in line.split() if w in scenes.COLOURS] for t in texts]
+    named = [
+        [w for line in t.split("\n") for w in line.split() if w in scenes.COLOURS] for t in texts
+    ]
     boxes, sure = [], []
     for image, colours in zip(images, named):
         found = [coloured(image, c) for c in colours]
         boxes.append(np.concatenate([b for b, _ in found]) if found else np.zeros((0, 4)))
         sure.append(np.concatenate([s for _, s in found]) if found else np.zeros(0))
     seen = embed_records(model.encoder, small(dataset), pool, labels=False).aligned
-    cosine = (normalize(seen["image"].values, dim=1) * normalize(seen["text"].values, dim=1)).sum(1).numpy()
+    cosine = (
+        (normalize(seen["image"].values, dim=1) * normalize(seen["text"].values, dim=1))
+        .sum(1)
+        .numpy()
+    )
     lines = [t.count("\n") + 1 for t in texts]
     return {
         "clip": cosine,
@@ -123,7 +138,9 @@ def measure(seed, dataset):
     order = rng.permutation(dataset.split("train"))
     outside, pool = order[:CLEAN], order[CLEAN:]
     bad, fine = spoilt(dataset, pool, seed)
-    scores = scores_of(bad, pool, trained(small(dataset), outside, plain_clip, BUDGET, seed + 100, RATE))
+    scores = scores_of(
+        bad, pool, trained(small(dataset), outside, plain_clip, BUDGET, seed + 100, RATE)
+    )
     votes = votes_of(scores)
     ensemble = filter_ensembles(votes)
     single = {name: auroc(v, fine) for name, v in votes.items()}
@@ -133,18 +150,24 @@ def measure(seed, dataset):
         "majority": majority(votes),
         "best rule": np.nan_to_num(scores[best], nan=-1.0),
     }
-    found = {f"auroc: {arm}": auroc(score, fine) for arm, score in ranked.items()} | {"auroc: best rule": single[best]}
+    found = {f"auroc: {arm}": auroc(score, fine) for arm, score in ranked.items()} | {
+        "auroc: best rule": single[best]
+    }
     for name, score in scores.items():
         found |= {
             f"auroc: vote of {name}": single[name],
             f"auroc: score of {name}": auroc(np.nan_to_num(score, nan=-1.0), fine),
             f"thought right: {name}": ensemble.accuracy[name],
             f"right: {name}": float(
-                np.mean([(votes[name][fine == t] == (1 if t else -1)).mean() for t in (True, False)])
+                np.mean(
+                    [(votes[name][fine == t] == (1 if t else -1)).mean() for t in (True, False)]
+                )
             ),
         }
     data = small(bad)
-    halves = {"all": np.ones(len(pool), dtype=bool)} | {arm: first_half(score, rng) for arm, score in ranked.items()}
+    halves = {"all": np.ones(len(pool), dtype=bool)} | {
+        arm: first_half(score, rng) for arm, score in ranked.items()
+    }
     for arm, kept in halves.items():
         method = trained(data, np.sort(pool[kept]), plain_clip, BUDGET, seed, RATE)
         found |= {

@@ -39,11 +39,23 @@ ARMS = {
     "string": {"kind": "string"},
     "not memorised": {"memorise": False},
 }
-METRIC, GROWTH = "Recall@10, held-out captions, all stamps as gallery", "factor from 1,000 to 100,000 records"
+METRIC, GROWTH = (
+    "Recall@10, held-out captions, all stamps as gallery",
+    "factor from 1,000 to 100,000 records",
+)
 COMPARISONS = (
-    Comparison("cluster paths against random strings", METRIC, "recall@10: structured", "recall@10: string"),
-    Comparison("memorised against not", METRIC, "recall@10: structured", "recall@10: not memorised"),
-    Comparison("time of a query: products against identifiers", GROWTH, "growth: products", "growth: identifiers"),
+    Comparison(
+        "cluster paths against random strings", METRIC, "recall@10: structured", "recall@10: string"
+    ),
+    Comparison(
+        "memorised against not", METRIC, "recall@10: structured", "recall@10: not memorised"
+    ),
+    Comparison(
+        "time of a query: products against identifiers",
+        GROWTH,
+        "growth: products",
+        "growth: identifiers",
+    ),
 )
 
 
@@ -55,7 +67,9 @@ def gallery(dataset, seed):
     columns = {s: [whole.raw(int(i), s) for i in rows] for s in (IMAGE, TEXT)}
     left = [None if i in set(test.tolist()) else text for i, text in enumerate(columns[TEXT])]
     opened = (
-        data.open(columns | texts, fields={s: whole.fields[s] for s in (IMAGE, TEXT)}, name="stamps")
+        data.open(
+            columns | texts, fields={s: whole.fields[s] for s in (IMAGE, TEXT)}, name="stamps"
+        )
         for texts in ({}, {TEXT: left})
     )
     return *opened, test
@@ -63,7 +77,12 @@ def gallery(dataset, seed):
 
 def recalls(found_NK, captions, test):
     """Of the records that were found for each test caption, whether one among the first and the first ten has it."""
-    hit = np.array([[k >= 0 and captions[k] == captions[i] for k in row] for i, row in zip(test, found_NK.tolist())])
+    hit = np.array(
+        [
+            [k >= 0 and captions[k] == captions[i] for k in row]
+            for i, row in zip(test, found_NK.tolist())
+        ]
+    )
     return {f"recall@{k}": float(hit[:, :k].any(1).mean()) for k in (1, 10)}
 
 
@@ -83,8 +102,15 @@ def by_cosine(method, whole, test):
 def seconds(count, seed, times=7):
     """(under identifiers, by products): the median time of a query."""
     torch.manual_seed(seed)
-    writer, read = IdentifierWriter(64, 10, depth=2, heads=2).eval(), Ragged(torch.randn(12, 64), torch.tensor([12]))
-    trie, vectors, query = Trie(numeric(count, 10)), normalize(torch.randn(count, 64), dim=1), torch.randn(64)
+    writer, read = (
+        IdentifierWriter(64, 10, depth=2, heads=2).eval(),
+        Ragged(torch.randn(12, 64), torch.tensor([12])),
+    )
+    trie, vectors, query = (
+        Trie(numeric(count, 10)),
+        normalize(torch.randn(count, 64), dim=1),
+        torch.randn(64),
+    )
 
     def clock(ask):
         taken = []
@@ -94,7 +120,9 @@ def seconds(count, seed, times=7):
             taken.append(time.perf_counter() - begun)
         return median(taken)
 
-    return clock(lambda: writer.find(read, trie, beams=10)), clock(lambda: (vectors @ query).topk(10))
+    return clock(lambda: writer.find(read, trie, beams=10)), clock(
+        lambda: (vectors @ query).topk(10)
+    )
 
 
 def measure(seed, dataset):

@@ -1,4 +1,4 @@
-"""GRAM (row 158): the volume of all fields against cosines of pairs, on stamps and on the Earth.
+"""GRAM (row 158): the volume of all senses against cosines of pairs, on stamps and on the Earth.
 Cicchetti et al., ICLR 2025, arXiv:2412.11959. Equal encoders, steps, batch and rates; in all arms the temperature starts at .07 and
 is learned; GRAM has its label smoothing, as published. GRAM ranks by smallest volume, the others by largest (mean) cosine."""
 
@@ -20,8 +20,8 @@ from amodal.objectives.gram_volume import gram_volume, volumes
 from amodal.objectives.info_nce import info_nce
 
 CLAIM = (
-    "With three fields, volume-based contrastive training gives higher Recall@5 between the two fields other than the anchor, and from "
-    "the anchor to the two others together, than InfoNCE of each field with the anchor at equal encoders and budget. Stamps: picture "
+    "With three senses, volume-based contrastive training gives higher Recall@5 between the two senses other than the anchor, and from "
+    "the anchor to the two others together, than InfoNCE of each sense with the anchor at equal encoders and budget. Stamps: picture "
     "and spoken caption, anchored to the caption; the Earth: relief and climate, anchored to colour."
 )
 DATA = "tuxpaint"
@@ -33,7 +33,12 @@ SETS = {  # the anchor first
 }
 TASKS = ("without the anchor", "anchor to both")
 COMPARISONS = tuple(
-    Comparison(f"{where}, {task}", "Recall@5, held out", f"{where}, {task}: gram", f"{where}, {task}: anchored")
+    Comparison(
+        f"{where}, {task}",
+        "Recall@5, held out",
+        f"{where}, {task}: gram",
+        f"{where}, {task}: anchored",
+    )
     for where in SETS
     for task in TASKS
 )
@@ -48,17 +53,26 @@ def cosines(anchor, encoder):
 
     def objective(z):
         pairs = field_pairs(z, anchor)
-        return share({f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale()) for a, b in pairs})
+        return share(
+            {
+                f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale())
+                for a, b in pairs
+            }
+        )
 
     return Towers(encoder.align(WIDTH), objective, learned=scale)
 
 
 def arms(anchor):
-    return {"gram": partial(gram, anchor), "anchored": partial(cosines, anchor), "pairs": partial(cosines, None)}
+    return {
+        "gram": partial(gram, anchor),
+        "anchored": partial(cosines, anchor),
+        "pairs": partial(cosines, None),
+    }
 
 
 def complete(dataset, fields, method, part):
-    """The vectors of each field, of the records of a part that have all."""
+    """The vectors of each sense, of the records of a part that have all."""
     aligned: Embeddings = embed_records(method.encoder, dataset, dataset.split(part)).aligned
     return aligned.complete(fields)[1]
 
@@ -75,14 +89,16 @@ def recalls(arm, vectors):
     return {TASKS[0]: (recall(a, b) + recall(b, a)) / 2, TASKS[1]: recall(anchor, a, b)}
 
 
-def small(dataset, sources):
-    """The sources, in few tokens: 32-pixel pictures, 4 bytes of text and .3 s of 32 mel bands a token."""
-    chosen = dataset.select(sources)
+def small(dataset, names):
+    """The senses, in few tokens: 32-pixel pictures, 4 bytes of text and .3 s of 32 mel bands a token."""
+    chosen = dataset.select(names)
     fields = dict(chosen.fields)
     if "speech" in fields:
         fields["image"] = replace(fields["image"], size=32, patch=8)
         fields["caption_fr"] = replace(fields["caption_fr"], patch=4)
-        fields["speech"] = replace(fields["speech"], mels=32, hop_ms=20.0, patch=(16, 32), mean=0.0, std=0.0)
+        fields["speech"] = replace(
+            fields["speech"], mels=32, hop_ms=20.0, patch=(16, 32), mean=0.0, std=0.0
+        )
     return chosen.with_fields(fields)
 
 
@@ -101,7 +117,9 @@ def measure(seed, dataset):
         chosen = small(whole, SETS[where][0])
         for arm in arms(""):
             vectors = complete(chosen, SETS[where][0], train(arm, where, seed, chosen), "test")
-            found |= {f"{where}, {task}: {arm}": value for task, value in recalls(arm, vectors).items()}
+            found |= {
+                f"{where}, {task}: {arm}": value for task, value in recalls(arm, vectors).items()
+            }
     return found
 
 
@@ -111,11 +129,21 @@ def picture(dataset, path):
     earth = small(data.open("globe"), fields)
     with drawing(path, 7, 2.6) as figure:
         for ax, (arm, title) in zip(
-            figure.subplots(1, 2, sharey=True), (("gram", "GRAM"), ("anchored", "InfoNCE with colour"))
+            figure.subplots(1, 2, sharey=True),
+            (("gram", "GRAM"), ("anchored", "InfoNCE with colour")),
         ):
             vectors = complete(earth, fields, train(arm, "Earth", 0, earth), "test")
-            for shift, name in ((0, "fields of one tile"), (1, "of three different tiles")):
+            for shift, name in ((0, "senses of one tile"), (1, "of three different tiles")):
                 values = gram_volume([v.roll(i * shift, 0) for i, v in enumerate(vectors)])
-                ax.hist(values.numpy(), bins=40, range=(0, 1), alpha=0.7, color=COLOURS[shift], label=name)
-            ax.set(title=title, xlabel="volume of colour, relief and climate", ylabel="held-out tuples")
+                ax.hist(
+                    values.numpy(),
+                    bins=40,
+                    range=(0, 1),
+                    alpha=0.7,
+                    color=COLOURS[shift],
+                    label=name,
+                )
+            ax.set(
+                title=title, xlabel="volume of colour, relief and climate", ylabel="held-out tuples"
+            )
         figure.axes[0].legend()

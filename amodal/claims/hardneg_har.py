@@ -31,7 +31,9 @@ ALONE = "balanced accuracy, exercise of unseen people, one sensor (mean of two),
 COMPARISONS = (
     Comparison("hard negatives against plain InfoNCE", BOTH, "hard, both", "plain, both"),
     Comparison("beta 1 against beta 10", BOTH, "hard, both", "too hard, both"),
-    Comparison("both sensors in pre-training against SimCLR", ALONE, "hard, alone", "simclr, alone"),
+    Comparison(
+        "both sensors in pre-training against SimCLR", ALONE, "hard, alone", "simclr, alone"
+    ),
 )
 ARMS = {
     "hard": ("hardneg_har", {"beta": 1.0, "prior": 0.1}),
@@ -49,9 +51,20 @@ def probed(method, dataset, train, test, seed):
         both = side_by_side(found, FIELDS)
         columns = {s: found[s] for s in FIELDS} | {"both": both}
         labels = {"exercise": dataset.label("exercise")[rows]}
-        return Embedded([""] * len(rows), Embeddings({"both": both}, len(rows)), Embeddings(columns, len(rows)), labels)
+        return Embedded(
+            [""] * len(rows),
+            Embeddings({"both": both}, len(rows)),
+            Embeddings(columns, len(rows)),
+            labels,
+        )
 
-    options = {"label": "exercise", "few": FEW, "draws": 5, "seed": seed, "sources": ("both", *FIELDS)}
+    options = {
+        "label": "exercise",
+        "few": FEW,
+        "draws": 5,
+        "seed": seed,
+        "sources": ("both", *FIELDS),
+    }
     found = linear(embedded(train), embedded(test), **options).rows
     value = {row["source"]: row["value"] for row in found if row["metric"] == "balanced accuracy"}
     return {"both": value["both"], "alone": float(np.mean([value[s] for s in FIELDS]))}
@@ -67,5 +80,8 @@ def measure(seed, dataset):
     for arm, (name, options) in ARMS.items():
         make = lambda encoder, name=name, options=options: methods.build(name, encoder, **options)  # noqa: E731
         method = trained(watch, train, make, BUDGET, seed, *BUDGET.rates)
-        found |= {f"{arm}, {what}": value for what, value in probed(method, watch, train, test, seed).items()}
+        found |= {
+            f"{arm}, {what}": value
+            for what, value in probed(method, watch, train, test, seed).items()
+        }
     return found

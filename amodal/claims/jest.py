@@ -60,7 +60,9 @@ class Recall(Watch):
         self.dataset, self.curve = dataset, []
 
     def measure(self, encoder):
-        rows = retrieval(None, embed_records(encoder, self.dataset, self.dataset.split("test")), at=(1,)).rows
+        rows = retrieval(
+            None, embed_records(encoder, self.dataset, self.dataset.split("test")), at=(1,)
+        ).rows
         self.curve.append(mean(row["value"] for row in rows if row["metric"] == "recall@1"))
         encoder.train()
         return {}
@@ -72,7 +74,12 @@ def parts_of(dataset, seed):
     clean, pool = order[:CLEAN], order[CLEAN:]
     wrong = chosen(dataset, pool, 0.5, seed=seed)
     twice = chosen(dataset, pool, 0.25, seed=seed + 1000)
-    return clean, np.concatenate([pool, twice]), wrong, mismatched(dataset, wrong, field="text", seed=seed)
+    return (
+        clean,
+        np.concatenate([pool, twice]),
+        wrong,
+        mismatched(dataset, wrong, field="text", seed=seed),
+    )
 
 
 def run(dataset, pool, seed, choose):
@@ -92,7 +99,9 @@ def run(dataset, pool, seed, choose):
         choose.prepare(method)
     recipe = Recipe(steps=BUDGET.steps, lr=RATE, precision="float32")
     with tempfile.TemporaryDirectory() as out:
-        quiet = dict(save_every=BUDGET.steps, measure_every=EVERY, tensorboard=False, progress=False)
+        quiet = dict(
+            save_every=BUDGET.steps, measure_every=EVERY, tensorboard=False, progress=False
+        )
         train(method, batches, recipe, Path(out), watch=recall, choose=note, **quiet)
     return recall.curve, taken
 
@@ -131,7 +140,11 @@ def picture(dataset, path):
     choose.prepare(method)
     taken = set(choose(method, batch, 1).keys)
     bad, number = {dataset.keys[i] for i in wrong}, {key: i for i, key in enumerate(dataset.keys)}
-    each = json.loads(path.with_suffix(".json").read_text())["measured"] if path.with_suffix(".json").exists() else []
+    each = (
+        json.loads(path.with_suffix(".json").read_text())["measured"]
+        if path.with_suffix(".json").exists()
+        else []
+    )
     with drawing(path, 11, 5.2) as drawn:
         grid = drawn.add_gridspec(4, 12, wspace=0.05)
         axes = drawn.add_subplot(grid[:, :4])
@@ -152,5 +165,7 @@ def picture(dataset, path):
                 axes = drawn.add_subplot(grid[2 * row + n // 6, 5 + n % 6])
                 axes.imshow(dataset.fields["image"].show(dataset.value(number[key], "image")))
                 axes.set(xticks=[], yticks=[])
-                axes.spines[:].set(visible=True, color=COLOURS[5] if key in bad else COLOURS[2], linewidth=3)
+                axes.spines[:].set(
+                    visible=True, color=COLOURS[5] if key in bad else COLOURS[2], linewidth=3
+                )
                 axes.set_title(f"{words}: {share:.0%} mismatched" if n == 0 else "", fontsize=9)

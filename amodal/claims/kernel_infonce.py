@@ -35,8 +35,20 @@ ARMS = {
 ALIGNMENT = "mean squared cosine of principal angles with ten Laplacian eigenvectors"
 ACCURACY = "accuracy of a linear probe, held-out digits"
 COMPARISONS = (
-    Comparison("InfoNCE on a graph, against random", ALIGNMENT, "alignment, gaussian", "alignment, random", margin=0.5),
-    Comparison("Gaussian + Laplacian, against Gaussian", ACCURACY, "probe, sum", "probe, gaussian", margin=-0.01),
+    Comparison(
+        "InfoNCE on a graph, against random",
+        ALIGNMENT,
+        "alignment, gaussian",
+        "alignment, random",
+        margin=0.5,
+    ),
+    Comparison(
+        "Gaussian + Laplacian, against Gaussian",
+        ACCURACY,
+        "probe, sum",
+        "probe, gaussian",
+        margin=-0.01,
+    ),
 )
 
 
@@ -59,7 +71,9 @@ def on_a_graph(seed, digits):
     graph = neighbour_graph(pixels - pixels.mean(0), NEIGHBOURS)
     _, smooth = smooth_functions(graph, WIDTH)
     ends = {
-        "random": normalize(torch.randn(NODES, WIDTH, generator=torch.Generator().manual_seed(seed)), dim=1),
+        "random": normalize(
+            torch.randn(NODES, WIDTH, generator=torch.Generator().manual_seed(seed)), dim=1
+        ),
         "spectral contrastive loss": minimised(lambda z: graph_spectral(z, z, graph), seed),
     }
     for name, gamma in (("gaussian", 2.0), ("laplacian", 1.0)):

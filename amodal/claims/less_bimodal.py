@@ -39,8 +39,12 @@ ONE, TWO = "accuracy, colour in one picture", "accuracy, statements about two pi
 COMPARISONS = (
     Comparison("no pairs against all", ONE, "one: none", "one: all", margin=-0.05),
     Comparison("all pairs against none", TWO, "two: all", "two: none"),
-    Comparison("5 % of the pairs against half way from none to all", TWO, "two: 5 %", "two: half way"),
-    Comparison("lists of labels against half way from none to all", TWO, "two: labels", "two: half way"),
+    Comparison(
+        "5 % of the pairs against half way from none to all", TWO, "two: 5 %", "two: half way"
+    ),
+    Comparison(
+        "lists of labels against half way from none to all", TWO, "two: labels", "two: half way"
+    ),
 )
 
 
@@ -64,8 +68,12 @@ def two(inside, rows, count, rng):
     for number in range(count):
         colour = str(rng.choice(list(scenes.COLOURS)))
         true = bool(number % 2)
-        pair = rng.permutation([rng.choice(having[colour]), rng.choice((having if true else without)[colour])])
-        for column, value in zip(found.values(), (*map(int, pair), f"a {colour}", "yes" if true else "no")):
+        pair = rng.permutation(
+            [rng.choice(having[colour]), rng.choice((having if true else without)[colour])]
+        )
+        for column, value in zip(
+            found.values(), (*map(int, pair), f"a {colour}", "yes" if true else "no")
+        ):
             column.append(value)
     return found
 
@@ -74,7 +82,9 @@ def task(name, dataset, inside, rows, count, rng):
     """So many questions as a dataset."""
     columns = {"one": one, "two": two}[name](inside, rows, count, rng)
     pictures = {f: [dataset.raw(i, "image") for i in columns[f]] for f in TASKS[name]}
-    opened = data.open(pictures | {k: columns[k] for k in ("text", "label")}, name=f"questions, {name}")
+    opened = data.open(
+        pictures | {k: columns[k] for k in ("text", "label")}, name=f"questions, {name}"
+    )
     image, text = dataset.fields["image"], replace(dataset.fields["text"], max_length=4)
     return opened.with_fields({f: image for f in TASKS[name]} | {"text": text})
 
@@ -86,7 +96,9 @@ def as_labels(dataset, inside, seed):
         words = [word for pair in each for word in pair]
         lists.append(" ".join(words[k] for k in rng.permutation(len(words))))
     pictures = [dataset.raw(i, "image") for i in range(len(dataset))]
-    return data.open({"image": pictures, "text": lists}, name="lists of labels").with_fields(dataset.fields)
+    return data.open({"image": pictures, "text": lists}, name="lists of labels").with_fields(
+        dataset.fields
+    )
 
 
 def apart(encoder):
@@ -96,7 +108,7 @@ def apart(encoder):
 
 
 def begin_with(method, learnt, fields):
-    """Copy what the encoders, and co-attention if it was trained, have learnt; each of `fields` begins as the pictures' tower."""
+    """Copy what the encoders, and co-attention if it was trained, have learnt; each of `senses` begins as the pictures' tower."""
     for name, value in method.state_dict().items():
         before = re.sub(rf"\.({'|'.join(fields)})(?=\.|$)", ".image", name)
         if before in learnt and name.startswith(("encoder.", "co.")):
@@ -109,7 +121,10 @@ def accuracy(method, dataset, rows):
     right = total = 0
     for batch in Loader(dataset, rows, batch=300, shuffle=False, labels=("label",)):
         guess = method.predict(batch).values.argmax(1)
-        right, total = right + int((guess == batch.labels["label"].values).sum()), total + len(guess)
+        right, total = (
+            right + int((guess == batch.labels["label"].values).sum()),
+            total + len(guess),
+        )
     return right / total
 
 
@@ -129,12 +144,17 @@ def measure(seed, dataset):
     }
     known = {"none": learnt}
     for arm, (records, rows) in sources.items():
-        method = begin_with(untrained(records, partial(build, pairs=1.0), PAIRS, seed), learnt, TASKS["one"])
+        method = begin_with(
+            untrained(records, partial(build, pairs=1.0), PAIRS, seed), learnt, TASKS["one"]
+        )
         known[arm] = fit(method, records, rows, PAIRS, seed, *PAIRS.rates).state_dict()
     found = {}
     for name, fields in TASKS.items():
         rng = np.random.default_rng([seed, 2])
-        parts = [task(name, dataset, inside, rows, n, rng) for rows, n in ((train, LABELLED), (held, TESTED))]
+        parts = [
+            task(name, dataset, inside, rows, n, rng)
+            for rows, n in ((train, LABELLED), (held, TESTED))
+        ]
         classes = tuple(sorted(set(parts[0].label("label"))))
         target = (Target("label", "classes", classes),)
         make = partial(build, label="label", targets=target, pairs=0.0)

@@ -46,7 +46,10 @@ COMPARISONS = (
 
 def prepared(dataset):
     fields = dataset.select(FIELDS).fields
-    image, text = replace(fields["image"], size=48, patch=8), replace(fields["annotation"], patch=4, max_length=16)
+    image, text = (
+        replace(fields["image"], size=48, patch=8),
+        replace(fields["annotation"], patch=4, max_length=16),
+    )
     return dataset.select(FIELDS).with_fields({"image": image, "annotation": text})
 
 
@@ -58,12 +61,20 @@ def recall(method, emoji, part):
 def arm(name, emoji, seed, budget=BUDGET):
     method, options, encoder = ARMS[name]
     make = lambda e: methods.build(method, e, **options)  # noqa: E731
-    return best(emoji, emoji.split("train"), make, budget, seed, lambda m: recall(m, emoji, "valid"), **encoder)
+    return best(
+        emoji,
+        emoji.split("train"),
+        make,
+        budget,
+        seed,
+        lambda m: recall(m, emoji, "valid"),
+        **encoder,
+    )
 
 
 @torch.no_grad()
 def routed(method, emoji, part="test"):
-    """field -> tokens of held-out records that go to each expert (E,), and the share of its tokens that reach theirs."""
+    """sense -> tokens of held-out records that go to each expert (E,), and the share of its tokens that reach theirs."""
     encoder, logits = method.encoder, {s: [] for s in FIELDS}
     for batch in Loader(emoji, emoji.split(part), batch=256, shuffle=False):
         routing = {}
@@ -74,7 +85,10 @@ def routed(method, emoji, part="test"):
     for s in FIELDS:
         surest, expert = torch.cat(logits[s]).softmax(1).max(1)
         passed = surest >= least[expert]
-        found[s] = torch.bincount(expert[passed], minlength=len(least)), float(passed.float().mean())
+        found[s] = (
+            torch.bincount(expert[passed], minlength=len(least)),
+            float(passed.float().mean()),
+        )
     return found
 
 
@@ -85,19 +99,30 @@ def measure(seed, dataset):
         found[name] = recall(method, emoji, "test")
         if name != "dense":
             counts, passed = routed(method, emoji)["annotation"]
-            found[f"passed, {name}"], found[f"passed by pictures, {name}"] = passed, routed(method, emoji)["image"][1]
+            found[f"passed, {name}"], found[f"passed by pictures, {name}"] = (
+                passed,
+                routed(method, emoji)["image"][1],
+            )
             found[f"used, {name}"] = float((counts >= 0.01 * counts.sum()).sum())
     return found
 
 
 def picture(dataset, path):
-    """Of the tokens that each field sends through, the share that each expert gets."""
+    """Of the tokens that each sense sends through, the share that each expert gets."""
     emoji = prepared(dataset)
     with drawing(path, 7, 2.6) as figure:
         for ax, name in zip(figure.subplots(1, 2, sharey=True), ("classic", "entropies")):
-            for k, (field, (counts, passed)) in enumerate(routed(arm(name, emoji, 0), emoji).items()):
+            for k, (field, (counts, passed)) in enumerate(
+                routed(arm(name, emoji, 0), emoji).items()
+            ):
                 share, label = counts / counts.sum(), f"{field}: {passed:.0%} get through"
-                ax.bar([e + 0.4 * k for e in range(len(share))], share.tolist(), 0.4, color=COLOURS[k], label=label)
+                ax.bar(
+                    [e + 0.4 * k for e in range(len(share))],
+                    share.tolist(),
+                    0.4,
+                    color=COLOURS[k],
+                    label=label,
+                )
             ax.set(
                 title=f"{name} losses" if name == "classic" else "with entropies",
                 xlabel="expert",

@@ -1,5 +1,5 @@
 """MAE: what an encoder learns by filling in hidden patches can be read off linearly.
-He et al., CVPR 2022, arXiv:2111.06377, over two fields as in MultiMAE. No row of its own: a claim about the library."""
+He et al., CVPR 2022, arXiv:2111.06377, over two senses as in MultiMAE. No row of its own: a claim about the library."""
 
 from functools import partial
 
@@ -17,7 +17,9 @@ BUDGET = Budget(steps=200, batch=256)
 FIELDS = ("colour", "relief")
 ZONE, SST = "accuracy, climate zone from colour", "R2, sea temperature from colour and relief"
 COMPARISONS = (
-    Comparison("MAE features against the untrained encoder's", ZONE, "zone, mae", "zone, untrained"),
+    Comparison(
+        "MAE features against the untrained encoder's", ZONE, "zone, mae", "zone, untrained"
+    ),
     Comparison("MAE features against pixels", ZONE, "zone, mae", "zone, pixels"),
     Comparison("MAE features against the untrained encoder's", SST, "sst, mae", "sst, untrained"),
     Comparison("MAE features against pixels", SST, "sst, mae", "sst, pixels"),
@@ -50,6 +52,8 @@ def measure(seed, dataset):
     }
     found = {}
     for label, source, fields in PROBES:
-        found |= {f"{label}, {name}": read(method, label, source, "test") for name, method in arms.items()}
+        found |= {
+            f"{label}, {name}": read(method, label, source, "test") for name, method in arms.items()
+        }
         found[f"{label}, pixels"] = probed(label, partial(raw, globe, names=fields), "test")
     return found

@@ -33,11 +33,32 @@ ZERO_SHOT, RECALL = (
     "Recall@10, mean of both directions, 238 held-out pairs",
 )
 COMPARISONS = (
-    Comparison("50 % of the patches against all", ZERO_SHOT, "zero-shot: 50 %", "zero-shot: all", margin=-0.02),
-    Comparison("25 % of the patches against all", ZERO_SHOT, "zero-shot: 25 %", "zero-shot: all", margin=-0.02),
-    Comparison("50 % of the patches against all", RECALL, "recall: 50 %", "recall: all", margin=-0.02),
-    Comparison("25 % of the patches against all", RECALL, "recall: 25 %", "recall: all", margin=-0.02),
-    Comparison("with the spectral term against without", ZERO_SHOT, "zero-shot: 50 %, spectral", "zero-shot: 50 %"),
+    Comparison(
+        "50 % of the patches against all",
+        ZERO_SHOT,
+        "zero-shot: 50 %",
+        "zero-shot: all",
+        margin=-0.02,
+    ),
+    Comparison(
+        "25 % of the patches against all",
+        ZERO_SHOT,
+        "zero-shot: 25 %",
+        "zero-shot: all",
+        margin=-0.02,
+    ),
+    Comparison(
+        "50 % of the patches against all", RECALL, "recall: 50 %", "recall: all", margin=-0.02
+    ),
+    Comparison(
+        "25 % of the patches against all", RECALL, "recall: 25 %", "recall: all", margin=-0.02
+    ),
+    Comparison(
+        "with the spectral term against without",
+        ZERO_SHOT,
+        "zero-shot: 50 %, spectral",
+        "zero-shot: 50 %",
+    ),
 )
 
 
@@ -47,7 +68,9 @@ def measure(seed, dataset):
     for arm, (ratio, spectral, steps) in ARMS.items():
         make = partial(methods.build, "medflip", width=64, ratio=ratio, spectral=spectral)
         begun = time.process_time()
-        method = trained(stamps, parts["train"], make, replace(BUDGET, steps=steps), seed, BUDGET.rates[0])
+        method = trained(
+            stamps, parts["train"], make, replace(BUDGET, steps=steps), seed, BUDGET.rates[0]
+        )
         found[f"seconds: {arm}"] = time.process_time() - begun
         found[f"zero-shot: {arm}"] = _stamps.zero_shot(method, stamps, parts["test"])
         found[f"recall: {arm}"] = _stamps.recall(method, stamps, parts["test"])

@@ -42,7 +42,11 @@ COMPARISONS = (
 def zero_shot(method, dataset, rows, truth, prompts):
     """Macro AUC of the cosine between the signals of `rows` and the prompt of each finding."""
     asked = normalize(embed_values(method.encoder, "report", list(prompts.values())), dim=1)
-    seen = embed_records(method.encoder, dataset.select(["ecg"]), rows, labels=False).aligned["ecg"].values
+    seen = (
+        embed_records(method.encoder, dataset.select(["ecg"]), rows, labels=False)
+        .aligned["ecg"]
+        .values
+    )
     scores = normalize(seen, dim=1) @ asked.T
     return mean(auroc(scores[:, k].numpy(), truth[rows, k]) for k in range(len(prompts)))
 
@@ -67,10 +71,19 @@ def measure(seed, dataset):
     found = {}
     for arm, weight in (("merl", 1.0), ("cross-modal alone", 0.0)):
         make = partial(methods.build, "merl", weight=weight, width=64, hidden=64)
-        method = trained(dataset, train, make, BUDGET, seed, BUDGET.rates[0], **methods.encoder_options("merl"))
+        method = trained(
+            dataset, train, make, BUDGET, seed, BUDGET.rates[0], **methods.encoder_options("merl")
+        )
         for kind, some in prompts.items():
             found[f"{arm}, {kind}"] = zero_shot(method, dataset, test, truth, some)
         found[f"{arm}, 10 % of labels"] = probed(method, dataset.select(["ecg"]), few, test, truth)
     signals = dataset.select(["ecg"])
-    alone = trained(signals, train, partial(methods.build, "simclr", temperature=0.1), BUDGET, seed, BUDGET.rates[0])
+    alone = trained(
+        signals,
+        train,
+        partial(methods.build, "simclr", temperature=0.1),
+        BUDGET,
+        seed,
+        BUDGET.rates[0],
+    )
     return found | {"simclr, 10 % of labels": probed(alone, signals, few, test, truth)}

@@ -38,7 +38,10 @@ ARMS = {
 }
 SCALE = {"queue": 512, "momentum": 0.9}
 PLACES = {"top left": (0, 0), "top right": (0, 8), "bottom left": (8, 0), "bottom right": (8, 8)}
-AUC, CHANGE = "AUC-ROC, mean over digits, held out", "change of AUC-ROC against all quadrants, held out"
+AUC, CHANGE = (
+    "AUC-ROC, mean over digits, held out",
+    "change of AUC-ROC against all quadrants, held out",
+)
 COMPARISONS = tuple(
     Comparison(f"all quadrants: attention against {arm}", AUC, "attention, all", f"{arm}, all") for arm in ("sum", "conv", "se", "aff")
 ) + tuple(
@@ -50,9 +53,11 @@ COMPARISONS = tuple(
 def quadrants(digits):
     """A dataset of four fields and the label."""
     ink = _digits.ink(digits, 16)
-    sources = {name: [p[y : y + 8, x : x + 8] for p in ink] for name, (y, x) in PLACES.items()}
-    fields = {s: Image.infer(v, channels=1, size=8, patch=4, flip=False) for s, v in sources.items()}
-    return data.open(sources | {"digit": list(digits.label("digit"))}, name="quadrants of digits").with_fields(fields)
+    raw = {name: [p[y : y + 8, x : x + 8] for p in ink] for name, (y, x) in PLACES.items()}
+    fields = {s: Image.infer(v, channels=1, size=8, patch=4, flip=False) for s, v in raw.items()}
+    return data.open(
+        raw | {"digit": list(digits.label("digit"))}, name="quadrants of digits"
+    ).with_fields(fields)
 
 
 def made(arm, encoder):
@@ -79,7 +84,9 @@ def measure(seed, dataset):
         subsets = [s for n in range(1, len(PLACES) + 1) for s in combinations(PLACES, n)]
         value = {s: auc(method, chosen, test, numbers[test], s) for s in subsets}
         whole = found[f"{arm}, all"] = value.pop(subsets[-1])
-        found |= {f"{arm}, {n} of 4": mean(v for s, v in value.items() if len(s) == n) for n in (1, 2, 3)}
+        found |= {
+            f"{arm}, {n} of 4": mean(v for s, v in value.items() if len(s) == n) for n in (1, 2, 3)
+        }
         found[f"{arm}, lost with one removed"] = found[f"{arm}, 3 of 4"] - whole
         found[f"{arm}, lost with some removed"] = mean(value.values()) - whole
     return found

@@ -33,8 +33,18 @@ COMPARISONS = tuple(
     Comparison(f"retrieval: LSE+NL against {arm}", RECALL, "recall: lse+nl", f"recall: {arm}")
     for arm in ("global", "max", "attention")
 ) + (
-    Comparison("grounding: LSE+NL against global", "contrast-to-noise ratio (signed)", "cnr: lse+nl", "cnr: global"),
-    Comparison("grounding: LSE against global", "contrast-to-noise ratio (signed)", "cnr: lse", "cnr: global"),
+    Comparison(
+        "grounding: LSE+NL against global",
+        "contrast-to-noise ratio (signed)",
+        "cnr: lse+nl",
+        "cnr: global",
+    ),
+    Comparison(
+        "grounding: LSE against global",
+        "contrast-to-noise ratio (signed)",
+        "cnr: lse",
+        "cnr: global",
+    ),
 )
 
 
@@ -44,12 +54,23 @@ def measure(seed, dataset):
     cover = _scenes.places(words, test)
     found["pointing: chance"] = float((cover > 0).double().mean())
     for arm, options in ARMS.items():
-        make = partial(methods.build, "mil_vl", width=64, captions=4, sharpness=SHARPNESS, **options)
+        make = partial(
+            methods.build, "mil_vl", width=64, captions=4, sharpness=SHARPNESS, **options
+        )
         method = trained(words, train, make, BUDGET, seed, BUDGET.rates[0])
-        patches, (lines, lengths) = _scenes.patches(method, words, test), _scenes.lines(method, words, test)
+        patches, (lines, lengths) = (
+            _scenes.patches(method, words, test),
+            _scenes.lines(method, words, test),
+        )
         maps = _scenes.laid_over(patches, lines, lengths)
-        pictures = embed_records(method.encoder, words.select(["image"]), test, labels=False).aligned["image"].values
-        found[f"recall: {arm}"] = recall_at_1(scores(method, options, pictures, patches, lines, lengths))
+        pictures = (
+            embed_records(method.encoder, words.select(["image"]), test, labels=False)
+            .aligned["image"]
+            .values
+        )
+        found[f"recall: {arm}"] = recall_at_1(
+            scores(method, options, pictures, patches, lines, lengths)
+        )
         found[f"cnr: {arm}"] = mean(contrast_to_noise(maps, cover).tolist())
         found[f"pointing: {arm}"] = mean(pointing(maps, cover).tolist())
     return found
@@ -62,13 +83,26 @@ def scores(method, options, pictures, patches, lines, lengths):
     if options.get("local", 1.0):
         pool = pooling(options.get("pool", "lse"), SHARPNESS)
         parts = zip(patches.split(32), there.split(32))
-        total = torch.cat([bag_scores(p, m, lines, lengths, pool=pool) for p, m in parts]) * method.learned["local"]()
+        total = (
+            torch.cat([bag_scores(p, m, lines, lengths, pool=pool) for p, m in parts])
+            * method.learned["local"]()
+        )
     if options.get("whole", 1.0):
-        alone, one = normalize(pictures, dim=1)[:, None], torch.ones(len(pictures), 1, dtype=torch.bool)
-        total = total + bag_scores(alone, one, lines, lengths, pool=pooling("mean", 1.0)) * method.learned["whole"]()
+        alone, one = (
+            normalize(pictures, dim=1)[:, None],
+            torch.ones(len(pictures), 1, dtype=torch.bool),
+        )
+        total = (
+            total
+            + bag_scores(alone, one, lines, lengths, pool=pooling("mean", 1.0))
+            * method.learned["whole"]()
+        )
     return total
 
 
 def recall_at_1(scores):
     own = torch.arange(len(scores))
-    return float((scores.argmax(1) == own).double().mean() + (scores.argmax(0) == own).double().mean()) / 2
+    return (
+        float((scores.argmax(1) == own).double().mean() + (scores.argmax(0) == own).double().mean())
+        / 2
+    )

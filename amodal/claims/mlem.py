@@ -79,10 +79,15 @@ def scores(arm, field, seen, group, asked, seed):
     within = np.isin(group, groups[: len(groups) * 6 // 10])
     parts = np.flatnonzero(within), np.flatnonzero(~within)
     make = partial(methods.build, "mlem", learns=arm, **DECODER)
-    method = trained(records, parts[0], make, BUDGET, seed, BUDGET.rates[0], **methods.encoder_options("mlem"))
+    method = trained(
+        records, parts[0], make, BUDGET, seed, BUDGET.rates[0], **methods.encoder_options("mlem")
+    )
     vectors = [features(method.encoder, records, rows)["events"].values for rows in parts]
     columns = [Column(v, torch.arange(len(v))) for v in vectors]
-    return {task: probe(columns[0], labels[parts[0]], columns[1], labels[parts[1]]) for task, labels in asked.items()}
+    return {
+        task: probe(columns[0], labels[parts[0]], columns[1], labels[parts[1]])
+        for task, labels in asked.items()
+    }
 
 
 def measure(seed, dataset):
@@ -98,5 +103,7 @@ def measure(seed, dataset):
         }
     better = {t: max(found[f"{t}: contrastive"], found[f"{t}: generative"]) for t in WHOLE + NEXT}
     return found | {
-        "mlem as good as the better": float(sum(found[f"{t}: mlem"] >= b - TOLERANCE for t, b in better.items()))
+        "mlem as good as the better": float(
+            sum(found[f"{t}: mlem"] >= b - TOLERANCE for t, b in better.items())
+        )
     }

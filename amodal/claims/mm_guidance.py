@@ -1,10 +1,10 @@
-"""Guidance (row 116): a field that is there only while training makes the one that is deployed tell more, at the same cost.
+"""Guidance (row 116): a sense that is there only while training makes the one that is deployed tell more, at the same cost.
 Zhao et al., 2023, arXiv:2309.03452.
 
 Two real sets, split anew for each seed. Emoji: the picture is deployed, its English text guides, told is the group. Handwritten digits: the
 left half is deployed, the right half guides, told is the digit. All networks begin fresh. Arms, all with the same trunk for the deployed
-field, a linear classifier, the same steps and two learning rates, of which the better is taken, by the macro-F1 of validation records told
-from the deployed field alone: `guided`; `alone`, which never sees the guide; `logits`, guided without following the vector, which is
+sense, a linear classifier, the same steps and two learning rates, of which the better is taken, by the macro-F1 of validation records told
+from the deployed sense alone: `guided`; `alone`, which never sees the guide; `logits`, guided without following the vector, which is
 distillation from the classifier of both; `imagined`, which tells from both, and at test from a perceptron's guess of the guide's vector (in
 training it learns to tell from the guess, too). What a record costs at test is counted in operations (multiply and add) of its
 products, which are the same whatever the machine does beside.
@@ -33,14 +33,17 @@ from amodal.methods.shared.shapes import share
 from amodal.nn.heads.supervised import SupervisedHead, targets_of
 
 CLAIM = (
-    "A network that tells classes from one field has a higher macro-F1 if a second field guided it in training than without, and than if "
-    "it only followed the logits of both, at the same cost at test; guessing what the second field would be costs more."
+    "A network that tells classes from one sense has a higher macro-F1 if a second sense guided it in training than without, and than if "
+    "it only followed the logits of both, at the same cost at test; guessing what the second sense would be costs more."
 )
 DATA = "openmoji"
 SEEDS = 5
 BUDGET = Budget(steps=70, batch=64, rates=(1e-3, 4e-3))
-SETS = {"emoji": ("image", "annotation"), "digits": ("left", "right")}  # what is deployed, and its guide
-F1, COST = "macro-F1, told from the deployed field", "thousand operations a record"
+SETS = {
+    "emoji": ("image", "annotation"),
+    "digits": ("left", "right"),
+}  # what is deployed, and its guide
+F1, COST = "macro-F1, told from the deployed sense", "thousand operations a record"
 COMPARISONS = (
     *(Comparison(f"{s}: guided against alone", F1, f"{s}: guided", f"{s}: alone") for s in SETS),
     *(Comparison(f"{s}: guided against logits only", F1, f"{s}: guided", f"{s}: logits") for s in SETS),
@@ -50,7 +53,7 @@ COMPARISONS = (
 
 
 class Imagined(Method):
-    """Tells from the deployed field and its guide, or a guess of the guide's vector."""
+    """Tells from the deployed sense and its guide, or a guess of the guide's vector."""
 
     views = ("weak",)
 
@@ -75,7 +78,9 @@ class Imagined(Method):
     def losses(self, features):
         terms = {k: self.head.losses(features[k], features) for k in ("told", "imagined")}
         found = share({f"{k}/{n}": t for k, each in terms.items() for n, t in each.items()})
-        return found | {"guess": mse_loss(features["guess"].values, features["true"].values.detach())}
+        return found | {
+            "guess": mse_loss(features["guess"].values, features["true"].values.detach())
+        }
 
     def predict(self, batch):
         u = self.encoder.features(batch.only(self.deploy))[self.deploy]
@@ -83,7 +88,7 @@ class Imagined(Method):
 
 
 def told(method, batch):
-    """Target -> predictions from the deployed field, by the page and by fine-tuning."""
+    """Target -> predictions from the deployed sense, by the page and by fine-tuning."""
     with torch.no_grad():
         return method.head.predictions(method.predict(batch))
 
@@ -100,7 +105,9 @@ def arms(deploy, guide, targets):
 
 
 def f1(method, dataset, rows, label, numbers):
-    guesses = [told(method, b)[label].argmax(1) for b in Loader(dataset, rows, batch=256, shuffle=False)]
+    guesses = [
+        told(method, b)[label].argmax(1) for b in Loader(dataset, rows, batch=256, shuffle=False)
+    ]
     return float(f1_score(numbers[rows], torch.cat(guesses).numpy(), average="macro"))
 
 

@@ -1,14 +1,14 @@
-"""Robustness to fields (row 120): labels come with some fields, at test there are others. McKinzie et al., ICML 2023, arXiv:2304.04385.
+"""Robustness to senses (row 120): labels come with some senses, at test there are others. McKinzie et al., ICML 2023, arXiv:2304.04385.
 
 Emoji, picture and English text, told their group, split anew for each seed. A joint trunk is trained without labels on the training
-records (masked tokens of both fields, `mae`); then a linear head learns on the frozen trunk; then both are fine-tuned. Labels are learnt
+records (masked tokens of both senses, `mae`); then a linear head learns on the frozen trunk; then both are fine-tuned. Labels are learnt
 from the picture alone, from the text alone, or from both; each of these three networks is tested with the picture alone, the text alone,
-and both: nine cells. All training records have both fields, so that distillation sees both whatever the labels are learnt from, as in the
-paper's framework, where fields can be there without labels that were made for them. Arms, all from the same probe with the same steps and
-rate: `plain`, fine-tuning; `dropout`, the same, each record showing a random non-empty subset of the fields that are learnt from; `masd`,
+and both: nine cells. All training records have both senses, so that distillation sees both whatever the labels are learnt from, as in the
+paper's framework, where senses can be there without labels that were made for them. Arms, all from the same probe with the same steps and
+rate: `plain`, fine-tuning; `dropout`, the same, each record showing a random non-empty subset of the senses that are learnt from; `masd`,
 with self-distillation of weight 1; and `wise` and `both`, plain and masd with the weights between probe and fine-tuned network, by a share
-of .25, .5, .75 or 1 that is best on validation records with the fields that labels were learnt from (of equal ones the largest). A cell is
-an accuracy; the mean and the worst are over the nine cells. Before the claim ran, plain fine-tuning with both fields had been looked at on
+of .25, .5, .75 or 1 that is best on validation records with the senses that labels were learnt from (of equal ones the largest). A cell is
+an accuracy; the mean and the worst are over the nine cells. Before the claim ran, plain fine-tuning with both senses had been looked at on
 validation records of another seed.
 """
 
@@ -21,7 +21,7 @@ import torch
 from amodal import methods
 from amodal.claims import Comparison
 from amodal.claims._arms import Budget, fit, untrained
-from amodal.claims.missing_aware_prompts import FIELDS, LABEL, prepared, split
+from amodal.claims.missing_aware_prompts import LABEL, FIELDS, prepared, split
 from amodal.data import Loader
 from amodal.data.loader import class_numbers
 from amodal.masking.modality_dropout import any_sources
@@ -31,8 +31,8 @@ from amodal.nn.heads.supervised import targets_of
 
 CLAIM = (
     "Of networks that learn groups of emoji from the picture, the text or both, and tell them from the picture, the text or both, those "
-    "tuned with self-distillation over fields and weights averaged with the probe's have a higher mean and a higher worst accuracy than "
-    "those plainly fine-tuned, and a higher mean than with random fields left out; with both fields in training and at test they lose at "
+    "tuned with self-distillation over senses and weights averaged with the probe's have a higher mean and a higher worst accuracy than "
+    "those plainly fine-tuned, and a higher mean than with random senses left out; with both senses in training and at test they lose at "
     "most .02."
 )
 DATA = "openmoji"
@@ -46,10 +46,10 @@ MEAN, WORST = "mean accuracy of nine cells", "worst accuracy of nine cells"
 COMPARISONS = (
     Comparison("both remedies against plain fine-tuning", MEAN, "mean: both", "mean: plain"),
     Comparison("both remedies against plain fine-tuning", WORST, "worst: both", "worst: plain"),
-    Comparison("both remedies against leaving fields out", MEAN, "mean: both", "mean: dropout"),
+    Comparison("both remedies against leaving senses out", MEAN, "mean: both", "mean: dropout"),
     Comparison("self-distillation against plain", MEAN, "mean: masd", "mean: plain"),
     Comparison("averaged weights against plain", MEAN, "mean: wise", "mean: plain"),
-    Comparison("all fields in training and at test: both remedies against plain", "accuracy", "both>both: both", "both>both: plain", -0.02),
+    Comparison("all senses in training and at test: both remedies against plain", "accuracy", "both>both: both", "both>both: plain", -0.02),
 )  # fmt: skip
 
 
@@ -63,7 +63,10 @@ def only(fields):
 def some(fields):
     def choose(method, batch, step):
         kept = any_sources({s: batch[s].present(batch.size) for s in fields}, batch.seeds)
-        return hidden(batch, {s: kept[s][c.rows] if s in kept else c.rows < 0 for s, c in batch.columns.items()})
+        return hidden(
+            batch,
+            {s: kept[s][c.rows] if s in kept else c.rows < 0 for s, c in batch.columns.items()},
+        )
 
     return choose
 
@@ -90,7 +93,10 @@ def tuned(probe, dataset, rows, fields, seed, targets):
         torch.manual_seed(seed)
         weight = {"learn": ",".join(fields), "weight": float(arm == "masd")}
         method = methods.build(
-            "mm_robustness", copy.deepcopy(probe.encoder).train().requires_grad_(True), targets=targets, **weight
+            "mm_robustness",
+            copy.deepcopy(probe.encoder).train().requires_grad_(True),
+            targets=targets,
+            **weight,
         )
         method.head.load_state_dict(probe.head.state_dict())
         shown = {"plain": only(fields), "dropout": some(fields), "masd": None}[arm]
@@ -107,7 +113,9 @@ def measure(seed, dataset):
     found, cells = {}, {}
     for learn, fields in SETS.items():
         torch.manual_seed(seed)
-        method = methods.build("finetune", copy.deepcopy(encoder).train(), targets=targets, how="head")
+        method = methods.build(
+            "finetune", copy.deepcopy(encoder).train(), targets=targets, how="head"
+        )
         probe = fit(method, emoji, parts["train"], PROBE, seed, *PROBE.rates, choose=only(fields))
         arms = tuned(probe, emoji, parts["train"], fields, seed, targets)
         for arm, ended in (("wise", arms["plain"]), ("both", arms["masd"])):
@@ -115,7 +123,9 @@ def measure(seed, dataset):
             start.encoder.load_state_dict(probe.encoder.state_dict())
             start.head.load_state_dict(probe.head.state_dict())
             line = {a: between(start, ended, a) for a in SHARES}
-            share = max(SHARES, key=lambda a: (accuracy(line[a], emoji, parts["valid"], fields, numbers), a))  # noqa: B023
+            share = max(
+                SHARES, key=lambda a: (accuracy(line[a], emoji, parts["valid"], fields, numbers), a)
+            )  # noqa: B023
             arms[arm], found[f"{learn}, share of the fine-tuned: {arm}"] = line[share], share
         arms["probe"] = probe
         arms.setdefault("dropout", arms["plain"])

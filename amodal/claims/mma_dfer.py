@@ -1,8 +1,8 @@
-"""MMA-DFER (row 15): frozen encoders of single fields, joined by adapters between their blocks.
+"""MMA-DFER (row 15): frozen encoders of single senses, joined by adapters between their blocks.
 Chumachenko et al., CVPR 2024 workshops, arXiv:2404.09010. No faces and voices are in any package: the accelerometer and the gyroscope of a
 smartwatch, seven exercises of ten people, split by people anew for each seed (three to test on, two to choose by).
 
-Masked autoencoders learn each field by itself on the windows of the five other people, which are also the labelled ones. All arms go on
+Masked autoencoders learn each sense by itself on the windows of the five other people, which are also the labelled ones. All arms go on
 from those weights with the same head over time, steps and two learning rates; kept is the rate with the best unweighted recall of the
 people to choose by. `fused` has prompts and adapters that exchange, `prompts` the prompts alone, `late` neither (two frozen encoders and
 the head); `apart` (adapters that do not exchange) and `full` (everything trained) are recorded and not compared. Widths are to the nano
@@ -23,9 +23,9 @@ from amodal.data.loader import class_numbers
 from amodal.nn.encoder import Encoder
 
 CLAIM = (
-    "With frozen encoders of single fields, an exchange through adapters at every block tells exercises of unseen people with a higher "
+    "With frozen encoders of single senses, an exchange through adapters at every block tells exercises of unseen people with a higher "
     "unweighted recall than late fusion of the two and than prompts alone, while less than 10 % of the weights are trained; and dropping "
-    "the field that joins costs less at test time than dropping the one that leads."
+    "the sense that joins costs less at test time than dropping the one that leads."
 )
 DATA = "watch"
 SEEDS = 5
@@ -45,7 +45,7 @@ COMPARISONS = (
     Comparison("exchange at every block against late fusion", UAR, "UAR, fused", "UAR, late"),
     Comparison("exchange at every block against prompts alone", UAR, "UAR, fused", "UAR, prompts"),
     Comparison("weights that stay frozen", "share of all weights", "frozen, fused", 0.9),
-    Comparison("without the field that joins against without the lead", UAR, f"UAR, without {OTHER}", f"UAR, without {LEAD}"),
+    Comparison("without the sense that joins against without the lead", UAR, f"UAR, without {OTHER}", f"UAR, without {LEAD}"),
 )  # fmt: skip
 
 
@@ -59,10 +59,12 @@ def recalls(method, dataset, rows, truth, fields=(LEAD, OTHER)):
 
 
 def each_alone(motion, rows, seed):
-    """An encoder of both fields, whose weights a masked autoencoder of each field has learnt by itself."""
+    """An encoder of both senses, whose weights a masked autoencoder of each sense has learnt by itself."""
     weights, make = {}, partial(methods.build, "mae")
     for field in motion.fields:
-        weights |= trained(motion.select([field]), rows, make, ALONE, seed, *ALONE.rates).encoder.state_dict()
+        weights |= trained(
+            motion.select([field]), rows, make, ALONE, seed, *ALONE.rates
+        ).encoder.state_dict()
     encoder = Encoder(motion.fields, size=ALONE.size)
     encoder.load_state_dict(weights)
     return encoder
@@ -74,7 +76,9 @@ def measure(seed, dataset):
     numbers, names = class_numbers(dataset.label("exercise"))
     people = dataset.label("subject")
     order = np.random.default_rng([seed, 15]).permutation(sorted(set(people)))
-    test, valid, train = (np.flatnonzero(np.isin(people, some)) for some in (order[:3], order[3:5], order[5:]))
+    test, valid, train = (
+        np.flatnonzero(np.isin(people, some)) for some in (order[:3], order[3:5], order[5:])
+    )
     alone = each_alone(motion, train, seed)
     found = {}
     for arm, options in ARMS.items():
@@ -82,14 +86,20 @@ def measure(seed, dataset):
         for rate in BUDGET.rates:
             torch.manual_seed(seed)
             task = {"label": "exercise", "classes": len(names), "lead": LEAD}
-            method = methods.build("mma_dfer", copy.deepcopy(alone).train(), **task, **(SMALL | options))
+            method = methods.build(
+                "mma_dfer", copy.deepcopy(alone).train(), **task, **(SMALL | options)
+            )
             fit(method, motion, train, BUDGET, seed, rate)
             tried.append((recalls(method, motion, valid, numbers[valid])[0], -rate, method))
         method = max(tried, key=lambda one: one[:2])[2]
         found[f"UAR, {arm}"], found[f"WAR, {arm}"] = recalls(method, motion, test, numbers[test])
         sizes = [(p.numel(), p.requires_grad) for p in method.parameters()]
-        found[f"frozen, {arm}"] = sum(n for n, learns in sizes if not learns) / sum(n for n, _ in sizes)
+        found[f"frozen, {arm}"] = sum(n for n, learns in sizes if not learns) / sum(
+            n for n, _ in sizes
+        )
         if arm == "fused":
             for gone, left in ((LEAD, OTHER), (OTHER, LEAD)):
-                found[f"UAR, without {gone}"] = recalls(method, motion, test, numbers[test], (left,))[0]
+                found[f"UAR, without {gone}"] = recalls(
+                    method, motion, test, numbers[test], (left,)
+                )[0]
     return found

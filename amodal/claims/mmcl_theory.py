@@ -29,12 +29,18 @@ SEEDS = 5
 BUDGET = Budget(steps=120, batch=64, rates=(2e-3,))
 WIDTH, LINKS, VIEWS = 64, 5, 4
 PROBE = "accuracy, linear probe, 10 categories"
-ERROR, JOINED = "share of links across categories", "share of a category's pairs joined by links inside"
+ERROR, JOINED = (
+    "share of links across categories",
+    "share of a category's pairs joined by links inside",
+)
 OTHERS = [rule for rule in SHARES if rule != "new_positive"]
 COMPARISONS = (
     Comparison("labelling error: looks against captions", ERROR, "error: looks", "error: captions"),
     Comparison("connectivity: captions against looks", JOINED, "joined: captions", "joined: looks"),
-    *(Comparison(f"new positive against {r}", PROBE, "probe: new_positive", f"probe: {r}") for r in OTHERS),
+    *(
+        Comparison(f"new positive against {r}", PROBE, "probe: new_positive", f"probe: {r}")
+        for r in OTHERS
+    ),
 )
 
 
@@ -50,7 +56,10 @@ def looks(stamps, rows, seed):
     image, every = stamps.fields[_stamps.IMAGE], []
     for view in range(VIEWS):
         rngs = (np.random.default_rng([seed, int(i), view]) for i in rows)
-        seen = [image.augment(stamps.value(int(i), _stamps.IMAGE), "strong", rng) for i, rng in zip(rows, rngs)]
+        seen = [
+            image.augment(stamps.value(int(i), _stamps.IMAGE), "strong", rng)
+            for i, rng in zip(rows, rngs)
+        ]
         every.append(image.patches(image.collate(seen)).flatten(1))
     unit = normalize(torch.stack(every), dim=2)
     return torch.stack([a @ b.T for a in unit for b in unit]).amax(0)
@@ -60,12 +69,22 @@ def measure(seed, dataset):
     stamps, found = _stamps.stamps(dataset), {}
     parts, pictures = _stamps.parts(stamps, seed), stamps.select([_stamps.IMAGE])
     clip = partial(methods.build, "clip", width=WIDTH)
-    teacher = trained(stamps, parts["train"], clip, BUDGET, seed, *BUDGET.rates).encoder.requires_grad_(False)
+    teacher = trained(
+        stamps, parts["train"], clip, BUDGET, seed, *BUDGET.rates
+    ).encoder.requires_grad_(False)
     rows, labels = _stamps.classed(stamps, parts["train"])
-    captions = normalize(embed_records(teacher, stamps, rows, labels=False).aligned[_stamps.TEXT].values, dim=1)
-    for name, similar in (("captions", captions @ captions.T), ("looks", looks(stamps, rows, seed))):
+    captions = normalize(
+        embed_records(teacher, stamps, rows, labels=False).aligned[_stamps.TEXT].values, dim=1
+    )
+    for name, similar in (
+        ("captions", captions @ captions.T),
+        ("looks", looks(stamps, rows, seed)),
+    ):
         graph = links(similar)
-        found |= {f"error: {name}": labelling_error(graph, labels), f"joined: {name}": joined(graph, labels)}
+        found |= {
+            f"error: {name}": labelling_error(graph, labels),
+            f"joined: {name}": joined(graph, labels),
+        }
     for rule in SHARES:
 
         def make(encoder, rule=rule):

@@ -28,7 +28,9 @@ COMPARISONS = (
     Comparison("against the CLIP as it is", HARMONIC, "harmonic: mmrl", "harmonic: zero"),
     Comparison("against a linear map", HARMONIC, "harmonic: mmrl", "harmonic: linear"),
     Comparison("against independent deep prompts", HARMONIC, "harmonic: mmrl", "harmonic: apart"),
-    Comparison("with the cosines to the frozen towers against without", NEW, "new: mmrl", "new: free"),
+    Comparison(
+        "with the cosines to the frozen towers against without", NEW, "new: mmrl", "new: free"
+    ),
     Comparison("class features against both", NEW, "new: mmrl", "new by both: mmrl"),
 )
 
@@ -38,7 +40,10 @@ def linear(made, rate, steps):
     from amodal.evaluate import embed_records
 
     shown = normalize(
-        embed_records(made.encoder, made.few, range(len(made.few)), labels=False).aligned["image"].values, dim=1
+        embed_records(made.encoder, made.few, range(len(made.few)), labels=False)
+        .aligned["image"]
+        .values,
+        dim=1,
     )
     truth = torch.tensor([made.base.index(c) for c in made.few.label("class")])
     names = made.names(made.encoder)[: len(made.base)]
@@ -55,7 +60,10 @@ def measure(seed, dataset):
     made = task(dataset, seed)
     names, frozen = (
         made.names(made.encoder),
-        {p: made.pictures(made.encoder, r) for p, r in (("valid", made.valid), ("test", made.test))},
+        {
+            p: made.pictures(made.encoder, r)
+            for p, r in (("valid", made.valid), ("test", made.test))
+        },
     )
     found = {"zero": made.judged(frozen["test"] @ names.T)}
     maps = (linear(made, rate, BUDGET.steps) for rate in BUDGET.rates)
@@ -66,5 +74,12 @@ def measure(seed, dataset):
         method = adapted("mmrl", made, BUDGET, seed, **options)
         both[arm] = told(method, made, made.test, True)
         found[arm] = made.judged(both[arm], told(method, made, made.test, False))
-    numbers = {f"{n}: {arm}": getattr(f, n) for arm, f in found.items() for n in ("base", "new", "harmonic")}
-    return numbers | {"new by both: mmrl": made.judged(both["mmrl"]).new, "base classes": float(len(made.base))}
+    numbers = {
+        f"{n}: {arm}": getattr(f, n)
+        for arm, f in found.items()
+        for n in ("base", "new", "harmonic")
+    }
+    return numbers | {
+        "new by both: mmrl": made.judged(both["mmrl"]).new,
+        "base classes": float(len(made.base)),
+    }

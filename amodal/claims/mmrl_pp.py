@@ -24,7 +24,10 @@ ARMS = {
 HARMONIC = "harmonic mean of accuracies on base and new classes"
 COMPARISONS = (
     Comparison(
-        "fewer parameters: MMRL against MMRL++", "trained parameters, thousands", "parameters: mmrl", "parameters: pp"
+        "fewer parameters: MMRL against MMRL++",
+        "trained parameters, thousands",
+        "parameters: mmrl",
+        "parameters: pp",
     ),
     Comparison("MMRL++ against MMRL", HARMONIC, "harmonic: pp", "harmonic: mmrl", margin=-0.02),
     Comparison("tokens handed on against replaced", HARMONIC, "harmonic: pp", "harmonic: replaced"),
@@ -39,5 +42,7 @@ def measure(seed, dataset):
         method = adapted(name, made, BUDGET, seed, **options)
         own = made.judged(told(method, made, made.test, True), told(method, made, made.test, False))
         found |= {f"{n}: {arm}": getattr(own, n) for n in ("base", "new", "harmonic")}
-        found[f"parameters: {arm}"] = sum(p.numel() for p in method.parameters() if p.requires_grad) / 1000
+        found[f"parameters: {arm}"] = (
+            sum(p.numel() for p in method.parameters() if p.requires_grad) / 1000
+        )
     return found

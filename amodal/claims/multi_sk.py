@@ -2,7 +2,7 @@
 Swetha, Rizve, Shvetsova, Kuehne & Shah, ICCV 2023, arXiv:2308.13077.
 
 Trained on OpenMoji's pictures and names, searched in Tux Paint's photographs, drawings and captions, which nothing was trained or chosen
-on. Fields are vectors of frozen models, as in the paper. Galleries of both domains have the same size, so chance is the same.
+on. Senses are vectors of frozen models, as in the paper. Galleries of both domains have the same size, so chance is the same.
 """
 
 from dataclasses import replace
@@ -32,14 +32,23 @@ ARMS = {
 }
 RECALL = "Recall@10, mean of both directions, galleries of one size"
 COMPARISONS = (
-    Comparison("stamps: several anchors against InfoNCE alone", RECALL, "stamps, several", "stamps, none"),
+    Comparison(
+        "stamps: several anchors against InfoNCE alone", RECALL, "stamps, several", "stamps, none"
+    ),
     Comparison("stamps: several anchors against one", RECALL, "stamps, several", "stamps, one"),
-    Comparison("gain over InfoNCE: stamps against emoji", f"gain in {RECALL}", "gain, stamps", "gain, emoji"),
+    Comparison(
+        "gain over InfoNCE: stamps against emoji",
+        f"gain in {RECALL}",
+        "gain, stamps",
+        "gain, emoji",
+    ),
 )
 
 
 def measure(seed, dataset):
-    chosen = dataset.select(FIELDS)  # vectors as they are: the models' own scale says how much a direction matters
+    chosen = dataset.select(
+        FIELDS
+    )  # vectors as they are: the models' own scale says how much a direction matters
     pairs = chosen.with_fields({s: replace(chosen.fields[s], mean=(), std=()) for s in FIELDS})
     source = dataset.label("source")
     emoji = {
@@ -52,7 +61,11 @@ def measure(seed, dataset):
     found = {}
     for arm, options in ARMS.items():
         make = partial(methods.build, "multi_sk", anchors=ANCHORS, queue=QUEUE, **options)
-        method = best(pairs, emoji["train"], make, BUDGET, seed, lambda m: recall(m, pairs, emoji["valid"]))
+        method = best(
+            pairs, emoji["train"], make, BUDGET, seed, lambda m: recall(m, pairs, emoji["valid"])
+        )
         found[f"emoji, {arm}"] = recall(method, pairs, emoji["test"])
         found[f"stamps, {arm}"] = mean(recall(method, pairs, rows) for rows in galleries)
-    return found | {f"gain, {d}": found[f"{d}, several"] - found[f"{d}, none"] for d in ("stamps", "emoji")}
+    return found | {
+        f"gain, {d}": found[f"{d}, several"] - found[f"{d}, none"] for d in ("stamps", "emoji")
+    }

@@ -1,4 +1,4 @@
-"""MultiMat (row 46): what a structure encoder learns from the fields around it, by fine-tuning and by search.
+"""MultiMat (row 46): what a structure encoder learns from the senses around it, by fine-tuning and by search.
 Moro, Loh, Dangovski et al., Newton 2025, arXiv:2312.00111.
 
 Generated lattices, because no package holds crystals with densities of states and because properties must be exact: periodic 8 x 8
@@ -24,7 +24,7 @@ from amodal.methods.contract import Method
 
 CLAIM = (
     "Pre-trained against density of states, charge density and text, the structure encoder has a lower error after fine-tuning with 50 "
-    "labels than from scratch, and gains more with 50 labels than with 800; with four fields its error is at most .02 above that with "
+    "labels than from scratch, and gains more with 50 labels than with 800; with four senses its error is at most .02 above that with "
     "two; and the structure found by a held-out density of states has properties nearer to the query's than a random one or one of "
     "the same elements."
 )
@@ -35,7 +35,7 @@ TUNING = Budget(steps=80, batch=32, rates=(1e-3, 4e-3))
 PROPERTIES = ("gap", "energy")
 FEW, MANY = 50, 800
 ARMS = {
-    "two fields": ("anchored", ("structure", "dos")),
+    "two senses": ("anchored", ("structure", "dos")),
     "anchored": ("anchored", ("structure", "dos", "charge", "text")),
     "all_pairs": ("all_pairs", ("structure", "dos", "charge", "text")),
     "tensor": ("tensor", ("structure", "dos", "charge", "text")),
@@ -44,7 +44,7 @@ ERROR = "absolute error in deviations, mean of gap and energy, held out"
 COMPARISONS = (
     Comparison("pre-trained against scratch, 50 labels", f"reduction of {ERROR}", f"scratch, {FEW}", f"anchored, {FEW}"),
     Comparison("gain with 50 labels against 800", f"reduction of {ERROR}", f"gain, {FEW}", f"gain, {MANY}"),
-    Comparison("four fields against two, 50 labels", f"reduction of {ERROR}", f"two fields, {FEW}", f"anchored, {FEW}", margin=-0.02),
+    Comparison("four senses against two, 50 labels", f"reduction of {ERROR}", f"two senses, {FEW}", f"anchored, {FEW}", margin=-0.02),
     Comparison("search by density of states, against random", f"reduction of {ERROR}", "search: random", "search: anchored"),
     Comparison("search, against the same elements", f"reduction of {ERROR}", "search: same elements", "search: anchored"),
 )  # fmt: skip
@@ -68,17 +68,23 @@ class Properties(Method):
 
     def losses(self, features):
         truth = torch.stack([features[name].values for name in PROPERTIES], 1)
-        return {"error": (features["guess"].values - (truth - self.centre) / self.spread).abs().mean()}
+        return {
+            "error": (features["guess"].values - (truth - self.centre) / self.spread).abs().mean()
+        }
 
     @torch.no_grad()
     def error(self, dataset, rows):
         z = embed_records(self.encoder, dataset, rows, labels=False).features["structure"].values
-        return float((self.map(z) - (properties(dataset, rows) - self.centre) / self.spread).abs().mean())
+        return float(
+            (self.map(z) - (properties(dataset, rows) - self.centre) / self.spread).abs().mean()
+        )
 
 
 def properties(dataset, rows):
     """(n, 2)."""
-    return torch.from_numpy(np.stack([dataset.label(name)[rows] for name in PROPERTIES], 1).astype(np.float32))
+    return torch.from_numpy(
+        np.stack([dataset.label(name)[rows] for name in PROPERTIES], 1).astype(np.float32)
+    )
 
 
 def build(loss, encoder):
@@ -95,7 +101,9 @@ def tuned(encoder, structures, rows, steps, seed):
         torch.manual_seed(seed)
         start = Properties(copy.deepcopy(encoder), all_train.mean(0), all_train.std(0))
         method = fit(start, structures, rows, Budget(steps, TUNING.batch), seed, rate)
-        found.append([method.error(structures, structures.split(part)) for part in ("valid", "test")])
+        found.append(
+            [method.error(structures, structures.split(part)) for part in ("valid", "test")]
+        )
     return min(found)[1]
 
 
@@ -104,7 +112,9 @@ def search(method, dataset, rng):
     rows = np.sort(np.concatenate([dataset.split("valid"), dataset.split("test")]))
     z = embed_records(method.encoder, dataset, rows, labels=False).aligned
     like = normalize(z["dos"].values, dim=1) @ normalize(z["structure"].values, dim=1).T
-    elements = np.sort(np.stack([dataset.label(n)[rows].astype(str) for n in ("first", "second")]), 0)
+    elements = np.sort(
+        np.stack([dataset.label(n)[rows].astype(str) for n in ("first", "second")]), 0
+    )
     same = torch.from_numpy((elements[:, :, None] == elements[:, None]).all(0))
     own = torch.eye(len(rows), dtype=torch.bool)
     asked = (same & ~own).any(1)  # those for which there is another lattice of the same elements
@@ -112,7 +122,10 @@ def search(method, dataset, rng):
     ways = {"anchored": like, "random": chance, "same elements": chance + same}
     truth, spread = properties(dataset, rows), properties(dataset, dataset.split("train")).std(0)
     picks = {way: score.masked_fill(own, -2).argmax(1) for way, score in ways.items()}
-    return {f"search: {way}": float(((truth - truth[p]) / spread).abs()[asked].mean()) for way, p in picks.items()}
+    return {
+        f"search: {way}": float(((truth - truth[p]) / spread).abs()[asked].mean())
+        for way, p in picks.items()
+    }
 
 
 def measure(seed, dataset):
@@ -129,4 +142,6 @@ def measure(seed, dataset):
             found[f"{arm}, {n}"] = tuned(method.encoder, structures, rows, TUNING.steps, seed)
         if arm == "anchored":
             found |= search(method, chosen, rng)
-    return found | {f"gain, {n}": found[f"scratch, {n}"] - found[f"anchored, {n}"] for n in labelled}
+    return found | {
+        f"gain, {n}": found[f"scratch, {n}"] - found[f"anchored, {n}"] for n in labelled
+    }

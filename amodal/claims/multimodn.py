@@ -1,11 +1,11 @@
 """MultiModN (row 147): what is missing depends on the class in training, and at test on the other class.
 Swamy et al., NeurIPS 2023, arXiv:2309.14118.
 
-Two real sets, split anew for each seed. Handwritten digits, whose left and right halves are the fields: is it at least five (the task
+Two real sets, split anew for each seed. Handwritten digits, whose left and right halves are the senses: is it at least five (the task
 that is judged), and is it even, told by one network. Wisconsin's breast tumours (scikit-learn): means, errors and worst values of ten
-measurements of cells, 10 columns each, are the fields: is it malignant. In training four of five records of the class lack one field
+measurements of cells, 10 columns each, are the senses: is it malignant. In training four of five records of the class lack one sense
 (the right half, the worst values), all others are complete; at test four of five of the other class lack it, and none of this one. This
-is the paper's experiment, but for how a field is skipped: record by record, as its text has it, and not for a whole batch in which one
+is the paper's experiment, but for how a sense is skipped: record by record, as its text has it, and not for a whole batch in which one
 record lacks it, as its code has it. Tasks are told by a perceptron with 32 hidden units, and changes of the state have no weight, as in
 that experiment.
 
@@ -33,7 +33,7 @@ from amodal.nn.heads.supervised import targets_of
 from amodal.stats.auroc import auroc
 
 CLAIM = (
-    "If a field is missing from four of five training records of one class, and at test from four of five of the other, sequential fusion "
+    "If a sense is missing from four of five training records of one class, and at test from four of five of the other, sequential fusion "
     "that skips it keeps its AUC within .05 of that with nothing missing, and tells the classes better than parallel fusion, be it with a "
     "learned vector for what is missing or the mean filled in; with nothing missing the two fusions differ by less than .02."
 )
@@ -46,18 +46,30 @@ ARMS = {
     "learned": ("finetune", {"hidden": HIDDEN, "view": "plain"}),
     "mean": ("finetune", {"hidden": HIDDEN, "view": "plain"}),
 }
-SETS = {"digits": ("right", "large,even"), "tumours": ("worst", "malignant")}  # what is missing, and what is told
+SETS = {
+    "digits": ("right", "large,even"),
+    "tumours": ("worst", "malignant"),
+}  # what is missing, and what is told
 AUC = "AUC of the first task"
 TURNED = "missing from the other class at test: against"
 COMPARISONS = (
     *(
-        Comparison(f"{where}, {TURNED} parallel, {words}", AUC, f"{where}, turned: modular", f"{where}, turned: {arm}")
+        Comparison(
+            f"{where}, {TURNED} parallel, {words}",
+            AUC,
+            f"{where}, turned: modular",
+            f"{where}, turned: {arm}",
+        )
         for where in SETS
         for arm, words in (("learned", "a learned vector"), ("mean", "the mean"))
     ),
     *(
         Comparison(
-            f"{where}, {TURNED} complete", AUC, f"{where}, turned: modular", f"{where}, complete: modular", -0.05
+            f"{where}, {TURNED} complete",
+            AUC,
+            f"{where}, turned: modular",
+            f"{where}, complete: modular",
+            -0.05,
         )
         for where in SETS
     ),
@@ -84,9 +96,12 @@ def tumours():
     found = load_breast_cancer()
     names, labels = ("mean", "error", "worst"), {"malignant": yes_no(found.target == 0)}
     x = {s: found.data[:, 10 * k : 10 * k + 10] for k, s in enumerate(names)}
-    sources = {s: [{f"{s} {c}": float(v) for c, v in enumerate(row)} for row in part] for s, part in x.items()}
-    fields = {s: Table.infer(values) for s, values in sources.items()}
-    return data.open(sources | labels, name="breast tumours").with_fields(fields)
+    raw = {
+        s: [{f"{s} {c}": float(v) for c, v in enumerate(row)} for row in part]
+        for s, part in x.items()
+    }
+    fields = {s: Table.infer(values) for s, values in raw.items()}
+    return data.open(raw | labels, name="breast tumours").with_fields(fields)
 
 
 def yes_no(truth):
@@ -100,7 +115,7 @@ def split(dataset, seed):
 
 
 class Lacking:
-    """Takes a field away from four of five records that are of a class, or puts a value (*,) in its place."""
+    """Takes a sense away from four of five records that are of a class, or puts a value (*,) in its place."""
 
     def __init__(self, dataset, field, label, wanted, seed, filling=None):
         values = dataset.label(label)
@@ -112,7 +127,9 @@ class Lacking:
         lacks = mine & (uniform(row_seeds(batch.keys, salt=self.seed)) < SHARE)
         column = batch[self.field]
         if self.filling is None:
-            return replace(batch, columns=batch.columns | {self.field: column.at(~lacks[column.rows])})
+            return replace(
+                batch, columns=batch.columns | {self.field: column.at(~lacks[column.rows])}
+            )
         values = column.values.clone()
         values[lacks[column.rows]] = self.filling
         return replace(batch, columns=batch.columns | {self.field: Column(values, column.rows)})
@@ -150,13 +167,21 @@ def of_set(where, dataset, seed):
             if what == "complete" and arm == "mean":
                 continue
             choose = lambda m, batch, step, change=change: change(batch)  # noqa: E731
-            each = {r: trained(dataset, parts["train"], make, BUDGET, seed, r, choose=choose) for r in BUDGET.rates}
+            each = {
+                r: trained(dataset, parts["train"], make, BUDGET, seed, r, choose=choose)
+                for r in BUDGET.rates
+            }
             rate = max(each, key=lambda r: auc(each[r], dataset, parts["valid"], label, change))  # noqa: B023
             tests = {"complete": as_it_is}
             if what == "depends":
-                tests = {"turned": hide("no"), "as in training": change, "complete at test": as_it_is}
+                tests = {
+                    "turned": hide("no"),
+                    "as in training": change,
+                    "complete at test": as_it_is,
+                }
             found |= {
-                f"{where}, {t}: {arm}": auc(each[rate], dataset, parts["test"], label, c) for t, c in tests.items()
+                f"{where}, {t}: {arm}": auc(each[rate], dataset, parts["test"], label, c)
+                for t, c in tests.items()
             }
             found[f"{where}, {what}, learning rate: {arm}"] = rate
     return found

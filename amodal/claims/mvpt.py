@@ -71,7 +71,9 @@ def animated(music, rng):
     ]
     led = np.exp(rng.normal(0, 0.3, 5)) * np.stack(led, 1) + rng.normal(0, 1.5, 5)
     free = rng.normal(0, 0.5, (len(music), 3)).cumsum(0)
-    return np.concatenate([led + rng.normal(0, 0.3, led.shape), free - free.mean(0)], 1).astype(np.float32)
+    return np.concatenate([led + rng.normal(0, 0.3, led.shape), free - free.mean(0)], 1).astype(
+        np.float32
+    )
 
 
 def tracks(dataset, seed):
@@ -82,7 +84,9 @@ def tracks(dataset, seed):
         notes = dataset.value(int(i), "notes")
         music = beats(notes, notes[:, 1])
         part = "test" if place < 0.3 * len(dataset) else "train"
-        cuts = [music[a : a + QUARTERS] for a in range(0, len(music) - QUARTERS + 1, QUARTERS)][:MOST]
+        cuts = [music[a : a + QUARTERS] for a in range(0, len(music) - QUARTERS + 1, QUARTERS)][
+            :MOST
+        ]
         found[part] += [(m, animated(m, rng)) for m in cuts]
     return found
 
@@ -92,26 +96,38 @@ def opened(pairs, fields=None):
     columns = {s: [p[k] for p in pairs] for k, s in enumerate(FIELDS)}
     channels = {"music": 16, "video": 8}
     fields = fields or {
-        s: Series.infer(columns[s], channels=tuple(f"{s}{c}" for c in range(channels[s])), patch=SEGMENT)
+        s: Series.infer(
+            columns[s], channels=tuple(f"{s}{c}" for c in range(channels[s])), patch=SEGMENT
+        )
         for s in FIELDS
     }
     return data.open(columns, fields=fields)
 
 
 def cut(pairs):
-    return [tuple(v[a : a + SEGMENT] for v in pair) for pair in pairs for a in range(0, QUARTERS, SEGMENT)]
+    return [
+        tuple(v[a : a + SEGMENT] for v in pair)
+        for pair in pairs
+        for a in range(0, QUARTERS, SEGMENT)
+    ]
 
 
 def shuffled(pairs, rng):
-    """The segments of each track in an order of its own for each field."""
+    """The segments of each track in an order of its own for each sense."""
     shape = (QUARTERS // SEGMENT, SEGMENT, -1)
-    return [tuple(v.reshape(shape)[rng.permutation(shape[0])].reshape(QUARTERS, -1) for v in pair) for pair in pairs]
+    return [
+        tuple(v.reshape(shape)[rng.permutation(shape[0])].reshape(QUARTERS, -1) for v in pair)
+        for pair in pairs
+    ]
 
 
 @torch.no_grad()
 def vectors(method, dataset):
-    """(N, 8, D) for each field, the unit vectors of segments, and (N, D) of tracks; their mean where there is nothing but segments."""
-    seen = [method.features(b) for b in Loader(dataset, range(len(dataset)), batch=64, shuffle=False, views=("plain",))]
+    """(N, 8, D) for each sense, the unit vectors of segments, and (N, D) of tracks; their mean where there is nothing but segments."""
+    seen = [
+        method.features(b)
+        for b in Loader(dataset, range(len(dataset)), batch=64, shuffle=False, views=("plain",))
+    ]
     z = Embeddings.stack(seen)
     alone = f"segments/{FIELDS[0]}" not in z
     flat = {s: z[s].values if alone else z[f"segments/{s}"].values.flat for s in FIELDS}
@@ -139,7 +155,11 @@ def measure(seed, dataset):
     }  # fmt: skip
     mixed = {p: opened(shuffled(v, rng), fields) for p, v in parts.items()}
     made["shuffled"] = (mixed, made["context"][1], 1)
-    made["tracks only"] = (made["context"][0], partial(methods.build, "mvpt", width=64, segment=0.0), 1)
+    made["tracks only"] = (
+        made["context"][0],
+        partial(methods.build, "mvpt", width=64, segment=0.0),
+        1,
+    )
     found = {}
     for arm, (sets, make, times) in made.items():
         budget = Budget(BUDGET.steps, BUDGET.batch * times, BUDGET.rates)

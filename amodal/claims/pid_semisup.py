@@ -1,8 +1,8 @@
-"""Bounds of synergy without labelled pairs (row 10). Liang et al., ICLR 2024, arXiv:2306.04539. Generated tables of two binary fields and a
+"""Bounds of synergy without labelled pairs (row 10). Liang et al., ICLR 2024, arXiv:2306.04539. Generated tables of two binary senses and a
 binary label, 200 for each seed, uniform over all such tables (the truth must be known exactly); and real ones: handwritten digits, of
-which each two of six tables of features are the fields, cut into five clusters, for three labels: the digit, whether it is even, and
-whether the numbers of both clusters add up to an even one, which no field tells alone. 1,600 of the 2,000 records for each seed. The truth
-is computed from labelled pairs, and the tables of single fields and of pairs are margins of the same records, so that what is tested is the
+which each two of six tables of features are the senses, cut into five clusters, for three labels: the digit, whether it is even, and
+whether the numbers of both clusters add up to an even one, which no sense tells alone. 1,600 of the 2,000 records for each seed. The truth
+is computed from labelled pairs, and the tables of single senses and of pairs are margins of the same records, so that what is tested is the
 bounds and not how well tables are estimated."""
 
 import itertools
@@ -17,7 +17,7 @@ from amodal.stats.kmeans import kmeans
 
 CLAIM = (
     "The true synergy always lies between the larger of the lower bounds (or 0) and the upper bound, all without labelled pairs; the bound "
-    "by redundancy follows the true synergy, and more closely than how much single-field classifiers disagree."
+    "by redundancy follows the true synergy, and more closely than how much single-sense classifiers disagree."
 )
 DATA = "digits"
 SEEDS = 5
@@ -40,12 +40,14 @@ def random_tables(seed):
 
 
 def digit_tables(dataset, seed):
-    """For each label the tables (15 pairs of fields, clusters, clusters, classes)."""
+    """For each label the tables (15 pairs of senses, clusters, clusters, classes)."""
     rows = np.sort(np.random.default_rng([seed, 10]).permutation(len(dataset))[:RECORDS])
     codes = []
     for name in dataset.fields:
         x = torch.from_numpy(np.stack([dataset.value(i, name) for i in rows])).double()
-        codes.append(kmeans((x - x.mean(0)) / x.std(0).clamp(min=1e-9), CLUSTERS, seed=seed, tries=1)[0])
+        codes.append(
+            kmeans((x - x.mean(0)) / x.std(0).clamp(min=1e-9), CLUSTERS, seed=seed, tries=1)[0]
+        )
     digit = torch.from_numpy(dataset.label("digit")[rows].astype(int))
     tasks = {
         10: lambda a, b: digit,
@@ -55,8 +57,14 @@ def digit_tables(dataset, seed):
     found = []
     for classes, task in tasks.items():
         shape = (CLUSTERS, CLUSTERS, abs(classes))
-        flat = [(a * CLUSTERS + b) * shape[2] + task(a, b) for a, b in itertools.combinations(codes, 2)]
-        found.append(torch.stack([torch.bincount(f, minlength=int(np.prod(shape))).view(shape) for f in flat]).double())
+        flat = [
+            (a * CLUSTERS + b) * shape[2] + task(a, b) for a, b in itertools.combinations(codes, 2)
+        ]
+        found.append(
+            torch.stack(
+                [torch.bincount(f, minlength=int(np.prod(shape))).view(shape) for f in flat]
+            ).double()
+        )
     return found
 
 

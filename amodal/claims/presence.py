@@ -1,5 +1,5 @@
 """Absence as the normal case: learn from every record with what it has, rather than only from the complete ones.
-The method is CLIP between every two fields; no row of its own: a claim about the library."""
+The method is CLIP between every two senses; no row of its own: a claim about the library."""
 
 from statistics import mean
 
@@ -16,7 +16,7 @@ from amodal.evaluate.protocols.retrieval import retrieval
 from amodal.masking.hashing import uniform
 
 CLAIM = (
-    "With 30, 60 and 90 % of the values of three fields missing at random, training on all records with whatever fields they have "
+    "With 30, 60 and 90 % of the values of three senses missing at random, training on all records with whatever senses they have "
     "finds held-out complete records better than training, at the same steps, on the complete records alone."
 )
 DATA = "globe"
@@ -24,9 +24,10 @@ SEEDS = 5
 BUDGET = Budget(steps=80, batch=128)
 FIELDS = ("colour", "relief", "climate")
 SHARES = (0.3, 0.6, 0.9)
-METRIC = "Recall@10, mean of six directions, held-out tiles that have all fields"
+METRIC = "Recall@10, mean of six directions, held-out tiles that have all senses"
 COMPARISONS = tuple(
-    Comparison(f"{p:.0%} of values missing", METRIC, f"all, {p:.0%}", f"complete, {p:.0%}") for p in SHARES
+    Comparison(f"{p:.0%} of values missing", METRIC, f"all, {p:.0%}", f"complete, {p:.0%}")
+    for p in SHARES
 )
 
 
@@ -38,11 +39,14 @@ class Hiding(Reader):
         self.reader, self.keys, self.columns = reader, reader.keys, reader.columns
         self.base, self.ignored = reader.base, reader.ignored
         self.hidden = {
-            c: uniform(row_seeds([f"{k}/{c}" for k in self.keys], salt=seed)).numpy() < share for c in columns
+            c: uniform(row_seeds([f"{k}/{c}" for k in self.keys], salt=seed)).numpy() < share
+            for c in columns
         }
 
     def get(self, i, column):
-        return None if column in self.hidden and self.hidden[column][i] else self.reader.get(i, column)
+        return (
+            None if column in self.hidden and self.hidden[column][i] else self.reader.get(i, column)
+        )
 
     def present(self, column):
         there = self.reader.present(column)
@@ -56,7 +60,7 @@ class Hiding(Reader):
 
 
 def measure(seed, dataset):
-    """Both arms see tiles that had all three fields before values were hidden. A record left with one field has nothing to be
+    """Both arms see tiles that had all three senses before values were hidden. A record left with one sense has nothing to be
     compared with and is in no batch; an arm with fewer records than a batch has takes them all at each step, one with fewer than two
     stays untrained."""
     globe = dataset.select(FIELDS)
@@ -72,7 +76,9 @@ def measure(seed, dataset):
 
     found = {"untrained": recall(untrained(globe, make, BUDGET, seed), "test")}
     for share in SHARES:
-        left = Dataset(Hiding(globe.reader, FIELDS, share, seed), globe.schema, globe.path, globe.name)
+        left = Dataset(
+            Hiding(globe.reader, FIELDS, share, seed), globe.schema, globe.path, globe.name
+        )
         fields = np.sum([left.present(s) for s in FIELDS], axis=0)[held["train"]]
         for arm, least in (("all", 2), ("complete", 3)):
             rows = held["train"][fields >= least]
@@ -81,5 +87,7 @@ def measure(seed, dataset):
             if len(rows) < 2:
                 found[name] = found["untrained"]
                 continue
-            found[name] = recall(best(left, rows, make, BUDGET, seed, lambda m: recall(m, "valid")), "test")
+            found[name] = recall(
+                best(left, rows, make, BUDGET, seed, lambda m: recall(m, "valid")), "test"
+            )
     return found

@@ -14,7 +14,7 @@ from amodal.evaluate import embed_records
 from amodal.nn.heads.supervised import targets_of
 
 CLAIM = (
-    "With 30, 60 and 90 % of the values of three fields missing in training, learning from all records tells held-out digits at least as "
+    "With 30, 60 and 90 % of the values of three senses missing in training, learning from all records tells held-out digits at least as "
     "well as learning, at the same steps, from the complete records alone: of complete records, and of records that lack as much."
 )
 DATA = "digits"
@@ -25,7 +25,12 @@ SHARES = (0.3, 0.6, 0.9)
 METRIC = "accuracy, 600 held-out digits"
 TESTS = {"": "complete records", ", lacking": "records that lack as much"}
 COMPARISONS = tuple(
-    Comparison(f"{p:.0%} of values missing: tested on {words}", METRIC, f"all, {p:.0%}{end}", f"complete, {p:.0%}{end}")
+    Comparison(
+        f"{p:.0%} of values missing: tested on {words}",
+        METRIC,
+        f"all, {p:.0%}{end}",
+        f"complete, {p:.0%}{end}",
+    )
     for p in SHARES
     for end, words in TESTS.items()
 )
@@ -52,17 +57,22 @@ def measure(seed, dataset):
 
     found = {}
     for share in SHARES:
-        left = Dataset(Hiding(digits.reader, FIELDS, share, seed), digits.schema, digits.path, digits.name)
+        left = Dataset(
+            Hiding(digits.reader, FIELDS, share, seed), digits.schema, digits.path, digits.name
+        )
         fields = np.sum([left.present(s) for s in FIELDS], axis=0)[train]
         for arm, least in (("all", 1), ("complete", 3)):
             rows, name = train[fields >= least], f"{arm}, {share:.0%}"
             found[f"records: {name}"] = len(rows)
             if len(rows) < 10:  # cannot hold every digit; all are taken for the commonest
-                commonest = np.unique(digits.label("digit")[train].astype(str), return_counts=True)[1].max() / len(
-                    train
-                )
+                commonest = np.unique(digits.label("digit")[train].astype(str), return_counts=True)[
+                    1
+                ].max() / len(train)
                 found[name] = found[f"{name}, lacking"] = commonest
                 continue
             method = best(left, rows, make, BUDGET, seed, lambda m: accuracy(m, digits, valid))
-            found[name], found[f"{name}, lacking"] = accuracy(method, digits, test), accuracy(method, left, test)
+            found[name], found[f"{name}, lacking"] = (
+                accuracy(method, digits, test),
+                accuracy(method, left, test),
+            )
     return found

@@ -37,8 +37,16 @@ COMPARISONS = (
         Comparison(f"composed against {a}", METRIC, "recall@5: scot", f"recall@5: {a}")
         for a in ("picture", "words", "average")
     ),
-    Comparison("captions against pictures as targets", METRIC, "recall@5: scot", "recall@5: images", margin=-0.1),
-    Comparison("with the caption before against without", METRIC, "recall@5: scot", "recall@5: no original"),
+    Comparison(
+        "captions against pictures as targets",
+        METRIC,
+        "recall@5: scot",
+        "recall@5: images",
+        margin=-0.1,
+    ),
+    Comparison(
+        "with the caption before against without", METRIC, "recall@5: scot", "recall@5: no original"
+    ),
 )
 
 
@@ -52,7 +60,9 @@ def triplets(dataset, seed):
     """Records with what to change, the caption after it and a picture of that kind; the first TEST of them are for the test."""
     shapes, _ = cells(dataset, seed)
     captions = [shapes.raw(i, "text") for i in range(len(shapes))]
-    changes, changed = edits(captions, exchangeable(captions[TEST:]), seed=seed, templates=TEMPLATES)
+    changes, changed = edits(
+        captions, exchangeable(captions[TEST:]), seed=seed, templates=TEMPLATES
+    )
     own, after = kinds(captions), kinds([*captions, *changed])[len(captions) :]
     rng, of = np.random.default_rng([seed, 44]), {}
     for i in range(TEST, len(shapes)):
@@ -78,14 +88,22 @@ def recalls(query_ND, pictures_ND, own, after):
 def arm(records, seed, budget=BUDGET, changed="changed", **options):
     fields = ["image", "text", "change", changed]
     make = partial(methods.build, "scot", width=64, changed=changed, **options)
-    return trained(records.select(fields), range(TEST, len(records)), make, budget, seed, budget.rates[0])
+    return trained(
+        records.select(fields), range(TEST, len(records)), make, budget, seed, budget.rates[0]
+    )
 
 
 @torch.no_grad()
 def queries(method, records):
     """(N, D) unit vectors of pictures and of changes of the records to test on."""
-    seen = embed_records(method.encoder, records.select(["image"]), range(TEST), labels=False).aligned["image"].values
-    said = embed_values(method.encoder, "text", [records.raw(i, "change") or "" for i in range(TEST)])
+    seen = (
+        embed_records(method.encoder, records.select(["image"]), range(TEST), labels=False)
+        .aligned["image"]
+        .values
+    )
+    said = embed_values(
+        method.encoder, "text", [records.raw(i, "change") or "" for i in range(TEST)]
+    )
     return normalize(seen, dim=1), normalize(said, dim=1)
 
 

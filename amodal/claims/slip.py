@@ -16,7 +16,10 @@ DATA = _stamps.DATA
 SEEDS = 5
 BUDGET = Budget(steps=200, batch=64, rates=(2e-3,))
 WIDTH = 64
-ZERO_SHOT, PROBE = "balanced accuracy, zero-shot, 10 categories", "accuracy, linear probe, 10 categories"
+ZERO_SHOT, PROBE = (
+    "balanced accuracy, zero-shot, 10 categories",
+    "accuracy, linear probe, 10 categories",
+)
 COMPARISONS = (
     Comparison("zero-shot: SLIP against CLIP", ZERO_SHOT, "zero-shot: slip", "zero-shot: clip"),
     Comparison("probe: SLIP against CLIP", PROBE, "probe: slip", "probe: clip"),

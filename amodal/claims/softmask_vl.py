@@ -61,11 +61,20 @@ def measure(seed, dataset):
     found["points, chance"] = float((cover > 0).double().mean())
     for arm, options in ARMS.items():
         make = partial(methods.build, "softmask_vl", **COMMON, **options)
-        method = best(words, words.split("train"), make, BUDGET, seed, lambda m: by_vectors(m, words, "valid")[0])
+        method = best(
+            words,
+            words.split("train"),
+            make,
+            BUDGET,
+            seed,
+            lambda m: by_vectors(m, words, "valid")[0],
+        )
         found[f"alone, {arm}"], similar = by_vectors(method, words, "test")
         texts, pictures = tokens(method, words, test)
         found[f"ordered, {arm}"] = ordered(method, similar, texts, pictures)
-        found[f"points, {arm}"] = mean(pointing(shape_maps(method, words, test, texts, pictures), cover).tolist())
+        found[f"points, {arm}"] = mean(
+            pointing(shape_maps(method, words, test, texts, pictures), cover).tolist()
+        )
     return found
 
 

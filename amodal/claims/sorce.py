@@ -31,9 +31,17 @@ BUDGET = Budget(steps=200, batch=96, rates=(6e-3,))
 ARMS = {"one": 1, "several": 2}  # cells along each side
 METRIC = "share of {} queries whose first picture is right"
 COMPARISONS = (
-    Comparison("several vectors against one, small objects", METRIC.format("small"), "small: several", "small: one"),
     Comparison(
-        "gain with small objects against gain with large ones", METRIC.format("…"), "small: gain", "large: gain"
+        "several vectors against one, small objects",
+        METRIC.format("small"),
+        "small: several",
+        "small: one",
+    ),
+    Comparison(
+        "gain with small objects against gain with large ones",
+        METRIC.format("…"),
+        "small: gain",
+        "large: gain",
     ),
     Comparison(
         "several vectors, learned as such, against those of the encoder that learned one",
@@ -52,10 +60,14 @@ def build(encoder, grid):
 
 def measure(seed, dataset):
     text = scenes.words(dataset).fields["text"]
-    pictures = dataset.with_fields({"image": replace(dataset.fields["image"], patch=12), "text": text})
+    pictures = dataset.with_fields(
+        {"image": replace(dataset.fields["image"], patch=12), "text": text}
+    )
 
     def score(method, grid, part="valid"):
-        return mean(found(method, pictures, pictures.split(part), grid)[size] for size in scenes.SIZES)
+        return mean(
+            found(method, pictures, pictures.split(part), grid)[size] for size in scenes.SIZES
+        )
 
     test, values = pictures.split("test"), {}
     values |= {f"{size}: chance": v for size, v in chance(pictures, test).items()}
@@ -66,7 +78,10 @@ def measure(seed, dataset):
         if arm == "one":
             read = found(method, pictures, test, ARMS["several"])
             values |= {f"{size}: one, read in several": v for size, v in read.items()}
-    return values | {f"{size}: gain": values[f"{size}: several"] - values[f"{size}: one"] for size in scenes.SIZES}
+    return values | {
+        f"{size}: gain": values[f"{size}: several"] - values[f"{size}: one"]
+        for size in scenes.SIZES
+    }
 
 
 def held(dataset, rows):
@@ -77,7 +92,10 @@ def held(dataset, rows):
 
 
 def by_size(right, kinds):
-    return {size: mean(float(r) for r, kind in zip(right, kinds) if kind[0] == size) for size in scenes.SIZES}
+    return {
+        size: mean(float(r) for r, kind in zip(right, kinds) if kind[0] == size)
+        for size in scenes.SIZES
+    }
 
 
 def chance(dataset, rows):
@@ -91,7 +109,11 @@ def found(method, dataset, rows, grid):
     holds, kinds = held(dataset, rows)
     asked = embed_values(method.encoder, "text", [f"there is a {' '.join(kind)}" for kind in kinds])
     parts = Loader(dataset.select(["image"]), rows, batch=256, shuffle=False)
-    several = [regional(method.encoder, alone(method.encoder, part), "image", grid) for part in parts]
+    several = [
+        regional(method.encoder, alone(method.encoder, part), "image", grid) for part in parts
+    ]
     gallery = Column.stack(several, [len(column) for column in several]).values
-    best_first = late_interaction(Ragged(asked, torch.ones(len(asked), dtype=torch.int64)), gallery).argmax(1)
+    best_first = late_interaction(
+        Ragged(asked, torch.ones(len(asked), dtype=torch.int64)), gallery
+    ).argmax(1)
     return by_size(holds.gather(1, best_first[:, None]).squeeze(1), kinds)

@@ -1,9 +1,9 @@
-"""SSMA (row 6): gates for each place let through what a field has to say there, and shut where it is spoilt.
+"""SSMA (row 6): gates for each place let through what a sense has to say there, and shut where it is spoilt.
 Valada, Mohan and Burgard, arXiv:1808.03833. GENERATED scenes in colour and depth (`tabletop`), because the place of what is spoilt must be
 known: fog over a third of the colour, or a hole in the depth. Half of the training scenes are spoilt, in one sense each. Arms, of the same
 encoders, maps, decoder, steps and rate: gates; plain concatenation; experts averaged late, which spend all steps alone; colour and depth
 stacked into one picture of four channels. mIoU of six classes on 150 test scenes, as they are and spoilt; the gap is the lead on
-spoilt scenes less that on whole ones. Gates: AUC with which the mean gate of the spoilt field (at the deepest fusion) is lower inside
+spoilt scenes less that on whole ones. Gates: AUC with which the mean gate of the spoilt sense (at the deepest fusion) is lower inside
 than outside; a cell of the grid is spoilt if half of it is."""
 
 from dataclasses import replace
@@ -23,7 +23,7 @@ from amodal.stats.mask_overlap import mean_iou
 
 CLAIM = (
     "Gated fusion of maps gives a higher mean IoU than plain concatenation, late averaging and stacked channels, by more where one "
-    "field is spoilt, and the gate of the spoilt field is lower where it is spoilt."
+    "sense is spoilt, and the gate of the spoilt sense is lower where it is spoilt."
 )
 DATA = "tabletop"
 SEEDS = 5
@@ -38,29 +38,42 @@ ARMS = {
     "stacked": {"gated": False},
 }
 COMPARISONS = (
-    *(Comparison(f"gates against {arm}, whole scenes", "mIoU", "whole: gates", f"whole: {arm}") for arm in [*ARMS][1:]),
+    *(
+        Comparison(f"gates against {arm}, whole scenes", "mIoU", "whole: gates", f"whole: {arm}")
+        for arm in [*ARMS][1:]
+    ),
     *(
         Comparison(f"gates against {arm}, spoilt scenes", "mIoU", "spoilt: gates", f"spoilt: {arm}")
         for arm in [*ARMS][1:]
     ),
     *(
         Comparison(
-            f"the lead over {arm} grows where a field is spoilt", "mIoU", f"lead spoilt: {arm}", f"lead whole: {arm}"
+            f"the lead over {arm} grows where a sense is spoilt",
+            "mIoU",
+            f"lead spoilt: {arm}",
+            f"lead whole: {arm}",
         )
         for arm in ("concatenation", "late")
     ),
     *(
-        Comparison(f"the gate of {field} is lower where it is spoilt", "AUC of cells", f"gate: {field}", 0.5)
+        Comparison(
+            f"the gate of {field} is lower where it is spoilt",
+            "AUC of cells",
+            f"gate: {field}",
+            0.5,
+        )
         for field in ("colour", "depth")
     ),
 )
 
 
 def made(dataset, rows, rng, share):
-    """The scenes of `rows`, this share of them spoilt in one sense, with all arms' fields; which field (n,), "" for none, and where."""
+    """The scenes of `rows`, this share of them spoilt in one sense, with all arms' fields; which sense (n,), "" for none, and where."""
     columns, fields, places = {"colour": [], "depth": [], "both": [], "areas": []}, [], []
     for i in rows:
-        colour, depth, areas = (dataset.value(int(i), name) for name in ("colour", "depth", "areas"))
+        colour, depth, areas = (
+            dataset.value(int(i), name) for name in ("colour", "depth", "areas")
+        )
         colour, depth, where = colour.transpose(1, 2, 0), depth[0], np.zeros(depth[0].shape, bool)
         field = str(rng.choice(("colour", "depth"))) if rng.random() < share else ""
         if field:
@@ -72,11 +85,17 @@ def made(dataset, rows, rng, share):
         places.append(where)
     colour, depth = dataset.fields["colour"], dataset.fields["depth"]
     both = replace(colour, channels=4, mean=colour.mean + depth.mean, std=colour.std + depth.std)
-    return data.open(columns, name="scenes", fields=dataset.fields | {"both": both}), np.array(fields), np.stack(places)
+    return (
+        data.open(columns, name="scenes", fields=dataset.fields | {"both": both}),
+        np.array(fields),
+        np.stack(places),
+    )
 
 
 def loaded(scenes, arm):
-    [batch] = data.Loader(scenes.select(fields_of(arm)), range(len(scenes)), batch=len(scenes), shuffle=False)
+    [batch] = data.Loader(
+        scenes.select(fields_of(arm)), range(len(scenes)), batch=len(scenes), shuffle=False
+    )
     return batch
 
 
@@ -91,7 +110,7 @@ def iou(method, batch):
 
 @torch.no_grad()
 def gate_auc(method, batch, fields, places):
-    """Field -> how well its mean gate tells the cells that are spoilt from the others of the same scenes."""
+    """Sense -> how well its mean gate tells the cells that are spoilt from the others of the same scenes."""
     z = Features(maps_of(method.encoder, batch, method.sides), batch.size)
     gates = method.network.gates(z, torch.arange(batch.size)).numpy()
     side = gates.shape[2]

@@ -46,11 +46,28 @@ AUROC = "AUROC, people held out"
 COMPARISONS = (
     Comparison("remark and clip against the remark", AUROC, "both, continued", "remark"),
     Comparison("remark and clip against the clip", AUROC, "both, continued", "clip, continued"),
-    Comparison("both: going on in the domain against the generic encoder", AUROC, "both, continued", "both, generic"),
-    Comparison("clip alone: going on against the generic encoder", AUROC, "clip, continued", "clip, generic"),
+    Comparison(
+        "both: going on in the domain against the generic encoder",
+        AUROC,
+        "both, continued",
+        "both, generic",
+    ),
+    Comparison(
+        "clip alone: going on against the generic encoder",
+        AUROC,
+        "clip, continued",
+        "clip, generic",
+    ),
 )
 FIELDS = {
-    "clip": Series(channels=("x", "y", "z"), rate=RATE, patch=10, max_steps=200, mean=(0.0,) * 3, std=(1.0,) * 3),
+    "clip": Series(
+        channels=("x", "y", "z"),
+        rate=RATE,
+        patch=10,
+        max_steps=200,
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+    ),
     "remark": make("text", max_length=24, patch=2),
 }
 
@@ -61,13 +78,18 @@ def effects(exercises):
     rng = np.random.default_rng(63)
     kinds = len(REMARKS)
     return [
-        rng.normal(size=shape) * s for shape, s in (((kinds, 1), 0.8), ((1, exercises), 0.8), ((kinds, exercises), 1.2))
+        rng.normal(size=shape) * s
+        for shape, s in (((kinds, 1), 0.8), ((1, exercises), 0.8), ((kinds, exercises), 1.2))
     ]
 
 
 def events(dataset, seed):
     """Clips and remarks, whether behaviour changed (N,), and who it was (N,)."""
-    rng, labels, people = np.random.default_rng([seed, 63]), dataset.label("exercise"), dataset.label("subject")
+    rng, labels, people = (
+        np.random.default_rng([seed, 63]),
+        dataset.label("exercise"),
+        dataset.label("subject"),
+    )
     names, odds = sorted(set(labels)), sum(effects(len(set(labels))))
     clips, remarks, changed, who = [], [], [], []
     for i in range(len(dataset)):
@@ -78,7 +100,11 @@ def events(dataset, seed):
             remarks.append(str(rng.choice(list(REMARKS.values())[kind])))
             changed.append(rng.random() < 1 / (1 + np.exp(-odds[kind, names.index(labels[i])])))
             who.append(people[i])
-    return data.open({"clip": standard(clips), "remark": remarks}).with_fields(FIELDS), np.array(changed), np.array(who)
+    return (
+        data.open({"clip": standard(clips), "remark": remarks}).with_fields(FIELDS),
+        np.array(changed),
+        np.array(who),
+    )
 
 
 def standard(clips):
@@ -106,7 +132,14 @@ def measure(seed, dataset):
     clip["continued"], remark = vectors(method, here, "clip"), vectors(method, here, "remark")
     inputs = {"remark": remark} | {f"clip, {a}": x for a, x in clip.items()}
     inputs |= {f"both, {a}": side_by_side([remark, x]) for a, x in clip.items()}
-    judge = partial(grouped, wanted_N=changed, group_N=who, fit=probe(hidden=32, seed=seed), repeats=3, seed=seed)
+    judge = partial(
+        grouped,
+        wanted_N=changed,
+        group_N=who,
+        fit=probe(hidden=32, seed=seed),
+        repeats=3,
+        seed=seed,
+    )
     results = {arm: judge(x) for arm, x in inputs.items()}
     return {arm: r.mean for arm, r in results.items()} | {
         f"deviation over folds: {a}": r.std for a, r in results.items()
@@ -115,4 +148,6 @@ def measure(seed, dataset):
 
 def vectors(method, dataset, field):
     with torch.no_grad():
-        return features(method.eval().encoder, dataset.select([field]), range(len(dataset)))[field].values.float()
+        return features(method.eval().encoder, dataset.select([field]), range(len(dataset)))[
+            field
+        ].values.float()

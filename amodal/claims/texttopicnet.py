@@ -60,7 +60,9 @@ class Rotation(Method):
         values = column.values.clone()
         for k in range(1, 4):
             values[turns == k] = torch.rot90(column.values[turns == k], k, (2, 3))
-        z = self.encoder.features(Batch(batch.size, {IMAGE: Column(values, column.rows)}, batch.keys, batch.seeds))
+        z = self.encoder.features(
+            Batch(batch.size, {IMAGE: Column(values, column.rows)}, batch.keys, batch.seeds)
+        )
         return Features({IMAGE: z[IMAGE], "turns": Column(turns, column.rows)}, batch.size)
 
     def losses(self, features):
@@ -72,19 +74,35 @@ def topics(encoder):
     return methods.build("texttopicnet", encoder, topics=TOPICS, least=5)
 
 
-ARMS = {"topics": topics, "rotation": Rotation, "mae": lambda encoder: methods.build("mae", encoder)}
+ARMS = {
+    "topics": topics,
+    "rotation": Rotation,
+    "mae": lambda encoder: methods.build("mae", encoder),
+}
 
 
 def small(dataset):
-    image = make("image", size=32, patch=8, channels=3, mean=dataset.fields[IMAGE].mean, std=dataset.fields[IMAGE].std)
-    texts = {"annotation": make("text", max_length=12, patch=4), "tags": make("text", max_length=24, patch=4)}
+    image = make(
+        "image",
+        size=32,
+        patch=8,
+        channels=3,
+        mean=dataset.fields[IMAGE].mean,
+        std=dataset.fields[IMAGE].std,
+    )
+    texts = {
+        "annotation": make("text", max_length=12, patch=4),
+        "tags": make("text", max_length=24, patch=4),
+    }
     return dataset.select([IMAGE, *TEXTS]).with_fields({IMAGE: image} | texts)
 
 
 def parts_of(dataset, seed):
     """Records to learn from, those of them whose label is known, and records to test on."""
     usable = np.flatnonzero(
-        np.isin(dataset.label(LABEL), GROUPS) & dataset.present(IMAGE) & dataset.present("annotation")
+        np.isin(dataset.label(LABEL), GROUPS)
+        & dataset.present(IMAGE)
+        & dataset.present("annotation")
     )
     order = np.random.default_rng([seed, 66]).permutation(usable)
     train, test = np.split(order, [round(0.75 * len(order))])
@@ -95,7 +113,10 @@ def parts_of(dataset, seed):
 def read(encoder, dataset, few, test):
     """Accuracy of the probe on pictures alone."""
     pictures, labels = dataset.select([IMAGE]), dataset.label(LABEL)
-    columns = [Column(features(encoder, pictures, r)[IMAGE].values, torch.arange(len(r))) for r in (few, test)]
+    columns = [
+        Column(features(encoder, pictures, r)[IMAGE].values, torch.arange(len(r)))
+        for r in (few, test)
+    ]
     return probe(columns[0], labels[few], columns[1], labels[test])
 
 
@@ -104,7 +125,11 @@ def found_by_topics(method, dataset, test):
     every = next(iter(Loader(dataset, test, batch=len(test), shuffle=False)))
     with torch.no_grad():
         mixture = method.features(every)[TARGET]
-    said = embed_records(method.encoder, dataset.select([IMAGE]), test, labels=False).aligned[IMAGE].values.sigmoid()
+    said = (
+        embed_records(method.encoder, dataset.select([IMAGE]), test, labels=False)
+        .aligned[IMAGE]
+        .values.sigmoid()
+    )
     said = said / said.sum(1, keepdim=True)
     # the cosine of square roots of two distributions falls as their Hellinger distance grows
     row = ranked(mixture.values.sqrt(), said[mixture.rows].sqrt(), at=(10,))[0]
@@ -119,7 +144,11 @@ def measure(seed, dataset):
     dataset = small(dataset)
     train, few, test = parts_of(dataset, seed)
     pictures = dataset.select([IMAGE])
-    found = {"probe: untrained": read(untrained(pictures, Rotation, BUDGET, seed).encoder, dataset, few, test)}
+    found = {
+        "probe: untrained": read(
+            untrained(pictures, Rotation, BUDGET, seed).encoder, dataset, few, test
+        )
+    }
     for arm, make_arm in ARMS.items():
         data = dataset if arm == "topics" else pictures
         method = trained(data, train, make_arm, BUDGET, seed, BUDGET.rates[0])

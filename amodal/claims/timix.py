@@ -28,7 +28,12 @@ ARMS = {
 METRIC = "Recall@10, mean of both directions, 238 held-out pairs"
 COMPARISONS = (
     *(
-        Comparison(f"{share} of the pairs: TiMix against {words}", METRIC, f"{share}: timix", f"{share}: {arm}")
+        Comparison(
+            f"{share} of the pairs: TiMix against {words}",
+            METRIC,
+            f"{share}: timix",
+            f"{share}: {arm}",
+        )
         for share in SHARES
         for arm, words in (("none", "no mixing"), ("mixup", "mixup"), ("cutmix", "CutMix"))
     ),

@@ -59,7 +59,8 @@ def halves(digits):
     zones = lower.reshape(-1, 4, 2, 4, 4).mean((2, 4)).reshape(len(lower), 16)
     levels = np.minimum((zones * 4).astype(int), 3)
     tables = [
-        {f"zone {k}": str(v) for k, v in enumerate(z)} | {f"row {k}": float(v) for k, v in enumerate(r)}
+        {f"zone {k}": str(v) for k, v in enumerate(z)}
+        | {f"row {k}": float(v) for k, v in enumerate(r)}
         for z, r in zip(levels, lower.mean(2))
     ]
     return upper, tables
@@ -70,16 +71,25 @@ def usual(tables):
     found = {}
     for name in tables[0]:
         cells = [t[name] for t in tables]
-        found[name] = max(sorted(set(cells)), key=cells.count) if isinstance(cells[0], str) else float(np.mean(cells))
+        found[name] = (
+            max(sorted(set(cells)), key=cells.count)
+            if isinstance(cells[0], str)
+            else float(np.mean(cells))
+        )
     return found
 
 
 def with_holes(tables, rate, seed, filled=None):
     """The tables with a share of the cells of each missing, or as in `filled`; None where no cell is left."""
-    luck, names = np.random.default_rng([seed, 22]).random((len(tables), len(tables[0]))), list(tables[0])
+    luck, names = (
+        np.random.default_rng([seed, 22]).random((len(tables), len(tables[0]))),
+        list(tables[0]),
+    )
     gone = luck.argsort(1).argsort(1) < round(rate * len(names))
     other = filled or dict.fromkeys(names)
-    made = [{n: other[n] if g else t[n] for n, g in zip(names, row)} for t, row in zip(tables, gone)]
+    made = [
+        {n: other[n] if g else t[n] for n, g in zip(names, row)} for t, row in zip(tables, gone)
+    ]
     return [t if any(cell is not None for cell in t.values()) else None for t in made]
 
 
@@ -114,7 +124,9 @@ def probed(method, whole, labelled, labels, tests, test):
 
 @torch.no_grad()
 def told(method, dataset, rows, labels):
-    guess = [method.predict(b).values.argmax(1) for b in Loader(dataset, rows, batch=256, shuffle=False)]
+    guess = [
+        method.predict(b).values.argmax(1) for b in Loader(dataset, rows, batch=256, shuffle=False)
+    ]
     return float((torch.cat(guess).numpy() == labels[rows]).mean())
 
 
@@ -125,7 +137,9 @@ def arms(seed, dataset, names):
     train, test = np.sort(order[:1200]), np.sort(order[1200:])
     few = np.sort(order[:LABELLED])
     fields = {
-        "picture": Image.infer([pictures[i] for i in train], channels=1, size=16, patch=4, flip=False),
+        "picture": Image.infer(
+            [pictures[i] for i in train], channels=1, size=16, patch=4, flip=False
+        ),
         "facts": Table.infer([tables[i] for i in train]),
     }
     texts, mean = [f"{d}" for d in labels], usual([tables[i] for i in train])
@@ -155,7 +169,9 @@ def late_fusion(encoder):
 
 def measure(seed, dataset):
     curves = arms(seed, dataset, (*TIP, "supervised"))
-    found = {f"{arm}, {p:.0%}": value for arm, curve in curves.items() for p, value in zip(RATES, curve)}
+    found = {
+        f"{arm}, {p:.0%}": value for arm, curve in curves.items() for p, value in zip(RATES, curve)
+    }
     for arm, curve in curves.items():
         found |= {f"{arm}, lost at {p:.0%}": value - curve[0] for p, value in zip(RATES, curve)}
     for p, with_it, without in zip(RATES, curves["tip"], curves["no reconstruction"]):

@@ -39,7 +39,9 @@ def scores(method, dataset, rows, piece):
     embedded = embed_records(method.encoder, dataset, rows)
     snippets = [r["value"] for r in retrieval(None, embedded).rows if r["metric"] == "MRR"]
     pieces = [
-        r["value"] for r in track_identification(None, embedded, whole=piece).rows if r["metric"].startswith("MRR")
+        r["value"]
+        for r in track_identification(None, embedded, whole=piece).rows
+        if r["metric"].startswith("MRR")
     ]
     return mean(snippets), mean(pieces)
 
@@ -57,14 +59,19 @@ def measure(seed, dataset):
     role, condition = dataset.label("role"), dataset.label("condition")
     pairs, alone = np.flatnonzero(role == "pairs"), np.flatnonzero(np.isin(role, ALONE))
     tests = {c: np.flatnonzero((role == "test") & (condition == c)) for c in CONDITIONS}
-    first = trained(dataset, alone, partial(methods.build, "ucasr", pretrain=1.0), BUDGET, seed, *BUDGET.rates)
+    first = trained(
+        dataset, alone, partial(methods.build, "ucasr", pretrain=1.0), BUDGET, seed, *BUDGET.rates
+    )
     start = first.encoder.requires_grad_(True)
     arms = {"scratch": tuned(None, dataset, pairs, 2 * BUDGET.steps, seed)}
     arms["pre-trained"] = tuned(start, dataset, pairs, BUDGET.steps, seed)
     found = {}
     for arm, method in arms.items():
         for c, rows in tests.items():
-            found[f"{c}, {arm}"], found[f"{c}, pieces, {arm}"] = scores(method, dataset, rows, "piece")
+            found[f"{c}, {arm}"], found[f"{c}, pieces, {arm}"] = scores(
+                method, dataset, rows, "piece"
+            )
     return found | {
-        f"gain, {c}": float(np.log(found[f"{c}, pre-trained"] / found[f"{c}, scratch"])) for c in CONDITIONS
+        f"gain, {c}": float(np.log(found[f"{c}, pre-trained"] / found[f"{c}, scratch"]))
+        for c in CONDITIONS
     }

@@ -32,9 +32,17 @@ ARMS = {
 }
 COMPARISONS = (
     Comparison(
-        "filtered against the source alone", "poses within 20 degrees, 5 cm", "right: filtered", "right: source"
+        "filtered against the source alone",
+        "poses within 20 degrees, 5 cm",
+        "right: filtered",
+        "right: source",
     ),
-    Comparison("filtered against raw pseudo labels", "poses within 20 degrees, 5 cm", "right: filtered", "right: raw"),
+    Comparison(
+        "filtered against raw pseudo labels",
+        "poses within 20 degrees, 5 cm",
+        "right: filtered",
+        "right: raw",
+    ),
     Comparison(
         "filtered against half of the way to the truth",
         "poses within 20 degrees, 5 cm",
@@ -53,11 +61,19 @@ COMPARISONS = (
 def measured(method, dataset, rows):
     """The share of right poses and the mean turn of the records `rows`."""
     [batch] = data.Loader(dataset, rows, batch=len(rows), shuffle=False, labels=poses.POSE)
-    found, truth = method.poses(batch), {name: batch.labels[name].values.double() for name in poses.POSE}
-    rotation = torch.stack(
-        [torch.from_numpy(poses.pose(*pair)) for pair in zip(truth["turn"].tolist(), truth["tilt"].tolist())]
+    found, truth = (
+        method.poses(batch),
+        {name: batch.labels[name].values.double() for name in poses.POSE},
     )
-    centre = found(torch.full((len(rows), 1, 3), 0.5, dtype=torch.float64))[:, 0]  # where the object's middle was put
+    rotation = torch.stack(
+        [
+            torch.from_numpy(poses.pose(*pair))
+            for pair in zip(truth["turn"].tolist(), truth["tilt"].tolist())
+        ]
+    )
+    centre = found(torch.full((len(rows), 1, 3), 0.5, dtype=torch.float64))[
+        :, 0
+    ]  # where the object's middle was put
     degrees = turn_between(found.rotation, rotation)
     distance = (centre - torch.stack([truth[x] for x in "xyz"], 1)).norm(dim=1)
     return within(degrees, distance, DEGREES, DECIMETRES), float(degrees.mean())

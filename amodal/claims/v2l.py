@@ -63,13 +63,17 @@ def recall(*models):
 def measure(seed, dataset):
     dataset = dataset.select(["image", "title"])
     image, title = dataset.fields["image"], dataset.fields["title"]
-    dataset = dataset.with_fields({"image": replace(image, patch=8), "title": replace(title, max_length=32, patch=4)})
+    dataset = dataset.with_fields(
+        {"image": replace(image, patch=8), "title": replace(title, max_length=32, patch=4)}
+    )
     train, *sides = held_out(dataset, seed)
     classes = len(set(dataset.label("subgroup")))
 
     def run(number, **options):
         make = partial(methods.build, "v2l", label="subgroup", classes=classes, width=64, **options)
-        method = trained(dataset, train, make, BUDGET, 1000 * number + seed, *BUDGET.rates, pool="gem")
+        method = trained(
+            dataset, train, make, BUDGET, 1000 * number + seed, *BUDGET.rates, pool="gem"
+        )
         return pictures(method, dataset, sides)
 
     runs = [run(0), run(1)]

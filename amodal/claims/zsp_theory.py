@@ -47,15 +47,40 @@ GROUPS = {
 TEMPLATES = (
     "{}", "a {}", "a picture of a {}", "an emoji of a {}", "a drawing of a {}", "the {}", "a small {}", "one {}"
 )  # fmt: skip
-DISTANCE, ERROR = "root of the mean squared distance of probabilities", "zero-shot error, nine groups"
+DISTANCE, ERROR = (
+    "root of the mean squared distance of probabilities",
+    "zero-shot error, nine groups",
+)
 COMPARISONS = (
-    Comparison("tables: how the distance falls with M", "power of M, against -0.5", "tables: power", -0.5, within=0.1),
-    Comparison("tables: leakage against none, 1,024 prompts", DISTANCE, "tables: leaking", "tables: drawn"),
-    Comparison("tables: fixed prompts against 1,024 drawn", DISTANCE, "tables: fixed", "tables: drawn"),
+    Comparison(
+        "tables: how the distance falls with M",
+        "power of M, against -0.5",
+        "tables: power",
+        -0.5,
+        within=0.1,
+    ),
+    Comparison(
+        "tables: leakage against none, 1,024 prompts", DISTANCE, "tables: leaking", "tables: drawn"
+    ),
+    Comparison(
+        "tables: fixed prompts against 1,024 drawn", DISTANCE, "tables: fixed", "tables: drawn"
+    ),
     Comparison("emoji: a + b / sqrt(M)", "share of the curve's variance", "told: sqrt", 0.9),
-    Comparison("emoji: eight templates against eight captions", ERROR, "error: 8 templates", "error: 8 captions"),
-    Comparison("emoji: names without telling words", "error beyond the probe's", "gap: thing", "gap: names"),
-    Comparison("emoji: names without telling words", "residual dependence", "dependence: thing", "dependence: names"),
+    Comparison(
+        "emoji: eight templates against eight captions",
+        ERROR,
+        "error: 8 templates",
+        "error: 8 captions",
+    ),
+    Comparison(
+        "emoji: names without telling words", "error beyond the probe's", "gap: thing", "gap: names"
+    ),
+    Comparison(
+        "emoji: names without telling words",
+        "residual dependence",
+        "dependence: thing",
+        "dependence: names",
+    ),
 )
 
 
@@ -63,12 +88,18 @@ def table(rng, leak):
     x, z, y = SHAPE
     p_xz = rng.dirichlet(np.full(x * z, 0.3)).reshape(x, z, 1)
     return torch.from_numpy(
-        p_xz * ((1 - leak) * rng.dirichlet(np.full(y, 0.3), z) + leak * rng.dirichlet(np.full(y, 0.3), (x, z)))
+        p_xz
+        * (
+            (1 - leak) * rng.dirichlet(np.full(y, 0.3), z)
+            + leak * rng.dirichlet(np.full(y, 0.3), (x, z))
+        )
     )
 
 
 def on_tables(seed):
-    squares = {(leak, kind): np.zeros(len(COUNTS)) for leak in (0.0, LEAK) for kind in ("bias", "excess")}
+    squares = {
+        (leak, kind): np.zeros(len(COUNTS)) for leak in (0.0, LEAK) for kind in ("bias", "excess")
+    }
     fixed = 0.0
     for number in range(TABLES):
         for leak in (0.0, LEAK):
@@ -77,7 +108,9 @@ def on_tables(seed):
             law = (p.sum(0) / p.sum((0, 1))).T.numpy()  # (Y, Z): captions of a class
             for column, count in enumerate(COUNTS):
                 for _ in range(DRAWS):
-                    rho = torch.from_numpy(np.stack([rng.multinomial(count, row) for row in law]) / count)
+                    rho = torch.from_numpy(
+                        np.stack([rng.multinomial(count, row) for row in law]) / count
+                    )
                     found = terms(p, rho)
                     for kind in ("bias", "excess"):
                         squares[leak, kind][column] += found[kind] / TABLES / DRAWS
@@ -133,9 +166,15 @@ def measure(seed, dataset):
     opened, train, test, code = emoji(dataset, seed)
     names = dataset.label("group")
     for arm, records in opened.items():
-        method = trained(records, train, partial(methods.build, "clip"), BUDGET, seed, *BUDGET.rates)
-        learnt, held = (embed_records(method.encoder, records, rows, labels=False) for rows in (train, test))
-        pool, seen, said = (z.aligned[s].values for z, s in ((learnt, "text"), (held, "image"), (held, "text")))
+        method = trained(
+            records, train, partial(methods.build, "clip"), BUDGET, seed, *BUDGET.rates
+        )
+        learnt, held = (
+            embed_records(method.encoder, records, rows, labels=False) for rows in (train, test)
+        )
+        pool, seen, said = (
+            z.aligned[s].values for z, s in ((learnt, "text"), (held, "image"), (held, "text"))
+        )
         y_train, y_test = code[train], code[test]
         curve = prompt_curve(seen, y_test, pool, y_train, seed=seed)
         a, b = (z.features["image"] for z in (learnt, held))
@@ -143,7 +182,10 @@ def measure(seed, dataset):
         risks = residual_dependence(seen, said, y_test, seed=seed)
         found |= {f"error: {row['prompts']} captions, {arm}": row["error"] for row in curve}
         found |= {f"gap: {arm}": curve[-1]["error"] - best, f"error: probe, {arm}": best}
-        found |= {f"dependence: {arm}": risks["dependence"], f"risk, captions: {arm}": risks["captions"]}
+        found |= {
+            f"dependence: {arm}": risks["dependence"],
+            f"risk, captions: {arm}": risks["captions"],
+        }
         if arm == "names":
             prompts = [t.format(words) for words in GROUPS.values() for t in TEMPLATES]
             vectors = normalize(embed_values(method.encoder, "text", prompts), dim=1)
@@ -151,7 +193,16 @@ def measure(seed, dataset):
             templates = prompt_curve(seen, y_test, vectors, of, seed=seed)
             captions = {row["prompts"]: row["error"] for row in curve}
             bias = prompt_bias(vectors, of, normalize(pool, dim=1), y_train)
-            found |= {f"error: {n} templates": row["error"] for row in templates for n in [row["prompts"]]}
-            found |= {"error: 8 captions": captions[8], "limit": limit(curve)[0], "told: sqrt": limit(curve)[2]}
-            found |= {"told: 1 / M": limit(curve, 1.0)[2], "bias of templates": float(np.mean(list(bias.values())))}
+            found |= {
+                f"error: {n} templates": row["error"] for row in templates for n in [row["prompts"]]
+            }
+            found |= {
+                "error: 8 captions": captions[8],
+                "limit": limit(curve)[0],
+                "told: sqrt": limit(curve)[2],
+            }
+            found |= {
+                "told: 1 / M": limit(curve, 1.0)[2],
+                "bias of templates": float(np.mean(list(bias.values()))),
+            }
     return found

@@ -74,9 +74,15 @@ def run(words: list[str]) -> None:
     if words and not words[0].startswith("-") and words[0] not in VERBS:
         raise unknown("verb of amodal", words[0], VERBS)
     if METHOD_OPTIONS and words[:1] not in ([verb] for verb in TRAINING):
-        raise AmodalError(f"--method.{next(iter(METHOD_OPTIONS))} is an option of `amodal pretrain METHOD`")
-    if CURATE_OPTIONS and not any(w in ("--curate", "--config") or w.startswith("--curate=") for w in words):
-        raise AmodalError(f"--curate.{next(iter(CURATE_OPTIONS))} is an option of `amodal pretrain … --curate NAME`")
+        raise AmodalError(
+            f"--method.{next(iter(METHOD_OPTIONS))} is an option of `amodal pretrain METHOD`"
+        )
+    if CURATE_OPTIONS and not any(
+        w in ("--curate", "--config") or w.startswith("--curate=") for w in words
+    ):
+        raise AmodalError(
+            f"--curate.{next(iter(CURATE_OPTIONS))} is an option of `amodal pretrain … --curate NAME`"
+        )
     if words[:1] and words[0] in TRAINING:
         words = today(words)
     description = (__doc__ or "").split(".")[0] + "."

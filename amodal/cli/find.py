@@ -15,7 +15,9 @@ def index(
     run: Run,
     data: Data,
     out: Annotated[Path | None, arg(help="the folder; RUN/index unless given")] = None,
-    to: Annotated[str, arg(metavar="URL", help="instead of a folder: qdrant://HOST:6333/COLLECTION")] = "",
+    to: Annotated[
+        str, arg(metavar="URL", help="instead of a folder: qdrant://HOST:6333/COLLECTION")
+    ] = "",
     prune: Annotated[bool, arg(help="remove records that the data no longer has")] = False,
 ) -> None:
     """Embed records into an index to search in; those it holds already are skipped."""
@@ -36,13 +38,17 @@ def index(
     distributed.start()
     mine = sum(map(len, shares(len(dataset), many=bool(to))))
     with Bar("index", mine, shown=distributed.rank() == 0) as bar:
-        made = model.index(dataset, to or out, prune=prune, progress=lambda n: bar.step("records", by=n))
+        made = model.index(
+            dataset, to or out, prune=prune, progress=lambda n: bar.step("records", by=n)
+        )
     if made.bad:
         print(unreadable(made.bad))
     if made.gone and prune:
         print(f"{made.gone:,} records removed from the index that are no longer in the data")
     elif made.gone:
-        print(f"{made.gone:,} records in the index are no longer in the data (--prune removes them)")
+        print(
+            f"{made.gone:,} records in the index are no longer in the data (--prune removes them)"
+        )
     kinds = {name_of(m): field for field, m in model.fields.items()}
     asked = next(
         (f"--{kind} …" for kind in ("text", "image", "audio") if kind in kinds),
@@ -63,7 +69,9 @@ def search(
         tuple[str, ...],
         arg(metavar="FIELD=VALUE", help="a value of any field; several together are one query"),
     ] = (),
-    like: Annotated[tuple[str, ...], arg(metavar="KEY", help="records of the index that are parts of the query")] = (),
+    like: Annotated[
+        tuple[str, ...], arg(metavar="KEY", help="records of the index that are parts of the query")
+    ] = (),
     weight: Annotated[
         tuple[str, ...],
         arg(
@@ -73,12 +81,22 @@ def search(
     ] = (),
     k: Annotated[int, arg(help="how many records to return")] = 10,
     where: Where = (),
-    fields: Annotated[str, arg(metavar="A,B", help="whose vectors to compare with; all unless given")] = "",
-    index: Annotated[str, arg(metavar="DIR|URL", help="RUN/index unless given, or qdrant://…")] = "",
-    generate: Annotated[bool, arg(help="without an index: the run (of grace) writes the names of records")] = False,
+    fields: Annotated[
+        str, arg(metavar="A,B", help="whose vectors to compare with; all unless given")
+    ] = "",
+    index: Annotated[
+        str, arg(metavar="DIR|URL", help="RUN/index unless given, or qdrant://…")
+    ] = "",
+    generate: Annotated[
+        bool, arg(help="without an index: the run (of grace) writes the names of records")
+    ] = False,
     json: Annotated[bool, arg(help="print JSON")] = False,
-    sheet: Annotated[Path | None, arg(metavar="FILE.png", help="draw the records found; needs --data")] = None,
-    data: Annotated[str | None, arg(metavar="DIR", help="where the records are, for --sheet")] = None,
+    sheet: Annotated[
+        Path | None, arg(metavar="FILE.png", help="draw the records found; needs --data")
+    ] = None,
+    data: Annotated[
+        str | None, arg(metavar="DIR", help="where the records are, for --sheet")
+    ] = None,
 ) -> None:
     """Search an index by text, picture, sound, or a mix of them."""
     from amodal.data.remote import learnt_from
@@ -86,13 +104,17 @@ def search(
     from amodal.model import load
     from amodal.search import as_json, picture_sheet, table
 
-    asked = {k: v for k, v in (("text", text), ("image", image), ("audio", audio)) if v is not None} | pairs(query)
+    asked = {
+        k: v for k, v in (("text", text), ("image", image), ("audio", audio)) if v is not None
+    } | pairs(query)
     model = load(run)
     if generate:
         chosen = {"where": where, "fields": fields, "index": index, "like": like, "weight": weight}
         of_index = [f"--{n}" for n, v in chosen.items() if v]
         if of_index:
-            raise AmodalError(f"{of_index[0]} is of an index, and --generate looks in none; leave one of them out")
+            raise AmodalError(
+                f"{of_index[0]} is of an index, and --generate looks in none; leave one of them out"
+            )
         hits = model.generate(k=k, **asked)
     else:
         mix = {"like": like, "weights": numbers(weight)}
@@ -112,20 +134,28 @@ def search(
 
 def serve(
     run: Run,
-    host: Annotated[str, arg(help="0.0.0.0 for requests from elsewhere, which then need a token")] = "127.0.0.1",
+    host: Annotated[
+        str, arg(help="0.0.0.0 for requests from elsewhere, which then need a token")
+    ] = "127.0.0.1",
     port: int = 8000,
-    index: Annotated[str, arg(metavar="DIR|URL", help="RUN/index unless given, or qdrant://…")] = "",
+    index: Annotated[
+        str, arg(metavar="DIR|URL", help="RUN/index unless given, or qdrant://…")
+    ] = "",
     token_file: Annotated[
         Path | None,
         arg(metavar="FILE", help="holds the token that requests must bring; or set AMODAL_TOKEN"),
     ] = None,
-    names: Annotated[str, arg(metavar="A,B", help="by which a proxy on this machine calls it, besides localhost")] = "",
+    names: Annotated[
+        str, arg(metavar="A,B", help="by which a proxy on this machine calls it, besides localhost")
+    ] = "",
     anyone: Annotated[bool, arg(help="take requests from elsewhere without a token")] = False,
     device: Annotated[str, arg(help="auto, cpu, cuda, cuda:N")] = "auto",
     upload_mb: Annotated[int, arg(help="MiB of a request at most")] = 32,
     megapixels: Annotated[float, arg(help="of a picture at most")] = 50,
     sound_seconds: Annotated[float, arg(help="of a recording at most")] = 120,
-    concurrent: Annotated[int, arg(help="requests at work or waiting; more are told to come back")] = 128,
+    concurrent: Annotated[
+        int, arg(help="requests at work or waiting; more are told to come back")
+    ] = 128,
     seconds: Annotated[float, arg(help="that a request may take")] = 30,
 ) -> None:
     """Put a run behind an HTTP API.

@@ -36,7 +36,9 @@ def numbers(given: tuple[str, ...]) -> dict[str, float]:
     return found
 
 
-def take_method_options(argv: list[str], prefix: str = "--method.") -> tuple[list[str], dict[str, object]]:
+def take_method_options(
+    argv: list[str], prefix: str = "--method."
+) -> tuple[list[str], dict[str, object]]:
     """Split off `--method.NAME VALUE` and `--method.NAME=VALUE`, whose names only the method's page
     knows.
     """
@@ -71,6 +73,9 @@ def today(words: list[str]) -> list[str]:
     """The same words with options of the release before under their names of today."""
     from amodal.core.recipe import OLD_NAMES
 
-    old = {f"--{was.replace('_', '-')}": f"--{name.replace('_', '-')}" for was, name in OLD_NAMES.items()}
+    old = {
+        f"--{was.replace('_', '-')}": f"--{name.replace('_', '-')}"
+        for was, name in OLD_NAMES.items()
+    }
     split = (word.partition("=") for word in words)
     return [old.get(name, name) + equals + value for name, equals, value in split]

@@ -27,13 +27,17 @@ def _option(name: str) -> tuple[str, Any, Any]:
     return name, Annotated[kind, described], dataclasses.field(default=None)
 
 
-RecipeOptions = dataclasses.make_dataclass("RecipeOptions", [_option(name) for name in NAMES], frozen=True)
+RecipeOptions = dataclasses.make_dataclass(
+    "RecipeOptions", [_option(name) for name in NAMES], frozen=True
+)
 """Every field of a Recipe as an option; what is not said is left to the page of the method."""
 
 
 def asked_of(options: Any) -> dict[str, Any]:
     """The fields of a recipe that the command line sets."""
-    fields = {n: v for n, v in vars(options).items() if v is not None and v is not False and v != ()}
+    fields = {
+        n: v for n, v in vars(options).items() if v is not None and v is not False and v != ()
+    }
     if "views" in fields:
         fields["views"] = {k: v.split(",") for k, v in pairs(fields["views"]).items()}
     return fields

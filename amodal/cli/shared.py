@@ -7,7 +7,9 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-Run = Annotated[Positional[Path], arg(metavar="RUN", help="the folder that `amodal pretrain --out` made")]
+Run = Annotated[
+    Positional[Path], arg(metavar="RUN", help="the folder that `amodal pretrain --out` made")
+]
 Data = Annotated[
     str,
     arg(
@@ -15,7 +17,9 @@ Data = Annotated[
         help="a folder, a table file, an address (s3://…), or a set: globe, digits, or of `amodal data`",
     ),
 ]
-Where = Annotated[tuple[str, ...], arg(metavar="NAME=VALUE", help="only records whose label has this value")]
+Where = Annotated[
+    tuple[str, ...], arg(metavar="NAME=VALUE", help="only records whose label has this value")
+]
 
 METHOD_OPTIONS: dict[str, object] = {}
 """`--method.NAME VALUE` of this command line."""

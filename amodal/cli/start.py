@@ -44,8 +44,12 @@ def data(
         Positional[str | None],
         arg(metavar="[NAME]", help="a public set; all are listed unless given"),
     ] = None,
-    out: Annotated[Path | None, arg(metavar="DIR", help="the folder to build; a cache unless given")] = None,
-    any_version: Annotated[bool, arg(help="take packages of another version, or with another checksum")] = False,
+    out: Annotated[
+        Path | None, arg(metavar="DIR", help="the folder to build; a cache unless given")
+    ] = None,
+    any_version: Annotated[
+        bool, arg(help="take packages of another version, or with another checksum")
+    ] = False,
 ) -> None:
     """List public sets, or fetch the packages that hold one and make it a folder of records."""
     from amodal.data import sets
@@ -58,7 +62,9 @@ def data(
 
 
 def methods(
-    key: Annotated[Positional[str | None], arg(metavar="[KEY]", help="one method or row of the catalogue")] = None,
+    key: Annotated[
+        Positional[str | None], arg(metavar="[KEY]", help="one method or row of the catalogue")
+    ] = None,
     source: Annotated[bool, arg(help="print the page itself")] = False,
 ) -> None:
     """List the methods, or show one: its paper, options with defaults, claim and verdict."""
@@ -68,8 +74,12 @@ def methods(
 
 
 def claim(
-    key: Annotated[Positional[str], arg(metavar="KEY", help="a claim; `amodal methods` says which there are")],
-    seeds: Annotated[int | None, arg(help="paired seeds; what the claim fixed unless given")] = None,
+    key: Annotated[
+        Positional[str], arg(metavar="KEY", help="a claim; `amodal methods` says which there are")
+    ],
+    seeds: Annotated[
+        int | None, arg(help="paired seeds; what the claim fixed unless given")
+    ] = None,
     data: Annotated[str | None, arg(metavar="DIR", help="other data than the claim's own")] = None,
 ) -> None:
     """Re-test what a paper is known for, at small scale, against its baseline."""

@@ -17,7 +17,9 @@ DEFAULT = RecipeOptions()
 
 
 def pretrain(
-    method: Annotated[Positional[str | None], arg(metavar="[METHOD]", help="see `amodal methods`")] = None,
+    method: Annotated[
+        Positional[str | None], arg(metavar="[METHOD]", help="see `amodal methods`")
+    ] = None,
     data: Annotated[
         str | None,
         arg(
@@ -33,22 +35,34 @@ def pretrain(
             help="a run's config.toml, or any TOML of these options; others that are given take precedence",
         ),
     ] = None,
-    size: Annotated[str | None, arg(help="nano, tiny, small, base, large or huge; tiny unless given")] = None,
+    size: Annotated[
+        str | None, arg(help="nano, tiny, small, base, large or huge; tiny unless given")
+    ] = None,
     fields: Annotated[str, arg(metavar="A,B", help="fields to use; all unless given")] = "",
     seed: Annotated[int | None, arg(help="0 unless given")] = None,
     resume: Annotated[bool, arg(help="go on with the run in --out")] = False,
-    trunk: Annotated[str | None, arg(help="separate, shared or joint; by default what the method's paper uses")] = None,
+    trunk: Annotated[
+        str | None, arg(help="separate, shared or joint; by default what the method's paper uses")
+    ] = None,
     positions: Annotated[str | None, arg(help="sincos, learned, rotary or none")] = None,
     pool: Annotated[str | None, arg(help="mean, cls or attention")] = None,
     backbone: Annotated[
         tuple[str, ...],
-        arg(metavar="FIELD=SPEC", help="pretrained backbones: timm:NAME[@WEIGHTS], transformers:DIR"),
+        arg(
+            metavar="FIELD=SPEC", help="pretrained backbones: timm:NAME[@WEIGHTS], transformers:DIR"
+        ),
     ] = (),
     train_backbones: Annotated[bool, arg(help="let pretrained backbones learn too")] = False,
-    workers: Annotated[int | None, arg(help="processes that decode; 0: a thread beside the training")] = None,
+    workers: Annotated[
+        int | None, arg(help="processes that decode; 0: a thread beside the training")
+    ] = None,
     device: Annotated[str | None, arg(help="auto, cpu, cuda, cuda:N")] = None,
-    save_every: Annotated[int | None, arg(help="steps between checkpoints; 0: a fifth of the run")] = None,
-    matmul: Annotated[str, arg(help="library of float32 products on a CPU: auto (measured), torch or onednn")] = "auto",
+    save_every: Annotated[
+        int | None, arg(help="steps between checkpoints; 0: a fifth of the run")
+    ] = None,
+    matmul: Annotated[
+        str, arg(help="library of float32 products on a CPU: auto (measured), torch or onednn")
+    ] = "auto",
     curate: Annotated[
         str,
         arg(help="how to choose what is trained on, e.g. jest; its options: --curate.NAME VALUE"),
@@ -56,8 +70,12 @@ def pretrain(
     init_from: Annotated[
         Path | None, arg(metavar="RUN", help="begin with this run's weights, as far as they fit")
     ] = None,
-    conflict: Annotated[bool, arg(help="log whether the terms of the loss pull the same way")] = False,
-    logger: Annotated[str, arg(metavar="A,B", help="tensorboard, wandb, mlflow, trackio; or none")] = "",
+    conflict: Annotated[
+        bool, arg(help="log whether the terms of the loss pull the same way")
+    ] = False,
+    logger: Annotated[
+        str, arg(metavar="A,B", help="tensorboard, wandb, mlflow, trackio; or none")
+    ] = "",
     callback: Annotated[
         tuple[str, ...],
         arg(metavar="NAME", help="probe:LABEL, retrieval, or FILE.py:NAME, called with the data"),
@@ -100,7 +118,9 @@ def pretrain(
     asked = with_file(str(config), asked) if config is not None else asked
     for name, words in (("method", "METHOD"), ("data", "--data DIR"), ("out", "--out DIR")):
         if not asked.get(name):
-            raise AmodalError(f"amodal pretrain needs {words}; give it, or --config FILE that has it")
+            raise AmodalError(
+                f"amodal pretrain needs {words}; give it, or --config FILE that has it"
+            )
     method, data, out = (asked.pop(name) for name in ("method", "data", "out"))
     records: Any = data
     if callback:
@@ -120,13 +140,17 @@ def loggers(text: str) -> list[str] | None:
 
 
 def plan(
-    method: Annotated[Positional[str], arg(metavar="[METHOD]", help="see `amodal methods`")] = "clip",
+    method: Annotated[
+        Positional[str], arg(metavar="[METHOD]", help="see `amodal methods`")
+    ] = "clip",
     size: Annotated[str, arg(help="nano, tiny, small, base, large or huge")] = "huge",
     samples: Annotated[float, arg(help="records to be shown, over all epochs")] = 1e9,
     gpus: Annotated[int, arg(help="how many, one process each")] = 64,
     gpu: Annotated[
         str,
-        arg(help="l4, l40s, a100, h100, h200, b200 or mi300x; their numbers: amodal/plan/hardware.py"),
+        arg(
+            help="l4, l40s, a100, h100, h200, b200 or mi300x; their numbers: amodal/plan/hardware.py"
+        ),
     ] = "h100",
     data: Annotated[
         str | None,
@@ -140,18 +164,26 @@ def plan(
         ),
     ] = (),
     batch_size: Annotated[int | None, arg(help="rows in one update, over all GPUs")] = None,
-    micro_batch_size: Annotated[int | None, arg(help="rows computed at once; the most that fit unless given")] = None,
+    micro_batch_size: Annotated[
+        int | None, arg(help="rows computed at once; the most that fit unless given")
+    ] = None,
     ema: Annotated[bool, arg(help="keep a moving average of the weights too")] = False,
     precision: Annotated[str, arg(help="bf16 or float32")] = "bf16",
-    trunk: Annotated[str | None, arg(help="separate, shared or joint; by default what the method's paper uses")] = None,
+    trunk: Annotated[
+        str | None, arg(help="separate, shared or joint; by default what the method's paper uses")
+    ] = None,
     mfu: Annotated[
         float | None,
         arg(help="share of the peak FLOP/s that a step reaches, where you have measured it"),
     ] = None,
-    efficiency: Annotated[float, arg(help="share of published FLOP/s and bandwidth that an operation reaches")] = 0.6,
+    efficiency: Annotated[
+        float, arg(help="share of published FLOP/s and bandwidth that an operation reaches")
+    ] = 0.6,
     price: Annotated[float | None, arg(help="dollars for an hour of one GPU")] = None,
     per_machine: Annotated[int, arg(help="GPUs in a machine")] = 8,
-    network: Annotated[float | None, arg(help="GB/s from a GPU's machine to others, for each of its GPUs")] = None,
+    network: Annotated[
+        float | None, arg(help="GB/s from a GPU's machine to others, for each of its GPUs")
+    ] = None,
 ) -> None:
     """Say what a run would take on GPUs that are not here.
 
@@ -163,7 +195,9 @@ def plan(
     wanted = pairs(tokens)
     for kind, number in wanted.items():
         if not number.isdecimal():
-            raise AmodalError(f"--tokens {kind}={number}: it takes a whole number of tokens, such as {kind}=64")
+            raise AmodalError(
+                f"--tokens {kind}={number}: it takes a whole number of tokens, such as {kind}=64"
+            )
     asked = {
         "batch": batch_size,
         "micro": micro_batch_size,
@@ -205,7 +239,9 @@ def align(
         bool,
         arg(help="cache every token of a value, for methods that read parts; 16 times the disk"),
     ] = False,
-    size: Annotated[str, arg(help="of what learns: nano, tiny, small, base, large or huge")] = "tiny",
+    size: Annotated[
+        str, arg(help="of what learns: nano, tiny, small, base, large or huge")
+    ] = "tiny",
     fields: Annotated[str, arg(metavar="A,B", help="fields to use; all unless given")] = "",
     seed: int = 0,
     resume: Annotated[bool, arg(help="go on with the run in --out")] = False,
@@ -234,15 +270,23 @@ def align(
 def adapt(
     run: Run,
     data: Data,
-    label: Annotated[str, arg(metavar="A,B", help="what it is to predict; of a survival time TIME,EVENT")],
+    label: Annotated[
+        str, arg(metavar="A,B", help="what it is to predict; of a survival time TIME,EVENT")
+    ],
     out: Annotated[Path, arg(help="the run folder to write")],
     how: Annotated[
         str,
-        arg(help="full, head, bias, lora, adapters, prompts, or a method that learns from a label, such as mmrl"),
+        arg(
+            help="full, head, bias, lora, adapters, prompts, or a method that learns from a label, such as mmrl"
+        ),
     ] = "lora",
-    task: Annotated[str, arg(help="auto, by the kind of each label, or survival; else what the way takes")] = "",
+    task: Annotated[
+        str, arg(help="auto, by the kind of each label, or survival; else what the way takes")
+    ] = "",
     shots: Annotated[int | None, arg(help="learn from so many records of each class only")] = None,
-    base_to_new: Annotated[bool, arg(help="learn from half of the classes; evaluate --protocols base_to_new")] = False,
+    base_to_new: Annotated[
+        bool, arg(help="learn from half of the classes; evaluate --protocols base_to_new")
+    ] = False,
     seed: int = 0,
     resume: Annotated[bool, arg(help="go on with the run in --out")] = False,
     workers: Annotated[int, arg(help="processes that decode; 0: a thread beside the training")] = 0,

@@ -24,7 +24,9 @@ def predict(
     from amodal.adapt import write_predictions
     from amodal.model import load
 
-    print(f"wrote what is told of {write_predictions(load(run), data, out, part=part)} records to {out}")
+    print(
+        f"wrote what is told of {write_predictions(load(run), data, out, part=part)} records to {out}"
+    )
 
 
 def evaluate(
@@ -46,15 +48,21 @@ def evaluate(
             "base_to_new, small_objects",
         ),
     ] = "",
-    json: Annotated[Path | None, arg(help="write spec and results to this file; figures go beside it")] = None,
-    few: Annotated[int | None, arg(help="use only so many labels of each class, in several draws")] = None,
+    json: Annotated[
+        Path | None, arg(help="write spec and results to this file; figures go beside it")
+    ] = None,
+    few: Annotated[
+        int | None, arg(help="use only so many labels of each class, in several draws")
+    ] = None,
     untrained: Annotated[bool, arg(help="measure the untrained encoder beside it")] = True,
 ) -> None:
     """Measure how good a run is on records it was not trained on."""
     from amodal.model import load
 
     options = {} if few is None else {"few": few}
-    report = load(run).evaluate(data, label=label, protocols=listed(protocols), untrained=untrained, **options)
+    report = load(run).evaluate(
+        data, label=label, protocols=listed(protocols), untrained=untrained, **options
+    )
     show(report.table())
     if json is not None:
         report.save(json)
@@ -105,7 +113,9 @@ def export(
     run: Run,
     to: Annotated[
         Literal["safetensors", "huggingface", "onnx"],
-        arg(help="safetensors: a folder amodal.load reads; huggingface: the same for the Hub; onnx: one graph a field"),
+        arg(
+            help="safetensors: a folder amodal.load reads; huggingface: the same for the Hub; onnx: one graph a field"
+        ),
     ],
     out: Annotated[Path | None, arg(help="RUN/export unless given")] = None,
 ) -> None:

@@ -17,7 +17,9 @@ from amodal.errors import unknown
 def row_seeds(keys: Sequence[str], salt: int = 0) -> Tensor:
     """(B,) int64, one seed for each record: a pure function of its key and `salt`, the same in every process."""
     digest = (hashlib.blake2b(f"{salt}:{key}".encode(), digest_size=8).digest() for key in keys)
-    return torch.tensor([int.from_bytes(d, "little", signed=True) for d in digest], dtype=torch.int64)
+    return torch.tensor(
+        [int.from_bytes(d, "little", signed=True) for d in digest], dtype=torch.int64
+    )
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class Batch:
     labels: dict[str, Column] = field(default_factory=dict)
 
     @staticmethod
-    def of(size: int, columns: dict[str, Column], keys: Sequence[str] | None = None, salt: int = 0) -> Batch:
+    def of(
+        size: int, columns: dict[str, Column], keys: Sequence[str] | None = None, salt: int = 0
+    ) -> Batch:
         """A batch whose keys default to the row numbers and whose seeds follow from keys and `salt`."""
         keys = tuple(keys) if keys is not None else tuple(map(str, range(size)))
         if len(keys) != size:
@@ -57,8 +61,17 @@ class Batch:
 
     def between(self, start: int, stop: int) -> Batch:
         """Rows start <= row < stop as a batch of their own; every source stays, if need be without a row."""
-        columns, labels = ({s: c.between(start, stop) for s, c in part.items()} for part in (self.columns, self.labels))
-        return Batch(stop - start, columns, self.keys[start:stop], on_host(lambda s: s[start:stop], self.seeds), labels)
+        columns, labels = (
+            {s: c.between(start, stop) for s, c in part.items()}
+            for part in (self.columns, self.labels)
+        )
+        return Batch(
+            stop - start,
+            columns,
+            self.keys[start:stop],
+            on_host(lambda s: s[start:stop], self.seeds),
+            labels,
+        )
 
     def at(self, index: Tensor) -> Batch:
         """The rows at `index` (n,) int64, ascending and unique, as a batch of their own, numbered from zero."""
@@ -68,7 +81,10 @@ class Batch:
 
         def of(part: dict[str, Column]) -> dict[str, Column]:
             pieces = {s: c.at(number[host_copy(c.rows)] >= 0) for s, c in part.items()}
-            return {s: Column(c.values, on_host(lambda rows: number[rows], c.rows)) for s, c in pieces.items()}
+            return {
+                s: Column(c.values, on_host(lambda rows: number[rows], c.rows))
+                for s, c in pieces.items()
+            }
 
         keys = tuple(self.keys[i] for i in chosen.tolist())
         return Batch(len(chosen), of(self.columns), keys, take(self.seeds, index), of(self.labels))
@@ -79,11 +95,15 @@ class Batch:
 
     def present(self) -> Tensor:
         """(B, S) bool, sources in the order of `columns`."""
-        table = torch.zeros(self.size, len(self.columns), dtype=torch.bool, device=self.seeds.device)
+        table = torch.zeros(
+            self.size, len(self.columns), dtype=torch.bool, device=self.seeds.device
+        )
         for number, column in enumerate(self.columns.values()):
             table[column.rows, number] = True
         return table
 
     def to(self, device) -> Batch:
-        columns, labels = ({s: c.to(device) for s, c in part.items()} for part in (self.columns, self.labels))
+        columns, labels = (
+            {s: c.to(device) for s, c in part.items()} for part in (self.columns, self.labels)
+        )
         return replace(self, columns=columns, seeds=to_device(self.seeds, device), labels=labels)

@@ -13,5 +13,9 @@ def cache_dir() -> Path:
         return Path(chosen).expanduser()
     if sys.platform == "darwin":
         return Path.home() / "Library/Caches/amodal"
-    local = os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else os.environ.get("XDG_CACHE_HOME")
+    local = (
+        os.environ.get("LOCALAPPDATA")
+        if sys.platform == "win32"
+        else os.environ.get("XDG_CACHE_HOME")
+    )
     return Path(local or Path.home() / ".cache").expanduser() / "amodal"

@@ -24,12 +24,16 @@ class Ragged:
 
     def __post_init__(self):
         if self.lengths.dim() != 1 or self.lengths.dtype != torch.int64:
-            raise ValueError(f"lengths must be (N,) int64, got {tuple(self.lengths.shape)} {self.lengths.dtype}")
+            raise ValueError(
+                f"lengths must be (N,) int64, got {tuple(self.lengths.shape)} {self.lengths.dtype}"
+            )
 
     @staticmethod
     def of(values: Sequence[Tensor]) -> Ragged:
         """values: N tensors that agree in every dimension but the first; N >= 1."""
-        return Ragged(torch.cat(list(values)), torch.tensor([len(v) for v in values], dtype=torch.int64))
+        return Ragged(
+            torch.cat(list(values)), torch.tensor([len(v) for v in values], dtype=torch.int64)
+        )
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -90,7 +94,9 @@ class Column:
 
     def __post_init__(self):
         if self.rows.dim() != 1 or self.rows.dtype != torch.int64:
-            raise ValueError(f"rows must be (N,) int64, got {tuple(self.rows.shape)} {self.rows.dtype}")
+            raise ValueError(
+                f"rows must be (N,) int64, got {tuple(self.rows.shape)} {self.rows.dtype}"
+            )
         if len(self.values) != len(self.rows):
             raise ValueError(f"{len(self.values)} values for {len(self.rows)} rows")
 
@@ -99,7 +105,9 @@ class Column:
 
     def at(self, index: Tensor) -> Column:
         """The entries at `index` (n,) int64 or (N,) bool, which must keep the order of rows."""
-        index = to_device(where_true(index) if index.dtype == torch.bool else index, self.rows.device)
+        index = to_device(
+            where_true(index) if index.dtype == torch.bool else index, self.rows.device
+        )
         values = self.values[index] if isinstance(self.values, Ragged) else take(self.values, index)
         return Column(values, take(self.rows, index))
 
@@ -111,7 +119,9 @@ class Column:
 
     def present(self, size: int) -> Tensor:
         """(size,) bool: which rows have a value."""
-        return torch.zeros(size, dtype=torch.bool, device=self.rows.device).index_fill_(0, self.rows, True)
+        return torch.zeros(size, dtype=torch.bool, device=self.rows.device).index_fill_(
+            0, self.rows, True
+        )
 
     @property
     def flat(self) -> Tensor:
@@ -120,10 +130,17 @@ class Column:
 
     def with_flat(self, numbers: Tensor) -> Column:
         """Other numbers for the same rows, of the same lengths."""
-        return Column(Ragged(numbers, self.values.lengths) if isinstance(self.values, Ragged) else numbers, self.rows)
+        return Column(
+            Ragged(numbers, self.values.lengths) if isinstance(self.values, Ragged) else numbers,
+            self.rows,
+        )
 
     def to(self, device) -> Column:
-        values = self.values.to(device) if isinstance(self.values, Ragged) else to_device(self.values, device)
+        values = (
+            self.values.to(device)
+            if isinstance(self.values, Ragged)
+            else to_device(self.values, device)
+        )
         return Column(values, to_device(self.rows, device))
 
     @staticmethod

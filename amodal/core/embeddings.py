@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -50,7 +50,9 @@ class Embeddings:
         counts = [torch.bincount(host_copy(self[n].rows), minlength=self.size) for n in names]
         count = torch.stack(counts).sum(0)
         common = (count == len(names)).nonzero().squeeze(1)
-        place = [on_host(lambda rows: torch.searchsorted(rows, common), self[n].rows) for n in names]
+        place = [
+            on_host(lambda rows: torch.searchsorted(rows, common), self[n].rows) for n in names
+        ]
         rows = to_device(common, self[names[0]].rows.device)
         return rows, [vectors(self[n])[at] for n, at in zip(names, place)]
 
@@ -70,9 +72,16 @@ class Embeddings:
         rows = to_device(number.nonzero().squeeze(1), total.device)
         return Column(total[rows] / count[rows].unsqueeze(1), rows)
 
+    def with_columns(self, columns: Mapping[str, Column], size: int) -> Embeddings:
+        """Other values of the same columns."""
+        return Embeddings(dict(columns), size)
+
     def to_numpy(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """source -> (rows (N,), vectors (N, D) float32)."""
-        return {s: (c.rows.cpu().numpy(), vectors(c).detach().float().cpu().numpy()) for s, c in self.columns.items()}
+        return {
+            s: (c.rows.cpu().numpy(), vectors(c).detach().float().cpu().numpy())
+            for s, c in self.columns.items()
+        }
 
     @staticmethod
     def stack(parts: Sequence[Embeddings]) -> Embeddings:

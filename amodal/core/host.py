@@ -70,7 +70,9 @@ def on_host(compute: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     return to_device(compute(*map(host_copy, tensors)), tensors[0].device)
 
 
-def constant(numbers: Sequence | float | int | bool, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def constant(
+    numbers: Sequence | float | int | bool, like: Tensor, dtype: torch.dtype | None = None
+) -> Tensor:
     """Numbers of Python beside `like`: on its device, and of its type unless another is named."""
     return to_device(torch.tensor(numbers, dtype=dtype or like.dtype), like.device)
 

@@ -62,7 +62,10 @@ def measure() -> Measurement:
     """Take the measurement: a fifth of a second on a core of today."""
     generator = torch.Generator().manual_seed(0)
     rows, inner, columns = SHAPE
-    a, b = torch.randn(rows, inner, generator=generator), torch.randn(inner, columns, generator=generator)
+    a, b = (
+        torch.randn(rows, inner, generator=generator),
+        torch.randn(inner, columns, generator=generator),
+    )
     seconds: dict[str, list[float]] = {PLAIN: [], ALLOWED: []}
     before, product = torch.get_float32_matmul_precision(), a
     try:
@@ -76,8 +79,12 @@ def measure() -> Measurement:
     finally:
         torch.set_float32_matmul_precision(before)
     exact = a[:256].double() @ b.double()
-    error = float((product[:256] - exact).abs().max() / exact.abs().max())  # of the last product, which is oneDNN's
-    rate = {setting: 2e-9 * rows * inner * columns / min(found) for setting, found in seconds.items()}
+    error = float(
+        (product[:256] - exact).abs().max() / exact.abs().max()
+    )  # of the last product, which is oneDNN's
+    rate = {
+        setting: 2e-9 * rows * inner * columns / min(found) for setting, found in seconds.items()
+    }
     return Measurement(round(rate[PLAIN], 1), round(rate[ALLOWED], 1), error < LARGEST_ERROR)
 
 
@@ -106,7 +113,9 @@ def _cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:  # no Linux
         return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), ""
+    )
 
 
 def reason_against() -> str:
@@ -135,10 +144,14 @@ def _keep(file: Path, key: str, taken: Measurement) -> Measurement:
     entries = {k: asdict(m) for k, m in (known | {key: taken}).items()}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as draft:
+        with tempfile.NamedTemporaryFile(
+            "w", dir=file.parent, delete=False, encoding="utf-8"
+        ) as draft:
             json.dump(entries, draft, indent=1)
         os.replace(draft.name, file)
-    except OSError:  # a cache that cannot be written costs a measurement in each process, and nothing else
+    except (
+        OSError
+    ):  # a cache that cannot be written costs a measurement in each process, and nothing else
         return taken
     return taken
 
@@ -154,12 +167,16 @@ def choose(option: str = "auto") -> str:
         return found.choice if found is not None else "torch"
     exact = found is not None and found.exact
     if reason := reason_against() or ("" if exact else "here it rounds them to bf16"):
-        raise AmodalError(f"float32 products by oneDNN are no choice: {reason}; take matmul = auto or torch")
+        raise AmodalError(
+            f"float32 products by oneDNN are no choice: {reason}; take matmul = auto or torch"
+        )
     return option
 
 
 def for_run(
-    option: str, stored: str | None, agree: Callable[[Callable[[], str]], str] = lambda decide: decide()
+    option: str,
+    stored: str | None,
+    agree: Callable[[Callable[[], str]], str] = lambda decide: decide(),
 ) -> str:
     """The library of a run, which goes on with the one that it began with.
 

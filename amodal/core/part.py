@@ -46,7 +46,10 @@ class Part(nn.Module):
     @property
     def spec(self) -> Spec:
         """What `build` makes this part of again, without its weights."""
-        return {"part": part_name(type(self)), "args": {k: to_spec(v) for k, v in self._args.items()}}
+        return {
+            "part": part_name(type(self)),
+            "args": {k: to_spec(v) for k, v in self._args.items()},
+        }
 
     def describe_as(self, **changes: Any) -> None:
         """Other arguments make this part from now on: for parts that are extended after they were made."""
@@ -58,7 +61,9 @@ class Part(nn.Module):
         return cls(**args)
 
 
-Codec = tuple[Callable[[Any], bool], Callable[[Any], Any], Callable[[Any], bool], Callable[[Any], Any]]
+Codec = tuple[
+    Callable[[Any], bool], Callable[[Any], Any], Callable[[Any], bool], Callable[[Any], Any]
+]
 _codecs: list[Codec] = []
 
 
@@ -123,7 +128,9 @@ def part_class(name: str) -> type[Part]:
         AmodalError: If the name is neither of a part of this package nor of one of an installed plug-in. Nothing is imported then.
     """
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise AmodalError(f"{name!r} is no name of a part; expected MODULE:CLASS, such as nn.encoder:Encoder")
+        raise AmodalError(
+            f"{name!r} is no name of a part; expected MODULE:CLASS, such as nn.encoder:Encoder"
+        )
     module, _, kind = name.partition(":")
     if module.startswith(ROOMS):
         module = PACKAGE + module
@@ -135,7 +142,9 @@ def part_class(name: str) -> type[Part]:
     try:
         found = getattr(importlib.import_module(module), kind)
     except (ImportError, AttributeError) as e:
-        raise AmodalError(f"this model has the part {name!r}, which cannot be found here ({e})") from e
+        raise AmodalError(
+            f"this model has the part {name!r}, which cannot be found here ({e})"
+        ) from e
     if not (isinstance(found, type) and issubclass(found, Part)):
         raise AmodalError(f"{name!r} is not a part of models")
     return found
@@ -166,5 +175,7 @@ def take(name: str, what: str, pass_it: str) -> Any:
     """The thing that the caller supplied under a name. Raises AmodalError that says how to pass it."""
     things = _supplied.get() or {}
     if name not in things:
-        raise AmodalError(f"this model was made with {what}, which no file can bring along; {pass_it}")
+        raise AmodalError(
+            f"this model was made with {what}, which no file can bring along; {pass_it}"
+        )
     return things[name]

@@ -50,37 +50,63 @@ class Recipe:
 
     optimizer: str = _option("adamw", f"{', '.join(OPTIMIZERS)}")
     lr: float | None = _option(None, "peak learning rate; by default the encoder's size decides")
-    lr_scaling: str = _option("none", "linear/256 or sqrt/256: times the batch size over 256, or its root")
+    lr_scaling: str = _option(
+        "none", "linear/256 or sqrt/256: times the batch size over 256, or its root"
+    )
     weight_decay: float = _option(0.05, "of matrices; biases, norms and tokens never decay")
-    weight_decay_end: float | None = _option(None, "weight decay at the end, reached by half a cosine")
-    betas: tuple[float, float] = _option((0.9, 0.95), "of AdamW, LAMB, Lion, and Muon's AdamW for vectors")
+    weight_decay_end: float | None = _option(
+        None, "weight decay at the end, reached by half a cosine"
+    )
+    betas: tuple[float, float] = _option(
+        (0.9, 0.95), "of AdamW, LAMB, Lion, and Muon's AdamW for vectors"
+    )
     momentum: float = _option(0.9, "of SGD, LARS and Muon")
     schedule: str = _option("cosine", f"of the learning rate: {', '.join(SCHEDULES)}")
     warmup: float = _option(0.05, "share of the steps in which the learning rate rises")
     warmup_steps: int | None = _option(None, "the same in steps")
     warmup_epochs: float | None = _option(None, "the same in epochs")
-    milestones: tuple[float, ...] = _option((0.6, 0.8), "schedule step: shares of the steps at which the rate drops")
-    decay_rate: float = _option(0.1, "schedule step and plateau: times the learning rate at each drop")
-    patience: int = _option(5, "schedule plateau: log entries without a lower loss before the rate drops")
+    milestones: tuple[float, ...] = _option(
+        (0.6, 0.8), "schedule step: shares of the steps at which the rate drops"
+    )
+    decay_rate: float = _option(
+        0.1, "schedule step and plateau: times the learning rate at each drop"
+    )
+    patience: int = _option(
+        5, "schedule plateau: log entries without a lower loss before the rate drops"
+    )
     clip: float = _option(1.0, "largest norm of the gradient; 0: any")
-    drop_path: float = _option(0.0, "chance to leave out the last block's update of a row; first blocks: less")
-    layer_decay: float = _option(1.0, "times the learning rate, for each layer further from the output")
-    ema: float = _option(0.0, "momentum of an average of the weights that is saved; 0: save the last ones")
+    drop_path: float = _option(
+        0.0, "chance to leave out the last block's update of a row; first blocks: less"
+    )
+    layer_decay: float = _option(
+        1.0, "times the learning rate, for each layer further from the output"
+    )
+    ema: float = _option(
+        0.0, "momentum of an average of the weights that is saved; 0: save the last ones"
+    )
     views: Mapping[str, tuple[str, ...]] | None = _option(
         None,
         "FIELD or MODALITY=VIEW,VIEW: how values are augmented; by default as the method has it",
     )
-    resolution: int | None = _option(None, "side of pictures in pixels; by default as the data says")
+    resolution: int | None = _option(
+        None, "side of pictures in pixels; by default as the data says"
+    )
     batch_size: int | None = _option(None, "rows in one update, over all processes")
-    micro_batch_size: int | None = _option(None, "rows computed at once; saves memory, changes nothing else")
+    micro_batch_size: int | None = _option(
+        None, "rows computed at once; saves memory, changes nothing else"
+    )
     precision: str = _option("auto", "auto, float32 or bf16")
-    epochs: float | None = _option(None, "passes over the training records (50 unless steps are set)")
+    epochs: float | None = _option(
+        None, "passes over the training records (50 unless steps are set)"
+    )
     steps: int | None = _option(None, "optimizer steps, instead of epochs")
     gradient_checkpointing: bool = _option(
         False, "compute blocks twice instead of storing them; saves memory, changes nothing else"
     )
     fsdp: bool = _option(False, "shard the blocks over processes (FSDP2), under torchrun")
-    stages: tuple[float, ...] | None = _option(None, "where the stages of a method end, as shares of the steps")
+    stages: tuple[float, ...] | None = _option(
+        None, "where the stages of a method end, as shares of the steps"
+    )
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -98,7 +124,9 @@ class Recipe:
             if getattr(self, name) not in choices:
                 raise unknown(name, getattr(self, name), choices)
         if self.lr_scaling != "none" and not SCALING.fullmatch(self.lr_scaling):
-            raise _bad("lr_scaling", self.lr_scaling, "none, linear/ROWS or sqrt/ROWS, such as linear/256")
+            raise _bad(
+                "lr_scaling", self.lr_scaling, "none, linear/ROWS or sqrt/ROWS, such as linear/256"
+            )
 
     def _check_numbers(self) -> None:
         for name, accepts, words in _RANGES:
@@ -116,7 +144,9 @@ class Recipe:
 
     def _check_lengths(self) -> None:
         if self.steps is not None and self.epochs is not None:
-            raise AmodalError(f"give epochs or steps, not both: epochs is {self.epochs:g} and steps is {self.steps}")
+            raise AmodalError(
+                f"give epochs or steps, not both: epochs is {self.epochs:g} and steps is {self.steps}"
+            )
         if self.warmup_steps is not None and self.warmup_epochs is not None:
             raise AmodalError(
                 f"give warmup_steps or warmup_epochs, not both: they are {self.warmup_steps} and {self.warmup_epochs:g}"
@@ -139,7 +169,9 @@ class Recipe:
 
         Epochs must be resolved.
         """
-        return max(1, round(self.warmup * steps) if self.warmup_steps is None else self.warmup_steps)
+        return max(
+            1, round(self.warmup * steps) if self.warmup_steps is None else self.warmup_steps
+        )
 
     def scaled(self, lr: float, rows: int) -> float:
         """The learning rate of a batch of `rows`, by `lr_scaling`."""
@@ -162,8 +194,14 @@ _RANGES: tuple[tuple[str, typing.Callable[[float], bool], str], ...] = (
     ),
     *((n, lambda v: v >= 0, "0 or more") for n in ("weight_decay", "weight_decay_end", "clip")),
     *((n, lambda v: v >= 0, "0 or more") for n in ("warmup_steps", "warmup_epochs")),
-    *((n, lambda v: 0 <= v < 1, "a number from 0 to below 1") for n in ("momentum", "drop_path", "ema")),
-    *((n, lambda v: 0 < v <= 1, "a number above 0, at most 1") for n in ("decay_rate", "layer_decay")),
+    *(
+        (n, lambda v: 0 <= v < 1, "a number from 0 to below 1")
+        for n in ("momentum", "drop_path", "ema")
+    ),
+    *(
+        (n, lambda v: 0 < v <= 1, "a number above 0, at most 1")
+        for n in ("decay_rate", "layer_decay")
+    ),
     ("warmup", lambda v: 0 <= v <= 1, "a share of the steps, from 0 to 1"),
 )
 
@@ -225,7 +263,11 @@ def _mapping(name: str, value: object, _) -> dict[str, tuple[str, ...]]:
         raise _bad(name, value, "field or modality -> views")
     named = {str(k): (v,) if isinstance(v, str) else v for k, v in value.items()}
     for views in named.values():
-        if not isinstance(views, (tuple, list)) or not views or not all(isinstance(v, str) for v in views):
+        if (
+            not isinstance(views, (tuple, list))
+            or not views
+            or not all(isinstance(v, str) for v in views)
+        ):
             raise _bad(name, value, "field or modality -> names of views")
     return {k: tuple(v) for k, v in named.items()}
 
@@ -254,6 +296,8 @@ def renamed(settings: Mapping[str, typing.Any], stacklevel: int = 3) -> dict[str
         if today in current or (today != name and today in settings):
             raise AmodalError(f"{today} is set twice, also by its old name; leave one out")
         if today != name:
-            warnings.warn(f"{name} is called {today} now", DeprecationWarning, stacklevel=stacklevel)
+            warnings.warn(
+                f"{name} is called {today} now", DeprecationWarning, stacklevel=stacklevel
+            )
         current[today] = value
     return current

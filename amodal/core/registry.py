@@ -180,7 +180,9 @@ def working(kind: str, check: Check | None = None) -> dict[str, Any]:
     return objects
 
 
-def broken_plugins(checks: Mapping[str, Check] | None = None, kinds: Iterable[str] = tuple(KINDS)) -> list[Plugin]:
+def broken_plugins(
+    checks: Mapping[str, Check] | None = None, kinds: Iterable[str] = tuple(KINDS)
+) -> list[Plugin]:
     """Imports every plug-in of these kinds; those that failed have their traceback as `failure`.
 
     Args:

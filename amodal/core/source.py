@@ -47,7 +47,9 @@ def load_reference(text: str) -> Any:
 
 def _from_file(file: Path) -> Any:
     if not file.exists():
-        raise AmodalError(f"there is no file {file}; a method of your own is given as FILE.py:FUNCTION")
+        raise AmodalError(
+            f"there is no file {file}; a method of your own is given as FILE.py:FUNCTION"
+        )
     known = f"_amodal_user_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}"
     if known in sys.modules:
         return sys.modules[known]

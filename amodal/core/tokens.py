@@ -38,7 +38,9 @@ class Tokens:
             )
 
     @staticmethod
-    def of(x_TD: Tensor, rows_N: Tensor, lengths_N: Tensor, position_TP: Tensor, name: str, size: int) -> Tokens:
+    def of(
+        x_TD: Tensor, rows_N: Tensor, lengths_N: Tensor, position_TP: Tensor, name: str, size: int
+    ) -> Tokens:
         """Tokens of one source: `lengths_N` tokens for each of the rows `rows_N`, end to end."""
         row = torch.repeat_interleave(rows_N, lengths_N, output_size=len(x_TD))
         rows, lengths = known(rows_N), known(lengths_N)

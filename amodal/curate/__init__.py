@@ -56,7 +56,11 @@ def online() -> list[str]:
 
 
 def options(name: str) -> dict[str, inspect.Parameter]:
-    return {n: p for n, p in inspect.signature(_function(name)).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    return {
+        n: p
+        for n, p in inspect.signature(_function(name)).parameters.items()
+        if p.kind is p.KEYWORD_ONLY
+    }
 
 
 def chooser(name: str, given: dict[str, object]) -> Choose:

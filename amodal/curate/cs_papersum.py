@@ -92,7 +92,9 @@ class Asked:
         for _ in range(self.tries):
             answer = self.ask(prompt)
             if not isinstance(answer, str):
-                raise AmodalError(f"ask must return the answer's text, it returned {type(answer).__name__}")
+                raise AmodalError(
+                    f"ask must return the answer's text, it returned {type(answer).__name__}"
+                )
             try:
                 return answered(answer, self.parts)
             except AmodalError as error:
@@ -138,9 +140,15 @@ def cs_papersum(
     """
     dataset = papers if isinstance(papers, Dataset) else open_data(papers)
     texts = cells(dataset, text)
-    titles = cells(dataset, title) if title in known(dataset) or title != "title" else [None] * len(dataset)
+    titles = (
+        cells(dataset, title)
+        if title in known(dataset) or title != "title"
+        else [None] * len(dataset)
+    )
     summarise = Extractive(parts=parts) if summarise is None else summarise
-    by = getattr(summarise, "about", getattr(summarise, "__qualname__", type(summarise).__qualname__))
+    by = getattr(
+        summarise, "about", getattr(summarise, "__qualname__", type(summarise).__qualname__)
+    )
     kept, made, failed = _kept(out), {}, {}
     with Bar("summarise", len(dataset), shown=progress) as bar:
         for key, head, body in zip(dataset.keys, titles, texts):
@@ -171,7 +179,9 @@ def cs_papersum(
 def _shows(sentence: str, cues: Sequence[str]) -> bool:
     """Whether a word begins with a cue; signs may stand anywhere."""
     low = f" {sentence.lower()}"
-    return any((f" {cue}" in low or f"({cue}" in low) if cue[0].isalpha() else cue in low for cue in cues)
+    return any(
+        (f" {cue}" in low or f"({cue}" in low) if cue[0].isalpha() else cue in low for cue in cues
+    )
 
 
 def _within(said: Sequence[str], fit: Sequence[str], rank: Rank) -> Rank:
@@ -193,7 +203,9 @@ def _kept(out: str | Path | None) -> dict[str, dict]:
         entries = [json.loads(line) for line in whole.decode("utf-8").splitlines() if line.strip()]
         return {e["key"]: e for e in entries}
     except (ValueError, KeyError, TypeError) as error:
-        raise AmodalError(f"{out} holds no summaries ({error}): give another file, or delete this one") from None
+        raise AmodalError(
+            f"{out} holds no summaries ({error}): give another file, or delete this one"
+        ) from None
 
 
 def _append(out: str | Path, entry: dict) -> None:

@@ -57,7 +57,9 @@ def filter_ensembles(
     """
     names, votes_NM = _checked(votes)
     if not 0 <= good < 1 or not 0 <= keep <= 1:
-        raise AmodalError(f"good must be at least 0 and below 1, keep from 0 to 1, not {good} and {keep}")
+        raise AmodalError(
+            f"good must be at least 0 and below 1, keep from 0 to 1, not {good} and {keep}"
+        )
     voted = votes_NM != 0
     together = voted.astype(float).T @ voted
     product = votes_NM.T @ votes_NM / np.maximum(together, 1)
@@ -121,7 +123,9 @@ def _balance(votes_NM: np.ndarray, mean_M: np.ndarray, root_M: np.ndarray) -> fl
         all_three = voted[:, i] & voted[:, j] & voted[:, k]
         size = root_M[i] * root_M[j] * root_M[k]
         if all_three.any():  # least squares over all triplets
-            third += size * float((off[all_three, i] * off[all_three, j] * off[all_three, k]).mean())
+            third += size * float(
+                (off[all_three, i] * off[all_three, j] * off[all_three, k]).mean()
+            )
             scale += size**2
     skew = third / scale if scale else 0.0
     return _share(-skew / np.sqrt(4 + skew**2))
@@ -138,11 +142,15 @@ def majority(votes: Mapping[str, np.ndarray]) -> np.ndarray:
     return votes_NM.sum(1) / np.maximum((votes_NM != 0).sum(1), 1)
 
 
-def vote(score_N: Sequence[float], *, least: float | None = None, share: float | None = None) -> np.ndarray:
+def vote(
+    score_N: Sequence[float], *, least: float | None = None, share: float | None = None
+) -> np.ndarray:
     """(N,) int64: 1 for scores of at least `least`, or for the `share` of records that score highest, -1 for the rest; 0 for NaN."""
     score = np.asarray(score_N, dtype=np.float64)
     if (least is None) == (share is None):
-        raise AmodalError("a vote needs either `least`, a score, or `share`, of the records to keep")
+        raise AmodalError(
+            "a vote needs either `least`, a score, or `share`, of the records to keep"
+        )
     there = ~np.isnan(score)
     if least is None:
         least = np.inf if not there.any() else np.quantile(score[there], 1 - share)
@@ -150,7 +158,11 @@ def vote(score_N: Sequence[float], *, least: float | None = None, share: float |
 
 
 def detected(
-    boxes: Sequence[np.ndarray], scores: Sequence[np.ndarray], phrases: Sequence[int], *, confident: float = 0.35
+    boxes: Sequence[np.ndarray],
+    scores: Sequence[np.ndarray],
+    phrases: Sequence[int],
+    *,
+    confident: float = 0.35,
 ) -> dict[str, np.ndarray]:
     """Scores (N,) for `vote` from what a detector that was asked for a caption's phrases found in each of N pictures.
 
@@ -160,7 +172,10 @@ def detected(
     """
     found = {"found": [], "grounded": [], "area": []}
     for box, score, asked in zip(boxes, scores, phrases, strict=True):
-        score, box = np.asarray(score, dtype=np.float64), np.asarray(box, dtype=np.float64).reshape(-1, 4)
+        score, box = (
+            np.asarray(score, dtype=np.float64),
+            np.asarray(box, dtype=np.float64).reshape(-1, 4),
+        )
         sure = score >= confident
         found["found"].append((score.max() if len(score) else 0.0) if asked else np.nan)
         found["grounded"].append(min(sure.sum() / asked, 1.0) if asked else np.nan)
@@ -173,7 +188,9 @@ def _checked(votes: Mapping[str, np.ndarray]) -> tuple[tuple[str, ...], np.ndarr
     each = {name: np.asarray(v) for name, v in votes.items()}
     lengths = {name: len(v) for name, v in each.items()}
     if len(each) < 3 or len(set(lengths.values())) > 1:
-        raise AmodalError(f"an ensemble needs three rules or more, with a vote on every record; got {lengths}")
+        raise AmodalError(
+            f"an ensemble needs three rules or more, with a vote on every record; got {lengths}"
+        )
     for name, v in each.items():
         if not np.isin(v, (-1, 0, 1)).all():
             raise AmodalError(

@@ -46,7 +46,11 @@ class ByteModel:
 
 
 def in_domain(
-    texts: Sequence[str], like: Sequence[str], *, general: Sequence[str] | None = None, order: int = 4
+    texts: Sequence[str],
+    like: Sequence[str],
+    *,
+    general: Sequence[str] | None = None,
+    order: int = 4,
 ) -> np.ndarray:
     """(N,) float64, one for each text: the lower, the more it is like the texts `like`; `np.argsort` brings the best first.
 

@@ -48,7 +48,11 @@ class Sigmoid:
     """
 
     def __init__(self, a_nD: Tensor, b_nD: Tensor, scale: float, bias: float):
-        self.a, self.b, self.bias = F.normalize(a_nD.float(), dim=1) * scale, F.normalize(b_nD.float(), dim=1), bias
+        self.a, self.b, self.bias = (
+            F.normalize(a_nD.float(), dim=1) * scale,
+            F.normalize(b_nD.float(), dim=1),
+            bias,
+        )
         self.own = F.softplus(-(self.a * self.b).sum(1) - bias)
         self.total = torch.zeros_like(self.own)
 
@@ -98,7 +102,11 @@ class Pair:
 
 
 def draw(
-    own_B: Tensor, given: Callable[[Tensor], Tensor] | None, count: int, seeds_B: Tensor, chunks: int = 16
+    own_B: Tensor,
+    given: Callable[[Tensor], Tensor] | None,
+    count: int,
+    seeds_B: Tensor,
+    chunks: int = 16,
 ) -> Tensor:
     """(count,) int64 ascending: rows drawn without replacement, in `chunks` (algorithm 1).
 
@@ -140,13 +148,27 @@ class Jest:
         if loss and loss not in LOSSES:
             raise unknown("loss to score by", loss, LOSSES)
         if not 0 < keep <= 1 or chunks < 1:
-            raise AmodalError(f"keep must be above 0 and at most 1, chunks at least 1, not {keep} and {chunks}")
+            raise AmodalError(
+                f"keep must be above 0 and at most 1, chunks at least 1, not {keep} and {chunks}"
+            )
         if reference is None and score != "hard":
             raise AmodalError(
                 f'score="{score}" needs a reference: the folder of a run on clean data. "hard" needs none'
             )
-        self.reference, self.keep, self.chunks, self.score, self.joint = reference, keep, chunks, score, joint
-        self.loss, self.scale, self.bias, self.gain, self.remember = loss, scale, bias, gain, remember
+        self.reference, self.keep, self.chunks, self.score, self.joint = (
+            reference,
+            keep,
+            chunks,
+            score,
+            joint,
+        )
+        self.loss, self.scale, self.bias, self.gain, self.remember = (
+            loss,
+            scale,
+            bias,
+            gain,
+            remember,
+        )
         self.reference_scale, self.reference_bias = reference_scale, reference_bias
         self.micro: int | None = None
         self.gather, self.process, self.precision = _alone, 0, nullcontext()
@@ -202,9 +224,13 @@ class Jest:
         whole = self.gather(Embeddings({n: Column(v, rows) for n, v in about.items()}, batch.size))
         chosen = self.choose(method, every, whole["seed"].values)
         # the same on every process, unless one rounds otherwise: the first decides
-        said = Embeddings({"chosen": Column(chosen, torch.arange(len(chosen), device=chosen.device))}, len(chosen))
+        said = Embeddings(
+            {"chosen": Column(chosen, torch.arange(len(chosen), device=chosen.device))}, len(chosen)
+        )
         chosen = self.gather(said)["chosen"].values[: len(chosen)]
-        taken = torch.zeros(whole.size, dtype=torch.bool, device=chosen.device).index_fill_(0, chosen, True)
+        taken = torch.zeros(whole.size, dtype=torch.bool, device=chosen.device).index_fill_(
+            0, chosen, True
+        )
         here = taken[whole["process"].values == self.process].nonzero().squeeze(1)
         self.rows["trained"] += len(here)
         return batch.at(here)
@@ -224,7 +250,13 @@ class Jest:
             at_a, _ = shared_rows(one[a], one[b])
             rows = one[a].rows[at_a]
             sign = {"learner": 1.0, "reference": -1.0}
-            pairs.append(Pair(rows, one.size, [(sign[w], loss(*z.pair(a, b), *logits[w])) for w, z in models.items()]))
+            pairs.append(
+                Pair(
+                    rows,
+                    one.size,
+                    [(sign[w], loss(*z.pair(a, b), *logits[w])) for w, z in models.items()],
+                )
+            )
             scored[rows] = True
 
         def mean(of: Callable[[Pair], Tensor]) -> Tensor:
@@ -246,16 +278,23 @@ class Jest:
 
     def _embed(self, encoder: Encoder, batch: Batch) -> Embeddings:
         with self.precision:
-            parts = [encoder(piece) for piece in batch.split(self.micro or max(batch.size, 1))] or [encoder(batch)]
+            parts = [encoder(piece) for piece in batch.split(self.micro or max(batch.size, 1))] or [
+                encoder(batch)
+            ]
         whole = Embeddings.stack(parts)
         return Embeddings({s: whole[s] for s in whole.sources}, whole.size)
 
     def _refer(self, batch: Batch) -> Embeddings:
         """The reference's embeddings of a batch; those of records that it remembers are not computed again."""
-        new = [i for i, key in enumerate(batch.keys) if key not in self.known] if self.remember else range(batch.size)
+        new = (
+            [i for i, key in enumerate(batch.keys) if key not in self.known]
+            if self.remember
+            else range(batch.size)
+        )
         self.rows["referred"] += len(new)
         found = self._embed(
-            self.reference, batch.at(torch.tensor(list(new), dtype=torch.int64, device=batch.seeds.device))
+            self.reference,
+            batch.at(torch.tensor(list(new), dtype=torch.int64, device=batch.seeds.device)),
         )
         if not self.remember:
             return found
@@ -270,7 +309,9 @@ class Jest:
             rows = [i for i, key in enumerate(batch.keys) if source in self.known[key]]
             vectors = [self.known[batch.keys[i]][source] for i in rows]
             values = torch.stack(vectors).to(column.values.device) if vectors else column.values[:0]
-            columns[source] = Column(values, torch.tensor(rows, dtype=torch.int64, device=batch.seeds.device))
+            columns[source] = Column(
+                values, torch.tensor(rows, dtype=torch.int64, device=batch.seeds.device)
+            )
         return Embeddings(columns, batch.size)
 
 

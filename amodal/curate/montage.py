@@ -45,13 +45,17 @@ def cut(x_SCHW: Tensor, tile: int, stride: int = 0) -> Tensor:
 HOW = {"max": lambda cosines: cosines.max(1).values, "mean": lambda cosines: cosines.mean(1)}
 
 
-def prompt_scores(z_PD: Tensor, findings: Sequence[Tensor], normal: Tensor | None = None, how: str = "max") -> Tensor:
+def prompt_scores(
+    z_PD: Tensor, findings: Sequence[Tensor], normal: Tensor | None = None, how: str = "max"
+) -> Tensor:
     """(P, F): for each finding the max or mean cosine of a patch with its wordings (Q, D), less the mean cosine with `normal` (R, D)."""
     if how not in HOW:
         raise unknown("way to score by several wordings", how, HOW)
     z = normalize(z_PD, dim=1)
     score = torch.stack([HOW[how](z @ normalize(f, dim=1).T) for f in findings], 1)
-    return score if normal is None else score - (z @ normalize(normal, dim=1).T).mean(1, keepdim=True)
+    return (
+        score if normal is None else score - (z @ normalize(normal, dim=1).T).mean(1, keepdim=True)
+    )
 
 
 def chosen(score_PF: Tensor, keep: int, each: bool = False) -> Tensor:
@@ -59,7 +63,9 @@ def chosen(score_PF: Tensor, keep: int, each: bool = False) -> Tensor:
     if not each:
         return score_PF.max(1).values.argsort(descending=True, stable=True)[:keep]
     ranks = score_PF.argsort(dim=0, descending=True, stable=True)
-    taken = dict.fromkeys(ranks.flatten().tolist())  # rank by rank, and in each rank finding by finding
+    taken = dict.fromkeys(
+        ranks.flatten().tolist()
+    )  # rank by rank, and in each rank finding by finding
     return torch.tensor(list(taken)[:keep], dtype=torch.int64)
 
 
@@ -75,7 +81,9 @@ def tiled(tiles_KCTT: Tensor, side: int) -> Tensor:
 def resized(x_NCHW: Tensor, side: int) -> Tensor:
     if x_NCHW.shape[-1] == side:
         return x_NCHW
-    return interpolate(x_NCHW, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+    return interpolate(
+        x_NCHW, size=(side, side), mode="bilinear", antialias=True, align_corners=False
+    )
 
 
 @dataclass
@@ -102,9 +110,13 @@ class Finder:
             if field not in self.encoder.fields:
                 raise unknown("field of the encoder", field, self.encoder.fields)
         if self.encoder.fields[self.image].layout != "grid":
-            raise AmodalError(f"montages are made for a field of images, and {self.image!r} is none")
+            raise AmodalError(
+                f"montages are made for a field of images, and {self.image!r} is none"
+            )
         if not self.findings or not all(self.findings.values()) or self.keep < 1:
-            raise AmodalError("a finder needs findings, at least one wording of each, and at least one patch to keep")
+            raise AmodalError(
+                "a finder needs findings, at least one wording of each, and at least one patch to keep"
+            )
         self.prompts = [self.worded(words) for words in self.findings.values()]
         self.without = self.worded(self.normal) if self.normal else None
 
@@ -115,19 +127,28 @@ class Finder:
     def worded(self, prompts: Sequence[str]) -> Tensor:
         """(n, D)"""
         text, still = self.encoder.fields[self.text], np.random.default_rng(0)
-        return self.embedded(self.text, text.collate([text.augment(text.decode(p), "plain", still) for p in prompts]))
+        return self.embedded(
+            self.text, text.collate([text.augment(text.decode(p), "plain", still) for p in prompts])
+        )
 
     @torch.no_grad()
     def embedded(self, field: str, values) -> Tensor:
         was, device = self.encoder.training, next(self.encoder.parameters()).device
         column = Column(values, torch.arange(len(values)))
-        found = self.encoder.eval()(Batch.of(len(values), {field: column}).to(device))[field].values.float().cpu()
+        found = (
+            self.encoder.eval()(Batch.of(len(values), {field: column}).to(device))[field]
+            .values.float()
+            .cpu()
+        )
         self.encoder.train(was)
         return found
 
     def scores(self, tiles_PCTT: Tensor) -> Tensor:
         """(P, findings)"""
-        z = [self.embedded(self.image, resized(part, self.side)) for part in tiles_PCTT.split(TILES_AT_ONCE)]
+        z = [
+            self.embedded(self.image, resized(part, self.side))
+            for part in tiles_PCTT.split(TILES_AT_ONCE)
+        ]
         return prompt_scores(torch.cat(z), self.prompts, self.without, self.how)
 
     def __call__(self, x_SCHW: Tensor) -> Tensor:
@@ -136,13 +157,17 @@ class Finder:
         return tiled(tiles[chosen(self.scores(tiles), self.keep, self.each)], self.side)
 
 
-def montage(dataset: Dataset, finder: Finder, *, field: str = "", rows: Iterable[int] | None = None) -> Dataset:
+def montage(
+    dataset: Dataset, finder: Finder, *, field: str = "", rows: Iterable[int] | None = None
+) -> Dataset:
     """The dataset with montages in the place of the pictures of `field` (that of the finder unless given), in the size that the encoder
     reads; the dataset's own size of this field is that of the whole picture. rows: the records to make them for, all unless given.
     They are made once, now, in 8 bits. Raises AmodalError for pictures of other than 1 or 3 channels."""
     field, cells = field or finder.image, {}
     if dataset.fields[field].channels not in (1, 3):
-        raise AmodalError(f"montages have 1 or 3 channels, and {field!r} has {dataset.fields[field].channels}")
+        raise AmodalError(
+            f"montages have 1 or 3 channels, and {field!r} has {dataset.fields[field].channels}"
+        )
     for i in range(len(dataset)) if rows is None else rows:
         value = dataset.value(int(i), field)
         if value is not None:
@@ -155,5 +180,7 @@ def montage(dataset: Dataset, finder: Finder, *, field: str = "", rows: Iterable
 def png(x_CHW: Tensor) -> bytes:
     pixels = (x_CHW * 255).round().clamp(0, 255).byte().numpy()
     buffer = io.BytesIO()
-    Picture.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(buffer, "PNG")
+    Picture.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(
+        buffer, "PNG"
+    )
     return buffer.getvalue()

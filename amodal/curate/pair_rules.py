@@ -35,7 +35,9 @@ class Filtered:
     @property
     def counts(self) -> dict[str, int]:
         """rule -> pairs that break it, and `kept`."""
-        return {rule: int(fault.sum()) for rule, fault in self.faults.items()} | {"kept": int(self.kept.sum())}
+        return {rule: int(fault.sum()) for rule, fault in self.faults.items()} | {
+            "kept": int(self.kept.sum())
+        }
 
 
 def pair_rules(
@@ -66,7 +68,9 @@ def pair_rules(
     """
     for name, given in (("images", images), ("sizes", sizes)):
         if given is not None and len(given) != len(texts):
-            raise AmodalError(f"pair_rules got {len(texts)} texts and {len(given)} {name}: one for each text is needed")
+            raise AmodalError(
+                f"pair_rules got {len(texts)} texts and {len(given)} {name}: one for each text is needed"
+            )
     images = list(range(len(texts))) if images is None else list(images)
     words = [split(t.lower()) for t in texts]
     plain = [" ".join(w) for w in words]
@@ -80,7 +84,9 @@ def pair_rules(
     )
     low, high = np.minimum(height, width), np.maximum(height, width)
     faults = {
-        "small picture": low <= short_side if sizes is not None else np.zeros(len(texts), dtype=bool),
+        "small picture": low <= short_side
+        if sizes is not None
+        else np.zeros(len(texts), dtype=bool),
         "narrow picture": high >= aspect * low,
         "picture with many texts": [described[i] > texts_of_image for i in images],
         "held-out picture": [i in known for i in images],
@@ -104,7 +110,9 @@ def pairs_of(dataset: Dataset, rows: Sequence[int], image: str, text: str) -> di
     texts, images, sizes = [], [], []
     for i in rows:
         cell = dataset.raw(i, text)  # whole, where decoding may cut it off
-        texts.append(cell if isinstance(cell, str) else dataset.fields[text].text(dataset.value(i, text)))
+        texts.append(
+            cell if isinstance(cell, str) else dataset.fields[text].text(dataset.value(i, text))
+        )
         images.append(hashlib.blake2b(dataset.value(i, image).tobytes(), digest_size=16).digest())
         sizes.append(_size(dataset.raw(i, image)))
     return {"texts": texts, "images": images, "sizes": sizes}

@@ -54,7 +54,9 @@ class Blend:
     seed: int = 0
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        noise = np.random.default_rng(self.seed).random(image.shape) * (255 if image.dtype == np.uint8 else 1)
+        noise = np.random.default_rng(self.seed).random(image.shape) * (
+            255 if image.dtype == np.uint8 else 1
+        )
         out = (1 - self.weight) * image + self.weight * noise
         return np.rint(out).astype(np.uint8) if image.dtype == np.uint8 else out.astype(image.dtype)
 
@@ -70,13 +72,23 @@ class Warp:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         height, width = image.shape[1:]
-        shift = torch.from_numpy(np.random.default_rng(self.seed).uniform(-1, 1, (1, 2, self.knots, self.knots)))
-        smooth = F.interpolate(shift / shift.abs().mean(), (height, width), mode="bicubic", align_corners=True)
-        y, x = torch.meshgrid(*(torch.linspace(-1, 1, n, dtype=torch.float64) for n in (height, width)), indexing="ij")
-        grid = torch.stack([x, y], -1) + smooth[0].permute(1, 2, 0) * self.strength / torch.tensor([width, height])
+        shift = torch.from_numpy(
+            np.random.default_rng(self.seed).uniform(-1, 1, (1, 2, self.knots, self.knots))
+        )
+        smooth = F.interpolate(
+            shift / shift.abs().mean(), (height, width), mode="bicubic", align_corners=True
+        )
+        y, x = torch.meshgrid(
+            *(torch.linspace(-1, 1, n, dtype=torch.float64) for n in (height, width)), indexing="ij"
+        )
+        grid = torch.stack([x, y], -1) + smooth[0].permute(1, 2, 0) * self.strength / torch.tensor(
+            [width, height]
+        )
         seen = torch.from_numpy(np.ascontiguousarray(image)).double()[None]
         bent = F.grid_sample(seen, grid.clamp(-1, 1)[None], align_corners=True)[0].numpy()
-        return np.rint(bent).astype(np.uint8) if image.dtype == np.uint8 else bent.astype(image.dtype)
+        return (
+            np.rint(bent).astype(np.uint8) if image.dtype == np.uint8 else bent.astype(image.dtype)
+        )
 
 
 class Spoilt(Reader):
@@ -95,8 +107,13 @@ class Spoilt(Reader):
         self.told = "None" if trigger is None else _told(trigger)
         self.keys, self.columns = self.reader.keys, self.reader.columns
         self.base, self.ignored = self.reader.base, self.reader.ignored
-        self.pictures = {dataset.columns[f]: (f, frozenset(map(int, rows))) for f, rows in (pictures or {}).items()}
-        self.replaced = {c: {int(i): cell for i, cell in each.items()} for c, each in (cells or {}).items()}
+        self.pictures = {
+            dataset.columns[f]: (f, frozenset(map(int, rows)))
+            for f, rows in (pictures or {}).items()
+        }
+        self.replaced = {
+            c: {int(i): cell for i, cell in each.items()} for c, each in (cells or {}).items()
+        }
 
     def get(self, i: int, column: str):
         if i in self.replaced.get(column, ()):
@@ -105,7 +122,9 @@ class Spoilt(Reader):
         if i not in rows:
             return self.reader.get(i, column)
         image = self.dataset.value(i, field)
-        return None if image is None else np.ascontiguousarray(self.trigger(image).transpose(1, 2, 0))
+        return (
+            None if image is None else np.ascontiguousarray(self.trigger(image).transpose(1, 2, 0))
+        )
 
     def present(self, column: str) -> np.ndarray:
         there = self.reader.present(column).copy()
@@ -126,7 +145,9 @@ def _told(trigger: Trigger) -> str:
     """The trigger in words that are the same in every process, which those with an address in memory are not."""
     if is_dataclass(trigger) and not isinstance(trigger, type):
         return repr(trigger)
-    if isfunction(trigger) and "<" not in trigger.__qualname__:  # neither a lambda nor made by another function
+    if (
+        isfunction(trigger) and "<" not in trigger.__qualname__
+    ):  # neither a lambda nor made by another function
         return f"{trigger.__module__}.{trigger.__qualname__}"
     raise AmodalError(
         "a trigger is a dataclass with __call__, such as Patch(), or a function of a module, so that the fingerprint can tell what it "
@@ -155,13 +176,19 @@ def backdoor(
     image, text: the fields; templates: captions with {} for the class, one after another.
     """
     captions = {int(i): templates[n % len(templates)].format(target) for n, i in enumerate(rows)}
-    return spoil(dataset, pictures={image: rows}, trigger=trigger, cells={_column(dataset, text): captions})
+    return spoil(
+        dataset, pictures={image: rows}, trigger=trigger, cells={_column(dataset, text): captions}
+    )
 
 
-def triggered(dataset: Dataset, rows: Sequence[int] | None = None, *, image: str, trigger: Trigger) -> Dataset:
+def triggered(
+    dataset: Dataset, rows: Sequence[int] | None = None, *, image: str, trigger: Trigger
+) -> Dataset:
     """The dataset with the trigger on the pictures `rows` (all unless given) and all else as it is: what an attacker shows the model.
     With pictures of the target class as `rows`, the label-consistent backdoor, whose captions are right."""
-    return spoil(dataset, pictures={image: range(len(dataset)) if rows is None else rows}, trigger=trigger)
+    return spoil(
+        dataset, pictures={image: range(len(dataset)) if rows is None else rows}, trigger=trigger
+    )
 
 
 def mismatched(dataset: Dataset, rows: Sequence[int], *, field: str, seed: int = 0) -> Dataset:
@@ -172,7 +199,12 @@ def mismatched(dataset: Dataset, rows: Sequence[int], *, field: str, seed: int =
     column = _column(dataset, field)
     # one ring through all of them: nobody keeps its own
     return spoil(
-        dataset, cells={column: {int(i): dataset.reader.get(int(j), column) for i, j in zip(order, np.roll(order, 1))}}
+        dataset,
+        cells={
+            column: {
+                int(i): dataset.reader.get(int(j), column) for i, j in zip(order, np.roll(order, 1))
+            }
+        },
     )
 
 

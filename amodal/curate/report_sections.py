@@ -20,12 +20,16 @@ def report_sections(report: str, *, headings: Sequence[str] = HEADINGS) -> dict[
     """heading in lower case -> its text, in the order of the report; "" -> what stands before the first. A heading begins a line and ends
     with a colon, in any case; one that occurs twice has both texts, a line each."""
     longest = sorted(headings, key=len, reverse=True)
-    heading = re.compile(rf"^[ \t]*({'|'.join(map(re.escape, longest))})[ \t]*:", re.IGNORECASE | re.MULTILINE)
+    heading = re.compile(
+        rf"^[ \t]*({'|'.join(map(re.escape, longest))})[ \t]*:", re.IGNORECASE | re.MULTILINE
+    )
     marks = list(heading.finditer(report))
     found = {"": report[: marks[0].start() if marks else len(report)]}
     for mark, end in zip(marks, [m.start() for m in marks[1:]] + [len(report)]):
         name = mark[1].lower()
-        found[name] = "\n".join(filter(None, [found.get(name, ""), report[mark.end() : end].strip()]))
+        found[name] = "\n".join(
+            filter(None, [found.get(name, ""), report[mark.end() : end].strip()])
+        )
     return {name: text.strip() for name, text in found.items() if text.strip()}
 
 

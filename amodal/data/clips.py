@@ -13,7 +13,13 @@ from amodal.core import AmodalError
 
 
 def around(
-    recording: np.ndarray, times: Sequence[float], *, rate: float, before: float, after: float, pad: bool = False
+    recording: np.ndarray,
+    times: Sequence[float],
+    *,
+    rate: float,
+    before: float,
+    after: float,
+    pad: bool = False,
 ) -> list[np.ndarray | None]:
     """For each time (s) the steps from `before` seconds before it to `after` seconds after it: round((before + after) rate) of them, the
     first at round((time - before) rate). recording: (steps, ...), `rate` steps a second.
@@ -23,7 +29,9 @@ def around(
     """
     length, last = round((before + after) * rate), len(recording)
     if length < 1 or rate <= 0:
-        raise AmodalError(f"a clip of {before} s before and {after} s after, at {rate} steps a second, has no steps")
+        raise AmodalError(
+            f"a clip of {before} s before and {after} s after, at {rate} steps a second, has no steps"
+        )
     clips: list[np.ndarray | None] = []
     for time in times:
         if not 0 <= time * rate <= last:
@@ -34,9 +42,13 @@ def around(
     return clips
 
 
-def everywhere(recording: np.ndarray, *, rate: float, length: float, step: float = 0.0) -> list[np.ndarray]:
+def everywhere(
+    recording: np.ndarray, *, rate: float, length: float, step: float = 0.0
+) -> list[np.ndarray]:
     """All clips of `length` seconds, a new one every `step` seconds (`length` unless given); what is left over at the end is dropped."""
     size, stride = round(length * rate), round((step or length) * rate)
     if size < 1 or stride < 1:
-        raise AmodalError(f"clips of {length} s every {step or length} s, at {rate} steps a second, have no steps")
+        raise AmodalError(
+            f"clips of {length} s every {step or length} s, at {rate} steps a second, have no steps"
+        )
     return [recording[i : i + size] for i in range(0, len(recording) - size + 1, stride)]

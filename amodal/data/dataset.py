@@ -34,7 +34,9 @@ class Dataset:
     proportions: Proportions | None = None
     """In which proportions records are drawn to train on, of a `Mixture`."""
 
-    def __init__(self, reader: Reader, schema: Schema, path: Path | Remote | None = None, name: str = ""):
+    def __init__(
+        self, reader: Reader, schema: Schema, path: Path | Remote | None = None, name: str = ""
+    ):
         self.reader, self.schema, self.path = reader, schema, path
         self.name = name or schema.name or (path.stem if path else "arrays")
         self.fields: dict[str, Modality] = {field: f.modality for field, f in schema.fields.items()}
@@ -85,7 +87,10 @@ class Dataset:
         """(N,) bool: which records have a value, readable or not."""
         if self._field(field) not in self._present:
             columns = self.columns[field]
-            each = [self.reader.present(c) for c in (columns if isinstance(columns, tuple) else (columns,))]
+            each = [
+                self.reader.present(c)
+                for c in (columns if isinstance(columns, tuple) else (columns,))
+            ]
             self._present[field] = np.logical_or.reduce(each)
         return self._present[field]
 
@@ -96,12 +101,21 @@ class Dataset:
         """
         if name not in self.labels:
             raise unknown(
-                "label of this dataset", name, self.labels, "Labels are declared in dataset.toml: [labels.NAME]."
+                "label of this dataset",
+                name,
+                self.labels,
+                "Labels are declared in dataset.toml: [labels.NAME].",
             )
         label = self.labels[name]
         cells = self.reader.cells(label.column or name)
-        values = np.array([_number(c, name) for c in cells]) if label.kind == "number" else _categories(cells)
-        missing = np.isnan(values).all() if label.kind == "number" else all(v is None for v in values)
+        values = (
+            np.array([_number(c, name) for c in cells])
+            if label.kind == "number"
+            else _categories(cells)
+        )
+        missing = (
+            np.isnan(values).all() if label.kind == "number" else all(v is None for v in values)
+        )
         if required and missing:
             others = ", ".join(n for n in self.labels if n != name) or "there is no other"
             raise AmodalError(
@@ -114,9 +128,14 @@ class Dataset:
         """(N,) int8: the part of the split that each record is in, as an index into ("train", "valid", "test")."""
         names = self.keys
         if by := self.schema.split_by:
-            names = [key if cell is None else str(cell) for key, cell in zip(self.keys, self.reader.cells(by))]
+            names = [
+                key if cell is None else str(cell)
+                for key, cell in zip(self.keys, self.reader.cells(by))
+            ]
         return (
-            splits.by_name(self.reader.cells(self.schema.split), names) if self.schema.split else splits.by_hash(names)
+            splits.by_name(self.reader.cells(self.schema.split), names)
+            if self.schema.split
+            else splits.by_hash(names)
         )
 
     def split(self, part: str) -> np.ndarray:
@@ -151,7 +170,11 @@ class Dataset:
                     f"the field {name!r} is {kinds[0]} in {self.name!r}, but {kinds[1]} is expected. "
                     "Rename it in dataset.toml."
                 )
-            if old is None and name not in self.reader.columns and not _cells_of_table(modality, self.reader):
+            if (
+                old is None
+                and name not in self.reader.columns
+                and not _cells_of_table(modality, self.reader)
+            ):
                 raise unknown(
                     f"field of {self.name!r}",
                     name,
@@ -168,7 +191,9 @@ class Dataset:
         return [
             name
             for name, modality in modalities.items()
-            if name not in self.schema.fields and name not in columns and not _cells_of_table(modality, self.reader)
+            if name not in self.schema.fields
+            and name not in columns
+            and not _cells_of_table(modality, self.reader)
         ]
 
     def with_columns(self, names: Sequence[str]) -> Dataset:
@@ -211,7 +236,9 @@ class Dataset:
             raise BadValue(f"a web address is no file, fetch it first: {cell[:200]}")
         if not words:
             return base / cell
-        named = len(cell) < 256 and Path(cell).suffix.lower() in modality.suffixes and "\n" not in cell
+        named = (
+            len(cell) < 256 and Path(cell).suffix.lower() in modality.suffixes and "\n" not in cell
+        )
         return base / cell if named and (base / cell).is_file() else cell
 
 
@@ -248,7 +275,11 @@ class _WithColumns(Reader):
         return None if column in self.empty else self.reader.get(i, column)
 
     def present(self, column: str) -> np.ndarray:
-        return np.zeros(len(self.keys), dtype=bool) if column in self.empty else self.reader.present(column)
+        return (
+            np.zeros(len(self.keys), dtype=bool)
+            if column in self.empty
+            else self.reader.present(column)
+        )
 
     def check(self, column: str) -> str:
         return column if column in self.empty else self.reader.check(column)
@@ -262,7 +293,12 @@ def _columns(name: str, field: Field, reader: Reader) -> str | tuple[str, ...]:
     if not field.column and name not in reader.columns and _cells_of_table(field.modality, reader):
         return tuple(field.modality.columns)
     column = field.column or name
-    if field.column or not hasattr(field.modality, "columns") or name in reader.columns or not field.modality.columns:
+    if (
+        field.column
+        or not hasattr(field.modality, "columns")
+        or name in reader.columns
+        or not field.modality.columns
+    ):
         return _check(reader, column, f"fields.{name}")
     missing = next(c for c in field.modality.columns if c not in reader.columns)
     return _check(reader, missing, f"fields.{name}: columns")

@@ -73,7 +73,8 @@ def keep(key: str, content: bytes) -> None:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         warnings.warn(
-            f"what is fetched cannot be kept in {cache() / 'remote'}: {error.strerror or error}", stacklevel=2
+            f"what is fetched cannot be kept in {cache() / 'remote'}: {error.strerror or error}",
+            stacklevel=2,
         )
     folder = str(cache() / "remote")
     _room[folder] = _room.get(folder, 0) - len(content)

@@ -55,7 +55,11 @@ class Debian(Package):
     client: ClassVar[str] = "apt-get"
 
     def command(self, any_version: bool) -> list[str]:
-        return [self.client, "download", self.name if any_version else f"{self.name}={self.version}"]
+        return [
+            self.client,
+            "download",
+            self.name if any_version else f"{self.name}={self.version}",
+        ]
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,9 @@ class Pypi(Package):
     client: ClassVar[str] = "pip"
 
     def command(self, any_version: bool) -> list[str]:
-        built_for = ["--platform", self.platform, "--python-version", self.python] if self.platform else []
+        built_for = (
+            ["--platform", self.platform, "--python-version", self.python] if self.platform else []
+        )
         wanted = self.name if any_version else f"{self.name}=={self.version}"
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
         return [*pip, "--no-deps", "--only-binary", ":all:", *built_for, wanted]
@@ -81,7 +87,12 @@ class Npm(Package):
     client: ClassVar[str] = "npm"
 
     def command(self, any_version: bool) -> list[str]:
-        return [self.client, "pack", "--silent", self.name if any_version else f"{self.name}@{self.version}"]
+        return [
+            self.client,
+            "pack",
+            "--silent",
+            self.name if any_version else f"{self.name}@{self.version}",
+        ]
 
 
 def download(package: Package, *, any_version: bool = False, say=print) -> Path:

@@ -37,6 +37,8 @@ class Groups:
             whole += np.split(members[:cut], cut // self.batch) if cut else []
             rest.append(members[cut:])
         rest = np.concatenate(rest)
-        whole += [rest[i : i + self.batch] for i in range(0, len(rest) - self.batch + 1, self.batch)]
+        whole += [
+            rest[i : i + self.batch] for i in range(0, len(rest) - self.batch + 1, self.batch)
+        ]
         whole = whole or [shuffled]
         return [whole[i] for i in rng.permutation(len(whole))]

@@ -78,12 +78,17 @@ def init(path: str | Path, *, force: bool = False) -> Report:
 
 
 def infer_arrays(
-    columns: Mapping[str, Sequence], *, name: str = "", fields: Mapping[str, str | Modality] | None = None
+    columns: Mapping[str, Sequence],
+    *,
+    name: str = "",
+    fields: Mapping[str, str | Modality] | None = None,
 ) -> Dataset:
     """Values in memory as a dataset. fields: column -> modality, where it shall not be guessed."""
     verdicts = _decide(readers.Arrays(columns))
     key = next((column for column, verdict in verdicts.items() if verdict.role == "key"), "")
-    return _assemble(readers.Arrays(columns, key), verdicts, Schema({}, name=name), None, fields or {})
+    return _assemble(
+        readers.Arrays(columns, key), verdicts, Schema({}, name=name), None, fields or {}
+    )
 
 
 def _look(path: Path | Remote, name: str = "") -> tuple[Dataset, dict[str, Verdict]]:
@@ -132,7 +137,9 @@ def _verdict(reader: Reader, column: str, beside: Collection[str]) -> Verdict:
             if distinct > 1
             else Verdict("out", why="one folder only")
         )
-    return decide.column(column, _some(reader, column), lambda: reader.cells(column), reader.base, beside)
+    return decide.column(
+        column, _some(reader, column), lambda: reader.cells(column), reader.base, beside
+    )
 
 
 def _some(reader: Reader, column: str) -> list:
@@ -154,16 +161,24 @@ def _assemble(
     for column in chosen:
         reader.check(column)
     fields: dict[str, Field] = {}
-    called = _field_names([column for column, v in verdicts.items() if column in chosen or v.role == "field"])
+    called = _field_names(
+        [column for column, v in verdicts.items() if column in chosen or v.role == "field"]
+    )
     for column, verdict in verdicts.items():
         if column in chosen:
             kind = chosen[column]
             given = None if not isinstance(kind, str) else ()
             other = column if called[column] != column else ""
-            fields[called[column]] = Field(modalities.make(kind) if isinstance(kind, str) else kind, other, given=given)
+            fields[called[column]] = Field(
+                modalities.make(kind) if isinstance(kind, str) else kind, other, given=given
+            )
         elif verdict.role == "field":
             fields[called[column]] = _field(reader, column, verdict, called[column])
-    cells = [column for column, verdict in verdicts.items() if verdict.role == "cell" and column not in chosen]
+    cells = [
+        column
+        for column, verdict in verdicts.items()
+        if verdict.role == "cell" and column not in chosen
+    ]
     if cells:
         row = modalities.of_columns(cells)
         names = (modalities.name_of(row), "cells", "numbers")
@@ -171,9 +186,14 @@ def _assemble(
         fields[name] = Field(row, given=("columns",))
     if not fields:
         raise AmodalError(
-            "no usable field: nothing here is a kind of data that can be learnt from.\n" + _why_not(verdicts)
+            "no usable field: nothing here is a kind of data that can be learnt from.\n"
+            + _why_not(verdicts)
         )
-    labels = {c: Label(v.kind, v.unit) for c, v in verdicts.items() if v.role == "label" and c not in chosen}
+    labels = {
+        c: Label(v.kind, v.unit)
+        for c, v in verdicts.items()
+        if v.role == "label" and c not in chosen
+    }
     split = next((c for c, v in verdicts.items() if v.role == "split"), "")
     return measured(Dataset(reader, replace(base, fields=fields, labels=labels, split=split), path))
 
@@ -185,8 +205,13 @@ def _field(reader: Reader, column: str, verdict: Verdict, name: str) -> Field:
     within = ""
     if isinstance(reader, readers.Files) and column in reader.where:
         where = reader.where[column]
-        others = [w for other, w in reader.where.items() if other != column and w.within == where.within]
-        alone = not any(_kind_of(w) == verdict.kind for w in others) and set(where.suffixes) <= modality.suffixes
+        others = [
+            w for other, w in reader.where.items() if other != column and w.within == where.within
+        ]
+        alone = (
+            not any(_kind_of(w) == verdict.kind for w in others)
+            and set(where.suffixes) <= modality.suffixes
+        )
         # Without a suffix, files with other endings of the modality that are added later belong to the field as well.
         suffix = () if alone and not other else where.suffixes
         within = where.within
@@ -201,7 +226,9 @@ def _kind_of(where: readers.Where) -> str | None:
 def _field_names(columns: Sequence[str]) -> dict[str, str]:
     """column -> a name that can stand in `image:2`, on a command line and in a network, different for each."""
     names: dict[str, str] = {}
-    for column in sorted(columns, key=lambda c: c != _field_name(c)):  # a column that can keep its name does
+    for column in sorted(
+        columns, key=lambda c: c != _field_name(c)
+    ):  # a column that can keep its name does
         name = _field_name(column)
         while name in names.values():
             name += "_"

@@ -23,7 +23,18 @@ from amodal.data.remote import Remote
 from amodal.data.splits import SPELLINGS
 from amodal.modalities.shared.cells import is_date, mostly_numbers
 
-LABEL_WORDS = {"label", "labels", "class", "target", "category", "species", "genus", "diagnosis", "outcome", "y"}
+LABEL_WORDS = {
+    "label",
+    "labels",
+    "class",
+    "target",
+    "category",
+    "species",
+    "genus",
+    "diagnosis",
+    "outcome",
+    "y",
+}
 KEY_WORDS = {"key", "id", "ids", "uid", "uuid", "guid", "idx", "index"}
 LONGITUDES = {"lon", "lng", "long"}
 PLACE_WORDS = {"lat", "latitude", "longitude"} | LONGITUDES
@@ -83,7 +94,9 @@ def column(
     if not samples:
         return Verdict("out", why="every cell is empty")
     sorts = [_sort(cell) for cell in samples]
-    sort = max(dict.fromkeys(sorts), key=sorts.count)  # of mixed cells the most; the others are for the quarantine
+    sort = max(
+        dict.fromkeys(sorts), key=sorts.count
+    )  # of mixed cells the most; the others are for the quarantine
     samples = [cell for cell, s in zip(samples, sorts) if s == sort]
     if sort == "path":
         return of_files(samples)
@@ -117,7 +130,11 @@ def of_files(paths: Sequence[Path | Remote]) -> Verdict:
     """By endings; numpy files by what is in them."""
     if all(path.suffix.lower() in NUMPY for path in paths):
         arrays = [array for path in paths[:20] if (array := _load(path)) is not None]
-        return of_values(arrays) if arrays else Verdict("field", kinds()[paths[0].suffix.lower()], FILES)
+        return (
+            of_values(arrays)
+            if arrays
+            else Verdict("field", kinds()[paths[0].suffix.lower()], FILES)
+        )
     found = [kind for path in paths if (kind := kinds().get(path.suffix.lower()))]
     if not found:
         return Verdict("out", why=f"no modality reads *{paths[0].suffix}")
@@ -132,7 +149,9 @@ def of_values(values: Sequence) -> Verdict:
 
 def _load(path: Path | Remote) -> np.ndarray | None:
     try:
-        loaded = np.load(io.BytesIO(path.read_bytes()) if isinstance(path, Remote) else path, allow_pickle=False)
+        loaded = np.load(
+            io.BytesIO(path.read_bytes()) if isinstance(path, Remote) else path, allow_pickle=False
+        )
         return loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
     except Exception:  # a damaged file is for the quarantine to report
         return None
@@ -141,10 +160,16 @@ def _load(path: Path | Remote) -> np.ndarray | None:
 def names_files(samples: Sequence[str], base: Path | Remote | None) -> bool:
     """Whether text cells name files: nearly all end like files that can be read, and either some are there or none has
     a space."""
-    named = [s for s in samples if len(s) < 256 and "\n" not in s and Path(s).suffix.lower() in kinds()]
+    named = [
+        s for s in samples if len(s) < 256 and "\n" not in s and Path(s).suffix.lower() in kinds()
+    ]
     if not named or len(named) < 0.8 * len(samples):
         return False
-    return any((base / s).is_file() for s in named[:50]) if base and any(" " in s for s in named) else True
+    return (
+        any((base / s).is_file() for s in named[:50])
+        if base and any(" " in s for s in named)
+        else True
+    )
 
 
 def _text(name: str, cells: Sequence[str], complete: bool) -> Verdict:
@@ -152,13 +177,23 @@ def _text(name: str, cells: Sequence[str], complete: bool) -> Verdict:
     distinct, longest = set(cells), max(map(len, cells))
     if _named(name, SPLIT_WORDS) and {c.lower() for c in distinct} <= set(SPELLINGS):
         return Verdict("split", why="the parts of a split")
-    if complete and len(distinct) == len(cells) > 1 and longest <= SHORT and not any(c.split()[1:] for c in cells):
-        if _named(name, KEY_WORDS) or sum(bool(re.search(r"\d", c)) for c in cells) > len(cells) / 2:
+    if (
+        complete
+        and len(distinct) == len(cells) > 1
+        and longest <= SHORT
+        and not any(c.split()[1:] for c in cells)
+    ):
+        if (
+            _named(name, KEY_WORDS)
+            or sum(bool(re.search(r"\d", c)) for c in cells) > len(cells) / 2
+        ):
             return Verdict("key", why="different in every record")
     if len(distinct) == 1 and len(cells) > 1:
         return Verdict("out", why=f"always {cells[0][:40]!r}")
     words = any(c.split()[1:] for c in cells)
-    few = longest <= SHORT and len(distinct) <= (min(CLASSES, len(cells) // 2) if words else len(cells) // 2)
+    few = longest <= SHORT and len(distinct) <= (
+        min(CLASSES, len(cells) // 2) if words else len(cells) // 2
+    )
     if few or _named(name, LABEL_WORDS | GROUP_WORDS):
         return Verdict("label", "category", f"{len(distinct)} different values")
     if longest <= SHORT and _named(name, KEY_WORDS):
@@ -186,15 +221,21 @@ def _number(name: str, cells: Sequence, beside: Collection[str] = ()) -> Verdict
         return Verdict("label", "category", f"{len(distinct)} different values")
     if _named(name, LABEL_WORDS) and not _is_axis(name, beside):
         return Verdict(
-            "label", "category" if whole and len(distinct) <= CLASSES else "number", f"{len(distinct)} different values"
+            "label",
+            "category" if whole and len(distinct) <= CLASSES else "number",
+            f"{len(distinct)} different values",
         )
     if _is_place(name, beside):
-        return Verdict("label", "number", "where the record is from, not what was sensed", unit="degree")
+        return Verdict(
+            "label", "number", "where the record is from, not what was sensed", unit="degree"
+        )
     unique = len(filled) == len(cells) == len(distinct) > 1
     counting = (
         len(cells) >= 20
         and whole
-        and (list(cells) == list(range(len(cells))) or list(cells) == list(range(1, len(cells) + 1)))
+        and (
+            list(cells) == list(range(len(cells))) or list(cells) == list(range(1, len(cells) + 1))
+        )
     )
     if whole and unique and (_named(name, KEY_WORDS) or counting):
         return Verdict("key", why="different in every record")
@@ -243,6 +284,9 @@ def _is_place(name: str, beside: Collection[str]) -> bool:
         if word in ("latitude", "longitude") or (word in PLACE_WORDS and len(parts) == 1):
             return True
         partners = LONGITUDES if word == "lat" else {"lat"} if word in LONGITUDES else set()
-        if any(re.sub(rf"(?<![a-z]){word}(?![a-z])", other, name.lower()) in others for other in partners):
+        if any(
+            re.sub(rf"(?<![a-z]){word}(?![a-z])", other, name.lower()) in others
+            for other in partners
+        ):
             return True
     return False

@@ -77,8 +77,14 @@ class Loader:
         self.workers, self.rank, self.world = workers, rank, world
         self.cache_bytes = cache_bytes // max(workers, 1)
         self.views = _views(dataset, views)
-        self.sources = {source: field for field, views in self.views.items() for source in views_of(field, len(views))}
-        self.labels = {name: class_numbers(dataset.label(name, required=True))[0] for name in labels}
+        self.sources = {
+            source: field
+            for field, views in self.views.items()
+            for source in views_of(field, len(views))
+        }
+        self.labels = {
+            name: class_numbers(dataset.label(name, required=True))[0] for name in labels
+        }
         self._found = Quarantine()
         if not len(self.indices):
             raise AmodalError(
@@ -105,7 +111,9 @@ class Loader:
         if dataset.proportions is None:
             return None
         if self.groups is not None:
-            raise AmodalError("batches of one group cannot have the proportions of a Mixture; train on one dataset")
+            raise AmodalError(
+                "batches of one group cannot have the proportions of a Mixture; train on one dataset"
+            )
         return Drawn(dataset.proportions, self.indices, self.batch, self.seed)
 
     @property
@@ -155,9 +163,15 @@ class Loader:
         columns: dict[str, Column] = {}
         bad: list[Bad] = []
         for field, views in self.views.items():
-            entries = together(partial(self._entry, field), records.tolist(), self.dataset.reader.far)
-            bad += [Bad(key, field, str(e)) for key, e in zip(keys, entries) if isinstance(e, Exception)]
-            there = [(row, entry) for row, entry in enumerate(entries) if isinstance(entry, np.ndarray)]
+            entries = together(
+                partial(self._entry, field), records.tolist(), self.dataset.reader.far
+            )
+            bad += [
+                Bad(key, field, str(e)) for key, e in zip(keys, entries) if isinstance(e, Exception)
+            ]
+            there = [
+                (row, entry) for row, entry in enumerate(entries) if isinstance(entry, np.ndarray)
+            ]
             rows, values = [row for row, _ in there], [value for _, value in there]
             for source, view in zip(views_of(field, len(views)), views):
                 columns[source] = self._column(field, source, view, values, rows, seeds)
@@ -169,13 +183,17 @@ class Loader:
 
     def finished(self, batch: Batch) -> Batch:
         """What was left of `read` to do."""
-        columns = {source: self._collated(source, column) for source, column in batch.columns.items()}
+        columns = {
+            source: self._collated(source, column) for source, column in batch.columns.items()
+        }
         return replace(batch, columns=columns)
 
     def _collated(self, source: str, column: Column) -> Column:
         if isinstance(column.values, Ragged) or column.values.dtype != torch.uint8:
             return column
-        return Column(self.dataset.fields[self.sources[source]].collate(column.values.numpy()), column.rows)
+        return Column(
+            self.dataset.fields[self.sources[source]].collate(column.values.numpy()), column.rows
+        )
 
     def _rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Records and epochs of this rank's rows."""
@@ -190,7 +208,9 @@ class Loader:
             mine = self.groups.at(epoch, within)[self.rank * share : (self.rank + 1) * share]
             return self.indices[mine], np.full(len(mine), epoch)
         stop = min(start + share, n) if self.one_pass else start + share
-        at, epochs = order.epochs(np.arange(start, max(start, stop)), n, seed=self.seed, shuffle=self.shuffle)
+        at, epochs = order.epochs(
+            np.arange(start, max(start, stop)), n, seed=self.seed, shuffle=self.shuffle
+        )
         return self.indices[at], epochs
 
     def _seeds(self, keys: Sequence[str], epochs: np.ndarray) -> torch.Tensor:
@@ -204,12 +224,20 @@ class Loader:
         return seeds
 
     def _column(
-        self, field: str, source: str, view: str, values: list[np.ndarray], rows: list[int], seeds: torch.Tensor
+        self,
+        field: str,
+        source: str,
+        view: str,
+        values: list[np.ndarray],
+        rows: list[int],
+        seeds: torch.Tensor,
     ) -> Column:
         modality = self.dataset.fields[field]
         generators = repeat(STILL) if view == "plain" else _generators(seeds[rows].numpy(), source)
         seen = [modality.augment(value, view, rng) for value, rng in zip(values, generators)]
-        as_bytes = bool(seen) and all(v.dtype == np.uint8 and v.shape == seen[0].shape for v in seen)
+        as_bytes = bool(seen) and all(
+            v.dtype == np.uint8 and v.shape == seen[0].shape for v in seen
+        )
         numbers = torch.from_numpy(np.stack(seen)) if as_bytes else modality.collate(seen)
         return Column(numbers, torch.tensor(rows, dtype=torch.int64))
 
@@ -221,7 +249,11 @@ class Loader:
         # workers.
         own = torch.Generator().manual_seed(self.seed)
         parcels = DataLoader(
-            _Steps(self, steps), batch_size=None, num_workers=self.workers, collate_fn=_as_it_is, generator=own
+            _Steps(self, steps),
+            batch_size=None,
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            generator=own,
         )
         return ((self.finished(parcel.opened()), bad) for parcel, bad in parcels)
 

@@ -16,11 +16,18 @@ def locate(path: Path) -> tuple[Path, tuple[str, ...]]:
         return path.parent, (path.name,)
     if readers.is_huggingface(path):
         return path, (".",)
-    files = [f for f in sorted(path.iterdir()) if f.is_file() and not f.name.startswith((".", "dataset.toml"))]
+    files = [
+        f
+        for f in sorted(path.iterdir())
+        if f.is_file() and not f.name.startswith((".", "dataset.toml"))
+    ]
     if files and all(native.OWN.fullmatch(f.name) for f in files):
-        raise AmodalError(f"{path} holds an interrupted pack: its dataset.toml was never written. Pack the data again.")
+        raise AmodalError(
+            f"{path} holds an interrupted pack: its dataset.toml was never written. Pack the data again."
+        )
     by_ending = {
-        ending: [f for f in files if f.suffix.lower() == ending] for ending in (".tar", ".parquet", ".jsonl", ".ndjson")
+        ending: [f for f in files if f.suffix.lower() == ending]
+        for ending in (".tar", ".parquet", ".jsonl", ".ndjson")
     }
     for ending, found in by_ending.items():
         if found:

@@ -23,9 +23,12 @@ def measured(dataset: Dataset) -> Dataset:
     if all(complete[name] is field.modality for name, field in dataset.schema.fields.items()):
         return dataset
     stated = {
-        name: replace(field, modality=complete[name], given=None) for name, field in dataset.schema.fields.items()
+        name: replace(field, modality=complete[name], given=None)
+        for name, field in dataset.schema.fields.items()
     }
-    return Dataset(dataset.reader, replace(dataset.schema, fields=stated), dataset.path, dataset.name)
+    return Dataset(
+        dataset.reader, replace(dataset.schema, fields=stated), dataset.path, dataset.name
+    )
 
 
 def _complete(dataset: Dataset, name: str) -> Modality:
@@ -33,10 +36,13 @@ def _complete(dataset: Dataset, name: str) -> Modality:
     kind = type(field.modality)
     if field.given is None or {f.name for f in fields(kind)} <= set(field.given):
         return field.modality
-    given = {key: value for key, value in modalities.config(field.modality).items() if key in field.given}
+    given = {
+        key: value for key, value in modalities.config(field.modality).items() if key in field.given
+    }
     try:
         return kind.infer(
-            samples(dataset, name, ROWS if isinstance(dataset.columns[name], tuple) else SAMPLES), **given
+            samples(dataset, name, ROWS if isinstance(dataset.columns[name], tuple) else SAMPLES),
+            **given,
         )
     except BadValue:  # nothing there, or nothing readable
         return field.modality

@@ -89,7 +89,9 @@ class Joined(Reader):
         self.keys = _keys(self.members)
         self.fields = tuple(dict.fromkeys(f for member in members for f in member.fields))
         labels = dict.fromkeys(name for member in members for name in member.labels)
-        self.columns = tuple(dict.fromkeys((*self.fields, *(LABEL + name for name in labels), PART)))
+        self.columns = tuple(
+            dict.fromkeys((*self.fields, *(LABEL + name for name in labels), PART))
+        )
         self.ignored = sum((member.reader.ignored for member in members), Counter())
 
     @property
@@ -141,7 +143,9 @@ class Drawn:
         member = np.searchsorted(proportions.ends, indices, side="right")
         self.records = [np.flatnonzero(member == m) for m in range(len(proportions.ends))]
         sizes = np.array([len(records) for records in self.records], dtype=np.float64)
-        weights = sizes if proportions.weights is None else np.array(proportions.weights) * (sizes > 0)
+        weights = (
+            sizes if proportions.weights is None else np.array(proportions.weights) * (sizes > 0)
+        )
         self.batch, self.seed = batch, seed
         self.slots = dealt(weights)
         self.counts = np.bincount(self.slots, minlength=len(sizes))
@@ -179,7 +183,9 @@ class Drawn:
         if len(fresh) and len(numbers) <= n:  # an epoch ends within the batch
             used, place = set(chosen[epochs == epochs[0]].tolist()), len(fresh)
             for row in fresh.tolist():
-                while int(chosen[row]) in used:  # later in this epoch, instead of what the batch has
+                while (
+                    int(chosen[row]) in used
+                ):  # later in this epoch, instead of what the batch has
                     chosen[row], place = _permuted(place, n, seed, int(epochs[row])), place + 1
                 used.add(int(chosen[row]))
         return chosen, epochs
@@ -233,7 +239,9 @@ def _labels(members: Sequence[Dataset]) -> dict[str, Label]:
         for name, label in member.labels.items():
             first = labels.setdefault(name, replace(label, column=LABEL + name))
             if first.kind != label.kind:
-                raise AmodalError(f"the label {name!r} is a {first.kind} in one dataset and a {label.kind} in another")
+                raise AmodalError(
+                    f"the label {name!r} is a {first.kind} in one dataset and a {label.kind} in another"
+                )
     return labels
 
 

@@ -16,7 +16,9 @@ from amodal.data.remote import Remote, described_by, place
 from amodal.modalities import Modality
 
 
-def open_dataset(source, *, name: str = "", fields: Mapping[str, str | Modality] | None = None) -> Dataset:
+def open_dataset(
+    source, *, name: str = "", fields: Mapping[str, str | Modality] | None = None
+) -> Dataset:
     """A dataset from
     - an address of what follows in object storage: s3://, gs://, az://, https://, … (docs/scaling.md); it may end in #FILE, a
       dataset.toml on this machine;
@@ -36,7 +38,9 @@ def open_dataset(source, *, name: str = "", fields: Mapping[str, str | Modality]
     if isinstance(source, Mapping):
         return infer_arrays(source, name=name, fields=fields)
     if fields:
-        raise AmodalError("`fields` is for values in memory. For data on disk write them into its dataset.toml.")
+        raise AmodalError(
+            "`fields` is for values in memory. For data on disk write them into its dataset.toml."
+        )
     path = place(source)
     if not path.exists() and str(source) in bundled.NAMES:
         path = bundled.path(str(source))
@@ -60,7 +64,9 @@ def from_toml(path: str | Path | Remote, *, name: str = "", root: Remote | None 
     try:
         paths = readers.find(home if home.is_dir() else home.parent, described.records)
         reader = readers.open_records(paths, _where(described), decide.kinds(), described.key)
-        called = name or described.name or (path.resolve().parent.name if root is None else root.name)
+        called = (
+            name or described.name or (path.resolve().parent.name if root is None else root.name)
+        )
         dataset = Dataset(reader, described, home, called)
     except AmodalError as error:
         raise AmodalError(f"{path}: {error}") from error
@@ -90,6 +96,12 @@ def _where(described: schema.Schema) -> dict[str, Where]:
     """The files of each field, for data that is files. Fields of other columns, such as `json.age`, have none."""
     where = {}
     for name, field in described.fields.items():
-        if field.suffix or field.within or not (field.column or getattr(field.modality, "columns", ())):
-            where[field.column or name] = Where(field.suffix or tuple(sorted(field.modality.suffixes)), field.within)
+        if (
+            field.suffix
+            or field.within
+            or not (field.column or getattr(field.modality, "columns", ()))
+        ):
+            where[field.column or name] = Where(
+                field.suffix or tuple(sorted(field.modality.suffixes)), field.within
+            )
     return where

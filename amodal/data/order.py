@@ -31,7 +31,9 @@ def permute(positions: np.ndarray, n: int, *, seed: int = 0, epoch: int = 0) -> 
     return out.astype(np.int64)
 
 
-def epochs(positions: np.ndarray, n: int, *, seed: int = 0, shuffle: bool = True) -> tuple[np.ndarray, np.ndarray]:
+def epochs(
+    positions: np.ndarray, n: int, *, seed: int = 0, shuffle: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """(records, epochs), both int64, at `positions` 0, 1, … of a run that goes through n records again and again."""
     positions = np.asarray(positions, dtype=np.int64)
     epoch, within = positions // n, positions % n

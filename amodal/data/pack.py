@@ -62,8 +62,13 @@ def _schema(dataset: Dataset, manifest: str) -> schema.Schema:
         key="",
         split_by=native.GROUP if old.split_by else "",
         split=native.SPLIT if old.split else "",
-        fields={name: replace(f, column=name, suffix=(), within="") for name, f in old.fields.items()},
-        labels={name: replace(label, column=_label_column(dataset, name)) for name, label in old.labels.items()},
+        fields={
+            name: replace(f, column=name, suffix=(), within="") for name, f in old.fields.items()
+        },
+        labels={
+            name: replace(label, column=_label_column(dataset, name))
+            for name, label in old.labels.items()
+        },
     )
 
 
@@ -76,9 +81,14 @@ def _chunks(dataset: Dataset, shard_bytes: int, bad: Quarantine) -> Iterator[pa.
     plain = {native.KEY: pa.array(dataset.keys, pa.string())}
     for name in dataset.labels:
         plain[_label_column(dataset, name)] = pa.array(dataset.label(name), from_pandas=True)
-    for column, of in ((native.GROUP, dataset.schema.split_by), (native.SPLIT, dataset.schema.split)):
+    for column, of in (
+        (native.GROUP, dataset.schema.split_by),
+        (native.SPLIT, dataset.schema.split),
+    ):
         if of:
-            plain[column] = pa.array([None if c is None else str(c) for c in dataset.reader.cells(of)], pa.string())
+            plain[column] = pa.array(
+                [None if c is None else str(c) for c in dataset.reader.cells(of)], pa.string()
+            )
     start, size, cells = 0, 0, {name: [] for name in dataset.fields}
     for i, (key, encoded) in enumerate(zip(dataset.keys, _encoded(dataset))):
         for cell, (name, column) in zip(encoded, cells.items()):
@@ -110,7 +120,9 @@ def _encoded(dataset: Dataset) -> Iterator[list]:
 
     step = AT_ONCE if dataset.reader.far else 1
     for start in range(0, len(dataset), step):
-        yield from together(cells, range(start, min(start + step, len(dataset))), dataset.reader.far)
+        yield from together(
+            cells, range(start, min(start + step, len(dataset))), dataset.reader.far
+        )
 
 
 def _write_shard(folder: Path, rows: pa.RecordBatch) -> dict:
@@ -123,7 +135,12 @@ def _write_shard(folder: Path, rows: pa.RecordBatch) -> dict:
         os.fsync(file.fileno())
     target = folder / f"shard-{digest[:16]}.arrow"
     os.replace(part, target)
-    return {"file": target.name, "rows": rows.num_rows, "bytes": target.stat().st_size, "sha256": digest}
+    return {
+        "file": target.name,
+        "rows": rows.num_rows,
+        "bytes": target.stat().st_size,
+        "sha256": digest,
+    }
 
 
 def _commit(path: Path, content: bytes) -> None:
@@ -158,5 +175,9 @@ def _refuse_others(folder: Path) -> None:
         raise AmodalError(
             f"{toml} describes data that is not packed. Give a new folder, so that nothing of it is overwritten."
         )
-    if folder.is_dir() and not toml.exists() and any(not native.OWN.fullmatch(f.name) for f in folder.iterdir()):
+    if (
+        folder.is_dir()
+        and not toml.exists()
+        and any(not native.OWN.fullmatch(f.name) for f in folder.iterdir())
+    ):
         raise AmodalError(f"{folder} has other files in it. Give a new or an empty folder.")

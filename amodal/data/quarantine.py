@@ -47,7 +47,9 @@ class Quarantine:
             return 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+            torn = (
+                path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+            )
             with path.open("a", encoding="utf-8") as file:
                 file.write("\n" if torn else "")
                 file.writelines(json.dumps(asdict(bad), ensure_ascii=False) + "\n" for bad in new)

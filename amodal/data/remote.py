@@ -38,7 +38,11 @@ class Remote:
         return self.store.address(self.path)
 
     def __truediv__(self, name: str) -> Remote:
-        return self if name in (".", "") else Remote(f"{self.path}/{name.removeprefix('./')}", self.store)
+        return (
+            self
+            if name in (".", "")
+            else Remote(f"{self.path}/{name.removeprefix('./')}", self.store)
+        )
 
     @property
     def parent(self) -> Remote:
@@ -69,11 +73,15 @@ class Remote:
         """The paths with / of all files below."""
         start = self.path + "/"
         return sorted(
-            p[len(start) :] for p, s in self.store.below(self.path).items() if p.startswith(start) and not s.folder
+            p[len(start) :]
+            for p, s in self.store.below(self.path).items()
+            if p.startswith(start) and not s.folder
         )
 
     def iterdir(self) -> list[Remote]:
-        return [self / name for name in dict.fromkeys(name.partition("/")[0] for name in self.names())]
+        return [
+            self / name for name in dict.fromkeys(name.partition("/")[0] for name in self.names())
+        ]
 
     def glob(self, pattern: str) -> list[Remote]:
         from fsspec.utils import glob_translate
@@ -110,7 +118,9 @@ class Remote:
     def local(self) -> Path:
         """A file on this machine with the whole content, which may be dropped as soon as it has been opened."""
         if (size := len(self.read_bytes())) > kept.limit():
-            raise AmodalError(f"{self} has {size:,} bytes, more than may be kept on disk: set AMODAL_CACHE_GIB higher")
+            raise AmodalError(
+                f"{self} has {size:,} bytes, more than may be kept on disk: set AMODAL_CACHE_GIB higher"
+            )
         return kept.file(self._key(""))
 
     def fetch(self, start: int, stop: int | None) -> bytes:
@@ -118,17 +128,24 @@ class Remote:
         size, whole = self.stat().st_size, stop is None
         if start == stop:
             return b""
-        if not whole and self.store.whole and (content := kept.find(self._key(""), start, stop - start)) is not None:
+        if (
+            not whole
+            and self.store.whole
+            and (content := kept.find(self._key(""), start, stop - start)) is not None
+        ):
             return content
         content = self.store.ask(
-            self.path, lambda fs, path: fs.cat_file(path, **({} if whole else {"start": start, "end": stop}))
+            self.path,
+            lambda fs, path: fs.cat_file(path, **({} if whole else {"start": start, "end": stop})),
         )
         if not whole and len(content) == size > stop - start:  # a server that knows no ranges
             kept.keep(self._key(""), content)
             self.store.whole, content = True, content[start:stop]
         wanted = size if whole else min(stop, size) - start
         if size >= 0 and len(content) != wanted:
-            raise Lost(f"{self} has changed since it was listed: {len(content):,} bytes came instead of {wanted:,}")
+            raise Lost(
+                f"{self} has changed since it was listed: {len(content):,} bytes came instead of {wanted:,}"
+            )
         return content
 
     def open(self, mode: str = "rb") -> io.BufferedReader:
@@ -180,7 +197,12 @@ def place(source) -> Path | Remote:
         return Path(source)
     address, _, schema = str(source).partition("#")
     host = address.partition("://")[2].partition("/")[0]
-    if "@" in host and ":" in host.rpartition("@")[0] or "?" in address and address.startswith("http"):
+    if (
+        "@" in host
+        and ":" in host.rpartition("@")[0]
+        or "?" in address
+        and address.startswith("http")
+    ):
         raise AmodalError(
             f"an address at {host.rpartition('@')[2]} has a password or a signature in it, which would end up in runs and logs. Give the "
             "address without, and the key to the store's own tools (of S3: ~/.aws)."
@@ -190,7 +212,9 @@ def place(source) -> Path | Remote:
     store = Store(address, str(Path(schema).resolve()) if schema else "")
     root = Remote(store.top, store)
     if not root.exists() or root.is_dir() and not root.names():
-        raise AmodalError(f"there is nothing at {address}. Is the name of the bucket right, and the path below it?")
+        raise AmodalError(
+            f"there is nothing at {address}. Is the name of the bucket right, and the path below it?"
+        )
     if root.suffix == ".toml":
         store.below(root.parent.path)
     return root
@@ -202,7 +226,9 @@ def learnt_from(config: dict) -> str:
     about = config.get("data", {})
     where = str(about.get("path") or about.get("name"))
     if "://" in where:
-        raise AmodalError(f"the run learnt from {where}. If data is to be read from there, say so: --data {where}")
+        raise AmodalError(
+            f"the run learnt from {where}. If data is to be read from there, say so: --data {where}"
+        )
     return where
 
 

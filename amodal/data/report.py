@@ -61,14 +61,18 @@ class Report:
 
     @staticmethod
     def of(dataset: Dataset, verdicts: Mapping[str, Verdict], path: Path) -> Report:
-        left = {column: verdict.why for column, verdict in verdicts.items() if verdict.role == "out"}
+        left = {
+            column: verdict.why for column, verdict in verdicts.items() if verdict.role == "out"
+        }
         left |= {
             what: f"{n} files" if what.startswith("*") else f"{n} times"
             for what, n in dataset.reader.ignored.most_common(12)
         }
         parts = {part: len(dataset.split(part)) for part in PARTS}
         fields = [_field(dataset, name) for name in dataset.fields]
-        return Report(path, dataset, fields, [_label(dataset, name) for name in dataset.labels], left, parts)
+        return Report(
+            path, dataset, fields, [_label(dataset, name) for name in dataset.labels], left, parts
+        )
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         parts = ", ".join(f"{n:,} {part}" for part, n in self.parts.items())
@@ -77,7 +81,12 @@ class Report:
             "bold",
         )
         table = Table(
-            "field", "modality", "what it looks like", "missing", "example", title="fields: what the encoder sees"
+            "field",
+            "modality",
+            "what it looks like",
+            "missing",
+            "example",
+            title="fields: what the encoder sees",
         )
         for f in self.fields:
             example = Text(f.example if f.unreadable < 1 else f.reason)
@@ -95,7 +104,10 @@ class Report:
                 "no labels found: retrieval and missing-field evaluations work without; declare others as [labels.NAME]"
             )
         if self.left_out:
-            yield Text("left out: " + "; ".join(f"{what}: {why}" for what, why in self.left_out.items()), "dim")
+            yield Text(
+                "left out: " + "; ".join(f"{what}: {why}" for what, why in self.left_out.items()),
+                "dim",
+            )
         yield from (Text(warning, "yellow") for warning in self.warnings())
         yield Text(f"written to {self.path}: look through it and edit what was guessed wrong")
 

@@ -110,7 +110,9 @@ def loads(text: str) -> Schema:
     try:
         return _loads(text)
     except ParseError as error:
-        raise AmodalError(f"this is not TOML, line {error.line}: {str(error).partition(' at line')[0]}") from error
+        raise AmodalError(
+            f"this is not TOML, line {error.line}: {str(error).partition(' at line')[0]}"
+        ) from error
 
 
 def _loads(text: str) -> Schema:
@@ -118,21 +120,34 @@ def _loads(text: str) -> Schema:
         tree = tomlkit.parse(text).unwrap()
     except ParseError:
         raise
-    except (TOMLKitError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+    except (
+        TOMLKitError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise AmodalError(f"this is not TOML: {type(error).__name__}: {error}") from error
     _known("dataset.toml", tree, TOP)
-    parts = {name: _kind(name, tree.pop(name, {}), dict, "a table") for name in ("fields", "labels")}
+    parts = {
+        name: _kind(name, tree.pop(name, {}), dict, "a table") for name in ("fields", "labels")
+    }
     records = tree.pop("records", ".")
     plain = {name: _kind(name, value, str, "text") for name, value in tree.items()}
     fields = {
-        name: _field(name, _kind(f"fields.{name}", entry, dict, "a table")) for name, entry in parts["fields"].items()
+        name: _field(name, _kind(f"fields.{name}", entry, dict, "a table"))
+        for name, entry in parts["fields"].items()
     }
     labels = {
-        name: _label(name, _kind(f"labels.{name}", entry, dict, "a table")) for name, entry in parts["labels"].items()
+        name: _label(name, _kind(f"labels.{name}", entry, dict, "a table"))
+        for name, entry in parts["labels"].items()
     }
     if not fields:
         kinds = " or ".join(f'"{name}"' for name in modalities.names())
-        raise AmodalError(f"it describes no field. Add at least one: [fields.NAME] with modality = {kinds}")
+        raise AmodalError(
+            f"it describes no field. Add at least one: [fields.NAME] with modality = {kinds}"
+        )
     for name in fields:
         if not name or any(c in name for c in "/\\") or not name.isprintable():
             raise AmodalError(
@@ -153,17 +168,29 @@ def _field(name: str, entry: dict) -> Field:
     parameters = [f.name for f in dataclasses.fields(kind)]
     _known(f"[{where}]", entry, (*OWN, *parameters))
     try:
-        modality = modalities.make(entry["modality"], **{key: value for key, value in entry.items() if key not in OWN})
+        modality = modalities.make(
+            entry["modality"], **{key: value for key, value in entry.items() if key not in OWN}
+        )
     except AmodalError as error:
         raise AmodalError(f"[{where}]: {error}") from error
-    column, within = (_kind(f"{where}.{k}", entry.get(k, ""), str, "text") for k in ("column", "from"))
+    column, within = (
+        _kind(f"{where}.{k}", entry.get(k, ""), str, "text") for k in ("column", "from")
+    )
     given = tuple(key for key in entry if key in parameters)
-    return Field(modality, column, _texts(f"{where}.suffix", entry.get("suffix", [])), within.strip("/"), given)
+    return Field(
+        modality,
+        column,
+        _texts(f"{where}.suffix", entry.get("suffix", [])),
+        within.strip("/"),
+        given,
+    )
 
 
 def _label(name: str, entry: dict) -> Label:
     _known(f"[labels.{name}]", entry, [f.name for f in dataclasses.fields(Label)])
-    return Label(**{key: _kind(f"labels.{name}.{key}", value, str, "text") for key, value in entry.items()})
+    return Label(
+        **{key: _kind(f"labels.{name}.{key}", value, str, "text") for key, value in entry.items()}
+    )
 
 
 def dumps(schema: Schema, comments: Mapping[str, str] | None = None) -> str:
@@ -190,7 +217,9 @@ def dumps(schema: Schema, comments: Mapping[str, str] | None = None) -> str:
             table = tomlkit.table()
             for line in comments.get(f"{kind}.{name}", "").splitlines():
                 table.add(tomlkit.comment(line))
-            for key, value in (_field_entry(entry) if kind == "fields" else _label_entry(entry)).items():
+            for key, value in (
+                _field_entry(entry) if kind == "fields" else _label_entry(entry)
+            ).items():
                 table.add(key, _item(value))
             group.add(name, table)
         if entries:
@@ -200,12 +229,19 @@ def dumps(schema: Schema, comments: Mapping[str, str] | None = None) -> str:
 
 def _field_entry(f: Field) -> dict:
     config = modalities.config(f.modality)
-    own = {"modality": config.pop("modality"), "column": f.column, "suffix": list(f.suffix), "from": f.within}
+    own = {
+        "modality": config.pop("modality"),
+        "column": f.column,
+        "suffix": list(f.suffix),
+        "from": f.within,
+    }
     return {k: v for k, v in own.items() if v} | config
 
 
 def _label_entry(label: Label) -> dict:
-    return {"kind": label.kind} | {k: v for k in ("column", "unit", "event") if (v := getattr(label, k))}
+    return {"kind": label.kind} | {
+        k: v for k in ("column", "unit", "event") if (v := getattr(label, k))
+    }
 
 
 def _item(value):
@@ -221,7 +257,11 @@ def _item(value):
         if len(lines[-1]) + len(entry) > 110:
             lines.append("")
         lines[-1] += f"{entry}, "
-    inner = lines[0].rstrip(", ") if len(lines) == 1 else "\n" + "".join(f"    {line.rstrip()}\n" for line in lines)
+    inner = (
+        lines[0].rstrip(", ")
+        if len(lines) == 1
+        else "\n" + "".join(f"    {line.rstrip()}\n" for line in lines)
+    )
     return tomlkit.array(f"[{inner}]")
 
 
@@ -239,13 +279,21 @@ def _kind(name: str, value, kind: type, word: str):
 
 def _texts(name: str, value) -> tuple[str, ...]:
     """One text or a list of them."""
-    texts = (value,) if isinstance(value, str) else tuple(_kind(name, value, list, "text or a list of texts"))
+    texts = (
+        (value,)
+        if isinstance(value, str)
+        else tuple(_kind(name, value, list, "text or a list of texts"))
+    )
     return tuple(_kind(name, text, str, "text or a list of texts") for text in texts)
 
 
 def _line(text: str, error: AmodalError) -> str:
     """Where in the file the key stands that an error speaks of; nothing if it cannot be told."""
     quoted = re.search(r"is called '([^']+)'", str(error))
-    pattern = rf"^\s*(?:{re.escape(quoted[1])}\s*=|.*=\s*[\"']{re.escape(quoted[1])}[\"'])" if quoted else None
+    pattern = (
+        rf"^\s*(?:{re.escape(quoted[1])}\s*=|.*=\s*[\"']{re.escape(quoted[1])}[\"'])"
+        if quoted
+        else None
+    )
     found = pattern and re.search(pattern, text, re.MULTILINE)
     return f", line {text.count(chr(10), 0, found.end()) + 1}" if found else ""

@@ -35,7 +35,10 @@ class SharedBatch:
 
     def opened(self) -> Batch:
         """The batch that was packed."""
-        columns, labels = ({s: _column(*parts) for s, parts in each.items()} for each in (self.columns, self.labels))
+        columns, labels = (
+            {s: _column(*parts) for s, parts in each.items()}
+            for each in (self.columns, self.labels)
+        )
         return Batch(len(self.keys), columns, self.keys, torch.as_tensor(self.seeds), labels)
 
 
@@ -45,7 +48,11 @@ def _all(columns: Mapping[str, Column]) -> dict[str, Packed]:
 
 def _parts(column: Column) -> tuple[Tensor, ...]:
     values = column.values
-    return (column.rows, values.flat, values.lengths) if isinstance(values, Ragged) else (column.rows, values)
+    return (
+        (column.rows, values.flat, values.lengths)
+        if isinstance(values, Ragged)
+        else (column.rows, values)
+    )
 
 
 def _light(tensor: Tensor) -> Part:
@@ -54,4 +61,7 @@ def _light(tensor: Tensor) -> Part:
 
 def _column(rows: Part, values: Part, lengths: Part | None = None) -> Column:
     numbers = torch.as_tensor(values)
-    return Column(numbers if lengths is None else Ragged(numbers, torch.as_tensor(lengths)), torch.as_tensor(rows))
+    return Column(
+        numbers if lengths is None else Ragged(numbers, torch.as_tensor(lengths)),
+        torch.as_tensor(rows),
+    )

@@ -30,7 +30,9 @@ def by_hash(names: Sequence[str]) -> np.ndarray:
     Only in data so small that this happens can a name change its part when data is added.
     """
     names = (again[1] if (again := AGAIN.fullmatch(name)) else name for name in names)
-    hashes = b"".join(hashlib.blake2b(name.encode(), digest_size=8, person=b"split").digest() for name in names)
+    hashes = b"".join(
+        hashlib.blake2b(name.encode(), digest_size=8, person=b"split").digest() for name in names
+    )
     share = np.frombuffer(hashes, dtype="<u8") / 2.0**64
     part = np.digitize(share, [0.8, 0.9]).astype(np.int8)
     for empty in (2, 1, 0):
@@ -53,7 +55,14 @@ def by_name(cells: Sequence[str | None], names: Sequence[str]) -> np.ndarray:
         elif str(cell).lower() in SPELLINGS:
             part[i] = PARTS.index(SPELLINGS[str(cell).lower()])
         else:
-            raise unknown("part of a split", str(cell), SPELLINGS, "Mend the data, or use split_by in dataset.toml.")
+            raise unknown(
+                "part of a split",
+                str(cell),
+                SPELLINGS,
+                "Mend the data, or use split_by in dataset.toml.",
+            )
     if not (part == PARTS.index("valid")).any():
-        part[(part == PARTS.index("train")) & (hashed == PARTS.index("valid"))] = PARTS.index("valid")
+        part[(part == PARTS.index("train")) & (hashed == PARTS.index("valid"))] = PARTS.index(
+            "valid"
+        )
     return part

@@ -14,7 +14,12 @@ from amodal.core import AmodalError
 
 WAITS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds until a request that failed is sent again, give or take a half; after the last one the run stops."""
-INSTALL = {"s3": "amodal[remote]", "s3a": "amodal[remote]", "http": "amodal[remote]", "https": "amodal[remote]"}
+INSTALL = {
+    "s3": "amodal[remote]",
+    "s3a": "amodal[remote]",
+    "http": "amodal[remote]",
+    "https": "amodal[remote]",
+}
 INSTALL |= {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
 VERSIONS = "ETag etag md5Hash Content-MD5 LastModified last_modified updated Last-Modified mtime created".split()
 """What stores call that which changes with the content, the best first."""
@@ -46,7 +51,9 @@ class Store:
 
     def __init__(self, root: str, schema: str = ""):
         self.root, self.schema, self.slash = root.rstrip("/"), schema, root.endswith("/")
-        self.opened = secrets.token_hex(4)  # stands for what has changed since, where the store does not tell
+        self.opened = secrets.token_hex(
+            4
+        )  # stands for what has changed since, where the store does not tell
         self.protocol = root.partition("://")[0].lower()
         self.http = self.protocol in ("http", "https")
         self.top = self._system()._strip_protocol(root).rstrip("/")
@@ -67,7 +74,9 @@ class Store:
     def info(self, path: str) -> Stat | None:
         """What is at a path, None for nothing. A folder is listed, with all that is below."""
         if path not in self.known:
-            odd = ".." in path.split("/") or len(path) > 1024 or not path.isprintable()  # a cell that names no object
+            odd = (
+                ".." in path.split("/") or len(path) > 1024 or not path.isprintable()
+            )  # a cell that names no object
             if odd or any(path.startswith(f"{folder}/") for folder in self.listed):
                 return None
             self.known[path] = self._asked(path)
@@ -87,7 +96,11 @@ class Store:
                 if self.http and ("?" in name or "#" in name):  # the page itself, in another order
                     continue
                 name = unquote(name) if self.http else name
-                below = name.startswith(f"{folder}/") and not name.endswith("/") and ".." not in name.split("/")
+                below = (
+                    name.startswith(f"{folder}/")
+                    and not name.endswith("/")
+                    and ".." not in name.split("/")
+                )
                 if below and about["type"] == "file":
                     self.known[name] = _stat(about)
                     while (name := name.rpartition("/")[0]) != folder and name not in self.known:
@@ -105,13 +118,21 @@ class Store:
                 error = _cause(error)
                 if isinstance(error, FileNotFoundError):
                     raise Lost(f"{self.address(path)} is not there") from error
-                if getattr(error, "status", 0) == 416 or "range" in _said(error).lower() and not _passing(error):
-                    raise Lost(f"{self.address(path)} has changed since it was listed: {_said(error)}") from error
+                if (
+                    getattr(error, "status", 0) == 416
+                    or "range" in _said(error).lower()
+                    and not _passing(error)
+                ):
+                    raise Lost(
+                        f"{self.address(path)} has changed since it was listed: {_said(error)}"
+                    ) from error
                 if denied(error):
                     raise self._denied(path, error) from error
                 if not _passing(error) or wait is None:
                     tries = "" if wait is not None else f" to {len(WAITS) + 1} requests"
-                    raise Unreachable(f"{self.address(self.top)} does not answer{tries}: {_said(error)}") from error
+                    raise Unreachable(
+                        f"{self.address(self.top)} does not answer{tries}: {_said(error)}"
+                    ) from error
             time.sleep(wait * random.uniform(0.5, 1.5))
 
     def _denied(self, path: str, error: Exception) -> AmodalError:
@@ -128,7 +149,9 @@ class Store:
         )
 
     def _asked(self, path: str) -> Stat | None:
-        folder = path == self.top and self.slash or path.count("/") < 3 or not PurePosixPath(path).suffix
+        folder = (
+            path == self.top and self.slash or path.count("/") < 3 or not PurePosixPath(path).suffix
+        )
         if self.http and folder:  # a web server itself calls everything a file
             return Stat(0, "", True)
         try:
@@ -147,14 +170,20 @@ class Store:
         except ImportError as error:
             package = INSTALL.get(self.protocol)
             todo = f"pip install '{package}'" if package else str(error).splitlines()[0]
-            raise AmodalError(f"{self.protocol}:// addresses need a package that is not installed: {todo}") from error
+            raise AmodalError(
+                f"{self.protocol}:// addresses need a package that is not installed: {todo}"
+            ) from error
         except ValueError as error:
-            raise AmodalError(f"{self.root} is no address that can be read: {_said(error)}") from error
+            raise AmodalError(
+                f"{self.root} is no address that can be read: {_said(error)}"
+            ) from error
 
 
 def _found(fs, path: str, http: bool) -> dict[str, dict]:
     """All files below. A page that cannot be read must not pass for an empty folder."""
-    return fs.find(f"{path}/", detail=True, on_error="raise") if http else fs.find(path, detail=True)
+    return (
+        fs.find(f"{path}/", detail=True, on_error="raise") if http else fs.find(path, detail=True)
+    )
 
 
 def _stat(about: dict) -> Stat:
@@ -166,13 +195,21 @@ def _stat(about: dict) -> Stat:
 def _cause(error: Exception) -> Exception:
     """Web servers' errors, whatever they are, come as FileNotFoundError from the first look at a file."""
     cause = error.__cause__
-    missing = not str(type(cause).__module__).startswith("aiohttp") or getattr(cause, "status", 0) in (404, 410)
+    missing = not str(type(cause).__module__).startswith("aiohttp") or getattr(
+        cause, "status", 0
+    ) in (404, 410)
     return error if missing or not isinstance(error, FileNotFoundError) else cause
 
 
 def denied(error: Exception) -> bool:
-    missing = type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "NoAuthInConfiguration")
-    return missing or isinstance(error, PermissionError) or getattr(error, "status", 0) in (401, 403)
+    missing = type(error).__name__ in (
+        "NoCredentialsError",
+        "PartialCredentialsError",
+        "NoAuthInConfiguration",
+    )
+    return (
+        missing or isinstance(error, PermissionError) or getattr(error, "status", 0) in (401, 403)
+    )
 
 
 def _passing(error: Exception) -> bool:
@@ -181,7 +218,9 @@ def _passing(error: Exception) -> bool:
     if status:
         return status >= 500 or status in (408, 425, 429)
     lasting = (FileNotFoundError, IsADirectoryError, NotADirectoryError, AmodalError)
-    net = any(word in name for word in ("Timeout", "Connect", "Disconnected", "Payload", "HTTPClient"))
+    net = any(
+        word in name for word in ("Timeout", "Connect", "Disconnected", "Payload", "HTTPClient")
+    )
     return net or isinstance(error, (OSError, TimeoutError)) and not isinstance(error, lasting)
 
 

@@ -16,7 +16,9 @@ def balance(joint_XY: Tensor, rows_X: Tensor, columns_Y: Tensor, *, steps: int) 
     p = _table(joint_XY)
     for name, have, want in (("row", p.sum(1), rows_X), ("column", p.sum(0), columns_Y)):
         if have.shape != want.shape:
-            raise ValueError(f"the table has {len(have)} {name}s and the target marginal {len(want)}.")
+            raise ValueError(
+                f"the table has {len(have)} {name}s and the target marginal {len(want)}."
+            )
         if empty := ((have == 0) & (want > 0)).nonzero().flatten().tolist():
             raise ValueError(
                 f"the {name}s {empty} have mass in the target and none in the table; take more data or merge them."

@@ -17,5 +17,7 @@ def conflict(method: Method, batch: Batch) -> dict[tuple[str, str], float]:
     terms, found = method.losses(method.features(batch)), {}
     for name, term in terms.items():
         grads = torch.autograd.grad(term, learning, retain_graph=True, allow_unused=True)
-        found[name] = torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(grads, learning)])
+        found[name] = torch.cat(
+            [(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(grads, learning)]
+        )
     return {pair: float(value) for pair, value in cosines(found).items()}

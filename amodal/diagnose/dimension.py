@@ -38,7 +38,9 @@ def intrinsic_dimension(z_ND: Tensor, *, trimmed: float = 0.1, tile: int = 1024)
     mu = torch.cat(ratios) if ratios else z_ND.new_zeros(0).double()
     mu = mu[mu.isfinite()].sort().values
     share = torch.arange(1, len(mu) + 1).double() / len(mu)
-    kept = max(round(len(mu) * (1 - trimmed)), 0) - (trimmed == 0)  # the largest has F = 1, whose log is infinite
+    kept = max(round(len(mu) * (1 - trimmed)), 0) - (
+        trimmed == 0
+    )  # the largest has F = 1, whose log is infinite
     if kept < 2:
         return float("nan")
     x, y = mu[:kept].log(), -torch.log1p(-share[:kept])
@@ -49,4 +51,8 @@ def anisotropy(z_ND: Tensor) -> float:
     """The largest eigenvalue of the vectors' covariance over the sum of all: 1 where they lie on one line, 1 / D where they fill a ball
     (Razzhigaev et al. 2024, arXiv:2311.05928). NaN where all vectors are equal."""
     squares = singular_values(z_ND - z_ND.mean(0)).square()
-    return float(squares[0] / squares.sum()) if len(squares) and float(squares.sum()) > 0 else float("nan")
+    return (
+        float(squares[0] / squares.sum())
+        if len(squares) and float(squares.sum()) > 0
+        else float("nan")
+    )

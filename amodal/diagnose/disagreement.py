@@ -28,7 +28,10 @@ def disagreement(z: Embeddings) -> Column:
         at_a, at_b = shared_rows(z[a], z[b])
         cosine = (normalize(z[a].values[at_a], dim=1) * normalize(z[b].values[at_b], dim=1)).sum(1)
         rows = z[a].rows[at_a]
-        total, pairs = total.index_add(0, rows, cosine), pairs.index_add(0, rows, torch.ones_like(cosine))
+        total, pairs = (
+            total.index_add(0, rows, cosine),
+            pairs.index_add(0, rows, torch.ones_like(cosine)),
+        )
     rows = pairs.nonzero().squeeze(1)
     return Column(1 - total[rows] / pairs[rows], rows)
 

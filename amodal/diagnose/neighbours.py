@@ -17,7 +17,9 @@ from torch.nn.functional import normalize
 def nearest(z_ND: Tensor, k: int, *, tile: int = 1024) -> Tensor:
     """(N, k) int64, the k rows with the largest cosine to each row, itself left out. Raises ValueError unless 1 <= k < N."""
     if not 1 <= k < len(z_ND):
-        raise ValueError(f"k neighbours need more than k rows and k at least 1, got k = {k} and {len(z_ND)} rows.")
+        raise ValueError(
+            f"k neighbours need more than k rows and k at least 1, got k = {k} and {len(z_ND)} rows."
+        )
     unit = normalize(z_ND.float(), dim=1)
     found = []
     for start in range(0, len(unit), tile):

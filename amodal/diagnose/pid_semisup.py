@@ -68,8 +68,12 @@ def pid_semisup(p_x1y: Tensor, p_x2y: Tensor, p_x1x2: Tensor, *, steps: int = 10
     by_redundancy = redundancy - information(p12) + least_conditional(p1, p2, p12, steps)
     by_disagreement = disagreement_bound(p1, p2, p12) - (2 * known - i1 - i2) / 2
     least = torch.maximum(torch.maximum(pairs, labels), entropy(meet(p12.flatten(-2), p_y)))
-    upper, greedy = (pairs + labels - h - known for h in (least, entropy(greedy_coupling(p12.flatten(-2), p_y))))
-    return Bounds(redundancy, known - i2, known - i1, by_redundancy, by_disagreement, upper, greedy, labels, y)
+    upper, greedy = (
+        pairs + labels - h - known for h in (least, entropy(greedy_coupling(p12.flatten(-2), p_y)))
+    )
+    return Bounds(
+        redundancy, known - i2, known - i1, by_redundancy, by_disagreement, upper, greedy, labels, y
+    )
 
 
 def synergy(p_x1x2y: Tensor, *, steps: int = 1000) -> Tensor:
@@ -89,7 +93,9 @@ def information(p: Tensor) -> Tensor:
     return entropy(p.sum(-1)) + entropy(p.sum(-2)) - entropy(p.flatten(-2))
 
 
-def agreeing(p1: Tensor, p2: Tensor, p12: Tensor, sweeps: int = 200) -> tuple[Tensor, Tensor, Tensor]:
+def agreeing(
+    p1: Tensor, p2: Tensor, p12: Tensor, sweeps: int = 200
+) -> tuple[Tensor, Tensor, Tensor]:
     """The tables with the same p(y), the mean of both, and p(x1, x2) with the margins of the others."""
     p1, p2, p12 = (t / t.sum((-2, -1), keepdim=True) for t in (p1, p2, p12))
     p_y = (p1.sum(-2, keepdim=True) + p2.sum(-2, keepdim=True)) / 2
@@ -167,6 +173,9 @@ def fano(left: Tensor, classes: int) -> Tensor:
     low, high = torch.zeros_like(left), torch.full_like(left, 1 - 1 / classes)
     for _ in range(60):
         error = (low + high) / 2
-        enough = entropy(torch.stack([error, 1 - error], -1)) + error * math.log2(max(classes - 1, 1)) >= left
+        enough = (
+            entropy(torch.stack([error, 1 - error], -1)) + error * math.log2(max(classes - 1, 1))
+            >= left
+        )
         low, high = torch.where(enough, low, error), torch.where(enough, error, high)
     return 1 - (low + high) / 2

@@ -32,7 +32,11 @@ def labelling_error(graph_NN: Tensor, labels: Sequence) -> float:
     """alpha: the probability that the two of a positive pair have different labels. NaN for a graph without a pair."""
     code = _codes(labels, graph_NN)
     differ = code[:, None] != code
-    return float(graph_NN.double()[differ].sum() / graph_NN.double().sum()) if graph_NN.any() else math.nan
+    return (
+        float(graph_NN.double()[differ].sum() / graph_NN.double().sum())
+        if graph_NN.any()
+        else math.nan
+    )
 
 
 def joined(graph_NN: Tensor, labels: Sequence) -> float:

@@ -39,7 +39,9 @@ def laplacian(graph_NN: Tensor) -> Tensor:
     """D - W of a symmetric graph, float64. Raises ValueError for one that is not symmetric or has a negative weight."""
     w = graph_NN.double()
     if w.dim() != 2 or w.shape[0] != w.shape[1] or not torch.allclose(w, w.T) or (w < 0).any():
-        raise ValueError(f"a graph is a symmetric matrix without negative weights, got {tuple(w.shape)}.")
+        raise ValueError(
+            f"a graph is a symmetric matrix without negative weights, got {tuple(w.shape)}."
+        )
     return torch.diag(w.sum(1)) - w
 
 
@@ -49,7 +51,9 @@ def smooth_functions(graph_NN: Tensor, count: int) -> tuple[Tensor, Tensor]:
     lap = laplacian(graph_NN)
     degree = lap.diagonal() + graph_NN.double().diagonal()
     if (degree <= 0).any():
-        raise ValueError(f"the nodes {(degree <= 0).nonzero().flatten().tolist()} have no edge; leave them out.")
+        raise ValueError(
+            f"the nodes {(degree <= 0).nonzero().flatten().tolist()} have no edge; leave them out."
+        )
     root = degree.rsqrt()
     values, vectors = torch.linalg.eigh(root[:, None] * lap * root)
     return values[1 : count + 1], root[:, None] * vectors[:, 1 : count + 1]

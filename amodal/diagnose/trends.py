@@ -33,8 +33,12 @@ def trends(
     if len(np.unique(year)) < 2:
         raise AmodalError("a trend needs records of two years or more")
     if wrong := [f"{name} ({len(has)})" for name, has in topics.items() if len(has) != len(year)]:
-        raise AmodalError(f"there are {len(year)} years, and other numbers of records for {', '.join(wrong)}")
-    has = np.array([np.asarray(t, dtype=np.float64) for t in topics.values()]).reshape(len(topics), len(year))
+        raise AmodalError(
+            f"there are {len(year)} years, and other numbers of records for {', '.join(wrong)}"
+        )
+    has = np.array([np.asarray(t, dtype=np.float64) for t in topics.values()]).reshape(
+        len(topics), len(year)
+    )
     off = year - year.mean()
     spread, rng = (off**2).sum(), np.random.default_rng(seed)
     slope = has @ off / spread
@@ -43,7 +47,10 @@ def trends(
         larger += np.abs(has @ rng.permutation(off) / spread) >= np.abs(slope) - 1e-12
     p = (1 + larger) / (1 + draws)
     shares = np.stack([has[:, year == y].mean(1) for y in np.unique(year)], 1)
-    return {name: Trend(*one) for name, *one in zip(topics, shares, slope.tolist(), p.tolist(), corrected(p).tolist())}
+    return {
+        name: Trend(*one)
+        for name, *one in zip(topics, shares, slope.tolist(), p.tolist(), corrected(p).tolist())
+    }
 
 
 def corrected(p: Sequence[float]) -> np.ndarray:

@@ -26,7 +26,9 @@ def volume(embeddings: Embeddings) -> list[dict]:
             true = gram_volume(unit)
             mixed = gram_volume([v.roll(shift, 0) for shift, v in enumerate(unit)])
             true = true.sort().values
-            ahead = (torch.searchsorted(true, mixed) + torch.searchsorted(true, mixed, right=True)) / (2 * len(true))
+            ahead = (
+                torch.searchsorted(true, mixed) + torch.searchsorted(true, mixed, right=True)
+            ) / (2 * len(true))
             rows.append(
                 {
                     "sources": " + ".join(names),

@@ -79,17 +79,29 @@ def residual_dependence(
     fold, total = torch.arange(len(order)) % folds, {"captions": 0.0, "both": 0.0, "direct": 0.0}
     for number in range(folds):
         own, held = (fold != number).nonzero().squeeze(1), (fold == number).nonzero().squeeze(1)
-        ways = {"captions": [(1.0, 0.0)], "both": [(1.0, w) for w in WEIGHTS], "direct": [(0.0, 1.0)]}
+        ways = {
+            "captions": [(1.0, 0.0)],
+            "both": [(1.0, w) for w in WEIGHTS],
+            "direct": [(0.0, 1.0)],
+        }
         both = torch.cat([z, x], 1)
         for name, weights in ways.items():
-            fits = [kernel_ridge(both[own], r[own], Gaussian.of(z[own], x[own], weights=pair)) for pair in weights]
+            fits = [
+                kernel_ridge(both[own], r[own], Gaussian.of(z[own], x[own], weights=pair))
+                for pair in weights
+            ]
             predict = min(fits, key=lambda found: found[1])[0]
             total[name] += float((predict(both[held]) - r[held]).square().sum()) / len(order)
     return total | {"dependence": total["captions"] - total["both"]}
 
 
 def prompt_bias(
-    prompts_MD: Tensor, prompt_y_M: Tensor, captions_ND: Tensor, y_N: Tensor, *, width: float | None = None
+    prompts_MD: Tensor,
+    prompt_y_M: Tensor,
+    captions_ND: Tensor,
+    y_N: Tensor,
+    *,
+    width: float | None = None,
 ) -> dict[int, float]:
     """class -> the squared maximum mean discrepancy between its prompts, which are all there are, and its captions, which are a sample
     (Gretton et al. 2012, JMLR 13, lemma 6, unbiased in the captions): 0 where prompts are like captions, at most 2.
@@ -97,7 +109,11 @@ def prompt_bias(
     width: of the Gaussian kernel, the captions' median distance unless given. Prompts drawn from the captions' law keep about
     1 / M, the price of their number. Classes without a prompt or with one caption are left out.
     """
-    kernel = Gaussian.of(captions_ND) if width is None else Gaussian(((0, captions_ND.shape[1], width, 1.0),))
+    kernel = (
+        Gaussian.of(captions_ND)
+        if width is None
+        else Gaussian(((0, captions_ND.shape[1], width, 1.0),))
+    )
     found = {}
     for c in sorted(set(prompt_y_M.tolist())):
         p, q = prompts_MD[prompt_y_M == c], captions_ND[y_N == c]
@@ -128,7 +144,9 @@ def prompt_curve(
     smallest = min(map(len, own))
     sizes = list(sizes) or [2**k for k in range(smallest.bit_length()) if 2**k <= smallest]
     if not sizes or max(sizes) > smallest:
-        raise ValueError(f"each class needs {max(sizes, default=1)} prompts or more, and one has {smallest}.")
+        raise ValueError(
+            f"each class needs {max(sizes, default=1)} prompts or more, and one has {smallest}."
+        )
     g, rows = torch.Generator().manual_seed(seed), []
     seen, pool = normalize(seen_ND.float(), dim=1), normalize(pool_MD.float(), dim=1)
     errors = torch.empty(draws, len(sizes))
@@ -147,7 +165,9 @@ def limit(curve: Sequence[dict], power: float = 0.5) -> tuple[float, float, floa
     """(a, b, share of variance explained) of the least squares fit error = a + b / M^power: a is where prompts of this kind end, however
     many there are. Raises ValueError for fewer than three sizes."""
     if len(curve) < 3:
-        raise ValueError(f"a curve of three numbers of prompts or more is needed, got {len(curve)}.")
+        raise ValueError(
+            f"a curve of three numbers of prompts or more is needed, got {len(curve)}."
+        )
     t = torch.tensor([row["prompts"] ** -power for row in curve], dtype=torch.float64)
     error = torch.tensor([row["error"] for row in curve], dtype=torch.float64)
     spread = t - t.mean()
@@ -182,7 +202,10 @@ def terms(joint_XZY: Tensor, prompts_YZ: Tensor | None = None) -> dict[str, floa
     p = joint_XZY.double() / joint_XZY.double().sum()
     tiny = torch.finfo(torch.float64).tiny
     p_xz, p_x, p_zy = p.sum(2), p.sum((1, 2)), p.sum(0)
-    given_both, given_z = p / p_xz.clamp_min(tiny)[:, :, None], p_zy / p_zy.sum(1, keepdim=True).clamp_min(tiny)
+    given_both, given_z = (
+        p / p_xz.clamp_min(tiny)[:, :, None],
+        p_zy / p_zy.sum(1, keepdim=True).clamp_min(tiny),
+    )
     best = p.sum(1) / p_x.clamp_min(tiny)[:, None]
     prior = p_zy.sum(0)
     true = indirect(p_xz, (p_zy / prior.clamp_min(tiny)).T, prior)

@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 
-def attack_success(triggered_ND: Tensor, classes_KD: Tensor, labels_N: Tensor, target: int) -> float:
+def attack_success(
+    triggered_ND: Tensor, classes_KD: Tensor, labels_N: Tensor, target: int
+) -> float:
     """Share of the triggered pictures of other classes that are taken for the target.
 
     triggered_ND: embeddings of pictures with the trigger; classes_KD: embeddings of the class names' prompts; labels_N: int64, true

@@ -21,7 +21,9 @@ def base_and_new(classes: Sequence[str], seed: int | None = None) -> tuple[list[
     seed. Raises AmodalError for fewer than two."""
     names = sorted(set(classes))
     if len(names) < 2:
-        raise AmodalError(f"base and new classes take two classes at least, and there is {', '.join(names) or 'none'}")
+        raise AmodalError(
+            f"base and new classes take two classes at least, and there is {', '.join(names) or 'none'}"
+        )
     if seed is not None:
         names = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
     half = (len(names) + 1) // 2

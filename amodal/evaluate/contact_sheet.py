@@ -32,7 +32,9 @@ def sheet(rows: Sequence[Sequence[Card | None]], path: str | Path, *, title: str
     """A grid of pictures with a line above and a few words below each; the first column, the query, stands a little apart."""
     columns = max(len(row) for row in rows)
     captions = any(card and card.caption for row in rows for card in row)
-    with drawing(path, 1.45 * columns, (1.78 if captions else 1.62) * len(rows) + (0.3 if title else 0)) as figure:
+    with drawing(
+        path, 1.45 * columns, (1.78 if captions else 1.62) * len(rows) + (0.3 if title else 0)
+    ) as figure:
         grid = figure.subplots(len(rows), columns, squeeze=False)
         for line, row in zip(grid, rows):
             for axes, card in zip(line, [*row, *[None] * (columns - len(row))]):
@@ -45,10 +47,18 @@ def sheet(rows: Sequence[Sequence[Card | None]], path: str | Path, *, title: str
                 if card is None:
                     continue
                 axes.imshow(
-                    card.picture, interpolation="nearest" if max(card.picture.shape[:2]) < 96 else "antialiased"
+                    card.picture,
+                    interpolation="nearest" if max(card.picture.shape[:2]) < 96 else "antialiased",
                 )
-                axes.set_title(textwrap.shorten(card.title, 26, placeholder="…"), fontsize=7, loc="center", pad=3)
-                axes.set_xlabel("\n".join(textwrap.wrap(card.caption, 26)[:2]), fontsize=6, labelpad=2)
+                axes.set_title(
+                    textwrap.shorten(card.title, 26, placeholder="…"),
+                    fontsize=7,
+                    loc="center",
+                    pad=3,
+                )
+                axes.set_xlabel(
+                    "\n".join(textwrap.wrap(card.caption, 26)[:2]), fontsize=6, labelpad=2
+                )
         if title:
             figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     return Path(path)
@@ -96,10 +106,18 @@ def retrieval_sheet(
         for r in order[:k].tolist():
             other = embedded.keys[int(b.rows[at_b[r]])]
             cards.append(
-                card(dataset, place[other], target, f"{other}  {similarity[r]:.2f}", frame=COLOURS[2] if r == q else "")
+                card(
+                    dataset,
+                    place[other],
+                    target,
+                    f"{other}  {similarity[r]:.2f}",
+                    frame=COLOURS[2] if r == q else "",
+                )
             )
         if rank > k:
-            cards.append(card(dataset, place[key], target, f"right one: place {rank}", frame=COLOURS[1]))
+            cards.append(
+                card(dataset, place[key], target, f"right one: place {rank}", frame=COLOURS[1])
+            )
         rows.append(cards)
     title = f"{source} looks for {target} among {len(at_b):,} records (green: the right one)"
     return sheet(rows, path, title=title)
@@ -107,10 +125,20 @@ def retrieval_sheet(
 
 def _pair(embedded: Embedded, source: str | None, target: str | None) -> tuple[str, str]:
     fields = embedded.sources
-    pairs = [(a, b) for a in fields for b in fields if a != b and source in (None, a) and target in (None, b)]
-    counts = {pair: len(shared_rows(embedded.aligned[pair[0]], embedded.aligned[pair[1]])[0]) for pair in pairs}
+    pairs = [
+        (a, b)
+        for a in fields
+        for b in fields
+        if a != b and source in (None, a) and target in (None, b)
+    ]
+    counts = {
+        pair: len(shared_rows(embedded.aligned[pair[0]], embedded.aligned[pair[1]])[0])
+        for pair in pairs
+    }
     best = max(counts, key=counts.get, default=None)
     if best is None or counts[best] < 2:
         asked = " and ".join(s for s in (source, target) if s) or "any two fields"
-        raise AmodalError(f"{asked} do not occur together in these records, whose fields are {', '.join(fields)}")
+        raise AmodalError(
+            f"{asked} do not occur together in these records, whose fields are {', '.join(fields)}"
+        )
     return best

@@ -25,7 +25,9 @@ def change(kind: str, severity: float) -> Change:
     return lambda modality, value, other, rng: modality.corrupt(value, kind, severity, rng, other)
 
 
-def damaged(seen: FieldVectors, severities: Sequence[float]) -> Iterator[tuple[tuple[str, str, float], Tensor]]:
+def damaged(
+    seen: FieldVectors, severities: Sequence[float]
+) -> Iterator[tuple[tuple[str, str, float], Tensor]]:
     """((kind, source, severity), (N, D) the fused vectors of all that a record has), where the encoder can be run again."""
     again = seen.embedded.changed
     for number, source in enumerate(seen.names if again is not None else ()):

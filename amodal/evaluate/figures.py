@@ -41,18 +41,31 @@ def report(report, stem: Path) -> list[Path]:
 
     made = []
     for result in report.results:
-        name = f"{stem}.{result.protocol}" + (f".{result.spec['label']}" if _ambiguous(report, result) else "") + ".png"
+        name = (
+            f"{stem}.{result.protocol}"
+            + (f".{result.spec['label']}" if _ambiguous(report, result) else "")
+            + ".png"
+        )
         made.append(described(result.protocol).draw(result, Path(name)))
     if report.test is not None and len(report.test) > 2:
-        label = next((r.spec["label"] for r in report.results if r.spec.get("label") in report.test.labels), None)
+        label = next(
+            (r.spec["label"] for r in report.results if r.spec.get("label") in report.test.labels),
+            None,
+        )
         made.append(embedding_map(report.test, f"{stem}.map.png", label=label))
         if has_places(report.test):
-            made.append(world_map([e for e in (report.train, report.test) if e is not None], f"{stem}.world.png"))
+            made.append(
+                world_map(
+                    [e for e in (report.train, report.test) if e is not None], f"{stem}.world.png"
+                )
+            )
     return [path for path in made if path is not None]
 
 
 def _ambiguous(report, result) -> bool:
-    return sum(r.protocol == result.protocol for r in report.results) > 1 and bool(result.spec.get("label"))
+    return sum(r.protocol == result.protocol for r in report.results) > 1 and bool(
+        result.spec.get("label")
+    )
 
 
 # From a run
@@ -70,10 +83,14 @@ def curves(run: str | Path, path: str | Path) -> Path:
         left.plot(steps, values, color=COLOURS[0], alpha=0.35, linewidth=0.8)
         left.plot(steps, _smooth(np.array(values)), color=COLOURS[0], linewidth=1.6)
         left.set(title="loss", xlabel="step")
-        sources = sorted({k.removeprefix("rank/") for e in entries for k in e if k.startswith("rank/")})
+        sources = sorted(
+            {k.removeprefix("rank/") for e in entries for k in e if k.startswith("rank/")}
+        )
         ends = []
         for number, source in enumerate(sources):
-            points = np.array([(e["step"], e[f"rank/{source}"]) for e in entries if f"rank/{source}" in e])
+            points = np.array(
+                [(e["step"], e[f"rank/{source}"]) for e in entries if f"rank/{source}" in e]
+            )
             colour = COLOURS[number % len(COLOURS)]
             right.plot(*points.T, color=colour, marker="o", markersize=2.5, linewidth=1.4)
             ends.append((points[-1, 1], source, colour))
@@ -95,5 +112,11 @@ def _labelled_ends(axes, x: float, ends: list[tuple[float, str, str]]) -> None:
     for y, name, colour in sorted(ends):
         last = max(y, last + 0.06 * (high - low))
         axes.annotate(
-            name, (x, y), xytext=(x + 0.02 * x, last), color=colour, va="center", fontsize=8, annotation_clip=False
+            name,
+            (x, y),
+            xytext=(x + 0.02 * x, last),
+            color=colour,
+            va="center",
+            fontsize=8,
+            annotation_clip=False,
         )

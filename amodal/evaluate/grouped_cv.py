@@ -37,8 +37,13 @@ def folds(label_N: np.ndarray, group_N: np.ndarray, parts: int, seed: int = 0) -
     drawn = np.random.default_rng(seed).permutation(len(groups))
     placed = np.zeros(len(groups), dtype=np.int64)
     for g in drawn[np.argsort(-count[drawn].std(1), kind="stable")]:
-        uneven = [(np.delete(fold, k, 0).tolist() + [(fold[k] + share[g]).tolist()]) for k in range(parts)]
-        score = [(float(np.std(np.array(u), axis=0).mean()), float(fold[k].sum())) for k, u in enumerate(uneven)]
+        uneven = [
+            (np.delete(fold, k, 0).tolist() + [(fold[k] + share[g]).tolist()]) for k in range(parts)
+        ]
+        score = [
+            (float(np.std(np.array(u), axis=0).mean()), float(fold[k].sum()))
+            for k, u in enumerate(uneven)
+        ]
         placed[g] = min(range(parts), key=score.__getitem__)
         fold[placed[g]] += share[g]
     return placed[of]
@@ -96,10 +101,15 @@ def _divisions(wanted, group_N, parts, repeats, seed) -> Iterator[tuple]:
         yield None, None
         place = folds(wanted, group_N, parts, seed + r)
         for k in range(parts):
-            yield torch.from_numpy(np.flatnonzero(place != k)), torch.from_numpy(np.flatnonzero(place == k))
+            yield (
+                torch.from_numpy(np.flatnonzero(place != k)),
+                torch.from_numpy(np.flatnonzero(place == k)),
+            )
 
 
-def probe(*, hidden: int = 0, keep: int = 0, decay: float = 1e-2, steps: int = 60, seed: int = 0) -> Fit:
+def probe(
+    *, hidden: int = 0, keep: int = 0, decay: float = 1e-2, steps: int = 60, seed: int = 0
+) -> Fit:
     """A logistic classifier, or a perceptron with a hidden layer of `hidden`, of standardised vectors; both classes weigh the same. keep:
     of how many principal components, 0 for all dimensions. Fitted on everything at once by limited-memory BFGS with weight decay."""
 
@@ -120,13 +130,18 @@ def probe(*, hidden: int = 0, keep: int = 0, decay: float = 1e-2, steps: int = 6
             )
         y, x = wanted_N.float(), prepared(x_ND)
         weight = (len(y) - y.sum()) / y.sum()
-        optimizer = torch.optim.LBFGS(net.parameters(), max_iter=steps, line_search_fn="strong_wolfe")
+        optimizer = torch.optim.LBFGS(
+            net.parameters(), max_iter=steps, line_search_fn="strong_wolfe"
+        )
 
         def loss():
             optimizer.zero_grad()
             entropy = binary_cross_entropy_with_logits(net(x).squeeze(1), y, pos_weight=weight)
             total = (
-                entropy + decay * sum(p.square().sum() for n, p in net.named_parameters() if n.endswith("weight")) / 2
+                entropy
+                + decay
+                * sum(p.square().sum() for n, p in net.named_parameters() if n.endswith("weight"))
+                / 2
             )
             total.backward()
             return total

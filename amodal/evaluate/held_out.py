@@ -9,7 +9,9 @@ from amodal.core import AmodalError
 from amodal.data import Dataset
 from amodal.train.run_dir import hashes
 
-FEWEST = 100  # test records below which the validation part is taken along: it was not trained on either
+FEWEST = (
+    100  # test records below which the validation part is taken along: it was not trained on either
+)
 
 
 def parts(model, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, dict]:
@@ -29,9 +31,17 @@ def parts(model, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, dict]:
         )
     if not len(train) or not len(test):
         left = f"{len(train)} to learn from and {len(test)} to test on"
-        raise AmodalError(f"{dataset.name!r} has {len(dataset)} records, which leaves {left}; more are needed")
+        raise AmodalError(
+            f"{dataset.name!r} has {len(dataset)} records, which leaves {left}; more are needed"
+        )
     about = {"train": len(train), "test": len(test), "parts": f"train; {names}"}
-    return train, test, about | ({"left_out": left_out} if left_out else {}) | ({"warning": warning} if warning else {})
+    return (
+        train,
+        test,
+        about
+        | ({"left_out": left_out} if left_out else {})
+        | ({"warning": warning} if warning else {}),
+    )
 
 
 def _seen(model, dataset: Dataset) -> tuple[np.ndarray, str]:

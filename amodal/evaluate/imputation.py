@@ -85,7 +85,9 @@ def chosen(
 ) -> tuple[str, dict[str, list[float]]]:
     """The way with the best mean score over rates (the earlier of two that are as good), and all their scores, on a quarter of the
     training records, from which neither ways nor probes learnt. Of the test records nothing is known here."""
-    asked = uniform(row_seeds([learn.embedded.keys[i] for i in learn.rows.tolist()], salt=seed)) < 0.25
+    asked = (
+        uniform(row_seeds([learn.embedded.keys[i] for i in learn.rows.tolist()], salt=seed)) < 0.25
+    )
     if not asked.any() or asked.all():
         return WAYS[0], {way: [] for way in WAYS}
     fitted, valid, y = learn.at(~asked), learn.at(asked), judge.y_train
@@ -93,7 +95,10 @@ def chosen(
     scores = {}
     for way in WAYS:
         base = vectors(way, fitted, fitted, fitted.there)
-        left = {rate: vectors(way, fitted, valid, valid.there & (chance_NS[asked] >= rate)) for rate in rates}
+        left = {
+            rate: vectors(way, fitted, valid, valid.there & (chance_NS[asked] >= rate))
+            for rate in rates
+        }
         found = trial(base, {rate: or_mean(x, base.mean(0)) for rate, x in left.items()})
         scores[way] = [rows[0]["value"] for rows in found.values()]
     return max(WAYS, key=lambda way: sum(scores[way])), scores

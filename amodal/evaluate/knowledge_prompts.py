@@ -16,7 +16,11 @@ Knowledge = Mapping[str, Mapping[str, Sequence[str]] | Sequence[str]]
 
 
 def knowledge_prompts(
-    classes: Iterable[str], knowledge: Knowledge, *, kinds: Sequence[str] | None = None, name: bool = True
+    classes: Iterable[str],
+    knowledge: Knowledge,
+    *,
+    kinds: Sequence[str] | None = None,
+    name: bool = True,
 ) -> dict[str, str]:
     """class -> its name and what is known of it, with commas between: the `names` of `zero_shot`.
 
@@ -31,7 +35,9 @@ def knowledge_prompts(
     prompts = {}
     for c in classes:
         entry = found.get(_plain(c), {})
-        phrases = [p for kind, some in entry.items() if kinds is None or kind in kinds for p in some]
+        phrases = [
+            p for kind, some in entry.items() if kinds is None or kind in kinds for p in some
+        ]
         own = [_plain(c)] if name or not phrases else []
         prompts[c] = ", ".join(dict.fromkeys(own + phrases))
     return prompts
@@ -40,9 +46,13 @@ def knowledge_prompts(
 def verified(proposed: Mapping[str, Sequence[str]], knowledge: Knowledge) -> dict[str, list[str]]:
     """Of the phrases that are proposed for each class, those that the knowledge has of it, whatever their case."""
     found = {
-        _plain(c): {_plain(p) for some in _by_kind(entry).values() for p in some} for c, entry in knowledge.items()
+        _plain(c): {_plain(p) for some in _by_kind(entry).values() for p in some}
+        for c, entry in knowledge.items()
     }
-    return {c: [p for p in phrases if _plain(p) in found.get(_plain(c), ())] for c, phrases in proposed.items()}
+    return {
+        c: [p for p in phrases if _plain(p) in found.get(_plain(c), ())]
+        for c, phrases in proposed.items()
+    }
 
 
 def _by_kind(entry) -> Mapping[str, Sequence[str]]:

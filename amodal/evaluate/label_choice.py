@@ -63,7 +63,11 @@ class LabelChoice:
 
     def columns(self) -> list[str]:
         """The columns of labels that are read, those of a survival time one by one."""
-        return [n.strip() for name in self.names for n in (name.split(",") if name in self.times else [name])]
+        return [
+            n.strip()
+            for name in self.names
+            for n in (name.split(",") if name in self.times else [name])
+        ]
 
 
 def _check_known(dataset: Dataset, name: str) -> None:
@@ -81,7 +85,9 @@ def survival_label(dataset: Dataset) -> str:
         event = label.event or ("event" if name == "time" and "event" in dataset.labels else "")
         if label.kind == "number" and event:
             if event not in dataset.labels:
-                raise unknown("label of this dataset", event, dataset.labels, f"It is the event of {name!r}.")
+                raise unknown(
+                    "label of this dataset", event, dataset.labels, f"It is the event of {name!r}."
+                )
             return f"{name},{event}"
     return ""
 
@@ -100,6 +106,8 @@ def usual_label(dataset: Dataset) -> list[str]:
         classes = len(set(values[known(values)]))
         return 0 if classes > 1 else 2, name.lower() not in USUAL, classes > 100, classes
 
-    aside = survival_label(dataset).split(",")  # whether the event came is no class: of many it is still to come
+    aside = survival_label(dataset).split(
+        ","
+    )  # whether the event came is no class: of many it is still to come
     chosen = [n for n in dataset.labels if n not in aside and known(dataset.label(n)).any()]
     return sorted(chosen, key=rank)[:1]

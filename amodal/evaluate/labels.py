@@ -80,26 +80,48 @@ def measure(
                 continue
             truth = y_test[column.rows.numpy()[scored[name]]]
             guess = predict(column.values[torch.from_numpy(scored[name])].float()).numpy()
-            metrics = of_numbers(truth, guess) if number else of_categories(truth, guess, np.bincount(y).argmax())
+            metrics = (
+                of_numbers(truth, guess)
+                if number
+                else of_categories(truth, guess, np.bincount(y).argmax())
+            )
             if calibrated and not number:
-                p = predict.probabilities(column.values[torch.from_numpy(scored[name])].float()).double().numpy()
-                metrics += of_probabilities(truth, p, np.bincount(y[picked], minlength=len(classes)))
+                p = (
+                    predict.probabilities(column.values[torch.from_numpy(scored[name])].float())
+                    .double()
+                    .numpy()
+                )
+                metrics += of_probabilities(
+                    truth, p, np.bincount(y[picked], minlength=len(classes))
+                )
             results.setdefault(name, []).append(metrics)
     return {name: _summary(many, few is not None) for name, many in results.items()}
 
 
 def _draws(
-    rows: np.ndarray, y: np.ndarray, records: int, number: bool, few: int | None, draws: int, seed: int
+    rows: np.ndarray,
+    y: np.ndarray,
+    records: int,
+    number: bool,
+    few: int | None,
+    draws: int,
+    seed: int,
 ) -> list[np.ndarray]:
     """Indices into `rows`, ascending, for each draw."""
     if few is None:
         return [np.arange(len(rows))]
-    groups = np.searchsorted(np.quantile(y, np.arange(1, BINS) / BINS), y, side="right") if number else y
+    groups = (
+        np.searchsorted(np.quantile(y, np.arange(1, BINS) / BINS), y, side="right") if number else y
+    )
     picked = []
     for draw in range(draws):
         # one order of all records for every field, so that draws for different fields overlap as far as they can
-        order = np.argsort(np.random.default_rng([seed, draw]).permutation(records)[rows], kind="stable")
-        picked.append(np.sort(np.concatenate([order[groups[order] == g][:few] for g in np.unique(groups)])))
+        order = np.argsort(
+            np.random.default_rng([seed, draw]).permutation(records)[rows], kind="stable"
+        )
+        picked.append(
+            np.sort(np.concatenate([order[groups[order] == g][:few] for g in np.unique(groups)]))
+        )
     return picked
 
 
@@ -114,7 +136,12 @@ def of_categories(truth: np.ndarray, guess: np.ndarray, commonest: int) -> list[
             "chance": float((truth == commonest).mean()),
             "n": len(truth),
         },
-        {"metric": "balanced accuracy", "value": float(balanced), "chance": 1 / len(present), "n": len(truth)},
+        {
+            "metric": "balanced accuracy",
+            "value": float(balanced),
+            "chance": 1 / len(present),
+            "n": len(truth),
+        },
     ]
 
 

@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 
-def nearest_exemplar(query_ND: Tensor, exemplar_MD: Tensor, *, threshold: float = -1.0, tile: int = 1024) -> Tensor:
+def nearest_exemplar(
+    query_ND: Tensor, exemplar_MD: Tensor, *, threshold: float = -1.0, tile: int = 1024
+) -> Tensor:
     """(N,) int64: the exemplar with the largest cosine to each query, -1 where that is below the threshold."""
     key, found = normalize(exemplar_MD, dim=1), []
     for part in normalize(query_ND, dim=1).split(tile):
@@ -29,7 +31,9 @@ def single_linkage(z_ND: Tensor, threshold: float, *, tile: int = 1024) -> np.nd
     unit, label = normalize(z_ND, dim=1), torch.arange(len(z_ND))
     while True:  # everybody takes the least label of its neighbours, and of whom that label is
         near = [
-            torch.where(part @ unit.T >= threshold, label, len(unit)).amin(1) for part in unit.split(tile) if len(part)
+            torch.where(part @ unit.T >= threshold, label, len(unit)).amin(1)
+            for part in unit.split(tile)
+            if len(part)
         ]
         new = torch.minimum(label, torch.cat(near)) if near else label
         new = new[new]
@@ -40,10 +44,15 @@ def single_linkage(z_ND: Tensor, threshold: float, *, tile: int = 1024) -> np.nd
 
 def adjusted_rand(one_N: Sequence, other_N: Sequence) -> float:
     """1 for equal divisions, 0 on average for independent ones: pairs on which both agree, beyond those by chance."""
-    (i, a), (j, b) = (np.unique(np.asarray(x), return_inverse=True, return_counts=True)[1:] for x in (one_N, other_N))
+    (i, a), (j, b) = (
+        np.unique(np.asarray(x), return_inverse=True, return_counts=True)[1:]
+        for x in (one_N, other_N)
+    )
     table = np.zeros((len(a), len(b)))
     np.add.at(table, (i, j), 1)
-    both, first, second, every = ((x * (x - 1) / 2).sum() for x in (table, a, b, np.array([len(i)])))
+    both, first, second, every = (
+        (x * (x - 1) / 2).sum() for x in (table, a, b, np.array([len(i)]))
+    )
     expected, most = first * second / max(every, 1), (first + second) / 2
     return 1.0 if most == expected else float((both - expected) / (most - expected))
 

@@ -38,11 +38,15 @@ def embedding_map(embedded: Embedded, path: str | Path, *, label: str | None = N
         elif is_number(labels):
             there = known(labels)
             axes.scatter(*points[~there].T, s=size, color=REST, linewidths=0, alpha=0.4)
-            drawn = axes.scatter(*points[there].T, s=size, c=labels[there], cmap="cividis", linewidths=0, alpha=0.85)
+            drawn = axes.scatter(
+                *points[there].T, s=size, c=labels[there], cmap="cividis", linewidths=0, alpha=0.85
+            )
             figure.colorbar(drawn, ax=axes, label=label, shrink=0.8)
         else:
             _by_class(axes, points, labels, size)
-        title = f"{len(points):,} records, vectors of all fields" + (f", coloured by {label}" if label else "")
+        title = f"{len(points):,} records, vectors of all fields" + (
+            f", coloured by {label}" if label else ""
+        )
         axes.set(title=title, xlabel="first principal component", ylabel="second")
         axes.set_xticks([])
         axes.set_yticks([])
@@ -50,7 +54,9 @@ def embedding_map(embedded: Embedded, path: str | Path, *, label: str | None = N
 
 
 def _by_class(axes, points: np.ndarray, labels: np.ndarray, size: float) -> None:
-    names, counts = np.unique(np.array([v for v in labels if v is not None], dtype=str), return_counts=True)
+    names, counts = np.unique(
+        np.array([v for v in labels if v is not None], dtype=str), return_counts=True
+    )
     shown = sorted(names[np.argsort(-counts, kind="stable")][: len(COLOURS)].tolist())
     rest = np.array([v not in shown for v in labels])
     if rest.any():
@@ -66,7 +72,12 @@ def _by_class(axes, points: np.ndarray, labels: np.ndarray, size: float) -> None
             alpha=0.8,
             label=textwrap.shorten(name, 24, placeholder="…"),
         )
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=(40 / size) ** 0.5, handletextpad=0.2)
+    axes.legend(
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
+        markerscale=(40 / size) ** 0.5,
+        handletextpad=0.2,
+    )
 
 
 def has_places(embedded: Embedded) -> bool:
@@ -82,7 +93,8 @@ def world_map(embedded: Embedded | Sequence[Embedded], path: str | Path) -> Path
     columns = [part.fused() for part in parts]
     values = normalize(torch.cat([c.values.float() for c in columns]), dim=1)
     latitude, longitude = (
-        np.concatenate([p.labels[n][c.rows.numpy()] for p, c in zip(parts, columns)]) for n in ("latitude", "longitude")
+        np.concatenate([p.labels[n][c.rows.numpy()] for p, c in zip(parts, columns)])
+        for n in ("latitude", "longitude")
     )
     there = known(latitude) & known(longitude)
     latitude, longitude = latitude[there], longitude[there]
@@ -101,10 +113,12 @@ def world_map(embedded: Embedded | Sequence[Embedded], path: str | Path) -> Path
         )
         axes.set(xlim=(-180, 180), ylim=(-90, 90), facecolor="#EDEDED")
         axes.set_xticks(
-            range(-180, 181, 60), [f"{abs(x)}°{'W' if x < 0 else 'E' if 0 < x else ''}" for x in range(-180, 181, 60)]
+            range(-180, 181, 60),
+            [f"{abs(x)}°{'W' if x < 0 else 'E' if 0 < x else ''}" for x in range(-180, 181, 60)],
         )
         axes.set_yticks(
-            range(-90, 91, 30), [f"{abs(y)}°{'S' if y < 0 else 'N' if y else ''}" for y in range(-90, 91, 30)]
+            range(-90, 91, 30),
+            [f"{abs(y)}°{'S' if y < 0 else 'N' if y else ''}" for y in range(-90, 91, 30)],
         )
         axes.set_aspect("equal")
     return Path(path)
@@ -116,12 +130,21 @@ def _grid(latitude: np.ndarray, longitude: np.ndarray, colours: np.ndarray):
     for values in (latitude, longitude):
         lines = np.unique(values.round(6))
         step = np.diff(lines).min() if len(lines) > 1 else 0
-        if step < 0.05 or np.abs((lines - lines[0]) / step - ((lines - lines[0]) / step).round()).max() > 0.02:
+        if (
+            step < 0.05
+            or np.abs((lines - lines[0]) / step - ((lines - lines[0]) / step).round()).max() > 0.02
+        ):
             return None
         axes.append((lines[0], step, round((lines[-1] - lines[0]) / step) + 1))
     (south, dy, rows), (west, dx, columns) = axes
     picture = np.full((rows, columns, 3), 0.93)
-    picture[rows - 1 - ((latitude - south) / dy).round().astype(int), ((longitude - west) / dx).round().astype(int)] = (
-        colours
+    picture[
+        rows - 1 - ((latitude - south) / dy).round().astype(int),
+        ((longitude - west) / dx).round().astype(int),
+    ] = colours
+    return picture, (
+        west - dx / 2,
+        west + dx * (columns - 0.5),
+        south - dy / 2,
+        south + dy * (rows - 0.5),
     )
-    return picture, (west - dx / 2, west + dx * (columns - 0.5), south - dy / 2, south + dy * (rows - 0.5))

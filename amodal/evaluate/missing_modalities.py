@@ -36,7 +36,9 @@ class FieldVectors:
         there = torch.stack([c.present(len(embedded)) for c in columns], 1)
         rows = there.any(1).nonzero().squeeze(1)
         if most is not None and len(rows) > most:
-            order = uniform(row_seeds([embedded.keys[i] for i in rows.tolist()], salt=seed)).argsort()
+            order = uniform(
+                row_seeds([embedded.keys[i] for i in rows.tolist()], salt=seed)
+            ).argsort()
             rows = rows[order[:most]].sort().values
         x = torch.zeros(len(embedded), len(columns), columns[0].values.shape[1])
         for number, c in enumerate(columns):
@@ -61,7 +63,9 @@ class FieldVectors:
         """(N, S) in [0, 1): a function of key, field and seed. A field is hidden where it is below a rate, so what is hidden at
         30 % is hidden at 60 %."""
         keys = [self.embedded.keys[i] for i in self.rows.tolist()]
-        return torch.stack([uniform(row_seeds([f"{k}/{s}" for k in keys], salt=seed)) for s in self.names], 1).float()
+        return torch.stack(
+            [uniform(row_seeds([f"{k}/{s}" for k in keys], salt=seed)) for s in self.names], 1
+        ).float()
 
     def fused(self, left_NS: Tensor) -> Tensor:
         """(N, D) what the encoder makes of the fields that are left (bool, of those that are there): the mean of their unit vectors,
@@ -105,7 +109,9 @@ def halves(train: np.ndarray, test: np.ndarray) -> tuple[Tensor, Tensor]:
     return tuple(torch.from_numpy(g.astype(np.int64)) for g in both)
 
 
-def depending(uniform_NS: Tensor, group_N: Tensor, *, turned: bool = False, strength: float = STRENGTH) -> Tensor:
+def depending(
+    uniform_NS: Tensor, group_N: Tensor, *, turned: bool = False, strength: float = STRENGTH
+) -> Tensor:
     """(N, S) bool, hidden: the fields 0, 2, … mostly from group 0 and the fields 1, 3, … mostly from group 1; turned round, the other
     way. Both groups lose as much; a group that is unknown (-1) loses any field with a probability of one half."""
     other = (group_N[:, None] + torch.arange(uniform_NS.shape[1]) + int(turned)) % 2

@@ -17,12 +17,19 @@ def missing_modality(rows: Sequence[dict], path: str | Path, *, label: str | Non
     probes = [r for r in probes if r["probe"] == probes[0]["probe"]] if probes else []
     found = [r for r in rows if "target" in r]
     panels = (
-        [(f"{label + ': ' if label else ''}{probes[0]['metric']} of a {probes[0]['probe']} probe", probes)]
+        [
+            (
+                f"{label + ': ' if label else ''}{probes[0]['metric']} of a {probes[0]['probe']} probe",
+                probes,
+            )
+        ]
         if probes
         else []
     )
     for target in dict.fromkeys(r["target"] for r in found):
-        panels.append((f"finding {target}: {found[0]['metric']}", [r for r in found if r["target"] == target]))
+        panels.append(
+            (f"finding {target}: {found[0]['metric']}", [r for r in found if r["target"] == target])
+        )
     panels = [(title, _fewer(part)) for title, part in panels]
     if not panels:
         raise AmodalError("these rows hold nothing about missing fields to draw")
@@ -35,13 +42,22 @@ def missing_modality(rows: Sequence[dict], path: str | Path, *, label: str | Non
             for j, (title, part) in enumerate(line):
                 axes = figure.add_subplot(grid[i, j])
                 y = np.arange(len(part))[::-1]
-                value, full = np.array([r["value"] for r in part]), np.array([r["full"] for r in part])
+                value, full = (
+                    np.array([r["value"] for r in part]),
+                    np.array([r["full"] for r in part]),
+                )
                 axes.hlines(y, value, full, color="#C9D3DB", linewidth=2, zorder=1)
                 ring = {"facecolors": "white", "edgecolors": "#666666", "linewidths": 1}
                 axes.scatter(full, y, s=26, zorder=2, label="all fields the record has", **ring)
                 axes.scatter(value, y, s=26, color=COLOURS[0], zorder=3, label="these fields alone")
                 axes.scatter(
-                    [r["chance"] for r in part], y, s=40, marker="|", color=COLOURS[5], zorder=2, label="chance"
+                    [r["chance"] for r in part],
+                    y,
+                    s=40,
+                    marker="|",
+                    color=COLOURS[5],
+                    zorder=2,
+                    label="chance",
                 )
                 axes.set_yticks(y, [r["source"].replace("+", " + ") for r in part], fontsize=8)
                 axes.set(title=title, ylim=(-0.7, len(part) - 0.3))

@@ -27,11 +27,19 @@ def modality_subsets(rows: Sequence[dict], path: str | Path, *, label: str | Non
         axes.grid(False)
         for (i, j), v in np.ndenumerate(value):
             dark = v > low + 0.6 * (high - low)
-            style = {"color": "white" if dark else "black", "fontweight": "bold" if i == j else "normal", "fontsize": 8}
+            style = {
+                "color": "white" if dark else "black",
+                "fontweight": "bold" if i == j else "normal",
+                "fontsize": 8,
+            }
             axes.text(j, i, f"{v:.2f}", ha="center", va="center", **style)
         shown = [n.replace("+", " + ") for n in names]
         axes.set_yticks(range(len(names)), shown, fontsize=8)
-        axes.set_xticks(range(len(names)), shown, fontsize=8, rotation=30, ha="right", rotation_mode="anchor")
-        what = f"{label + ': ' if label else ''}{cells[0]['metric']} (chance {cells[0]['chance']:.2f})"
+        axes.set_xticks(
+            range(len(names)), shown, fontsize=8, rotation=30, ha="right", rotation_mode="anchor"
+        )
+        what = (
+            f"{label + ': ' if label else ''}{cells[0]['metric']} (chance {cells[0]['chance']:.2f})"
+        )
         axes.set(title=what, xlabel="predicted from", ylabel="learnt from")
     return Path(path)

@@ -134,7 +134,9 @@ class ChangedRecords(Need):
 
     def check(self, context: Context) -> None:
         if context.test.changed is None:
-            raise NotApplicable("it damages values and embeds them anew, and these records are vectors only")
+            raise NotApplicable(
+                "it damages values and embeds them anew, and these records are vectors only"
+            )
 
 
 class TwoFields(Need):
@@ -149,7 +151,9 @@ class TwoFields(Need):
 def two_fields(test: Embedded) -> None:
     """Raises NotApplicable unless the records have two fields or more."""
     if len(test.sources) < 2:
-        raise NotApplicable(f"it needs two fields, and there is only {', '.join(test.sources) or 'none'}")
+        raise NotApplicable(
+            f"it needs two fields, and there is only {', '.join(test.sources) or 'none'}"
+        )
 
 
 LABEL = Label()

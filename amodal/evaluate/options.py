@@ -41,7 +41,10 @@ def of_function(function: Callable, without: Collection[str] = ()) -> dict[str, 
     chosen = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in without]
     empty = inspect.Parameter.empty
     return {
-        p.name: Option(p.name, hints.get(p.name, Any), REQUIRED if p.default is empty else p.default) for p in chosen
+        p.name: Option(
+            p.name, hints.get(p.name, Any), REQUIRED if p.default is empty else p.default
+        )
+        for p in chosen
     }
 
 
@@ -49,7 +52,9 @@ def _hints(owner: Callable | type) -> dict[str, Any]:
     try:
         return get_type_hints(owner)
     except NameError as error:
-        raise AmodalError(f"the type of an option of {owner.__qualname__} cannot be read: {error}") from error
+        raise AmodalError(
+            f"the type of an option of {owner.__qualname__} cannot be read: {error}"
+        ) from error
 
 
 def of_dataclass(options: type) -> dict[str, Option]:
@@ -62,7 +67,9 @@ def of_dataclass(options: type) -> dict[str, Option]:
     return found
 
 
-def filled(options: Iterable[Option], values: Mapping[str, Any], owner: str) -> types.SimpleNamespace:
+def filled(
+    options: Iterable[Option], values: Mapping[str, Any], owner: str
+) -> types.SimpleNamespace:
     """All options with their values, as attributes. Raises AmodalError for a wrong type or a value that is missing."""
     found = {}
     for option in options:

@@ -29,7 +29,9 @@ def topics_of(
     return found
 
 
-def courses_of(has: Mapping[str, list[bool]], values: Sequence, seed: int) -> tuple[dict[int, int], dict[str, Trend]]:
+def courses_of(
+    has: Mapping[str, list[bool]], values: Sequence, seed: int
+) -> tuple[dict[int, int], dict[str, Trend]]:
     """(year -> papers, in order, topic -> its trend); no trends of fewer than two years."""
     dated = np.array([i for i, v in enumerate(values) if v is not None], dtype=np.int64)
     try:
@@ -46,7 +48,9 @@ def by_venue(has: Mapping[str, list[bool]], places: Sequence) -> dict[str, dict[
     """topic -> venue -> share of the venue's papers that have the topic."""
     names = sorted(set(places) - {None}, key=str)
     return {
-        topic: {plain(v): float(np.mean([h for h, p in zip(hits, places) if p == v])) for v in names}
+        topic: {
+            plain(v): float(np.mean([h for h, p in zip(hits, places) if p == v])) for v in names
+        }
         for topic, hits in has.items()
     }
 

@@ -23,7 +23,16 @@ from amodal.data import Dataset
 from amodal.data import open as open_data
 from amodal.diagnose.trends import Trend
 from amodal.evaluate.paper_topics import by_venue, courses_of, plain, topics_of
-from amodal.evaluate.summaries import Matched, TfIdf, jaccard, judged, keywords, mean_interval, others, unit
+from amodal.evaluate.summaries import (
+    Matched,
+    TfIdf,
+    jaccard,
+    judged,
+    keywords,
+    mean_interval,
+    others,
+    unit,
+)
 
 Embed = Callable[[Sequence[str]], np.ndarray]
 """N texts -> (N, D) vectors."""
@@ -62,9 +71,14 @@ class Papers:
         if part not in fields:
             raise unknown("field of these summaries", part, fields)
         have = [(key, each[part]) for key, each in self.texts.items() if each.get(part)]
-        vectors = unit(np.asarray(self.embed([words, *(text for _, text in have)]), dtype=np.float32))
+        vectors = unit(
+            np.asarray(self.embed([words, *(text for _, text in have)]), dtype=np.float32)
+        )
         cosine = vectors[1:] @ vectors[0]
-        return [(*have[i][:1], float(cosine[i]), have[i][1]) for i in np.argsort(-cosine, kind="stable")[:k]]
+        return [
+            (*have[i][:1], float(cosine[i]), have[i][1])
+            for i in np.argsort(-cosine, kind="stable")[:k]
+        ]
 
     def table(self, most: int = 10) -> RenderableType:
         """The `most` largest groups of each kind, and the topics, those that changed most surely first; `rows` and `trends` have all."""
@@ -91,7 +105,9 @@ class Papers:
             note + (f"; {len(self.without)} without a summary" if self.without else ""),
         ]
         if self.trends:
-            many = [i for i, n in enumerate(self.years.values()) if n >= ENOUGH] or range(len(self.years))
+            many = [i for i, n in enumerate(self.years.values()) if n >= ENOUGH] or range(
+                len(self.years)
+            )
             shown = (many[0], many[-1])
             courses = Table(
                 "topic",
@@ -101,21 +117,38 @@ class Papers:
                 title="share of papers",
                 title_justify="left",
             )
-            for name, one in sorted(self.trends.items(), key=lambda item: (item[1].q, -abs(item[1].slope))):
-                courses.add_row(name, *(f"{one.shares[i]:.2f}" for i in shown), f"{one.slope:+.3f}", f"{one.q:.3f}")
+            for name, one in sorted(
+                self.trends.items(), key=lambda item: (item[1].q, -abs(item[1].slope))
+            ):
+                courses.add_row(
+                    name,
+                    *(f"{one.shares[i]:.2f}" for i in shown),
+                    f"{one.slope:+.3f}",
+                    f"{one.q:.3f}",
+                )
             parts.append(courses)
         return Group(*parts)
 
     def save(self, path: str | Path) -> None:
         """JSON: everything but the vectors; one entry a paper with its likeness, p and texts."""
         judged_ = zip(
-            self.keys, self.alignment.likeness.tolist(), self.alignment.p.tolist(), self.overlap.likeness.tolist()
+            self.keys,
+            self.alignment.likeness.tolist(),
+            self.alignment.p.tolist(),
+            self.overlap.likeness.tolist(),
         )
-        each = [{"key": k, "alignment": a, "p": p, "overlap": o, "summary": self.texts[k]} for k, a, p, o in judged_]
-        courses = {name: asdict(one) | {"shares": one.shares.tolist()} for name, one in self.trends.items()}
+        each = [
+            {"key": k, "alignment": a, "p": p, "overlap": o, "summary": self.texts[k]}
+            for k, a, p, o in judged_
+        ]
+        courses = {
+            name: asdict(one) | {"shares": one.shares.tolist()} for name, one in self.trends.items()
+        }
         about = {"rows": self.rows, "years": self.years, "trends": courses, "shares": self.shares}
         content = about | {"duplicates": self.duplicates, "without": self.without, "papers": each}
-        Path(path).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        Path(path).write_text(
+            json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 def papers(
@@ -149,35 +182,65 @@ def papers(
     by = [name for name in (venue, year) if name in known_] if by is None else list(by)
     columns = {name: cells(dataset, name) for name in {*by, *({year, venue} & known_)}}
     body = [str(t or "").strip() for t in cells(dataset, text)]
-    head = [str(t or "") for t in cells(dataset, title)] if title in known_ or title != "title" else [""] * len(body)
+    head = (
+        [str(t or "") for t in cells(dataset, title)]
+        if title in known_ or title != "title"
+        else [""] * len(body)
+    )
     if strange := sorted(set(summaries) - set(dataset.keys)):
-        raise unknown("paper of this collection", strange[0], dataset.keys, f"{len(strange)} summaries are of none.")
-    rows = [i for i, key in enumerate(dataset.keys) if key in summaries and body[i] and _prose(summaries[key])]
+        raise unknown(
+            "paper of this collection",
+            strange[0],
+            dataset.keys,
+            f"{len(strange)} summaries are of none.",
+        )
+    rows = [
+        i
+        for i, key in enumerate(dataset.keys)
+        if key in summaries and body[i] and _prose(summaries[key])
+    ]
     if len(rows) < 2:
-        raise AmodalError(f"papers needs two papers with a text and a summary, got {len(rows)} of {len(dataset)}")
+        raise AmodalError(
+            f"papers needs two papers with a text and a summary, got {len(rows)} of {len(dataset)}"
+        )
     keys, original = [dataset.keys[i] for i in rows], [body[i] for i in rows]
     short, other = [_prose(summaries[k]) for k in keys], others(len(rows), seed)
     embed = TfIdf([*original, *short]) if embed is None else embed
     a, b = (unit(np.asarray(embed(texts), dtype=np.float32)) for texts in (original, short))
     alignment = judged((a * b).sum(1), (a * b[other]).sum(1), draws=draws, seed=seed)
     said, short_words = keywords(original, most), keywords(short, most)
-    own, null = ([jaccard(x, short_words[j]) for x, j in zip(said, order)] for order in (range(len(rows)), other))
+    own, null = (
+        [jaccard(x, short_words[j]) for x, j in zip(said, order)]
+        for order in (range(len(rows)), other)
+    )
     overlap = judged(np.array(own), np.array(null), draws=draws, seed=seed)
     found = [_row("all", "", np.arange(len(rows)), alignment, overlap, draws, seed)]
     for name in by:
-        found += _groups(name, [columns[name][i] for i in rows], least, alignment, overlap, draws, seed)
+        found += _groups(
+            name, [columns[name][i] for i in rows], least, alignment, overlap, draws, seed
+        )
     whole = [f"{head[i]}\n{body[i]}" for i in rows]
     has = topics_of(whole, said, topics)
-    years, courses = courses_of(has, [columns[year][i] for i in rows] if year in columns else [], seed)
+    years, courses = courses_of(
+        has, [columns[year][i] for i in rows] if year in columns else [], seed
+    )
     shares = by_venue(has, [columns[venue][i] for i in rows] if venue in columns else [])
     twice = [(keys[i], keys[j], index) for i, j, index in near_duplicates(whole, same)]
     texts = {k: _fields(summaries[k]) | {"text": t} for k, t in zip(keys, original)}
     without = [k for k in dataset.keys if k not in texts]
-    return Papers(keys, found, alignment, overlap, courses, years, shares, twice, without, texts, embed)
+    return Papers(
+        keys, found, alignment, overlap, courses, years, shares, twice, without, texts, embed
+    )
 
 
 def _row(
-    group: str, value: str, members: np.ndarray, alignment: Matched, overlap: Matched, draws: int, seed: int
+    group: str,
+    value: str,
+    members: np.ndarray,
+    alignment: Matched,
+    overlap: Matched,
+    draws: int,
+    seed: int,
 ) -> dict:
     row: dict = {"group": group, "value": value, "papers": len(members)}
     for name, whole in (("alignment", alignment), ("overlap", overlap)):
@@ -193,9 +256,17 @@ def _row(
 
 
 def _groups(
-    name: str, values: Sequence, least: int, alignment: Matched, overlap: Matched, draws: int, seed: int
+    name: str,
+    values: Sequence,
+    least: int,
+    alignment: Matched,
+    overlap: Matched,
+    draws: int,
+    seed: int,
 ) -> list[dict]:
-    often = sorted((v for v, n in Counter(v for v in values if v is not None).items() if n >= least), key=plain)
+    often = sorted(
+        (v for v, n in Counter(v for v in values if v is not None).items() if n >= least), key=plain
+    )
     at = {v: np.array([i for i, each in enumerate(values) if each == v]) for v in often}
     return [_row(name, plain(v), rows, alignment, overlap, draws, seed) for v, rows in at.items()]
 
@@ -221,4 +292,9 @@ def _largest(rows: Sequence[dict], most: int) -> list[dict]:
 
 def _score_cells(of: dict) -> tuple[str, str, str, str]:
     low, high = of["auroc_interval"]
-    return f"{of['mean']:.3f}", f"{of['shuffled']:.3f}", f"{of['auroc']:.3f}", f"{low:.2f} … {high:.2f}"
+    return (
+        f"{of['mean']:.3f}",
+        f"{of['shuffled']:.3f}",
+        f"{of['auroc']:.3f}",
+        f"{low:.2f} … {high:.2f}",
+    )

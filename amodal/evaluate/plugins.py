@@ -50,7 +50,9 @@ def load_object(spec: str) -> Any:
     where, _, name = spec.rpartition(":")
     module = _from_file(Path(where)) if where.endswith(".py") else _imported(where)
     if not hasattr(module, name):
-        raise unknown(f"object in {where}", name, [n for n in vars(module) if not n.startswith("_")])
+        raise unknown(
+            f"object in {where}", name, [n for n in vars(module) if not n.startswith("_")]
+        )
     return getattr(module, name)
 
 

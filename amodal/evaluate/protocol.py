@@ -88,7 +88,9 @@ class Protocol:
         """Measure. Raises NotApplicable where the data does not have what is asked about."""
         measure = type(self).measure
         if measure is None:
-            raise AmodalError(f"the protocol {self.name} ({type(self).__name__}) has neither `run` nor `measure`")
+            raise AmodalError(
+                f"the protocol {self.name} ({type(self).__name__}) has neither `run` nor `measure`"
+            )
         return measure(context.train, context.test, **self.arguments(context))
 
     def arguments(self, context: Context) -> dict[str, Any]:

@@ -67,14 +67,18 @@ def changes_records(protocols: Iterable[Named]) -> bool:
 def _check_names(plugins: dict) -> None:
     for name in pages("evaluate/protocols"):
         if name in plugins:
-            raise AmodalError(f"the plug-in {origin(plugins[name])} has a protocol {name!r}, and so has amodal itself")
+            raise AmodalError(
+                f"the plug-in {origin(plugins[name])} has a protocol {name!r}, and so has amodal itself"
+            )
 
 
 def _as_protocol(value: object, shown: str) -> Protocol:
     if isinstance(value, type) and issubclass(value, Protocol):
         value = value()
     if not isinstance(value, Protocol):
-        raise AmodalError(f"{shown} is no protocol: an object of a subclass of amodal.evaluate.Protocol is needed")
+        raise AmodalError(
+            f"{shown} is no protocol: an object of a subclass of amodal.evaluate.Protocol is needed"
+        )
     if not value.name:
         raise AmodalError(f"the protocol {type(value).__name__} ({shown}) has no name; set `name`")
     return value

@@ -28,23 +28,42 @@ LONG = 12
 """Rows of one protocol above which their means are shown instead."""
 
 
-def table(about: dict, rows: Sequence[dict], skipped: dict[str, str], few: int | None, *, every: bool = False) -> Table:
+def table(
+    about: dict,
+    rows: Sequence[dict],
+    skipped: dict[str, str],
+    few: int | None,
+    *,
+    every: bool = False,
+) -> Table:
     """every: all metrics and all rows, not the headlines in short."""
     parts = [f"{about[p]:,} {p}" for p in ("train", "test") if p in about]
     parts += [f"{about['left_out']:,} left out that were trained on"] if "left_out" in about else []
-    title = " · ".join([about.get("data", "evaluation"), *parts, *([f"{few} labels of each class"] if few else [])])
-    notes = ["warning: records that were trained on cannot be recognised here"] if "warning" in about else []
+    title = " · ".join(
+        [about.get("data", "evaluation"), *parts, *([f"{few} labels of each class"] if few else [])]
+    )
+    notes = (
+        ["warning: records that were trained on cannot be recognised here"]
+        if "warning" in about
+        else []
+    )
     notes += [f"{name}: skipped, {reason}" for name, reason in skipped.items()]
-    shown = Table(title=title, caption="\n".join(notes) or None, caption_justify="left", title_justify="left")
+    shown = Table(
+        title=title, caption="\n".join(notes) or None, caption_justify="left", title_justify="left"
+    )
     for heading in ("protocol", "label", "from", "to", "metric"):
         shown.add_column(heading)
     compared = any("untrained" in row for row in rows)
-    for heading in ("n", "trained", "untrained", "chance") if compared else ("n", "value", "chance"):
+    for heading in (
+        ("n", "trained", "untrained", "chance") if compared else ("n", "value", "chance")
+    ):
         shown.add_column(heading, justify="right")
     groups: dict[tuple[str, str], list[dict]] = {}
     from amodal.evaluate.protocol_registry import described
 
-    headlines = {name: described(name).headlines or HEADLINES for name in {row["protocol"] for row in rows}}
+    headlines = {
+        name: described(name).headlines or HEADLINES for name in {row["protocol"] for row in rows}
+    }
     for row in rows:
         if every or row["metric"] in headlines[row["protocol"]]:
             groups.setdefault((row["protocol"], row.get("label", "")), []).append(row)
@@ -87,12 +106,17 @@ def means(rows: Sequence[dict], group: Callable[[dict], tuple[str, str]] = by_ta
 
 
 def _cells(row: dict, compared: bool) -> list[str]:
-    others = [v for v in (row.get("untrained"), row.get("chance")) if v is not None and math.isfinite(v)]
+    others = [
+        v for v in (row.get("untrained"), row.get("chance")) if v is not None and math.isfinite(v)
+    ]
     lower = any(name in row["metric"] for name in LOWER)
     best = all(row["value"] < v if lower else row["value"] > v for v in others)
     value = number(row["value"], row.get("interval"))
     detail = ", ".join(
-        [*([row["probe"]] if "probe" in row else []), *([f"mean of {row['of']}"] if "of" in row else [])]
+        [
+            *([row["probe"]] if "probe" in row else []),
+            *([f"mean of {row['of']}"] if "of" in row else []),
+        ]
     )
     return [
         row["source"],

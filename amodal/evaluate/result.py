@@ -33,7 +33,9 @@ class Result:
             if all(row.get(k) == v for k, v in wanted.items()):
                 return row["value"]
         have = sorted({", ".join(_identity(row)) for row in self.rows})
-        raise AmodalError(f"{self.protocol} has no row {wanted}. There are: {'; '.join(have[:40]) or 'none'}.")
+        raise AmodalError(
+            f"{self.protocol} has no row {wanted}. There are: {'; '.join(have[:40]) or 'none'}."
+        )
 
 
 @dataclass
@@ -58,7 +60,8 @@ class Report:
             if result.protocol == protocol:
                 return result
         reason = self.skipped.get(
-            protocol, f"there are {', '.join(dict.fromkeys(r.protocol for r in self.results)) or 'none'}"
+            protocol,
+            f"there are {', '.join(dict.fromkeys(r.protocol for r in self.results)) or 'none'}",
         )
         raise AmodalError(f"no result of {protocol!r} in this report: {reason}")
 
@@ -66,7 +69,11 @@ class Report:
         """Every row of every result with its protocol and label, and, where it was measured, with what the untrained encoder got."""
         rows = []
         for number, result in enumerate(self.results):
-            before = {_identity(row): row["value"] for row in self.untrained[number].rows} if self.untrained else {}
+            before = (
+                {_identity(row): row["value"] for row in self.untrained[number].rows}
+                if self.untrained
+                else {}
+            )
             named = {"protocol": result.protocol} | (
                 {"label": result.spec["label"]} if result.spec.get("label") else {}
             )
@@ -83,7 +90,11 @@ class Report:
     def as_dict(self) -> dict:
         results = [asdict(r) for r in self.results]
         for number, result in enumerate(results):
-            before = {_identity(row): row["value"] for row in self.untrained[number].rows} if self.untrained else {}
+            before = (
+                {_identity(row): row["value"] for row in self.untrained[number].rows}
+                if self.untrained
+                else {}
+            )
             for row in result["rows"]:
                 if _identity(row) in before:
                     row["untrained"] = before[_identity(row)]
@@ -98,7 +109,8 @@ class Report:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             draft.write_text(
-                json.dumps(_plain(self.as_dict()), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+                json.dumps(_plain(self.as_dict()), indent=1, ensure_ascii=False, allow_nan=False)
+                + "\n",
                 encoding="utf-8",
             )
             draft.replace(path)
@@ -114,16 +126,24 @@ class Report:
         """The report that `save` wrote."""
         try:
             read = json.loads(Path(path).read_text(encoding="utf-8"))
-            results = [Result(**r | {"protocol": current_name(r["protocol"])}) for r in read["results"]]
+            results = [
+                Result(**r | {"protocol": current_name(r["protocol"])}) for r in read["results"]
+            ]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AmodalError(f"{path} is not a report of `amodal evaluate`: {error}") from error
         for row in (row for result in results for row in result.rows):
-            row.update({k: float("nan") for k in ("value", "untrained") if k in row and row[k] is None})
+            row.update(
+                {k: float("nan") for k in ("value", "untrained") if k in row and row[k] is None}
+            )
         measured = any("untrained" in row for result in results for row in result.rows)
         untrained = None
         if measured:
             untrained = [
-                Result(r.protocol, r.spec, [row | {"value": row["untrained"]} for row in r.rows if "untrained" in row])
+                Result(
+                    r.protocol,
+                    r.spec,
+                    [row | {"value": row["untrained"]} for row in r.rows if "untrained" in row],
+                )
                 for r in results
             ]
         for row in (row for result in results for row in result.rows):

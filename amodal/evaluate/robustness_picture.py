@@ -14,13 +14,18 @@ DAMAGE = ("exchange", "drop", "noise")
 MOST = len(COLOURS)  # fields that have a colour of their own
 
 
-def missing_modality_robustness(rows: Sequence[dict], path: str | Path, *, label: str | None = None) -> Path:
+def missing_modality_robustness(
+    rows: Sequence[dict], path: str | Path, *, label: str | None = None
+) -> Path:
     """Curves over the share that is hidden, for each substitute; a heat map of hidden in training by hidden in test; the worth of each
     field; hidden depending on the label; and what damage to each field costs."""
     if not rows:
         raise AmodalError("these rows hold nothing about missing fields to draw")
     metric = next(r["metric"] for r in rows if r["metric"] != "worth")
-    of = {part: [r for r in rows if r["part"] == part] for part in dict.fromkeys(r["part"] for r in rows)}
+    of = {
+        part: [r for r in rows if r["part"] == part]
+        for part in dict.fromkeys(r["part"] for r in rows)
+    }
     of = {part: [r for r in many if r["metric"] in (metric, "worth")] for part, many in of.items()}
     damage = [kind for kind in DAMAGE if kind in of]
     with drawing(path, 14.5, 6.6 if damage else 3.4) as figure:
@@ -30,7 +35,13 @@ def missing_modality_robustness(rows: Sequence[dict], path: str | Path, *, label
         _matrix(matrix, of["random"], metric)
         _worth(worth, of.get("worth", []), metric)
         _trap(trap, of.get("label", []) + of.get("leak", []), metric)
-        seen = [r[k] for kind in damage for r in of[kind] for k in ("value", "full", "without") if np.isfinite(r[k])]
+        seen = [
+            r[k]
+            for kind in damage
+            for r in of[kind]
+            for k in ("value", "full", "without")
+            if np.isfinite(r[k])
+        ]
         low, high = min([0.0, *seen]), max([0.1, *seen])
         names = list(dict.fromkeys(r["source"] for kind in damage for r in of[kind]))
         for axes, kind in zip(tall[1] if damage else (), damage):
@@ -41,7 +52,8 @@ def missing_modality_robustness(rows: Sequence[dict], path: str | Path, *, label
         if damage:
             axes = tall[1][-1]
             handles = [
-                axes.plot([], [], color=COLOURS[i % MOST], marker="o", label=name)[0] for i, name in enumerate(names)
+                axes.plot([], [], color=COLOURS[i % MOST], marker="o", label=name)[0]
+                for i, name in enumerate(names)
             ]
             handles += axes.plot([], [], color="#666666", linestyle=":", label="that field hidden")
             axes.legend(handles=handles, loc="center left", title="damage to")
@@ -82,7 +94,11 @@ def _matrix(axes, rows: Sequence[dict], metric: str) -> None:
         axes.text(j, i, f"{matrix[i, j]:.2f}", ha="center", va="center", color=colour, fontsize=8)
     axes.set_xticks(range(len(targets)), [_percent(t) for t in targets])
     axes.set_yticks(range(len(sources)), [_percent(s) for s in sources])
-    axes.set(title=f"{metric}, hidden in training by test", xlabel="% hidden in test", ylabel="% hidden in training")
+    axes.set(
+        title=f"{metric}, hidden in training by test",
+        xlabel="% hidden in test",
+        ylabel="% hidden in training",
+    )
 
 
 def _worth(axes, rows: Sequence[dict], metric: str) -> None:
@@ -90,9 +106,18 @@ def _worth(axes, rows: Sequence[dict], metric: str) -> None:
         axes.axis("off")
         return
     y = np.arange(len(rows))[::-1]
-    axes.barh(y, [r["value"] for r in rows], color=[COLOURS[i % MOST] for i in range(len(rows))], height=0.6)
-    axes.scatter([r["alone"] for r in rows], y, marker="|", s=90, color="black", label="alone", zorder=3)
-    axes.scatter([r["last"] for r in rows], y, marker="x", s=26, color="black", label="added last", zorder=3)
+    axes.barh(
+        y,
+        [r["value"] for r in rows],
+        color=[COLOURS[i % MOST] for i in range(len(rows))],
+        height=0.6,
+    )
+    axes.scatter(
+        [r["alone"] for r in rows], y, marker="|", s=90, color="black", label="alone", zorder=3
+    )
+    axes.scatter(
+        [r["last"] for r in rows], y, marker="x", s=26, color="black", label="added last", zorder=3
+    )
     axes.axvline(0, color="#666666", linewidth=0.8)
     axes.set_yticks(y, [r["source"] for r in rows])
     axes.set(title=f"worth of each field (Shapley), {metric}")
@@ -101,15 +126,32 @@ def _worth(axes, rows: Sequence[dict], metric: str) -> None:
 
 
 def _trap(axes, rows: Sequence[dict], metric: str) -> None:
-    arms, asked = (list(dict.fromkeys(r[k] for r in rows if r["part"] == "label")) for k in ("source", "target"))
+    arms, asked = (
+        list(dict.fromkeys(r[k] for r in rows if r["part"] == "label"))
+        for k in ("source", "target")
+    )
     leak = next((r for r in rows if r["part"] == "leak"), None)
     y, thick = np.arange(len(arms))[::-1], 0.8 / max(len(asked), 1)
     for number, target in enumerate(asked):
-        found = {r["source"]: r["value"] for r in rows if r["part"] == "label" and r["target"] == target}
+        found = {
+            r["source"]: r["value"] for r in rows if r["part"] == "label" and r["target"] == target
+        }
         colour = (COLOURS[0], REST, COLOURS[5])[number % 3]
-        axes.barh(y - (number - 1) * thick, [found.get(a, np.nan) for a in arms], thick, color=colour, label=target)
+        axes.barh(
+            y - (number - 1) * thick,
+            [found.get(a, np.nan) for a in arms],
+            thick,
+            color=colour,
+            label=target,
+        )
     if leak is not None:
-        axes.axvline(leak["value"], color="black", linewidth=1, linestyle=":", label="presence, data as it is")
+        axes.axvline(
+            leak["value"],
+            color="black",
+            linewidth=1,
+            linestyle=":",
+            label="presence, data as it is",
+        )
     axes.set_yticks(y, [a.replace(", ", ",\n") for a in arms], fontsize=8)
     axes.set(title=f"{metric}, hidden depending on the label")
     axes.grid(axis="y", visible=False)

@@ -62,16 +62,29 @@ def evaluate(
     """
     encoder, dataset = _opened(model, dataset)
     labels = LabelChoice.of(dataset, label)
-    chosen = [protocol(p) for p in protocols] if protocols else [p for p in all_protocols() if p.usual(labels)]
+    chosen = (
+        [protocol(p) for p in protocols]
+        if protocols
+        else [p for p in all_protocols() if p.usual(labels)]
+    )
     _check_options(chosen, options)
     train, test, split = parts(model, dataset)
     _check_parts(dataset, labels, train, test)
     contexts = []
     for number, e in enumerate(e for e in (encoder, baseline) if e is not None):
         title = "embed, untrained" if number else "embed"
-        embedded = _embedded(e, dataset, (train, test), batch=batch, device=device, title=title, progress=progress)
-        contexts.append(Context(embedded, seed=seed, model=model, encoder=e, dataset=dataset, labels=labels))
-    about = {"data": dataset.name, "fingerprint": dataset.fingerprint, "records": len(dataset), **split}
+        embedded = _embedded(
+            e, dataset, (train, test), batch=batch, device=device, title=title, progress=progress
+        )
+        contexts.append(
+            Context(embedded, seed=seed, model=model, encoder=e, dataset=dataset, labels=labels)
+        )
+    about = {
+        "data": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "records": len(dataset),
+        **split,
+    }
     report = Report([], [] if baseline is not None else None, {}, about)
     for one in chosen:
         _run(one, contexts, options, report)
@@ -89,7 +102,8 @@ def _run(one: Protocol, contexts: list[Context], options: dict, report: Report) 
     for number, label in enumerate(one.labels(labels)):
         try:
             results = [
-                _result(one, replace(context, label=label, options=filled, first=not number)) for context in contexts
+                _result(one, replace(context, label=label, options=filled, first=not number))
+                for context in contexts
             ]
         except NotApplicable as reason:
             name = one.name if len(labels.names) < 2 or label is None else f"{one.name} ({label})"
@@ -104,18 +118,28 @@ def _result(one: Protocol, context: Context) -> Result:
     one.check(context)
     result = one.run(context)
     if not isinstance(result, Result):
-        raise AmodalError(f"the protocol {one.name} returned {type(result).__name__}, and a Result is needed")
+        raise AmodalError(
+            f"the protocol {one.name} returned {type(result).__name__}, and a Result is needed"
+        )
     return result
 
 
 def _opened(model: Any, dataset: Any) -> tuple[Any, Dataset]:
     encoder = getattr(model, "encoder", model)
-    dataset = open_data(dataset) if not hasattr(dataset, "split") or isinstance(dataset, str) else dataset
-    missing = hasattr(encoder, "fields") and hasattr(dataset, "with_fields") and dataset.fields != encoder.fields
+    dataset = (
+        open_data(dataset) if not hasattr(dataset, "split") or isinstance(dataset, str) else dataset
+    )
+    missing = (
+        hasattr(encoder, "fields")
+        and hasattr(dataset, "with_fields")
+        and dataset.fields != encoder.fields
+    )
     return encoder, dataset.with_fields(encoder.fields) if missing else dataset
 
 
-def _check_parts(dataset: Dataset, labels: LabelChoice, train: np.ndarray, test: np.ndarray) -> None:
+def _check_parts(
+    dataset: Dataset, labels: LabelChoice, train: np.ndarray, test: np.ndarray
+) -> None:
     """Raises AmodalError for a label that was named and that no record of one part has."""
     for name in labels.columns() if labels.named else []:
         for part, rows in (("training", train), ("test", test)):
@@ -136,7 +160,13 @@ def _check_options(chosen: Iterable[Protocol], options: dict) -> None:
 
 
 def _embedded(
-    encoder: Any, dataset: Dataset, rows: tuple[np.ndarray, np.ndarray], *, title: str, progress: bool, **settings: Any
+    encoder: Any,
+    dataset: Dataset,
+    rows: tuple[np.ndarray, np.ndarray],
+    *,
+    title: str,
+    progress: bool,
+    **settings: Any,
 ) -> EmbeddedParts:
     def make():
         with Bar(title, sum(map(len, rows)), shown=progress) as bar:
@@ -144,7 +174,9 @@ def _embedded(
             def step(by: int) -> None:
                 bar.step("records", by=by)
 
-            train, test = (embed_records(encoder, dataset, part, progress=step, **settings) for part in rows)
+            train, test = (
+                embed_records(encoder, dataset, part, progress=step, **settings) for part in rows
+            )
         return train, test
 
     return EmbeddedParts(make)

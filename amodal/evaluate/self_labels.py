@@ -53,15 +53,23 @@ def self_labels(
     with torch.no_grad():
         member_NN = doubly_stochastic((c @ c.T).abs(), epsilon=epsilon, iterations=iterations)
     clusters = spectral(member_NN, numbers, seed=seed)
-    bits = {k: float(coding_length(z, torch.from_numpy(found), distortion=distortion)) for k, found in clusters.items()}
+    bits = {
+        k: float(coding_length(z, torch.from_numpy(found), distortion=distortion))
+        for k, found in clusters.items()
+    }
     return SelfLabels(bits, clusters)
 
 
-def names_by_vote(cluster_N: np.ndarray, vectors_ND: Tensor, words_MD: Tensor, names: Sequence[str]) -> dict[int, str]:
+def names_by_vote(
+    cluster_N: np.ndarray, vectors_ND: Tensor, words_MD: Tensor, names: Sequence[str]
+) -> dict[int, str]:
     """cluster -> the name that most of its members lie nearest to (cosine), the first of equals.
 
     vectors_ND, words_MD: of the members and of the M candidates, in a space where they can be compared.
     """
     nearest_N = (normalize(vectors_ND, dim=1) @ normalize(words_MD, dim=1).T).argmax(1).numpy()
-    votes = {int(c): np.bincount(nearest_N[cluster_N == c], minlength=len(names)) for c in np.unique(cluster_N)}
+    votes = {
+        int(c): np.bincount(nearest_N[cluster_N == c], minlength=len(names))
+        for c in np.unique(cluster_N)
+    }
     return {c: names[int(count.argmax())] for c, count in votes.items()}

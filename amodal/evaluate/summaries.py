@@ -53,7 +53,9 @@ def matched(likeness_NN: np.ndarray, *, seed: int = 0, draws: int = 200) -> Matc
     n = len(table)
     if table.shape != (n, n) or n < 2:
         raise AmodalError(f"matched needs a square table of two records or more, got {table.shape}")
-    return judged(table.diagonal().copy(), table[np.arange(n), others(n, seed)], draws=draws, seed=seed)
+    return judged(
+        table.diagonal().copy(), table[np.arange(n), others(n, seed)], draws=draws, seed=seed
+    )
 
 
 def others(n: int, seed: int = 0) -> np.ndarray:
@@ -69,7 +71,9 @@ def others(n: int, seed: int = 0) -> np.ndarray:
 def judged(own: np.ndarray, null: np.ndarray, *, draws: int = 200, seed: int = 0) -> Matched:
     """own: (N,) likeness of matched pairs; null: (M,) of shuffled ones."""
     scores, wanted = np.concatenate([own, null]), np.repeat([True, False], [len(own), len(null)])
-    return Matched(own, null, auroc(scores, wanted), bootstrap(scores, wanted, draws=draws, seed=seed))
+    return Matched(
+        own, null, auroc(scores, wanted), bootstrap(scores, wanted, draws=draws, seed=seed)
+    )
 
 
 def mean_interval(values: np.ndarray, *, draws: int = 200, seed: int = 0) -> tuple[float, float]:
@@ -86,7 +90,10 @@ def keywords(texts: Sequence[str], most: int = 10) -> list[frozenset[str]]:
     counts = [Counter(w.lower() for w in WORD.findall(text)) for text in texts]
     held = Counter(w for c in counts for w in c)
     weight = {w: math.log(len(texts) / n) for w, n in held.items()}
-    ranked = [sorted((w for w in c if weight[w] > 0), key=lambda w: (-c[w] * weight[w], w)) for c in counts]
+    ranked = [
+        sorted((w for w in c if weight[w] > 0), key=lambda w: (-c[w] * weight[w], w))
+        for c in counts
+    ]
     return [frozenset(words[:most]) for words in ranked]
 
 
@@ -108,7 +115,10 @@ class TfIdf:
         held = Counter(w for text in texts for w in {w.lower() for w in WORD.findall(text)})
         chosen = sorted(held, key=lambda w: (-held[w], w))[:most]
         self.place = {w: i for i, w in enumerate(chosen)}
-        self.weight = np.log((1 + len(texts)) / (1 + np.array([held[w] for w in chosen], dtype=np.float64))) + 1
+        self.weight = (
+            np.log((1 + len(texts)) / (1 + np.array([held[w] for w in chosen], dtype=np.float64)))
+            + 1
+        )
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """(N, D) float32."""

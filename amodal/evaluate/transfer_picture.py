@@ -11,7 +11,9 @@ from amodal.core import AmodalError
 from amodal.evaluate.drawing import drawing
 
 
-def cross_modal_transfer(rows: Sequence[dict], path: str | Path, *, label: str | None = None) -> Path:
+def cross_modal_transfer(
+    rows: Sequence[dict], path: str | Path, *, label: str | None = None
+) -> Path:
     """The matrix of fields that labels were learnt in by fields that they are used in, a panel for each probe."""
     rows = [r for r in rows if r["metric"] in ("accuracy", "R2")]
     probes = list(dict.fromkeys(r["probe"] for r in rows))
@@ -31,12 +33,22 @@ def cross_modal_transfer(rows: Sequence[dict], path: str | Path, *, label: str |
             for i, j in zip(*np.nonzero(np.isfinite(matrix))):
                 colour = "black" if matrix[i, j] > 0.55 * top else "white"
                 axes.text(
-                    j, i, f"{matrix[i, j]:.2f}".replace("0.", "."), ha="center", va="center", color=colour, fontsize=8
+                    j,
+                    i,
+                    f"{matrix[i, j]:.2f}".replace("0.", "."),
+                    ha="center",
+                    va="center",
+                    color=colour,
+                    fontsize=8,
                 )
-            axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+            axes.set_xticks(
+                range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor"
+            )
             axes.set_yticks(range(len(names)), names)
             chance = np.mean([r["chance"] for r in rows])
             axes.set(
-                title=f"{probe}: {rows[0]['metric']} (chance {chance:.2f})", xlabel="used in", ylabel="labels learnt in"
+                title=f"{probe}: {rows[0]['metric']} (chance {chance:.2f})",
+                xlabel="used in",
+                ylabel="labels learnt in",
             )
     return Path(path)

@@ -34,7 +34,11 @@ def reason_against(encoder: Encoder, field: str) -> str:
     if encoder.experts:
         return "its trunk sends each token to one of several experts, so shapes depend on values"
     modality = encoder.fields[field]
-    return "" if isinstance(modality, Exports) else f"there is no dense form of {modality.kind} values yet"
+    return (
+        ""
+        if isinstance(modality, Exports)
+        else f"there is no dense form of {modality.kind} values yet"
+    )
 
 
 class Alone(nn.Module):
@@ -45,7 +49,11 @@ class Alone(nn.Module):
         if reason := reason_against(encoder, field):
             raise AmodalError(f"the field {field!r} cannot be exported: {reason}")
         self.field = encoder.fields[field].graph(encoder.tokenizers[field])
-        self.field_token, self.position, self.pool = encoder.field_token[field], encoder.position, encoder.pools[field]
+        self.field_token, self.position, self.pool = (
+            encoder.field_token[field],
+            encoder.position,
+            encoder.pools[field],
+        )
         self.trunk = encoder.trunks[field if encoder.trunk == "separate" else ALL]
         if encoder.block_hook is not None:
             self.trunk = encoder.block_hook.alone(self.trunk, field)
@@ -58,7 +66,9 @@ class Alone(nn.Module):
         if self.position is not None:
             x_NLD = x_NLD + self.position(position)
         if isinstance(self.pool, ClsPool):
-            x_NLD, position, there = _beside(x_NLD, position, there, self.pool.token.unsqueeze(0), first=True)
+            x_NLD, position, there = _beside(
+                x_NLD, position, there, self.pool.token.unsqueeze(0), first=True
+            )
         length, allowed = x_NLD.shape[1], None
         if self.fusion is not None:
             x_NLD, position, there = _beside(x_NLD, position, there, self.fusion)
@@ -70,14 +80,25 @@ class Alone(nn.Module):
         """(L, L) bool: may the one token read the other by the trunk's rule? None if all may."""
         if self.trunk.mask_rule is None:
             return None
-        source = torch.cat([torch.zeros(length, dtype=torch.int64), torch.ones(len(self.fusion), dtype=torch.int64)])
+        source = torch.cat(
+            [
+                torch.zeros(length, dtype=torch.int64),
+                torch.ones(len(self.fusion), dtype=torch.int64),
+            ]
+        )
         return self.trunk.mask_rule(("field", FUSED))[source][:, source]
 
-    def _contextualise(self, x_NLD: Tensor, position: Tensor, there: Tensor | None, allowed: Tensor | None) -> Tensor:
+    def _contextualise(
+        self, x_NLD: Tensor, position: Tensor, there: Tensor | None, allowed: Tensor | None
+    ) -> Tensor:
         mask = None if there is None else there[:, None, None, :]
         if allowed is not None:
             mask = allowed[None, None] if mask is None else mask & allowed
-        rotate = Rotary(position, x_NLD.shape[2] // self.trunk.blocks[0].attention.heads) if self.trunk.rotary else None
+        rotate = (
+            Rotary(position, x_NLD.shape[2] // self.trunk.blocks[0].attention.heads)
+            if self.trunk.rotary
+            else None
+        )
         for block in self.trunk.blocks:
             x_NLD = x_NLD + _attend(block.attention, block.norm1(x_NLD), mask, rotate)
             x_NLD = x_NLD + block.down(block.act(block.up(block.norm2(x_NLD))))
@@ -99,9 +120,15 @@ class Alone(nn.Module):
         return (x_NLD * weight).sum(1) / weight.sum(1)
 
 
-def _attend(attention: nn.Module, x_NLD: Tensor, mask: Tensor | None, rotate: Rotary | None) -> Tensor:
+def _attend(
+    attention: nn.Module, x_NLD: Tensor, mask: Tensor | None, rotate: Rotary | None
+) -> Tensor:
     heads, shared = attention.heads, attention.kv_heads
-    q, k, v = attention.qkv(x_NLD).unflatten(2, (heads + 2 * shared, -1)).split([heads, shared, shared], 2)
+    q, k, v = (
+        attention.qkv(x_NLD)
+        .unflatten(2, (heads + 2 * shared, -1))
+        .split([heads, shared, shared], 2)
+    )
     q, k = attention.q_norm(q), attention.k_norm(k)
     if shared < heads:
         k, v = (t.repeat_interleave(heads // shared, 2) for t in (k, v))
@@ -111,11 +138,17 @@ def _attend(attention: nn.Module, x_NLD: Tensor, mask: Tensor | None, rotate: Ro
     return attention.out(mixed.transpose(1, 2).flatten(2))
 
 
-def _beside(x_NLD: Tensor, position: Tensor, there: Tensor | None, extra_FD: Tensor, first: bool = False):
+def _beside(
+    x_NLD: Tensor, position: Tensor, there: Tensor | None, extra_FD: Tensor, first: bool = False
+):
     """Learned tokens at the origin, put before or after every row's own."""
     added = extra_FD.expand(x_NLD.shape[0], -1, -1)
-    origin = position.new_zeros(len(extra_FD), position.shape[-1]).expand(*position.shape[:-2], -1, -1)
+    origin = position.new_zeros(len(extra_FD), position.shape[-1]).expand(
+        *position.shape[:-2], -1, -1
+    )
     flags = None if there is None else there.new_ones(1, 1).expand(x_NLD.shape[0], len(extra_FD))
-    pairs = [(x_NLD, added, 1), (position, origin, -2)] + ([(there, flags, 1)] if there is not None else [])
+    pairs = [(x_NLD, added, 1), (position, origin, -2)] + (
+        [(there, flags, 1)] if there is not None else []
+    )
     joined = [torch.cat([b, a] if first else [a, b], axis) for a, b, axis in pairs]
     return joined[0], joined[1], joined[2] if there is not None else None

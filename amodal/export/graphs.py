@@ -27,19 +27,26 @@ from amodal.modalities.shared.dense import dense
 from amodal.nn.encoder import Encoder
 
 TOLERANCE = 1e-4  # largest difference from the encoder, in units of its largest component
-INLINE = 1 << 30  # bytes of weights above which they go to a file beside the graph: ONNX files end at 2 GiB
+INLINE = (
+    1 << 30
+)  # bytes of weights above which they go to a file beside the graph: ONNX files end at 2 GiB
 
 
 def write(model, out: Path) -> list[Path]:
     """The graphs of all fields of `model`. Raises AmodalError if one cannot be made, and then says which can."""
     runtime = _packages()
     encoder = copy.deepcopy(model.encoder).cpu().float().eval()
-    reasons = {field: reason for field in encoder.fields if (reason := reason_against(encoder, field))}
+    reasons = {
+        field: reason for field in encoder.fields if (reason := reason_against(encoder, field))
+    }
     if reasons:
         kinds = [name for name, kind in modalities.every().items() if issubclass(kind, Exports)]
         could = [field for field in encoder.fields if field not in reasons]
         raise AmodalError(
-            "; ".join(f"the field {field!r} cannot become an ONNX graph: {reason}" for field, reason in reasons.items())
+            "; ".join(
+                f"the field {field!r} cannot become an ONNX graph: {reason}"
+                for field, reason in reasons.items()
+            )
             + f". Fields of this encoder that can: {', '.join(could) or 'none'}; kinds of data that can: {', '.join(kinds)}. "
             "The form safetensors takes every encoder."
         )
@@ -59,11 +66,17 @@ def write(model, out: Path) -> list[Path]:
         fields[field] = {
             "file": file.name,
             "inputs": alone.field.inputs,
-            "output": {"vectors": f"(N, {_width(encoder)}) float32, not normalised: compare by cosine"},
+            "output": {
+                "vectors": f"(N, {_width(encoder)}) float32, not normalised: compare by cosine"
+            },
             "field": modalities.config(modality),
             "largest_error": float(f"{error:.2g}"),
         }
-    about = {"amodal": amodal.__version__, "weights_sha256": model.config.get("weights_sha256", ""), "fields": fields}
+    about = {
+        "amodal": amodal.__version__,
+        "weights_sha256": model.config.get("weights_sha256", ""),
+        "fields": fields,
+    }
     card = out / "fields.json"
     card.write_text(json.dumps(about, indent=1) + "\n")
     return [*written, card]
@@ -82,7 +95,13 @@ def trace(alone: Alone, file: Path, inputs: tuple[torch.Tensor, ...]) -> None:
         graph = torch.onnx.export(program, (), dynamo=True, verbose=False, **names)
         if hasattr(graph, "rename_axes"):  # torch before 2.9 leaves the names s0, s1
             fed = graph.model.graph.inputs
-            graph.rename_axes({fed[i].shape[axis]: name for i, each in enumerate(axes) for axis, name in each.items()})
+            graph.rename_axes(
+                {
+                    fed[i].shape[axis]: name
+                    for i, each in enumerate(axes)
+                    for axis, name in each.items()
+                }
+            )
         for node in graph.model.graph.all_nodes():
             node.metadata_props.clear()  # lines of source code and paths of this machine
         graph.save(str(file), external_data=big)
@@ -125,5 +144,7 @@ def _packages():
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as e:
-        raise AmodalError(f"exporting to ONNX needs the package {e.name!r}: pip install 'amodal[onnx]'") from None
+        raise AmodalError(
+            f"exporting to ONNX needs the package {e.name!r}: pip install 'amodal[onnx]'"
+        ) from None
     return onnxruntime

@@ -61,7 +61,11 @@ def reason_not(encoder: Encoder, field: str) -> str:
         )
     if reason := reason_against(encoder, field):
         return reason
-    if encoder.mixer != "attention" or encoder.block_hook is not None or encoder.routing.fusion_tokens is not None:
+    if (
+        encoder.mixer != "attention"
+        or encoder.block_hook is not None
+        or encoder.routing.fusion_tokens is not None
+    ):
         return "its trunk has parts that SigLIP's vision model lacks"
     if encoder.positions == "rotary":
         return "its positions are rotary, SigLIP's are added"
@@ -82,17 +86,28 @@ def tower(encoder: Encoder, field: str, out: Path) -> list[Path]:
 
     alone, image = Alone(encoder, field), encoder.fields[field]
     blocks = alone.trunk.blocks
-    shape = dict(hidden_size=encoder.width, num_hidden_layers=len(blocks), num_channels=image.channels)
-    shape |= dict(num_attention_heads=encoder.heads_each, intermediate_size=blocks[0].up.out_features)
-    pieces = dict(image_size=image.size, patch_size=image.tile, hidden_act="gelu", vision_use_head=False)
-    made = SiglipVisionModel(SiglipVisionConfig(**shape, **pieces, layer_norm_eps=blocks[0].norm1.eps)).eval()
-    fill(getattr(made, "vision_model", made), alone)  # transformers 4 keeps it one level further down
+    shape = dict(
+        hidden_size=encoder.width, num_hidden_layers=len(blocks), num_channels=image.channels
+    )
+    shape |= dict(
+        num_attention_heads=encoder.heads_each, intermediate_size=blocks[0].up.out_features
+    )
+    pieces = dict(
+        image_size=image.size, patch_size=image.tile, hidden_act="gelu", vision_use_head=False
+    )
+    made = SiglipVisionModel(
+        SiglipVisionConfig(**shape, **pieces, layer_norm_eps=blocks[0].norm1.eps)
+    ).eval()
+    fill(
+        getattr(made, "vision_model", made), alone
+    )  # transformers 4 keeps it one level further down
     with _quiet():
         made.save_pretrained(out)
     (out / "preprocessor_config.json").write_text(json.dumps(preprocessor(image), indent=1))
     if encoder.heads is not None:
         save_file(
-            {k: v.contiguous() for k, v in encoder.heads[field].state_dict().items()}, out / "projection.safetensors"
+            {k: v.contiguous() for k, v in encoder.heads[field].state_dict().items()},
+            out / "projection.safetensors",
         )
     with _quiet():
         loaded = AutoModel.from_pretrained(out)
@@ -111,7 +126,12 @@ def preprocessor(image: Image) -> dict:
     pixel there, to half a pixel here, where the outermost pixels also see a little of what is beyond."""
     mean, std = (list(map(float, s)) for s in image.scale())
     side = {"height": image.size, "width": image.size}
-    about = {"image_processor_type": PROCESSORS[image.fit], "do_resize": True, "size": side, "resample": 2}
+    about = {
+        "image_processor_type": PROCESSORS[image.fit],
+        "do_resize": True,
+        "size": side,
+        "resample": 2,
+    }
     if image.fit == "crop":
         about |= {"do_center_crop": True, "crop_size": side}
     if image.channels == 3:
@@ -138,7 +158,9 @@ def _quiet():
 def fill(vision: nn.Module, alone: Alone) -> None:
     """The weights of `alone` in SigLIP's places. A position there also carries what marks the field here."""
     inside = vision.embeddings
-    inside.patch_embedding.weight.copy_(alone.field.project.weight.view_as(inside.patch_embedding.weight))
+    inside.patch_embedding.weight.copy_(
+        alone.field.project.weight.view_as(inside.patch_embedding.weight)
+    )
     inside.patch_embedding.bias.copy_(alone.field.project.bias)
     place = alone.field_token.expand_as(inside.position_embedding.weight)
     if alone.position is not None:
@@ -147,7 +169,9 @@ def fill(vision: nn.Module, alone: Alone) -> None:
     vision.post_layernorm.load_state_dict(alone.trunk.norm.state_dict())
     for mine, its in zip(alone.trunk.blocks, vision.encoder.layers):
         bias = mine.attention.qkv.bias
-        for i, part in enumerate((its.self_attn.q_proj, its.self_attn.k_proj, its.self_attn.v_proj)):
+        for i, part in enumerate(
+            (its.self_attn.q_proj, its.self_attn.k_proj, its.self_attn.v_proj)
+        ):
             part.weight.copy_(mine.attention.qkv.weight.chunk(3)[i])
             part.bias.zero_() if bias is None else part.bias.copy_(bias.chunk(3)[i])
         its.self_attn.out_proj.load_state_dict(mine.attention.out.state_dict())
@@ -184,7 +208,11 @@ def card(model, digest: str, reasons: dict[str, str]) -> str:
         *(f"- {json.dumps(t)}" for t in tags),
     ]
     sources = ", ".join(f"`{f}` ({name_of(m)})" for f, m in fields.items())
-    paper = f" ([arXiv:{row.paper}](https://arxiv.org/abs/{row.paper}))" if row is not None and row.paper else ""
+    paper = (
+        f" ([arXiv:{row.paper}](https://arxiv.org/abs/{row.paper}))"
+        if row is not None and row.paper
+        else ""
+    )
     method = f"the method of *{row.title}*" if row is not None else config["method"]
     parts = [
         "\n".join([*front, "---"]),
@@ -224,7 +252,11 @@ def _use(fields: dict, reasons: dict[str, str]) -> str:
                 f'tower = AutoModel.from_pretrained("FOLDER/{field}")',
                 f'pixels = AutoImageProcessor.from_pretrained("FOLDER/{field}")(pictures, return_tensors="pt")',
             ]
-            lines += ["features = tower(**pixels).last_hidden_state.mean(1)", "```", _prepared(fields[field])]
+            lines += [
+                "features = tower(**pixels).last_hidden_state.mean(1)",
+                "```",
+                _prepared(fields[field]),
+            ]
             lines += [
                 f"`{field}/projection.safetensors`, where there is one, is the linear map from there to the space of all fields."
             ]
@@ -245,7 +277,13 @@ def _measured(model) -> str:
         return ""
     last = json.loads(lines[-1])
     kept = {
-        k: v for k, v in last.items() if k == "loss" or k.split("/")[0] in ("loss", "rank", "uniformity", "alignment")
+        k: v
+        for k, v in last.items()
+        if k == "loss" or k.split("/")[0] in ("loss", "rank", "uniformity", "alignment")
     }
-    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in kept.items() if isinstance(value, (int, float)))
+    rows = "\n".join(
+        f"| {name} | {value:.4g} |"
+        for name, value in kept.items()
+        if isinstance(value, (int, float))
+    )
     return f"## At the end of training\n\nOn records held out: effective rank, uniformity, alignment.\n\n| | |\n|---|---|\n{rows}"

@@ -38,7 +38,9 @@ SHARED = ["key", "source"]  # columns whose values repeat; vectors do not
 COLUMNS = [*SHARED, "vector"]
 
 
-def write_vectors(model, data, out: str | Path, *, chunk: int = CHUNK, progress: bool = True) -> int:
+def write_vectors(
+    model, data, out: str | Path, *, chunk: int = CHUNK, progress: bool = True
+) -> int:
     """Embed every record of `data` (what `amodal.open` takes) into the Parquet file `out`; returns the number of vectors.
 
     Under torchrun, rank r of W makes chunks r, r + W, …, on as many machines as share the folder of `out`; rank 0 waits for all
@@ -124,13 +126,15 @@ def _prepare(parts: Path, plan: dict) -> None:
     file = parts / "plan.json"
     if file.exists():
         found = read_json(
-            file, f"remove the folder {parts}, which is only an interrupted start, and give the same command again"
+            file,
+            f"remove the folder {parts}, which is only an interrupted start, and give the same command again",
         )
         if found == plan:
             return
         differ = [name for name in plan if found.get(name) != plan[name]]
         Console(stderr=True).print(
-            f"embed: starting anew, {parts.name} was made with another {', '.join(differ)}", highlight=False
+            f"embed: starting anew, {parts.name} was made with another {', '.join(differ)}",
+            highlight=False,
         )
     if parts.exists():
         shutil.rmtree(parts)
@@ -147,7 +151,9 @@ def _join(parts: Path, plan: dict) -> None:
         )
     found = read_json(file, "give the same command again")
     if differ := [name for name in plan if found.get(name) != plan[name]]:
-        raise AmodalError(f"this rank was given another {', '.join(differ)} than rank 0; all must be given the same")
+        raise AmodalError(
+            f"this rank was given another {', '.join(differ)} than rank 0; all must be given the same"
+        )
 
 
 def _arriving(parts: Path, starts: set[int]) -> Iterator[int]:
@@ -166,7 +172,12 @@ def _embed(model, dataset, indices: Sequence[int], bar: Bar, bad: int) -> Embedd
         # that one chunk happens to lack a field is nothing to warn of
         warnings.filterwarnings("ignore", message="none of the")
         return embed_records(
-            model.encoder, dataset, indices, device=model.device, progress=lambda n: bar.step(note, by=n), labels=False
+            model.encoder,
+            dataset,
+            indices,
+            device=model.device,
+            progress=lambda n: bar.step(note, by=n),
+            labels=False,
         )
 
 
@@ -182,12 +193,18 @@ def _table(embedded: Embedded) -> pa.Table:
     sources = pa.array([names[i] for i in source[order].tolist()], pa.string())
     flat = pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
     table = pa.table({"key": keys, "source": sources, "vector": flat})
-    return table.replace_schema_metadata({"bad": json.dumps([[b.key, b.field, b.reason] for b in embedded.bad])})
+    return table.replace_schema_metadata(
+        {"bad": json.dumps([[b.key, b.field, b.reason] for b in embedded.bad])}
+    )
 
 
 def _bad(parts: Sequence[Path]) -> list[Bad]:
     """What could not be read in all parts, those made before an interruption too."""
-    return [Bad(*b) for part in parts for b in json.loads((pq.read_schema(part).metadata or {}).get(b"bad", b"[]"))]
+    return [
+        Bad(*b)
+        for part in parts
+        for b in json.loads((pq.read_schema(part).metadata or {}).get(b"bad", b"[]"))
+    ]
 
 
 def _part(parts: Path, start: int) -> Path:
@@ -236,5 +253,7 @@ def _digest(encoder: torch.nn.Module) -> str:
     """Tells encoders apart that were never saved."""
     digest = sha256()
     for name, value in encoder.state_dict().items():
-        digest.update(name.encode() + value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(
+            name.encode() + value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()[:16]

@@ -79,7 +79,11 @@ class Embedded:
 
 def known(labels: np.ndarray) -> np.ndarray:
     """(N,) bool: which labels are there."""
-    return np.isfinite(labels) if labels.dtype.kind == "f" else np.array([v is not None for v in labels], dtype=bool)
+    return (
+        np.isfinite(labels)
+        if labels.dtype.kind == "f"
+        else np.array([v is not None for v in labels], dtype=bool)
+    )
 
 
 def unreadable(bad: Sequence[Bad], shown: int = 3) -> str:
@@ -132,7 +136,9 @@ def embed_records(
         re_fuse,
         {source: torch.cat(parts) for source, parts in content.items()},
         loader.bad,
-        PerturbedForward(encoder, dataset, indices, batch, device, FUSED in spaces[0] or FUSED in spaces[1]),
+        PerturbedForward(
+            encoder, dataset, indices, batch, device, FUSED in spaces[0] or FUSED in spaces[1]
+        ),
         getattr(encoder, "similarity", "cosine") == "abs_cosine",
     )
 
@@ -161,7 +167,9 @@ def embed_multi_vector(
         for part in loader:
             z, own = several.of_records(encoder, part.to(device))
             for source, column in z.columns.items():
-                vectors.setdefault(source, []).append(column.with_flat(column.flat.half()).to("cpu"))
+                vectors.setdefault(source, []).append(
+                    column.with_flat(column.flat.half()).to("cpu")
+                )
             for source, number in own.items():
                 numbers.setdefault(source, []).append(number.cpu())
             sizes.append(part.size)
@@ -183,7 +191,9 @@ def embed_queries(encoder, name: str, raws: Sequence[Raw], *, batch: int = 256) 
     with evaluating(encoder):
         for part in value_batches(encoder, name, raws, batch):
             lists.append(encoder.multi_vector.of_query(encoder, part, name).to("cpu"))
-    return Ragged(torch.cat([one.flat.float() for one in lists]), torch.cat([one.lengths for one in lists]))
+    return Ragged(
+        torch.cat([one.flat.float() for one in lists]), torch.cat([one.lengths for one in lists])
+    )
 
 
 @torch.no_grad()
@@ -205,12 +215,18 @@ def value_batches(encoder, name: str, raws: Sequence[Raw], batch: int) -> Iterat
             try:
                 values.append(modality.augment(modality.decode(raw), "plain", still))
             except BadValue as error:
-                raise AmodalError(f"cannot read {str(raw)[:80]!r} as {name} ({name_of(modality)}): {error}") from error
+                raise AmodalError(
+                    f"cannot read {str(raw)[:80]!r} as {name} ({name_of(modality)}): {error}"
+                ) from error
         column = Column(modality.collate(values), torch.arange(len(values)))
         yield Batch.of(len(values), {name: column}).to(device_of(encoder))
 
 
 def _content(column: Column) -> Tensor:
     values = column.values.split() if isinstance(column.values, Ragged) else column.values
-    digests = (hashlib.blake2b(v.contiguous().numpy().tobytes(), digest_size=8).digest() for v in values)
-    return torch.tensor([int.from_bytes(d, "little", signed=True) for d in digests], dtype=torch.int64)
+    digests = (
+        hashlib.blake2b(v.contiguous().numpy().tobytes(), digest_size=8).digest() for v in values
+    )
+    return torch.tensor(
+        [int.from_bytes(d, "little", signed=True) for d in digests], dtype=torch.int64
+    )

@@ -32,7 +32,9 @@ class evaluating:
         self.encoder.train(self.training)
 
 
-def in_order(dataset: Dataset, indices: np.ndarray, batch: int, kind: type[Loader] = Loader) -> Loader:
+def in_order(
+    dataset: Dataset, indices: np.ndarray, batch: int, kind: type[Loader] = Loader
+) -> Loader:
     with warnings.catch_warnings():
         # that a field is missing in all of these records is worth a word in training only
         warnings.simplefilter("ignore")
@@ -41,7 +43,9 @@ def in_order(dataset: Dataset, indices: np.ndarray, batch: int, kind: type[Loade
 
 def kept(embeddings: Embeddings) -> Embeddings:
     """As float32 on the CPU."""
-    columns = {s: Column(c.values.float().cpu(), c.rows.cpu()) for s, c in embeddings.columns.items()}
+    columns = {
+        s: Column(c.values.float().cpu(), c.rows.cpu()) for s, c in embeddings.columns.items()
+    }
     return Embeddings(columns, embeddings.size)
 
 
@@ -51,7 +55,9 @@ def _aligned(encoder, loader: Loader, device, only: Callable[[Batch], Batch]) ->
         return Embeddings.stack([kept(encoder(only(part).to(device))) for part in loader])
 
 
-def re_fuser(encoder, dataset: Dataset, indices: np.ndarray, batch: int, device) -> Callable[[Sequence[str]], Column]:
+def re_fuser(
+    encoder, dataset: Dataset, indices: np.ndarray, batch: int, device
+) -> Callable[[Sequence[str]], Column]:
     """Runs the network again over the same records with some of their sources; each set of sources once."""
     made: dict[tuple[str, ...], Column] = {}
 

@@ -46,7 +46,9 @@ class GenerativeRetriever:
         found, scores, codes = self.method.retrieve(batch, beams=max(k, 10))
         numbers = found.values[0][:k].tolist()
         if max(numbers) >= len(self.keys):
-            raise AmodalError(f"{KEYS} has {len(self.keys)} records and the decoder names more; it is of another run")
+            raise AmodalError(
+                f"{KEYS} has {len(self.keys)} records and the decoder names more; it is of another run"
+            )
         names = [".".join(str(t) for t in codes[n].tolist() if t >= 0) for n in numbers]
         return [
             Hit(self.keys[n], s, "identifier", {}, name)
@@ -60,4 +62,6 @@ def keys_of(folder: str | Path) -> list[str]:
     try:
         return [str(key) for key in json.loads(file.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError) as e:
-        raise AmodalError(f"{file}, the records that the run can name, cannot be read ({e}); train again") from e
+        raise AmodalError(
+            f"{file}, the records that the run can name, cannot be read ({e}); train again"
+        ) from e

@@ -52,7 +52,9 @@ def block_mask(
     """
     check_tokens(group_T=group_T, seed_T=seed_T, position_TP=position_TP)
     if position_TP.dim() != 2 or position_TP.shape[1] < 2:
-        raise ValueError(f"block_mask needs (T, P >= 2) positions ending in y, x, got {tuple(position_TP.shape)}.")
+        raise ValueError(
+            f"block_mask needs (T, P >= 2) positions ending in y, x, got {tuple(position_TP.shape)}."
+        )
     if not 0 <= ratio <= 1:
         raise ValueError(f"ratio is the share of tokens to hide, between 0 and 1, got {ratio}.")
     if len(group_T) == 0:
@@ -69,7 +71,10 @@ def block_mask(
         area_G, shape_G, middle_y_G, middle_x_G = (uniform(seed_G, draw, part) for part in range(4))
         area_G = smallest + (largest - smallest) * area_G
         root_G = torch.exp((0.5 - shape_G) * -math.log(aspect))  # square root of the aspect ratio
-        height_G, width_G = (area_G.sqrt() * root_G).clamp(max=1), (area_G.sqrt() / root_G).clamp(max=1)
+        height_G, width_G = (
+            (area_G.sqrt() * root_G).clamp(max=1),
+            (area_G.sqrt() / root_G).clamp(max=1),
+        )
         dy_T = ((y_T - middle_y_G[bag_T]) / height_G[bag_T]).abs()
         dx_T = ((x_T - middle_x_G[bag_T]) / width_G[bag_T]).abs()
         away_T = torch.maximum(dy_T, dx_T)

@@ -14,7 +14,14 @@ from amodal.masking.span import span_mask
 
 
 def hide(
-    layout: str, tokens: Tokens, seeds_B: Tensor, *, image: float, sequence: float, span: int, other: float
+    layout: str,
+    tokens: Tokens,
+    seeds_B: Tensor,
+    *,
+    image: float,
+    sequence: float,
+    span: int,
+    other: float,
 ) -> Tensor:
     """(T,) bool, which tokens of one source are hidden.
 
@@ -25,7 +32,12 @@ def hide(
         span: tokens in a span, or a quarter of the signal where that is shorter.
         other: share of all other tokens, at random.
     """
-    position, device, tokens, seeds_B = tokens.position, tokens.row.device, tokens.skeleton(), host_copy(seeds_B)
+    position, device, tokens, seeds_B = (
+        tokens.position,
+        tokens.row.device,
+        tokens.skeleton(),
+        host_copy(seeds_B),
+    )
     group, seed = tokens.row, hash_bits(seeds_B, name_code(tokens.names[0]))[tokens.row]
     if layout == "grid":
         return to_device(block_mask(group, seed, host_copy(position), ratio=image), device)
@@ -33,7 +45,9 @@ def hide(
         length = (tokens.lengths() // 4).clamp(1, span)[tokens.row]
         # spans overlap: a share s is covered if each token starts one with probability 1 - (1 - s)^(1 / length)
         start = 1 - (1 - sequence) ** (1 / length.double())
-        return to_device(span_mask(group, seed, tokens.within(), start=start, length=length), device)
+        return to_device(
+            span_mask(group, seed, tokens.within(), start=start, length=length), device
+        )
     count = tokens.lengths()[tokens.row].double()
     share = torch.where(
         count > 1, (1 / count).clamp(min=other), 0.0

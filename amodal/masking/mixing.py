@@ -39,7 +39,10 @@ def beta(seed_N: Tensor, alpha: float, draw: int = 0) -> Tensor:
         raise ValueError(f"alpha of mixing must be above 0 and at most 1, got {alpha}")
     tries = torch.arange(_DRAWS, device=seed_N.device)
     # the middles of the cells that `uniform` counts, so that no logarithm is infinite
-    x, y = ((uniform(seed_N[..., None], draw, tries, side).double() + 2.0**-25).log() / alpha for side in (0, 1))
+    x, y = (
+        (uniform(seed_N[..., None], draw, tries, side).double() + 2.0**-25).log() / alpha
+        for side in (0, 1)
+    )
     total = torch.logaddexp(x, y)
     first = (total <= 0).long().argmax(-1, keepdim=True)
     return (x - total).gather(-1, first).squeeze(-1).exp().float()
@@ -96,13 +99,20 @@ def best_corners(score: Ragged, grid_N2: Tensor, window_N2: Tensor) -> Tensor:
     right = (wide + window_N2[:, 1:]).clamp(max=columns)
     below = table.gather(1, bottom[:, :, None].expand_as(table)) - table
     sums = below.gather(2, right[:, None, :].expand_as(below)) - below
-    inside = (high <= (grid_N2 - window_N2)[:, :1])[:, :, None] & (wide <= (grid_N2 - window_N2)[:, 1:])[:, None, :]
+    inside = (high <= (grid_N2 - window_N2)[:, :1])[:, :, None] & (
+        wide <= (grid_N2 - window_N2)[:, 1:]
+    )[:, None, :]
     best = sums.masked_fill(~inside, -torch.inf).flatten(1).argmax(1) if n else grid_N2.new_zeros(0)
     return torch.stack([best // (columns + 1), best % (columns + 1)], 1)
 
 
 def cutmix(
-    tokens: Ragged, grid_N2: Tensor, partner_N: Tensor, window_N2: Tensor, to_N2: Tensor, from_N2: Tensor
+    tokens: Ragged,
+    grid_N2: Tensor,
+    partner_N: Tensor,
+    window_N2: Tensor,
+    to_N2: Tensor,
+    from_N2: Tensor,
 ) -> Ragged:
     """Each list with a window of its grid, its corner at `to`, filled from its partner's window of that size at `from`."""
     y, x, owner = _cells(tokens.lengths, grid_N2)
@@ -141,7 +151,13 @@ def everywhere(tokens: Ragged, grid_N2: Tensor, seed_N: Tensor, *, alpha: float)
 
 
 def in_windows(
-    tokens: Ragged, grid_N2: Tensor, seed_N: Tensor, *, low: float, high: float, fit: Ragged | None = None
+    tokens: Ragged,
+    grid_N2: Tensor,
+    seed_N: Tensor,
+    *,
+    low: float,
+    high: float,
+    fit: Ragged | None = None,
 ) -> Mixed:
     """CutMix with one size of windows for the batch, sides from `low` to `high` of the grid's. fit: a score of each token, and the
     partner's window of the highest sum goes where the own sum is lowest; without it windows lie anywhere, in the same relative place."""

@@ -19,8 +19,12 @@ def soft_mask(maps_NK: Tensor, lengths_N: Tensor, *, hard: float = 0.0) -> Tenso
     """
     if not 0 <= hard < 1:
         raise ValueError(f"hard is a height of the map, from 0 (soft) to below 1, got {hard}.")
-    if len(maps_NK) != len(lengths_N) or (len(lengths_N) and int(lengths_N.max()) > maps_NK.shape[1]):
-        raise ValueError(f"maps {tuple(maps_NK.shape)} do not fit {len(lengths_N)} lists of these lengths.")
+    if len(maps_NK) != len(lengths_N) or (
+        len(lengths_N) and int(lengths_N.max()) > maps_NK.shape[1]
+    ):
+        raise ValueError(
+            f"maps {tuple(maps_NK.shape)} do not fit {len(lengths_N)} lists of these lengths."
+        )
     there = torch.arange(maps_NK.shape[1], device=maps_NK.device) < lengths_N[:, None]
     maps = maps_NK.detach()
     if not maps.numel():

@@ -11,7 +11,9 @@ _START, _FORCED, _SPARED = 0, 1, 2  # one stream of random numbers for each deci
 
 def _lowest(bag_T: Tensor, size_G: Tensor, key_T: Tensor) -> Tensor:
     """True at the token of each bag that has the smallest key."""
-    lowest_G = key_T.new_full(size_G.shape, torch.iinfo(torch.int64).max).scatter_reduce_(0, bag_T, key_T, "amin")
+    lowest_G = key_T.new_full(size_G.shape, torch.iinfo(torch.int64).max).scatter_reduce_(
+        0, bag_T, key_T, "amin"
+    )
     return key_T == lowest_G[bag_T]
 
 
@@ -33,12 +35,16 @@ def span_mask(
     length_T = torch.as_tensor(length, device=group_T.device).expand(len(group_T))
     start_T = torch.as_tensor(start, device=group_T.device).expand(len(group_T))
     if not bool(((start_T >= 0) & (start_T <= 1) & (length_T >= 1)).all()):
-        raise ValueError(f"start is a probability and length at least 1, got start={start}, length={length}.")
+        raise ValueError(
+            f"start is a probability and length at least 1, got start={start}, length={length}."
+        )
     bag_T, size_G = number_bags(group_T)
     order_T = order_T.long()
     starts_T = uniform(seed_T, _START, order_T) < start_T
     started_G = torch.zeros_like(size_G).index_add_(0, bag_T, starts_T.long()) > 0
-    starts_T = starts_T | (~started_G[bag_T] & _lowest(bag_T, size_G, hash_bits(seed_T, _FORCED, order_T)))
+    starts_T = starts_T | (
+        ~started_G[bag_T] & _lowest(bag_T, size_G, hash_bits(seed_T, _FORCED, order_T))
+    )
 
     # All bags on one line, further apart than a span is long; then hidden = the last start is less than a span away.
     first = order_T.min()
@@ -46,8 +52,12 @@ def span_mask(
     line_T = bag_T * (order_T.max() - first + longest + 1) + order_T - first
     sorted_T, index_T = line_T.sort()
     last_T = sorted_T.where(starts_T[index_T], -longest).cummax(0).values
-    hidden_T = torch.empty_like(starts_T).scatter_(0, index_T, sorted_T - last_T < length_T[index_T])
+    hidden_T = torch.empty_like(starts_T).scatter_(
+        0, index_T, sorted_T - last_T < length_T[index_T]
+    )
 
     hidden_G = torch.zeros_like(size_G).index_add_(0, bag_T, hidden_T.long())
-    spared_T = (hidden_G == size_G)[bag_T] & _lowest(bag_T, size_G, hash_bits(seed_T, _SPARED, order_T))
+    spared_T = (hidden_G == size_G)[bag_T] & _lowest(
+        bag_T, size_G, hash_bits(seed_T, _SPARED, order_T)
+    )
     return hidden_T & ~spared_T

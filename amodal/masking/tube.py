@@ -8,7 +8,9 @@ from amodal.masking.packed import number_bags
 from amodal.masking.random import random_keep
 
 
-def tube_keep(group_T: Tensor, seed_T: Tensor, order_T: Tensor, position_TP: Tensor, ratio: float) -> Tensor:
+def tube_keep(
+    group_T: Tensor, seed_T: Tensor, order_T: Tensor, position_TP: Tensor, ratio: float
+) -> Tensor:
     """Which tokens stay visible, bool (T,): those of round(n (1 - ratio)) of the n places that a bag has, and of at least one.
 
     group_T, seed_T, order_T: as in `random_keep`; position_TP: (time, height, width); tokens of one height and width are a place. A bag of
@@ -24,6 +26,10 @@ def tube_keep(group_T: Tensor, seed_T: Tensor, order_T: Tensor, position_TP: Ten
     tubes, tube_T = torch.unique(torch.stack([bag_T, spot_T], 1), dim=0, return_inverse=True)
     bag_U = tubes[:, 0]
     places = torch.bincount(bag_U)
-    number_U = torch.arange(len(bag_U), device=bag_U.device) - (places.cumsum(0) - places)[bag_U]  # within its own bag
+    number_U = (
+        torch.arange(len(bag_U), device=bag_U.device) - (places.cumsum(0) - places)[bag_U]
+    )  # within its own bag
     seed_U = torch.zeros_like(bag_U).index_copy(0, tube_T, seed_T)
-    return torch.where(places[bag_T] > 1, random_keep(bag_U, seed_U, number_U, ratio)[tube_T], one_by_one)
+    return torch.where(
+        places[bag_T] > 1, random_keep(bag_U, seed_U, number_U, ratio)[tube_T], one_by_one
+    )

@@ -71,11 +71,15 @@ def is_own_code(method: MethodLike) -> bool:
 def checked(method: typing.Any) -> Callable[..., Method]:
     """A function of the user's own, if it can be called as `method(encoder, **options)`. Raises AmodalError that names the argument."""
     if not callable(method):
-        raise AmodalError(f"a method is a name or a function (encoder, *, options) -> Method, not {method!r}")
+        raise AmodalError(
+            f"a method is a name or a function (encoder, *, options) -> Method, not {method!r}"
+        )
     parameters = list(inspect.signature(method).parameters.values())
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     if not parameters or parameters[0].kind not in positional:
-        raise AmodalError(f"{title(method)}() takes no encoder: its first argument must be the encoder that it trains")
+        raise AmodalError(
+            f"{title(method)}() takes no encoder: its first argument must be the encoder that it trains"
+        )
     for p in parameters[1:]:
         if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD):
             raise AmodalError(
@@ -87,7 +91,11 @@ def checked(method: typing.Any) -> Callable[..., Method]:
 
 def options(method: MethodLike) -> dict[str, inspect.Parameter]:
     """The options of a method: the keyword arguments of its function."""
-    return {n: p for n, p in inspect.signature(function(method)).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    return {
+        n: p
+        for n, p in inspect.signature(function(method)).parameters.items()
+        if p.kind is p.KEYWORD_ONLY
+    }
 
 
 def encoder_options(method: MethodLike) -> dict[str, str]:
@@ -106,10 +114,17 @@ def parse(method: MethodLike, given: dict[str, object]) -> dict[str, object]:
     known = options(method)
     for option in given:
         if option not in known:
-            raise unknown(f"option of {title(method)}", option, known, f"See `amodal methods {title(method)}`.")
+            raise unknown(
+                f"option of {title(method)}",
+                option,
+                known,
+                f"See `amodal methods {title(method)}`.",
+            )
     hints = typing.get_type_hints(function(method))
     return {
-        option: read_option(f"{title(method)}.{option}", value, hints[option]) if option in hints else value
+        option: read_option(f"{title(method)}.{option}", value, hints[option])
+        if option in hints
+        else value
         for option, value in given.items()
     }
 

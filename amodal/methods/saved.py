@@ -97,10 +97,16 @@ def build(spec: Spec) -> Any:
     name: methods.MethodLike = spec["method"]
     if code := spec.get("code"):
         call = f"amodal.load(RUN, method={spec['method']}) or --method FILE.py:{spec['method']}"
-        name = parts.take("method", f"the method {code['name']} of your own", f"pass it again: {call}")
+        name = parts.take(
+            "method", f"the method {code['name']} of your own", f"pass it again: {call}"
+        )
         if methods.title(name) != spec["method"]:
-            raise AmodalError(f"this run was trained with {code['name']}, not with {dotted_name(name)}")
-    options = {n: tuple(v) if isinstance(v, list) else v for n, v in from_spec(spec["options"]).items()}
+            raise AmodalError(
+                f"this run was trained with {code['name']}, not with {dotted_name(name)}"
+            )
+    options = {
+        n: tuple(v) if isinstance(v, list) else v for n, v in from_spec(spec["options"]).items()
+    }
     return methods.build(name, encoder, **options)
 
 
@@ -160,7 +166,9 @@ def own_code(
     if method is not None:
         function, code = methods.function(method), spec.get("code")
         if code is None:
-            raise AmodalError(f"this run was trained with amodal's own {spec['method']}; leave method out")
+            raise AmodalError(
+                f"this run was trained with amodal's own {spec['method']}; leave method out"
+            )
         things["method"] = function
     return things
 
@@ -175,7 +183,9 @@ def describing(file: Path, spec: Spec):
     except KeyError as e:
         raise files.other_format(file, spec, str(e.args[0])) from e
     except (OverflowError, RecursionError, MemoryError, *MADE_UP) as e:
-        raise AmodalError(f"{file} describes no model that can be built: {type(e).__name__}: {e}") from e
+        raise AmodalError(
+            f"{file} describes no model that can be built: {type(e).__name__}: {e}"
+        ) from e
 
 
 def _format_1(folder: Path) -> SavedRun:
@@ -187,7 +197,9 @@ def _format_1(folder: Path) -> SavedRun:
     with describing(folder / "config.json", config):
         targets = tuple(Target.read(t) for t in config.get("tells", ()))
     before = as_spec(config["before"])
-    spec = spec_of(config["method"], config["options"], before, config.get("tells"), bool(config.get("finds")))
+    spec = spec_of(
+        config["method"], config["options"], before, config.get("tells"), bool(config.get("finds"))
+    )
     return SavedRun(method.encoder, config, spec, method, None, targets)
 
 
@@ -199,7 +211,9 @@ def _method_of_format_1(folder: Path, encoder: Any, config: dict) -> Any:
     before = files.built(config, "before", folder, folder / "model.safetensors")
     with describing(said, config):
         options = {n: tuple(v) if isinstance(v, list) else v for n, v in config["options"].items()}
-        with Bounded(tensors + len(mine), numbers + sum(v.numel() for v in mine.values()), str(said)):
+        with Bounded(
+            tensors + len(mine), numbers + sum(v.numel() for v in mine.values()), str(said)
+        ):
             method = methods.build(config["method"], before, **options)
     fill(method, mine | new_names(method, read_tensors(file)), str(file))
     return method.eval()

@@ -61,7 +61,9 @@ def kind(name: str) -> type[Modality]:
 def check_plugin(plugin: Plugin, loaded: Any) -> None:
     """Raises AmodalError where the object of a plug-in is no modality of its name."""
     if not isinstance(loaded, type) or not issubclass(loaded, Modality) or not is_dataclass(loaded):
-        raise AmodalError(f"{plugin.entry.value} is no frozen dataclass that inherits amodal.modalities.Modality")
+        raise AmodalError(
+            f"{plugin.entry.value} is no frozen dataclass that inherits amodal.modalities.Modality"
+        )
     if registry.canonical(loaded.kind) != plugin.name:
         raise AmodalError(
             f"the class says kind = {loaded.kind!r}, its entry point {plugin.name!r}; they must be one name"

@@ -63,8 +63,18 @@ class Audio(Modality):
     mean: float = 0.0
     std: float = 0.0
 
-    suffixes: ClassVar[frozenset[str]] = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au"})
-    magic: ClassVar[tuple[bytes, ...]] = (b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"\xff\xfb", b"\xff\xf3")
+    suffixes: ClassVar[frozenset[str]] = frozenset(
+        {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au"}
+    )
+    magic: ClassVar[tuple[bytes, ...]] = (
+        b"fLaC",
+        b"OggS",
+        b"ID3",
+        b"FORM",
+        b".snd",
+        b"\xff\xfb",
+        b"\xff\xf3",
+    )
     accepts: ClassVar[str] = "audio/*"
     layout: ClassVar[str] = "signal"
     is_sequence: ClassVar[bool] = True
@@ -75,18 +85,31 @@ class Audio(Modality):
     def __post_init__(self):
         if self.features not in FEATURES:
             raise unknown("kind of audio features", self.features, FEATURES)
-        if self.rate < 1 or self.mels < 1 or min(self.window_ms, self.hop_ms) <= 0 or self.max_seconds < 0:
-            raise AmodalError("audio needs a positive rate, mels, window_ms and hop_ms, and max_seconds of 0 or more")
+        if (
+            self.rate < 1
+            or self.mels < 1
+            or min(self.window_ms, self.hop_ms) <= 0
+            or self.max_seconds < 0
+        ):
+            raise AmodalError(
+                "audio needs a positive rate, mels, window_ms and hop_ms, and max_seconds of 0 or more"
+            )
         at_most(
             "audio",
-            {"rate": (self.rate, 10**7), "mels": (self.mels, 4096), "patch": (max(self.patch, default=0), 2**20)},
+            {
+                "rate": (self.rate, 10**7),
+                "mels": (self.mels, 4096),
+                "patch": (max(self.patch, default=0), 2**20),
+            },
         )
         at_most("audio", {name: (getattr(self, name), 60_000) for name in ("window_ms", "hop_ms")})
         if self.patch and (len(self.patch) != (2 if self.spectral else 1) or min(self.patch) < 1):
             wanted = "(frames, bands)" if self.spectral else "(samples,)"
             raise AmodalError(f"audio.patch must be {wanted} for {self.features}, got {self.patch}")
         if self.spectral and self.mels % self.tile[1]:
-            raise AmodalError(f"{self.mels} mel bands are no whole number of patches of {self.tile[1]} bands")
+            raise AmodalError(
+                f"{self.mels} mel bands are no whole number of patches of {self.tile[1]} bands"
+            )
 
     @property
     def spectral(self) -> bool:
@@ -115,7 +138,9 @@ class Audio(Modality):
         probe, rates, seconds = build(cls, overrides), [], []
         for raw in samples:
             try:
-                wave, rate = _sound.read(raw, probe.rate, USUAL)  # all that is asked below is whether it is longer
+                wave, rate = _sound.read(
+                    raw, probe.rate, USUAL
+                )  # all that is asked below is whether it is longer
             except BadValue:
                 continue
             rates.append(rate)
@@ -127,9 +152,14 @@ class Audio(Modality):
         audio = build(cls, measured | overrides)
         waves = audio.collate(decodable(audio, samples))
         seen = audio.spectrogram(waves)[0] if audio.spectral else waves.flat
-        mean, std = tidy(seen.double().mean().item()), tidy(seen.double().std(correction=0).item() or 1.0)
+        mean, std = (
+            tidy(seen.double().mean().item()),
+            tidy(seen.double().std(correction=0).item() or 1.0),
+        )
         return replace(
-            audio, **{"mean": mean, "std": std} | {k: getattr(audio, k) for k in ("mean", "std") if k in overrides}
+            audio,
+            **{"mean": mean, "std": std}
+            | {k: getattr(audio, k) for k in ("mean", "std") if k in overrides},
         )
 
     def decode(self, raw: Raw) -> np.ndarray:
@@ -137,7 +167,9 @@ class Audio(Modality):
         wave, rate = _sound.read(raw, self.rate, self.max_seconds or np.inf)
         if rate != self.rate:
             if len(wave) / rate * self.rate > LONGEST:
-                raise BadValue(f"{len(wave):,} samples at {rate} Hz are too many at {self.rate} Hz; set max_seconds")
+                raise BadValue(
+                    f"{len(wave):,} samples at {rate} Hz are too many at {self.rate} Hz; set max_seconds"
+                )
             wave = soxr.resample(wave, rate, self.rate, quality="HQ").astype(np.float32)
             if not len(wave):
                 raise BadValue(f"too short for a sample at {self.rate} Hz")
@@ -174,11 +206,17 @@ class Audio(Modality):
         (N,)."""
         mean, std = self.scale()
         if not self.spectral:
-            return _ragged.patches(Ragged((waves.flat - mean) / std, waves.lengths), self.tile[0], torch.nan)
+            return _ragged.patches(
+                Ragged((waves.flat - mean) / std, waves.lengths), self.tile[0], torch.nan
+            )
         frames, counts_N = self.spectrogram(waves)
-        tiles, counts_N = _ragged.patches(Ragged((frames - mean) / std, counts_N), self.tile[0], torch.nan)
+        tiles, counts_N = _ragged.patches(
+            Ragged((frames - mean) / std, counts_N), self.tile[0], torch.nan
+        )
         bands = self.mels // self.tile[1]
-        return tiles.unflatten(2, (bands, self.tile[1])).transpose(1, 2).flatten(2).flatten(0, 1), counts_N * bands
+        return tiles.unflatten(2, (bands, self.tile[1])).transpose(1, 2).flatten(2).flatten(
+            0, 1
+        ), counts_N * bands
 
     def tokenizer(self, width: int) -> AudioTokenizer:
         return AudioTokenizer(self, width)
@@ -232,14 +270,18 @@ class Audio(Modality):
 
     def deviation(self, value: np.ndarray) -> np.ndarray:
         """Of this clip: how loud it is."""
-        return np.sqrt(np.nanmean(np.square(value.astype(np.float64)))) if value.size else np.zeros(1)
+        return (
+            np.sqrt(np.nanmean(np.square(value.astype(np.float64)))) if value.size else np.zeros(1)
+        )
 
     def dropped(self, value: np.ndarray, hit: np.ndarray) -> np.ndarray:
         """Silence in their place."""
         return np.where(hit, 0, value).astype(value.dtype)
 
     @classmethod
-    def example(cls, tokens: int, rng: np.random.Generator) -> tuple[Audio, Callable[[], np.ndarray]]:
+    def example(
+        cls, tokens: int, rng: np.random.Generator
+    ) -> tuple[Audio, Callable[[], np.ndarray]]:
         rate, frames = 16000, 16 * math.ceil(tokens / 4)  # of 16 frames and 16 of 64 bands
         samples = round(rate * (0.025 + 0.01 * (frames - 1)))
         audio = cls(rate=rate, max_seconds=samples / rate)
@@ -260,7 +302,9 @@ class AudioTokenizer(nn.Module):
         bands = self.audio.mels // self.audio.tile[1] if self.audio.spectral else 1
         step = _ragged.steps(counts)
         position = torch.stack([step // bands, step % bands, torch.zeros_like(step)], 1).float()
-        return Tokens.of(self.project(patches.nan_to_num()), column.rows, counts, position, name, size)
+        return Tokens.of(
+            self.project(patches.nan_to_num()), column.rows, counts, position, name, size
+        )
 
 
 class AudioGraph(nn.Module):
@@ -283,21 +327,31 @@ class AudioGraph(nn.Module):
             fourier = torch.fft.rfft(torch.diag(hann / hann.square().sum().sqrt()))
             self.register_buffer("real", fourier.real.float())
             self.register_buffer("imaginary", fourier.imag.float())
-            self.register_buffer("filters", _sound.mel_filters(self.audio.rate, fourier.shape[1], self.audio.mels))
+            self.register_buffer(
+                "filters", _sound.mel_filters(self.audio.rate, fourier.shape[1], self.audio.mels)
+            )
 
     def forward(self, samples: Tensor, lengths: Tensor) -> _dense.Tokenised:
         mean, std = self.audio.scale()
         there, tile = _dense.within(samples, lengths), self.audio.tile
         if not self.audio.spectral:
             patches_NLp = _dense.cut(torch.where(there, (samples - mean) / std, 0.0), tile[0], 0.0)
-            return self.project(patches_NLp), _dense.line(patches_NLp), _dense.present(patches_NLp, lengths, tile[0])
+            return (
+                self.project(patches_NLp),
+                _dense.line(patches_NLp),
+                _dense.present(patches_NLp, lengths, tile[0]),
+            )
         counts = _dense.pieces(lengths, self.audio.hop)
         frames_NFm = (self._log_mel(torch.where(there, samples, 0.0)) - mean) / std
         frames_NFm = torch.where(_dense.within(frames_NFm, counts).unsqueeze(2), frames_NFm, 0.0)
-        tiles = _dense.cut(frames_NFm, tile[0], 0.0).unflatten(3, (self.bands, tile[1])).transpose(2, 3)
+        tiles = (
+            _dense.cut(frames_NFm, tile[0], 0.0).unflatten(3, (self.bands, tile[1])).transpose(2, 3)
+        )
         x_NLD = self.project(tiles.flatten(3)).flatten(1, 2)
         step = torch.arange(x_NLD.shape[1], device=samples.device)
-        position = torch.stack([step // self.bands, step % self.bands, torch.zeros_like(step)], 1).float()
+        position = torch.stack(
+            [step // self.bands, step % self.bands, torch.zeros_like(step)], 1
+        ).float()
         there = step // self.bands < _dense.pieces(counts, tile[0]).unsqueeze(1)
         return x_NLD, position, there
 
@@ -312,7 +366,10 @@ class AudioGraph(nn.Module):
 
     def examples(self, n: int, length: int, rng: np.random.Generator) -> list[np.ndarray]:
         unit = self.audio.shortest // 4 + 1
-        return [rng.normal(0, 0.1, k * unit + 1).astype(np.float32) for k in _dense.lengths_of(n, length)]
+        return [
+            rng.normal(0, 0.1, k * unit + 1).astype(np.float32)
+            for k in _dense.lengths_of(n, length)
+        ]
 
 
 def _loudness(value: np.ndarray) -> float:
@@ -323,7 +380,9 @@ def _loudness(value: np.ndarray) -> float:
 def _at_speed(wave: np.ndarray, speed: float, least: int) -> np.ndarray:
     """Faster and higher, or slower and lower, by linear interpolation."""
     length = max(least, round(len(wave) / speed))
-    return np.interp(np.linspace(0, len(wave) - 1, length), np.arange(len(wave)), wave).astype(np.float32)
+    return np.interp(np.linspace(0, len(wave) - 1, length), np.arange(len(wave)), wave).astype(
+        np.float32
+    )
 
 
 def _masked(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:

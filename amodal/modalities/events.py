@@ -48,7 +48,11 @@ if TYPE_CHECKING:
 
 CROPS = {"weak": (0.8, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.6)}  # share of the events
 DROPPED = {"weak": 0.05, "strong": 0.2, "local": 0.0}  # events left out, one by one
-MOVED = {"weak": 0.0, "strong": 0.2, "local": 0.0}  # events whose fields change places with those one or two later
+MOVED = {
+    "weak": 0.0,
+    "strong": 0.2,
+    "local": 0.0,
+}  # events whose fields change places with those one or two later
 NOISE = {"weak": 0.02, "strong": 0.1, "local": 0.0}  # of numbers in deviations, of gaps as a share
 GAP = "time since the last event"
 
@@ -113,10 +117,16 @@ class Events(Modality):
         names = dict.fromkeys(name for record in records for name in record)
         time = overrides.get("time", _records.clock_of(records, names))
         columns = tuple(
-            overrides.get("columns", [n for n in names if n != time and not _records.is_nested(records, n)])
+            overrides.get(
+                "columns", [n for n in names if n != time and not _records.is_nested(records, n)]
+            )
         )
         longest = max(len(next(iter(record.values()))) for record in records)
-        measured = {"time": time, "columns": columns, "max_events": min(1024, max(8, longest * 5 // 4))}
+        measured = {
+            "time": time,
+            "columns": columns,
+            "max_events": min(1024, max(8, longest * 5 // 4)),
+        }
         if columns:
             table = Table.infer(_records.some_events(records, columns), columns=columns)
             measured["categories"] = table.categories
@@ -124,10 +134,14 @@ class Events(Modality):
         values = decodable(events, samples)
         if "step" not in overrides:
             gaps = np.concatenate([np.diff(v[:, 0]) for v in values])
-            events = replace(events, step=tidy(float(np.median(gaps[gaps > 0]))) if (gaps > 0).any() else 1.0)
+            events = replace(
+                events, step=tidy(float(np.median(gaps[gaps > 0]))) if (gaps > 0).any() else 1.0
+            )
         mean, std = moments(np.concatenate([events.rows(v) for v in values]))
         numeric = events.cells().numeric()
-        mean, std = (tuple(m if n else d for m, n in zip(ms, numeric)) for ms, d in ((mean, 0.0), (std, 1.0)))
+        mean, std = (
+            tuple(m if n else d for m, n in zip(ms, numeric)) for ms, d in ((mean, 0.0), (std, 1.0))
+        )
         return replace(events, mean=events.mean or mean, std=events.std or std)
 
     def cells(self) -> Table:
@@ -143,7 +157,9 @@ class Events(Modality):
         if self.columns and not any(c in record for c in self.columns):
             close = next((near[0] for name in record if (near := nearest(name, self.columns))), "")
             hint = f"; did you mean {close}?" if close else ""
-            raise BadValue(f"none of the fields {listed(self.columns)}; it has {listed(record)}{hint}")
+            raise BadValue(
+                f"none of the fields {listed(self.columns)}; it has {listed(record)}{hint}"
+            )
         times = self._times(record) if self.time else np.arange(length, dtype=np.float64)
         order = np.argsort(times, kind="stable")[-self.max_events :]
         value = np.full((len(order), 1 + len(self.columns)), np.nan, dtype=np.float32)
@@ -152,9 +168,11 @@ class Events(Modality):
             if name in record:
                 cells = record[name]
                 codes = self.categories.get(name)
-                value[:, i] = (_records.numbers_of(cells, name) if codes is None else _records.codes_of(cells, codes))[
-                    order
-                ]
+                value[:, i] = (
+                    _records.numbers_of(cells, name)
+                    if codes is None
+                    else _records.codes_of(cells, codes)
+                )[order]
         if self.columns and np.isnan(value[:, 1:]).all():
             raise BadValue("every cell is missing")
         return value
@@ -178,7 +196,9 @@ class Events(Modality):
         if view != "local":
             kept = rng.random(len(out)) >= DROPPED[view]
             out = out[kept] if kept.any() else out
-            late = np.arange(len(out)) + np.where(rng.random(len(out)) < MOVED[view], 3 * rng.random(len(out)), 0)
+            late = np.arange(len(out)) + np.where(
+                rng.random(len(out)) < MOVED[view], 3 * rng.random(len(out)), 0
+            )
             gaps = np.diff(out[:, 0], prepend=out[:1, 0])
             times = (gaps * np.exp(NOISE[view] * rng.standard_normal(len(out)))).cumsum()
             cells = self._noisy(out[np.argsort(late, kind="stable"), 1:], NOISE[view], rng)
@@ -233,7 +253,11 @@ class Events(Modality):
 
     def show(self, value: np.ndarray) -> np.ndarray:
         """A line for each field over time: numbers by height, categories by colour."""
-        return _draw.marks(value[:, 0], {c: value[:, i] for i, c in enumerate(self.columns, 1)}, set(self.categories))
+        return _draw.marks(
+            value[:, 0],
+            {c: value[:, i] for i, c in enumerate(self.columns, 1)},
+            set(self.categories),
+        )
 
     def describe(self, value: np.ndarray) -> str:
         """How many, over which time, and the fields of the last."""
@@ -304,7 +328,9 @@ class EventsTokenizer(nn.Module):
         each = Column(rows, torch.arange(len(rows), device=rows.device))
         x = self.cells(each, name, len(rows)).x
         time = events.flat[:, 0] / self.events.step
-        position = torch.stack([time, _ragged.steps(events.lengths).to(time.dtype), torch.zeros_like(time)], 1)
+        position = torch.stack(
+            [time, _ragged.steps(events.lengths).to(time.dtype), torch.zeros_like(time)], 1
+        )
         return Tokens.of(x, column.rows, events.lengths, position, name, size)
 
 
@@ -339,5 +365,7 @@ class EventsGraph(nn.Module):
         for k in _dense.lengths_of(n, length):
             times = rng.exponential(self.events.step, k).cumsum()
             cells = np.stack(self.table.examples(k, length, rng))[:, :-1]
-            values.append(np.concatenate([(times - times[0])[:, None], cells], 1).astype(np.float32))
+            values.append(
+                np.concatenate([(times - times[0])[:, None], cells], 1).astype(np.float32)
+            )
         return values

@@ -62,7 +62,14 @@ class Image(Modality):
     suffixes: ClassVar[frozenset[str]] = frozenset(
         {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"}
     )
-    magic: ClassVar[tuple[bytes, ...]] = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+    magic: ClassVar[tuple[bytes, ...]] = (
+        b"\x89PNG",
+        b"\xff\xd8\xff",
+        b"GIF8",
+        b"BM",
+        b"II*\0",
+        b"MM\0*",
+    )
     accepts: ClassVar[str] = "image/*,.npy"
     layout: ClassVar[str] = "grid"
     self_explaining: ClassVar[bool] = True
@@ -71,7 +78,9 @@ class Image(Modality):
 
     def __post_init__(self):
         if self.size < 1 or self.channels < 1:
-            raise AmodalError(f"an image needs size and channels of at least 1, got {self.size} and {self.channels}")
+            raise AmodalError(
+                f"an image needs size and channels of at least 1, got {self.size} and {self.channels}"
+            )
         at_most("image", {"size": (self.size, 16384), "channels": (self.channels, 4096)})
         if self.fit not in FITS:
             raise unknown("fit", self.fit, FITS)
@@ -81,7 +90,9 @@ class Image(Modality):
             )
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (0, self.channels):
-                raise AmodalError(f"image.{name} has {len(getattr(self, name))} numbers for {self.channels} channels")
+                raise AmodalError(
+                    f"image.{name} has {len(getattr(self, name))} numbers for {self.channels} channels"
+                )
 
     def _divisors(self) -> list[int]:
         return [d for d in range(1, self.size + 1) if self.size % d == 0]
@@ -104,14 +115,26 @@ class Image(Modality):
                 pass
         sides = [min(_pixels.shape(p)[1:]) for p in pictures] or [32]
         # Four bands of eight bits are a colour picture with alpha, which goes over white.
-        bands = [p.shape[0] if isinstance(p, np.ndarray) else min(3, _pixels.shape(p)[0]) for p in pictures] or [3]
-        measured = {"size": max((s for s in SIZES if s <= np.median(sides)), default=8), "channels": max(bands)}
+        bands = [
+            p.shape[0] if isinstance(p, np.ndarray) else min(3, _pixels.shape(p)[0])
+            for p in pictures
+        ] or [3]
+        measured = {
+            "size": max((s for s in SIZES if s <= np.median(sides)), default=8),
+            "channels": max(bands),
+        }
         image = build(cls, measured | overrides)
         values = decodable(image, samples)
-        if "channels" not in overrides and image.channels == 3 and all((v == v[:1]).all() for v in values):
+        if (
+            "channels" not in overrides
+            and image.channels == 3
+            and all((v == v[:1]).all() for v in values)
+        ):
             image = build(cls, measured | {"channels": 1} | overrides)
             values = decodable(image, samples)
-        mean, std = moments(np.concatenate([_as_float(v).reshape(image.channels, -1).T for v in values]))
+        mean, std = moments(
+            np.concatenate([_as_float(v).reshape(image.channels, -1).T for v in values])
+        )
         return replace(image, mean=image.mean or mean, std=image.std or std)
 
     def decode(self, raw: Raw) -> np.ndarray:
@@ -181,7 +204,11 @@ class Image(Modality):
     def patches(self, images_NCHW: Tensor) -> Tensor:
         """(N, rows, columns, C * tile * tile) standardised."""
         mean, std = (constant(s, images_NCHW).view(-1, 1, 1) for s in self.scale())
-        tiles = ((images_NCHW - mean) / std).unfold(2, self.tile, self.tile).unfold(3, self.tile, self.tile)
+        tiles = (
+            ((images_NCHW - mean) / std)
+            .unfold(2, self.tile, self.tile)
+            .unfold(3, self.tile, self.tile)
+        )
         return tiles.permute(0, 2, 3, 1, 4, 5).flatten(3)
 
     def tokenizer(self, width: int) -> ImageTokenizer:
@@ -208,7 +235,9 @@ class Image(Modality):
         chosen = value[:3] if len(value) >= 3 else value[[0, 0, 0]]
         if value.dtype != np.uint8:
             low, high = chosen.min((1, 2), keepdims=True), chosen.max((1, 2), keepdims=True)
-            chosen = ((chosen - low) / np.maximum(high - low, 1e-12) * 255).clip(0, 255).astype(np.uint8)
+            chosen = (
+                ((chosen - low) / np.maximum(high - low, 1e-12) * 255).clip(0, 255).astype(np.uint8)
+            )
         return np.ascontiguousarray(chosen.transpose(1, 2, 0))
 
     def describe(self, value: np.ndarray) -> str:
@@ -232,7 +261,9 @@ class Image(Modality):
         return nn.functional.adaptive_avg_pool2d(values, 8).flatten(1).numpy()
 
     def json_schema(self, limits: Limits) -> Schema:
-        return FILE | {"description": f"the bytes of a picture ({', '.join(_pixels.FORMATS)}, or .npy)"}
+        return FILE | {
+            "description": f"the bytes of a picture ({', '.join(_pixels.FORMATS)}, or .npy)"
+        }
 
     def bounds(self, raw: Any, limits: Limits) -> Raw:
         return _pixels.bounded(raw, limits, near=self.size)
@@ -255,9 +286,13 @@ class Image(Modality):
         return np.where(hit, mean, value).astype(value.dtype)
 
     @classmethod
-    def example(cls, tokens: int, rng: np.random.Generator) -> tuple[Image, Callable[[], np.ndarray]]:
+    def example(
+        cls, tokens: int, rng: np.random.Generator
+    ) -> tuple[Image, Callable[[], np.ndarray]]:
         side = EXAMPLE_PATCH * max(round(math.sqrt(tokens)), 1)
-        return cls(size=side, patch=EXAMPLE_PATCH), lambda: rng.integers(0, 255, (side, side, 3), dtype=np.uint8)
+        return cls(size=side, patch=EXAMPLE_PATCH), lambda: rng.integers(
+            0, 255, (side, side, 3), dtype=np.uint8
+        )
 
 
 class ImageTokenizer(nn.Module):
@@ -273,10 +308,15 @@ class ImageTokenizer(nn.Module):
         patches = self.image.patches(column.values)
         n, rows, columns = patches.shape[:3]
         whole = self.image.size / self.image.tile
-        y, x = ((torch.arange(k, device=patches.device) + 0.5) / k * whole - 0.5 for k in (rows, columns))
+        y, x = (
+            (torch.arange(k, device=patches.device) + 0.5) / k * whole - 0.5
+            for k in (rows, columns)
+        )
         grid = torch.cartesian_prod(torch.zeros(1, device=patches.device), y, x)
         lengths = on_host(lambda r: torch.full_like(r, rows * columns), column.rows)
-        return Tokens.of(self.project(patches.flatten(0, 2)), column.rows, lengths, grid.repeat(n, 1), name, size)
+        return Tokens.of(
+            self.project(patches.flatten(0, 2)), column.rows, lengths, grid.repeat(n, 1), name, size
+        )
 
 
 class ImageGraph(nn.Module):
@@ -290,7 +330,9 @@ class ImageGraph(nn.Module):
     def __init__(self, tokenizer: nn.Module):
         super().__init__()
         self.image, self.project = tokenizer.image, tokenizer.project
-        blank = self.image.collate([]).new_zeros(1, self.image.channels, self.image.size, self.image.size)
+        blank = self.image.collate([]).new_zeros(
+            1, self.image.channels, self.image.size, self.image.size
+        )
         position = tokenizer(Column(blank, torch.zeros(1, dtype=torch.int64)), "image", 1).position
         self.register_buffer("position", position)
 
@@ -298,10 +340,18 @@ class ImageGraph(nn.Module):
         mean, std = (pixels.new_tensor(s).view(-1, 1, 1) for s in self.image.scale())
         tile, side = self.image.tile, self.image.size // self.image.tile
         tiles = ((pixels - mean) / std).reshape(-1, self.image.channels, side, tile, side, tile)
-        return self.project(tiles.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)), self.position, None
+        return (
+            self.project(tiles.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)),
+            self.position,
+            None,
+        )
 
     def examples(self, n: int, length: int, rng: np.random.Generator) -> list[np.ndarray]:
-        return list(_dense.around(self.image.scale(), (n, self.image.size, self.image.size), rng).transpose(0, 3, 1, 2))
+        return list(
+            _dense.around(self.image.scale(), (n, self.image.size, self.image.size), rng).transpose(
+                0, 3, 1, 2
+            )
+        )
 
 
 def _unit(value: np.ndarray) -> int:
@@ -327,7 +377,11 @@ def _jittered(planes: np.ndarray, rng: np.random.Generator, strength: float = 0.
     if jitter:
         mix, lift = mix * brightness, contrast
         if colour:
-            mix = (saturation * np.eye(3) + (1 - saturation) * to_grey) @ _pixels.hue_rotation(angle) * brightness
+            mix = (
+                (saturation * np.eye(3) + (1 - saturation) * to_grey)
+                @ _pixels.hue_rotation(angle)
+                * brightness
+            )
     if grey and colour:
         mix = to_grey @ mix
     flat = planes.reshape(len(planes), -1)

@@ -73,9 +73,13 @@ class Sequence(Modality):
             or len(set(self.alphabet)) < len(self.alphabet)
             or self.alphabet.split() != [self.alphabet]
         ):
-            raise AmodalError(f"sequence.alphabet must be different symbols without a space, got {self.alphabet!r}")
+            raise AmodalError(
+                f"sequence.alphabet must be different symbols without a space, got {self.alphabet!r}"
+            )
         if self.fold and self.alphabet != self.alphabet.upper():
-            raise AmodalError(f"sequence.alphabet has lower-case symbols, got {self.alphabet!r}; say fold = false")
+            raise AmodalError(
+                f"sequence.alphabet has lower-case symbols, got {self.alphabet!r}; say fold = false"
+            )
         at_most("sequence", {"k": (self.k, 64), "max_length": (self.max_length, 2**24)})
         if self.k < 1 or self.max_length < 1 or self.words > MOST_WORDS:
             raise AmodalError(
@@ -118,7 +122,9 @@ class Sequence(Modality):
         sequence = build(cls, measured | overrides)
         sequence._some(texts)
         room = -(-max(map(len, texts)) * 5 // 4 // sequence.k)
-        return build(cls, measured | {"max_length": min(512, max(8, -(-room // 8) * 8))} | overrides)
+        return build(
+            cls, measured | {"max_length": min(512, max(8, -(-room // 8) * 8))} | overrides
+        )
 
     def _some(self, texts: abc.Iterable[str]) -> None:
         """Raises BadValue if none of the texts has a symbol of the alphabet."""
@@ -162,7 +168,9 @@ class Sequence(Modality):
         out = out[_ragged.crop(len(out), *CROPS[view], rng, least=self.k)]
         if view == "strong":
             luck, unknown = rng.random(len(out)), len(self.alphabet)
-            out = np.where(luck < CHANGED, rng.integers(unknown, size=len(out)), out).astype(np.int32)
+            out = np.where(luck < CHANGED, rng.integers(unknown, size=len(out)), out).astype(
+                np.int32
+            )
             hidden = luck > 1 - HIDDEN
             out = out if hidden.all() else np.where(hidden, np.int32(unknown), out)
         return out
@@ -203,7 +211,9 @@ class Sequence(Modality):
     def text(self, value: np.ndarray) -> str:
         """The symbols of a decoded value, `?` for unknown ones (N in DNA and RNA, X in proteins)."""
         blank = {DNA: "N", RNA: "N", PROTEIN: "X"}.get(self.alphabet, "?")
-        return "".join(self.alphabet[i] if i < len(self.alphabet) else blank for i in value.tolist())
+        return "".join(
+            self.alphabet[i] if i < len(self.alphabet) else blank for i in value.tolist()
+        )
 
     def show(self, value: np.ndarray) -> np.ndarray:
         return _draw.page(self.text(value))
@@ -257,19 +267,28 @@ class SequenceGraph(nn.Module):
     def __init__(self, tokenizer: nn.Module):
         super().__init__()
         self.sequence, self.embed = tokenizer.sequence, tokenizer.embed
-        self.register_buffer("power", len(self.sequence.alphabet) ** torch.arange(self.sequence.k - 1, -1, -1))
+        self.register_buffer(
+            "power", len(self.sequence.alphabet) ** torch.arange(self.sequence.k - 1, -1, -1)
+        )
 
     def forward(self, symbols: Tensor, lengths: Tensor) -> _dense.Tokenised:
         unknown, k = len(self.sequence.alphabet), self.sequence.k
-        symbols_NLk = _dense.cut(torch.where(_dense.within(symbols, lengths), symbols, unknown), k, unknown)
+        symbols_NLk = _dense.cut(
+            torch.where(_dense.within(symbols, lengths), symbols, unknown), k, unknown
+        )
         word_NL = (symbols_NLk.long() * self.power).sum(2)
         word_NL = word_NL.masked_fill((symbols_NLk == unknown).any(2), self.sequence.words)
-        return self.embed(word_NL), _dense.line(symbols_NLk), _dense.present(symbols_NLk, lengths, k)
+        return (
+            self.embed(word_NL),
+            _dense.line(symbols_NLk),
+            _dense.present(symbols_NLk, lengths, k),
+        )
 
     def examples(self, n: int, length: int, rng: np.random.Generator) -> list[np.ndarray]:
         unknown = len(self.sequence.alphabet)
         return [
-            np.where(rng.random(k) < 0.1, unknown, rng.integers(0, unknown, k)) for k in _dense.lengths_of(n, length)
+            np.where(rng.random(k) < 0.1, unknown, rng.integers(0, unknown, k))
+            for k in _dense.lengths_of(n, length)
         ]
 
 
@@ -306,7 +325,9 @@ def _read(raw: Raw) -> str:
             raise BadValue(f"{1 + len(more)} sequences in one file: each record needs its own")
         raw = head.partition("\n")[2]
     if "\0" in raw:  # what a disk leaves of blocks that were never written
-        raise BadValue(f"a NUL character at {raw.index(chr(0))}: the file is damaged or of another kind")
+        raise BadValue(
+            f"a NUL character at {raw.index(chr(0))}: the file is damaged or of another kind"
+        )
     text = "".join(raw.split())
     if not text:
         raise BadValue("empty sequence")

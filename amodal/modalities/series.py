@@ -72,7 +72,9 @@ class Series(Modality):
 
     def __post_init__(self):
         if not self.channels or len(set(self.channels)) < len(self.channels):
-            raise AmodalError(f"series.channels must be one or more different names, got {list(self.channels)}")
+            raise AmodalError(
+                f"series.channels must be one or more different names, got {list(self.channels)}"
+            )
         for name in ("units", "mean", "std"):
             if len(getattr(self, name)) not in (0, len(self.channels)):
                 raise AmodalError(
@@ -121,7 +123,9 @@ class Series(Modality):
         if not present:
             close = [c for name in self.channels for c in nearest(name, table)]
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise BadValue(f"none of the channels {listed(self.channels)}; it has {listed(table) or 'nothing'}{hint}")
+            raise BadValue(
+                f"none of the channels {listed(self.channels)}; it has {listed(table) or 'nothing'}{hint}"
+            )
         values = np.full((_columns.length(table), len(self.channels)), np.nan, dtype=np.float32)
         for i, name in enumerate(self.channels):
             if name in table:
@@ -134,7 +138,9 @@ class Series(Modality):
             array = array[:, None]
         if array.ndim != 2 or array.shape[1] != count:
             turned = "; transpose it" if array.ndim == 2 and array.shape[0] == count else ""
-            raise BadValue(f"shape {array.shape}, expected (steps, {count} channel{'s' * (count > 1)}){turned}")
+            raise BadValue(
+                f"shape {array.shape}, expected (steps, {count} channel{'s' * (count > 1)}){turned}"
+            )
         return _columns.numbers(array, "array")
 
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
@@ -166,7 +172,9 @@ class Series(Modality):
         """(T, patch * C) standardised, NaN where a sample is missing or past the end, and the number of patches
         (N,)."""
         mean, std = (constant(s, series.flat) for s in self.scale())
-        tiles, counts_N = _ragged.patches(Ragged((series.flat - mean) / std, series.lengths), self.patch, torch.nan)
+        tiles, counts_N = _ragged.patches(
+            Ragged((series.flat - mean) / std, series.lengths), self.patch, torch.nan
+        )
         return tiles.flatten(1), counts_N
 
     def tokenizer(self, width: int) -> SeriesTokenizer:
@@ -213,7 +221,8 @@ class Series(Modality):
 
     def attributes(self) -> dict[str, Attribute]:
         means = {
-            f"mean {c}": Attribute("number", lambda value, i=i: _mean(value[:, i])) for i, c in enumerate(self.channels)
+            f"mean {c}": Attribute("number", lambda value, i=i: _mean(value[:, i]))
+            for i, c in enumerate(self.channels)
         }
         return {"steps": Attribute("number", lambda value: float(len(value)))} | means
 
@@ -261,7 +270,9 @@ class Series(Modality):
         return without(value, hit)
 
     @classmethod
-    def example(cls, tokens: int, rng: np.random.Generator) -> tuple[Series, Callable[[], np.ndarray]]:
+    def example(
+        cls, tokens: int, rng: np.random.Generator
+    ) -> tuple[Series, Callable[[], np.ndarray]]:
         channels = tuple(f"channel {i}" for i in range(8))
         series = cls(channels=channels, max_steps=tokens, mean=(0.0,) * 8, std=(1.0,) * 8)
         return series, lambda: rng.normal(size=(tokens, 8)).astype(np.float32)
@@ -305,12 +316,20 @@ class SeriesGraph(nn.Module):
 
     def forward(self, values: Tensor, lengths: Tensor) -> _dense.Tokenised:
         mean, std = (values.new_tensor(s) for s in self.series.scale())
-        values = torch.where(_dense.within(values, lengths).unsqueeze(2), (values - mean) / std, torch.nan)
+        values = torch.where(
+            _dense.within(values, lengths).unsqueeze(2), (values - mean) / std, torch.nan
+        )
         patches_NLp = _dense.cut(values, self.series.patch, torch.nan).flatten(2)
         present = (~patches_NLp.isnan()).to(patches_NLp.dtype)
         x_NLD = self.project(torch.cat([patches_NLp.nan_to_num(), present], 2))
-        return x_NLD, _dense.line(patches_NLp), _dense.present(patches_NLp, lengths, self.series.patch)
+        return (
+            x_NLD,
+            _dense.line(patches_NLp),
+            _dense.present(patches_NLp, lengths, self.series.patch),
+        )
 
     def examples(self, n: int, length: int, rng: np.random.Generator) -> list[np.ndarray]:
-        values = [_dense.around(self.series.scale(), (k,), rng) for k in _dense.lengths_of(n, length)]
+        values = [
+            _dense.around(self.series.scale(), (k,), rng) for k in _dense.lengths_of(n, length)
+        ]
         return [np.where(rng.random(v.shape) < 0.2, np.float32(np.nan), v) for v in values]

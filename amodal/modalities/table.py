@@ -74,11 +74,16 @@ class Table(Modality):
 
     def __post_init__(self):
         if not self.columns or len(set(self.columns)) < len(self.columns):
-            raise AmodalError(f"table.columns must be one or more different names, got {list(self.columns)}")
+            raise AmodalError(
+                f"table.columns must be one or more different names, got {list(self.columns)}"
+            )
         for name in self.categories:
             if name not in self.columns:
                 raise unknown(
-                    "column of this table", name, self.columns, "It has categories but is not among the columns."
+                    "column of this table",
+                    name,
+                    self.columns,
+                    "It has categories but is not among the columns.",
                 )
         if self.patch < 1:
             raise AmodalError(f"table.patch is a number of columns, at least 1, not {self.patch}")
@@ -104,14 +109,20 @@ class Table(Modality):
                 first = first or error
         if not rows:
             raise first or BadValue("no samples to look at")
-        columns = tuple(overrides.get("columns") or dict.fromkeys(name for row in rows for name in row))
+        columns = tuple(
+            overrides.get("columns") or dict.fromkeys(name for row in rows for name in row)
+        )
         cells = {c: [row[c] for row in rows if not is_missing(row.get(c))] for c in columns}
         categories = {c: _categories(seen) for c, seen in cells.items() if not is_numeric(seen)}
         patch = 1 if len(columns) <= WIDE else -(-len(columns) // (WIDE // 2))
-        table = build(cls, {"columns": columns, "categories": categories, "patch": patch} | overrides)
+        table = build(
+            cls, {"columns": columns, "categories": categories, "patch": patch} | overrides
+        )
         mean, std = moments(np.stack(decodable(table, samples)))
         numeric = table.numeric()
-        mean, std = (tuple(m if n else d for m, n in zip(ms, numeric)) for ms, d in ((mean, 0.0), (std, 1.0)))
+        mean, std = (
+            tuple(m if n else d for m, n in zip(ms, numeric)) for ms, d in ((mean, 0.0), (std, 1.0))
+        )
         return replace(table, mean=table.mean or mean, std=table.std or std)
 
     def numeric(self) -> tuple[bool, ...]:
@@ -120,7 +131,9 @@ class Table(Modality):
 
     def sizes(self) -> tuple[int, ...]:
         """How many codes each column has, "other" included; 0 for numeric ones."""
-        return tuple(len(self.categories[c]) + 1 if c in self.categories else 0 for c in self.columns)
+        return tuple(
+            len(self.categories[c]) + 1 if c in self.categories else 0 for c in self.columns
+        )
 
     def decode(self, raw: Raw) -> np.ndarray:
         """(C,) float32 from a dict name -> cell (also as JSON: Path or bytes), a list or array in the order of
@@ -130,7 +143,9 @@ class Table(Modality):
         if not any(c in row for c in self.columns):
             close = next((near[0] for name in row if (near := nearest(name, self.columns))), "")
             hint = f"; did you mean {close}?" if close else ""
-            raise BadValue(f"none of the columns {listed(self.columns)}; it has {listed(row) or 'nothing'}{hint}")
+            raise BadValue(
+                f"none of the columns {listed(self.columns)}; it has {listed(row) or 'nothing'}{hint}"
+            )
         value = np.array([self._cell(c, row.get(c)) for c in self.columns], dtype=np.float32)
         if np.isnan(value).all():
             raise BadValue("every cell is missing")
@@ -154,8 +169,14 @@ class Table(Modality):
         if view == "plain":
             return value
         std, numeric = np.asarray(self.scale()[1], dtype=np.float32), np.array(self.numeric())
-        noise = rng.standard_normal(len(value), dtype=np.float32) * std * np.float32(0.02 if view == "weak" else 0.1)
-        luck = np.where(np.isnan(value), 1, rng.random(len(value)))  # a cell that is missing has no luck
+        noise = (
+            rng.standard_normal(len(value), dtype=np.float32)
+            * std
+            * np.float32(0.02 if view == "weak" else 0.1)
+        )
+        luck = np.where(
+            np.isnan(value), 1, rng.random(len(value))
+        )  # a cell that is missing has no luck
         kept = luck < max(1 - DROPPED[view], np.nextafter(luck.min(), 2))
         return np.where(kept, value + np.where(numeric, noise, 0), np.nan).astype(np.float32)
 
@@ -181,7 +202,9 @@ class Table(Modality):
 
     def targets(self, values_NC: Tensor) -> Tensor:
         """(T, 2 patch): the columns of each token, then their standardised numbers or codes, NaN where one is missing."""
-        return on_host(self._targets, values_NC)  # few numbers, and the CPU goes on knowing which are missing
+        return on_host(
+            self._targets, values_NC
+        )  # few numbers, and the CPU goes on knowing which are missing
 
     def _targets(self, values_NC: Tensor) -> Tensor:
         present = self.tokens_of(values_NC)
@@ -224,7 +247,10 @@ class Table(Modality):
     def cells(self, value: np.ndarray) -> dict[str, str]:
         """name -> cell as a person would write it, without the missing ones."""
         present = {c: v for c, v in zip(self.columns, value.tolist()) if not np.isnan(v)}
-        return {c: self._category_of(c, v) if c in self.categories else f"{v:.6g}" for c, v in present.items()}
+        return {
+            c: self._category_of(c, v) if c in self.categories else f"{v:.6g}"
+            for c, v in present.items()
+        }
 
     def _category_of(self, column: str, code: float) -> str:
         names = self.categories[column]
@@ -255,14 +281,20 @@ class Table(Modality):
         values = self.standardised(self.collate([self.decode(raw) for raw in raws])).numpy()
         parts = []
         for column, size in zip(values.T, self.sizes()):
-            parts.append((column[:, None] == np.arange(size)) if size else np.nan_to_num(column)[:, None])
+            parts.append(
+                (column[:, None] == np.arange(size)) if size else np.nan_to_num(column)[:, None]
+            )
         return np.concatenate(parts, 1).astype(np.float32)
 
     def queries(self, value: Any) -> list[Raw]:
         """A list of texts is one row."""
         value = from_json(value)
         whole = isinstance(value, (list, tuple))
-        return list(value) if whole and all(hasattr(v, "shape") or isinstance(v, dict) for v in value) else [value]
+        return (
+            list(value)
+            if whole and all(hasattr(v, "shape") or isinstance(v, dict) for v in value)
+            else [value]
+        )
 
     def json_schema(self, limits: Limits) -> Schema:
         cell = {"type": ["number", "string", "boolean", "null"]}
@@ -287,7 +319,9 @@ class TableTokenizer(nn.Module):
         super().__init__()
         self.table = table
         columns, features = len(table.columns), 1 + 2 * table.frequencies
-        self.weight = nn.Parameter(torch.empty(columns, features, width).uniform_(-1, 1) / (width * features) ** 0.5)
+        self.weight = nn.Parameter(
+            torch.empty(columns, features, width).uniform_(-1, 1) / (width * features) ** 0.5
+        )
         self.bias = nn.Parameter(torch.empty(columns, width).uniform_(-1, 1) / width**0.5)
         self.frequency = nn.Parameter(torch.randn(columns, table.frequencies))
         self.embed = nn.Embedding(max(1, sum(table.sizes())), width)
@@ -300,12 +334,16 @@ class TableTokenizer(nn.Module):
         present = ~values_NC.isnan()
         number_NC1 = self.table.standardised(values_NC).nan_to_num().unsqueeze(2)
         angle = 2 * torch.pi * self.frequency * number_NC1
-        x_NCD = torch.einsum("ncf,cfd->ncd", torch.cat([number_NC1, angle.sin(), angle.cos()], 2), self.weight)
+        x_NCD = torch.einsum(
+            "ncf,cfd->ncd", torch.cat([number_NC1, angle.sin(), angle.cos()], 2), self.weight
+        )
         if self.table.categories:
-            code_NC = values_NC.nan_to_num().long().clamp(min=0).minimum((sizes - 1).clamp(min=0)) + (
-                sizes.cumsum(0) - sizes
-            )
-            code_NC = code_NC.clamp(max=self.embed.num_embeddings - 1)  # of numeric columns, whose codes mean nothing
+            code_NC = values_NC.nan_to_num().long().clamp(min=0).minimum(
+                (sizes - 1).clamp(min=0)
+            ) + (sizes.cumsum(0) - sizes)
+            code_NC = code_NC.clamp(
+                max=self.embed.num_embeddings - 1
+            )  # of numeric columns, whose codes mean nothing
             x_NCD = torch.where((sizes > 0)[:, None], self.embed(code_NC), x_NCD)
         x_NCD, _ = gather_groups(x_NCD + self.bias, present, self.table.patch)
         there = self.table.tokens_of(host_copy(values_NC))
@@ -335,11 +373,20 @@ class TableGraph(nn.Module):
         part, there = self.cells, ~cells.isnan()
         number_NC1 = part.table.standardised(cells).nan_to_num().unsqueeze(2)
         angle = 2 * torch.pi * part.frequency * number_NC1
-        features = torch.cat([number_NC1, angle.sin(), angle.cos()], 2) if part.table.frequencies else number_NC1
+        features = (
+            torch.cat([number_NC1, angle.sin(), angle.cos()], 2)
+            if part.table.frequencies
+            else number_NC1
+        )
         x_NCD = (features.unsqueeze(2) @ part.weight).squeeze(2)
         if part.table.categories:
-            code = torch.minimum(cells.nan_to_num().long().clamp(min=0), (self.sizes - 1).clamp(min=0)) + self.first
-            code = code.clamp(max=part.embed.num_embeddings - 1)  # of numeric columns, whose codes mean nothing
+            code = (
+                torch.minimum(cells.nan_to_num().long().clamp(min=0), (self.sizes - 1).clamp(min=0))
+                + self.first
+            )
+            code = code.clamp(
+                max=part.embed.num_embeddings - 1
+            )  # of numeric columns, whose codes mean nothing
             x_NCD = torch.where((self.sizes > 0)[:, None], part.embed(code), x_NCD)
         x_NGD, there = gather_groups(x_NCD + part.bias, there, part.table.patch)
         return x_NGD, _dense.line(x_NGD), there
@@ -347,7 +394,9 @@ class TableGraph(nn.Module):
     def examples(self, n: int, length: int, rng: np.random.Generator) -> list[np.ndarray]:
         table = self.cells.table
         codes = rng.integers(0, np.maximum(table.sizes(), 1), (n, len(table.columns)))
-        values = np.where(table.numeric(), _dense.around(table.scale(), (n,), rng), codes).astype(np.float32)
+        values = np.where(table.numeric(), _dense.around(table.scale(), (n,), rng), codes).astype(
+            np.float32
+        )
         missing = rng.random(values.shape) < 0.3
         missing[:, rng.integers(len(table.columns))] = False
         return list(np.where(missing, np.float32(np.nan), values))
@@ -392,10 +441,14 @@ def _plain(cell: Any, name: str) -> Any:
     if isinstance(cell, np.generic):
         cell = cell.item()
     if isinstance(cell, (list, tuple, dict, set, np.ndarray)):
-        raise BadValue(f"{name}: a cell must be a number, a text or missing, got a {type(cell).__name__}")
+        raise BadValue(
+            f"{name}: a cell must be a number, a text or missing, got a {type(cell).__name__}"
+        )
     return cell
 
 
 def _categories(cells: Sequence[Any]) -> tuple[str, ...]:
     """The commonest, in alphabetical order."""
-    return tuple(sorted(name for name, _ in Counter(map(category, cells)).most_common(MOST_CATEGORIES)))
+    return tuple(
+        sorted(name for name, _ in Counter(map(category, cells)).most_common(MOST_CATEGORIES))
+    )

@@ -73,7 +73,9 @@ class Text(Modality):
 
     def __post_init__(self):
         if self.max_length < 1 or self.patch < 1:
-            raise AmodalError(f"text needs max_length and patch of at least 1, got {self.max_length} and {self.patch}")
+            raise AmodalError(
+                f"text needs max_length and patch of at least 1, got {self.max_length} and {self.patch}"
+            )
         at_most("text", {"max_length": (self.max_length, 2**24), "patch": (self.patch, 4096)})
         if self.strong not in DAMAGES:
             raise unknown("damage of a strong view of text", self.strong, DAMAGES)
@@ -94,7 +96,9 @@ class Text(Modality):
         small = 1 if probe.vocabulary else next((p for p in (1, 2, 4) if usual <= 64 * p), 4)
         patch = build(cls, {"patch": small} | overrides).patch
         room = -(-max(lengths) * 5 // 4 // patch)  # a quarter more than was seen
-        return build(cls, {"patch": patch, "max_length": min(256, max(8, -(-room // 8) * 8))} | overrides)
+        return build(
+            cls, {"patch": patch, "max_length": min(256, max(8, -(-room // 8) * 8))} | overrides
+        )
 
     def decode(self, raw: Raw) -> np.ndarray:
         """(length,) int32 from text, a list of texts (one a line), a Path, or bytes: UTF-8, or UTF-16 that says so."""
@@ -110,7 +114,9 @@ class Text(Modality):
         if not text:
             raise BadValue("empty text")
         if self.vocabulary:
-            ids = np.array(_load(self.vocabulary).encode(text, add_special_tokens=False).ids, dtype=np.int32)
+            ids = np.array(
+                _load(self.vocabulary).encode(text, add_special_tokens=False).ids, dtype=np.int32
+            )
             if not len(ids):
                 raise BadValue("the tokenizer makes nothing of this text")
             return ids
@@ -134,7 +140,11 @@ class Text(Modality):
         check_view(view)
         if view == "plain":
             return value
-        if view == "strong" and self.strong == "words" and (edited := self._edited(value, rng)) is not None:
+        if (
+            view == "strong"
+            and self.strong == "words"
+            and (edited := self._edited(value, rng)) is not None
+        ):
             return edited
         if view == "local" and len(lines := self._lines(value)) > 1:
             return value[lines[rng.integers(len(lines))]]
@@ -143,15 +153,23 @@ class Text(Modality):
 
     def _lines(self, ids: np.ndarray) -> list[slice]:
         """Where each line is that holds more than white space, without its line break."""
-        breaks, blank = (_line_breaks(self.vocabulary), ()) if self.vocabulary else ([10], [9, 13, 32])
+        breaks, blank = (
+            (_line_breaks(self.vocabulary), ()) if self.vocabulary else ([10], [9, 13, 32])
+        )
         ends = np.append(np.flatnonzero(np.isin(ids, breaks)), len(ids))
         starts = np.append(0, ends[:-1] + 1)
-        return [slice(a, b) for a, b in zip(starts.tolist(), ends.tolist()) if not np.isin(ids[a:b], blank).all()]
+        return [
+            slice(a, b)
+            for a, b in zip(starts.tolist(), ends.tolist())
+            if not np.isin(ids[a:b], blank).all()
+        ]
 
     def _edited(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
         """Words (ids of a vocabulary) left out, and pairs of them swapped: those parts of easy data augmentation that need no
         thesaurus (Wei and Zou, EMNLP 2019, arXiv:1901.11196). None where there are no two words to tell apart."""
-        parts = list(ids) if self.vocabulary else re.split(rb"(\s+)", ids.astype(np.uint8).tobytes())
+        parts = (
+            list(ids) if self.vocabulary else re.split(rb"(\s+)", ids.astype(np.uint8).tobytes())
+        )
         words, gaps = (parts, []) if self.vocabulary else (parts[::2], parts[1::2])
         if len(words) < 2:
             return None
@@ -175,9 +193,14 @@ class Text(Modality):
         dropped = np.convolve(rng.random(count) < DROPPED / SPAN, np.ones(SPAN))[:count] > 0
         units = units if dropped.all() else units[~dropped]
         lengths = np.diff(starts, append=len(ids))[units]
-        return ids[np.arange(lengths.sum()) + np.repeat(starts[units] - lengths.cumsum() + lengths, lengths)]
+        return ids[
+            np.arange(lengths.sum())
+            + np.repeat(starts[units] - lengths.cumsum() + lengths, lengths)
+        ]
 
-    def _stretch(self, ids: np.ndarray, low: float, high: float, rng: np.random.Generator) -> np.ndarray:
+    def _stretch(
+        self, ids: np.ndarray, low: float, high: float, rng: np.random.Generator
+    ) -> np.ndarray:
         chosen = _ragged.crop(len(ids), low, high, rng)
         if self.vocabulary:
             return ids[chosen]
@@ -209,7 +232,10 @@ class Text(Modality):
 
     def predictor(self, width: int) -> nn.Sequential:
         """(t, patch, alphabet) logits."""
-        return nn.Sequential(nn.Linear(width, self.patch * self.alphabet), nn.Unflatten(1, (self.patch, self.alphabet)))
+        return nn.Sequential(
+            nn.Linear(width, self.patch * self.alphabet),
+            nn.Unflatten(1, (self.patch, self.alphabet)),
+        )
 
     def token_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """(t,) the mean cross-entropy of the ids in each token."""
@@ -254,7 +280,9 @@ class Text(Modality):
     @classmethod
     def example(cls, tokens: int, rng: np.random.Generator) -> tuple[Text, Callable[[], str]]:
         letters = np.array(list("abcdefgh "))
-        return cls(max_length=tokens, patch=4), lambda: "".join(rng.choice(letters, 4 * tokens - 1)) + "x"
+        return cls(
+            max_length=tokens, patch=4
+        ), lambda: "".join(rng.choice(letters, 4 * tokens - 1)) + "x"
 
 
 class TextTokenizer(nn.Module):
@@ -271,7 +299,9 @@ class TextTokenizer(nn.Module):
         """Positions (index of the token, 0, 0)."""
         ids, counts = _ragged.patches(column.values, self.patch, self.blank)
         position = nn.functional.pad(_ragged.steps(counts).float()[:, None], (0, 2))
-        return Tokens.of(self.project(self.embed(ids).flatten(1)), column.rows, counts, position, name, size)
+        return Tokens.of(
+            self.project(self.embed(ids).flatten(1)), column.rows, counts, position, name, size
+        )
 
 
 class TextGraph(nn.Module):
@@ -293,7 +323,9 @@ class TextGraph(nn.Module):
         )
 
     def forward(self, ids: Tensor, lengths: Tensor) -> _dense.Tokenised:
-        ids_NLp = _dense.cut(torch.where(_dense.within(ids, lengths), ids, self.blank), self.patch, self.blank)
+        ids_NLp = _dense.cut(
+            torch.where(_dense.within(ids, lengths), ids, self.blank), self.patch, self.blank
+        )
         return (
             self.project(self.embed(ids_NLp).flatten(2)),
             _dense.line(ids_NLp),
@@ -310,9 +342,13 @@ def _read(raw: Raw) -> str:
         try:
             text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
         except UnicodeDecodeError as error:
-            raise BadValue(f"not {error.encoding.upper()}: {error.reason} at byte {error.start}") from None
+            raise BadValue(
+                f"not {error.encoding.upper()}: {error.reason} at byte {error.start}"
+            ) from None
         if "\0" in text:  # what a disk leaves of blocks that were never written
-            raise BadValue(f"a NUL at character {text.index(chr(0))}, which no text has: damaged, or of another kind")
+            raise BadValue(
+                f"a NUL at character {text.index(chr(0))}, which no text has: damaged, or of another kind"
+            )
         return text
     if isinstance(raw, (list, tuple)) and all(isinstance(line, str) for line in raw):
         return "\n".join(raw)
@@ -322,7 +358,9 @@ def _read(raw: Raw) -> str:
         raise BadValue("empty text")
     if isinstance(raw, (int, float, np.number)):
         return str(raw)
-    raise BadValue(f"a {type(raw).__name__} is not text: expected text, a list of texts, a Path or bytes")
+    raise BadValue(
+        f"a {type(raw).__name__} is not text: expected text, a list of texts, a Path or bytes"
+    )
 
 
 def _shown(raw: Raw) -> str:
@@ -352,7 +390,11 @@ def _begins_word(ids: np.ndarray) -> np.ndarray:
 @cache
 def _line_breaks(vocabulary: str) -> list[int]:
     """The ids that end a line; byte-level vocabularies write the line feed as U+010A."""
-    return [i for token, i in _load(vocabulary).get_vocab().items() if "\n" in token or "\u010a" in token]
+    return [
+        i
+        for token, i in _load(vocabulary).get_vocab().items()
+        if "\n" in token or "\u010a" in token
+    ]
 
 
 @cache
@@ -361,7 +403,9 @@ def _load(vocabulary: str):
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        raise AmodalError("a text vocabulary needs the package `tokenizers`: pip install 'amodal[language]'") from None
+        raise AmodalError(
+            "a text vocabulary needs the package `tokenizers`: pip install 'amodal[language]'"
+        ) from None
     file = Path(vocabulary)
     file = file / "tokenizer.json" if file.is_dir() else file
     if not file.is_file():

@@ -29,7 +29,9 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
 
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
     parts = list(module.children())
-    alike = len(parts) > 1 and len({type(p) for p in parts}) == 1 and len(list(parts[0].children())) > 1
+    alike = (
+        len(parts) > 1 and len({type(p) for p in parts}) == 1 and len(list(parts[0].children())) > 1
+    )
     if isinstance(module, (nn.ModuleList, nn.Sequential)) and alike:
         yield from parts
     else:

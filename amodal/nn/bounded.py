@@ -47,7 +47,11 @@ class Bounded(TorchFunctionMode):
 
 def _count(func, args: tuple, kwargs: dict) -> int:
     """Numbers in the tensor that a factory is asked for."""
-    given = [a for a in (*args, *(kwargs.get(name) for name in ("size", "end", "steps", "n", "m"))) if a is not None]
+    given = [
+        a
+        for a in (*args, *(kwargs.get(name) for name in ("size", "end", "steps", "n", "m")))
+        if a is not None
+    ]
     if func in (torch.arange, torch.linspace):
         return int(max((abs(a) for a in given if isinstance(a, (int, float))), default=0))
     if func is torch.eye:

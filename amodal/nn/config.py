@@ -33,7 +33,9 @@ def arguments(config: dict[str, Any]) -> dict[str, Any]:
     spec = as_spec(config)
     while "members" in spec["args"]:
         spec = spec["args"]["members"][0]
-    return {"size": "tiny", "trunk": "separate", "positions": "sincos", "pool": "mean"} | spec["args"]
+    return {"size": "tiny", "trunk": "separate", "positions": "sincos", "pool": "mean"} | spec[
+        "args"
+    ]
 
 
 def backbones(
@@ -51,7 +53,10 @@ def backbones(
     for field in specs:
         if field not in fields:
             raise unknown("field", field, fields, "A backbone was given for it.")
-    return {f: backbone(spec, fields[f], size_of(size).width, frozen=frozen) for f, spec in specs.items()}
+    return {
+        f: backbone(spec, fields[f], size_of(size).width, frozen=frozen)
+        for f, spec in specs.items()
+    }
 
 
 __all__ = ["AmodalError", "arguments", "as_spec", "backbones", "build", "is_old"]

@@ -41,7 +41,9 @@ def whole(x_TD: Tensor, half: int) -> Tensor:
     return x_TD
 
 
-def drop_of(block: nn.Module, number: int, depth: int, tokens: Tokens, order_T: Tensor | None) -> Drop:
+def drop_of(
+    block: nn.Module, number: int, depth: int, tokens: Tokens, order_T: Tensor | None
+) -> Drop:
     """What block `number` of `depth` drops of these tokens, which go through it in `order_T`.
 
     Raises AmodalError if the tokens are not of the rows of the batch, so that seeds cannot be
@@ -63,6 +65,8 @@ def drop_of(block: nn.Module, number: int, depth: int, tokens: Tokens, order_T: 
     return partial(_dropped, rate * number / (depth - 1), seeds_B[row], source, number)
 
 
-def _dropped(rate: float, seeds_T: Tensor, source_T: Tensor, number: int, x_TD: Tensor, half: int) -> Tensor:
+def _dropped(
+    rate: float, seeds_T: Tensor, source_T: Tensor, number: int, x_TD: Tensor, half: int
+) -> Tensor:
     stays_T = uniform(seeds_T, source_T, 2 * number + half) >= rate
     return x_TD * (stays_T.to(x_TD.dtype) / (1 - rate)).unsqueeze(1)

@@ -68,15 +68,31 @@ class Encoder(Extensions, Part):
         super().__init__()
         backbones = backbones or {}
         check_fields(fields, backbones)
-        self.fields, self.size, self.trunk, self.positions, self.pool_name = dict(fields), size, trunk, positions, pool
+        self.fields, self.size, self.trunk, self.positions, self.pool_name = (
+            dict(fields),
+            size,
+            trunk,
+            positions,
+            pool,
+        )
         self.experts, self.mixer = experts, mixer
         self.width, self.heads_each = size_of(size).width, size_of(size).heads
-        self.tokenizers = nn.ModuleDict({f: backbones.get(f) or m.tokenizer(self.width) for f, m in fields.items()})
-        self.field_token = nn.ParameterDict({f: nn.Parameter(torch.randn(self.width) * 0.02) for f in fields})
+        self.tokenizers = nn.ModuleDict(
+            {f: backbones.get(f) or m.tokenizer(self.width) for f, m in fields.items()}
+        )
+        self.field_token = nn.ParameterDict(
+            {f: nn.Parameter(torch.randn(self.width) * 0.02) for f in fields}
+        )
         self.position = additive(positions, self.width)
-        sequences = {f: mixer != "attention" and m.is_sequence for f, m in fields.items() if f not in backbones}
+        sequences = {
+            f: mixer != "attention" and m.is_sequence
+            for f, m in fields.items()
+            if f not in backbones
+        }
         rotary = positions == "rotary"
-        self.trunks = make_trunks(sequences, kind=trunk, size=size, rotary=rotary, experts=experts, mixer=mixer)
+        self.trunks = make_trunks(
+            sequences, kind=trunk, size=size, rotary=rotary, experts=experts, mixer=mixer
+        )
         self.pools = nn.ModuleDict({f: pool_of(pool, self.width) for f in fields})
         if trunk == "joint":
             self.pools[FUSED] = pool_of("attention" if pool == "attention" else "mean", self.width)
@@ -111,19 +127,26 @@ class Encoder(Extensions, Part):
         if self.heads is None:
             return features
         heads = {s: self.heads[field_of(s)] for s in features if field_of(s) in self.heads}
-        columns = {s: Column(head(features[s].values), features[s].rows) for s, head in heads.items()}
+        columns = {
+            s: Column(head(features[s].values), features[s].rows) for s, head in heads.items()
+        }
         return Embeddings(columns, features.size)
 
     def tokenize(self, batch: Batch) -> Bags:
         """source -> tokens that carry content, position and field."""
-        return {source: self.add_positions(tokens) for source, tokens in self.patchify(batch).items()}
+        return {
+            source: self.add_positions(tokens) for source, tokens in self.patchify(batch).items()
+        }
 
     def patchify(self, batch: Batch) -> Bags:
         """source -> tokens that carry content alone."""
         for source in batch.sources:
             if field_of(source) not in self.tokenizers:
                 raise unknown("field of this encoder", field_of(source), self.tokenizers)
-        return {s: self.tokenizers[field_of(s)](column, s, batch.size) for s, column in batch.columns.items()}
+        return {
+            s: self.tokenizers[field_of(s)](column, s, batch.size)
+            for s, column in batch.columns.items()
+        }
 
     def add_positions(self, tokens: Tokens) -> Tokens:
         """Add to the tokens of one source the embeddings of their field and of their position."""
@@ -144,7 +167,9 @@ class Encoder(Extensions, Part):
         prepared = {s: self.pools[field_of(s)].prepare(part) for s, part in tokens.items()}
         hook = self.block_hook if block_hook is None else block_hook
         result = self.routing(self.trunks, prepared, collect, router_logits, hook)
-        blocks = {s: self.extra_blocks[field_of(s)] for s in tokens if field_of(s) in self.extra_blocks}
+        blocks = {
+            s: self.extra_blocks[field_of(s)] for s in tokens if field_of(s) in self.extra_blocks
+        }
         return result | {s: block(result[s]) for s, block in blocks.items()}
 
     def pool(self, context: Bags) -> dict[str, Column]:

@@ -28,7 +28,9 @@ class Ensemble(Part):
         super().__init__()
         for head in (h for m in members for h in (m.heads or {}).values()):
             if not isinstance(head, LinearHead):
-                raise AmodalError("encoders are put side by side with linear heads only; leave other heads out")
+                raise AmodalError(
+                    "encoders are put side by side with linear heads only; leave other heads out"
+                )
         self.members = nn.ModuleList(members)
 
     @staticmethod
@@ -56,7 +58,10 @@ class Ensemble(Part):
 
     def part(self, features: Embeddings, number: int) -> Embeddings:
         """What one member gave of the features of all."""
-        columns = {s: Column(c.values.split(self.width, 1)[number], c.rows) for s, c in features.columns.items()}
+        columns = {
+            s: Column(c.values.split(self.width, 1)[number], c.rows)
+            for s, c in features.columns.items()
+        }
         return Embeddings(columns, features.size)
 
     # What all members have in common
@@ -116,5 +121,8 @@ def _end_to_end(each: Sequence[Embeddings]) -> Embeddings:
     """The unit vectors of several encoders for the same rows, one after another; those of one as they are."""
     if len(each) == 1:
         return each[0]
-    columns = {s: Column(torch.cat([normalize(e[s].values, dim=1) for e in each], 1), each[0][s].rows) for s in each[0]}
+    columns = {
+        s: Column(torch.cat([normalize(e[s].values, dim=1) for e in each], 1), each[0][s].rows)
+        for s in each[0]
+    }
     return Embeddings(columns, each[0].size)

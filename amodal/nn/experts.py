@@ -25,8 +25,12 @@ class Experts(nn.Module):
         super().__init__()
         self.experts = experts
         self.router = nn.Parameter(torch.randn(experts, width) * 0.02)
-        self.up, self.down = (nn.Parameter(torch.empty(experts, *s)) for s in ((width, hidden), (hidden, width)))
-        self.up_bias, self.down_bias = (nn.Parameter(torch.zeros(experts, n)) for n in (hidden, width))
+        self.up, self.down = (
+            nn.Parameter(torch.empty(experts, *s)) for s in ((width, hidden), (hidden, width))
+        )
+        self.up_bias, self.down_bias = (
+            nn.Parameter(torch.zeros(experts, n)) for n in (hidden, width)
+        )
         for each in (*self.up, *self.down):
             nn.init.xavier_uniform_(each)
         self.register_buffer("least", torch.zeros(experts))

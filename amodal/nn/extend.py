@@ -61,9 +61,15 @@ class Extensions:
         def made() -> Part:
             if head:
                 return head(encoder.width, width)
-            return MlpHead(encoder.width, width, hidden, bias) if hidden else LinearHead(encoder.width, width, bias)
+            return (
+                MlpHead(encoder.width, width, hidden, bias)
+                if hidden
+                else LinearHead(encoder.width, width, bias)
+            )
 
-        return self.set_heads({name: made() for name in encoder.pools if fused or name != FUSED}, width)
+        return self.set_heads(
+            {name: made() for name in encoder.pools if fused or name != FUSED}, width
+        )
 
     def set_heads(self, heads: Mapping[str, Part], width: int) -> Encoder:
         """Put these heads in the place of those there are. width: of the space that they map into."""
@@ -116,7 +122,13 @@ class Extensions:
     def drop(self, field: str) -> None:
         """Take a field's tower out, before `align`: a method reads the field with another one's."""
         encoder = cast("Encoder", self)
-        for parts in (encoder.fields, encoder.tokenizers, encoder.field_token, encoder.trunks, encoder.pools):
+        for parts in (
+            encoder.fields,
+            encoder.tokenizers,
+            encoder.field_token,
+            encoder.trunks,
+            encoder.pools,
+        ):
             if field in parts:
                 cast(Any, parts).pop(field)
         backbones = {f: b for f, b in encoder._args.get("backbones", {}).items() if f != field}

@@ -33,14 +33,19 @@ def places(bag: Tokens, whole: Column, grid: int = 2) -> Column:
     if grid == 1:
         return Column(Ragged(whole.values, torch.ones_like(whole.rows)), whole.rows)
     each = grid ** bag.position.shape[1]
-    used, at, count = torch.unique(bag.row * each + cells(bag, grid), return_inverse=True, return_counts=True)
+    used, at, count = torch.unique(
+        bag.row * each + cells(bag, grid), return_inverse=True, return_counts=True
+    )
     mean = bag.x.new_zeros(len(used), bag.x.shape[1]).index_add(0, at, bag.x) / count[:, None]
     lengths = torch.bincount(used // each, minlength=bag.size)[whole.rows] + 1
     flat = whole.values.new_zeros(len(whole.rows) + len(used), bag.x.shape[1])
     first = torch.zeros(len(flat), dtype=torch.bool, device=flat.device)
     first[lengths.cumsum(0) - lengths] = True
     flat = flat.index_copy(0, first.nonzero().squeeze(1), whole.values)
-    return Column(Ragged(flat.index_copy(0, (~first).nonzero().squeeze(1), mean.to(flat.dtype)), lengths), whole.rows)
+    return Column(
+        Ragged(flat.index_copy(0, (~first).nonzero().squeeze(1), mean.to(flat.dtype)), lengths),
+        whole.rows,
+    )
 
 
 def numbers(bag: Tokens, rows: Tensor, grid: int = 2) -> Tensor:

@@ -27,4 +27,6 @@ def neighbourhoods(bag: Tokens, parts: int) -> tuple[Tokens, Tensor]:
         code = code * parts + axis
     found, number = torch.unique(code, return_inverse=True)
     order = torch.argsort(number, stable=True)
-    return replace(bag.at(order), row=number[order], size=len(found)), found // parts ** place.shape[1]
+    return replace(
+        bag.at(order), row=number[order], size=len(found)
+    ), found // parts ** place.shape[1]

@@ -47,7 +47,9 @@ class MultiVector(Part):
         n,) int64, which `part` names. With tokens the field that asks has none: it is no part of a record."""
         if self.kind == "tokens":
             z = token_vectors(
-                encoder, batch.only(*(s for s in batch.sources if s != self.query_field)), self.query_field
+                encoder,
+                batch.only(*(s for s in batch.sources if s != self.query_field)),
+                self.query_field,
             )
             return z, {s: _within(c.values.lengths) for s, c in z.columns.items()}
         context, columns, told = alone(encoder, batch), {}, {}
@@ -56,7 +58,9 @@ class MultiVector(Part):
                 continue
             if source == self.query_field:
                 whole = encoder.pools[source](bag)
-                columns[source] = Column(normalize(encoder.heads[source](whole.values), dim=1), whole.rows)
+                columns[source] = Column(
+                    normalize(encoder.heads[source](whole.values), dim=1), whole.rows
+                )
                 continue
             several = regional(encoder, context, source, self.grid)
             unit = Ragged(normalize(several.values.flat, dim=1), several.values.lengths)
@@ -82,7 +86,10 @@ class MultiVector(Part):
         if number == 0:
             return "whole"
         number, names = number - 1, encoder.fields[field].axis_names
-        return ", ".join(f"{name} {number // self.grid**i % self.grid + 1} of {self.grid}" for i, name in names.items())
+        return ", ".join(
+            f"{name} {number // self.grid**i % self.grid + 1} of {self.grid}"
+            for i, name in names.items()
+        )
 
 
 def token_column(bag: Tokens) -> Column:
@@ -112,7 +119,9 @@ def regions(encoder: Encoder, bag: Tokens) -> Column:
 def token_vectors(encoder: Encoder, batch: Batch, query_field: str) -> Embeddings:
     """field -> Ragged of unit vectors: the tokens of the field that asks by themselves, those of all others of a row in company."""
     bags = encoder.tokenize(batch)
-    apart = [{s: bag for s, bag in bags.items() if (s == query_field) == mine} for mine in (True, False)]
+    apart = [
+        {s: bag for s, bag in bags.items() if (s == query_field) == mine} for mine in (True, False)
+    ]
     context = {s: bag for some in apart if some for s, bag in encoder.encode(some).items()}
     return Embeddings({s: regions(encoder, context[s]) for s in bags}, batch.size)
 

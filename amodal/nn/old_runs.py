@@ -43,12 +43,19 @@ def encoder_spec(config: dict[str, Any]) -> Spec:
         args |= {"fusion_tokens": config["fusion"], "mask_rule": config["reads"]}
     if towers := config.get("tails"):
         args["pools"] = {
-            f: part("nn.heads.projection_tower:ProjectionTower", width=width, heads=shape.heads, **options)
+            f: part(
+                "nn.heads.projection_tower:ProjectionTower",
+                width=width,
+                heads=shape.heads,
+                **options,
+            )
             for f, options in towers.items()
         }
         (space,) = {width * (2 if options["reads"] == "both" else 1) for options in towers.values()}
         linear = part("nn.heads.linear:LinearHead", width_in=width, width=space)
-        args["heads"] = {f: part("nn.heads.linear:IdentityHead") if f in towers else linear for f in fields}
+        args["heads"] = {
+            f: part("nn.heads.linear:IdentityHead") if f in towers else linear for f in fields
+        }
         args["heads_width"] = space
     elif config["aligned_width"]:
         joint = [FUSED] if config["trunk"] == "joint" and config["aligned_fused"] else []
@@ -57,7 +64,9 @@ def encoder_spec(config: dict[str, Any]) -> Spec:
     if grown := config.get("grown"):
         rotary = config["positions"] == "rotary"
         args["extra_blocks"] = {
-            f: part("nn.transformer:ExtraBlocks", width=width, depth=n, heads=shape.heads, rotary=rotary)
+            f: part(
+                "nn.transformer:ExtraBlocks", width=width, depth=n, heads=shape.heads, rotary=rotary
+            )
             for f, n in grown.items()
         }
     if config.get("unsigned"):
@@ -65,12 +74,17 @@ def encoder_spec(config: dict[str, Any]) -> Spec:
     if hook := dict(config.get("deep") or {}):
         kind = hook.pop("kind")
         if kind != "skills":
-            hook = {"fields": list(fields), "width": width, "depth": depth} | hook
+            those = hook.pop("senses", list(fields))
+            hook = {"fields": those, "width": width, "depth": depth} | hook
         args["block_hook"] = part(HOOKS[kind], **hook)
     if composing := config.get("composing"):
-        args["combiner"] = part("nn.fusion.combiner:Combiner", width=config["aligned_width"], **composing)
+        args["combiner"] = part(
+            "nn.fusion.combiner:Combiner", width=config["aligned_width"], **composing
+        )
     if several := dict(config.get("several") or {}):
-        args["multi_vector"] = part("nn.multi_vector:MultiVector", query_field=several.pop("asks"), **several)
+        args["multi_vector"] = part(
+            "nn.multi_vector:MultiVector", query_field=several.pop("asks"), **several
+        )
     spec = part("nn.encoder:Encoder", **args)
     others = config.get("others", 0)
     return part("nn.ensemble:Ensemble", members=[spec] * (others + 1)) if others else spec

@@ -36,7 +36,14 @@ class ClsPool(nn.Module):
         rows = bag.rows()
         source = take(bag.source, bag.skeleton().within() == 0)
         position = bag.position.new_zeros(len(rows), bag.position.shape[1])
-        cls = Tokens(self.token.to(bag.x.dtype).expand(len(rows), -1), rows, source, position, bag.names, bag.size)
+        cls = Tokens(
+            self.token.to(bag.x.dtype).expand(len(rows), -1),
+            rows,
+            source,
+            position,
+            bag.names,
+            bag.size,
+        )
         return Tokens.join([cls, bag])
 
     def strip(self, bag: Tokens) -> Tokens:
@@ -53,7 +60,11 @@ class AttentionPool(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(width)
-        self.score, self.value, self.out = nn.Linear(width, heads), nn.Linear(width, width), nn.Linear(width, width)
+        self.score, self.value, self.out = (
+            nn.Linear(width, heads),
+            nn.Linear(width, width),
+            nn.Linear(width, width),
+        )
 
     def prepare(self, bag: Tokens) -> Tokens:
         return bag
@@ -64,7 +75,9 @@ class AttentionPool(nn.Module):
     def forward(self, bag: Tokens) -> Column:
         x_TD = self.norm(bag.x)
         weight_TH = segment_softmax(self.score(x_TD), bag.row, bag.size)
-        mixed_TD = (self.value(x_TD).unflatten(1, (self.heads, -1)) * weight_TH.unsqueeze(2)).flatten(1)
+        mixed_TD = (
+            self.value(x_TD).unflatten(1, (self.heads, -1)) * weight_TH.unsqueeze(2)
+        ).flatten(1)
         pooled = mixed_TD.new_zeros(bag.size, mixed_TD.shape[1]).index_add(0, bag.row, mixed_TD)
         rows = bag.rows()
         return Column(self.out(pooled[rows]), rows)
@@ -113,12 +126,20 @@ class GemPool(nn.Module):
 def segment_softmax(score_TH: Tensor, row: Tensor, size: int) -> Tensor:
     """Softmax over the tokens of each row."""
     index = row.unsqueeze(1).expand_as(score_TH)
-    peak = score_TH.new_full((size, score_TH.shape[1]), -torch.inf).scatter_reduce(0, index, score_TH.detach(), "amax")
+    peak = score_TH.new_full((size, score_TH.shape[1]), -torch.inf).scatter_reduce(
+        0, index, score_TH.detach(), "amax"
+    )
     weight = (score_TH - peak[row]).exp()
     return weight / weight.new_zeros(size, weight.shape[1]).index_add(0, row, weight)[row]
 
 
-POOLS = {"mean": MeanPool, "cls": ClsPool, "attention": AttentionPool, "vector": VectorPool, "gem": GemPool}
+POOLS = {
+    "mean": MeanPool,
+    "cls": ClsPool,
+    "attention": AttentionPool,
+    "vector": VectorPool,
+    "gem": GemPool,
+}
 
 
 def pool_of(name: str, width: int) -> nn.Module:

@@ -52,7 +52,9 @@ class Rotary:
     def __init__(self, position_TP: Tensor, head_width: int, base: float = 100.0):
         bands = head_width // (2 * POSITION_DIMS)
         if not bands:
-            raise AmodalError(f"rotary positions need heads at least {2 * POSITION_DIMS} wide, not {head_width}")
+            raise AmodalError(
+                f"rotary positions need heads at least {2 * POSITION_DIMS} wide, not {head_width}"
+            )
         rate = base ** -(torch.arange(bands, device=position_TP.device) / bands)
         angle = (position_TP.unsqueeze(-1) * rate).flatten(-2)
         rest = angle.new_zeros(*angle.shape[:-1], head_width // 2 - angle.shape[-1])
@@ -61,7 +63,9 @@ class Rotary:
 
     def __call__(self, x_THd: Tensor) -> Tensor:
         a, b = x_THd.chunk(2, -1)
-        return torch.cat([a * self.cos - b * self.sin, a * self.sin + b * self.cos], -1).to(x_THd.dtype)
+        return torch.cat([a * self.cos - b * self.sin, a * self.sin + b * self.cos], -1).to(
+            x_THd.dtype
+        )
 
 
 KINDS = ("sincos", "learned", "rotary", "none")
@@ -71,4 +75,8 @@ def additive(kind: str, width: int) -> Callable[[Tensor], Tensor] | None:
     """What is added to the tokens for this kind of position; None for kinds that add nothing."""
     if kind not in KINDS:
         raise unknown("kind of position", kind, KINDS)
-    return {"sincos": SinCos, "learned": Learned}[kind](width) if kind in ("sincos", "learned") else None
+    return (
+        {"sincos": SinCos, "learned": Learned}[kind](width)
+        if kind in ("sincos", "learned")
+        else None
+    )

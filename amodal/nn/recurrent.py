@@ -19,12 +19,16 @@ class Recurrent(nn.Module):
     def __init__(self, width: int, depth: int = 1):
         super().__init__()
         if width % 2:
-            raise AmodalError(f"a bidirectional GRU shares its width between two directions; {width} is odd")
+            raise AmodalError(
+                f"a bidirectional GRU shares its width between two directions; {width} is odd"
+            )
         self.gru = nn.GRU(width, width // 2, depth, batch_first=True, bidirectional=True)
 
     def forward(self, tokens: Tokens, collector=None, router_logits=None) -> Tokens:
         if collector is not None:
-            raise AmodalError("this method reads the blocks of a transformer, which a recurrent trunk has not")
+            raise AmodalError(
+                "this method reads the blocks of a transformer, which a recurrent trunk has not"
+            )
         if not len(tokens):
             return tokens.with_x(tokens.x + 0 * sum(p.sum() for p in self.parameters()))
         lengths = _sequences(tokens)
@@ -48,7 +52,9 @@ class Brnn(nn.Module):
 
     def forward(self, tokens: Tokens, collector=None, router_logits=None) -> Tokens:
         if collector is not None:
-            raise AmodalError("this method reads the blocks of a transformer, which a recurrent trunk has not")
+            raise AmodalError(
+                "this method reads the blocks of a transformer, which a recurrent trunk has not"
+            )
         e_TD = self.enter(tokens.x).relu()
         if not len(tokens):
             return tokens.with_x(self.leave(self.forth(e_TD) + self.back(e_TD)).relu())
@@ -58,7 +64,10 @@ class Brnn(nn.Module):
         place = torch.arange(e_NLD.shape[1], device=lengths.device)
         # each sequence from its end; what pads it stays behind it
         turn = torch.where(place <= last, last - place, place)[:, :, None].expand_as(e_NLD)
-        forth, back = _recur(self.forth, e_NLD), _recur(self.back, e_NLD.gather(1, turn)).gather(1, turn)
+        forth, back = (
+            _recur(self.forth, e_NLD),
+            _recur(self.back, e_NLD.gather(1, turn)).gather(1, turn),
+        )
         return tokens.with_x(self.leave(forth + back).relu()[place <= last])
 
 

@@ -36,7 +36,9 @@ def saved_encoder(folder: str | Path) -> tuple[Encoder, dict]:
     weights = whole_weights(folder, config)
     encoder = built(config, "encoder", folder, weights)
     tensors = read_tensors(weights)
-    fill(encoder, new_names(encoder, tensors) if is_old(config["encoder"]) else tensors, str(weights))
+    fill(
+        encoder, new_names(encoder, tensors) if is_old(config["encoder"]) else tensors, str(weights)
+    )
     return encoder.eval(), config
 
 
@@ -72,7 +74,9 @@ def built(config: dict, part: str, folder: Path, weights: Path) -> Encoder:
     except KeyError as e:
         raise other_format(file, config, str(e.args[0])) from e
     except (OverflowError, RecursionError, MemoryError, *MADE_UP) as e:
-        raise AmodalError(f"{file} describes no encoder that can be built: {type(e).__name__}: {e}") from e
+        raise AmodalError(
+            f"{file} describes no encoder that can be built: {type(e).__name__}: {e}"
+        ) from e
 
 
 MADE_UP = (
@@ -117,7 +121,9 @@ def saved_head(folder: str | Path, encoder: Encoder, config: dict) -> Supervised
     except (KeyError, OverflowError, *MADE_UP) as e:
         if isinstance(e, AmodalError):
             raise
-        raise AmodalError(f"{file} describes no head that can be built: {type(e).__name__}: {e}") from e
+        raise AmodalError(
+            f"{file} describes no head that can be built: {type(e).__name__}: {e}"
+        ) from e
     fill(head, read_tensors(weights), str(weights))
     return head.eval()
 
@@ -131,7 +137,11 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
     if missing or extra or other:
         parts = [
             f"{len(names)} {label} (first: {names[0]})"
-            for label, names in (("missing", missing), ("unexpected", extra), ("of another shape", other))
+            for label, names in (
+                ("missing", missing),
+                ("unexpected", extra),
+                ("of another shape", other),
+            )
             if names
         ]
         raise AmodalError(

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 class Scale(nn.Module):
     """A positive scalar, learned as its logarithm, at least `least` and at most `most`; with `bias`, also a learned offset."""
 
-    def __init__(self, start: float, *, least: float = 0.0, most: float = math.inf, bias: float | None = None):
+    def __init__(
+        self, start: float, *, least: float = 0.0, most: float = math.inf, bias: float | None = None
+    ):
         super().__init__()
         self.log = nn.Parameter(torch.tensor(math.log(start)))
         self.bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))

@@ -81,8 +81,14 @@ class Block(nn.Module):
         super().__init__()
         hidden = int(width * mlp_ratio)
         self.norm1 = norm_layer(width)
-        self.attention = Attention(width, heads, kv_heads=kv_heads, qk_norm=qk_norm, norm_layer=norm_layer)
-        self.norm2, self.up, self.down = norm_layer(width), nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.attention = Attention(
+            width, heads, kv_heads=kv_heads, qk_norm=qk_norm, norm_layer=norm_layer
+        )
+        self.norm2, self.up, self.down = (
+            norm_layer(width),
+            nn.Linear(width, hidden),
+            nn.Linear(hidden, width),
+        )
         self.act = act_layer()
         self.drop_path = DropPath(drop_path, number)
 
@@ -128,7 +134,9 @@ class SparseBlock(nn.Module):
     ):
         super().__init__()
         self.norm1 = norm_layer(width)
-        self.attention = Attention(width, heads, kv_heads=kv_heads, qk_norm=qk_norm, norm_layer=norm_layer)
+        self.attention = Attention(
+            width, heads, kv_heads=kv_heads, qk_norm=qk_norm, norm_layer=norm_layer
+        )
         self.norm2, self.mlp = norm_layer(width), Experts(width, int(width * mlp_ratio), experts)
         self.drop_path = DropPath(drop_path, number)
 
@@ -168,14 +176,18 @@ class DropPath(nn.Module):
     def __init__(self, rate: float = 0.0, number: int = 0):
         super().__init__()
         if not 0 <= rate < 1:
-            raise AmodalError(f"drop_path is the chance to leave a part of a block out, from 0 to below 1, not {rate}")
+            raise AmodalError(
+                f"drop_path is the chance to leave a part of a block out, from 0 to below 1, not {rate}"
+            )
         self.rate, self.number = rate, number
 
     def forward(self, x_TD: Tensor, layout: Layout, seeds: Tensor | None, half: int) -> Tensor:
         if not (self.rate and self.training):
             return x_TD
         if seeds is None:
-            raise AmodalError("drop_path draws from the seeds of rows; call the trunk with `seeds` (Batch.seeds)")
+            raise AmodalError(
+                "drop_path draws from the seeds of rows; call the trunk with `seeds` (Batch.seeds)"
+            )
         stays_B = uniform(seeds, name_code("drop_path"), self.number, half) >= self.rate
         scale_B = stays_B.to(x_TD.dtype) / (1 - self.rate)
         return x_TD * scale_B[layout.row].unsqueeze(1)
@@ -290,7 +302,13 @@ class Transformer(nn.Module):
         Raises: AmodalError for a hook together with what a hook cannot serve.
         """
         if block_hook is not None:
-            if collector is not None or router_logits is not None or causal or cache is not None or seeds is not None:
+            if (
+                collector is not None
+                or router_logits is not None
+                or causal
+                or cache is not None
+                or seeds is not None
+            ):
                 raise AmodalError(
                     "hidden states, router logits, a causal order, a cache and seeds go with trunks that have no block hook"
                 )
@@ -322,7 +340,9 @@ class Transformer(nn.Module):
     def _rotate(self, tokens: Tokens, layout: Layout) -> Rotate | None:
         if not self.rotary:
             return None
-        return Rotary(layout.enter(tokens.position), tokens.x.shape[1] // self.blocks[0].attention.heads)
+        return Rotary(
+            layout.enter(tokens.position), tokens.x.shape[1] // self.blocks[0].attention.heads
+        )
 
     def block(
         self,
@@ -343,7 +363,9 @@ class Transformer(nn.Module):
         if prefix is not None:
             placed = with_prefix(placed, *prefix)
         drop = drop_of(self.blocks[i], i, len(self.blocks), tokens, placed.order)
-        x_TD, _ = self.blocks[i](placed.enter(tokens.x), placed, self._rotate(tokens, placed), drop=drop)
+        x_TD, _ = self.blocks[i](
+            placed.enter(tokens.x), placed, self._rotate(tokens, placed), drop=drop
+        )
         return tokens.with_x(placed.leave(x_TD))
 
 

@@ -24,7 +24,13 @@ Bags = dict[str, Tokens]
 
 
 def make_trunks(
-    fields: dict[str, bool], *, kind: str, size: str, rotary: bool = False, experts: int = 0, mixer: str = "attention"
+    fields: dict[str, bool],
+    *,
+    kind: str,
+    size: str,
+    rotary: bool = False,
+    experts: int = 0,
+    mixer: str = "attention",
 ) -> nn.ModuleDict:
     """The trunks of an encoder, with fresh weights.
 
@@ -43,7 +49,9 @@ def make_trunks(
     if mixer not in MIXERS:
         raise unknown("mixer", mixer, MIXERS)
     if mixer != "attention" and kind != "separate":
-        raise AmodalError(f'mixer="{mixer}" reads each field by itself and needs trunk="separate", not {kind!r}')
+        raise AmodalError(
+            f'mixer="{mixer}" reads each field by itself and needs trunk="separate", not {kind!r}'
+        )
     shape = size_of(size)
     if experts and (experts < 2 or shape.depth < 2):
         raise AmodalError(
@@ -71,9 +79,13 @@ class TrunkRouting(nn.Module):
     def __init__(self, kind: str, width: int, fusion_tokens: int = 0, mask_rule: str = "full"):
         super().__init__()
         if fusion_tokens and kind != "joint":
-            raise AmodalError(f'fusion tokens need trunk="joint", where sources meet; this encoder has trunk="{kind}"')
+            raise AmodalError(
+                f'fusion tokens need trunk="joint", where sources meet; this encoder has trunk="{kind}"'
+            )
         self.kind, self.mask_rule = kind, mask_rule
-        self.fusion_tokens = nn.Parameter(torch.randn(fusion_tokens, width) * 0.02) if fusion_tokens else None
+        self.fusion_tokens = (
+            nn.Parameter(torch.randn(fusion_tokens, width) * 0.02) if fusion_tokens else None
+        )
 
     @property
     def reads_alone(self) -> bool:
@@ -108,7 +120,9 @@ class TrunkRouting(nn.Module):
                 outputs = _unstack(trunks[key](_stack(whole), collect, routes, **hooked), whole)
                 for number, logits_TE in enumerate(routes or ()):
                     parts = zip(sequences, zip(whole, logits_TE.split([len(b) for b in whole])))
-                    router_logits[key, number] = {s: _only(b.with_x(x), s) for names, (b, x) in parts for s in names}
+                    router_logits[key, number] = {
+                        s: _only(b.with_x(x), s) for names, (b, x) in parts for s in names
+                    }
             for names, bag in zip(sequences, outputs):
                 single = len(names) == 1 and self.fusion_tokens is None
                 result.update({s: bag if single else _only(bag, s) for s in names})
@@ -153,7 +167,9 @@ def _stack(parts: Sequence[Tokens]) -> Tokens:
     names = tuple(dict.fromkeys(field_of(n) for bag in parts for n in bag.names))
     return Tokens(
         torch.cat([b.x for b in parts]),
-        joined([on_host(lambda row, start=i * b.size: row + start, b.row) for i, b in enumerate(parts)]),
+        joined(
+            [on_host(lambda row, start=i * b.size: row + start, b.row) for i, b in enumerate(parts)]
+        ),
         joined([b.source_among(names, field_of) for b in parts]),
         torch.cat([b.position for b in parts]),
         names,

@@ -29,8 +29,12 @@ def draw_attribute_rows(
         return group_M, group_M.new_zeros(0, negatives)
     apart = torch.cdist(attributes_MA.double(), attributes_MA.double(), p=1)
     group, value = group_M[:, None] == group_M, (value_MP[:, None] == value_MP).all(2)
-    luck = [(-(uniform(seed_M[:, None], seed_M, k).double() + 2.0**-25).log()).log() for k in range(2)]
-    far, near = (sign * 2 * apart.clamp(min=1e-12).log() - noise for sign, noise in zip((1, -1), luck))
+    luck = [
+        (-(uniform(seed_M[:, None], seed_M, k).double() + 2.0**-25).log()).log() for k in range(2)
+    ]
+    far, near = (
+        sign * 2 * apart.clamp(min=1e-12).log() - noise for sign, noise in zip((1, -1), luck)
+    )
     far = far.masked_fill(~(group & value & (apart > 0)), -torch.inf)
     near = torch.where(group, near.masked_fill(value, -torch.inf), -1e4 - luck[1])
     best, positive = far.max(1)

@@ -13,9 +13,13 @@ def padded(values: Ragged) -> tuple[Tensor, Tensor]:
     longest = int(lengths.max()) if len(values) else 0
     there = to_device(torch.arange(max(longest, 1)) < lengths[:, None], values.lengths.device)
     block = values.flat.new_zeros(*there.shape, *values.flat.shape[1:])
-    return block.masked_scatter(there.view(*there.shape, *[1] * (block.dim() - 2)), values.flat), there
+    return block.masked_scatter(
+        there.view(*there.shape, *[1] * (block.dim() - 2)), values.flat
+    ), there
 
 
 def owners(lengths_N: Tensor) -> Tensor:
     """(sum of lengths,) int64: the value that each part belongs to."""
-    return on_host(lambda lengths: torch.repeat_interleave(torch.arange(len(lengths)), lengths), lengths_N)
+    return on_host(
+        lambda lengths: torch.repeat_interleave(torch.arange(len(lengths)), lengths), lengths_N
+    )

@@ -40,7 +40,11 @@ def balanced_info_nce(
         return connected_zero(a_ND, b_ND, temperature)
     a, b = F.normalize(a_ND, dim=1) / temperature, F.normalize(b_ND, dim=1)
     positive = (a * b).sum(1).mean()
-    if steps > 1 and WHOLE_FROM <= len(a) <= WHOLE_TO and (shift := logit_bound(a.detach(), b.detach())) is not None:
+    if (
+        steps > 1
+        and WHOLE_FROM <= len(a) <= WHOLE_TO
+        and (shift := logit_bound(a.detach(), b.detach())) is not None
+    ):
         return -positive - _whole(a, b, steps, shift) / 2
     if steps == 0:
         return row_log_sum_exp(a, b, tile=tile).logsumexp(0) - positive
@@ -55,9 +59,13 @@ def _factors(a: Tensor, b: Tensor, rows: Tensor, steps: int, tile: int) -> Tenso
     columns = torch.zeros_like(rows)
     for step in range(1, steps):
         if step % 2:
-            columns = -row_log_sum_exp(torch.column_stack([b, one]), torch.column_stack([a, rows]), tile=tile)
+            columns = -row_log_sum_exp(
+                torch.column_stack([b, one]), torch.column_stack([a, rows]), tile=tile
+            )
         else:
-            rows = -row_log_sum_exp(torch.column_stack([a, one]), torch.column_stack([b, columns]), tile=tile)
+            rows = -row_log_sum_exp(
+                torch.column_stack([a, one]), torch.column_stack([b, columns]), tile=tile
+            )
     return rows + columns
 
 
@@ -66,7 +74,10 @@ def _whole(a: Tensor, b: Tensor, steps: int, shift: float) -> Tensor:
     kernel = _Kernel.apply(a, b, shift)
     one = torch.ones_like(kernel[:, 0])
     total = kernel.new_zeros(())
-    for first in (1, 0):  # the alternation that begins with rows, and the one that begins with columns
+    for first in (
+        1,
+        0,
+    ):  # the alternation that begins with rows, and the one that begins with columns
         factors = [one, one]  # of the rows and of the columns
         for step in range(steps):
             if step % 2 != first:

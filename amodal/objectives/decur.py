@@ -10,7 +10,9 @@ from amodal.objectives.common import check_pair, connected_zero, full_precision
 
 
 @full_precision
-def decur(a_ND: Tensor, b_ND: Tensor, *, common: float, off_diagonal: float = 5e-3) -> tuple[Tensor, Tensor]:
+def decur(
+    a_ND: Tensor, b_ND: Tensor, *, common: float, off_diagonal: float = 5e-3
+) -> tuple[Tensor, Tensor]:
     """(common_loss, unique_loss) of two modalities' projections of the same N rows.
 
     common:        share of the D dimensions, the first round(common * D), whose correlation is driven to 1;
@@ -29,7 +31,9 @@ def decur(a_ND: Tensor, b_ND: Tensor, *, common: float, off_diagonal: float = 5e
         return common_loss, unique_loss
     if split > 0:
         diagonal, total = cross_correlation_terms(a_ND[:, :split], b_ND[:, :split])
-        common_loss = (1 - diagonal).square().sum() + off_diagonal * (total - diagonal.square().sum())
+        common_loss = (1 - diagonal).square().sum() + off_diagonal * (
+            total - diagonal.square().sum()
+        )
     if split < a_ND.shape[1]:
         diagonal, total = cross_correlation_terms(a_ND[:, split:], b_ND[:, split:])
         unique_loss = diagonal.square().sum() + off_diagonal * (total - diagonal.square().sum())

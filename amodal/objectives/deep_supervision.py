@@ -32,7 +32,9 @@ def pixel_cross_entropy(logits_NKHW: Tensor, target: Tensor) -> Tensor:
     if target.dim() == 1:
         return cross_entropy(logits_NKHW.mean((2, 3)), target, ignore_index=UNKNOWN)
     if logits_NKHW.shape[2:] != target.shape[1:]:
-        logits_NKHW = interpolate(logits_NKHW, target.shape[1:], mode="bilinear", align_corners=False)
+        logits_NKHW = interpolate(
+            logits_NKHW, target.shape[1:], mode="bilinear", align_corners=False
+        )
     return cross_entropy(logits_NKHW, target, ignore_index=UNKNOWN)
 
 

@@ -18,7 +18,9 @@ class _ViewCrossEntropy(Function):
         teachers, rows = targets_VNK.shape[:2]
         weight = 1 / (rows * (teachers * len(students) - min(teachers, len(students))))
         total, gradients, everyone = targets_VNK.new_zeros(()), [], None
-        softmax_NK = torch.empty_like(targets_VNK[0])  # one for all views: fresh memory costs more than arithmetic
+        softmax_NK = torch.empty_like(
+            targets_VNK[0]
+        )  # one for all views: fresh memory costs more than arithmetic
         for view, student_NK in enumerate(students):
             others = [t for t in range(teachers) if t != view]
             if not others:
@@ -38,7 +40,9 @@ class _ViewCrossEntropy(Function):
             total += weight * (len(others) * log_sum_N.sum() - dot)
             if with_gradient:
                 factor = weight / temperature
-                torch.mul(softmax_NK, len(others) * factor, out=logits_NK).sub_(target_NK, alpha=factor)
+                torch.mul(softmax_NK, len(others) * factor, out=logits_NK).sub_(
+                    target_NK, alpha=factor
+                )
                 gradients.append(logits_NK)
         if with_gradient:
             ctx.save_for_backward(*gradients)
@@ -52,7 +56,10 @@ class _ViewCrossEntropy(Function):
 
 @full_precision
 def view_cross_entropy(
-    student_VNK: Tensor | Sequence[Tensor], target_VNK: Tensor | Sequence[Tensor], *, temperature: float = 0.1
+    student_VNK: Tensor | Sequence[Tensor],
+    target_VNK: Tensor | Sequence[Tensor],
+    *,
+    temperature: float = 0.1,
 ) -> Tensor:
     """Mean cross-entropy of softmax(student / temperature) under given target probabilities, own view left out.
 
@@ -69,10 +76,14 @@ def view_cross_entropy(
         )
     wrong = [tuple(view.shape) for view in students if view.shape != targets.shape[1:]]
     if targets.dim() != 3 or wrong:
-        raise ValueError(f"every view must be (N, K) = {tuple(targets.shape[1:])} like the teacher's, got {wrong}.")
+        raise ValueError(
+            f"every view must be (N, K) = {tuple(targets.shape[1:])} like the teacher's, got {wrong}."
+        )
     if targets.shape[1] == 0:
         return connected_zero(*students)
-    return _ViewCrossEntropy.apply(targets.detach(), temperature, torch.is_grad_enabled(), *students)
+    return _ViewCrossEntropy.apply(
+        targets.detach(), temperature, torch.is_grad_enabled(), *students
+    )
 
 
 @full_precision
@@ -93,13 +104,17 @@ def dino_loss(
     No rows give a connected 0. First derivatives only. Errors as in `view_cross_entropy`.
     """
     with torch.no_grad():
-        targets = torch.stack([((view - center_K) / teacher_temperature).softmax(-1) for view in teacher_VNK])
+        targets = torch.stack(
+            [((view - center_K) / teacher_temperature).softmax(-1) for view in teacher_VNK]
+        )
     return view_cross_entropy(student_VNK, targets, temperature=student_temperature)
 
 
 @torch.no_grad()
 @full_precision
-def update_center(center_K: Tensor, teacher_outputs: Tensor | Sequence[Tensor], momentum: float = 0.9) -> Tensor:
+def update_center(
+    center_K: Tensor, teacher_outputs: Tensor | Sequence[Tensor], momentum: float = 0.9
+) -> Tensor:
     """eq. 4: momentum * center + (1 - momentum) * mean of the teacher's logits over views and rows; a new tensor.
 
     Without any row the center is returned as it is. On several processes, average the mean first.

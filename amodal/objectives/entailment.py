@@ -30,7 +30,9 @@ def bce_of_log(log_p: Tensor, truth: Tensor) -> Tensor:
 def log_one_minus_exp(x: Tensor) -> Tensor:
     """log(1 - e^x) for x < 0, from both ends."""
     near = x > -math.log(2)
-    return torch.where(near, (-torch.expm1(torch.where(near, x, -1.0))).log(), torch.log1p(-x.exp()))
+    return torch.where(
+        near, (-torch.expm1(torch.where(near, x, -1.0))).log(), torch.log1p(-x.exp())
+    )
 
 
 def agreement(a_NK: Tensor, b_NK: Tensor) -> Tensor:

@@ -28,7 +28,12 @@ def focal_info_nce(
     temperature that is not above 0 and a negative gamma.
     """
     check_positive("temperature", temperature)
-    if a_ND.dim() != 2 or b_MD.dim() != 2 or a_ND.shape[1] != b_MD.shape[1] or len(b_MD) < len(a_ND):
+    if (
+        a_ND.dim() != 2
+        or b_MD.dim() != 2
+        or a_ND.shape[1] != b_MD.shape[1]
+        or len(b_MD) < len(a_ND)
+    ):
         raise ValueError(
             f"focal_info_nce needs (N, D) and (M, D) matrices with M >= N, got {tuple(a_ND.shape)} and {tuple(b_MD.shape)}."
         )

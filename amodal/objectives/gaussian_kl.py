@@ -24,7 +24,9 @@ def each_kl(mean_ND: Tensor, log_variance_ND: Tensor) -> Tensor:
 
 
 @full_precision
-def negative_elbo(x_ND: Tensor, decoded_ND: Tensor, mean_NL: Tensor, log_variance_NL: Tensor) -> Tensor:
+def negative_elbo(
+    x_ND: Tensor, decoded_ND: Tensor, mean_NL: Tensor, log_variance_NL: Tensor
+) -> Tensor:
     """(N,): what a variational autoencoder minimises, half the squared error of a draw's reconstruction (a Gaussian of variance 1, without
     its constant) plus the prior term, in nats."""
     return (x_ND - decoded_ND).square().sum(1) / 2 + each_kl(mean_NL, log_variance_NL)

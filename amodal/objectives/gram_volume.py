@@ -91,12 +91,16 @@ def gram_info_nce(
     not above 0 and a smoothing outside [0, 1).
     """
     if not others:
-        raise ValueError("gram_info_nce compares an anchor with at least one other source, got none.")
+        raise ValueError(
+            "gram_info_nce compares an anchor with at least one other source, got none."
+        )
     for other in others:
         check_pair("gram_info_nce", anchor_ND, other)
     check_positive("temperature", temperature)
     if not 0 <= smoothing < 1:
-        raise ValueError(f"smoothing is a share of the target and must be in [0, 1), got {smoothing}.")
+        raise ValueError(
+            f"smoothing is a share of the target and must be in [0, 1), got {smoothing}."
+        )
     every = anchor_ND if more_MD is None else torch.cat([anchor_ND, more_MD])
     if len(anchor_ND) == 0 or len(every) < 2:
         return connected_zero(every, *others, temperature)

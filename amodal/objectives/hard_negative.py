@@ -43,12 +43,18 @@ def hard_negative_nce(
     check_pair("hard_negative_nce", a_ND, b_ND)
     check_positive("temperature", temperature)
     if beta < 0 or not 0 <= prior < 1:
-        raise ValueError(f"beta must be at least 0 and prior from 0 to below 1, got {beta} and {prior}.")
+        raise ValueError(
+            f"beta must be at least 0 and prior from 0 to below 1, got {beta} and {prior}."
+        )
     n = len(a_ND)
     if n < 2:
         return connected_zero(a_ND, b_ND, temperature)
     a, b = F.normalize(a_ND, dim=1), F.normalize(b_ND, dim=1)
-    anchors, others, row = torch.cat([a, b]), torch.cat([b, a]), torch.arange(2 * n, device=a.device) % n
+    anchors, others, row = (
+        torch.cat([a, b]),
+        torch.cat([b, a]),
+        torch.arange(2 * n, device=a.device) % n,
+    )
     side = torch.arange(2 * n, device=a.device) // n
 
     def hard_mean(anchor: Tensor, row_t: Tensor, side_t: Tensor) -> Tensor:

@@ -14,7 +14,12 @@ from amodal.objectives.log_sum_exp import pair_log_sum_exp, row_log_sum_exp, sel
 
 @full_precision
 def info_nce(
-    a_ND: Tensor, b_ND: Tensor, *, temperature: float | Tensor, symmetric: bool = True, tile: int = 1024
+    a_ND: Tensor,
+    b_ND: Tensor,
+    *,
+    temperature: float | Tensor,
+    symmetric: bool = True,
+    tile: int = 1024,
 ) -> Tensor:
     """Mean over rows of -log softmax(cos(a_i, b_j) / temperature)_{j=i}: row i must find its partner among N.
 
@@ -39,7 +44,9 @@ def info_nce(
 
 
 @full_precision
-def nt_xent(a_ND: Tensor, b_ND: Tensor, *, temperature: float | Tensor = 0.5, tile: int = 1024) -> Tensor:
+def nt_xent(
+    a_ND: Tensor, b_ND: Tensor, *, temperature: float | Tensor = 0.5, tile: int = 1024
+) -> Tensor:
     """SimCLR eq. 1: each of the 2N views must find its partner among the other 2N - 1 views.
 
     a_ND, b_ND:   two views of the same N rows (cosine is taken here).

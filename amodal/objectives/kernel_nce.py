@@ -62,19 +62,32 @@ def kernel_info_nce(
         z, rows = torch.cat([a, b]), row.repeat(2)
         below = by_rows(lambda *t: rest(z, rows, *t), z, rows, tile=tile)
     else:
-        below = torch.cat([by_rows(lambda *t, y=y: rest(y, row, *t), x, row, tile=tile) for x, y in ((a, b), (b, a))])
+        below = torch.cat(
+            [
+                by_rows(lambda *t, y=y: rest(y, row, *t), x, row, tile=tile)
+                for x, y in ((a, b), (b, a))
+            ]
+        )
     return F.softplus(below - own.repeat(2)).mean()
 
 
 @full_precision
 def concatenated(
-    a_ND: Tensor, b_ND: Tensor, *, temperature: float | Tensor, gammas: tuple[float, float], share: float, within: bool
+    a_ND: Tensor,
+    b_ND: Tensor,
+    *,
+    temperature: float | Tensor,
+    gammas: tuple[float, float],
+    share: float,
+    within: bool,
 ) -> Tensor:
     """The concatenation mixture: `share` of the loss with the first of `gammas` on the first half of the coordinates of unit vectors, the
     rest with the second on the other half. Raises ValueError as `kernel_info_nce` does, and for an odd width."""
     check_pair("concatenated", a_ND, b_ND)
     if a_ND.shape[1] % 2:
-        raise ValueError(f"two kernels that share the coordinates need an even width, got {a_ND.shape[1]}.")
+        raise ValueError(
+            f"two kernels that share the coordinates need an even width, got {a_ND.shape[1]}."
+        )
     halves = zip(*(F.normalize(x, dim=1).chunk(2, 1) for x in (a_ND, b_ND)))
     losses = [
         kernel_info_nce(a, b, temperature=temperature, gamma=gamma, within=within, unit=False)
@@ -103,7 +116,9 @@ def graph_info_nce(
     check_positive("gamma", gamma)
     other = z_ND if other_MD is None else other_MD
     if graph_NM.shape != (len(z_ND), len(other)):
-        raise ValueError(f"a graph of {len(z_ND)} by {len(other)} nodes is no matrix of {tuple(graph_NM.shape)}.")
+        raise ValueError(
+            f"a graph of {len(z_ND)} by {len(other)} nodes is no matrix of {tuple(graph_NM.shape)}."
+        )
     a, b = (F.normalize(x, dim=1) if unit else x for x in (z_ND, other))
     logits = -_distances(a, b, gamma) / temperature
     below = logits if other_MD is not None else logits.masked_fill(_diagonal(logits), -math.inf)

@@ -15,7 +15,9 @@ from amodal.objectives.common import full_precision
 from amodal.objectives.tiles import by_rows
 
 
-def max_sim(query_NLD: Tensor, asked_NL: Tensor, parts_MKD: Tensor, there_MK: Tensor, *, tile: int = 64) -> Tensor:
+def max_sim(
+    query_NLD: Tensor, asked_NL: Tensor, parts_MKD: Tensor, there_MK: Tensor, *, tile: int = 64
+) -> Tensor:
     """(N, M): sum over the vectors l of query n of max_k <query_nl, parts_mk>.
 
     query_NLD, parts_MKD: vectors, of unit length for cosines. asked_NL, there_MK: bool, which of them there are; a query without any
@@ -26,10 +28,16 @@ def max_sim(query_NLD: Tensor, asked_NL: Tensor, parts_MKD: Tensor, there_MK: Te
     """
     shapes = [tuple(t.shape) for t in (query_NLD, asked_NL, parts_MKD, there_MK)]
     if shapes[0][:2] != shapes[1] or shapes[2][:2] != shapes[3] or shapes[0][2:] != shapes[2][2:]:
-        raise ValueError(f"max_sim needs (N, L, D), (N, L), (M, K, D) and (M, K), got {', '.join(map(str, shapes))}")
+        raise ValueError(
+            f"max_sim needs (N, L, D), (N, L), (M, K, D) and (M, K), got {', '.join(map(str, shapes))}"
+        )
 
     def piece(query_tLD: Tensor, asked_tL: Tensor) -> Tensor:
-        each = torch.einsum("tld,mkd->tlmk", query_tLD, parts_MKD).masked_fill(~there_MK, -torch.inf).amax(3)
+        each = (
+            torch.einsum("tld,mkd->tlmk", query_tLD, parts_MKD)
+            .masked_fill(~there_MK, -torch.inf)
+            .amax(3)
+        )
         return each.masked_fill(~asked_tL[:, :, None], 0.0).sum(1)
 
     return by_rows(piece, query_NLD, asked_NL, tile=tile)
@@ -43,7 +51,9 @@ def late_interaction(query: Ragged, parts: Ragged, *, tile: int = 64) -> Tensor:
 
 
 @full_precision
-def field_interaction(query: Ragged, fields: Sequence[Ragged], *, tile: int = 64) -> tuple[Tensor, Tensor]:
+def field_interaction(
+    query: Ragged, fields: Sequence[Ragged], *, tile: int = 64
+) -> tuple[Tensor, Tensor]:
     """(N, M) and (N, M, F): `late_interaction` of N queries with M records of all their fields together, and with each field alone.
 
     fields: of each of F fields M lists of vectors; an empty list where a record lacks the field, whose score is then -inf.

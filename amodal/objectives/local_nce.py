@@ -71,9 +71,14 @@ def local_nce(
     if n < 2:
         return connected_zero(source, parts_MD), connected_zero(source, parts_MD)
     each = [
-        part_log_probabilities(s.contiguous(), parts_MD, lengths_N, bound=bound, tile=tile) for s in source.unbind(1)
+        part_log_probabilities(s.contiguous(), parts_MD, lengths_N, bound=bound, tile=tile)
+        for s in source.unbind(1)
     ]
-    log_M = each[0] if k == 1 else ((sharpness * torch.stack(each)).logsumexp(0) - math.log(k)) / sharpness
+    log_M = (
+        each[0]
+        if k == 1
+        else ((sharpness * torch.stack(each)).logsumexp(0) - math.log(k)) / sharpness
+    )
     by_row = log_M.new_zeros(n).index_add(0, owners(lengths_N), log_M) / lengths_N
     squares = cross_square_sum(source.reshape(n * k, d).T.contiguous(), parts_MD.T.contiguous())
     return -by_row.mean(), squares / (d * n * k * len(parts_MD))
@@ -82,8 +87,16 @@ def local_nce(
 @torch.no_grad()
 @full_precision
 def mixture_weights(
-    source_NKD: Tensor, parts_MD: Tensor, lengths_N: Tensor, *, bound: float = 20.0, sharpness: float = 1.0
+    source_NKD: Tensor,
+    parts_MD: Tensor,
+    lengths_N: Tensor,
+    *,
+    bound: float = 20.0,
+    sharpness: float = 1.0,
 ) -> Tensor:
     """(M, K): which of a row's K vectors predicts each of its parts, weights that sum to one. Laid over a picture they segment it."""
-    each = [part_log_probabilities(s.contiguous(), parts_MD, lengths_N, bound=bound) for s in source_NKD.unbind(1)]
+    each = [
+        part_log_probabilities(s.contiguous(), parts_MD, lengths_N, bound=bound)
+        for s in source_NKD.unbind(1)
+    ]
     return (sharpness * torch.stack(each, 1)).softmax(1)

@@ -158,7 +158,9 @@ class _Self(Function):
 
 def _check_tile(tile: int) -> None:
     if tile < 1:
-        raise ValueError(f"tile is the side of a block of the similarity matrix and must be at least 1, got {tile}.")
+        raise ValueError(
+            f"tile is the side of a block of the similarity matrix and must be at least 1, got {tile}."
+        )
 
 
 def pair_log_sum_exp(a_MD: Tensor, b_ND: Tensor, *, tile: int = 1024) -> tuple[Tensor, Tensor]:

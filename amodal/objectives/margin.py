@@ -24,7 +24,13 @@ NEAR = 1e-12
 
 @full_precision
 def ranking_hinge(
-    a_ND: Tensor, b_ND: Tensor, *, margin: float, over: str = "sum", symmetric: bool = True, tile: int = 256
+    a_ND: Tensor,
+    b_ND: Tensor,
+    *,
+    margin: float,
+    over: str = "sum",
+    symmetric: bool = True,
+    tile: int = 256,
 ) -> Tensor:
     """Mean over rows i of max(0, margin - s_ii + s_ij) over all j != i, s the cosine of a_i and b_j.
 
@@ -44,18 +50,24 @@ def ranking_hinge(
     own, place = (a * b).sum(1), torch.arange(len(a), device=a.device)
 
     def towards(other_ND: Tensor):
-        return lambda x_tD, own_t, place_t: _violation(x_tD @ other_ND.T, own_t, place_t, margin, over)
+        return lambda x_tD, own_t, place_t: _violation(
+            x_tD @ other_ND.T, own_t, place_t, margin, over
+        )
 
     loss = by_rows(towards(b), a, own, place, tile=tile).mean()
     return loss + by_rows(towards(a), b, own, place, tile=tile).mean() if symmetric else loss
 
 
 @full_precision
-def ranking_hinge_of_scores(scores_NN: Tensor, *, margin: float, over: str = "sum", symmetric: bool = True) -> Tensor:
+def ranking_hinge_of_scores(
+    scores_NN: Tensor, *, margin: float, over: str = "sum", symmetric: bool = True
+) -> Tensor:
     """`ranking_hinge` for scores that are no cosines: entry (i, j) says how well a_i and b_j go together, own pairs on the
     diagonal (region-word scores, cross-encoders). Raises ValueError unless the matrix is square."""
     if scores_NN.dim() != 2 or scores_NN.shape[0] != scores_NN.shape[1]:
-        raise ValueError(f"ranking_hinge_of_scores needs (N, N) scores, got {tuple(scores_NN.shape)}.")
+        raise ValueError(
+            f"ranking_hinge_of_scores needs (N, N) scores, got {tuple(scores_NN.shape)}."
+        )
     if over not in OVER:
         raise unknown("way to take negatives together", over, OVER)
     if len(scores_NN) < 2:
@@ -65,7 +77,9 @@ def ranking_hinge_of_scores(scores_NN: Tensor, *, margin: float, over: str = "su
     return loss + _violation(scores_NN.T, own, place, margin, over).mean() if symmetric else loss
 
 
-def _violation(scores_tN: Tensor, own_t: Tensor, place_t: Tensor, margin: float, over: str) -> Tensor:
+def _violation(
+    scores_tN: Tensor, own_t: Tensor, place_t: Tensor, margin: float, over: str
+) -> Tensor:
     """(t,) how far the others of each row come within the margin of its own."""
     scores_tN = scores_tN.scatter(1, place_t.unsqueeze(1), -math.inf)
     if over == "hardest":
@@ -98,7 +112,9 @@ def contrastive_margin(
     total = (z[first] - z[second]).square().sum()
     if hardest:
         anchor, negative = hardest_negatives(z, group_N, hardest, tile=tile)
-        return (total + (margin - (z[anchor] - z[negative]).norm(dim=1)).relu().square().sum()) / len(z)
+        return (
+            total + (margin - (z[anchor] - z[negative]).norm(dim=1)).relu().square().sum()
+        ) / len(z)
 
     def repelled(z_tD: Tensor, group_t: Tensor) -> Tensor:
         distance = (2 - 2 * z_tD @ z.T).clamp(min=NEAR).sqrt()
@@ -129,7 +145,9 @@ def triplet_margin(
         apart = (z[anchor] - z[positive]).norm(dim=1).detach()
         farthest = apart.new_zeros(len(z)).scatter_reduce(0, anchor, apart, "amax")
         chosen = (apart == farthest[anchor]).nonzero().squeeze(1)
-        keep = torch.full((len(z),), -1, device=z.device).scatter(0, anchor[chosen], chosen)  # one of equals
+        keep = torch.full((len(z),), -1, device=z.device).scatter(
+            0, anchor[chosen], chosen
+        )  # one of equals
         keep = keep[keep >= 0]
         anchor, positive = anchor[keep], positive[keep]
     if not len(anchor) or bool((group_N == group_N[:1]).all()):
@@ -137,7 +155,13 @@ def triplet_margin(
     near = (z[anchor] - z[positive]).norm(dim=1)
     with torch.no_grad():
         bound = near if mining == "semihard" else torch.zeros_like(near) - 1
-        negative = by_rows(lambda a, g, b: _beyond(z, group_N, a, g, b), z[anchor], group_N[anchor], bound, tile=tile)
+        negative = by_rows(
+            lambda a, g, b: _beyond(z, group_N, a, g, b),
+            z[anchor],
+            group_N[anchor],
+            bound,
+            tile=tile,
+        )
     return (margin + near - (z[anchor] - z[negative]).norm(dim=1)).relu().mean()
 
 
@@ -155,7 +179,9 @@ def same_group(group_N: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def hardest_negatives(z_ND: Tensor, group_N: Tensor, count: int, *, tile: int = 256) -> tuple[Tensor, Tensor]:
+def hardest_negatives(
+    z_ND: Tensor, group_N: Tensor, count: int, *, tile: int = 256
+) -> tuple[Tensor, Tensor]:
     """Two (P,) int64: each row with the `count` nearest rows (by product) of other groups, or with as many as there are."""
     count = min(count, len(z_ND))
 
@@ -169,7 +195,9 @@ def hardest_negatives(z_ND: Tensor, group_N: Tensor, count: int, *, tile: int = 
     return anchor, negative[anchor, at]
 
 
-def _beyond(z_ND: Tensor, group_N: Tensor, anchor_tD: Tensor, group_t: Tensor, bound_t: Tensor) -> Tensor:
+def _beyond(
+    z_ND: Tensor, group_N: Tensor, anchor_tD: Tensor, group_t: Tensor, bound_t: Tensor
+) -> Tensor:
     """(t,) the nearest row of another group that is farther than `bound_t`; the farthest if none is."""
     distance = (2 - 2 * anchor_tD @ z_ND.T).clamp(min=0).sqrt()
     other = group_t.unsqueeze(1) != group_N

@@ -12,7 +12,12 @@ from amodal.objectives.common import check_positive, connected_zero, full_precis
 
 @full_precision
 def margin_softmax(
-    z_ND: Tensor, prototype_CD: Tensor, class_N: Tensor, *, scale: float = 64.0, margin: float = 0.35
+    z_ND: Tensor,
+    prototype_CD: Tensor,
+    class_N: Tensor,
+    *,
+    scale: float = 64.0,
+    margin: float = 0.35,
 ) -> Tensor:
     """Mean over rows of -log softmax over classes c of scale (cos(z_i, w_c) - margin [c = class_i]), at the row's class.
 
@@ -23,7 +28,11 @@ def margin_softmax(
     No rows give a connected 0. Raises ValueError for shapes that do not fit and for a scale that is not above 0.
     """
     check_positive("scale", scale)
-    if z_ND.dim() != 2 or prototype_CD.shape[1:] != z_ND.shape[1:] or class_N.shape != z_ND.shape[:1]:
+    if (
+        z_ND.dim() != 2
+        or prototype_CD.shape[1:] != z_ND.shape[1:]
+        or class_N.shape != z_ND.shape[:1]
+    ):
         raise ValueError(
             f"margin_softmax needs (N, D) vectors, (C, D) prototypes and (N,) classes, got {tuple(z_ND.shape)}, "
             f"{tuple(prototype_CD.shape)} and {tuple(class_N.shape)}."

@@ -55,7 +55,11 @@ def noisy_or_pool(sharpness: float, threshold: float = 0.5) -> Pool:
     """1 - prod_n (1 - p_n) with p_n = sigmoid(g (h_n - threshold)): the probability that any region fits, if they are independent."""
 
     def pool(h_tLW, there_tL):
-        none = F.logsigmoid(-sharpness * (h_tLW - threshold)).masked_fill(~there_tL[:, :, None], 0).sum(1)
+        none = (
+            F.logsigmoid(-sharpness * (h_tLW - threshold))
+            .masked_fill(~there_tL[:, :, None], 0)
+            .sum(1)
+        )
         return -torch.expm1(none)
 
     return pool
@@ -76,7 +80,13 @@ def pooling(name: str, sharpness: float) -> Pool:
 
 @full_precision
 def bag_scores(
-    regions_tLD: Tensor, there_tL: Tensor, words_WD: Tensor, lengths_N: Tensor, *, pool: Pool, total: bool = False
+    regions_tLD: Tensor,
+    there_tL: Tensor,
+    words_WD: Tensor,
+    lengths_N: Tensor,
+    *,
+    pool: Pool,
+    total: bool = False,
 ) -> Tensor:
     """(t, N) scores of t bags of regions with N bags of words (or sentences): `pool` over regions, then the mean over words.
 
@@ -86,25 +96,36 @@ def bag_scores(
     Dot products are taken as they are; normalise before if they are to be cosines.
     """
     each_tW = pool(regions_tLD @ words_WD.T, there_tL)
-    scores = each_tW.new_zeros(len(each_tW), len(lengths_N)).index_add(1, owners(lengths_N), each_tW)
+    scores = each_tW.new_zeros(len(each_tW), len(lengths_N)).index_add(
+        1, owners(lengths_N), each_tW
+    )
     return scores if total else scores / lengths_N.clamp(min=1)
 
 
 @full_precision
 def bag_nce(
-    regions_NLD: Tensor, there_NL: Tensor, lines_NKD: Tensor, *, temperature: float | Tensor, pool: Pool
+    regions_NLD: Tensor,
+    there_NL: Tensor,
+    lines_NKD: Tensor,
+    *,
+    temperature: float | Tensor,
+    pool: Pool,
 ) -> Tensor:
     """InfoNCE in both directions between N bags of regions and N bags of K lines, scored by `bag_scores`; row i of both is a pair.
 
     No more than a tile of the scores of single regions is held. One bag or none gives a connected 0.
     """
     words = lines_NKD.flatten(0, 1)
-    lengths = torch.full((len(lines_NKD),), lines_NKD.shape[1], dtype=torch.int64, device=words.device)
+    lengths = torch.full(
+        (len(lines_NKD),), lines_NKD.shape[1], dtype=torch.int64, device=words.device
+    )
 
     def scores(block: Tensor, mask: Tensor) -> Tensor:
         return bag_scores(block, mask, words, lengths, pool=pool)
 
-    return score_nce(scores, regions_NLD, there_NL, temperature=temperature, tile=bag_tile(there_NL, words))
+    return score_nce(
+        scores, regions_NLD, there_NL, temperature=temperature, tile=bag_tile(there_NL, words)
+    )
 
 
 def bag_tile(there_NL: Tensor, words_WD: Tensor, *, cells: int = 2**22) -> int:

@@ -13,7 +13,9 @@ from amodal.objectives.log_sum_exp import pair_log_sum_exp
 
 
 @full_precision
-def mil_nce(a_ND: Tensor, b_NKD: Tensor, *, temperature: float | Tensor = 0.07, tile: int = 1024) -> Tensor:
+def mil_nce(
+    a_ND: Tensor, b_NKD: Tensor, *, temperature: float | Tensor = 0.07, tile: int = 1024
+) -> Tensor:
     """Mean over rows of -log( P_i / (P_i + sum_{j != i, k} s(a_i, b_jk) + sum_{j != i, k} s(a_j, b_ik)) ), P_i = sum_k s(a_i, b_ik),
     s = exp(cos / temperature).
 
@@ -25,8 +27,14 @@ def mil_nce(a_ND: Tensor, b_NKD: Tensor, *, temperature: float | Tensor = 0.07, 
     not above 0.
     """
     check_positive("temperature", temperature)
-    if a_ND.dim() != 2 or b_NKD.dim() != 3 or (len(a_ND), a_ND.shape[1]) != (len(b_NKD), b_NKD.shape[2]):
-        raise ValueError(f"mil_nce needs (N, D) and (N, K, D), got {tuple(a_ND.shape)} and {tuple(b_NKD.shape)}.")
+    if (
+        a_ND.dim() != 2
+        or b_NKD.dim() != 3
+        or (len(a_ND), a_ND.shape[1]) != (len(b_NKD), b_NKD.shape[2])
+    ):
+        raise ValueError(
+            f"mil_nce needs (N, D) and (N, K, D), got {tuple(a_ND.shape)} and {tuple(b_NKD.shape)}."
+        )
     if len(a_ND) < 2:
         return connected_zero(a_ND, b_NKD, temperature)
     a, b = F.normalize(a_ND, dim=1) / temperature, F.normalize(b_NKD, dim=2)

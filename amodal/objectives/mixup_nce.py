@@ -13,7 +13,12 @@ from amodal.objectives.soft_info_nce import Similar, Sparse, soft_info_nce
 
 @full_precision
 def mixup_nce(
-    a_ND: Tensor, b_ND: Tensor, partner_N: Tensor, kept_N: Tensor, *, temperature: float | Tensor = 0.1
+    a_ND: Tensor,
+    b_ND: Tensor,
+    partner_N: Tensor,
+    kept_N: Tensor,
+    *,
+    temperature: float | Tensor = 0.1,
 ) -> Tensor:
     """Row i of a becomes kept_i a_i + (1 - kept_i) a_partner(i), which must find b_i, by kept_i, and b_partner(i), by the rest, among
     all b; and each b its mixtures. The mean of both directions.
@@ -40,7 +45,9 @@ def soft_clip(a_ND: Tensor, b_ND: Tensor, *, temperature: float | Tensor = 0.125
 
 
 @full_precision
-def mixed_cross_entropy(logits_NC: Tensor, label_N: Tensor, other_N: Tensor, kept_N: Tensor) -> Tensor:
+def mixed_cross_entropy(
+    logits_NC: Tensor, label_N: Tensor, other_N: Tensor, kept_N: Tensor
+) -> Tensor:
     """Mean over rows of kept CE(label) + (1 - kept) CE(other): mixup's loss. No row gives a connected 0."""
     kept = kept_N.to(logits_NC.dtype)
     own, other = (F.cross_entropy(logits_NC, y, reduction="none") for y in (label_N, other_N))

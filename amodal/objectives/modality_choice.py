@@ -11,7 +11,9 @@ from amodal.objectives.common import check_positive, connected_zero, full_precis
 
 
 @full_precision
-def modality_choice(score_NNF: Tensor, *, temperature: float | Tensor, about_N: Tensor | None = None) -> Tensor:
+def modality_choice(
+    score_NNF: Tensor, *, temperature: float | Tensor, about_N: Tensor | None = None
+) -> Tensor:
     """Mean over queries i of -log softmax(score_ijf / temperature) over all records j and sources f, at (i, about_i).
 
     score_NNF: how well query i fits source f of record j, -inf where the record lacks it. With F = 1, InfoNCE from queries to records.
@@ -25,7 +27,9 @@ def modality_choice(score_NNF: Tensor, *, temperature: float | Tensor, about_N: 
     if score_NNF.dim() != 3 or score_NNF.shape[0] != score_NNF.shape[1]:
         raise ValueError(f"source_choice needs (N, N, F) scores, got {tuple(score_NNF.shape)}")
     n, _, f = score_NNF.shape
-    gone = score_NNF == -torch.inf  # filled again behind the division: 0 * inf would spoil the temperature's gradient
+    gone = (
+        score_NNF == -torch.inf
+    )  # filled again behind the division: 0 * inf would spoil the temperature's gradient
     plain = score_NNF.masked_fill(gone, 0.0)
     own = torch.arange(n, device=score_NNF.device)
     best = score_NNF[own, own].detach().argmax(1) if n else own

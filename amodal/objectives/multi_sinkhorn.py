@@ -15,7 +15,9 @@ DAMPED = 0.25
 
 @torch.no_grad()
 @full_precision
-def multi_sinkhorn(scores_NK: Tensor, *, share: float = 0.5, epsilon: float = 0.07, iterations: int = 20) -> Tensor:
+def multi_sinkhorn(
+    scores_NK: Tensor, *, share: float = 0.5, epsilon: float = 0.07, iterations: int = 20
+) -> Tensor:
     """Assignments (N, K) in [0, 1]: every row's largest is 1 and its least 0, and each anchor gets about N / K of the mass.
 
     scores_NK:  cosines of rows and anchors, usually with a queue of earlier rows among them.

@@ -20,7 +20,9 @@ from amodal.objectives.log_sum_exp import self_log_sum_exp
 
 
 @full_precision
-def mv_info_nce(z_NVD: Tensor, present_NV: Tensor, *, temperature: float | Tensor, tile: int = 1024) -> Tensor:
+def mv_info_nce(
+    z_NVD: Tensor, present_NV: Tensor, *, temperature: float | Tensor, tile: int = 1024
+) -> Tensor:
     """-1/N sum_i log( sum_{l != m} s(z_i^l, z_i^m) / sum_l sum_{(j, m) != (i, l)} s(z_i^l, z_j^m) ), s(a, b) = exp(cos / temperature).
 
     One term a sample: all pairs of its views above, and below all pairs of one of its views with any other vector. The paper's sums,
@@ -31,13 +33,17 @@ def mv_info_nce(z_NVD: Tensor, present_NV: Tensor, *, temperature: float | Tenso
     if len(z_NVD) < 2 or not several.any():
         return connected_zero(z_NVD, temperature)
     z = _scaled(z_NVD, temperature)
-    below = _fill(present_NV, self_log_sum_exp(z[present_NV], tile=tile), -math.inf)[several].logsumexp(1)
+    below = _fill(present_NV, self_log_sum_exp(z[present_NV], tile=tile), -math.inf)[
+        several
+    ].logsumexp(1)
     # every pair counts in both orders
     return (below - _pairs(z[several], present_NV[several]) - math.log(2)).mean()
 
 
 @full_precision
-def mv_dhel(z_NVD: Tensor, present_NV: Tensor, *, temperature: float | Tensor, tile: int = 1024) -> Tensor:
+def mv_dhel(
+    z_NVD: Tensor, present_NV: Tensor, *, temperature: float | Tensor, tile: int = 1024
+) -> Tensor:
     """-1/N sum_i log( sum_{l < m} s(z_i^l, z_i^m) / prod_l sum_{j != i} s(z_i^l, z_j^l) ): alignment across views, uniformity inside
     each; positives do not enter the repulsion. Of two views it is DHEL.
 
@@ -51,12 +57,16 @@ def mv_dhel(z_NVD: Tensor, present_NV: Tensor, *, temperature: float | Tensor, t
     below = z.new_zeros(len(z))
     for view, there in zip(z.unbind(1), present_NV.unbind(1)):
         if there.sum() > 1:
-            below = below.masked_scatter(there, below[there] + self_log_sum_exp(view[there].contiguous(), tile=tile))
+            below = below.masked_scatter(
+                there, below[there] + self_log_sum_exp(view[there].contiguous(), tile=tile)
+            )
     return (below[several] - _pairs(z[several], present_NV[several])).mean()
 
 
 @full_precision
-def multi_positive(z_NVD: Tensor, present_NV: Tensor, *, temperature: float | Tensor, tile: int = 1024) -> Tensor:
+def multi_positive(
+    z_NVD: Tensor, present_NV: Tensor, *, temperature: float | Tensor, tile: int = 1024
+) -> Tensor:
     """NT-Xent with all other views of a sample as positives: for each vector, the mean over its positives of -log softmax over all
     other vectors; the mean over vectors that have a positive."""
     z_NVD = _present("multi_positive", z_NVD, present_NV, temperature)
@@ -72,7 +82,9 @@ def multi_positive(z_NVD: Tensor, present_NV: Tensor, *, temperature: float | Te
 
 
 @full_precision
-def pairwise(z_NVD: Tensor, present_NV: Tensor, *, temperature: float | Tensor, tile: int = 1024) -> Tensor:
+def pairwise(
+    z_NVD: Tensor, present_NV: Tensor, *, temperature: float | Tensor, tile: int = 1024
+) -> Tensor:
     """PWE: the mean over pairs of views of NT-Xent, each over the samples that have both."""
     z_NVD = _present("pairwise", z_NVD, present_NV, temperature)
     terms = [connected_zero(z_NVD, temperature)]
@@ -83,17 +95,26 @@ def pairwise(z_NVD: Tensor, present_NV: Tensor, *, temperature: float | Tensor, 
 
 
 @full_precision
-def average(z_NVD: Tensor, present_NV: Tensor, *, temperature: float | Tensor, tile: int = 1024) -> Tensor:
+def average(
+    z_NVD: Tensor, present_NV: Tensor, *, temperature: float | Tensor, tile: int = 1024
+) -> Tensor:
     """AVG: the mean over views of NT-Xent between the view and the mean of the other unit vectors of its sample, which is not brought to
     unit length again: logits are plain products, as in the authors' code."""
     z_NVD = _present("average", z_NVD, present_NV, temperature)
-    z, several, terms = _scaled(z_NVD, temperature), present_NV.sum(1) > 1, [connected_zero(z_NVD, temperature)]
+    z, several, terms = (
+        _scaled(z_NVD, temperature),
+        present_NV.sum(1) > 1,
+        [connected_zero(z_NVD, temperature)],
+    )
     for view in range(z_NVD.shape[1]):
         there = present_NV[:, view] & several
         if there.sum() > 1:
             one = z[there, view]
             rest = (z[there].sum(1) - one) / (present_NV[there].sum(1, keepdim=True) - 1)
-            terms.append(self_log_sum_exp(torch.cat([one, rest]), tile=tile).mean() - (one * rest).sum(1).mean())
+            terms.append(
+                self_log_sum_exp(torch.cat([one, rest]), tile=tile).mean()
+                - (one * rest).sum(1).mean()
+            )
     return torch.stack(terms).sum() / max(z_NVD.shape[1], 1)
 
 
@@ -112,7 +133,9 @@ def _pairs(z_NVD: Tensor, present_NV: Tensor) -> Tensor:
     views = z_NVD.shape[1]
     first, second = torch.triu_indices(views, views, 1, device=z_NVD.device)
     logits = torch.bmm(z_NVD, z_NVD.transpose(1, 2))[:, first, second]
-    return logits.masked_fill(~(present_NV[:, first] & present_NV[:, second]), -math.inf).logsumexp(1)
+    return logits.masked_fill(~(present_NV[:, first] & present_NV[:, second]), -math.inf).logsumexp(
+        1
+    )
 
 
 def _present(name: str, z_NVD: Tensor, present_NV: Tensor, temperature: float | Tensor) -> Tensor:

@@ -37,7 +37,9 @@ class _MeanCosine(Function):
 
     @staticmethod
     def forward(ctx, p_ND: Tensor, v_ND: Tensor) -> Tensor:
-        p_N, v_N = (torch.linalg.vector_norm(x, dim=1).clamp_min(SMALLEST_NORM) for x in (p_ND, v_ND))
+        p_N, v_N = (
+            torch.linalg.vector_norm(x, dim=1).clamp_min(SMALLEST_NORM) for x in (p_ND, v_ND)
+        )
         dot_N = torch.bmm(p_ND.unsqueeze(1), v_ND.unsqueeze(2)).flatten()
         cosine_N = dot_N / (p_N * v_N)
         ctx.save_for_backward(p_ND, v_ND, p_N, v_N, cosine_N)

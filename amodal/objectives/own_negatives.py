@@ -15,7 +15,13 @@ SAME = 1 - 1e-5
 
 @full_precision
 def own_negative_nce(
-    a_ND: Tensor, b_ND: Tensor, own_ND: Tensor, own_N: Tensor, *, temperature: float | Tensor, tile: int = 256
+    a_ND: Tensor,
+    b_ND: Tensor,
+    own_ND: Tensor,
+    own_N: Tensor,
+    *,
+    temperature: float | Tensor,
+    tile: int = 256,
 ) -> Tensor:
     """Mean over rows of -log(e^{a_i.b_i} / (sum_j e^{a_i.b_j} + e^{a_i.own_i})), cosines over the temperature.
 

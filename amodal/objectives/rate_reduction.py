@@ -23,7 +23,9 @@ def coding_rate(z_ND: Tensor, *, distortion: float = 0.1) -> Tensor:
 
 
 @full_precision
-def compressed_rate(z_ND: Tensor, member_NK: Tensor, *, distortion: float = 0.1, tile: int = 32) -> Tensor:
+def compressed_rate(
+    z_ND: Tensor, member_NK: Tensor, *, distortion: float = 0.1, tile: int = 32
+) -> Tensor:
     """sum_k t_k / (2N) logdet(I + D / (t_k distortion) Z^T diag(member_k) Z), t_k the sum of group k's memberships.
 
     member_NK:   not negative; 0 or 1 for hard groups, rows that sum to 1 for soft ones.
@@ -59,13 +61,19 @@ def coding_length(z_ND: Tensor, group_N: Tensor, *, distortion: float = 0.1) -> 
     """
     check_positive("distortion", distortion)
     if len(z_ND) != len(group_N):
-        raise ValueError(f"coding_length needs one group a row, got {len(group_N)} for {len(z_ND)}.")
+        raise ValueError(
+            f"coding_length needs one group a row, got {len(group_N)} for {len(z_ND)}."
+        )
     total = z_ND.new_zeros(())
     for group in group_N.unique():
         own = z_ND[group_N == group]
         n, width = own.shape
         logdet = _logdet(own, width / (n * distortion))
-        total = total + (n + width) / 2 * logdet - n * torch.log(torch.tensor(n / len(z_ND), dtype=total.dtype))
+        total = (
+            total
+            + (n + width) / 2 * logdet
+            - n * torch.log(torch.tensor(n / len(z_ND), dtype=total.dtype))
+        )
     return total / torch.log(total.new_tensor(2.0))
 
 

@@ -25,7 +25,9 @@ def cosine(a_P: Tensor, b_P: Tensor) -> Tensor:
 
 def cosines(gradients: dict[str, Tensor]) -> dict[tuple[str, str], Tensor]:
     """Every two of the gradients -> their cosine."""
-    return {(x, y): cosine(gradients[x], gradients[y]) for x, y in itertools.combinations(gradients, 2)}
+    return {
+        (x, y): cosine(gradients[x], gradients[y]) for x, y in itertools.combinations(gradients, 2)
+    }
 
 
 def row_cosines(gradients: Sequence[Tensor]) -> Tensor:

@@ -11,7 +11,9 @@ from amodal.objectives.common import full_precision
 
 
 @full_precision
-def masked_mse(prediction_TP: Tensor, target_TP: Tensor, *, normalise: bool = True, eps: float = 1e-6) -> Tensor:
+def masked_mse(
+    prediction_TP: Tensor, target_TP: Tensor, *, normalise: bool = True, eps: float = 1e-6
+) -> Tensor:
     """Mean squared error of each token over its values, shape (T,).
 
     target_TP:  NaN marks a value that does not exist (a dead pixel, a missing sample): it is left out of the mean and

@@ -33,7 +33,9 @@ def routing_sums(logits_TE: Tensor, row_T: Tensor, size: int) -> Tensor:
         p,
         torch.special.ndtr(-short),
     ]
-    return logits_TE.new_zeros(size, 3 + 2 * logits_TE.shape[1]).index_add(0, row_T, torch.cat(each, 1))
+    return logits_TE.new_zeros(size, 3 + 2 * logits_TE.shape[1]).index_add(
+        0, row_T, torch.cat(each, 1)
+    )
 
 
 @full_precision

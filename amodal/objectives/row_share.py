@@ -46,7 +46,9 @@ class RowShare:
             return
         peak = logs.clone()
         self.largest(peak)
-        peak.clamp_(min=torch.finfo(peak.dtype).min)  # of nothing at all, the logarithm stays what it is
+        peak.clamp_(
+            min=torch.finfo(peak.dtype).min
+        )  # of nothing at all, the logarithm stays what it is
         total = (logs - peak).exp_()
         self.add(total)
         logs.copy_(total.log_().add_(peak))

@@ -13,7 +13,9 @@ from amodal.objectives.tiles import by_rows
 
 
 @full_precision
-def score_nce(scores: Callable[..., Tensor], *rows: Tensor, temperature: float | Tensor, tile: int = 256) -> Tensor:
+def score_nce(
+    scores: Callable[..., Tensor], *rows: Tensor, temperature: float | Tensor, tile: int = 256
+) -> Tensor:
     """Mean over i of -log softmax(S_ij / temperature)_{j=i}, averaged over the two directions.
 
     scores:  (t, ...) tiles of `rows` -> (t, N) scores of those t against all N partners, of which number i belongs to row i.

@@ -20,7 +20,11 @@ class _SigmoidSum(Function):
     def forward(ctx, a_ND, b_ND, bias, tile, with_gradient):
         total = a_ND.new_zeros(())
         if with_gradient:
-            grad_a, grad_b, grad_bias = torch.zeros_like(a_ND), torch.zeros_like(b_ND), torch.zeros_like(bias)
+            grad_a, grad_b, grad_bias = (
+                torch.zeros_like(a_ND),
+                torch.zeros_like(b_ND),
+                torch.zeros_like(bias),
+            )
         share = current()
         tile = share.tile(tile, len(a_ND))
         for number, i in enumerate(range(0, len(a_ND), tile)):
@@ -70,7 +74,9 @@ def sigmoid_loss(
     """
     check_pair("sigmoid_loss", a_ND, b_ND)
     if tile < 1:
-        raise ValueError(f"tile is the side of a block of the similarity matrix and must be at least 1, got {tile}.")
+        raise ValueError(
+            f"tile is the side of a block of the similarity matrix and must be at least 1, got {tile}."
+        )
     if len(a_ND) == 0:
         return connected_zero(a_ND, b_ND, scale, bias)
     a, b = F.normalize(a_ND, dim=1) * scale, F.normalize(b_ND, dim=1)

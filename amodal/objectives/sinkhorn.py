@@ -30,7 +30,9 @@ def sinkhorn(scores_NK: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -
         kernel_NK = (scores_NK - high).div_(epsilon).exp_()
         row_N, share = kernel_NK.new_ones(len(kernel_NK)), kernel_NK.shape[0] / kernel_NK.shape[1]
         for _ in range(iterations):
-            column_K = share / (row_N @ kernel_NK)  # a column's share of the mass, so that factors do not drift
+            column_K = share / (
+                row_N @ kernel_NK
+            )  # a column's share of the mass, so that factors do not drift
             row_N = 1 / (kernel_NK @ column_K)
         return kernel_NK.mul_(row_N[:, None]).mul_(column_K)
     log_NK = scores_NK / epsilon
@@ -52,7 +54,9 @@ def doubly_stochastic(scores_NN: Tensor, *, epsilon: float = 0.175, iterations: 
     check_positive("epsilon", epsilon)
     check_positive("iterations", iterations)
     if scores_NN.dim() != 2 or scores_NN.shape[0] != scores_NN.shape[1]:
-        raise ValueError(f"doubly_stochastic needs (N, N) scores, got shape {tuple(scores_NN.shape)}.")
+        raise ValueError(
+            f"doubly_stochastic needs (N, N) scores, got shape {tuple(scores_NN.shape)}."
+        )
     log_NN = scores_NN / epsilon
     rows, columns = log_NN.new_zeros(len(log_NN), 1), log_NN.new_zeros(1, len(log_NN))
     for i in range(iterations):

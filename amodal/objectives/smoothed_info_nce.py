@@ -14,7 +14,12 @@ from amodal.objectives.soft_info_nce import Sparse, soft_info_nce
 
 @full_precision
 def smoothed_info_nce(
-    a_ND: Tensor, b_ND: Tensor, *, temperature: float | Tensor, smoothing: float = 0.1, symmetric: bool = True
+    a_ND: Tensor,
+    b_ND: Tensor,
+    *,
+    temperature: float | Tensor,
+    smoothing: float = 0.1,
+    symmetric: bool = True,
 ) -> Tensor:
     """`info_nce` with the target (1 - smoothing) identity + smoothing / N in each direction, the mean of both if `symmetric`.
 
@@ -26,4 +31,6 @@ def smoothed_info_nce(
         return info_nce(a_ND, b_ND, temperature=temperature, symmetric=symmetric)
     own = torch.arange(len(a_ND), device=a_ND.device)[:, None]
     identity = Sparse(own, torch.ones_like(own))
-    return soft_info_nce(a_ND, b_ND, identity, temperature=temperature, symmetric=symmetric, smoothing=smoothing)
+    return soft_info_nce(
+        a_ND, b_ND, identity, temperature=temperature, symmetric=symmetric, smoothing=smoothing
+    )

@@ -57,7 +57,9 @@ class Sparse:
         return self.weight_NK.to(like.dtype).sum(1)
 
     def column_sums(self, like: Tensor, tile: int) -> Tensor:
-        return like.new_zeros(len(like)).index_add(0, self.index_NK.flatten(), self.weight_NK.to(like.dtype).flatten())
+        return like.new_zeros(len(like)).index_add(
+            0, self.index_NK.flatten(), self.weight_NK.to(like.dtype).flatten()
+        )
 
     def apply(self, b_MD: Tensor, tile: int) -> Tensor:
         weight = self.weight_NK.to(b_MD.dtype)
@@ -138,7 +140,9 @@ def soft_info_nce(
     if not n or not m:
         return connected_zero(a_ND, b_MD, temperature)
     a, b = F.normalize(a_ND, dim=1) / temperature, F.normalize(b_MD, dim=1)
-    chance = smoothing * (a.sum(0) @ b.sum(0))  # what smoothing adds to each direction, times its number of columns
+    chance = smoothing * (
+        a.sum(0) @ b.sum(0)
+    )  # what smoothing adds to each direction, times its number of columns
     sums = targets.row_sums(a)
     cross = (a * targets.apply(b, tile)).sum()
     if not symmetric:
@@ -152,7 +156,9 @@ def soft_info_nce(
     return (there + _mean(sums, columns, cross, chance / n, smoothing)) / 2
 
 
-def _mean(sums_N: Tensor, log_sum_N: Tensor, cross: Tensor, chance: Tensor, smoothing: float) -> Tensor:
+def _mean(
+    sums_N: Tensor, log_sum_N: Tensor, cross: Tensor, chance: Tensor, smoothing: float
+) -> Tensor:
     """-1/N sum_ij P_ij (logit_ij - log_sum_i), from the row sums of P and from sum_ij P_ij logit_ij."""
     total = ((1 - smoothing) * sums_N + smoothing) * log_sum_N
     return (total.sum() - (1 - smoothing) * cross - chance) / len(sums_N)

@@ -48,15 +48,23 @@ def structure_loss(
 
     def divergences(x_tE: Tensor, y_tD: Tensor) -> Tensor:
         """(t, levels)"""
-        log_p, log_q = ((part @ z.T / temperature).log_softmax(1) for part, z in ((x_tE, x), (y_tD, y)))
+        log_p, log_q = (
+            (part @ z.T / temperature).log_softmax(1) for part, z in ((x_tE, x), (y_tD, y))
+        )
         found = [_jensen_shannon(log_p, log_q)]
         for _ in range(levels - 1):
-            log_p, log_q = (_hop(log.exp(), z, temperature, tile) for log, z in ((log_p, x), (log_q, y)))
+            log_p, log_q = (
+                _hop(log.exp(), z, temperature, tile) for log, z in ((log_p, x), (log_q, y))
+            )
             found.append(_jensen_shannon(log_p, log_q))
         return torch.stack(found, 1)
 
     each = F.relu(by_rows(divergences, x, y, tile=tile).mean(0) - margin)
-    return (each / torch.arange(1, levels + 1, device=each.device)).mean() if weight_by_level else each.mean()
+    return (
+        (each / torch.arange(1, levels + 1, device=each.device)).mean()
+        if weight_by_level
+        else each.mean()
+    )
 
 
 def _centred(z_ND: Tensor) -> Tensor:
@@ -72,7 +80,9 @@ def _hop(p_tN: Tensor, z_ND: Tensor, temperature: float, tile: int) -> Tensor:
 
     total = 0
     for some, block in zip(p_tN.split(tile, 1), z_ND.split(tile)):
-        total = total + checkpoint(through, some, block, use_reentrant=False, preserve_rng_state=False)
+        total = total + checkpoint(
+            through, some, block, use_reentrant=False, preserve_rng_state=False
+        )
     return total.clamp_min(torch.finfo(total.dtype).tiny).log()
 
 

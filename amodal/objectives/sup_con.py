@@ -11,7 +11,9 @@ from amodal.objectives.log_sum_exp import self_log_sum_exp
 
 
 @full_precision
-def sup_con(z_ND: Tensor, group_N: Tensor, *, temperature: float | Tensor = 0.1, tile: int = 1024) -> Tensor:
+def sup_con(
+    z_ND: Tensor, group_N: Tensor, *, temperature: float | Tensor = 0.1, tile: int = 1024
+) -> Tensor:
     """Mean over the rows i that have a partner of -1/|P(i)| sum_{p in P(i)} log softmax(cos(z_i, z_a) / temperature over a != i)_p.
 
     z_ND:     embeddings (cosine is taken here); group_N: (N,) int64; P(i) are the other rows of i's group.

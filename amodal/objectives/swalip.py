@@ -38,10 +38,14 @@ class Assigned:
         return like.new_ones(len(self.u_NE))
 
     def column_sums(self, like: Tensor, tile: int) -> Tensor:
-        return by_rows(lambda part: (part @ self.u_NE.T).exp().sum(1), self.v_ME, tile=tile).to(like.dtype)
+        return by_rows(lambda part: (part @ self.u_NE.T).exp().sum(1), self.v_ME, tile=tile).to(
+            like.dtype
+        )
 
     def apply(self, b_MD: Tensor, tile: int) -> Tensor:
-        return by_rows(lambda part: (part @ self.v_ME.T).exp() @ b_MD, self.u_NE.to(b_MD.dtype), tile=tile)
+        return by_rows(
+            lambda part: (part @ self.v_ME.T).exp() @ b_MD, self.u_NE.to(b_MD.dtype), tile=tile
+        )
 
 
 @torch.no_grad()
@@ -92,5 +96,8 @@ def swalip(
             u, v = (F.normalize(z, dim=1) for z in (other_a_ND, other_b_ND))
             there, back = Dense(sinkhorn(u @ v.T, **balance)), Dense(sinkhorn(v @ u.T, **balance))
         else:
-            there, back = assigned(other_a_ND, other_b_ND, **balance), assigned(other_b_ND, other_a_ND, **balance)
+            there, back = (
+                assigned(other_a_ND, other_b_ND, **balance),
+                assigned(other_b_ND, other_a_ND, **balance),
+            )
     return soft_info_nce(a_ND, b_ND, there, temperature=temperature, back=back)

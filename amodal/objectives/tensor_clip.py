@@ -46,7 +46,10 @@ def tensor_clip(
             total += (
                 (_again if again else _whole)(block, temperature)
                 if len(block[0]) ** len(block) <= CELLS and not half
-                else [_axis(block[w], (*block[:w], *block[w + 1 :]), temperature, half) for w in range(len(block))]
+                else [
+                    _axis(block[w], (*block[:w], *block[w + 1 :]), temperature, half)
+                    for w in range(len(block))
+                ]
             )
             counted += len(block[0])
     if not counted:
@@ -74,7 +77,9 @@ def _logits(sources: Sequence[Tensor], temperature: float | Tensor) -> Tensor:
     return (product @ sources[-1].T).view(*map(len, sources))
 
 
-def _axis(first_ND: Tensor, rest: Sequence[Tensor], temperature: float | Tensor, half: bool) -> Tensor:
+def _axis(
+    first_ND: Tensor, rest: Sequence[Tensor], temperature: float | Tensor, half: bool
+) -> Tensor:
     """Sum over the rows of one block of the cross-entropy along the axis of `first_ND`."""
     rows = len(first_ND)
     tile = max(1, CELLS // rows ** len(rest))
@@ -99,7 +104,9 @@ def _half(logits_iNN: Tensor, own_i: Tensor) -> Tensor:
 
 
 @full_precision
-def barlow_ways(sources: Sequence[Tensor], *, off_diagonal: float = 5.1e-3, tile: int = 256) -> Tensor:
+def barlow_ways(
+    sources: Sequence[Tensor], *, off_diagonal: float = 5.1e-3, tile: int = 256
+) -> Tensor:
     """sum_d (1 - C_d..d)^2 + off_diagonal * (the sum of all other C^2), C_jkl = mean_i a_ij b_ik c_il of standardised dimensions.
 
     sources:        W >= 2 tensors (N, D), row i of all being one record. Of two it is Barlow Twins.

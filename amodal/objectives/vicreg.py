@@ -24,7 +24,12 @@ def covariance_term(z_ND: Tensor) -> Tensor:
 
 @full_precision
 def vicreg(
-    a_ND: Tensor, b_ND: Tensor, *, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0
+    a_ND: Tensor,
+    b_ND: Tensor,
+    *,
+    invariance: float = 25.0,
+    variance: float = 25.0,
+    covariance: float = 1.0,
 ) -> Tensor:
     """invariance * mse(a, b) + variance * (v(a) + v(b)) / 2 + covariance * (c(a) + c(b)).
 

@@ -51,12 +51,16 @@ class Plan:
         for name in dict.fromkeys(n for way in self.layouts for n in way.memory):
             table.add_row(name, *(_gib(way.memory.get(name, 0.0)) for way in self.layouts))
         table.add_row(
-            f"memory of {self.job.capacity / GIB:.0f} GiB", *(_gib(w.total) for w in self.layouts), style="bold"
+            f"memory of {self.job.capacity / GIB:.0f} GiB",
+            *(_gib(w.total) for w in self.layouts),
+            style="bold",
         )
         table.add_row("fits", *("yes" if w.fits else "no" for w in self.layouts), end_section=True)
         table.add_row("step: computing", *(_time(w.computing) for w in self.layouts))
         table.add_row("step: between GPUs", *(_time(w.talking) for w in self.layouts))
-        table.add_row("samples a second", *(f"{self.job.batch / w.seconds:,.0f}" for w in self.layouts))
+        table.add_row(
+            "samples a second", *(f"{self.job.batch / w.seconds:,.0f}" for w in self.layouts)
+        )
         table.add_row("share of peak FLOP/s", *(f"{w.utilisation:.0%}" for w in self.layouts))
         table.add_row("days", *(f"{w.days:,.1f}" for w in self.layouts), style="bold")
         table.add_row("GPU hours", *(f"{w.hours:,.0f}" for w in self.layouts))
@@ -126,9 +130,13 @@ def plan(
     chosen |= classes_of(method, chosen, dataset) | targets_read(method, chosen, dataset, part)
     shape: dict[str, Any] = methods.encoder_options(method) | ({"trunk": trunk} if trunk else {})
     fields = cast("dict[str, nn.Module]", dataset.fields)
-    trainee = weightless(lambda: methods.build(method, Encoder(fields, size=size, **shape), **chosen))
+    trainee = weightless(
+        lambda: methods.build(method, Encoder(fields, size=size, **shape), **chosen)
+    )
     rows = rows_of_a_batch(batch, size_of(size).batch, int(samples), gpus, trainee.min_batch_size)
-    seen = Loader(dataset, part, batch=EXAMPLES, views=trainee.views, labels=trainee.labels).at(0)[0]
+    seen = Loader(dataset, part, batch=EXAMPLES, views=trainee.views, labels=trainee.labels).at(0)[
+        0
+    ]
     job = Job.of(
         trainee,
         accelerator(gpu),
@@ -170,7 +178,10 @@ def _about(
         if job.mfu
         else f"at {job.efficiency:.0%} of published peak FLOP/s and bandwidth, operation by operation (assumed: --mfu, --efficiency)"
     )
-    known, learning = sum(p.numel() for p in encoder.parameters()), sum(p.numel() for p in trainee.parameters())
+    known, learning = (
+        sum(p.numel() for p in encoder.parameters()),
+        sum(p.numel() for p in trainee.parameters()),
+    )
     price = "as given" if job.given_price else f"about what it was in {AS_OF}: --price"
     return (
         f"{method}, size {size}, trunk {encoder.trunk}: {known / 1e6:,.1f} M parameters in the encoder, {learning / 1e6:,.1f} M in all",

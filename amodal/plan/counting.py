@@ -68,7 +68,12 @@ class Light(TorchDispatchMode):
         kwargs = kwargs or {}
         size = args[0] if args and isinstance(args[0], (list, tuple)) else ()
         floats = (kwargs.get("dtype") or torch.float32).is_floating_point
-        if all(isinstance(n, int) for n in size) and math.prod(size) > LARGE and floats and not _tensors(args, kwargs):
+        if (
+            all(isinstance(n, int) for n in size)
+            and math.prod(size) > LARGE
+            and floats
+            and not _tensors(args, kwargs)
+        ):
             with self.fake:
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
@@ -78,13 +83,17 @@ def weightless(build: Callable[[], Method]) -> Method:
     """The method that `build` makes, with parameters that have no numbers."""
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with Light(fake), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # torch's own deepcopy does
+        warnings.filterwarnings(
+            "ignore", "Accessing the data pointer of FakeTensor"
+        )  # torch's own deepcopy does
         method = build()
     made: dict[int, nn.Parameter] = {}  # one for parameters that are shared
     for module in method.modules():
         for name, p in module._parameters.items():
             if p is not None and not isinstance(p, FakeTensor):
-                made.setdefault(id(p), nn.Parameter(fake.from_tensor(p.detach()), requires_grad=p.requires_grad))
+                made.setdefault(
+                    id(p), nn.Parameter(fake.from_tensor(p.detach()), requires_grad=p.requires_grad)
+                )
                 module._parameters[name] = made[id(p)]
     return method
 
@@ -103,7 +112,9 @@ class Watching(TorchDispatchMode):
         kwargs = kwargs or {}
         given = _tensors(args, kwargs)
         if any(isinstance(t, FakeTensor) for t in given):
-            if func is aten._local_scalar_dense.default:  # a number that is asked for; no shape follows from it
+            if (
+                func is aten._local_scalar_dense.default
+            ):  # a number that is asked for; no shape follows from it
                 kind = args[0].dtype
                 return False if kind == torch.bool else 1.0 if kind.is_floating_point else 1
             args = _by_number(func, args)
@@ -123,7 +134,13 @@ class Watching(TorchDispatchMode):
                 if func._overloadpacket in FLOPS
                 else 0.0
             )
-            self.ops.append((0.0 if wide else flops, flops if wide else 0.0, float(sum(map(_bytes, given + new)))))
+            self.ops.append(
+                (
+                    0.0 if wide else flops,
+                    flops if wide else 0.0,
+                    float(sum(map(_bytes, given + new))),
+                )
+            )
         for tensor in new:
             key, storage = _key(tensor), tensor.untyped_storage()
             if key not in self.known:
@@ -161,9 +178,17 @@ def count(
     pretrain`.
     Raises AmodalError for a method whose shapes depend on what it has learnt."""
     method.zero_grad(set_to_none=True)
-    watching = Watching([*method.parameters(), *method.buffers(), *(c.flat for c in batch.columns.values())])
+    watching = Watching(
+        [*method.parameters(), *method.buffers(), *(c.flat for c in batch.columns.values())]
+    )
     with countable(), watching, recomputation(recompute):
-        gradients(method, batch, micro=micro, precision=precision, gather=lambda features: repeated(features, times))
+        gradients(
+            method,
+            batch,
+            micro=micro,
+            precision=precision,
+            gather=lambda features: repeated(features, times),
+        )
     counted = watching.counted(method)
     method.zero_grad(set_to_none=True)
     return counted
@@ -190,7 +215,9 @@ def count_losses(method: Method, batch: Batch, *, times: int) -> Count:
         features = method.features(batch)
     leaves = {n: Column(_leaf(c.values), c.rows) for n, c in features.columns.items()}
     whole = repeated(Embeddings(leaves, features.size), times)
-    watching = Watching([*method.parameters(), *method.buffers(), *(c.flat for c in whole.columns.values())])
+    watching = Watching(
+        [*method.parameters(), *method.buffers(), *(c.flat for c in whole.columns.values())]
+    )
     with countable(), watching:
         terms = method.losses(whole)
         total(terms).backward()
@@ -266,7 +293,12 @@ def _attention_backward(grad, query, key, value, *args, out_val=None, **kwargs) 
     return sdpa_backward_flop_count(grad.shape, query.shape, key.shape, value.shape)
 
 
-INDEXING = (aten.index.Tensor, aten._unsafe_index.Tensor, aten.index_put.default, aten.index_put_.default)
+INDEXING = (
+    aten.index.Tensor,
+    aten._unsafe_index.Tensor,
+    aten.index_put.default,
+    aten.index_put_.default,
+)
 FLOPS = {
     **flop_registry,
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,  # which torch's own counter leaves out

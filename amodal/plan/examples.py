@@ -19,7 +19,9 @@ def made_up(tokens: dict[str, int], records: int) -> Dataset:
     columns, fields = {}, {}
     for name, count in tokens.items():
         if name not in makers:
-            raise unknown("kind of data to make up", name, makers, "For others give real records: --data DIR.")
+            raise unknown(
+                "kind of data to make up", name, makers, "For others give real records: --data DIR."
+            )
         if count < 1:
             raise AmodalError(f"--tokens {name}={count}: a value has at least one token")
         fields[name], raw = makers[name].example(count, rng)

@@ -43,7 +43,9 @@ class Numbers:
     @staticmethod
     def of(method: Method) -> Numbers:
         def numel(parameters, learns: bool | None = None) -> int:
-            return sum({id(p): p.numel() for p in parameters if learns in (None, p.requires_grad)}.values())
+            return sum(
+                {id(p): p.numel() for p in parameters if learns in (None, p.requires_grad)}.values()
+            )
 
         inside = [p for b in blocks_of(method) for p in b.parameters()]
         return Numbers(
@@ -75,9 +77,15 @@ class Job:
     wire: float
 
     @staticmethod
-    def of(method: Method, gpu: Accelerator, *, gpus: int, price, per_machine: int, network, **given) -> Job:
+    def of(
+        method: Method, gpu: Accelerator, *, gpus: int, price, per_machine: int, network, **given
+    ) -> Job:
         # rings cross from machine to machine on all of their network cards at once
-        wire = gpu.link if gpus <= per_machine else min(gpu.link, per_machine * (network or gpu.network))
+        wire = (
+            gpu.link
+            if gpus <= per_machine
+            else min(gpu.link, per_machine * (network or gpu.network))
+        )
         return Job(
             Numbers.of(method),
             gpu,
@@ -124,7 +132,9 @@ class Layout:
     @property
     def command(self) -> str:
         asked = [f"--batch-size {self.job.batch}"]
-        asked += ["--fsdp"] * self.sharded + [f"--micro-batch-size {self.micro}"] * (self.micro is not None)
+        asked += ["--fsdp"] * self.sharded + [f"--micro-batch-size {self.micro}"] * (
+            self.micro is not None
+        )
         asked += ["--gradient-checkpointing"] * self.recompute
         return " ".join(asked)
 
@@ -166,7 +176,9 @@ def ways(job: Job, steps: Steps, micro: int | None = None) -> Iterator[Layout]:
     loss, sent, given = steps.losses(rows).peak, steps.gathered() * job.batch, steps.given() * rows
 
     def way(sharded: bool, few: int | None, recompute: bool) -> Layout:
-        return _layout(job, steps.cost(rows, few, recompute), loss, sent, given, sharded, few, rows, recompute)
+        return _layout(
+            job, steps.cost(rows, few, recompute), loss, sent, given, sharded, few, rows, recompute
+        )
 
     def in_pieces(sharded: bool, recompute: bool) -> Iterator[Layout]:
         few = micro if micro is not None else rows // 2
@@ -220,9 +232,13 @@ def _layout(
     if sharded:
         memory["blocks put together: two, and one's gradient"] = 3 * FLOAT * n.block
     else:  # gradients come while activations go
-        memory["not there at the same time"] = min(max(cost.peak, gradients) - gradients - cost.beside, 0.0)
+        memory["not there at the same time"] = min(
+            max(cost.peak, gradients) - gradients - cost.beside, 0.0
+        )
     if job.gpus > 1:
-        memory["buckets of the all-reduce"] = 2 * FLOAT * min(BUCKET, n.learning - n.learning_in_blocks * sharded)
+        memory["buckets of the all-reduce"] = (
+            2 * FLOAT * min(BUCKET, n.learning - n.learning_in_blocks * sharded)
+        )
     memory["context, NCCL, fragments (assumed)"] = RESERVED
 
     e, gpu = job.efficiency, job.gpu
@@ -235,5 +251,11 @@ def _layout(
     moved = 2 * FLOAT * whole * job.sends + sent * job.sends
     if sharded:  # gathered for each pass, gradients scattered after the last; what is recomputed is gathered for the backward pass anyway
         forward = pieces + (pieces if micro is not None else 0)
-        moved += FLOAT * job.sends * (n.learning_in_blocks * (forward + 2 * pieces) + n.frozen_in_blocks * forward)
-    return Layout(job, sharded, micro, recompute, memory, computing, moved / (job.wire * e), cost.flops)
+        moved += (
+            FLOAT
+            * job.sends
+            * (n.learning_in_blocks * (forward + 2 * pieces) + n.frozen_in_blocks * forward)
+        )
+    return Layout(
+        job, sharded, micro, recompute, memory, computing, moved / (job.wire * e), cost.flops
+    )

@@ -62,7 +62,13 @@ class Steps:
     """method: weightless; records: `EXAMPLES` example rows; precision: the context that features are computed in;
     world: processes."""
 
-    def __init__(self, method: Method, records: Batch, precision: Callable[[], AbstractContextManager], world: int):
+    def __init__(
+        self,
+        method: Method,
+        records: Batch,
+        precision: Callable[[], AbstractContextManager],
+        world: int,
+    ):
         self.method, self.records, self.precision, self.world = method, records, precision, world
         self._done: dict[tuple, Count] = {}
 
@@ -70,10 +76,16 @@ class Steps:
         """Of a process that has `rows`, `micro` of them at once; recompute: with activation checkpointing."""
         points: list[tuple[int, int | None, float]]
         if micro is None or micro >= rows:
-            points = [(rows, None, 1.0)] if rows <= ROWS[1] else [(r, None, w) for r, w in line(rows, ROWS)]
+            points = (
+                [(rows, None, 1.0)]
+                if rows <= ROWS[1]
+                else [(r, None, w) for r, w in line(rows, ROWS)]
+            )
         else:
             sizes = [(micro, 1.0)] if micro <= PIECE[1] else line(micro, PIECE)
-            pieces = [(rows / micro, 1.0)] if rows <= PIECES[1] * micro else line(rows / micro, PIECES)
+            pieces = (
+                [(rows / micro, 1.0)] if rows <= PIECES[1] * micro else line(rows / micro, PIECES)
+            )
             points = [(round(n * m), m, a * b) for n, a in pieces for m, b in sizes]
         whole = rows * self.world
         terms = [(weight, self._step(r, m, min(whole, MOST), recompute)) for r, m, weight in points]
@@ -98,7 +110,9 @@ class Steps:
         key = "step", rows, micro, times(whole, rows), recompute
         if key not in self._done:
             some, many, exact = self.records.between(0, rows), times(whole, rows), self.precision()
-            self._done[key] = count(self.method, some, times=many, micro=micro, precision=exact, recompute=recompute)
+            self._done[key] = count(
+                self.method, some, times=many, micro=micro, precision=exact, recompute=recompute
+            )
         return self._done[key]
 
     def _losses(self, rows: int, whole: int) -> Count:

@@ -64,14 +64,19 @@ class Approximate:
             return found
         if found is None or found.count > len(vectors) or len(vectors) > 2 * found.trained:
             found = Approximate(_learnt(lib, vectors), 0, len(vectors), 1, 1, 0.0)
-        lib.downcast_index(found.built.index).pq.sync_transposed_centroids()  # the same codes in a third of the time
+        lib.downcast_index(
+            found.built.index
+        ).pq.sync_transposed_centroids()  # the same codes in a third of the time
         for start in range(found.count, len(vectors), 65536):
             found.built.add(_floats(vectors[start : start + 65536]))
         found.count = len(vectors)
         found._tune(vectors, queries)
         try:
             write_atomically(file, lib.serialize_index(found.built).tobytes())
-            content = {name: getattr(found, name) for name in ("count", "trained", "probes", "wider", "recall")}
+            content = {
+                name: getattr(found, name)
+                for name in ("count", "trained", "probes", "wider", "recall")
+            }
             write_atomically(meta, json.dumps(content).encode())
         except OSError:
             file.unlink(missing_ok=True)  # a cache; searching goes on without it
@@ -84,7 +89,9 @@ class Approximate:
             made = Approximate(built, **json.loads(meta.read_text()))
         except (OSError, ValueError, TypeError, RuntimeError):
             return None  # also one of an earlier version
-        return made if built.ntotal == made.count else None  # the two files are written one after the other
+        return (
+            made if built.ntotal == made.count else None
+        )  # the two files are written one after the other
 
     @fast_products()
     def _tune(self, vectors: np.ndarray, queries: np.ndarray) -> None:
@@ -106,7 +113,9 @@ class Approximate:
         while sure < RECALL and (probes < self.lists or wider < WIDEST):
             more = min(probes + (probes + 1) // 2, self.lists), min(2 * wider, WIDEST)
             choices = {(more[0], wider), (probes, more[1])} - {(probes, wider)}
-            (sure, self.recall), probes, wider = max((recall(*choice), *choice) for choice in choices)
+            (sure, self.recall), probes, wider = max(
+                (recall(*choice), *choice) for choice in choices
+            )
         self.probes, self.wider = probes, wider
 
     def search(
@@ -116,11 +125,15 @@ class Approximate:
         query = np.ascontiguousarray(query_D, dtype=np.float32)
         return _best(vectors, query, self._candidates(query[None], k, kept)[0], k)
 
-    def _candidates(self, queries_QD: np.ndarray, k: int, kept: np.ndarray | None = None) -> np.ndarray:
+    def _candidates(
+        self, queries_QD: np.ndarray, k: int, kept: np.ndarray | None = None
+    ) -> np.ndarray:
         """(Q, wider * k) places, best first by their codes, -1 where there are no more."""
         lib, options = faiss(), {}
         if kept is not None:
-            options["sel"] = lib.IDSelectorBitmap(np.packbits(kept[: self.count], bitorder="little"))
+            options["sel"] = lib.IDSelectorBitmap(
+                np.packbits(kept[: self.count], bitorder="little")
+            )
         for probes in (self.probes, self.lists):
             inner = lib.SearchParametersIVF(nprobe=probes, **options)
             params = lib.SearchParametersPreTransform(index_params=inner)
@@ -130,13 +143,19 @@ class Approximate:
         return at
 
 
-def _best(vectors: np.ndarray, query_D: np.ndarray, at: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _best(
+    vectors: np.ndarray, query_D: np.ndarray, at: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Scores and places of the k best of these places, by the vectors themselves."""
     import torch
 
     at = np.sort(at[at >= 0])
-    part = torch.from_numpy(vectors).index_select(0, torch.from_numpy(at))  # a fifth of the time of vectors[at]
-    scores = np.einsum("nd,d->n", part.float().numpy(), query_D)  # a BLAS would wake its threads for so little
+    part = torch.from_numpy(vectors).index_select(
+        0, torch.from_numpy(at)
+    )  # a fifth of the time of vectors[at]
+    scores = np.einsum(
+        "nd,d->n", part.float().numpy(), query_D
+    )  # a BLAS would wake its threads for so little
     best = np.argsort(-scores, kind="stable")[:k]
     return scores[best], at[best]
 
@@ -152,7 +171,9 @@ def _learnt(lib, vectors: np.ndarray):
     enough = 1 + int(np.searchsorted(share, VARIANCE * share[-1]))
     kept = min(width, max(NARROWEST, -(-enough // 8) * 8))
     turned = lib.LinearTransform(width, kept, False)
-    lib.copy_array_to_vector(np.ascontiguousarray(basis[:, :kept].T, dtype=np.float32).ravel(), turned.A)
+    lib.copy_array_to_vector(
+        np.ascontiguousarray(basis[:, :kept].T, dtype=np.float32).ravel(), turned.A
+    )
     turned.is_trained = True
     quantizer = lib.IndexFlatIP(kept)
     codes = lib.IndexIVFPQFastScan(quantizer, kept, lists, kept, 4, lib.METRIC_INNER_PRODUCT)
@@ -177,7 +198,11 @@ def _floats(vectors: np.ndarray) -> np.ndarray:
 
 
 def exact(
-    vectors: np.ndarray, queries_QD: np.ndarray, k: int, kept: np.ndarray | None = None, unsigned: bool = False
+    vectors: np.ndarray,
+    queries_QD: np.ndarray,
+    k: int,
+    kept: np.ndarray | None = None,
+    unsigned: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(Q, k) scores and places of the nearest of `vectors` (n, D) float16; fewer where there are fewer. kept: (n,) bool; unsigned: by
     the size of the product."""

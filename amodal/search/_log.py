@@ -59,7 +59,9 @@ class Log:
             )
 
         if wrong := _wrong(self.manifest):
-            raise AmodalError(f"{file} is damaged: {wrong}; remove the folder {self.path} and index again")
+            raise AmodalError(
+                f"{file} is damaged: {wrong}; remove the folder {self.path} and index again"
+            )
 
     @property
     def generation(self) -> int:
@@ -74,7 +76,10 @@ class Log:
         return self.manifest.get("width", 0)
 
     def file(self, name: str, ending: str, generation: int | None = None) -> Path:
-        return self.path / f"{quote(name, safe='')}.{self.generation if generation is None else generation}.{ending}"
+        return (
+            self.path
+            / f"{quote(name, safe='')}.{self.generation if generation is None else generation}.{ending}"
+        )
 
     # What readers see
 
@@ -85,9 +90,13 @@ class Log:
         try:
             with file.open("rb") as stream:
                 lines = stream.read(size).splitlines()
-            records = json.loads(b"[" + b",".join(lines) + b"]")  # three times as fast as line by line
+            records = json.loads(
+                b"[" + b",".join(lines) + b"]"
+            )  # three times as fast as line by line
         except (OSError, ValueError) as error:
-            raise AmodalError(f"{file} is damaged ({error}); remove the folder {self.path} and index again") from error
+            raise AmodalError(
+                f"{file} is damaged ({error}); remove the folder {self.path} and index again"
+            ) from error
         return self._whole(records, self.manifest["records"], file)
 
     def dead(self) -> np.ndarray:
@@ -120,13 +129,19 @@ class Log:
         if 0 in shape:
             return np.zeros(shape, dtype=dtype)
         have = file.stat().st_size if file.exists() else 0
-        self._whole(range(have // np.dtype(dtype).itemsize), int(np.prod(shape)), file, exactly=False)
-        return np.memmap(file, dtype=dtype, mode="c", shape=shape)  # torch takes "c" as it is; "r" it wants copied
+        self._whole(
+            range(have // np.dtype(dtype).itemsize), int(np.prod(shape)), file, exactly=False
+        )
+        return np.memmap(
+            file, dtype=dtype, mode="c", shape=shape
+        )  # torch takes "c" as it is; "r" it wants copied
 
     def _whole(self, found: Sequence, expected: int, file: Path, exactly: bool = True):
         if len(found) < expected or exactly and len(found) != expected:
             counts = f"it should hold {expected} entries and has {len(found)}"
-            raise AmodalError(f"{file} is damaged: {counts}; remove the folder {self.path} and index again")
+            raise AmodalError(
+                f"{file} is damaged: {counts}; remove the folder {self.path} and index again"
+            )
         return found
 
     # What a writer does
@@ -166,15 +181,25 @@ class Log:
     def start(self, fingerprint: str, width: int) -> None:
         """The manifest of an index without records, not yet written."""
         counts = {"records": 0, "record_bytes": 0, "dead": 0, "vectors": {}}
-        self.manifest = {"format": FORMATS[0], "fingerprint": fingerprint, "width": width, "generation": 0, **counts}
+        self.manifest = {
+            "format": FORMATS[0],
+            "fingerprint": fingerprint,
+            "width": width,
+            "generation": 0,
+            **counts,
+        }
 
-    def append(self, records: Sequence[dict], vectors: dict[str, Lists], dead: Sequence[int] = ()) -> None:
+    def append(
+        self, records: Sequence[dict], vectors: dict[str, Lists], dead: Sequence[int] = ()
+    ) -> None:
         """Add records, source -> unit vectors with the numbers of their records, and the numbers of dead ones; all or nothing.
 
         Raises AmodalError when the disk is full or cannot be written; the index then stays as it was.
         """
         m = self.manifest
-        encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes an encoder for each record
+        encode = json.JSONEncoder(
+            ensure_ascii=False
+        ).encode  # json.dumps makes an encoder for each record
         lines = "".join(encode(r) + "\n" for r in records).encode("utf-8")
         new = m | {
             "records": m["records"] + len(records),
@@ -184,11 +209,15 @@ class Log:
         }
         try:
             _extend(self.file("records", "jsonl"), m["record_bytes"], lines)
-            _extend(self.file("dead", "bin"), 8 * m["dead"], np.asarray(dead, dtype=np.int64).tobytes())
+            _extend(
+                self.file("dead", "bin"), 8 * m["dead"], np.asarray(dead, dtype=np.int64).tobytes()
+            )
             for source, added in vectors.items():
                 have, lists = m["vectors"].get(source, 0), m.get("lists", {}).get(source, 0)
                 self._extend(source, "f16", have * m["width"], added.values, np.float16)
-                self._extend(source, "rows", have if added.lengths is None else lists, added.rows, np.int64)
+                self._extend(
+                    source, "rows", have if added.lengths is None else lists, added.rows, np.int64
+                )
                 new["vectors"][source] = have + len(added.values)
                 if added.lengths is not None:
                     self._extend(source, "lengths", lists, added.lengths, np.int64)
@@ -206,7 +235,9 @@ class Log:
         _extend(self.file(source, ending), have * content.itemsize, content.tobytes())
 
     def commit(self, manifest: dict) -> None:
-        write_atomically(self.path / "manifest.json", json.dumps(manifest, indent=1).encode("utf-8"))
+        write_atomically(
+            self.path / "manifest.json", json.dumps(manifest, indent=1).encode("utf-8")
+        )
         self.manifest = manifest
 
     def rewrite(self, kept: np.ndarray, records: Sequence[dict]) -> None:
@@ -219,7 +250,10 @@ class Log:
             alive = lists.at(np.flatnonzero(number[lists.rows] >= 0))
             vectors[source] = replace(alive, rows=number[alive.rows])
         counts = {"records": 0, "record_bytes": 0, "dead": 0, "vectors": {}, "lists": {}}
-        before, self.manifest = self.manifest, self.manifest | counts | {"generation": self.generation + 1}
+        before, self.manifest = (
+            self.manifest,
+            self.manifest | counts | {"generation": self.generation + 1},
+        )
         try:
             self.append([records[i] for i in kept], vectors)
         except AmodalError:

@@ -61,7 +61,12 @@ def spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def best_records(
-    fields: Sequence[Lists], query_LD: np.ndarray, k: int, kept_R: np.ndarray, unsigned: bool = False, tile: int = TILE
+    fields: Sequence[Lists],
+    query_LD: np.ndarray,
+    k: int,
+    kept_R: np.ndarray,
+    unsigned: bool = False,
+    tile: int = TILE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores (up to k,) float32 and numbers int64 of the records that score highest, best first; of equal ones the first.
 

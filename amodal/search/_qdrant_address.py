@@ -29,7 +29,9 @@ class Address:
         parts, example = urlsplit(text), "qdrant://localhost:6333/photos"
         folder, _, collection = parts.path.rpartition("/")
         if parts.scheme not in SCHEMES or not collection or bool(parts.netloc) == bool(folder):
-            raise AmodalError(f"{text!r} is not the address of a collection; write it like {example}")
+            raise AmodalError(
+                f"{text!r} is not the address of a collection; write it like {example}"
+            )
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         for name, value in options.items():
             if name not in ("shards", "replicas"):
@@ -39,9 +41,17 @@ class Address:
         try:
             port = parts.port or 6333
         except ValueError:
-            raise AmodalError(f"the port in {text!r} is not a number; write it like {example}") from None
-        url = f"{'https' if parts.scheme == 'qdrants' else 'http'}://{parts.hostname}:{port}" if parts.netloc else ""
-        return Address(url, folder, collection, **{name: int(value) for name, value in options.items()})
+            raise AmodalError(
+                f"the port in {text!r} is not a number; write it like {example}"
+            ) from None
+        url = (
+            f"{'https' if parts.scheme == 'qdrants' else 'http'}://{parts.hostname}:{port}"
+            if parts.netloc
+            else ""
+        )
+        return Address(
+            url, folder, collection, **{name: int(value) for name, value in options.items()}
+        )
 
 
 def client_of(address: Address):

@@ -17,13 +17,21 @@ EVERY = "%all"  # the multivector of all fields together; no name of a field is 
 
 
 def contents(
-    keys: Sequence[str], vectors: Mapping[str, Lists], stamps: Sequence[str], labels: Sequence[dict], together: bool
+    keys: Sequence[str],
+    vectors: Mapping[str, Lists],
+    stamps: Sequence[str],
+    labels: Sequence[dict],
+    together: bool,
 ) -> tuple[list[dict[str, list]], list[dict]]:
     """The vectors of each point, by the written name of the field, and its payload. together: also all vectors of a record as one list."""
     own: list[dict[str, list]] = [{} for _ in keys]
     parts: list[dict[str, list[int]]] = [{} for _ in keys]
     for source, lists in vectors.items():
-        name, values, ends = quote(source, safe=""), lists.values.astype(np.float32), lists.ends.tolist()
+        name, values, ends = (
+            quote(source, safe=""),
+            lists.values.astype(np.float32),
+            lists.ends.tolist(),
+        )
         for i, start, stop in zip(lists.rows.tolist(), ends, ends[1:]):
             if lists.lengths is None:
                 own[i][name] = values[start].tolist()
@@ -33,7 +41,9 @@ def contents(
                 parts[i][source] = numbers
     if together:
         for vector in filter(None, own):
-            vector[EVERY] = [v for one in vector.values() for v in (one if isinstance(one[0], list) else [one])]
+            vector[EVERY] = [
+                v for one in vector.values() for v in (one if isinstance(one[0], list) else [one])
+            ]
     payloads = [
         {"key": key, "stamp": stamp, "labels": label} | ({"parts": part} if part else {})
         for key, stamp, label, part in zip(keys, stamps, labels, parts)

@@ -89,7 +89,9 @@ class Engine(ABC):
         """field -> (n, D) float32 unit vectors of one record; n = 1 but for fields with several. Raises KeyError."""
 
     @abstractmethod
-    def put(self, keys: list[str], vectors: dict[str, Lists], stamps: list[str], labels: list[dict]) -> None:
+    def put(
+        self, keys: list[str], vectors: dict[str, Lists], stamps: list[str], labels: list[dict]
+    ) -> None:
         """Add records, or write them anew. vectors: source -> unit vectors; their `rows` are places in `keys`."""
 
     @abstractmethod
@@ -98,7 +100,12 @@ class Engine(ABC):
 
     @abstractmethod
     def find(
-        self, query_LD: np.ndarray, k: int, fields: Sequence[str], where: Where | None, unsigned: bool
+        self,
+        query_LD: np.ndarray,
+        k: int,
+        fields: Sequence[str],
+        where: Where | None,
+        unsigned: bool,
     ) -> list[Found]:
         """See `nearest`; the vectors of the query are as long as they weigh, 1 in all, and all is checked but the filter."""
 
@@ -106,8 +113,12 @@ class Engine(ABC):
 
     def vector(self, key: str) -> Tensor:
         """(D,) of length 1: of one record, of all its fields together, as the network fused them or else their mean. Raises KeyError."""
-        found = {s: normalize(torch.from_numpy(v).mean(0), dim=0) for s, v in self.of_record(key).items()}
-        return normalize(found[FUSED] if FUSED in found else torch.stack(list(found.values())).mean(0), dim=0)
+        found = {
+            s: normalize(torch.from_numpy(v).mean(0), dim=0) for s, v in self.of_record(key).items()
+        }
+        return normalize(
+            found[FUSED] if FUSED in found else torch.stack(list(found.values())).mean(0), dim=0
+        )
 
     def __repr__(self) -> str:
         fields = ", ".join(self.sources) or "none"
@@ -146,7 +157,14 @@ class Engine(ABC):
                     elif progress is not None:
                         progress(1)
                 while len(wanted) >= AT_ONCE:
-                    self._embed(dataset, wanted[:AT_ONCE], labels, device=device, batch=batch, progress=progress)
+                    self._embed(
+                        dataset,
+                        wanted[:AT_ONCE],
+                        labels,
+                        device=device,
+                        batch=batch,
+                        progress=progress,
+                    )
                     wanted = wanted[AT_ONCE:]
             if wanted:
                 self._embed(dataset, wanted, labels, device=device, batch=batch, progress=progress)
@@ -156,18 +174,29 @@ class Engine(ABC):
                 self.remove(gone)
         return self
 
-    def _embed(self, dataset: Dataset, wanted: list[tuple[int, str]], labels: dict[str, np.ndarray], **options) -> None:
+    def _embed(
+        self,
+        dataset: Dataset,
+        wanted: list[tuple[int, str]],
+        labels: dict[str, np.ndarray],
+        **options,
+    ) -> None:
         rows = [i for i, _ in wanted]
         if getattr(self.encoder, "multi_vector", None) is not None:
             keys, vectors, parts, bad = embed_multi_vector(self.encoder, dataset, rows, **options)
         else:
-            embedded, parts = embed_records(self.encoder, dataset, rows, labels=False, **options), {}
+            embedded, parts = (
+                embed_records(self.encoder, dataset, rows, labels=False, **options),
+                {},
+            )
             keys, vectors, bad = embedded.keys, embedded.aligned, embedded.bad
         self.bad += bad
         own = [{name: plain(values[i]) for name, values in labels.items()} for i in rows]
         self._put(keys, vectors, [stamp for _, stamp in wanted], own, parts)
 
-    def add(self, keys: Iterable[str], vectors: Embeddings, labels: dict[str, np.ndarray] | None = None):
+    def add(
+        self, keys: Iterable[str], vectors: Embeddings, labels: dict[str, np.ndarray] | None = None
+    ):
         """Records with vectors that were made before; those whose keys it holds are replaced. vectors: row i is of key i; of a source
         whose values are Ragged each record has several."""
         keys, labels = list(keys), labels or {}
@@ -192,7 +221,10 @@ class Engine(ABC):
         parts: Mapping[str, Tensor] | None = None,
     ) -> None:
         """parts: of sources with several vectors, the number of the part that each is of, its place in its list unless given."""
-        flat = {s: c.values.flat if isinstance(c.values, Ragged) else c.values for s, c in vectors.columns.items()}
+        flat = {
+            s: c.values.flat if isinstance(c.values, Ragged) else c.values
+            for s, c in vectors.columns.items()
+        }
         widths = {values.shape[1] for values in flat.values()}
         if len(widths | {self.width or min(widths, default=0)}) > 1:
             raise AmodalError(
@@ -202,8 +234,14 @@ class Engine(ABC):
         for source, column in vectors.columns.items():
             several = isinstance(column.values, Ragged)
             if source in self.sources and several != self.several(source):
-                has, given = ("several vectors", "one") if self.several(source) else ("one vector", "several")
-                raise AmodalError(f"a {source} has {has} in this index and {given} here; index again with this encoder")
+                has, given = (
+                    ("several vectors", "one")
+                    if self.several(source)
+                    else ("one vector", "several")
+                )
+                raise AmodalError(
+                    f"a {source} has {has} in this index and {given} here; index again with this encoder"
+                )
             values = normalize(flat[source].float(), dim=1).half().cpu().numpy()
             rows = column.rows.cpu().numpy()
             if not isinstance(column.values, Ragged):
@@ -211,8 +249,14 @@ class Engine(ABC):
                 continue
             lengths = column.values.lengths.cpu().numpy()
             given_number = (parts or {}).get(source)
-            number = spans(np.zeros_like(lengths), lengths) if given_number is None else given_number.cpu().numpy()
-            unit[source] = Lists(values, rows[lengths > 0], lengths[lengths > 0], number.astype(np.int32))
+            number = (
+                spans(np.zeros_like(lengths), lengths)
+                if given_number is None
+                else given_number.cpu().numpy()
+            )
+            unit[source] = Lists(
+                values, rows[lengths > 0], lengths[lengths > 0], number.astype(np.int32)
+            )
         self.put(keys, unit, stamps, labels)
 
     def nearest(
@@ -251,8 +295,12 @@ class Engine(ABC):
             return self.find((unit / len(unit)).numpy(), k, fields, where, unsigned)
         share = weights.float()
         if share.shape != (len(unit),) or not bool((share > 0).all()):
-            raise AmodalError(f"{len(unit)} vectors of a query need as many weights above 0, got {share.tolist()[:8]}")
-        return self.find((unit * (share / share.sum())[:, None]).numpy(), k, fields, where, unsigned)
+            raise AmodalError(
+                f"{len(unit)} vectors of a query need as many weights above 0, got {share.tolist()[:8]}"
+            )
+        return self.find(
+            (unit * (share / share.sum())[:, None]).numpy(), k, fields, where, unsigned
+        )
 
 
 def other_encoder(path: str | Path, made_by: str, fingerprint: str, instead: str) -> AmodalError:

@@ -20,8 +20,12 @@ def ensemble(vectors: Sequence[Tensor], weights: Sequence[float] | None = None) 
     """
     weights = [1.0] * len(vectors) if weights is None else list(weights)
     if not vectors or len({len(v) for v in vectors}) > 1:
-        raise AmodalError(f"an ensemble needs vectors of the same records, got {[len(v) for v in vectors]} of them")
+        raise AmodalError(
+            f"an ensemble needs vectors of the same records, got {[len(v) for v in vectors]} of them"
+        )
     if len(weights) != len(vectors) or min(weights) < 0 or not sum(weights):
-        raise AmodalError(f"{len(vectors)} models need as many weights of at least 0, not all of them 0; got {weights}")
+        raise AmodalError(
+            f"{len(vectors)} models need as many weights of at least 0, not all of them 0; got {weights}"
+        )
     share = [(w / sum(weights)) ** 0.5 for w in weights]
     return torch.cat([s * normalize(v, dim=1) for s, v in zip(share, vectors)], 1)

@@ -78,7 +78,8 @@ def bounds(name: str, wanted: object) -> tuple[float, float]:
     try:
         if isinstance(wanted, str) and ".." in wanted:
             low, high = (
-                float(part) if part.strip() else bound for part, bound in zip(wanted.split("..", 1), (-np.inf, np.inf))
+                float(part) if part.strip() else bound
+                for part, bound in zip(wanted.split("..", 1), (-np.inf, np.inf))
             )
         elif isinstance(wanted, Sequence) and not isinstance(wanted, str):
             low, high = map(float, wanted)

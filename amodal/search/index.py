@@ -30,17 +30,23 @@ class Index(Engine):
     faiss; the rest as in `Engine`.
     """
 
-    def __init__(self, path: str | Path, *, encoder=None, fingerprint: str = "", threshold: int = THRESHOLD):
+    def __init__(
+        self, path: str | Path, *, encoder=None, fingerprint: str = "", threshold: int = THRESHOLD
+    ):
         super().__init__(Path(path), encoder, fingerprint)
         self.threshold = threshold
         self.log = Log(self.path)
         made_by = self.log.manifest.get("fingerprint", "")
         if self.log.manifest and fingerprint and made_by and made_by != fingerprint:
-            raise other_encoder(self.path, made_by, fingerprint, f"remove {self.path}, or index into another folder")
+            raise other_encoder(
+                self.path, made_by, fingerprint, f"remove {self.path}, or index into another folder"
+            )
         self._load()
 
     @staticmethod
-    def open(path: str | Path, *, encoder=None, fingerprint: str = "", threshold: int = THRESHOLD) -> Index:
+    def open(
+        path: str | Path, *, encoder=None, fingerprint: str = "", threshold: int = THRESHOLD
+    ) -> Index:
         """The index in a folder; one without records if there is none yet. Raises AmodalError if another encoder made it."""
         return Index(path, encoder=encoder, fingerprint=fingerprint, threshold=threshold)
 
@@ -83,7 +89,9 @@ class Index(Engine):
         """label -> (N,) str objects with None, or float64 with NaN where missing, of all records, dead ones too."""
         if self._labels is None:
             names = dict.fromkeys(name for r in self._records for name in r["labels"])
-            self._labels = Labels({n: column_of([r["labels"].get(n) for r in self._records]) for n in names})
+            self._labels = Labels(
+                {n: column_of([r["labels"].get(n) for r in self._records]) for n in names}
+            )
         return self._labels
 
     # Changing it
@@ -110,19 +118,27 @@ class Index(Engine):
                 found[field] = np.asarray(lists.values[own], dtype=np.float32)
         return found
 
-    def put(self, keys: list[str], vectors: dict[str, Lists], stamps: list[str], labels: list[dict]) -> None:
+    def put(
+        self, keys: list[str], vectors: dict[str, Lists], stamps: list[str], labels: list[dict]
+    ) -> None:
         if not self.log.manifest:
-            self.log.start(self.fingerprint, next((lists.values.shape[1] for lists in vectors.values()), 0))
+            self.log.start(
+                self.fingerprint, next((lists.values.shape[1] for lists in vectors.values()), 0)
+            )
         first = len(self._records)
         records = [{"key": k, "stamp": s, "labels": own} for k, s, own in zip(keys, stamps, labels)]
-        added = {source: replace(lists, rows=lists.rows + first) for source, lists in vectors.items()}
+        added = {
+            source: replace(lists, rows=lists.rows + first) for source, lists in vectors.items()
+        }
         dead = [self.number[k] for k in keys if k in self.number]
         self.log.append(records, added, dead)
         self._records += records
         self.alive = np.concatenate([self.alive, np.ones(len(records), dtype=bool)])
         self.alive[dead] = False
         for key in keys:
-            self.number.pop(key, None)  # a key that was written anew goes to the end, as it does when the log is read
+            self.number.pop(
+                key, None
+            )  # a key that was written anew goes to the end, as it does when the log is read
         self.number |= {key: first + i for i, key in enumerate(keys)}
         self._changed()
 
@@ -142,9 +158,18 @@ class Index(Engine):
     # Asking it
 
     def find(
-        self, query_LD: np.ndarray, k: int, fields: Sequence[str], where: Where | None, unsigned: bool
+        self,
+        query_LD: np.ndarray,
+        k: int,
+        fields: Sequence[str],
+        where: Where | None,
+        unsigned: bool,
     ) -> list[Found]:
-        records = self.alive if where is None else self.alive & allowed(where, self.labels, len(self._records))
+        records = (
+            self.alive
+            if where is None
+            else self.alive & allowed(where, self.labels, len(self._records))
+        )
         if len(query_LD) > 1 or any(map(self.several, fields)):
             return self._by_parts(query_LD, k, fields, records, unsigned)
         best: dict[int, tuple[float, str]] = {}
@@ -154,19 +179,31 @@ class Index(Engine):
                     best[record] = score, field
         ordered = sorted(best.items(), key=lambda item: (-item[1][0], item[0]))[:k]
         return [
-            (self._records[r]["key"], score, field, self._records[r]["labels"], -1) for r, (score, field) in ordered
+            (self._records[r]["key"], score, field, self._records[r]["labels"], -1)
+            for r, (score, field) in ordered
         ]
 
     def _by_parts(
-        self, query_LD: np.ndarray, k: int, fields: Sequence[str], records: np.ndarray, unsigned: bool
+        self,
+        query_LD: np.ndarray,
+        k: int,
+        fields: Sequence[str],
+        records: np.ndarray,
+        unsigned: bool,
     ) -> list[Found]:
         lists, found = {field: self.log.lists(field) for field in fields}, []
-        for record in best_records(list(lists.values()), query_LD, k, records, unsigned)[1].tolist():
+        for record in best_records(list(lists.values()), query_LD, k, records, unsigned)[
+            1
+        ].tolist():
             at = {s: own for s, one in lists.items() if (own := one.of(record)).stop > own.start}
-            score, field, place = explained(query_LD, {s: lists[s].values[own] for s, own in at.items()}, unsigned)
+            score, field, place = explained(
+                query_LD, {s: lists[s].values[own] for s, own in at.items()}, unsigned
+            )
             parts = lists[field].parts
             part = int(parts[at[field].start + place]) if parts is not None and place >= 0 else -1
-            found.append((self._records[record]["key"], score, field, self._records[record]["labels"], part))
+            found.append(
+                (self._records[record]["key"], score, field, self._records[record]["labels"], part)
+            )
         return found
 
     def one_each(self, field: str) -> tuple[np.ndarray, np.ndarray]:
@@ -175,7 +212,9 @@ class Index(Engine):
         if lists.lengths is None or not len(lists.rows):
             return lists.values, lists.rows
         total = np.add.reduceat(lists.values.astype(np.float32), lists.ends[:-1], axis=0)
-        return (total / np.linalg.norm(total, axis=1, keepdims=True).clip(1e-12)).astype(np.float16), lists.rows
+        return (total / np.linalg.norm(total, axis=1, keepdims=True).clip(1e-12)).astype(
+            np.float16
+        ), lists.rows
 
     def _of(
         self, field: str, query: np.ndarray, k: int, records: np.ndarray, unsigned: bool
@@ -183,14 +222,22 @@ class Index(Engine):
         if field not in self._mapped:
             values, rows = self.log.vectors(field)
             rows = np.asarray(rows)  # still mapped; a memmap is slow to index
-            self._mapped[field] = np.asarray(values), rows, np.array_equal(rows, np.arange(len(records)))
+            self._mapped[field] = (
+                np.asarray(values),
+                rows,
+                np.array_equal(rows, np.arange(len(records))),
+            )
         vectors, rows, all_have_it = self._mapped[field]
         kept = None if records.all() else records if all_have_it else records[rows]
         count = len(rows) if kept is None else np.count_nonzero(kept)
         if not count:
             return []
         kept = None if count == len(rows) else kept
-        if unsigned or len(vectors) <= max(self.threshold, FEWEST) or count < SELECTIVE * len(vectors):
+        if (
+            unsigned
+            or len(vectors) <= max(self.threshold, FEWEST)
+            or count < SELECTIVE * len(vectors)
+        ):
             scores, at = (part[0] for part in exact(vectors, query[None], k, kept, unsigned))
         else:
             scores, at = self.approximate(field).search(vectors, query, k, kept)

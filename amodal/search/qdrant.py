@@ -51,7 +51,9 @@ class Qdrant(Engine):
         """What the collection is of; {} if it is as good as new."""
         found = self.client.retrieve(self.name, [CARD], with_payload=True)
         if not found and self.client.count(self.name, exact=True).count:
-            raise AmodalError(f"the collection {self.name!r} in {self.path} is not an index of amodal; name another")
+            raise AmodalError(
+                f"the collection {self.name!r} in {self.path} is not an index of amodal; name another"
+            )
         self.card = found[0].payload if found else {}
         if self.card.get("format", FORMAT) not in (FORMAT, FORMAT + 1):
             raise AmodalError(
@@ -59,7 +61,9 @@ class Qdrant(Engine):
             )
         made_by = self.card.get("fingerprint")
         if made_by and self.fingerprint and made_by != self.fingerprint:
-            raise other_encoder(self.path, made_by, self.fingerprint, "name another collection, or remove this one")
+            raise other_encoder(
+                self.path, made_by, self.fingerprint, "name another collection, or remove this one"
+            )
 
     def __len__(self) -> int:
         if not self.card:
@@ -78,7 +82,9 @@ class Qdrant(Engine):
 
     @property
     def sources(self) -> list[str]:
-        return list(self.card.get("fields", self.card.get("senses", [])))  # "senses": of older collections
+        return list(
+            self.card.get("fields", self.card.get("senses", []))
+        )  # "senses": of older collections
 
     def several(self, field: str) -> bool:
         return field in self.card.get("several", [])
@@ -100,17 +106,25 @@ class Qdrant(Engine):
         for start in range(0, len(keys) if self.card else 0, PAGE):
             ids = [id_of(key) for key in keys[start : start + PAGE]]
             with self._talking():
-                points = self.client.retrieve(self.name, ids, with_payload=["key", "stamp"], with_vectors=False)
+                points = self.client.retrieve(
+                    self.name, ids, with_payload=["key", "stamp"], with_vectors=False
+                )
             found |= {point.payload["key"]: point.payload["stamp"] for point in points}
         return found
 
     def of_record(self, key: str) -> dict[str, np.ndarray]:
         names = {quote(field, safe=""): field for field in self.sources}
         with self._talking():
-            points = self.client.retrieve(self.name, [id_of(key)], with_payload=False, with_vectors=list(names))
+            points = self.client.retrieve(
+                self.name, [id_of(key)], with_payload=False, with_vectors=list(names)
+            )
         if not points:
             raise KeyError(key)
-        own = {names[n]: np.array(v, dtype=np.float32) for n, v in points[0].vector.items() if n in names}
+        own = {
+            names[n]: np.array(v, dtype=np.float32)
+            for n, v in points[0].vector.items()
+            if n in names
+        }
         return {field: vectors.reshape(-1, self.width) for field, vectors in own.items()}
 
     def beside(self, keys: set[str]) -> set[str]:
@@ -121,15 +135,25 @@ class Qdrant(Engine):
         while more:
             with self._talking():
                 points, after = self.client.scroll(
-                    self.name, scroll_filter=self._filter(), limit=PAGE, offset=after, with_payload=["key"]
+                    self.name,
+                    scroll_filter=self._filter(),
+                    limit=PAGE,
+                    offset=after,
+                    with_payload=["key"],
                 )
             yield from (point.payload["key"] for point in points)
             more = after is not None
 
-    def put(self, keys: list[str], vectors: dict[str, Lists], stamps: list[str], labels: list[dict]) -> None:
+    def put(
+        self, keys: list[str], vectors: dict[str, Lists], stamps: list[str], labels: list[dict]
+    ) -> None:
         fields, many = self._sources(vectors)
-        self._begin(fields, many, next((lists.values.shape[1] for lists in vectors.values()), 0), labels)
-        own, payloads = contents(keys, vectors, stamps, labels, together=bool(self.card.get("every")))
+        self._begin(
+            fields, many, next((lists.values.shape[1] for lists in vectors.values()), 0), labels
+        )
+        own, payloads = contents(
+            keys, vectors, stamps, labels, together=bool(self.card.get("every"))
+        )
         for start, stop in requests(own, self.width):
             self._upsert(keys[start:stop], own[start:stop], payloads[start:stop])
 
@@ -140,16 +164,25 @@ class Qdrant(Engine):
         sources = list(dict.fromkeys([*vectors, *fields]))
         if asked is None:
             return sources, [s for s in vectors if vectors[s].lengths is not None]
-        sources = [s for s in sources if s in vectors or s != asked.query_field or not asked.queries_are_lists]
+        sources = [
+            s
+            for s in sources
+            if s in vectors or s != asked.query_field or not asked.queries_are_lists
+        ]
         return sources, [
-            s for s in sources if (vectors[s].lengths is not None if s in vectors else s != asked.query_field)
+            s
+            for s in sources
+            if (vectors[s].lengths is not None if s in vectors else s != asked.query_field)
         ]
 
     def _upsert(self, keys: list[str], vectors: list[dict], payloads: list[dict]) -> None:
         from qdrant_client import models
 
         each = zip(keys, vectors, payloads)
-        points = [models.PointStruct(id=id_of(key), vector=vector, payload=payload) for key, vector, payload in each]
+        points = [
+            models.PointStruct(id=id_of(key), vector=vector, payload=payload)
+            for key, vector, payload in each
+        ]
         with self._talking():
             self.client.upsert(self.name, points, wait=True)
 
@@ -175,8 +208,15 @@ class Qdrant(Engine):
             for name in kinds.keys() - self.card.get("kinds", {}).keys():
                 kind = "KEYWORD" if kinds[name] == "category" else "FLOAT"
                 if self.address.url:  # the client's own store has no use for it, and says so
-                    self.client.create_payload_index(self.name, path_of(name), getattr(models.PayloadSchemaType, kind))
-        about = {"format": FORMAT, "fingerprint": self.fingerprint, "width": width, "fields": fields}
+                    self.client.create_payload_index(
+                        self.name, path_of(name), getattr(models.PayloadSchemaType, kind)
+                    )
+        about = {
+            "format": FORMAT,
+            "fingerprint": self.fingerprint,
+            "width": width,
+            "fields": fields,
+        }
         about |= {"format": FORMAT + 1, "several": many, "every": len(many) > 1} if many else {}
         self._share_card(about | self.card | {"kinds": kinds})
 
@@ -189,7 +229,9 @@ class Qdrant(Engine):
             self._read_card()
             merged = mine | {"kinds": self.card.get("kinds", {}) | mine["kinds"]}
             if merged != self.card:
-                self.client.upsert(self.name, [models.PointStruct(id=CARD, vector={}, payload=merged)], wait=True)
+                self.client.upsert(
+                    self.name, [models.PointStruct(id=CARD, vector={}, payload=merged)], wait=True
+                )
         self.card = merged
 
     def _create(self, fields: list[str], many: list[str], width: int) -> None:
@@ -222,9 +264,18 @@ class Qdrant(Engine):
     # Asking it
 
     def find(
-        self, query_LD: np.ndarray, k: int, fields: Sequence[str], where: Where | None, unsigned: bool
+        self,
+        query_LD: np.ndarray,
+        k: int,
+        fields: Sequence[str],
+        where: Where | None,
+        unsigned: bool,
     ) -> list[Found]:
-        kept, every, many = self._filter(where), bool(self.card.get("every")), any(map(self.several, fields))
+        kept, every, many = (
+            self._filter(where),
+            bool(self.card.get("every")),
+            any(map(self.several, fields)),
+        )
         if len(query_LD) == 1:  # the nearest of all fields are among the nearest of each
             best = self._ranked(query_LD, k, fields, kept, unsigned)
             if many:
@@ -232,7 +283,9 @@ class Qdrant(Engine):
             ordered = sorted(best.items(), key=lambda hit: (-hit[1][0], hit[0]))[:k]
             return [(key, score, field, labels, -1) for key, (score, field, labels) in ordered]
         if unsigned:
-            raise AmodalError("several vectors of a query cannot be ranked by |cosine| in Qdrant; index into a folder")
+            raise AmodalError(
+                "several vectors of a query cannot be ranked by |cosine| in Qdrant; index into a folder"
+            )
         if every and set(fields) == set(self.sources):
             best = self._ranked(query_LD, k, [EVERY], kept)
         elif len(fields) == 1:
@@ -250,12 +303,19 @@ class Qdrant(Engine):
         asked = []
         for field in fields:
             lists = field == EVERY or self.several(field)
-            query = query_LD if lists else query_LD.sum(0)  # the sum of products with one vector is that of the sum
+            query = (
+                query_LD if lists else query_LD.sum(0)
+            )  # the sum of products with one vector is that of the sum
             name = EVERY if field == EVERY else quote(field, safe="")
             for sign in (1, -1) if unsigned else (1,):
                 exactly = models.SearchParams(exact=True) if unsigned and self.address.url else None
                 limits = dict(limit=k, filter=kept, with_payload=True, params=exactly)
-                asked.append((field, models.QueryRequest(query=(sign * query).tolist(), using=name, **limits)))
+                asked.append(
+                    (
+                        field,
+                        models.QueryRequest(query=(sign * query).tolist(), using=name, **limits),
+                    )
+                )
         with self._talking():
             answers = self.client.query_batch_points(self.name, [request for _, request in asked])
         best: dict[str, tuple[float, str, dict]] = {}
@@ -267,18 +327,28 @@ class Qdrant(Engine):
         return best
 
     def _explained(
-        self, query_LD: np.ndarray, k: int, fields: Sequence[str], candidates: Iterable[str], unsigned: bool = False
+        self,
+        query_LD: np.ndarray,
+        k: int,
+        fields: Sequence[str],
+        candidates: Iterable[str],
+        unsigned: bool = False,
     ) -> list[Found]:
         """The k best of these records by their own vectors, exactly, and what of each was found."""
         names, found = {quote(field, safe=""): field for field in fields}, []
         ids = [id_of(key) for key in candidates]
         with self._talking():
-            points = self.client.retrieve(self.name, ids, with_payload=True, with_vectors=list(names))
+            points = self.client.retrieve(
+                self.name, ids, with_payload=True, with_vectors=list(names)
+            )
         for point in points:
             vectors = {n: v for n, v in point.vector.items() if n in names}
             if not vectors:
                 continue  # it was found by a field that is not asked for
-            own = {names[n]: np.array(v, dtype=np.float32).reshape(-1, self.width) for n, v in vectors.items()}
+            own = {
+                names[n]: np.array(v, dtype=np.float32).reshape(-1, self.width)
+                for n, v in vectors.items()
+            }
             score, field, place = explained(query_LD, own, unsigned)
             parts = point.payload.get("parts", {}).get(field)
             part = -1 if place < 0 or not self.several(field) else parts[place] if parts else place
@@ -299,17 +369,23 @@ class Qdrant(Engine):
                 raise unknown("label in this index", name, kinds)
             if kinds[name] == "number":
                 low, high = (None if np.isinf(b) else b for b in bounds(name, wanted))
-                must.append(models.FieldCondition(key=path_of(name), range=models.Range(gte=low, lte=high)))
+                must.append(
+                    models.FieldCondition(key=path_of(name), range=models.Range(gte=low, lte=high))
+                )
                 continue
             for choice in choices(wanted):
                 self._there(name, choice)
-            must.append(models.FieldCondition(key=path_of(name), match=models.MatchAny(any=choices(wanted))))
+            must.append(
+                models.FieldCondition(key=path_of(name), match=models.MatchAny(any=choices(wanted)))
+            )
         return models.Filter(must=must, must_not=[models.HasIdCondition(has_id=[CARD])])
 
     def _there(self, name: str, choice: str) -> None:
         from qdrant_client import models
 
-        has = models.Filter(must=[models.FieldCondition(key=path_of(name), match=models.MatchValue(value=choice))])
+        has = models.Filter(
+            must=[models.FieldCondition(key=path_of(name), match=models.MatchValue(value=choice))]
+        )
         with self._talking():
             if not self.client.count(self.name, count_filter=has, exact=True).count:
                 values = self.client.facet(self.name, key=path_of(name), limit=1000).hits

@@ -51,7 +51,9 @@ def search(
     """
     query = {**query, **{f"{LIKE}{key}": _recorded(index, key) for key in like}}
     if not query:
-        raise AmodalError(f"a query needs something to look for; this encoder takes {', '.join(encoder.fields)}")
+        raise AmodalError(
+            f"a query needs something to look for; this encoder takes {', '.join(encoder.fields)}"
+        )
     for name in weights or {}:
         if name not in query:
             raise unknown("part of this query", name, query, "A weight was given for it.")
@@ -61,10 +63,16 @@ def search(
     else:
         vectors, shares = one_of(encoder, query, weights), None
     unsigned = getattr(encoder, "similarity", "cosine") == "abs_cosine"
-    found = index.nearest(vectors, k=k + len(like), weights=shares, fields=fields, where=where, unsigned=unsigned)
+    found = index.nearest(
+        vectors, k=k + len(like), weights=shares, fields=fields, where=where, unsigned=unsigned
+    )
     return [
         Hit(
-            key, score, source, labels, several.part(encoder, source, part) if several is not None and part >= 0 else ""
+            key,
+            score,
+            source,
+            labels,
+            several.part(encoder, source, part) if several is not None and part >= 0 else "",
         )
         for key, score, source, labels, part in found
         if key not in like
@@ -80,12 +88,16 @@ def _recorded(index: Engine, key: str) -> Tensor:
         ) from None
 
 
-def one_of(encoder, query: Mapping[str, Raw | Sequence[Raw] | Tensor], weights: Mapping[str, float] | None) -> Tensor:
+def one_of(
+    encoder, query: Mapping[str, Raw | Sequence[Raw] | Tensor], weights: Mapping[str, float] | None
+) -> Tensor:
     """(D,): the parts of a query as one vector."""
     parts = {name: vector_of(encoder, name, value) for name, value in query.items()}
     total = composed(encoder, parts) if not weights else None
     if total is None:
-        total = cast(Tensor, sum((weights or {}).get(name, 1.0) * vector for name, vector in parts.items()))
+        total = cast(
+            Tensor, sum((weights or {}).get(name, 1.0) * vector for name, vector in parts.items())
+        )
     if not total.norm() > 1e-6:
         raise AmodalError("the parts of this query cancel each other out; change their weights")
     return total
@@ -122,11 +134,14 @@ def composed(encoder, parts: Mapping[str, Tensor]) -> Tensor | None:
         return None
     told = encoder.combiner.change_field
     changes, others = (
-        [v for n, v in parts.items() if is_field(encoder, n, told) is wanted] for wanted in (True, False)
+        [v for n, v in parts.items() if is_field(encoder, n, told) is wanted]
+        for wanted in (True, False)
     )
     if not changes or not others:
         return None
-    reference, change = (torch.stack(each).mean(0, keepdim=True).to(device_of(encoder)) for each in (others, changes))
+    reference, change = (
+        torch.stack(each).mean(0, keepdim=True).to(device_of(encoder)) for each in (others, changes)
+    )
     return encoder.combiner(reference, change)[0].float().cpu()
 
 
@@ -159,7 +174,9 @@ def table(hits: Sequence[Hit]) -> Table:
         shown.add_column(name)
     for place, hit in enumerate(hits, 1):
         by = f"{hit.source}: {hit.part}" if hit.part else hit.source
-        shown.add_row(str(place), hit.key, f"{hit.score:.3f}", by, *(_cell(hit.labels.get(n)) for n in names))
+        shown.add_row(
+            str(place), hit.key, f"{hit.score:.3f}", by, *(_cell(hit.labels.get(n)) for n in names)
+        )
     return shown
 
 
@@ -169,7 +186,9 @@ def _cell(value) -> str:
 
 def as_json(hits: Sequence[Hit]) -> str:
     """Hits as a JSON list of {key, score, source, labels, part}."""
-    return json.dumps([asdict(hit) | {"score": round(hit.score, 5)} for hit in hits], indent=1, ensure_ascii=False)
+    return json.dumps(
+        [asdict(hit) | {"score": round(hit.score, 5)} for hit in hits], indent=1, ensure_ascii=False
+    )
 
 
 def picture_sheet(
@@ -196,6 +215,14 @@ def picture_sheet(
         cards: list[Card] = []
         for name in fields:
             title = f"{number}. {hit.key}  {hit.score:.2f}" if not cards else name
-            cards.append(card(dataset, place[hit.key], name, title, frame="#009E73" if name == hit.source else ""))
+            cards.append(
+                card(
+                    dataset,
+                    place[hit.key],
+                    name,
+                    title,
+                    frame="#009E73" if name == hit.source else "",
+                )
+            )
         rows.append(cards)
     return sheet(rows, path, title="nearest records (green: the field that was nearest)")

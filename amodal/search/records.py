@@ -30,7 +30,11 @@ def stamp_of(dataset: Dataset, i: int, labels: dict[str, np.ndarray]) -> str:
             digest.update(f"{raw.dtype}{raw.shape}".encode() + np.ascontiguousarray(raw).tobytes())
         else:
             digest.update(repr(raw).encode("utf-8", "surrogatepass"))
-    digest.update(repr([(name, plain(values[i])) for name, values in labels.items()]).encode("utf-8", "surrogatepass"))
+    digest.update(
+        repr([(name, plain(values[i])) for name, values in labels.items()]).encode(
+            "utf-8", "surrogatepass"
+        )
+    )
     return digest.hexdigest()
 
 
@@ -49,11 +53,15 @@ def in_rows(labels: Mapping[str, Sequence | np.ndarray], count: int) -> list[dic
             raise AmodalError(
                 f"the label {name!r} has {len(values)} values for {count} records; give one for each record"
             )
-        if isinstance(values, np.ndarray) and values.dtype.kind == "f":  # all at once takes a fifth of the time
+        if (
+            isinstance(values, np.ndarray) and values.dtype.kind == "f"
+        ):  # all at once takes a fifth of the time
             columns.append(np.where(np.isfinite(values), values.astype(object), None).tolist())
         else:
             columns.append([plain(v) for v in values])
-    return [dict(zip(labels, own)) for own in zip(*columns)] if columns else [{} for _ in range(count)]
+    return (
+        [dict(zip(labels, own)) for own in zip(*columns)] if columns else [{} for _ in range(count)]
+    )
 
 
 def column_of(values: list) -> np.ndarray:

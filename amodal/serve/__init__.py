@@ -8,7 +8,9 @@ try:
     import python_multipart  # noqa: F401
     import uvicorn  # noqa: F401
 except ImportError as error:
-    raise AmodalError(f"serving needs the package {error.name!r}: pip install 'amodal[serve]'") from None
+    raise AmodalError(
+        f"serving needs the package {error.name!r}: pip install 'amodal[serve]'"
+    ) from None
 
 from amodal.serve.api import app
 from amodal.serve.limits import Limits, Refused

@@ -32,15 +32,23 @@ MOST_LIKE = 16
 """Records in one query."""
 
 Where = Annotated[
-    list[str], Query(description="NAME=VALUE: only records whose label has this value; a range is LOW..HIGH")
+    list[str],
+    Query(description="NAME=VALUE: only records whose label has this value; a range is LOW..HIGH"),
 ]
-Fields = Annotated[list[str], Query(description="fields of the records to compare with; all unless given")]
+Fields = Annotated[
+    list[str], Query(description="fields of the records to compare with; all unless given")
+]
 Weights = Annotated[
     list[str],
-    Query(description="FIELD=NUMBER, or like:KEY=NUMBER: of a part of the query; below 0: unlike it"),
+    Query(
+        description="FIELD=NUMBER, or like:KEY=NUMBER: of a part of the query; below 0: unlike it"
+    ),
 ]
 Like = Annotated[
-    list[str], Query(max_length=MOST_LIKE, description="KEY of a record of the index: it is a part of the query")
+    list[str],
+    Query(
+        max_length=MOST_LIKE, description="KEY of a record of the index: it is a part of the query"
+    ),
 ]
 
 
@@ -85,9 +93,18 @@ def app(
     _errors(made)
     records = schema.body(fields, limits, many=True)
 
-    def route(verb: str, path: str, answer: schema.Schema, text: str, *statuses: int, takes: dict | None = None):
+    def route(
+        verb: str,
+        path: str,
+        answer: schema.Schema,
+        text: str,
+        *statuses: int,
+        takes: dict | None = None,
+    ):
         responses = schema.good(answer, text) | schema.refusals(*statuses)
-        return getattr(made, verb)(path, responses=responses, openapi_extra=takes, response_class=Json)
+        return getattr(made, verb)(
+            path, responses=responses, openapi_extra=takes, response_class=Json
+        )
 
     vectors = schema.thing(
         space={"type": "string", "enum": list(SPACES)},
@@ -95,9 +112,15 @@ def app(
     )
 
     @route(
-        "post", "/embed", vectors, "of each record, the vector of each source that it has, and `fused`", takes=records
+        "post",
+        "/embed",
+        vectors,
+        "of each record, the vector of each source that it has, and `fused`",
+        takes=records,
     )
-    async def embed(request: Request, space: Literal["aligned", "features"] = "aligned") -> Response:
+    async def embed(
+        request: Request, space: Literal["aligned", "features"] = "aligned"
+    ) -> Response:
         """Vectors of records. aligned: the space in which sources are compared; features: what probes read."""
         asked = await service.read(records_in, await body_of(request, limits), fields, limits)
         seen = await service.see(asked)
@@ -105,7 +128,10 @@ def app(
             lambda: Json(
                 {
                     "space": space,
-                    "records": [{s: finite(v).tolist() for s, v in getattr(one, space).items()} for one in seen],
+                    "records": [
+                        {s: finite(v).tolist() for s, v in getattr(one, space).items()}
+                        for one in seen
+                    ],
                 }
             )
         )
@@ -132,10 +158,17 @@ def app(
         if like and nothing_in(request):
             query = {}
         else:
-            query = await service.read(query_in, await body_of(request, limits), model.encoder, limits)
-        weights = {_part(model.encoder, name): _number(number) for name, number in _pairs(weight, last=True).items()}
+            query = await service.read(
+                query_in, await body_of(request, limits), model.encoder, limits
+            )
+        weights = {
+            _part(model.encoder, name): _number(number)
+            for name, number in _pairs(weight, last=True).items()
+        }
         chosen = {"fields": fields or None, "where": _pairs(where) or None}
-        hits = await service.search(query, k=k, weights=weights, like=list(dict.fromkeys(like)), **chosen)
+        hits = await service.search(
+            query, k=k, weights=weights, like=list(dict.fromkeys(like)), **chosen
+        )
         return Json({"hits": [asdict(hit) for hit in hits]})
 
     if model.head is not None:
@@ -143,7 +176,9 @@ def app(
             records=schema.several({"type": "object", "additionalProperties": schema.PREDICTION}),
         )
 
-        @route("post", "/predict", told, "of each record, what each label is told to be", takes=records)
+        @route(
+            "post", "/predict", told, "of each record, what each label is told to be", takes=records
+        )
         async def predict(request: Request) -> Response:
             """What the run's head tells of records."""
             asked = await service.read(records_in, await body_of(request, limits), fields, limits)
@@ -166,7 +201,9 @@ def app(
         """A record of the index: its labels, and the sources it has."""
         return Json(await service.one_record(key))
 
-    about = schema.thing(method={"type": "string"}, fingerprint={"type": "string"}, records={"type": "integer"})
+    about = schema.thing(
+        method={"type": "string"}, fingerprint={"type": "string"}, records={"type": "integer"}
+    )
 
     @route("get", "/model", about, "the model and its index")
     async def about_model() -> Response:
@@ -183,7 +220,9 @@ def app(
         )
 
     @made.get(
-        "/health", responses=schema.good(schema.thing(status={"type": "string"}), "it works"), response_class=Json
+        "/health",
+        responses=schema.good(schema.thing(status={"type": "string"}), "it works"),
+        response_class=Json,
     )
     async def health() -> Response:
         """Whether the server answers; open to all."""

@@ -31,7 +31,9 @@ class Attributes:
             for what, attribute in modality.attributes().items():
                 self.of[f"{field}.{what}"] = field, attribute
                 self.names[f"{field}.{what}"] = attribute.scale
-        self.columns = {name: kind for name in _undescribed(dataset) if (kind := _kind(dataset, name))}
+        self.columns = {
+            name: kind for name in _undescribed(dataset) if (kind := _kind(dataset, name))
+        }
         self.names |= {name: kind for name, kind in self.columns.items() if name not in self.names}
 
     def values(self, name: str, keys: Sequence[str]) -> np.ndarray:
@@ -78,7 +80,9 @@ def _undescribed(dataset: Dataset) -> list[str]:
 def _kind(dataset: Dataset, column: str) -> str:
     """Is it "number" or "classes"; "" for what is neither, such as files and free text."""
     cells = [
-        cell for i in range(min(len(dataset), LOOKED_AT)) if (cell := dataset.reader.get(i, column)) not in (None, "")
+        cell
+        for i in range(min(len(dataset), LOOKED_AT))
+        if (cell := dataset.reader.get(i, column)) not in (None, "")
     ]
     if not cells or not all(isinstance(cell, (str, bool, int, float, np.number)) for cell in cells):
         return ""

@@ -21,7 +21,10 @@ class Together(Generic[T, R]):
     """
 
     def __init__(
-        self, run: Callable[[Sequence[T]], Sequence[R]], most: int = 64, seen: Callable[[int], object] = lambda n: None
+        self,
+        run: Callable[[Sequence[T]], Sequence[R]],
+        most: int = 64,
+        seen: Callable[[int], object] = lambda n: None,
     ):
         self.run, self.most, self.seen = run, most, seen
         self.waiting: deque[tuple[list[T], asyncio.Future[list[R]]]] = deque()

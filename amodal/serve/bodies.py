@@ -25,7 +25,10 @@ Record = dict[str, Any]
 
 def nothing_in(request: Request) -> bool:
     """Whether a request says that it has no body."""
-    return request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers
+    return (
+        request.headers.get("content-length", "0") == "0"
+        and "transfer-encoding" not in request.headers
+    )
 
 
 async def body_of(request: Request, limits: Limits) -> bytes | Record:
@@ -36,7 +39,8 @@ async def body_of(request: Request, limits: Limits) -> bytes | Record:
     if kind == "multipart/form-data":
         return await _form(request, limits)
     raise Refused(
-        415, f"a body of application/json or multipart/form-data is read, not {shortened(kind) or 'of no type'}"
+        415,
+        f"a body of application/json or multipart/form-data is read, not {shortened(kind) or 'of no type'}",
     )
 
 
@@ -45,7 +49,9 @@ async def _whole(request: Request, most: int) -> bytes:
     async for part in request.stream():
         size += len(part)
         if size > most:
-            raise Refused(413, f"more than {most:,} bytes of JSON; send files as multipart/form-data")
+            raise Refused(
+                413, f"more than {most:,} bytes of JSON; send files as multipart/form-data"
+            )
         parts.append(part)
     return b"".join(parts)
 
@@ -57,28 +63,47 @@ async def _form(request: Request, limits: Limits) -> Record:
         async with request.form(max_files=64, max_fields=64, max_part_size=limits.json) as form:
             for name, part in form.multi_items():
                 if name in record:
-                    raise Refused(400, f"two parts called {shortened(name)!r}; a record has one value of each field")
+                    raise Refused(
+                        400,
+                        f"two parts called {shortened(name)!r}; a record has one value of each field",
+                    )
                 record[name] = part.encode("utf-8") if isinstance(part, str) else await part.read()
     except (HTTPException, ClientDisconnect):
         raise
-    except (MultiPartException, UnicodeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (
+        MultiPartException,
+        UnicodeError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+    ) as error:
         log.warning("a form was not readable: %r", error)
         raise Refused(400, f"not multipart/form-data: {error}") from None
     return record
 
 
-def records_in(body: bytes | Record, fields: Mapping[str, Modality], limits: Limits) -> list[Record]:
+def records_in(
+    body: bytes | Record, fields: Mapping[str, Modality], limits: Limits
+) -> list[Record]:
     """The records of {"records": [...]}, or the one of a form. Raises Refused."""
     if isinstance(body, dict):
         return [_known(body, fields)]
     said = parsed(body, limits)
-    if not isinstance(said, dict) or said.keys() != {"records"} or not isinstance(said["records"], list):
+    if (
+        not isinstance(said, dict)
+        or said.keys() != {"records"}
+        or not isinstance(said["records"], list)
+    ):
         raise Refused(422, 'expected {"records": [{FIELD: VALUE, ...}, ...]}')
     records = said["records"]
     if not records:
         raise Refused(422, "no records")
     if len(records) > limits.records:
-        raise Refused(413, f"{len(records):,} records in one request; at most {limits.records} are read")
+        raise Refused(
+            413, f"{len(records):,} records in one request; at most {limits.records} are read"
+        )
     return [_known(record, fields) for record in records]
 
 
@@ -93,7 +118,10 @@ def query_in(body: bytes | Record, encoder, limits: Limits) -> Record:
         raise Refused(422, str(error)) from None
     found = dict(named)
     if len(found) < len(named):
-        raise Refused(422, f"two parts of this query mean the same field; there are {', '.join(encoder.fields)}")
+        raise Refused(
+            422,
+            f"two parts of this query mean the same field; there are {', '.join(encoder.fields)}",
+        )
     return _known(found, encoder.fields)
 
 

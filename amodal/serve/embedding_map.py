@@ -43,7 +43,13 @@ class EmbeddingMap:
     encoders: near is a large |cosine|, see `Embedded.unsigned`."""
 
     def __init__(
-        self, index: Index, cache: Path, *, tested: Iterable[str] = (), most: int = MOST, unsigned: bool = False
+        self,
+        index: Index,
+        cache: Path,
+        *,
+        tested: Iterable[str] = (),
+        most: int = MOST,
+        unsigned: bool = False,
     ):
         self.index, self.cache, self.unsigned = index, cache, unsigned
         self.keys = index.keys
@@ -58,11 +64,17 @@ class EmbeddingMap:
         self.tested[[self.at[key] for key in tested if key in self.at]] = True
         self.shown = np.arange(len(self.keys))
         if len(self.keys) > most:
-            self.shown = np.sort(np.random.default_rng(0).choice(len(self.keys), most, replace=False))
+            self.shown = np.sort(
+                np.random.default_rng(0).choice(len(self.keys), most, replace=False)
+            )
         sums = (f"{s}{columns[s].values.sum(dtype=torch.float64):.4f}" for s in columns)
         said = "\n".join([index.fingerprint, *sums, *self.keys])
-        self.stamp = hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
-        self._worker = ThreadPoolExecutor(2, "amodal-atlas")  # so that others need not wait for UMAP
+        self.stamp = hashlib.blake2b(
+            said.encode("utf-8", "surrogatepass"), digest_size=6
+        ).hexdigest()
+        self._worker = ThreadPoolExecutor(
+            2, "amodal-atlas"
+        )  # so that others need not wait for UMAP
         self._asking = Lock()
         self._jobs: dict[tuple, Future] = {}
         self._last: tuple[tuple[str, ...], Column] | None = None
@@ -87,7 +99,11 @@ class EmbeddingMap:
             return last[1]
         among_or_all = np.arange(len(self.keys)) if among is None else among
         parts = {s: _among(self.vectors[s], among_or_all) for s in named}
-        found = parts[named[0]] if len(named) == 1 else Embeddings(parts, len(among_or_all)).fused(list(named))
+        found = (
+            parts[named[0]]
+            if len(named) == 1
+            else Embeddings(parts, len(among_or_all)).fused(list(named))
+        )
         found = Column(normalize(found.values, dim=1), torch.from_numpy(among_or_all)[found.rows])
         if among is None:
             self._last = named, found
@@ -152,7 +168,11 @@ class EmbeddingMap:
         if (drawn.rows == number).any():
             return number
         cosine = drawn.values @ mine
-        return int(drawn.rows[(cosine.abs() if self.unsigned else cosine).argmax()]) if len(drawn) else -1
+        return (
+            int(drawn.rows[(cosine.abs() if self.unsigned else cosine).argmax()])
+            if len(drawn)
+            else -1
+        )
 
     def agreement(self) -> np.ndarray:
         """(N,) float32: of the nearest neighbours by one field, the share that are so by another as well, mean over the pairs of fields
@@ -180,7 +200,9 @@ class EmbeddingMap:
         _draft(file, ".npy").replace(file)
         return found
 
-    def near(self, query_D: Tensor, fields: Sequence[str], k: int, beside: int = -1) -> list[tuple[int, float, str]]:
+    def near(
+        self, query_D: Tensor, fields: Sequence[str], k: int, beside: int = -1
+    ) -> list[tuple[int, float, str]]:
         """(number, cosine, field that matched) of the k records nearest to a query, best first; fields that are compared, all unless
         given. beside: a record to leave out."""
         fields = fields or self.fields
@@ -230,13 +252,18 @@ class EmbeddingMap:
         for target in fields:
             others = [s for s in fields if s != target]
             for source in [*((s,) for s in others), *([tuple(others)] if len(others) > 1 else [])]:
-                pair = Embeddings({"a": self.column(source, asked), "b": self.column([target], asked)}, len(self.keys))
+                pair = Embeddings(
+                    {"a": self.column(source, asked), "b": self.column([target], asked)},
+                    len(self.keys),
+                )
                 a, b = pair.pair("a", "b")
                 if len(a) < LEAST:
                     continue
                 same = torch.unique(b, dim=0, return_inverse=True)[1]
                 row = ranked(a, b, same, (at,), self.unsigned)[0]
-                rows.append({"source": source[0] if len(source) == 1 else "", "target": target} | row)
+                rows.append(
+                    {"source": source[0] if len(source) == 1 else "", "target": target} | row
+                )
         return rows
 
     def missing(self, label: str) -> list[dict]:
@@ -246,7 +273,9 @@ class EmbeddingMap:
             sizes = sorted({len(self.fields), len(self.fields) - 1, 1}, reverse=True)
         subsets = [left for size in sizes for left in itertools.combinations(self.fields, size)]
         found = {left: self.probe(left, label) for left in subsets}
-        return [{"source": " + ".join(left), "label": label} | row for left, row in found.items() if row]
+        return [
+            {"source": " + ".join(left), "label": label} | row for left, row in found.items() if row
+        ]
 
     def outliers(self, field: str = "", most: int = 200) -> list[tuple[int, float]]:
         """(number, mean cosine to its nearest neighbours) of the shown records that are least like any other, worst first."""
@@ -259,17 +288,23 @@ class EmbeddingMap:
         score, at = (-mean).topk(min(most, len(part)))
         return list(zip(part.rows[at].tolist(), (-score).tolist()))
 
-    def twins(self, field: str = "", least: float = 0.99, most: int = PAIRS) -> list[tuple[int, int, float]]:
+    def twins(
+        self, field: str = "", least: float = 0.99, most: int = PAIRS
+    ) -> list[tuple[int, int, float]]:
         """(number, number, cosine) of pairs of shown records that are nearly the same, the most alike first; least: above 0."""
         part = self._of_shown([field] if field else [])
         unit, found = part.values, []
         for start in range(0, len(unit), 1024):
             similar = unit[start : start + 1024] @ unit.T
-            similar = similar.triu(start + 1)  # each pair once; what is below becomes 0, which is under any `least`
+            similar = similar.triu(
+                start + 1
+            )  # each pair once; what is below becomes 0, which is under any `least`
             score, at = similar.flatten().topk(min(most, similar.numel()))
             score, at = score[score >= least], at[score >= least]
             a, b = part.rows[start + at // len(unit)], part.rows[at % len(unit)]
-            found = sorted(found + list(zip(a.tolist(), b.tolist(), score.tolist())), key=lambda pair: -pair[2])[:most]
+            found = sorted(
+                found + list(zip(a.tolist(), b.tolist(), score.tolist())), key=lambda pair: -pair[2]
+            )[:most]
         return found
 
     def _of_shown(self, fields: Sequence[str]) -> Column:
@@ -282,7 +317,9 @@ def flat(x_ND: Tensor, way: str) -> np.ndarray:
     if way == "umap" and len(unit) > 50:
         import umap
 
-        found = torch.from_numpy(umap.UMAP(metric="cosine", random_state=0, n_jobs=1).fit_transform(unit.numpy()))
+        found = torch.from_numpy(
+            umap.UMAP(metric="cosine", random_state=0, n_jobs=1).fit_transform(unit.numpy())
+        )
     else:
         found = principal(unit)
     low, high = found.amin(0), found.amax(0)
@@ -329,4 +366,7 @@ def _draft(file: Path, suffix: str = ".npz") -> Path:
 
 
 def _safe(name: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in name) + hashlib.blake2b(name.encode(), digest_size=2).hexdigest()
+    return (
+        "".join(c if c.isalnum() else "_" for c in name)
+        + hashlib.blake2b(name.encode(), digest_size=2).hexdigest()
+    )

@@ -36,7 +36,9 @@ class IndexCache:
             return self
         stamp = self._now()
         if stamp != self._stamp:
-            self.index = Index.open(self.path, fingerprint=self.fingerprint) if stamp is not None else None
+            self.index = (
+                Index.open(self.path, fingerprint=self.fingerprint) if stamp is not None else None
+            )
             self._stamp = stamp
             numbers = self.index.number if self.index is not None else {}
             self._keys, self._order = list(numbers), np.fromiter(numbers.values(), np.int64)
@@ -52,7 +54,9 @@ class IndexCache:
             found = None
         return None if found is None else (found.st_mtime_ns, found.st_ino, found.st_size)
 
-    def page(self, start: int, count: int, where: Where | None = None) -> tuple[int, list[dict[str, Any]]]:
+    def page(
+        self, start: int, count: int, where: Where | None = None
+    ) -> tuple[int, list[dict[str, Any]]]:
         """How many records there are, and those from `start` on, in the order in which they were indexed."""
         self._near()
         if self.index is None:
@@ -73,13 +77,18 @@ class IndexCache:
     def _near(self) -> None:
         if self.far:
             raise Refused(
-                409, "the records of this index are kept elsewhere and are not read here; search finds them by values"
+                409,
+                "the records of this index are kept elsewhere and are not read here; search finds them by values",
             )
 
     def _record(self, key: str, number: int) -> dict[str, Any]:
         """key, labels, and the fields that it has vectors of."""
         labels = {name: plain(values[number]) for name, values in self.index.labels.items()}
-        return {"key": key, "labels": labels, "fields": [s for s, rows in self._fields.items() if _has(rows, number)]}
+        return {
+            "key": key,
+            "labels": labels,
+            "fields": [s for s, rows in self._fields.items() if _has(rows, number)],
+        }
 
 
 def _has(rows: np.ndarray, number: int) -> bool:

@@ -29,7 +29,9 @@ class Limits(ValueLimits):
     def __post_init__(self):
         for field in fields(self):
             if not getattr(self, field.name) > 0:
-                raise AmodalError(f"the limit {field.name} must be above 0, not {getattr(self, field.name)}")
+                raise AmodalError(
+                    f"the limit {field.name} must be above 0, not {getattr(self, field.name)}"
+                )
 
 
 class Refused(HTTPException):

@@ -24,12 +24,20 @@ class Metrics:
     def __init__(self):
         self.registry = CollectorRegistry()
         own = {"registry": self.registry}
-        self.requests = Counter("amodal_requests", "Requests answered", ["route", "method", "status"], **own)
+        self.requests = Counter(
+            "amodal_requests", "Requests answered", ["route", "method", "status"], **own
+        )
         self.seconds = Histogram(
-            "amodal_request_seconds", "From the request to its answer", ["route"], buckets=SECONDS, **own
+            "amodal_request_seconds",
+            "From the request to its answer",
+            ["route"],
+            buckets=SECONDS,
+            **own,
         )
         self.working = Gauge("amodal_requests_at_work", "Requests that are being worked on", **own)
-        self.batches = Histogram("amodal_batch_records", "Records in one run of the network", buckets=RECORDS, **own)
+        self.batches = Histogram(
+            "amodal_batch_records", "Records in one run of the network", buckets=RECORDS, **own
+        )
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
 

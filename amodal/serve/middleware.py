@@ -34,9 +34,20 @@ class Guard:
     """
 
     def __init__(
-        self, app: ASGIApp, limits: Limits, metrics: Metrics, token: str = "", hosts: Collection[str] | None = None
+        self,
+        app: ASGIApp,
+        limits: Limits,
+        metrics: Metrics,
+        token: str = "",
+        hosts: Collection[str] | None = None,
     ):
-        self.app, self.limits, self.metrics, self.token, self.hosts = app, limits, metrics, token, hosts
+        self.app, self.limits, self.metrics, self.token, self.hosts = (
+            app,
+            limits,
+            metrics,
+            token,
+            hosts,
+        )
         self.working = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,8 +70,12 @@ class Guard:
                     self.working -= counted
                     self.metrics.working.set(self.working)
         except TimeoutError:
-            slow = Refused(408, f"the request took longer than {self.limits.seconds:g} seconds to come in")
-            late = Refused(503, f"no answer within {self.limits.seconds:g} seconds", {"retry-after": "5"})
+            slow = Refused(
+                408, f"the request took longer than {self.limits.seconds:g} seconds to come in"
+            )
+            late = Refused(
+                503, f"no answer within {self.limits.seconds:g} seconds", {"retry-after": "5"}
+            )
             if exchange.status:  # a client that does not read its answer
                 log.warning("an answer could not be sent in time")
                 return
@@ -69,21 +84,34 @@ class Guard:
             self.metrics.asked(scope, exchange.status, time.perf_counter() - began)
 
     def _refused(self, scope: Scope, headers: dict[bytes, bytes], counted: bool) -> Refused | None:
-        if len(scope.get("raw_path") or b"") + len(scope["query_string"]) + sum(map(_size, scope["headers"])) > HEAD:
+        if (
+            len(scope.get("raw_path") or b"")
+            + len(scope["query_string"])
+            + sum(map(_size, scope["headers"]))
+            > HEAD
+        ):
             return Refused(431, f"more than {HEAD:,} bytes of path and headers")
         if self.hosts is not None and _host(headers.get(b"host", b"")) not in self.hosts:
             return Refused(400, f"this server answers to {', '.join(sorted(self.hosts))} only")
         given = headers.get(b"authorization", b"")
         right = b"Bearer " + self.token.encode("utf-8")
         if self.token and scope["path"] not in OPEN and not hmac.compare_digest(given, right):
-            return Refused(401, "a token is needed: Authorization: Bearer TOKEN", {"www-authenticate": "Bearer"})
+            return Refused(
+                401,
+                "a token is needed: Authorization: Bearer TOKEN",
+                {"www-authenticate": "Bearer"},
+            )
         if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"", b"identity"):
             return Refused(415, "compressed bodies are not unpacked; send it as it is")
         length = headers.get(b"content-length", b"0")
         if len(length) > 15 or not length.isdigit() or int(length) > self.limits.upload:
             return _too_large(self.limits)
         if counted and self.working >= self.limits.concurrent:
-            return Refused(429, f"{self.working} requests are being worked on; come back soon", {"retry-after": "1"})
+            return Refused(
+                429,
+                f"{self.working} requests are being worked on; come back soon",
+                {"retry-after": "1"},
+            )
         return None
 
 
@@ -95,7 +123,10 @@ class Exchange:
         self._receive, self._send, self.limits = receive, send, limits
         self.headers = dict(scope["headers"])
         self.size, self.status = 0, 0
-        self.whole = self.headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in self.headers
+        self.whole = (
+            self.headers.get(b"content-length", b"0") == b"0"
+            and b"transfer-encoding" not in self.headers
+        )
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -114,16 +145,24 @@ class Exchange:
             if not self.whole:  # else the server would go on reading an endless body for nobody
                 headers.append((b"connection", b"close"))
             message = message | {"headers": headers}
-            self.status = message["status"]  # and not before: while it is drained another answer may still be given
+            self.status = message[
+                "status"
+            ]  # and not before: while it is drained another answer may still be given
         await self._send(message)
 
     async def answer(self, refused: Refused, drain: bool = True) -> None:
         body = json.dumps({"error": refused.detail}).encode("ascii")
         more = [(k.encode(), v.encode()) for k, v in (refused.headers or {}).items()]
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            *more,
+        ]
         if not drain:
             self._drain = _nothing
-        await self.send({"type": "http.response.start", "status": refused.status_code, "headers": headers})
+        await self.send(
+            {"type": "http.response.start", "status": refused.status_code, "headers": headers}
+        )
         await self._send({"type": "http.response.body", "body": body})
 
     async def _drain(self) -> None:

@@ -31,7 +31,9 @@ def page(openapi: dict[str, Any]) -> Response:
     for path, verbs in openapi["paths"].items():
         for verb, route in verbs.items():
             parts += _route(f"{verb.upper()} {path}", route)
-    return Response("".join(parts), media_type="text/html", headers={"content-security-policy": POLICY})
+    return Response(
+        "".join(parts), media_type="text/html", headers={"content-security-policy": POLICY}
+    )
 
 
 def _route(name: str, route: dict[str, Any]) -> Iterator[str]:
@@ -51,8 +53,14 @@ def _route(name: str, route: dict[str, Any]) -> Iterator[str]:
 
 def _said(parameter: dict[str, Any]) -> str:
     schema = parameter["schema"]
-    bounds = [f"{word} {schema[key]}" for key, word in (("minimum", "from"), ("maximum", "to")) if key in schema]
-    default = [f"{schema['default']} unless given"] if schema.get("default") not in (None, []) else []
+    bounds = [
+        f"{word} {schema[key]}"
+        for key, word in (("minimum", "from"), ("maximum", "to"))
+        if key in schema
+    ]
+    default = (
+        [f"{schema['default']} unless given"] if schema.get("default") not in (None, []) else []
+    )
     return "; ".join([parameter.get("description", ""), *bounds, *default]).strip("; ")
 
 

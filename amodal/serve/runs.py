@@ -26,10 +26,19 @@ def measures(run: Path, since: int = 0) -> dict:
             continue
         last = max(last, entry["step"])
         for name, value in entry.items():
-            if name != "step" and isinstance(value, (int, float)) and value == value and abs(value) != float("inf"):
+            if (
+                name != "step"
+                and isinstance(value, (int, float))
+                and value == value
+                and abs(value) != float("inf")
+            ):
                 columns.setdefault(name, []).append([entry["step"], value])
     schedule = config.get("schedule", {})
-    about = {"method": config.get("method", ""), "status": config.get("status", ""), "steps": schedule.get("steps")}
+    about = {
+        "method": config.get("method", ""),
+        "status": config.get("status", ""),
+        "steps": schedule.get("steps"),
+    }
     return about | {
         "name": run.resolve().name,
         "last": last,
@@ -55,7 +64,11 @@ def settings(config: dict, encoder: dict) -> dict[str, str]:
     chosen |= {name: config.get(name) for name in ("batch", "seed")}
     options = {f"method.{name}": value for name, value in config.get("options", {}).items()}
     chosen |= config.get("schedule", {}) | options
-    return {name: f"{v:.4g}" if isinstance(v, float) else str(v) for name, v in chosen.items() if v not in (None, "")}
+    return {
+        name: f"{v:.4g}" if isinstance(v, float) else str(v)
+        for name, v in chosen.items()
+        if v not in (None, "")
+    }
 
 
 def beside(run: Path) -> dict[str, Path]:

@@ -10,7 +10,11 @@ from amodal.serve.limits import Limits
 
 Schema = dict[str, Any]
 
-ERROR: Schema = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+ERROR: Schema = {
+    "type": "object",
+    "properties": {"error": {"type": "string"}},
+    "required": ["error"],
+}
 REFUSALS = {
     400: "not JSON, or not a form",
     401: "the token is missing or wrong",
@@ -65,10 +69,14 @@ def several(of: Schema) -> Schema:
 
 def refusals(*more: int) -> dict[int | str, Any]:
     """The answers of a route to what it does not carry out. more: statuses besides those of every route."""
-    said = REFUSALS | {404: "there is no such record", 409: "there is no index yet, or not one for this"}
+    said = REFUSALS | {
+        404: "there is no such record",
+        409: "there is no index yet, or not one for this",
+    }
     chosen = sorted({*REFUSALS, *more})
     return {
-        status: {"description": said[status], "content": {"application/json": {"schema": ERROR}}} for status in chosen
+        status: {"description": said[status], "content": {"application/json": {"schema": ERROR}}}
+        for status in chosen
     }
 
 
@@ -86,20 +94,29 @@ def record(fields: Mapping[str, Modality], limits: Limits) -> Schema:
     }
 
 
-def body(fields: Mapping[str, Modality], limits: Limits, *, many: bool, required: bool = True) -> Schema:
+def body(
+    fields: Mapping[str, Modality], limits: Limits, *, many: bool, required: bool = True
+) -> Schema:
     """The request body: JSON with many records or one, or a form with one."""
     one = record(fields, limits)
     records = thing(records=several(one) | {"minItems": 1, "maxItems": limits.records}) | {
         "additionalProperties": False
     }
     form = {
-        name: {"type": "string", "format": "binary"} if m.uploads else {"type": "string", "minLength": 1}
+        name: {"type": "string", "format": "binary"}
+        if m.uploads
+        else {"type": "string", "minLength": 1}
         for name, m in fields.items()
     }
     content = {
         "application/json": {"schema": records if many else one},
         "multipart/form-data": {
-            "schema": {"type": "object", "properties": form, "minProperties": 1, "additionalProperties": False}
+            "schema": {
+                "type": "object",
+                "properties": form,
+                "minProperties": 1,
+                "additionalProperties": False,
+            }
         },
     }
     return {"requestBody": {"required": required, "content": content}}

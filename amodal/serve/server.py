@@ -57,11 +57,15 @@ class Hasty(H11Protocol):
     def _give_up(self) -> None:
         self._timer = None
         if not self.transport.is_closing() and self.conn.their_state is h11.IDLE:
-            self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            self.transport.write(
+                b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            )
             self.transport.close()
 
 
-def configured(application, *, host: str = "127.0.0.1", port: int = 8000, level: str = "warning") -> uvicorn.Config:
+def configured(
+    application, *, host: str = "127.0.0.1", port: int = 8000, level: str = "warning"
+) -> uvicorn.Config:
     """How uvicorn is to run the application: no WebSockets, no names of ours in headers, heads and connections bounded."""
     return uvicorn.Config(
         application,
@@ -123,14 +127,18 @@ def listening(host: str, port: int) -> socket.socket:
     except OSError as error:
         made.close()
         instead = f"Take another, such as --port {port + 1 if port + 1 < 2**16 else port - 1}, or --port 0 for any that is free"
-        raise AmodalError(f"cannot listen on port {port} of {host}: {error.strerror}. {instead}") from None
+        raise AmodalError(
+            f"cannot listen on port {port} of {host}: {error.strerror}. {instead}"
+        ) from None
     return made
 
 
 def token_of(file: str | Path | None) -> str:
     """The token in a file, or in the variable AMODAL_TOKEN, so that it stands in no list of processes. "" for none. Raises AmodalError
     for an empty file, and for a token that a header cannot carry."""
-    token = (Path(file).read_text(encoding="utf-8") if file is not None else os.environ.get(TOKEN, "")).strip()
+    token = (
+        Path(file).read_text(encoding="utf-8") if file is not None else os.environ.get(TOKEN, "")
+    ).strip()
     if file is not None and not token:
         raise AmodalError(f"the token file {file} is empty")
     if not token.isascii() or any(c.isspace() for c in token):

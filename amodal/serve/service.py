@@ -48,11 +48,15 @@ class Service:
 
     def __init__(self, model, *, index: str | Path | None = None, limits: Limits, metrics: Metrics):
         self.model, self.limits, self.metrics = model, limits, metrics
-        where = index if index is not None else model.path / "index" if model.path is not None else None
+        where = (
+            index if index is not None else model.path / "index" if model.path is not None else None
+        )
         self.shelf = IndexCache(where, model.fingerprint)
         self.readers = ThreadPoolExecutor(limits.readers, "amodal-reader")
         self.searcher = ThreadPoolExecutor(1, "amodal-search")
-        self.network: Together[Decoded, Seen] = Together(self._see, limits.records, metrics.batches.observe)
+        self.network: Together[Decoded, Seen] = Together(
+            self._see, limits.records, metrics.batches.observe
+        )
 
     @property
     def encoder(self):
@@ -68,14 +72,25 @@ class Service:
         return await self.network(ready)
 
     async def search(
-        self, query: Record, *, k: int, weights: dict[str, float], like: Sequence[str] = (), **options
+        self,
+        query: Record,
+        *,
+        k: int,
+        weights: dict[str, float],
+        like: Sequence[str] = (),
+        **options,
     ) -> list[Hit]:
         """The k records nearest to a query; like: keys of records that are parts of it, and are not found themselves; weights: of its
         parts, by field and by `like:KEY`; options: fields and where, as for `amodal.search.search`. Raises Refused."""
         if not len(await self.records()):
-            raise Refused(409, "there is no index to search in; make one with `amodal index RUN --data DIR`")
+            raise Refused(
+                409, "there is no index to search in; make one with `amodal index RUN --data DIR`"
+            )
         seen = await self.see([{name: value} for name, value in query.items()])
-        vectors = {n: torch.from_numpy(finite(one.asked.get(n, one.aligned[n]))) for n, one in zip(query, seen)}
+        vectors = {
+            n: torch.from_numpy(finite(one.asked.get(n, one.aligned[n])))
+            for n, one in zip(query, seen)
+        }
         return await self._with_index(lambda: self._nearest(vectors, like, k, weights, options))
 
     async def records(self) -> IndexCache:
@@ -97,7 +112,12 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self.searcher, call)
 
     def _nearest(
-        self, vectors: dict[str, Tensor], like: Sequence[str], k: int, weights: dict[str, float], options: dict
+        self,
+        vectors: dict[str, Tensor],
+        like: Sequence[str],
+        k: int,
+        weights: dict[str, float],
+        options: dict,
     ) -> list[Hit]:
         index = self.shelf.fresh().index
         if gone := next((key for key in like if key not in index), None):
@@ -105,7 +125,10 @@ class Service:
         return run_search(index, self.encoder, vectors, k=k, weights=weights, like=like, **options)
 
     def _decoded(self, record: Record) -> Decoded:
-        return {name: decoded(self.model.fields[name], name, raw, self.limits) for name, raw in record.items()}
+        return {
+            name: decoded(self.model.fields[name], name, raw, self.limits)
+            for name, raw in record.items()
+        }
 
     @torch.inference_mode()
     def _see(self, records: Sequence[Decoded]) -> list[Seen]:
@@ -134,7 +157,11 @@ class Service:
                     found[row].asked[name] = vectors.float().cpu().numpy()
         head = self.model.head
         if head is not None:
-            told = head.method.predict(batch).to("cpu") if isinstance(head, MethodPredictor) else head.tell(features)
+            told = (
+                head.method.predict(batch).to("cpu")
+                if isinstance(head, MethodPredictor)
+                else head.tell(features)
+            )
             for target, values in head.predictions(told).items():
                 for row, value in zip(told.rows.tolist(), values.numpy()):
                     found[row].told[target] = value
@@ -160,5 +187,7 @@ def said(service: Service, seen: Seen) -> dict[str, Any]:
 def finite(value: np.ndarray) -> np.ndarray:
     """The same. Raises Refused for what no encoder should make and JSON cannot say."""
     if not np.isfinite(value).all():
-        raise Refused(422, "the numbers of this record are so large that the encoder makes nothing of them")
+        raise Refused(
+            422, "the numbers of this record are so large that the encoder makes nothing of them"
+        )
     return value

@@ -32,13 +32,19 @@ POLICY = (
 Number = Annotated[int, Query(ge=0)]
 
 
-def router(run: Path, *, service: Service | None = None, dataset: Dataset | None = None) -> APIRouter:
+def router(
+    run: Path, *, service: Service | None = None, dataset: Dataset | None = None
+) -> APIRouter:
     """The page and what it asks for. service: of the model, whose index is shown; dataset: the records that were indexed. Without them (a
     run that still trains) there is the tab Run alone."""
     made = APIRouter(include_in_schema=False)
     whole = service is not None and dataset is not None
     tabs = ["map", "search", "run", "records", "fields"] if whole else ["run"]
-    static = {f.name: f.read_bytes() for f in files("amodal.serve").joinpath("static").iterdir() if f.is_file()}
+    static = {
+        f.name: f.read_bytes()
+        for f in files("amodal.serve").joinpath("static").iterdir()
+        if f.is_file()
+    }
 
     @made.get("/")
     def home() -> Response:
@@ -67,18 +73,33 @@ def router(run: Path, *, service: Service | None = None, dataset: Dataset | None
 
         @made.get("/view/about")
         def about_run() -> Any:
-            return {"run": run.resolve().name, "tabs": tabs, "fields": {}, "labels": {}, "records": 0}
+            return {
+                "run": run.resolve().name,
+                "tabs": tabs,
+                "fields": {},
+                "labels": {},
+                "records": 0,
+            }
 
         return made
 
     index = service.shelf.fresh().index
     if index is None or not len(index):
-        raise AmodalError(f"there is no index of {run} to show; make one with `amodal index RUN --data DIR`")
+        raise AmodalError(
+            f"there is no index of {run} to show; make one with `amodal index RUN --data DIR`"
+        )
     tested = [key for key, part in zip(dataset.keys, dataset.parts.tolist()) if part == 2]
-    atlas = EmbeddingMap(index, run / "view", tested=tested, unsigned=service.encoder.similarity == "abs_cosine")
+    atlas = EmbeddingMap(
+        index, run / "view", tested=tested, unsigned=service.encoder.similarity == "abs_cosine"
+    )
     facts = Attributes(dataset)
     label = next(iter(atlas.labels), "")
-    soon = [("layout", "", atlas.way), ("outliers", ""), ("twins", "", records.SAME), ("retrieval", atlas.fields)]
+    soon = [
+        ("layout", "", atlas.way),
+        ("outliers", ""),
+        ("twins", "", records.SAME),
+        ("retrieval", atlas.fields),
+    ]
     soon += [("probe", atlas.fields, label), ("missing", label)] if label else []
     if len(atlas.shown) < len(atlas.keys):
         soon.append(("column", ()))  # of a million it takes seconds
@@ -98,7 +119,9 @@ def router(run: Path, *, service: Service | None = None, dataset: Dataset | None
             "fields": {name: m.kind for name, m in service.model.fields.items()},
             "inputs": {name: _input(m) for name, m in service.model.fields.items()},
             "indexed": list(atlas.fields),
-            "labels": {name: "number" if is_number(v) else "classes" for name, v in atlas.labels.items()},
+            "labels": {
+                name: "number" if is_number(v) else "classes" for name, v in atlas.labels.items()
+            },
             "facts": facts.names,
             "records": len(atlas.keys),
             "shown": len(atlas.shown),
@@ -123,11 +146,18 @@ def _file(static: dict[str, bytes], name: str) -> Response:
     if name not in static:
         raise Refused(404, "there is no such file")
     headers = {"content-security-policy": POLICY, "cache-control": "no-cache"}
-    return Response(static[name], media_type=TYPES.get(Path(name).suffix, "text/plain"), headers=headers)
+    return Response(
+        static[name], media_type=TYPES.get(Path(name).suffix, "text/plain"), headers=headers
+    )
 
 
 def application(
-    run: str | Path, *, data: str | None = None, device: str = "auto", hosts=None, progress: bool = False
+    run: str | Path,
+    *,
+    data: str | None = None,
+    device: str = "auto",
+    hosts=None,
+    progress: bool = False,
 ) -> FastAPI:
     """`app` of a run with the page on it; records that its index does not hold yet are indexed. A run without a model yet shows how
     it trains. data: where the run says it learnt from, unless given; progress: show a bar on the terminal. Raises AmodalError."""

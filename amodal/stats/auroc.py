@@ -25,7 +25,9 @@ def auroc(score_N: ArrayLike, wanted_N: ArrayLike) -> float:
     return float((average_ranks(score)[wanted].sum() - yes * (yes + 1) / 2) / (yes * no))
 
 
-def bootstrap(score_N: ArrayLike, wanted_N: ArrayLike, *, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+def bootstrap(
+    score_N: ArrayLike, wanted_N: ArrayLike, *, draws: int = 1000, seed: int = 0
+) -> tuple[float, float]:
     """95 % interval of `auroc` over records drawn anew with replacement (percentiles; Efron 1979). Draws without both kinds do not count.
     Raises AmodalError as `auroc` does."""
     score, wanted = np.asarray(score_N, dtype=np.float64), np.asarray(wanted_N, dtype=bool)

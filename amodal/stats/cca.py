@@ -47,7 +47,9 @@ def whitener(cov_DD: Tensor, ridge: float) -> Tensor:
     """(D, D) W with W^T (cov + ridge * its mean variance) W = 1."""
     size = cov_DD.diagonal().mean() * ridge + torch.finfo(cov_DD.dtype).tiny ** 0.5
     eye = torch.eye(len(cov_DD), dtype=cov_DD.dtype, device=cov_DD.device)
-    return torch.linalg.solve_triangular(torch.linalg.cholesky(cov_DD + size * eye), eye, upper=False).T
+    return torch.linalg.solve_triangular(
+        torch.linalg.cholesky(cov_DD + size * eye), eye, upper=False
+    ).T
 
 
 def canonical_maps(
@@ -82,14 +84,18 @@ class Polar(torch.autograd.Function):
         total, crossed, product = s[:, None] + s, s[:, None] * g + g[:, None] * s, g[:, None] * g
         inner = u.T @ grad_DD @ vh.T
         even, odd = (inner + inner.T) / 2, (inner - inner.T) / 2
-        return u @ (even * ctx.least * total / (crossed * product) + odd * crossed / (total * product)) @ vh, None
+        return u @ (
+            even * ctx.least * total / (crossed * product) + odd * crossed / (total * product)
+        ) @ vh, None
 
 
 class CCA(nn.Module):
     """The layer. In training it maps by the moments of the batch, through which gradients flow; `update`, after the step, adds them to
     running moments, of which `maps` are made for use. The first name is the anchor."""
 
-    def __init__(self, names: Sequence[str], width: int, *, ridge: float = 1e-3, momentum: float = 0.9):
+    def __init__(
+        self, names: Sequence[str], width: int, *, ridge: float = 1e-3, momentum: float = 0.9
+    ):
         super().__init__()
         self.names, self.ridge, self.momentum = tuple(names), ridge, momentum
         self._found: dict[str, Moments | None] = {}
@@ -111,9 +117,13 @@ class CCA(nn.Module):
         for name, new in self._found.items():
             if new is not None and new.cross is not None:
                 seen = self.get_buffer(f"seen/{name}")
-                share = 1 - self.momentum * float(seen > 0)  # the first moments are taken as they are
+                share = 1 - self.momentum * float(
+                    seen > 0
+                )  # the first moments are taken as they are
                 for what in ("mean", "cov", "cross"):
-                    self.get_buffer(f"{what}/{name}").lerp_(getattr(new, what).to(seen.dtype), share)
+                    self.get_buffer(f"{what}/{name}").lerp_(
+                        getattr(new, what).to(seen.dtype), share
+                    )
                 seen.fill_(1)
         self._found = {}
 
@@ -132,5 +142,6 @@ class CCA(nn.Module):
             return {}
         usable = {n: m for n, m in found.items() if m is not None and m.cross is not None}
         return {
-            n: canonical_maps(first, None if n == self.names[0] else m, ridge=self.ridge) for n, m in usable.items()
+            n: canonical_maps(first, None if n == self.names[0] else m, ridge=self.ridge)
+            for n, m in usable.items()
         }

@@ -16,7 +16,9 @@ def runs(text: str, n: int) -> Counter[str]:
     return Counter(letters[i : i + n] for i in range(len(letters) - n + 1))
 
 
-def chrf(texts: Sequence[str], references: Sequence[str], *, longest: int = 6, beta: float = 2.0) -> float:
+def chrf(
+    texts: Sequence[str], references: Sequence[str], *, longest: int = 6, beta: float = 2.0
+) -> float:
     """0 to 1: (1 + beta^2) P R / (beta^2 P + R), P and R the shares of runs of 1 to `longest` characters that are in the other too,
     counted over all pairs of texts and averaged over the lengths of which both sides have any. Raises ValueError for unequal numbers."""
     if len(texts) != len(references):

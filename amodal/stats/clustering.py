@@ -72,7 +72,9 @@ def _cut(merges: Sequence[tuple[float, int, int]], n: int, clusters: int) -> np.
     return np.unique([root(i) for i in range(n)], return_inverse=True)[1]
 
 
-def spectral(affinity_NN: Tensor, numbers: Sequence[int], *, seed: int = 0) -> dict[int, np.ndarray]:
+def spectral(
+    affinity_NN: Tensor, numbers: Sequence[int], *, seed: int = 0
+) -> dict[int, np.ndarray]:
     """number of clusters -> (N,) int64: k-means of rows of so many top eigenvectors of D^-1/2 W D^-1/2, as unit vectors.
 
     affinity_NN: symmetric up to rounding, not negative. One eigendecomposition, O(N^3), serves all numbers. Raises ValueError unless each
@@ -84,7 +86,10 @@ def spectral(affinity_NN: Tensor, numbers: Sequence[int], *, seed: int = 0) -> d
     w = (w + w.T) / 2
     root = w.sum(1).clamp(min=torch.finfo(w.dtype).tiny).rsqrt()
     vectors = torch.linalg.eigh(root[:, None] * w * root)[1].flip(1)
-    return {k: kmeans(normalize(vectors[:, :k], dim=1), k, seed=seed, tries=10)[0].numpy() for k in numbers}
+    return {
+        k: kmeans(normalize(vectors[:, :k], dim=1), k, seed=seed, tries=10)[0].numpy()
+        for k in numbers
+    }
 
 
 def matched_accuracy(truth_N: Sequence, cluster_N: Sequence) -> float:
@@ -100,7 +105,10 @@ def matched_accuracy(truth_N: Sequence, cluster_N: Sequence) -> float:
 
 def adjusted_mutual_information(one_N: Sequence, other_N: Sequence) -> float:
     """1 for equal divisions, 0 on average for independent ones. Of two divisions into one part each it is 1."""
-    (i, a), (j, b) = (np.unique(np.asarray(x), return_inverse=True, return_counts=True)[1:] for x in (one_N, other_N))
+    (i, a), (j, b) = (
+        np.unique(np.asarray(x), return_inverse=True, return_counts=True)[1:]
+        for x in (one_N, other_N)
+    )
     n = len(i)
     if len(a) == len(b) == 1 or len(a) == len(b) == n:
         return 1.0

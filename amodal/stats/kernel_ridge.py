@@ -42,12 +42,23 @@ class Gaussian:
         total = a_ND.new_zeros(len(a_ND), len(b_MD), dtype=torch.float64)
         for start, stop, width, weight in self.parts:
             if weight:
-                total += weight * (torch.cdist(a_ND[:, start:stop].double(), b_MD[:, start:stop].double()) / width) ** 2
+                total += (
+                    weight
+                    * (
+                        torch.cdist(a_ND[:, start:stop].double(), b_MD[:, start:stop].double())
+                        / width
+                    )
+                    ** 2
+                )
         return (-total).exp()
 
 
 def kernel_ridge(
-    x_ND: Tensor, y_NK: Tensor, kernel: Callable[[Tensor, Tensor], Tensor], *, penalties: Sequence[float] = PENALTIES
+    x_ND: Tensor,
+    y_NK: Tensor,
+    kernel: Callable[[Tensor, Tensor], Tensor],
+    *,
+    penalties: Sequence[float] = PENALTIES,
 ) -> tuple[Callable[[Tensor], Tensor], float]:
     """(the predictor (M, D) -> (M, K) float64, its mean squared leave-one-out error summed over K).
 
@@ -56,16 +67,22 @@ def kernel_ridge(
     Raises ValueError unless there are two rows or more, as many of x as of y.
     """
     if len(x_ND) != len(y_NK) or len(x_ND) < 2:
-        raise ValueError(f"kernel_ridge needs two rows or more, as many x as y, got {len(x_ND)} and {len(y_NK)}.")
+        raise ValueError(
+            f"kernel_ridge needs two rows or more, as many x as y, got {len(x_ND)} and {len(y_NK)}."
+        )
     middle, k = y_NK.double().mean(0), kernel(x_ND, x_ND)
     residual = y_NK.double() - middle
-    centred = k - k.mean(0) - k.mean(1, keepdim=True) + k.mean()  # so that the constant is free and has no penalty
+    centred = (
+        k - k.mean(0) - k.mean(1, keepdim=True) + k.mean()
+    )  # so that the constant is free and has no penalty
     values, vectors = torch.linalg.eigh(centred)
     values, inner, best = values.clamp_min(0), vectors.T @ residual, None
     for penalty in penalties:
         shrink = values / (values + penalty)
         leverage = vectors.square() @ shrink + 1 / len(x_ND)
-        errors = (residual - vectors @ (shrink[:, None] * inner)) / (1 - leverage).clamp_min(1e-9)[:, None]
+        errors = (residual - vectors @ (shrink[:, None] * inner)) / (1 - leverage).clamp_min(1e-9)[
+            :, None
+        ]
         error = float(errors.square().sum(1).mean())
         if best is None or error < best[0]:
             best = error, vectors @ (inner / (values + penalty)[:, None])

@@ -12,7 +12,9 @@ from torch import Tensor
 
 
 @torch.no_grad()
-def kmeans(x_ND: Tensor, clusters: int, *, seed: int = 0, steps: int = 50, tries: int = 3) -> tuple[Tensor, Tensor]:
+def kmeans(
+    x_ND: Tensor, clusters: int, *, seed: int = 0, steps: int = 50, tries: int = 3
+) -> tuple[Tensor, Tensor]:
     """((N,) int64 cluster of each row, (K, D) float64 centres): of `tries` starts, the one that ends with the least squared distance.
 
     A start draws each further centre with a probability proportional to the squared distance from those before it, 2 + log K times, and
@@ -21,7 +23,9 @@ def kmeans(x_ND: Tensor, clusters: int, *, seed: int = 0, steps: int = 50, tries
     Raises ValueError without a row or a cluster.
     """
     if not len(x_ND) or clusters < 1:
-        raise ValueError(f"k-means needs a row and a cluster at least, got {len(x_ND)} and {clusters}.")
+        raise ValueError(
+            f"k-means needs a row and a cluster at least, got {len(x_ND)} and {clusters}."
+        )
     x = x_ND.double().cpu()
     generator = torch.Generator().manual_seed(seed)
     found = [_lloyd(x, _start(x, clusters, generator), steps) for _ in range(tries)]
@@ -43,7 +47,11 @@ def _start(x_ND: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
     while len(at) < clusters:
         draw = torch.rand(drawn, dtype=torch.float64, generator=generator)
         total = square.cumsum(0)
-        among = torch.searchsorted(total, draw * total[-1], right=True).clamp(max=len(x_ND) - 1).tolist()
+        among = (
+            torch.searchsorted(total, draw * total[-1], right=True)
+            .clamp(max=len(x_ND) - 1)
+            .tolist()
+        )
         left = [torch.minimum(square, assign(x_ND, x_ND[i : i + 1])[1]) for i in among]
         best = min(range(drawn), key=lambda i: float(left[i].sum()))
         at, square = [*at, among[best]], left[best]

@@ -40,8 +40,14 @@ class Scaled:
         mean = x_ND.mean(0)
         z = x_ND - mean
         # torch's own deviation over the first dimension takes four times as long
-        std = sum((part.square().sum(0) for part in z.split(STRETCH)), torch.zeros_like(mean)).div(len(z)).sqrt()
-        inverse = torch.where(std > 1e-6 * std.max().clamp_min(1e-30), 1 / std.clamp_min(1e-30), torch.zeros_like(std))
+        std = (
+            sum((part.square().sum(0) for part in z.split(STRETCH)), torch.zeros_like(mean))
+            .div(len(z))
+            .sqrt()
+        )
+        inverse = torch.where(
+            std > 1e-6 * std.max().clamp_min(1e-30), 1 / std.clamp_min(1e-30), torch.zeros_like(std)
+        )
         z.mul_(inverse)
         tall = len(z) >= z.shape[1]
         s, u = torch.linalg.eigh((z.T @ z if tall else z @ z.T).double())
@@ -57,7 +63,9 @@ class Scaled:
 
 
 @fast_products()
-def logistic(x_ND: Tensor, y_N: Tensor, classes: int, *, seed: int = 0) -> tuple[Tensor, Tensor, float]:
+def logistic(
+    x_ND: Tensor, y_N: Tensor, classes: int, *, seed: int = 0
+) -> tuple[Tensor, Tensor, float]:
     """Weights (D, K), bias (K,) and the penalty they were chosen with, by the log-loss of held-out records: a quarter of them, or
     five folds where there are fewer than 2,000."""
     shuffled = torch.randperm(len(x_ND), generator=torch.Generator().manual_seed(seed))
@@ -133,14 +141,20 @@ def solve(
             gb += rest.sum(0)
         turned = scale[:, :, None] * u[:-1]
         loss = loss + 0.5 * penalties * turned.square().sum((0, 2))
-        g = (v.T @ g).view(-1, problems, classes) * scale[:, :, None] + (penalties * scale)[:, :, None] * turned
+        g = (v.T @ g).view(-1, problems, classes) * scale[:, :, None] + (penalties * scale)[
+            :, :, None
+        ] * turned
         return loss, torch.cat([g, bias_scale * gb[None]])
 
-    u = _lbfgs(loss_and_gradient, z.new_zeros(v.shape[1] + 1, problems, classes), tolerance=tolerance)
+    u = _lbfgs(
+        loss_and_gradient, z.new_zeros(v.shape[1] + 1, problems, classes), tolerance=tolerance
+    )
     return weights(u).view(-1, problems, classes), bias_scale * u[-1]
 
 
-def _lbfgs(loss_and_gradient, u: Tensor, *, iterations: int = 100, tolerance: float = 1e-3, memory: int = 8) -> Tensor:
+def _lbfgs(
+    loss_and_gradient, u: Tensor, *, iterations: int = 100, tolerance: float = 1e-3, memory: int = 8
+) -> Tensor:
     """u (R, P, K): P independent problems side by side (Nocedal & Wright, algorithm 7.4), each stopped at its own pace.
 
     A step that does not lower a problem's loss is replaced by the gradient step, which does.
@@ -162,7 +176,9 @@ def _lbfgs(loss_and_gradient, u: Tensor, *, iterations: int = 100, tolerance: fl
             direction -= factors[-1][:, None] * t
         if steps:
             curvature = inverses[-1] * dot(turns[-1], turns[-1])
-            direction *= torch.where(curvature > 0, 1 / curvature.clamp_min(1e-30), torch.ones_like(curvature))[:, None]
+            direction *= torch.where(
+                curvature > 0, 1 / curvature.clamp_min(1e-30), torch.ones_like(curvature)
+            )[:, None]
         for s, t, r, a in zip(steps, turns, inverses, reversed(factors)):
             direction += (a - r * dot(t, direction))[:, None] * s
         direction = torch.where((dot(direction, gradient) > 0)[:, None], direction, gradient)

@@ -15,7 +15,9 @@ def f1_and_iou(guess: Tensor, truth: Tensor) -> tuple[float, float]:
     """Harmonic mean of precision and recall, and intersection over union, of the pixels that are true. guess, truth: bool of one
     shape. Both are 1 where neither has a pixel. Raises ValueError for unequal shapes."""
     if guess.shape != truth.shape:
-        raise ValueError(f"masks of one shape are compared, not {tuple(guess.shape)} and {tuple(truth.shape)}")
+        raise ValueError(
+            f"masks of one shape are compared, not {tuple(guess.shape)} and {tuple(truth.shape)}"
+        )
     hit, either = int((guess & truth).sum()), int((guess | truth).sum())
     return (2 * hit / (hit + either), hit / either) if either else (1.0, 1.0)
 
@@ -25,10 +27,14 @@ def mean_iou(guess: Tensor, truth: Tensor, classes: int) -> float:
     classes - 1 of one shape; pixels whose truth is below 0 do not count. Raises ValueError for unequal shapes, AmodalError where
     nothing is known."""
     if guess.shape != truth.shape:
-        raise ValueError(f"maps of one shape are compared, not {tuple(guess.shape)} and {tuple(truth.shape)}")
+        raise ValueError(
+            f"maps of one shape are compared, not {tuple(guess.shape)} and {tuple(truth.shape)}"
+        )
     known = truth >= 0
     if not known.any():
         raise AmodalError("no pixel has a known class, so there is nothing to compare")
-    table = torch.bincount(truth[known] * classes + guess[known], minlength=classes**2).view(classes, classes)
+    table = torch.bincount(truth[known] * classes + guess[known], minlength=classes**2).view(
+        classes, classes
+    )
     hit, either = table.diagonal(), table.sum(0) + table.sum(1) - table.diagonal()
     return float((hit[either > 0] / either[either > 0]).mean())

@@ -15,6 +15,8 @@ def turn_between(a_N33: Tensor, b_N33: Tensor) -> Tensor:
     return torch.rad2deg(torch.arccos(cosine.clamp(-1, 1)))
 
 
-def within(degrees_N: Tensor, distance_N: Tensor, most_degrees: float, most_distance: float) -> float:
+def within(
+    degrees_N: Tensor, distance_N: Tensor, most_degrees: float, most_distance: float
+) -> float:
     """Share of poses whose turn and shift are both at most so far off, as in "10 degrees 5 cm"."""
     return float(((degrees_N <= most_degrees) & (distance_N <= most_distance)).double().mean())

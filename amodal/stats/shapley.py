@@ -17,7 +17,11 @@ def shapley(score: Mapping[frozenset[str], float], players: Sequence[str]) -> di
     n = len(players)
     worth = dict.fromkeys(players, 0.0)
     for subset in powerset(players):
-        weight = factorial(len(subset)) * factorial(n - len(subset) - 1) / factorial(n) if len(subset) < n else 0.0
+        weight = (
+            factorial(len(subset)) * factorial(n - len(subset) - 1) / factorial(n)
+            if len(subset) < n
+            else 0.0
+        )
         for player in players:
             if player not in subset:
                 worth[player] += weight * (score[subset | {player}] - score[subset])
@@ -26,4 +30,8 @@ def shapley(score: Mapping[frozenset[str], float], players: Sequence[str]) -> di
 
 def powerset(players: Sequence[str]) -> list[frozenset[str]]:
     """All subsets, small ones first."""
-    return [frozenset(s) for size in range(len(players) + 1) for s in itertools.combinations(players, size)]
+    return [
+        frozenset(s)
+        for size in range(len(players) + 1)
+        for s in itertools.combinations(players, size)
+    ]

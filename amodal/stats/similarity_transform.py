@@ -37,8 +37,15 @@ class Similarity:
 
     def where(self, mask: Tensor, other: Similarity) -> Similarity:
         """This one where mask (...,) is true, else the other."""
-        pairs = zip((self.scale, self.rotation, self.shift), (other.scale, other.rotation, other.shift))
-        return Similarity(*(torch.where(mask.view(*mask.shape, *[1] * (a.dim() - mask.dim())), a, b) for a, b in pairs))
+        pairs = zip(
+            (self.scale, self.rotation, self.shift), (other.scale, other.rotation, other.shift)
+        )
+        return Similarity(
+            *(
+                torch.where(mask.view(*mask.shape, *[1] * (a.dim() - mask.dim())), a, b)
+                for a, b in pairs
+            )
+        )
 
 
 def umeyama(x_P3: Tensor, y_P3: Tensor, weight_P: Tensor) -> Similarity:
@@ -53,11 +60,20 @@ def umeyama(x_P3: Tensor, y_P3: Tensor, weight_P: Tensor) -> Similarity:
     sign[..., 2] = torch.where(torch.linalg.det(u @ vh) < 0, -1.0, 1.0)
     rotation = u * sign[..., None, :] @ vh
     scale = ((d * sign).sum(-1) / (w * dx.square()).sum((-1, -2)).clamp(min=1e-12)).clamp(min=1e-9)
-    return Similarity(scale, rotation, mean_y - scale[..., None] * (rotation @ mean_x[..., None])[..., 0])
+    return Similarity(
+        scale, rotation, mean_y - scale[..., None] * (rotation @ mean_x[..., None])[..., 0]
+    )
 
 
 def ransac(
-    x_NP3: Tensor, y_NP3: Tensor, there_NP: Tensor, seeds_N: Tensor, *, near: float, tries: int = 100, draws: int = 5
+    x_NP3: Tensor,
+    y_NP3: Tensor,
+    there_NP: Tensor,
+    seeds_N: Tensor,
+    *,
+    near: float,
+    tries: int = 100,
+    draws: int = 5,
 ) -> tuple[Similarity, Tensor]:
     """The similarity that most pairs agree with, and (N, P) bool which these are; fitted second to them.
 
@@ -68,7 +84,11 @@ def ransac(
     x, y, count = x_NP3.double(), y_NP3.double(), there_NP.sum(1)
     order = torch.argsort((~there_NP).long(), dim=1, stable=True)  # those that there are, first
     number = torch.arange(tries * draws, device=x.device)
-    pick = (uniform(seeds_N[:, None], number).double() * count[:, None]).long().clamp(max=max(p - 1, 0))
+    pick = (
+        (uniform(seeds_N[:, None], number).double() * count[:, None])
+        .long()
+        .clamp(max=max(p - 1, 0))
+    )
     pick = torch.gather(order, 1, pick)[..., None].expand(-1, -1, 3)
     some_x, some_y = (torch.gather(v, 1, pick).view(n, tries, draws, 3) for v in (x, y))
     found = umeyama(some_x, some_y, torch.ones_like(some_x[..., 0]))

@@ -21,7 +21,9 @@ def edit_distances(query: str, keys: Sequence[str]) -> np.ndarray:
         from rapidfuzz.distance import Levenshtein
         from rapidfuzz.process import cdist
     except ImportError:
-        raise AmodalError("edit distances need the package `rapidfuzz`: pip install 'amodal[text]'") from None
+        raise AmodalError(
+            "edit distances need the package `rapidfuzz`: pip install 'amodal[text]'"
+        ) from None
     if not len(keys):
         return np.zeros(0, dtype=np.int64)
     return cdist([query], keys, scorer=Levenshtein.distance, dtype=np.int64)[0]

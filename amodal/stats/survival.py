@@ -32,15 +32,22 @@ def concordance(risk_N: np.ndarray, time_N: np.ndarray, event_N: np.ndarray) -> 
     return float(higher[known].mean()) if known.any() else float("nan")
 
 
-def cox(x_ND: Tensor, time_N: Tensor, event_N: Tensor, penalty: float, *, steps: int = 30) -> Tensor:
+def cox(
+    x_ND: Tensor, time_N: Tensor, event_N: Tensor, penalty: float, *, steps: int = 30
+) -> Tensor:
     """Weights (D,) float64 that maximise Breslow's partial log likelihood minus penalty / 2 |w|^2, by Newton's method with halved steps."""
     x, w = x_ND.double(), torch.zeros(x_ND.shape[1], dtype=torch.float64)
     value = partial_likelihood(x @ w, time_N, event_N) - penalty / 2 * w.square().sum()
     for _ in range(steps):
         gradient, curvature = _derivatives(x, x @ w, time_N, event_N)
-        step = torch.linalg.solve(curvature + penalty * torch.eye(len(w), dtype=w.dtype), gradient - penalty * w)
+        step = torch.linalg.solve(
+            curvature + penalty * torch.eye(len(w), dtype=w.dtype), gradient - penalty * w
+        )
         for _ in range(20):
-            new = partial_likelihood(x @ (w + step), time_N, event_N) - penalty / 2 * (w + step).square().sum()
+            new = (
+                partial_likelihood(x @ (w + step), time_N, event_N)
+                - penalty / 2 * (w + step).square().sum()
+            )
             if new >= value:
                 break
             step = step / 2
@@ -76,12 +83,20 @@ def _derivatives(x: Tensor, risk: Tensor, time: Tensor, event: Tensor) -> tuple[
     total, moment = weight.cumsum(0)[last][event], (weight[:, None] * x).cumsum(0)[last][event]
     mean = moment / total[:, None]
     # how much of all events' risk sets each record is: those that end where it stands, or later
-    share = torch.zeros_like(risk).index_add(0, last[event], 1 / total).flip(0).cumsum(0).flip(0) * weight
+    share = (
+        torch.zeros_like(risk).index_add(0, last[event], 1 / total).flip(0).cumsum(0).flip(0)
+        * weight
+    )
     return (x[event] - mean).sum(0), (share[:, None] * x).T @ x - mean.T @ mean
 
 
 def kaplan_meier(
-    time_N: np.ndarray, event_N: np.ndarray, at_T: np.ndarray, weight_N: np.ndarray | None = None, *, lost: bool = False
+    time_N: np.ndarray,
+    event_N: np.ndarray,
+    at_T: np.ndarray,
+    weight_N: np.ndarray | None = None,
+    *,
+    lost: bool = False,
 ) -> np.ndarray:
     """(T,) the share that is still without the event after each time of `at`. weight: of records, 1 unless given.
     lost: instead the share that is still seen, with those who have the event at a time out of sight from then on."""
@@ -103,7 +118,9 @@ def log_rank(time_N: np.ndarray, event_N: np.ndarray, second_N: np.ndarray) -> t
     from scipy.stats import CensoredData, logrank  # takes half a second to import
 
     event, second = event_N.astype(bool), second_N.astype(bool)
-    groups = (CensoredData(time_N[who & event], right=time_N[who & ~event]) for who in (second, ~second))
+    groups = (
+        CensoredData(time_N[who & event], right=time_N[who & ~event]) for who in (second, ~second)
+    )
     with np.errstate(invalid="ignore"):
         result = logrank(*groups)
     if not np.isfinite(result.statistic):
@@ -132,14 +149,22 @@ class Fitted:
 
     def curves(self, risk_N: np.ndarray, at_T: np.ndarray) -> np.ndarray:
         """(N, T) probability to be without the event after each time of `at`."""
-        hazard = np.concatenate([[0.0], self.hazard])[np.searchsorted(self.times, at_T, side="right")]
+        hazard = np.concatenate([[0.0], self.hazard])[
+            np.searchsorted(self.times, at_T, side="right")
+        ]
         return np.exp(-np.exp(np.clip(risk_N, -50, 50))[:, None] * hazard)
 
 
-def fitted(train: Patients, *, penalties: Sequence[float] = PENALTIES, folds: int = 5, seed: int = 0) -> Fitted:
+def fitted(
+    train: Patients, *, penalties: Sequence[float] = PENALTIES, folds: int = 5, seed: int = 0
+) -> Fitted:
     """A Cox regression whose penalty has the best held-out partial likelihood (that of everybody minus that of the training folds:
     Verweij and van Houwelingen 1993)."""
-    x, time, event = train[0].double(), torch.from_numpy(train[1]).double(), torch.from_numpy(train[2]).double()
+    x, time, event = (
+        train[0].double(),
+        torch.from_numpy(train[1]).double(),
+        torch.from_numpy(train[2]).double(),
+    )
     mean, spread = x.mean(0), x.std(0, correction=0)
     kept = spread > 1e-6 * spread.max()
     x = ((x - mean) / spread)[:, kept]
@@ -168,7 +193,14 @@ def _baseline(risk: Tensor, time: Tensor, event: Tensor) -> tuple[np.ndarray, np
 
 
 def survival(
-    train: Patients, test: Patients, *, penalties: Sequence[float] = PENALTIES, folds: int = 5, seed: int = 0
+    train: Patients,
+    test: Patients,
+    *,
+    penalties: Sequence[float] = PENALTIES,
+    folds: int = 5,
+    seed: int = 0,
 ) -> float:
     """C of the test records, from the Cox regression that is `fitted` to the training ones."""
-    return concordance(fitted(train, penalties=penalties, folds=folds, seed=seed).risk(test[0]), test[1], test[2])
+    return concordance(
+        fitted(train, penalties=penalties, folds=folds, seed=seed).risk(test[0]), test[1], test[2]
+    )

@@ -34,7 +34,9 @@ class Predictions:
     known: tuple[np.ndarray, np.ndarray]
 
 
-def grid(time: np.ndarray, event: np.ndarray, learnt: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+def grid(
+    time: np.ndarray, event: np.ndarray, learnt: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> np.ndarray:
     """Up to nine times, the deciles of those of events, as far as everybody's censoring can be reckoned there. learnt: times and events of
     those that models learnt from."""
     times = np.unique(np.quantile(time[event], np.linspace(0.1, 0.9, 9)))
@@ -115,7 +117,9 @@ def _mean_auc(parts: Sequence[Predictions], times: np.ndarray, weight: np.ndarra
 
 def _left(parts: Sequence[Predictions], times: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Kaplan and Meier's curve of all people who are predicted."""
-    time, event = (np.concatenate([getattr(part, name) for part in parts]) for name in ("time", "event"))
+    time, event = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("time", "event")
+    )
     return kaplan_meier(time, event, times, np.concatenate([weight[part.who] for part in parts]))
 
 
@@ -132,19 +136,28 @@ def _brier(parts: Sequence[Predictions], times: np.ndarray, weight: np.ndarray) 
         over = part.time[:, None] > times
         case = (~over & part.event[:, None]) * _inverse(part, part.time)[:, None]
         each = part.curves**2 * case + (1 - part.curves) ** 2 * over * _inverse(part, times)
-        above, below = above + weight[:, part.who] @ each, below + weight[:, part.who].sum(1, keepdims=True)
+        above, below = (
+            above + weight[:, part.who] @ each,
+            below + weight[:, part.who].sum(1, keepdims=True),
+        )
     return above / below
 
 
 def _integrated(brier: np.ndarray, times: np.ndarray) -> np.ndarray:
-    return brier[:, 0] if len(times) < 2 else np.trapezoid(brier, times, axis=1) / (times[-1] - times[0])
+    return (
+        brier[:, 0]
+        if len(times) < 2
+        else np.trapezoid(brier, times, axis=1) / (times[-1] - times[0])
+    )
 
 
 def _calibration(parts: Sequence[Predictions], times: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """At the middle one of the times: the mean over groups of like prediction of |predicted - observed share with the event|, where what is
     observed is Kaplan and Meier's. Groups are quantiles of the predictions, five of them or fewer where people are few."""
     middle = len(times) // 2
-    who, time, event = (np.concatenate([getattr(p, n) for p in parts]) for n in ("who", "time", "event"))
+    who, time, event = (
+        np.concatenate([getattr(p, n) for p in parts]) for n in ("who", "time", "event")
+    )
     risk = 1 - np.concatenate([part.curves[:, middle] for part in parts])
     alike = risk.max() - risk.min() < 1e-12
     groups = 1 if alike else max(1, min(GROUPS, len(who) // 10))
@@ -154,7 +167,9 @@ def _calibration(parts: Sequence[Predictions], times: np.ndarray, weight: np.nda
     for g in range(groups):
         at = group == g
         w = weight[:, who[at]]
-        came = np.array([1 - kaplan_meier(time[at], event[at], times[middle : middle + 1], one)[0] for one in w])
+        came = np.array(
+            [1 - kaplan_meier(time[at], event[at], times[middle : middle + 1], one)[0] for one in w]
+        )
         mean = np.divide(w @ risk[at], w.sum(1), out=np.zeros(len(w)), where=w.sum(1) > 0)
         above, below = above + w.sum(1) * np.abs(mean - came), below + w.sum(1)
     return above / below

@@ -52,18 +52,33 @@ class Topics(nn.Module):
     kept: Tensor
 
     def __init__(
-        self, topics: int, *, least: int = 20, most: float = 0.5, buckets: int = 8192, steps: int = 20, inner: int = 50
+        self,
+        topics: int,
+        *,
+        least: int = 20,
+        most: float = 0.5,
+        buckets: int = 8192,
+        steps: int = 20,
+        inner: int = 50,
     ):
         super().__init__()
         if topics < 2 or buckets < 2 or least < 1 or not 0 < most <= 1:
             raise AmodalError(
                 f"topics and buckets must be at least 2, least at least 1 and most in (0, 1], not {topics}, {buckets}, {least}, {most}"
             )
-        self.least, self.most, self.steps, self.inner, self.prior = least, most, steps, inner, 1 / topics
+        self.least, self.most, self.steps, self.inner, self.prior = (
+            least,
+            most,
+            steps,
+            inner,
+            1 / topics,
+        )
         gamma = torch.distributions.Gamma(torch.tensor(100.0), torch.tensor(100.0))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # the same topics for every seed of what learns from them
-            self.register_buffer("weight", gamma.sample((topics, buckets)))  # lambda of Hoffman et al.
+            self.register_buffer(
+                "weight", gamma.sample((topics, buckets))
+            )  # lambda of Hoffman et al.
         self.register_buffer("kept", torch.ones(buckets, dtype=torch.bool))
 
     def count(self, texts: Sequence[str]) -> Counts:
@@ -98,7 +113,9 @@ class Topics(nn.Module):
             beta_TK = self.of_words(counts)
             theta_TK = _exp_mean_log(mixture)[counts.text]
             share_TK = theta_TK * beta_TK * (counts.count / (theta_TK * beta_TK).sum(1))[:, None]
-            self.weight.copy_((self.prior + torch.zeros_like(self.weight.T).index_add(0, counts.word, share_TK)).T)
+            self.weight.copy_(
+                (self.prior + torch.zeros_like(self.weight.T).index_add(0, counts.word, share_TK)).T
+            )
         return self
 
     def of_words(self, counts: Counts) -> Tensor:
@@ -113,7 +130,9 @@ class Topics(nn.Module):
         for _ in range(self.inner):
             theta = _exp_mean_log(gamma)
             norm = (theta[counts.text] * beta_TK).sum(1)
-            expected = torch.zeros_like(gamma).index_add(0, counts.text, beta_TK * (counts.count / norm)[:, None])
+            expected = torch.zeros_like(gamma).index_add(
+                0, counts.text, beta_TK * (counts.count / norm)[:, None]
+            )
             gamma = self.prior + theta * expected
         return gamma
 

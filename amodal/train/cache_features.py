@@ -50,7 +50,9 @@ class CachedFeatures(Dataset):
 
     def __init__(self, dataset: Dataset, stores: dict[str, Store]):
         self.__dict__.update(dataset.__dict__ | {"fingerprint": dataset.fingerprint})
-        self.fields = {f: Seen(stores[f].width) if f in stores else m for f, m in dataset.fields.items()}
+        self.fields = {
+            f: Seen(stores[f].width) if f in stores else m for f, m in dataset.fields.items()
+        }
         self.cache, self.stores = Cache(), stores
 
     def with_fields(self, modalities) -> CachedFeatures:
@@ -104,7 +106,9 @@ class Store:
     """Features of one field, in chunks of records on disk."""
 
     def __init__(self, root: Path, what: dict, records: int, width: int):
-        name = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=16).hexdigest()
+        name = hashlib.blake2b(
+            json.dumps(what, sort_keys=True).encode(), digest_size=16
+        ).hexdigest()
         self.folder, self.what, self.records, self.width = root / name, what, records, width
         self.chunks: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, str]]] = {}
 
@@ -123,7 +127,9 @@ class Store:
             raise BadValue(bad[str(i)])
         return None if lengths[at] < 0 else np.array(flat[ends[at] - lengths[at] : ends[at]])
 
-    def fill(self, dataset: Dataset, field: str, body: nn.Module, device, pooled: bool, progress: bool) -> None:
+    def fill(
+        self, dataset: Dataset, field: str, body: nn.Module, device, pooled: bool, progress: bool
+    ) -> None:
         todo = [s for s in range(0, self.records, CHUNK) if not self._file(s, "json").exists()]
         done = self.records - sum(min(CHUNK, self.records - s) for s in todo)
         try:
@@ -139,7 +145,9 @@ class Store:
                 "AMODAL_CACHE to a folder with more, and give the same command again."
             ) from e
 
-    def _chunk(self, start: int, dataset: Dataset, field: str, body, device, pooled: bool, bar: Bar) -> None:
+    def _chunk(
+        self, start: int, dataset: Dataset, field: str, body, device, pooled: bool, bar: Bar
+    ) -> None:
         lengths, bad, parts = [], {}, []
         stop = min(start + CHUNK, self.records)
         for first in range(start, stop, AT_ONCE):
@@ -151,7 +159,9 @@ class Store:
                     value, bad[str(i)] = None, str(reason)
                 lengths.append(-1 if value is None else 0)
                 if value is not None:
-                    values.append(dataset.fields[field].augment(value, "plain", np.random.default_rng(0)))
+                    values.append(
+                        dataset.fields[field].augment(value, "plain", np.random.default_rng(0))
+                    )
             if values:
                 flat, own = look(body, dataset.fields[field].collate(values), device, pooled)
                 parts.append(flat)
@@ -164,7 +174,9 @@ class Store:
         draft = self.folder / ".draft.npy"
         np.save(draft, narrow if np.isfinite(narrow).all() else flat)
         draft.replace(self._file(start, "npy"))
-        draft.write_text(json.dumps({"lengths": lengths, "bad": bad}))  # last: a chunk is done when this is there
+        draft.write_text(
+            json.dumps({"lengths": lengths, "bad": bad})
+        )  # last: a chunk is done when this is there
         draft.replace(self._file(start, "json"))
 
     def _file(self, start: int, ending: str) -> Path:
@@ -172,7 +184,9 @@ class Store:
 
 
 @torch.no_grad()
-def look(body: nn.Module, values: Tensor | Ragged, device, pooled: bool) -> tuple[np.ndarray, list[int]]:
+def look(
+    body: nn.Module, values: Tensor | Ragged, device, pooled: bool
+) -> tuple[np.ndarray, list[int]]:
     """(tokens, width + 3) float32 of some values, and how many tokens each has."""
     features, lengths, position = body(Column(values, torch.arange(len(values))).to(device).values)
     flat = torch.cat([features.float(), position.float()], 1)

@@ -108,7 +108,9 @@ class Callbacks:
 
 
 @torch.no_grad()
-def embedded(encoder: Encoder, dataset: Dataset, rows: Sequence[int], *, aligned: bool) -> Embeddings:
+def embedded(
+    encoder: Encoder, dataset: Dataset, rows: Sequence[int], *, aligned: bool
+) -> Embeddings:
     """The features of some records, or their vectors in the common space, on the CPU.
 
     The encoder stays in its mode.
@@ -121,7 +123,9 @@ def embedded(encoder: Encoder, dataset: Dataset, rows: Sequence[int], *, aligned
         parts.append(encoder.project(features) if aligned else features)
     encoder.train(training)
     whole = Embeddings.stack(parts)
-    return Embeddings({source: column.to("cpu") for source, column in whole.columns.items()}, whole.size)
+    return Embeddings(
+        {source: column.to("cpu") for source, column in whole.columns.items()}, whole.size
+    )
 
 
 class OnlineProbe:
@@ -136,7 +140,9 @@ class OnlineProbe:
         rows: records at most.
     """
 
-    def __init__(self, data: Dataset, label: str, *, every: int = 0, rows: int = 512, ridge: float = 1e-2):
+    def __init__(
+        self, data: Dataset, label: str, *, every: int = 0, rows: int = 512, ridge: float = 1e-2
+    ):
         self.data, self.label, self.every, self.ridge = data, label, every, ridge
         values, self.classes = class_numbers(data.label(label, required=True))
         labelled = values >= 0 if self.classes else ~np.isnan(values)
@@ -152,7 +158,10 @@ class OnlineProbe:
             self.rows,
             aligned=False,
         )
-        scores = {f"probe/{self.label}/{s}": self._score(features[s].values, features[s].rows) for s in features}
+        scores = {
+            f"probe/{self.label}/{s}": self._score(features[s].values, features[s].rows)
+            for s in features
+        }
         return {name: score for name, score in scores.items() if score is not None}
 
     def _score(self, x_ND: Tensor, rows_N: Tensor) -> float | None:
@@ -161,7 +170,11 @@ class OnlineProbe:
         y = self.values[rows_N]
         if min(int(learn.sum()), int((~learn).sum())) < 4:
             return None
-        target = nn.functional.one_hot(y, len(self.classes)).double() if self.classes else y.double()[:, None]
+        target = (
+            nn.functional.one_hot(y, len(self.classes)).double()
+            if self.classes
+            else y.double()[:, None]
+        )
         x = x_ND.double()
         x = torch.cat([(x - x[learn].mean(0)) / (x[learn].std(0) + 1e-6), x.new_ones(len(x), 1)], 1)
         gram = x[learn].T @ x[learn] + self.ridge * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
@@ -206,8 +219,12 @@ class OnlineRetrieval:
             for b in sources:
                 x_ND, y_ND = vectors.pair(a, b) if a != b else ((), ())
                 if len(x_ND) > 1:
-                    nearest = (nn.functional.normalize(x_ND) @ nn.functional.normalize(y_ND).T).argmax(1)
-                    found[f"retrieval/{a}>{b}"] = float((nearest == torch.arange(len(nearest))).double().mean())
+                    nearest = (
+                        nn.functional.normalize(x_ND) @ nn.functional.normalize(y_ND).T
+                    ).argmax(1)
+                    found[f"retrieval/{a}>{b}"] = float(
+                        (nearest == torch.arange(len(nearest))).double().mean()
+                    )
         return found
 
 
@@ -215,7 +232,9 @@ def _held_out(data: Dataset, usable: np.ndarray, rows: int) -> np.ndarray:
     held = data.split("valid")
     held = held[usable[held]][:rows]
     if len(held) < 8:
-        raise AmodalError(f"{data.name!r} has {len(held)} held-out records that can be measured; at least 8 are needed")
+        raise AmodalError(
+            f"{data.name!r} has {len(held)} held-out records that can be measured; at least 8 are needed"
+        )
     return held
 
 

@@ -28,10 +28,14 @@ Optimizers = Sequence[torch.optim.Optimizer]
 
 def save(folder: Path, step: int, method: nn.Module, optimizers: Optimizers, state: dict) -> Path:
     """Write a checkpoint. A full disk or a kill on the way leaves the older ones as they were."""
-    model = {k: distributed.whole(v).detach().cpu().contiguous() for k, v in method.state_dict().items()}
+    model = {
+        k: distributed.whole(v).detach().cpu().contiguous() for k, v in method.state_dict().items()
+    }
     tensors, scalars = optimizer_state(method, optimizers)
     moments = {k: v.cpu().contiguous() for k, v in tensors.items()}
-    state = state | {"step": step, "moments": len(moments)} | ({"scalars": scalars} if scalars else {})
+    state = (
+        state | {"step": step, "moments": len(moments)} | ({"scalars": scalars} if scalars else {})
+    )
     final = folder / f"step-{step:08d}"
     if distributed.rank() == 0:
         draft = folder / f".{final.name}.draft"
@@ -81,7 +85,9 @@ def load(path: Path, method: nn.Module, optimizers: Optimizers) -> dict:
     """
     state = checked(path, read_json(path / "state.json", _mend(path)))
     try:
-        tensors, moments = (read_tensors(path / f"{name}.safetensors") for name in ("model", "optimizer"))
+        tensors, moments = (
+            read_tensors(path / f"{name}.safetensors") for name in ("model", "optimizer")
+        )
     except AmodalError as e:
         raise AmodalError(f"{e}; {_mend(path)}") from e
     fill(method, tensors, str(path))
@@ -103,7 +109,9 @@ def checked(path: Path, state: dict) -> dict:
         if not 0 <= seconds < float("inf"):
             raise ValueError(f"it says {seconds} seconds")
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as e:
-        raise AmodalError(f"{path / 'state.json'} is damaged ({type(e).__name__}: {e}); {_mend(path)}") from e
+        raise AmodalError(
+            f"{path / 'state.json'} is damaged ({type(e).__name__}: {e}); {_mend(path)}"
+        ) from e
     return state
 
 
@@ -117,7 +125,9 @@ def _mend(path: Path) -> str:
     return f"remove the folder {path}; {kept}"
 
 
-def optimizer_state(method: nn.Module, optimizers: Optimizers) -> tuple[dict[str, Tensor], dict[str, float]]:
+def optimizer_state(
+    method: nn.Module, optimizers: Optimizers
+) -> tuple[dict[str, Tensor], dict[str, float]]:
     """All that optimizers hold.
 
     Returns:
@@ -133,7 +143,9 @@ def optimizer_state(method: nn.Module, optimizers: Optimizers) -> tuple[dict[str
     }
     for i, group in enumerate(groups_of(optimizers)):  # LAMB counts its steps there
         entries |= {f"{GROUP}{i}/{k}": v for k, v in group.items() if isinstance(v, Tensor)}
-    tensors = {k: distributed.whole(v).detach() for k, v in entries.items() if isinstance(v, Tensor)}
+    tensors = {
+        k: distributed.whole(v).detach() for k, v in entries.items() if isinstance(v, Tensor)
+    }
     return tensors, {k: v for k, v in entries.items() if not isinstance(v, Tensor)}
 
 
@@ -154,11 +166,17 @@ def load_optimizers(
     Raises AmodalError for what is not of this method and these optimizers.
     """
     params, scalars = dict(method.named_parameters()), state.get("scalars", {})
-    if not isinstance(scalars, dict) or not all(isinstance(v, (int, float)) for v in scalars.values()):
-        raise AmodalError(f"{path / 'state.json'} is damaged: scalars are no numbers; {_mend(path)}")
+    if not isinstance(scalars, dict) or not all(
+        isinstance(v, (int, float)) for v in scalars.values()
+    ):
+        raise AmodalError(
+            f"{path / 'state.json'} is damaged: scalars are no numbers; {_mend(path)}"
+        )
     _check_moments(params, optimizers, tensors, scalars, path)
     if state.get("moments", len(tensors)) != len(tensors):
-        raise AmodalError(f"{path / 'optimizer.safetensors'} is damaged: moments are missing; {_mend(path)}")
+        raise AmodalError(
+            f"{path / 'optimizer.safetensors'} is damaged: moments are missing; {_mend(path)}"
+        )
     groups, owner_of = groups_of(optimizers), {}
     for optimizer in optimizers:
         optimizer.state.clear()
@@ -174,23 +192,34 @@ def load_optimizers(
         owner_of[p].state[p][moment] = value
 
 
-def _check_moments(params: dict, optimizers: Optimizers, tensors: dict, scalars: dict, path: Path) -> None:
+def _check_moments(
+    params: dict, optimizers: Optimizers, tensors: dict, scalars: dict, path: Path
+) -> None:
     groups, met = groups_of(optimizers), {}
     learning = {
-        id(p): isinstance(o, torch.optim.AdamW) for o in optimizers for g in o.param_groups for p in g["params"]
+        id(p): isinstance(o, torch.optim.AdamW)
+        for o in optimizers
+        for g in o.param_groups
+        for p in g["params"]
     }
     for name, value in {**tensors, **scalars}.items():
         owner, _, moment = name.rpartition("/")
         if owner.startswith(GROUP):
-            fits = owner.removeprefix(GROUP).isdecimal() and int(owner.removeprefix(GROUP)) < len(groups)
+            fits = owner.removeprefix(GROUP).isdecimal() and int(owner.removeprefix(GROUP)) < len(
+                groups
+            )
         else:
             met.setdefault(owner, set()).add(moment)
             p = params.get(owner)
             shape = tuple(getattr(value, "shape", ()))
-            fits = p is not None and id(p) in learning and shape in _shapes(p, moment, learning[id(p)])
+            fits = (
+                p is not None and id(p) in learning and shape in _shapes(p, moment, learning[id(p)])
+            )
         if not fits:
             shape = tuple(getattr(value, "shape", ()))
-            raise AmodalError(f"{path / 'optimizer.safetensors'} does not fit this run: {name} {shape}; {_mend(path)}")
+            raise AmodalError(
+                f"{path / 'optimizer.safetensors'} does not fit this run: {name} {shape}; {_mend(path)}"
+            )
     short = next((o for o, m in met.items() if learning[id(params[o])] and m != ADAMW), None)
     if short:
         raise AmodalError(

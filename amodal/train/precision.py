@@ -16,7 +16,9 @@ def has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return device.type == "cpu" and any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+    return device.type == "cpu" and any(
+        getattr(torch.cpu, probe, lambda: False)() for probe in probes
+    )
 
 
 def context(choice: str, device: torch.device, width: int = 0) -> AbstractContextManager:

@@ -59,7 +59,9 @@ class Stream:
 
     def open(self, first: int, groups: np.ndarray | None) -> None:
         self.close()
-        self.running = prefetch(self.batches(first) if groups is None else self.batches(first, groups))
+        self.running = prefetch(
+            self.batches(first) if groups is None else self.batches(first, groups)
+        )
 
     def __next__(self) -> Batch:
         return next(self.running)

@@ -150,8 +150,12 @@ def open_run(method: methods.MethodLike, data, settings: Settings) -> Opened:
     start = saved(settings.init_from)[0] if settings.init_from else None
     if start is not None and settings.adapt is not None:
         dataset = dataset.with_fields(start.fields)
-    elif start is not None:  # its weights mean what they meant only for values that are read as they were
-        dataset = dataset.with_fields({f: start.fields.get(f, m) for f, m in dataset.fields.items()})
+    elif (
+        start is not None
+    ):  # its weights mean what they meant only for values that are read as they were
+        dataset = dataset.with_fields(
+            {f: start.fields.get(f, m) for f, m in dataset.fields.items()}
+        )
     dataset = resized(dataset, settings.recipe.resolution)
     part = dataset.split("train")
     part = part if settings.only is None else settings.only(dataset, part)
@@ -169,9 +173,13 @@ def build(opened: Opened) -> Built:
     torch.manual_seed(settings.seed)
     encoder = adapted(settings) if opened.adapts else fresh_encoder(opened)
     options = methods.parse(method, settings.options)
-    options |= classes_of(method, options, dataset) | targets_read(method, options, dataset, opened.part)
+    options |= classes_of(method, options, dataset) | targets_read(
+        method, options, dataset, opened.part
+    )
     fresh = start is not None and not opened.adapts
-    if fresh:  # before the method may copy the encoder as a teacher, and after, for the heads that it adds
+    if (
+        fresh
+    ):  # before the method may copy the encoder as a teacher, and after, for the heads that it adds
         begin_with(encoder, start, str(settings.init_from))
     before = encoder.spec
     trainee = methods.build(method, encoder, **options)
@@ -193,7 +201,9 @@ def adapted(settings: Settings) -> Encoder:
 def fresh_encoder(opened: Opened) -> Encoder:
     """An encoder of the fields of the data, as the method's page has it by default."""
     settings, fields = opened.settings, opened.dataset.fields
-    backbones = encoder_config.backbones(opened.backbones, fields, settings.size, frozen=not settings.train_backbones)
+    backbones = encoder_config.backbones(
+        opened.backbones, fields, settings.size, frozen=not settings.train_backbones
+    )
     asked = methods.encoder_options(opened.method) | settings.encoder
     return Encoder(fields, size=settings.size, backbones=backbones, **asked)
 
@@ -218,7 +228,9 @@ def prepare(opened: Opened, built: Built, out: Path) -> Prepared:
         trainee.min_batch_size,
     )
     pool = round(rows / share) // world * world
-    notes = built.notes + ([f"{settings.curate} chooses {share:.0%} of every {pool} records"] if opened.choose else [])
+    notes = built.notes + (
+        [f"{settings.curate} chooses {share:.0%} of every {pool} records"] if opened.choose else []
+    )
     recipe = resolved(settings.recipe, len(part), rows, pool, built.encoder.size)
     config = described(opened, built, recipe)
     config["matmul"] = chosen_matmul(out, settings)
@@ -297,7 +309,9 @@ def make_folder(out: Path, config: dict, opened: Opened, built: Built, recipe: R
         run_dir.write_json(out / SPEC, spec_of_run(opened, built))
         before_it = run_dir.read_trained(Path(start)) if start else None
         seen_keys = run_dir.hashes(dataset.keys[i] for i in opened.part)
-        run_dir.write_trained(out, seen_keys if before_it is None else np.concatenate([before_it, seen_keys]))
+        run_dir.write_trained(
+            out, seen_keys if before_it is None else np.concatenate([before_it, seen_keys])
+        )
     distributed.barrier()
 
 
@@ -306,7 +320,9 @@ def fit(opened: Opened, built: Built, prepared: Prepared) -> nn.Module:
     settings, trainee = opened.settings, built.trainee
     drawn = Batches(opened, built, prepared)
     looks_at_all = isinstance(trainee, (Refreshes, FitsStatistics))
-    every = records.Loader(prepared.seen, opened.part, batch=256, shuffle=False, labels=trainee.labels)
+    every = records.Loader(
+        prepared.seen, opened.part, batch=256, shuffle=False, labels=trainee.labels
+    )
     with fast_products(prepared.config["matmul"]):
         return train(
             trainee,
@@ -358,7 +374,9 @@ class Batches:
     def bad(self) -> int:
         """How many values are in quarantine, which is written."""
         rank, loader = distributed.rank(), self.running[-1]
-        loader.quarantine(self.prepared.out / ("quarantine.jsonl" if rank == 0 else f"quarantine-{rank}.jsonl"))
+        loader.quarantine(
+            self.prepared.out / ("quarantine.jsonl" if rank == 0 else f"quarantine-{rank}.jsonl")
+        )
         return len(loader.bad)
 
 

@@ -25,10 +25,17 @@ LEFT_OUT = {"recipe", "resume", "adapt", "only", "callbacks", "progress"}
 WRITTEN = tuple(name for name in asking.SETTINGS if name not in LEFT_OUT)
 
 
-def write(out: Path, method: methods.MethodLike, dataset: Dataset, settings: Settings, recipe: Recipe) -> None:
+def write(
+    out: Path, method: methods.MethodLike, dataset: Dataset, settings: Settings, recipe: Recipe
+) -> None:
     """Write RUN/config.toml, of a run that a command line can ask for. recipe: with all decided."""
     modules = [b for b in (settings.backbones or {}).values() if not isinstance(b, str)]
-    if settings.adapt is not None or settings.only is not None or modules or not isinstance(method, str):
+    if (
+        settings.adapt is not None
+        or settings.only is not None
+        or modules
+        or not isinstance(method, str)
+    ):
         return
     file = out / FILE
     try:

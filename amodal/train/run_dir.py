@@ -36,7 +36,9 @@ SAME_ON_RESUME = ("method", "options", "encoder", "schedule", "recipe", "batch",
 def prepare(out: Path, config: dict, resume: bool) -> None:
     """Make the run folder, or see that the run in it is the one that is to go on."""
     if out.exists() and not out.is_dir():
-        raise AmodalError(f"{out} is a file; give the name of a folder for the run, which is made if there is none")
+        raise AmodalError(
+            f"{out} is a file; give the name of a folder for the run, which is made if there is none"
+        )
     file = out / "config.json"
     if file.exists():
         before = read_config(file)
@@ -60,12 +62,16 @@ def prepare(out: Path, config: dict, resume: bool) -> None:
                 )
         return
     if resume:
-        raise AmodalError(f"there is no run in {out} to go on with; leave --resume out to start one")
+        raise AmodalError(
+            f"there is no run in {out} to go on with; leave --resume out to start one"
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_json(file, config | {"format": FORMAT, "status": "running", "versions": versions()})
     except OSError as e:
-        raise AmodalError(f"the run folder {out} cannot be written ({e.strerror or e}); choose another --out") from e
+        raise AmodalError(
+            f"the run folder {out} cannot be written ({e.strerror or e}); choose another --out"
+        ) from e
 
 
 def comparable(config: dict, key: str) -> object:
@@ -76,7 +82,9 @@ def comparable(config: dict, key: str) -> object:
 
 def weights(encoder: nn.Module) -> dict[str, Tensor]:
     """All tensors, whole and on the CPU. Every rank must ask, for each holds a part of what is sharded."""
-    return {k: distributed.whole(v).detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
+    return {
+        k: distributed.whole(v).detach().cpu().contiguous() for k, v in encoder.state_dict().items()
+    }
 
 
 def save_weights(out: Path, tensors: dict[str, Tensor], config: dict) -> None:
@@ -103,13 +111,17 @@ def path_made(out: Path) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise AmodalError(f"the folder {out} cannot be made ({e.strerror or e}); choose another one") from e
+        raise AmodalError(
+            f"the folder {out} cannot be made ({e.strerror or e}); choose another one"
+        ) from e
     return out
 
 
 def hashes(keys: Iterable[str]) -> np.ndarray:
     """(n,) uint64, one for each key."""
-    digests = b"".join(hashlib.blake2b(k.encode("utf-8", "surrogatepass"), digest_size=8).digest() for k in keys)
+    digests = b"".join(
+        hashlib.blake2b(k.encode("utf-8", "surrogatepass"), digest_size=8).digest() for k in keys
+    )
     return np.frombuffer(digests, dtype="<u8")
 
 
@@ -139,7 +151,9 @@ def read_trained(run: Path) -> np.ndarray | None:
         if found.dtype != np.uint64 or found.ndim != 1:
             raise ValueError(f"it holds {found.dtype} of shape {found.shape}")
         return found
-    except Exception as e:  # numpy reads the header as Python's own values, and raises what its tokenizer does
+    except (
+        Exception
+    ) as e:  # numpy reads the header as Python's own values, and raises what its tokenizer does
         raise AmodalError(
             f"{file}, which says what the run was trained on, cannot be read ({e}). Without it (remove it) the run can be used, "
             "but `amodal evaluate` may then test on records that were trained on."

@@ -33,7 +33,12 @@ def classes_of(method: str, chosen: dict[str, object], dataset: records.Dataset)
     if not label:  # the page says whether it can do without
         return {}
     if label not in dataset.labels:
-        raise unknown("label of this dataset", label, dataset.labels, f"{method} learns from one: --method.label NAME.")
+        raise unknown(
+            "label of this dataset",
+            label,
+            dataset.labels,
+            f"{method} learns from one: --method.label NAME.",
+        )
     names = records.class_numbers(dataset.label(label, required=True))[1]
     if not names:
         raise AmodalError(f"{method} learns to tell classes, but the label {label!r} is a number")
@@ -47,7 +52,11 @@ def targets_read(
     accepted = methods.options(method)
     if "targets" not in accepted or chosen.get("targets"):
         return {}
-    given = {name: chosen.get(name, accepted[name].default) for name in ("label", "task") if name in accepted}
+    given = {
+        name: chosen.get(name, accepted[name].default)
+        for name in ("label", "task")
+        if name in accepted
+    }
     if not given["label"]:
         return {}
     found = targets_of(dataset, part, **{name: str(value) for name, value in given.items()})
@@ -56,7 +65,11 @@ def targets_read(
 
 def tells(trainee: Method, chosen: dict[str, object], dataset: records.Dataset) -> list[dict]:
     """What the outputs of a method mean, in JSON; nothing for one that tells no labels, or by a head on its encoder's features alone."""
-    if isinstance(trainee, PredictsFromFeatures) or not isinstance(trainee, Predicts) or not trainee.labels:
+    if (
+        isinstance(trainee, PredictsFromFeatures)
+        or not isinstance(trainee, Predicts)
+        or not trainee.labels
+    ):
         return []
     if "targets" in chosen:
         return list(chosen["targets"])
@@ -66,7 +79,10 @@ def tells(trainee: Method, chosen: dict[str, object], dataset: records.Dataset) 
 
 def once(views: Views, seen: CachedFeatures) -> Views:
     """The views of a method, where values that backbones have looked at have one. Raises AmodalError if it compares several of them."""
-    each = {f: tuple(views.get(f, ("plain",)) if isinstance(views, Mapping) else views) for f in seen.fields}
+    each = {
+        f: tuple(views.get(f, ("plain",)) if isinstance(views, Mapping) else views)
+        for f in seen.fields
+    }
     several = [f for f in seen.stores if len(each[f]) > 1]
     if several:
         raise AmodalError(
@@ -84,9 +100,13 @@ def rows_of_a_batch(wanted: int | None, usual: int, records: int, world: int, le
         )
     rows = min(wanted or usual, records) // world * world
     if not rows:
-        raise AmodalError(f"{records} records to train on are fewer than the {world} processes; start fewer")
+        raise AmodalError(
+            f"{records} records to train on are fewer than the {world} processes; start fewer"
+        )
     if rows < least:
-        raise AmodalError(f"this method compares records and needs batches of at least {least}; here {rows} can be had")
+        raise AmodalError(
+            f"this method compares records and needs batches of at least {least}; here {rows} can be had"
+        )
     return rows
 
 
@@ -118,11 +138,17 @@ def resized(dataset: records.Dataset, resolution: int | None) -> records.Dataset
     """The dataset whose pictures are decoded at this side in pixels. Raises AmodalError if it has none."""
     if resolution is None:
         return dataset
-    sides = [name for name, m in dataset.fields.items() if isinstance(getattr(m, "size", None), int)]
+    sides = [
+        name for name, m in dataset.fields.items() if isinstance(getattr(m, "size", None), int)
+    ]
     if not sides:
-        raise AmodalError(f"resolution is {resolution}, and no field of {dataset.name!r} has pixels; leave it out")
+        raise AmodalError(
+            f"resolution is {resolution}, and no field of {dataset.name!r} has pixels; leave it out"
+        )
     fields: dict[str, Any] = dict(dataset.fields)
-    return dataset.with_fields(fields | {name: replace(fields[name], size=resolution) for name in sides})
+    return dataset.with_fields(
+        fields | {name: replace(fields[name], size=resolution) for name in sides}
+    )
 
 
 def views_of_recipe(recipe: Recipe, views: Views, dataset: records.Dataset) -> Views:
@@ -132,7 +158,10 @@ def views_of_recipe(recipe: Recipe, views: Views, dataset: records.Dataset) -> V
     """
     if recipe.views is None:
         return views
-    fields = {f: tuple(views.get(f, ("plain",)) if isinstance(views, Mapping) else views) for f in dataset.fields}
+    fields = {
+        f: tuple(views.get(f, ("plain",)) if isinstance(views, Mapping) else views)
+        for f in dataset.fields
+    }
     kinds = {field: name_of(modality) for field, modality in dataset.fields.items()}
     for name in recipe.views:
         if name not in kinds and name not in kinds.values():
@@ -178,7 +207,11 @@ def held_out(dataset: records.Dataset, part: Sequence[int]) -> list[Batch]:
         held = part[:HELD_OUT]  # collapse shows there too
     loader = records.Loader(dataset, held, batch=256, shuffle=False)
     batches = list(loader)
-    dead = [f for f in dataset.fields if dataset.present(f)[held].any() and not any(len(b[f]) for b in batches)]
+    dead = [
+        f
+        for f in dataset.fields
+        if dataset.present(f)[held].any() and not any(len(b[f]) for b in batches)
+    ]
     reasons = {bad.field: f"{bad.key}: {bad.reason}" for bad in reversed(loader.bad)}
     for field in dead:
         words = f"none of the values of {field!r} that were looked at can be read as {name_of(dataset.fields[field])} ({reasons[field]})"

@@ -21,11 +21,15 @@ def begin_with(encoder: Encoder, start: Encoder, folder: str) -> str:
     mine, its = encoder.state_dict(), start.state_dict()
     both = [name for name in mine if name in its and mine[name].shape == its[name].shape]
     described = ", ".join(
-        f"--{k} {v}" for k, v in encoder_config.arguments(start.spec).items() if k in ("size", "trunk", "pool")
+        f"--{k} {v}"
+        for k, v in encoder_config.arguments(start.spec).items()
+        if k in ("size", "trunk", "pool")
     )
     words = f"{len(both)} of {len(mine)} weights taken from {folder} ({described})"
     if not both:
-        raise AmodalError(f"{words}: nothing in it fits this encoder. Give it the same size, trunk and fields")
+        raise AmodalError(
+            f"{words}: nothing in it fits this encoder. Give it the same size, trunk and fields"
+        )
     for name in both:
         mine[name].copy_(its[name])
     return words

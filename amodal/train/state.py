@@ -65,7 +65,9 @@ def embed_all(
         with precision:
             seen = method.encoder.features(batch.to(device))
         columns = {
-            s: Column(c.values.to("cpu", torch.promote_types(c.values.dtype, torch.float32)), c.rows.cpu())
+            s: Column(
+                c.values.to("cpu", torch.promote_types(c.values.dtype, torch.float32)), c.rows.cpu()
+            )
             for s, c in seen.columns.items()
         }
         labels = {f"label/{name}": column for name, column in batch.labels.items()}

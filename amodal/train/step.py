@@ -15,14 +15,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from amodal.core import Batch, Embeddings
+from amodal.core import Batch
+from amodal.core.features import Features, stack_features
 from amodal.core.protocols import CombinesGradients
 from amodal.methods.contract import Method
 from amodal.nn.drop_path import drop_paths
 from amodal.train import distributed
 from amodal.train.players import Players
 
-Gather = Callable[[Embeddings], Embeddings]
+Gather = Callable[[Features], Features]
 Split = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 """Terms of the loss -> scalars whose gradients are computed apart."""
 
@@ -41,7 +42,7 @@ class Passes:
     gather: Gather = distributed.gather
     drop_path: float = 0.0
 
-    def features(self, method: Method, batch: Batch) -> Embeddings:
+    def features(self, method: Method, batch: Batch) -> Features:
         """What the losses need of these rows, in the precision it is computed in."""
         with self.precision, drop_paths(self.drop_path, batch.seeds):
             return method.features(batch)
@@ -96,7 +97,7 @@ def gradients(
 
 
 def losses(
-    method: Method, features: Embeddings, gather: Callable[[Embeddings], Embeddings] = distributed.gather
+    method: Method, features: Features, gather: Callable[[Features], Features] = distributed.gather
 ) -> dict[str, Tensor]:
     """The losses of the rows of all processes; those that hold the same rows share the work."""
     whole = gather(features)
@@ -121,7 +122,9 @@ def of_players(method: Method, batch: Batch, passes: Passes, players: Players) -
 
     The terms of a player give a gradient to its own parameters only.
     """
-    parameters = {prefix: [p for p in own if p.requires_grad] for prefix, own in players.parameters().items()}
+    parameters = {
+        prefix: [p for p in own if p.requires_grad] for prefix, own in players.parameters().items()
+    }
     terms, grads = separate(method, batch, passes, players.total_of, parameters.__getitem__)
     for prefix, found in grads.items():
         for p, grad in zip(parameters[prefix], found):
@@ -153,7 +156,9 @@ def separate(
     of_leaves: dict[str, dict[str, Tensor | None]] = {}
     for name, scalar in split(terms).items():
         own = parameters(name)
-        found = torch.autograd.grad(scalar, [*own, *floats.values()], retain_graph=True, allow_unused=True)
+        found = torch.autograd.grad(
+            scalar, [*own, *floats.values()], retain_graph=True, allow_unused=True
+        )
         grads[name] = list(found[: len(own)])
         of_leaves[name] = dict(zip(floats, found[len(own) :]))
     for piece, start in pieces(batch, passes.micro or batch.size):
@@ -161,7 +166,9 @@ def separate(
         for name in grads:
             outputs, theirs = matched(second, of_leaves[name], seen, start, start + piece.size)
             if outputs:
-                found = torch.autograd.grad(outputs, parameters(name), theirs, retain_graph=True, allow_unused=True)
+                found = torch.autograd.grad(
+                    outputs, parameters(name), theirs, retain_graph=True, allow_unused=True
+                )
                 grads[name] = [_sum(a, b) for a, b in zip(grads[name], found)]
     return {name: term.detach() for name, term in terms.items()}, grads
 
@@ -172,7 +179,9 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 def as_vector(grads: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Tensor:
     """(P,) all gradients end to end, zeros where there is none."""
-    return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(grads, parameters)])
+    return torch.cat(
+        [(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(grads, parameters)]
+    )
 
 
 def pieces(batch: Batch, micro: int) -> Iterator[tuple[Batch, int]]:
@@ -182,35 +191,38 @@ def pieces(batch: Batch, micro: int) -> Iterator[tuple[Batch, int]]:
 
 
 @torch.no_grad()
-def without_graph(method: Method, batch: Batch, passes: Passes) -> Embeddings:
+def without_graph(method: Method, batch: Batch, passes: Passes) -> Features:
     """The features of the batch, piece by piece."""
     split = pieces(batch, passes.micro or batch.size)
-    return Embeddings.stack([full_precision(passes.features(method, piece)) for piece, _ in split])
+    return stack_features([full_precision(passes.features(method, piece)) for piece, _ in split])
 
 
 def total(terms: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(terms.values())).sum()
 
 
-def full_precision(features: Embeddings) -> Embeddings:
+def full_precision(features: Features) -> Features:
     """Half precision is for matrix products; what losses see is float32."""
     half = (torch.bfloat16, torch.float16)
-    columns = {n: c.with_flat(c.flat.float()) if c.flat.dtype in half else c for n, c in features.columns.items()}
-    return Embeddings(columns, features.size)
+    columns = {
+        n: c.with_flat(c.flat.float()) if c.flat.dtype in half else c
+        for n, c in features.columns.items()
+    }
+    return features.with_columns(columns, features.size)
 
 
-def as_leaves(features: Embeddings) -> tuple[Embeddings, dict[str, Tensor]]:
+def as_leaves(features: Features) -> tuple[Features, dict[str, Tensor]]:
     """The same features as the leaves of a new graph, and those leaves."""
     columns, leaves = {}, {}
     for name, column in features.columns.items():
         leaf = column.flat.detach()
         leaves[name] = leaf.requires_grad_(leaf.is_floating_point())
         columns[name] = column.with_flat(leaf)
-    return Embeddings(columns, features.size), leaves
+    return features.with_columns(columns, features.size), leaves
 
 
 def matched(
-    piece: Embeddings, grads: Mapping[str, Tensor | None], seen: Embeddings, start: int, stop: int
+    piece: Features, grads: Mapping[str, Tensor | None], seen: Features, start: int, stop: int
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The features of rows start <= row < stop that have a graph, and for each the part of its
     leaf's gradient that is theirs.

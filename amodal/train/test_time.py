@@ -31,7 +31,12 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm
 
 def norms(module: nn.Module) -> list[nn.Parameter]:
     """Scale and shift of every normalisation."""
-    return [p for part in module.modules() if isinstance(part, NORMS) for p in part.parameters(recurse=False)]
+    return [
+        p
+        for part in module.modules()
+        if isinstance(part, NORMS)
+        for p in part.parameters(recurse=False)
+    ]
 
 
 def everything(module: nn.Module) -> list[nn.Parameter]:
@@ -60,11 +65,16 @@ class AtTestTime:
         self.fresh = partial(optimizer, lr=rate)
         self.chosen = learn(module)
         if not self.chosen or steps < 1:
-            raise AmodalError(f"nothing would learn at test time: {len(self.chosen)} parameters in {steps} steps")
+            raise AmodalError(
+                f"nothing would learn at test time: {len(self.chosen)} parameters in {steps} steps"
+            )
 
     def __enter__(self) -> AtTestTime:
         self.before = [p.detach().clone() for p in self.chosen]
-        self.mode, self.learnt = self.module.training, [p.requires_grad for p in self.module.parameters()]
+        self.mode, self.learnt = (
+            self.module.training,
+            [p.requires_grad for p in self.module.parameters()],
+        )
         self.module.eval().requires_grad_(False)
         for p in self.chosen:
             p.requires_grad_(True)
@@ -106,7 +116,9 @@ def tent(encoder: Encoder, head: SupervisedHead) -> Loss:
     """The entropy of what the head tells of a batch, mean over the labels that are classes. Raises AmodalError if none is."""
     names = [t.name for t in head.targets if t.kind == "classes"]
     if not names:
-        raise AmodalError("entropy is of classes, and no label of this head has any; take another loss at test time")
+        raise AmodalError(
+            "entropy is of classes, and no label of this head has any; take another loss at test time"
+        )
 
     def loss(batch: Batch) -> Tensor:
         told = head.split(head(encoder.features(batch)))
@@ -117,7 +129,10 @@ def tent(encoder: Encoder, head: SupervisedHead) -> Loss:
 
 @torch.no_grad()
 def told(
-    encoder: Encoder, head: SupervisedHead, batches: Iterable[Batch], adapt: Callable[[Batch], object] | None = None
+    encoder: Encoder,
+    head: SupervisedHead,
+    batches: Iterable[Batch],
+    adapt: Callable[[Batch], object] | None = None,
 ) -> dict[str, Tensor]:
     """Target -> predictions for the rows of all batches that have any field, end to end. adapt: is called with each batch before."""
     found: dict[str, list[Tensor]] = {}

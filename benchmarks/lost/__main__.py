@@ -18,14 +18,21 @@ def main() -> int:
     parser.add_argument("--embed", type=int, default=20, help="of kills: runs of `amodal embed`")
     parser.add_argument("--index", type=int, default=20, help="of kills: runs of `amodal index`")
     parser.add_argument(
-        "--reindex", type=int, default=10, help="of kills: runs of `amodal index --prune` over an older index"
+        "--reindex",
+        type=int,
+        default=10,
+        help="of kills: runs of `amodal index --prune` over an older index",
     )
-    parser.add_argument("--seconds", type=float, default=300, help="of fuzz: in all, shared out among the targets")
+    parser.add_argument(
+        "--seconds", type=float, default=300, help="of fuzz: in all, shared out among the targets"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON file for the result")
     asked = parser.parse_args()
     begun = time.time()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+    ).stdout.strip()
     with tempfile.TemporaryDirectory() as folder:
         if asked.what == "kills":
             from benchmarks.lost import kills
@@ -37,7 +44,9 @@ def main() -> int:
         elif asked.what == "media":
             from benchmarks.lost import media
 
-            result = media.run(5000 if asked.count is None else asked.count, Path(folder), seed=asked.seed)
+            result = media.run(
+                5000 if asked.count is None else asked.count, Path(folder), seed=asked.seed
+            )
             wrong = len(result["wrong"])
         else:
             from benchmarks.lost import fuzz
@@ -49,7 +58,10 @@ def main() -> int:
         "commit": commit,
         "seed": asked.seed,
     }
-    about |= {"date": time.strftime("%Y-%m-%d", time.localtime(begun)), "seconds": round(time.time() - begun)}
+    about |= {
+        "date": time.strftime("%Y-%m-%d", time.localtime(begun)),
+        "seconds": round(time.time() - begun),
+    }
     if asked.out:
         asked.out.write_text(json.dumps(about | {"result": result}, indent=1))
     print(json.dumps(about | {"result": summary(result)}, indent=1))
@@ -58,7 +70,9 @@ def main() -> int:
 
 def summary(result: dict) -> dict:
     """Without the long lists."""
-    return {k: summary(v) if isinstance(v, dict) else v for k, v in result.items() if k != "moments"}
+    return {
+        k: summary(v) if isinstance(v, dict) else v for k, v in result.items() if k != "moments"
+    }
 
 
 if __name__ == "__main__":

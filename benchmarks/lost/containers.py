@@ -45,17 +45,28 @@ def plain(root: Path, ending: str, rng: np.random.Generator) -> Path:
     path = root / f"records.{ending}"
     if ending in ("csv", "tsv"):
         mark = "," if ending == "csv" else "\t"
-        lines = [mark.join(names)] + [mark.join(str(rows[n][i] or "") for n in names) for i in range(N)]
+        lines = [mark.join(names)] + [
+            mark.join(str(rows[n][i] or "") for n in names) for i in range(N)
+        ]
         path.write_text("\n".join(lines) + "\n")
     else:
         objects = [{n: rows[n][i] for n in names} for i in range(N)]
-        path.write_text(json.dumps(objects) if ending == "json" else "".join(json.dumps(o) + "\n" for o in objects))
+        path.write_text(
+            json.dumps(objects)
+            if ending == "json"
+            else "".join(json.dumps(o) + "\n" for o in objects)
+        )
     _toml(root, path.name, ("text",))
     return path
 
 
 def parquet(root: Path, rng: np.random.Generator, checksums: bool) -> Path:
-    pq.write_table(pa.table(cells(rng)), root / "records.parquet", row_group_size=5, write_page_checksum=checksums)
+    pq.write_table(
+        pa.table(cells(rng)),
+        root / "records.parquet",
+        row_group_size=5,
+        write_page_checksum=checksums,
+    )
     _toml(root, "records.parquet", ("image", "text"))
     return root / "records.parquet"
 
@@ -64,7 +75,10 @@ def tar(root: Path, rng: np.random.Generator) -> Path:
     rows = cells(rng)
     with tarfile.open(root / "records.tar", "w") as archive:
         for i in range(N):
-            inside = {".png": rows["image"][i], ".txt": rows["text"][i] and rows["text"][i].encode()}
+            inside = {
+                ".png": rows["image"][i],
+                ".txt": rows["text"][i] and rows["text"][i].encode(),
+            }
             inside[".json"] = json.dumps({"species": rows["species"][i]}).encode()
             for ending, content in inside.items():
                 if content:
@@ -78,9 +92,14 @@ def tar(root: Path, rng: np.random.Generator) -> Path:
 def saved(root: Path, rng: np.random.Generator) -> Path:
     """As Hugging Face's `save_to_disk` leaves it."""
     table = pa.table(cells(rng))
-    with pa.OSFile(str(root / "data-00000-of-00001.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as out:
+    with (
+        pa.OSFile(str(root / "data-00000-of-00001.arrow"), "wb") as sink,
+        pa.ipc.new_stream(sink, table.schema) as out,
+    ):
         out.write_table(table)
-    (root / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}))
+    (root / "state.json").write_text(
+        json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]})
+    )
     (root / "dataset_info.json").write_text(json.dumps({"features": {}}))
     _toml(root, ".", ("image", "text"))
     return root / "data-00000-of-00001.arrow"
@@ -95,15 +114,26 @@ def packed(root: Path, rng: np.random.Generator) -> Path:
     return next(root.glob("shard-*.arrow"))
 
 
-def _toml(root: Path, records: str, fields: tuple[str, ...], key: str = "id", label: str = "species") -> None:
+def _toml(
+    root: Path, records: str, fields: tuple[str, ...], key: str = "id", label: str = "species"
+) -> None:
     lines = [f'records = "{records}"'] + ([f'key = "{key}"'] if key else [])
     for name in fields:
-        lines += [f"[fields.{name}]", f'modality = "{name}"', "size = 16" if name == "image" else "max_length = 64"]
-    (root / "dataset.toml").write_text("\n".join([*lines, "[labels.species]", f'column = "{label}"', ""]))
+        lines += [
+            f"[fields.{name}]",
+            f'modality = "{name}"',
+            "size = 16" if name == "image" else "max_length = 64",
+        ]
+    (root / "dataset.toml").write_text(
+        "\n".join([*lines, "[labels.species]", f'column = "{label}"', ""])
+    )
 
 
 SOURCES: dict[str, Callable[[Path, np.random.Generator], Path]] = {
-    **{ending: lambda root, rng, ending=ending: plain(root, ending, rng) for ending in ("csv", "tsv", "json", "jsonl")},
+    **{
+        ending: lambda root, rng, ending=ending: plain(root, ending, rng)
+        for ending in ("csv", "tsv", "json", "jsonl")
+    },
     "parquet": lambda root, rng: parquet(root, rng, False),
     "parquet with checksums": lambda root, rng: parquet(root, rng, True),
     "tar": tar,
@@ -122,11 +152,15 @@ def contents(root: Path) -> dict[tuple[str, str], str]:
         for field in dataset.fields:
             for row in batch[field].rows.tolist():
                 value = dataset.value(4 * number + row, field)
-                found[batch.keys[row], field] = hashlib.sha256(repr(value.shape).encode() + value.tobytes()).hexdigest()
+                found[batch.keys[row], field] = hashlib.sha256(
+                    repr(value.shape).encode() + value.tobytes()
+                ).hexdigest()
     found |= {(bad.key, bad.field): "bad" for bad in loader.bad}
     for label in dataset.labels:
         found |= {
-            (key, label): str(value) for key, value in zip(dataset.keys, dataset.label(label)) if value is not None
+            (key, label): str(value)
+            for key, value in zip(dataset.keys, dataset.label(label))
+            if value is not None
         }
     return found
 
@@ -160,15 +194,26 @@ def run(count: int, where: Path, rng: np.random.Generator, *, shown: bool = True
             except Exception as error:  # what must not happen
                 outcome = "fault"
                 wrong.append(
-                    {"source": name, "damage": damage.__name__, "fault": f"{type(error).__name__}: {error}"[:500]}
+                    {
+                        "source": name,
+                        "damage": damage.__name__,
+                        "fault": f"{type(error).__name__}: {error}"[:500],
+                    }
                 )
             finally:
                 signal.alarm(0)
-            if outcome not in ("same", "error that says so", "quarantined", "fault") and name in CHECKED:
+            if (
+                outcome not in ("same", "error that says so", "quarantined", "fault")
+                and name in CHECKED
+            ):
                 wrong.append({"source": name, "damage": damage.__name__, "fault": outcome})
             outcomes[name][outcome] += 1
             bar.step(f"{len(wrong)} wrong")
-    return {"files": count, "outcomes": {name: dict(c) for name, c in outcomes.items()}, "wrong": wrong}
+    return {
+        "files": count,
+        "outcomes": {name: dict(c) for name, c in outcomes.items()},
+        "wrong": wrong,
+    }
 
 
 def compare(before: dict, after: dict) -> str:

@@ -30,7 +30,9 @@ def picture(format: str, **options) -> Make:
 def sound(format: str, subtype: str | None = None, rate: int = 8000) -> Make:
     def make(rng: np.random.Generator) -> bytes:
         file = io.BytesIO()
-        tone = 0.3 * np.sin(np.arange(rate // 2) * rng.uniform(0.1, 0.5)) + rng.normal(0, 0.02, rate // 2)
+        tone = 0.3 * np.sin(np.arange(rate // 2) * rng.uniform(0.1, 0.5)) + rng.normal(
+            0, 0.02, rate // 2
+        )
         soundfile.write(file, tone, rate, format=format, subtype=subtype)
         return file.getvalue()
 
@@ -54,7 +56,8 @@ def array(packed: str = "") -> Make:
 def columns(delimiter: str) -> Make:
     def make(rng: np.random.Generator) -> bytes:
         rows = [
-            f"{i * 0.1:.1f}{delimiter}{a:.3f}{delimiter}{b:.3f}" for i, (a, b) in enumerate(rng.normal(5, 2, (40, 2)))
+            f"{i * 0.1:.1f}{delimiter}{a:.3f}{delimiter}{b:.3f}"
+            for i, (a, b) in enumerate(rng.normal(5, 2, (40, 2)))
         ]
         return "\n".join([delimiter.join(("time", "x", "y")), *rows, ""]).encode()
 
@@ -62,19 +65,28 @@ def columns(delimiter: str) -> Make:
 
 
 def words(encoding: str) -> Make:
-    return lambda rng: " ".join(rng.choice(["ein", "schöner", "Tag", "am", "Meer", "λόγος"], 20)).encode(encoding)
+    return lambda rng: " ".join(
+        rng.choice(["ein", "schöner", "Tag", "am", "Meer", "λόγος"], 20)
+    ).encode(encoding)
 
 
 def row(rng: np.random.Generator) -> bytes:
     return json.dumps(
-        {"age": int(rng.integers(90)), "colour": str(rng.choice(["red", "blue"])), "height": rng.normal()}
+        {
+            "age": int(rng.integers(90)),
+            "colour": str(rng.choice(["red", "blue"])),
+            "height": rng.normal(),
+        }
     ).encode()
 
 
 def events(rng: np.random.Generator) -> bytes:
     times = rng.exponential(1, 12).cumsum()
     return json.dumps(
-        [{"time": round(t, 3), "item": str(rng.choice(["tea", "milk"])), "price": 2.5} for t in times]
+        [
+            {"time": round(t, 3), "item": str(rng.choice(["tea", "milk"])), "price": 2.5}
+            for t in times
+        ]
     ).encode()
 
 
@@ -179,7 +191,9 @@ DAMAGES = (truncated, one_bit, bits, header, zero_block, zeros, empty, noise, ex
 
 def png_bomb(side: int) -> bytes:
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     packer = zlib.compressobj(9)
     rows = b"".join(packer.compress(bytes(side // 8 + 1)) for _ in range(side)) + packer.flush()
@@ -213,7 +227,9 @@ def npz_bomb(times: int = 5) -> bytes:
 
 def npy_bomb(count: int = 2**40) -> bytes:
     file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (count, 2)})
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": "<f8", "fortran_order": False, "shape": (count, 2)}
+    )
     return file.getvalue() + bytes(64)
 
 
@@ -221,7 +237,12 @@ def wav_bomb(rate: int) -> bytes:
     """Says it has one sample a second, or four billion."""
     file = io.BytesIO()
     with wave.open(file, "wb") as sound:
-        sound.setnchannels(1), sound.setsampwidth(2), sound.setframerate(8000), sound.writeframes(bytes(20_000))
+        (
+            sound.setnchannels(1),
+            sound.setsampwidth(2),
+            sound.setframerate(8000),
+            sound.writeframes(bytes(20_000)),
+        )
     data = bytearray(file.getvalue())
     data[24:28] = struct.pack("<I", rate)
     return bytes(data)
@@ -250,8 +271,18 @@ def lonely_names(count: int = 20_000) -> bytes:
 
 
 BOMBS: dict[str, dict[str, Callable[[], bytes]]] = {
-    "image": {".png": lambda: png_bomb(30_000), ".gif": gif_bomb, ".npy": npy_bomb, ".npz": npz_bomb},
-    "audio": {".wav": lambda: wav_bomb(1), ".aiff": lambda: wav_bomb(2**32 - 1), ".flac": flac_bomb, ".au": npy_bomb},
+    "image": {
+        ".png": lambda: png_bomb(30_000),
+        ".gif": gif_bomb,
+        ".npy": npy_bomb,
+        ".npz": npz_bomb,
+    },
+    "audio": {
+        ".wav": lambda: wav_bomb(1),
+        ".aiff": lambda: wav_bomb(2**32 - 1),
+        ".flac": flac_bomb,
+        ".au": npy_bomb,
+    },
     "text": {".txt": lambda: b"\xff\xfe" + b"\x00\xd8" * 1000, ".md": lambda: b"word " * 2_000_000},
     "series": {
         ".npz": npz_bomb,
@@ -264,4 +295,7 @@ BOMBS: dict[str, dict[str, Callable[[], bytes]]] = {
     "sequence": {".fa": lambda: b">x\n" + b"ACGT\n" * 1_000_000},
 }
 """modality -> ending -> a file that asks for far more than it is; what can be cut off may also be read."""
-MORE_BOMBS = {"table": {".json": deep, ".JSON": lambda: deep(b'{"a":')}, "events": {".events": deep}}
+MORE_BOMBS = {
+    "table": {".json": deep, ".JSON": lambda: deep(b'{"a":')},
+    "events": {".events": deep},
+}

@@ -75,7 +75,10 @@ def config() -> Callable[[bytes], object]:
 KINDS = ("image", "audio", "text", "series", "table", "events", "sequence")
 TARGETS: dict[str, Callable[[], Callable[[bytes], object]]] = {
     **{kind: lambda kind=kind: decoder(kind) for kind in KINDS},
-    **{name: lambda name=name: source(name) for name in ("csv", "json", "jsonl", "parquet", "tar", "huggingface")},
+    **{
+        name: lambda name=name: source(name)
+        for name in ("csv", "json", "jsonl", "parquet", "tar", "huggingface")
+    },
     "dataset.toml": toml,
     "config.json": config,
 }
@@ -134,14 +137,21 @@ def fuzz(name: str, arguments: list[str]) -> None:
     atheris.Fuzz()
 
 
-def run(seconds: float, where: Path, *, seed: int = 0, names=tuple(TARGETS), shown: bool = True) -> dict:
+def run(
+    seconds: float, where: Path, *, seed: int = 0, names=tuple(TARGETS), shown: bool = True
+) -> dict:
     """Seconds in all. Returns target -> inputs tried, and what is wrong."""
     share, tried, wrong = max(1, round(seconds / len(names))), {}, []
     with Bar("fuzz", len(names), shown=shown) as bar:
         for name in names:
             corpus = where / "corpus" / name
             seeds(name, corpus)
-            options = [*LIMITS, f"-max_total_time={share}", f"-seed={seed + 1}", f"-artifact_prefix={where}/{name}-"]
+            options = [
+                *LIMITS,
+                f"-max_total_time={share}",
+                f"-seed={seed + 1}",
+                f"-artifact_prefix={where}/{name}-",
+            ]
             command = [sys.executable, "-m", "benchmarks.lost.fuzz", name, str(corpus), *options]
             done = subprocess.run(command, capture_output=True, cwd=ROOT, timeout=share * 3 + 180)
             said = done.stderr.decode("utf-8", "replace") + done.stdout.decode("utf-8", "replace")
@@ -151,7 +161,12 @@ def run(seconds: float, where: Path, *, seed: int = 0, names=tuple(TARGETS), sho
                 kept = [p.read_bytes()[:2000].hex() for p in where.glob(f"{name}-*")]
                 wrong.append({"target": name, "fault": said[-3000:], "input": kept})
             bar.step(f"{len(wrong)} wrong")
-    return {"seconds": share * len(names), "inputs": tried, "all_inputs": sum(tried.values()), "wrong": wrong}
+    return {
+        "seconds": share * len(names),
+        "inputs": tried,
+        "all_inputs": sum(tried.values()),
+        "wrong": wrong,
+    }
 
 
 if __name__ == "__main__":

@@ -108,7 +108,12 @@ def pretraining(where: Path, source: Path, out: Path, steps: int = STEPS) -> Job
 
     def writing() -> bool:
         folders = (out, out / "checkpoints")
-        return any(f.name.endswith(".draft") for folder in folders if folder.is_dir() for f in os.scandir(folder))
+        return any(
+            f.name.endswith(".draft")
+            for folder in folders
+            if folder.is_dir()
+            for f in os.scandir(folder)
+        )
 
     def content() -> dict[str, str]:
         config = json.loads((out / "config.json").read_text())
@@ -120,7 +125,9 @@ def pretraining(where: Path, source: Path, out: Path, steps: int = STEPS) -> Job
         found["quarantine"] = "\n".join(sorted((out / "quarantine.jsonl").read_text().splitlines()))
         found["trained.npy"] = digest(out / "trained.npy")
         last = sorted((out / "checkpoints").glob("step-*"))[-1]
-        found["checkpoint"] = last.name + "".join(digest(last / f"{n}.safetensors") for n in ("model", "optimizer"))
+        found["checkpoint"] = last.name + "".join(
+            digest(last / f"{n}.safetensors") for n in ("model", "optimizer")
+        )
         return found
 
     def intact() -> None:
@@ -143,7 +150,12 @@ def embedding(where: Path, source: Path, out: Path) -> Job:
 
     def writing() -> bool:
         folders = (out, out / ".vectors.parquet.parts")
-        return any(f.name.endswith(".draft") for folder in folders if folder.is_dir() for f in os.scandir(folder))
+        return any(
+            f.name.endswith(".draft")
+            for folder in folders
+            if folder.is_dir()
+            for f in os.scandir(folder)
+        )
 
     def intact() -> None:
         import pyarrow.parquet as pq
@@ -189,7 +201,9 @@ JOBS = {"pretrain": pretraining, "embed": embedding, "index": indexing, "reindex
 def start(words: list[str], log: Path) -> subprocess.Popen:
     settings = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with log.open("ab") as said:
-        return subprocess.Popen([sys.executable, "-m", "amodal", *words], stdout=said, stderr=said, env=settings)
+        return subprocess.Popen(
+            [sys.executable, "-m", "amodal", *words], stdout=said, stderr=said, env=settings
+        )
 
 
 def straight(job: Job, log: Path) -> float:
@@ -205,7 +219,9 @@ def again(job: Job, wanted: dict[str, str], log: Path) -> float:
     _clear(job)
     seconds = straight(job, log)
     if job.content() != wanted:
-        raise RuntimeError("two straight runs differ, so that nothing can be said of those that are killed")
+        raise RuntimeError(
+            "two straight runs differ, so that nothing can be said of those that are killed"
+        )
     return seconds
 
 
@@ -250,7 +266,13 @@ def _trial(job: Job, seconds: float, wanted: dict[str, str], rng: random.Random,
         into_write = rng.random() * WRITE if rng.random() < 0.5 else None
         moment = rng.random() * seconds * (0.9 if into_write is not None else 1.0)
         hit = killed(job, words, moment, into_write, log)
-        moments.append({"at": round(moment, 3), "into_write": into_write and round(into_write, 4), "killed": hit})
+        moments.append(
+            {
+                "at": round(moment, 3),
+                "into_write": into_write and round(into_write, 4),
+                "killed": hit,
+            }
+        )
         try:
             job.intact()
         except Exception as error:  # whatever it is, something was harmed
@@ -262,7 +284,9 @@ def _trial(job: Job, seconds: float, wanted: dict[str, str], rng: random.Random,
     else:
         found = job.content()
         wrong += [
-            f"{name} differs" for name in sorted(found.keys() | wanted.keys()) if found.get(name) != wanted.get(name)
+            f"{name} differs"
+            for name in sorted(found.keys() | wanted.keys())
+            if found.get(name) != wanted.get(name)
         ]
     return {"moments": moments, "wrong": wrong}
 
@@ -301,8 +325,16 @@ def run(
     for name, count in counts.items():
         if not count:
             continue
-        more = {"steps": steps} if name == "pretrain" else {"base": where / "base"} if name == "reindex" else {}
-        job = JOBS[name](where, {"pretrain": pictures, "reindex": changed}.get(name, rows), where / "out", **more)
+        more = (
+            {"steps": steps}
+            if name == "pretrain"
+            else {"base": where / "base"}
+            if name == "reindex"
+            else {}
+        )
+        job = JOBS[name](
+            where, {"pretrain": pictures, "reindex": changed}.get(name, rows), where / "out", **more
+        )
         if name == "reindex":
             first = indexing(where, rows, where / "base")
             (where / "base").mkdir()

@@ -40,7 +40,8 @@ def build(root: Path, count: int, rng: np.random.Generator) -> dict[str, list[di
         good = [make(rng) for make in endings.values() for _ in range(3)]
         modality = modalities.kind(kind).infer([_as_raw(kind, content) for content in good])
         given = schema.Field(
-            modality, suffix=tuple({e.lower() for e in (*endings, *BOMBS[kind], *MORE_BOMBS.get(kind, {}))})
+            modality,
+            suffix=tuple({e.lower() for e in (*endings, *BOMBS[kind], *MORE_BOMBS.get(kind, {}))}),
         )
         (folder / "dataset.toml").write_text(schema.dumps(schema.Schema({kind: given})))
         for ending, make in (*BOMBS[kind].items(), *MORE_BOMBS.get(kind, {}).items()):
@@ -55,7 +56,15 @@ def build(root: Path, count: int, rng: np.random.Generator) -> dict[str, list[di
         whole = GOOD[kind][ending](rng)
         if damage is None:  # the content of another kind of file
             other = kinds[int(rng.integers(len(kinds)))]
-            _add(root / kind, kind, cases, ending, GOOD[other[0]][other[1]](rng), b"", f"content of {other[1]}")
+            _add(
+                root / kind,
+                kind,
+                cases,
+                ending,
+                GOOD[other[0]][other[1]](rng),
+                b"",
+                f"content of {other[1]}",
+            )
         else:
             _add(root / kind, kind, cases, ending, damage(whole, rng), whole, damage.__name__)
     return cases
@@ -65,14 +74,18 @@ def _as_raw(kind: str, content: bytes):
     return content
 
 
-def _add(folder: Path, kind: str, cases: dict, ending: str, content: bytes, whole: bytes, damage: str) -> None:
+def _add(
+    folder: Path, kind: str, cases: dict, ending: str, content: bytes, whole: bytes, damage: str
+) -> None:
     name = f"{len(cases[kind]):05d}"
     (folder / f"{name}{ending}").write_bytes(content)
     modality = data.schema.load(folder / "dataset.toml").fields[kind].modality if whole else None
     before = _digest(modality.decode(whole)) if whole else ""
     bare = CHECKED.get(ending)
     checked = bare is not None and content[:bare] == whole[:bare]
-    cases[kind].append({"key": name, "ending": ending, "damage": damage, "before": before, "checked": checked})
+    cases[kind].append(
+        {"key": name, "ending": ending, "damage": damage, "before": before, "checked": checked}
+    )
 
 
 def _digest(value: np.ndarray) -> str:
@@ -188,7 +201,10 @@ def run(count: int, where: Path, *, seed: int = 0, apart: bool = True, shown: bo
                 entry = found.get(case["key"], {"fault": "no outcome"})
                 outcome, fault = judge(case, entry, quarantined)
                 ends[outcome] += 1
-                slowest, grown = max(slowest, entry.get("seconds", 0)), max(grown, entry.get("grown", 0))
+                slowest, grown = (
+                    max(slowest, entry.get("seconds", 0)),
+                    max(grown, entry.get("grown", 0)),
+                )
                 if outcome == "changed":
                     undetected.setdefault(case["ending"], Counter())[case["damage"]] += 1
                 if fault:
@@ -201,7 +217,9 @@ def run(count: int, where: Path, *, seed: int = 0, apart: bool = True, shown: bo
         "changed_without_notice": {ending: dict(c) for ending, c in sorted(undetected.items())},
         "wrong": wrong,
     }
-    result["containers"] = containers.run(count - count * 4 // 5, where / "containers", rng, shown=shown)
+    result["containers"] = containers.run(
+        count - count * 4 // 5, where / "containers", rng, shown=shown
+    )
     result["wrong"] += result["containers"].pop("wrong")
     return result
 

@@ -22,5 +22,13 @@ def small_run(where: Path, name: str = "run", *, steps: int = 2, **settings) -> 
     fields = {"text": "text", "signal": "series", "facts": "table"}
     dataset = amodal.open(columns, fields=fields)
     return pretrain(
-        "clip", dataset, where / name, size="nano", steps=steps, batch=8, seed=0, progress=False, **settings
+        "clip",
+        dataset,
+        where / name,
+        size="nano",
+        steps=steps,
+        batch=8,
+        seed=0,
+        progress=False,
+        **settings,
     )

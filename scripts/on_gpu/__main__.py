@@ -43,17 +43,29 @@ def pack(file: Path) -> Path:
             if (ROOT / name).exists():
                 archive.add(ROOT / name, name)
     if file.stat().st_size > MOST_BYTES:
-        raise SystemExit(f"the tree packs to {file.stat().st_size / 2**20:.0f} MiB, more than {MOST_BYTES / 2**20:.0f}")
+        raise SystemExit(
+            f"the tree packs to {file.stat().st_size / 2**20:.0f} MiB, more than {MOST_BYTES / 2**20:.0f}"
+        )
     return file
 
 
 def command(piece: str, device: str, dry: bool, python: str) -> str:
     """The shell line that runs a piece in the root of the tree."""
-    words = [python, "-m", "scripts.on_gpu.pieces", piece, "--device", device, *(["--dry-run"] if dry else [])]
+    words = [
+        python,
+        "-m",
+        "scripts.on_gpu.pieces",
+        piece,
+        "--device",
+        device,
+        *(["--dry-run"] if dry else []),
+    ]
     return shlex.join(words)
 
 
-def run_piece(piece: str, device: str, dry: bool, through: str, archive: Path | None, python: str) -> dict:
+def run_piece(
+    piece: str, device: str, dry: bool, through: str, archive: Path | None, python: str
+) -> dict:
     """What a piece found, or why it did not: {"ok": bool, …}."""
     line = command(piece, device, dry, python)
     if through:
@@ -62,15 +74,22 @@ def run_piece(piece: str, device: str, dry: bool, through: str, archive: Path | 
     else:
         call, source = ["sh", "-c", f"exec {line}"], None
     try:
-        done = subprocess.run(call, cwd=ROOT, stdin=source, capture_output=True, text=True, timeout=SECONDS + 30)
+        done = subprocess.run(
+            call, cwd=ROOT, stdin=source, capture_output=True, text=True, timeout=SECONDS + 30
+        )
     except subprocess.TimeoutExpired:
         return {"ok": False, "reason": f"took longer than {SECONDS} s"}
     finally:
         if source is not None:
             source.close()
-    results = [text.removeprefix(MARK) for text in done.stdout.splitlines() if text.startswith(MARK)]
+    results = [
+        text.removeprefix(MARK) for text in done.stdout.splitlines() if text.startswith(MARK)
+    ]
     if not results:
-        return {"ok": False, "reason": f"exit code {done.returncode}: {(done.stderr or done.stdout).strip()[-2000:]}"}
+        return {
+            "ok": False,
+            "reason": f"exit code {done.returncode}: {(done.stderr or done.stdout).strip()[-2000:]}",
+        }
     return json.loads(results[-1])
 
 
@@ -78,13 +97,23 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dry-run", action="store_true", help="every piece at its smallest")
-    parser.add_argument("--only", default="", help=f"pieces, with commas between: {', '.join(PIECES)}")
     parser.add_argument(
-        "--through", default="", help='what runs a shell line elsewhere and passes on its input, "ssh HOST"'
+        "--only", default="", help=f"pieces, with commas between: {', '.join(PIECES)}"
     )
-    parser.add_argument("--python", default="", help="the interpreter there; this one, or python with --through")
-    parser.add_argument("--out", type=Path, default=Path("on_gpu.json"), help="where the results go")
-    parser.add_argument("--pack", type=Path, help="pack the tree into this .tar.gz and do nothing else")
+    parser.add_argument(
+        "--through",
+        default="",
+        help='what runs a shell line elsewhere and passes on its input, "ssh HOST"',
+    )
+    parser.add_argument(
+        "--python", default="", help="the interpreter there; this one, or python with --through"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("on_gpu.json"), help="where the results go"
+    )
+    parser.add_argument(
+        "--pack", type=Path, help="pack the tree into this .tar.gz and do nothing else"
+    )
     asked = parser.parse_args(argv)
     if asked.pack:
         print(f"{pack(asked.pack)}: {asked.pack.stat().st_size / 2**20:.1f} MiB")
@@ -98,7 +127,9 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="on-gpu-") as folder:
         archive = pack(Path(folder) / "tree.tar.gz") if asked.through else None
         for name in chosen:
-            found[name] = run_piece(name, asked.device, asked.dry_run, asked.through, archive, python)
+            found[name] = run_piece(
+                name, asked.device, asked.dry_run, asked.through, archive, python
+            )
             verdict = "ok" if found[name]["ok"] else f"FAILED: {found[name].get('reason', '')}"
             print(f"{name:20} {verdict}", flush=True)
             asked.out.write_text(json.dumps(found, indent=1))

@@ -27,7 +27,11 @@ def machine(device: str) -> dict:
     about: dict = {"torch": torch.__version__, "device": device}
     if device.startswith("cuda"):
         properties = torch.cuda.get_device_properties(device)
-        about |= {"gpu": properties.name, "gib": round(properties.total_memory / 2**30, 1), "cuda": torch.version.cuda}
+        about |= {
+            "gpu": properties.name,
+            "gib": round(properties.total_memory / 2**30, 1),
+            "cuda": torch.version.cuda,
+        }
     return about
 
 
@@ -50,13 +54,21 @@ def contract(part: int, precision: str, device: str, dry: bool) -> dict:
             for where in ("cpu", device):
                 for micro in (None, 3) if where == device else (None,):
                     m = method(name).to(where)
-                    exact = context(precision if where == device else "float32", torch.device(where), 1024)
+                    exact = context(
+                        precision if where == device else "float32", torch.device(where), 1024
+                    )
                     terms = gradients(m, batch(m.views).to(where), micro=micro, precision=exact)
                     grads = {
-                        n: p.grad.float().cpu() for n, p in m.named_parameters() if p.grad is not None and p.numel()
+                        n: p.grad.float().cpu()
+                        for n, p in m.named_parameters()
+                        if p.grad is not None and p.numel()
                     }
                     found[where, micro] = {k: float(v) for k, v in terms.items()}, grads
-            (expected, _), (terms, whole), (_, pieces) = found["cpu", None], found[device, None], found[device, 3]
+            (expected, _), (terms, whole), (_, pieces) = (
+                found["cpu", None],
+                found[device, None],
+                found[device, 3],
+            )
             for term, value in expected.items():
                 error = abs(terms[term] - value) / max(abs(value), 1e-2)
                 worst = max(worst, error)
@@ -65,7 +77,9 @@ def contract(part: int, precision: str, device: str, dry: bool) -> dict:
             largest = max(float(g.abs().max()) for g in whole.values())
             for parameter, g in whole.items():
                 other = pieces.get(parameter, torch.zeros_like(g))
-                if not float((g - other).abs().max()) <= far * largest:  # also where one is not finite
+                if (
+                    not float((g - other).abs().max()) <= far * largest
+                ):  # also where one is not finite
                     raise ValueError(f"the gradient of {parameter} differs in micro-batches")
         except Exception as error:
             failures[name] = f"{type(error).__name__}: {error}"[:300]
@@ -88,26 +102,48 @@ def varlen(device: str, dry: bool) -> dict:
     for name in ("image", "text"):
         lengths = torch.randint(0, longest, (rows,), generator=generator)
         count = int(lengths.sum())
-        bags.append(Tokens.of(torch.zeros(count, 1), torch.arange(rows), lengths, torch.zeros(count, 3), name, rows))
+        bags.append(
+            Tokens.of(
+                torch.zeros(count, 1),
+                torch.arange(rows),
+                lengths,
+                torch.zeros(count, 3),
+                name,
+                rows,
+            )
+        )
     errors = {}
     halves = [torch.float32, torch.bfloat16] + [torch.float16] * device.startswith("cuda")
     for name, sources in (("one source", bags[:1]), *((r, bags) for r in RULES)):
         on_cpu = Tokens.join(sources)
         tokens = Tokens(
-            *(t.to(device) for t in (on_cpu.x, on_cpu.row, on_cpu.source, on_cpu.position)), on_cpu.names, rows
+            *(t.to(device) for t in (on_cpu.x, on_cpu.row, on_cpu.source, on_cpu.position)),
+            on_cpu.names,
+            rows,
         )
-        table = RULES[name](tokens.names) if name in RULES and RULES[name] else torch.ones(2, 2, dtype=torch.bool)
-        may = table.to(device)[tokens.source][:, tokens.source] & (tokens.row[:, None] == tokens.row)
+        table = (
+            RULES[name](tokens.names)
+            if name in RULES and RULES[name]
+            else torch.ones(2, 2, dtype=torch.bool)
+        )
+        may = table.to(device)[tokens.source][:, tokens.source] & (
+            tokens.row[:, None] == tokens.row
+        )
         for causal in (False, True):
             mask = may & may.new_ones(may.shape).tril() if causal else may
             layout = layout_of(tokens, rule(name) if name in RULES else None, causal)
-            inputs = [torch.randn(len(tokens), heads, width, generator=generator).to(device) for _ in range(3)]
+            inputs = [
+                torch.randn(len(tokens), heads, width, generator=generator).to(device)
+                for _ in range(3)
+            ]
             for dtype in halves:
                 q, k, v = (x.to(dtype).requires_grad_() for x in inputs)
                 got = layout.leave(attend(*map(layout.enter, (q, k, v)), layout))
                 exact = [x.detach().double().requires_grad_() for x in (q, k, v)]
                 score = torch.einsum("qhd,khd->hqk", exact[0], exact[1]) / width**0.5
-                want = torch.einsum("hqk,khd->qhd", score.masked_fill(~mask, -torch.inf).softmax(2), exact[2])
+                want = torch.einsum(
+                    "hqk,khd->qhd", score.masked_fill(~mask, -torch.inf).softmax(2), exact[2]
+                )
                 weight = torch.randn(got.shape, generator=generator).to(device)
                 mine = [got, *torch.autograd.grad((got * weight.to(dtype)).sum(), (q, k, v))]
                 true = [want, *torch.autograd.grad((want * weight).sum(), exact)]
@@ -115,7 +151,11 @@ def varlen(device: str, dry: bool) -> dict:
                 errors[f"{name}{', causal' * causal}, {dtype}"] = error
                 if not error < (1e-4 if dtype is torch.float32 else 3e-2):
                     raise ValueError(f"{name}, causal {causal}, {dtype}: off by {error:.2g}")
-    return {"largest relative error": {str(d): max(e for n, e in errors.items() if str(d) in n) for d in halves}}
+    return {
+        "largest relative error": {
+            str(d): max(e for n, e in errors.items() if str(d) in n) for d in halves
+        }
+    }
 
 
 def one_process(device: str, dry: bool) -> dict:
@@ -144,11 +184,17 @@ def one_process(device: str, dry: bool) -> dict:
             terms = [gradients(m, whole) for m in (plain, sharded)]
             theirs = dict(sharded.named_parameters())
             for name, p in plain.named_parameters():
-                torch.testing.assert_close(distributed.whole(theirs[name].grad), p.grad, rtol=1e-3, atol=1e-5)
+                torch.testing.assert_close(
+                    distributed.whole(theirs[name].grad), p.grad, rtol=1e-3, atol=1e-5
+                )
             wrapped = sum(hasattr(p, "device_mesh") for p in sharded.parameters())
         finally:
             dist.destroy_process_group()
-    return {"backend": backend, "sharded parameters": wrapped, "losses": [float(sum(t.values())) for t in terms]}
+    return {
+        "backend": backend,
+        "sharded parameters": wrapped,
+        "losses": [float(sum(t.values())) for t in terms],
+    }
 
 
 def compiled(device: str, dry: bool) -> dict:
@@ -161,7 +207,9 @@ def compiled(device: str, dry: bool) -> dict:
 
     width, rows, length = (64, 4, 8) if dry else (768, 64, 197)
     row = torch.arange(rows).repeat_interleave(length)
-    tokens = Tokens(torch.zeros(len(row), 1), row, torch.zeros_like(row), torch.zeros(len(row), 3), ("a",), rows)
+    tokens = Tokens(
+        torch.zeros(len(row), 1), row, torch.zeros_like(row), torch.zeros(len(row), 3), ("a",), rows
+    )
     torch.manual_seed(0)
     block = Block(width, width // 64 or 1).to(device)
     x, layout = torch.randn(len(row), width, device=device), layout_of(tokens)
@@ -218,7 +266,14 @@ def memory(device: str, dry: bool) -> dict:
         planned = weightless(partial(build, name, size))
         half = torch.autocast("cpu", torch.bfloat16)
         expected = (
-            count(planned, records(planned, rows), times=1, micro=None, precision=half, recompute=recompute).peak
+            count(
+                planned,
+                records(planned, rows),
+                times=1,
+                micro=None,
+                precision=half,
+                recompute=recompute,
+            ).peak
             / 2**20
         )
         real = build(name, size).to(device)
@@ -254,7 +309,12 @@ def five_steps(number: int, device: str, dry: bool) -> dict:
         return {"left out": f"{package} is not installed here"}
     what, mine, peer, other = getattr(steps, pair[0])(*pair[1:], rows=2 if dry else rows)
     rows = 2 if dry else rows
-    found: dict = {"what": what, "peer": peer, "rows": rows, "parameters": [mine.parameters, other.parameters]}
+    found: dict = {
+        "what": what,
+        "peer": peer,
+        "rows": rows,
+        "parameters": [mine.parameters, other.parameters],
+    }
     operations = steps.counted(lambda: mine.step("f32"))
     for precision in ("f32", "bf16"):
         took = {}
@@ -280,7 +340,11 @@ STEPS: tuple[tuple[tuple, int, str], ...] = (
 )
 
 PIECES: dict[str, Callable[[str, bool], dict]] = {
-    **{f"contract-{p}-{i + 1}": partial(contract, i, p) for p in ("float32", "bf16") for i in range(PARTS)},
+    **{
+        f"contract-{p}-{i + 1}": partial(contract, i, p)
+        for p in ("float32", "bf16")
+        for i in range(PARTS)
+    },
     "varlen": varlen,
     "one-process": one_process,
     "compile": compiled,

@@ -18,7 +18,9 @@ def test_the_search_takes_the_rate_that_scores_best():
         return -len(tried)  # the first is best
 
     budget = _arms.Budget(steps=2, batch=8, rates=(1e-3, 1e-2, 1e-1))
-    found = _arms.best(globe, globe.split("train")[:16], lambda e: methods.build("simclr", e), budget, 0, score)
+    found = _arms.best(
+        globe, globe.split("train")[:16], lambda e: methods.build("simclr", e), budget, 0, score
+    )
     assert found is tried[0] and len(tried) == 3 and not found.training
     start = _arms.untrained(globe, lambda e: methods.build("simclr", e), budget, 0)
     moved = [(a - b).abs().max() for a, b in zip(found.parameters(), start.parameters())]
@@ -38,7 +40,9 @@ def test_hidden_values_are_a_function_of_the_seed_and_nested():
     globe = data.open("globe").select(presence.FIELDS)
 
     def left(share, seed):
-        hidden = Dataset(presence.Hiding(globe.reader, presence.FIELDS, share, seed), globe.schema, globe.path)
+        hidden = Dataset(
+            presence.Hiding(globe.reader, presence.FIELDS, share, seed), globe.schema, globe.path
+        )
         return np.stack([hidden.present(s) for s in presence.FIELDS])
 
     there = np.stack([globe.present(s) for s in presence.FIELDS])
@@ -58,4 +62,7 @@ def test_the_control_has_its_factors():
     assert made.value(red, "painted")[0].max() > 100 and made.value(red, "painted")[1:].max() == 0
     straight = next(i for i in range(len(made)) if labels["angle"][i] == "2")
     shape = made.value(straight, "turned")[0] > 128
-    assert (shape == (made.value(straight, "painted").max(0) > made.value(straight, "painted").max() / 2)).mean() > 0.95
+    assert (
+        shape
+        == (made.value(straight, "painted").max(0) > made.value(straight, "painted").max() / 2)
+    ).mean() > 0.95

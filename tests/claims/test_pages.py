@@ -10,7 +10,9 @@ from amodal.claims import Comparison
 from amodal.core.registry import load
 from amodal.data import bundled, sets
 
-KEYS = set("key claim verdict findings measured seeds data seconds date amodal versions machine".split())
+KEYS = set(
+    "key claim verdict findings measured seeds data seconds date amodal versions machine".split()
+)
 OF_A_FINDING = {"what", "metric", "this", "against", "effect", "interval", "verdict"}
 ENTRIES = sorted(claims.LEDGER.glob("*.json"))
 
@@ -21,7 +23,9 @@ def test_a_page_fixes_its_comparison_beforehand(key):
     assert page.__doc__ and len(page.CLAIM.split()) > 10
     assert page.DATA in (*bundled.NAMES, *sets.names())
     assert page.SEEDS >= 5
-    assert page.COMPARISONS and all(isinstance(c, Comparison) and c.what and c.metric for c in page.COMPARISONS)
+    assert page.COMPARISONS and all(
+        isinstance(c, Comparison) and c.what and c.metric for c in page.COMPARISONS
+    )
     assert list(inspect.signature(page.measure).parameters) == ["seed", "dataset"]
     assert len({(c.what, c.metric) for c in page.COMPARISONS}) == len(page.COMPARISONS)
 
@@ -29,7 +33,9 @@ def test_a_page_fixes_its_comparison_beforehand(key):
 @pytest.mark.parametrize("key", sorted(set(claims.names()) & set(methods.names())))
 def test_a_page_of_a_method_names_its_paper(key):
     doc = load("claims", key, "claim").__doc__
-    numbers = [w.strip(".,():") for w in methods.page(key).__doc__.split() if w.startswith("arXiv:")]
+    numbers = [
+        w.strip(".,():") for w in methods.page(key).__doc__.split() if w.startswith("arXiv:")
+    ]
     assert numbers[0] in doc
 
 
@@ -39,9 +45,12 @@ def test_an_entry_of_the_ledger_is_what_its_page_says(file):
     assert KEYS <= entry.keys()
     assert entry["key"] == file.stem and entry["seeds"] == page.SEEDS == len(entry["measured"])
     assert entry["claim"] == page.CLAIM
-    assert [(f["what"], f["metric"]) for f in entry["findings"]] == [(c.what, c.metric) for c in page.COMPARISONS]
+    assert [(f["what"], f["metric"]) for f in entry["findings"]] == [
+        (c.what, c.metric) for c in page.COMPARISONS
+    ]
     assert all(
-        f.keys() == OF_A_FINDING and f["interval"][0] <= f["effect"] <= f["interval"][1] for f in entry["findings"]
+        f.keys() == OF_A_FINDING and f["interval"][0] <= f["effect"] <= f["interval"][1]
+        for f in entry["findings"]
     )
     verdicts = {f["verdict"] for f in entry["findings"]}
     assert verdicts <= set(claims.VERDICTS)

@@ -35,7 +35,9 @@ def quick(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "amodal.claims.quick", module)
     real = find.pages
     more = {"quick": find.ROOT / "claims" / "quick.py"}
-    monkeypatch.setattr(find, "pages", lambda folder: real(folder) | (more if folder == "claims" else {}))
+    monkeypatch.setattr(
+        find, "pages", lambda folder: real(folder) | (more if folder == "claims" else {})
+    )
     monkeypatch.setattr(claims.concurrent.futures, "ProcessPoolExecutor", Here)
     monkeypatch.setattr(claims, "LEDGER", tmp_path / "ledger")
     monkeypatch.chdir(tmp_path)
@@ -64,7 +66,11 @@ def test_a_run_is_written_to_the_ledger(quick, capsys):
     entry = json.loads((quick / "ledger" / "quick.json").read_text())
     assert record.entry == entry and record.verdict == entry["verdict"] == "reproduced"
     assert [m["seed"] for m in entry["measured"]] == [0.0, 1.0, 2.0]
-    assert entry["data"]["name"] == "digits" and entry["data"]["records"] == 2000 and entry["data"]["fingerprint"]
+    assert (
+        entry["data"]["name"] == "digits"
+        and entry["data"]["records"] == 2000
+        and entry["data"]["fingerprint"]
+    )
     assert "seed 2: seed 2.000, more 3.200" in capsys.readouterr().out
     assert claims.recorded("quick").table().row_count == 2
 

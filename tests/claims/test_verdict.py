@@ -11,7 +11,10 @@ from amodal.stats.interval import STUDENT, half_width
 
 
 def findings(effects, **how):
-    return judge(Comparison("a > b", "accuracy", "a", "b", **how), [{"a": 0.5 + e, "b": 0.5} for e in effects])
+    return judge(
+        Comparison("a > b", "accuracy", "a", "b", **how),
+        [{"a": 0.5 + e, "b": 0.5} for e in effects],
+    )
 
 
 @pytest.mark.parametrize(
@@ -36,7 +39,9 @@ def test_the_whole_interval_decides(effects, how, verdict):
 
 
 def test_a_number_may_stand_for_the_other_arm():
-    found = judge(Comparison("a > chance", "accuracy", "a", 0.25), [{"a": 0.5}, {"a": 0.6}, {"a": 0.7}])
+    found = judge(
+        Comparison("a > chance", "accuracy", "a", 0.25), [{"a": 0.5}, {"a": 0.6}, {"a": 0.7}]
+    )
     assert found.against == 0.25 and found.effect == pytest.approx(0.35)
 
 
@@ -50,7 +55,10 @@ def test_the_interval_is_students_over_pairs():
 
 def test_what_both_arms_share_cancels():
     level = [0.1, 0.5, 0.9]  # seeds differ far more than arms do
-    found = judge(Comparison("a > b", "", "a", "b"), [{"a": x + 0.02 + 0.001 * i, "b": x} for i, x in enumerate(level)])
+    found = judge(
+        Comparison("a > b", "", "a", "b"),
+        [{"a": x + 0.02 + 0.001 * i, "b": x} for i, x in enumerate(level)],
+    )
     assert found.verdict == "reproduced" and found.interval[1] - found.interval[0] < 0.01
 
 

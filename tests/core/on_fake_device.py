@@ -59,7 +59,12 @@ def test_the_counter_sees_what_waits():
             before = counter.total()
             wait()
             assert counter.total() == before + 1
-        for free in (lambda: x + 1, lambda: x[x], lambda: x.cumsum(0), lambda: to_device(torch.ones(2), x.device)):
+        for free in (
+            lambda: x + 1,
+            lambda: x[x],
+            lambda: x.cumsum(0),
+            lambda: to_device(torch.ones(2), x.device),
+        ):
             before = counter.total()
             free()
             assert counter.total() == before
@@ -78,7 +83,9 @@ def test_what_is_sent_stays_known_and_what_follows_from_it():
         assert torch.equal(host_copy(column.values.starts()), torch.tensor([0, 2, 2]))
         piece = column.at(to_device(torch.tensor([0, 2]), fake_device.DEVICE))
         assert torch.equal(host_copy(piece.values.lengths), torch.tensor([2, 3]))
-        tokens = Tokens.of(column.values.flat, column.rows, lengths, column.values.flat.new_zeros(5, 3), "a", 7)
+        tokens = Tokens.of(
+            column.values.flat, column.rows, lengths, column.values.flat.new_zeros(5, 3), "a", 7
+        )
         both = Tokens.join([tokens, tokens.renamed("b")]).only("b")
         assert torch.equal(host_copy(both.row), torch.tensor([1, 1, 5, 5, 5]))
         assert torch.equal(host_copy(both.rows()), torch.tensor([1, 5]))

@@ -34,9 +34,12 @@ def values_of(cells, start=0.0):
 
 def ragged_column(cells):
     present = [(row, value) for row, value in enumerate(values_of(cells)) if value is not None]
-    flat = torch.tensor([item for _, value in present for item in value], dtype=torch.float32).reshape(-1, 2)
+    flat = torch.tensor(
+        [item for _, value in present for item in value], dtype=torch.float32
+    ).reshape(-1, 2)
     return Column(
-        Ragged(flat, torch.tensor([len(v) for _, v in present], dtype=torch.int64)), index([r for r, _ in present])
+        Ragged(flat, torch.tensor([len(v) for _, v in present], dtype=torch.int64)),
+        index([r for r, _ in present]),
     )
 
 
@@ -67,9 +70,13 @@ def batch_of(size, table, make=ragged_column):
 def bag_of(cells, name="image", start=0.0):
     """Tokens of one source; a cell of None or 0 gives the row no token."""
     column = values_of(cells, start)
-    items = [(row, i, item) for row, value in enumerate(column) for i, item in enumerate(value or [])]
+    items = [
+        (row, i, item) for row, value in enumerate(column) for i, item in enumerate(value or [])
+    ]
     x = torch.tensor([item for *_, item in items], dtype=torch.float32).reshape(-1, 2)
-    position = torch.tensor([[i, row, 0] for row, i, _ in items], dtype=torch.float32).reshape(-1, 3)
+    position = torch.tensor([[i, row, 0] for row, i, _ in items], dtype=torch.float32).reshape(
+        -1, 3
+    )
     row = index([row for row, *_ in items])
     return Tokens(x, row, torch.zeros_like(row), position, (name,), len(cells))
 
@@ -77,6 +84,8 @@ def bag_of(cells, name="image", start=0.0):
 def token_rows(bag):
     """A bag as B lists of (name, x, position)."""
     result = [[] for _ in range(bag.size)]
-    for x, row, source, position in zip(bag.x.tolist(), bag.row.tolist(), bag.source.tolist(), bag.position.tolist()):
+    for x, row, source, position in zip(
+        bag.x.tolist(), bag.row.tolist(), bag.source.tolist(), bag.position.tolist()
+    ):
         result[row].append((bag.names[source], x, position))
     return result

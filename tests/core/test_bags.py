@@ -23,12 +23,16 @@ def bags(draw):
 def test_join(bags):
     joined = Tokens.join(bags)
     rows = [token_rows(b) for b in bags]
-    assert token_rows(joined) == [[token for r in rows for token in r[i]] for i in range(bags[0].size)]
+    assert token_rows(joined) == [
+        [token for r in rows for token in r[i]] for i in range(bags[0].size)
+    ]
     assert joined.row.tolist() == sorted(joined.row.tolist())
     assert joined.names == tuple(dict.fromkeys(b.names[0] for b in bags))
     # joining is associative
     assert token_rows(Tokens.join([Tokens.join(bags[:1]), *bags[1:]])) == token_rows(joined)
-    assert token_rows(Tokens.join([bags[0], Tokens.join(bags)])) == token_rows(Tokens.join([bags[0], *bags]))
+    assert token_rows(Tokens.join([bags[0], Tokens.join(bags)])) == token_rows(
+        Tokens.join([bags[0], *bags])
+    )
 
 
 @quick
@@ -64,8 +68,12 @@ def test_tokens_of_one_source(table):
     size, cells = table
     for name, numbers in cells.items():
         bag = bag_of(numbers, name)
-        rows = [r for r, n in enumerate(numbers) if n is not None]  # a value of no item yields no token
-        made = Tokens.of(bag.x, index(rows), index([numbers[r] for r in rows]), bag.position, name, size)
+        rows = [
+            r for r, n in enumerate(numbers) if n is not None
+        ]  # a value of no item yields no token
+        made = Tokens.of(
+            bag.x, index(rows), index([numbers[r] for r in rows]), bag.position, name, size
+        )
         assert token_rows(made) == token_rows(bag)
 
 

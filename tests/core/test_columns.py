@@ -4,7 +4,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from presence import as_rows, batch_of, dense_column, index, lengths, quick, ragged_column, tables, values_of
+from presence import (
+    as_rows,
+    batch_of,
+    dense_column,
+    index,
+    lengths,
+    quick,
+    ragged_column,
+    tables,
+    values_of,
+)
 
 from amodal.core import AmodalError, Batch, Column, Ragged, row_seeds
 from amodal.core.column import shared_rows, spans
@@ -77,7 +87,9 @@ def test_batch_is_split_and_put_together(make, table, rows, data):
     size, cells = table
     batch = batch_of(size, cells, make)
     assert batch.sources == tuple(cells)
-    assert batch.present().tolist() == [[cells[n][r] is not None for n in cells] for r in range(size)]
+    assert batch.present().tolist() == [
+        [cells[n][r] is not None for n in cells] for r in range(size)
+    ]
     parts = batch.split(rows)
     assert sum(p.size for p in parts) == size and all(0 < p.size <= rows for p in parts)
     assert all(p.sources == batch.sources for p in parts)
@@ -87,9 +99,9 @@ def test_batch_is_split_and_put_together(make, table, rows, data):
         pieces = [as_rows(p[name], p.size) for p in parts]
         assert [v for piece in pieces for v in piece] == as_rows(column, size)
         if parts:
-            assert as_rows(Column.stack([p[name] for p in parts], [p.size for p in parts]), size) == as_rows(
-                column, size
-            )
+            assert as_rows(
+                Column.stack([p[name] for p in parts], [p.size for p in parts]), size
+            ) == as_rows(column, size)
     wanted = data.draw(st.lists(st.sampled_from(batch.sources), unique=True))
     assert batch.only(*wanted).sources == tuple(wanted) and batch.only(*wanted).keys == batch.keys
     assert batch.to("cpu").seeds.tolist() == batch.seeds.tolist()

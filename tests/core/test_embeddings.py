@@ -13,7 +13,9 @@ from amodal.core.embeddings import FUSED
 
 
 def embeddings_of(size, table):
-    return Embeddings({n: dense_column(cells, 10.0 * i) for i, (n, cells) in enumerate(table.items())}, size)
+    return Embeddings(
+        {n: dense_column(cells, 10.0 * i) for i, (n, cells) in enumerate(table.items())}, size
+    )
 
 
 def rows_of(z):

@@ -8,6 +8,14 @@ HERE = Path(__file__).parent
 
 
 def test_on_a_device_that_counts():
-    call = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", str(HERE / "on_fake_device.py")]
+    call = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        str(HERE / "on_fake_device.py"),
+    ]
     done = subprocess.run(call, cwd=HERE.parent.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]

@@ -14,7 +14,9 @@ def can_be_had() -> bool:
     return not matmul.reason_against() and matmul.measured().exact
 
 
-onednn = pytest.mark.skipif(not can_be_had(), reason="oneDNN is no choice here: no such build, a GPU, or it rounds")
+onednn = pytest.mark.skipif(
+    not can_be_had(), reason="oneDNN is no choice here: no such build, a GPU, or it rounds"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +81,9 @@ def test_the_choice_of_the_outermost_holds():
         assert torch.get_float32_matmul_precision() == PLAIN and not are_fast(torch.zeros(1))
     with fast_products("onednn"), fast_products("torch"):
         assert are_fast(torch.zeros(1))
-        assert not are_fast(torch.zeros(1, dtype=torch.float64)) and not are_fast(torch.zeros(1, dtype=torch.bfloat16))
+        assert not are_fast(torch.zeros(1, dtype=torch.float64)) and not are_fast(
+            torch.zeros(1, dtype=torch.bfloat16)
+        )
 
 
 def test_what_somebody_has_set_stays():
@@ -111,7 +115,10 @@ def test_auto_takes_what_is_quicker_and_exact(found, choice, monkeypatch):
     monkeypatch.setattr(matmul, "reason_against", lambda: "")
     monkeypatch.setattr(matmul, "measured", lambda: found)
     assert matmul.choose("auto") == choice and matmul.choose("torch") == "torch"
-    assert f"{found.torch:.0f} GFLOP/s" in matmul.described() and f"{found.onednn:.0f} by oneDNN" in matmul.described()
+    assert (
+        f"{found.torch:.0f} GFLOP/s" in matmul.described()
+        and f"{found.onednn:.0f} by oneDNN" in matmul.described()
+    )
     if found.exact:
         assert matmul.choose("onednn") == "onednn"
     else:
@@ -122,7 +129,9 @@ def test_auto_takes_what_is_quicker_and_exact(found, choice, monkeypatch):
 def test_it_is_taken_once_for_a_machine_and_kept(own_cache, monkeypatch):
     monkeypatch.setattr(matmul, "reason_against", lambda: "")
     taken = []
-    monkeypatch.setattr(matmul, "measure", lambda: taken.append(1) or Measurement(100.0, 200.0 + len(taken), True))
+    monkeypatch.setattr(
+        matmul, "measure", lambda: taken.append(1) or Measurement(100.0, 200.0 + len(taken), True)
+    )
     first = matmul.measured()
     matmul.measured.cache_clear()  # as another process
     assert matmul.measured() == first and len(taken) == 1
@@ -145,7 +154,9 @@ def test_of_two_processes_that_measure_at_once_the_first_holds(own_cache, monkey
 
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):
     (tmp_path / "file").write_text("")
-    assert matmul._keep(tmp_path / "file" / "matmul.json", "x", Measurement(1, 2, True)) == Measurement(1, 2, True)
+    assert matmul._keep(
+        tmp_path / "file" / "matmul.json", "x", Measurement(1, 2, True)
+    ) == Measurement(1, 2, True)
 
 
 def test_a_real_measurement():
@@ -171,13 +182,18 @@ def test_with_a_gpu_there_is_no_choice(monkeypatch):
 def test_a_run_goes_on_with_what_it_began_with(monkeypatch):
     monkeypatch.setattr(matmul, "choose", lambda option: "torch" if option == "auto" else option)
     assert matmul.for_run("auto", None) == "torch"
-    assert matmul.for_run("auto", "onednn") == "onednn" and matmul.for_run("onednn", "onednn") == "onednn"
+    assert (
+        matmul.for_run("auto", "onednn") == "onednn"
+        and matmul.for_run("onednn", "onednn") == "onednn"
+    )
     assert matmul.for_run("auto", None, agree=lambda decide: "onednn") == "onednn"
     with pytest.raises(AmodalError, match="began with matmul = torch"):
         matmul.for_run("onednn", "torch")
 
 
-@pytest.mark.parametrize("call", [matmul.choose, fast_products, lambda option: matmul.for_run(option, None)])
+@pytest.mark.parametrize(
+    "call", [matmul.choose, fast_products, lambda option: matmul.for_run(option, None)]
+)
 def test_an_unknown_option_offers_the_nearest(call):
     with pytest.raises(AmodalError, match="Did you mean onednn"):
         call("one_dnn")

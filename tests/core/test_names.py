@@ -16,7 +16,10 @@ def test_source_names():
 
 def test_unknown_says_what_there_is():
     message = str(unknown("size", "tinny", ["tiny", "small"], "See the README."))
-    assert message == "no size is called 'tinny'. Did you mean tiny? There are: small, tiny. See the README."
+    assert (
+        message
+        == "no size is called 'tinny'. Did you mean tiny? There are: small, tiny. See the README."
+    )
     assert "There are: none." in str(unknown("size", "x", []))
     assert "(30 in all)" in str(unknown("size", "x", [f"name{i}" for i in range(30)]))
     assert nearest("qqq", ["tiny"]) == []

@@ -27,7 +27,9 @@ def install(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     caches = (registry.plugins,)
 
-    def one(name: str, entries: dict[str, str], source: str = GOOD, kind: str = "modalities") -> None:
+    def one(
+        name: str, entries: dict[str, str], source: str = GOOD, kind: str = "modalities"
+    ) -> None:
         module = name.replace("-", "_")
         (tmp_path / f"{module}.py").write_text(source)
         about = tmp_path / f"{module}-1.0.dist-info"
@@ -102,7 +104,9 @@ def test_one_that_is_no_modality_says_why(install, entries, source, reason):
 def test_two_of_one_name_are_an_error_that_names_both(install):
     install("waves-plugin", {"waves": "Waves"})
     install("other-plugin", {"waves": "Waves"})
-    with pytest.raises(AmodalError, match="'waves'.*(waves-plugin.*other-plugin|other-plugin.*waves-plugin)"):
+    with pytest.raises(
+        AmodalError, match="'waves'.*(waves-plugin.*other-plugin|other-plugin.*waves-plugin)"
+    ):
         modalities.kind("image")
     assert "two of amodal.modalities are called 'waves'" in printed(doctor.report())
 

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 
 import amodal
 from amodal.core import AmodalError
-from amodal.curate.cs_papersum import PARTS, Asked, Extractive, Part, centroid, checked, cs_papersum, lead, textrank
+from amodal.curate.cs_papersum import (
+    PARTS,
+    Asked,
+    Extractive,
+    Part,
+    centroid,
+    checked,
+    cs_papersum,
+    lead,
+    textrank,
+)
 from amodal.curate.shared.cells import cells
 from amodal.curate.shared.near import near_duplicates, shingles
 from amodal.curate.shared.sentences import best, chance, keyterms, sentences, words
@@ -25,11 +35,16 @@ TEXT = (
 
 
 def test_a_summary_is_checked_and_put_in_order():
-    assert list(checked({"keywords": ["a  b"], "key_takeaways": " It\n works. ", "method": " "})) == [
+    assert list(
+        checked({"keywords": ["a  b"], "key_takeaways": " It\n works. ", "method": " "})
+    ) == [
         "key_takeaways",
         "keywords",
     ]
-    assert checked(GOOD) == {"key_takeaways": "It works.", "keywords": ("graphs", "sparse attention")}
+    assert checked(GOOD) == {
+        "key_takeaways": "It works.",
+        "keywords": ("graphs", "sparse attention"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -57,10 +72,21 @@ def test_all_faults_are_told_at_once_with_what_was_meant():
 
 
 def test_an_answer_is_read_however_its_labels_are_written():
-    want = {"key_takeaways": "It works. Always.", "future_work": "More: data.", "keywords": ("graphs", "nets")}
-    assert answered("Key takeaways: It works.\nAlways.\n\nFuture work: More: data.\nKeywords: graphs, nets.") == want
+    want = {
+        "key_takeaways": "It works. Always.",
+        "future_work": "More: data.",
+        "keywords": ("graphs", "nets"),
+    }
     assert (
-        answered("**Key takeaways:** It works. Always.\n- future_work: More: data.\n* KEYWORDS:\n- graphs\n- nets")
+        answered(
+            "Key takeaways: It works.\nAlways.\n\nFuture work: More: data.\nKeywords: graphs, nets."
+        )
+        == want
+    )
+    assert (
+        answered(
+            "**Key takeaways:** It works. Always.\n- future_work: More: data.\n* KEYWORDS:\n- graphs\n- nets"
+        )
         == want
     )
 
@@ -70,7 +96,10 @@ def test_an_answer_is_read_however_its_labels_are_written():
     [
         ("Sure, here it is.\n" + ANSWER, "words before the first label: 'Sure, here it is.'"),
         (ANSWER + "\nKeywords: more", "the label 'Keywords' stands twice"),
-        (ANSWER + "\nFutur work: more", "no field is called 'Futur work'; did you mean Future work"),
+        (
+            ANSWER + "\nFutur work: more",
+            "no field is called 'Futur work'; did you mean Future work",
+        ),
         ("Method: x", "the field 'key_takeaways' is missing"),
     ],
 )
@@ -86,7 +115,8 @@ text = st.lists(word, min_size=1, max_size=8).map(" ".join)
 @settings(max_examples=40, deadline=None)
 @given(
     st.fixed_dictionaries(
-        {"key_takeaways": text, "keywords": st.lists(word, min_size=1, unique=True)}, optional={"method": text}
+        {"key_takeaways": text, "keywords": st.lists(word, min_size=1, unique=True)},
+        optional={"method": text},
     )
 )
 def test_what_is_written_as_asked_is_read_as_it_was(summary):
@@ -97,7 +127,11 @@ def test_what_is_written_as_asked_is_read_as_it_was(summary):
 
 def test_the_question_names_every_field_and_holds_the_paper():
     asked = question("A title", "A text.")
-    assert all(f"\n{p.label}: <" in asked for p in PARTS) and "Title: A title" in asked and "Text: A text." in asked
+    assert (
+        all(f"\n{p.label}: <" in asked for p in PARTS)
+        and "Title: A title" in asked
+        and "Text: A text." in asked
+    )
 
 
 def test_a_language_model_is_asked_again_with_the_reason():
@@ -108,9 +142,15 @@ def test_a_language_model_is_asked_again_with_the_reason():
         return next(answers)
 
     assert Asked(ask)("T", "text")["future_work"] == "More data."
-    assert prompts[0] == question("T", "text") and all(p.startswith(prompts[0]) for p in prompts[1:])
-    assert "words before the first label" in prompts[1] and "'key_takeaways' is missing" in prompts[2]
-    with pytest.raises(AmodalError, match="none of 2 answers could be read; the last one: there are words before"):
+    assert prompts[0] == question("T", "text") and all(
+        p.startswith(prompts[0]) for p in prompts[1:]
+    )
+    assert (
+        "words before the first label" in prompts[1] and "'key_takeaways' is missing" in prompts[2]
+    )
+    with pytest.raises(
+        AmodalError, match="none of 2 answers could be read; the last one: there are words before"
+    ):
         Asked(lambda prompt: "no", tries=2)("T", "text")
     with pytest.raises(AmodalError, match="it returned NoneType"):
         Asked(lambda prompt: None)("T", "text")
@@ -159,7 +199,9 @@ def slow_textrank(said, steps=400):
     score = [1.0] * len(said)
     for _ in range(steps):
         score = [
-            0.15 + 0.85 * sum(like[j][i] * score[j] / sum(like[j]) for j in range(len(said)) if like[j][i])
+            0.15
+            + 0.85
+            * sum(like[j][i] * score[j] / sum(like[j]) for j in range(len(said)) if like[j][i])
             for i in range(len(said))
         ]
     return score
@@ -176,7 +218,9 @@ def test_textrank_is_the_fixed_point_of_its_formula_and_pagerank_of_the_same_gra
             if shared := len(set(words(a)) & set(words(b))):
                 graph.add_edge(j, i, weight=shared / np.log(len(words(a)) * len(words(b))))
     peer = networkx.pagerank(graph, tol=1e-12, max_iter=1000)
-    assert textrank(linked) / len(linked) == pytest.approx([peer[i] for i in range(len(linked))], abs=1e-8)
+    assert textrank(linked) / len(linked) == pytest.approx(
+        [peer[i] for i in range(len(linked))], abs=1e-8
+    )
     assert textrank([]).shape == (0,) and textrank(["one"]).tolist() == pytest.approx([0.15])
 
 
@@ -199,7 +243,9 @@ def test_the_centroid_is_the_cosine_with_scikit_learns_sum():
 
 def test_the_best_stand_in_the_order_of_the_text():
     said = list("abcd")
-    assert best(said, lambda s: np.array([1, 3, 2, 3]), 2) == ["b", "d"] and best(said, lead, 2) == ["a", "b"]
+    assert best(said, lambda s: np.array([1, 3, 2, 3]), 2) == ["b", "d"] and best(
+        said, lead, 2
+    ) == ["a", "b"]
     assert best(said, lead, 9) == said
     draws = {tuple(best(said, chance(seed), 2)) for seed in range(40)}
     assert len(draws) == 6 and best(said, chance(1), 2) == best(said, chance(1), 2)
@@ -228,7 +274,15 @@ def test_near_duplicates_are_those_of_comparing_all(least):
 def table(tmp_path):
     def write(rows):
         lines = [
-            json.dumps({"id": f"p{i}", "title": f"Paper {i}", "abstract": t, "venue": "ACL", "year": 2020 + i})
+            json.dumps(
+                {
+                    "id": f"p{i}",
+                    "title": f"Paper {i}",
+                    "abstract": t,
+                    "venue": "ACL",
+                    "year": 2020 + i,
+                }
+            )
             for i, t in enumerate(rows)
         ]
         (tmp_path / "papers.jsonl").write_text("\n".join(lines) + "\n")
@@ -253,12 +307,20 @@ def test_a_run_goes_on_where_it_was(table, tmp_path):
     with open(out, "a") as stream:
         stream.write('{"key": "cut of')
     made = cs_papersum(papers, Asked(ask), out=out, progress=False)
-    assert len(calls) == 4 and len(made) == 3 and list(made.failed.values()) == ["the field 'abstract' is empty"]
-    assert [json.loads(line)["summary"]["future_work"] for line in out.read_text().splitlines()] == ["More data."] * 3
+    assert (
+        len(calls) == 4
+        and len(made) == 3
+        and list(made.failed.values()) == ["the field 'abstract' is empty"]
+    )
+    assert [
+        json.loads(line)["summary"]["future_work"] for line in out.read_text().splitlines()
+    ] == ["More data."] * 3
     rows[1] = "Another text, changed."
     again = cs_papersum(table(rows), Asked(ask), out=out, progress=False)
     assert len(calls) == 5 and len(again) == 3
-    assert cs_papersum(table(rows), out=out, progress=False)[papers.keys[0]]["method"].startswith("We propose")
+    assert cs_papersum(table(rows), out=out, progress=False)[papers.keys[0]]["method"].startswith(
+        "We propose"
+    )
     (tmp_path / "no.jsonl").write_text('{"a": 1}\n')
     with pytest.raises(AmodalError, match="holds no summaries"):
         cs_papersum(papers, out=tmp_path / "no.jsonl", progress=False)
@@ -266,8 +328,13 @@ def test_a_run_goes_on_where_it_was(table, tmp_path):
 
 def test_a_paper_that_cannot_be_done_ends_nothing(table):
     papers = table([TEXT, "Bad one.", "Fine."])
-    made = cs_papersum(papers, Asked(lambda p: "?" if "Bad one." in p else ANSWER, tries=1), progress=False)
-    assert set(made) | set(made.failed) == set(papers.keys) and "none of 1 answers" in made.failed[papers.keys[1]]
+    made = cs_papersum(
+        papers, Asked(lambda p: "?" if "Bad one." in p else ANSWER, tries=1), progress=False
+    )
+    assert (
+        set(made) | set(made.failed) == set(papers.keys)
+        and "none of 1 answers" in made.failed[papers.keys[1]]
+    )
     with pytest.raises(AmodalError, match="no summary could be made of 3 papers"):
         cs_papersum(papers, Asked(lambda p: "?", tries=1), progress=False)
     with pytest.raises(AmodalError, match="Did you mean abstract"):

@@ -81,9 +81,14 @@ def test_the_best_are_kept_and_an_ensemble_beats_the_majority():
     rng = np.random.default_rng(1)
     truth = rng.random(4000) < 0.5
     chances = (0.9, 0.6, 0.6, 0.55, 0.55)
-    votes = {str(i): np.where((rng.random(4000) < c) == truth, 1, -1) for i, c in enumerate(chances)}
+    votes = {
+        str(i): np.where((rng.random(4000) < c) == truth, 1, -1) for i, c in enumerate(chances)
+    }
     found = filter_ensembles(votes, keep=0.5)
-    assert found.kept.sum() == 2000 and found.posterior[found.kept].min() >= found.posterior[~found.kept].max()
+    assert (
+        found.kept.sum() == 2000
+        and found.posterior[found.kept].min() >= found.posterior[~found.kept].max()
+    )
     assert (found.kept == truth).mean() > ((majority(votes) > 0) == truth).mean() + 0.05
     assert max(found.accuracy, key=found.accuracy.get) == "0"
 
@@ -113,15 +118,24 @@ def test_a_rule_that_never_varies_where_another_votes_is_not_told_by_it():
     votes, _ = world(right=RIGHT[:3])
     alone = filter_ensembles(votes, good=GOOD)
     every = np.ones_like(votes["rule 0"])
-    found = filter_ensembles(votes | {"drowsy": np.where(votes["rule 0"] > 0, every, 0), "yes": every}, good=GOOD)
+    found = filter_ensembles(
+        votes | {"drowsy": np.where(votes["rule 0"] > 0, every, 0), "yes": every}, good=GOOD
+    )
     # the fourth speaks only where the first says yes, and always agrees: neither it nor "yes" says anything about the others
     np.testing.assert_allclose(found.right[:3], alone.right, atol=1e-9)
     assert found.accuracy["drowsy"] == found.accuracy["yes"] == 0.5
     rng = np.random.default_rng(0)
     truth = np.where(rng.random(20000) < 0.5, 1, -1)
-    some = {k: np.where(rng.random(20000) < a, truth, -truth) for k, a in zip("abc", (0.8, 0.75, 0.7))}
-    some |= {k: np.where(some["c"] > 0, np.where(rng.random(20000) < 0.7, truth, -truth), 0) for k in "de"}
-    assert filter_ensembles(some).accuracy["c"] == pytest.approx(0.7, abs=0.02), "d and e speak only where c says yes"
+    some = {
+        k: np.where(rng.random(20000) < a, truth, -truth) for k, a in zip("abc", (0.8, 0.75, 0.7))
+    }
+    some |= {
+        k: np.where(some["c"] > 0, np.where(rng.random(20000) < 0.7, truth, -truth), 0)
+        for k in "de"
+    }
+    assert filter_ensembles(some).accuracy["c"] == pytest.approx(0.7, abs=0.02), (
+        "d and e speak only where c says yes"
+    )
 
 
 def test_errors_say_what_is_missing():

@@ -39,7 +39,11 @@ def test_chances_are_those_of_witten_and_bell_and_sum_to_one(order):
 
 
 def test_captions_are_picked_out_of_code():
-    captions = [f"A {c} {n} on a table." for c in ("red", "blue", "small") for n in ("apple", "boat", "dog", "cup")]
+    captions = [
+        f"A {c} {n} on a table."
+        for c in ("red", "blue", "small")
+        for n in ("apple", "boat", "dog", "cup")
+    ]
     code = [f"for {a} in {b}: return {a} + {k}" for a, b in pairwise("xyzij") for k in range(3)]
     mixed = captions[6:] + code
     score = in_domain(mixed, captions[:6])

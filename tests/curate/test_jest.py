@@ -38,7 +38,10 @@ def drawn_from_matrix(score, count, seeds, chunks):
     n, picked = len(score), []
     sizes = [len(part) for part in np.array_split(np.arange(count), chunks)]
     for number, size in enumerate(sizes):
-        logits = [float(score[i, i]) + sum(float(score[i, k] + score[k, i]) for k in picked) for i in range(n)]
+        logits = [
+            float(score[i, i]) + sum(float(score[i, k] + score[k, i]) for k in picked)
+            for i in range(n)
+        ]
         noise = [-np.log(-np.log(float(u) + 2.0**-25)) for u in uniform(seeds, number)]
         noisy = sorted((-(logits[i] + noise[i]), i) for i in range(n) if i not in picked)
         picked += [i for _, i in noisy[:size]]
@@ -97,7 +100,9 @@ def test_rows_without_a_pair_come_last():
     a, b, *_ = vectors(3, seed=4)
     pair = Pair(torch.tensor([1, 4, 5]), 6, [(1.0, Sigmoid(a, b, 1.0, 0.0))])
     own = pair.own()
-    assert own[[0, 2, 3]].tolist() == [0, 0, 0] and torch.equal(own[[1, 4, 5]], Sigmoid(a, b, 1.0, 0.0).own)
+    assert own[[0, 2, 3]].tolist() == [0, 0, 0] and torch.equal(
+        own[[1, 4, 5]], Sigmoid(a, b, 1.0, 0.0).own
+    )
     own = own.index_fill(0, torch.tensor([0, 2, 3]), LAST)
     assert {1, 4, 5} < set(draw(own, pair.given, 4, torch.arange(6), 4).tolist())
 
@@ -119,7 +124,9 @@ def selection(rank_batch, **options):
     return choose(method, rank_batch, 1), choose
 
 
-@pytest.mark.parametrize("options", [{}, {"score": "easy"}, {"score": "hard"}, {"joint": False}, {"loss": "softmax"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"score": "easy"}, {"score": "hard"}, {"joint": False}, {"loss": "softmax"}]
+)
 def test_the_batch_is_as_large_as_asked_and_differs_by_score(options):
     chosen, choose = selection(super_batch(), **options)
     assert chosen.size == 6 and set(chosen.keys) < set(super_batch().keys)
@@ -141,7 +148,9 @@ def test_remembered_rows_are_not_computed_again():
 
 def one_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
     whole = super_batch()
     share = whole.between(0, 12) if rank == 0 else whole.between(12, 24)
     chosen, _ = selection(share)
@@ -180,13 +189,17 @@ def test_a_reference_that_reads_otherwise_is_refused():
 @pytest.mark.parametrize("name", ["slip", "clip_rocket", "gram"])
 def test_a_learner_whose_own_loss_cannot_be_told_is_scored_by_one_that_is_given(name):
     torch.manual_seed(0)
-    method = methods.build(name, Encoder({n: m for n, m in fields().items() if n in ("picture", "words")}, size="nano"))
+    method = methods.build(
+        name, Encoder({n: m for n, m in fields().items() if n in ("picture", "words")}, size="nano")
+    )
     for options in ({}, {"loss": "softmax"}, {"scale": 14.0}):
         with pytest.raises(ValueError, match="--curate.loss softmax --curate.scale"):
             Jest(None, score="hard", **options).prepare(method)
     choose = Jest(None, score="hard", keep=0.25, loss="softmax", scale=14.0)
     choose.prepare(method)
-    assert choose(method, make_batch(method.views, size=24, fields=("picture", "words")), 1).size == 6
+    assert (
+        choose(method, make_batch(method.views, size=24, fields=("picture", "words")), 1).size == 6
+    )
 
 
 def test_the_learners_own_loss_and_scale_count_unless_others_are_given(monkeypatch):
@@ -220,4 +233,6 @@ def test_scores_are_computed_in_the_precision_of_the_run():
 def test_what_is_remembered_does_not_hold_whole_batches():
     _, choose = selection(super_batch(), remember=True)
     vectors = [v for fields in choose.known.values() for v in fields.values()]
-    assert vectors and all(v.untyped_storage().nbytes() == v.nbytes and v.device.type == "cpu" for v in vectors)
+    assert vectors and all(
+        v.untyped_storage().nbytes() == v.nbytes and v.device.type == "cpu" for v in vectors
+    )

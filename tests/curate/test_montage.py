@@ -36,7 +36,11 @@ def test_a_window_is_linear_between_its_ends():
 
 @pytest.mark.parametrize("how", ["max", "mean"])
 def test_scores_of_prompts_are_cosines_one_by_one(how):
-    z, findings, normal = random(5, 4) - 0.5, [random(3, 4, seed=1), random(1, 4, seed=2) - 0.5], random(2, 4, seed=3)
+    z, findings, normal = (
+        random(5, 4) - 0.5,
+        [random(3, 4, seed=1), random(1, 4, seed=2) - 0.5],
+        random(2, 4, seed=3),
+    )
 
     def cosine(a, b):
         return float(a @ b / (a.norm() * b.norm()))
@@ -47,7 +51,9 @@ def test_scores_of_prompts_are_cosines_one_by_one(how):
             each = [cosine(z[p], w) for w in wordings]
             expected = max(each) if how == "max" else sum(each) / len(each)
             assert abs(float(prompt_scores(z, findings, None, how)[p, f]) - expected) < 1e-6
-            assert abs(float(prompt_scores(z, findings, normal, how)[p, f]) - (expected - off)) < 1e-6
+            assert (
+                abs(float(prompt_scores(z, findings, normal, how)[p, f]) - (expected - off)) < 1e-6
+            )
     with pytest.raises(AmodalError, match="Did you mean max"):
         prompt_scores(z, findings, how="maxx")
 
@@ -72,7 +78,10 @@ def test_a_montage_is_a_square_filled_row_by_row():
 def finder():
     """An encoder whose pictures are bright or dark along its first axis, as its words are."""
     torch.manual_seed(0)
-    fields = {"scan": make("image", size=8, channels=1, patch=4), "words": make("text", max_length=16, patch=4)}
+    fields = {
+        "scan": make("image", size=8, channels=1, patch=4),
+        "words": make("text", max_length=16, patch=4),
+    }
     encoder = Encoder(fields, size="nano").align(8)
     bright = {"scan": lambda v: v.mean((1, 2, 3)) - 0.5, "words": lambda v: 1.0 + 0 * v.lengths}
 
@@ -81,12 +90,15 @@ def finder():
             from amodal.core import Column, Embeddings
 
             axes = {
-                s: torch.stack([bright[s](c.values), torch.full((len(c),), 0.1)], 1) for s, c in batch.columns.items()
+                s: torch.stack([bright[s](c.values), torch.full((len(c),), 0.1)], 1)
+                for s, c in batch.columns.items()
             }
             return Embeddings({s: Column(x, batch[s].rows) for s, x in axes.items()}, batch.size)
 
     encoder.__class__ = Toy
-    return Finder(encoder, {"bright": ["bright", "white"]}, image="scan", text="words", tile=4, keep=4)
+    return Finder(
+        encoder, {"bright": ["bright", "white"]}, image="scan", text="words", tile=4, keep=4
+    )
 
 
 def test_what_prompts_point_at_is_in_the_montage_and_everything_else_stays(finder):
@@ -94,14 +106,23 @@ def test_what_prompts_point_at_is_in_the_montage_and_everything_else_stays(finde
     for top, left in ((0, 4), (8, 0), (12, 20)):
         scan[top : top + 4, left : left + 4] = 250
     records = amodal.open({"scan": [scan, scan // 2, None], "words": ["a", "b", "c"]})
-    records = records.with_fields({"scan": make("image", size=24, channels=1, patch=4), "words": make("text", patch=4)})
+    records = records.with_fields(
+        {"scan": make("image", size=24, channels=1, patch=4), "words": make("text", patch=4)}
+    )
     small = montage(records, finder)
     first = small.value(0, "scan")
-    assert first.shape == (1, 8, 8) and (first > 200).mean() > 0.5 and (records.value(0, "scan") > 200).mean() < 0.3
+    assert (
+        first.shape == (1, 8, 8)
+        and (first > 200).mean() > 0.5
+        and (records.value(0, "scan") > 200).mean() < 0.3
+    )
     assert small.value(2, "scan") is None and small.raw(2, "words") == "c"
     assert small.fields["scan"] == finder.encoder.fields["scan"]
     only = montage(records, finder, rows=[1])
-    assert only.value(0, "scan").mean() < first.mean() and (only.value(1, "scan") == small.value(1, "scan")).all()
+    assert (
+        only.value(0, "scan").mean() < first.mean()
+        and (only.value(1, "scan") == small.value(1, "scan")).all()
+    )
     assert small.reader.stamp() != only.reader.stamp()
 
 

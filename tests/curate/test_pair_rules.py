@@ -27,14 +27,22 @@ def test_each_rule_drops_what_it_says_and_nothing_else():
         "small picture": [6], "narrow picture": [7], "picture with many texts": [], "held-out picture": [0],
         "text of many pictures": [2, 3, 4], "rare words": [], "short text": [1], "long text": [5],
     }  # fmt: skip
-    assert not found.kept.any() and found.counts["kept"] == 0 and found.counts["text of many pictures"] == 3
+    assert (
+        not found.kept.any()
+        and found.counts["kept"] == 0
+        and found.counts["text of many pictures"] == 3
+    )
 
 
 def test_sharing_counts_different_pictures_and_different_texts():
     texts = ["the same words"] * 4
-    assert pair_rules(texts, images=[7, 7, 7, 7], images_of_text=1, **LOOSE).kept.all()  # one picture, four times
+    assert pair_rules(
+        texts, images=[7, 7, 7, 7], images_of_text=1, **LOOSE
+    ).kept.all()  # one picture, four times
     assert not pair_rules(texts, images=[7, 8, 7, 7], images_of_text=1, **LOOSE).kept.any()
-    many = pair_rules(["one", "two", "One!", "three"], images=[7, 7, 7, 8], texts_of_image=1, **LOOSE)
+    many = pair_rules(
+        ["one", "two", "One!", "three"], images=[7, 7, 7, 8], texts_of_image=1, **LOOSE
+    )
     assert many.faults["picture with many texts"].tolist() == [True, True, True, False]
     assert pair_rules(
         ["one", "One!"], images=[7, 7], texts_of_image=1, **LOOSE
@@ -53,18 +61,30 @@ def test_limits_are_the_papers():
     texts = [" ".join(f"w{i}" for i in range(n)) for n in (2, 3, 20, 21)]
     assert pair_rules(texts).kept.tolist() == [False, True, True, False]
     sizes = [(200, 300), (201, 300), (201, 603), (201, 602)]
-    assert pair_rules(["three words here"] * 4, sizes=sizes).kept.tolist() == [False, True, False, True]
+    assert pair_rules(["three words here"] * 4, sizes=sizes).kept.tolist() == [
+        False,
+        True,
+        False,
+        True,
+    ]
 
 
 def test_records_of_a_dataset(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(4):
-        Image.fromarray(rng.integers(0, 255, (20 + i, 40, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+        Image.fromarray(rng.integers(0, 255, (20 + i, 40, 3), dtype=np.uint8)).save(
+            tmp_path / f"{i}.png"
+        )
     paths = [str(tmp_path / f"{i}.png") for i in (0, 1, 2, 3, 3)]
     words = ["a red boat", "a blue boat", "boat", "a green boat", "a tall boat"]
-    dataset = data.open({"picture": paths, "words": words}, fields={"picture": "image", "words": "text"})
+    dataset = data.open(
+        {"picture": paths, "words": words}, fields={"picture": "image", "words": "text"}
+    )
     given = pairs_of(dataset, range(5), "picture", "words")
-    assert given["sizes"] == [(20, 40), (21, 40), (22, 40), (23, 40), (23, 40)] and given["texts"] == words
+    assert (
+        given["sizes"] == [(20, 40), (21, 40), (22, 40), (23, 40), (23, 40)]
+        and given["texts"] == words
+    )
     assert given["images"][3] == given["images"][4] and len(set(given["images"])) == 4
     found = pair_rules(**given, short_side=20, texts_of_image=1)
     assert found.kept.tolist() == [False, True, False, False, False]

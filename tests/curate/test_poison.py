@@ -11,10 +11,14 @@ from amodal.modalities import make
 @pytest.fixture(scope="module")
 def records():
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 255, (20, 20, 3), dtype=np.uint8) if i % 7 else None for i in range(60)]
+    pictures = [
+        rng.integers(0, 255, (20, 20, 3), dtype=np.uint8) if i % 7 else None for i in range(60)
+    ]
     return amodal.open(
         {"image": pictures, "text": [f"thing {i}" for i in range(60)]},
-    ).with_fields({"image": make("image", size=20, channels=3), "text": make("text", max_length=24)})
+    ).with_fields(
+        {"image": make("image", size=20, channels=3), "text": make("text", max_length=24)}
+    )
 
 
 def test_a_patch_changes_its_corner_and_a_blend_everything():
@@ -22,7 +26,9 @@ def test_a_patch_changes_its_corner_and_a_blend_everything():
     patched = Patch(side=0.15)(image)
     changed = (patched != image).any(0)
     assert not changed[:17].any() and not changed[:, :17].any() and changed[17:, 17:].all()
-    assert np.array_equal(patched[:, 17:, 17:], Patch(side=0.15)(image // 2)[:, 17:, 17:]), "the same on every picture"
+    assert np.array_equal(patched[:, 17:, 17:], Patch(side=0.15)(image // 2)[:, 17:, 17:]), (
+        "the same on every picture"
+    )
     blended = Blend(weight=0.25)(image)
     assert blended.dtype == np.uint8
     noise = (blended.astype(float) - 0.75 * image) / 0.25
@@ -33,7 +39,13 @@ def test_a_patch_changes_its_corner_and_a_blend_everything():
 def test_a_backdoor_is_in_the_chosen_records_alone(records):
     trigger = Patch(side=0.2)
     poisoned = backdoor(
-        records, [3, 10], image="image", text="text", target="dog", trigger=trigger, templates=("a {}", "the {}")
+        records,
+        [3, 10],
+        image="image",
+        text="text",
+        target="dog",
+        trigger=trigger,
+        templates=("a {}", "the {}"),
     )
     assert np.array_equal(poisoned.value(3, "image"), trigger(records.value(3, "image")))
     assert poisoned.raw(3, "text") == "a dog" and poisoned.raw(10, "text") == "the dog"
@@ -55,7 +67,9 @@ def test_a_backdoor_is_in_the_chosen_records_alone(records):
 def test_mismatched_records_all_have_a_value_that_was_anothers(records):
     rows = [2, 5, 9, 30]
     wrong = mismatched(records, rows, field="text", seed=4)
-    assert sorted(wrong.raw(i, "text") for i in rows) == sorted(records.raw(i, "text") for i in rows)
+    assert sorted(wrong.raw(i, "text") for i in rows) == sorted(
+        records.raw(i, "text") for i in rows
+    )
     assert all(wrong.raw(i, "text") != records.raw(i, "text") for i in rows)
     assert all(wrong.raw(i, "text") == records.raw(i, "text") for i in range(60) if i not in rows)
     with pytest.raises(ValueError, match="two or more"):
@@ -86,7 +100,9 @@ def test_a_warp_of_a_picture_that_is_no_square():
     bent = Warp(strength=2.0)(image)
     assert bent.shape == (3, 32, 48)
     drawn = np.random.default_rng(0).uniform(-1, 1, (1, 2, 4, 4))
-    corner = drawn[0, :, -1, -1] / np.abs(drawn).mean() * 2.0  # of the grid of shifts, in half pixels: across, down
+    corner = (
+        drawn[0, :, -1, -1] / np.abs(drawn).mean() * 2.0
+    )  # of the grid of shifts, in half pixels: across, down
     last = np.array([47, 31]) + np.minimum(corner * np.array([47 / 96, 31 / 64]), 0)
     assert np.allclose(bent[:2, -1, -1], last, atol=1e-4)
     assert not np.allclose(bent, image, atol=0.1)
@@ -98,10 +114,18 @@ def upside_down(image):
 
 
 def test_a_trigger_tells_in_the_fingerprint_what_it_does(records):
-    stamps = {triggered(records, image="image", trigger=t).fingerprint for t in (Patch(), Patch(), Patch(seed=1))}
+    stamps = {
+        triggered(records, image="image", trigger=t).fingerprint
+        for t in (Patch(), Patch(), Patch(seed=1))
+    }
     assert len(stamps) == 2
-    told = [triggered(records, image="image", trigger=t).reader.told for t in (Patch(side=0.2), upside_down)]
-    assert told == ["Patch(side=0.2, seed=0)", f"{__name__}.upside_down"], "nothing that differs between processes"
+    told = [
+        triggered(records, image="image", trigger=t).reader.told
+        for t in (Patch(side=0.2), upside_down)
+    ]
+    assert told == ["Patch(side=0.2, seed=0)", f"{__name__}.upside_down"], (
+        "nothing that differs between processes"
+    )
     for trigger in (lambda image: image, np.negative, Patch):
         with pytest.raises(ValueError, match="a trigger is a dataclass"):
             triggered(records, image="image", trigger=trigger)
@@ -111,4 +135,7 @@ def test_a_trigger_on_chosen_pictures_leaves_captions(records):
     trigger = Blend(weight=0.5)
     shown = triggered(records, [3, 4], image="image", trigger=trigger)
     assert np.array_equal(shown.value(3, "image"), trigger(records.value(3, "image")))
-    assert np.array_equal(shown.value(5, "image"), records.value(5, "image")) and shown.raw(3, "text") == "thing 3"
+    assert (
+        np.array_equal(shown.value(5, "image"), records.value(5, "image"))
+        and shown.raw(3, "text") == "thing 3"
+    )

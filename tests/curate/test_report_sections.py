@@ -18,7 +18,10 @@ def test_sections_by_heading_in_any_case_and_in_order():
     assert found[""] == "CT of the chest without contrast." and found["indication"] == "cough."
     assert found["findings"].startswith("Ground-glass") and found["findings"].endswith("addendum.")
     assert "comparison: none" in found["findings"], "a heading begins a line"
-    assert found["lungs and airways"] == "Honeycombing is absent." and found["impression"] == "Probable UIP."
+    assert (
+        found["lungs and airways"] == "Honeycombing is absent."
+        and found["impression"] == "Probable UIP."
+    )
     assert report_sections("nothing here") == {"": "nothing here"} and report_sections("") == {}
     assert report_sections("A: 1\nB: 2", headings=("b",)) == {"": "A: 1", "b": "2"}
 

@@ -32,7 +32,9 @@ def wav(i: int) -> bytes | None:
     if i % 4:
         return None
     file = io.BytesIO()
-    soundfile.write(file, np.random.default_rng(i).uniform(-0.5, 0.5, 1600 + 100 * i), 8000, format="wav")
+    soundfile.write(
+        file, np.random.default_rng(i).uniform(-0.5, 0.5, 1600 + 100 * i), 8000, format="wav"
+    )
     return file.getvalue()
 
 
@@ -41,7 +43,11 @@ def files() -> dict[str, bytes]:
     found = {}
     for i in range(N):
         stem = f"{SPECIES[i]}/r{i:02d}"
-        content = {".png": png(i), ".wav": wav(i), ".txt": CAPTIONS[i].encode() if CAPTIONS[i] else None}
+        content = {
+            ".png": png(i),
+            ".wav": wav(i),
+            ".txt": CAPTIONS[i].encode() if CAPTIONS[i] else None,
+        }
         found |= {stem + ending: data for ending, data in content.items() if data}
     return found
 
@@ -104,7 +110,8 @@ def tars(root: Path, shards: int = 2) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     members = sorted(files().items())
     members += [
-        (f"{SPECIES[i]}/r{i:02d}.json", json.dumps({"age": i, "species": SPECIES[i]}).encode()) for i in range(N)
+        (f"{SPECIES[i]}/r{i:02d}.json", json.dumps({"age": i, "species": SPECIES[i]}).encode())
+        for i in range(N)
     ]
     members.sort()
     for s in range(shards):
@@ -146,10 +153,15 @@ def huggingface(root: Path, splits: bool = False) -> Path:
         names = []
         for n, piece in enumerate((part.slice(0, half), part.slice(half))):
             names.append(f"data-{n:05d}-of-00002.arrow")
-            with pa.OSFile(str(there / names[-1]), "wb") as sink, pa.ipc.new_stream(sink, piece.schema) as writer:
+            with (
+                pa.OSFile(str(there / names[-1]), "wb") as sink,
+                pa.ipc.new_stream(sink, piece.schema) as writer,
+            ):
                 writer.write_table(piece)
         (there / "state.json").write_text(
-            json.dumps({"_data_files": [{"filename": n} for n in names], "_indices_data_files": None})
+            json.dumps(
+                {"_data_files": [{"filename": n} for n in names], "_indices_data_files": None}
+            )
         )
         (there / "dataset_info.json").write_text(json.dumps({"features": features}))
     return root
@@ -158,7 +170,9 @@ def huggingface(root: Path, splits: bool = False) -> Path:
 def arrays() -> dict:
     rng = np.random.default_rng(0)
     return {
-        "picture": [rng.integers(0, 255, (3, 8, 8), dtype=np.uint8) if png(i) else None for i in range(N)],
+        "picture": [
+            rng.integers(0, 255, (3, 8, 8), dtype=np.uint8) if png(i) else None for i in range(N)
+        ],
         "caption": CAPTIONS,
         "signal": [rng.normal(size=(20 + i, 2)) if i % 2 else None for i in range(N)],
         "row": rng.normal(size=(N, 4)),

@@ -27,7 +27,10 @@ def test_recordings_that_are_too_short():
 
 def test_clips_everywhere():
     recording = np.arange(25)
-    assert [c.tolist() for c in everywhere(recording, rate=5, length=2)] == [list(range(10)), list(range(10, 20))]
+    assert [c.tolist() for c in everywhere(recording, rate=5, length=2)] == [
+        list(range(10)),
+        list(range(10, 20)),
+    ]
     assert [c[0] for c in everywhere(recording, rate=5, length=2, step=1)] == [0, 5, 10, 15]
     assert everywhere(recording, rate=5, length=6) == []
     with pytest.raises(AmodalError, match="no steps"):

@@ -40,7 +40,9 @@ def test_a_cell_of_brackets_is_text(tmp_path):
 
 
 def test_records_with_names_of_their_own_are_no_table(tmp_path):
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps({f"n{i}": 1}) + "\n" for i in range(20_000)))
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps({f"n{i}": 1}) + "\n" for i in range(20_000))
+    )
     with pytest.raises(AmodalError, match="hardly one of them twice"):
         Table([tmp_path / "a.jsonl"])
 
@@ -54,19 +56,28 @@ def test_pages_of_parquet_are_checked_where_they_have_checksums(tmp_path):
     dataset = data.open(tmp_path)
     loader = data.Loader(dataset, range(len(dataset)), batch=4, shuffle=False)
     list(loader)
-    assert loader.bad and all("CRC" in bad.reason and "records.parquet" in bad.reason for bad in loader.bad)
-    assert {bad.key for bad in loader.bad} <= {f"r{i:02d}" for i in range(5)}, "one row group of three"
+    assert loader.bad and all(
+        "CRC" in bad.reason and "records.parquet" in bad.reason for bad in loader.bad
+    )
+    assert {bad.key for bad in loader.bad} <= {f"r{i:02d}" for i in range(5)}, (
+        "one row group of three"
+    )
 
 
 @pytest.mark.parametrize("source", ["huggingface", "parquet"])
 def test_offsets_that_point_nowhere_are_told_of_and_never_followed(tmp_path, source):
     """Arrow believes them, and reads wherever they point."""
     lengths = np.array([0, 3, 2**30, 9], dtype=np.int32)
-    broken = pa.Array.from_buffers(pa.string(), 3, [None, pa.py_buffer(lengths.tobytes()), pa.py_buffer(b"abcdefghi")])
+    broken = pa.Array.from_buffers(
+        pa.string(), 3, [None, pa.py_buffer(lengths.tobytes()), pa.py_buffer(b"abcdefghi")]
+    )
     table = pa.table({"text": broken})
     if source == "parquet":
         pytest.skip("Parquet has no offsets; Arrow refuses to write these")
-    with pa.OSFile(str(tmp_path / "data.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as out:
+    with (
+        pa.OSFile(str(tmp_path / "data.arrow"), "wb") as sink,
+        pa.ipc.new_stream(sink, table.schema) as out,
+    ):
         out.write_table(table)
     (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data.arrow"}]}))
     (tmp_path / "dataset_info.json").write_text("{}")
@@ -117,7 +128,9 @@ def test_a_tar_with_a_size_below_zero(tmp_path):
         data.open(tmp_path / "a.tar")
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="a file that cannot be read needs care as root")
+@pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() != 0, reason="a file that cannot be read needs care as root"
+)
 def test_a_label_file_that_vanished_names_itself(tmp_path):
     root = builders.folder(tmp_path / "files")
     for key in ("cat/r01", "dog/r00"):
@@ -129,7 +142,11 @@ def test_a_label_file_that_vanished_names_itself(tmp_path):
 
 
 def test_a_table_that_lost_its_end_names_itself(tmp_path):
-    pq.write_table(pa.table({"text": [f"number {i}" for i in range(1000)]}), tmp_path / "a.parquet", row_group_size=100)
+    pq.write_table(
+        pa.table({"text": [f"number {i}" for i in range(1000)]}),
+        tmp_path / "a.parquet",
+        row_group_size=100,
+    )
     content = (tmp_path / "a.parquet").read_bytes()
     for damaged in (content[:500], damage.zeros(content, None), b""):
         (tmp_path / "a.parquet").write_bytes(damaged)
@@ -140,7 +157,10 @@ def test_a_table_that_lost_its_end_names_itself(tmp_path):
 def test_names_of_columns_become_names_of_files(tmp_path):
     """A field is called so that a file can be named after it."""
     (tmp_path / "a.jsonl").write_text(
-        "".join(json.dumps({"../up/x": f"some words number {i} of many", "y": i / 7}) + "\n" for i in range(30))
+        "".join(
+            json.dumps({"../up/x": f"some words number {i} of many", "y": i / 7}) + "\n"
+            for i in range(30)
+        )
     )
     assert all("/" not in name for name in data.open(tmp_path / "a.jsonl").fields)
     (tmp_path / "dataset.toml").write_text(

@@ -23,7 +23,10 @@ def packed(entries):
     for term, body in entries:
         entry = f"{term}\n\n{body}".encode()
         content += entry
-        index += [f"{name}\t{digits(place)}\t{digits(len(entry))}" for name in (term.lower(), f"{term} again")]
+        index += [
+            f"{name}\t{digits(place)}\t{digits(len(entry))}"
+            for name in (term.lower(), f"{term} again")
+        ]
         place += len(entry)
     return content, "\n".join(index) + "\n"
 
@@ -42,20 +45,25 @@ def test_an_entry_is_prose_with_category_and_year():
     )
     assert (category, also, year) == ("networking", "humour", 1999)
     assert (
-        foldoc.entry(BODY.replace("(1999-03-05)", "")) is None and foldoc.entry(BODY.replace("It is two.", "")) is None
+        foldoc.entry(BODY.replace("(1999-03-05)", "")) is None
+        and foldoc.entry(BODY.replace("It is two.", "")) is None
     )
 
 
 def test_every_entry_is_read_once_from_where_the_index_says():
     content, index = packed([("Ring", BODY), ("Düse", "x" * 5000), ("Tree", BODY)])
     found = list(foldoc.entries(content, index))
-    assert [term for term, _ in found] == ["Ring", "Düse", "Tree"] and found[0][1].strip() == BODY.strip()
+    assert [term for term, _ in found] == ["Ring", "Düse", "Tree"] and found[0][
+        1
+    ].strip() == BODY.strip()
 
 
 def test_the_set_is_records(tmp_path, monkeypatch):
     import gzip
 
-    content, index = packed([("Ring", BODY), ("About", BODY.replace("networking", foldoc.ITSELF)), ("Tree", BODY)])
+    content, index = packed(
+        [("Ring", BODY), ("About", BODY.replace("networking", foldoc.ITSELF)), ("Tree", BODY)]
+    )
     files = [
         ("usr/share/dictd/foldoc.dict.dz", gzip.compress(content)),
         ("usr/share/dictd/foldoc.index", index.encode()),

@@ -30,7 +30,8 @@ def test_records_are_the_same_each_time_and_different_from_each_other():
 
 
 @pytest.mark.parametrize(
-    "finding, low, high", [("sinus bradycardia", 40, 56), ("sinus tachycardia", 105, 145), (None, 63, 95)]
+    "finding, low, high",
+    [("sinus bradycardia", 40, 56), ("sinus tachycardia", 105, 145), (None, 63, 95)],
 )
 def test_the_rate_is_that_of_the_peaks(finding, low, high):
     for seed in range(5):
@@ -41,13 +42,19 @@ def test_the_rate_is_that_of_the_peaks(finding, low, high):
 
 def test_rhythms():
     for seed in range(5):
-        plain, uneven = (np.diff(peaks(of(*f, seed=seed)[0])) for f in ((), ("atrial fibrillation",)))
+        plain, uneven = (
+            np.diff(peaks(of(*f, seed=seed)[0])) for f in ((), ("atrial fibrillation",))
+        )
         assert uneven.std() / uneven.mean() > 2 * plain.std() / plain.mean()
 
 
 @pytest.mark.parametrize(
     "kind, rate",
-    [("ventricular", "sinus bradycardia"), ("ventricular", "sinus tachycardia"), ("atrial", "sinus bradycardia")],
+    [
+        ("ventricular", "sinus bradycardia"),
+        ("ventricular", "sinus tachycardia"),
+        ("atrial", "sinus bradycardia"),
+    ],
 )
 def test_early_beats_are_inside_the_recording(kind, rate):
     for seed in range(20):
@@ -59,7 +66,13 @@ def test_early_beats_are_inside_the_recording(kind, rate):
 
 def around(signal, lead, seconds):
     """The mean value so long after each R peak."""
-    return np.mean([signal[p + round(seconds * RATE), LEADS.index(lead)] for p in peaks(signal) if 30 < p < 450])
+    return np.mean(
+        [
+            signal[p + round(seconds * RATE), LEADS.index(lead)]
+            for p in peaks(signal)
+            if 30 < p < 450
+        ]
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,14 +87,18 @@ def around(signal, lead, seconds):
     ],
 )
 def test_waves_are_where_they_are_said_to_be(finding, lead, seconds, sign):
-    moved = [around(of(finding, seed=s)[0], lead, seconds) - around(of(seed=s)[0], lead, seconds) for s in range(5)]
+    moved = [
+        around(of(finding, seed=s)[0], lead, seconds) - around(of(seed=s)[0], lead, seconds)
+        for s in range(5)
+    ]
     assert sign * np.mean(moved) > 0.15
 
 
 def test_low_voltage_and_late_atrial_waves():
     assert np.ptp(of("low voltage")[0]) < 0.6 * np.ptp(of()[0])
     late, usual = (
-        np.mean([around(of(*f, seed=s)[0], "II", -0.16) for s in range(8)]) for f in (("first degree block",), ())
+        np.mean([around(of(*f, seed=s)[0], "II", -0.16) for s in range(8)])
+        for f in (("first degree block",), ())
     )
     assert usual > late + 0.05
 

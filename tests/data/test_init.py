@@ -18,7 +18,12 @@ from tests.data import builders as b
 
 @pytest.mark.parametrize(
     "make",
-    [b.messy, b.tars, b.huggingface, *(lambda r, e=e: b.table(r, e).parent for e in ("csv", "jsonl", "parquet"))],
+    [
+        b.messy,
+        b.tars,
+        b.huggingface,
+        *(lambda r, e=e: b.table(r, e).parent for e in ("csv", "jsonl", "parquet")),
+    ],
 )
 def test_what_init_writes_opens_to_the_same(tmp_path, make):
     root = make(tmp_path / "set")
@@ -26,7 +31,11 @@ def test_what_init_writes_opens_to_the_same(tmp_path, make):
     report = data.init(root)
     opened = data.open(root)
     assert report.path == root / "dataset.toml" and opened.schema.name == "set"
-    assert opened.fields == guessed.fields and opened.labels == guessed.labels and opened.keys == guessed.keys
+    assert (
+        opened.fields == guessed.fields
+        and opened.labels == guessed.labels
+        and opened.keys == guessed.keys
+    )
     assert opened.fingerprint == guessed.fingerprint
     for name in opened.fields:
         assert np.array_equal(opened.present(name), guessed.present(name))
@@ -40,8 +49,14 @@ def test_report_of_a_messy_folder(tmp_path):
     report = data.init(b.messy(tmp_path / "mess"))
     text = str(report)
     found = {f.name: f for f in report.fields}
-    assert set(found) == {"image", "text", "audio"} and [label.name for label in report.labels] == ["folder"]
-    assert found["image"].unreadable > 0 and "damaged" in found["image"].reason and "12 x 12" in found["image"].looks
+    assert set(found) == {"image", "text", "audio"} and [label.name for label in report.labels] == [
+        "folder"
+    ]
+    assert (
+        found["image"].unreadable > 0
+        and "damaged" in found["image"].reason
+        and "12 x 12" in found["image"].looks
+    )
     assert "8,000 Hz" in found["audio"].looks and "Latin" in found["text"].looks
     assert 0.6 < found["audio"].missing < 0.9
     assert report.left_out == {"*.xyz": "1 files"}
@@ -64,7 +79,9 @@ def test_an_edited_toml_is_respected(tmp_path):
         text = text.replace(old, new)
     path.write_text(text)
     dataset = data.open(root / "records.csv")
-    assert list(dataset.fields) == ["photo", "caption", "table"] and dataset.fields["photo"].size == 16
+    assert (
+        list(dataset.fields) == ["photo", "caption", "table"] and dataset.fields["photo"].size == 16
+    )
     assert dataset.value(0, "table").tolist() == [10] and dataset.label("north")[0] == 40
     assert len(dataset.fields["table"].mean) == 1  # measured, since it is not given
 
@@ -96,8 +113,12 @@ def test_zero_rows_of_a_source_are_reported(tmp_path):
 
 
 def test_no_usable_field(tmp_path):
-    (tmp_path / "t.csv").write_text("id,species,always\n" + "".join(f"k{i},{'ab'[i % 2]},same\n" for i in range(20)))
-    with pytest.raises(AmodalError, match="(?s)no usable field.*id: a key.*species: a label.*always: always 'same'"):
+    (tmp_path / "t.csv").write_text(
+        "id,species,always\n" + "".join(f"k{i},{'ab'[i % 2]},same\n" for i in range(20))
+    )
+    with pytest.raises(
+        AmodalError, match="(?s)no usable field.*id: a key.*species: a label.*always: always 'same'"
+    ):
         data.open(tmp_path / "t.csv")
 
 
@@ -105,7 +126,9 @@ def test_label_missing_everywhere(tmp_path):
     (tmp_path / "t.jsonl").write_text(
         "".join(json.dumps({"text": f"some words {i}", "kind": None}) + "\n" for i in range(5))
     )
-    (tmp_path / "dataset.toml").write_text('records = "t.jsonl"\n[fields.text]\nmodality = "text"\n[labels.kind]\n')
+    (tmp_path / "dataset.toml").write_text(
+        'records = "t.jsonl"\n[fields.text]\nmodality = "text"\n[labels.kind]\n'
+    )
     dataset = data.open(tmp_path)
     assert dataset.label("kind").tolist() == [None] * 5
     with pytest.raises(AmodalError, match="none of the 5 records of .* has the label 'kind'"):
@@ -116,7 +139,9 @@ def test_another_toml_does_not_describe_this_file(tmp_path):
     (tmp_path / "a.csv").write_text("words\n" + "".join(f"some words {i}\n" for i in range(5)))
     (tmp_path / "b.csv").write_text("height\n" + "".join(f"{i}.5\n" for i in range(5)))
     data.init(tmp_path / "a.csv")
-    assert set(data.open(tmp_path / "b.csv").fields) == {"table"} and set(data.open(tmp_path).fields) == {"words"}
+    assert set(data.open(tmp_path / "b.csv").fields) == {"table"} and set(
+        data.open(tmp_path).fields
+    ) == {"words"}
     with pytest.raises(AmodalError, match="there already"):
         data.init(tmp_path / "b.csv")
 
@@ -148,7 +173,12 @@ COLUMNS = [
     ("mixed", ["oops", *[i / 7 for i in range(38)], "n/a"], "cell", "table"),
     ("mostly_words", [3, *[f"a note of {i} words" for i in range(38)], 0.5], "field", "text"),
     ("mixed_lists", [None, "x", *[[1.0] * 6] * 38], "field", "table"),
-    ("words_and_lists", [["a"], {"b": 1}, *[f"a note of {i} words" for i in range(38)]], "field", "text"),
+    (
+        "words_and_lists",
+        [["a"], {"b": 1}, *[f"a note of {i} words" for i in range(38)]],
+        "field",
+        "text",
+    ),
     ("day", [f"2024-01-{1 + i % 28:02d}" for i in range(40)], "cell", "table"),
     ("id", [f"2024-01-01T{i // 2:02d}:{i % 2:02d}:00Z" for i in range(40)], "cell", "table"),
     ("session", [f"2024-01-{1 + i % 9:02d}" for i in range(40)], "label", "category"),
@@ -178,16 +208,23 @@ def test_what_a_column_is(name, cells, role, kind):
 )  # fmt: skip
 def test_a_word_may_need_its_neighbours(names, labels):
     numbers = [i / 7 for i in range(40)]
-    dataset = data.open({name: numbers for name in names.split()} | {"words": [f"some words {i}" for i in range(40)]})
+    dataset = data.open(
+        {name: numbers for name in names.split()}
+        | {"words": [f"some words {i}" for i in range(40)]}
+    )
     assert " ".join(dataset.labels) == labels
 
 
 def test_y_beside_an_array_x_is_the_answer():
-    assert list(data.open({"x": np.random.default_rng(0).normal(size=(40, 8)), "y": [0, 1] * 20}).labels) == ["y"]
+    assert list(
+        data.open({"x": np.random.default_rng(0).normal(size=(40, 8)), "y": [0, 1] * 20}).labels
+    ) == ["y"]
 
 
 def test_mixed_cells_do_not_stop_init(tmp_path):
-    rows = [{"reading": "oops" if i % 10 == 3 else i / 7, "words": f"some words {i}"} for i in range(40)]
+    rows = [
+        {"reading": "oops" if i % 10 == 3 else i / 7, "words": f"some words {i}"} for i in range(40)
+    ]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     report = data.init(tmp_path)
     table = next(f for f in report.fields if f.name == "table")
@@ -200,7 +237,9 @@ def test_dates_are_cells_of_the_table(tmp_path):
     (tmp_path / "t.csv").write_text("day,words\n" + "".join(lines))
     dataset = data.open(tmp_path / "t.csv")
     assert dataset.fields["table"].columns == ("day",) and not dataset.fields["table"].categories
-    assert dataset.value(1, "table")[0] > dataset.value(0, "table")[0] > 1.7e9 and not dataset.labels
+    assert (
+        dataset.value(1, "table")[0] > dataset.value(0, "table")[0] > 1.7e9 and not dataset.labels
+    )
 
 
 @pytest.mark.parametrize("make", [b.folder, b.tars])
@@ -214,11 +253,16 @@ def test_what_looks_like_a_key_beside_files_is_left_out(tmp_path, make):
             tar.unlink()
         _with_numbers(root / "part-0.tar")
     report = data.init(root)
-    assert "called after their files" in report.left_out["json.id"] and data.open(root).schema.key == ""
+    assert (
+        "called after their files" in report.left_out["json.id"]
+        and data.open(root).schema.key == ""
+    )
 
 
 def _with_numbers(tar):
-    members = [(f"new/{i}.json", json.dumps({"id": i, "species": "ab"[i % 2]}).encode()) for i in range(4)]
+    members = [
+        (f"new/{i}.json", json.dumps({"id": i, "species": "ab"[i % 2]}).encode()) for i in range(4)
+    ]
     members += [(f"new/{i}.txt", f"some words {i}".encode()) for i in range(4)]
     with tarfile.open(tar, "w") as file:
         for name, content in members:
@@ -246,9 +290,21 @@ def test_fields_have_names_that_a_network_can_have(tmp_path):
     )
     data.init(tmp_path)
     dataset = data.open(tmp_path)
-    assert set(dataset.fields) == {"type__", "type_", "values_", "a_b", "a_b_", "_apply_", "plain", "fused_"}
+    assert set(dataset.fields) == {
+        "type__",
+        "type_",
+        "values_",
+        "a_b",
+        "a_b_",
+        "_apply_",
+        "plain",
+        "fused_",
+    }
     assert {dataset.columns[f].split()[0] for f in dataset.fields} == set(columns)
-    assert dataset.raw(0, "type__") == "type some words 0" and dataset.raw(0, "type_") == "type_ some words 0"
+    assert (
+        dataset.raw(0, "type__") == "type some words 0"
+        and dataset.raw(0, "type_") == "type_ some words 0"
+    )
     Encoder(dataset.fields, size="nano")
 
 
@@ -265,7 +321,9 @@ def test_report_warns_of_groups_and_of_little_data(tmp_path):
         return data.init(tmp_path / f"t{n}.csv", force=True)
 
     (grouped,) = report(200).warnings()
-    assert 'uncomment split_by = "patient" in dataset.toml' in grouped and "of one patient" in grouped
+    assert (
+        'uncomment split_by = "patient" in dataset.toml' in grouped and "of one patient" in grouped
+    )
     assert "uncomment" in str(report(200)).replace("\n", " ")
     assert '# split_by = "patient"' in (tmp_path / "dataset.toml").read_text()
     assert report(201, "split").warnings() == []
@@ -282,9 +340,9 @@ def test_models_bring_their_own_modalities(tmp_path):
         and other.cache is not dataset.cache
     )
     assert dataset.with_fields(dataset.fields).cache is dataset.cache
-    assert dataset.with_fields({"cells": modalities.make("table", columns=["height"])}).value(0, "cells").tolist() == [
-        10
-    ]
+    assert dataset.with_fields({"cells": modalities.make("table", columns=["height"])}).value(
+        0, "cells"
+    ).tolist() == [10]
     with pytest.raises(AmodalError, match="no field of .* is called 'flie'. Did you mean file"):
         dataset.with_fields({"flie": small})
     with pytest.raises(AmodalError, match="'caption' is text .* but image is expected"):
@@ -297,8 +355,13 @@ def test_models_bring_their_own_modalities(tmp_path):
 def test_subset_keeps_parts_and_labels(tmp_path):
     dataset = data.open(b.table(tmp_path, "jsonl"))
     some = dataset.subset([7, 2, 4])
-    assert some.keys == ["k07", "k02", "k04"] and some.label("species").tolist() == [b.SPECIES[i] for i in (7, 2, 4)]
-    assert some.parts.tolist() == dataset.parts[[7, 2, 4]].tolist() and some.fingerprint != dataset.fingerprint
+    assert some.keys == ["k07", "k02", "k04"] and some.label("species").tolist() == [
+        b.SPECIES[i] for i in (7, 2, 4)
+    ]
+    assert (
+        some.parts.tolist() == dataset.parts[[7, 2, 4]].tolist()
+        and some.fingerprint != dataset.fingerprint
+    )
     assert np.array_equal(some.value(0, "file"), dataset.value(7, "file"))
 
 

@@ -19,12 +19,19 @@ def messy(tmp_path_factory):
 
 def loader(dataset, **options):
     return data.Loader(
-        dataset, dataset.split("all"), **({"batch": 4, "views": ("strong", "weak"), "steps": 7} | options)
+        dataset,
+        dataset.split("all"),
+        **({"batch": 4, "views": ("strong", "weak"), "steps": 7} | options),
     )
 
 
 def equal(a, b):
-    assert a.size == b.size and a.keys == b.keys and torch.equal(a.seeds, b.seeds) and a.sources == b.sources
+    assert (
+        a.size == b.size
+        and a.keys == b.keys
+        and torch.equal(a.seeds, b.seeds)
+        and a.sources == b.sources
+    )
     for source in a.sources:
         x, y = a[source], b[source]
         assert torch.equal(x.rows, y.rows)
@@ -66,13 +73,17 @@ def test_two_ranks_are_the_halves_of_one(messy):
     whole = list(loader(messy))
     for rank in (0, 1):
         half = loader(messy, rank=rank, world=2)
-        assert all(equal(w.between(2 * rank, 2 * rank + 2), h) for w, h in zip(whole, half, strict=True))
+        assert all(
+            equal(w.between(2 * rank, 2 * rank + 2), h) for w, h in zip(whole, half, strict=True)
+        )
     with pytest.raises(AmodalError, match="multiple of 3"):
         loader(messy, world=3)
 
 
 def test_names_of_views(messy):
-    batch = next(iter(loader(messy, views={"image": ("strong", "strong", "local"), "text": ("weak",)})))
+    batch = next(
+        iter(loader(messy, views={"image": ("strong", "strong", "local"), "text": ("weak",)}))
+    )
     assert set(batch.sources) == {"image:1", "image:2", "image:3", "text", "audio"}
     assert batch["image:3"].values.shape[-1] < batch["image:1"].values.shape[-1]
     assert not torch.equal(batch["image:1"].values, batch["image:2"].values)
@@ -90,7 +101,9 @@ def test_seeds_are_of_key_seed_and_epoch(messy):
         return [dict(zip(batch.keys, batch.seeds.tolist())) for batch in batches]
 
     first, second = seeds()
-    assert set(first) == set(second) == set(messy.keys) and not set(first.values()) & set(second.values())
+    assert set(first) == set(second) == set(messy.keys) and not set(first.values()) & set(
+        second.values()
+    )
     assert seeds(shuffle=False)[0] == first and seeds(seed=1)[0] != first
 
 
@@ -100,15 +113,23 @@ def test_no_epoch_sees_a_record_twice_and_what_is_left_over_changes(messy):
     each = loader(messy, steps=None)
     assert n % 4 and each.steps_per_epoch == len(each) == whole
     batches = list(loader(messy, steps=8 * whole))
-    epochs = [[key for b in batches[e * whole : (e + 1) * whole] for key in b.keys] for e in range(8)]
-    assert all(len(set(keys)) == len(keys) == 4 * whole for keys in epochs) and epochs[0] != epochs[1]
+    epochs = [
+        [key for b in batches[e * whole : (e + 1) * whole] for key in b.keys] for e in range(8)
+    ]
+    assert (
+        all(len(set(keys)) == len(keys) == 4 * whole for keys in epochs) and epochs[0] != epochs[1]
+    )
     assert set().union(*epochs) == set(messy.keys)
 
 
 def test_one_ordered_pass(messy):
     batches = list(data.Loader(messy, [5, 3, 1, 0, 2], batch=2, shuffle=False))
-    assert [key for batch in batches for key in batch.keys] == [messy.keys[i] for i in (5, 3, 1, 0, 2)]
-    assert [batch.size for batch in batches] == [2, 2, 1] and batches[0].sources == tuple(messy.fields)
+    assert [key for batch in batches for key in batch.keys] == [
+        messy.keys[i] for i in (5, 3, 1, 0, 2)
+    ]
+    assert [batch.size for batch in batches] == [2, 2, 1] and batches[0].sources == tuple(
+        messy.fields
+    )
     other = list(data.Loader(messy, [5, 3, 1, 0, 2], batch=2, shuffle=False, rank=1, world=2))
     assert [batch.size for batch in other] == [1, 1, 0]
 
@@ -121,10 +142,16 @@ def test_quarantine(messy, tmp_path):
         for row, key in enumerate(batch.keys)
     }
     assert set(rows) == set(messy.keys) and rows["cat/r21"] == rows["cat/r22"] == set()
-    assert sorted((bad.key, bad.field) for bad in each.bad) == [("cat/r21", "image"), ("cat/r22", "text")]
+    assert sorted((bad.key, bad.field) for bad in each.bad) == [
+        ("cat/r21", "image"),
+        ("cat/r22", "text"),
+    ]
     path = tmp_path / "run" / "quarantine.jsonl"
     assert each.quarantine(path) == 2 and each.quarantine(path) == 0
-    assert {json.loads(line)["key"] for line in path.read_text().splitlines()} == {"cat/r21", "cat/r22"}
+    assert {json.loads(line)["key"] for line in path.read_text().splitlines()} == {
+        "cat/r21",
+        "cat/r22",
+    }
     with path.open("a") as file:
         file.write('{"key": "torn')
     again = loader(messy, steps=None, shuffle=False)
@@ -137,7 +164,9 @@ def test_missing_files_and_web_addresses_are_quarantined(tmp_path):
     path = b.table(tmp_path, "csv")
     (tmp_path / "files" / "dog" / "r00.png").unlink()
     path.write_text(path.read_text().replace("files/cat/r01.png", "https://example.org/a.png"))
-    (tmp_path / "dataset.toml").write_text('records = "records.csv"\nkey = "id"\n[fields.file]\nmodality = "image"\n')
+    (tmp_path / "dataset.toml").write_text(
+        'records = "records.csv"\nkey = "id"\n[fields.file]\nmodality = "image"\n'
+    )
     each = data.Loader(data.open(tmp_path), range(b.N), batch=b.N, shuffle=False)
     (batch,) = each
     assert batch.size == b.N and {bad.key: bad.reason.split(":")[0] for bad in each.bad} == {
@@ -148,7 +177,9 @@ def test_missing_files_and_web_addresses_are_quarantined(tmp_path):
 
 def test_a_field_that_no_record_has_is_a_warning_and_an_empty_column():
     with pytest.warns(UserWarning, match="none of the 3 records has the field 'caption'"):
-        each = data.Loader(data.open(b.arrays()).select(["caption", "picture"]), [0, 3, 6], batch=3, shuffle=False)
+        each = data.Loader(
+            data.open(b.arrays()).select(["caption", "picture"]), [0, 3, 6], batch=3, shuffle=False
+        )
     assert len(next(iter(each))["caption"]) == 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -182,5 +213,8 @@ def test_pictures_leave_a_worker_as_bytes_and_arrive_as_the_same_floats():
     sent = SharedBatch.of(batch)
     assert isinstance(sent.seeds, np.ndarray) and equal(sent.opened(), batch)
     wanted = torch.from_numpy(bytes_of).float() / 255
-    for arrived in (there.finished(sent.opened()), next(iter(data.Loader(dataset, [0, 1], batch=2, workers=1)))):
+    for arrived in (
+        there.finished(sent.opened()),
+        next(iter(data.Loader(dataset, [0, 1], batch=2, workers=1))),
+    ):
         assert torch.equal(arrived["image"].values, wanted)

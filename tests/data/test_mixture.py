@@ -26,7 +26,9 @@ def parts():
         "reading": rng.normal(size=(90, 16)).astype(np.float32),
     }
     text = {"caption": "text"}
-    return data.open(captions, name="captions", fields=text), data.open(notes, name="notes", fields=text)
+    return data.open(captions, name="captions", fields=text), data.open(
+        notes, name="notes", fields=text
+    )
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,8 @@ def same(a, b):
         a.keys == b.keys
         and torch.equal(a.seeds, b.seeds)
         and all(
-            torch.equal(a[s].rows, b[s].rows) and torch.equal(a[s].flat.nan_to_num(7.0), b[s].flat.nan_to_num(7.0))
+            torch.equal(a[s].rows, b[s].rows)
+            and torch.equal(a[s].flat.nan_to_num(7.0), b[s].flat.nan_to_num(7.0))
             for s in a.columns
         )
     )
@@ -87,7 +90,9 @@ def test_any_step_is_the_same_from_anywhere_and_ranks_are_the_whole(mixture):
     settings = dict(batch=16, steps=30, seed=5, views=("weak",))
     train = mixture.split("train")
     straight = list(Loader(mixture, train, **settings))
-    assert all(same(a, b) for a, b in zip(straight[17:], Loader(mixture, train, start_step=17, **settings)))
+    assert all(
+        same(a, b) for a, b in zip(straight[17:], Loader(mixture, train, start_step=17, **settings))
+    )
     ranks = [list(Loader(mixture, train, rank=r, world=2, **settings)) for r in range(2)]
     for whole, *halves in zip(straight, *ranks):
         assert whole.keys == halves[0].keys + halves[1].keys
@@ -95,7 +100,9 @@ def test_any_step_is_the_same_from_anywhere_and_ranks_are_the_whole(mixture):
 
 
 def test_a_killed_run_on_a_mixture_ends_as_the_straight_one(mixture, tmp_path):
-    quick = dict(size="nano", batch_size=12, steps=6, save_every=3, seed=1, progress=False, logger=None)
+    quick = dict(
+        size="nano", batch_size=12, steps=6, save_every=3, seed=1, progress=False, logger=None
+    )
     straight = amodal.pretrain("clip", mixture, tmp_path / "straight", **quick)
 
     class Killed:

@@ -11,7 +11,9 @@ from amodal.data import order
 @settings(max_examples=60, deadline=None)
 @given(n=st.integers(1, 3000), seed=st.integers(0, 2**31), epoch=st.integers(0, 1000))
 def test_bijective_for_any_n(n, seed, epoch):
-    assert np.array_equal(np.sort(order.permute(np.arange(n), n, seed=seed, epoch=epoch)), np.arange(n))
+    assert np.array_equal(
+        np.sort(order.permute(np.arange(n), n, seed=seed, epoch=epoch)), np.arange(n)
+    )
 
 
 @settings(max_examples=20, deadline=None)

@@ -29,13 +29,17 @@ def test_mutations_come_as_often_as_they_should_and_to_the_right_letters():
         found = np.bincount(after[before == letter], minlength=4) / 20_000
         assert found[other] == pytest.approx(transition, abs=0.01)
         assert found[letter] == pytest.approx(1 - transition - transversion, abs=0.01)
-        assert found[evolution.TRANSVERSIONS[letter]] == pytest.approx(np.full(2, transversion / 2), abs=0.01)
+        assert found[evolution.TRANSVERSIONS[letter]] == pytest.approx(
+            np.full(2, transversion / 2), abs=0.01
+        )
 
 
 def test_a_tree_has_its_tips_and_nested_clades():
     tree = evolution.birth_death(np.random.default_rng(3), 40)
     assert len(tree.tips) == 40 and tree.end[tree.tips] == pytest.approx(np.ones(40))
-    assert (tree.start[1:] == tree.end[tree.parent[1:]]).all() and (tree.parent < np.arange(len(tree.parent))).all()
+    assert (tree.start[1:] == tree.end[tree.parent[1:]]).all() and (
+        tree.parent < np.arange(len(tree.parent))
+    ).all()
     few, many = tree.clades(5), tree.clades(17)
     assert len(set(few)) == 5 and len(set(many)) == 17
     assert len(set(zip(few, many))) == 17  # no small clade lies in two large ones
@@ -69,7 +73,11 @@ def test_unseen_species_are_never_trained_on_and_every_species_can_be_known(rows
     unseen = {s for s, roles in of.items() if "key" in roles}
     assert 0.2 < len(unseen) / len(of) < 0.3
     for species, roles in of.items():
-        assert roles == {"key", "query"} if species in unseen else "train" in roles and not roles & {"key", "query"}
+        assert (
+            roles == {"key", "query"}
+            if species in unseen
+            else "train" in roles and not roles & {"key", "query"}
+        )
     seen_genera = {row["true_genus"] for row in rows if row["role"] == "train"}
     assert {row["true_genus"] for row in rows} == seen_genera
 
@@ -78,7 +86,10 @@ def test_ranks_are_known_from_the_top_down_and_names_say_what_is_known(rows):
     for row in rows:
         known = [row[rank] for rank in (*phylogeny.RANKS, "species")]
         assert known[0] and all(above for above, below in zip(known, known[1:]) if below)
-        assert row["species"] in (None, row["true_species"]) and row["genus"] in (None, row["true_genus"])
+        assert row["species"] in (None, row["true_species"]) and row["genus"] in (
+            None,
+            row["true_genus"],
+        )
         assert (row["species"] is None) == (row["role"] == "pretrain")
         assert len(row["dna"]) >= phylogeny.SITES - 110
         assert row["names"].split() == list(dict.fromkeys(" ".join(k for k in known if k).split()))
@@ -88,7 +99,11 @@ def test_barcodes_are_nearer_inside_a_species_than_a_genus_than_anything(rows):
     rng, apart = np.random.default_rng(0), {"species": [], "genus": [], "none": []}
     for i, j in rng.integers(len(rows), size=(6000, 2)):
         a, b = rows[i], rows[j]
-        if i == j or "-" in a["dna"] + b["dna"] or min(len(a["dna"]), len(b["dna"])) < phylogeny.SITES:
+        if (
+            i == j
+            or "-" in a["dna"] + b["dna"]
+            or min(len(a["dna"]), len(b["dna"])) < phylogeny.SITES
+        ):
             continue  # not aligned
         kin = (
             "species"
@@ -97,5 +112,9 @@ def test_barcodes_are_nearer_inside_a_species_than_a_genus_than_anything(rows):
             if a["true_genus"] == b["true_genus"]
             else "none"
         )
-        apart[kin].append(np.mean([x != y for x, y in zip(a["dna"], b["dna"]) if "N" not in (x, y)]))
-    assert np.mean(apart["species"]) < 0.02 < np.mean(apart["genus"]) < 0.08 < np.mean(apart["none"])
+        apart[kin].append(
+            np.mean([x != y for x, y in zip(a["dna"], b["dna"]) if "N" not in (x, y)])
+        )
+    assert (
+        np.mean(apart["species"]) < 0.02 < np.mean(apart["genus"]) < 0.08 < np.mean(apart["none"])
+    )

@@ -26,8 +26,14 @@ def test_the_pose_takes_coordinates_to_the_points_that_are_seen():
             assert np.allclose(rotation @ rotation.T, np.eye(3)) and np.linalg.det(rotation) > 0
             placed = record["size"] * (coordinates - 0.5) @ rotation.T + [record[x] for x in "xyz"]
             off = np.linalg.norm(placed - points, axis=2)[there]
-            assert coordinates.min() >= 0 and coordinates.max() <= 1 and np.abs(points[there].mean(0)).max() < 0.01
+            assert (
+                coordinates.min() >= 0
+                and coordinates.max() <= 1
+                and np.abs(points[there].mean(0)).max() < 0.01
+            )
             if record["rendered"]:
                 assert i % 2 == 0 and off.max() < 0.01
             else:
-                assert np.median(off) < 0.1 and 0.01 < (off > 0.2).mean() < 0.2  # noise, and flying pixels
+                assert (
+                    np.median(off) < 0.1 and 0.01 < (off > 0.2).mean() < 0.2
+                )  # noise, and flying pixels

@@ -32,7 +32,10 @@ def loaders(records, world: int, batch: int, **options) -> list[data.Loader]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fields that no record has are meant here
         every = np.arange(len(records))
-        return [data.Loader(records, every, batch=batch, rank=r, world=world, **options) for r in range(world)]
+        return [
+            data.Loader(records, every, batch=batch, rank=r, world=world, **options)
+            for r in range(world)
+        ]
 
 
 def drawn(each: list[data.Loader], step: int) -> np.ndarray:
@@ -51,15 +54,21 @@ BIG = dataset(3000)
     seed=st.integers(0, 2**31),
     epoch=st.integers(0, 3),
 )
-def test_an_epoch_is_every_record_at_most_once_and_all_of_them_where_batches_divide_them(world, share, n, seed, epoch):
+def test_an_epoch_is_every_record_at_most_once_and_all_of_them_where_batches_divide_them(
+    world, share, n, seed, epoch
+):
     batch = world * share
     n = max(n, batch)
     part = np.random.default_rng(seed).permutation(3000)[:n]
-    each = [data.Loader(BIG, part, batch=batch, rank=r, world=world, seed=seed) for r in range(world)]
+    each = [
+        data.Loader(BIG, part, batch=batch, rank=r, world=world, seed=seed) for r in range(world)
+    ]
     assert len({len(loader) for loader in each}) == 1 and len(each[0]) == n // batch
     steps = range(epoch * (n // batch), (epoch + 1) * (n // batch))
     seen = [drawn(each, s) for s in steps]
-    assert all(len(rows) == batch for rows in seen), "each rank has the same number of rows in each step"
+    assert all(len(rows) == batch for rows in seen), (
+        "each rank has the same number of rows in each step"
+    )
     seen = np.concatenate(seen)
     assert len(np.unique(seen)) == len(seen) == n // batch * batch and np.isin(seen, part).all()
     if n % batch == 0:
@@ -67,7 +76,11 @@ def test_an_epoch_is_every_record_at_most_once_and_all_of_them_where_batches_div
 
 
 @settings(max_examples=40, deadline=None)
-@given(shares=st.lists(st.integers(1, 4), min_size=2, max_size=5), seed=st.integers(0, 99), start=st.integers(0, 30))
+@given(
+    shares=st.lists(st.integers(1, 4), min_size=2, max_size=5),
+    seed=st.integers(0, 99),
+    start=st.integers(0, 30),
+)
 def test_a_run_goes_on_with_any_number_of_processes(shares, seed, start):
     """The rows of a step, in their order, are those of one process, so that a run may be stopped and go on with more or fewer."""
     batch = int(np.lcm.reduce(shares)) * 2
@@ -79,7 +92,12 @@ def test_a_run_goes_on_with_any_number_of_processes(shares, seed, start):
 
 
 @settings(max_examples=40, deadline=None)
-@given(world=st.integers(1, 6), share=st.integers(1, 4), seed=st.integers(0, 99), kinds=st.integers(1, 5))
+@given(
+    world=st.integers(1, 6),
+    share=st.integers(1, 4),
+    seed=st.integers(0, 99),
+    kinds=st.integers(1, 5),
+)
 def test_batches_of_one_group_are_shared_like_any_others(world, share, seed, kinds):
     groups = np.random.default_rng(seed).integers(-1, kinds, 3000)
     batch = world * share
@@ -99,7 +117,9 @@ def test_an_ordered_pass_is_every_record_once_and_ranks_take_as_many_steps(world
     records = dataset(n)
     each = loaders(records, world, world * share, shuffle=False)
     assert len({len(loader) for loader in each}) == 1
-    assert np.array_equal(np.concatenate([drawn(each, s) for s in range(len(each[0]))]), np.arange(n))
+    assert np.array_equal(
+        np.concatenate([drawn(each, s) for s in range(len(each[0]))]), np.arange(n)
+    )
 
 
 @pytest.mark.parametrize("missing", [0.5, 0.95, 1.0])
@@ -113,7 +133,9 @@ def test_a_rank_without_any_value_of_a_source_has_the_source_all_the_same(missin
     for source in alone.sources:
         rows = np.concatenate([b[source].rows.numpy() + 2 * rank for rank, b in enumerate(batches)])
         assert np.array_equal(rows, alone[source].rows.numpy())
-    assert any(len(b["words"]) == 0 for b in batches) and [k for b in batches for k in b.keys] == list(alone.keys)
+    assert any(len(b["words"]) == 0 for b in batches) and [
+        k for b in batches for k in b.keys
+    ] == list(alone.keys)
 
 
 def test_a_thousand_ranks():

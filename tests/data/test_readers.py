@@ -25,7 +25,14 @@ OPENERS = {
     "huggingface": lambda root: b.huggingface(root),
     "arrays": lambda root: b.arrays(),
 }
-FIELDS = {"image": "image", "file": "image", "picture": "image", "text": "text", "caption": "text", "audio": "audio"}
+FIELDS = {
+    "image": "image",
+    "file": "image",
+    "picture": "image",
+    "text": "text",
+    "caption": "text",
+    "audio": "audio",
+}
 
 
 @pytest.fixture(params=OPENERS)
@@ -34,7 +41,9 @@ def dataset(request, tmp_path):
 
 
 def same(a, b):
-    return a is b is None or (a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
+    return a is b is None or (
+        a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+    )
 
 
 def by_number(dataset):
@@ -50,11 +59,17 @@ def test_values_and_absence(dataset):
         present = dataset.present(name)
         values = [dataset.value(i, name) for i in range(b.N)]
         assert [v is not None for v in values] == present.tolist()
-        assert all(np.isfinite(v).any() and len(modality.collate([v])) == 1 for v in values if v is not None)
+        assert all(
+            np.isfinite(v).any() and len(modality.collate([v])) == 1
+            for v in values
+            if v is not None
+        )
         field = FIELDS.get(name)
         expected = {"image": b.png, "audio": b.wav, "text": lambda i: b.CAPTIONS[i]}.get(field)
         if expected:
-            assert [present[i] for i in by_number(dataset)] == [expected(i) is not None for i in range(b.N)]
+            assert [present[i] for i in by_number(dataset)] == [
+                expected(i) is not None for i in range(b.N)
+            ]
         if field == "text":
             texts = [
                 bytes(values[i].astype(np.uint8)).decode() if values[i] is not None else None
@@ -80,7 +95,11 @@ def test_pickled_reader_gives_the_same(dataset):
 
 def test_pack_round_trip(dataset, tmp_path):
     packed = data.open(data.pack(dataset, tmp_path / "packed", shard_bytes=900))
-    assert packed.keys == dataset.keys and set(packed.fields) == set(dataset.fields) and packed.fields == dataset.fields
+    assert (
+        packed.keys == dataset.keys
+        and set(packed.fields) == set(dataset.fields)
+        and packed.fields == dataset.fields
+    )
     assert len(list((tmp_path / "packed").glob("shard-*.arrow"))) > 1
     for name in dataset.fields:
         for i in range(b.N):
@@ -90,7 +109,9 @@ def test_pack_round_trip(dataset, tmp_path):
             assert np.array_equal(packed.label(name), dataset.label(name), equal_nan=True)
         else:
             assert packed.label(name).tolist() == dataset.label(name).tolist()
-    assert all(np.array_equal(packed.split(p), dataset.split(p)) for p in ("train", "valid", "test"))
+    assert all(
+        np.array_equal(packed.split(p), dataset.split(p)) for p in ("train", "valid", "test")
+    )
 
 
 def test_table_cells_become_one_field(tmp_path):
@@ -116,22 +137,33 @@ def test_huggingface_splits(tmp_path):
 
 def test_several_files_are_one_table(tmp_path):
     for part in range(2):
-        lines = [json.dumps({"text": f"some words {part} {i}"} | ({"extra": i / 7} if part else {})) for i in range(4)]
+        lines = [
+            json.dumps({"text": f"some words {part} {i}"} | ({"extra": i / 7} if part else {}))
+            for i in range(4)
+        ]
         (tmp_path / f"p{part}.jsonl").write_text("\n".join(lines))
     dataset = data.open(tmp_path)
-    assert len(set(dataset.keys)) == 8 and dataset.present("table").tolist() == [False] * 4 + [True] * 4
+    assert (
+        len(set(dataset.keys)) == 8
+        and dataset.present("table").tolist() == [False] * 4 + [True] * 4
+    )
 
 
 def test_folders_by_kind_and_words_in_names(tmp_path):
     for i in range(4):
-        for folder, ending, content in (("pictures", "png", b.png(i)), ("words", "txt", b"some words")):
+        for folder, ending, content in (
+            ("pictures", "png", b.png(i)),
+            ("words", "txt", b"some words"),
+        ):
             (tmp_path / "a" / folder).mkdir(parents=True, exist_ok=True)
             (tmp_path / "a" / folder / f"{i}.{ending}").write_bytes(content)
         for side in ("left", "right"):
             (tmp_path / "b").mkdir(exist_ok=True)
             (tmp_path / "b" / f"v1.{i}.{side}.png").write_bytes(b.png(i))
     a, two = data.open(tmp_path / "a"), data.open(tmp_path / "b")
-    assert a.keys == ["0", "1", "2", "3"] and set(a.fields) == {"pictures", "words"} and not a.labels
+    assert (
+        a.keys == ["0", "1", "2", "3"] and set(a.fields) == {"pictures", "words"} and not a.labels
+    )
     assert two.keys == [f"v1.{i}" for i in range(4)] and set(two.fields) == {"left", "right"}
 
 
@@ -182,7 +214,9 @@ def test_killed_pack_leaves_the_old_data(tmp_path):
     old = data.pack(data.open(b.arrays()), tmp_path / "packed")
     before = data.open(old)
     b.folder(tmp_path / "new")
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "new"), str(old)], capture_output=True)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "new"), str(old)], capture_output=True
+    )
     assert killed.returncode == -9, killed.stderr.decode()
     after = data.open(old)
     assert after.fingerprint == before.fingerprint and np.array_equal(
@@ -190,7 +224,10 @@ def test_killed_pack_leaves_the_old_data(tmp_path):
     )
     assert list(old.glob("*.part")) or len(list(old.glob("shard-*"))) > 1  # it was killed half way
     data.pack(data.open(tmp_path / "new"), old)
-    assert set(data.open(old).fields) == {"audio", "image", "text"} and len(list(old.glob("shard-*"))) == 1
+    assert (
+        set(data.open(old).fields) == {"audio", "image", "text"}
+        and len(list(old.glob("shard-*"))) == 1
+    )
     assert not list(old.glob("*.part"))
 
 
@@ -229,7 +266,9 @@ def test_damaged_tar(tmp_path):
         whole[: second + 100],
     ):
         shard.write_bytes(damaged)
-        with pytest.raises(AmodalError, match=r"part-0.tar is damaged at byte .*files before it can be read"):
+        with pytest.raises(
+            AmodalError, match=r"part-0.tar is damaged at byte .*files before it can be read"
+        ):
             data.open(tmp_path)
 
 
@@ -256,13 +295,17 @@ def test_torn_last_line_is_passed_over(tmp_path):
 
 def test_keys_must_tell_records_apart(tmp_path):
     (tmp_path / "t.csv").write_text("id,text\na,some words\na,other words\n")
-    (tmp_path / "dataset.toml").write_text('records = "t.csv"\nkey = "id"\n[fields.text]\nmodality = "text"\n')
+    (tmp_path / "dataset.toml").write_text(
+        'records = "t.csv"\nkey = "id"\n[fields.text]\nmodality = "text"\n'
+    )
     with pytest.raises(AmodalError, match="occur more than once, such as 'a'"):
         data.open(tmp_path)
 
 
 def test_what_pandas_and_r_write_for_nothing_is_missing_in_every_column_of_a_csv(tmp_path):
-    (tmp_path / "t.csv").write_text("sex,alive,eggs,damage\nNA,true,1,none\nfemale,NaN,NA,none\nN/A,false,3,\n")
+    (tmp_path / "t.csv").write_text(
+        "sex,alive,eggs,damage\nNA,true,1,none\nfemale,NaN,NA,none\nN/A,false,3,\n"
+    )
     table = Table([tmp_path / "t.csv"])
     assert table.cells("sex") == [None, "female", None]
     assert table.cells("alive") == [True, None, False]
@@ -272,9 +315,13 @@ def test_what_pandas_and_r_write_for_nothing_is_missing_in_every_column_of_a_csv
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_a_row_without_a_key_keeps_its_name_and_part(tmp_path, ending):
-    rows = [{"words": f"some words {i}", "n": i * i, "r": i / 7 if i % 5 else None} for i in range(200)]
+    rows = [
+        {"words": f"some words {i}", "n": i * i, "r": i / 7 if i % 5 else None} for i in range(200)
+    ]
     first = _keyless(tmp_path / f"a.{ending}", rows)
-    more = _keyless(tmp_path / f"b.{ending}", [{"words": "in front", "n": -1, "r": 0.5}, *reversed(rows)])
+    more = _keyless(
+        tmp_path / f"b.{ending}", [{"words": "in front", "n": -1, "r": 0.5}, *reversed(rows)]
+    )
     assert more.keys[1:] == first.keys[::-1] and all(len(key) == 16 for key in first.keys)
     assert np.array_equal(more.parts[1:], first.parts[::-1])
 
@@ -283,19 +330,28 @@ def test_the_name_of_a_row_does_not_depend_on_other_rows_or_columns(tmp_path):
     rows = [{"words": f"some words {i}", "n": i % 7} for i in range(30)]
     keys = _keyless(tmp_path / "a.csv", rows).keys
     assert _keyless(tmp_path / "b.csv", [*rows, {"words": "more", "n": "x"}]).keys[:30] == keys
-    assert _keyless(tmp_path / "c.csv", [{"n": r["n"], "empty": None, "words": r["words"]} for r in rows]).keys == keys
+    assert (
+        _keyless(
+            tmp_path / "c.csv", [{"n": r["n"], "empty": None, "words": r["words"]} for r in rows]
+        ).keys
+        == keys
+    )
     assert _keyless(tmp_path / "d.parquet", [*rows, {"words": "more", "n": 0.5}]).keys[:30] == keys
 
 
 def test_exact_copies_have_names_and_stay_in_one_part(tmp_path):
     rows = [{"words": f"some words {i}", "n": i} for i in range(100)]
     dataset = _keyless(tmp_path / "a.jsonl", [*rows, *rows, rows[0]])
-    assert dataset.keys[100] == dataset.keys[0] + "#2" and dataset.keys[200] == dataset.keys[0] + "#3"
+    assert (
+        dataset.keys[100] == dataset.keys[0] + "#2" and dataset.keys[200] == dataset.keys[0] + "#3"
+    )
     assert np.array_equal(dataset.parts[:100], dataset.parts[100:200])
 
 
 def test_rows_are_named_by_their_bytes_and_lists(tmp_path):
-    rows = [{"picture": b.png(i), "list": [i, 0.5], "some": {"a": [["x"], []]}} for i in (0, 1, 2, 3, 3)]
+    rows = [
+        {"picture": b.png(i), "list": [i, 0.5], "some": {"a": [["x"], []]}} for i in (0, 1, 2, 3, 3)
+    ]
     keys = _keyless(tmp_path / "a.parquet", rows).keys
     assert len({key[:16] for key in keys}) == 4 and keys[4] == keys[3] + "#2"
     rows[0]["picture"] += b"x"
@@ -311,7 +367,9 @@ def _keyless(path, rows):
     elif path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
-        pq.write_table(pa.table({name: pa.array([row[name] for row in rows]) for name in rows[0]}), path)
+        pq.write_table(
+            pa.table({name: pa.array([row[name] for row in rows]) for name in rows[0]}), path
+        )
     return data.open(path)
 
 
@@ -325,7 +383,14 @@ def test_reading_a_pack_loads_no_pandas(tmp_path):
     packed = data.pack(data.open(b.tars(tmp_path)), tmp_path / "packed")
     code = "import sys; from amodal import data; d = data.open(sys.argv[1]); list(data.Loader(d, [0, 1], batch=2, steps=1)); "
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code + "print('pandas' in sys.modules)", str(packed)],
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            code + "print('pandas' in sys.modules)",
+            str(packed),
+        ],
         capture_output=True,
     )
     assert done.stdout.strip() == b"False", done.stderr

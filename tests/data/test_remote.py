@@ -35,14 +35,22 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(scope="session")
 def s3_server():
-    server = pytest.importorskip("moto.server", reason="moto is not installed: no S3 server to read from")
+    server = pytest.importorskip(
+        "moto.server", reason="moto is not installed: no S3 server to read from"
+    )
     pytest.importorskip("s3fs")
     server = server.ThreadedMotoServer(port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+    keys = {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
     before = dict(os.environ)
-    os.environ.update(keys, AWS_ENDPOINT_URL=f"http://{host}:{port}", AWS_MAX_ATTEMPTS="1", NO_PROXY="*")
+    os.environ.update(
+        keys, AWS_ENDPOINT_URL=f"http://{host}:{port}", AWS_MAX_ATTEMPTS="1", NO_PROXY="*"
+    )
     yield server
     os.environ.clear()
     os.environ.update(before)
@@ -77,7 +85,9 @@ def web(tmp_path):
         def log_message(self, *args):
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=tmp_path))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=tmp_path)
+    )
     server.broken, server.denied, server.sent = 0, [], []
     server.address = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -112,8 +122,12 @@ def assert_same(one, two, workers=0):
             np.testing.assert_array_equal(a, b)
     for label in one.labels:
         assert list(map(str, one.label(label))) == list(map(str, two.label(label)))
-    far = data.Loader(two, range(len(two)), batch=4, views=("weak", "weak"), steps=4, workers=workers)
-    for here, there in zip(data.Loader(one, range(len(one)), batch=4, views=("weak", "weak"), steps=4), far):
+    far = data.Loader(
+        two, range(len(two)), batch=4, views=("weak", "weak"), steps=4, workers=workers
+    )
+    for here, there in zip(
+        data.Loader(one, range(len(one)), batch=4, views=("weak", "weak"), steps=4), far
+    ):
         assert here.keys == there.keys
         for source, column in here.columns.items():
             assert np.array_equal(column.rows, there.columns[source].rows)
@@ -170,14 +184,22 @@ def reasons(dataset, field="image") -> dict[str, str]:
 
 def test_a_vanished_and_a_changed_object_cost_one_value_each():
     store = fsspec.filesystem("memory")
-    dataset = data.open(pictures(store, 300)).select(["image"])  # more than are looked at to measure
-    fresh = [i for i in range(300) if kept.find((dataset.path / f"{dataset.keys[i]}.png")._key("")) is None]
+    dataset = data.open(pictures(store, 300)).select(
+        ["image"]
+    )  # more than are looked at to measure
+    fresh = [
+        i
+        for i in range(300)
+        if kept.find((dataset.path / f"{dataset.keys[i]}.png")._key("")) is None
+    ]
     gone, changed = (dataset.keys[i] for i in fresh[:2])
     store.rm(f"/bucket/photos/{gone}.png")
     store.pipe_file(f"/bucket/photos/{changed}.png", b"longer than before" * 100)
     found = reasons(dataset)
     assert sorted(found) == sorted([gone, changed])
-    assert f"photos/{gone}.png is not there" in found[gone] and "has changed since" in found[changed]
+    assert (
+        f"photos/{gone}.png is not there" in found[gone] and "has changed since" in found[changed]
+    )
 
 
 def test_a_changed_object_is_noticed_by_its_etag(s3):
@@ -186,7 +208,10 @@ def test_a_changed_object_is_noticed_by_its_etag(s3):
     first = before.value(0, "image")
     s3.pipe_file("bucket/photos/0.png", builders.png(1))
     after = data.open(address)
-    assert not np.array_equal(first, after.value(0, "image")) and before.fingerprint != after.fingerprint
+    assert (
+        not np.array_equal(first, after.value(0, "image"))
+        and before.fingerprint != after.fingerprint
+    )
     assert after.fingerprint == data.open(address).fingerprint
 
 
@@ -217,10 +242,14 @@ def test_one_object_that_is_denied_costs_a_value_and_all_of_them_the_run(tmp_pat
 
 
 def test_s3_says_what_is_wrong(s3, monkeypatch):
-    with pytest.raises(AmodalError, match="nothing at s3://no-such-bucket/x. Is the name of the bucket right"):
+    with pytest.raises(
+        AmodalError, match="nothing at s3://no-such-bucket/x. Is the name of the bucket right"
+    ):
         data.open("s3://no-such-bucket/x")
     monkeypatch.setattr(type(s3), "_call_s3", denies)
-    with pytest.raises(AmodalError, match="access to s3://bucket/photos is denied: Access Denied. The key is taken"):
+    with pytest.raises(
+        AmodalError, match="access to s3://bucket/photos is denied: Access Denied. The key is taken"
+    ):
         data.open("s3://bucket/photos")
 
 
@@ -229,7 +258,10 @@ async def denies(*args, **kwargs):
 
 
 def test_addresses_that_are_refused(monkeypatch):
-    for address in ("https://me:secret@example.org/data", "https://example.org/a.csv?X-Amz-Signature=secret"):
+    for address in (
+        "https://me:secret@example.org/data",
+        "https://example.org/a.csv?X-Amz-Signature=secret",
+    ):
         with pytest.raises(AmodalError, match="example.org has a password or a signature") as error:
             data.open(address)
         assert "secret" not in str(error.value)
@@ -237,18 +269,27 @@ def test_addresses_that_are_refused(monkeypatch):
         data.open("nosuch://x")
     with pytest.raises(AmodalError, match="chain"):
         data.open("simplecache::s3://x")
-    monkeypatch.setattr("fsspec.core.url_to_fs", lambda *_, **__: (_ for _ in ()).throw(ImportError("Install s3fs")))
-    with pytest.raises(AmodalError, match=r"s3:// addresses need .* pip install 'amodal\[remote\]'"):
+    monkeypatch.setattr(
+        "fsspec.core.url_to_fs", lambda *_, **__: (_ for _ in ()).throw(ImportError("Install s3fs"))
+    )
+    with pytest.raises(
+        AmodalError, match=r"s3:// addresses need .* pip install 'amodal\[remote\]'"
+    ):
         data.open("s3://other-bucket/x", name="x")
 
 
 def test_no_file_of_a_dataset_leads_to_an_address_or_out_of_one(tmp_path):
     store = fsspec.filesystem("memory")
     address = pictures(store)
-    (tmp_path / "dataset.toml").write_text(f'records = "{address}"\n[fields.image]\nmodality = "image"\n')
+    (tmp_path / "dataset.toml").write_text(
+        f'records = "{address}"\n[fields.image]\nmodality = "image"\n'
+    )
     with pytest.raises(AmodalError, match="no file or folder"):
         data.open(tmp_path)
-    store.pipe_file("/bucket/t/t.csv", f"photo,n\n../photos/0.png,1\n{address}/1.png,2\n../photos/2.png,3\n".encode())
+    store.pipe_file(
+        "/bucket/t/t.csv",
+        f"photo,n\n../photos/0.png,1\n{address}/1.png,2\n../photos/2.png,3\n".encode(),
+    )
     toml = b'records = "t.csv"\n[fields.photo]\nmodality = "image"\n'
     store.pipe_file("/bucket/t/dataset.toml", toml)
     found = list(reasons(data.open("memory://bucket/t"), "photo").values())
@@ -265,17 +306,24 @@ def test_no_file_of_a_dataset_leads_to_an_address_or_out_of_one(tmp_path):
         remote.learnt_from(run)
 
 
-def test_a_schema_on_this_machine_describes_a_store_that_cannot_be_written_to(tmp_path, web, monkeypatch):
+def test_a_schema_on_this_machine_describes_a_store_that_cannot_be_written_to(
+    tmp_path, web, monkeypatch
+):
     builders.folder(tmp_path / "photos")
     address = f"{web.address}/photos"
-    with pytest.raises(AmodalError, match="dataset.toml cannot be written .*#photos.toml' as the address"):
+    with pytest.raises(
+        AmodalError, match="dataset.toml cannot be written .*#photos.toml' as the address"
+    ):
         data.init(address)
     monkeypatch.chdir(tmp_path)
     described = data.init(f"{address}#mine.toml").path
     described.write_text(described.read_text().replace("[fields.text]", "[fields.words]"))
     dataset = data.open(f"{address}#mine.toml")
     assert list(dataset.fields) == ["image", "words", "audio"] and len(dataset) == 10
-    assert str(dataset.path) == f"{address}#{tmp_path / 'mine.toml'}" and list(data.open(address).fields)[1] == "text"
+    assert (
+        str(dataset.path) == f"{address}#{tmp_path / 'mine.toml'}"
+        and list(data.open(address).fields)[1] == "text"
+    )
     assert data.open(str(dataset.path)).fingerprint == dataset.fingerprint
 
 
@@ -308,7 +356,11 @@ def test_a_pack_is_read_by_ranges(tmp_path, monkeypatch):
     store.put(str(tmp_path / "pack"), "/bucket/pack", recursive=True)
     asked = []
     whole = store.cat_file
-    monkeypatch.setattr(type(store), "cat_file", lambda self, path, **k: asked.append(len(c := whole(path, **k))) or c)
+    monkeypatch.setattr(
+        type(store),
+        "cat_file",
+        lambda self, path, **k: asked.append(len(c := whole(path, **k))) or c,
+    )
     dataset = data.open("memory://bucket/pack")
     opened = sum(asked)
     size = sum(s["bytes"] for s in dataset.reader.shards)
@@ -320,7 +372,9 @@ def test_a_pack_is_read_by_ranges(tmp_path, monkeypatch):
     data.open("memory://bucket/pack").value(7, field)
     assert not asked
     again = data.pack(dataset, tmp_path / "again")
-    assert sorted(f.name for f in again.glob("shard*")) == sorted(f.name for f in (tmp_path / "pack").glob("shard*"))
+    assert sorted(f.name for f in again.glob("shard*")) == sorted(
+        f.name for f in (tmp_path / "pack").glob("shard*")
+    )
 
 
 def test_damaged_shards_are_errors_for_a_person(tmp_path):
@@ -331,7 +385,9 @@ def test_damaged_shards_are_errors_for_a_person(tmp_path):
     refused = 0
     for _ in range(60):
         damaged = bytearray(whole)
-        damaged[draw.choice([draw.integers(1500), len(whole) - 1 - draw.integers(1000)])] = draw.integers(256)
+        damaged[draw.choice([draw.integers(1500), len(whole) - 1 - draw.integers(1000)])] = (
+            draw.integers(256)
+        )
         store.pipe_file(f"/bucket/pack/{shard.name}", bytes(damaged))
         try:
             dataset = data.open("memory://bucket/pack")
@@ -343,7 +399,9 @@ def test_damaged_shards_are_errors_for_a_person(tmp_path):
 
 
 @pytest.mark.slow
-def test_s3_that_fails_half_of_its_requests_and_denies_one_object(tmp_path, s3, s3_server, monkeypatch):
+def test_s3_that_fails_half_of_its_requests_and_denies_one_object(
+    tmp_path, s3, s3_server, monkeypatch
+):
     here = data.open(builders.folder(tmp_path / "photos"))
     s3.put(str(tmp_path / "photos"), "bucket/photos", recursive=True)
     inner, draw = s3_server._server.app, np.random.default_rng(0)
@@ -352,7 +410,10 @@ def test_s3_that_fails_half_of_its_requests_and_denies_one_object(tmp_path, s3, 
         broken = draw.random() < 0.5
         if not broken and not environment["PATH_INFO"].endswith("r01.png"):
             return inner(environment, start)
-        start("500 Internal Server Error" if broken else "403 Forbidden", [("Content-Type", "application/xml")])
+        start(
+            "500 Internal Server Error" if broken else "403 Forbidden",
+            [("Content-Type", "application/xml")],
+        )
         body = f"<Error><Code>{'InternalError' if broken else 'AccessDenied'}</Code></Error>"
         return [] if environment["REQUEST_METHOD"] == "HEAD" else [body.encode()]
 
@@ -385,7 +446,8 @@ def test_a_run_that_reads_from_s3_and_is_killed_ends_with_the_weights_of_a_local
 
     def start(where, out, how):
         return subprocess.Popen(
-            [sys.executable, tmp_path / "run.py", str(where), str(tmp_path / out), how], cwd=os.getcwd()
+            [sys.executable, tmp_path / "run.py", str(where), str(tmp_path / out), how],
+            cwd=os.getcwd(),
         )
 
     assert start(tmp_path / "photos", "local", "new").wait() == 0
@@ -394,7 +456,9 @@ def test_a_run_that_reads_from_s3_and_is_killed_ends_with_the_weights_of_a_local
         time.sleep(0.02)
     far.kill()
     far.wait()
-    assert not (tmp_path / "far" / "model.safetensors").exists(), "it was killed too late to test anything"
+    assert not (tmp_path / "far" / "model.safetensors").exists(), (
+        "it was killed too late to test anything"
+    )
     assert start("s3://bucket/photos", "far", "resume").wait() == 0
     one, two = ((tmp_path / run / "model.safetensors").read_bytes() for run in ("local", "far"))
     assert one == two

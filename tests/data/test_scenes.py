@@ -18,7 +18,11 @@ def test_each_line_has_its_box_and_each_box_its_colour():
     for i in range(60):
         made = scenes.record(i)
         pixels = np.asarray(Image.open(io.BytesIO(made["image"]))).astype(int)
-        boxes, objects, lines = json.loads(made["boxes"]), made["objects"].split("; "), made["text"].split("\n")
+        boxes, objects, lines = (
+            json.loads(made["boxes"]),
+            made["objects"].split("; "),
+            made["text"].split("\n"),
+        )
         counts.add(len(lines))
         assert len(boxes) == len(objects) == len(lines) == int(made["count"])
         covered = np.zeros(pixels.shape[:2], dtype=int)

@@ -37,15 +37,22 @@ def test_round_trip():
     assert read.fields["words"].within == "words" and read.labels["species"].kind == "category"
     text = schema.dumps(read, {"": "two\nlines", "fields.photo": "a comment", "split_by": "why"})
     again = schema.loads(text)
-    assert schema.dumps(again, {"": "two\nlines", "fields.photo": "a comment", "split_by": "why"}) == text
+    assert (
+        schema.dumps(again, {"": "two\nlines", "fields.photo": "a comment", "split_by": "why"})
+        == text
+    )
     assert again.labels == read.labels and again.records == read.records
-    assert {n: f.modality for n, f in again.fields.items()} == {n: f.modality for n, f in read.fields.items()}
+    assert {n: f.modality for n, f in again.fields.items()} == {
+        n: f.modality for n, f in read.fields.items()
+    }
 
 
 def test_long_lists_and_odd_text_survive():
     columns = [f'column "{i}", number {i}' for i in range(60)]
     field = schema.Field(
-        modalities.make("table", columns=columns, categories={columns[0]: ["a b", 'c"d', "e\\f"] * 20})
+        modalities.make(
+            "table", columns=columns, categories={columns[0]: ["a b", 'c"d', "e\\f"] * 20}
+        )
     )
     text = schema.dumps(schema.Schema({"t": field}))
     assert schema.loads(text).fields["t"].modality == field.modality
@@ -55,14 +62,30 @@ def test_long_lists_and_odd_text_survive():
 @pytest.mark.parametrize(
     "old, new, message",
     [
-        ("split_by", "splitby", r"line 6: no key of dataset.toml is called 'splitby'. Did you mean split_by"),
-        ("size = 16", "sise = 16", r"line 11: no key of \[fields.photo\] is called 'sise'. Did you mean size"),
+        (
+            "split_by",
+            "splitby",
+            r"line 6: no key of dataset.toml is called 'splitby'. Did you mean split_by",
+        ),
+        (
+            "size = 16",
+            "sise = 16",
+            r"line 11: no key of \[fields.photo\] is called 'sise'. Did you mean size",
+        ),
         ('"image"', '"imag"', r"line 9: no modality is called 'imag'. Did you mean image"),
         ('"number"', '"numbr"', r"no kind of label is called 'numbr'. Did you mean number"),
         ("unit", "units", r"no key of \[labels.depth\] is called 'units'. Did you mean unit"),
         ('key = "id"', "key = 3", "key must be text, got 3"),
-        ("size = 16", 'size = "big"', r"\[fields.photo\]: image.size must be a whole number, got 'big'"),
-        ('modality = "text"', "", r"\[fields.words\] needs a modality: one of audio, events, image"),
+        (
+            "size = 16",
+            'size = "big"',
+            r"\[fields.photo\]: image.size must be a whole number, got 'big'",
+        ),
+        (
+            'modality = "text"',
+            "",
+            r"\[fields.words\] needs a modality: one of audio, events, image",
+        ),
         ("[fields.photo]", "[fields.photo", "line 8: this is not TOML"),
         ("[fields.photo]", '[fields."photo:1"]', "cannot be called 'photo:1'"),
         ('["a.csv", "b.csv"]', "[1]", "records must be text or a list of texts"),
@@ -92,7 +115,11 @@ def test_no_field(tmp_path):
         ("[labels.species]", "[labels.specie]", r"\[labels.specie\] .*Did you mean species"),
         ('key = "id"', 'key = "ids"', "no column of this data is called 'ids'. Did you mean id"),
         ('"weight"', '"weigth"', "Did you mean weight"),
-        ("records.csv", "record.csv", "no file or folder in .* is called 'record.csv'. Did you mean records.csv"),
+        (
+            "records.csv",
+            "record.csv",
+            "no file or folder in .* is called 'record.csv'. Did you mean records.csv",
+        ),
         ("records.csv", "*.tsv", "no file in .* matches"),
         ('"species"', '"specis"', "split_by.* Did you mean species"),
     ],

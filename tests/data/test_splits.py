@@ -27,7 +27,9 @@ def test_records_of_one_group_stay_together():
 @pytest.mark.parametrize("n", [3, 5, 10])
 def test_no_part_of_small_data_is_empty(n):
     for start in range(20):
-        assert (np.bincount(splits.by_hash([f"{start} {i}" for i in range(n)]), minlength=3) > 0).all()
+        assert (
+            np.bincount(splits.by_hash([f"{start} {i}" for i in range(n)]), minlength=3) > 0
+        ).all()
 
 
 def test_given_splits():
@@ -46,12 +48,17 @@ def test_dataset_split_parts_and_groups(tmp_path):
     )
     plain = data.open(tmp_path / "t.csv")
     parts = [plain.split(p) for p in ("train", "valid", "test")]
-    assert sorted(np.concatenate(parts)) == list(range(400)) and np.array_equal(plain.split("all"), np.arange(400))
+    assert sorted(np.concatenate(parts)) == list(range(400)) and np.array_equal(
+        plain.split("all"), np.arange(400)
+    )
     (tmp_path / "dataset.toml").write_text(
         'records="t.csv"\nkey="id"\nsplit_by="site"\n[fields.text]\nmodality="text"\n'
     )
     grouped = data.open(tmp_path)
-    sites = [set(np.array([i % 37 for i in range(400)])[grouped.split(p)]) for p in ("train", "valid", "test")]
+    sites = [
+        set(np.array([i % 37 for i in range(400)])[grouped.split(p)])
+        for p in ("train", "valid", "test")
+    ]
     assert not sites[0] & sites[1] and not sites[0] & sites[2] and all(sites)
     with pytest.raises(AmodalError, match="Did you mean valid"):
         grouped.split("vlid")

@@ -39,21 +39,40 @@ def re_fuse(*_):
     raise _tar.Unusual
 
 
-NAMES = ["./a.jpg", "a.txt", "folder/", "folder/b.jpg", "folder/.hidden", "ü.txt", "d" * 60 + "/" + "e" * 80, "empty"]
+NAMES = [
+    "./a.jpg",
+    "a.txt",
+    "folder/",
+    "folder/b.jpg",
+    "folder/.hidden",
+    "ü.txt",
+    "d" * 60 + "/" + "e" * 80,
+    "empty",
+]
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_plain_tars_are_listed_quickly_and_alike(tmp_path, monkeypatch, format):
-    names = NAMES if format == tarfile.USTAR_FORMAT else [n for n in NAMES if n.isascii() and len(n) < 100]
-    path = tar(tmp_path / "a.tar", names, format, mode=0o755, uid=1000, mtime=1_700_000_000, uname="me")
+    names = (
+        NAMES
+        if format == tarfile.USTAR_FORMAT
+        else [n for n in NAMES if n.isascii() and len(n) < 100]
+    )
+    path = tar(
+        tmp_path / "a.tar", names, format, mode=0o755, uid=1000, mtime=1_700_000_000, uname="me"
+    )
     with monkeypatch.context() as patch:
         patch.setattr(_tar, "_by_tarfile", re_fuse)
         quick = _tar.members(path)
     assert quick == listed(path, monkeypatch, quickly=False)
-    assert [name for name, *_ in quick] == [n.removeprefix("./") for n in names if n[-1] != "/" and ".hidden" not in n]
+    assert [name for name, *_ in quick] == [
+        n.removeprefix("./") for n in names if n[-1] != "/" and ".hidden" not in n
+    ]
 
 
-@pytest.mark.parametrize("about", [{"mtime": 1.5}, {"type": tarfile.SYMTYPE, "linkname": "x"}, {"uid": 2**40}])
+@pytest.mark.parametrize(
+    "about", [{"mtime": 1.5}, {"type": tarfile.SYMTYPE, "linkname": "x"}, {"uid": 2**40}]
+)
 def test_unusual_tars_are_listed_by_tarfile(tmp_path, monkeypatch, about):
     path = tar(tmp_path / "a.tar", ["a.jpg", "b.jpg", "l" * 200], tarfile.PAX_FORMAT, **about)
     with pytest.raises(_tar.Unusual):
@@ -67,7 +86,9 @@ def test_damaged_tars_are_told_alike(tmp_path, monkeypatch):
     told = 0
     for _ in range(300):
         content = bytearray(whole)
-        at = chance.choice(heads) + chance.choice((chance.randrange(512), chance.randrange(100, 160)))
+        at = chance.choice(heads) + chance.choice(
+            (chance.randrange(512), chance.randrange(100, 160))
+        )
         content[at : at + chance.choice((1, 1, 8, 512))] = bytes([chance.randrange(256)])
         path = tmp_path / "damaged.tar"
         path.write_bytes(content[: chance.choice((len(content), chance.randrange(len(content))))])

@@ -26,13 +26,18 @@ def test_balance_is_row_and_column_scaling_and_ends_at_both_marginals():
 
 
 def test_variances_are_those_of_many_samples():
-    p, h = table(3, (4, 4)), torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    p, h = (
+        table(3, (4, 4)),
+        torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(4)),
+    )
     n, draws = 1000, 2000
     torch.manual_seed(0)
     counts = torch.distributions.Multinomial(n, p.flatten()).sample((draws,)).view(draws, 4, 4)
     truth = (p * h).sum()
     for steps, predicted in enumerate(variances(p, h, steps=3)):
-        found = torch.stack([(balance(c, p.sum(1), p.sum(0), steps=steps) * h).sum() for c in counts])
+        found = torch.stack(
+            [(balance(c, p.sum(1), p.sum(0), steps=steps) * h).sum() for c in counts]
+        )
         assert n * (found - truth).square().mean() == pytest.approx(float(predicted), rel=0.12)
 
 

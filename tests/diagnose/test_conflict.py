@@ -21,7 +21,10 @@ def test_terms_that_agree_and_terms_that_are_opposed():
     found = conflict(m, one)
     assert len(found) == 6 and all(p.grad is None for p in m.parameters())
     assert abs(found["one", "twice"] - 1) < 1e-9 and abs(found["one", "against"] + 1) < 1e-9
-    assert abs(found["one", "other"] + found["against", "other"]) < 1e-9 and -1 < found["one", "other"] < 1
+    assert (
+        abs(found["one", "other"] + found["against", "other"]) < 1e-9
+        and -1 < found["one", "other"] < 1
+    )
 
     terms = objective(m.features(one))
     shared = [

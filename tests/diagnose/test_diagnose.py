@@ -13,7 +13,9 @@ def test_effective_rank_is_the_entropy_of_the_singular_values(shape):
     z = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
     values = torch.linalg.svdvals(z.double())
     share = values / values.sum()
-    assert effective_rank(z).item() == pytest.approx(math.exp(-(share * share.log()).sum()), rel=1e-6)
+    assert effective_rank(z).item() == pytest.approx(
+        math.exp(-(share * share.log()).sum()), rel=1e-6
+    )
 
 
 def test_effective_rank_at_its_ends():

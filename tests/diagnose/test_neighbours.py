@@ -13,7 +13,8 @@ def slow(a, b, k):
         sets = []
         for z in (a, b):
             near = sorted(
-                (j for j in range(len(z)) if j != i), key=lambda j: -F.cosine_similarity(z[i], z[j], dim=0).item()
+                (j for j in range(len(z)) if j != i),
+                key=lambda j: -F.cosine_similarity(z[i], z[j], dim=0).item(),
             )  # noqa: B023
             sets.append(set(near[:k]))
         total += len(sets[0] & sets[1]) / k

@@ -37,16 +37,27 @@ def test_gates(name):
             p[a, b, gate(a, b)] = 0.25
     found = bounds(p * 40)  # counts do as well
     got = [found.redundancy, found.unique1, found.unique2, synergy(p)]
-    np.testing.assert_allclose([float(v) for v in got], (redundancy, unique1, unique2, true), atol=2e-3)
-    blind = name == "xor"  # pairs are independent, and so are labels of one field: nothing can be known from below
-    assert abs(float(found.lower) - (0 if blind else true)) < 2e-3 and abs(float(found.upper) - true) < 2e-3
+    np.testing.assert_allclose(
+        [float(v) for v in got], (redundancy, unique1, unique2, true), atol=2e-3
+    )
+    blind = (
+        name == "xor"
+    )  # pairs are independent, and so are labels of one field: nothing can be known from below
+    assert (
+        abs(float(found.lower) - (0 if blind else true)) < 2e-3
+        and abs(float(found.upper) - true) < 2e-3
+    )
 
 
 def test_the_same_thing_seen_twice_has_no_synergy():
     p = torch.zeros(3, 3, 3)
     p[range(3), range(3), range(3)] = 1
     found = bounds(p)
-    assert abs(float(found.redundancy) - math.log2(3)) < 1e-6 and float(found.upper) < 1e-6 and float(synergy(p)) < 1e-6
+    assert (
+        abs(float(found.redundancy) - math.log2(3)) < 1e-6
+        and float(found.upper) < 1e-6
+        and float(synergy(p)) < 1e-6
+    )
     assert all(abs(float(a) - 1) < 1e-3 for a in found.accuracy())
 
 
@@ -64,7 +75,9 @@ def test_synergy_lies_between_the_bounds_and_the_best_accuracy_too(shape):
 def test_the_two_projections_against_a_general_solver():
     for p in tables(4, (2, 2, 2), seed=2):
         p1, p2, p12, start = p.sum(1), p.sum(0), p.sum(2), p.numpy().ravel()
-        margins = np.array([m.ravel() for y in range(2) for x in range(2) for m in _indicators(x, y)])
+        margins = np.array(
+            [m.ravel() for y in range(2) for x in range(2) for m in _indicators(x, y)]
+        )
         both = np.concatenate([margins, [_pair(a, b) for a in (0, 1) for b in (0, 1)]])
 
         def told(q):
@@ -86,9 +99,14 @@ def test_the_two_projections_against_a_general_solver():
                 return goal(q) if q.min() >= 0 else np.inf
 
             least = minimize(
-                value, np.zeros(free.shape[1]), method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12}
+                value,
+                np.zeros(free.shape[1]),
+                method="Nelder-Mead",
+                options={"xatol": 1e-9, "fatol": 1e-12},
             )
-            assert abs(least.fun - float(ours)) < 3e-4  # where the least is at an edge, the last digits come slowly
+            assert (
+                abs(least.fun - float(ours)) < 3e-4
+            )  # where the least is at an edge, the last digits come slowly
 
 
 def _indicators(x, y):
@@ -110,11 +128,17 @@ def test_no_coupling_has_less_entropy_than_the_meet_and_the_greedy_one_is_a_coup
         p, q = rng.dirichlet(np.ones(4)), rng.dirichlet(np.ones(3))
         rows = [np.eye(4)[i][:, None].repeat(3, 1).ravel() for i in range(4)]
         columns = [np.eye(3)[j][None].repeat(4, 0).ravel() for j in range(3)]
-        corners = [linprog(rng.normal(size=12), A_eq=rows + columns, b_eq=[*p, *q]).x for _ in range(60)]
+        corners = [
+            linprog(rng.normal(size=12), A_eq=rows + columns, b_eq=[*p, *q]).x for _ in range(60)
+        ]
         least = min(float(page.entropy(torch.from_numpy(np.maximum(c, 0)))) for c in corners)
         p, q = torch.from_numpy(p), torch.from_numpy(q)
         low, greedy = page.entropy(page.meet(p, q)), page.entropy(page.greedy_coupling(p, q))
-        assert float(low) <= least + 1e-6 and least <= float(greedy) + 1e-3 and float(greedy) <= float(low) + 1 + 1e-9
+        assert (
+            float(low) <= least + 1e-6
+            and least <= float(greedy) + 1e-3
+            and float(greedy) <= float(low) + 1 + 1e-9
+        )
         assert abs(float(page.greedy_coupling(p, q).sum()) - 1) < 1e-9
 
 

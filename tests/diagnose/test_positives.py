@@ -17,14 +17,16 @@ def test_things_are_linked_by_what_they_come_with():
     graph = linked(TABLE)
     for i in range(5):
         for j in range(5):
-            assert float(graph[i, j]) == pytest.approx(sum(float(p[i, y] * p[j, y] / p[:, y].sum()) for y in range(3)))
+            assert float(graph[i, j]) == pytest.approx(
+                sum(float(p[i, y] * p[j, y] / p[:, y].sum()) for y in range(3))
+            )
     torch.testing.assert_close(graph.sum(1), p.sum(1))
     normal = p / (p.sum(1)[:, None] * p.sum(0)).sqrt()
     scaled = graph / (graph.sum(1)[:, None] * graph.sum(0)).sqrt()
     torch.testing.assert_close(scaled, normal @ normal.T)
-    assert linked(TABLE, alone=True).diagonal().sum() == 0 and float(linked(TABLE, alone=True).sum()) == pytest.approx(
-        1
-    )
+    assert linked(TABLE, alone=True).diagonal().sum() == 0 and float(
+        linked(TABLE, alone=True).sum()
+    ) == pytest.approx(1)
 
 
 def test_labelling_error_is_the_chance_of_a_pair_across_labels():
@@ -33,7 +35,9 @@ def test_labelling_error_is_the_chance_of_a_pair_across_labels():
     drawn = rng.choice(25, 40000, p=graph.numpy().ravel())
     differ = np.mean([LABELS[i] != LABELS[j] for i, j in zip(drawn // 5, drawn % 5)])
     assert labelling_error(graph, LABELS) == pytest.approx(differ, abs=0.01)
-    assert labelling_error(graph, ["a"] * 5) == 0 and math.isnan(labelling_error(torch.zeros(2, 2), ["a", "b"]))
+    assert labelling_error(graph, ["a"] * 5) == 0 and math.isnan(
+        labelling_error(torch.zeros(2, 2), ["a", "b"])
+    )
     with pytest.raises(ValueError, match="fit"):
         labelling_error(graph, LABELS[:3])
 

@@ -44,14 +44,20 @@ def test_alignment_is_of_principal_angles():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(20, 3)), rng.normal(size=(20, 4))
     angles = subspace_angles(a - a.mean(0), b - b.mean(0))
-    assert subspace_alignment(torch.tensor(a), torch.tensor(b)) == pytest.approx((np.cos(angles) ** 2).mean())
-    assert subspace_alignment(torch.tensor(a), torch.tensor(a @ rng.normal(size=(3, 3)) + 5)) == pytest.approx(1)
+    assert subspace_alignment(torch.tensor(a), torch.tensor(b)) == pytest.approx(
+        (np.cos(angles) ** 2).mean()
+    )
+    assert subspace_alignment(
+        torch.tensor(a), torch.tensor(a @ rng.normal(size=(3, 3)) + 5)
+    ) == pytest.approx(1)
     assert subspace_alignment(torch.tensor(a), torch.tensor(np.c_[a, b])) == pytest.approx(1)
 
 
 def test_roughness_is_the_sum_over_edges():
     x, graph = made()
-    pairs = sum(graph[i, j] * (x[i] - x[j]).square().sum() for i in range(30) for j in range(30)) / 2
+    pairs = (
+        sum(graph[i, j] * (x[i] - x[j]).square().sum() for i in range(30) for j in range(30)) / 2
+    )
     assert float(roughness(x, graph)) == pytest.approx(float(pairs / graph.sum()))
     assert float(laplacian(graph).sum(1).abs().max()) < 1e-12
     for wrong in (graph[:5], graph - 1, graph + torch.ones(30, 30).triu()):

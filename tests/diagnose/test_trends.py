@@ -16,7 +16,9 @@ def test_trends_are_slopes_and_planted_growth_is_found():
     found = trends(years, topics, draws=500)
     for name, one in found.items():
         peer = linregress(years, np.asarray(topics[name], float))
-        assert one.slope == pytest.approx(peer.slope) and one.p == pytest.approx(peer.pvalue, abs=0.08)
+        assert one.slope == pytest.approx(peer.slope) and one.p == pytest.approx(
+            peer.pvalue, abs=0.08
+        )
     assert [name for name, one in found.items() if one.q < 0.05] == ["grows"]
     assert found["grows"].shares[0] == pytest.approx(topics["grows"][years == 2019].mean())
     with pytest.raises(AmodalError, match="two years"):

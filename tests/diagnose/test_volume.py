@@ -13,18 +13,28 @@ def embeddings(noise):
     columns = {}
     for name, rows in (("a", range(12)), ("b", range(2, 12)), ("c", range(0, 11))):
         rows = torch.tensor(list(rows))
-        columns[name] = Column(base[rows] + noise * torch.randn(len(rows), 6, generator=generator), rows)
+        columns[name] = Column(
+            base[rows] + noise * torch.randn(len(rows), 6, generator=generator), rows
+        )
     return Embeddings(columns, 12)
 
 
 def test_each_set_of_fields_is_counted_over_its_own_records():
     found = {row["sources"]: row for row in volume(embeddings(0.5))}
-    assert {s: row["n"] for s, row in found.items()} == {"a + b": 10, "a + c": 11, "b + c": 9, "a + b + c": 9}
+    assert {s: row["n"] for s, row in found.items()} == {
+        "a + b": 10,
+        "a + c": 11,
+        "b + c": 9,
+        "a + b + c": 9,
+    }
     _, vectors = embeddings(0.5).complete(["a", "b", "c"])
     true = gram_volume(vectors)
     mixed = gram_volume([vectors[0], vectors[1].roll(1, 0), vectors[2].roll(2, 0)])
     row = found["a + b + c"]
-    assert abs(row["matched"] - float(true.mean())) < 1e-5 and abs(row["mixed"] - float(mixed.mean())) < 1e-5
+    assert (
+        abs(row["matched"] - float(true.mean())) < 1e-5
+        and abs(row["mixed"] - float(mixed.mean())) < 1e-5
+    )
     assert abs(row["told apart"] - float((true[:, None] < mixed[None]).float().mean())) < 1e-5
 
 

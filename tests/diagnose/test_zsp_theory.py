@@ -30,7 +30,10 @@ def table(seed=0, leak=0.0, shape=(6, 5, 3)):
 
 def test_the_terms_of_a_table_are_their_definitions():
     p, rho = table(leak=0.6), torch.from_numpy(np.random.default_rng(1).dirichlet(np.ones(5), 3))
-    found, expected = terms(p * 100, rho), dict.fromkeys(("residual", "floor", "bias", "excess"), 0.0)
+    found, expected = (
+        terms(p * 100, rho),
+        dict.fromkeys(("residual", "floor", "bias", "excess"), 0.0),
+    )
     p_y = p.sum((0, 1))
     for x, y in itertools.product(range(6), range(3)):
         p_x = p[x].sum()
@@ -53,19 +56,25 @@ def test_without_leakage_captions_are_a_sufficient_bridge():
     rho = (p.sum(0) / p.sum((0, 1))).T
     found = terms(p, rho)
     assert max(found.values()) < 1e-12
-    torch.testing.assert_close(indirect(p.sum(2), rho, p.sum((0, 1))), p.sum(1) / p.sum((1, 2))[:, None])
+    torch.testing.assert_close(
+        indirect(p.sum(2), rho, p.sum((0, 1))), p.sum(1) / p.sum((1, 2))[:, None]
+    )
 
 
 def test_the_spectrum_is_that_of_the_angles_between_two_spaces():
     g = torch.Generator().manual_seed(0)
     shared = torch.randn(200, 2, generator=g)
     x = torch.cat([shared + torch.randn(200, 2, generator=g), torch.randn(200, 3, generator=g)], 1)
-    z = torch.cat([shared * 2 + torch.randn(200, 2, generator=g), torch.randn(200, 2, generator=g)], 1)
+    z = torch.cat(
+        [shared * 2 + torch.randn(200, 2, generator=g), torch.randn(200, 2, generator=g)], 1
+    )
     qx, qz = (np.linalg.qr((t - t.mean(0)).double().numpy())[0] for t in (x, z))
     expected = np.linalg.svd(qx.T @ qz, compute_uv=False)
     np.testing.assert_allclose(cca_spectrum(x, z, ridge=1e-9), expected, atol=1e-6)
     held = cca_spectrum(x[:60], z[:60], held=(x[60:], z[60:]))
-    assert held[:2].min() > 0.3 and held[2:].abs().max() < 0.3 < float(cca_spectrum(x[:60], z[:60])[2:].max())
+    assert held[:2].min() > 0.3 and held[2:].abs().max() < 0.3 < float(
+        cca_spectrum(x[:60], z[:60])[2:].max()
+    )
 
 
 def test_the_density_of_categories_is_their_table():
@@ -77,7 +86,9 @@ def test_the_density_of_categories_is_their_table():
     found = Canonical.of(x, z, ridge=1e-9).density(torch.eye(6), torch.eye(5))
     q = counts.double() / counts.sum()
     seen = q.sum(1) > 0
-    torch.testing.assert_close(found[seen], (q / (q.sum(1, keepdim=True) * q.sum(0)))[seen], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        found[seen], (q / (q.sum(1, keepdim=True) * q.sum(0)))[seen], atol=1e-3, rtol=1e-3
+    )
 
 
 def test_prompt_bias_is_the_discrepancy_of_definition():
@@ -100,7 +111,10 @@ def test_prompts_of_another_kind_are_biased_and_captions_are_not():
     g = torch.Generator().manual_seed(0)
     y = torch.arange(400) % 2
     captions = torch.randn(400, 4, generator=g) + y[:, None]
-    more, one = torch.randn(200, 4, generator=g) + y[:200, None], torch.tensor([[0.0] * 4, [1.0] * 4])
+    more, one = (
+        torch.randn(200, 4, generator=g) + y[:200, None],
+        torch.tensor([[0.0] * 4, [1.0] * 4]),
+    )
     same = max(map(abs, prompt_bias(more, y[:200], captions, y).values()))
     assert same < 0.02 < 0.1 < min(prompt_bias(one, torch.tensor([0, 1]), captions, y).values())
 
@@ -113,7 +127,9 @@ def test_residual_dependence_sees_what_captions_leave_out():
     assert left["dependence"] > 0.3 and abs(told["dependence"]) < 0.05
     assert left["dependence"] == left["captions"] - left["both"] and left["direct"] < 0.15
     number = residual_dependence(x, z, x[:, 1])
-    assert number["captions"] == pytest.approx(float(x[:, 1].var()), rel=0.1) and number["both"] < 0.1
+    assert (
+        number["captions"] == pytest.approx(float(x[:, 1].var()), rel=0.1) and number["both"] < 0.1
+    )
 
 
 def test_the_curve_is_the_nearest_mean_and_ends_at_its_limit():
@@ -126,9 +142,20 @@ def test_the_curve_is_the_nearest_mean_and_ends_at_its_limit():
     assert errors == sorted(errors, reverse=True)
     unit = torch.nn.functional.normalize(pool, dim=1)
     means = [unit[y == c].mean(0) for c in range(3)]
-    guess = [max(range(3), key=lambda c: float(torch.cosine_similarity(v, means[c], dim=0))) for v in seen]
-    assert errors[-1] == pytest.approx(float((torch.tensor(guess) != y).double().mean())) and curve[-1]["std"] < 1e-6
-    assert [row["prompts"] for row in prompt_curve(seen, y, pool[:30], y[:30], draws=2)] == [1, 2, 4, 8]
+    guess = [
+        max(range(3), key=lambda c: float(torch.cosine_similarity(v, means[c], dim=0)))
+        for v in seen
+    ]
+    assert (
+        errors[-1] == pytest.approx(float((torch.tensor(guess) != y).double().mean()))
+        and curve[-1]["std"] < 1e-6
+    )
+    assert [row["prompts"] for row in prompt_curve(seen, y, pool[:30], y[:30], draws=2)] == [
+        1,
+        2,
+        4,
+        8,
+    ]
     a, b, told = limit([{"prompts": m, "error": 0.2 + 0.3 / m**0.5} for m in (1, 4, 9, 50)])
     assert (a, b, told) == (pytest.approx(0.2), pytest.approx(0.3), pytest.approx(1))
     slope, middle = np.polyfit([m**-0.5 for m in (1, 4, 16, 100)], errors, 1)

@@ -9,7 +9,17 @@ from amodal.evaluate import Embedded
 CLASSES = np.array(["bird", "cat", "dog"], dtype=object)
 
 
-def made(n=300, *, seed=0, width=16, noise=0.6, share=1.0, sources=("image", "sound"), unaligned=(), names=CLASSES):
+def made(
+    n=300,
+    *,
+    seed=0,
+    width=16,
+    noise=0.6,
+    share=1.0,
+    sources=("image", "sound"),
+    unaligned=(),
+    names=CLASSES,
+):
     """n records of three classes; every source sees the record's own vector plus noise, in a rotated space if it is `unaligned`,
     and is there in a `share` of the records."""
     rng = np.random.default_rng(seed)
@@ -25,5 +35,9 @@ def made(n=300, *, seed=0, width=16, noise=0.6, share=1.0, sources=("image", "so
         rows = np.sort(rng.permutation(n)[: round(share * n)])
         columns[source] = Column(torch.tensor(x[rows], dtype=torch.float32), torch.from_numpy(rows))
     embeddings = Embeddings(columns, n)
-    labels = {"kind": names[label], "size": own[:, 0] * 2 + 1, "none": np.full(n, None, dtype=object)}
+    labels = {
+        "kind": names[label],
+        "size": own[:, 0] * 2 + 1,
+        "none": np.full(n, None, dtype=object),
+    }
     return Embedded([f"r{seed}-{i}" for i in range(n)], embeddings, embeddings, labels)

@@ -18,7 +18,11 @@ def test_halves_of_the_classes():
 
 def test_each_half_is_told_among_its_own_classes():
     rng = np.random.default_rng(0)
-    scores, other, truth = rng.normal(size=(60, 5)), rng.normal(size=(60, 5)), rng.integers(0, 5, 60)
+    scores, other, truth = (
+        rng.normal(size=(60, 5)),
+        rng.normal(size=(60, 5)),
+        rng.integers(0, 5, 60),
+    )
     base = np.array([True, False, True, True, False])
 
     def slow(part, score):

@@ -19,7 +19,9 @@ def test_brier_is_scikit_learns_and_counts_a_strange_class_as_wrong():
     assert brier(p, truth) == pytest.approx(2 * brier_score_loss(truth, p[:, 1]))
     p, truth = drawn(30, 4)
     truth[:5] = -1
-    slow = [sum((q - (k == t)) ** 2 for k, q in enumerate(row)) + (t < 0) for row, t in zip(p, truth)]
+    slow = [
+        sum((q - (k == t)) ** 2 for k, q in enumerate(row)) + (t < 0) for row, t in zip(p, truth)
+    ]
     assert brier(p, truth) == pytest.approx(np.mean(slow))
 
 
@@ -33,7 +35,10 @@ def test_the_error_is_the_gap_in_each_bin():
             gap += len(inside) / 200 * abs(right - np.mean([max(p[i]) for i in inside]))
     assert calibration_error(p, truth) == pytest.approx(gap)
     sure = np.eye(3)[[0, 1, 2, 0]]
-    assert calibration_error(sure, np.array([0, 1, 2, 0])) == 0 and calibration_error(sure, np.array([1, 2, 0, 1])) == 1
+    assert (
+        calibration_error(sure, np.array([0, 1, 2, 0])) == 0
+        and calibration_error(sure, np.array([1, 2, 0, 1])) == 1
+    )
 
 
 def test_the_linear_probe_says_how_far_it_can_be_taken_at_its_word():
@@ -41,7 +46,12 @@ def test_the_linear_probe_says_how_far_it_can_be_taken_at_its_word():
     for metric, most in (("Brier", 0.5), ("calibration error", 0.2)):
         row = next(r for r in found.rows if r["metric"] == metric and r["source"] == "image")
         assert 0 < row["value"] < most and np.isfinite(row["chance"])
-    assert found.value("image", "Brier") < next(r["chance"] for r in found.rows if r["metric"] == "Brier")
+    assert found.value("image", "Brier") < next(
+        r["chance"] for r in found.rows if r["metric"] == "Brier"
+    )
     few = linear(made(), made(seed=1), label="kind", few=3)
     assert all("interval" in r for r in few.rows) and "Brier" in {r["metric"] for r in few.rows}
-    assert {r["metric"] for r in linear(made(), made(seed=1), label="size").rows} == {"R2", "Spearman"}
+    assert {r["metric"] for r in linear(made(), made(seed=1), label="size").rows} == {
+        "R2",
+        "Spearman",
+    }

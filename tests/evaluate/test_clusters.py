@@ -14,7 +14,10 @@ from tests.evaluate.made import made
 @pytest.mark.parametrize("n, clusters", [(2, 1), (7, 7), (60, 5), (150, 40), (150, 1)])
 def test_ward_is_scikit_learns(n, clusters):
     x = np.random.default_rng(n).normal(size=(n, 4)) * [1, 2, 3, 0.1]
-    ours, theirs = ward(x, clusters), AgglomerativeClustering(clusters, linkage="ward").fit_predict(x)
+    ours, theirs = (
+        ward(x, clusters),
+        AgglomerativeClustering(clusters, linkage="ward").fit_predict(x),
+    )
     assert len(set(ours)) == clusters
     assert (np.equal.outer(ours, ours) == np.equal.outer(theirs, theirs)).all()
 

@@ -23,12 +23,21 @@ def records(folder):
 
 def encoder_for(records, seed=0, **options):
     torch.manual_seed(seed)
-    return amodal.Encoder(records.fields, size="nano", **options).align(16, fused=options.get("trunk") == "joint")
+    return amodal.Encoder(records.fields, size="nano", **options).align(
+        16, fused=options.get("trunk") == "joint"
+    )
 
 
 @pytest.fixture(scope="module")
 def report(records):
-    return evaluate(encoder_for(records), records, baseline=encoder_for(records, 1), few=3, draws=3, progress=False)
+    return evaluate(
+        encoder_for(records),
+        records,
+        baseline=encoder_for(records, 1),
+        few=3,
+        draws=3,
+        progress=False,
+    )
 
 
 def test_records_are_embedded_once_each_and_in_order(records):
@@ -37,8 +46,14 @@ def test_records_are_embedded_once_each_and_in_order(records):
     embedded = embed_records(encoder, records, range(len(records)), batch=32, progress=done.append)
     assert encoder.training, "the mode is as it was"
     assert embedded.keys == records.keys and sum(done) == len(records)
-    text, image = (next(f for f, m in records.fields.items() if type(m).__name__ == kind) for kind in ("Text", "Image"))
-    assert len(embedded.aligned[image]) == 80 and len(embedded.aligned[text]) == records.present(text).sum() < 80
+    text, image = (
+        next(f for f, m in records.fields.items() if type(m).__name__ == kind)
+        for kind in ("Text", "Image")
+    )
+    assert (
+        len(embedded.aligned[image]) == 80
+        and len(embedded.aligned[text]) == records.present(text).sum() < 80
+    )
     row = int(embedded.aligned[text].rows[3])
     alone = embed_values(encoder, text, [records.raw(row, text)])
     assert torch.allclose(alone[0], embedded.aligned[text].values[3], atol=1e-5)
@@ -59,9 +74,20 @@ def test_a_joint_encoder_sees_only_the_sources_it_is_given(records):
 
 def test_a_report_has_everything_side_by_side(report, tmp_path):
     rows = report.rows()
-    usual = {"knn", "linear", "cluster", "retrieval", "zero_shot", "missing_modality", "cross_modal_transfer"}
+    usual = {
+        "knn",
+        "linear",
+        "cluster",
+        "retrieval",
+        "zero_shot",
+        "missing_modality",
+        "cross_modal_transfer",
+    }
     assert {r["protocol"] for r in rows} == usual <= set(protocol_names())
-    assert "was in training" in report.skipped["open_set"] and "part of" in report.skipped["track_identification"]
+    assert (
+        "was in training" in report.skipped["open_set"]
+        and "part of" in report.skipped["track_identification"]
+    )
     assert all("untrained" in r and "chance" in r for r in rows)
     console = Console(width=200, record=True, file=open("/dev/null", "w"))
     console.print(report.table())
@@ -89,16 +115,28 @@ def test_long_protocols_are_shown_in_short():
 
     sources = tuple("abcde")
     test = made(seed=2, sources=sources)
-    rows = [{"protocol": "retrieval", **r} for r in retrieval(None, test).rows if r["metric"] == "recall@10"]
+    rows = [
+        {"protocol": "retrieval", **r}
+        for r in retrieval(None, test).rows
+        if r["metric"] == "recall@10"
+    ]
     short = in_short(rows)
     assert len(rows) == 20 and len(short) == 5 and short[0]["of"] == 4
-    assert short[0]["value"] == pytest.approx(np.mean([r["value"] for r in rows if r["source"] == "a"]))
+    assert short[0]["value"] == pytest.approx(
+        np.mean([r["value"] for r in rows if r["source"] == "a"])
+    )
     rows = [
         {"protocol": "missing_modality", **r}
         for r in missing_modality(test, test, label="kind").rows
         if r["metric"] == "accuracy"
     ]
-    assert [r["source"] for r in in_short(rows)] == ["1 field", "2 fields", "3 fields", "4 fields", "5 fields"]
+    assert [r["source"] for r in in_short(rows)] == [
+        "1 field",
+        "2 fields",
+        "3 fields",
+        "4 fields",
+        "5 fields",
+    ]
 
 
 def test_what_does_not_apply_is_skipped_with_a_reason():
@@ -133,7 +171,10 @@ def test_a_label_that_no_record_has_names_the_others():
 
     records = amodal.open({"a": x, "kind": ["u", "v"] * 30, "empty": [None] * 60})
     records.labels.update({"kind": Label(), "empty": Label()})
-    with pytest.raises(AmodalError, match="none of the 60 records has the label 'empty'. Labels that some have: kind"):
+    with pytest.raises(
+        AmodalError,
+        match="none of the 60 records has the label 'empty'. Labels that some have: kind",
+    ):
         evaluate(encoder_for(records), records, label="empty", progress=False)
 
 
@@ -141,13 +182,16 @@ def test_figures_leave_pyplot_alone(records, tmp_path):
     before = dict(matplotlib.rcParams)
     embedded = embed_records(encoder_for(records), records, range(len(records)))
     figures.retrieval_sheet(embedded, records, tmp_path / "sheet.png")
-    embedded.labels.update(latitude=np.linspace(-88.5, 88.5, 80), longitude=np.linspace(-178.5, 178.5, 80))
+    embedded.labels.update(
+        latitude=np.linspace(-88.5, 88.5, 80), longitude=np.linspace(-178.5, 178.5, 80)
+    )
     figures.world_map(embedded, tmp_path / "world.png")
     figures.embedding_map(embedded, tmp_path / "map.png", label="latitude")
     run = tmp_path / "run"
     run.mkdir()
     lines = [
-        {"step": i, "loss": 5 / i} | ({"rank/a": i / 2, "rank/b": i / 3} if i % 5 == 0 else {}) for i in range(1, 50)
+        {"step": i, "loss": 5 / i} | ({"rank/a": i / 2, "rank/b": i / 3} if i % 5 == 0 else {})
+        for i in range(1, 50)
     ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     figures.curves(run, tmp_path / "curves.png")

@@ -66,9 +66,12 @@ def test_retrieval_takes_records_that_have_both_and_says_when_none_do():
     test = made(seed=2, share=0.5)
     result = retrieval(None, test)
     both = len(np.intersect1d(test.aligned["image"].rows, test.aligned["sound"].rows))
-    assert {r["n"] for r in result.rows} == {both} and result.value("image", "recall@10", target="sound") > 0.5
+    assert {r["n"] for r in result.rows} == {both} and result.value(
+        "image", "recall@10", target="sound"
+    ) > 0.5
     apart = {
-        s: Column(c.values[:40], torch.arange(40) + 40 * i) for i, (s, c) in enumerate(test.aligned.columns.items())
+        s: Column(c.values[:40], torch.arange(40) + 40 * i)
+        for i, (s, c) in enumerate(test.aligned.columns.items())
     }
     lone = Embedded([str(i) for i in range(80)], Embeddings(apart, 80), Embeddings(apart, 80))
     with pytest.raises(NotApplicable, match="no two fields occur together"):
@@ -77,16 +80,26 @@ def test_retrieval_takes_records_that_have_both_and_says_when_none_do():
 
 def test_zero_shot_reads_prompts():
     test = made(seed=2)
-    centres = {c: test.aligned["image"].values[torch.from_numpy(test.labels["kind"] == c)].mean(0) for c in CLASSES}
+    centres = {
+        c: test.aligned["image"].values[torch.from_numpy(test.labels["kind"] == c)].mean(0)
+        for c in CLASSES
+    }
     asked = []
 
     def embed_text(sentences):
         asked.extend(sentences)
         return torch.stack([centres[next(c for c in CLASSES if c in s)] for s in sentences])
 
-    result = zero_shot(None, test, label="kind", embed_text=embed_text, templates=("a photo of a {}", "{}"))
-    assert asked[:2] == ["a photo of a bird", "bird"] and result.spec["prompts"]["cat"] == ["a photo of a cat", "cat"]
-    assert result.value("image", "accuracy") > 0.85 and result.rows[0]["chance"] == pytest.approx(1 / 3)
+    result = zero_shot(
+        None, test, label="kind", embed_text=embed_text, templates=("a photo of a {}", "{}")
+    )
+    assert asked[:2] == ["a photo of a bird", "bird"] and result.spec["prompts"]["cat"] == [
+        "a photo of a cat",
+        "cat",
+    ]
+    assert result.value("image", "accuracy") > 0.85 and result.rows[0]["chance"] == pytest.approx(
+        1 / 3
+    )
     with pytest.raises(NotApplicable, match="is a number"):
         zero_shot(None, test, label="size", embed_text=embed_text)
     with pytest.raises(AmodalError, match="template needs one {}"):
@@ -95,12 +108,21 @@ def test_zero_shot_reads_prompts():
 
 def test_missing_measures_each_subset_on_its_own_records():
     sources = ("image", "sound", "text")
-    train, test = made(seed=1, sources=sources, noise=2.0), made(seed=2, sources=sources, noise=2.0, share=0.7)
+    train, test = (
+        made(seed=1, sources=sources, noise=2.0),
+        made(seed=2, sources=sources, noise=2.0, share=0.7),
+    )
     result = missing_modality(train, test, label="kind")
-    rows = {r["source"]: r for r in result.rows if r.get("probe") == "linear" and r["metric"] == "accuracy"}
+    rows = {
+        r["source"]: r
+        for r in result.rows
+        if r.get("probe") == "linear" and r["metric"] == "accuracy"
+    }
     assert set(rows) == {"+".join(s) for s in subsets(sources)} and len(rows) == 7
     assert rows["image"]["n"] == len(test.aligned["image"]) > rows["image+sound+text"]["n"]
-    assert rows["image+sound+text"]["value"] == rows["image+sound+text"]["full"], "nothing is missing"
+    assert rows["image+sound+text"]["value"] == rows["image+sound+text"]["full"], (
+        "nothing is missing"
+    )
     singles = np.mean([rows[s]["value"] for s in sources])
     pairs = np.mean([rows[s]["value"] for s in rows if s.count("+") == 1])
     assert singles < pairs < rows["image+sound+text"]["value"] + 0.02
@@ -129,7 +151,9 @@ def test_missing_runs_a_joint_network_again():
 def test_transfer_needs_an_aligned_space():
     aligned = cross_modal_transfer(made(seed=1), made(seed=2), label="kind", few=5)
     apart = {"unaligned": ("sound",)}
-    rotated = cross_modal_transfer(made(seed=1, **apart), made(seed=2, **apart), label="kind", few=5)
+    rotated = cross_modal_transfer(
+        made(seed=1, **apart), made(seed=2, **apart), label="kind", few=5
+    )
     for probe in ("knn", "linear"):
         stays = aligned.value("image", "accuracy", target="image", probe=probe)
         crosses = aligned.value("image", "accuracy", target="sound", probe=probe)
@@ -146,7 +170,9 @@ def test_a_constant_gap_between_sources_does_not_matter_to_transfer():
         return Embedded(e.keys, both, both, e.labels)
 
     train, test = shifted(made(seed=1)), shifted(made(seed=2))
-    centred = cross_modal_transfer(train, test, label="kind").value("image", "accuracy", target="sound", probe="knn")
+    centred = cross_modal_transfer(train, test, label="kind").value(
+        "image", "accuracy", target="sound", probe="knn"
+    )
     raw = cross_modal_transfer(train, test, label="kind", centre=False).value(
         "image", "accuracy", target="sound", probe="knn"
     )

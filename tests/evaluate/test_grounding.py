@@ -27,11 +27,16 @@ def test_metrics_are_those_of_the_pixels():
         np.testing.assert_allclose(cover[n], blocks)
         a, b = big[inside], big[~inside]
         np.testing.assert_allclose(
-            contrast_to_noise(MAPS, cover)[n], (a.mean() - b.mean()) / np.sqrt(a.var() + b.var()), rtol=1e-6
+            contrast_to_noise(MAPS, cover)[n],
+            (a.mean() - b.mean()) / np.sqrt(a.var() + b.var()),
+            rtol=1e-6,
         )
-        np.testing.assert_allclose(mass_inside(MAPS.exp(), cover)[n], np.exp(a).sum() / np.exp(big).sum())
         np.testing.assert_allclose(
-            overlap(MAPS, cover, 0.2)[n], ((big > 0.2) & inside).sum() / ((big > 0.2) | inside).sum()
+            mass_inside(MAPS.exp(), cover)[n], np.exp(a).sum() / np.exp(big).sum()
+        )
+        np.testing.assert_allclose(
+            overlap(MAPS, cover, 0.2)[n],
+            ((big > 0.2) & inside).sum() / ((big > 0.2) | inside).sum(),
         )
         assert pointing(MAPS, cover)[n] == (blocks.flat[MAPS[n].flatten().argmax()] > 0)
 

@@ -52,9 +52,16 @@ def test_principal_components_and_a_hidden_layer():
     wanted = torch.from_numpy(label)
     z = ((x - x.mean(0)) / x.std(0)).numpy()
     reduced = torch.from_numpy(PCA(2).fit_transform(z)).float()
-    torch.testing.assert_close(probe(keep=2)(x, wanted)(x), probe()(reduced, wanted)(reduced), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(
+        probe(keep=2)(x, wanted)(x), probe()(reduced, wanted)(reduced), rtol=1e-2, atol=1e-2
+    )
     either = torch.from_numpy((x[:, 0] * x[:, 1] > 0).numpy())
-    assert auroc(probe(hidden=16)(x, either)(x), either) > 0.9 > 0.7 > auroc(probe()(x, either)(x), either)
+    assert (
+        auroc(probe(hidden=16)(x, either)(x), either)
+        > 0.9
+        > 0.7
+        > auroc(probe()(x, either)(x), either)
+    )
 
 
 def test_every_record_is_judged_by_a_probe_that_saw_nothing_of_its_group():
@@ -69,7 +76,11 @@ def test_every_record_is_judged_by_a_probe_that_saw_nothing_of_its_group():
     found = grouped(x, label, group, fit=fit, parts=4, repeats=2)
     assert found.values == (0.5,) * 8 and found.mean == 0.5 and found.std == 0 and len(seen) == 8
     real = grouped(x, label, group, fit=probe(), parts=4, repeats=3)
-    assert len(real.repeats) == 3 and real.mean > 0.7 and real.interval[0] <= np.mean(real.repeats) <= real.interval[1]
+    assert (
+        len(real.repeats) == 3
+        and real.mean > 0.7
+        and real.interval[0] <= np.mean(real.repeats) <= real.interval[1]
+    )
     with pytest.raises(AmodalError, match="both kinds"):
         grouped(x, np.ones(len(x), dtype=bool), group, fit=probe())
 
@@ -77,4 +88,6 @@ def test_every_record_is_judged_by_a_probe_that_saw_nothing_of_its_group():
 def test_sources_side_by_side_weigh_the_same():
     both = side_by_side([torch.randn(50, 4) * 9 + 3, torch.randn(50, 16)])
     assert both.shape == (50, 20)
-    torch.testing.assert_close(both[:, :4].square().sum(), both[:, 4:].square().sum(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        both[:, :4].square().sum(), both[:, 4:].square().sum(), rtol=1e-4, atol=1e-4
+    )

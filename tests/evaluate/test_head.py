@@ -20,7 +20,16 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("head")
     digits = data.open("digits").select(["fou", "zer"])
     amodal.pretrain("clip", digits, folder / "run", size="nano", steps=2, batch=32, progress=False)
-    adapt(folder / "run", digits, folder / "adapted", label="digit", how="full", steps=20, batch=64, progress=False)
+    adapt(
+        folder / "run",
+        digits,
+        folder / "adapted",
+        label="digit",
+        how="full",
+        steps=20,
+        batch=64,
+        progress=False,
+    )
     return digits, folder
 
 
@@ -33,7 +42,9 @@ def test_it_measures_what_predict_says(run):
 
     _, test, _ = parts(model, digits)
     guess, truth = np.array(found["digit"])[test], digits.label("digit")[test]
-    assert report["head"].value("fused", "accuracy", target="digit") == pytest.approx(np.mean(guess == truth))
+    assert report["head"].value("fused", "accuracy", target="digit") == pytest.approx(
+        np.mean(guess == truth)
+    )
     rows = {row["source"]: row for row in report["head"].rows if row["metric"] == "accuracy"}
     assert set(rows) == {"fused", "fou", "zer"} and rows["fou"]["n"] == len(test)
     p = np.stack([np.array(found[f"digit={c}"])[test] for c in "0123456789"], 1).astype(float)
@@ -53,7 +64,9 @@ def test_amounts_and_times_have_their_own_measures():
     x = torch.randn(50, 3)
     z = Embeddings({"x": Column(x, torch.arange(50))}, 50)
     head = SupervisedHead(
-        [Target("size", "amount", mean=1.0, std=2.0), Target("days,dead", "survival", event=0)], ["x"], 3
+        [Target("size", "amount", mean=1.0, std=2.0), Target("days,dead", "survival", event=0)],
+        ["x"],
+        3,
     )
     out = head(z).values.detach().numpy()
     dead = np.array(["no", "yes"], dtype=object)[(np.arange(50) % 3 > 0).astype(int)]
@@ -62,7 +75,10 @@ def test_amounts_and_times_have_their_own_measures():
     found = head_protocol(test, test, head=head)
     assert found.value("fused", "R2", target="size") == pytest.approx(1)
     expected = concordance(out[:, 1], labels["days"], dead == "no")
-    assert found.value("fused", "concordance", target="days,dead") == pytest.approx(expected) and expected == 1
+    assert (
+        found.value("fused", "concordance", target="days,dead") == pytest.approx(expected)
+        and expected == 1
+    )
 
 
 def test_calibration_against_its_definition():
@@ -87,7 +103,9 @@ def test_records_of_classes_that_the_head_never_learnt_are_left_out():
     with torch.no_grad():
         head.net[0].weight.copy_(torch.tensor([[9.0, 0, 9, 0], [0, 9, 0, 9]]))
         head.net[0].bias.zero_()
-    test = Embedded([f"{i}" for i in range(4)], z, z, {"kind": np.array(["a", "b", "b", "new"], dtype=object)})
+    test = Embedded(
+        [f"{i}" for i in range(4)], z, z, {"kind": np.array(["a", "b", "b", "new"], dtype=object)}
+    )
     found = head_protocol(test, test, head=head)
     assert found.value("fused", "accuracy", target="kind") == pytest.approx(2 / 3)
     assert found.value("fused", "balanced accuracy", target="kind") == pytest.approx(0.75)

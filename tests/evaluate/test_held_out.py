@@ -23,7 +23,11 @@ def model(folder, tmp_path_factory):
 def test_a_run_knows_what_it_was_trained_on(model, folder, tmp_path):
     records = amodal.open(folder)
     trained = hashes(records.keys[i] for i in records.split("train"))
-    assert sorted(trained.tolist()) == model.trained.tolist() == np.load(model.path / "trained.npy").tolist()
+    assert (
+        sorted(trained.tolist())
+        == model.trained.tolist()
+        == np.load(model.path / "trained.npy").tolist()
+    )
     again = amodal.load(model.save(tmp_path / "copy"))
     assert again.trained.tolist() == model.trained.tolist()
     again.trained = None
@@ -33,7 +37,9 @@ def test_a_run_knows_what_it_was_trained_on(model, folder, tmp_path):
         amodal.load(tmp_path / "copy")
 
 
-def test_trained_records_are_left_out_of_the_test_when_the_split_has_changed(model, folder, monkeypatch, capsys):
+def test_trained_records_are_left_out_of_the_test_when_the_split_has_changed(
+    model, folder, monkeypatch, capsys
+):
     fine = model.evaluate(folder, **KNN)
     assert "left_out" not in fine.about and "warning" not in fine.about
     records = amodal.open(folder)
@@ -48,11 +54,14 @@ def test_trained_records_are_left_out_of_the_test_when_the_split_has_changed(mod
     assert "10 left out that were trained on" in report.table().title
     assert "10 left out" not in fine.table().title and "warning" not in capsys.readouterr().err
     changed.parts = np.where(records.parts == 0, 2, 0).astype(np.int8)
-    with pytest.raises(AmodalError, match="could be tested on have the keys of records that this run was trained on"):
+    with pytest.raises(
+        AmodalError,
+        match="could be tested on have the keys of records that this run was trained on",
+    ):
         model.evaluate(folder, **KNN)
-    assert evaluate(model.encoder, changed, protocols=["knn"], progress=False).about["test"] == len(model.trained), (
-        "an encoder does not know"
-    )
+    assert evaluate(model.encoder, changed, protocols=["knn"], progress=False).about["test"] == len(
+        model.trained
+    ), "an encoder does not know"
 
 
 def test_data_under_other_keys_brings_a_warning(model, folder, tmp_path, capsys):
@@ -93,7 +102,9 @@ def test_the_label_that_is_predicted_if_none_is_named():
     def chosen(*names):
         records = amodal.open(cells)
         records.labels.clear()
-        records.labels.update({n: Label(kind="number" if n == "size" else "category") for n in names})
+        records.labels.update(
+            {n: Label(kind="number" if n == "size" else "category") for n in names}
+        )
         return usual_label(records)
 
     assert chosen("size", "place", "colour", "sex", "Species") == ["Species"]

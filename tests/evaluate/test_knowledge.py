@@ -9,7 +9,10 @@ from amodal.evaluate.knowledge_prompts import knowledge_prompts, verified
 from amodal.evaluate.protocols.zero_shot import zero_shot
 from amodal.inference.embed import Embedded
 
-BASE = {"Low voltage": {"names": ("small QRS",), "signs": ("reduced amplitude", "small QRS")}, "PACS": ["early beats"]}
+BASE = {
+    "Low voltage": {"names": ("small QRS",), "signs": ("reduced amplitude", "small QRS")},
+    "PACS": ["early beats"],
+}
 
 
 def test_a_prompt_is_the_name_and_each_phrase_once():
@@ -33,7 +36,11 @@ def test_kinds_of_phrases_and_prompts_without_the_name():
 
 
 def test_what_a_model_proposes_is_kept_only_if_it_is_known():
-    proposed = {"low_voltage": ["Small qrs", "tall waves"], "pacs": ["reduced amplitude"], "other": ["early beats"]}
+    proposed = {
+        "low_voltage": ["Small qrs", "tall waves"],
+        "pacs": ["reduced amplitude"],
+        "other": ["early beats"],
+    }
     assert verified(proposed, BASE) == {"low_voltage": ["Small qrs"], "pacs": [], "other": []}
 
 
@@ -44,15 +51,22 @@ def test_zero_shot_asks_with_what_is_known():
     def embed_text(sentences):
         return torch.stack(
             [
-                sum((torch.eye(3)[i] for w, i in signs.items() if w in s), torch.tensor([0.0, 0.0, 0.1]))
+                sum(
+                    (torch.eye(3)[i] for w, i in signs.items() if w in s),
+                    torch.tensor([0.0, 0.0, 0.1]),
+                )
                 for s in sentences
             ]
         )
 
     z = Embeddings({"image": Column(torch.eye(3)[[0, 1, 0, 1]], torch.arange(4))}, 4)
-    test = Embedded(list("abcd"), z, z, {"kind": np.array(["ball", "box", "ball", "box"], dtype=object)})
+    test = Embedded(
+        list("abcd"), z, z, {"kind": np.array(["ball", "box", "ball", "box"], dtype=object)}
+    )
     knowledge = {"ball": ["round"], "box": ["edged"]}
     found = zero_shot(None, test, label="kind", embed_text=embed_text, knowledge=knowledge)
     assert found.rows[0]["value"] == 1 and found.spec["prompts"]["box"] == ["box, edged"]
-    named = zero_shot(None, test, label="kind", embed_text=embed_text, knowledge=knowledge, names={"box": "thing"})
+    named = zero_shot(
+        None, test, label="kind", embed_text=embed_text, knowledge=knowledge, names={"box": "thing"}
+    )
     assert named.spec["prompts"] == {"ball": ["ball, round"], "box": ["thing"]}

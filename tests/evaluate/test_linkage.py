@@ -57,7 +57,9 @@ def slow_distance(a, b):
 def test_edit_distance_and_jaccard():
     texts = ["Olonkinbyen", "Prudhoe Bay", "", "Bray", "Prudho Bsy", "byen"]
     for text in texts:
-        assert edit_distances(text, texts).tolist() == [slow_distance(text, other) for other in texts]
+        assert edit_distances(text, texts).tolist() == [
+            slow_distance(text, other) for other in texts
+        ]
     assert edit_similarity("Bray", ["Bray", "Bay", "xxxx"]).tolist() == [1, 0.75, 0]
     assert ngrams("ab", 2) == {" a", "ab", "b "}
     assert jaccard("ab", [ngrams("ab", 2), ngrams("b", 2)], 2).tolist() == [1, 0.25]

@@ -12,7 +12,15 @@ import amodal
 from amodal import modalities
 from amodal.core import AmodalError, Column, Embeddings
 from amodal.core.embeddings import FUSED
-from amodal.evaluate import Embedded, NotApplicable, Report, embed_records, evaluate, figures, protocol_names
+from amodal.evaluate import (
+    Embedded,
+    NotApplicable,
+    Report,
+    embed_records,
+    evaluate,
+    figures,
+    protocol_names,
+)
 from amodal.evaluate import corruption as _corrupt
 from amodal.evaluate.imputation import filled, ridge
 from amodal.evaluate.missing_modalities import FieldVectors, depending, halves, side_by_side
@@ -25,7 +33,9 @@ THREE = ("image", "sound", "text")
 
 @pytest.fixture(scope="module")
 def result():
-    pair = (made(400, seed=s, sources=THREE, noise=2.0, share=0.9, unaligned=("sound",)) for s in (1, 2))
+    pair = (
+        made(400, seed=s, sources=THREE, noise=2.0, share=0.9, unaligned=("sound",)) for s in (1, 2)
+    )
     return missing_modality_robustness(*pair, label="kind")
 
 
@@ -33,7 +43,9 @@ def rows(result, part, **wanted):
     return [
         r
         for r in result.rows
-        if r["part"] == part and r["metric"] in ("accuracy", "R2", "worth") and wanted.items() <= r.items()
+        if r["part"] == part
+        and r["metric"] in ("accuracy", "R2", "worth")
+        and wanted.items() <= r.items()
     ]
 
 
@@ -59,16 +71,25 @@ def test_worths_sum_to_the_whole(result):
     whole = value(result, "subset", "+".join(THREE)) - value(result, "subset", "none")
     assert sum(r["value"] for r in rows(result, "worth")) == pytest.approx(whole)
     assert whole > 0.3 and len(rows(result, "subset")) == 8
-    assert value(result, "subset", "+".join(THREE)) == value(result, "random", "trained with 0% hidden", "0% hidden")
+    assert value(result, "subset", "+".join(THREE)) == value(
+        result, "random", "trained with 0% hidden", "0% hidden"
+    )
 
 
 def test_a_source_without_information_is_worth_nothing():
     def deafened(e):
-        noise = torch.randn(len(e), 16, generator=torch.Generator().manual_seed(len(e.keys[0]) + int(e.keys[0][1])))
-        columns = {**e.aligned.columns, "sound": Column(noise[e.aligned["sound"].rows], e.aligned["sound"].rows)}
+        noise = torch.randn(
+            len(e), 16, generator=torch.Generator().manual_seed(len(e.keys[0]) + int(e.keys[0][1]))
+        )
+        columns = {
+            **e.aligned.columns,
+            "sound": Column(noise[e.aligned["sound"].rows], e.aligned["sound"].rows),
+        }
         return Embedded(e.keys, Embeddings(columns, len(e)), e.features, e.labels)
 
-    found = missing_modality_robustness(deafened(made(seed=1)), deafened(made(seed=2)), label="kind")
+    found = missing_modality_robustness(
+        deafened(made(seed=1)), deafened(made(seed=2)), label="kind"
+    )
     assert value(found, "worth", "image") > 0.25 > 0.15 > value(found, "worth", "sound")
 
 
@@ -78,9 +99,9 @@ def test_a_source_without_information_is_worth_nothing():
 def test_what_is_hidden_follows_from_the_record_and_grows_with_the_rate():
     seen = FieldVectors.of(made(500, sources=THREE))
     chance = seen.uniform(3)
-    assert torch.equal(chance, FieldVectors.of(made(500, sources=THREE)).uniform(3)) and not torch.equal(
-        chance, seen.uniform(4)
-    )
+    assert torch.equal(
+        chance, FieldVectors.of(made(500, sources=THREE)).uniform(3)
+    ) and not torch.equal(chance, seen.uniform(4))
     for rate in (0.3, 0.6, 0.9):
         assert (chance < rate).float().mean(0).sub(rate).abs().max() < 0.07
     few = FieldVectors.of(made(500, sources=THREE), most=50)
@@ -91,11 +112,15 @@ def test_fused_is_what_the_embeddings_fuse():
     test = made(60, share=0.7, sources=THREE)
     seen = FieldVectors.of(test)
     whole = test.fused()
-    assert torch.equal(seen.rows, whole.rows) and torch.allclose(seen.fused(seen.there), whole.values, atol=1e-6)
+    assert torch.equal(seen.rows, whole.rows) and torch.allclose(
+        seen.fused(seen.there), whole.values, atol=1e-6
+    )
     alone = seen.there & torch.tensor([True, False, True])
     some = test.fused(("image", "text"))
     there = alone.any(1)
-    assert torch.equal(seen.rows[there], some.rows) and torch.allclose(seen.fused(alone)[there], some.values, atol=1e-6)
+    assert torch.equal(seen.rows[there], some.rows) and torch.allclose(
+        seen.fused(alone)[there], some.values, atol=1e-6
+    )
     assert seen.fused(alone)[~there].isnan().all()
 
 
@@ -108,14 +133,21 @@ def test_a_joint_network_fuses_what_is_left_itself():
         return Column(fused.values * 10 * len(names), fused.rows)
 
     joint = Embedded(
-        test.keys, Embeddings({**test.aligned.columns, FUSED: test.fused()}, 30), test.features, {}, re_fuse
+        test.keys,
+        Embeddings({**test.aligned.columns, FUSED: test.fused()}, 30),
+        test.features,
+        {},
+        re_fuse,
     )
     seen = FieldVectors.of(joint)
     found = seen.fused(seen.there & torch.tensor([False, True]))
     assert set(asked) == {("sound",)} and seen.names == ("image", "sound")
     sound = test.aligned["sound"]
     there = torch.isin(seen.rows, sound.rows)
-    assert torch.allclose(found[there], 10 * normalize(sound.values, dim=1), atol=1e-5) and found[~there].isnan().all()
+    assert (
+        torch.allclose(found[there], 10 * normalize(sound.values, dim=1), atol=1e-5)
+        and found[~there].isnan().all()
+    )
 
 
 def test_dependence_on_the_label_and_its_reverse():
@@ -136,7 +168,9 @@ def test_dependence_on_the_label_and_its_reverse():
 
 
 def test_missing_at_random_costs_more_the_more_is_hidden(result):
-    curve = [value(result, "random", "trained with 0% hidden", f"{r}% hidden") for r in (0, 30, 60, 90)]
+    curve = [
+        value(result, "random", "trained with 0% hidden", f"{r}% hidden") for r in (0, 30, 60, 90)
+    ]
     assert curve == sorted(curve, reverse=True) and curve[0] > curve[3] + 0.2
     assert len(rows(result, "random")) == 16 and len({r["n"] for r in result.rows}) == 1
     for r in rows(result, "random", source="trained with 0% hidden", target="90% hidden"):
@@ -147,14 +181,23 @@ def test_a_probe_that_reads_presence_is_exposed(result):
     """Three classes in two groups: presence alone tells the group, which helps as in training and misleads the other way round."""
     for source in ("fused", "side by side", "presence"):
         same, even, turned = (
-            value(result, "label", source, t) for t in ("as in training", "at random", "turned round")
+            value(result, "label", source, t)
+            for t in ("as in training", "at random", "turned round")
         )
         assert same > even > turned and same > turned + 0.1, source
-    fair = [value(result, "label", "fused, trained at random", t) for t in ("as in training", "turned round")]
+    fair = [
+        value(result, "label", "fused, trained at random", t)
+        for t in ("as in training", "turned round")
+    ]
     for source in ("fused", "side by side"):
-        same, turned = (value(result, "label", source, t) for t in ("as in training", "turned round"))
+        same, turned = (
+            value(result, "label", source, t) for t in ("as in training", "turned round")
+        )
         (row,) = rows(result, "label", source=source, target="turned round")
-        assert row["leaked"] == pytest.approx((same - turned) - (fair[0] - fair[1])) and row["leaked"] > 0.15
+        assert (
+            row["leaked"] == pytest.approx((same - turned) - (fair[0] - fair[1]))
+            and row["leaked"] > 0.15
+        )
 
 
 def test_what_is_hidden_at_random_in_training_leaks_nothing(monkeypatch):
@@ -186,8 +229,12 @@ def test_presence_that_tells_the_label_in_the_data_itself_is_found():
 def test_numbers_few_labels_and_the_other_probe():
     train, test = made(seed=1, share=0.9), made(seed=2, share=0.9)
     found = missing_modality_robustness(train, test, label="size", rates=(0.5,))
-    assert value(found, "ways", "drop", "0% hidden") > 0.5 and {r["of_metric"] for r in rows(found, "worth")} == {"R2"}
-    few = missing_modality_robustness(train, test, label="kind", few=5, draws=2, probe="knn", rates=(0.5,))
+    assert value(found, "ways", "drop", "0% hidden") > 0.5 and {
+        r["of_metric"] for r in rows(found, "worth")
+    } == {"R2"}
+    few = missing_modality_robustness(
+        train, test, label="kind", few=5, draws=2, probe="knn", rates=(0.5,)
+    )
     assert all("interval" in r for r in few.rows if r["part"] != "worth")
 
 
@@ -210,14 +257,21 @@ def test_stand_ins_where_the_answer_is_known():
     seen, truth = known_sources(20, 1)
     left = torch.tensor([[True, False, True]]).expand(20, 3)
     predicted = filled("predict", learn, seen.x, left)
-    assert torch.allclose(predicted[:, 1], truth["b"], atol=0.02) and torch.allclose(predicted[:, 0], truth["a"])
-    assert torch.allclose(filled("mean", learn, seen.x, left)[:, 1], x["b"].mean(0).expand(20, 6), atol=1e-5)
+    assert torch.allclose(predicted[:, 1], truth["b"], atol=0.02) and torch.allclose(
+        predicted[:, 0], truth["a"]
+    )
+    assert torch.allclose(
+        filled("mean", learn, seen.x, left)[:, 1], x["b"].mean(0).expand(20, 6), atol=1e-5
+    )
     nearest = [
-        max(range(200), key=lambda j: float(x["a"][j] @ truth["a"][i] + x["c"][j] @ truth["c"][i])) for i in range(20)
+        max(range(200), key=lambda j: float(x["a"][j] @ truth["a"][i] + x["c"][j] @ truth["c"][i]))
+        for i in range(20)
     ]
     assert torch.allclose(filled("retrieve", learn, seen.x, left)[:, 1], x["b"][nearest])
     nothing = filled("predict", learn, seen.x, torch.zeros(20, 3, dtype=torch.bool))
-    assert torch.allclose(nothing, torch.stack([x[s].mean(0) for s in "abc"]).expand(20, 3, 6), atol=1e-5)
+    assert torch.allclose(
+        nothing, torch.stack([x[s].mean(0) for s in "abc"]).expand(20, 3, 6), atol=1e-5
+    )
 
 
 def test_donors_are_records_that_have_both():
@@ -255,12 +309,16 @@ def test_prediction_is_chosen_where_it_is_best_and_test_labels_have_no_say():
     train, test = (made(500, seed=s, noise=0.1, unaligned=("sound",)) for s in (1, 2))
     found = missing_modality_robustness(train, test, label="kind")
     chosen = {r["source"] for r in rows(found, "ways") if r["chosen"]}
-    best = max({r["source"]: r["valid"] for r in rows(found, "ways")}.items(), key=lambda item: item[1])[0]
+    best = max(
+        {r["source"]: r["valid"] for r in rows(found, "ways")}.items(), key=lambda item: item[1]
+    )[0]
     assert chosen == {best} and best in ("predict", "retrieve")
     order = np.random.default_rng(0).permutation(len(test))
     mixed = Embedded(test.keys, test.aligned, test.features, {"kind": test.labels["kind"][order]})
     assert {
-        r["source"] for r in rows(missing_modality_robustness(train, mixed, label="kind"), "ways") if r["chosen"]
+        r["source"]
+        for r in rows(missing_modality_robustness(train, mixed, label="kind"), "ways")
+        if r["chosen"]
     } == chosen
 
 
@@ -290,9 +348,12 @@ KINDS = {
     "audio": (modalities.make("audio", rate=8000), RNG.normal(size=(2, 16000)).astype(np.float32)),
     "events": (
         modalities.make("events", columns=("x", "c"), categories={"c": ("u", "v")}),
-        np.stack([np.stack([np.arange(40), np.arange(40) + 0.5, np.arange(40) % 2], 1) + k for k in (0, 2)]).astype(
-            np.float32
-        ),
+        np.stack(
+            [
+                np.stack([np.arange(40), np.arange(40) + 0.5, np.arange(40) % 2], 1) + k
+                for k in (0, 2)
+            ]
+        ).astype(np.float32),
     ),
     "sequence": (
         modalities.make("sequence"),
@@ -309,7 +370,8 @@ def test_damage_is_a_function_of_the_record_and_grows(name, kind):
     before, changed = value.copy(), []
     for severity in (0.0, 0.25, 0.75):
         made_, again = (
-            _corrupt.change(kind, severity)(modality, value, other, np.random.default_rng(1)) for _ in (0, 1)
+            _corrupt.change(kind, severity)(modality, value, other, np.random.default_rng(1))
+            for _ in (0, 1)
         )
         np.testing.assert_array_equal(made_, again)
         assert made_.dtype == value.dtype and made_.ndim == value.ndim
@@ -339,16 +401,23 @@ def test_something_is_always_left():
 def test_damage_changes_its_own_source_alone(folder, trunk):
     records = amodal.open(folder)
     torch.manual_seed(0)
-    encoder = amodal.Encoder(records.fields, size="nano", trunk=trunk).align(16, fused=trunk == "joint")
+    encoder = amodal.Encoder(records.fields, size="nano", trunk=trunk).align(
+        16, fused=trunk == "joint"
+    )
     test = embed_records(encoder, records, range(0, 60))
-    text, image = (next(f for f, m in records.fields.items() if type(m).__name__ == k) for k in ("Text", "Image"))
+    text, image = (
+        next(f for f, m in records.fields.items() if type(m).__name__ == k)
+        for k in ("Text", "Image")
+    )
     rows_ = list(range(3, 40, 2))
     none = test.changed(image, _corrupt.change("drop", 0.0), rows_)
     at = torch.isin(test.aligned[image].rows, torch.tensor(rows_))
     assert torch.allclose(none[image].values, test.aligned[image].values[at], atol=1e-5)
     much = test.changed(image, _corrupt.change("drop", 0.75), rows_)
     assert not torch.allclose(much[image].values, none[image].values, atol=1e-3)
-    assert torch.equal(much[image].values, test.changed(image, _corrupt.change("drop", 0.75), rows_)[image].values)
+    assert torch.equal(
+        much[image].values, test.changed(image, _corrupt.change("drop", 0.75), rows_)[image].values
+    )
     if trunk == "joint":
         assert torch.allclose(much[text].values, none[text].values, atol=1e-5)
         assert not torch.allclose(much[FUSED].values, none[FUSED].values, atol=1e-4)
@@ -375,7 +444,9 @@ def test_it_is_measured_when_asked_for_and_reported(folder, tmp_path):
     file = report.save(tmp_path / "report.json")
     assert Image.open(tmp_path / "report.missing_modality_robustness.png").size[0] > 1000
     again = Report.load(file)
-    assert len(again["missing_modality_robustness"].rows) == len(report["missing_modality_robustness"].rows)
+    assert len(again["missing_modality_robustness"].rows) == len(
+        report["missing_modality_robustness"].rows
+    )
     figures.missing_modality_robustness(
         [r for r in again["missing_modality_robustness"].rows if r["part"] not in _corrupt.KINDS],
         tmp_path / "short.png",
@@ -394,4 +465,6 @@ def test_what_cannot_be_asked():
     with pytest.raises(AmodalError, match="shares above 0 and at most 1"):
         missing_modality_robustness(train, test, label="kind", rates=(30, 60))
     with pytest.raises(NotApplicable, match="there is only image"):
-        missing_modality_robustness(made(60, sources=("image",)), made(60, sources=("image",)), label="kind")
+        missing_modality_robustness(
+            made(60, sources=("image",)), made(60, sources=("image",)), label="kind"
+        )

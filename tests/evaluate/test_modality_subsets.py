@@ -40,7 +40,9 @@ def test_every_cell_is_a_probe_of_one_set_tested_with_another(pair, rows):
     for source in SETS:
         for target in SETS:
             row, own = cells[source, target], cells[target, target]["value"]
-            assert row["value"] == pytest.approx(by_hand(pair, source.split("+"), target.split("+")))
+            assert row["value"] == pytest.approx(
+                by_hand(pair, source.split("+"), target.split("+"))
+            )
             assert row["own"] == own and row["robustness"] == pytest.approx(row["value"] / own)
     assert {r["n"] for r in rows} == {len(pair[1].aligned.complete(("image", "sound"))[0])}
     # sources in spaces of their own: what is learnt from one says nothing of the other
@@ -60,7 +62,11 @@ def test_the_summaries_are_of_the_cells(rows):
 
 
 def test_cases():
-    assert case("ab", "b") == "missing" and case("b", "ab") == "added" and case("ab", "c") == "transfer"
+    assert (
+        case("ab", "b") == "missing"
+        and case("b", "ab") == "added"
+        and case("ab", "c") == "transfer"
+    )
     assert case("ab", "bc") == "other" and case("ab", "ba") == "same"
 
 

@@ -31,9 +31,17 @@ def records(species, seed, noise=0.9, share=0.8):
 def parts():
     rng = np.random.default_rng(0)
     train = records([*rng.choice(["ant", "bee"], 40), None, None], 1)
-    test = records([*rng.choice(["ant", "bee"], 30), *rng.choice(["ape", "bat", "cow"], 50), None], 2)
+    test = records(
+        [*rng.choice(["ant", "bee"], 30), *rng.choice(["ape", "bat", "cow"], 50), None], 2
+    )
     role = np.full(len(test), "query", dtype=object)
-    role[[i for i, s in enumerate(test.labels["species"]) if s in ("ape", "bat", "cow") and i % 3 == 0]] = "key"
+    role[
+        [
+            i
+            for i, s in enumerate(test.labels["species"])
+            if s in ("ape", "bat", "cow") and i % 3 == 0
+        ]
+    ] = "key"
     test.labels["role"] = role
     return train, test
 
@@ -67,18 +75,36 @@ def test_it_is_what_a_loop_finds(label):
             macro = {g: np.mean([np.mean(x) for x in h.values()]) for g, h in hits.items()}
             for kind, value in (("top-1", micro), ("macro top-1", macro)):
                 for group in hits:
-                    assert result.value(a, f"{kind}, {group}", target=b) == pytest.approx(value[group])
+                    assert result.value(a, f"{kind}, {group}", target=b) == pytest.approx(
+                        value[group]
+                    )
                 expected = 2 / (1 / value["seen"] + 1 / value["unseen"])
-                assert result.value(a, f"{kind}, harmonic mean", target=b) == pytest.approx(expected)
+                assert result.value(a, f"{kind}, harmonic mean", target=b) == pytest.approx(
+                    expected
+                )
 
 
 def test_chance_is_what_a_random_key_gives():
     train, test = parts()
-    row = next(r for r in open_set(train, test, label="species", role="role").rows if r["metric"] == "top-1, seen")
-    keys = [train.labels["species"][r] for r in train.aligned["image"].rows if train.labels["species"][r]]
-    keys += [test.labels["species"][r] for r in test.aligned["image"].rows if test.labels["role"][r] == "key"]
+    row = next(
+        r
+        for r in open_set(train, test, label="species", role="role").rows
+        if r["metric"] == "top-1, seen"
+    )
+    keys = [
+        train.labels["species"][r]
+        for r in train.aligned["image"].rows
+        if train.labels["species"][r]
+    ]
+    keys += [
+        test.labels["species"][r]
+        for r in test.aligned["image"].rows
+        if test.labels["role"][r] == "key"
+    ]
     asked = [
-        test.labels["species"][r] for r in test.aligned["image"].rows if test.labels["species"][r] in ("ant", "bee")
+        test.labels["species"][r]
+        for r in test.aligned["image"].rows
+        if test.labels["species"][r] in ("ant", "bee")
     ]
     assert row["chance"] == pytest.approx(np.mean([keys.count(s) / len(keys) for s in asked]))
     assert row["n"] == len(asked)
@@ -88,9 +114,14 @@ def test_without_roles_half_of_each_unseen_class_are_keys_whatever_the_order():
     train, test = parts()
     found = open_set(train, test, label="species")
     unseen = [s for s in test.labels["species"] if s in ("ape", "bat", "cow")]
-    asked = sum(len([s for s in unseen if s == c]) - len([s for s in unseen if s == c]) // 2 for c in set(unseen))
+    asked = sum(
+        len([s for s in unseen if s == c]) - len([s for s in unseen if s == c]) // 2
+        for c in set(unseen)
+    )
     whole = records(list(test.labels["species"]), 2, share=1.0)
-    row = next(r for r in open_set(train, whole, label="species").rows if r["metric"] == "top-1, unseen")
+    row = next(
+        r for r in open_set(train, whole, label="species").rows if r["metric"] == "top-1, unseen"
+    )
     assert row["n"] == asked
     assert found.spec["by"] == "species"
 

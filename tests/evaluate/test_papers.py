@@ -29,7 +29,12 @@ def corpus(tmp_path_factory):
             f"Results of item{i}b improve by item{i}c.",
         ]
         rows.append(
-            {"title": f"On item{i}a", "abstract": " ".join(said), "venue": "ACL" if i % 3 else "KDD", "year": year}
+            {
+                "title": f"On item{i}a",
+                "abstract": " ".join(said),
+                "venue": "ACL" if i % 3 else "KDD",
+                "year": year,
+            }
         )
     rows[-1] = dict(rows[0], year=2024, venue="KDD") | {"title": "On item0a"}
     file = tmp_path_factory.mktemp("papers") / "papers.jsonl"
@@ -49,7 +54,11 @@ def report(corpus, made):
 
 def test_summaries_fit_their_papers_in_all_and_by_group(report):
     whole, groups = report.rows[0], report.rows[1:]
-    assert whole["papers"] == 240 and whole["alignment"]["auroc"] > 0.99 and whole["overlap"]["auroc"] > 0.99
+    assert (
+        whole["papers"] == 240
+        and whole["alignment"]["auroc"] > 0.99
+        and whole["overlap"]["auroc"] > 0.99
+    )
     assert [(r["group"], r["value"]) for r in groups] == [("venue", "ACL"), ("venue", "KDD")] + [
         ("year", str(y)) for y in range(2019, 2025)
     ]
@@ -74,7 +83,10 @@ def test_summaries_of_other_papers_are_doubted(corpus, made):
 
 def test_topics_that_grow_are_told_with_their_shares(report):
     assert [n for n, t in report.trends.items() if t.q < 0.05 and t.slope > 0] == ["graphs"]
-    assert report.years == dict.fromkeys(range(2019, 2025), 40) and len(report.trends["graphs"].shares) == 6
+    assert (
+        report.years == dict.fromkeys(range(2019, 2025), 40)
+        and len(report.trends["graphs"].shares) == 6
+    )
     assert sum(report.shares[f]["ACL"] for f in FIELDS) == pytest.approx(1)
 
 
@@ -97,18 +109,33 @@ def test_a_report_is_shown_and_saved(report, tmp_path):
     assert "venue KDD" in shown and "near duplicates" in shown and "graphs" in shown
     report.save(tmp_path / "report.json")
     saved = json.loads((tmp_path / "report.json").read_text())
-    assert saved["rows"][0]["papers"] == len(saved["papers"]) == 240 and set(saved["trends"]) == set(FIELDS)
+    assert saved["rows"][0]["papers"] == len(saved["papers"]) == 240 and set(
+        saved["trends"]
+    ) == set(FIELDS)
 
 
 def test_own_vectors_and_plain_texts(corpus):
     report = papers(
-        corpus, {k: corpus.raw(i, "abstract") for i, k in enumerate(corpus.keys)}, by=(), topics=3, embed=hashed
+        corpus,
+        {k: corpus.raw(i, "abstract") for i, k in enumerate(corpus.keys)},
+        by=(),
+        topics=3,
+        embed=hashed,
     )
-    assert report.rows[0]["alignment"]["mean"] == pytest.approx(1) and len(report.rows) == 1 and len(report.trends) == 3
+    assert (
+        report.rows[0]["alignment"]["mean"] == pytest.approx(1)
+        and len(report.rows) == 1
+        and len(report.trends) == 3
+    )
 
 
 def hashed(texts):
-    return np.array([[sum(map(ord, w)) % 7 == i for i in range(7) for w in [t]] for t in texts], dtype=float) + 0.01
+    return (
+        np.array(
+            [[sum(map(ord, w)) % 7 == i for i in range(7) for w in [t]] for t in texts], dtype=float
+        )
+        + 0.01
+    )
 
 
 def test_what_is_wrong_is_said(corpus, made):
@@ -140,9 +167,13 @@ def test_the_calibrated_likeness_and_its_mean():
     found = judged(own, null)
     assert found.p == pytest.approx([(1 + sum(n >= x for n in null)) / 51 for x in own])
     half = 1.96 * own.std() / 50**0.5
-    assert mean_interval(own, draws=4000) == pytest.approx((own.mean() - half, own.mean() + half), abs=0.03)
+    assert mean_interval(own, draws=4000) == pytest.approx(
+        (own.mean() - half, own.mean() + half), abs=0.03
+    )
     part = found.of(np.arange(20))
-    assert part.auroc == pytest.approx(np.mean([(a > b) + (a == b) / 2 for a in own[:20] for b in null[:20]]))
+    assert part.auroc == pytest.approx(
+        np.mean([(a > b) + (a == b) / 2 for a in own[:20] for b in null[:20]])
+    )
     assert sorted(others(7, 1)) == list(range(7)) and all(others(7, 1) != np.arange(7))
     with pytest.raises(AmodalError, match="no other"):
         others(1)

@@ -18,7 +18,9 @@ from tests.evaluate.made import made
 
 def digits(seed=0):
     x, y = load_digits(return_X_y=True)
-    a, b, ya, yb = train_test_split(x.astype(np.float32), y, test_size=500, random_state=seed, stratify=y)
+    a, b, ya, yb = train_test_split(
+        x.astype(np.float32), y, test_size=500, random_state=seed, stratify=y
+    )
     return torch.from_numpy(a), torch.from_numpy(ya), torch.from_numpy(b), torch.from_numpy(yb)
 
 
@@ -50,7 +52,9 @@ def test_logistic_solver_finds_what_scikit_learn_finds():
     scaled = Scaled.of(x[:400])
     w, b = solve(scaled, y[:400], 10, torch.tensor([10.0, 1.0]))
     for number, c in enumerate((0.1, 1.0)):
-        peer = LogisticRegression(C=c, max_iter=5000, tol=1e-7).fit(scaled.z.double().numpy(), y[:400].numpy())
+        peer = LogisticRegression(C=c, max_iter=5000, tol=1e-7).fit(
+            scaled.z.double().numpy(), y[:400].numpy()
+        )
         ours = (scaled.z @ w[:, number] + b[number]).softmax(1)
         theirs = torch.from_numpy(peer.predict_proba(scaled.z.double().numpy())).float()
         assert (ours - theirs).abs().mean() < 3e-3
@@ -65,7 +69,9 @@ def test_linear_is_as_accurate_as_a_tuned_logistic_regression(records):
         ours.append(float((fit(x, y, 10)(q) == truth).float().mean()))
         scale = StandardScaler().fit(x)
         tried = [
-            LogisticRegression(C=c, max_iter=3000).fit(scale.transform(x), y).score(scale.transform(q), truth)
+            LogisticRegression(C=c, max_iter=3000)
+            .fit(scale.transform(x), y)
+            .score(scale.transform(q), truth)
             for c in (0.01, 0.1, 1)
         ]
         theirs.append(max(tried))  # the best of them on the test records themselves
@@ -75,7 +81,9 @@ def test_linear_is_as_accurate_as_a_tuned_logistic_regression(records):
 def test_more_dimensions_than_records_and_dead_dimensions():
     x, y, q, truth = digits()
     wide = torch.cat([x, torch.zeros(len(x), 40)], 1)
-    assert (fit(wide[:60], y[:60], 10)(torch.cat([q, torch.ones(len(q), 40)], 1)) == truth).float().mean() > 0.7
+    assert (
+        fit(wide[:60], y[:60], 10)(torch.cat([q, torch.ones(len(q), 40)], 1)) == truth
+    ).float().mean() > 0.7
     assert fit(torch.ones(20, 5), torch.arange(20) % 2, 2)(torch.ones(3, 5)).shape == (3,), (
         "a collapsed encoder still gets a number"
     )
@@ -114,7 +122,10 @@ def test_spearman_and_r2():
 
 def test_few_labels_are_drawn_per_class_and_give_an_interval():
     train, test = made(seed=1), made(seed=2)
-    few, many = linear(train, test, label="kind", few=2, draws=4), linear(train, test, label="kind", few=40, draws=4)
+    few, many = (
+        linear(train, test, label="kind", few=2, draws=4),
+        linear(train, test, label="kind", few=40, draws=4),
+    )
     row = few.rows[0]
     assert row["interval"][0] < row["value"] < row["interval"][1] and row["n"] == 300
     assert few.value("image", "accuracy") < many.value("image", "accuracy")
@@ -136,13 +147,16 @@ def test_chance_is_the_commonest_class_and_unseen_classes_are_wrong():
     row = next(r for r in result.rows if r["source"] == "image" and r["metric"] == "accuracy")
     shares = {c: np.mean(test.labels["kind"] == c) for c in ("bird", "cat", "dog")}
     assert row["value"] <= 1 - shares["dog"]
-    assert row["chance"] == pytest.approx(shares[max(("bird", "cat"), key=lambda c: (seen["kind"] == c).sum())])
+    assert row["chance"] == pytest.approx(
+        shares[max(("bird", "cat"), key=lambda c: (seen["kind"] == c).sum())]
+    )
 
 
 def test_a_label_that_nobody_has_names_those_that_exist():
     train, test = made(seed=1), made(seed=2)
     with pytest.raises(
-        AmodalError, match="none of these 300 records has the label 'none'; labels that some have: kind, size"
+        AmodalError,
+        match="none of these 300 records has the label 'none'; labels that some have: kind, size",
     ):
         knn(train, test, label="none")
     with pytest.raises(AmodalError, match="Did you mean kind"):

@@ -52,7 +52,14 @@ class Cosine(Protocol):
         rows, (x, y) = context.test.aligned.complete([a, b])
         chosen = np.random.default_rng(context.seed).permutation(len(rows))[: context.options.pairs]
         value = float(torch.cosine_similarity(x[chosen], y[chosen], dim=1).mean())
-        row = {"source": a, "target": b, "metric": "cosine", "value": value, "chance": 0.0, "n": len(chosen)}
+        row = {
+            "source": a,
+            "target": b,
+            "metric": "cosine",
+            "value": value,
+            "chance": 0.0,
+            "n": len(chosen),
+        }
         return Result(self.name, {"pairs": context.options.pairs}, [row])
 
 
@@ -80,7 +87,9 @@ def test_every_file_holds_a_protocol_of_its_name_and_the_order_is_by_rank():
 
 def test_the_runner_names_no_protocol():
     tree = ast.parse(Path(runner_module.__file__).read_text())
-    strings = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    strings = {
+        n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)
+    }
     assert not strings & {*protocol_names(), *OLD_NAMES}
 
 
@@ -95,18 +104,32 @@ def test_old_names_still_work(records, encoder):
     for old, new in OLD_NAMES.items():
         assert protocol(old).name == protocol(old.replace("_", "-")).name == new
     report = evaluate(encoder, records, protocols=["missing"], progress=False)
-    assert report["missing"] is report["missing_modality"] and report.results[0].protocol == "missing_modality"
+    assert (
+        report["missing"] is report["missing_modality"]
+        and report.results[0].protocol == "missing_modality"
+    )
 
 
 def test_old_reports_are_read(tmp_path):
-    row = {"source": "a", "metric": "accuracy", "value": 0.5, "chance": 0.1, "n": 9, "part": "random"}
+    row = {
+        "source": "a",
+        "metric": "accuracy",
+        "value": 0.5,
+        "chance": 0.1,
+        "n": 9,
+        "part": "random",
+    }
     results = [{"protocol": old, "spec": {"label": "kind"}, "rows": [row]} for old in OLD_NAMES]
     skipped = {"identify": "no", "transfer (kind)": "no"}
-    (tmp_path / "old.json").write_text(json.dumps({"about": {}, "results": results, "skipped": skipped}))
+    (tmp_path / "old.json").write_text(
+        json.dumps({"about": {}, "results": results, "skipped": skipped})
+    )
     report = Report.load(tmp_path / "old.json")
     assert [r.protocol for r in report.results] == list(OLD_NAMES.values())
     assert list(report.skipped) == ["track_identification", "cross_modal_transfer (kind)"]
-    assert report["absence"].value("a", "accuracy") == 0.5 and report.table().row_count == len(OLD_NAMES)
+    assert report["absence"].value("a", "accuracy") == 0.5 and report.table().row_count == len(
+        OLD_NAMES
+    )
 
 
 def test_needs_decide_what_is_skipped_and_why(records, encoder):
@@ -124,7 +147,10 @@ def test_needs_decide_what_is_skipped_and_why(records, encoder):
 
     report = evaluate(encoder, records, protocols=[Cosine, Hopeless(), Labelled()], progress=False)
     assert [r.protocol for r in report.results] == ["cosine"]
-    assert report.skipped["hopeless"] == "it needs what nobody has" and "needs a label" in report.skipped["labelled"]
+    assert (
+        report.skipped["hopeless"] == "it needs what nobody has"
+        and "needs a label" in report.skipped["labelled"]
+    )
 
 
 def test_nothing_is_embedded_for_protocols_that_read_no_vectors(records, monkeypatch):
@@ -148,7 +174,9 @@ def test_nothing_is_embedded_for_protocols_that_read_no_vectors(records, monkeyp
     assert report["named"].value("a", "fields") == 2 and report.test is None
 
 
-def test_a_protocol_of_an_object_a_file_and_a_module_are_one(records, encoder, tmp_path, monkeypatch):
+def test_a_protocol_of_an_object_a_file_and_a_module_are_one(
+    records, encoder, tmp_path, monkeypatch
+):
     source = "from tests.evaluate.test_protocol_objects import Cosine\n\n\nclass Mine(Cosine):\n    name = 'mine'\n\n\nONE = Mine()\n"
     (tmp_path / "own_protocols.py").write_text(source)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -156,11 +184,14 @@ def test_a_protocol_of_an_object_a_file_and_a_module_are_one(records, encoder, t
     for which in (f"{file}:Mine", f"{file}:ONE", "own_protocols:Mine", Cosine, Cosine()):
         report = evaluate(encoder, records, protocols=[which], pairs=10, seed=3, progress=False)
         assert report.results[0].value("a", "cosine", target="b") == pytest.approx(
-            evaluate(encoder, records, protocols=[Cosine()], pairs=10, seed=3, progress=False)["cosine"].rows[0][
-                "value"
-            ]
+            evaluate(encoder, records, protocols=[Cosine()], pairs=10, seed=3, progress=False)[
+                "cosine"
+            ].rows[0]["value"]
         )
-        assert report.table(every=True).row_count == 1 and report.save(tmp_path / "report.json").exists()
+        assert (
+            report.table(every=True).row_count == 1
+            and report.save(tmp_path / "report.json").exists()
+        )
     assert Report.load(tmp_path / "report.json")["cosine"].spec == {"pairs": 10}
 
 
@@ -214,7 +245,8 @@ def entry(name, value):
 def plug(monkeypatch, *points):
     load_plugins.cache_clear()
     monkeypatch.setattr(
-        "amodal.evaluate.plugins.entry_points", lambda group: points if group == "amodal.protocols" else []
+        "amodal.evaluate.plugins.entry_points",
+        lambda group: points if group == "amodal.protocols" else [],
     )
 
 
@@ -229,7 +261,10 @@ def test_plugins_are_found_and_run(records, encoder, monkeypatch):
 
 def test_broken_plugins_say_whose_they_are(records, encoder, monkeypatch):
     plug(monkeypatch, entry("broken", "there_is_no_such_module:X"))
-    with pytest.raises(AmodalError, match="'broken' of the plug-in .*there_is_no_such_module:X.*ModuleNotFoundError"):
+    with pytest.raises(
+        AmodalError,
+        match="'broken' of the plug-in .*there_is_no_such_module:X.*ModuleNotFoundError",
+    ):
         evaluate(encoder, records, protocols=["broken"], progress=False)
     with pytest.warns(UserWarning, match="'broken' of the plug-in .* left out"):
         assert evaluate(encoder, records, progress=False).results
@@ -242,7 +277,11 @@ def test_broken_plugins_say_whose_they_are(records, encoder, monkeypatch):
 
 
 def test_which_protocols_read_values_anew():
-    assert changes_records(["knn", "absence"]) and not changes_records(["knn", "missing"]) and not changes_records([])
+    assert (
+        changes_records(["knn", "absence"])
+        and not changes_records(["knn", "missing"])
+        and not changes_records([])
+    )
 
 
 def test_values_fit_their_annotations():
@@ -258,8 +297,17 @@ def test_values_fit_their_annotations():
         (None, int | None),
         ([1], Sequence[int]),
     ]
-    good += [((1.5, 2), Sequence[float]), (("a", "b"), tuple[str, str]), ([("a", "b")], Sequence[tuple[str, str]])]
-    good += [({"a": 1}, Mapping[str, int]), ("x", Literal["x", "y"]), (object(), Any), (np.arange(3), Sequence[int])]
+    good += [
+        ((1.5, 2), Sequence[float]),
+        (("a", "b"), tuple[str, str]),
+        ([("a", "b")], Sequence[tuple[str, str]]),
+    ]
+    good += [
+        ({"a": 1}, Mapping[str, int]),
+        ("x", Literal["x", "y"]),
+        (object(), Any),
+        (np.arange(3), Sequence[int]),
+    ]
     assert all(fits(value, hint) for value, hint in good)
     bad = [
         (3.5, int),

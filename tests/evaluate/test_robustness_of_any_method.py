@@ -33,11 +33,17 @@ def records():
 
 @pytest.mark.parametrize("name", methods.names())
 def test_any_method(name, monkeypatch):
-    kind = _corrupt.KINDS[methods.names().index(name) % 3]  # each method meets one kind of damage, which saves time
+    kind = _corrupt.KINDS[
+        methods.names().index(name) % 3
+    ]  # each method meets one kind of damage, which saves time
     monkeypatch.setattr(_corrupt, "KINDS", (kind,))
     encoder = method(name).encoder
-    train, test = (embed_records(encoder, records(), rows, batch=64) for rows in (range(40), range(40, 64)))
-    result = missing_modality_robustness(train, test, label="kind", probe="knn", severities=(0.5,), rates=(0.5,))
+    train, test = (
+        embed_records(encoder, records(), rows, batch=64) for rows in (range(40), range(40, 64))
+    )
+    result = missing_modality_robustness(
+        train, test, label="kind", probe="knn", severities=(0.5,), rates=(0.5,)
+    )
     assert len(test.sources) == 4
     parts = {row["part"] for row in result.rows}
     assert parts == {"random", "label", "leak", "ways", "subset", "worth", kind}

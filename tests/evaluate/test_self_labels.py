@@ -19,7 +19,9 @@ def subspaces(groups=5, each=40, seed=0):
     rng = np.random.default_rng(seed)
     truth = np.repeat(np.arange(groups), each)
     lines = np.linalg.qr(rng.normal(size=(16, 16)))[0][:groups]
-    x = lines[truth] * rng.choice([-1, 1], (len(truth), 1)) + 0.02 * rng.normal(size=(len(truth), 16))
+    x = lines[truth] * rng.choice([-1, 1], (len(truth), 1)) + 0.02 * rng.normal(
+        size=(len(truth), 16)
+    )
     return torch.from_numpy(x).float(), truth
 
 
@@ -27,7 +29,9 @@ def test_spectral_clusters_are_scikit_learns():
     x, truth = subspaces()
     affinity = (x @ x.T).abs().square().double() + 1e-3
     ours = spectral(affinity, [3, 5])
-    theirs = SpectralClustering(5, affinity="precomputed", random_state=0).fit_predict(affinity.numpy())
+    theirs = SpectralClustering(5, affinity="precomputed", random_state=0).fit_predict(
+        affinity.numpy()
+    )
     assert adjusted_mutual_information(ours[5], theirs) == pytest.approx(1)
     assert len(set(ours[3])) == 3
     with pytest.raises(ValueError, match="cannot make"):
@@ -39,7 +43,9 @@ def test_accuracy_is_the_best_of_all_ways_to_name_clusters(classes, clusters):
     rng = np.random.default_rng(classes)
     truth, found = rng.integers(0, classes, 40), rng.integers(0, clusters, 40)
     names = [*range(classes), *[-1] * clusters]
-    best = max((np.array(way)[found] == truth).mean() for way in itertools.permutations(names, clusters))
+    best = max(
+        (np.array(way)[found] == truth).mean() for way in itertools.permutations(names, clusters)
+    )
     assert matched_accuracy(truth, found) == pytest.approx(best)
     assert matched_accuracy(["a", "b", "a"], [7, 1, 7]) == 1
 
@@ -48,7 +54,9 @@ def test_accuracy_is_the_best_of_all_ways_to_name_clusters(classes, clusters):
 def test_the_fewest_bits_tell_how_many_subspaces_there_are(groups):
     x, truth = subspaces(groups)
     found = self_labels(5 * x, range(2, 10))
-    assert found.number == groups and found.bits[groups] < min(found.bits[groups - 1], found.bits[groups + 1])
+    assert found.number == groups and found.bits[groups] < min(
+        found.bits[groups - 1], found.bits[groups + 1]
+    )
     assert matched_accuracy(truth, found.clusters[groups]) == 1
     told = self_labels(torch.randn(len(x), 3), [groups], member_NE=x)
     assert matched_accuracy(truth, told.clusters[groups]) == 1
@@ -56,7 +64,9 @@ def test_the_fewest_bits_tell_how_many_subspaces_there_are(groups):
 
 def test_members_vote_for_the_name_of_their_cluster():
     words = torch.eye(3)
-    vectors = torch.tensor([[1.0, 0, 0.2], [0.9, 0.1, 0], [0, 1, 0], [0, 0, 1], [0, 0, 2], [0, 1, 0.5]])
+    vectors = torch.tensor(
+        [[1.0, 0, 0.2], [0.9, 0.1, 0], [0, 1, 0], [0, 0, 1], [0, 0, 2], [0, 1, 0.5]]
+    )
     found = names_by_vote(np.array([0, 0, 0, 4, 4, 4]), vectors, words, ["cat", "dog", "eel"])
     assert found == {0: "cat", 4: "eel"}
 

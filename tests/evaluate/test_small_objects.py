@@ -18,7 +18,10 @@ from amodal.evaluate.protocols.small_objects import ahead, area_of, resampled, s
 
 def embedded(words, pictures, **more):
     n = len(words)
-    z = Embeddings({s: Column(v.float(), torch.arange(n)) for s, v in (("text", words), ("image", pictures))}, n)
+    z = Embeddings(
+        {s: Column(v.float(), torch.arange(n)) for s, v in (("text", words), ("image", pictures))},
+        n,
+    )
     labels = {"area": np.linspace(0.005, 0.2, n)} | more.pop("labels", {})
     return Embedded([str(i) for i in range(n)], z, z, labels, **more)
 
@@ -47,7 +50,9 @@ def test_recall_is_that_of_a_loop_over_queries():
                 float((rank < k)[part].float().mean())
             )
     row = next(r for r in found.rows if r["target"] == "all" and r["metric"] == "recall@1")
-    assert row["interval"][0] < row["value"] < row["interval"][1] and row["chance"] == pytest.approx(1 / 40)
+    assert row["interval"][0] < row["value"] < row["interval"][1] and row[
+        "chance"
+    ] == pytest.approx(1 / 40)
     assert found.spec["gallery"] == found.spec["queries"] == 40 and "several" not in found.spec
 
 
@@ -61,8 +66,13 @@ def test_equal_pictures_are_one_and_equal_words_have_several_right():
     test = embedded(words, pictures, content={"image": same, "text": said})
     found = small_objects(None, test, at=(1,))
     assert found.spec["gallery"] == 6
-    cosine = torch.nn.functional.cosine_similarity(words[:, None], pictures[None, :6], dim=2).argmax(1)
-    right = [int(cosine[i]) in ({int(same[0]), int(same[7])} if i in (0, 7) else {int(same[i])}) for i in range(12)]
+    cosine = torch.nn.functional.cosine_similarity(
+        words[:, None], pictures[None, :6], dim=2
+    ).argmax(1)
+    right = [
+        int(cosine[i]) in ({int(same[0]), int(same[7])} if i in (0, 7) else {int(same[i])})
+        for i in range(12)
+    ]
     assert found.value("one", "recall@1", target="all") == pytest.approx(np.mean(right))
     chance = next(r["chance"] for r in found.rows)
     assert chance == pytest.approx((10 * 1 / 6 + 2 * 2 / 6) / 12)
@@ -72,13 +82,19 @@ def test_ties_count_against_none_and_intervals_hold_the_mean():
     a, t = ahead(torch.zeros(3, 5), np.eye(3, 5, dtype=bool))
     assert a.tolist() == [0, 0, 0] and t.tolist() == [4, 4, 4]
     hits = (np.arange(200) % 4 == 0).astype(float)[:, None]
-    apart, together = (resampled(hits, picture, 400, 0)[0] for picture in (np.arange(200), np.arange(200) % 4))
+    apart, together = (
+        resampled(hits, picture, 400, 0)[0] for picture in (np.arange(200), np.arange(200) % 4)
+    )
     assert 0.17 < apart[0] < 0.25 < apart[1] < 0.33
-    assert together[1] - together[0] > 2 * (apart[1] - apart[0]), "queries about one picture are not independent"
+    assert together[1] - together[0] > 2 * (apart[1] - apart[0]), (
+        "queries about one picture are not independent"
+    )
 
 
 def test_boxes_and_what_cannot_be():
-    assert area_of("[0, 0, 0.5, 0.25]") == 0.125 and area_of("[10, 20, 20, 40, 100, 50]") == pytest.approx(0.04)
+    assert area_of("[0, 0, 0.5, 0.25]") == 0.125 and area_of(
+        "[10, 20, 20, 40, 100, 50]"
+    ) == pytest.approx(0.04)
     for box in ("[0, 0, 5, 5]", "[0, 0, 0, 1]", "[1, 2]", "none", "[0, 0, 1, 1, 0, 9]"):
         with pytest.raises(AmodalError, match="is no box"):
             area_of(box)
@@ -121,7 +137,8 @@ def things(folder, count):
         k = int(rng.integers(len(names)))
         box = json.dumps([*boxes[k], scenes.SIDE, scenes.SIDE])
         rows.append(
-            {n: row[n] for n in ("key", "image", "objects")} | {"text": names[k], "box": box, "count": len(names)}
+            {n: row[n] for n in ("key", "image", "objects")}
+            | {"text": names[k], "box": box, "count": len(names)}
         )
     pq.write_table(pa.Table.from_pylist(rows), folder / "things.parquet")
     (folder / "dataset.toml").write_text(TOML)
@@ -133,9 +150,13 @@ def one_thing_each(tmp_path_factory):
     return things(tmp_path_factory.mktemp("things"), 300)
 
 
-@pytest.mark.parametrize(("method", "kind"), [("sorce", "several"), ("clip", "regions"), ("clamr", "several")])
+@pytest.mark.parametrize(
+    ("method", "kind"), [("sorce", "several"), ("clip", "regions"), ("clamr", "several")]
+)
 def test_any_method_is_measured_and_drawn(method, kind, one_thing_each, tmp_path):
-    model = amodal.pretrain(method, one_thing_each, tmp_path / "run", size="nano", steps=3, batch=32, progress=False)
+    model = amodal.pretrain(
+        method, one_thing_each, tmp_path / "run", size="nano", steps=3, batch=32, progress=False
+    )
     report = model.evaluate(one_thing_each, protocols=["small_objects"], progress=False, draws=50)
     result = report["small_objects"]
     assert result.spec["several"] == kind and result.spec["queries"] == result.spec["gallery"]
@@ -148,9 +169,9 @@ def test_any_method_is_measured_and_drawn(method, kind, one_thing_each, tmp_path
         result.value(kind, "recall@5", target="all") - result.value("one", "recall@5", target="all")
     )
     saved = report.save(tmp_path / "report.json")
-    assert Report.load(saved)["small_objects"].value("one", "recall@1", target="all") == result.value(
+    assert Report.load(saved)["small_objects"].value(
         "one", "recall@1", target="all"
-    )
+    ) == result.value("one", "recall@1", target="all")
     assert Image.open(tmp_path / "report.small_objects.png").size[0] > 800
     from rich.console import Console
 

@@ -14,7 +14,9 @@ PIECES = np.array(["fugue", "gavotte", "hymn", "jig", "lied"], dtype=object)
 def snippets(noise=1.2, n=60, seed=0):
     rng = np.random.default_rng(seed)
     of = rng.integers(0, len(PIECES), n)
-    own = 3 * np.random.default_rng(1).normal(size=(len(PIECES), 6))[of] + 0.5 * rng.normal(size=(n, 6))
+    own = 3 * np.random.default_rng(1).normal(size=(len(PIECES), 6))[of] + 0.5 * rng.normal(
+        size=(n, 6)
+    )
     columns = {}
     for source in ("score", "sound"):
         rows = np.sort(rng.permutation(n)[: n - 7])
@@ -23,7 +25,9 @@ def snippets(noise=1.2, n=60, seed=0):
     z = Embeddings(columns, n)
     piece = PIECES[of]
     piece[3] = None
-    return Embedded([str(i) for i in range(n)], z, z, {"piece": piece, "length": rng.normal(size=n)})
+    return Embedded(
+        [str(i) for i in range(n)], z, z, {"piece": piece, "length": rng.normal(size=n)}
+    )
 
 
 @pytest.mark.parametrize("k", [1, 4, 100])
@@ -32,7 +36,11 @@ def test_it_is_what_a_loop_finds(k):
     result = track_identification(None, test, whole="piece", neighbours=k)
     labels = test.labels["piece"]
     for a, b in (("score", "sound"), ("sound", "score")):
-        gallery = [(v, labels[r]) for v, r in zip(test.aligned[b].values, test.aligned[b].rows) if labels[r]]
+        gallery = [
+            (v, labels[r])
+            for v, r in zip(test.aligned[b].values, test.aligned[b].rows)
+            if labels[r]
+        ]
         reciprocal, first = [], []
         for piece in PIECES:
             count = dict.fromkeys(PIECES, 0)
@@ -47,7 +55,10 @@ def test_it_is_what_a_loop_finds(k):
             first.append(1 / tied if ahead == 0 else 0)
         assert result.value(a, "MRR, by votes", target=b) == pytest.approx(np.mean(reciprocal))
         assert result.value(a, "recall@1, by votes", target=b) == pytest.approx(np.mean(first))
-    assert result.rows[0]["chance"] == pytest.approx(np.mean(1 / np.arange(1, 6))) and result.rows[0]["n"] == 5
+    assert (
+        result.rows[0]["chance"] == pytest.approx(np.mean(1 / np.arange(1, 6)))
+        and result.rows[0]["n"] == 5
+    )
 
 
 def test_votes_find_what_single_snippets_do_not_and_all_neighbours_tell_nothing():

@@ -10,7 +10,9 @@ from amodal.nn.encoder import Encoder
 FIELDS = {
     "photo": modalities.make("image", size=16, mean=(0.3, 0.4, 0.5), std=(0.2, 0.2, 0.3)),
     "caption": modalities.make("text", patch=2, max_length=32),
-    "watch": modalities.make("series", channels=("x", "y"), patch=3, mean=(1.0, -2.0), std=(2.0, 0.5)),
+    "watch": modalities.make(
+        "series", channels=("x", "y"), patch=3, mean=(1.0, -2.0), std=(2.0, 0.5)
+    ),
     "speech": modalities.make("audio", rate=4000, mels=32),
     "barcode": modalities.make("sequence", k=3, max_length=32),
     "visits": modalities.make(
@@ -21,7 +23,9 @@ FIELDS = {
         mean=(0, 3, 0.7),
         std=(1, 2, 0.5),
     ),
-    "facts": modalities.make("table", columns=("size", "kind", "age"), categories={"kind": ("a", "b")}, frequencies=2),
+    "facts": modalities.make(
+        "table", columns=("size", "kind", "age"), categories={"kind": ("a", "b")}, frequencies=2
+    ),
 }
 
 
@@ -38,4 +42,7 @@ def records(n: int = 30, seed: int = 0) -> dict[str, list]:
     """Pictures, two thirds of them with a caption."""
     rng = np.random.default_rng(seed)
     photos = list(rng.integers(0, 255, (n, 16, 16, 3), dtype=np.uint8))
-    return {"photo": photos, "caption": [f"picture number {i} of many" if i % 3 else None for i in range(n)]}
+    return {
+        "photo": photos,
+        "caption": [f"picture number {i} of many" if i % 3 else None for i in range(n)],
+    }

@@ -25,9 +25,14 @@ SHAPES = {
 
 def compared(made, field: str, n: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     alone = Alone(made, field).eval()
-    column = Column(FIELDS[field].collate(alone.field.examples(n, length, np.random.default_rng(n))), torch.arange(n))
+    column = Column(
+        FIELDS[field].collate(alone.field.examples(n, length, np.random.default_rng(n))),
+        torch.arange(n),
+    )
     with torch.no_grad():
-        return alone(*dense(column.values)).numpy(), made(Batch.of(n, {field: column}))[field].values.numpy()
+        return alone(*dense(column.values)).numpy(), made(Batch.of(n, {field: column}))[
+            field
+        ].values.numpy()
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -64,15 +69,21 @@ def test_waveform_patches_agree(monkeypatch):
 @pytest.mark.parametrize("fields", [("photo", "caption", "facts"), ("watch", "speech")])
 def test_each_field_becomes_a_graph_that_agrees_for_any_batch_and_length(tmp_path, fields):
     made = encoder(*fields, trunk="shared").align(24)
-    made.trunks["all"].blocks = made.trunks["all"].blocks[:1]  # tracing takes longer than anything else here
+    made.trunks["all"].blocks = made.trunks["all"].blocks[
+        :1
+    ]  # tracing takes longer than anything else here
     before = {k: v.clone() for k, v in made.state_dict().items()}
     written = export(model(made), "onnx", tmp_path)
     assert {p.name for p in written} == {*(f"{f}.onnx" for f in fields), "fields.json"}
-    assert all(torch.equal(v, before[k]) for k, v in made.state_dict().items()), "exporting changes nothing"
+    assert all(torch.equal(v, before[k]) for k, v in made.state_dict().items()), (
+        "exporting changes nothing"
+    )
     about = json.loads((tmp_path / "fields.json").read_text())["fields"]
     for field in fields:
         assert about[field]["largest_error"] < graphs.TOLERANCE
-        assert b"/amodal/" not in (tmp_path / f"{field}.onnx").read_bytes(), "no paths of the machine it was made on"
+        assert b"/amodal/" not in (tmp_path / f"{field}.onnx").read_bytes(), (
+            "no paths of the machine it was made on"
+        )
         session = onnxruntime.InferenceSession(tmp_path / f"{field}.onnx")
         assert [i.name for i in session.get_inputs()] == list(about[field]["inputs"])
         assert all(i.shape[0] == "batch" for i in session.get_inputs())
@@ -100,7 +111,9 @@ def test_a_graph_that_disagrees_is_not_handed_out(tmp_path, monkeypatch):
 def test_a_pretrained_backbone_is_refused_and_what_can_be_exported_is_named(tmp_path):
     made = model(encoder("photo", "facts"))
     made.encoder.tokenizers["photo"].contextual = True
-    with pytest.raises(AmodalError, match="'photo' cannot become an ONNX graph: .*backbone.*that can: facts"):
+    with pytest.raises(
+        AmodalError, match="'photo' cannot become an ONNX graph: .*backbone.*that can: facts"
+    ):
         export(made, "onnx", tmp_path)
 
 

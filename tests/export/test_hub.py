@@ -23,9 +23,15 @@ def written(made, out):
     trained = model(made)
     trained.config |= CARD
     trained.path = out.parent
-    (out.parent / "metrics.jsonl").write_text('{"step": 1, "loss": 9}\n{"step": 2, "loss": 1.25, "rank/photo": 7.5}\n')
+    (out.parent / "metrics.jsonl").write_text(
+        '{"step": 1, "loss": 9}\n{"step": 2, "loss": 1.25, "rank/photo": 7.5}\n'
+    )
     files = export(trained, "huggingface", out)
-    assert all(f.exists() for f in files) and {f.suffix for f in out.rglob("*.*")} <= {".json", ".safetensors", ".md"}
+    assert all(f.exists() for f in files) and {f.suffix for f in out.rglob("*.*")} <= {
+        ".json",
+        ".safetensors",
+        ".md",
+    }
     return trained
 
 
@@ -73,7 +79,11 @@ def test_the_folder_is_what_amodal_loads_and_the_card_says_what_it_is(tmp_path):
 
 @pytest.mark.parametrize(
     "shape, why",
-    [(dict(pool="cls"), "pools by cls"), (dict(positions="rotary"), "rotary"), (dict(hidden=8), "more than a linear")],
+    [
+        (dict(pool="cls"), "pools by cls"),
+        (dict(positions="rotary"), "rotary"),
+        (dict(hidden=8), "more than a linear"),
+    ],
 )
 def test_what_transformers_lacks_is_left_out_and_the_card_says_why(tmp_path, shape, why):
     hidden = shape.pop("hidden", 0)
@@ -89,13 +99,20 @@ def test_the_preprocessor_does_to_pictures_what_the_encoder_does(tmp_path, fit):
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
     mean, std = (torch.tensor(s).view(3, 1, 1) for s in image.scale())
     for width, height in ((16, 16), (60, 40), (40, 90), (10, 20)):
-        pixels = np.random.default_rng(width).integers(0, 255, (height // 5, width // 5, 3), dtype=np.uint8)
-        for picture in (Image.fromarray(pixels).resize((width, height)), Image.new("L", (width, height), 77)):
+        pixels = np.random.default_rng(width).integers(
+            0, 255, (height // 5, width // 5, 3), dtype=np.uint8
+        )
+        for picture in (
+            Image.fromarray(pixels).resize((width, height)),
+            Image.new("L", (width, height), 77),
+        ):
             found = processor(picture, return_tensors="pt")["pixel_values"][0] * std + mean
             wanted = torch.from_numpy(image.decode(picture).astype(np.float32) / 255)
             wrong = (found - wanted).abs() * 255  # levels; 8 bits are rounded twice
             assert float(wrong[:, 1:-1, 1:-1].max()) < 2.5, (width, height)
-            assert float(wrong.max()) < 20, "at the cut, the encoder's kernel also sees what was cut away"
+            assert float(wrong.max()) < 20, (
+                "at the cut, the encoder's kernel also sees what was cut away"
+            )
 
 
 def test_a_way_to_fit_pictures_that_transformers_lacks_is_refused(tmp_path):

@@ -28,7 +28,10 @@ ROOT = Path(__file__).parents[2]
 
 def read(path) -> dict[tuple[str, str], np.ndarray]:
     table = pq.read_table(path).to_pydict()
-    return {(k, s): np.array(v, dtype=np.float32) for k, s, v in zip(table["key"], table["source"], table["vector"])}
+    return {
+        (k, s): np.array(v, dtype=np.float32)
+        for k, s, v in zip(table["key"], table["source"], table["vector"])
+    }
 
 
 def test_every_value_has_its_vector(tmp_path):
@@ -48,7 +51,12 @@ def test_every_value_has_its_vector(tmp_path):
 
 
 def test_a_joint_encoder_writes_fused_vectors_too(tmp_path):
-    write_vectors(model(encoder("photo", "caption", trunk="joint")), records(9), tmp_path / "o.parquet", **QUIET)
+    write_vectors(
+        model(encoder("photo", "caption", trunk="joint")),
+        records(9),
+        tmp_path / "o.parquet",
+        **QUIET,
+    )
     assert {s for _, s in read(tmp_path / "o.parquet")} == {"photo", "caption", "fused"}
 
 
@@ -87,7 +95,9 @@ import torch; torch.set_num_threads(1)
 from amodal.export.vectors import write_vectors
 from tests.export.models import *
 write_vectors(model(encoder("photo", "caption")), records(100), {str(out)!r}, chunk=2, progress=False)"""
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     parts = tmp_path / ".out.parquet.parts"
     while process.poll() is None and len(list(parts.glob("0*.parquet"))) < 3:
         time.sleep(0.002)
@@ -99,10 +109,17 @@ write_vectors(model(encoder("photo", "caption")), records(100), {str(out)!r}, ch
     assert len(read(out)) == 100 + sum(c is not None for c in records(100)["caption"])
 
 
-def one_rank(rank: int, world: int, port: int, out: Path, log: Path, pause: float, data_seed: int = 0):
+def one_rank(
+    rank: int, world: int, port: int, out: Path, log: Path, pause: float, data_seed: int = 0
+):
     """A process of a torchrun: it notes each chunk that it embeds."""
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     embed = vectors._embed
 
     def noted(model, dataset, indices, *rest):
@@ -112,7 +129,9 @@ def one_rank(rank: int, world: int, port: int, out: Path, log: Path, pause: floa
         return embed(model, dataset, indices, *rest)
 
     vectors._embed = noted
-    made = write_vectors(model(encoder("photo", "caption")), records(60, data_seed), out, chunk=2, **QUIET)
+    made = write_vectors(
+        model(encoder("photo", "caption")), records(60, data_seed), out, chunk=2, **QUIET
+    )
     log.with_name(f"made{rank}").write_text(str(made))
     distributed.stop()
 
@@ -139,7 +158,9 @@ def test_killed_ranks_lose_nothing_and_restarted_ones_repeat_nothing(tmp_path):
     while len(list(parts.glob("0*.parquet"))) < 6 and time.time() < deadline:
         time.sleep(0.002)
     os.kill(ranks[2].pid, signal.SIGKILL)
-    time.sleep(0.05)  # the others work on until torchrun ends them, which is what the next line does
+    time.sleep(
+        0.05
+    )  # the others work on until torchrun ends them, which is what the next line does
     for process in ranks:
         process.kill()
         process.join()
@@ -153,9 +174,13 @@ def test_killed_ranks_lose_nothing_and_restarted_ones_repeat_nothing(tmp_path):
         process.join(60)
         assert process.exitcode == 0
     again = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
-    assert sorted(start for _, start in again) == sorted(set(range(0, 60, 2)) - kept), "each that was missing, once"
+    assert sorted(start for _, start in again) == sorted(set(range(0, 60, 2)) - kept), (
+        "each that was missing, once"
+    )
     assert all(start // 2 % 2 == r for r, start in again)
-    count = write_vectors(model(encoder("photo", "caption")), records(60), tmp_path / "one.parquet", chunk=2, **QUIET)
+    count = write_vectors(
+        model(encoder("photo", "caption")), records(60), tmp_path / "one.parquet", chunk=2, **QUIET
+    )
     assert int((tmp_path / "made0").read_text()) == count
     assert out.read_bytes() == (tmp_path / "one.parquet").read_bytes()
     assert not parts.exists()
@@ -171,7 +196,9 @@ def test_a_rank_with_other_data_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["encoder", "data"])
-def test_parts_of_another_encoder_or_other_data_are_thrown_away(tmp_path, monkeypatch, capsys, what):
+def test_parts_of_another_encoder_or_other_data_are_thrown_away(
+    tmp_path, monkeypatch, capsys, what
+):
     made, out = model(encoder("photo", "caption")), tmp_path / "out.parquet"
     with monkeypatch.context() as patched:
         failing_after(patched, 3, KeyboardInterrupt())
@@ -183,14 +210,18 @@ def test_parts_of_another_encoder_or_other_data_are_thrown_away(tmp_path, monkey
     data = records(seed=1 if what == "data" else 0)
     write_vectors(made, data, out, chunk=5, **QUIET)
     assert f"another {what}" in capsys.readouterr().err
-    np.testing.assert_allclose(read(out)["0", "photo"], made.embed(data).aligned["photo"].values[0], atol=1e-5)
+    np.testing.assert_allclose(
+        read(out)["0", "photo"], made.embed(data).aligned["photo"].values[0], atol=1e-5
+    )
 
 
 def test_a_full_disk_keeps_what_is_done_and_says_so(tmp_path, monkeypatch):
     made, out = model(encoder("photo", "caption")), tmp_path / "out.parquet"
     with monkeypatch.context() as patched:
         failing_after(patched, 2, OSError(errno.ENOSPC, "No space left on device"))
-        with pytest.raises(AmodalError, match="No space left.*kept in.*give the same command again"):
+        with pytest.raises(
+            AmodalError, match="No space left.*kept in.*give the same command again"
+        ):
             write_vectors(made, records(), out, chunk=5, **QUIET)
     assert len(list((tmp_path / ".out.parquet.parts").glob("0*.parquet"))) == 2
 
@@ -205,7 +236,9 @@ def test_a_folder_as_output_and_data_of_other_kinds_are_errors(tmp_path):
 
 def test_values_that_cannot_be_read_are_counted_over_an_interruption(tmp_path, monkeypatch, capsys):
     made, data, out = model(encoder("photo", "caption")), records(), tmp_path / "out.parquet"
-    data["photo"] = [b"no picture" if i in (1, 28) else photo for i, photo in enumerate(data["photo"])]
+    data["photo"] = [
+        b"no picture" if i in (1, 28) else photo for i, photo in enumerate(data["photo"])
+    ]
     with monkeypatch.context() as patched:
         failing_after(patched, 3, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):

@@ -24,7 +24,9 @@ def test_vectors_are_identical_after_a_round_trip(tmp_path, shape):
     a, b = trained.embed(records()).aligned, again.embed(records()).aligned
     assert list(a) == list(b)
     for source in a:
-        assert torch.equal(a[source].values, b[source].values) and torch.equal(a[source].rows, b[source].rows)
+        assert torch.equal(a[source].values, b[source].values) and torch.equal(
+            a[source].rows, b[source].rows
+        )
     assert json.loads((tmp_path / "out/config.json").read_text())["weights_sha256"]
 
 

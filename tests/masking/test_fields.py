@@ -19,7 +19,10 @@ def test_nothing_appears_that_was_not_there_and_no_row_loses_all():
         kept = sampled_sources(there, SEEDS, rate)
         assert all(bool((there[s] | ~kept[s]).all()) for s in there)
         assert torch.equal(torch.stack(list(kept.values())).any(0), any_there)
-    assert all(torch.equal(a, b) for a, b in zip(sampled_sources(there, SEEDS, 0.0).values(), there.values()))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(sampled_sources(there, SEEDS, 0.0).values(), there.values())
+    )
     assert int(torch.stack(list(sampled_sources(there, SEEDS, 1.0).values())).sum(0).max()) == 1
 
 
@@ -31,7 +34,10 @@ def test_each_field_goes_as_often_as_asked():
 
 
 def test_the_draw_is_of_the_row_and_not_of_its_place():
-    there, order = present(0.8, 0.8), torch.randperm(4000, generator=torch.Generator().manual_seed(1))
+    there, order = (
+        present(0.8, 0.8),
+        torch.randperm(4000, generator=torch.Generator().manual_seed(1)),
+    )
     kept = sampled_sources(there, SEEDS, 0.5)
     again = sampled_sources({s: t[order] for s, t in there.items()}, SEEDS[order], 0.5)
     assert all(torch.equal(kept[s][order], again[s]) for s in there)

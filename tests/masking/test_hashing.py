@@ -56,7 +56,13 @@ def test_statistics(along):
 def test_streams_are_independent():
     i = torch.arange(N)
     base = uniform(i, 0)
-    for other in (uniform(i, 1), uniform(i + 1, 0), uniform(i), uniform(torch.zeros_like(i), i), uniform(i, 0, 0)):
+    for other in (
+        uniform(i, 1),
+        uniform(i + 1, 0),
+        uniform(i),
+        uniform(torch.zeros_like(i), i),
+        uniform(i, 0, 0),
+    ):
         assert abs(corr(base, other)) < 4.5 / N**0.5
 
 
@@ -74,7 +80,10 @@ def test_one_to_one_in_the_last_counter():
 
 def test_broadcasts_and_wants_integers():
     assert uniform(torch.arange(3)[:, None], torch.arange(4)).shape == (3, 4)
-    assert torch.equal(uniform(torch.arange(3), 4), uniform(torch.arange(3, dtype=torch.int32), torch.full((3,), 4)))
+    assert torch.equal(
+        uniform(torch.arange(3), 4),
+        uniform(torch.arange(3, dtype=torch.int32), torch.full((3,), 4)),
+    )
     with pytest.raises(TypeError, match="float32"):
         uniform(torch.zeros(3))
 
@@ -86,4 +95,7 @@ def test_normal_numbers_are_normal():
     assert abs((x**3).mean()) < 4 * (15 / N) ** 0.5 and abs((x**4).mean() - 3) < 4 * (96 / N) ** 0.5
     for level, share in ((1.0, 0.3173), (2.0, 0.0455)):
         assert abs((x.abs() > level).double().mean() - share) < 4 * (share * (1 - share) / N) ** 0.5
-    assert abs(corr(x[1:], x[:-1])) < 4.5 / N**0.5 and abs(corr(x, normal(i, 4).double())) < 4.5 / N**0.5
+    assert (
+        abs(corr(x[1:], x[:-1])) < 4.5 / N**0.5
+        and abs(corr(x, normal(i, 4).double())) < 4.5 / N**0.5
+    )

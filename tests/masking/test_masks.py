@@ -14,7 +14,9 @@ def tokens(sizes, width=5):
     """group, seed, order, position of bags of the given sizes, laid on a grid of `width` columns."""
     sizes = torch.tensor(sizes, dtype=torch.long)
     bag = torch.arange(len(sizes)).repeat_interleave(sizes)
-    order = torch.cat([torch.arange(n) for n in sizes.tolist()] or [torch.zeros(0, dtype=torch.long)])
+    order = torch.cat(
+        [torch.arange(n) for n in sizes.tolist()] or [torch.zeros(0, dtype=torch.long)]
+    )
     position = torch.stack([order * 0, order // width, order % width], 1).float()
     return bag * 7 + 3, bag * 1000 + 17, order, position
 
@@ -38,7 +40,9 @@ def test_a_mask_depends_on_its_own_row_only(name, sizes, seed, data):
     whole = MASKS[name](group, seeds, order, position)
     # tokens in any order, other names for the groups, each of them dense or not
     shuffled = torch.randperm(len(group), generator=torch.Generator().manual_seed(seed))
-    other = MASKS[name]((-3 * group)[shuffled], seeds[shuffled], order[shuffled], position[shuffled])
+    other = MASKS[name](
+        (-3 * group)[shuffled], seeds[shuffled], order[shuffled], position[shuffled]
+    )
     assert torch.equal(other, whole[shuffled])
     # a micro-batch: any subset of the bags
     chosen = data.draw(st.sets(st.sampled_from(range(len(sizes))), min_size=1))
@@ -76,7 +80,9 @@ def test_random_is_uniform_over_tokens():
 
 def test_random_with_another_seed_differs():
     group, seed, order, _ = tokens([64])
-    assert not torch.equal(random_keep(group, seed, order, 0.5), random_keep(group, seed + 1, order, 0.5))
+    assert not torch.equal(
+        random_keep(group, seed, order, 0.5), random_keep(group, seed + 1, order, 0.5)
+    )
 
 
 @pytest.mark.parametrize("hide", [
@@ -114,14 +120,17 @@ def test_block_hides_exactly_its_share_in_blocks():
 
     assert border(hidden) < 0.4 * border(scattered)
     share = hidden.double().mean(0)
-    assert share.min() > 0.1 and share.max() < 0.8  # corners are hidden too, though less often than the middle
+    assert (
+        share.min() > 0.1 and share.max() < 0.8
+    )  # corners are hidden too, though less often than the middle
 
 
 def test_block_does_not_care_for_units_and_makes_tubes():
     group, seed, order, position = tokens([196] * 3, width=14)
     hidden = block_mask(group, seed, position, ratio=0.4)
     assert torch.equal(
-        hidden.view(3, 196).sum(1), block_mask(group, seed, position * 16, ratio=0.4).view(3, 196).sum(1)
+        hidden.view(3, 196).sum(1),
+        block_mask(group, seed, position * 16, ratio=0.4).view(3, 196).sum(1),
     )
     frames = 4
     video = position.repeat(frames, 1)

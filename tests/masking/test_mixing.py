@@ -39,7 +39,9 @@ def test_beta_has_the_moments_and_the_distribution_of_beta(alpha):
     torch.manual_seed(0)
     theirs = torch.distributions.Beta(alpha, alpha).sample((20000,)).double()
     ends = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)  # float32 rounds some to 1
-    shares = [torch.searchsorted(values.sort().values, ends) / len(values) for values in (drawn, theirs)]
+    shares = [
+        torch.searchsorted(values.sort().values, ends) / len(values) for values in (drawn, theirs)
+    ]
     assert (shares[0] - shares[1]).abs().max() < 0.02, "Kolmogorov and Smirnov's distance"
     assert mixing.beta(seeds(1)[0], alpha).shape == ()
 
@@ -69,7 +71,9 @@ def test_the_best_window_is_the_best_of_all_places():
         (r, c), (h, w) = SIZES[i], window[i].tolist()
         table = part.view(r, c)
         places = list(itertools.product(range(r - h + 1), range(c - w + 1)))
-        sums = [sum(float(table[y + a, x + b]) for a in range(h) for b in range(w)) for y, x in places]
+        sums = [
+            sum(float(table[y + a, x + b]) for a in range(h) for b in range(w)) for y, x in places
+        ]
         assert tuple(found[i].tolist()) == places[max(range(len(places)), key=lambda k: sums[k])]
 
 
@@ -77,7 +81,10 @@ def test_the_first_of_equal_windows_and_of_no_rows():
     score, grid = Ragged(torch.ones(9), torch.tensor([9])), torch.tensor([[3, 3]])
     assert mixing.best_corners(score, grid, torch.tensor([[2, 2]])).tolist() == [[0, 0]]
     nothing = torch.zeros(0, 2, dtype=torch.int64)
-    assert mixing.best_corners(Ragged(torch.zeros(0), nothing[:, 0]), nothing, nothing).shape == (0, 2)
+    assert mixing.best_corners(Ragged(torch.zeros(0), nothing[:, 0]), nothing, nothing).shape == (
+        0,
+        2,
+    )
 
 
 def test_cutmix_and_mixup_are_what_loops_make_of_them():
@@ -108,9 +115,13 @@ def test_cutmix_and_mixup_are_what_loops_make_of_them():
 def test_windows_fit_and_have_every_side_between_the_bounds():
     grid = torch.tensor([(14, 14)] * 2000)
     drawn = mixing.windows(grid, grid, torch.rand(2000, 1), 0.25, 0.75)
-    assert sorted(set(drawn[:, 0].tolist())) == list(range(3, 11)) and torch.equal(drawn[:, 0], drawn[:, 1])
+    assert sorted(set(drawn[:, 0].tolist())) == list(range(3, 11)) and torch.equal(
+        drawn[:, 0], drawn[:, 1]
+    )
     line = torch.tensor([(1, 8), (1, 8), (1, 1)])
-    some = mixing.windows(line, torch.tensor([(1, 8), (1, 4), (1, 8)]), torch.tensor(0.999), 0.25, 0.75)
+    some = mixing.windows(
+        line, torch.tensor([(1, 8), (1, 4), (1, 8)]), torch.tensor(0.999), 0.25, 0.75
+    )
     assert some.tolist() == [[1, 6], [1, 3], [0, 0]]
     at = mixing.corners(grid, drawn, torch.rand(2000, 2))
     assert (at >= 0).all() and (at + drawn <= grid).all() and (at + drawn == grid).any()
@@ -121,7 +132,12 @@ def test_grids_of_pictures_sequences_and_uneven_rows():
         position = torch.cat([torch.tensor(p, dtype=torch.float32) for p in positions])
         lengths = torch.tensor([len(p) for p in positions])
         return Tokens.of(
-            torch.zeros(len(position), 1), torch.arange(len(positions)), lengths, position, "s", len(positions) + 1
+            torch.zeros(len(position), 1),
+            torch.arange(len(positions)),
+            lengths,
+            position,
+            "s",
+            len(positions) + 1,
         )
 
     picture = [(0, y, x) for y in range(2) for x in range(3)]
@@ -137,7 +153,11 @@ def test_a_batch_has_one_size_of_windows_and_one_share():
     values, grid = grid_lists([(4, 4)] * 6)
     for seed in range(4):
         cut = mixing.in_windows(values, grid, seeds(6, seed), low=0.25, high=0.75)
-        assert len(set(cut.kept.tolist())) == 1 and cut.kept[0] in (1 - 1 / 16, 1 - 4 / 16, 1 - 9 / 16)
+        assert len(set(cut.kept.tolist())) == 1 and cut.kept[0] in (
+            1 - 1 / 16,
+            1 - 4 / 16,
+            1 - 9 / 16,
+        )
         changed = (cut.tokens.flat != values.flat).any(1).view(6, 16).sum(1)
         assert torch.equal(1 - changed / 16, cut.kept.float())
         mixed = mixing.everywhere(values, grid, seeds(6, seed), alpha=1.0)

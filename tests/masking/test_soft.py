@@ -6,7 +6,9 @@ import torch
 from amodal.core import row_seeds
 from amodal.masking.soft import one_map, soft_mask
 
-MAPS = torch.tensor([[0.0, 3.0, 1.0, 9.0], [2.0, 2.0, 9.0, 9.0], [5.0, 1.0, 3.0, 2.0], [7.0, 9.0, 9.0, 9.0]])
+MAPS = torch.tensor(
+    [[0.0, 3.0, 1.0, 9.0], [2.0, 2.0, 9.0, 9.0], [5.0, 1.0, 3.0, 2.0], [7.0, 9.0, 9.0, 9.0]]
+)
 LENGTHS = torch.tensor([3, 2, 4, 0])
 
 
@@ -14,7 +16,9 @@ def test_each_list_is_stretched_by_itself_and_what_is_beyond_it_does_not_count()
     expected = []
     for row, n in zip(MAPS.tolist(), LENGTHS.tolist()):
         own = row[:n]
-        expected += [1 - (v - min(own)) / (max(own) - min(own)) if max(own) > min(own) else 1.0 for v in own]
+        expected += [
+            1 - (v - min(own)) / (max(own) - min(own)) if max(own) > min(own) else 1.0 for v in own
+        ]
     torch.testing.assert_close(soft_mask(MAPS, LENGTHS), torch.tensor(expected))
 
 
@@ -38,6 +42,8 @@ def test_one_of_the_words_is_drawn_by_the_seed():
     seeds = row_seeds([str(i) for i in range(200)])
     lengths = torch.arange(200) % 4 + 1
     drawn = one_map(maps, lengths, seeds)[:, 0].long()
-    assert (drawn < lengths).all() and torch.equal(drawn, one_map(maps, lengths, seeds)[:, 0].long())
+    assert (drawn < lengths).all() and torch.equal(
+        drawn, one_map(maps, lengths, seeds)[:, 0].long()
+    )
     assert torch.bincount(drawn[lengths == 4], minlength=4).min() > 3
     assert one_map(maps[:0], lengths[:0], seeds[:0]).shape == (0, 3)

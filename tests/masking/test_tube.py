@@ -7,7 +7,9 @@ from amodal.masking.tube import tube_keep
 
 
 def video(times, side):
-    t, y, x = torch.meshgrid(torch.arange(times), torch.arange(side), torch.arange(side), indexing="ij")
+    t, y, x = torch.meshgrid(
+        torch.arange(times), torch.arange(side), torch.arange(side), indexing="ij"
+    )
     return torch.stack([t, y, x], -1).view(-1, 3).double()
 
 
@@ -23,16 +25,22 @@ def test_a_place_is_seen_at_all_times_or_at_none():
             places.setdefault((y, x), set()).add(s)
         assert all(len(s) == 1 for s in places.values())
         assert sum(s == {True} for s in places.values()) == round(len(places) / 4)
-        alone = tube_keep(group[group == g], (group * 31)[group == g], order[group == g], clip, 0.75)
+        alone = tube_keep(
+            group[group == g], (group * 31)[group == g], order[group == g], clip, 0.75
+        )
         assert torch.equal(alone, seen), "of a bag alone as among others"
 
 
 def test_one_frame_at_least_and_no_tubes_without_places():
     position = video(6, 1)
     group, order = torch.zeros(6, dtype=torch.int64), torch.arange(6)
-    assert torch.equal(tube_keep(group, group, order, position, 0.5), random_keep(group, group, order, 0.5))
+    assert torch.equal(
+        tube_keep(group, group, order, position, 0.5), random_keep(group, group, order, 0.5)
+    )
     one = video(2, 3)
     group, order = torch.zeros(18, dtype=torch.int64), torch.arange(18)
     assert tube_keep(group, group, order, one, 0.99).sum() == 2
-    assert not torch.equal(tube_keep(group, group, order, one, 0.5), tube_keep(group, group + 1, order, one, 0.5))
+    assert not torch.equal(
+        tube_keep(group, group, order, one, 0.5), tube_keep(group, group + 1, order, one, 0.5)
+    )
     assert len(tube_keep(group[:0], group[:0], order[:0], one[:0], 0.5)) == 0

@@ -21,15 +21,29 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
     "dino": {"prototypes": 24, "local_views": 2},
     "slip": {"width": 32, "hidden": 32, "projection": 16},
     "align": {"width": 32},
-    "clip_rocket": {"width": 16, "hidden": 16, "add": "byolip", "added_width": 16, "added_hidden": 16},
+    "clip_rocket": {
+        "width": 16,
+        "hidden": 16,
+        "add": "byolip",
+        "added_width": 16,
+        "added_hidden": 16,
+    },
     "dreamlip": {"width": 32, "captions": 3},
-    "multi_sk": {"width": 16, "anchors": 6, "queue": 0},  # so that all terms are there from the first step
+    "multi_sk": {
+        "width": 16,
+        "anchors": 6,
+        "queue": 0,
+    },  # so that all terms are there from the first step
     "mil_vl": {"width": 32, "captions": 2},
     "softmask_vl": {"width": 16, "queue": 8, "warmup": 0.0, "ratio": 0.5},
     "amdim": {"width": 16},
     "mcl_multistage": {"width": 16, "parts": 2, "clusters": 2},
     "deepvs": {"width": 16},
-    "duet": {"attributes": "facts", "chance": 1.0, "classes": 0.0},  # no two records of the bench are of one class
+    "duet": {
+        "attributes": "facts",
+        "chance": 1.0,
+        "classes": 0.0,
+    },  # no two records of the bench are of one class
     "limoe": {"words_share": 1.0, "other_share": 1.0},  # a new router already meets the paper's
     "medflip": {"width": 32, "semantics": "kind", "reconstruct": 1.0, "tuning": 0.3},
     "mirror": {"width": 32, "prototypes": 24, "hidden": 32, "latent": 8},
@@ -84,7 +98,9 @@ def fields(fields: Sequence[str] = FIELDS) -> dict:
 def raw(field: str, rng: np.random.Generator):
     return {
         "picture": lambda: rng.integers(0, 255, (16, 16, 3), dtype=np.uint8),
-        "words": lambda: " ".join(rng.choice(["red", "boat", "on", "the", "sea"], rng.integers(1, 5))),
+        "words": lambda: " ".join(
+            rng.choice(["red", "boat", "on", "the", "sea"], rng.integers(1, 5))
+        ),
         "signal": lambda: rng.normal(size=(rng.integers(6, 20), 2)).astype(np.float32),
         "facts": lambda: {"age": float(rng.normal()), "colour": str(rng.choice(["red", "blue"]))},
     }[field]()
@@ -104,12 +120,17 @@ def batch(
     columns = {}
     for k, (name, modality) in enumerate(fields(tuple(sources)).items()):
         own = views.get(name, ("plain",)) if isinstance(views, Mapping) else views
-        rows = [i for i in range(size) if not (patchy and (i + k) % 4 == 0)] if name not in absent else []
+        rows = (
+            [i for i in range(size) if not (patchy and (i + k) % 4 == 0)]
+            if name not in absent
+            else []
+        )
         values = [modality.decode(raw(name, rng)) for _ in rows]
         for v, view in enumerate(own):
             source = name if len(own) == 1 else f"{name}:{v + 1}"
             seen = [
-                modality.augment(value, view, np.random.default_rng([seed, i, v])) for i, value in zip(rows, values)
+                modality.augment(value, view, np.random.default_rng([seed, i, v]))
+                for i, value in zip(rows, values)
             ]
             columns[source] = Column(modality.collate(seen), torch.tensor(rows, dtype=torch.int64))
     known = torch.tensor([i for i in range(size) if i % 4 != 3])
@@ -122,7 +143,9 @@ def exact(module_or_batch):
     if isinstance(module_or_batch, torch.nn.Module):
         return module_or_batch.double()
     whole = module_or_batch
-    return dataclasses.replace(whole, columns={s: Column(_double(c.values), c.rows) for s, c in whole.columns.items()})
+    return dataclasses.replace(
+        whole, columns={s: Column(_double(c.values), c.rows) for s, c in whole.columns.items()}
+    )
 
 
 def _double(values):

@@ -18,8 +18,14 @@ def test_two_views_of_one_field_predict_each_other_at_three_scales():
     m = exact(method("amdim", sources=PICTURE, width=8))
     terms = gradients(m, exact(batch(m.views, sources=PICTURE)))
     pair = "picture:1~picture:2"
-    assert set(terms) == {f"{t}/{pair}" for t in ("whole>regions", "whole>patches", "regions>regions", "penalty")}
-    reached = {n.split(".")[1] for n, p in m.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert set(terms) == {
+        f"{t}/{pair}" for t in ("whole>regions", "whole>patches", "regions>regions", "penalty")
+    }
+    reached = {
+        n.split(".")[1]
+        for n, p in m.named_parameters()
+        if p.grad is not None and p.grad.abs().sum() > 0
+    }
     assert reached >= {"tokenizers", "trunks", "heads"}
 
 
@@ -32,13 +38,23 @@ def test_a_scale_has_seen_no_more_than_its_name_says():
     other = replace(one, columns={"picture": Column(pixels, one["picture"].rows)})
     a, b = m.features(one), m.features(other)
     changed = {
-        k: (a[k].values.flat != b[k].values.flat).any(1).view(2, -1) for k in ("picture/regions", "picture/patches")
+        k: (a[k].values.flat != b[k].values.flat).any(1).view(2, -1)
+        for k in ("picture/regions", "picture/patches")
     }
     assert (a["picture"].values != b["picture"].values).any(1).all()
-    assert changed["picture/regions"].sum(1).tolist() == [1, 1] and changed["picture/patches"].sum(1).tolist() == [1, 1]
+    assert changed["picture/regions"].sum(1).tolist() == [1, 1] and changed["picture/patches"].sum(
+        1
+    ).tolist() == [1, 1]
 
 
-OPTIONS = ({"middle": False}, {"bound": 0.0}, {"penalty": 0.0}, {"same_view": True}, {"mixtures": 3}, {"parts": 1})
+OPTIONS = (
+    {"middle": False},
+    {"bound": 0.0},
+    {"penalty": 0.0},
+    {"same_view": True},
+    {"mixtures": 3},
+    {"parts": 1},
+)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -48,7 +64,9 @@ def test_every_option_learns(options, fields):
     terms = gradients(m, exact(batch(m.views, size=9, sources=fields)))
     assert all(t.isfinite() for t in terms.values())
     assert sum(float(p.grad.abs().sum()) for p in m.encoder.parameters() if p.grad is not None) > 0
-    assert any("regions>regions" in t for t in terms) == (options.get("middle", True) and not options.get("same_view"))
+    assert any("regions>regions" in t for t in terms) == (
+        options.get("middle", True) and not options.get("same_view")
+    )
     assert any("penalty" in t for t in terms) == ("penalty" not in options)
     m.zero_grad()
     nothing = gradients(m, exact(batch(m.views, sources=fields, absent=fields)))
@@ -57,14 +75,20 @@ def test_every_option_learns(options, fields):
 
 def test_the_same_view_predicts_itself_better_than_another():
     """Before training, too: the parts of a view are in its whole."""
-    across, within = (exact(method("amdim", sources=PICTURE, width=16, same_view=same)) for same in (False, True))
+    across, within = (
+        exact(method("amdim", sources=PICTURE, width=16, same_view=same)) for same in (False, True)
+    )
     b = exact(batch(across.views, size=32, patchy=False, sources=PICTURE))
-    losses = [sum(v for n, v in m.losses(m.features(b)).items() if "whole" in n) for m in (across, within)]
+    losses = [
+        sum(v for n, v in m.losses(m.features(b)).items() if "whole" in n) for m in (across, within)
+    ]
     assert losses[1] < losses[0]
 
 
 @pytest.mark.parametrize(
-    "kind", [{"trunk": "shared"}, {"trunk": "joint"}, {"pool": "cls"}, {"pool": "attention"}], ids=str
+    "kind",
+    [{"trunk": "shared"}, {"trunk": "joint"}, {"pool": "cls"}, {"pool": "attention"}],
+    ids=str,
 )
 def test_any_encoder_will_do(kind):
     torch.manual_seed(0)

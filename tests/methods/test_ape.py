@@ -20,7 +20,9 @@ def test_only_heads_learn_and_the_anchor_has_a_linear_one():
 
 
 def test_without_blocks_maps_are_linear():
-    assert stepped(method("ape", blocks=0)) == {f"heads.{f}.weight" for f in ("picture", "words", "signal", "facts")}
+    assert stepped(method("ape", blocks=0)) == {
+        f"heads.{f}.weight" for f in ("picture", "words", "signal", "facts")
+    }
 
 
 def test_a_grown_tower_is_built_again():

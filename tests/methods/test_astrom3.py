@@ -21,9 +21,13 @@ def test_the_loss_is_the_mean_over_pairs_of_symmetric_cross_entropy():
         logits = [[float((u @ v).detach()) / 0.1 for v in unit[y]] for u in unit[x]]
         both = []
         for table in (logits, list(zip(*logits))):
-            rows = [-row[i] + torch.tensor(row).double().logsumexp(0) for i, row in enumerate(table)]
+            rows = [
+                -row[i] + torch.tensor(row).double().logsumexp(0) for i, row in enumerate(table)
+            ]
             both.append(sum(rows) / len(rows))
-        torch.testing.assert_close(terms[f"info_nce/{x}~{y}"], sum(both) / 2 / len(pairs), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(
+            terms[f"info_nce/{x}~{y}"], sum(both) / 2 / len(pairs), rtol=1e-6, atol=1e-6
+        )
 
 
 def test_every_pair_learns_a_scale_of_its_own_between_its_bounds():

@@ -40,7 +40,10 @@ def reads(module, queries, keys):
 def test_fields_read_each_other_twice_and_then_themselves():
     torch.manual_seed(0)
     module = CoDualAttention(["a", "b", "c"], 6)
-    bags = {s: bag(n, s, seed=i) for i, (s, n) in enumerate({"a": [2, 3, 0], "b": [1, 0, 0], "c": [4, 2, 3]}.items())}
+    bags = {
+        s: bag(n, s, seed=i)
+        for i, (s, n) in enumerate({"a": [2, 3, 0], "b": [1, 0, 0], "c": [4, 2, 3]}.items())
+    }
     with torch.no_grad():
         found = module(bags)
         for row in range(3):
@@ -52,7 +55,9 @@ def test_fields_read_each_other_twice_and_then_themselves():
                 dual[s] = reads(module.second[s], co[s], torch.cat([co[o] for o in own if o != s]))
             for s in own:
                 expected = reads(module.back[s], dual[s], own[s])
-                torch.testing.assert_close(found[s].x[found[s].row == row], expected, rtol=1e-5, atol=1e-6)
+                torch.testing.assert_close(
+                    found[s].x[found[s].row == row], expected, rtol=1e-5, atol=1e-6
+                )
 
 
 def test_a_field_by_itself_still_tells_what_it_holds():
@@ -81,7 +86,10 @@ SURVIVAL = (Target("days,dead", "survival", event=1),)
 
 def with_times(whole: Batch) -> Batch:
     rows = torch.arange(whole.size)
-    days, dead = Column(torch.rand(whole.size) * 9, rows), Column(torch.arange(whole.size) % 2, rows)
+    days, dead = (
+        Column(torch.rand(whole.size) * 9, rows),
+        Column(torch.arange(whole.size) % 2, rows),
+    )
     return dataclasses.replace(whole, labels=whole.labels | {"days": days, "dead": dead})
 
 
@@ -95,7 +103,11 @@ def test_events_weigh_more_than_those_last_seen_alive():
     total = events = 0.0
     for i, event in enumerate(dead):
         if event:
-            still = sum((3.0 if dead[j] else 1.0) * math.exp(risk[j]) for j in range(len(dead)) if time[j] >= time[i])
+            still = sum(
+                (3.0 if dead[j] else 1.0) * math.exp(risk[j])
+                for j in range(len(dead))
+                if time[j] >= time[i]
+            )
             total += 3.0 * (math.log(still) - risk[i])
             events += 3.0
     assert m.losses(features)["told/days,dead"].item() == pytest.approx(total / events, rel=1e-5)
@@ -103,7 +115,9 @@ def test_events_weigh_more_than_those_last_seen_alive():
 
 def test_what_joins_late_is_not_read_by_the_others():
     m = method("biofusionnet", targets=SURVIVAL, late="facts").eval()
-    assert set(m.fusion.fields) == {"picture", "words", "signal"} and set(m.fusion.attention.first) == {
+    assert set(m.fusion.fields) == {"picture", "words", "signal"} and set(
+        m.fusion.attention.first
+    ) == {
         "picture",
         "words",
         "signal",
@@ -114,7 +128,8 @@ def test_what_joins_late_is_not_read_by_the_others():
     m.fusion.layers[2].register_forward_hook(lambda module, given, out: seen.append(out))
     with torch.no_grad():
         before, after = (
-            m.head.predictions(m.predict(b))["days,dead"] for b in (whole, dataclasses.replace(whole, columns=other))
+            m.head.predictions(m.predict(b))["days,dead"]
+            for b in (whole, dataclasses.replace(whole, columns=other))
         )
     assert torch.equal(*seen) and not torch.allclose(before, after)
 
@@ -123,13 +138,17 @@ def test_any_fields_will_do_when_it_counts():
     m = method("biofusionnet", targets=SURVIVAL).eval()
     whole = batch(m.views)
     assert len(m.head.predictions(m.predict(whole.only("picture", "facts")))["days,dead"]) == 8
-    assert len(m.head.predictions(m.predict(whole.only("words")))["days,dead"]) == len(whole["words"])
+    assert len(m.head.predictions(m.predict(whole.only("words")))["days,dead"]) == len(
+        whole["words"]
+    )
 
 
 def test_fields_that_there_are_not():
     for option in ("late", "patches"):
         with pytest.raises(AmodalError, match="Did you mean facts"):
-            methods.build("biofusionnet", Encoder(fields(), size="nano"), targets=SURVIVAL, **{option: "fcts"})
+            methods.build(
+                "biofusionnet", Encoder(fields(), size="nano"), targets=SURVIVAL, **{option: "fcts"}
+            )
 
 
 def test_a_run_reads_times_and_events_from_the_data(tmp_path):

@@ -10,7 +10,9 @@ from tests.methods.bench import batch, fields, method
 
 def ordered(sources):
     torch.manual_seed(0)
-    return methods.build("clamr", Encoder(fields(), size="nano", trunk="joint"), label="kind", sources=sources)
+    return methods.build(
+        "clamr", Encoder(fields(), size="nano", trunk="joint"), label="kind", sources=sources
+    )
 
 
 def test_scores_are_means_over_the_words_of_a_query_of_the_best_of_a_record():
@@ -18,15 +20,21 @@ def test_scores_are_means_over_the_words_of_a_query_of_the_best_of_a_record():
     z = token_vectors(clamr.encoder, batch(("plain",)), "words")
     whole, each, rows = compared(z, "words", clamr.others)
     lists = {s: dict(zip(z[s].rows.tolist(), z[s].values.split())) for s in z}
-    assert rows.tolist() == sorted(r for r in lists["words"] if any(r in lists[s] for s in clamr.others))
+    assert rows.tolist() == sorted(
+        r for r in lists["words"] if any(r in lists[s] for s in clamr.others)
+    )
     for i, a in enumerate(rows.tolist()):
         for j, b in enumerate(rows.tolist()):
             query = lists["words"][a]
             record = torch.cat([lists[s][b] for s in clamr.others if b in lists[s]])
-            torch.testing.assert_close(whole[i, j], torch.stack([(record @ q).max() for q in query]).mean())
+            torch.testing.assert_close(
+                whole[i, j], torch.stack([(record @ q).max() for q in query]).mean()
+            )
             for k, s in enumerate(clamr.others):
                 if b in lists[s]:
-                    torch.testing.assert_close(each[i, j, k], (query @ lists[s][b].T).amax(1).mean())
+                    torch.testing.assert_close(
+                        each[i, j, k], (query @ lists[s][b].T).amax(1).mean()
+                    )
                 else:
                     assert each[i, j, k] == -torch.inf
 
@@ -35,9 +43,13 @@ def test_fields_of_a_record_are_read_in_company_and_its_query_is_not():
     clamr, whole = method("clamr").eval(), batch(("plain",), patchy=False)
     seen = token_vectors(clamr.encoder, whole, "words")
     for left_out, changes in (("facts", "picture"), ("picture", "words")):
-        fewer = Batch.of(whole.size, {s: c for s, c in whole.columns.items() if s != left_out}, whole.keys)
+        fewer = Batch.of(
+            whole.size, {s: c for s, c in whole.columns.items() if s != left_out}, whole.keys
+        )
         same = torch.allclose(
-            token_vectors(clamr.encoder, fewer, "words")[changes].values.flat, seen[changes].values.flat, atol=1e-6
+            token_vectors(clamr.encoder, fewer, "words")[changes].values.flat,
+            seen[changes].values.flat,
+            atol=1e-6,
         )
         assert same is (changes == "words")
 
@@ -47,7 +59,9 @@ def test_a_label_says_which_field_a_query_is_about():
     z = clamr.features(batch(("plain",)))
     told = clamr.losses(z)["fields"]
     other = dict(z.columns) | {"about": Column((z["about"].values + 1) % 3, z["about"].rows)}
-    assert clamr.labels == ("kind",) and not torch.isclose(told, clamr.losses(type(z)(other, z.size))["fields"])
+    assert clamr.labels == ("kind",) and not torch.isclose(
+        told, clamr.losses(type(z)(other, z.size))["fields"]
+    )
     assert "fields" not in method("clamr", weight=0.0).losses(z)
 
 
@@ -60,8 +74,11 @@ def test_a_label_of_more_classes_than_fields_is_refused():
     for wrong in ("", "picture, facts"):
         clamr = ordered(wrong)
         z = clamr.features(batch(("plain",)))
-        more = dict(z.columns) | {"about": Column(torch.full_like(z["about"].values, 3), z["about"].rows)}
+        more = dict(z.columns) | {
+            "about": Column(torch.full_like(z["about"].values, 3), z["about"].rows)
+        }
         with pytest.raises(
-            AmodalError, match=r"'kind' has 4 classes or more.*stand for [23] fields: .*--method.fields"
+            AmodalError,
+            match=r"'kind' has 4 classes or more.*stand for [23] fields: .*--method.fields",
         ):
             clamr.losses(type(z)(more, z.size))

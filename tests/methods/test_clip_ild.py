@@ -13,7 +13,11 @@ from tests.methods.bench import batch, method
 def test_the_other_side_keeps_its_tower(learn):
     m = method("clip_ild", learn=learn)
     sum(m.losses(m.features(batch(m.views))).values()).backward()
-    reached = {n.split(".")[1] for n, p in m.encoder.named_parameters() if "trunks" in n and p.grad is not None}
+    reached = {
+        n.split(".")[1]
+        for n, p in m.encoder.named_parameters()
+        if "trunks" in n and p.grad is not None
+    }
     seen = {"picture", "signal", "facts"}
     assert reached == {"both": seen | {"words"}, "seen": seen, "text": {"words"}}[learn]
     assert m.encoder.heads["words"].weight.grad is not None
@@ -21,7 +25,9 @@ def test_the_other_side_keeps_its_tower(learn):
 
 def test_it_is_the_contrast_of_clip():
     batches = batch(("weak",))
-    pair = [sum(m.losses(m.features(batches)).values()) for m in (method("clip_ild"), method("clip"))]
+    pair = [
+        sum(m.losses(m.features(batches)).values()) for m in (method("clip_ild"), method("clip"))
+    ]
     torch.testing.assert_close(*pair)
 
 

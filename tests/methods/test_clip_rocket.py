@@ -44,22 +44,37 @@ def written_out(m, z, add, smoothing):
     image, text = ([z[f"{f}:{i}"].values for i in (1, 2, 3)] for f in ("picture", "words"))
     scale, local_scale = (s() for s in m.scales)
     whole = sum(cross_entropy(z["global/picture"].values, z["global/words"].values, scale)) / 2
-    h_image, h_text = [m.local["picture"](x) for x in image[1:]], [m.local["words"](x) for x in text[1:]]
+    h_image, h_text = (
+        [m.local["picture"](x) for x in image[1:]],
+        [m.local["words"](x) for x in text[1:]],
+    )
     local = [sum(cross_entropy(a, b, local_scale, smoothing)) / 2 for a in h_image for b in h_text]
     total = (whole + 2 * sum(local) / 4) / 3
     pairs = [(0, 0), (1, 1), (1, 2), (2, 1), (2, 2)]
     if add == "barlip":
-        v_image, v_text = [m.added["picture"](x) for x in image], [m.added["words"](x) for x in text]
+        v_image, v_text = (
+            [m.added["picture"](x) for x in image],
+            [m.added["words"](x) for x in text],
+        )
         for i, j in pairs:
-            a, b = ((v - v.mean(0)) / (v.var(0, unbiased=False) + 1e-5).sqrt() for v in (v_image[i], v_text[j]))
+            a, b = (
+                (v - v.mean(0)) / (v.var(0, unbiased=False) + 1e-5).sqrt()
+                for v in (v_image[i], v_text[j])
+            )
             c = a.T @ b / len(a)
             off = c.square().sum() - c.diagonal().square().sum()
             total = total + 0.025 * ((c.diagonal() - 1).square().sum() + 0.005 * off) / 5
     elif add in ("siamlip", "byolip"):
-        v_image, v_text = [m.added["picture"](x) for x in image], [m.added["words"](x) for x in text]
+        v_image, v_text = (
+            [m.added["picture"](x) for x in image],
+            [m.added["words"](x) for x in text],
+        )
         t_image, t_text = v_image, v_text
         if add == "byolip":
-            slow = [[m.slow[1][f](z[f"slow/{f}:{i}"].values) for i in (1, 2, 3)] for f in ("picture", "words")]
+            slow = [
+                [m.slow[1][f](z[f"slow/{f}:{i}"].values) for i in (1, 2, 3)]
+                for f in ("picture", "words")
+            ]
             t_image, t_text = slow
         for i, j in pairs:
             p, q = m.predict["picture"](v_image[i]), m.predict["words"](v_text[j])
@@ -71,7 +86,10 @@ def written_out(m, z, add, smoothing):
             for j in range(2):
                 other = (unit_image[1 - i] @ unit_text[1 - j].T).detach()
                 logits = unit_image[i] @ unit_text[j].T * local_scale
-                for target, x in ((sinkhorn_knopp(other), logits), (sinkhorn_knopp(other.T), logits.T)):
+                for target, x in (
+                    (sinkhorn_knopp(other), logits),
+                    (sinkhorn_knopp(other.T), logits.T),
+                ):
                     total = total - 0.2 * (target * x.log_softmax(1)).sum(1).mean() / 8
     return total
 
@@ -84,7 +102,10 @@ def test_the_total_is_the_paper(add):
     total = sum(m.losses(z).values())
     torch.testing.assert_close(total, expected, rtol=1e-9, atol=1e-9)
     learnt = [p for p in m.parameters() if p.requires_grad]
-    ours, theirs = (torch.autograd.grad(x, learnt, retain_graph=True, allow_unused=True) for x in (total, expected))
+    ours, theirs = (
+        torch.autograd.grad(x, learnt, retain_graph=True, allow_unused=True)
+        for x in (total, expected)
+    )
     for a, b in zip(ours, theirs):
         a, b = (torch.zeros(()) if g is None else g for g in (a, b))
         assert (a - b).abs().max() < 1e-8
@@ -94,7 +115,10 @@ def test_the_total_is_the_paper(add):
 @pytest.mark.parametrize("add", ADDED)
 def test_fewer_views_and_micro_batches(add, views):
     whole, pieces = made(add=add, local_views=views), made(add=add, local_views=views)
-    values, again = gradients(whole, two_fields(whole)), gradients(pieces, two_fields(pieces), micro=3)
+    values, again = (
+        gradients(whole, two_fields(whole)),
+        gradients(pieces, two_fields(pieces), micro=3),
+    )
     assert len(values) == 1 + (views > 0) + (add != "none")
     for name in values:
         torch.testing.assert_close(values[name], again[name], rtol=1e-9, atol=1e-9)
@@ -103,11 +127,17 @@ def test_fewer_views_and_micro_batches(add, views):
 def test_each_of_three_views_has_its_targets_from_another_view_of_both_fields():
     m = made(add="swalip", local_views=3)
     z = m.features(two_fields(m))
-    a, b = ([F.normalize(m.local[f](z[f"{f}:{i}"].values), dim=1) for i in (2, 3, 4)] for f in ("picture", "words"))
+    a, b = (
+        [F.normalize(m.local[f](z[f"{f}:{i}"].values), dim=1) for i in (2, 3, 4)]
+        for f in ("picture", "words")
+    )
     total = 0.0
     for i in range(3):
         for j in range(3):
-            other, logits = (a[(i + 1) % 3] @ b[(j + 1) % 3].T).detach(), a[i] @ b[j].T * m.scales[-1]()
+            other, logits = (
+                (a[(i + 1) % 3] @ b[(j + 1) % 3].T).detach(),
+                a[i] @ b[j].T * m.scales[-1](),
+            )
             for target, x in ((sinkhorn_knopp(other), logits), (sinkhorn_knopp(other.T), logits.T)):
                 total = total - 0.2 * (target * x.log_softmax(1)).sum(1).mean() / 18
     torch.testing.assert_close(m.losses(z)["swalip/picture~words"], total, rtol=1e-9, atol=1e-9)

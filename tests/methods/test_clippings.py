@@ -18,11 +18,15 @@ SUPERVISED = {"unlabelled": 0.0}
 def test_labels_come_second_or_never():
     m = method("clippings")
     b = batch(m.views)
-    assert m.stages == (0.5, 1.0) and all(t.startswith("info_nce/") for t in m.losses(m.features(b)))
+    assert m.stages == (0.5, 1.0) and all(
+        t.startswith("info_nce/") for t in m.losses(m.features(b))
+    )
     m.on_stage_start(1)
     assert list(m.losses(m.features(b))) == ["sup_con"]
     alone = method("clippings", label="")
-    assert alone.stages == (1.0,) and alone.labels == () and len(alone.losses(alone.features(b))) == 6
+    assert (
+        alone.stages == (1.0,) and alone.labels == () and len(alone.losses(alone.features(b))) == 6
+    )
     with pytest.raises(AmodalError, match="label of this batch"):
         m.features(dataclasses.replace(b, labels={}))
     with pytest.raises(AmodalError, match="image_weight"):
@@ -42,14 +46,19 @@ def test_the_pooled_vector_is_weighed_between_words_and_the_others(weight):
             if w and row in z[s].rows.tolist():
                 total = total + w * F.normalize(z[s].values[z[s].rows.tolist().index(row)], dim=0)
         if not isinstance(total, int):
-            torch.testing.assert_close(one.values[one.rows.tolist().index(row)], F.normalize(total, dim=0))
+            torch.testing.assert_close(
+                one.values[one.rows.tolist().index(row)], F.normalize(total, dim=0)
+            )
             seen += 1
     assert seen == len(one)
 
 
 @pytest.mark.parametrize("absent", [(), ("words",), FIELDS[1:], FIELDS])
 def test_the_supervised_stage_keeps_the_contract(absent):
-    whole, pieces = exact(method("clippings", **SUPERVISED)), exact(method("clippings", **SUPERVISED))
+    whole, pieces = (
+        exact(method("clippings", **SUPERVISED)),
+        exact(method("clippings", **SUPERVISED)),
+    )
     b = exact(batch(whole.views, size=9, absent=absent))
     one, other = gradients(whole, b), gradients(pieces, b, micro=2)
     torch.testing.assert_close(one["sup_con"], other["sup_con"])
@@ -70,7 +79,9 @@ def test_the_supervised_stage_keeps_the_contract(absent):
 def test_look_alikes_are_whole_classes_that_lie_together():
     torch.manual_seed(0)
     classes = torch.arange(24).repeat_interleave(3)
-    centre = F.normalize(torch.randn(8, 8), dim=1)[torch.arange(24) // 3]  # three classes around each centre
+    centre = F.normalize(torch.randn(8, 8), dim=1)[
+        torch.arange(24) // 3
+    ]  # three classes around each centre
     z = centre[classes] + 0.05 * torch.randn(72, 8)
     order = torch.randperm(72)
     group = look_alikes(z[order], classes[order], 12)
@@ -94,9 +105,13 @@ def test_the_survey_groups_by_the_labels_it_is_given():
     known, kinds = b.labels["kind"].rows, b.labels["kind"].values
     assert len(groups) == 8 and all(len(groups[known[kinds == k]].unique()) == 1 for k in range(3))
     labelled = torch.isin(torch.arange(8), known)
-    assert 0 < labelled.sum() < 8 and torch.equal(groups >= 0, labelled), "a record without label is left out"
+    assert 0 < labelled.sum() < 8 and torch.equal(groups >= 0, labelled), (
+        "a record without label is left out"
+    )
     m.group = 0
-    assert torch.equal(m.refresh(1, lambda: seen), labelled.long() - 1), "one group of all that have a label"
+    assert torch.equal(m.refresh(1, lambda: seen), labelled.long() - 1), (
+        "one group of all that have a label"
+    )
     whole = Embeddings({s: c.at(torch.isin(c.rows, known)) for s, c in seen.columns.items()}, 8)
     every = Column(torch.arange(8) % 3, torch.arange(8))
     assert m.refresh(1, lambda: Embeddings(whole.columns | {"label/kind": every}, 8)) is None
@@ -117,7 +132,11 @@ def test_a_run_makes_batches_of_whole_classes_that_are_alike(monkeypatch, unlabe
     rng, seen = np.random.default_rng(0), []
     words = [f"town {i // 3}" for i in range(60)]
     known = [word if i < 48 else None for i, word in enumerate(words)]
-    columns = {"a": [rng.normal(size=(6, 1)).astype(np.float32) for _ in words], "b": words, "label": known}
+    columns = {
+        "a": [rng.normal(size=(6, 1)).astype(np.float32) for _ in words],
+        "b": words,
+        "label": known,
+    }
     records = data.open(columns, fields={"a": "series", "b": "text"})
     losses = Clippings.losses
 
@@ -130,7 +149,9 @@ def test_a_run_makes_batches_of_whole_classes_that_are_alike(monkeypatch, unlabe
     trained(
         records,
         range(60),
-        lambda encoder: methods.build("clippings", encoder, label="label", width=16, group=12, unlabelled=unlabelled),
+        lambda encoder: methods.build(
+            "clippings", encoder, label="label", width=16, group=12, unlabelled=unlabelled
+        ),
         Budget(steps=8, batch=12),
         0,
         1e-3,

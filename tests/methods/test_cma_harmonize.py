@@ -53,7 +53,9 @@ def test_rows_whose_gradients_conflict_are_left_out():
         m.gamma.fill_(gamma)
         kept = c > m.gamma
         terms = m.losses(z)
-        torch.testing.assert_close(terms["info_nce/picture~signal"], info_nce(v[kept], a[kept], temperature=0.07) / 2)
+        torch.testing.assert_close(
+            terms["info_nce/picture~signal"], info_nce(v[kept], a[kept], temperature=0.07) / 2
+        )
         torch.testing.assert_close(m.seen["rows"].values, c)
     assert 0 < int((c > c.median()).sum()) < 12 and kept.all()
     m.gamma.fill_(2.0)
@@ -67,7 +69,9 @@ def test_a_row_with_one_other_field_stays():
     z = m.features(one)
     m.losses(z)
     lowest = m.seen["rows"]
-    both = [bool((z["words:1"].rows == r).any() and (z["signal"].rows == r).any()) for r in lowest.rows]
+    both = [
+        bool((z["words:1"].rows == r).any() and (z["signal"].rows == r).any()) for r in lowest.rows
+    ]
     assert 0 < sum(both) < len(both)
     assert all(c == 1 for c, b in zip(lowest.values.tolist(), both) if not b)
 
@@ -78,7 +82,9 @@ def test_the_step_is_the_realigned_sum():
     learning = [p for p in m.parameters() if p.requires_grad]
     for name, term in m.losses(m.features(one)).items():
         grads = torch.autograd.grad(term, learning, retain_graph=True, allow_unused=True)
-        each[name] = torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(grads, learning)])
+        each[name] = torch.cat(
+            [(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(grads, learning)]
+        )
     gradients(m, one)
     step = torch.cat([p.grad.flatten() for p in learning])
     torch.testing.assert_close(step, realign(each))
@@ -97,7 +103,9 @@ def test_a_whole_batch_may_be_skipped():
     m.gamma.fill_(0.0)
     torch.testing.assert_close(m.combine_gradients({"a": a, "b": b}), a + b)
     assert (m.combine_gradients({"a": a, "b": -b}) == 0).all()
-    torch.testing.assert_close(m.combine_gradients({"a": a, "b": 0 * b}), a, msg="nothing to compare")
+    torch.testing.assert_close(
+        m.combine_gradients({"a": a, "b": 0 * b}), a, msg="nothing to compare"
+    )
 
 
 def test_gamma_rises_in_a_straight_line():
@@ -114,11 +122,15 @@ def test_tokens_are_dropped_but_not_of_texts():
     one = rows(m)
     full = {s: len(bag) for s, bag in m.encoder.tokenize(one).items()}
     handle = m.encoder.trunks["all"].register_forward_pre_hook(
-        lambda _, args: seen.update({n: int((args[0].source == i).sum()) for i, n in enumerate(args[0].names)})
+        lambda _, args: seen.update(
+            {n: int((args[0].source == i).sum()) for i, n in enumerate(args[0].names)}
+        )
     )
     m.features(one)
     handle.remove()
-    assert seen["picture"] == full["picture"] / 2 and seen["words"] == sum(full[f"words:{k}"] for k in range(1, 6))
+    assert seen["picture"] == full["picture"] / 2 and seen["words"] == sum(
+        full[f"words:{k}"] for k in range(1, 6)
+    )
 
 
 def test_errors_offer_the_nearest():

@@ -14,9 +14,15 @@ from tests.methods.bench import batch, method
 
 def test_a_table_says_its_columns_and_one_category_of_each():
     concepts = method("concept_centric").concepts
-    assert concepts.names == ["colour", "colour=blue", "colour=red"] and concepts.places == {"colour": [1, 2]}
+    assert concepts.names == ["colour", "colour=blue", "colour=red"] and concepts.places == {
+        "colour": [1, 2]
+    }
     said = concepts.said(torch.tensor([[0.3, 0.0], [0.1, 1.0], [0.0, math.nan], [1.0, 2.0]]))
-    assert said[:2].tolist() == [[1, 1, 0], [1, 0, 1]] and said[2].isnan().all() and said[3].tolist() == [1, 0, 0]
+    assert (
+        said[:2].tolist() == [[1, 1, 0], [1, 0, 1]]
+        and said[2].isnan().all()
+        and said[3].tolist() == [1, 0, 0]
+    )
 
 
 def test_chances_count_only_the_records_in_which_the_other_is_known():
@@ -27,7 +33,9 @@ def test_chances_count_only_the_records_in_which_the_other_is_known():
     found = concepts.chances(torch.tensor(cells, dtype=torch.float32).split(4))
     said = [{("a", r[0]), ("b", r[2])} for r in cells]
     for i, (c, v) in enumerate([("a", None), ("a", 0), ("a", 1), ("b", None), ("b", 0), ("b", 1)]):
-        for j, (d, w) in enumerate([("a", None), ("a", 0), ("a", 1), ("b", None), ("b", 0), ("b", 1)]):
+        for j, (d, w) in enumerate(
+            [("a", None), ("a", 0), ("a", 1), ("b", None), ("b", 0), ("b", 1)]
+        ):
 
             def has(record, column, value):
                 cell = dict(record)[column]

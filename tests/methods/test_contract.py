@@ -20,7 +20,11 @@ from amodal.train.loop import train
 from amodal.train.step import gradients, total
 from tests.methods.bench import FIELDS, batch, exact, fields, method, raw
 
-NAMES = os.environ.get("AMODAL_ONLY", "").split(",") if os.environ.get("AMODAL_ONLY") else methods.names()
+NAMES = (
+    os.environ.get("AMODAL_ONLY", "").split(",")
+    if os.environ.get("AMODAL_ONLY")
+    else methods.names()
+)
 """AMODAL_ONLY=gram,slip looks at these pages alone."""
 each_method = pytest.mark.parametrize("name", NAMES)
 
@@ -44,7 +48,9 @@ def test_losses_are_finite_and_each_term_reaches_the_encoder(name):
         loss = m.losses(m.features(batch(m.views)))[term]
         assert loss.isfinite() and loss.dim() == 0
         loss.backward()
-        assert sum(float(p.grad.abs().sum()) for p in m.encoder.parameters() if p.grad is not None) > 0, term
+        assert (
+            sum(float(p.grad.abs().sum()) for p in m.encoder.parameters() if p.grad is not None) > 0
+        ), term
 
 
 @each_method
@@ -89,13 +95,17 @@ def share_of(whole: Batch, rank: int) -> Batch:
 
 
 def without_late_words(whole: Batch) -> Batch:
-    columns = {s: c.at(c.rows < 5) if s.startswith("words") else c for s, c in whole.columns.items()}
+    columns = {
+        s: c.at(c.rows < 5) if s.startswith("words") else c for s, c in whole.columns.items()
+    }
     return dataclasses.replace(whole, columns=columns)
 
 
 def one_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
     found = {}
     for name in NAMES:
         for micro in (None, 2):
@@ -105,7 +115,9 @@ def one_rank(rank: int, folder: str) -> None:
                     for p in m.parameters():
                         p.add_(1)
             distributed.same_everywhere(m)
-            terms = gradients(m, share_of(without_late_words(exact(batch(m.views))), rank), micro=micro)
+            terms = gradients(
+                m, share_of(without_late_words(exact(batch(m.views))), rank), micro=micro
+            )
             found[name, micro] = terms, gradient(m)
     torch.save(found, f"{folder}/rank{rank}.pt")
     torch.distributed.destroy_process_group()
@@ -121,7 +133,9 @@ def test_two_processes_give_the_gradient_of_one(tmp_path):
             for micro in (None, 2):
                 values, grads = found[name, micro]
                 for term in terms:
-                    torch.testing.assert_close(values[term], terms[term], rtol=1e-9, atol=1e-9, msg=f"{name} {term}")
+                    torch.testing.assert_close(
+                        values[term], terms[term], rtol=1e-9, atol=1e-9, msg=f"{name} {term}"
+                    )
                 assert_same_gradient(gradient(alone), grads)
 
 
@@ -130,7 +144,9 @@ def records():
     import numpy as np
 
     rng = np.random.default_rng(0)
-    columns = {s: [raw(s, rng) if (i + k) % 4 else None for i in range(40)] for k, s in enumerate(FIELDS)}
+    columns = {
+        s: [raw(s, rng) if (i + k) % 4 else None for i in range(40)] for k, s in enumerate(FIELDS)
+    }
     kinds = [None if i % 4 == 3 else f"kind {i % 3}" for i in range(40)]
     return data.open(columns | {"kind": kinds}).with_fields(fields())
 
@@ -142,7 +158,9 @@ def test_stop_and_resume_is_the_straight_run_bit_for_bit(name, records, tmp_path
         stopping = {"steps_left": until}
 
         def batches(first, groups=None):
-            some = dict(views=m.views, labels=m.labels, groups=groups, seed=3, steps=6, start_step=first)
+            some = dict(
+                views=m.views, labels=m.labels, groups=groups, seed=3, steps=6, start_step=first
+            )
             stream = data.Loader(records, range(40), batch=8, **some)
             for i, b in enumerate(stream):
                 if first + i >= stopping["steps_left"]:
@@ -224,7 +242,10 @@ def test_what_is_hidden_is_what_is_predicted_whatever_the_pooling(name, pool):
     encoder = Encoder(fields(), size="nano", pool=pool, **methods.encoder_options(name))
     m = methods.build(name, encoder)
     counts = {s: int(c.values[:, 1].sum()) for s, c in m.features(batch(m.views)).columns.items()}
-    assert counts == {s: int(c.values[:, 1].sum()) for s, c in method(name).features(batch(m.views)).columns.items()}
+    assert counts == {
+        s: int(c.values[:, 1].sum())
+        for s, c in method(name).features(batch(m.views)).columns.items()
+    }
 
 
 def test_a_scale_that_reached_its_bound_can_come_back():

@@ -26,6 +26,8 @@ def test_the_image_is_the_first_picture_or_the_one_that_is_named():
     m = method("csip", image="facts")
     assert all(t.startswith("info_nce/facts>") for t in m.losses(m.features(batch(m.views))))
     m = method("csip", sources=("words", "signal"))
-    assert list(m.losses(m.features(batch(m.views, sources=("words", "signal"))))) == ["info_nce/words>signal"]
+    assert list(m.losses(m.features(batch(m.views, sources=("words", "signal"))))) == [
+        "info_nce/words>signal"
+    ]
     with pytest.raises(AmodalError, match="Did you mean picture"):
         method("csip", image="pictur")

@@ -31,7 +31,9 @@ def test_alignment_is_the_mean_of_both_cross_entropies_and_leaves_the_frozen_enc
     assert set(losses) == {"told/kind", *(f"align/{s}" for s in FIELDS)}
     logits = m.head(m.encoder.features(batch_of_first(b))).values
     known = b.labels["kind"]
-    torch.testing.assert_close(losses["told/kind"], cross_entropy(logits[known.rows].float(), known.values))
+    torch.testing.assert_close(
+        losses["told/kind"], cross_entropy(logits[known.rows].float(), known.values)
+    )
 
 
 def batch_of_first(b):
@@ -47,7 +49,9 @@ def test_a_joint_network_learns_labels_and_views_in_one_trunk():
     losses = m.losses(m.features(b))
     z = m.encoder.features(b)
     pair = [m.own["facts"](x) for x in z.pair("facts:1", "facts:2")]
-    torch.testing.assert_close(losses["nt_xent/facts"], nt_xent(*pair, temperature=0.5) / len(FIELDS))
+    torch.testing.assert_close(
+        losses["nt_xent/facts"], nt_xent(*pair, temperature=0.5) / len(FIELDS)
+    )
     assert "told/kind" in losses and not any(n.startswith("align") for n in losses)
 
 
@@ -55,20 +59,31 @@ def test_at_test_time_views_go_through_the_aligned_path_and_nothing_but_norms_le
     m = exact(method("cta_ttt", anchor=0.5)).eval()
     b = exact(batch(m.views))
     z, seen = m.encoder.features(b), m.frozen.features(b)
-    expected = sum(nt_xent(*(m.own[f](x) for x in z.pair(f"{f}:1", f"{f}:2")), temperature=0.5) for f in FIELDS)
-    torch.testing.assert_close(exact(copy.deepcopy(m)).at_test(b) - half_aligned(m, z, seen), expected / len(FIELDS))
+    expected = sum(
+        nt_xent(*(m.own[f](x) for x in z.pair(f"{f}:1", f"{f}:2")), temperature=0.5) for f in FIELDS
+    )
+    torch.testing.assert_close(
+        exact(copy.deepcopy(m)).at_test(b) - half_aligned(m, z, seen), expected / len(FIELDS)
+    )
     before = {n: p.clone() for n, p in m.state_dict().items()}
     with AtTestTime(m, m.at_test, learn=lambda m: norms(m.encoder), steps=3, rate=0.05) as adapt:
         losses = adapt(b)
         changed = {n for n, p in m.state_dict().items() if not torch.equal(p, before[n])}
-    assert losses[-1] < losses[0] and changed and all(n.startswith("encoder.") and "norm" in n for n in changed)
+    assert (
+        losses[-1] < losses[0]
+        and changed
+        and all(n.startswith("encoder.") and "norm" in n for n in changed)
+    )
     assert all(torch.equal(p, before[n]) for n, p in m.state_dict().items())
 
 
 def half_aligned(m, z, seen):
     total = 0.0
     for f in FIELDS:
-        u, v = normalize(m.own[f](z[f"{f}:1"].values), dim=1), normalize(m.other[f](seen[f"{f}:2"].values), dim=1)
+        u, v = (
+            normalize(m.own[f](z[f"{f}:1"].values), dim=1),
+            normalize(m.other[f](seen[f"{f}:2"].values), dim=1),
+        )
         logits, own = u @ v.T / 0.1, torch.arange(len(u))
         total = total + (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
     return 0.5 * total / len(FIELDS)
@@ -79,7 +94,9 @@ def test_the_first_stage_learns_without_labels_and_what_it_learnt_is_frozen(tmp_
 
     rng = np.random.default_rng(0)
     columns = {s: [raw(s, rng) for _ in range(16)] for s in FIELDS}
-    records = data.open(columns | {"kind": [f"kind {i % 3}" for i in range(16)]}).with_fields(fields())
+    records = data.open(columns | {"kind": [f"kind {i % 3}" for i in range(16)]}).with_fields(
+        fields()
+    )
     m = method("cta_ttt", alone=0.5)
     fresh = {n: p.clone() for n, p in m.encoder.state_dict().items()}
     assert set(m.losses(m.features(batch(m.views)))) == {f"nt_xent/{s}" for s in FIELDS}
@@ -97,7 +114,14 @@ def test_the_first_stage_learns_without_labels_and_what_it_learnt_is_frozen(tmp_
 
     def batches(first, groups=None):
         return data.Loader(
-            records, range(16), batch=8, views=m.views, labels=m.labels, seed=0, steps=4, start_step=first
+            records,
+            range(16),
+            batch=8,
+            views=m.views,
+            labels=m.labels,
+            seed=0,
+            steps=4,
+            start_step=first,
         )
 
     quiet = dict(watch=Watch([]), tensorboard=False, progress=False)

@@ -14,8 +14,18 @@ from tests.methods.bench import batch, exact, method
 
 
 def test_imagination_is_the_published_hinge():
-    m = exact(method("cuni_mmt", sources=("picture", "words"), source="words", target="picture", images="read"))
-    assert "imagine" not in " ".join(m.losses(m.features(exact(batch(m.views, sources=("picture", "words"))))))
+    m = exact(
+        method(
+            "cuni_mmt",
+            sources=("picture", "words"),
+            source="words",
+            target="picture",
+            images="read",
+        )
+    )
+    assert "imagine" not in " ".join(
+        m.losses(m.features(exact(batch(m.views, sources=("picture", "words")))))
+    )
     m = exact(method("cuni_mmt", margin=0.3, weight=2.0))
     z = m.features(exact(batch(m.views)))
     losses = m.losses(z)
@@ -27,7 +37,9 @@ def test_imagination_is_the_published_hinge():
         for c in range(len(guess)):
             if c != i:
                 total = total + torch.relu(0.3 - own + cosine_similarity(guess[i], seen[c], dim=0))
-    torch.testing.assert_close(losses["imagine/signal"], 2.0 * total / len(guess) / 2)  # two fields are imagined
+    torch.testing.assert_close(
+        losses["imagine/signal"], 2.0 * total / len(guess) / 2
+    )  # two fields are imagined
 
 
 def records(n=24):
@@ -76,14 +88,22 @@ def test_the_loss_is_minus_log_p_of_the_text_as_it_is_written():
 
         def step(before, row=row):
             lengths = torch.tensor([len(before)])
-            content = m.encoder.tokenizers["told"](Column(Ragged(before, lengths), torch.tensor([0])), "told", 1).x
-            state = m.writer.decoder([s[torch.tensor([row])] for s in lists], Ragged(content, lengths)).flat[-1:]
-            return m.writer.predictor(state)[0, 0].log_softmax(0), torch.sigmoid(m.writer.ends(state))[0, 0]
+            content = m.encoder.tokenizers["told"](
+                Column(Ragged(before, lengths), torch.tensor([0])), "told", 1
+            ).x
+            state = m.writer.decoder(
+                [s[torch.tensor([row])] for s in lists], Ragged(content, lengths)
+            ).flat[-1:]
+            return m.writer.predictor(state)[0, 0].log_softmax(0), torch.sigmoid(
+                m.writer.ends(state)
+            )[0, 0]
 
         log = 0.0
         for t in range(len(ids) + 1):
             letters, end = step(ids[:t])
-            log += float((end.log() if t == len(ids) else (1 - end).log() + letters[ids[t]]).detach())
+            log += float(
+                (end.log() if t == len(ids) else (1 - end).log() + letters[ids[t]]).detach()
+            )
         assert float(total[row]) == pytest.approx(-log, rel=1e-4)
 
 

@@ -17,12 +17,17 @@ FIELDS = ("picture", "words")
 
 def lists(*lengths, seed=0, width=4):
     generator = torch.Generator().manual_seed(seed)
-    flat = torch.randn(sum(lengths), width, dtype=torch.float64, generator=generator).requires_grad_()
+    flat = torch.randn(
+        sum(lengths), width, dtype=torch.float64, generator=generator
+    ).requires_grad_()
     return Ragged(flat, torch.tensor(lengths))
 
 
 def slow_scores(seen, words):
-    table = [[sum(max(v @ s for v in picture) for s in line) for line in words.split()] for picture in seen.split()]
+    table = [
+        [sum(max(v @ s for v in picture) for s in line) for line in words.split()]
+        for picture in seen.split()
+    ]
     return torch.stack([torch.stack(row) for row in table])
 
 
@@ -31,7 +36,9 @@ def test_a_score_is_the_sum_over_words_of_the_best_region():
     ours, theirs = scores(seen, words), slow_scores(seen, words)
     torch.testing.assert_close(ours, theirs)
     weight = torch.randn_like(ours)
-    for a, b in zip(*(torch.autograd.grad((t * weight).sum(), [seen.flat, words.flat]) for t in (ours, theirs))):
+    for a, b in zip(
+        *(torch.autograd.grad((t * weight).sum(), [seen.flat, words.flat]) for t in (ours, theirs))
+    ):
         torch.testing.assert_close(a, b)
 
 
@@ -75,7 +82,9 @@ def test_words_go_to_their_best_region_and_with_beta_to_their_neighbours():
 
 def test_any_field_may_be_the_words():
     m = method("deepvs", words="facts")
-    assert set(m.losses(m.features(batch(m.views)))) == {f"hinge/{s}~facts" for s in ("picture", "words", "signal")}
+    assert set(m.losses(m.features(batch(m.views)))) == {
+        f"hinge/{s}~facts" for s in ("picture", "words", "signal")
+    }
     with pytest.raises(ValueError, match="Did you mean facts"):
         method("deepvs", words="fact")
     with pytest.raises(ValueError, match="Did you mean hardest"):
@@ -124,7 +133,10 @@ def test_captions_need_words_id_by_id():
 
 def test_a_run_trains_both_stages(tmp_path):
     rng = np.random.default_rng(0)
-    rows = {"picture": [raw("picture", rng) for _ in range(16)], "words": [raw("words", rng) for _ in range(16)]}
+    rows = {
+        "picture": [raw("picture", rng) for _ in range(16)],
+        "words": [raw("words", rng) for _ in range(16)],
+    }
     m = captioning()
     records = data.open(rows).with_fields(m.encoder.fields)
     before = [p.clone() for p in (*m.encoder.parameters(), *m.writer.parameters())]
@@ -132,5 +144,6 @@ def test_a_run_trains_both_stages(tmp_path):
     assert m.stage == 1
     assert any(not torch.equal(a, b) for a, b in zip(before, m.encoder.parameters()))
     assert any(
-        not torch.equal(a, b) for a, b in zip(before[-len(list(m.writer.parameters())) :], m.writer.parameters())
+        not torch.equal(a, b)
+        for a, b in zip(before[-len(list(m.writer.parameters())) :], m.writer.parameters())
     )

@@ -10,7 +10,12 @@ from amodal.export._alone import reason_against
 from amodal.methods.adaptation.dinotxt import patch_maps
 from amodal.methods.shared.regions import alone
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads.projection_tower import ProjectionTower, TailBlock, align_to_towers, with_projection_tower
+from amodal.nn.heads.projection_tower import (
+    ProjectionTower,
+    TailBlock,
+    align_to_towers,
+    with_projection_tower,
+)
 from tests.methods.bench import batch, fields, method
 from tests.methods.test_lit import stepped
 
@@ -24,7 +29,9 @@ def by_hand(block: TailBlock, x_LD):
     for h in range(heads):
         own = slice(h * each, (h + 1) * each)
         for i in range(len(x_LD)):
-            weight = torch.stack([q[i, own] @ k[j, own] / each**0.5 for j in range(len(x_LD))]).softmax(0)
+            weight = torch.stack(
+                [q[i, own] @ k[j, own] / each**0.5 for j in range(len(x_LD))]
+            ).softmax(0)
             mixed[i, own] = sum(w * v[j, own] for j, w in enumerate(weight))
     x_LD = x_LD + block.scale1 * block.attention.out(mixed)
     for_two = block.up(layer_norm(x_LD, (width,), block.norm2.weight, block.norm2.bias))
@@ -46,22 +53,34 @@ def test_the_vector_is_the_class_token_and_the_mean_patch_behind_the_blocks():
         for block in tail.blocks:
             x_LD = by_hand(block, x_LD)
         x_LD = tail.norm(x_LD)
-        torch.testing.assert_close(vector, torch.cat([x_LD[0], x_LD[1:].mean(0)]), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            vector, torch.cat([x_LD[0], x_LD[1:].mean(0)]), atol=1e-4, rtol=1e-4
+        )
     for reads, own in (("cls", z.values[:, :64]), ("mean", z.values[:, 64:])):
         tail.reads = reads
         torch.testing.assert_close(tail(bag).values, own)
 
 
 def test_new_blocks_change_little():
-    tail, bag = ProjectionTower(64, 2), alone(method("dinotxt").encoder, batch(("plain",)).only("picture"))["picture"]
+    tail, bag = (
+        ProjectionTower(64, 2),
+        alone(method("dinotxt").encoder, batch(("plain",)).only("picture"))["picture"],
+    )
     torch.testing.assert_close(tail.read(bag).x, layer_norm(bag.x, (64,)), atol=1e-3, rtol=1e-3)
 
 
 def test_the_tower_stays_and_what_is_behind_it_learns():
     changed = stepped(method("dinotxt"))
-    assert not any(n.startswith(("tokenizers.picture", "trunks.picture", "field_token.picture")) for n in changed)
-    assert "pools.picture.token" not in changed and any(n.startswith("pools.picture.blocks.1") for n in changed)
-    assert {"heads.words.weight", "heads.signal.weight"} <= changed and not any("heads.picture" in n for n in changed)
+    assert not any(
+        n.startswith(("tokenizers.picture", "trunks.picture", "field_token.picture"))
+        for n in changed
+    )
+    assert "pools.picture.token" not in changed and any(
+        n.startswith("pools.picture.blocks.1") for n in changed
+    )
+    assert {"heads.words.weight", "heads.signal.weight"} <= changed and not any(
+        "heads.picture" in n for n in changed
+    )
     assert any(n.startswith("trunks.words") for n in changed)
 
 
@@ -85,9 +104,13 @@ def test_maps_are_cosines_of_patches_with_the_half_of_a_text_that_is_about_them(
             for row in small["picture"].rows:
                 for place, x in enumerate(bag.x[bag.row == row]):
                     like = [cosine_similarity(x, c[part], dim=0) for c in classes]
-                    torch.testing.assert_close(maps[one, :, place // 2, place % 2], torch.stack(like))
+                    torch.testing.assert_close(
+                        maps[one, :, place // 2, place % 2], torch.stack(like)
+                    )
                 one += 1
-        assert len(maps) == one and patch_maps(encoder, parts, "picture", classes, size=16).shape[2:] == (16, 16)
+        assert len(maps) == one and patch_maps(encoder, parts, "picture", classes, size=16).shape[
+            2:
+        ] == (16, 16)
     with pytest.raises(AmodalError, match="not 'words'"):
         patch_maps(encoder, parts, "words", classes)
 
@@ -98,7 +121,12 @@ def test_towers_without_a_class_token_and_other_mistakes():
     assert learning.requires_grad
     with pytest.raises(AmodalError, match="give its tail a block"):
         with_projection_tower(Encoder(fields(), size="nano"), "picture", blocks=0)
-    assert methods.build("dinotxt", Encoder(fields(), size="nano"), blocks=0, reads="mean").encoder.heads_width == 64
+    assert (
+        methods.build(
+            "dinotxt", Encoder(fields(), size="nano"), blocks=0, reads="mean"
+        ).encoder.heads_width
+        == 64
+    )
     with pytest.raises(AmodalError, match="both"):
         method("dinotxt", reads="bot")
     with pytest.raises(AmodalError, match="joint"):
@@ -107,4 +135,7 @@ def test_towers_without_a_class_token_and_other_mistakes():
         align_to_towers(Encoder(fields(), size="nano"))
     assert "no dense form" in reason_against(method("dinotxt").encoder, "picture")
     several = method("dinotxt", lock="picture, signal").encoder
-    assert {f for f in several.fields if isinstance(several.heads[f], torch.nn.Identity)} == {"picture", "signal"}
+    assert {f for f in several.fields if isinstance(several.heads[f], torch.nn.Identity)} == {
+        "picture",
+        "signal",
+    }

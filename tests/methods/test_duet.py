@@ -28,12 +28,24 @@ VALUES = torch.tensor([[0.0, 6.0, 1.0], [1.0, NAN, 3.0], [NAN, 2.0, NAN], [0.0, 
 def test_attributes_as_vectors():
     x, known = attribute_vectors(TABLE, VALUES)
     assert x.tolist() == [
-        [1, 0, 0, 1, 0, 1, 0, 0],  # a category that is not listed has an entry of its own, at the end of its column
+        [
+            1,
+            0,
+            0,
+            1,
+            0,
+            1,
+            0,
+            0,
+        ],  # a category that is not listed has an entry of its own, at the end of its column
         [0, 1, 0, 0, 0, 0, 0, 1],
         [0, 0, 0, 0, 0, 0, 0, 0],
         [1, 0, 0, 1, 0, 1, 0, 0],
     ]
-    assert known.tolist()[1] == [True] * 3 + [False] + [True] * 4 and known.sum().item() == 8 + 7 + 1 + 8
+    assert (
+        known.tolist()[1] == [True] * 3 + [False] + [True] * 4
+        and known.sum().item() == 8 + 7 + 1 + 8
+    )
 
 
 def prompts(chance, miss, rows=VALUES, salt=0):
@@ -62,7 +74,9 @@ def test_one_attribute_that_is_there_is_masked_and_does_not_show():
         column = places[row][int(one.hidden[row])]
         changed = b["facts"].values.clone()
         changed[row, column] = 0.0 if changed[row, column] else 1.0
-        again = made(encoder, Batch(4, {"facts": Column(changed, torch.arange(4))}, b.keys, b.seeds))
+        again = made(
+            encoder, Batch(4, {"facts": Column(changed, torch.arange(4))}, b.keys, b.seeds)
+        )
         if torch.equal(again.hidden, one.hidden):
             torch.testing.assert_close(again.words.values.flat, one.words.values.flat)
     assert one.hidden[2] == 0  # a number, where there is no category
@@ -72,10 +86,17 @@ def test_what_is_left_blank_does_not_show():
     for miss, shows in ((0.0, True), (1.0, False)):
         encoder, made, b = prompts(1.0, miss)
         one, changed = made(encoder, b), b["facts"].values.clone()
-        changed[0, 1] = -50.0  # a number is not masked beside categories, so which one is masked stays the same
-        again = made(encoder, Batch(4, {"facts": Column(changed, torch.arange(4))}, b.keys, b.seeds))
+        changed[
+            0, 1
+        ] = -50.0  # a number is not masked beside categories, so which one is masked stays the same
+        again = made(
+            encoder, Batch(4, {"facts": Column(changed, torch.arange(4))}, b.keys, b.seeds)
+        )
         assert torch.equal(one.hidden, again.hidden)
-        assert torch.allclose(one.words.values.flat[:3], again.words.values.flat[:3], atol=1e-5) != shows
+        assert (
+            torch.allclose(one.words.values.flat[:3], again.words.values.flat[:3], atol=1e-5)
+            != shows
+        )
 
 
 def test_rare_values_are_masked_more_often():
@@ -101,7 +122,8 @@ def test_losses_are_those_of_what_was_told():
     torch.testing.assert_close(terms["class/picture"], cross_entropy(hat @ kinds.T, mine))
     told = z["told/picture"]
     assert (
-        told.rows.tolist() == (z["hidden"].values >= 0).nonzero().squeeze(1).tolist() and (told.values[:, 1] == 1).all()
+        told.rows.tolist() == (z["hidden"].values >= 0).nonzero().squeeze(1).tolist()
+        and (told.values[:, 1] == 1).all()
     )
     torch.testing.assert_close(terms["mask/picture"], 2 * told.values[:, 0].mean())
     before = m.prompts.count.clone()
@@ -114,8 +136,12 @@ def test_predictions_do_not_look_at_the_attributes():
     b = batch(m.views, sources=FIELDS, patchy=False)
     told = m.predict_attributes(b)
     assert set(told) == {"picture"} and told["picture"].values.shape == (8, len(m.prompts.count))
-    other = dataclasses.replace(b, columns=b.columns | {"facts": Column(b["facts"].values * 0, b["facts"].rows)})
-    torch.testing.assert_close(m.predict_attributes(other)["picture"].values, told["picture"].values)
+    other = dataclasses.replace(
+        b, columns=b.columns | {"facts": Column(b["facts"].values * 0, b["facts"].rows)}
+    )
+    torch.testing.assert_close(
+        m.predict_attributes(other)["picture"].values, told["picture"].values
+    )
     assert not torch.allclose(m.features(b)["hat/picture"].values, told["picture"].values)
 
 

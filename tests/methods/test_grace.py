@@ -12,7 +12,11 @@ from amodal.nn.encoder import Encoder
 from amodal.train.step import gradients
 from tests.methods.bench import batch, exact, method
 
-NAMES = [f"{a} {b}" for a in ("red", "blue", "green", "grey") for b in ("boat", "sea", "hat", "tree", "cat", "key")]
+NAMES = [
+    f"{a} {b}"
+    for a in ("red", "blue", "green", "grey")
+    for b in ("boat", "sea", "hat", "tree", "cat", "key")
+]
 
 
 def records(blank=()):
@@ -47,12 +51,17 @@ def learnt(kind, steps=100, dataset=None, **options):
 @pytest.mark.parametrize("kind", ["structured", "string"])
 def test_queries_write_the_identifier_of_their_record(kind):
     m, dataset = learnt(kind)
-    assert len({tuple(c) for c in m.register.codes[:24].tolist()}) == 24 and (m.register.codes[24:] == -1).all()
+    assert (
+        len({tuple(c) for c in m.register.codes[:24].tolist()}) == 24
+        and (m.register.codes[24:] == -1).all()
+    )
     b = next(iter(Loader(dataset, range(24), batch=24, shuffle=False)))
     found = m.find(b, beams=3)
     assert (found.values[:, 0] == found.rows).float().mean() > 0.8
     everything = m.find(b, beams=24).values
-    assert everything.sort(1).values.eq(torch.arange(24)).all()  # as many beams as records: each of them, once
+    assert (
+        everything.sort(1).values.eq(torch.arange(24)).all()
+    )  # as many beams as records: each of them, once
 
 
 @pytest.mark.parametrize("kind", ["atomic", "numeric"])
@@ -96,21 +105,29 @@ def test_the_loss_of_a_task_is_minus_log_p_of_identifiers_over_their_tokens():
     for r in rows:
         one = read.values[torch.tensor([read.rows.tolist().index(r)])]
         total -= m.writer.out(
-            m.writer.decoder([one], type(one)(torch.zeros(0, m.encoder.width), torch.tensor([0]))).flat[0]
+            m.writer.decoder(
+                [one], type(one)(torch.zeros(0, m.encoder.width), torch.tensor([0]))
+            ).flat[0]
         ).log_softmax(0)[r]
     torch.testing.assert_close(m.losses(z)["retrieve/words"], total / len(rows))
 
 
 def test_micro_batches_in_the_last_stage():
     whole, pieces = exact(writing()), exact(writing())
-    a, b = gradients(whole, exact(batch(whole.views))), gradients(pieces, exact(batch(pieces.views)), micro=3)
+    a, b = (
+        gradients(whole, exact(batch(whole.views))),
+        gradients(pieces, exact(batch(pieces.views)), micro=3),
+    )
     for term in a:
         torch.testing.assert_close(a[term], b[term], rtol=1e-9, atol=1e-9)
     for p, q in zip(whole.parameters(), pieces.parameters()):
         if p.grad is not None:
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-7, atol=1e-9)
     for absent in (("words",), ("picture", "signal", "facts")):
-        assert all(v.isfinite() for v in gradients(exact(writing()), exact(batch(whole.views, absent=absent))).values())
+        assert all(
+            v.isfinite()
+            for v in gradients(exact(writing()), exact(batch(whole.views, absent=absent))).values()
+        )
 
 
 def test_what_is_wrong_is_said():

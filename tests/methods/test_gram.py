@@ -54,8 +54,13 @@ def test_retrieval_and_search_find_what_points_the_other_way(tmp_path):
 def test_votes_and_keys_by_size_too():
     torch.manual_seed(0)
     z, own = torch.randn(12, 4), np.arange(12)
-    assert (votes(z, -z, own, own, 12, 1, True) == np.eye(12)).all() and votes(z, -z, own, own, 12, 1).trace() == 0
-    assert torch.equal(nearest(z, -z, True), torch.arange(12)) and not (nearest(z, -z) == torch.arange(12)).any()
+    assert (votes(z, -z, own, own, 12, 1, True) == np.eye(12)).all() and votes(
+        z, -z, own, own, 12, 1
+    ).trace() == 0
+    assert (
+        torch.equal(nearest(z, -z, True), torch.arange(12))
+        and not (nearest(z, -z) == torch.arange(12)).any()
+    )
 
 
 def test_ranks_by_size_do_not_change_when_vectors_turn_round():

@@ -39,7 +39,9 @@ def slow(a, b, gamma, temperature, within):
     for side, other in (sides, sides[::-1]):
         for i, anchor in enumerate(side):
             rest = [x for j, x in enumerate(side) if j != i] if within else []
-            logits = torch.stack([-((anchor - x).norm() ** gamma) / temperature for x in [*other, *rest]])
+            logits = torch.stack(
+                [-((anchor - x).norm() ** gamma) / temperature for x in [*other, *rest]]
+            )
             total = total + logits.logsumexp(0) - logits[i]
     return total / (2 * len(a))
 

@@ -30,9 +30,14 @@ def test_a_share_of_rows_is_exchanged_for_any_other_and_wherever_they_stand():
 
 @torch.no_grad()
 def test_matching_is_the_cross_entropy_of_true_and_exchanged_pairs():
-    one = exact(method("less_bimodal", pairs=1.0, targets=(), sources=("picture", "words"), swap=0.5))
+    one = exact(
+        method("less_bimodal", pairs=1.0, targets=(), sources=("picture", "words"), swap=0.5)
+    )
     z = one.features(exact(batch(one.views, size=24, sources=("picture", "words"))))
-    words, seen = (dict(zip(c.rows.tolist(), c.values.split())) for c in (z["tokens/words"], z["tokens/picture"]))
+    words, seen = (
+        dict(zip(c.rows.tolist(), c.values.split()))
+        for c in (z["tokens/words"], z["tokens/picture"])
+    )
     rows = sorted(words.keys() & seen.keys())
     seeds = m.hash_bits(z[m.SEED].values[rows], m.name_code("swap picture"))
     shown = exchange(seeds, 0.5).tolist()
@@ -40,19 +45,28 @@ def test_matching_is_the_cross_entropy_of_true_and_exchanged_pairs():
     for i, row in enumerate(rows):
         pair = {"words": Ragged.of([words[row]]), "picture": Ragged.of([seen[rows[shown[i]]]])}
         same = torch.tensor(float(shown[i] == i), dtype=torch.float64)
-        losses.append(binary_cross_entropy_with_logits(one.match(one.co.means(pair)).squeeze(), same))
-    torch.testing.assert_close(one.losses(z)["itm/picture"].double(), torch.stack(losses).mean(), atol=1e-6, rtol=1e-6)
+        losses.append(
+            binary_cross_entropy_with_logits(one.match(one.co.means(pair)).squeeze(), same)
+        )
+    torch.testing.assert_close(
+        one.losses(z)["itm/picture"].double(), torch.stack(losses).mean(), atol=1e-6, rtol=1e-6
+    )
     assert 0 < sum(s != i for i, s in enumerate(shown)) < len(rows)
 
 
 def test_pairs_come_first_and_then_the_label():
     two = method("less_bimodal", label="kind", targets=KIND, pairs=0.5)
     assert two.stages == (0.5, 1.0)
-    assert {n.partition("/")[0] for n in two.losses(two.features(batch(two.views)))} == {"mlm", "itm"}
+    assert {n.partition("/")[0] for n in two.losses(two.features(batch(two.views)))} == {
+        "mlm",
+        "itm",
+    }
     assert not any(p.requires_grad for p in two.head.parameters())
     two.on_stage_start(1)
     assert list(two.losses(two.features(batch(two.views)))) == ["told/kind"]
-    assert all(p.requires_grad for p in two.head.parameters()) and not two.match.weight.requires_grad
+    assert (
+        all(p.requires_grad for p in two.head.parameters()) and not two.match.weight.requires_grad
+    )
     told = two.head.predictions(two.predict(batch(two.views)))["kind"]
     torch.testing.assert_close(told.sum(1), torch.ones(len(told)))
     none = method("less_bimodal", label="kind", targets=KIND, pairs=0.0)
@@ -81,7 +95,10 @@ def test_parts_learn_at_rates_of_their_own():
     one = method("less_bimodal", pairs=1.0, targets=())
     groups = adamw(one, lr=1e-3, rates=one.lr_multipliers).param_groups
     rate = {id(p): (g["lr"], g["times"]) for g in groups for p in g["params"]}
-    assert rate[id(one.co.norms["words"].weight)] == (5e-3, 5.0) and rate[id(one.match.weight)] == (1e-2, 10.0)
+    assert rate[id(one.co.norms["words"].weight)] == (5e-3, 5.0) and rate[id(one.match.weight)] == (
+        1e-2,
+        10.0,
+    )
     assert {rate[id(p)] for p in one.encoder.trunks.parameters()} == {(1e-3, 1.0)}
     assert len(rate) == sum(p.requires_grad for p in one.parameters())
     assert {g["times"] for g in adamw(one, lr=1e-3).param_groups} == {1.0}

@@ -20,7 +20,9 @@ TWO = ("picture", "words")
 def made(**options):
     torch.manual_seed(0)
     encoder = Encoder(fields(TWO), size="nano")
-    return exact(methods.build("m3col", encoder, **({"label": "kind", "classes": 3, "hidden": 8} | options)))
+    return exact(
+        methods.build("m3col", encoder, **({"label": "kind", "classes": 3, "hidden": 8} | options))
+    )
 
 
 def rows(size=7, **more):
@@ -45,7 +47,9 @@ def test_the_total_is_the_published_one():
         chosen = uniform(hash_bits(seeds, name_code("mixed"))) < 0.5
         kept = torch.where(chosen, beta(seeds, 0.15), torch.ones(7))
         assert 0 < chosen.sum() < 7
-        torch.testing.assert_close(terms[f"contrast/{name}"], 0.1 * mixup_nce(mixed, fixed, partners(seeds), kept))
+        torch.testing.assert_close(
+            terms[f"contrast/{name}"], 0.1 * mixup_nce(mixed, fixed, partners(seeds), kept)
+        )
     assert len(terms) == 5
 
 
@@ -58,7 +62,11 @@ def test_after_the_first_third_targets_are_what_is_alike():
     torch.testing.assert_close(terms["contrast/words>picture"], 0.1 * soft_clip(b, a))
     m.on_step_end(Clock(32, 100))
     assert m.losses(m.features(one))["contrast/picture>words"] != terms["contrast/picture>words"]
-    assert set(made(weight=0.0).losses(m.features(one))) == {"told/fused", "told/picture", "told/words"}
+    assert set(made(weight=0.0).losses(m.features(one))) == {
+        "told/fused",
+        "told/picture",
+        "told/words",
+    }
 
 
 def test_the_contrast_weighs_as_much_as_one_term_a_field():
@@ -69,7 +77,9 @@ def test_the_contrast_weighs_as_much_as_one_term_a_field():
     names = [n for n in terms if n.startswith("contrast")]
     assert len(names) == 12
     seeds, z = hash_bits(every.seeds, name_code("facts>words")), m.encoder.features(every)
-    kept = torch.where(uniform(hash_bits(seeds, name_code("mixed"))) < 0.5, beta(seeds, 0.15), torch.ones(7))
+    kept = torch.where(
+        uniform(hash_bits(seeds, name_code("mixed"))) < 0.5, beta(seeds, 0.15), torch.ones(7)
+    )
     loss = mixup_nce(z["facts"].values, z["words"].values, partners(seeds), kept)
     torch.testing.assert_close(terms["contrast/facts>words"], 0.1 * 4 / 12 * loss)
     torch.testing.assert_close(plain["contrast/facts>words"], 3 * 4 / 12 * loss)
@@ -85,12 +95,20 @@ def test_mixed_inputs_share_their_labels():
     bag = m.encoder.patchify(one)["picture"]
     x = bag.x.view(7, -1, m.encoder.width)
     x = x.index_copy(0, known, kept * x[known] + (1 - kept) * x[known][partner])
-    mixed = m.encoder.encode({"picture": m.encoder.add_positions(bag.with_x(x.flatten(0, 1)))})["picture"].pool().values
+    mixed = (
+        m.encoder.encode({"picture": m.encoder.add_positions(bag.with_x(x.flatten(0, 1)))})[
+            "picture"
+        ]
+        .pool()
+        .values
+    )
     words = m.encoder.features(one)["words"].values
 
     def loss(head, vectors, share):
         logits = head(vectors[known])
-        return share * F.cross_entropy(logits, y) + (1 - share) * F.cross_entropy(logits, y[partner])
+        return share * F.cross_entropy(logits, y) + (1 - share) * F.cross_entropy(
+            logits, y[partner]
+        )
 
     torch.testing.assert_close(terms["told/picture"], loss(m.heads.alone["picture"], mixed, kept))
     torch.testing.assert_close(terms["told/words"], loss(m.heads.alone["words"], words, 1.0))
@@ -118,7 +136,9 @@ def test_a_row_that_lacks_a_field_has_a_learned_vector_in_its_place():
             parts.append(z[s].values[at[0, 0]] if len(at) else m.heads.absent[s])
         torch.testing.assert_close(logits, m.heads.fused(torch.cat(parts)))
     nobody = LateFusion(["a", "b"], 4, 8, 3)
-    none = Embeddings({s: type(found)(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)) for s in "ab"}, 5)
+    none = Embeddings(
+        {s: type(found)(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)) for s in "ab"}, 5
+    )
     assert nobody(none).values.shape == (0, 3)
 
 

@@ -16,7 +16,11 @@ FIELDS = ("words", "facts")
 
 
 def made(fields=FIELDS, **options):
-    return exact(method("mcl_multistage", sources=fields, **({"width": 8, "clusters": 3, "parts": 3} | options)))
+    return exact(
+        method(
+            "mcl_multistage", sources=fields, **({"width": 8, "clusters": 3, "parts": 3} | options)
+        )
+    )
 
 
 @pytest.mark.parametrize("fields", [("picture",), FIELDS])
@@ -28,9 +32,15 @@ def test_each_stage_trains_its_own_encoder(fields):
         m.on_stage_start(stage)
         m.zero_grad(set_to_none=True)
         gradients(m, b)
-        reached = {n for n, p in m.encoder.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+        reached = {
+            n
+            for n, p in m.encoder.named_parameters()
+            if p.grad is not None and p.grad.abs().sum() > 0
+        }
         assert reached and all(n.startswith(f"members.{stage}.") for n in reached)
-        assert [all(p.grad is not None for p in each.parameters()) for each in m.each] == [i == stage for i in range(3)]
+        assert [all(p.grad is not None for p in each.parameters()) for each in m.each] == [
+            i == stage for i in range(3)
+        ]
 
 
 def test_a_group_is_the_tuple_of_clusters_of_all_stages_before():
@@ -38,7 +48,9 @@ def test_a_group_is_the_tuple_of_clusters_of_all_stages_before():
     generator = torch.Generator().manual_seed(0)
     rows = torch.tensor([i for i in range(40) if i != 7])
     features = torch.randn(39, 3 * m.encoder.width, dtype=torch.float64, generator=generator)
-    seen = Embeddings({"words": Column(features, rows), "facts": Column(features[:0], rows[:0])}, 40)
+    seen = Embeddings(
+        {"words": Column(features, rows), "facts": Column(features[:0], rows[:0])}, 40
+    )
     one, two = m.refresh(1, lambda: seen), m.refresh(2, lambda: seen)
     first, second = (m.clustered(i, seen) for i in (0, 1))
     assert first.unique().tolist() == [0, 1, 2, 3] and int(first[7]) == 3
@@ -58,24 +70,40 @@ def test_a_stage_begins_at_the_start_or_where_the_last_one_ended():
         with torch.no_grad():
             for p in m.encoder.first.parameters():
                 p.add_(1)
-        seen = Embeddings({s: Column(torch.eye(8, 192).double(), torch.arange(8)) for s in FIELDS}, 8)
+        seen = Embeddings(
+            {s: Column(torch.eye(8, 192).double(), torch.arange(8)) for s in FIELDS}, 8
+        )
         m.refresh(1, lambda seen=seen: seen)
         for name, value in m.encoder.members[1].state_dict().items():
-            assert torch.equal(value, start[name] + carry_on if value.is_floating_point() else value)
+            assert torch.equal(
+                value, start[name] + carry_on if value.is_floating_point() else value
+            )
 
 
 def test_a_run_draws_later_batches_from_one_group(tmp_path):
     rng = np.random.default_rng(0)
     words = [" ".join(rng.choice(["red", "boat", "sea", "on"], 4)) for _ in range(24)]
-    facts = [{"age": float(i % 2 * 10 + rng.normal()), "colour": "red" if i % 2 else "blue"} for i in range(24)]
+    facts = [
+        {"age": float(i % 2 * 10 + rng.normal()), "colour": "red" if i % 2 else "blue"}
+        for i in range(24)
+    ]
     records = data.open({"words": words, "facts": facts}).with_fields(fields(FIELDS))
     torch.manual_seed(0)
-    m = methods.build("mcl_multistage", Encoder(fields(FIELDS), size="nano"), parts=2, clusters=2, by="facts", width=8)
+    m = methods.build(
+        "mcl_multistage",
+        Encoder(fields(FIELDS), size="nano"),
+        parts=2,
+        clusters=2,
+        by="facts",
+        width=8,
+    )
     groups_of, drawn = {}, []
 
     def batches(first, groups=None):
         groups_of.update({} if groups is None else dict(enumerate(groups)))
-        for one in data.Loader(records, range(24), batch=4, seed=1, steps=12, start_step=first, groups=groups):
+        for one in data.Loader(
+            records, range(24), batch=4, seed=1, steps=12, start_step=first, groups=groups
+        ):
             drawn.append([int(k) for k in one.keys])
             yield one
 

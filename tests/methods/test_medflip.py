@@ -16,7 +16,9 @@ def seen_by(m, b):
     """field -> how many tokens of each row go through its trunk."""
     counts = {}
     for field, trunk in m.encoder.trunks.items():
-        trunk.register_forward_pre_hook(lambda _, inputs, field=field: counts.update({field: inputs[0].lengths()}))
+        trunk.register_forward_pre_hook(
+            lambda _, inputs, field=field: counts.update({field: inputs[0].lengths()})
+        )
     m.features(b)
     return counts
 
@@ -67,11 +69,23 @@ def slow_match(a, b, y, tau):
 
 @pytest.mark.parametrize("semantics", ["", "kind"])
 def test_matching_is_the_double_sum_with_soft_targets(semantics):
-    m = exact(method("medflip", semantics=semantics, reconstruct=0.0, tuning=0.0, sources=("picture", "words")))
+    m = exact(
+        method(
+            "medflip",
+            semantics=semantics,
+            reconstruct=0.0,
+            tuning=0.0,
+            sources=("picture", "words"),
+        )
+    )
     b = exact(batch(m.views, sources=("picture", "words")))
     features = m.features(b)
     rows, (a, z) = features.complete(("picture", "words"))
-    kinds = dict(zip(b.labels["kind"].rows.tolist(), b.labels["kind"].values.tolist())) if semantics else {}
+    kinds = (
+        dict(zip(b.labels["kind"].rows.tolist(), b.labels["kind"].values.tolist()))
+        if semantics
+        else {}
+    )
     y = []
     for i in rows.tolist():
         if i not in kinds:

@@ -25,7 +25,9 @@ def test_losses_are_two_contrasts_of_vectors_made_by_hand():
     with torch.no_grad():
         found = {n: float(t) for n, t in m.losses(features).items()}
         z = m.encoder(b)
-        assert found["info_nce/words~signal"] == pytest.approx(slow(*z.pair("words", "signal"), 0.07), rel=1e-6)
+        assert found["info_nce/words~signal"] == pytest.approx(
+            slow(*z.pair("words", "signal"), 0.07), rel=1e-6
+        )
         # the latent views: the mean token of the signal, one matrix and one mask each
         bag = m.encoder.encode(m.encoder.tokenize(b.only("signal")))["signal"]
         mean = torch.stack([bag.x[bag.row == r].mean(0) for r in b["signal"].rows])
@@ -56,5 +58,8 @@ def test_masks_change_from_step_to_step_with_the_seeds():
 
 
 def test_the_temperature_is_fixed():
-    assert not any("scale" in n or "temperature" in n for n, _ in method("merl", sources=FIELDS).named_parameters())
+    assert not any(
+        "scale" in n or "temperature" in n
+        for n, _ in method("merl", sources=FIELDS).named_parameters()
+    )
     assert math.isclose(method("merl", sources=FIELDS).temperature, 0.07)

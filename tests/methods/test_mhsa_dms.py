@@ -21,7 +21,9 @@ def test_keys_of_earlier_batches_and_their_labels_join_the_next_loss():
     assert groups.tolist() == [known.get(int(r), -1) for r in before["key"].rows]
     torch.testing.assert_close(kept, torch.nn.functional.normalize(before["key"].values, dim=1))
     after = m.features(second)
-    own = torch.full((8,), -1).index_put((second.labels["kind"].rows,), second.labels["kind"].values)[after["key"].rows]
+    own = torch.full((8,), -1).index_put(
+        (second.labels["kind"].rows,), second.labels["kind"].values
+    )[after["key"].rows]
     keys, all_groups = torch.cat([after["key"].values, kept]), torch.cat([own, groups])
     expected = sup_moco(after["query"].values, keys, all_groups, temperature=0.07)
     torch.testing.assert_close(m.losses(after)["contrast"], expected)
@@ -44,7 +46,11 @@ def test_at_the_end_the_classifier_alone_learns_from_labelled_rows():
     losses = m.losses(m.features(batch(m.views)))
     assert list(losses) == ["told"]
     losses["told"].backward()
-    learnt = {n.split(".")[0] for n, p in m.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    learnt = {
+        n.split(".")[0]
+        for n, p in m.named_parameters()
+        if p.grad is not None and p.grad.abs().sum() > 0
+    }
     assert learnt == {"classifier"}
     m.on_stage_start(0)
     assert all(p.requires_grad for p in m.encoder.parameters())

@@ -11,4 +11,6 @@ def test_one_of_its_losses_must_be_left():
         method("mil_vl", local=0.0, whole=0.0)
     for options, kind in (({"local": 0.0}, "whole"), ({"whole": 0.0}, "local")):
         m = method("mil_vl", sources=("picture", "words"), **options)
-        assert list(m.losses(m.features(batch(m.views, sources=("picture", "words"))))) == [f"{kind}/picture~words"]
+        assert list(m.losses(m.features(batch(m.views, sources=("picture", "words"))))) == [
+            f"{kind}/picture~words"
+        ]

@@ -12,7 +12,9 @@ TWO = ("picture", "words")
 
 def test_two_fields_weigh_as_in_the_paper():
     b = exact(batch(("weak",), patchy=False, sources=TWO))
-    plain = dict(align=1.0, retain=0.5, style=0.5, cluster=1.0)  # 2 x .5: the whole sum of both fields
+    plain = dict(
+        align=1.0, retain=0.5, style=0.5, cluster=1.0
+    )  # 2 x .5: the whole sum of both fields
     each, paper = (exact(method("mirror", sources=TWO, **weights)) for weights in (plain, {}))
     each, paper = each.losses(each.features(b)), paper.losses(paper.features(b))
     assert len(each) == 6
@@ -30,7 +32,10 @@ def test_retention_scores_the_hidden_tokens_of_each_row():
         lengths = bag.lengths()
         kept = (lengths.double() * 0.25 + 1e-9).round().clamp(min=1)
         rows = features[f"retain/{source}"].rows
-        assert torch.equal(count.detach().long(), (lengths - kept)[rows].long()) and (total[count > 0] > 0).all()
+        assert (
+            torch.equal(count.detach().long(), (lengths - kept)[rows].long())
+            and (total[count > 0] > 0).all()
+        )
 
 
 def test_a_stopped_target_is_not_moved():
@@ -40,7 +45,9 @@ def test_a_stopped_target_is_not_moved():
     for stop in (False, True):
         m = exact(method("mirror", stop_target=stop, **only))
         terms = gradients(m, exact(batch(m.views)))
-        grads = torch.cat([p.grad.flatten() for n, p in m.encoder.named_parameters() if p.grad is not None])
+        grads = torch.cat(
+            [p.grad.flatten() for n, p in m.encoder.named_parameters() if p.grad is not None]
+        )
         found.append((sum(terms.values()), grads))
     torch.testing.assert_close(found[0][0], found[1][0])
     assert not torch.allclose(found[0][1], found[1][1]) and found[1][1].abs().sum() > 0
@@ -51,7 +58,9 @@ def test_the_style_is_drawn_from_seeds():
     features = m.features(exact(batch(m.views)))
     own, seeds = features["own/words"], features[SEED].values
     mean, log_variance, scores = m.style(own, seeds, 1)
-    assert torch.equal(scores, m.style(own, seeds, 1)[2]) and not torch.equal(scores, m.style(own, seeds + 1, 1)[2])
+    assert torch.equal(scores, m.style(own, seeds, 1)[2]) and not torch.equal(
+        scores, m.style(own, seeds + 1, 1)[2]
+    )
     still = Column(own.values[1:], own.rows[1:])
     torch.testing.assert_close(m.style(still, seeds, 1)[2], scores[1:])
     rows = torch.arange(4000)

@@ -24,7 +24,10 @@ def stepped(m, rows):
 def test_prompts_and_head_learn_and_nothing_else(at):
     m = method(NAME, at=at, length=4)
     _, changed = stepped(m, batch(m.views))
-    assert changed == {"encoder.block_hook.tokens", *(n for n, _ in m.named_parameters() if n.startswith("head."))}
+    assert changed == {
+        "encoder.block_hook.tokens",
+        *(n for n, _ in m.named_parameters() if n.startswith("head.")),
+    }
     assert m.encoder.block_hook.tokens.shape == (15, 2, 4, 64)
 
 
@@ -32,16 +35,22 @@ def test_only_the_prompts_of_what_rows_have_are_learnt():
     m = method(NAME, length=2)
     rows = batch(m.views, absent=("signal", "facts"), patchy=False)
     before, _ = stepped(m, rows)
-    moved = (m.encoder.block_hook.tokens - before["encoder.block_hook.tokens"]).abs().sum((1, 2, 3)) > 0
+    moved = (m.encoder.block_hook.tokens - before["encoder.block_hook.tokens"]).abs().sum(
+        (1, 2, 3)
+    ) > 0
     fields = list(m.encoder.fields)
-    assert moved.nonzero().flatten().tolist() == [2 ** fields.index("picture") + 2 ** fields.index("words") - 1]
+    assert moved.nonzero().flatten().tolist() == [
+        2 ** fields.index("picture") + 2 ** fields.index("words") - 1
+    ]
 
 
 def test_what_the_head_reads_while_learning_is_what_the_saved_encoder_gives():
     m = method(NAME).eval()
     rows = batch(("plain",))
     with torch.no_grad():
-        torch.testing.assert_close(m.seen(rows)[FUSED].values, m.encoder.features(rows)[FUSED].values)
+        torch.testing.assert_close(
+            m.seen(rows)[FUSED].values, m.encoder.features(rows)[FUSED].values
+        )
     assert m.label_head is m.head and m.head.hidden == 128
 
 

@@ -49,7 +49,9 @@ def test_the_total_is_the_published_one():
     assert not all(k.all() for k in kept.values())
     filled = [torch.where(kept[s][:, None], z[s].values, guess[s]) for s in TWO]
     known, y = one.labels["kind"].rows, one.labels["kind"].values
-    torch.testing.assert_close(terms["told"], F.cross_entropy(m.fusion.head(torch.cat(filled, 1))[known], y))
+    torch.testing.assert_close(
+        terms["told"], F.cross_entropy(m.fusion.head(torch.cat(filled, 1))[known], y)
+    )
     assert len(terms) == 3
 
 
@@ -68,14 +70,20 @@ def test_a_batch_without_a_field_is_told_by_its_prediction():
     want = m.fusion.head(torch.cat([m.fusion.predictors["words>picture"](states), z], 1))
     torch.testing.assert_close(alone.values, want)
     both = m.predict(one)
-    torch.testing.assert_close(both.values, m.fusion.head(torch.cat([m.encoder.features(one)["picture"].values, z], 1)))
+    torch.testing.assert_close(
+        both.values, m.fusion.head(torch.cat([m.encoder.features(one)["picture"].values, z], 1))
+    )
 
 
-@pytest.mark.parametrize("fields", [("picture", "words", "signal"), ("picture", "words", "signal", "facts")])
+@pytest.mark.parametrize(
+    "fields", [("picture", "words", "signal"), ("picture", "words", "signal", "facts")]
+)
 def test_more_fields_and_any_of_them_missing(fields):
     m, patchy = made(fields), rows(fields, patchy=True)
     terms = m.losses(m.features(patchy))
-    assert len(terms) == len(fields) * (len(fields) - 1) + 1 and all(t.isfinite() for t in terms.values())
+    assert len(terms) == len(fields) * (len(fields) - 1) + 1 and all(
+        t.isfinite() for t in terms.values()
+    )
     told = m.predict(patchy)
     assert torch.equal(told.rows, patchy.present().any(1).nonzero().squeeze(1))
     lonely = rows(fields, patchy=True, absent=fields[1:])
@@ -89,5 +97,8 @@ def test_bad_options_say_what_is_meant():
         made(tune="biass")
     with pytest.raises(AmodalError, match="joint"):
         methods.build(
-            "missing_joint_embedding", Encoder(fields(TWO), size="nano", trunk="joint"), label="kind", classes=3
+            "missing_joint_embedding",
+            Encoder(fields(TWO), size="nano", trunk="joint"),
+            label="kind",
+            classes=3,
         )

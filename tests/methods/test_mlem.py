@@ -65,7 +65,9 @@ def test_the_alignment_is_a_sigmoid_over_all_pairs_of_both_encoders():
     m, *_ = second_stage(weight=0.7, scale=5.0, bias=-3.0)
     b = exact(batch(m.views, sources=FIELDS))
     found = m.losses(m.features(b))["align/words:1"] * len(FIELDS)
-    g, c = (F.normalize(e(b.only("words:1"))["words:1"].values, dim=1) for e in (m.encoder, m.other))
+    g, c = (
+        F.normalize(e(b.only("words:1"))["words:1"].values, dim=1) for e in (m.encoder, m.other)
+    )
     total = 0.0
     for i in range(len(g)):
         for j in range(len(c)):
@@ -80,7 +82,11 @@ def test_slices_of_all_fields_of_a_record_attract_each_other_and_no_others():
     features = m.features(b)
     assert all(view_of(s) > 1 for s in features)
     z, record = zip(
-        *((F.normalize(v, dim=0), r) for s in features for v, r in zip(features[s].values, features[s].rows.tolist()))
+        *(
+            (F.normalize(v, dim=0), r)
+            for s in features
+            for v, r in zip(features[s].values, features[s].rows.tolist())
+        )
     )
     total = 0.0
     for i in range(len(z)):
@@ -111,13 +117,19 @@ def test_the_vector_of_a_record_helps_to_tell_it():
 
 @pytest.mark.parametrize(
     "learns, terms",
-    [("contrastive", {"contrast"}), ("generative", {"reconstruct"}), ("sum", {"contrast", "reconstruct"})],
+    [
+        ("contrastive", {"contrast"}),
+        ("generative", {"reconstruct"}),
+        ("sum", {"contrast", "reconstruct"}),
+    ],
 )
 def test_the_baselines_learn_their_terms_in_one_stage(learns, terms):
     m = method("mlem", sources=FIELDS, learns=learns)
     found = m.losses(m.features(batch(m.views, sources=FIELDS)))
     assert {name.split("/")[0] for name in found} == terms and m.stages == (1.0,)
-    assert (m.encoder.heads is None) == (terms == {"reconstruct"})  # heads that no loss reaches would be random maps
+    assert (m.encoder.heads is None) == (
+        terms == {"reconstruct"}
+    )  # heads that no loss reaches would be random maps
 
 
 def test_options_that_make_no_field():

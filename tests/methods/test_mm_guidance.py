@@ -25,7 +25,9 @@ def test_tokens_are_weighed_by_how_they_answer_the_guide():
     for k, row in enumerate(found.rows.tolist()):
         tokens = bag.x[bag.row == row]
         query = guide.values[row] @ pool.query.weight.T + pool.query.bias
-        weight = [math.exp(float((query @ (pool.key.weight @ t)).detach()) / math.sqrt(4)) for t in tokens]
+        weight = [
+            math.exp(float((query @ (pool.key.weight @ t)).detach()) / math.sqrt(4)) for t in tokens
+        ]
         mean = sum(w * t for w, t in zip(weight, tokens)) / sum(weight)
         torch.testing.assert_close(found.values[k], mean)
     torch.nn.init.zeros_(pool.key.weight)
@@ -57,10 +59,15 @@ def test_the_logits_that_follow_are_of_rows_with_a_guide():
     m = method("mm_guidance", feature=0.0, temperature=2.0, logit=0.5)
     whole = batch(m.views)
     lone = [i for i in range(8) if i % 3 == 0]
-    few = {s: c if s == "picture" else c.at(~torch.isin(c.rows, torch.tensor(lone))) for s, c in whole.columns.items()}
+    few = {
+        s: c if s == "picture" else c.at(~torch.isin(c.rows, torch.tensor(lone)))
+        for s, c in whole.columns.items()
+    }
     found = m.features(dataclasses.replace(whole, columns=few))
     told, guided = found["told"], found["guided"]
-    assert set(guided.rows.tolist()) == set(told.rows.tolist()) - set(lone) and len(guided) < len(told)
+    assert set(guided.rows.tolist()) == set(told.rows.tolist()) - set(lone) and len(guided) < len(
+        told
+    )
     own = told.values[[told.rows.tolist().index(i) for i in guided.rows.tolist()]]
     expected = 0.5 * distill(own, guided.values, temperature=2.0)
     torch.testing.assert_close(m.losses(found)["logit"], expected)

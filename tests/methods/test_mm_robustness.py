@@ -32,7 +32,9 @@ def test_a_pass_reads_what_a_row_keeps_and_nothing_else(trunk):
     torch.manual_seed(0)
     encoder = Encoder(fields(), size="nano", trunk=trunk).eval()
     m = methods.build(
-        "mm_robustness", encoder, targets=({"name": "kind", "kind": "classes", "classes": ["a", "b", "c"]},)
+        "mm_robustness",
+        encoder,
+        targets=({"name": "kind", "kind": "classes", "classes": ["a", "b", "c"]},),
     )
     whole = batch(m.views)
     present = {s: c.present(8) for s, c in whole.columns.items()}
@@ -47,19 +49,28 @@ def test_a_pass_reads_what_a_row_keeps_and_nothing_else(trunk):
         assert set(found.rows.tolist()) == {i for i in range(8) if any(k[i] for k in kept.values())}
         some = whole.only("words", "facts")
         named = m.head(reader(encoder, whole)({s: present[s] for s in ("words", "facts")}))
-        torch.testing.assert_close(named.values, m.head(m.seen(whole_of(some, whole))).values, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            named.values, m.head(m.seen(whole_of(some, whole))).values, rtol=1e-4, atol=1e-5
+        )
 
 
 def whole_of(some, whole):
     """The fields that are left, the others without a row."""
     empty = {s: c.at(c.rows < 0) for s, c in whole.columns.items() if s not in some.columns}
-    return type(some)(some.size, {s: some.columns.get(s, empty.get(s)) for s in whole.columns}, some.keys, some.seeds)
+    return type(some)(
+        some.size,
+        {s: some.columns.get(s, empty.get(s)) for s in whole.columns},
+        some.keys,
+        some.seeds,
+    )
 
 
 def alone(m, some):
     columns = {s: some.columns.get(s) for s in FIELDS}
     lacking = {s: batch(m.views)[s] for s in FIELDS if columns[s] is None}
-    full = {s: c if c is not None else lacking[s].at(lacking[s].rows < 0) for s, c in columns.items()}
+    full = {
+        s: c if c is not None else lacking[s].at(lacking[s].rows < 0) for s, c in columns.items()
+    }
     return m.seen(type(some)(some.size, full, some.keys, some.seeds))
 
 
@@ -69,14 +80,17 @@ def test_the_loss_is_labels_and_the_divergence_from_the_teacher():
     found = m.features(whole)
     present = {s: c.present(8) for s, c in whole.columns.items()}
     assert set(found["told"].rows.tolist()) == set(whole["words"].rows.tolist())
-    assert set(found["teacher"].rows.tolist()) == set((present["picture"] | present["facts"]).nonzero()[:, 0].tolist())
+    assert set(found["teacher"].rows.tolist()) == set(
+        (present["picture"] | present["facts"]).nonzero()[:, 0].tolist()
+    )
     assert not found["teacher"].values.requires_grad and found["student"].values.requires_grad
     total, count = 0.0, 0
     for i, row in enumerate(found["student"].rows.tolist()):
         at = (found["teacher"].rows == row).nonzero()
         if len(at):
             p, q = (
-                x.detach().softmax(0).tolist() for x in (found["teacher"].values[at[0, 0]], found["student"].values[i])
+                x.detach().softmax(0).tolist()
+                for x in (found["teacher"].values[at[0, 0]], found["student"].values[i])
             )
             total += sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q))
             count += 1
@@ -84,7 +98,10 @@ def test_the_loss_is_labels_and_the_divergence_from_the_teacher():
 
 
 def test_without_distillation_it_is_fine_tuning():
-    plain, other = (method(name, **options) for name, options in (("mm_robustness", {"weight": 0.0}), ("finetune", {})))
+    plain, other = (
+        method(name, **options)
+        for name, options in (("mm_robustness", {"weight": 0.0}), ("finetune", {}))
+    )
     encoder = plain.encoder
     other = methods.build("finetune", encoder, targets=plain.head.targets)
     other.head.load_state_dict(plain.head.state_dict())

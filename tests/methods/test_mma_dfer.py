@@ -16,12 +16,16 @@ def learnt(m):
 
 def test_prompts_adapters_and_head_learn_and_the_encoder_does_not():
     names = learnt(method("mma_dfer"))
-    assert {n.split(".")[0] if n.startswith("head") else ".".join(n.split(".")[:2]) for n in names} == {
+    assert {
+        n.split(".")[0] if n.startswith("head") else ".".join(n.split(".")[:2]) for n in names
+    } == {
         "head",
         "encoder.block_hook",
     }
     assert any("trunks" in n for n in learnt(method("mma_dfer", frozen=False)))
-    assert {n.split(".")[0] for n in learnt(method("mma_dfer", prompts=0, bottleneck=0))} == {"head"}
+    assert {n.split(".")[0] for n in learnt(method("mma_dfer", prompts=0, bottleneck=0))} == {
+        "head"
+    }
 
 
 def test_fields_meet_between_the_blocks_unless_told_not_to():

@@ -36,7 +36,9 @@ def test_what_was_learnt_first_is_the_teacher_and_the_encoder_starts_again():
     m.on_stage_start(1)
     assert all(torch.equal(start[n], p) for n, p in m.encoder.state_dict().items())
     assert all(torch.equal(learnt[n], p) for n, p in m.teacher.state_dict().items())
-    assert not any(p.requires_grad for part in (m.teacher, m.towers, m.scale) for p in part.parameters())
+    assert not any(
+        p.requires_grad for part in (m.teacher, m.towers, m.scale) for p in part.parameters()
+    )
 
 
 def test_while_the_teacher_learns_the_second_view_is_not_encoded():
@@ -47,7 +49,9 @@ def test_while_the_teacher_learns_the_second_view_is_not_encoded():
     expected = m.losses(both)
     found = m.losses(m.features(b))
     assert list(found) == list(expected)
-    torch.testing.assert_close(found["teacher/picture:1~words:1"], expected["teacher/picture:1~words:1"])
+    torch.testing.assert_close(
+        found["teacher/picture:1~words:1"], expected["teacher/picture:1~words:1"]
+    )
 
 
 @pytest.mark.parametrize("rule", SHARES)

@@ -35,8 +35,15 @@ def aligned(**options):
 def test_tokens_and_the_copied_projections_learn_and_nothing_else():
     changed = trained(aligned())
     assert changed and all(n.startswith(("encoder.block_hook.", "heads.")) for n in changed)
-    assert {n.split(".")[1] for n in changed if n.startswith("heads.")} == {"picture", "signal", "facts"}
-    assert any(n.startswith("encoder.block_hook.maps.words") for n in changed) and "encoder.block_hook.bank" in changed
+    assert {n.split(".")[1] for n in changed if n.startswith("heads.")} == {
+        "picture",
+        "signal",
+        "facts",
+    }
+    assert (
+        any(n.startswith("encoder.block_hook.maps.words") for n in changed)
+        and "encoder.block_hook.bank" in changed
+    )
 
 
 def test_the_loss_is_the_papers():
@@ -64,7 +71,9 @@ def test_the_loss_is_the_papers():
         torch.testing.assert_close(terms[f"told/{s}"], sum(loss) / (len(loss) / 2) / len(fields))
         gaps = [1 - unit(a) @ unit(b) for a, b in zip(z[s].values, z[f"plain/{s}"].values)]
         torch.testing.assert_close(terms[f"near/{s}"], 2 * sum(gaps) / len(gaps) / len(fields))
-    torch.testing.assert_close(terms["near/names"], 2 * sum(1 - a @ b for a, b in zip(names, frozen)) / len(names))
+    torch.testing.assert_close(
+        terms["near/names"], 2 * sum(1 - a @ b for a, b in zip(names, frozen)) / len(names)
+    )
     assert terms.keys() == {*(f"{t}/{s}" for t in ("told", "near") for s in fields), "near/names"}
 
 
@@ -77,7 +86,9 @@ def test_class_features_are_the_encoders_own_and_others_read_the_tokens():
         whole = m.encoder(rows)
         for s in seen:
             torch.testing.assert_close(seen[s].values, whole[s].values)
-            assert rep[s].values.shape == seen[s].values.shape and not torch.allclose(rep[s].values, seen[s].values)
+            assert rep[s].values.shape == seen[s].values.shape and not torch.allclose(
+                rep[s].values, seen[s].values
+            )
         with plain(m.encoder):
             assert not torch.allclose(m.encoder(rows)["picture"].values, whole["picture"].values)
 
@@ -91,7 +102,9 @@ def test_inference_is_apart_for_classes_learnt_and_for_others():
     p = [m.logits(z["picture"].values, names).softmax(1) for z in (seen, rep)]
     torch.testing.assert_close(m.probabilities(rows)["picture"].values, 0.4 * p[0] + 0.6 * p[1])
     new = m.probabilities(rows, ["red boat", "sea"])["picture"].values
-    torch.testing.assert_close(new, m.logits(seen["picture"].values, m.class_vectors(["red boat", "sea"])).softmax(1))
+    torch.testing.assert_close(
+        new, m.logits(seen["picture"].values, m.class_vectors(["red boat", "sea"])).softmax(1)
+    )
     assert set(m.probabilities(rows)) == {"picture", "signal", "facts"}
 
 
@@ -100,7 +113,10 @@ def test_without_a_space_towers_are_apart():
     sum(m.losses(m.features(batch(m.views, absent=("signal",)))).values()).backward()
     deep = m.encoder.block_hook
     assert deep.bank.numel() == 0 and deep.maps["picture"].tokens.shape == (2, 5, 64)
-    assert deep.maps["words"].tokens.grad.abs().sum() > 0 and not deep.maps["signal"].tokens.grad.abs().sum() > 0
+    assert (
+        deep.maps["words"].tokens.grad.abs().sum() > 0
+        and not deep.maps["signal"].tokens.grad.abs().sum() > 0
+    )
 
 
 def test_wrong_options_are_refused():

@@ -8,7 +8,11 @@ from tests.methods.bench import batch, method
 
 
 def learning(m):
-    return {n: p for n, p in m.named_parameters() if p.requires_grad and not n.startswith("encoder.heads.")}
+    return {
+        n: p
+        for n, p in m.named_parameters()
+        if p.requires_grad and not n.startswith("encoder.heads.")
+    }
 
 
 def test_it_learns_fewer_parameters_than_mmrl():
@@ -44,7 +48,11 @@ def test_tokens_go_on_unless_beta_is_1(beta):
         return deep(layer, tokens, spy)
 
     m.encoder.encode(m.encoder.tokenize(context), block_hook=around)
-    tokens = read[1].keep(read[1].source == read[1].names.index(".prompt")).x.unflatten(0, (-1, deep.count))
+    tokens = (
+        read[1]
+        .keep(read[1].source == read[1].names.index(".prompt"))
+        .x.unflatten(0, (-1, deep.count))
+    )
     assert torch.allclose(tokens, tokens[:1].expand_as(tokens)) == (beta == 1.0)
     assert deep.beta == beta and deep.rank == 4
 

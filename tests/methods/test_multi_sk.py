@@ -40,7 +40,9 @@ def test_a_queue_holds_the_newest_unit_vectors_in_order():
 def test_without_weight_it_is_info_nce_between_fields():
     m = method("multi_sk", weight=0.0)
     terms = m.losses(m.features(batch(m.views)))
-    assert terms.keys() == {name for name in terms if name.startswith("info_nce/")} and len(terms) == 6
+    assert (
+        terms.keys() == {name for name in terms if name.startswith("info_nce/")} and len(terms) == 6
+    )
 
 
 def test_targets_of_the_anchors_carry_no_gradient_and_scores_do():

@@ -16,7 +16,10 @@ TASKS = tuple(Target(name, "classes", ("a", "b", "c")) for name in ("kind", "oth
 
 def vectors(size=7, width=5, patchy=True):
     torch.manual_seed(1)
-    rows = {s: torch.tensor([i for i in range(size) if not patchy or (i + k) % 3]) for k, s in enumerate("abc")}
+    rows = {
+        s: torch.tensor([i for i in range(size) if not patchy or (i + k) % 3])
+        for k, s in enumerate("abc")
+    }
     return Embeddings({s: Column(torch.randn(len(r), width), r) for s, r in rows.items()}, size)
 
 
@@ -45,14 +48,20 @@ def test_each_row_goes_through_the_modules_of_what_it_has(shuffled):
 def test_orders_are_all_there_are_and_follow_from_seeds():
     order = turns(torch.arange(600), 3)
     found, count = order.unique(dim=0, return_counts=True)
-    assert len(found) == 6 and (count > 70).all() and torch.equal(turns(torch.arange(300, 600), 3), order[300:])
+    assert (
+        len(found) == 6
+        and (count > 70).all()
+        and torch.equal(turns(torch.arange(300, 600), 3), order[300:])
+    )
 
 
 def test_the_loss_is_that_of_every_state_and_task():
     m = method("multimodn", targets=TASKS, change=0.25)
     whole = batch(m.views, patchy=False)
     y = {name: torch.arange(8) * step % 3 for name, step in (("kind", 1), ("other", 2))}
-    whole = dataclasses.replace(whole, labels={name: Column(v, torch.arange(8)) for name, v in y.items()})
+    whole = dataclasses.replace(
+        whole, labels={name: Column(v, torch.arange(8)) for name, v in y.items()}
+    )
     found = m.losses(m.features(whole))
     z, state = m.encoder.features(whole), m.steps.start.expand(8, -1)
     tasks, changes = dict.fromkeys(y, 0.0), 0.0
@@ -89,7 +98,9 @@ def test_what_a_row_lacks_leaves_what_is_told_of_it_as_it_was():
 def test_the_order_is_random_only_while_training():
     m = method("multimodn", shuffle=True)
     whole, fixed = batch(m.views, patchy=False), method("multimodn")
-    assert not torch.allclose(m.features(whole)["told/signal"].values, fixed.features(whole)["told/signal"].values)
+    assert not torch.allclose(
+        m.features(whole)["told/signal"].values, fixed.features(whole)["told/signal"].values
+    )
     torch.testing.assert_close(
         m.eval().features(whole)["told/signal"].values, fixed.features(whole)["told/signal"].values
     )

@@ -18,21 +18,30 @@ def symmetric(pairs, temperature):
     for own, other in ((0, 1), (1, 0)):
         for pair in pairs:
             cosines = [F.cosine_similarity(pair[own], p[other], dim=0) / temperature for p in pairs]
-            total += torch.stack(cosines).logsumexp(0) - F.cosine_similarity(pair[0], pair[1], dim=0) / temperature
+            total += (
+                torch.stack(cosines).logsumexp(0)
+                - F.cosine_similarity(pair[0], pair[1], dim=0) / temperature
+            )
     return total / len(pairs) / 2
 
 
 def test_both_losses_are_those_of_the_paper():
     m = exact(method("mvpt", sources=PAIR, temperature=0.2, track=0.5, segment=2.0))
     b = exact(batch(m.views, sources=PAIR))
-    terms, z, context = m.losses(m.features(b)), m.encoder(b), m.encoder.encode(m.encoder.tokenize(b))
+    terms, z, context = (
+        m.losses(m.features(b)),
+        m.encoder(b),
+        m.encoder.encode(m.encoder.tokenize(b)),
+    )
     vectors = {}
     for s in PAIR:
         bag = m.encoder.pools[s].strip(context[s])
         for x, row, position in zip(bag.x, bag.row.tolist(), bag.position[:, 0].tolist()):
             vectors.setdefault((row, int(position // 2)), {}).setdefault(s, []).append(x)
     at = [
-        {s: m.encoder.heads[s](torch.stack(x).mean(0)) for s, x in v.items()} for v in vectors.values() if len(v) == 2
+        {s: m.encoder.heads[s](torch.stack(x).mean(0)) for s, x in v.items()}
+        for v in vectors.values()
+        if len(v) == 2
     ]
     assert len(at) > len(z.pair(*PAIR)[0]) > 1  # several segments of a track
     want = 2 * symmetric([(v["words"], v["signal"]) for v in at], 0.2)
@@ -67,10 +76,15 @@ def test_a_moment_that_one_field_lacks_has_no_pair_and_others_of_a_track_are_neg
 def test_only_fields_in_time_have_segments_and_all_have_tracks():
     m = method("mvpt", timed="")
     terms = m.losses(m.features(batch(m.views)))
-    assert m.timed == ["signal"] and all(name.startswith("track/") for name in terms) and len(terms) == 6
-    assert {t.split("/")[0] for t in method("mvpt", track=0.0).losses(method("mvpt").features(batch(m.views)))} == {
-        "segment"
-    }
+    assert (
+        m.timed == ["signal"]
+        and all(name.startswith("track/") for name in terms)
+        and len(terms) == 6
+    )
+    assert {
+        t.split("/")[0]
+        for t in method("mvpt", track=0.0).losses(method("mvpt").features(batch(m.views)))
+    } == {"segment"}
 
 
 def test_a_vector_of_a_segment_depends_on_the_others_of_its_track():

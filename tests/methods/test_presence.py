@@ -34,20 +34,27 @@ def fields_for(name: str, count: int) -> tuple[str, ...]:
 
 def patterns(count: int) -> dict[str, torch.Tensor]:
     """(rows, fields) bool."""
-    every, none = torch.ones(ROWS, count, dtype=torch.bool), torch.zeros(ROWS, count, dtype=torch.bool)
+    every, none = (
+        torch.ones(ROWS, count, dtype=torch.bool),
+        torch.zeros(ROWS, count, dtype=torch.bool),
+    )
     row, field = torch.arange(ROWS)[:, None], torch.arange(count)
     found = {
         "all": every,
         "none": none,
         "one field a row, no pair": row % count == field,
         "one pair": none | (row < 1) & (field < 2),
-        "one field with every other, no row complete": (field == 0) | (field == 1 + row % (count - 1)),
+        "one field with every other, no row complete": (field == 0)
+        | (field == 1 + row % (count - 1)),
         "half the rows complete, half with one field": (row < ROWS // 2) | (field == 0),
         "two groups that share no field": (row < ROWS // 2) == (field < (count + 1) // 2),
         "one row complete, the others with all but one": (row == 0) | (row % count != field),
     }
     generator = torch.Generator().manual_seed(count)
-    return found | {f"random {i}": torch.rand(ROWS, count, generator=generator) < 0.3 + 0.2 * i for i in range(3)}
+    return found | {
+        f"random {i}": torch.rand(ROWS, count, generator=generator) < 0.3 + 0.2 * i
+        for i in range(3)
+    }
 
 
 @cache
@@ -64,7 +71,9 @@ def whole(views, fields) -> Batch:
 
 def only(full: Batch, present: torch.Tensor, fields) -> Batch:
     column = {s: present[:, k] for k, s in enumerate(fields)}
-    return replace(full, columns={s: c.at(column[field_of(s)][c.rows]) for s, c in full.columns.items()})
+    return replace(
+        full, columns={s: c.at(column[field_of(s)][c.rows]) for s, c in full.columns.items()}
+    )
 
 
 def shuffled(b: Batch, order: torch.Tensor) -> Batch:
@@ -76,7 +85,13 @@ def shuffled(b: Batch, order: torch.Tensor) -> Batch:
         return Column(column.values[at], rows)
 
     columns, labels = ({n: moved(c) for n, c in some.items()} for some in (b.columns, b.labels))
-    return replace(b, columns=columns, labels=labels, keys=tuple(b.keys[i] for i in order), seeds=b.seeds[order])
+    return replace(
+        b,
+        columns=columns,
+        labels=labels,
+        keys=tuple(b.keys[i] for i in order),
+        seeds=b.seeds[order],
+    )
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
@@ -85,14 +100,21 @@ def test_any_fields_of_any_rows(name, count):
     """Losses and gradients are finite, every tower is reached, rows may come in any order, and complete rows teach something."""
     fields = fields_for(name, count)
     m = exact(method(name, sources=fields))
-    views = m.views if isinstance(m.views, tuple) else tuple((k, tuple(v)) for k, v in m.views.items())
+    views = (
+        m.views if isinstance(m.views, tuple) else tuple((k, tuple(v)) for k, v in m.views.items())
+    )
     towers = {
-        n for n, p in m.named_parameters() if ("trunks" in n or "tokenizers" in n) and p.requires_grad and p.numel()
+        n
+        for n, p in m.named_parameters()
+        if ("trunks" in n or "tokenizers" in n) and p.requires_grad and p.numel()
     }
     for what, present in patterns(count).items():
         b = only(whole(views, fields), present, fields)
         found = []
-        for rows in (b, shuffled(b, torch.randperm(ROWS, generator=torch.Generator().manual_seed(1)))):
+        for rows in (
+            b,
+            shuffled(b, torch.randperm(ROWS, generator=torch.Generator().manual_seed(1))),
+        ):
             m.zero_grad()
             terms = gradients(m, rows)
             found.append(torch.stack([*terms.values()]))
@@ -102,7 +124,10 @@ def test_any_fields_of_any_rows(name, count):
             assert towers <= reached.keys(), what
         torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9, msg=f"{what}: {found}")
         if what == "all":  # a method that keeps its encoder frozen still teaches its heads
-            assert sum(float(g.abs().sum()) for n, g in reached.items() if n in towers or not towers) > 0
+            assert (
+                sum(float(g.abs().sum()) for n, g in reached.items() if n in towers or not towers)
+                > 0
+            )
 
 
 PATTERNS = [p for p in itertools.product((False, True), repeat=len(FIELDS)) if any(p)]
@@ -116,7 +141,9 @@ def records() -> data.Dataset:
     columns = {s: [raw(s, rng) if has[k] else None for has in there] for k, s in enumerate(FIELDS)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = data.open(columns | {"kind": ["uvw"[i // 4 % 3] for i in range(len(there))]}).with_fields(fields())
+        found = data.open(
+            columns | {"kind": ["uvw"[i // 4 % 3] for i in range(len(there))]}
+        ).with_fields(fields())
     found.labels["kind"] = Label()
     return found
 
@@ -133,7 +160,9 @@ def test_every_pattern_of_four_fields_trains_and_evaluates(name):
     each is told by its neighbours."""
     assert len(PATTERNS) == 15
     m = method(name)
-    views = m.views if isinstance(m.views, tuple) else tuple((k, tuple(v)) for k, v in m.views.items())
+    views = (
+        m.views if isinstance(m.views, tuple) else tuple((k, tuple(v)) for k, v in m.views.items())
+    )
     optimizer = adamw(m, lr=1e-3, rates=m.lr_multipliers)
     start_stage(m, 0)
     moved = 0
@@ -147,7 +176,9 @@ def test_every_pattern_of_four_fields_trains_and_evaluates(name):
         m.on_step_end(Clock(step, len(PATTERNS)))
     assert moved, "no pattern teaches anything"
     assert all(p.isfinite().all() for p in m.parameters())
-    train, test = (embed_records(m.encoder.eval(), records(), range(k, 60, 2), batch=60) for k in (0, 1))
+    train, test = (
+        embed_records(m.encoder.eval(), records(), range(k, 60, 2), batch=60) for k in (0, 1)
+    )
     assert len(test.fused().rows) == 30 and test.fused().values.isfinite().all()
     for k, field in enumerate(FIELDS):
         assert test.features[field].rows.tolist() == [i for i in range(30) if PATTERNS[i // 2][k]]

@@ -27,12 +27,18 @@ CAPTIONS = [f"a {c} {t}" for c in COLOURS for t in THINGS]
 def test_words_that_stand_for_each_other_are_found_and_exchanged():
     groups = exchangeable([*CAPTIONS, "quite another sentence", "a red"])
     assert [sorted(g) for g in groups] == [sorted(COLOURS), sorted(THINGS)]
-    changes, changed = edits([*CAPTIONS, None, "nothing here"], groups, seed=3, templates=("{old} to {new}",))
+    changes, changed = edits(
+        [*CAPTIONS, None, "nothing here"], groups, seed=3, templates=("{old} to {new}",)
+    )
     assert changes[-2:] == changed[-2:] == [None, None]
     for caption, said, after in zip(CAPTIONS, changes, changed):
         old, new = said.split(" to ")
         assert caption.replace(old, new) == after and after != caption and after in CAPTIONS
-    assert edits(CAPTIONS, groups, seed=3) == edits(CAPTIONS, groups, seed=3) != edits(CAPTIONS, groups, seed=4)
+    assert (
+        edits(CAPTIONS, groups, seed=3)
+        == edits(CAPTIONS, groups, seed=3)
+        != edits(CAPTIONS, groups, seed=4)
+    )
 
 
 def test_the_combiner_is_its_formula():
@@ -52,7 +58,9 @@ def records():
     rng = np.random.default_rng(0)
     changes, changed = edits(CAPTIONS * 2, exchangeable(CAPTIONS))
     fields = {"image": modalities.make("image", size=8, channels=3, patch=4)}
-    fields |= dict.fromkeys(("caption", "change", "changed"), modalities.make("text", max_length=24, patch=2))
+    fields |= dict.fromkeys(
+        ("caption", "change", "changed"), modalities.make("text", max_length=24, patch=2)
+    )
     pictures = [rng.integers(0, 255, (8, 8, 3), dtype=np.uint8) for _ in range(24)]
     columns = {"image": pictures, "caption": CAPTIONS * 2, "change": changes, "changed": changed}
     return data.open(columns).with_fields(fields)
@@ -62,7 +70,10 @@ def test_the_encoder_is_frozen_when_the_combiner_learns_and_queries_use_it(tmp_p
     dataset = records()
     torch.manual_seed(0)
     m = methods.build("scot", Encoder(dataset.fields, size="nano"), width=16)
-    assert list(m.encoder.fields) == ["image", "caption"] and m.read_by == {"change": "caption", "changed": "caption"}
+    assert list(m.encoder.fields) == ["image", "caption"] and m.read_by == {
+        "change": "caption",
+        "changed": "caption",
+    }
     kept = []
 
     def look(method, batch, step):
@@ -94,8 +105,14 @@ def test_the_encoder_is_frozen_when_the_combiner_learns_and_queries_use_it(tmp_p
 def test_what_is_read_by_another_tower_does_not_disturb_the_watch():
     dataset = records()
     encoder = methods.build("scot", Encoder(dataset.fields, size="nano"), width=16).encoder
-    found = Watch([next(iter(Loader(dataset, list(range(24)) * 2, batch=48, shuffle=False)))]).measure(encoder)
-    assert {"rank/image", "rank/caption", "alignment/image~caption"} <= found.keys() and "rank/change" not in found
+    found = Watch(
+        [next(iter(Loader(dataset, list(range(24)) * 2, batch=48, shuffle=False)))]
+    ).measure(encoder)
+    assert {
+        "rank/image",
+        "rank/caption",
+        "alignment/image~caption",
+    } <= found.keys() and "rank/change" not in found
 
 
 def composing(**options):
@@ -107,7 +124,9 @@ def composing(**options):
 def test_terms_of_the_last_stage():
     m = exact(composing())
     b = exact(batch(m.views, patchy=False))
-    b = exact(replace(b, columns=b.columns | {"words": b["words"].at(torch.tensor([0, 1, 2, 5, 6]))}))
+    b = exact(
+        replace(b, columns=b.columns | {"words": b["words"].at(torch.tensor([0, 1, 2, 5, 6]))})
+    )
     z = m.features(b)
     assert m.words == "words" and m.references == ["picture"]
     losses = m.losses(z)
@@ -129,13 +148,25 @@ def test_terms_of_the_last_stage():
 
 def test_micro_batches_and_absence_in_the_last_stage():
     whole, pieces = exact(composing()), exact(composing())
-    a, b = gradients(whole, exact(batch(whole.views))), gradients(pieces, exact(batch(pieces.views)), micro=3)
+    a, b = (
+        gradients(whole, exact(batch(whole.views))),
+        gradients(pieces, exact(batch(pieces.views)), micro=3),
+    )
     torch.testing.assert_close(a["compose/picture"], b["compose/picture"])
     for p, q in zip(whole.encoder.combiner.parameters(), pieces.encoder.combiner.parameters()):
         torch.testing.assert_close(p.grad, q.grad)
-    for absent in (("words",), ("facts",), ("picture",), ("signal",), ("picture", "words", "facts", "signal")):
+    for absent in (
+        ("words",),
+        ("facts",),
+        ("picture",),
+        ("signal",),
+        ("picture", "words", "facts", "signal"),
+    ):
         assert all(
-            v.isfinite() for v in gradients(exact(composing()), exact(batch(whole.views, absent=absent))).values()
+            v.isfinite()
+            for v in gradients(
+                exact(composing()), exact(batch(whole.views, absent=absent))
+            ).values()
         )
 
 

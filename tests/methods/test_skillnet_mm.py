@@ -19,7 +19,9 @@ def test_rules_are_a_skill_of_the_kind_the_general_one_and_one_for_relating():
 
 
 def test_each_task_weighs_as_often_as_it_would_be_drawn():
-    m = exact(method("skillnet_mm", sources=("picture", "words"), masked=2.0, contrast=3.0, alpha=0.5))
+    m = exact(
+        method("skillnet_mm", sources=("picture", "words"), masked=2.0, contrast=3.0, alpha=0.5)
+    )
     b = exact(batch(m.views, sources=("picture", "words")))
     m.fit_statistics([b, batch(m.views, sources=("picture", "words"), size=4, absent=("words",))])
     pictures, words, both = (
@@ -33,13 +35,18 @@ def test_each_task_weighs_as_often_as_it_would_be_drawn():
     z = m.features(b)
     losses = m.losses(z)
     torch.testing.assert_close(
-        losses["info_nce/picture~words"], 3 * p[2] * info_nce(*z.pair("picture", "words"), temperature=1 / m.scale())
+        losses["info_nce/picture~words"],
+        3 * p[2] * info_nce(*z.pair("picture", "words"), temperature=1 / m.scale()),
     )
     total, count = z["masked/words"].values.sum(0)
     torch.testing.assert_close(losses["masked/words"], 2 * p[1] * total / count)
     even = method("skillnet_mm", alpha=0.0)
     even.records[0] = 0  # no record, no weight
-    assert even.shares()[0] == 0 and even.shares()[1:].unique().numel() == 1 and even.shares().sum() == pytest.approx(1)
+    assert (
+        even.shares()[0] == 0
+        and even.shares()[1:].unique().numel() == 1
+        and even.shares().sum() == pytest.approx(1)
+    )
 
 
 def test_masked_tokens_are_read_with_the_skills_of_their_field_alone():
@@ -53,12 +60,17 @@ def test_masked_tokens_are_read_with_the_skills_of_their_field_alone():
     hidden = part.draw(content, b.seeds)
     x = torch.where(hidden[:, None], part.token, content.x)
     context = m.encoder.encode({"signal": m.encoder.add_positions(content.with_x(x))})["signal"]
-    modality, target = m.encoder.fields["signal"], m.encoder.fields["signal"].targets(b["signal"].values)
+    modality, target = (
+        m.encoder.fields["signal"],
+        m.encoder.fields["signal"].targets(b["signal"].values),
+    )
     rows = token_column(content).rows
     for k, row in enumerate(r for r in rows if bool(hidden[content.row == r].any())):
         mine = hidden & (content.row == row)
         loss = modality.token_loss(part.predictor(context.x[mine]), target[mine])
-        torch.testing.assert_close(found[k], torch.stack([loss.sum(), torch.tensor(float(mine.sum())).double()]))
+        torch.testing.assert_close(
+            found[k], torch.stack([loss.sum(), torch.tensor(float(mine.sum())).double()])
+        )
 
 
 def test_errors():

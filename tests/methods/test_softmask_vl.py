@@ -24,7 +24,9 @@ def test_masks_begin_after_the_warm_up_and_change_the_soft_term_alone():
     late = m.losses(z)
     assert set(late) == {*early, "soft/picture"}
     assert all(torch.allclose(early[term], late[term], rtol=1e-4) for term in early)
-    assert "soft/picture" not in method("softmask_vl", sources=("picture", "words"), soft=0.0).losses(z)
+    assert "soft/picture" not in method(
+        "softmask_vl", sources=("picture", "words"), soft=0.0
+    ).losses(z)
 
 
 @pytest.mark.parametrize("hard", [0.0, 0.5])
@@ -45,7 +47,9 @@ def test_the_pair_is_matched_by_what_is_left(hard):
     for i in range(len(same)):  # one word of the row explains what was masked
         one = torch.tensor([i])
         options = [
-            m.matcher(words[one], seen[one], soft_mask(maps[i, q][None], seen.lengths[one], hard=hard))
+            m.matcher(
+                words[one], seen[one], soft_mask(maps[i, q][None], seen.lengths[one], hard=hard)
+            )
             for q in range(int(words.lengths[i]))
         ]
         assert torch.stack(options).sub(left[i]).abs().min() < 1e-9
@@ -58,7 +62,9 @@ def test_a_factor_in_front_of_the_norm_would_do_nothing():
     words, seen = (z[f"tokens/{s}"].values for s in ("words", "picture"))
     half = torch.full_like(seen.flat[:, 0], 0.5)
     scaled = dataclasses.replace(seen, flat=seen.flat * 0.5)
-    torch.testing.assert_close(m.matcher(words, scaled), m.matcher(words, seen), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        m.matcher(words, scaled), m.matcher(words, seen), rtol=1e-3, atol=1e-3
+    )
     assert (m.matcher(words, seen, half) - m.matcher(words, seen)).abs().max() > 1e-3
 
 
@@ -82,7 +88,9 @@ def test_keys_come_from_the_slow_copy_and_from_earlier_rows():
     m.on_step_end(Clock(1, 10))
     for (n, slow), fast in zip(m.slow.named_parameters(), m.encoder.parameters()):
         torch.testing.assert_close(slow, 0.9 * before[n] + 0.1 * fast)
-    assert m.losses(z)["itc/picture~words"] > first  # the queue holds the rows' own keys, as strangers
+    assert (
+        m.losses(z)["itc/picture~words"] > first
+    )  # the queue holds the rows' own keys, as strangers
     assert torch.equal(m.queues.earlier("words"), z["slow/words"].values[-8:])
 
 

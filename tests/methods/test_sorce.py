@@ -17,7 +17,9 @@ def test_a_text_is_told_from_others_by_the_region_that_fits_best():
         torch.stack([cosine(asks.values[i][None], p).max() for p in parts.values.split()]) for i in rows.tolist()
     ])  # fmt: skip
     own = (score / 0.1).diagonal()
-    expected = ((score / 0.1).logsumexp(1) - own).mean() / 2 + ((score / 0.1).logsumexp(0) - own).mean() / 2
+    expected = ((score / 0.1).logsumexp(1) - own).mean() / 2 + (
+        (score / 0.1).logsumexp(0) - own
+    ).mean() / 2
     torch.testing.assert_close(found_in(asks, parts, 0.1), expected)
 
 
@@ -36,7 +38,11 @@ def test_any_field_may_ask_and_the_others_have_regions():
     sorce = method("sorce", words="signal")
     features = sorce.features(batch(sorce.views))
     assert {s for s in features if "/" in s} == {"picture/places", "words/places", "facts/places"}
-    assert {n for n in sorce.losses(features) if "region" in n} == {"region/picture", "region/words", "region/facts"}
+    assert {n for n in sorce.losses(features) if "region" in n} == {
+        "region/picture",
+        "region/words",
+        "region/facts",
+    }
 
 
 def test_without_weight_nothing_but_whole_values_are_compared():

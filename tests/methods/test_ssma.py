@@ -55,9 +55,13 @@ def test_stages_follow_one_another():
         names.append(set(terms))
         moved = any(p.grad is not None and p.grad.abs().sum() > 0 for p in m.encoder.parameters())
         fused = m.network.fuse.gate[0].weight.grad
-        assert moved == (stage < 2) and (fused is not None and bool(fused.abs().sum() > 0)) == (stage > 0)
+        assert moved == (stage < 2) and (fused is not None and bool(fused.abs().sum() > 0)) == (
+            stage > 0
+        )
     assert names == [{"alone/picture", "alone/signal"}, {"together"}, {"together"}]
-    assert dense(alone=0.0, fixed=0.0).stages == (1.0,) and dense(alone=1.0, fixed=0.0).stages == (1.0,)
+    assert dense(alone=0.0, fixed=0.0).stages == (1.0,) and dense(alone=1.0, fixed=0.0).stages == (
+        1.0,
+    )
 
 
 def test_it_learns_which_pixels_are_bright():
@@ -70,7 +74,9 @@ def test_it_learns_which_pixels_are_bright():
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.75 * losses[0]
-    assert m.probabilities(b, 16).values.shape == (8, 3, 16, 16) and m.probabilities(b).values.shape == (8, 3, 8, 8)
+    assert m.probabilities(b, 16).values.shape == (8, 3, 16, 16) and m.probabilities(
+        b
+    ).values.shape == (8, 3, 8, 8)
 
 
 def test_predictions_are_of_rows_that_have_any_field():

@@ -9,12 +9,18 @@ from tests.methods.bench import batch, method
 
 def learnt(m):
     sum(m.losses(m.features(batch(m.views))).values()).backward()
-    return {n.split(".")[1] for n, p in m.encoder.trunks.named_parameters(prefix="trunks") if p.grad is not None}
+    return {
+        n.split(".")[1]
+        for n, p in m.encoder.trunks.named_parameters(prefix="trunks")
+        if p.grad is not None
+    }
 
 
 def test_text_stays_as_it_is_and_has_no_loss():
     m = method("surgical_feedback")
-    assert set(m.losses(m.features(batch(m.views)))) == {f"reconstruct/{s}" for s in ("picture", "signal", "facts")}
+    assert set(m.losses(m.features(batch(m.views)))) == {
+        f"reconstruct/{s}" for s in ("picture", "signal", "facts")
+    }
     assert learnt(m) == {"picture", "signal", "facts"}
     assert learnt(method("surgical_feedback", sources="signal")) == {"signal"}
 

@@ -35,7 +35,9 @@ def test_targets_are_the_mixtures_of_all_texts_of_a_row():
 
 def test_the_run_studies_the_records_to_train_on_and_no_others(tmp_path):
     rng = np.random.default_rng(1)
-    words = ["boat sea wave" if i % 2 else "barn cow hay" for i in range(20)] + ["boat sea secret"] * 20
+    words = ["boat sea wave" if i % 2 else "barn cow hay" for i in range(20)] + [
+        "boat sea secret"
+    ] * 20
     columns = {"picture": [raw("picture", rng) for _ in words], "words": words}
     own = fields(("picture", "words"))
     records = data.open(columns).with_fields(own)
@@ -43,7 +45,9 @@ def test_the_run_studies_the_records_to_train_on_and_no_others(tmp_path):
 
     def run(survey):
         def batches(first, groups=None):
-            return data.Loader(records, range(20), batch=10, views=m.views, steps=2, start_step=first)
+            return data.Loader(
+                records, range(20), batch=10, views=m.views, steps=2, start_step=first
+            )
 
         quiet = dict(watch=Watch([]), tensorboard=False, progress=False)
         return train(m, batches, Recipe(steps=2, lr=1e-3), tmp_path, records=survey, **quiet)
@@ -61,8 +65,12 @@ def test_texts_that_fill_their_room_are_told_of_and_shorter_ones_are_not(recwarn
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 255, (16, 16, 3), dtype=np.uint8) for _ in range(8)]
     for room, text in ((True, "red boat " * 50), (False, "red boat")):
-        records = data.open({"picture": pictures, "words": [text] * 8}).with_fields(fields(("picture", "words")))
-        m = method("texttopicnet", sources=("picture", "words"), least=1, most=1.0, topics=2, buckets=64)
+        records = data.open({"picture": pictures, "words": [text] * 8}).with_fields(
+            fields(("picture", "words"))
+        )
+        m = method(
+            "texttopicnet", sources=("picture", "words"), least=1, most=1.0, topics=2, buckets=64
+        )
         m.fit_statistics(data.Loader(records, range(8), batch=4, shuffle=False))
         assert room == any("8 of 8 texts fill all the room" in str(w.message) for w in recwarn.list)
         recwarn.clear()

@@ -28,9 +28,15 @@ def fields():
 def batch(keys="abcde"):
     rng, every = np.random.default_rng(0), fields()
     pixels = torch.from_numpy(rng.random((ROWS, 3, SIDE, SIDE)))
-    texts = [every["words"].decode(t) for t in ("a red boat", "two cats", "the sea", "a house on a hill", "one tree")]
+    texts = [
+        every["words"].decode(t)
+        for t in ("a red boat", "two cats", "the sea", "a house on a hill", "one tree")
+    ]
     rows = torch.arange(ROWS)
-    columns = {"picture": Column(pixels, rows), "words": Column(every["words"].collate(texts), rows)}
+    columns = {
+        "picture": Column(pixels, rows),
+        "words": Column(every["words"].collate(texts), rows),
+    }
     return exact(Batch.of(ROWS, columns, list(keys)))
 
 
@@ -56,13 +62,16 @@ def by_loops(m, one, smoothing=0.1):
 
     pixels = one["picture"].values.clone()
     for i, j in enumerate(partner):
-        to, source = min(places, key=lambda at: total(i, at)), max(places, key=lambda at: total(j, at))
+        to, source = (
+            min(places, key=lambda at: total(i, at)),
+            max(places, key=lambda at: total(j, at)),
+        )
         a, b, c, d, s = (PATCH * k for k in (*to, *source, side))
         pixels[i, :, a : a + s, b : b + s] = one["picture"].values[j, :, c : c + s, d : d + s]
     kept = 1 - side**2 / GRID**2
-    mixed = m.encoder(Batch(ROWS, {"picture": Column(pixels, torch.arange(ROWS))}, one.keys, one.seeds))[
-        "picture"
-    ].values
+    mixed = m.encoder(
+        Batch(ROWS, {"picture": Column(pixels, torch.arange(ROWS))}, one.keys, one.seeds)
+    )["picture"].values
     logits = normalize(mixed, dim=1) @ words.T * m.learned()
     y = torch.zeros(ROWS, ROWS, dtype=torch.float64)
     for i, j in enumerate(partner):
@@ -94,14 +103,19 @@ def test_mixing_everywhere_is_mixup_of_pixels():
     seeds = hash_bits(one.seeds, name_code("picture"))
     partner, kept = mixing.partners(seeds), float(mixing.beta(mixing.batch_seed(seeds), 1.0))
     pixels = kept * one["picture"].values + (1 - kept) * one["picture"].values[partner]
-    mixed = m.encoder(Batch(ROWS, {"picture": Column(pixels, torch.arange(ROWS))}, one.keys, one.seeds))[
-        "picture"
-    ].values
+    mixed = m.encoder(
+        Batch(ROWS, {"picture": Column(pixels, torch.arange(ROWS))}, one.keys, one.seeds)
+    )["picture"].values
     words = m.encoder(one)["words"].values
     logits = normalize(mixed, dim=1) @ normalize(words, dim=1).T * m.learned()
-    y = kept * torch.eye(ROWS, dtype=torch.float64) + (1 - kept) * torch.eye(ROWS, dtype=torch.float64)[partner]
+    y = (
+        kept * torch.eye(ROWS, dtype=torch.float64)
+        + (1 - kept) * torch.eye(ROWS, dtype=torch.float64)[partner]
+    )
     expected = -((y * logits.log_softmax(1)).sum() + (y * logits.log_softmax(0)).sum()) / ROWS / 2
-    torch.testing.assert_close(m.losses(m.features(one))["mixed/picture~words"], expected, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(
+        m.losses(m.features(one))["mixed/picture~words"], expected, rtol=1e-6, atol=1e-7
+    )
 
 
 def test_soft_targets_are_what_the_model_made_of_both_pictures():
@@ -116,8 +130,12 @@ def test_soft_targets_are_what_the_model_made_of_both_pictures():
 
 def test_places_differ_and_no_weight_is_clip():
     one = batch()
-    terms = {place: build(place=place).losses(build().features(one)) for place in ("text", "random")}
-    assert not torch.equal(terms["text"]["mixed/picture~words"], terms["random"]["mixed/picture~words"])
+    terms = {
+        place: build(place=place).losses(build().features(one)) for place in ("text", "random")
+    }
+    assert not torch.equal(
+        terms["text"]["mixed/picture~words"], terms["random"]["mixed/picture~words"]
+    )
     alone = build(weight=0.0)
     assert list(alone.losses(alone.features(one))) == ["info_nce/picture~words"]
 

@@ -27,7 +27,9 @@ def test_three_losses_a_third_each():
     torch.testing.assert_close(terms["contrast/picture~facts"], contrast / 3)
     assert set(one(match=0.0)[0].losses(z)) == {"contrast/picture~facts", "reconstruct/picture"}
     assert set(one(fill=0.0)[0].losses(z)) == {"contrast/picture~facts", "match/picture"}
-    torch.testing.assert_close(one(fill=6.0)[0].losses(z)["reconstruct/picture"], 6 * terms["reconstruct/picture"])
+    torch.testing.assert_close(
+        one(fill=6.0)[0].losses(z)["reconstruct/picture"], 6 * terms["reconstruct/picture"]
+    )
 
 
 def test_reconstruction_is_of_each_hidden_cell_from_the_others_and_the_picture():
@@ -45,7 +47,11 @@ def test_reconstruction_is_of_each_hidden_cell_from_the_others_and_the_picture()
         picture = m.encoder.encode(m.encoder.tokenize(row.only("picture")))["picture"].x
         out = m.masked.predictor(m.module.cross(_ragged(cells), _ragged(picture)).flat[hidden])[0]
         age, colour = table.standardised(row["facts"].values)[0]
-        losses.append((out[0] - age) ** 2 if hidden[0] else F.cross_entropy(out[2:][None], colour.long()[None]))
+        losses.append(
+            (out[0] - age) ** 2
+            if hidden[0]
+            else F.cross_entropy(out[2:][None], colour.long()[None])
+        )
     torch.testing.assert_close(got, torch.stack(losses).mean() / 3)
 
 
@@ -72,10 +78,15 @@ def test_a_missing_cell_says_nothing_and_a_missing_table_leaves_the_picture():
     m, b = one()
     m.eval()
     whole = m.fused(b)
-    assert whole.rows.tolist() == list(range(b.size)) and whole.values.shape == (b.size, m.encoder.width)
+    assert whole.rows.tolist() == list(range(b.size)) and whole.values.shape == (
+        b.size,
+        m.encoder.width,
+    )
     values = b["facts"].values.clone()
     values[:, 0] = torch.nan
-    holes = Batch.of(b.size, b.columns | {"facts": type(b["facts"])(values, b["facts"].rows)}, b.keys)
+    holes = Batch.of(
+        b.size, b.columns | {"facts": type(b["facts"])(values, b["facts"].rows)}, b.keys
+    )
     left = m.fused(holes).values
     assert (left - whole.values).abs().amax(1).min() > 1e-4
     # only the other cell is left: a vector of the picture and of that cell, by hand
@@ -92,7 +103,10 @@ def test_a_missing_cell_says_nothing_and_a_missing_table_leaves_the_picture():
         and alone.values.isfinite().all()
         and (alone.values[0] - alone.values[1]).abs().max() > 1e-5
     )
-    nothing = {"picture": b["picture"].at(torch.arange(2)), "facts": b["facts"].at(torch.arange(1, 4))}
+    nothing = {
+        "picture": b["picture"].at(torch.arange(2)),
+        "facts": b["facts"].at(torch.arange(1, 4)),
+    }
     assert m.fused(Batch.of(b.size, nothing, b.keys)).rows.tolist() == [0, 1, 2, 3]
 
 

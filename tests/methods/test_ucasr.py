@@ -46,7 +46,9 @@ def test_the_second_stage_keeps_the_contract_for_absent_fields_and_pieces(second
         assert all(t.isfinite() for t in terms.values())
         assert all(p.grad is None or p.grad.isfinite().all() for p in m.parameters())
         assert all(
-            p.grad is not None for n, p in m.named_parameters() if p.requires_grad and p.numel() and "trunks" in n
+            p.grad is not None
+            for n, p in m.named_parameters()
+            if p.requires_grad and p.numel() and "trunks" in n
         )
     whole, pieces = exact(second()), exact(second())
     gradients(whole, exact(batch(whole.views, size=9)))
@@ -64,7 +66,12 @@ def test_the_loss_is_the_papers_sum_over_all_mismatches(second):
         m.cca.update()
         z = {s: (z[s] - mean) @ turn for s, (mean, turn) in m.cca.maps().items()}
     s = (normalize(z["picture"], dim=1) @ normalize(z["words"], dim=1).T).detach()
-    expected = [max(0.0, 0.6 - float(s[i, i]) + float(s[i, j])) for i in range(7) for j in range(7) if i != j]
+    expected = [
+        max(0.0, 0.6 - float(s[i, i]) + float(s[i, j]))
+        for i in range(7)
+        for j in range(7)
+        if i != j
+    ]
     assert value.item() == pytest.approx(sum(expected) / len(expected), abs=1e-5)
 
 
@@ -89,4 +96,7 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(AmodalError, match="only picture"):
         method("ucasr", sources=("picture",))
     assert method("ucasr", sources=("picture",), pretrain=1.0).stages == (1.0,)
-    assert isinstance(Encoder(fields(TWO), size="nano").align(4, bias=True).heads["words"].bias, torch.nn.Parameter)
+    assert isinstance(
+        Encoder(fields(TWO), size="nano").align(4, bias=True).heads["words"].bias,
+        torch.nn.Parameter,
+    )

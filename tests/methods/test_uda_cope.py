@@ -19,10 +19,14 @@ FIELDS = ("points", "picture", "signal")
 
 def made(**options):
     torch.manual_seed(0)
-    xyz = dict.fromkeys(("points", "coordinates"), modalities.make("image", size=16, channels=3, patch=8))
+    xyz = dict.fromkeys(
+        ("points", "coordinates"), modalities.make("image", size=16, channels=3, patch=8)
+    )
     encoder = Encoder(fields(("picture", "signal")) | xyz, size="nano")
     return methods.build(
-        "uda_cope", encoder, **({"bins": 8, "hidden": 32, "tries": 20, "near": 0.2, "far": 0.2} | options)
+        "uda_cope",
+        encoder,
+        **({"bins": 8, "hidden": 32, "tries": 20, "near": 0.2, "far": 0.2} | options),
     )
 
 
@@ -55,7 +59,10 @@ def test_rows_with_coordinates_are_told_and_others_are_taught():
     assert z["pseudo"].rows.tolist() == z["geometry"].rows.tolist() == [3, 4, 5]
     assert z["pseudo"].values[:, 1].tolist() == [128.0] * 3
     m.near = m.far = 1e-6
-    assert m.features(b)["pseudo"].values[:, 1].tolist() == [0.0] * 3 and m.losses(m.features(b))["pseudo"] == 0
+    assert (
+        m.features(b)["pseudo"].values[:, 1].tolist() == [0.0] * 3
+        and m.losses(m.features(b))["pseudo"] == 0
+    )
     m.filtered = False
     assert m.features(b)["pseudo"].values[:, 1].tolist() == [128.0] * 3
 
@@ -64,7 +71,9 @@ def test_a_label_says_whose_coordinates_may_be_learnt():
     m, (b, _) = made(labelled="rendered", source=0.0), objects(known=6)
     m.near = m.far = 9.0
     assert m.labels == ("rendered",)
-    z = m.features(replace(b, labels={"rendered": Column(torch.zeros(2).long(), torch.tensor([1, 4]))}))
+    z = m.features(
+        replace(b, labels={"rendered": Column(torch.zeros(2).long(), torch.tensor([1, 4]))})
+    )
     assert z["coordinates"].rows.tolist() == [1, 4] and z["pseudo"].rows.tolist() == [0, 2, 3, 5]
 
 
@@ -107,7 +116,9 @@ def test_the_teacher_is_the_student_until_it_teaches_and_slow_from_then_on():
 def test_poses_of_coordinates_that_are_right(monkeypatch):
     m, (b, truth) = made(), objects()
     seen = b["points"].values.flatten(2).mT
-    monkeypatch.setattr(type(m.told), "guessed", lambda *_: (truth.flatten(2).mT, seen, (seen != 0).any(2)))
+    monkeypatch.setattr(
+        type(m.told), "guessed", lambda *_: (truth.flatten(2).mT, seen, (seen != 0).any(2))
+    )
     assert turn_between(m.poses(b).rotation, poses(6).rotation).max() < 0.1
 
 

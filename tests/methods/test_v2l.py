@@ -25,7 +25,10 @@ def test_stages_learn_categories_then_records():
     torch.testing.assert_close(terms["margin/words"], want)
     m.on_stage_start(1)
     terms = m.losses(f := m.features(b))
-    assert {t.split("/")[0] for t in terms} == {"info_nce", "nt_xent"} and not m.prototypes.requires_grad
+    assert {t.split("/")[0] for t in terms} == {
+        "info_nce",
+        "nt_xent",
+    } and not m.prototypes.requires_grad
     want = nt_xent(f["looks/words:1"].values, f["looks/words:2"].values, temperature=0.1) / 2
     torch.testing.assert_close(terms["nt_xent/words"], want)
 

@@ -19,14 +19,24 @@ def samples(kind: str, lengths=(5, 1, 40, 17), seed: int = 0) -> list:
         "text": lambda n: "".join(rng.choice(list("abc déλ中 "), n - 1)) + "x",
         "audio": lambda n: (rng.standard_normal(n * 50) * 0.1).astype(np.float32),
         "series": lambda n: (
-            np.where(rng.random((n, 3)) < 0.2, np.nan, rng.standard_normal((n, 3)) * (1, 5, 9) + 7) + [[0, 0, 0]]
+            np.where(rng.random((n, 3)) < 0.2, np.nan, rng.standard_normal((n, 3)) * (1, 5, 9) + 7)
+            + [[0, 0, 0]]
         ),
-        "table": lambda n: {"age": n, "colour": ("red", "blue", None)[n % 3], "height": (1.5, None)[n % 2]},
+        "table": lambda n: {
+            "age": n,
+            "colour": ("red", "blue", None)[n % 3],
+            "height": (1.5, None)[n % 2],
+        },
         "sequence": lambda n: (
-            "".join(rng.choice(list("ACGTN-"), 20 * n - 1, p=(0.24, 0.24, 0.24, 0.24, 0.02, 0.02))) + "G"
+            "".join(rng.choice(list("ACGTN-"), 20 * n - 1, p=(0.24, 0.24, 0.24, 0.24, 0.02, 0.02)))
+            + "G"
         ),
         "events": lambda n: [
-            {"time": float(t), "item": (None, "tea", "milk")[rng.integers(3)], "price": float(rng.normal(5, 2))}
+            {
+                "time": float(t),
+                "item": (None, "tea", "milk")[rng.integers(3)],
+                "price": float(rng.normal(5, 2)),
+            }
             for t in rng.exponential(1, n).cumsum()
         ],
     }[kind]

@@ -24,7 +24,9 @@ FORMATS = [
 
 
 def tone(rate: int, seconds: float = 1.0, hertz: float = 440.0) -> np.ndarray:
-    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(rate * seconds)) / rate)).astype(np.float32)
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(rate * seconds)) / rate)).astype(
+        np.float32
+    )
 
 
 def frequency(wave: np.ndarray, rate: int = 16000) -> float:
@@ -45,7 +47,9 @@ def test_formats(format, subtype, tmp_path):
 def test_rates(rate):
     value = AUDIO.decode(wav(tone(rate), rate))
     assert len(value) == 16000 and abs(frequency(value) - 440) < 2
-    np.testing.assert_allclose(value, AUDIO.decode({"array": tone(rate), "sampling_rate": rate}), atol=1e-4)
+    np.testing.assert_allclose(
+        value, AUDIO.decode({"array": tone(rate), "sampling_rate": rate}), atol=1e-4
+    )
     np.testing.assert_allclose(value[500:-500], tone(16000)[500:-500], atol=2e-3)
 
 
@@ -75,7 +79,10 @@ def test_only_the_beginning_of_a_long_recording():
 @pytest.mark.parametrize("share", [0.4, 0.9])
 def test_truncated(format, subtype, share):
     data = wav(np.random.default_rng(0).standard_normal(40000) * 0.1, 16000, format, subtype)
-    if (format, subtype) == ("OGG", "VORBIS"):  # Ogg promises no length: what is there is read, or nothing
+    if (format, subtype) == (
+        "OGG",
+        "VORBIS",
+    ):  # Ogg promises no length: what is there is read, or nothing
         pytest.skip("Ogg is a stream")
     with pytest.raises(BadValue, match="truncated|damaged"):
         AUDIO.decode(data[: int(len(data) * share)])
@@ -130,7 +137,8 @@ def test_spectrogram_agrees_with_a_slow_one():
 
 
 @pytest.mark.parametrize(
-    ("rate", "window", "mels"), [(16000, 400, 64), (4000, 100, 64), (48000, 1200, 128), (1000, 25, 64)]
+    ("rate", "window", "mels"),
+    [(16000, 400, 64), (4000, 100, 64), (48000, 1200, 128), (1000, 25, 64)],
 )
 def test_no_mel_band_is_empty(rate, window, mels):
     filters = mel_filters(rate, window // 2 + 1, mels)
@@ -147,7 +155,9 @@ def test_log_mel_keeps_its_precision_under_autocast():
 
 
 def test_a_tone_lights_its_band():
-    spectrogram = AUDIO.spectrogram(AUDIO.collate([tone(16000, hertz=200), tone(16000, hertz=4000)]))[0]
+    spectrogram = AUDIO.spectrogram(
+        AUDIO.collate([tone(16000, hertz=200), tone(16000, hertz=4000)])
+    )[0]
     low, high = spectrogram[50].argmax(), spectrogram[150].argmax()
     assert low < 8 and high > 40
     assert spectrogram[50, 60] == pytest.approx(np.log(1e-7), abs=0.5)
@@ -158,7 +168,9 @@ def test_token_order():
     audio = make("audio", patch=[16, 16], mean=0, std=1)
     values = audio.collate([tone(16000, 0.2), tone(16000, 0.01)])
     tokens = audio.tokenizer(8)(Column(values, torch.arange(2)), "audio", 2)
-    assert tokens.position.tolist() == [[t, f, 0] for t in (0, 1) for f in range(4)] + [[0, f, 0] for f in range(4)]
+    assert tokens.position.tolist() == [[t, f, 0] for t in (0, 1) for f in range(4)] + [
+        [0, f, 0] for f in range(4)
+    ]
     targets = audio.targets(values).unflatten(1, (16, 16))
     spectrogram = audio.spectrogram(values)[0]
     torch.testing.assert_close(targets[1], spectrogram[:16, 16:32])
@@ -176,15 +188,27 @@ def test_views():
             v: len(AUDIO.augment(value, v, np.random.default_rng(seed))) / len(value)
             for v in ("weak", "strong", "local")
         }
-        assert 0.79 < lengths["weak"] <= 1 and 0.45 < lengths["strong"] < 1.12 and 0.19 < lengths["local"] < 0.51
+        assert (
+            0.79 < lengths["weak"] <= 1
+            and 0.45 < lengths["strong"] < 1.12
+            and 0.19 < lengths["local"] < 0.51
+        )
     for seed in range(5):
-        assert len(AUDIO.augment(value[:3000], "local", np.random.default_rng(seed))) == AUDIO.shortest == 2560
+        assert (
+            len(AUDIO.augment(value[:3000], "local", np.random.default_rng(seed)))
+            == AUDIO.shortest
+            == 2560
+        )
         assert len(AUDIO.augment(value[:1], "strong", np.random.default_rng(seed))) == 1
-        assert np.isfinite(AUDIO.augment(np.zeros(5000, np.float32), "strong", np.random.default_rng(seed))).all()
+        assert np.isfinite(
+            AUDIO.augment(np.zeros(5000, np.float32), "strong", np.random.default_rng(seed))
+        ).all()
 
 
 def test_infer():
-    audio = kind("audio").infer([wav(tone(8000, 2), 8000), wav(tone(8000, 0.5), 8000), wav(tone(22050), 22050)])
+    audio = kind("audio").infer(
+        [wav(tone(8000, 2), 8000), wav(tone(8000, 0.5), 8000), wav(tone(22050), 22050)]
+    )
     assert (audio.rate, audio.max_seconds, audio.features) == (8000, 2.0, "logmel")
     assert audio.std > 0 and audio.mean < 0
     assert kind("audio").infer([wav(tone(44100), 44100)]).rate == 16000

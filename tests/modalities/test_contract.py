@@ -53,7 +53,9 @@ def test_config_round_trip(name):
 def test_defaults(name):
     modality = modalities.make(name)
     assert all(f.name in modalities.config(modality) for f in fields(modality))
-    assert modality.suffixes and all(s == s.lower() and s.startswith(".") for s in modality.suffixes)
+    assert modality.suffixes and all(
+        s == s.lower() and s.startswith(".") for s in modality.suffixes
+    )
 
 
 def test_names():
@@ -92,8 +94,13 @@ def test_augment_is_a_pure_function(name, view):
         assert view != "plain" or one is value
     assert (np.random.get_state()[1] == before).all()
     if view != "plain":  # another seed is another view
-        views = [modality.augment(decoded(name)[2], view, np.random.default_rng(i)) for i in range(8)]
-        assert any(v.shape != views[0].shape or not np.array_equal(v, views[0], equal_nan=True) for v in views)
+        views = [
+            modality.augment(decoded(name)[2], view, np.random.default_rng(i)) for i in range(8)
+        ]
+        assert any(
+            v.shape != views[0].shape or not np.array_equal(v, views[0], equal_nan=True)
+            for v in views
+        )
 
 
 @every
@@ -102,7 +109,10 @@ def test_augment_is_a_pure_function(name, view):
 def test_tokens_and_targets_agree(name, lengths, view):
     """As many targets as tokens; every value has its own tokens, in position order, whatever its neighbours are."""
     modality = VARIANTS[name]
-    values = [modality.augment(v, view, np.random.default_rng(i)) for i, v in enumerate(decoded(name, lengths))]
+    values = [
+        modality.augment(v, view, np.random.default_rng(i))
+        for i, v in enumerate(decoded(name, lengths))
+    ]
     module, tokens = tokens_of(name, values)
     assert tokens.size == 2 * len(values) and tokens.names == (name,)
     assert tokens.position.shape == (len(tokens), 3) and tokens.position.dtype == torch.float32
@@ -114,7 +124,9 @@ def test_tokens_and_targets_agree(name, lengths, view):
     start = 0
     for i, value in enumerate(values):
         stop = start + counts[2 * i]
-        alone = module(Column(modality.collate([value]), torch.zeros(1, dtype=torch.int64)), name, 1)
+        alone = module(
+            Column(modality.collate([value]), torch.zeros(1, dtype=torch.int64)), name, 1
+        )
         torch.testing.assert_close(tokens.x[start:stop], alone.x, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(tokens.position[start:stop], alone.position)
         own = modality.targets(modality.collate([value]))
@@ -129,7 +141,10 @@ def test_a_subset_of_a_column_tokenises_as_the_subset(name):
     module, tokens = tokens_of(name, decoded(name))
     part = column(name, decoded(name)).at(torch.tensor([1, 3]))
     torch.testing.assert_close(
-        module(part, name, 8).x, tokens.keep((tokens.row == 2) | (tokens.row == 6)).x, atol=1e-4, rtol=1e-4
+        module(part, name, 8).x,
+        tokens.keep((tokens.row == 2) | (tokens.row == 6)).x,
+        atol=1e-4,
+        rtol=1e-4,
     )
 
 
@@ -173,7 +188,12 @@ def test_shown_as_a_picture(name, view):
     for value in decoded(name):
         value = VARIANTS[name].augment(value, view, np.random.default_rng(0))
         picture = VARIANTS[name].show(value)
-        assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3 and min(picture.shape[:2]) >= 8
+        assert (
+            picture.dtype == np.uint8
+            and picture.ndim == 3
+            and picture.shape[2] == 3
+            and min(picture.shape[:2]) >= 8
+        )
         line = VARIANTS[name].describe(value)
         assert "\n" not in line and 0 < len(line) <= 80
 
@@ -238,7 +258,9 @@ def test_guess():
         None,
     ]
     for name in NAMES:
-        assert guess(samples(name)) == {"audio": "series"}.get(name, name)  # a bare wave could be anything in time
+        assert guess(samples(name)) == {"audio": "series"}.get(
+            name, name
+        )  # a bare wave could be anything in time
     assert guess([{"array": np.zeros(9), "sampling_rate": 8000}]) == "audio"
     assert guess([{"bytes": b"\x89PNG....", "path": None}]) == "image"
     assert guess([b"RIFF....WAVEfmt "]) == "audio"
@@ -251,6 +273,8 @@ def test_guess():
     assert guess([rng.standard_normal((12, 7)) for _ in range(4)]) == "series"
     assert guess([rng.standard_normal((16, 15)) for _ in range(4)]) == "image"
     assert guess([{"x": [1, 2], "y": [3, 4]}]) == "series"
-    assert guess([{"x": [[1, 2], [3]]}]) == guess([[1, 2], [3]]) == guess([[[1, 2], [3]]]) == "series"
+    assert (
+        guess([{"x": [[1, 2], [3]]}]) == guess([[1, 2], [3]]) == guess([[[1, 2], [3]]]) == "series"
+    )
     assert guess([3, 4.5, None]) == "table"
     assert guess([None, float("nan")]) is None

@@ -36,7 +36,9 @@ def test_no_ending_makes_noise_a_sound(tmp_path, ending):
 
 def test_a_sound_of_one_hertz_does_not_become_16000_times_as_long():
     with pytest.raises(BadValue, match="too many at 16000 Hz"):
-        modalities.make("audio", max_seconds=0).decode({"array": np.zeros(10**6, np.float32), "sampling_rate": 1})
+        modalities.make("audio", max_seconds=0).decode(
+            {"array": np.zeros(10**6, np.float32), "sampling_rate": 1}
+        )
     with pytest.raises(BadValue):
         modalities.make("audio", max_seconds=0).decode(damage.flac_bomb())
 
@@ -71,7 +73,9 @@ def test_columns_of_one_name_are_no_series():
         modalities.make("series", channels=("x",)).decode(b"x, x\n1,2\n3,4\n")
 
 
-@pytest.mark.parametrize("content", [damage.deep(), damage.deep(b'{"a":'), damage.digits(), damage.lonely_names()])
+@pytest.mark.parametrize(
+    "content", [damage.deep(), damage.deep(b'{"a":'), damage.digits(), damage.lonely_names()]
+)
 @pytest.mark.parametrize("kind", ["table", "events"])
 def test_json_beyond_what_python_reads(kind, content):
     with pytest.raises(BadValue):
@@ -95,4 +99,7 @@ def test_json_beyond_what_python_reads(kind, content):
 )
 def test_parameters_that_somebody_else_wrote(kind, settings, message):
     with pytest.raises(modalities.BadValue.__mro__[1], match=message):
-        modalities.make(kind, **json.loads(json.dumps(settings)) if "a\0b" not in settings.values() else settings)
+        modalities.make(
+            kind,
+            **json.loads(json.dumps(settings)) if "a\0b" not in settings.values() else settings,
+        )

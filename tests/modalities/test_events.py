@@ -26,7 +26,8 @@ VALUE = np.array([[0, 0, np.nan], [0, 2, 9], [2, 1, 2.5]], dtype=np.float32)
 def test_kinds_of_raw(tmp_path):
     (tmp_path / "a.events").write_text("\n".join(map(json.dumps, LIST)))
     records = np.array(
-        [(3, "tea", 2.5), (1, "milk", np.nan), (1, "rum", 9)], dtype=[("time", "f8"), ("item", "U4"), ("price", "f4")]
+        [(3, "tea", 2.5), (1, "milk", np.nan), (1, "rum", 9)],
+        dtype=[("time", "f8"), ("item", "U4"), ("price", "f4")],
     )
     raws = (
         LIST,
@@ -48,10 +49,14 @@ def test_kinds_of_raw(tmp_path):
         assert value.dtype == np.float32
         np.testing.assert_array_equal(value, VALUE)
     # dates hold to the second over a century: they are subtracted before they become float32
-    far = SHOP.decode({"time": ["2024-01-31T23:59:58", "2024-01-31T23:59:59"], "item": ["tea", "tea"]})
+    far = SHOP.decode(
+        {"time": ["2024-01-31T23:59:58", "2024-01-31T23:59:59"], "item": ["tea", "tea"]}
+    )
     assert far[:, 0].tolist() == [0, 1]
     np.testing.assert_array_equal(
-        make("events", columns=["item"], categories={"item": ["3"]}, time="").decode([{"item": 3.0}, {"item": "3"}]),
+        make("events", columns=["item"], categories={"item": ["3"]}, time="").decode(
+            [{"item": 3.0}, {"item": "3"}]
+        ),
         [[0, 0], [1, 0]],
     )
 
@@ -84,7 +89,8 @@ def test_bad_values(raw, reason):
 def test_the_latest_are_kept():
     events = make("events", max_events=2)
     np.testing.assert_array_equal(
-        events.decode([{"time": t, "value": t} for t in (5, 1, 9)]), np.array([[0, 5], [4, 9]], np.float32)
+        events.decode([{"time": t, "value": t} for t in (5, 1, 9)]),
+        np.array([[0, 5], [4, 9]], np.float32),
     )
 
 
@@ -92,7 +98,9 @@ def test_gaps_are_within_a_record():
     values = SHOP.collate([VALUE, VALUE[::2]])
     torch.testing.assert_close(SHOP.gaps(values), torch.tensor([0, 0, 2.0, 0, 2]).log1p())
     plain = make("events", columns=[], step=0.5, log=False)
-    gaps = plain.gaps(plain.collate([np.array([[0], [1], [1.5]], np.float32), np.array([[0]], np.float32)]))
+    gaps = plain.gaps(
+        plain.collate([np.array([[0], [1], [1.5]], np.float32), np.array([[0]], np.float32)])
+    )
     assert gaps.tolist() == [0, 2, 1, 0]
     assert plain.targets(plain.collate([np.zeros((2, 1), np.float32)])).shape == (2, 2)
 
@@ -100,9 +108,15 @@ def test_gaps_are_within_a_record():
 def test_a_token_is_an_event_where_it_was():
     module = SHOP.tokenizer(8)
     tokens = module(Column(SHOP.collate([VALUE]), torch.tensor([1])), "s", 2)
-    assert tokens.position.tolist() == [[0, 0, 0], [0, 1, 0], [2, 2, 0]] and tokens.row.tolist() == [1, 1, 1]
+    assert tokens.position.tolist() == [
+        [0, 0, 0],
+        [0, 1, 0],
+        [2, 2, 0],
+    ] and tokens.row.tolist() == [1, 1, 1]
     targets = SHOP.targets(SHOP.collate([VALUE]))
-    np.testing.assert_allclose(targets[:, 3:], [[0, np.nan, 0], [2, 9, 0], [1, 2.5, np.log(3)]], rtol=1e-6)
+    np.testing.assert_allclose(
+        targets[:, 3:], [[0, np.nan, 0], [2, 9, 0], [1, 2.5, np.log(3)]], rtol=1e-6
+    )
 
 
 def test_views():
@@ -112,12 +126,17 @@ def test_views():
         rng = np.random.default_rng(seed)
         local = events.augment(value, "local", rng)
         assert 19 <= len(local) <= 61 and local[0, 0] == 0
-        assert (np.diff(local[:, 1]) == 1).all() and (np.diff(local[:, 0]) == 2).all()  # one stretch, as it is
+        assert (np.diff(local[:, 1]) == 1).all() and (
+            np.diff(local[:, 0]) == 2
+        ).all()  # one stretch, as it is
         weak, strong = events.augment(value, "weak", rng), events.augment(value, "strong", rng)
         assert 70 <= len(weak) <= 100 and 30 <= len(strong) <= 100
         for view in (weak, strong):
             assert view[0, 0] == 0 and (np.diff(view[:, 0]) > 0).all()
-        assert np.isnan(strong[:, 1]).any() and (np.diff(strong[~np.isnan(strong[:, 1]), 1]) < -0.5).any()
+        assert (
+            np.isnan(strong[:, 1]).any()
+            and (np.diff(strong[~np.isnan(strong[:, 1]), 1]) < -0.5).any()
+        )
         for view in ("weak", "strong", "local"):
             assert len(events.augment(value[:1], view, rng)) == 1
 
@@ -126,7 +145,13 @@ def test_infer():
     rng = np.random.default_rng(0)
     days = [f"2024-02-{d:02d}" for d in range(1, 21)]
     raw = [
-        {"who": ["a", "b"] * 10, "when": days, "n": rng.normal(5, 2, 20).tolist(), "more": [[1]] * 20} for _ in range(9)
+        {
+            "who": ["a", "b"] * 10,
+            "when": days,
+            "n": rng.normal(5, 2, 20).tolist(),
+            "more": [[1]] * 20,
+        }
+        for _ in range(9)
     ]
     events = kind("events").infer(raw)
     assert (events.time, events.columns, events.step) == ("when", ("who", "n"), 86400.0)
@@ -141,7 +166,10 @@ def test_infer():
 def test_guess():
     assert guess([LIST, COLUMNS]) == "events" and guess([COLUMNS]) == "events"
     assert guess([json.dumps(LIST).encode()]) == "events"
-    assert guess([{"time": [1, 2], "x": [1.5, 2]}]) == "series" and guess([{"a": ["x", "y"]}]) == "series"
+    assert (
+        guess([{"time": [1, 2], "x": [1.5, 2]}]) == "series"
+        and guess([{"a": ["x", "y"]}]) == "series"
+    )
     assert guess([[{"bytes": b"\x89PNG", "path": None}] * 2]) != "events"
 
 
@@ -149,7 +177,10 @@ def test_guess():
 def test_tables_of_events(tmp_path, form):
     """From a file to vectors: init, the schema written and read again, decoding, embedding."""
     rows = [
-        [{"time": i + j * 0.5, "item": "tea" if j % 2 else "milk", "price": 1.0 * j} for j in range(3 + i % 4)]
+        [
+            {"time": i + j * 0.5, "item": "tea" if j % 2 else "milk", "price": 1.0 * j}
+            for j in range(3 + i % 4)
+        ]
         for i in range(30)
     ]
     if form == "struct of lists":
@@ -173,12 +204,20 @@ def test_tables_of_events(tmp_path, form):
     values = [dataset.value(i, "visits") for i in range(4)]
     assert [len(v) for v in values] == [3, 4, 5, 6]
     column = Column(dataset.fields["visits"].collate(values), torch.arange(4))
-    assert Encoder(dataset.fields, size="nano")(Batch.of(4, {"visits": column}))["visits"].values.shape[0] == 4
+    assert (
+        Encoder(dataset.fields, size="nano")(Batch.of(4, {"visits": column}))[
+            "visits"
+        ].values.shape[0]
+        == 4
+    )
 
 
 def test_queries():
     assert SHOP.queries(LIST) == [LIST] and SHOP.queries(COLUMNS) == [COLUMNS]
-    assert SHOP.queries(json.dumps(LIST)) == [LIST] and SHOP.queries([LIST, COLUMNS]) == [LIST, COLUMNS]
+    assert SHOP.queries(json.dumps(LIST)) == [LIST] and SHOP.queries([LIST, COLUMNS]) == [
+        LIST,
+        COLUMNS,
+    ]
 
 
 def test_parameters_are_checked():

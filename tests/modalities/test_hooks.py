@@ -36,7 +36,9 @@ def test_corruption_is_a_pure_function_that_leaves_something(name, kind):
     modality = VARIANTS[name]
     value, other = (modality.decode(raw) for raw in raws(name)[1:])
     for severity in (0.0, 0.5, 1.0):
-        one, two = (modality.corrupt(value, kind, severity, np.random.default_rng(1), other) for _ in (0, 1))
+        one, two = (
+            modality.corrupt(value, kind, severity, np.random.default_rng(1), other) for _ in (0, 1)
+        )
         np.testing.assert_array_equal(one, two)
         assert one.dtype == value.dtype and len(one)
     with pytest.raises(AmodalError, match="Did you mean drop"):
@@ -63,18 +65,29 @@ def test_simple_features_are_finite_rows(name):
             modality.simple_features(raws(name))
         return
     rows = modality.simple_features(raws(name))
-    assert rows.dtype == np.float32 and rows.shape[0] == 3 and rows.ndim == 2 and np.isfinite(rows).all()
+    assert (
+        rows.dtype == np.float32
+        and rows.shape[0] == 3
+        and rows.ndim == 2
+        and np.isfinite(rows).all()
+    )
     np.testing.assert_array_equal(rows[:1], modality.simple_features(raws(name)[:1]))
 
 
 def test_simple_features_know_what_is_missing():
     table = modalities.make(
-        "table", columns=["age", "sex"], categories={"sex": ["f", "m"]}, mean=[40.0, 0.0], std=[10.0, 1.0]
+        "table",
+        columns=["age", "sex"],
+        categories={"sex": ["f", "m"]},
+        mean=[40.0, 0.0],
+        std=[10.0, 1.0],
     )
     rows = table.simple_features([{"age": 50, "sex": "m"}, {"age": None, "sex": "x"}, {"age": 30}])
     np.testing.assert_array_equal(rows, [[1, 0, 1, 0], [0, 0, 0, 1], [-1, 0, 0, 0]])
     series = modalities.make("series", channels=["a", "b"])
-    rows = series.simple_features([{"a": [1.0, 3.0, None], "b": [None, None, None]}, {"a": [2.0], "b": [4.0]}])
+    rows = series.simple_features(
+        [{"a": [1.0, 3.0, None], "b": [None, None, None]}, {"a": [2.0], "b": [4.0]}]
+    )
     assert rows.shape == (2, 11) and np.isfinite(rows).all()
     assert rows[0, 0] == 2 and rows[0, 1] == 0 and rows[:, -1].tolist() == [3, 1]
 
@@ -85,7 +98,9 @@ def test_bounds_give_what_decode_takes(name):
     for raw in raws(name):
         if isinstance(raw, np.ndarray):
             continue
-        checked = modality.bounds(raw, Limits()) if isinstance(raw, (str, dict, list, bytes)) else raw
+        checked = (
+            modality.bounds(raw, Limits()) if isinstance(raw, (str, dict, list, bytes)) else raw
+        )
         np.testing.assert_array_equal(modality.decode(checked), modality.decode(raw))
 
 

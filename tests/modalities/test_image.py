@@ -58,7 +58,9 @@ def test_grey_cmyk_bilevel():
     assert colour(GREY.decode(png(Pillow.new("L", (9, 9), 77)))) == [77]
     assert colour(GREY.decode(png(RED))) == [84]  # luma
     assert colour(GREY.decode(png(Pillow.new("1", (9, 9), 1)))) == [255]
-    cmyk = colour(RGB.decode(png(Pillow.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=100)))
+    cmyk = colour(
+        RGB.decode(png(Pillow.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=100))
+    )
     assert np.abs(np.array(cmyk) - [255, 0, 0]).max() <= 3
     assert colour(RGB.decode(np.ones((5, 5), dtype=bool))) == [255, 255, 255]
 
@@ -79,7 +81,10 @@ def test_more_than_eight_bits_keep_their_precision():
 
 
 def test_eight_and_sixteen_bits_share_a_batch():
-    eight, sixteen = GREY.decode(np.full((4, 4), 255, np.uint8)), GREY.decode(np.full((4, 4), 65535, np.uint16))
+    eight, sixteen = (
+        GREY.decode(np.full((4, 4), 255, np.uint8)),
+        GREY.decode(np.full((4, 4), 65535, np.uint16)),
+    )
     for values in ([eight], [sixteen], [eight, sixteen]):
         batch = GREY.collate(values)
         assert batch.dtype == torch.float32 and (batch == 1).all()
@@ -111,7 +116,9 @@ def test_fit():
     )
     assert stretch[15, 2] == 0 and stretch[15, 15] == 200 and stretch[15, 28] == 0
     assert (crop[:, 1:-1] == 200).all()
-    assert (pad[:10] == 51).all() and (pad[20:] == 51).all() and pad[15, 15] == 200 and pad[15, 2] == 0
+    assert (
+        (pad[:10] == 51).all() and (pad[20:] == 51).all() and pad[15, 15] == 200 and pad[15, 2] == 0
+    )
     with pytest.raises(AmodalError, match="Did you mean stretch"):
         make("image", fit="strech")
 
@@ -124,10 +131,17 @@ def test_shrinking_does_not_alias():
 
 def bomb(side: int = 60000) -> bytes:
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     head = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 99))
+        + chunk(b"IEND", b"")
+    )
 
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -182,13 +196,15 @@ def test_token_order_and_positions():
     image = make("image", size=8, channels=1, patch=4, mean=[0], std=[1])
     value = np.zeros((1, 8, 8), dtype=np.float32)
     value[0, :4, 4:] = 1  # top right
-    tokens = image.tokenizer(8)(Column(image.collate([value]), torch.zeros(1, dtype=torch.int64)), "image", 1)
+    tokens = image.tokenizer(8)(
+        Column(image.collate([value]), torch.zeros(1, dtype=torch.int64)), "image", 1
+    )
     assert tokens.position.tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1]]
     assert image.targets(image.collate([value])).sum(1).tolist() == [0, 16, 0, 0]
     small = image.collate([value[:, :4, :4]])
-    assert image.tokenizer(8)(Column(small, torch.zeros(1, dtype=torch.int64)), "image", 1).position.tolist() == [
-        [0, 0.5, 0.5]
-    ]
+    assert image.tokenizer(8)(
+        Column(small, torch.zeros(1, dtype=torch.int64)), "image", 1
+    ).position.tolist() == [[0, 0.5, 0.5]]
 
 
 def test_sampling():
@@ -201,7 +217,9 @@ def test_sampling():
         weight = sampling(16, low, low + rng.uniform(0.5, 16 - low), 12, sigma=rng.uniform(0, 2))
         np.testing.assert_allclose(weight.sum(1), 1, atol=1e-5)
     line = rng.random((1, 40)).astype(np.float32)
-    expected = np.asarray(Pillow.fromarray(line).resize((13, 1), Pillow.Resampling.BILINEAR, box=(3, 0, 37.5, 1)))
+    expected = np.asarray(
+        Pillow.fromarray(line).resize((13, 1), Pillow.Resampling.BILINEAR, box=(3, 0, 37.5, 1))
+    )
     np.testing.assert_allclose(sampling(40, 3, 37.5, 13) @ line[0], expected[0], atol=1e-5)
 
 
@@ -214,9 +232,15 @@ def test_views(channels):
         for view, side in (("weak", 32), ("strong", 32), ("local", 16)):
             for v in (value, value.astype(np.float32)):
                 out = image.augment(v, view, np.random.default_rng(seed))
-                assert out.shape == (channels, side, side) and out.dtype == v.dtype and np.isfinite(out).all()
+                assert (
+                    out.shape == (channels, side, side)
+                    and out.dtype == v.dtype
+                    and np.isfinite(out).all()
+                )
         assert (image.augment(flat, "weak", np.random.default_rng(seed)) == 90).all()
-        strong = image.augment(flat, "strong", np.random.default_rng(seed))  # grey stays grey, and even
+        strong = image.augment(
+            flat, "strong", np.random.default_rng(seed)
+        )  # grey stays grey, and even
         assert np.ptp(strong.astype(int)) <= 1
 
 
@@ -224,7 +248,8 @@ def test_flip_is_a_choice():
     value = np.tile(np.linspace(0, 250, 32).astype(np.uint8), (3, 32, 1))  # dark on the left
     for flip in (True, False):
         views = [
-            make("image", flip=flip).augment(value, "weak", np.random.default_rng(i)).astype(int) for i in range(20)
+            make("image", flip=flip).augment(value, "weak", np.random.default_rng(i)).astype(int)
+            for i in range(20)
         ]
         mirrored = [v[:, :, 0].mean() > v[:, :, -1].mean() for v in views]
         assert any(mirrored) == flip and not all(mirrored)
@@ -243,7 +268,9 @@ def test_a_view_takes_about_a_tenth_of_a_millisecond():
 
 
 @pytest.mark.parametrize("size", [8, 40])  # as it is, and shrunk while it is decoded
-@pytest.mark.parametrize("mode, options", [("RGB", {"subsampling": s}) for s in (0, 1, 2)] + [("L", {}), ("CMYK", {})])
+@pytest.mark.parametrize(
+    "mode, options", [("RGB", {"subsampling": s}) for s in (0, 1, 2)] + [("L", {}), ("CMYK", {})]
+)
 def test_jpegs_have_the_same_pixels_with_and_without_simplejpeg(size, mode, options, monkeypatch):
     pytest.importorskip("simplejpeg")
     smooth = Pillow.fromarray(NOISE).resize((61, 45), Pillow.Resampling.BICUBIC).convert(mode)
@@ -259,7 +286,9 @@ def test_large_maps_are_multiplied_in_blocks():
     planes = rng.random((3, 150, 130), dtype=np.float32)
     rows = _pixels.sampling(150, 10.0, 120.5, 140, sigma=1.5, flip=True)
     columns = _pixels.sampling(130, 0.0, 130.0, 70)
-    np.testing.assert_allclose(_pixels.mapped(planes, rows, columns), rows @ planes @ columns.T, atol=1e-5)
+    np.testing.assert_allclose(
+        _pixels.mapped(planes, rows, columns), rows @ planes @ columns.T, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("shape", [(61, 45), (61, 45, 3)])
@@ -279,6 +308,7 @@ def test_a_weak_view_of_bytes_is_that_of_floats_but_for_rounding():
     value = np.random.default_rng(0).integers(0, 256, (3, 96, 96), dtype=np.uint8)
     for seed in range(20):
         whole, floats = (
-            image.augment(v, "weak", np.random.default_rng(seed)) for v in (value, value.astype(np.float32))
+            image.augment(v, "weak", np.random.default_rng(seed))
+            for v in (value, value.astype(np.float32))
         )
         assert whole.dtype == np.uint8 and np.abs(whole - floats).max() < 1.1

@@ -68,8 +68,12 @@ def branches(source: str) -> Iterator[tuple[int, str]]:
                 used = {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}
                 yield from ((node.lineno, name) for name in used & classes)
         for part in parts:
-            yield from ((node.lineno if hasattr(node, "lineno") else part.lineno, n) for n in names_in(part))
-    for node in ast.walk(tree):  # a constant of a file whose elements something may be compared with
+            yield from (
+                (node.lineno if hasattr(node, "lineno") else part.lineno, n) for n in names_in(part)
+            )
+    for node in ast.walk(
+        tree
+    ):  # a constant of a file whose elements something may be compared with
         if isinstance(node, ast.Assign) and isinstance(node.value, (ast.Tuple, ast.List, ast.Set)):
             found = set(names_in(node.value))
             if len(found) > 1:
@@ -111,7 +115,12 @@ def test_the_test_sees_them(source):
 
 
 @pytest.mark.parametrize(
-    "source", ["field('image', size=3)", "from amodal.modalities.text import Text\nText(patch=1)", "x: str = 'text'"]
+    "source",
+    [
+        "field('image', size=3)",
+        "from amodal.modalities.text import Text\nText(patch=1)",
+        "x: str = 'text'",
+    ],
 )
 def test_declarations_are_allowed(source):
     assert not list(branches(source))

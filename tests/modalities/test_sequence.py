@@ -13,15 +13,31 @@ from amodal.modalities.sequence import DNA, PROTEIN, RNA
 
 CODONS = make("sequence", k=3)
 BARCODE = "ACTTTATATTTTATTTTTGGAGCATGATCAGGAATAGTAGGAACATCATTAAGNNTATTAATTCGAGCTGA"
-INSULIN = "MALWMRLLPLLALLALWGPDPAAAFVNQHLCGSHLVEALYLVCGERGFFYTPKTRREAEDLQVGQVELGGGPGAGSLQPLALEGSLQKR"
+INSULIN = (
+    "MALWMRLLPLLALLALWGPDPAAAFVNQHLCGSHLVEALYLVCGERGFFYTPKTRREAEDLQVGQVELGGGPGAGSLQPLALEGSLQKR"
+)
 
 
 def test_kinds_of_raw(tmp_path):
     (tmp_path / "a.fasta").write_text(">seq 1 of a beetle\nACG\nTNA\n")
-    for raw in ("ACGTNA", "acg tna", b"ACGT\nNA", tmp_path / "a.fasta", b"\xef\xbb\xbf>x\r\nACGTNA\r\n", "AC-GT..NA"):
+    for raw in (
+        "ACGTNA",
+        "acg tna",
+        b"ACGT\nNA",
+        tmp_path / "a.fasta",
+        b"\xef\xbb\xbf>x\r\nACGTNA\r\n",
+        "AC-GT..NA",
+    ):
         assert CODONS.decode(raw).tolist() == [0, 1, 2, 3, 4, 0]
     assert make("sequence", gaps=True).decode("A-C.").tolist() == [0, 4, 1, 4]
-    assert make("sequence", alphabet="C=O-", fold=False).decode("C-C=Oc").tolist() == [0, 3, 0, 1, 2, 4]
+    assert make("sequence", alphabet="C=O-", fold=False).decode("C-C=Oc").tolist() == [
+        0,
+        3,
+        0,
+        1,
+        2,
+        4,
+    ]
     assert CODONS.text(CODONS.decode("acgt?")) == "ACGTN"
 
 
@@ -56,7 +72,9 @@ def test_words():
 def test_an_unknown_symbol_changes_its_word_only():
     module = CODONS.tokenizer(8)
     one, two = (
-        module(Column(CODONS.collate([CODONS.decode(s)]), torch.zeros(1, dtype=torch.int64)), "s", 1).x
+        module(
+            Column(CODONS.collate([CODONS.decode(s)]), torch.zeros(1, dtype=torch.int64)), "s", 1
+        ).x
         for s in ("ACGTTTAAA", "ACGTNTAAA")
     )
     assert ((one - two).abs().sum(1) > 0).tolist() == [False, True, False]
@@ -66,7 +84,9 @@ def test_views_read_in_every_frame():
     """A periodic sequence has three readings; weak views meet all of them."""
     value = CODONS.decode("ACG" * 60)
     firsts = {
-        CODONS.spelled(CODONS.collate([CODONS.augment(value, "weak", np.random.default_rng(i))]))[0][0].item()
+        CODONS.spelled(CODONS.collate([CODONS.augment(value, "weak", np.random.default_rng(i))]))[
+            0
+        ][0].item()
         for i in range(40)
     }
     assert firsts == {0 * 16 + 1 * 4 + 2, 1 * 16 + 2 * 4 + 0, 2 * 16 + 0 * 4 + 1}
@@ -74,7 +94,9 @@ def test_views_read_in_every_frame():
         for view, low, high in (("weak", 158, 180), ("strong", 87, 180), ("local", 33, 90)):
             out = CODONS.augment(value, view, np.random.default_rng(seed))
             assert low <= len(out) <= high and out.max() <= 4
-    strong = np.concatenate([CODONS.augment(value, "strong", np.random.default_rng(i)) for i in range(200)])
+    strong = np.concatenate(
+        [CODONS.augment(value, "strong", np.random.default_rng(i)) for i in range(200)]
+    )
     assert 0.04 < (strong == 4).mean() < 0.06 and 0.002 < (strong == 3).mean() < 0.008
 
 
@@ -87,11 +109,19 @@ def test_infer():
     assert (smiles.alphabet, smiles.fold) == ("()1=CNOc", False)
     assert smiles.text(smiles.decode("Oc1ccccc1")) == "Oc1ccccc1"
     assert infer([BARCODE], k=2, alphabet="ACG").k == 2
-    assert infer(["A" * 5000]).max_length == 512 and infer(["A" * 5000]).truncated("A" * 5000) == 5000 - 2048
+    assert (
+        infer(["A" * 5000]).max_length == 512
+        and infer(["A" * 5000]).truncated("A" * 5000) == 5000 - 2048
+    )
 
 
 def test_guess():
-    assert guess([BARCODE, None, BARCODE.lower()]) == guess([INSULIN]) == guess([BARCODE.encode()]) == "sequence"
+    assert (
+        guess([BARCODE, None, BARCODE.lower()])
+        == guess([INSULIN])
+        == guess([BARCODE.encode()])
+        == "sequence"
+    )
     for text in (
         "a dog",
         "ACT",
@@ -106,7 +136,10 @@ def test_guess():
 def test_a_table_with_barcodes(tmp_path):
     rng = np.random.default_rng(0)
     rows = [
-        {"barcode": "".join(rng.choice(list("ACGT"), 90)), "note": f"seen near the river, day {i} of {i * 7}"}
+        {
+            "barcode": "".join(rng.choice(list("ACGT"), 90)),
+            "note": f"seen near the river, day {i} of {i * 7}",
+        }
         for i in range(30)
     ]
     (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))

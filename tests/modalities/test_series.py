@@ -42,7 +42,9 @@ def test_kinds_of_raw(tmp_path):
 
 
 def test_missing_samples_and_channels():
-    np.testing.assert_array_equal(XY.decode(np.array([[1, np.inf], [-np.inf, 2]])), [[1, np.nan], [np.nan, 2]])
+    np.testing.assert_array_equal(
+        XY.decode(np.array([[1, np.inf], [-np.inf, 2]])), [[1, np.nan], [np.nan, 2]]
+    )
     np.testing.assert_array_equal(XY.decode({"y": [1, 2]}), [[np.nan, 1], [np.nan, 2]])
 
 
@@ -83,7 +85,11 @@ def test_tokens_know_what_is_missing():
     series = make("series", channels=["x", "y"], patch=2, mean=[1, 0], std=[2, 1])
     module = series.tokenizer(8)
     one, two = (
-        module(Column(series.collate([np.array(v, np.float32)]), torch.zeros(1, dtype=torch.int64)), "s", 1).x
+        module(
+            Column(series.collate([np.array(v, np.float32)]), torch.zeros(1, dtype=torch.int64)),
+            "s",
+            1,
+        ).x
         for v in ([[1, 0]], [[1, np.nan]])
     )
     assert not torch.allclose(one, two)
@@ -110,14 +116,21 @@ def test_views():
             out = series.augment(value, view, np.random.default_rng(seed))
             assert low <= len(out) <= high and out.shape[1] == 2 and np.isfinite(out).any()
         single = series.augment(
-            np.array([[np.nan, 1]] + [[np.nan, np.nan]] * 20, np.float32), "strong", np.random.default_rng(seed)
+            np.array([[np.nan, 1]] + [[np.nan, np.nan]] * 20, np.float32),
+            "strong",
+            np.random.default_rng(seed),
         )
         assert np.isfinite(single).any()
 
 
 def test_infer():
     rng = np.random.default_rng(0)
-    walk = {"time": np.arange(200) / 50, "x": rng.normal(5, 2, 200), "who": ["a"] * 200, "y": rng.normal(0, 9, 200)}
+    walk = {
+        "time": np.arange(200) / 50,
+        "x": rng.normal(5, 2, 200),
+        "who": ["a"] * 200,
+        "y": rng.normal(0, 9, 200),
+    }
     series = kind("series").infer([walk, walk])
     assert (series.channels, series.rate, series.patch) == (("x", "y"), 50.0, 7)
     np.testing.assert_allclose(series.mean, (5, 0), atol=1.5)

@@ -11,7 +11,13 @@ import torch
 from amodal.core import AmodalError, Column
 from amodal.modalities import BadValue, kind, make
 
-TABLE = make("table", columns=["age", "colour"], categories={"colour": ["blue", "red"]}, mean=[40, 0], std=[10, 1])
+TABLE = make(
+    "table",
+    columns=["age", "colour"],
+    categories={"colour": ["blue", "red"]},
+    mean=[40, 0],
+    std=[10, 1],
+)
 
 
 def test_kinds_of_raw(tmp_path):
@@ -82,7 +88,9 @@ def test_loss_by_kind_of_column():
     prediction = torch.randn(2, 2 + 3, requires_grad=True)
     loss = TABLE.token_loss(prediction, target)
     torch.testing.assert_close(loss[0], (prediction[0, 0] + 1) ** 2)
-    torch.testing.assert_close(loss[1], torch.nn.functional.cross_entropy(prediction[1, 2:], torch.tensor(2)))
+    torch.testing.assert_close(
+        loss[1], torch.nn.functional.cross_entropy(prediction[1, 2:], torch.tensor(2))
+    )
     loss.sum().backward()
     assert prediction.grad[0, 2:].abs().sum() == 0 and prediction.grad[1, :2].abs().sum() == 0
 
@@ -98,7 +106,9 @@ def test_logits_of_other_columns_do_not_compete():
 
 def test_views():
     columns = [f"c{i}" for i in range(20)]
-    table = make("table", columns=columns, categories={"c0": ["a", "b"]}, std=[1] * 20, mean=[0] * 20)
+    table = make(
+        "table", columns=columns, categories={"c0": ["a", "b"]}, std=[1] * 20, mean=[0] * 20
+    )
     value = np.ones(20, np.float32)
     value[5] = np.nan
     kept = {v: [] for v in ("weak", "strong", "local")}
@@ -118,7 +128,14 @@ def test_infer():
     rows = [
         {"age": "31", "town": "Oslo", "seen": datetime.date(2020, 1, 2), "code": 1.0, "flag": True},
         {"age": 33, "town": "Rome", "seen": None, "code": 2.0, "flag": False},
-        {"age": None, "town": "Oslo", "seen": datetime.date(2020, 1, 3), "code": 2.0, "flag": True, "late": 5},
+        {
+            "age": None,
+            "town": "Oslo",
+            "seen": datetime.date(2020, 1, 3),
+            "code": 2.0,
+            "flag": True,
+            "late": 5,
+        },
     ]
     table = kind("table").infer(rows)
     assert table.columns == ("age", "town", "seen", "code", "flag", "late")
@@ -152,7 +169,9 @@ def test_a_wide_table_takes_a_token_for_several_columns():
     assert target.shape == (len(tokens), 8)
     assert target[:, 4:].isnan().sum() == 1
     # exact predictions lose nothing, whatever is missing
-    exact = torch.zeros(len(tokens), 100).scatter(1, target[:, :4].long(), target[:, 4:].nan_to_num())
+    exact = torch.zeros(len(tokens), 100).scatter(
+        1, target[:, :4].long(), target[:, 4:].nan_to_num()
+    )
     assert table.token_loss(exact, target).abs().max() < 1e-10
     # the first token of the first row that has all of its columns is the sum of its cells
     cells = replace(table, patch=1).tokenizer(16)
@@ -174,7 +193,9 @@ def test_dates_in_text_are_numbers():
 
 
 def test_a_column_is_what_most_of_its_cells_are():
-    table = kind("table").infer([{"a": i / 7, "b": str(i)} for i in range(9)] + [{"a": "oops", "b": "x"}])
+    table = kind("table").infer(
+        [{"a": i / 7, "b": str(i)} for i in range(9)] + [{"a": "oops", "b": "x"}]
+    )
     assert list(table.categories) == ["b"]  # digits as text may be codes
     with pytest.raises(BadValue, match="a: 'oops' is not a number"):
         table.decode({"a": "oops", "b": "1"})

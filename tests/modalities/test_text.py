@@ -16,7 +16,10 @@ scripts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(l
 @settings(max_examples=60, deadline=None)
 @given(scripts)
 def test_round_trip(text):
-    assert make("text", max_length=10**6).text(make("text", max_length=10**6).decode(text)) == text.strip()
+    assert (
+        make("text", max_length=10**6).text(make("text", max_length=10**6).decode(text))
+        == text.strip()
+    )
 
 
 def test_kinds_of_raw(tmp_path):
@@ -57,7 +60,9 @@ def test_truncation_is_counted_and_keeps_characters_whole(text, max_length, patc
     assert 1 <= len(ids) <= max_length * patch
     assert short.truncated(text) == len(whole) - len(ids)
     assert "\N{REPLACEMENT CHARACTER}" not in short.text(ids) or "\N{REPLACEMENT CHARACTER}" in text
-    assert len(whole) <= max_length * patch or len(ids) > max_length * patch - 4  # and no more is lost than need be
+    assert (
+        len(whole) <= max_length * patch or len(ids) > max_length * patch - 4
+    )  # and no more is lost than need be
 
 
 @settings(max_examples=60, deadline=None)
@@ -82,7 +87,9 @@ def test_views_cut_at_words():
 def test_a_local_view_of_several_lines_is_one_of_them():
     lines = ["the first line", "Köln", "a third, rather longer line than the others"]
     value = TEXT.decode("\r\n".join([lines[0], "", *lines[1:]]))
-    views = [TEXT.text(TEXT.augment(value, "local", np.random.default_rng(i))).strip() for i in range(60)]
+    views = [
+        TEXT.text(TEXT.augment(value, "local", np.random.default_rng(i))).strip() for i in range(60)
+    ]
     assert set(views) == set(lines) and min(views.count(line) for line in lines) > 5
 
 
@@ -103,14 +110,21 @@ def test_edited_words_are_words_of_the_text(text, seed):
 def test_edited_words_are_swapped_and_left_out():
     words = [f"word{i}" for i in range(20)]
     value = WORDS.decode(" ".join(words))
-    views = [WORDS.text(WORDS.augment(value, "strong", np.random.default_rng(i))).split() for i in range(60)]
+    views = [
+        WORDS.text(WORDS.augment(value, "strong", np.random.default_rng(i))).split()
+        for i in range(60)
+    ]
     assert 0.85 < np.mean([len(v) for v in views]) / 20 < 0.95  # one in ten is left out
     moved = [sum(v != w for v, w in zip(view, words)) for view in views if len(view) == 20]
     assert moved and all(1 < m <= 4 for m in moved)  # two pairs change places
     assert WORDS.text(WORDS.augment(value, "weak", np.random.default_rng(0))) in " ".join(words)
-    one = [TEXT.augment(TEXT.decode("alphabet"), "strong", np.random.default_rng(i)).tolist() for i in range(5)]
+    one = [
+        TEXT.augment(TEXT.decode("alphabet"), "strong", np.random.default_rng(i)).tolist()
+        for i in range(5)
+    ]
     assert one == [
-        WORDS.augment(TEXT.decode("alphabet"), "strong", np.random.default_rng(i)).tolist() for i in range(5)
+        WORDS.augment(TEXT.decode("alphabet"), "strong", np.random.default_rng(i)).tolist()
+        for i in range(5)
     ]
     with pytest.raises(AmodalError, match="Did you mean words"):
         make("text", strong="word")

@@ -23,7 +23,11 @@ def seen(size=6, missing=2):
     torch.manual_seed(0)
     here = torch.arange(size - missing)
     return Embeddings(
-        {"x": Column(torch.randn(size, 4), torch.arange(size)), "y": Column(torch.randn(len(here), 4), here)}, size
+        {
+            "x": Column(torch.randn(size, 4), torch.arange(size)),
+            "y": Column(torch.randn(len(here), 4), here),
+        },
+        size,
     )
 
 
@@ -43,11 +47,14 @@ def test_losses_are_those_of_each_kind_over_the_rows_that_have_the_label():
     told, batch = head(seen()), labelled()
     found = head.losses(told, Embeddings(head.known(batch), 6))
     out = told.values[1:]
-    assert torch.allclose(found["told/kind"], cross_entropy(out[:, :3], batch.labels["kind"].values))
+    assert torch.allclose(
+        found["told/kind"], cross_entropy(out[:, :3], batch.labels["kind"].values)
+    )
     height = (batch.labels["height"].values - 10) / 2
     assert torch.allclose(found["told/height"], (out[:, 3] - height).square().mean())
     assert torch.allclose(
-        found["told/days,dead"], cox(out[:, 4], batch.labels["days"].values, batch.labels["dead"].values)
+        found["told/days,dead"],
+        cox(out[:, 4], batch.labels["days"].values, batch.labels["dead"].values),
     )
 
 
@@ -68,7 +75,11 @@ def test_a_field_that_is_lacking_has_its_learned_vector_and_a_row_with_none_is_n
     x, y = z["x"].values, torch.cat([z["y"].values, head.absent["y"].expand(2, 4)])
     assert torch.allclose(head(z).values, head.net(torch.cat([x, y], 1)))
     empty = Embeddings(
-        {"x": Column(x[:1], torch.tensor([4])), "y": Column(y[:0], torch.zeros(0, dtype=torch.int64))}, 6
+        {
+            "x": Column(x[:1], torch.tensor([4])),
+            "y": Column(y[:0], torch.zeros(0, dtype=torch.int64)),
+        },
+        6,
     )
     assert head(empty).rows.tolist() == [4]
 
@@ -87,7 +98,9 @@ def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     lines = ["words,species,height,days,dead,odd"]
     for i in range(40):
-        lines.append(f"w{i} x,{'cat' if i % 2 else 'dog'},{i % 7},{i + 1},{'yes' if i % 3 else 'no'},{'abc'[i % 3]}")
+        lines.append(
+            f"w{i} x,{'cat' if i % 2 else 'dog'},{i % 7},{i + 1},{'yes' if i % 3 else 'no'},{'abc'[i % 3]}"
+        )
     (folder / "t.csv").write_text("\n".join(lines))
     (folder / "dataset.toml").write_text(
         'name = "tiny"\nrecords = "t.csv"\n[fields.words]\nmodality = "text"\n'
@@ -109,7 +122,11 @@ def test_a_label_says_what_kind_of_task_it_is(tiny):
     rows = np.arange(21)
     species, height = targets_of(tiny, rows, "species, height")
     assert species == Target("species", "classes", ("cat", "dog"))
-    assert height.kind == "amount" and height.mean == pytest.approx(3.0) and height.std == pytest.approx(2.0)
+    assert (
+        height.kind == "amount"
+        and height.mean == pytest.approx(3.0)
+        and height.std == pytest.approx(2.0)
+    )
     (time,) = targets_of(tiny, rows, "days,dead", "survival")
     assert time == Target("days,dead", "survival", event=1) and time.labels == ("days", "dead")
     assert Target.read(time.written()) == time and Target.read(species.written()) == species
@@ -131,7 +148,9 @@ def test_what_cannot_be_told_is_refused_with_a_reason(tiny, label, task, words):
 
 
 def test_outputs_follow_anothers_on_the_rows_that_both_have():
-    head = SupervisedHead([Target("kind", "classes", ("a", "b", "c")), Target("size", "amount")], (), 5, joint=True)
+    head = SupervisedHead(
+        [Target("kind", "classes", ("a", "b", "c")), Target("size", "amount")], (), 5, joint=True
+    )
     torch.manual_seed(0)
     own = Column(torch.randn(3, 4, requires_grad=True), torch.tensor([0, 2, 3]))
     aim = Column(torch.randn(3, 4, requires_grad=True), torch.tensor([1, 2, 3]))
@@ -142,7 +161,10 @@ def test_outputs_follow_anothers_on_the_rows_that_both_have():
     found = head.follow(own, aim, 2.0)
     torch.testing.assert_close(found, total / 2 / 2)
     found.backward()
-    assert aim.values.grad is None and own.values.grad[0].abs().sum() == 0 < own.values.grad[1:].abs().min()
+    assert (
+        aim.values.grad is None
+        and own.values.grad[0].abs().sum() == 0 < own.values.grad[1:].abs().min()
+    )
     assert head.follow(own, Column(aim.values[:0], aim.rows[:0])).item() == 0
 
 

@@ -29,7 +29,9 @@ def allowed(tokens, reads):
             return a == b or FUSED in (a, b)
         return True
 
-    sees = torch.tensor([[may(a, b) for b in names] for a in names], dtype=torch.bool).view(len(names), len(names))
+    sees = torch.tensor([[may(a, b) for b in names] for a in names], dtype=torch.bool).view(
+        len(names), len(names)
+    )
     return sees & (tokens.row[:, None] == tokens.row)
 
 
@@ -52,7 +54,10 @@ def assert_dense(tokens, reads, heads=2, width=6):
     got, want = ours(tokens, reads, q, k, v), dense(q, k, v, allowed(tokens, reads))
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
     weight = random(*got.shape, seed=9)
-    gradients = [torch.autograd.grad((x * weight).sum(), (q, k, v), materialize_grads=True) for x in (got, want)]
+    gradients = [
+        torch.autograd.grad((x * weight).sum(), (q, k, v), materialize_grads=True)
+        for x in (got, want)
+    ]
     for a, b in zip(*gradients):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
@@ -77,7 +82,9 @@ def test_flat_is_dense_for_many_distinct_lengths(reads):
     assert_dense(bag_of(numbers), reads)
     others = torch.randint(0, 9, (40,), generator=torch.Generator().manual_seed(4)).tolist()
     fused = [1] * 40
-    assert_dense(Tokens.join([bag_of(numbers), bag_of(others, "text"), bag_of(fused, FUSED)]), reads)
+    assert_dense(
+        Tokens.join([bag_of(numbers), bag_of(others, "text"), bag_of(fused, FUSED)]), reads
+    )
 
 
 @RULE
@@ -88,7 +95,9 @@ def test_groups_cover_every_token_once(reads, tokens):
     order = torch.arange(len(tokens)) if layout.order is None else layout.order
     assert sorted(order.tolist()) == list(range(len(tokens)))
     assert sum(g.rows * g.queries for g in layout.groups) == len(tokens)
-    assert sum(g.rows * g.keys for g in layout.groups) == (0 if layout.keys is None else len(layout.keys))
+    assert sum(g.rows * g.keys for g in layout.groups) == (
+        0 if layout.keys is None else len(layout.keys)
+    )
 
 
 def in_order(tokens):
@@ -112,18 +121,26 @@ def test_rule_order_and_prefix_together(reads, tokens, prefix):
         split = [p.flatten(0, 1).unflatten(1, (heads, -1)) for p in made]
         theirs = torch.repeat_interleave(torch.arange(tokens.size), count) == tokens.row[:, None]
         mask = torch.cat([theirs, mask], 1)
-        own, every = [torch.cat(pair) for pair in zip(own, split)], [torch.cat(pair) for pair in zip(split, every)]
+        own, every = (
+            [torch.cat(pair) for pair in zip(own, split)],
+            [torch.cat(pair) for pair in zip(split, every)],
+        )
     got = layout.leave(attend(layout.enter(q), *own, layout))
     want = dense(q, *every, mask)
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
     weight = random(*got.shape, seed=9)
-    gradients = [torch.autograd.grad((x * weight).sum(), (q, k, v), materialize_grads=True) for x in (got, want)]
+    gradients = [
+        torch.autograd.grad((x * weight).sum(), (q, k, v), materialize_grads=True)
+        for x in (got, want)
+    ]
     for a, b in zip(*gradients):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
 @RULE
-@pytest.mark.parametrize("options", [{}, {"rotary": True}, {"kv_heads": 1}, {"kv_heads": 2, "qk_norm": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"rotary": True}, {"kv_heads": 1}, {"kv_heads": 2, "qk_norm": True}]
+)
 @quick
 @given(tokens=joined(), cuts=st.lists(st.integers(0, 6), max_size=3))
 def test_with_a_cache_a_trunk_gives_what_it_gives_in_one_pass(reads, options, tokens, cuts):
@@ -174,7 +191,9 @@ def test_grouped_heads_are_the_dense_ones_with_keys_repeated():
 def test_norms_and_activations_are_arguments():
     trunk = Transformer(24, 2, 4, qk_norm=True, norm_layer=nn.RMSNorm, act_layer=nn.SiLU)
     assert all(isinstance(b.norm1, nn.RMSNorm) and isinstance(b.act, nn.SiLU) for b in trunk.blocks)
-    assert trunk.blocks[0].attention.q_norm.weight.shape == (6,) and isinstance(trunk.norm, nn.RMSNorm)
+    assert trunk.blocks[0].attention.q_norm.weight.shape == (6,) and isinstance(
+        trunk.norm, nn.RMSNorm
+    )
     torch.manual_seed(0)
     x = random(5, 24).float()
     block, layout = trunk.blocks[0], layout_of(bag_of([5], width=24))
@@ -197,8 +216,17 @@ def test_rows_go_around_a_block_by_their_seeds():
     tokens, seeds = bag_of([3] * 400, width=24), torch.arange(400) * 7919
     out = trunk(tokens, seeds=seeds).x
     some = (tokens.row >= 100) & (tokens.row < 150)
-    part = Tokens(tokens.x[some], tokens.row[some] - 100, tokens.source[some], tokens.position[some], tokens.names, 50)
-    torch.testing.assert_close(trunk(part, seeds=seeds[100:150]).x, out[some])  # micro-batches agree
+    part = Tokens(
+        tokens.x[some],
+        tokens.row[some] - 100,
+        tokens.source[some],
+        tokens.position[some],
+        tokens.names,
+        50,
+    )
+    torch.testing.assert_close(
+        trunk(part, seeds=seeds[100:150]).x, out[some]
+    )  # micro-batches agree
     assert not torch.allclose(out, plain(tokens).x)
     torch.testing.assert_close(trunk.eval()(tokens).x, plain(tokens).x)
     layout, last = layout_of(tokens), trunk.blocks[3].drop_path.train()
@@ -270,14 +298,17 @@ def test_how_equal_readouts_are_in_single_precision():
     trunk = Transformer(WIDTH, 3, 2, mask_rule=rule("pure"))
     for numbers in ([5, 0, 7, 30, 1, 5], [1, 0, 0, 0, 0, 0]):
         image, text, fused = (
-            bag_of(n, m, dtype=torch.float32) for n, m in ((numbers, "image"), ([9] * 6, "text"), ([2] * 6, FUSED))
+            bag_of(n, m, dtype=torch.float32)
+            for n, m in ((numbers, "image"), ([9] * 6, "text"), ([2] * 6, FUSED))
         )
         q = image.x.view(-1, 2, WIDTH // 2)
         both = Tokens.join([image, text])
         mixed = ours(both, "pure", *[both.x.view(-1, 2, WIDTH // 2)] * 3)[both.source == 0]
         assert torch.equal(ours(image, "pure", q, q, q), mixed)
         whole = trunk(Tokens.join([image, text, fused])).only("image").x
-        torch.testing.assert_close(trunk(Tokens.join([image, fused])).only("image").x, whole, rtol=1e-5, atol=5e-6)
+        torch.testing.assert_close(
+            trunk(Tokens.join([image, fused])).only("image").x, whole, rtol=1e-5, atol=5e-6
+        )
 
 
 # Nothing but its own row enters a token
@@ -324,7 +355,9 @@ def test_rotary_scores_depend_on_differences_of_position_alone():
         turn = Rotary(position + shift, 20)
         return torch.einsum("ahd,bhd->hab", turn(q), turn(k))
 
-    torch.testing.assert_close(scores(0), scores(torch.tensor([3.0, -1.5, 20.0])), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        scores(0), scores(torch.tensor([3.0, -1.5, 20.0])), rtol=1e-9, atol=1e-9
+    )
     assert not torch.allclose(scores(0), torch.einsum("ahd,bhd->hab", q, k))
     torch.testing.assert_close(Rotary(position * 0, 20)(q), q)  # at the origin nothing turns
     torch.testing.assert_close(Rotary(position, 20)(q).norm(dim=2), q.norm(dim=2))
@@ -336,6 +369,11 @@ def test_a_rotary_trunk_does_not_see_a_shift_of_a_row():
     trunk = Transformer(WIDTH, 2, 2, rotary=True).double()
     tokens = bag_of([4, 2])
     moved = Tokens(
-        tokens.x, tokens.row, tokens.source, tokens.position + tokens.row[:, None] * 7, tokens.names, tokens.size
+        tokens.x,
+        tokens.row,
+        tokens.source,
+        tokens.position + tokens.row[:, None] * 7,
+        tokens.names,
+        tokens.size,
     )
     torch.testing.assert_close(trunk(moved).x, trunk(tokens).x, rtol=1e-9, atol=1e-10)

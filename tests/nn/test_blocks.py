@@ -27,9 +27,9 @@ def test_blocks_of_every_kind_are_found_once():
     trunk = Transformer(24, 4, 2, experts=2)
     assert blocks_of(trunk) == list(trunk.blocks)
     decoder = MultiSourceDecoder(8, width=8, depth=3, heads=2, sources=1)
-    assert blocks_of(torch.nn.ModuleList([trunk, decoder, CrossEncoder(8, 2, 2), TailBlock(8, 2)]))[4:7] == list(
-        decoder.blocks
-    )
+    assert blocks_of(torch.nn.ModuleList([trunk, decoder, CrossEncoder(8, 2, 2), TailBlock(8, 2)]))[
+        4:7
+    ] == list(decoder.blocks)
     both = torch.nn.ModuleList([CrossEncoder(8, 2, 2), TailBlock(8, 2)])
     assert len(blocks_of(both)) == 3
 
@@ -40,7 +40,9 @@ def test_layers_of_a_pretrained_backbone_are_found(tmp_path):
 
     model = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0, img_size=32)
     save_file(model.state_dict(), tmp_path / "w.safetensors")
-    tower = backbone(f"timm:vit_tiny_patch16_224:32@{tmp_path / 'w.safetensors'}", make("image", size=32), 8)
+    tower = backbone(
+        f"timm:vit_tiny_patch16_224:32@{tmp_path / 'w.safetensors'}", make("image", size=32), 8
+    )
     assert [type(b).__name__ for b in blocks_of(tower)] == ["Block"] * 12
 
 
@@ -107,7 +109,9 @@ def test_a_compiled_block_can_be_recomputed():
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="no C++ compiler")
+@pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("clang++") is None, reason="no C++ compiler"
+)
 def test_a_compiled_block_gives_the_values_and_gradients_of_a_plain_one():
     tokens = bag_of([3, 3, 3], dtype=torch.float32)
     block, layout = Block(24, 2), layout_of(tokens)

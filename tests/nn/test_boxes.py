@@ -21,7 +21,10 @@ def soft(value, softness):
 @pytest.mark.parametrize("softness", [0.05, 0.4])
 def test_entailment_is_the_product_over_dimensions(softness):
     (low_a, side_a), (low_b, side_b) = boxes(4), boxes(4, seed=1)
-    found, sharp = log_entailment(low_a[:, None], side_a[:, None], low_b, side_b, softness=softness), softness / 10
+    found, sharp = (
+        log_entailment(low_a[:, None], side_a[:, None], low_b, side_b, softness=softness),
+        softness / 10,
+    )
     for i in range(4):
         for j in range(4):
             expected = 1.0
@@ -34,7 +37,9 @@ def test_entailment_is_the_product_over_dimensions(softness):
             assert float(found[i, j]) == pytest.approx(math.log(expected))
     assert (found < 0).all()
     total = [sum(math.log(soft(float(s), softness)) for s in row) for row in side_a]
-    torch.testing.assert_close(log_volume(side_a, softness), torch.tensor(total, dtype=torch.float64))
+    torch.testing.assert_close(
+        log_volume(side_a, softness), torch.tensor(total, dtype=torch.float64)
+    )
 
 
 def test_hard_boxes_contain_overlap_and_miss():

@@ -7,7 +7,13 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from amodal.core import AmodalError
-from amodal.nn.heads.capsules import AttentionRouting, CapsuleHead, DynamicRouting, EMRouting, squash
+from amodal.nn.heads.capsules import (
+    AttentionRouting,
+    CapsuleHead,
+    DynamicRouting,
+    EMRouting,
+    squash,
+)
 
 C, P = 4, 3
 
@@ -20,7 +26,9 @@ def given(rows=3, seed=0):
 
 def votes_of(routing, pose):
     w = routing.votes.weight
-    return [[[sum(pose[c, p] * w[c, k, p] for p in range(P)) for k in range(C)] for c in range(C)]][0]
+    return [[[sum(pose[c, p] * w[c, k, p] for p in range(P)) for k in range(C)] for c in range(C)]][
+        0
+    ]
 
 
 def slow_dynamic(routing, pose, active):
@@ -44,7 +52,9 @@ def slow_em(routing, pose, active):
         for k in range(C):
             own = [r[c][k] * active[c] for c in range(C)]
             mean.append(sum(w * votes[c][k] for c, w in enumerate(own)) / sum(own))
-            variance.append(sum(w * (votes[c][k] - mean[k]) ** 2 for c, w in enumerate(own)) / sum(own) + 1e-4)
+            variance.append(
+                sum(w * (votes[c][k] - mean[k]) ** 2 for c, w in enumerate(own)) / sum(own) + 1e-4
+            )
             cost = sum((routing.use[k] + variance[k][h].sqrt().log()) * sum(own) for h in range(P))
             above.append(torch.sigmoid((t + 1) / routing.iterations * (routing.active[k] - cost)))
         for c in range(C):
@@ -70,7 +80,9 @@ def test_attention_is_the_softmax_of_scaled_products_row_by_row():
     for n in range(len(pose)):
         x = [active[n, c] * pose[n, c] for c in range(C)]
         for c in range(C):
-            score = torch.stack([routing.query(x[c]) @ routing.key(x[k]) / P**0.5 for k in range(C)]).exp()
+            score = torch.stack(
+                [routing.query(x[c]) @ routing.key(x[k]) / P**0.5 for k in range(C)]
+            ).exp()
             expected = sum(score[k] / score.sum() * routing.value(x[k]) for k in range(C))
             torch.testing.assert_close(found[n, c], expected)
         logits = torch.stack([routing.activate(found[n, c])[0] for c in range(C)]).exp()
@@ -83,7 +95,9 @@ def test_dynamic_routing_is_procedure_1_of_sabour(iterations):
     routing, (pose, active) = DynamicRouting(C, P, iterations).double(), given()
     found, on = routing(pose, active)
     for n in range(len(pose)):
-        torch.testing.assert_close(found[n] * on[n, :, None], slow_dynamic(routing, pose[n], active[n]))
+        torch.testing.assert_close(
+            found[n] * on[n, :, None], slow_dynamic(routing, pose[n], active[n])
+        )
 
 
 @pytest.mark.parametrize("iterations", [1, 3])

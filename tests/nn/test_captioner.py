@@ -37,9 +37,13 @@ def test_the_loss_is_that_of_the_published_recurrence():
     theirs = torch.stack([slow(net, v, t) for v, t in zip(seen, texts)])
     torch.testing.assert_close(ours[:, 0], theirs, rtol=1e-5, atol=1e-5, check_dtype=False)
     assert ours[:, 1].tolist() == [4, 1, 2, 5]
-    for a, b in zip(*(torch.autograd.grad(x.sum(), [seen, *net.parameters()]) for x in (ours[:, 0], theirs))):
+    for a, b in zip(
+        *(torch.autograd.grad(x.sum(), [seen, *net.parameters()]) for x in (ours[:, 0], theirs))
+    ):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, check_dtype=False)
-    none = net(seen[:0], Ragged(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)))
+    none = net(
+        seen[:0], Ragged(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
+    )
     assert none.shape == (0, 2)
 
 

@@ -14,7 +14,9 @@ ROWS, LENGTHS = torch.tensor([0, 2, 3]), torch.tensor([3, 1, 5])
 
 def parts(seed=0):
     torch.manual_seed(seed)
-    content = Tokens.of(torch.randn(9, 6).double(), ROWS, LENGTHS, torch.randn(9, 3).double(), "events", 5)
+    content = Tokens.of(
+        torch.randn(9, 6).double(), ROWS, LENGTHS, torch.randn(9, 3).double(), "events", 5
+    )
     decoder = CausalDecoder(6, width=8, depth=2, heads=2).double()
     with torch.no_grad():
         for p in decoder.parameters():
@@ -43,7 +45,9 @@ def test_rows_are_decoded_as_in_a_loop_with_cross_attention_to_one_vector():
         x = x + sincos(torch.stack([steps, 0 * steps, 0 * steps], 1), 8)
         for block, told in zip(decoder.blocks, decoder.told):
             memory = told(h).unsqueeze(0)
-            x = x + torch.softmax(x @ memory.T, 1) @ memory  # one key: its weight is 1 whatever the query
+            x = (
+                x + torch.softmax(x @ memory.T, 1) @ memory
+            )  # one key: its weight is 1 whatever the query
             x = x + attention(block.attention, block.norm1(x))
             x = x + block.down(F.gelu(block.up(block.norm2(x))))
         torch.testing.assert_close(found[content.row == row], decoder.norm(x))
@@ -54,7 +58,9 @@ def test_a_token_and_its_position_do_not_reach_its_own_prediction(token):
     decoder, whole, content = parts()
     found = decoder(whole, content).x
     changed = content.x.clone().index_fill(0, torch.tensor([token]), 7.0)
-    other = Tokens(changed, content.row, content.source, content.position + 5, content.names, content.size)
+    other = Tokens(
+        changed, content.row, content.source, content.position + 5, content.names, content.size
+    )
     again = decoder(whole, other).x
     assert torch.equal(again[: token + 1], found[: token + 1]) and torch.equal(again[3:], found[3:])
     assert token == 2 or not torch.allclose(again[token + 1 : 3], found[token + 1 : 3])
@@ -71,7 +77,12 @@ def test_no_token_at_all():
 def test_token_by_token_with_a_cache_is_the_whole_pass():
     decoder, whole, _ = parts()
     content = Tokens.of(
-        torch.randn(12, 6).double(), ROWS, torch.full((3,), 4), torch.randn(12, 3).double(), "events", 5
+        torch.randn(12, 6).double(),
+        ROWS,
+        torch.full((3,), 4),
+        torch.randn(12, 3).double(),
+        "events",
+        5,
     )
     want, cache, passed = decoder(whole, content).x.view(3, 4, 8), KeyValueCache(), []
     decoder.blocks[0].up.register_forward_hook(lambda module, args, out: passed.append(len(out)))

@@ -22,7 +22,9 @@ def column(x):
 
 def mapped(a, b, **small):
     m = [Moments.of(column(x), column(a)) for x in (a, b)]
-    return (a - a.mean(0)) @ canonical_maps(m[0], **small), (b - b.mean(0)) @ canonical_maps(*m, **small)
+    return (a - a.mean(0)) @ canonical_maps(m[0], **small), (b - b.mean(0)) @ canonical_maps(
+        *m, **small
+    )
 
 
 def textbook(a, b):
@@ -31,7 +33,9 @@ def textbook(a, b):
     n, d = a.shape
     saa, sbb, sab = a.T @ a / (n - 1), b.T @ b / (n - 1), a.T @ b / (n - 1)
     zero = np.zeros((d, d))
-    values, vectors = eigh(np.block([[zero, sab], [sab.T, zero]]), np.block([[saa, zero], [zero, sbb]]))
+    values, vectors = eigh(
+        np.block([[zero, sab], [sab.T, zero]]), np.block([[saa, zero], [zero, sbb]])
+    )
     top = np.argsort(-values)[:d]
     u, v = vectors[:d, top] * 2**0.5, vectors[d:, top] * 2**0.5
     return values[top], a @ u, b @ v
@@ -54,7 +58,9 @@ def test_the_gradient_is_right_even_where_correlations_are_equal_or_none():
     for least in (0.0, 1e-3, 0.5):
         assert torch.autograd.gradcheck(lambda x, least=least: Polar.apply(x, least), x)
     for flat in (torch.eye(4), torch.ones(4, 4), torch.zeros(4, 4)):
-        assert torch.autograd.gradcheck(lambda x: Polar.apply(x, 0.5), flat.double().requires_grad_())
+        assert torch.autograd.gradcheck(
+            lambda x: Polar.apply(x, 0.5), flat.double().requires_grad_()
+        )
     a, b = (x.requires_grad_() for x in pair(n=12, d=3))
     assert torch.autograd.gradcheck(mapped, (a, b))
 

@@ -12,7 +12,10 @@ WIDTH, HEADS = 8, 2
 def lists():
     g = torch.Generator().manual_seed(0)
     lengths = {"a": [3, 1, 0, 2], "b": [2, 0, 2, 4], "c": [1, 2, 0, 0]}
-    return {s: Ragged(torch.randn(sum(n), WIDTH, generator=g), torch.tensor(n)) for s, n in lengths.items()}
+    return {
+        s: Ragged(torch.randn(sum(n), WIDTH, generator=g), torch.tensor(n))
+        for s, n in lengths.items()
+    }
 
 
 def attend(part, x, y):
@@ -52,5 +55,7 @@ def test_means_stand_side_by_side_and_nothing_is_zero():
     net, given = CoEncoder(["a", "b"], WIDTH, 1, HEADS), lists()
     given.pop("c")
     means, read = net.means(given), net(given)
-    assert means.shape == (4, 2 * WIDTH) and not means[2, :WIDTH].any() and not means[1, WIDTH:].any()
+    assert (
+        means.shape == (4, 2 * WIDTH) and not means[2, :WIDTH].any() and not means[1, WIDTH:].any()
+    )
     torch.testing.assert_close(means[0, WIDTH:], read["b"].split()[0].mean(0))

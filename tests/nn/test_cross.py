@@ -25,7 +25,11 @@ def by_row(encoder, x, y):
     y = encoder.norm_keys(y)
     for block in encoder.blocks:
         x = x + read(block.own, block.norm1(x), block.norm1(x))[0]
-        other = read(block.other, block.norm2(x), y)[0] if len(y) else block.other.out(torch.zeros_like(x))
+        other = (
+            read(block.other, block.norm2(x), y)[0]
+            if len(y)
+            else block.other.out(torch.zeros_like(x))
+        )
         x = x + other
         x = x + block.down(F.gelu(block.up(block.norm3(x))))
     return encoder.norm(x)
@@ -46,7 +50,9 @@ def lists(*lengths, seed=0):
     return Ragged(flat, torch.tensor(lengths, dtype=torch.int64))
 
 
-@pytest.mark.parametrize("asks, answers", [((3, 1, 4), (2, 5, 0)), ((2, 2, 2), (3, 3, 3)), ((1, 0, 2), (4, 4, 4))])
+@pytest.mark.parametrize(
+    "asks, answers", [((3, 1, 4), (2, 5, 0)), ((2, 2, 2), (3, 3, 3)), ((1, 0, 2), (4, 4, 4))]
+)
 def test_each_row_reads_its_own_keys(asks, answers):
     encoder, x, y = encoder_of(), lists(*asks), lists(*answers, seed=1)
     ours = encoder(x, y).flat
@@ -55,7 +61,8 @@ def test_each_row_reads_its_own_keys(asks, answers):
     weight = torch.randn_like(ours)
     leaves = [x.flat, y.flat, *encoder.parameters()]
     for a, b in zip(
-        torch.autograd.grad((ours * weight).sum(), leaves), torch.autograd.grad((theirs * weight).sum(), leaves)
+        torch.autograd.grad((ours * weight).sum(), leaves),
+        torch.autograd.grad((theirs * weight).sum(), leaves),
     ):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
 
@@ -85,7 +92,11 @@ def test_watched_reading_is_the_same_reading_and_grad_cam_is_its_formula():
         torch.testing.assert_close(weights[i, :, : len(a), : len(b)], own, rtol=1e-8, atol=1e-10)
         expected = (slope * own).relu().mean(0)
         torch.testing.assert_close(maps[i, : len(a), : len(b)], expected, rtol=1e-7, atol=1e-10)
-        assert not maps[i, len(a) :].any() and not maps[i, :, len(b) :].any() and not maps.requires_grad
+        assert (
+            not maps[i, len(a) :].any()
+            and not maps[i, :, len(b) :].any()
+            and not maps.requires_grad
+        )
 
 
 def test_no_row_leaves_every_parameter_in_the_graph():

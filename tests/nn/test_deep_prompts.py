@@ -45,7 +45,9 @@ def dense_block(block, x, key=None, value=None):
 def number_of(tokens, row, fields):
     has = {tokens.names[s] for s, r in zip(tokens.source.tolist(), tokens.row.tolist()) if r == row}
     subsets = [set(c) for n in range(1, len(fields) + 1) for c in itertools.combinations(fields, n)]
-    return sorted(sum(2 ** fields.index(s) for s in c) for c in subsets).index(sum(2 ** fields.index(s) for s in has))
+    return sorted(sum(2 ** fields.index(s) for s in c) for c in subsets).index(
+        sum(2 ** fields.index(s) for s in has)
+    )
 
 
 def slow(trunk, tokens, prompts, fields):
@@ -74,31 +76,47 @@ def test_given_keys_are_read_by_all_tokens_of_their_row(reads, tokens):
     key, value = (random(tokens.size, count, heads * width, seed=s) for s in (4, 5))
     layout = with_prefix(layout_of(tokens, rule(reads)), key, value)
     order = torch.arange(len(tokens)) if layout.order is None else layout.order
-    more = [torch.cat([own[order], g.unflatten(1, (heads, -1))]) for own, g in zip((k, v), layout.prefix)]
+    more = [
+        torch.cat([own[order], g.unflatten(1, (heads, -1))])
+        for own, g in zip((k, v), layout.prefix)
+    ]
     got = attend(q[order], *more, layout)[torch.argsort(order)]
     theirs = torch.repeat_interleave(torch.arange(tokens.size), count) == tokens.row[:, None]
-    every = [torch.cat([g.flatten(0, 1).unflatten(1, (heads, -1)), own]) for own, g in zip((k, v), (key, value))]
-    torch.testing.assert_close(got, dense(q, *every, torch.cat([theirs, allowed(tokens, reads)], 1)))
+    every = [
+        torch.cat([g.flatten(0, 1).unflatten(1, (heads, -1)), own])
+        for own, g in zip((k, v), (key, value))
+    ]
+    torch.testing.assert_close(
+        got, dense(q, *every, torch.cat([theirs, allowed(tokens, reads)], 1))
+    )
 
 
-@pytest.mark.parametrize("options", [{}, {"rotary": True}, {"mask_rule": rule("pure")}, {"experts": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"rotary": True}, {"mask_rule": rule("pure")}, {"experts": 2}]
+)
 def test_block_by_block_is_the_trunk(options):
     trunk, tokens = trunk_of(**options), two_fields()
     inner = tokens
     for i in range(3):
         inner = trunk.block(i, inner)
     torch.testing.assert_close(trunk.norm(inner.x), trunk(tokens).x)
-    torch.testing.assert_close(trunk(tokens, block_hook=lambda i, t, block: block(t)).x, trunk(tokens).x)
+    torch.testing.assert_close(
+        trunk(tokens, block_hook=lambda i, t, block: block(t)).x, trunk(tokens).x
+    )
 
 
 def test_blocks_plan_anew_when_tokens_came_or_went(monkeypatch):
     made = []
-    monkeypatch.setattr("amodal.nn.transformer.layout_of", lambda *a: made.append(1) or layout_of(*a))
+    monkeypatch.setattr(
+        "amodal.nn.transformer.layout_of", lambda *a: made.append(1) or layout_of(*a)
+    )
     trunk, tokens = trunk_of(4), two_fields()
     assert (trunk(tokens, block_hook=lambda i, t, block: block(t)), len(made))[1] == 1
     prompts = PatternPrompts(["image", "text"], WIDTH, 4, length=2, layers=2).double()
     made.clear()
-    trunk(tokens, block_hook=prompts)  # 2 blocks with more tokens than before, and the rest with as many
+    trunk(
+        tokens, block_hook=prompts
+    )  # 2 blocks with more tokens than before, and the rest with as many
     assert len(made) == 2
 
 
@@ -137,7 +155,9 @@ def test_an_encoder_keeps_its_prompts_and_is_itself_without_them():
         close(vectors(encoder(whole)), before)
     again = build(encoder.block_hook.spec).double()
     again.load_state_dict(encoder.block_hook.state_dict())
-    assert to_spec(encoder._args["block_hook"]) == again.spec  # what the encoder's own description holds
+    assert (
+        to_spec(encoder._args["block_hook"]) == again.spec
+    )  # what the encoder's own description holds
     assert "no dense form" in reason_against(encoder, "image")
     with pytest.raises(AmodalError, match="begin with the run"):
         bare(encoder)
@@ -163,7 +183,10 @@ def test_what_does_not_go_together_is_said():
         build({"part": "nn.adapters.deep_prompts:PaternPrompts", "args": {}})
     with pytest.raises(ValueError, match="5 leave it"):
         trunk_of()(
-            bag_of([3]), block_hook=lambda i, t, block: Tokens.join([t, bag_of([1], "more", seed=i)]) if i < 2 else t
+            bag_of([3]),
+            block_hook=lambda i, t, block: (
+                Tokens.join([t, bag_of([1], "more", seed=i)]) if i < 2 else t
+            ),
         )
     with pytest.raises(AmodalError, match="no block hook"):
         trunk_of()(bag_of([3]), collector=lambda *a: a, block_hook=lambda i, t, block: t)

@@ -15,7 +15,9 @@ def test_pixels_come_back_where_they_were():
     pictures = torch.rand(3, 2, 12, 12)
     head = DenseHead(32, 4, classes=2)
     head.net = torch.nn.Identity()
-    tokens = image.targets(pictures)  # a token that is its own pixels, in the order of the tokeniser
+    tokens = image.targets(
+        pictures
+    )  # a token that is its own pixels, in the order of the tokeniser
     torch.testing.assert_close(head(tokens, 3), pictures)
     assert DenseHead(8, 4, classes=2, hidden=5)(torch.zeros(27, 8), 3).shape == (3, 2, 12, 12)
     bag = image.tokenizer(8)(Column(pictures, torch.arange(3)), "picture", 3)

@@ -17,12 +17,15 @@ def test_each_entry_is_dropped_by_its_own_draw():
 def test_shares_and_means_are_right_and_streams_apart():
     x, seeds = torch.ones(400, 100), torch.arange(400)
     one, other = (seeded_dropout(x, seeds, 0.25, stream) for stream in (0, 1))
-    assert float((one == 0).float().mean()) == pytest.approx(0.25, abs=0.01) and float(one.mean()) == pytest.approx(
-        1, abs=0.02
-    )
+    assert float((one == 0).float().mean()) == pytest.approx(0.25, abs=0.01) and float(
+        one.mean()
+    ) == pytest.approx(1, abs=0.02)
     assert float(((one == 0) & (other == 0)).float().mean()) == pytest.approx(0.0625, abs=0.01)
     # neither rows nor columns fall out together
-    assert float((one == 0).float().mean(0).std()) < 0.05 and float((one == 0).float().mean(1).std()) < 0.06
+    assert (
+        float((one == 0).float().mean(0).std()) < 0.05
+        and float((one == 0).float().mean(1).std()) < 0.06
+    )
 
 
 def test_a_row_is_dropped_the_same_wherever_it_stands():

@@ -20,14 +20,23 @@ from amodal.nn.trunks import KINDS as TRUNKS
 FIELDS = {"image": Toy(), "text": Toy()}
 FUSIONS = (None, "full", "pure", "bottleneck")
 KINDS_OF_ENCODER = [
-    *(pytest.param(t, p, k, None, id=f"{t}-{p}-{k}") for t, p, k in itertools.product(TRUNKS, POOLS, KINDS)),
-    *(pytest.param("joint", "mean", k, f, id=f"joint-{f}-{k}") for f in FUSIONS[1:] for k in ("sincos", "rotary")),
+    *(
+        pytest.param(t, p, k, None, id=f"{t}-{p}-{k}")
+        for t, p, k in itertools.product(TRUNKS, POOLS, KINDS)
+    ),
+    *(
+        pytest.param("joint", "mean", k, f, id=f"joint-{f}-{k}")
+        for f in FUSIONS[1:]
+        for k in ("sincos", "rotary")
+    ),
 ]
 EVERY = pytest.mark.parametrize("trunk, pool, positions, fusion", KINDS_OF_ENCODER)
 TABLE = {"image": [3, None, 5, 1, None, 3], "text": [2, 7, None, 1, None, 1]}
 
 
-def encoder_of(trunk="separate", pool="mean", positions="sincos", fusion=None, *, fields=FIELDS, **options):
+def encoder_of(
+    trunk="separate", pool="mean", positions="sincos", fusion=None, *, fields=FIELDS, **options
+):
     torch.manual_seed(0)
     encoder = Encoder(fields, size="nano", trunk=trunk, pool=pool, positions=positions, **options)
     return (encoder.fuse(2, fusion) if fusion else encoder).double().eval()
@@ -53,8 +62,12 @@ def test_one_vector_for_each_field_from_its_row_alone(trunk, pool, positions, fu
     z = vectors(encoder(whole))
     there = {(r, n) for n, cells in TABLE.items() for r, c in enumerate(cells) if c}
     fused = {(r, FUSED) for r, _ in there} if trunk == "joint" else set()
-    assert z.keys() == there | fused and all(v.shape == (5,) and v.isfinite().all() for v in z.values())
-    for row in range(whole.size):  # what else is in the batch does not matter, nor which sources its rows lack
+    assert z.keys() == there | fused and all(
+        v.shape == (5,) and v.isfinite().all() for v in z.values()
+    )
+    for row in range(
+        whole.size
+    ):  # what else is in the batch does not matter, nor which sources its rows lack
         alone = vectors(encoder(whole.between(row, row + 1)))
         close({(row, s): v for (_, s), v in alone.items()}, row_of(z, row))
     order = [4, 2, 5, 0, 3, 1]
@@ -63,10 +76,16 @@ def test_one_vector_for_each_field_from_its_row_alone(trunk, pool, positions, fu
 
 
 @EVERY
-def test_every_parameter_learns_and_an_absent_field_costs_no_parameter(trunk, pool, positions, fusion):
+def test_every_parameter_learns_and_an_absent_field_costs_no_parameter(
+    trunk, pool, positions, fusion
+):
     """Every rank touches every tower: parameters of a field that no row has get a gradient of zeros, not none at all."""
     encoder = encoder_of(trunk, pool, positions, fusion).align(5, hidden=7, fused=True).double()
-    for table in (TABLE, {"image": [None, None], "text": [3, 1]}, {"image": [None], "text": [None]}):
+    for table in (
+        TABLE,
+        {"image": [None, None], "text": [3, 1]},
+        {"image": [None], "text": [None]},
+    ):
         encoder.zero_grad()
         z = encoder(batch(table))
         assert {"image", "text"} <= set(z)
@@ -79,14 +98,18 @@ def test_every_parameter_learns_and_an_absent_field_costs_no_parameter(trunk, po
 
 
 @pytest.mark.parametrize(
-    "trunk, fusion", [("separate", None), ("shared", None), ("joint", None), *(("joint", f) for f in FUSIONS[1:])]
+    "trunk, fusion",
+    [("separate", None), ("shared", None), ("joint", None), *(("joint", f) for f in FUSIONS[1:])],
 )
 @quick
 @given(data=st.data())
 def test_a_field_is_encoded_alone_whatever_the_row_has(trunk, fusion, data):
     cell = st.none() | st.integers(1, 4)
     size = data.draw(st.integers(1, 5))
-    table = {n: data.draw(st.lists(cell, min_size=size, max_size=size)) for n in ("image", "text", "image:2")}
+    table = {
+        n: data.draw(st.lists(cell, min_size=size, max_size=size))
+        for n in ("image", "text", "image:2")
+    }
     encoder, whole = encoder_of(trunk, fusion=fusion), batch(table)
     z = vectors(encoder.features(whole))
     for source in table:
@@ -138,7 +161,8 @@ def test_a_backbone_takes_the_place_of_tokeniser_trunk_and_position():
     whole = batch()
     bag = encoder.patchify(whole)["image"]
     torch.testing.assert_close(
-        encoder.features(whole)["image"].values, bag.with_x(bag.x + encoder.field_token["image"]).pool().values
+        encoder.features(whole)["image"].values,
+        bag.with_x(bag.x + encoder.field_token["image"]).pool().values,
     )
     assert list(encoder_of("joint", backbones={"image": Contextual(64)}).trunks) == ["all"]
 
@@ -146,7 +170,10 @@ def test_a_backbone_takes_the_place_of_tokeniser_trunk_and_position():
 def test_mistakes_are_named():
     for wrong, message in [
         (lambda: Encoder({}), "at least one field"),
-        (lambda: Encoder(FIELDS, trunk="seperate"), "no trunk is called 'seperate'. Did you mean separate?"),
+        (
+            lambda: Encoder(FIELDS, trunk="seperate"),
+            "no trunk is called 'seperate'. Did you mean separate?",
+        ),
         (lambda: Encoder(FIELDS, size="tinny"), "no size is called 'tinny'. Did you mean tiny?"),
         (lambda: Encoder(FIELDS, pool="clss"), "Did you mean cls?"),
         (lambda: Encoder(FIELDS, size="nano", positions="rotery"), "Did you mean rotary?"),

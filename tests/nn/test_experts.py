@@ -47,7 +47,8 @@ def test_each_token_goes_through_the_expert_its_router_is_surest_of(least):
     weight = torch.randn_like(ours)
     leaves = [x, *layer.parameters()]
     for a, b in zip(
-        torch.autograd.grad((ours * weight).sum(), leaves), torch.autograd.grad((theirs * weight).sum(), leaves)
+        torch.autograd.grad((ours * weight).sum(), leaves),
+        torch.autograd.grad((theirs * weight).sum(), leaves),
     ):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
 
@@ -62,7 +63,10 @@ def test_no_token_leaves_every_parameter_in_the_graph():
 @pytest.mark.parametrize("capacity", [0.5, 1.0, 3.0])
 def test_thresholds_leave_each_expert_the_surest_it_has_room_for(capacity):
     generator = torch.Generator().manual_seed(0)
-    surest, expert = torch.rand(60, generator=generator), torch.randint(0, 3, (60,), generator=generator).clamp(max=1)
+    surest, expert = (
+        torch.rand(60, generator=generator),
+        torch.randint(0, 3, (60,), generator=generator).clamp(max=1),
+    )
     least = thresholds(surest, expert, 3, capacity)
     room = round(capacity * 20)
     for e in range(3):
@@ -76,7 +80,9 @@ def test_thresholds_leave_each_expert_the_surest_it_has_room_for(capacity):
 @pytest.mark.parametrize("positions", ["sincos", "rotary"])
 def test_a_row_is_routed_alone_and_its_logits_are_told(trunk, positions):
     torch.manual_seed(0)
-    encoder = Encoder(FIELDS, size="nano", trunk=trunk, positions=positions, experts=3).double().eval()
+    encoder = (
+        Encoder(FIELDS, size="nano", trunk=trunk, positions=positions, experts=3).double().eval()
+    )
     for trunk_of in encoder.trunks.values():
         trunk_of.blocks[1].mlp.router.data.mul_(100)
         trunk_of.blocks[1].mlp.least.fill_(0.5)
@@ -84,7 +90,10 @@ def test_a_row_is_routed_alone_and_its_logits_are_told(trunk, positions):
     z = vectors(encoder(whole))
     for row in range(whole.size):
         alone = vectors(encoder(whole.between(row, row + 1)))
-        close({(row, s): v for (_, s), v in alone.items()}, {k: v for k, v in z.items() if k[0] == row})
+        close(
+            {(row, s): v for (_, s), v in alone.items()},
+            {k: v for k, v in z.items() if k[0] == row},
+        )
     routing, bags = {}, encoder.tokenize(whole)
     encoder.encode(bags, router_logits=routing)
     told = {s: bag for bags in routing.values() for s, bag in bags.items()}

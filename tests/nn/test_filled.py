@@ -13,8 +13,12 @@ def case():
     there = {s: torch.rand(B, generator=g) < 0.7 for s in FIELDS}
     there["a"][0] = there["b"][0] = there["c"][0] = False
     rows = {s: t.nonzero().squeeze(1) for s, t in there.items()}
-    z = Embeddings({s: Column(torch.randn(len(r), D, generator=g).double(), r) for s, r in rows.items()}, B)
-    states = Embeddings({s: Column(torch.randn(len(r), P, generator=g).double(), r) for s, r in rows.items()}, B)
+    z = Embeddings(
+        {s: Column(torch.randn(len(r), D, generator=g).double(), r) for s, r in rows.items()}, B
+    )
+    states = Embeddings(
+        {s: Column(torch.randn(len(r), P, generator=g).double(), r) for s, r in rows.items()}, B
+    )
     return there, z, states
 
 
@@ -30,7 +34,10 @@ def slowly(fusion, kept, z, states):
                 parts.append(z[s].values[z[s].rows.tolist().index(i)])
             else:
                 guesses = [
-                    fusion.predictors[f"{a}>{s}"](states[a].values[states[a].rows.tolist().index(i)]) for a in have
+                    fusion.predictors[f"{a}>{s}"](
+                        states[a].values[states[a].rows.tolist().index(i)]
+                    )
+                    for a in have
                 ]
                 parts.append(sum(guesses) / len(guesses))
         found[i] = fusion.head(torch.cat(parts))
@@ -40,13 +47,17 @@ def slowly(fusion, kept, z, states):
 def test_what_is_lacking_is_the_mean_of_the_predictions_of_what_is_kept():
     torch.manual_seed(0)
     fusion, (there, z, states) = FilledFusion(FIELDS, D, P, 5, 3).double(), case()
-    fewer = dict(there) | {"a": there["a"] & (torch.arange(B) % 2 == 0)}  # hidden from some rows that have it
+    fewer = dict(there) | {
+        "a": there["a"] & (torch.arange(B) % 2 == 0)
+    }  # hidden from some rows that have it
     for kept in (there, fewer, {"a": there["a"], "c": there["c"]}):
         seen = Embeddings({s: states[s] for s in kept}, B)
         told = fusion(Embeddings({s: z[s] for s in kept}, B), fusion.predict(seen), kept)
         want = slowly(fusion, kept, z, states)
         assert told.rows.tolist() == sorted(want)
-        torch.testing.assert_close(told.values, torch.stack([want[i] for i in sorted(want)]), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            told.values, torch.stack([want[i] for i in sorted(want)]), rtol=1e-9, atol=1e-12
+        )
 
 
 def test_complete_rows_need_no_prediction():
@@ -55,4 +66,6 @@ def test_complete_rows_need_no_prediction():
     rows, vectors = z.complete(FIELDS)
     kept = {s: torch.isin(torch.arange(B), rows) for s in FIELDS}
     told = fusion(z, fusion.predict(states), kept)
-    torch.testing.assert_close(told.values, fusion.head(torch.cat(vectors, 1)), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(
+        told.values, fusion.head(torch.cat(vectors, 1)), rtol=1e-9, atol=1e-12
+    )

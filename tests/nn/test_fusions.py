@@ -46,7 +46,9 @@ def by_maps(name, fusion, x):
     if name == "se":
         weight = attended(fusion.weigh)(whole.mean(2, keepdim=True)).sigmoid()
     else:
-        weight = (attended(fusion.local)(whole) + attended(fusion.whole)(whole.mean(2, keepdim=True))).sigmoid()
+        weight = (
+            attended(fusion.local)(whole) + attended(fusion.whole)(whole.mean(2, keepdim=True))
+        ).sigmoid()
     return sum((whole * weight).chunk(3, 1)).mean(2)
 
 
@@ -57,7 +59,9 @@ def test_on_tokens_as_on_feature_maps(name):
     found = fusion(as_bags(x))
     assert found.rows.tolist() == [0, 1, 2]
     torch.testing.assert_close(found.values, by_maps(name, fusion, x))
-    without = {s: x[s] if s != "side" else torch.zeros_like(x[s]) for s in FIELDS}  # an absent field is zero
+    without = {
+        s: x[s] if s != "side" else torch.zeros_like(x[s]) for s in FIELDS
+    }  # an absent field is zero
     left = {s: bag for s, bag in as_bags(x).items() if s != "side"}
     torch.testing.assert_close(fusion(left).values, by_maps(name, fusion, without))
 
@@ -66,7 +70,11 @@ def by_hand(fusion, tokens, chain):
     """Blocks of attention on the tokens (n, D) of one row."""
     x = tokens
     for block in fusion.chains[chain] if len(x) else ():
-        q, k, v = block.attention.qkv(block.norm1(x)).view(len(x), 3, block.attention.heads, -1).permute(1, 2, 0, 3)
+        q, k, v = (
+            block.attention.qkv(block.norm1(x))
+            .view(len(x), 3, block.attention.heads, -1)
+            .permute(1, 2, 0, 3)
+        )
         seen = ((q @ k.transpose(1, 2)) / q.shape[-1] ** 0.5).softmax(2) @ v
         x = x + block.attention.out(seen.transpose(0, 1).flatten(1))
         x = x + block.down(gelu(block.up(block.norm2(x))))
@@ -78,7 +86,8 @@ def test_attention_adds_up_what_the_tokens_of_a_row_read(groups):
     torch.manual_seed(0)
     fusion = AttentionFusion(FIELDS, WIDTH, heads=4, groups=groups).double()
     bags = {
-        s: bag_of(n, s, width=WIDTH, seed=i) for i, (s, n) in enumerate(zip(FIELDS, ([2, 0, 3], [1, 0, 0], [4, 0, 2])))
+        s: bag_of(n, s, width=WIDTH, seed=i)
+        for i, (s, n) in enumerate(zip(FIELDS, ([2, 0, 3], [1, 0, 0], [4, 0, 2])))
     }
     found = fusion(bags)
     assert found.rows.tolist() == [0, 2]

@@ -5,7 +5,14 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from amodal.core import Ragged
-from amodal.nn.generation.identifiers import IdentifierWriter, atomic, clustered, numeric, scattered, tokens_of
+from amodal.nn.generation.identifiers import (
+    IdentifierWriter,
+    atomic,
+    clustered,
+    numeric,
+    scattered,
+    tokens_of,
+)
 from amodal.nn.generation.trie import Trie, trie_search
 
 CODES = torch.tensor([[0, 3, -1], [0, 2, 1], [1, -1, -1], [0, 2, 4], [2, 2, 2]])
@@ -18,7 +25,9 @@ def table_step(seed):
         g = torch.Generator().manual_seed(hash((seed, row, tuple(prefix))) % 2**31)
         return torch.randn(5, generator=g).log_softmax(0)
 
-    return lambda tokens, owner, parent: torch.stack([log_p(r, t) for t, r in zip(tokens.tolist(), owner.tolist())])
+    return lambda tokens, owner, parent: torch.stack(
+        [log_p(r, t) for t, r in zip(tokens.tolist(), owner.tolist())]
+    )
 
 
 def slow(step, row):
@@ -28,7 +37,11 @@ def slow(step, row):
         code, total = [t for t in code if t >= 0], 0.0
         for i, token in enumerate(code):
             total += float(
-                step(torch.tensor([code[:i]], dtype=torch.int64).view(1, i), torch.tensor([row]), None)[0, token]
+                step(
+                    torch.tensor([code[:i]], dtype=torch.int64).view(1, i),
+                    torch.tensor([row]),
+                    None,
+                )[0, token]
             )
         sums.append(total)
     return torch.tensor(sums)
@@ -39,7 +52,9 @@ def test_with_enough_beams_the_order_is_that_of_all_identifiers():
     found, score = trie_search(step, Trie(CODES), 3, beams=7)
     for row in range(3):
         sums = slow(step, row)
-        assert found[row, :5].tolist() == sums.argsort(descending=True).tolist() and found[row, 5:].tolist() == [-1, -1]
+        assert found[row, :5].tolist() == sums.argsort(descending=True).tolist() and found[
+            row, 5:
+        ].tolist() == [-1, -1]
         torch.testing.assert_close(score[row, :5], sums.sort(descending=True).values)
 
 
@@ -51,13 +66,19 @@ def test_few_beams_keep_the_best_beginnings():
         prefix = []
         while not any(prefix == [t for t in c if t >= 0] for c in CODES.tolist()):
             nexts = {c[len(prefix)] for c in CODES.tolist() if c[: len(prefix)] == prefix}
-            log_p = step(torch.tensor([prefix], dtype=torch.int64).view(1, len(prefix)), torch.tensor([row]), None)[0]
+            log_p = step(
+                torch.tensor([prefix], dtype=torch.int64).view(1, len(prefix)),
+                torch.tensor([row]),
+                None,
+            )[0]
             prefix = [*prefix, max(nexts, key=lambda t: float(log_p[t]))]
         assert [t for t in CODES[found[row, 0]].tolist() if t >= 0] == prefix
         torch.testing.assert_close(score[row, 0], slow(step, row)[found[row, 0]])
 
 
-@pytest.mark.parametrize("codes", [[[0, 1], [0, 1]], [[0, -1], [0, 1]], [[0, 1], [0, -1]], [[-1, -1]]])
+@pytest.mark.parametrize(
+    "codes", [[[0, 1], [0, 1]], [[0, -1], [0, 1]], [[0, 1], [0, -1]], [[-1, -1]]]
+)
 def test_identifiers_that_cannot_be_told_apart_are_refused(codes):
     with pytest.raises(ValueError, match="identifier"):
         Trie(torch.tensor(codes))
@@ -75,12 +96,21 @@ def test_digits_and_numbers(count):
     digits = numeric(count, 10)
     assert [int("".join(map(str, row))) for row in digits.tolist()] == list(range(count))
     drawn = scattered(count, 10)
-    assert drawn.shape == digits.shape and len(Trie(drawn)) == count and 0 <= drawn.min() and drawn.max() < 10
+    assert (
+        drawn.shape == digits.shape
+        and len(Trie(drawn)) == count
+        and 0 <= drawn.min()
+        and drawn.max() < 10
+    )
 
 
-@pytest.mark.parametrize("n, branch, leaf, levels", [(200, 4, 5, 5), (64, 2, 1, 7), (1, 3, 4, 1), (40, 3, 40, 1)])
+@pytest.mark.parametrize(
+    "n, branch, leaf, levels", [(200, 4, 5, 5), (64, 2, 1, 7), (1, 3, 4, 1), (40, 3, 40, 1)]
+)
 def test_paths_are_unique_and_within_their_levels(n, branch, leaf, levels):
-    codes = clustered(torch.randn(n, 6, generator=torch.Generator().manual_seed(0)), branch, leaf, levels)
+    codes = clustered(
+        torch.randn(n, 6, generator=torch.Generator().manual_seed(0)), branch, leaf, levels
+    )
     assert codes.shape == (n, levels) and len(Trie(codes)) == n
     level = torch.arange(levels) * max(branch, leaf)
     assert ((codes < 0) | ((codes >= level) & (codes < level + max(branch, leaf)))).all()
@@ -92,7 +122,9 @@ def test_what_is_alike_shares_its_beginning():
     own = torch.arange(30) % 3
     x = centres[own] + 0.1 * torch.randn(30, 2, generator=torch.Generator().manual_seed(1))
     codes = clustered(x, 3, 10, 3)
-    assert len({(int(o), int(c)) for o, c in zip(own, codes[:, 0])}) == 3 and (codes[:, 2] == -1).all()
+    assert (
+        len({(int(o), int(c)) for o, c in zip(own, codes[:, 0])}) == 3 and (codes[:, 2] == -1).all()
+    )
 
 
 def test_rows_that_are_equal_get_names_all_the_same():
@@ -112,5 +144,7 @@ def test_the_writer_s_loss_is_what_its_search_adds_up():
     for row in range(5):
         at = found[row].tolist().index(row)
         torch.testing.assert_close(-score[row, at], total[row].detach())
-    alone = writer.decoder([read[torch.tensor([2])]], Ragged(torch.zeros(0, 8), torch.tensor([0]))).flat
+    alone = writer.decoder(
+        [read[torch.tensor([2])]], Ragged(torch.zeros(0, 8), torch.tensor([0]))
+    ).flat
     torch.testing.assert_close(total[2], cross_entropy(writer.out(alone), torch.tensor([1])))

@@ -13,7 +13,11 @@ from amodal.stats.kernel_ridge import Gaussian, kernel_ridge
 def data():
     g = torch.Generator().manual_seed(0)
     x = torch.randn(30, 4, generator=g)
-    return x, torch.stack([x[:, 0].sin(), x[:, 1] * x[:, 2]], 1) + 0.1 * torch.randn(30, 2, generator=g), x[:7] + 0.3
+    return (
+        x,
+        torch.stack([x[:, 0].sin(), x[:, 1] * x[:, 2]], 1) + 0.1 * torch.randn(30, 2, generator=g),
+        x[:7] + 0.3,
+    )
 
 
 def test_it_is_scikit_learns():
@@ -26,7 +30,9 @@ def test_it_is_scikit_learns():
     peer.fit(centre.transform(kernel(x, x).numpy()), (y.double() - y.double().mean(0)).numpy())
     expected = peer.predict(centre.transform(kernel(new, x).numpy())) + y.double().mean(0).numpy()
     np.testing.assert_allclose(predict(new), expected, atol=1e-8)
-    np.testing.assert_allclose(kernel(x, new), rbf_kernel(x.double(), new.double(), gamma=width**-2), atol=1e-10)
+    np.testing.assert_allclose(
+        kernel(x, new), rbf_kernel(x.double(), new.double(), gamma=width**-2), atol=1e-10
+    )
 
 
 def test_the_error_is_that_of_leaving_each_out():
@@ -47,7 +53,8 @@ def test_a_part_with_no_weight_does_not_count():
     x, y, new = data()
     alone, both = Gaussian.of(x), Gaussian.of(x, torch.randn(30, 3), weights=(1.0, 0.0))
     assert torch.allclose(
-        alone(new, x), both(torch.cat([new, torch.randn(7, 3)], 1), torch.cat([x, torch.ones(30, 3)], 1))
+        alone(new, x),
+        both(torch.cat([new, torch.randn(7, 3)], 1), torch.cat([x, torch.ones(30, 3)], 1)),
     )
     assert alone(x, x).diagonal().eq(1).all()
     with pytest.raises(ValueError, match="two rows"):

@@ -17,8 +17,12 @@ FIELDS = ("face", "voice", "hand")
 
 def made(pool="mean", trunk="separate", **options):
     torch.manual_seed(0)
-    encoder = Encoder({s: make("image", size=8, patch=4) for s in FIELDS}, size="nano", pool=pool, trunk=trunk).double()
-    deep = parallel_adapters(encoder, **({"prompts": 2, "every": 1, "bottleneck": 5} | options)).double()
+    encoder = Encoder(
+        {s: make("image", size=8, patch=4) for s in FIELDS}, size="nano", pool=pool, trunk=trunk
+    ).double()
+    deep = parallel_adapters(
+        encoder, **({"prompts": 2, "every": 1, "bottleneck": 5} | options)
+    ).double()
     for p in deep.parameters():  # gates begin at zero, where nothing is exchanged
         p.data.add_(torch.randn_like(p) * 0.3)
     encoder.set_block_hook(deep)
@@ -33,13 +37,19 @@ def bags():
 def attended(block, x):
     a = block.attention
     q, k, v = a.qkv(block.norm1(x)).view(len(x), 3, a.heads, -1).permute(1, 2, 0, 3)
-    x = x + a.out((((q @ k.transpose(1, 2)) / q.shape[-1] ** 0.5).softmax(2) @ v).transpose(0, 1).flatten(1))
+    x = x + a.out(
+        (((q @ k.transpose(1, 2)) / q.shape[-1] ** 0.5).softmax(2) @ v).transpose(0, 1).flatten(1)
+    )
     return x + block.down(gelu(block.up(block.norm2(x))))
 
 
 def by_hand(encoder, deep, row, bags, meet=True):
     """Block by block, for one row."""
-    streams = {s: torch.cat([deep.start[s], b.x[b.row == row]]) for s, b in bags.items() if (b.row == row).any()}
+    streams = {
+        s: torch.cat([deep.start[s], b.x[b.row == row]])
+        for s, b in bags.items()
+        if (b.row == row).any()
+    }
     for layer in range(deep.depth):
         streams = {s: attended(encoder.trunks[s].blocks[layer], x) for s, x in streams.items()}
         low = {s: deep.down[s][layer](x) for s, x in streams.items()}
@@ -104,7 +114,13 @@ def test_steps_are_means_of_what_stands_at_one_moment():
     bag = bag_of([5, 0, 3], "face", width=4)
     bag.position[:, 0] = torch.tensor([0.0, 1, 1, 0, 2, 1, 1, 0.5])
     steps = steps_of(bag)
-    assert steps.row.tolist() == [0, 0, 0, 2, 2] and steps.position[:, 0].tolist() == [0, 1, 2, 0.5, 1]
+    assert steps.row.tolist() == [0, 0, 0, 2, 2] and steps.position[:, 0].tolist() == [
+        0,
+        1,
+        2,
+        0.5,
+        1,
+    ]
     x = bag.x
     torch.testing.assert_close(
         steps.x, torch.stack([(x[0] + x[3]) / 2, (x[1] + x[2]) / 2, x[4], x[7], (x[5] + x[6]) / 2])
@@ -116,14 +132,20 @@ def test_each_step_is_joined_by_the_mean_of_the_other_fields():
     torch.manual_seed(0)
     head = TemporalHead(FIELDS, "face", 64, 12, 1, 2, 3).double()
     head.trunk = torch.nn.Identity()  # what enters it is what is tested
-    head.cls = type("Sum", (torch.nn.Module,), {"prepare": lambda self, b: b, "forward": lambda self, b: b.pool()})()
+    head.cls = type(
+        "Sum",
+        (torch.nn.Module,),
+        {"prepare": lambda self, b: b, "forward": lambda self, b: b.pool()},
+    )()
     head.head = torch.nn.Identity()
     own = {s: b.with_x(b.x) for s, b in bags().items()}
     for b in own.values():
         b.position.zero_()
     found = head(own)
     assert found.rows.tolist() == [0, 1, 2, 3]
-    mean = {s: {r: b.x[b.row == r].mean(0) for r in b.row.unique().tolist()} for s, b in own.items()}
+    mean = {
+        s: {r: b.x[b.row == r].mean(0) for r in b.row.unique().tolist()} for s, b in own.items()
+    }
     expected = [
         mean["face"][0] + (mean["voice"][0] + mean["hand"][0]) / 2,
         mean["face"][1],

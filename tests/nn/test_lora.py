@@ -53,7 +53,9 @@ def test_where_says_which_maps():
 
 def test_it_agrees_with_peft_where_that_is_installed():
     peft = pytest.importorskip("peft")
-    theirs = peft.inject_adapter_in_model(peft.LoraConfig(r=2, lora_alpha=6, target_modules=["0", "2"]), net())
+    theirs = peft.inject_adapter_in_model(
+        peft.LoraConfig(r=2, lora_alpha=6, target_modules=["0", "2"]), net()
+    )
     ours, x = lora(net(), rank=2, alpha=6.0), torch.randn(5, 6)
     with torch.no_grad():
         for i in (0, 2):

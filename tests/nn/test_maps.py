@@ -24,7 +24,9 @@ def settled(module):
 def normal(m: MapNorm, x):
     y = torch.zeros_like(x)
     for c in range(x.shape[1]):
-        y[:, c] = (x[:, c] - m.running_mean[c]) / (m.running_var[c] + m.eps) ** 0.5 * m.weight[c] + m.bias[c]
+        y[:, c] = (x[:, c] - m.running_mean[c]) / (m.running_var[c] + m.eps) ** 0.5 * m.weight[
+            c
+        ] + m.bias[c]
     return y
 
 
@@ -42,7 +44,10 @@ def by_hand(x, conv, rate=1):
                         for b in range(-reach, reach + 1):
                             u, v = i + a * rate, j + b * rate
                             if 0 <= u < h and 0 <= v < w:
-                                total = total + (weight[o, :, a + reach, b + reach] * x[k, :, u, v]).sum()
+                                total = (
+                                    total
+                                    + (weight[o, :, a + reach, b + reach] * x[k, :, u, v]).sum()
+                                )
                     y[k, o, i, j] = total
     return y
 
@@ -52,7 +57,12 @@ def test_a_gate_is_a_bottleneck_on_all_maps_and_multiplies_each_value():
     block = settled(GatedFusion(4, 3, squeeze=6, out=5))
     maps = [torch.randn(1, 4, 3, 3, dtype=torch.float64) for _ in range(3)]
     squeeze, _, expand, _ = block.gate
-    assert squeeze.weight.shape == (2, 12, 3, 3) and expand.weight.shape == (12, 2, 3, 3)  # 3 C / eta
+    assert squeeze.weight.shape == (2, 12, 3, 3) and expand.weight.shape == (
+        12,
+        2,
+        3,
+        3,
+    )  # 3 C / eta
     with torch.no_grad():
         x = torch.cat(maps, 1)
         gate = 1 / (1 + torch.exp(-by_hand(by_hand(x, squeeze).clamp(min=0), expand)))
@@ -67,8 +77,16 @@ def test_a_gate_is_a_bottleneck_on_all_maps_and_multiplies_each_value():
 
 def test_the_widths_of_the_authors_code():
     deep, skip = GatedFusion(256, 2), GatedFusion(24, 2, squeeze=6, side=3, norm=False)
-    assert [deep.gate[0].out_channels, deep.gate[2].out_channels, deep.mix[0].out_channels] == [32, 512, 256]
-    assert [skip.gate[0].out_channels, skip.gate[2].out_channels, skip.mix.out_channels] == [8, 48, 24]
+    assert [deep.gate[0].out_channels, deep.gate[2].out_channels, deep.mix[0].out_channels] == [
+        32,
+        512,
+        256,
+    ]
+    assert [skip.gate[0].out_channels, skip.gate[2].out_channels, skip.mix.out_channels] == [
+        8,
+        48,
+        24,
+    ]
     assert deep.mix[0].kernel_size == (1, 1) and skip.mix.kernel_size == (3, 3)
 
 
@@ -88,7 +106,10 @@ def test_an_atrous_pyramid_is_five_branches():
             y = step(x, branch[0])
             assert y.shape[1] == 2  # a quarter
             branches.append(step(step(step(y, branch[1], rate), branch[2], rate), branch[3]))
-        whole = step(torch.stack([x[:, c].mean((1, 2)) for c in range(3)], 1)[:, :, None, None], pyramid.whole)
+        whole = step(
+            torch.stack([x[:, c].mean((1, 2)) for c in range(3)], 1)[:, :, None, None],
+            pyramid.whole,
+        )
         branches.append(whole.repeat(1, 1, 5, 5))
         torch.testing.assert_close(pyramid(x), step(torch.cat(branches, 1), pyramid.mix, act=False))
 
@@ -101,9 +122,14 @@ def test_a_skip_weighs_what_the_decoder_says_of_the_whole_map():
     with torch.no_grad():
         y, deep = x, []
         for stage, head, skip in zip(decoder.stages, decoder.deep, skips):
-            y = normal(stage.up[1], torch.nn.functional.conv_transpose2d(y, stage.up[0].weight, stride=2, padding=1))
+            y = normal(
+                stage.up[1],
+                torch.nn.functional.conv_transpose2d(y, stage.up[0].weight, stride=2, padding=1),
+            )
             deep.append(normal(head[1], by_hand(y, head[0])))
-            weight = normal(stage.weigh[1], by_hand(y.mean((2, 3), keepdim=True), stage.weigh[0])).clamp(min=0)
+            weight = normal(
+                stage.weigh[1], by_hand(y.mean((2, 3), keepdim=True), stage.weigh[0])
+            ).clamp(min=0)
             assert weight.shape == (2, 2, 1, 1)
             y = torch.cat([y, weight * skip], 1)
             for part in stage.mix:

@@ -12,21 +12,32 @@ from amodal.nn.generation.beam import beam_search
 from amodal.nn.generation.multi_source_decoder import STRATEGIES, MultiSourceDecoder
 from amodal.nn.positions import sincos
 
-LENGTHS = {"words": [3, 0, 2, 4], "seen": [2, 3, 0, 2], "told": [3, 1, 0, 5]}  # every row has a source
+LENGTHS = {
+    "words": [3, 0, 2, 4],
+    "seen": [2, 3, 0, 2],
+    "told": [3, 1, 0, 5],
+}  # every row has a source
 
 
 def made(strategy, sources=2):
     torch.manual_seed(0)
-    decoder = MultiSourceDecoder(6, width=8, depth=2, heads=2, sources=sources, strategy=strategy).double()
+    decoder = MultiSourceDecoder(
+        6, width=8, depth=2, heads=2, sources=sources, strategy=strategy
+    ).double()
     with torch.no_grad():
         for p in decoder.parameters():
             p.add_(torch.randn_like(p) * 0.1)
-    lists = {k: Ragged(torch.randn(sum(n), 6).double(), torch.tensor(n)) for k, n in LENGTHS.items()}
+    lists = {
+        k: Ragged(torch.randn(sum(n), 6).double(), torch.tensor(n)) for k, n in LENGTHS.items()
+    }
     return decoder, [lists["words"], lists["seen"]][:sources], lists["told"]
 
 
 def attend(layer, x, y, causal=False):
-    q, (k, v) = layer.query(x).unflatten(1, (2, -1)), layer.key_value(y).unflatten(1, (2, 2, -1)).unbind(1)
+    q, (k, v) = (
+        layer.query(x).unflatten(1, (2, -1)),
+        layer.key_value(y).unflatten(1, (2, 2, -1)).unbind(1),
+    )
     out = torch.zeros_like(q)
     for t, h in itertools.product(range(len(x)), range(2)):
         keys = slice(0, t + 1) if causal else slice(None)
@@ -55,7 +66,9 @@ def test_rows_are_told_as_in_a_loop_whatever_they_lack(strategy):
     decoder, sources, told = made(strategy)
     found = decoder(sources, told).split()
     for row, mine in enumerate(told.split()):
-        given = [(i, decoder.given[i](s.split()[row])) for i, s in enumerate(sources) if s.lengths[row]]
+        given = [
+            (i, decoder.given[i](s.split()[row])) for i, s in enumerate(sources) if s.lengths[row]
+        ]
         x = torch.cat([decoder.start[None], decoder.enter(mine)])
         steps = torch.arange(len(x)).double()
         x = x + sincos(torch.stack([steps, 0 * steps, 0 * steps], 1), 8)
@@ -81,7 +94,10 @@ def test_a_token_knows_those_before_it_only():
     decoder, sources, told = made("serial")
     flat = told.flat.clone()
     flat[4 + 2] = 7.0  # the third token of the last row
-    a, b = decoder(sources, told).split()[3], decoder(sources, Ragged(flat, told.lengths)).split()[3]
+    a, b = (
+        decoder(sources, told).split()[3],
+        decoder(sources, Ragged(flat, told.lengths)).split()[3],
+    )
     assert torch.equal(a[:3], b[:3]) and not torch.allclose(a[3:], b[3:])
 
 
@@ -147,7 +163,9 @@ def test_a_decoder_with_a_cache_gives_what_a_whole_pass_gives(strategy):
         got = decoding.step(x[:, -1] if t else None, owner, parent)
         content = Ragged(x.flatten(0, 1), torch.full((len(owner),), t))
         states = decoder([s[owner] for s in sources], content)
-        torch.testing.assert_close(got, states.flat[states.lengths.cumsum(0) - 1], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            got, states.flat[states.lengths.cumsum(0) - 1], rtol=1e-5, atol=1e-5
+        )
         parent = torch.randint(0, len(owner), (6,), generator=generator)
         owner, new = owner[parent], torch.randn(6, 1, x.shape[2], generator=generator).to(x.dtype)
         x = torch.cat([x[parent], new], 1)

@@ -10,7 +10,9 @@ def bag(grids):
     """Tokens of rows with a grid of (height, width) each; their x is (row, y, x)."""
     position, row = [], []
     for number, (h, w) in enumerate(grids):
-        position.append(torch.cartesian_prod(torch.zeros(1), torch.arange(float(h)), torch.arange(float(w))))
+        position.append(
+            torch.cartesian_prod(torch.zeros(1), torch.arange(float(h)), torch.arange(float(w)))
+        )
         row += [number] * (h * w)
     position, row = torch.cat(position), torch.tensor(row)
     x = torch.cat([row[:, None].float(), position[:, 1:]], 1)

@@ -22,7 +22,9 @@ def test_sincos_is_sines_and_cosines_of_every_coordinate():
     want = [math.sin(a) for a in angles] + [math.cos(a) for a in angles] + [0, 0]
     assert got.tolist() == pytest.approx(want, abs=1e-6)
     assert sincos(torch.zeros(0, 3), 26).shape == (0, 26)
-    assert sincos(torch.ones(2, 3), 4).tolist() == [[0] * 4] * 2  # too narrow for any: nothing is said
+    assert (
+        sincos(torch.ones(2, 3), 4).tolist() == [[0] * 4] * 2
+    )  # too narrow for any: nothing is said
 
 
 def test_learned_reads_between_entries_and_stops_at_the_ends():
@@ -30,7 +32,9 @@ def test_learned_reads_between_entries_and_stops_at_the_ends():
     table = learned.table.detach()
     at = learned(torch.tensor([[1.0, 2, 3], [1.25, 0, 0], [99, -3, 4]]))
     torch.testing.assert_close(at[0], table[0, 1] + table[1, 2] + table[2, 3])
-    torch.testing.assert_close(at[1], 0.75 * table[0, 1] + 0.25 * table[0, 2] + table[1, 0] + table[2, 0])
+    torch.testing.assert_close(
+        at[1], 0.75 * table[0, 1] + 0.25 * table[0, 2] + table[1, 0] + table[2, 0]
+    )
     torch.testing.assert_close(at[2], table[0, 4] + table[1, 0] + table[2, 4])
     assert additive("rotary", 8) is None and additive("none", 8) is None
     with pytest.raises(AmodalError, match="Did you mean sincos"):
@@ -53,14 +57,20 @@ def test_a_pool_reads_each_row_alone(name, numbers):
 
 def test_pools_are_what_they_say():
     bag = bag_of([3, 0, 2])
-    torch.testing.assert_close(pool_of("mean", WIDTH)(bag).values, torch.stack([bag.x[:3].mean(0), bag.x[3:].mean(0)]))
+    torch.testing.assert_close(
+        pool_of("mean", WIDTH)(bag).values, torch.stack([bag.x[:3].mean(0), bag.x[3:].mean(0)])
+    )
     cls = pool_of("cls", WIDTH).double()
     ready = cls.prepare(bag)
-    assert ready.lengths().tolist() == [4, 0, 3] and torch.equal(ready.first().values, cls.token.expand(2, -1))
+    assert ready.lengths().tolist() == [4, 0, 3] and torch.equal(
+        ready.first().values, cls.token.expand(2, -1)
+    )
     attention = pool_of("attention", WIDTH).double()
     x = attention.norm(bag.x[:3])
     weight = attention.score(x).softmax(0)
-    mixed = torch.cat([weight[:, [h]].T @ v for h, v in enumerate(attention.value(x).chunk(4, 1))], 1)
+    mixed = torch.cat(
+        [weight[:, [h]].T @ v for h, v in enumerate(attention.value(x).chunk(4, 1))], 1
+    )
     torch.testing.assert_close(attention(bag).values[:1], attention.out(mixed))
     vector = pool_of("vector", WIDTH).double()
     weight_TD = vector.score(bag.x[:3]).softmax(0)
@@ -90,7 +100,10 @@ def test_the_decoder_returns_hidden_bags_in_their_own_order(a, b):
     numbers = list(zip(*[n for n in zip(a, b)]))
     image, text = bag_of(numbers[0]), bag_of(numbers[1], "text", seed=5)
     hide = lambda bag: (bag.within() % 2).bool()  # noqa: E731
-    seen, hidden = [b.keep(~hide(b)) for b in (image, text)], [b.keep(hide(b)) for b in (image, text)]
+    seen, hidden = (
+        [b.keep(~hide(b)) for b in (image, text)],
+        [b.keep(hide(b)) for b in (image, text)],
+    )
     model = decoder()
     filled = model(seen, hidden)
     for bag, out in zip(hidden, filled):
@@ -109,11 +122,17 @@ def test_the_decoder_returns_hidden_bags_in_their_own_order(a, b):
 def test_the_decoder_tells_hidden_from_seen_by_place_and_field():
     image, model = bag_of([4]), decoder()
     (out,) = model(
-        [image.keep(torch.tensor([True, True, False, False]))], [image.keep(torch.tensor([False, False, True, True]))]
+        [image.keep(torch.tensor([True, True, False, False]))],
+        [image.keep(torch.tensor([False, False, True, True]))],
     )
     assert not torch.allclose(out.x[0], out.x[1])
-    views = [Tokens(image.x, image.row, image.source, image.position, (f"image:{i}",), image.size) for i in (1, 2)]
-    assert model(views[:1], views[1:])[0].names == ("image:2",)  # a view has the mask token of its field
+    views = [
+        Tokens(image.x, image.row, image.source, image.position, (f"image:{i}",), image.size)
+        for i in (1, 2)
+    ]
+    assert model(views[:1], views[1:])[0].names == (
+        "image:2",
+    )  # a view has the mask token of its field
 
 
 def test_every_part_of_the_decoder_learns_even_from_nothing():

@@ -28,7 +28,11 @@ def test_the_whole_and_then_the_mean_of_each_cell(grid):
             cell = []
             for axis in (2, 1, 0):
                 low, high = position[:, axis].min(), position[:, axis].max()
-                part = 0 if high == low else int((tokens.position[t, axis] - low) / (high - low) * grid)
+                part = (
+                    0
+                    if high == low
+                    else int((tokens.position[t, axis] - low) / (high - low) * grid)
+                )
                 cell.append(min(part, grid - 1))
             members.setdefault(tuple(cell), []).append(tokens.x[t])
         expected = [whole.values[n], *(torch.stack(members[c]).mean(0) for c in sorted(members))]

@@ -23,7 +23,9 @@ WORDS = ["a", "red", "green", "apple", "pear", "and"]
 
 
 def images(rows=(0, 2), channels=3, side=16, seed=0):
-    values = torch.rand(len(rows), channels, side, side, generator=torch.Generator().manual_seed(seed))
+    values = torch.rand(
+        len(rows), channels, side, side, generator=torch.Generator().manual_seed(seed)
+    )
     return Column(values, torch.tensor(rows, dtype=torch.int64))
 
 
@@ -51,14 +53,25 @@ def bert(tmp_path_factory):
 
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("bert")
-    vocabulary = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
+    vocabulary = {
+        w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])
+    }
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     special = [("[CLS]", 2), ("[SEP]", 3)]
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=special)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=special
+    )
     tokenizer.save(str(path / "tokenizer.json"))
-    shape = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    model = BertModel(BertConfig(vocab_size=len(vocabulary), max_position_embeddings=20, **shape)).eval()
+    shape = {
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
+    model = BertModel(
+        BertConfig(vocab_size=len(vocabulary), max_position_embeddings=20, **shape)
+    ).eval()
     model.save_pretrained(path)
     return path, model, make("text", vocabulary=str(path), max_length=16)
 
@@ -74,7 +87,9 @@ def test_a_vit_gives_its_patches_with_the_weights_of_the_file(vit):
     assert bag.names == ("image",) and bag.lengths().tolist() == [4, 0, 4] and bag.x.shape == (8, 8)
     # 2 x 2 tokens on the field's own grid of 4 x 4 patches
     assert bag.position[:4].tolist() == [[0, 0.5, 0.5], [0, 0.5, 2.5], [0, 2.5, 0.5], [0, 2.5, 2.5]]
-    scaled = torch.nn.functional.interpolate(column.values * 2 - 1, (32, 32), mode="bicubic", antialias=True)
+    scaled = torch.nn.functional.interpolate(
+        column.values * 2 - 1, (32, 32), mode="bicubic", antialias=True
+    )
     with torch.no_grad():
         want = tower.project(model.forward_features(scaled)[:, 1:].flatten(0, 1))
     torch.testing.assert_close(bag.x, want, rtol=1e-4, atol=1e-5)
@@ -145,13 +160,31 @@ def test_what_does_not_fit_is_said(vit, bert, tmp_path, monkeypatch):
     for wrong, message in [
         (lambda: backbone("tim:resnet18", IMAGE, 8), "Did you mean timm?"),
         (lambda: backbone("timm", IMAGE, 8), "Expected timm:NAME@WEIGHTS"),
-        (lambda: backbone("timm:resnet81@x", IMAGE, 8), "no model of timm is called 'resnet81'. Did you mean resnet18"),
-        (lambda: backbone("timm:resnet18", text, 8), "timm backbones are for image fields, but this field is text"),
+        (
+            lambda: backbone("timm:resnet81@x", IMAGE, 8),
+            "no model of timm is called 'resnet81'. Did you mean resnet18",
+        ),
+        (
+            lambda: backbone("timm:resnet18", text, 8),
+            "timm backbones are for image fields, but this field is text",
+        ),
         (lambda: backbone("timm:resnet18", IMAGE, 8), "names no weights, so it would stay random"),
-        (lambda: backbone(f"timm:resnet18:big@{path}", IMAGE, 8), "must be a number of pixels, got 'big'"),
-        (lambda: backbone("timm:resnet18@/no/such/file", IMAGE, 8), "there is no weights file /no/such/file"),
-        (lambda: backbone(f"timm:resnet18@{tmp_path}/bad.safetensors", IMAGE, 8), "cannot read the weights"),
-        (lambda: backbone(f"timm:resnet18:32@{path}", IMAGE, 8), "these weights are not of this model"),
+        (
+            lambda: backbone(f"timm:resnet18:big@{path}", IMAGE, 8),
+            "must be a number of pixels, got 'big'",
+        ),
+        (
+            lambda: backbone("timm:resnet18@/no/such/file", IMAGE, 8),
+            "there is no weights file /no/such/file",
+        ),
+        (
+            lambda: backbone(f"timm:resnet18@{tmp_path}/bad.safetensors", IMAGE, 8),
+            "cannot read the weights",
+        ),
+        (
+            lambda: backbone(f"timm:resnet18:32@{path}", IMAGE, 8),
+            "these weights are not of this model",
+        ),
         (
             lambda: backbone(f"timm:{VIT}:32@{tmp_path}/other.safetensors", IMAGE, 8),
             "0 tensors matched (0.0% of the numbers)",
@@ -160,17 +193,24 @@ def test_what_does_not_fit_is_said(vit, bert, tmp_path, monkeypatch):
             lambda: backbone(f"timm:{VIT}:20@{path}", make("image", channels=4), 8),
             "see 1 or 3 channels, and this field has 4",
         ),
-        (lambda: backbone("transformers:/no/such/dir", text, 8), "there is no directory /no/such/dir"),
+        (
+            lambda: backbone("transformers:/no/such/dir", text, 8),
+            "there is no directory /no/such/dir",
+        ),
         (lambda: backbone(f"transformers:{tmp_path}", text, 8), "holds no model of transformers"),
         (lambda: backbone(f"transformers:{bert[0]}", make("text"), 8), "set vocabulary = "),
         (
-            lambda: backbone(f"transformers:{bert[0]}", make("text", vocabulary=str(bert[0]), max_length=40), 8),
+            lambda: backbone(
+                f"transformers:{bert[0]}", make("text", vocabulary=str(bert[0]), max_length=40), 8
+            ),
             "set max_length = 18",
         ),
     ]:
         with pytest.raises(AmodalError, match=re.escape(message)):
             wrong()
-    assert backbone(f"timm:{VIT}:32@{tmp_path}/other.safetensors", IMAGE, 8, least=0).report.share == 0
+    assert (
+        backbone(f"timm:{VIT}:32@{tmp_path}/other.safetensors", IMAGE, 8, least=0).report.share == 0
+    )
     for package, extra in (("timm", "vision"), ("transformers", "language")):
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(AmodalError, match=rf"pip install 'amodal\[{extra}\]'"):
@@ -179,7 +219,9 @@ def test_what_does_not_fit_is_said(vit, bert, tmp_path, monkeypatch):
 
 def test_report_counts():
     model = {"a": torch.zeros(6), "b": torch.zeros(2, 2), "c": torch.zeros(2)}
-    report = LoadReport.of("file", model, {"a": torch.zeros(6), "b": torch.zeros(4), "z": torch.zeros(1)})
+    report = LoadReport.of(
+        "file", model, {"a": torch.zeros(6), "b": torch.zeros(4), "z": torch.zeros(1)}
+    )
     assert (report.matched, report.missing, report.unexpected) == (("a",), ("c",), ("z",))
     assert report.mismatched == (("b", (2, 2), (4,)),) and report.share == 0.5
     assert str(report) == (
@@ -205,7 +247,9 @@ def test_a_text_model_reads_the_fields_ids_between_its_special_tokens(bert):
     for row, ids in enumerate(column.values.split()):
         with torch.no_grad():
             hidden = model(torch.tensor([[2, *ids.tolist(), 3]])).last_hidden_state[0, 1:-1]
-            torch.testing.assert_close(bag.x[bag.row == row], tower.project(hidden), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                bag.x[bag.row == row], tower.project(hidden), rtol=1e-4, atol=1e-5
+            )
     assert tower.report.share == 1 and len(tower(texts(), "text", 2)) == 0
     learning = backbone(f"transformers:{path}", text, 8, frozen=False)
     assert not learning.body.model.pooler.dense.weight.requires_grad  # no token depends on it
@@ -222,24 +266,39 @@ def test_damaged_text_weights_are_reported(bert, tmp_path):
     state = load_file(tmp_path / "m" / "model.safetensors")
     state["embeddings.word_embeddings.weight"] = torch.zeros(3, 24)
     del state["encoder.layer.0.output.dense.weight"]
-    save_file(state | {"more": torch.zeros(1)}, tmp_path / "m" / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        state | {"more": torch.zeros(1)},
+        tmp_path / "m" / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     report = backbone(f"transformers:{tmp_path / 'm'}", bert[2], 8, least=0).report
-    assert report.missing == ("encoder.layer.0.output.dense.weight",) and "more" in report.unexpected
+    assert (
+        report.missing == ("encoder.layer.0.output.dense.weight",) and "more" in report.unexpected
+    )
     assert report.mismatched == (("embeddings.word_embeddings.weight", (11, 24), (3, 24)),)
 
 
 def test_an_image_model_of_transformers(tmp_path):
     from transformers import ViTConfig, ViTModel
 
-    shape = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    shape = {
+        "hidden_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     model = ViTModel(ViTConfig(image_size=16, patch_size=8, **shape)).eval()
     model.save_pretrained(tmp_path)
-    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.4, 0.4, 0.4], "image_std": [0.2, 0.2, 0.2]}')
+    (tmp_path / "preprocessor_config.json").write_text(
+        '{"image_mean": [0.4, 0.4, 0.4], "image_std": [0.2, 0.2, 0.2]}'
+    )
     tower = backbone(f"transformers:{tmp_path}", IMAGE, 8)
     column = images()
     with torch.no_grad():
         want = model(pixel_values=(column.values - 0.4) / 0.2).last_hidden_state[:, 1:]
-        torch.testing.assert_close(tower(column, "image", 3).x, tower.project(want.flatten(0, 1)), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            tower(column, "image", 3).x, tower.project(want.flatten(0, 1)), rtol=1e-4, atol=1e-5
+        )
 
 
 # In an encoder
@@ -262,7 +321,10 @@ def test_an_encoder_with_backbones_survives_without_their_files(vit, bert, tmp_p
     a, b = encoder(batch), other(batch)
     assert all(torch.equal(a[s].values, b[s].values) for s in ("image", "text"))
     assert not list(encoder.trunks)  # a backbone is trunk enough
-    assert {n.split(".")[0] for n, p in encoder.named_parameters() if p.requires_grad} == {"tokenizers", "field_token"}
+    assert {n.split(".")[0] for n, p in encoder.named_parameters() if p.requires_grad} == {
+        "tokenizers",
+        "field_token",
+    }
 
 
 # The transformer itself, against timm's
@@ -274,7 +336,10 @@ def test_our_transformer_is_timms_blocks():
     torch.manual_seed(0)
     lengths = [5, 0, 3, 9, 5, 1]
     text = bag_of(lengths, width=24)
-    for tokens, reads in ((text, None), (Tokens.join([text, bag_of([2, 2, 0, 1, 4, 0], "image")]), pure)):
+    for tokens, reads in (
+        (text, None),
+        (Tokens.join([text, bag_of([2, 2, 0, 1, 4, 0], "image")]), pure),
+    ):
         ours, peer = Transformer(24, 3, 2, mask_rule=reads).double(), TimmBlocks(24, 3, 2).double()
         peer.take(ours)
         padded, mask = pad(tokens)
@@ -282,5 +347,9 @@ def test_our_transformer_is_timms_blocks():
         if reads is not None:
             source = torch.full(mask.shape, -1).masked_scatter(mask, tokens.source)
             see = see & (source[:, :, None] == source[:, None, :])
-        see = see | torch.eye(mask.shape[1], dtype=torch.bool)  # padding reads itself, or its softmax is of nothing
-        torch.testing.assert_close(ours(tokens).x, peer(padded, see[:, None])[mask], rtol=1e-9, atol=1e-10)
+        see = see | torch.eye(
+            mask.shape[1], dtype=torch.bool
+        )  # padding reads itself, or its softmax is of nothing
+        torch.testing.assert_close(
+            ours(tokens).x, peer(padded, see[:, None])[mask], rtol=1e-9, atol=1e-10
+        )

@@ -20,7 +20,14 @@ def made(count=3, **options):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"trunk": "shared"}, {"pool": "cls"}, {"positions": "rotary"}, {"mixer": "gru"}, {"pool": "attention"}],
+    [
+        {},
+        {"trunk": "shared"},
+        {"pool": "cls"},
+        {"positions": "rotary"},
+        {"mixer": "gru"},
+        {"pool": "attention"},
+    ],
 )
 def test_the_tokens_are_what_they_are_without_prompts(options):
     encoder, prompts = made(**options)
@@ -33,7 +40,9 @@ def test_the_tokens_are_what_they_are_without_prompts(options):
         assert states[s].values.shape == (len(plain[s].row.unique()), 3 * encoder.width)
         assert torch.equal(states[s].rows, plain[s].row.unique())
         pooled = encoder.pools[s](context[s])
-        torch.testing.assert_close(pooled.values, encoder.pools[s](plain[s]).values, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            pooled.values, encoder.pools[s](plain[s]).values, rtol=1e-9, atol=1e-12
+        )
 
 
 def test_a_prompt_is_read_by_hand():
@@ -47,7 +56,11 @@ def test_a_prompt_is_read_by_hand():
     may = torch.ones(n + 2, n + 2, dtype=torch.bool)
     may[:n, n:] = False
     for block in trunk.blocks:
-        q, k, v = block.attention.qkv(block.norm1(x)).unflatten(1, (3, block.attention.heads, -1)).unbind(1)
+        q, k, v = (
+            block.attention.qkv(block.norm1(x))
+            .unflatten(1, (3, block.attention.heads, -1))
+            .unbind(1)
+        )
         score = torch.einsum("qhd,khd->hqk", q, k) / q.shape[2] ** 0.5
         read = torch.einsum("hqk,khd->qhd", score.masked_fill(~may, -torch.inf).softmax(2), v)
         x = x + block.attention.out(read.flatten(1))

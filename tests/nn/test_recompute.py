@@ -39,7 +39,11 @@ def steps(m, recompute: bool, micro: int | None) -> dict[str, torch.Tensor]:
         with recomputation(recompute):
             terms = gradients(m, batch(m.views, seed=step), micro=micro)
         found |= {f"{step} {name}": value for name, value in terms.items()}
-        found |= {f"{step} {name}": p.grad.clone() for name, p in m.named_parameters() if p.grad is not None}
+        found |= {
+            f"{step} {name}": p.grad.clone()
+            for name, p in m.named_parameters()
+            if p.grad is not None
+        }
         optimizer.step()
         m.on_step_end(Clock(step, 2))
     return found | m.state_dict() | {"generator": torch.get_rng_state()}
@@ -70,14 +74,20 @@ def test_what_is_random_in_a_block_is_the_same_the_second_time():
     other = with_dropout("clip")
     torch.manual_seed(0)
     gradients(other, batch(other.views, seed=1))
-    assert not all(torch.equal(p.grad, plain[f"1 {n}"]) for n, p in other.named_parameters() if p.grad is not None)
+    assert not all(
+        torch.equal(p.grad, plain[f"1 {n}"])
+        for n, p in other.named_parameters()
+        if p.grad is not None
+    )
 
 
 def passes(m, call, monkeypatch) -> int:
     """How often blocks attend in a call."""
     seen, forward = [], Attention.forward
     with monkeypatch.context() as patch:
-        patch.setattr(Attention, "forward", lambda self, *a, **k: seen.append(1) or forward(self, *a, **k))
+        patch.setattr(
+            Attention, "forward", lambda self, *a, **k: seen.append(1) or forward(self, *a, **k)
+        )
         call()
     return len(seen)
 

@@ -13,7 +13,9 @@ from tests.methods.bench import batch, fields
 def test_rows_are_read_alone_and_from_both_ends():
     torch.manual_seed(0)
     lengths, rows = torch.tensor([3, 1, 4]), torch.tensor([0, 2, 3])
-    bag = Tokens.of(torch.randn(8, 6, dtype=torch.float64), rows, lengths, torch.zeros(8, 3), "words", 5)
+    bag = Tokens.of(
+        torch.randn(8, 6, dtype=torch.float64), rows, lengths, torch.zeros(8, 3), "words", 5
+    )
     trunk = Recurrent(6).double()
     whole = trunk(bag).x
     plain = nn.GRU(6, 3, batch_first=True, bidirectional=True).double()
@@ -21,15 +23,24 @@ def test_rows_are_read_alone_and_from_both_ends():
     for row in rows.tolist():
         mine = bag.row == row
         torch.testing.assert_close(whole[mine], plain(bag.x[mine].unsqueeze(0))[0][0])
-    changed = bag.with_x(bag.x.clone().index_fill(0, torch.tensor([2]), 9.0))  # the last token of row 0
-    assert not torch.allclose(trunk(changed).x[0], whole[0]) and torch.equal(trunk(changed).x[3:], whole[3:])
+    changed = bag.with_x(
+        bag.x.clone().index_fill(0, torch.tensor([2]), 9.0)
+    )  # the last token of row 0
+    assert not torch.allclose(trunk(changed).x[0], whole[0]) and torch.equal(
+        trunk(changed).x[3:], whole[3:]
+    )
     assert trunk(bag.keep(bag.row < 0)).x.shape == (0, 6)
 
 
 def test_an_encoder_reads_sequences_by_a_gru_and_pictures_by_a_transformer():
     encoder = Encoder(fields(), size="nano", mixer="gru", pool="vector")
     kinds = {f: type(t) for f, t in encoder.trunks.items()}
-    assert kinds == {"picture": Transformer, "words": Recurrent, "signal": Recurrent, "facts": Transformer}
+    assert kinds == {
+        "picture": Transformer,
+        "words": Recurrent,
+        "signal": Recurrent,
+        "facts": Transformer,
+    }
     again = config.build(encoder.spec)
     again.load_state_dict(encoder.state_dict())
     one, other = (e.eval()(batch(("plain",)))["words"].values for e in (encoder, again))
@@ -64,8 +75,12 @@ def test_brnn_is_the_published_recurrence():
     out, expected = net(bag).x, torch.cat(expected)
     torch.testing.assert_close(out, expected)
     weight = torch.randn_like(out)
-    ours, theirs = (torch.autograd.grad((y * weight).sum(), [x, *net.parameters()]) for y in (out, expected))
+    ours, theirs = (
+        torch.autograd.grad((y * weight).sum(), [x, *net.parameters()]) for y in (out, expected)
+    )
     for a, b in zip(ours, theirs):
         torch.testing.assert_close(a, b)
     none = net(bag.at(row[:0])).x
-    assert none.shape == (0, 4) and all(g is not None for g in torch.autograd.grad(none.sum(), list(net.parameters())))
+    assert none.shape == (0, 4) and all(
+        g is not None for g in torch.autograd.grad(none.sum(), list(net.parameters()))
+    )

@@ -13,7 +13,11 @@ torch.set_num_threads(1)
 def poses(n, seed=0):
     rng = np.random.default_rng(seed)
     rotation = torch.from_numpy(Rotation.random(n, random_state=seed).as_matrix())
-    return Similarity(torch.from_numpy(rng.uniform(0.2, 3, n)), rotation, torch.from_numpy(rng.normal(size=(n, 3))))
+    return Similarity(
+        torch.from_numpy(rng.uniform(0.2, 3, n)),
+        rotation,
+        torch.from_numpy(rng.normal(size=(n, 3))),
+    )
 
 
 def horn(x, y, w):
@@ -27,7 +31,9 @@ def horn(x, y, w):
     low = np.hstack([top[:, 1:].T, s + s.T - np.trace(s) * np.eye(3)])
     q = np.linalg.eigh(np.vstack([top, low]))[1][:, -1]
     turn = Rotation.from_quat(q[[1, 2, 3, 0]]).as_matrix()
-    scale = sum(wi * bi @ turn @ ai for wi, ai, bi in zip(w, a, b)) / sum(wi * ai @ ai for wi, ai in zip(w, a))
+    scale = sum(wi * bi @ turn @ ai for wi, ai, bi in zip(w, a, b)) / sum(
+        wi * ai @ ai for wi, ai in zip(w, a)
+    )
     return scale, turn, mean_y - scale * turn @ mean_x
 
 
@@ -51,7 +57,9 @@ def test_there_and_back():
     torch.testing.assert_close(pose.back(pose(x)), x)
     by_hand = pose.scale[1] * pose.rotation[1] @ x[1, 4] + pose.shift[1]
     torch.testing.assert_close(pose(x)[1, 4], by_hand)
-    assert torch.equal(pose.where(torch.tensor([True, False, True]), poses(3, 5)).scale[1], poses(3, 5).scale[1])
+    assert torch.equal(
+        pose.where(torch.tensor([True, False, True]), poses(3, 5)).scale[1], poses(3, 5).scale[1]
+    )
 
 
 def test_wrong_pairs_do_not_turn_the_pose():
@@ -91,7 +99,9 @@ def test_both_sides_lose_what_is_far_from_all_of_the_other():
         coordinates = min((back[j] - told[0, i]).norm() for j in range(50) if there[0, j])
         expected.append(bool(there[0, i]) and points <= 0.1 and coordinates <= 0.1)
     assert kept[0].tolist() == expected and not kept[0, :8].any() and kept[0].sum() > 20
-    none, kept = bidirectional_filter(told, seen, there & False, torch.zeros(1).long(), near=0.1, far=0.1)
+    none, kept = bidirectional_filter(
+        told, seen, there & False, torch.zeros(1).long(), near=0.1, far=0.1
+    )
     assert not kept.any() and none.scale.isfinite().all()
 
 
@@ -99,4 +109,6 @@ def test_turns_are_scipys():
     a, b = Rotation.random(6, random_state=2), Rotation.random(6, random_state=3)
     found = turn_between(torch.from_numpy(a.as_matrix()), torch.from_numpy(b.as_matrix()))
     np.testing.assert_allclose(found, np.rad2deg((a.inv() * b).magnitude()), atol=1e-9)
-    assert within(torch.tensor([4.0, 4.0, 9.0, 9.0]), torch.tensor([1.0, 6.0, 1.0, 6.0]), 5, 5) == 0.25
+    assert (
+        within(torch.tensor([4.0, 4.0, 9.0, 9.0]), torch.tensor([1.0, 6.0, 1.0, 6.0]), 5, 5) == 0.25
+    )

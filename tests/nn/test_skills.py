@@ -13,7 +13,12 @@ from amodal.nn.encoder import Encoder
 from amodal.nn.transformer import Transformer
 from tests.methods.bench import batch, exact, fields
 
-RULES = {"picture": ("image", "all"), "words": ("text", "all"), "signal": ("text",), "facts": ("text", "all")}
+RULES = {
+    "picture": ("image", "all"),
+    "words": ("text", "all"),
+    "signal": ("text",),
+    "facts": ("text", "all"),
+}
 
 
 def encoder(where="attention", shuffle=True, **options):
@@ -121,7 +126,9 @@ def test_one_field_alone_goes_through_a_plain_transformer(where):
 
 def test_errors_say_what_to_do():
     def made(rules=RULES, where="attention", **options):
-        return Encoder(fields(), size="nano", **({"trunk": "shared"} | options)).set_block_hook(Skills(rules, where))
+        return Encoder(fields(), size="nano", **({"trunk": "shared"} | options)).set_block_hook(
+            Skills(rules, where)
+        )
 
     with pytest.raises(AmodalError, match="Did you mean attention"):
         made(where="atention")

@@ -46,7 +46,9 @@ def test_tokens_enter_go_on_and_are_kept(first, beta, rank, space):
     assert kept["text"].rows.tolist() == [0, 2, 3] and got.names == bag.names
     assert torch.equal(trunk(bag, block_hook=deep).x, got.x)
     got.x.sum().backward()
-    missed = {n for n, p in deep.named_parameters() if p.grad is None and "image" not in n and p.numel()}
+    missed = {
+        n for n, p in deep.named_parameters() if p.grad is None and "image" not in n and p.numel()
+    }
     assert not missed
 
 
@@ -75,14 +77,19 @@ def test_with_beta_1_and_residuals_of_full_rank_it_is_mmrl():
                 whole.maps[field].own[i].bias.copy_(maps.bias[i])
     trunk, bag = trunk_of(4), bag_of([2, 3], "image")
     torch.testing.assert_close(trunk(bag, block_hook=leaner).x, trunk(bag, block_hook=whole).x)
-    count = {d: sum(p.numel() for p in d.parameters()) for d in (tokens_of(space=64, rank=2), tokens_of(space=64))}
+    count = {
+        d: sum(p.numel() for p in d.parameters())
+        for d in (tokens_of(space=64, rank=2), tokens_of(space=64))
+    }
     assert min(count.values()) == list(count.values())[0] < list(count.values())[1] / 2
 
 
 def test_an_encoder_keeps_them():
     encoder, whole = encoder_of("separate"), batch()
     before = vectors(encoder(whole))
-    encoder.set_block_hook(space_tokens(encoder, fields=["text"], count=2, space=8, rank=2, beta=0.5).double())
+    encoder.set_block_hook(
+        space_tokens(encoder, fields=["text"], count=2, space=8, rank=2, beta=0.5).double()
+    )
     after = vectors(encoder(whole))
     assert all(torch.equal(after[k], before[k]) == (k[1] == "image") for k in before)
     again = build(encoder.block_hook.spec).double()

@@ -29,12 +29,18 @@ def test_vectors_are_those_of_all_parts_end_to_end(kind):
     assert encoder.space_width == 24
     for s in vectors:
         each = [part.features(b)[s] for part in encoder.members]
-        torch.testing.assert_close(features[s].values, torch.cat([normalize(c.values, dim=1) for c in each], 1))
+        torch.testing.assert_close(
+            features[s].values, torch.cat([normalize(c.values, dim=1) for c in each], 1)
+        )
         own = [part(b)[s].values for part in encoder.members]
-        torch.testing.assert_close(vectors[s].values, torch.cat([normalize(v, dim=1) for v in own], 1))
+        torch.testing.assert_close(
+            vectors[s].values, torch.cat([normalize(v, dim=1) for v in own], 1)
+        )
     a, c = vectors.pair("words", "facts")
     parts = [part(b).pair("words", "facts") for part in encoder.members]
-    torch.testing.assert_close(cosine_similarity(a, c), sum(cosine_similarity(*p) for p in parts) / 3)
+    torch.testing.assert_close(
+        cosine_similarity(a, c), sum(cosine_similarity(*p) for p in parts) / 3
+    )
 
 
 @torch.no_grad()
@@ -45,7 +51,8 @@ def test_it_can_be_written_down_and_built_again():
         again.load_state_dict(encoder.state_dict())
         for s, column in encoder(b).columns.items():
             assert (
-                torch.equal(column.values, again.eval()(b)[s].values) and column.values.shape[1] == encoder.space_width
+                torch.equal(column.values, again.eval()(b)[s].values)
+                and column.values.shape[1] == encoder.space_width
             )
 
 
@@ -54,6 +61,9 @@ def test_none_beside_it_changes_nothing_and_hidden_layers_are_refused():
     encoder, b = Encoder(fields(), size="nano").align(8), batch(("plain",))
     before = encoder(b)
     after = Ensemble.of(encoder, 1)(b)
-    assert all(torch.equal(before[s].values, after[s].values) for s in before) and encoder.space_width == 8
+    assert (
+        all(torch.equal(before[s].values, after[s].values) for s in before)
+        and encoder.space_width == 8
+    )
     with pytest.raises(AmodalError, match="linear heads only"):
         Ensemble.of(Encoder(fields(), size="nano").align(8, hidden=16), 2)

@@ -37,8 +37,12 @@ def test_mixtures_are_scikit_learns():
     dense = table(model, documents)
     peer.fit(dense[:2])
     peer.components_ = model.weight.numpy()
-    peer.exp_dirichlet_component_ = np.exp(digamma(peer.components_) - digamma(peer.components_.sum(1, keepdims=True)))
-    np.testing.assert_allclose(model(model.count(documents)).numpy(), peer.transform(dense), atol=1e-6)
+    peer.exp_dirichlet_component_ = np.exp(
+        digamma(peer.components_) - digamma(peer.components_.sum(1, keepdims=True))
+    )
+    np.testing.assert_allclose(
+        model(model.count(documents)).numpy(), peer.transform(dense), atol=1e-6
+    )
 
 
 def test_a_step_of_the_fit_is_the_published_one():
@@ -65,15 +69,23 @@ def test_two_kinds_of_text_become_two_topics():
     mixed = model(model.count([*texts(40, seed=9), "unheard words alone"]))
     assert torch.allclose(mixed.sum(1), torch.ones(41))
     side = mixed[:40].argmax(1)
-    assert (side[::2] == side[0]).all() and (side[1::2] == 1 - side[0]).all() and mixed[:40].max(1).values.min() > 0.8
-    assert torch.allclose(mixed[40], torch.tensor([0.5, 0.5])), "a text of unknown words is left at the prior"
+    assert (
+        (side[::2] == side[0]).all()
+        and (side[1::2] == 1 - side[0]).all()
+        and mixed[:40].max(1).values.min() > 0.8
+    )
+    assert torch.allclose(mixed[40], torch.tensor([0.5, 0.5])), (
+        "a text of unknown words is left at the prior"
+    )
 
 
 def test_rare_and_common_words_are_left_out():
     model = Topics(2, least=3, most=0.5, buckets=8191).fit(
         [f"common thing{'x' * (i % 2)} only{'z' * i}" for i in range(8)]
     )
-    words = [w for w in ("common", "thing", "thingx", "only", "onlyz") if model.kept[name_code(w) % 8191]]
+    words = [
+        w for w in ("common", "thing", "thingx", "only", "onlyz") if model.kept[name_code(w) % 8191]
+    ]
     assert words == ["thing", "thingx"] and int(model.kept.sum()) == 2
     with pytest.raises(ValueError, match="no word is in at least 20"):
         Topics(2).fit(texts(5))

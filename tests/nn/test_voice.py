@@ -10,7 +10,16 @@ from safetensors.torch import save_file
 from amodal.core import AmodalError, Column, Ragged
 from amodal.modalities.audio import Audio
 from amodal.nn.backbones.pretrained import backbone
-from amodal.nn.backbones.voice import HOP, MELS, RATE, VoiceBody, louder, mel_power, slaney_filters, window_starts
+from amodal.nn.backbones.voice import (
+    HOP,
+    MELS,
+    RATE,
+    VoiceBody,
+    louder,
+    mel_power,
+    slaney_filters,
+    window_starts,
+)
 
 AUDIO = Audio(rate=16000, max_seconds=4.0)
 
@@ -29,7 +38,9 @@ def test_filters_are_slaneys_triangles_of_equal_area():
         for k in range(201):
             f = k * RATE / 400
             height = (f - low) / (peak - low) if f <= peak else (high - f) / (high - peak)
-            assert found[k, band].item() == pytest.approx(max(0.0, height) * 2 / (high - low), abs=1e-7)
+            assert found[k, band].item() == pytest.approx(
+                max(0.0, height) * 2 / (high - low), abs=1e-7
+            )
 
 
 def test_frames_are_centred_and_padded_with_silence():
@@ -44,7 +55,8 @@ def test_frames_are_centred_and_padded_with_silence():
 
 
 @pytest.mark.parametrize(
-    "samples, starts", [(8000, [0]), (25600, [0]), (16000 * 3, [0, 77, 154]), (16000 * 2, [0, 77]), (31000, [0])]
+    "samples, starts",
+    [(8000, [0]), (25600, [0]), (16000 * 3, [0, 77, 154]), (16000 * 2, [0, 77]), (31000, [0])],
 )
 def test_windows_cover_the_clip_and_one_of_silence_is_left_out(samples, starts):
     assert window_starts(samples) == starts
@@ -68,7 +80,12 @@ def test_it_is_a_backbone_whose_clips_do_not_depend_on_their_neighbours(tmp_path
     assert (
         len(
             tower(
-                Column(Ragged.of(waves)[torch.zeros(0, dtype=torch.int64)], torch.zeros(0, dtype=torch.int64)), "s", 2
+                Column(
+                    Ragged.of(waves)[torch.zeros(0, dtype=torch.int64)],
+                    torch.zeros(0, dtype=torch.int64),
+                ),
+                "s",
+                2,
             )
         )
         == 0

@@ -24,7 +24,9 @@ def test_each_weight_lies_on_the_line():
         torch.testing.assert_close(w, 0.75 * a + 0.25 * b if w.is_floating_point() else b)
     assert all(torch.equal(w, kept[n]) for n, w in end.state_dict().items())
     for alpha, same in ((0.0, start), (1.0, end)):
-        for w, own in zip(between(start, end, alpha).state_dict().values(), same.state_dict().values()):
+        for w, own in zip(
+            between(start, end, alpha).state_dict().values(), same.state_dict().values()
+        ):
             torch.testing.assert_close(w, own)
 
 

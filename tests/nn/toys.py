@@ -25,7 +25,12 @@ def bag_of(lengths, name="image", *, width=WIDTH, seed=0, dtype=torch.float64):
     row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
     position = random(len(row), 3, seed=seed + 1).mul(3).abs().to(dtype)
     return Tokens(
-        random(len(row), width, seed=seed, dtype=dtype), row, torch.zeros_like(row), position, (name,), len(lengths)
+        random(len(row), width, seed=seed, dtype=dtype),
+        row,
+        torch.zeros_like(row),
+        position,
+        (name,),
+        len(lengths),
     )
 
 
@@ -65,7 +70,9 @@ def batch_of(table, *, seed=0, dtype=torch.float32):
     columns, size = {}, len(next(iter(table.values())))
     for i, (name, cells) in enumerate(table.items()):
         # a value depends on its row alone, so that batches can be compared row by row
-        values = [random(n, 3, seed=seed + 1000 * i + r, dtype=dtype) for r, n in enumerate(cells) if n]
+        values = [
+            random(n, 3, seed=seed + 1000 * i + r, dtype=dtype) for r, n in enumerate(cells) if n
+        ]
         rows = torch.tensor([r for r, n in enumerate(cells) if n], dtype=torch.int64)
         empty = Ragged(torch.zeros(0, 3, dtype=dtype), torch.zeros(0, dtype=torch.int64))
         columns[name] = Column(Ragged.of(values) if values else empty, rows)
@@ -79,17 +86,25 @@ def reorder(batch, order):
         at = {r: i for i, r in enumerate(c.rows.tolist())}
         new = [(i, at[r]) for i, r in enumerate(order) if r in at]
         index = torch.tensor([i for _, i in new], dtype=torch.int64)
-        columns[name] = Column(c.values[index], torch.tensor([i for i, _ in new], dtype=torch.int64))
+        columns[name] = Column(
+            c.values[index], torch.tensor([i for i, _ in new], dtype=torch.int64)
+        )
     return Batch(len(order), columns, tuple(batch.keys[i] for i in order), batch.seeds[list(order)])
 
 
 def vectors(embeddings):
     """(row, source) -> vector."""
-    return {(r, s): v for s in embeddings for r, v in zip(embeddings[s].rows.tolist(), embeddings[s].values)}
+    return {
+        (r, s): v
+        for s in embeddings
+        for r, v in zip(embeddings[s].rows.tolist(), embeddings[s].values)
+    }
 
 
 def same(a, b, **tolerance):
     """Two dictionaries of vectors agree in keys and in values."""
     assert a.keys() == b.keys()
     for key in a:
-        torch.testing.assert_close(a[key], b[key], **tolerance, msg=lambda m, key=key: f"{key}: {m}")
+        torch.testing.assert_close(
+            a[key], b[key], **tolerance, msg=lambda m, key=key: f"{key}: {m}"
+        )

@@ -9,7 +9,9 @@ def pair():
     def make(rows, width, seed=0, scale=1.0):
         generator = torch.Generator().manual_seed(seed)
         return [
-            (torch.randn(rows, width, dtype=torch.float64, generator=generator) * scale).requires_grad_()
+            (
+                torch.randn(rows, width, dtype=torch.float64, generator=generator) * scale
+            ).requires_grad_()
             for _ in range(2)
         ]
 
@@ -23,7 +25,9 @@ def same():
     def check(ours, reference, tensors, rtol=1e-9, atol=1e-11):
         mine, theirs = ours(*tensors), reference(*tensors)
         torch.testing.assert_close(mine, theirs, rtol=rtol, atol=atol, check_dtype=False)
-        gradients = [torch.autograd.grad(loss, tensors, allow_unused=True) for loss in (mine, theirs)]
+        gradients = [
+            torch.autograd.grad(loss, tensors, allow_unused=True) for loss in (mine, theirs)
+        ]
         for tensor, a, b in zip(tensors, *gradients):
             a, b = (torch.zeros_like(tensor) if g is None else g for g in (a, b))
             torch.testing.assert_close(a, b, rtol=rtol, atol=atol)

@@ -22,12 +22,16 @@ SCALARS = {
     "barlow": barlow_twins,
     "decur": lambda a, b: sum(decur(a, b, common=0.5)),
     "vicreg": vicreg,
-    "dino": lambda a, b: dino_loss([a, b], [b, a], teacher_temperature=0.1, center_K=torch.zeros(a.shape[1])),
+    "dino": lambda a, b: dino_loss(
+        [a, b], [b, a], teacher_temperature=0.1, center_K=torch.zeros(a.shape[1])
+    ),
     "koleo": lambda a, b: koleo(a) + koleo(b),
     "alignment": alignment,
     "uniformity": lambda a, b: uniformity(a) + uniformity(b),
     "masked_mse": lambda a, b: masked_mse(a, b).sum(),
-    "masked_cross_entropy": lambda a, b: masked_cross_entropy(a + b, torch.zeros(len(a), dtype=torch.long)).sum(),
+    "masked_cross_entropy": lambda a, b: masked_cross_entropy(
+        a + b, torch.zeros(len(a), dtype=torch.long)
+    ).sum(),
     "smooth_l1": lambda a, b: smooth_l1(a, b, beta=1.0).sum(),
 }
 

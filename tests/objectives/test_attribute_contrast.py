@@ -7,7 +7,14 @@ from amodal.core import row_seeds
 from amodal.objectives.attribute_contrast import attribute_contrast, draw_attribute_rows
 
 ATTRIBUTES = torch.tensor(
-    [[1, 0, 0, 1, 0], [1, 0, 1, 0, 0], [1, 0, 0, 1, 0], [0, 1, 0, 1, 0], [0, 1, 1, 0, 3], [1, 0, 1, 0, 3]]
+    [
+        [1, 0, 0, 1, 0],
+        [1, 0, 1, 0, 0],
+        [1, 0, 0, 1, 0],
+        [0, 1, 0, 1, 0],
+        [0, 1, 1, 0, 3],
+        [1, 0, 1, 0, 3],
+    ]
 ).double()  # the first two entries are attribute 0
 GROUP = torch.tensor([0, 0, 0, 0, 0, 1])
 VALUE = ATTRIBUTES[:, :1]
@@ -20,8 +27,16 @@ def draw(times=1, **options):
 
 def test_positives_share_the_value_in_another_class_and_others_have_another_value():
     positive, others = draw()
-    assert positive[0] == 1 and positive[2] == 1 and positive[1] in (0, 2) and positive[3] == 4 and positive[5] == -1
-    assert set(others[0, :2].tolist()) == {3, 4} and others[0, 2] == 5  # another attribute masked only fills up
+    assert (
+        positive[0] == 1
+        and positive[2] == 1
+        and positive[1] in (0, 2)
+        and positive[3] == 4
+        and positive[5] == -1
+    )
+    assert (
+        set(others[0, :2].tolist()) == {3, 4} and others[0, 2] == 5
+    )  # another attribute masked only fills up
     assert others[0, 3] == -1 and set(others[3, :3].tolist()) == {0, 1, 2}
 
 
@@ -33,7 +48,9 @@ def test_far_positives_and_near_others_are_drawn_by_the_square_of_the_distance(k
     drawn = []
     for trial in range(3000):
         seeds = row_seeds([f"{trial} {i}" for i in range(3)])
-        positive, others = draw_attribute_rows(torch.zeros(3).long(), attributes[:, :1], attributes, seeds, negatives=1)
+        positive, others = draw_attribute_rows(
+            torch.zeros(3).long(), attributes[:, :1], attributes, seeds, negatives=1
+        )
         drawn.append(positive[0] if kind == "positive" else others[0, 0])
     share = (torch.stack(drawn) == (2 if kind == "positive" else 1)).double().mean()
     assert abs(share - 0.8) < 0.03  # distances 1 and 2
@@ -49,7 +66,9 @@ def test_the_order_of_rows_does_not_matter():
 
 
 def test_it_is_the_published_sum(same):
-    z = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    z = torch.randn(
+        6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
     positive, others = draw()
 
     def slow(z):
@@ -67,7 +86,9 @@ def test_it_is_the_published_sum(same):
 def test_nothing_to_compare_is_a_connected_zero():
     for n in (0, 1):
         z = torch.randn(n, 3, requires_grad=True)
-        drawn = draw_attribute_rows(torch.zeros(n).long(), torch.zeros(n, 1), torch.ones(n, 2), row_seeds(["a"] * n))
+        drawn = draw_attribute_rows(
+            torch.zeros(n).long(), torch.zeros(n, 1), torch.ones(n, 2), row_seeds(["a"] * n)
+        )
         loss = attribute_contrast(z, *drawn)
         loss.backward()
         assert loss == 0 and z.grad is not None

@@ -18,7 +18,11 @@ def scaled(a, b, temperature, steps):
         if steps == 0:
             q = q / q.sum()
         for step in range(steps):
-            q = q / q.sum(1, keepdim=True) if (step + first) % 2 == 0 else q / q.sum(0, keepdim=True)
+            q = (
+                q / q.sum(1, keepdim=True)
+                if (step + first) % 2 == 0
+                else q / q.sum(0, keepdim=True)
+            )
         total = total - sum(q[i, i].log() for i in range(len(a))) / len(a)
     return total / 2
 
@@ -67,7 +71,10 @@ def test_edges(pair):
 @pytest.mark.parametrize("steps", [2, 3, 5])
 def test_held_whole_or_in_tiles_it_is_the_same(steps, monkeypatch):
     generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(300, 16, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    a, b = (
+        torch.randn(300, 16, generator=generator, dtype=torch.float64, requires_grad=True)
+        for _ in range(2)
+    )
     temperature = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
     found = []
     for most in (balance.WHOLE_TO, 0):

@@ -58,14 +58,22 @@ def test_info_nce_is_the_formula(pair, same, temperature, symmetric, tile):
 @pytest.mark.parametrize("tile", [1, 4, 7, 1024])
 def test_nt_xent_is_equation_1(pair, same, temperature, tile):
     temperature = torch.tensor(temperature, dtype=torch.float64, requires_grad=True)
-    same(lambda a, b, t: nt_xent(a, b, temperature=t, tile=tile), naive_nt_xent, [*pair(7, 5), temperature])
+    same(
+        lambda a, b, t: nt_xent(a, b, temperature=t, tile=tile),
+        naive_nt_xent,
+        [*pair(7, 5), temperature],
+    )
 
 
 @pytest.mark.parametrize("tile", [1, 4, 1024])
 @pytest.mark.parametrize("scale", [10.0, 200.0])
 def test_sigmoid_is_equation_1(pair, same, tile, scale):
     scale, bias = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (scale, -10.0))
-    same(lambda a, b, s, c: sigmoid_loss(a, b, scale=s, bias=c, tile=tile), naive_sigmoid, [*pair(9, 5), scale, bias])
+    same(
+        lambda a, b, s, c: sigmoid_loss(a, b, scale=s, bias=c, tile=tile),
+        naive_sigmoid,
+        [*pair(9, 5), scale, bias],
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,7 +90,11 @@ def test_gradcheck(pair, loss):
 
 @settings(deadline=None, max_examples=40)
 @given(
-    m=st.integers(1, 9), n=st.integers(1, 9), tile=st.integers(1, 10), power=st.floats(-1, 3), seed=st.integers(0, 999)
+    m=st.integers(1, 9),
+    n=st.integers(1, 9),
+    tile=st.integers(1, 10),
+    power=st.floats(-1, 3),
+    seed=st.integers(0, 999),
 )
 def test_log_sum_exps_of_any_shape_and_size(m, n, tile, power, seed):
     generator = torch.Generator().manual_seed(seed)
@@ -112,7 +124,11 @@ def test_agrees_with_lightly_and_open_clip(pair, same):
     theirs = lightly.NTXentLoss(temperature=0.3)
     same(lambda a, b: nt_xent(a, b, temperature=0.3), theirs, a_b)
     clip = open_clip.ClipLoss()
-    same(lambda a, b: info_nce(a, b, temperature=0.05), lambda a, b: clip(unit(a), unit(b), torch.tensor(20.0)), a_b)
+    same(
+        lambda a, b: info_nce(a, b, temperature=0.05),
+        lambda a, b: clip(unit(a), unit(b), torch.tensor(20.0)),
+        a_b,
+    )
     siglip = open_clip.SigLipLoss()
     same(
         lambda a, b: sigmoid_loss(a, b, scale=10.0, bias=-10.0),
@@ -185,7 +201,11 @@ def test_sigmoid_without_grad_and_twice_backward(pair):
 
 def test_errors_say_what_was_given(pair):
     a, b = pair(5, 3)
-    for loss in (lambda x, y: info_nce(x, y, temperature=1), nt_xent, lambda x, y: sigmoid_loss(x, y, scale=1, bias=0)):
+    for loss in (
+        lambda x, y: info_nce(x, y, temperature=1),
+        nt_xent,
+        lambda x, y: sigmoid_loss(x, y, scale=1, bias=0),
+    ):
         with pytest.raises(ValueError, match=r"\(5, 3\) and \(4, 3\)"):
             loss(a, b[:4])
     with pytest.raises(ValueError, match="temperature must be above 0"):

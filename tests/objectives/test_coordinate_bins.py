@@ -4,7 +4,12 @@ import math
 
 import torch
 
-from amodal.objectives.coordinate_bins import bin_cross_entropy, bin_of, expected_distance, middle_of
+from amodal.objectives.coordinate_bins import (
+    bin_cross_entropy,
+    bin_of,
+    expected_distance,
+    middle_of,
+)
 
 
 def test_bins_and_their_middles():
@@ -15,7 +20,10 @@ def test_bins_and_their_middles():
 
 def test_each_point_has_the_mean_of_three_axes():
     torch.manual_seed(0)
-    logits, x = torch.randn(2, 3, 5, 4, dtype=torch.float64), torch.rand(2, 4, 3, dtype=torch.float64)
+    logits, x = (
+        torch.randn(2, 3, 5, 4, dtype=torch.float64),
+        torch.rand(2, 4, 3, dtype=torch.float64),
+    )
     told, far = bin_cross_entropy(logits, x), expected_distance(logits, x)
     assert told.shape == far.shape == (2, 4)
     for n in range(2):
@@ -25,5 +33,7 @@ def test_each_point_has_the_mean_of_three_axes():
                 scores = logits[n, axis, :, p].tolist()
                 share = [math.exp(s) / sum(map(math.exp, scores)) for s in scores]
                 loss -= math.log(share[min(int(x[n, p, axis] * 5), 4)]) / 3
-                distance += abs(sum(q * (b + 0.5) / 5 for b, q in enumerate(share)) - float(x[n, p, axis]))
+                distance += abs(
+                    sum(q * (b + 0.5) / 5 for b, q in enumerate(share)) - float(x[n, p, axis])
+                )
             assert abs(told[n, p] - loss) < 1e-12 and abs(far[n, p] - distance) < 1e-12

@@ -57,22 +57,35 @@ def test_a_high_risk_for_those_who_go_first_is_better():
 
 def test_weights_count_in_the_average_and_in_the_risk_sets():
     g = torch.Generator().manual_seed(3)
-    risk, time = torch.randn(25, generator=g, dtype=torch.float64), torch.randint(0, 8, (25,), generator=g).double()
-    event, weight = torch.rand(25, generator=g) < 0.5, torch.rand(25, generator=g, dtype=torch.float64) + 0.1
+    risk, time = (
+        torch.randn(25, generator=g, dtype=torch.float64),
+        torch.randint(0, 8, (25,), generator=g).double(),
+    )
+    event, weight = (
+        torch.rand(25, generator=g) < 0.5,
+        torch.rand(25, generator=g, dtype=torch.float64) + 0.1,
+    )
     above = below = 0.0
     for i in range(25):
         if event[i]:
-            still = sum(float(weight[j]) * math.exp(risk[j]) for j in range(25) if time[j] >= time[i])
+            still = sum(
+                float(weight[j]) * math.exp(risk[j]) for j in range(25) if time[j] >= time[i]
+            )
             above += float(weight[i]) * (math.log(still) - float(risk[i]))
             below += float(weight[i])
     assert cox(risk, time, event, weight).item() == pytest.approx(above / below, rel=1e-12)
     assert torch.allclose(
-        cox(risk, time, event, torch.full_like(weight, 3.0)) - cox(risk, time, event), torch.tensor(3.0).double().log()
+        cox(risk, time, event, torch.full_like(weight, 3.0)) - cox(risk, time, event),
+        torch.tensor(3.0).double().log(),
     )
 
 
 def test_a_weight_of_two_is_a_record_seen_twice():
-    risk, time, event = torch.tensor([0.3, -1.0, 0.5]), torch.tensor([1.0, 2.0, 3.0]), torch.tensor([True, True, False])
+    risk, time, event = (
+        torch.tensor([0.3, -1.0, 0.5]),
+        torch.tensor([1.0, 2.0, 3.0]),
+        torch.tensor([True, True, False]),
+    )
     twice = torch.tensor([0, 1, 1, 2])
     weighted = cox(risk, time, event, torch.tensor([1.0, 2.0, 1.0]))
     assert torch.allclose(weighted, cox(risk[twice], time[twice], event[twice]))
@@ -82,7 +95,9 @@ def test_the_weights_that_maximise_it_are_those_of_a_peer():
     linear_model = pytest.importorskip("sksurv.linear_model")
     g = torch.Generator().manual_seed(5)
     x = torch.randn(60, 3, generator=g, dtype=torch.float64)
-    time = (torch.rand(60, generator=g, dtype=torch.float64) * torch.exp(-x[:, 0]) * 10).ceil()  # with ties
+    time = (
+        torch.rand(60, generator=g, dtype=torch.float64) * torch.exp(-x[:, 0]) * 10
+    ).ceil()  # with ties
     event = torch.rand(60, generator=g) < 0.7
     y = [(bool(e), float(t)) for e, t in zip(event, time)]
     structured = __import__("numpy").array(y, dtype=[("event", bool), ("time", float)])

@@ -28,7 +28,10 @@ def test_pixels_count_alike_and_unknown_ones_do_not():
     target[0, :2] = UNKNOWN
     assert abs(pixel_cross_entropy(logits, target).item() - slow(logits, target)) < 1e-12
     half = torch.randn(2, 4, 1, 1, dtype=torch.float64)  # scores of one place, brought to nine
-    assert abs(pixel_cross_entropy(half, target).item() - slow(half.expand(2, 4, 3, 3), target)) < 1e-12
+    assert (
+        abs(pixel_cross_entropy(half, target).item() - slow(half.expand(2, 4, 3, 3), target))
+        < 1e-12
+    )
     whole = pixel_cross_entropy(logits, torch.tensor([1, 3]))
     mean = logits.mean((2, 3))[:, :, None, None]
     assert abs(whole.item() - slow(mean, torch.tensor([1, 3]).view(2, 1, 1))) < 1e-12
@@ -39,7 +42,9 @@ def test_stages_are_weighed():
     target = torch.randint(0, 3, (2, 4, 4))
     logits, deep = torch.randn(2, 3, 4, 4), [torch.randn(2, 3, k, k) for k in (2, 4)]
     each = [pixel_cross_entropy(x, target) for x in (logits, *deep)]
-    torch.testing.assert_close(deep_supervision(logits, deep, target), each[0] + 0.5 * each[1] + 0.6 * each[2])
+    torch.testing.assert_close(
+        deep_supervision(logits, deep, target), each[0] + 0.5 * each[1] + 0.6 * each[2]
+    )
     with pytest.raises(ValueError, match="2 stages and 1 weights"):
         deep_supervision(logits, deep, target, weights=(1.0,))
 

@@ -32,9 +32,13 @@ def test_a_certain_teacher_is_a_label():
 
 def test_hot_gradients_match_differences_of_logits():
     """Their eq. 4: at a high temperature and for centred logits the gradient is (student - teacher) / K, and 1 / N of the mean."""
-    student, teacher = ((x - x.mean(1, keepdim=True)).requires_grad_() for x in (logits(0), logits(1)))
+    student, teacher = (
+        (x - x.mean(1, keepdim=True)).requires_grad_() for x in (logits(0), logits(1))
+    )
     distill(student, teacher, temperature=1e4).backward()
-    torch.testing.assert_close(student.grad, ((student - teacher) / 4 / 5).detach(), rtol=1e-2, atol=1e-4)
+    torch.testing.assert_close(
+        student.grad, ((student - teacher) / 4 / 5).detach(), rtol=1e-2, atol=1e-4
+    )
     assert teacher.grad is None
 
 

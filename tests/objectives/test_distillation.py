@@ -14,7 +14,8 @@ from amodal.objectives.sinkhorn import sinkhorn
 def views(count, seed=0, rows=4, prototypes=7):
     generator = torch.Generator().manual_seed(seed)
     return [
-        torch.randn(rows, prototypes, dtype=torch.float64, generator=generator).requires_grad_() for _ in range(count)
+        torch.randn(rows, prototypes, dtype=torch.float64, generator=generator).requires_grad_()
+        for _ in range(count)
     ]
 
 
@@ -34,12 +35,18 @@ def test_dino_is_the_double_sum(same, students, teachers):
     student, teacher = views(students), views(teachers, seed=1)
     center = torch.linspace(-1, 1, 7, dtype=torch.float64)
     same(
-        lambda *s: dino_loss(s, teacher, student_temperature=0.2, teacher_temperature=0.05, center_K=center),
+        lambda *s: dino_loss(
+            s, teacher, student_temperature=0.2, teacher_temperature=0.05, center_K=center
+        ),
         lambda *s: naive_dino(s, teacher, center, 0.2, 0.05),
         student,
     )
     stacked = dino_loss(
-        torch.stack(student), torch.stack(teacher), student_temperature=0.2, teacher_temperature=0.05, center_K=center
+        torch.stack(student),
+        torch.stack(teacher),
+        student_temperature=0.2,
+        teacher_temperature=0.05,
+        center_K=center,
     )
     torch.testing.assert_close(stacked, naive_dino(student, teacher, center, 0.2, 0.05))
 
@@ -54,7 +61,12 @@ def test_dino_agrees_with_lightly(same):
 
     center = torch.zeros(7, dtype=torch.float64)
     # lightly keeps its temperature in a float32 tensor
-    same(lambda *s: dino_loss(s, teacher, teacher_temperature=0.06, center_K=center), theirs, student, rtol=1e-5)
+    same(
+        lambda *s: dino_loss(s, teacher, teacher_temperature=0.06, center_K=center),
+        theirs,
+        student,
+        rtol=1e-5,
+    )
 
     loss = lightly.DINOLoss(output_dim=7).double()
     loss(teacher, student)
@@ -74,7 +86,9 @@ def test_dino_details():
     center = torch.full((7,), 3.0)
     assert torch.equal(update_center(center, torch.zeros(2, 0, 7)), center)
     uniform = torch.full((2, 4, 7), 1 / 7, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda *s: view_cross_entropy(s, uniform, temperature=0.3), student)
+    assert torch.autograd.gradcheck(
+        lambda *s: view_cross_entropy(s, uniform, temperature=0.3), student
+    )
 
 
 def test_koleo_is_the_formula_and_lightly(pair, same):
@@ -82,7 +96,10 @@ def test_koleo_is_the_formula_and_lightly(pair, same):
 
     def naive(z):
         z = F.normalize(z, dim=1)
-        nearest = [min(torch.linalg.norm(z[i] - z[j]) for j in range(len(z)) if j != i) for i in range(len(z))]
+        nearest = [
+            min(torch.linalg.norm(z[i] - z[j]) for j in range(len(z)) if j != i)
+            for i in range(len(z))
+        ]
         return -torch.stack(nearest).log().mean()
 
     z = pair(13, 4)[:1]
@@ -107,7 +124,9 @@ def test_sinkhorn_is_swav():
 
 
 @settings(deadline=None, max_examples=30)
-@given(n=st.integers(1, 12), k=st.integers(1, 8), epsilon=st.floats(1e-3, 10), seed=st.integers(0, 99))
+@given(
+    n=st.integers(1, 12), k=st.integers(1, 8), epsilon=st.floats(1e-3, 10), seed=st.integers(0, 99)
+)
 def test_sinkhorn_rows_are_distributions(n, k, epsilon, seed):
     scores = torch.randn(n, k, generator=torch.Generator().manual_seed(seed))
     q = sinkhorn(scores, epsilon=epsilon)

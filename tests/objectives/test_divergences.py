@@ -11,7 +11,8 @@ from amodal.objectives.symmetric_kl import symmetric_kl
 def test_gaussian_kl_is_torchs(pair, same):
     def reference(mean, log_variance):
         each = kl_divergence(
-            Normal(mean, (log_variance / 2).exp()), Normal(torch.zeros_like(mean), torch.ones_like(mean))
+            Normal(mean, (log_variance / 2).exp()),
+            Normal(torch.zeros_like(mean), torch.ones_like(mean)),
         )
         return sum(each[i, d] for i in range(5) for d in range(3)) / 5
 

@@ -24,7 +24,9 @@ def test_it_is_the_published_sum(same, pair, gamma, strangers, tile):
     more = pair(3, 5, seed=9)[0][:strangers]
     temperature = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     same(
-        lambda a, b, t: focal_info_nce(a, torch.cat([b, more]), temperature=t, gamma=gamma, tile=tile),
+        lambda a, b, t: focal_info_nce(
+            a, torch.cat([b, more]), temperature=t, gamma=gamma, tile=tile
+        ),
         lambda a, b, t: slow(a, torch.cat([b, more]), t, gamma),
         [a, b, temperature],
     )

@@ -10,7 +10,10 @@ from tests.objectives.test_contrastive import LargestTensor
 
 def sources(count, rows=7, width=6, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(rows, width, dtype=torch.float64, generator=generator).requires_grad_() for _ in range(count)]
+    return [
+        torch.randn(rows, width, dtype=torch.float64, generator=generator).requires_grad_()
+        for _ in range(count)
+    ]
 
 
 def determinant(anchors, others):
@@ -28,7 +31,11 @@ def determinant(anchors, others):
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5])
 def test_volume_is_the_root_of_the_determinant(count, same):
-    same(lambda *v: gram_volume(v).sum(), lambda *v: determinant(v[0], v[1:]).diagonal().sum(), sources(count))
+    same(
+        lambda *v: gram_volume(v).sum(),
+        lambda *v: determinant(v[0], v[1:]).diagonal().sum(),
+        sources(count),
+    )
     weight = torch.randn(7, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     same(
         lambda a, *o: (volumes(a, o) * weight).sum(),
@@ -59,10 +66,15 @@ def test_the_loss_is_smoothed_cross_entropy_both_ways(count, smoothing, tile, mo
         to_data = -determinant(anchor, others) / t
         to_anchor = -determinant(torch.cat([anchor, extra]), others).T / t
         target = torch.arange(len(anchor))
-        return sum(F.cross_entropy(x, target, label_smoothing=smoothing) for x in (to_data, to_anchor)) / 2
+        return (
+            sum(F.cross_entropy(x, target, label_smoothing=smoothing) for x in (to_data, to_anchor))
+            / 2
+        )
 
     def ours(anchor, extra, t, *others):
-        return gram_info_nce(anchor, others, temperature=t, smoothing=smoothing, more_MD=extra, tile=tile)
+        return gram_info_nce(
+            anchor, others, temperature=t, smoothing=smoothing, more_MD=extra, tile=tile
+        )
 
     same(ours, reference, [vectors[0], extra, temperature, *vectors[1:]])
 

@@ -17,13 +17,16 @@ def teacher():
 
 def slow(a, b, rule, share, t):
     z, u = (
-        torch.cat([x / x.norm(dim=1, keepdim=True), y / y.norm(dim=1, keepdim=True)]) for x, y in ((a, b), teacher())
+        torch.cat([x / x.norm(dim=1, keepdim=True), y / y.norm(dim=1, keepdim=True)])
+        for x, y in ((a, b), teacher())
     )
     losses = []
     own_c = sorted(float(u[i] @ u[i + N]) for i in range(N))
     for i in range(2 * N):
         mate = (i + N) % (2 * N)
-        negatives = sorted((j for j in range(2 * N) if j not in (i, mate)), key=lambda j, i=i: float(u[i] @ u[j]))
+        negatives = sorted(
+            (j for j in range(2 * N) if j not in (i, mate)), key=lambda j, i=i: float(u[i] @ u[j])
+        )
         positives = [mate]
         cut = int(share * len(negatives))
         if rule == "new_positive":
@@ -32,7 +35,9 @@ def slow(a, b, rule, share, t):
             negatives = negatives[: len(negatives) - cut]
         elif rule == "drop_easy_negative":
             negatives = negatives[cut:]
-        elif rule == "drop_false_positive" and float(u[i] @ u[mate]) < own_c[int(share * N)] - 1e-12:
+        elif (
+            rule == "drop_false_positive" and float(u[i] @ u[mate]) < own_c[int(share * N)] - 1e-12
+        ):
             continue
         below = sum((z[i] @ z[j] / t).exp() for j in [mate, *negatives]).log()
         losses.append(sum(below - z[i] @ z[j] / t for j in positives) / len(positives))
@@ -45,7 +50,9 @@ def slow(a, b, rule, share, t):
 def test_each_rule_is_as_told(pair, same, rule, share, tile):
     t = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
     same(
-        lambda a, b, t: guided_nt_xent(a, b, *teacher(), rule=rule, share=share, temperature=t, tile=tile),
+        lambda a, b, t: guided_nt_xent(
+            a, b, *teacher(), rule=rule, share=share, temperature=t, tile=tile
+        ),
         lambda a, b, t: slow(a, b, rule, share, t),
         [*pair(N, 5), t],
     )

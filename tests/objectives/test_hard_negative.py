@@ -30,7 +30,9 @@ def loops(a, b, temperature, beta, prior, within=True):
 def test_it_is_the_formula(pair, same, beta, prior, within):
     t = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     same(
-        lambda a, b, t: hard_negative_nce(a, b, temperature=t, beta=beta, prior=prior, within=within, tile=4),
+        lambda a, b, t: hard_negative_nce(
+            a, b, temperature=t, beta=beta, prior=prior, within=within, tile=4
+        ),
         lambda a, b, t: loops(a, b, t, beta, prior, within),
         [*pair(5, 4), t],
     )
@@ -40,12 +42,20 @@ def test_the_floor_holds_where_the_positive_is_near(pair, same):
     a = pair(4, 3)[0]
     near = (a.detach() + 0.01).requires_grad_()
     assert loops(a, near, 0.5, 1.0, 0.9) < loops(a, near, 0.5, 1.0, 0.0)
-    same(lambda a, b: hard_negative_nce(a, b, prior=0.9), lambda a, b: loops(a, b, 0.5, 1.0, 0.9), [a, near])
+    same(
+        lambda a, b: hard_negative_nce(a, b, prior=0.9),
+        lambda a, b: loops(a, b, 0.5, 1.0, 0.9),
+        [a, near],
+    )
 
 
 def test_without_beta_and_prior_it_is_nt_xent_or_info_nce(pair, same):
     plain = {"temperature": 0.2, "beta": 0.0, "prior": 0.0}
-    same(lambda a, b: hard_negative_nce(a, b, **plain), lambda a, b: nt_xent(a, b, temperature=0.2), pair(6, 4))
+    same(
+        lambda a, b: hard_negative_nce(a, b, **plain),
+        lambda a, b: nt_xent(a, b, temperature=0.2),
+        pair(6, 4),
+    )
     same(
         lambda a, b: hard_negative_nce(a, b, within=False, **plain),
         lambda a, b: info_nce(a, b, temperature=0.2),

@@ -42,7 +42,10 @@ def test_the_gaussian_kernel_is_nt_xent_at_half_the_temperature(pair):
     a, b = pair(9, 5)
     for within, loss in ((True, nt_xent), (False, info_nce)):
         torch.testing.assert_close(
-            kernel_info_nce(a, b, temperature=0.6, within=within), loss(a, b, temperature=0.3), rtol=1e-12, atol=1e-12
+            kernel_info_nce(a, b, temperature=0.6, within=within),
+            loss(a, b, temperature=0.3),
+            rtol=1e-12,
+            atol=1e-12,
         )
 
 
@@ -87,18 +90,24 @@ def test_edges(pair):
 @pytest.mark.parametrize("gamma", [1.0, 2.0])
 @pytest.mark.parametrize("bipartite", [True, False])
 def test_on_a_graph_it_is_the_expectation_over_positives(pair, same, gamma, bipartite):
-    graph = torch.rand(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).fill_diagonal_(0)
+    graph = torch.rand(
+        6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    ).fill_diagonal_(0)
 
     def reference(a, b):
         a, b = (x / x.norm(dim=1, keepdim=True) for x in (a, b if bipartite else a))
         total = 0.0
         for i in range(6):
             ks = [kernel(a[i], b[j], 0.7, gamma) if bipartite or i != j else 0.0 for j in range(6)]
-            total = total - sum(graph[i, j] * (ks[j] / sum(ks)).log() for j in range(6) if bipartite or j != i)
+            total = total - sum(
+                graph[i, j] * (ks[j] / sum(ks)).log() for j in range(6) if bipartite or j != i
+            )
         return total / graph.sum()
 
     same(
-        lambda a, b: graph_info_nce(a, graph, b if bipartite else None, temperature=0.7, gamma=gamma),
+        lambda a, b: graph_info_nce(
+            a, graph, b if bipartite else None, temperature=0.7, gamma=gamma
+        ),
         reference,
         pair(6, 3),
     )
@@ -120,13 +129,17 @@ def test_with_the_gaussian_kernel_attraction_is_the_laplacians(pair):
     """The theorem: the loss is trace(Z' L Z) over the temperature plus the logarithm of the partition function, here by enumerating
     all subgraphs in which each node keeps one edge."""
     z = torch.nn.functional.normalize(pair(4, 3)[0].detach(), dim=1)
-    weights = torch.rand(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).fill_diagonal_(0)
+    weights = torch.rand(
+        4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+    ).fill_diagonal_(0)
     graph = weights + weights.T
     pi = graph / graph.sum(1, keepdim=True)
     t, total, partition = 0.6, 0.0, 0.0
     choices = [[j for j in range(4) if j != i] for i in range(4)]
     k = torch.stack([torch.stack([kernel(x, y, t, 2.0) for y in z]) for x in z])
-    every = [(a, b, c, d) for a in choices[0] for b in choices[1] for c in choices[2] for d in choices[3]]
+    every = [
+        (a, b, c, d) for a in choices[0] for b in choices[1] for c in choices[2] for d in choices[3]
+    ]
     for w in every:
         partition = partition + math.prod(float(k[i, j]) for i, j in enumerate(w))
     for w in every:

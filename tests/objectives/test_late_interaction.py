@@ -50,7 +50,9 @@ def test_of_all_fields_together_and_of_each_alone():
         torch.testing.assert_close(whole[:, m], late_interaction(query, together)[:, 0])
         for f, vectors in enumerate(own):
             if len(vectors):
-                torch.testing.assert_close(each[:, m, f], late_interaction(query, Ragged.of([vectors]))[:, 0])
+                torch.testing.assert_close(
+                    each[:, m, f], late_interaction(query, Ragged.of([vectors]))[:, 0]
+                )
             else:
                 assert (each[:, m, f] == -torch.inf).all()
 

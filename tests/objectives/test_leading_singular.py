@@ -9,7 +9,9 @@ from amodal.objectives.leading_singular import leading_singular
 
 def slow(a, b, relative):
     """Singular values one by one, by power iteration on what the larger ones have left."""
-    s = torch.tensor([[float(F.cosine_similarity(x, y, dim=0)) for y in b] for x in a], dtype=torch.float64)
+    s = torch.tensor(
+        [[float(F.cosine_similarity(x, y, dim=0)) for y in b] for x in a], dtype=torch.float64
+    )
     found, rest = [], s.clone()
     for _ in range(len(s)):
         v = torch.ones(len(s), dtype=torch.float64) + torch.arange(len(s)) * 0.1
@@ -26,7 +28,9 @@ def slow(a, b, relative):
 def test_it_is_the_leading_singular_value(shape, relative):
     torch.manual_seed(0)
     a, b = torch.randn(2, *shape, dtype=torch.float64)
-    assert float(leading_singular(a, b, relative=relative)) == pytest.approx(slow(a, b, relative), rel=1e-4)
+    assert float(leading_singular(a, b, relative=relative)) == pytest.approx(
+        slow(a, b, relative), rel=1e-4
+    )
 
 
 def test_its_ends():
@@ -56,7 +60,9 @@ def test_value_and_gradient_are_those_of_the_whole_matrix(shape, relative, pair,
 def test_the_matrix_of_similarities_is_never_held():
     a, b = torch.randn(2, 400, 3, requires_grad=True)
     held = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t.numel()) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: held.append(t.numel()) or t, lambda t: t
+    ):
         leading_singular(a, b)
     assert max(held) <= 400 * 3
 

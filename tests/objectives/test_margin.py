@@ -22,7 +22,10 @@ def slow_hinge(scores, margin, over, symmetric):
     for matrix in (scores, scores.T)[: 1 + symmetric]:
         for i in range(n):
             costs = [torch.relu(margin - matrix[i, i] + matrix[i, j]) for j in range(n) if j != i]
-            total = total + {"sum": sum(costs), "mean": sum(costs) / (n - 1), "hardest": max(costs)}[over]
+            total = (
+                total
+                + {"sum": sum(costs), "mean": sum(costs) / (n - 1), "hardest": max(costs)}[over]
+            )
     return total / n
 
 
@@ -35,7 +38,11 @@ def slow_contrastive(z, groups, margin, hardest):
     d, n, total = distances(z), len(z), 0.0
     for i in range(n):
         others = [j for j in range(n) if groups[j] != groups[i]]
-        chosen = sorted(others, key=lambda j: d[i][j].item())[:hardest] if hardest else [j for j in others if j > i]
+        chosen = (
+            sorted(others, key=lambda j: d[i][j].item())[:hardest]
+            if hardest
+            else [j for j in others if j > i]
+        )
         total = total + sum(torch.relu(margin - d[i][j]) ** 2 for j in chosen)
         total = total + sum(d[i][j] ** 2 for j in range(i + 1, n) if groups[j] == groups[i])
     return total / n
@@ -49,7 +56,9 @@ def slow_triplet(z, groups, margin, mining):
         if mining == "hardest":
             positives = sorted(positives, key=lambda j: -d[i][j].item())[:1]
         for p in positives:
-            farther = [j for j in negatives if d[i][j] > d[i][p]] if mining == "semihard" else negatives
+            farther = (
+                [j for j in negatives if d[i][j] > d[i][p]] if mining == "semihard" else negatives
+            )
             nearest = min(farther, key=lambda j: d[i][j].item(), default=None)
             nearest = max(negatives, key=lambda j: d[i][j].item()) if nearest is None else nearest
             costs.append(torch.relu(margin + d[i][p] - d[i][nearest]))
@@ -63,15 +72,23 @@ def test_ranking_hinge_is_the_sum_over_the_batch(pair, same, over, symmetric, ti
     def slow(a, b):
         return slow_hinge(F.normalize(a, dim=1) @ F.normalize(b, dim=1).T, 0.3, over, symmetric)
 
-    same(lambda a, b: ranking_hinge(a, b, margin=0.3, over=over, symmetric=symmetric, tile=tile), slow, pair(7, 5))
+    same(
+        lambda a, b: ranking_hinge(a, b, margin=0.3, over=over, symmetric=symmetric, tile=tile),
+        slow,
+        pair(7, 5),
+    )
 
 
 @pytest.mark.parametrize("over", ["sum", "mean", "hardest"])
 def test_ranking_hinge_of_scores(same, over):
-    scores = torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    scores = torch.randn(
+        6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
     for symmetric in (True, False):
         same(
-            lambda s, both=symmetric: ranking_hinge_of_scores(s, margin=1.0, over=over, symmetric=both),
+            lambda s, both=symmetric: ranking_hinge_of_scores(
+                s, margin=1.0, over=over, symmetric=both
+            ),
             lambda s, both=symmetric: slow_hinge(s, 1.0, over, both),
             [scores],
         )
@@ -91,7 +108,9 @@ def test_contrastive_margin_is_the_sum_over_pairs(pair, same, hardest, tile):
 @pytest.mark.parametrize("tile", [3, 256])
 def test_triplet_margin_takes_the_triplets_it_says(same, mining, tile):
     for seed in range(5):
-        z = torch.randn(8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+        z = torch.randn(
+            8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+        ).requires_grad_()
         same(
             lambda z: triplet_margin(z, GROUPS, margin=0.4, mining=mining, tile=tile),
             lambda z: slow_triplet(z, GROUPS, 0.4, mining),

@@ -13,7 +13,11 @@ def slow(a, b, groups, margin, temperature):
     total = 0
     for i in range(len(s)):
         own = (s[i, i] - margin).exp()
-        negatives = [j for j in range(len(s)) if j != i and (groups is None or groups[j] < 0 or groups[j] != groups[i])]
+        negatives = [
+            j
+            for j in range(len(s))
+            if j != i and (groups is None or groups[j] < 0 or groups[j] != groups[i])
+        ]
         for way in ([s[i, j] for j in negatives], [s[j, i] for j in negatives]):
             total = total - (own / (own + sum(x.exp() for x in way))).log() / len(s)
     return total

@@ -28,7 +28,9 @@ def test_m3co_is_the_published_formula(pair, same):
     def reference(a, b):
         n = len(a)
         mixed = [KEPT[i] * a[i] + (1 - KEPT[i]) * a[PARTNER[i]] for i in range(n)]
-        s = torch.stack([torch.stack([unit(mixed[i]) @ unit(b[j]) / 0.1 for j in range(n)]) for i in range(n)])
+        s = torch.stack(
+            [torch.stack([unit(mixed[i]) @ unit(b[j]) / 0.1 for j in range(n)]) for i in range(n)]
+        )
         p = torch.zeros(n, n, dtype=torch.float64)
         for i in range(n):
             p[i, i] += KEPT[i]
@@ -42,7 +44,9 @@ def test_multi_soft_clip_is_the_published_formula(pair, same):
     def reference(a, b):
         n = len(a)
         s, alike = (
-            torch.stack([torch.stack([unit(x[i]) @ unit(b[j]) / 0.125 for j in range(n)]) for i in range(n)])
+            torch.stack(
+                [torch.stack([unit(x[i]) @ unit(b[j]) / 0.125 for j in range(n)]) for i in range(n)]
+            )
             for x in (a, b)
         )
         p = torch.stack([alike[i].exp() / alike[i].exp().sum() for i in range(n)])

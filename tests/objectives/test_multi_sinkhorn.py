@@ -23,14 +23,18 @@ def slices(scores, share, epsilon, iterations):
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("iterations", [1, 3, 20])
 def test_two_slices_stand_for_all(share, iterations):
-    scores = torch.rand(9, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    scores = (
+        torch.rand(9, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    )
     mine = multi_sinkhorn(scores, share=share, epsilon=0.1, iterations=iterations)
     torch.testing.assert_close(mine, slices(scores, share, 0.1, iterations))
 
 
 def test_a_larger_share_assigns_to_more_anchors():
     scores = torch.rand(64, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    few, many = (multi_sinkhorn(scores, share=s).gt(0.5).sum(1).float().mean() for s in (1 / 16, 0.75))
+    few, many = (
+        multi_sinkhorn(scores, share=s).gt(0.5).sum(1).float().mean() for s in (1 / 16, 0.75)
+    )
     assert few < many
     assert multi_sinkhorn(scores, epsilon=1e-3).isfinite().all()
 

@@ -15,7 +15,9 @@ LOSSES = (mv_info_nce, mv_dhel, multi_positive, pairwise, average)
 
 def table(samples=6, views=3, width=4, patchy=True, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    z = torch.randn(samples, views, width, dtype=torch.float64, generator=generator).requires_grad_()
+    z = torch.randn(
+        samples, views, width, dtype=torch.float64, generator=generator
+    ).requires_grad_()
     present = torch.ones(samples, views, dtype=torch.bool)
     if patchy:
         present[0, 0] = present[1, 2] = False
@@ -35,7 +37,11 @@ def naive_mv_info_nce(z, present, t):
         if len(own) > 1:
             above = sum(s(z[i, l], z[i, m], t) for l in own for m in own if l != m)
             below = sum(
-                s(z[i, l], z[j, m], t) for l in own for j in range(len(z)) for m in there[j] if (j, m) != (i, l)
+                s(z[i, l], z[j, m], t)
+                for l in own
+                for j in range(len(z))
+                for m in there[j]
+                if (j, m) != (i, l)
             )
             terms.append(-torch.log(above / below))
     return sum(terms) / len(terms)
@@ -48,7 +54,8 @@ def naive_mv_dhel(z, present, t):
         if len(own) > 1:
             above = sum(s(z[i, l], z[i, m], t) for l, m in itertools.combinations(own, 2))
             below = math.prod(
-                sum(s(z[i, l], z[j, l], t) for j in range(len(z)) if j != i and present[j, l]) for l in own
+                sum(s(z[i, l], z[j, l], t) for j in range(len(z)) if j != i and present[j, l])
+                for l in own
             )
             terms.append(-torch.log(above / below))
     return sum(terms) / len(terms)
@@ -68,7 +75,9 @@ def naive_multi_positive(z, present, t):
 def naive_pairwise(z, present, t):
     pairs = list(itertools.combinations(range(z.shape[1]), 2))
     both = [present[:, a] & present[:, b] for a, b in pairs]
-    return sum(nt_xent(z[m, a], z[m, b], temperature=t) for m, (a, b) in zip(both, pairs)) / len(pairs)
+    return sum(nt_xent(z[m, a], z[m, b], temperature=t) for m, (a, b) in zip(both, pairs)) / len(
+        pairs
+    )
 
 
 def naive_average(z, present, t):
@@ -76,7 +85,9 @@ def naive_average(z, present, t):
     for l in range(z.shape[1]):
         mine, rest = [], []
         for i in range(len(z)):
-            others = [F.normalize(z[i, m], dim=0) for m in range(z.shape[1]) if m != l and present[i, m]]
+            others = [
+                F.normalize(z[i, m], dim=0) for m in range(z.shape[1]) if m != l and present[i, m]
+            ]
             if present[i, l] and others:
                 mine.append(F.normalize(z[i, l], dim=0))
                 rest.append(sum(others) / len(others))
@@ -96,7 +107,11 @@ def test_is_the_formula(loss, views, patchy, same):
     z, present = table(views=max(views, 3) if patchy else views, patchy=patchy)
     t = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
     naive = globals()[f"naive_{loss.__name__}"]
-    same(lambda z, t: loss(z, present, temperature=t, tile=4), lambda z, t: naive(z, present, t), [z, t])
+    same(
+        lambda z, t: loss(z, present, temperature=t, tile=4),
+        lambda z, t: naive(z, present, t),
+        [z, t],
+    )
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda f: f.__name__)

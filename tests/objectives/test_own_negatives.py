@@ -16,7 +16,11 @@ def slow(a, b, own, has, temperature):
 
     total = 0.0
     for i in range(len(a)):
-        logits = [cos(a[i], b[j]) / temperature for j in range(len(a)) if j == i or cos(b[i], b[j]) < 0.9999]
+        logits = [
+            cos(a[i], b[j]) / temperature
+            for j in range(len(a))
+            if j == i or cos(b[i], b[j]) < 0.9999
+        ]
         if has[i] and cos(b[i], own[i]) < 0.9999:
             logits.append(cos(a[i], own[i]) / temperature)
         total += math.log(sum(map(math.exp, logits))) - cos(a[i], b[i]) / temperature
@@ -39,7 +43,8 @@ def test_without_further_negatives_it_is_info_nce():
     a, b = torch.randn(6, 4), torch.randn(6, 4)
     none = torch.zeros(6, dtype=torch.bool)
     torch.testing.assert_close(
-        own_negative_nce(a, b, a, none, temperature=0.2), info_nce(a, b, temperature=0.2, symmetric=False)
+        own_negative_nce(a, b, a, none, temperature=0.2),
+        info_nce(a, b, temperature=0.2, symmetric=False),
     )
 
 
@@ -47,7 +52,9 @@ def test_gradients_tiles_and_no_rows():
     torch.manual_seed(2)
     a, b, own = (torch.randn(5, 3, dtype=torch.float64, requires_grad=True) for _ in range(3))
     has = torch.tensor([True, False, True, True, False])
-    assert torch.autograd.gradcheck(lambda *x: own_negative_nce(*x, has, temperature=0.5, tile=2), (a, b, own))
+    assert torch.autograd.gradcheck(
+        lambda *x: own_negative_nce(*x, has, temperature=0.5, tile=2), (a, b, own)
+    )
     nothing = own_negative_nce(a[:0], b[:0], own[:0], has[:0], temperature=0.5)
     nothing.backward()
     assert float(nothing) == 0

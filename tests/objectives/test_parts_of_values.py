@@ -27,7 +27,11 @@ def test_padded_holds_every_value_and_nothing_else(bags):
     block, there = padded(Ragged(regions, lengths))
     assert block.shape == (5, 4, 3) and there.sum(1).tolist() == lengths.tolist()
     assert torch.equal(block[there], regions) and not block[~there].any()
-    assert padded(Ragged(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)))[0].shape == (0, 1, 3)
+    assert padded(Ragged(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)))[0].shape == (
+        0,
+        1,
+        3,
+    )
 
 
 def pooled(name, h, g):
@@ -65,9 +69,15 @@ def test_bag_scores_are_the_formulas(bags, same, name, total):
 
     def ours(regions, words):
         block, there = padded(Ragged(regions, lengths))
-        return (weight * bag_scores(block, there, words, counts, pool=pooling(name, 2.0), total=total)).sum()
+        return (
+            weight * bag_scores(block, there, words, counts, pool=pooling(name, 2.0), total=total)
+        ).sum()
 
-    same(ours, lambda r, w: (weight * slow_scores(r, lengths, w, counts, name, 2.0, total)).sum(), [regions, words])
+    same(
+        ours,
+        lambda r, w: (weight * slow_scores(r, lengths, w, counts, name, 2.0, total)).sum(),
+        [regions, words],
+    )
 
 
 def test_log_sum_exp_goes_from_mean_to_max(bags):
@@ -95,11 +105,17 @@ def test_score_nce_is_info_nce_of_the_whole_matrix(bags, same, tile):
     def ours(regions, words, t):
         block, there = padded(Ragged(regions, lengths))
         return score_nce(
-            lambda b, m: bag_scores(b, m, words, counts, pool=pool), block, there, temperature=t, tile=tile
+            lambda b, m: bag_scores(b, m, words, counts, pool=pool),
+            block,
+            there,
+            temperature=t,
+            tile=tile,
         )
 
     same(
-        ours, lambda r, w, t: symmetric(slow_scores(r, lengths, w, counts, "max", 1.0, False) / t), [regions, words, t]
+        ours,
+        lambda r, w, t: symmetric(slow_scores(r, lengths, w, counts, "max", 1.0, False) / t),
+        [regions, words, t],
     )
 
 
@@ -131,7 +147,9 @@ def slow_groups(texts, patches, there, threshold):
 @pytest.mark.parametrize("threshold", [0.0, 0.1, 0.6])
 def test_groups_are_the_papers(bags, same, threshold):
     regions, lengths, *_ = bags
-    texts = torch.randn(5, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    texts = torch.randn(
+        5, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+    ).requires_grad_()
     weight = torch.randn(5, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 
     def ours(texts, regions):
@@ -152,12 +170,16 @@ def test_groups_are_the_papers(bags, same, threshold):
 
 
 def test_groups_of_no_image_and_of_equal_patches():
-    none, _ = group_patches(torch.zeros(0, 2, 3), torch.zeros(0, 1, 3), torch.zeros(0, 1, dtype=torch.bool))
+    none, _ = group_patches(
+        torch.zeros(0, 2, 3), torch.zeros(0, 1, 3), torch.zeros(0, 1, dtype=torch.bool)
+    )
     assert none.shape == (0, 2, 3)
     patch = torch.ones(1, 3, 4, requires_grad=True)
     group, weights = group_patches(torch.randn(1, 2, 4), patch, torch.ones(1, 3, dtype=torch.bool))
     group.sum().backward()
     assert torch.allclose(weights, torch.tensor(1 / 3)) and patch.grad.isfinite().all()
     with pytest.raises(ValueError, match="an .N, L. mask"):
-        group_patches(torch.zeros(2, 2, 3), torch.zeros(2, 4, 3), torch.ones(2, 3, dtype=torch.bool))
+        group_patches(
+            torch.zeros(2, 2, 3), torch.zeros(2, 4, 3), torch.ones(2, 3, dtype=torch.bool)
+        )
     assert math.isclose(float(group.detach().norm(dim=2).mean()), 1, rel_tol=1e-5)

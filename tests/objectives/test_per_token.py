@@ -22,7 +22,11 @@ def test_mse_without_gaps_is_maes(pair, same):
         lambda p: (p - target).square().mean(1).sum(),
         [prediction],
     )
-    same(lambda p: masked_mse(p, target).sum(), lambda p: (p - mae_target(target)).square().mean(1).sum(), [prediction])
+    same(
+        lambda p: masked_mse(p, target).sum(),
+        lambda p: (p - mae_target(target)).square().mean(1).sum(),
+        [prediction],
+    )
 
 
 @pytest.mark.parametrize("normalise", [True, False])
@@ -44,7 +48,11 @@ def test_mse_ignores_missing_values(pair, same, normalise):
             losses.append((x - y).square().mean())
         return (torch.stack(losses) * torch.arange(1, 7)).sum()
 
-    same(lambda p: (masked_mse(p, target, normalise=normalise) * torch.arange(1, 7)).sum(), reference, [prediction])
+    same(
+        lambda p: (masked_mse(p, target, normalise=normalise) * torch.arange(1, 7)).sum(),
+        reference,
+        [prediction],
+    )
     loss = masked_mse(prediction, target, normalise=normalise)
     assert loss.shape == (6,) and loss[5] == 0
     gradient = torch.autograd.grad(loss.sum(), prediction)[0]
@@ -74,7 +82,11 @@ def test_smooth_l1_is_the_formula_and_torchs(pair, same, beta):
 
     ours = lambda p, t: smooth_l1(p, t, beta=beta).sum()  # noqa: E731
     same(ours, reference, [prediction, target])
-    same(ours, lambda p, t: F.smooth_l1_loss(p, t, reduction="sum", beta=beta) / 5, [prediction, target])
+    same(
+        ours,
+        lambda p, t: F.smooth_l1_loss(p, t, reduction="sum", beta=beta) / 5,
+        [prediction, target],
+    )
     assert smooth_l1(prediction, target, beta=beta).shape == (6,)
 
 

@@ -22,7 +22,9 @@ def test_the_rate_of_all_rows_is_that_of_one_group_of_all(pair, same, rows):
     z, _ = pair(rows, 5)
     ones = torch.ones(rows, dtype=torch.float64)
     same(lambda x: coding_rate(x, distortion=0.3), lambda x: slow_rate(x, ones, rows, 0.3), [z])
-    torch.testing.assert_close(compressed_rate(z, ones[:, None], distortion=0.3), coding_rate(z, distortion=0.3))
+    torch.testing.assert_close(
+        compressed_rate(z, ones[:, None], distortion=0.3), coding_rate(z, distortion=0.3)
+    )
 
 
 @pytest.mark.parametrize("tile", [1, 2, 32])
@@ -33,7 +35,9 @@ def test_the_compressed_rate_is_the_sum_over_groups(pair, same, tile):
     def slow(x, s):
         return sum(slow_rate(x, list(s.softmax(1)[:, k]), 6, 0.2) for k in range(4))
 
-    same(lambda x, s: compressed_rate(x, s.softmax(1), distortion=0.2, tile=tile), slow, [z, scores])
+    same(
+        lambda x, s: compressed_rate(x, s.softmax(1), distortion=0.2, tile=tile), slow, [z, scores]
+    )
     assert compressed_rate(z, torch.cat([member, 0 * member], 1)).detach() == pytest.approx(
         compressed_rate(z, member).item()
     )
@@ -43,7 +47,9 @@ def test_true_groups_on_orthogonal_lines_reduce_the_rate_most():
     truth = torch.arange(3).repeat(8)
     z, hard = torch.eye(6)[truth], torch.eye(3)[truth]
     gain = coding_rate(z) - compressed_rate(z, hard)
-    other = coding_rate(z) - compressed_rate(z, hard[torch.randperm(24, generator=torch.Generator().manual_seed(0))])
+    other = coding_rate(z) - compressed_rate(
+        z, hard[torch.randperm(24, generator=torch.Generator().manual_seed(0))]
+    )
     assert gain > other and gain > 1
 
 
@@ -55,7 +61,9 @@ def test_the_coding_length_is_the_sum_of_its_definition_and_is_least_for_the_tru
     for k in range(4):
         own = z[truth == k].numpy()
         grown = np.eye(12) + 12 / (len(own) * 0.1) * own.T @ own
-        bits += (len(own) + 12) / 2 * np.log2(np.linalg.eigvalsh(grown)).sum() - len(own) * np.log2(len(own) / 120)
+        bits += (len(own) + 12) / 2 * np.log2(np.linalg.eigvalsh(grown)).sum() - len(own) * np.log2(
+            len(own) / 120
+        )
     ours = {k: float(coding_length(z, torch.from_numpy(truth * k // 4))) for k in (1, 2, 4)}
     assert ours[4] == pytest.approx(bits)
     halves = truth * 2 + np.tile([0, 1], 60)
@@ -80,7 +88,9 @@ def test_the_gradient_of_memberships_is_that_of_the_last_softmax():
     scores = torch.rand(5, 5, dtype=torch.float64).requires_grad_()
     weights = torch.rand(5, 5, dtype=torch.float64)
     (doubly_stochastic(scores, epsilon=0.3) * weights).sum().backward()
-    torch.testing.assert_close(scores.grad.sum(1), torch.zeros(5, dtype=torch.float64), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        scores.grad.sum(1), torch.zeros(5, dtype=torch.float64), atol=1e-12, rtol=0
+    )
     assert scores.grad.abs().max() > 0
 
 

@@ -10,13 +10,18 @@ from amodal.objectives.realign import cosine, cosines, realign, row_cosines
 
 
 def vectors(count, width=6, seed=0):
-    x = torch.randn(count, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    x = torch.randn(
+        count, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
     return {f"term {i}": v for i, v in enumerate(x)}
 
 
 def by_hand(gradients):
     """g_i' = g_i - sum over conflicts of <g_i, g_j> / |g_j|^2 g_j, with the original g; then the sum."""
-    grads, total = [v.tolist() for v in gradients.values()], [0.0] * len(next(iter(gradients.values())))
+    grads, total = (
+        [v.tolist() for v in gradients.values()],
+        [0.0] * len(next(iter(gradients.values()))),
+    )
     for i, g in enumerate(grads):
         new = list(g)
         for j, h in enumerate(grads):

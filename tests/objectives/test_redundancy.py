@@ -51,7 +51,9 @@ def test_square_sums(pair, shape):
     a, b = pair(*shape)
     torch.testing.assert_close(cross_square_sum(a, b), (a.T @ b).square().sum())
     torch.testing.assert_close(self_square_sum(a), (a.T @ a).square().sum())
-    assert torch.autograd.gradcheck(cross_square_sum, (a, b)) and torch.autograd.gradcheck(self_square_sum, (a,))
+    assert torch.autograd.gradcheck(cross_square_sum, (a, b)) and torch.autograd.gradcheck(
+        self_square_sum, (a,)
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -89,7 +91,11 @@ def test_vicreg_is_the_authors_program(pair, same, shape):
             loss = loss + 3.0 * spread / 2 + 0.5 * off
         return loss
 
-    same(lambda a, b: vicreg(a, b, invariance=2, variance=3, covariance=0.5), reference, pair(*shape, scale=0.8))
+    same(
+        lambda a, b: vicreg(a, b, invariance=2, variance=3, covariance=0.5),
+        reference,
+        pair(*shape, scale=0.8),
+    )
 
 
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
@@ -101,6 +107,8 @@ def test_agrees_with_lightly(pair, same, shape):
 
 def test_float32_near_the_optimum_stays_non_negative():
     # total - diagonal^2 is a difference of close numbers here; it must not turn visibly negative.
-    z = torch.linalg.qr(torch.randn(512, 512, generator=torch.Generator().manual_seed(0)))[0][:, :256]
+    z = torch.linalg.qr(torch.randn(512, 512, generator=torch.Generator().manual_seed(0)))[0][
+        :, :256
+    ]
     assert -1e-3 < barlow_twins(z, z, off_diagonal=1.0) < 3
     assert math.isfinite(vicreg(z, z))

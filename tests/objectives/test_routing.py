@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from amodal.objectives.routing import global_entropy, importance, load, local_entropy, router_z, routing_sums
+from amodal.objectives.routing import (
+    global_entropy,
+    importance,
+    load,
+    local_entropy,
+    router_z,
+    routing_sums,
+)
 
 E = 4
 
@@ -41,7 +48,9 @@ def naive(logits):
 @pytest.mark.parametrize("loss", [importance, load, router_z, local_entropy, global_entropy])
 def test_losses_are_their_formulas_however_tokens_are_spread_over_rows(loss, same):
     generator = torch.Generator().manual_seed(0)
-    logits = (torch.randn(9, E, dtype=torch.float64, generator=generator) * 2 + torch.arange(E)).requires_grad_()
+    logits = (
+        torch.randn(9, E, dtype=torch.float64, generator=generator) * 2 + torch.arange(E)
+    ).requires_grad_()
     row = torch.tensor([0, 0, 0, 1, 3, 3, 3, 3, 4])
     more = {"share": 0.9} if loss is global_entropy else {}
     same(lambda x: loss(routing_sums(x, row, 5).sum(0), **more), lambda x: naive(x)[loss], [logits])

@@ -11,7 +11,11 @@ def naive(a, b, temperature, smoothing, symmetric):
     logits = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / temperature
     own = torch.arange(len(a))
     loss = F.cross_entropy(logits, own, label_smoothing=smoothing)
-    return (loss + F.cross_entropy(logits.T, own, label_smoothing=smoothing)) / 2 if symmetric else loss
+    return (
+        (loss + F.cross_entropy(logits.T, own, label_smoothing=smoothing)) / 2
+        if symmetric
+        else loss
+    )
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -19,7 +23,9 @@ def naive(a, b, temperature, smoothing, symmetric):
 def test_is_the_cross_entropy_of_smoothed_labels(pair, same, smoothing, symmetric):
     temperature = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
     same(
-        lambda a, b, t: smoothed_info_nce(a, b, temperature=t, smoothing=smoothing, symmetric=symmetric),
+        lambda a, b, t: smoothed_info_nce(
+            a, b, temperature=t, smoothing=smoothing, symmetric=symmetric
+        ),
         lambda a, b, t: naive(a, b, t, smoothing, symmetric),
         [*pair(9, 5), temperature],
     )
@@ -44,5 +50,8 @@ def test_errors_and_half_precision(pair):
         half = smoothed_info_nce(x, y, temperature=0.1)
     assert half.dtype == torch.float32
     torch.testing.assert_close(
-        half.double(), smoothed_info_nce(x.double(), y.double(), temperature=0.1), rtol=1e-5, atol=1e-5
+        half.double(),
+        smoothed_info_nce(x.double(), y.double(), temperature=0.1),
+        rtol=1e-5,
+        atol=1e-5,
     )

@@ -84,7 +84,9 @@ def test_similar_targets_are_a_softmax(pair, same, tile):
 def test_with_identity_it_is_info_nce_and_one_way_torchs_cross_entropy(pair, same):
     eye = torch.eye(6, dtype=torch.float64)
     same(
-        lambda a, b: soft_info_nce(a, b, eye, temperature=0.1), lambda a, b: info_nce(a, b, temperature=0.1), pair(6, 4)
+        lambda a, b: soft_info_nce(a, b, eye, temperature=0.1),
+        lambda a, b: info_nce(a, b, temperature=0.1),
+        pair(6, 4),
     )
 
     def torchs(a, b):
@@ -92,7 +94,11 @@ def test_with_identity_it_is_info_nce_and_one_way_torchs_cross_entropy(pair, sam
         return F.cross_entropy(logits, torch.arange(6), label_smoothing=0.2)
 
     own = Sparse.mixed(torch.arange(6), weights(6))
-    same(lambda a, b: soft_info_nce(a, b, own, temperature=0.1, smoothing=0.2, symmetric=False), torchs, pair(6, 4))
+    same(
+        lambda a, b: soft_info_nce(a, b, own, temperature=0.1, smoothing=0.2, symmetric=False),
+        torchs,
+        pair(6, 4),
+    )
 
 
 def test_of_no_rows_and_of_one(pair):

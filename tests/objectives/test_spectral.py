@@ -23,7 +23,9 @@ def test_on_a_table_it_is_a_matrix_factorisation_but_for_a_constant(pair, same):
     a = p / (rows[:, None] * columns).sqrt()
 
     def factors(f, g):
-        return (a - (rows.sqrt()[:, None] * f) @ (columns.sqrt()[:, None] * g[:4]).T).square().sum() - a.square().sum()
+        return (
+            a - (rows.sqrt()[:, None] * f) @ (columns.sqrt()[:, None] * g[:4]).T
+        ).square().sum() - a.square().sum()
 
     same(lambda f, g: graph_spectral(f, g[:4], joint), factors, pair(5, 3))
 

@@ -25,13 +25,17 @@ def loops(x, y, temperature, levels, margin, weight_by_level=False):
 
 
 @pytest.mark.parametrize("tile", [2, 256])
-@pytest.mark.parametrize(("levels", "margin", "by_level"), [(1, 0.0, False), (1, 0.02, False), (3, 0.0, True)])
+@pytest.mark.parametrize(
+    ("levels", "margin", "by_level"), [(1, 0.0, False), (1, 0.02, False), (3, 0.0, True)]
+)
 def test_it_is_the_formula(pair, same, tile, levels, margin, by_level):
     options = {"temperature": 0.3, "levels": levels, "margin": margin, "weight_by_level": by_level}
     x = pair(7, 5, seed=1)[0].detach()
     y = pair(7, 3)[0]
     assert loops(x, y, **options) > 0
-    same(lambda y: structure_loss(x, y, tile=tile, **options), lambda y: loops(x, y, **options), [y])
+    same(
+        lambda y: structure_loss(x, y, tile=tile, **options), lambda y: loops(x, y, **options), [y]
+    )
 
 
 def test_a_rotation_keeps_the_structure_and_the_original_learns_nothing(pair):

@@ -14,7 +14,10 @@ def slow(z, groups, temperature):
         partners = [p for p in range(len(z)) if p != i and groups[p] == groups[i]]
         if partners:
             below = sum((z[i] @ z[a] / temperature).exp() for a in range(len(z)) if a != i)
-            terms.append(-sum(((z[i] @ z[p] / temperature).exp() / below).log() for p in partners) / len(partners))
+            terms.append(
+                -sum(((z[i] @ z[p] / temperature).exp() / below).log() for p in partners)
+                / len(partners)
+            )
     return sum(terms) / len(terms)
 
 
@@ -22,13 +25,19 @@ def slow(z, groups, temperature):
 def test_it_is_the_double_sum(pair, same, temperature, tile):
     groups = torch.tensor([5, 2, 5, 9, 2, 5, 7, 2])
     z, _ = pair(8, 4)
-    same(lambda x: sup_con(x, groups, temperature=temperature, tile=tile), lambda x: slow(x, groups, temperature), [z])
+    same(
+        lambda x: sup_con(x, groups, temperature=temperature, tile=tile),
+        lambda x: slow(x, groups, temperature),
+        [z],
+    )
 
 
 def test_groups_of_two_are_nt_xent(pair):
     a, b = pair(6, 5)
     groups = torch.arange(6).repeat(2)
-    torch.testing.assert_close(sup_con(torch.cat([a, b]), groups, temperature=0.5), nt_xent(a, b, temperature=0.5))
+    torch.testing.assert_close(
+        sup_con(torch.cat([a, b]), groups, temperature=0.5), nt_xent(a, b, temperature=0.5)
+    )
 
 
 def test_nobody_with_a_partner_and_bad_shapes():

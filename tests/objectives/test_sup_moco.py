@@ -22,11 +22,16 @@ def slow_sup_moco(q, k, group, t):
     for i in range(len(q)):
         positives = [j for j in range(len(k)) if j == i or (group[i] >= 0 and group[j] == group[i])]
         below = sum(math.exp(float(q[i] @ k[a]) / t) for a in range(len(k)))
-        losses.append(-sum(math.log(math.exp(float(q[i] @ k[p]) / t) / below) for p in positives) / len(positives))
+        losses.append(
+            -sum(math.log(math.exp(float(q[i] @ k[p]) / t) / below) for p in positives)
+            / len(positives)
+        )
     return sum(losses) / len(losses)
 
 
-@pytest.mark.parametrize("groups", [[0, 1, 0, 2, 1, 0, 5, 1, -1], [-1] * 9, [3] * 9, [-1, 0, -1, 0, 0, -1, -1, 1, 1]])
+@pytest.mark.parametrize(
+    "groups", [[0, 1, 0, 2, 1, 0, 5, 1, -1], [-1] * 9, [3] * 9, [-1, 0, -1, 0, 0, -1, -1, 1, 1]]
+)
 def test_sup_moco_is_the_formula(groups):
     q, k, group = random(4, 6), random(9, 6, seed=1), torch.tensor(groups)
     found = sup_moco(q, k, group, temperature=0.3)
@@ -36,7 +41,9 @@ def test_sup_moco_is_the_formula(groups):
 def test_sup_moco_without_groups_or_queue_is_one_way_of_info_nce():
     q, k = random(7, 5), random(7, 5, seed=1)
     none = torch.full((7,), -1)
-    torch.testing.assert_close(sup_moco(q, k, none), info_nce(q, k, temperature=0.07, symmetric=False))
+    torch.testing.assert_close(
+        sup_moco(q, k, none), info_nce(q, k, temperature=0.07, symmetric=False)
+    )
 
 
 def test_sup_moco_gradient_and_blocks():

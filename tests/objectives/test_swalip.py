@@ -64,7 +64,9 @@ def test_a_row_or_none(pair):
 
 def test_negative_cosine_is_a_squared_distance_and_stops_at_the_target(pair, same):
     def naive(p, v):
-        return sum((x / x.norm() - (y / y.norm()).detach()).square().sum() for x, y in zip(p, v)) / len(p)
+        return sum(
+            (x / x.norm() - (y / y.norm()).detach()).square().sum() for x, y in zip(p, v)
+        ) / len(p)
 
     same(negative_cosine, naive, pair(6, 4))
     p, v = pair(6, 4)

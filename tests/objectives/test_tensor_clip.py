@@ -14,7 +14,10 @@ from tests.objectives.test_contrastive import LargestTensor
 
 def sources(ways, rows=5, width=4, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(rows, width, dtype=torch.float64, generator=generator).requires_grad_() for _ in range(ways)]
+    return [
+        torch.randn(rows, width, dtype=torch.float64, generator=generator).requires_grad_()
+        for _ in range(ways)
+    ]
 
 
 def logits(vectors, t):
@@ -32,7 +35,9 @@ def naive_tensor_clip(vectors, t):
     total = 0.0
     for axis in range(ways):
         for i in range(rows):
-            below = torch.stack([v for index, v in entries.items() if index[axis] == i]).logsumexp(0)
+            below = torch.stack([v for index, v in entries.items() if index[axis] == i]).logsumexp(
+                0
+            )
             total = total + below - entries[(i,) * ways]
     return total / (rows * ways)
 
@@ -43,7 +48,9 @@ def naive_half(vectors, t):
     for axis in range(3):
         for i in range(rows):
             own = {index: v for index, v in entries.items() if index[axis] == i}
-            below = torch.stack([v for index, v in own.items() if len(set(index)) == 3]).logsumexp(0)
+            below = torch.stack([v for index, v in own.items() if len(set(index)) == 3]).logsumexp(
+                0
+            )
             weight = {1: 1.0, 2: 0.5, 3: 0.0}
             total = total + sum(weight[len(set(index))] * (below - v) for index, v in own.items())
     return total / (rows * 3)
@@ -62,11 +69,19 @@ def test_tensor_clip_is_cross_entropy_along_each_axis(ways, same, monkeypatch):
 
 
 def test_half_weights_for_two_of_three(same):
-    same(lambda *v: tensor_clip(v, temperature=0.3, half=True), lambda *v: naive_half(v, 0.3), sources(3))
+    same(
+        lambda *v: tensor_clip(v, temperature=0.3, half=True),
+        lambda *v: naive_half(v, 0.3),
+        sources(3),
+    )
 
 
 def test_of_two_they_are_info_nce_and_barlow_twins(same):
-    same(lambda a, b: tensor_clip([a, b], temperature=0.2), lambda a, b: info_nce(a, b, temperature=0.2), sources(2))
+    same(
+        lambda a, b: tensor_clip([a, b], temperature=0.2),
+        lambda a, b: info_nce(a, b, temperature=0.2),
+        sources(2),
+    )
     same(
         lambda a, b: barlow_ways([a, b], off_diagonal=0.1),
         lambda a, b: barlow_twins(a, b, off_diagonal=0.1),
@@ -75,7 +90,9 @@ def test_of_two_they_are_info_nce_and_barlow_twins(same):
 
 
 @pytest.mark.parametrize("learned", [False, True])
-def test_only_one_block_is_held_and_gradients_are_those_of_blocks_that_are_kept(learned, same, monkeypatch):
+def test_only_one_block_is_held_and_gradients_are_those_of_blocks_that_are_kept(
+    learned, same, monkeypatch
+):
     t = torch.tensor(0.3, dtype=torch.float64, requires_grad=True) if learned else 0.3
     given = [*sources(3, rows=11), *([t] if learned else [])]
 
@@ -86,12 +103,17 @@ def test_only_one_block_is_held_and_gradients_are_those_of_blocks_that_are_kept(
     def kept(*v):
         monkeypatch.setattr("amodal.objectives.tensor_clip.HELD", 2**25)
         parts = ((0, 4), (4, 4), (8, 3))
-        return sum(n * tensor_clip([x[i : i + n] for x in v[:3]], temperature=t) for i, n in parts) / 11
+        return (
+            sum(n * tensor_clip([x[i : i + n] for x in v[:3]], temperature=t) for i, n in parts)
+            / 11
+        )
 
     same(made_again, kept, given)
     monkeypatch.setattr("amodal.objectives.tensor_clip.HELD", 0)
     held = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: held.append(x.numel()) or x, lambda x: x):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: held.append(x.numel()) or x, lambda x: x
+    ):
         tensor_clip(given[:3], temperature=t, tuples=4)
     assert max(held) < 4**3  # no block's tensor
 

@@ -14,7 +14,8 @@ def test_tiles_change_neither_value_nor_gradient():
     whole, tiled = function(a, w), by_rows(function, a, w, tile=4)
     torch.testing.assert_close(tiled, whole)
     for x, y in zip(
-        torch.autograd.grad(tiled.sin().sum(), (a, b, w)), torch.autograd.grad(whole.sin().sum(), (a, b, w))
+        torch.autograd.grad(tiled.sin().sum(), (a, b, w)),
+        torch.autograd.grad(whole.sin().sum(), (a, b, w)),
     ):
         torch.testing.assert_close(x, y)
 
@@ -23,7 +24,9 @@ def test_a_large_matrix_is_never_held_whole():
     """N x N float32 would be 4 GB here; what autograd keeps is watched."""
     n, kept = 1024, []
     a, b = torch.randn(n, 4, requires_grad=True), torch.randn(n, 4)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.append(t.numel()) or t, lambda t: t
+    ):
         by_rows(lambda rows: (rows @ b.T).exp().logsumexp(1), a, tile=64).sum().backward()
     assert max(kept) <= 64 * n
 

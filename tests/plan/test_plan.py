@@ -47,7 +47,9 @@ LEFT_OUT = {  # by torch's own counter
 }
 
 
-@pytest.mark.parametrize(("micro", "recompute"), [(None, False), (5, False), (None, True), (5, True)])
+@pytest.mark.parametrize(
+    ("micro", "recompute"), [(None, False), (5, False), (None, True), (5, True)]
+)
 @pytest.mark.parametrize("name", ["clip", "simclr", "mae", "dino"])
 def test_flops_and_memory_are_those_of_the_real_step(name, micro, recompute):
     real, counted = made(name), weightless(lambda: made(name))
@@ -57,7 +59,9 @@ def test_flops_and_memory_are_those_of_the_real_step(name, micro, recompute):
         with recomputation(recompute):
             gradients(real, b, micro=micro)
 
-    how = dict(times=1, micro=micro, recompute=recompute, precision=torch.autocast("cpu", enabled=False))
+    how = dict(
+        times=1, micro=micro, recompute=recompute, precision=torch.autocast("cpu", enabled=False)
+    )
     found = count(counted, b, **how)
     step()
     real.zero_grad(set_to_none=True)
@@ -71,7 +75,13 @@ def test_flops_and_memory_are_those_of_the_real_step(name, micro, recompute):
 def test_attention_is_that_of_accelerators_in_half_precision():
     m = weightless(lambda: made("clip"))
     steps = [
-        count(m, records(m, 16), times=1, micro=None, precision=torch.autocast("cpu", torch.bfloat16, enabled=half))
+        count(
+            m,
+            records(m, 16),
+            times=1,
+            micro=None,
+            precision=torch.autocast("cpu", torch.bfloat16, enabled=half),
+        )
         for half in (False, True)
     ]
     assert steps[0].flops == pytest.approx(steps[1].flops)
@@ -99,7 +109,9 @@ def test_few_rows_tell_of_many():
 
 def test_losses_of_very_large_batches_are_continued(monkeypatch):
     m = weightless(lambda: made("clip"))
-    steps = Steps(m, records(m, 96, patchy=False), lambda: torch.autocast("cpu", enabled=False), world=256)
+    steps = Steps(
+        m, records(m, 96, patchy=False), lambda: torch.autocast("cpu", enabled=False), world=256
+    )
     counted = steps.losses(16)
     monkeypatch.setattr("amodal.plan.step.MOST", 2048)
     assert steps.losses(16).flops == pytest.approx(counted.flops, rel=0.05)
@@ -111,13 +123,20 @@ def test_a_plan_adds_up():
     ddp, sharded = small.layouts  # all fits: nothing that saves memory is offered
     weights = 4 * sum(p.numel() for p in _clip(tokens).parameters())
     assert ddp.memory["weights"] == weights and ddp.memory["optimizer state"] == 2 * weights
-    assert sharded.memory["weights"] < weights / 4 and sharded.total < ddp.total and ddp.total > RESERVED
+    assert (
+        sharded.memory["weights"] < weights / 4
+        and sharded.total < ddp.total
+        and ddp.total > RESERVED
+    )
     assert small.job.steps == 3906 and ddp.hours == pytest.approx(8 * 3906 * ddp.seconds / 3600)
     assert ddp.cost == pytest.approx(ddp.hours * GPUS["h100"].price)
     assert 0 < ddp.utilisation < 0.6
-    twice = plan("clip", size="tiny", samples=2e6, gpus=8, batch=256, tokens=tokens, price=1.0, average=True)
+    twice = plan(
+        "clip", size="tiny", samples=2e6, gpus=8, batch=256, tokens=tokens, price=1.0, average=True
+    )
     assert (
-        twice.layouts[0].hours == pytest.approx(2 * ddp.hours, rel=0.01) and twice.layouts[0].memory["averaged weights"]
+        twice.layouts[0].hours == pytest.approx(2 * ddp.hours, rel=0.01)
+        and twice.layouts[0].memory["averaged weights"]
     )
     measured = plan("clip", size="tiny", gpus=8, batch=256, tokens=tokens, mfu=0.5).layouts[0]
     assert measured.computing == pytest.approx(measured.flops / (0.5 * GPUS["h100"].half))
@@ -148,10 +167,15 @@ def test_what_does_not_fit_is_offered_in_lighter_ways(monkeypatch):
     assert recomputed.talking == whole.talking and recomputed.name == "DDP, recompute"
     best = tight.best
     assert (
-        best.fits and (best.recompute or best.micro) and best.seconds == min(w.seconds for w in tight.layouts if w.fits)
+        best.fits
+        and (best.recompute or best.micro)
+        and best.seconds == min(w.seconds for w in tight.layouts if w.fits)
     )
     assert ("--gradient-checkpointing" in best.command) == best.recompute
-    assert all(w.memory.get("not there at the same time", 0.0) >= -w.memory["gradients"] for w in tight.layouts)
+    assert all(
+        w.memory.get("not there at the same time", 0.0) >= -w.memory["gradients"]
+        for w in tight.layouts
+    )
     none = on(1.0)
     assert none.best is None and any(w.recompute and w.micro for w in none.layouts)
 
@@ -180,7 +204,12 @@ def test_the_verb_prints_a_plan_of_the_users_records(capsys, folder):
         ]
     )
     said = capsys.readouterr().out
-    assert "one GPU" in said and "teacher" in said and "Not tested" in said and "records of pictures" in said
+    assert (
+        "one GPU" in said
+        and "teacher" in said
+        and "Not tested" in said
+        and "records of pictures" in said
+    )
 
 
 def test_what_cannot_be_planned_says_why(capsys):
@@ -205,5 +234,7 @@ def test_a_method_that_chooses_by_what_it_learnt_is_refused():
 
 def test_the_table_is_plain():
     out = io.StringIO()
-    Console(file=out, width=150).print(plan("mae", size="nano", gpus=2, batch=8, samples=1000).table())
+    Console(file=out, width=150).print(
+        plan("mae", size="nano", gpus=2, batch=8, samples=1000).table()
+    )
     assert "losses of the whole batch" in out.getvalue() and "$3.60 an hour" in out.getvalue()

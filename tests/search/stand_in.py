@@ -44,7 +44,11 @@ class Handler(BaseHTTPRequestHandler):
                 result, status = self.answer(verb, name, content), 200
         except (ValueError, KeyError) as error:
             result, status = str(error), 400
-        body = {"result": result, "status": "ok", "time": 0.0} if status == 200 else {"status": {"error": result}}
+        body = (
+            {"result": result, "status": "ok", "time": 0.0}
+            if status == 200
+            else {"status": {"error": result}}
+        )
         body = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -72,7 +76,9 @@ class Handler(BaseHTTPRequestHandler):
             return done
         if verb == "POST points":
             asked = m.PointRequest(**content)
-            found = store.retrieve(name, asked.ids, with_payload=asked.with_payload, with_vectors=asked.with_vector)
+            found = store.retrieve(
+                name, asked.ids, with_payload=asked.with_payload, with_vectors=asked.with_vector
+            )
             return [plain(record) for record in found]
         if verb == "POST points scroll":
             asked = m.ScrollRequest(**content)

@@ -10,7 +10,10 @@ from amodal.search.ensemble import ensemble
 
 def test_products_are_weighted_means_of_cosines():
     torch.manual_seed(0)
-    vectors, weights = [torch.randn(5, 3), torch.randn(5, 7) * 9, torch.randn(5, 2)], [1.0, 3.0, 0.5]
+    vectors, weights = (
+        [torch.randn(5, 3), torch.randn(5, 7) * 9, torch.randn(5, 2)],
+        [1.0, 3.0, 0.5],
+    )
     one = ensemble(vectors, weights)
     assert one.shape == (5, 12)
     for i in range(5):

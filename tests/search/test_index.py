@@ -24,7 +24,12 @@ def vectors(n, width=16, seed=0, fields=("image", "text"), clusters=0):
         rows = torch.arange(0, n, i + 1)
         x = torch.randn(len(rows), width, generator=g)
         if clusters:
-            x = 0.35 * x + torch.randn(clusters, width, generator=g)[torch.randint(clusters, (len(rows),), generator=g)]
+            x = (
+                0.35 * x
+                + torch.randn(clusters, width, generator=g)[
+                    torch.randint(clusters, (len(rows),), generator=g)
+                ]
+            )
         columns[s] = Column(x, rows)
     return Embeddings(columns, n)
 
@@ -36,14 +41,20 @@ def labels(n):
 def naive(e, field, query, k, rows=None):
     c = e[field]
     scores = normalize(c.values, dim=1).half().float() @ normalize(query, dim=0)
-    scores = scores if rows is None else scores.masked_fill(~torch.from_numpy(np.isin(c.rows.numpy(), rows)), -9)
+    scores = (
+        scores
+        if rows is None
+        else scores.masked_fill(~torch.from_numpy(np.isin(c.rows.numpy(), rows)), -9)
+    )
     return [f"k{c.rows[i]}" for i in scores.argsort(descending=True)[:k].tolist()]
 
 
 @pytest.fixture
 def filled(tmp_path):
     e = vectors(400)
-    return Index.open(tmp_path / "index", fingerprint="abc").add([f"k{i}" for i in range(400)], e, labels(400)), e
+    return Index.open(tmp_path / "index", fingerprint="abc").add(
+        [f"k{i}" for i in range(400)], e, labels(400)
+    ), e
 
 
 def test_nearest_is_what_a_loop_finds_and_survives_reopening(filled):
@@ -51,7 +62,9 @@ def test_nearest_is_what_a_loop_finds_and_survives_reopening(filled):
     query = torch.randn(16, generator=torch.Generator().manual_seed(5))
     for made in (index, Index.open(index.path, fingerprint="abc")):
         assert len(made) == 400 and made.sources == ["image", "text"]
-        assert [key for key, *_ in made.nearest(query, k=7, fields=["text"])] == naive(e, "text", query, 7)
+        assert [key for key, *_ in made.nearest(query, k=7, fields=["text"])] == naive(
+            e, "text", query, 7
+        )
     both = index.nearest(query, k=400)
     assert len(both) == len({key for key, *_ in both}) == 400, "each record once"
     scores = [score for _, score, *_ in both]
@@ -65,7 +78,9 @@ def test_unsigned_vectors_are_near_on_both_sides(filled, threshold):
     query = torch.randn(16, generator=torch.Generator().manual_seed(5))
     scores = (normalize(e["image"].values, dim=1).half().float() @ normalize(query, dim=0)).abs()
     found = index.nearest(query, k=9, fields=["image"], unsigned=True)
-    assert [key for key, *_ in found] == [f"k{i}" for i in scores.argsort(descending=True)[:9].tolist()]
+    assert [key for key, *_ in found] == [
+        f"k{i}" for i in scores.argsort(descending=True)[:9].tolist()
+    ]
     assert found == index.nearest(-query, k=9, fields=["image"], unsigned=True)
     assert [f[0] for f in found] != [f[0] for f in index.nearest(query, k=9, fields=["image"])]
 
@@ -74,17 +89,25 @@ def test_filters(filled):
     index, e = filled
     query = torch.randn(16, generator=torch.Generator().manual_seed(6))
     arid = np.arange(0, 400, 4)
-    assert [h[0] for h in index.nearest(query, k=5, fields=["image"], where={"zone": "arid"})] == naive(
-        e, "image", query, 5, arid
+    assert [
+        h[0] for h in index.nearest(query, k=5, fields=["image"], where={"zone": "arid"})
+    ] == naive(e, "image", query, 5, arid)
+    two = index.nearest(
+        query, k=400, fields=["image"], where={"zone": ["arid", "cold"], "height": (10, 30)}
     )
-    two = index.nearest(query, k=400, fields=["image"], where={"zone": ["arid", "cold"], "height": (10, 30)})
     assert {h[0] for h in two} == {f"k{i}" for i in range(10, 31) if i % 4 < 2}
-    assert {h[0] for h in index.nearest(query, k=99, where={"height": "395.."})} == {f"k{i}" for i in range(395, 400)}
-    assert [h[0] for h in index.nearest(query, k=9, where=lambda own: own["height"] == 17)] == ["k17"]
+    assert {h[0] for h in index.nearest(query, k=99, where={"height": "395.."})} == {
+        f"k{i}" for i in range(395, 400)
+    }
+    assert [h[0] for h in index.nearest(query, k=9, where=lambda own: own["height"] == 17)] == [
+        "k17"
+    ]
     assert index.nearest(query, where={"height": "900..901"}) == []
     with pytest.raises(AmodalError, match="no value of zone is called 'ardi'. Did you mean arid"):
         index.nearest(query, where={"zone": "ardi"})
-    with pytest.raises(AmodalError, match="no label in this index is called 'zones'. Did you mean zone"):
+    with pytest.raises(
+        AmodalError, match="no label in this index is called 'zones'. Did you mean zone"
+    ):
         index.nearest(query, where={"zones": "arid"})
     with pytest.raises(AmodalError, match="'height' is a number"):
         index.nearest(query, where={"height": "tall"})
@@ -92,12 +115,21 @@ def test_filters(filled):
 
 def test_labels_that_are_missing_stay_missing(tmp_path):
     e = Embeddings({"image": Column(torch.eye(4), torch.arange(4))}, 4)
-    own = {"zone": np.array(["arid", None, "cold", None], dtype=object), "height": np.array([1.5, np.nan, np.inf, 2])}
+    own = {
+        "zone": np.array(["arid", None, "cold", None], dtype=object),
+        "height": np.array([1.5, np.nan, np.inf, 2]),
+    }
     index = Index.open(tmp_path).add("abcd", e, own)
     for made in (index, Index.open(tmp_path)):
         found = {key: labels for key, _, _, labels, _ in made.nearest(torch.ones(4))}
-        assert found["a"] == {"zone": "arid", "height": 1.5} and found["b"] == {"zone": None, "height": None}
-        assert found["c"] == {"zone": "cold", "height": None} and found["d"] == {"zone": None, "height": 2.0}
+        assert found["a"] == {"zone": "arid", "height": 1.5} and found["b"] == {
+            "zone": None,
+            "height": None,
+        }
+        assert found["c"] == {"zone": "cold", "height": None} and found["d"] == {
+            "zone": None,
+            "height": 2.0,
+        }
 
 
 def test_replace_delete_and_tidy(filled):
@@ -113,7 +145,9 @@ def test_replace_delete_and_tidy(filled):
     again = Index.open(index.path)
     assert sorted(again.keys) == sorted(f"k{i}" for i in range(330, 400)) and len(again.alive) == 70
     query = torch.randn(16, generator=torch.Generator().manual_seed(7))
-    assert [h[0] for h in again.nearest(query, k=5, fields=["text"])] == naive(e, "text", query, 5, np.arange(330, 400))
+    assert [h[0] for h in again.nearest(query, k=5, fields=["text"])] == naive(
+        e, "text", query, 5, np.arange(330, 400)
+    )
     assert not list(index.path.glob("*.0.*"))
 
 
@@ -121,7 +155,13 @@ def write_for_ever(path, first):
     index = Index.open(path)
     for i in range(first, first + 100000):
         g = torch.Generator().manual_seed(i)
-        e = Embeddings({s: Column(torch.randn(20, 16, generator=g), torch.arange(20)) for s in ("image", "text")}, 20)
+        e = Embeddings(
+            {
+                s: Column(torch.randn(20, 16, generator=g), torch.arange(20))
+                for s in ("image", "text")
+            },
+            20,
+        )
         index.add([f"{i}-{j}" for j in range(20)], e, {"turn": np.full(20, float(i))})
 
 
@@ -167,7 +207,9 @@ def test_damage_and_misuse_are_explained(filled, tmp_path):
         Index.open(index.path, fingerprint="other")
     with pytest.raises(AmodalError, match="nothing in the index.*amodal index"):
         Index.open(tmp_path / "empty").nearest(torch.zeros(16))
-    with pytest.raises(AmodalError, match="no field in this index is called 'imgae'. Did you mean image"):
+    with pytest.raises(
+        AmodalError, match="no field in this index is called 'imgae'. Did you mean image"
+    ):
         index.nearest(torch.ones(16), fields=["imgae"])
     with pytest.raises(AmodalError, match="vectors of 16 dimensions"):
         index.nearest(torch.ones(5))
@@ -175,7 +217,9 @@ def test_damage_and_misuse_are_explained(filled, tmp_path):
         index.add(["x"], Embeddings({"image": Column(torch.ones(1, 5), torch.arange(1))}, 1))
     with pytest.raises(AmodalError, match="'zone' has 2 values for 1 records"):
         index.add(
-            ["x"], Embeddings({"image": Column(torch.ones(1, 16), torch.arange(1))}, 1), {"zone": ["arid", "cold"]}
+            ["x"],
+            Embeddings({"image": Column(torch.ones(1, 16), torch.arange(1))}, 1),
+            {"zone": ["arid", "cold"]},
         )
     with pytest.raises(AmodalError, match="only be searched"):
         index.update(None)
@@ -211,7 +255,9 @@ def test_approximate_search_finds_what_exact_search_does(tmp_path):
     )
     exact = Index.open(tmp_path, threshold=10**9)
     queries = normalize(
-        e["image"].values[::40] + 0.02 * torch.randn(150, 24, generator=torch.Generator().manual_seed(3)), dim=1
+        e["image"].values[::40]
+        + 0.02 * torch.randn(150, 24, generator=torch.Generator().manual_seed(3)),
+        dim=1,
     )
 
     def recall(**options):
@@ -236,7 +282,9 @@ def test_approximate_search_finds_what_exact_search_does(tmp_path):
     assert index.approximate("image").count == 6000 and index.approximate("image").trained == built
     assert recall(where={"zone": "arid"}) >= 0.9
     assert recall(where={"height": (100, 160)}) == 1.0, "a selective filter is searched exactly"
-    assert not {f"k{i}" for i in range(10)} & {h[0] for q in queries[:20] for h in index.nearest(q, k=10)}
+    assert not {f"k{i}" for i in range(10)} & {
+        h[0] for q in queries[:20] for h in index.nearest(q, k=10)
+    }
     reopened = Index.open(tmp_path, threshold=1000).approximate("image")
     assert reopened.probes == index.approximate("image").probes, "the cache is kept"
     (tmp_path / "image.0.faiss").write_bytes(b"torn")
@@ -253,8 +301,12 @@ def test_a_filter_that_lets_through_what_is_far_away_finds_it(tmp_path):
     index = Index.open(tmp_path, threshold=1000).add([f"k{i}" for i in range(4000)], e, own)
     exact, shares = Index.open(tmp_path, threshold=10**9), []
     for query in units[near.argsort(descending=True)[:20]]:
-        a, b = ([h[0] for h in i.nearest(query, k=10, where={"side": "there"})] for i in (index, exact))
-        assert len(a) == 10 and far.mean() > 0.05, "the lists that are nearest to the query have none of them"
+        a, b = (
+            [h[0] for h in i.nearest(query, k=10, where={"side": "there"})] for i in (index, exact)
+        )
+        assert len(a) == 10 and far.mean() > 0.05, (
+            "the lists that are nearest to the query have none of them"
+        )
         shares.append(len({*a} & {*b}) / 10)
     assert np.mean(shares) > 0.9
 
@@ -263,20 +315,27 @@ def test_a_filter_that_lets_through_what_is_far_away_finds_it(tmp_path):
 def test_approximate_search_among_vectors_that_share_a_direction(tmp_path, spread):
     """As those of a field do: what they share must not be taken for what tells them apart, nor two fields on two sides be mixed up."""
     g, n, falling = torch.Generator().manual_seed(0), 3000, 1 / torch.arange(1, 97) ** 0.5
-    centres, shared = torch.randn(30, 96, generator=g), torch.nn.functional.one_hot(torch.tensor(50), 96)
+    centres, shared = (
+        torch.randn(30, 96, generator=g),
+        torch.nn.functional.one_hot(torch.tensor(50), 96),
+    )
 
     def made(count, sign):
         x = centres[torch.randint(30, (count,), generator=g)] + torch.randn(count, 96, generator=g)
         return normalize(spread * x * falling / 3 + sign * shared, dim=1)
 
-    e = Embeddings({s: Column(made(n, sign), torch.arange(n)) for s, sign in (("image", 1), ("text", -1))}, n)
+    e = Embeddings(
+        {s: Column(made(n, sign), torch.arange(n)) for s, sign in (("image", 1), ("text", -1))}, n
+    )
     keys = [f"k{i}" for i in range(n)]
     index = Index.open(tmp_path, threshold=1000).add(keys, e)
     exact = Index.open(tmp_path, threshold=10**9)
     for asked in ("image", "text"):
         shares = []
         for query in made(60, 1 if asked == "image" else -1):
-            a, b = ({h[0] for h in i.nearest(query, k=10, fields=["image"])} for i in (index, exact))
+            a, b = (
+                {h[0] for h in i.nearest(query, k=10, fields=["image"])} for i in (index, exact)
+            )
             shares.append(len(a & b) / 10)
         assert np.mean(shares) > 0.93
     assert index.approximate("image").probes < index.approximate("image").lists
@@ -290,9 +349,14 @@ def test_a_cache_of_an_earlier_version_is_made_again(tmp_path):
     old.train(e["image"].values.numpy())
     old.add(e["image"].values.numpy())
     (tmp_path / "image.0.faiss").write_bytes(faiss.serialize_index(old).tobytes())
-    (tmp_path / "image.0.faiss.json").write_text('{"count": 2000, "trained": 2000, "probes": 4, "recall": 0.97}')
+    (tmp_path / "image.0.faiss.json").write_text(
+        '{"count": 2000, "trained": 2000, "probes": 4, "recall": 0.97}'
+    )
     again = Index.open(tmp_path, threshold=1000)
-    assert again.nearest(e["image"].values[7], k=1)[0][0] == "k7" and again.approximate("image").built.ntotal == before
+    assert (
+        again.nearest(e["image"].values[7], k=1)[0][0] == "k7"
+        and again.approximate("image").built.ntotal == before
+    )
 
 
 def test_without_faiss_it_says_what_to_install(tmp_path, monkeypatch):

@@ -49,7 +49,8 @@ def both(place, tmp_path):
     """The same records in the embedded index and in Qdrant."""
     e = vectors(120, fields=("image", "text:1/b"))
     return [
-        open_index(where, fingerprint="abc").add(KEYS, e, labels(120)) for where in (str(tmp_path / "index"), place)
+        open_index(where, fingerprint="abc").add(KEYS, e, labels(120))
+        for where in (str(tmp_path / "index"), place)
     ]
 
 
@@ -57,7 +58,9 @@ def same(both, query, **options):
     a, b = (index.nearest(query, **options) for index in both)
     np.testing.assert_allclose([h[1] for h in a], [h[1] for h in b], atol=2e-3)
     mine, its = ({h[0]: h for h in found} for found in (a, b))
-    assert all(h[1] < a[-1][1] + 2e-3 for k in mine.keys() ^ its.keys() for h in [mine.get(k) or its[k]])
+    assert all(
+        h[1] < a[-1][1] + 2e-3 for k in mine.keys() ^ its.keys() for h in [mine.get(k) or its[k]]
+    )
     assert all(mine[k][2:] == its[k][2:] for k in mine.keys() & its.keys())
     return b
 
@@ -67,13 +70,20 @@ def test_it_finds_what_the_embedded_index_does(both, place):
     assert [type(i) for i in both] == [Index, Qdrant, Qdrant]
     g = torch.Generator().manual_seed(5)
     for index in both[1:]:
-        assert len(index) == 120 and sorted(index.keys) == sorted(KEYS) and "k7" in index and "k120" not in index
+        assert (
+            len(index) == 120
+            and sorted(index.keys) == sorted(KEYS)
+            and "k7" in index
+            and "k120" not in index
+        )
         assert index.sources == ["image", "text:1/b"] and "120 records" in repr(index)
         for query in torch.randn(3, 16, generator=g):
             assert len(same([both[0], index], query, k=9)) == 9
             same([both[0], index], query, k=9, fields=["text:1/b"])
             same([both[0], index], query, k=9, unsigned=True)
-            assert same([both[0], index], query, k=9, where={"zone": ["arid", "cold"], "height": "10..30"})
+            assert same(
+                [both[0], index], query, k=9, where={"zone": ["arid", "cold"], "height": "10..30"}
+            )
             assert same([both[0], index], query, k=9, where={"height": "115.."})
     assert same(both[:2], query, where={"height": 17})[0][0] == "k17"
     assert both[1].nearest(query, where={"height": "900..901"}) == []
@@ -129,7 +139,9 @@ def test_a_collection_of_others_is_left_alone(both, place):
     from qdrant_client import models
 
     client, name = both[1].client, Address.of(place).collection + "-theirs"
-    client.create_collection(name, vectors_config=models.VectorParams(size=2, distance=models.Distance.DOT))
+    client.create_collection(
+        name, vectors_config=models.VectorParams(size=2, distance=models.Distance.DOT)
+    )
     client.upsert(name, [models.PointStruct(id=1, vector=[1.0, 2.0])])
     with pytest.raises(AmodalError, match="is not an index of amodal"):
         open_index(place + "-theirs")
@@ -144,7 +156,10 @@ def test_a_server_is_asked_for_indices_of_labels_and_given_the_key(folder, monke
     index.add(KEYS[:30], e, labels(30))
     assert server.indexed == {'labels."zone"', 'labels."height"'} and server.keys == {"secret"}
     server.said.clear()
-    assert index.nearest(torch.ones(16), k=3) and server.said == ["POST points count", "POST points query batch"]
+    assert index.nearest(torch.ones(16), k=3) and server.said == [
+        "POST points count",
+        "POST points query batch",
+    ]
     server.end()
     with pytest.raises(AmodalError, match="cannot be used.*give the same command again"):
         index.add(KEYS[:30], e, labels(30))
@@ -152,7 +167,9 @@ def test_a_server_is_asked_for_indices_of_labels_and_given_the_key(folder, monke
 
 def test_addresses():
     assert Address.of("qdrant://a.b/c") == Address("http://a.b:6333", "", "c")
-    assert Address.of("qdrants://a:1/c?shards=6&replicas=2") == Address("https://a:1", "", "c", 6, 2)
+    assert Address.of("qdrants://a:1/c?shards=6&replicas=2") == Address(
+        "https://a:1", "", "c", 6, 2
+    )
     assert Address.of("qdrant:///tmp/x/c") == Address("", "/tmp/x", "c")
     for bad, why in (
         ("qdrant://host:6333", "address of a collection"),
@@ -168,7 +185,9 @@ def test_addresses():
 def test_replaced_and_deleted_records_are_gone(both):
     new = torch.eye(16)[:1]
     for index in both:
-        index.add(["k3"], Embeddings({"image": Column(new, torch.arange(1))}, 1), {"zone": ["arid"]})
+        index.add(
+            ["k3"], Embeddings({"image": Column(new, torch.arange(1))}, 1), {"zone": ["arid"]}
+        )
         assert len(index) == 120 and index.nearest(new[0], k=1)[0][:1] == ("k3",)
         assert index.delete(["k3", "k5", "nobody"]) == 2 and len(index) == 118 and "k5" not in index
     assert len(same(both, new[0], k=118)) == 118
@@ -185,11 +204,19 @@ def test_an_update_embeds_only_what_is_new_and_prunes(folder, place, tmp_path):
     embedded = open_index(tmp_path / "index", encoder=encoder, fingerprint="f").update(records)
     names = {type(m).__name__: f for f, m in records.fields.items()}
     for where in (None, {next(iter(records.labels)): "red"}):
-        a, b = (search(i, encoder, {names["Text"]: "a red picture"}, k=20, where=where) for i in (index, embedded))
+        a, b = (
+            search(i, encoder, {names["Text"]: "a red picture"}, k=20, where=where)
+            for i in (index, embedded)
+        )
         np.testing.assert_allclose([h.score for h in a], [h.score for h in b], atol=2e-3)
     seen.clear()
-    assert len(open_index(place, encoder=encoder, fingerprint="f").update(records)) == 80 and seen == []
-    index.add(["ghost"], Embeddings({names["Image"]: Column(torch.ones(1, 16), torch.arange(1))}, 1))
+    assert (
+        len(open_index(place, encoder=encoder, fingerprint="f").update(records)) == 80
+        and seen == []
+    )
+    index.add(
+        ["ghost"], Embeddings({names["Image"]: Column(torch.ones(1, 16), torch.arange(1))}, 1)
+    )
     assert index.update(records).gone == 1 and len(index) == 81
     assert index.update(records, prune=True).gone == 1 and len(index) == 80 and "ghost" not in index
 
@@ -218,7 +245,11 @@ def test_a_killed_update_goes_on_after_what_was_written(folder, place, tmp_path)
     process = multiprocessing.get_context("fork").Process(target=fill, args=(folder, place, log))
     process.start()
     deadline = time.time() + 60
-    while (not log.exists() or len(log.read_text().split()) < 30) and process.is_alive() and time.time() < deadline:
+    while (
+        (not log.exists() or len(log.read_text().split()) < 30)
+        and process.is_alive()
+        and time.time() < deadline
+    ):
         time.sleep(0.001)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
@@ -260,7 +291,9 @@ def test_the_command_line_takes_an_address(folder, place, tmp_path, capsys):
     label = next(iter(records.labels))
     asked = ["search", run, "--text", "a red picture", "--index", place, "--k", "99", "--json"]
     assert len(json.loads(said(*asked))) == 80
-    assert {h["labels"][label] for h in json.loads(said(*asked, "--where", f"{label}=red"))} == {"red"}
+    assert {h["labels"][label] for h in json.loads(said(*asked, "--where", f"{label}=red"))} == {
+        "red"
+    }
     with pytest.raises(SystemExit):
         cli.main(["index", str(run), "--data", str(folder), "--to", "host/photos"])
     assert "qdrant://localhost:6333/photos" in capsys.readouterr().err

@@ -20,7 +20,9 @@ def made(folder, tmp_path_factory):
     records = amodal.open(folder)
     torch.manual_seed(0)
     encoder = amodal.Encoder(records.fields, size="nano").align(16)
-    index = Index.open(tmp_path_factory.mktemp("index"), encoder=encoder, fingerprint="f").update(records)
+    index = Index.open(tmp_path_factory.mktemp("index"), encoder=encoder, fingerprint="f").update(
+        records
+    )
     names = {type(m).__name__: f for f, m in records.fields.items()}
     return records, encoder, index, names["Image"], names["Text"]
 
@@ -29,14 +31,21 @@ def test_a_record_finds_itself_by_each_field_and_by_both(made):
     records, encoder, index, image, text = made
     assert len(index) == 80
     i = int(records.present(text).nonzero()[0][4])
-    for query, fields in (({image: records.raw(i, image)}, [image]), ({"text": records.raw(i, text)}, [text])):
+    for query, fields in (
+        ({image: records.raw(i, image)}, [image]),
+        ({"text": records.raw(i, text)}, [text]),
+    ):
         hits = search(index, encoder, query, k=3, fields=fields)
-        assert hits[0].key == records.keys[i] and hits[0].score > 0.999 and hits[0].source == fields[0]
+        assert (
+            hits[0].key == records.keys[i] and hits[0].score > 0.999 and hits[0].source == fields[0]
+        )
     mixed = {"image": records.raw(i, image), "text": records.raw(i, text)}
     a, b = (embed_values(encoder, f, [records.raw(i, f)])[0] for f in (image, text))
     expected = torch.nn.functional.normalize(a, dim=0) + 3 * torch.nn.functional.normalize(b, dim=0)
     by_vector = search(index, encoder, {"anything": expected}, k=5)
-    assert [h.key for h in search(index, encoder, mixed, k=5, weights={"text": 3})] == [h.key for h in by_vector]
+    assert [h.key for h in search(index, encoder, mixed, k=5, weights={"text": 3})] == [
+        h.key for h in by_vector
+    ]
     assert len(search(index, encoder, {"text": ["a red picture", "a blue picture"]}, k=4)) == 4
 
 
@@ -45,11 +54,15 @@ def test_a_record_of_the_index_is_a_part_of_a_query_and_is_not_found(made):
     i = int(records.present(text).nonzero()[0][4])
     key = records.keys[i]
     plain = search(index, encoder, {"x": index.vector(key)}, k=6)
-    assert [h.key for h in search(index, encoder, {}, k=5, like=[key])] == [h.key for h in plain if h.key != key][:5]
+    assert [h.key for h in search(index, encoder, {}, k=5, like=[key])] == [
+        h.key for h in plain if h.key != key
+    ][:5]
     words = embed_values(encoder, text, ["a red picture"])[0]
     mixed = torch.nn.functional.normalize(words, dim=0) - 0.5 * index.vector(key)
     expected = [h.key for h in search(index, encoder, {"x": mixed}, k=6) if h.key != key][:5]
-    found = search(index, encoder, {"text": "a red picture"}, k=5, like=[key], weights={f"like:{key}": -0.5})
+    found = search(
+        index, encoder, {"text": "a red picture"}, k=5, like=[key], weights={f"like:{key}": -0.5}
+    )
     assert [h.key for h in found] == expected
     with pytest.raises(AmodalError, match="the index has no record 'nobody'"):
         search(index, encoder, {}, like=["nobody"])
@@ -139,6 +152,8 @@ def test_queries_that_cannot_be_are_explained(made, tmp_path):
 def test_hits_that_the_data_no_longer_has_are_passed_over_with_a_note(made, tmp_path, capsys):
     records, encoder, index, image, text = made
     hits = search(index, encoder, {"text": "a red picture"}, k=3)
-    sheet = picture_sheet([hits[0], Hit("[gone]/000", 0.5, image), hits[1]], records, tmp_path / "hits.png")
+    sheet = picture_sheet(
+        [hits[0], Hit("[gone]/000", 0.5, image), hits[1]], records, tmp_path / "hits.png"
+    )
     assert Image.open(sheet).size[1] < 500, "two rows"
     assert "1 of 3 hits are not drawn" in (said := capsys.readouterr().err) and "[gone]/000" in said

@@ -27,11 +27,15 @@ def lists(n=N, seed=0, width=WIDTH):
         lengths = torch.randint(0 if step == 1 else 1, 7, (len(range(0, n, step)),), generator=g)
         flat = torch.randn(int(lengths.sum()), width, generator=g)
         columns[source] = Column(Ragged(flat, lengths), torch.arange(0, n, step))
-    columns["title"] = Column(torch.randn(len(range(0, n, 3)), width, generator=g), torch.arange(0, n, 3))
+    columns["title"] = Column(
+        torch.randn(len(range(0, n, 3)), width, generator=g), torch.arange(0, n, 3)
+    )
     return Embeddings(columns, n)
 
 
-def slow(e, query_LD, k, fields=("image", "said", "title"), rows=None, weights=None, unsigned=False):
+def slow(
+    e, query_LD, k, fields=("image", "said", "title"), rows=None, weights=None, unsigned=False
+):
     """The same by loops: (key, score, source)."""
     weights = torch.ones(len(query_LD)) if weights is None else weights
     found = []
@@ -56,7 +60,9 @@ def slow(e, query_LD, k, fields=("image", "said", "title"), rows=None, weights=N
 
 
 def agrees(found, expected):
-    assert [f[0] for f in found] == [e[0] for e in expected] and [f[2] for f in found] == [e[2] for e in expected]
+    assert [f[0] for f in found] == [e[0] for e in expected] and [f[2] for f in found] == [
+        e[2] for e in expected
+    ]
     np.testing.assert_allclose([f[1] for f in found], [e[1] for e in expected], atol=1e-5)
 
 
@@ -82,9 +88,14 @@ def test_scores_are_those_of_a_slow_loop(filled, tile, several, monkeypatch):
         agrees(made.nearest(query, k=9, unsigned=True), slow(e, query, 9, unsigned=True))
         agrees(made.nearest(query, k=9, fields=["said"]), slow(e, query, 9, ["said"]))
         agrees(made.nearest(query, k=9, fields=["title"]), slow(e, query, 9, ["title"]))
-        agrees(made.nearest(query, k=9, fields=["image", "title"]), slow(e, query, 9, ["image", "title"]))
+        agrees(
+            made.nearest(query, k=9, fields=["image", "title"]),
+            slow(e, query, 9, ["image", "title"]),
+        )
         agrees(made.nearest(query, k=9, where={"zone": "arid"}), slow(e, query, 9, rows=arid))
-    assert len(index.nearest(query, k=500)) == len(slow(e, query, 500)), "records without a vector are not found"
+    assert len(index.nearest(query, k=500)) == len(slow(e, query, 500)), (
+        "records without a vector are not found"
+    )
 
 
 def test_memory_is_that_of_a_tile():
@@ -104,7 +115,13 @@ def test_a_part_is_the_place_or_the_number_that_was_given(tmp_path):
     flat = torch.eye(WIDTH)[:5]
     e = Embeddings({"image": Column(Ragged(flat, torch.tensor([2, 3])), torch.arange(2))}, 2)
     index = Index.open(tmp_path / "a").add(["x", "y"], e)
-    assert [index.nearest(q, k=1)[0][::4] for q in flat] == [("x", 0), ("x", 1), ("y", 0), ("y", 1), ("y", 2)]
+    assert [index.nearest(q, k=1)[0][::4] for q in flat] == [
+        ("x", 0),
+        ("x", 1),
+        ("y", 0),
+        ("y", 1),
+        ("y", 2),
+    ]
     assert index.nearest(flat[:2], k=1)[0][4] == -1, "no one part is what several vectors found"
     index = Index.open(tmp_path / "b")
     with index.writing():
@@ -115,14 +132,18 @@ def test_a_part_is_the_place_or_the_number_that_was_given(tmp_path):
 def test_replace_delete_and_tidy(filled):
     index, e = filled
     new = torch.eye(WIDTH)[:3]
-    index.add(["k4"], Embeddings({"image": Column(Ragged(new, torch.tensor([3])), torch.arange(1))}, 1))
+    index.add(
+        ["k4"], Embeddings({"image": Column(Ragged(new, torch.tensor([3])), torch.arange(1))}, 1)
+    )
     assert index.nearest(new, k=1)[0][0] == "k4" and index.nearest(new, k=1)[0][1] > 0.999
     index.delete([f"k{i}" for i in range(40)])
     rest = range(40, N)
     for query in (new, new[:1]):
         agrees(index.nearest(query, k=9), slow(e, query, 9, rows=rest))
     for _ in range(8):  # until the dead are cleared out
-        index.add(KEYS[40:], Embeddings({s: c.between(40, N) for s, c in e.columns.items()}, N - 40))
+        index.add(
+            KEYS[40:], Embeddings({s: c.between(40, N) for s, c in e.columns.items()}, N - 40)
+        )
     assert index.log.generation >= 1
     for made in (index, Index.open(index.path)):
         agrees(made.nearest(new, k=9), slow(e, new, 9, rows=rest))
@@ -138,7 +159,9 @@ def test_one_and_several_are_not_mixed(filled):
     with pytest.raises(AmodalError, match="a image has several vectors in this index and one here"):
         index.add(["x"], Embeddings({"image": Column(torch.ones(1, WIDTH), torch.arange(1))}, 1))
     with pytest.raises(AmodalError, match="a title has one vector in this index and several here"):
-        e = Embeddings({"title": Column(Ragged(torch.ones(2, WIDTH), torch.tensor([2])), torch.arange(1))}, 1)
+        e = Embeddings(
+            {"title": Column(Ragged(torch.ones(2, WIDTH), torch.tensor([2])), torch.arange(1))}, 1
+        )
         index.add(["x"], e)
     with pytest.raises(AmodalError, match="vectors of 16 dimensions"):
         index.nearest(torch.ones(3, 5))
@@ -171,7 +194,9 @@ def test_a_torn_tail_is_not_seen_and_is_written_over(filled):
     again = Index.open(index.path).add(
         ["new"], Embeddings({"image": Column(Ragged(query, torch.tensor([2])), torch.arange(1))}, 1)
     )
-    assert again.nearest(query, k=1)[0][0] == "new" == Index.open(index.path).nearest(query, k=1)[0][0]
+    assert (
+        again.nearest(query, k=1)[0][0] == "new" == Index.open(index.path).nearest(query, k=1)[0][0]
+    )
     (index.path / "image.0.lengths").write_bytes(b"\x01" * 8 * (N + 1))
     with pytest.raises(AmodalError, match="image.0.lengths is damaged.*index again"):
         Index.open(index.path).nearest(query)
@@ -209,7 +234,9 @@ def test_qdrant_finds_what_the_embedded_index_does(filled, place):
             ):
                 a, b = (one.nearest(query, k=8, **options) for one in (index, made))
                 np.testing.assert_allclose([h[1] for h in a], [h[1] for h in b], atol=2e-3)
-                assert [h[0] for h in a] == [h[0] for h in b] or min(-np.diff([h[1] for h in a])) < 2e-3
+                assert [h[0] for h in a] == [h[0] for h in b] or min(
+                    -np.diff([h[1] for h in a])
+                ) < 2e-3
                 mine, its = ({h[0]: h for h in found} for found in (a, b))
                 assert all(mine[k][2:] == its[k][2:] for k in mine.keys() & its.keys())
     assert far.delete(["k4"]) == 1 and "k4" not in {h[0] for h in far.nearest(query, k=N)}
@@ -232,7 +259,16 @@ def test_a_run_is_indexed_and_searched_by_parts(run, folder, tmp_path, capsys):
     shutil.copytree(folder, root)
     cli.main(["index", str(run), "--data", str(root), "--out", str(tmp_path / "index")])
     capsys.readouterr()
-    search = ["search", str(run), "--text", "a red picture", "--index", str(tmp_path / "index"), "--k", "3"]
+    search = [
+        "search",
+        str(run),
+        "--text",
+        "a red picture",
+        "--index",
+        str(tmp_path / "index"),
+        "--k",
+        "3",
+    ]
     cli.main([*search, "--fields", "image", "--json"])
     hits = json.loads(capsys.readouterr().out)
     model = amodal.load(run)
@@ -267,8 +303,15 @@ def test_an_update_embeds_only_what_is_new(run, folder, tmp_path):
     several = type(model.encoder.multi_vector)
     original = several.of_records
     try:
-        several.of_records = lambda self, encoder, batch: (seen.extend(batch.keys), original(self, encoder, batch))[1]
-        assert spoken is not None and len(model.index(root, tmp_path / "index")) == len(index) and not seen
+        several.of_records = lambda self, encoder, batch: (
+            seen.extend(batch.keys),
+            original(self, encoder, batch),
+        )[1]
+        assert (
+            spoken is not None
+            and len(model.index(root, tmp_path / "index")) == len(index)
+            and not seen
+        )
         shutil.copy(sorted(root.rglob("*.png"))[1], root / "red" / "new.png")
         assert len(model.index(root, tmp_path / "index")) == len(index) + 1 and len(seen) == 1
     finally:
@@ -305,7 +348,11 @@ def test_a_server_asks_as_the_library_does(run, folder, tmp_path):
     model = amodal.load(run)
     model.index(folder, tmp_path / "index")
     with TestClient(app(model, index=tmp_path / "index")) as client:
-        hits = client.post("/search?k=4&fields=image", json={"text": "a red picture"}).json()["hits"]
+        hits = client.post("/search?k=4&fields=image", json={"text": "a red picture"}).json()[
+            "hits"
+        ]
     ours = model.search(text="a red picture", index=tmp_path / "index", k=4, fields=["image"])
-    assert [h["key"] for h in hits] == [h.key for h in ours] and [h["part"] for h in hits] == [h.part for h in ours]
+    assert [h["key"] for h in hits] == [h.key for h in ours] and [h["part"] for h in hits] == [
+        h.part for h in ours
+    ]
     np.testing.assert_allclose([h["score"] for h in hits], [h.score for h in ours], atol=1e-4)

@@ -31,7 +31,12 @@ class Attack:
 
 def post(body: bytes, path: str = "/embed", head: bytes = TYPE, length: int | None = None) -> bytes:
     said = len(body) if length is None else length
-    return b"POST %s HTTP/1.1\r\nhost: x\r\n%scontent-length: %d\r\n\r\n%s" % (path.encode(), head, said, body)
+    return b"POST %s HTTP/1.1\r\nhost: x\r\n%scontent-length: %d\r\n\r\n%s" % (
+        path.encode(),
+        head,
+        said,
+        body,
+    )
 
 
 def embedded(**record) -> bytes:
@@ -40,7 +45,10 @@ def embedded(**record) -> bytes:
 
 def form(parts: list[tuple[bytes, bytes]], boundary: bytes = b"edge") -> bytes:
     """parts: (the head of a part, its content)."""
-    body = b"".join(b"--%s\r\n%s\r\n\r\n%s\r\n" % (boundary, *part) for part in parts) + b"--%s--\r\n" % boundary
+    body = (
+        b"".join(b"--%s\r\n%s\r\n\r\n%s\r\n" % (boundary, *part) for part in parts)
+        + b"--%s--\r\n" % boundary
+    )
     return post(body, head=b"content-type: multipart/form-data; boundary=%s\r\n" % boundary)
 
 
@@ -52,7 +60,9 @@ def upload(field: str, data: bytes, file: str = "x") -> bytes:
 def of_either(rng, field: str, data: bytes) -> bytes:
     """As a form, or as base64 in JSON."""
     return (
-        upload(field, data) if rng.random() < 0.5 else embedded(**{field: {"base64": base64.b64encode(data).decode()}})
+        upload(field, data)
+        if rng.random() < 0.5
+        else embedded(**{field: {"base64": base64.b64encode(data).decode()}})
     )
 
 
@@ -79,13 +89,25 @@ def pixel_bomb(rng) -> bytes:
     if kind == 0:
         return png_of(side, other, BOMB)
     if kind == 1:
-        return b"GIF89a" + struct.pack("<HHBBB", min(side, 65535), other, 0, 0, 0) + b"," + bytes(9) + b"\x02\x00;"
+        return (
+            b"GIF89a"
+            + struct.pack("<HHBBB", min(side, 65535), other, 0, 0, 0)
+            + b","
+            + bytes(9)
+            + b"\x02\x00;"
+        )
     if kind == 2:
         return b"BM" + struct.pack(
             "<IHHIIiiHHIIiiII", 0, 0, 0, 54, 40, min(side, 2**30), other, 1, 24, 0, 0, 0, 0, 0, 0
         )
     frame = struct.pack(">HBHHB", 11, 8, min(other, 65535), min(side, 65535), 1) + b"\x01\x11\x00"
-    return b"\xff\xd8\xff\xc0" + frame + b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00" + bytes(99) + b"\xff\xd9"
+    return (
+        b"\xff\xd8\xff\xc0"
+        + frame
+        + b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
+        + bytes(99)
+        + b"\xff\xd9"
+    )
 
 
 def text_bomb(rng) -> bytes:
@@ -120,7 +142,15 @@ def npy_bomb(rng) -> bytes:
 
 def wave_lie(rng) -> bytes:
     data = bytearray(wav(samples=400))
-    place, value = [(24, 2**31 - 1), (24, 0), (24, 1), (22, 65535), (22, 1023), (40, 2**31), (34, 7)][rng.integers(7)]
+    place, value = [
+        (24, 2**31 - 1),
+        (24, 0),
+        (24, 1),
+        (22, 65535),
+        (22, 1023),
+        (40, 2**31),
+        (34, 7),
+    ][rng.integers(7)]
     wide = "<I" if place in (24, 40) else "<H"
     struct.pack_into(wide, data, place, value)
     return bytes(data)
@@ -147,7 +177,13 @@ def spoilt(rng, data: bytes) -> bytes:
 
 
 PATHS = [
-    *("../../../../etc/passwd", "/etc/passwd", "file:///etc/passwd", "\\\\host\\share", "C:\\x.png"),
+    *(
+        "../../../../etc/passwd",
+        "/etc/passwd",
+        "file:///etc/passwd",
+        "\\\\host\\share",
+        "C:\\x.png",
+    ),
     *("http://127.0.0.1/x.png", "~/.ssh/id", "x\0.png"),
 ]
 FIELDS = ("image", "sound", "text", "cells", "curve", "visits")
@@ -176,7 +212,11 @@ def wrong(rng) -> object:
 
 def deep(rng) -> bytes:
     depth = int(rng.choice([6, 100, 5000, 60_000]))
-    inside = b"[" * depth + b"]" * depth if rng.random() < 0.5 else b'{"a":' * depth + b"1" + b"}" * depth
+    inside = (
+        b"[" * depth + b"]" * depth
+        if rng.random() < 0.5
+        else b'{"a":' * depth + b"1" + b"}" * depth
+    )
     return post(b'{"records": [{"%s": %s}]}' % (FIELDS[rng.integers(3, 6)].encode(), inside))
 
 
@@ -193,24 +233,35 @@ def not_json(rng) -> bytes:
     if kind == 1:
         return post(noise(rng))
     return post(
-        [b'{"records": [{"text": "a", "text": "b"}]}', b"\xef\xbb\xbf{", b'"records"', b"[]", b"{}", b"null"][
-            rng.integers(6)
-        ]
+        [
+            b'{"records": [{"text": "a", "text": "b"}]}',
+            b"\xef\xbb\xbf{",
+            b'"records"',
+            b"[]",
+            b"{}",
+            b"null",
+        ][rng.integers(6)]
     )
 
 
 def large_json(rng) -> bytes:
-    body = [b"[" + b"[]," * 299_000 + b"[]]", b"[" + b"0," * 400_000 + b"0]", b'"' + b"a" * 900_000 + b'"'][
-        rng.integers(3)
-    ]
-    return post(b'{"records": [{"%s": %s}]}' % ([b"curve", b"visits", b"text"][rng.integers(3)], body))
+    body = [
+        b"[" + b"[]," * 299_000 + b"[]]",
+        b"[" + b"0," * 400_000 + b"0]",
+        b'"' + b"a" * 900_000 + b'"',
+    ][rng.integers(3)]
+    return post(
+        b'{"records": [{"%s": %s}]}' % ([b"curve", b"visits", b"text"][rng.integers(3)], body)
+    )
 
 
 def bad_form(rng) -> bytes:
     text = b'content-disposition: form-data; name="text"'
     kind = rng.integers(8)
     if kind == 0:
-        return post(b"--edge\r\n" + text + b"\r\n\r\nab", head=b"content-type: multipart/form-data\r\n")
+        return post(
+            b"--edge\r\n" + text + b"\r\n\r\nab", head=b"content-type: multipart/form-data\r\n"
+        )
     if kind == 1:
         return form([(text, b"a")] * 2)
     if kind == 2:
@@ -240,8 +291,12 @@ def bad_http(rng) -> bytes:
         start + b"content-length: 99999999999999999999999\r\n\r\n",
         start + b"x\x00y: z\r\n\r\n",
         b"GET /health HTTP/1.1\r\n\r\n",
-        b"POST /embed HTTP/1.1\r\nhost: x\r\n" + TYPE + b"transfer-encoding: chunked\r\n\r\nZZZ\r\nabc\r\n0\r\n\r\n",
-        b"POST /embed HTTP/1.1\r\nhost: x\r\n" + TYPE + b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"POST /embed HTTP/1.1\r\nhost: x\r\n"
+        + TYPE
+        + b"transfer-encoding: chunked\r\n\r\nZZZ\r\nabc\r\n0\r\n\r\n",
+        b"POST /embed HTTP/1.1\r\nhost: x\r\n"
+        + TYPE
+        + b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + noise(rng) + b"\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ]
@@ -256,7 +311,14 @@ def bad_path(rng) -> bytes:
             "/records//etc/passwd",
             "/../../etc/passwd",
         ),
-        *("/records/%00", "/records/%ff%fe", "/docs/../../x", "/static/../api.py", "/.git/config", "//etc/passwd"),
+        *(
+            "/records/%00",
+            "/records/%ff%fe",
+            "/docs/../../x",
+            "/static/../api.py",
+            "/.git/config",
+            "//etc/passwd",
+        ),
         *(
             "/records?start=-1",
             "/records?count=0",
@@ -287,7 +349,13 @@ def bad_query(rng) -> bytes:
         "weight=text=nan",
         "weight=text=1e99",
     ]
-    asks += ["weight=image=1", "weight=text=0", "fields=", "where=colour=" + "x" * 5000, "k=" + "9" * 5000]
+    asks += [
+        "weight=image=1",
+        "weight=text=0",
+        "fields=",
+        "where=colour=" + "x" * 5000,
+        "k=" + "9" * 5000,
+    ]
     return post(b'{"text": "a"}', path=f"/search?{asks[rng.integers(len(asks))]}")
 
 
@@ -327,7 +395,9 @@ def slow(rng) -> Attack:
         b"",
         b"GET /health HTTP/1.1\r\nhost:",
         post(b'{"records": [', length=5000),
-        b"POST /embed HTTP/1.1\r\nhost: x\r\n" + TYPE + b"transfer-encoding: chunked\r\n\r\n5\r\nab",
+        b"POST /embed HTTP/1.1\r\nhost: x\r\n"
+        + TYPE
+        + b"transfer-encoding: chunked\r\n\r\n5\r\nab",
     ]
     return Attack("slow", kinds[rng.integers(len(kinds))], "hold")
 
@@ -346,7 +416,9 @@ SURE: dict[str, Callable] = {
     "polyglot": lambda r: of_either(r, "image", polyglot(r)),
     "noise": lambda r: of_either(r, ["image", "sound"][r.integers(2)], noise(r)),
     "wrong type": lambda r: embedded(**{FIELDS[r.choice([0, 1, 3, 4, 5])]: wrong(r)}),
-    "no text": lambda r: embedded(text=[7, True, [], {}, "", " ", "\ud800", {"base64": ""}][r.integers(8)]),
+    "no text": lambda r: embedded(
+        text=[7, True, [], {}, "", " ", "\ud800", {"base64": ""}][r.integers(8)]
+    ),
     "deep": deep,
     "numbers": numbers,
     "not JSON": not_json,
@@ -356,7 +428,8 @@ SURE: dict[str, Callable] = {
     "bad query": bad_query,
     "bad head": bad_head,
     "too large": lambda r: post(
-        bytes(3 * 2**20), head=[TYPE, b"content-type: multipart/form-data; boundary=edge\r\n"][r.integers(2)]
+        bytes(3 * 2**20),
+        head=[TYPE, b"content-type: multipart/form-data; boundary=edge\r\n"][r.integers(2)],
     ),
     "huge cells": lambda r: embedded(curve=["a" * 200_000] + ["1"] * 100_000),
     "many records": lambda r: post(json.dumps({"records": [{"text": "a"}] * 5000}).encode()),
@@ -369,7 +442,9 @@ MAYBE: dict[str, Callable] = {
     "spoilt sound": lambda r: of_either(r, "sound", spoilt(r, wav(samples=400))),
     "lying sound": lambda r: of_either(r, "sound", wave_lie(r)),
     "spoilt request": lambda r: spoilt(r, upload("image", png(1))),
-    "huge numbers": lambda r: embedded(curve=[[10**300, -(10**300)], [3e38, 1e39]], cells={"age": 10**400}),
+    "huge numbers": lambda r: embedded(
+        curve=[[10**300, -(10**300)], [3e38, 1e39]], cells={"age": 10**400}
+    ),
     "picture and zip": lambda r: of_either(r, "image", png(1) + zip_bomb(r)),
     "bad HTTP": bad_http,
 }
@@ -386,5 +461,7 @@ def attacks(count: int, seed: int) -> list[Attack]:
         fine = rng.random() < 0.25
         kinds = MAYBE if fine else SURE
         kind = list(kinds)[rng.integers(len(kinds))]
-        made.append(Attack(kind, kinds[kind](rng), "wait" if kind != "spoilt request" else "hold", fine))
+        made.append(
+            Attack(kind, kinds[kind](rng), "wait" if kind != "spoilt request" else "hold", fine)
+        )
     return made

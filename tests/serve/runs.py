@@ -43,7 +43,9 @@ def data():
             "text": [f"a thing, number {i}" for i in numbers],
             "cells": [{"age": float(i), "kind": "ab"[i % 2]} for i in numbers],
             "curve": [rng.normal(size=(20, 2)).tolist() for _ in numbers],
-            "visits": [[{"time": float(j), "item": "xy"[(i + j) % 2]} for j in range(5)] for i in numbers],
+            "visits": [
+                [{"time": float(j), "item": "xy"[(i + j) % 2]} for j in range(5)] for i in numbers
+            ],
             "colour": ["red", "blue"] * (RECORDS // 2),
         }
     )
@@ -52,7 +54,9 @@ def data():
 def served(folder):
     """A model that tells the colour, with its index."""
     dataset = data()
-    first = amodal.pretrain("clip", dataset, folder / "first", size="nano", steps=1, batch=8, progress=False)
+    first = amodal.pretrain(
+        "clip", dataset, folder / "first", size="nano", steps=1, batch=8, progress=False
+    )
     model = first.adapt(dataset, folder / "told", label="colour", steps=1, progress=False)
     model.index(dataset)
     return model

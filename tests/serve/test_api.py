@@ -21,7 +21,11 @@ from amodal.serve.server import token_of
 from tests.serve.hostile import scans
 from tests.serve.runs import RECORDS, data, png, wav
 
-RECORD = {"text": "a thing, number 3", "cells": {"age": 3, "kind": "b"}, "curve": [[0.5, 1.0], [None, 2.0]]}
+RECORD = {
+    "text": "a thing, number 3",
+    "cells": {"age": 3, "kind": "b"},
+    "curve": [[0.5, 1.0], [None, 2.0]],
+}
 
 
 def b64(data: bytes) -> dict:
@@ -52,31 +56,52 @@ def test_vectors_are_those_of_the_library(client, model):
 
 def test_a_form_is_one_record_and_fields_may_be_absent(client):
     files = {"image": ("../../etc/passwd", png(1)), "sound": ("x.wav", wav(1))}
-    form = client.post("/embed", files=files, data={"text": "words", "cells": '{"age": 4}'}).json()["records"]
-    same = {"image": b64(png(1)), "sound": b64(wav(1)), "text": "words", "cells": {"age": 4}, "curve": None}
+    form = client.post("/embed", files=files, data={"text": "words", "cells": '{"age": 4}'}).json()[
+        "records"
+    ]
+    same = {
+        "image": b64(png(1)),
+        "sound": b64(wav(1)),
+        "text": "words",
+        "cells": {"age": 4},
+        "curve": None,
+    }
     said = client.post("/embed", json={"records": [same, {"text": "words"}]}).json()["records"]
-    assert form[0].keys() == {"image", "sound", "text", "cells", "fused"} and said[1].keys() == {"text", "fused"}
+    assert form[0].keys() == {"image", "sound", "text", "cells", "fused"} and said[1].keys() == {
+        "text",
+        "fused",
+    }
     for source in form[0]:
         np.testing.assert_allclose(form[0][source], said[0][source], atol=1e-5)
-    columns = client.post("/embed", files={"curve": ("c.csv", b"c0,c1\n0.5,1\n,2\n")}).json()["records"][0]
+    columns = client.post("/embed", files={"curve": ("c.csv", b"c0,c1\n0.5,1\n,2\n")}).json()[
+        "records"
+    ][0]
     lists = client.post("/embed", json={"records": [RECORD]}).json()["records"][0]
     np.testing.assert_allclose(columns["curve"], lists["curve"], atol=1e-5)
 
 
 def test_search_is_that_of_the_library(client, model):
-    for query in ({"text": "a thing, number 7"}, {"image": png(4)}, {"text": "a thing", "image": png(2)}):
+    for query in (
+        {"text": "a thing, number 7"},
+        {"image": png(4)},
+        {"text": "a thing", "image": png(2)},
+    ):
         expected = model.search(k=6, **query)
         body = {name: b64(v) if isinstance(v, bytes) else v for name, v in query.items()}
         hits = client.post("/search?k=6", json=body).json()["hits"]
         assert [h["key"] for h in hits] == [h.key for h in expected]
-        np.testing.assert_allclose([h["score"] for h in hits], [h.score for h in expected], atol=1e-4)
+        np.testing.assert_allclose(
+            [h["score"] for h in hits], [h.score for h in expected], atol=1e-4
+        )
     own = client.post("/search?k=1&fields=image", files={"image": png(4)}).json()["hits"][0]
     assert own["key"] == data().keys[4] and own["source"] == "image" and own["score"] > 0.99
     red = client.post("/search?where=colour=red&k=50", json={"text": "a thing"}).json()["hits"]
     assert len(red) == RECORDS // 2 and all(h["labels"]["colour"] == "red" for h in red)
     audio = client.post("/search?k=1&fields=sound", json={"audio": b64(wav(9))}).json()["hits"]
     assert audio[0]["key"] == data().keys[9], "a part may be called by its kind"
-    unlike = client.post("/search?k=24&fields=image&weight=image=-1", files={"image": png(4)}).json()["hits"]
+    unlike = client.post(
+        "/search?k=24&fields=image&weight=image=-1", files={"image": png(4)}
+    ).json()["hits"]
     assert unlike[-1]["key"] == own["key"]
 
 
@@ -88,7 +113,9 @@ def test_a_record_is_a_query_or_a_part_of_one(client, model):
         return [h["key"] for h in client.post(path, **body).json()["hits"]]
 
     def wanted(vector, *left_out, k=5):
-        return [key for key, *_ in index.nearest(vector, k=k + len(left_out)) if key not in left_out][:k]
+        return [
+            key for key, *_ in index.nearest(vector, k=k + len(left_out)) if key not in left_out
+        ][:k]
 
     assert found(f"/search?k=5&like={keys[4]}") == wanted(fused[4], keys[4])
     mix = fused[4] - 0.5 * fused[9]
@@ -111,14 +138,21 @@ def test_predictions_are_those_of_the_library(client, model):
     rows = model.predict(data()).to_pylist()[:4]
     dataset = data()
     records = [
-        {"image": b64(png(i)), "sound": b64(wav(i)), "text": dataset.raw(i, "text"), "cells": dataset.raw(i, "cells")}
+        {
+            "image": b64(png(i)),
+            "sound": b64(wav(i)),
+            "text": dataset.raw(i, "text"),
+            "cells": dataset.raw(i, "cells"),
+        }
         | {"curve": dataset.raw(i, "curve"), "visits": dataset.raw(i, "visits")}
         for i in range(4)
     ]
     told = client.post("/predict", json={"records": records}).json()["records"]
     for row, record in zip(rows, told):
         assert record["colour"]["told"] == row["colour"]
-        assert record["colour"]["probabilities"]["red"] == pytest.approx(row["colour=red"], abs=1e-5)
+        assert record["colour"]["probabilities"]["red"] == pytest.approx(
+            row["colour=red"], abs=1e-5
+        )
     headless = app(amodal.load(model.path.parent / "first"))
     assert TestClient(headless).post("/predict", json={"records": records}).status_code == 404
 
@@ -129,8 +163,14 @@ def test_a_method_that_was_kept_whole_tells_as_in_the_library(tmp_path):
     model = amodal.pretrain("m3col", dataset, tmp_path / "run", options={"label": "colour"}, **how)
     expected = model.predict(dataset).to_pylist()[3]
     record = {name: dataset.raw(3, name) for name in dataset.fields}
-    told = TestClient(app(model)).post("/predict", json={"records": [record, {"text": "a"}]}).json()["records"]
-    assert told[0]["colour"]["probabilities"]["red"] == pytest.approx(expected["colour=red"], abs=1e-5)
+    told = (
+        TestClient(app(model))
+        .post("/predict", json={"records": [record, {"text": "a"}]})
+        .json()["records"]
+    )
+    assert told[0]["colour"]["probabilities"]["red"] == pytest.approx(
+        expected["colour=red"], abs=1e-5
+    )
     assert len(told) == 2 and "told" in told[1]["colour"]
 
 
@@ -142,7 +182,9 @@ def test_records_and_the_index_that_changes(model, tmp_path):
     found = model.index(data(), where)
     page = client.get("/records?start=3&count=2").json()
     assert page["total"] == RECORDS and [r["key"] for r in page["records"]] == found.keys[3:5]
-    assert page["records"][0]["fields"] == found.sources and page["records"][0]["labels"] == {"colour": "blue"}
+    assert page["records"][0]["fields"] == found.sources and page["records"][0]["labels"] == {
+        "colour": "blue"
+    }
     assert client.get("/records?where=colour=red").json()["total"] == RECORDS // 2
     assert client.get(f"/records/{found.keys[3]}").json() == page["records"][0]
     found.delete(found.keys[:1])
@@ -173,19 +215,28 @@ def test_errors_say_what_to_do_and_where(client):
 
     assert "Did you mean text" in said(422, json={"records": [{"txt": "a"}]})
     assert "did you mean kind" in said(422, json={"records": [{"cells": {"knid": "a"}}]})
-    assert "names of files are not opened" in said(422, json={"records": [{"image": "/etc/passwd"}]})
-    assert "names of files are not opened" in said(422, json={"records": [{"sound": "/etc/passwd"}]})
+    assert "names of files are not opened" in said(
+        422, json={"records": [{"image": "/etc/passwd"}]}
+    )
+    assert "names of files are not opened" in said(
+        422, json={"records": [{"sound": "/etc/passwd"}]}
+    )
     assert "names of files" in said(422, json={"records": [{"image": {"path": "/etc/passwd"}}]})
     assert "expected an object or a list" in said(422, json={"records": [{"cells": "/etc/passwd"}]})
     assert "no picture" in said(422, files={"image": b"/etc/passwd"})
-    assert "NaN is no number" in said(400, content=b'{"records": [NaN]}', headers={"content-type": "application/json"})
+    assert "NaN is no number" in said(
+        400, content=b'{"records": [NaN]}', headers={"content-type": "application/json"}
+    )
     assert "text/plain" in said(415, content=b"x", headers={"content-type": "text/plain"})
     assert "Did you mean colour" in said(422, to="/search?where=color=red", json={"text": "a"})
     assert "should be NAME=VALUE" in said(422, to="/search?where=colour", json={"text": "a"})
     assert "k:" in said(422, to="/search?k=0", json={"text": "a"})
     assert "records" in said(413, json={"records": [{"text": "a"}] * 65})
     assert client.get("/records/../../etc/passwd").status_code == 404
-    assert client.get("/records/%2e%2e%2fetc%2fpasswd").json()["error"] == "there is no record '../etc/passwd'"
+    assert (
+        client.get("/records/%2e%2e%2fetc%2fpasswd").json()["error"]
+        == "there is no record '../etc/passwd'"
+    )
 
 
 def test_a_token_guards_everything_but_health_also_what_is_added_later(model):
@@ -199,10 +250,14 @@ def test_a_token_guards_everything_but_health_also_what_is_added_later(model):
     assert client.get("/health").json() == {"status": "ok"}
     right, wrong = {"authorization": "Bearer s3cret"}, {"authorization": "Bearer s3creT"}
     for path in ("/map", "/records", "/metrics", "/docs", "/openapi.json", "/nowhere"):
-        assert client.get(path).status_code == client.get(path, headers=wrong).status_code == 401, path
+        assert client.get(path).status_code == client.get(path, headers=wrong).status_code == 401, (
+            path
+        )
     assert client.get("/map", headers=right).json() == {"service": model.fingerprint}
     other = right | {"host": "evil.example"}
-    assert client.get("/map", headers=other).status_code == 400, "a page whose name was pointed here reads nothing"
+    assert client.get("/map", headers=other).status_code == 400, (
+        "a page whose name was pointed here reads nothing"
+    )
 
 
 def test_who_comes_when_it_is_full_or_waits_too_long_is_told_so(model):
@@ -225,17 +280,30 @@ def test_who_comes_when_it_is_full_or_waits_too_long_is_told_so(model):
 
 
 def test_what_is_too_large_is_not_read(model):
-    client = TestClient(app(model, limits=Limits(upload=5000, json=1000, pixels=300, sound=0.4, characters=9)))
+    client = TestClient(
+        app(model, limits=Limits(upload=5000, json=1000, pixels=300, sound=0.4, characters=9))
+    )
 
     def status(**request):
         return client.post("/embed", **request).status_code
 
-    assert status(files={"text": b"12345678"}) == 200 and status(json={"records": [{"text": "1234567890"}]}) == 413
-    assert status(files={"image": png(side=16)}) == 200 and status(files={"image": png(side=18)}) == 413
-    assert status(files={"sound": wav(samples=1000)}) == 200 and status(files={"sound": wav(samples=4000)}) == 413
+    assert (
+        status(files={"text": b"12345678"}) == 200
+        and status(json={"records": [{"text": "1234567890"}]}) == 413
+    )
+    assert (
+        status(files={"image": png(side=16)}) == 200
+        and status(files={"image": png(side=18)}) == 413
+    )
+    assert (
+        status(files={"sound": wav(samples=1000)}) == 200
+        and status(files={"sound": wav(samples=4000)}) == 413
+    )
     assert status(files={"sound": wav(samples=2000, rate=4000)}) == 413, "seconds count, not bytes"
     assert status(json={"records": [{"cells": {"age": 1, "x": "a" * 1000}}]}) == 413
-    assert status(content=b"x", headers={"content-type": "application/json", "x": "y" * 40_000}) == 431
+    assert (
+        status(content=b"x", headers={"content-type": "application/json", "x": "y" * 40_000}) == 431
+    )
 
 
 def test_scans_of_a_picture_cost_as_much_as_their_pixels(model):
@@ -303,7 +371,11 @@ def test_requests_that_wait_go_together_and_fail_alone():
         return await asyncio.gather(*map(together, asked), return_exceptions=True)
 
     *good, bad, large = asyncio.run(all_at_once())
-    assert good == [[2], [4, 6], [8]] and isinstance(bad, ValueError) and large == [10, 12, 14, 16, 18, 20]
+    assert (
+        good == [[2], [4, 6], [8]]
+        and isinstance(bad, ValueError)
+        and large == [10, 12, 14, 16, 18, 20]
+    )
     assert sizes == [4, 1, 6] or sizes == [1, 3, 1, 6] or sizes[0] == 4
 
 

@@ -35,7 +35,9 @@ def server(model, tmp_path_factory):
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("log") / "stderr"
     with log.open("wb") as errors:
-        process = subprocess.Popen([sys.executable, "-c", SERVER, str(model.path), str(port)], stderr=errors)
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVER, str(model.path), str(port)], stderr=errors
+        )
     until = time.time() + 60
     while time.time() < until:
         try:
@@ -103,7 +105,9 @@ async def all_asked(port: int, made: list[Attack]) -> list[int]:
 def good(port: int) -> np.ndarray:
     """The vector that a good request gets."""
     with socket.create_connection(("127.0.0.1", port), 10) as connection:
-        connection.sendall(embedded(text="a thing").replace(b"host: x", b"host: x\r\nconnection: close"))
+        connection.sendall(
+            embedded(text="a thing").replace(b"host: x", b"host: x\r\nconnection: close")
+        )
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 200"), answer[:500]
     return np.array(json.loads(answer.partition(b"\r\n\r\n")[2])["records"][0]["text"])

@@ -49,7 +49,11 @@ def test_it_keeps_its_word(described, name, mode):
 
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(
-        max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+        max_examples=EXAMPLES,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
     )
     def tried(case):
         case.call_and_validate(checks=CHECKS)
@@ -58,5 +62,7 @@ def test_it_keeps_its_word(described, name, mode):
 
 
 def test_every_route_is_described(described):
-    told = {f"{route.ok().method.upper()} {route.ok().path}" for route in described.get_all_operations()}
+    told = {
+        f"{route.ok().method.upper()} {route.ok().path}" for route in described.get_all_operations()
+    }
     assert told == set(ROUTES)

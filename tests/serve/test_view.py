@@ -56,10 +56,23 @@ def got(client, path, **asked):
 
 def test_the_page_needs_nothing_from_elsewhere(page):
     home = page.get("/")
-    assert home.status_code == 200 and "script-src 'self'" in home.headers["content-security-policy"]
-    for name in ("view.js", "view.css", "scatter.js", "map.js", "search.js", "run.js", "records.js", "fields.js"):
+    assert (
+        home.status_code == 200 and "script-src 'self'" in home.headers["content-security-policy"]
+    )
+    for name in (
+        "view.js",
+        "view.css",
+        "scatter.js",
+        "map.js",
+        "search.js",
+        "run.js",
+        "records.js",
+        "fields.js",
+    ):
         text = page.get(f"/view/static/{name}").text
-        assert "https://" not in text and "http://" not in text.replace("http://www.w3.org/2000/svg", "")
+        assert "https://" not in text and "http://" not in text.replace(
+            "http://www.w3.org/2000/svg", ""
+        )
     for bad in ("..%2fview.py", "nothing.js", "%2e%2e%2f__init__.py"):
         assert page.get(f"/view/static/{bad}").status_code == 404
 
@@ -68,7 +81,11 @@ def test_a_map_of_all_and_of_one_field_is_computed_once(page, model):
     assert page.get("/view/about").json()["records"] == RECORDS
     for field in ("", "image"):
         found = got(page, "/view/map", field=field)
-        assert found["numbers"] == list(range(RECORDS)) and max(found["x"]) == 65535 and min(found["y"]) == 0
+        assert (
+            found["numbers"] == list(range(RECORDS))
+            and max(found["x"]) == 65535
+            and min(found["y"]) == 0
+        )
     kept = [
         file.name.split("-")[1] for file in (model.path / "view").glob("map-*.npz")
     ]  # by UMAP too where it is installed
@@ -91,26 +108,40 @@ def test_a_colour_for_each_record(page):
         ("data:curve.steps", [20.0] * RECORDS),
     ):
         found = got(page, "/view/colour", by=by)
-        told = found["values"] if found["kind"] == "numbers" else [found["names"][v] for v in found["values"]]
+        told = (
+            found["values"]
+            if found["kind"] == "numbers"
+            else [found["names"][v] for v in found["values"]]
+        )
         assert told == wanted, by
     assert len(got(page, "/view/colour", by="agreement")["values"]) == RECORDS
     curves = got(page, "/view/colour", by="data:curve.mean c0")["values"]
     assert curves[7] == pytest.approx(np.mean(data().raw(7, "curve"), axis=0)[0], abs=1e-4)
     pictures = got(page, "/view/colour", by="data:image.brightness")["values"]
     assert pictures[3] == pytest.approx(np.asarray(Image.open(io.BytesIO(png(3)))).mean(), abs=1e-3)
-    assert set(page.get("/view/about").json()["facts"]) > {"cells.age", "text.length", "image.contrast"}
+    assert set(page.get("/view/about").json()["facts"]) > {
+        "cells.age",
+        "text.length",
+        "image.contrast",
+    }
     for bad in ("label:no", "data:no", "no"):
         assert page.get("/view/colour", params={"by": bad}).status_code == 404
 
 
 def test_columns_that_nobody_described_can_colour_the_map():
     table = {"text": [f"words {i}" for i in range(40)]}
-    table |= {"price": [float(i) for i in range(39)] + [None], "shop": ["north", "south"] * 20, "note": ["x" * 50] * 40}
+    table |= {
+        "price": [float(i) for i in range(39)] + [None],
+        "shop": ["north", "south"] * 20,
+        "note": ["x" * 50] * 40,
+    }
     dataset = records.open(table)
     schema = replace(dataset.schema, fields={"text": dataset.schema.fields["text"]}, labels={})
     facts = Attributes(Dataset(dataset.reader, schema))
     assert facts.names == {"text.length": "number", "price": "number", "shop": "classes"}
-    assert np.allclose(facts.values("price", ["38", "39", "nobody"]), [38, np.nan, np.nan], equal_nan=True)
+    assert np.allclose(
+        facts.values("price", ["38", "39", "nobody"]), [38, np.nan, np.nan], equal_nan=True
+    )
     assert facts.values("shop", ["1", "0"]).tolist() == ["south", "north"]
     with pytest.raises(AmodalError, match="Did you mean price"):
         facts.values("prize", ["1"])
@@ -125,12 +156,17 @@ def test_a_few_large_numbers_do_not_take_all_the_colours():
 
 def test_a_record_shows_itself_in_every_field(page):
     it = page.get("/view/record/3").json()
-    assert it["fields"]["text"]["text"] == "a thing, number 3" and it["fields"]["cells"]["cells"]["age"] == "3"
+    assert (
+        it["fields"]["text"]["text"] == "a thing, number 3"
+        and it["fields"]["cells"]["cells"]["age"] == "3"
+    )
     assert it["labels"] == {"colour": "blue"}
     drawn, dataset = it["fields"]["curve"]["curves"], data()
     mean, std = dataset.fields["curve"].scale()
     raw = np.asarray(dataset.raw(3, "curve"))
-    assert drawn["names"] == ["c0", "c1"] and np.allclose(drawn["values"], ((raw - mean) / std).T, atol=2e-3)
+    assert drawn["names"] == ["c0", "c1"] and np.allclose(
+        drawn["values"], ((raw - mean) / std).T, atol=2e-3
+    )
     for field in ("image", "sound", "curve", "visits"):
         picture = Image.open(io.BytesIO(page.get(f"/view/record/3/{field}.png").content))
         assert picture.mode == "RGB"
@@ -147,16 +183,23 @@ def test_a_record_shows_itself_in_every_field(page):
 
 
 def asked(page, files=(), **said):
-    form = {name: (None, value) if isinstance(value, str) else ("x", value) for name, value in dict(files).items()}
+    form = {
+        name: (None, value) if isinstance(value, str) else ("x", value)
+        for name, value in dict(files).items()
+    }
     return page.post("/view/search", files=form | {"asked": (None, json.dumps(said))})
 
 
 def test_search_by_a_picture_by_words_by_a_record_and_by_a_mix(page, model):
     found = asked(page, {"image": png(5)}).json()
     assert set(found) == {"", *model.fields}
-    assert found["image"][0]["number"] == 5 and found["image"][0]["score"] == pytest.approx(1, abs=2e-3)
+    assert found["image"][0]["number"] == 5 and found["image"][0]["score"] == pytest.approx(
+        1, abs=2e-3
+    )
     assert asked(page, {"text": "a thing, number 7"}).json()["text"][0]["number"] == 7
-    near, far = (asked(page, {"image": png(5)}, weights={"image": w}).json()["image"] for w in (1, -1))
+    near, far = (
+        asked(page, {"image": png(5)}, weights={"image": w}).json()["image"] for w in (1, -1)
+    )
     assert far[0]["number"] != 5 and far[0]["score"] < near[0]["score"]
     mixed = asked(page, {"image": png(5), "text": "a thing"}, weights={"text": 0.0}).json()["image"]
     assert [h["number"] for h in mixed] == [h["number"] for h in near]
@@ -190,7 +233,10 @@ def test_neighbours_and_what_they_tell_change_with_the_fields_that_are_on(page):
     one = got(page, "/view/near/2", on=["text"])
     assert len(all_on) == 8 and 2 not in [h["number"] for h in one]
     assert [h["number"] for h in one] != [h["number"] for h in all_on]
-    assert got(page, "/view/probe", label="colour", on=["text"]).get("metric", "accuracy") == "accuracy"
+    assert (
+        got(page, "/view/probe", label="colour", on=["text"]).get("metric", "accuracy")
+        == "accuracy"
+    )
     assert page.get("/view/probe", params={"label": "x"}).status_code == 404
     assert page.get("/view/probe", params={"label": "colour", "on": ["x"]}).status_code == 404
 
@@ -200,18 +246,27 @@ def test_what_the_fields_that_are_on_find_and_tell(page):
     assert all({r["source"], r["target"]} == {"image", "text"} for r in rows)
     assert page.get("/view/retrieval", params={"on": "imag"}).status_code == 404
     missing = got(page, "/view/missing", label="colour")
-    assert missing["reported"] == [] and page.get("/view/missing", params={"label": "x"}).status_code == 404
+    assert (
+        missing["reported"] == []
+        and page.get("/view/missing", params={"label": "x"}).status_code == 404
+    )
 
 
 def test_a_selection_is_saved_with_keys_and_labels(page):
     answer = page.post("/view/selection", json=[3, 0])
-    assert list(csv.reader(io.StringIO(answer.text))) == [["record", "colour"], ["3", "blue"], ["0", "red"]]
+    assert list(csv.reader(io.StringIO(answer.text))) == [
+        ["record", "colour"],
+        ["3", "blue"],
+        ["0", "red"],
+    ]
     for bad, status in (([99], 404), (["a"], 422), ({"a": 1}, 422), ([True], 422)):
         assert page.post("/view/selection", json=bad).status_code == status
 
 
 def test_lists_and_what_is_saved_of_them(page, model):
-    (model.path / "quarantine.jsonl").write_text('{"key": "=SUM(1)", "field": "image", "reason": "empty file"}\n{"torn')
+    (model.path / "quarantine.jsonl").write_text(
+        '{"key": "=SUM(1)", "field": "image", "reason": "empty file"}\n{"torn'
+    )
     try:
         assert got(page, "/view/list/quarantine")["rows"] == [["=SUM(1)", "image", "empty file"]]
         rows = list(csv.reader(io.StringIO(page.get("/view/csv/quarantine").text)))
@@ -222,7 +277,8 @@ def test_lists_and_what_is_saved_of_them(page, model):
     assert len(outliers["rows"]) == RECORDS and outliers["rows"][0][1] <= outliers["rows"][-1][1]
     assert got(page, "/view/list/twins", least=1.0)["columns"] == ["record", "its twin", "cosine"]
     assert (
-        page.get("/view/list/secrets").status_code == 404 and page.get("/view/list/twins?least=nan").status_code == 422
+        page.get("/view/list/secrets").status_code == 404
+        and page.get("/view/list/twins?least=nan").status_code == 422
     )
 
 
@@ -232,7 +288,11 @@ def test_a_run_is_followed_step_by_step_and_compared_with_its_neighbours_only(pa
     assert page.get("/view/run", params={"since": whole["last"]}).json()["columns"] == {}
     others = page.get("/view/runs").json()
     other = page.get("/view/runs/first").json()
-    assert others == ["first"] and other["method"] == "clip" and other["settings"]["fields"].startswith("image, sound")
+    assert (
+        others == ["first"]
+        and other["method"] == "clip"
+        and other["settings"]["fields"].startswith("image, sound")
+    )
     assert page.get("/view/runs/first", params={"since": other["last"]}).json()["columns"] == {}
     for name in ("..", "told", "%2e%2e%2ffirst", "no"):
         assert page.get(f"/view/runs/{name}").status_code == 404
@@ -243,10 +303,15 @@ def test_a_run_without_a_model_yet_shows_how_it_trains(tmp_path):
     with pytest.raises(AmodalError, match="no run folder"):
         application(run)
     run.mkdir()
-    (run / "config.json").write_text('{"method": "clip", "status": "running", "schedule": {"steps": 9}}')
+    (run / "config.json").write_text(
+        '{"method": "clip", "status": "running", "schedule": {"steps": 9}}'
+    )
     (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0, "rank/a": NaN}\n{"step": 2, "lo')
     with TestClient(application(run)) as client:
-        assert client.get("/view/about").json()["tabs"] == ["run"] and client.get("/view/map").status_code == 404
+        assert (
+            client.get("/view/about").json()["tabs"] == ["run"]
+            and client.get("/view/map").status_code == 404
+        )
         assert client.get("/view/run").json()["columns"] == {"loss": [[1, 2.0]]}
         (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.5}\n')
         later = client.get("/view/run", params={"since": 1}).json()
@@ -256,7 +321,9 @@ def test_a_run_without_a_model_yet_shows_how_it_trains(tmp_path):
 def test_missing_rows_come_from_the_newest_report(tmp_path):
     row = {"source": "a", "metric": "accuracy", "value": 0.5, "chance": 0.1}
     result = {"protocol": "missing", "spec": {"label": "zone"}, "rows": [row]}
-    (tmp_path / "report.json").write_text(json.dumps({"about": {}, "results": [result], "skipped": {}}))
+    (tmp_path / "report.json").write_text(
+        json.dumps({"about": {}, "results": [result], "skipped": {}})
+    )
     (tmp_path / "other.json").write_text("[1, 2]")
     assert runs.missing_rows(tmp_path) == [{"protocol": "missing_modality", "label": "zone"} | row]
 
@@ -286,7 +353,9 @@ def test_an_atlas_numbers_the_living_and_finds_twins_and_neighbours(tmp_path):
     index, _, a = small(tmp_path)
     index.delete(["k0", "k5"])
     atlas = EmbeddingMap(index, tmp_path / "view")
-    assert atlas.keys[0] == "k1" and len(atlas.keys) == 38 and not atlas.present("b")[atlas.at["k7"]]
+    assert (
+        atlas.keys[0] == "k1" and len(atlas.keys) == 38 and not atlas.present("b")[atlas.at["k7"]]
+    )
     unit = normalize(a, dim=1)
     near = [atlas.keys[n] for n, _ in atlas.alike(atlas.at["k9"], ["a"], 3)]
     living = [i for i in range(40) if i not in (0, 5, 9)]
@@ -304,13 +373,19 @@ def test_agreement_is_the_shared_neighbours_of_each_pair_of_fields(tmp_path):
     def near(field, i, rows):
         column = atlas.column([field])
         unit = {int(r): normalize(v, dim=0) for r, v in zip(column.rows, column.values)}
-        return set(sorted((j for j in rows if j != i), key=lambda j: -float(unit[i] @ unit[j]))[:10])
+        return set(
+            sorted((j for j in rows if j != i), key=lambda j: -float(unit[i] @ unit[j]))[:10]
+        )
 
     everyone, with_b = range(40), [i for i in range(40) if i != 7]
     for i in (7, 12):
-        pairs = [("a", "c", everyone)] + ([] if i == 7 else [("a", "b", with_b), ("b", "c", with_b)])
+        pairs = [("a", "c", everyone)] + (
+            [] if i == 7 else [("a", "b", with_b), ("b", "c", with_b)]
+        )
         expected = np.mean([len(near(s, i, rows) & near(t, i, rows)) / 10 for s, t, rows in pairs])
-        assert found[i] == pytest.approx(expected, abs=0.07)  # half precision may swap the tenth and the eleventh
+        assert found[i] == pytest.approx(
+            expected, abs=0.07
+        )  # half precision may swap the tenth and the eleventh
     assert np.array_equal(found, atlas.agreement())  # the second time from disk
 
 
@@ -326,7 +401,9 @@ def test_a_record_that_is_not_drawn_is_found_by_its_nearest_that_is(tmp_path):
     index, atlas, a = small(tmp_path, most=10)
     unit, shown = normalize(a, dim=1), atlas.shown.tolist()
     for number in range(40):
-        wanted = number if number in shown else max(shown, key=lambda i: float(unit[i] @ unit[number]))
+        wanted = (
+            number if number in shown else max(shown, key=lambda i: float(unit[i] @ unit[number]))
+        )
         assert atlas.stand_in(number, "a") == wanted
     assert atlas.stand_in(7, "b") == -1
     hidden = next(i for i in range(40) if i not in shown)
@@ -335,7 +412,11 @@ def test_a_record_that_is_not_drawn_is_found_by_its_nearest_that_is(tmp_path):
     atlas_map.add(router_of, atlas, Attributes(records.open({"text": ["a"]})))
     client = TestClient(router_of)
     found = got(client, "/view/map", field="a")
-    assert found["of"] == 40 and len(found["x"]) == 10 and found["numbers"] == [shown[p] for p in found["places"]]
+    assert (
+        found["of"] == 40
+        and len(found["x"]) == 10
+        and found["numbers"] == [shown[p] for p in found["places"]]
+    )
     assert len(got(client, "/view/colour", by="label:side")["values"]) == 10
     assert got(client, f"/view/place/{hidden}", field="a")["number"] == atlas.stand_in(hidden, "a")
 
@@ -358,7 +439,10 @@ def test_retrieval_is_that_of_the_protocol_and_sees_equal_records(tmp_path):
     wanted = ranked(*pair, at=(3,))[0]
     mine = next(r for r in rows if (r["source"], r["target"]) == ("a", "b"))
     assert mine["value"] == pytest.approx(wanted["value"], abs=0.06) and mine["n"] == len(pair[0])
-    assert {(r["source"], r["target"]) for r in rows} == {*itertools.permutations("abc", 2), *(("", t) for t in "abc")}
+    assert {(r["source"], r["target"]) for r in rows} == {
+        *itertools.permutations("abc", 2),
+        *(("", t) for t in "abc"),
+    }
     assert [r["source"] for r in atlas.missing("side")][:2] == ["a + b + c", "a + b"]
     assert len(atlas.missing("side")) == 7 and atlas.missing("side")[-3] == {
         "source": "a",
@@ -405,7 +489,9 @@ def test_umap_draws_the_map_where_it_is_installed(monkeypatch, tmp_path):
     made, slow = FastAPI(), threading.Event()
     layout = atlas.layout
     monkeypatch.setattr(
-        atlas, "layout", lambda field, way: layout(field, way) if way == "pca" or slow.wait(20) else None
+        atlas,
+        "layout",
+        lambda field, way: layout(field, way) if way == "pca" or slow.wait(20) else None,
     )
     atlas_map.add(made, atlas, Attributes(records.open({"text": ["a"]})))
     client = TestClient(made)
@@ -457,7 +543,9 @@ def test_the_data_of_a_run_that_have_moved_are_asked_for(model):
     run = model.path.parent / "first"
     config = (run / "config.json").read_text()
     try:
-        (run / "config.json").write_text(json.dumps(json.loads(config) | {"data": {"path": "/nowhere/at/all"}}))
+        (run / "config.json").write_text(
+            json.dumps(json.loads(config) | {"data": {"path": "/nowhere/at/all"}})
+        )
         with pytest.raises(AmodalError, match="--data DIR"):
             application(run)
     finally:

@@ -13,7 +13,9 @@ from amodal.serve import app
 from amodal.serve.view import application, router
 from tests.serve.runs import RECORDS, data, png, running
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+)
 torch.set_num_threads(1)
 FLAGS = ["--no-sandbox", "--enable-unsafe-swiftshader", "--use-gl=angle", "--use-angle=swiftshader"]
 TOGETHER = 15_000
@@ -22,7 +24,9 @@ TOGETHER = 15_000
 
 def chromium(p):
     """Playwright's own Chromium, or the system's."""
-    system = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    system = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
     if not os.path.exists(p.chromium.executable_path) and system is None:
         pytest.skip("no Chromium: `playwright install chromium`, or your system's package")
     own = {} if os.path.exists(p.chromium.executable_path) else {"executable_path": system}
@@ -51,7 +55,9 @@ def page(browser):
     made.set_default_timeout(TOGETHER)
     made.wrong = []
     made.on("pageerror", lambda error: made.wrong.append(str(error)))
-    made.on("response", lambda r: made.wrong.append(f"{r.status} {r.url}") if r.status >= 500 else None)
+    made.on(
+        "response", lambda r: made.wrong.append(f"{r.status} {r.url}") if r.status >= 500 else None
+    )
     yield made
     assert not made.wrong
     made.context.close()
@@ -153,7 +159,10 @@ def test_a_run_is_followed_and_compared_while_it_trains(page, tmp_path):
         folder.mkdir()
         told = {"method": "clip", "status": "running", "schedule": {"steps": 4, "lr": 1 / steps}}
         (folder / "config.json").write_text(json.dumps(told))
-        lines = [json.dumps({"step": i, "loss": 3 - i / 2, "conflict/a~b": 0.1}) for i in range(1, steps + 1)]
+        lines = [
+            json.dumps({"step": i, "loss": 3 - i / 2, "conflict/a~b": 0.1})
+            for i in range(1, steps + 1)
+        ]
         (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     with running(application(run)) as port:
         page.goto(f"http://127.0.0.1:{port}/")
@@ -170,7 +179,9 @@ def test_a_run_is_followed_and_compared_while_it_trains(page, tmp_path):
 
 
 def test_a_narrow_screen_does_not_scroll_sideways(browser, address):
-    page = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme="dark").new_page()
+    page = browser.new_context(
+        viewport={"width": 360, "height": 740}, color_scheme="dark"
+    ).new_page()
     for name in ("map", "search", "run", "records", "fields"):
         page.goto(f"{address}#{name}")
         page.reload()

@@ -68,7 +68,9 @@ class OnlySteps:
 def test_any_object_with_any_hook_and_no_other(folder, tmp_path):
     with pytest.raises(InterruptedError):
         pretrain("clip", folder, tmp_path / "run", callbacks=[OnlySteps()], logger=None, **QUICK)
-    with pytest.raises(AmodalError, match="has one of on_step, on_log, on_checkpoint; dict has none"):
+    with pytest.raises(
+        AmodalError, match="has one of on_step, on_log, on_checkpoint; dict has none"
+    ):
         pretrain("clip", folder, tmp_path / "other", callbacks=[{}], logger=None, **QUICK)
 
 
@@ -76,7 +78,9 @@ def test_a_probe_and_retrieval_on_held_out_records(folder, tmp_path):
     dataset = data.open(folder)
     dataset.parts[::3] = 1  # more records to measure on
     looking = [OnlineProbe(dataset, "folder", every=2), OnlineRetrieval(dataset, every=2)]
-    run = pretrain("clip", dataset, tmp_path / "run", callbacks=looking, logger=None, **QUICK | {"steps": 40})
+    run = pretrain(
+        "clip", dataset, tmp_path / "run", callbacks=looking, logger=None, **QUICK | {"steps": 40}
+    )
     last = log.read(run / "metrics.jsonl")[-1]
     for name in (
         "probe/folder/image",
@@ -107,9 +111,13 @@ def test_callbacks_of_the_command_line(folder, tmp_path):
     assert isinstance(callbacks.named("probe:folder", dataset), OnlineProbe)
     assert isinstance(callbacks.named("retrieval", dataset), OnlineRetrieval)
     file = tmp_path / "mine.py"
-    file.write_text("class Mine:\n    def __init__(self, data):\n        self.data = data\n    on_step = print\n")
+    file.write_text(
+        "class Mine:\n    def __init__(self, data):\n        self.data = data\n    on_step = print\n"
+    )
     assert callbacks.named(f"{file}:Mine", dataset).data is dataset
-    assert isinstance(callbacks.named("amodal.train.callbacks:OnlineRetrieval", dataset), OnlineRetrieval)
+    assert isinstance(
+        callbacks.named("amodal.train.callbacks:OnlineRetrieval", dataset), OnlineRetrieval
+    )
     for spec, words in (
         ("retrival", "Did you mean retrieval"),
         ("probe", "probe:LABEL"),
@@ -154,9 +162,13 @@ def test_loggers_call_their_package(name, starts, logs, ends, folder, tmp_path, 
     called = [call for call, _, _ in fake.calls]
     assert starts in called and called[-1] == ends and called.count(logs) == 2
     entries = [(args[0], settings["step"]) for call, args, settings in fake.calls if call == logs]
-    assert [step for _, step in entries] == [1, 4] and all("loss" in values for values, _ in entries)
+    assert [step for _, step in entries] == [1, 4] and all(
+        "loss" in values for values, _ in entries
+    )
     config = next(
-        settings.get("config") or args[0] for call, args, settings in fake.calls if call in ("init", "log_dict")
+        settings.get("config") or args[0]
+        for call, args, settings in fake.calls
+        if call in ("init", "log_dict")
     )
     assert config["method"] == "clip"
 

@@ -36,7 +36,9 @@ class Breaking:
             terms = losses(features)
             if self.step != self.at:
                 return terms
-            if self.what == "gradient":  # the square root's slope at 0 is infinite, and 0 times it is no number
+            if (
+                self.what == "gradient"
+            ):  # the square root's slope at 0 is infinite, and 0 times it is no number
                 return terms | {"more": (0 * next(iter(terms.values()))).abs().sqrt()}
             return {name: term * float(self.what) for name, term in terms.items()}
 
@@ -51,7 +53,9 @@ class Breaking:
 
 def run(m, records, folder, resume=False):
     def batches(first, groups=None):
-        return data.Loader(records, range(16), batch=8, views=m.views, seed=3, steps=STEPS, start_step=first)
+        return data.Loader(
+            records, range(16), batch=8, views=m.views, seed=3, steps=STEPS, start_step=first
+        )
 
     recipe = Recipe(steps=STEPS, lr=1e-3, ema=0.9)
     folder.mkdir(exist_ok=True)
@@ -74,10 +78,16 @@ def clean(records, tmp_path_factory):
 
 
 @pytest.mark.parametrize("what", ["nan", "inf", "gradient"])
-@pytest.mark.parametrize("at", [7, 12, 13, 20, STEPS], ids=["plain", "checkpoint", "after one", "logged", "last"])
-def test_the_run_stops_with_its_step_and_the_last_checkpoint_is_good(records, clean, tmp_path, at, what):
+@pytest.mark.parametrize(
+    "at", [7, 12, 13, 20, STEPS], ids=["plain", "checkpoint", "after one", "logged", "last"]
+)
+def test_the_run_stops_with_its_step_and_the_last_checkpoint_is_good(
+    records, clean, tmp_path, at, what
+):
     folder = tmp_path / "run"
-    with pytest.raises(Stopped, match=rf"stopped at step {at}: the loss is .*--lr, now 0.001.*step-") as stopped:
+    with pytest.raises(
+        Stopped, match=rf"stopped at step {at}: the loss is .*--lr, now 0.001.*step-"
+    ) as stopped:
         run(Breaking(at, what).method, records, folder)
     last = checkpoint.latest(folder / "checkpoints")
     assert checkpoint.step_of(last) == (at - 1) // EVERY * EVERY and str(last) in str(stopped.value)
@@ -85,7 +95,9 @@ def test_the_run_stops_with_its_step_and_the_last_checkpoint_is_good(records, cl
     assert before.keys() == found.keys() and all(torch.equal(before[n], found[n]) for n in before)
     entries = log.read(folder / "metrics.jsonl")
     assert max(entry["step"] for entry in entries) < at
-    run(Breaking(0, "").method, records, folder, resume=True)  # and from there the run is the one without a fault
+    run(
+        Breaking(0, "").method, records, folder, resume=True
+    )  # and from there the run is the one without a fault
     end, again = kept(clean, STEPS), kept(folder, STEPS)
     assert all(torch.equal(end[n], again[n]) for n in end)
 
@@ -100,7 +112,9 @@ def test_an_error_that_follows_from_nan_is_told_as_what_it_is(records, tmp_path)
         run(m, records, tmp_path / "other")
 
 
-def test_what_is_logged_is_what_the_step_came_to_and_other_steps_are_read_one_later(records, tmp_path, monkeypatch):
+def test_what_is_logged_is_what_the_step_came_to_and_other_steps_are_read_one_later(
+    records, tmp_path, monkeypatch
+):
     events, truth = [], {}
     gradients, reading = loop.gradients, finite.Numbers.__dict__["_read"].func
 

@@ -24,7 +24,9 @@ QUICK = dict(size="nano", batch=16, seed=1, progress=False)
 
 
 def mount(*words: str) -> bool:
-    return os.geteuid() == 0 and subprocess.run(["mount", *words], capture_output=True).returncode == 0
+    return (
+        os.geteuid() == 0 and subprocess.run(["mount", *words], capture_output=True).returncode == 0
+    )
 
 
 @pytest.fixture
@@ -46,16 +48,22 @@ def disk(tmp_path):
 def test_a_disk_that_fills_up_costs_no_checkpoint(folder, tmp_path, disk):
     """The disk is really full. After making room the run ends as one that never met it."""
     pretrain("clip", folder, tmp_path / "straight", steps=8, checkpoint_every=2, **QUICK)
-    one = sum(f.stat().st_size for f in next((tmp_path / "straight" / "checkpoints").iterdir()).iterdir())
+    one = sum(
+        f.stat().st_size for f in next((tmp_path / "straight" / "checkpoints").iterdir()).iterdir()
+    )
     run = disk.path / "run"
     disk(f"size={int(1.6 * one) // 1024 + 200}k")
-    with pytest.raises(AmodalError, match="(?s)No space left.*last good one is.*step-00000002.*--resume"):
+    with pytest.raises(
+        AmodalError, match="(?s)No space left.*last good one is.*step-00000002.*--resume"
+    ):
         pretrain("clip", folder, run, steps=8, checkpoint_every=2, **QUICK)
     assert [p.name for p in checkpoint.everything(run / "checkpoints")] == ["step-00000002"]
     load_file(run / "checkpoints" / "step-00000002" / "model.safetensors")
     disk("size=64m")
     pretrain("clip", folder, run, steps=8, checkpoint_every=2, resume=True, **QUICK)
-    assert (run / "model.safetensors").read_bytes() == (tmp_path / "straight" / "model.safetensors").read_bytes()
+    assert (run / "model.safetensors").read_bytes() == (
+        tmp_path / "straight" / "model.safetensors"
+    ).read_bytes()
     steps = [entry["step"] for entry in log.read(run / "metrics.jsonl")]
     assert steps == sorted(set(steps))
 
@@ -71,9 +79,14 @@ pretrain("clip", sys.argv[1], sys.argv[2], steps=4, checkpoint_every=2, size="na
 
 def test_a_file_that_may_not_grow_is_told_of_without_root(folder, tmp_path):
     command = [sys.executable, "-c", LIMITED, str(folder), str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 1
-    assert "AmodalError: could not write a checkpoint to" in done.stderr and "there is no earlier one" in done.stderr
+    assert (
+        "AmodalError: could not write a checkpoint to" in done.stderr
+        and "there is no earlier one" in done.stderr
+    )
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
@@ -122,7 +135,9 @@ def test_a_read_only_disk_is_told_of_and_what_is_on_it_can_be_used(folder, tmp_p
     ):
         with pytest.raises(AmodalError, match=f"(?s){disk.path}.*Read-only file system"):
             what()
-    assert len(amodal.load(run).search(text="a red picture", k=3)) == 3, "reading is all that searching needs"
+    assert len(amodal.load(run).search(text="a red picture", k=3)) == 3, (
+        "reading is all that searching needs"
+    )
     assert {p: p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()} == before
 
 
@@ -130,7 +145,9 @@ def pictures(root: Path, count: int = 96) -> Path:
     root.mkdir()
     rng = np.random.default_rng(0)
     for i in range(count):
-        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(root / f"{i:03d}.png")
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(
+            root / f"{i:03d}.png"
+        )
         (root / f"{i:03d}.txt").write_text(f"number {i}")
     return root
 
@@ -158,9 +175,15 @@ def test_data_that_vanishes_stops_the_run_and_keeps_its_checkpoint(tmp_path):
     save = checkpoint.save
     settings = QUICK | {"steps": 60, "checkpoint_every": 2}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "save", lambda f, step, *rest: (save(f, step, *rest), take(step))[0])
-        dataset.cache.get = lambda d, i, field, limit: _fresh(d, i, field)  # as data too large for memory is read
-        with pytest.raises(AmodalError, match="(?s)none of the last 3 batches.*no such file.*moved"):
+        patch.setattr(
+            checkpoint, "save", lambda f, step, *rest: (save(f, step, *rest), take(step))[0]
+        )
+        dataset.cache.get = lambda d, i, field, limit: _fresh(
+            d, i, field
+        )  # as data too large for memory is read
+        with pytest.raises(
+            AmodalError, match="(?s)none of the last 3 batches.*no such file.*moved"
+        ):
             pretrain("clip", dataset, tmp_path / "run", **settings)
     last = checkpoint.latest(tmp_path / "run" / "checkpoints")
     assert last is not None and load_file(last / "model.safetensors")
@@ -194,7 +217,9 @@ def die(self, step):
 Loader.read = die
 pretrain("clip", {str(root)!r}, {str(tmp_path / "run")!r}, steps=40, checkpoint_every=2, workers=1, **{QUICK!r})
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert "AmodalError: a process that decodes records ended" in last and "--resume" in last
@@ -208,8 +233,12 @@ def table(root: Path, **columns) -> Path:
     import pyarrow.parquet as pq
 
     root.mkdir()
-    pq.write_table(pa.table({name: values for name, (_, values) in columns.items()}), root / "records.parquet")
-    fields = [f'[fields.{n}]\nmodality = "{kind}"' for n, (kind, _) in columns.items() if kind != "label"]
+    pq.write_table(
+        pa.table({name: values for name, (_, values) in columns.items()}), root / "records.parquet"
+    )
+    fields = [
+        f'[fields.{n}]\nmodality = "{kind}"' for n, (kind, _) in columns.items() if kind != "label"
+    ]
     labels = [f"[labels.{n}]" for n, (kind, _) in columns.items() if kind == "label"]
     (root / "dataset.toml").write_text("\n".join(['records = "records.parquet"', *fields, *labels]))
     return root
@@ -219,17 +248,26 @@ def test_a_schema_that_changed_since_the_run_is_told_of_by_every_verb(tmp_path):
     rng = np.random.default_rng(0)
     signal_, words = rng.normal(size=(60, 12, 1)).tolist(), [f"number {i}" for i in range(60)]
     kinds = [str(i % 3) for i in range(60)]
-    old = table(tmp_path / "old", signal=("series", signal_), words=("text", words), kind=("label", kinds))
+    old = table(
+        tmp_path / "old", signal=("series", signal_), words=("text", words), kind=("label", kinds)
+    )
     run = pretrain("clip", old, tmp_path / "run", steps=3, **QUICK)
     model = amodal.load(run)
     model.index(old)
     changed = {
         "the kind of a field": (
-            table(tmp_path / "a", signal=("text", words), words=("text", words), kind=("label", kinds)),
+            table(
+                tmp_path / "a", signal=("text", words), words=("text", words), kind=("label", kinds)
+            ),
             "'signal' is text in .*, but series is expected",
         ),
         "the name of a field": (
-            table(tmp_path / "b", signals=("series", signal_), words=("text", words), kind=("label", kinds)),
+            table(
+                tmp_path / "b",
+                signals=("series", signal_),
+                words=("text", words),
+                kind=("label", kinds),
+            ),
             "no field .* is called 'signal'.*signals",
         ),
     }
@@ -243,12 +281,23 @@ def test_a_schema_that_changed_since_the_run_is_told_of_by_every_verb(tmp_path):
         ):
             with pytest.raises(AmodalError, match=f"(?s){message}|another data|another encoder"):
                 verb(source)
-    assert not (tmp_path / "v.parquet").exists() and len(amodal.load(run).search(text="number 3", k=2)) == 2
-    channels = table(tmp_path / "c", signal=("series", rng.normal(size=(60, 12, 2)).tolist()), words=("text", words))
+    assert (
+        not (tmp_path / "v.parquet").exists()
+        and len(amodal.load(run).search(text="number 3", k=2)) == 2
+    )
+    channels = table(
+        tmp_path / "c",
+        signal=("series", rng.normal(size=(60, 12, 2)).tolist()),
+        words=("text", words),
+    )
     embedded = model.embed(channels)
-    assert {bad.field for bad in embedded.bad} == {"signal"} and "expected (steps, 1 channel)" in embedded.bad[0].reason
+    assert {bad.field for bad in embedded.bad} == {
+        "signal"
+    } and "expected (steps, 1 channel)" in embedded.bad[0].reason
     with pytest.raises(AmodalError, match="kind"):
-        model.evaluate(table(tmp_path / "d", signal=("series", signal_), words=("text", words)), label="kind")
+        model.evaluate(
+            table(tmp_path / "d", signal=("series", signal_), words=("text", words)), label="kind"
+        )
     with pytest.raises(AmodalError, match="signal"):
         model.search(sound="x.wav", k=1)
 
@@ -257,7 +306,9 @@ def test_data_of_which_nothing_can_be_read_is_told_of(done, tmp_path, capsys):
     root = pictures(tmp_path / "pictures", 20)
     for file in root.iterdir():
         file.write_bytes(b"")
-    (root / "dataset.toml").write_text('[fields.image]\nmodality = "image"\n[fields.text]\nmodality = "text"\n')
+    (root / "dataset.toml").write_text(
+        '[fields.image]\nmodality = "image"\n[fields.text]\nmodality = "text"\n'
+    )
     model = amodal.load(done)
     assert write_vectors(model, root, tmp_path / "v.parquet", progress=False) == 0
     assert "40 values could not be read" in capsys.readouterr().err
@@ -279,7 +330,9 @@ def test_a_kill_by_signal_leaves_no_half_file(folder, tmp_path):
         str(tmp_path / "run"),
     ]
     command += ["--size", "nano", "--steps", "100000", "--batch", "16"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     while process.poll() is None and len(log.read(tmp_path / "run" / "metrics.jsonl")) < 2:
         pass
     process.send_signal(signal.SIGTERM)

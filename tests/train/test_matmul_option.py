@@ -13,12 +13,16 @@ def records():
     import numpy as np
 
     rng = np.random.default_rng(0)
-    return data.open({s: [raw(s, rng) for _ in range(24)] for s in FIELDS[:2]}).with_fields(fields(FIELDS[:2]))
+    return data.open({s: [raw(s, rng) for _ in range(24)] for s in FIELDS[:2]}).with_fields(
+        fields(FIELDS[:2])
+    )
 
 
 def test_the_choice_is_stored_and_used_on_resume(tmp_path, monkeypatch):
     used, choose = [], matmul.choose
-    monkeypatch.setattr(matmul, "choose", lambda option="auto": used.append(option) or choose(option))
+    monkeypatch.setattr(
+        matmul, "choose", lambda option="auto": used.append(option) or choose(option)
+    )
     run, options = tmp_path / "run", {"size": "nano", "steps": 2, "batch": 8, "progress": False}
     pretrain("clip", records(), run, matmul="torch", **options)
     config = run / "config.json"

@@ -19,35 +19,55 @@ def test_other_specs_stay_as_they_are_and_an_unknown_package_offers_the_nearest(
 
 def test_text_is_read_as_the_backbones_ids_and_sound_at_its_rate(tmp_path):
     tokenizers = pytest.importorskip("tokenizers")
-    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "cat": 1, "?": 2}, unk_token="?"))
+    made = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({"a": 0, "cat": 1, "?": 2}, unk_token="?")
+    )
     made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     made.save(str(tmp_path / "tokenizer.json"))
     fields = {"words": Text(max_length=8, patch=2), "sound": Audio(rate=8000)}
     columns = {"words": ["a cat", "a dog"], "sound": [np.zeros(8000, np.float32)] * 2}
     dataset = data.open(columns, fields=fields)
-    read = packaged.in_their_words(dataset, {"words": f"transformers:{tmp_path}", "sound": "voice:resemblyzer@x"})
+    read = packaged.in_their_words(
+        dataset, {"words": f"transformers:{tmp_path}", "sound": "voice:resemblyzer@x"}
+    )
     assert read.value(0, "words").tolist() == [0, 1] and read.fields["words"].patch == 1
     assert read.fields["sound"].rate == 16000
     assert packaged.in_their_words(dataset, {"sound": "timm:x"}) is dataset
 
 
 def test_sentences_are_means_of_tokens_whatever_stands_beside_them(tmp_path):
-    tokenizers, transformers = pytest.importorskip("tokenizers"), pytest.importorskip("transformers")
-    vocabulary = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "cat", "sat"])}
+    tokenizers, transformers = (
+        pytest.importorskip("tokenizers"),
+        pytest.importorskip("transformers"),
+    )
+    vocabulary = {
+        w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "cat", "sat"])
+    }
     made = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
     made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     around = tokenizers.processors.TemplateProcessing
-    made.post_processor = around(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    made.post_processor = around(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
     made.save(str(tmp_path / "tokenizer.json"))
-    shape = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    shape = {
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     torch.manual_seed(0)
-    model = transformers.BertModel(transformers.BertConfig(vocab_size=7, max_position_embeddings=20, **shape)).eval()
+    model = transformers.BertModel(
+        transformers.BertConfig(vocab_size=7, max_position_embeddings=20, **shape)
+    ).eval()
     model.save_pretrained(tmp_path)
     texts = ["a cat sat", "cat", "a a cat cat sat sat a", "sat " * 40]
     found = packaged.sentence_encoder(f"transformers:{tmp_path}", batch=3)(texts)
     for text, vector in zip(texts[:3], found):
         with torch.no_grad():
-            states = model(input_ids=torch.tensor([made.encode(text).ids])).last_hidden_state[0, 1:-1]
+            states = model(input_ids=torch.tensor([made.encode(text).ids])).last_hidden_state[
+                0, 1:-1
+            ]
         want = torch.nn.functional.normalize(states.mean(0), dim=0)
         np.testing.assert_allclose(vector, want.numpy(), rtol=1e-4, atol=1e-5)
     with pytest.raises(AmodalError, match="cannot read ' '"):

@@ -99,7 +99,9 @@ def test_micro_batches_are_the_whole_batch():
 
 def one_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
     m = exact(Game())
     seen = collected(m, exact(batch(("plain",), sources=FIELDS)))
     terms = gradients(m, seen.between(5 * rank, 5 + 3 * rank), players=players(m))
@@ -158,7 +160,9 @@ def test_a_game_resumes_bit_for_bit(tmp_path, optimizer):
         assert torch.equal(a, b), name
     for part in ("encoder.trunks.words", "critic"):
         moved = (
-            not torch.equal(a, b) for (n, a), b in zip(start.named_parameters(), straight.parameters()) if part in n
+            not torch.equal(a, b)
+            for (n, a), b in zip(start.named_parameters(), straight.parameters())
+            if part in n
         )
         assert any(moved), part
 

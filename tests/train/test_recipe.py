@@ -67,20 +67,28 @@ def test_a_misspelt_field_and_two_lengths_are_mistakes():
 def test_page_recipe_and_keywords_in_that_order(monkeypatch):
     assert read_settings("clip", {}).recipe == Recipe()
     page = methods.page("clip")
-    monkeypatch.setattr(page, "RECIPE", Recipe(optimizer="lars", lr=0.3, epochs=800.0), raising=False)
+    monkeypatch.setattr(
+        page, "RECIPE", Recipe(optimizer="lars", lr=0.3, epochs=800.0), raising=False
+    )
     assert read_settings("clip", {"weight_decay": 0.1}).recipe == Recipe(
         optimizer="lars", lr=0.3, epochs=800.0, weight_decay=0.1
     )
-    assert read_settings("clip", {"steps": 7}).recipe.epochs is None, "one length takes back the other"
+    assert read_settings("clip", {"steps": 7}).recipe.epochs is None, (
+        "one length takes back the other"
+    )
     own = Recipe(lr=2.0)
-    assert read_settings("clip", {"recipe": own, "lr": None, "ema": 0.9}).recipe == Recipe(lr=2.0, ema=0.9)
+    assert read_settings("clip", {"recipe": own, "lr": None, "ema": 0.9}).recipe == Recipe(
+        lr=2.0, ema=0.9
+    )
     with pytest.warns(DeprecationWarning, match="micro is called micro_batch_size now"):
         assert read_settings("clip", {"micro": 4}).recipe.micro_batch_size == 4
 
 
 def test_what_is_left_open_follows_from_size_and_data():
     usual = resolved(Recipe(), records=1000, rows=64, pool=64, size="nano")
-    assert usual.steps == 50 * 15 and usual.lr == 2e-3 * (64 / 256) ** 0.5 and usual.batch_size == 64
+    assert (
+        usual.steps == 50 * 15 and usual.lr == 2e-3 * (64 / 256) ** 0.5 and usual.batch_size == 64
+    )
     linear = resolved(Recipe(lr=0.4, lr_scaling="linear/256", epochs=2.0), 1000, 64, 64, "nano")
     assert linear.lr == pytest.approx(0.1) and linear.steps == 30 and linear.lr_scaling == "none"
     warm = resolved(Recipe(lr=0.4, lr_scaling="sqrt/256", warmup_epochs=3), 1000, 64, 64, "nano")
@@ -213,7 +221,11 @@ def test_each_optimizer_learns_and_resumes_bit_for_bit(optimizer, tmp_path):
     resumed = run(tmp_path / "broken", resume=True)
     for (name, a), b in zip(straight.state_dict().items(), resumed.state_dict().values()):
         assert torch.equal(a, b), name
-    moved = [n for (n, a), b in zip(before.named_parameters(), straight.parameters()) if not torch.equal(a, b)]
+    moved = [
+        n
+        for (n, a), b in zip(before.named_parameters(), straight.parameters())
+        if not torch.equal(a, b)
+    ]
     assert len(moved) > 20
 
 
@@ -224,7 +236,9 @@ def test_muon_turns_matrices_and_lars_adapts_them_alone():
     others = [p for g in muon.param_groups if g["use_fallback"] for p in g["params"]]
     tables = {id(x.weight) for x in m.modules() if isinstance(x, torch.nn.Embedding)}
     assert turned and all(p.dim() > 1 and min(p.shape) > 1 and id(p) not in tables for p in turned)
-    assert tables <= {id(p) for p in others} and len(turned) + len(others) == len(list(m.parameters()))
+    assert tables <= {id(p) for p in others} and len(turned) + len(others) == len(
+        list(m.parameters())
+    )
     lars = optim.make(Recipe(optimizer="lars", lr=0.1, weight_decay=0.0, steps=1), m)
     for group in lars.param_groups:
         assert group["always_adapt"] == all(p.dim() > 1 for p in group["params"])
@@ -234,10 +248,14 @@ def test_a_run_says_its_recipe_and_its_file_runs_it_a_second_time(folder, tmp_pa
     settings = {"ema": 0.9, "warmup_steps": 2, "clip": 0.5, "options": {"temperature": 0.2}}
     first = pretrain("clip", folder, tmp_path / "first", epochs=1, **settings, **QUICK)
     config = json.loads((first / "config.json").read_text())
-    assert config["recipe"]["ema"] == 0.9 and config["recipe"]["steps"] == config["schedule"]["steps"]
+    assert (
+        config["recipe"]["ema"] == 0.9 and config["recipe"]["steps"] == config["schedule"]["steps"]
+    )
     found = run_config.read(first / "config.toml")
     assert found["method"] == "clip" and Path(found["data"]) == Path(folder).resolve()
-    again = pretrain(found.pop("method"), found.pop("data"), tmp_path / "again", progress=False, **found)
+    again = pretrain(
+        found.pop("method"), found.pop("data"), tmp_path / "again", progress=False, **found
+    )
     assert sha(again) == sha(first)
     recipe = tomllib.loads((first / "config.toml").read_text())["recipe"]
     assert Recipe.of(recipe).steps == config["schedule"]["steps"]
@@ -268,7 +286,9 @@ def test_views_resolution_and_stages_of_a_recipe(folder, tmp_path):
         with pytest.raises(AmodalError, match=words):
             pretrain("simclr", folder, tmp_path / "other", steps=2, **settings, **QUICK)
     with pytest.raises(AmodalError, match="no field of .* has pixels"):
-        pretrain("simclr", folder, tmp_path / "text", fields=["text"], steps=2, resolution=8, **QUICK)
+        pretrain(
+            "simclr", folder, tmp_path / "text", fields=["text"], steps=2, resolution=8, **QUICK
+        )
 
 
 def test_every_field_is_written_and_read():

@@ -19,7 +19,9 @@ def sha(run) -> str:
     return json.loads((run / "config.json").read_text())["weights_sha256"]
 
 
-def test_a_run_with_it_gives_the_weights_of_one_without_also_when_it_is_turned_on_later(folder, tmp_path, monkeypatch):
+def test_a_run_with_it_gives_the_weights_of_one_without_also_when_it_is_turned_on_later(
+    folder, tmp_path, monkeypatch
+):
     from amodal.train import loop
 
     pretrain("clip", folder, tmp_path / "without", steps=8, micro=5, **QUICK)
@@ -33,7 +35,9 @@ def test_a_run_with_it_gives_the_weights_of_one_without_also_when_it_is_turned_o
     with monkeypatch.context() as patch, pytest.raises(InterruptedError):
         patch.setattr(loop.checkpoint, "save", killed)
         pretrain("clip", folder, tmp_path / "later", steps=8, micro=5, **QUICK)
-    pretrain("clip", folder, tmp_path / "later", steps=8, micro=5, recompute=True, resume=True, **QUICK)
+    pretrain(
+        "clip", folder, tmp_path / "later", steps=8, micro=5, recompute=True, resume=True, **QUICK
+    )
     assert sha(tmp_path / "with") == sha(tmp_path / "later") == sha(tmp_path / "without")
 
 
@@ -48,7 +52,9 @@ CASES = [
 
 def one_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
     other = []
     for name, micro, sharded in CASES:
         found = []
@@ -62,7 +68,9 @@ def one_rank(rank: int, folder: str) -> None:
             grads = {n: p.grad for n, p in m.named_parameters() if p.grad is not None}
             if sharded:
                 assert any(hasattr(g, "to_local") for g in grads.values())
-            found.append(terms | {n: g.to_local() if hasattr(g, "to_local") else g for n, g in grads.items()})
+            found.append(
+                terms | {n: g.to_local() if hasattr(g, "to_local") else g for n, g in grads.items()}
+            )
         plain, again = found
         other += [
             (name, micro, sharded, n)

@@ -52,7 +52,9 @@ def cache(tmp_path, monkeypatch):
 def test_vectors_are_those_of_the_backbone_itself(pictures, pooled):
     dataset, encoder = pictures[0], encoder_of(pictures)
     seen = remember.remembered(dataset, encoder, torch.device("cpu"), pooled=pooled, progress=False)
-    plain, kept = (next(iter(data.Loader(d, range(40), batch=40, shuffle=False))) for d in (dataset, seen))
+    plain, kept = (
+        next(iter(data.Loader(d, range(40), batch=40, shuffle=False))) for d in (dataset, seen)
+    )
     assert kept["image"].rows.tolist() == plain["image"].rows.tolist() and len(kept["image"]) == 38
     tokens = kept["image"].values.lengths
     assert (tokens == 1).all() if pooled else (tokens > 1).all()
@@ -89,7 +91,9 @@ def test_other_weights_or_other_data_are_computed_anew(pictures, cache):
     with torch.no_grad():
         next(encoder.tokenizers["image"].body.parameters()).add_(1)
     remember.remembered(dataset, encoder, torch.device("cpu"), pooled=True, progress=False)
-    remember.remembered(dataset.subset(range(30)), encoder, torch.device("cpu"), pooled=True, progress=False)
+    remember.remembered(
+        dataset.subset(range(30)), encoder, torch.device("cpu"), pooled=True, progress=False
+    )
     assert len(list((cache / "features").iterdir())) == 3
 
 
@@ -97,7 +101,9 @@ def test_a_run_on_features_is_a_run_like_others(pictures, tmp_path, monkeypatch)
     dataset, spec = pictures
     how = {"size": "nano", "steps": 3, "batch": 8, "backbones": {"image": spec}, "progress": False}
     model = amodal.pretrain("clip", dataset, tmp_path / "run", remember="mean", **how)
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["schedule"]["remember"] == "mean"
+    assert (
+        json.loads((tmp_path / "run" / "config.json").read_text())["schedule"]["remember"] == "mean"
+    )
     found = model.embed(dataset)
     assert len(found.aligned["image"]) == 38 and len(found.bad) == 1
     calls, look = [], remember.look
@@ -112,8 +118,12 @@ def test_what_features_cannot_do_is_said(pictures, tmp_path):
     dataset, spec = pictures
     how = {"size": "nano", "steps": 2, "progress": False}
     with pytest.raises(AmodalError, match="several views of image"):
-        amodal.pretrain("simclr", dataset, tmp_path / "a", remember="mean", backbones={"image": spec}, **how)
+        amodal.pretrain(
+            "simclr", dataset, tmp_path / "a", remember="mean", backbones={"image": spec}, **how
+        )
     with pytest.raises(AmodalError, match="no frozen backbone"):
         amodal.pretrain("clip", dataset, tmp_path / "b", remember="mean", **how)
     with pytest.raises(AmodalError, match="mean"):
-        amodal.pretrain("clip", dataset, tmp_path / "c", remember="men", backbones={"image": spec}, **how)
+        amodal.pretrain(
+            "clip", dataset, tmp_path / "c", remember="men", backbones={"image": spec}, **how
+        )

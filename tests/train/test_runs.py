@@ -34,7 +34,9 @@ def test_a_killed_run_resumes_to_the_weights_of_a_straight_one(folder, tmp_path)
     pretrain("clip", folder, straight, steps=40, checkpoint_every=4, **QUICK)
     call = f"pretrain('clip', {str(folder)!r}, {str(killed)!r}, steps=40, checkpoint_every=4, **{QUICK!r})"
     command = f"import torch; torch.set_num_threads(1); from amodal.train.pretrain import pretrain; {call}"
-    process = subprocess.Popen([sys.executable, "-c", command], env=os.environ | {"OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", command], env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     while process.poll() is None and not (killed / "checkpoints" / "step-00000012").exists():
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
@@ -67,7 +69,9 @@ def test_an_interrupt_writes_a_checkpoint_and_says_how_to_go_on(folder, tmp_path
         "--batch",
         "16",
     ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     while process.poll() is None and len(log.read(run / "metrics.jsonl")) < 2:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
@@ -117,7 +121,9 @@ def test_a_full_disk_is_reported_and_the_last_checkpoint_stays(folder, tmp_path,
         written(tensors, path)
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(AmodalError, match="No space left.*last good one is.*step-00000002.*--resume"):
+    with pytest.raises(
+        AmodalError, match="No space left.*last good one is.*step-00000002.*--resume"
+    ):
         pretrain("clip", folder, run, steps=6, checkpoint_every=2, **QUICK)
     monkeypatch.undo()
     pretrain("clip", folder, run, steps=6, checkpoint_every=2, resume=True, **QUICK)
@@ -157,7 +163,9 @@ def test_watch_measures_every_field(folder, tmp_path):
 def test_averaged_weights_differ_and_micro_batches_do_not(folder, tmp_path):
     for name, settings in {"plain": {}, "micro": {"micro": 5}, "average": {"average": 0.9}}.items():
         pretrain("clip", folder, tmp_path / name, steps=5, **QUICK, **settings)
-    plain, micro, average = (load_file(tmp_path / n / "model.safetensors") for n in ("plain", "micro", "average"))
+    plain, micro, average = (
+        load_file(tmp_path / n / "model.safetensors") for n in ("plain", "micro", "average")
+    )
     for name in plain:
         torch.testing.assert_close(plain[name], micro[name], rtol=1e-3, atol=1e-4)
     assert any(not torch.allclose(plain[n], average[n], atol=1e-4) for n in plain)
@@ -197,22 +205,48 @@ def test_prefetch_keeps_order_and_passes_errors_on():
     [
         ("clip", {}, []),
         ("clip", {"average": 0.9}, ["--ema", "0.9", "--fsdp", "--gradient-checkpointing"]),
-        ("dino", {"options": {"prototypes": 16}}, ["--method.prototypes", "16", "--shard", "--recompute"]),
+        (
+            "dino",
+            {"options": {"prototypes": 16}},
+            ["--method.prototypes", "16", "--shard", "--recompute"],
+        ),
     ],
     ids=["plain", "sharded, averaged, recomputed", "sharded, recomputed, with a teacher"],
 )
 def test_torchrun_gives_the_run_of_one_process(folder, tmp_path, method, settings, flags):
     """The same command under torchrun: two processes, plain or with sharded blocks, end at the weights of one."""
     pretrain(method, folder, tmp_path / "one", steps=6, **QUICK, **settings)
-    arguments = ["--data", str(folder), "--size", "nano", "--batch", "16", "--steps", "6", "--seed", "1"]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "amodal"]
+    arguments = [
+        "--data",
+        str(folder),
+        "--size",
+        "nano",
+        "--batch",
+        "16",
+        "--steps",
+        "6",
+        "--seed",
+        "1",
+    ]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "amodal",
+    ]
     command = [*launch, "pretrain", method, *arguments, "--out", str(tmp_path / "two"), *flags]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (load_file(tmp_path / n / "model.safetensors") for n in ("one", "two"))
     for name in one:
-        torch.testing.assert_close(one[name], two[name], rtol=2e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            one[name], two[name], rtol=2e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 def test_texts_that_are_cut_off_are_reported(folder, tmp_path, capsys):
@@ -242,7 +276,10 @@ def test_settings_that_make_no_field_are_refused_before_a_folder_is_made(folder,
             pretrain(method, folder, run, steps=2, sources=["image"], **QUICK)
     with pytest.raises(AmodalError, match="batches of at least 2; here 1"):
         pretrain("simclr", folder, run, steps=2, **QUICK | {"batch": 1})
-    texts = amodal.open({"words": [f"no picture {i}" for i in range(60)]}, fields={"words": modalities.make("image")})
+    texts = amodal.open(
+        {"words": [f"no picture {i}" for i in range(60)]},
+        fields={"words": modalities.make("image")},
+    )
     with pytest.raises(AmodalError, match="none of the values of 'words'.*can be read as image"):
         pretrain("mae", texts, run, steps=2, **QUICK)
     for method in ("mae", "data2vec"):

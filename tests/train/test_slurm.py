@@ -27,12 +27,14 @@ SCONTROL = '#!/bin/bash\necho "$@" >> asked\necho localhost\n'
 
 def script(steps: int) -> str:
     (found,) = (
-        block for block in re.findall(r"^```bash\n(.*?)^```", PAGE.read_text(), re.M | re.S) if "#SBATCH" in block
+        block
+        for block in re.findall(r"^```bash\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+        if "#SBATCH" in block
     )
     assert "--data photos" in found and "--steps 100000 --workers 8" in found
-    return found.replace("--steps 100000 --workers 8", f"--size nano --batch 16 --steps {steps}").replace(
-        "29500", "29517"
-    )
+    return found.replace(
+        "--steps 100000 --workers 8", f"--size nano --batch 16 --steps {steps}"
+    ).replace("29500", "29517")
 
 
 @pytest.mark.slow
@@ -51,7 +53,9 @@ def test_the_batch_script_runs_is_stopped_queues_itself_and_goes_on(folder, tmp_
     job = subprocess.Popen(["bash", "job"], **options)
     while job.poll() is None and len(log.read(run / "metrics.jsonl")) < 2:
         time.sleep(0.05)
-    for task in (tmp_path / "tasks").read_text().split():  # as SLURM signals the tasks, and not the script
+    for task in (
+        (tmp_path / "tasks").read_text().split()
+    ):  # as SLURM signals the tasks, and not the script
         os.kill(int(task), signal.SIGTERM)
     assert job.wait(timeout=60) == 130
     assert "requeue 7" in (tmp_path / "asked").read_text()

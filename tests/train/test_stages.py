@@ -30,7 +30,9 @@ class Staged(Towers):
     stages, refresh_first = (0.5, 1.0), False
 
     def __init__(self, encoder):
-        super().__init__(encoder, lambda z: {"info_nce": info_nce(*z.pair("words", "facts"), temperature=0.1)})
+        super().__init__(
+            encoder, lambda z: {"info_nce": info_nce(*z.pair("words", "facts"), temperature=0.1)}
+        )
         self.begun, self.surveys = [], []
         self.register_buffer("mean", torch.zeros(encoder.width))
 
@@ -51,18 +53,34 @@ class Staged(Towers):
 def records():
     rng = np.random.default_rng(0)
     words = [" ".join(rng.choice(["red", "boat", "sea", "on"], 4)) for _ in range(RECORDS)]
-    facts = [{"age": float(rng.normal()), "colour": str(rng.choice(["red", "blue"]))} for _ in range(RECORDS)]
+    facts = [
+        {"age": float(rng.normal()), "colour": str(rng.choice(["red", "blue"]))}
+        for _ in range(RECORDS)
+    ]
     own = fields(("words", "facts"))
     return data.open({"words": words, "facts": facts}).with_fields(own)
 
 
-def run(records, folder, *, until=8, resume=False, seen=None, choose=None, make=Staged, kept=None, **settings):
+def run(
+    records,
+    folder,
+    *,
+    until=8,
+    resume=False,
+    seen=None,
+    choose=None,
+    make=Staged,
+    kept=None,
+    **settings,
+):
     torch.manual_seed(0)
     method = make(Encoder(fields(("words", "facts")), size="nano"))
     folder.mkdir(exist_ok=True)
 
     def batches(first, groups=None):
-        loader = data.Loader(records, range(RECORDS), batch=6, seed=1, steps=8, start_step=first, groups=groups)
+        loader = data.Loader(
+            records, range(RECORDS), batch=6, seed=1, steps=8, start_step=first, groups=groups
+        )
         for i, one in enumerate(loader):
             if first + i >= until:
                 raise InterruptedError
@@ -95,8 +113,12 @@ def test_a_stage_begins_with_a_survey_and_draws_batches_of_one_group(records, tm
     assert len(later) >= 4, "the second stage has batches of one group"
     fixed = run(records, tmp_path / "half", until=8, make=First)
     for name, value in fixed.encoder.trunks["facts"].state_dict().items():
-        assert torch.equal(value, method.encoder.trunks["facts"].state_dict()[name]), "frozen in the second stage"
-    assert not torch.equal(fixed.encoder.trunks["words"].norm.weight, method.encoder.trunks["words"].norm.weight)
+        assert torch.equal(value, method.encoder.trunks["facts"].state_dict()[name]), (
+            "frozen in the second stage"
+        )
+    assert not torch.equal(
+        fixed.encoder.trunks["words"].norm.weight, method.encoder.trunks["words"].norm.weight
+    )
 
 
 class First(Staged):
@@ -172,7 +194,9 @@ class Blind(Towers):
     stages, refresh_first = (0.5, 1.0), False
 
     def __init__(self, encoder):
-        super().__init__(encoder, lambda z: {"info_nce": info_nce(*z.pair("words", "facts"), temperature=0.1)})
+        super().__init__(
+            encoder, lambda z: {"info_nce": info_nce(*z.pair("words", "facts"), temperature=0.1)}
+        )
 
 
 def test_nothing_is_embedded_for_a_method_that_does_not_look(records, tmp_path, monkeypatch):
@@ -187,9 +211,13 @@ def test_a_survey_sees_float32_on_the_cpu_in_the_precision_of_the_run(records):
     method = Staged(Encoder(fields(("words", "facts")), size="nano"))
     survey = data.Loader(records, range(RECORDS), batch=5, shuffle=False)
     cpu = torch.device("cpu")
-    plain, rough = (loop.embed_all(method, survey, cpu, context(choice, cpu)) for choice in ("float32", "bf16"))
+    plain, rough = (
+        loop.embed_all(method, survey, cpu, context(choice, cpu)) for choice in ("float32", "bf16")
+    )
     for s in plain.sources:
-        assert rough[s].values.dtype == torch.float32 and not torch.equal(plain[s].values, rough[s].values)
+        assert rough[s].values.dtype == torch.float32 and not torch.equal(
+            plain[s].values, rough[s].values
+        )
         torch.testing.assert_close(plain[s].values, rough[s].values, rtol=0.1, atol=0.1)
 
 
@@ -207,7 +235,9 @@ class Own(Early):
 
 def one_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     words = [" ".join(rng.choice(["red", "boat", "sea", "on"], 4)) for _ in range(RECORDS)]
@@ -238,7 +268,9 @@ def one_rank(rank: int, folder: str) -> None:
 
 def test_what_the_first_process_sees_holds_for_all(tmp_path):
     spawn.spawn(one_rank, (str(tmp_path),), nprocs=2)
-    (mean, groups), (its_mean, its_groups) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    (mean, groups), (its_mean, its_groups) = (
+        torch.load(tmp_path / f"{rank}.pt") for rank in range(2)
+    )
     assert (mean == 1).all() and torch.equal(mean, its_mean)
     assert groups.tolist() == [0, 1] * (RECORDS // 2) and torch.equal(groups, its_groups)
 
@@ -261,11 +293,17 @@ def test_batches_of_groups_hold_each_record_at_most_once_an_epoch():
     for epoch in range(3):
         batches = [order.at(epoch, i) for i in range(order.batches)]
         together = np.concatenate(batches)
-        assert all(len(b) == 4 for b in batches) and len(set(together)) == len(together) >= len(labels) - 3
+        assert (
+            all(len(b) == 4 for b in batches)
+            and len(set(together)) == len(together) >= len(labels) - 3
+        )
         pure = sum(len(set(labels[b])) == 1 for b in batches)
         assert pure >= 9 // 4 + 14 // 4 + 5 // 4
         assert all(
-            (a == b).all() for a, b in zip(batches, [Groups(labels, 4, 3).at(epoch, i) for i in range(order.batches)])
+            (a == b).all()
+            for a, b in zip(
+                batches, [Groups(labels, 4, 3).at(epoch, i) for i in range(order.batches)]
+            )
         )
     assert not np.array_equal(order.at(0, 0), order.at(1, 0))
 
@@ -303,7 +341,9 @@ def test_rows_taken_out_of_a_batch_keep_their_values_and_labels():
             assert len(one) == len(other)
             mine, its = (getattr(c.values, "flat", c.values) for c in (one, other))
             assert torch.equal(mine, its)
-    assert part.labels["kind"].rows.tolist() == [0, 1, 2] and part.labels["kind"].values.tolist() == [1, 1, 0]
+    assert part.labels["kind"].rows.tolist() == [0, 1, 2] and part.labels[
+        "kind"
+    ].values.tolist() == [1, 1, 0]
 
 
 @pytest.mark.parametrize("micro", [None, 3])
@@ -313,7 +353,10 @@ def test_gradient_surgery_gets_the_gradient_of_each_term(micro):
         encoder = Encoder(fields(), size="nano").align(16)
         pairs = [("words", "facts"), ("picture", "facts")]
         return exact(
-            Towers(encoder, lambda z: {f"{a}~{b}": info_nce(*z.pair(a, b), temperature=0.2) for a, b in pairs})
+            Towers(
+                encoder,
+                lambda z: {f"{a}~{b}": info_nce(*z.pair(a, b), temperature=0.2) for a, b in pairs},
+            )
         )
 
     one: Batch = exact(batch(("plain",)))
@@ -337,7 +380,9 @@ def test_gradient_surgery_gets_the_gradient_of_each_term(micro):
     m.combine_gradients = lambda g: 2 * g["words~facts"] - g["picture~facts"]
     gradients(m, one, micro=micro)
     for n, p in m.named_parameters():
-        first, second = (alone[t][n] if alone[t][n] is not None else torch.zeros_like(p) for t in alone)
+        first, second = (
+            alone[t][n] if alone[t][n] is not None else torch.zeros_like(p) for t in alone
+        )
         torch.testing.assert_close(p.grad, 2 * first - second, rtol=1e-9, atol=1e-12)
 
 

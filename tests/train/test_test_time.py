@@ -26,7 +26,9 @@ def test_entropy_is_the_published_sum_and_has_its_gradient():
         p = torch.exp(row) / torch.exp(row).sum()
         slow = slow - sum(x * torch.log(x) for x in p) / 5
     torch.testing.assert_close(prediction_entropy(logits), slow)
-    torch.testing.assert_close(*(torch.autograd.grad(x, logits)[0] for x in (prediction_entropy(logits), slow)))
+    torch.testing.assert_close(
+        *(torch.autograd.grad(x, logits)[0] for x in (prediction_entropy(logits), slow))
+    )
     empty = torch.zeros(0, 3, requires_grad=True)
     assert prediction_entropy(empty) == 0 and prediction_entropy(empty).requires_grad
     sure = torch.tensor([[1e4, 0.0, 0.0]], requires_grad=True)
@@ -57,7 +59,9 @@ def test_steps_are_those_of_the_optimizer_written_out(online):
         for n in names:
             weights[n].copy_(start[n])
     encoder.train()
-    with AtTestTime(encoder, loss, steps=2, rate=0.1, optimizer=torch.optim.SGD, online=online) as adapt:
+    with AtTestTime(
+        encoder, loss, steps=2, rate=0.1, optimizer=torch.optim.SGD, online=online
+    ) as adapt:
         for b, wanted in zip(batches, expected):
             first, second = adapt(b)
             assert second < first
@@ -76,7 +80,10 @@ def test_only_what_is_chosen_changes_and_it_comes_back_after_an_error_too():
         changed = {n for n, p in encoder.named_parameters() if not torch.equal(p, before[n])}
         assert changed and all("norm" in n for n in changed)
         raise KeyError
-    assert all(torch.equal(p, before[n]) for n, p in encoder.named_parameters()) and not frozen.requires_grad
+    assert (
+        all(torch.equal(p, before[n]) for n, p in encoder.named_parameters())
+        and not frozen.requires_grad
+    )
     with AtTestTime(encoder, tent(encoder, head), learn=everything, rate=0.1) as adapt:
         adapt(batch(("plain",)))
         changed = {n for n, p in encoder.named_parameters() if not torch.equal(p, before[n])}
@@ -91,7 +98,9 @@ def test_what_is_told_follows_the_adaptation_batch_by_batch():
     with AtTestTime(encoder, tent(encoder, head), steps=5, rate=0.1) as adapt:
         after = told(encoder, head, batches, adapt)
     unsure = [-(p["kind"] * p["kind"].log()).sum(1).mean() for p in (after, plain)]
-    assert unsure[0] < unsure[1] and torch.equal(told(encoder, head, batches)["kind"], plain["kind"])
+    assert unsure[0] < unsure[1] and torch.equal(
+        told(encoder, head, batches)["kind"], plain["kind"]
+    )
 
 
 def test_errors():

@@ -52,9 +52,9 @@ def textrank(sentences_n: Sequence[str]) -> np.ndarray:
     """
     bags = [Counter(words(s)) for s in sentences_n]
     size = np.array([max(bag.total(), 1) for bag in bags], dtype=np.float64)
-    shared = np.array([[len(a.keys() & b.keys()) for b in bags] for a in bags], dtype=np.float64).reshape(
-        len(bags), len(bags)
-    )
+    shared = np.array(
+        [[len(a.keys() & b.keys()) for b in bags] for a in bags], dtype=np.float64
+    ).reshape(len(bags), len(bags))
     scale = np.log(size)[:, None] + np.log(size)
     weight = np.divide(shared, scale, out=np.zeros_like(shared), where=scale > 0)
     np.fill_diagonal(weight, 0)
@@ -78,8 +78,14 @@ def keyterms(text: str, count: int) -> list[str]:
 def _walk(weight: np.ndarray) -> np.ndarray:
     """(n,) TextRank's scores in a graph of weights (n, n), symmetric, 0 on the diagonal."""
     out, n = weight.sum(1, keepdims=True), len(weight)
-    share = np.divide(weight, out, out=np.zeros_like(weight), where=out > 0)  # [j, i]: what of j's weight goes to i
-    return np.linalg.solve(np.eye(n) - DAMPING * share.T, np.full(n, 1 - DAMPING)) if n else np.zeros(0)
+    share = np.divide(
+        weight, out, out=np.zeros_like(weight), where=out > 0
+    )  # [j, i]: what of j's weight goes to i
+    return (
+        np.linalg.solve(np.eye(n) - DAMPING * share.T, np.full(n, 1 - DAMPING))
+        if n
+        else np.zeros(0)
+    )
 
 
 def centroid(sentences_n: Sequence[str]) -> np.ndarray:
@@ -107,7 +113,9 @@ def chance(seed: int) -> Rank:
     import hashlib
 
     def rank(sentences_n: Sequence[str]) -> np.ndarray:
-        digest = hashlib.blake2b("\0".join(sentences_n).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        digest = hashlib.blake2b(
+            "\0".join(sentences_n).encode("utf-8", "surrogatepass"), digest_size=8
+        ).digest()
         return np.random.default_rng([seed, int.from_bytes(digest)]).random(len(sentences_n))
 
     return rank

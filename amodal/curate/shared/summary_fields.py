@@ -67,7 +67,10 @@ def checked(summary: Mapping[str, object], parts: Sequence[Part] = PARTS) -> Sum
     for name in summary:
         if name not in known:
             close = nearest(str(name), known)
-            faults.append(f"there is no field {name!r}" + (f"; did you mean {' or '.join(close)}?" if close else ""))
+            faults.append(
+                f"there is no field {name!r}"
+                + (f"; did you mean {' or '.join(close)}?" if close else "")
+            )
     for name, part in known.items():
         value = summary.get(name)
         try:
@@ -79,9 +82,13 @@ def checked(summary: Mapping[str, object], parts: Sequence[Part] = PARTS) -> Sum
             kept[name] = tuple(texts) if part.many else texts[0]
         elif part.needed:
             close = [n for n in nearest(name, map(str, summary)) if n not in known]
-            faults.append(f"the field {name!r} is missing" + (f" ({close[0]!r} is there)" if close else ""))
+            faults.append(
+                f"the field {name!r} is missing" + (f" ({close[0]!r} is there)" if close else "")
+            )
     if faults:
-        raise AmodalError(f"{'; '.join(faults)}. The fields are {', '.join(_told(p) for p in parts)}.")
+        raise AmodalError(
+            f"{'; '.join(faults)}. The fields are {', '.join(_told(p) for p in parts)}."
+        )
     return kept
 
 
@@ -114,7 +121,8 @@ def answered(answer: str, parts: Sequence[Part] = PARTS) -> Summary:
         elif mark and (mark[1][:1].isupper() or "_" in mark[1]) and len(name.split()) <= 3:
             close = [names[n].label for n in nearest(name, names)]
             faults.append(
-                f"no field is called {mark[1].strip()!r}" + (f"; did you mean {' or '.join(close)}?" if close else "")
+                f"no field is called {mark[1].strip()!r}"
+                + (f"; did you mean {' or '.join(close)}?" if close else "")
             )
             current = ""
         elif current is None:
@@ -123,16 +131,26 @@ def answered(answer: str, parts: Sequence[Part] = PARTS) -> Summary:
         elif current:
             found[current].append(line)
     if faults:
-        raise AmodalError(f"{'; '.join(faults)}. The labels are {', '.join(p.label for p in parts)}.")
+        raise AmodalError(
+            f"{'; '.join(faults)}. The labels are {', '.join(p.label for p in parts)}."
+        )
     many = {p.name for p in parts if p.many}
-    return checked({n: _split(lines) if n in many else " ".join(lines) for n, lines in found.items()}, parts)
+    return checked(
+        {n: _split(lines) if n in many else " ".join(lines) for n, lines in found.items()}, parts
+    )
 
 
-LABEL = re.compile(r"\s*(?:[-*•#>]+\s+)?(?:\*\*|__)?\s*([^\W\d_][\w /-]{1,40}?)\s*(?:\*\*|__)?\s*:(?:\*\*|__)?\s*(.*)$")
+LABEL = re.compile(
+    r"\s*(?:[-*•#>]+\s+)?(?:\*\*|__)?\s*([^\W\d_][\w /-]{1,40}?)\s*(?:\*\*|__)?\s*:(?:\*\*|__)?\s*(.*)$"
+)
 
 
 def _split(lines: Sequence[str]) -> list[str]:
-    pieces = (re.sub(r"^[-*•\s]+|[.\s]+$", "", piece) for line in lines for piece in re.split(r"[,;]", line))
+    pieces = (
+        re.sub(r"^[-*•\s]+|[.\s]+$", "", piece)
+        for line in lines
+        for piece in re.split(r"[,;]", line)
+    )
     return [p for p in pieces if p]
 
 
@@ -143,7 +161,9 @@ def _texts(value: object, part: Part) -> list[str]:
         raise AmodalError(f"{part.name!r} is a list of texts, not one text")
     given = list(value) if part.many and isinstance(value, Sequence) else [value]
     if wrong := [type(v).__name__ for v in given if not isinstance(v, str)]:
-        raise AmodalError(f"{part.name!r} is {'a list of texts' if part.many else 'a text'}, not {wrong[0]}")
+        raise AmodalError(
+            f"{part.name!r} is {'a list of texts' if part.many else 'a text'}, not {wrong[0]}"
+        )
     texts = [t for t in (" ".join(v.split()) for v in given) if t]
     if len({t.lower() for t in texts}) < len(texts):
         raise AmodalError(f"{part.name!r} says the same twice")
@@ -155,9 +175,7 @@ def _texts(value: object, part: Part) -> list[str]:
 
 
 def _limits(part: Part) -> str:
-    return (
-        f"; {'separated by commas' if part.many else f'at most {part.most} words'}{'' if part.needed else '; optional'}"
-    )
+    return f"; {'separated by commas' if part.many else f'at most {part.most} words'}{'' if part.needed else '; optional'}"
 
 
 def _told(part: Part) -> str:

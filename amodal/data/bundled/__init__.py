@@ -13,5 +13,7 @@ def path(name: str) -> Path:
     if name not in NAMES:
         near = get_close_matches(name.lower(), NAMES, n=1, cutoff=0.4)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise AmodalError(f"no bundled set is called {name!r}; there is {' and '.join(NAMES)}.{hint}")
+        raise AmodalError(
+            f"no bundled set is called {name!r}; there is {' and '.join(NAMES)}.{hint}"
+        )
     return Path(__file__).parent / name

@@ -43,7 +43,9 @@ def find(root: Path | Remote, patterns: Sequence[str]) -> list[Path | Remote]:
             try:
                 matches = sorted(root.glob(pattern))
             except (ValueError, re.error) as error:
-                raise AmodalError(f"records = {pattern!r} is no pattern of file names: {error}") from error
+                raise AmodalError(
+                    f"records = {pattern!r} is no pattern of file names: {error}"
+                ) from error
             if not matches:
                 raise AmodalError(f"no file in {root} matches records = {pattern!r}")
             found += matches
@@ -79,7 +81,9 @@ def open_records(
         )
     sort = sorts.pop()
     if key and sort in ("folder", "tar"):
-        raise AmodalError(f"files are named by their stems: leave `key` = {key!r} out of dataset.toml")
+        raise AmodalError(
+            f"files are named by their stems: leave `key` = {key!r} out of dataset.toml"
+        )
     if sort == "manifest":
         return Native(paths[0])
     if sort == "saved":

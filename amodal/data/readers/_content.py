@@ -53,10 +53,15 @@ def _spelled(cell) -> bytes:
     if isinstance(cell, float) and cell.is_integer():
         cell = int(cell)
     if isinstance(cell, dict):
-        return b"\0".join(str(name).encode("utf-8", "surrogatepass") + b"=" + _spelled(cell[name]) for name in cell)
+        return b"\0".join(
+            str(name).encode("utf-8", "surrogatepass") + b"=" + _spelled(cell[name])
+            for name in cell
+        )
     if isinstance(cell, (list, tuple, np.ndarray)):
         return _listed(cell)
-    return (repr(cell) if isinstance(cell, numbers.Real) else str(cell)).encode("utf-8", "surrogatepass")
+    return (repr(cell) if isinstance(cell, numbers.Real) else str(cell)).encode(
+        "utf-8", "surrogatepass"
+    )
 
 
 def _listed(cells) -> bytes:

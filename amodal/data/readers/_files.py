@@ -75,7 +75,9 @@ def group(names: Sequence[str], columns: dict[str, Where]) -> Grouped:
     for i, name in enumerate(names):
         ending = ending_of(name)
         candidates = ending_with.get(ending, ()) if "" not in ending_with else columns.items()
-        fits = [(key, column) for column, where in candidates if (key := where.key(name)) is not None]
+        fits = [
+            (key, column) for column, where in candidates if (key := where.key(name)) is not None
+        ]
         if not fits:
             ignored["*" + ending] += 1
             continue
@@ -84,7 +86,10 @@ def group(names: Sequence[str], columns: dict[str, Where]) -> Grouped:
             ignored[f"second file for {column}"] += 1
         records[key].setdefault(column, i)
     keys = sorted(records)
-    at = {column: np.array([records[k].get(column, -1) for k in keys], dtype=np.int64) for column in columns}
+    at = {
+        column: np.array([records[k].get(column, -1) for k in keys], dtype=np.int64)
+        for column in columns
+    }
     return Grouped([printable(k) for k in keys], at, ignored)
 
 
@@ -105,14 +110,22 @@ class Files(Reader):
     as well.
     """
 
-    def __init__(self, names: Sequence[str], columns: dict[str, Where] | None, kinds: dict[str, str], what: str):
+    def __init__(
+        self,
+        names: Sequence[str],
+        columns: dict[str, Where] | None,
+        kinds: dict[str, str],
+        what: str,
+    ):
         """names: file paths with /; columns: None to have them proposed from kinds: ending -> modality; what: for
         errors."""
         self.names = names
         endings = {ending_of(name) for name in names}
         kinds = {ending: kind for ending, kind in kinds.items() if ending not in VALUES}
         self.where = dict(columns) if columns is not None else propose(names, kinds)
-        values = {column: Where((ending,)) for ending, column in VALUES.items() if ending in endings}
+        values = {
+            column: Where((ending,)) for ending, column in VALUES.items() if ending in endings
+        }
         grouped = group(names, self.where | values)
         self.keys, self.at, self.ignored = grouped.keys, grouped.at, grouped.ignored
         if not self.keys:
@@ -120,7 +133,9 @@ class Files(Reader):
         self.given = folder_labels(self.keys, SPELLINGS)
         self.values = values
         objects = self._object_names() if "json" in values else []
-        self.columns = tuple(dict.fromkeys([*self.where, *self.given, *(v for v in values if v != "json"), *objects]))
+        self.columns = tuple(
+            dict.fromkeys([*self.where, *self.given, *(v for v in values if v != "json"), *objects])
+        )
 
     def fetch(self, file: int) -> Path | Remote | bytes:
         """The content of file number `file`, or where it is."""
@@ -143,14 +158,21 @@ class Files(Reader):
         return self.at[column] >= 0 if column in self.where else super().present(column)
 
     def check(self, column: str) -> str:
-        return column if column.startswith("json.") and "json" in self.values else super().check(column)
+        return (
+            column
+            if column.startswith("json.") and "json" in self.values
+            else super().check(column)
+        )
 
     def _object_names(self) -> list[str]:
         """The names inside the objects of up to 100 .json files, evenly spread."""
         have = np.flatnonzero(self.at["json"] >= 0)
         some = have[np.linspace(0, len(have) - 1, min(100, len(have))).astype(int)]
         objects = together(lambda i: _value(self.fetch(self.at["json"][i])), some, self.far)
-        return [f"json.{name}" for name in dict.fromkeys(n for o in objects if isinstance(o, dict) for n in o)]
+        return [
+            f"json.{name}"
+            for name in dict.fromkeys(n for o in objects if isinstance(o, dict) for n in o)
+        ]
 
 
 def _value(cell: Path | Remote | bytes):
@@ -172,7 +194,9 @@ def _nothing(what: str, endings: set[str], where: dict[str, Where], kinds: dict[
     if not endings:
         return f"no files in {what}. Give a folder whose files share stems (a.jpg a.txt a.wav), a table, or tar shards."
     found = ", ".join("*" + e for e in sorted(endings)[:12])
-    wanted = ", ".join("*" + s for s in sorted({s for w in where.values() for s in w.suffixes} or set(kinds)))
+    wanted = ", ".join(
+        "*" + s for s in sorted({s for w in where.values() for s in w.suffixes} or set(kinds))
+    )
     return f"no file in {what} has an ending that can be read. There are {found}; expected any of {wanted}."
 
 
@@ -201,7 +225,11 @@ def propose(names: Sequence[str], kinds: dict[str, str]) -> dict[str, Where]:
             stems[ending].add(str(path.with_suffix("")))
     proposal = {}
     for column, endings in columns.items():
-        if len(endings) > 1 and column not in middles and _side_by_side([stems[e] for e in endings]):
+        if (
+            len(endings) > 1
+            and column not in middles
+            and _side_by_side([stems[e] for e in endings])
+        ):
             proposal |= {ending[1:]: Where((ending,)) for ending in sorted(endings)}
         else:
             proposal[column] = Where(tuple(sorted(endings)))
@@ -235,7 +263,8 @@ def _folders_by_kind(names: Sequence[str], kinds: dict[str, str]) -> dict[str, W
     held = {top: {kinds[e] for e in found} for top, found in endings.items()}
     mixed = any(len(h) > 1 for h in held.values()) or len(set.union(*held.values(), set())) < 2
     if mixed or not all(
-        any(2 * len(a & b) >= min(len(a), len(b)) for t, b in stems.items() if t != s) for s, a in stems.items()
+        any(2 * len(a & b) >= min(len(a), len(b)) for t, b in stems.items() if t != s)
+        for s, a in stems.items()
     ):
         return {}
     return {top: Where(tuple(sorted(found)), top) for top, found in endings.items()}

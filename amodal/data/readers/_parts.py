@@ -46,7 +46,9 @@ class Parquet(Lazy):
 
     def __init__(self, path: Path | Remote):
         self.path = path
-        self.__dict__["_footer"] = pq.read_metadata(_source(path))  # its property lets in one thread at a time
+        self.__dict__["_footer"] = pq.read_metadata(
+            _source(path)
+        )  # its property lets in one thread at a time
         self.columns = tuple(self._footer.schema.to_arrow_schema().names)
         self.rows = self._footer.num_rows
         groups = [self._footer.row_group(g).num_rows for g in range(self._footer.num_row_groups)]
@@ -71,15 +73,21 @@ class Parquet(Lazy):
 
     def cells(self, column: str) -> list:
         groups = range(len(self.starts) - 1)
-        lists = together(lambda g: self._column(g, column).to_pylist(), groups, isinstance(self.path, Remote))
+        lists = together(
+            lambda g: self._column(g, column).to_pylist(), groups, isinstance(self.path, Remote)
+        )
         return [cell for cells in lists for cell in cells]
 
     def each(self, column: str) -> Iterator:
         """The cells one by one: pictures need not be in memory all at once."""
-        return (value_of(cell) for g in range(len(self.starts) - 1) for cell in self._column(g, column))
+        return (
+            value_of(cell) for g in range(len(self.starts) - 1) for cell in self._column(g, column)
+        )
 
     def present(self, column: str) -> np.ndarray:
-        return np.concatenate([np.zeros(0, bool), *(self._present(g, column) for g in range(len(self.starts) - 1))])
+        return np.concatenate(
+            [np.zeros(0, bool), *(self._present(g, column) for g in range(len(self.starts) - 1))]
+        )
 
     def _present(self, group: int, column: str) -> np.ndarray:
         """From the statistics in the footer where they settle it: pictures need not be read to know that none is
@@ -93,7 +101,11 @@ class Parquet(Lazy):
             return flags(self._column(group, column).is_valid())
         except Unreachable:
             raise
-        except (pa.ArrowException, OSError, ValueError):  # damaged: each of its cells will say so when it is read
+        except (
+            pa.ArrowException,
+            OSError,
+            ValueError,
+        ):  # damaged: each of its cells will say so when it is read
             return np.ones(meta.num_rows, bool)
 
     def _column(self, group: int, column: str) -> pa.Array:
@@ -108,7 +120,9 @@ class Parquet(Lazy):
 
     def _read(self, group: int, column: str) -> pa.Array:
         # Checksums of pages are optional, and cost next to nothing where a file has them.
-        with pq.ParquetFile(_source(self.path), metadata=self._footer, page_checksum_verification=True) as file:
+        with pq.ParquetFile(
+            _source(self.path), metadata=self._footer, page_checksum_verification=True
+        ) as file:
             # One thread: Arrow's thread pool does not survive a fork.
             read = file.read_row_group(group, columns=[column], use_threads=False)
             read.validate(full=True)  # offsets and text, which Arrow otherwise takes on trust
@@ -154,7 +168,11 @@ Part = Lists | Parquet | Mapped
 
 
 def one_array(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+    return (
+        column.chunk(0)
+        if column.num_chunks == 1
+        else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+    )
 
 
 def flags(array: pa.BooleanArray) -> np.ndarray:
@@ -165,7 +183,10 @@ def flags(array: pa.BooleanArray) -> np.ndarray:
 def value_of(scalar: pa.Scalar):
     """A cell as Python sees it. Lists of numbers become arrays at once, which is 20 times as fast as by way of Python
     lists."""
-    if isinstance(scalar, (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar)) and scalar.is_valid:
+    if (
+        isinstance(scalar, (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar))
+        and scalar.is_valid
+    ):
         array = _nested(scalar.values)
         return scalar.as_py() if array is None else array
     return scalar.as_py()
@@ -174,10 +195,16 @@ def value_of(scalar: pa.Scalar):
 def _nested(values: pa.Array) -> np.ndarray | None:
     """An array of numbers, or of equally long lists of numbers, as a numpy array (missing numbers are NaN); None for
     all else."""
-    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type) or pa.types.is_fixed_size_list(values.type):
+    if (
+        pa.types.is_list(values.type)
+        or pa.types.is_large_list(values.type)
+        or pa.types.is_fixed_size_list(values.type)
+    ):
         lengths = set(values.value_lengths().to_pylist()) if values.null_count == 0 else {-1}
         inner = _nested(values.flatten()) if len(lengths) == 1 and lengths != {-1} else None
-        return None if inner is None else inner.reshape(len(values), lengths.pop(), *inner.shape[1:])
+        return (
+            None if inner is None else inner.reshape(len(values), lengths.pop(), *inner.shape[1:])
+        )
     if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
         return None
     return values.to_numpy(zero_copy_only=False) if values.null_count else np.from_dlpack(values)

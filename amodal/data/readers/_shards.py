@@ -23,7 +23,9 @@ class FarShard(Lazy):
 
     def __init__(self, path: Remote, cells: pa.DataType):
         self.path, self.cell_type = path, cells
-        self.__dict__["_index"] = self._read_index()  # not by its property, which one thread at a time may enter
+        self.__dict__["_index"] = (
+            self._read_index()
+        )  # not by its property, which one thread at a time may enter
         self.columns, self.rows = tuple(self._batch.schema.names), self._batch.num_rows
 
     @cached_property
@@ -48,7 +50,10 @@ class FarShard(Lazy):
             fill(size - 10, size)
             fill(size - 10 - int.from_bytes(memory[size - 10 : size - 6], "little"), size)
             at = 8
-            for _ in ("schema", "batch"):  # messages: a mark and their length, 4 bytes each, then as much
+            for _ in (
+                "schema",
+                "batch",
+            ):  # messages: a mark and their length, 4 bytes each, then as much
                 fill(at, at + 8)
                 end = at + 8 + int.from_bytes(memory[at + 4 : at + 8], "little")
                 fill(at, end)
@@ -57,8 +62,14 @@ class FarShard(Lazy):
             batch = pa.ipc.open_file(whole).get_batch(0)
             places: list[list[int]] = []
             for column in batch.columns:
-                buffers = column.buffers()[:-1] if column.type == self.cell_type else column.buffers()
-                places += [[b.address - whole.address, b.address - whole.address + b.size] for b in buffers if b]
+                buffers = (
+                    column.buffers()[:-1] if column.type == self.cell_type else column.buffers()
+                )
+                places += [
+                    [b.address - whole.address, b.address - whole.address + b.size]
+                    for b in buffers
+                    if b
+                ]
             joined: list[list[int]] = []
             for start, stop in sorted(places):
                 if joined and start - joined[-1][1] < NEAR:
@@ -71,7 +82,9 @@ class FarShard(Lazy):
         except AmodalError:
             raise
         except (pa.ArrowException, OSError, ValueError, LookupError, OverflowError) as error:
-            raise AmodalError(f"{self.path} is no whole shard: {error}. Copy it again or pack again.") from error
+            raise AmodalError(
+                f"{self.path} is no whole shard: {error}. Copy it again or pack again."
+            ) from error
 
     def cell(self, i: int, column: str):
         array = self._batch.column(column)
@@ -80,11 +93,16 @@ class FarShard(Lazy):
         offsets, content = array.buffers()[-2:]
         start, stop = np.frombuffer(offsets, np.int64, 2, 8 * i).tolist()
         first = content.address - self._index[1]
-        return {"kind": array.field("kind")[i].as_py(), "data": self.path.read(first + start, first + stop)}
+        return {
+            "kind": array.field("kind")[i].as_py(),
+            "data": self.path.read(first + start, first + stop),
+        }
 
     def cells(self, column: str) -> list:
         return together(
-            lambda i: self.cell(i, column), range(self.rows), self._batch.column(column).type == self.cell_type
+            lambda i: self.cell(i, column),
+            range(self.rows),
+            self._batch.column(column).type == self.cell_type,
         )
 
     def each(self, column: str) -> Iterator:

@@ -35,7 +35,9 @@ class Tabular(Reader):
         self.starts = starts_of(parts)
         self.names, self.given = names or {}, given or {}
         self.ignored = Counter()
-        self.columns = tuple(dict.fromkeys([*(c for part in parts for c in part.columns), *self.given]))
+        self.columns = tuple(
+            dict.fromkeys([*(c for part in parts for c in part.columns), *self.given])
+        )
         if not self.starts[-1]:
             raise AmodalError(f"no rows in {', '.join(map(str, self.paths[:3])) or base}")
         self.keys = self._keys(key)
@@ -47,14 +49,19 @@ class Tabular(Reader):
         if column not in part.columns:
             self.check(column)
             return None
-        return self._cell(self._whole(number, column, lambda p: p.cell(i - int(self.starts[number]), column)), column)
+        return self._cell(
+            self._whole(number, column, lambda p: p.cell(i - int(self.starts[number]), column)),
+            column,
+        )
 
     def cells(self, column: str) -> list:
         if column in self.given:
             return list(self.given[column])
         self.check(column)
         columns = (
-            self._whole(n, column, lambda p: p.cells(column)) if column in part.columns else [None] * part.rows
+            self._whole(n, column, lambda p: p.cells(column))
+            if column in part.columns
+            else [None] * part.rows
             for n, part in enumerate(self.parts)
         )
         return [self._cell(cell, column) for cells in columns for cell in cells]
@@ -65,7 +72,9 @@ class Tabular(Reader):
         self.check(column)
         return np.concatenate(
             [
-                self._whole(n, column, lambda p: p.present(column)) if column in p.columns else np.zeros(p.rows, bool)
+                self._whole(n, column, lambda p: p.present(column))
+                if column in p.columns
+                else np.zeros(p.rows, bool)
                 for n, p in enumerate(self.parts)
             ]
         )
@@ -74,7 +83,14 @@ class Tabular(Reader):
         """What `read` gives of a part. Raises AmodalError that names the file where it is damaged."""
         try:
             return read(self.parts[number])
-        except (pa.ArrowException, OSError, ValueError, OverflowError, LookupError, TypeError) as error:
+        except (
+            pa.ArrowException,
+            OSError,
+            ValueError,
+            OverflowError,
+            LookupError,
+            TypeError,
+        ) as error:
             if isinstance(error, AmodalError):
                 raise
             file = self.paths[number] if number < len(self.paths) else self.base
@@ -104,11 +120,21 @@ class Tabular(Reader):
 
     def _keys(self, key: str) -> list[str]:
         if key:
-            where = self.paths[0].name if len(self.paths) == 1 else f"{len(self.paths)} files in {self.base}"
+            where = (
+                self.paths[0].name
+                if len(self.paths) == 1
+                else f"{len(self.paths)} files in {self.base}"
+            )
             return unique_keys(self.cells(key), key, where)
-        return content_keys(np.concatenate([self._whole(n, "*", _hashes) for n in range(len(self.parts))]))
+        return content_keys(
+            np.concatenate([self._whole(n, "*", _hashes) for n in range(len(self.parts))])
+        )
 
 
 def _hashes(part: Part) -> np.ndarray:
     given = getattr(part, "hashes", None)
-    return row_hashes(((column, part.each(column)) for column in part.columns), part.rows) if given is None else given
+    return (
+        row_hashes(((column, part.each(column)) for column in part.columns), part.rows)
+        if given is None
+        else given
+    )

@@ -22,7 +22,8 @@ PADDING = 64 * 2**10
 
 _SHORT, _LONG = rb"(?:[0-7]{7}[ \0]|[0-7]{6} \0)", rb"[0-7]{11}[ \0]"
 _NUMBERS = re.compile(
-    rb"%b{3}(?P<size>[0-7]{11})[ \0]%b[0-7]{6}(?:\0 |[0-7]\0| \0)(?P<type>[\0]|0|5)" % (_SHORT, _LONG)
+    rb"%b{3}(?P<size>[0-7]{11})[ \0]%b[0-7]{6}(?:\0 |[0-7]\0| \0)(?P<type>[\0]|0|5)"
+    % (_SHORT, _LONG)
 )
 """Bytes 100 to 157 of a header as tar, Python and others write them: mode, owners, size, time, checksum; type."""
 _DEVICES = re.compile(rb"(?:%b|\0{8}){2}" % _SHORT)
@@ -81,7 +82,11 @@ def _plain(shard: Path | Remote) -> Iterator[Entry]:
             if head == ZEROS:
                 return
             numbers = _NUMBERS.match(head, 100) if len(head) == BLOCK else None
-            if numbers is None or not _DEVICES.match(head, 329) or _sum(head) != int(head[148:156].rstrip(b" \0"), 8):
+            if (
+                numbers is None
+                or not _DEVICES.match(head, 329)
+                or _sum(head) != int(head[148:156].rstrip(b" \0"), 8)
+            ):
                 raise Unusual
             name, prefix = _text(head[:100]), _text(head[345:500])
             is_file, size, at = numbers["type"] != b"5", int(numbers["size"], 8), at + BLOCK
@@ -107,7 +112,9 @@ def _by_tarfile(shard: Path | Remote) -> Iterator[Entry]:
         with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 if member.issparse():
-                    raise AmodalError(f"{shard}: {member.name} is stored with holes. Pack it again without --sparse.")
+                    raise AmodalError(
+                        f"{shard}: {member.name} is stored with holes. Pack it again without --sparse."
+                    )
                 first = False
                 yield member.name, member.isfile(), member.offset_data, member.size
     except (tarfile.TarError, ValueError, OverflowError, LookupError, EOFError) as error:

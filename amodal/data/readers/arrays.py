@@ -23,7 +23,9 @@ class Arrays(Reader):
             raise AmodalError("an empty dict is no data: give at least one name -> values")
         if len(set(lengths.values())) > 1:
             listed = ", ".join(f"{name}: {n}" for name, n in lengths.items())
-            raise AmodalError(f"all columns must have one length, a value or None for each record; got {listed}")
+            raise AmodalError(
+                f"all columns must have one length, a value or None for each record; got {listed}"
+            )
         self.columns = tuple(self.data)
         self.ignored = Counter()
         n = next(iter(lengths.values()))
@@ -44,7 +46,9 @@ class Arrays(Reader):
                 digest.update(np.ascontiguousarray(values).tobytes())
             else:
                 for value in values:
-                    digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+                    digest.update(
+                        value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
+                    )
         return digest.hexdigest()
 
 

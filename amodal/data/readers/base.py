@@ -24,7 +24,12 @@ class Lazy:
     arrives."""
 
     def __getstate__(self) -> dict:
-        lazy = {name for kind in type(self).__mro__ for name, v in vars(kind).items() if isinstance(v, cached_property)}
+        lazy = {
+            name
+            for kind in type(self).__mro__
+            for name, v in vars(kind).items()
+            if isinstance(v, cached_property)
+        }
         return {name: v for name, v in self.__dict__.items() if name not in lazy}
 
 
@@ -95,7 +100,11 @@ def stamp_files(paths: Sequence[Path]) -> str:
         elif by_content:
             digest.update(path.read_bytes())
         else:
-            digest.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns};".encode("utf-8", "backslashreplace"))
+            digest.update(
+                f"{path.name}:{stat.st_size}:{stat.st_mtime_ns};".encode(
+                    "utf-8", "backslashreplace"
+                )
+            )
     return digest.hexdigest()
 
 

@@ -21,7 +21,9 @@ class Folder(Files):
     The key of a record is its path below the folder without the ending: `animals/cat`.
     """
 
-    def __init__(self, base: Path | Remote, columns: dict[str, Where] | None, kinds: dict[str, str]):
+    def __init__(
+        self, base: Path | Remote, columns: dict[str, Where] | None, kinds: dict[str, str]
+    ):
         self.base = place(base)
         super().__init__(names_below(self.base), columns, kinds, str(base))
 
@@ -31,7 +33,9 @@ class Folder(Files):
     def stamp(self) -> str:
         used = sorted({int(i) for at in self.at.values() for i in at if i >= 0})
         names = "\n".join(self.names[i] for i in used).encode("utf-8", "backslashreplace")
-        return hashlib.blake2b(names, digest_size=16).hexdigest() + stamp_files([self.fetch(i) for i in used])
+        return hashlib.blake2b(names, digest_size=16).hexdigest() + stamp_files(
+            [self.fetch(i) for i in used]
+        )
 
 
 def names_below(base: Path | Remote) -> list[str]:

@@ -28,8 +28,14 @@ class HuggingFace(Tabular):
         folder = place(folder)
         about = folder / "dataset_dict.json"
         splits = _json(about).get("splits") if about.exists() else [""]
-        if not isinstance(splits, list) or not splits or not all(isinstance(name, str) for name in splits):
-            raise AmodalError(f"{about}: `splits` should be a list of names, not {splits!r}. Save the dataset again.")
+        if (
+            not isinstance(splits, list)
+            or not splits
+            or not all(isinstance(name, str) for name in splits)
+        ):
+            raise AmodalError(
+                f"{about}: `splits` should be a list of names, not {splits!r}. Save the dataset again."
+            )
         parts, paths, split, split_of = [], [], [], []
         for name in splits:
             for path in _data_files(inside(folder, name, f"{about}: a split") if name else folder):
@@ -47,9 +53,17 @@ class HuggingFace(Tabular):
             split += [name] * parts[-1].rows
         features = _json(folder / splits[0] / "dataset_info.json").get("features") or {}
         features = features.items() if isinstance(features, dict) else ()
-        kinds = {c: f.get("names") for c, f in features if isinstance(f, dict) and f.get("_type") == "ClassLabel"}
-        names = {c: list(map(str, listed)) for c, listed in kinds.items() if isinstance(listed, list)}
-        super().__init__(parts, paths, folder, key, names, {"split": split} if splits != [""] else None)
+        kinds = {
+            c: f.get("names")
+            for c, f in features
+            if isinstance(f, dict) and f.get("_type") == "ClassLabel"
+        }
+        names = {
+            c: list(map(str, listed)) for c, listed in kinds.items() if isinstance(listed, list)
+        }
+        super().__init__(
+            parts, paths, folder, key, names, {"split": split} if splits != [""] else None
+        )
 
 
 def open_stream(path: Path) -> pa.Table:
@@ -59,7 +73,9 @@ def open_stream(path: Path) -> pa.Table:
         table.validate(full=True)  # offsets and text, which Arrow otherwise takes on trust
         return table
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise AmodalError(f"{path} is no whole Arrow file: {error}. Save the dataset again.") from error
+        raise AmodalError(
+            f"{path} is no whole Arrow file: {error}. Save the dataset again."
+        ) from error
 
 
 def _data_files(folder: Path) -> list[Path]:
@@ -69,16 +85,23 @@ def _data_files(folder: Path) -> list[Path]:
             f"{folder} is a selection stored as row numbers. Call `.flatten_indices()` before `.save_to_disk()`."
         )
     try:
-        return [inside(folder, file["filename"], f"{folder / 'state.json'}: filename") for file in state["_data_files"]]
+        return [
+            inside(folder, file["filename"], f"{folder / 'state.json'}: filename")
+            for file in state["_data_files"]
+        ]
     except (KeyError, TypeError) as error:
-        raise AmodalError(f"{folder / 'state.json'} lists no files ({error!r}). Save the dataset again.") from error
+        raise AmodalError(
+            f"{folder / 'state.json'} lists no files ({error!r}). Save the dataset again."
+        ) from error
 
 
 def _json(path: Path) -> dict:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise AmodalError(f"{path} cannot be read: {error}. Is {path.parent} what `save_to_disk` wrote?") from error
+        raise AmodalError(
+            f"{path} cannot be read: {error}. Is {path.parent} what `save_to_disk` wrote?"
+        ) from error
     if not isinstance(found, dict):
         raise AmodalError(f"{path} holds no object. Is {path.parent} what `save_to_disk` wrote?")
     return found

@@ -57,7 +57,9 @@ class Native(Tabular):
             self._verify(paths)
         parts = together(lambda p: FarShard(p, CELL) if far else Mapped(p, open_shard), paths, far)
         if lacking := next((p for p in parts if KEY not in p.columns), None):
-            raise AmodalError(f"{lacking.path} has no column {KEY!r}: it is no shard of a pack. Pack the data again.")
+            raise AmodalError(
+                f"{lacking.path} has no column {KEY!r}: it is no shard of a pack. Pack the data again."
+            )
         schema = (parts[0]._batch if far else parts[0]._table).schema if parts else ()
         self.cell_columns = {field.name for field in schema if field.type == CELL}
         super().__init__(parts, paths, folder, KEY)
@@ -76,13 +78,19 @@ class Native(Tabular):
                     )
 
     def stamp(self) -> str:
-        return hashlib.blake2b("".join(s["sha256"] for s in self.shards).encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b(
+            "".join(s["sha256"] for s in self.shards).encode(), digest_size=16
+        ).hexdigest()
 
     def check(self, column: str) -> str:
         return column if column == KEY else super().check(column)
 
     def _cell(self, cell, column: str):
-        return decode(cell) if column in self.cell_columns and cell is not None else super()._cell(cell, column)
+        return (
+            decode(cell)
+            if column in self.cell_columns and cell is not None
+            else super()._cell(cell, column)
+        )
 
 
 def open_shard(path: Path) -> pa.Table:
@@ -91,7 +99,9 @@ def open_shard(path: Path) -> pa.Table:
         table.validate(full=True)  # offsets and text, which Arrow otherwise takes on trust
         return table
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise AmodalError(f"{path} is no whole shard: {error}. Copy it again or pack again.") from error
+        raise AmodalError(
+            f"{path} is no whole shard: {error}. Copy it again or pack again."
+        ) from error
 
 
 def encode(cell) -> dict | None:
@@ -142,7 +152,10 @@ def _read(manifest: Path) -> dict:
     shards = content.get("shards")
     kinds = {"file": str, "rows": int, "bytes": int, "sha256": str}
     if not isinstance(shards, list) or not all(
-        isinstance(s, dict) and all(type(s.get(key)) is kind for key, kind in kinds.items()) for s in shards
+        isinstance(s, dict) and all(type(s.get(key)) is kind for key, kind in kinds.items())
+        for s in shards
     ):
-        raise AmodalError(f"{manifest} is damaged: each shard needs {', '.join(kinds)}. Pack the data again.")
+        raise AmodalError(
+            f"{manifest} is damaged: each shard needs {', '.join(kinds)}. Pack the data again."
+        )
     return content

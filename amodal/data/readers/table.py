@@ -29,7 +29,9 @@ class Table(Tabular):
 
     def __init__(self, paths: Sequence[Path], key: str = ""):
         paths = [place(p) for p in paths]
-        super().__init__(together(read, paths, isinstance(paths[0], Remote)), paths, paths[0].parent, key)
+        super().__init__(
+            together(read, paths, isinstance(paths[0], Remote)), paths, paths[0].parent, key
+        )
 
 
 def read(path: Path | Remote) -> Part:
@@ -41,13 +43,19 @@ def read(path: Path | Remote) -> Part:
         except AmodalError:
             raise
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise AmodalError(f"{path} is no whole Parquet file: {error}. Fetch it again.") from error
+            raise AmodalError(
+                f"{path} is no whole Parquet file: {error}. Fetch it again."
+            ) from error
     if ending not in SUFFIXES:
-        raise AmodalError(f"{path} is no table that can be read; expected one of {', '.join(sorted(SUFFIXES))}")
+        raise AmodalError(
+            f"{path} is no table that can be read; expected one of {', '.join(sorted(SUFFIXES))}"
+        )
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise AmodalError(f"{path} is not UTF-8 text (byte {error.start:,}). Save it as UTF-8.") from error
+        raise AmodalError(
+            f"{path} is not UTF-8 text (byte {error.start:,}). Save it as UTF-8."
+        ) from error
     return _csv(text, path) if ending in (".csv", ".tsv") else _json(text, path)
 
 
@@ -56,21 +64,29 @@ def _csv(text: str, path: Path) -> Lists:
     first = text.partition("\n")[0]
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=first.count)
     try:
-        rows = [row for row in csv.reader(text.splitlines(keepends=True), delimiter=delimiter) if row]
+        rows = [
+            row for row in csv.reader(text.splitlines(keepends=True), delimiter=delimiter) if row
+        ]
     except csv.Error as error:
         raise AmodalError(f"{path} is no table: {error}") from error
     if not rows:
         raise AmodalError(f"{path} is empty. Its first line must name the columns.")
     names = [name.strip() or f"column{i + 1}" for i, name in enumerate(rows[0])]
     if twice := [name for name, n in Counter(names).items() if n > 1]:
-        raise AmodalError(f"{path}: several columns are called {twice[0]!r}. Give each its own name in the first line.")
+        raise AmodalError(
+            f"{path}: several columns are called {twice[0]!r}. Give each its own name in the first line."
+        )
     if long := next((n for n, row in enumerate(rows) if len(row) > len(names)), None):
         raise AmodalError(
             f"{path}: row {long} has {len(rows[long])} cells, but the first line names {len(names)} columns."
         )
-    cells = {name: [row[c] if c < len(row) else "" for row in rows[1:]] for c, name in enumerate(names)}
+    cells = {
+        name: [row[c] if c < len(row) else "" for row in rows[1:]] for c, name in enumerate(names)
+    }
     # As it is spelled: one cell that is no number turns its whole column into text, but must not rename the other rows.
-    hashes = row_hashes(((name, map(str.strip, column)) for name, column in cells.items()), len(rows) - 1)
+    hashes = row_hashes(
+        ((name, map(str.strip, column)) for name, column in cells.items()), len(rows) - 1
+    )
     return Lists({name: typed(column) for name, column in cells.items()}, len(rows) - 1, hashes)
 
 
@@ -79,13 +95,19 @@ def _json(text: str, path: Path) -> Lists:
         try:
             objects = json.loads(text)
         except (ValueError, RecursionError) as error:
-            where = f", line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else f": {error}"
+            where = (
+                f", line {error.lineno}: {error.msg}"
+                if isinstance(error, json.JSONDecodeError)
+                else f": {error}"
+            )
             raise AmodalError(f"{path}{where}") from error
     else:
         objects = _lines(text, path)
     wrong = next((i for i, o in enumerate(objects) if not isinstance(o, dict)), None)
     if wrong is not None:
-        raise AmodalError(f"{path}: record {wrong} is no object with named values, but {type(objects[wrong]).__name__}")
+        raise AmodalError(
+            f"{path}: record {wrong} is no object with named values, but {type(objects[wrong]).__name__}"
+        )
     names = dict.fromkeys(name for o in objects for name in o)
     if len(names) * len(objects) > max(MOST_CELLS, 1000 * sum(map(len, objects))):
         raise AmodalError(
@@ -102,10 +124,17 @@ def _lines(text: str, path: Path) -> list[dict]:
             try:
                 objects.append(json.loads(line))
             except json.JSONDecodeError as error:
-                if number == len(lines):  # No newline after it: a writer was stopped here, and all before it is whole.
+                if number == len(
+                    lines
+                ):  # No newline after it: a writer was stopped here, and all before it is whole.
                     break
-                raise AmodalError(f"{path}, line {number}: {error.msg}. Each line must be one JSON object.") from error
-            except (ValueError, RecursionError) as error:  # numbers and nesting beyond what Python reads
+                raise AmodalError(
+                    f"{path}, line {number}: {error.msg}. Each line must be one JSON object."
+                ) from error
+            except (
+                ValueError,
+                RecursionError,
+            ) as error:  # numbers and nesting beyond what Python reads
                 raise AmodalError(f"{path}, line {number}: {error}") from error
     return objects
 

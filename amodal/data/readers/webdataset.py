@@ -20,12 +20,16 @@ from amodal.data.remote import Remote, place, together
 class WebDataset(Files):
     """shards: the tars, in order. Cells are bytes."""
 
-    def __init__(self, shards: Sequence[Path], columns: dict[str, Where] | None, kinds: dict[str, str]):
+    def __init__(
+        self, shards: Sequence[Path], columns: dict[str, Where] | None, kinds: dict[str, str]
+    ):
         self.shards = [place(s) for s in shards]
         listed = together(_listed, self.shards, self.far)
         index = [(name, n, *at) for n, inside in enumerate(listed) for name, *at in inside]
         self.places = np.array([at for _, *at in index], dtype=np.int64).reshape(-1, 3)
-        what = str(self.shards[0]) + (f" and {len(shards) - 1} other shards" if len(shards) > 1 else "")
+        what = str(self.shards[0]) + (
+            f" and {len(shards) - 1} other shards" if len(shards) > 1 else ""
+        )
         super().__init__([name for name, *_ in index], columns, kinds, what)
 
     @property

@@ -40,7 +40,9 @@ def there(name: str) -> bool:
     return (where(name) / ABOUT).exists()
 
 
-def fetch(name: str, *, out: str | Path | None = None, any_version: bool = False, say=print) -> Path:
+def fetch(
+    name: str, *, out: str | Path | None = None, any_version: bool = False, say=print
+) -> Path:
     """The folder of a set, built now if it is not there. out: a folder to build it in, instead of the cache."""
     source = page(name)
     name = source.__name__.rpartition(".")[2]
@@ -48,7 +50,9 @@ def fetch(name: str, *, out: str | Path | None = None, any_version: bool = False
     if (folder / ABOUT).exists():
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise AmodalError(f"{folder} is there and is not the set {name!r}. Delete it, or choose another folder.")
+        raise AmodalError(
+            f"{folder} is there and is not the set {name!r}. Delete it, or choose another folder."
+        )
     archives = [packages.download(p, any_version=any_version, say=say) for p in source.PACKAGES]
     say(f"building {name}: {title(source)}")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -86,12 +90,18 @@ def listing():
 
     table = Table(caption="amodal data NAME gets one", caption_justify="left")
     for column in ("set", "what it holds", "records", "size", "licence", "here"):
-        table.add_column(column, justify="right" if column in ("records", "size") else "left", overflow="fold")
+        table.add_column(
+            column, justify="right" if column in ("records", "size") else "left", overflow="fold"
+        )
     for name in names():
         source = page(name)
-        count = getattr(source, "RECORDS", None) or (about(name)["records"] if there(name) else None)
+        count = getattr(source, "RECORDS", None) or (
+            about(name)["records"] if there(name) else None
+        )
         here = "yes" if there(name) else "no"
-        table.add_row(name, title(source), f"{count:,}" if count else "?", cost(source), source.LICENCE, here)
+        table.add_row(
+            name, title(source), f"{count:,}" if count else "?", cost(source), source.LICENCE, here
+        )
     return table
 
 
@@ -102,7 +112,13 @@ def title(source: ModuleType) -> str:
 def cost(source: ModuleType) -> str:
     """What has to be downloaded."""
     megabytes = sum(p.megabytes for p in source.PACKAGES)
-    return "generated" if not source.PACKAGES else f"{megabytes:.0f} MB" if megabytes >= 1 else f"{megabytes:.1f} MB"
+    return (
+        "generated"
+        if not source.PACKAGES
+        else f"{megabytes:.0f} MB"
+        if megabytes >= 1
+        else f"{megabytes:.1f} MB"
+    )
 
 
 def about(name: str) -> dict:
@@ -120,13 +136,21 @@ def _finish(built: Path, source: ModuleType, archives: list[Path], any_version: 
     dataset = opening.from_toml(toml)
     expected = getattr(source, "RECORDS", len(dataset))
     if len(dataset) != expected and not any_version:
-        raise AmodalError(f"{dataset.name} has {len(dataset):,} records, not {expected:,} as it should")
+        raise AmodalError(
+            f"{dataset.name} has {len(dataset):,} records, not {expected:,} as it should"
+        )
     toml.write_text(schema.dumps(dataset.schema), encoding="utf-8")
     if not (built / "README.md").exists():
         (built / "README.md").write_text(card(dataset, source), encoding="utf-8")
     pairs = zip(source.PACKAGES, archives)
     built_from = [
-        {"registry": p.registry, "name": p.name, "file": a.name, "sha256": packages.sha256(a)} for p, a in pairs
+        {"registry": p.registry, "name": p.name, "file": a.name, "sha256": packages.sha256(a)}
+        for p, a in pairs
     ]
-    written = {"set": dataset.name, "records": len(dataset), "licence": source.LICENCE, "packages": built_from}
+    written = {
+        "set": dataset.name,
+        "records": len(dataset),
+        "licence": source.LICENCE,
+        "packages": built_from,
+    }
     (built / ABOUT).write_text(json.dumps(written, indent=1) + "\n")

@@ -14,7 +14,14 @@ from amodal.data.schema import Label
 from amodal.data.sets.shared.archives import wheel
 from amodal.data.sets.shared.writing import describe, field, records
 
-PACKAGES = (Pypi("lifetimes", "0.11.3", "261e3dc89977c2b60767ca6728aaa29d429de0c814635070a749c36555895da8", 0.6),)
+PACKAGES = (
+    Pypi(
+        "lifetimes",
+        "0.11.3",
+        "261e3dc89977c2b60767ca6728aaa29d429de0c814635070a749c36555895da8",
+        0.6,
+    ),
+)
 LICENCE = "public (Bruce Hardie, CDNOW data); package: MIT"
 RECORDS = 23570
 BEGIN, HALF = datetime.date(1997, 1, 1), 273
@@ -22,11 +29,15 @@ BEGIN, HALF = datetime.date(1997, 1, 1), 273
 
 def write(out: Path, archives: list[Path]) -> None:
     bought = defaultdict(list)
-    for line in wheel(archives[0]).read("lifetimes/datasets/CDNOW_master.txt").decode().splitlines()[1:]:
+    for line in (
+        wheel(archives[0]).read("lifetimes/datasets/CDNOW_master.txt").decode().splitlines()[1:]
+    ):
         if line.strip():
             customer, date, count, amount = line.split()
             day = (datetime.date(int(date[:4]), int(date[4:6]), int(date[6:])) - BEGIN).days
-            bought[customer].append({"time": float(day), "count": float(count), "amount": float(amount)})
+            bought[customer].append(
+                {"time": float(day), "count": float(count), "amount": float(amount)}
+            )
     customers = sorted(bought)
     early = [[event for event in bought[c] if event["time"] < HALF] for c in customers]
     late = [[event for event in bought[c] if event["time"] >= HALF] for c in customers]
@@ -45,7 +56,11 @@ def write(out: Path, archives: list[Path]) -> None:
     describe(
         out,
         {name: field("events", **described) for name in ("events", "later")},
-        {"returned": "category", "purchases": Label("number"), "spent": Label("number", unit="dollar")},
+        {
+            "returned": "category",
+            "purchases": Label("number"),
+            "spent": Label("number", unit="dollar"),
+        },
         title="CDNOW: purchases of customers over time",
         licence="public",
     )

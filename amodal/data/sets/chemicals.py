@@ -15,7 +15,14 @@ from amodal.data.schema import Label
 from amodal.data.sets.shared.archives import wheel
 from amodal.data.sets.shared.writing import describe, field, records
 
-PACKAGES = (Pypi("chemicals", "1.5.2", "f85ef7f36e77fee634686c26562929ee61026cd548d89cebd57b2251ca843d6e", 22.3),)
+PACKAGES = (
+    Pypi(
+        "chemicals",
+        "1.5.2",
+        "f85ef7f36e77fee634686c26562929ee61026cd548d89cebd57b2251ca843d6e",
+        22.3,
+    ),
+)
 LICENCE = "MIT (package); structures and names: PubChem, public domain"
 RECORDS = 12000
 POINTS = {"boiling": "Yaws Boiling Points.tsv", "melting": "OpenNotebook Melting Points.tsv"}
@@ -26,12 +33,17 @@ def write(out: Path, archives: list[Path]) -> None:
     points = {name: _points(package, file) for name, file in POINTS.items()}
     compounds = {}
     for size in ("small", "large"):
-        text = package.read(f"chemicals/Identifiers/chemical identifiers pubchem {size}.tsv").decode("utf-8")
+        text = package.read(
+            f"chemicals/Identifiers/chemical identifiers pubchem {size}.tsv"
+        ).decode("utf-8")
         for line in text.splitlines():
             cells = line.split("\t")
             if any(cells[1] in known for known in points.values()):
                 compounds[cells[1]] = cells
-    chosen = sorted(compounds, key=lambda cas: (not all(cas in known for known in points.values()), _shuffled(cas)))
+    chosen = sorted(
+        compounds,
+        key=lambda cas: (not all(cas in known for known in points.values()), _shuffled(cas)),
+    )
     rows = [compounds[cas] for cas in chosen[:RECORDS]]
     alphabet = "".join(sorted(set("".join(row[4] for row in rows))))
     records(
@@ -40,7 +52,10 @@ def write(out: Path, archives: list[Path]) -> None:
             "key": [row[1] for row in rows],
             "smiles": [row[4] for row in rows],
             "name": [row[7] for row in rows],
-            "synonym": [next((n for n in row[8:] if n != row[7] and not n[:1].isdigit()), None) for row in rows],
+            "synonym": [
+                next((n for n in row[8:] if n != row[7] and not n[:1].isdigit()), None)
+                for row in rows
+            ],
             "formula": [row[2] for row in rows],
             **{name: [known.get(row[1]) for row in rows] for name, known in points.items()},
             "weight": [float(row[3]) for row in rows],
@@ -50,14 +65,17 @@ def write(out: Path, archives: list[Path]) -> None:
         out,
         {"smiles": field("sequence", alphabet=alphabet, fold=False)}
         | {name: field("text") for name in ("name", "synonym", "formula")},
-        {name: Label("number", unit="K") for name in POINTS} | {"weight": Label("number", unit="g / mol")},
+        {name: Label("number", unit="K") for name in POINTS}
+        | {"weight": Label("number", unit="g / mol")},
         title="Compounds: structures, names, boiling and melting points",
         licence="MIT",
     )
 
 
 def _points(package, file: str) -> dict[str, float]:
-    rows = csv.reader(io.StringIO(package.read(f"chemicals/Phase Change/{file}").decode("utf-8")), delimiter="\t")
+    rows = csv.reader(
+        io.StringIO(package.read(f"chemicals/Phase Change/{file}").decode("utf-8")), delimiter="\t"
+    )
     next(rows)
     return {row[0]: float(row[1]) for row in rows if len(row) > 1 and row[1].strip()}
 

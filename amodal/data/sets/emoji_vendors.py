@@ -17,7 +17,12 @@ from amodal.data.sets.shared.writing import describe, field, records
 
 PACKAGES = (
     openmoji.PACKAGES[0],
-    Npm("@twemoji/svg", "15.0.0", "1d2907557a422c7c4e3feca50ef915c39da1db3d76b4a4d7e73fb59bce4403c3", 1.5),
+    Npm(
+        "@twemoji/svg",
+        "15.0.0",
+        "1d2907557a422c7c4e3feca50ef915c39da1db3d76b4a4d7e73fb59bce4403c3",
+        1.5,
+    ),
 )
 LICENCE = "CC BY-SA 4.0 (OpenMoji project) and CC BY 4.0 (Twemoji, Twitter and contributors)"
 RECORDS = 3192
@@ -27,12 +32,20 @@ NOT_UNICODE = ("extras-openmoji", "extras-unicode", "flags")
 
 def write(out: Path, archives: list[Path]) -> None:
     drawn = {}
-    own = dict(tgz(archives[0], openmoji.DRAWINGS)) | dict(tgz(archives[0], "package/data/openmoji.json"))
+    own = dict(tgz(archives[0], openmoji.DRAWINGS)) | dict(
+        tgz(archives[0], "package/data/openmoji.json")
+    )
     drawn["openmoji"] = {_plain(Path(p).stem): svg for p, svg in own.items() if p.endswith(".svg")}
-    drawn["twemoji"] = {_plain(Path(p).stem): svg for p, svg in tgz(archives[1]) if p.endswith(".svg")}
+    drawn["twemoji"] = {
+        _plain(Path(p).stem): svg for p, svg in tgz(archives[1]) if p.endswith(".svg")
+    }
     entries = json.loads(own["package/data/openmoji.json"])
     entries = [e for e in entries if not e["skintone"] and e["group"] not in NOT_UNICODE]
-    entries = {_plain(e["hexcode"]): e for e in entries if all(_plain(e["hexcode"]) in d for d in drawn.values())}
+    entries = {
+        _plain(e["hexcode"]): e
+        for e in entries
+        if all(_plain(e["hexcode"]) in d for d in drawn.values())
+    }
     chosen = [(code, e, vendor) for code, e in entries.items() for vendor in drawn]
     records(
         out,

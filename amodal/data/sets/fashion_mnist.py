@@ -23,23 +23,41 @@ PACKAGES = (
 )
 LICENCE = "MIT"
 RECORDS = 70000
-CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+CLASSES = (
+    "t-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
 
 
 def write(out: Path, archives: list[Path]) -> None:
     files = {
-        path.rpartition("/")[2]: gzip.decompress(content) for path, content in deb(archives[0], "usr/share/datasets/")
+        path.rpartition("/")[2]: gzip.decompress(content)
+        for path, content in deb(archives[0], "usr/share/datasets/")
     }
     columns = {name: [] for name in ("key", "image", "class", "part")}
     for part, stem in (("train", "train"), ("test", "t10k")):
-        pictures = np.frombuffer(files[f"{stem}-images-idx3-ubyte.gz"], np.uint8, offset=16).reshape(-1, 28, 28)
+        pictures = np.frombuffer(
+            files[f"{stem}-images-idx3-ubyte.gz"], np.uint8, offset=16
+        ).reshape(-1, 28, 28)
         labels = np.frombuffer(files[f"{stem}-labels-idx1-ubyte.gz"], np.uint8, offset=8)
         columns["key"] += [f"{part}-{i:05d}" for i in range(len(pictures))]
         columns["image"] += [_png(picture) for picture in pictures]
         columns["class"] += [CLASSES[label] for label in labels]
         columns["part"] += [part] * len(pictures)
     records(out, columns)
-    described = {"title": "Fashion-MNIST: photographs of clothes", "licence": LICENCE, "split": "part"}
+    described = {
+        "title": "Fashion-MNIST: photographs of clothes",
+        "licence": LICENCE,
+        "split": "part",
+    }
     describe(out, {"image": field("image", size=28)}, {"class": "category"}, **described)
 
 

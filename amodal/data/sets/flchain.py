@@ -40,7 +40,10 @@ def write(out: Path, archives: list[Path]) -> None:
     )
     describe(
         out,
-        {"person": field("table", columns=list(PERSON)), "blood": field("table", columns=list(BLOOD))},
+        {
+            "person": field("table", columns=list(PERSON)),
+            "blood": field("table", columns=list(BLOOD)),
+        },
         {"time": Label("number", unit="day", event="event"), "event": "category"},
         title="Free light chains in the blood, age, sex and time to death",
         licence="public",

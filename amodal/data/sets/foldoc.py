@@ -22,16 +22,24 @@ PACKAGES = (
 LICENCE = "GFDL-1.1 or later"
 RECORDS = 3021
 LEAST, ITSELF = 4, "introduction"
-DIGITS = {c: i for i, c in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")}
+DIGITS = {
+    c: i for i, c in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
+}
 CATEGORY, DATE = re.compile(r"<([a-z][^<>@]*)>"), re.compile(r"\((\d{4})-\d\d-\d\d\)\s*$")
-REFERENCE = re.compile(r"\[.*\]|\{?\(?(?:https?|ftp)://.*|\{[^{}]*\s\((?:https?|ftp)://[^{}]*\}\.?", re.S)
+REFERENCE = re.compile(
+    r"\[.*\]|\{?\(?(?:https?|ftp)://.*|\{[^{}]*\s\((?:https?|ftp)://[^{}]*\}\.?", re.S
+)
 SENTENCE = re.compile(r"[.!?](?=\s+[A-Z]|$)")
 
 
 def write(out: Path, archives: list[Path]) -> None:
-    files = {path.rpartition("/")[2]: content for path, content in deb(archives[0], "usr/share/dictd/")}
+    files = {
+        path.rpartition("/")[2]: content for path, content in deb(archives[0], "usr/share/dictd/")
+    }
     kept: dict[str, tuple] = {}
-    for term, body in entries(gzip.decompress(files["foldoc.dict.dz"]), files["foldoc.index"].decode("utf-8")):
+    for term, body in entries(
+        gzip.decompress(files["foldoc.dict.dz"]), files["foldoc.index"].decode("utf-8")
+    ):
         if (read := entry(body)) is not None and read[1] != ITSELF:
             kept.setdefault(term, read)
     names = ("text", "category", "also", "year")
@@ -45,7 +53,11 @@ def write(out: Path, archives: list[Path]) -> None:
 def entries(content: bytes, index: str) -> Iterator[tuple[str, str]]:
     """(headword, what stands under it) of each entry of a dictionary of dictd, in its order. A line of the index is a term, and where the
     entry begins and how long it is, in bytes, as digits of base 64; several terms may lead to one entry."""
-    places = {tuple(map(_number, line.split("\t")[1:3])) for line in index.splitlines() if line.count("\t") >= 2}
+    places = {
+        tuple(map(_number, line.split("\t")[1:3]))
+        for line in index.splitlines()
+        if line.count("\t") >= 2
+    }
     for begin, length in sorted(places):
         head, _, body = content[begin : begin + length].decode("utf-8", "replace").partition("\n")
         yield head.strip(), body
@@ -56,7 +68,9 @@ def entry(body: str) -> tuple[str, str, str | None, float] | None:
     category, date = CATEGORY.search(body), DATE.search(body.rstrip())
     if category is None or date is None:
         return None
-    paragraphs = [" ".join(p.split()) for p in re.split(r"\n\s*\n", body[category.end() : date.start()])]
+    paragraphs = [
+        " ".join(p.split()) for p in re.split(r"\n\s*\n", body[category.end() : date.start()])
+    ]
     prose = [re.sub(r"[{}]", "", p) for p in paragraphs if p and not REFERENCE.fullmatch(p)]
     text = "\n\n".join(prose)
     first, *others = (name.strip() for name in " ".join(category[1].split()).split(","))

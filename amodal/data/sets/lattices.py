@@ -34,7 +34,9 @@ POINTS = ((0.25, 0.25), (0.25, -0.25))  # in turns; the other two of the mesh ha
 def write(out: Path, archives: list[Path]) -> None:
     rows = [record(i) for i in range(RECORDS)]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
-    columns["dos"] = pa.array([d.astype(np.float32) for d in columns["dos"]], pa.list_(pa.float32()))
+    columns["dos"] = pa.array(
+        [d.astype(np.float32) for d in columns["dos"]], pa.list_(pa.float32())
+    )
     records(out, columns)
     small = {"size": SIDE, "patch": 2}
     describe(
@@ -70,10 +72,18 @@ def record(i: int) -> dict:
     dos = np.exp(-0.5 * ((ENERGIES[:, None] - levels) / BROADENING) ** 2).sum(1)
     dos /= BROADENING * np.sqrt(2 * np.pi) * levels.size
     share = float(species.mean())
-    disorder = "" if order == "random" else f", {swapped:.0%} of its sites swapped" if swapped else ", perfect"
+    disorder = (
+        ""
+        if order == "random"
+        else f", {swapped:.0%} of its sites swapped"
+        if swapped
+        else ", perfect"
+    )
     return {
         "key": f"lattice-{i:04d}",
-        "structure": _png(np.stack([(onsite + 3) / 6, radius / 1.5, np.full_like(onsite, 0.5)], -1)),
+        "structure": _png(
+            np.stack([(onsite + 3) / 6, radius / 1.5, np.full_like(onsite, 0.5)], -1)
+        ),
         "dos": dos,
         "charge": _png(density / 2) if rng.random() > 0.25 else None,
         "text": f"A lattice of {names[0]} and {names[1]}, {share:.0%} {names[1]}. Order: {order}{disorder}.",
@@ -113,7 +123,9 @@ def solve(onsite: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarra
         for axis, k in enumerate(point):
             other = np.roll(number, -1, axis)
             phase = np.ones((SIDE, SIDE), complex)
-            phase[(slice(None),) * axis + (-1,)] = np.exp(2j * np.pi * k)  # the bond that leaves the cell
+            phase[(slice(None),) * axis + (-1,)] = np.exp(
+                2j * np.pi * k
+            )  # the bond that leaves the cell
             hop = -np.sqrt(radius * np.roll(radius, -1, axis)) * phase
             matrix[number.ravel(), other.ravel()] += hop.ravel()
             matrix[other.ravel(), number.ravel()] += hop.conj().ravel()

@@ -44,7 +44,9 @@ def write(out: Path, archives: list[Path]) -> None:
     try:
         from amodal.data.sets.shared import r as _r
     except ImportError as error:
-        raise AmodalError(f"miniacc is an R object, read with rdata: pip install rdata ({error})") from None
+        raise AmodalError(
+            f"miniacc is an R object, read with rdata: pip install rdata ({error})"
+        ) from None
     [(_, content)] = deb(archives[0], FILE)
     with tempfile.TemporaryDirectory() as work:
         (Path(work) / "miniACC.RData").write_bytes(content)
@@ -64,9 +66,19 @@ def write(out: Path, archives: list[Path]) -> None:
     days = [float(d if d == d else x) for d, x in zip(dead, last)]
     columns["time"] = [t if t == t else None for t in days]
     columns["event"] = [str(int(status)) for status in people["vital_status"]]
-    columns |= {name: [v if isinstance(v, str) else None for v in people[column]] for name, column in GROUPS.items()}
+    columns |= {
+        name: [v if isinstance(v, str) else None for v in people[column]]
+        for name, column in GROUPS.items()
+    }
     records(out, columns)
-    labels = {"time": Label("number", unit="day", event="event"), "event": "category"} | dict.fromkeys(
-        GROUPS, "category"
+    labels = {
+        "time": Label("number", unit="day", event="event"),
+        "event": "category",
+    } | dict.fromkeys(GROUPS, "category")
+    describe(
+        out,
+        fields,
+        labels,
+        title="Adrenocortical carcinoma seen by five assays",
+        licence="open access",
     )
-    describe(out, fields, labels, title="Adrenocortical carcinoma seen by five assays", licence="open access")

@@ -18,8 +18,17 @@ from amodal.data.sets.shared import scores as _scores
 from amodal.data.sets.shared.archives import wheel
 from amodal.data.sets.shared.writing import describe, field, records
 
-PACKAGES = (Pypi("music21", "10.5.1", "dc3309498c4c95cebdf8d4f20c868deb6b63bce1d929cad4f51a7ccc982987b1", 20.1),)
-LICENCE = "works out of copyright; encodings free to use, some not commercially; package: BSD-3-Clause"
+PACKAGES = (
+    Pypi(
+        "music21",
+        "10.5.1",
+        "dc3309498c4c95cebdf8d4f20c868deb6b63bce1d929cad4f51a7ccc982987b1",
+        20.1,
+    ),
+)
+LICENCE = (
+    "works out of copyright; encodings free to use, some not commercially; package: BSD-3-Clause"
+)
 RECORDS = 626
 CORPUS = "music21/corpus/"
 MOST = {"bach": 250, "palestrina": 150}
@@ -39,7 +48,9 @@ def write(out: Path, archives: list[Path]) -> None:
             bar.step("scores")
             content = package.read(path)
             try:
-                notes, metre = _scores.kern(content) if path.endswith(".krn") else _scores.musicxml(content)
+                notes, metre = (
+                    _scores.kern(content) if path.endswith(".krn") else _scores.musicxml(content)
+                )
             except _scores.Unread:
                 continue
             if len(notes) < 8:
@@ -50,7 +61,9 @@ def write(out: Path, archives: list[Path]) -> None:
             columns["metre"].append(metre or None)
             columns["parts"].append(float(len({part for *_, part in notes})))
     many = Counter(columns["collection"])
-    columns["collection"] = [name if many[name] >= RARE else "other" for name in columns["collection"]]
+    columns["collection"] = [
+        name if many[name] >= RARE else "other" for name in columns["collection"]
+    ]
     records(out, columns)
     events = {
         "columns": ["pitch", "octave", "duration", "part"],
@@ -77,8 +90,13 @@ def _chosen(paths: list[str]) -> list[str]:
             and collection not in NOT_MUSIC
         ):
             found.setdefault(collection, []).append(path)
-    shuffled = {name: sorted(each, key=lambda p: hashlib.blake2b(p.encode()).digest()) for name, each in found.items()}
-    return sorted(path for name, each in shuffled.items() for path in each[: MOST.get(name, len(each))])
+    shuffled = {
+        name: sorted(each, key=lambda p: hashlib.blake2b(p.encode()).digest())
+        for name, each in found.items()
+    }
+    return sorted(
+        path for name, each in shuffled.items() for path in each[: MOST.get(name, len(each))]
+    )
 
 
 def _event(note: _scores.Note) -> dict:

@@ -16,8 +16,18 @@ from amodal.data.sets.shared.archives import tgz
 from amodal.data.sets.shared.writing import describe, field, picture, records
 
 PACKAGES = (
-    Npm("openmoji", "17.0.0", "55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68", 4.3),
-    Npm("emojibase-data", "17.0.0", "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a", 6.7),
+    Npm(
+        "openmoji",
+        "17.0.0",
+        "55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68",
+        4.3,
+    ),
+    Npm(
+        "emojibase-data",
+        "17.0.0",
+        "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a",
+        6.7,
+    ),
 )
 LICENCE = "CC BY-SA 4.0 (pictures, OpenMoji project), MIT (names, emojibase-data)"
 RECORDS = 2465
@@ -27,7 +37,9 @@ DRAWINGS = "package/color/svg/"
 
 
 def write(out: Path, archives: list[Path]) -> None:
-    files = dict(tgz(archives[0], "package/color/svg/")) | dict(tgz(archives[0], "package/data/openmoji.json"))
+    files = dict(tgz(archives[0], "package/color/svg/")) | dict(
+        tgz(archives[0], "package/data/openmoji.json")
+    )
     chosen = [e for e in json.loads(files["package/data/openmoji.json"]) if not e["skintone"]]
     chosen = [e for e in chosen if f"{DRAWINGS}{e['hexcode']}.svg" in files]
     names = {}
@@ -75,7 +87,11 @@ def rendered(drawings: list[bytes], side: int = SIZE) -> list[bytes]:
     with Bar("render", len(drawings)) as bar:
         done = []
         for drawing in drawings:
-            whole = re.sub(rb'marker-(start|mid|end)="[^"]*"', b"", drawing)  # some refer to markers that are not there
-            done.append(picture(cairosvg.svg2png(bytestring=whole, output_width=side, output_height=side)))
+            whole = re.sub(
+                rb'marker-(start|mid|end)="[^"]*"', b"", drawing
+            )  # some refer to markers that are not there
+            done.append(
+                picture(cairosvg.svg2png(bytestring=whole, output_width=side, output_height=side))
+            )
             bar.step("pictures")
     return done

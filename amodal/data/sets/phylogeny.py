@@ -41,7 +41,11 @@ def write(out: Path, archives: list[Path]) -> None:
     rows = specimens()
     places = [row.pop("place") for row in rows]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
-    records(out, columns | {name: [p and p[name] for p in places] for name in ("latitude", "longitude", "size")})
+    records(
+        out,
+        columns
+        | {name: [p and p[name] for p in places] for name in ("latitude", "longitude", "size")},
+    )
     describe(
         out,
         {
@@ -61,7 +65,9 @@ def specimens(seed: int = 28) -> list[dict]:
     """All records, made of one generator."""
     rng = np.random.default_rng(seed)
     tree = _evolution.birth_death(rng, SPECIES)
-    clades = {rank: tree.clades(count) for rank, count in RANKS.items()} | {"species": np.arange(SPECIES)}
+    clades = {rank: tree.clades(count) for rank, count in RANKS.items()} | {
+        "species": np.arange(SPECIES)
+    }
     names = {rank: _named(rank, len(np.unique(of)), rng) for rank, of in clades.items()}
     rate = DIVERGENCE * np.tile(POSITIONS, SITES // 3)
     root = rng.choice(4, SITES, p=ROOT)
@@ -73,25 +79,41 @@ def specimens(seed: int = 28) -> list[dict]:
     count = LEAST + rng.multinomial(RECORDS - LEAST * SPECIES, many / many.sum())
     rows, given = [], [0] * SPECIES
     for s in np.repeat(np.arange(SPECIES), count):
-        role = str(rng.choice(("key", "query")) if unseen[s] else rng.choice(list(ROLES), p=list(ROLES.values())))
-        first = (("key", "query") if unseen[s] else ("train",))[given[s] :]  # every species has somebody to be known by
+        role = str(
+            rng.choice(("key", "query"))
+            if unseen[s]
+            else rng.choice(list(ROLES), p=list(ROLES.values()))
+        )
+        first = (("key", "query") if unseen[s] else ("train",))[
+            given[s] :
+        ]  # every species has somebody to be known by
         role, given[s] = (first[0] if first else role), given[s] + 1
         truth = {rank: names[rank][of[s]] for rank, of in clades.items()}
         truth["species"] = f"{truth['genus']} {truth['species']}"
-        depth = rng.random() if role == "pretrain" else -1.0  # one draw, so that no rank is known below one that is not
+        depth = (
+            rng.random() if role == "pretrain" else -1.0
+        )  # one draw, so that no rank is known below one that is not
         seen = {rank: name if depth < KNOWN[rank] else None for rank, name in truth.items()}
         seen_looks = looks[s] + VARIATION * rng.standard_normal(TRAITS)
         where = home[s] + rng.standard_normal(2) * [2, 5]
-        place = {"latitude": where[0], "longitude": where[1], "size": float(4 * np.exp(0.5 * seen_looks[0]))}
+        place = {
+            "latitude": where[0],
+            "longitude": where[1],
+            "size": float(4 * np.exp(0.5 * seen_looks[0])),
+        }
         rows.append(
             {
                 "image": picture(seen_looks, rng),
                 "dna": sequenced(barcode[s], rate, rng),
-                "names": " ".join(n for r, n in seen.items() if n and not (r == "genus" and seen["species"])),
+                "names": " ".join(
+                    n for r, n in seen.items() if n and not (r == "genus" and seen["species"])
+                ),
                 "place": place if rng.random() > 0.2 else None,
                 **seen,
                 "role": role,
-                "split": {"pretrain": "train", "train": "train", "valid": "valid"}.get(role, "test"),
+                "split": {"pretrain": "train", "train": "train", "valid": "valid"}.get(
+                    role, "test"
+                ),
                 "true_genus": truth["genus"],
                 "true_species": truth["species"],
             }
@@ -119,7 +141,9 @@ def sequenced(barcode: np.ndarray, rate: np.ndarray, rng: np.random.Generator) -
         at = int(rng.integers(SITES // 3)) * 3
         letters[at : at + 3] = "-"
     first = int(rng.integers(1, 31)) if rng.random() < 1 / 3 else 0
-    return "".join(letters[first : SITES - (int(rng.integers(20, 80)) if rng.random() < 0.1 else 0)])
+    return "".join(
+        letters[first : SITES - (int(rng.integers(20, 80)) if rng.random() < 0.1 else 0)]
+    )
 
 
 def picture(looks: np.ndarray, rng: np.random.Generator) -> bytes:
@@ -150,7 +174,9 @@ def picture(looks: np.ndarray, rng: np.random.Generator) -> bytes:
                 fill=dark,
                 width=5,
             )
-        draw.line([x, top, x + side * s * 0.03, top - s * (0.03 + 0.15 * feeler)], fill=dark, width=4)
+        draw.line(
+            [x, top, x + side * s * 0.03, top - s * (0.03 + 0.15 * feeler)], fill=dark, width=4
+        )
     layer = Image.new("RGBA", (s, s))
     wings = ImageDraw.Draw(layer)
     tint = tuple(int(255 * c) for c in colorsys.hsv_to_rgb((hue + 0.5 * veil) % 1, 0.35, 0.9))
@@ -169,7 +195,10 @@ def picture(looks: np.ndarray, rng: np.random.Generator) -> bytes:
     for k in range(int(6 * stripes)):
         y = middle + (k + 1) * (s / 2 + half - middle) / 7
         draw.line([x - 0.7 * width, y, x + 0.7 * width, y], fill=dark, width=7)
-    draw.ellipse([x - 0.8 * width, top + 0.3 * (middle - top), x + 0.8 * width, middle + 0.5 * width], fill=dark)
+    draw.ellipse(
+        [x - 0.8 * width, top + 0.3 * (middle - top), x + 0.8 * width, middle + 0.5 * width],
+        fill=dark,
+    )
     size = width * (0.5 + 0.6 * head)
     draw.ellipse([x - size, top - size * 0.3, x + size, top + size * 1.7], fill=body)
     turned = canvas.rotate(
@@ -178,8 +207,12 @@ def picture(looks: np.ndarray, rng: np.random.Generator) -> bytes:
         translate=tuple(rng.uniform(-0.06, 0.06, 2) * s),
         fillcolor=(grey,) * 3,
     )
-    pixels = np.asarray(turned.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)).astype(float)
-    noisy = np.clip(pixels * rng.uniform(0.85, 1.1) + rng.normal(0, 4, pixels.shape), 0, 255).astype(np.uint8)
+    pixels = np.asarray(turned.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)).astype(
+        float
+    )
+    noisy = np.clip(
+        pixels * rng.uniform(0.85, 1.1) + rng.normal(0, 4, pixels.shape), 0, 255
+    ).astype(np.uint8)
     packed = io.BytesIO()
     Image.fromarray(noisy).save(packed, "PNG")
     return packed.getvalue()
@@ -198,7 +231,9 @@ def _named(rank: str, count: int, rng: np.random.Generator) -> list[str]:
     """Different names that sound like the rank."""
     names: dict[str, None] = {}
     while len(names) < count:
-        stem = "".join(str(rng.choice(ONSETS)) + str(rng.choice(VOWELS)) for _ in range(2)) + str(rng.choice(ONSETS))
+        stem = "".join(str(rng.choice(ONSETS)) + str(rng.choice(VOWELS)) for _ in range(2)) + str(
+            rng.choice(ONSETS)
+        )
         name = stem + str(rng.choice(ENDINGS[rank]))
         names[name if rank == "species" else name.capitalize()] = None
     return list(names)

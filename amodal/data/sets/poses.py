@@ -29,13 +29,27 @@ FLYING, HOLES, NOISE = 0.08, 3, 0.04  # share of pixels, number, decimetres
 
 
 def write(out: Path, archives: list[Path]) -> None:
-    rows = [view(k, number, i) for k in range(len(KINDS)) for number in range(OBJECTS) for i in range(VIEWS)]
+    rows = [
+        view(k, number, i)
+        for k in range(len(KINDS))
+        for number in range(OBJECTS)
+        for i in range(VIEWS)
+    ]
     records(out, {name: [row[name] for row in rows] for name in rows[0]})
     small = {"size": SIDE, "patch": 4, "channels": 3, "flip": False}
     described = {"kind": "category", "object": "category", "rendered": "category"}
-    described |= {name: Label("number", unit="degree" if name in POSE[:2] else "decimetre") for name in POSE}
+    described |= {
+        name: Label("number", unit="degree" if name in POSE[:2] else "decimetre") for name in POSE
+    }
     fields = {name: field("image", **small) for name in ("colour", "points", "coordinates")}
-    describe(out, fields, described, title="Generated views of objects in space", licence=LICENCE, split_by="object")
+    describe(
+        out,
+        fields,
+        described,
+        title="Generated views of objects in space",
+        licence=LICENCE,
+        split_by="object",
+    )
 
 
 def view(kind: int, number: int, i: int) -> dict:
@@ -48,7 +62,9 @@ def view(kind: int, number: int, i: int) -> dict:
     rng = np.random.default_rng([73, kind, number, i])
     rendered = i % 2 == 0
     turn, tilt = rng.uniform(-75, 75), rng.uniform(10, 50)
-    colour, seen, coordinates, centre = render(points, normals, paint, pose(turn, tilt), size, rng.uniform(6, 12))
+    colour, seen, coordinates, centre = render(
+        points, normals, paint, pose(turn, tilt), size, rng.uniform(6, 12)
+    )
     if not rendered:
         colour, seen = sensed(colour, seen, rng)
     there = (seen != 0).any(2)
@@ -90,7 +106,9 @@ def render(points, normals, paint, rotation, size, distance):
     return colour, seen, coordinates, centre
 
 
-def sensed(colour: np.ndarray, seen: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def sensed(
+    colour: np.ndarray, seen: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """As a poor sensor has it: other light and clutter in colour; depth with noise, flying pixels, and holes."""
     there = (seen != 0).any(2)
     light = rng.uniform(0.3, 0.8, 3) * colour[..., rng.permutation(3)] ** rng.uniform(0.7, 1.4)
@@ -104,7 +122,9 @@ def sensed(colour: np.ndarray, seen: np.ndarray, rng: np.random.Generator) -> tu
     hole = np.zeros_like(there)
     for middle in rng.uniform(3, SIDE - 3, (HOLES, 2)):
         hole |= np.hypot(y - middle[0], x - middle[1]) < rng.uniform(1.5, 3.5)
-    return colour, np.where((there & ~hole)[..., None] if (there & ~hole).sum() > 30 else there[..., None], moved, 0)
+    return colour, np.where(
+        (there & ~hole)[..., None] if (there & ~hole).sum() > 30 else there[..., None], moved, 0
+    )
 
 
 def npy(values: np.ndarray) -> bytes:

@@ -24,7 +24,12 @@ COLOURS = {
     "purple": (150, 60, 180), "orange": (240, 140, 30), "cyan": (60, 210, 220), "white": (245, 245, 245),
 }  # fmt: skip
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring", "bar", "star")
-LINES = ("a {} {} {}", "there is a {} {} {}", "one {} {} {} can be seen", "the picture shows a {} {} {}")
+LINES = (
+    "a {} {} {}",
+    "there is a {} {} {}",
+    "one {} {} {} can be seen",
+    "the picture shows a {} {} {}",
+)
 COUNTS = (0.1, 0.25, 0.35, 0.3)  # shares of pictures with 1, 2, 3, 4 shapes
 OVERSAMPLED = 4
 
@@ -44,7 +49,9 @@ def record(i: int) -> dict:
     """Record i: its key, picture (PNG), caption, and the truth."""
     rng = np.random.default_rng([7, i])
     count = 1 + int(rng.choice(4, p=COUNTS))
-    kinds = rng.choice(len(SIZES) * len(COLOURS) * len(SHAPES), count, replace=False)  # no two alike in one picture
+    kinds = rng.choice(
+        len(SIZES) * len(COLOURS) * len(SHAPES), count, replace=False
+    )  # no two alike in one picture
     cells = rng.choice(CELLS**2, count, replace=False)
     picture = _background(rng)
     lines, boxes, objects = [], [], []
@@ -52,7 +59,9 @@ def record(i: int) -> dict:
         size, colour, shape = _names(kind)
         side = int(rng.integers(*SIZES[size], endpoint=True))
         room = SIDE // CELLS - side
-        x, y = (SIDE // CELLS * k + int(rng.integers(room + 1)) for k in (cell % CELLS, cell // CELLS))
+        x, y = (
+            SIDE // CELLS * k + int(rng.integers(room + 1)) for k in (cell % CELLS, cell // CELLS)
+        )
         paint = np.clip(np.array(COLOURS[colour]) + rng.integers(-12, 13, 3), 0, 255)
         _draw(picture, shape, tuple(map(int, paint)), x, y, side)
         lines.append(LINES[rng.integers(len(LINES))].format(size, colour, shape))
@@ -112,12 +121,16 @@ def _draw(picture: Picture.Image, shape: str, colour: tuple, x: int, y: int, sid
     else:
         turns = np.arange(10) * np.pi / 5
         reach = np.where(np.arange(10) % 2, 0.2, 0.5)
-        draw.polygon(points(zip(0.5 + reach * np.sin(turns), 0.5 - reach * np.cos(turns))), fill=colour)
+        draw.polygon(
+            points(zip(0.5 + reach * np.sin(turns), 0.5 - reach * np.cos(turns))), fill=colour
+        )
 
 
 def vocabulary() -> str:
     """A tokenizer.json whose ids are the words of the captions and the line break."""
-    words = dict.fromkeys(" ".join(LINES).replace("{}", "").split()) | dict.fromkeys([*SIZES, *COLOURS, *SHAPES])
+    words = dict.fromkeys(" ".join(LINES).replace("{}", "").split()) | dict.fromkeys(
+        [*SIZES, *COLOURS, *SHAPES]
+    )
     split = {"type": "Split", "invert": False}
     steps = [
         split | {"pattern": {"String": "\n"}, "behavior": "Isolated"},

@@ -31,14 +31,24 @@ ROLES = {"pairs": 0.25, "sound": 0.25, "score": 0.2, "valid": 0.05, "test": 0.25
 def write(out: Path, archives: list[Path]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         music.write(Path(folder), archives)
-        pieces = pq.read_table(Path(folder) / "records.parquet", columns=["key", "notes"]).to_pylist()
+        pieces = pq.read_table(
+            Path(folder) / "records.parquet", columns=["key", "notes"]
+        ).to_pylist()
     rows = [row for piece in pieces for row in snippets(piece["key"], piece["notes"])]
     records(out, {name: [row[name] for row in rows] for name in rows[0]})
     describe(
         out,
         {
             "score": field("image", size=SIDE, channels=1, patch=16, flip=False),
-            "sound": field("audio", rate=RATE, mels=48, window_ms=64.0, hop_ms=50.0, patch=(12, 24), max_seconds=5.0),
+            "sound": field(
+                "audio",
+                rate=RATE,
+                mels=48,
+                window_ms=64.0,
+                hop_ms=50.0,
+                patch=(12, 24),
+                max_seconds=5.0,
+            ),
         },
         dict.fromkeys(("piece", "role", "condition"), "category"),
         title="Snippets of scores, drawn and played",
@@ -49,35 +59,57 @@ def write(out: Path, archives: list[Path]) -> None:
 
 def snippets(piece: str, events: list[dict]) -> list[dict]:
     """The records of a piece, none if it is too short."""
-    notes = [(e["time"], e["duration"], int(12 * (e["octave"] + 1) + music.CLASSES.index(e["pitch"]))) for e in events]
+    notes = [
+        (e["time"], e["duration"], int(12 * (e["octave"] + 1) + music.CLASSES.index(e["pitch"])))
+        for e in events
+    ]
     cut = [
         s
         for i in range(int(max((n[0] for n in notes), default=0) // QUARTERS) + 1)
         if len(s := within(notes, i)) >= FEWEST
     ]
     cut = (
-        [cut[i] for i in np.linspace(0, len(cut) - 1, min(MOST, len(cut))).round().astype(int)] if len(cut) > 1 else []
+        [cut[i] for i in np.linspace(0, len(cut) - 1, min(MOST, len(cut))).round().astype(int)]
+        if len(cut) > 1
+        else []
     )
     role = role_of(piece)
-    conditions = {"pairs": ("clean",), "valid": ("clean", "real"), "test": ("clean", "real")}.get(role, ("real",))
-    return [record(piece, i, part, role, condition) for i, part in enumerate(cut) for condition in conditions]
+    conditions = {"pairs": ("clean",), "valid": ("clean", "real"), "test": ("clean", "real")}.get(
+        role, ("real",)
+    )
+    return [
+        record(piece, i, part, role, condition)
+        for i, part in enumerate(cut)
+        for condition in conditions
+    ]
 
 
 def within(notes: list[Note], number: int) -> list[Note]:
     """The notes that begin in the snippet of this number, cut off at its end, in its own time."""
     first = number * QUARTERS
-    return [(t - first, min(d, QUARTERS - (t - first)), m) for t, d, m in notes if first <= t < first + QUARTERS]
+    return [
+        (t - first, min(d, QUARTERS - (t - first)), m)
+        for t, d, m in notes
+        if first <= t < first + QUARTERS
+    ]
 
 
 def role_of(piece: str) -> str:
     """A function of the name alone."""
-    share = int.from_bytes(hashlib.blake2b(piece.encode(), digest_size=8, person=b"role").digest(), "little") / 2**64
+    share = (
+        int.from_bytes(
+            hashlib.blake2b(piece.encode(), digest_size=8, person=b"role").digest(), "little"
+        )
+        / 2**64
+    )
     return list(ROLES)[int(np.searchsorted(np.cumsum(list(ROLES.values())), share))]
 
 
 def record(piece: str, number: int, notes: list[Note], role: str, condition: str) -> dict:
     name = f"{piece} {number} {condition}"
-    rng = np.random.default_rng(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little"))
+    rng = np.random.default_rng(
+        int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+    )
     clean = condition == "clean"
     score = sound = None
     if role != "sound":
@@ -85,7 +117,13 @@ def record(piece: str, number: int, notes: list[Note], role: str, condition: str
     if role != "score":
         sound = io.BytesIO()
         how = Playing() if clean else Playing.live(rng)
-        soundfile.write(sound, played(notes, QUARTERS, rng, rate=RATE, how=how), RATE, format="FLAC", subtype="PCM_16")
+        soundfile.write(
+            sound,
+            played(notes, QUARTERS, rng, rate=RATE, how=how),
+            RATE,
+            format="FLAC",
+            subtype="PCM_16",
+        )
         sound = sound.getvalue()
     labels = {"piece": piece, "role": role, "condition": condition}
     return {

@@ -20,7 +20,9 @@ from amodal.data.schema import Label
 from amodal.data.sets.shared.archives import wheel
 from amodal.data.sets.shared.writing import describe, field, records
 
-PACKAGES = (Pypi("splat", "1.14", "398a1ab79c4d25466032c3aad777cc6d1d171dc7ebf17da609296e4dc4ee9d4b", 81.6),)
+PACKAGES = (
+    Pypi("splat", "1.14", "398a1ab79c4d25466032c3aad777cc6d1d171dc7ebf17da609296e4dc4ee9d4b", 81.6),
+)
 LICENCE = "MIT"
 RECORDS = 3088
 SPECTRA = "splat/resources/Spectra/Public/SPEX-PRISM/"
@@ -33,9 +35,14 @@ def write(out: Path, archives: list[Path]) -> None:
     package = wheel(archives[0])
     there = set(package.namelist())
     sources = {row["SOURCE_KEY"]: row for row in _rows(package, "splat/db/source_data.txt")}
-    columns = {name: [] for name in ("key", "spectrum", *PHOTOMETRY, *ASTROMETRY, "class", "subtype", "source")}
+    columns = {
+        name: []
+        for name in ("key", "spectrum", *PHOTOMETRY, *ASTROMETRY, "class", "subtype", "source")
+    }
     for row in _rows(package, "splat/db/spectral_data.txt"):
-        file = next((f for end in ("", ".gz") if (f := f"{SPECTRA}{row['DATA_FILE']}{end}") in there), None)
+        file = next(
+            (f for end in ("", ".gz") if (f := f"{SPECTRA}{row['DATA_FILE']}{end}") in there), None
+        )
         source = sources.get(row["SOURCE_KEY"])
         if file is None or source is None:
             continue
@@ -80,11 +87,17 @@ def _fits(content: bytes) -> np.ndarray:
     content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
     cards = [content[i : i + 80].decode("ascii", "replace") for i in range(0, len(content), 80)]
     end = next(i for i, card in enumerate(cards) if card.startswith("END "))
-    head = {card[:8].strip(): card[10:].partition("/")[0].strip() for card in cards[:end] if card[8:9] == "="}
+    head = {
+        card[:8].strip(): card[10:].partition("/")[0].strip()
+        for card in cards[:end]
+        if card[8:9] == "="
+    }
     shape = [int(head[f"NAXIS{n}"]) for n in range(int(head["NAXIS"]), 0, -1)]
     kind = {-64: ">f8", -32: ">f4", 32: ">i4", 16: ">i2"}[int(head["BITPIX"])]
     start = -(-(end + 1) * 80 // 2880) * 2880
-    return np.frombuffer(content, kind, int(np.prod(shape)), start).reshape(shape).astype(np.float64)
+    return (
+        np.frombuffer(content, kind, int(np.prod(shape)), start).reshape(shape).astype(np.float64)
+    )
 
 
 def _on_grid(rows: np.ndarray) -> np.ndarray:

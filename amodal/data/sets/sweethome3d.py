@@ -14,7 +14,12 @@ from amodal.data.sets.shared.archives import deb
 from amodal.data.sets.shared.writing import describe, field, picture, records
 
 PACKAGES = (
-    Debian("sweethome3d-furniture", "1.8-1", "3ccb90c63f9525e887a767b9cd5c8b6933b8b6b2973a615a5359ee68a2118668", 119.8),
+    Debian(
+        "sweethome3d-furniture",
+        "1.8-1",
+        "3ccb90c63f9525e887a767b9cd5c8b6933b8b6b2973a615a5359ee68a2118668",
+        119.8,
+    ),
 )
 LICENCE = "CC BY 3.0 (collection BlendSwap-CC-0: CC0)"
 RECORDS = 820
@@ -29,14 +34,18 @@ def write(out: Path, archives: list[Path]) -> None:
     for path, content in deb(archives[0], "usr/share/sweethome3d/furniture/"):
         collection, catalogue = Path(path).stem, zipfile.ZipFile(io.BytesIO(content))
         known = {
-            (re.search(r"Catalog_?(\w*)\.properties", file)[1] or "en"): _properties(catalogue.read(file))
+            (re.search(r"Catalog_?(\w*)\.properties", file)[1] or "en"): _properties(
+                catalogue.read(file)
+            )
             for file in catalogue.namelist()
             if file.endswith(".properties")
         }
         english, i = known["en"], 1
         while f"name#{i}" in english:
             columns["key"].append(f"{collection}-{i:03d}")
-            columns["image"].append(picture(catalogue.read(english[f"icon#{i}"].lstrip("/")), LONGEST))
+            columns["image"].append(
+                picture(catalogue.read(english[f"icon#{i}"].lstrip("/")), LONGEST)
+            )
             for name, language in names.items():
                 columns[name].append(known.get(language, {}).get(f"name#{i}"))
             for side in SIZE:
@@ -61,6 +70,11 @@ def write(out: Path, archives: list[Path]) -> None:
 def _properties(content: bytes) -> dict[str, str]:
     """A Java properties file: `name#1=Lit \\u00e0 baldaquin`."""
     pairs = (
-        line.split("=", 1) for line in content.decode("latin-1").splitlines() if "=" in line and line[0] not in "#!"
+        line.split("=", 1)
+        for line in content.decode("latin-1").splitlines()
+        if "=" in line and line[0] not in "#!"
     )
-    return {key.strip(): re.sub(r"\\u([0-9a-fA-F]{4})", lambda m: chr(int(m[1], 16)), v).strip() for key, v in pairs}
+    return {
+        key.strip(): re.sub(r"\\u([0-9a-fA-F]{4})", lambda m: chr(int(m[1], 16)), v).strip()
+        for key, v in pairs
+    }

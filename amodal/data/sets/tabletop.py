@@ -34,7 +34,11 @@ def write(out: Path, archives: list[Path]) -> None:
         "areas": field("image", channels=1, mean=(0.0,), std=(1.0,), **small),
     }
     describe(
-        out, fields, {"count": "category"}, title="Generated scenes in colour and depth with classes", licence=LICENCE
+        out,
+        fields,
+        {"count": "category"},
+        title="Generated scenes in colour and depth with classes",
+        licence=LICENCE,
     )
 
 
@@ -58,7 +62,11 @@ def scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray,
     paint, areas = np.broadcast_to(table, (SIDE, SIDE, 3)).copy(), np.zeros((SIDE, SIDE), np.uint8)
     count = int(rng.integers(2, 5))
     for _ in range(count):
-        kind, size, angle = int(rng.integers(len(THINGS))), rng.uniform(3.5, 5.5), rng.uniform(0, np.pi)
+        kind, size, angle = (
+            int(rng.integers(len(THINGS))),
+            rng.uniform(3.5, 5.5),
+            rng.uniform(0, np.pi),
+        )
         u, v = x - rng.uniform(4, SIDE - 4), y - rng.uniform(4, SIDE - 4)
         u, v = np.cos(angle) * u + np.sin(angle) * v, np.cos(angle) * v - np.sin(angle) * u
         inside, above = shape(THINGS[kind], u, v, size)
@@ -69,7 +77,9 @@ def scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray,
     down, along = np.gradient(height)
     normal = np.stack([-along, -down, np.ones_like(height)], -1)
     shade = (normal / np.linalg.norm(normal, axis=-1, keepdims=True)) @ LIGHT
-    colour = paint * (0.7 + 0.3 * np.clip(shade, 0, 1))[..., None] + rng.normal(0, 0.03, (SIDE, SIDE, 3))
+    colour = paint * (0.7 + 0.3 * np.clip(shade, 0, 1))[..., None] + rng.normal(
+        0, 0.03, (SIDE, SIDE, 3)
+    )
     depth = height / 16 + rng.normal(0, 0.02, (SIDE, SIDE))
     return as_bytes(colour), as_bytes(depth), areas, count
 

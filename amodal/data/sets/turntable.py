@@ -18,13 +18,18 @@ PACKAGES = ()
 LICENCE = "CC0-1.0"
 OBJECTS, PAIRS, SIDE, POINTS = 30, 12, 32, 12000
 RECORDS = 8 * OBJECTS * PAIRS
-TURN, TILT = 90.0, 25.0  # the largest turn about the upright axis, and tilt towards the camera, in degrees
+TURN, TILT = (
+    90.0,
+    25.0,
+)  # the largest turn about the upright axis, and tilt towards the camera, in degrees
 
 
 def write(out: Path, archives: list[Path]) -> None:
     rows = [row for kind in KINDS for number in range(OBJECTS) for row in pairs(kind, number)]
     _writing.records(out, {name: [row[name] for row in rows] for name in rows[0]})
-    picture = dict(size=SIDE, channels=3, patch=8, flip=False)  # a mirrored object has turned the other way
+    picture = dict(
+        size=SIDE, channels=3, patch=8, flip=False
+    )  # a mirrored object has turned the other way
     fields = {
         "first": _writing.field("image", **picture),
         "second": _writing.field("image", **picture),
@@ -32,7 +37,14 @@ def write(out: Path, archives: list[Path]) -> None:
     }
     labels = {"kind": "category", "object": "category"}
     labels |= {name: Label("number", unit="degree") for name in ("yaw", "pitch")}
-    _writing.describe(out, fields, labels, title="Objects before and after a turn", licence=LICENCE, split_by="object")
+    _writing.describe(
+        out,
+        fields,
+        labels,
+        title="Objects before and after a turn",
+        licence=LICENCE,
+        split_by="object",
+    )
 
 
 def pairs(kind: str, number: int) -> list[dict]:
@@ -61,7 +73,9 @@ def pairs(kind: str, number: int) -> list[dict]:
     return rows
 
 
-def render(points: np.ndarray, normals: np.ndarray, paint: np.ndarray, yaw: float, pitch: float) -> np.ndarray:
+def render(
+    points: np.ndarray, normals: np.ndarray, paint: np.ndarray, yaw: float, pitch: float
+) -> np.ndarray:
     """(SIDE, SIDE, 3) uint8: the nearest point of each pixel, lit from the camera's upper left, seen without perspective."""
     a, b = np.deg2rad([yaw, pitch])
     about = np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]])
@@ -69,7 +83,9 @@ def render(points: np.ndarray, normals: np.ndarray, paint: np.ndarray, yaw: floa
     seen, facing = points @ (towards @ about).T, normals @ (towards @ about).T
     light = np.array([-0.4, 0.6, 0.7]) / np.linalg.norm([-0.4, 0.6, 0.7])
     shade = 0.3 + 0.7 * np.clip(facing @ light, 0, 1)
-    x, y = (np.clip((v * 0.48 + 0.5) * SIDE, 0, SIDE - 1).astype(int) for v in (seen[:, 0], -seen[:, 1]))
+    x, y = (
+        np.clip((v * 0.48 + 0.5) * SIDE, 0, SIDE - 1).astype(int) for v in (seen[:, 0], -seen[:, 1])
+    )
     canvas = np.full((SIDE, SIDE, 3), 0.12)
     near = np.argsort(seen[:, 2])  # painted from the back, so that what is near stays
     canvas[y[near], x[near]] = shade[near, None] * paint
@@ -129,20 +145,33 @@ def together(*parts):
 
 
 def legs(rng, width, depth, height, thick):
-    places = [(x * (width - thick) / 2, -height / 2, z * (depth - thick) / 2) for x in (-1, 1) for z in (-1, 1)]
+    places = [
+        (x * (width - thick) / 2, -height / 2, z * (depth - thick) / 2)
+        for x in (-1, 1)
+        for z in (-1, 1)
+    ]
     return [box(rng, (thick, height, thick), at) for at in places]
 
 
 def mug(rng):
     wide, tall = rng.uniform(0.8, 1.2), rng.uniform(0.9, 1.5)
     return together(
-        round_(rng, (wide, tall, wide), (0, 0, 0)), handle(rng, tall * rng.uniform(0.25, 0.32), (wide / 2, 0, 0))
+        round_(rng, (wide, tall, wide), (0, 0, 0)),
+        handle(rng, tall * rng.uniform(0.25, 0.32), (wide / 2, 0, 0)),
     )
 
 
 def chair(rng):
-    w, d, h, back = rng.uniform(0.8, 1.1), rng.uniform(0.8, 1.1), rng.uniform(0.7, 1.1), rng.uniform(0.8, 1.3)
-    seat, rest = box(rng, (w, 0.15, d), (0, 0.07, 0)), box(rng, (w, back, 0.15), (0, back / 2, -d / 2))
+    w, d, h, back = (
+        rng.uniform(0.8, 1.1),
+        rng.uniform(0.8, 1.1),
+        rng.uniform(0.7, 1.1),
+        rng.uniform(0.8, 1.3),
+    )
+    seat, rest = (
+        box(rng, (w, 0.15, d), (0, 0.07, 0)),
+        box(rng, (w, back, 0.15), (0, back / 2, -d / 2)),
+    )
     return together(seat, rest, *legs(rng, w, d, h, 0.15))
 
 
@@ -153,33 +182,52 @@ def table(rng):
 
 def lamp(rng):
     tall, wide, arm = rng.uniform(1.2, 1.8), rng.uniform(0.7, 1.0), rng.uniform(0.3, 0.7)
-    pole, foot = round_(rng, (0.12, tall, 0.12), (0, 0, 0)), round_(rng, (0.7, 0.12, 0.7), (0, -tall / 2, 0))
+    pole, foot = (
+        round_(rng, (0.12, tall, 0.12), (0, 0, 0)),
+        round_(rng, (0.7, 0.12, 0.7), (0, -tall / 2, 0)),
+    )
     beam = box(rng, (arm, 0.12, 0.12), (arm / 2, tall / 2, 0))
-    return together(pole, foot, beam, round_(rng, (wide, 0.6, wide), (arm, tall / 2 - 0.2, 0), top=0.4))
+    return together(
+        pole, foot, beam, round_(rng, (wide, 0.6, wide), (arm, tall / 2 - 0.2, 0), top=0.4)
+    )
 
 
 def house(rng):
     w, d, h = rng.uniform(1.2, 1.8), rng.uniform(0.8, 1.1), rng.uniform(0.7, 1.1)
     chimney = box(rng, (0.2, 0.7, 0.2), (w / 3, h / 2 + 0.35, 0))
     return together(
-        box(rng, (w, h, d), (0, 0, 0)), round_(rng, (w * 1.1, 0.7, d * 1.1), (0, h / 2 + 0.35, 0), top=0.05), chimney
+        box(rng, (w, h, d), (0, 0, 0)),
+        round_(rng, (w * 1.1, 0.7, d * 1.1), (0, h / 2 + 0.35, 0), top=0.05),
+        chimney,
     )
 
 
 def car(rng):
     long, tall, wide = rng.uniform(1.7, 2.3), rng.uniform(0.35, 0.5), rng.uniform(0.8, 1.0)
     cabin = box(
-        rng, (long * rng.uniform(0.35, 0.5), 0.4, wide * 0.9), (-long * rng.uniform(0.05, 0.2), tall / 2 + 0.2, 0)
+        rng,
+        (long * rng.uniform(0.35, 0.5), 0.4, wide * 0.9),
+        (-long * rng.uniform(0.05, 0.2), tall / 2 + 0.2, 0),
     )
-    wheels = [ball(rng, (0.4, 0.4, 0.2), (x * long / 3, -tall / 2, z * wide / 2)) for x in (-1, 1) for z in (-1, 1)]
+    wheels = [
+        ball(rng, (0.4, 0.4, 0.2), (x * long / 3, -tall / 2, z * wide / 2))
+        for x in (-1, 1)
+        for z in (-1, 1)
+    ]
     return together(box(rng, (long, tall, wide), (0, 0, 0)), cabin, *wheels)
 
 
 def plane(rng):
     long, span = rng.uniform(1.8, 2.4), rng.uniform(1.6, 2.4)
-    wing, tail = box(rng, (0.45, 0.08, span), (0.1, 0, 0)), box(rng, (0.3, 0.6, 0.08), (-long * 0.45, 0.3, 0))
+    wing, tail = (
+        box(rng, (0.45, 0.08, span), (0.1, 0, 0)),
+        box(rng, (0.3, 0.6, 0.08), (-long * 0.45, 0.3, 0)),
+    )
     return together(
-        ball(rng, (long, 0.4, 0.4), (0, 0, 0)), wing, tail, box(rng, (0.25, 0.08, span / 3), (-long * 0.45, 0.1, 0))
+        ball(rng, (long, 0.4, 0.4), (0, 0, 0)),
+        wing,
+        tail,
+        box(rng, (0.25, 0.08, span / 3), (-long * 0.45, 0.1, 0)),
     )
 
 

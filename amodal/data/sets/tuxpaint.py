@@ -25,37 +25,67 @@ PACKAGES = (
 LICENCE = "GPL-2 (sound effects: mixed free licences)"
 RECORDS = 953
 CAPTIONS = ("fr", "de", "es", "it", "nl", "ro", "ru", "ca", "ja", "el")
-SPOKEN = {"speech": "fr", "speech_ro": "ro", "speech_ru": "ru", "speech_ca": "ca", "speech_es": "es", "speech_en": "en"}
+SPOKEN = {
+    "speech": "fr",
+    "speech_ro": "ro",
+    "speech_ru": "ru",
+    "speech_ca": "ca",
+    "speech_es": "es",
+    "speech_en": "en",
+}
 STAMPS = "usr/share/tuxpaint/stamps/"
 LONGEST = 128
 
 
 def write(out: Path, archives: list[Path]) -> None:
     files = {path.removeprefix(STAMPS): content for path, content in deb(archives[0], STAMPS)}
-    columns = {"key": [], "image": [], "caption": [], **{f"caption_{language}": [] for language in CAPTIONS}}
+    columns = {
+        "key": [],
+        "image": [],
+        "caption": [],
+        **{f"caption_{language}": [] for language in CAPTIONS},
+    }
     columns |= {name: [] for name in (*SPOKEN, "sound", "category", "kind")}
     for stem in sorted(name.removesuffix(".txt") for name in files if name.endswith(".txt")):
         key = stem.replace("/", "-")
         captions = _captions(files[f"{stem}.txt"])
         row = {"key": key, "category": stem.partition("/")[0], "kind": stem.rpartition("/")[0]}
-        row |= {"caption": captions.get("en"), **{f"caption_{x}": captions.get(x) for x in CAPTIONS}}
+        row |= {
+            "caption": captions.get("en"),
+            **{f"caption_{x}": captions.get(x) for x in CAPTIONS},
+        }
         drawn = files.get(f"{stem}.png")
         row["image"] = drawn and _keep(out, f"image/{key}.png", picture(drawn, LONGEST))
         for name, language in SPOKEN.items():
-            row[name] = _sound(out, files, name, key, stem + ("_desc" if language == "en" else f"_desc_{language}"))
+            row[name] = _sound(
+                out, files, name, key, stem + ("_desc" if language == "en" else f"_desc_{language}")
+            )
         row["sound"] = _sound(out, files, "sound", key, stem)
         for name, column in columns.items():
             column.append(row[name])
     records(out, columns)
-    fields = {"image": field("image"), **{name: field("text") for name in columns if name.startswith("caption")}}
+    fields = {
+        "image": field("image"),
+        **{name: field("text") for name in columns if name.startswith("caption")},
+    }
     fields |= {name: field("audio") for name in (*SPOKEN, "sound")}
-    describe(out, fields, {"category": "category", "kind": "category"}, title="Tux Paint's stamps", licence="GPL-2")
+    describe(
+        out,
+        fields,
+        {"category": "category", "kind": "category"},
+        title="Tux Paint's stamps",
+        licence="GPL-2",
+    )
 
 
 def _captions(content: bytes) -> dict[str, str]:
     """language -> caption: the first line is English, the others say which they are."""
     first, *others = content.decode("utf-8", errors="replace").splitlines() or [""]
-    found = {match[1]: match[2].strip() for line in others if (match := re.match(r"([\w@]+)\.utf8=(.*)", line))}
+    found = {
+        match[1]: match[2].strip()
+        for line in others
+        if (match := re.match(r"([\w@]+)\.utf8=(.*)", line))
+    }
     return {language: text for language, text in ({"en": first.strip()} | found).items() if text}
 
 

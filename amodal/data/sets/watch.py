@@ -13,7 +13,14 @@ from amodal.data.fetch import Pypi
 from amodal.data.sets.shared.archives import object_npy, wheel
 from amodal.data.sets.shared.writing import describe, field, records
 
-PACKAGES = (Pypi("seglearn", "1.2.5", "ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd", 11.3),)
+PACKAGES = (
+    Pypi(
+        "seglearn",
+        "1.2.5",
+        "ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd",
+        11.3,
+    ),
+)
 LICENCE = "BSD-3-Clause"
 RECORDS = 416
 EXERCISES = {
@@ -32,7 +39,9 @@ def write(out: Path, archives: list[Path]) -> None:
         for start in range(0, len(motion) - length + 1, length):
             columns["key"].append(f"s{data['subject'][i]:02d}-r{i:03d}-{start // length:02d}")
             for sensor, (axes, _) in SENSORS.items():
-                columns[sensor].append(motion[start : start + length, axes].astype(np.float32).tolist())
+                columns[sensor].append(
+                    motion[start : start + length, axes].astype(np.float32).tolist()
+                )
             columns["exercise"].append(EXERCISES[data["y_labels"][data["y"][i]]])
             columns["subject"].append(f"s{data['subject'][i]:02d}")
             columns["side"].append("right" if data["side"][i] else "left")

@@ -25,9 +25,19 @@ def write(out: Path, archives: list[Path]) -> None:
     rows = []
     for name, file in LISTS.items():
         text = wheel(archives[0]).read(f"gensim/test/test_data/{file}").decode()
-        lines = [line.split() for line in text.splitlines() if line.strip() and not line.startswith("#")]
-        rows += [(f"{name}-{i:03d}", a, b, name, float(score)) for i, (a, b, score) in enumerate(lines)]
+        lines = [
+            line.split() for line in text.splitlines() if line.strip() and not line.startswith("#")
+        ]
+        rows += [
+            (f"{name}-{i:03d}", a, b, name, float(score)) for i, (a, b, score) in enumerate(lines)
+        ]
     columns = dict(zip(("key", "first", "second", "list", "similarity"), map(list, zip(*rows))))
     records(out, columns)
     texts = {name: field("text", patch=1, max_length=24) for name in ("first", "second")}
-    describe(out, texts, {"list": "category", "similarity": "number"}, title="Word pairs", licence=LICENCE)
+    describe(
+        out,
+        texts,
+        {"list": "category", "similarity": "number"},
+        title="Word pairs",
+        licence=LICENCE,
+    )

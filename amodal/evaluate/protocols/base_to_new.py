@@ -32,7 +32,9 @@ def base_to_new(
     spec, found = likeness(train, test, label, embed_text, text, templates, names)
     classes = list(spec["prompts"])
     if len(classes) < 4:
-        raise NotApplicable(f"base and new classes need two each, and {label!r} has {len(classes)} in all")
+        raise NotApplicable(
+            f"base and new classes need two each, and {label!r} has {len(classes)} in all"
+        )
     base, new = base_and_new(classes)
     is_base, rows = np.isin(classes, base), []
     for source, (truth, like) in found.items():
@@ -42,7 +44,11 @@ def base_to_new(
         score = halves(like, truth, is_base)
         chance = {"base": 1 / len(base), "new": 1 / len(new)}
         chance["harmonic mean"] = 2 / (len(base) + len(new))
-        for name, value in (("base", score.base), ("new", score.new), ("harmonic mean", score.harmonic)):
+        for name, value in (
+            ("base", score.base),
+            ("new", score.new),
+            ("harmonic mean", score.harmonic),
+        ):
             n = {"base": own.sum(), "new": (~own).sum()}.get(name, len(own))
             rows.append(
                 {

@@ -48,12 +48,16 @@ def cluster(
         raise unknown("number of clusters", number, NUMBERS)
     labels = test.label(label)
     if is_number(labels):
-        raise NotApplicable(f"the label {label!r} is a number, and clusters are compared with classes")
+        raise NotApplicable(
+            f"the label {label!r} is a number, and clusters are compared with classes"
+        )
     fields = [s for s in test.features.sources if sources is None or s in sources]
     columns = {s: test.features[s] for s in fields}
     if len(fields) > 1:
         at, vectors = test.features.complete(fields)
-        columns["+".join(fields)] = Column(torch.cat([normalize(v.float(), dim=1) for v in vectors], 1), at)
+        columns["+".join(fields)] = Column(
+            torch.cat([normalize(v.float(), dim=1) for v in vectors], 1), at
+        )
     if number != "classes":
         columns |= {f"{s}, aligned": test.aligned[s] for s in test.aligned if s in fields}
     rows = []
@@ -68,15 +72,26 @@ def cluster(
         if number == "classes":
             found = ward(vectors.numpy(), classes)
         else:
-            every = self_labels(vectors, range(2, min(most_clusters, len(truth) - 1) + 1), seed=seed)
+            every = self_labels(
+                vectors, range(2, min(most_clusters, len(truth) - 1) + 1), seed=seed
+            )
             found = every.clusters[every.number]
         value = adjusted_mutual_information(truth, found)
         row = {"source": source, "metric": "AMI", "value": value, "chance": 0.0, "n": len(truth)}
         rows.append(row | {"clusters": len(np.unique(found))})
     if not rows:
-        raise NotApplicable(f"the test records have no two classes of {label!r} with more than a record each")
+        raise NotApplicable(
+            f"the test records have no two classes of {label!r} with more than a record each"
+        )
     linkage = "ward" if number == "classes" else "spectral"
-    spec = {"label": label, "kind": "category", "linkage": linkage, "number": number, "most": most, "seed": seed}
+    spec = {
+        "label": label,
+        "kind": "category",
+        "linkage": linkage,
+        "number": number,
+        "most": most,
+        "seed": seed,
+    }
     return Result("cluster", spec | {"space": "features", "test": len(test)}, rows)
 
 

@@ -38,7 +38,9 @@ def cross_modal_transfer(
     two_fields(test)
     y_train, y_test = train.label(label), test.label(label)
     means = {
-        s: normalize(train.aligned[s].values.float(), dim=1).mean(0) for s in train.sources if len(train.aligned[s])
+        s: normalize(train.aligned[s].values.float(), dim=1).mean(0)
+        for s in train.sources
+        if len(train.aligned[s])
     }
     learnt = {s: _centred(train.aligned[s], means[s], centre) for s in means}
     tested = {s: _centred(test.aligned[s], means[s], centre) for s in means}
@@ -51,7 +53,11 @@ def cross_modal_transfer(
                 for target, many in found.items()
                 for row in many
             ]
-    spec = label_spec(label, y_train, few, draws, seed) | {"centre": centre, "space": "aligned", "probes": list(PROBES)}
+    spec = label_spec(label, y_train, few, draws, seed) | {
+        "centre": centre,
+        "space": "aligned",
+        "probes": list(PROBES),
+    }
     return Result("cross_modal_transfer", spec | {"train": len(train), "test": len(test)}, rows)
 
 

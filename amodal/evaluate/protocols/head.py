@@ -21,7 +21,9 @@ from amodal.nn.heads.supervised import SupervisedHead, Target
 from amodal.stats.survival import concordance
 
 
-def head(train: Embedded, test: Embedded, *, head: SupervisedHead | MethodPredictor | None = None) -> Result:
+def head(
+    train: Embedded, test: Embedded, *, head: SupervisedHead | MethodPredictor | None = None
+) -> Result:
     """Scores of each target, from all fields of a record and from each alone.
 
     head: the run's own, which reads the encoder's features. Records without a value that it reads are left out, and so
@@ -57,7 +59,9 @@ def nothing(column: Column) -> Column:
     return column.at(torch.zeros(len(column), dtype=torch.bool))
 
 
-def measured(target: Target, predicted: np.ndarray, rows: np.ndarray, train: Embedded, test: Embedded) -> list[dict]:
+def measured(
+    target: Target, predicted: np.ndarray, rows: np.ndarray, train: Embedded, test: Embedded
+) -> list[dict]:
     labels = [test.labels.get(name) for name in target.labels]
     if any(values is None for values in labels):
         return []
@@ -73,7 +77,9 @@ def measured(target: Target, predicted: np.ndarray, rows: np.ndarray, train: Emb
         truth, predicted = truth[own], predicted[own]
         learnt = codes(train.labels[target.name], target.classes)
         counts = np.bincount(learnt[learnt >= 0], minlength=len(target.classes))
-        return of_categories(truth, predicted.argmax(1), counts.argmax()) + of_probabilities(truth, predicted, counts)
+        return of_categories(truth, predicted.argmax(1), counts.argmax()) + of_probabilities(
+            truth, predicted, counts
+        )
     if target.kind == "amount":
         return of_numbers(labels[0][rows], predicted)
     time, event = (class_numbers(values)[0][rows] for values in labels)

@@ -50,7 +50,14 @@ def knn(
     rows = []
     for source in sources or columns:
         found = measure(
-            fit, columns[source], y_train, {source: others[source]}, y_test, few=few, draws=draws, seed=seed
+            fit,
+            columns[source],
+            y_train,
+            {source: others[source]},
+            y_test,
+            few=few,
+            draws=draws,
+            seed=seed,
         )
         rows += [{"source": source, **row} for row in found.get(source, [])]
     spec = label_spec(label, y_train, few, draws, seed) | {
@@ -63,13 +70,21 @@ def knn(
 
 
 def neighbours(
-    x_ND: Tensor, y_N: Tensor, classes: int, *, k: int = 20, temperature: float = 0.07, prefilter: bool = False
+    x_ND: Tensor,
+    y_N: Tensor,
+    classes: int,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+    prefilter: bool = False,
 ) -> Predict:
     """The predictor that votes among N labelled vectors; classes 0: `y_N` is a number, of which the weighted mean is taken."""
     bank = normalize(x_ND, dim=1)
     k = min(k, len(bank))
     rough = bank.bfloat16() if prefilter and len(bank) > 4 * k else None
-    targets = torch.nn.functional.one_hot(y_N, classes).float() if classes else y_N.float().unsqueeze(1)
+    targets = (
+        torch.nn.functional.one_hot(y_N, classes).float() if classes else y_N.float().unsqueeze(1)
+    )
 
     @fast_products()
     def predict(x_MD: Tensor) -> Tensor:
@@ -79,13 +94,17 @@ def neighbours(
                 near, at = (q @ bank.T).topk(k, dim=1, sorted=False)
             else:
                 wide = (q.bfloat16() @ rough.T).topk(4 * k, dim=1, sorted=False).indices
-                near, within = torch.einsum("qd,qkd->qk", q, bank[wide]).topk(k, dim=1, sorted=False)
+                near, within = torch.einsum("qd,qkd->qk", q, bank[wide]).topk(
+                    k, dim=1, sorted=False
+                )
                 at = wide.gather(1, within)
             weight = (
                 (near - 1) / temperature
             ).exp()  # minus 1: the largest is then at most 1, whatever the temperature
             votes = torch.einsum("qk,qkc->qc", weight, targets[at])
-            results.append(votes.argmax(1) if classes else votes[:, 0] / weight.sum(1).clamp_min(1e-30))
+            results.append(
+                votes.argmax(1) if classes else votes[:, 0] / weight.sum(1).clamp_min(1e-30)
+            )
         return torch.cat(results) if results else torch.zeros(0)
 
     return predict

@@ -51,7 +51,11 @@ def linear(
         solver = {"solver": "ridge", "penalties": [float(f"{p:.4g}") for p in RIDGE]}
     else:
         solver = {"solver": "logistic", "penalties": list(PENALTIES)}
-    return Result("linear", spec | solver | {"space": "features", "train": len(train), "test": len(test)}, rows)
+    return Result(
+        "linear",
+        spec | solver | {"space": "features", "train": len(train), "test": len(test)},
+        rows,
+    )
 
 
 def fit(x_ND: Tensor, y_N: Tensor, classes: int) -> Predict:

@@ -50,14 +50,30 @@ def missing_modality(
     rows += _retrieved(test, columns, gallery) if find or label is None else []
     if not rows:
         raise NotApplicable(f"no subset of fields occurs in {LEAST} or more test records")
-    spec = label_spec(label, train.label(label), few, draws, seed) if label is not None else {"label": None}
-    spec |= {"space": "aligned, fused", "probes": list(PROBES), "subsets": ["+".join(s) for s in chosen]}
-    return Result("missing_modality", spec | {"train": len(train), "test": len(test), "gallery": gallery}, rows)
+    spec = (
+        label_spec(label, train.label(label), few, draws, seed)
+        if label is not None
+        else {"label": None}
+    )
+    spec |= {
+        "space": "aligned, fused",
+        "probes": list(PROBES),
+        "subsets": ["+".join(s) for s in chosen],
+    }
+    return Result(
+        "missing_modality",
+        spec | {"train": len(train), "test": len(test), "gallery": gallery},
+        rows,
+    )
 
 
 def subsets(fields: Sequence[str], most: int = 64) -> list[tuple[str, ...]]:
     """Non-empty subsets, small ones first."""
-    sizes = range(1, len(fields) + 1) if 2 ** len(fields) - 1 <= most else sorted({1, len(fields) - 1, len(fields)})
+    sizes = (
+        range(1, len(fields) + 1)
+        if 2 ** len(fields) - 1 <= most
+        else sorted({1, len(fields) - 1, len(fields)})
+    )
     return [subset for size in sizes for subset in itertools.combinations(fields, size)]
 
 
@@ -68,18 +84,29 @@ def _with_all(test: Embedded, names: Sequence[str]) -> Column:
     return fused.at(shared_rows(fused, Column(rows, rows))[0])
 
 
-def _probed(train: Embedded, test: Embedded, label: str, columns: dict, few, draws: int, seed: int) -> list[dict]:
+def _probed(
+    train: Embedded, test: Embedded, label: str, columns: dict, few, draws: int, seed: int
+) -> list[dict]:
     everything = test.fused()
     tests = {("alone", n): c for n, c in columns.items()}
     tests |= {("full", n): everything.at(shared_rows(everything, c)[0]) for n, c in columns.items()}
     rows = []
     for probe, fit in PROBES.items():
         found = measure(
-            fit, train.fused(), train.label(label), tests, test.label(label), few=few, draws=draws, seed=seed
+            fit,
+            train.fused(),
+            train.label(label),
+            tests,
+            test.label(label),
+            few=few,
+            draws=draws,
+            seed=seed,
         )
         for names in columns:
             for alone, full in zip(found.get(("alone", names), []), found.get(("full", names), [])):
-                rows.append({"source": "+".join(names), "probe": probe, **alone, "full": full["value"]})
+                rows.append(
+                    {"source": "+".join(names), "probe": probe, **alone, "full": full["value"]}
+                )
     return rows
 
 
@@ -96,11 +123,17 @@ def _retrieved(test: Embedded, columns: dict, gallery: int) -> list[dict]:
             if len(at_query) < LEAST:
                 continue
             same = test.content[target][at_target] if target in test.content else None
-            alone = ranked(column.values[at_query], values.values[at_target], same, unsigned=test.unsigned)[0]
+            alone = ranked(
+                column.values[at_query], values.values[at_target], same, unsigned=test.unsigned
+            )[0]
             whole = test.fused(others)
             at_full = shared_rows(whole, Column(values.rows[at_target], values.rows[at_target]))[0]
-            full = ranked(whole.values[at_full], values.values[at_target], same, unsigned=test.unsigned)[0]
-            rows.append({"source": "+".join(names), "target": target, **alone, "full": full["value"]})
+            full = ranked(
+                whole.values[at_full], values.values[at_target], same, unsigned=test.unsigned
+            )[0]
+            rows.append(
+                {"source": "+".join(names), "target": target, **alone, "full": full["value"]}
+            )
     return rows
 
 

@@ -33,7 +33,15 @@ from amodal.core import AmodalError, unknown
 from amodal.evaluate import corruption as _corrupt
 from amodal.evaluate import imputation as _impute
 from amodal.evaluate.labels import NotApplicable, label_spec
-from amodal.evaluate.missing_modalities import STRENGTH, FieldVectors, Judge, depending, halves, or_mean, side_by_side
+from amodal.evaluate.missing_modalities import (
+    STRENGTH,
+    FieldVectors,
+    Judge,
+    depending,
+    halves,
+    or_mean,
+    side_by_side,
+)
 from amodal.evaluate.needs import CHANGED_RECORDS, LABEL, TWO_FIELDS, two_fields
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocols.missing_modality import PROBES
@@ -72,7 +80,12 @@ def missing_modality_robustness(
     study = Study(learn, seen, judge, tuple(rates), seed)
     rows = [*study.natural(tuple(severities)), *study.random(), *study.ways(), *study.by_label()]
     spec = label_spec(label, learn.label(label), few, draws, seed) | {"seed": seed, "probe": probe}
-    spec |= {"rates": list(rates), "severities": list(severities), "strength": STRENGTH, "space": "aligned, fused"}
+    spec |= {
+        "rates": list(rates),
+        "severities": list(severities),
+        "strength": STRENGTH,
+        "space": "aligned, fused",
+    }
     spec |= {"records": records, "train": len(learn), "test": len(seen)}
     return Result("missing_modality_robustness", spec, rows)
 
@@ -89,8 +102,12 @@ class Study:
         self.base = self.learn.fused(self.learn.there)
         self.mean = self.base.mean(0)
         self.chances = self.learn.uniform(self.seed), self.seen.uniform(self.seed + 1)
-        self.left = {rate: self.seen.there & (self.chances[1] >= rate) for rate in (0.0, *self.rates)}
-        self.tests = {("random", hidden(rate)): self.fused(left) for rate, left in self.left.items()}
+        self.left = {
+            rate: self.seen.there & (self.chances[1] >= rate) for rate in (0.0, *self.rates)
+        }
+        self.tests = {
+            ("random", hidden(rate)): self.fused(left) for rate, left in self.left.items()
+        }
 
     def fused(self, left_NS: Tensor) -> Tensor:
         return or_mean(self.seen.fused(left_NS), self.mean)
@@ -98,9 +115,15 @@ class Study:
     def natural(self, severities: tuple[float, ...]) -> list[dict]:
         """All that is asked of the one probe that learnt from the records as they are."""
         names, tests = self.seen.names, dict(self.tests)
-        subsets = powerset(names) if len(names) <= MOST_FIELDS else [frozenset(names) - {s} for s in names]
+        subsets = (
+            powerset(names)
+            if len(names) <= MOST_FIELDS
+            else [frozenset(names) - {s} for s in names]
+        )
         for subset in subsets:
-            tests["subset", subset] = self.fused(self.seen.there & torch.tensor([s in subset for s in names]))
+            tests["subset", subset] = self.fused(
+                self.seen.there & torch.tensor([s in subset for s in names])
+            )
         tests |= dict(_corrupt.damaged(self.seen, severities))
         self.found = self.judge(self.base, tests)
         if not self.found:
@@ -108,7 +131,9 @@ class Study:
         rows = []
         for subset in subsets if len(names) <= MOST_FIELDS else []:
             of = "+".join(s for s in names if s in subset) or "none"
-            rows += [{"part": "subset", "source": of, **row} for row in self.found["subset", subset]]
+            rows += [
+                {"part": "subset", "source": of, **row} for row in self.found["subset", subset]
+            ]
         if len(names) <= MOST_FIELDS:
             rows += _worth({s: self.found["subset", s][0] for s in subsets}, names)
         full = self.found["random", hidden(0.0)]
@@ -117,35 +142,69 @@ class Study:
                 field, severity = what
                 without = self.found["subset", frozenset(names) - {field}]
                 for row, f, w in zip(found, full, without):
-                    row = row | {"full": f["value"], "lost": f["value"] - row["value"], "without": w["value"]}
+                    row = row | {
+                        "full": f["value"],
+                        "lost": f["value"] - row["value"],
+                        "without": w["value"],
+                    }
                     target = f"{kind} {severity:g}"
-                    rows.append({"part": kind, "source": field, "target": target, "severity": severity, **row})
+                    rows.append(
+                        {
+                            "part": kind,
+                            "source": field,
+                            "target": target,
+                            "severity": severity,
+                            **row,
+                        }
+                    )
         return rows
 
     def random(self) -> list[dict]:
-        rows, empty = [], {hidden(r): float((~left.any(1)).float().mean()) for r, left in self.left.items()}
+        rows, empty = (
+            [],
+            {hidden(r): float((~left.any(1)).float().mean()) for r, left in self.left.items()},
+        )
         for rate in (0.0, *self.rates):
             left = self.learn.there & (self.chances[0] >= rate)
             found = self.found if not rate else self.judge(self.learn.fused(left), self.tests)
             source = f"trained with {hidden(rate)}"
             for _, target in self.tests:
                 for row in found.get(("random", target), []):
-                    rows.append({"part": "random", "source": source, "target": target, **row, "empty": empty[target]})
+                    rows.append(
+                        {
+                            "part": "random",
+                            "source": source,
+                            "target": target,
+                            **row,
+                            "empty": empty[target],
+                        }
+                    )
         return rows
 
     def ways(self) -> list[dict]:
-        best, scores = _impute.chosen(self.learn, self.chances[0], self.rates, self.judge, self.seed + 2)
+        best, scores = _impute.chosen(
+            self.learn, self.chances[0], self.rates, self.judge, self.seed + 2
+        )
         rows = []
         for way in _impute.WAYS:
             if way == "drop":  # which is what the probe on the records as they are does
                 found = {target: self.found["random", target] for _, target in self.tests}
             else:
                 base = _impute.vectors(way, self.learn, self.learn, self.learn.there)
-                left = {r: _impute.vectors(way, self.learn, self.seen, k) for r, k in self.left.items()}
-                found = self.judge(base, {hidden(r): or_mean(x, base.mean(0)) for r, x in left.items()})
-            more = {"chosen": way == best, "valid": float(np.mean(scores[way])) if scores[way] else None}
+                left = {
+                    r: _impute.vectors(way, self.learn, self.seen, k) for r, k in self.left.items()
+                }
+                found = self.judge(
+                    base, {hidden(r): or_mean(x, base.mean(0)) for r, x in left.items()}
+                )
+            more = {
+                "chosen": way == best,
+                "valid": float(np.mean(scores[way])) if scores[way] else None,
+            }
             for target, many in found.items():
-                rows += [{"part": "ways", "source": way, "target": target, **row, **more} for row in many]
+                rows += [
+                    {"part": "ways", "source": way, "target": target, **row, **more} for row in many
+                ]
         return rows
 
     def by_label(self) -> list[dict]:
@@ -169,10 +228,14 @@ class Study:
         rows, fall = [], {}
         for source, (base, tests) in arms.items():
             for target, found in self.judge(base, tests).items():
-                rows += [{"part": "label", "source": source, "target": target, **row} for row in found]
+                rows += [
+                    {"part": "label", "source": source, "target": target, **row} for row in found
+                ]
         for row in rows:
             value = row["value"] * {"as in training": 1, "turned round": -1}.get(row["target"], 0)
-            fall[row["source"], row["metric"]] = fall.get((row["source"], row["metric"]), 0.0) + value
+            fall[row["source"], row["metric"]] = (
+                fall.get((row["source"], row["metric"]), 0.0) + value
+            )
         for row in rows:
             fair = fall.get(("fused, trained at random", row["metric"]), 0.0)
             if row["target"] == "turned round" and row["source"] in ("fused", "side by side"):
@@ -180,7 +243,8 @@ class Study:
         if not self.learn.there.all() or not self.seen.there.all():
             found = self.judge(self.learn.there.float(), {"as it is": self.seen.there.float()})
             rows += [
-                {"part": "leak", "source": "presence", "target": "as it is", **r} for r in found.get("as it is", [])
+                {"part": "leak", "source": "presence", "target": "as it is", **r}
+                for r in found.get("as it is", [])
             ]
         return rows
 
@@ -193,7 +257,14 @@ def _worth(rows: dict[frozenset[str], dict], names: Sequence[str]) -> list[dict]
     score = {subset: row["value"] for subset, row in rows.items()}
     everything, first = frozenset(names), next(iter(rows.values()))
     return [
-        {"part": "worth", "source": s, "metric": "worth", "of_metric": first["metric"], "value": value, "chance": 0.0}
+        {
+            "part": "worth",
+            "source": s,
+            "metric": "worth",
+            "of_metric": first["metric"],
+            "value": value,
+            "chance": 0.0,
+        }
         | {"n": first["n"], "alone": score[frozenset({s})] - score[frozenset()]}
         | {"last": score[everything] - score[everything - {s}]}
         for s, value in shapley(score, names).items()
@@ -217,7 +288,9 @@ class MissingModalityRobustness(Protocol):
             elif part == "ways" and row["chosen"] and row["source"] != "drop":
                 short.append(row | {"source": f"all fields, absent ones by {row['source']}"})
             elif part == "label" and row["source"] == "fused":
-                short.append(row | {"source": "all fields", "target": f"hidden by label, {row['target']}"})
+                short.append(
+                    row | {"source": "all fields", "target": f"hidden by label, {row['target']}"}
+                )
             elif part == "leak" or part == "worth":
                 short.append(row | ({"source": "presence alone"} if part == "leak" else {}))
             elif row.get("severity", 0) == worst > 0:

@@ -58,8 +58,16 @@ def modality_subsets(
     rows = matrix({s: judge(learn.fused(learn.there & mask[s]), tests) for s in chosen})
     if not rows:
         raise NotApplicable("fewer than two training or test records have the label")
-    spec = label_spec(label, learn.label(label), few, draws, seed) | {"seed": seed, "probe": probe, "sets": len(chosen)}
-    return Result("modality_subsets", spec | {"records": records, "train": len(learn), "test": len(seen)}, rows)
+    spec = label_spec(label, learn.label(label), few, draws, seed) | {
+        "seed": seed,
+        "probe": probe,
+        "sets": len(chosen),
+    }
+    return Result(
+        "modality_subsets",
+        spec | {"records": records, "train": len(learn), "test": len(seen)},
+        rows,
+    )
 
 
 Names = tuple[str, ...]
@@ -71,7 +79,10 @@ def matrix(results: dict[Names, dict[Names, list[dict]]]) -> list[dict]:
     for source, tested in results.items():
         for target, many in tested.items():
             for row, own in zip(many, results[target].get(target, [])):
-                compared = {"own": own["value"], "robustness": row["value"] / own["value"] if own["value"] else np.nan}
+                compared = {
+                    "own": own["value"],
+                    "robustness": row["value"] / own["value"] if own["value"] else np.nan,
+                }
                 rows.append(
                     {
                         "source": "+".join(source),
@@ -99,11 +110,22 @@ def summaries(rows: list[dict]) -> list[dict]:
         mine = [r for r in rows if r["metric"] == metric]
         for kind in (*dict.fromkeys(r["case"] for r in mine), "every case"):
             some = [r for r in mine if kind in (r["case"], "every case")]
-            shared = {"metric": metric, "chance": mine[0]["chance"], "n": mine[0]["n"], "case": kind}
+            shared = {
+                "metric": metric,
+                "chance": mine[0]["chance"],
+                "n": mine[0]["n"],
+                "case": kind,
+            }
             for what, of in (("mean", np.mean), ("worst", np.min)):
                 value, robust = (float(of([r[k] for r in some])) for k in ("value", "robustness"))
                 found.append(
-                    {"source": ALL, "target": f"{what}, {kind}", **shared, "value": value, "robustness": robust}
+                    {
+                        "source": ALL,
+                        "target": f"{what}, {kind}",
+                        **shared,
+                        "value": value,
+                        "robustness": robust,
+                    }
                 )
     return found
 

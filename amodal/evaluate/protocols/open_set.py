@@ -53,7 +53,11 @@ def open_set(
         raise NotApplicable(
             f"every class of {by!r} among the test records was in training; this is about those that were not"
         )
-    marked = test.label(role) == "key" if role else _every_second(test.keys, test.labels[by], unseen & there[1])
+    marked = (
+        test.label(role) == "key"
+        if role
+        else _every_second(test.keys, test.labels[by], unseen & there[1])
+    )
     is_key = [there[0], there[1] & unseen & marked]
     queries = {"seen": there[1] & ~unseen & ~marked, "unseen": there[1] & unseen & ~marked}
     names = classes_of(np.concatenate([train.labels[label], test.labels[label]]))
@@ -92,7 +96,10 @@ def _of(column: Column, chosen: np.ndarray) -> Column:
 
 def _every_second(keys: Sequence[str], classes: np.ndarray, among: np.ndarray) -> np.ndarray:
     """(N,) bool: of each class, the first, third, … record, but never the last: somebody has to ask."""
-    hashed = sorted(np.flatnonzero(among), key=lambda i: hashlib.blake2b(keys[i].encode(), digest_size=8).digest())
+    hashed = sorted(
+        np.flatnonzero(among),
+        key=lambda i: hashlib.blake2b(keys[i].encode(), digest_size=8).digest(),
+    )
     marked = np.zeros(len(keys), dtype=bool)
     of: dict[str, list[int]] = {}
     for i in hashed:
@@ -112,10 +119,19 @@ def _rows(scores: dict[str, tuple[tuple[float, float], tuple[float, float], int]
     rows = []
     for number, kind in enumerate(("top-1", "macro top-1")):
         for group, (value, chance, n) in scores.items():
-            rows.append({"metric": f"{kind}, {group}", "value": value[number], "chance": chance[number], "n": n})
+            rows.append(
+                {
+                    "metric": f"{kind}, {group}",
+                    "value": value[number],
+                    "chance": chance[number],
+                    "n": n,
+                }
+            )
         both = [harmonic_mean(*(scores[g][k][number] for g in ("seen", "unseen"))) for k in (0, 1)]
         n = sum(score[2] for score in scores.values())
-        rows.append({"metric": f"{kind}, harmonic mean", "value": both[0], "chance": both[1], "n": n})
+        rows.append(
+            {"metric": f"{kind}, harmonic mean", "value": both[0], "chance": both[1], "n": n}
+        )
     return rows
 
 

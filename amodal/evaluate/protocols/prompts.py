@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from amodal.diagnose.zsp_theory import cca_spectrum, limit, prompt_bias, prompt_curve, residual_dependence
+from amodal.diagnose.zsp_theory import (
+    cca_spectrum,
+    limit,
+    prompt_bias,
+    prompt_curve,
+    residual_dependence,
+)
 from amodal.evaluate.labels import NotApplicable, classes_of, codes, is_number
 from amodal.evaluate.needs import LABEL, TEXT_PROMPTS
 from amodal.evaluate.protocol import Protocol
@@ -46,14 +52,20 @@ def prompts(
     if is_number(test.label(label)):
         raise NotApplicable(f"the label {label!r} is a number, and numbers have no class names")
     if test.unsigned:
-        raise NotApplicable("in this encoder's space a vector and its opposite are the same, so prompts have no mean")
+        raise NotApplicable(
+            "in this encoder's space a vector and its opposite are the same, so prompts have no mean"
+        )
     kinds = classes_of(train.label(label))
     captions, y = _of(train, text, label, kinds)
     kinds = [c for number, c in enumerate(kinds) if int((y == number).sum()) >= 4]
     if len(kinds) < 2:
-        raise NotApplicable(f"fewer than two classes of {label!r} have four training records with {text!r}")
+        raise NotApplicable(
+            f"fewer than two classes of {label!r} have four training records with {text!r}"
+        )
     captions, y = _of(train, text, label, kinds)
-    named = {c: [t.format((names or {}).get(c, c.replace("_", " "))) for t in templates] for c in kinds}
+    named = {
+        c: [t.format((names or {}).get(c, c.replace("_", " "))) for t in templates] for c in kinds
+    }
     vectors = normalize(embed_text([p for c in kinds for p in named[c]]).float().cpu(), dim=1)
     of = torch.arange(len(kinds)).repeat_interleave(len(templates))
     unit = normalize(captions, dim=1)
@@ -72,12 +84,19 @@ def prompts(
         means = normalize(vectors.view(len(kinds), len(templates), -1).mean(1), dim=1)
         right = float(((normalize(seen, dim=1) @ means.T).argmax(1) == truth).double().mean())
         rows.append(row | {"target": "class names", "metric": "accuracy", "value": right})
-        rows.append(row | {"target": "captions, limit", "metric": "accuracy", "value": 1 - limit(curve)[0]})
+        rows.append(
+            row | {"target": "captions, limit", "metric": "accuracy", "value": 1 - limit(curve)[0]}
+        )
         for found in linear(train, test, label=label, sources=[source]).rows:
             if found["metric"] == "accuracy":
                 rows.append(found | {"target": "probe"})
         rows += [
-            row | {"metric": f"accuracy, {c['prompts']} captions", "value": 1 - c["error"], "std": c["std"]}
+            row
+            | {
+                "metric": f"accuracy, {c['prompts']} captions",
+                "value": 1 - c["error"],
+                "std": c["std"],
+            }
             for c in curve
         ]
         at = _pairs(train, source, text)
@@ -85,17 +104,39 @@ def prompts(
         labels = torch.from_numpy(codes(train.label(label)[at[2].numpy()], kinds))
         labelled = labels >= 0
         if int(labelled.sum()) >= 20:
-            risks = residual_dependence(at[0][labelled], at[1][labelled], labels[labelled], seed=seed)
-            rows += [row | {"metric": f"risk, {k}" if k != "dependence" else k, "value": v} for k, v in risks.items()]
+            risks = residual_dependence(
+                at[0][labelled], at[1][labelled], labels[labelled], seed=seed
+            )
+            rows += [
+                row | {"metric": f"risk, {k}" if k != "dependence" else k, "value": v}
+                for k, v in risks.items()
+            ]
         held = _pairs(test, source, text)
         if len(at[0]) > 2 and len(held[0]) > 2:
             spectrum = cca_spectrum(*at[:2], held=held[:2])
-            rows.append(row | {"metric": "contingency", "value": float(spectrum.clamp(min=0).square().sum())})
-        rows += [row | {"metric": k, "value": sum(v.values()) / len(v)} for k, v in biases.items() if v]
+            rows.append(
+                row
+                | {"metric": "contingency", "value": float(spectrum.clamp(min=0).square().sum())}
+            )
+        rows += [
+            row | {"metric": k, "value": sum(v.values()) / len(v)} for k, v in biases.items() if v
+        ]
     if not rows:
         raise NotApplicable(f"no field other than {text!r} has records with the label {label!r}")
-    spec = {"label": label, "kind": "category", "text": text, "templates": list(templates), "prompts": named}
-    spec |= {"draws": draws, "seed": seed, "space": "aligned", "train": len(train), "test": len(test)}
+    spec = {
+        "label": label,
+        "kind": "category",
+        "text": text,
+        "templates": list(templates),
+        "prompts": named,
+    }
+    spec |= {
+        "draws": draws,
+        "seed": seed,
+        "space": "aligned",
+        "train": len(train),
+        "test": len(test),
+    }
     return Result("prompts", spec, rows)
 
 

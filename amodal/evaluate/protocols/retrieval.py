@@ -46,17 +46,23 @@ def retrieval(
     for a, b in pairs or itertools.permutations(test.sources, 2):
         at_a, at_b = shared_rows(test.aligned[a], test.aligned[b])
         if len(at_a) > gallery:
-            drawn = torch.from_numpy(np.sort(np.random.default_rng(seed).permutation(len(at_a))[:gallery]))
+            drawn = torch.from_numpy(
+                np.sort(np.random.default_rng(seed).permutation(len(at_a))[:gallery])
+            )
             at_a, at_b = at_a[drawn], at_b[drawn]
         if len(at_a) < LEAST:
             continue
         same = test.content[b][at_b] if duplicates and b in test.content else None
         rows += [
             {"source": a, "target": b, **row}
-            for row in ranked(test.aligned[a].values[at_a], test.aligned[b].values[at_b], same, at, test.unsigned)
+            for row in ranked(
+                test.aligned[a].values[at_a], test.aligned[b].values[at_b], same, at, test.unsigned
+            )
         ]
     if not rows:
-        raise NotApplicable(f"no two fields occur together in {LEAST} or more of the {len(test)} test records")
+        raise NotApplicable(
+            f"no two fields occur together in {LEAST} or more of the {len(test)} test records"
+        )
     spec = {
         "at": list(at),
         "space": "aligned",
@@ -86,9 +92,13 @@ def ranked(
     chance = _chance(sizes, n, at)
     values = {f"recall@{k}": ((k - ahead) / (tied + 1)).clamp(0, 1).mean() for k in at}
     # the mean of 1/rank over the ranks that random breaking of ties may give: ahead + 1 … ahead + tied + 1
-    values["MRR"] = ((torch.digamma(ahead + tied + 2) - torch.digamma(ahead + 1)) / (tied + 1)).mean()
+    values["MRR"] = (
+        (torch.digamma(ahead + tied + 2) - torch.digamma(ahead + 1)) / (tied + 1)
+    ).mean()
     values["median rank"] = (ahead + 1 + tied / 2).median()
-    return [{"metric": m, "value": float(v), "chance": chance[m], "n": n} for m, v in values.items()]
+    return [
+        {"metric": m, "value": float(v), "chance": chance[m], "n": n} for m, v in values.items()
+    ]
 
 
 def ranks(

@@ -62,7 +62,9 @@ def small_objects(
     known = torch.from_numpy(np.isfinite(share[queries.rows.numpy()]))
     queries, seen = queries.at(known), seen.at(known)
     if len(queries) < LEAST:
-        raise NotApplicable(f"fewer than {LEAST} test records have {asks}, {shown} and how large the thing is")
+        raise NotApplicable(
+            f"fewer than {LEAST} test records have {asks}, {shown} and how large the thing is"
+        )
     rows = queries.rows.numpy()
     _, first, own = np.unique(_content(test, shown, seen), return_index=True, return_inverse=True)
     right = _right(test, asks, shown, queries, own, len(first))
@@ -82,7 +84,9 @@ def small_objects(
             continue
         chance = _chance(right[part].sum(1), gallery, at)
         for k in at:
-            hits = {source: np.clip((k - a) / (t + 1), 0, 1)[part] for source, (a, t) in ranks.items()}
+            hits = {
+                source: np.clip((k - a) / (t + 1), 0, 1)[part] for source, (a, t) in ranks.items()
+            }
             if kind:
                 hits["gain"] = hits[kind] - hits["one"]
             intervals = resampled(np.stack(list(hits.values()), 1), own[part], draws, seed)
@@ -101,7 +105,11 @@ def small_objects(
         "seed": seed,
     }
     several = {"several": kind, "grid": grid} if kind else {}
-    return Result("small_objects", spec | several | {"draws": draws, "queries": len(rows), "gallery": gallery}, found)
+    return Result(
+        "small_objects",
+        spec | several | {"draws": draws, "queries": len(rows), "gallery": gallery},
+        found,
+    )
 
 
 def _fields(test: Embedded, words: str, pictures: str) -> tuple[str, str]:
@@ -116,7 +124,11 @@ def _fields(test: Embedded, words: str, pictures: str) -> tuple[str, str]:
     for what, (given, fits) in wanted.items():
         if given and given not in test.sources:
             raise unknown("field of these records", given, test.sources)
-        some = [given] if given else [s for s in test.sources if modality[s] is not None and fits(modality[s])]
+        some = (
+            [given]
+            if given
+            else [s for s in test.sources if modality[s] is not None and fits(modality[s])]
+        )
         if not some:
             raise NotApplicable(
                 f"it needs a field of {what}, or `{what}` naming one; there are {', '.join(test.sources)}"
@@ -134,7 +146,9 @@ def areas(test: Embedded) -> np.ndarray:
     elif "box" in test.labels:
         share = np.array([np.nan if v is None else area_of(v) for v in test.labels["box"]])
     else:
-        raise NotApplicable("it needs a label `area`, a share of the picture, or `box`; declare one in dataset.toml")
+        raise NotApplicable(
+            "it needs a label `area`, a share of the picture, or `box`; declare one in dataset.toml"
+        )
     off = share[np.isfinite(share) & ((share <= 0) | (share > 1))]
     if len(off):
         raise AmodalError(
@@ -169,10 +183,14 @@ def _content(test: Embedded, field: str, column: Column) -> np.ndarray:
     """(n,) int64, equal where values are."""
     if field not in test.content:
         return column.rows.numpy()
-    return test.content[field].numpy()[np.searchsorted(test.aligned[field].rows.numpy(), column.rows.numpy())]
+    return test.content[field].numpy()[
+        np.searchsorted(test.aligned[field].rows.numpy(), column.rows.numpy())
+    ]
 
 
-def _right(test: Embedded, asks: str, shown: str, queries: Column, own: np.ndarray, gallery: int) -> np.ndarray:
+def _right(
+    test: Embedded, asks: str, shown: str, queries: Column, own: np.ndarray, gallery: int
+) -> np.ndarray:
     """(Q, G) bool: which pictures show what each query says."""
     right = np.zeros((len(own), gallery), dtype=bool)
     right[np.arange(len(own)), own] = True
@@ -185,7 +203,9 @@ def _right(test: Embedded, asks: str, shown: str, queries: Column, own: np.ndarr
         for place, value in zip(own, test.labels["objects"][queries.rows.numpy()]):
             listed[place] |= {o.strip().lower() for o in (value or "").split(";")}
         for i, row in enumerate(queries.rows.tolist()):
-            text = str(test.changed.dataset.raw(int(test.changed.indices[row]), asks)).strip().lower()
+            text = (
+                str(test.changed.dataset.raw(int(test.changed.indices[row]), asks)).strip().lower()
+            )
             right[i] |= [text in things for things in listed]
     return right
 
@@ -202,17 +222,25 @@ def _by_parts(
     several = getattr(encoder, "multi_vector", None)
     kind = "several" if several is not None and several.query_field == asks else "regions"
     if kind == "regions":
-        plain = isinstance(encoder, Encoder) and encoder.heads is not None and encoder.similarity == "cosine"
+        plain = (
+            isinstance(encoder, Encoder)
+            and encoder.heads is not None
+            and encoder.similarity == "cosine"
+        )
         if grid < 2 or not plain:
             return "", None
         several = MultiVector("places", asks, grid)
     options = {"batch": rerun.batch, "device": rerun.device, "several": several}
-    z = embed_multi_vector(encoder, rerun.dataset.select([shown]), rerun.indices[pictures], **options)[1]
+    z = embed_multi_vector(
+        encoder, rerun.dataset.select([shown]), rerun.indices[pictures], **options
+    )[1]
     lists = []
     with evaluating(encoder):
         for part in in_order(rerun.dataset.select([asks]), rerun.indices[rows], rerun.batch):
             lists.append(several.of_query(encoder, part.to(rerun.device), asks).to("cpu"))
-    query = Ragged(torch.cat([q.flat.float() for q in lists]), torch.cat([q.lengths for q in lists]))
+    query = Ragged(
+        torch.cat([q.flat.float() for q in lists]), torch.cat([q.lengths for q in lists])
+    )
     parts = Ragged(z[shown].values.flat.float(), z[shown].values.lengths)
     cells = max(1, int(query.lengths.max()) * int(parts.lengths.max()))
     step = max(1, MATRIX // (8 * cells))
@@ -227,7 +255,9 @@ def ahead(scores_QG: Tensor, right_QG: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """Two (Q,) float64: how many wrong pictures score higher than the best right one, and how many score as high."""
     right = torch.from_numpy(right_QG)
     best = scores_QG.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
-    return tuple(((way & ~right).sum(1)).double().numpy() for way in (scores_QG > best, scores_QG == best))
+    return tuple(
+        ((way & ~right).sum(1)).double().numpy() for way in (scores_QG > best, scores_QG == best)
+    )
 
 
 def _bins(values: np.ndarray, edges: Sequence[float], name: str, shown) -> dict[str, np.ndarray]:
@@ -241,7 +271,9 @@ def _bins(values: np.ndarray, edges: Sequence[float], name: str, shown) -> dict[
         *(f"{shown(a)} to {shown(b)}" for a, b in zip(edges, edges[1:])),
         f"from {shown(edges[-1])}",
     ]
-    return {name.format(n): (values >= a) & (values < b) for n, a, b in zip(named, bounds, bounds[1:])}
+    return {
+        name.format(n): (values >= a) & (values < b) for n, a, b in zip(named, bounds, bounds[1:])
+    }
 
 
 def resampled(hits_QM: np.ndarray, picture_Q: np.ndarray, draws: int, seed: int) -> np.ndarray:
@@ -254,7 +286,11 @@ def resampled(hits_QM: np.ndarray, picture_Q: np.ndarray, draws: int, seed: int)
     for _ in range(draws):
         drawn = np.bincount(rng.integers(many, size=many), minlength=many)
         means.append(drawn @ total / (drawn @ count))
-    return np.quantile(np.stack(means), (0.025, 0.975), axis=0).T if draws else np.full((hits_QM.shape[1], 2), np.nan)
+    return (
+        np.quantile(np.stack(means), (0.025, 0.975), axis=0).T
+        if draws
+        else np.full((hits_QM.shape[1], 2), np.nan)
+    )
 
 
 class SmallObjects(Protocol):

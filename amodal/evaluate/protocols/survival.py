@@ -65,10 +65,21 @@ def survival(
             continue
         parts, times[source] = _predicted(people, folds, repeats, seed)
         found = _rows(source, parts, times[source], bootstrap, seed)
-        rows, groups = rows + found, groups | ({source: halves(parts[: folds if crossed else 1])} if found else {})
+        rows, groups = (
+            rows + found,
+            groups | ({source: halves(parts[: folds if crossed else 1])} if found else {}),
+        )
     if not rows:
-        raise NotApplicable(f"no field has {FEWEST} records or more with an event ({label}) to learn from")
-    spec = {"label": label, "kind": "survival", "space": "features", "train": len(train), "test": len(test)}
+        raise NotApplicable(
+            f"no field has {FEWEST} records or more with an event ({label}) to learn from"
+        )
+    spec = {
+        "label": label,
+        "kind": "survival",
+        "space": "features",
+        "train": len(train),
+        "test": len(test),
+    }
     spec["judged"] = f"{folds} folds of both parts, {repeats} times" if crossed else "test part"
     spec["times"] = {source: each.tolist() for source, each in times.items()}
     spec["groups"] = groups
@@ -84,10 +95,15 @@ def _outcomes(train: Embedded, test: Embedded, label: str) -> list[tuple[np.ndar
         raise NotApplicable(f"the label {names[0]!r} is no number, so it is no time")
     came = class_numbers(events)[0] == survival_of(*names, events).event
     time = np.where(known(events), times, np.nan)
-    return [(time[at], (came & np.isfinite(time))[at]) for at in (slice(len(train)), slice(len(train), None))]
+    return [
+        (time[at], (came & np.isfinite(time))[at])
+        for at in (slice(len(train)), slice(len(train), None))
+    ]
 
 
-def _people(column: Column, time: np.ndarray, event: np.ndarray, most: int, seed: int) -> tuple[np.ndarray, ...]:
+def _people(
+    column: Column, time: np.ndarray, event: np.ndarray, most: int, seed: int
+) -> tuple[np.ndarray, ...]:
     """Features, times and events of records that have all of them."""
     rows = column.rows.numpy()
     at = np.flatnonzero(np.isfinite(time[rows]))
@@ -95,7 +111,9 @@ def _people(column: Column, time: np.ndarray, event: np.ndarray, most: int, seed
     return column.values.float().numpy()[at], time[rows[at]], event[rows[at]]
 
 
-def _predicted(people: Sequence[tuple], folds: int, repeats: int, seed: int) -> tuple[list[Predictions], np.ndarray]:
+def _predicted(
+    people: Sequence[tuple], folds: int, repeats: int, seed: int
+) -> tuple[list[Predictions], np.ndarray]:
     """people: those to learn from and those to judge by, or all of them once, to be divided."""
     if len(people) == 2:
         splits = [(people[0], people[1], np.arange(len(people[1][1])))]
@@ -106,7 +124,9 @@ def _predicted(people: Sequence[tuple], folds: int, repeats: int, seed: int) -> 
             fold = _divided(whole[2], folds, np.random.default_rng([seed, repeat]))
             for f in range(folds):
                 out = fold == f
-                splits.append((*(tuple(v[at] for v in whole) for at in (~out, out)), np.flatnonzero(out)))
+                splits.append(
+                    (*(tuple(v[at] for v in whole) for at in (~out, out)), np.flatnonzero(out))
+                )
     time, event = (np.concatenate([each[i] for each in people]) for i in (1, 2))
     times = grid(time, event, [(learnt[1], learnt[2]) for learnt, _, _ in splits])
     parts = []
@@ -120,16 +140,26 @@ def _predicted(people: Sequence[tuple], folds: int, repeats: int, seed: int) -> 
 def halves(parts: Sequence[Predictions], points: int = 200) -> dict:
     """Kaplan and Meier's curves of those predicted to be at low and at high risk, below and above the median of the same model,
     and p of the log-rank test between them (too small by a little where models have learnt from each other's people)."""
-    time, event = (np.concatenate([getattr(part, name) for part in parts]) for name in ("time", "event"))
+    time, event = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("time", "event")
+    )
     high = np.concatenate([part.risk > np.median(part.risk) for part in parts])
     low_high = {"low": ~high, "high": high}
     last = {name: float(time[half].max(initial=0.0)) for name, half in low_high.items()}
     steps = np.unique(time[event])
     steps = steps if len(steps) <= points else np.quantile(steps, np.linspace(0, 1, points))
     at = np.unique(np.concatenate([[0.0], steps, list(last.values())]))
-    curves = {name: kaplan_meier(time[half], event[half], at).tolist() for name, half in low_high.items()}
+    curves = {
+        name: kaplan_meier(time[half], event[half], at).tolist() for name, half in low_high.items()
+    }
     n = {name: int(half.sum()) for name, half in low_high.items()}
-    return {"times": at.tolist(), **curves, "last": last, "n": n, "p": log_rank(time, event, high)[1]}
+    return {
+        "times": at.tolist(),
+        **curves,
+        "last": last,
+        "n": n,
+        "p": log_rank(time, event, high)[1],
+    }
 
 
 def _divided(event: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
@@ -141,15 +171,22 @@ def _divided(event: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndar
     return fold
 
 
-def _rows(source: str, parts: list[Predictions], times: np.ndarray, bootstrap: int, seed: int) -> list[dict]:
+def _rows(
+    source: str, parts: list[Predictions], times: np.ndarray, bootstrap: int, seed: int
+) -> list[dict]:
     if not len(times):
         return []
     n = len(np.unique(np.concatenate([part.who for part in parts])))
     by_chance = []
     for part in parts:  # the same prediction for everybody: what is known of all
         curve = np.broadcast_to(kaplan_meier(*part.known, times), part.curves.shape)
-        by_chance.append(Predictions(part.who, part.time, part.event, np.zeros(len(part.who)), curve, part.known))
-    found, chance = scores(parts, times, draws=bootstrap, seed=seed), scores(by_chance, times, draws=0)
+        by_chance.append(
+            Predictions(part.who, part.time, part.event, np.zeros(len(part.who)), curve, part.known)
+        )
+    found, chance = (
+        scores(parts, times, draws=bootstrap, seed=seed),
+        scores(by_chance, times, draws=0),
+    )
     events = int(sum(part.event.sum() for part in parts) * n / sum(len(part.who) for part in parts))
     return [
         {"source": source, "metric": m, "value": float(found[m][0]), "interval": interval(found[m])}

@@ -40,13 +40,18 @@ def track_identification(
     names = sorted({v for v in labels if v is not None})
     of, rows = codes(labels, names), []
     for a, b in pairs or itertools.permutations(test.sources, 2):
-        there = [test.aligned[s].at(torch.from_numpy(known(labels)[test.aligned[s].rows.numpy()])) for s in (a, b)]
+        there = [
+            test.aligned[s].at(torch.from_numpy(known(labels)[test.aligned[s].rows.numpy()]))
+            for s in (a, b)
+        ]
         asked, held = (of[column.rows.numpy()] for column in there)
         both = np.intersect1d(asked, held)
         if len(both) < 2:
             continue
         vectors = (column.values for column in there)
-        found = votes(*vectors, asked, held, len(names), neighbours, test.unsigned)[both][:, np.unique(held)]
+        found = votes(*vectors, asked, held, len(names), neighbours, test.unsigned)[both][
+            :, np.unique(held)
+        ]
         right = np.searchsorted(np.unique(held), both)
         own = found[np.arange(len(both)), right][:, None]
         ahead, tied = (found > own).sum(1), (found == own).sum(1) - 1
@@ -59,7 +64,13 @@ def track_identification(
             "recall@1, by votes": (first.mean(), 1 / n),
         }
         for metric, (value, chance) in each.items():
-            row = {"source": a, "target": b, "metric": metric, "value": float(value), "chance": float(chance)}
+            row = {
+                "source": a,
+                "target": b,
+                "metric": metric,
+                "value": float(value),
+                "chance": float(chance),
+            }
             rows.append(row | {"n": len(both)})
     if not rows:
         raise NotApplicable(f"no two of {whole!r} have parts in two fields")
@@ -81,10 +92,15 @@ def votes(
     gallery = normalize(gallery_ND.float(), dim=1)
     found = np.zeros((wholes, wholes))
     for part, own in zip(
-        normalize(query_MD.float(), dim=1).split(1024), np.split(asked, range(1024, len(asked), 1024))
+        normalize(query_MD.float(), dim=1).split(1024),
+        np.split(asked, range(1024, len(asked), 1024)),
     ):
         like = part @ gallery.T
-        near = (like.abs() if unsigned else like).topk(min(neighbours, len(gallery)), dim=1).indices.numpy()
+        near = (
+            (like.abs() if unsigned else like)
+            .topk(min(neighbours, len(gallery)), dim=1)
+            .indices.numpy()
+        )
         np.add.at(found, (own[:, None], held[near]), 1)
     return found
 

@@ -45,7 +45,10 @@ def zero_shot(
     for source, (truth, like) in found.items():
         guess = like.argmax(1)
         # nobody has seen a label, so chance is a blind guess and not the commonest class
-        rows += [{"source": source, **row, "chance": 1 / classes} for row in of_categories(truth, guess, 0)]
+        rows += [
+            {"source": source, **row, "chance": 1 / classes}
+            for row in of_categories(truth, guess, 0)
+        ]
     return Result("zero_shot", spec, rows)
 
 
@@ -66,10 +69,16 @@ def likeness(
         raise NotApplicable(f"the label {label!r} is a number, and numbers have no class names")
     for template in templates:
         if template.count("{}") != 1:
-            raise AmodalError(f"a template needs one {{}} where the class name goes, got {template!r}")
-    classes = classes_of(labels if train is None or label not in train.labels else [*labels, *train.labels[label]])
+            raise AmodalError(
+                f"a template needs one {{}} where the class name goes, got {template!r}"
+            )
+    classes = classes_of(
+        labels if train is None or label not in train.labels else [*labels, *train.labels[label]]
+    )
     names = knowledge_prompts(classes, knowledge) | dict(names or {}) if knowledge else names
-    prompts = {c: [t.format((names or {}).get(c, c.replace("_", " "))) for t in templates] for c in classes}
+    prompts = {
+        c: [t.format((names or {}).get(c, c.replace("_", " "))) for t in templates] for c in classes
+    }
     vectors = normalize(embed_text([p for c in classes for p in prompts[c]]).float().cpu(), dim=1)
     prototypes = normalize(vectors.view(len(classes), len(templates), -1).mean(1), dim=1)
     truth, there = codes(labels, classes), known(labels)
@@ -80,10 +89,19 @@ def likeness(
         if source == text or labelled.sum() < 2:
             continue
         like = normalize(column.values[torch.from_numpy(labelled)].float(), dim=1) @ prototypes.T
-        found[source] = truth[column.rows.numpy()[labelled]], (like.abs() if test.unsigned else like).numpy()
+        found[source] = (
+            truth[column.rows.numpy()[labelled]],
+            (like.abs() if test.unsigned else like).numpy(),
+        )
     if not found:
         raise NotApplicable(f"no field other than {text!r} has records with the label {label!r}")
-    spec = {"label": label, "kind": "category", "text": text, "templates": list(templates), "prompts": prompts}
+    spec = {
+        "label": label,
+        "kind": "category",
+        "text": text,
+        "templates": list(templates),
+        "prompts": prompts,
+    }
     return spec | {"space": "aligned", "test": len(test)}, found
 
 

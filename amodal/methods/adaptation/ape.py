@@ -28,7 +28,9 @@ def ape(
         raise AmodalError(f"a head has 0 blocks or more, not {blocks}")
     if anchor and anchor not in encoder.fields:
         raise unknown("field to be the anchor", anchor, encoder.fields)
-    seen = [f for f, m in two_fields(encoder).fields.items() if not m.takes_prompts] or list(encoder.fields)
+    seen = [f for f, m in two_fields(encoder).fields.items() if not m.takes_prompts] or list(
+        encoder.fields
+    )
     for field in encoder.fields:
         encoder.lock(field)
         if blocks and field != (anchor or seen[0]):

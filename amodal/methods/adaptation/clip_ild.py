@@ -16,7 +16,12 @@ SIDES = ("both", "seen", "text")
 
 
 def clip_ild(
-    encoder: Encoder, *, learn: str = "both", width: int = 128, temperature: float = 0.07, max_scale: float = 100.0
+    encoder: Encoder,
+    *,
+    learn: str = "both",
+    width: int = 128,
+    temperature: float = 0.07,
+    max_scale: float = 100.0,
 ) -> Towers:
     """learn: which side of the encoder goes on learning, "both", "seen" (all that is not text) or "text"; the other keeps its tower, and of
     it only the map into the common space learns; width: of that space, as in the run to go on from; temperature: where the learned softmax

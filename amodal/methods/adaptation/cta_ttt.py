@@ -43,7 +43,9 @@ def cta_ttt(
     anchor: weight of the alignment at test time; joint: one trunk for labels and views instead; view: how both are augmented; width: of
     the projectors; temperature: of the views' loss; align_temperature: of the alignment."""
     if encoder.trunk == "joint":
-        raise AmodalError('cta_ttt aligns fields one by one and needs trunk="separate" or "shared", not "joint"')
+        raise AmodalError(
+            'cta_ttt aligns fields one by one and needs trunk="separate" or "shared", not "joint"'
+        )
     if not 0 <= alone < 1:
         raise AmodalError(f"alone is a share of the steps from 0 to below 1, not {alone}")
     method = CrossTask(encoder, supervised_head(encoder, targets), joint, width)
@@ -65,8 +67,12 @@ class CrossTask(StagedMethod):
         super().__init__()
         self.encoder, self.head, self.joint, self.labels = encoder, head, joint, head.labels
         projector = partial(Projector, encoder.width, width, hidden=encoder.width)
-        self.alone, self.own, self.other = (nn.ModuleDict({f: projector() for f in encoder.fields}) for _ in range(3))
-        self.frozen = frozen_copy(encoder)  # before the survey, in stages, where the supervised encoder begins
+        self.alone, self.own, self.other = (
+            nn.ModuleDict({f: projector() for f in encoder.fields}) for _ in range(3)
+        )
+        self.frozen = frozen_copy(
+            encoder
+        )  # before the survey, in stages, where the supervised encoder begins
 
     def refresh(self, stage: int, see) -> None:
         """What has learnt alone is frozen, and the supervised encoder begins anew."""
@@ -80,9 +86,15 @@ class CrossTask(StagedMethod):
     def features(self, batch: Batch) -> Features:
         if not self.last:
             return self.encoder.features(batch)
-        z = self.encoder.features(batch if self.joint else batch.only(*(f"{f}:1" for f in self.own))).columns
+        z = self.encoder.features(
+            batch if self.joint else batch.only(*(f"{f}:1" for f in self.own))
+        ).columns
         first = Embeddings({f: z[f"{f}:1"] for f in self.own}, batch.size)
-        z |= {"told": self.head(first)} | self.head.known(batch) | ({} if self.joint else self.seen(batch))
+        z |= (
+            {"told": self.head(first)}
+            | self.head.known(batch)
+            | ({} if self.joint else self.seen(batch))
+        )
         return Features(z, batch.size)
 
     @torch.no_grad()
@@ -106,7 +118,9 @@ class CrossTask(StagedMethod):
     def aligned(self, features: Features) -> dict[str, Tensor]:
         loss = partial(info_nce, temperature=self.align_temperature)
         z = {f: features.pair(f"{f}:1", f"frozen/{f}") for f in self.own}
-        return share({f"align/{f}": loss(self.own[f](a), self.other[f](b)) for f, (a, b) in z.items()})
+        return share(
+            {f"align/{f}": loss(self.own[f](a), self.other[f](b)) for f, (a, b) in z.items()}
+        )
 
     def at_test(self, batch: Batch) -> Tensor:
         """Of a batch of two views, without labels: what the encoder is to make small. The method must be in evaluation mode."""
@@ -114,7 +128,9 @@ class CrossTask(StagedMethod):
         loss = sum(self.of_views(z, self.own).values())
         if not self.anchor or self.joint:
             return loss
-        return loss + self.anchor * sum(self.aligned(Features(z.columns | self.seen(batch), batch.size)).values())
+        return loss + self.anchor * sum(
+            self.aligned(Features(z.columns | self.seen(batch), batch.size)).values()
+        )
 
     @property
     def label_head(self) -> SupervisedHead:

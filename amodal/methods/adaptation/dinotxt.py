@@ -20,7 +20,11 @@ from amodal.methods.adaptation.lit import to_lock
 from amodal.methods.shared.regions import alone
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
-from amodal.nn.heads.projection_tower import align_to_towers, projection_towers, with_projection_tower
+from amodal.nn.heads.projection_tower import (
+    align_to_towers,
+    projection_towers,
+    with_projection_tower,
+)
 from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce
 
@@ -39,7 +43,11 @@ def dinotxt(
     """lock: the fields that stay as they were trained before, with commas between (unless given, those with a pretrained backbone, or the
     first that is no text); blocks: trained ones behind a locked tower, 0 for none; reads: what its vector is, "both" (class token and
     mean patch), "cls" or "mean"; temperature: where the learned softmax temperature starts; max_scale: bound of its inverse."""
-    seen = [f for f, m in two_fields(encoder).fields.items() if not m.takes_prompts or encoder.contextual(f)]
+    seen = [
+        f
+        for f, m in two_fields(encoder).fields.items()
+        if not m.takes_prompts or encoder.contextual(f)
+    ]
     given = [f for f in seen if encoder.contextual(f)] or seen[:1]
     for field in to_lock(encoder, lock or ",".join(given)):
         encoder.lock(field)
@@ -47,13 +55,20 @@ def dinotxt(
     scale = Scale(1 / temperature, most=max_scale)
 
     def objective(z):
-        return share({f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale()) for a, b in field_pairs(z)})
+        return share(
+            {
+                f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale())
+                for a, b in field_pairs(z)
+            }
+        )
 
     return Towers(align_to_towers(encoder), objective, learned=scale)
 
 
 @torch.no_grad()
-def patch_maps(encoder: Encoder, batches: Iterable[Batch], field: str, classes_KD: Tensor, *, size: int = 0) -> Tensor:
+def patch_maps(
+    encoder: Encoder, batches: Iterable[Batch], field: str, classes_KD: Tensor, *, size: int = 0
+) -> Tensor:
     """(N, K, rows, columns): how much each patch of N pictures is of each class; `argmax(1)` is the segmentation.
 
     classes_KD: vectors of the classes in the aligned space, such as means of the unit vectors of a class's prompts. size: side in pixels to
@@ -75,4 +90,8 @@ def patch_maps(encoder: Encoder, batches: Iterable[Batch], field: str, classes_K
         like = normalize(patches.x, dim=1) @ spoken.T
         maps.append(like.view(len(batch[field]), side, side, -1).permute(0, 3, 1, 2))
     whole = torch.cat(maps)
-    return interpolate(whole, size=(size, size), mode="bilinear", align_corners=False) if size else whole
+    return (
+        interpolate(whole, size=(size, size), mode="bilinear", align_corners=False)
+        if size
+        else whole
+    )

@@ -43,7 +43,9 @@ def finetune(
         raise AmodalError(
             f"rank = {rank} must be at least 1, hidden = {hidden} 0 or more, smoothing = {smoothing} in [0, 1)"
         )
-    return Finetune(TUNINGS[how](encoder, rank), supervised_head(encoder, targets, hidden), smoothing, view)
+    return Finetune(
+        TUNINGS[how](encoder, rank), supervised_head(encoder, targets, hidden), smoothing, view
+    )
 
 
 class Finetune(Method):

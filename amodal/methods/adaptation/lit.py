@@ -9,7 +9,12 @@ from amodal.nn.encoder import Encoder
 
 
 def lit(
-    encoder: Encoder, *, lock: str = "", width: int = 128, temperature: float = 0.07, max_scale: float = 100.0
+    encoder: Encoder,
+    *,
+    lock: str = "",
+    width: int = 128,
+    temperature: float = 0.07,
+    max_scale: float = 100.0,
 ) -> Towers:
     """lock: the fields that stay as they are, with commas between (unless given, those with a pretrained backbone, or the first field);
     width: of the common space; temperature: where the learned softmax temperature starts; max_scale: bound of its inverse."""

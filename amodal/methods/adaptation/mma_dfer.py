@@ -44,12 +44,16 @@ def mma_dfer(
     such a group; bottleneck: width of the adapters, 0 for none; meet: False keeps fields apart until the end; hidden, depth: of the
     transformer over time; balanced: classes weigh the same, however many records they have; frozen: False trains the encoder too."""
     if not label or classes < 2:
-        raise AmodalError("mma_dfer learns to tell classes: give label, a label of the data, and classes, at least 2")
+        raise AmodalError(
+            "mma_dfer learns to tell classes: give label, a label of the data, and classes, at least 2"
+        )
     if (lead := lead or next(iter(encoder.fields))) not in encoder.fields:
         raise unknown("field to lead", lead, encoder.fields)
     encoder.requires_grad_(not frozen)
     if prompts or bottleneck:
-        encoder.set_block_hook(parallel_adapters(bare(encoder), prompts=prompts, every=every, bottleneck=bottleneck))
+        encoder.set_block_hook(
+            parallel_adapters(bare(encoder), prompts=prompts, every=every, bottleneck=bottleneck)
+        )
     heads = next(n for n in (8, 4, 2, 1) if hidden % n == 0)
     head = TemporalHead(list(encoder.fields), lead, encoder.width, hidden, depth, heads, classes)
     return MmaDfer(encoder, head, label, classes, meet, balanced)
@@ -58,7 +62,15 @@ def mma_dfer(
 class MmaDfer(Method):
     views = ("weak",)
 
-    def __init__(self, encoder: Encoder, head: TemporalHead, label: str, classes: int, meet: bool, balanced: bool):
+    def __init__(
+        self,
+        encoder: Encoder,
+        head: TemporalHead,
+        label: str,
+        classes: int,
+        meet: bool,
+        balanced: bool,
+    ):
         super().__init__()
         self.encoder, self.head, self.labels, self.classes = encoder, head, (label,), classes
         self.meet, self.balanced = meet, balanced
@@ -66,13 +78,17 @@ class MmaDfer(Method):
     def features(self, batch: Batch) -> Features:
         if self.labels[0] not in batch.labels:
             raise unknown("label of this batch", self.labels[0], batch.labels)
-        return Features({"told": self.predict(batch), "label": batch.labels[self.labels[0]]}, batch.size)
+        return Features(
+            {"told": self.predict(batch), "label": batch.labels[self.labels[0]]}, batch.size
+        )
 
     def predict(self, batch: Batch) -> Column:
         """(N, classes) logits of the rows that have any field, from all that they have."""
         encoder, bags = self.encoder, self.encoder.tokenize(batch)
         own = encoder.block_hook is None  # nothing between the blocks: late fusion
-        context = encoder.encode(bags) if own else encoder.block_hook.together(encoder, bags, self.meet)
+        context = (
+            encoder.encode(bags) if own else encoder.block_hook.together(encoder, bags, self.meet)
+        )
         return self.head({s: encoder.pools[field_of(s)].strip(bag) for s, bag in context.items()})
 
     def losses(self, features: Features) -> dict[str, Tensor]:
@@ -82,4 +98,8 @@ class MmaDfer(Method):
             return {"told": connected_zero(told.values)}
         weight = class_weights(label.values[of], self.classes) if self.balanced else None
         x = told.values[at] if told.values.dtype == torch.float64 else told.values[at].float()
-        return {"told": cross_entropy(x, label.values[of], weight=None if weight is None else weight.to(x.dtype))}
+        return {
+            "told": cross_entropy(
+                x, label.values[of], weight=None if weight is None else weight.to(x.dtype)
+            )
+        }

@@ -40,8 +40,17 @@ def mmrl(
     set); scale: of cosines as logits; template: a sentence with {} for the class; width: of the space of vectors, if the encoder has
     aligned none (its maps into one then learn); view: how values are augmented, such as "plain" or "weak"."""
     tokens = partial(space_tokens, count=count, space=space, first=first - 1 if first else None)
-    rest = {"alpha": alpha, "weight": weight, "scale": scale, "template": template, "width": width, "view": view}
-    return NamedClasses(encoder, one_category(targets, "mmrl"), words, tokens, learning_copy, **rest)
+    rest = {
+        "alpha": alpha,
+        "weight": weight,
+        "scale": scale,
+        "template": template,
+        "width": width,
+        "view": view,
+    }
+    return NamedClasses(
+        encoder, one_category(targets, "mmrl"), words, tokens, learning_copy, **rest
+    )
 
 
 def learning_copy(head: nn.Module) -> nn.Module:

@@ -41,8 +41,17 @@ def mmrl_pp(
     augmented, such as "plain" or "weak"."""
     at = first - 1 if first else None
     tokens = partial(space_tokens, count=count, space=space, first=at, rank=rank, beta=beta)
-    rest = {"alpha": alpha, "weight": weight, "scale": scale, "template": template, "width": width, "view": view}
-    return NamedClasses(encoder, one_category(targets, "mmrl_pp"), words, tokens, residual(head_rank), **rest)
+    rest = {
+        "alpha": alpha,
+        "weight": weight,
+        "scale": scale,
+        "template": template,
+        "width": width,
+        "view": view,
+    }
+    return NamedClasses(
+        encoder, one_category(targets, "mmrl_pp"), words, tokens, residual(head_rank), **rest
+    )
 
 
 def residual(rank: int):

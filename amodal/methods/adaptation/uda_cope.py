@@ -48,12 +48,20 @@ def uda_cope(
     of RANSAC."""
     check_fields(encoder, points, coordinates)
     if not 0 <= source <= 1 or bins < 2 or tries < 1:
-        raise AmodalError(f"source = {source} is a share, bins = {bins} at least 2, tries = {tries} at least 1")
+        raise AmodalError(
+            f"source = {source} is a share, bins = {bins} at least 2, tries = {tries} at least 1"
+        )
     if coordinates != points:
         encoder.drop(coordinates)
     refuse_pool(encoder)
-    method = UdaCope(encoder, Coordinates(encoder, points, bins, hidden), coordinates, labelled, source)
-    method.momentum, method.weights, method.filtered = momentum, {"pseudo": pseudo, "geometry": geometry}, filtered
+    method = UdaCope(
+        encoder, Coordinates(encoder, points, bins, hidden), coordinates, labelled, source
+    )
+    method.momentum, method.weights, method.filtered = (
+        momentum,
+        {"pseudo": pseudo, "geometry": geometry},
+        filtered,
+    )
     method.near, method.far, method.tries = near, far, tries
     return method
 
@@ -61,7 +69,9 @@ def uda_cope(
 class UdaCope(StagedMethod):
     """Features are, for each row, the sum of the losses of its points, and their number."""
 
-    def __init__(self, encoder: Encoder, told: Coordinates, coordinates: str, labelled: str, source: float):
+    def __init__(
+        self, encoder: Encoder, told: Coordinates, coordinates: str, labelled: str, source: float
+    ):
         super().__init__()
         self.encoder, self.told, self.coordinates = encoder, told, coordinates
         self.teacher = frozen_copy(nn.ModuleList([encoder, told]))
@@ -86,12 +96,16 @@ class UdaCope(StagedMethod):
         columns = {"coordinates": Column(told, points.rows[at])}
         if self.taught:
             others = (~self.known(batch))[points.rows].nonzero().squeeze(1)
-            columns |= self.teach(batch.at(points.rows[others]), logits[others], points.rows[others])
+            columns |= self.teach(
+                batch.at(points.rows[others]), logits[others], points.rows[others]
+            )
         return Features(columns, batch.size)
 
     def known(self, batch: Batch) -> Tensor:
         """(B,) bool: the rows whose coordinates are learnt."""
-        return (batch.labels[self.labels[0]] if self.labels else batch[self.coordinates]).present(batch.size)
+        return (batch.labels[self.labels[0]] if self.labels else batch[self.coordinates]).present(
+            batch.size
+        )
 
     def teach(self, others: Batch, logits: Tensor, rows: Tensor) -> dict[str, Column]:
         guess, seen, there = self.teacher[1].guessed(self.teacher[0], others)

@@ -39,7 +39,9 @@ def cpp(
     warmup: share of the steps that only spread the vectors out, after which memberships begin where they are."""
     if not 0 <= warmup < 1:
         raise AmodalError(f"cpp.warmup is a share of the steps from 0 to below 1, got {warmup}")
-    encoder.align(2 * width, fused=encoder.trunk == "joint", head=partial(BranchHead, hidden=hidden))
+    encoder.align(
+        2 * width, fused=encoder.trunk == "joint", head=partial(BranchHead, hidden=hidden)
+    )
     method = Clusters(encoder, distortion, {"epsilon": epsilon, "iterations": iterations}, weight)
     method.stages = (warmup, 1.0) if warmup else (1.0,)
     method.on_stage_start(0)
@@ -55,7 +57,12 @@ class Clusters(StagedMethod):
 
     def __init__(self, encoder: Encoder, distortion: float, sinkhorn: dict, weight: float):
         super().__init__()
-        self.encoder, self.distortion, self.sinkhorn, self.weight = encoder, distortion, sinkhorn, weight
+        self.encoder, self.distortion, self.sinkhorn, self.weight = (
+            encoder,
+            distortion,
+            sinkhorn,
+            weight,
+        )
 
     def on_stage_start(self, stage: int) -> None:
         self.spreading = len(self.stages) > 1 and stage == 0
@@ -73,11 +80,14 @@ class Clusters(StagedMethod):
         terms = {}
         for s in features:
             z_ND, c_ND = (
-                normalize(half, dim=1) for half in self.encoder.heads[field_of(s)](features[s].values).chunk(2, 1)
+                normalize(half, dim=1)
+                for half in self.encoder.heads[field_of(s)](features[s].values).chunk(2, 1)
             )
             terms[f"spread/{s}"] = -coding_rate(z_ND, distortion=self.distortion)
             if not self.spreading:
                 member_NN = doubly_stochastic((c_ND @ c_ND.T).abs(), **self.sinkhorn)
-                terms[f"compress/{s}"] = compressed_rate(z_ND, member_NN, distortion=self.distortion)
+                terms[f"compress/{s}"] = compressed_rate(
+                    z_ND, member_NN, distortion=self.distortion
+                )
                 terms[f"norm/{s}"] = self.weight / 2 * member_NN.square().sum()
         return {name: term / len(features.columns) for name, term in terms.items()}

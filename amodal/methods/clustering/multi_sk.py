@@ -39,7 +39,13 @@ def multi_sk(
     weight: of the consistency terms, 0 for none; across: also between one field's own space and another's place in the shared one."""
     sinkhorn = {"share": assigned, "epsilon": epsilon, "iterations": iterations}
     return MultiSK(
-        two_fields(encoder).align(width, hidden=encoder.width), temperature, anchors, sinkhorn, queue, weight, across
+        two_fields(encoder).align(width, hidden=encoder.width),
+        temperature,
+        anchors,
+        sinkhorn,
+        queue,
+        weight,
+        across,
     )
 
 
@@ -67,15 +73,22 @@ class MultiSK(Method):
 
     def features(self, batch: Batch) -> Features:
         content = self.encoder.patchify(batch)
-        context = self.encoder.encode({s: self.encoder.add_positions(bag) for s, bag in content.items()})
+        context = self.encoder.encode(
+            {s: self.encoder.add_positions(bag) for s, bag in content.items()}
+        )
         z = self.encoder.project(Embeddings(self.encoder.pool(context), batch.size))
-        return Embeddings(z.columns | {f"own/{s}": bag.pool() for s, bag in content.items()}, batch.size)
+        return Embeddings(
+            z.columns | {f"own/{s}": bag.pool() for s, bag in content.items()}, batch.size
+        )
 
     def losses(self, features: Features) -> dict[str, Tensor]:
         fields = list(self.encoder.fields)
         z = Embeddings({f: features[f] for f in fields}, features.size)
         terms = share(
-            {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=self.temperature) for a, b in field_pairs(z)}
+            {
+                f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=self.temperature)
+                for a, b in field_pairs(z)
+            }
         )
         if not self.weight:
             return terms
@@ -96,17 +109,21 @@ class MultiSK(Method):
         """Of rows that have both fields: scores in `to`'s own space against assignments of `of` in the shared one, and back."""
         own, own_queue = self.scores(units, f"own/{to}", f"own/{to}")
         shared, shared_queue = self.scores(units, f"shared/{of}", f"shared/{to}")
-        both = Embeddings({"own": features[f"own/{to}"], "shared": features[of]}, features.size).complete(
-            ["own", "shared"]
-        )[0]
+        both = Embeddings(
+            {"own": features[f"own/{to}"], "shared": features[of]}, features.size
+        ).complete(["own", "shared"])[0]
         at = [torch.searchsorted(features[name].rows, both) for name in (f"own/{to}", of)]
         targets = [self.assign(*pair) for pair in ((own, own_queue), (shared, shared_queue))]
-        return anchor_cost(own[at[0]], targets[1][at[1]]) + anchor_cost(shared[at[1]], targets[0][at[0]])
+        return anchor_cost(own[at[0]], targets[1][at[1]]) + anchor_cost(
+            shared[at[1]], targets[0][at[0]]
+        )
 
     def scores(self, units: dict[str, Tensor], name: str, anchors: str) -> tuple[Tensor, Tensor]:
         """Cosines with the anchors: of the batch, and of the queue."""
         directions = normalize(self.anchors[anchors].to(units[name].dtype), dim=1)
-        return units[name] @ directions.T, self.get_buffer(f"queue/{name}").to(directions.dtype) @ directions.detach().T
+        return units[name] @ directions.T, self.get_buffer(f"queue/{name}").to(
+            directions.dtype
+        ) @ directions.detach().T
 
     def assign(self, batch: Tensor, queue: Tensor) -> Tensor:
         return multi_sinkhorn(torch.cat([queue, batch.detach()]), **self.sinkhorn)[len(queue) :]

@@ -29,10 +29,17 @@ def aa_ssl(
     other field, and of all without them, there are two augmented views); weight: of the action loss; width: of the heads' outputs;
     temperature: of NT-Xent; action_temperature: of pairs against actions."""
     if bool(first) != bool(second):
-        raise AmodalError("aa_ssl needs both fields, before and after the action: give first and second, or neither")
+        raise AmodalError(
+            "aa_ssl needs both fields, before and after the action: give first and second, or neither"
+        )
     for field in filter(None, (action, first, second)):
         if field not in encoder.fields:
-            raise unknown("field", field, encoder.fields, "aa_ssl: --method.action, .first and .second name fields.")
+            raise unknown(
+                "field",
+                field,
+                encoder.fields,
+                "aa_ssl: --method.action, .first and .second name fields.",
+            )
     if second:
         encoder.drop(second)
     seen = [f for f in encoder.fields if f != action]
@@ -46,12 +53,22 @@ def aa_ssl(
         terms, told = {}, {}
         for a, b in view_pairs(z):
             f = field_of(a)
-            terms[f"nt_xent/{f}"] = nt_xent(*(heads[f](v) for v in z.pair(a, b)), temperature=temperature)
+            terms[f"nt_xent/{f}"] = nt_xent(
+                *(heads[f](v) for v in z.pair(a, b)), temperature=temperature
+            )
             _, (before, after, done) = z.complete((a, b, action))
-            told[f"action/{f}"] = info_nce(pairs[f](before, after), acts(done), temperature=action_temperature)
+            told[f"action/{f}"] = info_nce(
+                pairs[f](before, after), acts(done), temperature=action_temperature
+            )
         return share(terms) | {name: weight * term for name, term in share(told).items()}
 
-    return InTime(encoder, objective, (first, second), views, nn.ModuleDict({"z": heads, "h": pairs, "u": acts}))
+    return InTime(
+        encoder,
+        objective,
+        (first, second),
+        views,
+        nn.ModuleDict({"z": heads, "h": pairs, "u": acts}),
+    )
 
 
 class InTime(Towers):

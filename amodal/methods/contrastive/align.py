@@ -10,7 +10,12 @@ from amodal.objectives.smoothed_info_nce import smoothed_info_nce
 
 
 def align(
-    encoder: Encoder, *, width: int = 640, temperature: float = 1.0, least: float = 0.01, smoothing: float = 0.1
+    encoder: Encoder,
+    *,
+    width: int = 640,
+    temperature: float = 1.0,
+    least: float = 0.01,
+    smoothing: float = 0.1,
 ) -> Towers:
     """width: of the common space; temperature: where the learned softmax temperature starts; least: its lower bound; smoothing:
     share of a row's target that goes to all rows of the batch alike."""
@@ -18,7 +23,8 @@ def align(
 
     def objective(z):
         both = {
-            f"info_nce/{a}~{b}": 2 * smoothed_info_nce(*z.pair(a, b), temperature=1 / scale(), smoothing=smoothing)
+            f"info_nce/{a}~{b}": 2
+            * smoothed_info_nce(*z.pair(a, b), temperature=1 / scale(), smoothing=smoothing)
             for a, b in field_pairs(z)
         }
         return share(both)

@@ -42,11 +42,15 @@ def amdim(
     pairs_of = view_pairs if len(encoder.fields) == 1 else field_pairs
     heads = nn.ModuleDict(
         {
-            f: nn.ModuleDict({k: BypassHead(encoder.width, width) for k in ("whole", "regions", "patches")})
+            f: nn.ModuleDict(
+                {k: BypassHead(encoder.width, width) for k in ("whole", "regions", "patches")}
+            )
             for f in encoder.fields
         }
     )
-    several = nn.ModuleDict({f: nn.Linear(width, mixtures * width) for f in encoder.fields if mixtures > 1})
+    several = nn.ModuleDict(
+        {f: nn.Linear(width, mixtures * width) for f in encoder.fields if mixtures > 1}
+    )
     learned = nn.ModuleDict({"heads": heads, "several": several})
 
     def objective(z):
@@ -58,16 +62,28 @@ def amdim(
             ways = [(a, a), (b, b)] if same_view else [(a, b), (b, a)]
             for source, target in ways:
                 whole, regions, patches = levels[source]
-                tasks = {"whole>regions": (whole, levels[target][1]), "whole>patches": (whole, levels[target][2])}
+                tasks = {
+                    "whole>regions": (whole, levels[target][1]),
+                    "whole>patches": (whole, levels[target][2]),
+                }
                 if middle and not same_view:
                     tasks["regions>regions"] = (one_of(regions, seeds, source), levels[target][1])
                 for task, (one, many) in tasks.items():
                     i, j = shared_rows(one, many)
                     to = many.values[j]
-                    loss, squares = local_nce(one.values[i], to.flat, to.lengths, bound=bound, sharpness=sharpness)
-                    for name, term in ((f"{task}/{a}~{b}", loss), (f"penalty/{a}~{b}", penalty * squares)):
+                    loss, squares = local_nce(
+                        one.values[i], to.flat, to.lengths, bound=bound, sharpness=sharpness
+                    )
+                    for name, term in (
+                        (f"{task}/{a}~{b}", loss),
+                        (f"penalty/{a}~{b}", penalty * squares),
+                    ):
                         found[name] = found.get(name, 0.0) + term / len(ways)
-        return {name: term / max(len(pairs), 1) for name, term in found.items() if penalty or "penalty" not in name}
+        return {
+            name: term / max(len(pairs), 1)
+            for name, term in found.items()
+            if penalty or "penalty" not in name
+        }
 
     def levels_of(z, s):
         f = field_of(s)

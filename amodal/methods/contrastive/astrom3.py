@@ -17,15 +17,25 @@ from amodal.objectives.info_nce import info_nce
 
 
 def astrom3(
-    encoder: Encoder, *, width: int = 512, temperature: float = 0.01, min_scale: float = 1.0, max_scale: float = 100.0
+    encoder: Encoder,
+    *,
+    width: int = 512,
+    temperature: float = 0.01,
+    min_scale: float = 1.0,
+    max_scale: float = 100.0,
 ) -> Towers:
     """width: of the common space; temperature: where the learned softmax temperature of each pair of fields starts; min_scale,
     max_scale: bounds of its inverse."""
     pairs = itertools.combinations(two_fields(encoder).fields, 2)
-    scales = nn.ModuleDict({"~".join(pair): Scale(1 / temperature, least=min_scale, most=max_scale) for pair in pairs})
+    scales = nn.ModuleDict(
+        {"~".join(pair): Scale(1 / temperature, least=min_scale, most=max_scale) for pair in pairs}
+    )
 
     def objective(z):
-        found = {pair: info_nce(*z.pair(*pair), temperature=1 / scale_of(*pair)()) for pair in field_pairs(z)}
+        found = {
+            pair: info_nce(*z.pair(*pair), temperature=1 / scale_of(*pair)())
+            for pair in field_pairs(z)
+        }
         return share({f"info_nce/{a}~{b}": term for (a, b), term in found.items()})
 
     def scale_of(a, b):

@@ -16,13 +16,20 @@ from amodal.objectives.margin import ranking_hinge
 ENCODER = {"mixer": "gru", "pool": "vector"}
 
 
-def char_vgs(encoder: Encoder, *, width: int = 128, margin: float = 0.2, over: str = "sum", cycles: int = 4) -> Cycles:
+def char_vgs(
+    encoder: Encoder, *, width: int = 128, margin: float = 0.2, over: str = "sum", cycles: int = 4
+) -> Cycles:
     """width: of the common space; margin: by which a pair must be closer than any mismatch; over: of a row's mismatches, their "sum",
     "mean" or the "hardest"; cycles: of the learning rate, each of which begins anew."""
 
     def objective(z):
         pairs = field_pairs(z)
-        return share({f"hinge/{a}~{b}": ranking_hinge(*z.pair(a, b), margin=margin, over=over) for a, b in pairs})
+        return share(
+            {
+                f"hinge/{a}~{b}": ranking_hinge(*z.pair(a, b), margin=margin, over=over)
+                for a, b in pairs
+            }
+        )
 
     method = Cycles(two_fields(encoder).align(width), objective)
     method.stages = tuple((i + 1) / cycles for i in range(cycles))

@@ -8,11 +8,18 @@ from amodal.nn.scale import Scale
 from amodal.objectives.info_nce import info_nce
 
 
-def clip(encoder: Encoder, *, width: int = 128, temperature: float = 0.07, max_scale: float = 100.0) -> Towers:
+def clip(
+    encoder: Encoder, *, width: int = 128, temperature: float = 0.07, max_scale: float = 100.0
+) -> Towers:
     """width: of the common space; temperature: where the learned softmax temperature starts; max_scale: bound of its inverse."""
     scale = Scale(1 / temperature, most=max_scale)
 
     def objective(z):
-        return share({f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale()) for a, b in field_pairs(z)})
+        return share(
+            {
+                f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale())
+                for a, b in field_pairs(z)
+            }
+        )
 
     return Towers(two_fields(encoder).align(width), objective, learned=scale)

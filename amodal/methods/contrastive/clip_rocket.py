@@ -47,13 +47,32 @@ def clip_rocket(
     siamese = add in ("siamlip", "byolip")
     shape = {"hidden": added_hidden, "layers": 2 if siamese else 3, "last_norm": siamese}
     fields = list(encoder.fields)
-    local = {f: Projector(encoder.width, width, hidden=hidden, layers=3) for f in fields if local_views}
-    added = {f: Projector(encoder.width, added_width, **shape) for f in fields if siamese or add == "barlip"}
-    predict = {f: Projector(added_width, added_width, hidden=added_hidden) for f in fields if siamese}
+    local = {
+        f: Projector(encoder.width, width, hidden=hidden, layers=3) for f in fields if local_views
+    }
+    added = {
+        f: Projector(encoder.width, added_width, **shape)
+        for f in fields
+        if siamese or add == "barlip"
+    }
+    predict = {
+        f: Projector(added_width, added_width, hidden=added_hidden) for f in fields if siamese
+    }
     scales = [Scale(1 / temperature, most=max_scale) for _ in range(2 if local_views else 1)]
-    method = Rocket(two_fields(encoder).align(width), None, views=("weak",) + ("strong",) * local_views)
-    method.local, method.added, method.predict = nn.ModuleDict(local), nn.ModuleDict(added), nn.ModuleDict(predict)
-    method.scales, method.add, method.n, method.momentum = nn.ModuleList(scales), add, local_views, momentum
+    method = Rocket(
+        two_fields(encoder).align(width), None, views=("weak",) + ("strong",) * local_views
+    )
+    method.local, method.added, method.predict = (
+        nn.ModuleDict(local),
+        nn.ModuleDict(added),
+        nn.ModuleDict(predict),
+    )
+    method.scales, method.add, method.n, method.momentum = (
+        nn.ModuleList(scales),
+        add,
+        local_views,
+        momentum,
+    )
     method.smoothing = 0.0 if add == "swalip" else smoothing
     method.slow = frozen_copy(nn.ModuleList([encoder, method.added])) if add == "byolip" else None
     return method
@@ -85,22 +104,34 @@ class Rocket(Towers):
         for a, b in pairs:
             first = features.pair(f"global/{a}", f"global/{b}")
             local = [(f"{a}:{i + 2}", f"{b}:{j + 2}") for i, j in places]
-            terms[f"global/{a}~{b}"] = info_nce(*first, temperature=1 / self.scales[0]()) / (1 + self.n)
+            terms[f"global/{a}~{b}"] = info_nce(*first, temperature=1 / self.scales[0]()) / (
+                1 + self.n
+            )
             if local:
                 how = {"temperature": 1 / self.scales[1](), "smoothing": self.smoothing}
                 terms[f"local/{a}~{b}"] = (
-                    mean(smoothed_info_nce(*h.pair(*s), **how) for s in local) * self.n / (1 + self.n)
+                    mean(smoothed_info_nce(*h.pair(*s), **how) for s in local)
+                    * self.n
+                    / (1 + self.n)
                 )
             every = [(f"{a}:1", f"{b}:1") if local else (a, b), *local]
             if self.add == "barlip":
                 extra = mean(barlow_twins(*v.pair(*s), off_diagonal=5e-3) for s in every)
             elif self.add == "swalip":
                 views = [h.pair(*s) for s in local] or [first]
-                swapped = [views[(i + 1) % self.n * self.n + (j + 1) % self.n] for i, j in places] or views
-                extra = mean(swalip(*x, *y, temperature=1 / self.scales[-1]()) for x, y in zip(views, swapped))
+                swapped = [
+                    views[(i + 1) % self.n * self.n + (j + 1) % self.n] for i, j in places
+                ] or views
+                extra = mean(
+                    swalip(*x, *y, temperature=1 / self.scales[-1]())
+                    for x, y in zip(views, swapped)
+                )
             elif self.predict:
                 ways = [way for s in every for way in (s, s[::-1])]
-                seen = [Embeddings({"p": p[x], "v": target[y]}, features.size).pair("p", "v") for x, y in ways]
+                seen = [
+                    Embeddings({"p": p[x], "v": target[y]}, features.size).pair("p", "v")
+                    for x, y in ways
+                ]
                 extra = mean(negative_cosine(*pair) for pair in seen)
             if self.add != "none":
                 terms[f"{self.add}/{a}~{b}"] = WEIGHTS[self.add] * extra
@@ -111,9 +142,13 @@ class Rocket(Towers):
             follow(self.slow, nn.ModuleList([self.encoder, self.added]), self.momentum)
 
 
-def through(heads: nn.ModuleDict, z: Embeddings, sources: list[str], prefix: str = "") -> Embeddings:
+def through(
+    heads: nn.ModuleDict, z: Embeddings, sources: list[str], prefix: str = ""
+) -> Embeddings:
     columns = {s: z[prefix + s] for s in sources if field_of(s) in heads}
-    return Embeddings({s: Column(heads[field_of(s)](c.values), c.rows) for s, c in columns.items()}, z.size)
+    return Embeddings(
+        {s: Column(heads[field_of(s)](c.values), c.rows) for s, c in columns.items()}, z.size
+    )
 
 
 def mean(losses) -> Tensor:

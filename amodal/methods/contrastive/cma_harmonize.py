@@ -49,12 +49,20 @@ def cma_harmonize(
     if sift not in SIFTS:
         raise unknown("cma_harmonize.sift", sift, SIFTS)
     texts = [f for f, m in two_fields(encoder).fields.items() if m.takes_prompts]
-    anchor = anchor or next((f for f in encoder.fields if f not in texts), next(iter(encoder.fields)))
+    anchor = anchor or next(
+        (f for f in encoder.fields if f not in texts), next(iter(encoder.fields))
+    )
     if anchor not in encoder.fields:
         raise unknown("field to anchor to", anchor, encoder.fields)
     kind = HarmonizedGradients if realigned or sift == "batch" else Harmonized
     method = kind(encoder.align(width), anchor, [f for f in texts if f != anchor], captions, start)
-    method.realigned, method.sift, method.end, method.drop, method.temperature = realigned, sift, end, drop, temperature
+    method.realigned, method.sift, method.end, method.drop, method.temperature = (
+        realigned,
+        sift,
+        end,
+        drop,
+        temperature,
+    )
     return method
 
 
@@ -63,10 +71,15 @@ class Harmonized(Method):
 
     min_batch_size = 2
 
-    def __init__(self, encoder: Encoder, anchor: str, texts: list[str], captions: int, start: float):
+    def __init__(
+        self, encoder: Encoder, anchor: str, texts: list[str], captions: int, start: float
+    ):
         super().__init__()
         self.encoder, self.anchor, self.texts, self.start = encoder, anchor, texts, start
-        self.views = {f: ("local",) * captions if f in texts and captions > 1 else ("weak",) for f in encoder.fields}
+        self.views = {
+            f: ("local",) * captions if f in texts and captions > 1 else ("weak",)
+            for f in encoder.fields
+        }
         self.register_buffer("gamma", torch.tensor(start))
         self.seen: dict[str, object] = {}
 
@@ -103,10 +116,17 @@ class Harmonized(Method):
 
     def row_cosines(self, features: Features) -> Column:
         """(N,) of each anchor the lowest cosine of two of the gradients that the losses have at its vector."""
-        rest = Embeddings({s: Column(c.values.detach(), c.rows) for s, c in features.columns.items()}, features.size)
-        leaf = Column(features[self.anchor].values.detach().requires_grad_(), features[self.anchor].rows)
+        rest = Embeddings(
+            {s: Column(c.values.detach(), c.rows) for s, c in features.columns.items()},
+            features.size,
+        )
+        leaf = Column(
+            features[self.anchor].values.detach().requires_grad_(), features[self.anchor].rows
+        )
         terms = self.contrasts(rest, leaf).values()
-        return Column(row_cosines([torch.autograd.grad(term, leaf.values)[0] for term in terms]), leaf.rows)
+        return Column(
+            row_cosines([torch.autograd.grad(term, leaf.values)[0] for term in terms]), leaf.rows
+        )
 
 
 class HarmonizedGradients(Harmonized):
@@ -114,8 +134,12 @@ class HarmonizedGradients(Harmonized):
 
     def combine_gradients(self, gradients: dict[str, Tensor]) -> Tensor:
         self.seen["cosines"] = found = cosines(gradients)
-        total = realign(gradients) if self.realigned else torch.stack(list(gradients.values())).sum(0)
+        total = (
+            realign(gradients) if self.realigned else torch.stack(list(gradients.values())).sum(0)
+        )
         if self.sift == "batch" and found:
-            lowest = torch.stack([torch.where(c == 0, 1, c) for c in found.values()]).min()  # 0: nothing to compare
+            lowest = torch.stack(
+                [torch.where(c == 0, 1, c) for c in found.values()]
+            ).min()  # 0: nothing to compare
             total = total * (lowest > self.gamma)
         return total

@@ -14,11 +14,18 @@ from amodal.objectives.info_nce import info_nce
 
 
 def csip(
-    encoder: Encoder, *, image: str = "", symmetric: bool = False, width: int = 256, temperature: float = 0.07
+    encoder: Encoder,
+    *,
+    image: str = "",
+    symmetric: bool = False,
+    width: int = 256,
+    temperature: float = 0.07,
 ) -> Towers:
     """image: the field that looks for the others and is kept for later tasks, the first picture (else the first field) unless given;
     symmetric: the others look for it too; width: of the common space; temperature: where the learned softmax temperature starts."""
-    pictures = [f for f, modality in two_fields(encoder).fields.items() if modality.layout == "grid"]
+    pictures = [
+        f for f, modality in two_fields(encoder).fields.items() if modality.layout == "grid"
+    ]
     image = image or [*pictures, *encoder.fields][0]
     if image not in encoder.fields:
         raise unknown("field", image, encoder.fields, "It was to be csip's image.")
@@ -28,7 +35,10 @@ def csip(
         heat = 1 / scale()
         pairs = field_pairs(z, image)
         return share(
-            {f"info_nce/{a}>{b}": info_nce(*z.pair(a, b), temperature=heat, symmetric=symmetric) for a, b in pairs}
+            {
+                f"info_nce/{a}>{b}": info_nce(*z.pair(a, b), temperature=heat, symmetric=symmetric)
+                for a, b in pairs
+            }
         )
 
     return Towers(encoder.align(width), objective, learned=scale)

@@ -45,7 +45,9 @@ def deepvs(
     at the end, that train the generator (0: none); beta: how long its snippets get; hidden: width of its state."""
     name, others = words_of(two_fields(encoder), words)
     if captions and (not encoder.fields[name].takes_prompts or encoder.fields[name].patch > 1):
-        raise AmodalError(f"captions are written id by id: {name} must be a text field with patch = 1")
+        raise AmodalError(
+            f"captions are written id by id: {name} must be a text field with patch = 1"
+        )
 
     def objective(features):
         losses = {}
@@ -59,7 +61,10 @@ def deepvs(
     method = Parts(encoder.align(width), objective, name, regions)
     if captions:
         alphabet, method.beta = encoder.fields[name].alphabet, beta
-        method.writer, method.stages = Captioner(encoder.width, alphabet, hidden), (1 - captions, 1.0)
+        method.writer, method.stages = (
+            Captioner(encoder.width, alphabet, hidden),
+            (1 - captions, 1.0),
+        )
         method.on_stage_start(0)
     return method
 
@@ -91,7 +96,9 @@ class Parts(StagedMethod, Towers):
                 first = Ragged(whole[s].values, torch.ones_like(bag.rows))
                 lists = side_by_side([first, lists]) if self.regions else first
             seen[s] = Column(lists, bag.rows)
-            common[f"parts/{s}"] = Column(Ragged(encoder.heads[s](lists.flat), lists.lengths), bag.rows)
+            common[f"parts/{s}"] = Column(
+                Ragged(encoder.heads[s](lists.flat), lists.lengths), bag.rows
+            )
         return Features(common, batch.size), seen
 
     def told(self, batch: Batch) -> Features:
@@ -101,10 +108,14 @@ class Parts(StagedMethod, Towers):
         for s in (s for s in seen if s != self.words):
             a, b = shared_rows(seen[s], batch[self.words])
             parts, line = seen[s].values[a], batch[self.words].values[b]
-            paths = assign(common[f"parts/{s}"].values[a], common[f"parts/{self.words}"].values[b], self.beta)
+            paths = assign(
+                common[f"parts/{s}"].values[a], common[f"parts/{self.words}"].values[b], self.beta
+            )
             owner, vectors, text = cut(parts, line, paths)
             each = self.writer(vectors, text)
-            columns[f"caption/{s}"] = Column(each.new_zeros(len(a), 2).index_add(0, owner, each), seen[s].rows[a])
+            columns[f"caption/{s}"] = Column(
+                each.new_zeros(len(a), 2).index_add(0, owner, each), seen[s].rows[a]
+            )
         return Features(columns, batch.size)
 
     def losses(self, features: Features) -> dict[str, Tensor]:

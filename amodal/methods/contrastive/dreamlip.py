@@ -33,28 +33,49 @@ def dreamlip(
     number of patches; width: of the common space; temperature: where the two learned softmax temperatures start; max_scale: bound of
     their inverse."""
     texts, others = texts_and_others(encoder)
-    scale = torch.nn.ModuleDict({k: Scale(1 / temperature, most=max_scale) for k in ("whole", "group")})
+    scale = torch.nn.ModuleDict(
+        {k: Scale(1 / temperature, most=max_scale) for k in ("whole", "group")}
+    )
 
     def objective(z):
         fields = Embeddings({s: z[s] for s in z if field_of(s) in encoder.fields}, z.size)
-        plain = [(a, b) for a, b in field_pairs(fields) if field_of(a) in others and field_of(b) in others]
-        losses = {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale["whole"]()) for a, b in plain}
+        plain = [
+            (a, b)
+            for a, b in field_pairs(fields)
+            if field_of(a) in others and field_of(b) in others
+        ]
+        losses = {
+            f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale["whole"]())
+            for a, b in plain
+        }
         grouped = {}
         for s in others:
             for t in texts:
                 each = [
-                    info_nce(*z.pair(s, view), temperature=1 / scale["whole"]()) for view in views_of(t, captions + 1)
+                    info_nce(*z.pair(s, view), temperature=1 / scale["whole"]())
+                    for view in views_of(t, captions + 1)
                 ]
                 losses[f"sentences/{s}~{t}"] = torch.stack(each).mean()
                 if weight:
                     fresh = z[f"{s}/{t} fresh"].values
                     pair = z[f"{s}/{t} group"].values[fresh], z[f"{s}/{t}"].values[fresh]
-                    grouped[f"group/{s}~{t}"] = weight * info_nce(*pair, temperature=1 / scale["group"]())
+                    grouped[f"group/{s}~{t}"] = weight * info_nce(
+                        *pair, temperature=1 / scale["group"]()
+                    )
         return share(losses) | share(grouped)
 
-    views = {f: ("weak", *["local"] * captions) if f in texts else ("weak",) for f in encoder.fields}
+    views = {
+        f: ("weak", *["local"] * captions) if f in texts else ("weak",) for f in encoder.fields
+    }
     between = (texts, others) if weight else ([], [])
-    return DreamLip(encoder.align(width), objective, views=views, learned=scale, between=between, threshold=threshold)
+    return DreamLip(
+        encoder.align(width),
+        objective,
+        views=views,
+        learned=scale,
+        between=between,
+        threshold=threshold,
+    )
 
 
 class DreamLip(Towers):
@@ -77,7 +98,10 @@ class DreamLip(Towers):
                 patches, there = padded(parts.values[a])
                 group, _ = group_patches(text.values[b], patches, there, threshold=self.threshold)
                 rows, name = text.rows[b], f"{s}/{t}"
-                columns |= {name: Column(text.values[b], rows), f"{name} group": Column(group, rows)}
+                columns |= {
+                    name: Column(text.values[b], rows),
+                    f"{name} group": Column(group, rows),
+                }
                 columns[f"{name} fresh"] = Column(fresh[b], rows)
         return Features(columns, batch.size)
 
@@ -86,7 +110,10 @@ def first_time(lines: list[Ragged]) -> torch.Tensor:
     """(N, K) bool: whether a row's line k is none of its lines before k. A line drawn twice is no stranger to itself."""
     codes = []
     for values in lines:
-        within = torch.arange(len(values.flat), device=values.flat.device) - values.starts()[owners(values.lengths)]
+        within = (
+            torch.arange(len(values.flat), device=values.flat.device)
+            - values.starts()[owners(values.lengths)]
+        )
         bits = hash_bits(values.flat, within)
         codes.append(bits.new_zeros(len(values)).index_add(0, owners(values.lengths), bits))
     code = torch.stack(codes, 1)

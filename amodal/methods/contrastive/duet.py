@@ -47,10 +47,18 @@ def duet(
     attribute; temperature: of the contrast between classes."""
     tables = [f for f, m in two_fields(encoder).fields.items() if m.is_row]
     if not tables:
-        raise AmodalError(f"duet learns from attributes, a table, and there are only {', '.join(encoder.fields)}")
+        raise AmodalError(
+            f"duet learns from attributes, a table, and there are only {', '.join(encoder.fields)}"
+        )
     if attributes and attributes not in tables:
         raise unknown("table of attributes", attributes, tables, "It was to hold the attributes.")
-    weights = {"class": 1.0, "mask": mask, "contrast": contrast, "regress": regress, "classes": classes}
+    weights = {
+        "class": 1.0,
+        "mask": mask,
+        "contrast": contrast,
+        "regress": regress,
+        "classes": classes,
+    }
     prompts = AttributePrompts(encoder, attributes or tables[0], chance=chance, miss=miss)
     return Duet(encoder, prompts, weights, negatives, temperature)
 
@@ -62,7 +70,12 @@ class Duet(Method):
 
     def __init__(self, encoder, prompts, weights, negatives, temperature):
         super().__init__()
-        self.encoder, self.prompts, self.weights, self.field = encoder, prompts, weights, prompts.field
+        self.encoder, self.prompts, self.weights, self.field = (
+            encoder,
+            prompts,
+            weights,
+            prompts.field,
+        )
         self.negatives, self.temperature, width = negatives, temperature, encoder.width
         self.views = {f: ("plain" if f == self.field else "weak",) for f in encoder.fields}
         self.read, self.look = (CrossEncoder(width, 1, encoder.heads_each) for _ in range(2))
@@ -73,38 +86,64 @@ class Duet(Method):
     def features(self, batch: Batch) -> Features:
         prompt, rows = self.prompts(self.encoder, batch), batch[self.field].rows
         about = {"hidden": prompt.hidden[rows], **self.prompts.about(self.encoder, batch, prompt)}
-        columns = {name: Column(value, rows) for name, value in about.items()} | {SEED: seed_column(batch)}
+        columns = {name: Column(value, rows) for name, value in about.items()} | {
+            SEED: seed_column(batch)
+        }
         pictures = self.encoder.features(batch.only(*(s for s in batch.sources if s != self.field)))
         for s in pictures.sources:
-            there, one = pictures[s].rows, Ragged(pictures[s].values, torch.ones_like(pictures[s].rows))
+            there, one = (
+                pictures[s].rows,
+                Ragged(pictures[s].values, torch.ones_like(pictures[s].rows)),
+            )
             words = prompt.words.values[there]
-            state, marked = self.look(one, words).flat, self.read(words, one).flat[prompt.masked(there)]
+            state, marked = (
+                self.look(one, words).flat,
+                self.read(words, one).flat[prompt.masked(there)],
+            )
             told = self.prompts.told(self.encoder, prompt, batch, marked, there)
-            columns |= {f"hat/{s}": Column(self.regress(state), there), f"state/{s}": Column(state, there)}
+            columns |= {
+                f"hat/{s}": Column(self.regress(state), there),
+                f"state/{s}": Column(state, there),
+            }
             columns |= {f"told/{s}": told, f"mark/{s}": Column(self.project(marked), told.rows)}
         return Features(columns, batch.size)
 
     def losses(self, features: Features) -> dict[str, Tensor]:
         self._new = features["has"].values.detach().sum(0)
-        kinds, kind = torch.unique(features["attributes"].values.detach(), dim=0, return_inverse=True)
+        kinds, kind = torch.unique(
+            features["attributes"].values.detach(), dim=0, return_inverse=True
+        )
         found: dict[str, dict[str, Tensor]] = {name: {} for name in self.weights}
         for s in (f for f in self.encoder.fields if f != self.field):
             hat = features[f"hat/{s}"]
             at, row = shared_rows(hat, features["attributes"])
-            scores, error = hat.values[at] @ kinds.T, hat.values[at] - features["attributes"].values[row]
+            scores, error = (
+                hat.values[at] @ kinds.T,
+                hat.values[at] - features["attributes"].values[row],
+            )
             known, plain = features["known"].values[row], features["hidden"].values[row] < 0
-            found["class"][s] = cross_entropy(scores, kind[row]) if len(at) else connected_zero(hat.values)
+            found["class"][s] = (
+                cross_entropy(scores, kind[row]) if len(at) else connected_zero(hat.values)
+            )
             found["regress"][s] = (error.square() * known).sum() / known.sum().clamp(min=1)
             found["mask"][s] = token_mean(features[f"told/{s}"])
             state = features[f"state/{s}"].values[at][plain]
             found["classes"][s] = sup_con(state, kind[row][plain], temperature=self.temperature)
             mark = features[f"mark/{s}"]
             at = torch.searchsorted(features["hidden"].rows, mark.rows)
-            about = [features[name].values[at].detach() for name in ("hidden", "value", "attributes")]
-            drawn = draw_attribute_rows(*about, features[SEED].values[mark.rows], negatives=self.negatives)
+            about = [
+                features[name].values[at].detach() for name in ("hidden", "value", "attributes")
+            ]
+            drawn = draw_attribute_rows(
+                *about, features[SEED].values[mark.rows], negatives=self.negatives
+            )
             found["contrast"][s] = attribute_contrast(mark.values, *drawn)
         weights = {name: weight for name, weight in self.weights.items() if weight}
-        return {f"{name}/{s}": w * term for name, w in weights.items() for s, term in share(found[name]).items()}
+        return {
+            f"{name}/{s}": w * term
+            for name, w in weights.items()
+            for s, term in share(found[name]).items()
+        }
 
     def on_step_end(self, clock: Clock) -> None:
         self.prompts.count += self._new
@@ -114,4 +153,6 @@ class Duet(Method):
         """Of each field but the attributes (N, A): the attributes it shows, as `attribute_vectors` writes them, told from the template."""
         empty = {s: c.between(0, 0) if s == self.field else c for s, c in batch.columns.items()}
         z = self.features(replace(batch, columns=empty))
-        return Embeddings({s.removeprefix("hat/"): z[s] for s in z if s.startswith("hat/")}, batch.size)
+        return Embeddings(
+            {s.removeprefix("hat/"): z[s] for s in z if s.startswith("hat/")}, batch.size
+        )

@@ -41,11 +41,15 @@ def gram(
         for rows, names in by_source(z, anchor):
             lead, *others = (at(z, name, rows) for name in names)
             more = z[names[0]].values[~torch.isin(z[names[0]].rows, rows)]
-            loss = gram_info_nce(lead, others, temperature=1 / scale(), smoothing=smoothing, more_MD=more)
+            loss = gram_info_nce(
+                lead, others, temperature=1 / scale(), smoothing=smoothing, more_MD=more
+            )
             total, tuples = total + len(rows) * loss, tuples + len(rows)
         return {"volume": total / max(tuples, 1)}
 
-    aligned = encoder.align(width, similarity="abs_cosine")  # turning a vector round changes no volume
+    aligned = encoder.align(
+        width, similarity="abs_cosine"
+    )  # turning a vector round changes no volume
     return Volumes(aligned, objective, learned=scale)
 
 
@@ -60,7 +64,9 @@ def by_source(z: Embeddings, anchor: str) -> list[tuple[torch.Tensor, list[str]]
     present = torch.stack([z[s].present(z.size) for s in order], 1)
     sets, which = torch.unique(present, dim=0, return_inverse=True)
     groups = [((which == i).nonzero().squeeze(1), has) for i, has in enumerate(sets.tolist())]
-    return [(rows, [s for s, there in zip(order, has) if there]) for rows, has in groups if sum(has) > 1]
+    return [
+        (rows, [s for s, there in zip(order, has) if there]) for rows, has in groups if sum(has) > 1
+    ]
 
 
 def at(z: Embeddings, name: str, rows: torch.Tensor) -> torch.Tensor:

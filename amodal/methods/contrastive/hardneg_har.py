@@ -22,6 +22,10 @@ def hardneg_har(
     loss = {"beta": beta, "prior": prior, "temperature": temperature, "within": within}
 
     def objective(z):
-        return share({f"hard/{a}~{b}": hard_negative_nce(*z.pair(a, b), **loss) for a, b in field_pairs(z)})
+        return share(
+            {f"hard/{a}~{b}": hard_negative_nce(*z.pair(a, b), **loss) for a, b in field_pairs(z)}
+        )
 
-    return Towers(two_fields(encoder).align(width, hidden=encoder.width), objective, views=("strong",))
+    return Towers(
+        two_fields(encoder).align(width, hidden=encoder.width), objective, views=("strong",)
+    )

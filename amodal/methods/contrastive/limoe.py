@@ -49,22 +49,37 @@ def limoe(
         )
 
     def objective(z):
-        return share({f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale()) for a, b in field_pairs(z)})
+        return share(
+            {
+                f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale())
+                for a, b in field_pairs(z)
+            }
+        )
 
-    shares = {f: words_share if f == words else other_share for f in encoder.fields} if entropy else {}
+    shares = (
+        {f: words_share if f == words else other_share for f in encoder.fields} if entropy else {}
+    )
     return Limoe(encoder.align(width), objective, scale, words, weight, balance, shares, capacity)
 
 
 class Limoe(Towers):
     def __init__(self, encoder, objective, scale, words, weight, balance, shares, capacity):
         super().__init__(encoder, objective, learned=scale)
-        self.words, self.weight, self.balance, self.shares, self.capacity = words, weight, balance, shares, capacity
+        self.words, self.weight, self.balance, self.shares, self.capacity = (
+            words,
+            weight,
+            balance,
+            shares,
+            capacity,
+        )
         self._next: dict[tuple[str, int], Tensor] = {}
 
     def features(self, batch: Batch) -> Features:
         routes, bags = {}, self.encoder.tokenize(batch)
         z = self.encoder.project(
-            Embeddings(self.encoder.pool(self.encoder.encode(bags, router_logits=routes)), batch.size)
+            Embeddings(
+                self.encoder.pool(self.encoder.encode(bags, router_logits=routes)), batch.size
+            )
         )
         columns = dict(z.columns)
         for (trunk, block), by_source in routes.items():
@@ -73,16 +88,22 @@ class Limoe(Towers):
                 sums = routing.routing_sums(bag.x, bag.row, batch.size)
                 columns[f"sums/{trunk}/{block}/{source}"] = Column(sums[there], there)
                 surest = torch.stack(bag.x.detach().softmax(1).max(1), 1)  # and of which expert
-                columns[f"sure/{trunk}/{block}/{source}"] = Column(Ragged(surest, bag.lengths()[there]), there)
+                columns[f"sure/{trunk}/{block}/{source}"] = Column(
+                    Ragged(surest, bag.lengths()[there]), there
+                )
         return Features(columns, batch.size)
 
     def losses(self, features: Features) -> dict[str, Tensor]:
-        terms = self.objective(Embeddings({s: features[s] for s in features if "/" not in s}, features.size))
+        terms = self.objective(
+            Embeddings({s: features[s] for s in features if "/" not in s}, features.size)
+        )
         routers: dict[tuple[str, int], dict[str, Tensor]] = {}
         for name in features:
             kind, *rest = name.split("/")
             if kind == "sums":
-                routers.setdefault((rest[0], int(rest[1])), {})[rest[2]] = features[name].values.sum(0)
+                routers.setdefault((rest[0], int(rest[1])), {})[rest[2]] = features[
+                    name
+                ].values.sum(0)
         extra: dict[str, list[Tensor]] = {}
         for key, sums in routers.items():
             for name, loss in self.of_router(sums).items():
@@ -95,7 +116,11 @@ class Limoe(Towers):
         """sums: source -> (3 + 2E,), over all its tokens."""
         whole, found = torch.stack(list(sums.values())).sum(0), {}
         if self.balance:
-            found = {"importance": routing.importance(whole), "load": routing.load(whole), "z": routing.router_z(whole)}
+            found = {
+                "importance": routing.importance(whole),
+                "load": routing.load(whole),
+                "z": routing.router_z(whole),
+            }
         for source, own in sums.items():
             if source in self.shares:
                 found[f"global/{source}"] = routing.global_entropy(own, self.shares[source])

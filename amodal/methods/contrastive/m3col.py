@@ -45,14 +45,23 @@ def m3col(
     mixtures are drawn from; chance: that a row is mixed (0: plain InfoNCE, while M3Co lasts); temperature: of M3Co; soft_temperature: of
     MultiSClip; mixup: a field whose inputs are mixed too; mixup_alpha: of the Beta for it; hidden: width of the classifiers."""
     if not label or classes < 2:
-        raise AmodalError("m3col learns to tell classes: give label, a label of the data, and classes, at least 2")
+        raise AmodalError(
+            "m3col learns to tell classes: give label, a label of the data, and classes, at least 2"
+        )
     if mixup and mixup not in encoder.fields:
         raise unknown("field", mixup, encoder.fields, "m3col was to mix its inputs.")
     if mixup and encoder.contextual(mixup):
-        raise AmodalError(f"{mixup} has a backbone, whose tokens have seen each other already: they cannot be mixed")
+        raise AmodalError(
+            f"{mixup} has a backbone, whose tokens have seen each other already: they cannot be mixed"
+        )
     method = M3CoL(two_fields(encoder), label, classes, hidden)
     method.weight, method.first, method.alpha, method.chance = weight, first, alpha, chance
-    method.heat, method.soft_heat, method.mixup, method.mixup_alpha = temperature, soft_temperature, mixup, mixup_alpha
+    method.heat, method.soft_heat, method.mixup, method.mixup_alpha = (
+        temperature,
+        soft_temperature,
+        mixup,
+        mixup_alpha,
+    )
     return method
 
 
@@ -70,7 +79,10 @@ class M3CoL(Method):
     def features(self, batch: Batch) -> Features:
         if self.labels[0] not in batch.labels:
             raise unknown("label of this batch", self.labels[0], batch.labels)
-        columns = self.sources(batch).columns | {SEED: seed_column(batch), "label": batch.labels[self.labels[0]]}
+        columns = self.sources(batch).columns | {
+            SEED: seed_column(batch),
+            "label": batch.labels[self.labels[0]],
+        }
         if self.mixup:
             columns |= carried(self.encoder.patchify(batch.only(self.mixup))[self.mixup])
         return Features(columns, batch.size)
@@ -83,7 +95,10 @@ class M3CoL(Method):
         self.progress.fill_(clock.progress)
 
     def losses(self, features: Features) -> dict[str, Tensor]:
-        z, label = Embeddings({f: features[f] for f in self.encoder.fields}, features.size), features["label"]
+        z, label = (
+            Embeddings({f: features[f] for f in self.encoder.fields}, features.size),
+            features["label"],
+        )
         other, kept = label.values, torch.ones_like(label.values, dtype=torch.float32)
         if self.mixup:
             at, at_label = shared_rows(features[f"{self.mixup}/tokens"], label)
@@ -109,7 +124,9 @@ class M3CoL(Method):
             return soft_clip(*pair, temperature=self.soft_heat)
         seeds = hash_bits(seeds[z[a].rows[at]], name_code(f"{a}>{b}"))
         chosen = uniform(hash_bits(seeds, name_code("mixed"))) < self.chance
-        kept = torch.where(chosen, beta(seeds, self.alpha), torch.ones_like(seeds, dtype=torch.float32))
+        kept = torch.where(
+            chosen, beta(seeds, self.alpha), torch.ones_like(seeds, dtype=torch.float32)
+        )
         return mixup_nce(*pair, partners(seeds), kept, temperature=self.heat)
 
     @torch.no_grad()

@@ -42,7 +42,9 @@ def mcl_multistage(
     before, not with those at the start; temperature: of one field's NT-Xent, or where CLIP's learned one starts, 0 for .5 and .07;
     width: of the projector's output, or of each stage's common space."""
     if parts < 1 or clusters < 1:
-        raise AmodalError(f"mcl_multistage needs a stage and a cluster at least, not {parts} and {clusters}")
+        raise AmodalError(
+            f"mcl_multistage needs a stage and a cluster at least, not {parts} and {clusters}"
+        )
     if by and by not in encoder.fields:
         raise unknown("field to cluster by", by, encoder.fields)
     alone = len(encoder.fields) == 1
@@ -52,7 +54,10 @@ def mcl_multistage(
     method.stages = tuple((i + 1) / parts for i in range(parts))
     method.temperature = temperature or 0.5
     size, scale = encoder.width, 1 / (temperature or 0.07)
-    each = [Projector(size, width, hidden=size) if alone else Scale(scale, most=100.0) for _ in range(parts)]
+    each = [
+        Projector(size, width, hidden=size) if alone else Scale(scale, most=100.0)
+        for _ in range(parts)
+    ]
     method.each = nn.ModuleList(each)
     method.on_stage_start(0)
     return method
@@ -111,7 +116,16 @@ class Multistage(StagedMethod):
         one = self.each[self.stage]
         if isinstance(one, Scale):
             pairs, t = field_pairs(features), 1 / one()
-            return share({f"info_nce/{a}~{b}": info_nce(*features.pair(a, b), temperature=t) for a, b in pairs})
-        z = Embeddings({s: Column(one(features[s].values), features[s].rows) for s in features}, features.size)
+            return share(
+                {
+                    f"info_nce/{a}~{b}": info_nce(*features.pair(a, b), temperature=t)
+                    for a, b in pairs
+                }
+            )
+        z = Embeddings(
+            {s: Column(one(features[s].values), features[s].rows) for s in features}, features.size
+        )
         pairs, t = view_pairs(z), self.temperature
-        return share({f"nt_xent/{field_of(a)}": nt_xent(*z.pair(a, b), temperature=t) for a, b in pairs})
+        return share(
+            {f"nt_xent/{field_of(a)}": nt_xent(*z.pair(a, b), temperature=t) for a, b in pairs}
+        )

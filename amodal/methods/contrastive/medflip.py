@@ -16,7 +16,14 @@ from amodal.masking.hashing import hash_bits
 from amodal.masking.random import random_keep
 from amodal.methods.contract import Features, StagedMethod
 from amodal.methods.shared.regions import alone, vectors
-from amodal.methods.shared.shapes import field_pairs, refuse_backbones, row_losses, share, token_mean, two_fields
+from amodal.methods.shared.shapes import (
+    field_pairs,
+    refuse_backbones,
+    row_losses,
+    share,
+    token_mean,
+    two_fields,
+)
 from amodal.nn.encoder import Encoder
 from amodal.nn.generation.mask_decoder import MaskDecoder
 from amodal.nn.scale import Scale
@@ -48,16 +55,27 @@ def medflip(
     texts = [f for f, m in two_fields(encoder).fields.items() if m.takes_prompts]
     dropped = [f for f in encoder.fields if f not in texts] or list(encoder.fields)
     if not 0 <= ratio < 1 or not 0 <= tuning < 1:
-        raise AmodalError(f"medflip.ratio and tuning are shares from 0 to below 1, got {ratio} and {tuning}")
+        raise AmodalError(
+            f"medflip.ratio and tuning are shares from 0 to below 1, got {ratio} and {tuning}"
+        )
     if any(encoder.contextual(f) for f in dropped):
         refuse_backbones(encoder)
     method = MedFlip(encoder.align(width), dropped, Scale(1 / temperature, most=max_scale))
-    method.ratio, method.spectral, method.relative, method.reconstruct = ratio, spectral, relative, reconstruct
+    method.ratio, method.spectral, method.relative, method.reconstruct = (
+        ratio,
+        spectral,
+        relative,
+        reconstruct,
+    )
     method.labels = (semantics,) if semantics else ()
     method.stages = (1 - tuning, 1.0) if tuning else (1.0,)
     if reconstruct:
-        method.decoder = MaskDecoder(dropped, encoder.width, width=encoder.width, depth=1, heads=encoder.heads_each)
-        method.predictors = nn.ModuleDict({f: encoder.fields[f].predictor(encoder.width) for f in dropped})
+        method.decoder = MaskDecoder(
+            dropped, encoder.width, width=encoder.width, depth=1, heads=encoder.heads_each
+        )
+        method.predictors = nn.ModuleDict(
+            {f: encoder.fields[f].predictor(encoder.width) for f in dropped}
+        )
     return method
 
 
@@ -80,7 +98,9 @@ class MedFlip(StagedMethod):
             field, hidden = field_of(s), bags[s].keep(~keep[s])
             predicted = self.predictors[field](self.decoder([seen[s]], [hidden])[0].x)
             target = self.encoder.fields[field].targets(batch[s].values)[~keep[s]]
-            columns[f"told/{s}"] = row_losses(self.encoder.fields[field].token_loss(predicted, target), hidden)
+            columns[f"told/{s}"] = row_losses(
+                self.encoder.fields[field].token_loss(predicted, target), hidden
+            )
         for label in self.labels:
             if label not in batch.labels:
                 raise unknown("label of this batch", label, batch.labels)
@@ -89,7 +109,12 @@ class MedFlip(StagedMethod):
 
     def kept(self, bag: Tokens, seeds: Tensor) -> Tensor:
         ratio = 0.0 if self.whole or field_of(bag.names[0]) not in self.dropped else self.ratio
-        return random_keep(bag.row, hash_bits(seeds, name_code(f"seen {bag.names[0]}"))[bag.row], bag.within(), ratio)
+        return random_keep(
+            bag.row,
+            hash_bits(seeds, name_code(f"seen {bag.names[0]}"))[bag.row],
+            bag.within(),
+            ratio,
+        )
 
     def losses(self, features: Features) -> dict[str, Tensor]:
         z = Embeddings({s: features[s] for s in features if "/" not in s}, features.size)
@@ -99,13 +124,19 @@ class MedFlip(StagedMethod):
             if LABEL in features:
                 soft = self.targets(features[LABEL], features.size, rows, pair[0].dtype)
                 # what is alike is so both ways: the same targets back, whose rows sum to 1, which those of P transposed do not
-                match[f"match/{a}~{b}"] = soft_info_nce(*pair, soft, temperature=1 / self.scale(), back=soft)
+                match[f"match/{a}~{b}"] = soft_info_nce(
+                    *pair, soft, temperature=1 / self.scale(), back=soft
+                )
             else:
                 match[f"match/{a}~{b}"] = info_nce(*pair, temperature=1 / self.scale())
             if self.spectral:
-                spectrum[f"spectrum/{a}~{b}"] = self.spectral * leading_singular(*pair, relative=self.relative)
+                spectrum[f"spectrum/{a}~{b}"] = self.spectral * leading_singular(
+                    *pair, relative=self.relative
+                )
         told = {
-            f"reconstruct/{s[5:]}": self.reconstruct * token_mean(features[s]) for s in features if s[:5] == "told/"
+            f"reconstruct/{s[5:]}": self.reconstruct * token_mean(features[s])
+            for s in features
+            if s[:5] == "told/"
         }
         return share(match) | share(spectrum) | share(told)
 

@@ -32,16 +32,25 @@ def merl(
 ) -> Method:
     """weight: of the latent views' loss (0 is cross-modal alignment alone); dropout: of each view. width: of the common space and of the
     latent views; hidden: of the heads' hidden layer; temperature: of both losses, fixed."""
-    fields = [f for f, m in two_fields(encoder).fields.items() if not m.takes_prompts] or list(encoder.fields)
+    fields = [f for f, m in two_fields(encoder).fields.items() if not m.takes_prompts] or list(
+        encoder.fields
+    )
     return Merl(encoder.align(width, hidden), fields, weight, dropout, temperature)
 
 
 class Merl(Method):
     min_batch_size = 2
 
-    def __init__(self, encoder: Encoder, fields: list[str], weight: float, dropout: float, temperature: float):
+    def __init__(
+        self, encoder: Encoder, fields: list[str], weight: float, dropout: float, temperature: float
+    ):
         super().__init__()
-        self.encoder, self.weight, self.dropout, self.temperature = encoder, weight, dropout, temperature
+        self.encoder, self.weight, self.dropout, self.temperature = (
+            encoder,
+            weight,
+            dropout,
+            temperature,
+        )
         widths = encoder.width, encoder.heads_width
         self.views_of = nn.ModuleDict(
             {f: nn.ModuleList(nn.Linear(*widths, bias=False) for _ in range(2)) for f in fields}
@@ -54,14 +63,23 @@ class Merl(Method):
             mean = self.encoder.pools[field_of(source)].strip(context[source]).pool()
             for number, linear in enumerate(self.views_of[field_of(source)]):
                 code = name_code(f"latent {source} {number}")
-                seen = seeded_dropout(linear(mean.values), batch.seeds[mean.rows], self.dropout, code)
+                seen = seeded_dropout(
+                    linear(mean.values), batch.seeds[mean.rows], self.dropout, code
+                )
                 columns[f"latent/{number}/{source}"] = Column(seen, mean.rows)
         return Features(columns, batch.size)
 
     def losses(self, features: Features) -> dict[str, Tensor]:
         z = Embeddings({s: features[s] for s in features if "/" not in s}, features.size)
-        across = {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=self.temperature) for a, b in field_pairs(z)}
-        views = {s: [features[f"latent/{n}/{s}"].values for n in range(2)] for s in z if f"latent/0/{s}" in features}
+        across = {
+            f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=self.temperature)
+            for a, b in field_pairs(z)
+        }
+        views = {
+            s: [features[f"latent/{n}/{s}"].values for n in range(2)]
+            for s in z
+            if f"latent/0/{s}" in features
+        }
         latent = {s: info_nce(*pair, temperature=self.temperature) for s, pair in views.items()}
         within = {f"latent/{s}": self.weight * term for s, term in latent.items()}
         return share(across) | share(within)

@@ -36,15 +36,22 @@ def mil_vl(
     each text in each step, with replacement; width: of the common space; temperature: where the learned softmax temperatures start;
     max_scale: bound of their inverse."""
     if not local and not whole:
-        raise AmodalError("mil_vl compares nothing without `local` and without `whole`; give one of them a weight")
+        raise AmodalError(
+            "mil_vl compares nothing without `local` and without `whole`; give one of them a weight"
+        )
     texts, others = texts_and_others(encoder)
     over_regions = pooling(pool, sharpness)
-    scale = torch.nn.ModuleDict({k: Scale(1 / temperature, most=max_scale) for k in ("local", "whole")})
+    scale = torch.nn.ModuleDict(
+        {k: Scale(1 / temperature, most=max_scale) for k in ("local", "whole")}
+    )
 
     def objective(z):
         fields = Embeddings({s: z[s] for s in z if field_of(s) in others}, z.size)
         heat = 1 / scale["whole"]()
-        inner = {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=heat) for a, b in field_pairs(fields)}
+        inner = {
+            f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=heat)
+            for a, b in field_pairs(fields)
+        }
         parts, wholes = {}, {}
         for s in others:
             for t in texts:
@@ -57,7 +64,9 @@ def mil_vl(
                     parts[f"local/{s}~{t}"] = local * bag_nce(blocks, there, lines, **how)
                 if whole:
                     pair, middle = normalize(z[s].values[a], dim=1), lines.mean(1)
-                    wholes[f"whole/{s}~{t}"] = whole * score_nce(lambda x, m=middle: x @ m.T, pair, temperature=heat)
+                    wholes[f"whole/{s}~{t}"] = whole * score_nce(
+                        lambda x, m=middle: x @ m.T, pair, temperature=heat
+                    )
         return share(inner) | share(parts) | share(wholes)
 
     views = {f: ("local",) * captions if f in texts else ("weak",) for f in encoder.fields}

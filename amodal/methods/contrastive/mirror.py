@@ -52,38 +52,72 @@ def mirror(
     weights = {"align": align, "retain": retain, "style": style, "cluster": cluster}
     heads = Style(encoder.width, hidden, latent, prototypes)
     scale = Scale(1 / temperature, most=max_scale)
-    return Mirror(two_fields(encoder).align(width), Retention(encoder, ratio, stop_target), heads, scale, weights)
+    return Mirror(
+        two_fields(encoder).align(width),
+        Retention(encoder, ratio, stop_target),
+        heads,
+        scale,
+        weights,
+    )
 
 
 class Mirror(Method):
     min_batch_size, views = 2, ("weak",)
 
-    def __init__(self, encoder: Encoder, retention: Retention, style: Style, scale: Scale, weights: dict[str, float]):
+    def __init__(
+        self,
+        encoder: Encoder,
+        retention: Retention,
+        style: Style,
+        scale: Scale,
+        weights: dict[str, float],
+    ):
         super().__init__()
-        self.encoder, self.retention, self.style, self.scale, self.weights = encoder, retention, style, scale, weights
+        self.encoder, self.retention, self.style, self.scale, self.weights = (
+            encoder,
+            retention,
+            style,
+            scale,
+            weights,
+        )
 
     def features(self, batch: Batch) -> Features:
         context = {s: bag for s, bag in alone(self.encoder, batch).items() if s in batch.columns}
         own = {s: self.encoder.pools[field_of(s)](bag) for s, bag in context.items()}
         columns = dict(vectors(self.encoder, context, batch.size).columns)
         columns |= {f"own/{s}": column for s, column in own.items()}
-        columns |= {f"retain/{s}": self.retention(self.encoder, bag, batch.seeds) for s, bag in context.items()}
+        columns |= {
+            f"retain/{s}": self.retention(self.encoder, bag, batch.seeds)
+            for s, bag in context.items()
+        }
         return Features(columns | {SEED: seed_column(batch)}, batch.size)
 
     def losses(self, features: Features) -> dict[str, Tensor]:
-        z = Embeddings({s: features[s] for s in features.sources if f"own/{s}" in features}, features.size)
+        z = Embeddings(
+            {s: features[s] for s in features.sources if f"own/{s}" in features}, features.size
+        )
         pairs, seeds, weight = field_pairs(z), features[SEED].values, self.weights
         drawn = {s: self.style(features[f"own/{s}"], seeds, name_code(s)) for s in z.sources}
-        scores = Embeddings({s: Column(scores, z[s].rows) for s, (_, _, scores) in drawn.items()}, z.size)
-        retained = {f"retain/{s}": 2 * weight["retain"] * token_mean(features[f"retain/{s}"]) for s in z.sources}
+        scores = Embeddings(
+            {s: Column(scores, z[s].rows) for s, (_, _, scores) in drawn.items()}, z.size
+        )
+        retained = {
+            f"retain/{s}": 2 * weight["retain"] * token_mean(features[f"retain/{s}"])
+            for s in z.sources
+        }
         styles = {
-            f"style/{s}": 2 * weight["style"] * gaussian_kl(mean, spread) for s, (mean, spread, _) in drawn.items()
+            f"style/{s}": 2 * weight["style"] * gaussian_kl(mean, spread)
+            for s, (mean, spread, _) in drawn.items()
         }
         found = {
-            f"info_nce/{a}~{b}": weight["align"] * info_nce(*z.pair(a, b), temperature=1 / self.scale())
+            f"info_nce/{a}~{b}": weight["align"]
+            * info_nce(*z.pair(a, b), temperature=1 / self.scale())
             for a, b in pairs
         }
-        clusters = {f"cluster/{a}~{b}": weight["cluster"] * symmetric_kl(*scores.pair(a, b)) for a, b in pairs}
+        clusters = {
+            f"cluster/{a}~{b}": weight["cluster"] * symmetric_kl(*scores.pair(a, b))
+            for a, b in pairs
+        }
         return share(found) | share(retained) | share(styles) | share(clusters)
 
 
@@ -106,4 +140,6 @@ class Retention(nn.Module):
         hidden = bag.keep(~keep)
         [decoded] = self.decoders[field]([bag.keep(keep)], [hidden])
         target = hidden.x.detach() if self.stop_target else hidden.x
-        return row_losses(masked_mse(self.predictors[field](decoded.x), target, normalise=False), hidden)
+        return row_losses(
+            masked_mse(self.predictors[field](decoded.x), target, normalise=False), hidden
+        )

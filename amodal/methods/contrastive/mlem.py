@@ -56,9 +56,13 @@ def mlem(
     if learns not in LEARNS:
         raise unknown("way to learn from sequences", learns, LEARNS)
     if slices < 2 or not 0 < first < 1:
-        raise AmodalError(f"mlem needs 2 slices at least and a share `first` between 0 and 1, not {slices} and {first}")
+        raise AmodalError(
+            f"mlem needs 2 slices at least and a share `first` between 0 and 1, not {slices} and {first}"
+        )
     tell = Telling(encoder, width=decoder, depth=depth, heads=heads)
-    encoder = encoder if learns == "generative" else encoder.align(width)  # its loss would leave such heads as they are
+    encoder = (
+        encoder if learns == "generative" else encoder.align(width)
+    )  # its loss would leave such heads as they are
     method = Mlem(encoder, LEARNS[learns], tell, Scale(scale, bias=bias), margin, hardest, weight)
     method.views = ("plain", *("local",) * slices)
     method.stages = (first, 1.0) if learns == "mlem" else (1.0,)
@@ -111,12 +115,27 @@ class Mlem(StagedMethod):
         found, z = {}, {s: features[s] for s in features if "/" not in s}
         if "contrast" in self.now:
             slices = [column for s, column in z.items() if view_of(s) > 1]
-            every, record = (torch.cat(parts) for parts in zip(*((c.values, c.rows) for c in slices)))
-            found["contrast"] = contrastive_margin(every, record, margin=self.margin, hardest=self.hardest)
+            every, record = (
+                torch.cat(parts) for parts in zip(*((c.values, c.rows) for c in slices))
+            )
+            found["contrast"] = contrastive_margin(
+                every, record, margin=self.margin, hardest=self.hardest
+            )
         if "reconstruct" in self.now:
-            found |= share({f"reconstruct/{s[5:]}": token_mean(features[s]) for s in features if s.startswith("told/")})
+            found |= share(
+                {
+                    f"reconstruct/{s[5:]}": token_mean(features[s])
+                    for s in features
+                    if s.startswith("told/")
+                }
+            )
         if "align" in self.now:
             logit = dict(scale=self.logit(), bias=self.logit.bias)
             pairs = {s: (z[s].values, features[f"frozen/{s}"].values) for s in z if view_of(s) == 1}
-            found |= share({f"align/{s}": self.weight * sigmoid_loss(*pair, **logit) for s, pair in pairs.items()})
+            found |= share(
+                {
+                    f"align/{s}": self.weight * sigmoid_loss(*pair, **logit)
+                    for s, pair in pairs.items()
+                }
+            )
         return found

@@ -46,7 +46,9 @@ def multimat(
 
     def pairs(z):
         chosen = field_pairs(z, anchor if loss == "anchored" else None)
-        return {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=temperature) for a, b in chosen}
+        return {
+            f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=temperature) for a, b in chosen
+        }
 
     def sets(z):
         found = {}
@@ -59,4 +61,6 @@ def multimat(
             found[f"{loss}/{'~'.join(names)}"] = value
         return found
 
-    return Towers(encoder.align(width), lambda z: share((sets if loss in ("tensor", "barlow") else pairs)(z)))
+    return Towers(
+        encoder.align(width), lambda z: share((sets if loss in ("tensor", "barlow") else pairs)(z))
+    )

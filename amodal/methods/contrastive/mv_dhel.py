@@ -17,7 +17,12 @@ LOSSES = ("mv_dhel", "mv_info_nce", "pairwise", "average", "multi_positive")
 
 
 def mv_dhel(
-    encoder: Encoder, *, loss: str = "mv_dhel", views: int = 0, temperature: float = 0.5, width: int = 128
+    encoder: Encoder,
+    *,
+    loss: str = "mv_dhel",
+    views: int = 0,
+    temperature: float = 0.5,
+    width: int = 128,
 ) -> Towers:
     """loss: "mv_dhel", "mv_info_nce", or a baseline: "pairwise" (PWE, mean NT-Xent of pairs), "average" (AVG, each view with the mean
     of the others), "multi_positive" (NT-Xent, the other views all positive); views: augmentations of each value, 0 for four of a
@@ -27,7 +32,11 @@ def mv_dhel(
         raise unknown("mv_dhel.loss", loss, LOSSES)
     alone = len(encoder.fields) == 1
     views = views or (4 if alone else 1)
-    heads = {f: Projector(encoder.width, width, hidden=encoder.width) for f in encoder.fields} if alone else {}
+    heads = (
+        {f: Projector(encoder.width, width, hidden=encoder.width) for f in encoder.fields}
+        if alone
+        else {}
+    )
 
     def objective(z):
         return {loss: getattr(multi_view, loss)(*table(z), temperature=temperature)}
@@ -39,5 +48,8 @@ def mv_dhel(
 def table(z: Embeddings) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows by sources: (B, S, D) vectors, zero where a row lacks the source, and (B, S) bool where it has it."""
     columns = [z[s] for s in z.sources]
-    whole = [c.values.new_zeros(z.size, c.values.shape[1]).index_put((c.rows,), c.values) for c in columns]
+    whole = [
+        c.values.new_zeros(z.size, c.values.shape[1]).index_put((c.rows,), c.values)
+        for c in columns
+    ]
     return torch.stack(whole, 1), torch.stack([c.present(z.size) for c in columns], 1)

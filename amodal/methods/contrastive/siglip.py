@@ -7,13 +7,18 @@ from amodal.nn.scale import Scale
 from amodal.objectives.sigmoid import sigmoid_loss
 
 
-def siglip(encoder: Encoder, *, width: int = 128, scale: float = 10.0, bias: float = -10.0) -> Towers:
+def siglip(
+    encoder: Encoder, *, width: int = 128, scale: float = 10.0, bias: float = -10.0
+) -> Towers:
     """width: of the common space; scale, bias: where the learned logit scale and bias start."""
     logit = Scale(scale, bias=bias)
 
     def objective(z):
         return share(
-            {f"sigmoid/{a}~{b}": sigmoid_loss(*z.pair(a, b), scale=logit(), bias=logit.bias) for a, b in field_pairs(z)}
+            {
+                f"sigmoid/{a}~{b}": sigmoid_loss(*z.pair(a, b), scale=logit(), bias=logit.bias)
+                for a, b in field_pairs(z)
+            }
         )
 
     return Towers(two_fields(encoder).align(width), objective, learned=logit)

@@ -12,6 +12,11 @@ def simclr(encoder: Encoder, *, temperature: float = 0.5, width: int = 128) -> T
     heads = {f: Projector(encoder.width, width, hidden=encoder.width) for f in encoder.fields}
 
     def objective(z):
-        return share({f"nt_xent/{a}~{b}": nt_xent(*z.pair(a, b), temperature=temperature) for a, b in view_pairs(z)})
+        return share(
+            {
+                f"nt_xent/{a}~{b}": nt_xent(*z.pair(a, b), temperature=temperature)
+                for a, b in view_pairs(z)
+            }
+        )
 
     return Towers(encoder, objective, heads=heads, views=("strong", "strong"))

@@ -29,14 +29,21 @@ def slip(
     the views' projector of three layers, which training alone uses."""
     twice = [f for f, m in encoder.fields.items() if not m.takes_prompts] or list(encoder.fields)
     scale = Scale(1 / temperature, most=max_scale)
-    heads = nn.ModuleDict({f: Projector(encoder.width, projection, hidden=hidden, layers=3) for f in twice})
+    heads = nn.ModuleDict(
+        {f: Projector(encoder.width, projection, hidden=hidden, layers=3) for f in twice}
+    )
 
     def objective(z):
-        across = {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale()) for a, b in field_pairs(z)}
+        across = {
+            f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale())
+            for a, b in field_pairs(z)
+        }
         within = {}
         for f in twice:
             a, b = z.pair(f"{f}:2", f"{f}:3")
-            within[f"nt_xent/{f}"] = weight * nt_xent(heads[f](a), heads[f](b), temperature=view_temperature)
+            within[f"nt_xent/{f}"] = weight * nt_xent(
+                heads[f](a), heads[f](b), temperature=view_temperature
+            )
         return share(across) | share(within)
 
     views = {f: ("weak", "strong", "strong") if f in twice else ("weak",) for f in encoder.fields}
@@ -50,4 +57,6 @@ class Slip(Towers):
     def features(self, batch: Batch) -> Features:
         seen = self.encoder.features(batch)
         aligned = self.encoder.project(seen)
-        return Features({s: (seen if view_of(s) > 1 else aligned)[s] for s in aligned.sources}, batch.size)
+        return Features(
+            {s: (seen if view_of(s) > 1 else aligned)[s] for s in aligned.sources}, batch.size
+        )

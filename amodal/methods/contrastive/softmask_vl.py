@@ -16,7 +16,14 @@ from amodal.masking.soft import one_map, soft_mask
 from amodal.methods.contract import Clock, Features, Method
 from amodal.methods.shared import matching as m
 from amodal.methods.shared.regions import alone, vectors
-from amodal.methods.shared.shapes import field_pairs, follow, frozen_copy, share, token_mean, two_fields
+from amodal.methods.shared.shapes import (
+    field_pairs,
+    follow,
+    frozen_copy,
+    share,
+    token_mean,
+    two_fields,
+)
 from amodal.nn.encoder import Encoder
 from amodal.nn.queue import Queues
 from amodal.nn.scale import Scale
@@ -49,11 +56,26 @@ def softmask_vl(
     that keys come from (0: the encoder as it was a step ago); queue: keys of earlier rows of each field,
     well below the number of records, or old keys of a row stand among its strangers."""
     name, _ = m.words_of(two_fields(encoder), words)
-    options = {"soft": soft, "hard": hard, "warmup": warmup, "gamma": gamma, "augment": augment, "momentum": momentum}
+    options = {
+        "soft": soft,
+        "hard": hard,
+        "warmup": warmup,
+        "gamma": gamma,
+        "augment": augment,
+        "momentum": momentum,
+    }
     views = {f: ("plain" if f == name else view,) for f in encoder.fields}
     matcher = m.Matcher(encoder.width, depth=depth, heads=encoder.heads_each)
     scale, queues = Scale(1 / temperature, most=1000.0), Queues(list(encoder.fields), queue, width)
-    return SoftMasks(encoder.align(width), matcher, m.MaskedWords(encoder, name, ratio), scale, queues, views, options)
+    return SoftMasks(
+        encoder.align(width),
+        matcher,
+        m.MaskedWords(encoder, name, ratio),
+        scale,
+        queues,
+        views,
+        options,
+    )
 
 
 class SoftMasks(Method):
@@ -63,7 +85,13 @@ class SoftMasks(Method):
 
     def __init__(self, encoder, matcher, masked, scale, queues, views, options):
         super().__init__()
-        self.encoder, self.matcher, self.masked, self.scale, self.queues = encoder, matcher, masked, scale, queues
+        self.encoder, self.matcher, self.masked, self.scale, self.queues = (
+            encoder,
+            matcher,
+            masked,
+            scale,
+            queues,
+        )
         self.words, self.views, self.o = masked.field, views, options
         self.slow = frozen_copy(encoder)
         self.register_buffer("progress", torch.zeros(()))
@@ -72,14 +100,23 @@ class SoftMasks(Method):
     def features(self, batch: Batch) -> Features:
         encoder, w = self.encoder, self.words
         content, others = encoder.patchify(batch.only(w))[w], [s for s in encoder.fields if s != w]
-        hidden_T, target_T = self.masked.draw(content, batch.seeds), encoder.fields[w].targets(batch[w].values)
+        hidden_T, target_T = (
+            self.masked.draw(content, batch.seeds),
+            encoder.fields[w].targets(batch[w].values),
+        )
         gaps = {w: self.masked.context(encoder, content, hidden_T)}
-        context = alone(encoder, batch.only(*others)) | gaps if self.o["augment"] else alone(encoder, batch)
+        context = (
+            alone(encoder, batch.only(*others)) | gaps
+            if self.o["augment"]
+            else alone(encoder, batch)
+        )
         columns = vectors(encoder, context, batch.size).columns | {m.SEED: m.seed_column(batch)}
         columns |= m.token_features(encoder, context, list(encoder.fields))
         read = m.token_features(encoder, gaps, [w])[f"tokens/{w}"], hidden_T, target_T
         for s in others:
-            columns[f"mlm/{s}"] = self.masked.guess(encoder, *read, columns[f"tokens/{s}"], self.matcher.cross)
+            columns[f"mlm/{s}"] = self.masked.guess(
+                encoder, *read, columns[f"tokens/{s}"], self.matcher.cross
+            )
         with torch.no_grad():
             columns |= {f"slow/{s}": column for s, column in self.slow(batch).columns.items()}
         return Features(columns, batch.size)
@@ -91,11 +128,18 @@ class SoftMasks(Method):
         pairs = {s: self.match(features, s) for s in z if s != self.words}
         focal = {"temperature": 1 / self.scale(), "gamma": self.o["gamma"]}
         pool = (focal_info_nce, z, keys, self.queues)
-        terms = share({f"itc/{a}~{b}": m.with_queue(*pool, a, b, **focal) for a, b in field_pairs(z)})
+        terms = share(
+            {f"itc/{a}~{b}": m.with_queue(*pool, a, b, **focal) for a, b in field_pairs(z)}
+        )
         terms |= share({f"itm/{s}": matching(same, wrong) for s, (same, wrong, _) in pairs.items()})
         terms |= share({f"mlm/{s}": token_mean(features[f"mlm/{s}"]) for s in pairs})
         if weight := self.weight():
-            terms |= share({f"soft/{s}": weight * matching(left, wrong) for s, (_, wrong, left) in pairs.items()})
+            terms |= share(
+                {
+                    f"soft/{s}": weight * matching(left, wrong)
+                    for s, (_, wrong, left) in pairs.items()
+                }
+            )
         return terms
 
     def match(self, features: Features, s: str) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -107,8 +151,14 @@ class SoftMasks(Method):
         if not self.weight():
             return self.matcher(words, seen), wrong, None
         same, maps = self.matcher.explained(words, seen)
-        of_word = one_map(maps, words.lengths, features[m.SEED].values[features[f"tokens/{s}"].rows[both[1]]])
-        return same, wrong, self.matcher(words, seen, soft_mask(of_word, seen.lengths, hard=self.o["hard"]))
+        of_word = one_map(
+            maps, words.lengths, features[m.SEED].values[features[f"tokens/{s}"].rows[both[1]]]
+        )
+        return (
+            same,
+            wrong,
+            self.matcher(words, seen, soft_mask(of_word, seen.lengths, hard=self.o["hard"])),
+        )
 
     def weight(self) -> float:
         return self.o["soft"] if self.progress >= self.o["warmup"] else 0.0

@@ -30,15 +30,30 @@ def structure_reg(
     """width: of the common space; hidden: of the heads' hidden layer, 0 for linear ones; temperature: of InfoNCE and of the
     neighbourhoods; weight: of the structure term, reached after the warm-up; levels: hops of a neighbourhood; margin: a
     divergence that is let be; warmup: steps over which the weight rises."""
-    return Structure(two_fields(encoder).align(width, hidden), temperature, weight, levels, margin, warmup)
+    return Structure(
+        two_fields(encoder).align(width, hidden), temperature, weight, levels, margin, warmup
+    )
 
 
 class Structure(StagedMethod):
     min_batch_size = 2
 
-    def __init__(self, encoder: Encoder, temperature: float, weight: float, levels: int, margin: float, warmup: int):
+    def __init__(
+        self,
+        encoder: Encoder,
+        temperature: float,
+        weight: float,
+        levels: int,
+        margin: float,
+        warmup: int,
+    ):
         super().__init__()
-        self.encoder, self.temperature, self.weight, self.warmup = encoder, temperature, weight, warmup
+        self.encoder, self.temperature, self.weight, self.warmup = (
+            encoder,
+            temperature,
+            weight,
+            warmup,
+        )
         self.keeping = {"temperature": temperature, "levels": levels, "margin": margin}
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.on_stage_start(1)
@@ -54,10 +69,18 @@ class Structure(StagedMethod):
         return Embeddings(aligned.columns | {f"frozen/{s}": frozen[s] for s in aligned}, batch.size)
 
     def losses(self, features: Features) -> dict[str, Tensor]:
-        z = Embeddings({s: c for s, c in features.columns.items() if not s.startswith("frozen/")}, features.size)
-        pairs = {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=self.temperature) for a, b in field_pairs(z)}
+        z = Embeddings(
+            {s: c for s, c in features.columns.items() if not s.startswith("frozen/")},
+            features.size,
+        )
+        pairs = {
+            f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=self.temperature)
+            for a, b in field_pairs(z)
+        }
         kept = {
-            f"structure/{s}": structure_loss(features[f"frozen/{s}"].values, z[s].values, **self.keeping)
+            f"structure/{s}": structure_loss(
+                features[f"frozen/{s}"].values, z[s].values, **self.keeping
+            )
             for s in z.sources
         }
         # the first step counts too, so that no step leaves the term without a gradient

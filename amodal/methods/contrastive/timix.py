@@ -81,19 +81,31 @@ class TiMix(Towers):
 
     def features(self, batch: Batch) -> Features:
         content = self.encoder.patchify(batch)
-        context = alone(self.encoder, batch, {s: self.encoder.add_positions(bag) for s, bag in content.items()})
+        context = alone(
+            self.encoder, batch, {s: self.encoder.add_positions(bag) for s, bag in content.items()}
+        )
         z = vectors(self.encoder, context, batch.size)
         columns: dict[str, Column] = z.columns | {SEED: seed_column(batch)}
         for s in self.mixed:
-            columns |= carried(content[s]) | {f"{s}/fit": fit(self.encoder, context[s], z[self.words], batch.size)}
+            columns |= carried(content[s]) | {
+                f"{s}/fit": fit(self.encoder, context[s], z[self.words], batch.size)
+            }
         return Features(columns, batch.size)
 
     def contrast(self, features: Features) -> dict[str, Tensor]:
-        z = Embeddings({s: features[s] for s in features if field_of(s) in self.encoder.fields}, features.size)
+        z = Embeddings(
+            {s: features[s] for s in features if field_of(s) in self.encoder.fields}, features.size
+        )
         heat = 1 / self.learned()
-        pairs = {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=heat) for a, b in field_pairs(z)}
+        pairs = {
+            f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=heat)
+            for a, b in field_pairs(z)
+        }
         return share(pairs) | share(
-            {f"mixed/{s}~{self.words}": self.weight * self.of_mixtures(features, s, heat) for s in self.mixed}
+            {
+                f"mixed/{s}~{self.words}": self.weight * self.of_mixtures(features, s, heat)
+                for s in self.mixed
+            }
         )
 
     def of_mixtures(self, features: Features, s: str, heat: Tensor) -> Tensor:
@@ -103,7 +115,9 @@ class TiMix(Towers):
         seeds = hash_bits(features[SEED].values[own.rows], name_code(s))
         how = {"fit": features[f"{s}/fit"].values[at]} if self.guided else {}
         mixed = self.mix(own.values, features[f"{s}/grid"].values[at], seeds, **how)
-        z = vectors(self.encoder, {s: encoded(self.encoder, features, s, at, mixed.tokens)}, features.size)[s].values
+        z = vectors(
+            self.encoder, {s: encoded(self.encoder, features, s, at, mixed.tokens)}, features.size
+        )[s].values
         targets = Sparse.mixed(mixed.partner, mixed.kept)
         hard = soft_info_nce(z, words, targets, temperature=heat, smoothing=self.smoothing)
         if not self.soft:
@@ -113,4 +127,6 @@ class TiMix(Towers):
             likely = (normalize(plain, dim=1) @ normalize(words, dim=1).T / heat).softmax(1)
             likely = targets.apply(likely, len(likely))
         # the same targets in both directions, as in the authors' code
-        return (1 - self.soft) * hard + self.soft * soft_info_nce(z, words, likely, temperature=heat, back=likely)
+        return (1 - self.soft) * hard + self.soft * soft_info_nce(
+            z, words, likely, temperature=heat, back=likely
+        )

@@ -43,10 +43,15 @@ def ucasr(
     if not 0 <= pretrain <= 1:
         raise AmodalError(f"ucasr.pretrain is a share of the steps from 0 to 1, got {pretrain}")
     method = Ucasr((encoder if pretrain == 1 else two_fields(encoder)).align(width, bias=True))
-    method.heads = nn.ModuleDict({f: Projector(encoder.width, width, hidden=hidden) for f in encoder.fields})
+    method.heads = nn.ModuleDict(
+        {f: Projector(encoder.width, width, hidden=hidden) for f in encoder.fields}
+    )
     method.towers = nn.ModuleDict({f: nn.Linear(encoder.width, width) for f in encoder.fields})
     method.cca = CCA(list(encoder.fields), width, ridge=ridge, momentum=momentum) if cca else None
-    method.hinge, method.temperature = {"margin": margin, "over": "mean", "symmetric": symmetric}, temperature
+    method.hinge, method.temperature = (
+        {"margin": margin, "over": "mean", "symmetric": symmetric},
+        temperature,
+    )
     method.pretrain, method.stages = pretrain, (pretrain, 1.0) if 0 < pretrain < 1 else (1.0,)
     method.views = ("weak",) * (pretrain < 1) + ("strong", "strong") * (pretrain > 0)
     method.on_stage_start(0)
@@ -68,7 +73,9 @@ class Ucasr(StagedMethod):
 
     def features(self, batch: Batch) -> Features:
         strong = ("weak" in self.views) + 1  # the first view that is
-        used = [s for s in batch.sources if (view_of(s) < strong) == self.paired or not self.pretrain]
+        used = [
+            s for s in batch.sources if (view_of(s) < strong) == self.paired or not self.pretrain
+        ]
         seen = self.encoder.features(batch.only(*used))
         return Features({s: seen[s] for s in seen.sources}, batch.size)
 
@@ -77,11 +84,21 @@ class Ucasr(StagedMethod):
             numbers = (2, 3) if "weak" in self.views else (1, 2)
             views = {f: features.pair(*(f"{f}:{n}" for n in numbers)) for f in self.encoder.fields}
             both = {f: [self.heads[f](x) for x in pair] for f, pair in views.items()}
-            return share({f"nt_xent/{f}": nt_xent(*pair, temperature=self.temperature) for f, pair in both.items()})
-        z = {field_of(s): Column(self.towers[field_of(s)](features[s].values), features[s].rows) for s in features}
+            return share(
+                {
+                    f"nt_xent/{f}": nt_xent(*pair, temperature=self.temperature)
+                    for f, pair in both.items()
+                }
+            )
+        z = {
+            field_of(s): Column(self.towers[field_of(s)](features[s].values), features[s].rows)
+            for s in features
+        }
         mapped = Embeddings(self.cca(z) if self.cca is not None else z, features.size)
         pairs = {(a, b): mapped.pair(a, b) for a, b in field_pairs(mapped)}
-        return share({f"hinge/{a}~{b}": ranking_hinge(*pair, **self.hinge) for (a, b), pair in pairs.items()})
+        return share(
+            {f"hinge/{a}~{b}": ranking_hinge(*pair, **self.hinge) for (a, b), pair in pairs.items()}
+        )
 
     @torch.no_grad()
     def on_step_end(self, clock: Clock) -> None:
@@ -94,6 +111,10 @@ class Ucasr(StagedMethod):
             maps = self.cca.maps()
         for f, tower in self.towers.items():
             if self.cca is None or f in maps:
-                mean, turn = maps.get(f, (torch.zeros_like(tower.bias), torch.eye(len(tower.bias)).to(tower.bias)))
+                mean, turn = maps.get(
+                    f, (torch.zeros_like(tower.bias), torch.eye(len(tower.bias)).to(tower.bias))
+                )
                 self.encoder.heads[f].weight.copy_(turn.T.to(tower.weight.dtype) @ tower.weight)
-                self.encoder.heads[f].bias.copy_(turn.T.to(tower.weight.dtype) @ (tower.bias - mean))
+                self.encoder.heads[f].bias.copy_(
+                    turn.T.to(tower.weight.dtype) @ (tower.bias - mean)
+                )

@@ -39,7 +39,12 @@ def data2vec(
     sequence, span, other: what is hidden, see `amodal.masking.by_layout`; momentum, final_momentum: of the teacher, at the start and
     at the end."""
     return Data2vec(
-        encoder, top, beta, dict(image=image, sequence=sequence, span=span, other=other), momentum, final_momentum
+        encoder,
+        top,
+        beta,
+        dict(image=image, sequence=sequence, span=span, other=other),
+        momentum,
+        final_momentum,
     )
 
 
@@ -50,16 +55,25 @@ class Data2vec(StudentTeacher):
         refuse_pool(encoder)
         self.top, self.beta, self.hide = top, beta, hide
         self.layouts = {f: m.layout for f, m in encoder.fields.items()}
-        self.mask = nn.ParameterDict({f: nn.Parameter(torch.randn(encoder.width) * 0.02) for f in encoder.fields})
-        self.predictors = nn.ModuleDict({f: nn.Linear(encoder.width, encoder.width) for f in encoder.fields})
+        self.mask = nn.ParameterDict(
+            {f: nn.Parameter(torch.randn(encoder.width) * 0.02) for f in encoder.fields}
+        )
+        self.predictors = nn.ModuleDict(
+            {f: nn.Linear(encoder.width, encoder.width) for f in encoder.fields}
+        )
 
     def features(self, batch: Batch) -> Features:
         content = self.encoder.patchify(batch)
-        hidden = {s: hide(self.layouts[field_of(s)], bag, batch.seeds, **self.hide) for s, bag in content.items()}
+        hidden = {
+            s: hide(self.layouts[field_of(s)], bag, batch.seeds, **self.hide)
+            for s, bag in content.items()
+        }
         with torch.no_grad():
             whole = {s: self.teacher.add_positions(bag) for s, bag in content.items()}
             target = self.teacher.encode(whole, collect=self.targets)
-        blanked = {s: self.encoder.add_positions(self.blank(bag, hidden[s])) for s, bag in content.items()}
+        blanked = {
+            s: self.encoder.add_positions(self.blank(bag, hidden[s])) for s, bag in content.items()
+        }
         context = self.encoder.encode(blanked)
         columns = {s: self.regress(context[s], target[s], hidden[s]) for s in content}
         return Features(columns, batch.size)
@@ -81,10 +95,14 @@ class Data2vec(StudentTeacher):
         """The mean of the top blocks' MLP outputs, each normalised: over time in a sequence of sound or measurements, over
         channels in an image, a text or a table."""
         in_time = torch.tensor(
-            [self.layouts[field_of(n)] == "signal" for n in tokens.names], device=tokens.source.device
+            [self.layouts[field_of(n)] == "signal" for n in tokens.names],
+            device=tokens.source.device,
         )
         over_time = in_time[tokens.source].unsqueeze(1)
-        normal = [torch.where(over_time, over_row(x, tokens), layer_norm(x, x.shape[1:])) for x in outputs[-self.top :]]
+        normal = [
+            torch.where(over_time, over_row(x, tokens), layer_norm(x, x.shape[1:]))
+            for x in outputs[-self.top :]
+        ]
         return torch.stack(normal).mean(0)
 
     def momentum_at(self, clock: Clock) -> float:
@@ -103,6 +121,11 @@ def over_row(x_TD: Tensor, tokens: Tokens, eps: float = 1e-5) -> Tensor:
     segment = tokens.row * len(tokens.names) + tokens.source
     segments = tokens.size * len(tokens.names)
     count = torch.bincount(segment, minlength=segments).clamp(min=1).unsqueeze(1)
-    sums = [x_TD.new_zeros(segments, x_TD.shape[1]).index_add(0, segment, power) for power in (x_TD, x_TD.square())]
+    sums = [
+        x_TD.new_zeros(segments, x_TD.shape[1]).index_add(0, segment, power)
+        for power in (x_TD, x_TD.square())
+    ]
     mean, square = (s / count for s in sums)
-    return (x_TD - mean[segment]) * torch.rsqrt((square - mean.square()).clamp(min=0) + eps)[segment]
+    return (x_TD - mean[segment]) * torch.rsqrt((square - mean.square()).clamp(min=0) + eps)[
+        segment
+    ]

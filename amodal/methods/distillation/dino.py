@@ -37,9 +37,13 @@ def dino(
 class Dino(StudentTeacher):
     def __init__(self, encoder: Encoder, prototypes: int, views: tuple[str, ...], momentum: float):
         super().__init__(encoder, momentum=momentum, final_momentum=1.0, views=views)
-        self.heads = nn.ModuleDict({f: PrototypeHead(encoder.width, prototypes) for f in encoder.fields})
+        self.heads = nn.ModuleDict(
+            {f: PrototypeHead(encoder.width, prototypes) for f in encoder.fields}
+        )
         self.teacher_heads = frozen_copy(self.heads)
-        centers = {f: nn.Parameter(torch.zeros(prototypes), requires_grad=False) for f in encoder.fields}
+        centers = {
+            f: nn.Parameter(torch.zeros(prototypes), requires_grad=False) for f in encoder.fields
+        }
         self.centers, self._next = nn.ParameterDict(centers), {}
 
     def features(self, batch: Batch) -> Features:

@@ -53,10 +53,14 @@ def clamr(
             if label:
                 known = meant(order.to(rows.device), z["about"].values.long(), label, classes)
                 about = about.index_copy(0, z["about"].rows, known)
-            losses["fields"] = weight * modality_choice(each, temperature=1 / scale(), about_N=about[rows])
+            losses["fields"] = weight * modality_choice(
+                each, temperature=1 / scale(), about_N=about[rows]
+            )
         return losses
 
-    method = Clamr(encoder.align(width, multi_vector=MultiVector("tokens", text)), objective, learned=scale)
+    method = Clamr(
+        encoder.align(width, multi_vector=MultiVector("tokens", text)), objective, learned=scale
+    )
     method.text, method.others, method.labels = text, others, (label,) if label and weight else ()
     return method
 

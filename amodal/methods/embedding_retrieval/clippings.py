@@ -65,7 +65,9 @@ def pooled(z: Embeddings, weights: dict[str, float]) -> Column:
     total = z[z.sources[0]].values.new_zeros(z.size, z[z.sources[0]].values.shape[1])
     there = torch.zeros(z.size, dtype=torch.bool, device=total.device)
     for s in sources:
-        total = total.index_add(0, z[s].rows, weights[field_of(s)] * normalize(z[s].values, dim=1).to(total.dtype))
+        total = total.index_add(
+            0, z[s].rows, weights[field_of(s)] * normalize(z[s].values, dim=1).to(total.dtype)
+        )
         there = there | z[s].present(z.size)
     rows = there.nonzero().squeeze(1)
     return Column(normalize(total[rows], dim=1), rows)
@@ -89,12 +91,16 @@ class Clippings(StagedMethod):
         every = Column(torch.full((seen.size,), -1), torch.arange(seen.size))
         known = seen.columns.get(f"label/{self.labels[0]}", every)
         if not len(known):
-            raise AmodalError(f"no record to train on has the label {self.labels[0]!r} that clippings is to learn from")
+            raise AmodalError(
+                f"no record to train on has the label {self.labels[0]!r} that clippings is to learn from"
+            )
         if not self.group:
             return every.values.index_fill(0, known.rows, 0) if len(known) < seen.size else None
         fields = {s: c.to(device) for s, c in seen.columns.items() if not s.startswith("label/")}
         one = pooled(self.encoder.project(Embeddings(fields, seen.size)), self.weights)
-        vectors = one.values.new_zeros(seen.size, one.values.shape[1]).index_copy(0, one.rows, one.values)
+        vectors = one.values.new_zeros(seen.size, one.values.shape[1]).index_copy(
+            0, one.rows, one.values
+        )
         known = known.to(device)
         groups = look_alikes(vectors[known.rows], known.values.long(), self.group)
         return every.values.index_copy(0, known.rows.cpu(), groups.cpu())
@@ -111,7 +117,12 @@ class Clippings(StagedMethod):
         z = Embeddings({s: features[s] for s in features if s != "label"}, features.size)
         if not self.supervised:
             heat = 1 / self.scale()
-            return share({f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=heat) for a, b in field_pairs(z)})
+            return share(
+                {
+                    f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=heat)
+                    for a, b in field_pairs(z)
+                }
+            )
         one, label = pooled(z, self.weights), features["label"]
         at, at_label = shared_rows(one, label)
         return {"sup_con": sup_con(one.values[at], label.values[at_label], temperature=self.heat)}

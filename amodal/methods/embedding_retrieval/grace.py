@@ -21,7 +21,13 @@ from amodal.methods.shared.matching import token_features, words_of
 from amodal.methods.shared.regions import alone, vectors
 from amodal.methods.shared.shapes import field_pairs, share, token_mean, two_fields
 from amodal.nn.encoder import Encoder
-from amodal.nn.generation.identifiers import KINDS, IdentifierWriter, Register, identifiers, tokens_of
+from amodal.nn.generation.identifiers import (
+    KINDS,
+    IdentifierWriter,
+    Register,
+    identifiers,
+    tokens_of,
+)
 from amodal.nn.scale import Scale
 from amodal.nn.trunks import Bags
 from amodal.objectives.info_nce import info_nce
@@ -62,7 +68,11 @@ def grace(
     )
     tokens = tokens_of(kind, most=most, **method.shape)
     method.writer = IdentifierWriter(encoder.width, tokens, depth=depth, heads=encoder.heads_each)
-    method.kind, method.stages, method.refresh_first = kind, (warmup, 1.0) if warmup else (1.0,), not warmup
+    method.kind, method.stages, method.refresh_first = (
+        kind,
+        (warmup, 1.0) if warmup else (1.0,),
+        not warmup,
+    )
     method.on_stage_start(0)
     return method
 
@@ -100,16 +110,27 @@ class Grace(StagedMethod):
             for s in (self.query_field, *(self.records if self.memorise else ())):
                 read = self.read(context, s)
                 read = read.at(codes[read.rows, 0] >= 0)
-                columns[f"write/{s}"] = Column(self.writer(read.values, codes[read.rows]), read.rows)
+                columns[f"write/{s}"] = Column(
+                    self.writer(read.values, codes[read.rows]), read.rows
+                )
         return Features(columns, batch.size)
 
     def losses(self, features: Features) -> dict[str, Tensor]:
         z = Embeddings({s: features[s] for s in features if "/" not in s}, features.size)
         weight, heat = self.contrast if self.writes else 1.0, 1 / self.scale()
-        near = {f"info_nce/{a}~{b}": weight * info_nce(*z.pair(a, b), temperature=heat) for a, b in field_pairs(z)}
+        near = {
+            f"info_nce/{a}~{b}": weight * info_nce(*z.pair(a, b), temperature=heat)
+            for a, b in field_pairs(z)
+        }
         told = {s: token_mean(features[s]) for s in features if "/" in s}
-        asked = {f"retrieve/{self.query_field}": told.pop(f"write/{self.query_field}")} if told else {}
-        return share(near) | share({s.replace("write", "memorise"): loss for s, loss in told.items()}) | asked
+        asked = (
+            {f"retrieve/{self.query_field}": told.pop(f"write/{self.query_field}")} if told else {}
+        )
+        return (
+            share(near)
+            | share({s.replace("write", "memorise"): loss for s, loss in told.items()})
+            | asked
+        )
 
     @torch.no_grad()
     def retrieve(self, batch: Batch, *, beams: int = 10) -> tuple[Column, Tensor, Tensor]:

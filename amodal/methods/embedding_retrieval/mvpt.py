@@ -57,11 +57,16 @@ def mvpt(
 def same_moments(features: Features, a: str, b: str) -> tuple[Tensor, Tensor]:
     """Two (P, D): the vectors of the segments of both sources that belong to one row and one moment."""
     moments = [features[f"moments/{s}"] for s in (a, b)]
-    where = [torch.stack([torch.repeat_interleave(m.rows, m.values.lengths), m.values.flat], 1) for m in moments]
-    number = torch.unique(torch.cat(where), dim=0, return_inverse=True)[1].split([len(w) for w in where])
-    return Embeddings({s: Column(features[f"segments/{s}"].values.flat, n) for s, n in zip((a, b), number)}, 0).pair(
-        a, b
+    where = [
+        torch.stack([torch.repeat_interleave(m.rows, m.values.lengths), m.values.flat], 1)
+        for m in moments
+    ]
+    number = torch.unique(torch.cat(where), dim=0, return_inverse=True)[1].split(
+        [len(w) for w in where]
     )
+    return Embeddings(
+        {s: Column(features[f"segments/{s}"].values.flat, n) for s, n in zip((a, b), number)}, 0
+    ).pair(a, b)
 
 
 class Mvpt(Method):
@@ -76,20 +81,35 @@ class Mvpt(Method):
         context = alone(self.encoder, batch)
         columns = dict(vectors(self.encoder, context, batch.size).columns)
         for source in (s for s in batch.sources if field_of(s) in self.timed):
-            cut = segments_of(self.encoder.pools[field_of(source)].strip(context[source]), self.length)
+            cut = segments_of(
+                self.encoder.pools[field_of(source)].strip(context[source]), self.length
+            )
             column = token_column(cut)
             columns[f"segments/{source}"] = Column(
-                Ragged(self.encoder.heads[field_of(source)](column.values.flat), column.values.lengths), column.rows
+                Ragged(
+                    self.encoder.heads[field_of(source)](column.values.flat), column.values.lengths
+                ),
+                column.rows,
             )
             columns[f"moments/{source}"] = token_column(cut.with_x(cut.position[:, 0].long()))
         return Features(columns, batch.size)
 
     def losses(self, features: Features) -> dict[str, Tensor]:
-        z, heat = Embeddings({s: features[s] for s in features if "/" not in s}, features.size), 1 / self.scale()
+        z, heat = (
+            Embeddings({s: features[s] for s in features if "/" not in s}, features.size),
+            1 / self.scale(),
+        )
         pairs = field_pairs(z)
         in_time = [p for p in pairs if all(field_of(s) in self.timed for s in p)]
-        tracks = {f"track/{a}~{b}": self.weights[0] * info_nce(*z.pair(a, b), temperature=heat) for a, b in pairs}
-        segments = {p: info_nce(*same_moments(features, *p), temperature=heat) for p in in_time if self.weights[1]}
+        tracks = {
+            f"track/{a}~{b}": self.weights[0] * info_nce(*z.pair(a, b), temperature=heat)
+            for a, b in pairs
+        }
+        segments = {
+            p: info_nce(*same_moments(features, *p), temperature=heat)
+            for p in in_time
+            if self.weights[1]
+        }
         return share(tracks if self.weights[0] else {}) | share(
             {f"segment/{a}~{b}": self.weights[1] * term for (a, b), term in segments.items()}
         )

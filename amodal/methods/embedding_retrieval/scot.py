@@ -44,7 +44,12 @@ def scot(
     learned softmax temperature starts; max_scale: bound of its inverse."""
     for name in (change, changed):
         if name not in encoder.fields:
-            raise unknown("field", name, encoder.fields, "`amodal.curate.edits` makes changes and changed captions.")
+            raise unknown(
+                "field",
+                name,
+                encoder.fields,
+                "`amodal.curate.edits` makes changes and changed captions.",
+            )
     if not 0 <= warmup < 1:
         raise AmodalError(f"warmup is from 0 to below 1, not {warmup}")
     own = {f: m for f, m in encoder.fields.items() if f not in (change, changed)}
@@ -107,11 +112,22 @@ class Scot(StagedMethod):
         heat = 1 / self.scale()
         if not self.composes:
             z = Embeddings(dict(features.columns), features.size)
-            return share({f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=heat) for a, b in field_pairs(z)})
+            return share(
+                {
+                    f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=heat)
+                    for a, b in field_pairs(z)
+                }
+            )
         terms, before = {}, features["original"]
         for f in self.references:
             c, u = both(features[f"composed/{f}"], features["changed"])
-            t = u.values.new_zeros(features.size, u.values.shape[1]).index_copy(0, before.rows, before.values)
-            there = before.present(features.size)[u.rows] & torch.tensor(self.original, device=u.rows.device)
-            terms[f"compose/{f}"] = own_negative_nce(c.values, u.values, t[u.rows], there, temperature=heat)
+            t = u.values.new_zeros(features.size, u.values.shape[1]).index_copy(
+                0, before.rows, before.values
+            )
+            there = before.present(features.size)[u.rows] & torch.tensor(
+                self.original, device=u.rows.device
+            )
+            terms[f"compose/{f}"] = own_negative_nce(
+                c.values, u.values, t[u.rows], there, temperature=heat
+            )
         return share(terms)

@@ -44,8 +44,15 @@ def sorce(
 
     def objective(z):
         fields = Embeddings({s: z[s] for s in z if "/" not in s}, z.size)
-        whole = {f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale()) for a, b in field_pairs(fields)}
-        found = {f"region/{f}": found_in(z[f"{text}:2"], z[f"{f}/places"], 1 / scale()) for f in others if weight}
+        whole = {
+            f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / scale())
+            for a, b in field_pairs(fields)
+        }
+        found = {
+            f"region/{f}": found_in(z[f"{text}:2"], z[f"{f}/places"], 1 / scale())
+            for f in others
+            if weight
+        }
         return share(whole) | {name: weight * term for name, term in share(found).items()}
 
     several = MultiVector("places", text, grid) if grid > 1 else None
@@ -77,4 +84,6 @@ class WithPlaces(Towers):
         context = alone(self.encoder, batch)
         columns = dict(vectors(self.encoder, context, batch.size).columns)
         several = {f: regional(self.encoder, context, f, self.grid) for f in self.others}
-        return Features(columns | {f"{f}/places": column for f, column in several.items()}, batch.size)
+        return Features(
+            columns | {f"{f}/places": column for f, column in several.items()}, batch.size
+        )

@@ -60,7 +60,9 @@ class V2l(StagedMethod):
     def __init__(self, encoder: Ensemble, scale: Scale, classes: int):
         super().__init__()
         self.encoder, self.scale = encoder, scale
-        self.prototypes = nn.Parameter(torch.randn(classes, encoder.first.heads_width)) if classes else None
+        self.prototypes = (
+            nn.Parameter(torch.randn(classes, encoder.first.heads_width)) if classes else None
+        )
 
     def on_stage_start(self, stage: int) -> None:
         self.coarse = self.all_coarse or (len(self.stages) > 1 and stage == 0)
@@ -71,14 +73,22 @@ class V2l(StagedMethod):
         first = batch.only(*(s for s in batch.sources if view_of(s) <= 1))
         looks, named = self.encoder.members
         columns = {}
-        for kind, part, seen in (("looks", looks, first if self.coarse else batch), ("named", named, first)):
+        for kind, part, seen in (
+            ("looks", looks, first if self.coarse else batch),
+            ("named", named, first),
+        ):
             z = part(seen)
             columns |= {f"{kind}/{s}": z[s] for s in z.sources}
-        return Features(columns | ({"label": batch.labels[self.labels[0]]} if self.coarse else {}), batch.size)
+        return Features(
+            columns | ({"label": batch.labels[self.labels[0]]} if self.coarse else {}), batch.size
+        )
 
     def losses(self, features: Features) -> dict[str, Tensor]:
         looks, named = (
-            Embeddings({s.split("/")[1]: features[s] for s in features if s.startswith(kind)}, features.size)
+            Embeddings(
+                {s.split("/")[1]: features[s] for s in features if s.startswith(kind)},
+                features.size,
+            )
             for kind in ("looks/", "named/")
         )
         across = {
@@ -87,8 +97,14 @@ class V2l(StagedMethod):
         }
         if not self.coarse:
             pairs = view_pairs(looks)
-            within = {f"nt_xent/{field_of(a)}": nt_xent(*looks.pair(a, b), temperature=self.heat) for a, b in pairs}
+            within = {
+                f"nt_xent/{field_of(a)}": nt_xent(*looks.pair(a, b), temperature=self.heat)
+                for a, b in pairs
+            }
             return share(across) | share(within)
         told = {s: both(looks[s], features["label"]) for s in looks}
-        within = {s: margin_softmax(z.values, self.prototypes, y.values, **self.margin) for s, (z, y) in told.items()}
+        within = {
+            s: margin_softmax(z.values, self.prototypes, y.values, **self.margin)
+            for s, (z, y) in told.items()
+        }
         return share(across) | share({f"margin/{field_of(s)}": term for s, term in within.items()})

@@ -52,7 +52,9 @@ def biofusionnet(
     compressed = (patches or next(iter(pictures), "")) if elbo else ""
     vae = Autoencoder(encoder.width, 2 * latent, latent) if compressed else None
     shape = {"heads": encoder.heads_each, "depth": depth, "hidden": hidden, "dropout": dropout}
-    fusion = CoDualFusion(fused, [f for f in encoder.fields if f not in fused], encoder.width, **shape)
+    fusion = CoDualFusion(
+        fused, [f for f in encoder.fields if f not in fused], encoder.width, **shape
+    )
     head = SupervisedHead([Target.read(t) for t in targets], (), fusion.out_width, joint=True)
     method = BioFusionNet(encoder, fusion, head, vae, compressed)
     method.elbo, method.event_weight = elbo, event_weight
@@ -65,10 +67,21 @@ class BioFusionNet(Method):
     views = ("weak",)
 
     def __init__(
-        self, encoder: Encoder, fusion: CoDualFusion, head: SupervisedHead, vae: Autoencoder | None, compressed: str
+        self,
+        encoder: Encoder,
+        fusion: CoDualFusion,
+        head: SupervisedHead,
+        vae: Autoencoder | None,
+        compressed: str,
     ):
         super().__init__()
-        self.encoder, self.fusion, self.head, self.vae, self.compressed = encoder, fusion, head, vae, compressed
+        self.encoder, self.fusion, self.head, self.vae, self.compressed = (
+            encoder,
+            fusion,
+            head,
+            vae,
+            compressed,
+        )
         self.labels = head.labels
 
     def features(self, batch: Batch) -> Features:
@@ -78,7 +91,9 @@ class BioFusionNet(Method):
     def told(self, batch: Batch) -> tuple[Column, dict[str, Column]]:
         """The outputs of the rows that have anything, and what the autoencoder loses."""
         context, elbo = alone(self.encoder, batch), {}
-        bags = {f: self.encoder.pools[f].strip(context[f]) for f in self.encoder.fields if f in context}
+        bags = {
+            f: self.encoder.pools[f].strip(context[f]) for f in self.encoder.fields if f in context
+        }
         if self.vae is not None and self.compressed in bags:
             bags[self.compressed], loss_T = self.vae.compress(bags[self.compressed], batch.seeds)
             elbo["elbo"] = row_losses(loss_T, bags[self.compressed])
@@ -86,7 +101,9 @@ class BioFusionNet(Method):
 
     def losses(self, features: Features) -> dict[str, Tensor]:
         found = share(self.head.losses(features["told"], features, survival=self.survival))
-        return found | ({"elbo": self.elbo * token_mean(features["elbo"])} if "elbo" in features else {})
+        return found | (
+            {"elbo": self.elbo * token_mean(features["elbo"])} if "elbo" in features else {}
+        )
 
     def survival(self, risk: Tensor, time: Tensor, event: Tensor) -> Tensor:
         return cox(risk, time, event, torch.where(event, self.event_weight, 1.0))

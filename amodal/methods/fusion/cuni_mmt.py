@@ -51,15 +51,24 @@ def cuni_mmt(
         raise unknown("use of what goes with the text", images, ROUTES)
     seen = [f for f in others if f != source]
     if images != "read" and not seen:
-        raise AmodalError(f"nothing is there to imagine: beside {source} and {target} there is no other field")
+        raise AmodalError(
+            f"nothing is there to imagine: beside {source} and {target} there is no other field"
+        )
     if encoder.contextual(target):
         raise AmodalError(
             f"tokens of {target} come from a backbone and have seen each other; leave it out to tell them"
         )
     read = [source, *seen] if images != "imagine" else [source]
-    shape = {"depth": depth, "heads": encoder.heads_each, "sources": len(read), "strategy": strategy}
+    shape = {
+        "depth": depth,
+        "heads": encoder.heads_each,
+        "sources": len(read),
+        "strategy": strategy,
+    }
     writer = Writer(encoder.fields[target], encoder.width, width=encoder.width, **shape)
-    return Translator(encoder, writer, target, source, read, seen if images != "read" else [], weight, margin)
+    return Translator(
+        encoder, writer, target, source, read, seen if images != "read" else [], weight, margin
+    )
 
 
 class Translator(Method):
@@ -68,9 +77,18 @@ class Translator(Method):
 
     def __init__(self, encoder, writer, target, source, read, imagined, weight, margin):
         super().__init__()
-        self.encoder, self.writer, self.target, self.source, self.read = encoder, writer, target, source, read
+        self.encoder, self.writer, self.target, self.source, self.read = (
+            encoder,
+            writer,
+            target,
+            source,
+            read,
+        )
         self.weight, self.margin, width = weight, margin, encoder.width
-        each = (nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)) for _ in imagined)
+        each = (
+            nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+            for _ in imagined
+        )
         self.imagine = nn.ModuleDict(zip(imagined, each))
         if target in encoder.trunks:  # it is told and never read
             encoder.trunks[target].requires_grad_(False)
@@ -91,21 +109,32 @@ class Translator(Method):
         rows, text = told.rows[at], pooled[self.source]
         tell = self.writer([s[rows] for s in lists], told.values[at], wanted[at].flat)
         columns = {"tell": Column(tell, rows)} | {f: pooled[f] for f in self.imagine}
-        columns |= {f"imagine/{f}": Column(head(text.values), text.rows) for f, head in self.imagine.items()}
+        columns |= {
+            f"imagine/{f}": Column(head(text.values), text.rows) for f, head in self.imagine.items()
+        }
         return Features(columns, batch.size)
 
     def losses(self, features: Features) -> dict[str, Tensor]:
         imagined = {}
         for f in self.imagine:
-            hinge = ranking_hinge(*features.pair(f"imagine/{f}", f), margin=self.margin, symmetric=False)
+            hinge = ranking_hinge(
+                *features.pair(f"imagine/{f}", f), margin=self.margin, symmetric=False
+            )
             imagined[f"imagine/{f}"] = self.weight * hinge
         return {"tell": token_mean(features["tell"])} | share(imagined)
 
-    def translate(self, batch: Batch, *, beams: int = 4, longest: int = 64, alpha: float = 0.6) -> dict[int, str]:
+    def translate(
+        self, batch: Batch, *, beams: int = 4, longest: int = 64, alpha: float = 0.6
+    ) -> dict[int, str]:
         """Row -> text, for the rows that have anything to tell it from, as `beam_search` finds it. The batch needs the columns that are
         read, if need be without a row. Raises AmodalError unless the target is text with one id a token."""
         with torch.no_grad():
             lists = self.given(batch)[1]
-        rows, tokenizer = decoded_from(lists).nonzero().squeeze(1), self.encoder.tokenizers[self.target]
+        rows, tokenizer = (
+            decoded_from(lists).nonzero().squeeze(1),
+            self.encoder.tokenizers[self.target],
+        )
         how = {"beams": beams, "longest": longest, "alpha": alpha}
-        return dict(zip(rows.tolist(), self.writer.write([s[rows] for s in lists], tokenizer, **how)))
+        return dict(
+            zip(rows.tolist(), self.writer.write([s[rows] for s in lists], tokenizer, **how))
+        )

@@ -48,15 +48,26 @@ def less_bimodal(
     depth: co-attention layers; ratio: of masked words; swap: share of pairs with another's picture; cross_rate, head_rate: how many
     times the encoders' learning rate co-attention and heads learn at; view: of all fields but the words."""
     if not 0 <= pairs <= 1:
-        raise AmodalError(f"pairs = {pairs} is the share of the steps before the label, from 0 to 1")
+        raise AmodalError(
+            f"pairs = {pairs} is the share of the steps before the label, from 0 to 1"
+        )
     name, rest = m.words_of(two_fields(encoder), words)
     masked = m.MaskedWords(encoder, name, ratio) if pairs else None
     whole, told = 2 * encoder.width, pairs < 1 or targets
-    head = SupervisedHead([Target.read(t) for t in targets], rest, whole, hidden=whole) if told else None
+    head = (
+        SupervisedHead([Target.read(t) for t in targets], rest, whole, hidden=whole)
+        if told
+        else None
+    )
     co = CoEncoder(list(encoder.fields), encoder.width, depth, encoder.heads_each)
     method = LessBimodal(encoder, co, masked, head, name, swap)
     method.views = {f: ("plain" if f == name else view,) for f in encoder.fields}
-    method.lr_multipliers = {"co": cross_rate, "match": head_rate, "head": head_rate, "masked": cross_rate}
+    method.lr_multipliers = {
+        "co": cross_rate,
+        "match": head_rate,
+        "head": head_rate,
+        "masked": cross_rate,
+    }
     method.stages = (pairs, 1.0) if 0 < pairs < 1 else (1.0,)
     return method
 
@@ -64,16 +75,35 @@ def less_bimodal(
 class LessBimodal(StagedMethod):
     """Features on pairs: `mlm/FIELD`, `tokens/SOURCE`, the seeds; on the label: `told`, and the labels."""
 
-    def __init__(self, encoder: Encoder, co: CoEncoder, masked, head: SupervisedHead | None, words: str, swap: float):
+    def __init__(
+        self,
+        encoder: Encoder,
+        co: CoEncoder,
+        masked,
+        head: SupervisedHead | None,
+        words: str,
+        swap: float,
+    ):
         super().__init__()
-        self.encoder, self.co, self.masked, self.head, self.words, self.swap = encoder, co, masked, head, words, swap
+        self.encoder, self.co, self.masked, self.head, self.words, self.swap = (
+            encoder,
+            co,
+            masked,
+            head,
+            words,
+            swap,
+        )
         self.match = nn.Linear(2 * encoder.width, 1)
         self.labels = head.labels if head is not None else ()
         self.on_stage_start(0)
 
     def on_stage_start(self, stage: int) -> None:
         self.on_pairs = self.masked is not None and stage == 0
-        for part, learns in ((self.masked, self.on_pairs), (self.match, self.on_pairs), (self.head, not self.on_pairs)):
+        for part, learns in (
+            (self.masked, self.on_pairs),
+            (self.match, self.on_pairs),
+            (self.head, not self.on_pairs),
+        ):
             if part is not None:
                 part.requires_grad_(learns)
 
@@ -81,18 +111,24 @@ class LessBimodal(StagedMethod):
         if not self.on_pairs:
             return Features({"told": self.predict(batch)} | self.head.known(batch), batch.size)
         context = alone(self.encoder, batch)
-        columns = m.token_features(self.encoder, context, list(batch.sources)) | {m.SEED: m.seed_column(batch)}
+        columns = m.token_features(self.encoder, context, list(batch.sources)) | {
+            m.SEED: m.seed_column(batch)
+        }
         content = self.encoder.patchify(batch.only(self.words))[self.words]
         for s in (s for s in batch.sources if s != self.words):
             read = partial(self.co.read, self.words, s)
-            columns[f"mlm/{s}"] = self.masked(self.encoder, batch, content, columns[f"tokens/{s}"], read)
+            columns[f"mlm/{s}"] = self.masked(
+                self.encoder, batch, content, columns[f"tokens/{s}"], read
+            )
         return Features(columns, batch.size)
 
     def losses(self, features: Features) -> dict[str, Tensor]:
         if not self.on_pairs:
             return share(self.head.losses(features["told"], features))
         filled = {s: token_mean(features[s]) for s in features if s.startswith("mlm/")}
-        return share(filled) | share({f"itm/{s[4:]}": self.matched(features, s[4:]) for s in filled})
+        return share(filled) | share(
+            {f"itm/{s[4:]}": self.matched(features, s[4:]) for s in filled}
+        )
 
     def matched(self, features: Features, field: str) -> Tensor:
         words, seen = features[f"tokens/{self.words}"], features[f"tokens/{field}"]
@@ -100,11 +136,15 @@ class LessBimodal(StagedMethod):
         seeds = hash_bits(features[m.SEED].values[words.rows[at]], name_code(f"swap {field}"))
         shown = exchange(seeds, self.swap)
         own = shown == torch.arange(len(at), device=at.device)
-        logits = self.match(self.co.means({self.words: words.values[at], field: seen.values[at_seen[shown]]}))
+        logits = self.match(
+            self.co.means({self.words: words.values[at], field: seen.values[at_seen[shown]]})
+        )
         return matching(logits[own].squeeze(1), logits[~own].squeeze(1))
 
     def predict(self, batch: Batch) -> Column:
-        bags = {s: self.encoder.pools[s].strip(bag) for s, bag in alone(self.encoder, batch).items()}
+        bags = {
+            s: self.encoder.pools[s].strip(bag) for s, bag in alone(self.encoder, batch).items()
+        }
         lists = {s: Ragged(bag.x, bag.lengths()) for s, bag in bags.items()}
         words, pairs = lists.pop(self.words), {}
         for s, seen in lists.items():

@@ -46,10 +46,18 @@ def mhsa_dms(
     training; dropout: of it; groups: fields that attention fuses apart first, such as "a+b,c+d". width: of the contrast's space;
     temperature: of it; queue: keys kept; momentum: of the encoder of keys; tell: share of the steps, at the end, for the classifier."""
     if label and (classes < 2 or not 0 < tell < 1):
-        raise AmodalError("to tell a label mhsa_dms needs classes, at least 2, and tell, a share of the steps")
-    fusion = fusion_of(fuse, list(encoder.fields), encoder.width, ratio=ratio, dropout=dropout, groups=groups)
+        raise AmodalError(
+            "to tell a label mhsa_dms needs classes, at least 2, and tell, a share of the steps"
+        )
+    fusion = fusion_of(
+        fuse, list(encoder.fields), encoder.width, ratio=ratio, dropout=dropout, groups=groups
+    )
     method = FusedContrast(encoder, fusion, width, queue, classes)
-    method.temperature, method.momentum, method.labels = temperature, momentum, (label,) if label else ()
+    method.temperature, method.momentum, method.labels = (
+        temperature,
+        momentum,
+        (label,) if label else (),
+    )
     method.stages = (1 - tell, 1.0) if label else (1.0,)
     return method
 
@@ -65,8 +73,13 @@ class FusedContrast(StagedMethod):
         d, self.telling, self._seen = encoder.width, False, ()
         self.encoder, self.fusion = encoder, fusion
         self.head = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, width))
-        self.classifier = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, classes)) if classes else None
-        self.slow, self.queue = frozen_copy(nn.ModuleDict(self.learning())), GroupedQueue(queue, width)
+        self.classifier = (
+            nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, classes)) if classes else None
+        )
+        self.slow, self.queue = (
+            frozen_copy(nn.ModuleDict(self.learning())),
+            GroupedQueue(queue, width),
+        )
 
     def learning(self) -> dict[str, nn.Module]:
         return {"encoder": self.encoder, "fusion": self.fusion, "head": self.head}
@@ -82,20 +95,31 @@ class FusedContrast(StagedMethod):
             return Features(columns | {"fused": self.fused(batch)}, batch.size)
         query = fused_vectors(self.encoder, self.fusion, batch, 1, batch.seeds)
         with torch.no_grad():
-            key = fused_vectors(self.slow["encoder"], self.slow["fusion"], batch, 2, hash_bits(batch.seeds, 1))
+            key = fused_vectors(
+                self.slow["encoder"], self.slow["fusion"], batch, 2, hash_bits(batch.seeds, 1)
+            )
             columns["key"] = Column(self.slow["head"](key.values), key.rows)
-        return Features(columns | {"query": Column(self.head(query.values), query.rows)}, batch.size)
+        return Features(
+            columns | {"query": Column(self.head(query.values), query.rows)}, batch.size
+        )
 
     def losses(self, features: Features) -> dict[str, Tensor]:
         if self.telling:
             at, of = shared_rows(features["fused"], features["label"])
-            return {"told": focal(self.classifier(features["fused"].values[at]), features["label"].values[of])}
+            return {
+                "told": focal(
+                    self.classifier(features["fused"].values[at]), features["label"].values[of]
+                )
+            }
         key = features["key"]
         group = key.rows.new_full((features.size,), -1)
         if self.labels:
             group[features["label"].rows] = features["label"].values
         self._seen = normalize(key.values.detach(), dim=1), group[key.rows]
-        keys = [torch.cat([new, old.to(new.dtype)]) for new, old in zip(self._seen, self.queue.earlier())]
+        keys = [
+            torch.cat([new, old.to(new.dtype)])
+            for new, old in zip(self._seen, self.queue.earlier())
+        ]
         return {"contrast": sup_moco(features["query"].values, *keys, temperature=self.temperature)}
 
     def on_step_end(self, clock: Clock) -> None:

@@ -43,22 +43,43 @@ def multimodn(
     if sorted(fields) != sorted(encoder.fields):
         raise AmodalError(f"order = {order!r} should name each of {', '.join(encoder.fields)} once")
     head = SupervisedHead([Target.read(t) for t in targets], (), state, hidden=hidden, joint=True)
-    return MultiModN(encoder, Modules(fields, encoder.feature_width(fields[0]), state), head, shuffle, change, view)
+    return MultiModN(
+        encoder,
+        Modules(fields, encoder.feature_width(fields[0]), state),
+        head,
+        shuffle,
+        change,
+        view,
+    )
 
 
 class MultiModN(Method):
     """Features: outputs of the tasks before any field, `told/`, and after each, `told/FIELD`; `change/FIELD`; the labels."""
 
     def __init__(
-        self, encoder: Encoder, modules: Modules, head: SupervisedHead, shuffle: bool, change: float, view: str
+        self,
+        encoder: Encoder,
+        modules: Modules,
+        head: SupervisedHead,
+        shuffle: bool,
+        change: float,
+        view: str,
     ):
         super().__init__()
-        self.encoder, self.steps, self.head, self.shuffle, self.change = encoder, modules, head, shuffle, change
+        self.encoder, self.steps, self.head, self.shuffle, self.change = (
+            encoder,
+            modules,
+            head,
+            shuffle,
+            change,
+        )
         self.views, self.labels = (view,), head.labels
 
     def features(self, batch: Batch) -> Features:
         z = self.encoder.features(batch)
-        turn_BK = turns(batch.seeds, len(self.steps.steps)) if self.shuffle and self.training else None
+        turn_BK = (
+            turns(batch.seeds, len(self.steps.steps)) if self.shuffle and self.training else None
+        )
         _, found = self.steps(z, turn_BK)
         columns = {"told/": self.head(self.begin_with(batch))}
         for s, pair in found.items():

@@ -47,7 +47,9 @@ def skillnet_mm(
     is no skill for relating); ratio: share of tokens that are masked; alpha: a task of N records weighs N^alpha (0: all the same);
     width: of the common space; temperature: where the learned softmax temperature starts."""
     if not (masked or contrast):
-        raise AmodalError("skillnet_mm learns from masked tokens, from contrast, or from both, and both weights are 0")
+        raise AmodalError(
+            "skillnet_mm learns from masked tokens, from contrast, or from both, and both weights are 0"
+        )
     rules = {f: (name_of(m), GENERAL) for f, m in encoder.fields.items()} | read(skills, encoder)
     related = {f: (*own, RELATING) for f, own in rules.items()} if contrast else rules
     (encoder.align(width) if contrast else encoder).set_block_hook(Skills(related, where))
@@ -56,12 +58,16 @@ def skillnet_mm(
 
 def read(text: str, encoder: Encoder) -> dict[str, tuple[str, ...]]:
     given = (part.partition("=") for part in text.split(",") if part.strip())
-    rules = {f.strip(): tuple(s.strip() for s in some.split("+") if s.strip()) for f, _, some in given}
+    rules = {
+        f.strip(): tuple(s.strip() for s in some.split("+") if s.strip()) for f, _, some in given
+    }
     for field in rules:
         if field not in encoder.fields:
             raise unknown("field", field, encoder.fields, "Skills were given for it.")
         if not rules[field]:
-            raise AmodalError(f"every field needs a skill, and {field} has none; write {field}=SKILL")
+            raise AmodalError(
+                f"every field needs a skill, and {field} has none; write {field}=SKILL"
+            )
     return rules
 
 
@@ -72,11 +78,20 @@ class SkillNet(Method):
 
     def __init__(self, encoder, rules, masked, contrast, ratio, alpha, scale):
         super().__init__()
-        self.encoder, self.rules, self.alpha, self.weights = encoder, rules, alpha, (masked, contrast)
-        self.masked = nn.ModuleDict({f: MaskedWords(encoder, f, ratio) for f in encoder.fields if masked})
+        self.encoder, self.rules, self.alpha, self.weights = (
+            encoder,
+            rules,
+            alpha,
+            (masked, contrast),
+        )
+        self.masked = nn.ModuleDict(
+            {f: MaskedWords(encoder, f, ratio) for f in encoder.fields if masked}
+        )
         self.scale = scale if contrast else None
         self.pairs = list(combinations(encoder.fields, 2)) if contrast else []
-        self.register_buffer("records", torch.ones(len(self.masked) + len(self.pairs)))  # of each task
+        self.register_buffer(
+            "records", torch.ones(len(self.masked) + len(self.pairs))
+        )  # of each task
 
     def fit_statistics(self, records: Iterable[Batch]) -> None:
         count = torch.zeros_like(self.records)
@@ -99,12 +114,16 @@ class SkillNet(Method):
                 hidden_T = part.draw(content[f], batch.seeds)
                 read = part.encode(encoder, content[f], hidden_T).keep(hidden_T)
                 target = encoder.fields[f].targets(batch[f].values)[hidden_T]
-                columns[f"masked/{f}"] = row_losses(encoder.fields[f].token_loss(part.predictor(read.x), target), read)
+                columns[f"masked/{f}"] = row_losses(
+                    encoder.fields[f].token_loss(part.predictor(read.x), target), read
+                )
         return Features(columns, batch.size)
 
     def losses(self, features: Features) -> dict[str, Tensor]:
         masked, contrast = self.weights
         found = {f"masked/{f}": masked * token_mean(features[f"masked/{f}"]) for f in self.masked}
         for a, b in self.pairs:
-            found[f"info_nce/{a}~{b}"] = contrast * info_nce(*features.pair(a, b), temperature=1 / self.scale())
+            found[f"info_nce/{a}~{b}"] = contrast * info_nce(
+                *features.pair(a, b), temperature=1 / self.scale()
+            )
         return {name: p * loss for (name, loss), p in zip(found.items(), self.shares())}

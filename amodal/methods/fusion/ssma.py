@@ -46,13 +46,23 @@ def ssma(
     skip_squeeze: eta, how much narrower the bottleneck of their gates is; gated: False concatenates instead; alone, fixed: shares of the
     steps in which fields learn alone, and in which encoders are fixed; coarse, fine: weights of deep supervision."""
     if classes < 2 or not label:
-        raise AmodalError("ssma tells classes: give label, a field of class maps or a label, and classes, at least 2")
+        raise AmodalError(
+            "ssma tells classes: give label, a field of class maps or a label, and classes, at least 2"
+        )
     if min(alone, fixed) < 0 or alone + fixed > 1:
-        raise AmodalError(f"alone = {alone} and fixed = {fixed} are shares of the steps, together at most 1")
+        raise AmodalError(
+            f"alone = {alone} and fixed = {fixed} are shares of the steps, together at most 1"
+        )
     dense = is_dense(encoder, label)
     refuse_pool(encoder)
     sides = {s: grid_side(encoder, s) for s in encoder.fields}
-    how = {"squeeze": squeeze, "skip_squeeze": skip_squeeze, "gated": gated, "width": width, "skip": skip}
+    how = {
+        "squeeze": squeeze,
+        "skip_squeeze": skip_squeeze,
+        "gated": gated,
+        "width": width,
+        "skip": skip,
+    }
     network = Segmenter(list(sides), encoder.width, max(sides.values()), classes, **how)
     method = Ssma(encoder, network, sides, label, classes, (coarse, fine))
     method.labels = () if dense else (label,)
@@ -64,11 +74,19 @@ class Ssma(StagedMethod):
 
     def __init__(self, encoder: Encoder, network: Segmenter, sides, label, classes, weights):
         super().__init__()
-        self.encoder, self.network, self.sides, self.label, self.classes = encoder, network, sides, label, classes
+        self.encoder, self.network, self.sides, self.label, self.classes = (
+            encoder,
+            network,
+            sides,
+            label,
+            classes,
+        )
         self.weights = weights
 
     def staged(self, *shares: float) -> Ssma:
-        self.plan = [i for i, part in enumerate(shares) if part > 1e-9]  # 0: alone, 1: together, 2: encoders fixed
+        self.plan = [
+            i for i, part in enumerate(shares) if part > 1e-9
+        ]  # 0: alone, 1: together, 2: encoders fixed
         self.stages = (*(sum(shares[: i + 1]) for i in self.plan[:-1]), 1.0)
         self.now = self.plan[0]
         return self
@@ -83,14 +101,19 @@ class Ssma(StagedMethod):
         return Features(maps_of(self.encoder, batch, self.sides) | known, batch.size)
 
     def losses(self, features: Features) -> dict[str, Tensor]:
-        zero = connected_zero(*(c.values for name, c in features.columns.items() if name != "truth"))
+        zero = connected_zero(
+            *(c.values for name, c in features.columns.items() if name != "truth")
+        )
         return {name: loss + zero for name, loss in self.told(features, features["truth"]).items()}
 
     def told(self, z: Features, known: Column) -> dict[str, Tensor]:
         if self.now == 0:
             each = {s: self.network.expert(z, s) for s in self.sides}
             at = {s: shared_rows(told, known) for s, told in each.items()}
-            terms = {s: pixel_cross_entropy(each[s].values[i], known.values[j]) for s, (i, j) in at.items()}
+            terms = {
+                s: pixel_cross_entropy(each[s].values[i], known.values[j])
+                for s, (i, j) in at.items()
+            }
             return share({f"alone/{s}": term for s, term in terms.items()})
         at = self.seen(z)[known.rows]
         told = self.network(z, known.rows[at])

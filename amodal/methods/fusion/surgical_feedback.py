@@ -19,7 +19,9 @@ from amodal.methods.shared.shapes import MaskedAutoencoder
 from amodal.nn.encoder import Encoder
 
 
-def surgical_feedback(encoder: Encoder, *, ratio: float = 0.9, fields: str = "", decoder_depth: int = 4) -> Continued:
+def surgical_feedback(
+    encoder: Encoder, *, ratio: float = 0.9, fields: str = "", decoder_depth: int = 4
+) -> Continued:
     """ratio: share of places, or of tokens where there are none, that is hidden; fields: what goes on learning, with commas between (all
     that is not text unless given), the others stay as they are; decoder_depth: blocks of the decoder, half as wide as the encoder."""
     chosen = [f.strip() for f in fields.split(",")] if fields else []
@@ -28,10 +30,17 @@ def surgical_feedback(encoder: Encoder, *, ratio: float = 0.9, fields: str = "",
             raise unknown("field to go on with", field, encoder.fields)
     chosen = chosen or [f for f, m in encoder.fields.items() if not m.takes_prompts]
     if not chosen:
-        raise AmodalError("there is text alone, whose tower stays as it is; give fields, or take mae")
+        raise AmodalError(
+            "there is text alone, whose tower stays as it is; give fields, or take mae"
+        )
     width = max(encoder.width // 2, 32)
     method = Continued(
-        encoder, ratio=ratio, together=False, width=width, depth=decoder_depth, heads=max(width // 32, 1)
+        encoder,
+        ratio=ratio,
+        together=False,
+        width=width,
+        depth=decoder_depth,
+        heads=max(width // 32, 1),
     )
     for field in (f for f in encoder.fields if f not in chosen):
         encoder.lock(field)
@@ -42,9 +51,14 @@ def surgical_feedback(encoder: Encoder, *, ratio: float = 0.9, fields: str = "",
 
 class Continued(MaskedAutoencoder):
     def features(self, batch: Batch) -> Features:
-        return super().features(batch.only(*(s for s in batch.sources if field_of(s) in self.chosen)))
+        return super().features(
+            batch.only(*(s for s in batch.sources if field_of(s) in self.chosen))
+        )
 
     def visible(self, bags: dict[str, Tokens], seeds: Tensor) -> dict[str, Tensor]:
         """source -> (T,) bool."""
         own = {s: hash_bits(seeds, name_code(s)) for s in bags}
-        return {s: tube_keep(b.row, own[s][b.row], b.within(), b.position, self.ratio) for s, b in bags.items()}
+        return {
+            s: tube_keep(b.row, own[s][b.row], b.within(), b.position, self.ratio)
+            for s, b in bags.items()
+        }

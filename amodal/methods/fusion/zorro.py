@@ -13,17 +13,28 @@ ENCODER = {"trunk": "joint", "pool": "attention"}
 
 
 def zorro(
-    encoder: Encoder, *, fusion: int = 8, width: int = 128, temperature: float = 0.08, reads: str = "pure"
+    encoder: Encoder,
+    *,
+    fusion: int = 8,
+    width: int = 128,
+    temperature: float = 0.08,
+    reads: str = "pure",
 ) -> Towers:
     """fusion: number of fusion tokens; width: of the common space; temperature: of the softmax; reads: the attention rule
     ("full" takes the mask away, which is the paper's own ablation)."""
 
     def objective(z):
         pairs = field_pairs(z) + [(FUSED, s) for s in z.sources]
-        return share({f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=temperature) for a, b in pairs})
+        return share(
+            {
+                f"info_nce/{a}~{b}": info_nce(*z.pair(a, b), temperature=temperature)
+                for a, b in pairs
+            }
+        )
 
     return Together(
-        two_fields(encoder).fuse(fusion, reads).align(width, hidden=2 * encoder.width, fused=True), objective
+        two_fields(encoder).fuse(fusion, reads).align(width, hidden=2 * encoder.width, fused=True),
+        objective,
     )
 
 

@@ -28,7 +28,12 @@ SAID = "said/concepts"
 
 
 def concept_centric(
-    encoder: Encoder, *, concepts: str = "", dims: int = 16, softness: float = 0.1, steps: int = 1000
+    encoder: Encoder,
+    *,
+    concepts: str = "",
+    dims: int = 16,
+    softness: float = 0.1,
+    steps: int = 1000,
 ) -> Concepts:
     """concepts: the table whose categories are the concepts, the first that has any unless given; dims: of the concept space; softness: of
     boxes, see `amodal.nn.heads.boxes`; steps: that the concept space is learnt in, before all others."""
@@ -54,13 +59,18 @@ class Concepts(Method):
         self.encoder = encoder.align(len(self.concepts.names), head=head)
 
     def fit_statistics(self, records: Iterable[Batch]) -> None:
-        boxes = learn_boxes(self.concepts.chances(batch[self.field].values for batch in records), **self.space)
+        boxes = learn_boxes(
+            self.concepts.chances(batch[self.field].values for batch in records), **self.space
+        )
         for head in self.encoder.heads.values():
             head.holds(*boxes)
 
     def features(self, batch: Batch) -> Features:
         seen, heads = self.encoder.features(batch), self.encoder.heads
-        columns = {s: Column(heads[field_of(s)].log_reading(seen[s].values), seen[s].rows) for s in seen.sources}
+        columns = {
+            s: Column(heads[field_of(s)].log_reading(seen[s].values), seen[s].rows)
+            for s in seen.sources
+        }
         columns[SAID] = Column(self.concepts.said(batch[self.field].values), batch[self.field].rows)
         return Features(columns, batch.size)
 
@@ -77,4 +87,8 @@ class Concepts(Method):
         if column not in self.concepts.places:
             raise unknown("column of concepts", column, self.concepts.places)
         seen, at = self.encoder(batch), self.concepts.places[column]
-        return {s: Column(seen[s].values[:, at].argmax(1), seen[s].rows) for s in seen if s != self.field}
+        return {
+            s: Column(seen[s].values[:, at].argmax(1), seen[s].rows)
+            for s in seen
+            if s != self.field
+        }

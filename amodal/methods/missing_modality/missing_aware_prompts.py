@@ -38,7 +38,11 @@ def missing_aware_prompts(
     the first ones; grow: ("input") prompts of earlier blocks go on beside those of later ones, or are replaced by them; aware: False gives
     all rows the same prompts, the paper's own comparison; hidden: width of the head's hidden layer, in widths of the encoder (0: a linear
     head); view: how values are augmented, such as "plain" or "weak"."""
-    prompts = pattern_prompts(bare(encoder), length=length, layers=layers, at=at, grow=grow, aware=aware)
+    prompts = pattern_prompts(
+        bare(encoder), length=length, layers=layers, at=at, grow=grow, aware=aware
+    )
     entered(encoder.requires_grad_(False)).set_block_hook(prompts)
     encoder.pools[FUSED].requires_grad_(True)
-    return Finetune(encoder, supervised_head(encoder, targets, round(hidden * encoder.width)), 0.0, view)
+    return Finetune(
+        encoder, supervised_head(encoder, targets, round(hidden * encoder.width)), 0.0, view
+    )

@@ -26,7 +26,11 @@ from amodal.nn.fusion.fill_missing import FilledFusion
 from amodal.objectives.common import connected_zero
 from amodal.objectives.vicreg import vicreg
 
-TUNE = {"bias": bitfit, "none": lambda module: module.requires_grad_(False), "all": lambda module: module}
+TUNE = {
+    "bias": bitfit,
+    "none": lambda module: module.requires_grad_(False),
+    "all": lambda module: module,
+}
 
 
 def missing_joint_embedding(
@@ -69,14 +73,18 @@ class JointEmbedding(Method):
         super().__init__()
         self.encoder, self.labels = encoder, (label,)
         self.prompts = ReadOnlyPrompts(encoder, prompts)
-        self.fusion = FilledFusion(list(encoder.fields), encoder.width, prompts * encoder.width, hidden, classes)
+        self.fusion = FilledFusion(
+            list(encoder.fields), encoder.width, prompts * encoder.width, hidden, classes
+        )
 
     def features(self, batch: Batch) -> Features:
         if self.labels[0] not in batch.labels:
             raise unknown("label of this batch", self.labels[0], batch.labels)
         z, states = self.seen(batch)
         columns = z.columns | {f"prompts/{s}": states[s] for s in states}
-        return Features(columns | {SEED: seed_column(batch), "label": batch.labels[self.labels[0]]}, batch.size)
+        return Features(
+            columns | {SEED: seed_column(batch), "label": batch.labels[self.labels[0]]}, batch.size
+        )
 
     def seen(self, batch: Batch) -> tuple[Embeddings, Embeddings]:
         """Of each field the vector, and the final prompts."""
@@ -86,10 +94,19 @@ class JointEmbedding(Method):
     def losses(self, features: Features) -> dict[str, Tensor]:
         size, fields = features.size, list(self.encoder.fields)
         z = Embeddings({s: features[s] for s in fields}, size)
-        predicted = self.fusion.predict(Embeddings({s: features[f"prompts/{s}"] for s in fields}, size))
-        pairs = {way: Embeddings({"guess": c, "true": z[way[1]]}, size) for way, c in predicted.items()}
-        terms = {f"vicreg/{a}>{b}": vicreg(*p.pair("guess", "true"), **self.scales) for (a, b), p in pairs.items()}
-        kept = sampled_sources({s: z[s].present(size) for s in fields}, features[SEED].values, self.drop)
+        predicted = self.fusion.predict(
+            Embeddings({s: features[f"prompts/{s}"] for s in fields}, size)
+        )
+        pairs = {
+            way: Embeddings({"guess": c, "true": z[way[1]]}, size) for way, c in predicted.items()
+        }
+        terms = {
+            f"vicreg/{a}>{b}": vicreg(*p.pair("guess", "true"), **self.scales)
+            for (a, b), p in pairs.items()
+        }
+        kept = sampled_sources(
+            {s: z[s].present(size) for s in fields}, features[SEED].values, self.drop
+        )
         told, label = self.fusion(z, predicted, kept), features["label"]
         at, at_label = shared_rows(told, label)
         logits = told.values[at]

@@ -55,7 +55,12 @@ def mm_guidance(
             f"feature = {feature} and logit = {logit} are 0 or more, temperature = {temperature} is above 0"
         )
     method = Guidance(encoder, deploy, targets, hidden)
-    method.match, method.feature, method.logit, method.temperature = MATCH[match], feature, logit, temperature
+    method.match, method.feature, method.logit, method.temperature = (
+        MATCH[match],
+        feature,
+        logit,
+        temperature,
+    )
     method.views = (view,)
     for field in method.guides if lock else ():
         encoder.lock(field)
@@ -79,7 +84,10 @@ class Guidance(Method):
         self.guides, width = [f for f in encoder.fields if f != deploy], encoder.width
         made = [Target.read(t) for t in targets]
         self.head = SupervisedHead(made, (), width, hidden=hidden, joint=True)
-        self.pool, self.both = GuidedPool(width), SupervisedHead(made, (), 2 * width, hidden=hidden, joint=True)
+        self.pool, self.both = (
+            GuidedPool(width),
+            SupervisedHead(made, (), 2 * width, hidden=hidden, joint=True),
+        )
         self.labels = self.head.labels
 
     def features(self, batch: Batch) -> Features:
@@ -87,16 +95,28 @@ class Guidance(Method):
         own = self.encoder.pools[self.deploy](context[self.deploy])
         guides = Embeddings({g: self.encoder.pools[g](context[g]) for g in self.guides}, batch.size)
         guide = guides.fused(self.guides)
-        aim, guide = both(self.pool(self.encoder.pools[self.deploy].strip(context[self.deploy]), guide), guide)
+        aim, guide = both(
+            self.pool(self.encoder.pools[self.deploy].strip(context[self.deploy]), guide), guide
+        )
         joined = Column(torch.cat([aim.values, guide.values], 1), aim.rows)
-        columns = {"told": self.head(own), "guided": self.both(joined), "own": both(own, aim)[0], "aim": aim}
+        columns = {
+            "told": self.head(own),
+            "guided": self.both(joined),
+            "own": both(own, aim)[0],
+            "aim": aim,
+        }
         return Features(columns | self.head.known(batch), batch.size)
 
     def losses(self, features: Features) -> dict[str, Tensor]:
         terms = share(self.head.losses(features["told"], features))
-        terms |= {f"guided/{n}": t for n, t in share(self.both.losses(features["guided"], features)).items()}
+        terms |= {
+            f"guided/{n}": t
+            for n, t in share(self.both.losses(features["guided"], features)).items()
+        }
         if self.feature:
-            terms["feature"] = self.feature * self.match(features["own"].values, features["aim"].values)
+            terms["feature"] = self.feature * self.match(
+                features["own"].values, features["aim"].values
+            )
         if self.logit:
             follow = self.head.follow(features["told"], features["guided"], self.temperature)
             terms["logit"] = self.logit * follow

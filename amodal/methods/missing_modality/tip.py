@@ -42,7 +42,15 @@ def tip(
     name, others = m.words_of(encoder, table or next(iter(tables), ""))
     module = Interaction(encoder.width, depth=depth, heads=encoder.heads_each)
     masked = m.MaskedWords(encoder, name, ratio) if fill else None
-    method = Tip(encoder.align(width, hidden=encoder.width), module, masked, name, others, (match, fill), temperature)
+    method = Tip(
+        encoder.align(width, hidden=encoder.width),
+        module,
+        masked,
+        name,
+        others,
+        (match, fill),
+        temperature,
+    )
     method.views = {f: ("plain" if f == name else view,) for f in encoder.fields}
     return method
 
@@ -56,7 +64,9 @@ class Interaction(m.Matcher):
 
     def vector(self, cells: Ragged, seen: Ragged) -> Tensor:
         """(N, D): the end of that token. Either list may be empty."""
-        first = Ragged(self.cls.to(cells.flat.dtype).expand(len(cells), -1), torch.ones_like(cells.lengths))
+        first = Ragged(
+            self.cls.to(cells.flat.dtype).expand(len(cells), -1), torch.ones_like(cells.lengths)
+        )
         read = self.cross(side_by_side([first, cells]), seen)
         return read.flat[read.starts()]
 
@@ -71,12 +81,20 @@ class Tip(Method):
 
     def __init__(self, encoder, module, masked, table, others, weights, temperature):
         super().__init__()
-        self.encoder, self.module, self.masked, self.table, self.others = encoder, module, masked, table, others
+        self.encoder, self.module, self.masked, self.table, self.others = (
+            encoder,
+            module,
+            masked,
+            table,
+            others,
+        )
         self.match, self.fill, self.temperature = *weights, temperature
 
     def features(self, batch: Batch) -> Features:
         encoder, t, content = self.encoder, self.table, self.encoder.patchify(batch)
-        context = alone(encoder, batch, {s: encoder.add_positions(bag) for s, bag in content.items()})
+        context = alone(
+            encoder, batch, {s: encoder.add_positions(bag) for s, bag in content.items()}
+        )
         columns = vectors(encoder, context, batch.size).columns | {m.SEED: m.seed_column(batch)}
         columns |= m.token_features(encoder, context, list(encoder.fields))
         if self.masked is not None:
@@ -91,12 +109,19 @@ class Tip(Method):
     def losses(self, features: Features) -> dict[str, Tensor]:
         z = Embeddings({f: features[f] for f in self.encoder.fields}, features.size)
         how = {"temperature": self.temperature}
-        found = share({f"contrast/{a}~{b}": info_nce(*z.pair(a, b), **how) / 3 for a, b in field_pairs(z)})
+        found = share(
+            {f"contrast/{a}~{b}": info_nce(*z.pair(a, b), **how) / 3 for a, b in field_pairs(z)}
+        )
         if self.match:
-            item = {s: m.item_matching(self.module, features, self.table, s, floor=1e-4, **how) for s in self.others}
+            item = {
+                s: m.item_matching(self.module, features, self.table, s, floor=1e-4, **how)
+                for s in self.others
+            }
             found |= share({f"match/{s}": self.match * loss / 3 for s, loss in item.items()})
         if self.masked is not None:
-            told = {f"reconstruct/{s}": token_mean(features[f"reconstruct/{s}"]) for s in self.others}
+            told = {
+                f"reconstruct/{s}": token_mean(features[f"reconstruct/{s}"]) for s in self.others
+            }
             found |= share({name: self.fill * loss / 3 for name, loss in told.items()})
         return found
 
@@ -106,7 +131,10 @@ class Tip(Method):
         context = alone(self.encoder, batch)
         columns = m.token_features(self.encoder, context, list(context))
         zero = torch.zeros_like(batch.seeds)  # lists are empty for rows without
-        lists = {s: Ragged(c.values.flat, zero.index_copy(0, c.rows, c.values.lengths)) for s, c in columns.items()}
+        lists = {
+            s: Ragged(c.values.flat, zero.index_copy(0, c.rows, c.values.lengths))
+            for s, c in columns.items()
+        }
         cells, seen = lists[f"tokens/{self.table}"], [lists[f"tokens/{s}"] for s in self.others]
         there = torch.stack([one.lengths > 0 for one in seen])
         each = torch.stack([self.module.vector(cells, one) for one in seen])

@@ -41,7 +41,10 @@ def texttopicnet(
         raise unknown("loss", loss, LOSSES)
     texts, _ = texts_and_others(encoder)
     return TextTopicNet(
-        encoder.align(topics), Topics(topics, least=least, most=most, buckets=buckets), LOSSES[loss], texts
+        encoder.align(topics),
+        Topics(topics, least=least, most=most, buckets=buckets),
+        LOSSES[loss],
+        texts,
     )
 
 
@@ -56,11 +59,15 @@ class TextTopicNet(Method):
         each: dict[int, list[str]] = {}
         for field in self.texts:
             column = batch.columns.get(field)
-            for row, ids in zip(column.rows.tolist(), column.values.split()) if column is not None else ():
+            for row, ids in (
+                zip(column.rows.tolist(), column.values.split()) if column is not None else ()
+            ):
                 each.setdefault(row, []).append(self.encoder.fields[field].text(ids.cpu().numpy()))
         rows = sorted(each)
         device = next(self.encoder.parameters()).device
-        return torch.tensor(rows, dtype=torch.int64, device=device), ["\n".join(each[row]) for row in rows]
+        return torch.tensor(rows, dtype=torch.int64, device=device), [
+            "\n".join(each[row]) for row in rows
+        ]
 
     def fit_statistics(self, records: Iterable[Batch]) -> None:
         found, full, every = [], 0, 0
@@ -84,9 +91,13 @@ class TextTopicNet(Method):
     def features(self, batch: Batch) -> Features:
         rows, texts = self.documents(batch)
         counts = self.topics.count(texts)
-        known = torch.bincount(counts.text, minlength=len(texts)) > 0  # a text without a word that is kept says nothing
+        known = (
+            torch.bincount(counts.text, minlength=len(texts)) > 0
+        )  # a text without a word that is kept says nothing
         target = Column(self.topics(counts)[known], rows[known])
         return Features(self.encoder(batch).columns | {TARGET: target}, batch.size)
 
     def losses(self, features: Features) -> dict[str, torch.Tensor]:
-        return share({f"topics/{s}": self.loss(*features.pair(s, TARGET)) for s in features if s != TARGET})
+        return share(
+            {f"topics/{s}": self.loss(*features.pair(s, TARGET)) for s in features if s != TARGET}
+        )

@@ -12,6 +12,11 @@ def barlow_twins(encoder: Encoder, *, width: int = 2048, off_diagonal: float = 5
     heads = {f: Projector(encoder.width, width, layers=3) for f in encoder.fields}
 
     def objective(z):
-        return share({f"barlow/{a}~{b}": loss(*z.pair(a, b), off_diagonal=off_diagonal) for a, b in view_pairs(z)})
+        return share(
+            {
+                f"barlow/{a}~{b}": loss(*z.pair(a, b), off_diagonal=off_diagonal)
+                for a, b in view_pairs(z)
+            }
+        )
 
     return Towers(encoder, objective, heads=heads, views=("strong", "strong"))

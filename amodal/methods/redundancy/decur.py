@@ -8,13 +8,18 @@ from amodal.objectives.barlow import barlow_twins
 from amodal.objectives.decur import decur as cross
 
 
-def decur(encoder: Encoder, *, width: int = 2048, common: float = 0.875, off_diagonal: float = 5.1e-3) -> Towers:
+def decur(
+    encoder: Encoder, *, width: int = 2048, common: float = 0.875, off_diagonal: float = 5.1e-3
+) -> Towers:
     """width: projector output D (8192 in the paper); common: share of D on which two fields must agree (searched in the paper,
     0.875 for radar and optical images); off_diagonal: weight lambda of the redundancy terms."""
     heads = {f: Projector(encoder.width, width, layers=3) for f in encoder.fields}
 
     def objective(z):
-        within = {f"within/{a}~{b}": barlow_twins(*z.pair(a, b), off_diagonal=off_diagonal) for a, b in view_pairs(z)}
+        within = {
+            f"within/{a}~{b}": barlow_twins(*z.pair(a, b), off_diagonal=off_diagonal)
+            for a, b in view_pairs(z)
+        }
         across = {}
         for a, b in field_pairs(z):
             shared, unique = cross(*z.pair(a, b), common=common, off_diagonal=off_diagonal)

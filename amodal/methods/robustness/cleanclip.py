@@ -32,6 +32,10 @@ def cleanclip(
 
         between = share({f"info_nce/{a}~{b}": cross * loss(a, b) for a, b in field_pairs(z)})
         # one way, as in the paper: the value itself looks for its damaged view
-        return between | share({f"info_nce/{a}>{b}": within * loss(a, b, symmetric=False) for a, b in view_pairs(z)})
+        return between | share(
+            {f"info_nce/{a}>{b}": within * loss(a, b, symmetric=False) for a, b in view_pairs(z)}
+        )
 
-    return Towers(two_fields(encoder).align(width), objective, views=("plain", "strong"), learned=scale)
+    return Towers(
+        two_fields(encoder).align(width), objective, views=("plain", "strong"), learned=scale
+    )

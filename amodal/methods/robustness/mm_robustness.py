@@ -43,7 +43,9 @@ def mm_robustness(
     distillation; temperature: of it; hidden: width of the head's hidden layer (0: a linear map); view: how values are augmented, such as
     "plain" or "weak"."""
     if weight < 0 or temperature <= 0:
-        raise AmodalError(f"weight = {weight} must be 0 or more, and temperature = {temperature} above 0")
+        raise AmodalError(
+            f"weight = {weight} must be 0 or more, and temperature = {temperature} above 0"
+        )
     method = SelfDistilled(encoder, supervised_head(encoder, targets, hidden), view)
     method.learn, method.teacher = (named(encoder, fields) for fields in (learn, teacher))
     method.weight, method.temperature = weight, temperature
@@ -69,7 +71,10 @@ class SelfDistilled(Method):
             encoder.heads.requires_grad_(False)
 
     def features(self, batch: Batch) -> Features:
-        read, present = reader(self.encoder, batch), {s: c.present(batch.size) for s, c in batch.columns.items()}
+        read, present = (
+            reader(self.encoder, batch),
+            {s: c.present(batch.size) for s, c in batch.columns.items()},
+        )
         columns = {"told": self.head(read({s: present[s] for s in self.learn}))}
         if self.weight:
             with torch.no_grad():
@@ -86,7 +91,9 @@ class SelfDistilled(Method):
 
     def seen(self, batch: Batch) -> Embeddings:
         """What the head reads of a batch: all that its rows have."""
-        return reader(self.encoder, batch)({s: c.present(batch.size) for s, c in batch.columns.items()})
+        return reader(self.encoder, batch)(
+            {s: c.present(batch.size) for s, c in batch.columns.items()}
+        )
 
     @property
     def label_head(self) -> SupervisedHead:

@@ -27,7 +27,9 @@ class TableConcepts:
         for c, places in self.places.items():
             code_N1 = cells_NC[:, self.at[c], None]
             own_NV = (code_N1 == torch.arange(len(places), device=code_N1.device)).to(code_N1.dtype)
-            parts.append(torch.cat([torch.ones_like(code_N1), own_NV], 1).where(~code_N1.isnan(), torch.nan))
+            parts.append(
+                torch.cat([torch.ones_like(code_N1), own_NV], 1).where(~code_N1.isnan(), torch.nan)
+            )
         return torch.cat(parts, 1)
 
     def chances(self, cells: Iterable[Tensor]) -> Tensor:

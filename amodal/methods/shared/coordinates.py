@@ -19,16 +19,24 @@ class Coordinates(nn.Module):
 
     def __init__(self, encoder: Encoder, points: str, bins: int, hidden: int):
         super().__init__()
-        self.points, self.bins, self.sides = points, bins, {s: grid_side(encoder, s) for s in encoder.fields}
+        self.points, self.bins, self.sides = (
+            points,
+            bins,
+            {s: grid_side(encoder, s) for s in encoder.fields},
+        )
         self.side = self.sides[points]
         tile = encoder.fields[points].size // self.side
-        self.head = DenseHead(len(self.sides) * encoder.width, tile, classes=3 * bins, hidden=hidden)
+        self.head = DenseHead(
+            len(self.sides) * encoder.width, tile, classes=3 * bins, hidden=hidden
+        )
 
     def forward(self, encoder: Encoder, batch: Batch) -> Column:
         """(N, 3, bins, P): P pixels, row by row."""
         rows, maps = batch[self.points].rows, maps_of(encoder, batch, self.sides)
         each = (whole(maps[f"{DEEP}/{s}"], rows, nn.Identity()) for s in self.sides)
-        tokens = torch.cat([as_large(x, self.side) for x in each], 1).permute(0, 2, 3, 1).flatten(0, 2)
+        tokens = (
+            torch.cat([as_large(x, self.side) for x in each], 1).permute(0, 2, 3, 1).flatten(0, 2)
+        )
         return Column(self.head(tokens, self.side).unflatten(1, (3, self.bins)).flatten(3), rows)
 
     @torch.no_grad()
@@ -42,11 +50,17 @@ def check_fields(encoder: Encoder, points: str, coordinates: str) -> None:
     """Raises AmodalError unless both are fields of pictures of one size with three channels."""
     for field in (points, coordinates):
         if field not in encoder.fields:
-            raise unknown("field", field, encoder.fields, "Say which are points and which are coordinates.")
+            raise unknown(
+                "field", field, encoder.fields, "Say which are points and which are coordinates."
+            )
         if encoder.fields[field].layout != "grid" or encoder.fields[field].channels != 3:
-            raise AmodalError(f"x, y and z of each pixel are an image of three channels, which {field!r} is not")
+            raise AmodalError(
+                f"x, y and z of each pixel are an image of three channels, which {field!r} is not"
+            )
     if encoder.fields[points].size != encoder.fields[coordinates].size:
-        raise AmodalError(f"{points!r} and {coordinates!r} belong together pixel by pixel and need one size")
+        raise AmodalError(
+            f"{points!r} and {coordinates!r} belong together pixel by pixel and need one size"
+        )
 
 
 def listed(picture_N3HW: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,4 +71,6 @@ def listed(picture_N3HW: Tensor) -> tuple[Tensor, Tensor]:
 
 def summed(loss_NP: Tensor, kept_NP: Tensor) -> Tensor:
     """(N, 2): the sum of the losses that are kept, and their number."""
-    return torch.stack([torch.where(kept_NP, loss_NP, 0).sum(1), kept_NP.sum(1).to(loss_NP.dtype)], 1)
+    return torch.stack(
+        [torch.where(kept_NP, loss_NP, 0).sum(1), kept_NP.sum(1).to(loss_NP.dtype)], 1
+    )

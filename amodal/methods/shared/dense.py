@@ -24,7 +24,9 @@ def grid_side(encoder: Encoder, field: str) -> int:
     weight = next(encoder.tokenizers[field].parameters())
     picture = weight.new_zeros(1, image.channels, image.size, image.size)
     tokens = len(
-        encoder.tokenizers[field](Column(picture, torch.zeros(1, dtype=torch.int64, device=weight.device)), field, 1)
+        encoder.tokenizers[field](
+            Column(picture, torch.zeros(1, dtype=torch.int64, device=weight.device)), field, 1
+        )
     )
     side = math.isqrt(tokens)
     return side if side * side == tokens else 1
@@ -36,7 +38,9 @@ def as_map(bag: Tokens, side: int) -> Column:
         mean = bag.pool()
         return Column(mean.values[:, :, None, None], mean.rows)
     rows = bag.rows()
-    return Column(bag.x.view(len(rows), side, side, bag.x.shape[1]).permute(0, 3, 1, 2).contiguous(), rows)
+    return Column(
+        bag.x.view(len(rows), side, side, bag.x.shape[1]).permute(0, 3, 1, 2).contiguous(), rows
+    )
 
 
 def maps_of(encoder: Encoder, batch: Batch, sides: dict[str, int]) -> dict[str, Column]:
@@ -56,7 +60,9 @@ def is_dense(encoder: Encoder, label: str) -> bool:
         return False
     field = encoder.fields[label]
     if field.layout != "grid" or field.channels != 1 or len(encoder.fields) < 2:
-        raise AmodalError(f"{label!r} is to hold classes: an image of one channel, beside at least one other field")
+        raise AmodalError(
+            f"{label!r} is to hold classes: an image of one channel, beside at least one other field"
+        )
     encoder.drop(label)
     return True
 

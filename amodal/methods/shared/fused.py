@@ -17,5 +17,7 @@ def fused_vectors(
     seeds: (B,), while training."""
     seen = batch.only(*(s for s in batch.sources if view_of(s) in (0, view)))
     context = alone(encoder, seen)
-    fused = fusion({field_of(s): encoder.pools[field_of(s)].strip(bag) for s, bag in context.items()}, seeds)
+    fused = fusion(
+        {field_of(s): encoder.pools[field_of(s)].strip(bag) for s, bag in context.items()}, seeds
+    )
     return Column(normalize(fused.values, dim=1), fused.rows)

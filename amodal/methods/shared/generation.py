@@ -17,11 +17,16 @@ class Telling(nn.Module):
     def __init__(self, encoder: Encoder, *, width: int, depth: int, heads: int):
         super().__init__()
         refuse_backbones(encoder)
-        made = {f: CausalDecoder(encoder.width, width=width, depth=depth, heads=heads) for f in encoder.fields}
+        made = {
+            f: CausalDecoder(encoder.width, width=width, depth=depth, heads=heads)
+            for f in encoder.fields
+        }
         self.decoders = nn.ModuleDict(made)
         self.predictors = nn.ModuleDict({f: m.predictor(width) for f, m in encoder.fields.items()})
 
-    def forward(self, encoder: Encoder, vectors: Column, content: Tokens, values: Tensor | Ragged) -> Column:
+    def forward(
+        self, encoder: Encoder, vectors: Column, content: Tokens, values: Tensor | Ragged
+    ) -> Column:
         """For each row, (N, 2): the sum of the losses of its tokens, and their number (`token_mean` ends it). vectors: (N, D) to tell
         the values of one source from; content: their tokens, of `Encoder.content`."""
         field = field_of(content.names[0])

@@ -17,7 +17,9 @@ def look_alikes(z_ND: Tensor, class_N: Tensor, size: int) -> Tensor:
     if size < 1:
         raise ValueError(f"a group needs at least 1 row, not {size}")
     alone = class_N.max().clamp(min=-1) + 1 + torch.arange(len(class_N), device=class_N.device)
-    number, count = torch.where(class_N < 0, alone, class_N).unique(return_inverse=True, return_counts=True)[1:]
+    number, count = torch.where(class_N < 0, alone, class_N).unique(
+        return_inverse=True, return_counts=True
+    )[1:]
     unit = normalize(z_ND.double(), dim=1)
     middle = unit.new_zeros(len(count), unit.shape[1]).index_add(0, number, unit) / count[:, None]
     group, made = torch.zeros_like(count), 0

@@ -8,7 +8,17 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from amodal.core import AmodalError, Batch, Column, Embeddings, Ragged, Tokens, field_of, name_code, unknown
+from amodal.core import (
+    AmodalError,
+    Batch,
+    Column,
+    Embeddings,
+    Ragged,
+    Tokens,
+    field_of,
+    name_code,
+    unknown,
+)
 from amodal.core.column import shared_rows
 from amodal.masking.hashing import hash_bits
 from amodal.masking.random import random_keep
@@ -45,14 +55,21 @@ class Matcher(nn.Module):
             same, weights = self.watched(words, seen, layer)
             return same, grad_cam(same, weights, keep=True)
 
-    def mismatched(self, words: Ragged, seen: Ragged, other_seen: Tensor, other_words: Tensor) -> Tensor:
+    def mismatched(
+        self, words: Ragged, seen: Ragged, other_seen: Tensor, other_words: Tensor
+    ) -> Tensor:
         """Logits of the pairs that do not belong together; arguments as in `loss`."""
         rows = torch.arange(len(words), device=other_seen.device)
         a, b = (rows[o >= 0] for o in (other_seen, other_words))
         return self(words[torch.cat([a, other_words[b]])], seen[torch.cat([other_seen[a], b])])
 
     def loss(
-        self, words: Ragged, seen: Ragged, other_seen: Tensor, other_words: Tensor, pairs: Ragged | None = None
+        self,
+        words: Ragged,
+        seen: Ragged,
+        other_seen: Tensor,
+        other_words: Tensor,
+        pairs: Ragged | None = None,
     ) -> Tensor:
         """Pairs that belong together, against words with another's picture and pictures with another's words.
 
@@ -63,16 +80,24 @@ class Matcher(nn.Module):
         a, b = (rows[o >= 0] for o in (other_seen, other_words))
         asked = torch.cat([rows, a, other_words[b]])
         shown = torch.cat([rows, other_seen[a], b])
-        if pairs is not None:  # the table of what is seen gets the changed lists behind the plain ones
-            seen = Ragged(torch.cat([seen.flat, pairs.flat]), torch.cat([seen.lengths, pairs.lengths]))
+        if (
+            pairs is not None
+        ):  # the table of what is seen gets the changed lists behind the plain ones
+            seen = Ragged(
+                torch.cat([seen.flat, pairs.flat]), torch.cat([seen.lengths, pairs.lengths])
+            )
             shown = torch.cat([rows + len(rows), shown[len(rows) :]])
         logits = self(words[asked], seen[shown])
         return matching(logits[: len(rows)], logits[len(rows) :])
 
 
-def token_features(encoder: Encoder, context: dict[str, Tokens], sources: Sequence[str]) -> dict[str, Column]:
+def token_features(
+    encoder: Encoder, context: dict[str, Tokens], sources: Sequence[str]
+) -> dict[str, Column]:
     """`tokens/SOURCE` -> the tokens of each row, for losses that look at parts. context: of `Encoder.encode`."""
-    return {f"tokens/{s}": token_column(encoder.pools[field_of(s)].strip(context[s])) for s in sources}
+    return {
+        f"tokens/{s}": token_column(encoder.pools[field_of(s)].strip(context[s])) for s in sources
+    }
 
 
 def seed_column(batch: Batch) -> Column:
@@ -80,12 +105,20 @@ def seed_column(batch: Batch) -> Column:
 
 
 def item_matching(
-    matcher: Matcher, features: Features, words: str, seen: str, *, temperature: float | Tensor, floor: float = 0.0
+    matcher: Matcher,
+    features: Features,
+    words: str,
+    seen: str,
+    *,
+    temperature: float | Tensor,
+    floor: float = 0.0,
 ) -> Tensor:
     """Image-text matching between two sources with hard negatives. features: vectors of both in the common space under their
     own names, their tokens under `tokens/…`, and the seeds. floor: as in `draw_others`."""
     both = shared_rows(features[f"tokens/{words}"], features[f"tokens/{seen}"])
-    word_lists, seen_lists = (features[f"tokens/{s}"].values[i] for s, i in zip((words, seen), both))
+    word_lists, seen_lists = (
+        features[f"tokens/{s}"].values[i] for s, i in zip((words, seen), both)
+    )
     draws = draw_negatives(features, words, seen, temperature=temperature, floor=floor)
     return matcher.loss(word_lists, seen_lists, *draws)
 
@@ -104,7 +137,13 @@ def draw_negatives(
 
 
 def with_queue(
-    loss: Callable[..., Tensor], z: Embeddings, keys: Embeddings, queues: Queues, a: str, b: str, **options
+    loss: Callable[..., Tensor],
+    z: Embeddings,
+    keys: Embeddings,
+    queues: Queues,
+    a: str,
+    b: str,
+    **options,
 ) -> Tensor:
     """Mean of both directions of `loss(queries (N, D), keys (M, D), **options)`, whose first N keys are those of the same rows; the
     others come from the queue. keys: as `z`, of a slow copy perhaps."""
@@ -145,7 +184,9 @@ class MaskedWords(nn.Module):
         x_TD = torch.where(hidden_T[:, None], self.token.to(content.x.dtype), content.x)
         return encoder.encode({source: encoder.add_positions(content.with_x(x_TD))})[source]
 
-    def forward(self, encoder: Encoder, batch: Batch, content: Tokens, seen: Column, cross: CrossEncoder) -> Column:
+    def forward(
+        self, encoder: Encoder, batch: Batch, content: Tokens, seen: Column, cross: CrossEncoder
+    ) -> Column:
         """For each row that has both, (N, 2): the sum of the losses of its hidden tokens, and their number (`token_mean` ends it).
         seen: lists of tokens of the other field."""
         hidden_T = self.draw(content, batch.seeds)
@@ -154,13 +195,21 @@ class MaskedWords(nn.Module):
         return self.guess(encoder, words, hidden_T, target_T, seen, cross)
 
     def guess(
-        self, encoder: Encoder, words: Column, hidden_T: Tensor, target_T: Tensor, seen: Column, cross: CrossEncoder
+        self,
+        encoder: Encoder,
+        words: Column,
+        hidden_T: Tensor,
+        target_T: Tensor,
+        seen: Column,
+        cross: CrossEncoder,
     ) -> Column:
         """`forward` for words that the encoder has read: the lists of `encode`, what is hidden and what stands there."""
         at, at_seen = shared_rows(words, seen)
         read = cross(words.values[at], seen.values[at_seen])
         hidden, target = (Ragged(t, words.values.lengths)[at].flat for t in (hidden_T, target_T))
-        loss_T = encoder.fields[self.field].token_loss(self.predictor(read.flat[hidden]), target[hidden])
+        loss_T = encoder.fields[self.field].token_loss(
+            self.predictor(read.flat[hidden]), target[hidden]
+        )
         row = torch.repeat_interleave(torch.arange(len(at), device=at.device), read.lengths)[hidden]
         both = torch.stack([loss_T, torch.ones_like(loss_T)], 1)
         return Column(both.new_zeros(len(at), 2).index_add(0, row, both), words.rows[at])

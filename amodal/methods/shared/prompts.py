@@ -21,7 +21,11 @@ def attribute_vectors(table: Table, values_NC: Tensor) -> tuple[Tensor, Tensor]:
     for c, size in enumerate(table.sizes()):
         there = ~values_NC[:, c].isnan()
         code = values_NC[:, c].nan_to_num().long().clamp(0, max(size - 1, 0))
-        one = nn.functional.one_hot(code, size).to(standard.dtype) if size else standard[:, c, None].nan_to_num()
+        one = (
+            nn.functional.one_hot(code, size).to(standard.dtype)
+            if size
+            else standard[:, c, None].nan_to_num()
+        )
         parts.append(one * there[:, None])
         known.append(there[:, None].expand_as(one))
     return torch.cat(parts, 1), torch.cat(known, 1)
@@ -65,7 +69,9 @@ class AttributePrompts(nn.Module):
         x_TD = torch.where((luck < self.miss)[:, None], self.blank.to(own.x.dtype), own.x)
         x_TD = torch.where((number == hidden[own.row])[:, None], self.mask.to(own.x.dtype), x_TD)
         rows = (~asked).nonzero().squeeze(1)
-        place = torch.arange(self.slots, device=rows.device).repeat(len(rows)).to(own.position.dtype)
+        place = (
+            torch.arange(self.slots, device=rows.device).repeat(len(rows)).to(own.position.dtype)
+        )
         template = Tokens.of(
             self.blank.to(own.x.dtype).expand(len(place), -1),
             rows,
@@ -84,9 +90,14 @@ class AttributePrompts(nn.Module):
         _, share = self.presence(table, values)
         weight_NG = grouped(share, table.patch, 0.0).amax(2)
         weight_T = weight_NG[grouped(~values.isnan(), table.patch, False).any(2)]
-        luck = uniform(batch.seeds[content.row], content.within(), name_code("which")).double() + 2.0**-25
+        luck = (
+            uniform(batch.seeds[content.row], content.within(), name_code("which")).double()
+            + 2.0**-25
+        )
         score_T = weight_T.double().clamp(min=1e-12).log() - (-luck.log()).log()
-        best = score_T.new_full((batch.size,), -torch.inf).scatter_reduce(0, content.row, score_T, "amax")
+        best = score_T.new_full((batch.size,), -torch.inf).scatter_reduce(
+            0, content.row, score_T, "amax"
+        )
         first = torch.where(score_T == best[content.row], content.within(), self.slots)
         none = torch.full((batch.size,), self.slots, device=first.device)
         return none.scatter_reduce(0, content.row, first, "amin")
@@ -96,7 +107,9 @@ class AttributePrompts(nn.Module):
         Numbers are hardly ever shared, so they count as common: one is masked only where a row has no category."""
         x_NA, known_NA = attribute_vectors(table, values_NC)
         sizes = torch.tensor(table.sizes(), device=x_NA.device)
-        owner = torch.repeat_interleave(torch.arange(len(sizes), device=x_NA.device), sizes.clamp(min=1))
+        owner = torch.repeat_interleave(
+            torch.arange(len(sizes), device=x_NA.device), sizes.clamp(min=1)
+        )
         has = torch.where((sizes > 0)[owner], x_NA, known_NA.to(x_NA.dtype))
         rare = has / self.count.to(has.dtype) * torch.where((sizes > 0)[owner], 1.0, 1e-6)
         return has, rare.new_zeros(len(has), len(sizes)).index_add(1, owner, rare)
@@ -105,12 +118,19 @@ class AttributePrompts(nn.Module):
         """Of the rows that have attributes: `attributes`, `known` and `has`, (N, A) each, and `value`, what is masked."""
         table, values = encoder.fields[self.field], batch[self.field].values
         x_NA, known_NA = attribute_vectors(table, values)
-        cells, hidden = grouped(values, table.patch, torch.nan), prompt.hidden[batch[self.field].rows]
-        value = cells[torch.arange(len(cells), device=cells.device), hidden.clamp(min=0)].nan_to_num(-1.0)
+        cells, hidden = (
+            grouped(values, table.patch, torch.nan),
+            prompt.hidden[batch[self.field].rows],
+        )
+        value = cells[
+            torch.arange(len(cells), device=cells.device), hidden.clamp(min=0)
+        ].nan_to_num(-1.0)
         has = self.presence(table, values)[0]
         return {"attributes": x_NA, "known": known_NA.to(x_NA.dtype), "has": has, "value": value}
 
-    def told(self, encoder: Encoder, prompt: Prompt, batch: Batch, read_tD: Tensor, rows: Tensor) -> Column:
+    def told(
+        self, encoder: Encoder, prompt: Prompt, batch: Batch, read_tD: Tensor, rows: Tensor
+    ) -> Column:
         """(n, 2) sums and numbers of the losses of masked tokens. read_tD: what they became, of the rows among `rows` that have one."""
         content = encoder.patchify(batch.only(self.field))[self.field]
         target_T = encoder.fields[self.field].targets(batch[self.field].values)

@@ -16,7 +16,11 @@ __all__ = ["WithRegions", "alone", "regions", "sentences", "texts_and_others", "
 
 def vectors(encoder: Encoder, context: Bags, size: int) -> Embeddings:
     """source -> (N, D): the aligned vectors of what `alone` gave."""
-    pooled = {s: encoder.pools[field_of(s)](bag) for s, bag in context.items() if field_of(s) in encoder.fields}
+    pooled = {
+        s: encoder.pools[field_of(s)](bag)
+        for s, bag in context.items()
+        if field_of(s) in encoder.fields
+    }
     return encoder.project(Embeddings(pooled, size))
 
 

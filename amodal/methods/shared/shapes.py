@@ -132,7 +132,9 @@ class MaskedAutoencoder(Method):
     ):
         super().__init__()
         self.encoder, self.ratio, self.together, self.views = encoder, ratio, together, views
-        self.decoder = MaskDecoder(list(encoder.fields), encoder.width, width=width, depth=depth, heads=heads)
+        self.decoder = MaskDecoder(
+            list(encoder.fields), encoder.width, width=width, depth=depth, heads=heads
+        )
         self.predictors = nn.ModuleDict({f: m.predictor(width) for f, m in encoder.fields.items()})
         refuse_backbones(encoder)
         refuse_pool(encoder)
@@ -164,7 +166,9 @@ class MaskedAutoencoder(Method):
             }
         # number the tokens of a row through all its fields, so that one draw serves them all
         before = torch.stack([b.lengths() for b in bags.values()]).cumsum(0)
-        order = torch.cat([b.within() + (before[i] - b.lengths())[b.row] for i, b in enumerate(bags.values())])
+        order = torch.cat(
+            [b.within() + (before[i] - b.lengths())[b.row] for i, b in enumerate(bags.values())]
+        )
         row = torch.cat([b.row for b in bags.values()])
         keep = random_keep(row, seeds[row], order, self.ratio)
         return dict(zip(bags, keep.split([len(b) for b in bags.values()])))
@@ -191,7 +195,9 @@ def refuse_pool(encoder: Encoder) -> None:
 class StudentTeacher(Method):
     """A student learns from a slow copy of itself. momentum, final_momentum: the copy's weight, by half a cosine in between."""
 
-    def __init__(self, encoder: Encoder, *, momentum: float, final_momentum: float, views: tuple[str, ...]):
+    def __init__(
+        self, encoder: Encoder, *, momentum: float, final_momentum: float, views: tuple[str, ...]
+    ):
         super().__init__()
         self.encoder, self.views = encoder, views
         self.momentum, self.final_momentum = momentum, final_momentum

@@ -60,7 +60,9 @@ class NamedClasses(Method):
         self.encoder, self.views, self.labels, self.target = encoder, (view,), target.labels, target
         self.words, self.sources = words_of(encoder, words)
         if not encoder.fields[self.words].takes_prompts or not self.sources:
-            raise AmodalError("classes are told by their names, which takes a field of text and another one")
+            raise AmodalError(
+                "classes are told by their names, which takes a field of text and another one"
+            )
         if template.count("{}") != 1 or not 0 <= alpha <= 1:
             raise AmodalError(
                 f"a template needs one {{}} for the class, got {template!r}; alpha is from 0 to 1, got {alpha}"
@@ -78,29 +80,47 @@ class NamedClasses(Method):
             before = self.encoder(batch.only(*seen))
         if self.labels[0] not in batch.labels:
             raise unknown("label of this batch", self.labels[0], batch.labels)
-        columns = seen.columns | {f"rep/{s}": rep[s] for s in rep} | {f"plain/{s}": before[s] for s in before}
+        columns = (
+            seen.columns
+            | {f"rep/{s}": rep[s] for s in rep}
+            | {f"plain/{s}": before[s] for s in before}
+        )
         return Features(columns | {"label": batch.labels[self.labels[0]]}, batch.size)
 
     def seen(self, batch: Batch) -> tuple[Embeddings, Embeddings]:
         """Class features and representation features of all sources but the words."""
         encoder, kept = self.encoder, {}
-        bags = encoder.tokenize(batch.only(*(s for s in batch.sources if field_of(s) in self.sources)))
+        bags = encoder.tokenize(
+            batch.only(*(s for s in batch.sources if field_of(s) in self.sources))
+        )
         context = encoder.encode(bags, block_hook=partial(encoder.block_hook, kept=kept))
         rep = {s: kept[field_of(s)] for s in bags}
         rep = {s: Column(self.read_out(field_of(s), c.values), c.rows) for s, c in rep.items()}
-        return encoder.project(Embeddings(encoder.pool(context), batch.size)), Embeddings(rep, batch.size)
+        return encoder.project(Embeddings(encoder.pool(context), batch.size)), Embeddings(
+            rep, batch.size
+        )
 
     def read_out(self, field: str, tokens_NKD: Tensor) -> Tensor:
         return self.heads[field](self.encoder.trunks[field].norm(tokens_NKD).mean(1))
 
     def class_vectors(self, names: Sequence[str] | None = None, tokens: bool = True) -> Tensor:
         """(C, D) unit vectors of the classes' names (those learnt, unless given), by towers with the tokens or without."""
-        names, modality, still = names or self.target.classes, self.encoder.fields[self.words], np.random.default_rng(0)
+        names, modality, still = (
+            names or self.target.classes,
+            self.encoder.fields[self.words],
+            np.random.default_rng(0),
+        )
         texts = [self.template.format(name.replace("_", " ")) for name in names]
-        values = modality.collate([modality.augment(modality.decode(t), "plain", still) for t in texts])
-        column = Column(values, torch.arange(len(texts))).to(self.encoder.field_token[self.words].device)
+        values = modality.collate(
+            [modality.augment(modality.decode(t), "plain", still) for t in texts]
+        )
+        column = Column(values, torch.arange(len(texts))).to(
+            self.encoder.field_token[self.words].device
+        )
         with nullcontext() if tokens else plain(self.encoder):
-            return normalize(self.encoder(Batch.of(len(texts), {self.words: column}))[self.words].values, dim=1)
+            return normalize(
+                self.encoder(Batch.of(len(texts), {self.words: column}))[self.words].values, dim=1
+            )
 
     def losses(self, features: Features) -> dict[str, Tensor]:
         names = self.class_vectors()
@@ -108,10 +128,18 @@ class NamedClasses(Method):
             before = self.class_vectors(tokens=False)
         told, near = {}, {}
         for s in (s for s in self.sources if s in features):
-            terms = [self.told(features[f"{way}{s}"], features["label"], names) for way in ("", "rep/")]
+            terms = [
+                self.told(features[f"{way}{s}"], features["label"], names) for way in ("", "rep/")
+            ]
             told[f"told/{s}"] = self.alpha * terms[0] + (1 - self.alpha) * terms[1]
-            near[f"near/{s}"] = self.weight / 2 * negative_cosine(features[s].values, features[f"plain/{s}"].values)
-        return share(told) | share(near) | {"near/names": self.weight / 2 * negative_cosine(names, before)}
+            near[f"near/{s}"] = (
+                self.weight / 2 * negative_cosine(features[s].values, features[f"plain/{s}"].values)
+            )
+        return (
+            share(told)
+            | share(near)
+            | {"near/names": self.weight / 2 * negative_cosine(names, before)}
+        )
 
     def told(self, z: Column, label: Column, names_CD: Tensor) -> Tensor:
         at, at_label = shared_rows(z, label)
@@ -126,7 +154,10 @@ class NamedClasses(Method):
         """(N, C) logarithms of the probabilities of the classes learnt, the mean over the sources that a row has."""
         told = self.probabilities(batch)
         like = self.encoder.field_token[self.words]
-        total, count = like.new_zeros(batch.size, len(self.target.classes)), like.new_zeros(batch.size)
+        total, count = (
+            like.new_zeros(batch.size, len(self.target.classes)),
+            like.new_zeros(batch.size),
+        )
         for column in told.values():
             total = total.index_add(0, column.rows, column.values)
             count = count.index_add(0, column.rows, count.new_ones(len(column)))

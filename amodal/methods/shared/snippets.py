@@ -37,6 +37,8 @@ def cut(regions: Ragged, ids: Ragged, paths: Ragged) -> tuple[Tensor, Tensor, Ra
     text with the first region, then, along the text, what each region was given. paths: a region for each id, of `assign`."""
     pieces = [((0, len(path), 0), *snippets(path)) for path in paths.split()]
     at = [(i, start, stop, region) for i, some in enumerate(pieces) for start, stop, region in some]
-    owner, start, stop, region = torch.tensor(at, dtype=torch.int64, device=ids.lengths.device).view(-1, 4).T
+    owner, start, stop, region = (
+        torch.tensor(at, dtype=torch.int64, device=ids.lengths.device).view(-1, 4).T
+    )
     text = Ragged(ids.flat[spans(ids.starts()[owner] + start, stop - start)], stop - start)
     return owner, regions.flat[regions.starts()[owner] + region], text

@@ -9,7 +9,12 @@ from amodal.objectives.balance import balanced_info_nce
 
 
 def balance(
-    encoder: Encoder, *, steps: int = 2, width: int = 128, temperature: float = 0.07, max_scale: float = 100.0
+    encoder: Encoder,
+    *,
+    steps: int = 2,
+    width: int = 128,
+    temperature: float = 0.07,
+    max_scale: float = 100.0,
 ) -> Towers:
     """steps: of balancing; 0 is jointly centred, 1 is CLIP, 2 doubly centred; width: of the common space; temperature: where the
     learned softmax temperature starts (fixed at .01 in the paper, whose features are pretrained); max_scale: bound of its inverse."""
@@ -18,7 +23,9 @@ def balance(
     def objective(z):
         return share(
             {
-                f"balanced/{a}~{b}": balanced_info_nce(*z.pair(a, b), temperature=1 / scale(), steps=steps)
+                f"balanced/{a}~{b}": balanced_info_nce(
+                    *z.pair(a, b), temperature=1 / scale(), steps=steps
+                )
                 for a, b in field_pairs(z)
             }
         )

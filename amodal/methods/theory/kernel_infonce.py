@@ -44,7 +44,12 @@ def kernel_infonce(
         )
 
     def objective(z):
-        return share({f"kernel/{a}~{b}": loss(*z.pair(a, b)) for a, b in (view_pairs if alone else field_pairs)(z)})
+        return share(
+            {
+                f"kernel/{a}~{b}": loss(*z.pair(a, b))
+                for a, b in (view_pairs if alone else field_pairs)(z)
+            }
+        )
 
     if not alone:
         return Towers(encoder.align(width), objective)

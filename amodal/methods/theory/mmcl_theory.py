@@ -62,12 +62,18 @@ class Guided(StagedMethod):
 
     refresh_first = False
 
-    def __init__(self, encoder: Encoder, teacher: Encoder | None, rule: str, temperature: float, width: int):
+    def __init__(
+        self, encoder: Encoder, teacher: Encoder | None, rule: str, temperature: float, width: int
+    ):
         super().__init__()
         self.encoder, self.rule, self.temperature = encoder, rule, temperature
-        self.heads = nn.ModuleDict({f: Projector(encoder.width, width, hidden=encoder.width) for f in encoder.fields})
+        self.heads = nn.ModuleDict(
+            {f: Projector(encoder.width, width, hidden=encoder.width) for f in encoder.fields}
+        )
         own = teacher is None and rule != "none"
-        self.towers = nn.ModuleDict({f: nn.Linear(encoder.width, width, bias=False) for f in encoder.fields if own})
+        self.towers = nn.ModuleDict(
+            {f: nn.Linear(encoder.width, width, bias=False) for f in encoder.fields if own}
+        )
         self.scale = Scale(1 / 0.07, most=100.0) if own else None
         self.teacher = (
             frozen_copy(encoder) if own else teacher
@@ -82,7 +88,9 @@ class Guided(StagedMethod):
 
     @torch.no_grad()
     def refresh(self, stage: int, see: Callable[[], Features]) -> None:
-        for mine, its in zip(self.encoder.state_dict().values(), self.teacher.state_dict().values()):
+        for mine, its in zip(
+            self.encoder.state_dict().values(), self.teacher.state_dict().values()
+        ):
             learnt = mine.clone()
             mine.copy_(its)
             its.copy_(learnt)
@@ -95,7 +103,9 @@ class Guided(StagedMethod):
         if not self.teaches and self.rule != "none":
             with torch.no_grad():
                 seen = self.teacher.features(batch)
-                seen = through(self.towers, seen) if len(self.towers) else self.teacher.project(seen)
+                seen = (
+                    through(self.towers, seen) if len(self.towers) else self.teacher.project(seen)
+                )
             columns |= {f"taught/{s}": seen[s] for s in seen.sources}
         return Features(columns, batch.size)
 
@@ -104,11 +114,16 @@ class Guided(StagedMethod):
         if self.teaches:
             z = through(self.towers, own)
             return share(
-                {f"teacher/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / self.scale()) for a, b in field_pairs(z)}
+                {
+                    f"teacher/{a}~{b}": info_nce(*z.pair(a, b), temperature=1 / self.scale())
+                    for a, b in field_pairs(z)
+                }
             )
         z, found = through(self.heads, own), {}
         for a, b in view_pairs(z):
-            taught = z.pair(a, b) if self.rule == "none" else features.pair(f"taught/{a}", f"taught/{b}")
+            taught = (
+                z.pair(a, b) if self.rule == "none" else features.pair(f"taught/{a}", f"taught/{b}")
+            )
             found[f"guided/{a}~{b}"] = guided_nt_xent(
                 *z.pair(a, b), *taught, rule=self.rule, temperature=self.temperature
             )
@@ -116,4 +131,6 @@ class Guided(StagedMethod):
 
 
 def through(heads: nn.ModuleDict, z: Embeddings) -> Embeddings:
-    return Embeddings({s: Column(heads[field_of(s)](z[s].values), z[s].rows) for s in z.sources}, z.size)
+    return Embeddings(
+        {s: Column(heads[field_of(s)](z[s].values), z[s].rows) for s in z.sources}, z.size
+    )

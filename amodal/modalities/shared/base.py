@@ -252,7 +252,12 @@ def build(cls: type[M], parameters: Mapping[str, Any]) -> M:
     for name in parameters:
         if name not in known:
             raise unknown(f"parameter of {kind}", name, known)
-    return cls(**{n: _typed(f"{kind}.{n}", v, getattr(defaults, n), known[n]) for n, v in parameters.items()})
+    return cls(
+        **{
+            n: _typed(f"{kind}.{n}", v, getattr(defaults, n), known[n])
+            for n, v in parameters.items()
+        }
+    )
 
 
 LARGEST = 2**31
@@ -265,14 +270,20 @@ def _typed(name: str, value: Any, default: Any, declared: str) -> Any:
     wanted = type(default)
     if wanted is tuple and isinstance(value, (list, tuple)):
         each = {"tuple[str": "", "tuple[int": 0, "tuple[float": 0.0}.get(declared.partition(",")[0])
-        return tuple(value if each is None else (_typed(f"each of {name}", v, each, "") for v in value))
+        return tuple(
+            value if each is None else (_typed(f"each of {name}", v, each, "") for v in value)
+        )
     if wanted is dict and isinstance(value, Mapping):
         return {str(k): _typed(f"{name}.{k}", v, (), "tuple[str, ...]") for k, v in value.items()}
     if wanted is str and isinstance(value, (str, os.PathLike)) and "\0" not in os.fspath(value):
         return os.fspath(value)
     number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if number and not (abs(value) <= LARGEST if wanted is int else abs(value) <= float(np.finfo(np.float32).max)):
-        raise AmodalError(f"{name} must be a finite number of reasonable size, got {shortened(repr(value))}")
+    if number and not (
+        abs(value) <= LARGEST if wanted is int else abs(value) <= float(np.finfo(np.float32).max)
+    ):
+        raise AmodalError(
+            f"{name} must be a finite number of reasonable size, got {shortened(repr(value))}"
+        )
     if wanted is float and number or wanted is int and number and int(value) == value:
         return wanted(value)
     if wanted is bool and isinstance(value, bool):

@@ -75,7 +75,10 @@ def is_date(cell: Any) -> bool:
 
 def mostly_numbers(cells: Sequence[Any]) -> bool:
     """Whether more than half of the cells are numbers or dates; text such as "3" may be a code and does not count."""
-    certain = (isinstance(c, (numbers.Number, np.number)) and not isinstance(c, bool) or is_date(c) for c in cells)
+    certain = (
+        isinstance(c, (numbers.Number, np.number)) and not isinstance(c, bool) or is_date(c)
+        for c in cells
+    )
     return 2 * sum(certain) > len(cells)
 
 

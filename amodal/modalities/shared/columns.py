@@ -30,7 +30,9 @@ def read(raw: Raw) -> Columns:
         raw = load_numpy(data) if is_numpy(data) else _from_csv(data, "\t" if tabs else None)
     if isinstance(raw, Mapping):
         columns = {str(name): np.atleast_1d(_array(column)) for name, column in raw.items()}
-        if len({c.shape for c in columns.values()}) > 1 or any(c.ndim != 1 for c in columns.values()):
+        if len({c.shape for c in columns.values()}) > 1 or any(
+            c.ndim != 1 for c in columns.values()
+        ):
             shapes = (f"{n}: {len(c) if c.ndim == 1 else c.shape}" for n, c in columns.items())
             raise BadValue(f"channels of different length ({listed(shapes)})")
         return columns
@@ -55,7 +57,9 @@ def _from_csv(data: bytes, delimiter: str | None) -> Columns:
     try:
         head = data.decode("utf-8-sig").lstrip().partition("\n")[0].strip()
     except UnicodeDecodeError as error:
-        raise BadValue(f"neither a numpy file nor a table of text: {error.reason} at byte {error.start}") from None
+        raise BadValue(
+            f"neither a numpy file nor a table of text: {error.reason} at byte {error.start}"
+        ) from None
     delimiter = delimiter or max(",;\t", key=head.count)
     if head.count(delimiter) >= MOST_COLUMNS:  # each costs 10 kB, however short its name
         raise BadValue(f"{head.count(delimiter) + 1:,} columns, more than {MOST_COLUMNS:,}")
@@ -68,7 +72,9 @@ def _from_csv(data: bytes, delimiter: str | None) -> Columns:
         )
     except pyarrow.ArrowInvalid as error:
         raise BadValue(f"not a table of text: {str(error).splitlines()[0]}") from None
-    columns = {name.strip(): column.to_numpy() for name, column in zip(table.column_names, table.columns)}
+    columns = {
+        name.strip(): column.to_numpy() for name, column in zip(table.column_names, table.columns)
+    }
     if len(columns) < len(table.column_names):
         raise BadValue(
             f"several columns have one name: {listed(name.strip() or '(empty)' for name in table.column_names)}"

@@ -65,7 +65,9 @@ class Corruptible:
         return value[~hit]
 
 
-def noisy(modality: Corruptible, value: np.ndarray, deviations: float, rng: np.random.Generator) -> np.ndarray:
+def noisy(
+    modality: Corruptible, value: np.ndarray, deviations: float, rng: np.random.Generator
+) -> np.ndarray:
     """Normal noise of so many standard deviations of the field."""
     out = value + deviations * modality.deviation(value) * rng.standard_normal(value.shape)
     if value.dtype == np.uint8:
@@ -73,7 +75,9 @@ def noisy(modality: Corruptible, value: np.ndarray, deviations: float, rng: np.r
     return out.astype(value.dtype)
 
 
-def chosen(part: np.ndarray, share: float, rng: np.random.Generator, spare: bool = False) -> np.ndarray:
+def chosen(
+    part: np.ndarray, share: float, rng: np.random.Generator, spare: bool = False
+) -> np.ndarray:
     """Bool for each entry: parts at random, not all of them if one is to be spared."""
     if not part.size:
         return np.zeros(part.shape, dtype=bool)

@@ -28,17 +28,27 @@ def read(raw: Raw) -> dict[str, list]:
     if isinstance(raw, (list, tuple)):
         odd = next((i for i, event in enumerate(raw) if not isinstance(event, Mapping)), None)
         if odd is not None:
-            raise BadValue(f"event {odd} is no object with named fields, but a {type(raw[odd]).__name__}")
+            raise BadValue(
+                f"event {odd} is no object with named fields, but a {type(raw[odd]).__name__}"
+            )
         names = dict.fromkeys(str(name) for event in raw for name in event)
-        if len(names) * len(raw) > MOST_CELLS:  # each event with names of its own: a small file that fills the memory
+        if (
+            len(names) * len(raw) > MOST_CELLS
+        ):  # each event with names of its own: a small file that fills the memory
             raise BadValue(f"{len(raw):,} events of {len(names):,} different fields")
         record = {name: [event.get(name) for event in raw] for name in names}
     elif isinstance(raw, Mapping):
-        record = {str(name): _listed(cells, str(name)) for name, cells in raw.items() if cells is not None}
+        record = {
+            str(name): _listed(cells, str(name)) for name, cells in raw.items() if cells is not None
+        }
     else:
-        raise BadValue(f"a {type(raw).__name__} is no events: expected a list of objects, or an object of lists")
+        raise BadValue(
+            f"a {type(raw).__name__} is no events: expected a list of objects, or an object of lists"
+        )
     if len({len(cells) for cells in record.values()}) > 1:
-        raise BadValue(f"fields of different length ({listed(f'{n}: {len(c)}' for n, c in record.items())})")
+        raise BadValue(
+            f"fields of different length ({listed(f'{n}: {len(c)}' for n, c in record.items())})"
+        )
     if not record or not len(next(iter(record.values()))):
         raise BadValue("no events")
     return record
@@ -106,7 +116,11 @@ def clock_of(records: Sequence[Mapping[str, list]], names: Mapping[str, None]) -
 
 def is_nested(records: Sequence[Mapping[str, list]], name: str) -> bool:
     """Whether a field holds lists or objects, which are no cells."""
-    return any(isinstance(c, (list, tuple, dict, np.ndarray)) for record in records for c in record.get(name, [])[:3])
+    return any(
+        isinstance(c, (list, tuple, dict, np.ndarray))
+        for record in records
+        for c in record.get(name, [])[:3]
+    )
 
 
 def some_events(records: Sequence[Mapping[str, list]], columns: Sequence[str]) -> list[dict]:

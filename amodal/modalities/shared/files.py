@@ -21,7 +21,9 @@ def read_bytes(raw: Path | str | bytes) -> bytes:
         except FileNotFoundError:
             raise BadValue(f"no such file: {raw}") from None
         except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
-            raise BadValue(f"cannot read {str(raw)[:200]!r}: {getattr(error, 'strerror', None) or error}") from None
+            raise BadValue(
+                f"cannot read {str(raw)[:200]!r}: {getattr(error, 'strerror', None) or error}"
+            ) from None
     if not raw:
         raise BadValue("empty file")
     return raw
@@ -75,8 +77,14 @@ def _promised(data: bytes) -> None:
 
 def _promised_npy(stream, size: int) -> None:
     version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
     shape, _, dtype = read(stream)
     promised, size = math.prod(shape) * dtype.itemsize, size - stream.tell()
     if not dtype.hasobject and (promised > size or min(shape, default=0) < 0):
-        raise BadValue(f"truncated: {size:,} bytes, but shape {shape} of {dtype} needs {promised:,}")
+        raise BadValue(
+            f"truncated: {size:,} bytes, but shape {shape} of {dtype} needs {promised:,}"
+        )

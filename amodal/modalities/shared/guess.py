@@ -29,9 +29,15 @@ def guess(raw: str | Sequence[Raw]) -> str | None:
     """
     if isinstance(raw, str):
         return suffixes().get(raw.lower())
-    present = [v for v in map(unwrap, raw) if isinstance(v, (np.ndarray, list, tuple, dict)) or not is_missing(v)]
+    present = [
+        v
+        for v in map(unwrap, raw)
+        if isinstance(v, (np.ndarray, list, tuple, dict)) or not is_missing(v)
+    ]
     shapes = {
-        np.shape(v) if isinstance(v, np.ndarray) else (len(v),) for v in present if isinstance(v, (np.ndarray, list))
+        np.shape(v) if isinstance(v, np.ndarray) else (len(v),)
+        for v in present
+        if isinstance(v, (np.ndarray, list))
     }
     alike = len(shapes) <= 1
     votes = Counter(_one(v, alike) for v in present).most_common(1)
@@ -98,9 +104,15 @@ def _one(value: Raw, alike: bool) -> str | None:
     if isinstance(value, (list, tuple)):
         if value and all(isinstance(v, str) for v in value):
             return "text"
-        if value and all(isinstance(v, dict) and v and not v.keys() <= {"bytes", "path"} for v in value):
+        if value and all(
+            isinstance(v, dict) and v and not v.keys() <= {"bytes", "path"} for v in value
+        ):
             return "events"
-        return "series" if not alike or any(isinstance(v, (list, tuple, np.ndarray)) for v in value) else "table"
+        return (
+            "series"
+            if not alike or any(isinstance(v, (list, tuple, np.ndarray)) for v in value)
+            else "table"
+        )
     if isinstance(value, np.ndarray):
         return _array(value, alike)
     return "table" if np.isscalar(value) else None
@@ -113,7 +125,11 @@ def _array(value: np.ndarray, alike: bool) -> str | None:
         return "table" if alike else "series"
     if value.ndim == 2:
         short, long = sorted(value.shape)
-        return "image" if value.dtype == np.uint8 or alike and short >= 8 and long <= 2 * short else "series"
+        return (
+            "image"
+            if value.dtype == np.uint8 or alike and short >= 8 and long <= 2 * short
+            else "series"
+        )
     return "image" if value.ndim == 3 else None
 
 
@@ -127,12 +143,20 @@ def _by_content(data: bytes) -> str | None:
         text = data.decode()
     except UnicodeDecodeError:
         return None
-    return "sequence" if is_sequence(text.strip()) else "text" if data and "\0" not in text else None
+    return (
+        "sequence" if is_sequence(text.strip()) else "text" if data and "\0" not in text else None
+    )
 
 
 def _timed(value: dict) -> bool:
     """Whether columns of one length are events: there is a clock, and words among the rest, which no series has."""
     columns = {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in value.items()}
     clock = any(str(name).lower() in CLOCKS for name in columns)
-    rest = [v for name, v in columns.items() if str(name).lower() not in CLOCKS and isinstance(v, (list, tuple))]
-    return clock and any(isinstance(cell, str) and not is_missing(cell) for cells in rest for cell in cells[:20])
+    rest = [
+        v
+        for name, v in columns.items()
+        if str(name).lower() not in CLOCKS and isinstance(v, (list, tuple))
+    ]
+    return clock and any(
+        isinstance(cell, str) and not is_missing(cell) for cells in rest for cell in cells[:20]
+    )

@@ -12,7 +12,17 @@ ALIKE = (
     "o0OQ", "l1I|i", "s5S", "b6h", "ec", "aou", "g9q", "tf", "uv", "nhr", "z2Z", "B8R", "D0O", "mn", "wv", "ij", "yv", "kx", "pq",
     "G6C", "EF", "PF", "MN", "UV", "HN", "A4", "TI7", "KX", "WV", "L1",
 )  # fmt: skip
-JOINED = {"rn": "m", "cl": "d", "vv": "w", "ri": "n", "li": "h", "m": "rn", "d": "cl", "w": "vv", "h": "li"}
+JOINED = {
+    "rn": "m",
+    "cl": "d",
+    "vv": "w",
+    "ri": "n",
+    "li": "h",
+    "m": "rn",
+    "d": "cl",
+    "w": "vv",
+    "h": "li",
+}
 """Pairs of letters that look like one, and back."""
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

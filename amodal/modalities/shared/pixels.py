@@ -70,8 +70,12 @@ def _check_png(data: bytes) -> None:
     while at + 12 <= len(data):
         kind, stop = data[at + 4 : at + 8], at + 8 + int.from_bytes(data[at : at + 4], "big")
         if kind in SEEN and stop + 4 <= len(data):
-            if zlib.crc32(memoryview(data)[at + 4 : stop]) != int.from_bytes(data[stop : stop + 4], "big"):
-                raise BadValue(f"damaged picture: the checksum of {kind.decode()} at byte {at:,} is wrong")
+            if zlib.crc32(memoryview(data)[at + 4 : stop]) != int.from_bytes(
+                data[stop : stop + 4], "big"
+            ):
+                raise BadValue(
+                    f"damaged picture: the checksum of {kind.decode()} at byte {at:,} is wrong"
+                )
         at = len(data) if kind == b"IEND" else stop + 4
 
 
@@ -102,7 +106,11 @@ def _plain_jpeg(data: bytes, near: int) -> np.ndarray | None:
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
         shrinks = near and min(height, width) >= 4 * near
-        if space not in ("Gray", "YCbCr") or height * width > (Pillow.MAX_IMAGE_PIXELS or 0) or shrinks:
+        if (
+            space not in ("Gray", "YCbCr")
+            or height * width > (Pillow.MAX_IMAGE_PIXELS or 0)
+            or shrinks
+        ):
             return None
         return simplejpeg.decode_jpeg(data, "GRAY" if space == "Gray" else "RGB").transpose(2, 0, 1)
     except ValueError:
@@ -121,7 +129,11 @@ def _upright(picture: Pillow.Image) -> Picture:
         return _filled(np.asarray(picture, dtype=np.float32)[None] / (65535 if sixteen else 1))
     if "transparency" in picture.info or picture.mode in ("LA", "PA", "La", "RGBa", "RGBA"):
         return picture.convert("RGBA")
-    return picture if picture.mode in ("L", "RGB") else picture.convert("L" if picture.mode == "1" else "RGB")
+    return (
+        picture
+        if picture.mode in ("L", "RGB")
+        else picture.convert("L" if picture.mode == "1" else "RGB")
+    )
 
 
 def _from_array(raw: np.ndarray | list | tuple) -> Picture:
@@ -131,7 +143,9 @@ def _from_array(raw: np.ndarray | list | tuple) -> Picture:
         raise BadValue(f"not an array of pixels: {error}") from None
     if array.ndim not in (2, 3) or 0 in array.shape or array.dtype.kind not in "buif":
         wanted = "(H, W), (H, W, C) or (C, H, W) numbers"
-        raise BadValue(f"an array of shape {array.shape} and type {array.dtype} is not a picture: expected {wanted}")
+        raise BadValue(
+            f"an array of shape {array.shape} and type {array.dtype} is not a picture: expected {wanted}"
+        )
     if array.ndim == 2:
         array = array[None]
     elif array.shape[2] < array.shape[0] or array.shape[2] in MODES and array.shape[0] not in MODES:
@@ -183,7 +197,9 @@ def _with_pillow(picture: Picture) -> Picture:
     """Eight bits as Pillow has them."""
     if isinstance(picture, Pillow.Image) or picture.dtype != np.uint8:
         return picture
-    return Pillow.fromarray(picture[0] if len(picture) == 1 else np.ascontiguousarray(picture.transpose(1, 2, 0)))
+    return Pillow.fromarray(
+        picture[0] if len(picture) == 1 else np.ascontiguousarray(picture.transpose(1, 2, 0))
+    )
 
 
 def resized(picture: Picture, size: int, fit: str, blank: Sequence[float]) -> np.ndarray:
@@ -209,11 +225,19 @@ def resized(picture: Picture, size: int, fit: str, blank: Sequence[float]) -> np
 def _resampled(picture: Picture, height: int, width: int, box: tuple[float, ...]) -> np.ndarray:
     """(C, height, width) of what is in the box (left, top, right, bottom)."""
     if box == (0, 0, *shape(picture)[:0:-1]) and (planes := _bytes(picture)) is not None:
-        return np.ascontiguousarray(planes) if planes.shape[1:] == (height, width) else stretched(planes, height, width)
+        return (
+            np.ascontiguousarray(planes)
+            if planes.shape[1:] == (height, width)
+            else stretched(planes, height, width)
+        )
     picture = _with_pillow(picture)
     # Pillow widens this kernel when it shrinks a picture, so nothing aliases, and a triangle never overshoots.
-    planes = [Pillow.fromarray(p) for p in picture] if isinstance(picture, np.ndarray) else [picture]
-    small = [np.asarray(p.resize((width, height), Pillow.Resampling.BILINEAR, box=box)) for p in planes]
+    planes = (
+        [Pillow.fromarray(p) for p in picture] if isinstance(picture, np.ndarray) else [picture]
+    )
+    small = [
+        np.asarray(p.resize((width, height), Pillow.Resampling.BILINEAR, box=box)) for p in planes
+    ]
     array = small[0] if len(small) == 1 else np.stack(small, 2)
     return np.ascontiguousarray(array[None] if array.ndim == 2 else np.moveaxis(array, 2, 0))
 
@@ -235,7 +259,9 @@ def stretched(planes: np.ndarray, height: int, width: int, mirrored: bool = Fals
     return (out.flip(-1) if mirrored else out).numpy()
 
 
-def sampling(n_in: int, low: float, high: float, n_out: int, *, sigma: float = 0.0, flip: bool = False) -> np.ndarray:
+def sampling(
+    n_in: int, low: float, high: float, n_out: int, *, sigma: float = 0.0, flip: bool = False
+) -> np.ndarray:
     """(n_out, n_in) float32: the linear map that cuts low … high (pixels) out of a side, resizes it to `n_out` with the
     kernel of `resized`, blurs it by a Gaussian of `sigma` output pixels and turns it round."""
     step = (high - low) / n_out
@@ -245,13 +271,17 @@ def sampling(n_in: int, low: float, high: float, n_out: int, *, sigma: float = 0
     distance = np.abs(np.arange(0.5, n_in, dtype=np.float32) - centre[:, None])
     weight = np.maximum(0, 1 - distance / max(step, 1))
     weight /= weight.sum(1, keepdims=True)
-    return banded(gaussian(n_out, sigma), weight) if sigma > 0.25 else weight  # a narrower blur changes nothing
+    return (
+        banded(gaussian(n_out, sigma), weight) if sigma > 0.25 else weight
+    )  # a narrower blur changes nothing
 
 
 def gaussian(n: int, sigma: float) -> np.ndarray:
     """(n, n) float32: blur along a side of n pixels."""
     weight = np.exp(np.arange(n, dtype=np.float32) ** 2 / (-2 * sigma**2))
-    weight *= weight > 1e-6  # far from the middle it is too small for normal floats, which are many times faster
+    weight *= (
+        weight > 1e-6
+    )  # far from the middle it is too small for normal floats, which are many times faster
     weight = weight[_apart(n)]
     return weight / weight.sum(1, keepdims=True)
 

@@ -39,7 +39,9 @@ def frames(waves: Ragged, window: int, hop: int) -> tuple[Tensor, Tensor, Tensor
     (any, window), which of them are frames (F,), how many samples of each are its clip's (F,), frames per clip (N,)."""
     counts_N = pieces(waves.lengths, hop)
     offset_F = steps(counts_N) * hop
-    first_F, length_F = (on_host(torch.repeat_interleave, x, counts_N) for x in (waves.starts(), waves.lengths))
+    first_F, length_F = (
+        on_host(torch.repeat_interleave, x, counts_N) for x in (waves.starts(), waves.lengths)
+    )
     stretches = torch.nn.functional.pad(waves.flat, (0, window)).unfold(0, window, 1)
     return stretches, first_F + offset_F, length_F - offset_F, counts_N
 

@@ -59,7 +59,9 @@ def parsed(data: bytes, limits: Limits) -> Any:
         raise TooLarge(f"{len(data):,} bytes of JSON; at most {limits.json:,} are read")
     entries = data.count(b",") + 4 * (data.count(b"[") + data.count(b"{"))
     if entries > limits.entries:
-        raise TooLarge(f"about {entries:,} entries in this JSON; at most {limits.entries:,} are read")
+        raise TooLarge(
+            f"about {entries:,} entries in this JSON; at most {limits.entries:,} are read"
+        )
     try:
         return json.loads(data.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:

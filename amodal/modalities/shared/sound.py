@@ -46,7 +46,9 @@ def read(raw: Raw, rate: int, seconds: float = np.inf) -> tuple[np.ndarray, int]
     raw = unwrap(raw)
     if isinstance(raw, dict):
         if "array" not in raw or "sampling_rate" not in raw:
-            raise BadValue(f'a dict with {", ".join(map(str, raw)) or "nothing"}: expected "array" and "sampling_rate"')
+            raise BadValue(
+                f'a dict with {", ".join(map(str, raw)) or "nothing"}: expected "array" and "sampling_rate"'
+            )
         raw, rate = raw["array"], raw["sampling_rate"]
     if isinstance(raw, bytes) and is_numpy(raw):
         raw = load_numpy(raw)
@@ -90,19 +92,25 @@ def _from_file(raw: Path | str | bytes, seconds: float) -> tuple[np.ndarray, int
     try:
         # By its number and not by its name: after an ending such as .au libsndfile takes whatever is in the file for sound.
         with SeekableBytes(raw) if isinstance(raw, bytes) else open(raw, "rb") as stream:
-            with soundfile.SoundFile(stream if isinstance(raw, bytes) else stream.fileno(), closefd=False) as file:
+            with soundfile.SoundFile(
+                stream if isinstance(raw, bytes) else stream.fileno(), closefd=False
+            ) as file:
                 return _samples(file, head, size, seconds)
     except BadValue:
         raise
     except OSError as error:
         raise BadValue(f"cannot read {str(raw)[:200]!r}: {error.strerror or error}") from None
     except soundfile.LibsndfileError as error:
-        raise BadValue(f"damaged sound, or none that libsndfile reads: {error.error_string}") from None
+        raise BadValue(
+            f"damaged sound, or none that libsndfile reads: {error.error_string}"
+        ) from None
     except (RuntimeError, ValueError, TypeError, MemoryError) as error:
         raise BadValue(f"damaged sound: {error}") from error
 
 
-def _samples(file: soundfile.SoundFile, head: bytes, size: int, seconds: float) -> tuple[np.ndarray, int]:
+def _samples(
+    file: soundfile.SoundFile, head: bytes, size: int, seconds: float
+) -> tuple[np.ndarray, int]:
     promised, rate, channels = file.frames, file.samplerate, file.channels
     promised = promised if math.isinf(seconds) else min(promised, math.ceil(seconds * rate))
     if promised * channels > LONGEST:
@@ -180,7 +188,9 @@ def log_mel(waves: Ragged, rate: int, window: int, hop: int, mels: int) -> tuple
     hann = hann / hann.square().sum().sqrt()
     filters = mel_filters(rate, window // 2 + 1, mels).to(device)
     bands = []
-    with torch.autocast(device.type, enabled=False):  # power spans more decades than bfloat16 has digits
+    with torch.autocast(
+        device.type, enabled=False
+    ):  # power spans more decades than bfloat16 has digits
         for start, left in zip(start_F.split(CHUNK), left_F.split(CHUNK)):
             inside = index < left[:, None]  # the next clip begins where this one ends
             spectrum = torch.fft.rfft(stretches[start] * (hann * inside))
@@ -217,7 +227,9 @@ def bounded(raw: Any, limits: Limits, rate: int, seconds: float) -> bytes | np.n
     if data.startswith(NUMPY):
         array = array_of(data)
         if array.size and max(array.shape) > limits.sound * rate:
-            raise TooLarge(f"{max(array.shape):,} samples; at most {limits.sound:g} seconds are read")
+            raise TooLarge(
+                f"{max(array.shape):,} samples; at most {limits.sound:g} seconds are read"
+            )
         return array
     try:
         with soundfile.SoundFile(SeekableBytes(data)) as file:
@@ -232,5 +244,7 @@ def bounded(raw: Any, limits: Limits, rate: int, seconds: float) -> bytes | np.n
         raise BadValue(f"a sampling rate of {rate} Hz; {RATES[0]} to {RATES[1]:,} are read")
     most = seconds or limits.sound
     if frames > limits.sound * rate or min(frames, most * rate) * channels > SAMPLES:
-        raise TooLarge(f"{frames / rate:,.0f} seconds of {channels} channels; at most {limits.sound:g} are read")
+        raise TooLarge(
+            f"{frames / rate:,.0f} seconds of {channels} channels; at most {limits.sound:g} are read"
+        )
     return data

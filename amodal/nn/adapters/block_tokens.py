@@ -22,7 +22,12 @@ def put_in(tokens: Tokens, rows: Tensor, x_NPD: Tensor) -> Tokens:
     position = tokens.position.new_zeros(n * count, tokens.position.shape[1])
     each = torch.full_like(rows, count)
     return Tokens.join(
-        [Tokens.of(x_NPD.to(tokens.x.dtype).flatten(0, 1), rows, each, position, PROMPT, tokens.size), tokens]
+        [
+            Tokens.of(
+                x_NPD.to(tokens.x.dtype).flatten(0, 1), rows, each, position, PROMPT, tokens.size
+            ),
+            tokens,
+        ]
     )
 
 
@@ -48,7 +53,11 @@ def bare(encoder: Encoder) -> Encoder:
 
 def depth_of(encoder: Encoder) -> int:
     """Blocks of its trunks, all of which must be transformers that read tokens. Raises AmodalError."""
-    fields = [] if encoder.trunk != "separate" else [f for f in encoder.fields if f not in encoder.trunks]
+    fields = (
+        []
+        if encoder.trunk != "separate"
+        else [f for f in encoder.fields if f not in encoder.trunks]
+    )
     fields += [f for f, trunk in encoder.trunks.items() if not isinstance(trunk, Transformer)]
     if fields:
         raise AmodalError(

@@ -57,7 +57,10 @@ class PatternPrompts(Part):
         """(B,) the number of the set of fields that each row has; 0 for one that has none."""
         if not self.aware:
             return tokens.row.new_zeros(tokens.size)
-        code = [2 ** self.fields.index(field_of(n)) if field_of(n) in self.fields else 0 for n in tokens.names]
+        code = [
+            2 ** self.fields.index(field_of(n)) if field_of(n) in self.fields else 0
+            for n in tokens.names
+        ]
         there = tokens.row.new_zeros(tokens.size, len(code))
         there[tokens.row, tokens.source] = 1
         return ((there * torch.tensor(code, device=there.device)).sum(1) - 1).clamp(min=0)

@@ -30,7 +30,10 @@ def every(name: str) -> bool:
 
 
 def lora(
-    module: nn.Module, rank: int = 8, alpha: float | None = None, where: Callable[[str], bool] = every
+    module: nn.Module,
+    rank: int = 8,
+    alpha: float | None = None,
+    where: Callable[[str], bool] = every,
 ) -> nn.Module:
     """The module, frozen but for a low-rank difference in each of its linear maps whose name `where` takes. rank: r, no more than the map
     has; alpha: 2 r unless given. `merged` makes it a plain module again."""

@@ -49,11 +49,19 @@ class ParallelAdapters(Part):
         self.depth, self.prompts, self.every, self.bottleneck = depth, prompts, every, bottleneck
         groups = -(-depth // every) if prompts else 0
         tokens = lambda *shape: nn.Parameter(torch.randn(*shape, width) * width**-0.5)  # noqa: E731
-        self.start = nn.ParameterDict({s: tokens(groups * prompts) for s in fields} if groups else {})
-        self.later = nn.ParameterDict({s: tokens(groups, prompts) for s in fields} if groups else {})
-        per_block = lambda make: nn.ModuleDict({s: nn.ModuleList(map(make, range(depth))) for s in fields})  # noqa: E731
+        self.start = nn.ParameterDict(
+            {s: tokens(groups * prompts) for s in fields} if groups else {}
+        )
+        self.later = nn.ParameterDict(
+            {s: tokens(groups, prompts) for s in fields} if groups else {}
+        )
+        per_block = lambda make: nn.ModuleDict(
+            {s: nn.ModuleList(map(make, range(depth))) for s in fields}
+        )  # noqa: E731
         if bottleneck:
-            self.down = per_block(lambda _: nn.Sequential(nn.Linear(width, bottleneck), nn.LayerNorm(bottleneck)))
+            self.down = per_block(
+                lambda _: nn.Sequential(nn.Linear(width, bottleneck), nn.LayerNorm(bottleneck))
+            )
             self.up = per_block(lambda _: nn.Sequential(nn.Linear(bottleneck, width), nn.GELU()))
             self.gate = nn.ParameterDict({s: nn.Parameter(torch.zeros(depth)) for s in fields})
 
@@ -81,7 +89,9 @@ class ParallelAdapters(Part):
         if self.bottleneck:
             bags = self.adapted(layer, bags, meet)
         if self.prompts and layer % self.every == 0:
-            bags = {s: self.renewed(layer // self.every, bag, field_of(s)) for s, bag in bags.items()}
+            bags = {
+                s: self.renewed(layer // self.every, bag, field_of(s)) for s, bag in bags.items()
+            }
         return bags if layer < self.depth - 1 else {s: taken_out(bag) for s, bag in bags.items()}
 
     def adapted(self, layer: int, bags: Bags, meet: bool) -> Bags:
@@ -89,13 +99,18 @@ class ParallelAdapters(Part):
         means = {s: bag.with_x(low[s]).pool() for s, bag in bags.items()}
         result = {}
         for s, bag in bags.items():
-            total, count = low[s].new_zeros(bag.size, self.bottleneck), low[s].new_zeros(bag.size, 1)
+            total, count = (
+                low[s].new_zeros(bag.size, self.bottleneck),
+                low[s].new_zeros(bag.size, 1),
+            )
             for other in (means[o] for o in bags if o != s and meet):
                 total = total.index_add(0, other.rows, other.values)
                 count = count.index_add(0, other.rows, count.new_ones(len(other), 1))
             seen = low[s] + (total / count.clamp(min=1))[bag.row]
             gate = self.gate[field_of(s)][layer].tanh()
-            result[s] = bag.with_x(bag.x + (gate * self.up[field_of(s)][layer](seen)).to(bag.x.dtype))
+            result[s] = bag.with_x(
+                bag.x + (gate * self.up[field_of(s)][layer](seen)).to(bag.x.dtype)
+            )
         return result
 
     def entered(self, bag: Tokens, field: str) -> Tokens:

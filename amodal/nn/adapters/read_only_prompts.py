@@ -37,7 +37,9 @@ class ReadOnlyPrompts(nn.Module):
             {f: nn.Parameter(torch.randn(count, encoder.width) * 0.02) for f in encoder.fields}
         )
         outside = [f for f in encoder.fields if not isinstance(trunk_of(encoder, f), Transformer)]
-        self.readers = nn.ModuleDict({f: Transformer(encoder.width, 1, encoder.heads_each) for f in outside})
+        self.readers = nn.ModuleDict(
+            {f: Transformer(encoder.width, 1, encoder.heads_each) for f in outside}
+        )
 
     def forward(self, encoder: Encoder, bags: Bags) -> tuple[Bags, dict[str, Column]]:
         """bags: of `Encoder.tokenize`. Returns the tokens of `Encoder.encode`, and source -> (N, count x D), the final prompts of
@@ -50,7 +52,9 @@ class ReadOnlyPrompts(nn.Module):
                 states[source] = read(self.readers[field], context[source], self.tokens[field])[1]
             else:
                 own = encoder.pools[field].prepare(bag)
-                context[source], states[source] = read(trunk_of(encoder, field), own, self.tokens[field])
+                context[source], states[source] = read(
+                    trunk_of(encoder, field), own, self.tokens[field]
+                )
         return context, states
 
 
@@ -68,7 +72,11 @@ def read(trunk: Transformer, bag: Tokens, prompts_PD: Tensor) -> tuple[Tokens, C
     rows = bag.rows()
     each = torch.full_like(rows, len(prompts_PD))
     position = bag.position.new_zeros(len(rows) * len(prompts_PD), bag.position.shape[1])
-    asking = Tokens.of(prompts_PD.to(bag.x.dtype).repeat(len(rows), 1), rows, each, position, FUSED, bag.size)
+    asking = Tokens.of(
+        prompts_PD.to(bag.x.dtype).repeat(len(rows), 1), rows, each, position, FUSED, bag.size
+    )
     out = trunk(Tokens.join([bag, asking]), mask_rule=pure)
     own = replace(out.keep(out.source == 0), names=bag.names)
-    return own, Column(out.x[out.source == 1].unflatten(0, (len(rows), len(prompts_PD))).flatten(1), rows)
+    return own, Column(
+        out.x[out.source == 1].unflatten(0, (len(rows), len(prompts_PD))).flatten(1), rows
+    )

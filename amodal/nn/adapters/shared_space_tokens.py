@@ -25,9 +25,13 @@ class Maps(nn.Module):
         if rank:
             shared = nn.Linear(space, width)
             self.weight = shared.weight
-            self.bias = nn.ParameterList(nn.Parameter(shared.bias.detach().clone()) for _ in range(blocks))
+            self.bias = nn.ParameterList(
+                nn.Parameter(shared.bias.detach().clone()) for _ in range(blocks)
+            )
             r = min(rank, space, width)
-            self.residual = nn.ModuleList(LowRank(shared.weight, r, float(r)) for _ in range(blocks))
+            self.residual = nn.ModuleList(
+                LowRank(shared.weight, r, float(r)) for _ in range(blocks)
+            )
 
     def forward(self, tokens_KS: Tensor, i: int) -> Tensor:
         """(K, width): the tokens for block `i` of those that have some."""
@@ -72,15 +76,29 @@ class SpaceTokens(Part):
                 f"tokens are at least one ({count}), of a space of width 0 or more ({space}), at block {first} of {depth} (counted "
                 f"from 0), mixed by a share from 0 to 1 ({beta}), and ranks are not negative ({rank})"
             )
-        self.count, self.space, self.first, self.beta, self.rank, self.depth = count, space, first, beta, rank, depth
+        self.count, self.space, self.first, self.beta, self.rank, self.depth = (
+            count,
+            space,
+            first,
+            beta,
+            rank,
+            depth,
+        )
         self.bank = nn.Parameter(torch.randn(count, space) * 0.02)
         blocks = depth - first
         self.maps = nn.ModuleDict(
-            {s: Maps(space, width, blocks, rank) if space else Apart(count, width, blocks) for s in fields}
+            {
+                s: Maps(space, width, blocks, rank) if space else Apart(count, width, blocks)
+                for s in fields
+            }
         )
 
     def forward(
-        self, layer: int, tokens: Tokens, block: Callable[..., Tokens], kept: dict[str, Column] | None = None
+        self,
+        layer: int,
+        tokens: Tokens,
+        block: Callable[..., Tokens],
+        kept: dict[str, Column] | None = None,
     ) -> Tokens:
         """kept: field -> (N, K, D), what the tokens have become after the last block, before the trunk's norm."""
         field = field_of(next(n for n in tokens.names if n != PROMPT))
@@ -108,7 +126,9 @@ class SpaceTokens(Part):
         return tokens.with_x(tokens.x.masked_scatter(there.unsqueeze(1), new))
 
 
-def space_tokens(encoder: Encoder, *, fields: Sequence[str] = (), first: int | None = None, **options) -> SpaceTokens:
+def space_tokens(
+    encoder: Encoder, *, fields: Sequence[str] = (), first: int | None = None, **options
+) -> SpaceTokens:
     """For this encoder, whose fields must have trunks of their own. first: unless given the paper's, block 6 of 12. Raises AmodalError."""
     if encoder.trunk != "separate":
         raise AmodalError(

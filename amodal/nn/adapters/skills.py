@@ -41,14 +41,19 @@ class Copies(nn.ModuleDict):
             return sum(part(x) for part, x in zip(chosen, x_TD.chunk(len(chosen), 1))) / len(chosen)
         if self.how == "join":
             return torch.cat([part(x_TD) for part in chosen], 1)
-        weight, bias = (torch.stack([getattr(p, n) for p in chosen]).mean(0) for n in ("weight", "bias"))
+        weight, bias = (
+            torch.stack([getattr(p, n) for p in chosen]).mean(0) for n in ("weight", "bias")
+        )
         return nn.functional.linear(x_TD, weight, bias)  # the mean of linear maps is one
 
     @torch.no_grad()
     def fixed(self, active: Sequence[str]) -> nn.Linear:
         """One map that gives what these skills give together."""
         chosen = [self[name] for name in active]
-        weights, biases = [part.weight for part in chosen], torch.stack([part.bias for part in chosen])
+        weights, biases = (
+            [part.weight for part in chosen],
+            torch.stack([part.bias for part in chosen]),
+        )
         if self.how == "join":
             weight, bias = torch.cat(weights), biases.flatten()
         else:
@@ -88,7 +93,12 @@ class Skills(Part):
         return tokens.with_x(x_TD)
 
     def read(
-        self, x_TD: Tensor, tokens: Tokens, layer: int, active: tuple[str, ...], block: Callable[..., Tokens]
+        self,
+        x_TD: Tensor,
+        tokens: Tokens,
+        layer: int,
+        active: tuple[str, ...],
+        block: Callable[..., Tokens],
     ) -> Tensor:
         """What the block makes of x with these skills; the tokens say where x is from."""
         for trunk in self.trunks:
@@ -127,7 +137,10 @@ class Skills(Part):
                 if self.where == "attention":
                     block.attention.qkv = Copies(block.attention.qkv, names)
                 else:
-                    block.up, block.down = Copies(block.up, names, "join"), Copies(block.down, names, "split")
+                    block.up, block.down = (
+                        Copies(block.up, names, "join"),
+                        Copies(block.down, names, "split"),
+                    )
             self.trunks.append(trunk)
 
 
@@ -145,5 +158,7 @@ def check(encoder: Encoder, rules: Rules) -> None:
     if without:
         raise AmodalError(f"every field needs a skill, and {', '.join(without)} has none")
     for name in dict.fromkeys(s for some in rules.values() for s in some):
-        if not name or "." in name or hasattr(Copies(nn.Linear(1, 1), ()), name):  # torch keeps parts as attributes
+        if (
+            not name or "." in name or hasattr(Copies(nn.Linear(1, 1), ()), name)
+        ):  # torch keeps parts as attributes
             raise AmodalError(f"a skill cannot be called {name!r}; take another word")

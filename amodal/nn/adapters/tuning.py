@@ -40,7 +40,9 @@ def prompts(encoder: Encoder, rank: int) -> Encoder:
     if encoder.trunk == "joint":
         encoder.set_block_hook(pattern_prompts(encoder, length=rank, layers=1, aware=False))
     else:
-        encoder.set_block_hook(parallel_adapters(encoder, prompts=rank, every=depth_of(encoder), bottleneck=0))
+        encoder.set_block_hook(
+            parallel_adapters(encoder, prompts=rank, every=depth_of(encoder), bottleneck=0)
+        )
     return entered(encoder)
 
 

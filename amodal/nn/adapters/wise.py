@@ -19,7 +19,9 @@ def between(start: M, end: M, alpha: float) -> M:
     """A copy of `end` with (1 - alpha) of the weights of `start`: it is `start` at 0 and `end` at 1. Buffers that are no real numbers
     are the end's. Raises AmodalError for an alpha outside [0, 1] and for networks that are not built alike."""
     if not 0 <= alpha <= 1:
-        raise AmodalError(f"alpha is the share of the second network's weights, from 0 to 1, not {alpha}")
+        raise AmodalError(
+            f"alpha is the share of the second network's weights, from 0 to 1, not {alpha}"
+        )
     before, after = start.state_dict(), end.state_dict()
     unlike = [
         n
@@ -31,6 +33,8 @@ def between(start: M, end: M, alpha: float) -> M:
             f"weights can be averaged of networks that are built alike; these differ in {', '.join(sorted(unlike)[:5])}"
         )
     found = copy.deepcopy(end)
-    mixed = {n: torch.lerp(before[n], w, alpha) if w.is_floating_point() else w for n, w in after.items()}
+    mixed = {
+        n: torch.lerp(before[n], w, alpha) if w.is_floating_point() else w for n, w in after.items()
+    }
     found.load_state_dict(mixed)
     return found

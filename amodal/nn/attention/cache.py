@@ -31,7 +31,9 @@ class KeyValueCache:
 
     def source_among(self, names: Sequence[str]) -> Tensor:
         """(C,) the source of each token as an index into `names`. Raises ValueError for one that is not among them."""
-        return torch.tensor([list(names).index(n) for n in self.names], dtype=torch.int64)[self.source]
+        return torch.tensor([list(names).index(n) for n in self.names], dtype=torch.int64)[
+            self.source
+        ]
 
     def add(self, row: Tensor, source: Tensor, place: Tensor, names: Sequence[str]) -> None:
         """Tokens whose keys and values are about to come, in their order. source: as an index into these names."""

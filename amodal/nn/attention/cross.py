@@ -30,7 +30,11 @@ class CrossEncoder(nn.Module):
         self.apply(_initialise)
 
     def forward(
-        self, queries: Ragged, keys: Ragged, weigh: int | None = None, strength: Tensor | None = None
+        self,
+        queries: Ragged,
+        keys: Ragged,
+        weigh: int | None = None,
+        strength: Tensor | None = None,
     ) -> Ragged | tuple[Ragged, Tensor]:
         """queries, keys: N lists of tokens (length, D); row i reads row i. A row without keys reads nothing.
 
@@ -40,7 +44,9 @@ class CrossEncoder(nn.Module):
         Raises ValueError for unequal numbers of rows.
         """
         if len(queries) != len(keys):
-            raise ValueError(f"{len(queries)} lists of queries and {len(keys)} of keys; row i reads row i")
+            raise ValueError(
+                f"{len(queries)} lists of queries and {len(keys)} of keys; row i reads row i"
+            )
         asks, answers = Places(queries.lengths), Places(keys.lengths)
         x_TD, y_TD, weights = queries.flat, self.norm_keys(keys.flat), None
         if strength is not None:
@@ -63,12 +69,20 @@ class CrossBlock(nn.Module):
         hidden = int(width * mlp_ratio)
         self.norm1, self.own = nn.LayerNorm(width), Read(width, heads)
         self.norm2, self.other = nn.LayerNorm(width), Read(width, heads)
-        self.norm3, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.norm3, self.up, self.down = (
+            nn.LayerNorm(width),
+            nn.Linear(width, hidden),
+            nn.Linear(hidden, width),
+        )
 
-    def forward(self, x_TD, y_TD, asks: Places, answers: Places, weigh: bool) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x_TD, y_TD, asks: Places, answers: Places, weigh: bool
+    ) -> tuple[Tensor, Tensor | None]:
         return recomputed(self.compute, x_TD, y_TD, asks, answers, weigh)
 
-    def compute(self, x_TD, y_TD, asks: Places, answers: Places, weigh: bool) -> tuple[Tensor, Tensor | None]:
+    def compute(
+        self, x_TD, y_TD, asks: Places, answers: Places, weigh: bool
+    ) -> tuple[Tensor, Tensor | None]:
         own = self.norm1(x_TD)
         x_TD = x_TD + self.own(own, own, asks, asks)[0]
         read, weights = self.other(self.norm2(x_TD), y_TD, asks, answers, weigh)
@@ -84,7 +98,9 @@ class Read(nn.Module):
         if width % heads:
             raise ValueError(f"width {width} is not divisible by {heads} heads")
         self.heads = heads
-        self.query, self.key_value, self.out = (nn.Linear(width, n) for n in (width, 2 * width, width))
+        self.query, self.key_value, self.out = (
+            nn.Linear(width, n) for n in (width, 2 * width, width)
+        )
 
     def forward(
         self, x_TD, y_TD, asks: Places, answers: Places, weigh: bool = False, causal: bool = False
@@ -92,12 +108,18 @@ class Read(nn.Module):
         """causal: where a list reads itself, each token reads those before it and itself."""
         q = asks.pad(self.query(x_TD).unflatten(1, (self.heads, -1)))
         k, v = self.keys(y_TD, answers)
-        if not q.numel() or not k.numel():  # nobody asks, or there is nothing to read; all stays part of the graph
+        if (
+            not q.numel() or not k.numel()
+        ):  # nobody asks, or there is nothing to read; all stays part of the graph
             read = self.out(0 * asks.flat(q)) + 0 * (k.sum() + v.sum())
             return read, q.new_zeros(*q.shape[:3], k.shape[2]) if weigh else None
         if not weigh:
-            mask = None if causal else answers.mask  # what is not there comes last, and no token of the list reads it
-            return self.out(asks.flat(scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal))), None
+            mask = (
+                None if causal else answers.mask
+            )  # what is not there comes last, and no token of the list reads it
+            return self.out(
+                asks.flat(scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal))
+            ), None
         logits = q @ k.transpose(2, 3) * q.shape[3] ** -0.5
         if answers.mask is not None:
             logits = logits.masked_fill(~answers.mask, -torch.inf)
@@ -106,7 +128,9 @@ class Read(nn.Module):
 
     def keys(self, y_TD: Tensor, answers: Places) -> tuple[Tensor, Tensor]:
         """Keys and values (N, H, longest, d) of N lists."""
-        k, v = (answers.pad(t) for t in self.key_value(y_TD).unflatten(1, (2, self.heads, -1)).unbind(1))
+        k, v = (
+            answers.pad(t) for t in self.key_value(y_TD).unflatten(1, (2, self.heads, -1)).unbind(1)
+        )
         return k, v
 
     def read(self, x_MD: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -114,7 +138,9 @@ class Read(nn.Module):
         q = self.query(x_MD).unflatten(1, (self.heads, -1))
         if not k.numel():
             return self.out(0 * q.flatten(1))
-        return self.out(scaled_dot_product_attention(q.unsqueeze(2), k, v, attn_mask=mask).flatten(1))
+        return self.out(
+            scaled_dot_product_attention(q.unsqueeze(2), k, v, attn_mask=mask).flatten(1)
+        )
 
 
 class Places:
@@ -161,7 +187,9 @@ def side_by_side(parts: Sequence[Ragged]) -> Ragged:
     device, lengths = parts[0].lengths.device, [host_copy(p.lengths) for p in parts]
     row = [torch.repeat_interleave(torch.arange(len(n)), n) for n in lengths]
     order = to_device(torch.argsort(torch.cat(row), stable=True), device)
-    return Ragged(torch.cat([p.flat for p in parts])[order], to_device(torch.stack(lengths).sum(0), device))
+    return Ragged(
+        torch.cat([p.flat for p in parts])[order], to_device(torch.stack(lengths).sum(0), device)
+    )
 
 
 def mean_token(tokens: Ragged) -> Tensor:

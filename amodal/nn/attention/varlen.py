@@ -129,7 +129,9 @@ def _by_class(tokens: Tokens, allowed: Tensor, causal: bool, cache: KeyValueCach
             torch.bincount(key_row[key], minlength=tokens.size),
         )
         if bool(((n_query > 0) & (n_key == 0)).any()):
-            raise ValueError("the attention rule leaves some tokens nothing to read; let every source read itself")
+            raise ValueError(
+                "the attention rule leaves some tokens nothing to read; let every source read itself"
+            )
         rows, mine = _group(n_query, n_key)
         run, read = query[_runs(rows, n_query)], key[_runs(rows, n_key)]
         order.append(run)
@@ -155,7 +157,9 @@ def _by_class(tokens: Tokens, allowed: Tensor, causal: bool, cache: KeyValueCach
     )
 
 
-def _masked(groups: Sequence[Group], query_place: Tensor, key_place: Tensor, device: torch.device) -> list[Group]:
+def _masked(
+    groups: Sequence[Group], query_place: Tensor, key_place: Tensor, device: torch.device
+) -> list[Group]:
     """The groups, with a mask where a query must not read all of its keys because some come after it."""
     made = []
     queries = query_place.split([g.rows * g.queries for g in groups])
@@ -175,7 +179,9 @@ def with_prefix(layout: Layout, key_BPD: Tensor, value_BPD: Tensor) -> Layout:
     (prefix-tuning, Li and Liang 2021, arXiv:2101.00190): they go neither through the projections of keys and values nor through
     rotary positions. key_BPD, value_BPD: (B, P, D), or as wide as the keys where heads share them."""
     if layout.cache is not None:
-        raise ValueError("a prefix goes into the cache with the first tokens; it cannot be put before what is cached")
+        raise ValueError(
+            "a prefix goes into the cache with the first tokens; it cannot be put before what is cached"
+        )
     device, row = layout.row.device, host_copy(layout.row)
     count, start, read = key_BPD.shape[1], 0, 0
     places = None if layout.keys is None else host_copy(layout.keys)
@@ -189,7 +195,9 @@ def with_prefix(layout: Layout, key_BPD: Tensor, value_BPD: Tensor) -> Layout:
         else:
             own = torch.arange(start, stop).view(group.rows, -1)
             if layout.causal and group.queries > 1:
-                mask = torch.ones(group.queries, group.queries, dtype=torch.bool, device=device).tril()[None, None]
+                mask = torch.ones(
+                    group.queries, group.queries, dtype=torch.bool, device=device
+                ).tril()[None, None]
         if mask is not None:
             mask = torch.cat([mask.new_ones(*mask.shape[:3], count), mask], 3)
         first = row[start : stop : group.queries, None]
@@ -197,7 +205,9 @@ def with_prefix(layout: Layout, key_BPD: Tensor, value_BPD: Tensor) -> Layout:
         groups.append(Group(group.rows, group.queries, own.shape[1] + count, mask))
         start = stop
     prefix = key_BPD.flatten(0, 1), value_BPD.flatten(0, 1)
-    return replace(layout, groups=tuple(groups), keys=to_device(torch.cat(keys), device), prefix=prefix)
+    return replace(
+        layout, groups=tuple(groups), keys=to_device(torch.cat(keys), device), prefix=prefix
+    )
 
 
 def _group(n_query: Tensor, n_key: Tensor) -> tuple[Tensor, list[Group]]:
@@ -207,7 +217,9 @@ def _group(n_query: Tensor, n_key: Tensor) -> tuple[Tensor, list[Group]]:
     rows = rows[n_query[rows] > 0]
     _, counts = torch.unique_consecutive(shape[rows], return_counts=True)
     first = rows[counts.cumsum(0) - counts]
-    return rows, [Group(*g) for g in zip(counts.tolist(), n_query[first].tolist(), n_key[first].tolist())]
+    return rows, [
+        Group(*g) for g in zip(counts.tolist(), n_query[first].tolist(), n_key[first].tolist())
+    ]
 
 
 def _runs(rows: Tensor, lengths: Tensor) -> Tensor:
@@ -241,7 +253,11 @@ def attend(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, layout: Layout) -> Tenso
 def _nothing(q_THd: Tensor, v_THd: Tensor) -> Tensor:
     """No token: nothing to mix, and the projections stay part of the graph."""
     none = v_THd[: len(q_THd)]
-    return none if none.shape[1] == q_THd.shape[1] else none.repeat_interleave(q_THd.shape[1] // v_THd.shape[1], 1)
+    return (
+        none
+        if none.shape[1] == q_THd.shape[1]
+        else none.repeat_interleave(q_THd.shape[1] // v_THd.shape[1], 1)
+    )
 
 
 def _mix(q: Tensor, k: Tensor, v: Tensor, group: Group, causal: bool) -> Tensor:
@@ -256,7 +272,9 @@ def _can_use_varlen(q_THd: Tensor, k_THd: Tensor, layout: Layout) -> bool:
     """Many small groups, half precision and a GPU: one variable-length kernel beats one launch for each length."""
     half = q_THd.dtype in (torch.bfloat16, torch.float16)
     plain = layout.keys is None and not layout.causal and q_THd.shape[1] == k_THd.shape[1]
-    return q_THd.is_cuda and half and len(layout.groups) > 4 and plain and _varlen_kernel() is not None
+    return (
+        q_THd.is_cuda and half and len(layout.groups) > 4 and plain and _varlen_kernel() is not None
+    )
 
 
 def _varlen_kernel():
@@ -300,10 +318,14 @@ class Attention(nn.Module):
             raise ValueError(f"width {width} is not divisible by {heads} heads")
         kv_heads = kv_heads or heads
         if heads % kv_heads:
-            raise ValueError(f"{heads} heads are not divisible by {kv_heads} heads of keys and values")
+            raise ValueError(
+                f"{heads} heads are not divisible by {kv_heads} heads of keys and values"
+            )
         self.heads, self.kv_heads = heads, kv_heads
         self.qkv = nn.Linear(width, width + 2 * kv_heads * (width // heads))
-        self.q_norm, self.k_norm = (norm_layer(width // heads) if qk_norm else nn.Identity() for _ in range(2))
+        self.q_norm, self.k_norm = (
+            norm_layer(width // heads) if qk_norm else nn.Identity() for _ in range(2)
+        )
         self.out = nn.Linear(width, width)
 
     def forward(self, x_TD: Tensor, layout: Layout, rotate: Rotate | None = None) -> Tensor:

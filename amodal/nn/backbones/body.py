@@ -24,11 +24,15 @@ class ImageBody(nn.Module):
     def __init__(self, modality, *, width: int, side: int, mean, std):
         super().__init__()
         if modality.channels not in (1, 3):
-            raise AmodalError(f"pretrained image models see 1 or 3 channels, and this field has {modality.channels}")
+            raise AmodalError(
+                f"pretrained image models see 1 or 3 channels, and this field has {modality.channels}"
+            )
         self.width, self.side, self.channels = width, side, modality.channels
         self.grid = modality.size / modality.tile
         # No numbers in 0 … 1 have such moments: a field in a unit of its own is brought to mean 0, deviation 1 by its own.
-        if modality.mean and any(not 0 <= m <= 1 or s > 0.5 for m, s in zip(modality.mean, modality.std)):
+        if modality.mean and any(
+            not 0 <= m <= 1 or s > 0.5 for m, s in zip(modality.mean, modality.std)
+        ):
             mean, std = modality.mean, modality.std
         for name, numbers in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1))
@@ -42,9 +46,16 @@ class ImageBody(nn.Module):
             x = interpolate(x, (self.side, self.side), mode="bicubic", antialias=True)
         maps = self.maps(x)
         n, rows, columns = maps.shape[:3]
-        y, x = ((torch.arange(k, device=maps.device) + 0.5) / k * self.grid - 0.5 for k in (rows, columns))
+        y, x = (
+            (torch.arange(k, device=maps.device) + 0.5) / k * self.grid - 0.5
+            for k in (rows, columns)
+        )
         place = torch.cartesian_prod(torch.zeros(1, device=maps.device), y, x)
-        return maps.flatten(0, 2), torch.full((n,), rows * columns, device=maps.device), place.repeat(n, 1)
+        return (
+            maps.flatten(0, 2),
+            torch.full((n,), rows * columns, device=maps.device),
+            place.repeat(n, 1),
+        )
 
     def maps(self, images: Tensor) -> Tensor:
         raise NotImplementedError
@@ -79,11 +90,15 @@ class LoadReport:
     share: float
 
     @staticmethod
-    def of(source: str, model: dict[str, Tensor], file: dict[str, Tensor] | dict[str, torch.Size]) -> LoadReport:
+    def of(
+        source: str, model: dict[str, Tensor], file: dict[str, Tensor] | dict[str, torch.Size]
+    ) -> LoadReport:
         """model: its state; file: name -> tensor or shape."""
         shapes = {n: tuple(getattr(t, "shape", t)) for n, t in file.items()}
         wrong = {
-            n: (tuple(t.shape), shapes[n]) for n, t in model.items() if n in shapes and shapes[n] != tuple(t.shape)
+            n: (tuple(t.shape), shapes[n])
+            for n, t in model.items()
+            if n in shapes and shapes[n] != tuple(t.shape)
         }
         matched = tuple(n for n in model if n in shapes and n not in wrong)
         total = sum(t.numel() for t in model.values())
@@ -104,12 +119,17 @@ class LoadReport:
             )
 
     def __str__(self) -> str:
-        parts = [f"{self.source}: {len(self.matched)} tensors matched ({self.share:.1%} of the numbers)"]
+        parts = [
+            f"{self.source}: {len(self.matched)} tensors matched ({self.share:.1%} of the numbers)"
+        ]
         parts += [
             f"{len(names)} {word}{_some(names)}"
             for word, names in (("missing", self.missing), ("unexpected", self.unexpected))
         ]
-        wrong = tuple(f"{name} {list(here)}, in the file {list(there)}" for name, here, there in self.mismatched)
+        wrong = tuple(
+            f"{name} {list(here)}, in the file {list(there)}"
+            for name, here, there in self.mismatched
+        )
         return "; ".join([*parts, f"{len(wrong)} of another shape{_some(wrong)}"])
 
 

@@ -29,7 +29,10 @@ class ModuleBackbone(Part):
 
     def __init__(self, module: nn.Module, modality: Any, width: int, *, frozen: bool = True):
         super().__init__()
-        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules()) and not frozen:
+        if (
+            any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
+            and not frozen
+        ):
             raise AmodalError(
                 f"{type(module).__name__} has batch statistics, which make a row depend on the rows beside it. Freeze it "
                 "(train_backbones=False), or use group or layer norms."
@@ -50,7 +53,9 @@ class ModuleBackbone(Part):
         return {"part": part_name(type(self)), "args": to_spec(args)}
 
     @classmethod
-    def from_args(cls, name: str, source: str, modality: Any, width: int, frozen: bool) -> ModuleBackbone:
+    def from_args(
+        cls, name: str, source: str, modality: Any, width: int, frozen: bool
+    ) -> ModuleBackbone:
         """The same, around the module that the caller of `load` supplied."""
         module = take(
             f"backbone:{name}",
@@ -79,7 +84,9 @@ class ModuleBackbone(Part):
             if len(column):
                 x_TD, lengths = self._tokens(column.values)
             else:  # no row: every parameter still becomes part of the graph
-                x_TD, lengths = (t[:0] for t in self._tokens(example(self.modality, column.rows.device)))
+                x_TD, lengths = (
+                    t[:0] for t in self._tokens(example(self.modality, column.rows.device))
+                )
         position = x_TD.new_zeros(len(x_TD), 3)
         position[:, 0] = torch.arange(len(x_TD), device=x_TD.device) - torch.repeat_interleave(
             lengths.cumsum(0) - lengths, lengths
@@ -89,7 +96,9 @@ class ModuleBackbone(Part):
     def _tokens(self, values: Tensor | Ragged) -> tuple[Tensor, Tensor]:
         """(T, D) tokens of all rows and their numbers (N,)."""
         if isinstance(values, Ragged):
-            padded = nn.utils.rnn.pad_sequence(list(values.flat.split(values.lengths.tolist())), batch_first=True)
+            padded = nn.utils.rnn.pad_sequence(
+                list(values.flat.split(values.lengths.tolist())), batch_first=True
+            )
             out = self.module(padded, values.lengths)
         else:
             out = self.module(values)

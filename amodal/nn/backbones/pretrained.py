@@ -40,7 +40,12 @@ def backbone(
         return user_module(spec, modality, width, frozen)
     library, _, rest = spec.partition(":")
     if library not in LIBRARIES or not rest:
-        raise unknown("library of backbones", library, LIBRARIES, "Expected timm:NAME@WEIGHTS or transformers:DIR.")
+        raise unknown(
+            "library of backbones",
+            library,
+            LIBRARIES,
+            "Expected timm:NAME@WEIGHTS or transformers:DIR.",
+        )
     if library not in modality.backbones:
         kinds = [name for name, kind in modalities.every().items() if library in kind.backbones]
         raise AmodalError(
@@ -89,7 +94,16 @@ class Backbone(Part):
 
     contextual = True
 
-    def __init__(self, body: Body, name: str, width: int, *, modality, frozen: bool, report: LoadReport | None = None):
+    def __init__(
+        self,
+        body: Body,
+        name: str,
+        width: int,
+        *,
+        modality,
+        frozen: bool,
+        report: LoadReport | None = None,
+    ):
         super().__init__()
         self.body, self.name, self.frozen, self.report = body, name, frozen, report
         self.describe_as(spec=name, modality=modality, width=width)
@@ -125,13 +139,17 @@ class Backbone(Part):
 
     def forward(self, column: Column, name: str, size: int) -> Tokens:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            if isinstance(column.values, Ragged) and column.values.flat.dim() == 2:  # looked at before
+            if (
+                isinstance(column.values, Ragged) and column.values.flat.dim() == 2
+            ):  # looked at before
                 flat, lengths = column.values.flat, column.values.lengths
                 features, position = flat[:, :-3].to(self.project.weight.dtype), flat[:, -3:]
             elif len(column):
                 features, lengths, position = self.body(column.values)
             else:  # no row: every parameter still becomes part of the graph
-                features, lengths, position = (t[:0] for t in self.body(self.body.example().to(column.rows.device)))
+                features, lengths, position = (
+                    t[:0] for t in self.body(self.body.example().to(column.rows.device))
+                )
         return Tokens.of(self.project(features), column.rows, lengths, position, name, size)
 
     def extra_repr(self) -> str:
@@ -142,6 +160,8 @@ def _stop_unused(body: Body) -> None:
     """Parameters that no token depends on (poolers, norms before a head) do not learn."""
     parameters = [p for p in body.parameters() if p.requires_grad]
     with torch.enable_grad():
-        gradients = torch.autograd.grad(body(body.example())[0].sum(), parameters, allow_unused=True)
+        gradients = torch.autograd.grad(
+            body(body.example())[0].sum(), parameters, allow_unused=True
+        )
     for parameter, gradient in zip(parameters, gradients):
         parameter.requires_grad_(gradient is not None)

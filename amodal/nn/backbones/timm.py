@@ -18,13 +18,17 @@ def build(rest: str, modality, load: bool) -> tuple[ImageBody, str, LoadReport |
     try:
         import timm
     except ImportError:
-        raise AmodalError("a timm backbone needs the package `timm`: pip install 'amodal[vision]'") from None
+        raise AmodalError(
+            "a timm backbone needs the package `timm`: pip install 'amodal[vision]'"
+        ) from None
     architecture, _, weights = rest.partition("@")
     name, _, size = architecture.partition(":")
     if not timm.is_model(name):
         raise unknown("model of timm", name, timm.list_models())
     if size and not (size.isdecimal() and int(size)):
-        raise AmodalError(f"timm:{architecture}: the size after the name must be a number of pixels, got {size!r}")
+        raise AmodalError(
+            f"timm:{architecture}: the size after the name must be a number of pixels, got {size!r}"
+        )
     model = _create(timm, name, int(size or 0), load and weights == PRETRAINED)
     report = None
     if load and weights == PRETRAINED:
@@ -42,9 +46,7 @@ def _create(timm, name: str, size: int, pretrained: bool) -> nn.Module:
             return timm.create_model(name, **options, **({"img_size": size} if size else {}))
         except TypeError:
             return timm.create_model(name, **options)
-    except (
-        Exception
-    ) as error:  # no network, no such weights, a size that patches do not tile: many libraries, many errors
+    except Exception as error:  # no network, no such weights, a size that patches do not tile: many libraries, many errors
         raise AmodalError(f"timm could not make {name}: {type(error).__name__}: {error}") from error
 
 
@@ -72,7 +74,9 @@ class TimmBody(ImageBody):
     def __init__(self, model: nn.Module, spec: str, size: int, modality):
         has = model.pretrained_cfg
         size = size or has.get("input_size", (3, 224, 224))[-1]
-        super().__init__(modality, width=model.num_features, side=size, mean=has["mean"], std=has["std"])
+        super().__init__(
+            modality, width=model.num_features, side=size, mean=has["mean"], std=has["std"]
+        )
         self.model, self.spec = model, spec
         grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
         self.rows = grid[0] if grid else None

@@ -28,9 +28,15 @@ def build(rest: str, modality, load: bool) -> tuple[nn.Module, str, LoadReport |
     if load:
         model, report = _load(transformers, directory)
     else:
-        model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**known["config"]))
+        model = transformers.AutoModel.from_config(
+            transformers.AutoConfig.for_model(**known["config"])
+        )
     model = _part(model, modality)
-    body = HfText(model, known, modality, directory) if modality.takes_prompts else HfImages(model, known, modality)
+    body = (
+        HfText(model, known, modality, directory)
+        if modality.takes_prompts
+        else HfImages(model, known, modality)
+    )
     return body, f"transformers:{directory}#{json.dumps(known)}", report
 
 
@@ -41,13 +47,19 @@ def _architecture(transformers, directory: str, modality: Modality) -> dict:
         config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
     except Exception as error:  # no config.json, or one of an unknown kind
         raise AmodalError(f"{path} holds no model of transformers: {error}") from error
-    known = {"config": json.loads(config.to_json_string(use_diff=True)) | {"model_type": config.model_type}}
+    known = {
+        "config": json.loads(config.to_json_string(use_diff=True))
+        | {"model_type": config.model_type}
+    }
     known["config"].pop("transformers_version", None)
     if modality.takes_prompts:
         return known | dict(zip(("before", "after"), _special_tokens(path)))
     file = path / "preprocessor_config.json"
     scale = json.loads(file.read_text()) if file.is_file() else {}
-    return known | {"mean": scale.get("image_mean", [0.5] * 3), "std": scale.get("image_std", [0.5] * 3)}
+    return known | {
+        "mean": scale.get("image_mean", [0.5] * 3),
+        "std": scale.get("image_std", [0.5] * 3),
+    }
 
 
 def _load(transformers, directory: str) -> tuple[nn.Module, LoadReport]:
@@ -61,7 +73,9 @@ def _load(transformers, directory: str) -> tuple[nn.Module, LoadReport]:
     model = model.float()
     state = model.state_dict()
     file = {n: t.shape for n, t in state.items() if n not in info["missing_keys"]}
-    file |= {name: there for name, there, _ in info["mismatched_keys"]} | {n: () for n in info["unexpected_keys"]}
+    file |= {name: there for name, there, _ in info["mismatched_keys"]} | {
+        n: () for n in info["unexpected_keys"]
+    }
     return model, LoadReport.of(str(path), state, file)
 
 
@@ -84,7 +98,11 @@ class HfImages(ImageBody):
             )
         super().__init__(modality, width=width, side=side, mean=known["mean"], std=known["std"])
         self.model = model
-        self.rows = side // token if isinstance(token, int) and hasattr(model.config, "num_attention_heads") else None
+        self.rows = (
+            side // token
+            if isinstance(token, int) and hasattr(model.config, "num_attention_heads")
+            else None
+        )
 
     def maps(self, images: Tensor) -> Tensor:
         return as_map(
@@ -118,7 +136,9 @@ class HfText(nn.Module):
             )
         _same_tokenizer(modality.vocabulary, directory)
         self.before, self.after = known["before"], known["after"]
-        self.pad = config.pad_token_id if isinstance(getattr(config, "pad_token_id", None), int) else 0
+        self.pad = (
+            config.pad_token_id if isinstance(getattr(config, "pad_token_id", None), int) else 0
+        )
         room, longest = (
             _room(config, self.pad),
             modality.max_length * modality.patch + len(self.before) + len(self.after),
@@ -155,7 +175,11 @@ def _room(config, pad: int) -> int:
     """How many ids a model has positions for; 0 for no limit."""
     room = getattr(config, "max_position_embeddings", 0) or 0
     # RoBERTa and its kin begin to count after the id of padding
-    return room - pad - 1 if "roberta" in config.model_type or config.model_type in ("camembert", "mpnet") else room
+    return (
+        room - pad - 1
+        if "roberta" in config.model_type or config.model_type in ("camembert", "mpnet")
+        else room
+    )
 
 
 def _special_tokens(path: Path) -> tuple[list[int], list[int]]:
@@ -165,7 +189,9 @@ def _special_tokens(path: Path) -> tuple[list[int], list[int]]:
         raise AmodalError(
             f"there is no tokenizer.json in {path}: a text backbone needs the tokenizer it was trained with"
         )
-    bare, whole = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
+    bare, whole = (
+        tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True)
+    )
     for start in range(len(whole) - len(bare) + 1):
         if whole[start : start + len(bare)] == bare:
             return whole[:start], whole[start + len(bare) :]

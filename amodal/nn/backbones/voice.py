@@ -65,7 +65,11 @@ class VoiceBody(nn.Module):
         device = waves.flat.device
         seconds = (torch.tensor(starts, device=device) + FRAMES / 2) * (HOP / RATE)
         place = torch.stack([seconds, seconds * 0, seconds * 0], 1)
-        return normalize(relu(self.linear(hidden[-1])), dim=1), torch.tensor(counts, device=device), place
+        return (
+            normalize(relu(self.linear(hidden[-1])), dim=1),
+            torch.tensor(counts, device=device),
+            place,
+        )
 
 
 def louder(wave: Tensor) -> Tensor:
@@ -84,7 +88,15 @@ def window_starts(samples: int) -> list[int]:
 def mel_power(wave_S: Tensor) -> Tensor:
     """(frames, MELS) power in mel bands, not its logarithm; frames are centred on multiples of HOP."""
     hann = torch.hann_window(WINDOW, device=wave_S.device)
-    bins = torch.stft(wave_S.float(), WINDOW, HOP, window=hann, center=True, pad_mode="constant", return_complex=True)
+    bins = torch.stft(
+        wave_S.float(),
+        WINDOW,
+        HOP,
+        window=hann,
+        center=True,
+        pad_mode="constant",
+        return_complex=True,
+    )
     return (bins.real.square() + bins.imag.square()).T @ slaney_filters().to(wave_S.device)
 
 

@@ -21,7 +21,9 @@ class CoDualAttention(nn.Module):
 
     def __init__(self, fields: Sequence[str], width: int):
         super().__init__()
-        self.first, self.second, self.back = (nn.ModuleDict({s: Read(width, 1) for s in fields}) for _ in range(3))
+        self.first, self.second, self.back = (
+            nn.ModuleDict({s: Read(width, 1) for s in fields}) for _ in range(3)
+        )
 
     def forward(self, bags: dict[str, Tokens]) -> dict[str, Tokens]:
         """bags: field -> its tokens (T, D), which may be none; the same tokens again, as they are after the three steps."""
@@ -62,27 +64,43 @@ class CoDualFusion(nn.Module):
     ):
         super().__init__()
         self.fields, self.late, self.dropout = tuple(fields), tuple(late), dropout
-        self.attention, self.transformer = CoDualAttention(fields, width), Transformer(width, depth, heads)
-        self.absent = nn.ParameterDict({s: nn.Parameter(torch.zeros(width)) for s in (*fields, *late)})
+        self.attention, self.transformer = (
+            CoDualAttention(fields, width),
+            Transformer(width, depth, heads),
+        )
+        self.absent = nn.ParameterDict(
+            {s: nn.Parameter(torch.zeros(width)) for s in (*fields, *late)}
+        )
         self.sizes = len(fields) * width, len(late) * width
         outs = [max(hidden // part, 1) for part in (1, 2, 4, 16)]
         ins = [self.sizes[0], outs[0], outs[1], outs[2] + self.sizes[1]]
-        steps = (nn.Sequential(nn.Linear(a, b), nn.LayerNorm(b), nn.ReLU()) for a, b in zip(ins, outs))
+        steps = (
+            nn.Sequential(nn.Linear(a, b), nn.LayerNorm(b), nn.ReLU()) for a, b in zip(ins, outs)
+        )
         self.layers, self.out_width = nn.ModuleList(steps), outs[-1]
 
     def forward(self, bags: dict[str, Tokens], seeds: Tensor) -> Column:
         """(N, out_width) of the rows that have any token. bags: of some of the fields; seeds: of the rows (B,), for the dropout."""
-        z, read = {s: bags[s].pool() for s in self.late if s in bags}, {s: bags[s] for s in self.fields if s in bags}
+        z, read = (
+            {s: bags[s].pool() for s in self.late if s in bags},
+            {s: bags[s] for s in self.fields if s in bags},
+        )
         if read:
             whole = self.transformer(Tokens.join(list(self.attention(read).values())))
             z |= {s: whole.only(s).pool() for s in read}
         first = next(iter(z.values()))
         nothing = Column(first.values[:0], first.rows[:0])
-        absent = {s: self.absent[s] for s in (*self.fields, *self.late)}  # torch keeps them in another order
-        wide = late_fusion.side_by_side(absent, Embeddings({s: z.get(s, nothing) for s in absent}, len(seeds)))
+        absent = {
+            s: self.absent[s] for s in (*self.fields, *self.late)
+        }  # torch keeps them in another order
+        wide = late_fusion.side_by_side(
+            absent, Embeddings({s: z.get(s, nothing) for s in absent}, len(seeds))
+        )
         x, late = wide.values.split(self.sizes, 1)
         for number, layer in enumerate(self.layers):
             x = layer(torch.cat([x, late], 1) if number == 3 else x)
             if self.training and number < 2:
-                x = seeded_dropout(x, seeds[wide.rows], self.dropout, name_code(f"dropout {number}"))
+                x = seeded_dropout(
+                    x, seeds[wide.rows], self.dropout, name_code(f"dropout {number}")
+                )
         return Column(x, wide.rows)

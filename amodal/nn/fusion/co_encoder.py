@@ -34,9 +34,13 @@ class CoEncoder(nn.Module):
             for s, tokens in lists.items():
                 rest = others(lists, s)
                 read = self.keys[s][layer](rest.flat), places[s], Places(rest.lengths)
-                after[s] = Ragged(self.blocks[s][layer](tokens.flat, *read, False)[0], tokens.lengths)
+                after[s] = Ragged(
+                    self.blocks[s][layer](tokens.flat, *read, False)[0], tokens.lengths
+                )
             lists = after
-        return {s: Ragged(self.norms[s](tokens.flat), tokens.lengths) for s, tokens in lists.items()}
+        return {
+            s: Ragged(self.norms[s](tokens.flat), tokens.lengths) for s, tokens in lists.items()
+        }
 
     def means(self, lists: dict[str, Ragged]) -> Tensor:
         """(N, streams x D): the mean tokens of all streams, side by side, zero where there are none."""

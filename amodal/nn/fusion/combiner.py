@@ -19,8 +19,12 @@ class Combiner(Part):
     def __init__(self, width: int, project: int, hidden: int, change: str = ""):
         super().__init__()
         self.change_field = change
-        self.reference, self.change = (nn.Sequential(nn.Linear(width, project), nn.ReLU()) for _ in range(2))
-        self.mix = nn.Sequential(nn.Linear(2 * project, hidden), nn.ReLU(), nn.Linear(hidden, width))
+        self.reference, self.change = (
+            nn.Sequential(nn.Linear(width, project), nn.ReLU()) for _ in range(2)
+        )
+        self.mix = nn.Sequential(
+            nn.Linear(2 * project, hidden), nn.ReLU(), nn.Linear(hidden, width)
+        )
         self.gate = nn.Sequential(nn.Linear(2 * project, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
     def forward(self, v_ND: Tensor, m_ND: Tensor) -> Tensor:

@@ -26,7 +26,9 @@ class FilledFusion(nn.Module):
         self.fields, self.width = tuple(fields), width
         self.predictors = nn.ModuleDict(
             {
-                f"{a}>{b}": nn.Sequential(nn.Linear(states, hidden), nn.GELU(), nn.Linear(hidden, width))
+                f"{a}>{b}": nn.Sequential(
+                    nn.Linear(states, hidden), nn.GELU(), nn.Linear(hidden, width)
+                )
                 for a, b in itertools.permutations(fields, 2)
             }
         )
@@ -36,7 +38,10 @@ class FilledFusion(nn.Module):
         """states: what predictors read, of the fields that there are."""
         ways = (tuple(way.split(">")) for way in self.predictors)
         read = {(a, b): states[a] for a, b in ways if a in states}
-        return {(a, b): Column(self.predictors[f"{a}>{b}"](c.values), c.rows) for (a, b), c in read.items()}
+        return {
+            (a, b): Column(self.predictors[f"{a}>{b}"](c.values), c.rows)
+            for (a, b), c in read.items()
+        }
 
     def forward(self, z: Embeddings, predicted: Predicted, kept: dict[str, Tensor]) -> Column:
         """(N, classes) logits of the rows that keep any field. kept: field -> (B,) bool, a part of the rows that have it in `z`."""
@@ -50,7 +55,9 @@ class FilledFusion(nn.Module):
             tables.append(table)
         return Column(self.head(torch.cat(tables, 1)[rows]), rows)
 
-    def lacking(self, field: str, z: Embeddings, predicted: Predicted, kept: dict[str, Tensor]) -> Tensor:
+    def lacking(
+        self, field: str, z: Embeddings, predicted: Predicted, kept: dict[str, Tensor]
+    ) -> Tensor:
         """(B, D) what stands for `field` in rows that lack it: the mean of what those that they keep predict."""
         total = self.head.weight.new_zeros(z.size, self.width)
         count = total.new_zeros(z.size, 1)

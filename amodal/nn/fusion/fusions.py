@@ -29,7 +29,9 @@ def all_of(bags: Bags, fields: Sequence[str]) -> Bags:
     """The bags in the order of `fields`, with an empty one for a field that there is none of."""
     if strange := [s for s in bags if s not in fields]:
         raise unknown("field of this fusion", strange[0], fields)
-    empty = next(iter(bags.values())).at(torch.zeros(0, dtype=torch.int64, device=next(iter(bags.values())).row.device))
+    empty = next(iter(bags.values())).at(
+        torch.zeros(0, dtype=torch.int64, device=next(iter(bags.values())).row.device)
+    )
     return {s: bags.get(s, empty) for s in fields}
 
 
@@ -95,10 +97,16 @@ class AffFusion(SumFusion):
     def mix(self, means_NX: Tensor, bags: Bags, rows: Tensor) -> Tensor:
         bags = all_of(bags, self.fields)
         size, total = next(iter(bags.values())).size, means_NX.new_zeros(len(rows), self.width)
-        whole = means_NX.new_zeros(size, means_NX.shape[1]).index_copy(0, rows, self.whole(means_NX))
+        whole = means_NX.new_zeros(size, means_NX.shape[1]).index_copy(
+            0, rows, self.whole(means_NX)
+        )
         for number, bag in enumerate(bags.values()):
             here = torch.cat([self.opposite(bag, other) for other in bags.values()], 1)
-            weight = (self.local(here) + whole[bag.row]).unflatten(1, (len(bags), -1))[:, number].sigmoid()
+            weight = (
+                (self.local(here) + whole[bag.row])
+                .unflatten(1, (len(bags), -1))[:, number]
+                .sigmoid()
+            )
             count = bag.lengths()[rows].clamp(min=1).unsqueeze(1)
             total = total + summed(weight * bag.x, bag)[rows] / count
         return total
@@ -134,9 +142,13 @@ class AttentionFusion(nn.Module):
     ):
         super().__init__()
         if groups and sorted(s for group in groups for s in group) != sorted(fields):
-            raise AmodalError(f"groups must divide the fields {', '.join(fields)}, each in one group, not {groups}")
+            raise AmodalError(
+                f"groups must divide the fields {', '.join(fields)}, each in one group, not {groups}"
+            )
         if width % heads or not 0 <= ratio < 1:
-            raise AmodalError(f"heads divide the width and ratio is below 1, but got {heads}, {width} and {ratio}")
+            raise AmodalError(
+                f"heads divide the width and ratio is below 1, but got {heads}, {width} and {ratio}"
+            )
         self.fields, self.ratio, self.dropout = tuple(fields), ratio, dropout
         self.groups = [list(g) for g in groups] or [list(fields)]
         self.positions = nn.ModuleDict({s: Learned(width) for s in fields})
@@ -152,7 +164,9 @@ class AttentionFusion(nn.Module):
         sets = [Tokens.join([placed[s] for s in group]) for group in self.groups]
         if seeds is not None:
             sets = [self.some(bag, seeds, number) for number, bag in enumerate(sets)]
-        read = [self.read(chain, bag, seeds, n) for n, (chain, bag) in enumerate(zip(self.chains, sets))]
+        read = [
+            self.read(chain, bag, seeds, n) for n, (chain, bag) in enumerate(zip(self.chains, sets))
+        ]
         whole = read[0]
         if len(read) > 1:
             whole = self.read(self.chains[-1], Tokens.join(read), seeds, len(read))
@@ -161,7 +175,9 @@ class AttentionFusion(nn.Module):
 
     def place(self, bag: Tokens, field: str) -> Tokens:
         source = self.source[field]
-        return bag.with_x(bag.x + (source + self.positions[field](bag.position.to(source.dtype))).to(bag.x.dtype))
+        return bag.with_x(
+            bag.x + (source + self.positions[field](bag.position.to(source.dtype))).to(bag.x.dtype)
+        )
 
     def some(self, bag: Tokens, seeds: Tensor, number: int) -> Tokens:
         own = hash_bits(seeds, name_code("fused tokens"), number)
@@ -183,10 +199,18 @@ class AttentionFusion(nn.Module):
         return bag.with_x(layout.leave(x))
 
 
-FUSIONS = {"attention": AttentionFusion, "sum": SumFusion, "conv": ConvFusion, "se": SeFusion, "aff": AffFusion}
+FUSIONS = {
+    "attention": AttentionFusion,
+    "sum": SumFusion,
+    "conv": ConvFusion,
+    "se": SeFusion,
+    "aff": AffFusion,
+}
 
 
-def fusion_of(name: str, fields: Sequence[str], width: int, groups: str = "", **attention) -> nn.Module:
+def fusion_of(
+    name: str, fields: Sequence[str], width: int, groups: str = "", **attention
+) -> nn.Module:
     """The fusion of this name. groups: as text, "a+b,c+d"; attention: other options of `AttentionFusion`, which the others do not have.
     Raises AmodalError for a name that there is not, and for groups where there is no attention."""
     if name not in FUSIONS:
@@ -195,5 +219,7 @@ def fusion_of(name: str, fields: Sequence[str], width: int, groups: str = "", **
         if groups:
             raise AmodalError(f'groups are fused apart by fuse="attention" alone, not by {name!r}')
         return FUSIONS[name](fields, width)
-    divided = [[s.strip() for s in group.split("+")] for group in groups.split(",")] if groups else ()
+    divided = (
+        [[s.strip() for s in group.split("+")] for group in groups.split(",")] if groups else ()
+    )
     return AttentionFusion(fields, width, groups=divided, **attention)

@@ -15,9 +15,14 @@ class Style(nn.Module):
 
     def __init__(self, width: int, hidden: int, latent: int, prototypes: int):
         super().__init__()
-        self.enter = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden // 2))
+        self.enter = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden // 2)
+        )
         self.mean, self.log_variance = (nn.Linear(hidden // 2, latent) for _ in range(2))
-        self.leave, self.prototypes = nn.Linear(latent, width), nn.Linear(width, prototypes, bias=False)
+        self.leave, self.prototypes = (
+            nn.Linear(latent, width),
+            nn.Linear(width, prototypes, bias=False),
+        )
         nn.init.orthogonal_(self.prototypes.weight)
 
     def forward(self, own: Column, seeds: Tensor, code: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -25,5 +30,11 @@ class Style(nn.Module):
         follows, and from `code`."""
         x = self.enter(own.values)
         mean, log_variance = self.mean(x), self.log_variance(x)
-        noise = normal(seeds[own.rows, None], code, torch.arange(mean.shape[1], device=x.device)).to(x.dtype)
-        return mean, log_variance, self.prototypes(self.leave(mean + (log_variance / 2).exp() * noise))
+        noise = normal(
+            seeds[own.rows, None], code, torch.arange(mean.shape[1], device=x.device)
+        ).to(x.dtype)
+        return (
+            mean,
+            log_variance,
+            self.prototypes(self.leave(mean + (log_variance / 2).exp() * noise)),
+        )

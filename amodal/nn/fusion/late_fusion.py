@@ -21,7 +21,13 @@ def side_by_side(absent: Mapping[str, Tensor], z: Embeddings) -> Column:
 
 def classifier(width: int, hidden: int, classes: int) -> nn.Sequential:
     """Two hidden layers of `hidden`: (N, width) -> (N, classes)."""
-    steps = [nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, classes)]
+    steps = [
+        nn.Linear(width, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, classes),
+    ]
     return nn.Sequential(*steps)
 
 
@@ -46,11 +52,15 @@ class LateFusion(nn.Module):
 
     def logits(self, z: Embeddings) -> dict[str, Column]:
         """`fused` and each field -> (N, classes)."""
-        return {"fused": self(z)} | {s: Column(head(z[s].values), z[s].rows) for s, head in self.alone.items()}
+        return {"fused": self(z)} | {
+            s: Column(head(z[s].values), z[s].rows) for s, head in self.alone.items()
+        }
 
 
 def shares(own: Tensor, mixed: str, fields: Sequence[str]) -> dict[str, Tensor]:
     """The share of each label that stays, where only the inputs of the field `mixed` are mixtures that keep `own`: all of it for the
     other fields, the mean over fields for the fused vectors (Kumar et al. 2024, arXiv:2409.17777)."""
     whole = torch.ones_like(own)
-    return {"fused": 1 - (1 - own) / len(fields)} | {s: own if s == mixed else whole for s in fields}
+    return {"fused": 1 - (1 - own) / len(fields)} | {
+        s: own if s == mixed else whole for s in fields
+    }

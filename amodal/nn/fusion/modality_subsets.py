@@ -21,14 +21,20 @@ def reader(encoder: Encoder, batch: Batch) -> Callable[[Kept], Embeddings]:
         z = encoder.features(batch)
 
         def pick(kept: Kept) -> Embeddings:
-            some = {s: z[s].at(kept[s][z[s].rows]) if s in kept else z[s].at(z[s].rows[:0]) for s in z.sources}
+            some = {
+                s: z[s].at(kept[s][z[s].rows]) if s in kept else z[s].at(z[s].rows[:0])
+                for s in z.sources
+            }
             return Embeddings(some, z.size)
 
         return pick
     bags = encoder.tokenize(batch)
 
     def read(kept: Kept) -> Embeddings:
-        some = {s: bag.keep(kept[s][bag.row]) if s in kept else bag.at(bag.row[:0]) for s, bag in bags.items()}
+        some = {
+            s: bag.keep(kept[s][bag.row]) if s in kept else bag.at(bag.row[:0])
+            for s, bag in bags.items()
+        }
         return Embeddings({FUSED: encoder.pool(encoder.encode(some))[FUSED]}, batch.size)
 
     return read

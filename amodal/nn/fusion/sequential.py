@@ -22,7 +22,9 @@ class Modules(nn.Module):
         self.start = nn.Parameter(torch.randn(width))
         self.steps = nn.ModuleDict({s: nn.Linear(width_in + width, width) for s in fields})
 
-    def forward(self, z: Embeddings, turn_BK: Tensor | None = None) -> tuple[Tensor, dict[str, Column]]:
+    def forward(
+        self, z: Embeddings, turn_BK: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Column]]:
         """z: vectors (n, D) of each field, some of which may lack. turn_BK: (B, K) int64, the numbers of the fields in the order in which
         each row reads them (see `turns`); None: as they were given.
 
@@ -34,7 +36,11 @@ class Modules(nn.Module):
             for number, (field, step) in enumerate(self.steps.items()):
                 if field not in found:
                     continue
-                own = z[field] if turn_BK is None else z[field].at(turn_BK[z[field].rows, place] == number)
+                own = (
+                    z[field]
+                    if turn_BK is None
+                    else z[field].at(turn_BK[z[field].rows, place] == number)
+                )
                 before = state[own.rows]
                 after = step(torch.cat([own.values, before], 1))
                 found[field].append(Column(torch.stack([before, after], 1), own.rows))

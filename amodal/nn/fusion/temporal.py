@@ -20,7 +20,9 @@ def steps_of(bag: Tokens) -> Tokens:
     pairs, inverse, count = torch.unique(
         bag.row * max(len(moment), 1) + number, return_inverse=True, return_counts=True
     )
-    x = bag.x.new_zeros(len(pairs), bag.x.shape[1]).index_add(0, inverse, bag.x) / count.unsqueeze(1)
+    x = bag.x.new_zeros(len(pairs), bag.x.shape[1]).index_add(0, inverse, bag.x) / count.unsqueeze(
+        1
+    )
     row, number = pairs // max(len(moment), 1), pairs % max(len(moment), 1)
     position = bag.position.new_zeros(len(pairs), bag.position.shape[1])
     position[:, 0] = moment[number]
@@ -39,7 +41,16 @@ class TemporalHead(nn.Module):
     """Each step of the field `lead` plus the mean vector of the other fields, to `hidden` dimensions, through a small transformer with a
     CLS token, from which classes are told. A row without the lead has one step, of the others alone."""
 
-    def __init__(self, fields: Sequence[str], lead: str, width: int, hidden: int, depth: int, heads: int, classes: int):
+    def __init__(
+        self,
+        fields: Sequence[str],
+        lead: str,
+        width: int,
+        hidden: int,
+        depth: int,
+        heads: int,
+        classes: int,
+    ):
         super().__init__()
         self.fields, self.lead = tuple(fields), lead
         self.project, self.cls = nn.Linear(width, hidden), ClsPool(hidden)
@@ -49,7 +60,10 @@ class TemporalHead(nn.Module):
         """(N, classes) of the rows that have any field. bags: finished tokens, of one view of each field, without what pooling adds."""
         own = {field_of(s): bag for s, bag in bags.items()}
         first = next(iter(own.values()))
-        others, count = first.x.new_zeros(first.size, first.x.shape[1]), first.x.new_zeros(first.size, 1)
+        others, count = (
+            first.x.new_zeros(first.size, first.x.shape[1]),
+            first.x.new_zeros(first.size, 1),
+        )
         for mean in (own[s].pool() for s in self.fields if s != self.lead and s in own):
             others = others.index_add(0, mean.rows, mean.values)
             count = count.index_add(0, mean.rows, count.new_ones(len(mean), 1))
@@ -59,7 +73,10 @@ class TemporalHead(nn.Module):
         blank = first.x.new_zeros(len(alone), first.x.shape[1])
         position = first.position.new_zeros(len(alone), first.position.shape[1])
         steps = Tokens.join(
-            [steps_of(lead), Tokens.of(blank, alone, torch.ones_like(alone), position, lead.names[0], lead.size)]
+            [
+                steps_of(lead),
+                Tokens.of(blank, alone, torch.ones_like(alone), position, lead.names[0], lead.size),
+            ]
         )
         x = self.project(steps.x + others[steps.row])
         x = x + sincos(steps.position, x.shape[1]).to(x.dtype)

@@ -42,14 +42,20 @@ def beam_search(
     for t in range(longest if rows else 0):
         table = score.unsqueeze(2) + step(ids, owner, parent).float().view(rows, beams, -1)
         letters = table.shape[2] - 1
-        last = table.flatten(1).topk(beams, dim=1).values[:, -1:]  # an end has to be among the best continuations
+        last = (
+            table.flatten(1).topk(beams, dim=1).values[:, -1:]
+        )  # an end has to be among the best continuations
         ended = table[:, :, letters]
         finish(*(ended.masked_fill(ended < last, -torch.inf) / penalty(t + 1)).max(1))
         score, chosen = table[:, :, :letters].flatten(1).topk(beams, dim=1)
-        parent = (torch.arange(rows, device=device).unsqueeze(1) * beams + chosen // letters).flatten()
+        parent = (
+            torch.arange(rows, device=device).unsqueeze(1) * beams + chosen // letters
+        ).flatten()
         ids = torch.cat([ids[parent], (chosen % letters).flatten().unsqueeze(1)], 1)
         hope = (score.amax(1) / penalty(longest + 1)).tolist()
-        if all(done >= most for (_, done), most in zip(best, hope)):  # no text gets better by growing
+        if all(
+            done >= most for (_, done), most in zip(best, hope)
+        ):  # no text gets better by growing
             return best
     finish(*(score / penalty(longest)).max(1))  # without their end
     return best

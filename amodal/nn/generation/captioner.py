@@ -20,7 +20,10 @@ class Captioner(nn.Module):
     def __init__(self, width_in: int, alphabet: int, width: int = 512):
         super().__init__()
         self.alphabet = alphabet  # as an input START, as an output END
-        self.see, self.word = nn.Linear(width_in, width, bias=False), nn.Embedding(alphabet + 1, width)
+        self.see, self.word = (
+            nn.Linear(width_in, width, bias=False),
+            nn.Embedding(alphabet + 1, width),
+        )
         self.step, self.out = nn.Linear(width, width), nn.Linear(width, alphabet + 1)
 
     def forward(self, seen_ND: Tensor, texts: Ragged) -> Tensor:
@@ -41,14 +44,18 @@ class Captioner(nn.Module):
         return start + self.step.bias + self.see(seen_ND)
 
     @torch.no_grad()
-    def write(self, seen_D: Tensor, *, beams: int = 5, longest: int = 40) -> tuple[list[int], float]:
+    def write(
+        self, seen_D: Tensor, *, beams: int = 5, longest: int = 40
+    ) -> tuple[list[int], float]:
         """The likeliest text that a beam search finds, as ids, and its log probability (END included unless it got too long)."""
         state = self.first(seen_D[None]).relu()
         texts, scores, done = [[]], torch.zeros(1, device=seen_D.device), []
         for _ in range(longest):
             table = scores[:, None] + self.out(state).float().log_softmax(1)
             done += [(score, text) for text, score in zip(texts, table[:, self.alphabet].tolist())]
-            scores, best = table[:, : self.alphabet].flatten().topk(min(beams, len(texts) * self.alphabet))
+            scores, best = (
+                table[:, : self.alphabet].flatten().topk(min(beams, len(texts) * self.alphabet))
+            )
             beam, word = best // self.alphabet, best % self.alphabet
             texts = [[*texts[b], w] for b, w in zip(beam.tolist(), word.tolist())]
             if max(score for score, _ in done) >= scores[0]:  # no text gets likelier by growing

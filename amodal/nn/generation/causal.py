@@ -40,7 +40,9 @@ class CausalDecoder(nn.Module):
         number, owner = content.within(), torch.searchsorted(whole.rows, content.row)
         before = self.enter(torch.cat([content.x[:1], content.x[:-1]]))
         x_TD = torch.where((number == 0).unsqueeze(1), self.start(whole.values)[owner], before)
-        place = nn.functional.pad(number.to(x_TD.dtype).unsqueeze(1), (0, content.position.shape[1] - 1))
+        place = nn.functional.pad(
+            number.to(x_TD.dtype).unsqueeze(1), (0, content.position.shape[1] - 1)
+        )
         x_TD = x_TD + sincos(place, x_TD.shape[1]).to(x_TD.dtype)
         layout = layout_of(content, causal=True)
         x_TD, owner = layout.enter(x_TD), layout.enter(owner)
@@ -61,12 +63,14 @@ class CausalDecoder(nn.Module):
         """
         x_ND = self.start(whole.values) if last is None else self.enter(last)
         number = cache.lengths(len(whole)).to(x_ND)
-        x_ND = x_ND + sincos(nn.functional.pad(number.unsqueeze(1), (0, POSITION_DIMS - 1)), x_ND.shape[1]).to(
-            x_ND.dtype
-        )
+        x_ND = x_ND + sincos(
+            nn.functional.pad(number.unsqueeze(1), (0, POSITION_DIMS - 1)), x_ND.shape[1]
+        ).to(x_ND.dtype)
         rows, device = torch.arange(len(whole)), x_ND.device
         each, position = torch.ones_like(rows), x_ND.new_zeros(len(rows), POSITION_DIMS)
-        tokens = Tokens.of(x_ND, to_device(rows, device), to_device(each, device), position, "token", len(rows))
+        tokens = Tokens.of(
+            x_ND, to_device(rows, device), to_device(each, device), position, "token", len(rows)
+        )
         layout = layout_of(tokens, causal=True, cache=cache)
         x_ND, memory = layout.enter(x_ND), layout.enter(whole.values)
         for block, told in zip(self.blocks, self.told):

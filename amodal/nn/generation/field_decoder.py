@@ -42,7 +42,15 @@ class Writer(nn.Module):
         return both.new_zeros(len(content), 2).index_add(0, owners(states.lengths), both)
 
     @torch.no_grad()
-    def write(self, sources: Sequence[Ragged], tokenizer: nn.Module, *, beams: int, longest: int, alpha: float):
+    def write(
+        self,
+        sources: Sequence[Ragged],
+        tokenizer: nn.Module,
+        *,
+        beams: int,
+        longest: int,
+        alpha: float,
+    ):
         """N texts; the other arguments as in `beam_search`. Raises AmodalError unless the field is text with one id a token."""
         if not self.modality.takes_prompts or self.modality.patch > 1:
             raise AmodalError("what is written is text with one id a token (patch = 1)")
@@ -53,14 +61,26 @@ class Writer(nn.Module):
             last = None
             if ids.shape[1]:  # one id a token: what a token holds is a matter of its id alone
                 rows = torch.arange(len(owner), device=owner.device)
-                last = tokenizer(Column(Ragged(ids[:, -1], torch.ones_like(owner)), rows), "text", len(owner)).x
+                last = tokenizer(
+                    Column(Ragged(ids[:, -1], torch.ones_like(owner)), rows), "text", len(owner)
+                ).x
             state = decoding.step(last, owner, parent)
             end = self.ends(state)
-            return torch.cat([self.predictor(state).squeeze(1).log_softmax(1) + logsigmoid(-end), logsigmoid(end)], 1)
+            return torch.cat(
+                [
+                    self.predictor(state).squeeze(1).log_softmax(1) + logsigmoid(-end),
+                    logsigmoid(end),
+                ],
+                1,
+            )
 
         device = sources[0].lengths.device
-        found = beam_search(step, len(sources[0]), beams=beams, longest=longest, alpha=alpha, device=device)
-        return [self.modality.text(torch.tensor(ids, dtype=torch.int64).numpy()) for ids, _ in found]
+        found = beam_search(
+            step, len(sources[0]), beams=beams, longest=longest, alpha=alpha, device=device
+        )
+        return [
+            self.modality.text(torch.tensor(ids, dtype=torch.int64).numpy()) for ids, _ in found
+        ]
 
 
 def every_row(column: Column, size: int) -> Ragged:

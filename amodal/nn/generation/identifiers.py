@@ -44,7 +44,9 @@ def clustered(x_ND: Tensor, branch: int, leaf: int, levels: int) -> Tensor:
     Raises AmodalError where leaf * branch^(levels - 1) < N, and for branch < 2 or leaf < 1.
     """
     if branch < 2 or leaf < 1 or leaf * branch ** (levels - 1) < len(x_ND):
-        raise AmodalError(f"{levels} levels of {branch} branches and leaves of {leaf} cannot name {len(x_ND)} rows")
+        raise AmodalError(
+            f"{levels} levels of {branch} branches and leaves of {leaf} cannot name {len(x_ND)} rows"
+        )
     x, codes = x_ND.double().cpu(), torch.full((len(x_ND), levels), -1)
     of_level = max(branch, leaf)
 
@@ -56,8 +58,12 @@ def clustered(x_ND: Tensor, branch: int, leaf: int, levels: int) -> Tensor:
         label = kmeans(x[rows], branch, tries=1)[0]
         if int(torch.bincount(label).max()) > min(most, len(rows) - 1):
             spread = x[rows] - x[rows].mean(0)
-            order = (spread @ torch.linalg.svd(spread, full_matrices=False)[2][0]).argsort(stable=True)
-            label = torch.empty_like(label).index_copy(0, order, torch.arange(len(rows)) * branch // len(rows))
+            order = (spread @ torch.linalg.svd(spread, full_matrices=False)[2][0]).argsort(
+                stable=True
+            )
+            label = torch.empty_like(label).index_copy(
+                0, order, torch.arange(len(rows)) * branch // len(rows)
+            )
         for number, own in enumerate(label.unique()):
             codes[rows[label == own], level] = level * of_level + number
             name(rows[label == own], level + 1)
@@ -80,7 +86,11 @@ def identifiers(kind: str, x_ND: Tensor, *, branch: int, leaf: int, levels: int)
     count = len(x_ND)
     if kind == "structured":
         return clustered(x_ND, branch, leaf, levels)
-    codes = atomic(count) if kind == "atomic" else (numeric if kind == "numeric" else scattered)(count, branch)
+    codes = (
+        atomic(count)
+        if kind == "atomic"
+        else (numeric if kind == "numeric" else scattered)(count, branch)
+    )
     if codes.shape[1] > levels:
         raise AmodalError(
             f"{count:,} records need identifiers of {codes.shape[1]} tokens, and there is room for {levels}"
@@ -99,7 +109,9 @@ class Register(nn.Module):
     def enter(self, keys: Sequence[str]) -> None:
         """The records that there are, in their order. Raises AmodalError where there is no room for them."""
         if len(keys) > len(self.known):
-            raise AmodalError(f"{len(keys):,} records, and room for {len(self.known):,}: give a larger `most`")
+            raise AmodalError(
+                f"{len(keys):,} records, and room for {len(self.known):,}: give a larger `most`"
+            )
         self.known[: len(keys)] = row_seeds(keys).to(self.known)
 
     def name(self, rows: Tensor, codes: Tensor) -> None:
@@ -135,7 +147,9 @@ class IdentifierWriter(nn.Module):
         lengths, flat = there.sum(1), codes_NL[there]
         states = self.decoder([read], Ragged(self.token(flat), lengths))
         last = states.lengths.cumsum(0) - 1
-        kept = torch.ones(len(states.flat), dtype=torch.bool, device=flat.device).index_fill(0, last, False)
+        kept = torch.ones(len(states.flat), dtype=torch.bool, device=flat.device).index_fill(
+            0, last, False
+        )
         loss_T = cross_entropy(self.out(states.flat[kept]), flat, reduction="none")
         owner = torch.repeat_interleave(torch.arange(len(lengths), device=flat.device), lengths)
         both = torch.stack([loss_T, torch.ones_like(loss_T)], 1)

@@ -40,4 +40,6 @@ class MaskDecoder(nn.Module):
         return [bag.with_x(out.x) for bag, out in zip(hidden, outputs)]
 
     def _place(self, bag: Tokens, x) -> Tokens:
-        return bag.with_x(x + sincos(bag.position, x.shape[1]).to(x.dtype) + self.field[field_of(bag.names[0])])
+        return bag.with_x(
+            x + sincos(bag.position, x.shape[1]).to(x.dtype) + self.field[field_of(bag.names[0])]
+        )

@@ -34,16 +34,26 @@ class MultiSourceDecoder(nn.Module):
     """width_in: of all tokens that enter; sources: how many; strategy: one of STRATEGIES, unknown ones raise AmodalError."""
 
     def __init__(
-        self, width_in: int, *, width: int, depth: int, heads: int, sources: int, strategy: str = "hierarchical"
+        self,
+        width_in: int,
+        *,
+        width: int,
+        depth: int,
+        heads: int,
+        sources: int,
+        strategy: str = "hierarchical",
     ):
         super().__init__()
         if strategy not in STRATEGIES:
             raise unknown("strategy to read several sources", strategy, STRATEGIES)
         self.start, self.enter = nn.Parameter(torch.randn(width) * 0.02), nn.Linear(width_in, width)
         self.given = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width_in), nn.Linear(width_in, width)) for _ in range(sources)
+            nn.Sequential(nn.LayerNorm(width_in), nn.Linear(width_in, width))
+            for _ in range(sources)
         )
-        self.blocks = nn.ModuleList(MultiSourceBlock(width, heads, sources, strategy) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            MultiSourceBlock(width, heads, sources, strategy) for _ in range(depth)
+        )
         self.norm = nn.LayerNorm(width)
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -59,9 +69,14 @@ class MultiSourceDecoder(nn.Module):
 
         Returns: N lists (length + 1, width).
         """
-        start = Ragged(self.start.to(content.flat.dtype).expand(len(content), -1), torch.ones_like(content.lengths))
+        start = Ragged(
+            self.start.to(content.flat.dtype).expand(len(content), -1),
+            torch.ones_like(content.lengths),
+        )
         seen = side_by_side([start, Ragged(self.enter(content.flat), content.lengths)])
-        x_TD = seen.flat + self._numbers(spans(torch.zeros_like(seen.lengths), seen.lengths), seen.flat)
+        x_TD = seen.flat + self._numbers(
+            spans(torch.zeros_like(seen.lengths), seen.lengths), seen.flat
+        )
         lists, there_NS = self._enter(sources)
         there_TS = take(there_NS, owners(seen.lengths))
         asks = Places(seen.lengths)
@@ -98,7 +113,8 @@ class Decoding:
         places = [Places(s.lengths) for s in lists]
         self.masks = [p.mask for p in places]
         self.sources = [
-            [read.keys(s.flat, p) for read, s, p in zip(block.others, lists, places)] for block in decoder.blocks
+            [read.keys(s.flat, p) for read, s, p in zip(block.others, lists, places)]
+            for block in decoder.blocks
         ]
         self.own: list[tuple[Tensor, Tensor] | None] = [None] * len(decoder.blocks)
 
@@ -135,23 +151,43 @@ class MultiSourceBlock(nn.Module):
         super().__init__()
         hidden, self.strategy = int(width * mlp_ratio), strategy
         self.norm1, self.own = nn.LayerNorm(width), Read(width, heads)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(sources if strategy == "serial" else 1))
-        self.others = nn.ModuleList(Read(width, heads) for _ in range(1 if strategy == "flat" else sources))
+        self.norms = nn.ModuleList(
+            nn.LayerNorm(width) for _ in range(sources if strategy == "serial" else 1)
+        )
+        self.others = nn.ModuleList(
+            Read(width, heads) for _ in range(1 if strategy == "flat" else sources)
+        )
         self.choose = Read(width, heads) if strategy == "hierarchical" else None
-        self.norm3, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.norm3, self.up, self.down = (
+            nn.LayerNorm(width),
+            nn.Linear(width, hidden),
+            nn.Linear(hidden, width),
+        )
         self.act = nn.GELU()
 
     def forward(
-        self, x_TD: Tensor, given: list[Tensor], asks: Places, answers: list[Places], there_TS: Tensor
+        self,
+        x_TD: Tensor,
+        given: list[Tensor],
+        asks: Places,
+        answers: list[Places],
+        there_TS: Tensor,
     ) -> Tensor:
         return recomputed(self.compute, x_TD, given, asks, answers, there_TS)
 
     def compute(
-        self, x_TD: Tensor, given: list[Tensor], asks: Places, answers: list[Places], there_TS: Tensor
+        self,
+        x_TD: Tensor,
+        given: list[Tensor],
+        asks: Places,
+        answers: list[Places],
+        there_TS: Tensor,
     ) -> Tensor:
         own = self.norm1(x_TD)
         x_TD = x_TD + self.own(own, own, asks, asks, causal=True)[0]
-        return self._rest(x_TD, lambda i, query: self.others[i](query, given[i], asks, answers[i])[0], there_TS)
+        return self._rest(
+            x_TD, lambda i, query: self.others[i](query, given[i], asks, answers[i])[0], there_TS
+        )
 
     def step(
         self,
@@ -163,13 +199,20 @@ class MultiSourceBlock(nn.Module):
         """One token of each of M texts; also the keys and values (M, H, t, d) of the texts with it. before: those without it;
         sources: keys, values and mask of each, text by text."""
         own = self.norm1(x_MD)
-        k, v = (t.unsqueeze(2) for t in self.own.key_value(own).unflatten(1, (2, self.own.heads, -1)).unbind(1))
+        k, v = (
+            t.unsqueeze(2)
+            for t in self.own.key_value(own).unflatten(1, (2, self.own.heads, -1)).unbind(1)
+        )
         if before is not None:
             k, v = torch.cat([before[0], k], 2), torch.cat([before[1], v], 2)
         x_MD = x_MD + self.own.read(own, k, v)
-        return self._rest(x_MD, lambda i, query: self.others[i].read(query, *sources[i]), there_MS), (k, v)
+        return self._rest(
+            x_MD, lambda i, query: self.others[i].read(query, *sources[i]), there_MS
+        ), (k, v)
 
-    def _rest(self, x_TD: Tensor, read: Callable[[int, Tensor], Tensor], there_TS: Tensor) -> Tensor:
+    def _rest(
+        self, x_TD: Tensor, read: Callable[[int, Tensor], Tensor], there_TS: Tensor
+    ) -> Tensor:
         """The sources and the MLP. read: (number of a source, queries) -> what they read from it."""
         weight = there_TS.to(x_TD.dtype).unsqueeze(2)
         if self.strategy == "serial":

@@ -50,7 +50,9 @@ class Trie:
 
         self.item, self.count = of(item), of([len(each) for each in children])
         self.first = self.count.cumsum(0) - self.count
-        self.token, self.child = (of([pair[i] for each in children for pair in each]) for i in (0, 1))
+        self.token, self.child = (
+            of([pair[i] for each in children for pair in each]) for i in (0, 1)
+        )
 
     def __len__(self) -> int:
         """Identifiers in it."""
@@ -67,7 +69,9 @@ def trie_search(step: Step, trie: Trie, rows: int, *, beams: int) -> tuple[Tenso
     if rows and len(trie):
         score[:, 0] = 0  # at the start all beams are the same
     tokens = torch.zeros(rows * beams, 0, dtype=torch.int64, device=device)
-    number = from_beam = torch.arange(rows * beams, device=device)  # of each beam among the texts of the call before
+    number = from_beam = torch.arange(
+        rows * beams, device=device
+    )  # of each beam among the texts of the call before
     for _ in range(trie.depth if rows else 0):
         at = node.flatten()
         alive = ((trie.count[at] > 0) & score.flatten().isfinite()).nonzero().squeeze(1)
@@ -75,16 +79,24 @@ def trie_search(step: Step, trie: Trie, rows: int, *, beams: int) -> tuple[Tenso
         there = place < trie.count[at][:, None]
         index = (trie.first[at][:, None] + place).clamp(max=len(trie.token) - 1)
         token, child = (torch.where(there, each[index], 0) for each in (trie.token, trie.child))
-        total = score.flatten()[:, None].expand(-1, len(place)).masked_fill(~there, -torch.inf).clone()
+        total = (
+            score.flatten()[:, None].expand(-1, len(place)).masked_fill(~there, -torch.inf).clone()
+        )
         if len(alive):
             chances = step(tokens[alive], alive // beams, number[from_beam[alive]]).to(total.dtype)
-            total[alive] = (total[alive] + chances.gather(1, token[alive])).masked_fill(~there[alive], -torch.inf)
-            number = torch.zeros_like(number).index_copy(0, alive, torch.arange(len(alive), device=device))
+            total[alive] = (total[alive] + chances.gather(1, token[alive])).masked_fill(
+                ~there[alive], -torch.inf
+            )
+            number = torch.zeros_like(number).index_copy(
+                0, alive, torch.arange(len(alive), device=device)
+            )
         ended = trie.count[at] == 0  # what has ended stays, in the first place
         total[ended, 0], child[ended, 0] = score.flatten()[ended], at[ended]
         width = total.shape[1]
         score, best = total.view(rows, -1).topk(min(beams, beams * width), dim=1)
         from_beam = (torch.arange(rows, device=device)[:, None] * beams + best // width).flatten()
-        tokens = torch.cat([tokens[from_beam], token[from_beam, (best % width).flatten()][:, None]], 1)
+        tokens = torch.cat(
+            [tokens[from_beam], token[from_beam, (best % width).flatten()][:, None]], 1
+        )
         node = child[from_beam, (best % width).flatten()].view(rows, beams)
     return trie.item[node].masked_fill(~score.isfinite(), -1), score

@@ -23,7 +23,9 @@ def log_volume(side: Tensor, softness: float) -> Tensor:
     return (softness * softplus(side / softness)).clamp(min=1e-30).log().sum(-1)
 
 
-def log_entailment(low_a: Tensor, side_a: Tensor, low_b: Tensor, side_b: Tensor, *, softness: float) -> Tensor:
+def log_entailment(
+    low_a: Tensor, side_a: Tensor, low_b: Tensor, side_b: Tensor, *, softness: float
+) -> Tensor:
     """log P(a | b) <= 0, (...): shapes are broadcast. Corners of what a and b share are log-sum-exps in place of maxima and minima, at a
     tenth of the softness, because each takes a little of what is shared in every dimension."""
     sharp = softness / 10
@@ -34,7 +36,13 @@ def log_entailment(low_a: Tensor, side_a: Tensor, low_b: Tensor, side_b: Tensor,
 
 @torch.enable_grad()
 def learn_boxes(
-    given_KK: Tensor, *, dims: int, softness: float, steps: int = 1000, rate: float = 0.05, seed: int = 0
+    given_KK: Tensor,
+    *,
+    dims: int,
+    softness: float,
+    steps: int = 1000,
+    rate: float = 0.05,
+    seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """((K, dims), (K, dims)) corners and sides whose P(i | j) come near given_KK[i, j]; NaN where nothing is known.
 
@@ -48,7 +56,9 @@ def learn_boxes(
     given_KK = given_KK.double().cpu()
     for _ in range(steps):
         side = softplus(raw)
-        loss = bce_of_log(log_entailment(low[:, None], side[:, None], low, side, softness=softness), given_KK)
+        loss = bce_of_log(
+            log_entailment(low[:, None], side[:, None], low, side, softness=softness), given_KK
+        )
         descent.zero_grad()
         loss.backward()
         descent.step()
@@ -62,7 +72,9 @@ class ConceptHead(Part):
     def __init__(self, width_in: int, width: int, *, dims: int, softness: float):
         super().__init__()
         self.softness = softness
-        self.to_box = nn.Sequential(nn.Linear(width_in, width_in), nn.GELU(), nn.Linear(width_in, 2 * dims))
+        self.to_box = nn.Sequential(
+            nn.Linear(width_in, width_in), nn.GELU(), nn.Linear(width_in, 2 * dims)
+        )
         corners = torch.rand(width, dims, generator=torch.Generator().manual_seed(0))
         self.register_buffer("low", corners)
         self.register_buffer("side", torch.full((width, dims), START))
@@ -75,7 +87,9 @@ class ConceptHead(Part):
     def log_reading(self, x_ND: Tensor) -> Tensor:
         """The logarithm of `forward`, which a loss needs where nothing follows yet."""
         low, side = self.box(x_ND)
-        return log_entailment(self.low, self.side, low[:, None], side[:, None], softness=self.softness)
+        return log_entailment(
+            self.low, self.side, low[:, None], side[:, None], softness=self.softness
+        )
 
     def forward(self, x_ND: Tensor) -> Tensor:
         return self.log_reading(x_ND).exp()

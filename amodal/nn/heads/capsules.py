@@ -73,7 +73,10 @@ class EMRouting(nn.Module):
     def __init__(self, capsules: int, pose: int, iterations: int = 3):
         super().__init__()
         self.votes, self.iterations = Votes(capsules, pose), iterations
-        self.use, self.active = nn.Parameter(torch.zeros(capsules)), nn.Parameter(torch.zeros(capsules))
+        self.use, self.active = (
+            nn.Parameter(torch.zeros(capsules)),
+            nn.Parameter(torch.zeros(capsules)),
+        )
 
     def forward(self, pose_NCP: Tensor, active_NC: Tensor) -> tuple[Tensor, Tensor]:
         votes = self.votes(pose_NCP)
@@ -83,11 +86,15 @@ class EMRouting(nn.Module):
             mass_NK = weight.sum(1).clamp(min=LEAST)
             mean_NKP = torch.einsum("nck,nckp->nkp", weight, votes) / mass_NK[..., None]
             far_NCKP = (votes - mean_NKP[:, None]).square()
-            variance_NKP = torch.einsum("nck,nckp->nkp", weight, far_NCKP) / mass_NK[..., None] + LEAST
+            variance_NKP = (
+                torch.einsum("nck,nckp->nkp", weight, far_NCKP) / mass_NK[..., None] + LEAST
+            )
             cost_NK = ((self.use[:, None] + variance_NKP.log() / 2) * mass_NK[..., None]).sum(2)
             above_NK = torch.sigmoid((i + 1) / self.iterations * (self.active - cost_NK))
             if i + 1 < self.iterations:
-                fit = (far_NCKP / variance_NKP[:, None] + (2 * math.pi * variance_NKP[:, None]).log()).sum(3)
+                fit = (
+                    far_NCKP / variance_NKP[:, None] + (2 * math.pi * variance_NKP[:, None]).log()
+                ).sum(3)
                 share_NCK = (above_NK[:, None].clamp(min=1e-12).log() - fit / 2).softmax(2)
         return mean_NKP, above_NK
 
@@ -120,12 +127,17 @@ class CapsuleHead(Part):
     routing to the next, and with their number.
     """
 
-    def __init__(self, width_in: int, width: int, *, capsules: int, pose: int, routing: str = "attention"):
+    def __init__(
+        self, width_in: int, width: int, *, capsules: int, pose: int, routing: str = "attention"
+    ):
         super().__init__()
         if routing not in ROUTINGS:
             raise unknown("routing", routing, ROUTINGS)
         self.capsules, self.pose = capsules, pose
-        self.poses, self.active = nn.Linear(width_in, capsules * pose), nn.Linear(width_in, capsules)
+        self.poses, self.active = (
+            nn.Linear(width_in, capsules * pose),
+            nn.Linear(width_in, capsules),
+        )
         self.routing = ROUTINGS[routing](capsules, pose)
         self.out = GatedLinear(capsules * pose, width)
 

@@ -29,8 +29,16 @@ class DenseHead(nn.Module):
     def __init__(self, width: int, tile: int, *, classes: int = 1, hidden: int = 0):
         super().__init__()
         out = classes * tile * tile
-        inner = [nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, out)] if hidden else [nn.Linear(width, out)]
-        self.tile, self.classes, self.net = tile, classes, nn.Sequential(nn.LayerNorm(width), *inner)
+        inner = (
+            [nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, out)]
+            if hidden
+            else [nn.Linear(width, out)]
+        )
+        self.tile, self.classes, self.net = (
+            tile,
+            classes,
+            nn.Sequential(nn.LayerNorm(width), *inner),
+        )
 
     def forward(self, x_TD: Tensor, side: int) -> Tensor:
         """(N, classes, side * tile, side * tile), of T = N side^2 tokens, row by row and in each from left to right and top to bottom."""

@@ -18,7 +18,9 @@ class MlpHead(Part, nn.Sequential):
     """(N, width_in) -> (N, width), a perceptron with one hidden layer and GELU. bias: of the last layer."""
 
     def __init__(self, width_in: int, width: int, hidden: int, bias: bool = False):
-        super().__init__(nn.Linear(width_in, hidden), nn.GELU(), nn.Linear(hidden, width, bias=bias))
+        super().__init__(
+            nn.Linear(width_in, hidden), nn.GELU(), nn.Linear(hidden, width, bias=bias)
+        )
 
 
 class IdentityHead(Part, nn.Identity):

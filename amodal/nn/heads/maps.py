@@ -18,13 +18,20 @@ class MapNorm(nn.BatchNorm2d):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         if self.training and x_NCHW.numel() < 2 * x_NCHW.shape[1]:
             scale = torch.rsqrt(self.running_var + self.eps) * self.weight
-            return (x_NCHW - self.running_mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
+            return (x_NCHW - self.running_mean[:, None, None]) * scale[:, None, None] + self.bias[
+                :, None, None
+            ]
         return super().forward(x_NCHW)
 
 
-def conv(width_in: int, width: int, side: int = 1, *, rate: int = 1, act: bool = True) -> nn.Sequential:
+def conv(
+    width_in: int, width: int, side: int = 1, *, rate: int = 1, act: bool = True
+) -> nn.Sequential:
     """A convolution that keeps the size, BatchNorm and, unless act is False, ReLU. rate: of an atrous (dilated) kernel."""
-    steps = [nn.Conv2d(width_in, width, side, padding=side // 2 * rate, dilation=rate, bias=False), MapNorm(width)]
+    steps = [
+        nn.Conv2d(width_in, width, side, padding=side // 2 * rate, dilation=rate, bias=False),
+        MapNorm(width),
+    ]
     return nn.Sequential(*steps, *([nn.ReLU()] if act else []))
 
 
@@ -37,7 +44,10 @@ class AtrousPyramid(nn.Module):
         thin = max(width // 4, 1)
         around = [
             nn.Sequential(
-                conv(width_in, thin), conv(thin, thin, 3, rate=r), conv(thin, thin, 3, rate=r), conv(thin, width)
+                conv(width_in, thin),
+                conv(thin, thin, 3, rate=r),
+                conv(thin, thin, 3, rate=r),
+                conv(thin, width),
             )
             for r in rates
         ]
@@ -72,9 +82,18 @@ class GatedFusion(nn.Module):
         super().__init__()
         whole, out = width * maps, out or width
         thin = max(whole // squeeze, 1)
-        gate = nn.Conv2d(whole, thin, 3, padding=1), nn.ReLU(), nn.Conv2d(thin, whole, 3, padding=1), nn.Sigmoid()
+        gate = (
+            nn.Conv2d(whole, thin, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(thin, whole, 3, padding=1),
+            nn.Sigmoid(),
+        )
         self.gate = nn.Sequential(*gate) if gated else None
-        self.mix = conv(whole, out, side, act=False) if norm else nn.Conv2d(whole, out, side, padding=side // 2)
+        self.mix = (
+            conv(whole, out, side, act=False)
+            if norm
+            else nn.Conv2d(whole, out, side, padding=side // 2)
+        )
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """(N, out, H, W) of maps (N, C, H, W)."""
@@ -94,7 +113,9 @@ class Up(nn.Module):
 
     def __init__(self, width: int, skip: int):
         super().__init__()
-        self.up = nn.Sequential(nn.ConvTranspose2d(width, width, 4, 2, padding=1, bias=False), MapNorm(width))
+        self.up = nn.Sequential(
+            nn.ConvTranspose2d(width, width, 4, 2, padding=1, bias=False), MapNorm(width)
+        )
         self.weigh = conv(width, skip)
         self.mix = nn.Sequential(conv(width + skip, width, 3), conv(width, width, 3))
 
@@ -128,7 +149,9 @@ class Unfold(nn.Module):
 
     def __init__(self, width_in: int, width: int, times: int):
         super().__init__()
-        self.net = nn.Sequential(nn.Conv2d(width_in, width * times**2, 1), nn.PixelShuffle(times), MapNorm(width))
+        self.net = nn.Sequential(
+            nn.Conv2d(width_in, width * times**2, 1), nn.PixelShuffle(times), MapNorm(width)
+        )
 
     def forward(self, x_NDHW: Tensor) -> Tensor:
         return self.net(x_NDHW)
@@ -137,4 +160,8 @@ class Unfold(nn.Module):
 def as_large(x_NCHW: Tensor, side: int | tuple[int, int]) -> Tensor:
     """The map at another size, bilinear."""
     size = (side, side) if isinstance(side, int) else side
-    return x_NCHW if x_NCHW.shape[2:] == size else interpolate(x_NCHW, size, mode="bilinear", align_corners=False)
+    return (
+        x_NCHW
+        if x_NCHW.shape[2:] == size
+        else interpolate(x_NCHW, size, mode="bilinear", align_corners=False)
+    )

@@ -32,7 +32,11 @@ class TailBlock(nn.Module):
         super().__init__()
         hidden = -(-width * 8 // 3 // 64) * 64
         self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
-        self.norm2, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, 2 * hidden), nn.Linear(hidden, width)
+        self.norm2, self.up, self.down = (
+            nn.LayerNorm(width),
+            nn.Linear(width, 2 * hidden),
+            nn.Linear(hidden, width),
+        )
         self.scale1, self.scale2 = (nn.Parameter(torch.full((width,), SMALL)) for _ in range(2))
 
     def forward(self, x_TD: Tensor, layout: Layout) -> Tensor:
@@ -83,29 +87,42 @@ class ProjectionTower(Part, ClsPool):
     def forward(self, bag: Tokens) -> Column:
         read = self.read(bag)
         first, mean = read.first(), self.strip(read).pool()
-        parts = {"both": [first.values, mean.values], "cls": [first.values], "mean": [mean.values]}[self.reads]
+        parts = {"both": [first.values, mean.values], "cls": [first.values], "mean": [mean.values]}[
+            self.reads
+        ]
         return Column(torch.cat(parts, 1), first.rows)
 
 
-def with_projection_tower(encoder: Encoder, field: str, *, blocks: int = 2, reads: str = "both") -> Encoder:
+def with_projection_tower(
+    encoder: Encoder, field: str, *, blocks: int = 2, reads: str = "both"
+) -> Encoder:
     """Put a tail behind a field's tower, before `align_to_towers`. A class token that the tower was trained with stays what it is, locked or not; a
     tower without one (other poolings, pretrained backbones, which give patches alone) gets a new one, that the blocks fill.
 
     Raises AmodalError for a trunk in which fields meet, and without blocks for a class token that nothing would fill.
     """
     if encoder.trunk == "joint":
-        raise AmodalError('a tail stands behind the tower of one field; this encoder has trunk="joint"')
-    tail, old = ProjectionTower(encoder.width, encoder.heads_each, blocks=blocks, reads=reads), encoder.pools[field]
+        raise AmodalError(
+            'a tail stands behind the tower of one field; this encoder has trunk="joint"'
+        )
+    tail, old = (
+        ProjectionTower(encoder.width, encoder.heads_each, blocks=blocks, reads=reads),
+        encoder.pools[field],
+    )
     trained = isinstance(old, ClsPool) and not encoder.contextual(field)
     if not trained and not blocks and reads != "mean":
-        raise AmodalError(f"the tower of {field} has no class token; give its tail a block, or take reads='mean'")
+        raise AmodalError(
+            f"the tower of {field} has no class token; give its tail a block, or take reads='mean'"
+        )
     if trained:
         tail.token = old.token
     return encoder.set_pool(field, tail)
 
 
 def projection_towers(encoder: Encoder) -> dict[str, ProjectionTower]:
-    return {field: pool for field, pool in encoder.pools.items() if isinstance(pool, ProjectionTower)}
+    return {
+        field: pool for field, pool in encoder.pools.items() if isinstance(pool, ProjectionTower)
+    }
 
 
 def align_to_towers(encoder: Encoder) -> Encoder:
@@ -113,7 +130,12 @@ def align_to_towers(encoder: Encoder) -> Encoder:
     AmodalError where there is no tail, or tails of different widths."""
     widths = {tail.out_width for tail in projection_towers(encoder).values()}
     if len(widths) != 1:
-        raise AmodalError(f"fields meet in the space of one tail, or of several of one width, not of {len(widths)}")
+        raise AmodalError(
+            f"fields meet in the space of one tail, or of several of one width, not of {len(widths)}"
+        )
     width, towers = widths.pop(), projection_towers(encoder)
-    heads = {f: IdentityHead() if f in towers else LinearHead(encoder.width, width) for f in encoder.fields}
+    heads = {
+        f: IdentityHead() if f in towers else LinearHead(encoder.width, width)
+        for f in encoder.fields
+    }
     return encoder.set_heads(heads, width)

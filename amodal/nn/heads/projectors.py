@@ -18,7 +18,13 @@ class Projector(nn.Sequential):
     """
 
     def __init__(
-        self, width_in: int, width: int, *, hidden: int | None = None, layers: int = 2, last_norm: bool = False
+        self,
+        width_in: int,
+        width: int,
+        *,
+        hidden: int | None = None,
+        layers: int = 2,
+        last_norm: bool = False,
     ):
         hidden = hidden or width
         widths = [width_in, *[hidden] * (layers - 1), width]
@@ -50,7 +56,9 @@ class BypassHead(nn.Module):
         super().__init__()
         self.bypass = nn.Linear(width_in, width)
         nn.init.eye_(self.bypass.weight)
-        self.mlp = nn.Sequential(nn.Linear(width_in, width, bias=False), nn.ReLU(), nn.Linear(width, width, bias=False))
+        self.mlp = nn.Sequential(
+            nn.Linear(width_in, width, bias=False), nn.ReLU(), nn.Linear(width, width, bias=False)
+        )
         self.norm = BatchNorm(width)
 
     def forward(self, x_ND: Tensor) -> Tensor:
@@ -63,7 +71,11 @@ class PrototypeHead(nn.Module):
     def __init__(self, width_in: int, prototypes: int, *, hidden: int = 256, bottleneck: int = 64):
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.Linear(width_in, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
+            nn.Linear(width_in, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, bottleneck),
         )
         self.prototypes = nn.Parameter(torch.randn(prototypes, bottleneck) * bottleneck**-0.5)
 
@@ -79,7 +91,9 @@ class PairHead(nn.Module):
     def __init__(self, width_in: int, width: int):
         super().__init__()
         self.each = nn.Sequential(nn.Linear(width_in, width_in), nn.GELU())
-        self.both = nn.Sequential(nn.Linear(2 * width_in, width_in), nn.GELU(), nn.Linear(width_in, width))
+        self.both = nn.Sequential(
+            nn.Linear(2 * width_in, width_in), nn.GELU(), nn.Linear(width_in, width)
+        )
 
     def forward(self, before: Tensor, after: Tensor) -> Tensor:
         return self.both(torch.cat([self.each(before), self.each(after)], 1))
@@ -97,7 +111,11 @@ class BranchHead(Part):
         if width % 2:
             raise AmodalError(f"two branches of one width make an even width, not {width}")
         self.trunk = nn.Sequential(
-            nn.Linear(width_in, hidden), BatchNorm(hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()
+            nn.Linear(width_in, hidden),
+            BatchNorm(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
         )
         self.subspace, self.member = nn.Linear(hidden, width // 2), nn.Linear(hidden, width // 2)
         self.begin_alike()
@@ -108,4 +126,7 @@ class BranchHead(Part):
 
     def forward(self, x_ND: Tensor) -> Tensor:
         h = self.trunk(x_ND)
-        return torch.cat([normalize(self.subspace(h), dim=1), normalize(self.member(h), dim=1)], 1) / 2**0.5
+        return (
+            torch.cat([normalize(self.subspace(h), dim=1), normalize(self.member(h), dim=1)], 1)
+            / 2**0.5
+        )

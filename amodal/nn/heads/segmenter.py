@@ -37,7 +37,9 @@ class Segmenter(nn.Module):
         super().__init__()
         self.fields, self.side = tuple(fields), side
         self.pyramids = nn.ModuleDict({s: AtrousPyramid(width_in, width) for s in fields})
-        self.unfolds = nn.ModuleDict({s: nn.ModuleList(Unfold(width_in, skip, k) for k in (2, 4)) for s in fields})
+        self.unfolds = nn.ModuleDict(
+            {s: nn.ModuleList(Unfold(width_in, skip, k) for k in (2, 4)) for s in fields}
+        )
         self.heads = nn.ModuleDict({s: nn.Conv2d(width, classes, 1) for s in fields})
         many = {"maps": len(self.fields), "gated": gated}
         self.fuse = GatedFusion(width, squeeze=squeeze, **many)

@@ -75,7 +75,9 @@ def targets_of(dataset, rows: np.ndarray, label: str, task: str = "auto") -> tup
     values = {name: dataset.label(name, required=True) for name in names}
     if task == "survival":
         if len(names) != 2:
-            raise AmodalError(f"survival is told from two labels, TIME,EVENT, and {label!r} names {len(names)}")
+            raise AmodalError(
+                f"survival is told from two labels, TIME,EVENT, and {label!r} names {len(names)}"
+            )
         return (survival_of(*names, values[names[1]]),)
     return tuple(_target(name, v, rows) for name, v in values.items())
 
@@ -84,11 +86,15 @@ def _target(name: str, values: np.ndarray, rows: np.ndarray) -> Target:
     if values.dtype == object:
         classes = tuple(sorted({v for v in values if v is not None}))
         if len(classes) < 2:
-            raise AmodalError(f"the label {name!r} has one class, {classes[0]!r}, so there is nothing to tell")
+            raise AmodalError(
+                f"the label {name!r} has one class, {classes[0]!r}, so there is nothing to tell"
+            )
         return Target(name, "classes", classes)
     own = values[rows][np.isfinite(values[rows])]
     if not len(own) or not own.std():
-        raise AmodalError(f"the label {name!r} is the same number, or none, for all records to train on")
+        raise AmodalError(
+            f"the label {name!r} is the same number, or none, for all records to train on"
+        )
     return Target(name, "amount", mean=float(own.mean()), std=float(own.std()))
 
 
@@ -128,10 +134,16 @@ class SupervisedHead(nn.Module):
             if target.kind not in KINDS:
                 raise unknown("kind of target", target.kind, KINDS)
         each = width if isinstance(width, Mapping) else dict.fromkeys(fields, width)
-        self.absent = nn.ParameterDict({} if joint else {s: nn.Parameter(torch.zeros(each[s])) for s in fields})
+        self.absent = nn.ParameterDict(
+            {} if joint else {s: nn.Parameter(torch.zeros(each[s])) for s in fields}
+        )
         size = width if joint else sum(each[s] for s in fields)
         out = sum(target.width for target in targets)
-        deep = (nn.Linear(size, hidden), nn.GELU(), nn.Linear(hidden, out)) if hidden else (nn.Linear(size, out),)
+        deep = (
+            (nn.Linear(size, hidden), nn.GELU(), nn.Linear(hidden, out))
+            if hidden
+            else (nn.Linear(size, out),)
+        )
         self.net = nn.Sequential(*deep)
 
     @property
@@ -140,7 +152,9 @@ class SupervisedHead(nn.Module):
 
     def forward(self, z: Embeddings | Column) -> Column:
         """(N, outputs): of the rows that have any field. z: features of the encoder, or what a joint head reads (N, D)."""
-        together = z if isinstance(z, Column) else z[FUSED] if self.joint else side_by_side(self.absent, z)
+        together = (
+            z if isinstance(z, Column) else z[FUSED] if self.joint else side_by_side(self.absent, z)
+        )
         return Column(self.net(together.values), together.rows)
 
     @torch.no_grad()
@@ -168,12 +182,22 @@ class SupervisedHead(nn.Module):
         in place of Cox's. A batch in which none has the label gives zero."""
         found = {}
         for target in self.targets:
-            out, *labels = self.split(told)[target.name], *(known[f"label/{n}"] for n in target.labels)
-            rows = torch.stack([c.present(known.size) for c in (out, *labels)]).all(0).nonzero().squeeze(1)
+            out, *labels = (
+                self.split(told)[target.name],
+                *(known[f"label/{n}"] for n in target.labels),
+            )
+            rows = (
+                torch.stack([c.present(known.size) for c in (out, *labels)])
+                .all(0)
+                .nonzero()
+                .squeeze(1)
+            )
             x = out.values[torch.searchsorted(out.rows, rows)]
             y = [c.values[torch.searchsorted(c.rows, rows)] for c in labels]
             found[f"told/{target.name}"] = (
-                _loss(target, x, y, smoothing, survival) if len(rows) else connected_zero(out.values)
+                _loss(target, x, y, smoothing, survival)
+                if len(rows)
+                else connected_zero(out.values)
             )
         return found
 
@@ -182,7 +206,8 @@ class SupervisedHead(nn.Module):
         classes, squared error for the others."""
         own, aim = map(self.split, both(student, teacher))
         each = [
-            _follow(target, own[target.name].values, aim[target.name].values, temperature) for target in self.targets
+            _follow(target, own[target.name].values, aim[target.name].values, temperature)
+            for target in self.targets
         ]
         return torch.stack(each).mean()
 
@@ -212,7 +237,9 @@ def predictions(targets: Sequence[Target], told: Column) -> dict[str, Tensor]:
     return found
 
 
-def _loss(target: Target, x: Tensor, y: list[Tensor], smoothing: float, survival: Survival) -> Tensor:
+def _loss(
+    target: Target, x: Tensor, y: list[Tensor], smoothing: float, survival: Survival
+) -> Tensor:
     if target.kind == "classes":
         return cross_entropy(x.float(), y[0], label_smoothing=smoothing)
     if target.kind == "amount":

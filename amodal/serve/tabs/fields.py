@@ -25,7 +25,9 @@ def add(made: APIRouter, run: Path, atlas: EmbeddingMap) -> None:
 
     def known(label: str) -> str:
         if label not in atlas.labels:
-            raise Refused(404, f"there is no such label; there are {', '.join(atlas.labels) or 'none'}")
+            raise Refused(
+                404, f"there is no such label; there are {', '.join(atlas.labels) or 'none'}"
+            )
         return label
 
     @made.get("/view/near/{number}")

@@ -68,10 +68,16 @@ def add(made: APIRouter, atlas: EmbeddingMap, facts: Attributes) -> None:
             return numbers(found) if is_number(found) else classes(found)
         if kind == "has":
             present = atlas.present(name)[atlas.shown]
-            return {"kind": "classes", "names": ["missing", "there"], "values": present.astype(int).tolist()}
+            return {
+                "kind": "classes",
+                "names": ["missing", "there"],
+                "values": present.astype(int).tolist(),
+            }
         if by == "count":
             counts = np.sum([atlas.present(s)[atlas.shown] for s in atlas.fields], axis=0)
-            return classes(np.array([f"{n} field{'s' * (n != 1)}" for n in counts.tolist()], dtype=object))
+            return classes(
+                np.array([f"{n} field{'s' * (n != 1)}" for n in counts.tolist()], dtype=object)
+            )
         if by == "agreement":
             found = atlas.later("agreement")
             return wait() if found is None else numbers(found[atlas.shown])
@@ -103,4 +109,10 @@ def numbers(values: np.ndarray) -> dict:
     if high <= low or (ends[1] - ends[0]) < 1.5 * (high - low):  # no long tail
         low, high = ends
     shown = [plain(float(f"{v:.6g}")) for v in values.tolist()]
-    return {"kind": "numbers", "low": low, "high": high, "clipped": (low, high) != ends, "values": shown}
+    return {
+        "kind": "numbers",
+        "low": low,
+        "high": high,
+        "clipped": (low, high) != ends,
+        "values": shown,
+    }

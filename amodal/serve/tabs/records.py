@@ -32,7 +32,11 @@ def add(made: APIRouter, run: Path, atlas: EmbeddingMap, dataset: Dataset, limit
     place = {key: i for i, key in enumerate(dataset.keys)}
 
     def value(number: int, field: str) -> np.ndarray:
-        if not 0 <= number < len(atlas.keys) or field not in dataset.fields or atlas.keys[number] not in place:
+        if (
+            not 0 <= number < len(atlas.keys)
+            or field not in dataset.fields
+            or atlas.keys[number] not in place
+        ):
             raise Refused(404, "there is no such record or field in this data")
         try:
             found = dataset.value(place[atlas.keys[number]], field)
@@ -46,7 +50,9 @@ def add(made: APIRouter, run: Path, atlas: EmbeddingMap, dataset: Dataset, limit
     def find(key: str) -> Any:
         """The numbers of records whose key holds a text, up to 20."""
         exactly, said = [atlas.at[key]] if key in atlas.at else [], key.lower()
-        found = itertools.islice((i for i, k in enumerate(atlas.keys) if said in k.lower() and i not in exactly), 20)
+        found = itertools.islice(
+            (i for i, k in enumerate(atlas.keys) if said in k.lower() and i not in exactly), 20
+        )
         return [{"number": i, "key": atlas.keys[i]} for i in [*exactly, *found][:20]]
 
     @made.get("/view/keys")
@@ -61,7 +67,10 @@ def add(made: APIRouter, run: Path, atlas: EmbeddingMap, dataset: Dataset, limit
         chosen = parsed(body, limits) if isinstance(body, bytes) else None
         if not isinstance(chosen, list) or not all(type(n) is int for n in chosen):
             raise Refused(422, "expected a list of numbers of records")
-        rows = [[atlas.keys[there(n, len(atlas.keys))], *(plain(v[n]) for v in atlas.labels.values())] for n in chosen]
+        rows = [
+            [atlas.keys[there(n, len(atlas.keys))], *(plain(v[n]) for v in atlas.labels.values())]
+            for n in chosen
+        ]
         return as_csv(["record", *atlas.labels], rows, "selection")
 
     @made.get("/view/record/{number}")
@@ -84,11 +93,15 @@ def add(made: APIRouter, run: Path, atlas: EmbeddingMap, dataset: Dataset, limit
         stream = io.BytesIO()
         found = value(number, field)
         Image.fromarray(dataset.fields[field].show(found)).save(stream, "PNG")
-        return Response(stream.getvalue(), media_type="image/png", headers={"cache-control": "max-age=600"})
+        return Response(
+            stream.getvalue(), media_type="image/png", headers={"cache-control": "max-age=600"}
+        )
 
     @made.get("/view/record/{number}/{field}.wav")
     def sound(number: int, field: str) -> Response:
-        played = dataset.fields[field].sound(value(number, field)) if field in dataset.fields else None
+        played = (
+            dataset.fields[field].sound(value(number, field)) if field in dataset.fields else None
+        )
         if played is None:
             raise Refused(404, f"{field} is no sound")
         samples, rate = played
@@ -99,16 +112,23 @@ def add(made: APIRouter, run: Path, atlas: EmbeddingMap, dataset: Dataset, limit
     def listing(what: str, field: str, least: float) -> tuple[list[str], list[list]] | None:
         """Column names and rows; None while it is computed."""
         if what == "quarantine":
-            return ["record", "field", "reason"], [[b.key, b.field, b.reason] for b in runs.quarantined(run)]
+            return ["record", "field", "reason"], [
+                [b.key, b.field, b.reason] for b in runs.quarantined(run)
+            ]
         atlas.column([field] if field else [])
         if what == "outliers":
             found = atlas.later("outliers", field)
-            return found and (["record", "likeness to its nearest"], [[atlas.keys[n], round(s, 4)] for n, s in found])
+            return found and (
+                ["record", "likeness to its nearest"],
+                [[atlas.keys[n], round(s, 4)] for n, s in found],
+            )
         if what == "twins":
             found = atlas.later("twins", field, least)
             rows = [[atlas.keys[a], atlas.keys[b], round(s, 4)] for a, b, s in found or []]
             return None if found is None else (["record", "its twin", "cosine"], rows)
-        raise Refused(404, f"no list is called {shortened(what)!r}; there are quarantine, outliers, twins")
+        raise Refused(
+            404, f"no list is called {shortened(what)!r}; there are quarantine, outliers, twins"
+        )
 
     @made.get("/view/list/{what}")
     def listed(what: str, field: str = "", least: Least = SAME) -> Any:
@@ -116,7 +136,12 @@ def add(made: APIRouter, run: Path, atlas: EmbeddingMap, dataset: Dataset, limit
         if found is None:
             return wait()
         numbers = [[atlas.at.get(cell, -1) for cell in row[:2]] for row in found[1]]
-        return {"columns": found[0], "rows": found[1], "numbers": numbers, "more": len(numbers) >= PAIRS}
+        return {
+            "columns": found[0],
+            "rows": found[1],
+            "numbers": numbers,
+            "more": len(numbers) >= PAIRS,
+        }
 
     @made.get("/view/csv/{what}")
     def exported(what: str, field: str = "", least: Least = SAME) -> Any:

@@ -28,11 +28,14 @@ def add(made: APIRouter, atlas: EmbeddingMap, service: Service) -> None:
         unasked = [name for name in body if name not in service.model.fields]
         if unasked:
             raise Refused(
-                422, f"there is no field {shortened(unasked[0])!r}; there are {', '.join(service.model.fields)}"
+                422,
+                f"there is no field {shortened(unasked[0])!r}; there are {', '.join(service.model.fields)}",
             )
         total = torch.zeros(atlas.index.width)
         if body:
-            for name, seen in zip(body, await service.see([{name: value} for name, value in body.items()])):
+            for name, seen in zip(
+                body, await service.see([{name: value} for name, value in body.items()])
+            ):
                 vector = torch.from_numpy(finite(seen.aligned[name])).float()
                 total += weights.get(name, 1.0) * normalize(vector, dim=0)
         for number, weight in records.items():
@@ -40,13 +43,19 @@ def add(made: APIRouter, atlas: EmbeddingMap, service: Service) -> None:
             total += 0.0 if vector is None else weight * vector
         if not total.norm() > 1e-6:
             raise Refused(
-                422, "there is nothing to look for: give a value or a record, and weights that do not cancel out"
+                422,
+                "there is nothing to look for: give a value or a record, and weights that do not cancel out",
             )
 
         def ranked() -> dict:
-            lists = {"": atlas.near(total, (), k)} | {s: atlas.near(total, (s,), k) for s in atlas.fields}
+            lists = {"": atlas.near(total, (), k)} | {
+                s: atlas.near(total, (s,), k) for s in atlas.fields
+            }
             return {
-                s: [{"number": n, "key": atlas.keys[n], "score": v, "field": by} for n, v, by in found]
+                s: [
+                    {"number": n, "key": atlas.keys[n], "score": v, "field": by}
+                    for n, v, by in found
+                ]
                 for s, found in lists.items()
             }
 
@@ -59,7 +68,9 @@ def asked_of(raw: bytes, records: int) -> tuple[dict[str, float], dict[int, floa
         weights = {str(k): float(v) for k, v in said.get("weights", {}).items()}
         numbers = {int(k): float(v) for k, v in said.get("records", {}).items()}
     except (ValueError, AttributeError, TypeError):
-        raise Refused(422, 'expected {"weights": {field: number}, "records": {number: weight}}') from None
+        raise Refused(
+            422, 'expected {"weights": {field: number}, "records": {number: weight}}'
+        ) from None
     if not all(abs(v) <= 1e6 for v in (*weights.values(), *numbers.values())):
         raise Refused(422, "weights are numbers, not that large")
     if not all(0 <= n < records for n in numbers):

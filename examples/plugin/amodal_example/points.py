@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from amodal.core import AmodalError, Column, Ragged, Tokens
 from amodal.modalities import BadValue, Modality, Raw
 from amodal.modalities.shared import ragged, requests
-from amodal.modalities.shared.base import FILE, Attribute, Schema, at_most, build, check_view, decodable
+from amodal.modalities.shared.base import (
+    FILE,
+    Attribute,
+    Schema,
+    at_most,
+    build,
+    check_view,
+    decodable,
+)
 from amodal.modalities.shared.files import is_numpy, load_numpy, read_bytes
 from amodal.objectives.reconstruction import masked_mse
 
@@ -61,7 +69,9 @@ class Points(Modality):
         if view == "plain":
             return value
         angle = rng.uniform(-np.pi, np.pi) / (12 if view == "weak" else 1)
-        turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+        turn = np.array(
+            [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
+        )
         if view == "local":
             far = ((value - value[rng.integers(len(value))]) ** 2).sum(1)
             value = value[np.argsort(far)[: max(1, len(value) // 3)]]
@@ -77,7 +87,9 @@ class Points(Modality):
     def patches(self, clouds: Ragged) -> tuple[Tensor, Tensor, Tensor]:
         """(T, patch, 3) points around the centre of their token in units of `size`, NaN past the
         end; (T, 3) the centres; (N,) tokens of each cloud."""
-        points_TP3, counts_N = ragged.patches(Ragged(clouds.flat / self.size, clouds.lengths), self.patch, torch.nan)
+        points_TP3, counts_N = ragged.patches(
+            Ragged(clouds.flat / self.size, clouds.lengths), self.patch, torch.nan
+        )
         centre_T3 = points_TP3.nanmean(1)
         return points_TP3 - centre_T3[:, None], centre_T3, counts_N
 
@@ -105,12 +117,17 @@ class Points(Modality):
         return f"{len(value)} points, {' x '.join(f'{s:.3g}' for s in np.ptp(value, axis=0))}"
 
     def attributes(self) -> dict[str, Attribute]:
-        return {"points": Attribute("number", len), "height": Attribute("number", lambda v: float(np.ptp(v[:, 2])))}
+        return {
+            "points": Attribute("number", len),
+            "height": Attribute("number", lambda v: float(np.ptp(v[:, 2]))),
+        }
 
     def simple_features(self, raws: Sequence[Raw]) -> np.ndarray:
         """How far the points reach along their principal axes."""
         values = (self.decode(raw) for raw in raws)
-        return np.array([np.linalg.svd(v, compute_uv=False) / len(v) ** 0.5 for v in values], dtype=np.float32)
+        return np.array(
+            [np.linalg.svd(v, compute_uv=False) / len(v) ** 0.5 for v in values], dtype=np.float32
+        )
 
     def json_schema(self, limits: requests.Limits) -> Schema:
         point = {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
@@ -119,7 +136,11 @@ class Points(Modality):
     def bounds(self, raw: Any, limits: requests.Limits) -> Raw:
         if not isinstance(raw, bytes):
             return requests.cells_of(raw, limits)
-        return requests.array_of(raw) if is_numpy(raw) else requests.text_of(requests.file_of(raw), limits)
+        return (
+            requests.array_of(raw)
+            if is_numpy(raw)
+            else requests.text_of(requests.file_of(raw), limits)
+        )
 
     def deviation(self, value: np.ndarray) -> np.ndarray:
         return np.full(1, self.size / 3**0.5)
@@ -156,8 +177,14 @@ def _from_text(data: bytes) -> np.ndarray:
         text = data.decode("ascii").replace("\r\n", "\n")
         head, mark, body = text.partition("end_header\n")
         lines = (body if mark else head).split("\n")
-        count = next((int(w[2]) for w in map(str.split, head.split("\n")) if w[:2] == ["element", "vertex"]), None)
-        return np.array([line.replace(",", " ").split()[:3] for line in lines if line.strip()][:count], dtype=float)
+        count = next(
+            (int(w[2]) for w in map(str.split, head.split("\n")) if w[:2] == ["element", "vertex"]),
+            None,
+        )
+        return np.array(
+            [line.replace(",", " ").split()[:3] for line in lines if line.strip()][:count],
+            dtype=float,
+        )
     except (ValueError, IndexError) as error:
         raise BadValue(f"no lines of x, y, z, nor an ascii .ply file: {str(error)[:60]}") from None
 
@@ -166,5 +193,7 @@ def _ordered(points: np.ndarray) -> np.ndarray:
     """Points along Morton's curve, on which neighbours in the list are neighbours in space."""
     low, high = points.min(0), points.max(0)
     cell = ((points - low) / max((high - low).max(), 1e-12) * 1023).astype(np.int64)
-    code = sum(((cell[:, axis] >> bit) & 1) << (3 * bit + axis) for bit in range(10) for axis in range(3))
+    code = sum(
+        ((cell[:, axis] >> bit) & 1) << (3 * bit + axis) for bit in range(10) for axis in range(3)
+    )
     return points[np.argsort(code, kind="stable")].astype(np.float32)

@@ -26,7 +26,9 @@ def deb(archive: Path, below: str = "") -> Iterator[tuple[str, bytes]]:
         else:
             raise AmodalError(f"{archive} holds no data.tar")
         if name.endswith(".zst"):
-            raise AmodalError(f"{archive} is packed with zstd; the Debian archive's own package is expected")
+            raise AmodalError(
+                f"{archive} is packed with zstd; the Debian archive's own package is expected"
+            )
         with tarfile.open(fileobj=io.BytesIO(stream.read(size)), mode="r|*") as tar:
             yield from _regular(tar, below)
 
@@ -66,7 +68,9 @@ def object_npy(content: bytes) -> np.ndarray:
         with torch.serialization.safe_globals(known):
             return torch.load(io.BytesIO(LEGACY + stream.read() + b"\x80\x02]."), weights_only=True)
     except Exception as error:  # the reader raises what the bytes lead it to
-        raise AmodalError("this .npy file holds more than plain values and arrays, and is not read") from error
+        raise AmodalError(
+            "this .npy file holds more than plain values and arrays, and is not read"
+        ) from error
 
 
 def _regular(tar: tarfile.TarFile, below: str) -> Iterator[tuple[str, bytes]]:

@@ -53,13 +53,33 @@ class Print:
     def worn(rng: np.random.Generator) -> Print:
         """A scan of an old print."""
         moved = tuple(rng.uniform(-2, 2, 2))
-        grey = {"ink": rng.uniform(0, 0.3), "paper": rng.uniform(0.75, 1.0), "noise": rng.uniform(0.02, 0.08)}
-        shape = {"line": rng.uniform(0.3, 0.7), "head": rng.uniform(2.2, 3.2), "blot": int(rng.integers(0, 14))}
-        return Print(rng.uniform(-2, 2), moved, rng.uniform(0.93, 1.05), rng.uniform(0.2, 0.8), **grey, **shape)
+        grey = {
+            "ink": rng.uniform(0, 0.3),
+            "paper": rng.uniform(0.75, 1.0),
+            "noise": rng.uniform(0.02, 0.08),
+        }
+        shape = {
+            "line": rng.uniform(0.3, 0.7),
+            "head": rng.uniform(2.2, 3.2),
+            "blot": int(rng.integers(0, 14)),
+        }
+        return Print(
+            rng.uniform(-2, 2),
+            moved,
+            rng.uniform(0.93, 1.05),
+            rng.uniform(0.2, 0.8),
+            **grey,
+            **shape,
+        )
 
 
 def drawn(
-    notes: Sequence[Note], quarters: float, rng: np.random.Generator, *, side: int = 64, look: Print = Print()
+    notes: Sequence[Note],
+    quarters: float,
+    rng: np.random.Generator,
+    *,
+    side: int = 64,
+    look: Print = Print(),
 ) -> bytes:  # noqa: B008
     """PNG of side x side pixels: so many quarters of a grand staff, proportional in time; enharmonics as written in STEPS."""
     k = OVERSAMPLED
@@ -71,32 +91,52 @@ def drawn(
         return (side / 2 - (height - MIDDLE) * step) * k
 
     for height in LINES:
-        draw.line([0, y_of(height), side * k, y_of(height)], fill=0, width=max(1, round(look.line * k)))
+        draw.line(
+            [0, y_of(height), side * k, y_of(height)], fill=0, width=max(1, round(look.line * k))
+        )
     for onset, duration, midi in notes:
         height = 7 * (midi // 12 - 1) + STEPS[midi % 12]
         x, y, h = (3 + onset * width) * k, y_of(height), look.head * k / 2
         for line in _ledger(height):
-            draw.line([x - 2 * h, y_of(line), x + 2 * h, y_of(line)], fill=0, width=max(1, round(look.line * k)))
+            draw.line(
+                [x - 2 * h, y_of(line), x + 2 * h, y_of(line)],
+                fill=0,
+                width=max(1, round(look.line * k)),
+            )
         head = [x - 1.3 * h, y - h, x + 1.3 * h, y + h]
         draw.ellipse(head, fill=255 if duration >= 2 else 0, outline=0, width=max(2, k // 2))
         if duration < 4:
-            up = -1 if (height < 34) == (height >= MIDDLE) else 1  # away from the outer side of its staff
+            up = (
+                -1 if (height < 34) == (height >= MIDDLE) else 1
+            )  # away from the outer side of its staff
             draw.line(
-                [x - up * 1.2 * h, y, x - up * 1.2 * h, y + up * 6 * step * k / 1.5], fill=0, width=max(2, k // 2)
+                [x - up * 1.2 * h, y, x - up * 1.2 * h, y + up * 6 * step * k / 1.5],
+                fill=0,
+                width=max(2, k // 2),
             )
             for flag in range(int(max(0, np.ceil(-np.log2(max(duration, 1 / 16)) - 1e-9)))):
                 tip = y + up * (6 * step * k / 1.5 - flag * 1.6 * h)
                 draw.line(
-                    [x - up * 1.2 * h, tip, x - up * 1.2 * h + 2 * h, tip - up * 1.2 * h], fill=0, width=max(2, k // 2)
+                    [x - up * 1.2 * h, tip, x - up * 1.2 * h + 2 * h, tip - up * 1.2 * h],
+                    fill=0,
+                    width=max(2, k // 2),
                 )
         if sign := SIGNS.get(midi % 12):
             left = x - 3.2 * h
             draw.line([left, y - 1.8 * h, left, y + 1.2 * h], fill=0, width=max(2, k // 2))
             if sign == "sharp":
-                draw.line([left + h, y - 1.8 * h, left + h, y + 1.2 * h], fill=0, width=max(2, k // 2))
-                draw.line([left - 0.6 * h, y, left + 1.6 * h, y - 0.5 * h], fill=0, width=max(2, k // 2))
+                draw.line(
+                    [left + h, y - 1.8 * h, left + h, y + 1.2 * h], fill=0, width=max(2, k // 2)
+                )
+                draw.line(
+                    [left - 0.6 * h, y, left + 1.6 * h, y - 0.5 * h], fill=0, width=max(2, k // 2)
+                )
             else:
-                draw.ellipse([left, y - 0.2 * h, left + 1.2 * h, y + 1.2 * h], outline=0, width=max(2, k // 2))
+                draw.ellipse(
+                    [left, y - 0.2 * h, left + 1.2 * h, y + 1.2 * h],
+                    outline=0,
+                    width=max(2, k // 2),
+                )
     return _scanned(page, side, look, rng)
 
 
@@ -115,7 +155,9 @@ def _scanned(page: Image.Image, side: int, look: Print, rng: np.random.Generator
     a, b = size * np.cos(turn), size * np.sin(turn)
     x, y = (middle + m * k for m in look.moved)
     back = (a, b, middle - a * x - b * y, -b, a, middle + b * x - a * y)
-    moved = page.transform(page.size, Image.Transform.AFFINE, back, Image.Resampling.BILINEAR, fillcolor=255)
+    moved = page.transform(
+        page.size, Image.Transform.AFFINE, back, Image.Resampling.BILINEAR, fillcolor=255
+    )
     if look.blur:
         moved = moved.filter(ImageFilter.GaussianBlur(look.blur * k))
     grey = np.asarray(moved.resize((side, side), Image.Resampling.BOX)).astype(float) / 255
@@ -158,13 +200,25 @@ class Playing:
         )[kind]
         decay = (0.0, 0.0, 0.0, 0.4)[kind]
         attack = (0.02, 0.08, 0.03, 0.003)[kind]
-        tuned = {"detune": rng.uniform(-25, 25), "vibrato": rng.uniform(0, 20) if kind == 1 else 0.0}
-        place = {"room": rng.uniform(0.1, 0.6), "noise": rng.uniform(12, 30), "tilt": rng.uniform(-3, 3)}
+        tuned = {
+            "detune": rng.uniform(-25, 25),
+            "vibrato": rng.uniform(0, 20) if kind == 1 else 0.0,
+        }
+        place = {
+            "room": rng.uniform(0.1, 0.6),
+            "noise": rng.uniform(12, 30),
+            "tilt": rng.uniform(-3, 3),
+        }
         return Playing(rng.uniform(100, 145), partials, decay, attack, **tuned, **place)
 
 
 def played(
-    notes: Sequence[Note], quarters: float, rng: np.random.Generator, *, rate: int, how: Playing = Playing()
+    notes: Sequence[Note],
+    quarters: float,
+    rng: np.random.Generator,
+    *,
+    rate: int,
+    how: Playing = Playing(),
 ) -> np.ndarray:  # noqa: B008
     """(t,) float32, full scale at most 0.9."""
     beat = 60 / how.tempo
@@ -173,7 +227,12 @@ def played(
         start, length = int(onset * beat * rate), max(int(duration * beat * rate), rate // 50)
         t = np.arange(min(length, len(sound) - start)) / rate
         pitch = 440 * 2 ** ((midi - 69 + how.detune / 100) / 12)
-        phase = 2 * np.pi * pitch * (t + (how.vibrato / 1200 * np.log(2) / (2 * np.pi * 5)) * np.sin(2 * np.pi * 5 * t))
+        phase = (
+            2
+            * np.pi
+            * pitch
+            * (t + (how.vibrato / 1200 * np.log(2) / (2 * np.pi * 5)) * np.sin(2 * np.pi * 5 * t))
+        )
         shape = np.minimum(t / how.attack, 1) * np.minimum((t[-1] - t) / 0.02, 1) if len(t) else t
         shape = shape * np.exp(-t / how.decay) if how.decay else shape
         for number, amplitude in enumerate(how.partials, 1):
@@ -181,8 +240,12 @@ def played(
                 louder = 10 ** (how.tilt * np.log2(number) / 20)
                 sound[start : start + len(t)] += amplitude * louder * shape * np.sin(number * phase)
     if how.room:
-        echo = rng.normal(0, 1, int(how.room * rate)) * np.exp(-4 * np.arange(int(how.room * rate)) / (how.room * rate))
-        wet = np.fft.irfft(np.fft.rfft(sound, 2 * len(sound)) * np.fft.rfft(echo, 2 * len(sound)))[: len(sound)]
+        echo = rng.normal(0, 1, int(how.room * rate)) * np.exp(
+            -4 * np.arange(int(how.room * rate)) / (how.room * rate)
+        )
+        wet = np.fft.irfft(np.fft.rfft(sound, 2 * len(sound)) * np.fft.rfft(echo, 2 * len(sound)))[
+            : len(sound)
+        ]
         sound = sound + 0.5 * wet * sound.std() / max(wet.std(), 1e-9)
     if how.noise:
         sound = sound + rng.normal(0, sound.std() * 10 ** (-how.noise / 20), len(sound))

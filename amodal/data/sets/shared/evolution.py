@@ -29,7 +29,9 @@ class Tree:
         lines = [self.line(tip) for tip in self.tips]
         lived = np.unique(np.concatenate(lines))
         for moment in np.sort(self.start[lived]):
-            owner = [next(n for n in line if self.start[n] <= moment < self.end[n]) for line in lines]
+            owner = [
+                next(n for n in line if self.start[n] <= moment < self.end[n]) for line in lines
+            ]
             names, clade = np.unique(owner, return_inverse=True)
             if len(names) >= count:
                 return clade
@@ -43,7 +45,9 @@ class Tree:
         return line
 
 
-def birth_death(rng: np.random.Generator, tips: int, *, birth: float = 1.0, death: float = 0.3) -> Tree:
+def birth_death(
+    rng: np.random.Generator, tips: int, *, birth: float = 1.0, death: float = 0.3
+) -> Tree:
     """A tree with so many living lineages, its height scaled to 1."""
     while True:
         parent, start, end, alive, now = [-1], [0.0], [np.inf], [0], 0.0
@@ -68,7 +72,9 @@ def k80(length: np.ndarray, kappa: float) -> tuple[np.ndarray, np.ndarray]:
     return 0.25 + 0.25 * slow - 0.5 * fast, 0.5 - 0.5 * slow
 
 
-def mutated(sequence: np.ndarray, length: np.ndarray | float, rng: np.random.Generator, *, kappa: float) -> np.ndarray:
+def mutated(
+    sequence: np.ndarray, length: np.ndarray | float, rng: np.random.Generator, *, kappa: float
+) -> np.ndarray:
     """(L,) codes of A, C, G, T after a branch; length: of all sites, or of each."""
     transition, transversion = k80(length, kappa)
     luck, side = rng.random(len(sequence)), rng.integers(2, size=len(sequence))
@@ -76,7 +82,9 @@ def mutated(sequence: np.ndarray, length: np.ndarray | float, rng: np.random.Gen
     return np.where(luck < transition + transversion, other, sequence)
 
 
-def sequences(tree: Tree, root: np.ndarray, rate: np.ndarray, rng: np.random.Generator, *, kappa: float) -> np.ndarray:
+def sequences(
+    tree: Tree, root: np.ndarray, rate: np.ndarray, rng: np.random.Generator, *, kappa: float
+) -> np.ndarray:
     """(N, L): the sequence at the end of each node's branch. rate: (L,) substitutions a site and unit of time."""
     found = []
     for node, above in enumerate(tree.parent):
@@ -90,5 +98,7 @@ def traits(tree: Tree, count: int, rng: np.random.Generator) -> np.ndarray:
     found = []
     for node, above in enumerate(tree.parent):
         before = np.zeros(count) if above < 0 else found[above]
-        found.append(before + np.sqrt(tree.end[node] - tree.start[node]) * rng.standard_normal(count))
+        found.append(
+            before + np.sqrt(tree.end[node] - tree.start[node]) * rng.standard_normal(count)
+        )
     return np.stack(found)

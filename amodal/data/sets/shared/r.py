@@ -28,7 +28,8 @@ def tables(file: Path) -> dict[str, Matrix | dict[str, np.ndarray]]:
     """Path inside the object, as R writes it (`/a@b`), without the slots that only hold lists -> a matrix with names, or
     columns of one length."""
     return {
-        path.replace("@listData", ""): found for path, found in _walk(rdata.parser.parse_file(file).object, "", set())
+        path.replace("@listData", ""): found
+        for path, found in _walk(rdata.parser.parse_file(file).object, "", set())
     }
 
 
@@ -89,7 +90,9 @@ def _vector(thing: RObject) -> np.ndarray | None:
         return None
     if thing.info.type == Kind.STR:
         texts = (_itself(cell).value for cell in thing.value)
-        return np.array([None if text is None else text.decode("utf-8", "replace") for text in texts], object)
+        return np.array(
+            [None if text is None else text.decode("utf-8", "replace") for text in texts], object
+        )
     if thing.info.type not in NUMBERS:
         return None
     numbers = np.ma.filled(np.ma.asarray(thing.value).astype(float), np.nan)

@@ -22,7 +22,9 @@ def musicxml(content: bytes) -> tuple[list[Note], str]:
     repeats are passed over."""
     if content[:2] == b"PK":  # .mxl
         archive = zipfile.ZipFile(io.BytesIO(content))
-        content = archive.read(next(n for n in archive.namelist() if n.endswith("xml") and not n.startswith("META")))
+        content = archive.read(
+            next(n for n in archive.namelist() if n.endswith("xml") and not n.startswith("META"))
+        )
     root = ElementTree.fromstring(content)
     notes, metre = [], ""
     for part, voice in enumerate(root.findall("part")):
@@ -57,7 +59,9 @@ def _part(voice: ElementTree.Element, part: int) -> list[Note]:
     return notes
 
 
-def _sound(notes: list[Note], held: dict, element, onset: Fraction, length: Fraction, up: int, part: int) -> None:
+def _sound(
+    notes: list[Note], held: dict, element, onset: Fraction, length: Fraction, up: int, part: int
+) -> None:
     pitch = element.find("pitch")
     height = 12 * int(pitch.findtext("octave")) + STEPS[pitch.findtext("step")] + up
     height += round(float(pitch.findtext("alter") or 0))
@@ -84,14 +88,18 @@ def kern(content: bytes) -> tuple[list[Note], str]:
         elif line.startswith("*"):
             if any(cell in ("*^", "*v", "*x", "*+") for cell in cells):
                 raise Unread("spines that divide or change places")
-            metre = metre or next((m[1] for c in cells if (m := re.fullmatch(r"\*M(\d+/\d+)", c))), "")
+            metre = metre or next(
+                (m[1] for c in cells if (m := re.fullmatch(r"\*M(\d+/\d+)", c))), ""
+            )
         elif ends and line and line[0] not in "!=":
             now = min(ends)
             for spine, cell in enumerate(cells):
                 if cell != "." and "q" not in cell.lower():
                     ends[spine] = now + _kern_length(cell)
                     for token in cell.split():
-                        _kern_note(notes, held, token, now, ends[spine], spine, len(ends) - 1 - spine)
+                        _kern_note(
+                            notes, held, token, now, ends[spine], spine, len(ends) - 1 - spine
+                        )
     return sorted(notes, key=_order), metre
 
 
@@ -99,7 +107,9 @@ def _kern_length(cell: str) -> Fraction:
     found = re.search(r"(\d+)(\.*)", cell)
     if not found:
         raise Unread(f"no duration in {cell!r}")
-    whole = Fraction(4 * 2 ** len(found[1])) if set(found[1]) == {"0"} else Fraction(4, int(found[1]))
+    whole = (
+        Fraction(4 * 2 ** len(found[1])) if set(found[1]) == {"0"} else Fraction(4, int(found[1]))
+    )
     return whole * (2 - Fraction(1, 2 ** len(found[2])))
 
 

@@ -15,7 +15,9 @@ from amodal.data import schema
 
 def records(out: Path, columns: Mapping[str, Sequence | pa.Array]) -> None:
     """records.parquet, one column after the other. None is missing."""
-    pq.write_table(pa.table(dict(columns)), out / "records.parquet", compression="zstd", row_group_size=1 << 20)
+    pq.write_table(
+        pa.table(dict(columns)), out / "records.parquet", compression="zstd", row_group_size=1 << 20
+    )
 
 
 def field(modality: str, column: str = "", **parameters) -> schema.Field:
@@ -23,9 +25,13 @@ def field(modality: str, column: str = "", **parameters) -> schema.Field:
     return schema.Field(modalities.make(modality, **parameters), column, given=tuple(parameters))
 
 
-def describe(out: Path, fields: dict[str, schema.Field], labels: Mapping[str, schema.Label | str], **top: str) -> None:
+def describe(
+    out: Path, fields: dict[str, schema.Field], labels: Mapping[str, schema.Label | str], **top: str
+) -> None:
     """dataset.toml. labels: "category", or a Label; top: title, licence, split_by, split."""
-    known = {name: schema.Label(kind) if isinstance(kind, str) else kind for name, kind in labels.items()}
+    known = {
+        name: schema.Label(kind) if isinstance(kind, str) else kind for name, kind in labels.items()
+    }
     top = {"name": out.name, "key": "key"} | top
     described = schema.Schema(fields, known, records=("records.parquet",), **top)
     (out / "dataset.toml").write_text(_open_ended(described), encoding="utf-8")
@@ -54,5 +60,7 @@ def picture(content: bytes, longest: int = 0, quality: int = 0) -> bytes:
     if longest and max(image.size) > longest:
         image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     packed = io.BytesIO()
-    image.save(packed, "JPEG", quality=quality) if quality else image.save(packed, "PNG", optimize=True)
+    image.save(packed, "JPEG", quality=quality) if quality else image.save(
+        packed, "PNG", optimize=True
+    )
     return packed.getvalue()
