@@ -1,4 +1,5 @@
-"""From a run to one that tells labels: fine-tuning on some records, by any of the ways there are, and what it tells of others."""
+"""From a run to one that tells labels: fine-tuning on some records, by any of the ways there are,
+and what it tells of others."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ SETTINGS = (
 )
 """Of `pretrain`, what may be set; all else the run has decided."""
 RATES = {"full": 0.25, "head": 2.5, "bias": 1.0, "lora": 1.0, "adapters": 1.0, "prompts": 2.5}
-"""Of the rate that a fresh encoder of this size learns at: what was learnt is not to be lost, and what is small may move far."""
+"""Of the rate that a fresh encoder of this size learns at: what was learnt is not to be lost, and
+what is small may move far."""
 
 
 def adapt(
@@ -60,13 +62,16 @@ def adapt(
     options: dict[str, object] | None = None,
     **settings,
 ) -> Path:
-    """Go on with the encoder of `run` until it tells `label` of the records of `data`. Returns the folder `out`, a run that has a head.
+    """Go on with the encoder of `run` until it tells `label` of the records of `data`. Returns the
+    folder `out`, a run that has a head.
 
-    label: one, or several with commas between; task: "auto", "survival" (label: TIME,EVENT), or "" for what the method takes it for. how:
-    "full", "head", "bias", "lora", "adapters" or "prompts" (see `amodal.nn.adapters.tuning`), or another method that learns from a label. shots:
-    learn from so many records of each class only, drawn by the seed. base_to_new: learn from the first half of the classes only, in the
-    order of their names; `amodal evaluate --protocols base_to_new` then says how well both halves are predicted. options: of the method;
-    settings: of `pretrain`, see SETTINGS; 30 epochs unless they say how long. Raises AmodalError for unknown ways, settings and
+    label: one, or several with commas between; task: "auto", "survival" (label: TIME,EVENT), or ""
+    for what the method takes it for. how: "full", "head", "bias", "lora", "adapters" or "prompts"
+    (see `amodal.nn.adapters.tuning`), or another method that learns from a label. shots: learn from
+    so many records of each class only, drawn by the seed. base_to_new: learn from the first half of
+    the classes only, in the order of their names; `amodal evaluate --protocols base_to_new` then
+    says how well both halves are predicted. options: of the method; settings: of `pretrain`, see
+    SETTINGS; 30 epochs unless they say how long. Raises AmodalError for unknown ways, settings and
     labels, and for shots of a label that is no class.
     """
     given = dict(options or {})
@@ -173,7 +178,8 @@ def labelled(label: str) -> Only:
 
 
 def few(label: str, shots: int, seed: int) -> Only:
-    """Of the training records `shots` of each class of the label, as many as there are of rarer ones, drawn by the seed."""
+    """Of the training records `shots` of each class of the label, as many as there are of rarer
+    ones, drawn by the seed."""
     if shots < 1:
         raise AmodalError(f"shots = {shots}: at least one record of each class is needed")
 

@@ -73,7 +73,8 @@ QUESTIONS = [
 
 
 def demo(out: Path, *, minutes: float = 3.0, seed: int = 0) -> None:
-    """Pretrain on the bundled Earth and write a run folder with pictures; a run that is there already is gone on with."""
+    """Pretrain on the bundled Earth and write a run folder with pictures; a run that is there
+    already is gone on with."""
     say = stdout()
     dataset = records.open("globe")
     say.print(

@@ -50,7 +50,8 @@ def pretrain(method: MethodLike, data, out: str | Path, **settings) -> Model:
     """Pretrain on `data` without labels and return the model.
 
     Args:
-        method: A name (`amodal methods` lists them), a function (encoder, *, options) -> amodal.Method, or where one is:
+        method: A name (`amodal methods` lists them), a function (encoder, *, options) ->
+        amodal.Method, or where one is:
             `package.module:function`, `file.py:function`.
         settings: See `amodal.train.settings.Settings`.
     """
@@ -98,14 +99,11 @@ class Model:
     """A trained method and its encoder.
 
     Args:
-        encoder: batch -> embeddings.
-        config: How it came about.
-        path: The run folder, None if it was never saved.
-        trained: Sorted hashes of the keys of the records it was trained on, None if that is not known.
-        head: What predicts labels, if it learnt any.
-        method: The whole method, None for an encoder alone.
-        spec: How the method is built (see `amodal.methods.saved`).
-        own: Code of the user's that it was built with.
+        encoder: batch -> embeddings. config: How it came about. path: The run folder, None if it
+        was never saved. trained: Sorted hashes of the keys of the records it was trained on, None
+        if that is not known. head: What predicts labels, if it learnt any. method: The whole
+        method, None for an encoder alone. spec: How the method is built (see
+        `amodal.methods.saved`). own: Code of the user's that it was built with.
     """
 
     def __init__(
@@ -130,7 +128,8 @@ class Model:
         self.method, self.spec, self.own = method, spec or {}, own or {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """A pickle holds the encoder and the head, as an estimator needs them; `save` writes the whole method."""
+        """A pickle holds the encoder and the head, as an estimator needs them; `save` writes the
+        whole method."""
         return self.__dict__ | {"method": None, "spec": {}, "own": {}}
 
     @property
@@ -152,7 +151,8 @@ class Model:
         return records.open(data).with_fields(self.fields)
 
     def read_what_is_there(self, data) -> Dataset:
-        """The same, of data that may lack whole fields of the encoder: warns, and no record has them. Raises AmodalError if it has none."""
+        """The same, of data that may lack whole fields of the encoder: warns, and no record has
+        them. Raises AmodalError if it has none."""
         dataset = records.open(data)
         gone = dataset.lacking(self.fields)
         if gone and len(gone) < len(self.fields):
@@ -170,12 +170,14 @@ class Model:
         return embed_records(self.encoder, dataset, indices, device=self.device, progress=progress)
 
     def adapt(self, data, out: str | Path, *, label: str, **settings) -> Model:
-        """Go on with this encoder until it tells `label`; see `amodal.adapt.adapt` for the settings."""
+        """Go on with this encoder until it tells `label`; see `amodal.adapt.adapt` for the
+        settings."""
         return load(adapt(self._home(), data, out, label=label, **settings))
 
     def predict(self, data, *, part: str | None = None, progress=None):
-        """A pyarrow Table with a row for each record: `key`, and of each label what it is told to be; of classes also the probability
-        of each, `LABEL=CLASS`. Null for a record without any readable value. Raises AmodalError for a run without a head."""
+        """A pyarrow Table with a row for each record: `key`, and of each label what it is told to
+        be; of classes also the probability of each, `LABEL=CLASS`. Null for a record without any
+        readable value. Raises AmodalError for a run without a head."""
         return predictions(self, data, part=part, progress=progress)
 
     def evaluate(
@@ -187,7 +189,8 @@ class Model:
         untrained: bool = True,
         **options,
     ) -> Report:
-        """Run protocols on held-out records. untrained: measure the same encoder before training beside it."""
+        """Run protocols on held-out records. untrained: measure the same encoder before training
+        beside it."""
         baseline = self.untrained().encoder if untrained else None
         chosen: dict[str, Any] = {"protocols": tuple(protocols)} if protocols else {}
         dataset = self.read(data)
@@ -233,9 +236,10 @@ class Model:
         return Model(before.to(self.device), self.config, trained=self.trained)
 
     def index(self, data, path: str | Path | None = None, **options) -> Engine:
-        """Embed `data` into an index that `search` reads; records that it already holds and that have not changed are skipped.
-        path: a folder, RUN/index unless given, or an address such as qdrant://localhost:6333/photos.
-        options: prune=True to delete those that `data` no longer has, progress; see `amodal.search.Engine.update`."""
+        """Embed `data` into an index that `search` reads; records that it already holds and that
+        have not changed are skipped. path: a folder, RUN/index unless given, or an address such as
+        qdrant://localhost:6333/photos. options: prune=True to delete those that `data` no longer
+        has, progress; see `amodal.search.Engine.update`."""
         return self._opened(path).update(self.read(data), device=self.device, **options)
 
     def search(
@@ -249,9 +253,10 @@ class Model:
         weights: Mapping[str, float] | None = None,
         **query,
     ) -> list[Hit]:
-        """The records nearest to a query: `search(text="a red boat")`, `search(image="boat.png", text="red")`. The query's names
-        are fields or kinds of data; fields: whose vectors to compare with, all unless given; like: keys of records that are parts of the
-        query; weights: of its parts by name, of records by `like:KEY`, below 0 for what is unwanted."""
+        """The records nearest to a query: `search(text="a red boat")`, `search(image="boat.png",
+        text="red")`. The query's names are fields or kinds of data; fields: whose vectors to
+        compare with, all unless given; like: keys of records that are parts of the query; weights:
+        of its parts by name, of records by `like:KEY`, below 0 for what is unwanted."""
         return run_search(
             self._opened(index),
             self.encoder,
@@ -276,8 +281,9 @@ class Model:
         return GenerativeRetriever(cast(Any, self.method), keys_of(self._home()))
 
     def generate(self, *, k: int = 10, **query) -> list[Hit]:
-        """The k records that a method of generative retrieval (`grace`) names for a query, among those it was trained on:
-        `generate(text="a red boat")`. Raises AmodalError for runs of other methods."""
+        """The k records that a method of generative retrieval (`grace`) names for a query, among
+        those it was trained on: `generate(text="a red boat")`. Raises AmodalError for runs of other
+        methods."""
         return self.retriever(query, k=k)
 
     def save(self, path: str | Path) -> Path:

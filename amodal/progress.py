@@ -17,7 +17,8 @@ from rich.progress import (
 
 
 class Bar:
-    """A progress bar with rate and time left; where nobody watches a terminal, a line every `every` seconds."""
+    """A progress bar with rate and time left; where nobody watches a terminal, a line every `every`
+    seconds."""
 
     def __init__(
         self, title: str, total: int, *, start: int = 0, shown: bool = True, every: float = 15.0

@@ -1,4 +1,5 @@
-"""`python -m benchmarks [name ...] [--out DIR]`: run the modules of this folder, print tables, leave JSON and pictures."""
+"""`python -m benchmarks [name ...] [--out DIR]`: run the modules of this folder, print tables,
+leave JSON and pictures."""
 
 import argparse
 import difflib
@@ -30,8 +31,8 @@ def known() -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Every module not starting with an underscore offers run() -> list[Row]; one that takes long says BY_NAME = True and runs only when
-    it is named. Returns the exit code."""
+    """Every module not starting with an underscore offers run() -> list[Row]; one that takes long
+    says BY_NAME = True and runs only when it is named. Returns the exit code."""
     parser = argparse.ArgumentParser("python -m benchmarks", description=benchmarks.__doc__)
     parser.add_argument(
         "names", nargs="*", help=f"of {', '.join(known())}; all that are short unless named"

@@ -1,4 +1,5 @@
-"""What the machine can do at most, measured in the same run and by the same clock, and how near to it a call comes."""
+"""What the machine can do at most, measured in the same run and by the same clock, and how near to
+it a call comes."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ def _attention_backward(grad, query, key, value, *_, out_shape=None, **__) -> in
 
 @dataclass(frozen=True)
 class Limits:
-    """f32, bf16: operations of a matrix product; memory: bytes read and written by a copy. All in a second of `seconds`."""
+    """f32, bf16: operations of a matrix product; memory: bytes read and written by a copy. All in a
+    second of `seconds`."""
 
     f32: float
     bf16: float
@@ -62,15 +64,16 @@ def limits(threads: int) -> Limits:
 
 
 def counted(call: Callable[[], object]) -> int:
-    """Floating-point operations of the matrix products and attention in a call, those that are computed twice twice."""
+    """Floating-point operations of the matrix products and attention in a call, those that are
+    computed twice twice."""
     with FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()
 
 
 def of_peak(row: Row, ours: Callable[[], object] | int, precision: str = "f32") -> Row:
-    """The row with the share of the matrix product's peak that `ours`, or a call of so many operations, reaches: on a GPU, its utilisation
-    of FLOPs (MFU)."""
+    """The row with the share of the matrix product's peak that `ours`, or a call of so many
+    operations, reaches: on a GPU, its utilisation of FLOPs (MFU)."""
     operations = ours if isinstance(ours, int) else counted(ours)
     peak = getattr(limits(torch.get_num_threads()), precision)
     return replace(
@@ -82,6 +85,7 @@ def of_peak(row: Row, ours: Callable[[], object] | int, precision: str = "f32") 
 
 
 def of_bandwidth(row: Row, moved: float) -> Row:
-    """The row with the share of the bandwidth that it reaches if it reads and writes `moved` bytes, which it must at least."""
+    """The row with the share of the bandwidth that it reaches if it reads and writes `moved` bytes,
+    which it must at least."""
     memory = limits(torch.get_num_threads()).memory
     return replace(row, share=moved / (row.ours_ms / 1000) / memory, limit="memory bandwidth")

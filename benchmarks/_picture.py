@@ -1,4 +1,5 @@
-"""The ratios of a benchmark as bars: how many times as long, and as much memory, the peer takes. Doubling is one step, up or down."""
+"""The ratios of a benchmark as bars: how many times as long, and as much memory, the peer takes.
+Doubling is one step, up or down."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What the libraries' users run for `time_to_quality`: their augmentations, models, losses, and the optimizers of their examples."""
+"""What the libraries' users run for `time_to_quality`: their augmentations, models, losses, and the
+optimizers of their examples."""
 
 from __future__ import annotations
 
@@ -17,8 +18,9 @@ SHAPE = {"embed_dim": 128, "depth": 4, "num_heads": 4}
 
 @dataclass
 class Peer:
-    """augment: picture -> its views; still: picture -> tensor, for looking; look: tensors -> features; loss: (views, numbers of the
-    records) -> loss; rate: of the learning rate at step 0, 1, …; after: what follows an update."""
+    """augment: picture -> its views; still: picture -> tensor, for looking; look: tensors ->
+    features; loss: (views, numbers of the records) -> loss; rate: of the learning rate at step 0,
+    1, …; after: what follows an update."""
 
     package: str
     parts: nn.Module
@@ -158,7 +160,8 @@ def dino(side: int, steps: int, _: Sequence[str], prototypes: int = 1024) -> Pee
 
 
 def clip(side: int, steps: int, texts: Sequence[str]) -> Peer:
-    """open_clip's warm-up of 10,000 steps would leave it untrained here: it is a twentieth of the steps, then half a cosine."""
+    """open_clip's warm-up of 10,000 steps would leave it untrained here: it is a twentieth of the
+    steps, then half a cosine."""
     from open_clip import SimpleTokenizer
     from open_clip.loss import ClipLoss
     from open_clip.model import CLIP

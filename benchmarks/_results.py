@@ -1,4 +1,5 @@
-"""What a run of a benchmark leaves: NAME.json with all that is needed to read the numbers, and NAME.png."""
+"""What a run of a benchmark leaves: NAME.json with all that is needed to read the numbers, and
+NAME.png."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ PEERS = (
     "scikit-learn",
     "faiss-cpu",
 )
-"""Distributions whose versions are written down; a benchmark with other peers names them in its own PEERS."""
+"""Distributions whose versions are written down; a benchmark with other peers names them in its own
+PEERS."""
 
 
 def write(
@@ -89,7 +91,8 @@ def environment(peers: Sequence[str] = ()) -> dict:
 
 
 def commit() -> str:
-    """Of the working tree, with a plus where the code has changed since; empty outside a repository."""
+    """Of the working tree, with a plus where the code has changed since; empty outside a
+    repository."""
     try:
         head = subprocess.run(
             ["git", "rev-parse", "--short=10", "HEAD"],

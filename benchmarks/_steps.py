@@ -1,4 +1,5 @@
-"""A whole training step of ours and of the libraries people use: forward, loss, backward, optimizer, moving averages."""
+"""A whole training step of ours and of the libraries people use: forward, loss, backward,
+optimizer, moving averages."""
 
 from __future__ import annotations
 
@@ -87,7 +88,8 @@ def whole(rows: int, values: dict) -> Batch:
 
 @dataclass
 class Recipe:
-    """loss: of a batch; fused, clip: of the optimizer, as the library's own trainer sets them; after: what follows an update."""
+    """loss: of a batch; fused, clip: of the optimizer, as the library's own trainer sets them;
+    after: what follows an update."""
 
     parts: nn.Module
     loss: Callable[[], Tensor]
@@ -97,7 +99,8 @@ class Recipe:
 
 
 def theirs(recipe: Recipe) -> Side:
-    """The library's step with AdamW: mixed precision is autocast around model and loss, as their trainers do it."""
+    """The library's step with AdamW: mixed precision is autocast around model and loss, as their
+    trainers do it."""
     recipe.parts.to(DEVICE).train()
     learning = [p for p in recipe.parts.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=1e-4, weight_decay=0.05, fused=recipe.fused)
@@ -225,7 +228,8 @@ def lightly_dino(rows: int, size: str, prototypes: int, local: int) -> Recipe:
 
 
 def copy_of(module: nn.Module) -> nn.Module:
-    """Heads with weight norm cannot be copied by `deepcopy`: the copy of one that was built anew, with its weights."""
+    """Heads with weight norm cannot be copied by `deepcopy`: the copy of one that was built anew,
+    with its weights."""
     try:
         twin = copy.deepcopy(module)
     except RuntimeError:

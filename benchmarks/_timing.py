@@ -1,4 +1,5 @@
-"""One comparison, fairly: both sides in one process, in turns, medians, and the memory that the allocator saw."""
+"""One comparison, fairly: both sides in one process, in turns, medians, and the memory that the
+allocator saw."""
 
 import gc
 import math
@@ -17,10 +18,12 @@ Side, Measured = TypeVar("Side"), TypeVar("Measured")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. Ratios are peer / ours: above 1 means that ours is faster or smaller. What was not measured is NaN.
+    """One line of the table. Ratios are peer / ours: above 1 means that ours is faster or smaller.
+    What was not measured is NaN.
 
-    flops: operations of our matrix products; share: of the physical limit named in `limit` that ours reaches (`benchmarks._limits`);
-    goal: the ratio of speed that we want; note: what a reader must know beside.
+    flops: operations of our matrix products; share: of the physical limit named in `limit` that
+    ours reaches (`benchmarks._limits`); goal: the ratio of speed that we want; note: what a reader
+    must know beside.
     """
 
     what: str
@@ -44,7 +47,8 @@ class Row:
 
 @contextmanager
 def on_one_thread() -> Iterator[None]:
-    """One thread for torch, whose CPU time depends least on what else the machine does; a decorator too."""
+    """One thread for torch, whose CPU time depends least on what else the machine does; a decorator
+    too."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -54,7 +58,8 @@ def on_one_thread() -> Iterator[None]:
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """CPU seconds of all threads, which other programs on the machine disturb little; wall time on an accelerator."""
+    """CPU seconds of all threads, which other programs on the machine disturb little; wall time on
+    an accelerator."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         start = time.perf_counter()
@@ -89,7 +94,8 @@ def peak_mib(call: Callable[[], object]) -> float:
 def in_turns(
     ours: Side, peer: Side, measure: Callable[[Side], Measured], repeat: int
 ) -> list[tuple[Measured, Measured]]:
-    """(of ours, of the peer) `repeat` times. Who goes first alternates, so that neither always finds the caches of the other."""
+    """(of ours, of the peer) `repeat` times. Who goes first alternates, so that neither always
+    finds the caches of the other."""
     pairs = []
     for turn in range(repeat):
         measured = {
@@ -107,7 +113,8 @@ def compare(
     *,
     repeat: int = 7,
 ) -> Row:
-    """Runs both in turns `repeat` times after one warm-up each. The speed is the median of the paired ratios."""
+    """Runs both in turns `repeat` times after one warm-up each. The speed is the median of the
+    paired ratios."""
     ours(), peer()
     pairs = in_turns(ours, peer, seconds, repeat)
     ratios = [theirs / max(mine, 1e-9) for mine, theirs in pairs]

@@ -1,4 +1,5 @@
-"""Comparisons by the clock on the wall, for what CPU time of one process does not measure: start-up and worker processes."""
+"""Comparisons by the clock on the wall, for what CPU time of one process does not measure: start-up
+and worker processes."""
 
 import math
 import statistics
@@ -13,7 +14,8 @@ Side = Callable[[], tuple[float, float]]
 
 
 def alternate(what: str, ours: Side, peer_name: str, peer: Side, *, repeat: int = 5) -> Row:
-    """Both in turns `repeat` times after one warm-up each, who goes first alternating. The speed is the median of the paired ratios."""
+    """Both in turns `repeat` times after one warm-up each, who goes first alternating. The speed is
+    the median of the paired ratios."""
     ours(), peer()
     return row_of(what, peer_name, *zip(*in_turns(ours, peer, lambda side: side(), repeat)))
 
@@ -24,7 +26,8 @@ def row_of(
     ours: Sequence[tuple[float, float]],
     peer: Sequence[tuple[float, float]],
 ) -> Row:
-    """Measurements of both sides, (seconds, MiB) each, as a Row; the first of ours goes with the first of the peer's."""
+    """Measurements of both sides, (seconds, MiB) each, as a Row; the first of ours goes with the
+    first of the peer's."""
     ratios = [theirs[0] / max(mine[0], 1e-9) for mine, theirs in zip(ours, peer)]
     return Row(
         what,
@@ -41,7 +44,8 @@ def row_of(
 def process(
     command: Sequence[str], environment: dict[str, str] | None = None
 ) -> tuple[float, float]:
-    """Seconds until a command ends, and NaN for its memory. Raises subprocess.CalledProcessError if it fails."""
+    """Seconds until a command ends, and NaN for its memory. Raises subprocess.CalledProcessError if
+    it fails."""
     start = time.perf_counter()
     subprocess.run(
         command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

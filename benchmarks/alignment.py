@@ -1,6 +1,7 @@
-"""Forward and backward of the losses between fields against pytorch-metric-learning, lightly, or the published formula as one would
-write it in torch ("plain torch"), with the whole matrix of similarities. float32, gradients to all inputs; products of both
-sides by the library that the training loop uses (`amodal.core.matmul`)."""
+"""Forward and backward of the losses between fields against pytorch-metric-learning, lightly, or
+the published formula as one would write it in torch ("plain torch"), with the whole matrix of
+similarities. float32, gradients to all inputs; products of both sides by the library that the
+training loop uses (`amodal.core.matmul`)."""
 
 import math
 

@@ -1,10 +1,13 @@
-"""From files to batches and from bytes to pixels, against webdataset, Hugging Face datasets and torchvision.
+"""From files to batches and from bytes to pixels, against webdataset, Hugging Face datasets and
+torchvision.
 
-Records: 2,048 of a 64-pixel JPEG (four tiles of the bundled globe), 1 s of FLAC at 16 kHz (the relief below them, as a wave) and the
-names of the places, written once in each format. A pass is shuffled, in batches of 64, decoded by 2 worker processes and by the clock
-on the wall; peers decode with Pillow and soundfile and make the same batch (pixels as floats, samples and bytes end to end). Every pass
-must deliver every pixel, sample and byte once, or the benchmark stops. "First batch" runs from opening the data, as `amodal init`
-described it, to having the first batch. Decoding and augmenting a value are CPU time of one core, in one process.
+Records: 2,048 of a 64-pixel JPEG (four tiles of the bundled globe), 1 s of FLAC at 16 kHz (the
+relief below them, as a wave) and the names of the places, written once in each format. A pass is
+shuffled, in batches of 64, decoded by 2 worker processes and by the clock on the wall; peers decode
+with Pillow and soundfile and make the same batch (pixels as floats, samples and bytes end to end).
+Every pass must deliver every pixel, sample and byte once, or the benchmark stops. "First batch"
+runs from opening the data, as `amodal init` described it, to having the first batch. Decoding and
+augmenting a value are CPU time of one core, in one process.
 """
 
 import importlib.util
@@ -177,7 +180,8 @@ def matrix(
     peers: dict[str, Callable[[int], Iterable]],
     what: str,
 ) -> list[Row]:
-    """Each of ours against each peer; all take turns, in an order that is reversed every other turn."""
+    """Each of ours against each peer; all take turns, in an order that is reversed every other
+    turn."""
     calls = {("amodal", name): call for name, call in ours.items()} | {
         ("", name): call for name, call in peers.items()
     }
@@ -409,7 +413,8 @@ def their_transform(size: int, view: str) -> Callable[[Tensor], Tensor]:
 
 
 def waiting(folder: Path, steps: int = 60) -> list[Row]:
-    """The share of its time that the demo's training spends waiting for a batch, by its own metrics."""
+    """The share of its time that the demo's training spends waiting for a batch, by its own
+    metrics."""
     rows = []
     for workers in (0, WORKERS):
         out = folder / str(workers)

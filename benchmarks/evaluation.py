@@ -1,10 +1,13 @@
-"""The tuned linear probe against scikit-learn's, and retrieval metrics against the plain matrix of all similarities.
+"""The tuned linear probe against scikit-learn's, and retrieval metrics against the plain matrix of
+all similarities.
 
-`benchmarks.probes` compares single fits and neighbours. Here the penalty is chosen on both sides, for 50,000 correlated features of 384
-numbers: by scikit-learn among our six penalties by three folds of 8,192 records and then a fit on all, which is what our probe does
-(its LogisticRegressionCV on all records takes longer than a benchmark may). The accuracy of both stands in the name. Retrieval: ranks of
-20,000 queries among 20,000, where the peer makes the whole matrix, as most evaluation scripts do; both must give the same metrics.
-Memory is of tensors, which does not see what scikit-learn allocates.
+`benchmarks.probes` compares single fits and neighbours. Here the penalty is chosen on both sides,
+for 50,000 correlated features of 384 numbers: by scikit-learn among our six penalties by three
+folds of 8,192 records and then a fit on all, which is what our probe does (its LogisticRegressionCV
+on all records takes longer than a benchmark may). The accuracy of both stands in the name.
+Retrieval: ranks of 20,000 queries among 20,000, where the peer makes the whole matrix, as most
+evaluation scripts do; both must give the same metrics. Memory is of tensors, which does not see
+what scikit-learn allocates.
 """
 
 import warnings

@@ -1,9 +1,12 @@
-"""A training step of a joint encoder on records that lack 0, 30, 60 and 90 % of their values, against filling in zeros.
+"""A training step of a joint encoder on records that lack 0, 30, 60 and 90 % of their values,
+against filling in zeros.
 
-Zero filling as late-fusion and single-stream libraries do it: every record goes through the network with all its fields, placeholders where
-a value is missing, here in timm's blocks without a mask, with our weights and our tokenisers. Both sides make the forward and backward pass
-of the same squares of fused vectors. The last lines say how far our time is from proportional to the tokens that are there: the time of the
-whole batch times the share of tokens, over the time that it took; 1 is proportional, above is better."""
+Zero filling as late-fusion and single-stream libraries do it: every record goes through the network
+with all its fields, placeholders where a value is missing, here in timm's blocks without a mask,
+with our weights and our tokenisers. Both sides make the forward and backward pass of the same
+squares of fused vectors. The last lines say how far our time is from proportional to the tokens
+that are there: the time of the whole batch times the share of tokens, over the time that it took; 1
+is proportional, above is better."""
 
 from __future__ import annotations
 

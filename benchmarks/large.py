@@ -1,5 +1,6 @@
-"""Objectives at a batch of 32,768, forward and backward in float32: the memory they need beyond their inputs, beside what the matrix of
-similarities alone would take (4 GiB), which the published forms hold at least once. One pass each, so no ratio of speed."""
+"""Objectives at a batch of 32,768, forward and backward in float32: the memory they need beyond
+their inputs, beside what the matrix of similarities alone would take (4 GiB), which the published
+forms hold at least once. One pass each, so no ratio of speed."""
 
 import math
 import time

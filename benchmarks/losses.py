@@ -1,5 +1,5 @@
-"""Forward and backward of the losses against lightly and open_clip, float32, gradients to all inputs;
-products of both sides by the library that the training loop uses (`amodal.core.matmul`)."""
+"""Forward and backward of the losses against lightly and open_clip, float32, gradients to all
+inputs; products of both sides by the library that the training loop uses (`amodal.core.matmul`)."""
 
 from collections.abc import Callable
 

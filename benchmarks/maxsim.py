@@ -1,6 +1,7 @@
-"""Late interaction over an index that lies on disk (float16 lists of vectors, mapped) against a plain einsum over one padded float32 block,
-both asked for the ten best records by a query of 16 vectors; the peer's block is in memory and padded beforehand. Lists are as long as
-captions and pictures are: 8 to 120 vectors of 128 dimensions."""
+"""Late interaction over an index that lies on disk (float16 lists of vectors, mapped) against a
+plain einsum over one padded float32 block, both asked for the ten best records by a query of 16
+vectors; the peer's block is in memory and padded beforehand. Lists are as long as captions and
+pictures are: 8 to 120 vectors of 128 dimensions."""
 
 import tempfile
 from pathlib import Path

@@ -1,7 +1,9 @@
-"""Forward and backward of our transformer on flat tokens against timm's blocks on padded batches, float32.
+"""Forward and backward of our transformer on flat tokens against timm's blocks on padded batches,
+float32.
 
-Both have the same weights and must give the same output. What is missing costs timm the same as what is there: it is padding
-under a key mask. On a CPU everything runs on one thread, so that other programs on the machine disturb little.
+Both have the same weights and must give the same output. What is missing costs timm the same as
+what is there: it is padding under a key mask. On a CPU everything runs on one thread, so that other
+programs on the machine disturb little.
 """
 
 from __future__ import annotations
@@ -82,7 +84,8 @@ def _rows(name: str, width: int, depth: int, heads: int) -> list[Row]:
 
 
 def _zorro(name: str, width: int, depth: int, heads: int, text: Tokens, image: Tokens) -> Row:
-    """Zorro's rule: image and text read themselves, fusion tokens read both (a (B, T, T) mask for timm)."""
+    """Zorro's rule: image and text read themselves, fusion tokens read both (a (B, T, T) mask for
+    timm)."""
     image = Tokens(image.x, image.row, image.source, image.position, ("image",), ROWS)
     tokens = Tokens.join([image, text, bag(torch.full((ROWS,), 8), width, FUSED)])
     ours, peer = (

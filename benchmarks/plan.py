@@ -1,9 +1,11 @@
-"""`amodal plan` against steps that were run: the time of a step, and the memory beyond weights and records.
+"""`amodal plan` against steps that were run: the time of a step, and the memory beyond weights and
+records.
 
-"Ours" is what is planned and the peer is what is measured, so 1.00x is right, and above 1 the plan promised too much. Time: what this
-machine does at most is measured as a data sheet would say it, and the share of it that operations reach is set so that the first
-line comes out; the others are predictions. One thread, float32, a CPU, with torch's own products and attention: those of the training loop
-on some CPUs (`amodal.core.matmul`) are like no accelerator's.
+"Ours" is what is planned and the peer is what is measured, so 1.00x is right, and above 1 the plan
+promised too much. Time: what this machine does at most is measured as a data sheet would say it,
+and the share of it that operations reach is set so that the first line comes out; the others are
+predictions. One thread, float32, a CPU, with torch's own products and attention: those of the
+training loop on some CPUs (`amodal.core.matmul`) are like no accelerator's.
 """
 
 from __future__ import annotations
@@ -83,7 +85,8 @@ def run() -> list[Row]:
 
 
 def _machine() -> tuple[float, float, float, float]:
-    """FLOP/s in half precision (not used here) and in float32, bytes/s, and seconds from one small operation to the next."""
+    """FLOP/s in half precision (not used here) and in float32, bytes/s, and seconds from one small
+    operation to the next."""
     most, small = limits(1), torch.randn(8)
     start = min(_seconds(lambda: [small + 1 for _ in range(1000)]) for _ in range(5)) / 1000
     return most.bf16, most.f32, most.memory, start

@@ -1,9 +1,12 @@
-"""The linear probe and the neighbours' vote against scikit-learn: time, and accuracy on the same held-out records.
+"""The linear probe and the neighbours' vote against scikit-learn: time, and accuracy on the same
+held-out records.
 
-The features are scikit-learn's digits as pixels, and made ones that are correlated as those of networks are (a spectrum that falls
-like 1/rank, in a random rotation). Our linear probe includes the choice of the penalty; scikit-learn's is one fit on standardised
-features at its default penalty, once with its default 100 iterations (where it warns) and once with 1,000; and, on digits, the choice
-among the same penalties by five folds. The memory columns say nothing here: torch does not see what scikit-learn allocates.
+The features are scikit-learn's digits as pixels, and made ones that are correlated as those of
+networks are (a spectrum that falls like 1/rank, in a random rotation). Our linear probe includes
+the choice of the penalty; scikit-learn's is one fit on standardised features at its default
+penalty, once with its default 100 iterations (where it warns) and once with 1,000; and, on digits,
+the choice among the same penalties by five folds. The memory columns say nothing here: torch does
+not see what scikit-learn allocates.
 """
 
 import math
@@ -83,7 +86,8 @@ def run() -> list[Row]:
 
 
 def judged(what: str, pair: tuple[Callable, Callable], peer: str, data: Split, turns: int) -> Row:
-    """The comparison of two predictors of data's test classes, with the accuracy of both in its name."""
+    """The comparison of two predictors of data's test classes, with the accuracy of both in its
+    name."""
     answers: dict[int, object] = {}
 
     def kept(number: int) -> Callable[[], object]:

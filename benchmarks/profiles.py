@@ -1,8 +1,10 @@
-"""Where the time of a training step of ours goes: steps of `benchmarks.steps`, each part as a share of the step.
+"""Where the time of a training step of ours goes: steps of `benchmarks.steps`, each part as a share
+of the step.
 
-By torch's profiler, one step after two others, on one thread; it makes many small operations look longer than they are. "products":
-the matrix products of linear layers and losses; "attention": everything inside it, its own products too; "casts and copies": from
-float32 to bf16 and back, and numbers put in another order; "optimizer": AdamW and clipping; the rest by name above 2 %.
+By torch's profiler, one step after two others, on one thread; it makes many small operations look
+longer than they are. "products": the matrix products of linear layers and losses; "attention":
+everything inside it, its own products too; "casts and copies": from float32 to bf16 and back, and
+numbers put in another order; "optimizer": AdamW and clipping; the rest by name above 2 %.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Texts of 4 to 512 tokens and sounds of half a second to half a minute in one batch: our towers on flat tokens against timm's blocks on
-batches padded to the longest value, with a mask, as tokenizers' padding and most training code does it.
+"""Texts of 4 to 512 tokens and sounds of half a second to half a minute in one batch: our towers on
+flat tokens against timm's blocks on batches padded to the longest value, with a mask, as
+tokenizers' padding and most training code does it.
 
-Both sides have the same tokenisers and weights, and their vectors are the same; a step is the forward and backward pass of the squares
-of the vectors of both fields. Lengths are drawn evenly on a logarithmic scale, with the shortest and the longest among them.
+Both sides have the same tokenisers and weights, and their vectors are the same; a step is the
+forward and backward pass of the squares of the vectors of both fields. Lengths are drawn evenly on
+a logarithmic scale, with the shortest and the longest among them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Data in object storage behind 50 ms a request: what asking for many values at once is worth, and what a second epoch costs.
+"""Data in object storage behind 50 ms a request: what asking for many values at once is worth, and
+what a second epoch costs.
 
-The store is fsspec's in memory, which sleeps before each answer; bandwidth, which is the network's, is not modelled. 96 records, a
-picture of 64 x 64 pixels and a caption each, in batches of 32, decoded by one process. By the clock; memory is not measured. "Ours" in the
-last lines is an epoch from the disk that the first one filled, beside the same records in a local folder.
+The store is fsspec's in memory, which sleeps before each answer; bandwidth, which is the network's,
+is not modelled. 96 records, a picture of 64 x 64 pixels and a caption each, in batches of 32,
+decoded by one process. By the clock; memory is not measured. "Ours" in the last lines is an epoch
+from the disk that the first one filled, beside the same records in a local folder.
 """
 
 import io

@@ -1,10 +1,13 @@
-"""Vector search as users of `amodal.search` call it, against faiss and hnswlib: building, answering, and answering under a filter.
+"""Vector search as users of `amodal.search` call it, against faiss and hnswlib: building,
+answering, and answering under a filter.
 
-200,000 unit vectors of 256 numbers, in 1,000 loose clusters whose spectrum falls as those of encoders do; k = 10. What is tuned (lists
-to probe, width of a graph search) is the smallest power of two with which 200 other queries find 95 % of their nearest neighbours; ours
-tunes itself. Queries are asked one at a time, on one thread, by the clock on the wall; building may use all threads. Ours keeps keys and
-labels on disk and returns keys, scores and labels; peers are bare arrays in memory that return row numbers. A filter of ours is a label
-and its value; peers get a bit set that numpy makes of a comparison with each query.
+200,000 unit vectors of 256 numbers, in 1,000 loose clusters whose spectrum falls as those of
+encoders do; k = 10. What is tuned (lists to probe, width of a graph search) is the smallest power
+of two with which 200 other queries find 95 % of their nearest neighbours; ours tunes itself.
+Queries are asked one at a time, on one thread, by the clock on the wall; building may use all
+threads. Ours keeps keys and labels on disk and returns keys, scores and labels; peers are bare
+arrays in memory that return row numbers. A filter of ours is a label and its value; peers get a bit
+set that numpy makes of a comparison with each query.
 """
 
 import importlib.util

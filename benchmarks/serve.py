@@ -1,9 +1,12 @@
-"""`amodal serve` under load: requests per second and the time to an answer at 1, 16 and 64 clients, nothing lost, memory flat.
+"""`amodal serve` under load: requests per second and the time to an answer at 1, 16 and 64 clients,
+nothing lost, memory flat.
 
-The peer is the same server without batches: each request goes through the network by itself. Both run in a process of their own, with one
-thread for the network; the clients are in this one and keep their connections. Requests take turns between a short text and a small
-picture, to /embed. The columns ours ms and peer ms are the medians of the time to an answer, speed the ratio of requests per second over
-several turns. The memory columns are what the server grew by while it was loaded (after a round that warms it).
+The peer is the same server without batches: each request goes through the network by itself. Both
+run in a process of their own, with one thread for the network; the clients are in this one and keep
+their connections. Requests take turns between a short text and a small picture, to /embed. The
+columns ours ms and peer ms are the medians of the time to an answer, speed the ratio of requests
+per second over several turns. The memory columns are what the server grew by while it was loaded
+(after a round that warms it).
 """
 
 import asyncio
@@ -47,7 +50,8 @@ Server = tuple[int, int]
 
 @dataclass(frozen=True)
 class Load:
-    """rate: answers per second; times: of each answer in seconds; lost: requests without a good answer; grown: MiB."""
+    """rate: answers per second; times: of each answer in seconds; lost: requests without a good
+    answer; grown: MiB."""
 
     rate: float
     times: list[float]

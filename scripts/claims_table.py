@@ -1,4 +1,5 @@
-"""Write what the ledger holds: a line a claim into README.md, every comparison into docs/results.md.
+"""Write what the ledger holds: a line a claim into README.md, every comparison into
+docs/results.md.
 
     python scripts/claims_table.py
 

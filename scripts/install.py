@@ -1,8 +1,10 @@
-"""Install this checkout, editable, into the environment that runs this file: `python scripts/install.py [extra,extra]`.
+"""Install this checkout, editable, into the environment that runs this file: `python
+scripts/install.py [extra,extra]`.
 
-uv resolves and unpacks about four times faster than pip, but it does not read pip's configuration. Where that configuration
-names a local wheel folder and a constraints file (so the small CPU builds of torch are at hand), uv is told of both; anywhere
-else plain pip decides, exactly as it would for any other package.
+uv resolves and unpacks about four times faster than pip, but it does not read pip's configuration.
+Where that configuration names a local wheel folder and a constraints file (so the small CPU builds
+of torch are at hand), uv is told of both; anywhere else plain pip decides, exactly as it would for
+any other package.
 """
 
 import subprocess

@@ -2,15 +2,17 @@
 
 python -m scripts.loss_trace OUT ONLY STEPS [BASE_TRACES]    in the root of the revision
 
-It moves with the code: whatever this revision calls its parts, the trace has the same form. OUT/METHOD.safetensors holds
+It moves with the code: whatever this revision calls its parts, the trace has the same form.
+OUT/METHOD.safetensors holds
   initial/NAME       every parameter and buffer before the first step
   fixed/NAME         those of them that begin the same with every seed, as this revision begins
   STEP/term/NAME     each term of the loss
   STEP/gradient/NAME the gradient of each parameter that has one
   STEP/after/NAME    every parameter and buffer after the step
   embed/SOURCE       what the encoder makes of other records at the end
-for some steps of every stage, or OUT/METHOD.error why there is none. BASE_TRACES: the traces of an older revision, with whose
-initial values the methods begin. OUT/METHOD.json then maps each name of that revision to its name here.
+for some steps of every stage, or OUT/METHOD.error why there is none. BASE_TRACES: the traces of an
+older revision, with whose initial values the methods begin. OUT/METHOD.json then maps each name of
+that revision to its name here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""The trace of every method by code from before `scripts/loss_trace.py` was part of a revision; see `scripts/same_loss.py`.
+"""The trace of every method by code from before `scripts/loss_trace.py` was part of a revision; see
+`scripts/same_loss.py`.
 
 python loss_trace_base.py OUT ONLY STEPS    in the root of that revision
 
-It may use only what revision 263cbe3 has, and it never changes with the code. What it writes is described in `loss_trace.py`.
+It may use only what revision 263cbe3 has, and it never changes with the code. What it writes is
+described in `loss_trace.py`.
 """
 
 import os

@@ -2,13 +2,15 @@
 
 python scripts/same_loss.py BASE_REV [REV] [--only clip,mae] [--steps 2] [--tolerance 0]
 
-Every method is trained for some steps of each of its stages at size nano on generated records, once by the code of BASE_REV and
-once by that of REV (or as it stands in the working tree), each in a process of its own. Both begin with the weights of BASE_REV.
-Compared are each term of the loss, the gradient of each parameter, each parameter and buffer after each step, and the embeddings
-of other records at the end; names are mapped where parts have moved.
+Every method is trained for some steps of each of its stages at size nano on generated records, once
+by the code of BASE_REV and once by that of REV (or as it stands in the working tree), each in a
+process of its own. Both begin with the weights of BASE_REV. Compared are each term of the loss, the
+gradient of each parameter, each parameter and buffer after each step, and the embeddings of other
+records at the end; names are mapped where parts have moved.
 
-Each revision brings its own driver, scripts/loss_trace.py; revisions from before it use scripts/loss_trace_base.py. The traces of
-BASE_REV are kept in --traces, so that they are made once. The exit code is 1 if anything differs or a method went missing.
+Each revision brings its own driver, scripts/loss_trace.py; revisions from before it use
+scripts/loss_trace_base.py. The traces of BASE_REV are kept in --traces, so that they are made once.
+The exit code is 1 if anything differs or a method went missing.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ BASE_DRIVER = ROOT / "scripts" / "loss_trace_base.py"
 
 
 def trace(code: Path, out: Path, only: str, steps: int, base: Path | None = None) -> Path:
-    """Write the traces of every method by the code in a folder; see `scripts/loss_trace.py`. Returns `out`."""
+    """Write the traces of every method by the code in a folder; see `scripts/loss_trace.py`.
+    Returns `out`."""
     out.mkdir(parents=True, exist_ok=True)
     driver = code / "scripts" / "loss_trace.py"
     call = [
@@ -108,7 +111,8 @@ def compared(before: Path, after: Path, tolerance: float = 0.0) -> list[tuple[st
     """(method, verdict, what differs first) for every method of either folder of traces.
 
     Args:
-        tolerance: largest difference, as a share of the largest value of a tensor, that counts as the same.
+        tolerance: largest difference, as a share of the largest value of a tensor, that counts as
+        the same.
     """
     lines = []
     for name in sorted(methods_of(before) | methods_of(after)):

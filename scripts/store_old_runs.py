@@ -1,9 +1,10 @@
-"""Write the runs of revision 263cbe3 that tests/old_runs holds, and what that revision made of them.
+"""Write the runs of revision 263cbe3 that tests/old_runs holds, and what that revision made of
+them.
 
 python scripts/store_old_runs.py OUT    in the root of that revision
 
-Later revisions must load them, and embed, predict and find the same. It runs with the old code alone and is kept to say how the
-files came about.
+Later revisions must load them, and embed, predict and find the same. It runs with the old code
+alone and is kept to say how the files came about.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ def drawn(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def encoders(out: Path) -> None:
-    """Of every method's encoder: its description, its tensors' shapes, and what it makes of records with weights by name."""
+    """Of every method's encoder: its description, its tensors' shapes, and what it makes of records
+    with weights by name."""
     described, vectors = {}, {}
     for name in methods.names():
         config = encoder_config.describe(method(name).encoder)

@@ -23,7 +23,8 @@ COLOURS = {
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """A folder as a user makes it: 80 pictures in sub-folders by colour, two thirds of them with a caption."""
+    """A folder as a user makes it: 80 pictures in sub-folders by colour, two thirds of them with a
+    caption."""
     root = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for i in range(80):

@@ -1,7 +1,9 @@
-"""A device that only this process knows: tensors on it lie on the CPU, and whatever would make a CPU wait for a GPU is counted.
+"""A device that only this process knows: tensors on it lie on the CPU, and whatever would make a
+CPU wait for a GPU is counted.
 
-On a GPU a step is fast where the CPU runs ahead of it. Reading a number of a tensor, `nonzero`, a mask as an index, or a copy
-that is not asynchronous makes it wait. `Counter` sees each of them, and raises where tensors of two devices meet, as CUDA does.
+On a GPU a step is fast where the CPU runs ahead of it. Reading a number of a tensor, `nonzero`, a
+mask as an index, or a copy that is not asynchronous makes it wait. `Counter` sees each of them, and
+raises where tensors of two devices meet, as CUDA does.
 """
 
 from __future__ import annotations
@@ -63,7 +65,8 @@ if _register is not None:
 
 
 class _Literals(TorchFunctionMode):
-    """Makes tensors of numbers on the CPU and sends them, as torch itself does it where no mode can see."""
+    """Makes tensors of numbers on the CPU and sends them, as torch itself does it where no mode can
+    see."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})

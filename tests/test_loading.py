@@ -1,4 +1,5 @@
-"""What is loaded is data and never code: no pickle anywhere in the package, and nothing is evaluated."""
+"""What is loaded is data and never code: no pickle anywhere in the package, and nothing is
+evaluated."""
 
 import ast
 import io

@@ -18,7 +18,8 @@ def test_damaged_files_of_every_kind_are_quarantined_or_as_their_format_allows(t
 
 
 def test_what_is_undamaged_is_not_called_damaged(tmp_path):
-    """The judge of the test above sees differences: a lost value, a changed one, one that is missing in the file."""
+    """The judge of the test above sees differences: a lost value, a changed one, one that is
+    missing in the file."""
     case = {"key": "a", "ending": ".png", "damage": "bits", "before": "1", "checked": True}
     entry = {"bad": "", "value": "1", "grown": 0}
     assert media.judge(case, entry, set()) == ("same", "")

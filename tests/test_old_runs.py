@@ -1,4 +1,5 @@
-"""Runs of revision 263cbe3 (scripts/store_old_runs.py) load, and embed, predict and find what they did then."""
+"""Runs of revision 263cbe3 (scripts/store_old_runs.py) load, and embed, predict and find what they
+did then."""
 
 import hashlib
 import json

@@ -1,4 +1,5 @@
-"""What is to be run on a GPU runs here at its smallest, and through another shell as on another machine."""
+"""What is to be run on a GPU runs here at its smallest, and through another shell as on another
+machine."""
 
 import json
 import sys

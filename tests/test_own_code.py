@@ -1,4 +1,5 @@
-"""Methods and backbones of a user's own: by callable, by file, by module; trained, resumed, loaded and refused."""
+"""Methods and backbones of a user's own: by callable, by file, by module; trained, resumed, loaded
+and refused."""
 
 import json
 

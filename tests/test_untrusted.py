@@ -1,5 +1,6 @@
-"""dataset.toml, checkpoints, indexes and manifests as somebody else may have written them: an error for a person or a result, never
-another traceback, never a file outside the folder, never memory without end."""
+"""dataset.toml, checkpoints, indexes and manifests as somebody else may have written them: an error
+for a person or a result, never another traceback, never a file outside the folder, never memory
+without end."""
 
 import copy
 import hashlib

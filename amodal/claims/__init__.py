@@ -1,9 +1,10 @@
 """A claim is a test: what a paper is known for, measured again at small scale against its baseline.
 
-A claim page `amodal/claims/<key>.py` fixes, before its first run, CLAIM (in words), DATA, SEEDS, COMPARISONS and
-`measure(seed, dataset) -> {arm or metric: value}`. The runner fetches DATA if it is a public set that is not here, repeats
-`measure` over paired seeds, side by side with one thread each, and writes the record, whatever it says, to
-`amodal/claims/ledger/<key>.json`. A page may have `picture(dataset, path)`, which draws the mechanism beside it.
+A claim page `amodal/claims/<key>.py` fixes, before its first run, CLAIM (in words), DATA, SEEDS,
+COMPARISONS and `measure(seed, dataset) -> {arm or metric: value}`. The runner fetches DATA if it is
+a public set that is not here, repeats `measure` over paired seeds, side by side with one thread
+each, and writes the record, whatever it says, to `amodal/claims/ledger/<key>.json`. A page may have
+`picture(dataset, path)`, which draws the mechanism beside it.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def recorded(key: str) -> Record | None:
 
 
 def claim(key: str, *, seeds: int | None = None, data: str | None = None) -> Record:
-    """Run a claim and write its record: to the ledger if it ran on its own data and seeds, else to the working directory."""
+    """Run a claim and write its record: to the ledger if it ran on its own data and seeds, else to
+    the working directory."""
     from amodal.data import sets
 
     page = load("claims", key, "claim")

@@ -1,7 +1,9 @@
-"""Arms of a comparison: the library's own methods and loop, at a fixed budget, with one small search for all of them.
+"""Arms of a comparison: the library's own methods and loop, at a fixed budget, with one small
+search for all of them.
 
-Every arm of a claim gets the same steps, batch, size of encoder and learning rates to try; kept is the rate that scores best on the
-validation part. The test part is looked at once, by the claim, at the end.
+Every arm of a claim gets the same steps, batch, size of encoder and learning rates to try; kept is
+the rate that scores best on the validation part. The test part is looked at once, by the claim, at
+the end.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ Make = Callable[[Encoder], Method]
 
 @dataclass(frozen=True)
 class Budget:
-    """What each arm may spend: `steps` optimizer steps of `batch` rows, once for each of the learning rates `rates`."""
+    """What each arm may spend: `steps` optimizer steps of `batch` rows, once for each of the
+    learning rates `rates`."""
 
     steps: int
     batch: int
@@ -62,7 +65,8 @@ def trained(
     choose: Callable[[Method, Batch, int], Batch] | None = None,
     **encoder,
 ) -> Method:
-    """The method after the budget's steps on the records `rows`, ready to be measured. choose: what of each batch it learns from."""
+    """The method after the budget's steps on the records `rows`, ready to be measured. choose: what
+    of each batch it learns from."""
     method = untrained(dataset, make, budget, seed, **encoder)
     return fit(method, dataset, rows, budget, seed, rate, choose=choose)
 
@@ -77,7 +81,8 @@ def fit(
     *,
     choose: Callable[[Method, Batch, int], Batch] | None = None,
 ) -> Method:
-    """The same method after the budget's steps: `trained`, for one that has learnt something before."""
+    """The same method after the budget's steps: `trained`, for one that has learnt something
+    before."""
     batch = min(budget.batch, len(rows))
 
     def batches(first: int, groups=None) -> Loader:
@@ -109,7 +114,8 @@ def best(
     score: Callable[[Method], float],
     **encoder,
 ) -> Method:
-    """The same search for every arm: of the budget's learning rates, the one with the best `score` (of validation records)."""
+    """The same search for every arm: of the budget's learning rates, the one with the best `score`
+    (of validation records)."""
     return max(
         (trained(dataset, rows, make, budget, seed, rate, **encoder) for rate in budget.rates),
         key=score,
@@ -123,7 +129,8 @@ def labelled(dataset: Dataset, part: str, label: str) -> np.ndarray:
 
 
 def features(encoder: Encoder, dataset: Dataset, rows: Iterable[int]) -> Embeddings:
-    """What a probe reads: the trunk's features of the records `rows`, each sense alone, and `fused` with a joint trunk."""
+    """What a probe reads: the trunk's features of the records `rows`, each sense alone, and `fused`
+    with a joint trunk."""
     return embed_records(encoder, dataset, rows, labels=False).features
 
 
@@ -143,7 +150,8 @@ def raw(dataset: Dataset, rows: Sequence[int], names: Sequence[str]) -> Column:
 
 
 def probe(train: Column, train_labels: np.ndarray, test: Column, test_labels: np.ndarray) -> float:
-    """Accuracy of a linear probe, R2 where labels are numbers; one label for each record that `rows` counts."""
+    """Accuracy of a linear probe, R2 where labels are numbers; one label for each record that
+    `rows` counts."""
     parts = [(train, train_labels), (test, test_labels)]
     each = [(Embeddings({"probed": column}, len(labels)), labels) for column, labels in parts]
     embedded = [Embedded([""] * len(labels), one, one, {"label": labels}) for one, labels in each]

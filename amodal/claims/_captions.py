@@ -39,8 +39,9 @@ def zero_shot(
     test: Sequence[int],
     label: str = "category",
 ) -> float:
-    """Accuracy of calling each test picture after the category whose mean caption lies nearest. The prompts of a category are the
-    captions of its training records; no picture's category is used."""
+    """Accuracy of calling each test picture after the category whose mean caption lies nearest. The
+    prompts of a category are the captions of its training records; no picture's category is used.
+    """
     captions = embed_records(method.encoder, dataset, train, labels=False).aligned["caption"]
     images = embed_records(method.encoder, dataset, test, labels=False).aligned["image"]
     names, of = np.unique(dataset.label(label)[train].astype(str), return_inverse=True)

@@ -1,4 +1,5 @@
-"""The handwritten digits as small pictures: what several claims train on where any real pictures with a label will do."""
+"""The handwritten digits as small pictures: what several claims train on where any real pictures
+with a label will do."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def pictures(digits: Dataset, *, size: int = 16, patch: int = 4) -> tuple[Datase
 
 
 def halves(digits: Dataset, labels: dict[str, list[str]]) -> Dataset:
-    """A dataset of two senses, the left and the right half of each digit, stretched to 16 x 16, and these labels."""
+    """A dataset of two senses, the left and the right half of each digit, stretched to 16 x 16, and
+    these labels."""
     pixels = ink(digits, 16)
     raw = {
         "left": [p[:, :8].repeat(2, 1) for p in pixels],

@@ -1,7 +1,9 @@
-"""Names of towns as a scanner and an OCR program see them: GENERATED pictures and texts of real names (GeoNames, in the bundled globe).
+"""Names of towns as a scanner and an OCR program see them: GENERATED pictures and texts of real
+names (GeoNames, in the bundled globe).
 
-A rendering is a name set in one of several typefaces, wrapped, turned and blurred a little, with specks and faded ink, beside the
-text that a noisy reader made of it (`amodal.modalities.shared.ocr`).
+A rendering is a name set in one of several typefaces, wrapped, turned and blurred a little, with
+specks and faded ink, beside the text that a noisy reader made of it
+(`amodal.modalities.shared.ocr`).
 """
 
 from __future__ import annotations

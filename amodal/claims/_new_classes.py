@@ -1,6 +1,7 @@
-"""What claims about base and new classes share: a small CLIP of emoji and their texts, a few pictures of each of half of the subgroups to
-adapt it to, and both halves to test on. A text is the subgroup in words and the annotation ("animal mammal: dog face"), so that the CLIP
-has seen the names that classes are told by, as one of the web has."""
+"""What claims about base and new classes share: a small CLIP of emoji and their texts, a few
+pictures of each of half of the subgroups to adapt it to, and both halves to test on. A text is the
+subgroup in words and the annotation ("animal mammal: dog face"), so that the CLIP has seen the
+names that classes are told by, as one of the web has."""
 
 from __future__ import annotations
 
@@ -25,14 +26,16 @@ from amodal.nn.heads.supervised import Target
 
 DATA, IMAGE, TEXT, LABEL = "openmoji", "image", "text", "class"
 LEAST, SHOTS, MOST = 30, 8, 15
-"""Records of a class, or it is left out; records of each base class to adapt to; test records of a class at most."""
+"""Records of a class, or it is left out; records of each base class to adapt to; test records of a
+class at most."""
 ALONE = Budget(steps=200, batch=96, rates=(2e-3,))
 
 
 @dataclass(frozen=True)
 class Task:
-    """few: a data set of its own, SHOTS pictures of each base class with the label `class`; valid: records of base classes to choose by;
-    test: of all classes. classes: base ones first; scale: that the CLIP has learnt for cosines as logits."""
+    """few: a data set of its own, SHOTS pictures of each base class with the label `class`; valid:
+    records of base classes to choose by; test: of all classes. classes: base ones first; scale:
+    that the CLIP has learnt for cosines as logits."""
 
     dataset: Dataset
     few: Dataset
@@ -97,7 +100,8 @@ def named(dataset: Dataset) -> np.ndarray:
 
 
 def task(dataset: Dataset, seed: int) -> Task:
-    """Everything is drawn by the seed: 65 % of the emoji to train the CLIP on, half of the classes as base ones, and the rest."""
+    """Everything is drawn by the seed: 65 % of the emoji to train the CLIP on, half of the classes
+    as base ones, and the rest."""
     emoji, rng = prepared(dataset), np.random.default_rng([seed, 187])
     labels = emoji.label(LABEL)
     order = rng.permutation(np.flatnonzero(emoji.present(IMAGE) & emoji.present(TEXT)))
@@ -119,7 +123,8 @@ def task(dataset: Dataset, seed: int) -> Task:
 
 
 def adapted(name: str, made: Task, budget: Budget, seed: int, **options) -> Method:
-    """The CLIP adapted to the base classes, at the rate that tells them best among records to choose by."""
+    """The CLIP adapted to the base classes, at the rate that tells them best among records to
+    choose by."""
 
     def at(rate: float) -> Method:
         torch.manual_seed(seed)
@@ -139,7 +144,8 @@ def adapted(name: str, made: Task, budget: Budget, seed: int, **options) -> Meth
 
 @torch.no_grad()
 def told(method: Method, made: Task, rows: Sequence[int], mixed: bool) -> Tensor:
-    """(n, classes) probabilities among base classes, and among new ones; mixed: by class and representation features together."""
+    """(n, classes) probabilities among base classes, and among new ones; mixed: by class and
+    representation features together."""
     batches = list(Loader(made.dataset.select([IMAGE]), rows, batch=256, shuffle=False))
     halves = [
         torch.cat([method.probabilities(b, half, mixed)[IMAGE].values for b in batches])

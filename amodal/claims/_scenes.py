@@ -1,4 +1,5 @@
-"""What claims about parts of pictures share: scenes whose captions are words, and where each line of a caption points."""
+"""What claims about parts of pictures share: scenes whose captions are words, and where each line
+of a caption points."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ def patches(method: Method, dataset: Dataset, rows: Sequence[int]) -> Tensor:
 
 
 def lines(method: Method, dataset: Dataset, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(W, D) unit vectors of all lines of the captions of `rows`, end to end, and (N,) how many each has."""
+    """(W, D) unit vectors of all lines of the captions of `rows`, end to end, and (N,) how many
+    each has."""
     each = [dataset.raw(int(i), "text").split("\n") for i in rows]
     vectors = embed_values(method.encoder, "text", [line for text in each for line in text])
     return normalize(vectors, dim=1), torch.tensor([len(text) for text in each])

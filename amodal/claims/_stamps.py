@@ -1,6 +1,8 @@
-"""What claims about pictures and captions share: Tux Paint's stamps in a small size, split anew for each seed, and zero-shot classes.
+"""What claims about pictures and captions share: Tux Paint's stamps in a small size, split anew for
+each seed, and zero-shot classes.
 
-A class is described by captions that its members could have, because words like "household" stand in none.
+A class is described by captions that its members could have, because words like "household" stand
+in none.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ CLASSES = {  # the categories of at least 30 stamps
 
 
 def stamps(dataset: Dataset, *, size: int = 32, tile: int = 8, **text) -> Dataset:
-    """Pictures of `size` pixels in patches of `tile`, and English captions of at most 48 bytes, in tokens of two. text: other options
-    of the captions."""
+    """Pictures of `size` pixels in patches of `tile`, and English captions of at most 48 bytes, in
+    tokens of two. text: other options of the captions."""
     short = replace(dataset.fields[TEXT], **{"max_length": 24, "patch": 2} | text)
     return dataset.with_fields(
         {IMAGE: replace(dataset.fields[IMAGE], size=size, patch=tile), TEXT: short}
@@ -47,7 +49,8 @@ def stamps(dataset: Dataset, *, size: int = 32, tile: int = 8, **text) -> Datase
 
 
 def parts(dataset: Dataset, seed: int) -> dict[str, np.ndarray]:
-    """Pairs to train on (65 %), to choose by (10 %) and to test on, drawn by the seed: there are too few for one split."""
+    """Pairs to train on (65 %), to choose by (10 %) and to test on, drawn by the seed: there are
+    too few for one split."""
     pairs = np.flatnonzero(dataset.present(IMAGE) & dataset.present(TEXT))
     order = np.random.default_rng(seed).permutation(pairs)
     bounds = [round(0.65 * len(pairs)), round(0.75 * len(pairs))]
@@ -62,7 +65,8 @@ def classed(dataset: Dataset, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarr
 
 
 def zero_shot(method: Method, dataset: Dataset, rows: Sequence[int]) -> float:
-    """Balanced accuracy over CLASSES of pictures told by the nearest class, the mean of its captions' unit vectors."""
+    """Balanced accuracy over CLASSES of pictures told by the nearest class, the mean of its
+    captions' unit vectors."""
     rows, labels = classed(dataset, rows)
     prompts = [
         f"{'An' if w[0] in 'aeiou' else 'A'} {w}." for words in CLASSES.values() for w in words

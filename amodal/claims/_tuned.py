@@ -1,4 +1,5 @@
-"""Fine-tuning: an encoder and a linear head on one of its senses, trained end to end on the labels of some records."""
+"""Fine-tuning: an encoder and a linear head on one of its senses, trained end to end on the labels
+of some records."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ class Tuned(Method):
 
     @torch.no_grad()
     def accuracy(self, dataset: Dataset, rows: Sequence[int], truth_N: np.ndarray) -> float:
-        """Balanced accuracy of the records `rows`, all of which have the sense and, as `truth_N`, a class."""
+        """Balanced accuracy of the records `rows`, all of which have the sense and, as `truth_N`, a
+        class."""
         logits = self.head(features(self.encoder, dataset, rows)[self.source].values)
         right = logits.argmax(1).numpy() == truth_N
         return float(np.mean([right[truth_N == c].mean() for c in np.unique(truth_N)]))
@@ -68,8 +70,9 @@ def tuned(
     budget: Budget,
     seed: int,
 ) -> float:
-    """Balanced accuracy on the test part after fine-tuning a copy of the encoder on the train part, at that of the budget's learning
-    rates which is best on the valid part. truth: (records,) the class of every record."""
+    """Balanced accuracy on the test part after fine-tuning a copy of the encoder on the train part,
+    at that of the budget's learning rates which is best on the valid part. truth: (records,) the
+    class of every record."""
     one, found = dataset.select([source]), []
     for rate in budget.rates:
         torch.manual_seed(seed)

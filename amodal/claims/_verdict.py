@@ -10,9 +10,11 @@ from amodal.stats.interval import half_width, mean
 
 @dataclass(frozen=True)
 class Comparison:
-    """this should exceed against by more than `margin`; or, where `within` is given, differ from it by less than that.
+    """this should exceed against by more than `margin`; or, where `within` is given, differ from it
+    by less than that.
 
-    this, against: names of what `measure` returns; `against` may also be a number (chance). metric: what they are, in words.
+    this, against: names of what `measure` returns; `against` may also be a number (chance). metric:
+    what they are, in words.
     """
 
     what: str
@@ -25,7 +27,8 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Finding:
-    """this, against: means over the seeds; effect: their difference; interval: its 95 % interval over paired seeds."""
+    """this, against: means over the seeds; effect: their difference; interval: its 95 % interval
+    over paired seeds."""
 
     what: str
     metric: str
@@ -41,8 +44,8 @@ class Finding:
 
 
 def judge(comparison: Comparison, measured: Sequence[dict[str, float]]) -> Finding:
-    """reproduced: the whole interval is on the claimed side. not reproduced: the whole interval is on the other. Else
-    inconclusive."""
+    """reproduced: the whole interval is on the claimed side. not reproduced: the whole interval is
+    on the other. Else inconclusive."""
     this = [m[comparison.this] for m in measured]
     against = [
         m[comparison.against] if isinstance(comparison.against, str) else comparison.against

@@ -1,5 +1,6 @@
-"""Action-aware learning: relating pairs of views to the action between them, beside view invariance.
-Aubret et al. 2024, arXiv:2407.06704: their comparison with SimCLR-TT. On generated objects, whose pose is known."""
+"""Action-aware learning: relating pairs of views to the action between them, beside view
+invariance. Aubret et al. 2024, arXiv:2407.06704: their comparison with SimCLR-TT. On generated
+objects, whose pose is known."""
 
 import numpy as np
 import torch

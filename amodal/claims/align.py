@@ -1,7 +1,9 @@
-"""ALIGN (row 149): many noisy pairs beat few clean ones, and rules that only count words and pictures make them better.
-Jia et al., ICML 2021, arXiv:2102.05918. Tux Paint's stamps with noise put into the captions to learn from (test captions are as they are):
-wrong ones, which no rule can see; or boilerplate that many pictures share and lists of keywords, which `pair_rules` is for. Every arm
-takes the same steps of the same batch at the learning rate that the library uses for this size."""
+"""ALIGN (row 149): many noisy pairs beat few clean ones, and rules that only count words and
+pictures make them better. Jia et al., ICML 2021, arXiv:2102.05918. Tux Paint's stamps with noise
+put into the captions to learn from (test captions are as they are): wrong ones, which no rule can
+see; or boilerplate that many pictures share and lists of keywords, which `pair_rules` is for. Every
+arm takes the same steps of the same batch at the learning rate that the library uses for this size.
+"""
 
 from functools import partial
 

@@ -1,7 +1,8 @@
-"""AMDIM (row 95): predicting local features of another view, at several scales, against a view's own and against vectors only.
-Bachman et al., NeurIPS 2019, arXiv:1906.00910. Real photographs of clothes (Fashion-MNIST), 2,000 to learn from, drawn anew for each seed.
-All arms have the same encoder, views, batch, steps and rate (the library's for this size); AMDIM looks at pieces too and so computes
-about twice as much a step as SimCLR, as in the paper."""
+"""AMDIM (row 95): predicting local features of another view, at several scales, against a view's
+own and against vectors only. Bachman et al., NeurIPS 2019, arXiv:1906.00910. Real photographs of
+clothes (Fashion-MNIST), 2,000 to learn from, drawn anew for each seed. All arms have the same
+encoder, views, batch, steps and rate (the library's for this size); AMDIM looks at pieces too and
+so computes about twice as much a step as SimCLR, as in the paper."""
 
 from dataclasses import replace
 from functools import partial

@@ -1,9 +1,11 @@
-"""APE (row 102): a small head between two frozen encoders, against a CLIP that learns from the same few pairs alone.
-Rosenfeld, Nakkiran, Pouransari, Tuzel and Faghri, 2022, arXiv:2210.03927. Real: OpenMoji's pictures and English names to learn from and,
-other emoji, to test on; Tux Paint's stamps and captions as another style, looked at once. Frozen are EfficientNet-lite0 (ImageNet) and
-MiniLM (sentences), by the vectors that they give. LiT has the same frozen pictures and reads names with a small tower of its own. Every arm
-takes the same steps of the same batch and has the better of two learning rates on validation emoji. The paper's third baseline, to tune
-both encoders whole, is not run: it is more work than all the rest."""
+"""APE (row 102): a small head between two frozen encoders, against a CLIP that learns from the same
+few pairs alone. Rosenfeld, Nakkiran, Pouransari, Tuzel and Faghri, 2022, arXiv:2210.03927. Real:
+OpenMoji's pictures and English names to learn from and, other emoji, to test on; Tux Paint's stamps
+and captions as another style, looked at once. Frozen are EfficientNet-lite0 (ImageNet) and MiniLM
+(sentences), by the vectors that they give. LiT has the same frozen pictures and reads names with a
+small tower of its own. Every arm takes the same steps of the same batch and has the better of two
+learning rates on validation emoji. The paper's third baseline, to tune both encoders whole, is not
+run: it is more work than all the rest."""
 
 from dataclasses import replace
 

@@ -1,8 +1,10 @@
-"""AstroM3 (row 39): alignment of all senses first makes a classifier of one sense better, most where labels are few.
-Rizhko and Bloom, arXiv:2411.08842. Real spectra, photometry and astrometry of cool stars and brown dwarfs in place of their variable stars;
-the classes are half-classes of the spectral type (M0-M4, M5-M9, …). Both arms are fine-tuned with the same labels, steps, batch and
-rates; one starts from the weights that astrom3 learnt on the training part, the other from none. Spectra of a source are in one part of
-the split. Outliers: a tenth of the test objects exchange their spectra, or get another class; ten draws."""
+"""AstroM3 (row 39): alignment of all senses first makes a classifier of one sense better, most
+where labels are few. Rizhko and Bloom, arXiv:2411.08842. Real spectra, photometry and astrometry of
+cool stars and brown dwarfs in place of their variable stars; the classes are half-classes of the
+spectral type (M0-M4, M5-M9, …). Both arms are fine-tuned with the same labels, steps, batch and
+rates; one starts from the weights that astrom3 learnt on the training part, the other from none.
+Spectra of a source are in one part of the split. Outliers: a tenth of the test objects exchange
+their spectra, or get another class; ten draws."""
 
 from dataclasses import replace
 from functools import partial
@@ -56,7 +58,8 @@ def auc(score: np.ndarray, moved: np.ndarray) -> float:
 
 
 def outliers(vectors: Embeddings, truth: np.ndarray, seed: int) -> dict[str, float]:
-    """AUC of disagreement for exchanged spectra, and of `unlike_class` (of spectra) for wrong classes, means of DRAWS draws."""
+    """AUC of disagreement for exchanged spectra, and of `unlike_class` (of spectra) for wrong
+    classes, means of DRAWS draws."""
     rng, found = np.random.default_rng([seed, 2]), {"AUC: exchanged": [], "AUC: mislabelled": []}
     rows, both = vectors.complete(FIELDS)
     n = len(rows)

@@ -1,8 +1,9 @@
-"""Balancing (row 42): scaling a table to known marginals takes variance off what is estimated from it, and two steps in CLIP's loss
-serve zero-shot classification better than its one. Liu et al., NeurIPS 2024, arXiv:2408.15065.
+"""Balancing (row 42): scaling a table to known marginals takes variance off what is estimated from
+it, and two steps in CLIP's loss serve zero-shot classification better than its one. Liu et al.,
+NeurIPS 2024, arXiv:2408.15065.
 
-The variance part is on GENERATED tables, where the truth is known: P = (1 - s) p q' + s (a permuted diagonal), so that s is the second
-singular value. The loss part is on real pictures and captions.
+The variance part is on GENERATED tables, where the truth is known: P = (1 - s) p q' + s (a permuted
+diagonal), so that s is the second singular value. The loss part is on real pictures and captions.
 """
 
 import numpy as np

@@ -1,15 +1,19 @@
-"""BioFusionNet (row 47): fusion by cross-attention, weights of events, and risk sets by time, each against what it is said to better.
-Mondal et al., 2024, arXiv:2402.10717.
+"""BioFusionNet (row 47): fusion by cross-attention, weights of events, and risk sets by time, each
+against what it is said to better. Mondal et al., 2024, arXiv:2402.10717.
 
-Fusion: real data, 76 genes and four clinical findings of the women of GSE7390 whose tumour has oestrogen receptors, in place of slides,
-genes and clinical variables. Each seed divides them anew into three folds; every fold is told once from the two others, and a seed's number
-is the mean concordance of its folds. Arms: the page on both senses, on the genes, on the clinical findings; and both senses' vectors side
-by side into a perceptron, which is fine-tuning from a fresh encoder. All learn from labels alone, with the same weighted loss, encoder,
-steps, batch and rate. The autoencoder has no part in it: there are no slides.
+Fusion: real data, 76 genes and four clinical findings of the women of GSE7390 whose tumour has
+oestrogen receptors, in place of slides, genes and clinical variables. Each seed divides them anew
+into three folds; every fold is told once from the two others, and a seed's number is the mean
+concordance of its folds. Arms: the page on both senses, on the genes, on the clinical findings; and
+both senses' vectors side by side into a perceptron, which is fine-tuning from a fresh encoder. All
+learn from labels alone, with the same weighted loss, encoder, steps, batch and rate. The
+autoencoder has no part in it: there are no slides.
 
-Loss: 600 people of FLCHAIN, whose follow-up ends when one in twenty has died, so that events are rare; 3,000 others, with their whole
-follow-up, are told. The page with events weighing 5, as in the paper; 1, which is Cox's own loss; and 5 with the public code's risk sets,
-those of higher predicted risk instead of those still there. For comparison, a ridge-penalised Cox regression on the columns of both sets.
+Loss: 600 people of FLCHAIN, whose follow-up ends when one in twenty has died, so that events are
+rare; 3,000 others, with their whole follow-up, are told. The page with events weighing 5, as in the
+paper; 1, which is Cox's own loss; and 5 with the public code's risk sets, those of higher predicted
+risk instead of those still there. For comparison, a ridge-penalised Cox regression on the columns
+of both sets.
 """
 
 from functools import partial
@@ -62,7 +66,8 @@ COMPARISONS = (
 
 
 def by_risk(risk, time, event, weight=5.0):
-    """The public code's loss: the risk set of an event is everybody whose predicted risk is not lower."""
+    """The public code's loss: the risk set of an event is everybody whose predicted risk is not
+    lower."""
     order = risk.argsort(descending=True)
     r, came = risk[order], event[order]
     w = torch.where(came, weight, 1.0)

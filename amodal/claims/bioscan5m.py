@@ -1,10 +1,12 @@
-"""BIOSCAN-5M (row 28): masked barcodes, clusters without labels, and pictures named after barcodes of species never trained on.
-Gharaee, Lowe, Gong et al., NeurIPS 2024, arXiv:2406.12723.
+"""BIOSCAN-5M (row 28): masked barcodes, clusters without labels, and pictures named after barcodes
+of species never trained on. Gharaee, Lowe, Gong et al., NeurIPS 2024, arXiv:2406.12723.
 
-Generated specimens (`phylogeny`), because no package holds pictures with barcodes: species evolve on one tree, a quarter of them is in no
-training record. Barcodes have 402 sites, words of four. Masked prediction is the library's `mae` with half of the words hidden, so the
-encoder sees what is left and a decoder fills in (as the authors' later BarcodeMAE, arXiv:2502.18405), where the paper has BERT. Contrast
-is `clip` of picture, barcode and names, as far as known. Clusters are Ward's, without UMAP. All arms take the same steps at one rate.
+Generated specimens (`phylogeny`), because no package holds pictures with barcodes: species evolve
+on one tree, a quarter of them is in no training record. Barcodes have 402 sites, words of four.
+Masked prediction is the library's `mae` with half of the words hidden, so the encoder sees what is
+left and a decoder fills in (as the authors' later BarcodeMAE, arXiv:2502.18405), where the paper
+has BERT. Contrast is `clip` of picture, barcode and names, as far as known. Clusters are Ward's,
+without UMAP. All arms take the same steps at one rate.
 """
 
 from functools import partial

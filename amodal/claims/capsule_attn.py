@@ -1,10 +1,13 @@
-"""Capsules routed by self-attention (row 115): better than dynamic routing and several times faster, and better than a linear map.
-Duarte et al., 2021, arXiv:2112.00775. Tux Paint's stamps: picture, French caption and that caption spoken; a fifth of the captions to learn
-from are another record's. All arms have the same trunks, loss, steps, batch and rates, and only the head from a trunk into the common space
-differs. Beside the comparisons: a perceptron of as many hidden units as all poses have together, and the time of EM routing.
+"""Capsules routed by self-attention (row 115): better than dynamic routing and several times
+faster, and better than a linear map. Duarte et al., 2021, arXiv:2112.00775. Tux Paint's stamps:
+picture, French caption and that caption spoken; a fifth of the captions to learn from are another
+record's. All arms have the same trunks, loss, steps, batch and rates, and only the head from a
+trunk into the common space differs. Beside the comparisons: a perceptron of as many hidden units as
+all poses have together, and the time of EM routing.
 
-Times are processor seconds of whole training steps at the size of the comparison, in turns within one process, medians; and of one head
-alone with the paper's 128 capsules of 32, forward and backward."""
+Times are processor seconds of whole training steps at the size of the comparison, in turns within
+one process, medians; and of one head alone with the paper's 128 capsules of 32, forward and
+backward."""
 
 from functools import partial
 from statistics import mean, median

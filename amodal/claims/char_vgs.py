@@ -1,6 +1,7 @@
-"""A reader of characters, grounded in pictures: do its vectors of words agree with people, and does it need words at all?
-Merkx and Frank 2019, arXiv:1903.11393, with emoji and their tags for photographs and captions, and SimLex-999 and WordSim-353 for STS:
-pairs of words that both stand in some tag."""
+"""A reader of characters, grounded in pictures: do its vectors of words agree with people, and does
+it need words at all? Merkx and Frank 2019, arXiv:1903.11393, with emoji and their tags for
+photographs and captions, and SimLex-999 and WordSim-353 for STS: pairs of words that both stand in
+some tag."""
 
 import json
 import re

@@ -1,9 +1,11 @@
-"""CLaMR (row 162): late interaction over all senses of a record, against a retriever for each sense and the mean of these.
-Wan et al., 2025, arXiv:2506.06144. GENERATED records, put together from scenes: a picture, what is said and what is written come from three
-scenes that have nothing to do with each other, and a query names the things of one of them, in another order. No video, no sound.
-The other arm is three retrievers of the same page, each with one sense alone and trained on the queries about that sense; each has as many
-steps as CLaMR, at the same rate and batch. Single retrievers see all test queries, as does the mean of their scores; the best single one is
-chosen on validation records. Apart from that, CLaMR is trained without its modality-aware loss."""
+"""CLaMR (row 162): late interaction over all senses of a record, against a retriever for each sense
+and the mean of these. Wan et al., 2025, arXiv:2506.06144. GENERATED records, put together from
+scenes: a picture, what is said and what is written come from three scenes that have nothing to do
+with each other, and a query names the things of one of them, in another order. No video, no sound.
+The other arm is three retrievers of the same page, each with one sense alone and trained on the
+queries about that sense; each has as many steps as CLaMR, at the same rate and batch. Single
+retrievers see all test queries, as does the mean of their scores; the best single one is chosen on
+validation records. Apart from that, CLaMR is trained without its modality-aware loss."""
 
 from functools import partial
 
@@ -104,7 +106,8 @@ def fits(method, dataset, rows):
 
 
 def ndcg(score, kept=None, at=10):
-    """Mean over queries (those `kept`) of 1 / log2(1 + rank) of the one right record, 0 beyond `at`. Ties count against it."""
+    """Mean over queries (those `kept`) of 1 / log2(1 + rank) of the one right record, 0 beyond
+    `at`. Ties count against it."""
     rank = (score >= score.diagonal()[:, None]).sum(1).double()
     gain = torch.where(rank <= at, 1 / (1 + rank).log2(), 0.0)
     return float(gain.mean() if kept is None else gain[torch.from_numpy(kept)].mean())

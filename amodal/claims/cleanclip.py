@@ -1,11 +1,14 @@
-"""CleanCLIP (row 50): fine-tuning on clean pairs with losses within each sense removes a backdoor that CLIP's own loss leaves.
-Bansal et al., ICCV 2023, arXiv:2303.03323. OpenMoji's pictures with their short texts, in nine of Unicode's groups. Of the pictures to
-learn from that are not of food, 10 % get a noisy corner of 8 x 8 pixels and the text of some food. After CLIP on these, each defence takes
-the same steps of the same batch at the same rate on a third of the clean pairs; the class of a test picture is the group whose texts'
-mean vector lies nearest. The supervised defence learns the groups with a linear head and answers with it.
+"""CleanCLIP (row 50): fine-tuning on clean pairs with losses within each sense removes a backdoor
+that CLIP's own loss leaves. Bansal et al., ICCV 2023, arXiv:2303.03323. OpenMoji's pictures with
+their short texts, in nine of Unicode's groups. Of the pictures to learn from that are not of food,
+10 % get a noisy corner of 8 x 8 pixels and the text of some food. After CLIP on these, each defence
+takes the same steps of the same batch at the same rate on a third of the clean pairs; the class of
+a test picture is the group whose texts' mean vector lies nearest. The supervised defence learns the
+groups with a linear head and answers with it.
 
-The first run had 5 %, 3 x 3 pixels and 150 steps, and its attack did not take (success .05 before any defence), so that it tested nothing.
-The attack was then strengthened on two other seeds, with no defence looked at, until it did; the defences were left as they were."""
+The first run had 5 %, 3 x 3 pixels and 150 steps, and its attack did not take (success .05 before
+any defence), so that it tested nothing. The attack was then strengthened on two other seeds, with
+no defence looked at, until it did; the defences were left as they were."""
 
 import copy
 import json
@@ -89,7 +92,8 @@ def small(dataset):
 
 
 def parts_of(dataset, seed):
-    """Records to learn from, those of them that are poisoned, clean ones for the defence, and records to test on."""
+    """Records to learn from, those of them that are poisoned, clean ones for the defence, and
+    records to test on."""
     usable = np.flatnonzero(
         np.isin(dataset.label(LABEL), GROUPS) & dataset.present(IMAGE) & dataset.present(TEXT)
     )
@@ -189,8 +193,8 @@ def measure(seed, dataset):
 
 
 def picture(dataset, path):
-    """Attack success and accuracy of every arm, and one seed's test pictures with and without the trigger in the plane in which they
-    spread most, before and after."""
+    """Attack success and accuracy of every arm, and one seed's test pictures with and without the
+    trigger in the plane in which they spread most, before and after."""
     dataset = small(dataset)
     train, poisoned, clean, test = parts_of(dataset, 0)
     shown = triggered(dataset, image=IMAGE, trigger=TRIGGER)

@@ -1,5 +1,6 @@
-"""CLIP on three senses: a record is found by one sense among the records that another sense describes.
-Radford et al. 2021, arXiv:2103.00020, with InfoNCE between every two senses. No row of its own: a claim about the library."""
+"""CLIP on three senses: a record is found by one sense among the records that another sense
+describes. Radford et al. 2021, arXiv:2103.00020, with InfoNCE between every two senses. No row of
+its own: a claim about the library."""
 
 from statistics import mean
 

@@ -1,13 +1,17 @@
-"""CLIP for interstitial lung disease (row 55): patches that prompts point at, and contrast that goes on with montages of them.
-Van Uden et al., 2023, arXiv:2306.01111. No CT is in any package: real photographs of clothes (Fashion-MNIST), arranged here.
+"""CLIP for interstitial lung disease (row 55): patches that prompts point at, and contrast that
+goes on with montages of them. Van Uden et al., 2023, arXiv:2306.01111. No CT is in any package:
+real photographs of clothes (Fashion-MNIST), arranged here.
 
-"Scans" are 6 x 6 garments of 16 pixels: tops (t-shirt, pullover, dress, coat, shirt), which are normal, and in three of four scans two
-garments that are a finding: trousers, bags or ankle boots (5.6 % of the area). Reports are GENERATED from what is there, under headings. A
-small dual encoder learns from other photographs with a caption each (every class; one garment in full or half size), then tells the scans
-by prompts alone: p(class) is a softmax over cosines with the mean of the wordings of each finding and of normal tops. It sees 32 pixels:
-the four patches that prompts choose (the same encoder embeds them), four at random, or the whole scan made small. Then it goes on with 300
-other montages and the sentences of their reports about clothes, without any class; going on with one side alone is recorded and not
-compared. One learning rate each; the settings were fixed before the first run."""
+"Scans" are 6 x 6 garments of 16 pixels: tops (t-shirt, pullover, dress, coat, shirt), which are
+normal, and in three of four scans two garments that are a finding: trousers, bags or ankle boots
+(5.6 % of the area). Reports are GENERATED from what is there, under headings. A small dual encoder
+learns from other photographs with a caption each (every class; one garment in full or half size),
+then tells the scans by prompts alone: p(class) is a softmax over cosines with the mean of the
+wordings of each finding and of normal tops. It sees 32 pixels: the four patches that prompts choose
+(the same encoder embeds them), four at random, or the whole scan made small. Then it goes on with
+300 other montages and the sentences of their reports about clothes, without any class; going on
+with one side alone is recorded and not compared. One learning rate each; the settings were fixed
+before the first run."""
 
 from functools import lru_cache, partial
 from statistics import mean
@@ -133,7 +137,8 @@ def paired(records, finder):
 
 
 def scaled(records, picture):
-    """The scans as what `picture` (record, 0 … 1) makes of them, in the size that the encoder reads."""
+    """The scans as what `picture` (record, 0 … 1) makes of them, in the size that the encoder
+    reads."""
     cells = {
         i: png(picture(i, torch.tensor(records.value(i, "image"))[None] / 255))
         for i in range(len(records))

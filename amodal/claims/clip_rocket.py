@@ -1,8 +1,10 @@
-"""CLIPRocket (row 87): losses without negatives help a naive CLIP, and a CLIP with a strong recipe needs none of them.
-Fini et al., TMLR 2023, arXiv:2305.08675. Tux Paint's stamps, 618 pairs to learn from. Two recipes (naive: one mild view; strong: two strong
-views more of each side on a second projector, labels smoothed, captions edited by words) with five losses each: CLIP's alone, and
-with BarLIP, SiamLIP, ByoLIP or SwALIP. Every arm takes the same steps of the same batch at the learning rate that the library uses for
-this size; an arm of the strong recipe computes about twice as long."""
+"""CLIPRocket (row 87): losses without negatives help a naive CLIP, and a CLIP with a strong recipe
+needs none of them. Fini et al., TMLR 2023, arXiv:2305.08675. Tux Paint's stamps, 618 pairs to learn
+from. Two recipes (naive: one mild view; strong: two strong views more of each side on a second
+projector, labels smoothed, captions edited by words) with five losses each: CLIP's alone, and with
+BarLIP, SiamLIP, ByoLIP or SwALIP. Every arm takes the same steps of the same batch at the learning
+rate that the library uses for this size; an arm of the strong recipe computes about twice as long.
+"""
 
 from functools import partial
 from statistics import mean

@@ -1,9 +1,11 @@
-"""CLIPPINGS (row 48): crop and noisy text pooled, with labels, link records better than either sense, than no labels, than edit distance.
-Arora et al., arXiv:2304.03464. Real names of towns, GENERATED clippings of them, because no scanned set comes with its truth here:
-pictures in nine typefaces with blur and specks, texts from a channel of OCR errors, both of the noise rate that is asked for. Three
-clippings of each name at 15 % noise are learnt from and are its exemplars; new ones at 5, 15 and 30 % are linked to the nearest. All arms
-have the same steps, batch and rate, and start from no weights. Beside it, of names never seen, single-linkage clusters whose threshold
-other such names chose (adjusted Rand index)."""
+"""CLIPPINGS (row 48): crop and noisy text pooled, with labels, link records better than either
+sense, than no labels, than edit distance. Arora et al., arXiv:2304.03464. Real names of towns,
+GENERATED clippings of them, because no scanned set comes with its truth here: pictures in nine
+typefaces with blur and specks, texts from a channel of OCR errors, both of the noise rate that is
+asked for. Three clippings of each name at 15 % noise are learnt from and are its exemplars; new
+ones at 5, 15 and 30 % are linked to the nearest. All arms have the same steps, batch and rate, and
+start from no weights. Beside it, of names never seen, single-linkage clusters whose threshold other
+such names chose (adjusted Rand index)."""
 
 from functools import partial
 from statistics import mean

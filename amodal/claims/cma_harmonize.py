@@ -1,7 +1,9 @@
-"""Gradient harmonization (row 53): where triplets do not fit together, let no loss undo the other, and leave out what conflicts most.
-Wu et al., NeurIPS 2022, arXiv:2211.02077. Tux Paint's stamps as triplets of picture, caption and spoken name (French), anchored to the
-picture. Of the triplets to train on 20 % get another's caption and 20 % another's voice; those to test on are as they are. All arms have
-one trunk for all senses and the same steps, batch and rate. A projected step goes forward twice, and back once for each loss."""
+"""Gradient harmonization (row 53): where triplets do not fit together, let no loss undo the other,
+and leave out what conflicts most. Wu et al., NeurIPS 2022, arXiv:2211.02077. Tux Paint's stamps as
+triplets of picture, caption and spoken name (French), anchored to the picture. Of the triplets to
+train on 20 % get another's caption and 20 % another's voice; those to test on are as they are. All
+arms have one trunk for all senses and the same steps, batch and rate. A projected step goes forward
+twice, and back once for each loss."""
 
 from dataclasses import replace
 from functools import partial
@@ -51,7 +53,8 @@ COMPARISONS = (
 
 
 def small(dataset):
-    """Pictures of 32 pixels, captions in tokens of 2 bytes, voices in tokens of .3 s of 32 mel bands."""
+    """Pictures of 32 pixels, captions in tokens of 2 bytes, voices in tokens of .3 s of 32 mel
+    bands."""
     speech = replace(
         dataset.fields["speech"], mels=32, hop_ms=20.0, patch=(16, 32), mean=0.0, std=0.0
     )
@@ -59,7 +62,8 @@ def small(dataset):
 
 
 def spoilt(dataset, rows, seed, share=WRONG):
-    """The dataset with half of `share` of the rows having another's caption and half another's voice, and which rows these are."""
+    """The dataset with half of `share` of the rows having another's caption and half another's
+    voice, and which rows these are."""
     order = np.random.default_rng([seed, 53]).permutation(rows)[: round(share * len(rows))]
     texts, voices = order[::2], order[1::2]
     for field, some in (("caption", texts), ("speech", voices)):
@@ -73,8 +77,9 @@ def triplets(dataset, seed):
 
 
 def run(arm, dataset, rows, seed, watched=False):
-    """The trained method, of each record the mean cosine of its two gradients (where rows are sifted), and of each step that of the
-    gradients of the two losses (of the arms that project; `watched`: of any)."""
+    """The trained method, of each record the mean cosine of its two gradients (where rows are
+    sifted), and of each step that of the gradients of the two losses (of the arms that project;
+    `watched`: of any)."""
     method = untrained(
         dataset,
         partial(methods.build, "cma_harmonize", captions=1, width=64, **ARMS[arm]),
@@ -142,7 +147,8 @@ def measure(seed, dataset):
 
 
 def picture(dataset, path):
-    """How the gradients of the two losses stand to each other over training, and the mean cosines of triplets, clean and mismatched."""
+    """How the gradients of the two losses stand to each other over training, and the mean cosines
+    of triplets, clean and mismatched."""
     stamps = small(dataset)
     rows = triplets(stamps, 0)
     noisy, wrong = spoilt(stamps, rows["train"], 0)

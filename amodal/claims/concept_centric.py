@@ -1,12 +1,15 @@
-"""Concepts first (row 130): projectors into a frozen concept space match pictures and sentences after fewer steps than a joint model.
-Geng & Tang, 2024, arXiv:2412.13847. GENERATED: the scenes, whose attributes must be known, cut into their cells of one shape, each with its
-line of the caption and its size, colour and shape in a table. A match is right if a held-out picture scores higher with its sentence than
-with the same sentence that has one attribute exchanged (chance .5), looked at every five steps.
+"""Concepts first (row 130): projectors into a frozen concept space match pictures and sentences
+after fewer steps than a joint model. Geng & Tang, 2024, arXiv:2412.13847. GENERATED: the scenes,
+whose attributes must be known, cut into their cells of one shape, each with its line of the caption
+and its size, colour and shape in a table. A match is right if a held-out picture scores higher with
+its sentence than with the same sentence that has one attribute exchanged (chance .5), looked at
+every five steps.
 
-Both arms have the same trunks, batches, steps and learning rate, on values that are not augmented. The joint one is CLIP from scratch on
-pictures and sentences; the projectors learn from the table too, as in the paper, and need no pairs. The concept space is learnt
-beforehand, on 21 concepts, in about two seconds that are not counted. Beside the comparisons: a linear classifier for each concept in
-the place of the space, and questions."""
+Both arms have the same trunks, batches, steps and learning rate, on values that are not augmented.
+The joint one is CLIP from scratch on pictures and sentences; the projectors learn from the table
+too, as in the paper, and need no pairs. The concept space is learnt beforehand, on 21 concepts, in
+about two seconds that are not counted. Beside the comparisons: a linear classifier for each concept
+in the place of the space, and questions."""
 
 from io import BytesIO
 from statistics import mean
@@ -58,7 +61,8 @@ COMPARISONS = (
 
 
 def cells(dataset, seed):
-    """(records of one shape each, their attributes): TEST of them from pictures that none of the others are from."""
+    """(records of one shape each, their attributes): TEST of them from pictures that none of the
+    others are from."""
     rng, cell = np.random.default_rng(seed), scenes.SIDE // scenes.CELLS
     boxes, objects = scenes.boxes(dataset), scenes.objects(dataset)
     pictures, lines, said = [], [], []

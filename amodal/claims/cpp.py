@@ -1,10 +1,12 @@
-"""CPP (row 185): rate reduction on frozen features finds clusters nearer to the classes than k-means and spectral clustering of these
-features, and coding length finds about how many there are. Chu et al., ICLR 2024, arXiv:2306.05272.
+"""CPP (row 185): rate reduction on frozen features finds clusters nearer to the classes than
+k-means and spectral clustering of these features, and coding length finds about how many there are.
+Chu et al., ICLR 2024, arXiv:2306.05272.
 
-Real pictures: handwritten digits and 2,000 of Fashion-MNIST's training part, ten classes each. What is frozen is a nano encoder after
-100 steps of SimCLR on the same pictures without labels, in place of the paper's CLIP. All arms divide the same 800 of the records that
-were learnt from and are told that it is ten; spectral clustering joins ten nearest neighbours by cosine. No label chooses anything:
-one learning rate, the paper's constants, and the mean of both sets is judged."""
+Real pictures: handwritten digits and 2,000 of Fashion-MNIST's training part, ten classes each. What
+is frozen is a nano encoder after 100 steps of SimCLR on the same pictures without labels, in place
+of the paper's CLIP. All arms divide the same 800 of the records that were learnt from and are told
+that it is ten; spectral clustering joins ten nearest neighbours by cosine. No label chooses
+anything: one learning rate, the paper's constants, and the mean of both sets is judged."""
 
 from functools import partial
 from statistics import mean
@@ -72,7 +74,8 @@ def frozen(dataset, rows, seed):
 
 
 def divisions(encoder, dataset, rows, some, seed):
-    """arm -> (N,) clusters of the records `some`; and the numbers that coding length finds, by CPP and of the features as they are."""
+    """arm -> (N,) clusters of the records `some`; and the numbers that coding length finds, by CPP
+    and of the features as they are."""
     field = next(iter(dataset.fields))
     x_ND = features(encoder, dataset, some)[field].values
     unit_ND = normalize(x_ND, dim=1)

@@ -1,10 +1,13 @@
-"""CS-PaperSum (row 35): likeness and shared keywords of a text and its summary tell summaries that are another text's, and topics that
-grow are found. Real texts: entries of FOLDOC, a dictionary of computing, of eight sentences or more, 64 of them drawn for each seed, and
-summaries of four of their sentences by TextRank, since no language model is at hand; cosines of MiniLM, keywords by counts and rarity.
-Shuffled pairs from all entries and from those of the same category. Corruption: a share of the four sentences is replaced by sentences of
-other entries' summaries. Trends: the entries' own categories as they are, of 60 entries or more; years GENERATED, six of them, each drawn
-evenly, so that nothing grows; in corpora with growth, entries of four categories drawn at random take theirs with weights that rise from
-.25 to 1.75, and what that does to the slope of every category, those that share entries with them included, follows from the weights."""
+"""CS-PaperSum (row 35): likeness and shared keywords of a text and its summary tell summaries that
+are another text's, and topics that grow are found. Real texts: entries of FOLDOC, a dictionary of
+computing, of eight sentences or more, 64 of them drawn for each seed, and summaries of four of
+their sentences by TextRank, since no language model is at hand; cosines of MiniLM, keywords by
+counts and rarity. Shuffled pairs from all entries and from those of the same category. Corruption:
+a share of the four sentences is replaced by sentences of other entries' summaries. Trends: the
+entries' own categories as they are, of 60 entries or more; years GENERATED, six of them, each drawn
+evenly, so that nothing grows; in corpora with growth, entries of four categories drawn at random
+take theirs with weights that rise from .25 to 1.75, and what that does to the slope of every
+category, those that share entries with them included, follows from the weights."""
 
 import numpy as np
 
@@ -75,7 +78,8 @@ def drawn(dataset, seed):
 
 
 def corrupted(chosen, share, seed):
-    """The summaries with `share` percent of their sentences replaced by other entries'; more of the same ones at a larger share."""
+    """The summaries with `share` percent of their sentences replaced by other entries'; more of the
+    same ones at a larger share."""
     rng = np.random.default_rng([seed, 36])
     found = []
     for i, own in enumerate(chosen):

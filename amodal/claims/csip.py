@@ -1,9 +1,11 @@
-"""CSIP (row 3): pictures of the ground that have learnt from heights tell what stands out of it, where labels are few.
-Corley and Najafirad, arXiv:2202.13251. Real colour and relief of the Earth (tiles of 3 degrees, blocks of which are never divided) in
-place of aerial photographs and buildings. Two dense tasks that see colour alone, with 100 labelled examples, fine-tuned end to end with
-the same steps, batch and rates: which pixels are above 500 m; and which pixels changed in height by more than 500 m between two pictures,
-which are GENERATED (real tiles with a piece of another tile pasted in and another brightness, because no set here has change; heights
-below the sea count as 0). Arms: csip, SimCLR on colour at the same steps, no pretraining."""
+"""CSIP (row 3): pictures of the ground that have learnt from heights tell what stands out of it,
+where labels are few. Corley and Najafirad, arXiv:2202.13251. Real colour and relief of the Earth
+(tiles of 3 degrees, blocks of which are never divided) in place of aerial photographs and
+buildings. Two dense tasks that see colour alone, with 100 labelled examples, fine-tuned end to end
+with the same steps, batch and rates: which pixels are above 500 m; and which pixels changed in
+height by more than 500 m between two pictures, which are GENERATED (real tiles with a piece of
+another tile pasted in and another brightness, because no set here has change; heights below the sea
+count as 0). Arms: csip, SimCLR on colour at the same steps, no pretraining."""
 
 import copy
 from dataclasses import replace
@@ -89,7 +91,8 @@ class Dense(Method):
 
 
 def tuned(encoder, pictures, sets, seed):
-    """F1 and IoU on sets["test"] after fine-tuning on sets["train"] at the rate of the best F1 on sets["valid"]."""
+    """F1 and IoU on sets["test"] after fine-tuning on sets["train"] at the rate of the best F1 on
+    sets["valid"]."""
     found = []
     for rate in TUNING.rates:
         torch.manual_seed(seed)
@@ -118,7 +121,8 @@ def high_ground(earth, heights, part, rng, most):
 
 
 def change(earth, heights, part, rng, most):
-    """Pairs: a tile with land, and the same with an ellipse of another such tile, 15 % lighter or darker at most."""
+    """Pairs: a tile with land, and the same with an ellipse of another such tile, 15 % lighter or
+    darker at most."""
     rows = earth.split(part)
     rows = rows[(heights[rows] > 0).mean((1, 2)) > 0.3]
     y, x = np.mgrid[:32, :32]

@@ -1,13 +1,16 @@
-"""Cross-task alignment (row 80): learning without labels at test time, from an encoder aligned with a self-supervised one.
-Barbeau et al., arXiv:2507.05221.
+"""Cross-task alignment (row 80): learning without labels at test time, from an encoder aligned with
+a self-supervised one. Barbeau et al., arXiv:2507.05221.
 
-Handwritten digits at 16 pixels, split anew for each seed: 600 to train on, 100 to choose by, 200 to test on. Damaged test digits: noise,
-blur, lost contrast and rotation, each at three severities, in batches of 50. Every arm has the same nano encoder, batch and learning rate
-and 160 steps with labels: `plain`, labels alone; `joint`, labels and views in one Y-shaped trunk; `cta`, after 100 steps in which the
-self-supervised encoder learns alone; `unaligned`, the same with lambda = 0. At test time each batch begins with the trained weights and
-norms learn for three steps of Adam: from views (`joint`, `cta`, `unaligned`), or to make predictions sure (TENT, on `plain`). Of RATES at
-test time every arm takes what is best on validation digits with another damage, lost pixels. The learning rate and the severities were set
-by what `plain` gives on validation and damaged digits of another seed, unadapted."""
+Handwritten digits at 16 pixels, split anew for each seed: 600 to train on, 100 to choose by, 200 to
+test on. Damaged test digits: noise, blur, lost contrast and rotation, each at three severities, in
+batches of 50. Every arm has the same nano encoder, batch and learning rate and 160 steps with
+labels: `plain`, labels alone; `joint`, labels and views in one Y-shaped trunk; `cta`, after 100
+steps in which the self-supervised encoder learns alone; `unaligned`, the same with lambda = 0. At
+test time each batch begins with the trained weights and norms learn for three steps of Adam: from
+views (`joint`, `cta`, `unaligned`), or to make predictions sure (TENT, on `plain`). Of RATES at
+test time every arm takes what is best on validation digits with another damage, lost pixels. The
+learning rate and the severities were set by what `plain` gives on validation and damaged digits of
+another seed, unadapted."""
 
 from functools import partial
 from statistics import mean
@@ -122,7 +125,8 @@ def right(method, digits, seed, rate=None):
 
 
 def parts_of(digits, seed):
-    """Digits to train on, to test on, to choose by, the same with lost pixels; (damage, severity) -> damaged test digits."""
+    """Digits to train on, to test on, to choose by, the same with lost pixels; (damage, severity)
+    -> damaged test digits."""
     ink, labels, rng = (
         _digits.ink(digits, 16),
         digits.label("digit"),

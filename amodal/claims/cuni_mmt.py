@@ -1,15 +1,18 @@
-"""CUNI's multimodal translation (row 88): a picture that is read, or that training has to imagine, against the text alone.
-Helcl, Libovický and Variš, arXiv:1811.04697.
+"""CUNI's multimodal translation (row 88): a picture that is read, or that training has to imagine,
+against the text alone. Helcl, Libovický and Variš, arXiv:1811.04697.
 
-Real names of emoji (OpenMoji, emojibase) and captions of stamps (Tux Paint), English to German, up to 28 bytes each, in a byte-pair
-vocabulary of both languages learnt on the training part, with what a frozen ImageNet network makes of the picture (128 numbers), as in
-the paper; where it has 64 places there is one here. In 30 % of the records,
-drawn by their keys once and for all, the last English word is blotted out, in training and test alike: those are the ambiguous ones.
+Real names of emoji (OpenMoji, emojibase) and captions of stamps (Tux Paint), English to German, up
+to 28 bytes each, in a byte-pair vocabulary of both languages learnt on the training part, with what
+a frozen ImageNet network makes of the picture (128 numbers), as in the paper; where it has 64
+places there is one here. In 30 % of the records, drawn by their keys once and for all, the last
+English word is blotted out, in training and test alike: those are the ambiguous ones.
 
-Three arms of the same encoder, decoder, steps and learning rate: text alone, which is never given a picture; the picture read beside the
-text (serial); the picture imagined. At the test, greedy; `wrong` reads the picture of another test record. The two other arms read no
-picture, so that a wrong one cannot hurt them. The rate and the number of steps were set by what the text arm gives on validation records of
-another seed. BLEU and the extra texts are left out: names are too short for runs of four words."""
+Three arms of the same encoder, decoder, steps and learning rate: text alone, which is never given a
+picture; the picture read beside the text (serial); the picture imagined. At the test, greedy;
+`wrong` reads the picture of another test record. The two other arms read no picture, so that a
+wrong one cannot hurt them. The rate and the number of steps were set by what the text arm gives on
+validation records of another seed. BLEU and the extra texts are left out: names are too short for
+runs of four words."""
 
 import tempfile
 from functools import partial
@@ -76,7 +79,8 @@ def triples(dataset):
 
 
 def in_pieces(records, rows, folder):
-    """The same with texts in pieces of a vocabulary learnt on the records `rows`, which is written into the folder."""
+    """The same with texts in pieces of a vocabulary learnt on the records `rows`, which is written
+    into the folder."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # an extra
 
     learner = Tokenizer(models.BPE(unk_token="?"))
@@ -98,7 +102,8 @@ def parts(records, seed):
 
 
 def told(method, records, rows, shift=0):
-    """The German of the records `rows`, each with the picture of the one that comes `shift` after it."""
+    """The German of the records `rows`, each with the picture of the one that comes `shift` after
+    it."""
     batch = next(iter(Loader(records, rows, batch=len(rows), shuffle=False)))
     if shift:
         column = batch.columns["picture"]

@@ -1,9 +1,11 @@
-"""data2vec (row 123): predicting what a slow teacher makes of the whole input, in any sense with one code path.
-Baevski et al., ICML 2022, arXiv:2202.03555.
+"""data2vec (row 123): predicting what a slow teacher makes of the whole input, in any sense with
+one code path. Baevski et al., ICML 2022, arXiv:2202.03555.
 
-Three senses of the Earth, each alone: pictures (colour), series (a year of climate over the sea), text (names of places). Three arms at the
-same encoder, steps, batch, share hidden and search: targets averaged over the top 3 of 4 blocks, targets of the last block (K=1),
-and masked reconstruction of the input. The teacher's memory is shortened as the training is: about 10 steps at the start, 100 at the end.
+Three senses of the Earth, each alone: pictures (colour), series (a year of climate over the sea),
+text (names of places). Three arms at the same encoder, steps, batch, share hidden and search:
+targets averaged over the top 3 of 4 blocks, targets of the last block (K=1), and masked
+reconstruction of the input. The teacher's memory is shortened as the training is: about 10 steps at
+the start, 100 at the end.
 """
 
 from functools import partial

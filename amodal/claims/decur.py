@@ -1,10 +1,12 @@
-"""DeCUR (row 2): keeping apart what two senses share and what each has alone saves what cross-modal training throws away.
-Wang et al., ECCV 2024, arXiv:2309.05300.
+"""DeCUR (row 2): keeping apart what two senses share and what each has alone saves what cross-modal
+training throws away. Wang et al., ECCV 2024, arXiv:2309.05300.
 
-Two settings. Real: colour and relief of the Earth. Control, GENERATED because no real set comes with its factors: real handwritten digits,
-painted in one of five hues in the first sense and turned by one of five angles in the second, so that the digit is shared and
-hue and angle are private. Three arms at the same steps, batch and search, all on weak augmentations, which are crops (jitter would
-destroy the hue): DeCUR, Barlow Twins between senses only, CLIP. DeCUR needs two views of each sense and so computes twice as much a step.
+Two settings. Real: colour and relief of the Earth. Control, GENERATED because no real set comes
+with its factors: real handwritten digits, painted in one of five hues in the first sense and turned
+by one of five angles in the second, so that the digit is shared and hue and angle are private.
+Three arms at the same steps, batch and search, all on weak augmentations, which are crops (jitter
+would destroy the hue): DeCUR, Barlow Twins between senses only, CLIP. DeCUR needs two views of each
+sense and so computes twice as much a step.
 """
 
 import colorsys
@@ -58,7 +60,8 @@ def decur(common, encoder):
 
 
 def barlow(encoder):
-    """Barlow Twins between senses: they agree on every dimension, and nothing is asked of two views of one sense."""
+    """Barlow Twins between senses: they agree on every dimension, and nothing is asked of two views
+    of one sense."""
 
     def objective(z):
         return share(
@@ -121,7 +124,8 @@ def read(vectors, train, test, wanted):
 
 
 def compare(make, seed, dataset, rows, wanted):
-    """The best of an arm, and its probes on the test part. rows: part -> records that have the labels."""
+    """The best of an arm, and its probes on the test part. rows: part -> records that have the
+    labels."""
 
     def probes(method, part):
         return read(

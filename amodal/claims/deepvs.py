@@ -1,9 +1,12 @@
-"""Words and regions (row 157): the sum over words of the best region against one vector of the whole, and words smoothed along a sentence.
-Karpathy and Fei-Fei, CVPR 2015, arXiv:1412.2306. GENERATED scenes of one to four shapes with a sentence each, because boxes must be known.
+"""Words and regions (row 157): the sum over words of the best region against one vector of the
+whole, and words smoothed along a sentence. Karpathy and Fei-Fei, CVPR 2015, arXiv:1412.2306.
+GENERATED scenes of one to four shapes with a sentence each, because boxes must be known.
 
-Regions are the 9 patches, each of which holds one shape or none, and the whole picture; the baseline has the whole alone, with the same
-encoders, words and loss. A word is right if it goes to the patch of the shape that its line is about; asked are size, colour and shape.
-How much neighbours are worth (beta) is chosen among BETAS on validation records, where boxes are read; the test part once.
+Regions are the 9 patches, each of which holds one shape or none, and the whole picture; the
+baseline has the whole alone, with the same encoders, words and loss. A word is right if it goes to
+the patch of the shape that its line is about; asked are size, colour and shape. How much neighbours
+are worth (beta) is chosen among BETAS on validation records, where boxes are read; the test part
+once.
 """
 
 from functools import partial

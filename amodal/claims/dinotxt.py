@@ -1,11 +1,13 @@
-"""dino.txt (row 200): a frozen self-supervised tower learns language by its class token beside the mean of its patches.
-Jose et al., CVPR 2025, arXiv:2412.16334.
+"""dino.txt (row 200): a frozen self-supervised tower learns language by its class token beside the
+mean of its patches. Jose et al., CVPR 2025, arXiv:2412.16334.
 
-GENERATED scenes of one to four shapes, because every pixel must have a class. The tower learns from pictures alone (SimCLR on its class
-token, of two mild crops), anew for each seed, and is frozen; arms differ in what of it is compared with captions, or in the blocks behind
-it. The baseline is CLIP from scratch at the same steps. A class is a colour, and its vector the mean of its 16 prompts; shapes are measured
-too, and not claimed, because on another seed no such tower told them by a probe (.06 where chance is .13). Segmented are the pixels of
-shapes alone; whole pictures are those of one shape among held-out records.
+GENERATED scenes of one to four shapes, because every pixel must have a class. The tower learns from
+pictures alone (SimCLR on its class token, of two mild crops), anew for each seed, and is frozen;
+arms differ in what of it is compared with captions, or in the blocks behind it. The baseline is
+CLIP from scratch at the same steps. A class is a colour, and its vector the mean of its 16 prompts;
+shapes are measured too, and not claimed, because on another seed no such tower told them by a probe
+(.06 where chance is .13). Segmented are the pixels of shapes alone; whole pictures are those of one
+shape among held-out records.
 """
 
 from functools import partial
@@ -55,7 +57,8 @@ COMPARISONS = (
 
 
 def pixels(dataset, rows, kind):
-    """(N, side, side) the class of every pixel of a shape, -1 elsewhere: what in the line's box is no grey of the dark background."""
+    """(N, side, side) the class of every pixel of a shape, -1 elsewhere: what in the line's box is
+    no grey of the dark background."""
     boxes, objects = scenes.boxes(dataset), scenes.objects(dataset)
     truth = torch.full((len(rows), scenes.SIDE, scenes.SIDE), -1)
     for n, i in enumerate(rows):

@@ -1,6 +1,8 @@
-"""DreamLIP (row 104): sentences as positives of their own, tied to the patches they describe, against CLIP on the whole caption.
-Zheng et al., ECCV 2024, arXiv:2403.17007. GENERATED scenes, because the box of every sentence must be known; both arms see the same
-pictures and captions at the same steps, batch and rates. DreamLIP reads K + 1 texts where CLIP reads one, and so computes more a step."""
+"""DreamLIP (row 104): sentences as positives of their own, tied to the patches they describe,
+against CLIP on the whole caption. Zheng et al., ECCV 2024, arXiv:2403.17007. GENERATED scenes,
+because the box of every sentence must be known; both arms see the same pictures and captions at the
+same steps, batch and rates. DreamLIP reads K + 1 texts where CLIP reads one, and so computes more a
+step."""
 
 from functools import partial
 from statistics import mean

@@ -1,11 +1,12 @@
-"""DUET (row 77): masked attributes told from pictures, and attributes in contrast, beside regression of attributes.
-Chen et al., AAAI 2023, arXiv:2207.01328.
+"""DUET (row 77): masked attributes told from pictures, and attributes in contrast, beside
+regression of attributes. Chen et al., AAAI 2023, arXiv:2207.01328.
 
-Real photographs of clothes (Fashion-MNIST), PAINTED in one of six colours and TURNED by one of four right angles, since no set here has
-attributes of classes that look alike: the garment is real, colour and turn are generated. A class is a garment, a colour and a turn. Each
-garment is trained on in three neighbouring colours (attributes that occur together), validated on with a fourth and tested on with the
-other two: 120 classes are seen, 80 are not. All arms see the same pictures with the same steps; `regression` has no prompts of
-attributes. Rare attributes are not tested apart.
+Real photographs of clothes (Fashion-MNIST), PAINTED in one of six colours and TURNED by one of four
+right angles, since no set here has attributes of classes that look alike: the garment is real,
+colour and turn are generated. A class is a garment, a colour and a turn. Each garment is trained on
+in three neighbouring colours (attributes that occur together), validated on with a fourth and
+tested on with the other two: 120 classes are seen, 80 are not. All arms see the same pictures with
+the same steps; `regression` has no prompts of attributes. Rare attributes are not tested apart.
 """
 
 from dataclasses import replace
@@ -57,8 +58,8 @@ SIZES = {
 
 @lru_cache(1)
 def painted(dataset):
-    """Records of pictures and attributes, part -> (rows of seen classes, rows of unseen ones), and the classes (garment, colour, turn)
-    that are seen, those for validation, those for the test."""
+    """Records of pictures and attributes, part -> (rows of seen classes, rows of unseen ones), and
+    the classes (garment, colour, turn) that are seen, those for validation, those for the test."""
     labels = dataset.label("class")
     garments, rng = sorted(set(labels)), np.random.default_rng(7)
     ahead = {"seen": (0, 1, 2), "valid": (3,), "test": (4, 5)}
@@ -119,7 +120,8 @@ def measure(seed, dataset):
     truth = {k: [tuple(c.values()) for c in v] for k, v in classes.items()}
 
     def named(method, some, kinds, stacking=0.0):
-        """Mean over classes of the accuracy on the records `some` among the classes `kinds`, the scores of seen ones lowered."""
+        """Mean over classes of the accuracy on the records `some` among the classes `kinds`, the
+        scores of seen ones lowered."""
         among = [c for k in kinds for c in truth[k]]
         scores = hats(method, records, some) @ torch.cat([vectors[k] for k in kinds]).T
         scores[:, : len(truth["seen"]) if kinds[0] == "seen" else 0] -= stacking

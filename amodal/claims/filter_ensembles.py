@@ -1,10 +1,12 @@
-"""Filter ensembles (row 154): weighing cheap rules by how they agree cleans a pool better than any one of them or their majority.
-Huang et al. 2023, arXiv:2401.12225. Generated scenes, because which pairs are spoilt must be known: of the pool, a tenth each has another
-record's caption, one object of the caption replaced, boilerplate for a caption, or a blurred picture. Seven rules that know none of
-this: the score of a CLIP that learnt from 600 clean pairs outside the pool, three on what a detector of colours finds of what the caption
-names, words that say what a picture could hold, the number of words, and sharpness. Every arm but `all` learns from the half of the
-pool that its filter puts first; all take the same steps of the same batch at one rate. The best single rule is chosen with the truth
-at hand, which favours it."""
+"""Filter ensembles (row 154): weighing cheap rules by how they agree cleans a pool better than any
+one of them or their majority. Huang et al. 2023, arXiv:2401.12225. Generated scenes, because which
+pairs are spoilt must be known: of the pool, a tenth each has another record's caption, one object
+of the caption replaced, boilerplate for a caption, or a blurred picture. Seven rules that know none
+of this: the score of a CLIP that learnt from 600 clean pairs outside the pool, three on what a
+detector of colours finds of what the caption names, words that say what a picture could hold, the
+number of words, and sharpness. Every arm but `all` learns from the half of the pool that its filter
+puts first; all take the same steps of the same batch at one rate. The best single rule is chosen
+with the truth at hand, which favours it."""
 
 import numpy as np
 from torch.nn.functional import normalize
@@ -60,7 +62,8 @@ def blurred(image):
 
 
 def spoilt(dataset, pool, seed):
-    """The dataset with four tenths of the pool spoilt, and which: the last six tenths of `pool` stay as they are."""
+    """The dataset with four tenths of the pool spoilt, and which: the last six tenths of `pool`
+    stay as they are."""
     rng = np.random.default_rng([seed, 1540])
     tenth = len(pool) // 10
     shuffled, replaced, boilerplate, blur = (pool[k * tenth : (k + 1) * tenth] for k in range(4))
@@ -80,7 +83,8 @@ def spoilt(dataset, pool, seed):
 
 
 def coloured(image, colour):
-    """Boxes (n, 4) and scores (n,) of what a detector of one colour finds in a picture: the pixels that are near it, as one box."""
+    """Boxes (n, 4) and scores (n,) of what a detector of one colour finds in a picture: the pixels
+    that are near it, as one box."""
     near = (np.abs(image.astype(int) - np.array(scenes.COLOURS[colour])[:, None, None]) < 40).all(0)
     if not near.any():
         return np.zeros((0, 4)), np.zeros(0)

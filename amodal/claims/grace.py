@@ -1,12 +1,14 @@
-"""GRACE (row 159): pictures learnt by heart under paths of a cluster tree are found by words, without an index.
-Li et al., ACL 2024, arXiv:2402.10805. Tux Paint's stamps: all pictures are the gallery and are memorised; a quarter of the captions, drawn
-by the seed, are kept for the test and never seen. From no weights, so first a third of the steps of contrast between picture and caption,
-of which identifiers are made; all arms have the same steps, batch and rate. A hit is a record with the very caption that asks. Beside
-it the cosine of the same encoder as a dual encoder, which looks at all pictures. The number of steps was set by what that one gives on
-another seed.
+"""GRACE (row 159): pictures learnt by heart under paths of a cluster tree are found by words,
+without an index. Li et al., ACL 2024, arXiv:2402.10805. Tux Paint's stamps: all pictures are the
+gallery and are memorised; a quarter of the captions, drawn by the seed, are kept for the test and
+never seen. From no weights, so first a third of the steps of contrast between picture and caption,
+of which identifiers are made; all arms have the same steps, batch and rate. A hit is a record with
+the very caption that asks. Beside it the cosine of the same encoder as a dual encoder, which looks
+at all pictures. The number of steps was set by what that one gives on another seed.
 
-Time is of single queries to untrained networks of the same size: ten beams under identifiers of digits, against the products with all
-vectors, for galleries of a thousand and of a hundred thousand."""
+Time is of single queries to untrained networks of the same size: ten beams under identifiers of
+digits, against the products with all vectors, for galleries of a thousand and of a hundred
+thousand."""
 
 import time
 from functools import partial
@@ -60,7 +62,8 @@ COMPARISONS = (
 
 
 def gallery(dataset, seed):
-    """The stamps with a picture and a caption; the same with the captions of a quarter of them left out; and which those are."""
+    """The stamps with a picture and a caption; the same with the captions of a quarter of them left
+    out; and which those are."""
     whole = _stamps.stamps(dataset)
     rows = np.flatnonzero(whole.present(IMAGE) & whole.present(TEXT))
     test = np.sort(np.random.default_rng([seed, 159]).permutation(len(rows))[: len(rows) // 4])
@@ -76,7 +79,8 @@ def gallery(dataset, seed):
 
 
 def recalls(found_NK, captions, test):
-    """Of the records that were found for each test caption, whether one among the first and the first ten has it."""
+    """Of the records that were found for each test caption, whether one among the first and the
+    first ten has it."""
     hit = np.array(
         [
             [k >= 0 and captions[k] == captions[i] for k in row]

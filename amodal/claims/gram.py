@@ -1,6 +1,7 @@
 """GRAM (row 158): the volume of all senses against cosines of pairs, on stamps and on the Earth.
-Cicchetti et al., ICLR 2025, arXiv:2412.11959. Equal encoders, steps, batch and rates; in all arms the temperature starts at .07 and
-is learned; GRAM has its label smoothing, as published. GRAM ranks by smallest volume, the others by largest (mean) cosine."""
+Cicchetti et al., ICLR 2025, arXiv:2412.11959. Equal encoders, steps, batch and rates; in all arms
+the temperature starts at .07 and is learned; GRAM has its label smoothing, as published. GRAM ranks
+by smallest volume, the others by largest (mean) cosine."""
 
 from dataclasses import replace
 from functools import partial
@@ -90,7 +91,8 @@ def recalls(arm, vectors):
 
 
 def small(dataset, names):
-    """The senses, in few tokens: 32-pixel pictures, 4 bytes of text and .3 s of 32 mel bands a token."""
+    """The senses, in few tokens: 32-pixel pictures, 4 bytes of text and .3 s of 32 mel bands a
+    token."""
     chosen = dataset.select(names)
     fields = dict(chosen.fields)
     if "speech" in fields:
@@ -124,7 +126,8 @@ def measure(seed, dataset):
 
 
 def picture(dataset, path):
-    """Volumes of held-out tuples of the Earth that belong together, and of tuples put together from different tiles."""
+    """Volumes of held-out tuples of the Earth that belong together, and of tuples put together from
+    different tiles."""
     fields = SETS["Earth"][0]
     earth = small(data.open("globe"), fields)
     with drawing(path, 7, 2.6) as figure:

@@ -1,8 +1,9 @@
-"""Hard negatives for activity recognition (row 49): stress the negatives that look like the anchor, though not too much.
-Choi, Beedu & Essa, 2023, arXiv:2309.01262.
+"""Hard negatives for activity recognition (row 49): stress the negatives that look like the anchor,
+though not too much. Choi, Beedu & Essa, 2023, arXiv:2309.01262.
 
-Accelerometer and gyroscope of a smartwatch, seven exercises. Each seed holds other three of the ten people out; nothing of them is
-seen in pre-training. Probes read the encoders' features and get five labelled windows of each exercise, drawn five times.
+Accelerometer and gyroscope of a smartwatch, seven exercises. Each seed holds other three of the ten
+people out; nothing of them is seen in pre-training. Probes read the encoders' features and get five
+labelled windows of each exercise, drawn five times.
 """
 
 from dataclasses import replace

@@ -1,9 +1,11 @@
-"""Joint example selection (row 151): batches that are together hard for the learner and easy for a model that knows clean data.
-Evans et al. 2024, arXiv:2406.17711.
+"""Joint example selection (row 151): batches that are together hard for the learner and easy for a
+model that knows clean data. Evans et al. 2024, arXiv:2406.17711.
 
-Generated pictures of shapes with their captions. Of the pool half the captions belong to another picture, and a quarter of the records
-are in it twice. The reference has learnt from 600 clean records that are not in the pool. All arms take the same steps on batches of the
-same size, the chosen ones out of super-batches four times as large; learner CLIP, whose softmax is what rows are scored by.
+Generated pictures of shapes with their captions. Of the pool half the captions belong to another
+picture, and a quarter of the records are in it twice. The reference has learnt from 600 clean
+records that are not in the pool. All arms take the same steps on batches of the same size, the
+chosen ones out of super-batches four times as large; learner CLIP, whose softmax is what rows are
+scored by.
 """
 
 import json
@@ -69,7 +71,8 @@ class Recall(Watch):
 
 
 def parts_of(dataset, seed):
-    """Clean records for the reference; the pool, half of it mismatched and some of it twice; the mismatched ones; the dataset."""
+    """Clean records for the reference; the pool, half of it mismatched and some of it twice; the
+    mismatched ones; the dataset."""
     order = np.random.default_rng([seed, 151]).permutation(dataset.split("train"))
     clean, pool = order[:CLEAN], order[CLEAN:]
     wrong = chosen(dataset, pool, 0.5, seed=seed)
@@ -130,7 +133,8 @@ def measure(seed, dataset):
 
 
 def picture(dataset, path):
-    """Recall on the way, and what joint selection takes of one super-batch: each picture with its caption, mismatched ones in red."""
+    """Recall on the way, and what joint selection takes of one super-batch: each picture with its
+    caption, mismatched ones in red."""
     dataset = small(dataset)
     clean, pool, wrong, spoilt = parts_of(dataset, 0)
     reference = trained(dataset, clean, plain_clip, BUDGET, 100, RATE).encoder

@@ -1,10 +1,11 @@
-"""Kernel-InfoNCE (row 132): contrast on a finite graph finds the eigenspace of its Laplacian, and a mixture of kernels learns no worse
-than the Gaussian. Tan et al., ICLR 2024, arXiv:2303.15103.
+"""Kernel-InfoNCE (row 132): contrast on a finite graph finds the eigenspace of its Laplacian, and a
+mixture of kernels learns no worse than the Gaussian. Tan et al., ICLR 2024, arXiv:2303.15103.
 
-Graph: real digits, 400 of them for each seed, joined to their ten nearest neighbours by pixels. Embeddings are free (ten numbers a digit,
-no network) and minimise the exact expectation of the loss, so nothing but the loss decides where they end. Kernels: SimCLR on pictures of
-digits; each arm has the same three temperatures to choose from on the validation part. A dataset opened from arrays has a split of
-its own, by row."""
+Graph: real digits, 400 of them for each seed, joined to their ten nearest neighbours by pixels.
+Embeddings are free (ten numbers a digit, no network) and minimise the exact expectation of the
+loss, so nothing but the loss decides where they end. Kernels: SimCLR on pictures of digits; each
+arm has the same three temperatures to choose from on the validation part. A dataset opened from
+arrays has a split of its own, by row."""
 
 import numpy as np
 import torch

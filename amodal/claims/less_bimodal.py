@@ -1,12 +1,14 @@
-"""Less bimodal supervision (row 135): how many pairs two encoders that were trained apart need before they answer questions.
-Segal, Bogin and Berant, 2022, arXiv:2211.00262.
+"""Less bimodal supervision (row 135): how many pairs two encoders that were trained apart need
+before they answer questions. Segal, Bogin and Berant, 2022, arXiv:2211.00262.
 
-GENERATED scenes of one to four shapes, because questions need answers that are known. Encoders learn from pictures and from captions,
-each for itself (SimCLR), anew for each seed; co-attention learns from no pair, from 5 % of them, from all, or from all with a list of the
-colours and sizes in place of the caption, words in random order; then each arm is fine-tuned on two tasks. One picture: the colour of its
-only large (or only small) shape, among 8. Two pictures and a statement: have both a shape of the colour? Half of the time yes, else one
-of both has it, so that one picture alone is worth .75 and the statement .5. All arms take the same steps in each stage; arms without pairs
-have only the second.
+GENERATED scenes of one to four shapes, because questions need answers that are known. Encoders
+learn from pictures and from captions, each for itself (SimCLR), anew for each seed; co-attention
+learns from no pair, from 5 % of them, from all, or from all with a list of the colours and sizes in
+place of the caption, words in random order; then each arm is fine-tuned on two tasks. One picture:
+the colour of its only large (or only small) shape, among 8. Two pictures and a statement: have both
+a shape of the colour? Half of the time yes, else one of both has it, so that one picture alone is
+worth .75 and the statement .5. All arms take the same steps in each stage; arms without pairs have
+only the second.
 """
 
 import re
@@ -108,7 +110,8 @@ def apart(encoder):
 
 
 def begin_with(method, learnt, fields):
-    """Copy what the encoders, and co-attention if it was trained, have learnt; each of `senses` begins as the pictures' tower."""
+    """Copy what the encoders, and co-attention if it was trained, have learnt; each of `senses`
+    begins as the pictures' tower."""
     for name, value in method.state_dict().items():
         before = re.sub(rf"\.({'|'.join(fields)})(?=\.|$)", ".image", name)
         if before in learnt and name.startswith(("encoder.", "co.")):

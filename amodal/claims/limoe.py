@@ -1,8 +1,9 @@
-"""LIMoE (row 168): entropies that keep the words of a sparse one-tower model from crowding into few experts.
-Mustafa et al., NeurIPS 2022, arXiv:2206.02770.
+"""LIMoE (row 168): entropies that keep the words of a sparse one-tower model from crowding into few
+experts. Mustafa et al., NeurIPS 2022, arXiv:2206.02770.
 
-OpenMoji at 48 pixels (36 tokens) with its annotation (about 5 tokens). One tower of two blocks, of which the second is sparse: dense;
-8 experts with importance, load and z losses; the same with LIMoE's entropies. A token passes one perceptron of the same size in all.
+OpenMoji at 48 pixels (36 tokens) with its annotation (about 5 tokens). One tower of two blocks, of
+which the second is sparse: dense; 8 experts with importance, load and z losses; the same with
+LIMoE's entropies. A token passes one perceptron of the same size in all.
 """
 
 from dataclasses import replace
@@ -74,7 +75,8 @@ def arm(name, emoji, seed, budget=BUDGET):
 
 @torch.no_grad()
 def routed(method, emoji, part="test"):
-    """sense -> tokens of held-out records that go to each expert (E,), and the share of its tokens that reach theirs."""
+    """sense -> tokens of held-out records that go to each expert (E,), and the share of its tokens
+    that reach theirs."""
     encoder, logits = method.encoder, {s: [] for s in FIELDS}
     for batch in Loader(emoji, emoji.split(part), batch=256, shuffle=False):
         routing = {}

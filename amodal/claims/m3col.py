@@ -1,8 +1,9 @@
-"""M3CoL (row 156): telling classes from two senses with few labels, steadied by contrast of mixtures.
-Kumar et al., 2024, arXiv:2409.17777. Stamps (picture and caption, ten categories) and the Earth (colour and relief, five climates), ten
-labelled records of each class and nothing else. Arms have the same network, with a head for each sense alone, and differ in the contrast:
-M3Co and then MultiSClip, plain InfoNCE of the same weight and temperature, or none. The same two learning rates for all; the better on
-validation records is kept."""
+"""M3CoL (row 156): telling classes from two senses with few labels, steadied by contrast of
+mixtures. Kumar et al., 2024, arXiv:2409.17777. Stamps (picture and caption, ten categories) and the
+Earth (colour and relief, five climates), ten labelled records of each class and nothing else. Arms
+have the same network, with a head for each sense alone, and differ in the contrast: M3Co and then
+MultiSClip, plain InfoNCE of the same weight and temperature, or none. The same two learning rates
+for all; the better on validation records is kept."""
 
 from functools import partial
 

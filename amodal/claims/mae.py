@@ -1,5 +1,6 @@
-"""MAE: what an encoder learns by filling in hidden patches can be read off linearly.
-He et al., CVPR 2022, arXiv:2111.06377, over two senses as in MultiMAE. No row of its own: a claim about the library."""
+"""MAE: what an encoder learns by filling in hidden patches can be read off linearly. He et al.,
+CVPR 2022, arXiv:2111.06377, over two senses as in MultiMAE. No row of its own: a claim about the
+library."""
 
 from functools import partial
 

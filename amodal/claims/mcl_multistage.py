@@ -1,11 +1,13 @@
 """MCL (row 128): stages learn what the stages before leave out, and side by side they keep it all.
 Zhang et al., ECCV 2024, arXiv:2402.11816.
 
-GENERATED composites, because both factors must be known: each record is two pictures of 32 pixels that share three patches of colour,
-of six hues each (easy: they tell 216 kinds of records apart), and a real handwritten digit (hard). The pictures differ in brightness,
-noise, and the angle and place of the digit. Two senses, compared as in CLIP, so that what is shared is known exactly and no crop of a
-view decides it. All arms take the same steps in all: three stages of a third each; one encoder for all of them; three encoders of a
-third each, which differ in where they start and are put side by side (an ensemble as wide as MCL's vectors)."""
+GENERATED composites, because both factors must be known: each record is two pictures of 32 pixels
+that share three patches of colour, of six hues each (easy: they tell 216 kinds of records apart),
+and a real handwritten digit (hard). The pictures differ in brightness, noise, and the angle and
+place of the digit. Two senses, compared as in CLIP, so that what is shared is known exactly and no
+crop of a view decides it. All arms take the same steps in all: three stages of a third each; one
+encoder for all of them; three encoders of a third each, which differ in where they start and are
+put side by side (an ensemble as wide as MCL's vectors)."""
 
 import colorsys
 
@@ -44,7 +46,8 @@ COMPARISONS = (
 
 
 def composite(ink, hues, rng):
-    """(SIDE, SIDE, 3) uint8: three patches of colour and, in the last quarter, the digit turned and shifted, with noise over all."""
+    """(SIDE, SIDE, 3) uint8: three patches of colour and, in the last quarter, the digit turned and
+    shifted, with noise over all."""
     half, out = SIDE // 2, np.zeros((SIDE, SIDE, 3))
     for number, hue in enumerate(hues):
         y, x = divmod(number, 2)

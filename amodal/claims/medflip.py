@@ -1,9 +1,11 @@
-"""MedFLIP (row 51): pictures seen in part, so that the same time pays for more steps.
-Li et al., 2024, arXiv:2403.04626. Tux Paint's stamps in 64 patches: 618 pairs to learn from, drawn anew for each seed, as are those to test
-on. All arms are one dual encoder at the learning rate that the library uses for this size; they differ in the share of patches that is
-dropped and in their number of steps, which makes the time equal: a step with 50 and 75 % dropped takes .60 and .455 of the time of a whole
-one here (processor time of one thread, measured before the first run; what each arm took is in the ledger). Targets are hard: soft ones
-would be made of the categories that are asked for. One arm has as many steps as the whole one and is reported without a verdict."""
+"""MedFLIP (row 51): pictures seen in part, so that the same time pays for more steps. Li et al.,
+2024, arXiv:2403.04626. Tux Paint's stamps in 64 patches: 618 pairs to learn from, drawn anew for
+each seed, as are those to test on. All arms are one dual encoder at the learning rate that the
+library uses for this size; they differ in the share of patches that is dropped and in their number
+of steps, which makes the time equal: a step with 50 and 75 % dropped takes .60 and .455 of the time
+of a whole one here (processor time of one thread, measured before the first run; what each arm took
+is in the ledger). Targets are hard: soft ones would be made of the categories that are asked for.
+One arm has as many steps as the whole one and is reported without a verdict."""
 
 import time
 from dataclasses import replace

@@ -1,9 +1,11 @@
-"""MERL (row 9): reports teach what a signal shows; dropout in the latent space, and prompts that say more than a name.
-Liu et al., ICML 2024, arXiv:2403.06659. Data: `heartbeats`, GENERATED electrocardiograms with reports, because twelve findings must be
-known for each; a finding's name stands in about a quarter of the reports that tell it, other words in the rest. Reports are read as
-words by an encoder without pretraining, where the paper has a clinical one. 1,120 records to learn from and 480 to test on are drawn
-anew for each seed. All arms take the same steps of the same batch at the learning rate that the library uses for this size; SimCLR
-learns from two strong views of the signals alone, and its probe, for each finding, from the labels of 112 records."""
+"""MERL (row 9): reports teach what a signal shows; dropout in the latent space, and prompts that
+say more than a name. Liu et al., ICML 2024, arXiv:2403.06659. Data: `heartbeats`, GENERATED
+electrocardiograms with reports, because twelve findings must be known for each; a finding's name
+stands in about a quarter of the reports that tell it, other words in the rest. Reports are read as
+words by an encoder without pretraining, where the paper has a clinical one. 1,120 records to learn
+from and 480 to test on are drawn anew for each seed. All arms take the same steps of the same batch
+at the learning rate that the library uses for this size; SimCLR learns from two strong views of the
+signals alone, and its probe, for each finding, from the labels of 112 records."""
 
 from functools import partial
 from statistics import mean

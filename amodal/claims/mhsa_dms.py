@@ -1,11 +1,13 @@
-"""Masked self-attention for driver monitoring (row 56): fusing sensors by attention, and tokens left out so that a dead sensor costs less.
-Ma et al., CVPR 2023 workshops, arXiv:2304.06370.
+"""Masked self-attention for driver monitoring (row 56): fusing sensors by attention, and tokens
+left out so that a dead sensor costs less. Ma et al., CVPR 2023 workshops, arXiv:2304.06370.
 
-Handwritten digits cut into four quadrants, which stand for four cameras (a driver's cabin is in no package), split anew for each seed: 300
-labelled digits to train on, 700 to test on. All arms have the same trunks, contrast, classifier, steps and learning rate and differ in
-the fusion alone. A run here is about a hundredth of the paper's, so the encoder of keys follows faster (.9) and the queue is shorter (512),
-in all arms. The attention arms have the paper's two blocks, eight heads and dropout .5; `masked` leaves out half of the tokens while
-training. Tested are all 15 subsets of quadrants; the plain fusions get zeros for what is absent, which is recorded and not compared."""
+Handwritten digits cut into four quadrants, which stand for four cameras (a driver's cabin is in no
+package), split anew for each seed: 300 labelled digits to train on, 700 to test on. All arms have
+the same trunks, contrast, classifier, steps and learning rate and differ in the fusion alone. A run
+here is about a hundredth of the paper's, so the encoder of keys follows faster (.9) and the queue
+is shorter (512), in all arms. The attention arms have the paper's two blocks, eight heads and
+dropout .5; `masked` leaves out half of the tokens while training. Tested are all 15 subsets of
+quadrants; the plain fusions get zeros for what is absent, which is recorded and not compared."""
 
 from functools import partial
 from itertools import combinations

@@ -1,6 +1,7 @@
-"""LSE+NL (row 81): which pooling of regions matches a picture and its report, and which points at what a sentence describes.
-Wang et al., IPMI 2023, arXiv:2212.05561. GENERATED scenes of one to four shapes with a sentence each, because boxes must be known.
-Arms differ in the score alone: same encoder, sentences, steps, batch and rate. Each retrieves by the score it was trained with, LSE+NL
+"""LSE+NL (row 81): which pooling of regions matches a picture and its report, and which points at
+what a sentence describes. Wang et al., IPMI 2023, arXiv:2212.05561. GENERATED scenes of one to four
+shapes with a sentence each, because boxes must be known. Arms differ in the score alone: same
+encoder, sentences, steps, batch and rate. Each retrieves by the score it was trained with, LSE+NL
 by the sum of its two logits; every arm points by the cosine of a sentence with each patch."""
 
 from functools import partial

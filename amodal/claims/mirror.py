@@ -1,12 +1,15 @@
-"""MIRROR (row 62): keeping what each sense alone holds makes aligned embeddings better at survival and at what is private.
-Wang et al., arXiv:2503.00374. Real data: 76 genes and four clinical findings of 198 women with breast cancer, in place of slides and genes
-(there are no slides here, and no subtypes, so survival alone is tested). Each seed divides the patients anew into three folds; two thirds
-are learnt from, without labels, and the last third is looked at once; a seed's numbers are means of its folds. The arms are one page with
-other weights, so the encoders, steps, batch and rate are the same.
+"""MIRROR (row 62): keeping what each sense alone holds makes aligned embeddings better at survival
+and at what is private. Wang et al., arXiv:2503.00374. Real data: 76 genes and four clinical
+findings of 198 women with breast cancer, in place of slides and genes (there are no slides here,
+and no subtypes, so survival alone is tested). Each seed divides the patients anew into three folds;
+two thirds are learnt from, without labels, and the last third is looked at once; a seed's numbers
+are means of its folds. The arms are one page with other weights, so the encoders, steps, batch and
+rate are the same.
 
-Survival: concordance of a ridge-penalised Cox regression on both senses' features side by side. Private: what a ridge regression from the
-other sense cannot predict of a column (a gene, age, …), predicted from the sense's own features; R2 on held-out patients, mean of
-columns, then of both senses."""
+Survival: concordance of a ridge-penalised Cox regression on both senses' features side by side.
+Private: what a ridge regression from the other sense cannot predict of a column (a gene, age, …),
+predicted from the sense's own features; R2 on held-out patients, mean of columns, then of both
+senses."""
 
 from functools import partial
 from statistics import mean

@@ -1,12 +1,14 @@
-"""Missing-aware prompts (row 202): a frozen transformer with other learned tokens for each set of senses that a record has.
-Lee et al., CVPR 2023, arXiv:2303.03369.
+"""Missing-aware prompts (row 202): a frozen transformer with other learned tokens for each set of
+senses that a record has. Lee et al., CVPR 2023, arXiv:2303.03369.
 
-Emoji: picture and English text, told their group, split anew for each seed. A joint trunk is trained without labels on the training
-records (masked tokens of both senses, `mae`), and every arm goes on from those same weights, with the same head, steps and two learning
-rates; kept is the rate with the best macro-F1 on validation records that lack as much as the training records do. Arms: `aware`; `shared`,
-the same prompts for all records; `head`, the frozen network without prompts; `full`, all of it learns, for the record. At a rate of 70 %
-35 % of the records lack their picture and other 35 % their text. Which do is drawn once, so what is missing at a lower rate is missing at a
-higher."""
+Emoji: picture and English text, told their group, split anew for each seed. A joint trunk is
+trained without labels on the training records (masked tokens of both senses, `mae`), and every arm
+goes on from those same weights, with the same head, steps and two learning rates; kept is the rate
+with the best macro-F1 on validation records that lack as much as the training records do. Arms:
+`aware`; `shared`, the same prompts for all records; `head`, the frozen network without prompts;
+`full`, all of it learns, for the record. At a rate of 70 % 35 % of the records lack their picture
+and other 35 % their text. Which do is drawn once, so what is missing at a lower rate is missing at
+a higher."""
 
 import copy
 from dataclasses import replace
@@ -62,7 +64,8 @@ def prepared(dataset):
 
 
 def lacking(batch, rate, seed):
-    """The batch without the picture of half of these records, and without the text of the other half."""
+    """The batch without the picture of half of these records, and without the text of the other
+    half."""
     luck = uniform(row_seeds(batch.keys, salt=seed))
     kept = {FIELDS[0]: luck >= rate / 2, FIELDS[1]: (luck < rate / 2) | (luck >= rate)}
     columns = {s: c.at(kept[s][c.rows]) for s, c in batch.columns.items()}
@@ -79,7 +82,8 @@ def told(method, dataset, rows, rate, seed):
 
 
 def split(dataset, seed):
-    """Records of the classes that are common enough: 65 % to train on, 10 % to choose by, the others to test on."""
+    """Records of the classes that are common enough: 65 % to train on, 10 % to choose by, the
+    others to test on."""
     labels = dataset.label(LABEL)
     names, count = np.unique([v for v in labels if v is not None], return_counts=True)
     rows = np.flatnonzero(np.isin(labels.astype(str), names[count >= LEAST]))
@@ -132,7 +136,8 @@ def measure(seed, dataset):
 
 
 def picture(dataset, path):
-    """The matrix of training and test rates, means over the seeds of the ledger: prompts, and what they add to the head alone."""
+    """The matrix of training and test rates, means over the seeds of the ledger: prompts, and what
+    they add to the head alone."""
     measured = recorded("missing_aware_prompts").entry["measured"]
 
     def matrix(arm):

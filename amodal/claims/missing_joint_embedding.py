@@ -1,17 +1,21 @@
-"""Missing modality prediction (row 37): what a record lacks is predicted as an embedding, and told from.
-Kim and Kim, ECCV 2024, arXiv:2407.12616.
+"""Missing modality prediction (row 37): what a record lacks is predicted as an embedding, and told
+from. Kim and Kim, ECCV 2024, arXiv:2407.12616.
 
-Stamps (picture and caption, categories) and handwritten digits (left half and right half), split anew for each seed. The two trunks are
-trained without labels, each sense by itself (SimCLR), and every arm goes on from those same weights: biases tuned, the same linear head
-of both vectors, complete labelled records to train on, the same steps and the same two learning rates; kept is the rate with the best
-mean of validation accuracies with everything, with the first sense alone and with the second alone. Arms: `vicreg`, as in the paper;
-`mse`, the same without variance and covariance; `zero` and `mean`, which see complete records only and later get zeros, or the mean
-vector of the training records, where a sense is missing; `dropout`, zeros, but also while training, as often as the paper's senses are
-hidden. Two numbers, the second learning rate and how the digits are split, were set by what the arm trained on complete records gave on
-validation records of another seed, before any other arm was looked at.
+Stamps (picture and caption, categories) and handwritten digits (left half and right half), split
+anew for each seed. The two trunks are trained without labels, each sense by itself (SimCLR), and
+every arm goes on from those same weights: biases tuned, the same linear head of both vectors,
+complete labelled records to train on, the same steps and the same two learning rates; kept is the
+rate with the best mean of validation accuracies with everything, with the first sense alone and
+with the second alone. Arms: `vicreg`, as in the paper; `mse`, the same without variance and
+covariance; `zero` and `mean`, which see complete records only and later get zeros, or the mean
+vector of the training records, where a sense is missing; `dropout`, zeros, but also while training,
+as often as the paper's senses are hidden. Two numbers, the second learning rate and how the digits
+are split, were set by what the arm trained on complete records gave on validation records of
+another seed, before any other arm was looked at.
 
-Tested is the whole curve: 0, 30, 70 and 100 % of the test records lack one sense (those that lack it at a lower rate do at a higher);
-accuracies are means of the curve of the first sense and that of the second, which are also kept one by one."""
+Tested is the whole curve: 0, 30, 70 and 100 % of the test records lack one sense (those that lack
+it at a lower rate do at a higher); accuracies are means of the curve of the first sense and that of
+the second, which are also kept one by one."""
 
 import copy
 from functools import partial
@@ -82,7 +86,8 @@ def constant(vectors, field, z, predicted, kept):
 
 
 def filled(method, arm, dataset, rows):
-    """The method as the arm has it at a test: with its predictions, zeros, or means of the records `rows`."""
+    """The method as the arm has it at a test: with its predictions, zeros, or means of the records
+    `rows`."""
     if arm in BASELINES and arm != "mse":
         means = {s: torch.zeros(method.fusion.width) for s in method.encoder.fields}
         if arm == "mean":
@@ -121,7 +126,8 @@ def halves(digits):
 
 
 def parts_of(where, dataset, seed):
-    """The dataset of two senses, the records to train on without labels, and with labels, to choose by and to test on; the label."""
+    """The dataset of two senses, the records to train on without labels, and with labels, to choose
+    by and to test on; the label."""
     if where == "stamps":
         chosen = _stamps.stamps(dataset).select(SETS[where])
         every = _stamps.parts(chosen, seed)

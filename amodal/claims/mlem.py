@@ -1,9 +1,11 @@
-"""MLEM (row 7): contrastive and generative encoders of event sequences have different strengths, and aligning them keeps both.
-Moskvoretskii et al., 2024, arXiv:2401.15935. Music (four windows of 48 notes of each piece) and CDNOW (customers with four purchases or
-more, without the last). Tasks are read off frozen vectors by a linear probe: of the whole sequence, the repertory and how much a customer
-buys later; of the next event, its pitch class, and how long it is in coming, in both sets. All arms take the same steps of the same batch
-at the learning rate that the library uses for this size; MLEM spends half of them on its contrastive encoder. Pieces and customers are
-divided anew for each seed."""
+"""MLEM (row 7): contrastive and generative encoders of event sequences have different strengths,
+and aligning them keeps both. Moskvoretskii et al., 2024, arXiv:2401.15935. Music (four windows of
+48 notes of each piece) and CDNOW (customers with four purchases or more, without the last). Tasks
+are read off frozen vectors by a linear probe: of the whole sequence, the repertory and how much a
+customer buys later; of the next event, its pitch class, and how long it is in coming, in both sets.
+All arms take the same steps of the same batch at the learning rate that the library uses for this
+size; MLEM spends half of them on its contrastive encoder. Pieces and customers are divided anew for
+each seed."""
 
 from functools import partial
 from statistics import mean

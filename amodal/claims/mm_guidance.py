@@ -1,13 +1,15 @@
-"""Guidance (row 116): a sense that is there only while training makes the one that is deployed tell more, at the same cost.
-Zhao et al., 2023, arXiv:2309.03452.
+"""Guidance (row 116): a sense that is there only while training makes the one that is deployed tell
+more, at the same cost. Zhao et al., 2023, arXiv:2309.03452.
 
-Two real sets, split anew for each seed. Emoji: the picture is deployed, its English text guides, told is the group. Handwritten digits: the
-left half is deployed, the right half guides, told is the digit. All networks begin fresh. Arms, all with the same trunk for the deployed
-sense, a linear classifier, the same steps and two learning rates, of which the better is taken, by the macro-F1 of validation records told
-from the deployed sense alone: `guided`; `alone`, which never sees the guide; `logits`, guided without following the vector, which is
-distillation from the classifier of both; `imagined`, which tells from both, and at test from a perceptron's guess of the guide's vector (in
-training it learns to tell from the guess, too). What a record costs at test is counted in operations (multiply and add) of its
-products, which are the same whatever the machine does beside.
+Two real sets, split anew for each seed. Emoji: the picture is deployed, its English text guides,
+told is the group. Handwritten digits: the left half is deployed, the right half guides, told is the
+digit. All networks begin fresh. Arms, all with the same trunk for the deployed sense, a linear
+classifier, the same steps and two learning rates, of which the better is taken, by the macro-F1 of
+validation records told from the deployed sense alone: `guided`; `alone`, which never sees the
+guide; `logits`, guided without following the vector, which is distillation from the classifier of
+both; `imagined`, which tells from both, and at test from a perceptron's guess of the guide's vector
+(in training it learns to tell from the guess, too). What a record costs at test is counted in
+operations (multiply and add) of its products, which are the same whatever the machine does beside.
 """
 
 from functools import partial

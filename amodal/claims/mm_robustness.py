@@ -1,15 +1,19 @@
-"""Robustness to senses (row 120): labels come with some senses, at test there are others. McKinzie et al., ICML 2023, arXiv:2304.04385.
+"""Robustness to senses (row 120): labels come with some senses, at test there are others. McKinzie
+et al., ICML 2023, arXiv:2304.04385.
 
-Emoji, picture and English text, told their group, split anew for each seed. A joint trunk is trained without labels on the training
-records (masked tokens of both senses, `mae`); then a linear head learns on the frozen trunk; then both are fine-tuned. Labels are learnt
-from the picture alone, from the text alone, or from both; each of these three networks is tested with the picture alone, the text alone,
-and both: nine cells. All training records have both senses, so that distillation sees both whatever the labels are learnt from, as in the
-paper's framework, where senses can be there without labels that were made for them. Arms, all from the same probe with the same steps and
-rate: `plain`, fine-tuning; `dropout`, the same, each record showing a random non-empty subset of the senses that are learnt from; `masd`,
-with self-distillation of weight 1; and `wise` and `both`, plain and masd with the weights between probe and fine-tuned network, by a share
-of .25, .5, .75 or 1 that is best on validation records with the senses that labels were learnt from (of equal ones the largest). A cell is
-an accuracy; the mean and the worst are over the nine cells. Before the claim ran, plain fine-tuning with both senses had been looked at on
-validation records of another seed.
+Emoji, picture and English text, told their group, split anew for each seed. A joint trunk is
+trained without labels on the training records (masked tokens of both senses, `mae`); then a linear
+head learns on the frozen trunk; then both are fine-tuned. Labels are learnt from the picture alone,
+from the text alone, or from both; each of these three networks is tested with the picture alone,
+the text alone, and both: nine cells. All training records have both senses, so that distillation
+sees both whatever the labels are learnt from, as in the paper's framework, where senses can be
+there without labels that were made for them. Arms, all from the same probe with the same steps and
+rate: `plain`, fine-tuning; `dropout`, the same, each record showing a random non-empty subset of
+the senses that are learnt from; `masd`, with self-distillation of weight 1; and `wise` and `both`,
+plain and masd with the weights between probe and fine-tuned network, by a share of .25, .5, .75 or
+1 that is best on validation records with the senses that labels were learnt from (of equal ones the
+largest). A cell is an accuracy; the mean and the worst are over the nine cells. Before the claim
+ran, plain fine-tuning with both senses had been looked at on validation records of another seed.
 """
 
 import copy

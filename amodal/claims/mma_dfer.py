@@ -1,12 +1,15 @@
 """MMA-DFER (row 15): frozen encoders of single senses, joined by adapters between their blocks.
-Chumachenko et al., CVPR 2024 workshops, arXiv:2404.09010. No faces and voices are in any package: the accelerometer and the gyroscope of a
-smartwatch, seven exercises of ten people, split by people anew for each seed (three to test on, two to choose by).
+Chumachenko et al., CVPR 2024 workshops, arXiv:2404.09010. No faces and voices are in any package:
+the accelerometer and the gyroscope of a smartwatch, seven exercises of ten people, split by people
+anew for each seed (three to test on, two to choose by).
 
-Masked autoencoders learn each sense by itself on the windows of the five other people, which are also the labelled ones. All arms go on
-from those weights with the same head over time, steps and two learning rates; kept is the rate with the best unweighted recall of the
-people to choose by. `fused` has prompts and adapters that exchange, `prompts` the prompts alone, `late` neither (two frozen encoders and
-the head); `apart` (adapters that do not exchange) and `full` (everything trained) are recorded and not compared. Widths are to the nano
-encoder about what the paper's are to theirs: 8 in the adapters, 32 over time. The accelerometer leads."""
+Masked autoencoders learn each sense by itself on the windows of the five other people, which are
+also the labelled ones. All arms go on from those weights with the same head over time, steps and
+two learning rates; kept is the rate with the best unweighted recall of the people to choose by.
+`fused` has prompts and adapters that exchange, `prompts` the prompts alone, `late` neither (two
+frozen encoders and the head); `apart` (adapters that do not exchange) and `full` (everything
+trained) are recorded and not compared. Widths are to the nano encoder about what the paper's are to
+theirs: 8 in the adapters, 32 over time. The accelerometer leads."""
 
 import copy
 from dataclasses import replace
@@ -59,7 +62,8 @@ def recalls(method, dataset, rows, truth, fields=(LEAD, OTHER)):
 
 
 def each_alone(motion, rows, seed):
-    """An encoder of both senses, whose weights a masked autoencoder of each sense has learnt by itself."""
+    """An encoder of both senses, whose weights a masked autoencoder of each sense has learnt by
+    itself."""
     weights, make = {}, partial(methods.build, "mae")
     for field in motion.fields:
         weights |= trained(

@@ -1,9 +1,12 @@
-"""CLIP-guided resampling (row 75): pictures linked by their texts make better positive pairs than pictures that look alike, and a teacher's
-nearest picture as a second positive helps SimCLR more than leaving pairs out. Zhang et al., ICML 2023, arXiv:2306.04272.
+"""CLIP-guided resampling (row 75): pictures linked by their texts make better positive pairs than
+pictures that look alike, and a teacher's nearest picture as a second positive helps SimCLR more
+than leaving pairs out. Zhang et al., ICML 2023, arXiv:2306.04272.
 
-Real: Tux Paint's stamps; the teacher is a small CLIP on the captions of the training part, trained anew for each seed, and frozen. Links of
-both kinds are the same number an image: its five nearest by caption (the teacher's vectors), or by pixels of augmented views, four of
-each picture, two pictures being as near as their nearest views. Arms differ in the rule alone: same steps, batch, rate, encoder."""
+Real: Tux Paint's stamps; the teacher is a small CLIP on the captions of the training part, trained
+anew for each seed, and frozen. Links of both kinds are the same number an image: its five nearest
+by caption (the teacher's vectors), or by pixels of augmented views, four of each picture, two
+pictures being as near as their nearest views. Arms differ in the rule alone: same steps, batch,
+rate, encoder."""
 
 from functools import partial
 

@@ -1,11 +1,13 @@
-"""MMRL (row 187): tokens of one learned space in the upper blocks of both towers, told apart for classes learnt and new ones.
-Guo and Gu, CVPR 2025, arXiv:2503.08497.
+"""MMRL (row 187): tokens of one learned space in the upper blocks of both towers, told apart for
+classes learnt and new ones. Guo and Gu, CVPR 2025, arXiv:2503.08497.
 
-Emoji and texts that name their subgroup train a small CLIP; subgroups are the classes. Half of them, drawn by the seed, are base classes
-with eight pictures each to adapt to; held-out pictures of both halves are told among their own half. There is no second drawer of emoji
-here, as a change of domain would want. Arms, at the same steps and two learning rates (kept is what tells base classes best among records
-to choose by): `mmrl`; `apart`, independent deep prompts in each tower, learned by the class feature's loss alone; `free`, MMRL without its
-cosines to the frozen towers; `linear`, a map of the frozen picture vectors that begins as the identity; `zero`, the CLIP as it is."""
+Emoji and texts that name their subgroup train a small CLIP; subgroups are the classes. Half of
+them, drawn by the seed, are base classes with eight pictures each to adapt to; held-out pictures of
+both halves are told among their own half. There is no second drawer of emoji here, as a change of
+domain would want. Arms, at the same steps and two learning rates (kept is what tells base classes
+best among records to choose by): `mmrl`; `apart`, independent deep prompts in each tower, learned
+by the class feature's loss alone; `free`, MMRL without its cosines to the frozen towers; `linear`,
+a map of the frozen picture vectors that begins as the identity; `zero`, the CLIP as it is."""
 
 import torch
 from torch.nn.functional import cross_entropy, normalize

@@ -1,9 +1,11 @@
-"""MMRL++ (row 198): one map into each tower that blocks change a little, and tokens that go on from block to block.
-Guo and Gu, 2025, arXiv:2505.10088.
+"""MMRL++ (row 198): one map into each tower that blocks change a little, and tokens that go on from
+block to block. Guo and Gu, 2025, arXiv:2505.10088.
 
-The set-up of the claim of MMRL (row 187): a small CLIP of emoji, adapted to eight pictures of each of half of the subgroups and tested on
-both halves. Arms: `mmrl`; `pp`, MMRL++ as published (beta .9, rank 4), but with a residual of rank 8 for the projection, whose full rank is
-64 here; `replaced`, the same with beta 1. In towers of two blocks a token goes on once, from the first to the second."""
+The set-up of the claim of MMRL (row 187): a small CLIP of emoji, adapted to eight pictures of each
+of half of the subgroups and tested on both halves. Arms: `mmrl`; `pp`, MMRL++ as published (beta
+.9, rank 4), but with a residual of rank 8 for the projection, whose full rank is 64 here;
+`replaced`, the same with beta 1. In towers of two blocks a token goes on once, from the first to
+the second."""
 
 from amodal.claims import Comparison
 from amodal.claims._arms import Budget

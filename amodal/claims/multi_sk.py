@@ -1,8 +1,10 @@
-"""Multi-assignment Sinkhorn (row 69): what is alike to frozen models stays alike in the common space, which helps in another domain.
-Swetha, Rizve, Shvetsova, Kuehne & Shah, ICCV 2023, arXiv:2308.13077.
+"""Multi-assignment Sinkhorn (row 69): what is alike to frozen models stays alike in the common
+space, which helps in another domain. Swetha, Rizve, Shvetsova, Kuehne & Shah, ICCV 2023,
+arXiv:2308.13077.
 
-Trained on OpenMoji's pictures and names, searched in Tux Paint's photographs, drawings and captions, which nothing was trained or chosen
-on. Senses are vectors of frozen models, as in the paper. Galleries of both domains have the same size, so chance is the same.
+Trained on OpenMoji's pictures and names, searched in Tux Paint's photographs, drawings and
+captions, which nothing was trained or chosen on. Senses are vectors of frozen models, as in the
+paper. Galleries of both domains have the same size, so chance is the same.
 """
 
 from dataclasses import replace

@@ -1,10 +1,11 @@
-"""MultiMat (row 46): what a structure encoder learns from the senses around it, by fine-tuning and by search.
-Moro, Loh, Dangovski et al., Newton 2025, arXiv:2312.00111.
+"""MultiMat (row 46): what a structure encoder learns from the senses around it, by fine-tuning and
+by search. Moro, Loh, Dangovski et al., Newton 2025, arXiv:2312.00111.
 
-Generated lattices, because no package holds crystals with densities of states and because properties must be exact: periodic 8 x 8
-lattices, their tight-binding density of states, charge density (a quarter missing) and description. Nothing is augmented, for a crop of
-a lattice is another lattice. Fine-tuning trains the whole structure encoder and a linear map to both properties; from scratch it may
-take as many steps more as the others were pre-trained for.
+Generated lattices, because no package holds crystals with densities of states and because
+properties must be exact: periodic 8 x 8 lattices, their tight-binding density of states, charge
+density (a quarter missing) and description. Nothing is augmented, for a crop of a lattice is
+another lattice. Fine-tuning trains the whole structure encoder and a linear map to both properties;
+from scratch it may take as many steps more as the others were pre-trained for.
 """
 
 import copy
@@ -108,7 +109,8 @@ def tuned(encoder, structures, rows, steps, seed):
 
 
 def search(method, dataset, rng):
-    """Mean difference of properties between held-out lattices and what is found for each among the other held-out ones."""
+    """Mean difference of properties between held-out lattices and what is found for each among the
+    other held-out ones."""
     rows = np.sort(np.concatenate([dataset.split("valid"), dataset.split("test")]))
     z = embed_records(method.encoder, dataset, rows, labels=False).aligned
     like = normalize(z["dos"].values, dim=1) @ normalize(z["structure"].values, dim=1).T

@@ -1,18 +1,21 @@
-"""MultiModN (row 147): what is missing depends on the class in training, and at test on the other class.
-Swamy et al., NeurIPS 2023, arXiv:2309.14118.
+"""MultiModN (row 147): what is missing depends on the class in training, and at test on the other
+class. Swamy et al., NeurIPS 2023, arXiv:2309.14118.
 
-Two real sets, split anew for each seed. Handwritten digits, whose left and right halves are the senses: is it at least five (the task
-that is judged), and is it even, told by one network. Wisconsin's breast tumours (scikit-learn): means, errors and worst values of ten
-measurements of cells, 10 columns each, are the senses: is it malignant. In training four of five records of the class lack one sense
-(the right half, the worst values), all others are complete; at test four of five of the other class lack it, and none of this one. This
-is the paper's experiment, but for how a sense is skipped: record by record, as its text has it, and not for a whole batch in which one
-record lacks it, as its code has it. Tasks are told by a perceptron with 32 hidden units, and changes of the state have no weight, as in
-that experiment.
+Two real sets, split anew for each seed. Handwritten digits, whose left and right halves are the
+senses: is it at least five (the task that is judged), and is it even, told by one network.
+Wisconsin's breast tumours (scikit-learn): means, errors and worst values of ten measurements of
+cells, 10 columns each, are the senses: is it malignant. In training four of five records of the
+class lack one sense (the right half, the worst values), all others are complete; at test four of
+five of the other class lack it, and none of this one. This is the paper's experiment, but for how a
+sense is skipped: record by record, as its text has it, and not for a whole batch in which one
+record lacks it, as its code has it. Tasks are told by a perceptron with 32 hidden units, and
+changes of the state have no weight, as in that experiment.
 
-Arms, all with the same trunks, steps and two learning rates, of which the better is taken, by the AUC of validation records that lack
-what the training records do: `modular`; `learned`, all vectors side by side into a perceptron with 32 hidden units, and a learned vector
-for what is missing; `mean`, the same, but the mean of the training records' values is filled in. `modular` and `learned` are also
-trained on complete records.
+Arms, all with the same trunks, steps and two learning rates, of which the better is taken, by the
+AUC of validation records that lack what the training records do: `modular`; `learned`, all vectors
+side by side into a perceptron with 32 hidden units, and a learned vector for what is missing;
+`mean`, the same, but the mean of the training records' values is filled in. `modular` and `learned`
+are also trained on complete records.
 """
 
 from dataclasses import replace
@@ -115,7 +118,8 @@ def split(dataset, seed):
 
 
 class Lacking:
-    """Takes a sense away from four of five records that are of a class, or puts a value (*,) in its place."""
+    """Takes a sense away from four of five records that are of a class, or puts a value (*,) in its
+    place."""
 
     def __init__(self, dataset, field, label, wanted, seed, filling=None):
         values = dataset.label(label)

@@ -1,6 +1,7 @@
-"""MV-DHEL (row 89): all views in one term against the mean of pairwise NT-Xent, on handwritten digits and on senses of the Earth.
-Koromilas et al. 2025, arXiv:2507.06979. Real data; the same steps, batch (of records), encoder and rate in every arm, so an arm with
-more views computes more a step, as in the paper."""
+"""MV-DHEL (row 89): all views in one term against the mean of pairwise NT-Xent, on handwritten
+digits and on senses of the Earth. Koromilas et al. 2025, arXiv:2507.06979. Real data; the same
+steps, batch (of records), encoder and rate in every arm, so an arm with more views computes more a
+step, as in the paper."""
 
 from statistics import mean
 

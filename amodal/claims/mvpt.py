@@ -1,10 +1,13 @@
-"""MVPt (row 127): music for animations, by segments in the context of their track, against segments on their own.
-Suris et al., arXiv:2206.07148. Music is real (music21's scores, as features of each quarter note); the animations are GENERATED from it,
-since no package holds music videos: speed follows how many notes begin, height their pitch, size how many sound, colour the harmony, each
-with a gain and an offset that are drawn for the track and stay hidden, with noise, beside three channels that have nothing to do with the
-music. So what belongs together shows mostly in the course of a track: the condition under which the paper expects context to help was put
-into the data, and what is tested is whether the method makes use of it. Tracks are 64 quarters in 8 segments; those of test pieces are
-looked at once. All arms take as many steps, of as many segments, at one learning rate."""
+"""MVPt (row 127): music for animations, by segments in the context of their track, against segments
+on their own. Suris et al., arXiv:2206.07148. Music is real (music21's scores, as features of each
+quarter note); the animations are GENERATED from it, since no package holds music videos: speed
+follows how many notes begin, height their pitch, size how many sound, colour the harmony, each with
+a gain and an offset that are drawn for the track and stay hidden, with noise, beside three channels
+that have nothing to do with the music. So what belongs together shows mostly in the course of a
+track: the condition under which the paper expects context to help was put into the data, and what
+is tested is whether the method makes use of it. Tracks are 64 quarters in 8 segments; those of test
+pieces are looked at once. All arms take as many steps, of as many segments, at one learning rate.
+"""
 
 from functools import partial
 
@@ -43,7 +46,8 @@ COMPARISONS = (
 
 
 def beats(notes, pitches):
-    """(T, 16) float32, of each quarter: how many notes begin (log), how many sound, their mean height and range, and pitch classes."""
+    """(T, 16) float32, of each quarter: how many notes begin (log), how many sound, their mean
+    height and range, and pitch classes."""
     last = int(notes[:, 0].max()) + 1
     out = np.zeros((last, 16), np.float32)
     begin, end = notes[:, 0], notes[:, 0] + notes[:, 3]
@@ -60,7 +64,8 @@ def beats(notes, pitches):
 
 
 def animated(music, rng):
-    """(T, 8): five channels that follow the music, as this track's director has it, and three that do not."""
+    """(T, 8): five channels that follow the music, as this track's director has it, and three that
+    do not."""
     circle = FIFTHS * np.arange(12)
     led = [
         music[:, 0],
@@ -77,7 +82,8 @@ def animated(music, rng):
 
 
 def tracks(dataset, seed):
-    """Part -> the tracks of its pieces, each (music, video): another division and other animations for each seed."""
+    """Part -> the tracks of its pieces, each (music, video): another division and other animations
+    for each seed."""
     rng = np.random.default_rng([seed, 1])
     found = {"train": [], "test": []}
     for place, i in enumerate(rng.permutation(len(dataset))):
@@ -123,7 +129,8 @@ def shuffled(pairs, rng):
 
 @torch.no_grad()
 def vectors(method, dataset):
-    """(N, 8, D) for each sense, the unit vectors of segments, and (N, D) of tracks; their mean where there is nothing but segments."""
+    """(N, 8, D) for each sense, the unit vectors of segments, and (N, D) of tracks; their mean
+    where there is nothing but segments."""
     seen = [
         method.features(b)
         for b in Loader(dataset, range(len(dataset)), batch=64, shuffle=False, views=("plain",))

@@ -1,8 +1,10 @@
-"""Bounds of synergy without labelled pairs (row 10). Liang et al., ICLR 2024, arXiv:2306.04539. Generated tables of two binary senses and a
-binary label, 200 for each seed, uniform over all such tables (the truth must be known exactly); and real ones: handwritten digits, of
-which each two of six tables of features are the senses, cut into five clusters, for three labels: the digit, whether it is even, and
-whether the numbers of both clusters add up to an even one, which no sense tells alone. 1,600 of the 2,000 records for each seed. The truth
-is computed from labelled pairs, and the tables of single senses and of pairs are margins of the same records, so that what is tested is the
+"""Bounds of synergy without labelled pairs (row 10). Liang et al., ICLR 2024, arXiv:2306.04539.
+Generated tables of two binary senses and a binary label, 200 for each seed, uniform over all such
+tables (the truth must be known exactly); and real ones: handwritten digits, of which each two of
+six tables of features are the senses, cut into five clusters, for three labels: the digit, whether
+it is even, and whether the numbers of both clusters add up to an even one, which no sense tells
+alone. 1,600 of the 2,000 records for each seed. The truth is computed from labelled pairs, and the
+tables of single senses and of pairs are margins of the same records, so that what is tested is the
 bounds and not how well tables are estimated."""
 
 import itertools

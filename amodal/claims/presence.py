@@ -1,5 +1,6 @@
-"""Absence as the normal case: learn from every record with what it has, rather than only from the complete ones.
-The method is CLIP between every two senses; no row of its own: a claim about the library."""
+"""Absence as the normal case: learn from every record with what it has, rather than only from the
+complete ones. The method is CLIP between every two senses; no row of its own: a claim about the
+library."""
 
 from statistics import mean
 
@@ -32,8 +33,8 @@ COMPARISONS = tuple(
 
 
 class Hiding(Reader):
-    """Records of which each value of `columns` is missing with probability `share`: a pure function of key, column and seed, so what
-    is missing at 30 % is missing at 60 %."""
+    """Records of which each value of `columns` is missing with probability `share`: a pure function
+    of key, column and seed, so what is missing at 30 % is missing at 60 %."""
 
     def __init__(self, reader: Reader, columns, share: float, seed: int):
         self.reader, self.keys, self.columns = reader, reader.keys, reader.columns
@@ -60,9 +61,9 @@ class Hiding(Reader):
 
 
 def measure(seed, dataset):
-    """Both arms see tiles that had all three senses before values were hidden. A record left with one sense has nothing to be
-    compared with and is in no batch; an arm with fewer records than a batch has takes them all at each step, one with fewer than two
-    stays untrained."""
+    """Both arms see tiles that had all three senses before values were hidden. A record left with
+    one sense has nothing to be compared with and is in no batch; an arm with fewer records than a
+    batch has takes them all at each step, one with fewer than two stays untrained."""
     globe = dataset.select(FIELDS)
     whole = np.logical_and.reduce([globe.present(s) for s in FIELDS])
     held = {part: (rows := globe.split(part))[whole[rows]] for part in ("train", "valid", "test")}

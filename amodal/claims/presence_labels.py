@@ -1,6 +1,8 @@
-"""Absence as the normal case, with labels: fine-tuning learns from every labelled record with what it has, or from the complete ones alone.
-A claim about the library, of no row; the method is `finetune` from a fresh encoder. Real handwritten digits, three of the six descriptions
-that come with them (Fourier, Zernike, morphology); values are hidden at random by the seed, what is hidden at 30 % also at 60 %."""
+"""Absence as the normal case, with labels: fine-tuning learns from every labelled record with what
+it has, or from the complete ones alone. A claim about the library, of no row; the method is
+`finetune` from a fresh encoder. Real handwritten digits, three of the six descriptions that come
+with them (Fourier, Zernike, morphology); values are hidden at random by the seed, what is hidden at
+30 % also at 60 %."""
 
 import numpy as np
 import torch

@@ -1,12 +1,15 @@
-"""SCOT (row 44): edited captions teach a picture and a change to find the picture after it, with no such picture among what is learnt from.
-Jawade et al., WACV 2025, arXiv:2501.08347. GENERATED, as the picture that is asked for must be known: the scenes, cut into their cells of
-one shape, each with its line of the caption. What to change and the caption after it are edits of one word; which words stand in for each
-other is found in the captions. At the test a held-out picture and a change, in words, look among the other held-out pictures; right
-are those of the size, colour and shape after the change.
+"""SCOT (row 44): edited captions teach a picture and a change to find the picture after it, with no
+such picture among what is learnt from. Jawade et al., WACV 2025, arXiv:2501.08347. GENERATED, as
+the picture that is asked for must be known: the scenes, cut into their cells of one shape, each
+with its line of the caption. What to change and the caption after it are edits of one word; which
+words stand in for each other is found in the captions. At the test a held-out picture and a change,
+in words, look among the other held-out pictures; right are those of the size, colour and shape
+after the change.
 
-Every arm has the same first stage (CLIP's loss), steps, batch and rate; `images` learns from a picture of the right kind among those to
-learn from, in the place of the caption after the change. Picture alone, words alone and their average are of SCOT's own encoder. The number
-of steps was set by what CLIP gives on another seed."""
+Every arm has the same first stage (CLIP's loss), steps, batch and rate; `images` learns from a
+picture of the right kind among those to learn from, in the place of the caption after the change.
+Picture alone, words alone and their average are of SCOT's own encoder. The number of steps was set
+by what CLIP gives on another seed."""
 
 from functools import partial
 
@@ -57,7 +60,8 @@ def kinds(captions):
 
 
 def triplets(dataset, seed):
-    """Records with what to change, the caption after it and a picture of that kind; the first TEST of them are for the test."""
+    """Records with what to change, the caption after it and a picture of that kind; the first TEST
+    of them are for the test."""
     shapes, _ = cells(dataset, seed)
     captions = [shapes.raw(i, "text") for i in range(len(shapes))]
     changes, changed = edits(

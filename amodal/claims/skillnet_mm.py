@@ -1,15 +1,20 @@
-"""SkillNet (row 98): skills switched on by a rule, in one model of five kinds of data. Dai et al., arXiv:2205.06126.
+"""SkillNet (row 98): skills switched on by a rule, in one model of five kinds of data. Dai et al.,
+arXiv:2205.06126.
 
-Real data, five tasks of one sense each, records drawn anew for each seed: the group of an emoji from its picture (OpenMoji, 8 classes), the
-language of a caption (Tux Paint, 8), the language in which a caption is spoken (Tux Paint, 4), an exercise from a watch (7, split by
-recording, in the place of video), and the package that lines of Python's own library come from (5, split by file; which version of Python
-it was is in the ledger). 300 records of each sense to train on, of which 150 have a label, and up to 150 to test on.
+Real data, five tasks of one sense each, records drawn anew for each seed: the group of an emoji
+from its picture (OpenMoji, 8 classes), the language of a caption (Tux Paint, 8), the language in
+which a caption is spoken (Tux Paint, 4), an exercise from a watch (7, split by recording, in the
+place of video), and the package that lines of Python's own library come from (5, split by file;
+which version of Python it was is in the ledger). 300 records of each sense to train on, of which
+150 have a label, and up to 150 to test on.
 
-All arms are nano, learn all tasks together in the same steps at the same rate, and differ in the trunk: `dense`, one for all senses;
-`separate`, one for each; `skills`, one whose projections of attention have a copy for each kind of data and a general one, of which two are
-averaged; `router`, one with four learned experts. A token passes perceptrons and attention of the same size in all, skills average two maps
-before that. `pretrained` has the skills, and before the same fine-tuning as many steps of masked prediction on all training records,
-which the other arms do not have. `wrong` is `skills` tested with the skills of another sense. The rate was set by what `dense` gives on
+All arms are nano, learn all tasks together in the same steps at the same rate, and differ in the
+trunk: `dense`, one for all senses; `separate`, one for each; `skills`, one whose projections of
+attention have a copy for each kind of data and a general one, of which two are averaged; `router`,
+one with four learned experts. A token passes perceptrons and attention of the same size in all,
+skills average two maps before that. `pretrained` has the skills, and before the same fine-tuning as
+many steps of masked prediction on all training records, which the other arms do not have. `wrong`
+is `skills` tested with the skills of another sense. The rate was set by what `dense` gives on
 another seed."""
 
 import inspect
@@ -115,7 +120,8 @@ def drawn(emoji, seed):
 
 
 def assembled(emoji, seed):
-    """A dataset of records that have one sense each; its rows with a label to train on, all to train on, and of each sense to test."""
+    """A dataset of records that have one sense each; its rows with a label to train on, all to
+    train on, and of each sense to test."""
     parts, columns, rows = (
         drawn(emoji, seed),
         {n: [] for s in FIELDS for n in (s, f"{s} class")},

@@ -1,6 +1,7 @@
-"""SLIP (row 103): captions and augmented views together teach pictures better than either.
-Mu et al., ECCV 2022, arXiv:2112.12750. Tux Paint's stamps: 618 pairs to learn from, which is scarce indeed. Each arm takes the same
-steps of the same batch at the learning rate that the library uses for this size; SLIP sees three views of a picture where CLIP sees one."""
+"""SLIP (row 103): captions and augmented views together teach pictures better than either. Mu et
+al., ECCV 2022, arXiv:2112.12750. Tux Paint's stamps: 618 pairs to learn from, which is scarce
+indeed. Each arm takes the same steps of the same batch at the learning rate that the library uses
+for this size; SLIP sees three views of a picture where CLIP sees one."""
 
 from functools import partial
 

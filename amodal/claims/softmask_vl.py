@@ -1,10 +1,12 @@
-"""Soft masks (row 67): what a word points at turned down, not taken away; and a contrast that looks away from pairs it has found.
-Park and Han, CVPR 2023, arXiv:2304.00719. GENERATED scenes of one to four shapes with a sentence each, because boxes must be known.
+"""Soft masks (row 67): what a word points at turned down, not taken away; and a contrast that looks
+away from pairs it has found. Park and Han, CVPR 2023, arXiv:2304.00719. GENERATED scenes of one to
+four shapes with a sentence each, because boxes must be known.
 
-All arms are the same network with contrast, matching and masked words; they differ in the masks, or in gamma. Keys come from the
-encoder itself (momentum 0, no queue): a slow copy is still noise after so few steps. A word is the name of the shape in a sentence;
-it points where Grad-CAM of the matching score is highest on the 9 patches. Found pairs are searched twice: by vectors alone, and with
-the 16 nearest put in order by the matcher, as ALBEF does.
+All arms are the same network with contrast, matching and masked words; they differ in the masks, or
+in gamma. Keys come from the encoder itself (momentum 0, no queue): a slow copy is still noise after
+so few steps. A word is the name of the shape in a sentence; it points where Grad-CAM of the
+matching score is highest on the 9 patches. Found pairs are searched twice: by vectors alone, and
+with the 16 nearest put in order by the matcher, as ALBEF does.
 """
 
 from functools import partial
@@ -110,7 +112,8 @@ def ordered(method, similar, texts, pictures):
 
 
 def shape_maps(method, words, rows, texts, pictures):
-    """(W, 3, 3): for each line of each caption, how much each patch speaks for the match when its shape word is read."""
+    """(W, 3, 3): for each line of each caption, how much each patch speaks for the match when its
+    shape word is read."""
     _, maps = method.matcher.explained(texts, pictures)
     field, found = words.fields["text"], []
     named = {int(field.decode(shape)[0]) for shape in scenes.SHAPES}

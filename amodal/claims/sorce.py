@@ -1,8 +1,10 @@
-"""SORCE (row 176): several vectors of a picture against one, for queries about small things in it and about large ones.
-Liu et al., 2025, arXiv:2505.24441. GENERATED scenes, because the size of what a query names must be known. Small shapes cover 2.1 to 3.5 %
-of the picture and large ones 7 to 10 %; the paper is about smaller ones. Both arms are the same page with the same pictures, whole
-captions and single sentences, losses, steps and rate; one keeps a vector of the whole alone, the other also those of four quadrants, which
-do not follow the grid of nine that shapes are placed on. The encoder is trained from nothing, not a language model that is asked."""
+"""SORCE (row 176): several vectors of a picture against one, for queries about small things in it
+and about large ones. Liu et al., 2025, arXiv:2505.24441. GENERATED scenes, because the size of what
+a query names must be known. Small shapes cover 2.1 to 3.5 % of the picture and large ones 7 to 10
+%; the paper is about smaller ones. Both arms are the same page with the same pictures, whole
+captions and single sentences, losses, steps and rate; one keeps a vector of the whole alone, the
+other also those of four quadrants, which do not follow the grid of nine that shapes are placed on.
+The encoder is trained from nothing, not a language model that is asked."""
 
 from dataclasses import replace
 from functools import partial
@@ -85,7 +87,8 @@ def measure(seed, dataset):
 
 
 def held(dataset, rows):
-    """(Q, N) bool: which of the pictures `rows` hold what each query names; and the queries, (size, colour, shape), of what any holds."""
+    """(Q, N) bool: which of the pictures `rows` hold what each query names; and the queries, (size,
+    colour, shape), of what any holds."""
     each = scenes.objects(dataset)
     kinds = sorted({kind for i in rows for kind in each[int(i)]})
     return torch.tensor([[kind in each[int(i)] for i in rows] for kind in kinds]), kinds
@@ -105,7 +108,8 @@ def chance(dataset, rows):
 
 @torch.no_grad()
 def found(method, dataset, rows, grid):
-    """size -> the share of queries about things of this size for which the best of the pictures `rows` holds what they name."""
+    """size -> the share of queries about things of this size for which the best of the pictures
+    `rows` holds what they name."""
     holds, kinds = held(dataset, rows)
     asked = embed_values(method.encoder, "text", [f"there is a {' '.join(kind)}" for kind in kinds])
     parts = Loader(dataset.select(["image"]), rows, batch=256, shuffle=False)

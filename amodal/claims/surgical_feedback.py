@@ -1,14 +1,18 @@
-"""Surgical feedback (row 63): does a remark change what is done? Remark and clip together, after an encoder went on in its own domain.
-Gupta et al., ML4H 2024, arXiv:2411.10919. No surgical video is in any package. In its place: the accelerometer of a smartwatch, seven real
-exercises of ten real people; remarks and what follows from them are GENERATED.
+"""Surgical feedback (row 63): does a remark change what is done? Remark and clip together, after an
+encoder went on in its own domain. Gupta et al., ML4H 2024, arXiv:2411.10919. No surgical video is
+in any package. In its place: the accelerometer of a smartwatch, seven real exercises of ten real
+people; remarks and what follows from them are GENERATED.
 
-In each of the 416 windows a trainer makes two of eight remarks, at random times and in one of three wordings. Whether behaviour changes
-depends on the remark, on the exercise and on both together (log odds, drawn once, of deviations 0.8, 0.8 and 1.2). A clip is the 4 s
-around a remark. The generic encoder is a masked autoencoder of three leads of generated electrocardiograms; it goes on, with the page's
-method, on all clips (as in the paper, without outcomes, but those of people to test on are among them). Three quarters of the tokens are
-hidden in both, since twenty tokens of one place have no tubes; both domains are standardised. The text tower stays as it began, untrained,
-for lack of a pretrained one; the remarks can be told apart in it. Probe: a perceptron with 32 hidden units of standardised vectors, classes
-weighed alike. AUROC is a mean over five folds of people, three times. Settings were fixed before the first run."""
+In each of the 416 windows a trainer makes two of eight remarks, at random times and in one of three
+wordings. Whether behaviour changes depends on the remark, on the exercise and on both together (log
+odds, drawn once, of deviations 0.8, 0.8 and 1.2). A clip is the 4 s around a remark. The generic
+encoder is a masked autoencoder of three leads of generated electrocardiograms; it goes on, with the
+page's method, on all clips (as in the paper, without outcomes, but those of people to test on are
+among them). Three quarters of the tokens are hidden in both, since twenty tokens of one place have
+no tubes; both domains are standardised. The text tower stays as it began, untrained, for lack of a
+pretrained one; the remarks can be told apart in it. Probe: a perceptron with 32 hidden units of
+standardised vectors, classes weighed alike. AUROC is a mean over five folds of people, three times.
+Settings were fixed before the first run."""
 
 from functools import lru_cache, partial
 

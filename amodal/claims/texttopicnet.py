@@ -1,9 +1,11 @@
-"""TextTopicNet (row 66): a picture that has to say which topics the text around it is about learns more than from tasks within it.
-Gomez et al., CVPR 2017, arXiv:1705.08631. OpenMoji's pictures in nine of Unicode's groups; the text around each is its short text and its
-tags, and topics are those of the training records' texts alone. Every arm takes the same steps of the same batch at one rate on the
-same pictures: topics; which way up a picture is; its hidden patches (MAE). Read off by a linear probe with ten labels for each group.
-Texts look for pictures in the space of topics: the topic model's mixture of a test text, unseen in training, against what each test
-picture says, by Hellinger distance."""
+"""TextTopicNet (row 66): a picture that has to say which topics the text around it is about learns
+more than from tasks within it. Gomez et al., CVPR 2017, arXiv:1705.08631. OpenMoji's pictures in
+nine of Unicode's groups; the text around each is its short text and its tags, and topics are those
+of the training records' texts alone. Every arm takes the same steps of the same batch at one rate
+on the same pictures: topics; which way up a picture is; its hidden patches (MAE). Read off by a
+linear probe with ten labels for each group. Texts look for pictures in the space of topics: the
+topic model's mixture of a test text, unseen in training, against what each test picture says, by
+Hellinger distance."""
 
 import numpy as np
 import torch
@@ -46,7 +48,8 @@ COMPARISONS = (
 
 
 class Rotation(Method):
-    """Which of four ways up a picture is (Gidaris et al. 2018, arXiv:1803.07728), one of them a step."""
+    """Which of four ways up a picture is (Gidaris et al. 2018, arXiv:1803.07728), one of them a
+    step."""
 
     views = ("weak",)
 
@@ -121,7 +124,8 @@ def read(encoder, dataset, few, test):
 
 
 def found_by_topics(method, dataset, test):
-    """Recall@10 of pictures by the topic model's mixture of their text, and by chance; among records whose text has a known word."""
+    """Recall@10 of pictures by the topic model's mixture of their text, and by chance; among
+    records whose text has a known word."""
     every = next(iter(Loader(dataset, test, batch=len(test), shuffle=False)))
     with torch.no_grad():
         mixture = method.features(every)[TARGET]

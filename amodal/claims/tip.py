@@ -1,12 +1,15 @@
-"""TIP (row 22): a picture and a table, of which more and more cells are missing when it counts.
-Du et al., ECCV 2024, arXiv:2407.07582. Real handwritten digits: the picture is the upper half of a digit, the table has 24 cells about its
-lower half, 16 zones of ink in four levels (categories) and the ink of 8 rows (numbers). Training sees complete records; of each held-out
-record a share of the cells, drawn by the seed, is missing, the same for all arms, and what is missing at 25 % is missing at 50 %. TIP's
-arms and the contrast alone learn from 1,200 records without labels, then a linear probe from 300 with labels, of the vectors of picture,
-table and (but for the contrast alone) both fused. Late fusion by concatenation learns from the 300 labels end to end and gets the mean (of
-categories the mode) of the training records for a missing cell; the same is also done for the contrast alone. Every arm takes the same
-steps of the same batch at the learning rate that the library uses for this size, the same views, and an interaction module of two
-blocks. With every cell missing, the probe gets the mean training vector for that of the table."""
+"""TIP (row 22): a picture and a table, of which more and more cells are missing when it counts. Du
+et al., ECCV 2024, arXiv:2407.07582. Real handwritten digits: the picture is the upper half of a
+digit, the table has 24 cells about its lower half, 16 zones of ink in four levels (categories) and
+the ink of 8 rows (numbers). Training sees complete records; of each held-out record a share of the
+cells, drawn by the seed, is missing, the same for all arms, and what is missing at 25 % is missing
+at 50 %. TIP's arms and the contrast alone learn from 1,200 records without labels, then a linear
+probe from 300 with labels, of the vectors of picture, table and (but for the contrast alone) both
+fused. Late fusion by concatenation learns from the 300 labels end to end and gets the mean (of
+categories the mode) of the training records for a missing cell; the same is also done for the
+contrast alone. Every arm takes the same steps of the same batch at the learning rate that the
+library uses for this size, the same views, and an interaction module of two blocks. With every cell
+missing, the probe gets the mean training vector for that of the table."""
 
 from functools import partial
 
@@ -52,7 +55,8 @@ COMPARISONS = (
 
 
 def halves(digits):
-    """(pictures, tables): the upper half of each digit, and what is known about the ink of the lower."""
+    """(pictures, tables): the upper half of each digit, and what is known about the ink of the
+    lower."""
     whole = ink(digits)
     upper = [np.repeat(p[:8], 2, axis=0) for p in whole]
     lower = np.stack([p[8:] for p in whole]).astype(float) / 255
@@ -80,7 +84,8 @@ def usual(tables):
 
 
 def with_holes(tables, rate, seed, filled=None):
-    """The tables with a share of the cells of each missing, or as in `filled`; None where no cell is left."""
+    """The tables with a share of the cells of each missing, or as in `filled`; None where no cell
+    is left."""
     luck, names = (
         np.random.default_rng([seed, 22]).random((len(tables), len(tables[0]))),
         list(tables[0]),

@@ -1,9 +1,10 @@
-"""UCASR (row 74): music that is not paired prepares towers for finding sheet music by sound, above all where sound and print are real.
-Carvalho, Washuttl & Widmer, ACM MMSys 2023, arXiv:2309.12134.
+"""UCASR (row 74): music that is not paired prepares towers for finding sheet music by sound, above
+all where sound and print are real. Carvalho, Washuttl & Widmer, ACM MMSys 2023, arXiv:2309.12134.
 
-Notes are real, prints and sounds are made of them (`score_snippets`), because no package holds recordings with scans: pairs are clean,
-unpaired snippets of other pieces are worn prints or noisy sounds of other instruments; tests are snippets of still other pieces in either
-condition. The arm from scratch takes, on pairs, as many steps as the others take in both stages.
+Notes are real, prints and sounds are made of them (`score_snippets`), because no package holds
+recordings with scans: pairs are clean, unpaired snippets of other pieces are worn prints or noisy
+sounds of other instruments; tests are snippets of still other pieces in either condition. The arm
+from scratch takes, on pairs, as many steps as the others take in both stages.
 """
 
 from functools import partial

@@ -1,9 +1,12 @@
-"""UDA-COPE (row 73): pseudo labels that geometry has checked carry poses from rendered objects to sensed ones.
-Lee et al., CVPR 2022, arXiv:2111.12580. GENERATED views of mugs, chairs and cars (`poses`), because the pose must be known exactly and no
-set here has real ones: rendered views with coordinates are the source; sensed views (other colours and light, clutter, noise, flying
-pixels, holes) without are the target. Arms, of the same network, steps and rate, on the same batches of both: source alone; a teacher's raw
-pseudo labels; filtered ones (UDA-COPE); the truth of the target too. Source and teacher share the steps half and half. Test objects are
-never seen in training; their sensed views are measured once: share of poses at most 20 degrees and 5 cm off, and the mean turn."""
+"""UDA-COPE (row 73): pseudo labels that geometry has checked carry poses from rendered objects to
+sensed ones. Lee et al., CVPR 2022, arXiv:2111.12580. GENERATED views of mugs, chairs and cars
+(`poses`), because the pose must be known exactly and no set here has real ones: rendered views with
+coordinates are the source; sensed views (other colours and light, clutter, noise, flying pixels,
+holes) without are the target. Arms, of the same network, steps and rate, on the same batches of
+both: source alone; a teacher's raw pseudo labels; filtered ones (UDA-COPE); the truth of the target
+too. Source and teacher share the steps half and half. Test objects are never seen in training;
+their sensed views are measured once: share of poses at most 20 degrees and 5 cm off, and the mean
+turn."""
 
 from functools import partial
 

@@ -1,8 +1,9 @@
-"""Zorro (row 31): an attention mask that keeps each sense pure, so that senses can be contrasted inside one transformer.
-Recasens et al. 2023, arXiv:2301.09595.
+"""Zorro (row 31): an attention mask that keeps each sense pure, so that senses can be contrasted
+inside one transformer. Recasens et al. 2023, arXiv:2301.09595.
 
-Colour and relief of the Earth. Two arms at the same steps, batch and search: with the mask, and the same network without it, trained
-on readouts that have seen the other sense. Probed is the climate zone of land.
+Colour and relief of the Earth. Two arms at the same steps, batch and search: with the mask, and the
+same network without it, trained on readouts that have seen the other sense. Probed is the climate
+zone of land.
 """
 
 from functools import partial
@@ -59,7 +60,8 @@ def measure(seed, dataset):
     zone = globe.label("zone")
 
     def probed(train, test, part="test"):
-        """sense or `fused` -> accuracy. train, test: Embeddings of the training records and of those of `part`."""
+        """sense or `fused` -> accuracy. train, test: Embeddings of the training records and of
+        those of `part`."""
         return {
             s: probe(train[s], zone[rows["train"]], test[s], zone[rows[part]])
             for s in (*FIELDS, FUSED)

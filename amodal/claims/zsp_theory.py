@@ -1,9 +1,11 @@
-"""How good prompts can get (row 54): more prompts help as 1 / sqrt(M), towards a floor that captions set.
-Mehta and Harchaoui, ICML 2025, arXiv:2507.09128.
+"""How good prompts can get (row 54): more prompts help as 1 / sqrt(M), towards a floor that
+captions set. Mehta and Harchaoui, ICML 2025, arXiv:2507.09128.
 
-GENERATED tables p(x, z, y), where risks are exact: y follows z but for a share that depends on x as well. Real: OpenMoji's pictures and
-English names in Unicode's nine groups, split anew for each seed; CLIP learns from pairs alone, and prompts of a group are names of its
-training records. In the second arm words that tell the group (three times or more, four in five in one group) are "thing" in all names.
+GENERATED tables p(x, z, y), where risks are exact: y follows z but for a share that depends on x as
+well. Real: OpenMoji's pictures and English names in Unicode's nine groups, split anew for each
+seed; CLIP learns from pairs alone, and prompts of a group are names of its training records. In the
+second arm words that tell the group (three times or more, four in five in one group) are "thing" in
+all names.
 """
 
 from dataclasses import replace
@@ -140,8 +142,8 @@ def telling(names, groups):
 
 
 def emoji(dataset, seed):
-    """Two datasets of the same pictures with names in full and without telling words; the training and the test records; codes of
-    groups."""
+    """Two datasets of the same pictures with names in full and without telling words; the training
+    and the test records; codes of groups."""
     group = dataset.label("group")
     rows = np.array([i for i in range(len(dataset)) if group[i] in GROUPS])
     rows = np.random.default_rng([seed, 54]).permutation(rows)

@@ -53,7 +53,8 @@ def take_method_options(
 
 
 def take_own_method(words: list[str]) -> tuple[list[str], str]:
-    """Split off `--method FILE.py:FUNCTION`, which any verb takes that opens a run of a method of one's own."""
+    """Split off `--method FILE.py:FUNCTION`, which any verb takes that opens a run of a method of
+    one's own."""
     rest: list[str] = []
     reference, left = "", iter(words)
     for word in left:

@@ -1,6 +1,7 @@
 """The types that cross folders. Shape legend, used everywhere in names and docstrings:
 
-B rows of a batch · N rows that have a value · T tokens · D width · S sources · H heads · P coordinates · K classes or prototypes
+B rows of a batch · N rows that have a value · T tokens · D width · S sources · H heads · P
+coordinates · K classes or prototypes
 """
 
 from typing import TYPE_CHECKING
@@ -40,7 +41,8 @@ __all__ = sorted([*_HOME, "AmodalError", "unknown"])
 
 
 def __getattr__(name: str):
-    # looked up when used, so that the command line reads `amodal.core.recipe` without waiting for torch
+    # looked up when used, so that the command line reads `amodal.core.recipe` without waiting for
+    # torch
     import importlib
 
     if name in _HOME:

@@ -15,7 +15,8 @@ from amodal.errors import unknown
 
 
 def row_seeds(keys: Sequence[str], salt: int = 0) -> Tensor:
-    """(B,) int64, one seed for each record: a pure function of its key and `salt`, the same in every process."""
+    """(B,) int64, one seed for each record: a pure function of its key and `salt`, the same in
+    every process."""
     digest = (hashlib.blake2b(f"{salt}:{key}".encode(), digest_size=8).digest() for key in keys)
     return torch.tensor(
         [int.from_bytes(d, "little", signed=True) for d in digest], dtype=torch.int64
@@ -24,11 +25,13 @@ def row_seeds(keys: Sequence[str], salt: int = 0) -> Tensor:
 
 @dataclass(frozen=True)
 class Batch:
-    """size: B rows; columns: source -> Column; keys: the B record ids; seeds: (B,) int64; labels: what supervised methods asked
-    for, name -> Column of class numbers (int64) or amounts (float32) of the rows whose label is known.
+    """size: B rows; columns: source -> Column; keys: the B record ids; seeds: (B,) int64; labels:
+    what supervised methods asked for, name -> Column of class numbers (int64) or amounts (float32)
+    of the rows whose label is known.
 
-    All that is random about a row (masks, noise) is drawn from its seed. So nothing depends on how rows are laid out in
-    micro-batches, ranks or workers, and a resumed run draws what the straight run would have drawn.
+    All that is random about a row (masks, noise) is drawn from its seed. So nothing depends on how
+    rows are laid out in micro-batches, ranks or workers, and a resumed run draws what the straight
+    run would have drawn.
     """
 
     size: int
@@ -41,7 +44,8 @@ class Batch:
     def of(
         size: int, columns: dict[str, Column], keys: Sequence[str] | None = None, salt: int = 0
     ) -> Batch:
-        """A batch whose keys default to the row numbers and whose seeds follow from keys and `salt`."""
+        """A batch whose keys default to the row numbers and whose seeds follow from keys and
+        `salt`."""
         keys = tuple(keys) if keys is not None else tuple(map(str, range(size)))
         if len(keys) != size:
             raise ValueError(f"{len(keys)} keys for {size} rows")
@@ -60,7 +64,8 @@ class Batch:
         return replace(self, columns={s: self[s] for s in sources})
 
     def between(self, start: int, stop: int) -> Batch:
-        """Rows start <= row < stop as a batch of their own; every source stays, if need be without a row."""
+        """Rows start <= row < stop as a batch of their own; every source stays, if need be without
+        a row."""
         columns, labels = (
             {s: c.between(start, stop) for s, c in part.items()}
             for part in (self.columns, self.labels)
@@ -74,7 +79,8 @@ class Batch:
         )
 
     def at(self, index: Tensor) -> Batch:
-        """The rows at `index` (n,) int64, ascending and unique, as a batch of their own, numbered from zero."""
+        """The rows at `index` (n,) int64, ascending and unique, as a batch of their own, numbered
+        from zero."""
         chosen = host_copy(index)
         number = torch.full((self.size,), -1, dtype=torch.int64)
         number[chosen] = torch.arange(len(chosen))

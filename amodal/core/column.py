@@ -16,7 +16,8 @@ from amodal.core.host import host_copy, known, on_host, paired, take, to_device,
 class Ragged:
     """Values of different lengths, end to end.
 
-    flat: (sum of lengths, ...); lengths: (N,) int64, zero allowed. The CPU knows the lengths wherever they lie, see `core.host`.
+    flat: (sum of lengths, ...); lengths: (N,) int64, zero allowed. The CPU knows the lengths
+    wherever they lie, see `core.host`.
     """
 
     flat: Tensor
@@ -87,7 +88,8 @@ def concatenate(parts: Sequence[Values]) -> Values:
 
 @dataclass(frozen=True)
 class Column:
-    """values: Tensor (N, ...) or Ragged of N; rows: (N,) int64, ascending and unique: the rows of the batch that have them."""
+    """values: Tensor (N, ...) or Ragged of N; rows: (N,) int64, ascending and unique: the rows of
+    the batch that have them."""
 
     values: Values
     rows: Tensor
@@ -145,7 +147,8 @@ class Column:
 
     @staticmethod
     def stack(parts: Sequence[Column], sizes: Sequence[int]) -> Column:
-        """Columns of consecutive batches of `sizes` rows as one column of the batch they make together."""
+        """Columns of consecutive batches of `sizes` rows as one column of the batch they make
+        together."""
         offsets = [sum(sizes[:i]) for i in range(len(sizes))]
         rows = [on_host(lambda rows, o=o: rows + o, p.rows) for p, o in zip(parts, offsets)]
         return Column(concatenate([p.values for p in parts]), joined(rows))

@@ -57,8 +57,8 @@ class Embeddings:
         return rows, [vectors(self[n])[at] for n, at in zip(names, place)]
 
     def fused(self, names: Sequence[str] | None = None) -> Column:
-        """One vector for each row that has any of `names`: the network's own where there is one and all fields are asked for,
-        else the mean of the unit vectors that the row has."""
+        """One vector for each row that has any of `names`: the network's own where there is one and
+        all fields are asked for, else the mean of the unit vectors that the row has."""
         if names is None and FUSED in self:
             return self[FUSED]
         columns = [self[n] for n in (names if names is not None else self.sources)]

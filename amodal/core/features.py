@@ -18,8 +18,9 @@ Columns = Mapping[str, Column]
 class FeatureRecord:
     """The features of a batch: what carries gradients from the encoder to the losses.
 
-    A method subclasses it, as a frozen dataclass whose fields are a `Column`, `Columns`, or `Column | None` for one that some
-    batches lack. The loop needs no more than `columns` and `with_columns` to cut, gather and stack records of any kind.
+    A method subclasses it, as a frozen dataclass whose fields are a `Column`, `Columns`, or `Column
+    | None` for one that some batches lack. The loop needs no more than `columns` and `with_columns`
+    to cut, gather and stack records of any kind.
 
     Args:
         size: Rows of the batch, B.

@@ -1,8 +1,9 @@
 """What the CPU knows of tensors that lie on another device.
 
-How long values are, and which rows have them, decides how a network is called: the CPU has to know it. Asking a GPU for it makes
-the CPU wait until the GPU has done all it was sent before. So where such a tensor was made on the CPU, its copy there stays known
-for as long as the tensor lives, and what follows from it is computed on the CPU and sent, never fetched.
+How long values are, and which rows have them, decides how a network is called: the CPU has to know
+it. Asking a GPU for it makes the CPU wait until the GPU has done all it was sent before. So where
+such a tensor was made on the CPU, its copy there stays known for as long as the tensor lives, and
+what follows from it is computed on the CPU and sent, never fetched.
 
 On a CPU every function here is the plain operation: a tensor is its own copy.
 """
@@ -48,8 +49,8 @@ def host_copy(t: Tensor) -> Tensor:
 
 
 def paired(t: Tensor, copy: Copy) -> Tensor:
-    """`t`, of which from now on `copy` is known to be the same on the CPU. copy: or what makes it when it is asked for; None for
-    nothing known."""
+    """`t`, of which from now on `copy` is known to be the same on the CPU. copy: or what makes it
+    when it is asked for; None for nothing known."""
     if copy is not None and t.device.type != "cpu":
         _copies[t] = _version(t), copy
     return t
@@ -61,7 +62,8 @@ def to_device(t: Tensor, device: torch.device | str) -> Tensor:
     copy = known(t)
     if device.type == "cpu":
         return t.to(device) if copy is None else copy
-    # from ordinary memory a copy has left it when the call returns, so that nobody can overwrite it on its way
+    # from ordinary memory a copy has left it when the call returns, so that nobody can overwrite it
+    # on its way
     return paired(t.to(device, non_blocking=True), copy)
 
 

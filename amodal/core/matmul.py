@@ -1,11 +1,13 @@
 """float32 matrix products by the library that is quicker on this CPU.
 
-torch sends them to its own BLAS (MKL on x86). oneDNN, which torch has too, is quicker on some CPUs and slower on others of the same
-brand: on two EPYCs with AVX-512 it came to 227 against 110 GFLOP/s a core, and to 0.8 … 0.9 of the other. So nobody can tell by the
-name of a CPU, and it is measured: once for each machine, kept in the user's cache folder. The choice changes the last bits of a
+torch sends them to its own BLAS (MKL on x86). oneDNN, which torch has too, is quicker on some CPUs
+and slower on others of the same brand: on two EPYCs with AVX-512 it came to 227 against 110 GFLOP/s
+a core, and to 0.8 … 0.9 of the other. So nobody can tell by the name of a CPU, and it is measured:
+once for each machine, kept in the user's cache folder. The choice changes the last bits of a
 product, so a run keeps it in its config and goes on with it.
 
-torch takes oneDNN where products may be rounded to bf16. Some CPUs then round; there oneDNN is not a choice, which is measured too.
+torch takes oneDNN where products may be rounded to bf16. Some CPUs then round; there oneDNN is not
+a choice, which is measured too.
 """
 
 from __future__ import annotations
@@ -38,16 +40,19 @@ MARGIN = 1.1
 """oneDNN is taken where it is so much quicker; below it a measurement would decide by chance."""
 
 SHAPE = (2048, 384, 1536)
-"""(rows, inner, columns) of the product that is measured: the MLP of a block 384 wide, on 2048 tokens."""
+"""(rows, inner, columns) of the product that is measured: the MLP of a block 384 wide, on 2048
+tokens."""
 
 REPEATS = 5
 LARGEST_ERROR = 1e-5
-"""Of a product, as a share of its largest value; rounded to bf16 it would be off by 1e-3 or more."""
+"""Of a product, as a share of its largest value; rounded to bf16 it would be off by 1e-3 or more.
+"""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """GFLOP/s of one large float32 product by each library, and whether oneDNN's is as exact as float32 should be."""
+    """GFLOP/s of one large float32 product by each library, and whether oneDNN's is as exact as
+    float32 should be."""
 
     torch: float
     onednn: float
@@ -90,14 +95,16 @@ def measure() -> Measurement:
 
 @cache
 def measured() -> Measurement | None:
-    """What is known of this machine: measured now if it never was. None where there is no choice, see `reason_against`."""
+    """What is known of this machine: measured now if it never was. None where there is no choice,
+    see `reason_against`."""
     if reason_against():
         return None
     file, key = cache_dir() / "matmul.json", machine()
     if (known := _read(file).get(key)) is not None:
         return known
     taken = measure()
-    # another process may have measured in the meantime; whichever comes first holds for all, since the choice changes bits
+    # another process may have measured in the meantime; whichever comes first holds for all, since
+    # the choice changes bits
     return _keep(file, key, taken)
 
 
@@ -128,7 +135,8 @@ def reason_against() -> str:
 
 
 def _read(file: Path) -> dict[str, Measurement]:
-    """All that is kept; nothing where the file is missing or no longer readable, for then it is measured anew."""
+    """All that is kept; nothing where the file is missing or no longer readable, for then it is
+    measured anew."""
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
         return {key: Measurement(**entry) for key, entry in entries.items()}
@@ -137,7 +145,8 @@ def _read(file: Path) -> dict[str, Measurement]:
 
 
 def _keep(file: Path, key: str, taken: Measurement) -> Measurement:
-    """Write a measurement beside the others, unless one of this machine stands there by now. Returns the one that holds."""
+    """Write a measurement beside the others, unless one of this machine stands there by now.
+    Returns the one that holds."""
     known = _read(file)
     if key in known:
         return known[key]
@@ -157,7 +166,8 @@ def _keep(file: Path, key: str, taken: Measurement) -> Measurement:
 
 
 def choose(option: str = "auto") -> str:
-    """The library for an option of `CHOICES`: "torch" or "onednn". Raises AmodalError where it cannot be had."""
+    """The library for an option of `CHOICES`: "torch" or "onednn". Raises AmodalError where it
+    cannot be had."""
     if option not in CHOICES:
         raise unknown("matmul", option, CHOICES)
     if option == "torch":
@@ -181,9 +191,9 @@ def for_run(
     """The library of a run, which goes on with the one that it began with.
 
     Args:
-        option: of `CHOICES`, what is asked for now.
-        stored: what the config of the run says; None for a new run, or one from before there was a choice.
-        agree: a function that lets one process decide for all, `train.distributed.from_first`.
+        option: of `CHOICES`, what is asked for now. stored: what the config of the run says; None
+        for a new run, or one from before there was a choice. agree: a function that lets one
+        process decide for all, `train.distributed.from_first`.
 
     Raises: AmodalError where a run would go on with another library than it began with.
     """
@@ -210,7 +220,8 @@ def described() -> str:
 
 
 def _setting() -> str | None:
-    """What the process has set; None if it was set for some libraries alone, which is then left as it is."""
+    """What the process has set; None if it was set for some libraries alone, which is then left as
+    it is."""
     try:
         return torch.get_float32_matmul_precision()
     except RuntimeError:
@@ -218,10 +229,12 @@ def _setting() -> str | None:
 
 
 class fast_products(ContextDecorator):
-    """Within it, or in a function decorated with it, large float32 products are computed by a library of `CHOICES`.
+    """Within it, or in a function decorated with it, large float32 products are computed by a
+    library of `CHOICES`.
 
-    The setting is the process's: it holds for all threads from the first that enters until the last leaves, and then is what it was.
-    What the first has chosen holds for those inside it. Somebody who has set torch's own switch keeps it.
+    The setting is the process's: it holds for all threads from the first that enters until the last
+    leaves, and then is what it was. What the first has chosen holds for those inside it. Somebody
+    who has set torch's own switch keeps it.
     """
 
     _lock, _inside, on = threading.Lock(), 0, False

@@ -27,8 +27,8 @@ NAME = re.compile(r"[a-z_0-9]+(\.[a-z_0-9]+)+:[A-Z]\w*")
 class Part(nn.Module):
     """A module whose constructor arguments are its description.
 
-    They are captured when it is made, so a subclass writes nothing down. Arguments are JSON-able values, parts, modalities, and
-    lists and dicts of these.
+    They are captured when it is made, so a subclass writes nothing down. Arguments are JSON-able
+    values, parts, modalities, and lists and dicts of these.
     """
 
     _args: dict[str, Any]
@@ -52,12 +52,14 @@ class Part(nn.Module):
         }
 
     def describe_as(self, **changes: Any) -> None:
-        """Other arguments make this part from now on: for parts that are extended after they were made."""
+        """Other arguments make this part from now on: for parts that are extended after they were
+        made."""
         object.__setattr__(self, "_args", self._args | changes)
 
     @classmethod
     def from_args(cls, **args: Any) -> Part:
-        """The part that these arguments describe; for those that are not built by their constructor."""
+        """The part that these arguments describe; for those that are not built by their
+        constructor."""
         return cls(**args)
 
 
@@ -97,7 +99,8 @@ def to_spec(value: Any) -> Any:
 
 
 def from_spec(data: Any) -> Any:
-    """What `to_spec` wrote, built again. Raises AmodalError for parts that are not the package's or an installed plug-in's."""
+    """What `to_spec` wrote, built again. Raises AmodalError for parts that are not the package's or
+    an installed plug-in's."""
     if isinstance(data, list):
         return [from_spec(v) for v in data]
     if not isinstance(data, dict):
@@ -117,7 +120,8 @@ def build(spec: Spec) -> Part:
 
 
 def part_name(kind: type) -> str:
-    """The name of a class of parts in specs: `nn.pooling:ClsPool` for the package's own, `package.module:Class` for others."""
+    """The name of a class of parts in specs: `nn.pooling:ClsPool` for the package's own,
+    `package.module:Class` for others."""
     return f"{kind.__module__.removeprefix(PACKAGE)}:{kind.__qualname__}"
 
 
@@ -125,7 +129,8 @@ def part_class(name: str) -> type[Part]:
     """The class that a spec names.
 
     Raises:
-        AmodalError: If the name is neither of a part of this package nor of one of an installed plug-in. Nothing is imported then.
+        AmodalError: If the name is neither of a part of this package nor of one of an installed
+        plug-in. Nothing is imported then.
     """
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise AmodalError(
@@ -163,7 +168,8 @@ _supplied: ContextVar[Mapping[str, Any] | None] = ContextVar("supplied", default
 
 @contextmanager
 def supplied(things: Mapping[str, Any]) -> Iterator[None]:
-    """Within it, `take` finds modules and functions that no file can name: what a caller passes to `load`."""
+    """Within it, `take` finds modules and functions that no file can name: what a caller passes to
+    `load`."""
     before = _supplied.set({**(_supplied.get() or {}), **things})
     try:
         yield

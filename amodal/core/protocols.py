@@ -1,4 +1,5 @@
-"""What a method can do beside being trained, one verb each. The loop and the verbs ask by `isinstance`.
+"""What a method can do beside being trained, one verb each. The loop and the verbs ask by
+`isinstance`.
 
 A method says that it can by having the members; it inherits from nothing here.
 """
@@ -35,7 +36,8 @@ class Predicts(Protocol):
         """Predict the labels of each row that it can.
 
         Returns:
-            (N, outputs), target after target: logits of classes, numbers in standard deviations, log hazards.
+            (N, outputs), target after target: logits of classes, numbers in standard deviations,
+            log hazards.
         """
         ...
 
@@ -60,8 +62,9 @@ class Retrieves(Protocol):
         """Name records for the rows that have the query field.
 
         Returns:
-            (N, beams) int64 numbers of records in the order of training, best first, -1 where there are no more; (N, beams) their
-            log probabilities; (records, levels) int64 tokens of the identifier of every record, -1 behind its end.
+            (N, beams) int64 numbers of records in the order of training, best first, -1 where there
+            are no more; (N, beams) their log probabilities; (records, levels) int64 tokens of the
+            identifier of every record, -1 behind its end.
         """
         ...
 
@@ -79,7 +82,8 @@ class Collects(Protocol):
 class Staged(Protocol):
     """Learns in stages.
 
-    stages: where they end, as shares of the steps. Each has a warm-up and a decay of its own and a fresh optimizer.
+    stages: where they end, as shares of the steps. Each has a warm-up and a decay of its own and a
+    fresh optimizer.
     """
 
     stages: tuple[float, ...]
@@ -102,17 +106,20 @@ class Refreshes(Protocol):
     refresh_first: bool
 
     def refresh(self, stage: int, embed_all: Callable[[], Embeddings]) -> Tensor | None:
-        """Called once when stage 1, 2, … begins, before `on_stage_start`. May fill buffers and copy weights.
+        """Called once when stage 1, 2, … begins, before `on_stage_start`. May fill buffers and copy
+        weights.
 
-        What the first process makes of it holds for all, and an average of the weights begins again.
+        What the first process makes of it holds for all, and an average of the weights begins
+        again.
 
         Args:
-            embed_all: computes the encoder's features of all records to train on and, as `label/NAME`, the labels that the method
+            embed_all: computes the encoder's features of all records to train on and, as
+            `label/NAME`, the labels that the method
                 learns from, on the CPU.
 
         Returns:
-            A group for each record (n,) int64, of which later batches hold one only (-1: none of this record), or None for batches
-            of all.
+            A group for each record (n,) int64, of which later batches hold one only (-1: none of
+            this record), or None for batches of all.
         """
         ...
 
@@ -122,7 +129,8 @@ class FitsStatistics(Protocol):
     """Needs to know all data before it learns, such as a vocabulary."""
 
     def fit_statistics(self, records: Iterable[Batch]) -> None:
-        """Called once before the first step of a run, not after a resume. May fill buffers, the same on every process.
+        """Called once before the first step of a run, not after a resume. May fill buffers, the
+        same on every process.
 
         Args:
             records: all records to train on, in order and not augmented.
@@ -135,16 +143,19 @@ class CombinesGradients(Protocol):
     """Gradient surgery, at the cost of one backward pass for each term of the loss."""
 
     def combine_gradients(self, gradients: dict[str, Tensor]) -> Tensor:
-        """Args: gradients: term -> its gradient over all that learns, (P,). Returns: (P,), what to step along."""
+        """Args: gradients: term -> its gradient over all that learns, (P,). Returns: (P,), what to
+        step along."""
         ...
 
 
 @runtime_checkable
 class HasLogitScale(Protocol):
-    """Learns by InfoNCE or the sigmoid loss between every two sources, so that others can score pairs by its loss."""
+    """Learns by InfoNCE or the sigmoid loss between every two sources, so that others can score
+    pairs by its loss."""
 
     def logit_scale(self) -> nn.Module | None:
-        """The learned scale of the cosines of `encoder(batch)`, with a bias for the sigmoid loss; None for another loss."""
+        """The learned scale of the cosines of `encoder(batch)`, with a bias for the sigmoid loss;
+        None for another loss."""
         ...
 
 
@@ -161,6 +172,7 @@ class Optimizers(Protocol):
             make: parameters -> an optimizer as the recipe says.
 
         Returns:
-            The beginning of the names of a player's loss terms -> its optimizer. A term changes the parameters of its player only.
+            The beginning of the names of a player's loss terms -> its optimizer. A term changes the
+            parameters of its player only.
         """
         ...

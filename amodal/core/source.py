@@ -1,4 +1,5 @@
-"""Code that users bring along: functions and classes by reference, and what says whether it is still the same."""
+"""Code that users bring along: functions and classes by reference, and what says whether it is
+still the same."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from amodal.errors import AmodalError, unknown
 
 
 def source_hash(thing: Any) -> str:
-    """The sha256 of the source text of a function or class; "" where there is none, as for what was typed at a prompt."""
+    """The sha256 of the source text of a function or class; "" where there is none, as for what was
+    typed at a prompt."""
     try:
         return hashlib.sha256(inspect.getsource(thing).encode()).hexdigest()
     except (OSError, TypeError):

@@ -1,4 +1,5 @@
-"""Source names. A source is a field of the records, or one view of it: `image`, `image:1`, `image:2`."""
+"""Source names. A source is a field of the records, or one view of it: `image`, `image:1`,
+`image:2`."""
 
 import hashlib
 
@@ -14,7 +15,8 @@ def view_of(source: str) -> int:
 
 
 def views_of(field: str, count: int) -> list[str]:
-    """The sources that `count` views of a field make: `image` if it is one, else `image:1`, `image:2`, …"""
+    """The sources that `count` views of a field make: `image` if it is one, else `image:1`,
+    `image:2`, …"""
     return [field] if count == 1 else [f"{field}:{number}" for number in range(1, count + 1)]
 
 

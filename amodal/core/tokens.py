@@ -13,15 +13,17 @@ from amodal.core.host import host_copy, known, on_host, paired, take, to_device,
 from amodal.errors import unknown
 
 POSITION_DIMS = 3
-"""Coordinates of a token: (time, height, width) or (x, y, z). What a kind of data has no axis for is zero."""
+"""Coordinates of a token: (time, height, width) or (x, y, z). What a kind of data has no axis for
+is zero."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A flat list of tokens, ordered by row and, within a row, in the order of `names` and then of position.
+    """A flat list of tokens, ordered by row and, within a row, in the order of `names` and then of
+    position.
 
-    x: (T, D); row: (T,) int64 ascending; source: (T,) int64, indexes `names`; position: (T, 3) real coordinates;
-    size: B, the number of rows, some of which may have no token.
+    x: (T, D); row: (T,) int64 ascending; source: (T,) int64, indexes `names`; position: (T, 3) real
+    coordinates; size: B, the number of rows, some of which may have no token.
     """
 
     x: Tensor
@@ -61,7 +63,8 @@ class Tokens:
         return replace(self, x=self.x[index], row=row, source=source, position=self.position[index])
 
     def keep(self, mask_T: Tensor) -> Tokens:
-        """The tokens where `mask_T` (T,) bool is true; a mask on the CPU makes nobody wait for a GPU."""
+        """The tokens where `mask_T` (T,) bool is true; a mask on the CPU makes nobody wait for a
+        GPU."""
         if len(mask_T) != len(self):
             raise ValueError(f"a mask of {len(mask_T)} entries for {len(self)} tokens")
         return self.at(where_true(mask_T))
@@ -78,7 +81,8 @@ class Tokens:
 
     @staticmethod
     def join(bags: Sequence[Tokens]) -> Tokens:
-        """One bag: row by row, the tokens of the first bag, then of the second, …; a source may occur in several bags."""
+        """One bag: row by row, the tokens of the first bag, then of the second, …; a source may
+        occur in several bags."""
         names = tuple(dict.fromkeys(n for bag in bags for n in bag.names))
         if len({bag.size for bag in bags}) != 1:
             raise ValueError(f"bags of different batches: {[bag.size for bag in bags]} rows")
@@ -94,7 +98,8 @@ class Tokens:
         )
 
     def source_among(self, names: Sequence[str], called: Callable[[str], str] = str) -> Tensor:
-        """(T,) the source of each token as an index into other names. called: source -> its name there."""
+        """(T,) the source of each token as an index into other names. called: source -> its name
+        there."""
         number = torch.tensor([names.index(called(n)) for n in self.names], dtype=torch.int64)
         return on_host(lambda source: number[source], self.source)
 
@@ -131,7 +136,8 @@ class Tokens:
         return Column(total[rows] / lengths[rows].unsqueeze(1), rows)
 
     def first(self) -> Column:
-        """The first token of each row that has one (the CLS token, where it was put first): values (N, D)."""
+        """The first token of each row that has one (the CLS token, where it was put first): values
+        (N, D)."""
         lengths = self.lengths()
         rows = self.rows()
         return Column(self.x[(lengths.cumsum(0) - lengths)[rows]], rows)

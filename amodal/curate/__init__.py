@@ -1,7 +1,7 @@
 """What to train on: pages that choose, clean, balance and poison data.
 
-A page whose function returns a `Choose` chooses in training: `pretrain(..., curate="jest", curate_options={"reference": "runs/clean"})`.
-The others are called on a dataset before.
+A page whose function returns a `Choose` chooses in training: `pretrain(..., curate="jest",
+curate_options={"reference": "runs/clean"})`. The others are called on a dataset before.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ Gather = Callable[["Embeddings"], "Embeddings"]
 
 
 class Choose(typing.Protocol):
-    """(method, batch, step) -> the rows of the batch to learn from. Batches are 1 / keep as large as those that are trained on."""
+    """(method, batch, step) -> the rows of the batch to learn from. Batches are 1 / keep as large
+    as those that are trained on."""
 
     keep: float
 
@@ -38,8 +39,9 @@ class Choose(typing.Protocol):
         process: int = 0,
         precision: AbstractContextManager | None = None,
     ) -> None:
-        """Before training: see that it can choose for this method, which computes `micro` rows at once, in the context `precision`.
-        gather: the rows of all processes from those of one, of which this is number `process`; None where there is one."""
+        """Before training: see that it can choose for this method, which computes `micro` rows at
+        once, in the context `precision`. gather: the rows of all processes from those of one, of
+        which this is number `process`; None where there is one."""
 
     def cost(self) -> dict[str, float]:
         """What choosing took so far, for the run's config.json."""
@@ -64,7 +66,8 @@ def options(name: str) -> dict[str, inspect.Parameter]:
 
 
 def chooser(name: str, given: dict[str, object]) -> Choose:
-    """The page's choice in training, with these options, which may be texts as a command line gives them."""
+    """The page's choice in training, with these options, which may be texts as a command line gives
+    them."""
     from amodal.methods import read_option
 
     if name.replace("-", "_") not in pages("curate") or not _chooses(name):

@@ -1,8 +1,10 @@
-"""Structured summaries of a collection of papers: labelled fields from each paper's text, checked, one record a paper.
+"""Structured summaries of a collection of papers: labelled fields from each paper's text, checked,
+one record a paper.
 
-Row 35 of the catalogue, CS-PaperSum: papers -> text -> a fixed question to a language model -> labelled fields -> a table. Its names of
-fields and its prompt are reconstructed. Beside a language model, which may be any function of a text, there is a summariser that only
-takes sentences out of the text. What summaries are worth is measured by `amodal.evaluate.papers`.
+Row 35 of the catalogue, CS-PaperSum: papers -> text -> a fixed question to a language model ->
+labelled fields -> a table. Its names of fields and its prompt are reconstructed. Beside a language
+model, which may be any function of a text, there is a summariser that only takes sentences out of
+the text. What summaries are worth is measured by `amodal.evaluate.papers`.
 """
 
 from __future__ import annotations
@@ -42,8 +44,9 @@ __all__ = [
 class Extractive:
     """(title, text) -> a summary of sentences of the text, without any network.
 
-    count: sentences of a field without cues, the highest in `rank`; a field with cues has the best sentence that shows one of them, and
-    is left out where there is none; keywords: words for a field of many.
+    count: sentences of a field without cues, the highest in `rank`; a field with cues has the best
+    sentence that shows one of them, and is left out where there is none; keywords: words for a
+    field of many.
     """
 
     count: int = 3
@@ -76,8 +79,9 @@ class Extractive:
 
 @dataclass(frozen=True)
 class Asked:
-    """(title, text) -> what `ask`, any function from a prompt to an answer, makes of it: the prompt is always the same one, and an answer
-    that cannot be read is asked for anew with the reason, `tries` times in all. Then AmodalError; what `ask` raises goes through."""
+    """(title, text) -> what `ask`, any function from a prompt to an answer, makes of it: the prompt
+    is always the same one, and an answer that cannot be read is asked for anew with the reason,
+    `tries` times in all. Then AmodalError; what `ask` raises goes through."""
 
     ask: Callable[[str], str]
     tries: int = 3
@@ -132,11 +136,13 @@ def cs_papersum(
 ) -> Summaries:
     """A summary of each paper that has a text.
 
-    papers: a Dataset, or what `amodal.open` takes; title, text: its fields, the title may be absent. summarise: (title, text) -> fields,
-    `Extractive()` unless given, `Asked(ask)` for a language model; it raises AmodalError for a paper that it cannot do, which is then kept
-    in `failed` and does not end the run. out: a file of lines (JSON) that grows by each summary; those that are in it, of the same
-    text by the same summariser, are not made again, so that an interrupted run goes on where it was. Raises AmodalError for unknown
-    fields, and where not one summary could be made.
+    papers: a Dataset, or what `amodal.open` takes; title, text: its fields, the title may be
+    absent. summarise: (title, text) -> fields, `Extractive()` unless given, `Asked(ask)` for a
+    language model; it raises AmodalError for a paper that it cannot do, which is then kept in
+    `failed` and does not end the run. out: a file of lines (JSON) that grows by each summary; those
+    that are in it, of the same text by the same summariser, are not made again, so that an
+    interrupted run goes on where it was. Raises AmodalError for unknown fields, and where not one
+    summary could be made.
     """
     dataset = papers if isinstance(papers, Dataset) else open_data(papers)
     texts = cells(dataset, text)

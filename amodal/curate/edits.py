@@ -1,6 +1,8 @@
-"""Captions that are edited in one word, and what to say for it: triplets for composed retrieval without a language model.
+"""Captions that are edited in one word, and what to say for it: triplets for composed retrieval
+without a language model.
 
-Words that stand in for each other are found in the captions themselves, or given. SCOT (arXiv:2501.08347) has a language model write both.
+Words that stand in for each other are found in the captions themselves, or given. SCOT
+(arXiv:2501.08347) has a language model write both.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ TEMPLATES = ("make it {new}", "{new} instead of {old}", "change {old} to {new}")
 
 
 def exchangeable(captions: Iterable[str], least: int = 2) -> list[set[str]]:
-    """Groups of words that stand at the same place of captions which are otherwise equal, at `least` places: colours, say. Words that are
-    linked by others are of one group."""
+    """Groups of words that stand at the same place of captions which are otherwise equal, at
+    `least` places: colours, say. Words that are linked by others are of one group."""
     places: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for caption in set(captions):
         words = caption.split()
@@ -42,8 +44,9 @@ def edits(
     seed: int = 0,
     templates: Sequence[str] = TEMPLATES,
 ) -> tuple[list[str | None], list[str | None]]:
-    """(what to change, the caption after it) for each caption: one of its words that is in a group becomes another one of it. None for a
-    caption without such a word. templates: with {new} and, if wanted, {old}; all draws come from `seed`."""
+    """(what to change, the caption after it) for each caption: one of its words that is in a group
+    becomes another one of it. None for a caption without such a word. templates: with {new} and, if
+    wanted, {old}; all draws come from `seed`."""
     rng, of = np.random.default_rng(seed), {}
     for each in groups:
         of.update(dict.fromkeys(each, sorted(set(each))))

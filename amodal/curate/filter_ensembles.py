@@ -1,13 +1,16 @@
-"""Many cheap keep-or-drop rules for records, weighed against each other without a label: what to keep of a noisy pool.
-Huang, Shin, Tay, Adila and Sala, ICCV 2023 workshop, arXiv:2401.12225; the label model is data programming (Ratner et al. 2016,
-arXiv:1605.07723), fitted by triplets of rules (Fu et al., FlyingSquid, ICML 2020, arXiv:2002.11955). Row 154 of the catalogue.
+"""Many cheap keep-or-drop rules for records, weighed against each other without a label: what to
+keep of a noisy pool. Huang, Shin, Tay, Adila and Sala, ICCV 2023 workshop, arXiv:2401.12225; the
+label model is data programming (Ratner et al. 2016, arXiv:1605.07723), fitted by triplets of rules
+(Fu et al., FlyingSquid, ICML 2020, arXiv:2002.11955). Row 154 of the catalogue.
 
-Given what a record is worth (y = 1 or -1) the rules are taken to be independent, so that of any three the agreement of pairs tells how much
-each knows: cov(i, j) = b_i b_j var(y), and b_i^2 var(y) = cov(i, j) cov(i, k) / cov(j, k). With `symmetric`, as in the Ising model of the
-paper, a rule is as often right about good records as about bad ones, and E[v_i v_j] = a_i a_j with a_i = E[v_i y].
+Given what a record is worth (y = 1 or -1) the rules are taken to be independent, so that of any
+three the agreement of pairs tells how much each knows: cov(i, j) = b_i b_j var(y), and b_i^2 var(y)
+= cov(i, j) cov(i, k) / cov(j, k). With `symmetric`, as in the Ising model of the paper, a rule is
+as often right about good records as about bad ones, and E[v_i v_j] = a_i a_j with a_i = E[v_i y].
 
-Rules over what a detector found are in `detected`; the detector is the caller's (the paper's is Grounding DINO, prompted with the
-caption). What its authors' other detector rules were in detail is not published.
+Rules over what a detector found are in `detected`; the detector is the caller's (the paper's is
+Grounding DINO, prompted with the caption). What its authors' other detector rules were in detail is
+not published.
 """
 
 from __future__ import annotations
@@ -26,8 +29,9 @@ SURE = 1e-3
 
 @dataclass(frozen=True)
 class Ensemble:
-    """What the rules say together. names: of the M rules; right: (M, 2), how often each that votes is right about bad and about good
-    records; good: share of good records; posterior: (N,) probability of being good; kept: (N,) bool."""
+    """What the rules say together. names: of the M rules; right: (M, 2), how often each that votes
+    is right about bad and about good records; good: share of good records; posterior: (N,)
+    probability of being good; kept: (N,) bool."""
 
     names: tuple[str, ...]
     right: np.ndarray
@@ -50,10 +54,11 @@ def filter_ensembles(
 ) -> Ensemble:
     """votes: rule -> (N,) of 1 (keep), -1 (drop) or 0 (abstains), at least three rules.
 
-    good: share of records that are worth keeping, 0 to tell it from the votes (by their third moments, or with `symmetric` by their
-    means); keep: share of records to keep, those of the highest posterior (0: all above 0.5); symmetric: see above. A rule that the
-    others together contradict gets a negative weight. Raises AmodalError for fewer rules, unequal lengths, other numbers, and if no
-    three rules say anything about each other.
+    good: share of records that are worth keeping, 0 to tell it from the votes (by their third
+    moments, or with `symmetric` by their means); keep: share of records to keep, those of the
+    highest posterior (0: all above 0.5); symmetric: see above. A rule that the others together
+    contradict gets a negative weight. Raises AmodalError for fewer rules, unequal lengths, other
+    numbers, and if no three rules say anything about each other.
     """
     names, votes_NM = _checked(votes)
     if not 0 <= good < 1 or not 0 <= keep <= 1:
@@ -67,7 +72,8 @@ def filter_ensembles(
     both = (votes_NM.T @ voted) / np.maximum(together, 1)  # [i, j]: mean of rule i where both vote
     moments, told = product, together > 0
     if not symmetric:
-        # where one of two rules always says the same, their covariance is 0 of necessity and no sign of independence
+        # where one of two rules always says the same, their covariance is 0 of necessity and no
+        # sign of independence
         varies = 1 - both**2 > 1e-9
         moments, told = product - both * both.T, told & varies & varies.T
     root = triplets(moments, told)
@@ -90,10 +96,12 @@ def filter_ensembles(
 
 
 def triplets(moments_MM: np.ndarray, told_MM: np.ndarray | None = None) -> np.ndarray:
-    """(M,): r with r_i r_j = moments_ij for i != j, each the median over all pairs of other rules of sqrt(|m_ij m_ik / m_jk|).
+    """(M,): r with r_i r_j = moments_ij for i != j, each the median over all pairs of other rules
+    of sqrt(|m_ij m_ik / m_jk|).
 
-    Signs: rules agree with the others on the whole, unless their moments with them sum to less than 0. told_MM: bool, which moments say
-    anything; a rule without two others to be told by is taken to know nothing (0). Raises AmodalError if that is true of all.
+    Signs: rules agree with the others on the whole, unless their moments with them sum to less than
+    0. told_MM: bool, which moments say anything; a rule without two others to be told by is taken
+    to know nothing (0). Raises AmodalError if that is true of all.
     """
     count = len(moments_MM)
     apart = ~np.eye(count, dtype=bool)
@@ -115,8 +123,9 @@ def triplets(moments_MM: np.ndarray, told_MM: np.ndarray | None = None) -> np.nd
 
 
 def _balance(votes_NM: np.ndarray, mean_M: np.ndarray, root_M: np.ndarray) -> float:
-    """Share of good records from the skewness of y: the third central moment of three rules is b_i b_j b_k E[(y - E y)^3], and that of y
-    over its deviation cubed is -2 E[y] / sqrt(1 - E[y]^2) (Jaffe, Nadler and Kluger 2015, arXiv:1407.7644, section 4)."""
+    """Share of good records from the skewness of y: the third central moment of three rules is b_i
+    b_j b_k E[(y - E y)^3], and that of y over its deviation cubed is -2 E[y] / sqrt(1 - E[y]^2)
+    (Jaffe, Nadler and Kluger 2015, arXiv:1407.7644, section 4)."""
     off, voted = votes_NM - mean_M, votes_NM != 0
     third, scale = 0.0, 0.0
     for i, j, k in itertools.combinations(range(len(mean_M)), 3):
@@ -137,7 +146,8 @@ def _share(tilt: float) -> float:
 
 
 def majority(votes: Mapping[str, np.ndarray]) -> np.ndarray:
-    """(N,): the mean vote of the rules that vote, 0 where none does; what an ensemble is to be better than."""
+    """(N,): the mean vote of the rules that vote, 0 where none does; what an ensemble is to be
+    better than."""
     _, votes_NM = _checked(votes)
     return votes_NM.sum(1) / np.maximum((votes_NM != 0).sum(1), 1)
 
@@ -145,7 +155,8 @@ def majority(votes: Mapping[str, np.ndarray]) -> np.ndarray:
 def vote(
     score_N: Sequence[float], *, least: float | None = None, share: float | None = None
 ) -> np.ndarray:
-    """(N,) int64: 1 for scores of at least `least`, or for the `share` of records that score highest, -1 for the rest; 0 for NaN."""
+    """(N,) int64: 1 for scores of at least `least`, or for the `share` of records that score
+    highest, -1 for the rest; 0 for NaN."""
     score = np.asarray(score_N, dtype=np.float64)
     if (least is None) == (share is None):
         raise AmodalError(
@@ -164,11 +175,13 @@ def detected(
     *,
     confident: float = 0.35,
 ) -> dict[str, np.ndarray]:
-    """Scores (N,) for `vote` from what a detector that was asked for a caption's phrases found in each of N pictures.
+    """Scores (N,) for `vote` from what a detector that was asked for a caption's phrases found in
+    each of N pictures.
 
-    boxes: (n, 4) left, top, right, bottom as shares of the picture; scores: (n,) of each box; phrases: how many the caption has. "found" is
-    the best score, "grounded" confident boxes per phrase (at most 1), "area" what they cover on average; NaN, which abstains, where
-    there was no phrase to look for or, for "area", no confident box.
+    boxes: (n, 4) left, top, right, bottom as shares of the picture; scores: (n,) of each box;
+    phrases: how many the caption has. "found" is the best score, "grounded" confident boxes per
+    phrase (at most 1), "area" what they cover on average; NaN, which abstains, where there was no
+    phrase to look for or, for "area", no confident box.
     """
     found = {"found": [], "grounded": [], "area": []}
     for box, score, asked in zip(boxes, scores, phrases, strict=True):

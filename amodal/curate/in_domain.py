@@ -1,9 +1,11 @@
-"""Texts that are like those of a domain, out of many that are of any kind: by how much less a language model of the domain is surprised.
+"""Texts that are like those of a domain, out of many that are of any kind: by how much less a
+language model of the domain is surprised.
 
-Moore and Lewis, ACL 2010: H_domain(s) - H_general(s), cross-entropies a symbol, the lower the more of the domain. How CUNI's multimodal
-translation (row 88, arXiv:1811.04697) chose texts beside its captions. The models here are of bytes, n-grams interpolated as Witten and
-Bell do (1991, method C): p(b | h) = (c(h b) + t(h) p(b | h')) / (c(h) + t(h)), where c counts, t(h) is how many different bytes follow h,
-and h' is h without its first; below all of them every byte is as likely as another.
+Moore and Lewis, ACL 2010: H_domain(s) - H_general(s), cross-entropies a symbol, the lower the more
+of the domain. How CUNI's multimodal translation (row 88, arXiv:1811.04697) chose texts beside its
+captions. The models here are of bytes, n-grams interpolated as Witten and Bell do (1991, method C):
+p(b | h) = (c(h b) + t(h) p(b | h')) / (c(h) + t(h)), where c counts, t(h) is how many different
+bytes follow h, and h' is h without its first; below all of them every byte is as likely as another.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ END, SYMBOLS = 256, 257
 
 
 class ByteModel:
-    """order: bytes that a byte is told from, at most. A text begins with nothing before it and ends with a symbol of its own."""
+    """order: bytes that a byte is told from, at most. A text begins with nothing before it and ends
+    with a symbol of its own."""
 
     def __init__(self, texts: Iterable[str], order: int = 4):
         self.order, self.counts = order, defaultdict(lambda: defaultdict(int))
@@ -52,10 +55,12 @@ def in_domain(
     general: Sequence[str] | None = None,
     order: int = 4,
 ) -> np.ndarray:
-    """(N,) float64, one for each text: the lower, the more it is like the texts `like`; `np.argsort` brings the best first.
+    """(N,) float64, one for each text: the lower, the more it is like the texts `like`;
+    `np.argsort` brings the best first.
 
-    general: texts of any kind that say what is usual, the texts themselves unless given (a sample of as many as `like` is enough); order:
-    of the models, in bytes. Raises AmodalError where there is nothing to be like.
+    general: texts of any kind that say what is usual, the texts themselves unless given (a sample
+    of as many as `like` is enough); order: of the models, in bytes. Raises AmodalError where there
+    is nothing to be like.
     """
     if not len(like):
         raise AmodalError("in_domain needs texts of the domain, and `like` is empty")

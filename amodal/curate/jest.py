@@ -1,11 +1,13 @@
-"""JEST: choose what to train on as a batch, which is together hard for the learner and easy for a model that knows clean data.
-Evans, Parthasarathy, Merzic, Hénaff, NeurIPS 2024, arXiv:2406.17711. Learnability: their section 3.1; sampling: algorithm 1.
-Row 151 of the catalogue.
+"""JEST: choose what to train on as a batch, which is together hard for the learner and easy for a
+model that knows clean data. Evans, Parthasarathy, Merzic, Hénaff, NeurIPS 2024, arXiv:2406.17711.
+Learnability: their section 3.1; sampling: algorithm 1. Row 151 of the catalogue.
 
-Of a super-batch of B rows, b = keep * B are drawn in `chunks`, the first by each row's own score, each further one given those drawn:
-logit_i = s_ii + sum over drawn k of (s_ik + s_ki). Drawing without replacement is Gumbel top-k on the rows' seeds, so that the choice is
-the same for any number of processes and after a resume. The score of a pair is what the learner loses on it less what the reference
-does. Losses of pairs are made from embeddings, b / chunks columns at a time: no B x B matrix is held.
+Of a super-batch of B rows, b = keep * B are drawn in `chunks`, the first by each row's own score,
+each further one given those drawn: logit_i = s_ii + sum over drawn k of (s_ik + s_ki). Drawing
+without replacement is Gumbel top-k on the rows' seeds, so that the choice is the same for any
+number of processes and after a resume. The score of a pair is what the learner loses on it less
+what the reference does. Losses of pairs are made from embeddings, b / chunks columns at a time: no
+B x B matrix is held.
 
 Flexi-JEST, which scores with larger patches, is not here: an encoder has one size of patch.
 """
@@ -41,10 +43,12 @@ def scale_of(method: Method) -> nn.Module | None:
 
 
 class Sigmoid:
-    """What one model loses on the pairs of n candidates under SigLIP's loss, softplus(-y_ij (scale cos(a_i, b_j) + bias)).
+    """What one model loses on the pairs of n candidates under SigLIP's loss, softplus(-y_ij (scale
+    cos(a_i, b_j) + bias)).
 
-    a_nD, b_nD: the two fields of the same n rows. own: (n,) the loss of each row's own pair. given(new): (n,) the losses that each row
-    has with all rows given so far, as a negative either way.
+    a_nD, b_nD: the two fields of the same n rows. own: (n,) the loss of each row's own pair.
+    given(new): (n,) the losses that each row has with all rows given so far, as a negative either
+    way.
     """
 
     def __init__(self, a_nD: Tensor, b_nD: Tensor, scale: float, bias: float):
@@ -63,8 +67,9 @@ class Sigmoid:
 
 
 class Softmax:
-    """The same of the symmetric InfoNCE, whose normaliser runs over the rows given so far: own is -scale cos(a_i, b_i), given the mean of
-    log sum_k exp(scale cos(a_i, b_k)) and of the other direction."""
+    """The same of the symmetric InfoNCE, whose normaliser runs over the rows given so far: own is
+    -scale cos(a_i, b_i), given the mean of log sum_k exp(scale cos(a_i, b_k)) and of the other
+    direction."""
 
     def __init__(self, a_nD: Tensor, b_nD: Tensor, scale: float, bias: float = 0.0):
         self.a, self.b = F.normalize(a_nD.float(), dim=1) * scale, F.normalize(b_nD.float(), dim=1)
@@ -83,7 +88,8 @@ LOSSES = {"sigmoid": Sigmoid, "softmax": Softmax}
 
 
 class Pair:
-    """The score of B candidates by one pair of fields, over the rows that have both: (weight, model's losses) of each model."""
+    """The score of B candidates by one pair of fields, over the rows that have both: (weight,
+    model's losses) of each model."""
 
     def __init__(self, rows: Tensor, size: int, models: Sequence[tuple[float, Sigmoid | Softmax]]):
         self.rows, self.models = rows, models
@@ -110,8 +116,9 @@ def draw(
 ) -> Tensor:
     """(count,) int64 ascending: rows drawn without replacement, in `chunks` (algorithm 1).
 
-    own_B: logits of the first chunk; given: newly drawn rows -> what all drawn rows add to everyone's logits; None draws all at once,
-    each row for itself. seeds_B: int64, all that is random.
+    own_B: logits of the first chunk; given: newly drawn rows -> what all drawn rows add to
+    everyone's logits; None draws all at once, each row for itself. seeds_B: int64, all that is
+    random.
     """
     sizes = [len(c) for c in torch.arange(count).tensor_split(chunks if given else 1) if len(c)]
     logits, drawn = own_B, torch.zeros(len(own_B), dtype=torch.bool, device=own_B.device)
@@ -236,7 +243,8 @@ class Jest:
         return batch.at(here)
 
     def choose(self, method: Method, models: dict[str, Embeddings], seeds_B: Tensor) -> Tensor:
-        """(b,) int64 ascending: the rows chosen of a whole super-batch. models: "learner", "reference" -> embeddings."""
+        """(b,) int64 ascending: the rows chosen of a whole super-batch. models: "learner",
+        "reference" -> embeddings."""
         learned = scale_of(method)
         scale = self.scale or float(learned())
         bias = self.bias if self.scale or learned.bias is None else float(learned.bias)
@@ -271,8 +279,9 @@ class Jest:
         return draw(own, given, max(round(self.keep * one.size), 1), seeds_B, self.chunks)
 
     def cost(self) -> dict[str, float]:
-        """Rows that this process scored, looked up with the reference and trained on, and the work of it all in units of that of the
-        training alone. A pass forward and back counts three times one forward; the reference counts by its parameters."""
+        """Rows that this process scored, looked up with the reference and trained on, and the work
+        of it all in units of that of the training alone. A pass forward and back counts three times
+        one forward; the reference counts by its parameters."""
         work = 3 * self.rows["trained"] + self.rows["scored"] + self.rows["referred"] * self.size
         return self.rows | {"work": round(work / max(3 * self.rows["trained"], 1), 3)}
 
@@ -285,7 +294,8 @@ class Jest:
         return Embeddings({s: whole[s] for s in whole.sources}, whole.size)
 
     def _refer(self, batch: Batch) -> Embeddings:
-        """The reference's embeddings of a batch; those of records that it remembers are not computed again."""
+        """The reference's embeddings of a batch; those of records that it remembers are not
+        computed again."""
         new = (
             [i for i, key in enumerate(batch.keys) if key not in self.known]
             if self.remember
@@ -343,12 +353,15 @@ def jest(
     gain: float = 1.0,
     remember: bool = False,
 ) -> Choose:
-    """reference: the folder of a run on clean data; keep: share of a super-batch that is trained on: super-batches are 1 / keep as large;
-    chunks: in which the batch is drawn; score: "learnability", "hard" (the learner's loss alone) or "easy" (the reference's alone); joint:
-    False draws each row by its own score; loss: "sigmoid" or "softmax" losses of pairs, unless given as the learner's own, which methods
-    tell that learn by InfoNCE or the sigmoid loss of every two fields (`logit_scale`; for others give loss and scale); scale: of logits, 0
-    for the learner's own; bias: of sigmoid's, unless both are its own; reference_scale, reference_bias: those of the reference, scale 0
-    for the learner's; gain: multiplies scores; remember: keep the reference's vectors of each record as it was first seen, with that
-    augmentation, so that a resumed run sees others (exact for plain views)."""
+    """reference: the folder of a run on clean data; keep: share of a super-batch that is trained
+    on: super-batches are 1 / keep as large; chunks: in which the batch is drawn; score:
+    "learnability", "hard" (the learner's loss alone) or "easy" (the reference's alone); joint:
+    False draws each row by its own score; loss: "sigmoid" or "softmax" losses of pairs, unless
+    given as the learner's own, which methods tell that learn by InfoNCE or the sigmoid loss of
+    every two fields (`logit_scale`; for others give loss and scale); scale: of logits, 0 for the
+    learner's own; bias: of sigmoid's, unless both are its own; reference_scale, reference_bias:
+    those of the reference, scale 0 for the learner's; gain: multiplies scores; remember: keep the
+    reference's vectors of each record as it was first seen, with that augmentation, so that a
+    resumed run sees others (exact for plain views)."""
     given = {k: v for k, v in locals().items() if k != "reference"}
     return Jest(frozen(reference) if reference else None, **given)

@@ -1,8 +1,11 @@
-"""Large pictures and scans become small ones: of their patches those that prompts point at, side by side in one montage.
+"""Large pictures and scans become small ones: of their patches those that prompts point at, side by
+side in one montage.
 
-The first half of the pipeline for interstitial lung disease of Van Uden et al. 2023, arXiv:2306.01111 (row 55 of the catalogue, with
-`amodal/methods/adaptation/clip_ild.py`), with any dual encoder in the place of CLIP and any findings. No volume modality here yet: a scan
-is a list of slices, given to `Finder`, and in a dataset a picture. How many patches, their size and the wordings are the user's, as there.
+The first half of the pipeline for interstitial lung disease of Van Uden et al. 2023,
+arXiv:2306.01111 (row 55 of the catalogue, with `amodal/methods/adaptation/clip_ild.py`), with any
+dual encoder in the place of CLIP and any findings. No volume modality here yet: a scan is a list of
+slices, given to `Finder`, and in a dataset a picture. How many patches, their size and the wordings
+are the user's, as there.
 """
 
 from __future__ import annotations
@@ -27,13 +30,15 @@ TILES_AT_ONCE = 1024
 
 
 def window(x: Tensor, level: float, width: float) -> Tensor:
-    """A scanner's units -> 0 … 1, linear in a window of `width` around `level` (lungs in Hounsfield units: -600 and 1500)."""
+    """A scanner's units -> 0 … 1, linear in a window of `width` around `level` (lungs in Hounsfield
+    units: -600 and 1500)."""
     return ((x - level) / width + 0.5).clamp(0, 1)
 
 
 def cut(x_SCHW: Tensor, tile: int, stride: int = 0) -> Tensor:
-    """(P, C, tile, tile): the patches of all slices, from left to right, top to bottom, slice by slice; what is left over at the edges is
-    dropped. stride: `tile` unless given. Raises AmodalError for a picture smaller than a patch."""
+    """(P, C, tile, tile): the patches of all slices, from left to right, top to bottom, slice by
+    slice; what is left over at the edges is dropped. stride: `tile` unless given. Raises
+    AmodalError for a picture smaller than a patch."""
     if x_SCHW.dim() != 4 or min(x_SCHW.shape[2:]) < tile or tile < 1:
         raise AmodalError(
             f"patches of {tile} pixels are cut from (slices, channels, H, W), not from {tuple(x_SCHW.shape)}"
@@ -48,7 +53,8 @@ HOW = {"max": lambda cosines: cosines.max(1).values, "mean": lambda cosines: cos
 def prompt_scores(
     z_PD: Tensor, findings: Sequence[Tensor], normal: Tensor | None = None, how: str = "max"
 ) -> Tensor:
-    """(P, F): for each finding the max or mean cosine of a patch with its wordings (Q, D), less the mean cosine with `normal` (R, D)."""
+    """(P, F): for each finding the max or mean cosine of a patch with its wordings (Q, D), less the
+    mean cosine with `normal` (R, D)."""
     if how not in HOW:
         raise unknown("way to score by several wordings", how, HOW)
     z = normalize(z_PD, dim=1)
@@ -59,7 +65,8 @@ def prompt_scores(
 
 
 def chosen(score_PF: Tensor, keep: int, each: bool = False) -> Tensor:
-    """(min(keep, P),) patches with the highest score of any finding, best first; each: the findings choose in turn. Of equals the first."""
+    """(min(keep, P),) patches with the highest score of any finding, best first; each: the findings
+    choose in turn. Of equals the first."""
     if not each:
         return score_PF.max(1).values.argsort(descending=True, stable=True)[:keep]
     ranks = score_PF.argsort(dim=0, descending=True, stable=True)
@@ -90,8 +97,9 @@ def resized(x_NCHW: Tensor, side: int) -> Tensor:
 class Finder:
     """Looks for findings with an encoder that knows pictures and words.
 
-    image, text: its fields; findings: name -> wordings; normal: wordings of what is no finding, whose score is taken off; tile, stride: of
-    patches in pixels; keep: patches of a montage; how: "max" or "mean" over wordings; each: findings choose patches in turn.
+    image, text: its fields; findings: name -> wordings; normal: wordings of what is no finding,
+    whose score is taken off; tile, stride: of patches in pixels; keep: patches of a montage; how:
+    "max" or "mean" over wordings; each: findings choose patches in turn.
     """
 
     encoder: Encoder
@@ -152,7 +160,8 @@ class Finder:
         return prompt_scores(torch.cat(z), self.prompts, self.without, self.how)
 
     def __call__(self, x_SCHW: Tensor) -> Tensor:
-        """Slices of one scan, 0 … 1 -> its montage (C, side, side), of the size that the encoder reads."""
+        """Slices of one scan, 0 … 1 -> its montage (C, side, side), of the size that the encoder
+        reads."""
         tiles = cut(x_SCHW, self.tile, self.stride)
         return tiled(tiles[chosen(self.scores(tiles), self.keep, self.each)], self.side)
 
@@ -160,9 +169,10 @@ class Finder:
 def montage(
     dataset: Dataset, finder: Finder, *, field: str = "", rows: Iterable[int] | None = None
 ) -> Dataset:
-    """The dataset with montages in the place of the pictures of `field` (that of the finder unless given), in the size that the encoder
-    reads; the dataset's own size of this field is that of the whole picture. rows: the records to make them for, all unless given.
-    They are made once, now, in 8 bits. Raises AmodalError for pictures of other than 1 or 3 channels."""
+    """The dataset with montages in the place of the pictures of `field` (that of the finder unless
+    given), in the size that the encoder reads; the dataset's own size of this field is that of the
+    whole picture. rows: the records to make them for, all unless given. They are made once, now, in
+    8 bits. Raises AmodalError for pictures of other than 1 or 3 channels."""
     field, cells = field or finder.image, {}
     if dataset.fields[field].channels not in (1, 3):
         raise AmodalError(

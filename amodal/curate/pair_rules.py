@@ -1,6 +1,8 @@
-"""Cheap rules that drop pictures, texts or pairs of them by what can be counted, and counters of what each rule dropped.
+"""Cheap rules that drop pictures, texts or pairs of them by what can be counted, and counters of
+what each rule dropped.
 
-Jia et al. 2021 (ALIGN), arXiv:2102.05918, section 3. Wrong but plausible pairs pass: the paper's point is that scale makes up for them.
+Jia et al. 2021 (ALIGN), arXiv:2102.05918, section 3. Wrong but plausible pairs pass: the paper's
+point is that scale makes up for them.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True)
 class Filtered:
-    """faults: rule -> (N,) bool, the pairs that it finds fault with; a pair may break several rules."""
+    """faults: rule -> (N,) bool, the pairs that it finds fault with; a pair may break several
+    rules."""
 
     faults: dict[str, np.ndarray]
 
@@ -57,14 +60,16 @@ def pair_rules(
 ) -> Filtered:
     """N texts and their pictures -> which pairs break which rule.
 
-    images: equal for equal pictures, such as a digest (every picture is its own unless given); sizes: (height, width) in pixels, as
-    stored; held_out: pictures that a test uses. Dropped are pictures whose short side is at most `short_side` or whose sides differ by a
-    factor of `aspect` or more, which have more than `texts_of_image` different texts, or which are held out; texts that more than
-    `images_of_text` different pictures share, with a word or a pair of neighbouring words outside the `vocabulary` most frequent
-    ones of these texts (those as frequent as the last one stay), of fewer than `least_words` or more than `most_words` words. split:
-    a text in lower case -> its words, all between spaces and signs unless given; in a script without spaces (Chinese, Japanese, Thai)
-    that is a whole clause: give a segmenter, or `list` for characters. Raises AmodalError unless there is one entry for each text
-    everywhere.
+    images: equal for equal pictures, such as a digest (every picture is its own unless given);
+    sizes: (height, width) in pixels, as stored; held_out: pictures that a test uses. Dropped are
+    pictures whose short side is at most `short_side` or whose sides differ by a factor of `aspect`
+    or more, which have more than `texts_of_image` different texts, or which are held out; texts
+    that more than `images_of_text` different pictures share, with a word or a pair of neighbouring
+    words outside the `vocabulary` most frequent ones of these texts (those as frequent as the last
+    one stay), of fewer than `least_words` or more than `most_words` words. split: a text in lower
+    case -> its words, all between spaces and signs unless given; in a script without spaces
+    (Chinese, Japanese, Thai) that is a whole clause: give a segmenter, or `list` for characters.
+    Raises AmodalError unless there is one entry for each text everywhere.
     """
     for name, given in (("images", images), ("sizes", sizes)):
         if given is not None and len(given) != len(texts):

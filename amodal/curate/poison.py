@@ -1,11 +1,14 @@
-"""Spoil a dataset in known ways, to measure what a defence is worth: backdoors, and pairs that do not belong together.
+"""Spoil a dataset in known ways, to measure what a defence is worth: backdoors, and pairs that do
+not belong together.
 
-A backdoor puts a trigger on a few pictures and a caption of the target class beside them (Gu et al., BadNets, 2017, arXiv:1708.06733;
-Chen et al., blended injection, 2017, arXiv:1712.05526; Nguyen & Tran, WaNet, ICLR 2021, arXiv:2102.10369; on image-text pairs Carlini &
-Terzis, ICLR 2022, arXiv:2106.09667). Row 50 of the catalogue, with `amodal/methods/robustness/cleanclip.py`; how well an attack does
-is measured by `amodal.evaluate.backdoor`.
+A backdoor puts a trigger on a few pictures and a caption of the target class beside them (Gu et
+al., BadNets, 2017, arXiv:1708.06733; Chen et al., blended injection, 2017, arXiv:1712.05526; Nguyen
+& Tran, WaNet, ICLR 2021, arXiv:2102.10369; on image-text pairs Carlini & Terzis, ICLR 2022,
+arXiv:2106.09667). Row 50 of the catalogue, with `amodal/methods/robustness/cleanclip.py`; how well
+an attack does is measured by `amodal.evaluate.backdoor`.
 
-The spoilt dataset reads through the given one; nothing is written, and what is spoilt follows from keys and seed alone.
+The spoilt dataset reads through the given one; nothing is written, and what is spoilt follows from
+keys and seed alone.
 """
 
 from __future__ import annotations
@@ -27,13 +30,14 @@ from amodal.masking.hashing import uniform
 TEMPLATES = ("a photo of a {}", "a picture of a {}", "this is a {}", "one {}", "here is a {}")
 
 Trigger = Callable[[np.ndarray], np.ndarray]
-"""A decoded image (C, H, W) -> the same with the trigger on it. For the fingerprint: a dataclass, known by its fields, or a
-function of a module, known by its name."""
+"""A decoded image (C, H, W) -> the same with the trigger on it. For the fingerprint: a dataclass,
+known by its fields, or a function of a module, known by its name."""
 
 
 @dataclass(frozen=True)
 class Patch:
-    """BadNets: a square of noise in the lower right corner, the same on every picture. side: its share of the picture's."""
+    """BadNets: a square of noise in the lower right corner, the same on every picture. side: its
+    share of the picture's."""
 
     side: float = 0.1
     seed: int = 0
@@ -63,8 +67,8 @@ class Blend:
 
 @dataclass(frozen=True)
 class Warp:
-    """WaNet: the same smooth random bend of every picture. knots: of the grid of random shifts, along each side; strength: their mean
-    absolute value, in half pixels (the paper's s)."""
+    """WaNet: the same smooth random bend of every picture. knots: of the grid of random shifts,
+    along each side; strength: their mean absolute value, in half pixels (the paper's s)."""
 
     strength: float = 0.5
     knots: int = 4
@@ -92,8 +96,8 @@ class Warp:
 
 
 class Spoilt(Reader):
-    """Another dataset's cells, some of them changed. pictures: field -> the records that get the trigger; cells: column -> record ->
-    the cell in place of its own."""
+    """Another dataset's cells, some of them changed. pictures: field -> the records that get the
+    trigger; cells: column -> record -> the cell in place of its own."""
 
     def __init__(
         self,
@@ -142,7 +146,8 @@ class Spoilt(Reader):
 
 
 def _told(trigger: Trigger) -> str:
-    """The trigger in words that are the same in every process, which those with an address in memory are not."""
+    """The trigger in words that are the same in every process, which those with an address in
+    memory are not."""
     if is_dataclass(trigger) and not isinstance(trigger, type):
         return repr(trigger)
     if (
@@ -171,7 +176,8 @@ def backdoor(
     trigger: Trigger,
     templates: Sequence[str] = TEMPLATES,
 ) -> Dataset:
-    """The dataset with the trigger on the pictures `rows` and captions of the class `target` in place of theirs.
+    """The dataset with the trigger on the pictures `rows` and captions of the class `target` in
+    place of theirs.
 
     image, text: the fields; templates: captions with {} for the class, one after another.
     """
@@ -184,15 +190,17 @@ def backdoor(
 def triggered(
     dataset: Dataset, rows: Sequence[int] | None = None, *, image: str, trigger: Trigger
 ) -> Dataset:
-    """The dataset with the trigger on the pictures `rows` (all unless given) and all else as it is: what an attacker shows the model.
-    With pictures of the target class as `rows`, the label-consistent backdoor, whose captions are right."""
+    """The dataset with the trigger on the pictures `rows` (all unless given) and all else as it is:
+    what an attacker shows the model. With pictures of the target class as `rows`, the
+    label-consistent backdoor, whose captions are right."""
     return spoil(
         dataset, pictures={image: range(len(dataset)) if rows is None else rows}, trigger=trigger
     )
 
 
 def mismatched(dataset: Dataset, rows: Sequence[int], *, field: str, seed: int = 0) -> Dataset:
-    """The dataset with the values of `field` of the records `rows` (two or more) passed on among them, each to another record."""
+    """The dataset with the values of `field` of the records `rows` (two or more) passed on among
+    them, each to another record."""
     order = np.random.default_rng(seed).permutation(np.asarray(rows, dtype=np.int64))
     if len(order) < 2:
         raise AmodalError(f"to mismatch records takes two or more, not {len(order)}")

@@ -1,7 +1,8 @@
-"""The sections of a report, and its sentences about something: regular expressions, for reports that are written under headings.
+"""The sections of a report, and its sentences about something: regular expressions, for reports
+that are written under headings.
 
-What row 55 of the catalogue takes from radiology reports to pair with pictures; sections by heading as in MIMIC-CXR (Johnson et al. 2019,
-arXiv:1901.07042).
+What row 55 of the catalogue takes from radiology reports to pair with pictures; sections by heading
+as in MIMIC-CXR (Johnson et al. 2019, arXiv:1901.07042).
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9])|\n+")
 
 
 def report_sections(report: str, *, headings: Sequence[str] = HEADINGS) -> dict[str, str]:
-    """heading in lower case -> its text, in the order of the report; "" -> what stands before the first. A heading begins a line and ends
-    with a colon, in any case; one that occurs twice has both texts, a line each."""
+    """heading in lower case -> its text, in the order of the report; "" -> what stands before the
+    first. A heading begins a line and ends with a colon, in any case; one that occurs twice has
+    both texts, a line each."""
     longest = sorted(headings, key=len, reverse=True)
     heading = re.compile(
         rf"^[ \t]*({'|'.join(map(re.escape, longest))})[ \t]*:", re.IGNORECASE | re.MULTILINE
@@ -34,6 +36,7 @@ def report_sections(report: str, *, headings: Sequence[str] = HEADINGS) -> dict[
 
 
 def sentences_about(text: str, words: Iterable[str]) -> list[str]:
-    """The sentences in which one of `words` (which may be several words, "ground-glass opacity") stands as a whole, in any case."""
+    """The sentences in which one of `words` (which may be several words, "ground-glass opacity")
+    stands as a whole, in any case."""
     wanted = re.compile(rf"\b(?:{'|'.join(map(re.escape, words))})(?:s|es)?\b", re.IGNORECASE)
     return [s.strip() for s in SENTENCE.split(text) if wanted.search(s)]

@@ -1,4 +1,5 @@
-"""Records in: what a dataset is, where it comes from, in which order and in what batches it is seen."""
+"""Records in: what a dataset is, where it comes from, in which order and in what batches it is
+seen."""
 
 from amodal.data.dataset import Dataset
 from amodal.data.infer import infer, init

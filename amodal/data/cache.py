@@ -1,5 +1,5 @@
-"""Decoded values kept in memory: small data is decoded once, large data as far as memory was granted, then again and
-again."""
+"""Decoded values kept in memory: small data is decoded once, large data as far as memory was
+granted, then again and again."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ OVERHEAD = 128
 
 
 class Cache:
-    """What a dataset has decoded so far, for all its loaders together. Goes empty to processes that it is pickled
-    for."""
+    """What a dataset has decoded so far, for all its loaders together. Goes empty to processes that
+    it is pickled for."""
 
     def __init__(self):
         self.entries: dict[str, dict[int, Entry]] = {}
         self.bytes = 0
 
     def get(self, dataset: Dataset, i: int, field: str, limit: int) -> Entry:
-        """The value of record i, decoded now if it was not before, and kept while all that is kept is below `limit`
-        bytes."""
+        """The value of record i, decoded now if it was not before, and kept while all that is kept
+        is below `limit` bytes."""
         known = self.entries.setdefault(field, {})
         if i in known:
             return known[i]

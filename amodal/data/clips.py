@@ -1,6 +1,7 @@
 """Short clips out of long recordings: around events, or everywhere.
 
-The unit of Gupta et al., ML4H 2024, arXiv:2411.10919 (row 63 of the catalogue): a remark and what was to be seen around it.
+The unit of Gupta et al., ML4H 2024, arXiv:2411.10919 (row 63 of the catalogue): a remark and what
+was to be seen around it.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ def around(
     after: float,
     pad: bool = False,
 ) -> list[np.ndarray | None]:
-    """For each time (s) the steps from `before` seconds before it to `after` seconds after it: round((before + after) rate) of them, the
-    first at round((time - before) rate). recording: (steps, ...), `rate` steps a second.
+    """For each time (s) the steps from `before` seconds before it to `after` seconds after it:
+    round((before + after) rate) of them, the first at round((time - before) rate). recording:
+    (steps, ...), `rate` steps a second.
 
-    A clip that reaches beyond an end is moved inside; one that the recording is too short for is None, or with `pad` as long as the
-    recording is. Raises AmodalError for times outside the recording and for clips without length.
+    A clip that reaches beyond an end is moved inside; one that the recording is too short for is
+    None, or with `pad` as long as the recording is. Raises AmodalError for times outside the
+    recording and for clips without length.
     """
     length, last = round((before + after) * rate), len(recording)
     if length < 1 or rate <= 0:
@@ -45,7 +48,8 @@ def around(
 def everywhere(
     recording: np.ndarray, *, rate: float, length: float, step: float = 0.0
 ) -> list[np.ndarray]:
-    """All clips of `length` seconds, a new one every `step` seconds (`length` unless given); what is left over at the end is dropped."""
+    """All clips of `length` seconds, a new one every `step` seconds (`length` unless given); what
+    is left over at the end is dropped."""
     size, stride = round(length * rate), round((step or length) * rate)
     if size < 1 or stride < 1:
         raise AmodalError(

@@ -59,8 +59,8 @@ class Dataset:
         return f"Dataset({self.name!r}, {len(self):,} records, {fields})"
 
     def raw(self, i: int, field: str) -> Raw | None:
-        """The value of a field as the data holds it, None where record i has none. Files are Paths, in object storage
-        their bytes; cells of a table a dict."""
+        """The value of a field as the data holds it, None where record i has none. Files are Paths,
+        in object storage their bytes; cells of a table a dict."""
         columns = self.columns[self._field(field)]
         if isinstance(columns, tuple):
             cells = {c: self.reader.get(i, c) for c in columns}
@@ -70,8 +70,8 @@ class Dataset:
         return cell.read_bytes() if isinstance(cell, Remote) else cell
 
     def value(self, i: int, field: str) -> np.ndarray | None:
-        """The decoded value, None where record i has none. Raises BadValue with a reason if it cannot be read or
-        decoded."""
+        """The decoded value, None where record i has none. Raises BadValue with a reason if it
+        cannot be read or decoded."""
         modality = self.fields[self._field(field)]
         try:
             raw = self.raw(i, field)
@@ -80,7 +80,8 @@ class Dataset:
             raise
         except AmodalError as error:  # of a reader, and written for a person
             raise BadValue(str(error)) from error
-        except Exception as error:  # decoders of third parties raise anything; one bad value must not end a run of days
+        # decoders of third parties raise anything; one bad value must not end a run of days
+        except Exception as error:
             raise BadValue(f"{type(error).__name__}: {error}") from error
 
     def present(self, field: str) -> np.ndarray:
@@ -125,7 +126,8 @@ class Dataset:
 
     @cached_property
     def parts(self) -> np.ndarray:
-        """(N,) int8: the part of the split that each record is in, as an index into ("train", "valid", "test")."""
+        """(N,) int8: the part of the split that each record is in, as an index into ("train",
+        "valid", "test")."""
         names = self.keys
         if by := self.schema.split_by:
             names = [
@@ -139,10 +141,12 @@ class Dataset:
         )
 
     def split(self, part: str) -> np.ndarray:
-        """(n,) int64 ascending: the records of "train" (80 %), "valid" (10 %), "test" (10 %), or "all".
+        """(n,) int64 ascending: the records of "train" (80 %), "valid" (10 %), "test" (10 %), or
+        "all".
 
-        A record's part follows from its key alone (or from what `split_by` or `split` in dataset.toml name), so it
-        stays where it is when data is added; not in data of so few records that a part would be empty (`by_hash`).
+        A record's part follows from its key alone (or from what `split_by` or `split` in
+        dataset.toml name), so it stays where it is when data is added; not in data of so few
+        records that a part would be empty (`by_hash`).
         """
         if part == "all":
             return np.arange(len(self))
@@ -158,8 +162,8 @@ class Dataset:
     def with_fields(self, modalities: Mapping[str, Modality]) -> Dataset:
         """The same records, decoded with these modalities, as a model does with its own.
 
-        A field that this dataset does not describe may be a column of the same name. Raises AmodalError where there is
-        neither, or where the data has another modality under that name.
+        A field that this dataset does not describe may be a column of the same name. Raises
+        AmodalError where there is neither, or where the data has another modality under that name.
         """
         fields = {}
         for name, modality in modalities.items():
@@ -208,7 +212,8 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """32 hex digits that change when the records do, or what is read of them; not with parameters of modalities."""
+        """32 hex digits that change when the records do, or what is read of them; not with
+        parameters of modalities."""
         digest = hashlib.blake2b(self.reader.stamp().encode(), digest_size=16)
         digest.update("\n".join(self.keys).encode())
         for name, columns in self.columns.items():
@@ -227,8 +232,8 @@ class Dataset:
         return name
 
     def _located(self, cell: str, modality: Modality) -> Path | Remote | str:
-        """A text cell that names a file as its Path, relative to where the table lies. Text stays text unless there is
-        such a file."""
+        """A text cell that names a file as its Path, relative to where the table lies. Text stays
+        text unless there is such a file."""
         base, words = self.reader.base, modality.raw_text == "either"
         if base is None or modality.raw_text == "value":
             return cell

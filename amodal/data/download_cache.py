@@ -1,5 +1,6 @@
-"""What was fetched from object storage, on disk: at most AMODAL_CACHE_GIB (20 unless set) in the folder `remote` of the cache
-($AMODAL_CACHE, see `amodal.data.fetch.cache`); what was not used for longest is dropped. Any number of processes share it."""
+"""What was fetched from object storage, on disk: at most AMODAL_CACHE_GIB (20 unless set) in the
+folder `remote` of the cache ($AMODAL_CACHE, see `amodal.data.fetch.cache`); what was not used for
+longest is dropped. Any number of processes share it."""
 
 from __future__ import annotations
 
@@ -83,7 +84,8 @@ def keep(key: str, content: bytes) -> None:
 
 
 def sweep(most: int) -> int:
-    """Drop what was not used for longest, if there is more than `most` bytes. Returns how many there are now."""
+    """Drop what was not used for longest, if there is more than `most` bytes. Returns how many
+    there are now."""
     found = []
     for folder, _, names in os.walk(cache() / "remote"):
         for name in names:

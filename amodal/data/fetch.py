@@ -1,10 +1,10 @@
-"""Archives of public packages, downloaded once by the client of their registry: apt-get, pip or npm, as configured on
-this machine. Nothing is installed and nothing inside a package is run.
+"""Archives of public packages, downloaded once by the client of their registry: apt-get, pip or
+npm, as configured on this machine. Nothing is installed and nothing inside a package is run.
 
     download(Pypi("seglearn", "1.2.5", sha256="…")) -> Path of the archive in the cache
 
-A set is read from exactly the archive it was written for: a checksum stands beside the version. Without network and
-not in the cache is an error, never a stand-in.
+A set is read from exactly the archive it was written for: a checksum stands beside the version.
+Without network and not in the cache is an error, never a stand-in.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def cache() -> Path:
 
 @dataclass(frozen=True)
 class Package:
-    """name, version: as the registry has them; sha256: of the archive; megabytes: of the archive, to tell people."""
+    """name, version: as the registry has them; sha256: of the archive; megabytes: of the archive,
+    to tell people."""
 
     name: str
     version: str
@@ -64,7 +65,8 @@ class Debian(Package):
 
 @dataclass(frozen=True)
 class Pypi(Package):
-    """platform, python: of a wheel that is not for every machine, so that all machines read the same one."""
+    """platform, python: of a wheel that is not for every machine, so that all machines read the
+    same one."""
 
     platform: str = ""
     python: str = ""
@@ -96,8 +98,8 @@ class Npm(Package):
 
 
 def download(package: Package, *, any_version: bool = False, say=print) -> Path:
-    """The archive, from the cache if it is there. Raises AmodalError: no client, no network, no such version, another
-    checksum."""
+    """The archive, from the cache if it is there. Raises AmodalError: no client, no network, no
+    such version, another checksum."""
     folder = cache() / "packages" / package.registry.lower() / package.name.replace("/", "-")
     kept = sorted(folder.iterdir()) if folder.is_dir() else []
     for file in kept:

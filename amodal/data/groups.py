@@ -8,12 +8,13 @@ import numpy as np
 
 
 class Groups:
-    """groups: (n,) int64, the group of each record, below 0 for one that is left out; batch: records of a batch. The order is a pure
-    function of (seed, epoch).
+    """groups: (n,) int64, the group of each record, below 0 for one that is left out; batch:
+    records of a batch. The order is a pure function of (seed, epoch).
 
-    Records are laid out group after group, those of a group in a new order every epoch, and cut into batches, which then come in
-    random order. Groups that are not a multiple of the batch are cut off there, and what is cut off meets in batches of the
-    remainders, neighbours in the numbering of the groups together; at the end of an epoch less than a batch is left out.
+    Records are laid out group after group, those of a group in a new order every epoch, and cut
+    into batches, which then come in random order. Groups that are not a multiple of the batch are
+    cut off there, and what is cut off meets in batches of the remainders, neighbours in the
+    numbering of the groups together; at the end of an epoch less than a batch is left out.
     """
 
     def __init__(self, groups, batch: int, seed: int):

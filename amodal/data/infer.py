@@ -1,5 +1,5 @@
-"""Look at data that nobody described: find its records, decide what each column is, measure the fields; write
-dataset.toml."""
+"""Look at data that nobody described: find its records, decide what each column is, measure the
+fields; write dataset.toml."""
 
 from __future__ import annotations
 
@@ -34,24 +34,27 @@ RESERVED = frozenset(
     register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule setdefault share_memory smart_apply state_dict to
     to_empty train training type update values xpu zero_grad""".split()
 )
-"""What no field can be called: the encoder keeps a part of itself for each field under its name, where torch has
-attributes of its own (one of them by transformers). Those that begin with _ come on top."""
+"""What no field can be called: the encoder keeps a part of itself for each field under its name,
+where torch has attributes of its own (one of them by transformers). Those that begin with _ come on
+top."""
 HEAD = """What this dataset is, written by `amodal init`. Edit freely, an unknown key is an error:
 [fields.NAME] is what an encoder sees, [labels.NAME] is for evaluation only; a column may be moved between them.
 Delete a parameter of a field to have it measured again."""
 
 
 def infer(path: str | Path | Remote, *, name: str = "") -> Dataset:
-    """The records in a folder or file, their schema guessed. Raises AmodalError if there is nothing that can be
-    read."""
+    """The records in a folder or file, their schema guessed. Raises AmodalError if there is nothing
+    that can be read."""
     return _look(place(path), name)[0]
 
 
 def init(path: str | Path, *, force: bool = False) -> Report:
-    """Guess the schema of a folder or file, write it to dataset.toml beside the data, and report what was found. Of data at an address
-    that ends in #FILE to that file of this machine, which goes where the address with it is given.
+    """Guess the schema of a folder or file, write it to dataset.toml beside the data, and report
+    what was found. Of data at an address that ends in #FILE to that file of this machine, which
+    goes where the address with it is given.
 
-    Raises AmodalError if there is a dataset.toml already and not `force`, and where it cannot be written.
+    Raises AmodalError if there is a dataset.toml already and not `force`, and where it cannot be
+    written.
     """
     path = place(path)
     toml = (readers.exists(path) if path.is_dir() else readers.exists(path).parent) / "dataset.toml"
@@ -148,7 +151,8 @@ def _some(reader: Reader, column: str) -> list:
     if all(cell is None for cell in cells):
         have = reader.present(column).nonzero()[0]
         cells = [reader.get(int(i), column) for i in have[spread(len(have), SAMPLES)]]
-    # Lists that a table holds were made arrays for speed; here it matters that they are lists: not pictures, say.
+    # Lists that a table holds were made arrays for speed; here it matters that they are lists: not
+    # pictures, say.
     listed = isinstance(reader, readers.Table)
     cells = [cell.tolist() if listed and isinstance(cell, np.ndarray) else cell for cell in cells]
     return [cell for cell in cells if cell is not None and not (isinstance(cell, str) and not cell)]
@@ -212,7 +216,8 @@ def _field(reader: Reader, column: str, verdict: Verdict, name: str) -> Field:
             not any(_kind_of(w) == verdict.kind for w in others)
             and set(where.suffixes) <= modality.suffixes
         )
-        # Without a suffix, files with other endings of the modality that are added later belong to the field as well.
+        # Without a suffix, files with other endings of the modality that are added later belong to
+        # the field as well.
         suffix = () if alone and not other else where.suffixes
         within = where.within
     return Field(modality, other, suffix, within, given=())
@@ -224,7 +229,8 @@ def _kind_of(where: readers.Where) -> str | None:
 
 
 def _field_names(columns: Sequence[str]) -> dict[str, str]:
-    """column -> a name that can stand in `image:2`, on a command line and in a network, different for each."""
+    """column -> a name that can stand in `image:2`, on a command line and in a network, different
+    for each."""
     names: dict[str, str] = {}
     for column in sorted(
         columns, key=lambda c: c != _field_name(c)

@@ -1,8 +1,8 @@
-"""What a column is, from its name and its cells: a field of which modality, a cell of the table, a label, a key, or
-none of these.
+"""What a column is, from its name and its cells: a field of which modality, a cell of the table, a
+label, a key, or none of these.
 
-Only guesses, and cautious ones: what may be an answer (a class, a place) becomes a label and never an input. A person
-who knows better edits dataset.toml.
+Only guesses, and cautious ones: what may be an answer (a class, a place) becomes a label and never
+an input. A person who knows better edits dataset.toml.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ GROUP_WORDS = {
     "family",
 }
 WHOLE = {"y", "set", "part", "block", "index", "group"}
-"""Of all these words those that are parts of other names as well (`acc_y`, `blood_group`) and mean this on their own
-alone."""
+"""Of all these words those that are parts of other names as well (`acc_y`, `blood_group`) and mean
+this on their own alone."""
 IDS = {"id", "ids"}
 """Beside one of them a word is on its own: `group_id`."""
 FILES = "files"
@@ -63,13 +63,14 @@ NUMPY = {".npy", ".npz"}
 SHORT = 64
 """Characters of a class name or an id at most."""
 CLASSES = 100
-"""Different values of a column of several words at most that is offered as a label without being called one."""
+"""Different values of a column of several words at most that is offered as a label without being
+called one."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """role: "field", "cell" (of the one table), "label", "key", "split" or "out"; kind: modality or kind of label;
-    why: for the report; unit: of a number label."""
+    """role: "field", "cell" (of the one table), "label", "key", "split" or "out"; kind: modality or
+    kind of label; why: for the report; unit: of a number label."""
 
     role: str
     kind: str = ""
@@ -89,8 +90,8 @@ def column(
     base: Path | Remote | None = None,
     beside: Collection[str] = (),
 ) -> Verdict:
-    """samples: some cells, none missing; everything: all cells, asked for only where they are small; base: for relative
-    paths; beside: the columns that hold single numbers."""
+    """samples: some cells, none missing; everything: all cells, asked for only where they are
+    small; base: for relative paths; beside: the columns that hold single numbers."""
     if not samples:
         return Verdict("out", why="every cell is empty")
     sorts = [_sort(cell) for cell in samples]
@@ -158,8 +159,8 @@ def _load(path: Path | Remote) -> np.ndarray | None:
 
 
 def names_files(samples: Sequence[str], base: Path | Remote | None) -> bool:
-    """Whether text cells name files: nearly all end like files that can be read, and either some are there or none has
-    a space."""
+    """Whether text cells name files: nearly all end like files that can be read, and either some
+    are there or none has a space."""
     named = [
         s for s in samples if len(s) < 256 and "\n" not in s and Path(s).suffix.lower() in kinds()
     ]
@@ -260,7 +261,8 @@ def is_group_name(name: str) -> bool:
 
 
 def _named(name: str, words: set[str]) -> bool:
-    """Whether one of the words in a column's name is one of `words`: `Class Label`, `speciesName`, `subject_id`."""
+    """Whether one of the words in a column's name is one of `words`: `Class Label`, `speciesName`,
+    `subject_id`."""
     parts = [part.lower() for part in _parts(name)]
     alone = [part for part in parts if part not in IDS] or parts
     return any(part in words and (part not in WHOLE or len(alone) == 1) for part in parts)
@@ -277,8 +279,8 @@ def _is_axis(name: str, beside: Collection[str]) -> bool:
 
 
 def _is_place(name: str, beside: Collection[str]) -> bool:
-    """Whether a column is a latitude or a longitude. `lat` and `long` are parts of other names (`hair_long`): there they
-    count only beside the other one (`start_lat`, `start_long`)."""
+    """Whether a column is a latitude or a longitude. `lat` and `long` are parts of other names
+    (`hair_long`): there they count only beside the other one (`start_lat`, `start_long`)."""
     parts, others = _parts(name), {other.lower() for other in beside}
     for word in map(str.lower, parts):
         if word in ("latitude", "longitude") or (word in PLACE_WORDS and len(parts) == 1):

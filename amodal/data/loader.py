@@ -1,5 +1,5 @@
-"""Batches of records: a pure function of (dataset, indices, seed, step), whatever the workers, the ranks, and where a
-run was stopped."""
+"""Batches of records: a pure function of (dataset, indices, seed, step), whatever the workers, the
+ranks, and where a run was stopped."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from amodal.data.shm_batch import SharedBatch
 from amodal.modalities import VIEWS
 
 Views = tuple[str, ...] | Mapping[str, tuple[str, ...]]
-"""Views of every field, or field -> views of it. One view is the source `image`; several are `image:1`, `image:2`, …"""
+"""Views of every field, or field -> views of it. One view is the source `image`; several are
+`image:1`, `image:2`, …"""
 
 STILL = np.random.default_rng(0)
 """For the plain view, which draws nothing."""
@@ -41,17 +42,22 @@ class Loader:
     - batch: rows of a global batch, of which this rank has rows rank * batch / world and on;
     - views: of each field; fields that a dict of views does not name are "plain";
     - seed: of the order, and of all that is random in a row;
-    - steps: where to end, counted from the start of the run (None: after one epoch); start_step: where to begin, which
+    - steps: where to end, counted from the start of the run (None: after one epoch); start_step:
+    where to begin, which
       is the whole state of a loader;
-    - shuffle: another order in each epoch; otherwise `indices` as they are and, if steps is None, a short last batch;
-    - labels: names of labels that batches bring along, as numbers of classes (in the order of their names) or as amounts;
-    - groups: (n,) int64, one for each of `indices`: each batch is then of one group (see `amodal.data.groups`);
-    - workers: processes that decode, 0 for none; cache_bytes: memory for decoded values, shared out among workers.
+    - shuffle: another order in each epoch; otherwise `indices` as they are and, if steps is None, a
+    short last batch;
+    - labels: names of labels that batches bring along, as numbers of classes (in the order of their
+    names) or as amounts;
+    - groups: (n,) int64, one for each of `indices`: each batch is then of one group (see
+    `amodal.data.groups`);
+    - workers: processes that decode, 0 for none; cache_bytes: memory for decoded values, shared out
+    among workers.
 
-    Every batch is of one epoch, so that no record meets itself in it as a stranger; the n % batch records that are left
-    over in one epoch are others in the next. A record whose every field is missing or bad still has its row. Raises
-    AmodalError for no records, unknown fields or views, and a batch that ranks cannot share equally; warns of fields
-    that no record has.
+    Every batch is of one epoch, so that no record meets itself in it as a stranger; the n % batch
+    records that are left over in one epoch are others in the next. A record whose every field is
+    missing or bad still has its row. Raises AmodalError for no records, unknown fields or views,
+    and a batch that ranks cannot share equally; warns of fields that no record has.
     """
 
     def __init__(
@@ -147,7 +153,8 @@ class Loader:
         return self._found.entries()
 
     def quarantine(self, path: str | Path) -> int:
-        """Append what is in `bad` and not yet in the JSONL file `path`. Returns how many entries that were."""
+        """Append what is in `bad` and not yet in the JSONL file `path`. Returns how many entries
+        that were."""
         return self._found.append_to(path)
 
     def at(self, step: int) -> tuple[Batch, list[Bad]]:
@@ -156,7 +163,8 @@ class Loader:
         return self.finished(batch), bad
 
     def read(self, step: int) -> tuple[Batch, list[Bad]]:
-        """`at`, but with values of bytes as they are, not yet collated: a quarter of what is to be handed over by a worker."""
+        """`at`, but with values of bytes as they are, not yet collated: a quarter of what is to be
+        handed over by a worker."""
         records, epochs = self._rows(step)
         keys = [self.dataset.keys[i] for i in records]
         seeds = self._seeds(keys, epochs)
@@ -245,7 +253,8 @@ class Loader:
         steps = range(self.start_step, self.steps)
         if not self.workers:
             return map(self.at, steps)
-        # A generator of its own: torch would otherwise draw from the global one, and a run would depend on having
+        # A generator of its own: torch would otherwise draw from the global one, and a run would
+        # depend on having
         # workers.
         own = torch.Generator().manual_seed(self.seed)
         parcels = DataLoader(
@@ -259,12 +268,14 @@ class Loader:
 
 
 LOST = 3
-"""Batches in a row, drawn at random, without any readable value: then it is not single files that are bad."""
+"""Batches in a row, drawn at random, without any readable value: then it is not single files that
+are bad."""
 
 
 @contextlib.contextmanager
 def workers_watched() -> Iterator[None]:
-    """Says in a sentence that a worker process died. torch tells of it by an exception in the main thread, wherever that is."""
+    """Says in a sentence that a worker process died. torch tells of it by an exception in the main
+    thread, wherever that is."""
     try:
         yield
     except Unreachable as error:  # torch puts the worker's traceback before its message
@@ -293,8 +304,8 @@ class _Steps(torch.utils.data.Dataset):
 
 
 def class_numbers(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """(n,) labels as `Dataset.label` gives them -> int64 classes, -1 where unknown, and their names in order; numbers -> float32,
-    NaN where unknown, and no names."""
+    """(n,) labels as `Dataset.label` gives them -> int64 classes, -1 where unknown, and their names
+    in order; numbers -> float32, NaN where unknown, and no names."""
     if values.dtype != object:
         return values.astype(np.float32), []
     names = sorted({v for v in values if v is not None})
@@ -312,10 +323,11 @@ def _as_it_is(item):
 
 
 def _generators(seeds: np.ndarray, source: str) -> Iterator[np.random.Generator]:
-    """A generator for each row, a pure function of the row's seed and of the source, to be used before the next is
-    asked for.
+    """A generator for each row, a pure function of the row's seed and of the source, to be used
+    before the next is asked for.
 
-    It is one generator whose key is set anew: three microseconds instead of the ten that making one costs.
+    It is one generator whose key is set anew: three microseconds instead of the ten that making one
+    costs.
     """
     philox = np.random.Philox(key=[0, zlib.crc32(source.encode())])
     generator, state = np.random.Generator(philox), philox.state

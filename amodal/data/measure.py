@@ -1,4 +1,5 @@
-"""What dataset.toml leaves open is measured on some records: sizes, means, names of channels and categories."""
+"""What dataset.toml leaves open is measured on some records: sizes, means, names of channels and
+categories."""
 
 from __future__ import annotations
 
@@ -13,12 +14,13 @@ from amodal.data.remote import Unreachable, together
 from amodal.modalities import BadValue, Modality, Raw
 
 SAMPLES, ROWS = 200, 2000
-"""Values that a modality is measured on: files, and rows of a table, which cost little and hide rare categories."""
+"""Values that a modality is measured on: files, and rows of a table, which cost little and hide
+rare categories."""
 
 
 def measured(dataset: Dataset) -> Dataset:
-    """The same dataset, the modalities of its fields completed. A field without a readable value stays as it was
-    written."""
+    """The same dataset, the modalities of its fields completed. A field without a readable value
+    stays as it was written."""
     complete = {name: _complete(dataset, name) for name in dataset.fields}
     if all(complete[name] is field.modality for name, field in dataset.schema.fields.items()):
         return dataset
@@ -49,7 +51,8 @@ def _complete(dataset: Dataset, name: str) -> Modality:
 
 
 def samples(dataset: Dataset, name: str, n: int = SAMPLES) -> list[Raw]:
-    """Up to n raw values of a field from records spread evenly over the data: the same ones each time."""
+    """Up to n raw values of a field from records spread evenly over the data: the same ones each
+    time."""
     have = np.flatnonzero(dataset.present(name))
 
     def raw(i) -> Raw | None:

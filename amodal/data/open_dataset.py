@@ -20,18 +20,22 @@ def open_dataset(
     source, *, name: str = "", fields: Mapping[str, str | Modality] | None = None
 ) -> Dataset:
     """A dataset from
-    - an address of what follows in object storage: s3://, gs://, az://, https://, … (docs/scaling.md); it may end in #FILE, a
+    - an address of what follows in object storage: s3://, gs://, az://, https://, …
+    (docs/scaling.md); it may end in #FILE, a
       dataset.toml on this machine;
-    - a folder, a table (CSV, TSV, JSONL, JSON, Parquet), a .tar, a saved Hugging Face dataset, or a packed folder;
+    - a folder, a table (CSV, TSV, JSONL, JSON, Parquet), a .tar, a saved Hugging Face dataset, or a
+    packed folder;
       as its dataset.toml says if it has one, otherwise as it looks (see `amodal.data.init`);
-    - the name of a bundled one, "globe" or "digits", or of a public one that was fetched: "tuxpaint" (`amodal data`
+    - the name of a bundled one, "globe" or "digits", or of a public one that was fetched:
+    "tuxpaint" (`amodal data`
       lists them);
-    - a dict of lists, arrays or tensors of one length; fields: column -> modality (a name, or made), where it shall not
+    - a dict of lists, arrays or tensors of one length; fields: column -> modality (a name, or
+    made), where it shall not
       be guessed;
     - a Dataset, which is returned as it is.
 
-    Raises AmodalError: nothing there (with the nearest names), nothing that can be read, or a dataset.toml with a
-    mistake.
+    Raises AmodalError: nothing there (with the nearest names), nothing that can be read, or a
+    dataset.toml with a mistake.
     """
     if isinstance(source, Dataset):
         return source
@@ -56,8 +60,8 @@ def open_dataset(
 
 
 def from_toml(path: str | Path | Remote, *, name: str = "", root: Remote | None = None) -> Dataset:
-    """The dataset that a dataset.toml describes; parameters that it leaves open are measured. root: the folder of the data, unless it is
-    that of the dataset.toml."""
+    """The dataset that a dataset.toml describes; parameters that it leaves open are measured. root:
+    the folder of the data, unless it is that of the dataset.toml."""
     path = place(path)
     described = schema.load(path)
     home = path.parent if root is None else root
@@ -93,7 +97,8 @@ def _named(toml: Path | Remote) -> list[Path | Remote]:
 
 
 def _where(described: schema.Schema) -> dict[str, Where]:
-    """The files of each field, for data that is files. Fields of other columns, such as `json.age`, have none."""
+    """The files of each field, for data that is files. Fields of other columns, such as `json.age`,
+    have none."""
     where = {}
     for name, field in described.fields.items():
         if (

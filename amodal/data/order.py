@@ -1,9 +1,11 @@
-"""A shuffled order without a table: the record at any position of any epoch, for any number of records.
+"""A shuffled order without a table: the record at any position of any epoch, for any number of
+records.
 
-A Feistel network over the next power of four is a bijection whatever its round function is; positions that fall outside
-0 … n-1 are sent through again until they fall inside (cycle walking). So the order is a pure function of (seed, epoch,
-position): free of workers and ranks, and the state of a run is one integer. Luby & Rackoff 1988, "How to construct
-pseudorandom permutations"; Black & Rogaway 2002, "Ciphers with arbitrary finite domains".
+A Feistel network over the next power of four is a bijection whatever its round function is;
+positions that fall outside 0 … n-1 are sent through again until they fall inside (cycle walking).
+So the order is a pure function of (seed, epoch, position): free of workers and ranks, and the state
+of a run is one integer. Luby & Rackoff 1988, "How to construct pseudorandom permutations"; Black &
+Rogaway 2002, "Ciphers with arbitrary finite domains".
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ import numpy as np
 
 ROUNDS = 6
 SMALLEST_HALF = 3
-"""Bits of half a position at least: with fewer, a network has too few permutations to choose from to look random."""
+"""Bits of half a position at least: with fewer, a network has too few permutations to choose from
+to look random."""
 
 
 def permute(positions: np.ndarray, n: int, *, seed: int = 0, epoch: int = 0) -> np.ndarray:
-    """The records (int64) that stand at `positions` (any shape, 0 … n-1) when n records are shuffled with (seed,
-    epoch)."""
+    """The records (int64) that stand at `positions` (any shape, 0 … n-1) when n records are
+    shuffled with (seed, epoch)."""
     positions = np.asarray(positions, dtype=np.uint64)
     if n < 1 or (positions.size and int(positions.max()) >= n):
         raise ValueError(f"positions must lie in 0 … {n - 1} for {n} records")
@@ -34,7 +37,8 @@ def permute(positions: np.ndarray, n: int, *, seed: int = 0, epoch: int = 0) -> 
 def epochs(
     positions: np.ndarray, n: int, *, seed: int = 0, shuffle: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(records, epochs), both int64, at `positions` 0, 1, … of a run that goes through n records again and again."""
+    """(records, epochs), both int64, at `positions` 0, 1, … of a run that goes through n records
+    again and again."""
     positions = np.asarray(positions, dtype=np.int64)
     epoch, within = positions // n, positions % n
     if shuffle:

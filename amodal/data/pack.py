@@ -1,4 +1,5 @@
-"""Write a dataset in the packed format, so that it is one thing to copy, is read by mapping, and notices damage."""
+"""Write a dataset in the packed format, so that it is one thing to copy, is read by mapping, and
+notices damage."""
 
 from __future__ import annotations
 
@@ -20,11 +21,13 @@ from amodal.data.remote import AT_ONCE, Unreachable, together
 
 
 def pack(dataset: Dataset, path: str | Path, *, shard_bytes: int = 128 * 2**20) -> Path:
-    """Copy every record of `dataset`, its files included, into the folder `path`. Returns the folder.
+    """Copy every record of `dataset`, its files included, into the folder `path`. Returns the
+    folder.
 
-    A pack that is already there is replaced when the new one is whole and on disk, in one step: whatever stops this, a
-    reader finds the old data or the new. Files that cannot be read become missing values, listed in quarantine.jsonl.
-    Raises AmodalError where the folder cannot be written, and for one that holds something else.
+    A pack that is already there is replaced when the new one is whole and on disk, in one step:
+    whatever stops this, a reader finds the old data or the new. Files that cannot be read become
+    missing values, listed in quarantine.jsonl. Raises AmodalError where the folder cannot be
+    written, and for one that holds something else.
     """
     folder = Path(path)
     _refuse_others(folder)
@@ -105,7 +108,8 @@ def _chunks(dataset: Dataset, shard_bytes: int, bad: Quarantine) -> Iterator[pa.
 
 
 def _encoded(dataset: Dataset) -> Iterator[list]:
-    """The cells of each record as they are stored, or why one cannot be read; out of object storage many records at a time."""
+    """The cells of each record as they are stored, or why one cannot be read; out of object storage
+    many records at a time."""
 
     def cells(i: int) -> list:
         found = []

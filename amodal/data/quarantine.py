@@ -34,8 +34,8 @@ class Quarantine:
         return list(self._met.values())
 
     def append_to(self, path: str | Path) -> int:
-        """Append what the JSONL file `path` does not have yet (a resumed run meets the same files again). Returns how
-        many."""
+        """Append what the JSONL file `path` does not have yet (a resumed run meets the same files
+        again). Returns how many."""
         path, entries = Path(path), self.entries()
         fresh = entries[self._written.get(path, 0) :]
         self._written[path] = len(entries)
@@ -62,7 +62,8 @@ class Quarantine:
 
 
 def read(path: str | Path) -> list[Bad]:
-    """The entries of a quarantine file. A last line that a killed run left half written is passed over."""
+    """The entries of a quarantine file. A last line that a killed run left half written is passed
+    over."""
     entries = []
     for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
         try:

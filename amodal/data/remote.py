@@ -1,9 +1,12 @@
-"""Data in object storage: an address (s3://, gs://, az://, https://, memory://, whatever fsspec knows) as readers use a path.
+"""Data in object storage: an address (s3://, gs://, az://, https://, memory://, whatever fsspec
+knows) as readers use a path.
 
-    place("s3://bucket/photos") / "a.jpg"      # .stat() .glob() .read_bytes() .read(start, stop), as of a Path
+    place("s3://bucket/photos") / "a.jpg"      # .stat() .glob() .read_bytes() .read(start, stop),
+                                               as of a Path
 
-What lies below a folder is listed once, when it is opened. What is read, whole objects or ranges of them, is kept on disk (`kept`) under
-its address, size and etag, so that an object that has changed is another one.
+What lies below a folder is listed once, when it is opened. What is read, whole objects or ranges of
+them, is kept on disk (`kept`) under its address, size and etag, so that an object that has changed
+is another one.
 """
 
 from __future__ import annotations
@@ -110,13 +113,15 @@ class Remote:
         return self.kept(f"{start}-{stop}", lambda: self.fetch(start, stop))
 
     def kept(self, what: str, make: Callable[[], bytes]) -> bytes:
-        """What `make` gives, from disk if it is there: for bytes that follow from the object and from `what`."""
+        """What `make` gives, from disk if it is there: for bytes that follow from the object and
+        from `what`."""
         if (content := kept.find(self._key(what))) is None:
             kept.keep(self._key(what), content := make())
         return content
 
     def local(self) -> Path:
-        """A file on this machine with the whole content, which may be dropped as soon as it has been opened."""
+        """A file on this machine with the whole content, which may be dropped as soon as it has
+        been opened."""
         if (size := len(self.read_bytes())) > kept.limit():
             raise AmodalError(
                 f"{self} has {size:,} bytes, more than may be kept on disk: set AMODAL_CACHE_GIB higher"
@@ -124,7 +129,8 @@ class Remote:
         return kept.file(self._key(""))
 
     def fetch(self, start: int, stop: int | None) -> bytes:
-        """A range as the store has it now, or all of it. Raises Lost where it is another object than was listed."""
+        """A range as the store has it now, or all of it. Raises Lost where it is another object
+        than was listed."""
         size, whole = self.stat().st_size, stop is None
         if start == stop:
             return b""
@@ -189,8 +195,8 @@ class _Ranges(io.RawIOBase):
 
 
 def place(source) -> Path | Remote:
-    """Where `source` is: a path, or an address, which may end in #FILE, the dataset.toml for it on this machine. Raises AmodalError
-    for an address with a password in it, and where nothing is."""
+    """Where `source` is: a path, or an address, which may end in #FILE, the dataset.toml for it on
+    this machine. Raises AmodalError for an address with a password in it, and where nothing is."""
     if isinstance(source, Remote):
         return source
     if "://" not in str(source):
@@ -221,8 +227,8 @@ def place(source) -> Path | Remote:
 
 
 def learnt_from(config: dict) -> str:
-    """Where a run says that its data is. Raises AmodalError for an address: the run may be somebody else's, and nothing is asked of a
-    store that nobody has named here."""
+    """Where a run says that its data is. Raises AmodalError for an address: the run may be somebody
+    else's, and nothing is asked of a store that nobody has named here."""
     about = config.get("data", {})
     where = str(about.get("path") or about.get("name"))
     if "://" in where:
@@ -239,7 +245,8 @@ def described_by(path: Path | Remote) -> Path | None:
 
 
 def together(function: Callable, items: Iterable, far: bool = True) -> list:
-    """[function(item) for item in items]; if `far`, many at once, so that the time that a store takes to answer does not add up."""
+    """[function(item) for item in items]; if `far`, many at once, so that the time that a store
+    takes to answer does not add up."""
     if not far:
         return [function(item) for item in items]
     with ThreadPoolExecutor(AT_ONCE) as pool:

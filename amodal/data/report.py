@@ -27,8 +27,8 @@ FEW = 20
 
 @dataclass(frozen=True)
 class FieldFound:
-    """missing: share of records without the field; unreadable: share of the `looked` values that could not be
-    decoded."""
+    """missing: share of records without the field; unreadable: share of the `looked` values that
+    could not be decoded."""
 
     name: str
     modality: str
@@ -49,8 +49,8 @@ class LabelFound:
 
 @dataclass(frozen=True)
 class Report:
-    """path: the dataset.toml that was written; left_out: column or ending -> why; parts: records in each part of the
-    split."""
+    """path: the dataset.toml that was written; left_out: column or ending -> why; parts: records in
+    each part of the split."""
 
     path: Path
     dataset: Dataset
@@ -134,8 +134,8 @@ class Report:
 
 
 def groups_of(dataset: Dataset) -> list[str]:
-    """Labels that say which records belong together (a patient, a site), where nothing keeps them in one part of the
-    split."""
+    """Labels that say which records belong together (a patient, a site), where nothing keeps them
+    in one part of the split."""
     divided = not dataset.schema.split and not dataset.schema.split_by
     return [name for name in dataset.labels if divided and is_group_name(name)]
 

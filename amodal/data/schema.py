@@ -1,10 +1,15 @@
-"""dataset.toml: what a person says about a dataset. Strict: an unknown key is an error that offers the nearest one.
+"""dataset.toml: what a person says about a dataset. Strict: an unknown key is an error that offers
+the nearest one.
 
 name = "birds"                    # of the dataset; also: title, licence
-records = "birds.csv"             # a table, a folder, tars, a saved Hugging Face dataset; globs and lists of them
-key = "id"                        # column that names the records (default: hashes of the rows, or file names)
-split_by = "site"                 # records that agree here stay in one part of the split (default: the key)
-split = "part"                    # column with a split that the data brings (default: 80/10/10 by hash)
+records = "birds.csv"             # a table, a folder, tars, a saved Hugging Face dataset; globs and
+                                  lists of them
+key = "id"                        # column that names the records (default: hashes of the rows, or
+                                  file names)
+split_by = "site"                 # records that agree here stay in one part of the split (default:
+                                  the key)
+split = "part"                    # column with a split that the data brings (default: 80/10/10 by
+                                  hash)
 
 [fields.photo]                    # what the encoder sees
 modality = "image"
@@ -17,7 +22,8 @@ size = 64                         # parameters of the modality, measured where t
 kind = "category"                 # or "number"
 column = "species"                # default: the label's name
 unit = ""
-event = ""                        # of a time: the label that says whether the event came then, or was still to come
+event = ""                        # of a time: the label that says whether the event came then, or
+                                  was still to come
 """
 
 from __future__ import annotations
@@ -44,9 +50,9 @@ OWN = ("modality", "column", "suffix", "from")
 
 @dataclass(frozen=True)
 class Field:
-    """modality: how the field is read; column: of a table; suffix: endings of files; within: the folder they lie in
-    (`from`); given: the parameters of the modality that somebody chose, None for all. The others are measured when the
-    data is opened."""
+    """modality: how the field is read; column: of a table; suffix: endings of files; within: the
+    folder they lie in (`from`); given: the parameters of the modality that somebody chose, None for
+    all. The others are measured when the data is opened."""
 
     modality: Modality
     column: str = ""
@@ -57,8 +63,9 @@ class Field:
 
 @dataclass(frozen=True)
 class Label:
-    """What is known about some records, for evaluation. kind: "category" or "number"; unit: of numbers; column: "" for
-    its name; event: of a survival time, the label that says whether the event came."""
+    """What is known about some records, for evaluation. kind: "category" or "number"; unit: of
+    numbers; column: "" for its name; event: of a survival time, the label that says whether the
+    event came."""
 
     kind: str = "category"
     unit: str = ""
@@ -72,7 +79,8 @@ class Label:
 
 @dataclass(frozen=True)
 class Schema:
-    """records: paths or globs, relative to the folder of dataset.toml. The rest as in the docstring of this module."""
+    """records: paths or globs, relative to the folder of dataset.toml. The rest as in the docstring
+    of this module."""
 
     fields: dict[str, Field]
     labels: dict[str, Label] = field(default_factory=dict)
@@ -89,7 +97,8 @@ TOP = tuple(f.name for f in dataclasses.fields(Schema))
 
 
 def load(path: str | Path) -> Schema:
-    """The schema in the file `path`. Raises AmodalError that names file, line, key and what was expected."""
+    """The schema in the file `path`. Raises AmodalError that names file, line, key and what was
+    expected."""
     path = place(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -194,10 +203,11 @@ def _label(name: str, entry: dict) -> Label:
 
 
 def dumps(schema: Schema, comments: Mapping[str, str] | None = None) -> str:
-    """The text of dataset.toml, with every parameter of each modality: what is left out would be measured anew when it
-    is read.
+    """The text of dataset.toml, with every parameter of each modality: what is left out would be
+    measured anew when it is read.
 
-    comments: lines above a key or table, by name: {"fields.photo": "..."}, {"": "..."} for the head.
+    comments: lines above a key or table, by name: {"fields.photo": "..."}, {"": "..."} for the
+    head.
     """
     comments = comments or {}
     document = tomlkit.document()

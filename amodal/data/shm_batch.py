@@ -1,5 +1,6 @@
-"""A batch on its way from a worker process. torch hands each tensor over in shared memory of its own, which costs more than the
-content of a small one: those travel inside the message, and only large ones as tensors."""
+"""A batch on its way from a worker process. torch hands each tensor over in shared memory of its
+own, which costs more than the content of a small one: those travel inside the message, and only
+large ones as tensors."""
 
 from __future__ import annotations
 
@@ -13,11 +14,13 @@ from torch import Tensor
 from amodal.core import Batch, Column, Ragged
 
 LIGHT = 2**14
-"""Bytes up to which a tensor travels inside the message. A pipe holds four such without being read."""
+"""Bytes up to which a tensor travels inside the message. A pipe holds four such without being read.
+"""
 
 Part = Tensor | np.ndarray
 Packed = tuple[Part, ...]
-"""Of a column: its rows, then its values or, if they are Ragged, their flat numbers and their lengths."""
+"""Of a column: its rows, then its values or, if they are Ragged, their flat numbers and their
+lengths."""
 
 
 @dataclass(frozen=True)

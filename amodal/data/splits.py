@@ -1,5 +1,5 @@
-"""Which part of the data a record belongs to. A pure function of its name, so nothing leaks when data grows or is
-shuffled."""
+"""Which part of the data a record belongs to. A pure function of its name, so nothing leaks when
+data grows or is shuffled."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ SPELLINGS = {
 }  # fmt: skip
 """How people name the parts of a split that their data already has."""
 AGAIN = re.compile(r"([0-9a-f]{16})#\d+")
-"""The key of a row that occurs again in a table without a key column: the first one's, and a number."""
+"""The key of a row that occurs again in a table without a key column: the first one's, and a
+number."""
 
 
 def by_hash(names: Sequence[str]) -> np.ndarray:
-    """(N,) int8, indexes PARTS: 80 % train, 10 % valid, 10 % test. Records with one name (a patient, a place) stay
-    together, and so do exact copies in a table without a key.
+    """(N,) int8, indexes PARTS: 80 % train, 10 % valid, 10 % test. Records with one name (a
+    patient, a place) stay together, and so do exact copies in a table without a key.
 
-    Of three names or more no part is empty: it takes the name that comes nearest to it from the part that has most.
-    Only in data so small that this happens can a name change its part when data is added.
+    Of three names or more no part is empty: it takes the name that comes nearest to it from the
+    part that has most. Only in data so small that this happens can a name change its part when data
+    is added.
     """
     names = (again[1] if (again := AGAIN.fullmatch(name)) else name for name in names)
     hashes = b"".join(

@@ -1,4 +1,5 @@
-"""One store that holds data: what is in it, and how it is asked: again if it fails in passing, with errors for a person."""
+"""One store that holds data: what is in it, and how it is asked: again if it fails in passing, with
+errors for a person."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from urllib.parse import quote, unquote
 from amodal.core import AmodalError
 
 WAITS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""Seconds until a request that failed is sent again, give or take a half; after the last one the run stops."""
+"""Seconds until a request that failed is sent again, give or take a half; after the last one the
+run stops."""
 INSTALL = {
     "s3": "amodal[remote]",
     "s3a": "amodal[remote]",
@@ -34,12 +36,14 @@ class Lost(AmodalError, OSError):
 
 
 class Unreachable(AmodalError):
-    """The store does not answer, or answers nobody: nothing to skip, a run stops and can go on later."""
+    """The store does not answer, or answers nobody: nothing to skip, a run stops and can go on
+    later."""
 
 
 @dataclass(frozen=True)
 class Stat:
-    """st_size: bytes, below 0 where the store does not say; st_mtime_ns: what changes when the object does, a text."""
+    """st_size: bytes, below 0 where the store does not say; st_mtime_ns: what changes when the
+    object does, a text."""
 
     st_size: int
     st_mtime_ns: str
@@ -47,7 +51,8 @@ class Stat:
 
 
 class Store:
-    """root: the address that was given; schema: a file of this machine that describes what is there, if one was given with it."""
+    """root: the address that was given; schema: a file of this machine that describes what is
+    there, if one was given with it."""
 
     def __init__(self, root: str, schema: str = ""):
         self.root, self.schema, self.slash = root.rstrip("/"), schema, root.endswith("/")
@@ -109,8 +114,8 @@ class Store:
         return self.known
 
     def ask(self, path: str, request: Callable):
-        """What the store answers to `request` (file system, path), asked again while it fails in passing. Raises Lost and
-        Unreachable."""
+        """What the store answers to `request` (file system, path), asked again while it fails in
+        passing. Raises Lost and Unreachable."""
         for wait in (*WAITS, None):
             try:
                 return request(self._system(), quote(path, safe="/:[]") if self.http else path)
@@ -136,7 +141,8 @@ class Store:
             time.sleep(wait * random.uniform(0.5, 1.5))
 
     def _denied(self, path: str, error: Exception) -> AmodalError:
-        """One object that is not for us, or all of them: a key that has expired must not empty the data bit by bit."""
+        """One object that is not for us, or all of them: a key that has expired must not empty the
+        data bit by bit."""
         if path != self.top:
             try:
                 self.ask(self.top, lambda fs, top: fs.info(top))
@@ -193,7 +199,8 @@ def _stat(about: dict) -> Stat:
 
 
 def _cause(error: Exception) -> Exception:
-    """Web servers' errors, whatever they are, come as FileNotFoundError from the first look at a file."""
+    """Web servers' errors, whatever they are, come as FileNotFoundError from the first look at a
+    file."""
     cause = error.__cause__
     missing = not str(type(cause).__module__).startswith("aiohttp") or getattr(
         cause, "status", 0

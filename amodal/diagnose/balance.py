@@ -1,5 +1,6 @@
-"""Balancing a table of counts to known marginals, and how much of an estimate's variance that takes away.
-Liu et al., NeurIPS 2024, arXiv:2408.15065, eq. 3-6 and theorem 1. Tables are (X, Y) float64: how often x and y came together."""
+"""Balancing a table of counts to known marginals, and how much of an estimate's variance that takes
+away. Liu et al., NeurIPS 2024, arXiv:2408.15065, eq. 3-6 and theorem 1. Tables are (X, Y) float64:
+how often x and y came together."""
 
 from __future__ import annotations
 
@@ -8,10 +9,12 @@ from torch import Tensor
 
 
 def balance(joint_XY: Tensor, rows_X: Tensor, columns_Y: Tensor, *, steps: int) -> Tensor:
-    """The table after `steps` steps of iterative proportional fitting; the first matches the rows' masses, the second the columns'.
+    """The table after `steps` steps of iterative proportional fitting; the first matches the rows'
+    masses, the second the columns'.
 
-    Each step is the information projection onto the tables with that marginal. A table of counts is first divided by its sum.
-    Raises ValueError where a row or a column has mass in the target and none in the table: no scaling can give it any.
+    Each step is the information projection onto the tables with that marginal. A table of counts is
+    first divided by its sum. Raises ValueError where a row or a column has mass in the target and
+    none in the table: no scaling can give it any.
     """
     p = _table(joint_XY)
     for name, have, want in (("row", p.sum(1), rows_X), ("column", p.sum(0), columns_Y)):
@@ -31,10 +34,11 @@ def balance(joint_XY: Tensor, rows_X: Tensor, columns_Y: Tensor, *, steps: int) 
 
 
 def variances(joint_XY: Tensor, values_XY: Tensor, *, steps: int) -> Tensor:
-    """(steps + 1,) n times the variance that sum h(x, y) P(x, y) has after 0, 1, …, `steps` steps of balancing n samples.
+    """(steps + 1,) n times the variance that sum h(x, y) P(x, y) has after 0, 1, …, `steps` steps
+    of balancing n samples.
 
-    sigma_k^2 = Var(C_1 ... C_k h), C_1 taking off the mean given x, C_2 the mean given y, and so on. joint_XY: the truth, or the
-    balanced table in its place; values_XY: h.
+    sigma_k^2 = Var(C_1 ... C_k h), C_1 taking off the mean given x, C_2 the mean given y, and so
+    on. joint_XY: the truth, or the balanced table in its place; values_XY: h.
     """
     p = _table(joint_XY)
     found = []
@@ -49,8 +53,9 @@ def variances(joint_XY: Tensor, values_XY: Tensor, *, steps: int) -> Tensor:
 
 
 def dependence(joint_XY: Tensor) -> Tensor:
-    """(min(X, Y),) singular values of D_X^-1/2 P D_Y^-1/2, the operator of conditional means: 1, then s_2 <= 1, which is how fast
-    balancing converges (sigma_k^2 by s_2^2 or so a step). Rows and columns without mass are left out."""
+    """(min(X, Y),) singular values of D_X^-1/2 P D_Y^-1/2, the operator of conditional means: 1,
+    then s_2 <= 1, which is how fast balancing converges (sigma_k^2 by s_2^2 or so a step). Rows and
+    columns without mass are left out."""
     p = _table(joint_XY)
     p = p[p.sum(1) > 0][:, p.sum(0) > 0]
     return torch.linalg.svdvals(p / (p.sum(1, keepdim=True) * p.sum(0, keepdim=True)).sqrt())
@@ -59,8 +64,9 @@ def dependence(joint_XY: Tensor) -> Tensor:
 def estimate(
     counts_XY: Tensor, values_XY: Tensor, rows_X: Tensor, columns_Y: Tensor, *, steps: int = 2
 ) -> tuple[float, float]:
-    """(the mean of h under the balanced table, its standard error). counts_XY: how often each pair was seen; steps 0 is the plain
-    mean. The error is the predicted one, with the balanced table in place of the unknown truth."""
+    """(the mean of h under the balanced table, its standard error). counts_XY: how often each pair
+    was seen; steps 0 is the plain mean. The error is the predicted one, with the balanced table in
+    place of the unknown truth."""
     p = balance(counts_XY, rows_X, columns_Y, steps=steps)
     fitted = balance(counts_XY, rows_X, columns_Y, steps=max(steps, 50))
     variance = variances(fitted, values_XY, steps=steps)[-1].clamp_min(0)

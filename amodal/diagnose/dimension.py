@@ -1,5 +1,5 @@
-"""How many dimensions vectors fill, counted from their neighbours, and how far one direction rules them (the quality of embeddings in
-MLEM, arXiv:2401.15935)."""
+"""How many dimensions vectors fill, counted from their neighbours, and how far one direction rules
+them (the quality of embeddings in MLEM, arXiv:2401.15935)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from amodal.diagnose.spectrum import singular_values
 
 
 def dimension(embeddings: Embeddings) -> list[dict]:
-    """One row for each source with three or more vectors: n, width, intrinsic dimension, anisotropy."""
+    """One row for each source with three or more vectors: n, width, intrinsic dimension,
+    anisotropy."""
     rows = []
     for source, column in embeddings.columns.items():
         z = column.values.float()
@@ -22,11 +23,12 @@ def dimension(embeddings: Embeddings) -> list[dict]:
 
 
 def intrinsic_dimension(z_ND: Tensor, *, trimmed: float = 0.1, tile: int = 1024) -> float:
-    """TwoNN: of each vector the ratio mu of the distances to its second and its first neighbour; the slope, through the origin, of
-    -log(1 - F(mu)) over log mu, F the share of smaller ratios (Facco et al. 2017, Scientific Reports 7:12140).
+    """TwoNN: of each vector the ratio mu of the distances to its second and its first neighbour;
+    the slope, through the origin, of -log(1 - F(mu)) over log mu, F the share of smaller ratios
+    (Facco et al. 2017, Scientific Reports 7:12140).
 
-    trimmed: share of the largest ratios that are left out (theirs: .1). Vectors equal to another are left out too. NaN for fewer
-    than two ratios.
+    trimmed: share of the largest ratios that are left out (theirs: .1). Vectors equal to another
+    are left out too. NaN for fewer than two ratios.
     """
     ratios = []
     for start in range(0, len(z_ND), tile):
@@ -48,8 +50,9 @@ def intrinsic_dimension(z_ND: Tensor, *, trimmed: float = 0.1, tile: int = 1024)
 
 
 def anisotropy(z_ND: Tensor) -> float:
-    """The largest eigenvalue of the vectors' covariance over the sum of all: 1 where they lie on one line, 1 / D where they fill a ball
-    (Razzhigaev et al. 2024, arXiv:2311.05928). NaN where all vectors are equal."""
+    """The largest eigenvalue of the vectors' covariance over the sum of all: 1 where they lie on
+    one line, 1 / D where they fill a ball (Razzhigaev et al. 2024, arXiv:2311.05928). NaN where all
+    vectors are equal."""
     squares = singular_values(z_ND - z_ND.mean(0)).square()
     return (
         float(squares[0] / squares.sum())

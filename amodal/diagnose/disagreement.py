@@ -1,7 +1,8 @@
-"""Which records do not fit: whose fields disagree with each other, and who is unlike the others of its class.
+"""Which records do not fit: whose fields disagree with each other, and who is unlike the others of
+its class.
 
-Rizhko and Bloom 2024, arXiv:2411.08842, section on outliers: low average cosine of an object's own fields, and of an object to the
-members of its class. Both find exchanged and mislabelled records.
+Rizhko and Bloom 2024, arXiv:2411.08842, section on outliers: low average cosine of an object's own
+fields, and of an object to the members of its class. Both find exchanged and mislabelled records.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from amodal.core.column import shared_rows
 
 
 def disagreement(z: Embeddings) -> Column:
-    """(N,) from 0 to 2, for the N rows that have two fields or more: one minus the mean cosine of the pairs of fields that the row has.
+    """(N,) from 0 to 2, for the N rows that have two fields or more: one minus the mean cosine of
+    the pairs of fields that the row has.
 
-    z: vectors in the aligned space. Fields that lie apart as a whole (the modality gap) put up all rows with the same fields alike;
-    compare rows that have the same fields, or centre each field first.
+    z: vectors in the aligned space. Fields that lie apart as a whole (the modality gap) put up all
+    rows with the same fields alike; compare rows that have the same fields, or centre each field
+    first.
     """
     total = next(iter(z.columns.values())).values.new_zeros(z.size)
     pairs = torch.zeros_like(total)
@@ -37,7 +40,8 @@ def disagreement(z: Embeddings) -> Column:
 
 
 def unlike_class(z_ND: Tensor, class_N: Tensor) -> Tensor:
-    """(N,) from 0 to 2: one minus the mean cosine to the other rows of the same class; 1 for the only row of its class.
+    """(N,) from 0 to 2: one minus the mean cosine to the other rows of the same class; 1 for the
+    only row of its class.
 
     z_ND: vectors; class_N: (N,) int64. Raises ValueError unless there is one class for each row.
     """

@@ -12,14 +12,14 @@ from amodal.objectives.alignment_uniformity import alignment, uniformity
 
 
 def modality_gap(a_ND: Tensor, b_MD: Tensor) -> Tensor:
-    """The distance between the mean unit vectors of two fields: 0 where they share one region, at most 2 (Liang et al. 2022,
-    arXiv:2203.02053, section 2.1)."""
+    """The distance between the mean unit vectors of two fields: 0 where they share one region, at
+    most 2 (Liang et al. 2022, arXiv:2203.02053, section 2.1)."""
     return (normalize(a_ND.float(), dim=1).mean(0) - normalize(b_MD.float(), dim=1).mean(0)).norm()
 
 
 def geometry(embeddings: Embeddings) -> list[dict]:
-    """One row for each pair of sources that some record has both of: n, alignment and the uniformity of each (Wang & Isola 2020,
-    lower is better), and the modality gap."""
+    """One row for each pair of sources that some record has both of: n, alignment and the
+    uniformity of each (Wang & Isola 2020, lower is better), and the modality gap."""
     rows = []
     for a, b in itertools.combinations(embeddings.sources, 2):
         x, y = embeddings.pair(a, b)

@@ -1,7 +1,8 @@
-"""Whether two spaces agree on who is near whom: the overlap of nearest neighbours, and the pair of layers where it is largest.
+"""Whether two spaces agree on who is near whom: the overlap of nearest neighbours, and the pair of
+layers where it is largest.
 
-Huh et al., ICML 2024, arXiv:2405.07987, section 3 and appendix A; for choosing the layers to align: Gröger et al., NeurIPS 2025,
-arXiv:2506.16895.
+Huh et al., ICML 2024, arXiv:2405.07987, section 3 and appendix A; for choosing the layers to align:
+Gröger et al., NeurIPS 2025, arXiv:2506.16895.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from torch.nn.functional import normalize
 
 @torch.no_grad()
 def nearest(z_ND: Tensor, k: int, *, tile: int = 1024) -> Tensor:
-    """(N, k) int64, the k rows with the largest cosine to each row, itself left out. Raises ValueError unless 1 <= k < N."""
+    """(N, k) int64, the k rows with the largest cosine to each row, itself left out. Raises
+    ValueError unless 1 <= k < N."""
     if not 1 <= k < len(z_ND):
         raise ValueError(
             f"k neighbours need more than k rows and k at least 1, got k = {k} and {len(z_ND)} rows."
@@ -30,7 +32,8 @@ def nearest(z_ND: Tensor, k: int, *, tile: int = 1024) -> Tensor:
 
 
 def mutual_knn(a_ND: Tensor, b_NE: Tensor, *, k: int = 10) -> float:
-    """The mean share, from 0 to 1, of a row's k neighbours in one space that are among its k in the other; k / (N - 1) by chance.
+    """The mean share, from 0 to 1, of a row's k neighbours in one space that are among its k in the
+    other; k / (N - 1) by chance.
 
     a_ND, b_NE: vectors of the same N rows in two spaces of any widths.
     """
@@ -38,7 +41,8 @@ def mutual_knn(a_ND: Tensor, b_NE: Tensor, *, k: int = 10) -> float:
 
 
 def layer_agreement(a: Sequence[Tensor], b: Sequence[Tensor], *, k: int = 10) -> Tensor:
-    """(layers of a, layers of b): `mutual_knn` of every two. a, b: for each layer, (N, D) vectors of the same N rows."""
+    """(layers of a, layers of b): `mutual_knn` of every two. a, b: for each layer, (N, D) vectors
+    of the same N rows."""
     near_a, near_b = ([nearest(z, k) for z in layers] for layers in (a, b))
     return torch.tensor([[_overlap(x, y) for y in near_b] for x in near_a])
 

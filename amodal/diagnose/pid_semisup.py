@@ -1,12 +1,16 @@
 """How much two fields could tell together that neither tells alone, before anybody labels a pair.
-Liang, Ling, Cheng, Obolenskiy, Liu, Pandey, Wilf, Morency and Salakhutdinov, ICLR 2024, arXiv:2306.04539. Row 10 of the catalogue.
+Liang, Ling, Cheng, Obolenskiy, Liu, Pandey, Wilf, Morency and Salakhutdinov, ICLR 2024,
+arXiv:2306.04539. Row 10 of the catalogue.
 
-Known are p(x1, y) and p(x2, y) from labels of single fields and p(x1, x2) from pairs without labels, all of discrete values (clusters, see
-`amodal.stats.kmeans`). Redundancy and unique information follow from them (Bertschinger et al. 2014); synergy S lies between two lower bounds
-and an upper bound. All in bits. Differences: the unique information comes from alternating projections (Banerjee et al. 2018,
-arXiv:1709.07487), not from a conic solver; the redundancy bound is the value of the dual problem, so it holds wherever the iteration stops;
-the disagreement bound has a constant of its own, see `disagreement_bound`; beside the greedy coupling, which may miss the least entropy
-by up to a bit, so that its bound is no guarantee, there is one that is. What the paper makes of this for training is not here."""
+Known are p(x1, y) and p(x2, y) from labels of single fields and p(x1, x2) from pairs without
+labels, all of discrete values (clusters, see `amodal.stats.kmeans`). Redundancy and unique
+information follow from them (Bertschinger et al. 2014); synergy S lies between two lower bounds and
+an upper bound. All in bits. Differences: the unique information comes from alternating projections
+(Banerjee et al. 2018, arXiv:1709.07487), not from a conic solver; the redundancy bound is the value
+of the dual problem, so it holds wherever the iteration stops; the disagreement bound has a constant
+of its own, see `disagreement_bound`; beside the greedy coupling, which may miss the least entropy
+by up to a bit, so that its bound is no guarantee, there is one that is. What the paper makes of
+this for training is not here."""
 
 from __future__ import annotations
 
@@ -22,9 +26,9 @@ TINY = 1e-300
 
 @dataclass(frozen=True)
 class Bounds:
-    """(...) bits each. redundancy, unique1, unique2: what both fields, or one alone, tell of y; by_redundancy, by_disagreement: lower
-    bounds of synergy; upper: of synergy, certain as far as the iteration has come; upper_greedy: the paper's, tighter, not certain;
-    entropy: H(Y)."""
+    """(...) bits each. redundancy, unique1, unique2: what both fields, or one alone, tell of y;
+    by_redundancy, by_disagreement: lower bounds of synergy; upper: of synergy, certain as far as
+    the iteration has come; upper_greedy: the paper's, tighter, not certain; entropy: H(Y)."""
 
     redundancy: Tensor
     unique1: Tensor
@@ -41,17 +45,19 @@ class Bounds:
         return torch.maximum(self.by_redundancy, self.by_disagreement).clamp(min=0)
 
     def accuracy(self) -> tuple[Tensor, Tensor]:
-        """The best classifier of both fields is right at least, and at most, so often (Feder and Merhav 1994; Fano 1961)."""
+        """The best classifier of both fields is right at least, and at most, so often (Feder and
+        Merhav 1994; Fano 1961)."""
         known = self.redundancy + self.unique1 + self.unique2
         left = [(self.entropy - known - s).clamp(min=0) for s in (self.lower, self.upper)]
         return 2.0 ** -left[0], fano(left[1], self.classes)
 
 
 def pid_semisup(p_x1y: Tensor, p_x2y: Tensor, p_x1x2: Tensor, *, steps: int = 1000) -> Bounds:
-    """p_x1y (..., A, Y), p_x2y (..., B, Y), p_x1x2 (..., A, B): tables of probabilities or of counts, any number of problems at once.
-    Counts of different records are first brought to the same p(y), p(x1), p(x2); that some p(x1, x2, y) has all three is then not
-    certain, and the redundancy bound not either. steps: of both iterations; tables with zeros need many.
-    Raises ValueError for shapes that do not fit and for a table without anything."""
+    """p_x1y (..., A, Y), p_x2y (..., B, Y), p_x1x2 (..., A, B): tables of probabilities or of
+    counts, any number of problems at once. Counts of different records are first brought to the
+    same p(y), p(x1), p(x2); that some p(x1, x2, y) has all three is then not certain, and the
+    redundancy bound not either. steps: of both iterations; tables with zeros need many. Raises
+    ValueError for shapes that do not fit and for a table without anything."""
     tables = [t.double() for t in (p_x1y, p_x2y, p_x1x2)]
     (a, y), (b, y2) = (t.shape[-2:] for t in tables[:2])
     if y != y2 or tables[2].shape[-2:] != (a, b):
@@ -96,7 +102,8 @@ def information(p: Tensor) -> Tensor:
 def agreeing(
     p1: Tensor, p2: Tensor, p12: Tensor, sweeps: int = 200
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The tables with the same p(y), the mean of both, and p(x1, x2) with the margins of the others."""
+    """The tables with the same p(y), the mean of both, and p(x1, x2) with the margins of the
+    others."""
     p1, p2, p12 = (t / t.sum((-2, -1), keepdim=True) for t in (p1, p2, p12))
     p_y = (p1.sum(-2, keepdim=True) + p2.sum(-2, keepdim=True)) / 2
     p1, p2 = (p * p_y / p.sum(-2, keepdim=True).clamp(min=TINY) for p in (p1, p2))
@@ -111,8 +118,9 @@ def agreeing(
 
 
 def unique_projection(p1: Tensor, p2: Tensor, steps: int, sweeps: int = 3) -> Tensor:
-    """(..., A, B, Y): of all q with q(x1, y) and q(x2, y) as given, the one whose I_q(X1, X2; Y) is least. That is the least mean over y of
-    KL(q(x1, x2 | y) || r) over both q and r: r is the mean of the q, and each q the projection of r on its margins."""
+    """(..., A, B, Y): of all q with q(x1, y) and q(x2, y) as given, the one whose I_q(X1, X2; Y) is
+    least. That is the least mean over y of KL(q(x1, x2 | y) || r) over both q and r: r is the mean
+    of the q, and each q the projection of r on its margins."""
     p_y = p1.sum(-2).clamp(min=TINY)[..., None, :]
     given1, given2 = (p1 / p_y)[..., :, None, :], (p2 / p_y)[..., None, :, :]
     u, v = torch.ones_like(given1), torch.ones_like(given2)
@@ -127,8 +135,9 @@ def unique_projection(p1: Tensor, p2: Tensor, steps: int, sweeps: int = 3) -> Te
 
 
 def least_conditional(p1: Tensor, p2: Tensor, p12: Tensor, steps: int) -> Tensor:
-    """(...) bits: the least I_r(X1; X2 | Y) of any r with all three tables of pairs, as far as iterative scaling has come from below. It is
-    the divergence of r from p(x1, y) p(x2, y) / p(y); the sum of p log(factor) over all factors is the dual's value."""
+    """(...) bits: the least I_r(X1; X2 | Y) of any r with all three tables of pairs, as far as
+    iterative scaling has come from below. It is the divergence of r from p(x1, y) p(x2, y) / p(y);
+    the sum of p log(factor) over all factors is the dual's value."""
     r = p1[..., :, None, :] * p2[..., None, :, :] / p1.sum(-2).clamp(min=TINY)[..., None, None, :]
     total = torch.zeros_like(r.sum((-3, -2, -1)))
     for _ in range(steps):
@@ -140,8 +149,9 @@ def least_conditional(p1: Tensor, p2: Tensor, p12: Tensor, steps: int) -> Tensor
 
 
 def disagreement_bound(p1: Tensor, p2: Tensor, p12: Tensor) -> Tensor:
-    """(...) bits that S exceeds less the mean of the unique information: E |p(y | x1) - p(y | x2)|^2 / (8 ln 2), where |.| is the sum
-    of absolute values. By Pinsker, I(X2; Y | X1) = U2 + S is at least E |p(y | x1, x2) - p(y | x1)|^2 / (2 ln 2), likewise U1 + S; and
+    """(...) bits that S exceeds less the mean of the unique information: E |p(y | x1) - p(y |
+    x2)|^2 / (8 ln 2), where |.| is the sum of absolute values. By Pinsker, I(X2; Y | X1) = U2 + S
+    is at least E |p(y | x1, x2) - p(y | x1)|^2 / (2 ln 2), likewise U1 + S; and
     |f1 - f2|^2 is at most twice the sum of both squares."""
     f1, f2 = (p / p.sum(-1, keepdim=True).clamp(min=TINY) for p in (p1, p2))
     apart = (f1[..., :, None, :] - f2[..., None, :, :]).abs().sum(-1).square()
@@ -149,8 +159,9 @@ def disagreement_bound(p1: Tensor, p2: Tensor, p12: Tensor) -> Tensor:
 
 
 def greedy_coupling(p: Tensor, q: Tensor) -> Tensor:
-    """(..., N + M): the masses of a coupling of p (..., N) and q (..., M) of small entropy: always as much as possible of the two largest
-    masses together (Kocaoglu et al. 2017, arXiv:1611.04035)."""
+    """(..., N + M): the masses of a coupling of p (..., N) and q (..., M) of small entropy: always
+    as much as possible of the two largest masses together (Kocaoglu et al. 2017, arXiv:1611.04035).
+    """
     masses = []
     for _ in range(p.shape[-1] + q.shape[-1]):
         (top_p, i), (top_q, j) = p.max(-1, keepdim=True), q.max(-1, keepdim=True)
@@ -160,8 +171,8 @@ def greedy_coupling(p: Tensor, q: Tensor) -> Tensor:
 
 
 def meet(p: Tensor, q: Tensor) -> Tensor:
-    """The distribution that majorises least among those below both; no coupling has less entropy (Cicalese et al. 2019,
-    arXiv:1901.07530)."""
+    """The distribution that majorises least among those below both; no coupling has less entropy
+    (Cicalese et al. 2019, arXiv:1901.07530)."""
     size = max(p.shape[-1], q.shape[-1])
     falling = (pad(t.sort(-1, descending=True).values, (0, size - t.shape[-1])) for t in (p, q))
     low = torch.minimum(*(t.cumsum(-1) for t in falling))
@@ -169,7 +180,8 @@ def meet(p: Tensor, q: Tensor) -> Tensor:
 
 
 def fano(left: Tensor, classes: int) -> Tensor:
-    """The highest accuracy with which H(Y | X) = left bits is compatible: where h(e) + e log(classes - 1) = left, by halving."""
+    """The highest accuracy with which H(Y | X) = left bits is compatible: where h(e) + e
+    log(classes - 1) = left, by halving."""
     low, high = torch.zeros_like(left), torch.full_like(left, 1 - 1 / classes)
     for _ in range(60):
         error = (low + high) / 2

@@ -1,9 +1,11 @@
-"""What positive pairs tell about labels: how often they cross classes, how well they join a class, and what follows for a linear probe.
+"""What positive pairs tell about labels: how often they cross classes, how well they join a class,
+and what follows for a linear probe.
 
-Zhang, Wang and Wang, ICML 2023, arXiv:2306.04272: contrast of pictures with texts factorises the table of which comes with which, and so
-contrasts pictures that are linked by a text. Tables are (X, Y) float64, how often x and y come together; graphs (N, N), how often two
-things are a positive pair. The loss on a table is `amodal.objectives.spectral.graph_spectral`; the singular values of a normalised
-table, on which the bound rests, are `amodal.diagnose.balance.dependence`."""
+Zhang, Wang and Wang, ICML 2023, arXiv:2306.04272: contrast of pictures with texts factorises the
+table of which comes with which, and so contrasts pictures that are linked by a text. Tables are (X,
+Y) float64, how often x and y come together; graphs (N, N), how often two things are a positive
+pair. The loss on a table is `amodal.objectives.spectral.graph_spectral`; the singular values of a
+normalised table, on which the bound rests, are `amodal.diagnose.balance.dependence`."""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ from amodal.diagnose.balance import dependence
 
 
 def linked(joint_XY: Tensor, *, alone: bool = False) -> Tensor:
-    """(X, X) the pairs of x that come with the same y: P D_y^-1 P', a graph of mass one, whose normalised matrix is A A' of the
-    normalised table A. alone: leave out the pairs of a thing with itself, which say nothing about labels."""
+    """(X, X) the pairs of x that come with the same y: P D_y^-1 P', a graph of mass one, whose
+    normalised matrix is A A' of the normalised table A. alone: leave out the pairs of a thing with
+    itself, which say nothing about labels."""
     p = joint_XY.double() / joint_XY.sum()
     graph = p @ (p.T / p.sum(0)[:, None].clamp_min(torch.finfo(torch.float64).tiny))
     if alone:
@@ -29,7 +32,8 @@ def linked(joint_XY: Tensor, *, alone: bool = False) -> Tensor:
 
 
 def labelling_error(graph_NN: Tensor, labels: Sequence) -> float:
-    """alpha: the probability that the two of a positive pair have different labels. NaN for a graph without a pair."""
+    """alpha: the probability that the two of a positive pair have different labels. NaN for a graph
+    without a pair."""
     code = _codes(labels, graph_NN)
     differ = code[:, None] != code
     return (
@@ -40,8 +44,8 @@ def labelling_error(graph_NN: Tensor, labels: Sequence) -> float:
 
 
 def joined(graph_NN: Tensor, labels: Sequence) -> float:
-    """The share, over ordered pairs of different things of one label, that a chain of positive pairs within the label joins: 0 where no
-    class holds together, 1 where every class does."""
+    """The share, over ordered pairs of different things of one label, that a chain of positive
+    pairs within the label joins: 0 where no class holds together, 1 where every class does."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -54,8 +58,9 @@ def joined(graph_NN: Tensor, labels: Sequence) -> float:
 
 
 def gaps(graph_NN: Tensor, labels: Sequence) -> dict[str, float]:
-    """label -> the eigengap of its part of the graph, 1 - the second largest singular value of the normalised matrix: how fast chains
-    of positives mix within it. 0 where the class falls apart; things without a pair in their class are left out."""
+    """label -> the eigengap of its part of the graph, 1 - the second largest singular value of the
+    normalised matrix: how fast chains of positives mix within it. 0 where the class falls apart;
+    things without a pair in their class are left out."""
     code, names = _codes(labels, graph_NN), sorted(set(labels))
     found = {}
     for number, name in enumerate(names):
@@ -68,9 +73,10 @@ def gaps(graph_NN: Tensor, labels: Sequence) -> dict[str, float]:
 
 
 def bound(alpha: float, joint_XY: Tensor, width: int) -> float:
-    """alpha / (1 - s_{width + 1}^2), to which the error of a linear probe on the best `width` dimensions is bounded up to constants; s
-    are the singular values of the normalised table. Infinite if more than `width` of them are 1, as where the data falls into more
-    parts than there are dimensions."""
+    """alpha / (1 - s_{width + 1}^2), to which the error of a linear probe on the best `width`
+    dimensions is bounded up to constants; s are the singular values of the normalised table.
+    Infinite if more than `width` of them are 1, as where the data falls into more parts than there
+    are dimensions."""
     values = dependence(joint_XY)
     left = 1 - float(values[width]) ** 2 if width < len(values) else 1.0
     return alpha / left if left > 1e-12 else math.inf

@@ -1,6 +1,7 @@
-"""Contrast as spectral clustering: a graph of what counts as similar, its Laplacian, and how far embeddings span the same space as the
-Laplacian's smooth functions. Tan, Zhang, Yang and Yuan, ICLR 2024, arXiv:2303.15103. The loss on a graph is
-`amodal.objectives.kernel_nce.graph_info_nce`. Graphs are (N, N) float64 weights, held whole."""
+"""Contrast as spectral clustering: a graph of what counts as similar, its Laplacian, and how far
+embeddings span the same space as the Laplacian's smooth functions. Tan, Zhang, Yang and Yuan, ICLR
+2024, arXiv:2303.15103. The loss on a graph is `amodal.objectives.kernel_nce.graph_info_nce`. Graphs
+are (N, N) float64 weights, held whole."""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ from amodal.diagnose.neighbours import nearest
 
 
 def neighbour_graph(x_ND: Tensor, k: int) -> Tensor:
-    """pi (N, N): each row is a neighbour of its k nearest by cosine and they of it, with equal weights; rows sum to one or more in all
-    (twice the mass of a mutual pair), and the whole is symmetric. Raises ValueError unless 1 <= k < N."""
+    """pi (N, N): each row is a neighbour of its k nearest by cosine and they of it, with equal
+    weights; rows sum to one or more in all (twice the mass of a mutual pair), and the whole is
+    symmetric. Raises ValueError unless 1 <= k < N."""
     index = nearest(x_ND, k)
     graph = torch.zeros(len(x_ND), len(x_ND), dtype=torch.float64)
     graph.scatter_(1, index, 1.0 / k)
@@ -22,10 +24,12 @@ def neighbour_graph(x_ND: Tensor, k: int) -> Tensor:
 
 
 def drawn_graph(a: Sequence, b: Sequence) -> tuple[list, Tensor]:
-    """(the different values, pi): how often two values came up as two views of one thing, in either order; entries sum to one.
+    """(the different values, pi): how often two values came up as two views of one thing, in either
+    order; entries sum to one.
 
-    a, b: of the same n draws, two views each, as values that can be compared (ids or codes of what was seen). It estimates the graph of
-    augmentations where those are few, and converges as 1 / sqrt(n).
+    a, b: of the same n draws, two views each, as values that can be compared (ids or codes of what
+    was seen). It estimates the graph of augmentations where those are few, and converges as 1 /
+    sqrt(n).
     """
     values = sorted({*a, *b})
     number = {value: i for i, value in enumerate(values)}
@@ -36,7 +40,8 @@ def drawn_graph(a: Sequence, b: Sequence) -> tuple[list, Tensor]:
 
 
 def laplacian(graph_NN: Tensor) -> Tensor:
-    """D - W of a symmetric graph, float64. Raises ValueError for one that is not symmetric or has a negative weight."""
+    """D - W of a symmetric graph, float64. Raises ValueError for one that is not symmetric or has a
+    negative weight."""
     w = graph_NN.double()
     if w.dim() != 2 or w.shape[0] != w.shape[1] or not torch.allclose(w, w.T) or (w < 0).any():
         raise ValueError(
@@ -46,8 +51,9 @@ def laplacian(graph_NN: Tensor) -> Tensor:
 
 
 def smooth_functions(graph_NN: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """((count,) eigenvalues, (N, count) functions): those of the normalised Laplacian that change least along edges, without the
-    constant one; what spectral clustering embeds nodes by. Nodes without an edge are an error."""
+    """((count,) eigenvalues, (N, count) functions): those of the normalised Laplacian that change
+    least along edges, without the constant one; what spectral clustering embeds nodes by. Nodes
+    without an edge are an error."""
     lap = laplacian(graph_NN)
     degree = lap.diagonal() + graph_NN.double().diagonal()
     if (degree <= 0).any():
@@ -60,14 +66,16 @@ def smooth_functions(graph_NN: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def roughness(z_ND: Tensor, graph_NN: Tensor) -> Tensor:
-    """trace(Z^T L Z) = half the sum of w_ij |z_i - z_j|^2, over the sum of weights: the attraction in the loss (times 1 / temperature)."""
+    """trace(Z^T L Z) = half the sum of w_ij |z_i - z_j|^2, over the sum of weights: the attraction
+    in the loss (times 1 / temperature)."""
     z = z_ND.double()
     return (z * (laplacian(graph_NN) @ z)).sum() / graph_NN.double().sum()
 
 
 def subspace_alignment(a_ND: Tensor, b_NE: Tensor) -> float:
-    """The mean squared cosine of the principal angles between the column spaces of centred a and b, over the smaller number of
-    dimensions: 1 if one lies in the other, about max(D, E) / N for spaces that have nothing to do with each other."""
+    """The mean squared cosine of the principal angles between the column spaces of centred a and b,
+    over the smaller number of dimensions: 1 if one lies in the other, about max(D, E) / N for
+    spaces that have nothing to do with each other."""
     bases = [_basis(x) for x in (a_ND, b_NE)]
     cosines = torch.linalg.svdvals(bases[0].T @ bases[1])
     return float(cosines.square().sum() / max(min(q.shape[1] for q in bases), 1))

@@ -10,17 +10,20 @@ from amodal.core import Embeddings
 
 
 def singular_values(z_ND: Tensor) -> Tensor:
-    """(min(N, D),) float64, largest first; from the smaller of the two Gram matrices, so linear in the larger of N and D."""
+    """(min(N, D),) float64, largest first; from the smaller of the two Gram matrices, so linear in
+    the larger of N and D."""
     z = z_ND.double()
     gram = z.T @ z if len(z) > z.shape[1] else z @ z.T
     return torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().flip(0)
 
 
 def effective_rank(z_ND: Tensor) -> Tensor:
-    """RankMe: the exponential of the entropy of the singular values (Garrido et al. 2023, arXiv:2210.02885, eq. 1).
+    """RankMe: the exponential of the entropy of the singular values (Garrido et al. 2023,
+    arXiv:2210.02885, eq. 1).
 
-    Between 1 (all vectors on a line) and min(N, D). As in the paper the vectors are not centred; centre them before if a common
-    offset should not count as a dimension. 0 for no vectors and for vectors that are all zero.
+    Between 1 (all vectors on a line) and min(N, D). As in the paper the vectors are not centred;
+    centre them before if a common offset should not count as a dimension. 0 for no vectors and for
+    vectors that are all zero.
     """
     if z_ND.numel() == 0:
         return torch.zeros((), dtype=torch.float64)
@@ -30,14 +33,16 @@ def effective_rank(z_ND: Tensor) -> Tensor:
 
 
 def deviations(z_ND: Tensor) -> Tensor:
-    """(D,) the standard deviation of each dimension of the unit vectors, times sqrt(D): 1 everywhere if they are spread evenly,
-    0 where a dimension has collapsed (Chen & He 2021, arXiv:2011.10566, section 4.1)."""
+    """(D,) the standard deviation of each dimension of the unit vectors, times sqrt(D): 1
+    everywhere if they are spread evenly, 0 where a dimension has collapsed (Chen & He 2021,
+    arXiv:2011.10566, section 4.1)."""
     unit = normalize(z_ND.float(), dim=1)
     return unit.std(0, correction=0) * z_ND.shape[1] ** 0.5
 
 
 def spectrum(embeddings: Embeddings) -> list[dict]:
-    """One row for each source: its vectors n, dimensions, effective rank of the centred vectors, least and mean deviation."""
+    """One row for each source: its vectors n, dimensions, effective rank of the centred vectors,
+    least and mean deviation."""
     rows = []
     for source, column in embeddings.columns.items():
         z = column.values.float()

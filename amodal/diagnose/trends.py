@@ -1,4 +1,5 @@
-"""Which topics grow and which shrink over the years, with a correction for having asked about many (analyses of CS-PaperSum, row 35)."""
+"""Which topics grow and which shrink over the years, with a correction for having asked about many
+(analyses of CS-PaperSum, row 35)."""
 
 from __future__ import annotations
 
@@ -12,8 +13,9 @@ from amodal.core import AmodalError
 
 @dataclass(frozen=True)
 class Trend:
-    """shares: (Y,) of each year's records that have the topic; slope: of the share, a year; p: of a slope as large by chance, two-sided;
-    q: p after the correction of Benjamini and Hochberg (1995), the share of false alarms among topics of a q so small."""
+    """shares: (Y,) of each year's records that have the topic; slope: of the share, a year; p: of a
+    slope as large by chance, two-sided; q: p after the correction of Benjamini and Hochberg (1995),
+    the share of false alarms among topics of a q so small."""
 
     shares: np.ndarray
     slope: float
@@ -24,10 +26,11 @@ class Trend:
 def trends(
     years: Sequence[int], topics: Mapping[str, Sequence[bool]], *, draws: int = 2000, seed: int = 0
 ) -> dict[str, Trend]:
-    """topic -> its trend: least squares of having the topic (0 or 1) on the year, over all records; p from `draws` permutations of the
-    years, the same for all topics, (1 + as large) / (1 + draws).
+    """topic -> its trend: least squares of having the topic (0 or 1) on the year, over all records;
+    p from `draws` permutations of the years, the same for all topics, (1 + as large) / (1 + draws).
 
-    years: (N,) of each record; topics: name -> (N,) whether a record has it. Raises AmodalError where lengths differ or there is one year.
+    years: (N,) of each record; topics: name -> (N,) whether a record has it. Raises AmodalError
+    where lengths differ or there is one year.
     """
     year = np.asarray(years, dtype=np.float64)
     if len(np.unique(year)) < 2:
@@ -54,7 +57,8 @@ def trends(
 
 
 def corrected(p: Sequence[float]) -> np.ndarray:
-    """(K,) q of each p: the least of K p_(j) / j over all j from its rank up (Benjamini and Hochberg, 1995)."""
+    """(K,) q of each p: the least of K p_(j) / j over all j from its rank up (Benjamini and
+    Hochberg, 1995)."""
     p = np.asarray(p, dtype=np.float64)
     order = np.argsort(p, kind="stable")
     scaled = p[order] * len(p) / np.arange(1, len(p) + 1)

@@ -1,12 +1,15 @@
-"""How good can prompts get? What stands between prompting a pair of towers and the best predictor, term by term.
-Mehta and Harchaoui, ICML 2025, arXiv:2507.09128. Row 54 of the catalogue.
+"""How good can prompts get? What stands between prompting a pair of towers and the best predictor,
+term by term. Mehta and Harchaoui, ICML 2025, arXiv:2507.09128. Row 54 of the catalogue.
 
-X is what is seen, Z a caption, Y the label. Best is E[r(Y) | X]. Prompts go the way round Z: g(z) = E[r(Y) | Z = z] under the prompts' law
-rho, then E[g(Z) | X = x] = E_Z[g(Z) R(x, Z)], R = dP(x, z) / dP(x) dP(z). What is lost: Y depends on X beyond Z (`residual_dependence`);
-prompts are not what captions of the class are like (`prompt_bias`); there are few of them, at a cost of 1 / sqrt(M) (`prompt_curve`,
-`limit`); and R is learnt (`spectrum`, whose sum of squares is the mean square contingency). `indirect` and `terms` are exact for tables,
-`two_stage` is the plug-in estimator. Differences: residual dependence is the fall of cross-validated squared risk when X is added to Z;
-the distance of prompts is a kernel's. `amodal evaluate --protocols prompts` measures all of it on a trained model."""
+X is what is seen, Z a caption, Y the label. Best is E[r(Y) | X]. Prompts go the way round Z: g(z) =
+E[r(Y) | Z = z] under the prompts' law rho, then E[g(Z) | X = x] = E_Z[g(Z) R(x, Z)], R = dP(x, z) /
+dP(x) dP(z). What is lost: Y depends on X beyond Z (`residual_dependence`); prompts are not what
+captions of the class are like (`prompt_bias`); there are few of them, at a cost of 1 / sqrt(M)
+(`prompt_curve`, `limit`); and R is learnt (`spectrum`, whose sum of squares is the mean square
+contingency). `indirect` and `terms` are exact for tables, `two_stage` is the plug-in estimator.
+Differences: residual dependence is the fall of cross-validated squared risk when X is added to Z;
+the distance of prompts is a kernel's. `amodal evaluate --protocols prompts` measures all of it on a
+trained model."""
 
 from __future__ import annotations
 
@@ -26,7 +29,8 @@ WEIGHTS = (0.0, 0.25, 1.0, 4.0)
 
 @dataclass(frozen=True)
 class Canonical:
-    """A low-rank R(x, z) = 1 + sum_k s_k u_k(x) v_k(z), of canonical variates of two spaces. s: (K,) largest first."""
+    """A low-rank R(x, z) = 1 + sum_k s_k u_k(x) v_k(z), of canonical variates of two spaces. s:
+    (K,) largest first."""
 
     mean_x: Tensor
     mean_z: Tensor
@@ -55,9 +59,10 @@ class Canonical:
 def cca_spectrum(
     x_ND: Tensor, z_NE: Tensor, *, held: tuple[Tensor, Tensor] | None = None, ridge: float = 1e-3
 ) -> Tensor:
-    """(min(D, E),) float64: how far each canonical direction correlates, the singular values of the operator of conditional means between
-    linear functions of both. With few rows for the width they come out too large: `held` pairs, on which nothing was fitted, tell the
-    truth, in the order of the fitted ones. The sum of squares is the mean square contingency that the two spaces hold."""
+    """(min(D, E),) float64: how far each canonical direction correlates, the singular values of the
+    operator of conditional means between linear functions of both. With few rows for the width they
+    come out too large: `held` pairs, on which nothing was fitted, tell the truth, in the order of
+    the fitted ones. The sum of squares is the mean square contingency that the two spaces hold."""
     found = Canonical.of(x_ND, z_NE, ridge=ridge)
     if held is None:
         return found.s.clamp(max=1)
@@ -68,11 +73,13 @@ def cca_spectrum(
 def residual_dependence(
     x_ND: Tensor, z_NE: Tensor, y_N: Tensor, *, folds: int = 5, most: int = 1000, seed: int = 0
 ) -> dict[str, float]:
-    """{"captions": risk from Z alone, "both": from X and Z, "dependence": the first less the second, "direct": risk from X alone}, squared
-    error of held-out records by kernel ridge. The fall is E |E[r | X, Z] - E[r | Z]|^2, 0 if Y is independent of X given Z, and bounds
-    what any prompts must lose. It is an estimate, and may be a little below 0.
+    """{"captions": risk from Z alone, "both": from X and Z, "dependence": the first less the
+    second, "direct": risk from X alone}, squared error of held-out records by kernel ridge. The
+    fall is E |E[r | X, Z] - E[r | Z]|^2, 0 if Y is independent of X given Z, and bounds what any
+    prompts must lose. It is an estimate, and may be a little below 0.
 
-    y_N: int64 classes (r one-hot) or floats; folds: of cross-validation; most: records used, drawn by `seed`.
+    y_N: int64 classes (r one-hot) or floats; folds: of cross-validation; most: records used, drawn
+    by `seed`.
     """
     order = torch.randperm(len(y_N), generator=torch.Generator().manual_seed(seed))[:most]
     x, z, r = x_ND[order].double(), z_NE[order].double(), targets(y_N[order])
@@ -103,11 +110,13 @@ def prompt_bias(
     *,
     width: float | None = None,
 ) -> dict[int, float]:
-    """class -> the squared maximum mean discrepancy between its prompts, which are all there are, and its captions, which are a sample
-    (Gretton et al. 2012, JMLR 13, lemma 6, unbiased in the captions): 0 where prompts are like captions, at most 2.
+    """class -> the squared maximum mean discrepancy between its prompts, which are all there are,
+    and its captions, which are a sample (Gretton et al. 2012, JMLR 13, lemma 6, unbiased in the
+    captions): 0 where prompts are like captions, at most 2.
 
-    width: of the Gaussian kernel, the captions' median distance unless given. Prompts drawn from the captions' law keep about
-    1 / M, the price of their number. Classes without a prompt or with one caption are left out.
+    width: of the Gaussian kernel, the captions' median distance unless given. Prompts drawn from
+    the captions' law keep about 1 / M, the price of their number. Classes without a prompt or with
+    one caption are left out.
     """
     kernel = (
         Gaussian.of(captions_ND)
@@ -134,10 +143,12 @@ def prompt_curve(
     draws: int = 20,
     seed: int = 0,
 ) -> list[dict]:
-    """[{"prompts": M, "error": mean, "std": over draws}]: the error of naming what is seen after the nearest mean of M prompts a class.
+    """[{"prompts": M, "error": mean, "std": over draws}]: the error of naming what is seen after
+    the nearest mean of M prompts a class.
 
-    seen, pool: vectors of one space, scaled to length one inside; classes are 0 to K - 1; sizes: 1, 2, 4, … up to the smallest class of
-    the pool unless given; a draw takes different prompts. Raises ValueError for more prompts than a class has.
+    seen, pool: vectors of one space, scaled to length one inside; classes are 0 to K - 1; sizes: 1,
+    2, 4, … up to the smallest class of the pool unless given; a draw takes different prompts.
+    Raises ValueError for more prompts than a class has.
     """
     classes = int(pool_y_M.max()) + 1
     own = [(pool_y_M == c).nonzero().squeeze(1) for c in range(classes)]
@@ -162,8 +173,9 @@ def prompt_curve(
 
 
 def limit(curve: Sequence[dict], power: float = 0.5) -> tuple[float, float, float]:
-    """(a, b, share of variance explained) of the least squares fit error = a + b / M^power: a is where prompts of this kind end, however
-    many there are. Raises ValueError for fewer than three sizes."""
+    """(a, b, share of variance explained) of the least squares fit error = a + b / M^power: a is
+    where prompts of this kind end, however many there are. Raises ValueError for fewer than three
+    sizes."""
     if len(curve) < 3:
         raise ValueError(
             f"a curve of three numbers of prompts or more is needed, got {len(curve)}."
@@ -181,24 +193,27 @@ def limit(curve: Sequence[dict], power: float = 0.5) -> tuple[float, float, floa
 def two_stage(
     x_ND: Tensor, z_NE: Tensor, prompts_ME: Tensor, prompt_y_M: Tensor, classes: int = 0
 ) -> Callable[[Tensor], Tensor]:
-    """The plug-in predictor (N, D) -> (N, K): kernel ridge from prompts to labels gives g, kernel ridge from x to g(z) over pairs without
-    labels gives E[g(Z) | X]. classes: K where y are classes, of which prompts may lack some."""
+    """The plug-in predictor (N, D) -> (N, K): kernel ridge from prompts to labels gives g, kernel
+    ridge from x to g(z) over pairs without labels gives E[g(Z) | X]. classes: K where y are
+    classes, of which prompts may lack some."""
     first, _ = kernel_ridge(prompts_ME, targets(prompt_y_M, classes), Gaussian.of(prompts_ME))
     return kernel_ridge(x_ND, first(z_NE), Gaussian.of(x_ND))[0]
 
 
 def indirect(joint_XZ: Tensor, prompts_YZ: Tensor, prior_Y: Tensor) -> Tensor:
-    """(X, Y): p(y) sum_z R(x, z) rho(z | y), what prompts with the law rho (Y, Z) say of each x; for M drawn prompts rho is how often each
-    came, over M. Rows sum to one only if the prompts together are like all captions."""
+    """(X, Y): p(y) sum_z R(x, z) rho(z | y), what prompts with the law rho (Y, Z) say of each x;
+    for M drawn prompts rho is how often each came, over M. Rows sum to one only if the prompts
+    together are like all captions."""
     p = joint_XZ.double() / joint_XZ.double().sum()
     density = p / (p.sum(1, keepdim=True) * p.sum(0)).clamp_min(torch.finfo(torch.float64).tiny)
     return density @ prompts_YZ.double().T * prior_Y.double()
 
 
 def terms(joint_XZY: Tensor, prompts_YZ: Tensor | None = None) -> dict[str, float]:
-    """Exact squared distances for a table p(x, z, y), r one-hot: "residual" E |P(Y | X, Z) - P(Y | Z)|^2; "floor" E |best(X) - the way
-    round Z(X)|^2, at most the residual; and for prompts with the law (Y, Z) "bias" E |way round with theirs - with the true law|^2 and
-    "excess" E |best - theirs|^2."""
+    """Exact squared distances for a table p(x, z, y), r one-hot: "residual" E |P(Y | X, Z) - P(Y |
+    Z)|^2; "floor" E |best(X) - the way round Z(X)|^2, at most the residual; and for prompts with
+    the law (Y, Z) "bias" E |way round with theirs - with the true law|^2 and "excess" E |best -
+    theirs|^2."""
     p = joint_XZY.double() / joint_XZY.double().sum()
     tiny = torch.finfo(torch.float64).tiny
     p_xz, p_x, p_zy = p.sum(2), p.sum((1, 2)), p.sum(0)
@@ -221,7 +236,8 @@ def terms(joint_XZY: Tensor, prompts_YZ: Tensor | None = None) -> dict[str, floa
 
 
 def targets(y_N: Tensor, classes: int = 0) -> Tensor:
-    """r(y) (N, K) float64: one-hot for int64 classes (as many as `classes`, or as there are), the number itself for floats."""
+    """r(y) (N, K) float64: one-hot for int64 classes (as many as `classes`, or as there are), the
+    number itself for floats."""
     if y_N.is_floating_point():
         return y_N.double()[:, None]
     return one_hot(y_N, classes or int(y_N.max()) + 1).double()

@@ -1,4 +1,5 @@
-"""How good is it? Protocols, one a file: `amodal/evaluate/protocols/knn.py` holds the protocol `knn`.
+"""How good is it? Protocols, one a file: `amodal/evaluate/protocols/knn.py` holds the protocol
+`knn`.
 
 report = evaluate(model, "photos/", label="species")
 report.table(), report.save("report.json")

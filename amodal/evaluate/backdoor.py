@@ -1,6 +1,7 @@
 """What a backdoor does to an encoder: how often its trigger wins, and how far it moves pictures.
 
-Attack success rate as in Bansal et al. 2023 (CleanCLIP), arXiv:2303.03323, section 4; triggers are in `amodal.curate.poison`.
+Attack success rate as in Bansal et al. 2023 (CleanCLIP), arXiv:2303.03323, section 4; triggers are
+in `amodal.curate.poison`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ def attack_success(
 ) -> float:
     """Share of the triggered pictures of other classes that are taken for the target.
 
-    triggered_ND: embeddings of pictures with the trigger; classes_KD: embeddings of the class names' prompts; labels_N: int64, true
-    classes; the nearest class by cosine is the model's answer. NaN where every picture is of the target.
+    triggered_ND: embeddings of pictures with the trigger; classes_KD: embeddings of the class
+    names' prompts; labels_N: int64, true classes; the nearest class by cosine is the model's
+    answer. NaN where every picture is of the target.
     """
     others = labels_N != target
     return float((nearest_class(triggered_ND, classes_KD)[others] == target).float().mean())

@@ -1,5 +1,6 @@
-"""From base to new classes: a model is adapted to half of the classes and tested on both halves, each among its own classes. Zhou et al.,
-CVPR 2022, arXiv:2203.05557, 4.1; the harmonic mean of two accuracies is Xian et al.'s, arXiv:1707.00600, eq. 15."""
+"""From base to new classes: a model is adapted to half of the classes and tested on both halves,
+each among its own classes. Zhou et al., CVPR 2022, arXiv:2203.05557, 4.1; the harmonic mean of two
+accuracies is Xian et al.'s, arXiv:1707.00600, eq. 15."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ def harmonic_mean(a: float, b: float) -> float:
 
 
 def base_and_new(classes: Sequence[str], seed: int | None = None) -> tuple[list[str], list[str]]:
-    """The classes in two halves, of which the first, to adapt to, has the odd one: in their order, as in the paper, or drawn by the
-    seed. Raises AmodalError for fewer than two."""
+    """The classes in two halves, of which the first, to adapt to, has the odd one: in their order,
+    as in the paper, or drawn by the seed. Raises AmodalError for fewer than two."""
     names = sorted(set(classes))
     if len(names) < 2:
         raise AmodalError(
@@ -32,7 +33,8 @@ def base_and_new(classes: Sequence[str], seed: int | None = None) -> tuple[list[
 
 @dataclass(frozen=True)
 class BaseToNew:
-    """Accuracies of records of base classes among those, and of new ones among those; `harmonic`: their harmonic mean."""
+    """Accuracies of records of base classes among those, and of new ones among those; `harmonic`:
+    their harmonic mean."""
 
     base: float
     new: float
@@ -43,9 +45,10 @@ class BaseToNew:
 
 
 def base_to_new(scores_NC, truth_N, base_C, new_scores_NC=None) -> BaseToNew:
-    """scores_NC: how well each record fits each class; truth_N: numbers of the classes; base_C: bool, which of them are base ones.
-    new_scores_NC: what new classes are told by, where that is another score than for base ones (decoupled inference).
-    Raises AmodalError if either half of the classes has no record."""
+    """scores_NC: how well each record fits each class; truth_N: numbers of the classes; base_C:
+    bool, which of them are base ones. new_scores_NC: what new classes are told by, where that is
+    another score than for base ones (decoupled inference). Raises AmodalError if either half of the
+    classes has no record."""
     truth, base = np.asarray(truth_N), np.asarray(base_C, dtype=bool)
     found = []
     for name, own, scores in (

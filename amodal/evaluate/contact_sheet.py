@@ -29,7 +29,8 @@ class Card:
 
 
 def sheet(rows: Sequence[Sequence[Card | None]], path: str | Path, *, title: str = "") -> Path:
-    """A grid of pictures with a line above and a few words below each; the first column, the query, stands a little apart."""
+    """A grid of pictures with a line above and a few words below each; the first column, the query,
+    stands a little apart."""
     columns = max(len(row) for row in rows)
     captions = any(card and card.caption for row in rows for card in row)
     with drawing(
@@ -88,8 +89,8 @@ def retrieval_sheet(
     k: int = 6,
     seed: int = 0,
 ) -> Path:
-    """Queries by one field with the nearest records by another; the query's own record has a frame. Fields: the pair that most
-    records have, unless given."""
+    """Queries by one field with the nearest records by another; the query's own record has a frame.
+    Fields: the pair that most records have, unless given."""
     source, target = _pair(embedded, source, target)
     at_a, at_b = shared_rows(embedded.aligned[source], embedded.aligned[target])
     a, b = embedded.aligned[source], embedded.aligned[target]

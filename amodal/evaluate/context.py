@@ -81,7 +81,8 @@ class Context:
 
     @property
     def labels_seen(self) -> bool:
-        """Whether the run learnt from labels, so that nothing may be judged on its training records."""
+        """Whether the run learnt from labels, so that nothing may be judged on its training
+        records."""
         config = getattr(self.model, "config", {})
         return bool(config.get("answers") or config.get("options", {}).get("label"))
 
@@ -90,7 +91,8 @@ class Context:
         return [name for name, m in getattr(self.encoder, "fields", {}).items() if m.takes_prompts]
 
     def text_field(self, name: str = "") -> str:
-        """The field of text called `name`, the first one for "". Raises AmodalError for a name that is none."""
+        """The field of text called `name`, the first one for "". Raises AmodalError for a name that
+        is none."""
         have = self.text_fields()
         if not have:
             raise AmodalError("this encoder has no field of text")
@@ -99,5 +101,6 @@ class Context:
         return name or have[0]
 
     def embed_text(self, sentences: Sequence[str], field: str = "") -> Tensor:
-        """(n, D) vectors of sentences in the aligned space, as values of the text field `field` (the first for "")."""
+        """(n, D) vectors of sentences in the aligned space, as values of the text field `field`
+        (the first for "")."""
         return embed_values(self.encoder, self.text_field(field), list(sentences))

@@ -1,8 +1,8 @@
 """Corruption of decoded values, by one measure of severity for every modality.
 
-exchange: so large a share of the parts of a value come from another record; drop: so large a share of
-them are gone; noise: normal noise of so many standard deviations of the field on what is continuous.
-See `Modality.corrupt`.
+exchange: so large a share of the parts of a value come from another record; drop: so large a share
+of them are gone; noise: normal noise of so many standard deviations of the field on what is
+continuous. See `Modality.corrupt`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def change(kind: str, severity: float) -> Change:
 def damaged(
     seen: FieldVectors, severities: Sequence[float]
 ) -> Iterator[tuple[tuple[str, str, float], Tensor]]:
-    """((kind, source, severity), (N, D) the fused vectors of all that a record has), where the encoder can be run again."""
+    """((kind, source, severity), (N, D) the fused vectors of all that a record has), where the
+    encoder can be run again."""
     again = seen.embedded.changed
     for number, source in enumerate(seen.names if again is not None else ()):
         for kind in (k for k in KINDS if applies(k, again.fields[source])):

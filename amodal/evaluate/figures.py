@@ -36,7 +36,8 @@ __all__ = [
 
 
 def report(report, stem: Path) -> list[Path]:
-    """The figures that a Report calls for, beside `stem`: what its protocols draw, and a map of the test records."""
+    """The figures that a Report calls for, beside `stem`: what its protocols draw, and a map of the
+    test records."""
     from amodal.evaluate.protocol_registry import described
 
     made = []

@@ -1,6 +1,8 @@
-"""Cross-validation in which no group (a patient, a surgeon, a day) is on both sides, repeated, and a probe of vectors of several fields.
+"""Cross-validation in which no group (a patient, a surgeon, a day) is on both sides, repeated, and
+a probe of vectors of several fields.
 
-As in Gupta et al., ML4H 2024, arXiv:2411.10919: AUROC of a class-weighted probe of concatenated vectors, its mean and spread.
+As in Gupta et al., ML4H 2024, arXiv:2411.10919: AUROC of a class-weighted probe of concatenated
+vectors, its mean and spread.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ Fit = Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]]
 
 
 def folds(label_N: np.ndarray, group_N: np.ndarray, parts: int, seed: int = 0) -> np.ndarray:
-    """(N,) int64, the fold of each record: groups stay whole, and each goes where it leaves the classes spread most evenly over the folds,
-    the groups in which classes differ most first (ties in the order of a draw by the seed). Raises AmodalError for too few groups."""
+    """(N,) int64, the fold of each record: groups stay whole, and each goes where it leaves the
+    classes spread most evenly over the folds, the groups in which classes differ most first (ties
+    in the order of a draw by the seed). Raises AmodalError for too few groups."""
     groups, of = np.unique(np.asarray(group_N).astype(str), return_inverse=True)
     classes, which = np.unique(np.asarray(label_N).astype(str), return_inverse=True)
     if len(groups) < parts or parts < 2:
@@ -66,8 +69,9 @@ class Grouped:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the mean over repetitions (Student). Folds of one repetition share their training records, so that it says how
-        much the division matters, and not how much other records would."""
+        """95 % interval of the mean over repetitions (Student). Folds of one repetition share their
+        training records, so that it says how much the division matters, and not how much other
+        records would."""
         half = half_width(self.repeats)
         return mean(self.repeats) - half, mean(self.repeats) + half
 
@@ -82,7 +86,8 @@ def grouped(
     repeats: int = 5,
     seed: int = 0,
 ) -> Grouped:
-    """AUROC on each fold of a probe fitted on the others, for `repeats` divisions. Folds without both classes do not count."""
+    """AUROC on each fold of a probe fitted on the others, for `repeats` divisions. Folds without
+    both classes do not count."""
     wanted, values, each = np.asarray(wanted_N, dtype=bool), [], []
     for train, test in _divisions(wanted, group_N, parts, repeats, seed):
         if train is None:
@@ -110,8 +115,9 @@ def _divisions(wanted, group_N, parts, repeats, seed) -> Iterator[tuple]:
 def probe(
     *, hidden: int = 0, keep: int = 0, decay: float = 1e-2, steps: int = 60, seed: int = 0
 ) -> Fit:
-    """A logistic classifier, or a perceptron with a hidden layer of `hidden`, of standardised vectors; both classes weigh the same. keep:
-    of how many principal components, 0 for all dimensions. Fitted on everything at once by limited-memory BFGS with weight decay."""
+    """A logistic classifier, or a perceptron with a hidden layer of `hidden`, of standardised
+    vectors; both classes weigh the same. keep: of how many principal components, 0 for all
+    dimensions. Fitted on everything at once by limited-memory BFGS with weight decay."""
 
     def fit(x_ND: Tensor, wanted_N: Tensor) -> Callable[[Tensor], Tensor]:
         center, spread = x_ND.mean(0), x_ND.std(0).clamp(min=1e-6)
@@ -153,6 +159,7 @@ def probe(
 
 
 def side_by_side(vectors: Sequence[Tensor]) -> Tensor:
-    """(N, sum of D): each field's vectors, standardised, so that none counts for more because it is wide or large."""
+    """(N, sum of D): each field's vectors, standardised, so that none counts for more because it is
+    wide or large."""
     scaled = [(x - x.mean(0)) / x.std(0).clamp(min=1e-6) / x.shape[1] ** 0.5 for x in vectors]
     return torch.cat(scaled, 1)

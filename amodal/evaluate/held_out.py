@@ -1,4 +1,5 @@
-"""Which records a model may be tested on: none that it was trained on, whatever has become of the data and its split since."""
+"""Which records a model may be tested on: none that it was trained on, whatever has become of the
+data and its split since."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ FEWEST = (
 def parts(model, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, dict]:
     """The records to learn from and to test on, and what to say about them.
 
-    model: a Model leaves out of the test what it was trained on, and says so if it cannot tell; an encoder knows nothing of that.
+    model: a Model leaves out of the test what it was trained on, and says so if it cannot tell; an
+    encoder knows nothing of that.
     """
     seen, warning = _seen(model, dataset)
     train, test, names = dataset.split("train"), dataset.split("test"), "test"
@@ -45,7 +47,8 @@ def parts(model, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, dict]:
 
 
 def _seen(model, dataset: Dataset) -> tuple[np.ndarray, str]:
-    """(N,) bool, which records the model was trained on, and a warning if that cannot be told by their keys."""
+    """(N,) bool, which records the model was trained on, and a warning if that cannot be told by
+    their keys."""
     trained = getattr(model, "trained", None)
     own = getattr(model, "config", {}).get("data", {})
     seen = np.isin(hashes(dataset.keys), [] if trained is None else trained)

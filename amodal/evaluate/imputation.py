@@ -1,8 +1,10 @@
-"""What may stand for the vector of an absent field, for an encoder that has no way of its own of doing without it.
+"""What may stand for the vector of an absent field, for an encoder that has no way of its own of
+doing without it.
 
-drop: nothing, the record is what its other fields make; mean: the mean of the field's training vectors; retrieve: that of the training
-record that is nearest by the fields which are there; predict: ridge regression from the vectors of the fields which are there. All in
-the aligned space, on unit vectors.
+drop: nothing, the record is what its other fields make; mean: the mean of the field's training
+vectors; retrieve: that of the training record that is nearest by the fields which are there;
+predict: ridge regression from the vectors of the fields which are there. All in the aligned space,
+on unit vectors.
 """
 
 from __future__ import annotations
@@ -25,16 +27,18 @@ LEAST = 10  # donors below which a field is not guessed from others
 
 
 def vectors(way: str, learn: FieldVectors, seen: FieldVectors, left_NS: Tensor) -> Tensor:
-    """(N, D) one vector for each record of `seen` of which the fields `left_NS` are left; NaN where there is nothing to go by.
+    """(N, D) one vector for each record of `seen` of which the fields `left_NS` are left; NaN where
+    there is nothing to go by.
 
-    drop: the encoder's own fusion; otherwise the mean over all fields, absent ones filled in from `learn`.
+    drop: the encoder's own fusion; otherwise the mean over all fields, absent ones filled in from
+    `learn`.
     """
     return seen.fused(left_NS) if way == "drop" else filled(way, learn, seen.x, left_NS).mean(1)
 
 
 def filled(way: str, learn: FieldVectors, x_NSD: Tensor, left_NS: Tensor) -> Tensor:
-    """(N, S, D): the vectors that are left, and for the others what `way` makes of them from the records of `learn`. A field that no
-    record of `learn` has stays zero."""
+    """(N, S, D): the vectors that are left, and for the others what `way` makes of them from the
+    records of `learn`. A field that no record of `learn` has stays zero."""
     means = learn.x.sum(0) / learn.there.sum(0).clamp_min(1).unsqueeze(1)
     out = torch.where(left_NS.unsqueeze(2), x_NSD, means)
     if way == "mean":
@@ -61,7 +65,8 @@ def nearest(query_MP: Tensor, known_NP: Tensor, wanted_ND: Tensor) -> Tensor:
 
 
 def ridge(query_MP: Tensor, known_NP: Tensor, wanted_ND: Tensor) -> Tensor:
-    """(M, D): the linear regression whose penalty, one for all D, has the least leave-one-out error (see `linear.ridge`)."""
+    """(M, D): the linear regression whose penalty, one for all D, has the least leave-one-out error
+    (see `linear.ridge`)."""
     scaled = Scaled.of(known_NP)
     middle = wanted_ND.mean(0)
     turned = scaled.z @ scaled.v  # (N, R), orthogonal columns of length sqrt(s)
@@ -83,8 +88,9 @@ GUESS = {"retrieve": nearest, "predict": ridge}
 def chosen(
     learn: FieldVectors, chance_NS: Tensor, rates: Sequence[float], judge: Judge, seed: int
 ) -> tuple[str, dict[str, list[float]]]:
-    """The way with the best mean score over rates (the earlier of two that are as good), and all their scores, on a quarter of the
-    training records, from which neither ways nor probes learnt. Of the test records nothing is known here."""
+    """The way with the best mean score over rates (the earlier of two that are as good), and all
+    their scores, on a quarter of the training records, from which neither ways nor probes learnt.
+    Of the test records nothing is known here."""
     asked = (
         uniform(row_seeds([learn.embedded.keys[i] for i in learn.rows.tolist()], salt=seed)) < 0.25
     )

@@ -30,8 +30,9 @@ USUAL = (
 class LabelChoice:
     """The labels of one evaluation.
 
-    names: all of them, in order. times: those of them that are a survival time, TIME,EVENT. declared: the survival
-    time that the data declares, "" if there is none. named: whether somebody chose them.
+    names: all of them, in order. times: those of them that are a survival time, TIME,EVENT.
+    declared: the survival time that the data declares, "" if there is none. named: whether somebody
+    chose them.
     """
 
     names: tuple[str, ...]
@@ -41,7 +42,8 @@ class LabelChoice:
 
     @staticmethod
     def of(dataset: Dataset, label: str | Sequence[str] | None) -> LabelChoice:
-        """label: one or more names, of a survival time TIME,EVENT; None for the usual ones of `dataset`.
+        """label: one or more names, of a survival time TIME,EVENT; None for the usual ones of
+        `dataset`.
 
         Raises AmodalError for a label that is unknown or that no record has.
         """
@@ -80,7 +82,8 @@ def _check_known(dataset: Dataset, name: str) -> None:
 
 
 def survival_label(dataset: Dataset) -> str:
-    """TIME,EVENT: the first time whose event dataset.toml names, else `time` beside `event`; "" without either."""
+    """TIME,EVENT: the first time whose event dataset.toml names, else `time` beside `event`; ""
+    without either."""
     for name, label in dataset.labels.items():
         event = label.event or ("event" if name == "time" and "event" in dataset.labels else "")
         if label.kind == "number" and event:
@@ -95,8 +98,8 @@ def survival_label(dataset: Dataset) -> str:
 def usual_label(dataset: Dataset) -> list[str]:
     """The label to predict where none is named, [] without one.
 
-    A category with a usual name, else the one with the fewest classes (2 to 100 if possible), else a number. Of equals
-    the first in the data.
+    A category with a usual name, else the one with the fewest classes (2 to 100 if possible), else
+    a number. Of equals the first in the data.
     """
 
     def rank(name: str) -> tuple:

@@ -1,4 +1,5 @@
-"""What the protocols that need labels share: which records count, draws of few labels, metrics, chance."""
+"""What the protocols that need labels share: which records count, draws of few labels, metrics,
+chance."""
 
 from __future__ import annotations
 
@@ -53,12 +54,14 @@ def measure(
     seed: int = 0,
     calibrated: bool = False,
 ) -> dict[str, list[dict]]:
-    """name of a test column -> rows {metric, value, chance, n}, with {interval} where labels were drawn.
+    """name of a test column -> rows {metric, value, chance, n}, with {interval} where labels were
+    drawn.
 
-    few: labels of each class to learn from (of each tenth of the range where the label is a number), in `draws` draws whose mean
-    and 95 % interval are given; a draw is of records, so it is the same for every encoder. None: all labels, once.
-    calibrated: also how far the predictor's `probabilities` (M, classes) can be taken at their word.
-    A class that occurs in test alone cannot be got right and counts as wrong. Columns with nothing to test give no rows.
+    few: labels of each class to learn from (of each tenth of the range where the label is a
+    number), in `draws` draws whose mean and 95 % interval are given; a draw is of records, so it is
+    the same for every encoder. None: all labels, once. calibrated: also how far the predictor's
+    `probabilities` (M, classes) can be taken at their word. A class that occurs in test alone
+    cannot be got right and counts as wrong. Columns with nothing to test give no rows.
     """
     if few is not None and few < 1:
         raise AmodalError(f"few = {few}: at least one label of each class is needed")
@@ -115,7 +118,8 @@ def _draws(
     )
     picked = []
     for draw in range(draws):
-        # one order of all records for every field, so that draws for different fields overlap as far as they can
+        # one order of all records for every field, so that draws for different fields overlap as
+        # far as they can
         order = np.argsort(
             np.random.default_rng([seed, draw]).permutation(records)[rows], kind="stable"
         )

@@ -17,7 +17,8 @@ from amodal.inference.embed import Embedded, known
 
 
 def principal(x_ND: Tensor, dims: int) -> Tensor:
-    """(N, dims) coordinates along the principal components, each turned so that its largest excursion is positive."""
+    """(N, dims) coordinates along the principal components, each turned so that its largest
+    excursion is positive."""
     x = x_ND.double() - x_ND.double().mean(0)
     _, v = torch.linalg.eigh(x.T @ x)
     points = x @ v.flip(1)[:, :dims]
@@ -87,8 +88,9 @@ def has_places(embedded: Embedded) -> bool:
 
 
 def world_map(embedded: Embedded | Sequence[Embedded], path: str | Path) -> Path:
-    """Every record where it lies on the Earth, its colour the first three principal components of its fused vector (red, green,
-    blue, by rank): what looks alike means the same to the encoder. Several parts of one dataset make one map."""
+    """Every record where it lies on the Earth, its colour the first three principal components of
+    its fused vector (red, green, blue, by rank): what looks alike means the same to the encoder.
+    Several parts of one dataset make one map."""
     parts = [embedded] if isinstance(embedded, Embedded) else list(embedded)
     columns = [part.fused() for part in parts]
     values = normalize(torch.cat([c.values.float() for c in columns]), dim=1)

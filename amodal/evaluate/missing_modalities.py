@@ -1,4 +1,5 @@
-"""Which fields a record is left with, and what an encoder makes of those: patterns of presence on vectors that were made once."""
+"""Which fields a record is left with, and what an encoder makes of those: patterns of presence on
+vectors that were made once."""
 
 from __future__ import annotations
 
@@ -16,13 +17,15 @@ from amodal.inference.embed import Embedded
 from amodal.masking.hashing import uniform
 
 STRENGTH = 0.8
-"""Of a dependence on the label: how probably a field is hidden from one half of the classes; from the other half, 1 - this."""
+"""Of a dependence on the label: how probably a field is hidden from one half of the classes; from
+the other half, 1 - this."""
 
 
 @dataclass(frozen=True)
 class FieldVectors:
-    """Some records of an `Embedded`: x_NSD, unit vectors in the aligned space, zero where a record lacks the field; there_NS, bool;
-    rows_N, int64, which records of `embedded` they are (ascending)."""
+    """Some records of an `Embedded`: x_NSD, unit vectors in the aligned space, zero where a record
+    lacks the field; there_NS, bool; rows_N, int64, which records of `embedded` they are
+    (ascending)."""
 
     embedded: Embedded
     rows: Tensor
@@ -60,16 +63,17 @@ class FieldVectors:
         return FieldVectors(self.embedded, self.rows[index], self.x[index], self.there[index])
 
     def uniform(self, seed: int) -> Tensor:
-        """(N, S) in [0, 1): a function of key, field and seed. A field is hidden where it is below a rate, so what is hidden at
-        30 % is hidden at 60 %."""
+        """(N, S) in [0, 1): a function of key, field and seed. A field is hidden where it is below
+        a rate, so what is hidden at 30 % is hidden at 60 %."""
         keys = [self.embedded.keys[i] for i in self.rows.tolist()]
         return torch.stack(
             [uniform(row_seeds([f"{k}/{s}" for k in keys], salt=seed)) for s in self.names], 1
         ).float()
 
     def fused(self, left_NS: Tensor) -> Tensor:
-        """(N, D) what the encoder makes of the fields that are left (bool, of those that are there): the mean of their unit vectors,
-        or a joint network's own vector of just those. NaN for a record that is left with none."""
+        """(N, D) what the encoder makes of the fields that are left (bool, of those that are
+        there): the mean of their unit vectors, or a joint network's own vector of just those. NaN
+        for a record that is left with none."""
         if self.embedded.re_fuse is None:
             left = left_NS.to(self.x.dtype)
             return torch.einsum("ns,nsd->nd", left, self.x) / left.sum(1, keepdim=True)
@@ -85,7 +89,8 @@ class FieldVectors:
 
 
 def or_mean(vectors_ND: Tensor, mean_D: Tensor) -> Tensor:
-    """A record that is left with nothing is taken for an average one, so that all rates are judged on the same records."""
+    """A record that is left with nothing is taken for an average one, so that all rates are judged
+    on the same records."""
     return torch.where(vectors_ND.isfinite().all(1, keepdim=True), vectors_ND, mean_D)
 
 
@@ -94,12 +99,14 @@ def numbered(vectors_ND: Tensor) -> Column:
 
 
 def side_by_side(x_NSD: Tensor, left_NS: Tensor) -> Tensor:
-    """(N, S D): all fields end to end, zero where one is hidden. Zeros say to any probe what was hidden."""
+    """(N, S D): all fields end to end, zero where one is hidden. Zeros say to any probe what was
+    hidden."""
     return (x_NSD * left_NS.unsqueeze(2)).flatten(1)
 
 
 def halves(train: np.ndarray, test: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Labels -> two groups, 0 or 1 for each record: every second class, or below and above the median; -1 where unknown."""
+    """Labels -> two groups, 0 or 1 for each record: every second class, or below and above the
+    median; -1 where unknown."""
     if is_number(train):
         middle = np.nanmedian(train)
         both = [np.where(np.isfinite(y), y > middle, -1) for y in (train, test)]
@@ -112,8 +119,9 @@ def halves(train: np.ndarray, test: np.ndarray) -> tuple[Tensor, Tensor]:
 def depending(
     uniform_NS: Tensor, group_N: Tensor, *, turned: bool = False, strength: float = STRENGTH
 ) -> Tensor:
-    """(N, S) bool, hidden: the fields 0, 2, … mostly from group 0 and the fields 1, 3, … mostly from group 1; turned round, the other
-    way. Both groups lose as much; a group that is unknown (-1) loses any field with a probability of one half."""
+    """(N, S) bool, hidden: the fields 0, 2, … mostly from group 0 and the fields 1, 3, … mostly
+    from group 1; turned round, the other way. Both groups lose as much; a group that is unknown
+    (-1) loses any field with a probability of one half."""
     other = (group_N[:, None] + torch.arange(uniform_NS.shape[1]) + int(turned)) % 2
     rate = torch.where(other == 0, strength, 1 - strength)
     return uniform_NS < torch.where(group_N[:, None] < 0, torch.tensor(0.5), rate)
@@ -121,7 +129,8 @@ def depending(
 
 @dataclass(frozen=True)
 class Judge:
-    """Fits a probe and tests it, see `measure`; y_train, y_test: labels of the records that it is given."""
+    """Fits a probe and tests it, see `measure`; y_train, y_test: labels of the records that it is
+    given."""
 
     fit: Callable
     y_train: np.ndarray
@@ -131,7 +140,8 @@ class Judge:
     seed: int
 
     def __call__(self, train_ND: Tensor, tests: dict[tuple, Tensor]) -> dict[tuple, list[dict]]:
-        """Rows for each test. Training records that were left with nothing (NaN) are not learnt from."""
+        """Rows for each test. Training records that were left with nothing (NaN) are not learnt
+        from."""
         learnt = numbered(train_ND).at(train_ND.isfinite().all(1))
         columns = {key: numbered(x) for key, x in tests.items()}
         options = {"few": self.few, "draws": self.draws, "seed": self.seed}

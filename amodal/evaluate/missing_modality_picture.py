@@ -12,7 +12,8 @@ from amodal.evaluate.drawing import COLOURS, drawing
 
 
 def missing_modality(rows: Sequence[dict], path: str | Path, *, label: str | None = None) -> Path:
-    """For every subset of fields: with these alone (dot), with all that the same records have (ring), chance (tick)."""
+    """For every subset of fields: with these alone (dot), with all that the same records have
+    (ring), chance (tick)."""
     probes = [r for r in rows if "target" not in r and r["metric"] in ("accuracy", "R2")]
     probes = [r for r in probes if r["probe"] == probes[0]["probe"]] if probes else []
     found = [r for r in rows if "target" in r]

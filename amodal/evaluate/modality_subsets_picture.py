@@ -12,7 +12,8 @@ from amodal.evaluate.drawing import drawing
 
 
 def modality_subsets(rows: Sequence[dict], path: str | Path, *, label: str | None = None) -> Path:
-    """For every set of fields to learn from, a line; for every set to predict from, a column. The same set in bold."""
+    """For every set of fields to learn from, a line; for every set to predict from, a column. The
+    same set in bold."""
     cells = [r for r in rows if r["metric"] in ("accuracy", "R2") and "own" in r]
     if not cells:
         raise AmodalError("these rows hold no matrix of fields to draw")

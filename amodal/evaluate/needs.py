@@ -1,4 +1,5 @@
-"""What protocols cannot do without. A need says which labels a protocol is run for, when it is skipped, and what it reads."""
+"""What protocols cannot do without. A need says which labels a protocol is run for, when it is
+skipped, and what it reads."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 class Need:
     """One thing that a protocol needs; subclass it for another.
 
-    name: how it is called in lists. provides: parameters of a measuring function that `arguments` fills in.
-    options: what a user may choose about it.
+    name: how it is called in lists. provides: parameters of a measuring function that `arguments`
+    fills in. options: what a user may choose about it.
     """
 
     name = ""
@@ -30,7 +31,8 @@ class Need:
         return True
 
     def labels(self, labels: LabelChoice) -> Sequence[str | None] | None:
-        """The labels that the protocol is run for, one by one; None if this need says nothing about labels."""
+        """The labels that the protocol is run for, one by one; None if this need says nothing about
+        labels."""
         return None
 
     def check(self, context: Context) -> None:
@@ -93,7 +95,8 @@ NO_TIME = "it needs a time and an event: label TIME,EVENT, or event = … of a t
 
 
 class TextPrompts(Need):
-    """A field of text, so that sentences can be embedded. The option `text` names it, "" for the first."""
+    """A field of text, so that sentences can be embedded. The option `text` names it, "" for the
+    first."""
 
     name = "text prompts"
     provides = frozenset({"text", "embed_text"})
@@ -128,7 +131,8 @@ NO_HEAD = "it measures the head of a run that learnt to predict labels (amodal a
 
 
 class ChangedRecords(Need):
-    """Values that are read again after they were damaged, so features that were computed before do not do."""
+    """Values that are read again after they were damaged, so features that were computed before do
+    not do."""
 
     name = "changed records"
 

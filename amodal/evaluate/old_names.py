@@ -1,4 +1,5 @@
-"""What protocols were called before. Reports of then are still read, and the command line still takes the names."""
+"""What protocols were called before. Reports of then are still read, and the command line still
+takes the names."""
 
 OLD_NAMES = {
     "told": "head",

@@ -19,7 +19,8 @@ REQUIRED = MISSING
 
 @dataclass(frozen=True)
 class Option:
-    """One option: `type` is an annotation such as `int | None`, `default` its value where none is set."""
+    """One option: `type` is an annotation such as `int | None`, `default` its value where none is
+    set."""
 
     name: str
     type: Any
@@ -70,7 +71,8 @@ def of_dataclass(options: type) -> dict[str, Option]:
 def filled(
     options: Iterable[Option], values: Mapping[str, Any], owner: str
 ) -> types.SimpleNamespace:
-    """All options with their values, as attributes. Raises AmodalError for a wrong type or a value that is missing."""
+    """All options with their values, as attributes. Raises AmodalError for a wrong type or a value
+    that is missing."""
     found = {}
     for option in options:
         if option.name in values:
@@ -83,7 +85,8 @@ def filled(
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of the type that an annotation names. A hint that is not understood fits everything."""
+    """Whether a value is of the type that an annotation names. A hint that is not understood fits
+    everything."""
     origin, inner = get_origin(hint), get_args(hint)
     if hint is None or hint is type(None):
         return value is None

@@ -1,7 +1,9 @@
-"""What the summaries of a collection of papers are worth, and what the collection is about: a report beside the table of summaries.
+"""What the summaries of a collection of papers are worth, and what the collection is about: a
+report beside the table of summaries.
 
-After CS-PaperSum (row 35 of the catalogue): likeness of a paper and its summary by vectors and by keywords, each against shuffled pairs, in
-all and by venue and year; topics over the years; papers that stand there twice; search in one field of the summaries.
+After CS-PaperSum (row 35 of the catalogue): likeness of a paper and its summary by vectors and by
+keywords, each against shuffled pairs, in all and by venue and year; topics over the years; papers
+that stand there twice; search in one field of the summaries.
 """
 
 from __future__ import annotations
@@ -42,10 +44,12 @@ ENOUGH = 20
 
 @dataclass(frozen=True)
 class Papers:
-    """keys: of the N papers that have a summary. rows: one for all and one for each group with `least` papers: group, value, papers, and
-    for `alignment` and `overlap` the mean, its interval, the mean of shuffled pairs, the AUROC and its interval. alignment, overlap: of
-    each paper. trends: topic -> its course over the years; years: year -> papers; shares: topic -> venue -> share of the venue's papers.
-    duplicates: (key, key, Jaccard's index) of papers that are nearly the same. without: papers that have no summary or no text."""
+    """keys: of the N papers that have a summary. rows: one for all and one for each group with
+    `least` papers: group, value, papers, and for `alignment` and `overlap` the mean, its interval,
+    the mean of shuffled pairs, the AUROC and its interval. alignment, overlap: of each paper.
+    trends: topic -> its course over the years; years: year -> papers; shares: topic -> venue ->
+    share of the venue's papers. duplicates: (key, key, Jaccard's index) of papers that are nearly
+    the same. without: papers that have no summary or no text."""
 
     keys: list[str]
     rows: list[dict]
@@ -60,13 +64,14 @@ class Papers:
     embed: Embed = field(repr=False)
 
     def doubtful(self, share: float = 0.05) -> list[str]:
-        """Keys of papers whose summary is no more alike than a shuffled one may well be (p above `share` by vectors), the worst first."""
+        """Keys of papers whose summary is no more alike than a shuffled one may well be (p above
+        `share` by vectors), the worst first."""
         p = self.alignment.p
         return [self.keys[i] for i in np.argsort(-p, kind="stable") if p[i] > share]
 
     def find(self, words: str, part: str, k: int = 5) -> list[tuple[str, float, str]]:
-        """(key, cosine, text) of the k papers whose field `part` of the summary (or "text") is most like `words`. Raises AmodalError for a
-        field that no summary has."""
+        """(key, cosine, text) of the k papers whose field `part` of the summary (or "text") is most
+        like `words`. Raises AmodalError for a field that no summary has."""
         fields = {name for each in self.texts.values() for name in each}
         if part not in fields:
             raise unknown("field of these summaries", part, fields)
@@ -81,7 +86,8 @@ class Papers:
         ]
 
     def table(self, most: int = 10) -> RenderableType:
-        """The `most` largest groups of each kind, and the topics, those that changed most surely first; `rows` and `trends` have all."""
+        """The `most` largest groups of each kind, and the topics, those that changed most surely
+        first; `rows` and `trends` have all."""
         table = Table(title="summaries against their papers", title_justify="left")
         for column in (
             "",
@@ -170,12 +176,15 @@ def papers(
 ) -> Papers:
     """The report of a collection and its summaries.
 
-    dataset: a Dataset or what `amodal.open` takes; summaries: key -> fields or one text, such as `cs_papersum` makes. title, text, year,
-    venue: names in the data; by: what to group by, of venue and year those that are there unless given. topics: name -> words of
-    which a paper has one, or how many of the most frequent keywords are topics. embed: texts -> vectors, such as
-    `amodal.train.packaged.sentence_encoder()`; TF-IDF of these papers and summaries unless given. most: keywords of a text; least: papers
-    of a group with a row of its own; same: Jaccard's index of near duplicates; draws: of the bootstrap. Shuffled pairs are drawn once
-    over the whole collection. Raises AmodalError for unknown names, and with fewer than two papers that have a summary.
+    dataset: a Dataset or what `amodal.open` takes; summaries: key -> fields or one text, such as
+    `cs_papersum` makes. title, text, year, venue: names in the data; by: what to group by, of venue
+    and year those that are there unless given. topics: name -> words of which a paper has one, or
+    how many of the most frequent keywords are topics. embed: texts -> vectors, such as
+    `amodal.train.packaged.sentence_encoder()`; TF-IDF of these papers and summaries unless given.
+    most: keywords of a text; least: papers of a group with a row of its own; same: Jaccard's index
+    of near duplicates; draws: of the bootstrap. Shuffled pairs are drawn once over the whole
+    collection. Raises AmodalError for unknown names, and with fewer than two papers that have a
+    summary.
     """
     dataset = dataset if isinstance(dataset, Dataset) else open_data(dataset)
     known_ = known(dataset)

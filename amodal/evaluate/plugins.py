@@ -1,4 +1,5 @@
-"""Objects from outside the package: entry points of installed plug-ins, `package.module:NAME` and `file.py:NAME`."""
+"""Objects from outside the package: entry points of installed plug-ins, `package.module:NAME` and
+`file.py:NAME`."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def load_plugins(kind: str) -> dict[str, EntryPoint]:
 
 
 def load_entry_point(point: EntryPoint) -> Any:
-    """The object that an entry point names. Raises AmodalError, with the plug-in and the reason, if it cannot be imported."""
+    """The object that an entry point names. Raises AmodalError, with the plug-in and the reason, if
+    it cannot be imported."""
     try:
         return point.load()
     except Exception as error:  # whatever a plug-in raises on import
@@ -46,7 +48,8 @@ def origin(point: EntryPoint) -> str:
 
 
 def load_object(spec: str) -> Any:
-    """The object of `package.module:NAME` or `file.py:NAME`. Raises AmodalError for a file, module or name that is not there."""
+    """The object of `package.module:NAME` or `file.py:NAME`. Raises AmodalError for a file, module
+    or name that is not there."""
     where, _, name = spec.rpartition(":")
     module = _from_file(Path(where)) if where.endswith(".py") else _imported(where)
     if not hasattr(module, name):

@@ -13,8 +13,8 @@
             ...
             return Result(self.name, {"pairs": context.options.pairs}, [row])
 
-`evaluate(model, data, protocols=[Cosine()])`, `--protocols mine.py:Cosine`, or an entry point of the group
-`amodal.protocols` run it.
+`evaluate(model, data, protocols=[Cosine()])`, `--protocols mine.py:Cosine`, or an entry point of
+the group `amodal.protocols` run it.
 """
 
 from __future__ import annotations
@@ -37,13 +37,12 @@ from amodal.evaluate.result import Result
 class Protocol:
     """One question about a run; subclass it.
 
-    name: how it is called, in reports too.
-    needs: what it cannot do without; without it the protocol is skipped and the reason is reported.
-    default: whether it is run where no protocol is named.
-    rank: protocols are run and shown by ascending rank, then by name.
-    headlines: the metrics that a table shows, None for the usual ones.
-    measure: a plain function (train, test, *, options) -> Result. A protocol without one has its own `run`.
-    Options: a dataclass of the options, for a protocol without `measure`.
+    name: how it is called, in reports too. needs: what it cannot do without; without it the
+    protocol is skipped and the reason is reported. default: whether it is run where no protocol is
+    named. rank: protocols are run and shown by ascending rank, then by name. headlines: the metrics
+    that a table shows, None for the usual ones. measure: a plain function (train, test, *, options)
+    -> Result. A protocol without one has its own `run`. Options: a dataclass of the options, for a
+    protocol without `measure`.
     """
 
     name: ClassVar[str] = ""
@@ -64,7 +63,8 @@ class Protocol:
         return needed | (of_dataclass(self.Options) if self.Options is not None else {})
 
     def filled(self, values: Mapping[str, Any]) -> SimpleNamespace:
-        """The options of this protocol among `values`, others at their defaults. Raises AmodalError for a wrong type."""
+        """The options of this protocol among `values`, others at their defaults. Raises AmodalError
+        for a wrong type."""
         return filled(self.options.values(), values, self.name)
 
     def labels(self, labels: LabelChoice) -> list[str | None]:
@@ -107,7 +107,8 @@ class Protocol:
         return report_table.means(rows)
 
     def draw(self, result: Result, path: Path) -> Path | None:
-        """Draw the result to a PNG file and return its path; None for a protocol that has no picture."""
+        """Draw the result to a PNG file and return its path; None for a protocol that has no
+        picture."""
         return None
 
     def _provided(self) -> set[str]:

@@ -16,7 +16,8 @@ Named = str | Protocol | type[Protocol]
 
 
 def protocol(which: Named) -> Protocol:
-    """A protocol by name, `package.module:NAME` or `file.py:NAME`; a Protocol, or its class, is taken as it is.
+    """A protocol by name, `package.module:NAME` or `file.py:NAME`; a Protocol, or its class, is
+    taken as it is.
 
     Raises AmodalError with the nearest names, or for an object that is no protocol.
     """
@@ -34,7 +35,8 @@ def protocol(which: Named) -> Protocol:
 
 
 def all_protocols() -> list[Protocol]:
-    """Every protocol in the order in which they are run. A plug-in that cannot be loaded is left out with a warning."""
+    """Every protocol in the order in which they are run. A plug-in that cannot be loaded is left
+    out with a warning."""
     plugins = load_plugins("protocols")
     _check_names(plugins)
     chosen = [protocol(name) for name in pages("evaluate/protocols")]
@@ -52,7 +54,8 @@ def protocol_names() -> list[str]:
 
 
 def described(name: str) -> Protocol:
-    """The protocol of a name in a report, for its table and its picture; a plain one if it is not installed here."""
+    """The protocol of a name in a report, for its table and its picture; a plain one if it is not
+    installed here."""
     try:
         return protocol(name) if ":" not in name else Protocol()
     except AmodalError:
@@ -60,7 +63,8 @@ def described(name: str) -> Protocol:
 
 
 def changes_records(protocols: Iterable[Named]) -> bool:
-    """Whether any of the protocols reads values anew, so that features which were computed before do not do."""
+    """Whether any of the protocols reads values anew, so that features which were computed before
+    do not do."""
     return any(CHANGED_RECORDS in protocol(p).needs for p in protocols)
 
 

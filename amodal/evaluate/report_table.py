@@ -82,13 +82,15 @@ def in_short(rows: Sequence[dict]) -> list[dict]:
 
 
 def by_target(row: dict) -> tuple[str, str]:
-    """What a row is averaged with: others of its source, whose target is the source itself or is another."""
+    """What a row is averaged with: others of its source, whose target is the source itself or is
+    another."""
     target = row.get("target", "")
     return row["source"], ("itself" if target == row["source"] else "others") if target else ""
 
 
 def means(rows: Sequence[dict], group: Callable[[dict], tuple[str, str]] = by_target) -> list[dict]:
-    """Means of the first probe's rows over those of one group and metric. group: row -> its new source and target."""
+    """Means of the first probe's rows over those of one group and metric. group: row -> its new
+    source and target."""
     probe = next((row["probe"] for row in rows if "probe" in row), None)
     groups: dict[tuple, list[dict]] = {}
     for row in rows:

@@ -17,9 +17,11 @@ from amodal.inference.embed import Embedded
 
 @dataclass(frozen=True)
 class Result:
-    """protocol: its name; spec: everything that decides the numbers; rows: {source, [target,] metric, value, chance, n, …}.
+    """protocol: its name; spec: everything that decides the numbers; rows: {source, [target,]
+    metric, value, chance, n, …}.
 
-    Texts in a row say what was measured; numbers are what was found. `interval`: 95 % interval of the mean over draws.
+    Texts in a row say what was measured; numbers are what was found. `interval`: 95 % interval of
+    the mean over draws.
     """
 
     protocol: str
@@ -27,7 +29,8 @@ class Result:
     rows: list[dict]
 
     def value(self, source: str, metric: str, **more: str) -> float:
-        """One number: `result.value("colour", "accuracy")`, `result.value("colour", "recall@10", target="relief")`."""
+        """One number: `result.value("colour", "accuracy")`, `result.value("colour", "recall@10",
+        target="relief")`."""
         wanted = {"source": source, "metric": metric, **more}
         for row in self.rows:
             if all(row.get(k) == v for k, v in wanted.items()):
@@ -40,8 +43,9 @@ class Result:
 
 @dataclass
 class Report:
-    """results: of the trained encoder, one for each protocol (and label); untrained: the same of the encoder before training;
-    skipped: protocol -> why it says nothing here; about: data, parts, encoder.
+    """results: of the trained encoder, one for each protocol (and label); untrained: the same of
+    the encoder before training; skipped: protocol -> why it says nothing here; about: data, parts,
+    encoder.
 
     train, test: the embedded records, for figures; not written to files.
     """
@@ -66,7 +70,8 @@ class Report:
         raise AmodalError(f"no result of {protocol!r} in this report: {reason}")
 
     def rows(self) -> list[dict]:
-        """Every row of every result with its protocol and label, and, where it was measured, with what the untrained encoder got."""
+        """Every row of every result with its protocol and label, and, where it was measured, with
+        what the untrained encoder got."""
         rows = []
         for number, result in enumerate(self.results):
             before = (
@@ -83,7 +88,8 @@ class Report:
         return rows
 
     def table(self, *, every: bool = False) -> Table:
-        """For a terminal: trained next to untrained and chance. every: all metrics and rows, not the headlines in short."""
+        """For a terminal: trained next to untrained and chance. every: all metrics and rows, not
+        the headlines in short."""
         few = next((r.spec["few"] for r in self.results if r.spec.get("few")), None)
         return _table.table(self.about, self.rows(), self.skipped, few, every=every)
 
@@ -101,7 +107,8 @@ class Report:
         return {"about": self.about, "results": results, "skipped": self.skipped}
 
     def save(self, path: str | Path, *, figures: bool = True) -> Path:
-        """Write spec and results as JSON, and beside it the figures that the results call for. Returns the path."""
+        """Write spec and results as JSON, and beside it the figures that the results call for.
+        Returns the path."""
         from amodal.evaluate import figures as _figures
 
         path = Path(path)

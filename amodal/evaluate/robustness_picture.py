@@ -17,8 +17,9 @@ MOST = len(COLOURS)  # fields that have a colour of their own
 def missing_modality_robustness(
     rows: Sequence[dict], path: str | Path, *, label: str | None = None
 ) -> Path:
-    """Curves over the share that is hidden, for each substitute; a heat map of hidden in training by hidden in test; the worth of each
-    field; hidden depending on the label; and what damage to each field costs."""
+    """Curves over the share that is hidden, for each substitute; a heat map of hidden in training
+    by hidden in test; the worth of each field; hidden depending on the label; and what damage to
+    each field costs."""
     if not rows:
         raise AmodalError("these rows hold nothing about missing fields to draw")
     metric = next(r["metric"] for r in rows if r["metric"] != "worth")

@@ -40,11 +40,12 @@ def evaluate(
     """Run protocols on records that were not trained on.
 
     Args:
-        model: an encoder, or a Model, which is not tested on records with the keys of those it was trained on.
-        dataset: a Dataset or what `amodal.open` takes.
-        label: one or more labels to predict, of a survival time TIME,EVENT; see `usual_label` and `survival_label`
+        model: an encoder, or a Model, which is not tested on records with the keys of those it was
+        trained on. dataset: a Dataset or what `amodal.open` takes. label: one or more labels to
+        predict, of a survival time TIME,EVENT; see `usual_label` and `survival_label`
             for those that are taken where none is named.
-        protocols: names, objects or classes of protocols, `package.module:NAME` or `file.py:NAME`. Where none is
+        protocols: names, objects or classes of protocols, `package.module:NAME` or `file.py:NAME`.
+        Where none is
             named all that apply, but for those that run on request only.
         baseline: an untrained encoder to measure beside it.
         device: where the encoders are, read off them unless set.
@@ -54,10 +55,12 @@ def evaluate(
         options: of the protocols, e.g. few=5, k=20, templates=("a photo of {}",).
 
     Returns:
-        The report. A protocol that says nothing about this data is in `Report.skipped`, with its reason.
+        The report. A protocol that says nothing about this data is in `Report.skipped`, with its
+        reason.
 
     Raises:
-        AmodalError: for unknown protocols, labels and options, for a label that no record has, and if there is nothing
+        AmodalError: for unknown protocols, labels and options, for a label that no record has, and
+        if there is nothing
             to train or test on.
     """
     encoder, dataset = _opened(model, dataset)

@@ -1,7 +1,8 @@
 """Labels that nobody gave: clusters of vectors, how many there are, and what to call them.
 
-Chu et al., ICLR 2024, arXiv:2306.05272, sections 3.2-3.3: spectral clustering on a doubly stochastic membership, the number of clusters
-that takes the fewest bits to tell the vectors by, and names by votes of the members.
+Chu et al., ICLR 2024, arXiv:2306.05272, sections 3.2-3.3: spectral clustering on a doubly
+stochastic membership, the number of clusters that takes the fewest bits to tell the vectors by, and
+names by votes of the members.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from amodal.stats.clustering import spectral
 
 @dataclass(frozen=True)
 class SelfLabels:
-    """bits: number of clusters -> what it takes to tell all vectors by so many; clusters: number -> (N,) int64."""
+    """bits: number of clusters -> what it takes to tell all vectors by so many; clusters: number ->
+    (N,) int64."""
 
     bits: dict[int, float]
     clusters: dict[int, np.ndarray]
@@ -44,9 +46,10 @@ def self_labels(
 ) -> SelfLabels:
     """Divisions of N vectors into each of `numbers` clusters.
 
-    member_NE: vectors that say who belongs with whom, z itself unless given (of an encoder that learnt by `cpp`, the first and second half
-    of its aligned vectors). epsilon, iterations: as in `doubly_stochastic`; distortion: as in `coding_length`. Lengths are not looked at,
-    only directions. N x N is held whole, and its eigenvectors are found: a few thousand rows.
+    member_NE: vectors that say who belongs with whom, z itself unless given (of an encoder that
+    learnt by `cpp`, the first and second half of its aligned vectors). epsilon, iterations: as in
+    `doubly_stochastic`; distortion: as in `coding_length`. Lengths are not looked at, only
+    directions. N x N is held whole, and its eigenvectors are found: a few thousand rows.
     """
     z = normalize(z_ND.float(), dim=1)
     c = z if member_NE is None else normalize(member_NE.float(), dim=1)
@@ -65,7 +68,8 @@ def names_by_vote(
 ) -> dict[int, str]:
     """cluster -> the name that most of its members lie nearest to (cosine), the first of equals.
 
-    vectors_ND, words_MD: of the members and of the M candidates, in a space where they can be compared.
+    vectors_ND, words_MD: of the members and of the M candidates, in a space where they can be
+    compared.
     """
     nearest_N = (normalize(vectors_ND, dim=1) @ normalize(words_MD, dim=1).T).argmax(1).numpy()
     votes = {

@@ -18,7 +18,8 @@ NAMES = {
 
 
 def small_objects(rows: Sequence[dict], path: str | Path) -> Path:
-    """A panel for sizes and, if they were measured, one for numbers of things: points with 95 % intervals, ticks where chance is."""
+    """A panel for sizes and, if they were measured, one for numbers of things: points with 95 %
+    intervals, ticks where chance is."""
     rows = [r for r in rows if r["source"] != "gain"]
     if not rows:
         raise AmodalError("these rows hold nothing about small objects to draw")

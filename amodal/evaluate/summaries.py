@@ -1,7 +1,9 @@
-"""Whether summaries are of what they stand beside: likeness of matched pairs against that of shuffled ones, by vectors or by keywords.
+"""Whether summaries are of what they stand beside: likeness of matched pairs against that of
+shuffled ones, by vectors or by keywords.
 
-After CS-PaperSum (row 35 of the catalogue): alignment of embeddings and overlap of keywords as estimates of quality where nobody has
-written a summary to compare with. Any two texts or fields of a record may be asked.
+After CS-PaperSum (row 35 of the catalogue): alignment of embeddings and overlap of keywords as
+estimates of quality where nobody has written a summary to compare with. Any two texts or fields of
+a record may be asked.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ WORD = re.compile(r"[^\W\d_][\w-]+")
 
 @dataclass(frozen=True)
 class Matched:
-    """likeness: (N,) of each record's own pair; null: (N,) of its first part with another record's second; auroc: chance that an own pair
-    is more alike than a shuffled one; interval: 95 %, over bootstrap draws."""
+    """likeness: (N,) of each record's own pair; null: (N,) of its first part with another record's
+    second; auroc: chance that an own pair is more alike than a shuffled one; interval: 95 %, over
+    bootstrap draws."""
 
     likeness: np.ndarray
     null: np.ndarray
@@ -31,12 +34,14 @@ class Matched:
     interval: tuple[float, float]
 
     def unlikely(self, share: float = 0.05) -> np.ndarray:
-        """(n,) the records whose own pair is no more alike than the best `share` of shuffled ones: to look at by hand."""
+        """(n,) the records whose own pair is no more alike than the best `share` of shuffled ones:
+        to look at by hand."""
         return np.flatnonzero(self.likeness <= np.quantile(self.null, 1 - share))
 
     @property
     def p(self) -> np.ndarray:
-        """(N,) chance that a shuffled pair is as alike as each record's own: (1 + shuffled ones as alike) / (1 + N)."""
+        """(N,) chance that a shuffled pair is as alike as each record's own: (1 + shuffled ones as
+        alike) / (1 + N)."""
         above = len(self.null) - np.searchsorted(np.sort(self.null), self.likeness, side="left")
         return (1 + above) / (1 + len(self.null))
 
@@ -46,9 +51,9 @@ class Matched:
 
 
 def matched(likeness_NN: np.ndarray, *, seed: int = 0, draws: int = 200) -> Matched:
-    """likeness_NN: of each record's first part (rows) to each record's second; own pairs on the diagonal. Beside each stands
-    the next one's second part in an order that `seed` draws, so that no record meets itself. Raises AmodalError unless it is square, with
-    two records or more."""
+    """likeness_NN: of each record's first part (rows) to each record's second; own pairs on the
+    diagonal. Beside each stands the next one's second part in an order that `seed` draws, so that
+    no record meets itself. Raises AmodalError unless it is square, with two records or more."""
     table = np.asarray(likeness_NN, dtype=np.float64)
     n = len(table)
     if table.shape != (n, n) or n < 2:
@@ -59,7 +64,8 @@ def matched(likeness_NN: np.ndarray, *, seed: int = 0, draws: int = 200) -> Matc
 
 
 def others(n: int, seed: int = 0) -> np.ndarray:
-    """(n,) int64: for each of two records or more another one, each once; a ring in an order that `seed` draws."""
+    """(n,) int64: for each of two records or more another one, each once; a ring in an order that
+    `seed` draws."""
     if n < 2:
         raise AmodalError(f"there is no other record among {n}")
     order = np.random.default_rng(seed).permutation(n)
@@ -85,8 +91,8 @@ def mean_interval(values: np.ndarray, *, draws: int = 200, seed: int = 0) -> tup
 
 
 def keywords(texts: Sequence[str], most: int = 10) -> list[frozenset[str]]:
-    """The `most` words of each text with the highest count times log(N / texts that have it), ties in the order of the alphabet. Words that
-    all texts have say nothing and are left out."""
+    """The `most` words of each text with the highest count times log(N / texts that have it), ties
+    in the order of the alphabet. Words that all texts have say nothing and are left out."""
     counts = [Counter(w.lower() for w in WORD.findall(text)) for text in texts]
     held = Counter(w for c in counts for w in c)
     weight = {w: math.log(len(texts) / n) for w, n in held.items()}
@@ -108,8 +114,9 @@ def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
 
 
 class TfIdf:
-    """Vectors of texts by their words, learnt from some texts: count * (log((1 + N) / (1 + texts with it)) + 1), of length 1; 0 of a text
-    without a known word. Known are the `most` words that most texts have, ties by the alphabet."""
+    """Vectors of texts by their words, learnt from some texts: count * (log((1 + N) / (1 + texts
+    with it)) + 1), of length 1; 0 of a text without a known word. Known are the `most` words that
+    most texts have, ties by the alphabet."""
 
     def __init__(self, texts: Sequence[str], most: int = 4096):
         held = Counter(w for text in texts for w in {w.lower() for w in WORD.findall(text)})

@@ -1,4 +1,5 @@
-"""Survival of those predicted to be at low and at high risk: Kaplan and Meier's curves, a panel for each field."""
+"""Survival of those predicted to be at low and at high risk: Kaplan and Meier's curves, a panel for
+each field."""
 
 from __future__ import annotations
 

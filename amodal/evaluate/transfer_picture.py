@@ -14,7 +14,8 @@ from amodal.evaluate.drawing import drawing
 def cross_modal_transfer(
     rows: Sequence[dict], path: str | Path, *, label: str | None = None
 ) -> Path:
-    """The matrix of fields that labels were learnt in by fields that they are used in, a panel for each probe."""
+    """The matrix of fields that labels were learnt in by fields that they are used in, a panel for
+    each probe."""
     rows = [r for r in rows if r["metric"] in ("accuracy", "R2")]
     probes = list(dict.fromkeys(r["probe"] for r in rows))
     names = list(dict.fromkeys([r["source"] for r in rows] + [r["target"] for r in rows]))

@@ -1,5 +1,5 @@
-"""A trained encoder for use elsewhere: weights and configuration as `amodal.load` reads them, a folder for the Hugging Face Hub, or
-one ONNX graph a field."""
+"""A trained encoder for use elsewhere: weights and configuration as `amodal.load` reads them, a
+folder for the Hugging Face Hub, or one ONNX graph a field."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ __all__ = ["FORMS", "export"]
 def export(model, to: str, out: str | Path) -> list[Path]:
     """Write `model` (see `amodal.Model`) into the folder `out`; returns the files written.
 
-    to: "safetensors", a folder that `amodal.load` reads, with identical vectors; "huggingface", the same with a model card and the
-    towers that transformers loads: see `amodal.export.hub`; "onnx", `FIELD.onnx` for each field and
-    `fields.json`, which says what to feed them: see `amodal.export.graphs`.
-    Raises AmodalError for another form, a field that cannot be a graph, or a graph that does not agree with the encoder.
+    to: "safetensors", a folder that `amodal.load` reads, with identical vectors; "huggingface", the
+    same with a model card and the towers that transformers loads: see `amodal.export.hub`; "onnx",
+    `FIELD.onnx` for each field and `fields.json`, which says what to feed them: see
+    `amodal.export.graphs`. Raises AmodalError for another form, a field that cannot be a graph, or
+    a graph that does not agree with the encoder.
     """
     if to not in FORMS:
         raise unknown("form to export to", to, FORMS)

@@ -1,7 +1,9 @@
-"""The encoder on one field alone, over padded rows: the trained parts, put together without a list of tokens.
+"""The encoder on one field alone, over padded rows: the trained parts, put together without a list
+of tokens.
 
-The flat list of `amodal.nn` has shapes that depend on the data, which a graph for other runtimes cannot have. Here a batch is
-(N, L, D) and a mask. It is the same arithmetic; `amodal.export` measures that it is before it hands out a graph.
+The flat list of `amodal.nn` has shapes that depend on the data, which a graph for other runtimes
+cannot have. Here a batch is (N, L, D) and a mask. It is the same arithmetic; `amodal.export`
+measures that it is before it hands out a graph.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ def reason_against(encoder: Encoder, field: str) -> str:
 
 
 class Alone(nn.Module):
-    """inputs of the field (see `amodal.modalities.shared.dense`) -> (N, D) vectors in the encoder's aligned space."""
+    """inputs of the field (see `amodal.modalities.shared.dense`) -> (N, D) vectors in the encoder's
+    aligned space."""
 
     def __init__(self, encoder: Encoder, field: str):
         super().__init__()

@@ -1,11 +1,14 @@
-"""ONNX: one graph for each field, from dense inputs to vectors (N, D) in the space where fields are compared.
+"""ONNX: one graph for each field, from dense inputs to vectors (N, D) in the space where fields are
+compared.
 
     OUT/FIELD.onnx    the graph; the batch is dynamic, and so is the length of what has one
-    OUT/fields.json   for each field: file, inputs (name, shape, type, what to feed), how the field is decoded, largest error
+    OUT/fields.json   for each field: file, inputs (name, shape, type, what to feed), how the field
+                      is decoded, largest error
 
-Standardisation, the spectrogram of sound and the cutting into tokens are inside the graph. Every graph is run in onnxruntime on
-made-up values of other numbers and lengths than it was traced with, and compared with the encoder, before it is handed out. A
-joint trunk gives each field's vector alone, as `Model.embed` does; what it makes of all fields together is not exported.
+Standardisation, the spectrogram of sound and the cutting into tokens are inside the graph. Every
+graph is run in onnxruntime on made-up values of other numbers and lengths than it was traced with,
+and compared with the encoder, before it is handed out. A joint trunk gives each field's vector
+alone, as `Model.embed` does; what it makes of all fields together is not exported.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ INLINE = (
 
 
 def write(model, out: Path) -> list[Path]:
-    """The graphs of all fields of `model`. Raises AmodalError if one cannot be made, and then says which can."""
+    """The graphs of all fields of `model`. Raises AmodalError if one cannot be made, and then says
+    which can."""
     runtime = _packages()
     encoder = copy.deepcopy(model.encoder).cpu().float().eval()
     reasons = {
@@ -108,7 +112,8 @@ def trace(alone: Alone, file: Path, inputs: tuple[torch.Tensor, ...]) -> None:
 
 
 def disagreement(encoder: Encoder, field: str, alone: Alone, file: Path, runtime) -> float:
-    """The largest difference between the graph and the encoder, over values that the graph was not traced with."""
+    """The largest difference between the graph and the encoder, over values that the graph was not
+    traced with."""
     session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     worst = 0.0
     for n, length in ((1, 1), (5, 47)):

@@ -1,11 +1,16 @@
-"""Hugging Face: a folder in the Hub's layout, whose parts `transformers` loads as far as it has the architecture.
+"""Hugging Face: a folder in the Hub's layout, whose parts `transformers` loads as far as it has the
+architecture.
 
-    OUT/README.md, config.json, model.safetensors   as `amodal.load` reads them; the card has the Hub's metadata
-    OUT/FIELD/      a vision tower that `AutoModel.from_pretrained` loads without code of ours (SigLIP's), with its preprocessor
-    OUT/FIELD/projection.safetensors                 from the mean of its tokens to the space where fields are compared
+    OUT/README.md, config.json, model.safetensors   as `amodal.load` reads them; the card has the
+                                                    Hub's metadata
+    OUT/FIELD/      a vision tower that `AutoModel.from_pretrained` loads without code of ours
+                    (SigLIP's), with its preprocessor
+    OUT/FIELD/projection.safetensors                 from the mean of its tokens to the space where
+                                                     fields are compared
 
-Only pictures have a counterpart: a ViT of plain pre-norm blocks without a class token is SigLIP's vision model, weight by weight.
-Each tower is run on made-up pictures and compared with the encoder before it is handed out.
+Only pictures have a counterpart: a ViT of plain pre-norm blocks without a class token is SigLIP's
+vision model, weight by weight. Each tower is run on made-up pictures and compared with the encoder
+before it is handed out.
 """
 
 from __future__ import annotations
@@ -32,12 +37,14 @@ from amodal.nn.saved import read_config
 from amodal.train.run_dir import card as run_card
 
 PROCESSORS = {"stretch": "SiglipImageProcessor", "crop": "PerceiverImageProcessor"}
-"""`Image.fit` -> the image processor that does the same: the latter cuts out the middle square, then resizes it."""
+"""`Image.fit` -> the image processor that does the same: the latter cuts out the middle square,
+then resizes it."""
 TOLERANCE = 1e-4  # largest difference from the encoder, in units of its largest component
 
 
 def write(model, out: Path) -> list[Path]:
-    """The folder of `model`, its card, and the towers that transformers can load. Raises AmodalError if a tower disagrees."""
+    """The folder of `model`, its card, and the towers that transformers can load. Raises
+    AmodalError if a tower disagrees."""
     encoder = copy.deepcopy(model.encoder).cpu().float().eval()
     reasons = {field: why for field in encoder.fields if (why := reason_not(encoder, field))}
     written = []
@@ -81,7 +88,8 @@ def reason_not(encoder: Encoder, field: str) -> str:
 
 
 def tower(encoder: Encoder, field: str, out: Path) -> list[Path]:
-    """SigLIP's vision model with the weights of one field of pictures, its preprocessor and projection."""
+    """SigLIP's vision model with the weights of one field of pictures, its preprocessor and
+    projection."""
     from transformers import AutoModel, SiglipVisionConfig, SiglipVisionModel
 
     alone, image = Alone(encoder, field), encoder.fields[field]
@@ -122,8 +130,9 @@ def tower(encoder: Encoder, field: str, out: Path) -> list[Path]:
 
 
 def preprocessor(image: Image) -> dict:
-    """preprocessor_config.json: what `image.decode` and standardising do to a picture of 8 bits. The middle square is cut out to a whole
-    pixel there, to half a pixel here, where the outermost pixels also see a little of what is beyond."""
+    """preprocessor_config.json: what `image.decode` and standardising do to a picture of 8 bits.
+    The middle square is cut out to a whole pixel there, to half a pixel here, where the outermost
+    pixels also see a little of what is beyond."""
     mean, std = (list(map(float, s)) for s in image.scale())
     side = {"height": image.size, "width": image.size}
     about = {
@@ -156,7 +165,8 @@ def _quiet():
 
 @torch.no_grad()
 def fill(vision: nn.Module, alone: Alone) -> None:
-    """The weights of `alone` in SigLIP's places. A position there also carries what marks the field here."""
+    """The weights of `alone` in SigLIP's places. A position there also carries what marks the field
+    here."""
     inside = vision.embeddings
     inside.patch_embedding.weight.copy_(
         alone.field.project.weight.view_as(inside.patch_embedding.weight)

@@ -1,10 +1,13 @@
-"""`amodal embed`: the vectors of every record in one Parquet file, made in chunks that outlive an interruption.
+"""`amodal embed`: the vectors of every record in one Parquet file, made in chunks that outlive an
+interruption.
 
-    FILE.parquet         key (string), source (string), vector (D float32); metadata: which encoder, which data
+    FILE.parquet         key (string), source (string), vector (D float32); metadata: which encoder,
+                         which data
     .FILE.parquet.parts/ while it is made: plan.json and a Parquet file for each chunk that is done
 
-A row for each field that a record has, in the space where fields are compared, and one called `fused` where the network makes a
-vector of all fields together. Records without any readable value have no row.
+A row for each field that a record has, in the space where fields are compared, and one called
+`fused` where the network makes a vector of all fields together. Records without any readable value
+have no row.
 """
 
 from __future__ import annotations
@@ -41,15 +44,18 @@ COLUMNS = [*SHARED, "vector"]
 def write_vectors(
     model, data, out: str | Path, *, chunk: int = CHUNK, progress: bool = True
 ) -> int:
-    """Embed every record of `data` (what `amodal.open` takes) into the Parquet file `out`; returns the number of vectors.
+    """Embed every record of `data` (what `amodal.open` takes) into the Parquet file `out`; returns
+    the number of vectors.
 
-    Under torchrun, rank r of W makes chunks r, r + W, …, on as many machines as share the folder of `out`; rank 0 waits for all
-    and puts the file together. The others return the number of vectors that they made.
+    Under torchrun, rank r of W makes chunks r, r + W, …, on as many machines as share the folder of
+    `out`; rank 0 waits for all and puts the file together. The others return the number of vectors
+    that they made.
 
-    Given again after an interruption, it goes on with the chunks that are not done, by any number of ranks. Chunks of another
-    encoder or other data are thrown away, with a word about it, and so is a file that this function wrote before; any other file is
-    not overwritten. Values that cannot be read are counted on stderr. Raises AmodalError if the file cannot be written; what is
-    done so far is then kept.
+    Given again after an interruption, it goes on with the chunks that are not done, by any number
+    of ranks. Chunks of another encoder or other data are thrown away, with a word about it, and so
+    is a file that this function wrote before; any other file is not overwritten. Values that cannot
+    be read are counted on stderr. Raises AmodalError if the file cannot be written; what is done so
+    far is then kept.
     """
     out = Path(out)
     if out.is_dir():
@@ -157,7 +163,8 @@ def _join(parts: Path, plan: dict) -> None:
 
 
 def _arriving(parts: Path, starts: set[int]) -> Iterator[int]:
-    """The chunks of other ranks, each when it is there. Where one fails torchrun ends them all, so that this does not wait in vain."""
+    """The chunks of other ranks, each when it is there. Where one fails torchrun ends them all, so
+    that this does not wait in vain."""
     while starts:
         there = {start for start in starts if _part(parts, start).exists()}
         yield from sorted(there)

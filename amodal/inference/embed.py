@@ -21,14 +21,16 @@ from amodal.nn.multi_vector import MultiVector
 
 @dataclass(frozen=True)
 class Embedded:
-    """keys: of the N records; aligned: vectors in the space where sources can be compared; features: what the trunk gives, before
-    the heads, which probes read; labels: name -> (N,) str objects with None, or float64 with NaN where missing.
+    """keys: of the N records; aligned: vectors in the space where sources can be compared;
+    features: what the trunk gives, before the heads, which probes read; labels: name -> (N,) str
+    objects with None, or float64 with NaN where missing.
 
-    refuse: names -> the vectors that the network makes of those sources together, if it has to be run again for it (joint trunks).
-    content: source -> (n,) int64, equal for records whose values are equal, in the order of the column's rows.
-    bad: values that could not be read.
-    unsigned: near is a large |cosine| in the aligned space, which does not tell a vector from its opposite (`Encoder.unsigned`).
-    changed: runs the network again with the values of one source changed, see `Changer`.
+    refuse: names -> the vectors that the network makes of those sources together, if it has to be
+    run again for it (joint trunks). content: source -> (n,) int64, equal for records whose values
+    are equal, in the order of the column's rows. bad: values that could not be read. unsigned: near
+    is a large |cosine| in the aligned space, which does not tell a vector from its opposite
+    (`Encoder.unsigned`). changed: runs the network again with the values of one source changed, see
+    `Changer`.
     """
 
     keys: list[str]
@@ -50,7 +52,8 @@ class Embedded:
         return self.aligned.sources
 
     def fused(self, names: Sequence[str] | None = None) -> Column:
-        """One vector (aligned space) for each record that has any of `names`, of those sources alone; all sources unless given."""
+        """One vector (aligned space) for each record that has any of `names`, of those sources
+        alone; all sources unless given."""
         if names is None or set(names) == set(self.sources):
             return self.aligned.fused()
         for name in names:
@@ -58,7 +61,8 @@ class Embedded:
         return self.re_fuse(names) if self.re_fuse is not None else self.aligned.fused(names)
 
     def label(self, name: str) -> np.ndarray:
-        """(N,) labels. Raises AmodalError with the nearest names, or if no record here has the label."""
+        """(N,) labels. Raises AmodalError with the nearest names, or if no record here has the
+        label."""
         if name not in self.labels:
             raise unknown("label", name, self.labels)
         values = self.labels[name]
@@ -70,7 +74,8 @@ class Embedded:
         return values
 
     def probed(self) -> dict[str, Column]:
-        """source -> the vectors that a probe reads: features of each source and, where records may have several sources, `fused`."""
+        """source -> the vectors that a probe reads: features of each source and, where records may
+        have several sources, `fused`."""
         columns = {s: self.features[s] for s in self.features.sources}
         if FUSED in self.features:
             return columns | {FUSED: self.features[FUSED]}
@@ -109,10 +114,12 @@ def embed_records(
     progress: Callable[[int], object] | None = None,
     labels: bool = True,
 ) -> Embedded:
-    """The records at `indices`, in that order, through an encoder in evaluation mode; vectors come back as float32 on the CPU.
+    """The records at `indices`, in that order, through an encoder in evaluation mode; vectors come
+    back as float32 on the CPU.
 
-    device: where the encoder is, found out unless given. progress: called with the number of records just done.
-    labels: take the labels along. The encoder is left in the mode (training or evaluation) it was in.
+    device: where the encoder is, found out unless given. progress: called with the number of
+    records just done. labels: take the labels along. The encoder is left in the mode (training or
+    evaluation) it was in.
     """
     indices = np.asarray(list(indices), dtype=np.int64)
     loader = in_order(dataset, indices, batch)
@@ -155,9 +162,10 @@ def embed_multi_vector(
     progress: Callable[[int], object] | None = None,
     several: MultiVector | None = None,
 ) -> tuple[list[str], Embeddings, dict[str, Tensor], list[Bad]]:
-    """The records at `indices` as an encoder with `several` vectors gives them for search: their keys, float16 unit vectors on the CPU, of
-    some sources as Ragged, the number of the part that each of these is of, and the values that could not be read. several: how, the
-    encoder's own way unless given. See `embed_records`."""
+    """The records at `indices` as an encoder with `several` vectors gives them for search: their
+    keys, float16 unit vectors on the CPU, of some sources as Ragged, the number of the part that
+    each of these is of, and the values that could not be read. several: how, the encoder's own way
+    unless given. See `embed_records`."""
     several = encoder.multi_vector if several is None else several
     indices = np.asarray(list(indices), dtype=np.int64)
     loader = in_order(dataset, indices, batch)
@@ -186,7 +194,8 @@ def embed_multi_vector(
 
 @torch.no_grad()
 def embed_queries(encoder, name: str, raws: Sequence[Raw], *, batch: int = 256) -> Ragged:
-    """Float32 unit vectors of raw values of one field as queries of an encoder with `several` vectors, a list of each."""
+    """Float32 unit vectors of raw values of one field as queries of an encoder with `several`
+    vectors, a list of each."""
     lists = []
     with evaluating(encoder):
         for part in value_batches(encoder, name, raws, batch):
@@ -198,7 +207,8 @@ def embed_queries(encoder, name: str, raws: Sequence[Raw], *, batch: int = 256) 
 
 @torch.no_grad()
 def embed_values(encoder, name: str, raws: Sequence[Raw], *, batch: int = 256) -> Tensor:
-    """(n, D) float32: raw values of one field in the aligned space. Raises AmodalError for a value that cannot be decoded."""
+    """(n, D) float32: raw values of one field in the aligned space. Raises AmodalError for a value
+    that cannot be decoded."""
     vectors = []
     with evaluating(encoder):
         for part in value_batches(encoder, name, raws, batch):
@@ -207,7 +217,8 @@ def embed_values(encoder, name: str, raws: Sequence[Raw], *, batch: int = 256) -
 
 
 def value_batches(encoder, name: str, raws: Sequence[Raw], batch: int) -> Iterator[Batch]:
-    """Raw values of one field as an encoder takes them. Raises AmodalError for a value that cannot be decoded."""
+    """Raw values of one field as an encoder takes them. Raises AmodalError for a value that cannot
+    be decoded."""
     modality, still = encoder.fields[name], np.random.default_rng(0)
     for start in range(0, len(raws), batch):
         values = []

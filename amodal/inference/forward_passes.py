@@ -1,4 +1,5 @@
-"""Running an encoder again over records that it has seen: with some of their sources only, or with the values of one changed."""
+"""Running an encoder again over records that it has seen: with some of their sources only, or with
+the values of one changed."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from amodal.data import Dataset, Loader
 from amodal.modalities import Modality
 
 Change = Callable[[Modality, np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
-"""(modality, decoded value, the value of another record, generator of the record) -> the value to be read instead."""
+"""(modality, decoded value, the value of another record, generator of the record) -> the value to
+be read instead."""
 
 
 class evaluating:
@@ -58,7 +60,8 @@ def _aligned(encoder, loader: Loader, device, only: Callable[[Batch], Batch]) ->
 def re_fuser(
     encoder, dataset: Dataset, indices: np.ndarray, batch: int, device
 ) -> Callable[[Sequence[str]], Column]:
-    """Runs the network again over the same records with some of their sources; each set of sources once."""
+    """Runs the network again over the same records with some of their sources; each set of sources
+    once."""
     made: dict[tuple[str, ...], Column] = {}
 
     def re_fuse(names: Sequence[str]) -> Column:
@@ -75,7 +78,8 @@ def re_fuser(
 class PerturbedForward:
     """Runs the network again over the same records with the values of one field changed.
 
-    joint: some vectors are made of several sources, so that all of them have to be read again and not the changed one alone.
+    joint: some vectors are made of several sources, so that all of them have to be read again and
+    not the changed one alone.
     """
 
     encoder: object
@@ -90,8 +94,8 @@ class PerturbedForward:
         return self.dataset.fields
 
     def __call__(self, field: str, change: Change, rows: Sequence[int]) -> Embeddings:
-        """Aligned vectors of the records at `rows` (ascending, of all records here), numbered from zero: of `field`, or of all sources
-        and `fused` where the network is joint."""
+        """Aligned vectors of the records at `rows` (ascending, of all records here), numbered from
+        zero: of `field`, or of all sources and `fused` where the network is joint."""
         seen = self.dataset if self.joint else self.dataset.select([field])
         loader = in_order(seen, self.indices[np.asarray(rows)], self.batch, _Changed)
         loader.field, loader.change = field, change
@@ -99,7 +103,8 @@ class PerturbedForward:
 
 
 class _Changed(Loader):
-    """Values of `field` as `change` makes them, from the record's seed; the other record is one of the same batch."""
+    """Values of `field` as `change` makes them, from the record's seed; the other record is one of
+    the same batch."""
 
     field: str
     change: Change

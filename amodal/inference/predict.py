@@ -17,7 +17,8 @@ from amodal.nn.heads.supervised import Target, predictions
 
 @dataclass(frozen=True)
 class MethodPredictor:
-    """Args: method: has `predict` (see `amodal.core.protocols.Predicts`); targets: what its outputs mean."""
+    """Args: method: has `predict` (see `amodal.core.protocols.Predicts`); targets: what its outputs
+    mean."""
 
     method: Method
     targets: tuple[Target, ...]
@@ -31,7 +32,8 @@ class MethodPredictor:
         batch: int = 256,
         progress: Callable[[int], object] | None = None,
     ) -> Column:
-        """(N, outputs) on the CPU, of those of the records at `indices` that it can predict, numbered from zero."""
+        """(N, outputs) on the CPU, of those of the records at `indices` that it can predict,
+        numbered from zero."""
         device, parts, sizes = next(self.method.parameters()).device, [], []
         for part in in_order(dataset, indices, batch):
             parts.append(self.method.predict(part.to(device)).to("cpu"))

@@ -10,8 +10,9 @@ from amodal.modalities import name_of
 
 @dataclass(frozen=True)
 class Hit:
-    """A record that was found. score: cosine, |cosine| of an `unsigned` encoder; source: the source of it that is nearest to the query;
-    part: which part of that value, where an index holds several vectors of it and the query is one."""
+    """A record that was found. score: cosine, |cosine| of an `unsigned` encoder; source: the source
+    of it that is nearest to the query; part: which part of that value, where an index holds several
+    vectors of it and the query is one."""
 
     key: str
     score: float

@@ -20,15 +20,17 @@ KEYS = "keys.json"
 
 @dataclass(frozen=True)
 class GenerativeRetriever:
-    """Args: method: has `retrieve` (see `amodal.core.protocols.Retrieves`); keys: of the records it was trained on, in order."""
+    """Args: method: has `retrieve` (see `amodal.core.protocols.Retrieves`); keys: of the records it
+    was trained on, in order."""
 
     method: Method
     keys: list[str]
 
     @torch.no_grad()
     def __call__(self, query: Mapping[str, Raw], *, k: int = 10) -> list[Hit]:
-        """The k records whose identifiers the decoder writes with the highest log probability (`score`) for a query of one part;
-        `part` is the identifier. Raises AmodalError for any other query, and for values that cannot be read."""
+        """The k records whose identifiers the decoder writes with the highest log probability
+        (`score`) for a query of one part; `part` is the identifier. Raises AmodalError for any
+        other query, and for values that cannot be read."""
         asks, encoder = self.method.query_field, self.method.encoder
         if k < 1:
             raise AmodalError(f"k = {k}: at least one record must be asked for")

@@ -1,8 +1,9 @@
 """Rectangular blocks of a grid, as in BEiT. Bao et al. 2021, arXiv:2106.08254, algorithm 1.
 
-The hidden part is made of blocks (not the inverse). Departures from the paper's loop: all bags are done at once, so
-blocks are drawn without looking at what is covered already; a bag hides an exact number of tokens, the last block being
-cut from its rim inwards; and a block may hang over the border, without which corners would hardly ever be hidden.
+The hidden part is made of blocks (not the inverse). Departures from the paper's loop: all bags are
+done at once, so blocks are drawn without looking at what is covered already; a bag hides an exact
+number of tokens, the last block being cut from its rim inwards; and a block may hang over the
+border, without which corners would hardly ever be hidden.
 """
 
 import math
@@ -13,11 +14,14 @@ from torch import Tensor
 from amodal.masking.hashing import hash_bits, uniform
 from amodal.masking.packed import check_tokens, number_bags, rank_in_bag
 
-_DRAWS = 16  # blocks per bag; what they leave uncovered is filled at random, which at usual ratios does not happen
+# blocks per bag; what they leave uncovered is filled at random, which at usual ratios does not
+# happen
+_DRAWS = 16
 
 
 def _unit(values_T: Tensor, bag_T: Tensor, bags: int) -> Tensor:
-    """Middles of the grid's cells when the grid of each bag is stretched to [0, 1]: 1/2n, 3/2n, ... for n lines."""
+    """Middles of the grid's cells when the grid of each bag is stretched to [0, 1]: 1/2n, 3/2n, ...
+    for n lines."""
     low_G = values_T.new_full((bags,), math.inf).scatter_reduce_(0, bag_T, values_T, "amin")
     high_G = values_T.new_full((bags,), -math.inf).scatter_reduce_(0, bag_T, values_T, "amax")
     order_T = values_T.argsort(stable=True)
@@ -39,14 +43,20 @@ def block_mask(
     smallest: float = 0.08,
     aspect: float = 0.3,
 ) -> Tensor:
-    """Which tokens are hidden, bool (T,): blocks covering exactly round(n ratio) of a bag of n tokens.
+    """Which tokens are hidden, bool (T,): blocks covering exactly round(n ratio) of a bag of n
+    tokens.
 
     group_T, seed_T:  as in `random_keep`.
-    position_TP:      coordinates whose last two are y and x; tokens that share them (the frames of a video) are hidden
-                      together up to the last block's cut: tubes. The grid is what the bag's tokens span.
-    ratio:            share to hide, in [0, 1]; in a bag of two or more one token is hidden and one visible at least.
-    smallest:         area of the smallest block as a share of the grid (16 of 196 patches in the paper).
-    aspect:           height : width lies between `aspect` and 1 / `aspect`, on a log scale, relative to the grid's own.
+    position_TP:      coordinates whose last two are y and x; tokens that share them (the frames of
+                      a video) are hidden
+                      together up to the last block's cut: tubes. The grid is what the bag's tokens
+                      span.
+    ratio:            share to hide, in [0, 1]; in a bag of two or more one token is hidden and one
+                      visible at least.
+    smallest:         area of the smallest block as a share of the grid (16 of 196 patches in the
+                      paper).
+    aspect:           height : width lies between `aspect` and 1 / `aspect`, on a log scale,
+                      relative to the grid's own.
 
     Raises ValueError for unequal lengths, fewer than two coordinates and a ratio outside [0, 1].
     """
@@ -65,7 +75,8 @@ def block_mask(
 
     seed_G = seed_T.new_zeros(size_G.shape).scatter_(0, bag_T, seed_T)
     largest = max(smallest, ratio)
-    # key = (number of the first block that covers the token) + (how far from that block's middle, at most 1/2)
+    # key = (number of the first block that covers the token) + (how far from that block's middle,
+    # at most 1/2)
     key_T = y_T.new_full(y_T.shape, float(_DRAWS))
     for draw in reversed(range(_DRAWS)):
         area_G, shape_G, middle_y_G, middle_x_G = (uniform(seed_G, draw, part) for part in range(4))
@@ -80,7 +91,8 @@ def block_mask(
         away_T = torch.maximum(dy_T, dx_T)
         key_T = torch.where(away_T <= 0.5, draw + away_T, key_T)
 
-    # Equal keys (mirror images about a middle, tubes, the uncovered rest) are ordered by a hash of where the token is.
+    # Equal keys (mirror images about a middle, tubes, the uncovered rest) are ordered by a hash of
+    # where the token is.
     tie_T = hash_bits(seed_T, _DRAWS, *position_TP.contiguous().view(torch.int32).unbind(1))
     hidden_T = (size_G * ratio + 1e-9).round().clamp(min=1).minimum(size_G - 1)[bag_T]
     return rank_in_bag(bag_T, size_G, tie_T, key_T) < hidden_T

@@ -1,4 +1,5 @@
-"""How tokens are hidden from a masked student by how they lie, as in data2vec. Baevski et al. 2022, arXiv:2202.03555, section 4."""
+"""How tokens are hidden from a masked student by how they lie, as in data2vec. Baevski et al. 2022,
+arXiv:2202.03555, section 4."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def hide(
         return to_device(block_mask(group, seed, host_copy(position), ratio=image), device)
     if layout == "signal":
         length = (tokens.lengths() // 4).clamp(1, span)[tokens.row]
-        # spans overlap: a share s is covered if each token starts one with probability 1 - (1 - s)^(1 / length)
+        # spans overlap: a share s is covered if each token starts one with probability 1 - (1 -
+        # s)^(1 / length)
         start = 1 - (1 - sequence) ** (1 / length.double())
         return to_device(
             span_mask(group, seed, tokens.within(), start=start, length=length), device

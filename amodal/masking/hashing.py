@@ -1,7 +1,8 @@
-"""Random numbers that are a function of their counters: no generator, no state, the same on every device.
+"""Random numbers that are a function of their counters: no generator, no state, the same on every
+device.
 
-The finaliser is splitmix64 (Steele, Lea, Flood, OOPSLA 2014; constants of Stafford's variant 13), on int64 with
-wraparound.
+The finaliser is splitmix64 (Steele, Lea, Flood, OOPSLA 2014; constants of Stafford's variant 13),
+on int64 with wraparound.
 """
 
 import math
@@ -20,17 +21,19 @@ _SECOND = _signed(0x94D049BB133111EB)
 
 
 def _mix(x: Tensor) -> Tensor:
-    # int64 shifts carry the sign down; the masks make them the unsigned shifts that the finaliser means.
+    # int64 shifts carry the sign down; the masks make them the unsigned shifts that the finaliser
+    # means.
     x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _FIRST
     x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * _SECOND
     return x ^ ((x >> 31) & 0x1FFFFFFFF)
 
 
 def hash_bits(seed_T: Tensor, *counters: Tensor | int) -> Tensor:
-    """64 well mixed bits (int64, any sign) for each seed and counters, which broadcast against each other.
+    """64 well mixed bits (int64, any sign) for each seed and counters, which broadcast against each
+    other.
 
-    For fixed seed and other counters the map from the last counter is one to one: no ties. Raises TypeError unless the
-    seed and tensor counters are integers.
+    For fixed seed and other counters the map from the last counter is one to one: no ties. Raises
+    TypeError unless the seed and tensor counters are integers.
     """
     for value in (seed_T, *counters):
         if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()):
@@ -43,7 +46,8 @@ def hash_bits(seed_T: Tensor, *counters: Tensor | int) -> Tensor:
 
 
 def uniform(seed_T: Tensor, *counters: Tensor | int) -> Tensor:
-    """Uniform float32 numbers in [0, 1), multiples of 2^-24, one for each seed and counters (which broadcast).
+    """Uniform float32 numbers in [0, 1), multiples of 2^-24, one for each seed and counters (which
+    broadcast).
 
     seed_T:    int64; say a row's seed repeated for each of its tokens.
     counters:  int64 tensors or ints: a token's index, the number of the draw, an epoch.
@@ -52,7 +56,7 @@ def uniform(seed_T: Tensor, *counters: Tensor | int) -> Tensor:
 
 
 def normal(seed_T: Tensor, *counters: Tensor | int) -> Tensor:
-    """Standard normal float32 numbers (Box and Muller, 1958), one for each seed and counters, of at most 5.8 in size; arguments as in
-    `uniform`."""
+    """Standard normal float32 numbers (Box and Muller, 1958), one for each seed and counters, of at
+    most 5.8 in size; arguments as in `uniform`."""
     radius, angle = uniform(seed_T, *counters, 0), uniform(seed_T, *counters, 1)
     return (-2 * torch.log1p(-radius)).sqrt() * (2 * math.pi * angle).cos()

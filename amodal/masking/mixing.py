@@ -1,10 +1,12 @@
-"""Which row each row of a batch is mixed with, how much, and where: mixup and CutMix as draws, and the mixing of lists of tokens.
+"""Which row each row of a batch is mixed with, how much, and where: mixup and CutMix as draws, and
+the mixing of lists of tokens.
 
-mixup: Zhang et al. 2018, arXiv:1710.09412. CutMix: Yun et al. 2019, arXiv:1905.04899. Windows chosen by scores: TiMix (Jiang et al. 2024,
-arXiv:2312.08846). A linear map of patches commutes with both, so mixing the tokens that such a map makes is mixing the pictures.
+mixup: Zhang et al. 2018, arXiv:1710.09412. CutMix: Yun et al. 2019, arXiv:1905.04899. Windows
+chosen by scores: TiMix (Jiang et al. 2024, arXiv:2312.08846). A linear map of patches commutes with
+both, so mixing the tokens that such a map makes is mixing the pictures.
 
-All that is drawn is a function of the rows' seeds, so it does not matter in which order or on which process rows stand. Mixing couples
-rows, and therefore belongs in the `losses` of a method.
+All that is drawn is a function of the rows' seeds, so it does not matter in which order or on which
+process rows stand. Mixing couples rows, and therefore belongs in the `losses` of a method.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ _DRAWS = 32  # of Johnk's method, of which at least half are accepted
 
 
 def partners(seed_N: Tensor, draw: int = 0) -> Tensor:
-    """(N,) int64: the row that each row is mixed with. All rows form one random ring, so nobody is its own partner, unless it is
-    alone, and everybody is a partner once. draw: the number of the draw, for several from the same seeds."""
+    """(N,) int64: the row that each row is mixed with. All rows form one random ring, so nobody is
+    its own partner, unless it is alone, and everybody is a partner once. draw: the number of the
+    draw, for several from the same seeds."""
     ring = hash_bits(seed_N, draw).argsort()
     return torch.empty_like(ring).scatter_(0, ring, ring.roll(-1))
 
@@ -33,8 +36,8 @@ def batch_seed(seed_N: Tensor) -> Tensor:
 
 
 def beta(seed_N: Tensor, alpha: float, draw: int = 0) -> Tensor:
-    """float32 in [0, 1], one for each seed (of any shape): Beta(alpha, alpha) for 0 < alpha <= 1, by Johnk's rejection, in logarithms.
-    Raises ValueError for another alpha."""
+    """float32 in [0, 1], one for each seed (of any shape): Beta(alpha, alpha) for 0 < alpha <= 1,
+    by Johnk's rejection, in logarithms. Raises ValueError for another alpha."""
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha of mixing must be above 0 and at most 1, got {alpha}")
     tries = torch.arange(_DRAWS, device=seed_N.device)
@@ -49,8 +52,9 @@ def beta(seed_N: Tensor, alpha: float, draw: int = 0) -> Tensor:
 
 
 def grids(bag: Tokens) -> Tensor:
-    """(N, 2) int64: rows and columns of the grid that the tokens of one source make in reading order, for each row that has any.
-    Columns run along the last coordinate that varies; a sequence is a grid of one row."""
+    """(N, 2) int64: rows and columns of the grid that the tokens of one source make in reading
+    order, for each row that has any. Columns run along the last coordinate that varies; a sequence
+    is a grid of one row."""
     lengths = bag.lengths()
     lengths = lengths[lengths > 0]
     starts = lengths.cumsum(0) - lengths
@@ -70,8 +74,9 @@ def grids(bag: Tokens) -> Tensor:
 
 
 def windows(grid_N2: Tensor, other_N2: Tensor, u: Tensor, low: float, high: float) -> Tensor:
-    """(N, 2) int64: height and width of windows that fit into both grids, uniform from floor(low side) to floor(high side) by `u` in
-    [0, 1). The only line of a sequence is 1 high. A window that is the whole of a grid is none: 0 by 0."""
+    """(N, 2) int64: height and width of windows that fit into both grids, uniform from floor(low
+    side) to floor(high side) by `u` in [0, 1). The only line of a sequence is 1 high. A window that
+    is the whole of a grid is none: 0 by 0."""
     side = torch.minimum(grid_N2, other_N2)
     least, most = (side.double() * low).floor(), (side.double() * high).floor()
     drawn = (least + (u * (most - least + 1)).floor()).long()
@@ -86,7 +91,8 @@ def corners(grid_N2: Tensor, window_N2: Tensor, u_N2: Tensor) -> Tensor:
 
 
 def best_corners(score: Ragged, grid_N2: Tensor, window_N2: Tensor) -> Tensor:
-    """(N, 2) int64: top and left of the window with the highest sum of scores; the first of equals in reading order.
+    """(N, 2) int64: top and left of the window with the highest sum of scores; the first of equals
+    in reading order.
 
     score: N lists of the scores (float) of a grid's tokens, in reading order.
     """
@@ -114,7 +120,8 @@ def cutmix(
     to_N2: Tensor,
     from_N2: Tensor,
 ) -> Ragged:
-    """Each list with a window of its grid, its corner at `to`, filled from its partner's window of that size at `from`."""
+    """Each list with a window of its grid, its corner at `to`, filled from its partner's window of
+    that size at `from`."""
     y, x, owner = _cells(tokens.lengths, grid_N2)
     cell = torch.stack([y, x], 1) - to_N2[owner]
     inside = ((cell >= 0) & (cell < window_N2[owner])).all(1)
@@ -125,7 +132,8 @@ def cutmix(
 
 
 def mixup(tokens: Ragged, grid_N2: Tensor, partner_N: Tensor, kept_N: Tensor) -> Ragged:
-    """Each token times `kept` plus the token in the same relative place of its partner times the rest."""
+    """Each token times `kept` plus the token in the same relative place of its partner times the
+    rest."""
     y, x, owner = _cells(tokens.lengths, grid_N2)
     other = partner_N[owner]
     there = torch.stack([y, x], 1) * grid_N2[other] // grid_N2[owner]
@@ -136,7 +144,8 @@ def mixup(tokens: Ragged, grid_N2: Tensor, partner_N: Tensor, kept_N: Tensor) ->
 
 @dataclass(frozen=True)
 class Mixed:
-    """tokens: N lists; partner: (N,) the row that each is mixed with; kept: (N,) the share that is its own."""
+    """tokens: N lists; partner: (N,) the row that each is mixed with; kept: (N,) the share that is
+    its own."""
 
     tokens: Ragged
     partner: Tensor
@@ -159,8 +168,9 @@ def in_windows(
     high: float,
     fit: Ragged | None = None,
 ) -> Mixed:
-    """CutMix with one size of windows for the batch, sides from `low` to `high` of the grid's. fit: a score of each token, and the
-    partner's window of the highest sum goes where the own sum is lowest; without it windows lie anywhere, in the same relative place."""
+    """CutMix with one size of windows for the batch, sides from `low` to `high` of the grid's. fit:
+    a score of each token, and the partner's window of the highest sum goes where the own sum is
+    lowest; without it windows lie anywhere, in the same relative place."""
     partner, drawn = partners(seed_N), batch_seed(seed_N)
     window = windows(grid_N2, grid_N2[partner], uniform(drawn, 0), low, high)
     if fit is None:

@@ -10,10 +10,11 @@ from amodal.masking.hashing import hash_bits, uniform
 
 
 def sampled_sources(present: dict[str, Tensor], seeds_B: Tensor, rate: float) -> dict[str, Tensor]:
-    """field -> (B,) bool: of the fields that a row has, each is hidden by chance `rate`; if that would hide them all, the one that
-    was drawn to go last stays.
+    """field -> (B,) bool: of the fields that a row has, each is hidden by chance `rate`; if that
+    would hide them all, the one that was drawn to go last stays.
 
-    present: field -> (B,) bool; seeds_B: (B,) int64, from which everything is drawn. Raises AmodalError for a rate outside [0, 1].
+    present: field -> (B,) bool; seeds_B: (B,) int64, from which everything is drawn. Raises
+    AmodalError for a rate outside [0, 1].
     """
     if not 0 <= rate <= 1:
         raise AmodalError(f"the chance to hide a field is from 0 to 1, not {rate}")
@@ -26,7 +27,8 @@ def sampled_sources(present: dict[str, Tensor], seeds_B: Tensor, rate: float) ->
 
 
 def any_sources(present: dict[str, Tensor], seeds_B: Tensor) -> dict[str, Tensor]:
-    """field -> (B,) bool: of the fields that a row has, one of their non-empty subsets, all being as likely. A row without any keeps none.
+    """field -> (B,) bool: of the fields that a row has, one of their non-empty subsets, all being
+    as likely. A row without any keeps none.
 
     present: field -> (B,) bool; seeds_B: (B,) int64, from which the subset is drawn.
     """

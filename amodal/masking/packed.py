@@ -11,7 +11,8 @@ def number_bags(group_T: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rank_in_bag(bag_T: Tensor, size_G: Tensor, *keys: Tensor) -> Tensor:
-    """Place 0, 1, ... of each token in its bag when sorted by the keys, the last key being the most significant."""
+    """Place 0, 1, ... of each token in its bag when sorted by the keys, the last key being the most
+    significant."""
     order_T = torch.arange(len(bag_T), device=bag_T.device)
     for key_T in (*keys, bag_T):
         order_T = order_T[key_T[order_T].argsort(stable=True)]

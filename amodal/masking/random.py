@@ -8,7 +8,8 @@ from amodal.masking.packed import check_tokens, number_bags, rank_in_bag
 
 
 def random_keep(group_T: Tensor, seed_T: Tensor, order_T: Tensor, ratio: float | Tensor) -> Tensor:
-    """Which tokens stay visible, bool (T,): exactly round(n (1 - ratio)) of a bag of n, and at least one.
+    """Which tokens stay visible, bool (T,): exactly round(n (1 - ratio)) of a bag of n, and at
+    least one.
 
     group_T:  int, the bag of each token; ids need not be contiguous nor tokens sorted.
     seed_T:   int64, the bag's seed, repeated for each of its tokens.

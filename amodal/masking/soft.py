@@ -1,4 +1,5 @@
-"""Soft masks: what a map points at is turned down instead of taken away. Park and Han, CVPR 2023, arXiv:2304.00719, section 4.1."""
+"""Soft masks: what a map points at is turned down instead of taken away. Park and Han, CVPR 2023,
+arXiv:2304.00719, section 4.1."""
 
 from __future__ import annotations
 
@@ -11,11 +12,13 @@ _DRAW = 67  # keeps this draw apart from others by the same seed
 
 
 def soft_mask(maps_NK: Tensor, lengths_N: Tensor, *, hard: float = 0.0) -> Tensor:
-    """(sum of lengths,) factors 1 - A for the tokens of N lists, end to end; A is the map of a list, stretched to [0, 1].
+    """(sum of lengths,) factors 1 - A for the tokens of N lists, end to end; A is the map of a
+    list, stretched to [0, 1].
 
-    maps_NK: not negative; entries beyond the length of a list are passed over. hard: above 0, tokens with A above it get the factor 0
-    and all others 1, which is removal of the same tokens. A map that is the same everywhere points nowhere and hides nothing.
-    Raises ValueError for `hard` outside [0, 1) and lists longer than the map.
+    maps_NK: not negative; entries beyond the length of a list are passed over. hard: above 0,
+    tokens with A above it get the factor 0 and all others 1, which is removal of the same tokens. A
+    map that is the same everywhere points nowhere and hides nothing. Raises ValueError for `hard`
+    outside [0, 1) and lists longer than the map.
     """
     if not 0 <= hard < 1:
         raise ValueError(f"hard is a height of the map, from 0 (soft) to below 1, got {hard}.")
@@ -36,7 +39,8 @@ def soft_mask(maps_NK: Tensor, lengths_N: Tensor, *, hard: float = 0.0) -> Tenso
 
 
 def one_map(maps_NQK: Tensor, lengths_N: Tensor, seed_N: Tensor) -> Tensor:
-    """(N, K): of each row the map of one of its first `lengths_N` queries, drawn by its seed (int64)."""
+    """(N, K): of each row the map of one of its first `lengths_N` queries, drawn by its seed
+    (int64)."""
     if not maps_NQK.numel():
         return maps_NQK.sum(1)
     query = (uniform(seed_N, _DRAW) * lengths_N).long()

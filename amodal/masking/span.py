@@ -1,4 +1,5 @@
-"""Spans of a sequence: wav2vec 2.0, data2vec for speech. Baevski et al. 2020, arXiv:2006.11477, section 3.1."""
+"""Spans of a sequence: wav2vec 2.0, data2vec for speech. Baevski et al. 2020, arXiv:2006.11477,
+section 3.1."""
 
 import torch
 from torch import Tensor
@@ -20,14 +21,18 @@ def _lowest(bag_T: Tensor, size_G: Tensor, key_T: Tensor) -> Tensor:
 def span_mask(
     group_T: Tensor, seed_T: Tensor, order_T: Tensor, *, start: float | Tensor, length: int | Tensor
 ) -> Tensor:
-    """Which tokens are hidden, bool (T,): each token begins, with probability `start`, a span of `length` positions.
+    """Which tokens are hidden, bool (T,): each token begins, with probability `start`, a span of
+    `length` positions.
 
-    group_T, seed_T, order_T:  as in `random_keep`; `order_T` is also the axis along which spans run.
-    start:   the paper's p, 0.065 for speech; spans overlap, so about 1 - (1 - start)^length of the tokens are hidden.
-    length:  the paper's M, 10 for speech, in units of `order_T`. Both may be tensors (T,), the same within a bag.
+    group_T, seed_T, order_T:  as in `random_keep`; `order_T` is also the axis along which spans
+                               run.
+    start:   the paper's p, 0.065 for speech; spans overlap, so about 1 - (1 - start)^length of the
+             tokens are hidden.
+    length:  the paper's M, 10 for speech, in units of `order_T`. Both may be tensors (T,), the same
+             within a bag.
 
-    In a bag of at least two tokens one is always hidden and one always visible; a single token is visible.
-    Raises ValueError for unequal lengths, start outside [0, 1] and length below 1.
+    In a bag of at least two tokens one is always hidden and one always visible; a single token is
+    visible. Raises ValueError for unequal lengths, start outside [0, 1] and length below 1.
     """
     check_tokens(group_T=group_T, seed_T=seed_T, order_T=order_T)
     if len(group_T) == 0:
@@ -46,7 +51,8 @@ def span_mask(
         ~started_G[bag_T] & _lowest(bag_T, size_G, hash_bits(seed_T, _FORCED, order_T))
     )
 
-    # All bags on one line, further apart than a span is long; then hidden = the last start is less than a span away.
+    # All bags on one line, further apart than a span is long; then hidden = the last start is less
+    # than a span away.
     first = order_T.min()
     longest = length_T.max()
     line_T = bag_T * (order_T.max() - first + longest + 1) + order_T - first

@@ -1,5 +1,5 @@
-"""Tubes: a place is hidden at all times or at none, so that it cannot be copied from the moment before. Tong et al., VideoMAE, NeurIPS
-2022, arXiv:2203.12602, section 3.2."""
+"""Tubes: a place is hidden at all times or at none, so that it cannot be copied from the moment
+before. Tong et al., VideoMAE, NeurIPS 2022, arXiv:2203.12602, section 3.2."""
 
 import torch
 from torch import Tensor
@@ -11,10 +11,12 @@ from amodal.masking.random import random_keep
 def tube_keep(
     group_T: Tensor, seed_T: Tensor, order_T: Tensor, position_TP: Tensor, ratio: float
 ) -> Tensor:
-    """Which tokens stay visible, bool (T,): those of round(n (1 - ratio)) of the n places that a bag has, and of at least one.
+    """Which tokens stay visible, bool (T,): those of round(n (1 - ratio)) of the n places that a
+    bag has, and of at least one.
 
-    group_T, seed_T, order_T: as in `random_keep`; position_TP: (time, height, width); tokens of one height and width are a place. A bag of
-    one place (a series, a single sound) has no tubes: its tokens are hidden one by one, as `random_keep` does.
+    group_T, seed_T, order_T: as in `random_keep`; position_TP: (time, height, width); tokens of one
+    height and width are a place. A bag of one place (a series, a single sound) has no tubes: its
+    tokens are hidden one by one, as `random_keep` does.
 
     Raises ValueError as `random_keep` does.
     """

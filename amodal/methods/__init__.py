@@ -1,9 +1,10 @@
-"""The papers, one page each: `amodal/methods/<family>/<name>.py` holds one function of the file's name.
+"""The papers, one page each: `amodal/methods/<family>/<name>.py` holds one function of the file's
+name.
 
 methods.build("decur", encoder, common=0.5)
 
-Wherever a method is asked for, a name will do, or a function of one's own (`encoder, *, options -> Method`), or where one is:
-`package.module:function`, `file.py:function`, or the name of a plug-in.
+Wherever a method is asked for, a name will do, or a function of one's own (`encoder, *, options ->
+Method`), or where one is: `package.module:function`, `file.py:function`, or the name of a plug-in.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def is_own_code(method: MethodLike) -> bool:
 
 
 def checked(method: typing.Any) -> Callable[..., Method]:
-    """A function of the user's own, if it can be called as `method(encoder, **options)`. Raises AmodalError that names the argument."""
+    """A function of the user's own, if it can be called as `method(encoder, **options)`. Raises
+    AmodalError that names the argument."""
     if not callable(method):
         raise AmodalError(
             f"a method is a name or a function (encoder, *, options) -> Method, not {method!r}"
@@ -99,7 +101,8 @@ def options(method: MethodLike) -> dict[str, inspect.Parameter]:
 
 
 def encoder_options(method: MethodLike) -> dict[str, str]:
-    """How the paper's encoder differs from the default one: `trunk`, `pool`, …; `ENCODER` beside the function."""
+    """How the paper's encoder differs from the default one: `trunk`, `pool`, …; `ENCODER` beside
+    the function."""
     build_it = function(method)
     return dict(getattr(sys.modules.get(build_it.__module__), "ENCODER", {}))
 
@@ -110,7 +113,8 @@ def recipe(method: MethodLike) -> Recipe:
 
 
 def parse(method: MethodLike, given: dict[str, object]) -> dict[str, object]:
-    """Options as typed values; texts, as a command line gives them, are read by the type in the function's signature."""
+    """Options as typed values; texts, as a command line gives them, are read by the type in the
+    function's signature."""
     known = options(method)
     for option in given:
         if option not in known:
@@ -130,7 +134,8 @@ def parse(method: MethodLike, given: dict[str, object]) -> dict[str, object]:
 
 
 def read_option(what: str, value: object, kind: type) -> object:
-    """A value of an option, given as one or as the text of a command line. Raises AmodalError for a wrong type."""
+    """A value of an option, given as one or as the text of a command line. Raises AmodalError for a
+    wrong type."""
     if not isinstance(kind, type):  # a union, say: whoever wrote it checks it
         return value
     if not isinstance(value, str) or kind is str:
@@ -146,7 +151,8 @@ def read_option(what: str, value: object, kind: type) -> object:
 
 
 def build(method: MethodLike, encoder: Encoder, **given) -> Method:
-    """The method on this encoder; unknown options and wrong types are errors that say what there is."""
+    """The method on this encoder; unknown options and wrong types are errors that say what there
+    is."""
     from amodal.methods.contract import Method
 
     made = function(method)(encoder, **parse(method, given))

@@ -1,7 +1,7 @@
 """What a method is. One test holds every method to this (tests/methods/test_contract.py).
 
-What a method can do beside being trained (learn in stages, predict labels, retrieve records, …) it says by the protocols of
-`amodal.core.protocols`.
+What a method can do beside being trained (learn in stages, predict labels, retrieve records, …) it
+says by the protocols of `amodal.core.protocols`.
 """
 
 from __future__ import annotations
@@ -17,28 +17,32 @@ from amodal.core.clock import Clock as Clock
 from amodal.nn.encoder import Encoder
 
 Features = Embeddings
-"""Named columns, one entry a row: everything that carries a gradient from the encoder to the losses."""
+"""Named columns, one entry a row: everything that carries a gradient from the encoder to the
+losses."""
 
 
 class Method(nn.Module):
     """A method of self-supervised learning: features of rows, then losses of a batch.
 
-    `features` may not couple rows, and may not depend on anything random but the rows' seeds; `losses` may couple rows. The loop
-    can therefore compute features piece by piece and rank by rank, and losses once over the whole batch, and the update is that of
-    one big batch. So whatever looks at batch statistics (BatchNorm in a projector, centring) belongs in `losses`.
+    `features` may not couple rows, and may not depend on anything random but the rows' seeds;
+    `losses` may couple rows. The loop can therefore compute features piece by piece and rank by
+    rank, and losses once over the whole batch, and the update is that of one big batch. So whatever
+    looks at batch statistics (BatchNorm in a projector, centring) belongs in `losses`.
     """
 
     encoder: Encoder
     """What embeds records after training."""
     views: tuple[str, ...] | Mapping[str, tuple[str, ...]] = ("plain",)
-    """How each value is augmented, the same for all fields or field by field (a field that is not named is plain): one view keeps
-    the field's name as its source, n views make the sources `field:1` … `field:n`."""
+    """How each value is augmented, the same for all fields or field by field (a field that is not
+    named is plain): one view keeps the field's name as its source, n views make the sources
+    `field:1` … `field:n`."""
     min_batch_size: int = 1
     """Rows that a batch needs for there to be anything to learn."""
     labels: tuple[str, ...] = ()
     """The labels that batches must bring along, for methods that learn from some."""
     lr_multipliers: Mapping[str, float] = {}
-    """The beginning of a parameter's name -> times the learning rate; the first that fits counts, others learn at the rate itself."""
+    """The beginning of a parameter's name -> times the learning rate; the first that fits counts,
+    others learn at the rate itself."""
 
     def features(self, batch: Batch) -> Features:
         """Compute what the losses need of each row.

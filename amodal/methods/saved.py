@@ -1,6 +1,7 @@
 """Whole methods on disk: what a run keeps, and how it is opened again.
 
-RUN/spec.json          how the method is built: its name or code, its options, the encoder that it was put around
+RUN/spec.json          how the method is built: its name or code, its options, the encoder that it
+                       was put around
 RUN/model.safetensors  all its tensors; of a folder without a method, the encoder's
 RUN/config.json        how it came about, and the sha256 of the weights
 
@@ -124,7 +125,8 @@ def load_run(
         backbones: field -> the module, for backbones of one's own.
 
     Raises:
-        AmodalError: For a folder that holds no run, an unfinished run, damaged weights, and code that was not passed.
+        AmodalError: For a folder that holds no run, an unfinished run, damaged weights, and code
+        that was not passed.
     """
     folder = Path(folder)
     if not (folder / SPEC).exists():
@@ -158,7 +160,8 @@ def read_spec(folder: Path) -> Spec:
 def own_code(
     spec: Spec, method: methods.MethodLike | None, backbones: Mapping[str, nn.Module] | None
 ) -> dict[str, Any]:
-    """What `build` takes of the caller's own code. Raises AmodalError for another method than the run's."""
+    """What `build` takes of the caller's own code. Raises AmodalError for another method than the
+    run's."""
     things: dict[str, Any] = {}
     for module in (backbones or {}).values():
         made = module if isinstance(module, nn.Module) else module()
@@ -220,7 +223,8 @@ def _method_of_format_1(folder: Path, encoder: Any, config: dict) -> Any:
 
 
 def saved(folder: str | Path) -> tuple[Any, dict[str, Any]]:
-    """The encoder in a folder, in evaluation mode, and its config.json. Raises AmodalError as `load_run` does."""
+    """The encoder in a folder, in evaluation mode, and its config.json. Raises AmodalError as
+    `load_run` does."""
     run = load_run(folder)
     return run.encoder, run.config
 

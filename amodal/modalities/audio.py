@@ -44,13 +44,14 @@ CROPS = {"weak": (0.8, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.5)}  # share
 
 @dataclass(frozen=True)
 class Audio(Modality):
-    """A value is (t,) float32, one channel at `rate`, full scale ±1; at most the first `max_seconds` of a recording.
+    """A value is (t,) float32, one channel at `rate`, full scale ±1; at most the first
+    `max_seconds` of a recording.
 
-    rate: Hz; max_seconds: 0 for no limit;
-    features: what a token is made of, patches of the "logmel" spectrogram or of the "waveform";
-    mels, window_ms, hop_ms: bands of the spectrogram, length of a frame, and from one frame to the next;
-    patch: (frames, bands) of a token, or (samples,) of the waveform; (): (16, 16), or 40 ms;
-    mean, std: of log-mel power or of samples; 0: not measured.
+    rate: Hz; max_seconds: 0 for no limit; features: what a token is made of, patches of the
+    "logmel" spectrogram or of the "waveform"; mels, window_ms, hop_ms: bands of the spectrogram,
+    length of a frame, and from one frame to the next; patch: (frames, bands) of a token, or
+    (samples,) of the waveform; (): (16, 16), or 40 ms; mean, std: of log-mel power or of samples;
+    0: not measured.
     """
 
     rate: int = 16000
@@ -133,8 +134,8 @@ class Audio(Modality):
 
     @classmethod
     def infer(cls, samples: Sequence[Raw], **overrides) -> Audio:
-        """Rate: the commonest, at most 16 kHz (speech and most sound; give a higher one for music or bats); length:
-        that of the longest sample, at most 10 s; mean and std."""
+        """Rate: the commonest, at most 16 kHz (speech and most sound; give a higher one for music
+        or bats); length: that of the longest sample, at most 10 s; mean and std."""
         probe, rates, seconds = build(cls, overrides), [], []
         for raw in samples:
             try:
@@ -163,7 +164,8 @@ class Audio(Modality):
         )
 
     def decode(self, raw: Raw) -> np.ndarray:
-        """(t,) float32 from a path, bytes, {"array", "sampling_rate"}, or an array (t,) or (t, channels) at `rate`."""
+        """(t,) float32 from a path, bytes, {"array", "sampling_rate"}, or an array (t,) or (t,
+        channels) at `rate`."""
         wave, rate = _sound.read(raw, self.rate, self.max_seconds or np.inf)
         if rate != self.rate:
             if len(wave) / rate * self.rate > LONGEST:
@@ -176,8 +178,9 @@ class Audio(Modality):
         return wave[: round(self.max_seconds * self.rate)] if self.max_seconds else wave
 
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
-        """weak: 80-100 % of the clip, ±3 dB; strong: 50-100 % at 90-110 % speed, ±6 dB, white noise 10-40 dB below, and
-        a stretch of time and a band of frequencies silenced (Park et al., SpecAugment, 2019); local: 20-50 %, ±6 dB."""
+        """weak: 80-100 % of the clip, ±3 dB; strong: 50-100 % at 90-110 % speed, ±6 dB, white noise
+        10-40 dB below, and a stretch of time and a band of frequencies silenced (Park et al.,
+        SpecAugment, 2019); local: 20-50 %, ±6 dB."""
         check_view(view)
         if view == "plain":
             return value
@@ -193,7 +196,8 @@ class Audio(Modality):
         return _ragged.ragged(values, np.zeros(0, dtype=np.float32))
 
     def spectrogram(self, waves: Ragged) -> tuple[Tensor, Tensor]:
-        """Log-mel power (F, mels), not yet standardised, and the number of frames of each clip (N,)."""
+        """Log-mel power (F, mels), not yet standardised, and the number of frames of each clip
+        (N,)."""
         window = max(2, round(self.rate * self.window_ms / 1000))
         return _sound.log_mel(waves, self.rate, window, self.hop, self.mels)
 
@@ -202,8 +206,8 @@ class Audio(Modality):
         return (self.mean, self.std) if self.std else (-8.0, 4.0) if self.spectral else (0.0, 0.1)
 
     def patches(self, waves: Ragged) -> tuple[Tensor, Tensor]:
-        """Standardised patches (T, values), time before frequency, NaN past the end of a clip, and their number
-        (N,)."""
+        """Standardised patches (T, values), time before frequency, NaN past the end of a clip, and
+        their number (N,)."""
         mean, std = self.scale()
         if not self.spectral:
             return _ragged.patches(
@@ -225,14 +229,16 @@ class Audio(Modality):
         return AudioGraph(tokenizer)
 
     def targets(self, waves: Ragged) -> Tensor:
-        """(T, values) standardised log-mel power (frames x bands) or samples, NaN past the end of a clip."""
+        """(T, values) standardised log-mel power (frames x bands) or samples, NaN past the end of a
+        clip."""
         return self.patches(waves)[0]
 
     def predictor(self, width: int) -> nn.Linear:
         return nn.Linear(width, int(np.prod(self.tile)))
 
     def token_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """(t,) squared error of values normalised within their patch (Huang et al., Audio-MAE, 2022, section 3)."""
+        """(t,) squared error of values normalised within their patch (Huang et al., Audio-MAE,
+        2022, section 3)."""
         from amodal.objectives.reconstruction import masked_mse
 
         return masked_mse(prediction, target, normalise=target.shape[1] > 1)
@@ -297,7 +303,8 @@ class AudioTokenizer(nn.Module):
         self.project = nn.Linear(int(np.prod(audio.tile)), width)
 
     def forward(self, column: Column, name: str, size: int) -> Tokens:
-        """Positions (time, frequency, 0) in patches. What is past the end of a clip counts as mean sound."""
+        """Positions (time, frequency, 0) in patches. What is past the end of a clip counts as mean
+        sound."""
         patches, counts = self.audio.patches(column.values)
         bands = self.audio.mels // self.audio.tile[1] if self.audio.spectral else 1
         step = _ragged.steps(counts)
@@ -321,7 +328,8 @@ class AudioGraph(nn.Module):
         self.audio, self.project = tokenizer.audio, tokenizer.project
         self.bands = self.audio.mels // self.audio.tile[1] if self.audio.spectral else 1
         if self.audio.spectral:
-            # the Fourier transform as a matrix: every runtime multiplies matrices, few have a transform of any length
+            # the Fourier transform as a matrix: every runtime multiplies matrices, few have a
+            # transform of any length
             window = max(2, round(self.audio.rate * self.audio.window_ms / 1000))
             hann = torch.hann_window(window, dtype=torch.float64)
             fourier = torch.fft.rfft(torch.diag(hann / hann.square().sum().sqrt()))
@@ -356,7 +364,8 @@ class AudioGraph(nn.Module):
         return x_NLD, position, there
 
     def _log_mel(self, samples: Tensor) -> Tensor:
-        """(N, frames, mels), a frame every `hop` samples, as `amodal.modalities.shared.sound.log_mel`."""
+        """(N, frames, mels), a frame every `hop` samples, as
+        `amodal.modalities.shared.sound.log_mel`."""
         window, hop = len(self.real), self.audio.hop
         starts = torch.arange((samples.shape[1] + hop - 1) // hop, device=samples.device) * hop
         at = starts.unsqueeze(1) + torch.arange(window, device=samples.device)
@@ -386,7 +395,8 @@ def _at_speed(wave: np.ndarray, speed: float, least: int) -> np.ndarray:
 
 
 def _masked(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A stretch of up to a fifth of the time and a band of up to a fifth of the frequencies, silenced."""
+    """A stretch of up to a fifth of the time and a band of up to a fifth of the frequencies,
+    silenced."""
     spectrum = np.fft.rfft(wave)
     spectrum[_ragged.crop(len(spectrum), 0, 0.2, rng, least=0)] = 0
     out = np.fft.irfft(spectrum, n=len(wave)).astype(np.float32)

@@ -1,9 +1,11 @@
-"""Time-stamped events of one record: what a customer bought, what a patient was given, the notes of a tune.
+"""Time-stamped events of one record: what a customer bought, what a patient was given, the notes of
+a tune.
 
-Raw: a list of objects, each with its time, `[{"time": 0.5, "item": "tea", "price": 2.5}, ...]`, or the same as columns of
-one length, `{"time": [0.5, ...], "item": ["tea", ...], "price": [2.5, ...]}`; in a table that is JSON in JSONL, list<struct>
-or struct<list> in Parquet. Times are numbers in any unit or dates (then seconds); they need be neither regular nor in
-order. Fields are numbers or categories, and any cell but the time may be missing.
+Raw: a list of objects, each with its time, `[{"time": 0.5, "item": "tea", "price": 2.5}, ...]`, or
+the same as columns of one length, `{"time": [0.5, ...], "item": ["tea", ...], "price": [2.5,
+...]}`; in a table that is JSON in JSONL, list<struct> or struct<list> in Parquet. Times are numbers
+in any unit or dates (then seconds); they need be neither regular nor in order. Fields are numbers
+or categories, and any cell but the time may be missing.
 """
 
 from __future__ import annotations
@@ -59,14 +61,16 @@ GAP = "time since the last event"
 
 @dataclass(frozen=True)
 class Events(Modality):
-    """A value is (n, 1 + C) float32, events in order of time: the time since the first event, then the number or the
-    code of the category of each field, NaN where it is missing. One token for each event.
+    """A value is (n, 1 + C) float32, events in order of time: the time since the first event, then
+    the number or the code of the category of each field, NaN where it is missing. One token for
+    each event.
 
-    columns: the fields, in order, without the time; categories: field -> the values of a categorical one, all others are
-    numeric; time: the field that says when, "" if nothing does: then events are one step apart;
-    step: the usual time between two events, in the unit of the data; log: see gaps as log(1 + gap / step), for times that
-    differ by orders of magnitude, else as gap / step; max_events: of longer records the last so many are read;
-    mean, std: of each field and, last, of the gaps, measured by `infer`.
+    columns: the fields, in order, without the time; categories: field -> the values of a
+    categorical one, all others are numeric; time: the field that says when, "" if nothing does:
+    then events are one step apart; step: the usual time between two events, in the unit of the
+    data; log: see gaps as log(1 + gap / step), for times that differ by orders of magnitude, else
+    as gap / step; max_events: of longer records the last so many are read; mean, std: of each field
+    and, last, of the gaps, measured by `infer`.
     """
 
     columns: tuple[str, ...] = ("value",)
@@ -104,8 +108,9 @@ class Events(Modality):
 
     @classmethod
     def infer(cls, samples: Sequence[Raw], **overrides) -> Events:
-        """time: the first field that is called like one, or that holds dates; categories, mean and std as for a table;
-        step: the median gap; room for a quarter more events than the longest sample has, up to 1,024."""
+        """time: the first field that is called like one, or that holds dates; categories, mean and
+        std as for a table; step: the median gap; room for a quarter more events than the longest
+        sample has, up to 1,024."""
         records, first = [], None
         for raw in samples:
             try:
@@ -150,8 +155,9 @@ class Events(Modality):
         return Table(columns, self.categories, self.mean, self.std, patch=len(columns))
 
     def decode(self, raw: Raw) -> np.ndarray:
-        """(n, 1 + C) float32 from a list of objects, or an object of lists; also as JSON or lines of JSON (Path, bytes).
-        Fields that the schema does not have are passed over, absent ones are missing."""
+        """(n, 1 + C) float32 from a list of objects, or an object of lists; also as JSON or lines
+        of JSON (Path, bytes). Fields that the schema does not have are passed over, absent ones are
+        missing."""
         record = _records.read(raw)
         length = len(next(iter(record.values())))
         if self.columns and not any(c in record for c in self.columns):
@@ -186,9 +192,10 @@ class Events(Modality):
         return times
 
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
-        """local: 20-60 % of the events, one after another, as they are (CoLES: Babaev et al., 2022); weak: 80-100 %, of
-        which one in twenty is left out, numbers and gaps changed by about 2 %; strong: 50-100 %, one in five left out,
-        one in five changes places with a neighbour, one cell in ten missing, numbers and gaps changed by about 10 %."""
+        """local: 20-60 % of the events, one after another, as they are (CoLES: Babaev et al.,
+        2022); weak: 80-100 %, of which one in twenty is left out, numbers and gaps changed by about
+        2 %; strong: 50-100 %, one in five left out, one in five changes places with a neighbour,
+        one cell in ten missing, numbers and gaps changed by about 10 %."""
         check_view(view)
         if view == "plain":
             return value
@@ -216,7 +223,8 @@ class Events(Modality):
         return _ragged.ragged(values, np.zeros((0, 1 + len(self.columns)), dtype=np.float32))
 
     def gaps(self, events: Ragged) -> Tensor:
-        """(T,) how long after the event before it each came, as `log` and `step` say; 0 for the first of a record."""
+        """(T,) how long after the event before it each came, as `log` and `step` say; 0 for the
+        first of a record."""
         time = events.flat[:, 0]
         gap = torch.diff(time, prepend=time[:1]).clamp(min=0) / self.step
         first = events.starts()[events.lengths > 0]
@@ -247,8 +255,8 @@ class Events(Modality):
         return self.cells().predictor(width)
 
     def token_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """(t,) squared error of numbers and of the gap in deviations, cross-entropy of codes; the mean of them over the
-        fields that an event has."""
+        """(t,) squared error of numbers and of the gap in deviations, cross-entropy of codes; the
+        mean of them over the fields that an event has."""
         return self.cells().token_loss(prediction, target)
 
     def show(self, value: np.ndarray) -> np.ndarray:
@@ -313,8 +321,8 @@ def _is_record(value: Any) -> bool:
 
 
 class EventsTokenizer(nn.Module):
-    """One token for each event: the sum of the vectors of its fields and of its gap (as for the cells of a table), which
-    is a linear map of the fields' embeddings end to end."""
+    """One token for each event: the sum of the vectors of its fields and of its gap (as for the
+    cells of a table), which is a linear map of the fields' embeddings end to end."""
 
     def __init__(self, events: Events, width: int):
         super().__init__()

@@ -41,14 +41,15 @@ LUMA = _pixels.LUMA
 
 @dataclass(frozen=True)
 class Image(Modality):
-    """A value is (C, size, size): uint8 where the source has 8 bits, else float32 (16 bits scaled to 0 … 1, floats in
-    their own unit). A batch is always float32, 8 bits scaled to 0 … 1; `mean` and `std` are on that scale.
+    """A value is (C, size, size): uint8 where the source has 8 bits, else float32 (16 bits scaled
+    to 0 … 1, floats in their own unit). A batch is always float32, 8 bits scaled to 0 … 1; `mean`
+    and `std` are on that scale.
 
-    size: side in pixels; channels: C; patch: side of a token in pixels, a divisor of `size` (0: about size / 8, at
-    least 4); fit: what becomes of a picture that is not square. "stretch" loses nothing and invents nothing, so it is
-    the default; "crop" keeps the middle square, "pad" adds bars in the mean colour;
-    flip: whether a mirror image means the same (not so for text, maps, or what has a left and a right hand);
-    mean, std: for each channel, measured by `infer`.
+    size: side in pixels; channels: C; patch: side of a token in pixels, a divisor of `size` (0:
+    about size / 8, at least 4); fit: what becomes of a picture that is not square. "stretch" loses
+    nothing and invents nothing, so it is the default; "crop" keeps the middle square, "pad" adds
+    bars in the mean colour; flip: whether a mirror image means the same (not so for text, maps, or
+    what has a left and a right hand); mean, std: for each channel, measured by `infer`.
     """
 
     size: int = 32
@@ -105,8 +106,8 @@ class Image(Modality):
 
     @classmethod
     def infer(cls, samples: Sequence[Raw], **overrides) -> Image:
-        """Size: the largest of 8, 16, 32, 64 that the usual sample fills (more is one edit away, and costs with the
-        square); channels: one where every sample is grey; mean and std."""
+        """Size: the largest of 8, 16, 32, 64 that the usual sample fills (more is one edit away,
+        and costs with the square); channels: one where every sample is grey; mean and std."""
         pictures = []
         for raw in samples:
             try:
@@ -138,12 +139,14 @@ class Image(Modality):
         return replace(image, mean=image.mean or mean, std=image.std or std)
 
     def decode(self, raw: Raw) -> np.ndarray:
-        """(C, size, size) from a path, bytes, a Pillow image, or an array (H, W), (H, W, C), (C, H, W)."""
+        """(C, size, size) from a path, bytes, a Pillow image, or an array (H, W), (H, W, C), (C, H,
+        W)."""
         picture = _pixels.with_channels(_pixels.read(raw, near=self.size), self.channels)
         return _pixels.resized(picture, self.size, self.fit, self.scale()[0])
 
     def scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and deviation of each channel; those of a usual photograph where they were not measured."""
+        """Mean and deviation of each channel; those of a usual photograph where they were not
+        measured."""
         return self.mean or (0.5,) * self.channels, self.std or (0.25,) * self.channels
 
     @property
@@ -152,12 +155,13 @@ class Image(Modality):
         return self.tile * max(1, round(self.size / 2 / self.tile))
 
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
-        """weak: a crop of 60-100 % of the area, mirrored half the time; strong: SimCLR's (20-100 %, colour, grey,
-        blur); local: 5-40 %, at `local_size`, with strong's colours.
+        """weak: a crop of 60-100 % of the area, mirrored half the time; strong: SimCLR's (20-100 %,
+        colour, grey, blur); local: 5-40 %, at `local_size`, with strong's colours.
 
-        Cropping, resizing, blurring and mirroring are linear along each side, and colour jitter is linear across
-        channels: each is one small matrix product, so a view costs the same for any number of channels and bits.
-        Above 64 pixels a crop is of whole pixels, and the weak view of bytes is made of whole numbers.
+        Cropping, resizing, blurring and mirroring are linear along each side, and colour jitter is
+        linear across channels: each is one small matrix product, so a view costs the same for any
+        number of channels and bits. Above 64 pixels a crop is of whole pixels, and the weak view of
+        bytes is made of whole numbers.
         """
         check_view(view)
         if view == "plain":
@@ -225,13 +229,15 @@ class Image(Modality):
         return nn.Linear(width, self.channels * self.tile**2)
 
     def token_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """(t,) squared error of pixels normalised within their patch (He et al., MAE, 2022, section 4.1)."""
+        """(t,) squared error of pixels normalised within their patch (He et al., MAE, 2022, section
+        4.1)."""
         from amodal.objectives.reconstruction import masked_mse
 
         return masked_mse(prediction, target, normalise=True)
 
     def show(self, value: np.ndarray) -> np.ndarray:
-        """(size, size, 3) uint8; floats by the picture's own range, since what they measure may vary little within one."""
+        """(size, size, 3) uint8; floats by the picture's own range, since what they measure may
+        vary little within one."""
         chosen = value[:3] if len(value) >= 3 else value[[0, 0, 0]]
         if value.dtype != np.uint8:
             low, high = chosen.min((1, 2), keepdims=True), chosen.max((1, 2), keepdims=True)
@@ -304,7 +310,8 @@ class ImageTokenizer(nn.Module):
         self.project = nn.Linear(image.channels * image.tile**2, width)
 
     def forward(self, column: Column, name: str, size: int) -> Tokens:
-        """Positions (0, y, x) are in patches of the full image: a smaller local view spans the same range."""
+        """Positions (0, y, x) are in patches of the full image: a smaller local view spans the same
+        range."""
         patches = self.image.patches(column.values)
         n, rows, columns = patches.shape[:3]
         whole = self.image.size / self.image.tile
@@ -364,8 +371,9 @@ def _as_float(value: np.ndarray) -> np.ndarray:
 
 
 def _jittered(planes: np.ndarray, rng: np.random.Generator, strength: float = 0.5) -> np.ndarray:
-    """Brightness, contrast and, of three channels, saturation, hue and greying (Chen et al., SimCLR, 2020, appendix A),
-    as one map across channels followed by one change of contrast. planes: (C, H, W) float32."""
+    """Brightness, contrast and, of three channels, saturation, hue and greying (Chen et al.,
+    SimCLR, 2020, appendix A), as one map across channels followed by one change of contrast.
+    planes: (C, H, W) float32."""
     jitter, grey = rng.random() < 0.8, rng.random() < 0.2
     brightness, contrast, saturation = rng.uniform(1 - 0.8 * strength, 1 + 0.8 * strength, 3)
     angle = 2 * np.pi * rng.uniform(-0.2, 0.2) * strength

@@ -1,4 +1,5 @@
-"""Strings of symbols with no spaces or sentences: DNA, RNA, proteins, SMILES, any code that a machine writes."""
+"""Strings of symbols with no spaces or sentences: DNA, RNA, proteins, SMILES, any code that a
+machine writes."""
 
 from __future__ import annotations
 
@@ -46,13 +47,15 @@ MOST_SYMBOLS, MOST_WORDS = 256, 65_536
 
 @dataclass(frozen=True)
 class Sequence(Modality):
-    """A value is (length,) int32: the place of each symbol in the alphabet, its length for one that is unknown. A token
-    is a word of `k` symbols, words side by side; one with an unknown symbol in it, or cut short by the end, is the
-    unknown word. What is longer than `max_length` words is cut off; `truncated` says how much.
+    """A value is (length,) int32: the place of each symbol in the alphabet, its length for one that
+    is unknown. A token is a word of `k` symbols, words side by side; one with an unknown symbol in
+    it, or cut short by the end, is the unknown word. What is longer than `max_length` words is cut
+    off; `truncated` says how much.
 
-    alphabet: the symbols; k: symbols in a word, so that there are len(alphabet) ** k words; fold: lower case is read as
-    upper case (masked repeats in DNA); gaps: keep the gaps of an alignment in their place, as unknown symbols, so that
-    positions are those of the alignment: else `-` and `.` are taken out, unless they are in the alphabet.
+    alphabet: the symbols; k: symbols in a word, so that there are len(alphabet) ** k words; fold:
+    lower case is read as upper case (masked repeats in DNA); gaps: keep the gaps of an alignment in
+    their place, as unknown symbols, so that positions are those of the alignment: else `-` and `.`
+    are taken out, unless they are in the alphabet.
     """
 
     alphabet: str = DNA
@@ -94,9 +97,9 @@ class Sequence(Modality):
 
     @classmethod
     def infer(cls, samples: abc.Sequence[Raw], **overrides) -> Sequence:
-        """alphabet: DNA, RNA or protein if nearly all symbols are of one, else the symbols seen, the commonest 256; k: 4 for
-        DNA and RNA that is usually longer than 64, as in BarcodeBERT, else 1; room for a quarter more than the longest
-        sample, up to 512 words."""
+        """alphabet: DNA, RNA or protein if nearly all symbols are of one, else the symbols seen,
+        the commonest 256; k: 4 for DNA and RNA that is usually longer than 64, as in BarcodeBERT,
+        else 1; room for a quarter more than the longest sample, up to 512 words."""
         texts, first = [], None
         for raw in samples:
             try:
@@ -137,8 +140,8 @@ class Sequence(Modality):
         raise error
 
     def decode(self, raw: Raw) -> np.ndarray:
-        """(length,) int32 from text; from a Path or bytes of text, or of FASTA with one sequence. White space is taken
-        out."""
+        """(length,) int32 from text; from a Path or bytes of text, or of FASTA with one sequence.
+        White space is taken out."""
         return self._ids(_read(raw))[: self.max_length * self.k]
 
     def truncated(self, raw: Raw) -> int:
@@ -158,9 +161,9 @@ class Sequence(Modality):
         return ids
 
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
-        """weak: a stretch of 90-100 %, at least without some of the first symbols where there are enough, so that words
-        begin in another frame; strong: of 50-100 %, one symbol in fifty replaced, one in twenty unknown; local: of
-        20-50 %."""
+        """weak: a stretch of 90-100 %, at least without some of the first symbols where there are
+        enough, so that words begin in another frame; strong: of 50-100 %, one symbol in fifty
+        replaced, one in twenty unknown; local: of 20-50 %."""
         check_view(view)
         if view == "plain":
             return value
@@ -180,7 +183,8 @@ class Sequence(Modality):
         return _ragged.ragged(values, np.zeros(0, dtype=np.int32))
 
     def spelled(self, sequences: Ragged) -> tuple[Tensor, Tensor]:
-        """(T,) int64 the number of each word, `words` for the unknown one, and how many words each value has (N,)."""
+        """(T,) int64 the number of each word, `words` for the unknown one, and how many words each
+        value has (N,)."""
         unknown = len(self.alphabet)
         symbols_Tk, counts = _ragged.patches(sequences, self.k, unknown)
         power = unknown ** torch.arange(self.k - 1, -1, -1, device=symbols_Tk.device)
@@ -293,8 +297,8 @@ class SequenceGraph(nn.Module):
 
 
 def is_sequence(text: str) -> bool:
-    """Whether text can hardly be anything but DNA, RNA or a protein: long, without a space, in one case, few letters or
-    many different ones of a protein."""
+    """Whether text can hardly be anything but DNA, RNA or a protein: long, without a space, in one
+    case, few letters or many different ones of a protein."""
     if len(text) < 20 or text.split() != [text]:
         return False
     seen = Counter(text.upper())
@@ -304,7 +308,8 @@ def is_sequence(text: str) -> bool:
 
 
 def _made_of(seen: Counter, alphabet: str) -> bool:
-    """Whether the symbols, but for one in a hundred, are of this alphabet or unclear, and most are not unclear."""
+    """Whether the symbols, but for one in a hundred, are of this alphabet or unclear, and most are
+    not unclear."""
     clear, unclear = sum(seen[s] for s in alphabet), sum(seen[s] for s in UNCLEAR[alphabet] + GAPS)
     return 2 * clear > seen.total() and clear + unclear >= 0.99 * seen.total()
 

@@ -50,9 +50,9 @@ CROPS = {"weak": (0.8, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.5)}  # share
 class Series(Modality):
     """A value is (t, C) float32, NaN where a sample is missing; steps come first, channels second.
 
-    channels: their names, in order; rate: steps a second, 0 if unknown or not in time; units: of each channel, for
-    people; patch: steps in a token; max_steps: what is longer is cut off;
-    mean, std: of each channel, measured by `infer`.
+    channels: their names, in order; rate: steps a second, 0 if unknown or not in time; units: of
+    each channel, for people; patch: steps in a token; max_steps: what is longer is cut off; mean,
+    std: of each channel, measured by `infer`.
     """
 
     channels: tuple[str, ...] = ("value",)
@@ -88,8 +88,9 @@ class Series(Modality):
 
     @classmethod
     def infer(cls, samples: Sequence[Raw], **overrides) -> Series:
-        """Channels: the numeric columns, in the order of the first sample, without a clock; rate: from the clock if
-        there is one; patch: so that the usual sample makes at most 32 tokens; mean and std."""
+        """Channels: the numeric columns, in the order of the first sample, without a clock; rate:
+        from the clock if there is one; patch: so that the usual sample makes at most 32 tokens;
+        mean and std."""
         tables, first = [], None
         for raw in samples:
             try:
@@ -109,9 +110,9 @@ class Series(Modality):
         return replace(series, mean=series.mean or mean, std=series.std or std)
 
     def decode(self, raw: Raw) -> np.ndarray:
-        """(t, C) float32 from .csv, .tsv, .npy, .npz (path or bytes), a dict name -> samples, an array or lists (steps,
-        channels), or (steps,) of one channel. A named channel that is absent is missing; one too many is passed
-        over."""
+        """(t, C) float32 from .csv, .tsv, .npy, .npz (path or bytes), a dict name -> samples, an
+        array or lists (steps, channels), or (steps,) of one channel. A named channel that is absent
+        is missing; one too many is passed over."""
         table = _columns.read(raw)
         values = self._by_name(table) if isinstance(table, dict) else self._by_place(table)
         if not np.isfinite(values).any():
@@ -144,8 +145,9 @@ class Series(Modality):
         return _columns.numbers(array, "array")
 
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
-        """weak: 80-100 % of the steps, noise of .02 deviations; strong: 50-100 %, noise of .1, each channel scaled by
-        about ±10 % around its mean and one in five silenced; local: 20-50 %, noise of .1 (Um et al., 2017)."""
+        """weak: 80-100 % of the steps, noise of .02 deviations; strong: 50-100 %, noise of .1, each
+        channel scaled by about ±10 % around its mean and one in five silenced; local: 20-50 %,
+        noise of .1 (Um et al., 2017)."""
         check_view(view)
         if view == "plain":
             return value
@@ -169,8 +171,8 @@ class Series(Modality):
         return self.mean or (0.0,) * len(self.channels), self.std or (1.0,) * len(self.channels)
 
     def patches(self, series: Ragged) -> tuple[Tensor, Tensor]:
-        """(T, patch * C) standardised, NaN where a sample is missing or past the end, and the number of patches
-        (N,)."""
+        """(T, patch * C) standardised, NaN where a sample is missing or past the end, and the
+        number of patches (N,)."""
         mean, std = (constant(s, series.flat) for s in self.scale())
         tiles, counts_N = _ragged.patches(
             Ragged((series.flat - mean) / std, series.lengths), self.patch, torch.nan
@@ -191,8 +193,8 @@ class Series(Modality):
         return nn.Linear(width, self.patch * len(self.channels))
 
     def token_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """(t,) squared error in deviations of the channel. Not normalised within the patch: the level is what is
-        measured."""
+        """(t,) squared error in deviations of the channel. Not normalised within the patch: the
+        level is what is measured."""
         from amodal.objectives.reconstruction import masked_mse
 
         return masked_mse(prediction, target, normalise=False)
@@ -284,8 +286,8 @@ def _mean(samples: np.ndarray) -> float:
 
 
 class SeriesTokenizer(nn.Module):
-    """A linear map of the samples of a time patch and of which of them are there; a missing sample counts as the
-    mean."""
+    """A linear map of the samples of a time patch and of which of them are there; a missing sample
+    counts as the mean."""
 
     def __init__(self, series: Series, width: int):
         super().__init__()

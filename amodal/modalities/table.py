@@ -42,20 +42,23 @@ if TYPE_CHECKING:
 
 MOST_CATEGORIES = 256
 WIDE = 64
-"""Columns from which `infer` puts several into one token, so that about half as many tokens remain."""
+"""Columns from which `infer` puts several into one token, so that about half as many tokens remain.
+"""
 DROPPED = {"weak": 0.1, "strong": 0.3, "local": 0.65}  # share of the cells
 
 
 @dataclass(frozen=True)
 class Table(Modality):
-    """A value is (C,) float32: the number, or the code of the category, NaN where a cell is missing. A category that is
-    not listed has the code after the last ("other"). One token for each cell that is there or, in a wide table, for each
-    `patch` neighbouring columns of which any is there.
+    """A value is (C,) float32: the number, or the code of the category, NaN where a cell is
+    missing. A category that is not listed has the code after the last ("other"). One token for each
+    cell that is there or, in a wide table, for each `patch` neighbouring columns of which any is
+    there.
 
-    columns: their names, in order; categories: name -> the values of a categorical column, all others are numeric;
-    mean, std: of each column, measured by `infer` (0 and 1 for categorical ones);
-    frequencies: of a periodic embedding of numbers, learnt for each column (Gorishniy et al., 2022); 0: linear alone;
-    patch: columns in one token (the attention's cost falls with its square).
+    columns: their names, in order; categories: name -> the values of a categorical column, all
+    others are numeric; mean, std: of each column, measured by `infer` (0 and 1 for categorical
+    ones); frequencies: of a periodic embedding of numbers, learnt for each column (Gorishniy et
+    al., 2022); 0: linear alone; patch: columns in one token (the attention's cost falls with its
+    square).
     """
 
     columns: tuple[str, ...] = ("value",)
@@ -98,9 +101,9 @@ class Table(Modality):
 
     @classmethod
     def infer(cls, samples: Sequence[Raw], **overrides) -> Table:
-        """Columns in the order in which they turn up; a column is numeric if all its cells are, or if
-        most are numbers or dates and no text; else its categories are the cells seen, the commonest 256 of them; mean
-        and std. Tables wider than 64 columns get about 32 tokens."""
+        """Columns in the order in which they turn up; a column is numeric if all its cells are, or
+        if most are numbers or dates and no text; else its categories are the cells seen, the
+        commonest 256 of them; mean and std. Tables wider than 64 columns get about 32 tokens."""
         rows, first = [], None
         for raw in samples:
             try:
@@ -136,9 +139,9 @@ class Table(Modality):
         )
 
     def decode(self, raw: Raw) -> np.ndarray:
-        """(C,) float32 from a dict name -> cell (also as JSON: Path or bytes), a list or array in the order of
-        `columns`, or, of a single column, its cell. Columns that the field does not have are passed over, absent ones
-        are missing."""
+        """(C,) float32 from a dict name -> cell (also as JSON: Path or bytes), a list or array in
+        the order of `columns`, or, of a single column, its cell. Columns that the field does not
+        have are passed over, absent ones are missing."""
         row = _read(raw, self.columns)
         if not any(c in row for c in self.columns):
             close = next((near[0] for name in row if (near := nearest(name, self.columns))), "")
@@ -163,8 +166,9 @@ class Table(Modality):
             raise BadValue(f"{column}: {cell!r} is not a number") from None
 
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
-        """weak: a tenth of the cells dropped, noise of .02 deviations on numbers; strong: three tenths and .1; local:
-        two thirds and .1 (subsets of columns as views: Ucar et al., SubTab, 2021). One cell stays at least."""
+        """weak: a tenth of the cells dropped, noise of .02 deviations on numbers; strong: three
+        tenths and .1; local: two thirds and .1 (subsets of columns as views: Ucar et al., SubTab,
+        2021). One cell stays at least."""
         check_view(view)
         if view == "plain":
             return value
@@ -201,7 +205,8 @@ class Table(Modality):
         return TableGraph(tokenizer)
 
     def targets(self, values_NC: Tensor) -> Tensor:
-        """(T, 2 patch): the columns of each token, then their standardised numbers or codes, NaN where one is missing."""
+        """(T, 2 patch): the columns of each token, then their standardised numbers or codes, NaN
+        where one is missing."""
         return on_host(
             self._targets, values_NC
         )  # few numbers, and the CPU goes on knowing which are missing
@@ -222,8 +227,8 @@ class Table(Modality):
         return nn.Linear(width, len(self.columns) + sum(self.sizes()))
 
     def token_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """(t,) squared error of a number in deviations, cross-entropy of a code among those of its column; the mean of
-        them over the cells of a token."""
+        """(t,) squared error of a number in deviations, cross-entropy of a code among those of its
+        column; the mean of them over the cells of a token."""
         from amodal.objectives.reconstruction import masked_cross_entropy, masked_mse
 
         device, (columns, values) = target.device, host_copy(target).chunk(2, 1)
@@ -312,8 +317,8 @@ class Table(Modality):
 
 
 class TableTokenizer(nn.Module):
-    """One token for each cell: a number times its column's vector plus its column's bias, or its category's vector plus
-    the bias (Gorishniy et al., FT-Transformer, 2021, section 3.3)."""
+    """One token for each cell: a number times its column's vector plus its column's bias, or its
+    category's vector plus the bias (Gorishniy et al., FT-Transformer, 2021, section 3.3)."""
 
     def __init__(self, table: Table, width: int):
         super().__init__()
@@ -410,7 +415,8 @@ def grouped(values_NC: Tensor, patch: int, fill: float) -> Tensor:
 
 
 def gather_groups(x_NCD: Tensor, present_NC: Tensor, patch: int) -> tuple[Tensor, Tensor]:
-    """The cells of each `patch` neighbouring columns as one: the sum of those that are there, scaled to the size of one cell."""
+    """The cells of each `patch` neighbouring columns as one: the sum of those that are there,
+    scaled to the size of one cell."""
     if patch == 1:
         return x_NCD, present_NC
     x_NGD = grouped(x_NCD * present_NC.unsqueeze(2), patch, 0).sum(2) / patch**0.5

@@ -40,21 +40,23 @@ if TYPE_CHECKING:
 
 CROPS = {"weak": (0.8, 1.0), "strong": (0.5, 1.0), "local": (0.2, 0.5)}  # share of the length
 DROPPED, SPAN, NOISE = 0.1, 4, 0.02
-"""Of a strong view: share of characters that are dropped, in spans of about a short word, and that are replaced."""
+"""Of a strong view: share of characters that are dropped, in spans of about a short word, and that
+are replaced."""
 DAMAGES = ("characters", "words")
 EDITED = 0.1
-"""Of a strong view by words: chance of each word to be left out, and pairs of words that change places for each word there is."""
+"""Of a strong view by words: chance of each word to be left out, and pairs of words that change
+places for each word there is."""
 
 
 @dataclass(frozen=True)
 class Text(Modality):
-    """A value is (length,) int32: byte values, or ids of the vocabulary. What is longer than `max_length * patch` is
-    cut off; `truncated` says how much.
+    """A value is (length,) int32: byte values, or ids of the vocabulary. What is longer than
+    `max_length * patch` is cut off; `truncated` says how much.
 
-    max_length: tokens at most; patch: ids in one token (the attention's cost falls with its square);
-    vocabulary: path of a `tokenizer.json`, or of a directory with one; "" for bytes. Special tokens are not added: a
-    pretrained backbone that wants them adds its own;
-    strong: what a strong view damages: "characters", or whole "words".
+    max_length: tokens at most; patch: ids in one token (the attention's cost falls with its
+    square); vocabulary: path of a `tokenizer.json`, or of a directory with one; "" for bytes.
+    Special tokens are not added: a pretrained backbone that wants them adds its own; strong: what a
+    strong view damages: "characters", or whole "words".
     """
 
     max_length: int = 256
@@ -82,8 +84,8 @@ class Text(Modality):
 
     @classmethod
     def infer(cls, samples: Sequence[Raw], **overrides) -> Text:
-        """Patches of 1, 2 or 4 bytes so that the usual text takes at most 64 tokens; room for the longest, up to 256
-        tokens."""
+        """Patches of 1, 2 or 4 bytes so that the usual text takes at most 64 tokens; room for the
+        longest, up to 256 tokens."""
         probe, lengths, first = build(cls, overrides), [], None
         for raw in samples:
             try:
@@ -101,7 +103,8 @@ class Text(Modality):
         )
 
     def decode(self, raw: Raw) -> np.ndarray:
-        """(length,) int32 from text, a list of texts (one a line), a Path, or bytes: UTF-8, or UTF-16 that says so."""
+        """(length,) int32 from text, a list of texts (one a line), a Path, or bytes: UTF-8, or
+        UTF-16 that says so."""
         return self._cut(self._ids(raw))
 
     def truncated(self, raw: Raw) -> int:
@@ -133,10 +136,10 @@ class Text(Modality):
         return ids[: starts[-1] or room]  # half a character only where a whole one has no room
 
     def augment(self, value: np.ndarray, view: str, rng: np.random.Generator) -> np.ndarray:
-        """weak: a stretch of 80-100 % that begins and ends at a word; strong: of 50-100 %, a tenth of it dropped in
-        short spans and one character in fifty replaced by another of the same text (or, with `strong="words"`, the whole
-        text with words left out and swapped); local: one of its lines or, of a
-        single line, a stretch of 20-50 %."""
+        """weak: a stretch of 80-100 % that begins and ends at a word; strong: of 50-100 %, a tenth
+        of it dropped in short spans and one character in fifty replaced by another of the same text
+        (or, with `strong="words"`, the whole text with words left out and swapped); local: one of
+        its lines or, of a single line, a stretch of 20-50 %."""
         check_view(view)
         if view == "plain":
             return value
@@ -165,8 +168,9 @@ class Text(Modality):
         ]
 
     def _edited(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
-        """Words (ids of a vocabulary) left out, and pairs of them swapped: those parts of easy data augmentation that need no
-        thesaurus (Wei and Zou, EMNLP 2019, arXiv:1901.11196). None where there are no two words to tell apart."""
+        """Words (ids of a vocabulary) left out, and pairs of them swapped: those parts of easy data
+        augmentation that need no thesaurus (Wei and Zou, EMNLP 2019, arXiv:1901.11196). None where
+        there are no two words to tell apart."""
         parts = (
             list(ids) if self.vocabulary else re.split(rb"(\s+)", ids.astype(np.uint8).tobytes())
         )
@@ -185,8 +189,8 @@ class Text(Modality):
         return np.frombuffer(spaced.strip() or spaced, dtype=np.uint8).astype(np.int32)
 
     def _damaged(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Characters (ids of a vocabulary) dropped in spans, some replaced by another of the same text, which is in the
-        alphabet of its language, as a random one would not be."""
+        """Characters (ids of a vocabulary) dropped in spans, some replaced by another of the same
+        text, which is in the alphabet of its language, as a random one would not be."""
         starts = np.arange(len(ids)) if self.vocabulary else np.flatnonzero(_begins_character(ids))
         units, count = np.arange(len(starts)), len(starts)
         units = np.where(rng.random(count) < NOISE, rng.integers(count, size=count), units)
@@ -286,7 +290,8 @@ class Text(Modality):
 
 
 class TextTokenizer(nn.Module):
-    """An embedding of each id; of several ids in a token, their embeddings side by side through a linear map."""
+    """An embedding of each id; of several ids in a token, their embeddings side by side through a
+    linear map."""
 
     def __init__(self, text: Text, width: int):
         super().__init__()

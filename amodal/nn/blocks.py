@@ -10,9 +10,11 @@ from amodal.nn.backbones.pretrained import Backbone
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:
-    """The blocks in a module, none inside another: parts whose class says `is_block = True`, and the layers of pretrained backbones.
+    """The blocks in a module, none inside another: parts whose class says `is_block = True`, and
+    the layers of pretrained backbones.
 
-    The layers of a network that somebody else wrote are found by their shape: modules of one class that follow each other in a list.
+    The layers of a network that somebody else wrote are found by their shape: modules of one class
+    that follow each other in a list.
     """
     return list(_blocks(module))
 

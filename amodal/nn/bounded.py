@@ -1,4 +1,5 @@
-"""A limit on what may be built from a description that somebody else wrote: a line in a config.json must not fill the memory."""
+"""A limit on what may be built from a description that somebody else wrote: a line in a config.json
+must not fill the memory."""
 
 from __future__ import annotations
 
@@ -25,8 +26,9 @@ SLACK_TENSORS, SLACK_NUMBERS, TIMES = 1000, 2**24, 4
 
 
 class Bounded(TorchFunctionMode):
-    """Inside, tensors can be made only about as many and as large as in a file of `tensors` tensors with `numbers` numbers together.
-    Raises AmodalError beyond that, before the memory is asked for. what: the description, for the error."""
+    """Inside, tensors can be made only about as many and as large as in a file of `tensors` tensors
+    with `numbers` numbers together. Raises AmodalError beyond that, before the memory is asked for.
+    what: the description, for the error."""
 
     def __init__(self, tensors: int, numbers: int, what: str):
         super().__init__()

@@ -19,12 +19,14 @@ def is_old(config: Mapping[str, Any]) -> bool:
 
 
 def as_spec(config: dict[str, Any]) -> Spec:
-    """The spec of an encoder, of what a config.json says of it. Raises KeyError where something is missing."""
+    """The spec of an encoder, of what a config.json says of it. Raises KeyError where something is
+    missing."""
     return old_runs.encoder_spec(config) if is_old(config) else config
 
 
 def build(config: dict[str, Any]) -> Any:
-    """The encoder that `config` describes, with fresh weights; pretrained backbones are built, not downloaded."""
+    """The encoder that `config` describes, with fresh weights; pretrained backbones are built, not
+    downloaded."""
     return parts.build(as_spec(config))
 
 
@@ -44,8 +46,8 @@ def backbones(
     """Load pretrained backbones.
 
     Args:
-        specs: field -> "timm:vit_small_patch16_224", … (see `amodal.nn.backbones.pretrained`), a module, or what makes one.
-        fields: name -> modality.
+        specs: field -> "timm:vit_small_patch16_224", … (see `amodal.nn.backbones.pretrained`), a
+        module, or what makes one. fields: name -> modality.
 
     Raises:
         AmodalError: For fields that there are not, and backbones that cannot be had.

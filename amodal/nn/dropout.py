@@ -1,4 +1,5 @@
-"""Dropout whose mask is a function of a seed per row: the same in a micro-batch, on another number of processes, and after a resume."""
+"""Dropout whose mask is a function of a seed per row: the same in a micro-batch, on another number
+of processes, and after a resume."""
 
 from __future__ import annotations
 
@@ -9,9 +10,11 @@ from amodal.masking.hashing import uniform
 
 
 def seeded_dropout(x_ND: Tensor, seeds_N: Tensor, rate: float, stream: int = 0) -> Tensor:
-    """x with each entry 0 by chance `rate`, the others over 1 - rate, so that the mean stays (Srivastava et al. 2014).
+    """x with each entry 0 by chance `rate`, the others over 1 - rate, so that the mean stays
+    (Srivastava et al. 2014).
 
-    seeds_N: (N,) int64, one for each row; stream: another number gives an independent mask. Raises ValueError for a rate outside [0, 1).
+    seeds_N: (N,) int64, one for each row; stream: another number gives an independent mask. Raises
+    ValueError for a rate outside [0, 1).
     """
     if not 0 <= rate < 1:
         raise ValueError(f"rate is the chance to drop an entry, from 0 to below 1, got {rate}")

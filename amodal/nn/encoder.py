@@ -1,4 +1,5 @@
-"""What embeds records: batch -> tokens -> embeddings, for any set of fields and any pattern of absence."""
+"""What embeds records: batch -> tokens -> embeddings, for any set of fields and any pattern of
+absence."""
 
 from __future__ import annotations
 
@@ -23,24 +24,26 @@ class Encoder(Extensions, Part):
     """Tokenizers, trunks, pools, and heads into a space where sources are compared.
 
     Args:
-        fields: name -> modality (see `amodal.modalities`), what the records may hold.
-        size: The one dial: nano, tiny, small, base, large, huge.
-        trunk: "separate", a transformer for each field; "shared", one that sees one source at a time; "joint", one that sees all
+        fields: name -> modality (see `amodal.modalities`), what the records may hold. size: The one
+        dial: nano, tiny, small, base, large, huge. trunk: "separate", a transformer for each field;
+        "shared", one that sees one source at a time; "joint", one that sees all
             sources of a row together.
-        positions: "sincos", "learned", "rotary" or "none".
-        pool: "mean", "cls", "attention", "vector" or "gem".
-        backbones: field -> a pretrained backbone (see `amodal.nn.backbones.pretrained`) in place of that field's tokenizer.
-        experts: How many perceptrons each token has to choose from in every second block (see `amodal.nn.experts`); 0: all share one.
-        mixer: "attention", or "gru" or "brnn": sequences (text, sound, …) are read by a recurrent trunk, with trunk="separate".
-        fusion_tokens, mask_rule: See `fuse`.
-        pools, heads, extra_blocks: field -> Part in place of, or beside, what follows from the above.
-        similarity: What "near" means for two vectors: "cosine", or "abs_cosine" where signs mean nothing.
-        multi_vector: How to make several vectors of a value, for late interaction (see `amodal.nn.multi_vector`).
-        combiner: Makes one vector of a reference and a change to it (see `amodal.nn.fusion.combiner`).
-        block_hook: A Part that is called around each block of the trunks (see `amodal.nn.transformer.BlockHook`).
+        positions: "sincos", "learned", "rotary" or "none". pool: "mean", "cls", "attention",
+        "vector" or "gem". backbones: field -> a pretrained backbone (see
+        `amodal.nn.backbones.pretrained`) in place of that field's tokenizer. experts: How many
+        perceptrons each token has to choose from in every second block (see `amodal.nn.experts`);
+        0: all share one. mixer: "attention", or "gru" or "brnn": sequences (text, sound, …) are
+        read by a recurrent trunk, with trunk="separate". fusion_tokens, mask_rule: See `fuse`.
+        pools, heads, extra_blocks: field -> Part in place of, or beside, what follows from the
+        above. similarity: What "near" means for two vectors: "cosine", or "abs_cosine" where signs
+        mean nothing. multi_vector: How to make several vectors of a value, for late interaction
+        (see `amodal.nn.multi_vector`). combiner: Makes one vector of a reference and a change to it
+        (see `amodal.nn.fusion.combiner`). block_hook: A Part that is called around each block of
+        the trunks (see `amodal.nn.transformer.BlockHook`).
 
     Raises:
-        AmodalError: For unknown names, fields that cannot be called so, and combinations that make no sense.
+        AmodalError: For unknown names, fields that cannot be called so, and combinations that make
+        no sense.
     """
 
     def __init__(
@@ -110,11 +113,13 @@ class Encoder(Extensions, Part):
             self.set_block_hook(block_hook)
 
     def forward(self, batch: Batch) -> Embeddings:
-        """One vector for each source of each row, in the space of the heads (its features, if there are no heads)."""
+        """One vector for each source of each row, in the space of the heads (its features, if there
+        are no heads)."""
         return self.project(self.features(batch))
 
     def features(self, batch: Batch) -> Embeddings:
-        """One vector (D) for each source of each row, seen alone; with a joint trunk also `fused`, of all sources together."""
+        """One vector (D) for each source of each row, seen alone; with a joint trunk also `fused`,
+        of all sources together."""
         tokens = self.tokenize(batch)
         if self.routing.reads_alone:
             return Embeddings(self.pool(self.encode(tokens)), batch.size)
@@ -163,7 +168,8 @@ class Encoder(Extensions, Part):
         router_logits: dict[tuple[str, int], Bags] | None = None,
         block_hook: BlockHook | None = None,
     ) -> Bags:
-        """Send tokens through the trunks; see `amodal.nn.trunks.TrunkRouting.forward`. block_hook: the encoder's own unless given."""
+        """Send tokens through the trunks; see `amodal.nn.trunks.TrunkRouting.forward`. block_hook:
+        the encoder's own unless given."""
         prepared = {s: self.pools[field_of(s)].prepare(part) for s, part in tokens.items()}
         hook = self.block_hook if block_hook is None else block_hook
         result = self.routing(self.trunks, prepared, collect, router_logits, hook)
@@ -173,7 +179,8 @@ class Encoder(Extensions, Part):
         return result | {s: block(result[s]) for s, block in blocks.items()}
 
     def pool(self, context: Bags) -> dict[str, Column]:
-        """source -> (N, D). With a joint trunk also `fused`: of the fusion tokens if there are any, else of all tokens."""
+        """source -> (N, D). With a joint trunk also `fused`: of the fusion tokens if there are any,
+        else of all tokens."""
         pooled = {s: self.pools[field_of(s)](tokens) for s, tokens in context.items() if s != FUSED}
         if self.trunk == "joint":
             whole = context[FUSED] if FUSED in context else Tokens.join(list(context.values()))
@@ -181,7 +188,8 @@ class Encoder(Extensions, Part):
         return pooled
 
     def contextual(self, field: str) -> bool:
-        """Whether this field's tokens have already seen each other, as those of a pretrained backbone have."""
+        """Whether this field's tokens have already seen each other, as those of a pretrained
+        backbone have."""
         return getattr(self.tokenizers[field], "contextual", False)
 
     @property

@@ -17,11 +17,12 @@ from amodal.nn.heads.linear import LinearHead
 
 
 class Ensemble(Part):
-    """Several encoders of one make: features are the unit vectors of all of them end to end, and so are vectors in the space of the
-    heads, whose cosine is then the mean of theirs.
+    """Several encoders of one make: features are the unit vectors of all of them end to end, and so
+    are vectors in the space of the heads, whose cosine is then the mean of theirs.
 
     Args:
-        members: At least one. Heads must be linear, so that a unit vector of features gives the direction that the features give.
+        members: At least one. Heads must be linear, so that a unit vector of features gives the
+        direction that the features give.
     """
 
     def __init__(self, members: Sequence[Encoder]):
@@ -118,7 +119,8 @@ class Ensemble(Part):
 
 
 def _end_to_end(each: Sequence[Embeddings]) -> Embeddings:
-    """The unit vectors of several encoders for the same rows, one after another; those of one as they are."""
+    """The unit vectors of several encoders for the same rows, one after another; those of one as
+    they are."""
     if len(each) == 1:
         return each[0]
     columns = {

@@ -1,11 +1,14 @@
-"""A sparse layer: of several perceptrons, each token goes through the one that its router is surest of.
+"""A sparse layer: of several perceptrons, each token goes through the one that its router is surest
+of.
 
-Riquelme et al. 2021, arXiv:2106.05974 (V-MoE); Mustafa et al. 2022, arXiv:2206.02770 (LIMoE), with one expert a token.
+Riquelme et al. 2021, arXiv:2106.05974 (V-MoE); Mustafa et al. 2022, arXiv:2206.02770 (LIMoE), with
+one expert a token.
 
-An expert has room for so many tokens, and those that the router is less sure of are left out when it is full ("batch priority
-routing"). Counted within a batch that would make what a token becomes depend on the tokens beside it, on the size of micro-batches
-and on the number of processes. Here being left out is a matter of a threshold for each expert, which is state: found in the last
-batch (`thresholds`), used for the next, and the same for every row. No threshold, no token left out.
+An expert has room for so many tokens, and those that the router is less sure of are left out when
+it is full ("batch priority routing"). Counted within a batch that would make what a token becomes
+depend on the tokens beside it, on the size of micro-batches and on the number of processes. Here
+being left out is a matter of a threshold for each expert, which is state: found in the last batch
+(`thresholds`), used for the next, and the same for every row. No threshold, no token left out.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from torch.nn.functional import gelu, linear
 
 
 class Experts(nn.Module):
-    """y = p_e(x) MLP_e(x), e = argmax p, p = softmax(W x): (T, D) -> (T, D), and 0 for a token that is left out.
+    """y = p_e(x) MLP_e(x), e = argmax p, p = softmax(W x): (T, D) -> (T, D), and 0 for a token that
+    is left out.
 
     least: (E,) how sure of an expert the router must be; all 0 at the start.
     """
@@ -36,7 +40,8 @@ class Experts(nn.Module):
         self.register_buffer("least", torch.zeros(experts))
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
-        """Also returns the router's logits (T, E), in float32 or better: rounded, they would send tokens elsewhere."""
+        """Also returns the router's logits (T, E), in float32 or better: rounded, they would send
+        tokens elsewhere."""
         with torch.autocast(x_TD.device.type, enabled=False):
             logits_TE = linear(x_TD.to(self.router.dtype), self.router)
         surest_T, expert_T = logits_TE.softmax(1).max(1)
@@ -53,8 +58,8 @@ class Experts(nn.Module):
 
 
 def thresholds(surest_T: Tensor, expert_T: Tensor, experts: int, capacity: float) -> Tensor:
-    """(E,) how sure the router must be for an expert to take no more than capacity * T / experts of these tokens: 0 where it would
-    take fewer anyway."""
+    """(E,) how sure the router must be for an expert to take no more than capacity * T / experts of
+    these tokens: 0 where it would take fewer anyway."""
     room = max(1, round(capacity * len(surest_T) / experts))
     least = surest_T.new_zeros(experts)
     for e in range(experts):

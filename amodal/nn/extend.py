@@ -79,7 +79,8 @@ class Extensions:
         return encoder
 
     def fuse(self, tokens: int = 8, mask_rule: str = "pure") -> Encoder:
-        """Add learned fusion tokens to every row of a joint trunk. mask_rule: "full", "pure" (Zorro) or "bottleneck" (MBT)."""
+        """Add learned fusion tokens to every row of a joint trunk. mask_rule: "full", "pure"
+        (Zorro) or "bottleneck" (MBT)."""
         encoder = cast("Encoder", self)
         encoder.routing = TrunkRouting(encoder.trunk, encoder.width, tokens, mask_rule)
         cast(Any, encoder.trunks[ALL]).mask_rule = rule(mask_rule)
@@ -87,7 +88,8 @@ class Extensions:
         return encoder
 
     def compose(self, change: str, project: int, hidden: int) -> Encoder:
-        """Add what makes one vector of a reference and a change to it, for queries of the field `change` and of others. After `align`."""
+        """Add what makes one vector of a reference and a change to it, for queries of the field
+        `change` and of others. After `align`."""
         encoder = cast("Encoder", self)
         encoder.combiner = Combiner(encoder.heads_width, project, hidden, change=change)
         encoder.describe_as(combiner=encoder.combiner)
@@ -111,7 +113,8 @@ class Extensions:
         return encoder
 
     def set_block_hook(self, hook: Part | None) -> Encoder:
-        """Call a Part around each block of the trunks, which may have an `attach(encoder)` of its own."""
+        """Call a Part around each block of the trunks, which may have an `attach(encoder)` of its
+        own."""
         encoder = cast("Encoder", self)
         if hook is not None and hasattr(hook, "attach"):
             cast(Any, hook).attach(encoder)
@@ -135,8 +138,9 @@ class Extensions:
         encoder.describe_as(fields=dict(encoder.fields), backbones=backbones)
 
     def lock(self, field: str) -> None:
-        """A field's tower stays as it is. Of a pretrained backbone the map from its width to this encoder's, which begins random, goes
-        on learning. Raises AmodalError for a trunk that other fields use too."""
+        """A field's tower stays as it is. Of a pretrained backbone the map from its width to this
+        encoder's, which begins random, goes on learning. Raises AmodalError for a trunk that other
+        fields use too."""
         encoder = cast("Encoder", self)
         self._needs_towers("locked")
         for parts in (encoder.tokenizers, encoder.trunks, encoder.pools):

@@ -1,4 +1,5 @@
-"""Several vectors of one value: of the whole, and of each cell of a grid that is laid over where its tokens are."""
+"""Several vectors of one value: of the whole, and of each cell of a grid that is laid over where
+its tokens are."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from amodal.core import AmodalError, Column, Ragged, Tokens
 
 
 def cells(bag: Tokens, grid: int) -> Tensor:
-    """(T,) int64: the cell that each token lies in, of `grid` cells along every axis between the outermost tokens of its row."""
+    """(T,) int64: the cell that each token lies in, of `grid` cells along every axis between the
+    outermost tokens of its row."""
     index = bag.row[:, None].expand_as(bag.position)
     low, high = (
         bag.position.new_zeros(bag.size, bag.position.shape[1]).scatter_reduce(
@@ -23,10 +25,12 @@ def cells(bag: Tokens, grid: int) -> Tensor:
 
 
 def places(bag: Tokens, whole: Column, grid: int = 2) -> Column:
-    """Ragged of vectors (D): the whole's, then the mean token of every cell that has one, in order of cells.
+    """Ragged of vectors (D): the whole's, then the mean token of every cell that has one, in order
+    of cells.
 
-    bag: the tokens of one source after the trunk, without what pooling added to them. whole: (N, D), the vectors of the rows that have it.
-    grid: cells along each axis; 1 for the whole alone. A picture has up to grid^2 cells, what runs in time has grid.
+    bag: the tokens of one source after the trunk, without what pooling added to them. whole: (N,
+    D), the vectors of the rows that have it. grid: cells along each axis; 1 for the whole alone. A
+    picture has up to grid^2 cells, what runs in time has grid.
     """
     if grid < 1:
         raise AmodalError(f"a grid has at least one cell along each axis, not {grid}")
@@ -49,8 +53,8 @@ def places(bag: Tokens, whole: Column, grid: int = 2) -> Column:
 
 
 def numbers(bag: Tokens, rows: Tensor, grid: int = 2) -> Tensor:
-    """(sum of lengths,) int64, of each vector that `places` gives, end to end: 0 of the whole, 1 + its cell of a region (cell = sum of
-    place along axis i x grid^i). rows: those of the whole."""
+    """(sum of lengths,) int64, of each vector that `places` gives, end to end: 0 of the whole, 1 +
+    its cell of a region (cell = sum of place along axis i x grid^i). rows: those of the whole."""
     if grid == 1:
         return torch.zeros_like(rows)
     each = grid ** bag.position.shape[1]

@@ -1,4 +1,5 @@
-"""Neighbourhoods of tokens as rows of their own, so that what a network says of one has seen nothing else."""
+"""Neighbourhoods of tokens as rows of their own, so that what a network says of one has seen
+nothing else."""
 
 from __future__ import annotations
 
@@ -11,10 +12,12 @@ from amodal.core import Tokens
 
 
 def neighbourhoods(bag: Tokens, parts: int) -> tuple[Tokens, Tensor]:
-    """(the tokens with each neighbourhood a row, (R,) int64 ascending: the row that each belongs to).
+    """(the tokens with each neighbourhood a row, (R,) int64 ascending: the row that each belongs
+    to).
 
-    The box around the positions of a row's tokens is cut into `parts` equal pieces along each axis that it extends along: time for
-    series, height and width for pictures. Pieces without a token are no neighbourhoods; the tokens stay as they are, positions too.
+    The box around the positions of a row's tokens is cut into `parts` equal pieces along each axis
+    that it extends along: time for series, height and width for pictures. Pieces without a token
+    are no neighbourhoods; the tokens stay as they are, positions too.
     """
     index = bag.row[:, None].expand_as(bag.position)
     box = bag.position.new_zeros(bag.size, bag.position.shape[1])

@@ -1,4 +1,5 @@
-"""Encoders that give several vectors of one value, for search by late interaction: its tokens, or the whole and its regions."""
+"""Encoders that give several vectors of one value, for search by late interaction: its tokens, or
+the whole and its regions."""
 
 from __future__ import annotations
 
@@ -25,8 +26,10 @@ class MultiVector(Part):
     """How an encoder makes several vectors of a value (`Encoder.multi_vector`).
 
     Args:
-        kind: "tokens": records are the tokens of all fields but `query_field`, read in company, and queries are tokens too (CLaMR);
-            "places": records are the whole and the cells of a grid of every field but `query_field`, queries are one vector (SORCE).
+        kind: "tokens": records are the tokens of all fields but `query_field`, read in company, and
+        queries are tokens too (CLaMR);
+            "places": records are the whole and the cells of a grid of every field but
+            `query_field`, queries are one vector (SORCE).
         query_field: The field that queries are of in training.
         grid: Cells along each axis.
     """
@@ -43,8 +46,9 @@ class MultiVector(Part):
         return self.kind == "tokens"
 
     def of_records(self, encoder: Encoder, batch: Batch) -> tuple[Embeddings, dict[str, Tensor]]:
-        """field -> Column of Ragged unit vectors (n, D), or of one unit vector each, and of the former the number of every vector (sum of
-        n,) int64, which `part` names. With tokens the field that asks has none: it is no part of a record."""
+        """field -> Column of Ragged unit vectors (n, D), or of one unit vector each, and of the
+        former the number of every vector (sum of n,) int64, which `part` names. With tokens the
+        field that asks has none: it is no part of a record."""
         if self.kind == "tokens":
             z = token_vectors(
                 encoder,
@@ -69,7 +73,8 @@ class MultiVector(Part):
         return Embeddings(columns, batch.size), told
 
     def of_query(self, encoder: Encoder, batch: Batch, field: str) -> Ragged:
-        """Unit vectors of the values of one field as queries, a list (n, D) of each: n = 1 unless queries are lists, then its tokens."""
+        """Unit vectors of the values of one field as queries, a list (n, D) of each: n = 1 unless
+        queries are lists, then its tokens."""
         if self.kind == "tokens":
             bag = encoder.encode({field: encoder.tokenize(batch.only(field))[field]})[field]
             found, rows = regions(encoder, bag), batch[field].rows
@@ -80,7 +85,8 @@ class MultiVector(Part):
         return Ragged(vectors, torch.ones(len(vectors), dtype=torch.int64, device=vectors.device))
 
     def part(self, encoder: Encoder, field: str, number: int) -> str:
-        """Which part of a value the vector of this number is of, for people: "whole", "row 1 of 2, column 2 of 2", "part 3"."""
+        """Which part of a value the vector of this number is of, for people: "whole", "row 1 of 2,
+        column 2 of 2", "part 3"."""
         if self.kind == "tokens" or field == self.query_field or field not in encoder.fields:
             return ""
         if number == 0:
@@ -93,14 +99,15 @@ class MultiVector(Part):
 
 
 def token_column(bag: Tokens) -> Column:
-    """The tokens of one source as a column, for losses that look at parts: Ragged of (N,) values (tokens, D)."""
+    """The tokens of one source as a column, for losses that look at parts: Ragged of (N,) values
+    (tokens, D)."""
     rows = bag.rows()
     return Column(Ragged(bag.x, take(bag.lengths(), rows)), rows)
 
 
 def alone(encoder: Encoder, batch: Batch, bags: Bags | None = None) -> Bags:
-    """source -> its tokens at the end of the trunk, each source seen alone, whatever the trunk. bags: what `Encoder.tokenize` makes of
-    the batch, if the method has it already."""
+    """source -> its tokens at the end of the trunk, each source seen alone, whatever the trunk.
+    bags: what `Encoder.tokenize` makes of the batch, if the method has it already."""
     bags = encoder.tokenize(batch) if bags is None else bags
     if encoder.routing.reads_alone:
         return encoder.encode(bags)
@@ -108,8 +115,9 @@ def alone(encoder: Encoder, batch: Batch, bags: Bags | None = None) -> Bags:
 
 
 def regions(encoder: Encoder, bag: Tokens) -> Column:
-    """Ragged of unit vectors: the tokens of one source through the head of its field. With mean pooling the field's vector is the
-    mean of the tokens behind that head, so tokens and vectors share a space."""
+    """Ragged of unit vectors: the tokens of one source through the head of its field. With mean
+    pooling the field's vector is the mean of the tokens behind that head, so tokens and vectors
+    share a space."""
     field = field_of(bag.names[0])
     column = token_column(encoder.pools[field].strip(bag))
     unit = normalize(encoder.heads[field](column.values.flat), dim=1)
@@ -117,7 +125,8 @@ def regions(encoder: Encoder, bag: Tokens) -> Column:
 
 
 def token_vectors(encoder: Encoder, batch: Batch, query_field: str) -> Embeddings:
-    """field -> Ragged of unit vectors: the tokens of the field that asks by themselves, those of all others of a row in company."""
+    """field -> Ragged of unit vectors: the tokens of the field that asks by themselves, those of
+    all others of a row in company."""
     bags = encoder.tokenize(batch)
     apart = [
         {s: bag for s, bag in bags.items() if (s == query_field) == mine} for mine in (True, False)
@@ -127,7 +136,8 @@ def token_vectors(encoder: Encoder, batch: Batch, query_field: str) -> Embedding
 
 
 def regional(encoder: Encoder, context: Bags, source: str, grid: int = 2) -> Column:
-    """Ragged of vectors in the aligned space: of one source as a whole, and of its regions. context: of `alone`."""
+    """Ragged of vectors in the aligned space: of one source as a whole, and of its regions.
+    context: of `alone`."""
     field, bag = field_of(source), context[source]
     several = places(encoder.pools[field].strip(bag), encoder.pools[field](bag), grid)
     return several.with_flat(encoder.heads[field](several.flat))

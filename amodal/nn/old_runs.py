@@ -30,7 +30,8 @@ def part(name: str, **args: Any) -> Spec:
 
 
 def encoder_spec(config: dict[str, Any]) -> Spec:
-    """The spec of the encoder that a config.json of format 1 describes. Raises KeyError where something is missing."""
+    """The spec of the encoder that a config.json of format 1 describes. Raises KeyError where
+    something is missing."""
     shape, fields = size_of(config["size"]), config["fields"]
     width, depth = shape.width, shape.depth
     args: dict[str, Any] = {n: config[n] for n in ("fields", "size", "trunk", "positions", "pool")}

@@ -1,4 +1,5 @@
-"""From tokens to one vector a row. `prepare` runs before the trunk, `forward` after it; `strip` takes off what `prepare` added."""
+"""From tokens to one vector a row. `prepare` runs before the trunk, `forward` after it; `strip`
+takes off what `prepare` added."""
 
 from __future__ import annotations
 
@@ -54,7 +55,8 @@ class ClsPool(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """One learned query for each head reads the row's tokens (Set Transformer's PMA, arXiv:1810.00825, with one seed)."""
+    """One learned query for each head reads the row's tokens (Set Transformer's PMA,
+    arXiv:1810.00825, with one seed)."""
 
     def __init__(self, width: int, heads: int = 4):
         super().__init__()
@@ -84,8 +86,8 @@ class AttentionPool(nn.Module):
 
 
 class VectorPool(nn.Module):
-    """Attention that weighs the tokens of a row anew for every one of the D dimensions: softmax over the tokens of
-    V tanh(W x + b) + c (Merkx and Frank 2019, arXiv:1903.11393, eq. 3)."""
+    """Attention that weighs the tokens of a row anew for every one of the D dimensions: softmax
+    over the tokens of V tanh(W x + b) + c (Merkx and Frank 2019, arXiv:1903.11393, eq. 3)."""
 
     def __init__(self, width: int, hidden: int = 128):
         super().__init__()
@@ -105,8 +107,9 @@ class VectorPool(nn.Module):
 
 
 class GemPool(nn.Module):
-    """The generalised mean of what is positive, (mean of x^p)^(1/p) in each dimension, p learned from 3: 1 is the mean, large p the
-    maximum (Radenovic, Tolias and Chum 2018, arXiv:1711.02512, eq. 3)."""
+    """The generalised mean of what is positive, (mean of x^p)^(1/p) in each dimension, p learned
+    from 3: 1 is the mean, large p the maximum (Radenovic, Tolias and Chum 2018, arXiv:1711.02512,
+    eq. 3)."""
 
     def __init__(self, width: int, power: float = 3.0, least: float = 1e-6):
         super().__init__()

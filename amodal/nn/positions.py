@@ -1,4 +1,5 @@
-"""Where a token is. Every function takes real coordinates (..., 3), so any size, rate or length has positions."""
+"""Where a token is. Every function takes real coordinates (..., 3), so any size, rate or length has
+positions."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from amodal.core import POSITION_DIMS, AmodalError, unknown
 
 
 def sincos(position_TP: Tensor, width: int, base: float = 1e4) -> Tensor:
-    """(T, D): sines and cosines of every coordinate at D // 6 wavelengths from 2 pi to 2 pi base (Vaswani et al. 2017, 3.5)."""
+    """(T, D): sines and cosines of every coordinate at D // 6 wavelengths from 2 pi to 2 pi base
+    (Vaswani et al. 2017, 3.5)."""
     bands = width // (2 * POSITION_DIMS)
     rate = base ** -(torch.arange(bands, device=position_TP.device) / max(bands, 1))
     angle = (position_TP.unsqueeze(-1) * rate).flatten(-2)
@@ -31,7 +33,8 @@ class SinCos(nn.Module):
 
 
 class Learned(nn.Module):
-    """A table of `range` vectors for each axis, read between its entries; coordinates beyond it get the last entry."""
+    """A table of `range` vectors for each axis, read between its entries; coordinates beyond it get
+    the last entry."""
 
     def __init__(self, width: int, range: int = 256):
         super().__init__()
@@ -47,7 +50,8 @@ class Learned(nn.Module):
 
 
 class Rotary:
-    """Turns queries and keys by their coordinates, so that attention sees differences of position (Su et al. 2021)."""
+    """Turns queries and keys by their coordinates, so that attention sees differences of position
+    (Su et al. 2021)."""
 
     def __init__(self, position_TP: Tensor, head_width: int, base: float = 100.0):
         bands = head_width // (2 * POSITION_DIMS)

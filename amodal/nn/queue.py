@@ -1,4 +1,5 @@
-"""Vectors of earlier rows, for losses that want more strangers than a batch holds. He et al. 2020, MoCo, arXiv:1911.05722, 3.2."""
+"""Vectors of earlier rows, for losses that want more strangers than a batch holds. He et al. 2020,
+MoCo, arXiv:1911.05722, 3.2."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 
 
 class Queues(nn.Module):
-    """For each name the last `length` vectors of `width` that were pushed. Push in `Method.on_step_end` and nowhere else."""
+    """For each name the last `length` vectors of `width` that were pushed. Push in
+    `Method.on_step_end` and nowhere else."""
 
     def __init__(self, names: Sequence[str], length: int, width: int):
         super().__init__()
@@ -33,7 +35,8 @@ class Queues(nn.Module):
 
 
 class GroupedQueue(nn.Module):
-    """The last `length` vectors of `width` that were pushed, and the group of each (int64 below 2^24, -1 for none)."""
+    """The last `length` vectors of `width` that were pushed, and the group of each (int64 below
+    2^24, -1 for none)."""
 
     def __init__(self, length: int, width: int):
         super().__init__()

@@ -10,8 +10,9 @@ from amodal.core import AmodalError, Tokens
 
 
 class Recurrent(nn.Module):
-    """Tokens -> Tokens of the same width by bidirectional GRUs (Cho et al. 2014, arXiv:1406.1078), half of the width for each
-    direction. Every row, and within a row every source, is a sequence of its own.
+    """Tokens -> Tokens of the same width by bidirectional GRUs (Cho et al. 2014, arXiv:1406.1078),
+    half of the width for each direction. Every row, and within a row every source, is a sequence of
+    its own.
 
     Takes the place of `amodal.nn.transformer.Transformer`; raises AmodalError for an odd width.
     """
@@ -40,9 +41,11 @@ class Recurrent(nn.Module):
 
 
 class Brnn(nn.Module):
-    """Tokens -> Tokens by two plain recurrences with relu, one from each end (Karpathy and Fei-Fei 2015, arXiv:1412.2306, eq. 2-6):
+    """Tokens -> Tokens by two plain recurrences with relu, one from each end (Karpathy and Fei-Fei
+    2015, arXiv:1412.2306, eq. 2-6):
 
-    e_t = relu(W_e x_t + b_e), h_t = relu(e_t + W_f h_{t-1} + b_f) and the same from the end, s_t = relu(W_d (h_t + h'_t) + b_d).
+    e_t = relu(W_e x_t + b_e), h_t = relu(e_t + W_f h_{t-1} + b_f) and the same from the end, s_t =
+    relu(W_d (h_t + h'_t) + b_d).
     """
 
     def __init__(self, width: int):

@@ -1,4 +1,5 @@
-"""Encoders on disk: a folder with config.json and model.safetensors, as a run, `Model.save` and `amodal export` leave it."""
+"""Encoders on disk: a folder with config.json and model.safetensors, as a run, `Model.save` and
+`amodal export` leave it."""
 
 from __future__ import annotations
 
@@ -25,8 +26,9 @@ READS = (1, 2)
 
 
 def saved_encoder(folder: str | Path) -> tuple[Encoder, dict]:
-    """The encoder in a folder, in evaluation mode, and its config.json. Raises AmodalError for a folder that holds none, an
-    unfinished run, and weights that are damaged or not of this config."""
+    """The encoder in a folder, in evaluation mode, and its config.json. Raises AmodalError for a
+    folder that holds none, an unfinished run, and weights that are damaged or not of this config.
+    """
     folder = Path(folder)
     if not (folder / "config.json").exists():
         raise AmodalError(
@@ -43,7 +45,8 @@ def saved_encoder(folder: str | Path) -> tuple[Encoder, dict]:
 
 
 def whole_weights(folder: Path, config: dict) -> Path:
-    """The file of a run's weights, which is there and as it was written. Raises AmodalError otherwise."""
+    """The file of a run's weights, which is there and as it was written. Raises AmodalError
+    otherwise."""
     weights = folder / "model.safetensors"
     if not weights.exists():
         raise AmodalError(
@@ -59,7 +62,8 @@ def whole_weights(folder: Path, config: dict) -> Path:
 
 
 def built(config: dict, part: str, folder: Path, weights: Path) -> Encoder:
-    """The encoder that config.json describes under the name `part`, no larger than the file of its weights bears out."""
+    """The encoder that config.json describes under the name `part`, no larger than the file of its
+    weights bears out."""
     file = folder / "config.json"
     tensors, numbers = size_of_file(weights)
     try:
@@ -111,7 +115,8 @@ def read_tensors(weights: Path) -> dict[str, Tensor]:
 
 
 def saved_head(folder: str | Path, encoder: Encoder, config: dict) -> SupervisedHead | None:
-    """The head that was learnt beside this encoder, in evaluation mode; None for a run without. Raises AmodalError if it is damaged."""
+    """The head that was learnt beside this encoder, in evaluation mode; None for a run without.
+    Raises AmodalError if it is damaged."""
     if "answers" not in config:
         return None
     weights, file = Path(folder) / "head.safetensors", Path(folder) / "config.json"
@@ -162,7 +167,8 @@ def copy_whole(mine: Tensor, value: Tensor) -> None:
 
 
 def read_json(file: Path, mend: str) -> dict:
-    """The object in a JSON file. Raises AmodalError that says what is broken, with `mend`: what to do about it."""
+    """The object in a JSON file. Raises AmodalError that says what is broken, with `mend`: what to
+    do about it."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as e:

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 
 class Scale(nn.Module):
-    """A positive scalar, learned as its logarithm, at least `least` and at most `most`; with `bias`, also a learned offset."""
+    """A positive scalar, learned as its logarithm, at least `least` and at most `most`; with
+    `bias`, also a learned offset."""
 
     def __init__(
         self, start: float, *, least: float = 0.0, most: float = math.inf, bias: float | None = None

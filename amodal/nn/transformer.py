@@ -52,14 +52,16 @@ NormLayer = Callable[[int], nn.Module]
 
 
 class Block(nn.Module):
-    """Pre-norm attention and MLP (Dosovitskiy et al. 2021). Returns its output and the MLP's own part of it.
+    """Pre-norm attention and MLP (Dosovitskiy et al. 2021). Returns its output and the MLP's own
+    part of it.
 
     Args:
-        width, heads: D and H. mlp_ratio: width of the MLP's hidden layer over D.
-        kv_heads, qk_norm: see `Attention`.
-        norm_layer, act_layer: as in timm: width -> a norm; () -> an activation.
-        drop_path: chance that a row goes around the attention, and that it goes around the MLP, in training (stochastic depth,
-            Huang et al. 2016, arXiv:1603.09382). What a row that does not adds is divided by 1 - drop_path.
+        width, heads: D and H. mlp_ratio: width of the MLP's hidden layer over D. kv_heads, qk_norm:
+        see `Attention`. norm_layer, act_layer: as in timm: width -> a norm; () -> an activation.
+        drop_path: chance that a row goes around the attention, and that it goes around the MLP, in
+        training (stochastic depth,
+            Huang et al. 2016, arXiv:1603.09382). What a row that does not adds is divided by 1 -
+            drop_path.
         number: of the block in its trunk, so that each draws its own.
     """
 
@@ -101,7 +103,8 @@ class Block(nn.Module):
         drop: Drop = whole,
         seeds: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """x_TD: in the order of the layout; seeds: (B,) of the rows, which drop_path needs in training."""
+        """x_TD: in the order of the layout; seeds: (B,) of the rows, which drop_path needs in
+        training."""
         return recomputed(self.compute, x_TD, layout, rotate, drop, seeds)
 
     def compute(
@@ -115,7 +118,8 @@ class Block(nn.Module):
 
 
 class SparseBlock(nn.Module):
-    """The same, but each token's MLP is one of `experts`; the router's logits go into `router_logits`, if that is asked for."""
+    """The same, but each token's MLP is one of `experts`; the router's logits go into
+    `router_logits`, if that is asked for."""
 
     is_block = True
 
@@ -165,8 +169,8 @@ class SparseBlock(nn.Module):
 
 
 class DropPath(nn.Module):
-    """A part of a block that some rows go around in training. Which rows follows from their seeds, so that micro-batches, processes
-    and a resumed run agree.
+    """A part of a block that some rows go around in training. Which rows follows from their seeds,
+    so that micro-batches, processes and a resumed run agree.
 
     Args:
         rate: chance to go around, from 0 to below 1, else AmodalError.
@@ -197,21 +201,22 @@ RouterLogits = list[Tensor]
 """(T, E) router logits of the sparse blocks, first to last."""
 
 Collector = Callable[[list[Tensor], Tokens], Tensor]
-"""Collects hidden states: (MLP outputs of every block (T, D), the tokens) -> (T, D'), what to return instead of the last block's
-output."""
+"""Collects hidden states: (MLP outputs of every block (T, D), the tokens) -> (T, D'), what to
+return instead of the last block's output."""
 
 
 Prefix = tuple[Tensor, Tensor]
 """Keys and values (B, P, D) that all tokens of a row read in one block, see `with_prefix`."""
 
 BlockHook = Callable[[int, Tokens, Callable[..., Tokens]], Tokens]
-"""(number of a block, the tokens before it, the block) -> the tokens after it. The block takes any tokens, and `prefix`, as
-`Transformer.block` does. Tokens may be put in and taken out, and those that entered the trunk must be all that leave it, in their
-order."""
+"""(number of a block, the tokens before it, the block) -> the tokens after it. The block takes any
+tokens, and `prefix`, as `Transformer.block` does. Tokens may be put in and taken out, and those
+that entered the trunk must be all that leave it, in their order."""
 
 
 class CachedLayout:
-    """`layout_of` for blocks that follow each other under one rule: made anew only when tokens came or went."""
+    """`layout_of` for blocks that follow each other under one rule: made anew only when tokens came
+    or went."""
 
     def __init__(self):
         self.last: tuple[Tokens, Layout] | None = None
@@ -230,12 +235,11 @@ class Transformer(nn.Module):
     """Tokens -> Tokens.
 
     Args:
-        width, depth, heads: D, blocks, H.
-        rotary: rotary positions.
-        mask_rule: which sources may read which; None for full attention.
-        experts: every second block, and so the last of an even number, is sparse and has so many; 0 for none.
-        kv_heads, qk_norm, norm_layer, act_layer: see `Block`.
-        drop_path: of the last block; it grows in equal steps from 0 at the first, as in timm.
+        width, depth, heads: D, blocks, H. rotary: rotary positions. mask_rule: which sources may
+        read which; None for full attention. experts: every second block, and so the last of an even
+        number, is sparse and has so many; 0 for none. kv_heads, qk_norm, norm_layer, act_layer: see
+        `Block`. drop_path: of the last block; it grows in equal steps from 0 at the first, as in
+        timm.
     """
 
     def __init__(
@@ -353,7 +357,8 @@ class Transformer(nn.Module):
         mask_rule: MaskRule | None = None,
         layout: Callable[[Tokens, MaskRule | None], Layout] | None = None,
     ) -> Tokens:
-        """Block `i` alone, without the norm that ends a trunk: for streams that go block by block, side by side perhaps.
+        """Block `i` alone, without the norm that ends a trunk: for streams that go block by block,
+        side by side perhaps.
 
         Args:
             prefix: keys and values that this block reads besides.

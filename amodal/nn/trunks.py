@@ -1,4 +1,5 @@
-"""The trunks of an encoder: which tokens go through which network together, and what comes out for each source."""
+"""The trunks of an encoder: which tokens go through which network together, and what comes out for
+each source."""
 
 from __future__ import annotations
 
@@ -35,8 +36,9 @@ def make_trunks(
     """The trunks of an encoder, with fresh weights.
 
     Args:
-        fields: field -> whether its values are sequences, of those that need a trunk.
-        kind: "separate", a trunk for each field; "shared", one that reads one source at a time; "joint", one that reads all sources
+        fields: field -> whether its values are sequences, of those that need a trunk. kind:
+        "separate", a trunk for each field; "shared", one that reads one source at a time; "joint",
+        one that reads all sources
             of a row together.
         size: See `amodal.nn.transformer.size_of`.
         mixer: "attention", or "gru" or "brnn" for sequences (text, sound, …) with separate trunks.
@@ -103,8 +105,9 @@ class TrunkRouting(nn.Module):
         """Send tokens through the trunks. Sources that one trunk serves go through it in one call.
 
         Args:
-            router_logits: Is filled with (trunk, number of the sparse block) -> source -> tokens whose x are router logits (T, E).
-            block_hook: What is done at each block of a trunk of attention.
+            router_logits: Is filled with (trunk, number of the sparse block) -> source -> tokens
+            whose x are router logits (T, E). block_hook: What is done at each block of a trunk of
+            attention.
 
         Returns:
             source -> tokens, and `fused` -> the fusion tokens if there are any.
@@ -131,7 +134,8 @@ class TrunkRouting(nn.Module):
         return {s: result[s] for s in [*tokens, *([FUSED] if FUSED in result else [])]}
 
     def _sequences(self, trunks: nn.ModuleDict, tokens: Bags) -> dict[str | None, list[list[str]]]:
-        """trunk -> the lists of sources that form a sequence together; None for fields whose backbone is all they need."""
+        """trunk -> the lists of sources that form a sequence together; None for fields whose
+        backbone is all they need."""
         if self.kind == "joint":
             views: dict[int, list[str]] = {}
             for source in tokens:

@@ -1,1 +1,2 @@
-"""One formula a file: tensors in, scalar out. Nothing here knows a method, a configuration or a process group."""
+"""One formula a file: tensors in, scalar out. Nothing here knows a method, a configuration or a
+process group."""

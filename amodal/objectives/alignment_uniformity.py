@@ -1,4 +1,5 @@
-"""Alignment and uniformity, as a loss or as a measure. Wang & Isola 2020, arXiv:2005.10242, section 4.1."""
+"""Alignment and uniformity, as a loss or as a measure. Wang & Isola 2020, arXiv:2005.10242, section
+4.1."""
 
 import math
 
@@ -24,7 +25,8 @@ def alignment(a_ND: Tensor, b_ND: Tensor, *, alpha: float = 2.0) -> Tensor:
 
 @full_precision
 def uniformity(z_ND: Tensor, t: float = 2.0, *, tile: int = 1024) -> Tensor:
-    """log of the mean over pairs i != j of exp(-t ||z_i - z_j||^2) on the unit sphere (rows are normalised here).
+    """log of the mean over pairs i != j of exp(-t ||z_i - z_j||^2) on the unit sphere (rows are
+    normalised here).
 
     Lower is more evenly spread; 0 is a single point. Memory is linear in N. First derivatives only.
     Fewer than two rows give a connected 0. Raises ValueError unless z is a matrix and t is above 0.

@@ -1,4 +1,5 @@
-"""Contrast of one attribute at a time: what shows the same value in an otherwise different thing, against look-alikes without it.
+"""Contrast of one attribute at a time: what shows the same value in an otherwise different thing,
+against look-alikes without it.
 
 Chen et al., AAAI 2023, arXiv:2207.01328, "Attribute-level Contrastive Learning".
 """
@@ -16,14 +17,17 @@ from amodal.objectives.common import connected_zero, full_precision
 def draw_attribute_rows(
     group_M: Tensor, value_MP: Tensor, attributes_MA: Tensor, seed_M: Tensor, *, negatives: int = 4
 ) -> tuple[Tensor, Tensor]:
-    """For each row one positive (M,) and up to `negatives` others (M, K), int64, -1 where there is none.
+    """For each row one positive (M,) and up to `negatives` others (M, K), int64, -1 where there is
+    none.
 
-    group_M: which attribute was masked; value_MP: its value, as P numbers; attributes_MA: all attributes of a row, and two rows are of
-    one class if these are equal; seed_M: int64, all that is random about a row: what is drawn does not depend on the order of the rows.
+    group_M: which attribute was masked; value_MP: its value, as P numbers; attributes_MA: all
+    attributes of a row, and two rows are of one class if these are equal; seed_M: int64, all that
+    is random about a row: what is drawn does not depend on the order of the rows.
 
-    The positive has the same attribute masked, the same value there, and is of another class, drawn with probability ~ d^2, where d
-    is the Manhattan distance of the attributes. Others have the same attribute masked with another value, drawn without replacement
-    with probability ~ 1 / d^2; where there are too few, rows with another attribute masked fill up.
+    The positive has the same attribute masked, the same value there, and is of another class, drawn
+    with probability ~ d^2, where d is the Manhattan distance of the attributes. Others have the
+    same attribute masked with another value, drawn without replacement with probability ~ 1 / d^2;
+    where there are too few, rows with another attribute masked fill up.
     """
     if not len(group_M):
         return group_M, group_M.new_zeros(0, negatives)
@@ -44,7 +48,8 @@ def draw_attribute_rows(
 
 @full_precision
 def attribute_contrast(z_MD: Tensor, positive_M: Tensor, others_MK: Tensor) -> Tensor:
-    """Mean of -log(e^{z.p} / (e^{z.p} + sum_n e^{z.n})) over the rows that have a positive and another; plain dot products.
+    """Mean of -log(e^{z.p} / (e^{z.p} + sum_n e^{z.n})) over the rows that have a positive and
+    another; plain dot products.
 
     positive_M, others_MK: of `draw_attribute_rows`. No such row gives a connected 0.
     """

@@ -8,7 +8,8 @@ from amodal.core.host import host_copy, on_host, to_device
 
 
 def padded(values: Ragged) -> tuple[Tensor, Tensor]:
-    """(N, L, ...) with zeros behind each value's end, and (N, L) bool, true where there is something; L is at least 1."""
+    """(N, L, ...) with zeros behind each value's end, and (N, L) bool, true where there is
+    something; L is at least 1."""
     lengths = host_copy(values.lengths)
     longest = int(lengths.max()) if len(values) else 0
     there = to_device(torch.arange(max(longest, 1)) < lengths[:, None], values.lengths.device)

@@ -1,5 +1,6 @@
-"""Balanced InfoNCE: the similarity matrix is scaled to uniform marginals for k steps before pairs are scored.
-Liu et al., NeurIPS 2024, arXiv:2408.15065, section 4 (CLIP is k = 1, their doubly centred loss k = 2)."""
+"""Balanced InfoNCE: the similarity matrix is scaled to uniform marginals for k steps before pairs
+are scored. Liu et al., NeurIPS 2024, arXiv:2408.15065, section 4 (CLIP is k = 1, their doubly
+centred loss k = 2)."""
 
 import torch
 import torch.nn.functional as F
@@ -10,26 +11,32 @@ from amodal.objectives.common import check_pair, check_positive, connected_zero,
 from amodal.objectives.log_sum_exp import logit_bound, pair_log_sum_exp, row_log_sum_exp
 
 WHOLE_FROM, WHOLE_TO = 256, 2048
-"""Rows from which and up to which the matrix of similarities is held whole: it is computed once then, and not once a step, which is
-quicker, and takes at most a few times 16 MiB. With fewer rows the matrix is not what costs."""
+"""Rows from which and up to which the matrix of similarities is held whole: it is computed once
+then, and not once a step, which is quicker, and takes at most a few times 16 MiB. With fewer rows
+the matrix is not what costs."""
 
 
 @full_precision
 def balanced_info_nce(
     a_ND: Tensor, b_ND: Tensor, *, temperature: float | Tensor, steps: int = 2, tile: int = 1024
 ) -> Tensor:
-    """-mean_i of log Q_ii, averaged over the Q whose first step scales rows and the one whose first step scales columns.
+    """-mean_i of log Q_ii, averaged over the Q whose first step scales rows and the one whose first
+    step scales columns.
 
-    Q starts from exp(cos(a_i, b_j) / temperature); each step of Sinkhorn's alternation divides rows, or columns, by their sums.
+    Q starts from exp(cos(a_i, b_j) / temperature); each step of Sinkhorn's alternation divides
+    rows, or columns, by their sums.
 
     a_ND, b_ND:   embeddings of the same N rows, of any length (cosine is taken here).
     temperature:  a number, or a scalar tensor that gets a gradient.
-    steps:        0 divides by the sum of the whole matrix (jointly centred), 1 is symmetric InfoNCE, 2 is doubly centred.
-    tile:         side of the blocks of the similarity matrix; changes memory and speed, not the result.
+    steps:        0 divides by the sum of the whole matrix (jointly centred), 1 is symmetric
+                  InfoNCE, 2 is doubly centred.
+    tile:         side of the blocks of the similarity matrix; changes memory and speed, not the
+                  result.
 
-    Up to `WHOLE_TO` rows the matrix is held whole. Beyond, memory is linear in N: what the alternation needs of a step are N row
-    factors or N column factors, and adding a factor to every logit of a row is one more coordinate of a product. One row or none
-    gives a connected 0. First derivatives only. Raises ValueError for unequal shapes, a temperature that is not above 0 and
+    Up to `WHOLE_TO` rows the matrix is held whole. Beyond, memory is linear in N: what the
+    alternation needs of a step are N row factors or N column factors, and adding a factor to every
+    logit of a row is one more coordinate of a product. One row or none gives a connected 0. First
+    derivatives only. Raises ValueError for unequal shapes, a temperature that is not above 0 and
     negative steps.
     """
     check_pair("balanced_info_nce", a_ND, b_ND)
@@ -54,7 +61,8 @@ def balanced_info_nce(
 
 
 def _factors(a: Tensor, b: Tensor, rows: Tensor, steps: int, tile: int) -> Tensor:
-    """The log factors of row i and column i added up, (N,), after `steps` steps of which the first gave `rows`."""
+    """The log factors of row i and column i added up, (N,), after `steps` steps of which the first
+    gave `rows`."""
     one = torch.ones_like(rows)
     columns = torch.zeros_like(rows)
     for step in range(1, steps):
@@ -70,7 +78,8 @@ def _factors(a: Tensor, b: Tensor, rows: Tensor, steps: int, tile: int) -> Tenso
 
 
 def _whole(a: Tensor, b: Tensor, steps: int, shift: float) -> Tensor:
-    """The mean over i of the log factors of row i and column i, added up over the two alternations. shift: a bound on every logit."""
+    """The mean over i of the log factors of row i and column i, added up over the two alternations.
+    shift: a bound on every logit."""
     kernel = _Kernel.apply(a, b, shift)
     one = torch.ones_like(kernel[:, 0])
     total = kernel.new_zeros(())

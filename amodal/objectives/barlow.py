@@ -12,10 +12,11 @@ from amodal.objectives.square_sum import cross_square_sum
 
 @full_precision
 def cross_correlation_terms(a_ND: Tensor, b_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """(diagonal_D of C, sum of all C_ij^2), where C is the (D, D) cross-correlation over the N >= 2 rows.
+    """(diagonal_D of C, sum of all C_ij^2), where C is the (D, D) cross-correlation over the N >= 2
+    rows.
 
-    Each dimension is standardised over the batch as BatchNorm does it (biased variance + 1e-5). C itself is not formed
-    when N < D. Off-diagonal energy is the sum minus `diagonal.square().sum()`.
+    Each dimension is standardised over the batch as BatchNorm does it (biased variance + 1e-5). C
+    itself is not formed when N < D. Off-diagonal energy is the sum minus `diagonal.square().sum()`.
     """
     check_pair("cross_correlation_terms", a_ND, b_ND)
     a, b = (F.batch_norm(z, None, None, training=True, eps=1e-5) for z in (a_ND, b_ND))
@@ -29,8 +30,8 @@ def barlow_twins(a_ND: Tensor, b_ND: Tensor, *, off_diagonal: float = 5e-3) -> T
     a_ND, b_ND:    projections of two views of the same N rows.
     off_diagonal:  the paper's lambda.
 
-    A correlation over fewer than two rows does not exist: 0, still connected. First derivatives only.
-    Raises ValueError for unequal shapes.
+    A correlation over fewer than two rows does not exist: 0, still connected. First derivatives
+    only. Raises ValueError for unequal shapes.
     """
     check_pair("barlow_twins", a_ND, b_ND)
     if len(a_ND) < 2:

@@ -1,4 +1,5 @@
-"""What every objective shares: full precision inside, a zero that keeps the graph, and readable shape errors."""
+"""What every objective shares: full precision inside, a zero that keeps the graph, and readable
+shape errors."""
 
 import functools
 from collections.abc import Callable
@@ -36,8 +37,8 @@ def _first_tensor(values: Any) -> Tensor | None:
 def full_precision(objective: Callable) -> Callable:
     """Runs an objective in at least float32, also under autocast.
 
-    Logits are cosines times up to 100 and variances are differences of large sums: eight bits of mantissa change both,
-    while an objective is a few percent of a step. float64 stays float64.
+    Logits are cosines times up to 100 and variances are differences of large sums: eight bits of
+    mantissa change both, while an objective is a few percent of a step. float64 stays float64.
     """
 
     @functools.wraps(objective)
@@ -51,7 +52,8 @@ def full_precision(objective: Callable) -> Callable:
 
 
 def connected_zero(*inputs: Tensor | float) -> Tensor:
-    """0, with an edge to every input, so that each parameter behind them still receives a (zero) gradient.
+    """0, with an edge to every input, so that each parameter behind them still receives a (zero)
+    gradient.
 
     A rank or a micro-batch without any pair must take part in the backward pass like the others.
     """
@@ -60,7 +62,8 @@ def connected_zero(*inputs: Tensor | float) -> Tensor:
 
 
 def check_pair(name: str, a_ND: Tensor, b_ND: Tensor) -> None:
-    """Raises ValueError unless both are matrices of one shape, row i of one belonging to row i of the other."""
+    """Raises ValueError unless both are matrices of one shape, row i of one belonging to row i of
+    the other."""
     if a_ND.dim() != 2 or a_ND.shape != b_ND.shape:
         raise ValueError(
             f"{name} compares row i with row i and needs two (N, D) matrices of one shape, "
@@ -69,6 +72,7 @@ def check_pair(name: str, a_ND: Tensor, b_ND: Tensor) -> None:
 
 
 def check_positive(name: str, value: Tensor | float) -> None:
-    """Raises ValueError for a number that is not above zero (a tensor is not read: that would stall an accelerator)."""
+    """Raises ValueError for a number that is not above zero (a tensor is not read: that would stall
+    an accelerator)."""
     if not isinstance(value, Tensor) and not value > 0:
         raise ValueError(f"{name} must be above 0, got {value}.")

@@ -1,4 +1,5 @@
-"""Coordinates told as one of several bins an axis: normalised object coordinates, NOCS, Wang et al. 2019, arXiv:1901.02970, section 4."""
+"""Coordinates told as one of several bins an axis: normalised object coordinates, NOCS, Wang et al.
+2019, arXiv:1901.02970, section 4."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from amodal.objectives.common import full_precision
 
 
 def bin_of(coordinates: Tensor, bins: int) -> Tensor:
-    """int64 numbers of the bins of [0, 1] that coordinates fall into; those outside fall into the outermost."""
+    """int64 numbers of the bins of [0, 1] that coordinates fall into; those outside fall into the
+    outermost."""
     return (coordinates * bins).floor().clamp(0, bins - 1).long()
 
 
@@ -31,7 +33,8 @@ def bin_cross_entropy(logits_N3BP: Tensor, coordinates_NP3: Tensor) -> Tensor:
 
 @full_precision
 def expected_distance(logits_N3BP: Tensor, coordinates_NP3: Tensor) -> Tensor:
-    """(N, P): of each point how far the mean that its bins give is from where it is, |.| summed over three axes."""
+    """(N, P): of each point how far the mean that its bins give is from where it is, |.| summed
+    over three axes."""
     bins = logits_N3BP.shape[2]
     middle = (torch.arange(bins, device=logits_N3BP.device, dtype=logits_N3BP.dtype) + 0.5) / bins
     mean = torch.einsum("nabp,b->npa", logits_N3BP.softmax(2), middle)

@@ -1,6 +1,7 @@
 """The cross-modal terms of DeCUR: some dimensions agree between modalities, the rest do not.
 
-Wang et al., ECCV 2024, arXiv:2309.05300, eq. 2-5. The terms inside each modality are `barlow_twins` on its two views.
+Wang et al., ECCV 2024, arXiv:2309.05300, eq. 2-5. The terms inside each modality are `barlow_twins`
+on its two views.
 """
 
 from torch import Tensor
@@ -15,9 +16,11 @@ def decur(
 ) -> tuple[Tensor, Tensor]:
     """(common_loss, unique_loss) of two modalities' projections of the same N rows.
 
-    common:        share of the D dimensions, the first round(common * D), whose correlation is driven to 1;
+    common:        share of the D dimensions, the first round(common * D), whose correlation is
+                   driven to 1;
                    the correlation of each remaining dimension with itself is driven to 0.
-    off_diagonal:  weight of C_ij^2, i != j, within each of the two blocks; between the blocks nothing is asked.
+    off_diagonal:  weight of C_ij^2, i != j, within each of the two blocks; between the blocks
+                   nothing is asked.
 
     A block without dimensions, and fewer than two rows, give a connected 0. First derivatives only.
     Raises ValueError for unequal shapes and for a share outside [0, 1].

@@ -1,4 +1,5 @@
-"""Pixels told at the end and, by the way, at coarser stages. Valada, Mohan and Burgard 2020, arXiv:1808.03833, section 3.4 and 4.3."""
+"""Pixels told at the end and, by the way, at coarser stages. Valada, Mohan and Burgard 2020,
+arXiv:1808.03833, section 3.4 and 4.3."""
 
 from __future__ import annotations
 
@@ -16,10 +17,12 @@ UNKNOWN = -100
 
 @full_precision
 def pixel_cross_entropy(logits_NKHW: Tensor, target: Tensor) -> Tensor:
-    """Mean over the known pixels of the cross-entropy in nats, the scores brought to the target's size (bilinear).
+    """Mean over the known pixels of the cross-entropy in nats, the scores brought to the target's
+    size (bilinear).
 
     logits_NKHW: scores of K classes.
-    target:      (N, H', W') class numbers, or (N,) of whole pictures, which are told from the mean of all scores; `UNKNOWN` does not count.
+    target:      (N, H', W') class numbers, or (N,) of whole pictures, which are told from the mean
+                 of all scores; `UNKNOWN` does not count.
 
     Nothing known gives a connected 0. Raises ValueError unless both have N rows.
     """
@@ -41,8 +44,8 @@ def pixel_cross_entropy(logits_NKHW: Tensor, target: Tensor) -> Tensor:
 def deep_supervision(
     logits: Tensor, deep: Sequence[Tensor], target: Tensor, *, weights: Sequence[float] = (0.5, 0.6)
 ) -> Tensor:
-    """CE + sum of weights[i] * CE of deep[i], coarse to fine, each a `pixel_cross_entropy`. Raises ValueError unless there are as many
-    weights."""
+    """CE + sum of weights[i] * CE of deep[i], coarse to fine, each a `pixel_cross_entropy`. Raises
+    ValueError unless there are as many weights."""
     if len(deep) != len(weights):
         raise ValueError(f"{len(deep)} stages and {len(weights)} weights")
     terms = [w * pixel_cross_entropy(stage, target) for w, stage in zip(weights, deep)]

@@ -1,4 +1,5 @@
-"""DINO: every student view predicts the teacher's view of the others. Caron et al. 2021, arXiv:2104.14294, eq. 2-4."""
+"""DINO: every student view predicts the teacher's view of the others. Caron et al. 2021,
+arXiv:2104.14294, eq. 2-4."""
 
 from collections.abc import Sequence
 
@@ -10,8 +11,8 @@ from amodal.objectives.common import connected_zero, full_precision
 
 
 class _ViewCrossEntropy(Function):
-    """Sum of log-sum-exp(x) - <p, x>, the gradient softmax(x) - p being taken on the way: one (N, K) tensor per view
-    is kept, the one that the backward pass hands out anyway."""
+    """Sum of log-sum-exp(x) - <p, x>, the gradient softmax(x) - p being taken on the way: one (N,
+    K) tensor per view is kept, the one that the backward pass hands out anyway."""
 
     @staticmethod
     def forward(ctx, targets_VNK, temperature, with_gradient, *students):
@@ -61,10 +62,12 @@ def view_cross_entropy(
     *,
     temperature: float = 0.1,
 ) -> Tensor:
-    """Mean cross-entropy of softmax(student / temperature) under given target probabilities, own view left out.
+    """Mean cross-entropy of softmax(student / temperature) under given target probabilities, own
+    view left out.
 
-    student_VNK: logits, views by rows by prototypes; target_VNK: probabilities (rows sum to 1), fewer views or as many.
-    Targets may come from a centred softmax (DINO) or from Sinkhorn-Knopp (SwAV, DINOv2); they get no gradient.
+    student_VNK: logits, views by rows by prototypes; target_VNK: probabilities (rows sum to 1),
+    fewer views or as many. Targets may come from a centred softmax (DINO) or from Sinkhorn-Knopp
+    (SwAV, DINOv2); they get no gradient.
 
     Raises ValueError if no student view has another view to predict, or shapes differ.
     """
@@ -95,11 +98,13 @@ def dino_loss(
     teacher_temperature: float,
     center_K: Tensor,
 ) -> Tensor:
-    """Mean over pairs of different views and over rows of H(softmax((t - center) / tau_t), softmax(s / tau_s)).
+    """Mean over pairs of different views and over rows of H(softmax((t - center) / tau_t),
+    softmax(s / tau_s)).
 
-    student_VNK: logits of every view; the first ones are the teacher's views in the same order, the rest local crops.
-    teacher_VNK: logits of the global views; no gradient flows into them.
-    center_K:    running mean of teacher logits, kept by the caller with `update_center` after each step.
+    student_VNK: logits of every view; the first ones are the teacher's views in the same order, the
+    rest local crops. teacher_VNK: logits of the global views; no gradient flows into them.
+    center_K:    running mean of teacher logits, kept by the caller with `update_center` after each
+                 step.
 
     No rows give a connected 0. First derivatives only. Errors as in `view_cross_entropy`.
     """
@@ -115,7 +120,8 @@ def dino_loss(
 def update_center(
     center_K: Tensor, teacher_outputs: Tensor | Sequence[Tensor], momentum: float = 0.9
 ) -> Tensor:
-    """eq. 4: momentum * center + (1 - momentum) * mean of the teacher's logits over views and rows; a new tensor.
+    """eq. 4: momentum * center + (1 - momentum) * mean of the teacher's logits over views and rows;
+    a new tensor.
 
     Without any row the center is returned as it is. On several processes, average the mean first.
     """

@@ -1,4 +1,5 @@
-"""A student's logits follow a teacher's, softened. Hinton, Vinyals & Dean 2015, arXiv:1503.02531, section 2."""
+"""A student's logits follow a teacher's, softened. Hinton, Vinyals & Dean 2015, arXiv:1503.02531,
+section 2."""
 
 from torch import Tensor
 from torch.nn.functional import kl_div
@@ -8,10 +9,12 @@ from amodal.objectives.common import check_pair, check_positive, connected_zero,
 
 @full_precision
 def distill(student_NK: Tensor, teacher_NK: Tensor, *, temperature: float = 4.0) -> Tensor:
-    """temperature^2 times the mean over rows of KL(softmax(teacher / temperature) || softmax(student / temperature)).
+    """temperature^2 times the mean over rows of KL(softmax(teacher / temperature) ||
+    softmax(student / temperature)).
 
-    The square keeps the gradient's size whatever the temperature. The teacher gets no gradient. With a one-hot teacher it is
-    cross-entropy. No rows give a connected 0. Raises ValueError for unequal shapes and a temperature that is not above 0.
+    The square keeps the gradient's size whatever the temperature. The teacher gets no gradient.
+    With a one-hot teacher it is cross-entropy. No rows give a connected 0. Raises ValueError for
+    unequal shapes and a temperature that is not above 0.
     """
     check_pair("distill", student_NK, teacher_NK)
     check_positive("temperature", temperature)

@@ -1,4 +1,5 @@
-"""Does it follow? Binary cross-entropy of probabilities that are known by their logarithm (Vilnis et al. 2018, arXiv:1805.06627, 5.1)."""
+"""Does it follow? Binary cross-entropy of probabilities that are known by their logarithm (Vilnis
+et al. 2018, arXiv:1805.06627, 5.1)."""
 
 from __future__ import annotations
 
@@ -12,9 +13,11 @@ from amodal.objectives.common import connected_zero, full_precision
 
 @full_precision
 def bce_of_log(log_p: Tensor, truth: Tensor) -> Tensor:
-    """Mean of -(truth log p + (1 - truth) log(1 - p)) over the entries whose truth is not NaN; none of them give a connected 0.
+    """Mean of -(truth log p + (1 - truth) log(1 - p)) over the entries whose truth is not NaN; none
+    of them give a connected 0.
 
-    log_p: at most 0 (nearer to 0 than 1e-6 counts as 1e-6); truth: the same shape, from 0 to 1. Raises ValueError for other shapes.
+    log_p: at most 0 (nearer to 0 than 1e-6 counts as 1e-6); truth: the same shape, from 0 to 1.
+    Raises ValueError for other shapes.
     """
     if log_p.shape != truth.shape:
         raise ValueError(
@@ -36,5 +39,6 @@ def log_one_minus_exp(x: Tensor) -> Tensor:
 
 
 def agreement(a_NK: Tensor, b_NK: Tensor) -> Tensor:
-    """(N,) log-chance that two rows say the same of each of K concepts: sum_k log(a b + (1 - a)(1 - b)), of probabilities."""
+    """(N,) log-chance that two rows say the same of each of K concepts: sum_k log(a b + (1 - a)(1 -
+    b)), of probabilities."""
     return (a_NK * b_NK + (1 - a_NK) * (1 - b_NK)).clamp(min=1e-12).log().sum(1)

@@ -1,7 +1,7 @@
 """InfoNCE that looks away from pairs that are already told apart.
 
-Park and Han, CVPR 2023, arXiv:2304.00719, the focal image-text contrastive loss: the factor (1 - p)^gamma of Lin et al. 2017,
-arXiv:1708.02002, eq. 4, on the softmax of InfoNCE.
+Park and Han, CVPR 2023, arXiv:2304.00719, the focal image-text contrastive loss: the factor (1 -
+p)^gamma of Lin et al. 2017, arXiv:1708.02002, eq. 4, on the softmax of InfoNCE.
 """
 
 import torch
@@ -16,16 +16,19 @@ from amodal.objectives.log_sum_exp import row_log_sum_exp
 def focal_info_nce(
     a_ND: Tensor, b_MD: Tensor, *, temperature: float | Tensor, gamma: float = 2.0, tile: int = 1024
 ) -> Tensor:
-    """Mean over rows of -(1 - p_i)^gamma log p_i with p_i = softmax_j(cos(a_i, b_j) / temperature)_{j=i}; one direction.
+    """Mean over rows of -(1 - p_i)^gamma log p_i with p_i = softmax_j(cos(a_i, b_j) /
+    temperature)_{j=i}; one direction.
 
-    a_ND, b_MD:   vectors (cosine is taken here). The partner of a_i is b_i; M >= N, columns after the first N are strangers alone (a
+    a_ND, b_MD:   vectors (cosine is taken here). The partner of a_i is b_i; M >= N, columns after
+                  the first N are strangers alone (a
                   queue).
     temperature:  a number, or a scalar tensor that gets a gradient.
     gamma:        how fast a pair that is found with probability p loses its say; 0 is InfoNCE.
-    tile:         side of the blocks of the similarity matrix; changes memory and speed, not the result.
+    tile:         side of the blocks of the similarity matrix; changes memory and speed, not the
+                  result.
 
-    Without a row, or a stranger, 0, connected to the inputs. First derivatives only. Raises ValueError for shapes that do not fit, a
-    temperature that is not above 0 and a negative gamma.
+    Without a row, or a stranger, 0, connected to the inputs. First derivatives only. Raises
+    ValueError for shapes that do not fit, a temperature that is not above 0 and a negative gamma.
     """
     check_positive("temperature", temperature)
     if (

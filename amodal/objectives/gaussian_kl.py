@@ -1,5 +1,5 @@
-"""How far Gaussians are from the standard one: the prior term of a variational autoencoder, and the whole of its loss.
-Kingma and Welling, ICLR 2014, arXiv:1312.6114, appendix B."""
+"""How far Gaussians are from the standard one: the prior term of a variational autoencoder, and the
+whole of its loss. Kingma and Welling, ICLR 2014, arXiv:1312.6114, appendix B."""
 
 from torch import Tensor
 
@@ -8,7 +8,8 @@ from amodal.objectives.common import check_pair, connected_zero, full_precision
 
 @full_precision
 def gaussian_kl(mean_ND: Tensor, log_variance_ND: Tensor) -> Tensor:
-    """Mean over rows of KL(N(mean, diag(variance)) || N(0, I)) = 1/2 sum_d (variance + mean^2 - 1 - log variance), in nats.
+    """Mean over rows of KL(N(mean, diag(variance)) || N(0, I)) = 1/2 sum_d (variance + mean^2 - 1 -
+    log variance), in nats.
 
     No rows give a connected 0. Raises ValueError for unequal shapes.
     """
@@ -27,6 +28,6 @@ def each_kl(mean_ND: Tensor, log_variance_ND: Tensor) -> Tensor:
 def negative_elbo(
     x_ND: Tensor, decoded_ND: Tensor, mean_NL: Tensor, log_variance_NL: Tensor
 ) -> Tensor:
-    """(N,): what a variational autoencoder minimises, half the squared error of a draw's reconstruction (a Gaussian of variance 1, without
-    its constant) plus the prior term, in nats."""
+    """(N,): what a variational autoencoder minimises, half the squared error of a draw's
+    reconstruction (a Gaussian of variance 1, without its constant) plus the prior term, in nats."""
     return (x_ND - decoded_ND).square().sum(1) / 2 + each_kl(mean_NL, log_variance_NL)

@@ -1,16 +1,19 @@
-"""The volume that the vectors of a tuple span, and InfoNCE on it: any number of sources aligned at once.
+"""The volume that the vectors of a tuple span, and InfoNCE on it: any number of sources aligned at
+once.
 
-Cicchetti et al., ICLR 2025, arXiv:2412.11959: G_ij = m_i . m_j of unit vectors, Vol = sqrt(det G) (their section 3), L_D2A and
-L_A2D with -Vol for the cosine (section 4).
+Cicchetti et al., ICLR 2025, arXiv:2412.11959: G_ij = m_i . m_j of unit vectors, Vol = sqrt(det G)
+(their section 3), L_D2A and L_A2D with -Vol for the cosine (section 4).
 
-Only the anchor changes between the tuples that compete, so no determinant is taken for a pair. Of the other vectors (their Gram
-matrix is G_o) an orthonormal basis q_1 … q_k is made once a tuple, and by the Schur complement
+Only the anchor changes between the tuples that compete, so no determinant is taken for a pair. Of
+the other vectors (their Gram matrix is G_o) an orthonormal basis q_1 … q_k is made once a tuple,
+and by the Schur complement
 
     det [[1, a^T], [a, G_o]] = det G_o (1 - a^T G_o^-1 a),    a^T G_o^-1 a = sum_m (anchor . q_m)^2:
 
-k matrix products for N x N volumes. Gram-Schmidt gives the Cholesky factor of G_o without forming G_o, whose condition number is the
-square. Near alignment sin^2 = 1 - sum is what float32 leaves of a difference of two numbers near 1, about 1e-7: it is kept above
-`LEAST`, so a volume of less than 1e-3 (of a twentieth of a degree, for two vectors) counts as none, has no gradient, and the square
+k matrix products for N x N volumes. Gram-Schmidt gives the Cholesky factor of G_o without forming
+G_o, whose condition number is the square. Near alignment sin^2 = 1 - sum is what float32 leaves of
+a difference of two numbers near 1, about 1e-7: it is kept above `LEAST`, so a volume of less than
+1e-3 (of a twentieth of a degree, for two vectors) counts as none, has no gradient, and the square
 root's slope stays below 500. A volume does not see signs: v and -v span the same.
 """
 
@@ -28,8 +31,8 @@ LEAST = 1e-6
 
 
 def _basis(vectors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Volume (N,) of k vectors (N, D) of each row, of any length (directions count), and an orthonormal basis of their span, k
-    times (N, D)."""
+    """Volume (N,) of k vectors (N, D) of each row, of any length (directions count), and an
+    orthonormal basis of their span, k times (N, D)."""
     first = F.normalize(vectors[0], dim=1)
     basis, volume = [first], first.new_ones(len(first))
     for vector in vectors[1:]:
@@ -45,10 +48,11 @@ def _basis(vectors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
 
 @full_precision
 def gram_volume(vectors: Sequence[Tensor]) -> Tensor:
-    """(N,) sqrt(det G) of the tuples (vectors[0][i], vectors[1][i], …): 0 if collinear, 1 if orthogonal; |sin| for two.
+    """(N,) sqrt(det G) of the tuples (vectors[0][i], vectors[1][i], …): 0 if collinear, 1 if
+    orthogonal; |sin| for two.
 
-    vectors: k >= 1 tensors (N, D), of any length (unit vectors are taken here). Each sine is at least 1e-3, see above.
-    Raises ValueError for unequal shapes.
+    vectors: k >= 1 tensors (N, D), of any length (unit vectors are taken here). Each sine is at
+    least 1e-3, see above. Raises ValueError for unequal shapes.
     """
     for other in vectors[1:]:
         check_pair("gram_volume", vectors[0], other)
@@ -57,7 +61,8 @@ def gram_volume(vectors: Sequence[Tensor]) -> Tensor:
 
 @full_precision
 def volumes(anchors_MD: Tensor, others: Sequence[Tensor]) -> Tensor:
-    """(M, N) volumes of every anchor with every tuple of `others`: for retrieval, the smallest is the best."""
+    """(M, N) volumes of every anchor with every tuple of `others`: for retrieval, the smallest is
+    the best."""
     volume_N, basis = _basis(others)
     return _volumes(F.normalize(anchors_MD, dim=1), volume_N, basis)
 
@@ -77,18 +82,21 @@ def gram_info_nce(
     more_MD: Tensor | None = None,
     tile: int = 256,
 ) -> Tensor:
-    """(L_A2D + L_D2A) / 2: anchor i must find its tuple among N, and tuple j its anchor among N + M, by -volume / temperature.
+    """(L_A2D + L_D2A) / 2: anchor i must find its tuple among N, and tuple j its anchor among N +
+    M, by -volume / temperature.
 
-    anchor_ND, others:  the anchors, and one (N, D) for each other source; row i of all is one tuple.
+    anchor_ND, others:  the anchors, and one (N, D) for each other source; row i of all is one
+                        tuple.
     temperature:        a number, or a scalar tensor that gets a gradient.
     smoothing:          share of the target spread evenly over all candidates.
     more_MD:            anchors of other rows, which no tuple here belongs to.
     tile:               rows of the (N, N + M) matrix that are held at once.
 
-    Volumes of different numbers of vectors do not compare (one more vector shrinks every volume), so all tuples of a call have the
-    same sources. A tuple among anchors does compare: it is the same for all of them, which is why `more_MD` joins on that side only.
-    No row, or one row and no other anchor, gives a connected 0. Raises ValueError for unequal shapes, no other source, a temperature
-    not above 0 and a smoothing outside [0, 1).
+    Volumes of different numbers of vectors do not compare (one more vector shrinks every volume),
+    so all tuples of a call have the same sources. A tuple among anchors does compare: it is the
+    same for all of them, which is why `more_MD` joins on that side only. No row, or one row and no
+    other anchor, gives a connected 0. Raises ValueError for unequal shapes, no other source, a
+    temperature not above 0 and a smoothing outside [0, 1).
     """
     if not others:
         raise ValueError(

@@ -14,14 +14,18 @@ from amodal.objectives.common import full_precision
 def group_patches(
     texts_NKD: Tensor, patches_NLD: Tensor, there_NL: Tensor, *, threshold: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """(N, K, D) unit vectors: of each text's own image, the patches that are like it; and (N, K, L) the weights, which sum to one.
+    """(N, K, D) unit vectors: of each text's own image, the patches that are like it; and (N, K, L)
+    the weights, which sum to one.
 
     texts_NKD:    K texts of each of N images; cosines are taken here.
-    patches_NLD:  patches of the images; there_NL (N, L) bool: which of them exist, at least one of each image.
-    threshold:    similarities, scaled so that an image's least is 0 and its largest 1, count as 0 below it; 0 stands for
+    patches_NLD:  patches of the images; there_NL (N, L) bool: which of them exist, at least one of
+                  each image.
+    threshold:    similarities, scaled so that an image's least is 0 and its largest 1, count as 0
+                  below it; 0 stands for
                   one over the image's number of patches, as in the paper.
 
-    An image whose patches are all equally similar is averaged. Nothing couples images. Raises ValueError for shapes that disagree.
+    An image whose patches are all equally similar is averaged. Nothing couples images. Raises
+    ValueError for shapes that disagree.
     """
     if texts_NKD.dim() != 3 or patches_NLD.dim() != 3 or there_NL.shape != patches_NLD.shape[:2]:
         raise ValueError(

@@ -1,4 +1,5 @@
-"""NT-Xent that a teacher's similarities repair: a further positive, or pairs and negatives left out.
+"""NT-Xent that a teacher's similarities repair: a further positive, or pairs and negatives left
+out.
 
 Zhang, Wang and Wang, ICML 2023, arXiv:2306.04272 (CLIP-guided resampling of SimCLR).
 """
@@ -36,17 +37,22 @@ def guided_nt_xent(
     temperature: float | Tensor = 0.5,
     tile: int = 256,
 ) -> Tensor:
-    """NT-Xent of two views of N rows, resampled by the cosines c of a teacher's vectors of the same 2N values.
+    """NT-Xent of two views of N rows, resampled by the cosines c of a teacher's vectors of the same
+    2N values.
 
-    rule: "none"; "new_positive": the value that c is largest with, other than oneself and one's other view, is a second positive, and
-        the loss is the mean of both; "drop_false_positive": the share of positive pairs with the smallest c have no loss;
-        "drop_false_negative", "drop_easy_negative": of the 2N - 2 negatives of each value, the share with the largest, or smallest, c are
-        left out of the sum (the authors' code takes the share of all 2N similarities of a row).
-    taught_*: no gradient goes there. share: None for the paper's (`SHARES`); numbers of values are rounded down.
-    tile: anchors of a block of the similarity matrices; changes memory and speed, not the result.
+    rule: "none"; "new_positive": the value that c is largest with, other than oneself and one's
+    other view, is a second positive, and
+        the loss is the mean of both; "drop_false_positive": the share of positive pairs with the
+        smallest c have no loss; "drop_false_negative", "drop_easy_negative": of the 2N - 2
+        negatives of each value, the share with the largest, or smallest, c are left out of the sum
+        (the authors' code takes the share of all 2N similarities of a row).
+    taught_*: no gradient goes there. share: None for the paper's (`SHARES`); numbers of values are
+    rounded down. tile: anchors of a block of the similarity matrices; changes memory and speed, not
+    the result.
 
-    One row or none gives a connected 0; with two rows or more something is left of every sum unless the share is 1. Raises ValueError for
-    shapes that do not fit, a share outside [0, 1), and AmodalError for an unknown rule.
+    One row or none gives a connected 0; with two rows or more something is left of every sum unless
+    the share is 1. Raises ValueError for shapes that do not fit, a share outside [0, 1), and
+    AmodalError for an unknown rule.
     """
     check_pair("guided_nt_xent", a_ND, b_ND)
     check_pair("guided_nt_xent (teacher)", taught_a_NE, taught_b_NE)

@@ -1,7 +1,9 @@
-"""InfoNCE whose negatives count the more the nearer they are, corrected for negatives that are none.
+"""InfoNCE whose negatives count the more the nearer they are, corrected for negatives that are
+none.
 
-Robinson et al., ICLR 2021, arXiv:2010.04592, eq. 3-4 and 6 (hard negatives); Chuang et al., NeurIPS 2020, arXiv:2007.00224, eq. 8 (the
-correction); between two sources: Choi et al. 2023, arXiv:2309.01262.
+Robinson et al., ICLR 2021, arXiv:2010.04592, eq. 3-4 and 6 (hard negatives); Chuang et al., NeurIPS
+2020, arXiv:2007.00224, eq. 8 (the correction); between two sources: Choi et al. 2023,
+arXiv:2309.01262.
 """
 
 import math
@@ -27,18 +29,23 @@ def hard_negative_nce(
 ) -> Tensor:
     """Mean over all 2N anchors of -log(e^p / (e^p + M g)), p = cos(a_i, b_i) / temperature.
 
-    With s_j the logits of the M negatives, the mean that stresses near ones is R = sum_j e^{(1 + beta) s_j} / sum_j e^{beta s_j},
-    and g = max((R - prior e^p) / (1 - prior), e^{-1 / temperature}).
+    With s_j the logits of the M negatives, the mean that stresses near ones is R = sum_j e^{(1 +
+    beta) s_j} / sum_j e^{beta s_j}, and g = max((R - prior e^p) / (1 - prior), e^{-1 /
+    temperature}).
 
     a_ND, b_ND:  embeddings of the same N rows in two sources or views (cosine is taken here).
     temperature: a number, or a scalar tensor that gets a gradient.
-    beta:        concentration; 0 weighs all negatives alike, and with prior 0 gives NT-Xent (InfoNCE if not `within`).
+    beta:        concentration; 0 weighs all negatives alike, and with prior 0 gives NT-Xent
+                 (InfoNCE if not `within`).
     prior:       assumed share of negatives that are like the anchor, 0 <= prior < 1.
-    within:      negatives are the 2N - 2 values of other rows in both sources; False: the N - 1 of the other source.
-    tile:        anchors of a block of the similarity matrix; changes memory and speed, not the result.
+    within:      negatives are the 2N - 2 values of other rows in both sources; False: the N - 1 of
+                 the other source.
+    tile:        anchors of a block of the similarity matrix; changes memory and speed, not the
+                 result.
 
-    Everything is a difference of logarithms, so no exponential of a logit overflows. One row or none gives a connected 0. Raises
-    ValueError for unequal shapes, a temperature that is not above 0, a negative beta and a prior outside [0, 1).
+    Everything is a difference of logarithms, so no exponential of a logit overflows. One row or
+    none gives a connected 0. Raises ValueError for unequal shapes, a temperature that is not above
+    0, a negative beta and a prior outside [0, 1).
     """
     check_pair("hard_negative_nce", a_ND, b_ND)
     check_positive("temperature", temperature)
@@ -71,7 +78,8 @@ def hard_negative_nce(
     excess = by_rows(hard_mean, anchors, row, side, tile=tile) - positive  # log R - p
     floor = -1 / temperature - positive
     if prior:
-        # log(e^excess - prior): below log prior there is nothing left but the floor, and no gradient
+        # log(e^excess - prior): below log prior there is nothing left but the floor, and no
+        # gradient
         left = excess > math.log(prior)
         safe = torch.where(left, excess, torch.zeros_like(excess))
         corrected = safe + torch.log1p(-prior * (-safe).exp()) - math.log1p(-prior)

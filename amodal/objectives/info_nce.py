@@ -21,15 +21,19 @@ def info_nce(
     symmetric: bool = True,
     tile: int = 1024,
 ) -> Tensor:
-    """Mean over rows of -log softmax(cos(a_i, b_j) / temperature)_{j=i}: row i must find its partner among N.
+    """Mean over rows of -log softmax(cos(a_i, b_j) / temperature)_{j=i}: row i must find its
+    partner among N.
 
     a_ND, b_ND:   embeddings of the same N rows, of any length (cosine is taken here).
-    temperature:  a number, or a scalar tensor that gets a gradient; pass `exp(-log_scale)` to learn it as CLIP does.
+    temperature:  a number, or a scalar tensor that gets a gradient; pass `exp(-log_scale)` to learn
+                  it as CLIP does.
     symmetric:    average with the direction b -> a (CLIP); False looks from a into b only.
-    tile:         side of the blocks of the similarity matrix; changes memory and speed, not the result.
+    tile:         side of the blocks of the similarity matrix; changes memory and speed, not the
+                  result.
 
-    With one row or none there is nothing to tell apart: 0, still connected to the inputs. First derivatives only.
-    Raises ValueError for unequal shapes and for a temperature that is not above 0.
+    With one row or none there is nothing to tell apart: 0, still connected to the inputs. First
+    derivatives only. Raises ValueError for unequal shapes and for a temperature that is not above
+    0.
     """
     check_pair("info_nce", a_ND, b_ND)
     check_positive("temperature", temperature)
@@ -52,7 +56,8 @@ def nt_xent(
     a_ND, b_ND:   two views of the same N rows (cosine is taken here).
     temperature:  as in `info_nce`; 0.5 is the paper's for CIFAR-10, 0.1 for ImageNet.
 
-    Negatives also come from the same side (a with a), unlike in `info_nce`. One row or none gives a connected 0.
+    Negatives also come from the same side (a with a), unlike in `info_nce`. One row or none gives a
+    connected 0.
     """
     check_pair("nt_xent", a_ND, b_ND)
     check_positive("temperature", temperature)

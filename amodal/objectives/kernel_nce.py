@@ -1,7 +1,9 @@
-"""InfoNCE with kernels exp(-distance^gamma / temperature) in the place of the exponential of a cosine, on a batch and on a whole graph.
+"""InfoNCE with kernels exp(-distance^gamma / temperature) in the place of the exponential of a
+cosine, on a batch and on a whole graph.
 
-Tan, Zhang, Yang and Yuan, ICLR 2024, arXiv:2303.15103: Kernel-InfoNCE and its mixtures, and the loss's expectation on a graph of similar
-objects, which is the cross-entropy between two random subgraphs and, with the Gaussian kernel, generalised spectral clustering.
+Tan, Zhang, Yang and Yuan, ICLR 2024, arXiv:2303.15103: Kernel-InfoNCE and its mixtures, and the
+loss's expectation on a graph of similar objects, which is the cross-entropy between two random
+subgraphs and, with the Gaussian kernel, generalised spectral clustering.
 """
 
 import math
@@ -29,17 +31,23 @@ def kernel_info_nce(
     unit: bool = True,
     tile: int = 256,
 ) -> Tensor:
-    """Mean over all 2N anchors of -log( k(a_i, b_i) / sum_j k(a_i, .) ), k = exp(-d^gamma / temperature), d the Euclidean distance.
+    """Mean over all 2N anchors of -log( k(a_i, b_i) / sum_j k(a_i, .) ), k = exp(-d^gamma /
+    temperature), d the Euclidean distance.
 
     a_ND, b_ND:   embeddings of the same N rows in two views or sources.
-    temperature:  a number, or a scalar tensor that gets a gradient. Of unit vectors gamma 2 at temperature t is NT-Xent at t / 2.
-    gamma:        2 is the Gaussian kernel, 1 the Laplacian; smaller ones fall off faster near by and slower far away.
-    within:       the sum runs over all other 2N - 1 values (NT-Xent); False: over the N of the other side (CLIP's bipartite graph).
-    unit:         scale vectors to length one; False takes them as they are, as parts of unit vectors (`concatenated`).
-    tile:         anchors of a block of the distance matrix; changes memory and speed, not the result.
+    temperature:  a number, or a scalar tensor that gets a gradient. Of unit vectors gamma 2 at
+                  temperature t is NT-Xent at t / 2.
+    gamma:        2 is the Gaussian kernel, 1 the Laplacian; smaller ones fall off faster near by
+                  and slower far away.
+    within:       the sum runs over all other 2N - 1 values (NT-Xent); False: over the N of the
+                  other side (CLIP's bipartite graph).
+    unit:         scale vectors to length one; False takes them as they are, as parts of unit
+                  vectors (`concatenated`).
+    tile:         anchors of a block of the distance matrix; changes memory and speed, not the
+                  result.
 
-    One row or none gives a connected 0. First derivatives only for unit vectors with gamma 2. Raises ValueError for unequal shapes and
-    for a temperature or gamma that is not above 0.
+    One row or none gives a connected 0. First derivatives only for unit vectors with gamma 2.
+    Raises ValueError for unequal shapes and for a temperature or gamma that is not above 0.
     """
     check_pair("kernel_info_nce", a_ND, b_ND)
     check_positive("temperature", temperature)
@@ -50,7 +58,8 @@ def kernel_info_nce(
         return (nt_xent if within else info_nce)(a_ND, b_ND, temperature=temperature / 2)
     a, b = (F.normalize(x, dim=1) if unit else x for x in (a_ND, b_ND))
     row = torch.arange(len(a), device=a.device)
-    # a pair's own distance is a difference of vectors, not 2 - 2 cos, which has no digits left where they are close
+    # a pair's own distance is a difference of vectors, not 2 - 2 cos, which has no digits left
+    # where they are close
     own = -_power((a - b).square().sum(1), gamma) / temperature
 
     def rest(others_MD: Tensor, row_M: Tensor, x_tD: Tensor, row_t: Tensor) -> Tensor:
@@ -81,8 +90,9 @@ def concatenated(
     share: float,
     within: bool,
 ) -> Tensor:
-    """The concatenation mixture: `share` of the loss with the first of `gammas` on the first half of the coordinates of unit vectors, the
-    rest with the second on the other half. Raises ValueError as `kernel_info_nce` does, and for an odd width."""
+    """The concatenation mixture: `share` of the loss with the first of `gammas` on the first half
+    of the coordinates of unit vectors, the rest with the second on the other half. Raises
+    ValueError as `kernel_info_nce` does, and for an odd width."""
     check_pair("concatenated", a_ND, b_ND)
     if a_ND.shape[1] % 2:
         raise ValueError(
@@ -106,11 +116,13 @@ def graph_info_nce(
     gamma: float = 2.0,
     unit: bool = True,
 ) -> Tensor:
-    """The expectation of the loss on a finite graph: -sum_i sum_j pi_ij log( k(z_i, z_j) / sum_l k(z_i, z_l) ) over the sum of pi.
+    """The expectation of the loss on a finite graph: -sum_i sum_j pi_ij log( k(z_i, z_j) / sum_l
+    k(z_i, z_l) ) over the sum of pi.
 
-    z_ND: a vector for each node. graph_NM: pi, how often j is drawn as the positive of i; rows need not sum to 1. other_MD: the
-    vectors of the other side of a bipartite graph; without it the graph is (N, N) on one set of nodes, and l runs over l != i.
-    temperature, gamma, unit: as in `kernel_info_nce`. The N x M matrix is held whole. Raises ValueError for shapes that do not fit.
+    z_ND: a vector for each node. graph_NM: pi, how often j is drawn as the positive of i; rows need
+    not sum to 1. other_MD: the vectors of the other side of a bipartite graph; without it the graph
+    is (N, N) on one set of nodes, and l runs over l != i. temperature, gamma, unit: as in
+    `kernel_info_nce`. The N x M matrix is held whole. Raises ValueError for shapes that do not fit.
     """
     check_positive("temperature", temperature)
     check_positive("gamma", gamma)

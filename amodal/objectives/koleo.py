@@ -1,5 +1,5 @@
-"""KoLeo: push every row away from its nearest neighbour. Sablayrolles et al. 2019, arXiv:1806.03198, eq. 2; as used in
-DINOv2, Oquab et al. 2023, arXiv:2304.07193, section 4."""
+"""KoLeo: push every row away from its nearest neighbour. Sablayrolles et al. 2019,
+arXiv:1806.03198, eq. 2; as used in DINOv2, Oquab et al. 2023, arXiv:2304.07193, section 4."""
 
 import torch
 import torch.nn.functional as F

@@ -1,6 +1,8 @@
-"""MaxSim: each vector of a query finds the best among the vectors of a record, and the query's score is the sum of what they find.
+"""MaxSim: each vector of a query finds the best among the vectors of a record, and the query's
+score is the sum of what they find.
 
-Khattab and Zaharia, SIGIR 2020, arXiv:2004.12832 (ColBERT), eq. 3. With one vector a query it is the largest of several cosines.
+Khattab and Zaharia, SIGIR 2020, arXiv:2004.12832 (ColBERT), eq. 3. With one vector a query it is
+the largest of several cosines.
 """
 
 from collections.abc import Sequence
@@ -20,11 +22,12 @@ def max_sim(
 ) -> Tensor:
     """(N, M): sum over the vectors l of query n of max_k <query_nl, parts_mk>.
 
-    query_NLD, parts_MKD: vectors, of unit length for cosines. asked_NL, there_MK: bool, which of them there are; a query without any
-    scores 0, a record without any -inf.
-    tile: queries at once; changes memory and speed, not the result.
+    query_NLD, parts_MKD: vectors, of unit length for cosines. asked_NL, there_MK: bool, which of
+    them there are; a query without any scores 0, a record without any -inf. tile: queries at once;
+    changes memory and speed, not the result.
 
-    The gradient reaches the parts that are found, and no other. Raises ValueError for shapes that do not fit.
+    The gradient reaches the parts that are found, and no other. Raises ValueError for shapes that
+    do not fit.
     """
     shapes = [tuple(t.shape) for t in (query_NLD, asked_NL, parts_MKD, there_MK)]
     if shapes[0][:2] != shapes[1] or shapes[2][:2] != shapes[3] or shapes[0][2:] != shapes[2][2:]:
@@ -54,10 +57,11 @@ def late_interaction(query: Ragged, parts: Ragged, *, tile: int = 64) -> Tensor:
 def field_interaction(
     query: Ragged, fields: Sequence[Ragged], *, tile: int = 64
 ) -> tuple[Tensor, Tensor]:
-    """(N, M) and (N, M, F): `late_interaction` of N queries with M records of all their fields together, and with each field alone.
+    """(N, M) and (N, M, F): `late_interaction` of N queries with M records of all their fields
+    together, and with each field alone.
 
-    fields: of each of F fields M lists of vectors; an empty list where a record lacks the field, whose score is then -inf.
-    Wan et al. 2025, arXiv:2506.06144 (CLaMR).
+    fields: of each of F fields M lists of vectors; an empty list where a record lacks the field,
+    whose score is then -inf. Wan et al. 2025, arXiv:2506.06144 (CLaMR).
     """
     (q, asked), blocks = padded(query), [padded(f) for f in fields]
     q, parts = normalize(q, dim=2), [normalize(p, dim=2) for p, _ in blocks]

@@ -1,7 +1,9 @@
-"""How far one direction rules the similarities between two sources: a regulariser on their leading singular value.
+"""How far one direction rules the similarities between two sources: a regulariser on their leading
+singular value.
 
-MedFLIP, Li et al. 2024, arXiv:2403.04626, "Medical-SVD loss": a term in the largest singular value of the matrix of all similarities
-between the images and the texts of a batch. Scale and sign are not recoverable from the paper, so both are the caller's.
+MedFLIP, Li et al. 2024, arXiv:2403.04626, "Medical-SVD loss": a term in the largest singular value
+of the matrix of all similarities between the images and the texts of a batch. Scale and sign are
+not recoverable from the paper, so both are the caller's.
 """
 
 import torch
@@ -13,11 +15,13 @@ from amodal.objectives.common import check_pair, connected_zero, full_precision
 
 @full_precision
 def leading_singular(a_ND: Tensor, b_ND: Tensor, *, relative: bool = True) -> Tensor:
-    """s_1 / sum_k s_k of the N x N matrix of cosines cos(a_i, b_j), s its singular values, largest first: between 1 / min(N, D), all
-    directions alike, and 1, all similarities follow one direction. Not relative: s_1 / N, 1 where all cosines are 1.
+    """s_1 / sum_k s_k of the N x N matrix of cosines cos(a_i, b_j), s its singular values, largest
+    first: between 1 / min(N, D), all directions alike, and 1, all similarities follow one
+    direction. Not relative: s_1 / N, 1 where all cosines are 1.
 
-    a_ND, b_ND: embeddings of the same N rows. Memory is linear in N: the matrix has rank D at most, and is never formed. First derivatives
-    only. One row or none gives a connected 0. Raises ValueError for unequal shapes.
+    a_ND, b_ND: embeddings of the same N rows. Memory is linear in N: the matrix has rank D at most,
+    and is never formed. First derivatives only. One row or none gives a connected 0. Raises
+    ValueError for unequal shapes.
     """
     check_pair("leading_singular", a_ND, b_ND)
     if len(a_ND) < 2:

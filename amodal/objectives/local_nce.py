@@ -1,6 +1,8 @@
-"""A vector of one view predicts the parts of another: every part a positive, all parts of other rows negatives.
+"""A vector of one view predicts the parts of another: every part a positive, all parts of other
+rows negatives.
 
-Bachman, Hjelm and Buchwalter, NeurIPS 2019, arXiv:1906.00910 (AMDIM): scores with a soft clip and a penalty, and mixtures.
+Bachman, Hjelm and Buchwalter, NeurIPS 2019, arXiv:1906.00910 (AMDIM): scores with a soft clip and a
+penalty, and mixtures.
 """
 
 import math
@@ -16,7 +18,8 @@ from amodal.objectives.tiles import by_rows
 
 
 def soft_clip(scores: Tensor, bound: float) -> Tensor:
-    """bound * tanh(scores / bound): the scores themselves near 0, and never beyond the bound. 0 leaves them as they are."""
+    """bound * tanh(scores / bound): the scores themselves near 0, and never beyond the bound. 0
+    leaves them as they are."""
     return bound * torch.tanh(scores / bound) if bound else scores
 
 
@@ -24,10 +27,13 @@ def soft_clip(scores: Tensor, bound: float) -> Tensor:
 def part_log_probabilities(
     source_ND: Tensor, parts_MD: Tensor, lengths_N: Tensor, *, bound: float = 20.0, tile: int = 256
 ) -> Tensor:
-    """(M,) log( e^u / (e^u + sum over the parts of other rows of e^u') ): how surely each part's own row predicts it.
+    """(M,) log( e^u / (e^u + sum over the parts of other rows of e^u') ): how surely each part's
+    own row predicts it.
 
-    source_ND:  a vector of each of N >= 2 rows; parts_MD, lengths_N: the parts of all rows end to end, and how many each row has.
-    bound:      of the soft clip of scores u = <source, part> / sqrt(D), 0 for none. tile: rows at once; memory, not the result.
+    source_ND:  a vector of each of N >= 2 rows; parts_MD, lengths_N: the parts of all rows end to
+                end, and how many each row has.
+    bound:      of the soft clip of scores u = <source, part> / sqrt(D), 0 for none. tile: rows at
+                once; memory, not the result.
     """
     row = owners(lengths_N)
     scale = source_ND.shape[1] ** -0.5
@@ -51,14 +57,19 @@ def local_nce(
     sharpness: float = 1.0,
     tile: int = 256,
 ) -> tuple[Tensor, Tensor]:
-    """(loss, penalty). loss: minus the mean over rows of the mean log probability of their parts; penalty: the mean squared raw score.
+    """(loss, penalty). loss: minus the mean over rows of the mean log probability of their parts;
+    penalty: the mean squared raw score.
 
-    source_NKD: K vectors of each row, or (N, D) for one. With several, each part is predicted by the mixture of them whose weights are
-        softmax_k(sharpness * log probability), which are those that maximise sum_k q_k log p_k + H(q) / sharpness; the loss is minus
-        that maximum, less the log(K) / sharpness that K equal ones have.
-    parts_MD, lengths_N, bound, tile: as in `part_log_probabilities`; every row has at least one part.
+    source_NKD: K vectors of each row, or (N, D) for one. With several, each part is predicted by
+    the mixture of them whose weights are
+        softmax_k(sharpness * log probability), which are those that maximise sum_k q_k log p_k +
+        H(q) / sharpness; the loss is minus that maximum, less the log(K) / sharpness that K equal
+        ones have.
+    parts_MD, lengths_N, bound, tile: as in `part_log_probabilities`; every row has at least one
+    part.
 
-    One row or none gives two connected zeros. First derivatives only. Raises ValueError for shapes that do not fit.
+    One row or none gives two connected zeros. First derivatives only. Raises ValueError for shapes
+    that do not fit.
     """
     check_positive("sharpness", sharpness)
     source = source_NKD[:, None] if source_NKD.dim() == 2 else source_NKD
@@ -94,7 +105,8 @@ def mixture_weights(
     bound: float = 20.0,
     sharpness: float = 1.0,
 ) -> Tensor:
-    """(M, K): which of a row's K vectors predicts each of its parts, weights that sum to one. Laid over a picture they segment it."""
+    """(M, K): which of a row's K vectors predicts each of its parts, weights that sum to one. Laid
+    over a picture they segment it."""
     each = [
         part_log_probabilities(s.contiguous(), parts_MD, lengths_N, bound=bound)
         for s in source_NKD.unbind(1)

@@ -1,12 +1,14 @@
 """log-sum-exp over the rows and columns of a product A B^T that is never held whole.
 
-The matrix is visited in tiles; the backward pass computes each tile again. Peak memory is a few tiles, whatever N.
+The matrix is visited in tiles; the backward pass computes each tile again. Peak memory is a few
+tiles, whatever N.
 
 Processes that hold the same rows share the tiles (`row_share`).
 
-Where the largest possible logit |A_i||B_j| is small (temperatures down to about 1/30 in float32) one shift serves every
-element, so one exponential per element yields the row sums and the column sums. Beyond that the shift has to follow
-the data: the sums are merged as running log-sum-exps, at two exponentials per element, and cannot overflow.
+Where the largest possible logit |A_i||B_j| is small (temperatures down to about 1/30 in float32)
+one shift serves every element, so one exponential per element yields the row sums and the column
+sums. Beyond that the shift has to follow the data: the sums are merged as running log-sum-exps, at
+two exponentials per element, and cannot overflow.
 """
 
 import math
@@ -20,8 +22,9 @@ from amodal.objectives.row_share import current
 
 
 def logit_bound(a_MD: Tensor, b_ND: Tensor) -> float | None:
-    """A bound on every logit if exp(+-2 bound) is far from the limits of the dtype, else None. None on a GPU too: the CPU would have
-    to wait for the bound, which costs more than the second exponential."""
+    """A bound on every logit if exp(+-2 bound) is far from the limits of the dtype, else None. None
+    on a GPU too: the CPU would have to wait for the bound, which costs more than the second
+    exponential."""
     if not (a_MD.numel() and b_ND.numel()) or a_MD.device.type != "cpu":
         return None
     bound = float(a_MD.norm(dim=1).max() * b_ND.norm(dim=1).max())
@@ -164,7 +167,8 @@ def _check_tile(tile: int) -> None:
 
 
 def pair_log_sum_exp(a_MD: Tensor, b_ND: Tensor, *, tile: int = 1024) -> tuple[Tensor, Tensor]:
-    """(log sum_j exp a_i.b_j of shape (M,), log sum_i exp a_i.b_j of shape (N,)); first derivatives only."""
+    """(log sum_j exp a_i.b_j of shape (M,), log sum_i exp a_i.b_j of shape (N,)); first derivatives
+    only."""
     _check_tile(tile)
     return _Pair.apply(a_MD, b_ND, tile, True)
 

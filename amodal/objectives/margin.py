@@ -1,9 +1,11 @@
-"""Losses with a margin: ranking hinge over a batch, contrastive margin and triplets with mined negatives.
+"""Losses with a margin: ranking hinge over a batch, contrastive margin and triplets with mined
+negatives.
 
-Hinge over in-batch negatives: Kiros et al. 2014, arXiv:1411.2539, eq. 4 (sum); Faghri et al. 2018, arXiv:1707.05612, eq. 6
-(hardest). Contrastive margin: Hadsell et al. 2006, eq. 4, with the hard negatives of CoLES, Babaev et al. 2022,
-arXiv:2002.08232, section 3.4. Triplets: Schroff et al. 2015, arXiv:1503.03832, section 3.2 (semi-hard); Hermans et al. 2017,
-arXiv:1703.07737, eq. 5 (batch hard).
+Hinge over in-batch negatives: Kiros et al. 2014, arXiv:1411.2539, eq. 4 (sum); Faghri et al. 2018,
+arXiv:1707.05612, eq. 6 (hardest). Contrastive margin: Hadsell et al. 2006, eq. 4, with the hard
+negatives of CoLES, Babaev et al. 2022, arXiv:2002.08232, section 3.4. Triplets: Schroff et al.
+2015, arXiv:1503.03832, section 3.2 (semi-hard); Hermans et al. 2017, arXiv:1703.07737, eq. 5 (batch
+hard).
 """
 
 import math
@@ -32,14 +34,17 @@ def ranking_hinge(
     symmetric: bool = True,
     tile: int = 256,
 ) -> Tensor:
-    """Mean over rows i of max(0, margin - s_ii + s_ij) over all j != i, s the cosine of a_i and b_j.
+    """Mean over rows i of max(0, margin - s_ii + s_ij) over all j != i, s the cosine of a_i and
+    b_j.
 
     a_ND, b_ND:  embeddings of the same N rows (cosine is taken here).
-    over:        "sum" of the violations of a row, their "mean" over its N - 1 negatives, or the "hardest" alone (VSE++).
+    over:        "sum" of the violations of a row, their "mean" over its N - 1 negatives, or the
+                 "hardest" alone (VSE++).
     symmetric:   add the direction b -> a, max(0, margin - s_ii + s_ji).
     tile:        rows of the similarity matrix at a time; changes memory and speed, not the result.
 
-    One row or none gives a connected 0. Raises ValueError for unequal shapes, AmodalError for an unknown `over`.
+    One row or none gives a connected 0. Raises ValueError for unequal shapes, AmodalError for an
+    unknown `over`.
     """
     check_pair("ranking_hinge", a_ND, b_ND)
     if over not in OVER:
@@ -62,8 +67,9 @@ def ranking_hinge(
 def ranking_hinge_of_scores(
     scores_NN: Tensor, *, margin: float, over: str = "sum", symmetric: bool = True
 ) -> Tensor:
-    """`ranking_hinge` for scores that are no cosines: entry (i, j) says how well a_i and b_j go together, own pairs on the
-    diagonal (region-word scores, cross-encoders). Raises ValueError unless the matrix is square."""
+    """`ranking_hinge` for scores that are no cosines: entry (i, j) says how well a_i and b_j go
+    together, own pairs on the diagonal (region-word scores, cross-encoders). Raises ValueError
+    unless the matrix is square."""
     if scores_NN.dim() != 2 or scores_NN.shape[0] != scores_NN.shape[1]:
         raise ValueError(
             f"ranking_hinge_of_scores needs (N, N) scores, got {tuple(scores_NN.shape)}."
@@ -92,14 +98,16 @@ def _violation(
 def contrastive_margin(
     z_ND: Tensor, group_N: Tensor, *, margin: float = 0.5, hardest: int = 5, tile: int = 256
 ) -> Tensor:
-    """1/N (sum over pairs of one group of d^2 + sum over pairs of two groups of max(0, margin - d)^2), d the distance of unit
-    vectors, up to 2.
+    """1/N (sum over pairs of one group of d^2 + sum over pairs of two groups of max(0, margin -
+    d)^2), d the distance of unit vectors, up to 2.
 
     z_ND:     embeddings (normalised here); group_N: (N,) int64, rows of one group belong together.
-    hardest:  each row meets the so many nearest rows of other groups (CoLES: 5); 0 for all of them, each pair once.
+    hardest:  each row meets the so many nearest rows of other groups (CoLES: 5); 0 for all of them,
+              each pair once.
 
-    Pairs of one group count once, pairs of two groups once for each row that picked the other. No pair at all gives a
-    connected 0. Raises ValueError where the lengths differ or a number makes no sense.
+    Pairs of one group count once, pairs of two groups once for each row that picked the other. No
+    pair at all gives a connected 0. Raises ValueError where the lengths differ or a number makes no
+    sense.
     """
     _check_groups("contrastive_margin", z_ND, group_N)
     check_positive("margin", margin)
@@ -127,11 +135,14 @@ def contrastive_margin(
 def triplet_margin(
     z_ND: Tensor, group_N: Tensor, *, margin: float = 0.2, mining: str = "hardest", tile: int = 256
 ) -> Tensor:
-    """Mean of max(0, margin + d(anchor, positive) - d(anchor, negative)), d the distance of unit vectors.
+    """Mean of max(0, margin + d(anchor, positive) - d(anchor, negative)), d the distance of unit
+    vectors.
 
     z_ND, group_N:  as in `contrastive_margin`.
-    mining:         "hardest": for each row its farthest positive and its nearest negative; "semihard": for each ordered pair of
-                    one group the nearest negative that is farther than the positive, the farthest if none is.
+    mining:         "hardest": for each row its farthest positive and its nearest negative;
+                    "semihard": for each ordered pair of
+                    one group the nearest negative that is farther than the positive, the farthest
+                    if none is.
 
     Rows without a positive or without a negative do not count. None left: a connected 0.
     """
@@ -182,7 +193,8 @@ def same_group(group_N: Tensor) -> tuple[Tensor, Tensor]:
 def hardest_negatives(
     z_ND: Tensor, group_N: Tensor, count: int, *, tile: int = 256
 ) -> tuple[Tensor, Tensor]:
-    """Two (P,) int64: each row with the `count` nearest rows (by product) of other groups, or with as many as there are."""
+    """Two (P,) int64: each row with the `count` nearest rows (by product) of other groups, or with
+    as many as there are."""
     count = min(count, len(z_ND))
 
     def nearest(z_tD: Tensor, group_t: Tensor) -> Tensor:
@@ -198,7 +210,8 @@ def hardest_negatives(
 def _beyond(
     z_ND: Tensor, group_N: Tensor, anchor_tD: Tensor, group_t: Tensor, bound_t: Tensor
 ) -> Tensor:
-    """(t,) the nearest row of another group that is farther than `bound_t`; the farthest if none is."""
+    """(t,) the nearest row of another group that is farther than `bound_t`; the farthest if none
+    is."""
     distance = (2 - 2 * anchor_tD @ z_ND.T).clamp(min=0).sqrt()
     other = group_t.unsqueeze(1) != group_N
     beyond = other & (distance > bound_t.unsqueeze(1))

@@ -1,6 +1,8 @@
-"""Classes told by cosine with a margin: a row must be nearer to its class by so much than it would need to be.
+"""Classes told by cosine with a margin: a row must be nearer to its class by so much than it would
+need to be.
 
-CosFace: Wang et al., CVPR 2018, arXiv:1801.09414, eq. 4; AM-Softmax: Wang et al. 2018, arXiv:1801.05599, eq. 6.
+CosFace: Wang et al., CVPR 2018, arXiv:1801.09414, eq. 4; AM-Softmax: Wang et al. 2018,
+arXiv:1801.05599, eq. 6.
 """
 
 import torch
@@ -19,13 +21,17 @@ def margin_softmax(
     scale: float = 64.0,
     margin: float = 0.35,
 ) -> Tensor:
-    """Mean over rows of -log softmax over classes c of scale (cos(z_i, w_c) - margin [c = class_i]), at the row's class.
+    """Mean over rows of -log softmax over classes c of scale (cos(z_i, w_c) - margin [c =
+    class_i]), at the row's class.
 
-    z_ND:     embeddings, prototype_CD: one vector for each class, both of any length (cosine is taken here).
+    z_ND:     embeddings, prototype_CD: one vector for each class, both of any length (cosine is
+              taken here).
     class_N:  (N,) int64 in [0, C).
-    scale:    what cosines are multiplied by; margin: that the row's own cosine is short of. CosFace's numbers for faces.
+    scale:    what cosines are multiplied by; margin: that the row's own cosine is short of.
+              CosFace's numbers for faces.
 
-    No rows give a connected 0. Raises ValueError for shapes that do not fit and for a scale that is not above 0.
+    No rows give a connected 0. Raises ValueError for shapes that do not fit and for a scale that is
+    not above 0.
     """
     check_positive("scale", scale)
     if (

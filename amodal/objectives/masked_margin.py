@@ -1,6 +1,8 @@
-"""Masked margin softmax (MMS): InfoNCE whose positive must win by a margin, and in which rows of one item are no negatives.
+"""Masked margin softmax (MMS): InfoNCE whose positive must win by a margin, and in which rows of
+one item are no negatives.
 
-Ilharco, Zhang and Baldridge, CoNLL 2019, arXiv:1909.08782, eq. 2-4; as used by AVLnet (arXiv:2006.09199).
+Ilharco, Zhang and Baldridge, CoNLL 2019, arXiv:1909.08782, eq. 2-4; as used by AVLnet
+(arXiv:2006.09199).
 """
 
 from __future__ import annotations
@@ -23,13 +25,17 @@ def masked_margin_softmax(
     temperature: float | Tensor = 1.0,
     group_N: Tensor | None = None,
 ) -> Tensor:
-    """Sum of both directions of the mean of -log(e^(s_ii - margin) / (e^(s_ii - margin) + sum_j e^(s_ij))), s = cosine / temperature.
+    """Sum of both directions of the mean of -log(e^(s_ii - margin) / (e^(s_ii - margin) + sum_j
+    e^(s_ij))), s = cosine / temperature.
 
-    a_ND, b_ND:   embeddings of the same N rows (cosine is taken here; the paper has plain products).
+    a_ND, b_ND:   embeddings of the same N rows (cosine is taken here; the paper has plain
+                  products).
     margin:       taken from the positive logit, after the temperature.
-    group_N:      (N,) int64; j runs over rows of other groups than i's (negative numbers: of none). Without it, over all rows but i.
+    group_N:      (N,) int64; j runs over rows of other groups than i's (negative numbers: of none).
+                  Without it, over all rows but i.
 
-    Fewer than two rows give a connected 0. Raises ValueError for unequal shapes and for a temperature that is not above 0.
+    Fewer than two rows give a connected 0. Raises ValueError for unequal shapes and for a
+    temperature that is not above 0.
     """
     check_pair("masked_margin_softmax", a_ND, b_ND)
     check_positive("temperature", temperature)

@@ -1,7 +1,8 @@
 """Matching bags: one score of many regions and many sentences, by permutation-invariant poolings.
 
-Wang et al., Using Multiple Instance Learning to Build Multimodal Representations, IPMI 2023, arXiv:2212.05561, section 3:
-S(X, Y) = rho_m pi_n <x_n, y_m> with pi over the regions x_n of an image and rho over the sentences y_m of a text.
+Wang et al., Using Multiple Instance Learning to Build Multimodal Representations, IPMI 2023,
+arXiv:2212.05561, section 3: S(X, Y) = rho_m pi_n <x_n, y_m> with pi over the regions x_n of an
+image and rho over the sentences y_m of a text.
 """
 
 import math
@@ -31,7 +32,8 @@ def max_pool(h_tLW: Tensor, there_tL: Tensor) -> Tensor:
 
 
 def lse_pool(sharpness: float) -> Pool:
-    """(1 / g) log((1 / L) sum_n exp(g h_n)): the mean where g is small, the best region where it is large."""
+    """(1 / g) log((1 / L) sum_n exp(g h_n)): the mean where g is small, the best region where it is
+    large."""
 
     def pool(h_tLW, there_tL):
         there = there_tL[:, :, None]
@@ -52,7 +54,8 @@ def attention_pool(sharpness: float) -> Pool:
 
 
 def noisy_or_pool(sharpness: float, threshold: float = 0.5) -> Pool:
-    """1 - prod_n (1 - p_n) with p_n = sigmoid(g (h_n - threshold)): the probability that any region fits, if they are independent."""
+    """1 - prod_n (1 - p_n) with p_n = sigmoid(g (h_n - threshold)): the probability that any region
+    fits, if they are independent."""
 
     def pool(h_tLW, there_tL):
         none = (
@@ -66,7 +69,8 @@ def noisy_or_pool(sharpness: float, threshold: float = 0.5) -> Pool:
 
 
 def pooling(name: str, sharpness: float) -> Pool:
-    """The pooling called "mean", "max", "lse", "attention" or "noisy_or". Raises AmodalError with the nearest names."""
+    """The pooling called "mean", "max", "lse", "attention" or "noisy_or". Raises AmodalError with
+    the nearest names."""
     from amodal.core import unknown
 
     known = {
@@ -88,7 +92,8 @@ def bag_scores(
     pool: Pool,
     total: bool = False,
 ) -> Tensor:
-    """(t, N) scores of t bags of regions with N bags of words (or sentences): `pool` over regions, then the mean over words.
+    """(t, N) scores of t bags of regions with N bags of words (or sentences): `pool` over regions,
+    then the mean over words.
 
     words_WD, lengths_N:  the words of all N bags end to end, and how many each has.
     total:                the sum over words instead of their mean.
@@ -111,9 +116,11 @@ def bag_nce(
     temperature: float | Tensor,
     pool: Pool,
 ) -> Tensor:
-    """InfoNCE in both directions between N bags of regions and N bags of K lines, scored by `bag_scores`; row i of both is a pair.
+    """InfoNCE in both directions between N bags of regions and N bags of K lines, scored by
+    `bag_scores`; row i of both is a pair.
 
-    No more than a tile of the scores of single regions is held. One bag or none gives a connected 0.
+    No more than a tile of the scores of single regions is held. One bag or none gives a connected
+    0.
     """
     words = lines_NKD.flatten(0, 1)
     lengths = torch.full(
@@ -129,5 +136,6 @@ def bag_nce(
 
 
 def bag_tile(there_NL: Tensor, words_WD: Tensor, *, cells: int = 2**22) -> int:
-    """How many bags of regions `bag_scores` may take at once, so that it holds about `cells` products of regions and words."""
+    """How many bags of regions `bag_scores` may take at once, so that it holds about `cells`
+    products of regions and words."""
     return max(1, math.floor(cells / max(there_NL.shape[1] * len(words_WD), 1)))

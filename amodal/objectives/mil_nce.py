@@ -1,7 +1,7 @@
 """MIL-NCE: several candidates are positive together, and it is enough that one of them fits.
 
-Miech et al. 2020, arXiv:1912.06430, eq. 1: the sum over a row's candidates above, and below it also all other candidates with this anchor
-and all other anchors with these candidates.
+Miech et al. 2020, arXiv:1912.06430, eq. 1: the sum over a row's candidates above, and below it also
+all other candidates with this anchor and all other anchors with these candidates.
 """
 
 import torch
@@ -16,15 +16,17 @@ from amodal.objectives.log_sum_exp import pair_log_sum_exp
 def mil_nce(
     a_ND: Tensor, b_NKD: Tensor, *, temperature: float | Tensor = 0.07, tile: int = 1024
 ) -> Tensor:
-    """Mean over rows of -log( P_i / (P_i + sum_{j != i, k} s(a_i, b_jk) + sum_{j != i, k} s(a_j, b_ik)) ), P_i = sum_k s(a_i, b_ik),
-    s = exp(cos / temperature).
+    """Mean over rows of -log( P_i / (P_i + sum_{j != i, k} s(a_i, b_jk) + sum_{j != i, k} s(a_j,
+    b_ik)) ), P_i = sum_k s(a_i, b_ik), s = exp(cos / temperature).
 
-    a_ND:        anchors (videos); b_NKD: K candidates of each (narrations nearby). Cosine is taken here.
+    a_ND:        anchors (videos); b_NKD: K candidates of each (narrations nearby). Cosine is taken
+                 here.
     temperature: a number, or a scalar tensor that gets a gradient.
-    tile:        side of the blocks of the similarity matrix; changes memory and speed, not the result.
+    tile:        side of the blocks of the similarity matrix; changes memory and speed, not the
+                 result.
 
-    One row or none gives a connected 0. First derivatives only. Raises ValueError for shapes that do not fit and a temperature that is
-    not above 0.
+    One row or none gives a connected 0. First derivatives only. Raises ValueError for shapes that
+    do not fit and a temperature that is not above 0.
     """
     check_positive("temperature", temperature)
     if (
@@ -41,5 +43,6 @@ def mil_nce(
     own = (a[:, None] * b).sum(2).logsumexp(1)
     rows, columns = pair_log_sum_exp(a, b.flatten(0, 1), tile=tile)
     both = torch.logaddexp(rows, columns.view(b.shape[:2]).logsumexp(1))
-    # the own candidates are in both sums and must count once; they are at most half of them, so the difference is safe
+    # the own candidates are in both sums and must count once; they are at most half of them, so the
+    # difference is safe
     return (both + torch.log1p(-(own - both).exp()) - own).mean()

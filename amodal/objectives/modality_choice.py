@@ -14,14 +14,18 @@ from amodal.objectives.common import check_positive, connected_zero, full_precis
 def modality_choice(
     score_NNF: Tensor, *, temperature: float | Tensor, about_N: Tensor | None = None
 ) -> Tensor:
-    """Mean over queries i of -log softmax(score_ijf / temperature) over all records j and sources f, at (i, about_i).
+    """Mean over queries i of -log softmax(score_ijf / temperature) over all records j and sources
+    f, at (i, about_i).
 
-    score_NNF: how well query i fits source f of record j, -inf where the record lacks it. With F = 1, InfoNCE from queries to records.
-    about_N:   int64, the source of each query, -1 where it is not known: the one of its own record that it fits best is taken then, as for
+    score_NNF: how well query i fits source f of record j, -inf where the record lacks it. With F =
+    1, InfoNCE from queries to records.
+    about_N:   int64, the source of each query, -1 where it is not known: the one of its own record
+               that it fits best is taken then, as for
                all without `about_N`.
 
-    A query about a source that its record lacks is left out. With one query or none: 0, connected to the scores that there are.
-    Raises ValueError for another shape and a temperature that is not above 0.
+    A query about a source that its record lacks is left out. With one query or none: 0, connected
+    to the scores that there are. Raises ValueError for another shape and a temperature that is not
+    above 0.
     """
     check_positive("temperature", temperature)
     if score_NNF.dim() != 3 or score_NNF.shape[0] != score_NNF.shape[1]:

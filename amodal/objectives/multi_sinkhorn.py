@@ -18,15 +18,19 @@ DAMPED = 0.25
 def multi_sinkhorn(
     scores_NK: Tensor, *, share: float = 0.5, epsilon: float = 0.07, iterations: int = 20
 ) -> Tensor:
-    """Assignments (N, K) in [0, 1]: every row's largest is 1 and its least 0, and each anchor gets about N / K of the mass.
+    """Assignments (N, K) in [0, 1]: every row's largest is 1 and its least 0, and each anchor gets
+    about N / K of the mass.
 
     scores_NK:  cosines of rows and anchors, usually with a queue of earlier rows among them.
-    share:      of the K anchors that a row is assigned to: R = floor(share K) of them, at least 1 and at most K - 1.
+    share:      of the K anchors that a row is assigned to: R = floor(share K) of them, at least 1
+                and at most K - 1.
     epsilon:    entropy; smaller is harder. iterations: alternations.
 
-    The paper copies the scores into K slices, damps all but the last R, alternates over rows, slices and anchors, and sums the last R.
-    Slices of one kind stay equal, so two of them, counted K - R and R times, are the same at 2 / K of the cost. Logarithms throughout.
-    Raises ValueError unless the scores are a matrix of two or more columns, epsilon and iterations are above 0 and 0 < share < 1.
+    The paper copies the scores into K slices, damps all but the last R, alternates over rows,
+    slices and anchors, and sums the last R. Slices of one kind stay equal, so two of them, counted
+    K - R and R times, are the same at 2 / K of the cost. Logarithms throughout. Raises ValueError
+    unless the scores are a matrix of two or more columns, epsilon and iterations are above 0 and 0
+    < share < 1.
     """
     check_positive("epsilon", epsilon)
     check_positive("iterations", iterations)
@@ -52,9 +56,11 @@ def multi_sinkhorn(
 
 @full_precision
 def anchor_cost(scores_NK: Tensor, assignment_NK: Tensor, *, temperature: float = 0.1) -> Tensor:
-    """Mean binary cross-entropy of the logits exp(score / temperature) against assignments in [0, 1]; a connected 0 for no rows.
+    """Mean binary cross-entropy of the logits exp(score / temperature) against assignments in [0,
+    1]; a connected 0 for no rows.
 
-    The logits are exponentials, and so never negative, as in the authors' code. Raises ValueError for unequal shapes.
+    The logits are exponentials, and so never negative, as in the authors' code. Raises ValueError
+    for unequal shapes.
     """
     check_positive("temperature", temperature)
     if scores_NK.shape != assignment_NK.shape:

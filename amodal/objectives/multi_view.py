@@ -1,10 +1,13 @@
-"""Contrastive losses of any number of views of a sample: MV-InfoNCE and MV-DHEL, and what they are compared with.
+"""Contrastive losses of any number of views of a sample: MV-InfoNCE and MV-DHEL, and what they are
+compared with.
 
-Koromilas et al. 2025, arXiv:2507.06979, section IV. All take a table of N samples by V views, of which some may be absent:
-z_NVD the vectors, of any length (cosines are taken here), present_NV bool where there is one; what stands elsewhere is not read.
-temperature: a number, or a scalar tensor that gets a gradient. A sample with one view has no positive: it has no term of its own,
-and is a negative of the others'. Memory is linear in N. Fewer than two samples, or none with two views, give a connected 0.
-First derivatives only. Raises ValueError for shapes that do not fit and a temperature that is not above 0.
+Koromilas et al. 2025, arXiv:2507.06979, section IV. All take a table of N samples by V views, of
+which some may be absent: z_NVD the vectors, of any length (cosines are taken here), present_NV bool
+where there is one; what stands elsewhere is not read. temperature: a number, or a scalar tensor
+that gets a gradient. A sample with one view has no positive: it has no term of its own, and is a
+negative of the others'. Memory is linear in N. Fewer than two samples, or none with two views, give
+a connected 0. First derivatives only. Raises ValueError for shapes that do not fit and a
+temperature that is not above 0.
 """
 
 import itertools
@@ -23,10 +26,11 @@ from amodal.objectives.log_sum_exp import self_log_sum_exp
 def mv_info_nce(
     z_NVD: Tensor, present_NV: Tensor, *, temperature: float | Tensor, tile: int = 1024
 ) -> Tensor:
-    """-1/N sum_i log( sum_{l != m} s(z_i^l, z_i^m) / sum_l sum_{(j, m) != (i, l)} s(z_i^l, z_j^m) ), s(a, b) = exp(cos / temperature).
+    """-1/N sum_i log( sum_{l != m} s(z_i^l, z_i^m) / sum_l sum_{(j, m) != (i, l)} s(z_i^l, z_j^m)
+    ), s(a, b) = exp(cos / temperature).
 
-    One term a sample: all pairs of its views above, and below all pairs of one of its views with any other vector. The paper's sums,
-    over the views that there are.
+    One term a sample: all pairs of its views above, and below all pairs of one of its views with
+    any other vector. The paper's sums, over the views that there are.
     """
     z_NVD = _present("mv_info_nce", z_NVD, present_NV, temperature)
     several = present_NV.sum(1) > 1
@@ -44,8 +48,9 @@ def mv_info_nce(
 def mv_dhel(
     z_NVD: Tensor, present_NV: Tensor, *, temperature: float | Tensor, tile: int = 1024
 ) -> Tensor:
-    """-1/N sum_i log( sum_{l < m} s(z_i^l, z_i^m) / prod_l sum_{j != i} s(z_i^l, z_j^l) ): alignment across views, uniformity inside
-    each; positives do not enter the repulsion. Of two views it is DHEL.
+    """-1/N sum_i log( sum_{l < m} s(z_i^l, z_i^m) / prod_l sum_{j != i} s(z_i^l, z_j^l) ):
+    alignment across views, uniformity inside each; positives do not enter the repulsion. Of two
+    views it is DHEL.
 
     The product goes over the views that a sample has and that some other sample has too.
     """
@@ -67,8 +72,8 @@ def mv_dhel(
 def multi_positive(
     z_NVD: Tensor, present_NV: Tensor, *, temperature: float | Tensor, tile: int = 1024
 ) -> Tensor:
-    """NT-Xent with all other views of a sample as positives: for each vector, the mean over its positives of -log softmax over all
-    other vectors; the mean over vectors that have a positive."""
+    """NT-Xent with all other views of a sample as positives: for each vector, the mean over its
+    positives of -log softmax over all other vectors; the mean over vectors that have a positive."""
     z_NVD = _present("multi_positive", z_NVD, present_NV, temperature)
     several = present_NV.sum(1) > 1
     if len(z_NVD) < 2 or not several.any():
@@ -98,8 +103,9 @@ def pairwise(
 def average(
     z_NVD: Tensor, present_NV: Tensor, *, temperature: float | Tensor, tile: int = 1024
 ) -> Tensor:
-    """AVG: the mean over views of NT-Xent between the view and the mean of the other unit vectors of its sample, which is not brought to
-    unit length again: logits are plain products, as in the authors' code."""
+    """AVG: the mean over views of NT-Xent between the view and the mean of the other unit vectors
+    of its sample, which is not brought to unit length again: logits are plain products, as in the
+    authors' code."""
     z_NVD = _present("average", z_NVD, present_NV, temperature)
     z, several, terms = (
         _scaled(z_NVD, temperature),

@@ -1,6 +1,7 @@
 """Predict one view's embedding from another's, by direction alone.
 
-Grill et al. 2020 (BYOL), arXiv:2006.07733, eq. 2; Chen and He 2021 (SimSiam), arXiv:2011.10566, eq. 1 (this is 2 + 2 times theirs).
+Grill et al. 2020 (BYOL), arXiv:2006.07733, eq. 2; Chen and He 2021 (SimSiam), arXiv:2011.10566, eq.
+1 (this is 2 + 2 times theirs).
 """
 
 import torch
@@ -18,10 +19,12 @@ SMALLEST_NORM = 1e-12
 
 @full_precision
 def negative_cosine(prediction_ND: Tensor, target_ND: Tensor) -> Tensor:
-    """Mean over rows of |p / |p| - v / |v||^2 = 2 - 2 cos(p, v), between 0 and 4; no gradient flows into the target.
+    """Mean over rows of |p / |p| - v / |v||^2 = 2 - 2 cos(p, v), between 0 and 4; no gradient flows
+    into the target.
 
-    prediction_ND: what a predictor makes of one view; target_ND: the other view's embedding of the same N rows.
-    No rows give a connected 0. First derivatives only. Raises ValueError for unequal shapes.
+    prediction_ND: what a predictor makes of one view; target_ND: the other view's embedding of the
+    same N rows. No rows give a connected 0. First derivatives only. Raises ValueError for unequal
+    shapes.
     """
     check_pair("negative_cosine", prediction_ND, target_ND)
     if not len(prediction_ND):
@@ -33,7 +36,8 @@ def negative_cosine(prediction_ND: Tensor, target_ND: Tensor) -> Tensor:
 
 
 class _MeanCosine(Function):
-    """mean_i cos(p_i, v_i), and its gradient by p alone, without the unit vectors in between: memory is read as seldom as it can be."""
+    """mean_i cos(p_i, v_i), and its gradient by p alone, without the unit vectors in between:
+    memory is read as seldom as it can be."""
 
     @staticmethod
     def forward(ctx, p_ND: Tensor, v_ND: Tensor) -> Tensor:

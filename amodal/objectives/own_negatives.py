@@ -1,4 +1,5 @@
-"""InfoNCE in one direction with a further negative for each row: what it must not be taken for, such as the state before an edit.
+"""InfoNCE in one direction with a further negative for each row: what it must not be taken for,
+such as the state before an edit.
 
 Jawade et al., WACV 2025, arXiv:2501.08347, whose further negative is the caption before its edit.
 """
@@ -23,13 +24,16 @@ def own_negative_nce(
     temperature: float | Tensor,
     tile: int = 256,
 ) -> Tensor:
-    """Mean over rows of -log(e^{a_i.b_i} / (sum_j e^{a_i.b_j} + e^{a_i.own_i})), cosines over the temperature.
+    """Mean over rows of -log(e^{a_i.b_i} / (sum_j e^{a_i.b_j} + e^{a_i.own_i})), cosines over the
+    temperature.
 
-    own_ND: a negative for each row; own_N: (N,) bool, which rows have one; the others' values are not read.
+    own_ND: a negative for each row; own_N: (N,) bool, which rows have one; the others' values are
+    not read.
     tile:   rows of a block of the similarity matrix; changes memory and speed, not the result.
 
-    A negative that is equal to the row's own target (cosine above 1 - 1e-5: the same text twice) is no negative and is left out. No row
-    gives a connected 0. Raises ValueError for unequal shapes and a temperature that is not above 0.
+    A negative that is equal to the row's own target (cosine above 1 - 1e-5: the same text twice) is
+    no negative and is left out. No row gives a connected 0. Raises ValueError for unequal shapes
+    and a temperature that is not above 0.
     """
     check_pair("own_negative_nce", a_ND, b_ND)
     check_pair("own_negative_nce", a_ND, own_ND)

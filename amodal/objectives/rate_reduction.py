@@ -1,7 +1,8 @@
-"""Coding rates: how many nats a set of vectors takes to tell to a given distortion, whole and group by group.
+"""Coding rates: how many nats a set of vectors takes to tell to a given distortion, whole and group
+by group.
 
-Yu et al., NeurIPS 2020, arXiv:2006.08558, eq. 2-5 (MCR2); the n x n membership of Chu et al., ICLR 2024, arXiv:2306.05272; lengths of
-segmented data: Ma et al., PAMI 2007, eq. 9-10 and 13.
+Yu et al., NeurIPS 2020, arXiv:2006.08558, eq. 2-5 (MCR2); the n x n membership of Chu et al., ICLR
+2024, arXiv:2306.05272; lengths of segmented data: Ma et al., PAMI 2007, eq. 9-10 and 13.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from amodal.objectives.tiles import by_rows
 
 @full_precision
 def coding_rate(z_ND: Tensor, *, distortion: float = 0.1) -> Tensor:
-    """1/2 logdet(I + D / (N distortion) Z^T Z), nats a row; no rows give a connected 0. distortion: squared, above 0."""
+    """1/2 logdet(I + D / (N distortion) Z^T Z), nats a row; no rows give a connected 0. distortion:
+    squared, above 0."""
     check_positive("distortion", distortion)
     if not len(z_ND):
         return connected_zero(z_ND)
@@ -26,12 +28,14 @@ def coding_rate(z_ND: Tensor, *, distortion: float = 0.1) -> Tensor:
 def compressed_rate(
     z_ND: Tensor, member_NK: Tensor, *, distortion: float = 0.1, tile: int = 32
 ) -> Tensor:
-    """sum_k t_k / (2N) logdet(I + D / (t_k distortion) Z^T diag(member_k) Z), t_k the sum of group k's memberships.
+    """sum_k t_k / (2N) logdet(I + D / (t_k distortion) Z^T diag(member_k) Z), t_k the sum of group
+    k's memberships.
 
     member_NK:   not negative; 0 or 1 for hard groups, rows that sum to 1 for soft ones.
     tile:        groups at a time; changes memory and speed, not the result.
 
-    No rows or groups give a connected 0; a group without members counts nothing. Raises ValueError where the lengths differ.
+    No rows or groups give a connected 0; a group without members counts nothing. Raises ValueError
+    where the lengths differ.
     """
     check_positive("distortion", distortion)
     if z_ND.dim() != 2 or member_NK.dim() != 2 or len(z_ND) != len(member_NK):
@@ -55,7 +59,8 @@ def compressed_rate(
 @full_precision
 def coding_length(z_ND: Tensor, group_N: Tensor, *, distortion: float = 0.1) -> Tensor:
     """Bits that tell which group each row is of, and the rows of each group to the distortion:
-    sum_k (n_k + D)/2 log2 det(I + D / (n_k distortion) Z_k^T Z_k) - n_k log2(n_k / N). What it is least for is a good segmentation.
+    sum_k (n_k + D)/2 log2 det(I + D / (n_k distortion) Z_k^T Z_k) - n_k log2(n_k / N). What it is
+    least for is a good segmentation.
 
     group_N: (N,) int64, any numbers. No gradient. Raises ValueError where the lengths differ.
     """

@@ -1,7 +1,7 @@
 """What a masked model is scored by: squared error of values, cross-entropy of codes.
 
-One loss per token; the caller averages over the tokens that were hidden. He et al. 2021, arXiv:2111.06377, section 3;
-Bao et al. 2021, arXiv:2106.08254.
+One loss per token; the caller averages over the tokens that were hidden. He et al. 2021,
+arXiv:2111.06377, section 3; Bao et al. 2021, arXiv:2106.08254.
 """
 
 import torch
@@ -16,9 +16,12 @@ def masked_mse(
 ) -> Tensor:
     """Mean squared error of each token over its values, shape (T,).
 
-    target_TP:  NaN marks a value that does not exist (a dead pixel, a missing sample): it is left out of the mean and
-                of the normalisation, and its prediction gets no gradient. A token without any value scores 0.
-    normalise:  compare with the token's own values at mean 0 and variance 1 (MAE's patches, unbiased variance).
+    target_TP:  NaN marks a value that does not exist (a dead pixel, a missing sample): it is left
+                out of the mean and
+                of the normalisation, and its prediction gets no gradient. A token without any value
+                scores 0.
+    normalise:  compare with the token's own values at mean 0 and variance 1 (MAE's patches,
+                unbiased variance).
                 Wrong for tokens of one value, whose normalised target is always 0.
 
     Raises ValueError for unequal shapes.
@@ -41,7 +44,8 @@ def masked_mse(
 
 @full_precision
 def masked_cross_entropy(logits_TC: Tensor, target_T: Tensor) -> Tensor:
-    """-log softmax(logits)_target of each token, shape (T,); a negative target is a missing one and scores 0.
+    """-log softmax(logits)_target of each token, shape (T,); a negative target is a missing one and
+    scores 0.
 
     Raises ValueError if there is not one target per token.
     """

@@ -1,9 +1,11 @@
 """What keeps a router of experts in order: balance, small logits, and the entropies of LIMoE.
 
-Importance and load: Shazeer et al. 2017, arXiv:1701.06538, eq. 6-11, as in V-MoE (arXiv:2106.05974, appendix A); z: Zoph et al. 2022,
-arXiv:2202.08906, eq. 5; local and global entropy: Mustafa et al. 2022 (LIMoE), arXiv:2206.02770, eq. 2-4.
+Importance and load: Shazeer et al. 2017, arXiv:1701.06538, eq. 6-11, as in V-MoE (arXiv:2106.05974,
+appendix A); z: Zoph et al. 2022, arXiv:2202.08906, eq. 5; local and global entropy: Mustafa et al.
+2022 (LIMoE), arXiv:2206.02770, eq. 2-4.
 
-Each is a function of sums over tokens. So a row sends only its own sums (`routing_sums`), and the losses are those of the whole batch.
+Each is a function of sums over tokens. So a row sends only its own sums (`routing_sums`), and the
+losses are those of the whole batch.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from amodal.objectives.common import full_precision
 
 @full_precision
 def routing_sums(logits_TE: Tensor, row_T: Tensor, size: int) -> Tensor:
-    """(size, 3 + 2E): of each row's tokens the number, the sums of their entropies and squared log-partition functions, and for each
-    expert the sums of its probability and of its chance to win, were the logits drawn again with noise of deviation 1 / E.
+    """(size, 3 + 2E): of each row's tokens the number, the sums of their entropies and squared
+    log-partition functions, and for each expert the sums of its probability and of its chance to
+    win, were the logits drawn again with noise of deviation 1 / E.
 
     logits_TE: a router's; row_T: int64, which row a token is of.
     """
@@ -40,13 +43,15 @@ def routing_sums(logits_TE: Tensor, row_T: Tensor, size: int) -> Tensor:
 
 @full_precision
 def importance(sums: Tensor) -> Tensor:
-    """Squared coefficient of variation of the experts' summed probabilities. sums: (3 + 2E,), like in all that follow."""
+    """Squared coefficient of variation of the experts' summed probabilities. sums: (3 + 2E,), like
+    in all that follow."""
     return _squared_variation(sums[3 : 3 + _experts(sums)])
 
 
 @full_precision
 def load(sums: Tensor) -> Tensor:
-    """Squared coefficient of variation of the number of tokens that each expert would win under noise."""
+    """Squared coefficient of variation of the number of tokens that each expert would win under
+    noise."""
     return _squared_variation(sums[3 + _experts(sums) :])
 
 
@@ -64,7 +69,8 @@ def local_entropy(sums: Tensor) -> Tensor:
 
 @full_precision
 def global_entropy(sums: Tensor, share: float) -> Tensor:
-    """max(0, tau - H(mean routing)), tau = log(share * E): nothing to pay as long as about that share of the E experts is used.
+    """max(0, tau - H(mean routing)), tau = log(share * E): nothing to pay as long as about that
+    share of the E experts is used.
 
     Raises ValueError unless 0 < share <= 1.
     """

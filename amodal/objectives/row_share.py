@@ -1,14 +1,20 @@
 """Which part of a similarity matrix a process computes, where every process holds the rows of all.
 
-A loss between all rows of a batch costs N^2. With W processes that hold the same N rows, each takes every W-th band of the matrix; the
-sums over rows and columns, and the gradients, which are of size N, are then added up. All processes get the same result, as before.
+A loss between all rows of a batch costs N^2. With W processes that hold the same N rows, each takes
+every W-th band of the matrix; the sums over rows and columns, and the gradients, which are of size
+N, are then added up. All processes get the same result, as before.
 
-So shared are `info_nce` and all that is made of `log_sum_exp` (NT-Xent, its smoothed, soft, focal, guided and multi-view forms, MoCo's
-queues, SwALIP's logits), and `sigmoid_loss`. The rest is computed by every process over the whole batch:
-- `dino`, `vicreg`, `barlow`, `reconstruction`, `distill`, `koleo` and other losses whose cost is linear in the rows, or N D^2 like the
-  linear layers of a projector: there is nothing of the order of N^2 to share but `koleo`'s neighbours;
-- `balanced_info_nce` while its matrix is held whole, `sinkhorn`, `multi_sinkhorn`, `structure`, `margin`, `gram_volume`, `tensor_clip` and
-  what goes by `tiles.by_rows`: each step of theirs needs whole rows and whole columns. Their limit is the time of one process.
+So shared are `info_nce` and all that is made of `log_sum_exp` (NT-Xent, its smoothed, soft, focal,
+guided and multi-view forms, MoCo's queues, SwALIP's logits), and `sigmoid_loss`. The rest is
+computed by every process over the whole batch:
+- `dino`, `vicreg`, `barlow`, `reconstruction`, `distill`, `koleo` and other losses whose cost is
+linear in the rows, or N D^2 like the
+  linear layers of a projector: there is nothing of the order of N^2 to share but `koleo`'s
+  neighbours;
+- `balanced_info_nce` while its matrix is held whole, `sinkhorn`, `multi_sinkhorn`, `structure`,
+`margin`, `gram_volume`, `tensor_clip` and
+  what goes by `tiles.by_rows`: each step of theirs needs whole rows and whole columns. Their limit
+  is the time of one process.
 """
 
 from __future__ import annotations
@@ -24,8 +30,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RowShare:
-    """rank, world: of this process. add, largest: put a tensor in place of which every process has its own, in one that all have: the
-    sum, and the largest of each entry."""
+    """rank, world: of this process. add, largest: put a tensor in place of which every process has
+    its own, in one that all have: the sum, and the largest of each entry."""
 
     rank: int = 0
     world: int = 1
@@ -66,7 +72,8 @@ def current() -> RowShare:
 
 @contextmanager
 def row_share(share: RowShare) -> Iterator[None]:
-    """Within it, and in the backward pass of what is computed within it, matrices are shared. All processes must compute the same."""
+    """Within it, and in the backward pass of what is computed within it, matrices are shared. All
+    processes must compute the same."""
     token = _share.set(share)
     try:
         yield

@@ -1,4 +1,5 @@
-"""InfoNCE over any score of two things, not only cosines of two vectors, without holding the N x N scores.
+"""InfoNCE over any score of two things, not only cosines of two vectors, without holding the N x N
+scores.
 
 van den Oord et al. 2018, arXiv:1807.03748, eq. 4, in both directions.
 """
@@ -18,7 +19,8 @@ def score_nce(
 ) -> Tensor:
     """Mean over i of -log softmax(S_ij / temperature)_{j=i}, averaged over the two directions.
 
-    scores:  (t, ...) tiles of `rows` -> (t, N) scores of those t against all N partners, of which number i belongs to row i.
+    scores:  (t, ...) tiles of `rows` -> (t, N) scores of those t against all N partners, of which
+             number i belongs to row i.
              What it closes over gets its gradient too. It is run twice, forward and again backward.
     rows:    tensors of length N.
     tile:    rows at once; changes memory and speed, not the result.

@@ -12,8 +12,8 @@ from amodal.objectives.row_share import current
 class _SigmoidSum(Function):
     """Sum over all (i, j) of -log sigmoid(+-(a_i.b_j + bias)), + on the diagonal.
 
-    No element depends on another, so the gradient is taken while the block is at hand: nothing is computed twice, and
-    what is kept for the backward pass has the size of the inputs.
+    No element depends on another, so the gradient is taken while the block is at hand: nothing is
+    computed twice, and what is kept for the backward pass has the size of the inputs.
     """
 
     @staticmethod
@@ -62,15 +62,18 @@ class _SigmoidSum(Function):
 def sigmoid_loss(
     a_ND: Tensor, b_ND: Tensor, *, scale: float | Tensor, bias: float | Tensor, tile: int = 1024
 ) -> Tensor:
-    """-1/N sum_ij log sigmoid(y_ij (scale cos(a_i, b_j) + bias)), y = 1 for a pair and -1 otherwise.
+    """-1/N sum_ij log sigmoid(y_ij (scale cos(a_i, b_j) + bias)), y = 1 for a pair and -1
+    otherwise.
 
     a_ND, b_ND:  embeddings of the same N rows (cosine is taken here).
-    scale, bias: numbers, or scalar tensors that receive gradients; the paper starts from exp(log 10) and -10.
-    tile:        side of the blocks of the similarity matrix; changes memory and speed, not the result.
+    scale, bias: numbers, or scalar tensors that receive gradients; the paper starts from exp(log
+    10) and -10.
+    tile:        side of the blocks of the similarity matrix; changes memory and speed, not the
+                 result.
 
-    The sum over N^2 pairs is divided by N, as in the paper. Processes that hold the same rows share the matrix
-    (`row_share`). No rows give a connected 0. First derivatives only.
-    Raises ValueError for unequal shapes.
+    The sum over N^2 pairs is divided by N, as in the paper. Processes that hold the same rows share
+    the matrix (`row_share`). No rows give a connected 0. First derivatives only. Raises ValueError
+    for unequal shapes.
     """
     check_pair("sigmoid_loss", a_ND, b_ND)
     if tile < 1:

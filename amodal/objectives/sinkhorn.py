@@ -1,5 +1,6 @@
-"""Balanced soft assignment by Sinkhorn-Knopp. Caron et al. 2020 (SwAV), arXiv:2006.09882, eq. 3-5; Cuturi 2013.
-Rows with rows: Ding et al. 2023, arXiv:2301.01805, as used by Chu et al. 2024, arXiv:2306.05272."""
+"""Balanced soft assignment by Sinkhorn-Knopp. Caron et al. 2020 (SwAV), arXiv:2006.09882, eq. 3-5;
+Cuturi 2013. Rows with rows: Ding et al. 2023, arXiv:2301.01805, as used by Chu et al. 2024,
+arXiv:2306.05272."""
 
 import torch
 from torch import Tensor
@@ -14,10 +15,12 @@ def sinkhorn(scores_NK: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -
 
     scores_NK:   similarity of each row to each prototype (cosines in SwAV, logits in DINOv2).
     epsilon:     entropy; smaller is harder.
-    iterations:  alternations; the rows are scaled last, so they are exact and the columns approximate.
+    iterations:  alternations; the rows are scaled last, so they are exact and the columns
+                 approximate.
 
-    Where scores / epsilon spread so far that exponentials could overflow or empty a prototype, works on logarithms, which is slower.
-    No gradient. Raises ValueError unless the scores are a matrix, epsilon is above 0 and there is at least one iteration.
+    Where scores / epsilon spread so far that exponentials could overflow or empty a prototype,
+    works on logarithms, which is slower. No gradient. Raises ValueError unless the scores are a
+    matrix, epsilon is above 0 and there is at least one iteration.
     """
     check_positive("epsilon", epsilon)
     check_positive("iterations", iterations)
@@ -44,12 +47,15 @@ def sinkhorn(scores_NK: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -
 
 @full_precision
 def doubly_stochastic(scores_NN: Tensor, *, epsilon: float = 0.175, iterations: int = 5) -> Tensor:
-    """How much each row belongs with each other one (N, N): exp(scores / epsilon), whose rows and columns are scaled in turns.
+    """How much each row belongs with each other one (N, N): exp(scores / epsilon), whose rows and
+    columns are scaled in turns.
 
     scores_NN:   symmetric, |cosines| say.
-    iterations:  scalings, rows first; an odd number ends with rows, which are then exact, and columns sum to 1 nearly.
+    iterations:  scalings, rows first; an odd number ends with rows, which are then exact, and
+                 columns sum to 1 nearly.
 
-    The gradient takes the scale of the columns as given. Raises ValueError unless the matrix is square.
+    The gradient takes the scale of the columns as given. Raises ValueError unless the matrix is
+    square.
     """
     check_positive("epsilon", epsilon)
     check_positive("iterations", iterations)

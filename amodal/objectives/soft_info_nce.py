@@ -1,8 +1,9 @@
 """InfoNCE with soft targets: a row may belong to several rows of the other side, with weights.
 
-Cross-entropy between softmax(cos / temperature) and a target distribution, as used by mixup contrast (Kumar et al. 2024,
-arXiv:2409.17777, eq. 3-6; Scotti et al. 2023, arXiv:2305.18274), by CutMix contrast and by semantic matching. The targets are a
-matrix, a few indices and weights a row, or the softmax of another similarity, which is made tile by tile and never held whole.
+Cross-entropy between softmax(cos / temperature) and a target distribution, as used by mixup
+contrast (Kumar et al. 2024, arXiv:2409.17777, eq. 3-6; Scotti et al. 2023, arXiv:2305.18274), by
+CutMix contrast and by semantic matching. The targets are a matrix, a few indices and weights a row,
+or the softmax of another similarity, which is made tile by tile and never held whole.
 """
 
 from __future__ import annotations
@@ -39,14 +40,16 @@ class Dense:
 
 @dataclass(frozen=True)
 class Sparse:
-    """index_NK: int64, the K columns that row i belongs to; weight_NK: how much. An index that occurs twice counts twice."""
+    """index_NK: int64, the K columns that row i belongs to; weight_NK: how much. An index that
+    occurs twice counts twice."""
 
     index_NK: Tensor
     weight_NK: Tensor
 
     @staticmethod
     def mixed(partner_N: Tensor, kept_N: Tensor) -> Sparse:
-        """Row i is a mixture of row i, by `kept_N`, and of row `partner_N`, by the rest: mixup and CutMix."""
+        """Row i is a mixture of row i, by `kept_N`, and of row `partner_N`, by the rest: mixup and
+        CutMix."""
         own = torch.arange(len(partner_N), device=partner_N.device)
         return Sparse(torch.stack([own, partner_N], 1), torch.stack([kept_N, 1 - kept_N], 1))
 
@@ -68,9 +71,11 @@ class Sparse:
 
 @dataclass(frozen=True)
 class Similar:
-    """Row i belongs to column j by softmax_j(cos(u_i, v_j) / temperature): what another pair of spaces finds alike.
+    """Row i belongs to column j by softmax_j(cos(u_i, v_j) / temperature): what another pair of
+    spaces finds alike.
 
-    u_NE, v_ME: vectors of the rows and of the columns. They receive gradients unless they are detached.
+    u_NE, v_ME: vectors of the rows and of the columns. They receive gradients unless they are
+    detached.
     """
 
     u_NE: Tensor
@@ -112,17 +117,21 @@ def soft_info_nce(
     smoothing: float = 0.0,
     tile: int = 256,
 ) -> Tensor:
-    """Mean over rows of -sum_j P_ij log softmax_j(cos(a_i, b_j) / temperature); symmetric: averaged with the other direction.
+    """Mean over rows of -sum_j P_ij log softmax_j(cos(a_i, b_j) / temperature); symmetric: averaged
+    with the other direction.
 
-    a_ND, b_MD:   vectors of N rows and M columns (cosine is taken here); M may exceed N, as with a queue.
+    a_ND, b_MD:   vectors of N rows and M columns (cosine is taken here); M may exceed N, as with a
+                  queue.
     targets:      P, (N, M): a matrix, `Sparse` or `Similar`. Identity gives `info_nce`.
     temperature:  a number, or a scalar tensor that gets a gradient.
-    back:         the targets (M, N) of the direction b -> a; without it P transposed, whose rows need not sum to 1.
-    smoothing:    every target becomes (1 - smoothing) P + smoothing / columns, as in torch's cross_entropy.
+    back:         the targets (M, N) of the direction b -> a; without it P transposed, whose rows
+                  need not sum to 1.
+    smoothing:    every target becomes (1 - smoothing) P + smoothing / columns, as in torch's
+                  cross_entropy.
     tile:         rows of a block of a `Similar` matrix; changes memory and speed, not the result.
 
-    No rows or no columns give a connected 0. First derivatives only. Raises ValueError for shapes that do not fit, a temperature
-    that is not above 0 and a smoothing outside [0, 1].
+    No rows or no columns give a connected 0. First derivatives only. Raises ValueError for shapes
+    that do not fit, a temperature that is not above 0 and a smoothing outside [0, 1].
     """
     targets = Dense(targets) if isinstance(targets, Tensor) else targets
     back = Dense(back) if isinstance(back, Tensor) else back
@@ -159,6 +168,7 @@ def soft_info_nce(
 def _mean(
     sums_N: Tensor, log_sum_N: Tensor, cross: Tensor, chance: Tensor, smoothing: float
 ) -> Tensor:
-    """-1/N sum_ij P_ij (logit_ij - log_sum_i), from the row sums of P and from sum_ij P_ij logit_ij."""
+    """-1/N sum_ij P_ij (logit_ij - log_sum_i), from the row sums of P and from sum_ij P_ij
+    logit_ij."""
     total = ((1 - smoothing) * sums_N + smoothing) * log_sum_N
     return (total.sum() - (1 - smoothing) * cross - chance) / len(sums_N)

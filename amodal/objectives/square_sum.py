@@ -1,6 +1,7 @@
 """Sums of squares of correlation matrices through whichever Gram matrix is smaller.
 
-||A^T B||_F^2 = trace(A A^T B B^T) = <A A^T, B B^T>: the D x D matrix that Barlow Twins and VICReg define, or two
+||A^T B||_F^2 = trace(A A^T B B^T) = <A A^T, B B^T>: the D x D matrix that Barlow Twins and VICReg
+define, or two
 N x N ones. With N 256 and D 8192 the second way does a thirtieth of the work.
 """
 

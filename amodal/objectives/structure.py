@@ -1,4 +1,5 @@
-"""Keep each value's neighbourhood while a space is mapped onto another. Gröger et al., NeurIPS 2025, arXiv:2506.16895, section 3."""
+"""Keep each value's neighbourhood while a space is mapped onto another. Gröger et al., NeurIPS
+2025, arXiv:2506.16895, section 3."""
 
 import math
 
@@ -22,19 +23,23 @@ def structure_loss(
     weight_by_level: bool = False,
     tile: int = 256,
 ) -> Tensor:
-    """Mean over levels l of relu(JS_l - margin), JS_l the mean over rows of the Jensen-Shannon divergence (nats) of P^l and Q^l.
+    """Mean over levels l of relu(JS_l - margin), JS_l the mean over rows of the Jensen-Shannon
+    divergence (nats) of P^l and Q^l.
 
-    P_i = softmax_j(x_i.x_j / temperature) over all rows j (i too), of unit vectors from which their mean was taken; Q the same of
-    the aligned vectors. The l-th power of P says who is reached in l hops.
+    P_i = softmax_j(x_i.x_j / temperature) over all rows j (i too), of unit vectors from which their
+    mean was taken; Q the same of the aligned vectors. The l-th power of P says who is reached in l
+    hops.
 
-    original_NE, aligned_ND: the same N values before and after the map; no gradient goes to the original.
+    original_NE, aligned_ND: the same N values before and after the map; no gradient goes to the
+    original.
     temperature:     of both softmaxes.
     levels:          how many hops.
     margin:          a divergence that is let be.
     weight_by_level: divide level l by l.
     tile:            rows of a block of P; changes memory and speed, not the result.
 
-    Fewer than two rows give a connected 0. Raises ValueError for unequal lengths, no level and a temperature that is not above 0.
+    Fewer than two rows give a connected 0. Raises ValueError for unequal lengths, no level and a
+    temperature that is not above 0.
     """
     check_positive("temperature", temperature)
     check_positive("levels", levels)

@@ -14,13 +14,16 @@ from amodal.objectives.log_sum_exp import self_log_sum_exp
 def sup_con(
     z_ND: Tensor, group_N: Tensor, *, temperature: float | Tensor = 0.1, tile: int = 1024
 ) -> Tensor:
-    """Mean over the rows i that have a partner of -1/|P(i)| sum_{p in P(i)} log softmax(cos(z_i, z_a) / temperature over a != i)_p.
+    """Mean over the rows i that have a partner of -1/|P(i)| sum_{p in P(i)} log softmax(cos(z_i,
+    z_a) / temperature over a != i)_p.
 
-    z_ND:     embeddings (cosine is taken here); group_N: (N,) int64; P(i) are the other rows of i's group.
+    z_ND:     embeddings (cosine is taken here); group_N: (N,) int64; P(i) are the other rows of i's
+              group.
     tile:     side of the blocks of the similarity matrix; changes memory and speed, not the result.
 
-    Rows without a partner are negatives only. No partners at all give a connected 0. First derivatives only. Raises ValueError unless
-    there is one group for each row, and for a temperature that is not above 0.
+    Rows without a partner are negatives only. No partners at all give a connected 0. First
+    derivatives only. Raises ValueError unless there is one group for each row, and for a
+    temperature that is not above 0.
     """
     check_positive("temperature", temperature)
     if z_ND.dim() != 2 or group_N.shape != z_ND.shape[:1]:

@@ -1,8 +1,9 @@
-"""SwALIP: the batch's own similarities, balanced by Sinkhorn-Knopp, are the soft targets of another pair of views.
+"""SwALIP: the batch's own similarities, balanced by Sinkhorn-Knopp, are the soft targets of another
+pair of views.
 
-Fini et al. 2023, arXiv:2305.08675, section 3.2; balanced assignment of Caron et al. 2020 (SwAV), arXiv:2006.09882, eq. 3-5, with the other
-source's rows in the place of prototypes. Of many rows the N x N assignment is a product of factors, exp(u_i . v_j + f_i + g_j), and never
-held whole.
+Fini et al. 2023, arXiv:2305.08675, section 3.2; balanced assignment of Caron et al. 2020 (SwAV),
+arXiv:2006.09882, eq. 3-5, with the other source's rows in the place of prototypes. Of many rows the
+N x N assignment is a product of factors, exp(u_i . v_j + f_i + g_j), and never held whole.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ WHOLE = 2**22
 
 @dataclass(frozen=True)
 class Assigned:
-    """Targets for `soft_info_nce`: row i belongs to column j by exp(u_i . v_j), whose rows sum to 1."""
+    """Targets for `soft_info_nce`: row i belongs to column j by exp(u_i . v_j), whose rows sum to
+    1."""
 
     u_NE: Tensor
     v_ME: Tensor
@@ -51,8 +53,9 @@ class Assigned:
 @torch.no_grad()
 @full_precision
 def assigned(a_ND: Tensor, b_MD: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> Assigned:
-    """`sinkhorn(cos(a_i, b_j), epsilon=..., iterations=...)` as two factors: columns are scaled to one mass, then rows to sum 1,
-    and so on. No gradient. Raises ValueError unless epsilon and iterations are above 0."""
+    """`sinkhorn(cos(a_i, b_j), epsilon=..., iterations=...)` as two factors: columns are scaled to
+    one mass, then rows to sum 1, and so on. No gradient. Raises ValueError unless epsilon and
+    iterations are above 0."""
     check_positive("epsilon", epsilon)
     check_positive("iterations", iterations)
     a, b = F.normalize(a_ND, dim=1) / epsilon, F.normalize(b_MD, dim=1)
@@ -81,10 +84,12 @@ def swalip(
     epsilon: float = 0.05,
     iterations: int = 3,
 ) -> Tensor:
-    """Cross-entropy of softmax(cos(a_i, b_j) / temperature) under the assignment of the other pair of views; mean of both directions.
+    """Cross-entropy of softmax(cos(a_i, b_j) / temperature) under the assignment of the other pair
+    of views; mean of both directions.
 
-    a_ND, b_ND: views of two sources of the same N rows; other_a_ND, other_b_ND: the views that give the targets, and get no gradient.
-    One row or none gives a connected 0. First derivatives only. Raises ValueError for unequal shapes.
+    a_ND, b_ND: views of two sources of the same N rows; other_a_ND, other_b_ND: the views that give
+    the targets, and get no gradient. One row or none gives a connected 0. First derivatives only.
+    Raises ValueError for unequal shapes.
     """
     check_pair("swalip", a_ND, b_ND)
     check_pair("swalip", other_a_ND, other_b_ND)

@@ -16,24 +16,31 @@ from amodal.objectives.tiles import by_rows
 CELLS = 2**22
 """Entries of the logit tensor that are made at once."""
 HELD = 2**25
-"""Entries up to which all blocks are held for the backward pass, which is faster; beyond, it makes them again."""
+"""Entries up to which all blocks are held for the backward pass, which is faster; beyond, it makes
+them again."""
 
 
 @full_precision
 def tensor_clip(
     sources: Sequence[Tensor], *, temperature: float | Tensor, half: bool = False, tuples: int = 128
 ) -> Tensor:
-    """Mean over sources and rows i of -log softmax of T_i... at (i, …, i), T_ijk = sum_d a_id b_jd c_kd / temperature of unit vectors.
+    """Mean over sources and rows i of -log softmax of T_i... at (i, …, i), T_ijk = sum_d a_id b_jd
+    c_kd / temperature of unit vectors.
 
-    sources:       W >= 2 tensors (N, D), row i of all being one record. Of two it is the symmetric InfoNCE.
+    sources:       W >= 2 tensors (N, D), row i of all being one record. Of two it is the symmetric
+                   InfoNCE.
     temperature:  a number, or a scalar tensor that gets a gradient.
-    half:         (three sources) entries where two of the indices agree count as positives of half weight, and the sum below goes only
+    half:         (three sources) entries where two of the indices agree count as positives of half
+                  weight, and the sum below goes only
                   over entries where all three differ.
-    tuples:       T has N^W entries, so rows compete in blocks of at most so many neighbours: N * tuples^(W - 1) products. Of more
-                  than HELD in all, and of a block of more than CELLS, no more than a block or a tile is held.
+    tuples:       T has N^W entries, so rows compete in blocks of at most so many neighbours: N *
+                  tuples^(W - 1) products. Of more
+                  than HELD in all, and of a block of more than CELLS, no more than a block or a
+                  tile is held.
 
-    Blocks of too few rows to have a negative (two; three with `half`) have no term; without any block, a connected 0.
-    Raises ValueError for unequal shapes, fewer than two sources, and `half` with other than three.
+    Blocks of too few rows to have a negative (two; three with `half`) have no term; without any
+    block, a connected 0. Raises ValueError for unequal shapes, fewer than two sources, and `half`
+    with other than three.
     """
     _check("tensor_clip", sources)
     check_positive("temperature", temperature)
@@ -65,7 +72,8 @@ def _whole(block: Sequence[Tensor], temperature: float | Tensor) -> list[Tensor]
 
 
 def _again(block: Sequence[Tensor], temperature: float | Tensor) -> list[Tensor]:
-    """`_whole`, whose tensor is made once more in the backward pass instead of being held until then."""
+    """`_whole`, whose tensor is made once more in the backward pass instead of being held until
+    then."""
     return checkpoint(_whole, block, temperature, use_reentrant=False, preserve_rng_state=False)
 
 
@@ -107,14 +115,16 @@ def _half(logits_iNN: Tensor, own_i: Tensor) -> Tensor:
 def barlow_ways(
     sources: Sequence[Tensor], *, off_diagonal: float = 5.1e-3, tile: int = 256
 ) -> Tensor:
-    """sum_d (1 - C_d..d)^2 + off_diagonal * (the sum of all other C^2), C_jkl = mean_i a_ij b_ik c_il of standardised dimensions.
+    """sum_d (1 - C_d..d)^2 + off_diagonal * (the sum of all other C^2), C_jkl = mean_i a_ij b_ik
+    c_il of standardised dimensions.
 
     sources:        W >= 2 tensors (N, D), row i of all being one record. Of two it is Barlow Twins.
     off_diagonal:  the paper's lambda.
     tile:          rows of an N x N matrix that are held at once.
 
-    The D^W tensor is not formed: the sum of its squares is that of prod_w <z_i^w, z_j^w> over i and j. Fewer than two rows give a
-    connected 0. Raises ValueError for unequal shapes and fewer than two sources.
+    The D^W tensor is not formed: the sum of its squares is that of prod_w <z_i^w, z_j^w> over i and
+    j. Fewer than two rows give a connected 0. Raises ValueError for unequal shapes and fewer than
+    two sources.
     """
     _check("barlow_ways", sources)
     rows = len(sources[0])

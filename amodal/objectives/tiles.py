@@ -8,14 +8,16 @@ from torch.utils.checkpoint import checkpoint
 
 
 def by_rows(function: Callable[..., Tensor], *rows: Tensor, tile: int = 256) -> Tensor:
-    """`function(*tiles)` for tiles of at most `tile` along the first dimension of `rows`, end to end.
+    """`function(*tiles)` for tiles of at most `tile` along the first dimension of `rows`, end to
+    end.
 
-    function:  tensors (t, ...) -> (t, ...); what it closes over (the other side of a similarity matrix) gets its gradient too.
+    function:  tensors (t, ...) -> (t, ...); what it closes over (the other side of a similarity
+               matrix) gets its gradient too.
     rows:      one or more tensors of the same length N.
 
-    The backward pass computes each tile again, so memory is that of one tile, whatever N. For plain products `log_sum_exp` is
-    faster: it needs no graph.
-    Raises ValueError for unequal lengths or a tile below 1.
+    The backward pass computes each tile again, so memory is that of one tile, whatever N. For plain
+    products `log_sum_exp` is faster: it needs no graph. Raises ValueError for unequal lengths or a
+    tile below 1.
     """
     if tile < 1 or len({len(r) for r in rows}) != 1:
         raise ValueError(

@@ -15,7 +15,8 @@ def variance_term(z_ND: Tensor) -> Tensor:
 
 @full_precision
 def covariance_term(z_ND: Tensor) -> Tensor:
-    """1/D sum_{i != j} Cov(z)_ij^2, eq. 3-4: no dimension may repeat another. N >= 2; no (D, D) matrix when N < D."""
+    """1/D sum_{i != j} Cov(z)_ij^2, eq. 3-4: no dimension may repeat another. N >= 2; no (D, D)
+    matrix when N < D."""
     centred = z_ND - z_ND.mean(0)
     diagonal_D = centred.square().sum(0)
     off_diagonal = self_square_sum(centred) - diagonal_D.square().sum()
@@ -35,9 +36,10 @@ def vicreg(
 
     a_ND, b_ND: projections of two views of the same N rows, not normalised.
 
-    The scaling is that of the authors' program, for which 25, 25, 1 are meant: the squared distance is a mean over
-    dimensions too and the two variance terms are averaged, where eq. 5-6 sum. With one row only the invariance exists;
-    no rows give a connected 0. First derivatives only. Raises ValueError for unequal shapes.
+    The scaling is that of the authors' program, for which 25, 25, 1 are meant: the squared distance
+    is a mean over dimensions too and the two variance terms are averaged, where eq. 5-6 sum. With
+    one row only the invariance exists; no rows give a connected 0. First derivatives only. Raises
+    ValueError for unequal shapes.
     """
     check_pair("vicreg", a_ND, b_ND)
     if len(a_ND) == 0:

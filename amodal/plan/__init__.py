@@ -1,7 +1,9 @@
-"""What a training run would take on accelerators that are not here: memory, time, money, and how to split it.
+"""What a training run would take on accelerators that are not here: memory, time, money, and how to
+split it.
 
-The step is the library's own, counted at the size asked for (`amodal.plan.counting`); what a machine makes of it is a model
-(`amodal.plan.layout`), checked against measured runs of small encoders on a CPU by `python -m benchmarks plan`, and on no GPU.
+The step is the library's own, counted at the size asked for (`amodal.plan.counting`); what a
+machine makes of it is a model (`amodal.plan.layout`), checked against measured runs of small
+encoders on a CPU by `python -m benchmarks plan`, and on no GPU.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from amodal.train.run_setup import classes_of, rows_of_a_batch, targets_read
 
 @dataclass(frozen=True)
 class Plan:
-    """job: what is asked for; layouts: ways to run it, the recommended one first if any fits; about: lines on what was counted."""
+    """job: what is asked for; layouts: ways to run it, the recommended one first if any fits;
+    about: lines on what was counted."""
 
     job: Job
     layouts: tuple[Layout, ...]
@@ -103,11 +106,13 @@ def plan(
 ) -> Plan:
     """Count what it takes to show `samples` records to `method` on so many GPUs.
 
-    data: whose records to count with; without, tokens: kind of data -> tokens of a value. batch, micro, precision, trunk, options: as in
-    `amodal.pretrain`; average: whether an average of the weights is kept. mfu: share of the peak FLOP/s that a step reaches; unless
-    given, every operation takes as long as its products at the published peak, or its traffic at the published bandwidth, over
-    `efficiency`. price: dollars an hour of one GPU; per_machine: GPUs in a machine; network: bytes/s that a GPU sends to others, unless
-    as `amodal.plan.hardware` has it. Raises AmodalError for a method whose cost depends on what it learns.
+    data: whose records to count with; without, tokens: kind of data -> tokens of a value. batch,
+    micro, precision, trunk, options: as in `amodal.pretrain`; average: whether an average of the
+    weights is kept. mfu: share of the peak FLOP/s that a step reaches; unless given, every
+    operation takes as long as its products at the published peak, or its traffic at the published
+    bandwidth, over `efficiency`. price: dollars an hour of one GPU; per_machine: GPUs in a machine;
+    network: bytes/s that a GPU sends to others, unless as `amodal.plan.hardware` has it. Raises
+    AmodalError for a method whose cost depends on what it learns.
     """
     for name, number in (
         ("samples", samples),

@@ -1,8 +1,10 @@
-"""What one training step costs, counted and not computed: the real method takes a real step on weights that have shapes and no numbers.
+"""What one training step costs, counted and not computed: the real method takes a real step on
+weights that have shapes and no numbers.
 
-Weights are FakeTensors of torch, and so is whatever is made from them; the records, and all that follows from them alone (which rows have
-what, which tokens are masked), are real. So every operation of the step is seen with the shapes it has in a run, at any size of encoder,
-and nothing is multiplied.
+Weights are FakeTensors of torch, and so is whatever is made from them; the records, and all that
+follows from them alone (which rows have what, which tokens are masked), are real. So every
+operation of the step is seen with the shapes it has in a run, at any size of encoder, and nothing
+is multiplied.
 """
 
 from __future__ import annotations
@@ -39,8 +41,9 @@ LARGE = 4096  # numbers; smaller tensors are made for real, since some say which
 
 @dataclass(frozen=True)
 class Count:
-    """ops: (n, 3) of every operation that touches memory: FLOPs in half precision, FLOPs in float32 and above, bytes read and written.
-    peak: bytes alive at once beyond the weights and what was alive before; beside: the same without the gradients of the weights."""
+    """ops: (n, 3) of every operation that touches memory: FLOPs in half precision, FLOPs in float32
+    and above, bytes read and written. peak: bytes alive at once beyond the weights and what was
+    alive before; beside: the same without the gradients of the weights."""
 
     ops: np.ndarray
     peak: float
@@ -51,8 +54,9 @@ class Count:
         return float(self.ops[:, :2].sum())
 
     def seconds(self, half: float, single: float, bandwidth: float, launch: float) -> float:
-        """An operation takes as long as its products, its traffic or its start, whichever is longest; they run one after another.
-        half, single: FLOP/s; bandwidth: bytes/s; launch: seconds."""
+        """An operation takes as long as its products, its traffic or its start, whichever is
+        longest; they run one after another. half, single: FLOP/s; bandwidth: bytes/s; launch:
+        seconds."""
         work = self.ops[:, 0] / half + self.ops[:, 1] / single
         return float(np.maximum(np.maximum(work, self.ops[:, 2] / bandwidth), launch).sum())
 
@@ -174,9 +178,9 @@ def count(
     precision: AbstractContextManager,
     recompute: bool = False,
 ) -> Count:
-    """One step of a `weightless` method. batch: the rows of one process, of `times` that have as many; micro, recompute: as in `amodal
-    pretrain`.
-    Raises AmodalError for a method whose shapes depend on what it has learnt."""
+    """One step of a `weightless` method. batch: the rows of one process, of `times` that have as
+    many; micro, recompute: as in `amodal pretrain`. Raises AmodalError for a method whose shapes
+    depend on what it has learnt."""
     method.zero_grad(set_to_none=True)
     watching = Watching(
         [*method.parameters(), *method.buffers(), *(c.flat for c in batch.columns.values())]
@@ -196,7 +200,8 @@ def count(
 
 @contextmanager
 def countable() -> Iterator[None]:
-    """Attention as accelerators have it, and an error for a person where shapes depend on numbers that are not there."""
+    """Attention as accelerators have it, and an error for a person where shapes depend on numbers
+    that are not there."""
     before, _cpu_attention.LONGEST = _cpu_attention.LONGEST, 0  # a way round CPUs alone
     try:
         yield
@@ -210,7 +215,8 @@ def countable() -> Iterator[None]:
 
 
 def count_losses(method: Method, batch: Batch, *, times: int) -> Count:
-    """The losses of the whole batch alone, forward and backward, of which every process computes all."""
+    """The losses of the whole batch alone, forward and backward, of which every process computes
+    all."""
     with countable(), torch.no_grad():
         features = method.features(batch)
     leaves = {n: Column(_leaf(c.values), c.rows) for n, c in features.columns.items()}
@@ -301,7 +307,8 @@ INDEXING = (
 )
 FLOPS = {
     **flop_registry,
-    aten._scaled_dot_product_flash_attention_for_cpu: _attention,  # which torch's own counter leaves out
+    # which torch's own counter leaves out
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     aten.addmm_: flop_registry[aten.addmm],
 }

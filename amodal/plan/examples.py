@@ -13,7 +13,8 @@ DEFAULT = {"image": 196, "text": 64}
 
 
 def made_up(tokens: dict[str, int], records: int) -> Dataset:
-    """kind of data -> about how many tokens a value has; every record has all. Raises AmodalError for kinds that it cannot make."""
+    """kind of data -> about how many tokens a value has; every record has all. Raises AmodalError
+    for kinds that it cannot make."""
     makers = {k: m for k, m in modalities.every().items() if issubclass(m, MakesExamples)}
     rng = np.random.default_rng(0)
     columns, fields = {}, {}

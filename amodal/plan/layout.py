@@ -1,6 +1,8 @@
-"""From a counted step to the memory, the time and the money that it takes, one process for each GPU.
+"""From a counted step to the memory, the time and the money that it takes, one process for each
+GPU.
 
-What is not counted but assumed stands here: the optimizer's traffic, the network, and what the driver and the collectives keep.
+What is not counted but assumed stands here: the optimizer's traffic, the network, and what the
+driver and the collectives keep.
 """
 
 from __future__ import annotations
@@ -23,14 +25,16 @@ FLOAT = 4
 ADAMW = 2 * FLOAT
 """Bytes of state of a parameter."""
 UPDATE = 40
-"""Bytes that a step moves for each parameter that learns: gradient in and out of the norm and the bucket, AdamW's reads and writes."""
+"""Bytes that a step moves for each parameter that learns: gradient in and out of the norm and the
+bucket, AdamW's reads and writes."""
 FOLLOW = 3 * FLOAT
 """The same of a moving average."""
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """Parameters: all that learn, all that do not (a teacher), and of both those in blocks that FSDP2 shards; the largest block."""
+    """Parameters: all that learn, all that do not (a teacher), and of both those in blocks that
+    FSDP2 shards; the largest block."""
 
     learning: int
     frozen: int
@@ -112,7 +116,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Layout:
-    """One way to run a job. memory: bytes of one GPU, by what they hold; computing, talking: seconds of a step; flops: of a step."""
+    """One way to run a job. memory: bytes of one GPU, by what they hold; computing, talking:
+    seconds of a step; flops: of a step."""
 
     job: Job
     sharded: bool
@@ -170,8 +175,9 @@ class Layout:
 
 
 def ways(job: Job, steps: Steps, micro: int | None = None) -> Iterator[Layout]:
-    """The whole share of a process at once. Where that does not fit, or `micro` is given: with activation checkpointing; and in
-    micro-batches, `micro` rows or the most of 1/2, 1/4, … of them that fit; and both, if neither fits."""
+    """The whole share of a process at once. Where that does not fit, or `micro` is given: with
+    activation checkpointing; and in micro-batches, `micro` rows or the most of 1/2, 1/4, … of them
+    that fit; and both, if neither fits."""
     rows = job.batch // job.gpus
     loss, sent, given = steps.losses(rows).peak, steps.gathered() * job.batch, steps.given() * rows
 
@@ -249,7 +255,9 @@ def _layout(
         computing = cost.flops / (job.mfu * (gpu.half if job.half else gpu.single))
     whole = n.learning - (n.learning_in_blocks if sharded else 0)
     moved = 2 * FLOAT * whole * job.sends + sent * job.sends
-    if sharded:  # gathered for each pass, gradients scattered after the last; what is recomputed is gathered for the backward pass anyway
+    # gathered for each pass, gradients scattered after the last; what is recomputed is gathered for
+    # the backward pass anyway
+    if sharded:
         forward = pieces + (pieces if micro is not None else 0)
         moved += (
             FLOAT

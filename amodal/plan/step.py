@@ -1,8 +1,9 @@
 """The cost of one optimizer step at any number of rows, from counts of steps with few.
 
-Features are computed row by row, so what they cost is linear in the rows and, of micro-batches, in their number and in their size: two
-counts, or four, give it at any size. Losses compare the rows of all processes, which is counted with all of them up to `MOST`, and beyond
-that continued as the square that it is.
+Features are computed row by row, so what they cost is linear in the rows and, of micro-batches, in
+their number and in their size: two counts, or four, give it at any size. Losses compare the rows of
+all processes, which is counted with all of them up to `MOST`, and beyond that continued as the
+square that it is.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ class Cost:
 
 
 class Steps:
-    """method: weightless; records: `EXAMPLES` example rows; precision: the context that features are computed in;
-    world: processes."""
+    """method: weightless; records: `EXAMPLES` example rows; precision: the context that features
+    are computed in; world: processes."""
 
     def __init__(
         self,
@@ -73,7 +74,8 @@ class Steps:
         self._done: dict[tuple, Count] = {}
 
     def cost(self, rows: int, micro: int | None = None, recompute: bool = False) -> Cost:
-        """Of a process that has `rows`, `micro` of them at once; recompute: with activation checkpointing."""
+        """Of a process that has `rows`, `micro` of them at once; recompute: with activation
+        checkpointing."""
         points: list[tuple[int, int | None, float]]
         if micro is None or micro >= rows:
             points = (

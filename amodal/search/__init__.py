@@ -15,8 +15,9 @@ __all__ = ["Engine", "Hit", "Index", "as_json", "open_index", "picture_sheet", "
 
 
 def open_index(where: str | Path, *, encoder=None, fingerprint: str = "") -> Engine:
-    """The index in a folder, or at an address such as qdrant://localhost:6333/photos; one without records if there is none yet.
-    Raises AmodalError if another encoder made it, or an address leads nowhere."""
+    """The index in a folder, or at an address such as qdrant://localhost:6333/photos; one without
+    records if there is none yet. Raises AmodalError if another encoder made it, or an address leads
+    nowhere."""
     if isinstance(where, str) and "://" in where:
         from amodal.search.qdrant import Qdrant
 

@@ -1,9 +1,10 @@
-"""The approximate index of one field: faiss's IVF lists over codes of 4 bits a number, a cache of the log that can be
-made again at any time.
+"""The approximate index of one field: faiss's IVF lists over codes of 4 bits a number, a cache of
+the log that can be made again at any time.
 
-The codes are of the vectors' leading directions, and short enough to be compared from the processor's registers (faiss's "fast scan");
-they choose candidates, which are ranked by the exact vectors. How many lists are probed and how many candidates are taken is chosen
-by measurement: the fewest with which held-out queries find 95 % of their ten nearest neighbours.
+The codes are of the vectors' leading directions, and short enough to be compared from the
+processor's registers (faiss's "fast scan"); they choose candidates, which are ranked by the exact
+vectors. How many lists are probed and how many candidates are taken is chosen by measurement: the
+fewest with which held-out queries find 95 % of their ten nearest neighbours.
 """
 
 from __future__ import annotations
@@ -23,14 +24,16 @@ QUERIES = 256
 FEWEST = 1024
 """Vectors below which there is nothing to learn codes from, and exact search is as quick."""
 VARIANCE, NARROWEST = 0.88, 64
-"""Share that the directions keep which codes are of, and how many they are at least: with fewer, more candidates are needed; with all,
-codes are twice as long."""
+"""Share that the directions keep which codes are of, and how many they are at least: with fewer,
+more candidates are needed; with all, codes are twice as long."""
 WIDEST = 64
 """Candidates at most for each result wanted."""
 TRAINED, ITERATIONS = 40, 10
-"""Vectors for each list that faiss learns from (it warns of fewer than 39), and steps of k-means; 25 find no more neighbours."""
+"""Vectors for each list that faiss learns from (it warns of fewer than 39), and steps of k-means;
+25 find no more neighbours."""
 TILE = 8192
-"""Vectors that exact search makes float32 at a time: they stay in the processor's cache, which makes it ten times as fast."""
+"""Vectors that exact search makes float32 at a time: they stay in the processor's cache, which
+makes it ten times as fast."""
 
 
 def faiss():
@@ -44,8 +47,9 @@ def faiss():
 
 
 class Approximate:
-    """built: faiss's index over the first `count` vectors of the log; trained: how many there were when it learnt; probes: lists to look
-    into; wider: candidates taken for each result wanted; recall: measured."""
+    """built: faiss's index over the first `count` vectors of the log; trained: how many there were
+    when it learnt; probes: lists to look into; wider: candidates taken for each result wanted;
+    recall: measured."""
 
     def __init__(self, built, count: int, trained: int, probes: int, wider: int, recall: float):
         self.built, self.count, self.trained = built, count, trained
@@ -54,8 +58,9 @@ class Approximate:
 
     @staticmethod
     def of(log: Log, source: str, queries: np.ndarray) -> Approximate:
-        """The cache of a field, brought up to date: read if there is one, extended by new vectors, made anew if there is none or the
-        log has more than doubled since. queries (n, D) float32 are what probing is tuned on."""
+        """The cache of a field, brought up to date: read if there is one, extended by new vectors,
+        made anew if there is none or the log has more than doubled since. queries (n, D) float32
+        are what probing is tuned on."""
         lib = faiss()
         file, meta = log.file(source, "faiss"), log.file(source, "faiss.json")
         vectors, _ = log.vectors(source)
@@ -95,7 +100,8 @@ class Approximate:
 
     @fast_products()
     def _tune(self, vectors: np.ndarray, queries: np.ndarray) -> None:
-        """Probe half as many lists again, or else double the candidates, whichever finds more neighbours, until they are enough."""
+        """Probe half as many lists again, or else double the candidates, whichever finds more
+        neighbours, until they are enough."""
         queries = queries[:QUERIES]
         # The first is often what a trial query was made from, and found for free.
         near = exact(vectors, queries, NEAREST + 1)[1][:, 1:]
@@ -166,7 +172,8 @@ def _learnt(lib, vectors: np.ndarray):
     lists = max(1, min(2 ** round(np.log2(n**0.5)), n // TRAINED))
     some = _floats(vectors[np.sort(np.random.default_rng(0).permutation(n)[: TRAINED * lists])])
     basis = np.linalg.eigh(some.T @ some)[1][:, ::-1]
-    # Products are kept by directions of the products' own matrix; how many, by what differs between vectors, not by what all share.
+    # Products are kept by directions of the products' own matrix; how many, by what differs between
+    # vectors, not by what all share.
     share = np.cumsum((some @ basis).var(axis=0))
     enough = 1 + int(np.searchsorted(share, VARIANCE * share[-1]))
     kept = min(width, max(NARROWEST, -(-enough // 8) * 8))
@@ -182,7 +189,8 @@ def _learnt(lib, vectors: np.ndarray):
     x = turned.apply(some)
     codes.train_q1(len(x), lib.swig_ptr(x), False, lib.METRIC_INNER_PRODUCT)
     threads = lib.omp_get_max_threads()
-    # Codes are learnt a number at a time: threads would wait for each other, ten times as long on a busy machine.
+    # Codes are learnt a number at a time: threads would wait for each other, ten times as long on a
+    # busy machine.
     lib.omp_set_num_threads(1)
     try:
         codes.train(x)
@@ -204,8 +212,8 @@ def exact(
     kept: np.ndarray | None = None,
     unsigned: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(Q, k) scores and places of the nearest of `vectors` (n, D) float16; fewer where there are fewer. kept: (n,) bool; unsigned: by
-    the size of the product."""
+    """(Q, k) scores and places of the nearest of `vectors` (n, D) float16; fewer where there are
+    fewer. kept: (n,) bool; unsigned: by the size of the product."""
     import torch
 
     queries = torch.from_numpy(np.ascontiguousarray(queries_QD, dtype=np.float32))

@@ -1,15 +1,19 @@
 """An append log: files that only grow, and a manifest that says how much of them counts.
 
-    manifest.json                  format, fingerprint of the encoder, width, generation, counts; replaced in one step
+    manifest.json                  format, fingerprint of the encoder, width, generation, counts;
+                                   replaced in one step
     records.GENERATION.jsonl       one line a record: key, stamp of its content, labels
     dead.GENERATION.bin            int64 numbers of records that were deleted or written anew
     FIELD.GENERATION.f16           unit vectors, float16, one after another
-    FIELD.GENERATION.rows          int64 number of the record that each vector, or list of vectors, is of
+    FIELD.GENERATION.rows          int64 number of the record that each vector, or list of vectors,
+                                   is of
     FIELD.GENERATION.lengths       of a field with lists: int64, vectors in each
-    FIELD.GENERATION.parts         of a field with lists: int32 number of the part of the value that each vector is of
+    FIELD.GENERATION.parts         of a field with lists: int32 number of the part of the value that
+                                   each vector is of
 
-A change appends, syncs the files to disk, and then replaces the manifest. What a killed writer left behind the counts of the manifest
-does not exist for readers and is cut off by the next writer. Another generation is written when the dead are cleared out.
+A change appends, syncs the files to disk, and then replaces the manifest. What a killed writer left
+behind the counts of the manifest does not exist for readers and is cut off by the next writer.
+Another generation is written when the dead are cleared out.
 """
 
 from __future__ import annotations
@@ -148,7 +152,8 @@ class Log:
 
     @contextmanager
     def writing(self):
-        """One writer at a time; the lock goes with the process, however it ends. Raises AmodalError where the folder cannot be written."""
+        """One writer at a time; the lock goes with the process, however it ends. Raises AmodalError
+        where the folder cannot be written."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             opened = (self.path / ".lock").open("w")
@@ -192,9 +197,11 @@ class Log:
     def append(
         self, records: Sequence[dict], vectors: dict[str, Lists], dead: Sequence[int] = ()
     ) -> None:
-        """Add records, source -> unit vectors with the numbers of their records, and the numbers of dead ones; all or nothing.
+        """Add records, source -> unit vectors with the numbers of their records, and the numbers of
+        dead ones; all or nothing.
 
-        Raises AmodalError when the disk is full or cannot be written; the index then stays as it was.
+        Raises AmodalError when the disk is full or cannot be written; the index then stays as it
+        was.
         """
         m = self.manifest
         encode = json.JSONEncoder(
@@ -263,7 +270,8 @@ class Log:
 
 
 def _wrong(manifest: dict) -> str:
-    """What is wrong with a manifest, if anything is: the counts are sizes of files, and nothing else looks at them."""
+    """What is wrong with a manifest, if anything is: the counts are sizes of files, and nothing
+    else looks at them."""
 
     def count(value: object) -> bool:
         return type(value) is int and 0 <= value < 2**48

@@ -1,7 +1,9 @@
-"""Late interaction over an index: each vector of a query finds the best of a record's, over all fields that are compared, and the score
-is the sum of what they find (Khattab and Zaharia 2020, arXiv:2004.12832; over fields: Wan et al. 2025, arXiv:2506.06144).
+"""Late interaction over an index: each vector of a query finds the best of a record's, over all
+fields that are compared, and the score is the sum of what they find (Khattab and Zaharia 2020,
+arXiv:2004.12832; over fields: Wan et al. 2025, arXiv:2506.06144).
 
-Exact, in tiles of records: what is held is one tile of vectors and of products, whatever the size of the index.
+Exact, in tiles of records: what is held is one tile of vectors and of products, whatever the size
+of the index.
 """
 
 from __future__ import annotations
@@ -14,13 +16,15 @@ import torch
 from torch import Tensor
 
 TILE = 8192
-"""Vectors at once, which stay in the processor's cache; a record with more of them is looked at whole."""
+"""Vectors at once, which stay in the processor's cache; a record with more of them is looked at
+whole."""
 
 
 @dataclass(frozen=True)
 class Lists:
-    """The vectors of one field: values (n, D) float16, end to end; rows (m,) int64, ascending: the record of each list; lengths (m,) int64,
-    None where every record has one vector; parts (n,) int32: the number of the part that each vector is of, None where it is its place."""
+    """The vectors of one field: values (n, D) float16, end to end; rows (m,) int64, ascending: the
+    record of each list; lengths (m,) int64, None where every record has one vector; parts (n,)
+    int32: the number of the part that each vector is of, None where it is its place."""
 
     values: np.ndarray
     rows: np.ndarray
@@ -68,10 +72,12 @@ def best_records(
     unsigned: bool = False,
     tile: int = TILE,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (up to k,) float32 and numbers int64 of the records that score highest, best first; of equal ones the first.
+    """Scores (up to k,) float32 and numbers int64 of the records that score highest, best first; of
+    equal ones the first.
 
-    query_LD: a query's vectors, each as long as it is to weigh; kept_R: (R,) bool, the records that may be found; unsigned: by the size of
-    products. A record without a vector in any of these fields is not found.
+    query_LD: a query's vectors, each as long as it is to weigh; kept_R: (R,) bool, the records that
+    may be found; unsigned: by the size of products. A record without a vector in any of these
+    fields is not found.
     """
     query = torch.from_numpy(np.ascontiguousarray(query_LD, dtype=np.float32)).T.contiguous()
     scores, found = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
@@ -129,8 +135,9 @@ def tiles(fields: Sequence[Lists], records: int, tile: int) -> list[tuple[int, i
 def explained(
     query_LD: np.ndarray, vectors: Mapping[str, np.ndarray], unsigned: bool = False
 ) -> tuple[float, str, int]:
-    """Of one record (field -> (n, D), n at least 1): its score, the field that scores highest by itself, and, for a query of one vector,
-    the place in it of the vector that was found, -1 for others."""
+    """Of one record (field -> (n, D), n at least 1): its score, the field that scores highest by
+    itself, and, for a query of one vector, the place in it of the vector that was found, -1 for
+    others."""
     query, best, place = torch.from_numpy(np.asarray(query_LD, dtype=np.float32)).T, {}, {}
     for field, values in vectors.items():
         found = products(values, query, unsigned).max(0)

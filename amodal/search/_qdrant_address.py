@@ -15,8 +15,9 @@ SCHEMES = ("qdrant", "qdrants")
 
 @dataclass(frozen=True)
 class Address:
-    """`qdrant://HOST:PORT/COLLECTION`, `qdrants://` with TLS; `?shards=6&replicas=2` is how a new collection is laid over machines.
-    `qdrant:///FOLDER/COLLECTION`, without a host, is the client's own store in a folder: to try it out, slow."""
+    """`qdrant://HOST:PORT/COLLECTION`, `qdrants://` with TLS; `?shards=6&replicas=2` is how a new
+    collection is laid over machines. `qdrant:///FOLDER/COLLECTION`, without a host, is the client's
+    own store in a folder: to try it out, slow."""
 
     url: str
     folder: str
@@ -55,7 +56,8 @@ class Address:
 
 
 def client_of(address: Address):
-    """A `qdrant_client.QdrantClient`. Raises AmodalError where the package is missing or a store cannot be opened."""
+    """A `qdrant_client.QdrantClient`. Raises AmodalError where the package is missing or a store
+    cannot be opened."""
     try:
         from qdrant_client import QdrantClient
     except ImportError:

@@ -23,7 +23,8 @@ def contents(
     labels: Sequence[dict],
     together: bool,
 ) -> tuple[list[dict[str, list]], list[dict]]:
-    """The vectors of each point, by the written name of the field, and its payload. together: also all vectors of a record as one list."""
+    """The vectors of each point, by the written name of the field, and its payload. together: also
+    all vectors of a record as one list."""
     own: list[dict[str, list]] = [{} for _ in keys]
     parts: list[dict[str, list[int]]] = [{} for _ in keys]
     for source, lists in vectors.items():

@@ -1,6 +1,8 @@
-"""What an index is, wherever its vectors lie: the embedded one in a folder (`Index`), and Qdrant's for many machines (`Qdrant`).
+"""What an index is, wherever its vectors lie: the embedded one in a folder (`Index`), and Qdrant's
+for many machines (`Qdrant`).
 
-An engine says how records are known, kept, removed and found; what to embed, what is checked and how errors read is here, once.
+An engine says how records are known, kept, removed and found; what to embed, what is checked and
+how errors read is here, once.
 """
 
 from __future__ import annotations
@@ -29,15 +31,17 @@ AT_ONCE = 4096
 """Records between two commits of an update."""
 
 Found = tuple[str, float, str, dict, int]
-"""key, score, field, labels, and of a field with several vectors the number of the part that was found, -1 where there is none"""
+"""key, score, field, labels, and of a field with several vectors the number of the part that was
+found, -1 where there is none"""
 
 
 class Engine(ABC):
-    """Unit vectors (aligned space) of every field of every record, one or several of each, with the record's key and labels.
+    """Unit vectors (aligned space) of every field of every record, one or several of each, with the
+    record's key and labels.
 
-    path: where it is, as people name it; encoder: to embed with, needed to `update`; fingerprint: of its weights, so that vectors
-    of different encoders are never compared; bad: values that could not be read; gone: see `update`; many: whether several
-    processes may write at once.
+    path: where it is, as people name it; encoder: to embed with, needed to `update`; fingerprint:
+    of its weights, so that vectors of different encoders are never compared; bad: values that could
+    not be read; gone: see `update`; many: whether several processes may write at once.
     """
 
     many = False
@@ -86,13 +90,15 @@ class Engine(ABC):
 
     @abstractmethod
     def of_record(self, key: str) -> dict[str, np.ndarray]:
-        """field -> (n, D) float32 unit vectors of one record; n = 1 but for fields with several. Raises KeyError."""
+        """field -> (n, D) float32 unit vectors of one record; n = 1 but for fields with several.
+        Raises KeyError."""
 
     @abstractmethod
     def put(
         self, keys: list[str], vectors: dict[str, Lists], stamps: list[str], labels: list[dict]
     ) -> None:
-        """Add records, or write them anew. vectors: source -> unit vectors; their `rows` are places in `keys`."""
+        """Add records, or write them anew. vectors: source -> unit vectors; their `rows` are places
+        in `keys`."""
 
     @abstractmethod
     def remove(self, keys: Iterable[str]) -> int:
@@ -107,12 +113,14 @@ class Engine(ABC):
         where: Where | None,
         unsigned: bool,
     ) -> list[Found]:
-        """See `nearest`; the vectors of the query are as long as they weigh, 1 in all, and all is checked but the filter."""
+        """See `nearest`; the vectors of the query are as long as they weigh, 1 in all, and all is
+        checked but the filter."""
 
     # What all have
 
     def vector(self, key: str) -> Tensor:
-        """(D,) of length 1: of one record, of all its fields together, as the network fused them or else their mean. Raises KeyError."""
+        """(D,) of length 1: of one record, of all its fields together, as the network fused them or
+        else their mean. Raises KeyError."""
         found = {
             s: normalize(torch.from_numpy(v).mean(0), dim=0) for s, v in self.of_record(key).items()
         }
@@ -133,11 +141,13 @@ class Engine(ABC):
         prune: bool = False,
         progress: Callable[[int], object] | None = None,
     ):
-        """Embed the records that are new or whose content or labels have changed; the others are skipped. Returns the index.
+        """Embed the records that are new or whose content or labels have changed; the others are
+        skipped. Returns the index.
 
-        prune: delete records that the dataset does not have; `gone` is their number, deleted or not. progress: called with the number
-        of records just done. An update that was interrupted goes on where it stopped. `bad` lists values that could not be read.
-        Under torchrun an engine that several may write to is filled by all ranks, each its own chunks; rank 0 prunes.
+        prune: delete records that the dataset does not have; `gone` is their number, deleted or
+        not. progress: called with the number of records just done. An update that was interrupted
+        goes on where it stopped. `bad` lists values that could not be read. Under torchrun an
+        engine that several may write to is filled by all ranks, each its own chunks; rank 0 prunes.
         """
         if self.encoder is None:
             raise AmodalError(
@@ -197,8 +207,8 @@ class Engine(ABC):
     def add(
         self, keys: Iterable[str], vectors: Embeddings, labels: dict[str, np.ndarray] | None = None
     ):
-        """Records with vectors that were made before; those whose keys it holds are replaced. vectors: row i is of key i; of a source
-        whose values are Ragged each record has several."""
+        """Records with vectors that were made before; those whose keys it holds are replaced.
+        vectors: row i is of key i; of a source whose values are Ragged each record has several."""
         keys, labels = list(keys), labels or {}
         if len(keys) != vectors.size:
             raise AmodalError(f"{len(keys)} keys for the vectors of {vectors.size} records")
@@ -208,7 +218,8 @@ class Engine(ABC):
         return self
 
     def delete(self, keys: Iterable[str]) -> int:
-        """Take records out. Keys that it does not hold are passed over. Returns how many were deleted."""
+        """Take records out. Keys that it does not hold are passed over. Returns how many were
+        deleted."""
         with self.writing():
             return self.remove(keys)
 
@@ -220,7 +231,8 @@ class Engine(ABC):
         labels: list[dict],
         parts: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """parts: of sources with several vectors, the number of the part that each is of, its place in its list unless given."""
+        """parts: of sources with several vectors, the number of the part that each is of, its place
+        in its list unless given."""
         flat = {
             s: c.values.flat if isinstance(c.values, Ragged) else c.values
             for s, c in vectors.columns.items()
@@ -269,11 +281,12 @@ class Engine(ABC):
         unsigned: bool = False,
         weights: Tensor | None = None,
     ) -> list[Found]:
-        """Up to k found, best first, each record once, by the nearest of its vectors in these fields. unsigned: by |cosine|, always exactly
-        (approximate search looks on one side only).
+        """Up to k found, best first, each record once, by the nearest of its vectors in these
+        fields. unsigned: by |cosine|, always exactly (approximate search looks on one side only).
 
-        query: (D,), or (L, D) of several vectors, of which each finds its own nearest; the score is the mean of their cosines, weighted by
-        `weights` (L,), which are positive. Raises AmodalError for an empty index, unknown fields, labels and values, and a query of another
+        query: (D,), or (L, D) of several vectors, of which each finds its own nearest; the score is
+        the mean of their cosines, weighted by `weights` (L,), which are positive. Raises
+        AmodalError for an empty index, unknown fields, labels and values, and a query of another
         width.
         """
         if not len(self):
@@ -312,6 +325,7 @@ def other_encoder(path: str | Path, made_by: str, fingerprint: str, instead: str
 
 
 def shares(count: int, many: bool) -> list[range]:
-    """The rows of `count` that this process is to see to, in chunks: all, or this rank's where many write."""
+    """The rows of `count` that this process is to see to, in chunks: all, or this rank's where many
+    write."""
     chunks = [range(start, min(start + AT_ONCE, count)) for start in range(0, count, AT_ONCE)]
     return list(distributed.mine(chunks)) if many else chunks

@@ -1,5 +1,6 @@
-"""Several models as one index: their vectors end to end, so that a product is the weighted mean of their cosines (V2L, arXiv:2207.12994).
-What a model sees and another does not then still counts, and the index need not know that there are several."""
+"""Several models as one index: their vectors end to end, so that a product is the weighted mean of
+their cosines (V2L, arXiv:2207.12994). What a model sees and another does not then still counts, and
+the index need not know that there are several."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ from amodal.core import AmodalError
 def ensemble(vectors: Sequence[Tensor], weights: Sequence[float] | None = None) -> Tensor:
     """(N, sum of D) unit vectors, whose products are sum_m w_m cos_m / sum_m w_m.
 
-    vectors: (N, D_m) of each model, for the same records, of any length; weights: at least 0, not all of them; equal unless given.
-    Raises AmodalError where numbers of records or of weights do not fit.
+    vectors: (N, D_m) of each model, for the same records, of any length; weights: at least 0, not
+    all of them; equal unless given. Raises AmodalError where numbers of records or of weights do
+    not fit.
     """
     weights = [1.0] * len(vectors) if weights is None else list(weights)
     if not vectors or len({len(v) for v in vectors}) > 1:

@@ -11,12 +11,14 @@ from amodal.core import AmodalError, unknown
 Where = Mapping[str, object] | Callable[[dict[str, np.ndarray]], np.ndarray]
 """label -> what it must be, or a function of the labels (name -> (N,) array) that gives (N,) bool.
 
-What a category must be: a value or a list of them. What a number must be: a value, (low, high), or text: "3", "3..5", "3..", "..5".
+What a category must be: a value or a list of them. What a number must be: a value, (low, high), or
+text: "3", "3..5", "3..", "..5".
 """
 
 
 class Labels(dict[str, np.ndarray]):
-    """label -> (N,) values. Remembers categories as numbers: to compare the text of all records takes a hundred times as long."""
+    """label -> (N,) values. Remembers categories as numbers: to compare the text of all records
+    takes a hundred times as long."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
         super().__init__(arrays)

@@ -1,4 +1,5 @@
-"""The vectors of records, kept so that they can be searched, added to and deleted without making everything anew."""
+"""The vectors of records, kept so that they can be searched, added to and deleted without making
+everything anew."""
 
 from __future__ import annotations
 
@@ -20,14 +21,15 @@ from amodal.search.records import column_of
 
 THRESHOLD = 100_000
 SELECTIVE = 0.02
-"""Below this share of records that a filter lets through they are searched exactly, which is then as quick."""
+"""Below this share of records that a filter lets through they are searched exactly, which is then
+as quick."""
 
 
 class Index(Engine):
     """The embedded engine: float16 vectors in an append-only log, in a folder of this machine.
 
-    path: the folder; threshold: vectors of one field up to which search is exact (as it always is for fewer than 1,024), beyond it uses
-    faiss; the rest as in `Engine`.
+    path: the folder; threshold: vectors of one field up to which search is exact (as it always is
+    for fewer than 1,024), beyond it uses faiss; the rest as in `Engine`.
     """
 
     def __init__(
@@ -47,7 +49,8 @@ class Index(Engine):
     def open(
         path: str | Path, *, encoder=None, fingerprint: str = "", threshold: int = THRESHOLD
     ) -> Index:
-        """The index in a folder; one without records if there is none yet. Raises AmodalError if another encoder made it."""
+        """The index in a folder; one without records if there is none yet. Raises AmodalError if
+        another encoder made it."""
         return Index(path, encoder=encoder, fingerprint=fingerprint, threshold=threshold)
 
     def _load(self) -> None:
@@ -86,7 +89,8 @@ class Index(Engine):
 
     @property
     def labels(self) -> Labels:
-        """label -> (N,) str objects with None, or float64 with NaN where missing, of all records, dead ones too."""
+        """label -> (N,) str objects with None, or float64 with NaN where missing, of all records,
+        dead ones too."""
         if self._labels is None:
             names = dict.fromkeys(name for r in self._records for name in r["labels"])
             self._labels = Labels(
@@ -207,7 +211,8 @@ class Index(Engine):
         return found
 
     def one_each(self, field: str) -> tuple[np.ndarray, np.ndarray]:
-        """(n, D) one vector for each record that has the field, of several their mean, and the (n,) numbers of the records."""
+        """(n, D) one vector for each record that has the field, of several their mean, and the (n,)
+        numbers of the records."""
         lists = self.log.lists(field)
         if lists.lengths is None or not len(lists.rows):
             return lists.values, lists.rows
@@ -250,7 +255,8 @@ class Index(Engine):
         return self._approximate[field]
 
     def _trial_queries(self, field: str) -> np.ndarray:
-        """Queries as people will ask them: vectors of every field, moved off the stored ones so that none finds itself for free."""
+        """Queries as people will ask them: vectors of every field, moved off the stored ones so
+        that none finds itself for free."""
         rng, parts = np.random.default_rng(0), []
         for source in self.sources:
             vectors, _ = self.log.vectors(source)

@@ -1,11 +1,17 @@
-"""Qdrant as the engine of an index that outgrows one machine: `amodal index RUN --to qdrant://HOST:6333/COLLECTION`.
+"""Qdrant as the engine of an index that outgrows one machine: `amodal index RUN --to
+qdrant://HOST:6333/COLLECTION`.
 
-    a point for each record    id made from its key, so that writing a record again replaces it; a vector for each of its fields, a
-                               multivector (MAX_SIM) where it has several; if several fields have such, one more of all together
-    payload of a point         key, stamp of its content, labels, numbers of parts where they are not places
-    one more point, the card   no vectors; fingerprint of the encoder, width, fields, those of several vectors, the kind of each label
+    a point for each record    id made from its key, so that writing a record again replaces it; a
+                               vector for each of its fields, a
+                               multivector (MAX_SIM) where it has several; if several fields have
+                               such, one more of all together
+    payload of a point         key, stamp of its content, labels, numbers of parts where they are
+                               not places
+    one more point, the card   no vectors; fingerprint of the encoder, width, fields, those of
+                               several vectors, the kind of each label
 
-Several processes may write at once. A killed one leaves whole records only, and the next update goes on after them.
+Several processes may write at once. A killed one leaves whole records only, and the next update
+goes on after them.
 """
 
 from __future__ import annotations
@@ -29,8 +35,9 @@ PAGE = 4096  # records whose stamps are asked for at once
 
 
 class Qdrant(Engine):
-    """path: see `Address`; client: a `qdrant_client.QdrantClient` to use instead of one of its own. The key for a server that wants
-    one is read from QDRANT_API_KEY. Search is exact in small collections and by Qdrant's graph in large ones, filters are Qdrant's."""
+    """path: see `Address`; client: a `qdrant_client.QdrantClient` to use instead of one of its own.
+    The key for a server that wants one is read from QDRANT_API_KEY. Search is exact in small
+    collections and by Qdrant's graph in large ones, filters are Qdrant's."""
 
     many = True
 
@@ -158,7 +165,8 @@ class Qdrant(Engine):
             self._upsert(keys[start:stop], own[start:stop], payloads[start:stop])
 
     def _sources(self, vectors: dict[str, Lists]) -> tuple[list[str], list[str]]:
-        """What a new collection has room for, and of it the sources of several vectors: those of the encoder as well."""
+        """What a new collection has room for, and of it the sources of several vectors: those of
+        the encoder as well."""
         fields = self.encoder.fields if self.encoder is not None else ()
         asked = getattr(self.encoder, "multi_vector", None)
         sources = list(dict.fromkeys([*vectors, *fields]))
@@ -187,7 +195,8 @@ class Qdrant(Engine):
             self.client.upsert(self.name, points, wait=True)
 
     def _begin(self, fields: list[str], many: list[str], width: int, labels: list[dict]) -> None:
-        """Make the collection, its card, and what filters of labels need, as far as they are not there."""
+        """Make the collection, its card, and what filters of labels need, as far as they are not
+        there."""
         from qdrant_client import models
 
         if self.card and (new := [s for s in fields if s not in self.sources]):
@@ -240,7 +249,8 @@ class Qdrant(Engine):
         half = dict(size=width, datatype=models.Datatype.FLOAT16)
         spread = {"shard_number": self.address.shards, "replication_factor": self.address.replicas}
         one = models.VectorParams(distance=models.Distance.COSINE, **half)
-        # vectors of a query are as long as they weigh, which cosines would not see; those of records are of length 1
+        # vectors of a query are as long as they weigh, which cosines would not see; those of
+        # records are of length 1
         best = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
         lists = models.VectorParams(distance=models.Distance.DOT, multivector_config=best, **half)
         vectors = {quote(field, safe=""): lists if field in many else one for field in fields}
@@ -297,7 +307,8 @@ class Qdrant(Engine):
     def _ranked(
         self, query_LD: np.ndarray, k: int, fields: Sequence[str], kept, unsigned: bool = False
     ) -> dict[str, tuple[float, str, dict]]:
-        """key -> score, field and labels of the k best by each field, and of these fields the one that scores highest."""
+        """key -> score, field and labels of the k best by each field, and of these fields the one
+        that scores highest."""
         from qdrant_client import models
 
         asked = []
@@ -356,7 +367,8 @@ class Qdrant(Engine):
         return sorted(found, key=lambda hit: (-hit[1], hit[0]))[:k]
 
     def _filter(self, where: Where | None = None):
-        """Records only, and those that pass. Raises AmodalError for unknown labels and values, with the nearest ones."""
+        """Records only, and those that pass. Raises AmodalError for unknown labels and values, with
+        the nearest ones."""
         from qdrant_client import models
 
         if callable(where):

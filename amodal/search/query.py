@@ -40,14 +40,17 @@ def search(
 ) -> list[Hit]:
     """The k records nearest to a query, best first.
 
-    query: a field of the encoder, or a kind of data (text, image, audio, …) of which it has one field -> a raw value, several
-    of them, or vectors (D,) or (n, D) as a Tensor. What is given is embedded and the unit vectors are averaged, weighted by `weights`
-    (name -> number, 1 unless given; a negative one means "unlike"). An encoder that has learnt to compose (`scot`) does so instead
-    where the query has its field of changes and another part, and no weights are given. fields: of the records, to compare with; all
-    unless given. where: see `amodal.search.filter.Where`. Where the encoder gives `several` vectors of a query, each
-    finds its own. An `unsigned` encoder's vectors are ranked by |cosine|; as their signs mean
-    nothing, its queries should have one part. like: keys of records of the index, parts of the query under the name `like:KEY`; they are
-    not among what is found. Raises AmodalError for whatever is unknown or cannot be read.
+    query: a field of the encoder, or a kind of data (text, image, audio, …) of which it has one
+    field -> a raw value, several of them, or vectors (D,) or (n, D) as a Tensor. What is given is
+    embedded and the unit vectors are averaged, weighted by `weights` (name -> number, 1 unless
+    given; a negative one means "unlike"). An encoder that has learnt to compose (`scot`) does so
+    instead where the query has its field of changes and another part, and no weights are given.
+    fields: of the records, to compare with; all unless given. where: see
+    `amodal.search.filter.Where`. Where the encoder gives `several` vectors of a query, each finds
+    its own. An `unsigned` encoder's vectors are ranked by |cosine|; as their signs mean nothing,
+    its queries should have one part. like: keys of records of the index, parts of the query under
+    the name `like:KEY`; they are not among what is found. Raises AmodalError for whatever is
+    unknown or cannot be read.
     """
     query = {**query, **{f"{LIKE}{key}": _recorded(index, key) for key in like}}
     if not query:
@@ -106,8 +109,9 @@ def one_of(
 def lists_of(
     encoder, query: Mapping[str, Raw | Sequence[Raw] | Tensor], weights: Mapping[str, float]
 ) -> tuple[Tensor, Tensor]:
-    """(L, D) the vectors of all parts of a query, and (L,) their weights: a part weighs what it was given, however many it has.
-    Raises AmodalError for weights that are not above 0: what is unlike a list of vectors is not defined."""
+    """(L, D) the vectors of all parts of a query, and (L,) their weights: a part weighs what it was
+    given, however many it has. Raises AmodalError for weights that are not above 0: what is unlike
+    a list of vectors is not defined."""
     lists, shares = [], []
     for name, value in query.items():
         if isinstance(value, Tensor):
@@ -129,7 +133,8 @@ def lists_of(
 
 @torch.no_grad()
 def composed(encoder, parts: Mapping[str, Tensor]) -> Tensor | None:
-    """(D,): the reference, the mean of the other parts, with the change; None for an encoder or a query that has nothing to compose."""
+    """(D,): the reference, the mean of the other parts, with the change; None for an encoder or a
+    query that has nothing to compose."""
     if getattr(encoder, "combiner", None) is None:
         return None
     told = encoder.combiner.change_field
@@ -151,7 +156,8 @@ def is_field(encoder, name: str, field_: str) -> bool:
 
 
 def vector_of(encoder, name: str, value) -> Tensor:
-    """(D,) of length 1: one part of a query, the mean of the unit vectors of all values given for it."""
+    """(D,) of length 1: one part of a query, the mean of the unit vectors of all values given for
+    it."""
     if isinstance(value, Tensor):
         vectors = value.reshape(-1, value.shape[-1]).float().cpu()
     else:
@@ -194,8 +200,8 @@ def as_json(hits: Sequence[Hit]) -> str:
 def picture_sheet(
     hits: Sequence[Hit], dataset: Dataset, path: str | Path, *, fields: Sequence[str] | None = None
 ) -> Path:
-    """A row for each hit with a picture of every field of the record (or of `fields`). Records that the dataset no longer has are
-    passed over with a note; AmodalError if it has none of them."""
+    """A row for each hit with a picture of every field of the record (or of `fields`). Records that
+    the dataset no longer has are passed over with a note; AmodalError if it has none of them."""
     if not hits:
         raise AmodalError("there are no hits to draw")
     place = {key: i for i, key in enumerate(dataset.keys)}

@@ -13,7 +13,8 @@ from amodal.data import Dataset
 
 
 def stamp_of(dataset: Dataset, i: int, labels: dict[str, np.ndarray]) -> str:
-    """What changes when a record does. Files are judged by size and time of change, so that they need not be read."""
+    """What changes when a record does. Files are judged by size and time of change, so that they
+    need not be read."""
     digest = hashlib.blake2b(digest_size=12)
     for field in dataset.fields:
         raw = dataset.raw(i, field)
@@ -46,7 +47,8 @@ def plain(value):
 
 
 def in_rows(labels: Mapping[str, Sequence | np.ndarray], count: int) -> list[dict]:
-    """The labels of each of `count` records, for JSON. Raises AmodalError for a label that has not as many values."""
+    """The labels of each of `count` records, for JSON. Raises AmodalError for a label that has not
+    as many values."""
     columns = []
     for name, values in labels.items():
         if len(values) != count:

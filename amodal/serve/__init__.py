@@ -1,4 +1,5 @@
-"""A run behind an HTTP API: `app(model)` is the application, `serve(run)` runs it. Needs `pip install 'amodal[serve]'`."""
+"""A run behind an HTTP API: `app(model)` is the application, `serve(run)` runs it. Needs `pip
+install 'amodal[serve]'`."""
 
 from amodal.errors import AmodalError
 

@@ -1,4 +1,5 @@
-"""The application: routes, and nothing that they do not share with any other page on the same server."""
+"""The application: routes, and nothing that they do not share with any other page on the same
+server."""
 
 import json
 import logging
@@ -69,12 +70,13 @@ def app(
     token: str = "",
     hosts: Collection[str] | None = None,
 ) -> FastAPI:
-    """A model behind an HTTP API. `app.state.service` is what the routes use; more routes and static pages may be added to it, and are
-    guarded by the same limits and the same token.
+    """A model behind an HTTP API. `app.state.service` is what the routes use; more routes and
+    static pages may be added to it, and are guarded by the same limits and the same token.
 
-    model: see `amodal.load`; index: the folder to search in, RUN/index unless given (it is read again when it changes); limits: what a
-    request may cost; token: that `Authorization: Bearer TOKEN` must say, "" for none; hosts: names that requests may call the server
-    by, any unless given.
+    model: see `amodal.load`; index: the folder to search in, RUN/index unless given (it is read
+    again when it changes); limits: what a request may cost; token: that `Authorization: Bearer
+    TOKEN` must say, "" for none; hosts: names that requests may call the server by, any unless
+    given.
     """
     limits, metrics = limits or Limits(), Metrics()
     service = Service(model, index=index, limits=limits, metrics=metrics)
@@ -121,7 +123,8 @@ def app(
     async def embed(
         request: Request, space: Literal["aligned", "features"] = "aligned"
     ) -> Response:
-        """Vectors of records. aligned: the space in which sources are compared; features: what probes read."""
+        """Vectors of records. aligned: the space in which sources are compared; features: what
+        probes read."""
         asked = await service.read(records_in, await body_of(request, limits), fields, limits)
         seen = await service.see(asked)
         return await service.read(
@@ -153,8 +156,9 @@ def app(
         weight: Weights = [],  # noqa: B006
         like: Like = [],  # noqa: B006
     ) -> Response:
-        """Records of the index that are near to a query: a value of one source, a record (`like`), or several of either together; records
-        that are a part of the query are not found themselves."""
+        """Records of the index that are near to a query: a value of one source, a record (`like`),
+        or several of either together; records that are a part of the query are not found
+        themselves."""
         if like and nothing_in(request):
             query = {}
         else:
@@ -207,7 +211,8 @@ def app(
 
     @route("get", "/model", about, "the model and its index")
     async def about_model() -> Response:
-        """What is served: the encoder's fields, what its head tells, and how many records the index has."""
+        """What is served: the encoder's fields, what its head tells, and how many records the index
+        has."""
         heads = [t.name for t in model.head.targets] if model.head is not None else []
         return Json(
             {

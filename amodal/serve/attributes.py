@@ -1,4 +1,5 @@
-"""What the data itself says of each record, to colour a map by: the cells of a table, the length of a text, how bright a picture is."""
+"""What the data itself says of each record, to colour a map by: the cells of a table, the length of
+a text, how bright a picture is."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ NAMED = 40
 
 
 class Attributes:
-    """names: `FIELD.WHAT` of what can be told of each record, and the names of columns that are neither a field nor a label -> "number"
-    or "classes"."""
+    """names: `FIELD.WHAT` of what can be told of each record, and the names of columns that are
+    neither a field nor a label -> "number" or "classes"."""
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
@@ -37,8 +38,9 @@ class Attributes:
         self.names |= {name: kind for name, kind in self.columns.items() if name not in self.names}
 
     def values(self, name: str, keys: Sequence[str]) -> np.ndarray:
-        """(n,) float64 with NaN, or objects with None, of the records with these keys; missing as well where a record is not in the data
-        or cannot be read. Raises AmodalError for a name that is none."""
+        """(n,) float64 with NaN, or objects with None, of the records with these keys; missing as
+        well where a record is not in the data or cannot be read. Raises AmodalError for a name that
+        is none."""
         if name not in self.names:
             raise unknown("attribute of this data", name, self.names)
         found = [self._value(name, self.place.get(key, -1)) for key in keys]

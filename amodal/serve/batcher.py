@@ -12,12 +12,13 @@ T, R = TypeVar("T"), TypeVar("R")
 
 
 class Together(Generic[T, R]):
-    """run: n items -> n results, called in one thread, one call at a time; most: items in a call, unless one request has more;
-    seen: told of the size of each call.
+    """run: n items -> n results, called in one thread, one call at a time; most: items in a call,
+    unless one request has more; seen: told of the size of each call.
 
-    Nobody waits for company: an idle network begins at once, and what comes in while it works goes into its next call. So one client
-    gets the shortest answer, and many clients the largest batches. If a call fails, its requests are tried one by one, so that each fails
-    for reasons of its own.
+    Nobody waits for company: an idle network begins at once, and what comes in while it works goes
+    into its next call. So one client gets the shortest answer, and many clients the largest
+    batches. If a call fails, its requests are tried one by one, so that each fails for reasons of
+    its own.
     """
 
     def __init__(
@@ -65,7 +66,8 @@ class Together(Generic[T, R]):
         return list(await asyncio.get_running_loop().run_in_executor(self.thread, self.run, items))
 
     def _next(self) -> list[tuple[list[T], asyncio.Future[list[R]]]]:
-        """The requests that go together now, first come first served; those that nobody waits for any more are let go."""
+        """The requests that go together now, first come first served; those that nobody waits for
+        any more are let go."""
         calls, size = [], 0
         while self.waiting and (not calls or size + len(self.waiting[0][0]) <= self.most):
             items, done = self.waiting.popleft()

@@ -1,4 +1,5 @@
-"""All records of an index in memory, as the page of `amodal view` shows them: where they lie, who is alike, who stands apart."""
+"""All records of an index in memory, as the page of `amodal view` shows them: where they lie, who
+is alike, who stands apart."""
 
 from __future__ import annotations
 
@@ -38,9 +39,10 @@ SUBSETS = 5
 
 
 class EmbeddingMap:
-    """index: its records in their order are numbered from 0; cache: a folder for what takes long to compute; tested: keys of the records
-    that probes are tested on, they learn from the others; most: points on a map. `unsigned`
-    encoders: near is a large |cosine|, see `Embedded.unsigned`."""
+    """index: its records in their order are numbered from 0; cache: a folder for what takes long to
+    compute; tested: keys of the records that probes are tested on, they learn from the others;
+    most: points on a map. `unsigned` encoders: near is a large |cosine|, see `Embedded.unsigned`.
+    """
 
     def __init__(
         self,
@@ -85,8 +87,9 @@ class EmbeddingMap:
         return tuple(s for s in self.vectors.columns if s != FUSED)
 
     def column(self, fields: Sequence[str] = (), among: np.ndarray | None = None) -> Column:
-        """(n, D) float32 unit vectors of the records that have any of these fields: the mean of theirs where they have several; none
-        given: fused. among: ascending numbers of records, others are left out. Raises AmodalError for fields that are none."""
+        """(n, D) float32 unit vectors of the records that have any of these fields: the mean of
+        theirs where they have several; none given: fused. among: ascending numbers of records,
+        others are left out. Raises AmodalError for fields that are none."""
         for field in fields:
             if field not in self.fields:
                 raise unknown("field of this index", field, self.fields)
@@ -128,7 +131,8 @@ class EmbeddingMap:
         return int(np.sum([self.present(s) for s in self.fields], axis=0).argmax())
 
     def later(self, verb: str, *given) -> object | None:
-        """What `getattr(self, verb)(*given)` returns, computed once in another thread; None until it is there."""
+        """What `getattr(self, verb)(*given)` returns, computed once in another thread; None until
+        it is there."""
         with self._asking:
             job = self._jobs.get((verb, *given))
             if job is None:
@@ -147,8 +151,8 @@ class EmbeddingMap:
         return tell(name, [self.keys[i] for i in self.shown])
 
     def layout(self, field: str = "", way: str = "") -> tuple[np.ndarray, np.ndarray]:
-        """(n,) numbers of shown records and (n, 2) float32 where they lie, in 0 to 1; field "": fused; way: "umap" or "pca", the best
-        there is unless given. Kept on disk."""
+        """(n,) numbers of shown records and (n, 2) float32 where they lie, in 0 to 1; field "":
+        fused; way: "umap" or "pca", the best there is unless given. Kept on disk."""
         way = way or self.way
         file = self.cache / f"map-{_safe(field or FUSED)}-{way}-{self.stamp}-{len(self.shown)}.npz"
         if not file.exists():
@@ -159,7 +163,8 @@ class EmbeddingMap:
             return kept["numbers"], kept["flat"]
 
     def stand_in(self, number: int, field: str = "") -> int:
-        """The record by which one is found on the map: itself, or of those drawn the one nearest to it; -1 if it lacks the field."""
+        """The record by which one is found on the map: itself, or of those drawn the one nearest to
+        it; -1 if it lacks the field."""
         fields = [field] if field else []
         mine = self.vector(number, fields)
         if mine is None:
@@ -175,8 +180,9 @@ class EmbeddingMap:
         )
 
     def agreement(self) -> np.ndarray:
-        """(N,) float32: of the nearest neighbours by one field, the share that are so by another as well, mean over the pairs of fields
-        a record has; NaN for records that are not shown or have one field. Kept on disk."""
+        """(N,) float32: of the nearest neighbours by one field, the share that are so by another as
+        well, mean over the pairs of fields a record has; NaN for records that are not shown or have
+        one field. Kept on disk."""
         file = self.cache / f"agreement-{self.stamp}-{len(self.shown)}.npy"
         if file.exists():
             return np.load(file, allow_pickle=False)
@@ -203,13 +209,14 @@ class EmbeddingMap:
     def near(
         self, query_D: Tensor, fields: Sequence[str], k: int, beside: int = -1
     ) -> list[tuple[int, float, str]]:
-        """(number, cosine, field that matched) of the k records nearest to a query, best first; fields that are compared, all unless
-        given. beside: a record to leave out."""
+        """(number, cosine, field that matched) of the k records nearest to a query, best first;
+        fields that are compared, all unless given. beside: a record to leave out."""
         fields = fields or self.fields
         if len(self.keys) <= self.index.threshold or any(map(self.index.several, fields)):
             found = self.index.nearest(query_D, k=k + 1, fields=fields, unsigned=self.unsigned)
             return [(self.at[hit[0]], *hit[1:3]) for hit in found if self.at[hit[0]] != beside][:k]
-        # what the index would make first, to search approximately, takes minutes; the vectors are in memory, and one person asks
+        # what the index would make first, to search approximately, takes minutes; the vectors are
+        # in memory, and one person asks
         query, best = normalize(query_D.float(), dim=0), {}
         for field in fields:
             column = self.vectors[field]
@@ -221,7 +228,8 @@ class EmbeddingMap:
         return [(n, *best[n]) for n in sorted(best, key=lambda n: (-best[n][0], n))][:k]
 
     def alike(self, number: int, fields: Sequence[str], k: int) -> list[tuple[int, float]]:
-        """(number, cosine) of the records nearest to one of them, by the fused vectors of these fields alone."""
+        """(number, cosine) of the records nearest to one of them, by the fused vectors of these
+        fields alone."""
         mine = self.vector(number, fields)
         if mine is None:
             return []
@@ -233,8 +241,9 @@ class EmbeddingMap:
         return [(n, s) for n, s in found if n != number][:k]
 
     def probe(self, fields: tuple[str, ...], label: str) -> dict:
-        """How well a vote of nearest neighbours tells a label of those `tested` records that are shown from these fields: {metric, value,
-        chance, n}, {} where there is nothing to test. Raises AmodalError for a label that is none."""
+        """How well a vote of nearest neighbours tells a label of those `tested` records that are
+        shown from these fields: {metric, value, chance, n}, {} where there is nothing to test.
+        Raises AmodalError for a label that is none."""
         if label not in self.labels:
             raise unknown("label", label, self.labels)
         column, values = self._of_shown(fields), self.labels[label]
@@ -244,9 +253,10 @@ class EmbeddingMap:
         return found[0] if found else {}
 
     def retrieval(self, fields: tuple[str, ...], at: int = 10) -> list[dict]:
-        """How often the right record is among the `at` nearest, of the `tested` records that are shown: {source, target, value, chance, n}
-        for every two of these fields, and for all the others together, source "", where there are more. Records whose vectors
-        are equal are equally right."""
+        """How often the right record is among the `at` nearest, of the `tested` records that are
+        shown: {source, target, value, chance, n} for every two of these fields, and for all the
+        others together, source "", where there are more. Records whose vectors are equal are
+        equally right."""
         asked = self.shown[self.tested[self.shown]]
         rows = []
         for target in fields:
@@ -267,7 +277,8 @@ class EmbeddingMap:
         return rows
 
     def missing(self, label: str) -> list[dict]:
-        """Rows of `probe` with `source`, the fields that are left, for each subset of the fields, the largest first."""
+        """Rows of `probe` with `source`, the fields that are left, for each subset of the fields,
+        the largest first."""
         sizes = range(len(self.fields), 0, -1)
         if len(self.fields) > SUBSETS:
             sizes = sorted({len(self.fields), len(self.fields) - 1, 1}, reverse=True)
@@ -278,7 +289,8 @@ class EmbeddingMap:
         ]
 
     def outliers(self, field: str = "", most: int = 200) -> list[tuple[int, float]]:
-        """(number, mean cosine to its nearest neighbours) of the shown records that are least like any other, worst first."""
+        """(number, mean cosine to its nearest neighbours) of the shown records that are least like
+        any other, worst first."""
         part = self._of_shown([field] if field else [])
         if len(part) <= 1:
             return []
@@ -291,7 +303,8 @@ class EmbeddingMap:
     def twins(
         self, field: str = "", least: float = 0.99, most: int = PAIRS
     ) -> list[tuple[int, int, float]]:
-        """(number, number, cosine) of pairs of shown records that are nearly the same, the most alike first; least: above 0."""
+        """(number, number, cosine) of pairs of shown records that are nearly the same, the most
+        alike first; least: above 0."""
         part = self._of_shown([field] if field else [])
         unit, found = part.values, []
         for start in range(0, len(unit), 1024):
@@ -312,7 +325,8 @@ class EmbeddingMap:
 
 
 def flat(x_ND: Tensor, way: str) -> np.ndarray:
-    """(N, 2) float32 in 0 to 1: "umap" of unit vectors where there are enough of them, else the first two principal components."""
+    """(N, 2) float32 in 0 to 1: "umap" of unit vectors where there are enough of them, else the
+    first two principal components."""
     unit = normalize(x_ND.float(), dim=1)
     if way == "umap" and len(unit) > 50:
         import umap
@@ -327,7 +341,8 @@ def flat(x_ND: Tensor, way: str) -> np.ndarray:
 
 
 def principal(x_ND: Tensor) -> Tensor:
-    """(N, 2): coordinates along the two directions in which rows differ most; each is turned so that its largest entry is positive."""
+    """(N, 2): coordinates along the two directions in which rows differ most; each is turned so
+    that its largest entry is positive."""
     x = x_ND - x_ND.mean(0)
     _, axes = torch.linalg.eigh(x.T @ x)
     axes = axes[:, -2:].flip(1)
@@ -343,7 +358,8 @@ def _umap() -> bool:
 
 
 def _column(vectors: np.ndarray, rows: np.ndarray, place: np.ndarray) -> Column:
-    """Vectors of living records by their new numbers, in half precision, as they are stored: there may be a million."""
+    """Vectors of living records by their new numbers, in half precision, as they are stored: there
+    may be a million."""
     new = place[rows]
     order = np.argsort(new, kind="stable")
     order = order[new[order] >= 0]

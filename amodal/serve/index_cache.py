@@ -14,8 +14,9 @@ from amodal.serve.limits import Refused
 
 
 class IndexCache:
-    """where: the folder of the index, or the address of one elsewhere, in which is searched but whose records are not listed; None for
-    none. fingerprint: of the encoder that made it. To be used by one thread at a time."""
+    """where: the folder of the index, or the address of one elsewhere, in which is searched but
+    whose records are not listed; None for none. fingerprint: of the encoder that made it. To be
+    used by one thread at a time."""
 
     def __init__(self, where: str | Path | None, fingerprint: str):
         self.far = isinstance(where, str) and "://" in where
@@ -31,7 +32,8 @@ class IndexCache:
         return len(self.index) if self.index is not None else 0
 
     def fresh(self) -> IndexCache:
-        """Itself, up to date with what lies on disk. Raises AmodalError for a damaged index, and for one that another encoder made."""
+        """Itself, up to date with what lies on disk. Raises AmodalError for a damaged index, and
+        for one that another encoder made."""
         if self.far:
             return self
         stamp = self._now()
@@ -57,7 +59,8 @@ class IndexCache:
     def page(
         self, start: int, count: int, where: Where | None = None
     ) -> tuple[int, list[dict[str, Any]]]:
-        """How many records there are, and those from `start` on, in the order in which they were indexed."""
+        """How many records there are, and those from `start` on, in the order in which they were
+        indexed."""
         self._near()
         if self.index is None:
             return 0, []

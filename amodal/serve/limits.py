@@ -14,9 +14,9 @@ from amodal.modalities.shared.requests import Limits as ValueLimits
 
 @dataclass(frozen=True)
 class Limits(ValueLimits):
-    """upload: bytes of a request's body; records: in one request; results: that a search or a list may ask for;
-    concurrent: requests at work or waiting, more are told to come back; seconds: that a request may take from its first byte to its
-    last; readers: threads that decode.
+    """upload: bytes of a request's body; records: in one request; results: that a search or a list
+    may ask for; concurrent: requests at work or waiting, more are told to come back; seconds: that
+    a request may take from its first byte to its last; readers: threads that decode.
     """
 
     upload: int = 32 * MIB
@@ -35,7 +35,8 @@ class Limits(ValueLimits):
 
 
 class Refused(HTTPException):
-    """The answer to a request that is not carried out: a status of HTTP and a sentence for a person."""
+    """The answer to a request that is not carried out: a status of HTTP and a sentence for a
+    person."""
 
     def __init__(self, status: int, text: str, headers: dict[str, str] | None = None):
         super().__init__(status, shortened(text, 500), headers)

@@ -42,7 +42,8 @@ class Metrics:
         PlatformCollector(registry=self.registry)
 
     def asked(self, scope: Scope, status: int, seconds: float) -> None:
-        """Paths and methods are named as the routes name them: what clients make up would grow without end."""
+        """Paths and methods are named as the routes name them: what clients make up would grow
+        without end."""
         route = getattr(scope.get("route"), "path", "none")
         method = scope["method"] if scope["method"] in METHODS else "other"
         self.requests.labels(route, method, str(status or 499)).inc()

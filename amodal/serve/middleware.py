@@ -1,5 +1,5 @@
-"""What every request passes first: who asks, how much at once, how long. Around the whole application, so that routes which are added
-later are guarded too."""
+"""What every request passes first: who asks, how much at once, how long. Around the whole
+application, so that routes which are added later are guarded too."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ UNCOUNTED = ("/health", "/metrics")
 HEAD = 32 * 1024
 """Bytes of a request's path and headers."""
 DRAIN = 2.0
-"""Seconds for which the body of a refused request is still read, so that its sender hears why; a connection that is closed while
-data are on their way is reset, and what was said with it."""
+"""Seconds for which the body of a refused request is still read, so that its sender hears why; a
+connection that is closed while data are on their way is reset, and what was said with it."""
 
 
 class Guard:
-    """token: what `Authorization: Bearer TOKEN` must say, "" for none; hosts: names by which the server may be called, None for any. On a
-    machine's own address this keeps web pages out that have had their name point there.
+    """token: what `Authorization: Bearer TOKEN` must say, "" for none; hosts: names by which the
+    server may be called, None for any. On a machine's own address this keeps web pages out that
+    have had their name point there.
     """
 
     def __init__(
@@ -116,8 +117,8 @@ class Guard:
 
 
 class Exchange:
-    """One request and its answer. headers: the last of each name, in lower case; whole: the body has come in; status: of the answer, 0
-    before it has begun."""
+    """One request and its answer. headers: the last of each name, in lower case; whole: the body
+    has come in; status: of the answer, 0 before it has begun."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits):
         self._receive, self._send, self.limits = receive, send, limits
@@ -166,7 +167,8 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": body})
 
     async def _drain(self) -> None:
-        """Read what is left of the body and let it go, for a while. Who waits to be asked for it (Expect) is not asked."""
+        """Read what is left of the body and let it go, for a while. Who waits to be asked for it
+        (Expect) is not asked."""
         if b"expect" in self.headers:
             return
         try:

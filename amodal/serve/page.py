@@ -1,4 +1,5 @@
-"""The OpenAPI page: what the server takes and gives, as plain HTML without scripts, so that it needs nothing from elsewhere."""
+"""The OpenAPI page: what the server takes and gives, as plain HTML without scripts, so that it
+needs nothing from elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What a run folder says of itself while a run trains and after: measures, quarantine, reports. Reads files only."""
+"""What a run folder says of itself while a run trains and after: measures, quarantine, reports.
+Reads files only."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ QUARANTINE = "quarantine.jsonl"
 
 
 def measures(run: Path, since: int = 0) -> dict:
-    """status, method, steps, `settings`: what the run was told, name -> value, and `columns`: name -> [[step, value], …] of what was
-    measured after step `since`."""
+    """status, method, steps, `settings`: what the run was told, name -> value, and `columns`: name
+    -> [[step, value], …] of what was measured after step `since`."""
     config = _config(run)
     columns: dict[str, list] = {}
     last = since
@@ -87,7 +88,8 @@ def quarantined(run: Path) -> list[Bad]:
 
 
 def missing_rows(run: Path) -> list[dict]:
-    """Rows of the protocol `missing_modality` in the newest report that lies in the run folder; [] where there is none."""
+    """Rows of the protocol `missing_modality` in the newest report that lies in the run folder; []
+    where there is none."""
     files = [p for p in run.glob("*.json") if p.name != "config.json"]
     for file in sorted(files, key=lambda p: p.stat().st_mtime, reverse=True):
         try:

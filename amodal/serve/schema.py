@@ -68,7 +68,8 @@ def several(of: Schema) -> Schema:
 
 
 def refusals(*more: int) -> dict[int | str, Any]:
-    """The answers of a route to what it does not carry out. more: statuses besides those of every route."""
+    """The answers of a route to what it does not carry out. more: statuses besides those of every
+    route."""
     said = REFUSALS | {
         404: "there is no such record",
         409: "there is no index yet, or not one for this",

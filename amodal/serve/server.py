@@ -66,7 +66,8 @@ class Hasty(H11Protocol):
 def configured(
     application, *, host: str = "127.0.0.1", port: int = 8000, level: str = "warning"
 ) -> uvicorn.Config:
-    """How uvicorn is to run the application: no WebSockets, no names of ours in headers, heads and connections bounded."""
+    """How uvicorn is to run the application: no WebSockets, no names of ours in headers, heads and
+    connections bounded."""
     return uvicorn.Config(
         application,
         host=host,
@@ -96,9 +97,11 @@ def serve(
     device: str = "auto",
     limits: Limits | None = None,
 ) -> None:
-    """Serve a run until it is interrupted. host: "127.0.0.1" takes requests of this machine only; port: 0 for any that is free; token: see
-    `app`; names: by which a proxy on this machine calls the server, besides localhost; anyone: take requests from elsewhere without a
-    token. Raises AmodalError for a host that is open to the network without a token, and for a port that is taken."""
+    """Serve a run until it is interrupted. host: "127.0.0.1" takes requests of this machine only;
+    port: 0 for any that is free; token: see `app`; names: by which a proxy on this machine calls
+    the server, besides localhost; anyone: take requests from elsewhere without a token. Raises
+    AmodalError for a host that is open to the network without a token, and for a port that is
+    taken."""
     local = host in LOCAL
     if not local and not token and not anyone:
         raise AmodalError(
@@ -116,7 +119,8 @@ def serve(
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket on this port, 0 for any that is free. Raises AmodalError for one that is taken, or a host that is none of this machine's."""
+    """A socket on this port, 0 for any that is free. Raises AmodalError for one that is taken, or a
+    host that is none of this machine's."""
     if not 0 <= port < 2**16:
         raise AmodalError(f"a port is a number from 0 to {2**16 - 1}, not {port}")
     made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -134,8 +138,9 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def token_of(file: str | Path | None) -> str:
-    """The token in a file, or in the variable AMODAL_TOKEN, so that it stands in no list of processes. "" for none. Raises AmodalError
-    for an empty file, and for a token that a header cannot carry."""
+    """The token in a file, or in the variable AMODAL_TOKEN, so that it stands in no list of
+    processes. "" for none. Raises AmodalError for an empty file, and for a token that a header
+    cannot carry."""
     token = (
         Path(file).read_text(encoding="utf-8") if file is not None else os.environ.get(TOKEN, "")
     ).strip()

@@ -1,4 +1,5 @@
-"""What a server does with a model, without HTTP: the routes of `api.py` and those of other pages call this."""
+"""What a server does with a model, without HTTP: the routes of `api.py` and those of other pages
+call this."""
 
 from __future__ import annotations
 
@@ -34,8 +35,9 @@ SPACES = ("aligned", "features")
 
 @dataclass(frozen=True)
 class Seen:
-    """What the network makes of one record. aligned, features: source -> (D,) in either space, with `fused`; told: target -> what the
-    head says, (classes,) probabilities or a number; asked: source -> (L, D) as a query, of encoders whose queries are lists."""
+    """What the network makes of one record. aligned, features: source -> (D,) in either space, with
+    `fused`; told: target -> what the head says, (classes,) probabilities or a number; asked: source
+    -> (L, D) as a query, of encoders whose queries are lists."""
 
     aligned: dict[str, np.ndarray]
     features: dict[str, np.ndarray]
@@ -44,7 +46,8 @@ class Seen:
 
 
 class Service:
-    """model: see `amodal.load`; index: its folder or address, RUN/index unless given; limits, metrics: of the server."""
+    """model: see `amodal.load`; index: its folder or address, RUN/index unless given; limits,
+    metrics: of the server."""
 
     def __init__(self, model, *, index: str | Path | None = None, limits: Limits, metrics: Metrics):
         self.model, self.limits, self.metrics = model, limits, metrics
@@ -67,7 +70,8 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self.readers, call, *given)
 
     async def see(self, records: Sequence[Record]) -> list[Seen]:
-        """Records as they came in, through the network. Raises Refused for values that cannot be read."""
+        """Records as they came in, through the network. Raises Refused for values that cannot be
+        read."""
         ready = await asyncio.gather(*(self.read(self._decoded, record) for record in records))
         return await self.network(ready)
 
@@ -80,8 +84,9 @@ class Service:
         like: Sequence[str] = (),
         **options,
     ) -> list[Hit]:
-        """The k records nearest to a query; like: keys of records that are parts of it, and are not found themselves; weights: of its
-        parts, by field and by `like:KEY`; options: fields and where, as for `amodal.search.search`. Raises Refused."""
+        """The k records nearest to a query; like: keys of records that are parts of it, and are not
+        found themselves; weights: of its parts, by field and by `like:KEY`; options: fields and
+        where, as for `amodal.search.search`. Raises Refused."""
         if not len(await self.records()):
             raise Refused(
                 409, "there is no index to search in; make one with `amodal index RUN --data DIR`"
@@ -137,7 +142,8 @@ class Service:
             rows = [i for i, record in enumerate(records) if name in record]
             values = modality.collate([records[i][name] for i in rows])
             columns[name] = Column(values, torch.tensor(rows, dtype=torch.int64))
-        # every record has the same key and so the same seed: what it gets does not depend on who it came with
+        # every record has the same key and so the same seed: what it gets does not depend on who it
+        # came with
         batch = Batch.of(len(records), columns, [""] * len(records)).to(self.model.device)
         features = self.encoder.features(batch)
         aligned, features = kept(self.encoder.project(features)), kept(features)
@@ -169,7 +175,8 @@ class Service:
 
 
 def said(service: Service, seen: Seen) -> dict[str, Any]:
-    """The predictions of one record for JSON: of classes the likeliest, and the probability of each; of others a number."""
+    """The predictions of one record for JSON: of classes the likeliest, and the probability of
+    each; of others a number."""
     answer = {}
     for target in service.model.head.targets:
         value = finite(seen.told[target.name]) if target.name in seen.told else None

@@ -1,4 +1,5 @@
-"""`amodal view`: the page in the browser. The routes are a router, so that they can stand beside those of `app`."""
+"""`amodal view`: the page in the browser. The routes are a router, so that they can stand beside
+those of `app`."""
 
 from __future__ import annotations
 
@@ -35,8 +36,8 @@ Number = Annotated[int, Query(ge=0)]
 def router(
     run: Path, *, service: Service | None = None, dataset: Dataset | None = None
 ) -> APIRouter:
-    """The page and what it asks for. service: of the model, whose index is shown; dataset: the records that were indexed. Without them (a
-    run that still trains) there is the tab Run alone."""
+    """The page and what it asks for. service: of the model, whose index is shown; dataset: the
+    records that were indexed. Without them (a run that still trains) there is the tab Run alone."""
     made = APIRouter(include_in_schema=False)
     whole = service is not None and dataset is not None
     tabs = ["map", "search", "run", "records", "fields"] if whole else ["run"]
@@ -159,8 +160,9 @@ def application(
     hosts=None,
     progress: bool = False,
 ) -> FastAPI:
-    """`app` of a run with the page on it; records that its index does not hold yet are indexed. A run without a model yet shows how
-    it trains. data: where the run says it learnt from, unless given; progress: show a bar on the terminal. Raises AmodalError."""
+    """`app` of a run with the page on it; records that its index does not hold yet are indexed. A
+    run without a model yet shows how it trains. data: where the run says it learnt from, unless
+    given; progress: show a bar on the terminal. Raises AmodalError."""
     from amodal.inference.embed import unreadable
     from amodal.model import load
     from amodal.serve.api import _errors, app
@@ -218,8 +220,8 @@ def view(
     browse: bool = False,
     progress: bool = True,
 ) -> None:
-    """Show a run in the browser, for this machine only, until it is interrupted. port: 0 for any that is free. Raises AmodalError where
-    there is no such run, and for a port that is taken."""
+    """Show a run in the browser, for this machine only, until it is interrupted. port: 0 for any
+    that is free. Raises AmodalError where there is no such run, and for a port that is taken."""
     import threading
     import webbrowser
 

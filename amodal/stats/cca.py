@@ -1,8 +1,10 @@
-"""Canonical correlation analysis as a layer: maps that whiten two fields and turn them so that they correlate, with a gradient.
+"""Canonical correlation analysis as a layer: maps that whiten two fields and turn them so that they
+correlate, with a gradient.
 
-Hotelling 1936; as a layer between towers and a ranking loss: Dorfer et al. 2018, arXiv:1705.06979. Turning both fields into canonical
-directions, or leaving the first whitened as it is and turning only the other, differs by one rotation of both, which no cosine sees.
-The latter has a gradient that equal correlations do not make infinite, and takes more than two fields.
+Hotelling 1936; as a layer between towers and a ranking loss: Dorfer et al. 2018, arXiv:1705.06979.
+Turning both fields into canonical directions, or leaving the first whitened as it is and turning
+only the other, differs by one rotation of both, which no cosine sees. The latter has a gradient
+that equal correlations do not make infinite, and takes more than two fields.
 
 Ours: scikit-learn's `CCA` has no gradient, takes two fields and all records at once.
 """
@@ -18,12 +20,14 @@ from torch import Tensor, nn
 from amodal.core.column import Column, shared_rows
 
 LEAST = 1e-3
-"""Squared correlation under which a direction of one field has hardly a counterpart in the other."""
+"""Squared correlation under which a direction of one field has hardly a counterpart in the other.
+"""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """mean (D,), cov (D, D) of one field; cross (D, D) with the anchor: rows are the anchor's dimensions, None without shared rows."""
+    """mean (D,), cov (D, D) of one field; cross (D, D) with the anchor: rows are the anchor's
+    dimensions, None without shared rows."""
 
     mean: Tensor
     cov: Tensor
@@ -55,8 +59,9 @@ def whitener(cov_DD: Tensor, ridge: float) -> Tensor:
 def canonical_maps(
     anchor: Moments, other: Moments | None = None, *, ridge: float = 1e-3, least: float = LEAST
 ) -> Tensor:
-    """(D, D) to multiply centred rows with, from the right: of the anchor, or of `other` into the anchor's whitened space. The cosine of
-    two mapped rows is that of CCA with all directions kept whose squared correlation is well above `least`."""
+    """(D, D) to multiply centred rows with, from the right: of the anchor, or of `other` into the
+    anchor's whitened space. The cosine of two mapped rows is that of CCA with all directions kept
+    whose squared correlation is well above `least`."""
     if other is None:
         return whitener(anchor.cov, ridge)
     own = whitener(other.cov, ridge)
@@ -64,8 +69,9 @@ def canonical_maps(
 
 
 class Polar(torch.autograd.Function):
-    """T (T^T T + least)^(-1/2) of a square T = U S V^T: the nearest orthogonal matrix, but for directions whose correlation is
-    hardly above 0, which have none, as where there are fewer rows than dimensions."""
+    """T (T^T T + least)^(-1/2) of a square T = U S V^T: the nearest orthogonal matrix, but for
+    directions whose correlation is hardly above 0, which have none, as where there are fewer rows
+    than dimensions."""
 
     @staticmethod
     def forward(ctx, x_DD: Tensor, least: float) -> Tensor:
@@ -76,8 +82,9 @@ class Polar(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_DD: Tensor) -> tuple[Tensor, None]:
-        """f(s) = s / sqrt(s^2 + least) turns small changes of T into (f_i - f_j) / (s_i - s_j) times their symmetric part, in the bases U
-        and V, and (f_i + f_j) / (s_i + s_j) times the rest; both written so that equal values divide by nothing."""
+        """f(s) = s / sqrt(s^2 + least) turns small changes of T into (f_i - f_j) / (s_i - s_j)
+        times their symmetric part, in the bases U and V, and (f_i + f_j) / (s_i + s_j) times the
+        rest; both written so that equal values divide by nothing."""
         u, s, vh = ctx.saved_tensors
         s = s + torch.finfo(s.dtype).eps
         g = (s.square() + ctx.least).sqrt()
@@ -90,8 +97,9 @@ class Polar(torch.autograd.Function):
 
 
 class CCA(nn.Module):
-    """The layer. In training it maps by the moments of the batch, through which gradients flow; `update`, after the step, adds them to
-    running moments, of which `maps` are made for use. The first name is the anchor."""
+    """The layer. In training it maps by the moments of the batch, through which gradients flow;
+    `update`, after the step, adds them to running moments, of which `maps` are made for use. The
+    first name is the anchor."""
 
     def __init__(
         self, names: Sequence[str], width: int, *, ridge: float = 1e-3, momentum: float = 0.9

@@ -1,8 +1,10 @@
 """Words to regions along a sentence: a chain whose neighbours like to agree, decoded exactly.
 
-Karpathy and Fei-Fei, CVPR 2015, arXiv:1412.2306, section 3.1.4, eq. 10-12: maximise sum_j v_(a_j).s_j + beta sum_j 1[a_j = a_(j+1)].
+Karpathy and Fei-Fei, CVPR 2015, arXiv:1412.2306, section 3.1.4, eq. 10-12: maximise sum_j
+v_(a_j).s_j + beta sum_j 1[a_j = a_(j+1)].
 
-Ours: a word costs O(regions), as all changes of region cost the same; general decoders take the square.
+Ours: a word costs O(regions), as all changes of region cost the same; general decoders take the
+square.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ from amodal.core import Ragged
 def viterbi(scores: Ragged, beta: float) -> Ragged:
     """The best region of each word of N sentences, Ragged of (length,) int64.
 
-    scores: N lists of (words, regions), how well each region fits each word; beta: what it is worth that two neighbours share a
-    region. 0 is the best region of each word alone; a large one gives the whole sentence to one region. Ties go to the first region.
-    Since the reward is the same for all regions, a word costs O(regions) and not its square. Raises ValueError for a negative beta.
+    scores: N lists of (words, regions), how well each region fits each word; beta: what it is worth
+    that two neighbours share a region. 0 is the best region of each word alone; a large one gives
+    the whole sentence to one region. Ties go to the first region. Since the reward is the same for
+    all regions, a word costs O(regions) and not its square. Raises ValueError for a negative beta.
     """
     if beta < 0:
         raise ValueError(f"beta must be at least 0, got {beta}.")
@@ -45,7 +48,8 @@ def _one(score_WR: Tensor, beta: float) -> Tensor:
 
 
 def snippets(region_W: Tensor) -> list[tuple[int, int, int]]:
-    """(first word, behind the last word, region) for each run of neighbouring words that share a region: the region's text."""
+    """(first word, behind the last word, region) for each run of neighbouring words that share a
+    region: the region's text."""
     runs, counts = torch.unique_consecutive(region_W, return_counts=True)
     ends = counts.cumsum(0).tolist()
     return [(end - n, end, region) for region, n, end in zip(runs.tolist(), counts.tolist(), ends)]

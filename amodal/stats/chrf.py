@@ -1,7 +1,9 @@
-"""chrF: how alike a text and its reference are, in runs of characters. Popović, WMT 2015 (chrF1), and WMT 2016 for beta = 2.
+"""chrF: how alike a text and its reference are, in runs of characters. Popović, WMT 2015 (chrF1),
+and WMT 2016 for beta = 2.
 
-Ours: sacrebleu's `CHRF` agrees to 1e-9 (a test compares them), but rounds once more, and leaves out the runs of a text whose reference
-is shorter than they are. The numbers of a recorded claim would change with it.
+Ours: sacrebleu's `CHRF` agrees to 1e-9 (a test compares them), but rounds once more, and leaves out
+the runs of a text whose reference is shorter than they are. The numbers of a recorded claim would
+change with it.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ def runs(text: str, n: int) -> Counter[str]:
 def chrf(
     texts: Sequence[str], references: Sequence[str], *, longest: int = 6, beta: float = 2.0
 ) -> float:
-    """0 to 1: (1 + beta^2) P R / (beta^2 P + R), P and R the shares of runs of 1 to `longest` characters that are in the other too,
-    counted over all pairs of texts and averaged over the lengths of which both sides have any. Raises ValueError for unequal numbers."""
+    """0 to 1: (1 + beta^2) P R / (beta^2 P + R), P and R the shares of runs of 1 to `longest`
+    characters that are in the other too, counted over all pairs of texts and averaged over the
+    lengths of which both sides have any. Raises ValueError for unequal numbers."""
     if len(texts) != len(references):
         raise ValueError(f"{len(texts)} texts and {len(references)} references")
     precisions, recalls = [], []

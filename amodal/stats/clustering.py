@@ -1,11 +1,14 @@
-"""Clusters without training: Ward's agglomeration and spectral clustering, and how far a division agrees with another.
+"""Clusters without training: Ward's agglomeration and spectral clustering, and how far a division
+agrees with another.
 
-Ward 1963 by chains of nearest neighbours (Murtagh 1983): O(N^2) time and memory. Spectral clustering: Ng, Jordan & Weiss 2001. Adjusted
-mutual information: Vinh, Epps & Bailey, JMLR 2010, eq. 24a, normalised by the mean of both entropies.
+Ward 1963 by chains of nearest neighbours (Murtagh 1983): O(N^2) time and memory. Spectral
+clustering: Ng, Jordan & Weiss 2001. Adjusted mutual information: Vinh, Epps & Bailey, JMLR 2010,
+eq. 24a, normalised by the mean of both entropies.
 
-Ours. Ward: scikit-learn's makes the same clusters (a test compares them) in 0.9 s where this takes 1.1 s (2,000 rows), but numbers them
-otherwise, and sums over clusters then end in other digits. Mutual information: scikit-learn's differs by 1e-13, which would change
-recorded claims. Spectral: one eigendecomposition serves all numbers of clusters, and `kmeans` gives the same on every process.
+Ours. Ward: scikit-learn's makes the same clusters (a test compares them) in 0.9 s where this takes
+1.1 s (2,000 rows), but numbers them otherwise, and sums over clusters then end in other digits.
+Mutual information: scikit-learn's differs by 1e-13, which would change recorded claims. Spectral:
+one eigendecomposition serves all numbers of clusters, and `kmeans` gives the same on every process.
 Matching clusters to classes is scipy's `linear_sum_assignment`.
 """
 
@@ -22,7 +25,8 @@ from amodal.stats.kmeans import kmeans
 
 
 def ward(x_ND: np.ndarray, clusters: int) -> np.ndarray:
-    """(N,) int64: the cluster of each row, when the two whose union adds least variance are joined until so many are left.
+    """(N,) int64: the cluster of each row, when the two whose union adds least variance are joined
+    until so many are left.
 
     Raises ValueError unless 1 <= clusters <= N.
     """
@@ -58,7 +62,8 @@ def ward(x_ND: np.ndarray, clusters: int) -> np.ndarray:
 
 
 def _cut(merges: Sequence[tuple[float, int, int]], n: int, clusters: int) -> np.ndarray:
-    """The clusters after the n - clusters cheapest merges, which for Ward never come after a dearer one that they are part of."""
+    """The clusters after the n - clusters cheapest merges, which for Ward never come after a dearer
+    one that they are part of."""
     parent = np.arange(n)
 
     def root(i: int) -> int:
@@ -75,10 +80,11 @@ def _cut(merges: Sequence[tuple[float, int, int]], n: int, clusters: int) -> np.
 def spectral(
     affinity_NN: Tensor, numbers: Sequence[int], *, seed: int = 0
 ) -> dict[int, np.ndarray]:
-    """number of clusters -> (N,) int64: k-means of rows of so many top eigenvectors of D^-1/2 W D^-1/2, as unit vectors.
+    """number of clusters -> (N,) int64: k-means of rows of so many top eigenvectors of D^-1/2 W
+    D^-1/2, as unit vectors.
 
-    affinity_NN: symmetric up to rounding, not negative. One eigendecomposition, O(N^3), serves all numbers. Raises ValueError unless each
-    is from 1 to N.
+    affinity_NN: symmetric up to rounding, not negative. One eigendecomposition, O(N^3), serves all
+    numbers. Raises ValueError unless each is from 1 to N.
     """
     w, n = affinity_NN.double(), len(affinity_NN)
     if wrong := [k for k in numbers if not 1 <= k <= n]:
@@ -93,8 +99,8 @@ def spectral(
 
 
 def matched_accuracy(truth_N: Sequence, cluster_N: Sequence) -> float:
-    """The share of rows that are right when each cluster is called after a class of its own so that most are (Hungarian algorithm);
-    clusters beyond the number of classes are called nothing."""
+    """The share of rows that are right when each cluster is called after a class of its own so that
+    most are (Hungarian algorithm); clusters beyond the number of classes are called nothing."""
     from scipy.optimize import linear_sum_assignment
 
     (a, i), (b, j) = (np.unique(np.asarray(x), return_inverse=True) for x in (truth_N, cluster_N))
@@ -104,7 +110,8 @@ def matched_accuracy(truth_N: Sequence, cluster_N: Sequence) -> float:
 
 
 def adjusted_mutual_information(one_N: Sequence, other_N: Sequence) -> float:
-    """1 for equal divisions, 0 on average for independent ones. Of two divisions into one part each it is 1."""
+    """1 for equal divisions, 0 on average for independent ones. Of two divisions into one part each
+    it is 1."""
     (i, a), (j, b) = (
         np.unique(np.asarray(x), return_inverse=True, return_counts=True)[1:]
         for x in (one_N, other_N)
@@ -126,7 +133,8 @@ def _entropy(p: np.ndarray) -> float:
 
 
 def _expected(a: np.ndarray, b: np.ndarray, n: int) -> float:
-    """Mutual information of random divisions into parts of these sizes, expected under the hypergeometric model."""
+    """Mutual information of random divisions into parts of these sizes, expected under the
+    hypergeometric model."""
     log = np.concatenate([[0.0], np.log(np.arange(1, n + 1)).cumsum()])  # of factorials
     total = 0.0
     for u, times_u in zip(*np.unique(a, return_counts=True)):

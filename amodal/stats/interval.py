@@ -1,6 +1,7 @@
 """The interval of a mean over few repetitions.
 
-Ours: the table has the three decimals of printed tables, by which claims were recorded; `scipy.stats.t` has more.
+Ours: the table has the three decimals of printed tables, by which claims were recorded;
+`scipy.stats.t` has more.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Kernel ridge regression with a Gaussian kernel, its penalty chosen by exact leave-one-out errors from one eigendecomposition (Hastie et
-al., The Elements of Statistical Learning, 5.8 and eq. 7.64). Cubic in the number of records: for a few thousand.
+"""Kernel ridge regression with a Gaussian kernel, its penalty chosen by exact leave-one-out errors
+from one eigendecomposition (Hastie et al., The Elements of Statistical Learning, 5.8 and eq. 7.64).
+Cubic in the number of records: for a few thousand.
 
-Ours: scikit-learn's `KernelRidge` gives the same predictions to 1e-8 (a test compares them), but no leave-one-out errors, so that each
-penalty would take a fit for each record.
+Ours: scikit-learn's `KernelRidge` gives the same predictions to 1e-8 (a test compares them), but no
+leave-one-out errors, so that each penalty would take a fit for each record.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ PENALTIES = tuple(10.0**k for k in range(-4, 4))
 
 @dataclass(frozen=True)
 class Gaussian:
-    """exp(-the sum over parts of weight * |a - b|^2 / width^2); a part is a range of columns, such as one source.
+    """exp(-the sum over parts of weight * |a - b|^2 / width^2); a part is a range of columns, such
+    as one source.
 
     parts: (first column, last + 1, width, weight) each.
     """
@@ -27,7 +29,8 @@ class Gaussian:
 
     @staticmethod
     def of(*values_ND: Tensor, weights: Sequence[float] = ()) -> Gaussian:
-        """Widths are median distances between different rows, of at most 500 rows. weights: of the parts, 1 each unless given."""
+        """Widths are median distances between different rows, of at most 500 rows. weights: of the
+        parts, 1 each unless given."""
         parts, start = [], 0
         for x, weight in zip(values_ND, weights or [1.0] * len(values_ND)):
             some = x[:: -(-len(x) // 500)].double()
@@ -62,9 +65,9 @@ def kernel_ridge(
 ) -> tuple[Callable[[Tensor], Tensor], float]:
     """(the predictor (M, D) -> (M, K) float64, its mean squared leave-one-out error summed over K).
 
-    x_ND: what to predict from; y_NK: targets, of which a constant is free; penalties: in units of the kernel at distance 0, of which the
-    best is kept.
-    Raises ValueError unless there are two rows or more, as many of x as of y.
+    x_ND: what to predict from; y_NK: targets, of which a constant is free; penalties: in units of
+    the kernel at distance 0, of which the best is kept. Raises ValueError unless there are two rows
+    or more, as many of x as of y.
     """
     if len(x_ND) != len(y_NK) or len(x_ND) < 2:
         raise ValueError(

@@ -1,6 +1,8 @@
-"""K-means that gives the same clusters on every process: Lloyd's alternation from k-means++ starts (Arthur & Vassilvitskii 2007).
+"""K-means that gives the same clusters on every process: Lloyd's alternation from k-means++ starts
+(Arthur & Vassilvitskii 2007).
 
-Ours: scikit-learn's rounds by its number of threads, and methods that divide data by clusters must do so alike on every rank.
+Ours: scikit-learn's rounds by its number of threads, and methods that divide data by clusters must
+do so alike on every rank.
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ from torch import Tensor
 def kmeans(
     x_ND: Tensor, clusters: int, *, seed: int = 0, steps: int = 50, tries: int = 3
 ) -> tuple[Tensor, Tensor]:
-    """((N,) int64 cluster of each row, (K, D) float64 centres): of `tries` starts, the one that ends with the least squared distance.
+    """((N,) int64 cluster of each row, (K, D) float64 centres): of `tries` starts, the one that
+    ends with the least squared distance.
 
-    A start draws each further centre with a probability proportional to the squared distance from those before it, 2 + log K times, and
-    keeps the draw that leaves least distance; all that is random comes from `seed`. A cluster that loses its rows keeps its centre. Fewer
-    different rows than clusters leave some empty.
-    Raises ValueError without a row or a cluster.
+    A start draws each further centre with a probability proportional to the squared distance from
+    those before it, 2 + log K times, and keeps the draw that leaves least distance; all that is
+    random comes from `seed`. A cluster that loses its rows keeps its centre. Fewer different rows
+    than clusters leave some empty. Raises ValueError without a row or a cluster.
     """
     if not len(x_ND) or clusters < 1:
         raise ValueError(

@@ -1,11 +1,14 @@
-"""Multinomial logistic regression, many penalties at once, by limited-memory BFGS in coordinates where every problem is round.
+"""Multinomial logistic regression, many penalties at once, by limited-memory BFGS in coordinates
+where every problem is round.
 
-The softmax's curvature is at most 1/2 (Böhning 1992), so with X'X = V diag(s) V' and weights W = V diag(s/2 + penalty)^-1/2 U the
-Hessian in U is at most 1: a step of length 1 never overshoots, no line search is needed, and ill-conditioned features (those of
-networks are) cost no more iterations than round ones. One eigendecomposition serves all penalties and folds. The first iterate
-from zero is the ridge solution for centred one-hot targets.
+The softmax's curvature is at most 1/2 (Böhning 1992), so with X'X = V diag(s) V' and weights W = V
+diag(s/2 + penalty)^-1/2 U the Hessian in U is at most 1: a step of length 1 never overshoots, no
+line search is needed, and ill-conditioned features (those of networks are) cost no more iterations
+than round ones. One eigendecomposition serves all penalties and folds. The first iterate from zero
+is the ridge solution for centred one-hot targets.
 
-Ours: measured 20 times as fast as scikit-learn's `LogisticRegressionCV` (`python -m benchmarks probes`).
+Ours: measured 20 times as fast as scikit-learn's `LogisticRegressionCV` (`python -m benchmarks
+probes`).
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from torch import Tensor
 from amodal.core.matmul import fast_products
 
 PENALTIES = (1e-1, 1e0, 1e1, 1e2, 1e3, 1e4)
-"""Of the sum of losses over records, for features of unit variance (the inverse of scikit-learn's C)."""
+"""Of the sum of losses over records, for features of unit variance (the inverse of scikit-learn's
+C)."""
 
 TUNED_ON = 8192  # records: more do not change which penalty is best by much
 CELLS = 2**24
@@ -66,8 +70,8 @@ class Scaled:
 def logistic(
     x_ND: Tensor, y_N: Tensor, classes: int, *, seed: int = 0
 ) -> tuple[Tensor, Tensor, float]:
-    """Weights (D, K), bias (K,) and the penalty they were chosen with, by the log-loss of held-out records: a quarter of them, or
-    five folds where there are fewer than 2,000."""
+    """Weights (D, K), bias (K,) and the penalty they were chosen with, by the log-loss of held-out
+    records: a quarter of them, or five folds where there are fewer than 2,000."""
     shuffled = torch.randperm(len(x_ND), generator=torch.Generator().manual_seed(seed))
     limit = max(1000, min(TUNED_ON, CELLS // (len(PENALTIES) * classes)))
     tuned = shuffled[:limit].sort().values
@@ -109,9 +113,11 @@ def solve(
     *,
     tolerance: float = 1e-3,
 ) -> tuple[Tensor, Tensor]:
-    """Minimise, for each of P problems, sum over records of mask * cross-entropy + penalty / 2 * |W|^2. The bias is free.
+    """Minimise, for each of P problems, sum over records of mask * cross-entropy + penalty / 2 *
+    |W|^2. The bias is free.
 
-    tolerance: of the gradient's norm, as a share of what it was at zero. Returns W (D, P, K) for standardised features and b (P, K).
+    tolerance: of the gradient's norm, as a share of what it was at zero. Returns W (D, P, K) for
+    standardised features and b (P, K).
     """
     z, v, n, problems = scaled.z, scaled.v, len(y_N), len(penalties_P)
     penalties = penalties_P.to(z.dtype)
@@ -155,7 +161,8 @@ def solve(
 def _lbfgs(
     loss_and_gradient, u: Tensor, *, iterations: int = 100, tolerance: float = 1e-3, memory: int = 8
 ) -> Tensor:
-    """u (R, P, K): P independent problems side by side (Nocedal & Wright, algorithm 7.4), each stopped at its own pace.
+    """u (R, P, K): P independent problems side by side (Nocedal & Wright, algorithm 7.4), each
+    stopped at its own pace.
 
     A step that does not lower a problem's loss is replaced by the gradient step, which does.
     """

@@ -12,8 +12,9 @@ from amodal.core import AmodalError
 
 
 def f1_and_iou(guess: Tensor, truth: Tensor) -> tuple[float, float]:
-    """Harmonic mean of precision and recall, and intersection over union, of the pixels that are true. guess, truth: bool of one
-    shape. Both are 1 where neither has a pixel. Raises ValueError for unequal shapes."""
+    """Harmonic mean of precision and recall, and intersection over union, of the pixels that are
+    true. guess, truth: bool of one shape. Both are 1 where neither has a pixel. Raises ValueError
+    for unequal shapes."""
     if guess.shape != truth.shape:
         raise ValueError(
             f"masks of one shape are compared, not {tuple(guess.shape)} and {tuple(truth.shape)}"
@@ -23,9 +24,9 @@ def f1_and_iou(guess: Tensor, truth: Tensor) -> tuple[float, float]:
 
 
 def mean_iou(guess: Tensor, truth: Tensor, classes: int) -> float:
-    """Mean over the classes that occur, in guess or truth, of intersection over union of their pixels. guess, truth: class numbers 0 to
-    classes - 1 of one shape; pixels whose truth is below 0 do not count. Raises ValueError for unequal shapes, AmodalError where
-    nothing is known."""
+    """Mean over the classes that occur, in guess or truth, of intersection over union of their
+    pixels. guess, truth: class numbers 0 to classes - 1 of one shape; pixels whose truth is below 0
+    do not count. Raises ValueError for unequal shapes, AmodalError where nothing is known."""
     if guess.shape != truth.shape:
         raise ValueError(
             f"maps of one shape are compared, not {tuple(guess.shape)} and {tuple(truth.shape)}"

@@ -1,7 +1,9 @@
-"""Does a text encoder find alike what people find alike? Correlation with human judgements of pairs, as in the STS tasks.
+"""Does a text encoder find alike what people find alike? Correlation with human judgements of
+pairs, as in the STS tasks.
 
-Ours: scipy's `spearmanr` agrees to 1e-15, and the last digit of a recorded claim would change. Ranks take two lines and less time than
-`scipy.stats.rankdata`; `auroc.bootstrap` ranks a thousand draws.
+Ours: scipy's `spearmanr` agrees to 1e-15, and the last digit of a recorded claim would change.
+Ranks take two lines and less time than `scipy.stats.rankdata`; `auroc.bootstrap` ranks a thousand
+draws.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ def agreement(first_ND: torch.Tensor, second_ND: torch.Tensor, human: Sequence[f
 
 
 def spearman(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float:
-    """Pearson's correlation of ranks, ties sharing their mean rank; NaN where one side is all ties. Raises AmodalError for unequal
-    lengths and fewer than two pairs."""
+    """Pearson's correlation of ranks, ties sharing their mean rank; NaN where one side is all ties.
+    Raises AmodalError for unequal lengths and fewer than two pairs."""
     if len(a) != len(b) or len(a) < 2:
         raise AmodalError(
             f"a rank correlation needs two lists of one length, at least 2, not of {len(a)} and {len(b)}"

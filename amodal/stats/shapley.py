@@ -1,8 +1,10 @@
-"""What each field is worth: Shapley's value (1953), the mean gain of adding it over all orders of adding fields.
+"""What each field is worth: Shapley's value (1953), the mean gain of adding it over all orders of
+adding fields.
 
 Exact, from a score for every subset. The worths sum to what all fields together score above none.
 
-Ours: exact over subsets that are scored already. Libraries such as shap estimate it, and score by themselves.
+Ours: exact over subsets that are scored already. Libraries such as shap estimate it, and score by
+themselves.
 """
 
 from __future__ import annotations

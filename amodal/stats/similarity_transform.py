@@ -1,9 +1,11 @@
 """Which turn, scale and shift take points of an object's own space to where a camera sees them.
 
-Closed form: Umeyama 1991, IEEE TPAMI 13(4). With wrong pairs among them: RANSAC, Fischler and Bolles 1981. What two sets of points say of
-each other: the bidirectional filter of UDA-COPE, Lee et al. 2022, arXiv:2111.12580. All for N objects of up to P points at once.
+Closed form: Umeyama 1991, IEEE TPAMI 13(4). With wrong pairs among them: RANSAC, Fischler and
+Bolles 1981. What two sets of points say of each other: the bidirectional filter of UDA-COPE, Lee et
+al. 2022, arXiv:2111.12580. All for N objects of up to P points at once.
 
-Ours: many objects at once, on any device. scikit-image's `SimilarityTransform` and `ransac` take one at a time.
+Ours: many objects at once, on any device. scikit-image's `SimilarityTransform` and `ransac` take
+one at a time.
 """
 
 from __future__ import annotations
@@ -49,8 +51,9 @@ class Similarity:
 
 
 def umeyama(x_P3: Tensor, y_P3: Tensor, weight_P: Tensor) -> Similarity:
-    """The similarity of least squared error from x (..., P, 3) to y, points weighted by weight (..., P) >= 0; never a reflection. All in
-    float64. Points that coincide, or no weight at all, give a scale of 1e-9 at least and some rotation."""
+    """The similarity of least squared error from x (..., P, 3) to y, points weighted by weight
+    (..., P) >= 0; never a reflection. All in float64. Points that coincide, or no weight at all,
+    give a scale of 1e-9 at least and some rotation."""
     x, y, w = x_P3.double(), y_P3.double(), weight_P.double()
     w = (w / w.sum(-1, keepdim=True).clamp(min=1e-12))[..., None]
     mean_x, mean_y = (w * x).sum(-2), (w * y).sum(-2)
@@ -75,10 +78,12 @@ def ransac(
     tries: int = 100,
     draws: int = 5,
 ) -> tuple[Similarity, Tensor]:
-    """The similarity that most pairs agree with, and (N, P) bool which these are; fitted second to them.
+    """The similarity that most pairs agree with, and (N, P) bool which these are; fitted second to
+    them.
 
-    there: which pairs there are; near: how far, in the object's space, a pair may be off; tries: fits to `draws` random pairs, drawn (with
-    repetition) from the rows' seeds. Rows of fewer than 4 pairs are fitted to what they have, and nothing agrees.
+    there: which pairs there are; near: how far, in the object's space, a pair may be off; tries:
+    fits to `draws` random pairs, drawn (with repetition) from the rows' seeds. Rows of fewer than 4
+    pairs are fitted to what they have, and nothing agrees.
     """
     n, p = there_NP.shape
     x, y, count = x_NP3.double(), y_NP3.double(), there_NP.sum(1)
@@ -111,12 +116,14 @@ def bidirectional_filter(
     tries: int = 100,
     draws: int = 5,
 ) -> tuple[Similarity, Tensor]:
-    """Predicted coordinates x of points y check each other: the similarity fitted to the pairs that both ways leave, and (N, P) which.
+    """Predicted coordinates x of points y check each other: the similarity fitted to the pairs that
+    both ways leave, and (N, P) which.
 
-    A point is dropped that, brought into the object's space, is farther than `near` from all coordinates (an outlier of the sensor); a
-    coordinate that, brought to the camera, is farther than `far` from all points (a wrong prediction), both in units of the object's space.
-    Pairs that are left may still be wrong, so the last fit is one of `ransac` too. Rows of which fewer than 4 pairs are left keep none, and
-    the first fit.
+    A point is dropped that, brought into the object's space, is farther than `near` from all
+    coordinates (an outlier of the sensor); a coordinate that, brought to the camera, is farther
+    than `far` from all points (a wrong prediction), both in units of the object's space. Pairs that
+    are left may still be wrong, so the last fit is one of `ransac` too. Rows of which fewer than 4
+    pairs are left keep none, and the first fit.
     """
     settings = {"near": near, "tries": tries, "draws": draws}
     first, _ = ransac(x_NP3, y_NP3, there_NP, seeds_N, **settings)

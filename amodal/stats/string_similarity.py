@@ -1,6 +1,8 @@
-"""How alike two texts are, letter by letter: the baselines of record linkage. Levenshtein 1966; Jaccard 1912.
+"""How alike two texts are, letter by letter: the baselines of record linkage. Levenshtein 1966;
+Jaccard 1912.
 
-Edit distances are rapidfuzz's, exact and 160 times as fast as a table in numpy. Jaccard's is ours: one line, on sets made once.
+Edit distances are rapidfuzz's, exact and 160 times as fast as a table in numpy. Jaccard's is ours:
+one line, on sets made once.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from amodal.core import AmodalError
 
 
 def edit_distances(query: str, keys: Sequence[str]) -> np.ndarray:
-    """(len(keys),) int64: least number of characters to put in, take out or replace on the way from `query` to each key.
+    """(len(keys),) int64: least number of characters to put in, take out or replace on the way from
+    `query` to each key.
 
     Raises AmodalError without the package rapidfuzz.
     """
@@ -42,6 +45,7 @@ def ngrams(text: str, n: int = 3) -> set[str]:
 
 
 def jaccard(query: str, keys: Sequence[set[str]], n: int = 3) -> np.ndarray:
-    """(len(keys),) float64: of the n-grams that either text has, the share that both have. keys: `ngrams` of each."""
+    """(len(keys),) float64: of the n-grams that either text has, the share that both have. keys:
+    `ngrams` of each."""
     own = ngrams(query, n)
     return np.array([len(own & k) / len(own | k) for k in keys])

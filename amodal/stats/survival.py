@@ -1,11 +1,12 @@
-"""How long until an event, when for some only a lower bound is known: Cox regression with a ridge penalty, Kaplan and Meier's curve, the
-log-rank test, and concordance.
+"""How long until an event, when for some only a lower bound is known: Cox regression with a ridge
+penalty, Kaplan and Meier's curve, the log-rank test, and concordance.
 
-Cox 1972, with Breslow's 1974 treatment of ties and his baseline; Kaplan and Meier 1958; Mantel 1966 for the test; Harrell et al. 1982 for
-the index.
+Cox 1972, with Breslow's 1974 treatment of ties and his baseline; Kaplan and Meier 1958; Mantel 1966
+for the test; Harrell et al. 1982 for the index.
 
-Ours: scikit-survival agrees (tests compare them), but its licence is the GPL and it brings solvers that nothing else here needs;
-torchsurv has losses and scores, and no fit with a penalty. The log-rank test is scipy's.
+Ours: scikit-survival agrees (tests compare them), but its licence is the GPL and it brings solvers
+that nothing else here needs; torchsurv has losses and scores, and no fit with a penalty. The
+log-rank test is scipy's.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ import torch
 from torch import Tensor
 
 PENALTIES = (1e0, 1e1, 1e2, 1e3, 1e4)
-"""Half the penalty times the squared weights is added to the log likelihood summed over events, for features of unit variance."""
+"""Half the penalty times the squared weights is added to the log likelihood summed over events, for
+features of unit variance."""
 
 
 def concordance(risk_N: np.ndarray, time_N: np.ndarray, event_N: np.ndarray) -> float:
-    """Harrell's C: of the pairs whose order in time is known (the earlier of the two had the event, or one had it when the other was last
-    seen without it), the share in which the earlier has the higher risk; ties of risk count half. .5 by chance. NaN if no pair can be
-    compared. Agrees with `concordance_index_censored` of scikit-survival."""
+    """Harrell's C: of the pairs whose order in time is known (the earlier of the two had the event,
+    or one had it when the other was last seen without it), the share in which the earlier has the
+    higher risk; ties of risk count half. .5 by chance. NaN if no pair can be compared. Agrees with
+    `concordance_index_censored` of scikit-survival."""
     event_N = event_N.astype(bool)
     later = (time_N[:, None] < time_N) | (time_N[:, None] == time_N) & ~event_N
     known = event_N[:, None] & later
@@ -35,7 +38,8 @@ def concordance(risk_N: np.ndarray, time_N: np.ndarray, event_N: np.ndarray) -> 
 def cox(
     x_ND: Tensor, time_N: Tensor, event_N: Tensor, penalty: float, *, steps: int = 30
 ) -> Tensor:
-    """Weights (D,) float64 that maximise Breslow's partial log likelihood minus penalty / 2 |w|^2, by Newton's method with halved steps."""
+    """Weights (D,) float64 that maximise Breslow's partial log likelihood minus penalty / 2 |w|^2,
+    by Newton's method with halved steps."""
     x, w = x_ND.double(), torch.zeros(x_ND.shape[1], dtype=torch.float64)
     value = partial_likelihood(x @ w, time_N, event_N) - penalty / 2 * w.square().sum()
     for _ in range(steps):
@@ -60,7 +64,8 @@ def cox(
 
 
 def partial_likelihood(risk_N: Tensor, time_N: Tensor, event_N: Tensor) -> Tensor:
-    """Breslow's partial log likelihood: over events, risk_i - log sum of exp(risk_j) over those still there at time_i."""
+    """Breslow's partial log likelihood: over events, risk_i - log sum of exp(risk_j) over those
+    still there at time_i."""
     order, last = _falling(time_N)
     risk = risk_N.double()[order]
     log_sum = risk.logcumsumexp(0)[last]
@@ -68,7 +73,8 @@ def partial_likelihood(risk_N: Tensor, time_N: Tensor, event_N: Tensor) -> Tenso
 
 
 def _falling(time: Tensor) -> tuple[Tensor, Tensor]:
-    """Records by falling times, and where among them each one's risk set, which is all before, and those of its own time, ends."""
+    """Records by falling times, and where among them each one's risk set, which is all before, and
+    those of its own time, ends."""
     order = time.argsort(descending=True, stable=True)
     falling = time[order]
     return order, torch.searchsorted(-falling, -falling, right=True) - 1
@@ -98,8 +104,9 @@ def kaplan_meier(
     *,
     lost: bool = False,
 ) -> np.ndarray:
-    """(T,) the share that is still without the event after each time of `at`. weight: of records, 1 unless given.
-    lost: instead the share that is still seen, with those who have the event at a time out of sight from then on."""
+    """(T,) the share that is still without the event after each time of `at`. weight: of records, 1
+    unless given. lost: instead the share that is still seen, with those who have the event at a
+    time out of sight from then on."""
     event, weight = event_N.astype(bool), np.ones(len(time_N)) if weight_N is None else weight_N
     times, place = np.unique(time_N, return_inverse=True)
     came, went = (np.bincount(place, weight * which, len(times)) for which in (event, ~event))
@@ -111,7 +118,8 @@ def kaplan_meier(
 
 
 def log_rank(time_N: np.ndarray, event_N: np.ndarray, second_N: np.ndarray) -> tuple[float, float]:
-    """Chi-squared, of one degree of freedom, and p: whether a second group has the event as the others do (Mantel 1966).
+    """Chi-squared, of one degree of freedom, and p: whether a second group has the event as the
+    others do (Mantel 1966).
 
     Where nothing can be compared, without events or without one of the groups, it is (0, 1).
     """
@@ -134,7 +142,8 @@ Patients = tuple[Tensor, np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Fitted:
-    """A Cox regression: log hazards, and with Breslow's baseline how likely it is to be without the event yet."""
+    """A Cox regression: log hazards, and with Breslow's baseline how likely it is to be without the
+    event yet."""
 
     mean: Tensor
     spread: Tensor
@@ -158,8 +167,8 @@ class Fitted:
 def fitted(
     train: Patients, *, penalties: Sequence[float] = PENALTIES, folds: int = 5, seed: int = 0
 ) -> Fitted:
-    """A Cox regression whose penalty has the best held-out partial likelihood (that of everybody minus that of the training folds:
-    Verweij and van Houwelingen 1993)."""
+    """A Cox regression whose penalty has the best held-out partial likelihood (that of everybody
+    minus that of the training folds: Verweij and van Houwelingen 1993)."""
     x, time, event = (
         train[0].double(),
         torch.from_numpy(train[1]).double(),

@@ -1,11 +1,13 @@
 """How good predicted risks and curves are, with an interval over bootstrap draws of the people.
 
-Harrell's concordance; cumulative/dynamic AUC with inverse probabilities of censoring (Uno et al. 2007; Hung and Chiang 2010), averaged over
-times by how many have the event between them (Lambert and Chevret 2016); Brier score with the same weights (Graf et al. 1999), integrated;
-and how far predicted and observed shares with the event are apart in groups of like prediction. Agree with scikit-survival.
+Harrell's concordance; cumulative/dynamic AUC with inverse probabilities of censoring (Uno et al.
+2007; Hung and Chiang 2010), averaged over times by how many have the event between them (Lambert
+and Chevret 2016); Brier score with the same weights (Graf et al. 1999), integrated; and how far
+predicted and observed shares with the event are apart in groups of like prediction. Agree with
+scikit-survival.
 
-Ours: the same as scikit-survival's scores (tests compare them; see `survival` for why it is no dependency), for all draws of the
-bootstrap at once, and for people of different models.
+Ours: the same as scikit-survival's scores (tests compare them; see `survival` for why it is no
+dependency), for all draws of the bootstrap at once, and for people of different models.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ METRICS = ("concordance", "AUC over time", "integrated Brier", "calibration erro
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions of one model: `who` numbers its people among all; risk: log hazards; curves (n, T): predicted share without the event after
-    each time; known: times and events of those that it learnt from, by which censoring is reckoned."""
+    """Predictions of one model: `who` numbers its people among all; risk: log hazards; curves (n,
+    T): predicted share without the event after each time; known: times and events of those that it
+    learnt from, by which censoring is reckoned."""
 
     who: np.ndarray
     time: np.ndarray
@@ -37,8 +40,8 @@ class Predictions:
 def grid(
     time: np.ndarray, event: np.ndarray, learnt: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> np.ndarray:
-    """Up to nine times, the deciles of those of events, as far as everybody's censoring can be reckoned there. learnt: times and events of
-    those that models learnt from."""
+    """Up to nine times, the deciles of those of events, as far as everybody's censoring can be
+    reckoned there. learnt: times and events of those that models learnt from."""
     times = np.unique(np.quantile(time[event], np.linspace(0.1, 0.9, 9)))
     seen = [kaplan_meier(*each, times, lost=True) > 0 for each in learnt]
     return times[np.all(seen, axis=0) & (times < time.max())]
@@ -47,8 +50,9 @@ def grid(
 def scores(
     parts: Sequence[Predictions], times: np.ndarray, *, draws: int = 200, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """metric -> (1 + draws,): of the people as they are, then of bootstrap draws of them. Only people predicted by the same model are compared
-    with each other. parts: of disjoint people, or of the same ones once more for each repetition."""
+    """metric -> (1 + draws,): of the people as they are, then of bootstrap draws of them. Only
+    people predicted by the same model are compared with each other. parts: of disjoint people, or
+    of the same ones once more for each repetition."""
     people = 1 + max(int(part.who.max()) for part in parts)
     rng = np.random.default_rng([seed, people])
     weight = rng.multinomial(people, np.full(people, 1 / people), size=draws).astype(np.float64)
@@ -152,8 +156,9 @@ def _integrated(brier: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def _calibration(parts: Sequence[Predictions], times: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """At the middle one of the times: the mean over groups of like prediction of |predicted - observed share with the event|, where what is
-    observed is Kaplan and Meier's. Groups are quantiles of the predictions, five of them or fewer where people are few."""
+    """At the middle one of the times: the mean over groups of like prediction of |predicted -
+    observed share with the event|, where what is observed is Kaplan and Meier's. Groups are
+    quantiles of the predictions, five of them or fewer where people are few."""
     middle = len(times) // 2
     who, time, event = (
         np.concatenate([getattr(p, n) for p in parts]) for n in ("who", "time", "event")

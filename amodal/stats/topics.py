@@ -1,12 +1,14 @@
 """Latent Dirichlet allocation: a text as a mixture of topics, a topic as a distribution over words.
 
-Blei, Ng and Jordan, JMLR 2003; fitted by variational Bayes as in Hoffman, Blei and Bach, NIPS 2010 (their eq. 2-5, with all texts in each
-step), which is what scikit-learn's `LatentDirichletAllocation(learning_method="batch")` does.
+Blei, Ng and Jordan, JMLR 2003; fitted by variational Bayes as in Hoffman, Blei and Bach, NIPS 2010
+(their eq. 2-5, with all texts in each step), which is what scikit-learn's
+`LatentDirichletAllocation(learning_method="batch")` does.
 
-Words are distinguished by a hash, so that the model is nothing but numbers and is saved with the weights that it teaches.
+Words are distinguished by a hash, so that the model is nothing but numbers and is saved with the
+weights that it teaches.
 
-Ours: the topics are buffers of the method that learns from them, saved and loaded with it, and must be the same on every rank. A test
-compares the mixtures with scikit-learn's.
+Ours: the topics are buffers of the method that learns from them, saved and loaded with it, and must
+be the same on every rank. A test compares the mixtures with scikit-learn's.
 """
 
 from __future__ import annotations
@@ -43,9 +45,10 @@ class Counts:
 class Topics(nn.Module):
     """texts -> (N, K), the mean of what each one's mixture of topics may be; rows sum to 1.
 
-    topics: K; least, most: words in fewer texts than `least`, or in more than this share of them, are left out; buckets: V, what words
-    are hashed into; steps, inner: how often all topics, and in each of these each text's mixture, are estimated again.
-    The priors of mixtures and of topics are 1 / K. Before `fit`, topics are random.
+    topics: K; least, most: words in fewer texts than `least`, or in more than this share of them,
+    are left out; buckets: V, what words are hashed into; steps, inner: how often all topics, and in
+    each of these each text's mixture, are estimated again. The priors of mixtures and of topics are
+    1 / K. Before `fit`, topics are random.
     """
 
     weight: Tensor

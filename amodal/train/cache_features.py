@@ -1,11 +1,14 @@
-"""What frozen backbones make of every record, computed once and kept: a head on top then trains in minutes, and the next one too.
+"""What frozen backbones make of every record, computed once and kept: a head on top then trains in
+minutes, and the next one too.
 
 CACHE/features/<digest>/   the digest is of backbone, weights, field and data
     plan.json              what they are of
-    000000.npy             (tokens, width + 3) of a chunk of records: features, and where each token is
+    000000.npy             (tokens, width + 3) of a chunk of records: features, and where each token
+                           is
     000000.json            tokens of each record (-1: it has none), and why values could not be read
 
-Chunks that are done outlive an interruption. Values are kept as 16-bit floats unless that is too narrow for them.
+Chunks that are done outlive an interruption. Values are kept as 16-bit floats unless that is too
+narrow for them.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ CHUNK, AT_ONCE = 512, 64
 
 
 class Seen:
-    """The modality of a field that a backbone has looked at: decoded values are (tokens, width + 3). Nothing is left to augment."""
+    """The modality of a field that a backbone has looked at: decoded values are (tokens, width +
+    3). Nothing is left to augment."""
 
     def __init__(self, width: int):
         self.width = width
@@ -65,11 +69,12 @@ class CachedFeatures(Dataset):
 def remembered(
     dataset: Dataset, encoder, device: torch.device, *, pooled: bool, progress: bool = True
 ) -> CachedFeatures:
-    """The dataset with what the encoder's frozen backbones make of it; computed now unless an earlier run did.
+    """The dataset with what the encoder's frozen backbones make of it; computed now unless an
+    earlier run did.
 
-    pooled: keep the mean of the tokens of a value instead of all of them. A linear map and a mean may change places, so that for vectors
-    of whole values nothing changes, and there is much less to keep.
-    Raises AmodalError without a frozen backbone, and where the cache cannot be written.
+    pooled: keep the mean of the tokens of a value instead of all of them. A linear map and a mean
+    may change places, so that for vectors of whole values nothing changes, and there is much less
+    to keep. Raises AmodalError without a frozen backbone, and where the cache cannot be written.
     """
     fields = [f for f in dataset.fields if encoder.contextual(f) and encoder.tokenizers[f].frozen]
     if not fields:
@@ -113,7 +118,8 @@ class Store:
         self.chunks: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, str]]] = {}
 
     def value(self, i: int) -> np.ndarray | None:
-        """(tokens, width + 3), None where record i has no value. Raises BadValue with the reason it could not be read."""
+        """(tokens, width + 3), None where record i has no value. Raises BadValue with the reason it
+        could not be read."""
         start = i // CHUNK * CHUNK
         if start not in self.chunks:
             about = json.loads(self._file(start, "json").read_text())

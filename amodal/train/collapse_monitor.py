@@ -1,4 +1,5 @@
-"""Is anything being learnt? Measured without labels on records held out from training; a collapsed run is stopped."""
+"""Is anything being learnt? Measured without labels on records held out from training; a collapsed
+run is stopped."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ class Stopped(AmodalError):
 
 
 class Watch:
-    """held_out: batches of records that are not trained on. least_rank: an effective rank below it, twice in a row, is a collapse."""
+    """held_out: batches of records that are not trained on. least_rank: an effective rank below it,
+    twice in a row, is a collapse."""
 
     def __init__(self, held_out: Sequence[Batch], least_rank: float = 1.5):
         self.held_out, self.least_rank = list(held_out), least_rank
@@ -30,8 +32,9 @@ class Watch:
 
     @torch.no_grad()
     def measure(self, encoder: Encoder) -> dict[str, float]:
-        """rank/source, std/source: effective rank and mean per-dimension deviation (1 = spread evenly) of the features;
-        uniformity/source and alignment/a~b: of the aligned vectors (Wang & Isola 2020; lower is better)."""
+        """rank/source, std/source: effective rank and mean per-dimension deviation (1 = spread
+        evenly) of the features; uniformity/source and alignment/a~b: of the aligned vectors (Wang &
+        Isola 2020; lower is better)."""
         if not self.held_out:
             return {}
         training = encoder.training
@@ -66,8 +69,8 @@ class Watch:
     def judge(
         self, found: dict[str, float], step: int, last_good: object, *, settled: bool = True
     ) -> None:
-        """Raises Stopped when some source's features are not numbers any more or, once the learning rate has `settled`, have had
-        next to one dimension twice in a row."""
+        """Raises Stopped when some source's features are not numbers any more or, once the learning
+        rate has `settled`, have had next to one dimension twice in a row."""
         for name, rank in found.items():
             kind, _, source = name.partition("/")
             if kind != "rank":

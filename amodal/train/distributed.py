@@ -1,8 +1,10 @@
-"""Every collective of the library. One process and many run the same code: W processes compute what one would.
+"""Every collective of the library. One process and many run the same code: W processes compute what
+one would.
 
-A method's features are gathered, with their gradient, before its losses: every process then holds the losses of the whole batch.
-So no loss knows of processes, negatives are global, and BatchNorm in a projector sees all rows. What of a loss is of the order of N^2 is
-shared, each process computing a part, where the loss allows it: see `amodal.objectives.row_share`.
+A method's features are gathered, with their gradient, before its losses: every process then holds
+the losses of the whole batch. So no loss knows of processes, negatives are global, and BatchNorm in
+a projector sees all rows. What of a loss is of the order of N^2 is shared, each process computing a
+part, where the loss allows it: see `amodal.objectives.row_share`.
 """
 
 from __future__ import annotations
@@ -29,9 +31,11 @@ def start() -> tuple[int, int]:
     if not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        # tensors on GPUs go by NCCL; numbers that decide what happens next go from CPU to CPU, so that no GPU is waited for
+        # tensors on GPUs go by NCCL; numbers that decide what happens next go from CPU to CPU, so
+        # that no GPU is waited for
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-        # left to the interpreter's end, the group's own threads can outlive what they use and abort a run that has ended well
+        # left to the interpreter's end, the group's own threads can outlive what they use and abort
+        # a run that has ended well
         atexit.register(stop)
     return dist.get_rank(), dist.get_world_size()
 
@@ -73,7 +77,8 @@ def from_first(decide: Callable[[], str]) -> str:
 
 
 def _talking(otherwise: torch.device | str) -> torch.device | str:
-    """Where small numbers are exchanged: on the CPU, unless somebody else has made a group that cannot do that."""
+    """Where small numbers are exchanged: on the CPU, unless somebody else has made a group that
+    cannot do that."""
     return "cpu" if "cpu:" in dist.get_backend_config() else otherwise
 
 
@@ -83,8 +88,9 @@ def stop() -> None:
 
 
 class _Gather(torch.autograd.Function):
-    """(n_r, ...) on each rank -> (sum n_r, ...) on every rank. All ranks compute the same loss from it, so the gradient of a
-    rank's rows is already whole; it is multiplied by W because gradients of parameters are averaged over ranks afterwards."""
+    """(n_r, ...) on each rank -> (sum n_r, ...) on every rank. All ranks compute the same loss from
+    it, so the gradient of a rank's rows is already whole; it is multiplied by W because gradients
+    of parameters are averaged over ranks afterwards."""
 
     @staticmethod
     def forward(ctx, mine: Tensor, counts: list[int]) -> Tensor:
@@ -133,7 +139,8 @@ def _gather_column(column: Column, offset: int, device: torch.device) -> Column:
 
 @contextmanager
 def shared_losses() -> Iterator[None]:
-    """Within it, losses over the gathered rows of all ranks share the matrices that are of the order of N^2 (`row_share`)."""
+    """Within it, losses over the gathered rows of all ranks share the matrices that are of the
+    order of N^2 (`row_share`)."""
     if world() == 1:
         yield
         return
@@ -162,9 +169,10 @@ BUCKET = 25 * 2**20  # numbers in one all-reduce
 
 @torch.no_grad()
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """The mean over ranks of every gradient. A parameter that rows of some rank touched counts as zero on the others, so ranks
-    never wait for each other over it; one that no rank touched is left without, as it would be on one process. Sharded
-    parameters (FSDP2) have been averaged on the way."""
+    """The mean over ranks of every gradient. A parameter that rows of some rank touched counts as
+    zero on the others, so ranks never wait for each other over it; one that no rank touched is left
+    without, as it would be on one process. Sharded parameters (FSDP2) have been averaged on the
+    way."""
     if world() == 1:
         return
     whole_ones = [p for p in parameters if p.requires_grad and not hasattr(p, "device_mesh")]
@@ -196,7 +204,8 @@ def _average(bucket: list[nn.Parameter]) -> None:
 
 
 def same_everywhere(module: nn.Module) -> None:
-    """Give every rank the parameters and buffers of rank 0, but for sharded ones, of which each has its own part."""
+    """Give every rank the parameters and buffers of rank 0, but for sharded ones, of which each has
+    its own part."""
     if world() > 1:
         for tensor in [*module.parameters(), *module.buffers()]:
             if not hasattr(tensor, "device_mesh"):
@@ -204,8 +213,8 @@ def same_everywhere(module: nn.Module) -> None:
 
 
 def shard(module: nn.Module) -> None:
-    """Shard the blocks over the ranks (FSDP2), those of every kind and of pretrained backbones; the rest is small and stays whole on
-    each."""
+    """Shard the blocks over the ranks (FSDP2), those of every kind and of pretrained backbones; the
+    rest is small and stays whole on each."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -213,7 +222,8 @@ def shard(module: nn.Module) -> None:
 
     mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (world(),))
     for block in blocks_of(module):
-        # resharded at once: a teacher that only ever runs forward would else be left whole beside a sharded student
+        # resharded at once: a teacher that only ever runs forward would else be left whole beside a
+        # sharded student
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
 
 

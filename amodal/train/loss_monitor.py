@@ -1,7 +1,9 @@
-"""What a step's loss came to, read without keeping a GPU waiting: a step later, when it has long arrived.
+"""What a step's loss came to, read without keeping a GPU waiting: a step later, when it has long
+arrived.
 
-So a loss or a gradient that is not finite is noticed one step after it was; what could keep or report something of such a step looks
-at once, and a step that fails is looked at before its error is believed. Nothing damaged is ever written.
+So a loss or a gradient that is not finite is noticed one step after it was; what could keep or
+report something of such a step looks at once, and a step that fails is looked at before its error
+is believed. Nothing damaged is ever written.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from amodal.train.step import total
 
 
 class Numbers:
-    """The loss of a step, its terms and the norm of its gradient, on their way from the device. Reading them waits until they are here."""
+    """The loss of a step, its terms and the norm of its gradient, on their way from the device.
+    Reading them waits until they are here."""
 
     def __init__(self, step: int, terms: dict[str, Tensor], norm: Tensor):
         self.step, self.names = step, tuple(terms)

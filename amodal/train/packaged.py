@@ -1,7 +1,8 @@
-"""Small pretrained encoders inside packages, as backbones: `package:NAME` is fetched once and becomes `timm:…` or `transformers:…`.
+"""Small pretrained encoders inside packages, as backbones: `package:NAME` is fetched once and
+becomes `timm:…` or `transformers:…`.
 
-minilm: all-MiniLM-L6-v2, English sentences, 384 wide (Apache-2.0). efficientnet_lite0: ImageNet, 1280 wide (Apache-2.0). resemblyzer:
-speakers' voices, 256 wide (Apache-2.0).
+minilm: all-MiniLM-L6-v2, English sentences, 384 wide (Apache-2.0). efficientnet_lite0: ImageNet,
+1280 wide (Apache-2.0). resemblyzer: speakers' voices, 256 wide (Apache-2.0).
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ VOICES = Pypi(
 
 
 def specs(given: Mapping[str, str]) -> dict[str, str]:
-    """field -> spec, with every `package:NAME` replaced by what it holds. Raises AmodalError for unknown names, and without network."""
+    """field -> spec, with every `package:NAME` replaced by what it holds. Raises AmodalError for
+    unknown names, and without network."""
     return {field: _spec(spec) if isinstance(spec, str) else spec for field, spec in given.items()}
 
 
@@ -113,9 +115,10 @@ PACKAGED = {"minilm": _minilm, "efficientnet_lite0": _efficientnet, "resemblyzer
 def sentence_encoder(
     spec: str = "package:minilm", *, batch: int = 32
 ) -> Callable[[Sequence[str]], np.ndarray]:
-    """N texts -> (N, D) float32 of length 1: the mean over a text's tokens, special ones left out, in a model of sentences. What is longer
-    than the model reads is cut off. spec: `package:minilm`, or `transformers:DIR` of another. Raises AmodalError for an unknown one, for
-    one that reads no text, and, when called, for a text that is empty."""
+    """N texts -> (N, D) float32 of length 1: the mean over a text's tokens, special ones left out,
+    in a model of sentences. What is longer than the model reads is cut off. spec: `package:minilm`,
+    or `transformers:DIR` of another. Raises AmodalError for an unknown one, for one that reads no
+    text, and, when called, for a text that is empty."""
     from amodal.nn.backbones.transformers import build
 
     library, _, rest = _spec(spec).partition(":")
@@ -154,8 +157,8 @@ def _decoded(modality: Text, text: str) -> np.ndarray:
 
 
 def in_their_words(dataset: Dataset, given: Mapping[str, str]) -> Dataset:
-    """The dataset, with text that a transformers backbone is to read as the ids of its own tokenizer, where it was to be read as bytes, and
-    sound for a voice model at its rate."""
+    """The dataset, with text that a transformers backbone is to read as the ids of its own
+    tokenizer, where it was to be read as bytes, and sound for a voice model at its rate."""
     changed = {}
     for field, spec in given.items():
         library, _, rest = spec.partition(":") if isinstance(spec, str) else ("", "", "")

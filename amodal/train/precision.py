@@ -22,8 +22,9 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def context(choice: str, device: torch.device, width: int = 0) -> AbstractContextManager:
-    """The autocast context for `choice`. "auto" takes bf16 where the device has it and the network is wide enough for the
-    matrix products to outweigh the casts (measured on CPU: from a width of 256)."""
+    """The autocast context for `choice`. "auto" takes bf16 where the device has it and the network
+    is wide enough for the matrix products to outweigh the casts (measured on CPU: from a width of
+    256)."""
     if choice not in CHOICES:
         raise unknown("precision", choice, CHOICES)
     wide = device.type == "cuda" or width >= 256

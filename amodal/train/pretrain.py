@@ -381,7 +381,8 @@ class Batches:
 
 
 def save(opened: Opened, built: Built, prepared: Prepared, encoder: nn.Module) -> None:
-    """Write the whole method into the run folder. encoder: what `fit` returned, which may be an average."""
+    """Write the whole method into the run folder. encoder: what `fit` returned, which may be an
+    average."""
     out, trainee = prepared.out, built.trainee
     averaged = encoder is not trainee.encoder
     tensors = run_dir.weights(merged(trainee))

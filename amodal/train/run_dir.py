@@ -3,9 +3,11 @@
 RUN/spec.json          how the method is built, see `amodal.methods.saved`
 RUN/model.safetensors  the whole method
 RUN/config.json        how it came about
-RUN/keys.json          of a method that names records itself: the keys of those that it was trained on
+RUN/keys.json          of a method that names records itself: the keys of those that it was trained
+                       on
 RUN/README.md          the run card, for people
-RUN/trained.npy        hashes of the keys of the records it was trained on, which `evaluate` does not test on
+RUN/trained.npy        hashes of the keys of the records it was trained on, which `evaluate` does
+                       not test on
 RUN/metrics.jsonl, tensorboard/, checkpoints/, quarantine.jsonl
 """
 
@@ -81,7 +83,8 @@ def comparable(config: dict, key: str) -> object:
 
 
 def weights(encoder: nn.Module) -> dict[str, Tensor]:
-    """All tensors, whole and on the CPU. Every rank must ask, for each holds a part of what is sharded."""
+    """All tensors, whole and on the CPU. Every rank must ask, for each holds a part of what is
+    sharded."""
     return {
         k: distributed.whole(v).detach().cpu().contiguous() for k, v in encoder.state_dict().items()
     }

@@ -26,7 +26,8 @@ SAMPLE = 500  # values whose length is looked at
 
 
 def classes_of(method: str, chosen: dict[str, object], dataset: records.Dataset) -> dict[str, int]:
-    """The option `classes` of a method that learns from the label it was given, counted in the data."""
+    """The option `classes` of a method that learns from the label it was given, counted in the
+    data."""
     if not {"label", "classes"} <= methods.options(method).keys() or chosen.get("classes"):
         return {}
     label = str(chosen.get("label", ""))
@@ -64,7 +65,8 @@ def targets_read(
 
 
 def tells(trainee: Method, chosen: dict[str, object], dataset: records.Dataset) -> list[dict]:
-    """What the outputs of a method mean, in JSON; nothing for one that tells no labels, or by a head on its encoder's features alone."""
+    """What the outputs of a method mean, in JSON; nothing for one that tells no labels, or by a
+    head on its encoder's features alone."""
     if (
         isinstance(trainee, PredictsFromFeatures)
         or not isinstance(trainee, Predicts)
@@ -78,7 +80,8 @@ def tells(trainee: Method, chosen: dict[str, object], dataset: records.Dataset) 
 
 
 def once(views: Views, seen: CachedFeatures) -> Views:
-    """The views of a method, where values that backbones have looked at have one. Raises AmodalError if it compares several of them."""
+    """The views of a method, where values that backbones have looked at have one. Raises
+    AmodalError if it compares several of them."""
     each = {
         f: tuple(views.get(f, ("plain",)) if isinstance(views, Mapping) else views)
         for f in seen.fields
@@ -92,8 +95,8 @@ def once(views: Views, seen: CachedFeatures) -> Views:
 
 
 def rows_of_a_batch(wanted: int | None, usual: int, records: int, world: int, least: int) -> int:
-    """The batch asked for, or the usual one of this size of encoder, if there are so many records; shared equally by `world`
-    processes. Raises AmodalError if that cannot be."""
+    """The batch asked for, or the usual one of this size of encoder, if there are so many records;
+    shared equally by `world` processes. Raises AmodalError if that cannot be."""
     if wanted is not None and wanted % world:
         raise AmodalError(
             f"a batch of {wanted} rows cannot be shared equally by {world} processes; take a multiple of {world}"
@@ -135,7 +138,8 @@ def resolved(recipe: Recipe, records: int, rows: int, pool: int, size: str) -> R
 
 
 def resized(dataset: records.Dataset, resolution: int | None) -> records.Dataset:
-    """The dataset whose pictures are decoded at this side in pixels. Raises AmodalError if it has none."""
+    """The dataset whose pictures are decoded at this side in pixels. Raises AmodalError if it has
+    none."""
     if resolution is None:
         return dataset
     sides = [
@@ -154,7 +158,8 @@ def resized(dataset: records.Dataset, resolution: int | None) -> records.Dataset
 def views_of_recipe(recipe: Recipe, views: Views, dataset: records.Dataset) -> Views:
     """The method's views with those of the recipe in their place, by field or by modality.
 
-    Raises AmodalError for a field or modality that the data lacks, and for more or fewer views than the method takes.
+    Raises AmodalError for a field or modality that the data lacks, and for more or fewer views than
+    the method takes.
     """
     if recipe.views is None:
         return views
@@ -177,7 +182,8 @@ def views_of_recipe(recipe: Recipe, views: Views, dataset: records.Dataset) -> V
 
 
 def truncated(dataset: records.Dataset, part: np.ndarray) -> dict[str, float]:
-    """field -> the share of its values that lose their end, for kinds of data that are cut to a length; of a sample."""
+    """field -> the share of its values that lose their end, for kinds of data that are cut to a
+    length; of a sample."""
     shares = {}
     for field, modality in dataset.fields.items():
         if not hasattr(modality, "truncated"):
@@ -200,8 +206,8 @@ def _lost(dataset: records.Dataset, i: int, field: str) -> int | None:
 
 
 def held_out(dataset: records.Dataset, part: Sequence[int]) -> list[Batch]:
-    """Records for `watch`, of the validation part if that has enough. Raises AmodalError if nothing in them can be read, and
-    warns of a field of which nothing can."""
+    """Records for `watch`, of the validation part if that has enough. Raises AmodalError if nothing
+    in them can be read, and warns of a field of which nothing can."""
     held = dataset.split("valid")[:HELD_OUT]
     if len(held) < ENOUGH:
         held = part[:HELD_OUT]  # collapse shows there too

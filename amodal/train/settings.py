@@ -25,18 +25,19 @@ class Settings:
 
     recipe: how it is trained; each of its fields may be given as a setting. size, trunk, positions,
     pool: of the encoder (see `amodal.nn.encoder.Encoder`); by default what the method's paper uses.
-    fields: the fields to use, all unless given. backbones: field -> pretrained backbone, which stays
-    as it is unless train_backbones. resume: go on with the run in `out`. workers: processes that
-    decode, 0 for a thread beside the training. save_every: steps between checkpoints, 0 for a fifth
-    of the run. matmul: the library of float32 products on a CPU, auto (measured), torch or onednn.
+    fields: the fields to use, all unless given. backbones: field -> pretrained backbone, which
+    stays as it is unless train_backbones. resume: go on with the run in `out`. workers: processes
+    that decode, 0 for a thread beside the training. save_every: steps between checkpoints, 0 for a
+    fifth of the run. matmul: the library of float32 products on a CPU, auto (measured), torch or
+    onednn.
         options: of the method. curate: a page of `amodal.curate` that chooses what is trained on,
-    of super-batches 1 / keep as large; curate_options: its options. init_from: the folder of a
-    run whose encoder's weights to begin with, as far as names and shapes agree. adapt: go on with
-    that encoder itself, as it was built, to predict labels; what it holds is what a resumed run must
+    of super-batches 1 / keep as large; curate_options: its options. init_from: the folder of a run
+    whose encoder's weights to begin with, as far as names and shapes agree. adapt: go on with that
+    encoder itself, as it was built, to predict labels; what it holds is what a resumed run must
     agree with. only: (dataset, training records) -> those of them to learn from. cache_features:
     "mean" or "tokens" of the outputs of frozen backbones are computed once, of values that are not
-    augmented (see `amodal.train.cache_features`); "" runs the backbones at every step. conflict: log
-    whether the terms of the loss pull the same way, at each measurement; costs a few steps and
+    augmented (see `amodal.train.cache_features`); "" runs the backbones at every step. conflict:
+    log whether the terms of the loss pull the same way, at each measurement; costs a few steps and
     changes nothing. callbacks: see `amodal.train.callbacks`. logger: tensorboard, wandb, mlflow,
     trackio, a callable (step, values) -> None, or some of them; None for metrics.jsonl alone.
     """

@@ -1,13 +1,15 @@
-"""Learning at test time: some parameters of a trained module follow a loss that needs no label, on the very batch that is to be told.
+"""Learning at test time: some parameters of a trained module follow a loss that needs no label, on
+the very batch that is to be told.
 
 with AtTestTime(encoder, tent(encoder, head), steps=10) as adapt:
     for batch in batches:
         adapt(batch)
         told = head(encoder.features(batch))
 
-Episodic: each batch begins with the weights as they were trained (Sun et al., ICML 2020, arXiv:1909.13231, section 2); online: with what
-the batches before have left. `norms` are what TENT adapts (Wang et al., ICLR 2021, arXiv:2006.10726). This library's trunks normalise
-within a token, so there are no statistics of a batch to take anew, as TENT does where there is BatchNorm.
+Episodic: each batch begins with the weights as they were trained (Sun et al., ICML 2020,
+arXiv:1909.13231, section 2); online: with what the batches before have left. `norms` are what TENT
+adapts (Wang et al., ICLR 2021, arXiv:2006.10726). This library's trunks normalise within a token,
+so there are no statistics of a batch to take anew, as TENT does where there is BatchNorm.
 """
 
 from __future__ import annotations
@@ -44,8 +46,9 @@ def everything(module: nn.Module) -> list[nn.Parameter]:
 
 
 class AtTestTime:
-    """module: what adapts, in evaluation mode; loss: of a batch, as the module is; learn: which of its parameters; steps: on each batch;
-    rate, optimizer: of them; online: go on from batch to batch. Leaving the `with` gives the module back as it was.
+    """module: what adapts, in evaluation mode; loss: of a batch, as the module is; learn: which of
+    its parameters; steps: on each batch; rate, optimizer: of them; online: go on from batch to
+    batch. Leaving the `with` gives the module back as it was.
 
     Raises AmodalError where nothing would learn.
     """
@@ -113,7 +116,8 @@ class AtTestTime:
 
 
 def tent(encoder: Encoder, head: SupervisedHead) -> Loss:
-    """The entropy of what the head tells of a batch, mean over the labels that are classes. Raises AmodalError if none is."""
+    """The entropy of what the head tells of a batch, mean over the labels that are classes. Raises
+    AmodalError if none is."""
     names = [t.name for t in head.targets if t.kind == "classes"]
     if not names:
         raise AmodalError(
@@ -134,7 +138,8 @@ def told(
     batches: Iterable[Batch],
     adapt: Callable[[Batch], object] | None = None,
 ) -> dict[str, Tensor]:
-    """Target -> predictions for the rows of all batches that have any field, end to end. adapt: is called with each batch before."""
+    """Target -> predictions for the rows of all batches that have any field, end to end. adapt: is
+    called with each batch before."""
     found: dict[str, list[Tensor]] = {}
     for batch in batches:
         if adapt is not None:

@@ -1,4 +1,5 @@
-"""`python -m benchmarks.lost kills|media|fuzz`: see the docstring of the package. Prints a summary, writes JSON, exits 1 for any fault."""
+"""`python -m benchmarks.lost kills|media|fuzz`: see the docstring of the package. Prints a summary,
+writes JSON, exits 1 for any fault."""
 
 from __future__ import annotations
 

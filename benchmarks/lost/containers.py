@@ -1,6 +1,8 @@
-"""Damaged tables and archives: a whole source is damaged, not one value. It opens, or says in one sentence which file is damaged.
+"""Damaged tables and archives: a whole source is damaged, not one value. It opens, or says in one
+sentence which file is damaged.
 
-What is read of it is compared with the records of the undamaged one; a pack, which has checksums, must never differ.
+What is read of it is compared with the records of the undamaged one; a pack, which has checksums,
+must never differ.
 """
 
 from __future__ import annotations
@@ -144,7 +146,8 @@ CHECKED = {"pack", "parquet with checksums"}
 
 
 def contents(root: Path) -> dict[tuple[str, str], str]:
-    """(key, field) -> what is read of it, labels too; values that cannot be read are `bad`. Raises AmodalError."""
+    """(key, field) -> what is read of it, labels too; values that cannot be read are `bad`. Raises
+    AmodalError."""
     dataset = data.open(root)
     loader = data.Loader(dataset, range(len(dataset)), batch=4, shuffle=False)
     found = {}

@@ -124,8 +124,9 @@ GOOD: dict[str, dict[str, Make]] = {
 """modality -> ending -> a good file"""
 
 CHECKED = {".png": 0, ".flac": 42, ".ogg": 0, ".opus": 0, ".npz": 0}
-"""Formats whose checksums cover what is decoded behind so many bytes: a value that comes out changed must be noticed. The first 42 of FLAC,
-with the rate and the number of samples, have none."""
+"""Formats whose checksums cover what is decoded behind so many bytes: a value that comes out
+changed must be noticed. The first 42 of FLAC, with the rate and the number of samples, have none.
+"""
 
 
 # Ways to go bad: (content, rng) -> content
@@ -294,7 +295,8 @@ BOMBS: dict[str, dict[str, Callable[[], bytes]]] = {
     "events": {".events": lonely_names},
     "sequence": {".fa": lambda: b">x\n" + b"ACGT\n" * 1_000_000},
 }
-"""modality -> ending -> a file that asks for far more than it is; what can be cut off may also be read."""
+"""modality -> ending -> a file that asks for far more than it is; what can be cut off may also be
+read."""
 MORE_BOMBS = {
     "table": {".json": deep, ".JSON": lambda: deep(b'{"a":')},
     "events": {".events": deep},

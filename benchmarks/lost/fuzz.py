@@ -1,7 +1,9 @@
-"""Coverage-guided fuzzing of everything that reads what somebody else wrote (atheris: libFuzzer for Python; Linux).
+"""Coverage-guided fuzzing of everything that reads what somebody else wrote (atheris: libFuzzer for
+Python; Linux).
 
-Each target runs in a process of its own for its share of the time, from a corpus of good files. It must end in a value or in an
-AmodalError; anything else, more than 3 GiB, and more than 20 s for one input are faults, and the input is kept.
+Each target runs in a process of its own for its share of the time, from a corpus of good files. It
+must end in a value or in an AmodalError; anything else, more than 3 GiB, and more than 20 s for one
+input are faults, and the input is kept.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""kill -9 at random moments, go on with the same command, and compare with what was never stopped, byte for byte.
+"""kill -9 at random moments, go on with the same command, and compare with what was never stopped,
+byte for byte.
 
-Half of the moments are drawn uniformly from the wall time of the straight run, half fall inside a write: the harness waits for a
-draft to appear and kills a few milliseconds later. A quarter of the runs are killed twice.
+Half of the moments are drawn uniformly from the wall time of the straight run, half fall inside a
+write: the harness waits for a draft to appear and kills a few milliseconds later. A quarter of the
+runs are killed twice.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from PIL import Image
 from amodal.progress import Bar
 
 WRITE = 0.03
-"""Seconds after the beginning of a write within which it is killed; a checkpoint of the nano encoder takes about 20 ms."""
+"""Seconds after the beginning of a write within which it is killed; a checkpoint of the nano
+encoder takes about 20 ms."""
 TIMES = ("seconds", "rows_per_second", "data_wait")
 """Of metrics.jsonl, what depends on the machine."""
 STEPS, EVERY = 160, 4
@@ -33,9 +36,10 @@ STEPS, EVERY = 160, 4
 
 @dataclass(frozen=True)
 class Job:
-    """command: what a user types; resumed: what the user types after a kill; writing: whether a write is going on, by looking at the
-    disk; content: name -> digest of all that counts in the result; intact: raises if what was there before is harmed; results: folders
-    that it writes; begins_with: what is in them before."""
+    """command: what a user types; resumed: what the user types after a kill; writing: whether a
+    write is going on, by looking at the disk; content: name -> digest of all that counts in the
+    result; intact: raises if what was there before is harmed; results: folders that it writes;
+    begins_with: what is in them before."""
 
     command: list[str]
     resumed: Callable[[], list[str]]
@@ -167,8 +171,8 @@ def embedding(where: Path, source: Path, out: Path) -> Job:
 
 
 def indexing(where: Path, source: Path, out: Path, base: Path | None = None) -> Job:
-    """base: of an index that is there already, to be brought up to date; records that are gone are removed, and as most have changed
-    the log is written anew."""
+    """base: of an index that is there already, to be brought up to date; records that are gone are
+    removed, and as most have changed the log is written anew."""
     folder = out / "index"
     command = ["index", str(where / "model"), "--data", str(source), "--out", str(folder)] + (
         ["--prune"] if base else []
@@ -235,7 +239,8 @@ def _clear(job: Job) -> None:
 
 
 def killed(job: Job, words: list[str], moment: float, into_write: float | None, log: Path) -> bool:
-    """Start, and kill at `moment` or, from then on, `into_write` seconds into the next write. False if it was done before that."""
+    """Start, and kill at `moment` or, from then on, `into_write` seconds into the next write. False
+    if it was done before that."""
     begun, process = time.monotonic(), start(words, log)
     job.writing()
     while process.poll() is None and time.monotonic() - begun < moment:
@@ -250,8 +255,8 @@ def killed(job: Job, words: list[str], moment: float, into_write: float | None, 
 
 
 def trial(job: Job, seconds: float, wanted: dict[str, str], rng: random.Random, log: Path) -> dict:
-    """One run killed once or twice and gone on with; `wrong`: what differs from the straight run. A run that was done before the moment
-    came is started again."""
+    """One run killed once or twice and gone on with; `wrong`: what differs from the straight run. A
+    run that was done before the moment came is started again."""
     while True:
         found = _trial(job, seconds, wanted, rng, log)
         if found["wrong"] or any(m["killed"] for m in found["moments"]):
@@ -301,8 +306,9 @@ def run(
     twice: bool = True,
     shown: bool = True,
 ) -> dict:
-    """counts: job -> runs to kill; records: to embed and index; steps: of the runs that train; twice: make the straight run twice, to
-    see that it is always the same. Returns job -> {seconds, trials, killed, in_write, wrong}."""
+    """counts: job -> runs to kill; records: to embed and index; steps: of the runs that train;
+    twice: make the straight run twice, to see that it is always the same. Returns job -> {seconds,
+    trials, killed, in_write, wrong}."""
     rng, numbers = random.Random(seed), np.random.default_rng(seed)
     pictures, rows = data(where / "pictures", 240, numbers), table(where / "rows", records, numbers)
     results: dict[str, dict] = {}

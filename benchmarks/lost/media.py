@@ -1,7 +1,9 @@
-"""Damaged files through the loader, as a run would meet them: nothing crashes, hangs or fills the memory, every value that is lost is in
-the quarantine file, and where a format has checksums none comes out changed.
+"""Damaged files through the loader, as a run would meet them: nothing crashes, hangs or fills the
+memory, every value that is lost is in the quarantine file, and where a format has checksums none
+comes out changed.
 
-Each file is one record of a folder; a child process reads them one by one, so that a crash or a hang costs one file and is counted.
+Each file is one record of a folder; a child process reads them one by one, so that a crash or a
+hang costs one file and is counted.
 """
 
 from __future__ import annotations
@@ -27,11 +29,13 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
 """Seconds for one file, after which it counts as a hang; the slowest takes less than two."""
 MEMORY = 1536 * 2**20
-"""Bytes that one file may take beside what the process has: Pillow's limit of 89 million pixels is 360 MB of colours, twice."""
+"""Bytes that one file may take beside what the process has: Pillow's limit of 89 million pixels is
+360 MB of colours, twice."""
 
 
 def build(root: Path, count: int, rng: np.random.Generator) -> dict[str, list[dict]]:
-    """Folders of damaged files, one for each modality, with a dataset.toml that says what they were. Returns modality -> cases."""
+    """Folders of damaged files, one for each modality, with a dataset.toml that says what they
+    were. Returns modality -> cases."""
     cases: dict[str, list[dict]] = {kind: [] for kind in GOOD}
     kinds = [(kind, ending) for kind, endings in GOOD.items() for ending in endings]
     for kind, endings in GOOD.items():
@@ -101,8 +105,8 @@ def child(folder: Path, kind: str, first: int) -> None:
 
 
 def outcomes(folder: Path, kind: str, first: int = 0):
-    """Read the records of a folder from number `first` on, as a run does: an entry before and one after each. What cannot be read is
-    written to the quarantine file at once."""
+    """Read the records of a folder from number `first` on, as a run does: an entry before and one
+    after each. What cannot be read is written to the quarantine file at once."""
     dataset = data.open(folder)
     loader = data.Loader(dataset, range(len(dataset)), batch=1, shuffle=False, cache_bytes=0)
     for i in range(first, len(dataset)):
@@ -181,8 +185,9 @@ def watched(folder: Path, kind: str, count: int, seen) -> list[dict]:
 
 
 def run(count: int, where: Path, *, seed: int = 0, apart: bool = True, shown: bool = True) -> dict:
-    """`count` damaged files: four of five media, the others tables and archives. Returns counts of outcomes and what is wrong.
-    apart: read in processes of their own, which may crash and hang; False reads here, which is quicker for a few."""
+    """`count` damaged files: four of five media, the others tables and archives. Returns counts of
+    outcomes and what is wrong. apart: read in processes of their own, which may crash and hang;
+    False reads here, which is quicker for a few."""
     rng = np.random.default_rng(seed)
     cases = build(where / "media", count * 4 // 5, rng)
     total = sum(map(len, cases.values()))
@@ -225,7 +230,8 @@ def run(count: int, where: Path, *, seed: int = 0, apart: bool = True, shown: bo
 
 
 def judge(case: dict, entry: dict, quarantined: set[str]) -> tuple[str, str]:
-    """(outcome, fault): outcome is quarantined, same, changed or read (nothing to compare with); fault is "" where all is well."""
+    """(outcome, fault): outcome is quarantined, same, changed or read (nothing to compare with);
+    fault is "" where all is well."""
     if "fault" in entry:
         return "fault", entry["fault"]
     if entry["grown"] > MEMORY:

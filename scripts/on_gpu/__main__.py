@@ -4,10 +4,11 @@ python -m scripts.on_gpu                           on a machine that has a GPU
 python -m scripts.on_gpu --through "ssh HOST"      on another machine, which need not reach anything
 python -m scripts.on_gpu --device cpu --dry-run    all pieces at their smallest, here
 
-The tree and its small data are packed (at most 60 MiB), sent and unpacked by each piece's own call, so that a machine that is lent
-anew for every call will do. Nothing is fetched there: a library that is not installed is named and left out. What was found goes
-into --out, a JSON file, after every piece; --only repeats some pieces and leaves the results of the others in it. The exit code is
-1 if a piece failed.
+The tree and its small data are packed (at most 60 MiB), sent and unpacked by each piece's own call,
+so that a machine that is lent anew for every call will do. Nothing is fetched there: a library that
+is not installed is named and left out. What was found goes into --out, a JSON file, after every
+piece; --only repeats some pieces and leaves the results of the others in it. The exit code is 1 if
+a piece failed.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ MARK = "on_gpu result: "
 
 
 def pack(file: Path) -> Path:
-    """The tracked files of this tree as a .tar.gz. Raises SystemExit for one that is too large to be sent."""
+    """The tracked files of this tree as a .tar.gz. Raises SystemExit for one that is too large to
+    be sent."""
     tracked = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", *FOLDERS],
         cwd=ROOT, capture_output=True, check=True,

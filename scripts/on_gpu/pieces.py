@@ -1,4 +1,5 @@
-"""The pieces of `python -m scripts.on_gpu`: each a function of a device that returns what it found, or raises.
+"""The pieces of `python -m scripts.on_gpu`: each a function of a device that returns what it found,
+or raises.
 
 python -m scripts.on_gpu.pieces PIECE --device cuda [--dry-run]
 """
@@ -36,7 +37,8 @@ def machine(device: str) -> dict:
 
 
 def contract(part: int, precision: str, device: str, dry: bool) -> dict:
-    """Every method on the device: its losses are those of a CPU, its gradients finite, and micro-batches give those of the whole."""
+    """Every method on the device: its losses are those of a CPU, its gradients finite, and
+    micro-batches give those of the whole."""
     import torch
 
     from amodal import methods
@@ -89,7 +91,8 @@ def contract(part: int, precision: str, device: str, dry: bool) -> dict:
 
 
 def varlen(device: str, dry: bool) -> dict:
-    """Attention on flat tokens against a dense masked softmax in float64, for every rule, order and precision."""
+    """Attention on flat tokens against a dense masked softmax in float64, for every rule, order and
+    precision."""
     import torch
 
     from amodal.core import Tokens
@@ -159,7 +162,8 @@ def varlen(device: str, dry: bool) -> dict:
 
 
 def one_process(device: str, dry: bool) -> dict:
-    """A process group of one: NCCL on a GPU. Collectives, and a step of a trunk whose blocks are sharded (FSDP2)."""
+    """A process group of one: NCCL on a GPU. Collectives, and a step of a trunk whose blocks are
+    sharded (FSDP2)."""
     import torch
     import torch.distributed as dist
 
@@ -293,7 +297,8 @@ def memory(device: str, dry: bool) -> dict:
 
 
 def five_steps(number: int, device: str, dry: bool) -> dict:
-    """A whole step of ours and of the library that people use, in the same precision: pictures a second and MFU."""
+    """A whole step of ours and of the library that people use, in the same precision: pictures a
+    second and MFU."""
     import torch
 
     # read when the benches are imported: a ViT-B on pictures of 224 pixels has 197 tokens

@@ -1,4 +1,5 @@
-"""The runner, on a page that measures nothing: seeds in their order, the record written where it belongs."""
+"""The runner, on a page that measures nothing: seeds in their order, the record written where it
+belongs."""
 
 import importlib.util
 import json

@@ -1,4 +1,5 @@
-"""A step does not ask a device how long things are: what has to wait for it is counted on a device made for that."""
+"""A step does not ask a device how long things are: what has to wait for it is counted on a device
+made for that."""
 
 from collections import Counter as Tally
 
@@ -12,8 +13,9 @@ from tests import fake_device
 from tests.methods.bench import batch, exact, method
 
 NEEDED: dict[str, int] = {}
-"""Where a step of these methods has to wait, and how often: nowhere. Lengths, rows, sources and masks are known on the CPU, where the
-batch comes from; a loss is read one step late, by the loop."""
+"""Where a step of these methods has to wait, and how often: nowhere. Lengths, rows, sources and
+masks are known on the CPU, where the batch comes from; a loss is read one step late, by the loop.
+"""
 
 needs_device = pytest.mark.skipif(
     not fake_device.available(), reason="torch before 2.10 has no devices written in Python"

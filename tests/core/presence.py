@@ -1,4 +1,5 @@
-"""Batches of any pattern of presence, as types under test and as plain Python rows: what the slow references work on."""
+"""Batches of any pattern of presence, as types under test and as plain Python rows: what the slow
+references work on."""
 
 import torch
 from hypothesis import settings
@@ -16,7 +17,8 @@ rows = st.integers(0, 6)
 
 @st.composite
 def tables(draw, least=0):
-    """source -> for each of B rows, None or a number of items; no source is privileged, any may be empty or absent."""
+    """source -> for each of B rows, None or a number of items; no source is privileged, any may be
+    empty or absent."""
     size = draw(st.integers(least, 6))
     names = draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True))
     cell = st.none() | st.integers(0, 3)
@@ -24,7 +26,8 @@ def tables(draw, least=0):
 
 
 def values_of(cells, start=0.0):
-    """None stays None; a number of items becomes that many pairs of numbers that occur nowhere else."""
+    """None stays None; a number of items becomes that many pairs of numbers that occur nowhere
+    else."""
     result = []
     for cell in cells:
         result.append(None if cell is None else [[start + i, -start - i] for i in range(cell)])

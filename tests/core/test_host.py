@@ -1,4 +1,5 @@
-"""What a step asks of its device, counted in a process of its own: torch cannot forget a device that was written in Python."""
+"""What a step asks of its device, counted in a process of its own: torch cannot forget a device
+that was written in Python."""
 
 import subprocess
 import sys

@@ -1,4 +1,5 @@
-"""float32 products by a library that was measured to be quicker: as exact, kept, and the process's setting is put back."""
+"""float32 products by a library that was measured to be quicker: as exact, kept, and the process's
+setting is put back."""
 
 import json
 import threading

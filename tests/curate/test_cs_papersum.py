@@ -1,4 +1,5 @@
-"""Structured summaries: their check, what a language model answers, sentences that are taken out, and a run that goes on."""
+"""Structured summaries: their check, what a language model answers, sentences that are taken out,
+and a run that goes on."""
 
 import json
 import re

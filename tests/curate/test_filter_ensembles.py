@@ -17,7 +17,8 @@ RIGHT = [
 
 
 def world(good=GOOD, right=RIGHT, grain=4):
-    """Every pattern of answers as often as it should be, and the truth: rates are multiples of 1 / grain."""
+    """Every pattern of answers as often as it should be, and the truth: rates are multiples of 1 /
+    grain."""
     votes, truth = [], []
     for y in (-1, 1):
         for pattern in itertools.product((-1, 1), repeat=len(right)):
@@ -121,7 +122,8 @@ def test_a_rule_that_never_varies_where_another_votes_is_not_told_by_it():
     found = filter_ensembles(
         votes | {"drowsy": np.where(votes["rule 0"] > 0, every, 0), "yes": every}, good=GOOD
     )
-    # the fourth speaks only where the first says yes, and always agrees: neither it nor "yes" says anything about the others
+    # the fourth speaks only where the first says yes, and always agrees: neither it nor "yes" says
+    # anything about the others
     np.testing.assert_allclose(found.right[:3], alone.right, atol=1e-9)
     assert found.accuracy["drowsy"] == found.accuracy["yes"] == 0.5
     rng = np.random.default_rng(0)

@@ -1,4 +1,5 @@
-"""`pretrain --curate jest` and `pretrain --init-from RUN`, from the command line's words to the run folder."""
+"""`pretrain --curate jest` and `pretrain --init-from RUN`, from the command line's words to the run
+folder."""
 
 import json
 

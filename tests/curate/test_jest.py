@@ -61,7 +61,8 @@ def test_sigmoid_draws_are_those_of_the_score_matrix(chunks, signs):
 
 
 def test_what_a_chunk_adds_is_the_loss_of_the_enlarged_batch():
-    """Sum of own and given over the order of drawing = the loss of the drawn batch, both ways of every pair of rows."""
+    """Sum of own and given over the order of drawing = the loss of the drawn batch, both ways of
+    every pair of rows."""
     a, b, *_ = vectors(9, seed=2)
     loss, whole = Sigmoid(a, b, 5.0, -3.0), sigmoid_matrix(a, b, 5.0, -3.0)
     total, given = 0.0, torch.zeros(9)
@@ -198,7 +199,7 @@ def test_a_learner_whose_own_loss_cannot_be_told_is_scored_by_one_that_is_given(
     choose = Jest(None, score="hard", keep=0.25, loss="softmax", scale=14.0)
     choose.prepare(method)
     assert (
-        choose(method, make_batch(method.views, size=24, fields=("picture", "words")), 1).size == 6
+        choose(method, make_batch(method.views, size=24, sources=("picture", "words")), 1).size == 6
     )
 
 

@@ -86,7 +86,8 @@ def test_a_warp_bends_smoothly_and_the_same_for_all():
     assert np.array_equal(Warp(strength=2.0)(flat), flat), "nothing to bend"
     ramp = np.tile(np.arange(20, dtype=np.float32), (1, 20, 1))
     assert np.allclose(Warp(strength=0.0)(ramp), ramp, atol=1e-5)
-    # of a picture whose value is the column, what is seen is the shifted column: s / side of [-1, 1] is s * (side - 1) / (2 side) pixels
+    # of a picture whose value is the column, what is seen is the shifted column: s / side of [-1,
+    # 1] is s * (side - 1) / (2 side) pixels
     shift = Warp(strength=2.0, knots=20)(ramp)[0] - ramp[0]
     drawn = np.random.default_rng(0).uniform(-1, 1, (1, 2, 20, 20))
     drawn = (drawn / np.abs(drawn).mean())[0, 0] * 2.0 * 19 / 40

@@ -1,4 +1,5 @@
-"""Small data of every sort that a reader reads, all of it the same ten records: a number of fields, some missing."""
+"""Small data of every sort that a reader reads, all of it the same ten records: a number of fields,
+some missing."""
 
 from __future__ import annotations
 
@@ -60,8 +61,8 @@ def folder(root: Path) -> Path:
 
 
 def messy(root: Path) -> Path:
-    """The same folder as people leave it: hidden files, notes, unknown endings, upper case, a damaged picture, an empty
-    text."""
+    """The same folder as people leave it: hidden files, notes, unknown endings, upper case, a
+    damaged picture, an empty text."""
     folder(root)
     (root / ".DS_Store").write_bytes(b"x")
     (root / "README.md").write_text("about this folder")

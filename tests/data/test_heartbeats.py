@@ -14,7 +14,8 @@ def of(*findings, seed=0):
 
 
 def peaks(signal, lead="II", least=0.5):
-    """Steps of R peaks: the highest points above `least` of the largest, a quarter of a second apart."""
+    """Steps of R peaks: the highest points above `least` of the largest, a quarter of a second
+    apart."""
     wave = signal[:, LEADS.index(lead)]
     found = []
     for step in np.argsort(-wave):

@@ -15,7 +15,8 @@ def test_one_element_has_the_band_of_the_square_lattice():
 
 
 def test_the_gap_of_a_checkerboard_is_the_difference_of_its_elements():
-    """E = mean +- sqrt((difference / 2)^2 + (hopping band)^2), and the band crosses zero at a point of the mesh only nearly."""
+    """E = mean +- sqrt((difference / 2)^2 + (hopping band)^2), and the band crosses zero at a point
+    of the mesh only nearly."""
     x, y = np.meshgrid(np.arange(8), np.arange(8))
     species = (x + y) % 2
     energies, density = lattices.solve(np.where(species, 1.5, -1.5), np.ones((8, 8)))

@@ -1,4 +1,5 @@
-"""Evolution against what is known in closed form, and the generated insects against their own labels."""
+"""Evolution against what is known in closed form, and the generated insects against their own
+labels."""
 
 import numpy as np
 import pytest

@@ -82,7 +82,8 @@ def test_an_epoch_is_every_record_at_most_once_and_all_of_them_where_batches_div
     start=st.integers(0, 30),
 )
 def test_a_run_goes_on_with_any_number_of_processes(shares, seed, start):
-    """The rows of a step, in their order, are those of one process, so that a run may be stopped and go on with more or fewer."""
+    """The rows of a step, in their order, are those of one process, so that a run may be stopped
+    and go on with more or fewer."""
     batch = int(np.lcm.reduce(shares)) * 2
     alone = loaders(BIG, 1, batch, seed=seed, steps=40)
     for step, world in zip(range(start, 40), shares):
@@ -139,7 +140,8 @@ def test_a_rank_without_any_value_of_a_source_has_the_source_all_the_same(missin
 
 
 def test_a_thousand_ranks():
-    """Two epochs on 1,000 ranks, stopped in the middle of the second and gone on with 500 and then 1,250; nine in ten values missing."""
+    """Two epochs on 1,000 ranks, stopped in the middle of the second and gone on with 500 and then
+    1,250; nine in ten values missing."""
     n, batch = 50_000, 10_000
     records = dataset(n, missing=0.9)
     options = {"steps": 10, "seed": 7}

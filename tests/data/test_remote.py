@@ -1,5 +1,5 @@
-"""Data in object storage is the same data: by addresses of a store in memory, of a web server and of an S3 server (moto, in this
-process), with everything that stores do to people."""
+"""Data in object storage is the same data: by addresses of a store in memory, of a web server and
+of an S3 server (moto, in this process), with everything that stores do to people."""
 
 import functools
 import http.server
@@ -70,7 +70,8 @@ def s3(s3_server):
 
 @pytest.fixture
 def web(tmp_path):
-    """A web server over `tmp_path`; .broken: how many of the next requests it answers with 503; .denied: names it answers 403."""
+    """A web server over `tmp_path`; .broken: how many of the next requests it answers with 503;
+    .denied: names it answers 403."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def send_head(self):
@@ -345,7 +346,8 @@ def test_the_cache_keeps_to_its_limit_and_drops_what_was_not_used(monkeypatch):
 
 
 def test_a_pack_is_read_by_ranges(tmp_path, monkeypatch):
-    """A value costs its own bytes; an index is read once, and then comes from disk. It can be packed again from there."""
+    """A value costs its own bytes; an index is read once, and then comes from disk. It can be
+    packed again from there."""
     root = tmp_path / "photos"
     root.mkdir()
     for i in range(50):

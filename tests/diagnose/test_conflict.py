@@ -1,4 +1,5 @@
-"""Conflict between the terms of a loss: known where the terms are made to agree or to oppose each other."""
+"""Conflict between the terms of a loss: known where the terms are made to agree or to oppose each
+other."""
 
 import torch
 

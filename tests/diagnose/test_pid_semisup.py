@@ -1,4 +1,5 @@
-"""pid_semisup: gates whose answer is known, bounds that hold for random tables, and each part against a slow reference."""
+"""pid_semisup: gates whose answer is known, bounds that hold for random tables, and each part
+against a slow reference."""
 
 import math
 
@@ -11,7 +12,9 @@ from scipy.optimize import linprog, minimize
 from amodal.diagnose import pid_semisup as page
 from amodal.diagnose.pid_semisup import pid_semisup, synergy
 
-GATES = {  # y of (x1, x2), both fair coins: redundancy, unique1, unique2, synergy in bits (Bertschinger et al. 2014, table 1)
+# y of (x1, x2), both fair coins: redundancy, unique1, unique2, synergy in bits (Bertschinger et al.
+# 2014, table 1)
+GATES = {
     "and": (lambda a, b: a & b, (0.3113, 0, 0, 0.5)),
     "or": (lambda a, b: a | b, (0.3113, 0, 0, 0.5)),
     "xor": (lambda a, b: a ^ b, (0, 0, 0, 1)),

@@ -20,8 +20,8 @@ def made(
     unaligned=(),
     names=CLASSES,
 ):
-    """n records of three classes; every source sees the record's own vector plus noise, in a rotated space if it is `unaligned`,
-    and is there in a `share` of the records."""
+    """n records of three classes; every source sees the record's own vector plus noise, in a
+    rotated space if it is `unaligned`, and is there in a `share` of the records."""
     rng = np.random.default_rng(seed)
     fixed = np.random.default_rng(99)
     centres = fixed.normal(0, 1, (len(names), width)) * 1.5

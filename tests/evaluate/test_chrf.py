@@ -20,7 +20,8 @@ def test_as_sacrebleu_counts(options):
 
 
 def test_by_hand():
-    # runs of 1: a b / a c share one of two each way; runs of 2: ab / ac share none; P = R = (1/2 + 0) / 2
+    # runs of 1: a b / a c share one of two each way; runs of 2: ab / ac share none; P = R = (1/2 +
+    # 0) / 2
     assert chrf(["a b"], ["ac"]) == pytest.approx(0.25)
     assert (
         chrf(["abc"], ["abc"]) == 1

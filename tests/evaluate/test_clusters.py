@@ -1,4 +1,5 @@
-"""Ward and adjusted mutual information against scikit-learn, and the protocol on vectors whose classes are known."""
+"""Ward and adjusted mutual information against scikit-learn, and the protocol on vectors whose
+classes are known."""
 
 import numpy as np
 import pytest

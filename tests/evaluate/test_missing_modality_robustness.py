@@ -178,7 +178,8 @@ def test_missing_at_random_costs_more_the_more_is_hidden(result):
 
 
 def test_a_probe_that_reads_presence_is_exposed(result):
-    """Three classes in two groups: presence alone tells the group, which helps as in training and misleads the other way round."""
+    """Three classes in two groups: presence alone tells the group, which helps as in training and
+    misleads the other way round."""
     for source in ("fused", "side by side", "presence"):
         same, even, turned = (
             value(result, "label", source, t)
@@ -305,7 +306,8 @@ def test_ridge_agrees_with_leaving_each_record_out():
 
 
 def test_prediction_is_chosen_where_it_is_best_and_test_labels_have_no_say():
-    """Each source has a half of what tells the class, in directions that cancel when they are averaged alone."""
+    """Each source has a half of what tells the class, in directions that cancel when they are
+    averaged alone."""
     train, test = (made(500, seed=s, noise=0.1, unaligned=("sound",)) for s in (1, 2))
     found = missing_modality_robustness(train, test, label="kind")
     chosen = {r["source"] for r in rows(found, "ways") if r["chosen"]}

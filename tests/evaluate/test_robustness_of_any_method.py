@@ -1,4 +1,5 @@
-"""The protocol `missing_modality_robustness` runs for every method of the library, with every kind of data of the bench, on patchy records."""
+"""The protocol `missing_modality_robustness` runs for every method of the library, with every kind
+of data of the bench, on patchy records."""
 
 import math
 import warnings

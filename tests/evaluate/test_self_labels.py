@@ -1,4 +1,5 @@
-"""Spectral clusters against scikit-learn, accuracy against all ways to name clusters, and how many clusters there are and their names."""
+"""Spectral clusters against scikit-learn, accuracy against all ways to name clusters, and how many
+clusters there are and their names."""
 
 import itertools
 

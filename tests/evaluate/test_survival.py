@@ -1,5 +1,5 @@
-"""Concordance against pairs, Cox regression against its definition and where the truth is known, scores against scikit-survival, and the
-protocol."""
+"""Concordance against pairs, Cox regression against its definition and where the truth is known,
+scores against scikit-survival, and the protocol."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,8 @@ def test_concordance_is_counted_over_pairs_whose_order_is_known():
     right = pairs = 0
     for i in range(30):
         for j in range(30):
-            # scikit-survival: "if one had the event and the other was censored at the same time, they can be compared"
+            # scikit-survival: "if one had the event and the other was censored at the same time,
+            # they can be compared"
             if event[i] and (time[i] < time[j] or (time[i] == time[j] and not event[j])):
                 pairs += 1
                 right += 1 if risk[i] > risk[j] else 0.5 if risk[i] == risk[j] else 0

@@ -1,4 +1,5 @@
-"""The form huggingface: the Hub's layout, a card made from the run, and towers that transformers loads."""
+"""The form huggingface: the Hub's layout, a card made from the run, and towers that transformers
+loads."""
 
 import dataclasses
 import json

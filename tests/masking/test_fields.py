@@ -27,7 +27,8 @@ def test_nothing_appears_that_was_not_there_and_no_row_loses_all():
 
 
 def test_each_field_goes_as_often_as_asked():
-    """Of two fields that are there, one goes by the rate less half of the chance that both would (then one of them stays)."""
+    """Of two fields that are there, one goes by the rate less half of the chance that both would
+    (then one of them stays)."""
     kept = sampled_sources(present(1.1, 1.1), SEEDS, 0.4)
     for k in kept.values():
         assert abs((~k).float().mean().item() - (0.4 - 0.16 / 2)) < 0.03

@@ -1,4 +1,5 @@
-"""Counts, limits, shape statistics, and what all masks share: nothing of the batch matters but the row's seed."""
+"""Counts, limits, shape statistics, and what all masks share: nothing of the batch matters but the
+row's seed."""
 
 import pytest
 import torch

@@ -1,4 +1,5 @@
-"""Mixing: draws that depend on seeds alone, and windows and mixtures against loops over every place of every grid."""
+"""Mixing: draws that depend on seeds alone, and windows and mixtures against loops over every place
+of every grid."""
 
 import itertools
 

@@ -51,7 +51,8 @@ SMALL = {  # options that keep a method small; everything else is as its page sa
     "clippings": {"width": 32, "group": 8},
     "biofusionnet": {"hidden": 32, "latent": 8, "depth": 1},
     "ssma": {"width": 16, "skip": 6},
-    "uda_cope": {  # pictures say where their own pixels are; a teacher that knows nothing needs wide thresholds
+    # pictures say where their own pixels are; a teacher that knows nothing needs wide thresholds
+    "uda_cope": {
         "points": "picture",
         "coordinates": "picture",
         "labelled": "kind",
@@ -114,8 +115,8 @@ def batch(
     patchy: bool = True,
     sources: Sequence[str] = FIELDS,
 ) -> Batch:
-    """`size` rows; `patchy`: each source is missing from some rows; `absent`: sources that no row has; every fourth row has no
-    label "kind"."""
+    """`size` rows; `patchy`: each source is missing from some rows; `absent`: sources that no row
+    has; every fourth row has no label "kind"."""
     rng = np.random.default_rng(seed)
     columns = {}
     for k, (name, modality) in enumerate(fields(tuple(sources)).items()):
@@ -155,7 +156,8 @@ def _double(values):
 
 
 def method(name: str, seed: int = 0, sources: Sequence[str] = FIELDS, **options):
-    """A method on small encoders; one that learns from a label gets "kind", which has three classes."""
+    """A method on small encoders; one that learns from a label gets "kind", which has three
+    classes."""
     torch.manual_seed(seed)
     encoder = Encoder(fields(tuple(sources)), size="nano", **methods.encoder_options(name))
     label = {"label": "kind", "classes": 3} if "label" in methods.options(name) else {}

@@ -1,4 +1,5 @@
-"""Pairs of stored views: what the contract test, which knows no two fields of one kind, does not reach."""
+"""Pairs of stored views: what the contract test, which knows no two fields of one kind, does not
+reach."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,5 @@
-"""What AMDIM alone does: scales that have seen no more than they should, views that predict each other, and its ablations."""
+"""What AMDIM alone does: scales that have seen no more than they should, views that predict each
+other, and its ablations."""
 
 from dataclasses import replace
 

@@ -1,4 +1,5 @@
-"""BioFusionNet's attention against its definition, its weighted loss, fields that join late, and a run on a label of two columns."""
+"""BioFusionNet's attention against its definition, its weighted loss, fields that join late, and a
+run on a label of two columns."""
 
 import dataclasses
 import math

@@ -1,4 +1,5 @@
-"""What the page of capsule_attn does beside the contract: records of one item do not push each other away."""
+"""What the page of capsule_attn does beside the contract: records of one item do not push each
+other away."""
 
 import dataclasses
 from functools import partial

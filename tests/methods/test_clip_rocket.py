@@ -1,4 +1,5 @@
-"""CLIPRocket's total against the published losses written out, for two fields that every row has, and every loss it may add."""
+"""CLIPRocket's total against the published losses written out, for two fields that every row has,
+and every loss it may add."""
 
 import pytest
 import torch

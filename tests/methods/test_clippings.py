@@ -122,7 +122,8 @@ def test_the_survey_groups_by_the_labels_it_is_given():
 
 @pytest.mark.parametrize("unlabelled", [0.5, 0.0])
 def test_a_run_makes_batches_of_whole_classes_that_are_alike(monkeypatch, unlabelled):
-    """From data to the supervised stage, which may be the first: the survey of the loop brings the labels along."""
+    """From data to the supervised stage, which may be the first: the survey of the loop brings the
+    labels along."""
     import numpy as np
 
     from amodal import data, methods

@@ -1,4 +1,5 @@
-"""What the page of concept_centric does beside the contract: what a table says, the space that is learnt from it, and questions."""
+"""What the page of concept_centric does beside the contract: what a table says, the space that is
+learnt from it, and questions."""
 
 import math
 

@@ -1,4 +1,5 @@
-"""Every method keeps the contract of `amodal.methods.contract`, with every kind of data and any of it missing."""
+"""Every method keeps the contract of `amodal.methods.contract`, with every kind of data and any of
+it missing."""
 
 import dataclasses
 import os
@@ -62,7 +63,8 @@ def test_any_field_may_be_absent_from_a_batch(name, absent):
     assert all(g.isfinite().all() for g in gradient(m).values())
     trained = {n for n, p in m.named_parameters() if p.requires_grad and p.numel()}
     present = gradient(m).keys()
-    # every tower is part of the graph, so that processes that lack a field do not wait for those that have it
+    # every tower is part of the graph, so that processes that lack a field do not wait for those
+    # that have it
     towers = {n for n in trained if "trunks" in n or "tokenizers" in n}
     assert towers <= present, sorted(towers - present)
 
@@ -199,7 +201,8 @@ def test_embeds_and_survives_a_round_trip(name):
         assert torch.equal(one[source].values, other[source].values)
     for field in FIELDS:
         assert len(one[field]) == len(plain[field])
-        # a field alone is embedded as it is in company: search compares vectors of records that have different fields
+        # a field alone is embedded as it is in company: search compares vectors of records that
+        # have different fields
         with torch.no_grad():
             alone = encoder(plain.only(field))[field]
         torch.testing.assert_close(alone.values, one[field].values, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,5 @@
-"""What the page of cpp does beside the contract: nothing but heads learns, first they spread, then memberships begin where vectors are."""
+"""What the page of cpp does beside the contract: nothing but heads learns, first they spread, then
+memberships begin where vectors are."""
 
 import pytest
 import torch

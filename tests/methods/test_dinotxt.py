@@ -1,4 +1,5 @@
-"""dino.txt: what the tail behind a locked tower computes, what stays and what learns, and maps of patches against loops."""
+"""dino.txt: what the tail behind a locked tower computes, what stays and what learns, and maps of
+patches against loops."""
 
 import pytest
 import torch

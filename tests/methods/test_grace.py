@@ -1,4 +1,5 @@
-"""What GRACE alone does: identifiers from a survey, two tasks that write them, and a search that answers by them."""
+"""What GRACE alone does: identifiers from a survey, two tasks that write them, and a search that
+answers by them."""
 
 import numpy as np
 import pytest
@@ -83,7 +84,8 @@ def test_a_record_without_a_query_is_memorised_and_can_be_found():
 
 
 def writing(**options):
-    """Of the bench, in its last stage, with identifiers by the number of the record; record 2 is not known."""
+    """Of the bench, in its last stage, with identifiers by the number of the record; record 2 is
+    not known."""
     m = method("grace", **options)
     keys = batch(m.views).keys
     m.register.known[:8] = row_seeds(keys)

@@ -1,4 +1,5 @@
-"""M3CoL: its total written out, when the contrast changes, what mixed inputs do to labels, and rows that lack a field."""
+"""M3CoL: its total written out, when the contrast changes, what mixed inputs do to labels, and rows
+that lack a field."""
 
 import pytest
 import torch

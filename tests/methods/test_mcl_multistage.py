@@ -1,4 +1,5 @@
-"""mcl_multistage: stages train an encoder each, among records of one group, and clusters of all past stages make the groups."""
+"""mcl_multistage: stages train an encoder each, among records of one group, and clusters of all
+past stages make the groups."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,5 @@
-"""MIRROR: the weights are the paper's, what is hidden is what is scored, and the style is drawn from the rows' seeds."""
+"""MIRROR: the weights are the paper's, what is hidden is what is scored, and the style is drawn
+from the rows' seeds."""
 
 import torch
 
@@ -39,7 +40,8 @@ def test_retention_scores_the_hidden_tokens_of_each_row():
 
 
 def test_a_stopped_target_is_not_moved():
-    """Without the other losses, only what stands before the decoder's visible tokens learns; values stay the same."""
+    """Without the other losses, only what stands before the decoder's visible tokens learns; values
+    stay the same."""
     only = dict(align=0.0, style=0.0, cluster=0.0)
     found = []
     for stop in (False, True):

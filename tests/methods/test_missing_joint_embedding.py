@@ -1,4 +1,5 @@
-"""The total written out, what learns, what a hidden field is told by, and rows or batches that lack a field."""
+"""The total written out, what learns, what a hidden field is told by, and rows or batches that lack
+a field."""
 
 import pytest
 import torch

@@ -97,7 +97,8 @@ def test_slices_of_all_fields_of_a_record_attract_each_other_and_no_others():
 
 
 def test_the_vector_of_a_record_helps_to_tell_it():
-    """A model that may read the vector learns to tell records apart from their first token on; without it, it cannot."""
+    """A model that may read the vector learns to tell records apart from their first token on;
+    without it, it cannot."""
     torch.manual_seed(0)
     m = method("mlem", sources=("signal", "facts"), learns="generative", decoder=32, depth=1)
     b = batch(m.views, sources=("signal", "facts"))

@@ -1,4 +1,5 @@
-"""Guidance: the attention against a loop, what each loss reaches, and that the deployed field alone is read when it counts."""
+"""Guidance: the attention against a loop, what each loss reaches, and that the deployed field alone
+is read when it counts."""
 
 import dataclasses
 import math

@@ -1,4 +1,5 @@
-"""Self-distillation over fields: what each pass reads, the loss against its definition, and the draw of subsets."""
+"""Self-distillation over fields: what each pass reads, the loss against its definition, and the
+draw of subsets."""
 
 import math
 

@@ -1,4 +1,5 @@
-"""MMRL: what learns, its loss from the definition, and inference apart for classes learnt and others."""
+"""MMRL: what learns, its loss from the definition, and inference apart for classes learnt and
+others."""
 
 import pytest
 import torch

@@ -36,7 +36,8 @@ def test_the_projection_begins_as_the_frozen_one_and_learns_a_difference_of_low_
 
 @pytest.mark.parametrize("beta", [0.5, 1.0])
 def test_tokens_go_on_unless_beta_is_1(beta):
-    """What a block made of a row's tokens reaches the next: the tokens that the last block reads differ between rows only then."""
+    """What a block made of a row's tokens reaches the next: the tokens that the last block reads
+    differ between rows only then."""
     m, read = method("mmrl_pp", beta=beta).eval(), {}
     deep, context = m.encoder.block_hook, batch(("plain",)).only("picture")
 

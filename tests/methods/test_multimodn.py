@@ -1,4 +1,5 @@
-"""MultiModN's sequence against a loop over records, its loss against its definition, and what a missing field does: nothing."""
+"""MultiModN's sequence against a loop over records, its loss against its definition, and what a
+missing field does: nothing."""
 
 import dataclasses
 

@@ -1,4 +1,5 @@
-"""MVPt: segments of one moment find each other among all segments of the batch, tracks among tracks."""
+"""MVPt: segments of one moment find each other among all segments of the batch, tracks among
+tracks."""
 
 import pytest
 import torch

@@ -1,4 +1,5 @@
-"""Every contrastive method takes two, three and four fields, and any pattern of which row has which; every method all patterns of four."""
+"""Every contrastive method takes two, three and four fields, and any pattern of which row has
+which; every method all patterns of four."""
 
 import itertools
 import math
@@ -97,7 +98,8 @@ def shuffled(b: Batch, order: torch.Tensor) -> Batch:
 @pytest.mark.parametrize("count", [2, 3, 4])
 @pytest.mark.parametrize("name", CONTRASTIVE)
 def test_any_fields_of_any_rows(name, count):
-    """Losses and gradients are finite, every tower is reached, rows may come in any order, and complete rows teach something."""
+    """Losses and gradients are finite, every tower is reached, rows may come in any order, and
+    complete rows teach something."""
     fields = fields_for(name, count)
     m = exact(method(name, sources=fields))
     views = (
@@ -156,8 +158,8 @@ def of_pattern(views, pattern: tuple[bool, ...]) -> Batch:
 
 @pytest.mark.parametrize("name", methods.names())
 def test_every_pattern_of_four_fields_trains_and_evaluates(name):
-    """All 15: a batch whose rows have that pattern makes a finite step of the optimizer; then records of all of them are embedded, and
-    each is told by its neighbours."""
+    """All 15: a batch whose rows have that pattern makes a finite step of the optimizer; then
+    records of all of them are embedded, and each is told by its neighbours."""
     assert len(PATTERNS) == 15
     m = method(name)
     views = (

@@ -1,4 +1,5 @@
-"""What SCOT alone does: edits, towers that read two fields, a frozen encoder, and queries that are composed."""
+"""What SCOT alone does: edits, towers that read two fields, a frozen encoder, and queries that are
+composed."""
 
 from dataclasses import replace
 

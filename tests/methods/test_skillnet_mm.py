@@ -50,7 +50,8 @@ def test_each_task_weighs_as_often_as_it_would_be_drawn():
 
 
 def test_masked_tokens_are_read_with_the_skills_of_their_field_alone():
-    """The masked part of the loss is that of an encoder whose rules never had the skill for relating."""
+    """The masked part of the loss is that of an encoder whose rules never had the skill for
+    relating."""
     m = exact(method("skillnet_mm"))
     b = exact(batch(m.views))
     found = m.features(b)["masked/signal"].values

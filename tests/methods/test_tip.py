@@ -1,4 +1,5 @@
-"""What TIP alone does: the numbers of its three losses, cells that are missing, and a vector for rows that have not everything."""
+"""What TIP alone does: the numbers of its three losses, cells that are missing, and a vector for
+rows that have not everything."""
 
 import pytest
 import torch
@@ -33,7 +34,8 @@ def test_three_losses_a_third_each():
 
 
 def test_reconstruction_is_of_each_hidden_cell_from_the_others_and_the_picture():
-    """Row by row: age is a number (squared error in deviations), colour a category (cross-entropy among its three codes)."""
+    """Row by row: age is a number (squared error in deviations), colour a category (cross-entropy
+    among its three codes)."""
     m, b = one()
     got = m.losses(m.features(b))["reconstruct/picture"]
     table, losses = m.encoder.fields["facts"], []

@@ -1,4 +1,5 @@
-"""What the page of ucasr does alone: two stages, and heads that are the towers' outputs under the maps of CCA."""
+"""What the page of ucasr does alone: two stages, and heads that are the towers' outputs under the
+maps of CCA."""
 
 import pytest
 import torch

@@ -31,7 +31,8 @@ def made(**options):
 
 
 def objects(size=6, known=3) -> tuple[Batch, torch.Tensor]:
-    """Random points of objects in random poses; the first `known` have coordinates. The lower half of each picture is empty."""
+    """Random points of objects in random poses; the first `known` have coordinates. The lower half
+    of each picture is empty."""
     x = torch.rand(size, 256, 3)
     seen = poses(size)(x.double()).float()
     x[:, 128:], seen[:, 128:] = 0, 0

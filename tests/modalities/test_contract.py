@@ -107,7 +107,8 @@ def test_augment_is_a_pure_function(name, view):
 @quick
 @given(lengths, st.sampled_from(VIEWS))
 def test_tokens_and_targets_agree(name, lengths, view):
-    """As many targets as tokens; every value has its own tokens, in position order, whatever its neighbours are."""
+    """As many targets as tokens; every value has its own tokens, in position order, whatever its
+    neighbours are."""
     modality = VARIANTS[name]
     values = [
         modality.augment(v, view, np.random.default_rng(i))
@@ -166,7 +167,8 @@ def test_prediction_has_loss_and_gradient(name, count):
 
 @every
 def test_learns_to_predict(name):
-    """Predictions fitted to the targets reach a far smaller loss than none: the loss measures what the targets say."""
+    """Predictions fitted to the targets reach a far smaller loss than none: the loss measures what
+    the targets say."""
     modality = VARIANTS[name]
     target = modality.targets(modality.collate(decoded(name)))
     with torch.no_grad():

@@ -1,4 +1,5 @@
-"""Events in every form: lists of objects, objects of lists, JSON; dates, missing cells, ties in time."""
+"""Events in every form: lists of objects, objects of lists, JSON; dates, missing cells, ties in
+time."""
 
 import json
 

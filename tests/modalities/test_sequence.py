@@ -60,7 +60,8 @@ def test_bad_values(raw, reason):
 
 
 def test_words():
-    """Words are numbered as in a base of four; one with an unknown symbol, or cut short, is the unknown word and no target."""
+    """Words are numbered as in a base of four; one with an unknown symbol, or cut short, is the
+    unknown word and no target."""
     values = CODONS.collate([CODONS.decode(s) for s in ("AACTTT", "ANAACGT", "A")])
     number, counts = CODONS.spelled(values)
     assert number.tolist() == [1, 63, 64, 6, 64, 64] and counts.tolist() == [2, 3, 1]

@@ -69,7 +69,8 @@ def test_one_token_for_each_cell_that_is_there():
 
 
 def test_token_content():
-    """A number moves its token along one line; each category, the unseen one too, has a place of its own."""
+    """A number moves its token along one line; each category, the unseen one too, has a place of
+    its own."""
     module = TABLE.tokenizer(8)
 
     def token(raw):

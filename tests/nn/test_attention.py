@@ -1,4 +1,5 @@
-"""Attention on flat tokens is dense masked attention, in value and gradient, for every rule and any lengths."""
+"""Attention on flat tokens is dense masked attention, in value and gradient, for every rule and any
+lengths."""
 
 import pytest
 import torch
@@ -19,7 +20,8 @@ RULE = pytest.mark.parametrize("reads", list(RULES))
 
 
 def allowed(tokens, reads):
-    """(T, T) bool, [query, key]: in the same row, and the one source may read the other. In words, not with tables."""
+    """(T, T) bool, [query, key]: in the same row, and the one source may read the other. In words,
+    not with tables."""
     names = [tokens.names[s] for s in tokens.source.tolist()]
 
     def may(a, b):
@@ -292,8 +294,9 @@ def test_dropping_a_field_leaves_what_the_other_says(tokens):
 
 
 def test_how_equal_readouts_are_in_single_precision():
-    """Attention itself is the same to the last bit. A linear layer is not when one of the two calls has a handful of tokens:
-    matrix libraries then pick another kernel, which sums in another order. So readouts agree within rounding."""
+    """Attention itself is the same to the last bit. A linear layer is not when one of the two calls
+    has a handful of tokens: matrix libraries then pick another kernel, which sums in another order.
+    So readouts agree within rounding."""
     torch.manual_seed(0)
     trunk = Transformer(WIDTH, 3, 2, mask_rule=rule("pure"))
     for numbers in ([5, 0, 7, 30, 1, 5], [1, 0, 0, 0, 0, 0]):

@@ -1,4 +1,5 @@
-"""Entailment of boxes against loops over dimensions, and a taxonomy learnt from its conditional chances."""
+"""Entailment of boxes against loops over dimensions, and a taxonomy learnt from its conditional
+chances."""
 
 import math
 

@@ -116,7 +116,8 @@ def test_em_routing_is_procedure_1_of_hinton(iterations):
 
 @pytest.mark.parametrize("kind", [DynamicRouting, EMRouting])
 def test_votes_that_agree_draw_more_capsules_than_votes_that_do_not(kind):
-    """All vote alike for the first capsule and at random for the others: it ends up as the most active."""
+    """All vote alike for the first capsule and at random for the others: it ends up as the most
+    active."""
     torch.manual_seed(0)
     routing = kind(C, P).double()
     pose, active = torch.ones(1, C, P, dtype=torch.float64), torch.ones(1, C, dtype=torch.float64)

@@ -1,4 +1,5 @@
-"""Attention as matrix products on a CPU: its values and gradients are as near to the true ones as those of torch's kernel."""
+"""Attention as matrix products on a CPU: its values and gradients are as near to the true ones as
+those of torch's kernel."""
 
 import pytest
 import torch

@@ -29,7 +29,8 @@ def two_fields():
 
 
 def dense_block(block, x, key=None, value=None):
-    """A block on the (n, D) tokens of one row, written from its definition; keys and values (P, D) of a prefix before its own."""
+    """A block on the (n, D) tokens of one row, written from its definition; keys and values (P, D)
+    of a prefix before its own."""
     attention = block.attention
     q, k, v = attention.qkv(block.norm1(x)).chunk(3, 1)
     k, v = (t if more is None else torch.cat([more, t]) for t, more in ((k, key), (v, value)))

@@ -1,4 +1,5 @@
-"""Every trunk with every pool and position: one vector for each field of each row, from that row alone."""
+"""Every trunk with every pool and position: one vector for each field of each row, from that row
+alone."""
 
 import itertools
 import re
@@ -79,7 +80,8 @@ def test_one_vector_for_each_field_from_its_row_alone(trunk, pool, positions, fu
 def test_every_parameter_learns_and_an_absent_field_costs_no_parameter(
     trunk, pool, positions, fusion
 ):
-    """Every rank touches every tower: parameters of a field that no row has get a gradient of zeros, not none at all."""
+    """Every rank touches every tower: parameters of a field that no row has get a gradient of
+    zeros, not none at all."""
     encoder = encoder_of(trunk, pool, positions, fusion).align(5, hidden=7, fused=True).double()
     for table in (
         TABLE,

@@ -1,4 +1,5 @@
-"""Experts against a loop over tokens, and an encoder of experts against what every encoder promises."""
+"""Experts against a loop over tokens, and an encoder of experts against what every encoder
+promises."""
 
 import pytest
 import torch

@@ -1,4 +1,5 @@
-"""Fusions of tokens against fusions of feature maps, written with convolutions; and what attention does with any subset."""
+"""Fusions of tokens against fusions of feature maps, written with convolutions; and what attention
+does with any subset."""
 
 import pytest
 import torch
@@ -37,7 +38,8 @@ def attended(net):
 
 
 def by_maps(name, fusion, x):
-    """The paper's fusions on feature maps (rows, channels, places), averaged over places at the end."""
+    """The paper's fusions on feature maps (rows, channels, places), averaged over places at the
+    end."""
     if name == "sum":
         return sum(x.values()).mean(2)
     whole = torch.cat(list(x.values()), 1)

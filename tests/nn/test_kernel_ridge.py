@@ -1,4 +1,5 @@
-"""Kernel ridge regression against scikit-learn, and its leave-one-out error against leaving each row out."""
+"""Kernel ridge regression against scikit-learn, and its leave-one-out error against leaving each
+row out."""
 
 import numpy as np
 import pytest

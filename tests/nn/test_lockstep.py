@@ -1,4 +1,5 @@
-"""Adapters and prompts between the blocks of trunks that run side by side, and classes told over time, against slow references."""
+"""Adapters and prompts between the blocks of trunks that run side by side, and classes told over
+time, against slow references."""
 
 import pytest
 import torch

@@ -1,4 +1,5 @@
-"""Low-rank differences: what they compute, what learns, and that nothing is left of them when they are merged."""
+"""Low-rank differences: what they compute, what learns, and that nothing is left of them when they
+are merged."""
 
 import pytest
 import torch

@@ -12,7 +12,8 @@ torch.set_num_threads(1)
 
 
 def settled(module):
-    """With running statistics and scales that are not those of a new BatchNorm, and then in evaluation."""
+    """With running statistics and scales that are not those of a new BatchNorm, and then in
+    evaluation."""
     for m in module.modules():
         if isinstance(m, MapNorm):
             for tensor in (m.running_mean, m.weight.data, m.bias.data):

@@ -1,4 +1,5 @@
-"""The decoder over several sources against a loop over rows, tokens and heads; beam search against all texts there are."""
+"""The decoder over several sources against a loop over rows, tokens and heads; beam search against
+all texts there are."""
 
 import itertools
 import math
@@ -154,7 +155,8 @@ class Counted(torch.nn.Module):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_decoder_with_a_cache_gives_what_a_whole_pass_gives(strategy):
-    """Texts of some rows are written token by token; at each step some of them go on, in another order and perhaps twice."""
+    """Texts of some rows are written token by token; at each step some of them go on, in another
+    order and perhaps twice."""
     decoder, sources, _ = made(strategy)
     generator = torch.Generator().manual_seed(4)
     decoding, owner, parent = decoder.begin(sources), torch.tensor([0, 1, 1, 3]), torch.arange(4)

@@ -1,4 +1,5 @@
-"""Pretrained backbones on tiny random models: faces, weights and their report, errors, and the way through a checkpoint."""
+"""Pretrained backbones on tiny random models: faces, weights and their report, errors, and the way
+through a checkpoint."""
 
 import re
 import sys

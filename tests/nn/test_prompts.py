@@ -46,7 +46,8 @@ def test_the_tokens_are_what_they_are_without_prompts(options):
 
 
 def test_a_prompt_is_read_by_hand():
-    """One row, block by block: the keys of a prompt are all tokens and all prompts, those of a token the tokens alone."""
+    """One row, block by block: the keys of a prompt are all tokens and all prompts, those of a
+    token the tokens alone."""
     encoder, prompts = made(2)
     bag = encoder.tokenize(exact(batch(("plain",), sources=TWO)))["picture"]
     row = int(bag.row[0])

@@ -29,7 +29,8 @@ KINDS = {
 
 
 def steps(m, recompute: bool, micro: int | None) -> dict[str, torch.Tensor]:
-    """All that two steps give: losses, gradients, weights, and where the random generator stands after them."""
+    """All that two steps give: losses, gradients, weights, and where the random generator stands
+    after them."""
     m.train()
     start_stage(m, 0)
     optimizer, found = adamw(m, lr=1e-3), {}

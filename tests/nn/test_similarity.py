@@ -1,4 +1,5 @@
-"""Poses from pairs of points: against Horn's quaternions, with wrong pairs among them, and filtered both ways."""
+"""Poses from pairs of points: against Horn's quaternions, with wrong pairs among them, and filtered
+both ways."""
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ def poses(n, seed=0):
 
 
 def horn(x, y, w):
-    """Scale of least squared error in y, and rotation as the best unit quaternion (Horn 1987, JOSA A 4(4))."""
+    """Scale of least squared error in y, and rotation as the best unit quaternion (Horn 1987, JOSA
+    A 4(4))."""
     w = w / w.sum()
     mean_x, mean_y = w @ x, w @ y
     a, b = x - mean_x, y - mean_y

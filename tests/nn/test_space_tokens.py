@@ -18,7 +18,8 @@ def tokens_of(count=2, space=8, first=1, beta=1.0, rank=0, fields=("image", "tex
 
 
 def slow(trunk, bag, deep, field):
-    """Of each row its tokens after the trunk, and what its space tokens have become (before the norm)."""
+    """Of each row its tokens after the trunk, and what its space tokens have become (before the
+    norm)."""
     out, became = torch.empty_like(bag.x), []
     for row in sorted(set(bag.row.tolist())):
         x = bag.x[bag.row == row]

@@ -36,7 +36,8 @@ def bag_of(lengths, name="image", *, width=WIDTH, seed=0, dtype=torch.float64):
 
 @st.composite
 def joined(draw, names=("image", "text", FUSED)):
-    """A bag of several sources, each of any length in each row, but fusion tokens in every row that has a token."""
+    """A bag of several sources, each of any length in each row, but fusion tokens in every row that
+    has a token."""
     size = draw(st.integers(1, 5))
     one = st.sampled_from([0, 0, 1, 1, 2, 3, 5])
     numbers = {n: draw(st.lists(one, min_size=size, max_size=size)) for n in names if n != FUSED}
@@ -47,7 +48,8 @@ def joined(draw, names=("image", "text", FUSED)):
 
 @dataclass(frozen=True)
 class Toy:
-    """A modality whose values are Ragged (length, 3); what an encoder asks of a modality is a tokeniser."""
+    """A modality whose values are Ragged (length, 3); what an encoder asks of a modality is a
+    tokeniser."""
 
     def tokenizer(self, width):
         return ToyTokenizer(width)

@@ -1,4 +1,5 @@
-"""Absence is the normal case: every objective with no rows, or one, is finite and reaches its inputs; both dtypes."""
+"""Absence is the normal case: every objective with no rows, or one, is finite and reaches its
+inputs; both dtypes."""
 
 import pytest
 import torch

@@ -1,4 +1,5 @@
-"""info_nce, nt_xent, sigmoid_loss against the N x N formulas, explicit loops, lightly and open_clip."""
+"""info_nce, nt_xent, sigmoid_loss against the N x N formulas, explicit loops, lightly and
+open_clip."""
 
 import math
 

@@ -1,4 +1,5 @@
-"""Cross-entropy of pixels, its sum over stages, and intersection over union, against the definitions."""
+"""Cross-entropy of pixels, its sum over stages, and intersection over union, against the
+definitions."""
 
 import math
 

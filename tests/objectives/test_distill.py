@@ -31,7 +31,8 @@ def test_a_certain_teacher_is_a_label():
 
 
 def test_hot_gradients_match_differences_of_logits():
-    """Their eq. 4: at a high temperature and for centred logits the gradient is (student - teacher) / K, and 1 / N of the mean."""
+    """Their eq. 4: at a high temperature and for centred logits the gradient is (student - teacher)
+    / K, and 1 / N of the mean."""
     student, teacher = (
         (x - x.mean(1, keepdim=True)).requires_grad_() for x in (logits(0), logits(1))
     )

@@ -1,4 +1,5 @@
-"""Binary cross-entropy of log-probabilities against torch's, at both ends, and agreement against all pairs of answers."""
+"""Binary cross-entropy of log-probabilities against torch's, at both ends, and agreement against
+all pairs of answers."""
 
 import itertools
 

@@ -1,4 +1,5 @@
-"""Kernel-InfoNCE and its expectation on a graph, against loops over pairs; and the theorem that ties it to the Laplacian."""
+"""Kernel-InfoNCE and its expectation on a graph, against loops over pairs; and the theorem that
+ties it to the Laplacian."""
 
 import math
 
@@ -126,8 +127,8 @@ def test_the_loss_of_a_batch_is_the_graphs_of_its_pairs(pair):
 
 
 def test_with_the_gaussian_kernel_attraction_is_the_laplacians(pair):
-    """The theorem: the loss is trace(Z' L Z) over the temperature plus the logarithm of the partition function, here by enumerating
-    all subgraphs in which each node keeps one edge."""
+    """The theorem: the loss is trace(Z' L Z) over the temperature plus the logarithm of the
+    partition function, here by enumerating all subgraphs in which each node keeps one edge."""
     z = torch.nn.functional.normalize(pair(4, 3)[0].detach(), dim=1)
     weights = torch.rand(
         4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2)

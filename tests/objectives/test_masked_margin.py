@@ -1,4 +1,5 @@
-"""masked_margin_softmax against the sums of its definition, and against InfoNCE where they are the same."""
+"""masked_margin_softmax against the sums of its definition, and against InfoNCE where they are the
+same."""
 
 import pytest
 import torch

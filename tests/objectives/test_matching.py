@@ -1,4 +1,5 @@
-"""Image-text matching against torch's cross-entropy; hard negatives against the chances they should be drawn with."""
+"""Image-text matching against torch's cross-entropy; hard negatives against the chances they should
+be drawn with."""
 
 import pytest
 import torch

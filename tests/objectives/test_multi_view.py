@@ -1,4 +1,5 @@
-"""mv_info_nce, mv_dhel and their baselines against loops over samples and views, as the formulas are printed."""
+"""mv_info_nce, mv_dhel and their baselines against loops over samples and views, as the formulas
+are printed."""
 
 import itertools
 import math

@@ -1,4 +1,5 @@
-"""With many rows the gradient is written out: the same as autograd's, where vectors are zero or tiny too."""
+"""With many rows the gradient is written out: the same as autograd's, where vectors are zero or
+tiny too."""
 
 import torch
 

@@ -15,7 +15,8 @@ from amodal.objectives.score_nce import score_nce
 
 @pytest.fixture
 def bags():
-    """Regions of 5 images (1 to 4 each) and words of 5 texts (0 to 3 each), float64, with gradients."""
+    """Regions of 5 images (1 to 4 each) and words of 5 texts (0 to 3 each), float64, with
+    gradients."""
     g = torch.Generator().manual_seed(0)
     regions = torch.randn(12, 3, dtype=torch.float64, generator=g).requires_grad_()
     words = torch.randn(8, 3, dtype=torch.float64, generator=g).requires_grad_()

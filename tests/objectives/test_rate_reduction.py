@@ -1,4 +1,5 @@
-"""Coding rates against determinants written out group by group, and what they are least and largest for."""
+"""Coding rates against determinants written out group by group, and what they are least and largest
+for."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,5 @@
-"""Realignment against the published formula in loops, and what it promises; row cosines against torch's."""
+"""Realignment against the published formula in loops, and what it promises; row cosines against
+torch's."""
 
 import itertools
 
@@ -17,7 +18,8 @@ def vectors(count, width=6, seed=0):
 
 
 def by_hand(gradients):
-    """g_i' = g_i - sum over conflicts of <g_i, g_j> / |g_j|^2 g_j, with the original g; then the sum."""
+    """g_i' = g_i - sum over conflicts of <g_i, g_j> / |g_j|^2 g_j, with the original g; then the
+    sum."""
     grads, total = (
         [v.tolist() for v in gradients.values()],
         [0.0] * len(next(iter(gradients.values()))),

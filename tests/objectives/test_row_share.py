@@ -1,4 +1,5 @@
-"""Processes that share a matrix get what one gets: threads stand for processes, and meet at every sum."""
+"""Processes that share a matrix get what one gets: threads stand for processes, and meet at every
+sum."""
 
 import threading
 

@@ -10,7 +10,8 @@ from amodal.objectives.swalip import assigned, swalip
 
 
 def balanced(scores, epsilon, iterations):
-    """Sinkhorn-Knopp as SwAV's pseudo-code has it: on probabilities, prototypes first, then samples."""
+    """Sinkhorn-Knopp as SwAV's pseudo-code has it: on probabilities, prototypes first, then
+    samples."""
     q = (scores / epsilon).exp()
     q = q / q.sum()
     for _ in range(iterations):

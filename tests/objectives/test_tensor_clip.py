@@ -1,4 +1,5 @@
-"""tensor_clip and barlow_ways against the whole tensor, entry by entry, and their two-way cases against their peers."""
+"""tensor_clip and barlow_ways against the whole tensor, entry by entry, and their two-way cases
+against their peers."""
 
 import itertools
 

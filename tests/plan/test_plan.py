@@ -143,7 +143,8 @@ def test_a_plan_adds_up():
 
 
 def test_what_does_not_fit_is_offered_in_lighter_ways(monkeypatch):
-    """On GPUs with less and less memory: first whole, then recomputed or in pieces, then both, and at last only sharded or not at all."""
+    """On GPUs with less and less memory: first whole, then recomputed or in pieces, then both, and
+    at last only sharded or not at all."""
 
     def on(mib: float):
         card = dataclasses.replace(GPUS["h100"], memory=RESERVED + mib * 2**20)

@@ -1,5 +1,6 @@
-"""Stands in for a Qdrant server: speaks its REST, checks what it is sent against the client's own schema, and answers from the
-client's store in memory. It is no Qdrant: how a server keeps, spreads and searches is not tested by it, only what is said to one."""
+"""Stands in for a Qdrant server: speaks its REST, checks what it is sent against the client's own
+schema, and answers from the client's store in memory. It is no Qdrant: how a server keeps, spreads
+and searches is not tested by it, only what is said to one."""
 
 import json
 import threading
@@ -12,7 +13,8 @@ from qdrant_client import models as m
 
 
 class Server(ThreadingHTTPServer):
-    """address: to give to the client's owner; said: (verb, path) of every request; indexed: labels that filters are prepared for."""
+    """address: to give to the client's owner; said: (verb, path) of every request; indexed: labels
+    that filters are prepared for."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)

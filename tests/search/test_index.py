@@ -1,4 +1,5 @@
-"""The index: survives kills, is updated in place, filters, and agrees with exact search when it is approximate."""
+"""The index: survives kills, is updated in place, filters, and agrees with exact search when it is
+approximate."""
 
 import multiprocessing
 import os
@@ -166,7 +167,8 @@ def write_for_ever(path, first):
 
 
 def killed(write, path, first, wait):
-    """The index that `write(path, first)`, which adds 20 records at a time, leaves when killed `wait` seconds after a commit."""
+    """The index that `write(path, first)`, which adds 20 records at a time, leaves when killed
+    `wait` seconds after a commit."""
     before = len(Index.open(path))
     process = multiprocessing.get_context("fork").Process(target=write, args=(path, first))
     process.start()
@@ -313,7 +315,8 @@ def test_a_filter_that_lets_through_what_is_far_away_finds_it(tmp_path):
 
 @pytest.mark.parametrize("spread", [0.3, 3.0])
 def test_approximate_search_among_vectors_that_share_a_direction(tmp_path, spread):
-    """As those of a field do: what they share must not be taken for what tells them apart, nor two fields on two sides be mixed up."""
+    """As those of a field do: what they share must not be taken for what tells them apart, nor two
+    fields on two sides be mixed up."""
     g, n, falling = torch.Generator().manual_seed(0), 3000, 1 / torch.arange(1, 97) ** 0.5
     centres, shared = (
         torch.randn(30, 96, generator=g),

@@ -1,7 +1,8 @@
 """Qdrant as the engine: what the embedded index finds, it finds.
 
-No registry has the server, so this runs in the client's own store, directly and behind a stand-in that speaks the server's REST.
-Where a server is running, AMODAL_QDRANT=qdrant://localhost:6333 makes the same tests ask that one.
+No registry has the server, so this runs in the client's own store, directly and behind a stand-in
+that speaks the server's REST. Where a server is running, AMODAL_QDRANT=qdrant://localhost:6333
+makes the same tests ask that one.
 """
 
 import json

@@ -1,4 +1,5 @@
-"""Several vectors of each value: MaxSim is what a loop says, in both engines, after kills, updates and loading from disk."""
+"""Several vectors of each value: MaxSim is what a loop says, in both engines, after kills, updates
+and loading from disk."""
 
 import json
 import shutil

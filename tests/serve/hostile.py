@@ -1,4 +1,5 @@
-"""Requests that mean no good, made by a seed: malformed, oversized, endless, deceiving. Each is raw bytes for a socket."""
+"""Requests that mean no good, made by a seed: malformed, oversized, endless, deceiving. Each is raw
+bytes for a socket."""
 
 import base64
 import gzip
@@ -20,8 +21,9 @@ TYPE = b"content-type: application/json\r\n"
 
 @dataclass(frozen=True)
 class Attack:
-    """send: all bytes; then: "wait" for the answer, "endless" (CHUNK again and again), "hold" (say no more), "hang up".
-    fine: may also be carried out, since what was spoilt may still be a value."""
+    """send: all bytes; then: "wait" for the answer, "endless" (CHUNK again and again), "hold" (say
+    no more), "hang up". fine: may also be carried out, since what was spoilt may still be a value.
+    """
 
     kind: str
     send: bytes

@@ -1,4 +1,5 @@
-"""A thousand requests that mean no good: none is a 5xx, none hangs, nothing grows, and good requests are answered as before."""
+"""A thousand requests that mean no good: none is a 5xx, none hangs, nothing grows, and good
+requests are answered as before."""
 
 import asyncio
 import json

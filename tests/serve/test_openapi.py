@@ -1,4 +1,5 @@
-"""The server against its own OpenAPI (schemathesis): what it says of itself is true, also for requests that are wrong in one place."""
+"""The server against its own OpenAPI (schemathesis): what it says of itself is true, also for
+requests that are wrong in one place."""
 
 import pytest
 import schemathesis
@@ -18,7 +19,8 @@ CHECKS = [
     checks.negative_data_rejection,
     checks.unsupported_method,
 ]
-"""Not positive_data_acceptance: what is base64 need not be a picture, and a label is only known to the index."""
+"""Not positive_data_acceptance: what is base64 need not be a picture, and a label is only known to
+the index."""
 
 ROUTES = (
     "POST /embed",

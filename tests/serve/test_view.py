@@ -329,7 +329,8 @@ def test_missing_rows_come_from_the_newest_report(tmp_path):
 
 
 def small(tmp_path, n=40, most=20_000):
-    """An index of which field b is field a turned (so neighbours agree), c is chance; record 7 has no b; 3 and 30 are the same."""
+    """An index of which field b is field a turned (so neighbours agree), c is chance; record 7 has
+    no b; 3 and 30 are the same."""
     torch.manual_seed(0)
     a = torch.randn(n, 8)
     a[30] = a[3]

@@ -1,4 +1,5 @@
-"""The page of `amodal view` in a real browser: load, lasso, search, lists, fields. Skipped where there is none."""
+"""The page of `amodal view` in a real browser: load, lasso, search, lists, fields. Skipped where
+there is none."""
 
 import json
 import os

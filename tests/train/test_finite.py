@@ -1,4 +1,5 @@
-"""A run that has come to no number is stopped before anything of it is kept, though its numbers are read a step late."""
+"""A run that has come to no number is stopped before anything of it is kept, though its numbers are
+read a step late."""
 
 import pytest
 import torch
@@ -25,7 +26,8 @@ def records():
 
 
 class Breaking:
-    """clip, whose loss or gradient is not finite at one step, and whose `on_step_end` may not like that."""
+    """clip, whose loss or gradient is not finite at one step, and whose `on_step_end` may not like
+    that."""
 
     def __init__(self, at: int, what: str, picky: bool = False):
         self.method, self.at, self.what, self.picky, self.step = method("clip"), at, what, picky, 0

@@ -1,4 +1,5 @@
-"""Disks that are full or read-only, files that vanish, workers that die, data that changed: what a user is told, and what is left."""
+"""Disks that are full or read-only, files that vanish, workers that die, data that changed: what a
+user is told, and what is left."""
 
 import os
 import shutil

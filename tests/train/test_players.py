@@ -23,7 +23,8 @@ FIELDS = ("words", "facts")
 
 
 class Game(Method):
-    """The encoder moves features to where a critic takes them for noise that `collect` brings; the critic tells them apart."""
+    """The encoder moves features to where a critic takes them for noise that `collect` brings; the
+    critic tells them apart."""
 
     def __init__(self):
         super().__init__()

@@ -11,7 +11,8 @@ FIELDS = ("signal", "facts")
 
 
 def moved(tmp_path, rates):
-    """The largest change of each parameter in one step of AdamW, which is its rate: the first step goes by the gradient's sign."""
+    """The largest change of each parameter in one step of AdamW, which is its rate: the first step
+    goes by the gradient's sign."""
     one = method("clip", sources=FIELDS)
     one.lr_multipliers, before = (
         rates,

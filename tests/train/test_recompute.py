@@ -1,4 +1,5 @@
-"""Activation checkpointing in whole runs: resumed, and in two processes with whole and with sharded weights."""
+"""Activation checkpointing in whole runs: resumed, and in two processes with whole and with sharded
+weights."""
 
 import json
 

@@ -1,4 +1,5 @@
-"""Features of frozen backbones, computed once: the same training, without running the backbone again."""
+"""Features of frozen backbones, computed once: the same training, without running the backbone
+again."""
 
 import json
 
@@ -18,7 +19,8 @@ pytest.importorskip("timm")
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """40 pictures with a series beside them, one of which cannot be read; and the weights of a tiny network."""
+    """40 pictures with a series beside them, one of which cannot be read; and the weights of a tiny
+    network."""
     import timm
     from safetensors.torch import save_file
 

@@ -214,7 +214,8 @@ def test_prefetch_keeps_order_and_passes_errors_on():
     ids=["plain", "sharded, averaged, recomputed", "sharded, recomputed, with a teacher"],
 )
 def test_torchrun_gives_the_run_of_one_process(folder, tmp_path, method, settings, flags):
-    """The same command under torchrun: two processes, plain or with sharded blocks, end at the weights of one."""
+    """The same command under torchrun: two processes, plain or with sharded blocks, end at the
+    weights of one."""
     pretrain(method, folder, tmp_path / "one", steps=6, **QUICK, **settings)
     arguments = [
         "--data",

@@ -1,4 +1,5 @@
-"""The batch script of docs/scaling.md, with stand-ins for what SLURM brings: two tasks, a TERM, and the job once more."""
+"""The batch script of docs/scaling.md, with stand-ins for what SLURM brings: two tasks, a TERM, and
+the job once more."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""What a method may ask of the loop beyond steps: stages, batches of one group, gradient surgery, a choice of rows."""
+"""What a method may ask of the loop beyond steps: stages, batches of one group, gradient surgery, a
+choice of rows."""
 
 from pathlib import Path
 
@@ -25,7 +26,8 @@ RECORDS = 24
 
 
 class Staged(Towers):
-    """Learns both towers, then only that of the words, among records whose group its survey made up."""
+    """Learns both towers, then only that of the words, among records whose group its survey made
+    up."""
 
     stages, refresh_first = (0.5, 1.0), False
 

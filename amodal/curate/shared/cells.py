@@ -1,4 +1,5 @@
-"""What a dataset has under a name, wherever it is: collections of papers come as tables, in which venue and year may be anything."""
+"""What a dataset has under a name, wherever it is: collections of papers come as tables, in which
+venue and year may be anything."""
 
 from __future__ import annotations
 
@@ -14,8 +15,9 @@ def known(dataset: Dataset) -> set[str]:
 
 
 def cells(dataset: Dataset, name: str) -> list:
-    """What each record has under a name: a label, a field's value or, of columns that are neither, what stands in the data; None where it
-    has nothing. Files of text are read. Raises AmodalError with the nearest names."""
+    """What each record has under a name: a label, a field's value or, of columns that are neither,
+    what stands in the data; None where it has nothing. Files of text are read. Raises AmodalError
+    with the nearest names."""
     if name in dataset.labels:
         return [None if v is None or v != v else v for v in dataset.label(name).tolist()]
     if name in dataset.fields:

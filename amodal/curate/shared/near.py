@@ -1,4 +1,5 @@
-"""Texts that are nearly the same: Jaccard's index of runs of words (Broder, 1997), every pair above a threshold, without comparing all."""
+"""Texts that are nearly the same: Jaccard's index of runs of words (Broder, 1997), every pair above
+a threshold, without comparing all."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ WORD = re.compile(r"\w+")
 
 
 def shingles(text: str, size: int = 3) -> frozenset[tuple[str, ...]]:
-    """Its runs of `size` words in lower case; the whole text, where it is shorter; none of a text without words."""
+    """Its runs of `size` words in lower case; the whole text, where it is shorter; none of a text
+    without words."""
     said = tuple(WORD.findall(text.lower()))
     return (
         frozenset(said[i : i + size] for i in range(max(1, len(said) - size + 1)))
@@ -25,9 +27,10 @@ def shingles(text: str, size: int = 3) -> frozenset[tuple[str, ...]]:
 def near_duplicates(
     texts: Sequence[str], least: float = 0.8, *, size: int = 3
 ) -> list[tuple[int, int, float]]:
-    """(i, j, Jaccard's index) of all pairs i < j with an index of at least `least`, the nearest first. Exact: two sets S of such an index
-    have one in common among the |S| - ceil(least |S|) + 1 rarest shingles of either (prefix filter; Chaudhuri et al., 2006). Texts without
-    words are nobody's duplicate. Raises AmodalError unless 0 < least <= 1 and size >= 1."""
+    """(i, j, Jaccard's index) of all pairs i < j with an index of at least `least`, the nearest
+    first. Exact: two sets S of such an index have one in common among the |S| - ceil(least |S|) + 1
+    rarest shingles of either (prefix filter; Chaudhuri et al., 2006). Texts without words are
+    nobody's duplicate. Raises AmodalError unless 0 < least <= 1 and size >= 1."""
     if not 0 < least <= 1 or size < 1:
         raise AmodalError(
             f"near_duplicates needs 0 < least <= 1 and runs of 1 word or more, got {least} and {size}"

@@ -1,4 +1,5 @@
-"""Sentences of a text, and which of them say most of it: TextRank, the centroid, and what they have to beat (lead, random)."""
+"""Sentences of a text, and which of them say most of it: TextRank, the centroid, and what they have
+to beat (lead, random)."""
 
 from __future__ import annotations
 
@@ -23,12 +24,14 @@ COMMON = frozenset(
     "we our they their he she his her you your has have had do does did not no nor so than then there here can could may might will would "
     "shall should must also such some any each other more most very into over under about between through while when where if".split()
 )
-"""English words that two sentences may share without being about the same. Texts in other languages keep theirs."""
+"""English words that two sentences may share without being about the same. Texts in other languages
+keep theirs."""
 DAMPING = 0.85
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences, in order, white space made single. A paragraph ends a sentence; an initial or a usual abbreviation does not."""
+    """The sentences, in order, white space made single. A paragraph ends a sentence; an initial or
+    a usual abbreviation does not."""
     found, begin = [], 0
     for gap in END.finditer(text):
         piece = text[begin : gap.end()]
@@ -45,10 +48,11 @@ def words(text: str) -> list[str]:
 
 
 def textrank(sentences_n: Sequence[str]) -> np.ndarray:
-    """(n,) score of each sentence in the graph of what they share (Mihalcea and Tarau, EMNLP 2004, section 4).
+    """(n,) score of each sentence in the graph of what they share (Mihalcea and Tarau, EMNLP 2004,
+    section 4).
 
-    Likeness of two sentences: words that both have / (log n_words + log n_words), 0 where that is not above 0. Score:
-    s_i = (1 - d) + d sum_j w_ji s_j / sum_k w_jk with d = .85, solved exactly.
+    Likeness of two sentences: words that both have / (log n_words + log n_words), 0 where that is
+    not above 0. Score: s_i = (1 - d) + d sum_j w_ji s_j / sum_k w_jk with d = .85, solved exactly.
     """
     bags = [Counter(words(s)) for s in sentences_n]
     size = np.array([max(bag.total(), 1) for bag in bags], dtype=np.float64)
@@ -62,9 +66,10 @@ def textrank(sentences_n: Sequence[str]) -> np.ndarray:
 
 
 def keyterms(text: str, count: int) -> list[str]:
-    """Up to `count` words of a text, the best first: TextRank in the graph of words, a link where two stand side by side once common words
-    are left out (section 3 of the same paper, window 2; words are not joined to phrases and every kind of word may be one). Equal ones
-    in the order of the text."""
+    """Up to `count` words of a text, the best first: TextRank in the graph of words, a link where
+    two stand side by side once common words are left out (section 3 of the same paper, window 2;
+    words are not joined to phrases and every kind of word may be one). Equal ones in the order of
+    the text."""
     said = words(text)
     place = {w: i for i, w in enumerate(dict.fromkeys(said))}
     weight = np.zeros((len(place), len(place)))
@@ -89,8 +94,9 @@ def _walk(weight: np.ndarray) -> np.ndarray:
 
 
 def centroid(sentences_n: Sequence[str]) -> np.ndarray:
-    """(n,) cosine of each sentence's words with the sum of all of them (after Radev et al., 2004, MEAD). A word weighs its count times
-    log((1 + n) / (1 + sentences with it)) + 1: the sentences of the text stand for the corpus."""
+    """(n,) cosine of each sentence's words with the sum of all of them (after Radev et al., 2004,
+    MEAD). A word weighs its count times log((1 + n) / (1 + sentences with it)) + 1: the sentences
+    of the text stand for the corpus."""
     bags = [Counter(words(s)) for s in sentences_n]
     held = Counter(w for bag in bags for w in bag)
     place = {w: i for i, w in enumerate(held)}
@@ -109,7 +115,8 @@ def lead(sentences_n: Sequence[str]) -> np.ndarray:
 
 
 def chance(seed: int) -> Rank:
-    """A rank that draws, for each text from `seed` and its sentences alone: what a summary must be better than in any case."""
+    """A rank that draws, for each text from `seed` and its sentences alone: what a summary must be
+    better than in any case."""
     import hashlib
 
     def rank(sentences_n: Sequence[str]) -> np.ndarray:
@@ -122,8 +129,8 @@ def chance(seed: int) -> Rank:
 
 
 def best(sentences_n: Sequence[str], rank: Rank, count: int) -> list[str]:
-    """The `count` sentences of the highest rank in the order of the text, the first of those that are equal; all, if there are fewer.
-    Raises AmodalError for a count below 1."""
+    """The `count` sentences of the highest rank in the order of the text, the first of those that
+    are equal; all, if there are fewer. Raises AmodalError for a count below 1."""
     if count < 1:
         raise AmodalError(f"a summary has at least 1 sentence, not {count}")
     order = np.argsort(-rank(sentences_n), kind="stable")[:count]

@@ -1,6 +1,8 @@
-"""What a structured summary consists of: labelled fields, a check of one, the question that asks for one, and how an answer is read.
+"""What a structured summary consists of: labelled fields, a check of one, the question that asks
+for one, and how an answer is read.
 
-After CS-PaperSum (row 35 of the catalogue), whose own names of fields and prompt are not known for certain.
+After CS-PaperSum (row 35 of the catalogue), whose own names of fields and prompt are not known for
+certain.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ Summary = dict[str, "str | tuple[str, ...]"]
 
 @dataclass(frozen=True)
 class Part:
-    """One field of a summary. name: an identifier; about: what belongs there, for people and for a language model; needed: every summary
-    has it; many: a tuple of short texts, such as keywords; most: words at most, of each text; cues: beginnings of words by which a
-    sentence shows that it belongs here, where nobody is asked but the text."""
+    """One field of a summary. name: an identifier; about: what belongs there, for people and for a
+    language model; needed: every summary has it; many: a tuple of short texts, such as keywords;
+    most: words at most, of each text; cues: beginnings of words by which a sentence shows that it
+    belongs here, where nobody is asked but the text."""
 
     name: str
     about: str
@@ -60,9 +63,10 @@ PARTS = (
 
 
 def checked(summary: Mapping[str, object], parts: Sequence[Part] = PARTS) -> Summary:
-    """The summary with white space made single, its fields in the order of `parts`, empty ones that are not needed left out. Raises
-    AmodalError that names every fault: fields that are unknown (with the nearest), that are needed and not there, too long, of another
-    type, or said twice in a list."""
+    """The summary with white space made single, its fields in the order of `parts`, empty ones that
+    are not needed left out. Raises AmodalError that names every fault: fields that are unknown
+    (with the nearest), that are needed and not there, too long, of another type, or said twice in a
+    list."""
     known, faults, kept = {p.name: p for p in parts}, [], {}
     for name in summary:
         if name not in known:
@@ -102,9 +106,10 @@ def question(title: str, text: str, parts: Sequence[Part] = PARTS) -> str:
 
 
 def answered(answer: str, parts: Sequence[Part] = PARTS) -> Summary:
-    """The summary in an answer of labelled lines ("Future work: …", also "**Future work:** …" or "- future_work: …"); what stands
-    under a label without one of its own goes on with it. Raises AmodalError as `checked` does, and for words before the first label, for
-    labels of no field and for labels that stand twice."""
+    """The summary in an answer of labelled lines ("Future work: …", also "**Future work:** …" or "-
+    future_work: …"); what stands under a label without one of its own goes on with it. Raises
+    AmodalError as `checked` does, and for words before the first label, for labels of no field and
+    for labels that stand twice."""
     names = {re.sub(r"[\W_]+", " ", p.name): p for p in parts}
     found: dict[str, list[str]] = {}
     faults, current = [], None

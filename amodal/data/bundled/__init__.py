@@ -1,4 +1,5 @@
-"""Data sets that come with the library: folders with dataset.toml, records.parquet and a data card, README.md."""
+"""Data sets that come with the library: folders with dataset.toml, records.parquet and a data card,
+README.md."""
 
 from difflib import get_close_matches
 from pathlib import Path

@@ -34,8 +34,8 @@ __all__ = [
 
 
 def find(root: Path | Remote, patterns: Sequence[str]) -> list[Path | Remote]:
-    """The files and folders that `records` in dataset.toml names, globs expanded. Raises AmodalError where there are
-    none."""
+    """The files and folders that `records` in dataset.toml names, globs expanded. Raises
+    AmodalError where there are none."""
     found: list[Path | Remote] = []
     for pattern in patterns:
         inside(root, pattern, "records")
@@ -55,7 +55,8 @@ def find(root: Path | Remote, patterns: Sequence[str]) -> list[Path | Remote]:
 
 
 def exists(path: Path | Remote, also: Sequence[str] = ()) -> Path:
-    """`path`, or an error that offers its nearest siblings and what else (`also`) could have been meant."""
+    """`path`, or an error that offers its nearest siblings and what else (`also`) could have been
+    meant."""
     if path.exists():
         return path
     parent = path.parent
@@ -70,8 +71,8 @@ def open_records(
 ) -> Reader:
     """A reader for the records in `paths`: one folder, or files of one sort.
 
-    columns: for files, where each field's are, None to propose them from kinds: ending -> modality; key: the column of
-    a table.
+    columns: for files, where each field's are, None to propose them from kinds: ending -> modality;
+    key: the column of a table.
     """
     sorts = {_sort(path) for path in paths}
     if len(sorts) > 1 or ("folder" in sorts and len(paths) > 1):

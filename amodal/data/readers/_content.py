@@ -1,5 +1,5 @@
-"""Names for the rows of a table that has no column for them: hashes of what is in the row, so that a row keeps its name
-wherever it stands."""
+"""Names for the rows of a table that has no column for them: hashes of what is in the row, so that
+a row keeps its name wherever it stands."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy as np
 def row_hashes(columns: Iterable[tuple[str, Iterable]], rows: int) -> np.ndarray:
     """(rows,) uint64. columns: name -> the cells, one by one.
 
-    The sum of the hashes of the cells, each with the name of its column: it does not depend on the order of the columns
-    nor on those that are empty, and no row needs to be in memory as a whole.
+    The sum of the hashes of the cells, each with the name of its column: it does not depend on the
+    order of the columns nor on those that are empty, and no row needs to be in memory as a whole.
     """
     total = np.zeros(rows, dtype=np.uint64)
     for name, cells in columns:
@@ -44,8 +44,8 @@ def _digest(start, cell) -> bytes:
 
 
 def _spelled(cell) -> bytes:
-    """A cell as bytes, the same whichever kind of table holds it: 3 is 3.0, as whole numbers come back beside missing
-    ones."""
+    """A cell as bytes, the same whichever kind of table holds it: 3 is 3.0, as whole numbers come
+    back beside missing ones."""
     if cell is None or (isinstance(cell, float) and cell != cell):
         return b""
     if isinstance(cell, bytes):

@@ -1,4 +1,5 @@
-"""Files that share a stem are one record, in a folder or in a tar: how file names become keys and columns."""
+"""Files that share a stem are one record, in a folder or in a tar: how file names become keys and
+columns."""
 
 from __future__ import annotations
 
@@ -17,20 +18,21 @@ from amodal.data.remote import Remote, together
 from amodal.data.splits import SPELLINGS
 
 VALUES = {".json": "json", ".cls": "cls", ".id": "id"}
-"""Endings of files that hold small values rather than data: an object, a class, a number. The columns are called so."""
+"""Endings of files that hold small values rather than data: an object, a class, a number. The
+columns are called so."""
 
 
 @dataclass(frozen=True)
 class Where:
-    """The files of one column: endings with their dot (".png", ".front.png"), and the folder that they lie in, if only
-    there."""
+    """The files of one column: endings with their dot (".png", ".front.png"), and the folder that
+    they lie in, if only there."""
 
     suffixes: tuple[str, ...]
     within: str = ""
 
     def key(self, name: str) -> str | None:
-        """The record that the file `name` (a path below the root, with /) belongs to; None if it is not of this
-        column."""
+        """The record that the file `name` (a path below the root, with /) belongs to; None if it is
+        not of this column."""
         if self.within:
             if not name.startswith(self.within + "/"):
                 return None
@@ -48,7 +50,8 @@ class Where:
 
 
 def ending_of(name: str) -> str:
-    """The ending of a path with /, ".png": as `PurePosixPath.suffix`, in small letters, ten times as fast. "" for none."""
+    """The ending of a path with /, ".png": as `PurePosixPath.suffix`, in small letters, ten times
+    as fast. "" for none."""
     file = name[name.rfind("/") + 1 :]
     dot = file.rfind(".")
     return file[dot:].lower() if 0 < dot < len(file) - 1 else ""
@@ -56,7 +59,8 @@ def ending_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class Grouped:
-    """keys: N; at: column -> (N,) int64, which file, -1 for none; ignored: what belongs to no column, and how often."""
+    """keys: N; at: column -> (N,) int64, which file, -1 for none; ignored: what belongs to no
+    column, and how often."""
 
     keys: list[str]
     at: dict[str, np.ndarray]
@@ -64,8 +68,8 @@ class Grouped:
 
 
 def group(names: Sequence[str], columns: dict[str, Where]) -> Grouped:
-    """Files to records. Of several columns that a file would fit, the longest ending has it: a.front.png is
-    `.front.png`, not `.png`.
+    """Files to records. Of several columns that a file would fit, the longest ending has it:
+    a.front.png is `.front.png`, not `.png`.
 
     A second file for the same cell (a.jpg beside a.jpeg) is passed over and counted.
     """
@@ -103,11 +107,11 @@ def _by_ending(columns: dict[str, Where]) -> dict[str, list[tuple[str, Where]]]:
 
 
 class Files(Reader):
-    """Records made of files. A cell is what `fetch` gives for a file, or the value that a .json, .cls or .id file
-    holds.
+    """Records made of files. A cell is what `fetch` gives for a file, or the value that a .json,
+    .cls or .id file holds.
 
-    Objects in .json files are columns of their own: `json.species` is the `species` of a.json. Folder names are columns
-    as well.
+    Objects in .json files are columns of their own: `json.species` is the `species` of a.json.
+    Folder names are columns as well.
     """
 
     def __init__(
@@ -117,8 +121,8 @@ class Files(Reader):
         kinds: dict[str, str],
         what: str,
     ):
-        """names: file paths with /; columns: None to have them proposed from kinds: ending -> modality; what: for
-        errors."""
+        """names: file paths with /; columns: None to have them proposed from kinds: ending ->
+        modality; what: for errors."""
         self.names = names
         endings = {ending_of(name) for name in names}
         kinds = {ending: kind for ending, kind in kinds.items() if ending not in VALUES}
@@ -176,7 +180,8 @@ class Files(Reader):
 
 
 def _value(cell: Path | Remote | bytes):
-    """What a small value file says; None if it is no text. Raises AmodalError for a file that is there no longer."""
+    """What a small value file says; None if it is no text. Raises AmodalError for a file that is
+    there no longer."""
     try:
         text = (cell if isinstance(cell, bytes) else cell.read_bytes()).decode("utf-8-sig")
         return json.loads(text)
@@ -204,8 +209,10 @@ def propose(names: Sequence[str], kinds: dict[str, str]) -> dict[str, Where]:
     """Columns for files that nobody described. kinds: ending -> modality.
 
     One column for each modality, called after it, whatever the endings (.jpg, .png) — but
-    - `a.front.png b.front.png` make a column `front`, if the middle part is a word that many stems share;
-    - `photos/1.png texts/1.txt` make the columns `photos` and `texts`, if each top folder has one kind and they share
+    - `a.front.png b.front.png` make a column `front`, if the middle part is a word that many stems
+    share;
+    - `photos/1.png texts/1.txt` make the columns `photos` and `texts`, if each top folder has one
+    kind and they share
       stems;
     - `a.jpg a.png` make the columns `jpg` and `png`, if most stems that have one have the other.
     """
@@ -237,8 +244,8 @@ def propose(names: Sequence[str], kinds: dict[str, str]) -> dict[str, Where]:
 
 
 def _middles(names: Iterable[str]) -> set[str]:
-    """The words between stem and ending (`front` in a.front.png) that at least two stems and a twentieth of all stems
-    share."""
+    """The words between stem and ending (`front` in a.front.png) that at least two stems and a
+    twentieth of all stems share."""
     stems: dict[str, set[str]] = defaultdict(set)
     everything = set()
     for name in names:
@@ -250,8 +257,8 @@ def _middles(names: Iterable[str]) -> set[str]:
 
 
 def _folders_by_kind(names: Sequence[str], kinds: dict[str, str]) -> dict[str, Where]:
-    """A column for each top folder, if each holds one kind of file, not all the same, and their stems overlap; else
-    nothing."""
+    """A column for each top folder, if each holds one kind of file, not all the same, and their
+    stems overlap; else nothing."""
     stems: dict[str, set[str]] = defaultdict(set)
     endings: dict[str, set[str]] = defaultdict(set)
     for name in names:
@@ -277,11 +284,11 @@ def _side_by_side(stems: Sequence[set[str]]) -> bool:
 
 
 def folder_labels(keys: Sequence[str], splits: Iterable[str]) -> dict[str, list[str | None]]:
-    """Columns that folder names give: `folder`, the first one; `subfolder`, all of them, where they are deeper than
-    one.
+    """Columns that folder names give: `folder`, the first one; `subfolder`, all of them, where they
+    are deeper than one.
 
-    If all first folders are parts of a split (train/cat/1.png), they are the column `split` and the next ones are
-    `folder`.
+    If all first folders are parts of a split (train/cat/1.png), they are the column `split` and the
+    next ones are `folder`.
     """
     parents = [list(PurePosixPath(key).parent.parts) for key in keys]
     columns: dict[str, list[str | None]] = {}

@@ -1,5 +1,5 @@
-"""Tables in parts: one file each, whose columns are lists in memory, a Parquet file, or Arrow record batches mapped
-from disk."""
+"""Tables in parts: one file each, whose columns are lists in memory, a Parquet file, or Arrow
+record batches mapped from disk."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ HELD = 2**30
 
 
 class Lists:
-    """columns: name -> one Python value for each row; hashes: of the rows, where they are better known than from the
-    values."""
+    """columns: name -> one Python value for each row; hashes: of the rows, where they are better
+    known than from the values."""
 
     def __init__(self, columns: dict[str, list], rows: int, hashes: np.ndarray | None = None):
         self.data, self.columns, self.rows, self.hashes = columns, tuple(columns), rows, hashes
@@ -41,8 +41,8 @@ class Lists:
 
 
 class Parquet(Lazy):
-    """A Parquet file, read one column of one row group at a time. Random access wants small row groups: see
-    `amodal.data.pack`."""
+    """A Parquet file, read one column of one row group at a time. Random access wants small row
+    groups: see `amodal.data.pack`."""
 
     def __init__(self, path: Path | Remote):
         self.path = path
@@ -64,7 +64,8 @@ class Parquet(Lazy):
 
     @cached_property
     def _held(self) -> dict[tuple[int, str], tuple[pa.Array, int]]:
-        """The columns of groups in memory, and the bytes of each, which Arrow takes a while to count."""
+        """The columns of groups in memory, and the bytes of each, which Arrow takes a while to
+        count."""
         return {}
 
     def cell(self, i: int, column: str):
@@ -90,8 +91,8 @@ class Parquet(Lazy):
         )
 
     def _present(self, group: int, column: str) -> np.ndarray:
-        """From the statistics in the footer where they settle it: pictures need not be read to know that none is
-        missing."""
+        """From the statistics in the footer where they settle it: pictures need not be read to know
+        that none is missing."""
         meta = self._footer.row_group(group)
         leaves = (meta.column(c) for c in range(meta.num_columns))
         stats = next((leaf.statistics for leaf in leaves if leaf.path_in_schema == column), None)
@@ -109,8 +110,8 @@ class Parquet(Lazy):
             return np.ones(meta.num_rows, bool)
 
     def _column(self, group: int, column: str) -> pa.Array:
-        """Kept, with the other columns of its group and with groups read before as far as HELD goes. Several threads may
-        ask at once, so each opens the file anew."""
+        """Kept, with the other columns of its group and with groups read before as far as HELD
+        goes. Several threads may ask at once, so each opens the file anew."""
         held = self._held.get((group, column))
         if held is None and isinstance(self.path, Remote):  # not as often as threads want it
             with self._reading.setdefault((group, column), Lock()):
@@ -141,7 +142,8 @@ def _source(path: Path | Remote):
 
 
 class Mapped(Lazy):
-    """Arrow record batches mapped from disk. open: path -> pyarrow.Table, at module level so that it can be pickled."""
+    """Arrow record batches mapped from disk. open: path -> pyarrow.Table, at module level so that
+    it can be pickled."""
 
     def __init__(self, path: Path | Remote, open: Callable[[Path], pa.Table]):
         self.path, self.open = path, open
@@ -181,8 +183,8 @@ def flags(array: pa.BooleanArray) -> np.ndarray:
 
 
 def value_of(scalar: pa.Scalar):
-    """A cell as Python sees it. Lists of numbers become arrays at once, which is 20 times as fast as by way of Python
-    lists."""
+    """A cell as Python sees it. Lists of numbers become arrays at once, which is 20 times as fast
+    as by way of Python lists."""
     if (
         isinstance(scalar, (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar))
         and scalar.is_valid
@@ -193,8 +195,8 @@ def value_of(scalar: pa.Scalar):
 
 
 def _nested(values: pa.Array) -> np.ndarray | None:
-    """An array of numbers, or of equally long lists of numbers, as a numpy array (missing numbers are NaN); None for
-    all else."""
+    """An array of numbers, or of equally long lists of numbers, as a numpy array (missing numbers
+    are NaN); None for all else."""
     if (
         pa.types.is_list(values.type)
         or pa.types.is_large_list(values.type)

@@ -1,4 +1,5 @@
-"""A shard of a pack in object storage: its index is read when it is opened, a value when it is asked for, each by a range."""
+"""A shard of a pack in object storage: its index is read when it is opened, a value when it is
+asked for, each by a range."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ NEAR = 64 * 2**10
 
 
 class FarShard(Lazy):
-    """A part of a table, as `Mapped`: one record batch. cells: the type of the columns that hold values, structs whose last buffer is
-    their content."""
+    """A part of a table, as `Mapped`: one record batch. cells: the type of the columns that hold
+    values, structs whose last buffer is their content."""
 
     def __init__(self, path: Remote, cells: pa.DataType):
         self.path, self.cell_type = path, cells
@@ -37,7 +38,8 @@ class FarShard(Lazy):
         return self._index[0]
 
     def _read_index(self) -> tuple[pa.RecordBatch, int]:
-        """The batch over memory of the size of the file, of which only the index is there, and where that memory begins."""
+        """The batch over memory of the size of the file, of which only the index is there, and
+        where that memory begins."""
         size = self.path.stat().st_size
 
         def fill(start: int, stop: int) -> None:

@@ -18,9 +18,9 @@ from amodal.data.remote import Remote
 
 
 class Tabular(Reader):
-    """parts: one for each file of `paths`, end to end; base: where relative paths in cells start; key: a column, "" to
-    name the rows by a hash of what is in them; names: column -> the names of the classes that its whole numbers stand
-    for; given: further columns of N values."""
+    """parts: one for each file of `paths`, end to end; base: where relative paths in cells start;
+    key: a column, "" to name the rows by a hash of what is in them; names: column -> the names of
+    the classes that its whole numbers stand for; given: further columns of N values."""
 
     def __init__(
         self,
@@ -103,8 +103,8 @@ class Tabular(Reader):
         return stamp_files(self.paths)
 
     def _cell(self, cell, column: str):
-        """Class numbers to names; the {bytes, path} that Hugging Face keeps pictures and sound in to the one that is
-        there."""
+        """Class numbers to names; the {bytes, path} that Hugging Face keeps pictures and sound in
+        to the one that is there."""
         if column in self.names:
             named = isinstance(cell, int) and 0 <= cell < len(self.names[column])
             return self.names[column][cell] if named else None

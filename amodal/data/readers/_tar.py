@@ -1,8 +1,9 @@
-"""What is in a tar, and where. Tar has no checksum over content, and Python's reader stops without a word at a damaged header: here a
-listing that does not account for every byte is an error.
+"""What is in a tar, and where. Tar has no checksum over content, and Python's reader stops without
+a word at a damaged header: here a listing that does not account for every byte is an error.
 
-Python's tarfile takes 25 us for each member. Plain files and folders, which is nearly all there is, are listed here in a tenth of that;
-a tar with anything else in it, or with anything wrong, is left to tarfile as a whole.
+Python's tarfile takes 25 us for each member. Plain files and folders, which is nearly all there is,
+are listed here in a tenth of that; a tar with anything else in it, or with anything wrong, is left
+to tarfile as a whole.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _NUMBERS = re.compile(
     rb"%b{3}(?P<size>[0-7]{11})[ \0]%b[0-7]{6}(?:\0 |[0-7]\0| \0)(?P<type>[\0]|0|5)"
     % (_SHORT, _LONG)
 )
-"""Bytes 100 to 157 of a header as tar, Python and others write them: mode, owners, size, time, checksum; type."""
+"""Bytes 100 to 157 of a header as tar, Python and others write them: mode, owners, size, time,
+checksum; type."""
 _DEVICES = re.compile(rb"(?:%b|\0{8}){2}" % _SHORT)
 
 Member = tuple[str, int, int]
@@ -59,7 +61,8 @@ Entry = tuple[str, bool, int, int]
 
 
 def _accounted(entries: Iterator[Entry], total: int) -> tuple[list[Member], int]:
-    """The files that are not hidden, as far as they lie in the tar one after another, and where the last one ends."""
+    """The files that are not hidden, as far as they lie in the tar one after another, and where the
+    last one ends."""
     found: list[Member] = []
     end = 0
     for name, is_file, start, size in entries:

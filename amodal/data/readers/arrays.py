@@ -1,5 +1,5 @@
-"""Values in memory: a dict of lists, numpy arrays or tensors, all of one length. None, and NaN where a number stands,
-is a missing value."""
+"""Values in memory: a dict of lists, numpy arrays or tensors, all of one length. None, and NaN
+where a number stands, is a missing value."""
 
 from __future__ import annotations
 

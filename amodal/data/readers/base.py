@@ -1,5 +1,5 @@
-"""What a reader is: records by number, cells by column name. It knows nothing of modalities; a cell is whatever the
-source holds."""
+"""What a reader is: records by number, cells by column name. It knows nothing of modalities; a cell
+is whatever the source holds."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from amodal.core import AmodalError, unknown
 from amodal.data.remote import Lost, Remote, together
 
 SMALL = 64 * 2**20
-"""Files of fewer bytes together (and at most 2,000 of them) are identified by content, larger ones by size and time."""
+"""Files of fewer bytes together (and at most 2,000 of them) are identified by content, larger ones
+by size and time."""
 
 
 class Lazy:
-    """What `cached_property` holds — open files, mapped tables — is not pickled: it is made again where the object
-    arrives."""
+    """What `cached_property` holds — open files, mapped tables — is not pickled: it is made again
+    where the object arrives."""
 
     def __getstate__(self) -> dict:
         lazy = {
@@ -34,7 +35,8 @@ class Lazy:
 
 
 class Reader(Lazy):
-    """keys: N record ids, unique; columns: what a record may have; base: where relative paths in cells start.
+    """keys: N record ids, unique; columns: what a record may have; base: where relative paths in
+    cells start.
 
     A reader can be pickled, so that it goes to worker processes whatever way they are started.
     """
@@ -47,12 +49,14 @@ class Reader(Lazy):
 
     @property
     def far(self) -> bool:
-        """Whether cells come from a store that takes its time, so that many should be asked for at once (`together`)."""
+        """Whether cells come from a store that takes its time, so that many should be asked for at
+        once (`together`)."""
         inner = getattr(self, "reader", None)
         return isinstance(self.base, Remote) if inner is None else inner.far
 
     def get(self, i: int, column: str):
-        """The cell of record i (a value, bytes, or the Path or Remote of a file), None where there is none."""
+        """The cell of record i (a value, bytes, or the Path or Remote of a file), None where there
+        is none."""
         raise NotImplementedError
 
     def cells(self, column: str) -> list:
@@ -75,8 +79,9 @@ class Reader(Lazy):
 
 
 def inside(base: Path, name, what: str) -> Path:
-    """base / name, where `name` comes out of a file that anybody may have written. Raises AmodalError where it is no relative path that
-    stays below `base`. What a link in there leads to is up to who put it there."""
+    """base / name, where `name` comes out of a file that anybody may have written. Raises
+    AmodalError where it is no relative path that stays below `base`. What a link in there leads to
+    is up to who put it there."""
     if not isinstance(name, str) or "\0" in name:
         raise AmodalError(f"{what} should name a file, and is {name!r}")
     if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
@@ -87,9 +92,9 @@ def inside(base: Path, name, what: str) -> Path:
 
 
 def stamp_files(paths: Sequence[Path]) -> str:
-    """A hash of the content of few small files, which is the same on every machine; of names, sizes and times of many
-    or large ones, and of objects in a store. A file that is gone by now counts as one without content: what is read of it goes to
-    quarantine."""
+    """A hash of the content of few small files, which is the same on every machine; of names, sizes
+    and times of many or large ones, and of objects in a store. A file that is gone by now counts as
+    one without content: what is read of it goes to quarantine."""
     far = any(isinstance(path, Remote) for path in paths)
     stats = together(_stat, paths, far)
     digest = hashlib.blake2b(digest_size=16)

@@ -1,4 +1,5 @@
-"""A plain folder, read in place: files that share a stem are one record (a.jpg a.txt a.wav), sub-folders are labels."""
+"""A plain folder, read in place: files that share a stem are one record (a.jpg a.txt a.wav),
+sub-folders are labels."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ ABOUT_ENDINGS = {"", ".txt", ".md", ".rst", ".toml", ".db"}
 
 
 class Folder(Files):
-    """The files below `base`, as paths. Hidden files and files about the folder (README, LICENSE, …) are passed over.
+    """The files below `base`, as paths. Hidden files and files about the folder (README, LICENSE,
+    …) are passed over.
 
     The key of a record is its path below the folder without the ending: `animals/cat`.
     """
@@ -39,7 +41,8 @@ class Folder(Files):
 
 
 def names_below(base: Path | Remote) -> list[str]:
-    """The files below a folder as sorted paths with /, without hidden ones and those about the folder."""
+    """The files below a folder as sorted paths with /, without hidden ones and those about the
+    folder."""
     if isinstance(base, Remote):
         split = [(name, *name.rpartition("/")[::2]) for name in base.names()]
         return [

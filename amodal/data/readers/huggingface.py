@@ -1,5 +1,5 @@
-"""A Hugging Face dataset as `save_to_disk` leaves it: its Arrow files are mapped by pyarrow; the `datasets` library is
-not needed."""
+"""A Hugging Face dataset as `save_to_disk` leaves it: its Arrow files are mapped by pyarrow; the
+`datasets` library is not needed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def is_huggingface(folder: Path) -> bool:
 
 
 class HuggingFace(Tabular):
-    """A saved Dataset, or a DatasetDict: its splits end to end, with a column `split` that says which. Class numbers
-    read as names."""
+    """A saved Dataset, or a DatasetDict: its splits end to end, with a column `split` that says
+    which. Class numbers read as names."""
 
     def __init__(self, folder: Path, key: str = ""):
         folder = place(folder)

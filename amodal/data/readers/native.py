@@ -1,11 +1,13 @@
-"""The packed format: Arrow IPC shards, mapped when read, and a manifest with the rows, bytes and SHA-256 of each.
+"""The packed format: Arrow IPC shards, mapped when read, and a manifest with the rows, bytes and
+SHA-256 of each.
 
-    dataset.toml              the schema; its `records` names the manifest, so replacing it is what commits a pack
+    dataset.toml              the schema; its `records` names the manifest, so replacing it is what
+                              commits a pack
     manifest-HASH.json        {"format", "rows", "shards": [{"file", "rows", "bytes", "sha256"}]}
     shard-HASH.arrow          one record batch; columns __key__, fields and labels
 
-A field's cell is {kind, data}: bytes of a file, UTF-8 text, a .npy array, or JSON. So one column may mix them, as
-folders do.
+A field's cell is {kind, data}: bytes of a file, UTF-8 text, a .npy array, or JSON. So one column
+may mix them, as folders do.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ KEY, GROUP, SPLIT = "__key__", "__group__", "__split__"
 CELL = pa.struct([("kind", pa.int8()), ("data", pa.large_binary())])
 FILE, TEXT, ARRAY, JSON = range(4)
 CHECKED = 256 * 2**20
-"""Shards of up to this many bytes together are hashed when opened; of larger data, and of that in object storage, only the sizes are
-looked at, until `verify` is called."""
+"""Shards of up to this many bytes together are hashed when opened; of larger data, and of that in
+object storage, only the sizes are looked at, until `verify` is called."""
 
 
 class Native(Tabular):
@@ -135,7 +137,8 @@ def decode(cell: dict):
 
 
 def _plain(value):
-    """What JSON does not know: numpy values, dates (as seconds, which is how a table reads them), decimals."""
+    """What JSON does not know: numpy values, dates (as seconds, which is how a table reads them),
+    decimals."""
     if isinstance(value, datetime.date):
         return as_number(value)
     return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -1,4 +1,5 @@
-"""CSV, TSV, JSONL, JSON and Parquet: a row is a record; cells are values, or paths relative to the file."""
+"""CSV, TSV, JSONL, JSON and Parquet: a row is a record; cells are values, or paths relative to the
+file."""
 
 from __future__ import annotations
 
@@ -20,12 +21,14 @@ from amodal.data.remote import Remote, place, together
 MISSING = {"", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "null", "NULL", "None"}
 """Cells of a CSV that say that there is nothing. As pandas has it: "none" is a word like others."""
 MOST_CELLS = 2**27
-"""Rows times columns from which a table may not be nearly empty: a small file would fill the memory."""
+"""Rows times columns from which a table may not be nearly empty: a small file would fill the
+memory."""
 SUFFIXES = {".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet"}
 
 
 class Table(Tabular):
-    """The rows of all `paths`, end to end. key: the column that names the records, "" for hashes of the rows."""
+    """The rows of all `paths`, end to end. key: the column that names the records, "" for hashes of
+    the rows."""
 
     def __init__(self, paths: Sequence[Path], key: str = ""):
         paths = [place(p) for p in paths]
@@ -83,7 +86,8 @@ def _csv(text: str, path: Path) -> Lists:
     cells = {
         name: [row[c] if c < len(row) else "" for row in rows[1:]] for c, name in enumerate(names)
     }
-    # As it is spelled: one cell that is no number turns its whole column into text, but must not rename the other rows.
+    # As it is spelled: one cell that is no number turns its whole column into text, but must not
+    # rename the other rows.
     hashes = row_hashes(
         ((name, map(str.strip, column)) for name, column in cells.items()), len(rows) - 1
     )
@@ -140,8 +144,9 @@ def _lines(text: str, path: Path) -> list[dict]:
 
 
 def typed(cells: list[str]) -> list:
-    """The cells of a CSV column as what all of them are: whole numbers, numbers, truth values, JSON lists, else text.
-    Empty is missing, and so is what pandas and R write for it (NA, NaN, null, …), in any column.
+    """The cells of a CSV column as what all of them are: whole numbers, numbers, truth values, JSON
+    lists, else text. Empty is missing, and so is what pandas and R write for it (NA, NaN, null, …),
+    in any column.
 
     Numbers with leading zeros (post codes, ids) stay text.
     """

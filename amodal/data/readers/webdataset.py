@@ -1,6 +1,7 @@
 """WebDataset tars, read in place: files of the shards that share a stem are one record.
 
-Our own index holds where each member begins, so records are read in any order (`amodal.data.readers._tar`).
+Our own index holds where each member begins, so records are read in any order
+(`amodal.data.readers._tar`).
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class WebDataset(Files):
         shard, start, size = self.places[file].tolist()
         if self.far:
             return self.shards[shard].read(start, start + size)
-        # Opened for each read: nothing to share with, or to lose in, a forked worker; it costs 10 us.
+        # Opened for each read: nothing to share with, or to lose in, a forked worker; it costs 10
+        # us.
         with self.shards[shard].open("rb") as tar:
             tar.seek(start)
             return tar.read(size)

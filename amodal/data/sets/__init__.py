@@ -1,8 +1,9 @@
 """Public sets, one a page: which packages hold it, under which licence, and how it becomes records.
 
-The path is the name: `amodal/data/sets/watch.py` is the set `watch`. A page has PACKAGES, LICENCE, RECORDS (if known)
-and `write(out, archives)`, which writes dataset.toml and the records; a generated set has PACKAGES = (). Sets are built
-once, into the cache; delete the folder to build one again.
+The path is the name: `amodal/data/sets/watch.py` is the set `watch`. A page has PACKAGES, LICENCE,
+RECORDS (if known) and `write(out, archives)`, which writes dataset.toml and the records; a
+generated set has PACKAGES = (). Sets are built once, into the cache; delete the folder to build one
+again.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def there(name: str) -> bool:
 def fetch(
     name: str, *, out: str | Path | None = None, any_version: bool = False, say=print
 ) -> Path:
-    """The folder of a set, built now if it is not there. out: a folder to build it in, instead of the cache."""
+    """The folder of a set, built now if it is not there. out: a folder to build it in, instead of
+    the cache."""
     source = page(name)
     name = source.__name__.rpartition(".")[2]
     folder = where(name) if out is None else Path(out)
@@ -126,8 +128,8 @@ def about(name: str) -> dict:
 
 
 def _finish(built: Path, source: ModuleType, archives: list[Path], any_version: bool) -> None:
-    """Open what was written, which proves that it opens; write down what was measured, so that nobody measures it
-    again; say where it comes from."""
+    """Open what was written, which proves that it opens; write down what was measured, so that
+    nobody measures it again; say where it comes from."""
     from amodal.data import open_dataset as opening
     from amodal.data import schema
     from amodal.data.sets.shared.card import card

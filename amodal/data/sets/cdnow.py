@@ -1,8 +1,9 @@
 """CDNOW: 69,659 purchases of 23,570 customers of a CD shop over 18 months, as events in time.
 
-Every customer bought for the first time in the first quarter of 1997. `events` are the purchases of the first 39 weeks
-(days since 1 January 1997, number of CDs, dollars), `later` those of the 39 weeks after that, absent for who never came
-back. Labels speak of those later weeks: `returned`, and how many purchases (`purchases`) for how much (`spent`).
+Every customer bought for the first time in the first quarter of 1997. `events` are the purchases of
+the first 39 weeks (days since 1 January 1997, number of CDs, dollars), `later` those of the 39
+weeks after that, absent for who never came back. Labels speak of those later weeks: `returned`, and
+how many purchases (`purchases`) for how much (`spent`).
 """
 
 import datetime

@@ -1,8 +1,10 @@
-"""Chemicals: 12,000 compounds, each a SMILES string, names and a formula, with boiling and melting points.
+"""Chemicals: 12,000 compounds, each a SMILES string, names and a formula, with boiling and melting
+points.
 
-Compounds of the `chemicals` package for which a boiling or a melting point was measured: all 4,168 with both, then others in
-an order that has no meaning. `smiles` is the structure, `name` the systematic name, `synonym` the first other name that is no
-number. Labels in kelvin: `boiling` (Yaws), `melting` (open notebook); `weight` in gram per mole.
+Compounds of the `chemicals` package for which a boiling or a melting point was measured: all 4,168
+with both, then others in an order that has no meaning. `smiles` is the structure, `name` the
+systematic name, `synonym` the first other name that is no number. Labels in kelvin: `boiling`
+(Yaws), `melting` (open notebook); `weight` in gram per mole.
 """
 
 import csv

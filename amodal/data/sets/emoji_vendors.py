@@ -1,9 +1,11 @@
-"""Emoji of two vendors: the same emoji as OpenMoji and as Twemoji draw it (32 pixels), with its English name.
+"""Emoji of two vendors: the same emoji as OpenMoji and as Twemoji draw it (32 pixels), with its
+English name.
 
-Products, as it were, that two shops show in pictures of their own: a record is one picture, `emoji` says of which. Pictures
-are vector graphics, rendered on white here. The name is Unicode's and the same for both. Labels are Unicode's group and
-subgroup, the vendor and the emoji; all pictures of an emoji are in the same part of the split. Left out: emoji that only one
-vendor has, skin tones, OpenMoji's own, and flags, whose pictures are the same wherever they come from.
+Products, as it were, that two shops show in pictures of their own: a record is one picture, `emoji`
+says of which. Pictures are vector graphics, rendered on white here. The name is Unicode's and the
+same for both. Labels are Unicode's group and subgroup, the vendor and the emoji; all pictures of an
+emoji are in the same part of the split. Left out: emoji that only one vendor has, skin tones,
+OpenMoji's own, and flags, whose pictures are the same wherever they come from.
 """
 
 import hashlib

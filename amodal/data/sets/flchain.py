@@ -1,9 +1,12 @@
-"""FLCHAIN: 7,874 people of Olmsted County over 50: age and sex, proteins in their blood, days until death.
+"""FLCHAIN: 7,874 people of Olmsted County over 50: age and sex, proteins in their blood, days until
+death.
 
-A stratified sample of half of the people of a study of free light chains (Dispenzieri et al. 2012), as R's survival package has it. Fields:
-`person` (age, sex, year of the blood sample) and `blood` (kappa and lambda light chains, creatinine, which was not
-measured for a sixth, and whether monoclonal gammopathy was found). Labels: `time`, days until death or the last visit, `event`, 1 dead
-and 0 alive then. Left out: the cause of death, which is known of the dead alone, and the tenth that the chains fall into.
+A stratified sample of half of the people of a study of free light chains (Dispenzieri et al. 2012),
+as R's survival package has it. Fields: `person` (age, sex, year of the blood sample) and `blood`
+(kappa and lambda light chains, creatinine, which was not measured for a sixth, and whether
+monoclonal gammopathy was found). Labels: `time`, days until death or the last visit, `event`, 1
+dead and 0 alive then. Left out: the cause of death, which is known of the dead alone, and the tenth
+that the chains fall into.
 """
 
 from pathlib import Path

@@ -1,8 +1,11 @@
-"""FOLDOC: entries of the Free On-line Dictionary of Computing, each a term, a text, a category and the year of its last change.
+"""FOLDOC: entries of the Free On-line Dictionary of Computing, each a term, a text, a category and
+the year of its last change.
 
-Written by people since 1985, edited by Denis Howe. Entries with a date, a category and four sentences or more of prose; `term` is the
-headword, `text` what stands under it, paragraphs apart, without those that are nothing but a link. Label `category` is the first of the
-entry's, `also` the others; `year` is of the last change, so that a year's entries are what was being written about, not what was new.
+Written by people since 1985, edited by Denis Howe. Entries with a date, a category and four
+sentences or more of prose; `term` is the headword, `text` what stands under it, paragraphs apart,
+without those that are nothing but a link. Label `category` is the first of the entry's, `also` the
+others; `year` is of the last change, so that a year's entries are what was being written about, not
+what was new.
 """
 
 from __future__ import annotations
@@ -51,8 +54,9 @@ def write(out: Path, archives: list[Path]) -> None:
 
 
 def entries(content: bytes, index: str) -> Iterator[tuple[str, str]]:
-    """(headword, what stands under it) of each entry of a dictionary of dictd, in its order. A line of the index is a term, and where the
-    entry begins and how long it is, in bytes, as digits of base 64; several terms may lead to one entry."""
+    """(headword, what stands under it) of each entry of a dictionary of dictd, in its order. A line
+    of the index is a term, and where the entry begins and how long it is, in bytes, as digits of
+    base 64; several terms may lead to one entry."""
     places = {
         tuple(map(_number, line.split("\t")[1:3]))
         for line in index.splitlines()
@@ -64,7 +68,8 @@ def entries(content: bytes, index: str) -> Iterator[tuple[str, str]]:
 
 
 def entry(body: str) -> tuple[str, str, str | None, float] | None:
-    """(text, first category, the others, year), None where something is missing or the text is short."""
+    """(text, first category, the others, year), None where something is missing or the text is
+    short."""
     category, date = CATEGORY.search(body), DATE.search(body.rstrip())
     if category is None or date is None:
         return None

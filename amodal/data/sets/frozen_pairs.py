@@ -1,9 +1,12 @@
-"""Emoji and stamps as vectors: what frozen models make of 2,465 OpenMoji and of Tux Paint's captioned stamps, and of their names.
+"""Emoji and stamps as vectors: what frozen models make of 2,465 OpenMoji and of Tux Paint's
+captioned stamps, and of their names.
 
-Two styles of drawing and two ways to name things, for tests of training in one domain and searching in another when encoders are
-frozen. `image`: EfficientNet-lite0 (ImageNet), pooled, of 128 pixels; `words`: the mean of WordLlama's vectors of the tokens. Both are
-centred at OpenMoji's mean, turned to its first 128 (image) or all 256 (words) principal directions, and scaled to length sqrt(D).
-`name` is the text itself; label `source` says which set, `category` is that set's own. Left out: stamps without an English caption.
+Two styles of drawing and two ways to name things, for tests of training in one domain and searching
+in another when encoders are frozen. `image`: EfficientNet-lite0 (ImageNet), pooled, of 128 pixels;
+`words`: the mean of WordLlama's vectors of the tokens. Both are centred at OpenMoji's mean, turned
+to its first 128 (image) or all 256 (words) principal directions, and scaled to length sqrt(D).
+`name` is the text itself; label `source` says which set, `category` is that set's own. Left out:
+stamps without an English caption.
 """
 
 from __future__ import annotations

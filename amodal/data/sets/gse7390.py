@@ -1,8 +1,9 @@
 """GSE7390: 198 women with breast cancer: 76 genes, four clinical findings, days until metastasis.
 
-The 76 genes of a known signature (columns are Affymetrix probes, log scale); age, size of the tumour in cm, grade and
-oestrogen receptor. Labels: `time`, days to distant metastasis or to the end of observation, and `event`, 1 if there was
-a metastasis and 0 if observation ended before. A grade that is not known is missing.
+The 76 genes of a known signature (columns are Affymetrix probes, log scale); age, size of the
+tumour in cm, grade and oestrogen receptor. Labels: `time`, days to distant metastasis or to the end
+of observation, and `event`, 1 if there was a metastasis and 0 if observation ended before. A grade
+that is not known is missing.
 """
 
 import re

@@ -1,10 +1,13 @@
-"""1,600 generated electrocardiograms of six leads and five seconds, each with a report in varied words and its true findings.
+"""1,600 generated electrocardiograms of six leads and five seconds, each with a report in varied
+words and its true findings.
 
-Every beat is a sum of bell curves (P, Q, R, S, ST, T) in each lead, as in McSharry et al. 2003 but placed in time directly, so that
-early beats, pauses and shifts are where they are said to be. Amplitudes, axis, noise and drift differ from record to record. A report
-names each finding in one of four ways, of which the usual name is one; rates are told as numbers at times. No real person, no real
-morphology beyond the textbook's: what works here need not work on real recordings. `KNOWLEDGE` says what else a finding is called, what
-it does to the waves and where. `words` opens the reports as words instead of bytes.
+Every beat is a sum of bell curves (P, Q, R, S, ST, T) in each lead, as in McSharry et al. 2003 but
+placed in time directly, so that early beats, pauses and shifts are where they are said to be.
+Amplitudes, axis, noise and drift differ from record to record. A report names each finding in one
+of four ways, of which the usual name is one; rates are told as numbers at times. No real person, no
+real morphology beyond the textbook's: what works here need not work on real recordings. `KNOWLEDGE`
+says what else a finding is called, what it does to the waves and where. `words` opens the reports
+as words instead of bytes.
 """
 
 from __future__ import annotations
@@ -43,7 +46,8 @@ FINDINGS = {  # what a report may call it; the first is its name
     "t wave inversion": ("t wave inversion", "negative t waves", "inverted t in lateral leads", "repolarisation abnormality"),
     "low voltage": ("low voltage", "small qrs complexes", "reduced qrs amplitude", "low amplitude in all leads"),
 }  # fmt: skip
-KNOWLEDGE = {  # other names, signs and places, as a reference work lists them; some of these words no report uses
+# other names, signs and places, as a reference work lists them; some of these words no report uses
+KNOWLEDGE = {
     "sinus bradycardia": {"names": ("slow regular rhythm", "bradycardic sinus rhythm"), "signs": ("rate below 60", "slow heart rate")},
     "sinus tachycardia": {"names": ("rapid regular rhythm", "tachycardic sinus rhythm"), "signs": ("rate above 100", "fast heart rate")},
     "atrial fibrillation": {"names": ("irregular rhythm",), "signs": ("no p waves and uneven intervals", "fibrillatory baseline")},
@@ -103,7 +107,8 @@ def record(i: int) -> dict:
 
 
 def drawn(rng: np.random.Generator) -> set[str]:
-    """Findings that go together: of rhythms, blocks of a bundle, infarctions and early beats one each at most."""
+    """Findings that go together: of rhythms, blocks of a bundle, infarctions and early beats one
+    each at most."""
     rhythm = rng.choice(
         ["sinus bradycardia", "sinus tachycardia", "atrial fibrillation", ""],
         p=[0.14, 0.14, 0.14, 0.58],
@@ -158,7 +163,8 @@ def trace(rng: np.random.Generator, found: set[str]) -> tuple[np.ndarray, float]
 
 
 def _beats(rng: np.random.Generator, usual: float, spread: float, found: set[str]):
-    """(time of the R peak, kind) of each beat. Every fourth is followed by an early one, if the record has such, and a pause."""
+    """(time of the R peak, kind) of each beat. Every fourth is followed by an early one, if the
+    record has such, and a pause."""
     early = next((kind for kind in ("ventricular", "atrial") if f"{kind} ectopy" in found), None)
     peak, count = -rng.uniform(0, usual), 0
     while peak < SECONDS + 1:
@@ -214,7 +220,8 @@ def _beat(t: np.ndarray, kind: str, usual: float, late: float, found: set[str]) 
 
 
 def told(rng: np.random.Generator, found: set[str], rate: float) -> str:
-    """The report: a sentence for each finding, in any order, in one of its four ways; at times the rate before them."""
+    """The report: a sentence for each finding, in any order, in one of its four ways; at times the
+    rate before them."""
     ways = [FINDINGS[name][rng.integers(4)] for name in sorted(found)] or [NORMAL[rng.integers(4)]]
     lines = [
         SENTENCES[rng.integers(len(SENTENCES))].format(ways[i]) for i in rng.permutation(len(ways))

@@ -1,12 +1,16 @@
-"""2,000 generated binary lattices: structure, density of states, charge density and description, all exact.
+"""2,000 generated binary lattices: structure, density of states, charge density and description,
+all exact.
 
-Source: computed here, the same in every process. Licence: CC0-1.0. Each record is an 8 x 8 periodic square lattice of two of eight
-made-up elements, an element being an on-site energy and an orbital radius, in one of four orders with some sites swapped. Its
-one-orbital tight-binding Hamiltonian (hopping -sqrt(r_i r_j) between neighbours, in units of t) is diagonalised at the two
-inequivalent points of a 2 x 2 mesh, at half filling. `structure`: 8 x 8 picture of on-site energy (red) and radius (green);
-`dos`: states a site and unit of energy at 64 energies from -7 to 7, broadened by 0.15; `charge`: electrons a site (0 black, 2 white),
-missing for a quarter of the records; `text`: elements, share, order and disorder in words. Labels are the truth: band `gap` (0 for
-metals) and `energy` a site in t, the elements, the share of the second, the order. Left out: spin, interaction, relaxation.
+Source: computed here, the same in every process. Licence: CC0-1.0. Each record is an 8 x 8 periodic
+square lattice of two of eight made-up elements, an element being an on-site energy and an orbital
+radius, in one of four orders with some sites swapped. Its one-orbital tight-binding Hamiltonian
+(hopping -sqrt(r_i r_j) between neighbours, in units of t) is diagonalised at the two inequivalent
+points of a 2 x 2 mesh, at half filling. `structure`: 8 x 8 picture of on-site energy (red) and
+radius (green); `dos`: states a site and unit of energy at 64 energies from -7 to 7, broadened by
+0.15; `charge`: electrons a site (0 black, 2 white), missing for a quarter of the records; `text`:
+elements, share, order and disorder in words. Labels are the truth: band `gap` (0 for metals) and
+`energy` a site in t, the elements, the share of the second, the order. Left out: spin, interaction,
+relaxation.
 """
 
 import io
@@ -115,7 +119,8 @@ def arrange(order: str, rng: np.random.Generator) -> tuple[np.ndarray, float]:
 
 
 def solve(onsite: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Energies (points, sites) in ascending order, and electrons a site (side, side) with half of the states filled twice."""
+    """Energies (points, sites) in ascending order, and electrons a site (side, side) with half of
+    the states filled twice."""
     number = np.arange(SIDE * SIDE).reshape(SIDE, SIDE)
     energies, density = [], np.zeros(SIDE * SIDE)
     for point in POINTS:
@@ -136,8 +141,8 @@ def solve(onsite: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def filling(values: np.ndarray) -> np.ndarray:
-    """How full each level is, half of them in all. Levels that share the highest occupied energy share its electrons, else the
-    density would depend on which of them the solver lists first."""
+    """How full each level is, half of them in all. Levels that share the highest occupied energy
+    share its electrons, else the density would depend on which of them the solver lists first."""
     half, highest = len(values) // 2, values[len(values) // 2 - 1]
     below, level = values < highest - 1e-9, np.abs(values - highest) <= 1e-9
     return below + level * (half - below.sum()) / level.sum()

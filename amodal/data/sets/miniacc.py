@@ -1,9 +1,11 @@
-"""miniACC: 92 people with adrenocortical carcinoma (TCGA), each seen by up to five assays, and how long they lived.
+"""miniACC: 92 people with adrenocortical carcinoma (TCGA), each seen by up to five assays, and how
+long they lived.
 
-Expression of 198 genes (log2 of 1 + count), their copy number (-2 to 2), 33 proteins, mutations in 97 genes (0 or 1) and
-471 microRNAs (log2 of 1 + count). Many people lack assays: that is how the study is. Labels: `time` in days until death
-or the last visit, `event` (1 dead, 0 alive then), stage, histology, and the subtypes that the study found. Left out: 20 more
-columns about the patients, second samples of a person.
+Expression of 198 genes (log2 of 1 + count), their copy number (-2 to 2), 33 proteins, mutations in
+97 genes (0 or 1) and 471 microRNAs (log2 of 1 + count). Many people lack assays: that is how the
+study is. Labels: `time` in days until death or the last visit, `event` (1 dead, 0 alive then),
+stage, histology, and the subtypes that the study found. Left out: 20 more columns about the
+patients, second samples of a person.
 """
 
 import tempfile

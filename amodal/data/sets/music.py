@@ -1,10 +1,13 @@
-"""Music: the notes of about 600 pieces, from Trecento songs to Beethoven's quartets, as events in time.
+"""Music: the notes of about 600 pieces, from Trecento songs to Beethoven's quartets, as events in
+time.
 
-Scores of music21's corpus, as written (no performance, repeats not played). An event is a note: when it begins (in
-quarter notes), its pitch class, octave, duration, and part from the top (0). Tied notes are one, grace notes are left
-out, long pieces end after 512 notes. Labels: collection (composer or repertory; those with fewer than five pieces are
-"other"), metre, number of parts. Bach's chorales are 250 and Palestrina's movements 150, by chance, of more; scores in other
-formats (fiddle tunes, folk songs in ABC) are left out. A split by piece: movements of one work may be in different parts.
+Scores of music21's corpus, as written (no performance, repeats not played). An event is a note:
+when it begins (in quarter notes), its pitch class, octave, duration, and part from the top (0).
+Tied notes are one, grace notes are left out, long pieces end after 512 notes. Labels: collection
+(composer or repertory; those with fewer than five pieces are "other"), metre, number of parts.
+Bach's chorales are 250 and Palestrina's movements 150, by chance, of more; scores in other formats
+(fiddle tunes, folk songs in ABC) are left out. A split by piece: movements of one work may be in
+different parts.
 """
 
 import hashlib

@@ -1,9 +1,11 @@
-"""OpenMoji: 2,465 pictures of emoji (64 pixels) with a short English text, tags, and names in seven languages.
+"""OpenMoji: 2,465 pictures of emoji (64 pixels) with a short English text, tags, and names in seven
+languages.
 
-Drawn by one team in one style, given as vector graphics and rendered on white here. 1,949 are in Unicode's list and have
-names in other languages (`name_de` and so on, from emojibase-data); the others are OpenMoji's own. Labels are Unicode's
-group and subgroup. Left out: 2,030 variants with skin tones, the black outlines, names in 21 more languages.
-Variants of one person (man, woman, role) are separate records and may be in different parts of the split.
+Drawn by one team in one style, given as vector graphics and rendered on white here. 1,949 are in
+Unicode's list and have names in other languages (`name_de` and so on, from emojibase-data); the
+others are OpenMoji's own. Labels are Unicode's group and subgroup. Left out: 2,030 variants with
+skin tones, the black outlines, names in 21 more languages. Variants of one person (man, woman,
+role) are separate records and may be in different parts of the split.
 """
 
 import json

@@ -1,15 +1,20 @@
-"""Insects that never were: 3,000 specimens of 144 species on one generated tree, as picture, barcode, names, and place.
+"""Insects that never were: 3,000 specimens of 144 species on one generated tree, as picture,
+barcode, names, and place.
 
-Source: computed here, the same in every process. Licence: CC0-1.0. Stands in for BIOSCAN-5M (arXiv:2406.12723), which no package holds,
-with the truth known. A birth-death tree is cut into 6 orders, 18 families and 48 genera. `dna`: 402 sites that evolve under K80 (kappa 4;
-the third position of a codon six times as fast as the first), with variation inside a species, unknown letters, gaps, cut ends and, in a
-third, late beginnings. `image`: 48 pixels, drawn from twelve traits in Brownian motion on the same tree, with variation, turned and moved.
-`names`: order, family, genus, species, as far as they are known. `place`: latitude, longitude and size, which drift along the tree too; a
-fifth missing.
+Source: computed here, the same in every process. Licence: CC0-1.0. Stands in for BIOSCAN-5M
+(arXiv:2406.12723), which no package holds, with the truth known. A birth-death tree is cut into 6
+orders, 18 families and 48 genera. `dna`: 402 sites that evolve under K80 (kappa 4; the third
+position of a codon six times as fast as the first), with variation inside a species, unknown
+letters, gaps, cut ends and, in a third, late beginnings. `image`: 48 pixels, drawn from twelve
+traits in Brownian motion on the same tree, with variation, turned and moved. `names`: order,
+family, genus, species, as far as they are known. `place`: latitude, longitude and size, which drift
+along the tree too; a fifth missing.
 
-Split as there: of most specimens of a seen species only upper ranks are known (`role` pretrain), of some the species (train, valid,
-test); a quarter of the species occurs in no training record: half of their specimens are keys, half queries. Labels `order` to `species`
-are what is known, `true_genus` and `true_species` what is so. Abundance is uneven. Left out: hybrids, sexes, insertions, wrong labels.
+Split as there: of most specimens of a seen species only upper ranks are known (`role` pretrain), of
+some the species (train, valid, test); a quarter of the species occurs in no training record: half
+of their specimens are keys, half queries. Labels `order` to `species` are what is known,
+`true_genus` and `true_species` what is so. Abundance is uneven. Left out: hybrids, sexes,
+insertions, wrong labels.
 """
 
 import colorsys
@@ -133,8 +138,9 @@ def _unseen(genus: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def sequenced(barcode: np.ndarray, rate: np.ndarray, rng: np.random.Generator) -> str:
-    """One specimen's barcode: its own few substitutions, one letter in 200 unknown, one in fifty with a gap, one in ten cut short at the
-    end, and one in three without up to 30 of the first sites, as where reads begin late."""
+    """One specimen's barcode: its own few substitutions, one letter in 200 unknown, one in fifty
+    with a gap, one in ten cut short at the end, and one in three without up to 30 of the first
+    sites, as where reads begin late."""
     own = _evolution.mutated(barcode, rate * (WITHIN / DIVERGENCE), rng, kappa=KAPPA)
     letters = np.where(rng.random(SITES) < 0.005, "N", LETTERS[own])
     if rng.random() < 0.02:

@@ -1,12 +1,15 @@
-"""1,800 generated views of objects of three kinds in colour and as points in space, half of them spoilt like those of a real sensor.
+"""1,800 generated views of objects of three kinds in colour and as points in space, half of them
+spoilt like those of a real sensor.
 
-Source: drawn here, the same in every process. Licence: CC0-1.0. 60 mugs, 60 chairs and 60 cars (the shapes of `turntable`), ten views
-each, five rendered clean and five "sensed": other colours, darker, in front of clutter; depth with noise, flying pixels and holes.
-`colour`: a crop of 24 x 24 pixels; `points`: x to the right, y up, z to the camera of what each pixel sees, in decimetres from the mean of
-what is seen, 0 where that is nothing; `coordinates`: where on the object it lies, its bounding box having the diagonal 1 and the middle
-(.5, .5, .5). Labels: `rendered` ("yes", missing where sensed), kind, object, and the pose: `turn` and `tilt` in degrees (`pose` makes the
-rotation), `size` (the diagonal) and `x`, `y`, `z` (the middle) in decimetres. Left out: occlusion, hands, textures, turns of more than 75
-degrees, objects of other kinds.
+Source: drawn here, the same in every process. Licence: CC0-1.0. 60 mugs, 60 chairs and 60 cars (the
+shapes of `turntable`), ten views each, five rendered clean and five "sensed": other colours,
+darker, in front of clutter; depth with noise, flying pixels and holes. `colour`: a crop of 24 x 24
+pixels; `points`: x to the right, y up, z to the camera of what each pixel sees, in decimetres from
+the mean of what is seen, 0 where that is nothing; `coordinates`: where on the object it lies, its
+bounding box having the diagonal 1 and the middle (.5, .5, .5). Labels: `rendered` ("yes", missing
+where sensed), kind, object, and the pose: `turn` and `tilt` in degrees (`pose` makes the rotation),
+`size` (the diagonal) and `x`, `y`, `z` (the middle) in decimetres. Left out: occlusion, hands,
+textures, turns of more than 75 degrees, objects of other kinds.
 """
 
 from __future__ import annotations
@@ -84,15 +87,17 @@ def view(kind: int, number: int, i: int) -> dict:
 
 
 def pose(turn: float, tilt: float) -> np.ndarray:
-    """(3, 3): the rotation of an object that was turned about its upright axis and tilted towards the camera, in degrees."""
+    """(3, 3): the rotation of an object that was turned about its upright axis and tilted towards
+    the camera, in degrees."""
     a, b = np.deg2rad([turn, tilt])
     about = np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]])
     return np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]]) @ about
 
 
 def render(points, normals, paint, rotation, size, distance):
-    """The nearest point of each pixel of a crop around the object, in perspective: colour, place and coordinates (SIDE, SIDE, 3), zeros
-    where there is none, and the object's middle, which the camera at the origin looks straight at."""
+    """The nearest point of each pixel of a crop around the object, in perspective: colour, place
+    and coordinates (SIDE, SIDE, 3), zeros where there is none, and the object's middle, which the
+    camera at the origin looks straight at."""
     centre = np.array([0, 0, -distance])
     placed, facing = size * points @ rotation.T + centre, normals @ rotation.T
     flat = placed[:, :2] / -placed[:, 2:]
@@ -109,7 +114,8 @@ def render(points, normals, paint, rotation, size, distance):
 def sensed(
     colour: np.ndarray, seen: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As a poor sensor has it: other light and clutter in colour; depth with noise, flying pixels, and holes."""
+    """As a poor sensor has it: other light and clutter in colour; depth with noise, flying pixels,
+    and holes."""
     there = (seen != 0).any(2)
     light = rng.uniform(0.3, 0.8, 3) * colour[..., rng.permutation(3)] ** rng.uniform(0.7, 1.4)
     clutter = np.kron(rng.uniform(0, 0.8, (6, 6, 3)), np.ones((SIDE // 6, SIDE // 6, 1)))

@@ -1,8 +1,11 @@
-"""4,000 generated pictures of one to four coloured shapes, each with a caption of one line per shape, and the box of every line.
+"""4,000 generated pictures of one to four coloured shapes, each with a caption of one line per
+shape, and the box of every line.
 
-Source: drawn here, the same in every process. Licence: CC0-1.0. Left out: depth, overlap, relations, words for where a shape is.
+Source: drawn here, the same in every process. Licence: CC0-1.0. Left out: depth, overlap,
+relations, words for where a shape is.
 
-`words` opens the captions as words instead of bytes; `boxes` and `objects` are the truth, in the order of the caption's lines.
+`words` opens the captions as words instead of bytes; `boxes` and `objects` are the truth, in the
+order of the caption's lines.
 """
 
 from __future__ import annotations
@@ -153,7 +156,8 @@ def words(dataset):
 
 
 def boxes(dataset) -> list[np.ndarray]:
-    """Of each record (n, 4): left, top, right, bottom in pixels of the picture, right and bottom outside; one for each line."""
+    """Of each record (n, 4): left, top, right, bottom in pixels of the picture, right and bottom
+    outside; one for each line."""
     return [np.array(json.loads(cell)) for cell in dataset.label("boxes")]
 
 

@@ -1,11 +1,14 @@
-"""Sheet music and sound: snippets of eight quarter notes from the pieces of `music`, drawn and played, some paired and some not.
+"""Sheet music and sound: snippets of eight quarter notes from the pieces of `music`, drawn and
+played, some paired and some not.
 
-Notes are real (scores of music21's corpus); pictures and sound are made here by `_engraving`, without a notation program or sampled
-instruments: `score` is a grand staff of 64 pixels, proportional in time, `sound` tones of partials at 6 kHz. Two conditions: "clean" (one
-print, one decaying tone, 120 quarters a minute) and "real", which stands for scans and recordings (worn, turned and blurred prints with
-blots; four sorts of tone, any tempo, out of tune, in a room, with noise). By piece, `role` says what there is: "pairs" (clean), "sound"
-and "score" (real, the other missing), and "valid" and "test", each snippet once in either condition. Label `piece`. Left out: keys, bars,
-slurs, voices, beams; pieces of fewer than two snippets.
+Notes are real (scores of music21's corpus); pictures and sound are made here by `_engraving`,
+without a notation program or sampled instruments: `score` is a grand staff of 64 pixels,
+proportional in time, `sound` tones of partials at 6 kHz. Two conditions: "clean" (one print, one
+decaying tone, 120 quarters a minute) and "real", which stands for scans and recordings (worn,
+turned and blurred prints with blots; four sorts of tone, any tempo, out of tune, in a room, with
+noise). By piece, `role` says what there is: "pairs" (clean), "sound" and "score" (real, the other
+missing), and "valid" and "test", each snippet once in either condition. Label `piece`. Left out:
+keys, bars, slurs, voices, beams; pieces of fewer than two snippets.
 """
 
 import hashlib

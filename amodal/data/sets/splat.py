@@ -1,9 +1,11 @@
-"""SPLAT: 3,088 near-infrared spectra of cool stars and brown dwarfs, with their brightness, distance and motion.
+"""SPLAT: 3,088 near-infrared spectra of cool stars and brown dwarfs, with their brightness,
+distance and motion.
 
-SpeX prism spectra (flux over wavelength), here at 256 steps from 0.9 to 2.4 micrometres, divided by their own 95th
-percentile; steps that were not measured are missing. Brightness in J, H and K (2MASS), and parallax and proper motion,
-are those of the source. Labels: spectral class and, as a number, subtype (M0 is 0, L0 is 10, T0 is 20). A source may have several
-spectra; the split does not divide it. Left out: errors, spectra of other instruments, one without a source.
+SpeX prism spectra (flux over wavelength), here at 256 steps from 0.9 to 2.4 micrometres, divided by
+their own 95th percentile; steps that were not measured are missing. Brightness in J, H and K
+(2MASS), and parallax and proper motion, are those of the source. Labels: spectral class and, as a
+number, subtype (M0 is 0, L0 is 10, T0 is 20). A source may have several spectra; the split does not
+divide it. Left out: errors, spectra of other instruments, one without a source.
 """
 
 import csv
@@ -83,7 +85,8 @@ def _number(cell: str | None) -> float | None:
 
 
 def _fits(content: bytes) -> np.ndarray:
-    """The array of the first part of a FITS file: a header of 80-byte cards in blocks of 2,880 bytes, then numbers."""
+    """The array of the first part of a FITS file: a header of 80-byte cards in blocks of 2,880
+    bytes, then numbers."""
     content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
     cards = [content[i : i + 80].decode("ascii", "replace") for i in range(0, len(content), 80)]
     end = next(i for i, card in enumerate(cards) if card.startswith("END "))

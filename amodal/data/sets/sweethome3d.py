@@ -1,7 +1,9 @@
-"""Sweet Home 3D's furniture: 820 objects, each an icon, a name in six languages, and its size in centimetres.
+"""Sweet Home 3D's furniture: 820 objects, each an icon, a name in six languages, and its size in
+centimetres.
 
-Rendered icons of at most 96 pixels on white; width, depth and height as they are in a home; the category is the shop's
-(12), the collection is who made it, which is also whose licence applies. Left out: the meshes, 15 more languages.
+Rendered icons of at most 96 pixels on white; width, depth and height as they are in a home; the
+category is the shop's (12), the collection is who made it, which is also whose licence applies.
+Left out: the meshes, 15 more languages.
 """
 
 import io

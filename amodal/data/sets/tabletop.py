@@ -1,9 +1,12 @@
-"""1,500 generated scenes of solids and flat shapes on a table, in colour and in depth, with the class of every pixel.
+"""1,500 generated scenes of solids and flat shapes on a table, in colour and in depth, with the
+class of every pixel.
 
-Source: drawn here, the same in every process. Licence: CC0-1.0. Each scene of 24 x 24 pixels, seen from above, holds two to four of five
-things: ball, box and cone stand out, disc and tile are flat. Half of the solids are painted like the table, so that colour hardly shows
-them, and depth does not show what is flat. `depth` is bright where it is near. `areas` are class numbers: 0 table, 1 to 5 things in that
-order. `spoilt` makes fog in colour or a hole in depth, at a known place. Left out: perspective, cast shadows, texture, real sensors' noise.
+Source: drawn here, the same in every process. Licence: CC0-1.0. Each scene of 24 x 24 pixels, seen
+from above, holds two to four of five things: ball, box and cone stand out, disc and tile are flat.
+Half of the solids are painted like the table, so that colour hardly shows them, and depth does not
+show what is flat. `depth` is bright where it is near. `areas` are class numbers: 0 table, 1 to 5
+things in that order. `spoilt` makes fog in colour or a hole in depth, at a known place. Left out:
+perspective, cast shadows, texture, real sensors' noise.
 """
 
 from __future__ import annotations
@@ -54,7 +57,8 @@ def record(i: int) -> dict:
 
 
 def scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Colour (SIDE, SIDE, 3), depth and class numbers (SIDE, SIDE), all uint8, and how many things were put down; later ones lie on top."""
+    """Colour (SIDE, SIDE, 3), depth and class numbers (SIDE, SIDE), all uint8, and how many things
+    were put down; later ones lie on top."""
     y, x = np.mgrid[:SIDE, :SIDE].astype(float)
     table = rng.uniform(0.3, 0.8, 3)
     slope = rng.uniform(-0.1, 0.1, 2)
@@ -102,8 +106,8 @@ def shape(kind: str, u: np.ndarray, v: np.ndarray, size: float) -> tuple[np.ndar
 def spoilt(
     colour: np.ndarray, depth: np.ndarray, rng: np.random.Generator, field: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The scene with fog over colour (field "colour") or a hole in depth ("depth"), and where: (SIDE, SIDE) bool, an ellipse that covers
-    about a third of the scene."""
+    """The scene with fog over colour (field "colour") or a hole in depth ("depth"), and where:
+    (SIDE, SIDE) bool, an ellipse that covers about a third of the scene."""
     y, x = np.mgrid[:SIDE, :SIDE]
     middle, reach = rng.uniform(6, SIDE - 6, 2), rng.uniform(7, 10, 2)
     where = ((y - middle[0]) / reach[0]) ** 2 + ((x - middle[1]) / reach[1]) ** 2 < 1

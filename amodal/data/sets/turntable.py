@@ -1,6 +1,8 @@
-"""2,880 generated pairs of pictures of an object before and after it was turned, with the turn: 240 objects of eight kinds.
+"""2,880 generated pairs of pictures of an object before and after it was turned, with the turn: 240
+objects of eight kinds.
 
-Source: drawn here, the same in every process. Licence: CC0-1.0. Left out: texture, perspective, shadows, hands, clutter.
+Source: drawn here, the same in every process. Licence: CC0-1.0. Left out: texture, perspective,
+shadows, hands, clutter.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ def write(out: Path, archives: list[Path]) -> None:
 
 
 def pairs(kind: str, number: int) -> list[dict]:
-    """The records of one object: pictures from random sides, each followed by one after a random turn."""
+    """The records of one object: pictures from random sides, each followed by one after a random
+    turn."""
     rng = np.random.default_rng([11, list(KINDS).index(kind), number])
     points, normals = KINDS[kind](rng)
     centre, reach = points.mean(0), np.linalg.norm(points - points.mean(0), axis=1).max()
@@ -76,7 +79,8 @@ def pairs(kind: str, number: int) -> list[dict]:
 def render(
     points: np.ndarray, normals: np.ndarray, paint: np.ndarray, yaw: float, pitch: float
 ) -> np.ndarray:
-    """(SIDE, SIDE, 3) uint8: the nearest point of each pixel, lit from the camera's upper left, seen without perspective."""
+    """(SIDE, SIDE, 3) uint8: the nearest point of each pixel, lit from the camera's upper left,
+    seen without perspective."""
     a, b = np.deg2rad([yaw, pitch])
     about = np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]])
     towards = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
@@ -113,7 +117,8 @@ def box(rng, size, at):
 
 
 def round_(rng, size, at, top=1.0):
-    """An upright cylinder, or cone with the radius `top` times the lower one above: size (width, height, depth)."""
+    """An upright cylinder, or cone with the radius `top` times the lower one above: size (width,
+    height, depth)."""
     n = POINTS // 8
     angle, height = rng.uniform(0, 2 * np.pi, n), rng.uniform(-0.5, 0.5, n)
     radius = 0.5 * (1 + (top - 1) * (height + 0.5))

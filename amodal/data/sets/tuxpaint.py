@@ -1,10 +1,12 @@
 """Tux Paint's stamps: 953 pictures with captions in 11 languages, spoken in six, and noises.
 
-Speech is real people reading the captions, and is absent for many records in most languages; `speech` is the French one,
-the most complete. Captions of other languages are `caption_es` and so on, speech `speech_ro` and so on, `sound` is the
-noise the thing makes. Half of the pictures are cut-out photographs, half are drawn; they are put on white and made at
-most 128 pixels. Training on everything is rarely meant: take `dataset.select(["image", "caption", "speech"])`.
-Left out: captions of 68 more languages, speech of 9 more (65 English clips among them are kept as `speech_en`).
+Speech is real people reading the captions, and is absent for many records in most languages;
+`speech` is the French one, the most complete. Captions of other languages are `caption_es` and so
+on, speech `speech_ro` and so on, `sound` is the noise the thing makes. Half of the pictures are
+cut-out photographs, half are drawn; they are put on white and made at most 128 pixels. Training on
+everything is rarely meant: take `dataset.select(["image", "caption", "speech"])`. Left out:
+captions of 68 more languages, speech of 9 more (65 English clips among them are kept as
+`speech_en`).
 """
 
 import re

@@ -1,7 +1,8 @@
-"""A smartwatch's accelerometer and gyroscope: 416 windows of 10 s, 10 people doing 7 shoulder exercises.
+"""A smartwatch's accelerometer and gyroscope: 416 windows of 10 s, 10 people doing 7 shoulder
+exercises.
 
-50 samples a second, three axes each; 140 recordings, left and right arm, cut into windows that do not overlap (what is
-left at the end of a recording is dropped). The split never divides a person.
+50 samples a second, three axes each; 140 recordings, left and right arm, cut into windows that do
+not overlap (what is left at the end of a recording is dropped). The split never divides a person.
 """
 
 from pathlib import Path

@@ -1,7 +1,9 @@
-"""Pairs of English words with how similar (SimLex-999) or related (WordSim-353) people find them, from 0 to 10.
+"""Pairs of English words with how similar (SimLex-999) or related (WordSim-353) people find them,
+from 0 to 10.
 
-Hill, Reichart and Korhonen 2015; Finkelstein et al. 2002; as they lie among gensim's test data. Label `similarity` is the mean of
-the people asked, `list` says which list. For measuring text encoders; nothing to train on.
+Hill, Reichart and Korhonen 2015; Finkelstein et al. 2002; as they lie among gensim's test data.
+Label `similarity` is the mean of the people asked, `list` says which list. For measuring text
+encoders; nothing to train on.
 """
 
 from pathlib import Path

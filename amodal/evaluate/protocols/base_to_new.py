@@ -1,5 +1,6 @@
-"""From base to new classes: how well a run tells, by their names, the half of the classes that it was adapted to (`amodal adapt
---base-to-new`), and the half that it was not; and the harmonic mean of the two. Zhou et al., CVPR 2022, arXiv:2203.05557, 4.1."""
+"""From base to new classes: how well a run tells, by their names, the half of the classes that it
+was adapted to (`amodal adapt --base-to-new`), and the half that it was not; and the harmonic mean
+of the two. Zhou et al., CVPR 2022, arXiv:2203.05557, 4.1."""
 
 from __future__ import annotations
 

@@ -1,9 +1,11 @@
-"""Zero-shot clustering: do frozen features fall into the classes that people gave, without a label seen?
+"""Zero-shot clustering: do frozen features fall into the classes that people gave, without a label
+seen?
 
-Ward's agglomeration of unit vectors into as many clusters as there are classes, judged by adjusted mutual information; after Lowe et
-al. 2024 (arXiv:2406.02465), as used by BIOSCAN-5M (arXiv:2406.12723). There UMAP comes first, which is left out here. With `number`
-"coding length" nobody says how many: spectral clusters of a doubly stochastic membership, of the number that takes fewest bits
-(Chu et al. 2024, arXiv:2306.05272), and each row says how many that are.
+Ward's agglomeration of unit vectors into as many clusters as there are classes, judged by adjusted
+mutual information; after Lowe et al. 2024 (arXiv:2406.02465), as used by BIOSCAN-5M
+(arXiv:2406.12723). There UMAP comes first, which is left out here. With `number` "coding length"
+nobody says how many: spectral clusters of a doubly stochastic membership, of the number that takes
+fewest bits (Chu et al. 2024, arXiv:2306.05272), and each row says how many that are.
 """
 
 from __future__ import annotations
@@ -37,12 +39,12 @@ def cluster(
     number: str = "classes",
     most_clusters: int = 30,
 ) -> Result:
-    """Adjusted mutual information with the label, of the test records that have it: for each field, and for all fields side by side
-    ("a+b") of the records that have them all. Reads the features.
+    """Adjusted mutual information with the label, of the test records that have it: for each field,
+    and for all fields side by side ("a+b") of the records that have them all. Reads the features.
 
-    most: records at most, chosen by `seed`: it costs their square. sources: fields, all unless given. number: of clusters,
-    "classes" or "coding length", of 2 to `most_clusters`; the latter also of vectors in the aligned space ("SOURCE, aligned").
-    `train` is not used.
+    most: records at most, chosen by `seed`: it costs their square. sources: fields, all unless
+    given. number: of clusters, "classes" or "coding length", of 2 to `most_clusters`; the latter
+    also of vectors in the aligned space ("SOURCE, aligned"). `train` is not used.
     """
     if number not in NUMBERS:
         raise unknown("number of clusters", number, NUMBERS)

@@ -1,8 +1,10 @@
-"""Labels of one field, used in another: a probe trained on the vectors of field a is tested on those of field b.
+"""Labels of one field, used in another: a probe trained on the vectors of field a is tested on
+those of field b.
 
-In the aligned space, for every pair of fields; on the diagonal the probe stays in its field. Each field's unit vectors are centred at
-the mean of that field's training vectors, which takes no labels and takes away the constant gap between fields (Liang et al. 2022,
-arXiv:2203.02053), which says nothing about what has been learnt.
+In the aligned space, for every pair of fields; on the diagonal the probe stays in its field. Each
+field's unit vectors are centred at the mean of that field's training vectors, which takes no labels
+and takes away the constant gap between fields (Liang et al. 2022, arXiv:2203.02053), which says
+nothing about what has been learnt.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ def cross_modal_transfer(
     seed: int = 0,
     centre: bool = True,
 ) -> Result:
-    """source: the field the labels were learnt in; target: the field they are used in. few, draws, seed: see `measure`."""
+    """source: the field the labels were learnt in; target: the field they are used in. few, draws,
+    seed: see `measure`."""
     two_fields(test)
     y_train, y_test = train.label(label), test.label(label)
     means = {

@@ -1,7 +1,8 @@
-"""What the head of a run (`amodal adapt`) predicts of records that it did not learn from: from all fields, and from each.
+"""What the head of a run (`amodal adapt`) predicts of records that it did not learn from: from all
+fields, and from each.
 
-Classes: accuracy, balanced accuracy, expected calibration error and Brier score of its probabilities. Amounts: R2 and Spearman. Times until
-an event: concordance."""
+Classes: accuracy, balanced accuracy, expected calibration error and Brier score of its
+probabilities. Amounts: R2 and Spearman. Times until an event: concordance."""
 
 from __future__ import annotations
 
@@ -26,8 +27,8 @@ def head(
 ) -> Result:
     """Scores of each target, from all fields of a record and from each alone.
 
-    head: the run's own, which reads the encoder's features. Records without a value that it reads are left out, and so
-    are those of a class that it never learnt; `n` counts the rest.
+    head: the run's own, which reads the encoder's features. Records without a value that it reads
+    are left out, and so are those of a class that it never learnt; `n` counts the rest.
     """
     if head is None:
         raise NotApplicable(NO_HEAD)
@@ -43,7 +44,8 @@ def head(
 
 
 def outputs(test: Embedded, head: SupervisedHead | MethodPredictor) -> dict[str, Column]:
-    """From all that the records have, and from each field alone where a head on features takes them apart."""
+    """From all that the records have, and from each field alone where a head on features takes them
+    apart."""
     if not isinstance(head, SupervisedHead):  # a whole method reads the records themselves
         return {FUSED: head.on(test.changed.dataset, test.changed.indices)}
     everything = test.features.columns

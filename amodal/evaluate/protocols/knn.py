@@ -1,6 +1,7 @@
 """Weighted nearest neighbours: the class that the k most similar training records vote for.
 
-Wu et al. 2018 (arXiv:1805.01978, section 3.4), as used by DINO: cosine similarity s, votes exp(s / T), k = 20, T = 0.07.
+Wu et al. 2018 (arXiv:1805.01978, section 3.4), as used by DINO: cosine similarity s, votes exp(s /
+T), k = 20, T = 0.07.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ def knn(
     sources: Sequence[str] | None = None,
     prefilter: bool = False,
 ) -> Result:
-    """Vote of the k nearest training records, for each field alone and for the fused vectors (a weighted mean where the label is a
-    number). Reads the features.
+    """Vote of the k nearest training records, for each field alone and for the fused vectors (a
+    weighted mean where the label is a number). Reads the features.
 
-    few, draws, seed: see `measure`. sources: all unless given. prefilter: look for neighbours in bfloat16 first, which is faster
-    where the processor has it and may miss a neighbour on the margin.
+    few, draws, seed: see `measure`. sources: all unless given. prefilter: look for neighbours in
+    bfloat16 first, which is faster where the processor has it and may miss a neighbour on the
+    margin.
     """
 
     def fit(x: Tensor, y: Tensor, classes: int) -> Predict:
@@ -78,7 +80,8 @@ def neighbours(
     temperature: float = 0.07,
     prefilter: bool = False,
 ) -> Predict:
-    """The predictor that votes among N labelled vectors; classes 0: `y_N` is a number, of which the weighted mean is taken."""
+    """The predictor that votes among N labelled vectors; classes 0: `y_N` is a number, of which the
+    weighted mean is taken."""
     bank = normalize(x_ND, dim=1)
     k = min(k, len(bank))
     rough = bank.bfloat16() if prefilter and len(bank) > 4 * k else None

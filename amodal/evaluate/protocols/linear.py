@@ -1,9 +1,10 @@
 """The linear probe: how much of a label can be read off frozen features by a linear map.
 
-Categories: logistic regression (see `_logistic.py`), because ridge regression on one-hot targets, though faster, loses two to four
-points of accuracy to it on real features (scikit-learn's digits: .93 against .96). Numbers: ridge regression whose penalty is
-chosen among many by exact leave-one-out errors, from one eigendecomposition (Hastie et al., The Elements of Statistical Learning,
-eq. 7.64).
+Categories: logistic regression (see `_logistic.py`), because ridge regression on one-hot targets,
+though faster, loses two to four points of accuracy to it on real features (scikit-learn's digits:
+.93 against .96). Numbers: ridge regression whose penalty is chosen among many by exact
+leave-one-out errors, from one eigendecomposition (Hastie et al., The Elements of Statistical
+Learning, eq. 7.64).
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def linear(
     seed: int = 0,
     sources: Sequence[str] | None = None,
 ) -> Result:
-    """A linear classifier (or regression, for a number) on frozen features, for each field alone and for the fused vectors; of classes also
-    whether its probabilities can be taken at their word.
+    """A linear classifier (or regression, for a number) on frozen features, for each field alone
+    and for the fused vectors; of classes also whether its probabilities can be taken at their word.
 
     few, draws, seed: see `measure`. sources: all unless given.
     """

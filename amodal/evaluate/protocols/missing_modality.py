@@ -1,8 +1,10 @@
-"""What is lost when fields are missing at test time: every subset of fields, judged on the same records with and without the rest.
+"""What is lost when fields are missing at test time: every subset of fields, judged on the same
+records with and without the rest.
 
-A probe is trained on the fused vectors of the training records, with whatever fields each has. For each subset it is tested on the
-records that have all of that subset, of which everything else is hidden; `full` is the same probe on the same records with
-everything they have. Likewise retrieval: the vector of a subset looks for the record's value in another field.
+A probe is trained on the fused vectors of the training records, with whatever fields each has. For
+each subset it is tested on the records that have all of that subset, of which everything else is
+hidden; `full` is the same probe on the same records with everything they have. Likewise retrieval:
+the vector of a subset looks for the record's value in another field.
 """
 
 from __future__ import annotations
@@ -40,8 +42,9 @@ def missing_modality(
     gallery: int = 5000,
     find: bool = True,
 ) -> Result:
-    """label: without one only retrieval is measured. few, draws, seed: see `measure`. most: subsets to try; beyond that many, all
-    single fields, all but one, and all of them. gallery: at most so many records to search among. find: measure retrieval too."""
+    """label: without one only retrieval is measured. few, draws, seed: see `measure`. most: subsets
+    to try; beyond that many, all single fields, all but one, and all of them. gallery: at most so
+    many records to search among. find: measure retrieval too."""
     two_fields(test)
     chosen = subsets(test.sources, most)
     columns = {names: _with_all(test, names) for names in chosen}

@@ -1,22 +1,33 @@
-"""How robust a representation is to missing and damaged fields: hidden at random or depending on the label, in training, at test or
-both; what each field is worth; what to put in the place of an absent one; what noise in one costs.
+"""How robust a representation is to missing and damaged fields: hidden at random or depending on
+the label, in training, at test or both; what each field is worth; what to put in the place of an
+absent one; what noise in one costs.
 
-On vectors that are made once, so that it works for every encoder and label; only damage reads the values again. `missing_modality`
-asks the quick question (every subset of fields, on the records that have it) and is part of a usual evaluation; this is the long one and is
-measured when it is asked for. A probe reads the fused vectors, as in `missing_modality`. `part` of a row says which question it answers:
+On vectors that are made once, so that it works for every encoder and label; only damage reads the
+values again. `missing_modality` asks the quick question (every subset of fields, on the records
+that have it) and is part of a usual evaluation; this is the long one and is measured when it is
+asked for. A probe reads the fused vectors, as in `missing_modality`. `part` of a row says which
+question it answers:
 
-random  hidden at random: `source` says how much in training, `target` how much in test. No trace of it is lost on the probe's records:
+random  hidden at random: `source` says how much in training, `target` how much in test. No trace of
+        it is lost on the probe's records:
         one that is left with nothing is taken for the average training record.
-label   hidden depending on the label (the trap of MultiModN, Swamy et al., NeurIPS 2023, arXiv:2309.14118): in training half of the
-        classes mostly lose fields 0, 2, … and the other half fields 1, 3, …. In test as in training, at random, or the other way
-        round. A probe that reads which fields are there is right as in training and wrong the other way round. `source`: fused; fused,
-        trained at random; side by side (with zeros for absent fields); presence (nothing but which fields there are). `leaked`: how
-        far a probe falls from the first to the last, less what the one trained at random falls, as the fields that are left to a
-        class are then others and may say more or less.
-leak    presence alone, as the data has it: above chance, which fields a record has says something of its label.
-ways    what stands in for an absent field (`imputation`), and which of them a part of the training records chose.
-subset  the fields of `source` alone, of all records; worth: Shapley's, and of the field alone and added as the last.
-exchange, drop, noise  one field damaged, see `corruption`; `full` undamaged, `lost` the difference, `without` the field hidden.
+label   hidden depending on the label (the trap of MultiModN, Swamy et al., NeurIPS 2023,
+        arXiv:2309.14118): in training half of the
+        classes mostly lose fields 0, 2, … and the other half fields 1, 3, …. In test as in
+        training, at random, or the other way round. A probe that reads which fields are there is
+        right as in training and wrong the other way round. `source`: fused; fused, trained at
+        random; side by side (with zeros for absent fields); presence (nothing but which fields
+        there are). `leaked`: how far a probe falls from the first to the last, less what the one
+        trained at random falls, as the fields that are left to a class are then others and may say
+        more or less.
+leak    presence alone, as the data has it: above chance, which fields a record has says something
+        of its label.
+ways    what stands in for an absent field (`imputation`), and which of them a part of the training
+        records chose.
+subset  the fields of `source` alone, of all records; worth: Shapley's, and of the field alone and
+        added as the last.
+exchange, drop, noise  one field damaged, see `corruption`; `full` undamaged, `lost` the difference,
+                       `without` the field hidden.
 """
 
 from __future__ import annotations
@@ -66,9 +77,10 @@ def missing_modality_robustness(
     severities: Sequence[float] = (0.25, 0.5, 0.75),
     records: int = 4000,
 ) -> Result:
-    """few, draws, seed: see `measure`; seed also decides what is hidden. probe: "linear" or "knn". rates: shares of the values that are
-    hidden. severities: of damage to one field, see `corruption`; (): none, which spares running the encoder again. records: of training
-    and of test at most, chosen by a hash of their keys."""
+    """few, draws, seed: see `measure`; seed also decides what is hidden. probe: "linear" or "knn".
+    rates: shares of the values that are hidden. severities: of damage to one field, see
+    `corruption`; (): none, which spares running the encoder again. records: of training and of test
+    at most, chosen by a hash of their keys."""
     two_fields(test)
     if probe not in PROBES:
         raise unknown("probe", probe, PROBES)
@@ -279,7 +291,8 @@ class MissingModalityRobustness(Protocol):
     measure = staticmethod(missing_modality_robustness)
 
     def shortened(self, rows: Sequence[dict]) -> list[dict]:
-        """What the probe that learnt from the records as they are bears, and the substitute that was chosen."""
+        """What the probe that learnt from the records as they are bears, and the substitute that
+        was chosen."""
         short, worst = [], max(row.get("severity", 0) for row in rows)
         for row in rows:
             part, plain = row["part"], row["source"] == "trained with 0% hidden"

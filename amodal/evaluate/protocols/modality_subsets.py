@@ -1,11 +1,14 @@
-"""Fields in training against fields at test: a probe for every set of fields to learn from, tested with every set to predict from.
+"""Fields in training against fields at test: a probe for every set of fields to learn from, tested
+with every set to predict from.
 
-The matrix of McKinzie et al., ICML 2023, arXiv:2304.04385. `source` of a row is what was learnt from, `target` what is predicted from; `case`
-how they differ: "same", "missing" (less at test), "added" (more at test), "transfer" (nothing in common), or "other". `own`: the probe
-that learnt from the target itself, tested alike; `robustness`: value / own. Then, with `source` ALL, the mean and the worst of each case
-and of the whole matrix, for `target`. All probes are tested on the same records, those that have every field; each learns from the
-training records that have any of its fields. Vectors are made once, so this asks what the encoder makes of other fields, while the
-heads that methods train are asked by their own tests.
+The matrix of McKinzie et al., ICML 2023, arXiv:2304.04385. `source` of a row is what was learnt
+from, `target` what is predicted from; `case` how they differ: "same", "missing" (less at test),
+"added" (more at test), "transfer" (nothing in common), or "other". `own`: the probe that learnt
+from the target itself, tested alike; `robustness`: value / own. Then, with `source` ALL, the mean
+and the worst of each case and of the whole matrix, for `target`. All probes are tested on the same
+records, those that have every field; each learns from the training records that have any of its
+fields. Vectors are made once, so this asks what the encoder makes of other fields, while the heads
+that methods train are asked by their own tests.
 """
 
 from __future__ import annotations
@@ -40,8 +43,9 @@ def modality_subsets(
     sets: int = 15,
     records: int = 4000,
 ) -> Result:
-    """few, draws, seed: see `measure`. probe: "linear" or "knn". sets: of fields to try; if there are more, all single fields, all but one,
-    and all of them. records: of training and of test at most, chosen by a hash of their keys."""
+    """few, draws, seed: see `measure`. probe: "linear" or "knn". sets: of fields to try; if there
+    are more, all single fields, all but one, and all of them. records: of training and of test at
+    most, chosen by a hash of their keys."""
     two_fields(test)
     if probe not in PROBES:
         raise unknown("probe", probe, PROBES)

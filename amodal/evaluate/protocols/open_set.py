@@ -1,9 +1,12 @@
-"""Open-set retrieval: name a record after the nearest key, where some classes were never trained on and are known from keys alone.
+"""Open-set retrieval: name a record after the nearest key, where some classes were never trained on
+and are known from keys alone.
 
-The protocol of BIOSCAN-5M (Gharaee et al., NeurIPS 2024, arXiv:2406.12723) and BIOSCAN-CLIP (arXiv:2405.17537): keys are the training
-records whose class is known and some held-out records of every unseen class; queries are the other held-out records; the name is that of
-the nearest of all keys, by cosine in the aligned space, for every field of the query and of the key. Reported are the shares of right
-names of queries of seen and of unseen classes, counted by record (micro) and by class (macro), and their harmonic mean.
+The protocol of BIOSCAN-5M (Gharaee et al., NeurIPS 2024, arXiv:2406.12723) and BIOSCAN-CLIP
+(arXiv:2405.17537): keys are the training records whose class is known and some held-out records of
+every unseen class; queries are the other held-out records; the name is that of the nearest of all
+keys, by cosine in the aligned space, for every field of the query and of the key. Reported are the
+shares of right names of queries of seen and of unseen classes, counted by record (micro) and by
+class (macro), and their harmonic mean.
 """
 
 from __future__ import annotations
@@ -37,9 +40,10 @@ def open_set(
     role: str = "",
     pairs: Sequence[tuple[str, str]] | None = None,
 ) -> Result:
-    """label: what to name; by: the label that says which records are of a class that was seen in training (the same unless given: for
-    ranks of a taxonomy, the lowest); role: a label that is "key" for the held-out records that are keys; unless given, every second
-    record of an unseen class is, in the order of a hash of its key. pairs: (query, key) fields, all unless given.
+    """label: what to name; by: the label that says which records are of a class that was seen in
+    training (the same unless given: for ranks of a taxonomy, the lowest); role: a label that is
+    "key" for the held-out records that are keys; unless given, every second record of an unseen
+    class is, in the order of a hash of its key. pairs: (query, key) fields, all unless given.
 
     Records whose `by` or `label` is missing are neither keys nor queries.
     """
@@ -95,7 +99,8 @@ def _of(column: Column, chosen: np.ndarray) -> Column:
 
 
 def _every_second(keys: Sequence[str], classes: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """(N,) bool: of each class, the first, third, … record, but never the last: somebody has to ask."""
+    """(N,) bool: of each class, the first, third, … record, but never the last: somebody has to
+    ask."""
     hashed = sorted(
         np.flatnonzero(among),
         key=lambda i: hashlib.blake2b(keys[i].encode(), digest_size=8).digest(),

@@ -1,9 +1,11 @@
-"""How good can prompts get? Zero-shot accuracy by class names and by 1, 2, 4, … captions of the class, where that ends, and what is lost
-on the way. The terms of Mehta and Harchaoui, ICML 2025, arXiv:2507.09128 (`amodal.diagnose.zsp_theory`).
+"""How good can prompts get? Zero-shot accuracy by class names and by 1, 2, 4, … captions of the
+class, where that ends, and what is lost on the way. The terms of Mehta and Harchaoui, ICML 2025,
+arXiv:2507.09128 (`amodal.diagnose.zsp_theory`).
 
-Captions of a class are those of training records with its label; they name the test records. If class names are far below captions and
-their bias is large, write prompts like captions; if the limit is far below the probe, captions do not say what decides the label
-(`dependence`), or the towers do not hold it (`contingency`), and no prompt will help.
+Captions of a class are those of training records with its label; they name the test records. If
+class names are far below captions and their bias is large, write prompts like captions; if the
+limit is far below the probe, captions do not say what decides the label (`dependence`), or the
+towers do not hold it (`contingency`), and no prompt will help.
 """
 
 from __future__ import annotations
@@ -42,12 +44,14 @@ def prompts(
     draws: int = 20,
     seed: int = 0,
 ) -> Result:
-    """embed_text, text, templates, names: as for `zero_shot`. draws: of captions, whose mean and standard deviation is given.
+    """embed_text, text, templates, names: as for `zero_shot`. draws: of captions, whose mean and
+    standard deviation is given.
 
-    Rows for each field but `text`: "accuracy" to "class names", to "captions, limit" and to "probe" (logistic, on the trunk's features);
-    "accuracy, M captions"; in squared error "risk, captions", "risk, both" and their difference "dependence" (`residual_dependence`);
-    "contingency", the sum of squared held-out correlations of the pairs; "bias of class names" and "bias of captions", the mean over
-    classes. Classes with fewer than four captions are left out.
+    Rows for each field but `text`: "accuracy" to "class names", to "captions, limit" and to "probe"
+    (logistic, on the trunk's features); "accuracy, M captions"; in squared error "risk, captions",
+    "risk, both" and their difference "dependence" (`residual_dependence`); "contingency", the sum
+    of squared held-out correlations of the pairs; "bias of class names" and "bias of captions", the
+    mean over classes. Classes with fewer than four captions are left out.
     """
     if is_number(test.label(label)):
         raise NotApplicable(f"the label {label!r} is a number, and numbers have no class names")

@@ -1,8 +1,10 @@
-"""Find a record by one field among records described by another: Recall@k, mean reciprocal rank, median rank.
+"""Find a record by one field among records described by another: Recall@k, mean reciprocal rank,
+median rank.
 
-For every pair of fields, both ways, in the aligned space, by cosine (|cosine| where the encoder is `unsigned`), among the test records
-that have both. Gallery values that are equal (the same caption twice) are equally right. Ties count as they would on average if they
-were broken at random, so an encoder that maps everything to one point scores chance.
+For every pair of fields, both ways, in the aligned space, by cosine (|cosine| where the encoder is
+`unsigned`), among the test records that have both. Gallery values that are equal (the same caption
+twice) are equally right. Ties count as they would on average if they were broken at random, so an
+encoder that maps everything to one point scores chance.
 """
 
 from __future__ import annotations
@@ -39,8 +41,9 @@ def retrieval(
     gallery: int = 20_000,
     seed: int = 0,
 ) -> Result:
-    """at: the k of Recall@k. pairs: (query, gallery) fields, all unless given. duplicates: gallery records whose values are equal
-    are all right. gallery: at most so many records, chosen by `seed`. `train` is not used."""
+    """at: the k of Recall@k. pairs: (query, gallery) fields, all unless given. duplicates: gallery
+    records whose values are equal are all right. gallery: at most so many records, chosen by
+    `seed`. `train` is not used."""
     two_fields(test)
     rows = []
     for a, b in pairs or itertools.permutations(test.sources, 2):
@@ -91,7 +94,8 @@ def ranked(
     sizes = np.ones(n, dtype=np.int64) if same_N is None else _group_sizes(same_N)
     chance = _chance(sizes, n, at)
     values = {f"recall@{k}": ((k - ahead) / (tied + 1)).clamp(0, 1).mean() for k in at}
-    # the mean of 1/rank over the ranks that random breaking of ties may give: ahead + 1 … ahead + tied + 1
+    # the mean of 1/rank over the ranks that random breaking of ties may give: ahead + 1 … ahead +
+    # tied + 1
     values["MRR"] = (
         (torch.digamma(ahead + tied + 2) - torch.digamma(ahead + 1)) / (tied + 1)
     ).mean()
@@ -104,8 +108,8 @@ def ranked(
 def ranks(
     query_ND: Tensor, gallery_ND: Tensor, same_N: Tensor | None = None, unsigned: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Two (N,) float64: how many wrong gallery vectors are nearer (cosine, |cosine| if `unsigned`) than the nearest right one, and how
-    many are as near."""
+    """Two (N,) float64: how many wrong gallery vectors are nearer (cosine, |cosine| if `unsigned`)
+    than the nearest right one, and how many are as near."""
     query, gallery = normalize(query_ND.float(), dim=1), normalize(gallery_ND.float(), dim=1)
     n, ahead, tied = len(query), [], []
     step = max(1, CELLS // max(n, 1))

@@ -1,14 +1,18 @@
-"""Find the picture by words about one thing in it, by how much of the picture the thing covers and how much else there is.
+"""Find the picture by words about one thing in it, by how much of the picture the thing covers and
+how much else there is.
 
-The question of SORCE-1K (Liu et al. 2025, arXiv:2505.24441), for any data, any two fields and any method. A record is a picture, words
-about one thing in it, and one of two labels: `area`, the thing's share of the picture, or `box`, JSON of [left, top, right, bottom] as
-shares of the sides, or in pixels with the picture's width and height behind them. `count`, if it is there, is how many things there are,
-and `objects` names all of them with "; " between: a picture that names the very words of a query is right too, as is one that another
-record has them with. Pictures that are equal are one picture of the gallery.
+The question of SORCE-1K (Liu et al. 2025, arXiv:2505.24441), for any data, any two fields and any
+method. A record is a picture, words about one thing in it, and one of two labels: `area`, the
+thing's share of the picture, or `box`, JSON of [left, top, right, bottom] as shares of the sides,
+or in pixels with the picture's width and height behind them. `count`, if it is there, is how many
+things there are, and `objects` names all of them with "; " between: a picture that names the very
+words of a query is right too, as is one that another record has them with. Pictures that are equal
+are one picture of the gallery.
 
-`source` says by which vectors: "one" for each value; "several" where the encoder gives several for search (`Encoder.several`), else
-"regions": the whole and the cells of a grid, of the encoder as it is. "gain" is the difference. `target` says of which queries. Intervals
-are 95 %, from resampling pictures, with the queries that ask for them.
+`source` says by which vectors: "one" for each value; "several" where the encoder gives several for
+search (`Encoder.several`), else "regions": the whole and the cells of a grid, of the encoder as it
+is. "gain" is the difference. `target` says of which queries. Intervals are 95 %, from resampling
+pictures, with the queries that ask for them.
 """
 
 from __future__ import annotations
@@ -53,9 +57,10 @@ def small_objects(
     draws: int = 1000,
     seed: int = 0,
 ) -> Result:
-    """words: the field that asks, the first text unless given; pictures: the one that is found, the first picture unless given; sizes:
-    edges of bins of the share that a thing covers; counts: of the number of things; grid: cells along each axis, for encoders that give
-    one vector; at: the k of Recall@k; draws: of the interval. `train` is not used."""
+    """words: the field that asks, the first text unless given; pictures: the one that is found, the
+    first picture unless given; sizes: edges of bins of the share that a thing covers; counts: of
+    the number of things; grid: cells along each axis, for encoders that give one vector; at: the k
+    of Recall@k; draws: of the interval. `train` is not used."""
     asks, shown = _fields(test, words, pictures)
     share = areas(test)
     queries, seen = both(test.aligned[asks], test.aligned[shown])
@@ -140,7 +145,8 @@ def _fields(test: Embedded, words: str, pictures: str) -> tuple[str, str]:
 
 
 def areas(test: Embedded) -> np.ndarray:
-    """(N,) the share of its picture that the thing of each record covers, NaN where that is not known."""
+    """(N,) the share of its picture that the thing of each record covers, NaN where that is not
+    known."""
     if "area" in test.labels:
         share = np.array([_number(v) for v in test.labels["area"]])
     elif "box" in test.labels:
@@ -214,7 +220,8 @@ def _right(
 def _by_parts(
     test: Embedded, asks: str, shown: str, rows: np.ndarray, pictures: np.ndarray, grid: int
 ) -> tuple[str, Tensor | None]:
-    """ "several" or "regions", and (Q, G) scores by late interaction; "" for records whose network is not at hand, or gives no regions."""
+    """ "several" or "regions", and (Q, G) scores by late interaction; "" for records whose network
+    is not at hand, or gives no regions."""
     if test.changed is None:
         return "", None
     rerun = test.changed
@@ -252,7 +259,8 @@ def _by_parts(
 
 
 def ahead(scores_QG: Tensor, right_QG: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two (Q,) float64: how many wrong pictures score higher than the best right one, and how many score as high."""
+    """Two (Q,) float64: how many wrong pictures score higher than the best right one, and how many
+    score as high."""
     right = torch.from_numpy(right_QG)
     best = scores_QG.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
     return tuple(
@@ -261,7 +269,8 @@ def ahead(scores_QG: Tensor, right_QG: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _bins(values: np.ndarray, edges: Sequence[float], name: str, shown) -> dict[str, np.ndarray]:
-    """What lies below the first edge, between each two, and from the last on. Raises AmodalError for edges that do not rise."""
+    """What lies below the first edge, between each two, and from the last on. Raises AmodalError
+    for edges that do not rise."""
     edges = list(edges)
     if not edges or any(b <= a for a, b in zip(edges, edges[1:])):
         raise AmodalError(f"edges of bins rise, and there is at least one; got {edges}")
@@ -277,7 +286,8 @@ def _bins(values: np.ndarray, edges: Sequence[float], name: str, shown) -> dict[
 
 
 def resampled(hits_QM: np.ndarray, picture_Q: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """(M, 2) 95 % intervals of means of columns, from drawing pictures with all their queries rerun."""
+    """(M, 2) 95 % intervals of means of columns, from drawing pictures with all their queries
+    rerun."""
     _, at = np.unique(picture_Q, return_inverse=True)
     many = at.max() + 1
     total = np.stack([np.bincount(at, h, many) for h in hits_QM.T], 1)

@@ -1,7 +1,9 @@
-"""How well frozen features predict a time: Cox regression with a ridge penalty on them, for people whose event may be still to come.
+"""How well frozen features predict a time: Cox regression with a ridge penalty on them, for people
+whose event may be still to come.
 
-Concordance, AUC over time, integrated Brier score and calibration (see `_survival_scores`), each with a 95 % interval over bootstrap draws
-of the people; the same draws for every field and every encoder.
+Concordance, AUC over time, integrated Brier score and calibration (see `_survival_scores`), each
+with a 95 % interval over bootstrap draws of the people; the same draws for every field and every
+encoder.
 """
 
 from __future__ import annotations
@@ -44,11 +46,12 @@ def survival(
 ) -> Result:
     """For each field alone and for the fused vectors. label: TIME,EVENT, two labels.
 
-    A regression on the training records is judged on the test records; but where these have fewer than `least` events, which say next to
-    nothing, cross-validation over the records of both parts, in `folds` folds, `repeats` times, each fold judged by itself. The encoder
-    has then seen most of these records, though no label of theirs (`judged` in the spec says it).
-    bootstrap: draws of people for the intervals; most: records to judge by, and four times as many to learn from, chosen by `seed`
-    (it costs their square); sources: all unless given.
+    A regression on the training records is judged on the test records; but where these have fewer
+    than `least` events, which say next to nothing, cross-validation over the records of both parts,
+    in `folds` folds, `repeats` times, each fold judged by itself. The encoder has then seen most of
+    these records, though no label of theirs (`judged` in the spec says it). bootstrap: draws of
+    people for the intervals; most: records to judge by, and four times as many to learn from,
+    chosen by `seed` (it costs their square); sources: all unless given.
     """
     if label.count(",") != 1:
         raise NotApplicable(NO_TIME)
@@ -138,8 +141,9 @@ def _predicted(
 
 
 def halves(parts: Sequence[Predictions], points: int = 200) -> dict:
-    """Kaplan and Meier's curves of those predicted to be at low and at high risk, below and above the median of the same model,
-    and p of the log-rank test between them (too small by a little where models have learnt from each other's people)."""
+    """Kaplan and Meier's curves of those predicted to be at low and at high risk, below and above
+    the median of the same model, and p of the log-rank test between them (too small by a little
+    where models have learnt from each other's people)."""
     time, event = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("time", "event")
     )
@@ -203,7 +207,8 @@ class Survival(Protocol):
     measure = staticmethod(survival)
 
     def arguments(self, context: Context) -> dict[str, Any]:
-        """The test part alone is judged on where the run has learnt from labels: others would flatter it."""
+        """The test part alone is judged on where the run has learnt from labels: others would
+        flatter it."""
         return super().arguments(context) | ({"least": 0} if context.labels_seen else {})
 
     def shortened(self, rows: Sequence[dict]) -> list[dict]:

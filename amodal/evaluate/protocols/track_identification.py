@@ -1,7 +1,9 @@
-"""Identification of wholes by their parts: every part of a track, in one field, asks for its nearest parts in another, which vote.
+"""Identification of wholes by their parts: every part of a track, in one field, asks for its
+nearest parts in another, which vote.
 
-Dorfer et al., TISMIR 2018, for sheet music and recordings; as used by Carvalho et al. 2023 (arXiv:2309.12134): all snippets of a piece
-are queries, each retrieves so many neighbours among the snippets of all pieces, and pieces are ranked by their votes.
+Dorfer et al., TISMIR 2018, for sheet music and recordings; as used by Carvalho et al. 2023
+(arXiv:2309.12134): all snippets of a piece are queries, each retrieves so many neighbours among the
+snippets of all pieces, and pieces are ranked by their votes.
 """
 
 from __future__ import annotations
@@ -29,8 +31,9 @@ def track_identification(
     neighbours: int = 25,
     pairs: Sequence[tuple[str, str]] | None = None,
 ) -> Result:
-    """whole: the label that names what a record is a part of (a piece, a film, a patient); neighbours: votes that each part has; pairs:
-    (query, gallery) fields, all unless given. Reads the aligned space. `train` is not used."""
+    """whole: the label that names what a record is a part of (a piece, a film, a patient);
+    neighbours: votes that each part has; pairs: (query, gallery) fields, all unless given. Reads
+    the aligned space. `train` is not used."""
     if not whole:
         raise NotApplicable("it needs the label that names what a record is a part of (whole = …)")
     two_fields(test)
@@ -87,8 +90,8 @@ def votes(
     neighbours: int,
     unsigned: bool = False,
 ) -> np.ndarray:
-    """(wholes, wholes): how many neighbours of the parts of each whole are parts of each other. asked, held: whose part each row is;
-    unsigned: near is a large |cosine|."""
+    """(wholes, wholes): how many neighbours of the parts of each whole are parts of each other.
+    asked, held: whose part each row is; unsigned: near is a large |cosine|."""
     gallery = normalize(gallery_ND.float(), dim=1)
     found = np.zeros((wholes, wholes))
     for part, own in zip(

@@ -1,6 +1,8 @@
-"""Zero-shot classification: the class whose name, put into a sentence, lies nearest. Radford et al. 2021, arXiv:2103.00020, 3.1.
+"""Zero-shot classification: the class whose name, put into a sentence, lies nearest. Radford et al.
+2021, arXiv:2103.00020, 3.1.
 
-A class's vector is the mean of the unit vectors of its prompts (one for each template), as in section 3.1.4.
+A class's vector is the mean of the unit vectors of its prompts (one for each template), as in
+section 3.1.4.
 """
 
 from __future__ import annotations
@@ -34,11 +36,12 @@ def zero_shot(
     names: Mapping[str, str] | None = None,
     knowledge: Knowledge | None = None,
 ) -> Result:
-    """embed_text: sentences -> (n, D) vectors in the aligned space; text: the field it speaks for, which is not classified itself.
+    """embed_text: sentences -> (n, D) vectors in the aligned space; text: the field it speaks for,
+    which is not classified itself.
 
-    templates: sentences with {} for the class; names: class -> the words to put there ("_" becomes a space unless given); knowledge:
-    class -> phrases that are put after its name (see `_knowledge.py`).
-    `train` only adds classes that the test records lack.
+    templates: sentences with {} for the class; names: class -> the words to put there ("_" becomes
+    a space unless given); knowledge: class -> phrases that are put after its name (see
+    `_knowledge.py`). `train` only adds classes that the test records lack.
     """
     spec, found = likeness(train, test, label, embed_text, text, templates, names, knowledge)
     rows, classes = [], len(spec["prompts"])
@@ -62,8 +65,9 @@ def likeness(
     names: Mapping[str, str] | None = None,
     knowledge: Knowledge | None = None,
 ) -> tuple[dict, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """What was asked, and field -> true classes (n,) and likeness (n, C) of the test records that have it and the label, classes as
-    `prompts` has them. Arguments as for `zero_shot`. Raises NotApplicable where no field has such records."""
+    """What was asked, and field -> true classes (n,) and likeness (n, C) of the test records that
+    have it and the label, classes as `prompts` has them. Arguments as for `zero_shot`. Raises
+    NotApplicable where no field has such records."""
     labels = test.label(label)
     if is_number(labels):
         raise NotApplicable(f"the label {label!r} is a number, and numbers have no class names")

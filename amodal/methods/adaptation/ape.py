@@ -1,10 +1,12 @@
-"""APE: two encoders that were trained apart stay frozen, and a small head leads from the space of the one into that of the other.
-Rosenfeld, Nakkiran, Pouransari, Tuzel and Faghri, 2022, arXiv:2210.03927, section 2. The loss is CLIP's (see `clip`). As nothing below the
-head learns, features can be computed once: `amodal align`. Row 102 of the catalogue.
+"""APE: two encoders that were trained apart stay frozen, and a small head leads from the space of
+the one into that of the other. Rosenfeld, Nakkiran, Pouransari, Tuzel and Faghri, 2022,
+arXiv:2210.03927, section 2. The loss is CLIP's (see `clip`). As nothing below the head learns,
+features can be computed once: `amodal align`. Row 102 of the catalogue.
 
-For any fields: each but the anchor gets blocks of a transformer over its tokens, which of a value that is kept as one vector are a
-perceptron with a residual, then a linear map; the anchor a linear map alone. Their second lever, pairs that resemble the task, is a matter
-of which records are given."""
+For any fields: each but the anchor gets blocks of a transformer over its tokens, which of a value
+that is kept as one vector are a perceptron with a residual, then a linear map; the anchor a linear
+map alone. Their second lever, pairs that resemble the task, is a matter of which records are given.
+"""
 
 from amodal.core import AmodalError, unknown
 from amodal.methods.contrastive.clip import clip
@@ -21,9 +23,9 @@ def ape(
     temperature: float = 0.07,
     max_scale: float = 100.0,
 ) -> Towers:
-    """anchor: the field whose space the others are led into (unless given, the first that is no text); blocks: of the head of each other
-    field, 0 for a linear map; width: of the common space; temperature: where the learned softmax temperature starts; max_scale: bound of
-    its inverse."""
+    """anchor: the field whose space the others are led into (unless given, the first that is no
+    text); blocks: of the head of each other field, 0 for a linear map; width: of the common space;
+    temperature: where the learned softmax temperature starts; max_scale: bound of its inverse."""
     if blocks < 0:
         raise AmodalError(f"a head has 0 blocks or more, not {blocks}")
     if anchor and anchor not in encoder.fields:

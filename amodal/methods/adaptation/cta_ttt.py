@@ -1,10 +1,12 @@
-"""CTA: a supervised encoder is led to the space of a self-supervised one, so that learning without labels at test time moves it well.
-Barbeau et al., 2025, arXiv:2507.05221. A self-supervised encoder is trained alone (SimCLR, arXiv:2002.05709, eq. 1) and then frozen, and
-the supervised one learns with its head and symmetric InfoNCE between both on the same values. At test time `at_test` is the loss of views
-through the aligned path, for `amodal.train.test_time`. Row 80 of the catalogue.
+"""CTA: a supervised encoder is led to the space of a self-supervised one, so that learning without
+labels at test time moves it well. Barbeau et al., 2025, arXiv:2507.05221. A self-supervised encoder
+is trained alone (SimCLR, arXiv:2002.05709, eq. 1) and then frozen, and the supervised one learns
+with its head and symmetric InfoNCE between both on the same values. At test time `at_test` is the
+loss of views through the aligned path, for `amodal.train.test_time`. Row 80 of the catalogue.
 
-Any fields: each is aligned with itself, and the head reads all. `joint` is the Y-shaped network it is compared with (TTT, arXiv:1909.13231,
-with SimCLR's task). Which layers adapt, for how many steps, and the weights are reconstructed from summaries of the paper.
+Any fields: each is aligned with itself, and the head reads all. `joint` is the Y-shaped network it
+is compared with (TTT, arXiv:1909.13231, with SimCLR's task). Which layers adapt, for how many
+steps, and the weights are reconstructed from summaries of the paper.
 """
 
 from __future__ import annotations
@@ -37,11 +39,13 @@ def cta_ttt(
     temperature: float = 0.5,
     align_temperature: float = 0.1,
 ) -> CrossTask:
-    """label: what is to be told, a label of the data, or several with commas between; targets: what the labels hold (read from the data
-    unless given); alone: share of the steps, first, in which the self-supervised encoder learns alone (0: the encoder comes from such a
-    run and is both the frozen one and where the other begins); weight: lambda of the alignment, or of the views in a joint network;
-    anchor: weight of the alignment at test time; joint: one trunk for labels and views instead; view: how both are augmented; width: of
-    the projectors; temperature: of the views' loss; align_temperature: of the alignment."""
+    """label: what is to be told, a label of the data, or several with commas between; targets: what
+    the labels hold (read from the data unless given); alone: share of the steps, first, in which
+    the self-supervised encoder learns alone (0: the encoder comes from such a run and is both the
+    frozen one and where the other begins); weight: lambda of the alignment, or of the views in a
+    joint network; anchor: weight of the alignment at test time; joint: one trunk for labels and
+    views instead; view: how both are augmented; width: of the projectors; temperature: of the
+    views' loss; align_temperature: of the alignment."""
     if encoder.trunk == "joint":
         raise AmodalError(
             'cta_ttt aligns fields one by one and needs trunk="separate" or "shared", not "joint"'
@@ -57,7 +61,8 @@ def cta_ttt(
 
 
 class CrossTask(StagedMethod):
-    """Features: views of each field; in the last stage also `told`, the labels, and `frozen/FIELD`, what the frozen encoder sees."""
+    """Features: views of each field; in the last stage also `told`, the labels, and `frozen/FIELD`,
+    what the frozen encoder sees."""
 
     min_batch_size = 2
 
@@ -123,7 +128,8 @@ class CrossTask(StagedMethod):
         )
 
     def at_test(self, batch: Batch) -> Tensor:
-        """Of a batch of two views, without labels: what the encoder is to make small. The method must be in evaluation mode."""
+        """Of a batch of two views, without labels: what the encoder is to make small. The method
+        must be in evaluation mode."""
         z = self.encoder.features(batch)
         loss = sum(self.of_views(z, self.own).values())
         if not self.anchor or self.joint:

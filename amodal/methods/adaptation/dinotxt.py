@@ -1,10 +1,13 @@
-"""dino.txt: a frozen self-supervised tower learns language through a few blocks behind it, by its class token and the mean of its patches.
-Jose, Moutakanni, Kang, Baldassarre, Darcet, Xu et al., CVPR 2025, arXiv:2412.16334, section 3. Loss: CLIP's (see `clip`) on the vector
-[class token; mean patch], into which texts are mapped, so that what a text says falls on the patches it is about. `patch_maps` is their
-open-vocabulary segmentation: a patch with the patches' half of a class's unit vector. Row 200 of the catalogue.
+"""dino.txt: a frozen self-supervised tower learns language through a few blocks behind it, by its
+class token and the mean of its patches. Jose, Moutakanni, Kang, Baldassarre, Darcet, Xu et al.,
+CVPR 2025, arXiv:2412.16334, section 3. Loss: CLIP's (see `clip`) on the vector [class token; mean
+patch], into which texts are mapped, so that what a text says falls on the patches it is about.
+`patch_maps` is their open-vocabulary segmentation: a patch with the patches' half of a class's unit
+vector. Row 200 of the catalogue.
 
-For any fields: the locked ones get a tail (`amodal.nn.heads.projection_tower`), the others a linear map into its space. Differences: no dropping of blocks,
-no registers; texts are read by this library's towers, both ways and by a class token instead of causally; of poolings of patches, their
+For any fields: the locked ones get a tail (`amodal.nn.heads.projection_tower`), the others a linear
+map into its space. Differences: no dropping of blocks, no registers; texts are read by this
+library's towers, both ways and by a class token instead of causally; of poolings of patches, their
 mean alone; the curation of their data (concepts of captions, clusters of images) is not here."""
 
 from __future__ import annotations
@@ -40,9 +43,11 @@ def dinotxt(
     temperature: float = 0.07,
     max_scale: float = 100.0,
 ) -> Towers:
-    """lock: the fields that stay as they were trained before, with commas between (unless given, those with a pretrained backbone, or the
-    first that is no text); blocks: trained ones behind a locked tower, 0 for none; reads: what its vector is, "both" (class token and
-    mean patch), "cls" or "mean"; temperature: where the learned softmax temperature starts; max_scale: bound of its inverse."""
+    """lock: the fields that stay as they were trained before, with commas between (unless given,
+    those with a pretrained backbone, or the first that is no text); blocks: trained ones behind a
+    locked tower, 0 for none; reads: what its vector is, "both" (class token and mean patch), "cls"
+    or "mean"; temperature: where the learned softmax temperature starts; max_scale: bound of its
+    inverse."""
     seen = [
         f
         for f, m in two_fields(encoder).fields.items()
@@ -69,10 +74,12 @@ def dinotxt(
 def patch_maps(
     encoder: Encoder, batches: Iterable[Batch], field: str, classes_KD: Tensor, *, size: int = 0
 ) -> Tensor:
-    """(N, K, rows, columns): how much each patch of N pictures is of each class; `argmax(1)` is the segmentation.
+    """(N, K, rows, columns): how much each patch of N pictures is of each class; `argmax(1)` is the
+    segmentation.
 
-    classes_KD: vectors of the classes in the aligned space, such as means of the unit vectors of a class's prompts. size: side in pixels to
-    which maps are blown up, 0 for patches. Raises AmodalError for a field without a tail, and for patches that are no square.
+    classes_KD: vectors of the classes in the aligned space, such as means of the unit vectors of a
+    class's prompts. size: side in pixels to which maps are blown up, 0 for patches. Raises
+    AmodalError for a field without a tail, and for patches that are no square.
     """
     if field not in projection_towers(encoder):
         raise AmodalError(

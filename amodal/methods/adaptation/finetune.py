@@ -1,11 +1,14 @@
 """Fine-tuning: an encoder, fresh or pretrained, and a head on all its fields learn labels together.
-What every adaptation is compared with, and from a fresh encoder the supervised baseline. `how` says what of the encoder learns: all of it;
-nothing, so that the head alone does; the biases (BitFit, Ben Zaken et al., ACL 2022, arXiv:2106.10199); a difference of low rank in each
-linear map (LoRA, Hu et al., ICLR 2022, arXiv:2106.09685), which is added to the weights when training ends; narrow adapters behind each
-block (Houlsby et al., ICML 2019, arXiv:1902.00751); or learned tokens beside a record's own (Jia et al., ECCV 2022, arXiv:2203.12119).
+What every adaptation is compared with, and from a fresh encoder the supervised baseline. `how` says
+what of the encoder learns: all of it; nothing, so that the head alone does; the biases (BitFit, Ben
+Zaken et al., ACL 2022, arXiv:2106.10199); a difference of low rank in each linear map (LoRA, Hu et
+al., ICLR 2022, arXiv:2106.09685), which is added to the weights when training ends; narrow adapters
+behind each block (Houlsby et al., ICML 2019, arXiv:1902.00751); or learned tokens beside a record's
+own (Jia et al., ECCV 2022, arXiv:2203.12119).
 
-Any labels: classes, amounts, several of them, and times until an event (Cox). A record may lack any field; the head has a learned vector
-for it. The head is kept beside the encoder, for `amodal predict`."""
+Any labels: classes, amounts, several of them, and times until an event (Cox). A record may lack any
+field; the head has a learned vector for it. The head is kept beside the encoder, for `amodal
+predict`."""
 
 from __future__ import annotations
 
@@ -32,11 +35,12 @@ def finetune(
     smoothing: float = 0.0,
     view: str = "weak",
 ) -> Finetune:
-    """label: what is to be told, a label of the data, or several with commas between; targets: what the labels hold (read from the data
-    unless given); task: "auto", by the kind of each label, or "survival", label being TIME,EVENT; how: what of the encoder learns, "full",
-    "head" (nothing of it), "bias", "lora", "adapters" or "prompts"; hidden: width of a hidden layer of the head (0: a linear map); rank: of
-    LoRA's differences, width of adapters, or number of prompts; smoothing: of the labels that are classes; view: how values are augmented,
-    such as "plain" or "weak"."""
+    """label: what is to be told, a label of the data, or several with commas between; targets: what
+    the labels hold (read from the data unless given); task: "auto", by the kind of each label, or
+    "survival", label being TIME,EVENT; how: what of the encoder learns, "full", "head" (nothing of
+    it), "bias", "lora", "adapters" or "prompts"; hidden: width of a hidden layer of the head (0: a
+    linear map); rank: of LoRA's differences, width of adapters, or number of prompts; smoothing: of
+    the labels that are classes; view: how values are augmented, such as "plain" or "weak"."""
     if how not in TUNINGS:
         raise unknown("way to fine-tune", how, TUNINGS)
     if rank < 1 or hidden < 0 or not 0 <= smoothing < 1:

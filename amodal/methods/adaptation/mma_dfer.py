@@ -1,12 +1,14 @@
-"""Frozen encoders of single fields become one that sees all: prompts, adapters between their blocks, and a small network over time.
-Chumachenko, Iosifidis and Gabbouj, CVPR 2024 workshops, arXiv:2404.09010: progressive prompts (3.2), fusion bottleneck at every block
-(3.3), temporal transformer (3.4). Row 15 of the catalogue. The encoder must be trained beforehand, each field by itself (a run of `mae`,
-then `--init-from`).
+"""Frozen encoders of single fields become one that sees all: prompts, adapters between their
+blocks, and a small network over time. Chumachenko, Iosifidis and Gabbouj, CVPR 2024 workshops,
+arXiv:2404.09010: progressive prompts (3.2), fusion bottleneck at every block (3.3), temporal
+transformer (3.4). Row 15 of the catalogue. The encoder must be trained beforehand, each field by
+itself (a run of `mae`, then `--init-from`).
 
-What differs. Any fields: a field gets the mean of what the others say, and a record may lack any. There is no modality of video here yet:
-a step in time is what `lead` has at one moment (position 0 of its tokens), read by the trunk together with the other steps instead of frame
-by frame, and its mean token for the CLS of a frame. In the encoder that is kept, a field alone passes the same adapters and hears nobody.
-Weights of classes (`balanced`) are those of the batch. No drop path."""
+What differs. Any fields: a field gets the mean of what the others say, and a record may lack any.
+There is no modality of video here yet: a step in time is what `lead` has at one moment (position 0
+of its tokens), read by the trunk together with the other steps instead of frame by frame, and its
+mean token for the CLS of a frame. In the encoder that is kept, a field alone passes the same
+adapters and hears nobody. Weights of classes (`balanced`) are those of the batch. No drop path."""
 
 from __future__ import annotations
 
@@ -39,10 +41,12 @@ def mma_dfer(
     balanced: bool = False,
     frozen: bool = True,
 ) -> MmaDfer:
-    """label: what is to be told, a label of the data; classes: how many it has (0: counted in the data); lead: the field whose steps in
-    time are looked at (the first unless given); prompts: new ones at each beginning of a group of blocks, 0 for none; every: blocks in
-    such a group; bottleneck: width of the adapters, 0 for none; meet: False keeps fields apart until the end; hidden, depth: of the
-    transformer over time; balanced: classes weigh the same, however many records they have; frozen: False trains the encoder too."""
+    """label: what is to be told, a label of the data; classes: how many it has (0: counted in the
+    data); lead: the field whose steps in time are looked at (the first unless given); prompts: new
+    ones at each beginning of a group of blocks, 0 for none; every: blocks in such a group;
+    bottleneck: width of the adapters, 0 for none; meet: False keeps fields apart until the end;
+    hidden, depth: of the transformer over time; balanced: classes weigh the same, however many
+    records they have; frozen: False trains the encoder too."""
     if not label or classes < 2:
         raise AmodalError(
             "mma_dfer learns to tell classes: give label, a label of the data, and classes, at least 2"

@@ -1,13 +1,17 @@
-"""UDA-COPE: where on its object each seen point lies, learnt from rendered objects and carried over to real ones by geometry.
-Lee, Lee, Shin, Choe, Shin, Kweon and Yoon, CVPR 2022, arXiv:2111.12580. Losses: cross-entropy of the bins of normalised object
-coordinates (NOCS) where they are known; else, of a slow teacher, where its pose puts the points that pass the bidirectional filter
-(without the filter what it tells of all of them), and the distance of what is told from where the pose puts the point. Row 73 of the
-catalogue. We know of no public code of the authors: weights, thresholds and momentum are ours.
+"""UDA-COPE: where on its object each seen point lies, learnt from rendered objects and carried over
+to real ones by geometry. Lee, Lee, Shin, Choe, Shin, Kweon and Yoon, CVPR 2022, arXiv:2111.12580.
+Losses: cross-entropy of the bins of normalised object coordinates (NOCS) where they are known;
+else, of a slow teacher, where its pose puts the points that pass the bidirectional filter (without
+the filter what it tells of all of them), and the distance of what is told from where the pose puts
+the point. Row 73 of the catalogue. We know of no public code of the authors: weights, thresholds
+and momentum are ours.
 
-`points` is a picture whose three channels are x, y, z of what each pixel sees, 0, 0, 0 where that is nothing; `coordinates` likewise in
-[0, 1]. Records with coordinates are the labelled source. Fields are fused place by place: any pictures, and others say the same at every
-place. Differences: patches of pictures and of points go through the library's encoders, not PSPNet and 3D-GCN; one head for all categories;
-the filter measures to the nearest; objects with symmetries have no treatment of their own."""
+`points` is a picture whose three channels are x, y, z of what each pixel sees, 0, 0, 0 where that
+is nothing; `coordinates` likewise in [0, 1]. Records with coordinates are the labelled source.
+Fields are fused place by place: any pictures, and others say the same at every place. Differences:
+patches of pictures and of points go through the library's encoders, not PSPNet and 3D-GCN; one head
+for all categories; the filter measures to the nearest; objects with symmetries have no treatment of
+their own."""
 
 from __future__ import annotations
 
@@ -41,11 +45,12 @@ def uda_cope(
     far: float = 0.1,
     tries: int = 100,
 ) -> UdaCope:
-    """points, coordinates: the fields of what is seen and of what is told; labelled: a label that only records have whose coordinates may
-    be learnt (all that have coordinates unless given); bins: of each axis; hidden: of the head; source: share of the steps on labelled
-    records alone, before the teacher sets in; momentum: of the teacher; pseudo, geometry: weights of both losses on other records;
-    filtered: False takes the teacher's word for every point; near, far: thresholds of the filter, in the units of `coordinates`; tries:
-    of RANSAC."""
+    """points, coordinates: the fields of what is seen and of what is told; labelled: a label that
+    only records have whose coordinates may be learnt (all that have coordinates unless given);
+    bins: of each axis; hidden: of the head; source: share of the steps on labelled records alone,
+    before the teacher sets in; momentum: of the teacher; pseudo, geometry: weights of both losses
+    on other records; filtered: False takes the teacher's word for every point; near, far:
+    thresholds of the filter, in the units of `coordinates`; tries: of RANSAC."""
     check_fields(encoder, points, coordinates)
     if not 0 <= source <= 1 or bins < 2 or tries < 1:
         raise AmodalError(

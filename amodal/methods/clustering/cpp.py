@@ -1,10 +1,13 @@
-"""CPP: what a frozen encoder sees is laid into subspaces, and who belongs with whom is learnt beside it, without a number of clusters.
-Chu, Tong, Ding, Dai, Haeffele, Vidal & Ma, ICLR 2024, arXiv:2306.05272. Minimised: -R(Z) + R_c(Z | Pi) + weight / 2 |Pi|^2 of their
-section 3, with Pi the doubly stochastic membership of all rows of a batch; before that -R alone. Row 185 of the catalogue. Clusters, their
-number by coding length, and their names by votes of text are in `amodal.evaluate.self_labels`.
+"""CPP: what a frozen encoder sees is laid into subspaces, and who belongs with whom is learnt
+beside it, without a number of clusters. Chu, Tong, Ding, Dai, Haeffele, Vidal & Ma, ICLR 2024,
+arXiv:2306.05272. Minimised: -R(Z) + R_c(Z | Pi) + weight / 2 |Pi|^2 of their section 3, with Pi the
+doubly stochastic membership of all rows of a batch; before that -R alone. Row 185 of the catalogue.
+Clusters, their number by coding length, and their names by votes of text are in
+`amodal.evaluate.self_labels`.
 
-Each field is clustered by itself, with a head of its own, and losses are means over fields. The head's two branches, end to end, are the
-aligned vectors. What differs: AdamW at one rate and one weight decay for both branches, where the authors have SGD with two of each."""
+Each field is clustered by itself, with a head of its own, and losses are means over fields. The
+head's two branches, end to end, are the aligned vectors. What differs: AdamW at one rate and one
+weight decay for both branches, where the authors have SGD with two of each."""
 
 from __future__ import annotations
 
@@ -34,9 +37,10 @@ def cpp(
     weight: float = 0.05,
     warmup: float = 0.07,
 ) -> Clusters:
-    """width: of each branch, the subspaces' and the memberships'; hidden: of the head's layers; distortion: squared, to which vectors are
-    told; epsilon: entropy of memberships, smaller is harder; iterations: of their scaling; weight: of the squared norm of memberships;
-    warmup: share of the steps that only spread the vectors out, after which memberships begin where they are."""
+    """width: of each branch, the subspaces' and the memberships'; hidden: of the head's layers;
+    distortion: squared, to which vectors are told; epsilon: entropy of memberships, smaller is
+    harder; iterations: of their scaling; weight: of the squared norm of memberships; warmup: share
+    of the steps that only spread the vectors out, after which memberships begin where they are."""
     if not 0 <= warmup < 1:
         raise AmodalError(f"cpp.warmup is a share of the steps from 0 to below 1, got {warmup}")
     encoder.align(

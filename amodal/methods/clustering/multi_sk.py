@@ -1,9 +1,11 @@
-"""Multi-assignment Sinkhorn: what looks alike inside a field must look alike, on learned anchors, in the space that the fields share.
-Swetha, Rizve, Shvetsova, Kuehne & Shah, ICCV 2023, arXiv:2308.13077. InfoNCE between every two fields; for each field, anchors in its own
-space (the mean of its tokens before the trunk; of a pretrained backbone these are its features) and in the shared one; the scores in
-each space are fitted to the other's assignments of several anchors, which queues of earlier rows help to balance. All pairs weigh
-the same, as video and text do in the paper, where the costs are added; here their sum is divided by the number of pairs of fields, which
-is 1 for two and 3 for three. Row 69 of the catalogue."""
+"""Multi-assignment Sinkhorn: what looks alike inside a field must look alike, on learned anchors,
+in the space that the fields share. Swetha, Rizve, Shvetsova, Kuehne & Shah, ICCV 2023,
+arXiv:2308.13077. InfoNCE between every two fields; for each field, anchors in its own space (the
+mean of its tokens before the trunk; of a pretrained backbone these are its features) and in the
+shared one; the scores in each space are fitted to the other's assignments of several anchors, which
+queues of earlier rows help to balance. All pairs weigh the same, as video and text do in the paper,
+where the costs are added; here their sum is divided by the number of pairs of fields, which is 1
+for two and 3 for three. Row 69 of the catalogue."""
 
 from __future__ import annotations
 
@@ -34,9 +36,11 @@ def multi_sk(
     weight: float = 1.0,
     across: bool = True,
 ) -> Method:
-    """width: of the shared space; temperature: of InfoNCE; anchors: of each field in each space; assigned: share of them that a row gets;
-    epsilon, iterations: of the Sinkhorn alternation; queue: earlier rows of each field, the anchors are not used before it is full;
-    weight: of the consistency terms, 0 for none; across: also between one field's own space and another's place in the shared one."""
+    """width: of the shared space; temperature: of InfoNCE; anchors: of each field in each space;
+    assigned: share of them that a row gets; epsilon, iterations: of the Sinkhorn alternation;
+    queue: earlier rows of each field, the anchors are not used before it is full; weight: of the
+    consistency terms, 0 for none; across: also between one field's own space and another's place in
+    the shared one."""
     sinkhorn = {"share": assigned, "epsilon": epsilon, "iterations": iterations}
     return MultiSK(
         two_fields(encoder).align(width, hidden=encoder.width),
@@ -106,7 +110,8 @@ class MultiSK(Method):
         return terms | {name: term / len(terms) for name, term in kept.items()}
 
     def consistency(self, features: Features, units: dict[str, Tensor], of: str, to: str) -> Tensor:
-        """Of rows that have both fields: scores in `to`'s own space against assignments of `of` in the shared one, and back."""
+        """Of rows that have both fields: scores in `to`'s own space against assignments of `of` in
+        the shared one, and back."""
         own, own_queue = self.scores(units, f"own/{to}", f"own/{to}")
         shared, shared_queue = self.scores(units, f"shared/{of}", f"shared/{to}")
         both = Embeddings(

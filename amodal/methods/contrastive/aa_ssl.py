@@ -1,6 +1,7 @@
-"""Action-aware learning: two views of an object belong together, and the pair of them tells which action led from one to the other.
-Aubret, Teulière and Triesch, 2024, arXiv:2407.06704: the action loss on top of SimCLR with views in time. The layout of the heads
-and the weight are ours. Row 150 of the catalogue."""
+"""Action-aware learning: two views of an object belong together, and the pair of them tells which
+action led from one to the other. Aubret, Teulière and Triesch, 2024, arXiv:2407.06704: the action
+loss on top of SimCLR with views in time. The layout of the heads and the weight are ours. Row 150
+of the catalogue."""
 
 from dataclasses import replace
 
@@ -25,9 +26,10 @@ def aa_ssl(
     temperature: float = 0.5,
     action_temperature: float = 0.1,
 ) -> Towers:
-    """action: the field that says what was done; first, second: the fields before and after it, which one tower then reads (of every
-    other field, and of all without them, there are two augmented views); weight: of the action loss; width: of the heads' outputs;
-    temperature: of NT-Xent; action_temperature: of pairs against actions."""
+    """action: the field that says what was done; first, second: the fields before and after it,
+    which one tower then reads (of every other field, and of all without them, there are two
+    augmented views); weight: of the action loss; width: of the heads' outputs; temperature: of
+    NT-Xent; action_temperature: of pairs against actions."""
     if bool(first) != bool(second):
         raise AmodalError(
             "aa_ssl needs both fields, before and after the action: give first and second, or neither"

@@ -1,7 +1,8 @@
 """ALIGN: two towers, one softmax in each direction, labels a little smoothed, and data left noisy.
-Jia et al., ICML 2021, arXiv:2102.05918. Loss: their eq. 1-2, summed, for every pair of fields over the records that have both. Their rules
-for dropping pairs are `amodal.curate.pair_rules`; queries such as a picture plus words are sums of vectors, see
-`amodal.search.query`. Row 149 of the catalogue."""
+Jia et al., ICML 2021, arXiv:2102.05918. Loss: their eq. 1-2, summed, for every pair of fields over
+the records that have both. Their rules for dropping pairs are `amodal.curate.pair_rules`; queries
+such as a picture plus words are sums of vectors, see `amodal.search.query`. Row 149 of the
+catalogue."""
 
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
@@ -17,8 +18,8 @@ def align(
     least: float = 0.01,
     smoothing: float = 0.1,
 ) -> Towers:
-    """width: of the common space; temperature: where the learned softmax temperature starts; least: its lower bound; smoothing:
-    share of a row's target that goes to all rows of the batch alike."""
+    """width: of the common space; temperature: where the learned softmax temperature starts; least:
+    its lower bound; smoothing: share of a row's target that goes to all rows of the batch alike."""
     scale = Scale(1 / temperature, most=1 / least)
 
     def objective(z):

@@ -1,11 +1,14 @@
-"""AMDIM: the whole of one view, and pieces of it, predict the local features of another view, at several scales.
-Bachman, Hjelm and Buchwalter, NeurIPS 2019, arXiv:1906.00910. Losses: their NCE of multiset targets for 1 -> 5, 1 -> 7 and 5 -> 5 in both
-directions, soft clip of scores, penalty on raw scores; mixtures of global features as an option. Row 95 of the catalogue.
+"""AMDIM: the whole of one view, and pieces of it, predict the local features of another view, at
+several scales. Bachman, Hjelm and Buchwalter, NeurIPS 2019, arXiv:1906.00910. Losses: their NCE of
+multiset targets for 1 -> 5, 1 -> 7 and 5 -> 5 in both directions, soft clip of scores, penalty on
+raw scores; mixtures of global features as an option. Row 95 of the catalogue.
 
-Their scales are maps of a convolutional network whose receptive fields are kept apart. Tokens of a transformer have all seen each other, so
-here a scale is what the same encoder makes of less: `whole` of all tokens (their f1), `regions` of neighbourhoods of tokens each seen
-alone (f5), `patches` the tokens before the trunk (f7). Of one field two augmented views predict each other, which do not share the flip
-as theirs do; of several, the fields do. The penalty's weight is the paper's, 4e-2; the authors' code has 5e-2."""
+Their scales are maps of a convolutional network whose receptive fields are kept apart. Tokens of a
+transformer have all seen each other, so here a scale is what the same encoder makes of less:
+`whole` of all tokens (their f1), `regions` of neighbourhoods of tokens each seen alone (f5),
+`patches` the tokens before the trunk (f7). Of one field two augmented views predict each other,
+which do not share the flip as theirs do; of several, the fields do. The penalty's weight is the
+paper's, 4e-2; the authors' code has 5e-2."""
 
 import torch
 from torch import Tensor, nn
@@ -35,10 +38,12 @@ def amdim(
     mixtures: int = 1,
     sharpness: float = 1.0,
 ) -> Towers:
-    """width: of the space of scores (1024 and more in the paper); bound: of the soft clip of scores, 0 for none; penalty: weight of the
-    mean squared score; parts: into how many pieces each axis of a value is cut for regions; middle: also predict regions from one
-    region drawn at random (5 -> 5); same_view: predict a view's parts from itself, without middle (local DIM, the baseline); mixtures:
-    global vectors of each value, of which every part is predicted by a mixture; sharpness: of the mixture's weights."""
+    """width: of the space of scores (1024 and more in the paper); bound: of the soft clip of
+    scores, 0 for none; penalty: weight of the mean squared score; parts: into how many pieces each
+    axis of a value is cut for regions; middle: also predict regions from one region drawn at random
+    (5 -> 5); same_view: predict a view's parts from itself, without middle (local DIM, the
+    baseline); mixtures: global vectors of each value, of which every part is predicted by a
+    mixture; sharpness: of the mixture's weights."""
     pairs_of = view_pairs if len(encoder.fields) == 1 else field_pairs
     heads = nn.ModuleDict(
         {
@@ -97,7 +102,8 @@ def amdim(
 
 
 class Local(Towers):
-    """Features are the vectors of all sources, of their neighbourhoods and of their tokens before the trunk, and the rows' seeds."""
+    """Features are the vectors of all sources, of their neighbourhoods and of their tokens before
+    the trunk, and the rows' seeds."""
 
     def __init__(self, *args, parts, **kwargs):
         super().__init__(*args, **kwargs)

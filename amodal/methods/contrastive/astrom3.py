@@ -1,10 +1,12 @@
 """AstroM3: each two fields of an object find each other, every pair at a temperature of its own.
-Rizhko and Bloom, 2024, arXiv:2411.08842. Loss: their symmetric cross-entropy of each pair of fields, averaged over the pairs. Row 39 of
-the catalogue. What the paper does with it afterwards: `amodal.search` for look-alikes, `amodal.diagnose.disagreement` for outliers.
+Rizhko and Bloom, 2024, arXiv:2411.08842. Loss: their symmetric cross-entropy of each pair of
+fields, averaged over the pairs. Row 39 of the catalogue. What the paper does with it afterwards:
+`amodal.search` for look-alikes, `amodal.diagnose.disagreement` for outliers.
 
-Differences: any fields, read by the library's encoders instead of an Informer, a convolutional network and a perceptron; and a scale that
-has reached a bound still gets a gradient, where clamping, as published, holds one that is past it for good. The reference code leaves out
-the halves of the symmetric loss, a constant factor."""
+Differences: any fields, read by the library's encoders instead of an Informer, a convolutional
+network and a perceptron; and a scale that has reached a bound still gets a gradient, where
+clamping, as published, holds one that is past it for good. The reference code leaves out the halves
+of the symmetric loss, a constant factor."""
 
 import itertools
 
@@ -24,8 +26,8 @@ def astrom3(
     min_scale: float = 1.0,
     max_scale: float = 100.0,
 ) -> Towers:
-    """width: of the common space; temperature: where the learned softmax temperature of each pair of fields starts; min_scale,
-    max_scale: bounds of its inverse."""
+    """width: of the common space; temperature: where the learned softmax temperature of each pair
+    of fields starts; min_scale, max_scale: bounds of its inverse."""
     pairs = itertools.combinations(two_fields(encoder).fields, 2)
     scales = nn.ModuleDict(
         {"~".join(pair): Scale(1 / temperature, least=min_scale, most=max_scale) for pair in pairs}

@@ -1,8 +1,10 @@
-"""CLIPRocket: CLIP with a strong recipe, and the non-contrastive losses between fields that it was measured against.
-Fini et al., TMLR 2023, arXiv:2305.08675. A mild ("global") view of each value has CLIP's loss; strong ("local") views of all fields
-have InfoNCE between every two of them, on projectors and a temperature of their own, with smoothed labels (their CL2L). On top, if asked
-for, BarLIP (Barlow Twins), SiamLIP and ByoLIP (predict the other field's embedding; the latter that of a slow copy), or SwALIP
-(balanced soft targets). Text is best edited by words: `strong = "words"` in its field. Row 87 of the catalogue."""
+"""CLIPRocket: CLIP with a strong recipe, and the non-contrastive losses between fields that it was
+measured against. Fini et al., TMLR 2023, arXiv:2305.08675. A mild ("global") view of each value has
+CLIP's loss; strong ("local") views of all fields have InfoNCE between every two of them, on
+projectors and a temperature of their own, with smoothed labels (their CL2L). On top, if asked for,
+BarLIP (Barlow Twins), SiamLIP and ByoLIP (predict the other field's embedding; the latter that of a
+slow copy), or SwALIP (balanced soft targets). Text is best edited by words: `strong = "words"` in
+its field. Row 87 of the catalogue."""
 
 import itertools
 
@@ -38,10 +40,12 @@ def clip_rocket(
     added_hidden: int = 2048,
     momentum: float = 0.99,
 ) -> Towers:
-    """add: none, barlip, siamlip, byolip or swalip; local_views: strong views of each value (0 is CLIP's naive recipe); smoothing:
-    of the local views' labels (none with swalip, as in the paper); width: of the common space and of the local projectors; hidden: of
-    the latter, of three layers; temperature: where both learned temperatures start; max_scale: bound of their inverse; added_width,
-    added_hidden: of the added loss's projectors (8192 and 3000 for barlip in the paper); momentum: of byolip's copy."""
+    """add: none, barlip, siamlip, byolip or swalip; local_views: strong views of each value (0 is
+    CLIP's naive recipe); smoothing: of the local views' labels (none with swalip, as in the paper);
+    width: of the common space and of the local projectors; hidden: of the latter, of three layers;
+    temperature: where both learned temperatures start; max_scale: bound of their inverse;
+    added_width, added_hidden: of the added loss's projectors (8192 and 3000 for barlip in the
+    paper); momentum: of byolip's copy."""
     if add not in WEIGHTS:
         raise unknown("loss to add", add, WEIGHTS)
     siamese = add in ("siamlip", "byolip")
@@ -79,7 +83,8 @@ def clip_rocket(
 
 
 class Rocket(Towers):
-    """`global/FIELD` is in the common space; sources themselves are the trunk's features, for projectors that see whole batches."""
+    """`global/FIELD` is in the common space; sources themselves are the trunk's features, for
+    projectors that see whole batches."""
 
     def features(self, batch: Batch) -> Features:
         seen = self.encoder.features(batch)

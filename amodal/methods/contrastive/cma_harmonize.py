@@ -1,11 +1,14 @@
-"""Gradient harmonization: where what one field learns from two others pulls shared weights apart, neither pull may undo the other.
-Wu, Liang, Han, Akbari, Wang and Yu, NeurIPS 2022, arXiv:2211.02077. One trunk for all fields; an anchor is contrasted with every other
-field by InfoNCE, with texts by MIL-NCE (VATT's losses, arXiv:2104.11178). Realignment: gradients that conflict are each projected on the
-plane normal to the other. Curriculum: what has a cosine of at most gamma is left out; gamma rises from -.3 to 0. Row 53 of the catalogue.
+"""Gradient harmonization: where what one field learns from two others pulls shared weights apart,
+neither pull may undo the other. Wu, Liang, Han, Akbari, Wang and Yu, NeurIPS 2022,
+arXiv:2211.02077. One trunk for all fields; an anchor is contrasted with every other field by
+InfoNCE, with texts by MIL-NCE (VATT's losses, arXiv:2104.11178). Realignment: gradients that
+conflict are each projected on the plane normal to the other. Curriculum: what has a cosine of at
+most gamma is left out; gamma rises from -.3 to 0. Row 53 of the catalogue.
 
-What differs. The curriculum looks at rows by the gradients at the anchor's vector, which costs no pass of the trunk; "batch" is the
-form by all shared weights, and then a whole batch is skipped: its gradient is zero, while the optimizer still steps by momentum and
-weight decay. There is one common space instead of one for each pair. With more than two others, every two of them are compared: a row
+What differs. The curriculum looks at rows by the gradients at the anchor's vector, which costs no
+pass of the trunk; "batch" is the form by all shared weights, and then a whole batch is skipped: its
+gradient is zero, while the optimizer still steps by momentum and weight decay. There is one common
+space instead of one for each pair. With more than two others, every two of them are compared: a row
 goes by its lowest cosine."""
 
 from __future__ import annotations
@@ -42,10 +45,12 @@ def cma_harmonize(
     width: int = 128,
     temperature: float = 0.07,
 ) -> Harmonized:
-    """anchor: the field that both losses share (video), the first that is not text unless given; realigned: whether gradients that
-    conflict are projected; sift: what the curriculum leaves out, a "row", a whole "batch" or "none"; start, end: the least cosine to be
-    kept, at the first and at the last step; captions: candidates drawn of each text, by lines or stretches (1: the text itself); drop:
-    share of the tokens left out, of all fields but texts; width: of the common space; temperature: of both losses."""
+    """anchor: the field that both losses share (video), the first that is not text unless given;
+    realigned: whether gradients that conflict are projected; sift: what the curriculum leaves out,
+    a "row", a whole "batch" or "none"; start, end: the least cosine to be kept, at the first and at
+    the last step; captions: candidates drawn of each text, by lines or stretches (1: the text
+    itself); drop: share of the tokens left out, of all fields but texts; width: of the common
+    space; temperature: of both losses."""
     if sift not in SIFTS:
         raise unknown("cma_harmonize.sift", sift, SIFTS)
     texts = [f for f, m in two_fields(encoder).fields.items() if m.takes_prompts]
@@ -67,7 +72,8 @@ def cma_harmonize(
 
 
 class Harmonized(Method):
-    """seen: of the last step, the cosines of the gradients (`cosines`) and of the rows (`rows`), for those who want to look."""
+    """seen: of the last step, the cosines of the gradients (`cosines`) and of the rows (`rows`),
+    for those who want to look."""
 
     min_batch_size = 2
 
@@ -115,7 +121,8 @@ class Harmonized(Method):
         return share(self.contrasts(features, anchors))
 
     def row_cosines(self, features: Features) -> Column:
-        """(N,) of each anchor the lowest cosine of two of the gradients that the losses have at its vector."""
+        """(N,) of each anchor the lowest cosine of two of the gradients that the losses have at its
+        vector."""
         rest = Embeddings(
             {s: Column(c.values.detach(), c.rows) for s, c in features.columns.items()},
             features.size,

@@ -1,11 +1,15 @@
-"""Deep visual-semantic alignments: which word goes with which part of a picture, learnt from whole pairs alone.
-Karpathy and Fei-Fei, CVPR 2015, arXiv:1412.2306. Words read from both ends: eq. 2-6; score of a picture and a sentence: eq. 8, S_kl =
-sum over words t of max over regions i of v_i.s_t; structured max-margin loss: eq. 9; words to regions along the sentence: eq. 10-12,
-in `amodal.stats.chain_crf`; generator, on whole pictures and on the regions' snippets: eq. 13-15, in a second stage. Row 157 of the catalogue.
+"""Deep visual-semantic alignments: which word goes with which part of a picture, learnt from whole
+pairs alone. Karpathy and Fei-Fei, CVPR 2015, arXiv:1412.2306. Words read from both ends: eq. 2-6;
+score of a picture and a sentence: eq. 8, S_kl = sum over words t of max over regions i of v_i.s_t;
+structured max-margin loss: eq. 9; words to regions along the sentence: eq. 10-12, in
+`amodal.stats.chain_crf`; generator, on whole pictures and on the regions' snippets: eq. 13-15, in a
+second stage. Row 157 of the catalogue.
 
-Regions are the tokens of the picture's trunk and their mean as the whole, not R-CNN boxes; words are learnt, not word2vec; the loss is
-a mean over pairs where theirs is a sum; the generator reads the trunk's tokens, frozen. The vectors that `embed` gives are the mean of
-the parts and only near to the score; `scores` has the score itself. Any field may be the words, and all others are paired with it."""
+Regions are the tokens of the picture's trunk and their mean as the whole, not R-CNN boxes; words
+are learnt, not word2vec; the loss is a mean over pairs where theirs is a sum; the generator reads
+the trunk's tokens, frozen. The vectors that `embed` gives are the mean of the parts and only near
+to the score; `scores` has the score itself. Any field may be the words, and all others are paired
+with it."""
 
 from __future__ import annotations
 
@@ -39,10 +43,12 @@ def deepvs(
     beta: float = 1.0,
     hidden: int = 512,
 ) -> Towers:
-    """words: the field whose tokens look for regions, the first text unless given; width: h of the common space (300 to 1600 in the
-    paper); margin: by which a pair must score above mismatched ones; over: of a row's mismatches, their "sum", "mean" or the "hardest";
-    regions: False leaves the whole as the only region, which is a dot product of whole pictures and words; captions: share of the steps,
-    at the end, that train the generator (0: none); beta: how long its snippets get; hidden: width of its state."""
+    """words: the field whose tokens look for regions, the first text unless given; width: h of the
+    common space (300 to 1600 in the paper); margin: by which a pair must score above mismatched
+    ones; over: of a row's mismatches, their "sum", "mean" or the "hardest"; regions: False leaves
+    the whole as the only region, which is a dot product of whole pictures and words; captions:
+    share of the steps, at the end, that train the generator (0: none); beta: how long its snippets
+    get; hidden: width of its state."""
     name, others = words_of(two_fields(encoder), words)
     if captions and (not encoder.fields[name].takes_prompts or encoder.fields[name].patch > 1):
         raise AmodalError(
@@ -70,8 +76,9 @@ def deepvs(
 
 
 class Parts(StagedMethod, Towers):
-    """Features: `parts/` of each source, its tokens in the common space; of all but the words the whole comes first. In the second
-    stage `caption/` losses of what is written about each of them."""
+    """Features: `parts/` of each source, its tokens in the common space; of all but the words the
+    whole comes first. In the second stage `caption/` losses of what is written about each of them.
+    """
 
     def __init__(self, encoder, objective, words, regions):
         super().__init__(encoder, objective)

@@ -1,7 +1,8 @@
-"""DreamLIP: each sentence of a long caption is a positive of its own, tied to the patches that it describes.
-Zheng, Zhang, Wu, Lu, Ma, Jin, Chen and Shen, ECCV 2024, arXiv:2403.17007. Losses: their eq. 3 (InfoNCE with the caption and with each of K
-sampled sentences) and eq. 4-8 (grouping; a sentence and its group find each other among those of the batch). Row 104 of the catalogue.
-Captions should hold a sentence a line; of a single line, stretches are taken."""
+"""DreamLIP: each sentence of a long caption is a positive of its own, tied to the patches that it
+describes. Zheng, Zhang, Wu, Lu, Ma, Jin, Chen and Shen, ECCV 2024, arXiv:2403.17007. Losses: their
+eq. 3 (InfoNCE with the caption and with each of K sampled sentences) and eq. 4-8 (grouping; a
+sentence and its group find each other among those of the batch). Row 104 of the catalogue. Captions
+should hold a sentence a line; of a single line, stretches are taken."""
 
 import torch
 
@@ -28,10 +29,11 @@ def dreamlip(
     temperature: float = 0.07,
     max_scale: float = 100.0,
 ) -> Towers:
-    """captions: K, sentences drawn of each text in each step, with replacement, besides the text itself; weight: lambda of the
-    grouping loss (0 leaves it out); threshold: of scaled similarities, below which a patch is not in the group, 0 for one over the
-    number of patches; width: of the common space; temperature: where the two learned softmax temperatures start; max_scale: bound of
-    their inverse."""
+    """captions: K, sentences drawn of each text in each step, with replacement, besides the text
+    itself; weight: lambda of the grouping loss (0 leaves it out); threshold: of scaled
+    similarities, below which a patch is not in the group, 0 for one over the number of patches;
+    width: of the common space; temperature: where the two learned softmax temperatures start;
+    max_scale: bound of their inverse."""
     texts, others = texts_and_others(encoder)
     scale = torch.nn.ModuleDict(
         {k: Scale(1 / temperature, most=max_scale) for k in ("whole", "group")}
@@ -79,7 +81,8 @@ def dreamlip(
 
 
 class DreamLip(Towers):
-    """Features are the vectors of all views and, for each text and each other field, sentences and the groups they form."""
+    """Features are the vectors of all views and, for each text and each other field, sentences and
+    the groups they form."""
 
     def __init__(self, *args, between, threshold, **kwargs):
         super().__init__(*args, **kwargs)
@@ -107,7 +110,8 @@ class DreamLip(Towers):
 
 
 def first_time(lines: list[Ragged]) -> torch.Tensor:
-    """(N, K) bool: whether a row's line k is none of its lines before k. A line drawn twice is no stranger to itself."""
+    """(N, K) bool: whether a row's line k is none of its lines before k. A line drawn twice is no
+    stranger to itself."""
     codes = []
     for values in lines:
         within = (

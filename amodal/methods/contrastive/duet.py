@@ -1,11 +1,15 @@
-"""DUET: a picture must fill in the masked attributes of its description, and tell each attribute from look-alikes without it.
-Chen, Huang, Chen, Geng, Zhang, Fang, Pan and Chen, AAAI 2023, arXiv:2207.01328. Losses and weights also from the authors' code. Its
-script for CUB has 5 and 0.001 for telling and contrast, which it sums over 7 rows in 0.4 of the steps, telling times 3 and averaged over
-a prompt of some 200 tokens; here both are means over what is masked, for which that makes 0.4 and 0.003. Row 77 of the catalogue.
-What differs. The prompt has a token for each cell of a table ("bill shape: hooked") where theirs has words read by BERT, and what is known
-of a record has strength 1. Records with equal attributes are one class; the classes of a batch compete, and positives and negatives come
-from the batch as well. Each row tosses its own coin. Manhattan distances weigh all candidates. The loss that calibrates unseen classes
-needs their descriptions in training and is left out. `predict` tells the attributes of pictures, or of any field in their place."""
+"""DUET: a picture must fill in the masked attributes of its description, and tell each attribute
+from look-alikes without it. Chen, Huang, Chen, Geng, Zhang, Fang, Pan and Chen, AAAI 2023,
+arXiv:2207.01328. Losses and weights also from the authors' code. Its script for CUB has 5 and 0.001
+for telling and contrast, which it sums over 7 rows in 0.4 of the steps, telling times 3 and
+averaged over a prompt of some 200 tokens; here both are means over what is masked, for which that
+makes 0.4 and 0.003. Row 77 of the catalogue. What differs. The prompt has a token for each cell of
+a table ("bill shape: hooked") where theirs has words read by BERT, and what is known of a record
+has strength 1. Records with equal attributes are one class; the classes of a batch compete, and
+positives and negatives come from the batch as well. Each row tosses its own coin. Manhattan
+distances weigh all candidates. The loss that calibrates unseen classes needs their descriptions in
+training and is left out. `predict` tells the attributes of pictures, or of any field in their
+place."""
 
 from __future__ import annotations
 
@@ -41,10 +45,11 @@ def duet(
     classes: float = 0.05,
     temperature: float = 0.05,
 ) -> Method:
-    """attributes: the table that describes what is seen, the first unless given; chance: that a row's attributes are its prompt, with
-    one masked, instead of the template; miss: that another attribute is left blank; mask, contrast, regress, classes: weights of telling
-    masked attributes, of attribute-level contrast, of regression, of contrast between classes (0 leaves one out); negatives: of one
-    attribute; temperature: of the contrast between classes."""
+    """attributes: the table that describes what is seen, the first unless given; chance: that a
+    row's attributes are its prompt, with one masked, instead of the template; miss: that another
+    attribute is left blank; mask, contrast, regress, classes: weights of telling masked attributes,
+    of attribute-level contrast, of regression, of contrast between classes (0 leaves one out);
+    negatives: of one attribute; temperature: of the contrast between classes."""
     tables = [f for f, m in two_fields(encoder).fields.items() if m.is_row]
     if not tables:
         raise AmodalError(
@@ -64,7 +69,8 @@ def duet(
 
 
 class Duet(Method):
-    """Features: `hat/` told attributes, `state/` of the picture, `told/` losses and `mark/` state of masked attributes, of each field."""
+    """Features: `hat/` told attributes, `state/` of the picture, `told/` losses and `mark/` state
+    of masked attributes, of each field."""
 
     min_batch_size = 2
 
@@ -150,7 +156,8 @@ class Duet(Method):
 
     @torch.no_grad()
     def predict_attributes(self, batch: Batch) -> Embeddings:
-        """Of each field but the attributes (N, A): the attributes it shows, as `attribute_vectors` writes them, told from the template."""
+        """Of each field but the attributes (N, A): the attributes it shows, as `attribute_vectors`
+        writes them, told from the template."""
         empty = {s: c.between(0, 0) if s == self.field else c for s, c in batch.columns.items()}
         z = self.features(replace(batch, columns=empty))
         return Embeddings(

@@ -1,13 +1,15 @@
 """GRAM: all fields of a record at once, drawn together by the volume that their vectors span.
-Cicchetti, Grassucci, Sigillo and Comminiello, ICLR 2025, arXiv:2412.11959. Volume: their section 3; losses L_D2A and L_A2D of
-section 4, without the matching loss L_DAM. Row 158 of the catalogue.
+Cicchetti, Grassucci, Sigillo and Comminiello, ICLR 2025, arXiv:2412.11959. Volume: their section 3;
+losses L_D2A and L_A2D of section 4, without the matching loss L_DAM. Row 158 of the catalogue.
 
-Rows with a subset of the fields: what is missing is left out of the Gram matrix, as in the paper's retrieval. One vector more makes
-every volume smaller, so only rows with the same fields compete for an anchor; for a tuple, all anchors of the batch compete. A row
-without the anchor is led by its first other field; a row with one field spans no volume and only lends its vector as an anchor.
+Rows with a subset of the fields: what is missing is left out of the Gram matrix, as in the paper's
+retrieval. One vector more makes every volume smaller, so only rows with the same fields compete for
+an anchor; for a tuple, all anchors of the batch compete. A row without the anchor is led by its
+first other field; a row with one field spans no volume and only lends its vector as an anchor.
 
-A volume does not know the sign of a vector, so two fields may come to point apart: retrieval, zero-shot classes and search rank such an
-encoder's vectors by |cosine|. The sum of several vectors has no such remedy."""
+A volume does not know the sign of a vector, so two fields may come to point apart: retrieval,
+zero-shot classes and search rank such an encoder's vectors by |cosine|. The sum of several vectors
+has no such remedy."""
 
 import torch
 
@@ -28,8 +30,9 @@ def gram(
     max_scale: float = 100.0,
     smoothing: float = 0.1,
 ) -> Towers:
-    """anchor: the field that each tuple is matched with, the first text unless given; width: of the common space; temperature: where
-    the learned one starts; max_scale: bound of its inverse; smoothing: of the labels."""
+    """anchor: the field that each tuple is matched with, the first text unless given; width: of the
+    common space; temperature: where the learned one starts; max_scale: bound of its inverse;
+    smoothing: of the labels."""
     scale = Scale(1 / temperature, most=max_scale)
     texts = [f for f, modality in two_fields(encoder).fields.items() if modality.takes_prompts]
     anchor = anchor or [*texts, *encoder.fields][0]
@@ -59,7 +62,8 @@ class Volumes(Towers):
 
 
 def by_source(z: Embeddings, anchor: str) -> list[tuple[torch.Tensor, list[str]]]:
-    """For each set of two or more fields that some rows have: those rows, and the fields, `anchor` first if it is one of them."""
+    """For each set of two or more fields that some rows have: those rows, and the fields, `anchor`
+    first if it is one of them."""
     order = sorted(z.sources, key=lambda s: s != anchor)
     present = torch.stack([z[s].present(z.size) for s in order], 1)
     sets, which = torch.unique(present, dim=0, return_inverse=True)

@@ -1,6 +1,7 @@
-"""Hard negatives between fields: recordings that look like the anchor's count the more, the more they do.
-Choi, Beedu & Essa, 2023, arXiv:2309.01262. The loss is that of Robinson et al. (arXiv:2010.04592, eq. 4) on pairs of motion sensors,
-here of any two fields of a record; temperature, beta and prior are within these papers' ranges. Row 49 of the catalogue."""
+"""Hard negatives between fields: recordings that look like the anchor's count the more, the more
+they do. Choi, Beedu & Essa, 2023, arXiv:2309.01262. The loss is that of Robinson et al.
+(arXiv:2010.04592, eq. 4) on pairs of motion sensors, here of any two fields of a record;
+temperature, beta and prior are within these papers' ranges. Row 49 of the catalogue."""
 
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
@@ -16,9 +17,9 @@ def hardneg_har(
     width: int = 128,
     within: bool = True,
 ) -> Towers:
-    """beta: how much near negatives are stressed, 0 for not at all; prior: assumed share of negatives that are like the anchor;
-    temperature: of the softmax; width: of the projection heads' output, which the loss alone uses; within: negatives also come from
-    the anchor's own field."""
+    """beta: how much near negatives are stressed, 0 for not at all; prior: assumed share of
+    negatives that are like the anchor; temperature: of the softmax; width: of the projection heads'
+    output, which the loss alone uses; within: negatives also come from the anchor's own field."""
     loss = {"beta": beta, "prior": prior, "temperature": temperature, "within": within}
 
     def objective(z):

@@ -1,9 +1,11 @@
-"""LIMoE: one sparse tower for all fields, whose router is kept sure of each token and wide over all of them.
-Mustafa et al., NeurIPS 2022, arXiv:2206.02770. Contrastive loss of every two fields; balance: importance, load and router z of V-MoE
-(arXiv:2106.05974); entropy: their eq. 2-4, local for words, global for every field. Row 168 of the catalogue.
+"""LIMoE: one sparse tower for all fields, whose router is kept sure of each token and wide over all
+of them. Mustafa et al., NeurIPS 2022, arXiv:2206.02770. Contrastive loss of every two fields;
+balance: importance, load and router z of V-MoE (arXiv:2106.05974); entropy: their eq. 2-4, local
+for words, global for every field. Row 168 of the catalogue.
 
-A full expert leaves out the tokens that its router is least sure of. Full is counted over the batch before, so that a row never
-depends on the rows beside it (see `amodal.nn.experts`). The router's logits get no noise; the load loss supposes one, as published."""
+A full expert leaves out the tokens that its router is least sure of. Full is counted over the batch
+before, so that a row never depends on the rows beside it (see `amodal.nn.experts`). The router's
+logits get no noise; the load loss supposes one, as published."""
 
 from __future__ import annotations
 
@@ -36,11 +38,12 @@ def limoe(
     other_share: float = 20 / 32,
     capacity: float = 1.05,
 ) -> Limoe:
-    """words: the field of few tokens, whose routing is to be sure (local entropy); the first text field unless given. width: of the
-    common space; temperature: where the learned softmax temperature starts. weight: of the mean of all losses of the router;
-    balance: importance, load and z among them; entropy: local and global among them; words_share, other_share: of the experts that
-    the words, and each other field, are asked to use at least. capacity: tokens that an expert takes, in shares of an equal one
-    (0: any number)."""
+    """words: the field of few tokens, whose routing is to be sure (local entropy); the first text
+    field unless given. width: of the common space; temperature: where the learned softmax
+    temperature starts. weight: of the mean of all losses of the router; balance: importance, load
+    and z among them; entropy: local and global among them; words_share, other_share: of the experts
+    that the words, and each other field, are asked to use at least. capacity: tokens that an expert
+    takes, in shares of an equal one (0: any number)."""
     scale, words = Scale(1 / temperature), words_of(two_fields(encoder), words)[0]
     if not encoder.experts or encoder.trunk == "joint":
         raise AmodalError(

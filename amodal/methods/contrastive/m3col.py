@@ -1,11 +1,14 @@
-"""M3CoL: a classifier of several fields, steadied by mixtures of one field that must find both of their sources in another.
-Kumar, Singhal, Kulkarni, Mehta and Jadhav, 2024, arXiv:2409.17777. M3Co (their eq. 3-6), after a first share of the steps MultiSClip,
-cross-entropy of all fields together and of each alone; numbers of the authors' code. Row 156 of the catalogue.
+"""M3CoL: a classifier of several fields, steadied by mixtures of one field that must find both of
+their sources in another. Kumar, Singhal, Kulkarni, Mehta and Jadhav, 2024, arXiv:2409.17777. M3Co
+(their eq. 3-6), after a first share of the steps MultiSClip, cross-entropy of all fields together
+and of each alone; numbers of the authors' code. Row 156 of the catalogue.
 
-What differs. A row that lacks a field has a learned vector in its place among all fields together. Partners are a ring drawn by the rows'
-seeds, so nobody is mixed with itself. Mixed inputs are tokens before the trunk, which of pictures is the same as mixing pixels. With more
-than two fields the contrast is taken between every two, weighed so that it amounts to one term for each field, as in the authors' code.
-Vectors are mixed for M3Co, as in the code (the text has it that inputs are, but for words). No dropout; one learning rate."""
+What differs. A row that lacks a field has a learned vector in its place among all fields together.
+Partners are a ring drawn by the rows' seeds, so nobody is mixed with itself. Mixed inputs are
+tokens before the trunk, which of pictures is the same as mixing pixels. With more than two fields
+the contrast is taken between every two, weighed so that it amounts to one term for each field, as
+in the authors' code. Vectors are mixed for M3Co, as in the code (the text has it that inputs are,
+but for words). No dropout; one learning rate."""
 
 from __future__ import annotations
 
@@ -40,10 +43,12 @@ def m3col(
     mixup_alpha: float = 0.2,
     hidden: int = 256,
 ) -> M3CoL:
-    """label: what is to be told, a label of the data; classes: how many it has (0: counted in the data); weight: of the contrast;
-    first: share of the steps with M3Co, the others have MultiSClip (0: MultiSClip alone, 1: M3Co alone); alpha: of the Beta that
-    mixtures are drawn from; chance: that a row is mixed (0: plain InfoNCE, while M3Co lasts); temperature: of M3Co; soft_temperature: of
-    MultiSClip; mixup: a field whose inputs are mixed too; mixup_alpha: of the Beta for it; hidden: width of the classifiers."""
+    """label: what is to be told, a label of the data; classes: how many it has (0: counted in the
+    data); weight: of the contrast; first: share of the steps with M3Co, the others have MultiSClip
+    (0: MultiSClip alone, 1: M3Co alone); alpha: of the Beta that mixtures are drawn from; chance:
+    that a row is mixed (0: plain InfoNCE, while M3Co lasts); temperature: of M3Co;
+    soft_temperature: of MultiSClip; mixup: a field whose inputs are mixed too; mixup_alpha: of the
+    Beta for it; hidden: width of the classifiers."""
     if not label or classes < 2:
         raise AmodalError(
             "m3col learns to tell classes: give label, a label of the data, and classes, at least 2"
@@ -66,7 +71,8 @@ def m3col(
 
 
 class M3CoL(Method):
-    """Features are the trunk's vectors of each source, the label, the seeds and, of a source whose inputs are mixed, its tokens."""
+    """Features are the trunk's vectors of each source, the label, the seeds and, of a source whose
+    inputs are mixed, its tokens."""
 
     views, min_batch_size = ("weak",), 2
 

@@ -1,12 +1,15 @@
-"""MCL: contrast in stages, each among records that the stages before could not tell apart, so that it must learn something else.
-Zhang, Lan, Qu, Cheng, Feng and Hooi, ECCV 2024, arXiv:2402.11816: feature-aware negative sampling and cross-stage integration.
-Row 128 of the catalogue. Of one field two augmented views are compared as in SimCLR; of several, every two fields of a record as in CLIP.
+"""MCL: contrast in stages, each among records that the stages before could not tell apart, so that
+it must learn something else. Zhang, Lan, Qu, Cheng, Feng and Hooi, ECCV 2024, arXiv:2402.11816:
+feature-aware negative sampling and cross-stage integration. Row 128 of the catalogue. Of one field
+two augmented views are compared as in SimCLR; of several, every two fields of a record as in CLIP.
 
-After each stage the records fall into k-means clusters of its vectors; a record's group is the tuple of its clusters so far, and later
-batches are of one group. (The authors' released script reads the current stage's clusters once for every past stage; the tuple is what
-they describe.) Small groups meet in batches with their neighbours instead of being skipped. Each stage trains an encoder of its own,
-and what survives has them all: vectors are the unit vectors of all stages end to end, whose cosine is the mean over stages. The paper's
-CLIP variant differs: it goes on from a trained CLIP, its text tower locked and the last blocks of its image tower unlocked."""
+After each stage the records fall into k-means clusters of its vectors; a record's group is the
+tuple of its clusters so far, and later batches are of one group. (The authors' released script
+reads the current stage's clusters once for every past stage; the tuple is what they describe.)
+Small groups meet in batches with their neighbours instead of being skipped. Each stage trains an
+encoder of its own, and what survives has them all: vectors are the unit vectors of all stages end
+to end, whose cosine is the mean over stages. The paper's CLIP variant differs: it goes on from a
+trained CLIP, its text tower locked and the last blocks of its image tower unlocked."""
 
 from __future__ import annotations
 
@@ -37,10 +40,11 @@ def mcl_multistage(
     temperature: float = 0.0,
     width: int = 128,
 ) -> Multistage:
-    """parts: stages, of equal length, and encoders; clusters: that a stage divides all records into; by: the field whose vectors are
-    clustered (the paper's picture), empty for the mean of all that a record has; carry_on: a stage begins with the weights of the one
-    before, not with those at the start; temperature: of one field's NT-Xent, or where CLIP's learned one starts, 0 for .5 and .07;
-    width: of the projector's output, or of each stage's common space."""
+    """parts: stages, of equal length, and encoders; clusters: that a stage divides all records
+    into; by: the field whose vectors are clustered (the paper's picture), empty for the mean of all
+    that a record has; carry_on: a stage begins with the weights of the one before, not with those
+    at the start; temperature: of one field's NT-Xent, or where CLIP's learned one starts, 0 for .5
+    and .07; width: of the projector's output, or of each stage's common space."""
     if parts < 1 or clusters < 1:
         raise AmodalError(
             f"mcl_multistage needs a stage and a cluster at least, not {parts} and {clusters}"
@@ -85,7 +89,8 @@ class Multistage(StagedMethod):
 
     @torch.no_grad()
     def refresh(self, stage: int, see: Callable[[], Embeddings]) -> Tensor:
-        """Frozen stages give the same vectors, and so the same clusters, whenever they are asked: nothing need be kept."""
+        """Frozen stages give the same vectors, and so the same clusters, whenever they are asked:
+        nothing need be kept."""
         if self.carry_on:
             learnt, new = (self.encoder.members[i].state_dict() for i in (stage - 1, stage))
             for name, value in new.items():
@@ -97,7 +102,8 @@ class Multistage(StagedMethod):
         return torch.unique(group, return_inverse=True)[1]
 
     def clustered(self, stage: int, seen: Embeddings) -> Tensor:
-        """(n,) int64 the cluster of each record by one stage's vectors; a record without any is in one more."""
+        """(n,) int64 the cluster of each record by one stage's vectors; a record without any is in
+        one more."""
         part, device = self.encoder.members[stage], next(self.parameters()).device
         own = {s: c.to(device) for s, c in self.encoder.part(seen, stage).columns.items()}
         z = part.project(Embeddings(own, seen.size))

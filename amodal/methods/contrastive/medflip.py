@@ -1,10 +1,13 @@
-"""MedFLIP: pictures are paired with their reports from a random part of their patches, for a fraction of the cost.
-Li et al., 2024, arXiv:2403.04626: what is dropped never enters the encoder, text stays whole; matching with soft targets from labels, as in
-MedCLIP (arXiv:2210.10163, semantic matching); a term in the leading singular value of the similarities. Row 51 of the catalogue.
+"""MedFLIP: pictures are paired with their reports from a random part of their patches, for a
+fraction of the cost. Li et al., 2024, arXiv:2403.04626: what is dropped never enters the encoder,
+text stays whole; matching with soft targets from labels, as in MedCLIP (arXiv:2210.10163, semantic
+matching); a term in the leading singular value of the similarities. Row 51 of the catalogue.
 
-Differences: tokens of every field that is not text are dropped, whatever it holds, and every two fields are matched; the targets come from
-one label per record (the paper: findings of image and report, several each), and are hard where none is known; the scale and sign of the
-spectral term are not recoverable from the paper: its default spreads the spectrum, a negative weight does the opposite."""
+Differences: tokens of every field that is not text are dropped, whatever it holds, and every two
+fields are matched; the targets come from one label per record (the paper: findings of image and
+report, several each), and are hard where none is known; the scale and sign of the spectral term are
+not recoverable from the paper: its default spreads the spectrum, a negative weight does the
+opposite."""
 
 from __future__ import annotations
 
@@ -47,11 +50,13 @@ def medflip(
     relative: bool = True,
     reconstruct: float = 0.0,
 ) -> MedFlip:
-    """ratio: share of the tokens of each value that is dropped, not of text; tuning: share of the steps, at the end, in which none is.
-    width: of the common space; temperature: where the learned softmax temperature starts; max_scale: bound of its inverse. semantics: a
-    label of the data, whose classes make soft targets (records match only themselves without it). spectral: weight of the leading singular
-    value of the similarities (below 0: it is to be large); relative: as a share of all of them. reconstruct: weight of a masked
-    autoencoder's loss on what was dropped (0: no decoder)."""
+    """ratio: share of the tokens of each value that is dropped, not of text; tuning: share of the
+    steps, at the end, in which none is. width: of the common space; temperature: where the learned
+    softmax temperature starts; max_scale: bound of its inverse. semantics: a label of the data,
+    whose classes make soft targets (records match only themselves without it). spectral: weight of
+    the leading singular value of the similarities (below 0: it is to be large); relative: as a
+    share of all of them. reconstruct: weight of a masked autoencoder's loss on what was dropped (0:
+    no decoder)."""
     texts = [f for f, m in two_fields(encoder).fields.items() if m.takes_prompts]
     dropped = [f for f in encoder.fields if f not in texts] or list(encoder.fields)
     if not 0 <= ratio < 1 or not 0 <= tuning < 1:
@@ -123,7 +128,8 @@ class MedFlip(StagedMethod):
             rows, pair = z.complete((a, b))
             if LABEL in features:
                 soft = self.targets(features[LABEL], features.size, rows, pair[0].dtype)
-                # what is alike is so both ways: the same targets back, whose rows sum to 1, which those of P transposed do not
+                # what is alike is so both ways: the same targets back, whose rows sum to 1, which
+                # those of P transposed do not
                 match[f"match/{a}~{b}"] = soft_info_nce(
                     *pair, soft, temperature=1 / self.scale(), back=soft
                 )
@@ -141,7 +147,8 @@ class MedFlip(StagedMethod):
         return share(match) | share(spectrum) | share(told)
 
     def targets(self, label: Column, size: int, rows: Tensor, dtype: torch.dtype) -> Tensor:
-        """(N, N) rows that sum to 1: softmax over j of (1 if i and j are of one class), of i alone where its class is not known."""
+        """(N, N) rows that sum to 1: softmax over j of (1 if i and j are of one class), of i alone
+        where its class is not known."""
         every = label.values.new_full((size,), -1).index_put((label.rows,), label.values)[rows]
         alike = (every[:, None] == every) & (every >= 0)
         own = torch.eye(len(rows), dtype=dtype, device=rows.device)

@@ -1,12 +1,15 @@
-"""MERL: signals and their reports find each other, and two dropouts of one latent vector find each other too.
-Liu et al., ICML 2024, arXiv:2403.06659. Loss: cross-modal alignment (CMA) plus uni-modal alignment (UMA), whose two views are made in
-the latent space (a linear map and a dropout each), since a signal that is cut or distorted may lose what a doctor sees in it. Row 9 of the
-catalogue. Prompts that are enriched from a base of knowledge, for zero-shot tests: `amodal.evaluate.knowledge_prompts`.
+"""MERL: signals and their reports find each other, and two dropouts of one latent vector find each
+other too. Liu et al., ICML 2024, arXiv:2403.06659. Loss: cross-modal alignment (CMA) plus uni-modal
+alignment (UMA), whose two views are made in the latent space (a linear map and a dropout each),
+since a signal that is cut or distorted may lose what a doctor sees in it. Row 9 of the catalogue.
+Prompts that are enriched from a base of knowledge, for zero-shot tests:
+`amodal.evaluate.knowledge_prompts`.
 
-Differences: any fields, every two aligned, and latent views of each that is not text; a transformer for the ResNet, whose pooling is the
-attention of learned queries, and a mean of its tokens for the latent views; heads of one shape for all fields. The authors add the two
-directions of each loss, here they are averaged: a constant factor of both terms. They freeze the text encoder or half of it, which is a
-matter of the backbone here."""
+Differences: any fields, every two aligned, and latent views of each that is not text; a transformer
+for the ResNet, whose pooling is the attention of learned queries, and a mean of its tokens for the
+latent views; heads of one shape for all fields. The authors add the two directions of each loss,
+here they are averaged: a constant factor of both terms. They freeze the text encoder or half of it,
+which is a matter of the backbone here."""
 
 from torch import Tensor, nn
 
@@ -30,8 +33,9 @@ def merl(
     hidden: int = 256,
     temperature: float = 0.07,
 ) -> Method:
-    """weight: of the latent views' loss (0 is cross-modal alignment alone); dropout: of each view. width: of the common space and of the
-    latent views; hidden: of the heads' hidden layer; temperature: of both losses, fixed."""
+    """weight: of the latent views' loss (0 is cross-modal alignment alone); dropout: of each view.
+    width: of the common space and of the latent views; hidden: of the heads' hidden layer;
+    temperature: of both losses, fixed."""
     fields = [f for f, m in two_fields(encoder).fields.items() if not m.takes_prompts] or list(
         encoder.fields
     )

@@ -1,8 +1,10 @@
-"""LSE+NL: matching an image and its report as multiple-instance learning, region by region and as a whole.
-Wang, Wells, Berkowitz, Horng and Golland, IPMI 2023, arXiv:2212.05561, section 3. Local score: S(X, Y) = mean over sentences m of
-(1 / g) log mean_n exp(g <x_n, y_m>) over regions n; global score: mean_m <x, y_m>, with x an image vector for which regions have looked
-at each other (here the mean of the trunk's tokens, which its self-attention has correlated). Each has InfoNCE in both directions.
-Row 81 of the catalogue. Texts should hold a sentence a line; of a single line, stretches are taken."""
+"""LSE+NL: matching an image and its report as multiple-instance learning, region by region and as a
+whole. Wang, Wells, Berkowitz, Horng and Golland, IPMI 2023, arXiv:2212.05561, section 3. Local
+score: S(X, Y) = mean over sentences m of (1 / g) log mean_n exp(g <x_n, y_m>) over regions n;
+global score: mean_m <x, y_m>, with x an image vector for which regions have looked at each other
+(here the mean of the trunk's tokens, which its self-attention has correlated). Each has InfoNCE in
+both directions. Row 81 of the catalogue. Texts should hold a sentence a line; of a single line,
+stretches are taken."""
 
 import torch
 from torch.nn.functional import normalize
@@ -31,10 +33,11 @@ def mil_vl(
     temperature: float = 0.07,
     max_scale: float = 100.0,
 ) -> Towers:
-    """pool: over regions, "lse", "mean", "max", "attention" or "noisy_or"; sharpness: g of lse, and of the softmax of attention and the
-    sigmoid of noisy_or (the paper searches it); local, whole: weights of the two losses, 0 leaves one out; captions: sentences drawn of
-    each text in each step, with replacement; width: of the common space; temperature: where the learned softmax temperatures start;
-    max_scale: bound of their inverse."""
+    """pool: over regions, "lse", "mean", "max", "attention" or "noisy_or"; sharpness: g of lse, and
+    of the softmax of attention and the sigmoid of noisy_or (the paper searches it); local, whole:
+    weights of the two losses, 0 leaves one out; captions: sentences drawn of each text in each
+    step, with replacement; width: of the common space; temperature: where the learned softmax
+    temperatures start; max_scale: bound of their inverse."""
     if not local and not whole:
         raise AmodalError(
             "mil_vl compares nothing without `local` and without `whole`; give one of them a weight"

@@ -1,11 +1,13 @@
-"""MIRROR: fields are aligned, each keeps what it alone holds, and what is left of their styles falls into common clusters.
-Wang, Fan, Zhang, Liu, Xia, Huang and Cai, 2025, arXiv:2503.00374. Loss: their weighted sum of alignment (symmetric InfoNCE),
-retention (masked tokens of the encoder's own output), style (a variational bottleneck that the fields share) and cluster (agreement on
+"""MIRROR: fields are aligned, each keeps what it alone holds, and what is left of their styles
+falls into common clusters. Wang, Fan, Zhang, Liu, Xia, Huang and Cai, 2025, arXiv:2503.00374. Loss:
+their weighted sum of alignment (symmetric InfoNCE), retention (masked tokens of the encoder's own
+output), style (a variational bottleneck that the fields share) and cluster (agreement on
 prototypes). Row 62 of the catalogue.
 
-Differences: any fields, with pairs and fields averaged so that two of them weigh as in the paper; any field is hidden token by token,
-where the paper hides entries of the single vector that it makes of the genes; the encoder's tokens are decoded without its CLS token;
-alignment takes cosines, where the reference code leaves the length to the head. As there, the target of retention is the encoder's
+Differences: any fields, with pairs and fields averaged so that two of them weigh as in the paper;
+any field is hidden token by token, where the paper hides entries of the single vector that it makes
+of the genes; the encoder's tokens are decoded without its CLS token; alignment takes cosines, where
+the reference code leaves the length to the head. As there, the target of retention is the encoder's
 output with its gradient, unless `stop_target`."""
 
 from __future__ import annotations
@@ -45,10 +47,11 @@ def mirror(
     style: float = 0.1,
     cluster: float = 0.2,
 ) -> Method:
-    """width: of the common space; temperature: where the learned softmax temperature starts; max_scale: bound of its inverse; ratio:
-    share of a field's encoded tokens that are hidden; stop_target: predict them without moving them; prototypes: clusters; hidden:
-    width of the style's perceptron, which has half of it as output; latent: of the bottleneck; align, retain, style, cluster:
-    weights of the losses, retain and style for each of two fields."""
+    """width: of the common space; temperature: where the learned softmax temperature starts;
+    max_scale: bound of its inverse; ratio: share of a field's encoded tokens that are hidden;
+    stop_target: predict them without moving them; prototypes: clusters; hidden: width of the
+    style's perceptron, which has half of it as output; latent: of the bottleneck; align, retain,
+    style, cluster: weights of the losses, retain and style for each of two fields."""
     weights = {"align": align, "retain": retain, "style": style, "cluster": cluster}
     heads = Style(encoder.width, hidden, latent, prototypes)
     scale = Scale(1 / temperature, most=max_scale)
@@ -122,7 +125,8 @@ class Mirror(Method):
 
 
 class Retention(nn.Module):
-    """Tokens of one field at the end of the trunk, most of them hidden and predicted from the others by one block."""
+    """Tokens of one field at the end of the trunk, most of them hidden and predicted from the
+    others by one block."""
 
     def __init__(self, encoder: Encoder, ratio: float, stop_target: bool):
         super().__init__()
@@ -132,7 +136,8 @@ class Retention(nn.Module):
         self.predictors = nn.ModuleDict({f: nn.Linear(d, d) for f in encoder.fields})
 
     def forward(self, encoder: Encoder, bag: Tokens, seeds: Tensor) -> Column:
-        """For each row that has any, the sum of the squared errors of its hidden tokens, and their number."""
+        """For each row that has any, the sum of the squared errors of its hidden tokens, and their
+        number."""
         field = field_of(bag.names[0])
         bag = encoder.pools[field].strip(bag)
         own = hash_bits(seeds, name_code(f"retained {bag.names[0]}"))

@@ -1,12 +1,16 @@
-"""MLEM: what slices of a sequence have in common and what it takes to tell the sequence again are two fields of it, which are aligned.
-Moskvoretskii et al., 2024, arXiv:2401.15935. Row 7 of the catalogue. First slices of a record attract each other (CoLES,
-arXiv:2002.08232); then that encoder is frozen, and a second one learns from the beginning to give the vector from which a causal decoder
-tells the record event by event, while its vectors are aligned with the frozen ones by the sigmoid loss of SigLIP. The second is kept.
+"""MLEM: what slices of a sequence have in common and what it takes to tell the sequence again are
+two fields of it, which are aligned. Moskvoretskii et al., 2024, arXiv:2401.15935. Row 7 of the
+catalogue. First slices of a record attract each other (CoLES, arXiv:2002.08232); then that encoder
+is frozen, and a second one learns from the beginning to give the vector from which a causal decoder
+tells the record event by event, while its vectors are aligned with the frozen ones by the sigmoid
+loss of SigLIP. The second is kept.
 
-Differences: every field is told again, not events alone, and slices of all fields of a record attract each other, so that fields can be
-compared; the GRU reads from both ends and the mean of its states is the vector, for the last state of one end; the second encoder starts
-from the first one's initial weights, not from others; the reconstruction is a mean over events and fields, which the authors sum over
-events, so `weight` is 1 for their 10; both vectors have a linear head into the common space."""
+Differences: every field is told again, not events alone, and slices of all fields of a record
+attract each other, so that fields can be compared; the GRU reads from both ends and the mean of its
+states is the vector, for the last state of one end; the second encoder starts from the first one's
+initial weights, not from others; the reconstruction is a mean over events and fields, which the
+authors sum over events, so `weight` is 1 for their 10; both vectors have a linear head into the
+common space."""
 
 from __future__ import annotations
 
@@ -49,10 +53,12 @@ def mlem(
     depth: int = 3,
     heads: int = 2,
 ) -> Mlem:
-    """learns: "mlem", or what the paper compares it with: "contrastive" (CoLES), "generative", or the "sum" of both on one encoder; first:
-    share of the steps for the contrastive encoder. slices: of each value, which attract each other; margin: distance that slices of
-    different records are to keep; hardest: of them, how many each slice meets. width: of the common space; weight: of the alignment;
-    scale, bias: where the learned scale and bias of its logits start. decoder, depth, heads: width, blocks and heads of the decoder."""
+    """learns: "mlem", or what the paper compares it with: "contrastive" (CoLES), "generative", or
+    the "sum" of both on one encoder; first: share of the steps for the contrastive encoder. slices:
+    of each value, which attract each other; margin: distance that slices of different records are
+    to keep; hardest: of them, how many each slice meets. width: of the common space; weight: of the
+    alignment; scale, bias: where the learned scale and bias of its logits start. decoder, depth,
+    heads: width, blocks and heads of the decoder."""
     if learns not in LEARNS:
         raise unknown("way to learn from sequences", learns, LEARNS)
     if slices < 2 or not 0 < first < 1:

@@ -1,9 +1,10 @@
-"""MultiMat: a structure and all that is known of it in one space, by any of the ways to compare more than two fields.
-Moro, Loh, Dangovski et al., Newton 2025, arXiv:2312.00111. AnchoredCLIP and AllPairsCLIP are the paper's; TensorCLIP and Barlow Twins
-of many ways are in its reference code. Row 46 of the catalogue.
+"""MultiMat: a structure and all that is known of it in one space, by any of the ways to compare
+more than two fields. Moro, Loh, Dangovski et al., Newton 2025, arXiv:2312.00111. AnchoredCLIP and
+AllPairsCLIP are the paper's; TensorCLIP and Barlow Twins of many ways are in its reference code.
+Row 46 of the catalogue.
 
-Rows with a subset of the fields: a pair needs the two, and a term of `ways` fields the rows that have all of its fields; terms that a
-row lacks a field for are skipped, as in the paper."""
+Rows with a subset of the fields: a pair needs the two, and a term of `ways` fields the rows that
+have all of its fields; terms that a row lacks a field for are skipped, as in the paper."""
 
 import itertools
 
@@ -28,10 +29,12 @@ def multimat(
     tuples: int = 128,
     off_diagonal: float = 5.1e-3,
 ) -> Towers:
-    """loss: "anchored", each source with the anchor; "all_pairs"; "tensor", products of `ways` sources; "barlow", correlations of
-    `ways` sources; anchor: a field, the first unless given; width: of the common space; temperature: fixed; ways: sources in one term,
-    all sets of so many; half: (tensor of three) tuples of which two belong together are half positives; tuples: (tensor) how many
-    rows compete, whose product is what it costs; off_diagonal: (barlow) weight of redundancy."""
+    """loss: "anchored", each source with the anchor; "all_pairs"; "tensor", products of `ways`
+    sources; "barlow", correlations of `ways` sources; anchor: a field, the first unless given;
+    width: of the common space; temperature: fixed; ways: sources in one term, all sets of so many;
+    half: (tensor of three) tuples of which two belong together are half positives; tuples: (tensor)
+    how many rows compete, whose product is what it costs; off_diagonal: (barlow) weight of
+    redundancy."""
     if loss not in LOSSES:
         raise unknown("multimat.loss", loss, LOSSES)
     fields = list(two_fields(encoder).fields)

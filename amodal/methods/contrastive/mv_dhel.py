@@ -1,9 +1,11 @@
-"""MV-DHEL and MV-InfoNCE: all views of a sample in one term, be they augmentations or fields, and not one term for each pair.
-Koromilas, Georgiou, Bouritsas, Giannakopoulos, Nicolaou and Panagakis, 2025, arXiv:2507.06979. Losses: their section IV, with the
-baselines of their section V under the same interface. Row 89 of the catalogue.
+"""MV-DHEL and MV-InfoNCE: all views of a sample in one term, be they augmentations or fields, and
+not one term for each pair. Koromilas, Georgiou, Bouritsas, Giannakopoulos, Nicolaou and Panagakis,
+2025, arXiv:2507.06979. Losses: their section IV, with the baselines of their section V under the
+same interface. Row 89 of the catalogue.
 
-Rows with a subset of the views have their own term over the views that they have; a row with one view has no positive and serves the
-others as a negative. Of MV-DHEL a row's product has a factor for each of its own views."""
+Rows with a subset of the views have their own term over the views that they have; a row with one
+view has no positive and serves the others as a negative. Of MV-DHEL a row's product has a factor
+for each of its own views."""
 
 import torch
 
@@ -24,10 +26,11 @@ def mv_dhel(
     temperature: float = 0.5,
     width: int = 128,
 ) -> Towers:
-    """loss: "mv_dhel", "mv_info_nce", or a baseline: "pairwise" (PWE, mean NT-Xent of pairs), "average" (AVG, each view with the mean
-    of the others), "multi_positive" (NT-Xent, the other views all positive); views: augmentations of each value, 0 for four of a
-    single field and for one each of several; temperature: of the softmax; width: of the space that is compared, a projector's
-    output with one field, the fields' common space with several."""
+    """loss: "mv_dhel", "mv_info_nce", or a baseline: "pairwise" (PWE, mean NT-Xent of pairs),
+    "average" (AVG, each view with the mean of the others), "multi_positive" (NT-Xent, the other
+    views all positive); views: augmentations of each value, 0 for four of a single field and for
+    one each of several; temperature: of the softmax; width: of the space that is compared, a
+    projector's output with one field, the fields' common space with several."""
     if loss not in LOSSES:
         raise unknown("mv_dhel.loss", loss, LOSSES)
     alone = len(encoder.fields) == 1
@@ -46,7 +49,8 @@ def mv_dhel(
 
 
 def table(z: Embeddings) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows by sources: (B, S, D) vectors, zero where a row lacks the source, and (B, S) bool where it has it."""
+    """Rows by sources: (B, S, D) vectors, zero where a row lacks the source, and (B, S) bool where
+    it has it."""
     columns = [z[s] for s in z.sources]
     whole = [
         c.values.new_zeros(z.size, c.values.shape[1]).index_put((c.rows,), c.values)

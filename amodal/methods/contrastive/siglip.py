@@ -1,5 +1,6 @@
-"""SigLIP for any number of fields: each two values are told to belong together or not, pair by pair, without a softmax.
-Zhai et al., ICCV 2023, arXiv:2303.15343. Loss: their eq. 1, for every pair of fields over the records that have both."""
+"""SigLIP for any number of fields: each two values are told to belong together or not, pair by
+pair, without a softmax. Zhai et al., ICCV 2023, arXiv:2303.15343. Loss: their eq. 1, for every pair
+of fields over the records that have both."""
 
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder

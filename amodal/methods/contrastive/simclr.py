@@ -1,5 +1,5 @@
-"""SimCLR: two augmented views of a value find each other among the batch.
-Chen et al., ICML 2020, arXiv:2002.05709. Loss: their eq. 1. With several fields, each learns from its own two views."""
+"""SimCLR: two augmented views of a value find each other among the batch. Chen et al., ICML 2020,
+arXiv:2002.05709. Loss: their eq. 1. With several fields, each learns from its own two views."""
 
 from amodal.methods.shared.shapes import Towers, share, view_pairs
 from amodal.nn.encoder import Encoder

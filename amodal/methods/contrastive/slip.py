@@ -1,6 +1,6 @@
-"""SLIP: captions and augmented views teach one encoder at once.
-Mu, Kirillov, Wagner and Xie, ECCV 2022, arXiv:2112.12750. Loss: their algorithm 1, CLIP on a mild view of each value plus SimCLR on two
-strong views of everything that is not text. Row 103 of the catalogue."""
+"""SLIP: captions and augmented views teach one encoder at once. Mu, Kirillov, Wagner and Xie, ECCV
+2022, arXiv:2112.12750. Loss: their algorithm 1, CLIP on a mild view of each value plus SimCLR on
+two strong views of everything that is not text. Row 103 of the catalogue."""
 
 from torch import nn
 
@@ -24,9 +24,10 @@ def slip(
     hidden: int = 4096,
     projection: int = 256,
 ) -> Towers:
-    """weight: of the views' loss (0 is CLIP at the same cost); width: of the common space; temperature: where the learned softmax
-    temperature between fields starts; max_scale: bound of its inverse; view_temperature: between views; hidden, projection: widths of
-    the views' projector of three layers, which training alone uses."""
+    """weight: of the views' loss (0 is CLIP at the same cost); width: of the common space;
+    temperature: where the learned softmax temperature between fields starts; max_scale: bound of
+    its inverse; view_temperature: between views; hidden, projection: widths of the views' projector
+    of three layers, which training alone uses."""
     twice = [f for f, m in encoder.fields.items() if not m.takes_prompts] or list(encoder.fields)
     scale = Scale(1 / temperature, most=max_scale)
     heads = nn.ModuleDict(
@@ -52,7 +53,8 @@ def slip(
 
 
 class Slip(Towers):
-    """Only the first view goes into the common space; the others keep the trunk's features, for the views' projector."""
+    """Only the first view goes into the common space; the others keep the trunk's features, for the
+    views' projector."""
 
     def features(self, batch: Batch) -> Features:
         seen = self.encoder.features(batch)

@@ -1,9 +1,11 @@
-"""Soft masks: what a word points at in the picture is turned down, and the pair must be recognised by what is left.
-Park and Han, CVPR 2023, arXiv:2304.00719. Soft-masked matching: their section 4.1, focal contrast 4.2, masked words and distorted
-pictures as augmentation 4.3, on the losses, momentum copies and queues of ALBEF (arXiv:2107.07651). Row 67 of the catalogue.
-No reference code is public: the block that is explained, gamma and the start of the masks are chosen here; the word is drawn from all
-words of a text. The momentum copy gives keys, but no soft targets (ALBEF's distillation): the focal factor needs one true partner. Any
-field may take the part of the words; other fields are matched with them one by one, and with each other by contrast alone."""
+"""Soft masks: what a word points at in the picture is turned down, and the pair must be recognised
+by what is left. Park and Han, CVPR 2023, arXiv:2304.00719. Soft-masked matching: their section 4.1,
+focal contrast 4.2, masked words and distorted pictures as augmentation 4.3, on the losses, momentum
+copies and queues of ALBEF (arXiv:2107.07651). Row 67 of the catalogue. No reference code is public:
+the block that is explained, gamma and the start of the masks are chosen here; the word is drawn
+from all words of a text. The momentum copy gives keys, but no soft targets (ALBEF's distillation):
+the focal factor needs one true partner. Any field may take the part of the words; other fields are
+matched with them one by one, and with each other by contrast alone."""
 
 from __future__ import annotations
 
@@ -48,13 +50,15 @@ def softmask_vl(
     momentum: float = 0.995,
     queue: int = 65536,
 ) -> Method:
-    """words: the field that points and is masked, the first text unless given. soft: weight of matching with soft masks, 0 for none;
-    hard: above 0, what lies above this height of the map is removed instead; warmup: share of the steps before masks begin.
-    gamma: of the focal contrast, 0 for InfoNCE. augment: contrast and matching read the words with some of them masked; view: of all
-    other fields ("strong" also changes colours, which words may name). ratio: share of words to be filled in. width: of the common
-    space; depth: of the matcher, whose last block is explained; temperature: where the learned one starts. momentum: of the slow copy
-    that keys come from (0: the encoder as it was a step ago); queue: keys of earlier rows of each field,
-    well below the number of records, or old keys of a row stand among its strangers."""
+    """words: the field that points and is masked, the first text unless given. soft: weight of
+    matching with soft masks, 0 for none; hard: above 0, what lies above this height of the map is
+    removed instead; warmup: share of the steps before masks begin. gamma: of the focal contrast, 0
+    for InfoNCE. augment: contrast and matching read the words with some of them masked; view: of
+    all other fields ("strong" also changes colours, which words may name). ratio: share of words to
+    be filled in. width: of the common space; depth: of the matcher, whose last block is explained;
+    temperature: where the learned one starts. momentum: of the slow copy that keys come from (0:
+    the encoder as it was a step ago); queue: keys of earlier rows of each field, well below the
+    number of records, or old keys of a row stand among its strangers."""
     name, _ = m.words_of(two_fields(encoder), words)
     options = {
         "soft": soft,
@@ -79,7 +83,8 @@ def softmask_vl(
 
 
 class SoftMasks(Method):
-    """Features: vectors of all sources, `slow/` of the momentum copy, `tokens/` of all sources, `mlm/` the sums of masked words."""
+    """Features: vectors of all sources, `slow/` of the momentum copy, `tokens/` of all sources,
+    `mlm/` the sums of masked words."""
 
     min_batch_size = 2
 
@@ -143,7 +148,8 @@ class SoftMasks(Method):
         return terms
 
     def match(self, features: Features, s: str) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Logits of pairs, of mismatched pairs, and of pairs of which the picture is masked by what one word points at."""
+        """Logits of pairs, of mismatched pairs, and of pairs of which the picture is masked by what
+        one word points at."""
         both = shared_rows(features[f"tokens/{self.words}"], features[f"tokens/{s}"])
         words, seen = (features[f"tokens/{f}"].values[i] for f, i in zip((self.words, s), both))
         drawn = m.draw_negatives(features, self.words, s, temperature=1 / self.scale())

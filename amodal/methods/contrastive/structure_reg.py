@@ -1,9 +1,10 @@
-"""STRUCTURE: frozen encoders are aligned from few pairs by heads that must keep each field's own neighbourhoods.
-Gröger, Wen, Le & Brbić, NeurIPS 2025, arXiv:2506.16895. Loss: InfoNCE between every two fields and, for each field, `structure_loss` over
-all rows that have it, paired or not, with a weight that rises over the first steps. Which layers to align is told by
-`amodal.diagnose.neighbours`. The encoder must be trained beforehand (pretrained backbones, or weights of a run): it stays as it
-is, and only the heads into the common space learn. Temperature, weight and warm-up are those of the authors' configuration.
-Row 92 of the catalogue."""
+"""STRUCTURE: frozen encoders are aligned from few pairs by heads that must keep each field's own
+neighbourhoods. Gröger, Wen, Le & Brbić, NeurIPS 2025, arXiv:2506.16895. Loss: InfoNCE between every
+two fields and, for each field, `structure_loss` over all rows that have it, paired or not, with a
+weight that rises over the first steps. Which layers to align is told by
+`amodal.diagnose.neighbours`. The encoder must be trained beforehand (pretrained backbones, or
+weights of a run): it stays as it is, and only the heads into the common space learn. Temperature,
+weight and warm-up are those of the authors' configuration. Row 92 of the catalogue."""
 
 import torch
 from torch import Tensor
@@ -27,9 +28,10 @@ def structure_reg(
     margin: float = 0.0,
     warmup: int = 1000,
 ) -> Method:
-    """width: of the common space; hidden: of the heads' hidden layer, 0 for linear ones; temperature: of InfoNCE and of the
-    neighbourhoods; weight: of the structure term, reached after the warm-up; levels: hops of a neighbourhood; margin: a
-    divergence that is let be; warmup: steps over which the weight rises."""
+    """width: of the common space; hidden: of the heads' hidden layer, 0 for linear ones;
+    temperature: of InfoNCE and of the neighbourhoods; weight: of the structure term, reached after
+    the warm-up; levels: hops of a neighbourhood; margin: a divergence that is let be; warmup: steps
+    over which the weight rises."""
     return Structure(
         two_fields(encoder).align(width, hidden), temperature, weight, levels, margin, warmup
     )

@@ -1,12 +1,16 @@
-"""TiMix: a window of one picture is pasted into another, both chosen by the captions, and the mixture belongs to both captions.
-Jiang, Ye, Xu, Ye, Yan, Zhang and Zhang, AAAI 2024, arXiv:2312.08846. What fits a caption best is pasted over what fits the other
-caption least; mixed contrastive loss: cross-entropy of both directions with the shares of the area as targets. Row 79 of the catalogue.
+"""TiMix: a window of one picture is pasted into another, both chosen by the captions, and the
+mixture belongs to both captions. Jiang, Ye, Xu, Ye, Yan, Zhang and Zhang, AAAI 2024,
+arXiv:2312.08846. What fits a caption best is pasted over what fits the other caption least; mixed
+contrastive loss: cross-entropy of both directions with the shares of the area as targets. Row 79 of
+the catalogue.
 
-What differs. (1) The host is CLIP; the paper's are ALBEF and mPLUG, whose matching, masked words and prefix model do not touch the mixing.
-(2) How well a patch fits its caption is their cosine in the common space instead of a predictor that learns from boxes. (3) Partners are
-drawn by the rows' seeds instead of the order of the batch. (4) Patches are pasted after the linear map that makes tokens of them, which is
-the same as before it. Mixing couples rows, so mixtures go through the trunk in `losses`, once for the whole batch: micro-batches save
-memory for everything but them, and each process computes all of them."""
+What differs. (1) The host is CLIP; the paper's are ALBEF and mPLUG, whose matching, masked words
+and prefix model do not touch the mixing. (2) How well a patch fits its caption is their cosine in
+the common space instead of a predictor that learns from boxes. (3) Partners are drawn by the rows'
+seeds instead of the order of the batch. (4) Patches are pasted after the linear map that makes
+tokens of them, which is the same as before it. Mixing couples rows, so mixtures go through the
+trunk in `losses`, once for the whole batch: micro-batches save memory for everything but them, and
+each process computes all of them."""
 
 from functools import partial
 
@@ -46,11 +50,12 @@ def timix(
     temperature: float = 0.07,
     max_scale: float = 100.0,
 ) -> Towers:
-    """words: the field that guides the mixing of the others, the first text unless given; place: of the windows, "text", "random"
-    (CutMix) or "everywhere" (no windows: mixup); low, high: sides of the windows, as shares of the picture's, drawn for each batch;
-    alpha: of mixup's Beta; weight: of the mixed loss; smoothing: of its targets; soft: share of the targets that comes from what the
-    model makes of the unmixed pictures (1 in the authors' code); width: of the common space; temperature: where the learned softmax
-    temperature starts; max_scale: bound of its inverse."""
+    """words: the field that guides the mixing of the others, the first text unless given; place: of
+    the windows, "text", "random" (CutMix) or "everywhere" (no windows: mixup); low, high: sides of
+    the windows, as shares of the picture's, drawn for each batch; alpha: of mixup's Beta; weight:
+    of the mixed loss; smoothing: of its targets; soft: share of the targets that comes from what
+    the model makes of the unmixed pictures (1 in the authors' code); width: of the common space;
+    temperature: where the learned softmax temperature starts; max_scale: bound of its inverse."""
     if place not in PLACES:
         raise unknown("timix.place", place, PLACES)
     words, others = words_of(two_fields(encoder), words)
@@ -73,7 +78,8 @@ def timix(
 
 
 class TiMix(Towers):
-    """Features are the vectors of all sources and, of each that is mixed, its tokens before the trunk and how well each fits the words."""
+    """Features are the vectors of all sources and, of each that is mixed, its tokens before the
+    trunk and how well each fits the words."""
 
     def __init__(self, encoder: Encoder, scale: Scale, words: str, mixed: list[str]):
         super().__init__(encoder, self.contrast, learned=scale)

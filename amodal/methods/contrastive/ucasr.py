@@ -1,12 +1,15 @@
-"""UCASR: towers learn from augmentations of unpaired values first, then from few pairs behind a layer of canonical correlation.
-Carvalho, Washuttl & Widmer, ACM MMSys 2023, arXiv:2309.12134. Stage 1: NT-Xent between two strong views, field by field, on a projector
-that is dropped. Stage 2: a ranking hinge over all mismatches of the batch, between vectors that CCA maps into one space (Dorfer et al.,
-arXiv:1705.06979). Row 74 of the catalogue.
+"""UCASR: towers learn from augmentations of unpaired values first, then from few pairs behind a
+layer of canonical correlation. Carvalho, Washuttl & Widmer, ACM MMSys 2023, arXiv:2309.12134. Stage
+1: NT-Xent between two strong views, field by field, on a projector that is dropped. Stage 2: a
+ranking hinge over all mismatches of the batch, between vectors that CCA maps into one space (Dorfer
+et al., arXiv:1705.06979). Row 74 of the catalogue.
 
-Rows without a second field teach in stage 1 and are passed over in stage 2; where pairs are few, train in two runs, `pretrain = 1` on
-everything and `pretrain = 0` on the pairs, which begins with the weights of the first. Differences: CCA comes from running moments instead
-of one batch and a refit at the end, and ends in the encoder's heads; with more than two fields each is turned towards the first; towers
-are this library's encoders; views are its strong ones (the paper's are made for sheet music and sound); the learning rate decays."""
+Rows without a second field teach in stage 1 and are passed over in stage 2; where pairs are few,
+train in two runs, `pretrain = 1` on everything and `pretrain = 0` on the pairs, which begins with
+the weights of the first. Differences: CCA comes from running moments instead of one batch and a
+refit at the end, and ends in the encoder's heads; with more than two fields each is turned towards
+the first; towers are this library's encoders; views are its strong ones (the paper's are made for
+sheet music and sound); the learning rate decays."""
 
 from __future__ import annotations
 
@@ -36,10 +39,12 @@ def ucasr(
     ridge: float = 1e-3,
     momentum: float = 0.9,
 ) -> Method:
-    """pretrain: share of the steps without pairs, 0 to 1; width: of the common space and of the projector; hidden: of the projector, which
-    stage 1 alone uses; temperature: of NT-Xent; margin: by which a pair must be closer than any mismatch; symmetric: also from the second
-    field to the first; cca: map both fields by CCA, else compare the towers' outputs; ridge: added to covariances, as a share of their mean
-    variance; momentum: of the running moments that the encoder's heads are made of."""
+    """pretrain: share of the steps without pairs, 0 to 1; width: of the common space and of the
+    projector; hidden: of the projector, which stage 1 alone uses; temperature: of NT-Xent; margin:
+    by which a pair must be closer than any mismatch; symmetric: also from the second field to the
+    first; cca: map both fields by CCA, else compare the towers' outputs; ridge: added to
+    covariances, as a share of their mean variance; momentum: of the running moments that the
+    encoder's heads are made of."""
     if not 0 <= pretrain <= 1:
         raise AmodalError(f"ucasr.pretrain is a share of the steps from 0 to 1, got {pretrain}")
     method = Ucasr((encoder if pretrain == 1 else two_fields(encoder)).align(width, bias=True))

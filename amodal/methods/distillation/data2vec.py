@@ -1,5 +1,6 @@
-"""data2vec: from a partly hidden input, predict what a slow teacher makes of the whole input, in any field.
-Baevski et al., ICML 2022, arXiv:2202.03555. Targets: their 3.3; loss: eq. 2. Row 123 of the catalogue."""
+"""data2vec: from a partly hidden input, predict what a slow teacher makes of the whole input, in
+any field. Baevski et al., ICML 2022, arXiv:2202.03555. Targets: their 3.3; loss: eq. 2. Row 123 of
+the catalogue."""
 
 from __future__ import annotations
 
@@ -35,9 +36,10 @@ def data2vec(
     momentum: float = 0.999,
     final_momentum: float = 0.9999,
 ) -> StudentTeacher:
-    """top: blocks whose outputs the targets average (6 to 10 of 12 in the paper); beta: where smooth L1 turns linear; image,
-    sequence, span, other: what is hidden, see `amodal.masking.by_layout`; momentum, final_momentum: of the teacher, at the start and
-    at the end."""
+    """top: blocks whose outputs the targets average (6 to 10 of 12 in the paper); beta: where
+    smooth L1 turns linear; image, sequence, span, other: what is hidden, see
+    `amodal.masking.by_layout`; momentum, final_momentum: of the teacher, at the start and at the
+    end."""
     return Data2vec(
         encoder,
         top,
@@ -92,8 +94,8 @@ class Data2vec(StudentTeacher):
         return row_losses(smooth_l1(guess_TD.float(), teacher.x.float(), beta=self.beta), student)
 
     def targets(self, outputs: list[Tensor], tokens: Tokens) -> Tensor:
-        """The mean of the top blocks' MLP outputs, each normalised: over time in a sequence of sound or measurements, over
-        channels in an image, a text or a table."""
+        """The mean of the top blocks' MLP outputs, each normalised: over time in a sequence of
+        sound or measurements, over channels in an image, a text or a table."""
         in_time = torch.tensor(
             [self.layouts[field_of(n)] == "signal" for n in tokens.names],
             device=tokens.source.device,
@@ -111,7 +113,8 @@ class Data2vec(StudentTeacher):
 
     def on_step_end(self, clock: Clock) -> None:
         super().on_step_end(clock)
-        # the teacher reads what the student's front end makes of the input: that part is shared, not averaged
+        # the teacher reads what the student's front end makes of the input: that part is shared,
+        # not averaged
         for name in ("tokenizers", "field_token"):
             follow(getattr(self.teacher, name), getattr(self.encoder, name), 0.0)
 

@@ -1,6 +1,7 @@
-"""DINO: a student that sees small crops predicts what its slow teacher makes of large ones, for every field that can be cropped.
-Caron et al., ICCV 2021, arXiv:2104.14294, eq. 1-3 and algorithm 1. The student is kept, as by every method; the paper evaluates the
-teacher, which a run with an average of the weights (--ema) comes close to."""
+"""DINO: a student that sees small crops predicts what its slow teacher makes of large ones, for
+every field that can be cropped. Caron et al., ICCV 2021, arXiv:2104.14294, eq. 1-3 and algorithm 1.
+The student is kept, as by every method; the paper evaluates the teacher, which a run with an
+average of the weights (--ema) comes close to."""
 
 import torch
 from torch import nn
@@ -25,9 +26,9 @@ def dino(
     center_momentum: float = 0.9,
     momentum: float = 0.996,
 ) -> StudentTeacher:
-    """prototypes: outputs of the head (65,536 in the paper, for ImageNet); local_views: small crops beside the two large ones;
-    temperature, teacher_temperature: of the two softmaxes; center_momentum: of the teacher's centre; momentum: of the teacher at
-    the start, rising to 1."""
+    """prototypes: outputs of the head (65,536 in the paper, for ImageNet); local_views: small crops
+    beside the two large ones; temperature, teacher_temperature: of the two softmaxes;
+    center_momentum: of the teacher's centre; momentum: of the teacher at the start, rising to 1."""
     method = Dino(encoder, prototypes, ("strong",) * LARGE + ("local",) * local_views, momentum)
     method.heat = {"student_temperature": temperature, "teacher_temperature": teacher_temperature}
     method.center_momentum = center_momentum

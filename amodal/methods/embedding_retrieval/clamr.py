@@ -1,11 +1,14 @@
-"""CLaMR: a record keeps a vector of every token of every field, read in company of the others, and each word of a query finds its best.
-Wan, Wang, Stengel-Eskin, Cho and Bansal, 2025, arXiv:2506.06144: joint encoding, late interaction over all fields, and the modality-aware
-loss (in-batch contrast of records, and of the fields of records). Row 162 of the catalogue.
+"""CLaMR: a record keeps a vector of every token of every field, read in company of the others, and
+each word of a query finds its best. Wan, Wang, Stengel-Eskin, Cho and Bansal, 2025,
+arXiv:2506.06144: joint encoding, late interaction over all fields, and the modality-aware loss
+(in-batch contrast of records, and of the fields of records). Row 162 of the catalogue.
 
-Differences: encoders begin from nothing or from given backbones, not from a language model of 3B. Any field may ask; the others are the
-record, whatever it has of them. Scores are means over a query's tokens and not sums, so that one temperature serves short and long ones.
-Where the paper has queries written about a named field, a `label` may name it; without one the field that fits its own record best is
-taken for it. What survives is the encoder, which gives the tokens of records and of queries to an index (`amodal.nn.multi_vector`)."""
+Differences: encoders begin from nothing or from given backbones, not from a language model of 3B.
+Any field may ask; the others are the record, whatever it has of them. Scores are means over a
+query's tokens and not sums, so that one temperature serves short and long ones. Where the paper has
+queries written about a named field, a `label` may name it; without one the field that fits its own
+record best is taken for it. What survives is the encoder, which gives the tokens of records and of
+queries to an index (`amodal.nn.multi_vector`)."""
 
 import torch
 from torch import Tensor
@@ -34,9 +37,11 @@ def clamr(
     temperature: float = 0.07,
     max_scale: float = 100.0,
 ) -> Towers:
-    """words: the field that asks, the first text unless given; label: of the data, which field a query is about; fields: the fields that
-    its classes stand for, in order and with commas between, all others unless given; weight: of the loss between fields (0
-    leaves it out); width: of the vectors; temperature: where the learned softmax temperature starts; max_scale: bound of its inverse."""
+    """words: the field that asks, the first text unless given; label: of the data, which field a
+    query is about; fields: the fields that its classes stand for, in order and with commas between,
+    all others unless given; weight: of the loss between fields (0 leaves it out); width: of the
+    vectors; temperature: where the learned softmax temperature starts; max_scale: bound of its
+    inverse."""
     text, others = words_of(two_fields(encoder), words)
     classes = [s.strip() for s in fields.split(",")] if fields else others
     for s in classes:
@@ -66,7 +71,8 @@ def clamr(
 
 
 def meant(order: Tensor, about_N: Tensor, label: str, classes: list[str]) -> Tensor:
-    """(N,) the field that each query is about, of the numbers of its label's classes. Raises AmodalError for more classes than fields."""
+    """(N,) the field that each query is about, of the numbers of its label's classes. Raises
+    AmodalError for more classes than fields."""
     most = int(about_N.max()) + 1 if len(about_N) else 0
     if most > len(classes) or len(about_N) and about_N.min() < 0:
         raise AmodalError(
@@ -77,7 +83,8 @@ def meant(order: Tensor, about_N: Tensor, label: str, classes: list[str]) -> Ten
 
 
 def compared(z: Features, text: str, others: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-    """(N, N) and (N, N, F): how well query i fits record j, and each of its fields; (N,) the rows that have a query and some field."""
+    """(N, N) and (N, N, F): how well query i fits record j, and each of its fields; (N,) the rows
+    that have a query and some field."""
     there = torch.stack([z[s].present(z.size) for s in others]).any(0)
     asks = z[text]
     kept = there[asks.rows].nonzero().squeeze(1)
@@ -91,7 +98,8 @@ def compared(z: Features, text: str, others: list[str]) -> tuple[Tensor, Tensor,
 
 
 class Clamr(Towers):
-    """Features are the tokens of queries and of records, and what each query is about where a label tells it."""
+    """Features are the tokens of queries and of records, and what each query is about where a label
+    tells it."""
 
     def features(self, batch: Batch) -> Features:
         columns = dict(token_vectors(self.encoder, batch, self.text).columns)

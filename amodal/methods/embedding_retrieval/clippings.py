@@ -1,11 +1,15 @@
-"""CLIPPINGS: records of one thing are linked by what they show and what they say together, in one pooled vector.
-Arora, Yang, Jheng and Dell, 2023, arXiv:2304.03464. First, without labels, CLIP's loss between the fields of a record; then, where a
-label says which records are of one thing, supervised contrast (SupCon) of the pooled vectors, in batches of look-alikes. Row 48 of the
-catalogue. Linking itself is `amodal.evaluate.linkage`: nearest exemplar with a no-match threshold, or single-linkage clusters.
+"""CLIPPINGS: records of one thing are linked by what they show and what they say together, in one
+pooled vector. Arora, Yang, Jheng and Dell, 2023, arXiv:2304.03464. First, without labels, CLIP's
+loss between the fields of a record; then, where a label says which records are of one thing,
+supervised contrast (SupCon) of the pooled vectors, in batches of look-alikes. Row 48 of the
+catalogue. Linking itself is `amodal.evaluate.linkage`: nearest exemplar with a no-match threshold,
+or single-linkage clusters.
 
-Differences: any fields (those that are not words share the weight of the image; a record is pooled from what it has). Hard negatives are
-groups of classes that the model so far finds alike, for batches to be drawn from, where the paper draws an anchor's nearest neighbours.
-The two stages of training are one run. The paper's perceptron in place of the mean is left out, as it is from its final results."""
+Differences: any fields (those that are not words share the weight of the image; a record is pooled
+from what it has). Hard negatives are groups of classes that the model so far finds alike, for
+batches to be drawn from, where the paper draws an anchor's nearest neighbours. The two stages of
+training are one run. The paper's perceptron in place of the mean is left out, as it is from its
+final results."""
 
 from __future__ import annotations
 
@@ -40,11 +44,13 @@ def clippings(
     max_scale: float = 100.0,
     label_temperature: float = 0.1,
 ) -> Clippings:
-    """label: of the data, which records are of one thing; without it there is no second stage; words: the field that reads, the first text
-    unless given; image_weight: of the other fields in the pooled vector, the words have the rest; unlabelled: share of the steps before
-    labels are used (0: none); group: about how many labelled records that look alike, when labels are first used, batches are drawn from,
-    best the batch (0: from all that have a label); width: of the common space; temperature: where the learned softmax temperature between
-    fields starts; max_scale: bound of its inverse; label_temperature: of supervised contrast."""
+    """label: of the data, which records are of one thing; without it there is no second stage;
+    words: the field that reads, the first text unless given; image_weight: of the other fields in
+    the pooled vector, the words have the rest; unlabelled: share of the steps before labels are
+    used (0: none); group: about how many labelled records that look alike, when labels are first
+    used, batches are drawn from, best the batch (0: from all that have a label); width: of the
+    common space; temperature: where the learned softmax temperature between fields starts;
+    max_scale: bound of its inverse; label_temperature: of supervised contrast."""
     if not 0 <= image_weight <= 1 or not 0 <= unlabelled < 1:
         raise AmodalError(
             f"image_weight is from 0 to 1 and unlabelled from 0 to below 1, not {image_weight} and {unlabelled}"
@@ -60,7 +66,8 @@ def clippings(
 
 
 def pooled(z: Embeddings, weights: dict[str, float]) -> Column:
-    """One unit vector (D,) for each row that has a field of any weight: along the weighted sum of the row's unit vectors."""
+    """One unit vector (D,) for each row that has a field of any weight: along the weighted sum of
+    the row's unit vectors."""
     sources = [s for s in z.sources if weights.get(field_of(s), 0.0)]
     total = z[z.sources[0]].values.new_zeros(z.size, z[z.sources[0]].values.shape[1])
     there = torch.zeros(z.size, dtype=torch.bool, device=total.device)

@@ -1,12 +1,14 @@
-"""GRACE: records are learnt by heart under identifiers, and a query is answered by writing the identifier of the right one.
-Li et al., ACL 2024, arXiv:2402.10805, section 3: identifiers, and the likelihood of their tokens in learning to memorise and learning
-to retrieve. Constrained beam search is in `amodal.nn.generation.trie`. Row 159 of the catalogue.
+"""GRACE: records are learnt by heart under identifiers, and a query is answered by writing the
+identifier of the right one. Li et al., ACL 2024, arXiv:2402.10805, section 3: identifiers, and the
+likelihood of their tokens in learning to memorise and learning to retrieve. Constrained beam search
+is in `amodal.nn.generation.trie`. Row 159 of the catalogue.
 
-First CLIP's loss between fields, then identifiers are made of what the encoder sees (the paper has CLIP's features and a language model of
-3B; here both begin from nothing, or from backbones with `warmup` = 0), and a small decoder learns them. What differs: any field may
-ask, all others are the record; the field says which task it is, not an instruction; the contrastive loss goes on beside, so that
-embeddings stay of use; caption-like identifiers are left out. Records without a query are memorised all the same; those with a query
-alone have no identifier."""
+First CLIP's loss between fields, then identifiers are made of what the encoder sees (the paper has
+CLIP's features and a language model of 3B; here both begin from nothing, or from backbones with
+`warmup` = 0), and a small decoder learns them. What differs: any field may ask, all others are the
+record; the field says which task it is, not an instruction; the contrastive loss goes on beside, so
+that embeddings stay of use; caption-like identifiers are left out. Records without a query are
+memorised all the same; those with a query alone have no identifier."""
 
 from __future__ import annotations
 
@@ -49,12 +51,14 @@ def grace(
     width: int = 256,
     temperature: float = 0.07,
 ) -> Grace:
-    """words: the field that asks, the first text unless given; kind: of identifiers, "structured" (paths of a cluster tree), "atomic" (one
-    token a record), "numeric" (digits of its number) or "string" (random ones); memorise: whether records themselves are to give their
-    identifiers; branch: clusters at each node, and digits to write with; leaf: records of a cluster that is not split further; levels:
-    tokens of an identifier at most; most: records that there is room for; depth: blocks of the decoder; warmup: share of the steps before
-    identifiers are made; contrast: weight of the contrastive loss from then on (0 in the paper); width: of the common space; temperature:
-    where its learned softmax temperature starts."""
+    """words: the field that asks, the first text unless given; kind: of identifiers, "structured"
+    (paths of a cluster tree), "atomic" (one token a record), "numeric" (digits of its number) or
+    "string" (random ones); memorise: whether records themselves are to give their identifiers;
+    branch: clusters at each node, and digits to write with; leaf: records of a cluster that is not
+    split further; levels: tokens of an identifier at most; most: records that there is room for;
+    depth: blocks of the decoder; warmup: share of the steps before identifiers are made; contrast:
+    weight of the contrastive loss from then on (0 in the paper); width: of the common space;
+    temperature: where its learned softmax temperature starts."""
     if kind not in KINDS:
         raise unknown("kind of identifier", kind, KINDS)
     if not 0 <= warmup < 1:

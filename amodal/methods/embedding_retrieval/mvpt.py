@@ -1,11 +1,14 @@
-"""MVPt: music for video and video for music, by long sequences of segments instead of clips on their own.
-Suris, Vondrick, Russell and Salamon, CVPR 2022, arXiv:2206.07148. Each field has a transformer over the segments of a whole track. Loss:
-InfoNCE between tracks, by their CLS vectors, and between segments that sound and show at the same time, by their vectors in context, for
-which the other segments of the track are negatives too. Row 127 of the catalogue.
+"""MVPt: music for video and video for music, by long sequences of segments instead of clips on
+their own. Suris, Vondrick, Russell and Salamon, CVPR 2022, arXiv:2206.07148. Each field has a
+transformer over the segments of a whole track. Loss: InfoNCE between tracks, by their CLS vectors,
+and between segments that sound and show at the same time, by their vectors in context, for which
+the other segments of the track are negatives too. Row 127 of the catalogue.
 
-Differences: any fields, every two of them, those that do not run in time by the track alone; tokens of the library's modalities, averaged
-over a segment, in place of frozen CLIP and DeepSim vectors (give those as a series, a segment a step); the temperature is learned, as in
-CLIP, one for both levels; both levels are summed. Steering by attributes that words name is left to the query (`amodal.search`)."""
+Differences: any fields, every two of them, those that do not run in time by the track alone; tokens
+of the library's modalities, averaged over a segment, in place of frozen CLIP and DeepSim vectors
+(give those as a series, a segment a step); the temperature is learned, as in CLIP, one for both
+levels; both levels are summed. Steering by attributes that words name is left to the query
+(`amodal.search`)."""
 
 import torch
 from torch import Tensor
@@ -33,10 +36,11 @@ def mvpt(
     temperature: float = 0.07,
     max_scale: float = 100.0,
 ) -> Method:
-    """timed: the fields that run in time, with commas between; those of series, sound and events unless given; length: of a segment, in
-    patches of a series or of sound and in steps of events, which the schema has to bring into step; track: weight of the loss between
-    tracks; segment: of the loss between segments; width: of the common space; temperature: where the learned softmax temperature starts;
-    max_scale: bound of its inverse."""
+    """timed: the fields that run in time, with commas between; those of series, sound and events
+    unless given; length: of a segment, in patches of a series or of sound and in steps of events,
+    which the schema has to bring into step; track: weight of the loss between tracks; segment: of
+    the loss between segments; width: of the common space; temperature: where the learned softmax
+    temperature starts; max_scale: bound of its inverse."""
     given = [f.strip() for f in timed.split(",")] if timed else []
     if wrong := [f for f in given if f not in encoder.fields]:
         raise unknown("field", wrong[0], encoder.fields, "It was to be one that runs in time.")
@@ -55,7 +59,8 @@ def mvpt(
 
 
 def same_moments(features: Features, a: str, b: str) -> tuple[Tensor, Tensor]:
-    """Two (P, D): the vectors of the segments of both sources that belong to one row and one moment."""
+    """Two (P, D): the vectors of the segments of both sources that belong to one row and one
+    moment."""
     moments = [features[f"moments/{s}"] for s in (a, b)]
     where = [
         torch.stack([torch.repeat_interleave(m.rows, m.values.lengths), m.values.flat], 1)
@@ -77,7 +82,8 @@ class Mvpt(Method):
         self.encoder, self.scale = encoder, scale
 
     def features(self, batch: Batch) -> Features:
-        """Beside the vectors of tracks, `segments/SOURCE` and `moments/SOURCE`: the vectors of each track's segments, and their numbers."""
+        """Beside the vectors of tracks, `segments/SOURCE` and `moments/SOURCE`: the vectors of each
+        track's segments, and their numbers."""
         context = alone(self.encoder, batch)
         columns = dict(vectors(self.encoder, context, batch.size).columns)
         for source in (s for s in batch.sources if field_of(s) in self.timed):

@@ -1,12 +1,15 @@
-"""SCOT: a query of a picture and a change to it is learnt from captions and edited captions, which stand in for the pictures asked for.
-Jawade et al., WACV 2025, arXiv:2501.08347. Combiner: `amodal.nn.fusion.combiner`; loss with the caption before the edit as a further negative:
+"""SCOT: a query of a picture and a change to it is learnt from captions and edited captions, which
+stand in for the pictures asked for. Jawade et al., WACV 2025, arXiv:2501.08347. Combiner:
+`amodal.nn.fusion.combiner`; loss with the caption before the edit as a further negative:
 `amodal.objectives.own_negatives`. Row 44 of the catalogue.
 
-The paper's frozen CLIP or BLIP-2 is here the first stage, CLIP's loss, or backbones with `warmup` = 0; then only the combiner learns. The
-paper has a language model write what to change and the caption after it; here both are fields of the data, which
-`amodal.curate.edits` makes of captions. Any other field may be the reference, and what it becomes may be of any kind (pictures give
-the supervised method). A field of the kind of another one is read by its tower. Of hard negatives there is the caption before the edit.
-`amodal search` then composes a query of words and something else."""
+The paper's frozen CLIP or BLIP-2 is here the first stage, CLIP's loss, or backbones with `warmup` =
+0; then only the combiner learns. The paper has a language model write what to change and the
+caption after it; here both are fields of the data, which `amodal.curate.edits` makes of captions.
+Any other field may be the reference, and what it becomes may be of any kind (pictures give the
+supervised method). A field of the kind of another one is read by its tower. Of hard negatives there
+is the caption before the edit. `amodal search` then composes a query of words and something else.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +41,11 @@ def scot(
     temperature: float = 0.07,
     max_scale: float = 100.0,
 ) -> Scot:
-    """words: the field of captions, the first text unless given; change: the field that says what to change; changed: the field with
-    what it becomes; original: whether the caption before the edit is a negative; warmup: share of the steps before the encoder is frozen
-    (0: as it comes); width: of the common space; project, hidden: of the combiner's layers, times that width; temperature: where the
-    learned softmax temperature starts; max_scale: bound of its inverse."""
+    """words: the field of captions, the first text unless given; change: the field that says what
+    to change; changed: the field with what it becomes; original: whether the caption before the
+    edit is a negative; warmup: share of the steps before the encoder is frozen (0: as it comes);
+    width: of the common space; project, hidden: of the combiner's layers, times that width;
+    temperature: where the learned softmax temperature starts; max_scale: bound of its inverse."""
     for name in (change, changed):
         if name not in encoder.fields:
             raise unknown(

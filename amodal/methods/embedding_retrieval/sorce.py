@@ -1,12 +1,16 @@
-"""SORCE: several vectors of a picture, of the whole and of its regions, so that a small thing in it can be found by words.
-Liu, Xie, Chen, Li, Zhu, Zhao and Wang, 2025, arXiv:2505.24441: embeddings by regional prompts (ReP), the score of a text the largest of
-its cosines with them, contrast between regions and their captions beside that of whole captions. Row 176 of the catalogue.
+"""SORCE: several vectors of a picture, of the whole and of its regions, so that a small thing in it
+can be found by words. Liu, Xie, Chen, Li, Zhu, Zhao and Wang, 2025, arXiv:2505.24441: embeddings by
+regional prompts (ReP), the score of a text the largest of its cosines with them, contrast between
+regions and their captions beside that of whole captions. Row 176 of the catalogue.
 
-Differences: where the paper asks a language model of 8B once for each region, a region here is a cell of a grid, and its vector the mean of
-the tokens there, which have seen the whole picture. No boxes are needed: a text is drawn to the region that fits it best. Any field may
-ask, and of any other field (sound, series, ...) the cells lie along its own axes. Texts should hold a sentence a line.
-What survives is the encoder, which gives the several vectors to an index (`amodal.nn.multi_vector`); `amodal search` says which region was
-found, and the protocol `small_objects` is the benchmark's question. The benchmark's own pictures (SORCE-1K) are not bundled."""
+Differences: where the paper asks a language model of 8B once for each region, a region here is a
+cell of a grid, and its vector the mean of the tokens there, which have seen the whole picture. No
+boxes are needed: a text is drawn to the region that fits it best. Any field may ask, and of any
+other field (sound, series, ...) the cells lie along its own axes. Texts should hold a sentence a
+line. What survives is the encoder, which gives the several vectors to an index
+(`amodal.nn.multi_vector`); `amodal search` says which region was found, and the protocol
+`small_objects` is the benchmark's question. The benchmark's own pictures (SORCE-1K) are not
+bundled."""
 
 from torch import Tensor
 
@@ -34,9 +38,10 @@ def sorce(
     temperature: float = 0.07,
     max_scale: float = 100.0,
 ) -> Towers:
-    """words: the field that asks, the first text unless given; grid: cells along each axis of a value, beside the whole (1: the whole
-    alone, one vector as in CLIP); weight: of the loss between a line and the regions (0 leaves it out); width: of the common space;
-    temperature: where the learned softmax temperature starts; max_scale: bound of its inverse."""
+    """words: the field that asks, the first text unless given; grid: cells along each axis of a
+    value, beside the whole (1: the whole alone, one vector as in CLIP); weight: of the loss between
+    a line and the regions (0 leaves it out); width: of the common space; temperature: where the
+    learned softmax temperature starts; max_scale: bound of its inverse."""
     if grid < 1:
         raise AmodalError(f"a grid has at least one cell along each axis, not {grid}")
     text, others = words_of(two_fields(encoder), words)
@@ -62,7 +67,8 @@ def sorce(
 
 
 def found_in(asks: Column, parts: Column, temperature: float | Tensor) -> Tensor:
-    """InfoNCE between vectors (N, D) and lists of vectors, by the largest cosine, over the rows that have both."""
+    """InfoNCE between vectors (N, D) and lists of vectors, by the largest cosine, over the rows
+    that have both."""
     i, j = shared_rows(asks, parts)
     own = parts.values[j]
 
@@ -74,7 +80,8 @@ def found_in(asks: Column, parts: Column, temperature: float | Tensor) -> Tensor
 
 
 class WithPlaces(Towers):
-    """Features are the vectors of all sources and, as `FIELD/places`, several of each field that is asked for."""
+    """Features are the vectors of all sources and, as `FIELD/places`, several of each field that is
+    asked for."""
 
     def __init__(self, *args, grid: int, others: list[str], **kwargs):
         super().__init__(*args, **kwargs)

@@ -1,11 +1,15 @@
-"""V2L: two encoders side by side, one that learns how things look and one that learns what they are called, make one vector.
-Wang, Sun, Yang and Yang, 2022, arXiv:2207.12994. The vision encoder learns coarse categories by a softmax with a margin (CosFace,
-arXiv:1801.09414), then tells every record from all others by two views of it; the other learns CLIP's loss between the fields of a record.
-Both are pooled by GeM; unit vectors are put end to end. Row 129 of the catalogue. More models, weighted: `amodal.search.ensemble`.
+"""V2L: two encoders side by side, one that learns how things look and one that learns what they are
+called, make one vector. Wang, Sun, Yang and Yang, 2022, arXiv:2207.12994. The vision encoder learns
+coarse categories by a softmax with a margin (CosFace, arXiv:1801.09414), then tells every record
+from all others by two views of it; the other learns CLIP's loss between the fields of a record.
+Both are pooled by GeM; unit vectors are put end to end. Row 129 of the catalogue. More models,
+weighted: `amodal.search.ensemble`.
 
-Differences: any fields, and both encoders read all of them, so that titles can be searched by too (the paper keeps pictures alone); one of
-each kind, trained in one run, where theirs are some twenty; NT-Xent for telling records apart and the numbers of the losses are ours, as
-the report and its repository leave them out; no normalised neck, no triplets, no averaging over flips and sizes at test time."""
+Differences: any fields, and both encoders read all of them, so that titles can be searched by too
+(the paper keeps pictures alone); one of each kind, trained in one run, where theirs are some
+twenty; NT-Xent for telling records apart and the numbers of the losses are ours, as the report and
+its repository leave them out; no normalised neck, no triplets, no averaging over flips and sizes at
+test time."""
 
 import torch
 from torch import Tensor, nn
@@ -36,9 +40,11 @@ def v2l(
     temperature: float = 0.07,
     max_scale: float = 100.0,
 ) -> Method:
-    """label: of the data, a coarse category; without it there is no coarse stage; classes: how many; coarse: share of the steps in which
-    it is learnt (1: all); margin, sharpness: of the softmax over categories; view_temperature: between views; width: of each encoder's
-    vector; temperature: where the learned softmax temperature between fields starts; max_scale: bound of its inverse."""
+    """label: of the data, a coarse category; without it there is no coarse stage; classes: how
+    many; coarse: share of the steps in which it is learnt (1: all); margin, sharpness: of the
+    softmax over categories; view_temperature: between views; width: of each encoder's vector;
+    temperature: where the learned softmax temperature between fields starts; max_scale: bound of
+    its inverse."""
     if not 0 < coarse <= 1 or (label and classes < 2):
         raise AmodalError(
             f"v2l needs coarse above 0 and up to 1, and two classes of {label!r}, not {coarse} and {classes}"
@@ -53,7 +59,8 @@ def v2l(
 
 
 class V2l(StagedMethod):
-    """Features: `looks/SOURCE` of the encoder for looks, `named/SOURCE` of that for names, and the label."""
+    """Features: `looks/SOURCE` of the encoder for looks, `named/SOURCE` of that for names, and the
+    label."""
 
     views, min_batch_size = ("weak", "strong"), 2
 

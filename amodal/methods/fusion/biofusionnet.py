@@ -1,11 +1,15 @@
-"""BioFusionNet: fields that read each other foretell how soon an event comes, by a Cox loss in which events weigh more.
-Mondal, Millar, Graham, Browne, Sowmya and Meijering, 2024, arXiv:2402.10717: descriptors of patches through a variational autoencoder,
-co-dual cross-attention, a transformer, a perceptron that clinical variables join late, and the weighted Cox loss. Row 47 of the catalogue.
+"""BioFusionNet: fields that read each other foretell how soon an event comes, by a Cox loss in
+which events weigh more. Mondal, Millar, Graham, Browne, Sowmya and Meijering, 2024,
+arXiv:2402.10717: descriptors of patches through a variational autoencoder, co-dual cross-attention,
+a transformer, a perceptron that clinical variables join late, and the weighted Cox loss. Row 47 of
+the catalogue.
 
-Differences. The risk set of an event is those who were still there at its time; the public code takes those of higher predicted risk, and
-sorts by that. There a patient's image, and the genes, are one vector each, so that every attention has one thing to read and comes to a
-linear map; here tokens are read (of the transformer, too). Patches see each other in the encoder's trunk. The autoencoder is trained
-along with the rest; fusion gets its means. Any fields, any of them missing; any labels, survival being what it is made for."""
+Differences. The risk set of an event is those who were still there at its time; the public code
+takes those of higher predicted risk, and sorts by that. There a patient's image, and the genes, are
+one vector each, so that every attention has one thing to read and comes to a linear map; here
+tokens are read (of the transformer, too). Patches see each other in the encoder's trunk. The
+autoencoder is trained along with the rest; fusion gets its means. Any fields, any of them missing;
+any labels, survival being what it is made for."""
 
 from __future__ import annotations
 
@@ -39,11 +43,13 @@ def biofusionnet(
     hidden: int = 512,
     dropout: float = 0.1,
 ) -> BioFusionNet:
-    """label: what is to be told, of survival TIME,EVENT; task: "survival", or "auto" for labels of other kinds; targets: what the labels
-    hold (read from the data unless given); event_weight: of those with the event, against 1; late: a field that joins at the end alone, as
-    the paper's clinical variables do; patches: a field whose tokens the autoencoder compresses, the first picture unless given; elbo:
-    weight of the autoencoder's loss (0: there is none); latent: of the autoencoder; depth: blocks of the transformer; hidden: width of the
-    perceptron's first layer, whose others have a half, a quarter and a sixteenth of it; dropout: in its first two layers."""
+    """label: what is to be told, of survival TIME,EVENT; task: "survival", or "auto" for labels of
+    other kinds; targets: what the labels hold (read from the data unless given); event_weight: of
+    those with the event, against 1; late: a field that joins at the end alone, as the paper's
+    clinical variables do; patches: a field whose tokens the autoencoder compresses, the first
+    picture unless given; elbo: weight of the autoencoder's loss (0: there is none); latent: of the
+    autoencoder; depth: blocks of the transformer; hidden: width of the perceptron's first layer,
+    whose others have a half, a quarter and a sixteenth of it; dropout: in its first two layers."""
     for name in filter(None, (late, patches)):
         if name not in encoder.fields:
             raise unknown("field", name, encoder.fields)

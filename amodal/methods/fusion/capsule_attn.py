@@ -1,11 +1,13 @@
-"""Capsules routed by self-attention: each field is told by many small parts, of which few stay active, before fields are compared.
-Duarte, Chen, Shvetsova, Rouditchenko et al., 2021, arXiv:2112.00775: primary capsules and routing by self-attention, of their section 3;
-masked margin softmax between every two fields (arXiv:1909.08782, eq. 2-4). Row 115 of the catalogue.
+"""Capsules routed by self-attention: each field is told by many small parts, of which few stay
+active, before fields are compared. Duarte, Chen, Shvetsova, Rouditchenko et al., 2021,
+arXiv:2112.00775: primary capsules and routing by self-attention, of their section 3; masked margin
+softmax between every two fields (arXiv:1909.08782, eq. 2-4). Row 115 of the catalogue.
 
-The head survives training. "dynamic" and "em" put the iterative routings of the comparison in its place. What differs: any fields, whose
-trunks learn with the rest (theirs are pooled features of pretrained networks); cosines with a learned temperature instead of plain
-products, because search ranks by cosine; the mean over pairs of fields. Reconstructed, as the authors published no code: widths, how
-activations enter the routing, and the layer norm before the gated linear map."""
+The head survives training. "dynamic" and "em" put the iterative routings of the comparison in its
+place. What differs: any fields, whose trunks learn with the rest (theirs are pooled features of
+pretrained networks); cosines with a learned temperature instead of plain products, because search
+ranks by cosine; the mean over pairs of fields. Reconstructed, as the authors published no code:
+widths, how activations enter the routing, and the layer norm before the gated linear map."""
 
 from __future__ import annotations
 
@@ -36,9 +38,10 @@ def capsule_attn(
     temperature: float = 0.07,
     label: str = "",
 ) -> Capsules:
-    """capsules: of each field, as many after routing as before; pose: the width of each; routing: "attention", "dynamic" or "em"; width: of
-    the common space; margin: taken from the logit of rows that belong together; temperature: where the learned one starts; label: of the
-    data, equal for records that are no negatives of each other (clips of one film)."""
+    """capsules: of each field, as many after routing as before; pose: the width of each; routing:
+    "attention", "dynamic" or "em"; width: of the common space; margin: taken from the logit of rows
+    that belong together; temperature: where the learned one starts; label: of the data, equal for
+    records that are no negatives of each other (clips of one film)."""
     scale = Scale(1 / temperature, most=100.0)
 
     def objective(z):

@@ -1,12 +1,16 @@
-"""CUNI's multimodal translation: a text is told from another one and from what goes with it, which is read, or only to be imagined.
-Helcl, Libovický and Variš, WMT 2018, arXiv:1811.04697. Reading several sources: Libovický et al., arXiv:1811.04716, section 3, in
-`amodal.nn.generation.multi_source_decoder`. Imagination: Elliott and Kádár, arXiv:1705.04350, eq. 4-5, a max-margin loss with in-batch negatives; it needs
-no picture at test time. Row 88 of the catalogue.
+"""CUNI's multimodal translation: a text is told from another one and from what goes with it, which
+is read, or only to be imagined. Helcl, Libovický and Variš, WMT 2018, arXiv:1811.04697. Reading
+several sources: Libovický et al., arXiv:1811.04716, section 3, in
+`amodal.nn.generation.multi_source_decoder`. Imagination: Elliott and Kádár, arXiv:1705.04350, eq.
+4-5, a max-margin loss with in-batch negatives; it needs no picture at test time. Row 88 of the
+catalogue.
 
-Rows that lack a field are told from the others, and imagine nothing, so texts alone may be mixed in. What differs: a picture is read, or
-imagined, as its trunk leaves it, here learnt with the rest unless it is a pretrained backbone; the end of a text is a chance of its own
-beside the next token (together a softmax with an end), so that any field can be told; tokens of the two texts are not shared; the weight
-of the imagination is reconstructed. `amodal.curate.in_domain` chooses more texts of the kind; back-translation is not there.
+Rows that lack a field are told from the others, and imagine nothing, so texts alone may be mixed
+in. What differs: a picture is read, or imagined, as its trunk leaves it, here learnt with the rest
+unless it is a pretrained backbone; the end of a text is a chance of its own beside the next token
+(together a softmax with an end), so that any field can be told; tokens of the two texts are not
+shared; the weight of the imagination is reconstructed. `amodal.curate.in_domain` chooses more texts
+of the kind; back-translation is not there.
 """
 
 from __future__ import annotations
@@ -38,10 +42,12 @@ def cuni_mmt(
     weight: float = 1.0,
     margin: float = 0.1,
 ) -> Translator:
-    """source: the field that is translated, the first text but the target unless given (without any, the first other field); target:
-    the field that is told, the last text unless given; images: what the other fields are for: "read" beside the source, "imagine" as
-    targets for the source's mean token, or "both"; strategy: to read several sources, "serial", "parallel", "flat" or "hierarchical";
-    depth: blocks of the decoder; weight: lambda of the imagination; margin: of its loss."""
+    """source: the field that is translated, the first text but the target unless given (without
+    any, the first other field); target: the field that is told, the last text unless given; images:
+    what the other fields are for: "read" beside the source, "imagine" as targets for the source's
+    mean token, or "both"; strategy: to read several sources, "serial", "parallel", "flat" or
+    "hierarchical"; depth: blocks of the decoder; weight: lambda of the imagination; margin: of its
+    loss."""
     texts = [f for f, m in two_fields(encoder).fields.items() if m.takes_prompts]
     target, others = words_of(encoder, target or (texts[-1] if texts else ""))
     source = source or next((f for f in others if f in texts), others[0])
@@ -72,8 +78,9 @@ def cuni_mmt(
 
 
 class Translator(Method):
-    """Features: `tell`, of each row that is told from anything, the sum of losses of its tokens and its end, and their number; of each
-    imagined field its vector, and as `imagine/FIELD` what the source makes of it."""
+    """Features: `tell`, of each row that is told from anything, the sum of losses of its tokens and
+    its end, and their number; of each imagined field its vector, and as `imagine/FIELD` what the
+    source makes of it."""
 
     def __init__(self, encoder, writer, target, source, read, imagined, weight, margin):
         super().__init__()
@@ -94,7 +101,8 @@ class Translator(Method):
             encoder.trunks[target].requires_grad_(False)
 
     def given(self, batch: Batch) -> tuple[dict[str, Column], list[Ragged]]:
-        """The vector of each field but the target and, of each that is read, its tokens, a list for every row of the batch."""
+        """The vector of each field but the target and, of each that is read, its tokens, a list for
+        every row of the batch."""
         there = [*self.read, *(f for f in self.imagine if f in batch.columns)]
         context = alone(self.encoder, batch.only(*dict.fromkeys(there)))
         columns = token_features(self.encoder, context, self.read).values()
@@ -126,8 +134,9 @@ class Translator(Method):
     def translate(
         self, batch: Batch, *, beams: int = 4, longest: int = 64, alpha: float = 0.6
     ) -> dict[int, str]:
-        """Row -> text, for the rows that have anything to tell it from, as `beam_search` finds it. The batch needs the columns that are
-        read, if need be without a row. Raises AmodalError unless the target is text with one id a token."""
+        """Row -> text, for the rows that have anything to tell it from, as `beam_search` finds it.
+        The batch needs the columns that are read, if need be without a row. Raises AmodalError
+        unless the target is text with one id a token."""
         with torch.no_grad():
             lists = self.given(batch)[1]
         rows, tokenizer = (

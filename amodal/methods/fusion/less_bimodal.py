@@ -1,11 +1,14 @@
-"""Less bimodal supervision: two encoders that were trained apart, co-attention over both, and as few pairs as one has to join them with.
-Segal, Bogin and Berant, 2022, arXiv:2211.00262, section 3: METER's network (arXiv:2111.02387), masked words and image-text matching on
-pairs, or on lists of labels instead of captions, then fine-tuning with a rate for each part. Row 135 of the catalogue.
+"""Less bimodal supervision: two encoders that were trained apart, co-attention over both, and as
+few pairs as one has to join them with. Segal, Bogin and Berant, 2022, arXiv:2211.00262, section 3:
+METER's network (arXiv:2111.02387), masked words and image-text matching on pairs, or on lists of
+labels instead of captions, then fine-tuning with a rate for each part. Row 135 of the catalogue.
 
-Pairs are records with words and another field; lists of labels are a text field like any other. One run does both: a share of the steps on
-pairs, the rest on a label. Of more than two fields the words are read with each other one in turn, by the same layers, and answers rest on
-all of these pairs (two pictures and a statement, as in NLVR2). Encoders trained apart come from a run or are backbones. Differences: mean
-tokens in the place of first ones; all masked words become the mask; strangers are of the batch; answers are one of a list of classes."""
+Pairs are records with words and another field; lists of labels are a text field like any other. One
+run does both: a share of the steps on pairs, the rest on a label. Of more than two fields the words
+are read with each other one in turn, by the same layers, and answers rest on all of these pairs
+(two pictures and a statement, as in NLVR2). Encoders trained apart come from a run or are
+backbones. Differences: mean tokens in the place of first ones; all masked words become the mask;
+strangers are of the batch; answers are one of a list of classes."""
 
 from __future__ import annotations
 
@@ -42,11 +45,13 @@ def less_bimodal(
     head_rate: float = 10.0,
     view: str = "weak",
 ) -> LessBimodal:
-    """words: the field that is masked and matched, the first text unless given. label: what is to be told, a label of the data, or several
-    with commas between; targets: what the labels hold (read from the data unless given); task: "auto", by the kind of each label, or
-    "survival", label being TIME,EVENT. pairs: share of the steps that learn from pairs before the label, 0 for none, 1 for pairs alone.
-    depth: co-attention layers; ratio: of masked words; swap: share of pairs with another's picture; cross_rate, head_rate: how many
-    times the encoders' learning rate co-attention and heads learn at; view: of all fields but the words."""
+    """words: the field that is masked and matched, the first text unless given. label: what is to
+    be told, a label of the data, or several with commas between; targets: what the labels hold
+    (read from the data unless given); task: "auto", by the kind of each label, or "survival", label
+    being TIME,EVENT. pairs: share of the steps that learn from pairs before the label, 0 for none,
+    1 for pairs alone. depth: co-attention layers; ratio: of masked words; swap: share of pairs with
+    another's picture; cross_rate, head_rate: how many times the encoders' learning rate
+    co-attention and heads learn at; view: of all fields but the words."""
     if not 0 <= pairs <= 1:
         raise AmodalError(
             f"pairs = {pairs} is the share of the steps before the label, from 0 to 1"
@@ -73,7 +78,8 @@ def less_bimodal(
 
 
 class LessBimodal(StagedMethod):
-    """Features on pairs: `mlm/FIELD`, `tokens/SOURCE`, the seeds; on the label: `told`, and the labels."""
+    """Features on pairs: `mlm/FIELD`, `tokens/SOURCE`, the seeds; on the label: `told`, and the
+    labels."""
 
     def __init__(
         self,

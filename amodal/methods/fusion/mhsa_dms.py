@@ -1,11 +1,15 @@
-"""Self-attention over the tokens of all sensors, some of them left out while training, so that it goes on working when a sensor dies.
-Ma, Sanchez, Nikan, Upadhyay, Atote and Guha, CVPR 2023 workshops, arXiv:2304.06370: fusion by masked self-attention, SuMoCo (supervised
-contrast with the queue of MoCo), then a classifier with focal loss. Row 56 of the catalogue. The fusions it is compared with: `fuse`.
+"""Self-attention over the tokens of all sensors, some of them left out while training, so that it
+goes on working when a sensor dies. Ma, Sanchez, Nikan, Upadhyay, Atote and Guha, CVPR 2023
+workshops, arXiv:2304.06370: fusion by masked self-attention, SuMoCo (supervised contrast with the
+queue of MoCo), then a classifier with focal loss. Row 56 of the catalogue. The fusions it is
+compared with: `fuse`.
 
-What differs. Any fields, with this library's trunks for the 3-D ResNets. The classifier is trained at the end on frozen vectors (theirs
-beside the contrast, on vectors without gradient). Contrast is with the keys of the batch and the queue, which begins empty (theirs: with
-noise of class 0; their code also has the other queries). Plain fusions have no batch norm, which couples rows, and zero for what is absent.
-The share of tokens left out is reconstructed: their code leaves it to the caller."""
+What differs. Any fields, with this library's trunks for the 3-D ResNets. The classifier is trained
+at the end on frozen vectors (theirs beside the contrast, on vectors without gradient). Contrast is
+with the keys of the batch and the queue, which begins empty (theirs: with noise of class 0; their
+code also has the other queries). Plain fusions have no batch norm, which couples rows, and zero for
+what is absent. The share of tokens left out is reconstructed: their code leaves it to the caller.
+"""
 
 from __future__ import annotations
 
@@ -41,10 +45,12 @@ def mhsa_dms(
     momentum: float = 0.999,
     tell: float = 0.2,
 ) -> FusedContrast:
-    """label: what is to be told, a label of the data (none: plain MoCo); classes: how many it has (0: counted in the data). fuse:
-    "attention", "sum", "conv", "se" or "aff", see `amodal.nn.fusion.fusions`; ratio: share of a row's tokens that attention is not shown while
-    training; dropout: of it; groups: fields that attention fuses apart first, such as "a+b,c+d". width: of the contrast's space;
-    temperature: of it; queue: keys kept; momentum: of the encoder of keys; tell: share of the steps, at the end, for the classifier."""
+    """label: what is to be told, a label of the data (none: plain MoCo); classes: how many it has
+    (0: counted in the data). fuse: "attention", "sum", "conv", "se" or "aff", see
+    `amodal.nn.fusion.fusions`; ratio: share of a row's tokens that attention is not shown while
+    training; dropout: of it; groups: fields that attention fuses apart first, such as "a+b,c+d".
+    width: of the contrast's space; temperature: of it; queue: keys kept; momentum: of the encoder
+    of keys; tell: share of the steps, at the end, for the classifier."""
     if label and (classes < 2 or not 0 < tell < 1):
         raise AmodalError(
             "to tell a label mhsa_dms needs classes, at least 2, and tell, a share of the steps"
@@ -63,7 +69,8 @@ def mhsa_dms(
 
 
 class FusedContrast(StagedMethod):
-    """Features: `query` and `key` of each row, or its fused vector, `fused`, once the classifier is trained; its label."""
+    """Features: `query` and `key` of each row, or its fused vector, `fused`, once the classifier is
+    trained; its label."""
 
     views, min_batch_size = ("strong", "strong"), 2
 
@@ -130,7 +137,8 @@ class FusedContrast(StagedMethod):
 
     @torch.no_grad()
     def fused(self, batch: Batch) -> Column:
-        """(N, D) unit vectors of the rows that have any field, from all that they have; of views, the first."""
+        """(N, D) unit vectors of the rows that have any field, from all that they have; of views,
+        the first."""
         return fused_vectors(self.encoder, self.fusion, batch)
 
     @torch.no_grad()

@@ -1,10 +1,13 @@
-"""MultiModN: fields update one shared state, in turn, and every task is told from every state, so that what is missing is just not read.
-Swamy, Satayeva, Frej, Bossy, Vogels, Jaggi, Käser and Hartley, NeurIPS 2023, arXiv:2309.14118, section 3: modules that read a field and
-the state, tasks told after each, and the size of changes. Row 147 of the catalogue.
+"""MultiModN: fields update one shared state, in turn, and every task is told from every state, so
+that what is missing is just not read. Swamy, Satayeva, Frej, Bossy, Vogels, Jaggi, Käser and
+Hartley, NeurIPS 2023, arXiv:2309.14118, section 3: modules that read a field and the state, tasks
+told after each, and the size of changes. Row 147 of the catalogue.
 
-What differs. A field is skipped record by record; the public code skips it for a whole batch as soon as one record lacks it, which hides
-which records those are. So the error after a field is the mean over the records that have it. A module's layers before its last are
-this library's trunks. Records may be read in an order of their own each; there it is one for a batch. Dropout is left out."""
+What differs. A field is skipped record by record; the public code skips it for a whole batch as
+soon as one record lacks it, which hides which records those are. So the error after a field is the
+mean over the records that have it. A module's layers before its last are this library's trunks.
+Records may be read in an order of their own each; there it is one for a batch. Dropout is left out.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +34,13 @@ def multimodn(
     change: float = 0.003,
     view: str = "weak",
 ) -> MultiModN:
-    """label: what is to be told, a label of the data, or several with commas between, each a task; targets: what the labels hold (read from
-    the data unless given); task: "auto", by the kind of each label, or "survival", label being TIME,EVENT; order: fields in the order in
-    which they are read, with commas (that of the data unless given); shuffle: read them in a random order while training; state: width
-    of the shared state; hidden: width of the tasks' hidden layer (0: a linear map); change: weight of the mean squared change of the
-    state; view: how values are augmented, such as "plain" or "weak"."""
+    """label: what is to be told, a label of the data, or several with commas between, each a task;
+    targets: what the labels hold (read from the data unless given); task: "auto", by the kind of
+    each label, or "survival", label being TIME,EVENT; order: fields in the order in which they are
+    read, with commas (that of the data unless given); shuffle: read them in a random order while
+    training; state: width of the shared state; hidden: width of the tasks' hidden layer (0: a
+    linear map); change: weight of the mean squared change of the state; view: how values are
+    augmented, such as "plain" or "weak"."""
     fields = [f.strip() for f in order.split(",")] if order else list(encoder.fields)
     for name in fields:
         if name not in encoder.fields:
@@ -54,7 +59,8 @@ def multimodn(
 
 
 class MultiModN(Method):
-    """Features: outputs of the tasks before any field, `told/`, and after each, `told/FIELD`; `change/FIELD`; the labels."""
+    """Features: outputs of the tasks before any field, `told/`, and after each, `told/FIELD`;
+    `change/FIELD`; the labels."""
 
     def __init__(
         self,
@@ -101,8 +107,9 @@ class MultiModN(Method):
 
     @torch.no_grad()
     def curve(self, batch: Batch) -> dict[str, dict[str, Tensor]]:
-        """What is told of all rows before any field, "", and after each, in their order: field -> target -> predictions. A row that lacks a
-        field is told as before it; what a field changes is its importance for that row."""
+        """What is told of all rows before any field, "", and after each, in their order: field ->
+        target -> predictions. A row that lacks a field is told as before it; what a field changes
+        is its importance for that row."""
         state, found = self.begin_with(batch), self.steps(self.encoder.features(batch))[1]
         states = {"": state} | {s: (state := placed(state, pair)) for s, pair in found.items()}
         return {s: self.head.predictions(self.head(state)) for s, state in states.items()}

@@ -1,11 +1,14 @@
-"""SkillNet: one transformer for all kinds of data, in which a rule switches on the skills that a field and a task need.
-Dai et al. 2022, arXiv:2205.06126. Skills are in `amodal.nn.adapters.skills`. Sparse pre-training: masked tokens of each field with the skill of its
-kind and the general one, and every two fields in contrast with a skill for relating fields as well, which is also how `embed` reads them.
-Fine-tuning on several labels is `finetune` from this run, whose encoder keeps its skills. Row 98 of the catalogue.
+"""SkillNet: one transformer for all kinds of data, in which a rule switches on the skills that a
+field and a task need. Dai et al. 2022, arXiv:2205.06126. Skills are in `amodal.nn.adapters.skills`.
+Sparse pre-training: masked tokens of each field with the skill of its kind and the general one, and
+every two fields in contrast with a skill for relating fields as well, which is also how `embed`
+reads them. Fine-tuning on several labels is `finetune` from this run, whose encoder keeps its
+skills. Row 98 of the catalogue.
 
-What differs. Tasks are not drawn one a step with chance p_i ~ N_i^alpha, each step has them all with weight p_i: the same on average. Any
-field is masked in the way of BERT, a share of its tokens, where the paper has a recipe for each kind. That queries, keys and values are
-what is copied, the mix of tasks, and alpha are reconstructed from the paper's description.
+What differs. Tasks are not drawn one a step with chance p_i ~ N_i^alpha, each step has them all
+with weight p_i: the same on average. Any field is masked in the way of BERT, a share of its tokens,
+where the paper has a recipe for each kind. That queries, keys and values are what is copied, the
+mix of tasks, and alpha are reconstructed from the paper's description.
 """
 
 from __future__ import annotations
@@ -42,10 +45,12 @@ def skillnet_mm(
     width: int = 128,
     temperature: float = 0.07,
 ) -> SkillNet:
-    """skills: of each field, as "FIELD=SKILL+SKILL, FIELD=…", those of its kind and the general one unless given; where: what is copied,
-    the projections of "attention" or the "mlp"; masked, contrast: weights of the two kinds of tasks, 0 for none (without contrast there
-    is no skill for relating); ratio: share of tokens that are masked; alpha: a task of N records weighs N^alpha (0: all the same);
-    width: of the common space; temperature: where the learned softmax temperature starts."""
+    """skills: of each field, as "FIELD=SKILL+SKILL, FIELD=…", those of its kind and the general one
+    unless given; where: what is copied, the projections of "attention" or the "mlp"; masked,
+    contrast: weights of the two kinds of tasks, 0 for none (without contrast there is no skill for
+    relating); ratio: share of tokens that are masked; alpha: a task of N records weighs N^alpha (0:
+    all the same); width: of the common space; temperature: where the learned softmax temperature
+    starts."""
     if not (masked or contrast):
         raise AmodalError(
             "skillnet_mm learns from masked tokens, from contrast, or from both, and both weights are 0"
@@ -72,7 +77,8 @@ def read(text: str, encoder: Encoder) -> dict[str, tuple[str, ...]]:
 
 
 class SkillNet(Method):
-    """Features: the vector of each field, read with the skill for relating, and as `masked/FIELD` the losses of masked tokens."""
+    """Features: the vector of each field, read with the skill for relating, and as `masked/FIELD`
+    the losses of masked tokens."""
 
     views, min_batch_size = ("weak",), 2
 

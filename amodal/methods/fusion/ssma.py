@@ -1,13 +1,16 @@
-"""SSMA: what each field says of each place passes a gate that all fields set, and pixels (or records) are told from what has passed.
-Valada, Mohan and Burgard, IJCV 2020, arXiv:1808.03833. Widths and weights also from the authors' code. Parts: the SSMA block (section
-4.1), eASPP, skips that the decoder weighs, cross-entropy with deep supervision. Row 6 of the catalogue. It learns from labels:
-"self-supervised" means that features set their own gates.
+"""SSMA: what each field says of each place passes a gate that all fields set, and pixels (or
+records) are told from what has passed. Valada, Mohan and Burgard, IJCV 2020, arXiv:1808.03833.
+Widths and weights also from the authors' code. Parts: the SSMA block (section 4.1), eASPP, skips
+that the decoder weighs, cross-entropy with deep supervision. Row 6 of the catalogue. It learns from
+labels: "self-supervised" means that features set their own gates.
 
-Three stages, as in the paper: each field learns alone, then all together, then fusion and decoder with encoders fixed; the shares of steps
-follow their iterations, and encoders do not learn more slowly in between. Differences: encoders are the library's, not ResNets of
-multiscale units, so skips are unfolded from a field's tokens before its trunk; experts have a linear head instead of a decoder; scores
-are brought to the picture's size bilinearly; pictures are not augmented. Any number of fields: one without a grid says the same at
-every place, grids are brought to the finest, and a field that a row lacks is a map of zeros."""
+Three stages, as in the paper: each field learns alone, then all together, then fusion and decoder
+with encoders fixed; the shares of steps follow their iterations, and encoders do not learn more
+slowly in between. Differences: encoders are the library's, not ResNets of multiscale units, so
+skips are unfolded from a field's tokens before its trunk; experts have a linear head instead of a
+decoder; scores are brought to the picture's size bilinearly; pictures are not augmented. Any number
+of fields: one without a grid says the same at every place, grids are brought to the finest, and a
+field that a row lacks is a map of zeros."""
 
 from __future__ import annotations
 
@@ -41,10 +44,12 @@ def ssma(
     coarse: float = 0.5,
     fine: float = 0.6,
 ) -> Ssma:
-    """label: what is to be told, a label of records or a field of 8-bit pictures of class numbers, which is then no field (255, and numbers
-    beyond the classes, are unknown pixels); classes: how many there are; width, skip: channels of maps and of skips; squeeze,
-    skip_squeeze: eta, how much narrower the bottleneck of their gates is; gated: False concatenates instead; alone, fixed: shares of the
-    steps in which fields learn alone, and in which encoders are fixed; coarse, fine: weights of deep supervision."""
+    """label: what is to be told, a label of records or a field of 8-bit pictures of class numbers,
+    which is then no field (255, and numbers beyond the classes, are unknown pixels); classes: how
+    many there are; width, skip: channels of maps and of skips; squeeze, skip_squeeze: eta, how much
+    narrower the bottleneck of their gates is; gated: False concatenates instead; alone, fixed:
+    shares of the steps in which fields learn alone, and in which encoders are fixed; coarse, fine:
+    weights of deep supervision."""
     if classes < 2 or not label:
         raise AmodalError(
             "ssma tells classes: give label, a field of class maps or a label, and classes, at least 2"
@@ -129,8 +134,9 @@ class Ssma(StagedMethod):
 
     @torch.no_grad()
     def probabilities(self, batch: Batch, size: int = 0) -> Column:
-        """Probabilities of the rows that have any field: (N, classes, size, size), as large as they were told where size is 0; (N, classes)
-        where records are told. Experts that never met say the mean of what each says."""
+        """Probabilities of the rows that have any field: (N, classes, size, size), as large as they
+        were told where size is 0; (N, classes) where records are told. Experts that never met say
+        the mean of what each says."""
         z = Features(maps_of(self.encoder, batch, self.sides), batch.size)
         rows = self.seen(z).nonzero().squeeze(1)
         scores = self.network.late(z, rows) if self.plan == [0] else self.network(z, rows)[0]

@@ -1,11 +1,14 @@
-"""Does a remark change what a trainee does? An encoder of what is seen goes on with masked reconstruction on clips of its own domain.
-Gupta, Kocielnik, Wang, Nasriddinov, Yang, Wong, Anandkumar and Hung, ML4H 2024, arXiv:2411.10919: self-supervised fine-tuning (SSFT) is
-VideoMAE's objective (Tong et al., NeurIPS 2022, arXiv:2203.12602: tubes, normalised pixels), continued on unlabelled clips. Row 63 of the
-catalogue. The encoder to go on from comes from a run (`--init-from`).
+"""Does a remark change what a trainee does? An encoder of what is seen goes on with masked
+reconstruction on clips of its own domain. Gupta, Kocielnik, Wang, Nasriddinov, Yang, Wong,
+Anandkumar and Hung, ML4H 2024, arXiv:2411.10919: self-supervised fine-tuning (SSFT) is VideoMAE's
+objective (Tong et al., NeurIPS 2022, arXiv:2203.12602: tubes, normalised pixels), continued on
+unlabelled clips. Row 63 of the catalogue. The encoder to go on from comes from a run
+(`--init-from`).
 
-The whole way: `amodal.data.clips` cuts clips around events; this page continues the reconstruction; vectors of remark and clip, side by
-side, are probed with classes weighed and groups kept whole (`amodal.evaluate.grouped_cv`). Text is not touched: its tower stays as it is. Any
-other field takes part; a field without places (a series) is hidden token by token. No modality of video here yet."""
+The whole way: `amodal.data.clips` cuts clips around events; this page continues the reconstruction;
+vectors of remark and clip, side by side, are probed with classes weighed and groups kept whole
+(`amodal.evaluate.grouped_cv`). Text is not touched: its tower stays as it is. Any other field takes
+part; a field without places (a series) is hidden token by token. No modality of video here yet."""
 
 from __future__ import annotations
 
@@ -22,8 +25,9 @@ from amodal.nn.encoder import Encoder
 def surgical_feedback(
     encoder: Encoder, *, ratio: float = 0.9, fields: str = "", decoder_depth: int = 4
 ) -> Continued:
-    """ratio: share of places, or of tokens where there are none, that is hidden; fields: what goes on learning, with commas between (all
-    that is not text unless given), the others stay as they are; decoder_depth: blocks of the decoder, half as wide as the encoder."""
+    """ratio: share of places, or of tokens where there are none, that is hidden; fields: what goes
+    on learning, with commas between (all that is not text unless given), the others stay as they
+    are; decoder_depth: blocks of the decoder, half as wide as the encoder."""
     chosen = [f.strip() for f in fields.split(",")] if fields else []
     for field in chosen:
         if field not in encoder.fields:

@@ -1,6 +1,6 @@
 """Zorro: one transformer whose attention keeps each field pure while fusion tokens read them all.
-Recasens et al., 2023, arXiv:2301.09595. Attention mask: their 3.2; loss: 3.4, each pair of fields and each field with the fusion.
-Row 31 of the catalogue."""
+Recasens et al., 2023, arXiv:2301.09595. Attention mask: their 3.2; loss: 3.4, each pair of fields
+and each field with the fusion. Row 31 of the catalogue."""
 
 from amodal.core import Batch, Embeddings
 from amodal.core.embeddings import FUSED
@@ -20,8 +20,8 @@ def zorro(
     temperature: float = 0.08,
     reads: str = "pure",
 ) -> Towers:
-    """fusion: number of fusion tokens; width: of the common space; temperature: of the softmax; reads: the attention rule
-    ("full" takes the mask away, which is the paper's own ablation)."""
+    """fusion: number of fusion tokens; width: of the common space; temperature: of the softmax;
+    reads: the attention rule ("full" takes the mask away, which is the paper's own ablation)."""
 
     def objective(z):
         pairs = field_pairs(z) + [(FUSED, s) for s in z.sources]
@@ -39,7 +39,8 @@ def zorro(
 
 
 class Together(Towers):
-    """Each field is read out in company of the others. Under the mask that is what it gives alone; without it, it is not."""
+    """Each field is read out in company of the others. Under the mask that is what it gives alone;
+    without it, it is not."""
 
     def features(self, batch: Batch) -> Features:
         context = self.encoder.encode(self.encoder.tokenize(batch))

@@ -1,11 +1,15 @@
-"""Concepts first: a space of boxes is learnt from what is said of records; then each field learns, by itself, to place its values there.
-Geng & Tang, 2024, arXiv:2412.13847: a concept space of probabilistic boxes, frozen; a projection model for each modality, trained on the
-entailment of annotated concepts; image-text matching and questions answered from entailments alone. Row 130 of the catalogue.
+"""Concepts first: a space of boxes is learnt from what is said of records; then each field learns,
+by itself, to place its values there. Geng & Tang, 2024, arXiv:2412.13847: a concept space of
+probabilistic boxes, frozen; a projection model for each modality, trained on the entailment of
+annotated concepts; image-text matching and questions answered from entailments alone. Row 130 of
+the catalogue.
 
-Concepts are the categories of a table and, above them, its columns; the space is learnt before the first step, from how often they go
-together in the records to train on. Aligned vectors are readings, P(concept | value), so that each dimension has a name. No field needs
-another one but the table. What differs or is reconstructed: widths, how boxes are smoothed, all known categories of a record's columns as
-negatives instead of a sample, and the score of a pair (`agreement`). Numbers in the table are passed over."""
+Concepts are the categories of a table and, above them, its columns; the space is learnt before the
+first step, from how often they go together in the records to train on. Aligned vectors are
+readings, P(concept | value), so that each dimension has a name. No field needs another one but the
+table. What differs or is reconstructed: widths, how boxes are smoothed, all known categories of a
+record's columns as negatives instead of a sample, and the score of a pair (`agreement`). Numbers in
+the table are passed over."""
 
 from __future__ import annotations
 
@@ -35,8 +39,9 @@ def concept_centric(
     softness: float = 0.1,
     steps: int = 1000,
 ) -> Concepts:
-    """concepts: the table whose categories are the concepts, the first that has any unless given; dims: of the concept space; softness: of
-    boxes, see `amodal.nn.heads.boxes`; steps: that the concept space is learnt in, before all others."""
+    """concepts: the table whose categories are the concepts, the first that has any unless given;
+    dims: of the concept space; softness: of boxes, see `amodal.nn.heads.boxes`; steps: that the
+    concept space is learnt in, before all others."""
     tables = [f for f, m in two_fields(encoder).fields.items() if m.is_row and m.categories]
     if not tables:
         raise AmodalError(
@@ -48,7 +53,8 @@ def concept_centric(
 
 
 class Concepts(Method):
-    """Features: log readings of each field, and `said/concepts` (N, K): 1 or 0 for what the table says, NaN where it says nothing."""
+    """Features: log readings of each field, and `said/concepts` (N, K): 1 or 0 for what the table
+    says, NaN where it says nothing."""
 
     def __init__(self, encoder: Encoder, field: str, dims: int, softness: float, steps: int):
         super().__init__()
@@ -83,7 +89,8 @@ class Concepts(Method):
 
     @torch.no_grad()
     def ask(self, batch: Batch, column: str) -> dict[str, Column]:
-        """field -> (N,) which of the column's categories follows most from the value, as its place in their order."""
+        """field -> (N,) which of the column's categories follows most from the value, as its place
+        in their order."""
         if column not in self.concepts.places:
             raise unknown("column of concepts", column, self.concepts.places)
         seen, at = self.encoder(batch), self.concepts.places[column]

@@ -1,5 +1,6 @@
-"""MAE over any mix of fields: see a quarter of a record's tokens, predict the rest.
-He et al., CVPR 2022, arXiv:2111.06377, section 3; one encoder and one decoder for all fields as in MultiMAE (arXiv:2204.01678)."""
+"""MAE over any mix of fields: see a quarter of a record's tokens, predict the rest. He et al., CVPR
+2022, arXiv:2111.06377, section 3; one encoder and one decoder for all fields as in MultiMAE
+(arXiv:2204.01678)."""
 
 from amodal.methods.shared.shapes import MaskedAutoencoder
 from amodal.nn.encoder import Encoder
@@ -10,8 +11,9 @@ ENCODER = {"trunk": "joint"}
 def mae(
     encoder: Encoder, *, ratio: float = 0.75, together: bool = True, decoder_depth: int = 2
 ) -> MaskedAutoencoder:
-    """ratio: share of tokens hidden; together: draw the mask over all fields of a record at once; decoder_depth: blocks of the
-    decoder, which is half as wide as the encoder (8 blocks in the paper, for ViT-L)."""
+    """ratio: share of tokens hidden; together: draw the mask over all fields of a record at once;
+    decoder_depth: blocks of the decoder, which is half as wide as the encoder (8 blocks in the
+    paper, for ViT-L)."""
     width = max(encoder.width // 2, 32)
     return MaskedAutoencoder(
         encoder,

@@ -1,11 +1,14 @@
-"""Prompts that know what is missing: a frozen transformer gets other learned tokens for each set of fields that a row may have.
-Lee, Tsai, Chiu and Lee, CVPR 2023, arXiv:2303.03369, sections 3.2 and 3.3: one set of prompts for each of the 2^M - 1 ways in which M
-fields can be there, before the tokens of the first six blocks ("input", which is usually stronger) or as keys and values in them
-("attention"). Row 202 of the catalogue. The encoder must be trained beforehand, with a joint trunk; `amodal adapt` goes on with such a run.
+"""Prompts that know what is missing: a frozen transformer gets other learned tokens for each set of
+fields that a row may have. Lee, Tsai, Chiu and Lee, CVPR 2023, arXiv:2303.03369, sections 3.2 and
+3.3: one set of prompts for each of the 2^M - 1 ways in which M fields can be there, before the
+tokens of the first six blocks ("input", which is usually stronger) or as keys and values in them
+("attention"). Row 202 of the catalogue. The encoder must be trained beforehand, with a joint trunk;
+`amodal adapt` goes on with such a run.
 
-What differs. A field that is missing is no token at all here, where the paper's backbone is shown an empty text or a white picture. Any
-number of fields and any kind of label. Prompts begin random and small (the reference sets one token of each to ones). The tokens' own
-pooling, a mean, has nothing to learn; an attention pooling learns along, as the paper's pooler does."""
+What differs. A field that is missing is no token at all here, where the paper's backbone is shown
+an empty text or a white picture. Any number of fields and any kind of label. Prompts begin random
+and small (the reference sets one token of each to ones). The tokens' own pooling, a mean, has
+nothing to learn; an attention pooling learns along, as the paper's pooler does."""
 
 from amodal.core.embeddings import FUSED
 from amodal.methods.adaptation.finetune import Finetune
@@ -32,12 +35,14 @@ def missing_aware_prompts(
     hidden: float = 2.0,
     view: str = "weak",
 ) -> Finetune:
-    """label: what is to be told, a label of the data, or several with commas between; targets: what the labels hold (read from the data
-    unless given); task: "auto", by the kind of each label, or "survival", label being TIME,EVENT; at: where prompts are, "input" or
-    "attention"; length: tokens of each prompt, half of them keys and half values for "attention"; layers: how many blocks have prompts,
-    the first ones; grow: ("input") prompts of earlier blocks go on beside those of later ones, or are replaced by them; aware: False gives
-    all rows the same prompts, the paper's own comparison; hidden: width of the head's hidden layer, in widths of the encoder (0: a linear
-    head); view: how values are augmented, such as "plain" or "weak"."""
+    """label: what is to be told, a label of the data, or several with commas between; targets: what
+    the labels hold (read from the data unless given); task: "auto", by the kind of each label, or
+    "survival", label being TIME,EVENT; at: where prompts are, "input" or "attention"; length:
+    tokens of each prompt, half of them keys and half values for "attention"; layers: how many
+    blocks have prompts, the first ones; grow: ("input") prompts of earlier blocks go on beside
+    those of later ones, or are replaced by them; aware: False gives all rows the same prompts, the
+    paper's own comparison; hidden: width of the head's hidden layer, in widths of the encoder (0: a
+    linear head); view: how values are augmented, such as "plain" or "weak"."""
     prompts = pattern_prompts(
         bare(encoder), length=length, layers=layers, at=at, grow=grow, aware=aware
     )

@@ -1,11 +1,14 @@
-"""Encoders trained apart are fused late, and what a record lacks is predicted, as an embedding, from what it has.
-Kim and Kim, ECCV 2024, arXiv:2407.12616: biases alone are tuned (BitFit), read-only prompts gather what one field says of another, and
-VICReg trains the prediction. Row 37 of the catalogue. The encoder must be trained beforehand, each field by itself (a run of `simclr` or
+"""Encoders trained apart are fused late, and what a record lacks is predicted, as an embedding,
+from what it has. Kim and Kim, ECCV 2024, arXiv:2407.12616: biases alone are tuned (BitFit),
+read-only prompts gather what one field says of another, and VICReg trains the prediction. Row 37 of
+the catalogue. The encoder must be trained beforehand, each field by itself (a run of `simclr` or
 `mae`, or pretrained backbones).
 
-What differs. Any number of fields: every ordered pair has a predictor, and a field that is lacking is the mean of what those present
-predict. Prompts cannot enter a pretrained backbone here; they read its finished tokens (see `amodal.nn.adapters.read_only_prompts`). The number of prompts,
-the predictor (a perceptron with one hidden layer) and the share of hidden fields are reconstructed from the paper's description."""
+What differs. Any number of fields: every ordered pair has a predictor, and a field that is lacking
+is the mean of what those present predict. Prompts cannot enter a pretrained backbone here; they
+read its finished tokens (see `amodal.nn.adapters.read_only_prompts`). The number of prompts, the
+predictor (a perceptron with one hidden layer) and the share of hidden fields are reconstructed from
+the paper's description."""
 
 from __future__ import annotations
 
@@ -47,10 +50,11 @@ def missing_joint_embedding(
     drop: float = 0.3,
     tune: str = "bias",
 ) -> JointEmbedding:
-    """label: what is to be told, a label of the data; classes: how many it has (0: counted in the data); prompts: read-only prompts of
-    each field; hidden: width of the predictors; weight: of the prediction beside the task; invariance, variance, covariance: its VICReg
-    (25, 0, 0 is plain squared error); drop: chance that the task is shown a field as predicted although it is there; tune: of the encoder
-    learns its "bias" (BitFit), "none" or "all"."""
+    """label: what is to be told, a label of the data; classes: how many it has (0: counted in the
+    data); prompts: read-only prompts of each field; hidden: width of the predictors; weight: of the
+    prediction beside the task; invariance, variance, covariance: its VICReg (25, 0, 0 is plain
+    squared error); drop: chance that the task is shown a field as predicted although it is there;
+    tune: of the encoder learns its "bias" (BitFit), "none" or "all"."""
     if not label or classes < 2:
         raise AmodalError(
             "missing_joint_embedding learns to tell classes: give label, a label of the data, and classes, at least 2"
@@ -65,7 +69,8 @@ def missing_joint_embedding(
 
 
 class JointEmbedding(Method):
-    """Features are each field's vector under its name, its prompts under `prompts/…`, the label and the seeds."""
+    """Features are each field's vector under its name, its prompts under `prompts/…`, the label and
+    the seeds."""
 
     views, min_batch_size = ("weak",), 2
 

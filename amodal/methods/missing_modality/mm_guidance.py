@@ -1,10 +1,13 @@
-"""Fields that are there only while training guide the one that is deployed, which then tells more at the same cost.
-Zhao, Palani, Liu, Evans and Toner, 2023, arXiv:2309.03452 (guidance for content moderation): attention from the guide to the parts of
-the deployed field, a classifier of both, and one of the deployed field that follows. Row 116 of the catalogue.
+"""Fields that are there only while training guide the one that is deployed, which then tells more
+at the same cost. Zhao, Palani, Liu, Evans and Toner, 2023, arXiv:2309.03452 (guidance for content
+moderation): attention from the guide to the parts of the deployed field, a classifier of both, and
+one of the deployed field that follows. Row 116 of the catalogue.
 
-Reconstructed, as no code was published and the page follows a description of the paper: where attention weighs (tokens), what is followed
-(the weighted vector, by cosine, and softened logits), and the weights of both. What differs: the deployed field may have any number of
-guides, whose unit vectors are averaged, each record those that it has; any labels; what is not a class is followed by squared error."""
+Reconstructed, as no code was published and the page follows a description of the paper: where
+attention weighs (tokens), what is followed (the weighted vector, by cosine, and softened logits),
+and the weights of both. What differs: the deployed field may have any number of guides, whose unit
+vectors are averaged, each record those that it has; any labels; what is not a class is followed by
+squared error."""
 
 from __future__ import annotations
 
@@ -39,11 +42,14 @@ def mm_guidance(
     lock: bool = False,
     view: str = "weak",
 ) -> Guidance:
-    """label: what is to be told, a label of the data, or several with commas between; targets: what the labels hold (read from the data
-    unless given); task: "auto", by the kind of each label, or "survival", label being TIME,EVENT; deploy: the field that tells it, all
-    others being guides (the first unless given); match: how its vector follows the guided one, "cosine" or "l2"; feature: weight of that;
-    logit: weight of following the guided classifier (distillation); temperature: of it; hidden: width of the classifiers' hidden layer (0:
-    linear maps); lock: guides stay as they are, pretrained; view: how values are augmented, such as "plain" or "weak"."""
+    """label: what is to be told, a label of the data, or several with commas between; targets: what
+    the labels hold (read from the data unless given); task: "auto", by the kind of each label, or
+    "survival", label being TIME,EVENT; deploy: the field that tells it, all others being guides
+    (the first unless given); match: how its vector follows the guided one, "cosine" or "l2";
+    feature: weight of that; logit: weight of following the guided classifier (distillation);
+    temperature: of it; hidden: width of the classifiers' hidden layer (0: linear maps); lock:
+    guides stay as they are, pretrained; view: how values are augmented, such as "plain" or "weak".
+    """
     fields = list(two_fields(encoder).fields)
     deploy = deploy or fields[0]
     if deploy not in fields:
@@ -75,8 +81,8 @@ MATCH = {"cosine": negative_cosine, "l2": squared}
 
 
 class Guidance(Method):
-    """Features: `told` from the deployed field alone, and of the rows that have a guide: `guided`, told from both, `own` and `aim`, the
-    deployed field's vector and the guided one; the labels."""
+    """Features: `told` from the deployed field alone, and of the rows that have a guide: `guided`,
+    told from both, `own` and `aim`, the deployed field's vector and the guided one; the labels."""
 
     def __init__(self, encoder: Encoder, deploy: str, targets: tuple, hidden: int):
         super().__init__()

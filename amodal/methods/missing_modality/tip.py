@@ -1,11 +1,14 @@
-"""TIP: a table and a picture find each other, are told from mismatched pairs, and tell hidden cells, so that cells may be missing later.
-Du, Zheng, Wang, Bai, O'Regan and Qin, ECCV 2024, arXiv:2407.07582. Losses: their image-tabular contrastive learning, image-tabular matching
-and masked tabular reconstruction, a third each. Row 22 of the catalogue.
+"""TIP: a table and a picture find each other, are told from mismatched pairs, and tell hidden
+cells, so that cells may be missing later. Du, Zheng, Wang, Bai, O'Regan and Qin, ECCV 2024,
+arXiv:2407.07582. Losses: their image-tabular contrastive learning, image-tabular matching and
+masked tabular reconstruction, a third each. Row 22 of the catalogue.
 
-A missing cell is no token here, which is what their attention mask comes to. Differences: the interaction module has a CLS token of its own
-(theirs comes from the table's encoder), so that a row without a table has a fused vector too; the other cells may look at hidden cells,
-which say no more than their column; categories and numbers weigh as many cells as they are, not a half each; a code is told among those of
-its column. Any field may take the part of the table; it is matched with each other field, and all fields are contrasted with each other."""
+A missing cell is no token here, which is what their attention mask comes to. Differences: the
+interaction module has a CLS token of its own (theirs comes from the table's encoder), so that a row
+without a table has a fused vector too; the other cells may look at hidden cells, which say no more
+than their column; categories and numbers weigh as many cells as they are, not a half each; a code
+is told among those of its column. Any field may take the part of the table; it is matched with each
+other field, and all fields are contrasted with each other."""
 
 from __future__ import annotations
 
@@ -34,10 +37,11 @@ def tip(
     depth: int = 4,
     view: str = "strong",
 ) -> Tip:
-    """table: the field whose cells are hidden and read the other fields, the first table unless given (without any, the first text, or
-    the last field). match, fill: weights of matching and of reconstruction beside that of the contrast, 0 for none; ratio: share of
-    cells hidden; width: of the common space; temperature: of the contrast, fixed; depth: blocks of the interaction module; view: of
-    all other fields."""
+    """table: the field whose cells are hidden and read the other fields, the first table unless
+    given (without any, the first text, or the last field). match, fill: weights of matching and of
+    reconstruction beside that of the contrast, 0 for none; ratio: share of cells hidden; width: of
+    the common space; temperature: of the contrast, fixed; depth: blocks of the interaction module;
+    view: of all other fields."""
     tables = [f for f, modality in two_fields(encoder).fields.items() if modality.is_row]
     name, others = m.words_of(encoder, table or next(iter(tables), ""))
     module = Interaction(encoder.width, depth=depth, heads=encoder.heads_each)
@@ -75,7 +79,8 @@ class Interaction(m.Matcher):
 
 
 class Tip(Method):
-    """Features: vectors of all sources, their `tokens/`, and `reconstruct/` the sums of hidden cells."""
+    """Features: vectors of all sources, their `tokens/`, and `reconstruct/` the sums of hidden
+    cells."""
 
     min_batch_size = 2
 
@@ -126,8 +131,9 @@ class Tip(Method):
         return found
 
     def fused(self, batch: Batch) -> Column:
-        """(N, D) for every row that has anything: what the interaction module makes of its cells, if there are any, and another field,
-        the mean over the others that the row has. One view of each field."""
+        """(N, D) for every row that has anything: what the interaction module makes of its cells,
+        if there are any, and another field, the mean over the others that the row has. One view of
+        each field."""
         context = alone(self.encoder, batch)
         columns = m.token_features(self.encoder, context, list(context))
         zero = torch.zeros_like(batch.seeds)  # lists are empty for rows without

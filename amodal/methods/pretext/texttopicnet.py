@@ -1,11 +1,14 @@
-"""TextTopicNet: what stands in the text around a picture tells which topics the picture is about, and the picture has to say which.
-Gomez, Patel, Rusiñol, Karatzas and Jawahar, CVPR 2017, arXiv:1705.08631. Latent Dirichlet allocation on the texts to train on (their
-section 3.1), each text's mixture as the target of all that comes with it; loss: a sigmoid for each topic (3.2). Row 66 of the catalogue.
+"""TextTopicNet: what stands in the text around a picture tells which topics the picture is about,
+and the picture has to say which. Gomez, Patel, Rusiñol, Karatzas and Jawahar, CVPR 2017,
+arXiv:1705.08631. Latent Dirichlet allocation on the texts to train on (their section 3.1), each
+text's mixture as the target of all that comes with it; loss: a sigmoid for each topic (3.2). Row 66
+of the catalogue.
 
-All text fields of a record are one document, as long as the encoder reads it: what a field's `max_length` and `patch` cut off the topic
-model does not see either, where the paper's point is the whole article. Give room for whole texts; a warning says when many fill theirs.
-Towers of text learn their own mixture too, which the paper leaves to the topic model, so that the encoder alone finds pictures by text.
-Words are not stemmed."""
+All text fields of a record are one document, as long as the encoder reads it: what a field's
+`max_length` and `patch` cut off the topic model does not see either, where the paper's point is the
+whole article. Give room for whole texts; a warning says when many fill theirs. Towers of text learn
+their own mixture too, which the paper leaves to the topic model, so that the encoder alone finds
+pictures by text. Words are not stemmed."""
 
 from __future__ import annotations
 
@@ -35,8 +38,9 @@ def texttopicnet(
     most: float = 0.5,
     buckets: int = 8192,
 ) -> TextTopicNet:
-    """topics: K, width of the common space; loss: "sigmoid" for each topic, or one "softmax" over all; least, most: words in fewer texts
-    than `least`, or in more than this share of them, are left out; buckets: what words are hashed into, more than there are words."""
+    """topics: K, width of the common space; loss: "sigmoid" for each topic, or one "softmax" over
+    all; least, most: words in fewer texts than `least`, or in more than this share of them, are
+    left out; buckets: what words are hashed into, more than there are words."""
     if loss not in LOSSES:
         raise unknown("loss", loss, LOSSES)
     texts, _ = texts_and_others(encoder)

@@ -1,5 +1,5 @@
-"""Barlow Twins: the dimensions of two views' embeddings agree with themselves and not with each other.
-Zbontar et al., ICML 2021, arXiv:2103.03230. Loss: their eq. 1."""
+"""Barlow Twins: the dimensions of two views' embeddings agree with themselves and not with each
+other. Zbontar et al., ICML 2021, arXiv:2103.03230. Loss: their eq. 1."""
 
 from amodal.methods.shared.shapes import Towers, share, view_pairs
 from amodal.nn.encoder import Encoder
@@ -8,7 +8,8 @@ from amodal.objectives.barlow import barlow_twins as loss
 
 
 def barlow_twins(encoder: Encoder, *, width: int = 2048, off_diagonal: float = 5e-3) -> Towers:
-    """width: of the projector (the paper's largest has 8192); off_diagonal: weight lambda of the redundancy term."""
+    """width: of the projector (the paper's largest has 8192); off_diagonal: weight lambda of the
+    redundancy term."""
     heads = {f: Projector(encoder.width, width, layers=3) for f in encoder.fields}
 
     def objective(z):

@@ -11,8 +11,9 @@ from amodal.objectives.decur import decur as cross
 def decur(
     encoder: Encoder, *, width: int = 2048, common: float = 0.875, off_diagonal: float = 5.1e-3
 ) -> Towers:
-    """width: projector output D (8192 in the paper); common: share of D on which two fields must agree (searched in the paper,
-    0.875 for radar and optical images); off_diagonal: weight lambda of the redundancy terms."""
+    """width: projector output D (8192 in the paper); common: share of D on which two fields must
+    agree (searched in the paper, 0.875 for radar and optical images); off_diagonal: weight lambda
+    of the redundancy terms."""
     heads = {f: Projector(encoder.width, width, layers=3) for f in encoder.fields}
 
     def objective(z):
@@ -24,7 +25,8 @@ def decur(
         for a, b in field_pairs(z):
             shared, unique = cross(*z.pair(a, b), common=common, off_diagonal=off_diagonal)
             across |= {f"common/{a}~{b}": shared, f"unique/{a}~{b}": unique}
-        # two fields: L_1 + L_2 + (L_common + L_unique) / 2. Of n, each meets n - 1 others, whose terms share the weight of one
+        # two fields: L_1 + L_2 + (L_common + L_unique) / 2. Of n, each meets n - 1 others, whose
+        # terms share the weight of one
         others = max(len(encoder.fields) - 1, 1)
         return within | {name: term / (2 * others) for name, term in across.items()}
 

@@ -1,10 +1,12 @@
-"""CleanCLIP: a short fine-tuning that breaks the tie between a backdoor's trigger and the captions that it was planted with.
-Bansal, Singhi, Yang, Yin, Grover and Chang, ICCV 2023, arXiv:2303.03323. Loss: their eq. 2-3, CLIP between fields plus, within each
-field, InfoNCE from a value to a damaged view of it, all at one learned temperature. Row 50 of the catalogue.
+"""CleanCLIP: a short fine-tuning that breaks the tie between a backdoor's trigger and the captions
+that it was planted with. Bansal, Singhi, Yang, Yin, Grover and Chang, ICCV 2023, arXiv:2303.03323.
+Loss: their eq. 2-3, CLIP between fields plus, within each field, InfoNCE from a value to a damaged
+view of it, all at one learned temperature. Row 50 of the catalogue.
 
-It goes on from a trained run, on pairs that are known to be clean: `pretrain(..., init_from=RUN)`. Attacks to measure it against are in
-`amodal.curate.poison`. Texts are best damaged by words (`strong = "words"` in their field): left out and swapped, without the paper's
-synonyms, which need a thesaurus. Pictures have SimCLR's strong view where the paper has AutoAugment."""
+It goes on from a trained run, on pairs that are known to be clean: `pretrain(..., init_from=RUN)`.
+Attacks to measure it against are in `amodal.curate.poison`. Texts are best damaged by words
+(`strong = "words"` in their field): left out and swapped, without the paper's synonyms, which need
+a thesaurus. Pictures have SimCLR's strong view where the paper has AutoAugment."""
 
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields, view_pairs
 from amodal.nn.encoder import Encoder
@@ -21,9 +23,10 @@ def cleanclip(
     temperature: float = 0.07,
     max_scale: float = 100.0,
 ) -> Towers:
-    """cross: lambda_1, weight of the loss between fields; within: lambda_2, of that within each field: more removes more (0 is CLIP at
-    the same cost); width: of the common space, as in the run it goes on from; temperature: where the learned softmax temperature
-    starts; max_scale: bound of its inverse."""
+    """cross: lambda_1, weight of the loss between fields; within: lambda_2, of that within each
+    field: more removes more (0 is CLIP at the same cost); width: of the common space, as in the run
+    it goes on from; temperature: where the learned softmax temperature starts; max_scale: bound of
+    its inverse."""
     scale = Scale(1 / temperature, most=max_scale)
 
     def objective(z):

@@ -1,12 +1,16 @@
-"""Fine-tuning that also works with other fields than those the labels came with: what is told of all fields is told of any of them.
-McKinzie, Cheng, Shankar, Yang, Shlens and Toshev, ICML 2023, arXiv:2304.04385 (On Robustness in Multimodal Learning): modality-augmented
-self-distillation (MASD). Row 120 of the catalogue. Their second remedy, weights between the probe and the fine-tuned network (WiSE-FT),
-is `amodal.nn.adapters.wise.between`; their matrix of fields in training and at test is the protocol `modality_subsets` of `amodal evaluate`.
+"""Fine-tuning that also works with other fields than those the labels came with: what is told of
+all fields is told of any of them. McKinzie, Cheng, Shankar, Yang, Shlens and Toshev, ICML 2023,
+arXiv:2304.04385 (On Robustness in Multimodal Learning): modality-augmented self-distillation
+(MASD). Row 120 of the catalogue. Their second remedy, weights between the probe and the fine-tuned
+network (WiSE-FT), is `amodal.nn.adapters.wise.between`; their matrix of fields in training and at
+test is the protocol `modality_subsets` of `amodal evaluate`.
 
-The encoder is trained beforehand (`mae`, `clip`, …); `amodal adapt --how mm_robustness` goes on with such a run. Reconstructed, as no code
-was published: the teacher is the network itself as it is, without a gradient, and reads all fields of a record unless others are named;
-the student reads any of its non-empty subsets. Any fields and labels; what is not a class follows by squared error. Records without a
-label take part in the distillation, where they are among those that are trained on."""
+The encoder is trained beforehand (`mae`, `clip`, …); `amodal adapt --how mm_robustness` goes on
+with such a run. Reconstructed, as no code was published: the teacher is the network itself as it
+is, without a gradient, and reads all fields of a record unless others are named; the student reads
+any of its non-empty subsets. Any fields and labels; what is not a class follows by squared error.
+Records without a label take part in the distillation, where they are among those that are trained
+on."""
 
 from __future__ import annotations
 
@@ -37,11 +41,12 @@ def mm_robustness(
     hidden: int = 0,
     view: str = "weak",
 ) -> SelfDistilled:
-    """label: what is to be told, a label of the data, or several with commas between; targets: what the labels hold (read from the data
-    unless given); task: "auto", by the kind of each label, or "survival", label being TIME,EVENT; learn: the fields that labels are
-    learnt from, with commas (all unless given); teacher: the fields that the teacher reads (all unless given); weight: of the
-    distillation; temperature: of it; hidden: width of the head's hidden layer (0: a linear map); view: how values are augmented, such as
-    "plain" or "weak"."""
+    """label: what is to be told, a label of the data, or several with commas between; targets: what
+    the labels hold (read from the data unless given); task: "auto", by the kind of each label, or
+    "survival", label being TIME,EVENT; learn: the fields that labels are learnt from, with commas
+    (all unless given); teacher: the fields that the teacher reads (all unless given); weight: of
+    the distillation; temperature: of it; hidden: width of the head's hidden layer (0: a linear
+    map); view: how values are augmented, such as "plain" or "weak"."""
     if weight < 0 or temperature <= 0:
         raise AmodalError(
             f"weight = {weight} must be 0 or more, and temperature = {temperature} above 0"
@@ -62,7 +67,8 @@ def named(encoder: Encoder, fields: str) -> tuple[str, ...]:
 
 
 class SelfDistilled(Method):
-    """Features: `told`, the head's outputs from the fields that labels are learnt from, `teacher` and `student`, and the labels."""
+    """Features: `told`, the head's outputs from the fields that labels are learnt from, `teacher`
+    and `student`, and the labels."""
 
     def __init__(self, encoder: Encoder, head: SupervisedHead, view: str):
         super().__init__()

@@ -1,4 +1,5 @@
-"""Concepts that a table names: its columns with categories and, below each, the categories; and how often they go together."""
+"""Concepts that a table names: its columns with categories and, below each, the categories; and how
+often they go together."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from amodal.modalities.table import Table
 
 
 class TableConcepts:
-    """names: K concepts, "colour", "colour=red", …; places: column -> where its categories stand among them, in their order."""
+    """names: K concepts, "colour", "colour=red", …; places: column -> where its categories stand
+    among them, in their order."""
 
     def __init__(self, table: Table):
         self.at = {c: table.columns.index(c) for c in table.columns if c in table.categories}
@@ -22,7 +24,8 @@ class TableConcepts:
             self.places[c] = list(range(first, len(self.names)))
 
     def said(self, cells_NC: Tensor) -> Tensor:
-        """(N, K): of a column that is there 1 for itself and for one of its categories, 0 for the others; NaN for one that is not."""
+        """(N, K): of a column that is there 1 for itself and for one of its categories, 0 for the
+        others; NaN for one that is not."""
         parts = []
         for c, places in self.places.items():
             code_N1 = cells_NC[:, self.at[c], None]
@@ -33,8 +36,8 @@ class TableConcepts:
         return torch.cat(parts, 1)
 
     def chances(self, cells: Iterable[Tensor]) -> Tensor:
-        """(K, K) float64 P(a | b): of the records with b, and with anything said of a, the share that have a; NaN where there are none.
-        cells: (N, C) at a time."""
+        """(K, K) float64 P(a | b): of the records with b, and with anything said of a, the share
+        that have a; NaN where there are none. cells: (N, C) at a time."""
         k = len(self.names)
         both, told = torch.zeros(k, k, dtype=torch.float64), torch.zeros(k, k, dtype=torch.float64)
         for cells_NC in cells:

@@ -41,7 +41,8 @@ class Coordinates(nn.Module):
 
     @torch.no_grad()
     def guessed(self, encoder: Encoder, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the rows that have points: coordinates told (N, P, 3), points (N, P, 3), and which there are (N, P)."""
+        """Of the rows that have points: coordinates told (N, P, 3), points (N, P, 3), and which
+        there are (N, P)."""
         guess = middle_of(self(encoder, batch).values.argmax(2), self.bins).mT
         return guess, *listed(batch[self.points].values)
 

@@ -1,4 +1,5 @@
-"""What pages that tell something of each place of a picture share: maps of fields, and what is known of each pixel."""
+"""What pages that tell something of each place of a picture share: maps of fields, and what is
+known of each pixel."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ from amodal.objectives.deep_supervision import UNKNOWN
 
 @torch.no_grad()
 def grid_side(encoder: Encoder, field: str) -> int:
-    """Side of the square that the tokens of a picture form, as its tokeniser or backbone makes them; 1 for what is no picture, or where
-    they form none."""
+    """Side of the square that the tokens of a picture form, as its tokeniser or backbone makes
+    them; 1 for what is no picture, or where they form none."""
     image = encoder.fields[field]
     if image.layout != "grid":
         return 1
@@ -33,7 +34,8 @@ def grid_side(encoder: Encoder, field: str) -> int:
 
 
 def as_map(bag: Tokens, side: int) -> Column:
-    """(N, D, side, side) of tokens row by row, in each row from left to right and top to bottom; their mean where side is 1."""
+    """(N, D, side, side) of tokens row by row, in each row from left to right and top to bottom;
+    their mean where side is 1."""
     if side == 1:
         mean = bag.pool()
         return Column(mean.values[:, :, None, None], mean.rows)
@@ -44,7 +46,8 @@ def as_map(bag: Tokens, side: int) -> Column:
 
 
 def maps_of(encoder: Encoder, batch: Batch, sides: dict[str, int]) -> dict[str, Column]:
-    """`early/` and `deep/` of each field: its tokens before and after the trunk, seen alone, as maps. sides: field -> `grid_side`."""
+    """`early/` and `deep/` of each field: its tokens before and after the trunk, seen alone, as
+    maps. sides: field -> `grid_side`."""
     bags = encoder.tokenize(batch.only(*sides))
     context, columns = alone(encoder, batch, bags), {}
     for field, side in sides.items():
@@ -54,8 +57,9 @@ def maps_of(encoder: Encoder, batch: Batch, sides: dict[str, int]) -> dict[str, 
 
 
 def is_dense(encoder: Encoder, label: str) -> bool:
-    """Whether what is to be told are maps of classes, a field; which is then taken out of the encoder, being no field. Raises AmodalError
-    for a field that can hold no such map, or that is all there is."""
+    """Whether what is to be told are maps of classes, a field; which is then taken out of the
+    encoder, being no field. Raises AmodalError for a field that can hold no such map, or that is
+    all there is."""
     if label not in encoder.fields:
         return False
     field = encoder.fields[label]
@@ -68,8 +72,9 @@ def is_dense(encoder: Encoder, label: str) -> bool:
 
 
 def truth(batch: Batch, label: str, classes: int) -> Column:
-    """What is known: (N,) labels of records, or (N, H, W) class numbers of pictures of 8 bits, which batches hold as 0 … 1; numbers from
-    `classes` on are `UNKNOWN`. Raises AmodalError for a label that the batch does not bring."""
+    """What is known: (N,) labels of records, or (N, H, W) class numbers of pictures of 8 bits,
+    which batches hold as 0 … 1; numbers from `classes` on are `UNKNOWN`. Raises AmodalError for a
+    label that the batch does not bring."""
     if label in batch.labels:
         return batch.labels[label]
     if label not in batch.columns:

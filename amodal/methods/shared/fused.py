@@ -13,8 +13,8 @@ from amodal.nn.encoder import Encoder
 def fused_vectors(
     encoder: Encoder, fusion: nn.Module, batch: Batch, view: int = 1, seeds: Tensor | None = None
 ) -> Column:
-    """(N, D) unit vectors of the rows that have any field, from the tokens of one view of all that they have, each field read alone first.
-    seeds: (B,), while training."""
+    """(N, D) unit vectors of the rows that have any field, from the tokens of one view of all that
+    they have, each field read alone first. seeds: (B,), while training."""
     seen = batch.only(*(s for s in batch.sources if view_of(s) in (0, view)))
     context = alone(encoder, seen)
     fused = fusion(

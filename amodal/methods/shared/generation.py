@@ -11,8 +11,8 @@ from amodal.nn.generation.causal import CausalDecoder
 
 
 class Telling(nn.Module):
-    """For each field a causal decoder and the predictor of its tokens. A function of single rows, so for `features`.
-    Raises AmodalError for tokens that have already seen each other."""
+    """For each field a causal decoder and the predictor of its tokens. A function of single rows,
+    so for `features`. Raises AmodalError for tokens that have already seen each other."""
 
     def __init__(self, encoder: Encoder, *, width: int, depth: int, heads: int):
         super().__init__()
@@ -27,8 +27,9 @@ class Telling(nn.Module):
     def forward(
         self, encoder: Encoder, vectors: Column, content: Tokens, values: Tensor | Ragged
     ) -> Column:
-        """For each row, (N, 2): the sum of the losses of its tokens, and their number (`token_mean` ends it). vectors: (N, D) to tell
-        the values of one source from; content: their tokens, of `Encoder.content`."""
+        """For each row, (N, 2): the sum of the losses of its tokens, and their number (`token_mean`
+        ends it). vectors: (N, D) to tell the values of one source from; content: their tokens, of
+        `Encoder.content`."""
         field = field_of(content.names[0])
         predicted = self.predictors[field](self.decoders[field](vectors, content).x)
         modality = encoder.fields[field]

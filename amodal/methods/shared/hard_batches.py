@@ -1,4 +1,5 @@
-"""Batches of look-alikes: hard negatives by the vectors of the model so far, whole classes at a time."""
+"""Batches of look-alikes: hard negatives by the vectors of the model so far, whole classes at a
+time."""
 
 from __future__ import annotations
 
@@ -9,10 +10,12 @@ from torch.nn.functional import normalize
 
 @torch.no_grad()
 def look_alikes(z_ND: Tensor, class_N: Tensor, size: int) -> Tensor:
-    """(N,) int64, a group for each row: of at most about `size` rows, whole classes, those whose mean unit vectors lie together.
+    """(N,) int64, a group for each row: of at most about `size` rows, whole classes, those whose
+    mean unit vectors lie together.
 
-    class_N: int64, -1 where unknown (such a row is a class of its own). Classes are halved across the direction in which they differ most,
-    until a half is small enough; neighbouring numbers are halves that were cut last. Raises ValueError for a size below 1.
+    class_N: int64, -1 where unknown (such a row is a class of its own). Classes are halved across
+    the direction in which they differ most, until a half is small enough; neighbouring numbers are
+    halves that were cut last. Raises ValueError for a size below 1.
     """
     if size < 1:
         raise ValueError(f"a group needs at least 1 row, not {size}")

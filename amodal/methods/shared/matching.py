@@ -1,5 +1,6 @@
-"""What vision-language papers share beside towers: a matcher that reads both fields, and masked words that are filled in from the
-other field. For any field in the place of the words, any other in that of the image."""
+"""What vision-language papers share beside towers: a matcher that reads both fields, and masked
+words that are filled in from the other field. For any field in the place of the words, any other in
+that of the image."""
 
 from __future__ import annotations
 
@@ -34,23 +35,27 @@ SEED = "seed"
 
 
 class Matcher(nn.Module):
-    """Words that read the other field (`cross`), and from their mean a logit: do the two belong together?"""
+    """Words that read the other field (`cross`), and from their mean a logit: do the two belong
+    together?"""
 
     def __init__(self, width: int, *, depth: int, heads: int):
         super().__init__()
         self.cross, self.head = CrossEncoder(width, depth, heads), nn.Linear(width, 1)
 
     def forward(self, words: Ragged, seen: Ragged, strength: Tensor | None = None) -> Tensor:
-        """(N,) logits of pairs: words i with what is seen in i. strength: of each token that is seen (sum of lengths,)."""
+        """(N,) logits of pairs: words i with what is seen in i. strength: of each token that is
+        seen (sum of lengths,)."""
         return self.head(mean_token(self.cross(words, seen, strength=strength))).squeeze(1)
 
     def watched(self, words: Ragged, seen: Ragged, layer: int = -1) -> tuple[Tensor, Tensor]:
-        """(N,) logits, and the weights (N, H, Q, K) with which the words read in this block, for Grad-CAM."""
+        """(N,) logits, and the weights (N, H, Q, K) with which the words read in this block, for
+        Grad-CAM."""
         out, weights = self.cross(words, seen, weigh=layer)
         return self.head(mean_token(out)).squeeze(1), weights
 
     def explained(self, words: Ragged, seen: Ragged, layer: int = -1) -> tuple[Tensor, Tensor]:
-        """(N,) logits, and (N, Q, K) how much each word's reading of each part of what is seen speaks for them (`grad_cam`)."""
+        """(N,) logits, and (N, Q, K) how much each word's reading of each part of what is seen
+        speaks for them (`grad_cam`)."""
         with torch.enable_grad():
             same, weights = self.watched(words, seen, layer)
             return same, grad_cam(same, weights, keep=True)
@@ -71,10 +76,12 @@ class Matcher(nn.Module):
         other_words: Tensor,
         pairs: Ragged | None = None,
     ) -> Tensor:
-        """Pairs that belong together, against words with another's picture and pictures with another's words.
+        """Pairs that belong together, against words with another's picture and pictures with
+        another's words.
 
-        words, seen: N lists of tokens; other_seen, other_words: (N,) which row's, -1 where there is none (`hard_negatives`).
-        pairs: what is seen in the pairs that belong together, if it is not `seen` (softly masked, say).
+        words, seen: N lists of tokens; other_seen, other_words: (N,) which row's, -1 where there is
+        none (`hard_negatives`). pairs: what is seen in the pairs that belong together, if it is not
+        `seen` (softly masked, say).
         """
         rows = torch.arange(len(words), device=other_seen.device)
         a, b = (rows[o >= 0] for o in (other_seen, other_words))
@@ -94,7 +101,8 @@ class Matcher(nn.Module):
 def token_features(
     encoder: Encoder, context: dict[str, Tokens], sources: Sequence[str]
 ) -> dict[str, Column]:
-    """`tokens/SOURCE` -> the tokens of each row, for losses that look at parts. context: of `Encoder.encode`."""
+    """`tokens/SOURCE` -> the tokens of each row, for losses that look at parts. context: of
+    `Encoder.encode`."""
     return {
         f"tokens/{s}": token_column(encoder.pools[field_of(s)].strip(context[s])) for s in sources
     }
@@ -113,8 +121,9 @@ def item_matching(
     temperature: float | Tensor,
     floor: float = 0.0,
 ) -> Tensor:
-    """Image-text matching between two sources with hard negatives. features: vectors of both in the common space under their
-    own names, their tokens under `tokens/…`, and the seeds. floor: as in `draw_others`."""
+    """Image-text matching between two sources with hard negatives. features: vectors of both in the
+    common space under their own names, their tokens under `tokens/…`, and the seeds. floor: as in
+    `draw_others`."""
     both = shared_rows(features[f"tokens/{words}"], features[f"tokens/{seen}"])
     word_lists, seen_lists = (
         features[f"tokens/{s}"].values[i] for s, i in zip((words, seen), both)
@@ -126,7 +135,8 @@ def item_matching(
 def draw_negatives(
     features: Features, words: str, seen: str, *, temperature: float | Tensor, floor: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """For the rows that have both: whose picture stands in for that of the words, whose words for those of the picture."""
+    """For the rows that have both: whose picture stands in for that of the words, whose words for
+    those of the picture."""
     z_words, z_seen = features.pair(words, seen)
     rows = features[words].rows[shared_rows(features[words], features[seen])[0]]
     seeds = features[SEED].values[rows]
@@ -145,8 +155,9 @@ def with_queue(
     b: str,
     **options,
 ) -> Tensor:
-    """Mean of both directions of `loss(queries (N, D), keys (M, D), **options)`, whose first N keys are those of the same rows; the
-    others come from the queue. keys: as `z`, of a slow copy perhaps."""
+    """Mean of both directions of `loss(queries (N, D), keys (M, D), **options)`, whose first N keys
+    are those of the same rows; the others come from the queue. keys: as `z`, of a slow copy
+    perhaps."""
     ways = []
     for one, other in ((a, b), (b, a)):
         query, key = Embeddings({"query": z[one], "key": keys[other]}, z.size).pair("query", "key")
@@ -155,8 +166,9 @@ def with_queue(
 
 
 class MaskedWords(nn.Module):
-    """Some tokens of a field are hidden and predicted from the others and from another field (ALBEF, arXiv:2107.07651, 3.2, "Masked
-    Language Modeling"; BERT's 15 %, every one of them replaced by the mask token). A function of single rows, so for `features`."""
+    """Some tokens of a field are hidden and predicted from the others and from another field
+    (ALBEF, arXiv:2107.07651, 3.2, "Masked Language Modeling"; BERT's 15 %, every one of them
+    replaced by the mask token). A function of single rows, so for `features`."""
 
     def __init__(self, encoder: Encoder, field: str, ratio: float = 0.15):
         super().__init__()
@@ -175,7 +187,8 @@ class MaskedWords(nn.Module):
         return ~random_keep(bag.row, own[bag.row], bag.within(), self.ratio)
 
     def encode(self, encoder: Encoder, content: Tokens, hidden_T: Tensor) -> Tokens:
-        """The tokens of one source, as the encoder reads them with some of them hidden. content: of `Encoder.content`."""
+        """The tokens of one source, as the encoder reads them with some of them hidden. content: of
+        `Encoder.content`."""
         return encoder.pools[self.field].strip(self.context(encoder, content, hidden_T))
 
     def context(self, encoder: Encoder, content: Tokens, hidden_T: Tensor) -> Tokens:
@@ -187,8 +200,8 @@ class MaskedWords(nn.Module):
     def forward(
         self, encoder: Encoder, batch: Batch, content: Tokens, seen: Column, cross: CrossEncoder
     ) -> Column:
-        """For each row that has both, (N, 2): the sum of the losses of its hidden tokens, and their number (`token_mean` ends it).
-        seen: lists of tokens of the other field."""
+        """For each row that has both, (N, 2): the sum of the losses of its hidden tokens, and their
+        number (`token_mean` ends it). seen: lists of tokens of the other field."""
         hidden_T = self.draw(content, batch.seeds)
         words = token_column(self.encode(encoder, content, hidden_T))
         target_T = encoder.fields[self.field].targets(batch[content.names[0]].values)
@@ -203,7 +216,8 @@ class MaskedWords(nn.Module):
         seen: Column,
         cross: CrossEncoder,
     ) -> Column:
-        """`forward` for words that the encoder has read: the lists of `encode`, what is hidden and what stands there."""
+        """`forward` for words that the encoder has read: the lists of `encode`, what is hidden and
+        what stands there."""
         at, at_seen = shared_rows(words, seen)
         read = cross(words.values[at], seen.values[at_seen])
         hidden, target = (Ragged(t, words.values.lengths)[at].flat for t in (hidden_T, target_T))

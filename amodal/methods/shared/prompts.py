@@ -1,4 +1,5 @@
-"""Attributes of a record as a prompt, a token for each: shown, left blank, or masked to be told from another field."""
+"""Attributes of a record as a prompt, a token for each: shown, left blank, or masked to be told
+from another field."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ from amodal.nn.encoder import Encoder
 
 
 def attribute_vectors(table: Table, values_NC: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, A) numbers in deviations from their mean and categories as 0 and 1, column after column, zero where a cell is missing;
-    and (N, A) bool, which entries are known. A category that the table does not list has an entry of its own."""
+    """(N, A) numbers in deviations from their mean and categories as 0 and 1, column after column,
+    zero where a cell is missing; and (N, A) bool, which entries are known. A category that the
+    table does not list has an entry of its own."""
     standard, parts, known = table.standardised(values_NC), [], []
     for c, size in enumerate(table.sizes()):
         there = ~values_NC[:, c].isnan()
@@ -33,7 +35,8 @@ def attribute_vectors(table: Table, values_NC: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Prompt:
-    """words: a list of tokens for each of the B rows; hidden: (B,) number of the masked token in its list, -1 in a template."""
+    """words: a list of tokens for each of the B rows; hidden: (B,) number of the masked token in
+    its list, -1 in a template."""
 
     words: Column
     hidden: Tensor
@@ -48,8 +51,9 @@ class Prompt:
 
 
 class AttributePrompts(nn.Module):
-    """DUET (arXiv:2207.01328): a row either gets the template, in which every attribute is blank, or its own attributes, of which
-    one is masked, rare values rather than common ones, and each other is left blank with probability `miss`."""
+    """DUET (arXiv:2207.01328): a row either gets the template, in which every attribute is blank,
+    or its own attributes, of which one is masked, rare values rather than common ones, and each
+    other is left blank with probability `miss`."""
 
     def __init__(self, encoder: Encoder, field: str, *, chance: float, miss: float):
         super().__init__()
@@ -85,7 +89,8 @@ class AttributePrompts(nn.Module):
         return Prompt(token_column(encoder.pools[self.field].strip(read)), hidden)
 
     def choose(self, table: Table, batch: Batch, content: Tokens) -> Tensor:
-        """(B,) number of a token of each row, drawn with probability ~ 1 / how often its value was seen."""
+        """(B,) number of a token of each row, drawn with probability ~ 1 / how often its value was
+        seen."""
         values = batch[self.field].values
         _, share = self.presence(table, values)
         weight_NG = grouped(share, table.patch, 0.0).amax(2)
@@ -103,8 +108,9 @@ class AttributePrompts(nn.Module):
         return none.scatter_reduce(0, content.row, first, "amin")
 
     def presence(self, table: Table, values_NC: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, A) which values a record has (a number counts as one), and (N, C) one over how often that of each column was seen.
-        Numbers are hardly ever shared, so they count as common: one is masked only where a row has no category."""
+        """(N, A) which values a record has (a number counts as one), and (N, C) one over how often
+        that of each column was seen. Numbers are hardly ever shared, so they count as common: one
+        is masked only where a row has no category."""
         x_NA, known_NA = attribute_vectors(table, values_NC)
         sizes = torch.tensor(table.sizes(), device=x_NA.device)
         owner = torch.repeat_interleave(
@@ -115,7 +121,8 @@ class AttributePrompts(nn.Module):
         return has, rare.new_zeros(len(has), len(sizes)).index_add(1, owner, rare)
 
     def about(self, encoder: Encoder, batch: Batch, prompt: Prompt) -> dict[str, Tensor]:
-        """Of the rows that have attributes: `attributes`, `known` and `has`, (N, A) each, and `value`, what is masked."""
+        """Of the rows that have attributes: `attributes`, `known` and `has`, (N, A) each, and
+        `value`, what is masked."""
         table, values = encoder.fields[self.field], batch[self.field].values
         x_NA, known_NA = attribute_vectors(table, values)
         cells, hidden = (
@@ -131,7 +138,8 @@ class AttributePrompts(nn.Module):
     def told(
         self, encoder: Encoder, prompt: Prompt, batch: Batch, read_tD: Tensor, rows: Tensor
     ) -> Column:
-        """(n, 2) sums and numbers of the losses of masked tokens. read_tD: what they became, of the rows among `rows` that have one."""
+        """(n, 2) sums and numbers of the losses of masked tokens. read_tD: what they became, of the
+        rows among `rows` that have one."""
         content = encoder.patchify(batch.only(self.field))[self.field]
         target_T = encoder.fields[self.field].targets(batch[self.field].values)
         wanted = torch.isin(content.row, rows) & (content.within() == prompt.hidden[content.row])

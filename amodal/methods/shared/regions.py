@@ -42,7 +42,8 @@ def texts_and_others(encoder: Encoder) -> tuple[list[str], list[str]]:
 
 
 class WithRegions(Towers):
-    """Towers whose features are the vectors of all sources and, as `SOURCE/regions`, the regions of those fields that have parts."""
+    """Towers whose features are the vectors of all sources and, as `SOURCE/regions`, the regions of
+    those fields that have parts."""
 
     def __init__(self, *args, parts: list[str], **kwargs):
         super().__init__(*args, **kwargs)

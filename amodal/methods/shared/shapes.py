@@ -1,4 +1,5 @@
-"""What most papers share: towers with objectives, a masked encoder with a decoder, a student with a teacher."""
+"""What most papers share: towers with objectives, a masked encoder with a decoder, a student with a
+teacher."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ Objective = Callable[[Embeddings], dict[str, Tensor]]
 
 
 def field_pairs(z: Embeddings, anchor: str | None = None) -> list[tuple[str, str]]:
-    """Every two sources of different fields, or those with the field `anchor` among them, which then stands first; of several
-    views of a field, the first stands for it."""
+    """Every two sources of different fields, or those with the field `anchor` among them, which
+    then stands first; of several views of a field, the first stands for it."""
     first = {field_of(s): s for s in reversed(z.sources)}
     fields = [s for s in z.sources if first[field_of(s)] == s]
     if not anchor:
@@ -58,8 +59,8 @@ def share(terms: dict[str, Tensor]) -> dict[str, Tensor]:
 class Towers(Method):
     """One vector for each source, then losses between vectors.
 
-    objective: Embeddings -> named losses. heads: field -> a projector that only training needs, run on the whole batch.
-    learned: a module whose parameters the objective uses (a temperature).
+    objective: Embeddings -> named losses. heads: field -> a projector that only training needs, run
+    on the whole batch. learned: a module whose parameters the objective uses (a temperature).
     """
 
     min_batch_size = 2
@@ -98,7 +99,8 @@ class Towers(Method):
 
 
 def row_losses(loss_T: Tensor, hidden: Tokens) -> Column:
-    """Losses of hidden tokens -> for each row that has any, (N, 2): their sum and their number. `token_mean` ends it."""
+    """Losses of hidden tokens -> for each row that has any, (N, 2): their sum and their number.
+    `token_mean` ends it."""
     loss_T = loss_T.to(torch.promote_types(loss_T.dtype, torch.float32))
     both = torch.stack([loss_T, torch.ones_like(loss_T)], 1)
     total = both.new_zeros(hidden.size, 2).index_add(0, hidden.row, both)
@@ -107,16 +109,18 @@ def row_losses(loss_T: Tensor, hidden: Tokens) -> Column:
 
 
 def token_mean(column: Column) -> Tensor:
-    """The mean loss of all hidden tokens of a batch, by whichever ranks and micro-batches they came."""
+    """The mean loss of all hidden tokens of a batch, by whichever ranks and micro-batches they
+    came."""
     total, count = column.values.sum(0)
     return total / count.detach().clamp(min=1)
 
 
 class MaskedAutoencoder(Method):
-    """The encoder sees the visible tokens only; a light decoder predicts the hidden ones (He et al. 2022).
+    """The encoder sees the visible tokens only; a light decoder predicts the hidden ones (He et al.
+    2022).
 
-    ratio: share of tokens hidden. together: draw the mask over all tokens of a row, so that a field is at times hidden whole and
-    must be told from the others; else field by field.
+    ratio: share of tokens hidden. together: draw the mask over all tokens of a row, so that a field
+    is at times hidden whole and must be told from the others; else field by field.
     """
 
     def __init__(
@@ -185,7 +189,8 @@ def refuse_backbones(encoder: Encoder) -> None:
 
 
 def refuse_pool(encoder: Encoder) -> None:
-    """A pooling with parameters that no loss reaches would put a random map between the tokens and every embedding."""
+    """A pooling with parameters that no loss reaches would put a random map between the tokens and
+    every embedding."""
     if encoder.pool_name in ("attention", "vector"):
         raise AmodalError(
             f'this method trains tokens and not their pooling, so pool="{encoder.pool_name}" would stay random; take "mean" or "cls"'
@@ -193,7 +198,8 @@ def refuse_pool(encoder: Encoder) -> None:
 
 
 class StudentTeacher(Method):
-    """A student learns from a slow copy of itself. momentum, final_momentum: the copy's weight, by half a cosine in between."""
+    """A student learns from a slow copy of itself. momentum, final_momentum: the copy's weight, by
+    half a cosine in between."""
 
     def __init__(
         self, encoder: Encoder, *, momentum: float, final_momentum: float, views: tuple[str, ...]

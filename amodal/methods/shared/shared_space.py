@@ -1,4 +1,5 @@
-"""What MMRL and its successor share: frozen towers with tokens of a common space, adapted to classes that are told by their names."""
+"""What MMRL and its successor share: frozen towers with tokens of a common space, adapted to
+classes that are told by their names."""
 
 from __future__ import annotations
 
@@ -35,10 +36,11 @@ def one_category(targets: Sequence, method: str) -> Target:
 
 
 class NamedClasses(Method):
-    """Features are each source's class features under its name, its representation features under `rep/…`, what the towers say without the
-    tokens under `plain/…`, and the label.
+    """Features are each source's class features under its name, its representation features under
+    `rep/…`, what the towers say without the tokens under `plain/…`, and the label.
 
-    tokens: makes them for an encoder; projection: of the encoder's frozen head, the head of the representation features.
+    tokens: makes them for an encoder; projection: of the encoder's frozen head, the head of the
+    representation features.
     """
 
     def __init__(
@@ -104,7 +106,8 @@ class NamedClasses(Method):
         return self.heads[field](self.encoder.trunks[field].norm(tokens_NKD).mean(1))
 
     def class_vectors(self, names: Sequence[str] | None = None, tokens: bool = True) -> Tensor:
-        """(C, D) unit vectors of the classes' names (those learnt, unless given), by towers with the tokens or without."""
+        """(C, D) unit vectors of the classes' names (those learnt, unless given), by towers with
+        the tokens or without."""
         names, modality, still = (
             names or self.target.classes,
             self.encoder.fields[self.words],
@@ -151,7 +154,8 @@ class NamedClasses(Method):
         return self.scale * normalize(z_ND, dim=1) @ names_CD.T
 
     def predict(self, batch: Batch) -> Column:
-        """(N, C) logarithms of the probabilities of the classes learnt, the mean over the sources that a row has."""
+        """(N, C) logarithms of the probabilities of the classes learnt, the mean over the sources
+        that a row has."""
         told = self.probabilities(batch)
         like = self.encoder.field_token[self.words]
         total, count = (
@@ -168,8 +172,9 @@ class NamedClasses(Method):
     def probabilities(
         self, batch: Batch, names: Sequence[str] | None = None, mixed: bool | None = None
     ) -> dict[str, Column]:
-        """Source -> (N, C) probabilities of the classes `names`, or of those learnt. mixed: with representation features too, as is right
-        for the classes learnt and for no others (so unless given)."""
+        """Source -> (N, C) probabilities of the classes `names`, or of those learnt. mixed: with
+        representation features too, as is right for the classes learnt and for no others (so unless
+        given)."""
         seen, rep = self.seen(batch)
         vectors, mixed = self.class_vectors(names), names is None if mixed is None else mixed
         found = {}

@@ -1,4 +1,5 @@
-"""Words and regions of pairs: how well they fit, which goes with which, and the text that each region gets (arXiv:1412.2306)."""
+"""Words and regions of pairs: how well they fit, which goes with which, and the text that each
+region gets (arXiv:1412.2306)."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ def scores(seen: Ragged, words: Ragged) -> Tensor:
 
 
 def assign(seen: Ragged, words: Ragged, beta: float) -> Ragged:
-    """The region of each word of N pairs, by number in its own picture (0 is the whole); beta: see `amodal.stats.chain_crf.viterbi`."""
+    """The region of each word of N pairs, by number in its own picture (0 is the whole); beta: see
+    `amodal.stats.chain_crf.viterbi`."""
     fits = [s @ r.T for s, r in zip(words.split(), seen.split())]
     widest = max((f.shape[1] for f in fits), default=0)
     block = [pad(f, (0, widest - f.shape[1]), value=-torch.inf) for f in fits]
@@ -33,8 +35,9 @@ def assign(seen: Ragged, words: Ragged, beta: float) -> Ragged:
 
 
 def cut(regions: Ragged, ids: Ragged, paths: Ragged) -> tuple[Tensor, Tensor, Ragged]:
-    """Of N pairs P texts and what they are about: the pair (P,) that each is of, its region's vector (P, D), its ids. First the whole
-    text with the first region, then, along the text, what each region was given. paths: a region for each id, of `assign`."""
+    """Of N pairs P texts and what they are about: the pair (P,) that each is of, its region's
+    vector (P, D), its ids. First the whole text with the first region, then, along the text, what
+    each region was given. paths: a region for each id, of `assign`."""
     pieces = [((0, len(path), 0), *snippets(path)) for path in paths.split()]
     at = [(i, start, stop, region) for i, some in enumerate(pieces) for start, stop, region in some]
     owner, start, stop, region = (

@@ -1,6 +1,7 @@
 """Balanced CLIP: similarities are scaled to uniform marginals for k steps, of which CLIP takes one.
-Liu, Mehta, Pal & Harchaoui, NeurIPS 2024, arXiv:2408.15065, section 4. Every two fields of a record; what balancing does to the variance
-of an estimate is measured by `amodal.diagnose.balance`. Row 42 of the catalogue."""
+Liu, Mehta, Pal & Harchaoui, NeurIPS 2024, arXiv:2408.15065, section 4. Every two fields of a
+record; what balancing does to the variance of an estimate is measured by `amodal.diagnose.balance`.
+Row 42 of the catalogue."""
 
 from amodal.methods.shared.shapes import Towers, field_pairs, share, two_fields
 from amodal.nn.encoder import Encoder
@@ -16,8 +17,9 @@ def balance(
     temperature: float = 0.07,
     max_scale: float = 100.0,
 ) -> Towers:
-    """steps: of balancing; 0 is jointly centred, 1 is CLIP, 2 doubly centred; width: of the common space; temperature: where the
-    learned softmax temperature starts (fixed at .01 in the paper, whose features are pretrained); max_scale: bound of its inverse."""
+    """steps: of balancing; 0 is jointly centred, 1 is CLIP, 2 doubly centred; width: of the common
+    space; temperature: where the learned softmax temperature starts (fixed at .01 in the paper,
+    whose features are pretrained); max_scale: bound of its inverse."""
     scale = Scale(1 / temperature, most=max_scale)
 
     def objective(z):

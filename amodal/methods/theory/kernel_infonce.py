@@ -1,8 +1,10 @@
-"""Kernel-InfoNCE: contrast is spectral clustering of what counts as similar, so its kernel may be chosen, and mixed.
-Tan, Zhang, Yang and Yuan, ICLR 2024, arXiv:2303.15103. Losses: Kernel-InfoNCE with exp(-|z_i - z_j|^gamma / temperature), alone or two
-of them mixed. Of one field two augmented views are compared as in SimCLR; of several, every two fields of a record as in CLIP, whose
-graph is bipartite. Graph, Laplacian and alignment with its eigenvectors: `amodal.diagnose.similarity_graph`. Row 132 of the catalogue.
-The paper finds gamma, share and temperature by random search; the defaults here are its Gaussian-Laplacian pair in equal parts."""
+"""Kernel-InfoNCE: contrast is spectral clustering of what counts as similar, so its kernel may be
+chosen, and mixed. Tan, Zhang, Yang and Yuan, ICLR 2024, arXiv:2303.15103. Losses: Kernel-InfoNCE
+with exp(-|z_i - z_j|^gamma / temperature), alone or two of them mixed. Of one field two augmented
+views are compared as in SimCLR; of several, every two fields of a record as in CLIP, whose graph is
+bipartite. Graph, Laplacian and alignment with its eigenvectors: `amodal.diagnose.similarity_graph`.
+Row 132 of the catalogue. The paper finds gamma, share and temperature by random search; the
+defaults here are its Gaussian-Laplacian pair in equal parts."""
 
 from amodal.core import unknown
 from amodal.methods.shared.shapes import Towers, field_pairs, share, view_pairs
@@ -23,10 +25,11 @@ def kernel_infonce(
     temperature: float = 0.5,
     width: int = 128,
 ) -> Towers:
-    """mixture: "sum" of two kernels' losses, "concatenation" (each kernel has half of the coordinates), or "none"; gamma: exponent of
-    the first kernel, 1 for Laplacian, 2 for Gaussian; other_gamma: of the second; weight: of the first loss, between 0 and 1, the second
-    has the rest; temperature: of all kernels, where the Gaussian one is SimCLR at half of it; width: of the space that is compared,
-    twice as much with concatenation."""
+    """mixture: "sum" of two kernels' losses, "concatenation" (each kernel has half of the
+    coordinates), or "none"; gamma: exponent of the first kernel, 1 for Laplacian, 2 for Gaussian;
+    other_gamma: of the second; weight: of the first loss, between 0 and 1, the second has the rest;
+    temperature: of all kernels, where the Gaussian one is SimCLR at half of it; width: of the space
+    that is compared, twice as much with concatenation."""
     if mixture not in MIXTURES:
         raise unknown("kernel_infonce.mixture", mixture, MIXTURES)
     alone = len(encoder.fields) == 1

@@ -1,11 +1,13 @@
-"""CLIP-guided resampling: what a multimodal teacher finds alike repairs the pairs of a contrastive learner of one field.
-Zhang, Wang and Wang, ICML 2023, arXiv:2306.04272: their four rules inside SimCLR. Row 75 of the catalogue. Their theory as diagnostics
-(labelling error, connectivity, bound, the graph that texts induce) is `amodal.diagnose.positives`, their loss on a table
+"""CLIP-guided resampling: what a multimodal teacher finds alike repairs the pairs of a contrastive
+learner of one field. Zhang, Wang and Wang, ICML 2023, arXiv:2306.04272: their four rules inside
+SimCLR. Row 75 of the catalogue. Their theory as diagnostics (labelling error, connectivity, bound,
+the graph that texts induce) is `amodal.diagnose.positives`, their loss on a table
 `amodal.objectives.spectral`.
 
-The paper's teacher is OpenAI's CLIP. Here it is the encoder of another run or, without one, CLIP on the records' own fields, which the
-first part of the steps trains; then the encoder starts again from where it began. The authors' code computes drop_false_positive and then
-does without it; here it is as the paper says."""
+The paper's teacher is OpenAI's CLIP. Here it is the encoder of another run or, without one, CLIP on
+the records' own fields, which the first part of the steps trains; then the encoder starts again
+from where it began. The authors' code computes drop_false_positive and then does without it; here
+it is as the paper says."""
 
 from __future__ import annotations
 
@@ -34,9 +36,10 @@ def mmcl_theory(
     temperature: float = 0.5,
     width: int = 128,
 ) -> Guided:
-    """rule: "new_positive", "drop_false_positive", "drop_false_negative", "drop_easy_negative", or "none" (SimCLR); teacher: folder of
-    a run whose encoder judges what is alike, empty to train one on the records' fields; first: the share of the steps for that;
-    temperature: of NT-Xent; width: of the projector's output, and of the space in which a teacher trained here compares fields."""
+    """rule: "new_positive", "drop_false_positive", "drop_false_negative", "drop_easy_negative", or
+    "none" (SimCLR); teacher: folder of a run whose encoder judges what is alike, empty to train one
+    on the records' fields; first: the share of the steps for that; temperature: of NT-Xent; width:
+    of the projector's output, and of the space in which a teacher trained here compares fields."""
     if rule not in SHARES:
         raise unknown("rule of resampling", rule, SHARES)
     judge = frozen(teacher) if teacher else None
@@ -56,7 +59,8 @@ def mmcl_theory(
 
 
 class Guided(StagedMethod):
-    """teacher: an encoder that never learns, or None to train one first, with heads `towers` into a common space."""
+    """teacher: an encoder that never learns, or None to train one first, with heads `towers` into a
+    common space."""
 
     min_batch_size, views = 2, ("strong", "strong")
 

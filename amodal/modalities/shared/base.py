@@ -111,8 +111,8 @@ class Modality(Corruptible, ABC):
     @classmethod
     @abstractmethod
     def infer(cls, samples: Sequence[Raw], **overrides) -> Modality:
-        """Parameters from up to ~200 raw samples; `overrides` ones win. Samples that cannot be decoded
-        are passed over, unless none can: then `BadValue`."""
+        """Parameters from up to ~200 raw samples; `overrides` ones win. Samples that cannot be
+        decoded are passed over, unless none can: then `BadValue`."""
 
     @abstractmethod
     def decode(self, raw: Raw) -> np.ndarray:
@@ -175,7 +175,8 @@ class Modality(Corruptible, ABC):
         return {}
 
     def simple_features(self, raws: Sequence[Raw]) -> np.ndarray:
-        """(N, F) float32, finite: features that need no training, as the yardstick of those that do.
+        """(N, F) float32, finite: features that need no training, as the yardstick of those that
+        do.
 
         Raises:
             AmodalError: this modality has none yet.
@@ -246,7 +247,8 @@ M = TypeVar("M", bound=Modality)
 
 
 def build(cls: type[M], parameters: Mapping[str, Any]) -> M:
-    """`cls` with these parameters, as read from TOML or JSON. Raises AmodalError for unknown names and wrong types."""
+    """`cls` with these parameters, as read from TOML or JSON. Raises AmodalError for unknown names
+    and wrong types."""
     kind, defaults = cls.kind, cls()
     known = {f.name: f.type for f in fields(cls)}
     for name in parameters:
@@ -265,8 +267,9 @@ LARGEST = 2**31
 
 
 def _typed(name: str, value: Any, default: Any, declared: str) -> Any:
-    """`value` in the type of the parameter's default: lists become tuples, whole numbers may stand for floats. declared: the
-    annotation, which says what is in a tuple. Numbers are finite and none is huge: they may come from a file that anybody wrote."""
+    """`value` in the type of the parameter's default: lists become tuples, whole numbers may stand
+    for floats. declared: the annotation, which says what is in a tuple. Numbers are finite and none
+    is huge: they may come from a file that anybody wrote."""
     wanted = type(default)
     if wanted is tuple and isinstance(value, (list, tuple)):
         each = {"tuple[str": "", "tuple[int": 0, "tuple[float": 0.0}.get(declared.partition(",")[0])
@@ -300,7 +303,8 @@ def _typed(name: str, value: Any, default: Any, declared: str) -> Any:
 
 
 def at_most(kind: str, limits: Mapping[str, tuple[float, float]]) -> None:
-    """limits: parameter -> (its value, the most that it can be). Raises AmodalError for one that would only fill the memory."""
+    """limits: parameter -> (its value, the most that it can be). Raises AmodalError for one that
+    would only fill the memory."""
     for name, (value, most) in limits.items():
         if value > most:
             raise AmodalError(f"{kind}.{name} is at most {most:,}, got {value:,}")

@@ -41,8 +41,9 @@ def as_number(cell: Any) -> float:
 
 
 def moments(columns: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each column of (n, C), NaN left out, six digits: they are written into files that
-    people read. A column that never varies has deviation 1, one without any value also mean 0."""
+    """Mean and standard deviation of each column of (n, C), NaN left out, six digits: they are
+    written into files that people read. A column that never varies has deviation 1, one without any
+    value also mean 0."""
     seen = np.isfinite(columns)
     count = np.maximum(seen.sum(0), 1)
     mean = np.where(seen, columns, 0).sum(0, dtype=np.float64) / count
@@ -55,8 +56,8 @@ def tidy(number: float) -> float:
 
 
 def number(cell: Any) -> float:
-    """A cell as a number: NaN where missing or infinite, dates as seconds, also where text says them. Raises
-    ValueError."""
+    """A cell as a number: NaN where missing or infinite, dates as seconds, also where text says
+    them. Raises ValueError."""
     said = isinstance(cell, str) and is_date(cell)
     return as_number(datetime.datetime.fromisoformat(cell.strip()) if said else cell)
 
@@ -74,7 +75,8 @@ def is_date(cell: Any) -> bool:
 
 
 def mostly_numbers(cells: Sequence[Any]) -> bool:
-    """Whether more than half of the cells are numbers or dates; text such as "3" may be a code and does not count."""
+    """Whether more than half of the cells are numbers or dates; text such as "3" may be a code and
+    does not count."""
     certain = (
         isinstance(c, (numbers.Number, np.number)) and not isinstance(c, bool) or is_date(c)
         for c in cells
@@ -95,5 +97,6 @@ def _is_number(cell: Any) -> bool:
 
 
 def category(cell: Any) -> str:
-    """The name of a category: 3.0 is "3", as a column of whole numbers with gaps comes back as floats."""
+    """The name of a category: 3.0 is "3", as a column of whole numbers with gaps comes back as
+    floats."""
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()

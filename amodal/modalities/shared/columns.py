@@ -107,7 +107,8 @@ def length(table: Columns) -> int:
 
 
 def numeric_names(tables: Sequence[Columns]) -> tuple[str, ...]:
-    """The columns that hold numbers in every table that has them, clocks left out; made up where they have no names."""
+    """The columns that hold numbers in every table that has them, clocks left out; made up where
+    they have no names."""
     named = [t for t in tables if isinstance(t, dict)]
     if not named:
         count = tables[0].shape[1] if tables[0].ndim == 2 else 1

@@ -14,8 +14,8 @@ CORRUPTIONS = ("exchange", "drop", "noise")
 
 
 class Corruptible:
-    """What the values of most modalities have in common: entries along their first dimension. Others
-    override `parts`, `deviation`, `exchanged` and `dropped`."""
+    """What the values of most modalities have in common: entries along their first dimension.
+    Others override `parts`, `deviation`, `exchanged` and `dropped`."""
 
     def corrupt(
         self,

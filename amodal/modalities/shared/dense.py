@@ -1,8 +1,9 @@
-"""How values enter a graph: dense inputs that any runtime can feed, instead of a flat list of tokens.
+"""How values enter a graph: dense inputs that any runtime can feed, instead of a flat list of
+tokens.
 
 `Modality.graph` wraps the trained tokeniser of one field in a module. Its `inputs` say what each
-input is, its `axes` which axes of them are dynamic, `examples(n, length, rng)` makes values to try it
-with. `forward` takes the inputs and returns content x (N, L, D), the positions of the L tokens,
+input is, its `axes` which axes of them are dynamic, `examples(n, length, rng)` makes values to try
+it with. `forward` takes the inputs and returns content x (N, L, D), the positions of the L tokens,
 (L, 3) or, where rows differ, (N, L, 3), and which of them are there (N, L) bool, None where all
 always are. N rows, L tokens.
 """
@@ -20,7 +21,8 @@ Tokenised = tuple[Tensor, Tensor, Tensor | None]
 
 
 def dense(values: Tensor | Ragged) -> tuple[Tensor, ...]:
-    """Collated values as the inputs of a graph: a Tensor as it is, a Ragged padded with zeros and its lengths."""
+    """Collated values as the inputs of a graph: a Tensor as it is, a Ragged padded with zeros and
+    its lengths."""
     if isinstance(values, Tensor):
         return (values,)
     return nn.utils.rnn.pad_sequence(list(values.split()), batch_first=True), values.lengths

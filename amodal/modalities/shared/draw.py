@@ -64,7 +64,8 @@ def _fitting(line: str, width: int, size: int) -> int:
 def curves(
     columns: np.ndarray, names: Sequence[str] = (), height: int = 96, width: int = 160
 ) -> np.ndarray:
-    """(height, width, 3) uint8: the columns of (t, C) over t on one scale, NaN as gaps, names where there is room."""
+    """(height, width, 3) uint8: the columns of (t, C) over t on one scale, NaN as gaps, names where
+    there is room."""
     picture = Image.new("RGB", (width, height), PAPER)
     draw, margin = ImageDraw.Draw(picture), 6
     finite = columns[np.isfinite(columns)]
@@ -108,8 +109,8 @@ def marks(
     height: int = 96,
     width: int = 160,
 ) -> np.ndarray:
-    """(height, width, 3) uint8: events over time, one lane for each field as far as there is room: numbers as stems,
-    the codes of the fields in `coded` by colour."""
+    """(height, width, 3) uint8: events over time, one lane for each field as far as there is room:
+    numbers as stems, the codes of the fields in `coded` by colour."""
     picture = Image.new("RGB", (width, height), PAPER)
     draw, margin = ImageDraw.Draw(picture), 5
     lanes = list(fields.items())[: (height - 2 * margin) // 14] or [("", np.ones(len(times)))]

@@ -93,7 +93,8 @@ def _number(cell: Any, name: str) -> float:
 
 
 def codes_of(cells: list, names: Sequence[str]) -> np.ndarray:
-    """(n,) the place of each cell among `names`, after the last where it is not there, NaN where it is missing."""
+    """(n,) the place of each cell among `names`, after the last where it is not there, NaN where it
+    is missing."""
     code = {name: i for i, name in enumerate(names)}
     return np.array(
         [np.nan if is_missing(c) else code.get(category(c), len(names)) for c in cells],

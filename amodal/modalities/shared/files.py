@@ -13,7 +13,8 @@ from amodal.modalities.shared.base import BadValue, Raw
 
 
 def read_bytes(raw: Path | str | bytes) -> bytes:
-    """The content of a file, or the bytes themselves. Raises BadValue if there is no such file or nothing in it."""
+    """The content of a file, or the bytes themselves. Raises BadValue if there is no such file or
+    nothing in it."""
     if not isinstance(raw, bytes):
         try:
             with open(raw, "rb") as file:
@@ -30,7 +31,8 @@ def read_bytes(raw: Path | str | bytes) -> bytes:
 
 
 def unwrap(raw: Raw) -> Raw:
-    """Hugging Face's {"bytes": ..., "path": ...} as the one of the two that is there; anything else as it is."""
+    """Hugging Face's {"bytes": ..., "path": ...} as the one of the two that is there; anything else
+    as it is."""
     if isinstance(raw, dict) and raw and raw.keys() <= {"bytes", "path"}:
         raw = raw["bytes"] if raw.get("bytes") is not None else raw.get("path")
         return Path(raw) if isinstance(raw, str) else raw
@@ -61,8 +63,8 @@ UNPACKED = 2**30
 
 
 def _promised(data: bytes) -> None:
-    """Raises BadValue where a numpy file announces more than it holds or, compressed, more than there should be room for: numpy would
-    ask for that memory first and look afterwards."""
+    """Raises BadValue where a numpy file announces more than it holds or, compressed, more than
+    there should be room for: numpy would ask for that memory first and look afterwards."""
     if data[:4] == b"PK\x03\x04":
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())

@@ -17,15 +17,16 @@ from amodal.modalities.shared.columns import CLOCKS
 from amodal.modalities.shared.files import unwrap
 
 ROW = 256
-"""Numbers of a list at most that is read as the row of a table: each gets its own scale, and a token
-that is paid for."""
+"""Numbers of a list at most that is read as the row of a table: each gets its own scale, and a
+token that is paid for."""
 
 
 def guess(raw: str | Sequence[Raw]) -> str | None:
-    """The name of the modality of a file ending (".png") or of up to ~200 raw values, None if there is none.
+    """The name of the modality of a file ending (".png") or of up to ~200 raw values, None if there
+    is none.
 
-    Values are judged one by one and the commonest judgement wins, but whether arrays are alike counts: one-dimensional
-    ones of one length are rows of a table, of many lengths series.
+    Values are judged one by one and the commonest judgement wins, but whether arrays are alike
+    counts: one-dimensional ones of one length are rows of a table, of many lengths series.
     """
     if isinstance(raw, str):
         return suffixes().get(raw.lower())
@@ -45,8 +46,8 @@ def guess(raw: str | Sequence[Raw]) -> str | None:
 
 
 def guess_column(values: Sequence) -> tuple[str | None, str]:
-    """The modality of a column of bytes, arrays, lists or objects, and why: as `guess` has it, but a
-    long row of numbers is a series and not a table. None if there is none."""
+    """The modality of a column of bytes, arrays, lists or objects, and why: as `guess` has it, but
+    a long row of numbers is a series and not a table. None if there is none."""
     try:
         kind = guess(values)
     except ValueError:  # lists of unequal lengths where numpy wants equal ones
@@ -149,7 +150,8 @@ def _by_content(data: bytes) -> str | None:
 
 
 def _timed(value: dict) -> bool:
-    """Whether columns of one length are events: there is a clock, and words among the rest, which no series has."""
+    """Whether columns of one length are events: there is a clock, and words among the rest, which
+    no series has."""
     columns = {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in value.items()}
     clock = any(str(name).lower() in CLOCKS for name in columns)
     rest = [

@@ -1,7 +1,9 @@
-"""What optical character recognition does to a text: letters taken for their like, dropped, broken and joined.
+"""What optical character recognition does to a text: letters taken for their like, dropped, broken
+and joined.
 
-A channel of independent errors, for making noisy text from clean: the confusions are those that readers of printed Latin script make
-most (Taghva et al. 1994; Kissos and Dershowitz 2016), not measured rates.
+A channel of independent errors, for making noisy text from clean: the confusions are those that
+readers of printed Latin script make most (Taghva et al. 1994; Kissos and Dershowitz 2016), not
+measured rates.
 """
 
 from __future__ import annotations
@@ -40,11 +42,12 @@ CONFUSED = _table()
 
 
 def garble(text: str, rate: float, rng: np.random.Generator) -> str:
-    """The text with each character in error with chance `rate`: seven in ten errors put a look-alike (any letter where none is
-    known) or, for pairs that look like one letter, join or break them; of the others half drop the character and half put a blank
-    before it.
+    """The text with each character in error with chance `rate`: seven in ten errors put a
+    look-alike (any letter where none is known) or, for pairs that look like one letter, join or
+    break them; of the others half drop the character and half put a blank before it.
 
-    Never returns a text without characters other than blanks if it was given one. Raises ValueError unless 0 <= rate <= 1.
+    Never returns a text without characters other than blanks if it was given one. Raises ValueError
+    unless 0 <= rate <= 1.
     """
     if not 0 <= rate <= 1:
         raise ValueError(f"rate is a chance, from 0 to 1, not {rate}")

@@ -32,19 +32,21 @@ SMALL, BLOCK = 64, 32
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 """What is read from strangers, by Pillow's names."""
 SCANS, PASSES = 64, 12
-"""Scans of a JPEG; progressive ones have about ten, and each goes over the whole picture however few
-bytes it takes. So of the largest pictures no more than PASSES."""
+"""Scans of a JPEG; progressive ones have about ten, and each goes over the whole picture however
+few bytes it takes. So of the largest pictures no more than PASSES."""
 DEEP = ("I", "F")  # Pillow's modes of more than 8 bits: I, I;16, I;16B, F
 
 Picture = Pillow.Image | np.ndarray
-"""Of eight bits with Pillow or, grey or colour, (C, H, W) uint8; deeper ones are (C, H, W) float32."""
+"""Of eight bits with Pillow or, grey or colour, (C, H, W) uint8; deeper ones are (C, H, W) float32.
+"""
 
 
 def read(raw: Raw, near: int = 0) -> Picture:
     """A picture from a file, its bytes, an array (H, W), (H, W, C) or (C, H, W), or a Pillow image.
 
-    near: the side that is wanted in the end, which lets JPEG skip detail that would be thrown away; 0 reads everything.
-    Sixteen bits are scaled to 0 … 1; floats and other integers are taken as they are, in whatever unit they have.
+    near: the side that is wanted in the end, which lets JPEG skip detail that would be thrown away;
+    0 reads everything. Sixteen bits are scaled to 0 … 1; floats and other integers are taken as
+    they are, in whatever unit they have.
     """
     raw = unwrap(raw)
     if isinstance(raw, (Path, str, bytes)):
@@ -99,8 +101,9 @@ def _open(data: bytes, near: int) -> Pillow.Image:
 
 
 def _plain_jpeg(data: bytes, near: int) -> np.ndarray | None:
-    """(C, H, W) uint8 by simplejpeg (extra `vision`), in a third of the time and to the same pixels, of a whole JPEG, grey or colour, not
-    turned by its metadata, not too large, and not to be shrunk while it is decoded. None for all else: Pillow reads it or says no."""
+    """(C, H, W) uint8 by simplejpeg (extra `vision`), in a third of the time and to the same
+    pixels, of a whole JPEG, grey or colour, not turned by its metadata, not too large, and not to
+    be shrunk while it is decoded. None for all else: Pillow reads it or says no."""
     if simplejpeg is None or not data.startswith(b"\xff\xd8") or b"Exif\0" in data:
         return None
     try:
@@ -160,7 +163,8 @@ def _from_array(raw: np.ndarray | list | tuple) -> Picture:
 
 
 def _filled(planes: np.ndarray) -> np.ndarray:
-    """Pixels without a value (NaN, infinite) get the mean of their channel: resampling would spread them."""
+    """Pixels without a value (NaN, infinite) get the mean of their channel: resampling would spread
+    them."""
     bad = ~np.isfinite(planes)
     if not bad.any():
         return planes
@@ -178,7 +182,8 @@ def shape(picture: Picture) -> tuple[int, int, int]:
 
 
 def with_channels(picture: Picture, channels: int) -> Picture:
-    """The picture in so many channels: alpha over white, colour to grey by luma, grey to colour by repeating."""
+    """The picture in so many channels: alpha over white, colour to grey by luma, grey to colour by
+    repeating."""
     have = shape(picture)[0]
     if have == channels:
         return picture
@@ -203,8 +208,8 @@ def _with_pillow(picture: Picture) -> Picture:
 
 
 def resized(picture: Picture, size: int, fit: str, blank: Sequence[float]) -> np.ndarray:
-    """(C, size, size) uint8 or float32; see `Image.fit`. blank (C,): what `fit="pad"` fills up with, on the scale 0 …
-    1."""
+    """(C, size, size) uint8 or float32; see `Image.fit`. blank (C,): what `fit="pad"` fills up
+    with, on the scale 0 … 1."""
     _, height, width = shape(picture)
     side = min(height, width)
     left, top = ((width - side) / 2, (height - side) / 2) if fit == "crop" else (0, 0)
@@ -231,7 +236,8 @@ def _resampled(picture: Picture, height: int, width: int, box: tuple[float, ...]
             else stretched(planes, height, width)
         )
     picture = _with_pillow(picture)
-    # Pillow widens this kernel when it shrinks a picture, so nothing aliases, and a triangle never overshoots.
+    # Pillow widens this kernel when it shrinks a picture, so nothing aliases, and a triangle never
+    # overshoots.
     planes = (
         [Pillow.fromarray(p) for p in picture] if isinstance(picture, np.ndarray) else [picture]
     )
@@ -251,8 +257,8 @@ def _bytes(picture: Picture) -> np.ndarray | None:
 
 
 def stretched(planes: np.ndarray, height: int, width: int, mirrored: bool = False) -> np.ndarray:
-    """(C, height, width) from (C, H, W) uint8: Pillow's kernel, in whole numbers as there, in a third of the time; no pixel differs
-    from Pillow's by more than one of 255 levels."""
+    """(C, height, width) from (C, H, W) uint8: Pillow's kernel, in whole numbers as there, in a
+    third of the time; no pixel differs from Pillow's by more than one of 255 levels."""
     out = torch.nn.functional.interpolate(
         torch.from_numpy(planes)[None], (height, width), mode="bilinear", antialias=True
     )[0]
@@ -262,8 +268,9 @@ def stretched(planes: np.ndarray, height: int, width: int, mirrored: bool = Fals
 def sampling(
     n_in: int, low: float, high: float, n_out: int, *, sigma: float = 0.0, flip: bool = False
 ) -> np.ndarray:
-    """(n_out, n_in) float32: the linear map that cuts low … high (pixels) out of a side, resizes it to `n_out` with the
-    kernel of `resized`, blurs it by a Gaussian of `sigma` output pixels and turns it round."""
+    """(n_out, n_in) float32: the linear map that cuts low … high (pixels) out of a side, resizes it
+    to `n_out` with the kernel of `resized`, blurs it by a Gaussian of `sigma` output pixels and
+    turns it round."""
     step = (high - low) / n_out
     centre = low + (np.arange(n_out, dtype=np.float32) + 0.5) * step
     if flip:
@@ -293,15 +300,17 @@ def _apart(n: int) -> np.ndarray:
 
 
 def mapped(planes: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """rows @ planes @ columns.T: planes (C, H, W) float32 sent through maps of `sampling` along height and along width."""
+    """rows @ planes @ columns.T: planes (C, H, W) float32 sent through maps of `sampling` along
+    height and along width."""
     if max(rows.shape + columns.shape) <= SMALL:
         return rows @ planes @ columns.T
     return banded(rows, banded(columns, planes.swapaxes(1, 2)).swapaxes(1, 2))
 
 
 def banded(matrix: np.ndarray, planes: np.ndarray) -> np.ndarray:
-    """matrix (M, N) @ planes (..., N, W), where a row of the matrix looks at a short stretch of the N: in blocks of rows, each by what
-    they look at, which at 224 pixels takes a quarter of the time."""
+    """matrix (M, N) @ planes (..., N, W), where a row of the matrix looks at a short stretch of the
+    N: in blocks of rows, each by what they look at, which at 224 pixels takes a quarter of the
+    time."""
     if max(matrix.shape) <= SMALL:
         return matrix @ planes
     out = np.empty((*planes.shape[:-2], len(matrix), planes.shape[-1]), dtype=np.float32)

@@ -14,7 +14,8 @@ from amodal.core.host import host_copy, on_host
 
 
 def ragged(values: Sequence[np.ndarray], empty: np.ndarray) -> Ragged:
-    """Arrays (length, ...) end to end; `empty` (0, ...) says shape and type, and stands in where there are none."""
+    """Arrays (length, ...) end to end; `empty` (0, ...) says shape and type, and stands in where
+    there are none."""
     flat = np.concatenate([empty, *values]).astype(empty.dtype, copy=False)
     return Ragged(torch.from_numpy(flat), torch.tensor([len(v) for v in values], dtype=torch.int64))
 
@@ -25,7 +26,8 @@ def pieces(lengths_N: Tensor, size: int) -> Tensor:
 
 
 def patches(values: Ragged, size: int, fill: float) -> tuple[Tensor, Tensor]:
-    """Pieces (T, size, ...) of `size` steps, the last one of a value filled up with `fill`, and their number (N,)."""
+    """Pieces (T, size, ...) of `size` steps, the last one of a value filled up with `fill`, and
+    their number (N,)."""
     counts_N = pieces(values.lengths, size)
     first_N = on_host(lambda counts: (counts.cumsum(0) - counts) * size, counts_N)
     trailing = values.flat.shape[1:]
@@ -35,8 +37,9 @@ def patches(values: Ragged, size: int, fill: float) -> tuple[Tensor, Tensor]:
 
 
 def frames(waves: Ragged, window: int, hop: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Overlapping frames, one every `hop` samples of each clip, nothing copied yet: every stretch of `window` samples
-    (any, window), which of them are frames (F,), how many samples of each are its clip's (F,), frames per clip (N,)."""
+    """Overlapping frames, one every `hop` samples of each clip, nothing copied yet: every stretch
+    of `window` samples (any, window), which of them are frames (F,), how many samples of each are
+    its clip's (F,), frames per clip (N,)."""
     counts_N = pieces(waves.lengths, hop)
     offset_F = steps(counts_N) * hop
     first_F, length_F = (
@@ -52,7 +55,8 @@ def steps(counts_N: Tensor) -> Tensor:
 
 
 def crop(length: int, low: float, high: float, rng: np.random.Generator, least: int = 1) -> slice:
-    """A random stretch of `low` to `high` of `length`, at least `least` long where there is that much."""
+    """A random stretch of `low` to `high` of `length`, at least `least` long where there is that
+    much."""
     kept = min(length, max(least, round(length * rng.uniform(low, high))))
     start = int(rng.integers(length - kept + 1))
     return slice(start, start + kept)

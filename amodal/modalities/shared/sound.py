@@ -23,10 +23,12 @@ from amodal.modalities.shared.files import is_numpy, load_numpy, read_bytes, unw
 from amodal.modalities.shared.requests import NUMPY, Limits, TooLarge, array_of, file_of
 
 FLOOR = 1e-7
-"""Power below which all is silence: -70 dB of full scale, under the noise of nearly any microphone."""
+"""Power below which all is silence: -70 dB of full scale, under the noise of nearly any microphone.
+"""
 
 LONGEST = 2**29
-"""Samples of all channels that a file may have: 1.5 hours of 48 kHz stereo, 2 GiB. Some formats pack silence 5,000 times smaller."""
+"""Samples of all channels that a file may have: 1.5 hours of 48 kHz stereo, 2 GiB. Some formats
+pack silence 5,000 times smaller."""
 
 FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3", "AIFF", "AU")
 """What is read from strangers, by libsndfile's names."""
@@ -35,13 +37,15 @@ SAMPLES = 64_000_000
 """Of all channels of what is read from strangers."""
 
 CHUNK = 2048
-"""Frames that are transformed at a time: thrice as fast on a CPU, whose cache they fit, as all at once."""
+"""Frames that are transformed at a time: thrice as fast on a CPU, whose cache they fit, as all at
+once."""
 
 
 def read(raw: Raw, rate: int, seconds: float = np.inf) -> tuple[np.ndarray, int]:
     """Samples (t,) float32 of one channel, at most the first `seconds`, and their rate in Hz.
 
-    raw: a file, its bytes, {"array": ..., "sampling_rate": ...}, or an array, which is taken to be at `rate`.
+    raw: a file, its bytes, {"array": ..., "sampling_rate": ...}, or an array, which is taken to be
+    at `rate`.
     """
     raw = unwrap(raw)
     if isinstance(raw, dict):
@@ -90,7 +94,8 @@ def _from_array(raw) -> np.ndarray:
 def _from_file(raw: Path | str | bytes, seconds: float) -> tuple[np.ndarray, int]:
     head, size = _head(raw)
     try:
-        # By its number and not by its name: after an ending such as .au libsndfile takes whatever is in the file for sound.
+        # By its number and not by its name: after an ending such as .au libsndfile takes whatever
+        # is in the file for sound.
         with SeekableBytes(raw) if isinstance(raw, bytes) else open(raw, "rb") as stream:
             with soundfile.SoundFile(
                 stream if isinstance(raw, bytes) else stream.fileno(), closefd=False
@@ -118,14 +123,16 @@ def _samples(
     samples = file.read(promised, dtype="float32")
     if len(samples) < 0.99 * promised:  # what MP3 promises is a frame or two out
         raise BadValue(f"truncated: {len(samples)} of {promised} samples")
-    # libsndfile trusts the file's size more than its header, and returns the rest of a truncated file without a word.
+    # libsndfile trusts the file's size more than its header, and returns the rest of a truncated
+    # file without a word.
     if (announced := _announced(head)) > size:
         raise BadValue(f"truncated: {size} of {announced} bytes")
     return samples if channels == 1 else samples.mean(1, dtype=np.float32), rate
 
 
 class SeekableBytes(io.BytesIO):
-    """libsndfile seeks to before the start of some damaged files; an exception there would be printed, not raised."""
+    """libsndfile seeks to before the start of some damaged files; an exception there would be
+    printed, not raised."""
 
     def seek(self, offset: int, whence: int = 0) -> int:
         try:
@@ -147,8 +154,8 @@ def _head(raw: Path | str | bytes) -> tuple[bytes, int]:
 
 
 def _announced(head: bytes) -> int:
-    """The size in bytes that the header of a WAV, AIFF or AU file promises; 0 if none does. Written to a pipe they
-    promise 0 or as much as the header can say, which means nothing."""
+    """The size in bytes that the header of a WAV, AIFF or AU file promises; 0 if none does. Written
+    to a pipe they promise 0 or as much as the header can say, which means nothing."""
     start, size = int.from_bytes(head[4:8], "big"), int.from_bytes(head[8:12], "big")
     if head[:4] == b"RIFF":
         start, size = 8, int.from_bytes(head[4:8], "little")
@@ -162,10 +169,11 @@ def _announced(head: bytes) -> int:
 
 @cache
 def mel_filters(rate: int, bins: int, mels: int) -> Tensor:
-    """(bins, mels) float32 triangles, equally far apart in mel, each of sum 1: a band's output is its mean power.
+    """(bins, mels) float32 triangles, equally far apart in mel, each of sum 1: a band's output is
+    its mean power.
 
-    bins: of a real Fourier transform, 0 … rate / 2. No triangle is narrower than the distance of two bins, so none is
-    empty.
+    bins: of a real Fourier transform, 0 … rate / 2. No triangle is narrower than the distance of
+    two bins, so none is empty.
     """
     hertz = np.linspace(0, rate / 2, bins)
     lowest = min(20.0, rate / 200)
@@ -178,8 +186,8 @@ def mel_filters(rate: int, bins: int, mels: int) -> Tensor:
 
 
 def log_mel(waves: Ragged, rate: int, window: int, hop: int, mels: int) -> tuple[Tensor, Tensor]:
-    """Natural logarithm of the power in each mel band, (F, mels), one row every `hop` samples of each clip; rows per
-    clip (N,)."""
+    """Natural logarithm of the power in each mel band, (F, mels), one row every `hop` samples of
+    each clip; rows per clip (N,)."""
     stretches, start_F, left_F, counts_N = _ragged.frames(waves, window, hop)
     device = stretches.device
     if not len(start_F):  # the transform refuses an empty batch

@@ -1,4 +1,5 @@
-"""Tokens that are put between the blocks of a trunk, and taken out again: what all that stands in `Encoder.block_hook` builds on."""
+"""Tokens that are put between the blocks of a trunk, and taken out again: what all that stands in
+`Encoder.block_hook` builds on."""
 
 from __future__ import annotations
 

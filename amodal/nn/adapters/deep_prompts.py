@@ -1,4 +1,5 @@
-"""Learned tokens that go with a row through some blocks of a trunk (deep prompts: Jia et al., ECCV 2022, arXiv:2203.12119, 3.2)."""
+"""Learned tokens that go with a row through some blocks of a trunk (deep prompts: Jia et al., ECCV
+2022, arXiv:2203.12119, 3.2)."""
 
 from __future__ import annotations
 
@@ -17,11 +18,13 @@ PLACES = ("input", "attention")
 
 
 class PatternPrompts(Part):
-    """Prompts for each of the 2^M - 1 sets of fields that a row may have (Lee et al., CVPR 2023, arXiv:2303.03369, 3.2-3.3).
+    """Prompts for each of the 2^M - 1 sets of fields that a row may have (Lee et al., CVPR 2023,
+    arXiv:2303.03369, 3.2-3.3).
 
-    fields: M; of a joint trunk `width` wide with `depth` blocks, of which the first `layers` have prompts; length: tokens of each set in
-    a block. at: "input", before the tokens of the row, or "attention", half of them as keys and half as values of that block alone.
-    grow: (input) prompts of earlier blocks stay beside new ones. aware: False for one set, whatever a row has.
+    fields: M; of a joint trunk `width` wide with `depth` blocks, of which the first `layers` have
+    prompts; length: tokens of each set in a block. at: "input", before the tokens of the row, or
+    "attention", half of them as keys and half as values of that block alone. grow: (input) prompts
+    of earlier blocks stay beside new ones. aware: False for one set, whatever a row has.
     """
 
     def __init__(
@@ -77,7 +80,8 @@ class PatternPrompts(Part):
 
 
 def pattern_prompts(encoder: Encoder, **options) -> PatternPrompts:
-    """For this encoder, whose trunk must be joint and without a rule on who reads whom. Raises AmodalError."""
+    """For this encoder, whose trunk must be joint and without a rule on who reads whom. Raises
+    AmodalError."""
     if encoder.trunk != "joint" or encoder.routing.mask_rule != "full":
         raise AmodalError(
             f'prompts for sets of fields need one trunk in which all fields of a row meet; this encoder has trunk="{encoder.trunk}"'

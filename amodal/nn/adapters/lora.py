@@ -1,4 +1,5 @@
-"""LoRA: a trained linear map learns a difference of low rank, W + (alpha / r) B A. Hu et al., ICLR 2022, arXiv:2106.09685, section 4.1."""
+"""LoRA: a trained linear map learns a difference of low rank, W + (alpha / r) B A. Hu et al., ICLR
+2022, arXiv:2106.09685, section 4.1."""
 
 from __future__ import annotations
 
@@ -35,8 +36,9 @@ def lora(
     alpha: float | None = None,
     where: Callable[[str], bool] = every,
 ) -> nn.Module:
-    """The module, frozen but for a low-rank difference in each of its linear maps whose name `where` takes. rank: r, no more than the map
-    has; alpha: 2 r unless given. `merged` makes it a plain module again."""
+    """The module, frozen but for a low-rank difference in each of its linear maps whose name
+    `where` takes. rank: r, no more than the map has; alpha: 2 r unless given. `merged` makes it a
+    plain module again."""
     module.requires_grad_(False)
     for name, part in list(module.named_modules()):
         if isinstance(part, nn.Linear) and where(name):
@@ -48,7 +50,8 @@ def lora(
 
 @torch.no_grad()
 def merged(module: nn.Module) -> nn.Module:
-    """The module with its differences added to the weights, and nothing left of them: it computes the same, in the time it took before."""
+    """The module with its differences added to the weights, and nothing left of them: it computes
+    the same, in the time it took before."""
     for part in module.modules():
         if isinstance(part, nn.Linear) and parametrize.is_parametrized(part, "weight"):
             parametrize.remove_parametrizations(part, "weight", leave_parametrized=True)

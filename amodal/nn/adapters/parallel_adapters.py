@@ -1,7 +1,8 @@
-"""Frozen trunks that run block by block side by side and tell each other, through narrow adapters, what they have seen.
+"""Frozen trunks that run block by block side by side and tell each other, through narrow adapters,
+what they have seen.
 
-Chumachenko, Iosifidis and Gabbouj, MMA-DFER, CVPR 2024 workshops, arXiv:2404.09010, sections 3.2 (progressive prompts) and 3.3 (fusion
-bottleneck); gates and norms as in the authors' code.
+Chumachenko, Iosifidis and Gabbouj, MMA-DFER, CVPR 2024 workshops, arXiv:2404.09010, sections 3.2
+(progressive prompts) and 3.3 (fusion bottleneck); gates and norms as in the authors' code.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ Block = Callable[..., Tokens]
 class ParallelAdapters(Part):
     """A `BlockHook` for a field alone, and `together` for all fields of a row.
 
-    After every block a token x of a field becomes x + tanh(g) GELU(up(v + mean of the others)), v = LayerNorm(down(x)): `others` is
-    the mean v of all tokens of each other field that the row has, g begins at 0. prompts: learned tokens of a group; a group begins at each
-    `every`-th block: all are there from the first block on, and that block adds to those of its group. bottleneck: width of v; 0: no
-    adapters, and fields do not meet.
+    After every block a token x of a field becomes x + tanh(g) GELU(up(v + mean of the others)), v =
+    LayerNorm(down(x)): `others` is the mean v of all tokens of each other field that the row has, g
+    begins at 0. prompts: learned tokens of a group; a group begins at each `every`-th block: all
+    are there from the first block on, and that block adds to those of its group. bottleneck: width
+    of v; 0: no adapters, and fields do not meet.
     """
 
     def __init__(
@@ -70,7 +72,8 @@ class ParallelAdapters(Part):
         return self.step(layer, {source: tokens}, {source: block})[source]
 
     def together(self, encoder: Encoder, bags: Bags, meet: bool = True) -> Bags:
-        """As `Encoder.encode`, but fields of a row exchange what they see. bags: of `Encoder.tokenize`, one view of each field."""
+        """As `Encoder.encode`, but fields of a row exchange what they see. bags: of
+        `Encoder.tokenize`, one view of each field."""
         bags = {s: encoder.pools[field_of(s)].prepare(bag) for s, bag in bags.items()}
         trunks = {s: trunk_of(encoder, field_of(s)) for s in bags}
         for layer in range(self.depth):
@@ -126,7 +129,8 @@ class ParallelAdapters(Part):
 
 
 def parallel_adapters(encoder: Encoder, **options) -> ParallelAdapters:
-    """For this encoder, whose trunks must be transformers of its own, each for one field at a time. Raises AmodalError."""
+    """For this encoder, whose trunks must be transformers of its own, each for one field at a time.
+    Raises AmodalError."""
     if encoder.trunk == "joint":
         raise AmodalError(
             'fields meet between the blocks of trunks that read one field each; trunk="joint" is one for all'

@@ -1,6 +1,8 @@
-"""Read-only prompts: learned tokens that read a field's tokens on their way through its trunk and are read by none of them.
+"""Read-only prompts: learned tokens that read a field's tokens on their way through its trunk and
+are read by none of them.
 
-What the encoder makes of the field therefore stays as it was (Lee et al., ICCV 2023, arXiv:2308.14960).
+What the encoder makes of the field therefore stays as it was (Lee et al., ICCV 2023,
+arXiv:2308.14960).
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ from amodal.nn.trunks import ALL, Bags
 
 
 class ReadOnlyPrompts(nn.Module):
-    """`count` prompts for each field of the encoder, whose trunk must not let fields meet (AmodalError).
+    """`count` prompts for each field of the encoder, whose trunk must not let fields meet
+    (AmodalError).
 
-    Prompts go through all blocks of a transformer trunk. A pretrained backbone or a recurrent trunk cannot take them in; there they read
-    the finished tokens, through one block of their own.
+    Prompts go through all blocks of a transformer trunk. A pretrained backbone or a recurrent trunk
+    cannot take them in; there they read the finished tokens, through one block of their own.
     """
 
     def __init__(self, encoder: Encoder, count: int):
@@ -42,8 +45,8 @@ class ReadOnlyPrompts(nn.Module):
         )
 
     def forward(self, encoder: Encoder, bags: Bags) -> tuple[Bags, dict[str, Column]]:
-        """bags: of `Encoder.tokenize`. Returns the tokens of `Encoder.encode`, and source -> (N, count x D), the final prompts of
-        each row end to end."""
+        """bags: of `Encoder.tokenize`. Returns the tokens of `Encoder.encode`, and source -> (N,
+        count x D), the final prompts of each row end to end."""
         context, states = {}, {}
         for source, bag in bags.items():
             field = field_of(source)
@@ -67,7 +70,8 @@ def trunk_of(encoder: Encoder, field: str) -> nn.Module | None:
 def read(trunk: Transformer, bag: Tokens, prompts_PD: Tensor) -> tuple[Tokens, Column]:
     """The tokens of one source as they leave the trunk, and (N, P x D) the prompts that went along.
 
-    To the tokens, prompts are what fusion tokens are to fields, so they take that name and its rule: they read all and are not read.
+    To the tokens, prompts are what fusion tokens are to fields, so they take that name and its
+    rule: they read all and are not read.
     """
     rows = bag.rows()
     each = torch.full_like(rows, len(prompts_PD))

@@ -1,5 +1,6 @@
-"""Tokens of one common space that are led into the upper blocks of several trunks (MMRL: Guo and Gu, CVPR 2025, arXiv:2503.08497, 3.2;
-MMRL++: arXiv:2505.10088, which shares the maps and lets tokens go on from block to block)."""
+"""Tokens of one common space that are led into the upper blocks of several trunks (MMRL: Guo and
+Gu, CVPR 2025, arXiv:2503.08497, 3.2; MMRL++: arXiv:2505.10088, which shares the maps and lets
+tokens go on from block to block)."""
 
 from __future__ import annotations
 
@@ -16,8 +17,9 @@ from amodal.nn.encoder import Encoder
 
 
 class Maps(nn.Module):
-    """From the common space to one trunk, another map for each block. rank: 0 for linear maps of their own, else one weight for all blocks
-    and a difference of that rank for each (MMRL++, their shared-residual representation aligner); biases are their own either way."""
+    """From the common space to one trunk, another map for each block. rank: 0 for linear maps of
+    their own, else one weight for all blocks and a difference of that rank for each (MMRL++, their
+    shared-residual representation aligner); biases are their own either way."""
 
     def __init__(self, space: int, width: int, blocks: int, rank: int = 0):
         super().__init__()
@@ -41,7 +43,8 @@ class Maps(nn.Module):
 
 
 class Apart(nn.Module):
-    """Tokens that no space connects: learned for one trunk and each block (independent deep prompts)."""
+    """Tokens that no space connects: learned for one trunk and each block (independent deep
+    prompts)."""
 
     def __init__(self, count: int, width: int, blocks: int):
         super().__init__()
@@ -52,8 +55,9 @@ class Apart(nn.Module):
 
 
 class SpaceTokens(Part):
-    """A `BlockHook` for the trunks of all `fields`: K tokens enter at block `first` (counted from 0), and at each later block they become
-    beta of the block's own and 1 - beta of what they have become (1: they are replaced).
+    """A `BlockHook` for the trunks of all `fields`: K tokens enter at block `first` (counted from
+    0), and at each later block they become beta of the block's own and 1 - beta of what they have
+    become (1: they are replaced).
 
     count: K; space: width of the common space (0: there is none, see `Apart`); rank: see `Maps`.
     """
@@ -100,7 +104,8 @@ class SpaceTokens(Part):
         block: Callable[..., Tokens],
         kept: dict[str, Column] | None = None,
     ) -> Tokens:
-        """kept: field -> (N, K, D), what the tokens have become after the last block, before the trunk's norm."""
+        """kept: field -> (N, K, D), what the tokens have become after the last block, before the
+        trunk's norm."""
         field = field_of(next(n for n in tokens.names if n != PROMPT))
         if layer < self.first or field not in self.maps:
             return block(tokens)
@@ -129,7 +134,8 @@ class SpaceTokens(Part):
 def space_tokens(
     encoder: Encoder, *, fields: Sequence[str] = (), first: int | None = None, **options
 ) -> SpaceTokens:
-    """For this encoder, whose fields must have trunks of their own. first: unless given the paper's, block 6 of 12. Raises AmodalError."""
+    """For this encoder, whose fields must have trunks of their own. first: unless given the
+    paper's, block 6 of 12. Raises AmodalError."""
     if encoder.trunk != "separate":
         raise AmodalError(
             f'tokens of a common space connect trunks that share nothing else; this encoder has trunk="{encoder.trunk}"'

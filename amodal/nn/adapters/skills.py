@@ -1,8 +1,11 @@
-"""Skills: copies of a part of every block, of which a rule, and no router, switches on those that a field needs.
+"""Skills: copies of a part of every block, of which a rule, and no router, switches on those that a
+field needs.
 
-Dai et al. 2022, arXiv:2205.06126 (SkillNet for text, sound, image, video and code), copies of the projections of attention; Zhang et al.
-2022, arXiv:2203.03312 (SkillNet-NLU), copies of the perceptron. What a block gives is the mean over its active skills; copies that are not
-active are not computed. A trunk's own weights become those of every copy, so that skills begin alike, as from a trained dense trunk.
+Dai et al. 2022, arXiv:2205.06126 (SkillNet for text, sound, image, video and code), copies of the
+projections of attention; Zhang et al. 2022, arXiv:2203.03312 (SkillNet-NLU), copies of the
+perceptron. What a block gives is the mean over its active skills; copies that are not active are
+not computed. A trunk's own weights become those of every copy, so that skills begin alike, as from
+a trained dense trunk.
 """
 
 from __future__ import annotations
@@ -26,8 +29,9 @@ Rules = Mapping[str, Sequence[str]]
 
 
 class Copies(nn.ModuleDict):
-    """A linear map for each skill; what they give is their mean (`mean`); or side by side (`join`); or what is
-    side by side goes through one each and is averaged (`split`). active: set for each call by `Skills`."""
+    """A linear map for each skill; what they give is their mean (`mean`); or side by side (`join`);
+    or what is side by side goes through one each and is averaged (`split`). active: set for each
+    call by `Skills`."""
 
     active: tuple[str, ...] = ()
 
@@ -66,8 +70,9 @@ class Copies(nn.ModuleDict):
 
 
 class Skills(Part):
-    """A block hook of an encoder (see `amodal.nn.transformer.BlockHook`): tokens of each field go through the blocks with its
-    skills. rules: may be changed at any time, for a test with other skills say."""
+    """A block hook of an encoder (see `amodal.nn.transformer.BlockHook`): tokens of each field go
+    through the blocks with its skills. rules: may be changed at any time, for a test with other
+    skills say."""
 
     def __init__(self, rules: Rules, where: str = "attention"):
         super().__init__()
@@ -126,9 +131,11 @@ class Skills(Part):
         return made
 
     def attach(self, encoder: Encoder) -> None:
-        """Give every block of the encoder's shared trunk a copy of its projections, or of its perceptron, for each skill.
+        """Give every block of the encoder's shared trunk a copy of its projections, or of its
+        perceptron, for each skill.
 
-        Raises AmodalError for other trunks, for fields that there are not or that have no skill, and for experts.
+        Raises AmodalError for other trunks, for fields that there are not or that have no skill,
+        and for experts.
         """
         check(encoder, self.rules)
         names = list(dict.fromkeys(s for some in self.rules.values() for s in some))

@@ -1,4 +1,5 @@
-"""What of a trained encoder goes on learning: all of it, nothing, its biases, differences of low rank, adapters, or prompts."""
+"""What of a trained encoder goes on learning: all of it, nothing, its biases, differences of low
+rank, adapters, or prompts."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def prompts(encoder: Encoder, rank: int) -> Encoder:
 
 
 def entered(encoder: Encoder) -> Encoder:
-    """The map from a backbone to this encoder's width, which begins random, learns whatever else is frozen."""
+    """The map from a backbone to this encoder's width, which begins random, learns whatever else is
+    frozen."""
     for backbone in backbones(encoder):
         backbone.project.requires_grad_(True)
     return encoder
@@ -65,4 +67,5 @@ TUNINGS = {
     "adapters": adapters,
     "prompts": prompts,
 }
-"""Name -> (encoder, rank) -> the encoder. rank: of differences, width of adapters, number of prompts."""
+"""Name -> (encoder, rank) -> the encoder. rank: of differences, width of adapters, number of
+prompts."""

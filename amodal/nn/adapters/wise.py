@@ -1,5 +1,6 @@
-"""WiSE-FT: weights on the line between two trainings of one network, which is often better where the data has shifted than either end.
-Wortsman et al., CVPR 2022, arXiv:2109.01903, section 3: theta = (1 - alpha) theta_0 + alpha theta_1."""
+"""WiSE-FT: weights on the line between two trainings of one network, which is often better where
+the data has shifted than either end. Wortsman et al., CVPR 2022, arXiv:2109.01903, section 3: theta
+= (1 - alpha) theta_0 + alpha theta_1."""
 
 from __future__ import annotations
 
@@ -16,8 +17,9 @@ M = TypeVar("M", bound=nn.Module)
 
 @torch.no_grad()
 def between(start: M, end: M, alpha: float) -> M:
-    """A copy of `end` with (1 - alpha) of the weights of `start`: it is `start` at 0 and `end` at 1. Buffers that are no real numbers
-    are the end's. Raises AmodalError for an alpha outside [0, 1] and for networks that are not built alike."""
+    """A copy of `end` with (1 - alpha) of the weights of `start`: it is `start` at 0 and `end` at
+    1. Buffers that are no real numbers are the end's. Raises AmodalError for an alpha outside [0,
+    1] and for networks that are not built alike."""
     if not 0 <= alpha <= 1:
         raise AmodalError(
             f"alpha is the share of the second network's weights, from 0 to 1, not {alpha}"

@@ -1,9 +1,10 @@
-"""Attention on a CPU as a few large matrix products (torch 2.13, AVX-512, `python -m benchmarks steps`).
+"""Attention on a CPU as a few large matrix products (torch 2.13, AVX-512, `python -m benchmarks
+steps`).
 
-torch's own makes many small products of each row. In bf16 its forward pass takes 1.5 to 2 times as long as this and its backward
-pass two to seven times, up to some hundred tokens; in float32 the same is true where large products are fast
-(`amodal.core.matmul`). Scores are multiplied in float32 and again in the backward pass, because rounded ones would cost accuracy
-where attention is sharp.
+torch's own makes many small products of each row. In bf16 its forward pass takes 1.5 to 2 times as
+long as this and its backward pass two to seven times, up to some hundred tokens; in float32 the
+same is true where large products are fast (`amodal.core.matmul`). Scores are multiplied in float32
+and again in the backward pass, because rounded ones would cost accuracy where attention is sharp.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from amodal.core.matmul import are_fast
 LONGEST, LONGEST_FLOAT32 = 768, 512
 """Keys above which torch's is as fast."""
 AT_ONCE = 2**17
-"""Scores at a time, so that they stay in the cache and memory does not grow with the square of the tokens."""
+"""Scores at a time, so that they stay in the cache and memory does not grow with the square of the
+tokens."""
 
 
 def suits(q: Tensor, k: Tensor) -> bool:
@@ -26,7 +28,8 @@ def suits(q: Tensor, k: Tensor) -> bool:
 
 
 class CpuAttention(torch.autograd.Function):
-    """q (n, H, queries, d), k and v (n, H, keys, d), bf16 or float32 on a CPU -> (n, H, queries, d)."""
+    """q (n, H, queries, d), k and v (n, H, keys, d), bf16 or float32 on a CPU -> (n, H, queries,
+    d)."""
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

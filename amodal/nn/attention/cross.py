@@ -1,8 +1,9 @@
 """One field reads another: queries from one list of tokens, keys from a second, row by row.
 
-Each block is self-attention among the queries, attention from the queries to the keys, and an MLP, all with the norm before: the
-multimodal encoder of ALBEF (Li et al. 2021, arXiv:2107.07651, 3.1) and the decoder of Vaswani et al. 2017 without its causal mask.
-Linear maps see flat tokens; only the products of queries and keys are padded, and only where lengths differ.
+Each block is self-attention among the queries, attention from the queries to the keys, and an MLP,
+all with the norm before: the multimodal encoder of ALBEF (Li et al. 2021, arXiv:2107.07651, 3.1)
+and the decoder of Vaswani et al. 2017 without its causal mask. Linear maps see flat tokens; only
+the products of queries and keys are padded, and only where lengths differ.
 """
 
 from __future__ import annotations
@@ -36,12 +37,14 @@ class CrossEncoder(nn.Module):
         weigh: int | None = None,
         strength: Tensor | None = None,
     ) -> Ragged | tuple[Ragged, Tensor]:
-        """queries, keys: N lists of tokens (length, D); row i reads row i. A row without keys reads nothing.
+        """queries, keys: N lists of tokens (length, D); row i reads row i. A row without keys reads
+        nothing.
 
-        weigh: also return the weights (N, H, Q, K) with which the queries of this block (from 0, or -1 for the last) read the
-        keys, as part of the graph; Q and K are the longest lists, entries beyond a row's own are zero or without meaning.
-        strength: a factor for each key (sum of lengths,), behind the norm that would undo it.
-        Raises ValueError for unequal numbers of rows.
+        weigh: also return the weights (N, H, Q, K) with which the queries of this block (from 0, or
+        -1 for the last) read the keys, as part of the graph; Q and K are the longest lists, entries
+        beyond a row's own are zero or without meaning. strength: a factor for each key (sum of
+        lengths,), behind the norm that would undo it. Raises ValueError for unequal numbers of
+        rows.
         """
         if len(queries) != len(keys):
             raise ValueError(
@@ -60,7 +63,8 @@ class CrossEncoder(nn.Module):
 
 
 class CrossBlock(nn.Module):
-    """Self-attention among the queries, attention to the keys, and an MLP, each with the norm before."""
+    """Self-attention among the queries, attention to the keys, and an MLP, each with the norm
+    before."""
 
     is_block = True
 
@@ -134,7 +138,8 @@ class Read(nn.Module):
         return k, v
 
     def read(self, x_MD: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(M, D), where each of M lists has one token, and reads keys and values (M, H, L, d) that are there already."""
+        """(M, D), where each of M lists has one token, and reads keys and values (M, H, L, d) that
+        are there already."""
         q = self.query(x_MD).unflatten(1, (self.heads, -1))
         if not k.numel():
             return self.out(0 * q.flatten(1))
@@ -171,9 +176,10 @@ class Places:
 
 
 def grad_cam(score_N: Tensor, weights_NHQK: Tensor, keep: bool = False) -> Tensor:
-    """(N, Q, K), no gradient: how much each query's reading of each key speaks for the score of its row, the mean over heads of
-    relu(d score / d weight * weight). Selvaraju et al. 2017, arXiv:1610.02391, as ALBEF (arXiv:2107.07651, 6.4) applies it.
-    keep: the graph, for a loss of the same scores."""
+    """(N, Q, K), no gradient: how much each query's reading of each key speaks for the score of its
+    row, the mean over heads of relu(d score / d weight * weight). Selvaraju et al. 2017,
+    arXiv:1610.02391, as ALBEF (arXiv:2107.07651, 6.4) applies it. keep: the graph, for a loss of
+    the same scores."""
     if not weights_NHQK.numel():
         return weights_NHQK.detach().sum(1)
     (slope,) = torch.autograd.grad(score_N.sum(), weights_NHQK, retain_graph=keep)
@@ -181,7 +187,8 @@ def grad_cam(score_N: Tensor, weights_NHQK: Tensor, keep: bool = False) -> Tenso
 
 
 def side_by_side(parts: Sequence[Ragged]) -> Ragged:
-    """Lists of the same N rows, joined row by row: the tokens of the first part, then of the second, …"""
+    """Lists of the same N rows, joined row by row: the tokens of the first part, then of the
+    second, …"""
     if len(parts) == 1:
         return parts[0]
     device, lengths = parts[0].lengths.device, [host_copy(p.lengths) for p in parts]

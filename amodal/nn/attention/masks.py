@@ -1,4 +1,5 @@
-"""Attention rules: which sources may read which. A rule turns S names into an (S, S) bool table [query, key]."""
+"""Attention rules: which sources may read which. A rule turns S names into an (S, S) bool table
+[query, key]."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from amodal.nn.attention.varlen import MaskRule
 
 
 def pure(names: Sequence[str]) -> Tensor:
-    """Each field reads itself; fusion tokens read everything and nobody else reads them (Zorro, arXiv:2301.09595, 3.2)."""
+    """Each field reads itself; fusion tokens read everything and nobody else reads them (Zorro,
+    arXiv:2301.09595, 3.2)."""
     table = torch.eye(len(names), dtype=torch.bool)
     if FUSED in names:
         table[names.index(FUSED)] = True
@@ -21,7 +23,8 @@ def pure(names: Sequence[str]) -> Tensor:
 
 
 def bottleneck(names: Sequence[str]) -> Tensor:
-    """Fields exchange only through the fusion tokens, which read and are read by all (MBT, arXiv:2107.00135, 3.2)."""
+    """Fields exchange only through the fusion tokens, which read and are read by all (MBT,
+    arXiv:2107.00135, 3.2)."""
     table = pure(names)
     if FUSED in names:
         table[:, names.index(FUSED)] = True

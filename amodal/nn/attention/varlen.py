@@ -1,9 +1,10 @@
 """Attention over a flat list of tokens, with no padding in it.
 
-Tokens that read the same things are put side by side, rows of equal length together, so that every group is one call of
-`scaled_dot_product_attention` on a view of the list. The layout is found once for a forward pass, not once a layer, and on the
-CPU: no step asks a GPU how long things are. A rule on sources ("who may read whom") only changes which keys a group of queries
-gets: keys that may not be read are never multiplied.
+Tokens that read the same things are put side by side, rows of equal length together, so that every
+group is one call of `scaled_dot_product_attention` on a view of the list. The layout is found once
+for a forward pass, not once a layer, and on the CPU: no step asks a GPU how long things are. A rule
+on sources ("who may read whom") only changes which keys a group of queries gets: keys that may not
+be read are never multiplied.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from amodal.nn.attention.cache import KeyValueCache
 from amodal.nn.attention.cpu import CpuAttention, suits
 
 MaskRule = Callable[[Sequence[str]], Tensor]
-"""Names of S sources -> (S, S) bool, [query, key]: may tokens of the one read tokens of the other?"""
+"""Names of S sources -> (S, S) bool, [query, key]: may tokens of the one read tokens of the other?
+"""
 
 Rotate = Callable[[Tensor], Tensor]
 """(T, H, d) queries or keys -> the same, turned by the positions of their tokens."""
@@ -30,9 +32,11 @@ Rotate = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Group:
-    """`rows` runs of `queries` tokens each; every run reads `keys` tokens, or itself if `keys` is 0.
+    """`rows` runs of `queries` tokens each; every run reads `keys` tokens, or itself if `keys` is
+    0.
 
-    mask: which key each query may read, (rows or 1, 1, queries, keys) bool; None for all of them, but see `Layout.causal`.
+    mask: which key each query may read, (rows or 1, 1, queries, keys) bool; None for all of them,
+    but see `Layout.causal`.
     """
 
     rows: int
@@ -45,13 +49,12 @@ class Group:
 class Layout:
     """Which tokens stand together and what they read: the cumulative lengths of this library.
 
-    order: (T,) the tokens in the order of the groups, None where they already are.
-    groups: they cover every token once.
-    keys: (K,) what the groups that do not read themselves read, end to end, as places in that order.
-    causal: groups that read themselves do so in order: each token reads those before it and itself.
-    prefix: keys and values (M, D) that no token made; their places come after those of the tokens.
-    cache: keys and values of tokens of earlier passes; their places come after those of the tokens.
-    row: (T,) the row of each token in that order.
+    order: (T,) the tokens in the order of the groups, None where they already are. groups: they
+    cover every token once. keys: (K,) what the groups that do not read themselves read, end to end,
+    as places in that order. causal: groups that read themselves do so in order: each token reads
+    those before it and itself. prefix: keys and values (M, D) that no token made; their places come
+    after those of the tokens. cache: keys and values of tokens of earlier passes; their places come
+    after those of the tokens. row: (T,) the row of each token in that order.
     """
 
     order: Tensor | None
@@ -80,10 +83,10 @@ def layout_of(
     """How these tokens attend.
 
     Args:
-        tokens: by row; what they hold does not matter.
-        mask_rule: which sources may read which; None for all.
-        causal: a token reads only those of its row that stand before it, and itself.
-        cache: tokens of earlier passes, which stand before these in their rows. These tokens are added to it, so a layout with a
+        tokens: by row; what they hold does not matter. mask_rule: which sources may read which;
+        None for all. causal: a token reads only those of its row that stand before it, and itself.
+        cache: tokens of earlier passes, which stand before these in their rows. These tokens are
+        added to it, so a layout with a
             cache is for one pass.
 
     Raises: ValueError where a token has nothing to read.
@@ -106,7 +109,8 @@ def _whole_rows(tokens: Tokens, causal: bool) -> Layout:
 
 
 def _by_class(tokens: Tokens, allowed: Tensor, causal: bool, cache: KeyValueCache | None) -> Layout:
-    """Queries whose sources read the same set of sources form a class; each class is grouped like whole rows."""
+    """Queries whose sources read the same set of sources form a class; each class is grouped like
+    whole rows."""
     device, row, source = tokens.row.device, host_copy(tokens.row), host_copy(tokens.source)
     number = torch.arange(len(row))
     place = number - torch.searchsorted(row, row)
@@ -160,7 +164,8 @@ def _by_class(tokens: Tokens, allowed: Tensor, causal: bool, cache: KeyValueCach
 def _masked(
     groups: Sequence[Group], query_place: Tensor, key_place: Tensor, device: torch.device
 ) -> list[Group]:
-    """The groups, with a mask where a query must not read all of its keys because some come after it."""
+    """The groups, with a mask where a query must not read all of its keys because some come after
+    it."""
     made = []
     queries = query_place.split([g.rows * g.queries for g in groups])
     keys = key_place.split([g.rows * g.keys for g in groups])
@@ -175,9 +180,10 @@ def _masked(
 
 
 def with_prefix(layout: Layout, key_BPD: Tensor, value_BPD: Tensor) -> Layout:
-    """The layout in which all tokens of a row also read P keys and values that are given for it, whatever their order is
-    (prefix-tuning, Li and Liang 2021, arXiv:2101.00190): they go neither through the projections of keys and values nor through
-    rotary positions. key_BPD, value_BPD: (B, P, D), or as wide as the keys where heads share them."""
+    """The layout in which all tokens of a row also read P keys and values that are given for it,
+    whatever their order is (prefix-tuning, Li and Liang 2021, arXiv:2101.00190): they go neither
+    through the projections of keys and values nor through rotary positions. key_BPD, value_BPD: (B,
+    P, D), or as wide as the keys where heads share them."""
     if layout.cache is not None:
         raise ValueError(
             "a prefix goes into the cache with the first tokens; it cannot be put before what is cached"
@@ -228,7 +234,8 @@ def _runs(rows: Tensor, lengths: Tensor) -> Tensor:
 
 
 def attend(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, layout: Layout) -> Tensor:
-    """(T, H, d) for tokens in the order of the layout. Keys and values may have fewer heads, each for as many of the queries'."""
+    """(T, H, d) for tokens in the order of the layout. Keys and values may have fewer heads, each
+    for as many of the queries'."""
     if not layout.groups:
         return _nothing(q_THd, v_THd)
     if _can_use_varlen(q_THd, k_THd, layout):
@@ -269,7 +276,8 @@ def _mix(q: Tensor, k: Tensor, v: Tensor, group: Group, causal: bool) -> Tensor:
 
 
 def _can_use_varlen(q_THd: Tensor, k_THd: Tensor, layout: Layout) -> bool:
-    """Many small groups, half precision and a GPU: one variable-length kernel beats one launch for each length."""
+    """Many small groups, half precision and a GPU: one variable-length kernel beats one launch for
+    each length."""
     half = q_THd.dtype in (torch.bfloat16, torch.float16)
     plain = layout.keys is None and not layout.causal and q_THd.shape[1] == k_THd.shape[1]
     return (
@@ -295,11 +303,11 @@ class Attention(nn.Module):
     """Multi-head self-attention on tokens in the order of a layout: (T, D) -> (T, D).
 
     Args:
-        width: D; heads: H of the queries, which divide it.
-        kv_heads: heads of keys and values, each for H / kv_heads of the queries' (Ainslie et al. 2023, arXiv:2305.13245); None
+        width: D; heads: H of the queries, which divide it. kv_heads: heads of keys and values, each
+        for H / kv_heads of the queries' (Ainslie et al. 2023, arXiv:2305.13245); None
             for H.
-        qk_norm: a norm of each query and key over its head (Henry et al. 2020, arXiv:2010.04245; Dehghani et al. 2023).
-        norm_layer: width -> that norm.
+        qk_norm: a norm of each query and key over its head (Henry et al. 2020, arXiv:2010.04245;
+        Dehghani et al. 2023). norm_layer: width -> that norm.
 
     Raises: ValueError where heads do not divide the width, or each other.
     """

@@ -1,4 +1,5 @@
-"""What pretrained backbones of every library share: how images come in, what their maps look like, which weights matched."""
+"""What pretrained backbones of every library share: how images come in, what their maps look like,
+which weights matched."""
 
 from __future__ import annotations
 
@@ -16,9 +17,11 @@ LEAST = 0.9
 
 
 class ImageBody(nn.Module):
-    """What all image models share: size, scale and places. A subclass gives `maps`: (N, 3, side, side) -> (N, rows, columns, C).
+    """What all image models share: size, scale and places. A subclass gives `maps`: (N, 3, side,
+    side) -> (N, rows, columns, C).
 
-    modality: an Image, whose reference grid the positions are in; mean, std: what the model was trained with, for 0 … 1.
+    modality: an Image, whose reference grid the positions are in; mean, std: what the model was
+    trained with, for 0 … 1.
     """
 
     def __init__(self, modality, *, width: int, side: int, mean, std):
@@ -29,7 +32,8 @@ class ImageBody(nn.Module):
             )
         self.width, self.side, self.channels = width, side, modality.channels
         self.grid = modality.size / modality.tile
-        # No numbers in 0 … 1 have such moments: a field in a unit of its own is brought to mean 0, deviation 1 by its own.
+        # No numbers in 0 … 1 have such moments: a field in a unit of its own is brought to mean 0,
+        # deviation 1 by its own.
         if modality.mean and any(
             not 0 <= m <= 1 or s > 0.5 for m, s in zip(modality.mean, modality.std)
         ):
@@ -62,8 +66,9 @@ class ImageBody(nn.Module):
 
 
 def as_map(features: Tensor, width: int, *, rows: int | None = None, spec: str = "") -> Tensor:
-    """What an image model returns as (N, rows, columns, C): (N, C, h, w), (N, h, w, C), or (N, L, C), whose last rows * rows
-    tokens are the patches and whose first are class and register tokens, which are left out."""
+    """What an image model returns as (N, rows, columns, C): (N, C, h, w), (N, h, w, C), or (N, L,
+    C), whose last rows * rows tokens are the patches and whose first are class and register tokens,
+    which are left out."""
     if features.dim() == 4 and features.shape[1] == width:
         return features.permute(0, 2, 3, 1)
     if features.dim() == 4 and features.shape[3] == width:
@@ -79,8 +84,9 @@ def as_map(features: Tensor, width: int, *, rows: int | None = None, spec: str =
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Which tensors of a model came from a file. matched, missing: of the model; unexpected: of the file; mismatched: (name, shape in
-    the model, shape in the file); share: of the model's numbers that matched, 0 … 1."""
+    """Which tensors of a model came from a file. matched, missing: of the model; unexpected: of the
+    file; mismatched: (name, shape in the model, shape in the file); share: of the model's numbers
+    that matched, 0 … 1."""
 
     source: str
     matched: tuple[str, ...]

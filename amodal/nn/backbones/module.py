@@ -16,9 +16,11 @@ class ModuleBackbone(Part):
     """A module whose outputs are a field's tokens, mapped to the encoder's width.
 
     Args:
-        module: Takes the values of N rows, as the field's modality collates them: a tensor (N, …), or for values of different
-            lengths a padded tensor (N, L, …) and their lengths (N,). Returns (N, D), (N, T, D), or maps (N, D, H, W). It runs in the
-            mode of the encoder, so batch statistics couple rows: prefer norms of rows.
+        module: Takes the values of N rows, as the field's modality collates them: a tensor (N, …),
+        or for values of different
+            lengths a padded tensor (N, L, …) and their lengths (N,). Returns (N, D), (N, T, D), or
+            maps (N, D, H, W). It runs in the mode of the encoder, so batch statistics couple rows:
+            prefer norms of rows.
         modality: The field's.
         width: Of the tokens.
         frozen: The module's own parameters do not learn.

@@ -1,8 +1,10 @@
-"""Pretrained backbones behind the face of a tokeniser: (column, name, size) -> Tokens that have already seen each other.
+"""Pretrained backbones behind the face of a tokeniser: (column, name, size) -> Tokens that have
+already seen each other.
 
-`timm:NAME[:SIZE][@WEIGHTS]`: any image model of timm. WEIGHTS is a file (safetensors, or .pth without code in it) or the word
-`pretrained` for timm's own download. SIZE is the side that images are resized to, the model's own by default.
-`transformers:DIR`: a text or image model saved in a local directory. `voice:resemblyzer@WEIGHTS`: speakers' voices in sound at 16 kHz.
+`timm:NAME[:SIZE][@WEIGHTS]`: any image model of timm. WEIGHTS is a file (safetensors, or .pth
+without code in it) or the word `pretrained` for timm's own download. SIZE is the side that images
+are resized to, the model's own by default. `transformers:DIR`: a text or image model saved in a
+local directory. `voice:resemblyzer@WEIGHTS`: speakers' voices in sound at 16 kHz.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from amodal.nn.backbones.body import LEAST, LoadReport
 from amodal.nn.backbones.module import ModuleBackbone
 
 Body = nn.Module
-"""values of N rows -> (features (T, width), lengths (N,), positions (T, 3)); has `width`, and `example`, one row of values."""
+"""values of N rows -> (features (T, width), lengths (N,), positions (T, 3)); has `width`, and
+`example`, one row of values."""
 
 
 def backbone(
@@ -31,10 +34,12 @@ def backbone(
     load: bool = True,
     least: float = LEAST,
 ) -> Part:
-    """spec: see above, or a module of the user's own, or a function that makes one; modality: the field's; width: of the tokens, made by a learned linear map.
+    """spec: see above, or a module of the user's own, or a function that makes one; modality: the
+    field's; width: of the tokens, made by a learned linear map.
 
-    frozen: the model's own parameters do not learn. load: False builds the model alone, for weights that a checkpoint holds.
-    least: share of the parameters that the weights must match. Raises AmodalError.
+    frozen: the model's own parameters do not learn. load: False builds the model alone, for weights
+    that a checkpoint holds. least: share of the parameters that the weights must match. Raises
+    AmodalError.
     """
     if not isinstance(spec, str):
         return user_module(spec, modality, width, frozen)
@@ -69,7 +74,8 @@ def backbone(
 
 
 def user_module(module: object, modality, width: int, frozen: bool) -> Part:
-    """A module of the user's own, or what a factory without arguments makes. Raises AmodalError for anything else."""
+    """A module of the user's own, or what a factory without arguments makes. Raises AmodalError for
+    anything else."""
     made = module if isinstance(module, nn.Module) or not callable(module) else module()
     if isinstance(made, Backbone):
         return made
@@ -84,12 +90,14 @@ LIBRARIES = ("timm", "transformers", "voice")
 
 
 class Backbone(Part):
-    """name: builds the same module again, without its weights; report: what the weights matched, None if none were loaded.
+    """name: builds the same module again, without its weights; report: what the weights matched,
+    None if none were loaded.
 
-    In place of values it takes what its model made of them before, rows of (tokens, width + 3): features and positions.
+    In place of values it takes what its model made of them before, rows of (tokens, width + 3):
+    features and positions.
 
-    The model is always in evaluation mode: dropout draws from no row's seed, and batch statistics would make a row depend on
-    the rows beside it.
+    The model is always in evaluation mode: dropout draws from no row's seed, and batch statistics
+    would make a row depend on the rows beside it.
     """
 
     contextual = True

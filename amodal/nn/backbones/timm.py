@@ -42,11 +42,13 @@ def _create(timm, name: str, size: int, pretrained: bool) -> nn.Module:
     options = {"pretrained": pretrained, "num_classes": 0}
     try:
         try:
-            # Models with a table of positions must be told the size; the others take any and do not know the word.
+            # Models with a table of positions must be told the size; the others take any and do not
+            # know the word.
             return timm.create_model(name, **options, **({"img_size": size} if size else {}))
         except TypeError:
             return timm.create_model(name, **options)
-    except Exception as error:  # no network, no such weights, a size that patches do not tile: many libraries, many errors
+    # no network, no such weights, a size that patches do not tile: many libraries, many errors
+    except Exception as error:
         raise AmodalError(f"timm could not make {name}: {type(error).__name__}: {error}") from error
 
 

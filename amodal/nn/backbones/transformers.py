@@ -15,7 +15,8 @@ from amodal.nn.backbones.body import ImageBody, LoadReport, as_map, existing
 
 
 def build(rest: str, modality, load: bool) -> tuple[nn.Module, str, LoadReport | None]:
-    """rest: DIR, or DIR#{…} where the braces hold the architecture as JSON, so that a saved encoder can be built without DIR."""
+    """rest: DIR, or DIR#{…} where the braces hold the architecture as JSON, so that a saved encoder
+    can be built without DIR."""
     try:
         import transformers
     except ImportError:
@@ -41,7 +42,8 @@ def build(rest: str, modality, load: bool) -> tuple[nn.Module, str, LoadReport |
 
 
 def _architecture(transformers, directory: str, modality: Modality) -> dict:
-    """What a directory says, without its weights: the model's config, and special tokens or the scale of images."""
+    """What a directory says, without its weights: the model's config, and special tokens or the
+    scale of images."""
     path = existing(directory, "directory")
     try:
         config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
@@ -80,7 +82,8 @@ def _load(transformers, directory: str) -> tuple[nn.Module, LoadReport]:
 
 
 def _part(model: nn.Module, modality: Modality) -> nn.Module:
-    """Of a model of two kinds (CLIP, SigLIP) the one that is asked for; of an encoder-decoder the encoder."""
+    """Of a model of two kinds (CLIP, SigLIP) the one that is asked for; of an encoder-decoder the
+    encoder."""
     part = getattr(model, "text_model" if modality.takes_prompts else "vision_model", model)
     if getattr(part.config, "is_encoder_decoder", False):
         part = part.get_encoder()
@@ -120,7 +123,8 @@ def _width(model: nn.Module, images: Tensor) -> int:
 
 
 class HfText(nn.Module):
-    """Ragged ids -> the last hidden state of each id. Special tokens are put around a text and not returned."""
+    """Ragged ids -> the last hidden state of each id. Special tokens are put around a text and not
+    returned."""
 
     def __init__(self, model: nn.Module, known: dict, modality, directory: str):
         super().__init__()

@@ -1,5 +1,6 @@
-"""Voices: an LSTM over mel frames, trained to tell speakers apart (GE2E: Wan et al., ICASSP 2018, arXiv:1710.10467), with the layers,
-the front end and the windows of Resemblyzer, so that its weights fit. Its removal of long silences is left out."""
+"""Voices: an LSTM over mel frames, trained to tell speakers apart (GE2E: Wan et al., ICASSP 2018,
+arXiv:1710.10467), with the layers, the front end and the windows of Resemblyzer, so that its
+weights fit. Its removal of long silences is left out."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ def build(rest: str, modality, load: bool) -> tuple[VoiceBody, str, LoadReport |
 
 
 class VoiceBody(nn.Module):
-    """Waves at 16 kHz, full scale 1 -> a unit vector for each window of 1.6 s; positions are in seconds."""
+    """Waves at 16 kHz, full scale 1 -> a unit vector for each window of 1.6 s; positions are in
+    seconds."""
 
     width = WIDTH
 
@@ -78,7 +80,8 @@ def louder(wave: Tensor) -> Tensor:
 
 
 def window_starts(samples: int) -> list[int]:
-    """Frames at which windows begin: they cover the clip, and a last one that is mostly silence is left out."""
+    """Frames at which windows begin: they cover the clip, and a last one that is mostly silence is
+    left out."""
     frames = -(-(samples + 1) // HOP)
     starts = list(range(0, max(1, frames - FRAMES + STEP + 1), STEP))
     covered = (samples - starts[-1] * HOP) / (FRAMES * HOP)
@@ -102,7 +105,8 @@ def mel_power(wave_S: Tensor) -> Tensor:
 
 @cache
 def slaney_filters() -> Tensor:
-    """(bins, MELS) triangles of area 2 / their width in Hz, equally far apart in Slaney's mel: linear to 1 kHz, then logarithmic."""
+    """(bins, MELS) triangles of area 2 / their width in Hz, equally far apart in Slaney's mel:
+    linear to 1 kHz, then logarithmic."""
     step, knee = 200 / 3, 1000.0
     rise = np.log(6.4) / 27
     top = knee / step + np.log(RATE / 2 / knee) / rise

@@ -1,5 +1,6 @@
-"""Co-dual cross-attention: fields that read each other, read each other again, and then look back at themselves.
-Mondal et al. 2024 (BioFusionNet), arXiv:2402.10717, for any number of fields, any of them missing."""
+"""Co-dual cross-attention: fields that read each other, read each other again, and then look back
+at themselves. Mondal et al. 2024 (BioFusionNet), arXiv:2402.10717, for any number of fields, any of
+them missing."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ from amodal.nn.transformer import Transformer
 
 
 class CoDualAttention(nn.Module):
-    """Each step is attention with one head and nothing added to it. Where there is nobody else to read, the last step still gives a field
-    what it has itself."""
+    """Each step is attention with one head and nothing added to it. Where there is nobody else to
+    read, the last step still gives a field what it has itself."""
 
     def __init__(self, fields: Sequence[str], width: int):
         super().__init__()
@@ -26,7 +27,8 @@ class CoDualAttention(nn.Module):
         )
 
     def forward(self, bags: dict[str, Tokens]) -> dict[str, Tokens]:
-        """bags: field -> its tokens (T, D), which may be none; the same tokens again, as they are after the three steps."""
+        """bags: field -> its tokens (T, D), which may be none; the same tokens again, as they are
+        after the three steps."""
         own = {s: Ragged(bag.x, bag.lengths()) for s, bag in bags.items()}
         co = {s: read(self.first[s], own[s], others(own, s)) for s in own}
         dual = {s: read(self.second[s], co[s], others(co, s)) for s in own}
@@ -45,10 +47,12 @@ def read(attention: Read, queries: Ragged, keys: Ragged) -> Ragged:
 
 
 class CoDualFusion(nn.Module):
-    """Tokens of all fields -> one vector a row, of `out_width`: co-dual attention, a transformer over what it gives, the means of the
-    fields side by side with a learned vector for one that a row lacks, and a perceptron before whose last layer the fields `late` join.
+    """Tokens of all fields -> one vector a row, of `out_width`: co-dual attention, a transformer
+    over what it gives, the means of the fields side by side with a learned vector for one that a
+    row lacks, and a perceptron before whose last layer the fields `late` join.
 
-    hidden: width of the perceptron's first layer, followed by a half, a quarter and a sixteenth; dropout: in its first two.
+    hidden: width of the perceptron's first layer, followed by a half, a quarter and a sixteenth;
+    dropout: in its first two.
     """
 
     def __init__(
@@ -80,7 +84,8 @@ class CoDualFusion(nn.Module):
         self.layers, self.out_width = nn.ModuleList(steps), outs[-1]
 
     def forward(self, bags: dict[str, Tokens], seeds: Tensor) -> Column:
-        """(N, out_width) of the rows that have any token. bags: of some of the fields; seeds: of the rows (B,), for the dropout."""
+        """(N, out_width) of the rows that have any token. bags: of some of the fields; seeds: of
+        the rows (B,), for the dropout."""
         z, read = (
             {s: bags[s].pool() for s in self.late if s in bags},
             {s: bags[s] for s in self.fields if s in bags},

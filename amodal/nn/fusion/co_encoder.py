@@ -1,5 +1,6 @@
-"""Co-attention: streams of tokens that read each other layer by layer, each with weights of its own. METER's fusion module (Dou et al.,
-CVPR 2022, arXiv:2111.02387, section 3.2), with the norms before as elsewhere in this library, and for any number of streams."""
+"""Co-attention: streams of tokens that read each other layer by layer, each with weights of its
+own. METER's fusion module (Dou et al., CVPR 2022, arXiv:2111.02387, section 3.2), with the norms
+before as elsewhere in this library, and for any number of streams."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from amodal.nn.fusion.co_attention import others
 
 
 class CoEncoder(nn.Module):
-    """`depth` layers of self-attention, attention to the tokens of the other streams as they were before the layer, and an MLP."""
+    """`depth` layers of self-attention, attention to the tokens of the other streams as they were
+    before the layer, and an MLP."""
 
     def __init__(self, fields: Sequence[str], width: int, depth: int, heads: int):
         super().__init__()
@@ -26,8 +28,8 @@ class CoEncoder(nn.Module):
         self.depth = depth
 
     def forward(self, lists: dict[str, Ragged]) -> dict[str, Ragged]:
-        """lists: of some of the streams, N lists of tokens (length, D) each, any of them empty; row i reads row i. A list with nobody to
-        read reads nothing."""
+        """lists: of some of the streams, N lists of tokens (length, D) each, any of them empty; row
+        i reads row i. A list with nobody to read reads nothing."""
         places = {s: Places(tokens.lengths) for s, tokens in lists.items()}
         for layer in range(self.depth):
             after = {}
@@ -43,7 +45,8 @@ class CoEncoder(nn.Module):
         }
 
     def means(self, lists: dict[str, Ragged]) -> Tensor:
-        """(N, streams x D): the mean tokens of all streams, side by side, zero where there are none."""
+        """(N, streams x D): the mean tokens of all streams, side by side, zero where there are
+        none."""
         return torch.cat([mean_token(tokens) for tokens in self(lists).values()], 1)
 
     def read(self, field: str, other: str, tokens: Ragged, seen: Ragged) -> Ragged:

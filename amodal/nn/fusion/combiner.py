@@ -1,4 +1,5 @@
-"""A reference and a change to it, as one vector: the Combiner of Baldrati et al., CVPR 2022 (CLIP4Cir)."""
+"""A reference and a change to it, as one vector: the Combiner of Baldrati et al., CVPR 2022
+(CLIP4Cir)."""
 
 from __future__ import annotations
 
@@ -10,10 +11,11 @@ from amodal.core.part import Part
 
 
 class Combiner(Part):
-    """c = normalize(g v + (1 - g) m + W h), g = sigmoid(gate([v', m'])), h = relu(mix([v', m'])), where v' and m' are perceptrons of the
-    unit vectors v, of the reference, and m, of the change.
+    """c = normalize(g v + (1 - g) m + W h), g = sigmoid(gate([v', m'])), h = relu(mix([v', m'])),
+    where v' and m' are perceptrons of the unit vectors v, of the reference, and m, of the change.
 
-    width: D; project, hidden: of v' and m', and of what mixes them; change: the field that changes are of. Row by row: the published dropout is left out.
+    width: D; project, hidden: of v' and m', and of what mixes them; change: the field that changes
+    are of. Row by row: the published dropout is left out.
     """
 
     def __init__(self, width: int, project: int, hidden: int, change: str = ""):

@@ -1,5 +1,5 @@
-"""Late fusion in which a field that a row lacks is predicted from those that it has: Kim and Kim 2024, arXiv:2407.12616, for any number
-of fields."""
+"""Late fusion in which a field that a row lacks is predicted from those that it has: Kim and Kim
+2024, arXiv:2407.12616, for any number of fields."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ Predicted = dict[tuple[str, str], Column]
 
 
 class FilledFusion(nn.Module):
-    """A perceptron from each field to each other, and a linear classifier of the vectors of all fields side by side.
+    """A perceptron from each field to each other, and a linear classifier of the vectors of all
+    fields side by side.
 
     width: D, of the vectors; states: of what predictors read; hidden: their hidden layer.
     """
@@ -44,7 +45,8 @@ class FilledFusion(nn.Module):
         }
 
     def forward(self, z: Embeddings, predicted: Predicted, kept: dict[str, Tensor]) -> Column:
-        """(N, classes) logits of the rows that keep any field. kept: field -> (B,) bool, a part of the rows that have it in `z`."""
+        """(N, classes) logits of the rows that keep any field. kept: field -> (B,) bool, a part of
+        the rows that have it in `z`."""
         rows = torch.stack(list(kept.values())).any(0).nonzero().squeeze(1)
         tables = []
         for field in self.fields:
@@ -58,7 +60,8 @@ class FilledFusion(nn.Module):
     def lacking(
         self, field: str, z: Embeddings, predicted: Predicted, kept: dict[str, Tensor]
     ) -> Tensor:
-        """(B, D) what stands for `field` in rows that lack it: the mean of what those that they keep predict."""
+        """(B, D) what stands for `field` in rows that lack it: the mean of what those that they
+        keep predict."""
         total = self.head.weight.new_zeros(z.size, self.width)
         count = total.new_zeros(z.size, 1)
         for (a, b), guess in predicted.items():

@@ -1,8 +1,10 @@
-"""From the tokens of several sources to one vector a row: self-attention over all of them, and four plainer ways under the same interface.
+"""From the tokens of several sources to one vector a row: self-attention over all of them, and four
+plainer ways under the same interface.
 
-Ma et al., CVPR 2023 workshops, arXiv:2304.06370, section 3; squeeze and excitation: Hu et al. 2018, arXiv:1709.01507; attentional feature
-fusion: Dai et al. 2021, arXiv:2009.14082. A fusion takes `bags` (field -> tokens of width D, any of them absent) and gives (N, D) of the
-rows that have any token. `seeds` (B,) are given while training, for what is random about a row; None otherwise.
+Ma et al., CVPR 2023 workshops, arXiv:2304.06370, section 3; squeeze and excitation: Hu et al. 2018,
+arXiv:1709.01507; attentional feature fusion: Dai et al. 2021, arXiv:2009.14082. A fusion takes
+`bags` (field -> tokens of width D, any of them absent) and gives (N, D) of the rows that have any
+token. `seeds` (B,) are given while training, for what is random about a row; None otherwise.
 """
 
 from __future__ import annotations
@@ -41,13 +43,15 @@ def summed(x_TD: Tensor, bag: Tokens) -> Tensor:
 
 
 def squeeze(width: int, ratio: float) -> nn.Sequential:
-    """The way down and up again that channels are weighed by, without batch norm, which would couple rows."""
+    """The way down and up again that channels are weighed by, without batch norm, which would
+    couple rows."""
     inner = max(1, int(width / ratio))
     return nn.Sequential(nn.Linear(width, inner), nn.ReLU(), nn.Linear(inner, width))
 
 
 class SumFusion(nn.Module):
-    """The sum over sources of their mean tokens. (A sum of feature maps, averaged over places, is just that.)"""
+    """The sum over sources of their mean tokens. (A sum of feature maps, averaged over places, is
+    just that.)"""
 
     def __init__(self, fields: Sequence[str], width: int):
         super().__init__()
@@ -60,12 +64,14 @@ class SumFusion(nn.Module):
         return Column(self.mix(together.values, bags, together.rows), together.rows)
 
     def mix(self, means_NX: Tensor, bags: Bags, rows: Tensor) -> Tensor:
-        """(N, fields x D), the mean tokens side by side with zero for a field that a row lacks -> (N, D)."""
+        """(N, fields x D), the mean tokens side by side with zero for a field that a row lacks ->
+        (N, D)."""
         return means_NX.unflatten(1, (len(self.fields), self.width)).sum(1)
 
 
 class ConvFusion(SumFusion):
-    """Feature maps side by side through a convolution of size 1, averaged over places: a linear map of mean tokens side by side."""
+    """Feature maps side by side through a convolution of size 1, averaged over places: a linear map
+    of mean tokens side by side."""
 
     def __init__(self, fields: Sequence[str], width: int):
         super().__init__(fields, width)
@@ -87,8 +93,9 @@ class SeFusion(SumFusion):
 
 
 class AffFusion(SumFusion):
-    """As `SeFusion`, but a token's weights also come from what all sources have at its place. The place of a token among those of another
-    source is told by its order: token i of n meets token floor((i + 1/2) m / n) of m, the same one if there are as many."""
+    """As `SeFusion`, but a token's weights also come from what all sources have at its place. The
+    place of a token among those of another source is told by its order: token i of n meets token
+    floor((i + 1/2) m / n) of m, the same one if there are as many."""
 
     def __init__(self, fields: Sequence[str], width: int, ratio: float = 4.0):
         super().__init__(fields, width)
@@ -122,11 +129,12 @@ class AffFusion(SumFusion):
 
 
 class AttentionFusion(nn.Module):
-    """Tokens of all sources, with learned positions of each source, through blocks of self-attention, and added up. Those that are absent
-    are no tokens, so any subset may be given.
+    """Tokens of all sources, with learned positions of each source, through blocks of
+    self-attention, and added up. Those that are absent are no tokens, so any subset may be given.
 
-    ratio: share of a row's tokens that is left out while training; dropout: of what each half of a block adds, then too; groups: lists of
-    fields that are read apart first, by blocks of their own, and then together.
+    ratio: share of a row's tokens that is left out while training; dropout: of what each half of a
+    block adds, then too; groups: lists of fields that are read apart first, by blocks of their own,
+    and then together.
     """
 
     def __init__(
@@ -211,8 +219,9 @@ FUSIONS = {
 def fusion_of(
     name: str, fields: Sequence[str], width: int, groups: str = "", **attention
 ) -> nn.Module:
-    """The fusion of this name. groups: as text, "a+b,c+d"; attention: other options of `AttentionFusion`, which the others do not have.
-    Raises AmodalError for a name that there is not, and for groups where there is no attention."""
+    """The fusion of this name. groups: as text, "a+b,c+d"; attention: other options of
+    `AttentionFusion`, which the others do not have. Raises AmodalError for a name that there is
+    not, and for groups where there is no attention."""
     if name not in FUSIONS:
         raise unknown("fusion", name, FUSIONS)
     if name != "attention":

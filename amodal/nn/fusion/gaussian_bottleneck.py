@@ -1,5 +1,6 @@
-"""A narrow Gaussian between a vector and its clusters, for several fields at once: MIRROR's style (Wang et al. 2025, arXiv:2503.00374), a
-variational bottleneck (Kingma and Welling 2014, arXiv:1312.6114) before prototypes that start orthogonal."""
+"""A narrow Gaussian between a vector and its clusters, for several fields at once: MIRROR's style
+(Wang et al. 2025, arXiv:2503.00374), a variational bottleneck (Kingma and Welling 2014,
+arXiv:1312.6114) before prototypes that start orthogonal."""
 
 from __future__ import annotations
 
@@ -26,8 +27,8 @@ class Style(nn.Module):
         nn.init.orthogonal_(self.prototypes.weight)
 
     def forward(self, own: Column, seeds: Tensor, code: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and log variance (N, latent), scores (N, prototypes). own: vectors (N, D); seeds: (B,) of all rows, from which the draw
-        follows, and from `code`."""
+        """Mean and log variance (N, latent), scores (N, prototypes). own: vectors (N, D); seeds:
+        (B,) of all rows, from which the draw follows, and from `code`."""
         x = self.enter(own.values)
         mean, log_variance = self.mean(x), self.log_variance(x)
         noise = normal(

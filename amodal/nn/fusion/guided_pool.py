@@ -1,5 +1,6 @@
-"""What one field makes of another's tokens: their mean, weighed by how well each answers the first one's vector.
-Zhao et al. 2023, arXiv:2309.03452 (cross-modality attention that weighs the features of the field that is kept)."""
+"""What one field makes of another's tokens: their mean, weighed by how well each answers the first
+one's vector. Zhao et al. 2023, arXiv:2309.03452 (cross-modality attention that weighs the features
+of the field that is kept)."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from amodal.nn.pooling import segment_softmax
 
 
 class GuidedPool(nn.Module):
-    """One head. The tokens themselves are averaged, and not a map of them, so that the result is in the space of their plain mean, which it
-    is as long as all weights are equal."""
+    """One head. The tokens themselves are averaged, and not a map of them, so that the result is in
+    the space of their plain mean, which it is as long as all weights are equal."""
 
     def __init__(self, width: int):
         super().__init__()

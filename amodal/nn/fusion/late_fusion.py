@@ -1,4 +1,5 @@
-"""Late fusion by concatenation, with a head of its own for each field: classifiers on top of single-field encoders."""
+"""Late fusion by concatenation, with a head of its own for each field: classifiers on top of
+single-field encoders."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from amodal.core import Column, Embeddings
 
 
 def side_by_side(absent: Mapping[str, Tensor], z: Embeddings) -> Column:
-    """(N, fields x D): of the rows that have any of the fields of `absent`, in the place of which a row that lacks one has its (D,)."""
+    """(N, fields x D): of the rows that have any of the fields of `absent`, in the place of which a
+    row that lacks one has its (D,)."""
     there = [s for s in absent if s in z]  # a source that no batch brings is one that all rows lack
     rows = torch.stack([z[s].present(z.size) for s in there]).any(0).nonzero().squeeze(1)
     filled = {s: gone.to(z[there[0]].values.dtype).expand(z.size, -1) for s, gone in absent.items()}
@@ -32,8 +34,8 @@ def classifier(width: int, hidden: int, classes: int) -> nn.Sequential:
 
 
 class LateFusion(nn.Module):
-    """Classifiers of vectors of width D: `fused` of those of all fields side by side, `alone` of each. A learned vector stands in
-    the place of a field that a row lacks."""
+    """Classifiers of vectors of width D: `fused` of those of all fields side by side, `alone` of
+    each. A learned vector stands in the place of a field that a row lacks."""
 
     def __init__(self, fields: Sequence[str], width: int, hidden: int, classes: int):
         super().__init__()
@@ -58,8 +60,9 @@ class LateFusion(nn.Module):
 
 
 def shares(own: Tensor, mixed: str, fields: Sequence[str]) -> dict[str, Tensor]:
-    """The share of each label that stays, where only the inputs of the field `mixed` are mixtures that keep `own`: all of it for the
-    other fields, the mean over fields for the fused vectors (Kumar et al. 2024, arXiv:2409.17777)."""
+    """The share of each label that stays, where only the inputs of the field `mixed` are mixtures
+    that keep `own`: all of it for the other fields, the mean over fields for the fused vectors
+    (Kumar et al. 2024, arXiv:2409.17777)."""
     whole = torch.ones_like(own)
     return {"fused": 1 - (1 - own) / len(fields)} | {
         s: own if s == mixed else whole for s in fields

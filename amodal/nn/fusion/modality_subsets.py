@@ -15,8 +15,8 @@ Kept = Mapping[str, Tensor]
 
 
 def reader(encoder: Encoder, batch: Batch) -> Callable[[Kept], Embeddings]:
-    """What a head of `amodal.nn.heads.supervised` reads of the fields that each row keeps. Of a joint trunk that is one pass of what is kept;
-    towers run once, whatever is asked for."""
+    """What a head of `amodal.nn.heads.supervised` reads of the fields that each row keeps. Of a
+    joint trunk that is one pass of what is kept; towers run once, whatever is asked for."""
     if encoder.trunk != "joint" or not isinstance(encoder, Encoder):
         z = encoder.features(batch)
 

@@ -1,6 +1,8 @@
-"""Sequential fusion: one module for each field updates a state, in turn; a record that lacks the field keeps its state as it is.
+"""Sequential fusion: one module for each field updates a state, in turn; a record that lacks the
+field keeps its state as it is.
 
-Swamy et al., NeurIPS 2023, arXiv:2309.14118, section 3: s_0 is learned, s_k = W_k [h_k, s_(k-1)] + b_k, h_k what is known of field k.
+Swamy et al., NeurIPS 2023, arXiv:2309.14118, section 3: s_0 is learned, s_k = W_k [h_k, s_(k-1)] +
+b_k, h_k what is known of field k.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from amodal.masking.hashing import uniform
 
 
 class Modules(nn.Module):
-    """fields: in the order in which they are read; width_in: D, of their vectors; width: M, of the state."""
+    """fields: in the order in which they are read; width_in: D, of their vectors; width: M, of the
+    state."""
 
     def __init__(self, fields: Sequence[str], width_in: int, width: int):
         super().__init__()
@@ -25,10 +28,12 @@ class Modules(nn.Module):
     def forward(
         self, z: Embeddings, turn_BK: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Column]]:
-        """z: vectors (n, D) of each field, some of which may lack. turn_BK: (B, K) int64, the numbers of the fields in the order in which
-        each row reads them (see `turns`); None: as they were given.
+        """z: vectors (n, D) of each field, some of which may lack. turn_BK: (B, K) int64, the
+        numbers of the fields in the order in which each row reads them (see `turns`); None: as they
+        were given.
 
-        Returns the last states (B, M), and of each field, for the rows that have it, (n, 2, M): the state before it and after it.
+        Returns the last states (B, M), and of each field, for the rows that have it, (n, 2, M): the
+        state before it and after it.
         """
         state = self.start.expand(z.size, -1)
         found: dict[str, list[Column]] = {s: [] for s in self.steps if s in z}

@@ -1,4 +1,5 @@
-"""Classes told from the steps of one field in time, each joined by what the other fields say (arXiv:2404.09010, section 3.4)."""
+"""Classes told from the steps of one field in time, each joined by what the other fields say
+(arXiv:2404.09010, section 3.4)."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from amodal.nn.trunks import Bags
 
 
 def steps_of(bag: Tokens) -> Tokens:
-    """A token for each moment of each row: the mean of the tokens that stand there (position 0 is time). Sources without time have one."""
+    """A token for each moment of each row: the mean of the tokens that stand there (position 0 is
+    time). Sources without time have one."""
     moment, number = torch.unique(bag.position[:, 0], return_inverse=True)
     pairs, inverse, count = torch.unique(
         bag.row * max(len(moment), 1) + number, return_inverse=True, return_counts=True
@@ -30,16 +32,17 @@ def steps_of(bag: Tokens) -> Tokens:
 
 
 def segments_of(bag: Tokens, length: float) -> Tokens:
-    """A token for each segment of each row that has any token in it, their mean; position 0 is the segment's number. length: in the units
-    of the tokens' position in time."""
+    """A token for each segment of each row that has any token in it, their mean; position 0 is the
+    segment's number. length: in the units of the tokens' position in time."""
     position = bag.position.clone()
     position[:, 0] = (bag.position[:, 0] / length).floor()
     return steps_of(Tokens(bag.x, bag.row, bag.source, position, bag.names, bag.size))
 
 
 class TemporalHead(nn.Module):
-    """Each step of the field `lead` plus the mean vector of the other fields, to `hidden` dimensions, through a small transformer with a
-    CLS token, from which classes are told. A row without the lead has one step, of the others alone."""
+    """Each step of the field `lead` plus the mean vector of the other fields, to `hidden`
+    dimensions, through a small transformer with a CLS token, from which classes are told. A row
+    without the lead has one step, of the others alone."""
 
     def __init__(
         self,
@@ -57,7 +60,8 @@ class TemporalHead(nn.Module):
         self.trunk, self.head = Transformer(hidden, depth, heads), nn.Linear(hidden, classes)
 
     def forward(self, bags: Bags) -> Column:
-        """(N, classes) of the rows that have any field. bags: finished tokens, of one view of each field, without what pooling adds."""
+        """(N, classes) of the rows that have any field. bags: finished tokens, of one view of each
+        field, without what pooling adds."""
         own = {field_of(s): bag for s, bag in bags.items()}
         first = next(iter(own.values()))
         others, count = (
@@ -85,7 +89,8 @@ class TemporalHead(nn.Module):
 
 
 def class_weights(label_N: Tensor, classes: int) -> Tensor:
-    """(classes,) N / (K n_c) of the K classes that occur, so that each of these weighs the same; 1 for others."""
+    """(classes,) N / (K n_c) of the K classes that occur, so that each of these weighs the same; 1
+    for others."""
     count = torch.bincount(label_N, minlength=classes).double()
     there = count > 0
     weight = len(label_N) / (there.sum() * count.clamp(min=1))

@@ -1,5 +1,6 @@
-"""A variational autoencoder of tokens: one short vector for each, of several descriptors of the same place, say.
-Kingma and Welling, ICLR 2014, arXiv:1312.6114; with one hidden layer as in BioFusionNet (Mondal et al. 2024, arXiv:2402.10717)."""
+"""A variational autoencoder of tokens: one short vector for each, of several descriptors of the
+same place, say. Kingma and Welling, ICLR 2014, arXiv:1312.6114; with one hidden layer as in
+BioFusionNet (Mondal et al. 2024, arXiv:2402.10717)."""
 
 from __future__ import annotations
 
@@ -20,16 +21,16 @@ class Autoencoder(nn.Module):
         self.back = nn.Linear(latent, width)
 
     def forward(self, x_TD: Tensor, noise_TL: Tensor) -> tuple[Tensor, Tensor]:
-        """Means (T, latent), and of each token the loss (T,) over the width. What is to be told is taken as given: it does not move to be
-        told better."""
+        """Means (T, latent), and of each token the loss (T,) over the width. What is to be told is
+        taken as given: it does not move to be told better."""
         inside = self.enter(x_TD)
         mean, log_variance = self.mean(inside), self.log_variance(inside)
         decoded = self.leave(mean + (log_variance / 2).exp() * noise_TL)
         return mean, negative_elbo(x_TD.detach(), decoded, mean, log_variance) / x_TD.shape[1]
 
     def compress(self, bag: Tokens, seeds: Tensor) -> tuple[Tokens, Tensor]:
-        """The tokens as their means tell them, in the width that they had, and their losses (T,). seeds: of the rows (B,), from which what
-        is drawn follows."""
+        """The tokens as their means tell them, in the width that they had, and their losses (T,).
+        seeds: of the rows (B,), from which what is drawn follows."""
         place = bag.within()[:, None]
         number = torch.arange(self.mean.out_features, device=seeds.device)
         noise = normal(seeds[bag.row, None], name_code("compressed"), place, number).to(bag.x.dtype)

@@ -1,4 +1,5 @@
-"""Beam search with the length penalty of Wu et al. 2016, arXiv:1609.08144, eq. 14: lp(Y) = ((5 + |Y|) / 6)^alpha."""
+"""Beam search with the length penalty of Wu et al. 2016, arXiv:1609.08144, eq. 14: lp(Y) = ((5 +
+|Y|) / 6)^alpha."""
 
 from __future__ import annotations
 
@@ -8,10 +9,12 @@ import torch
 from torch import Tensor
 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(ids so far (M, t) int64, row of each (M,), parent of each (M,)) -> (M, A + 1) log probabilities of each of A ids, and of the end.
+"""(ids so far (M, t) int64, row of each (M,), parent of each (M,)) -> (M, A + 1) log probabilities
+of each of A ids, and of the end.
 
-The parent of a text is its number among the M texts of the call before, which had all of its ids but the last: what a decoder with
-a cache goes on from. At the first call, where t is 0, it has no meaning.
+The parent of a text is its number among the M texts of the call before, which had all of its ids
+but the last: what a decoder with a cache goes on from. At the first call, where t is 0, it has no
+meaning.
 """
 
 
@@ -21,8 +24,9 @@ def beam_search(
 ) -> list[tuple[list[int], float]]:
     """For each row the ids (without the end) with the best log p / lp, and that score.
 
-    beams: texts kept of each row, 1 is greedy; an end counts if it is among so many best continuations; longest: ids at most, and a
-    text that gets there is counted without its end; alpha: of the length penalty, 0 for none. The end counts towards |Y|.
+    beams: texts kept of each row, 1 is greedy; an end counts if it is among so many best
+    continuations; longest: ids at most, and a text that gets there is counted without its end;
+    alpha: of the length penalty, 0 for none. The end counts towards |Y|.
     """
     ids = torch.zeros(rows * beams, 0, dtype=torch.int64, device=device)
     owner = torch.arange(rows, device=device).repeat_interleave(beams)

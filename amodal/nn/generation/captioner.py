@@ -1,7 +1,7 @@
 """A recurrent writer: one vector, given once, then a word at a time.
 
-Karpathy and Fei-Fei, CVPR 2015, arXiv:1412.2306, section 3.2, eq. 13-15:
-h_t = relu(W_hx x_t + W_hh h_{t-1} + b_h + [t = 1] W_hi v), y_t = softmax(W_oh h_t + b_o), from START to END.
+Karpathy and Fei-Fei, CVPR 2015, arXiv:1412.2306, section 3.2, eq. 13-15: h_t = relu(W_hx x_t + W_hh
+h_{t-1} + b_h + [t = 1] W_hi v), y_t = softmax(W_oh h_t + b_o), from START to END.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Captioner(nn.Module):
     def write(
         self, seen_D: Tensor, *, beams: int = 5, longest: int = 40
     ) -> tuple[list[int], float]:
-        """The likeliest text that a beam search finds, as ids, and its log probability (END included unless it got too long)."""
+        """The likeliest text that a beam search finds, as ids, and its log probability (END
+        included unless it got too long)."""
         state = self.first(seen_D[None]).relu()
         texts, scores, done = [[]], torch.zeros(1, device=seen_D.device), []
         for _ in range(longest):

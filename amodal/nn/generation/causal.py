@@ -14,10 +14,12 @@ from amodal.nn.transformer import Block
 
 
 class CausalDecoder(nn.Module):
-    """An autoregressive transformer (Vaswani et al. 2017) that reads one vector per row beside the tokens before.
+    """An autoregressive transformer (Vaswani et al. 2017) that reads one vector per row beside the
+    tokens before.
 
-    Cross-attention to a single vector has one weight, which is 1: all that is left of it is a linear map of that vector, added to
-    every token in every block. The same vector, by another map, stands before the first token.
+    Cross-attention to a single vector has one weight, which is 1: all that is left of it is a
+    linear map of that vector, added to every token in every block. The same vector, by another map,
+    stands before the first token.
     """
 
     def __init__(self, width_in: int, *, width: int, depth: int, heads: int):
@@ -32,10 +34,12 @@ class CausalDecoder(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, whole: Column, content: Tokens) -> Tokens:
-        """whole: (N, width_in), a vector for each row that has tokens; content: what the tokens hold, x (T, width_in), one source.
-        Returns what is known of each token before it is seen, x (T, width).
+        """whole: (N, width_in), a vector for each row that has tokens; content: what the tokens
+        hold, x (T, width_in), one source. Returns what is known of each token before it is seen, x
+        (T, width).
 
-        A token's place is its number and not its position, since the time of an event, say, is part of what is to be told.
+        A token's place is its number and not its position, since the time of an event, say, is part
+        of what is to be told.
         """
         number, owner = content.within(), torch.searchsorted(whole.rows, content.row)
         before = self.enter(torch.cat([content.x[:1], content.x[:-1]]))
@@ -55,9 +59,9 @@ class CausalDecoder(nn.Module):
         """What is known of the next token of every row of `whole`; each call costs one token a row.
 
         Args:
-            whole: (N, width_in), as in `forward`.
-            last: (N, width_in) what the token before holds; None at the start.
-            cache: empty at the start; the same in every call. `KeyValueCache.select` chooses rows anew, by their number 0 … N - 1.
+            whole: (N, width_in), as in `forward`. last: (N, width_in) what the token before holds;
+            None at the start. cache: empty at the start; the same in every call.
+            `KeyValueCache.select` chooses rows anew, by their number 0 … N - 1.
 
         Returns: (N, width).
         """

@@ -1,7 +1,8 @@
 """A field told token by token, and its end, from any number of lists of tokens.
 
-The end is a chance of its own before each token, so p(token) = (1 - p(end)) p(token | it goes on): together one softmax over ids and an
-end, for fields whose tokens are ids, and as good for those whose tokens are not.
+The end is a chance of its own before each token, so p(token) = (1 - p(end)) p(token | it goes on):
+together one softmax over ids and an end, for fields whose tokens are ids, and as good for those
+whose tokens are not.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ class Writer(nn.Module):
         self.predictor, self.ends = modality.predictor(width), nn.Linear(width, 1)
 
     def forward(self, sources: Sequence[Ragged], content: Ragged, targets_T: Tensor) -> Tensor:
-        """(N, 2): of each value the sum of the losses of its tokens and of its end, and their number. sources: of each, N lists of
-        tokens (length, D); content: N lists of what the tokens to be told hold, and `targets_T`, end to end, what they are."""
+        """(N, 2): of each value the sum of the losses of its tokens and of its end, and their
+        number. sources: of each, N lists of tokens (length, D); content: N lists of what the tokens
+        to be told hold, and `targets_T`, end to end, what they are."""
         states = self.decoder(sources, content)
         last = torch.zeros(len(states.flat), dtype=torch.bool, device=targets_T.device)
         last[states.lengths.cumsum(0) - 1] = True
@@ -51,7 +53,8 @@ class Writer(nn.Module):
         longest: int,
         alpha: float,
     ):
-        """N texts; the other arguments as in `beam_search`. Raises AmodalError unless the field is text with one id a token."""
+        """N texts; the other arguments as in `beam_search`. Raises AmodalError unless the field is
+        text with one id a token."""
         if not self.modality.takes_prompts or self.modality.patch > 1:
             raise AmodalError("what is written is text with one id a token (patch = 1)")
 
@@ -84,11 +87,13 @@ class Writer(nn.Module):
 
 
 def every_row(column: Column, size: int) -> Ragged:
-    """A list for each of `size` rows, empty for those that the column lacks. column: lists of tokens."""
+    """A list for each of `size` rows, empty for those that the column lacks. column: lists of
+    tokens."""
     none = torch.zeros(size, dtype=torch.int64, device=column.rows.device)
     return Ragged(column.values.flat, none.index_copy(0, column.rows, column.values.lengths))
 
 
 def decoded_from(lists: Sequence[Ragged]) -> Tensor:
-    """(B,) bool: which rows have anything to be told from. lists: of each source, one for every row."""
+    """(B,) bool: which rows have anything to be told from. lists: of each source, one for every
+    row."""
     return torch.stack([s.lengths for s in lists]).sum(0) > 0

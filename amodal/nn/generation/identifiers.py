@@ -1,5 +1,5 @@
-"""Names of records that a network can write, token by token: Tay et al. 2022, arXiv:2202.06991, 3.2 (atomic, numeric, paths of a cluster
-tree); Li et al. 2024, arXiv:2402.10805, for pictures."""
+"""Names of records that a network can write, token by token: Tay et al. 2022, arXiv:2202.06991, 3.2
+(atomic, numeric, paths of a cluster tree); Li et al. 2024, arXiv:2402.10805, for pictures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def numeric(count: int, base: int) -> Tensor:
 
 
 def scattered(count: int, base: int, seed: int = 0) -> Tensor:
-    """(count, L): digits of numbers that are drawn at random, so that what is alike shares nothing but by chance."""
+    """(count, L): digits of numbers that are drawn at random, so that what is alike shares nothing
+    but by chance."""
     codes = numeric(count, base)
     room = base ** codes.shape[1]
     drawn = torch.randperm(room, generator=torch.Generator().manual_seed(seed))[:count]
@@ -37,11 +38,13 @@ def scattered(count: int, base: int, seed: int = 0) -> Tensor:
 
 
 def clustered(x_ND: Tensor, branch: int, leaf: int, levels: int) -> Tensor:
-    """(N, levels): the path of each row through recursive k-means, then its place in its last cluster; -1 behind the end.
+    """(N, levels): the path of each row through recursive k-means, then its place in its last
+    cluster; -1 behind the end.
 
-    Clusters of more than `leaf` rows are split into at most `branch`. Every level has tokens of its own: max(branch, leaf) of them.
-    A cluster that k-means cannot split, or that would take too many levels, is cut evenly along the direction in which it spreads most.
-    Raises AmodalError where leaf * branch^(levels - 1) < N, and for branch < 2 or leaf < 1.
+    Clusters of more than `leaf` rows are split into at most `branch`. Every level has tokens of its
+    own: max(branch, leaf) of them. A cluster that k-means cannot split, or that would take too many
+    levels, is cut evenly along the direction in which it spreads most. Raises AmodalError where
+    leaf * branch^(levels - 1) < N, and for branch < 2 or leaf < 1.
     """
     if branch < 2 or leaf < 1 or leaf * branch ** (levels - 1) < len(x_ND):
         raise AmodalError(
@@ -82,7 +85,8 @@ def tokens_of(kind: str, *, branch: int, leaf: int, levels: int, most: int) -> i
 
 
 def identifiers(kind: str, x_ND: Tensor, *, branch: int, leaf: int, levels: int) -> Tensor:
-    """(N, L) of a kind among KINDS, L at most `levels`. Raises AmodalError where so many tokens are too few."""
+    """(N, L) of a kind among KINDS, L at most `levels`. Raises AmodalError where so many tokens are
+    too few."""
     count = len(x_ND)
     if kind == "structured":
         return clustered(x_ND, branch, leaf, levels)
@@ -99,7 +103,8 @@ def identifiers(kind: str, x_ND: Tensor, *, branch: int, leaf: int, levels: int)
 
 
 class Register(nn.Module):
-    """Which record has which identifier: (most, levels) int64 `codes`, -1 for none, and hashes of keys, `known`."""
+    """Which record has which identifier: (most, levels) int64 `codes`, -1 for none, and hashes of
+    keys, `known`."""
 
     def __init__(self, most: int, levels: int):
         super().__init__()
@@ -107,7 +112,8 @@ class Register(nn.Module):
         self.register_buffer("codes", torch.full((most, levels), -1))
 
     def enter(self, keys: Sequence[str]) -> None:
-        """The records that there are, in their order. Raises AmodalError where there is no room for them."""
+        """The records that there are, in their order. Raises AmodalError where there is no room for
+        them."""
         if len(keys) > len(self.known):
             raise AmodalError(
                 f"{len(keys):,} records, and room for {len(self.known):,}: give a larger `most`"
@@ -124,15 +130,16 @@ class Register(nn.Module):
         return self.codes[match.int().argmax(1)].masked_fill(~match.any(1, keepdim=True), -1)
 
     def find(self, writer: IdentifierWriter, read: Column, *, beams: int) -> tuple[Column, Tensor]:
-        """(N, beams) numbers of records, best first, -1 where there are no more, and (N, beams) log probabilities of their identifiers.
-        read: lists of tokens of queries."""
+        """(N, beams) numbers of records, best first, -1 where there are no more, and (N, beams) log
+        probabilities of their identifiers. read: lists of tokens of queries."""
         there = (self.codes[:, 0] >= 0).nonzero().squeeze(1)
         found, score = writer.find(read.values, Trie(self.codes[there]), beams=beams)
         return Column(torch.cat([there, there.new_full((1,), -1)])[found], read.rows), score
 
 
 class IdentifierWriter(nn.Module):
-    """A causal decoder of identifiers that reads the tokens of a query. width_in: of those; tokens: V, of all identifiers."""
+    """A causal decoder of identifiers that reads the tokens of a query. width_in: of those; tokens:
+    V, of all identifiers."""
 
     def __init__(self, width_in: int, tokens: int, *, depth: int, heads: int):
         super().__init__()
@@ -142,7 +149,8 @@ class IdentifierWriter(nn.Module):
         self.token, self.out = nn.Embedding(tokens, width_in), nn.Linear(width_in, tokens)
 
     def forward(self, read: Ragged, codes_NL: Tensor) -> Tensor:
-        """(N, 2): the sum of -log p of the tokens of each identifier, and their number. read: N lists of tokens (length, width_in)."""
+        """(N, 2): the sum of -log p of the tokens of each identifier, and their number. read: N
+        lists of tokens (length, width_in)."""
         there = codes_NL >= 0
         lengths, flat = there.sum(1), codes_NL[there]
         states = self.decoder([read], Ragged(self.token(flat), lengths))

@@ -13,7 +13,8 @@ from amodal.nn.transformer import Transformer
 
 
 class MaskDecoder(nn.Module):
-    """Seen tokens (encoded) and the places of hidden ones -> a vector for each hidden token (MAE, arXiv:2111.06377, 3).
+    """Seen tokens (encoded) and the places of hidden ones -> a vector for each hidden token (MAE,
+    arXiv:2111.06377, 3).
 
     fields: names whose tokens may be hidden; each has its own learned mask token.
     """
@@ -26,8 +27,8 @@ class MaskDecoder(nn.Module):
         self.trunk = Transformer(width, depth, heads)
 
     def forward(self, seen: Sequence[Tokens], hidden: Sequence[Tokens]) -> list[Tokens]:
-        """seen: encoded bags (T, D); hidden: bags of the hidden tokens, whose x is not read. All of one batch. Returns the
-        decoded hidden bags, in their order, with x (T, width)."""
+        """seen: encoded bags (T, D); hidden: bags of the hidden tokens, whose x is not read. All of
+        one batch. Returns the decoded hidden bags, in their order, with x (T, width)."""
         marked = []
         for bag in seen:
             marked.append(self._place(bag, self.enter(bag.x)))

@@ -1,7 +1,9 @@
-"""A causal decoder that reads several sources: each token is told from those before it and from all that the row has been given.
+"""A causal decoder that reads several sources: each token is told from those before it and from all
+that the row has been given.
 
-Vaswani et al. 2017, arXiv:1706.03762, 3.1, with the norm before. How several sources are read: Libovický, Helcl and Mareček, WMT 2018,
-arXiv:1811.04716, section 3. With q a token, N(q) its norm and A_i attention to source i:
+Vaswani et al. 2017, arXiv:1706.03762, 3.1, with the norm before. How several sources are read:
+Libovický, Helcl and Mareček, WMT 2018, arXiv:1811.04716, section 3. With q a token, N(q) its norm
+and A_i attention to source i:
 
 serial        q <- q + A_i(N_i(q)), source after source
 parallel      q + sum_i A_i(N(q))
@@ -31,7 +33,8 @@ STRATEGIES = ("serial", "parallel", "flat", "hierarchical")
 
 
 class MultiSourceDecoder(nn.Module):
-    """width_in: of all tokens that enter; sources: how many; strategy: one of STRATEGIES, unknown ones raise AmodalError."""
+    """width_in: of all tokens that enter; sources: how many; strategy: one of STRATEGIES, unknown
+    ones raise AmodalError."""
 
     def __init__(
         self,
@@ -102,9 +105,11 @@ class MultiSourceDecoder(nn.Module):
 
 
 class Decoding:
-    """Texts that a decoder is writing: what it keeps of them so that each new token costs one pass of itself.
+    """Texts that a decoder is writing: what it keeps of them so that each new token costs one pass
+    of itself.
 
-    Of every block the keys and values of the tokens so far, and, computed once, those of the sources.
+    Of every block the keys and values of the tokens so far, and, computed once, those of the
+    sources.
     """
 
     def __init__(self, decoder: MultiSourceDecoder, sources: Sequence[Ragged]):
@@ -123,9 +128,9 @@ class Decoding:
         """What is known of the next token of each of M texts.
 
         Args:
-            last_MD: (M, width_in) what the token before holds; None at the start.
-            owner: (M,) the row that each text is of.
-            parent: (M,) which of the texts of the step before each goes on with; not read at the start.
+            last_MD: (M, width_in) what the token before holds; None at the start. owner: (M,) the
+            row that each text is of. parent: (M,) which of the texts of the step before each goes
+            on with; not read at the start.
 
         Returns: (M, width).
         """
@@ -143,7 +148,8 @@ class Decoding:
 
 
 class MultiSourceBlock(nn.Module):
-    """Attention to the text so far, to the sources by a strategy, and an MLP, each with the norm before."""
+    """Attention to the text so far, to the sources by a strategy, and an MLP, each with the norm
+    before."""
 
     is_block = True
 
@@ -196,8 +202,8 @@ class MultiSourceBlock(nn.Module):
         sources: Sequence[tuple[Tensor, Tensor, Tensor | None]],
         there_MS: Tensor,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """One token of each of M texts; also the keys and values (M, H, t, d) of the texts with it. before: those without it;
-        sources: keys, values and mask of each, text by text."""
+        """One token of each of M texts; also the keys and values (M, H, t, d) of the texts with it.
+        before: those without it; sources: keys, values and mask of each, text by text."""
         own = self.norm1(x_MD)
         k, v = (
             t.unsqueeze(2)

@@ -1,7 +1,8 @@
 """Identifiers in a prefix tree, and the beam search that can write no others.
 
-Constrained decoding as De Cao et al., ICLR 2021, arXiv:2010.00904, section 3.2 have it: a token that no identifier goes on with has no
-chance, and the log probabilities of the others stay as the model gives them.
+Constrained decoding as De Cao et al., ICLR 2021, arXiv:2010.00904, section 3.2 have it: a token
+that no identifier goes on with has no chance, and the log probabilities of the others stay as the
+model gives them.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ import torch
 from torch import Tensor
 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(tokens so far (M, t) int64, row of each (M,), parent of each (M,)) -> (M, V) log probabilities of the next token. The parent is as
-in `amodal.nn.generation.beam.Step`."""
+"""(tokens so far (M, t) int64, row of each (M,), parent of each (M,)) -> (M, V) log probabilities
+of the next token. The parent is as in `amodal.nn.generation.beam.Step`."""
 
 
 class Trie:
-    """codes_NL: (N, L) int64, the tokens of N identifiers, -1 behind their ends. Raises ValueError unless they are all different, at
-    least one token long, and none is the beginning of another.
+    """codes_NL: (N, L) int64, the tokens of N identifiers, -1 behind their ends. Raises ValueError
+    unless they are all different, at least one token long, and none is the beginning of another.
 
-    Nodes are numbered, the root is 0. The children of a node are `token` and `child` from `first[node]` on, `count[node]` of them; `item`
-    is the identifier that ends in a node, or -1.
+    Nodes are numbered, the root is 0. The children of a node are `token` and `child` from
+    `first[node]` on, `count[node]` of them; `item` is the identifier that ends in a node, or -1.
     """
 
     def __init__(self, codes_NL: Tensor):
@@ -61,8 +62,9 @@ class Trie:
 
 @torch.no_grad()
 def trie_search(step: Step, trie: Trie, rows: int, *, beams: int) -> tuple[Tensor, Tensor]:
-    """For each row the identifiers with the highest sum of log probabilities that the search finds, best first: their numbers (rows, beams)
-    int64, -1 where there are no more, and those sums, -inf there. With as many beams as identifiers, all of them, in their true order."""
+    """For each row the identifiers with the highest sum of log probabilities that the search finds,
+    best first: their numbers (rows, beams) int64, -1 where there are no more, and those sums, -inf
+    there. With as many beams as identifiers, all of them, in their true order."""
     device = trie.item.device
     node = torch.zeros(rows, beams, dtype=torch.int64, device=device)
     score = torch.full((rows, beams), -torch.inf, device=device)

@@ -1,8 +1,10 @@
-"""Concepts as boxes: one contains another as far as it follows from it. Vilnis et al. 2018, arXiv:1805.06627; smoothed as in Li et al.,
-ICLR 2019 (sides), and Dasgupta et al., NeurIPS 2020, arXiv:2010.04831 (corners), so that boxes apart still have a gradient.
+"""Concepts as boxes: one contains another as far as it follows from it. Vilnis et al. 2018,
+arXiv:1805.06627; smoothed as in Li et al., ICLR 2019 (sides), and Dasgupta et al., NeurIPS 2020,
+arXiv:2010.04831 (corners), so that boxes apart still have a gradient.
 
-A box is its lower corner and its sides, (..., D) each, sides above 0. P(a | b) is the share of b's volume that lies in a. `softness` is a
-temperature in the units of the space; towards 0 boxes are hard.
+A box is its lower corner and its sides, (..., D) each, sides above 0. P(a | b) is the share of b's
+volume that lies in a. `softness` is a temperature in the units of the space; towards 0 boxes are
+hard.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ def log_volume(side: Tensor, softness: float) -> Tensor:
 def log_entailment(
     low_a: Tensor, side_a: Tensor, low_b: Tensor, side_b: Tensor, *, softness: float
 ) -> Tensor:
-    """log P(a | b) <= 0, (...): shapes are broadcast. Corners of what a and b share are log-sum-exps in place of maxima and minima, at a
-    tenth of the softness, because each takes a little of what is shared in every dimension."""
+    """log P(a | b) <= 0, (...): shapes are broadcast. Corners of what a and b share are
+    log-sum-exps in place of maxima and minima, at a tenth of the softness, because each takes a
+    little of what is shared in every dimension."""
     sharp = softness / 10
     low = sharp * torch.logaddexp(low_a / sharp, low_b / sharp)
     high = -sharp * torch.logaddexp(-(low_a + side_a) / sharp, -(low_b + side_b) / sharp)
@@ -44,7 +47,8 @@ def learn_boxes(
     rate: float = 0.05,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """((K, dims), (K, dims)) corners and sides whose P(i | j) come near given_KK[i, j]; NaN where nothing is known.
+    """((K, dims), (K, dims)) corners and sides whose P(i | j) come near given_KK[i, j]; NaN where
+    nothing is known.
 
     Adam on the mean binary cross-entropy, from the same random boxes for a seed.
     """
@@ -66,8 +70,8 @@ def learn_boxes(
 
 
 class ConceptHead(Part):
-    """(N, D) -> (N, width) from 0 to 1: how far each of `width` concepts, boxes that stay as they are, follows from the box that a
-    perceptron makes of the row."""
+    """(N, D) -> (N, width) from 0 to 1: how far each of `width` concepts, boxes that stay as they
+    are, follows from the box that a perceptron makes of the row."""
 
     def __init__(self, width_in: int, width: int, *, dims: int, softness: float):
         super().__init__()

@@ -1,8 +1,10 @@
-"""Capsules: a vector told by many small parts, each with a pose and an activation, and three ways to route them, under one interface.
+"""Capsules: a vector told by many small parts, each with a pose and an activation, and three ways
+to route them, under one interface.
 
-Duarte et al., arXiv:2112.00775 (attention); Sabour, Frosst and Hinton 2017, arXiv:1710.09829, procedure 1 (dynamic); Hinton, Sabour and
-Frosst, ICLR 2018, procedure 1 (EM). A routing takes poses (N, C, P) and activations (N, C) from 0 to 1, and gives those of the capsules
-one layer up. N is rows, C capsules below, K above, P the width of a pose.
+Duarte et al., arXiv:2112.00775 (attention); Sabour, Frosst and Hinton 2017, arXiv:1710.09829,
+procedure 1 (dynamic); Hinton, Sabour and Frosst, ICLR 2018, procedure 1 (EM). A routing takes poses
+(N, C, P) and activations (N, C) from 0 to 1, and gives those of the capsules one layer up. N is
+rows, C capsules below, K above, P the width of a pose.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ LEAST = 1e-4
 
 
 class AttentionRouting(nn.Module):
-    """Each capsule's new pose is what self-attention over all poses, weighted by their activations, gives it; then a softmax over the
-    capsules says which of them are active. One pass, O(C^2 P), and as many capsules above as below."""
+    """Each capsule's new pose is what self-attention over all poses, weighted by their activations,
+    gives it; then a softmax over the capsules says which of them are active. One pass, O(C^2 P),
+    and as many capsules above as below."""
 
     def __init__(self, capsules: int, pose: int):
         super().__init__()
@@ -37,7 +40,8 @@ class AttentionRouting(nn.Module):
 
 
 class Votes(nn.Module):
-    """Where each of C capsules expects each of K: a linear map of its pose for every pair, so C K P^2 weights and N C K P votes."""
+    """Where each of C capsules expects each of K: a linear map of its pose for every pair, so C K
+    P^2 weights and N C K P votes."""
 
     def __init__(self, capsules: int, pose: int):
         super().__init__()
@@ -49,8 +53,9 @@ class Votes(nn.Module):
 
 
 class DynamicRouting(nn.Module):
-    """Capsules below send their votes, weighted by their activations, to those above whose pose agrees with them. A capsule's activation
-    is the length that `squash` leaves its pose; its pose is returned as a unit vector."""
+    """Capsules below send their votes, weighted by their activations, to those above whose pose
+    agrees with them. A capsule's activation is the length that `squash` leaves its pose; its pose
+    is returned as a unit vector."""
 
     def __init__(self, capsules: int, pose: int, iterations: int = 3):
         super().__init__()
@@ -67,8 +72,9 @@ class DynamicRouting(nn.Module):
 
 
 class EMRouting(nn.Module):
-    """Capsules above are Gaussians fitted to the votes below by expectation and maximisation; the better one is told by its votes, the
-    more active it is. The inverse temperature rises by equal steps to 1."""
+    """Capsules above are Gaussians fitted to the votes below by expectation and maximisation; the
+    better one is told by its votes, the more active it is. The inverse temperature rises by equal
+    steps to 1."""
 
     def __init__(self, capsules: int, pose: int, iterations: int = 3):
         super().__init__()
@@ -109,7 +115,8 @@ def squash(x: Tensor) -> Tensor:
 
 
 class GatedLinear(nn.Module):
-    """A linear map whose outputs are weighed by a sigmoid of a linear map of them (Miech et al. 2018, arXiv:1804.02516, eq. 3-4)."""
+    """A linear map whose outputs are weighed by a sigmoid of a linear map of them (Miech et al.
+    2018, arXiv:1804.02516, eq. 3-4)."""
 
     def __init__(self, width_in: int, width: int):
         super().__init__()
@@ -121,10 +128,11 @@ class GatedLinear(nn.Module):
 
 
 class CapsuleHead(Part):
-    """(N, D) -> (N, width): primary capsules, a routing, and a gated linear map of all poses times their activations.
+    """(N, D) -> (N, width): primary capsules, a routing, and a gated linear map of all poses times
+    their activations.
 
-    routing: "attention", "dynamic" or "em". The poses pass a layer norm without weights first: how large activations are differs from one
-    routing to the next, and with their number.
+    routing: "attention", "dynamic" or "em". The poses pass a layer norm without weights first: how
+    large activations are differs from one routing to the next, and with their number.
     """
 
     def __init__(

@@ -1,7 +1,9 @@
-"""Heads for dense tasks on tokens of patches: a map for one picture, and a map of what changed between two.
+"""Heads for dense tasks on tokens of patches: a map for one picture, and a map of what changed
+between two.
 
-A patch is decoded from its own token, which has seen the whole picture, in place of a U-Net's path upwards. The Siamese pair after Daudt,
-Le Saux and Boulch 2018, arXiv:1810.08462 (FC-Siam-conc and FC-Siam-diff), with a shared encoder and one decoder.
+A patch is decoded from its own token, which has seen the whole picture, in place of a U-Net's path
+upwards. The Siamese pair after Daudt, Le Saux and Boulch 2018, arXiv:1810.08462 (FC-Siam-conc and
+FC-Siam-diff), with a shared encoder and one decoder.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ def difference(one_TD: Tensor, other_TD: Tensor) -> Tensor:
 
 
 class DenseHead(nn.Module):
-    """Tokens -> scores of `classes` for each pixel of their patches. width: D of the tokens; tile: side of a patch in pixels; hidden: of
-    the perceptron, 0 for a linear map."""
+    """Tokens -> scores of `classes` for each pixel of their patches. width: D of the tokens; tile:
+    side of a patch in pixels; hidden: of the perceptron, 0 for a linear map."""
 
     def __init__(self, width: int, tile: int, *, classes: int = 1, hidden: int = 0):
         super().__init__()
@@ -41,13 +43,15 @@ class DenseHead(nn.Module):
         )
 
     def forward(self, x_TD: Tensor, side: int) -> Tensor:
-        """(N, classes, side * tile, side * tile), of T = N side^2 tokens, row by row and in each from left to right and top to bottom."""
+        """(N, classes, side * tile, side * tile), of T = N side^2 tokens, row by row and in each
+        from left to right and top to bottom."""
         x = self.net(x_TD).view(-1, side, side, self.classes, self.tile, self.tile)
         return x.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
 
 
 class SiameseHead(nn.Module):
-    """Tokens of the same place at two times -> scores of change for each pixel. combine: `both` or `difference`."""
+    """Tokens of the same place at two times -> scores of change for each pixel. combine: `both` or
+    `difference`."""
 
     def __init__(
         self,

@@ -15,7 +15,8 @@ class LinearHead(Part, nn.Linear):
 
 
 class MlpHead(Part, nn.Sequential):
-    """(N, width_in) -> (N, width), a perceptron with one hidden layer and GELU. bias: of the last layer."""
+    """(N, width_in) -> (N, width), a perceptron with one hidden layer and GELU. bias: of the last
+    layer."""
 
     def __init__(self, width_in: int, width: int, hidden: int, bias: bool = False):
         super().__init__(

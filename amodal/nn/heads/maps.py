@@ -1,6 +1,8 @@
-"""Parts of networks for dense prediction that work on maps (N, C, H, W): Valada, Mohan and Burgard 2020, arXiv:1808.03833.
+"""Parts of networks for dense prediction that work on maps (N, C, H, W): Valada, Mohan and Burgard
+2020, arXiv:1808.03833.
 
-Their BatchNorm couples rows, so a method calls these parts in `losses`, where it sees the whole batch.
+Their BatchNorm couples rows, so a method calls these parts in `losses`, where it sees the whole
+batch.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from torch.nn.functional import interpolate
 
 
 class MapNorm(nn.BatchNorm2d):
-    """BatchNorm that lets a batch with one value a channel, or none, pass on its running statistics instead of failing."""
+    """BatchNorm that lets a batch with one value a channel, or none, pass on its running statistics
+    instead of failing."""
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         if self.training and x_NCHW.numel() < 2 * x_NCHW.shape[1]:
@@ -27,7 +30,8 @@ class MapNorm(nn.BatchNorm2d):
 def conv(
     width_in: int, width: int, side: int = 1, *, rate: int = 1, act: bool = True
 ) -> nn.Sequential:
-    """A convolution that keeps the size, BatchNorm and, unless act is False, ReLU. rate: of an atrous (dilated) kernel."""
+    """A convolution that keeps the size, BatchNorm and, unless act is False, ReLU. rate: of an
+    atrous (dilated) kernel."""
     steps = [
         nn.Conv2d(width_in, width, side, padding=side // 2 * rate, dilation=rate, bias=False),
         MapNorm(width),
@@ -36,8 +40,9 @@ def conv(
 
 
 class AtrousPyramid(nn.Module):
-    """Their efficient atrous spatial pyramid pooling, eASPP (section 3.3): what is here, what is around at several `rates`, and the mean
-    of the whole map, side by side and mixed. An atrous branch narrows to a quarter, looks around twice, and widens again."""
+    """Their efficient atrous spatial pyramid pooling, eASPP (section 3.3): what is here, what is
+    around at several `rates`, and the mean of the whole map, side by side and mixed. An atrous
+    branch narrows to a quarter, looks around twice, and widens again."""
 
     def __init__(self, width_in: int, width: int, rates: Sequence[int] = (3, 6, 12)):
         super().__init__()
@@ -61,11 +66,13 @@ class AtrousPyramid(nn.Module):
 
 
 class GatedFusion(nn.Module):
-    """The SSMA block (section 4.1, eq. 8 to 11), for any number of maps of one size: a bottleneck on all of them says for each channel
-    and place of each map how much of it passes, and a convolution mixes what does.
+    """The SSMA block (section 4.1, eq. 8 to 11), for any number of maps of one size: a bottleneck
+    on all of them says for each channel and place of each map how much of it passes, and a
+    convolution mixes what does.
 
-    width: C of each map; maps: how many; squeeze: eta, how many times narrower the bottleneck is than all maps; out: width of the
-    result; side: of the last convolution's kernel; norm: BatchNorm after it; gated: False is plain concatenation.
+    width: C of each map; maps: how many; squeeze: eta, how many times narrower the bottleneck is
+    than all maps; out: width of the result; side: of the last convolution's kernel; norm: BatchNorm
+    after it; gated: False is plain concatenation.
     """
 
     def __init__(
@@ -101,15 +108,16 @@ class GatedFusion(nn.Module):
         return self.mix(x if self.gate is None else self.gate(x) * x)
 
     def gates(self, maps: Sequence[Tensor]) -> Tensor:
-        """(N, maps, H, W): the mean over channels of what each map's gate lets through; ones without a gate."""
+        """(N, maps, H, W): the mean over channels of what each map's gate lets through; ones
+        without a gate."""
         x = torch.cat(list(maps), 1)
         open_ = torch.ones_like(x) if self.gate is None else self.gate(x)
         return open_.unflatten(1, (len(maps), -1)).mean(2)
 
 
 class Up(nn.Module):
-    """Twice the size, then a skip of finer detail, each channel of which weighs what the map as a whole says (section 4.2, eq. 12 and
-    13), then two convolutions."""
+    """Twice the size, then a skip of finer detail, each channel of which weighs what the map as a
+    whole says (section 4.2, eq. 12 and 13), then two convolutions."""
 
     def __init__(self, width: int, skip: int):
         super().__init__()
@@ -127,8 +135,8 @@ class Up(nn.Module):
 
 
 class MapDecoder(nn.Module):
-    """A map and skips of 2, 4, … times its size -> scores of classes at the size of the last skip, and those of deep supervision at each
-    stage."""
+    """A map and skips of 2, 4, … times its size -> scores of classes at the size of the last skip,
+    and those of deep supervision at each stage."""
 
     def __init__(self, width: int, skip: int, classes: int, stages: int = 2):
         super().__init__()
@@ -145,7 +153,8 @@ class MapDecoder(nn.Module):
 
 
 class Unfold(nn.Module):
-    """A token of a patch as a little map of its own: (N, D, s, s) -> (N, width, s * times, s * times), with BatchNorm."""
+    """A token of a patch as a little map of its own: (N, D, s, s) -> (N, width, s * times, s *
+    times), with BatchNorm."""
 
     def __init__(self, width_in: int, width: int, times: int):
         super().__init__()

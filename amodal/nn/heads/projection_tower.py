@@ -1,8 +1,10 @@
-"""What a locked tower needs to be compared with language: a few trained blocks behind it, and a vector that holds its class token beside
-the mean of its patches, so that a loss on the whole also says what each patch is.
+"""What a locked tower needs to be compared with language: a few trained blocks behind it, and a
+vector that holds its class token beside the mean of its patches, so that a loss on the whole also
+says what each patch is.
 
-Jose, Moutakanni, Kang et al., CVPR 2025, arXiv:2412.16334 (dino.txt); blocks as in DINOv2: SwiGLU, layer scale from 1e-5. Their blocks are
-dropped at random in training, these are not: a pool does not know its rows' seeds.
+Jose, Moutakanni, Kang et al., CVPR 2025, arXiv:2412.16334 (dino.txt); blocks as in DINOv2: SwiGLU,
+layer scale from 1e-5. Their blocks are dropped at random in training, these are not: a pool does
+not know its rows' seeds.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ SMALL = 1e-5
 
 
 class TailBlock(nn.Module):
-    """Pre-norm attention and SwiGLU, each times a learned scale per dimension that begins small, so that a new block changes little."""
+    """Pre-norm attention and SwiGLU, each times a learned scale per dimension that begins small, so
+    that a new block changes little."""
 
     is_block = True
 
@@ -49,8 +52,9 @@ class TailBlock(nn.Module):
 
 
 class ProjectionTower(Part, ClsPool):
-    """A pooling: the tokens of a row and its class token go through `blocks` blocks and a norm; its vector is (2 D) class token, then mean
-    patch, or with `reads` one of them (D). Without blocks tokens stay as the trunk left them."""
+    """A pooling: the tokens of a row and its class token go through `blocks` blocks and a norm; its
+    vector is (2 D) class token, then mean patch, or with `reads` one of them (D). Without blocks
+    tokens stay as the trunk left them."""
 
     def __init__(self, width: int, heads: int, *, blocks: int = 2, reads: str = "both"):
         super().__init__(width)
@@ -81,7 +85,8 @@ class ProjectionTower(Part, ClsPool):
         return bag.with_x(layout.leave(x_TD))
 
     def patches(self, bag: Tokens) -> Tokens:
-        """The patches alone, which are to be compared with the dimensions `of_patches` of a text's unit vector."""
+        """The patches alone, which are to be compared with the dimensions `of_patches` of a text's
+        unit vector."""
         return self.strip(self.read(bag))
 
     def forward(self, bag: Tokens) -> Column:
@@ -96,10 +101,12 @@ class ProjectionTower(Part, ClsPool):
 def with_projection_tower(
     encoder: Encoder, field: str, *, blocks: int = 2, reads: str = "both"
 ) -> Encoder:
-    """Put a tail behind a field's tower, before `align_to_towers`. A class token that the tower was trained with stays what it is, locked or not; a
-    tower without one (other poolings, pretrained backbones, which give patches alone) gets a new one, that the blocks fill.
+    """Put a tail behind a field's tower, before `align_to_towers`. A class token that the tower was
+    trained with stays what it is, locked or not; a tower without one (other poolings, pretrained
+    backbones, which give patches alone) gets a new one, that the blocks fill.
 
-    Raises AmodalError for a trunk in which fields meet, and without blocks for a class token that nothing would fill.
+    Raises AmodalError for a trunk in which fields meet, and without blocks for a class token that
+    nothing would fill.
     """
     if encoder.trunk == "joint":
         raise AmodalError(
@@ -126,8 +133,9 @@ def projection_towers(encoder: Encoder) -> dict[str, ProjectionTower]:
 
 
 def align_to_towers(encoder: Encoder) -> Encoder:
-    """Align all fields in the space of the towers that have a tail, which enter it as they are; of the others a linear map each. Raises
-    AmodalError where there is no tail, or tails of different widths."""
+    """Align all fields in the space of the towers that have a tail, which enter it as they are; of
+    the others a linear map each. Raises AmodalError where there is no tail, or tails of different
+    widths."""
     widths = {tail.out_width for tail in projection_towers(encoder).values()}
     if len(widths) != 1:
         raise AmodalError(

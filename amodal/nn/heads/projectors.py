@@ -11,8 +11,8 @@ from amodal.core.part import Part
 
 
 class Projector(nn.Sequential):
-    """Linear-BatchNorm-ReLU layers and a last Linear: (N, D) -> (N, width). Batch statistics couple rows, so a method calls
-    it in `losses`, where it sees the whole batch.
+    """Linear-BatchNorm-ReLU layers and a last Linear: (N, D) -> (N, width). Batch statistics couple
+    rows, so a method calls it in `losses`, where it sees the whole batch.
 
     last_norm: a BatchNorm without scale after the last layer (SimCLR v2 and SimSiam projectors).
     """
@@ -38,7 +38,8 @@ class Projector(nn.Sequential):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """BatchNorm that lets a batch of one row or none pass on its running statistics instead of failing."""
+    """BatchNorm that lets a batch of one row or none pass on its running statistics instead of
+    failing."""
 
     def forward(self, x_ND: Tensor) -> Tensor:
         if self.training and len(x_ND) < 2:
@@ -49,8 +50,9 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 class BypassHead(nn.Module):
-    """A linear map beside a perceptron with one hidden layer, then BatchNorm: AMDIM's way into a space for scores (arXiv:1906.00910).
-    The bypass begins as the identity. Like `Projector` it couples rows, so a method calls it in `losses`."""
+    """A linear map beside a perceptron with one hidden layer, then BatchNorm: AMDIM's way into a
+    space for scores (arXiv:1906.00910). The bypass begins as the identity. Like `Projector` it
+    couples rows, so a method calls it in `losses`."""
 
     def __init__(self, width_in: int, width: int):
         super().__init__()
@@ -66,7 +68,8 @@ class BypassHead(nn.Module):
 
 
 class PrototypeHead(nn.Module):
-    """DINO's head: an MLP to a narrow unit vector, then its cosine with K prototypes (arXiv:2104.14294, appendix C)."""
+    """DINO's head: an MLP to a narrow unit vector, then its cosine with K prototypes
+    (arXiv:2104.14294, appendix C)."""
 
     def __init__(self, width_in: int, prototypes: int, *, hidden: int = 256, bottleneck: int = 64):
         super().__init__()
@@ -85,8 +88,8 @@ class PrototypeHead(nn.Module):
 
 
 class PairHead(nn.Module):
-    """What two views (N, D) tell together (N, width), through a layer of their own each: what differs between them need not be invariant
-    in what they share."""
+    """What two views (N, D) tell together (N, width), through a layer of their own each: what
+    differs between them need not be invariant in what they share."""
 
     def __init__(self, width_in: int, width: int):
         super().__init__()
@@ -100,8 +103,9 @@ class PairHead(nn.Module):
 
 
 class BranchHead(Part):
-    """(N, D) -> (N, width): a perceptron with two linear maps at its end, what a row is (the first half) and where it belongs (the second),
-    each a unit vector over the root of 2, so that a product of two rows is the mean of two cosines (Chu et al. 2024, arXiv:2306.05272).
+    """(N, D) -> (N, width): a perceptron with two linear maps at its end, what a row is (the first
+    half) and where it belongs (the second), each a unit vector over the root of 2, so that a
+    product of two rows is the mean of two cosines (Chu et al. 2024, arXiv:2306.05272).
 
     Its BatchNorm couples rows while training, so a method calls it in `losses`.
     """

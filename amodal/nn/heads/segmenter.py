@@ -1,4 +1,5 @@
-"""A two-stream segmentation network for any number of streams: Valada, Mohan and Burgard 2020, arXiv:1808.03833, figure 5."""
+"""A two-stream segmentation network for any number of streams: Valada, Mohan and Burgard 2020,
+arXiv:1808.03833, figure 5."""
 
 from __future__ import annotations
 
@@ -15,10 +16,11 @@ DEEP, EARLY = "deep", "early"
 
 
 class Segmenter(nn.Module):
-    """Maps of several fields -> scores of classes, of each field alone (`expert`) and of all together (`forward`).
+    """Maps of several fields -> scores of classes, of each field alone (`expert`) and of all
+    together (`forward`).
 
-    width_in: channels of the maps; side: of the grid that all are brought to; the scores have four times that. width, skip: channels
-    inside and of skips; squeeze, skip_squeeze: see `GatedFusion`.
+    width_in: channels of the maps; side: of the grid that all are brought to; the scores have four
+    times that. width, skip: channels inside and of skips; squeeze, skip_squeeze: see `GatedFusion`.
     """
 
     def __init__(
@@ -54,7 +56,8 @@ class Segmenter(nn.Module):
         return Column(self.heads[field](self.pyramids[field](deep.values)), deep.rows)
 
     def late(self, z: Embeddings, rows: Tensor) -> Tensor:
-        """(N, classes, side, side): log of the mean of the probabilities that those fields give that a row has; of `rows` (N,)."""
+        """(N, classes, side, side): log of the mean of the probabilities that those fields give
+        that a row has; of `rows` (N,)."""
         total, count = 0.0, 0.0
         for field in self.fields:
             told = self.expert(z, field)
@@ -63,7 +66,8 @@ class Segmenter(nn.Module):
         return (total / count[:, None, None, None]).log()
 
     def forward(self, z: Embeddings, rows: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Scores (N, classes, 4 side, 4 side) of `rows` (N,), and those of deep supervision, coarse to fine."""
+        """Scores (N, classes, 4 side, 4 side) of `rows` (N,), and those of deep supervision, coarse
+        to fine."""
         early = {s: self._of(z, EARLY, s) for s in self.fields}
         skips = [
             fuse([whole(early[s], rows, self.unfolds[s][k]) for s in self.fields])
@@ -72,7 +76,8 @@ class Segmenter(nn.Module):
         return self.decoder(self.fuse(self._deep(z, rows)), skips)
 
     def gates(self, z: Embeddings, rows: Tensor) -> Tensor:
-        """(N, fields, side, side): how much of each field passes at each place, the mean over channels; of `rows` (N,)."""
+        """(N, fields, side, side): how much of each field passes at each place, the mean over
+        channels; of `rows` (N,)."""
         return self.fuse.gates(self._deep(z, rows))
 
     def streams(self) -> list[nn.Module]:

@@ -1,4 +1,5 @@
-"""What is to be told of a record, and the head that tells it: classes, amounts, and how soon an event comes."""
+"""What is to be told of a record, and the head that tells it: classes, amounts, and how soon an
+event comes."""
 
 from __future__ import annotations
 
@@ -28,8 +29,9 @@ Survival = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Target:
-    """name: the label; of a survival time two, `TIME,EVENT`. kind: "classes" (names in order), "amount" (mean and std of those to train
-    on), or "survival" (event: the number of the class of EVENT that says it came)."""
+    """name: the label; of a survival time two, `TIME,EVENT`. kind: "classes" (names in order),
+    "amount" (mean and std of those to train on), or "survival" (event: the number of the class of
+    EVENT that says it came)."""
 
     name: str
     kind: str = "classes"
@@ -62,9 +64,10 @@ class Target:
 
 
 def targets_of(dataset, rows: np.ndarray, label: str, task: str = "auto") -> tuple[Target, ...]:
-    """label: one or several labels of the dataset, separated by commas, each a task of its own; task: "auto" (by the kind of each label) or
-    "survival" (label is TIME,EVENT). rows: of the records to train on, whose mean and spread an amount is measured by.
-    Raises AmodalError for labels that there are not, or that say nothing."""
+    """label: one or several labels of the dataset, separated by commas, each a task of its own;
+    task: "auto" (by the kind of each label) or "survival" (label is TIME,EVENT). rows: of the
+    records to train on, whose mean and spread an amount is measured by. Raises AmodalError for
+    labels that there are not, or that say nothing."""
     if task not in ("auto", "survival"):
         raise unknown("task", task, ("auto", "survival"))
     names = [name.strip() for name in label.split(",") if name.strip()]
@@ -99,7 +102,8 @@ def _target(name: str, values: np.ndarray, rows: np.ndarray) -> Target:
 
 
 def survival_of(time: str, event: str, values: np.ndarray) -> Target:
-    """values: of the label `event`, of which it is found out how they say that the event came. Raises AmodalError if they do not."""
+    """values: of the label `event`, of which it is found out how they say that the event came.
+    Raises AmodalError if they do not."""
     if values.dtype != object:
         return Target(f"{time},{event}", "survival")
     classes = sorted({v for v in values if v is not None})
@@ -113,8 +117,9 @@ def survival_of(time: str, event: str, values: np.ndarray) -> Target:
 
 
 class SupervisedHead(nn.Module):
-    """A linear map, or a perceptron with a hidden layer of `hidden`, of what an encoder makes of a record: the fused vector of a joint
-    trunk, else the vectors of all fields side by side, with a learned one in the place of a field that is lacking."""
+    """A linear map, or a perceptron with a hidden layer of `hidden`, of what an encoder makes of a
+    record: the fused vector of a joint trunk, else the vectors of all fields side by side, with a
+    learned one in the place of a field that is lacking."""
 
     def __init__(
         self,
@@ -151,7 +156,8 @@ class SupervisedHead(nn.Module):
         return tuple(dict.fromkeys(name for target in self.targets for name in target.labels))
 
     def forward(self, z: Embeddings | Column) -> Column:
-        """(N, outputs): of the rows that have any field. z: features of the encoder, or what a joint head reads (N, D)."""
+        """(N, outputs): of the rows that have any field. z: features of the encoder, or what a
+        joint head reads (N, D)."""
         together = (
             z if isinstance(z, Column) else z[FUSED] if self.joint else side_by_side(self.absent, z)
         )
@@ -169,7 +175,8 @@ class SupervisedHead(nn.Module):
         return split(self.targets, told)
 
     def known(self, batch: Batch) -> dict[str, Column]:
-        """`label/NAME` -> the labels of a batch, for the features of a method. Raises AmodalError for one that it does not bring."""
+        """`label/NAME` -> the labels of a batch, for the features of a method. Raises AmodalError
+        for one that it does not bring."""
         for name in self.labels:
             if name not in batch.labels:
                 raise unknown("label of this batch", name, batch.labels)
@@ -178,8 +185,9 @@ class SupervisedHead(nn.Module):
     def losses(
         self, told: Column, known: Embeddings, smoothing: float = 0.0, survival: Survival = cox
     ) -> dict[str, Tensor]:
-        """Target -> cross-entropy, squared error in deviations, or Cox's. told: outputs (N, …); known: holds what `known` gave; survival:
-        in place of Cox's. A batch in which none has the label gives zero."""
+        """Target -> cross-entropy, squared error in deviations, or Cox's. told: outputs (N, …);
+        known: holds what `known` gave; survival: in place of Cox's. A batch in which none has the
+        label gives zero."""
         found = {}
         for target in self.targets:
             out, *labels = (
@@ -202,8 +210,8 @@ class SupervisedHead(nn.Module):
         return found
 
     def follow(self, student: Column, teacher: Column, temperature: float = 1.0) -> Tensor:
-        """Mean over the targets of how far outputs are from a teacher's, which gets no gradient, on the rows that both have: `distill` for
-        classes, squared error for the others."""
+        """Mean over the targets of how far outputs are from a teacher's, which gets no gradient, on
+        the rows that both have: `distill` for classes, squared error for the others."""
         own, aim = map(self.split, both(student, teacher))
         each = [
             _follow(target, own[target.name].values, aim[target.name].values, temperature)
@@ -228,7 +236,8 @@ def split(targets: Sequence[Target], told: Column) -> dict[str, Column]:
 
 @torch.no_grad()
 def predictions(targets: Sequence[Target], told: Column) -> dict[str, Tensor]:
-    """Target -> probabilities (N, classes), amounts (N,), or log hazards (N,), the higher the sooner."""
+    """Target -> probabilities (N, classes), amounts (N,), or log hazards (N,), the higher the
+    sooner."""
     found = {}
     for target in targets:
         x = split(targets, told)[target.name].values.float()

@@ -45,13 +45,15 @@ def add(made: APIRouter, run: Path, atlas: EmbeddingMap) -> None:
 
     @made.get("/view/retrieval")
     def retrieval(on: Fields = []) -> Any:  # noqa: B006
-        """How well one of the fields that are on finds another, and how well all the others together do."""
+        """How well one of the fields that are on finds another, and how well all the others
+        together do."""
         found = atlas.later("retrieval", chosen(on))
         return wait() if found is None else found
 
     @made.get("/view/missing")
     def missing(label: str = "") -> Any:
-        """With some fields missing: what a report in the run folder says, and what neighbours tell of a label."""
+        """With some fields missing: what a report in the run folder says, and what neighbours tell
+        of a label."""
         reported = runs.missing_rows(run)
         if not label:
             return {"reported": reported, "rows": []}

@@ -17,14 +17,16 @@ from amodal.serve.tabs._responses import plain, there, wait
 CLASSES = 40
 """Values of a label that get a name on the map; the rarer ones are one."""
 TAILS = 0.01
-"""Of numbers, the share at either end that has the colour of the end, so that a few do not take all the colours."""
+"""Of numbers, the share at either end that has the colour of the end, so that a few do not take all
+the colours."""
 
 
 def add(made: APIRouter, atlas: EmbeddingMap, facts: Attributes) -> None:
     @made.get("/view/map")
     def layout(field: str = "", best: bool = False) -> Any:
-        """Where records lie; 202 while it is computed, then to be asked for again. UMAP takes a while: until it is there, the answer is
-        the principal components, and `final` is false, unless the best is asked for."""
+        """Where records lie; 202 while it is computed, then to be asked for again. UMAP takes a
+        while: until it is there, the answer is the principal components, and `final` is false,
+        unless the best is asked for."""
         if field and field not in atlas.fields:
             atlas.present(field)  # raises
         way = atlas.way
@@ -48,15 +50,16 @@ def add(made: APIRouter, atlas: EmbeddingMap, facts: Attributes) -> None:
 
     @made.get("/view/place/{number}")
     def place(number: int, field: str = "") -> Any:
-        """By which record of the map one is found: itself, or the one drawn that is nearest to it, where not all are drawn."""
+        """By which record of the map one is found: itself, or the one drawn that is nearest to it,
+        where not all are drawn."""
         if field:
             atlas.present(field)  # raises
         return {"number": atlas.stand_in(there(number, len(atlas.keys)), field)}
 
     @made.get("/view/colour")
     def colour(by: str) -> Any:
-        """A colour for each record that is shown, in their order: of `label:NAME`, `data:FACT`, `has:FIELD`, `agreement` or `count` (of
-        fields)."""
+        """A colour for each record that is shown, in their order: of `label:NAME`, `data:FACT`,
+        `has:FIELD`, `agreement` or `count` (of fields)."""
         kind, _, name = by.partition(":")
         if kind == "label" and name in atlas.labels:
             values = atlas.labels[name][atlas.shown]
@@ -85,7 +88,8 @@ def add(made: APIRouter, atlas: EmbeddingMap, facts: Attributes) -> None:
 
 
 def classes(values: np.ndarray) -> dict:
-    """The commonest classes by name, in the order of how common they are; -1 for missing, the rest are `other`."""
+    """The commonest classes by name, in the order of how common they are; -1 for missing, the rest
+    are `other`."""
     count = {c: 0 for c in classes_of(values)}
     for v in values:
         if v is not None:

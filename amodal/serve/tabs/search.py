@@ -20,7 +20,8 @@ from amodal.serve.service import Service, finite
 def add(made: APIRouter, atlas: EmbeddingMap, service: Service) -> None:
     @made.post("/view/search")
     async def search(request: Request, k: Annotated[int, Query(ge=1, le=100)] = 12) -> Any:
-        """A form: a part for each field, a part `asked` of JSON {"weights": {field: number}, "records": {number: weight}}."""
+        """A form: a part for each field, a part `asked` of JSON {"weights": {field: number},
+        "records": {number: weight}}."""
         body = await body_of(request, service.limits)
         if not isinstance(body, dict):
             raise Refused(415, "a query is a form with a part for each field")

@@ -14,7 +14,8 @@ from amodal.core import AmodalError
 
 
 def deb(archive: Path, below: str = "") -> Iterator[tuple[str, bytes]]:
-    """(path, content) of the regular files of a Debian package whose path starts with `below`, in their order."""
+    """(path, content) of the regular files of a Debian package whose path starts with `below`, in
+    their order."""
     with open(archive, "rb") as stream:
         if stream.read(8) != b"!<arch>\n":
             raise AmodalError(f"{archive} is no Debian package")
@@ -44,13 +45,14 @@ def wheel(archive: Path) -> zipfile.ZipFile:
 
 
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}."
-"""What torch's oldest format has before the object: its magic number, its version 1001, and an empty dict about the machine; after the
-object comes a list of storages."""
+"""What torch's oldest format has before the object: its magic number, its version 1001, and an
+empty dict about the machine; after the object comes a list of storages."""
 
 
 def object_npy(content: bytes) -> np.ndarray:
-    """A .npy file whose array holds Python objects, and so is a pickle: read by torch's restricted reader, which makes plain values and
-    numpy arrays and calls nothing else. Raises AmodalError for anything beyond that."""
+    """A .npy file whose array holds Python objects, and so is a pickle: read by torch's restricted
+    reader, which makes plain values and numpy arrays and calls nothing else. Raises AmodalError for
+    anything beyond that."""
     import torch
 
     try:

@@ -1,6 +1,8 @@
-"""Notes drawn and played with nothing but numpy and Pillow: a grand staff, and tones made of partials.
+"""Notes drawn and played with nothing but numpy and Pillow: a grand staff, and tones made of
+partials.
 
-A note is (onset, duration) in quarter notes and a MIDI number. Far from engraving and from instruments, and the same everywhere.
+A note is (onset, duration) in quarter notes and a MIDI number. Far from engraving and from
+instruments, and the same everywhere.
 """
 
 from __future__ import annotations
@@ -35,8 +37,9 @@ OVERSAMPLED = 4
 
 @dataclass(frozen=True)
 class Print:
-    """How a page looks. turned: degrees; moved: pixels, right and down; scale; blur: pixels; ink, paper: grey, 0 to 1; noise: deviation;
-    line: width of staff lines, head: height of a note's head, pixels; blot: side of a square that is blank, 0 for none."""
+    """How a page looks. turned: degrees; moved: pixels, right and down; scale; blur: pixels; ink,
+    paper: grey, 0 to 1; noise: deviation; line: width of staff lines, head: height of a note's
+    head, pixels; blot: side of a square that is blank, 0 for none."""
 
     turned: float = 0.0
     moved: tuple[float, float] = (0.0, 0.0)
@@ -81,7 +84,8 @@ def drawn(
     side: int = 64,
     look: Print = Print(),
 ) -> bytes:  # noqa: B008
-    """PNG of side x side pixels: so many quarters of a grand staff, proportional in time; enharmonics as written in STEPS."""
+    """PNG of side x side pixels: so many quarters of a grand staff, proportional in time;
+    enharmonics as written in STEPS."""
     k = OVERSAMPLED
     page = Image.new("L", (side * k, side * k), 255)
     draw = ImageDraw.Draw(page)
@@ -174,9 +178,10 @@ def _scanned(page: Image.Image, side: int, look: Print, rng: np.random.Generator
 
 @dataclass(frozen=True)
 class Playing:
-    """How notes sound. tempo: quarters a minute; partials: amplitudes of the harmonics; decay: seconds until a tone has fallen to a
-    third, 0 for tones that are held; attack: seconds; detune: cents; vibrato: cents; room: seconds of echo; noise: decibels below the
-    sound, 0 for none; tilt: decibels an octave that high partials are louder."""
+    """How notes sound. tempo: quarters a minute; partials: amplitudes of the harmonics; decay:
+    seconds until a tone has fallen to a third, 0 for tones that are held; attack: seconds; detune:
+    cents; vibrato: cents; room: seconds of echo; noise: decibels below the sound, 0 for none; tilt:
+    decibels an octave that high partials are louder."""
 
     tempo: float = 120.0
     partials: tuple[float, ...] = (1.0, 0.5, 0.3, 0.15, 0.1, 0.05)

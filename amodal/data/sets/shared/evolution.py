@@ -1,6 +1,8 @@
-"""Evolution on a tree: birth and death of lineages, nucleotides under K80, traits under Brownian motion.
+"""Evolution on a tree: birth and death of lineages, nucleotides under K80, traits under Brownian
+motion.
 
-K80: Kimura, J. Mol. Evol. 1980. Trees: Nee, May & Harvey 1994, grown forward until the wanted number of lineages live.
+K80: Kimura, J. Mol. Evol. 1980. Trees: Nee, May & Harvey 1994, grown forward until the wanted
+number of lineages live.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ TRANSVERSIONS = np.array([[1, 3], [0, 2], [1, 3], [0, 2]])
 
 @dataclass(frozen=True)
 class Tree:
-    """parent: (N,) the node above each, -1 for the root, always a smaller number; start, end: (N,) times of a node's branch, the root
-    from 0, the living up to 1; tips: (S,) nodes that live at the end."""
+    """parent: (N,) the node above each, -1 for the root, always a smaller number; start, end: (N,)
+    times of a node's branch, the root from 0, the living up to 1; tips: (S,) nodes that live at the
+    end."""
 
     parent: np.ndarray
     start: np.ndarray
@@ -25,7 +28,8 @@ class Tree:
     tips: np.ndarray
 
     def clades(self, count: int) -> np.ndarray:
-        """(S,) int64: which of `count` clades each tip is in: lineages at the first moment at which so many have living offspring."""
+        """(S,) int64: which of `count` clades each tip is in: lineages at the first moment at which
+        so many have living offspring."""
         lines = [self.line(tip) for tip in self.tips]
         lived = np.unique(np.concatenate(lines))
         for moment in np.sort(self.start[lived]):
@@ -65,8 +69,9 @@ def birth_death(
 
 
 def k80(length: np.ndarray, kappa: float) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities of a transition, and of either transversion together, after a branch of `length` expected substitutions a site.
-    kappa: rate of transitions over the rate of one transversion."""
+    """Probabilities of a transition, and of either transversion together, after a branch of
+    `length` expected substitutions a site. kappa: rate of transitions over the rate of one
+    transversion."""
     beta = np.asarray(length) / (kappa + 2)
     slow, fast = np.exp(-4 * beta), np.exp(-2 * (kappa + 1) * beta)
     return 0.25 + 0.25 * slow - 0.5 * fast, 0.5 - 0.5 * slow
@@ -85,7 +90,8 @@ def mutated(
 def sequences(
     tree: Tree, root: np.ndarray, rate: np.ndarray, rng: np.random.Generator, *, kappa: float
 ) -> np.ndarray:
-    """(N, L): the sequence at the end of each node's branch. rate: (L,) substitutions a site and unit of time."""
+    """(N, L): the sequence at the end of each node's branch. rate: (L,) substitutions a site and
+    unit of time."""
     found = []
     for node, above in enumerate(tree.parent):
         before = root if above < 0 else found[above]
@@ -94,7 +100,8 @@ def sequences(
 
 
 def traits(tree: Tree, count: int, rng: np.random.Generator) -> np.ndarray:
-    """(N, count): at the end of each node's branch; 0 at the root, variance 1 after the whole height."""
+    """(N, count): at the end of each node's branch; 0 at the root, variance 1 after the whole
+    height."""
     found = []
     for node, above in enumerate(tree.parent):
         before = np.zeros(count) if above < 0 else found[above]

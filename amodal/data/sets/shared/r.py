@@ -1,5 +1,5 @@
-"""Matrices and data frames inside an .RData file, read without R: by walking what `rdata` has parsed, since the classes
-of an R package are unknown to it."""
+"""Matrices and data frames inside an .RData file, read without R: by walking what `rdata` has
+parsed, since the classes of an R package are unknown to it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Matrix:
 
 
 def tables(file: Path) -> dict[str, Matrix | dict[str, np.ndarray]]:
-    """Path inside the object, as R writes it (`/a@b`), without the slots that only hold lists -> a matrix with names, or
-    columns of one length."""
+    """Path inside the object, as R writes it (`/a@b`), without the slots that only hold lists -> a
+    matrix with names, or columns of one length."""
     return {
         path.replace("@listData", ""): found
         for path, found in _walk(rdata.parser.parse_file(file).object, "", set())

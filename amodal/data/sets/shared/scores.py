@@ -1,4 +1,5 @@
-"""The notes of a score in MusicXML or in Humdrum's kern: when, how high, how long, in which part. Times are in quarter notes."""
+"""The notes of a score in MusicXML or in Humdrum's kern: when, how high, how long, in which part.
+Times are in quarter notes."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ class Unread(Exception):
 
 
 def musicxml(content: bytes) -> tuple[list[Note], str]:
-    """Notes in order of time, tied ones as one, and the first time signature ("" if there is none). Grace notes and
-    repeats are passed over."""
+    """Notes in order of time, tied ones as one, and the first time signature ("" if there is none).
+    Grace notes and repeats are passed over."""
     if content[:2] == b"PK":  # .mxl
         archive = zipfile.ZipFile(io.BytesIO(content))
         content = archive.read(

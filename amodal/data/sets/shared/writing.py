@@ -50,7 +50,8 @@ def _open_ended(described: schema.Schema) -> str:
 
 
 def picture(content: bytes, longest: int = 0, quality: int = 0) -> bytes:
-    """A picture on white, at most `longest` pixels on its longer side, as PNG, or as JPEG where a quality is given."""
+    """A picture on white, at most `longest` pixels on its longer side, as PNG, or as JPEG where a
+    quality is given."""
     from PIL import Image
 
     image = Image.open(io.BytesIO(content))
