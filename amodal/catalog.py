@@ -7,6 +7,7 @@ except for an error.
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import re
 import tomllib
@@ -68,9 +69,12 @@ def verdict(key: str) -> str:
 
 @dataclass(frozen=True)
 class Page:
-    """A page of `amodal/methods`, by its text."""
+    """A page of `amodal/methods`, by its text; of a plug-in's method, with the name of its function
+    and what brought it."""
 
     file: Path
+    name: str = ""
+    plugin: str = ""
 
     @cached_property
     def source(self) -> str:
@@ -82,7 +86,7 @@ class Page:
 
     @property
     def family(self) -> str:
-        return self.file.parent.name
+        return f"plug-in {self.plugin}" if self.plugin else self.file.parent.name
 
     @property
     def docstring(self) -> str:
@@ -106,7 +110,7 @@ class Page:
             (
                 n
                 for n in self.tree.body
-                if isinstance(n, ast.FunctionDef) and n.name == self.file.stem
+                if isinstance(n, ast.FunctionDef) and n.name == (self.name or self.file.stem)
             ),
             None,
         )
@@ -177,9 +181,23 @@ def _told(docstring: str, names: list[str]) -> dict[str, str]:
 def pages() -> dict[str, Page]:
     """name -> page, by the rule of `amodal.core.registry`."""
     files = sorted((ROOT / "methods").glob("*/*.py"))
-    return {
+    own = {
         f.stem: Page(f) for f in files if not f.stem.startswith("_") and f.parent.name != "shared"
     }
+    return own | plugin_pages()
+
+
+def plugin_pages() -> dict[str, Page]:
+    """name -> page, for the methods of installed plug-ins that can be imported."""
+    from amodal.core import registry
+
+    found = {}
+    for name, function in registry.working("methods").items():
+        file = inspect.getsourcefile(inspect.unwrap(function))
+        if file is not None:
+            brought = registry.plugins("methods")[name].distribution
+            found[name] = Page(Path(file), function.__name__, brought)
+    return found
 
 
 def listing() -> RenderableType:

@@ -25,6 +25,7 @@ from amodal.methods.contract import Method
 from amodal.methods.saved import SPEC, load_run, untrained
 from amodal.nn import config as encoder_config
 from amodal.nn.backbones.module import ModuleBackbone
+from amodal.nn.backbones.plugin import PluginBackbone
 from amodal.nn.encoder import Encoder
 from amodal.nn.heads.supervised import SupervisedHead
 from amodal.nn.saved import FORMAT
@@ -218,7 +219,7 @@ class Model:
             if self.config["schedule"][
                 "train_backbones"
             ]:  # it has learnt: read what it was given at first
-                if isinstance(fresh, ModuleBackbone):
+                if isinstance(fresh, ModuleBackbone) and not isinstance(fresh, PluginBackbone):
                     warnings.warn(
                         f"the backbone of {field!r} is your own module and has learnt; what it was before is not known, so the "
                         "untrained encoder has it as it is now",

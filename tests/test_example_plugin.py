@@ -86,6 +86,22 @@ for method in ("clip", "mae"):
 main(["index", str(run / "clip"), "--data", str(data)])
 main(["search", str(run / "clip"), "--query", f"points={cloud}", "--k", "3", "--json"])
 main(["search", str(run / "clip"), "--text", "a ball", "--sheet", str(run / "found.png"), "--data", str(data)])
+own = str(run / "own")
+main(["pretrain", "vicreg", "--out", own, *common, "--backbone", "points=pointnet:wide", "--train-backbones",
+      "--method.variance", "10"])
+main(["pretrain", "vicreg", "--out", own, "--resume", *common[:-1], "cpu", "--backbone", "points=pointnet:wide",
+      "--train-backbones", "--method.variance", "10"])
+main(["evaluate", own, "--data", str(data), "--protocols", "knn,alignment", "--json", str(run / "own.json")])
+results = json.loads((run / "own.json").read_text())["results"]
+rows = [row for result in results if result["protocol"] == "alignment" for row in result["rows"]]
+assert {r["metric"] for r in rows} == {"alignment", "uniformity"} and all(np.isfinite(r["value"]) for r in rows)
+main(["embed", own, "--data", str(data), "--out", str(run / "own.parquet")])
+main(["index", own, "--data", str(data)])
+main(["search", own, "--query", f"points={cloud}", "--k", "3", "--json"])
+main(["export", own, "--to", "huggingface", "--out", str(run / "own hub")])
+main(["evaluate", str(run / "own hub"), "--data", str(data)])
+main(["methods", "vicreg"])
+main(["methods"])
 main(["export", str(run / "clip"), "--to", "huggingface", "--out", str(run / "hub")])
 main(["evaluate", str(run / "hub"), "--data", str(data)])
 main(["doctor"])
@@ -102,6 +118,11 @@ from amodal.serve.view import application
 lists = [[float(x) for x in line.split()] for line in cloud.read_text().splitlines()]
 stream = io.BytesIO(); np.save(stream, np.array(lists, dtype=np.float32))
 coded = {"base64": base64.b64encode(stream.getvalue()).decode()}
+with TestClient(app(amodal.load(run / "own", device="cpu"))) as client:
+    said = client.post("/embed", json={"records": [{"points": lists}]})
+    assert said.status_code == 200, said.text
+with TestClient(application(run / "own", data=str(data))) as client:
+    assert client.get("/view/about").json()["fields"]["points"] == "points"
 with TestClient(app(amodal.load(run / "clip", device="cpu"))) as client:
     for value in (lists, coded):
         said = client.post("/embed", json={"records": [{"points": value}]})

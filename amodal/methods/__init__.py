@@ -16,7 +16,7 @@ from collections.abc import Callable
 from types import ModuleType
 
 from amodal.core.recipe import Recipe
-from amodal.core.registry import load, pages
+from amodal.core.registry import canonical, load, pages, plugins
 from amodal.core.source import is_reference, load_reference
 from amodal.errors import AmodalError, unknown
 
@@ -37,7 +37,16 @@ def family(name: str) -> str:
 
 
 def page(name: str) -> ModuleType:
+    """The module of a method of the package or of a plug-in."""
+    if canonical(name) in plugins("methods"):
+        return sys.modules[function(name).__module__]
     return load("methods", name, "method")
+
+
+def distribution(method: MethodLike) -> str:
+    """Name and version of the plug-in that a method comes from, "" for any other."""
+    plugin = plugins("methods").get(canonical(method)) if isinstance(method, str) else None
+    return plugin.distribution if plugin else ""
 
 
 def title(method: MethodLike) -> str:
@@ -60,6 +69,8 @@ def function(method: MethodLike) -> Callable[..., Method]:
         return checked(method)
     if is_reference(method):
         return checked(load_reference(method))
+    if plugin := plugins("methods").get(canonical(method)):
+        return plugin.load(lambda _, found: checked(found))
     module = page(method)
     return getattr(module, module.__name__.rpartition(".")[2])
 
@@ -166,6 +177,7 @@ def build(method: MethodLike, encoder: Encoder, **given) -> Method:
 __all__ = [
     "build",
     "checked",
+    "distribution",
     "encoder_options",
     "family",
     "function",

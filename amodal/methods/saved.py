@@ -83,6 +83,7 @@ def spec_of(
         "format": files.FORMAT,
         "method": methods.title(method),
         "code": code,
+        "plugin": methods.distribution(method),
         "options": to_spec(dict(options)),
         "encoder": encoder,
         "targets": targets or [],
@@ -105,6 +106,11 @@ def build(spec: Spec) -> Any:
             raise AmodalError(
                 f"this run was trained with {code['name']}, not with {dotted_name(name)}"
             )
+    elif (plugin := spec.get("plugin")) and not methods.distribution(name):
+        raise AmodalError(
+            f"this run was trained with the method {name} of the plug-in {plugin}, which is not "
+            f"installed here; install {plugin.partition(' ')[0]}"
+        )
     options = {
         n: tuple(v) if isinstance(v, list) else v for n, v in from_spec(spec["options"]).items()
     }

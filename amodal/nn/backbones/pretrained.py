@@ -17,8 +17,10 @@ from torch import nn
 from amodal import modalities
 from amodal.core import AmodalError, Column, Ragged, Tokens, unknown
 from amodal.core.part import Part
+from amodal.core.registry import canonical, plugins
 from amodal.nn.backbones.body import LEAST, LoadReport
 from amodal.nn.backbones.module import ModuleBackbone
+from amodal.nn.backbones.plugin import PluginBackbone
 
 Body = nn.Module
 """values of N rows -> (features (T, width), lengths (N,), positions (T, 3)); has `width`, and
@@ -44,12 +46,14 @@ def backbone(
     if not isinstance(spec, str):
         return user_module(spec, modality, width, frozen)
     library, _, rest = spec.partition(":")
+    if library not in LIBRARIES and canonical(library) in plugins("backbones"):
+        return PluginBackbone(spec, modality, width, frozen=frozen)
     if library not in LIBRARIES or not rest:
         raise unknown(
             "library of backbones",
             library,
-            LIBRARIES,
-            "Expected timm:NAME@WEIGHTS or transformers:DIR.",
+            [*LIBRARIES, *plugins("backbones")],
+            "Expected timm:NAME@WEIGHTS, transformers:DIR, or the name of an installed plug-in.",
         )
     if library not in modality.backbones:
         kinds = [name for name, kind in modalities.every().items() if library in kind.backbones]

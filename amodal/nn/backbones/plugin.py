@@ -1,0 +1,70 @@
+"""Backbones of installed plug-ins, by name: `--backbone FIELD=NAME` or `FIELD=NAME:WHICH`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from amodal.core import AmodalError
+from amodal.core.part import part_name, to_spec
+from amodal.core.registry import canonical, plugins
+from amodal.nn.backbones.module import ModuleBackbone
+
+
+class PluginBackbone(ModuleBackbone):
+    """The module that a plug-in's factory makes. A run names it, so it opens wherever the plug-in is
+    installed.
+
+    Args:
+        name: NAME or NAME:WHICH.
+        modality: The field's.
+        width: Of the tokens.
+        frozen: The module's own parameters do not learn.
+
+    Raises:
+        AmodalError: No such plug-in is installed, or what it makes is no torch module.
+    """
+
+    def __init__(self, name: str, modality: Any, width: int, *, frozen: bool = True):
+        super().__init__(made_by_plugin(name, modality), modality, width, frozen=frozen)
+        self.name = name
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The plug-in's name, not its code."""
+        args = {"name": self.name, "modality": self.modality, "width": self.width_out}
+        return {"part": part_name(type(self)), "args": to_spec(args | {"frozen": self.frozen})}
+
+    @classmethod
+    def from_args(cls, **args: Any) -> PluginBackbone:
+        return cls(**args)
+
+
+def made_by_plugin(name: str, modality: Any) -> nn.Module:
+    """What the factory of a plug-in makes: `factory(modality)`, or `factory(modality, WHICH)`.
+
+    Raises:
+        AmodalError: No such plug-in is installed, or what it makes is no torch module.
+    """
+    library, _, which = name.partition(":")
+    known = plugins("backbones")
+    if canonical(library) not in known:
+        raise AmodalError(
+            f"the backbone {name!r} is of a plug-in that is not installed here: install the package "
+            f"that brings the backbone {library!r} (backbones of plug-ins here: "
+            f"{', '.join(known) or 'none'})"
+        )
+    plugin = known[canonical(library)]
+    factory = plugin.load(_is_factory)
+    module = factory(modality, which) if which else factory(modality)
+    if not isinstance(module, nn.Module):
+        raise AmodalError(
+            f"the backbone {plugin} gave {type(module).__name__}; its factory must give a torch module"
+        )
+    return module
+
+
+def _is_factory(plugin: object, found: object) -> None:
+    if not callable(found):
+        raise AmodalError(f"{plugin} is no function (modality, [which]) -> torch module")
