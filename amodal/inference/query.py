@@ -29,7 +29,7 @@ def field_for(encoder, name: str) -> str:
     for field_, modality in encoder.fields.items():
         kinds.setdefault(name_of(modality), []).append(field_)
     if name not in kinds:
-        raise unknown("source of this encoder", name, {*encoder.fields, *kinds})
+        raise unknown("field of this encoder", name, {*encoder.fields, *kinds})
     if len(kinds[name]) > 1:
         sources = ", ".join(kinds[name])
         raise AmodalError(

@@ -8,10 +8,10 @@ from amodal.nn.encoder import Encoder
 from tests.methods.bench import batch, fields, method
 
 
-def ordered(sources):
+def ordered(chosen):
     torch.manual_seed(0)
     return methods.build(
-        "clamr", Encoder(fields(), size="nano", trunk="joint"), label="kind", sources=sources
+        "clamr", Encoder(fields(), size="nano", trunk="joint"), label="kind", fields=chosen
     )
 
 

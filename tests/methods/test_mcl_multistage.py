@@ -120,4 +120,4 @@ def test_options():
         made(by="fact")
     with pytest.raises(AmodalError, match="at least"):
         made(parts=0)
-    assert made(parts=1).encoder.heads_width == 8
+    assert made(parts=1).encoder.first.heads_width == 8
