@@ -11,8 +11,8 @@ test: .venv/.dev  ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/.dev  ## style, and the types of what people call
-	$(BIN)/ruff check amodal benchmarks scripts tests
-	$(BIN)/ruff format --check amodal benchmarks scripts tests
+	$(BIN)/ruff check amodal benchmarks claims examples scripts tests
+	$(BIN)/ruff format --check amodal benchmarks claims examples scripts tests
 	$(BIN)/mypy
 
 audit: .venv/.dev  ## known weaknesses of what is installed; asks a service on the network, and says so where it cannot be asked

@@ -8,7 +8,6 @@ model.search(text="a red boat")
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what `__getattr__` finds, for those who check types
-    from amodal.claims import claim as claim
     from amodal.core.recipe import Recipe as Recipe
     from amodal.data import Dataset as Dataset
     from amodal.data import Mixture as Mixture
@@ -29,7 +28,6 @@ _HOME = {
     "Mixture": "amodal.data",
     "Model": "amodal.model",
     "Recipe": "amodal.core.recipe",
-    "claim": "amodal.claims",
     "init": "amodal.data",
     "load": "amodal.model",
     "open": "amodal.data",

@@ -7,6 +7,7 @@ except for an error.
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
 import json
 import re
@@ -63,8 +64,16 @@ def find(key: str) -> Row | None:
 
 def verdict(key: str) -> str:
     """What the ledger says about the claim of `key`; "" if it has not been run."""
-    file = ROOT / "claims" / "ledger" / f"{key}.json"
-    return json.loads(file.read_text())["verdict"] if file.exists() else ""
+    folder = ledger()
+    file = folder / f"{key}.json" if folder else None
+    return json.loads(file.read_text())["verdict"] if file and file.exists() else ""
+
+
+@cache
+def ledger() -> Path | None:
+    """Where the distribution `amodal-claims` keeps what came of the claims, if it is installed."""
+    found = importlib.util.find_spec("amodal_claims")
+    return Path(found.origin).parent / "ledger" if found and found.origin else None
 
 
 @dataclass(frozen=True)

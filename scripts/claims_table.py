@@ -9,7 +9,9 @@ A test keeps both in step with the ledger.
 from collections import Counter
 from pathlib import Path
 
-from amodal import catalog, claims
+import amodal_claims as claims
+
+from amodal import catalog
 
 ROOT = Path(__file__).parent.parent
 README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results.md"
@@ -51,7 +53,7 @@ def results() -> str:
     """The whole ledger as a page."""
     parts = [
         "# Every comparison of every claim\n",
-        "Written by `scripts/claims_table.py` from `amodal/claims/ledger`; what to make of the numbers is in [claims](claims.md).\n",
+        "Written by `scripts/claims_table.py` from `claims/amodal_claims/ledger`; what to make of the numbers is in [claims](claims.md).\n",
     ]
     for entry in entries():
         time = f"{entry['seeds']} seeds, {entry['seconds']} s, {entry['data']['name']}, {entry['date']}"
@@ -64,7 +66,7 @@ def results() -> str:
             numbers = f"{f['this']:.3f} | {f['against']:.3f} | {interval(f)}"
             parts.append(f"| {f['what']} | {f['metric']} | {numbers} | {f['verdict']} |")
         if (claims.LEDGER / f"{entry['key']}.png").exists():
-            parts.append(f"\n![{entry['key']}](../amodal/claims/ledger/{entry['key']}.png)")
+            parts.append(f"\n![{entry['key']}](../claims/amodal_claims/ledger/{entry['key']}.png)")
         parts.append("")
     return "\n".join(parts)
 

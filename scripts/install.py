@@ -24,6 +24,8 @@ def pip_config() -> dict[str, str]:
 
 def main(extras: str = "") -> None:
     target = ["-e", f".[{extras}]" if extras else "."]
+    if "dev" in extras.split(","):
+        target += ["-e", "./claims"]
     config = pip_config()
     if {"find-links", "constraint"} <= config.keys():
         subprocess.run([*PIP, "install", "-q", "uv"], check=True)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import amodal_claims as claims
 import pytest
 from rich.console import Console
 
@@ -43,7 +44,7 @@ def test_a_row_that_is_done_has_page_test_claim_and_ledger_entry():
         assert in_contract or any(row.key in text for text in tests.values()), (
             f"{row.key}: no test names it"
         )
-        assert (catalog.ROOT / "claims" / f"{row.key}.py").is_file(), f"{row.key}: no claim"
+        assert row.key in claims.names(), f"{row.key}: no claim"
         assert catalog.verdict(row.key), f"{row.key}: its claim is not in the ledger"
 
 
@@ -86,7 +87,7 @@ def test_listing_and_pages():
     )
     assert "trunk = joint" in printed(catalog.shown("zorro"))
     assert printed(catalog.shown("2")) == decur and printed(catalog.shown("barlow-twins"))
-    assert "def decur(encoder" in printed(catalog.shown("decur", source=True))
+    assert "def decur(" in printed(catalog.shown("decur", source=True))
 
 
 def test_a_row_that_is_no_method_says_where_it_is_and_what_came_out():

@@ -5,9 +5,9 @@ import shlex
 import shutil
 from pathlib import Path
 
+import amodal_claims as claims
 import pytest
 
-from amodal import claims
 from amodal.cli import main
 from amodal.core import AmodalError
 from amodal.data import fetch, sets

@@ -8,6 +8,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from amodal.cli.shared import show
+from amodal.core import AmodalError
 
 
 def demo(
@@ -83,8 +84,12 @@ def claim(
     data: Annotated[str | None, arg(metavar="DIR", help="other data than the claim's own")] = None,
 ) -> None:
     """Re-test what a paper is known for, at small scale, against its baseline."""
-    from amodal.claims import claim as run
-
+    try:
+        from amodal_claims import claim as run
+    except ModuleNotFoundError:
+        raise AmodalError(
+            "claims are a distribution of their own, amodal-claims; in a checkout: pip install ./claims"
+        ) from None
     show(run(key, seeds=seeds, data=data).table())
 
 

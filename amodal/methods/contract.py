@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from amodal.core import Batch, Embeddings
+from amodal.core.clock import Clock as Clock
 from amodal.core.features import Columns as Columns
 from amodal.core.features import FeatureRecord as FeatureRecord
-from amodal.core.clock import Clock as Clock
 from amodal.nn.encoder import Encoder
 
 Features = Embeddings

@@ -2,9 +2,9 @@
 
 import numpy as np
 import torch
+from amodal_claims import _arms, decur, presence
 
 from amodal import data, methods
-from amodal.claims import _arms, decur, presence
 from amodal.core import Column
 from amodal.data import Dataset
 

@@ -3,11 +3,11 @@
 import inspect
 import json
 
+import amodal_claims as claims
 import pytest
+from amodal_claims import Comparison
 
-from amodal import claims, methods
-from amodal.claims import Comparison
-from amodal.core.registry import load
+from amodal import methods
 from amodal.data import bundled, sets
 
 KEYS = set(
@@ -19,7 +19,7 @@ ENTRIES = sorted(claims.LEDGER.glob("*.json"))
 
 @pytest.mark.parametrize("key", claims.names())
 def test_a_page_fixes_its_comparison_beforehand(key):
-    page = load("claims", key, "claim")
+    page = claims.page(key)
     assert page.__doc__ and len(page.CLAIM.split()) > 10
     assert page.DATA in (*bundled.NAMES, *sets.names())
     assert page.SEEDS >= 5
@@ -32,7 +32,7 @@ def test_a_page_fixes_its_comparison_beforehand(key):
 
 @pytest.mark.parametrize("key", sorted(set(claims.names()) & set(methods.names())))
 def test_a_page_of_a_method_names_its_paper(key):
-    doc = load("claims", key, "claim").__doc__
+    doc = claims.page(key).__doc__
     numbers = [
         w.strip(".,():") for w in methods.page(key).__doc__.split() if w.startswith("arXiv:")
     ]
@@ -41,7 +41,7 @@ def test_a_page_of_a_method_names_its_paper(key):
 
 @pytest.mark.parametrize("file", ENTRIES, ids=[file.stem for file in ENTRIES])
 def test_an_entry_of_the_ledger_is_what_its_page_says(file):
-    entry, page = json.loads(file.read_text()), load("claims", file.stem, "claim")
+    entry, page = json.loads(file.read_text()), claims.page(file.stem)
     assert KEYS <= entry.keys()
     assert entry["key"] == file.stem and entry["seeds"] == page.SEEDS == len(entry["measured"])
     assert entry["claim"] == page.CLAIM
@@ -59,7 +59,7 @@ def test_an_entry_of_the_ledger_is_what_its_page_says(file):
 
 @pytest.mark.parametrize("file", ENTRIES, ids=[file.stem for file in ENTRIES])
 def test_the_verdicts_follow_from_the_measurements(file):
-    entry, page = json.loads(file.read_text()), load("claims", file.stem, "claim")
+    entry, page = json.loads(file.read_text()), claims.page(file.stem)
     for comparison, written in zip(page.COMPARISONS, entry["findings"]):
         found = claims.judge(comparison, entry["measured"])
         assert found.verdict == written["verdict"] and round(found.effect, 5) == written["effect"]

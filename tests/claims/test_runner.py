@@ -5,14 +5,13 @@ import importlib.util
 import json
 import sys
 
+import amodal_claims as claims
 import pytest
 
-from amodal import claims
 from amodal.core import AmodalError
-from amodal.core import registry as find
 
 PAGE = '''"""A claim that is quick to test."""
-from amodal.claims import Comparison
+from amodal_claims import Comparison
 
 CLAIM = "one more than the seed is more than the seed"
 DATA = "digits"
@@ -27,18 +26,15 @@ def measure(seed, dataset):
 
 @pytest.fixture
 def quick(monkeypatch, tmp_path):
-    """One more page in `amodal.claims`, and a ledger of its own."""
+    """One more page in `amodal_claims`, and a ledger of its own."""
     file = tmp_path / "quick_claim.py"
     file.write_text(PAGE)
-    spec = importlib.util.spec_from_file_location("amodal.claims.quick", file)
+    spec = importlib.util.spec_from_file_location("amodal_claims.quick", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setitem(sys.modules, "amodal.claims.quick", module)
-    real = find.pages
-    more = {"quick": find.ROOT / "claims" / "quick.py"}
-    monkeypatch.setattr(
-        find, "pages", lambda folder: real(folder) | (more if folder == "claims" else {})
-    )
+    monkeypatch.setitem(sys.modules, "amodal_claims.quick", module)
+    real = claims.names
+    monkeypatch.setattr(claims, "names", lambda: [*real(), "quick"])
     monkeypatch.setattr(claims.concurrent.futures, "ProcessPoolExecutor", Here)
     monkeypatch.setattr(claims, "LEDGER", tmp_path / "ledger")
     monkeypatch.chdir(tmp_path)

@@ -4,9 +4,9 @@ import math
 import statistics
 
 import pytest
+from amodal_claims import Comparison
+from amodal_claims._verdict import judge
 
-from amodal.claims import Comparison
-from amodal.claims._verdict import judge
 from amodal.stats.interval import STUDENT, half_width
 
 

@@ -125,9 +125,9 @@ def test_a_run_makes_batches_of_whole_classes_that_are_alike(monkeypatch, unlabe
     """From data to the supervised stage, which may be the first: the survey of the loop brings the
     labels along."""
     import numpy as np
+    from amodal_claims._arms import Budget, trained
 
     from amodal import data, methods
-    from amodal.claims._arms import Budget, trained
     from amodal.methods.embedding_retrieval.clippings import Clippings
 
     rng, seen = np.random.default_rng(0), []

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from amodal_claims._arms import Budget, fit
 from torch.nn.functional import cosine_similarity
 
 from amodal import data, methods, modalities
-from amodal.claims._arms import Budget, fit
 from amodal.core import AmodalError, Column, Ragged
 from amodal.data import Loader
 from amodal.nn.encoder import Encoder

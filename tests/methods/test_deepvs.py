@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from amodal_claims._arms import Budget, fit
 
 from amodal import data, methods, modalities
-from amodal.claims._arms import Budget, fit
 from amodal.core import AmodalError, Ragged
 from amodal.core.column import shared_rows
 from amodal.methods.shared.snippets import assign, scores

@@ -4,9 +4,9 @@ answers by them."""
 import numpy as np
 import pytest
 import torch
+from amodal_claims._arms import Budget, fit
 
 from amodal import data, methods, modalities
-from amodal.claims._arms import Budget, fit
 from amodal.core import AmodalError, row_seeds
 from amodal.data import Loader
 from amodal.nn.encoder import Encoder

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from amodal_claims._arms import Budget, fit
 from torch.nn.functional import normalize
 
 from amodal import data, methods, modalities
-from amodal.claims._arms import Budget, fit
 from amodal.core import AmodalError
 from amodal.curate.edits import edits, exchangeable
 from amodal.data import Loader

@@ -11,7 +11,7 @@ from amodal.core import registry
 ROOT = Path(__file__).parents[2] / "amodal"
 KINDS = set(registry.pages("modalities"))
 CLASSES = {kind.capitalize() for kind in KINDS}
-DATA = ("modalities", "claims", "data/sets")
+DATA = ("modalities", "data/sets")
 """Where kinds are at home, and where they describe data."""
 ALLOWED = {
     "cli/find.py": {"text", "image", "audio"},  # options of `amodal search`, each a part of a query

@@ -1,4 +1,7 @@
-"""Point clouds: the modality `points`. Tokens are neighbouring points, found along a space-filling curve."""
+"""Point clouds: the modality `points`.
+
+Tokens are neighbouring points, found along a space-filling curve.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -172,7 +175,7 @@ def _read(raw: Raw) -> np.ndarray:
 
 
 def _from_text(data: bytes) -> np.ndarray:
-    """Lines of x, y, z and what else there is, behind the header of a .ply file where there is one."""
+    """Lines of x, y, z and more, behind the header of a .ply file where there is one."""
     try:
         text = data.decode("ascii").replace("\r\n", "\n")
         head, mark, body = text.partition("end_header\n")
