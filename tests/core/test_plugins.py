@@ -9,6 +9,7 @@ from rich.console import Console
 
 from amodal import doctor, modalities
 from amodal.core import AmodalError, registry
+from tests.core.plugin_folder import write
 
 GOOD = """
 from dataclasses import dataclass
@@ -30,13 +31,7 @@ def install(tmp_path, monkeypatch):
     def one(
         name: str, entries: dict[str, str], source: str = GOOD, kind: str = "modalities"
     ) -> None:
-        module = name.replace("-", "_")
-        (tmp_path / f"{module}.py").write_text(source)
-        about = tmp_path / f"{module}-1.0.dist-info"
-        about.mkdir()
-        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        lines = [f"{entry} = {module}:{value}" for entry, value in entries.items()]
-        (about / "entry_points.txt").write_text("\n".join([f"[amodal.{kind}]", *lines, ""]))
+        write(tmp_path, name, entries, source, kind)
         for cached in caches:
             cached.cache_clear()
 

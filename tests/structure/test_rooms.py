@@ -1,0 +1,135 @@
+"""Rooms are stacked: imports point down, nothing private is imported across, no file is long."""
+
+import ast
+
+import pytest
+
+from tests.structure.tree import files, for_types_only, imports, room
+
+FLOOR = {
+    "core": 0,
+    "masking": 1,
+    "objectives": 1,
+    "stats": 1,
+    "modalities": 2,
+    "nn": 3,
+    "data": 3,
+    "methods": 4,
+    "curate": 5,
+    "diagnose": 5,
+    "train": 6,
+    "plan": 7,
+    "inference": 7,
+    "evaluate": 8,
+    "search": 9,
+    "export": 10,
+    "serve": 11,
+    "cli": 12,
+}
+BESIDE = {
+    "errors": 0,
+    "progress": 0,
+    "console": 0,
+    "catalog": 1,
+    "model": 10.5,
+    "estimator": 11,
+    "adapt": 10.4,
+    "demo": 12,
+    "doctor": 12,
+}
+"""Modules beside the rooms."""
+
+
+def floor(module):
+    """How high a module lies; the package itself lies below all, since it imports when asked."""
+    return (FLOOR | BESIDE).get(module[1], 0) if len(module) > 1 else 0
+
+
+def test_every_room_has_a_floor():
+    rooms = {room(file.with_suffix("").parts) for file in files()} - {""}
+    assert rooms == set(FLOOR)
+
+
+def test_imports_point_down():
+    up = [
+        f"{file}:{node.lineno} imports {'.'.join(module)}"
+        for file, tree in files().items()
+        for module, node in imports(file, tree)
+        if module[0] == "amodal" and floor(module) > floor(file.with_suffix("").parts)
+        if file.name != "__main__.py" and file.parts != ("amodal", "__init__.py")
+    ]
+    assert not up, "\n".join(up)
+
+
+def test_nothing_private_is_imported_across_rooms():
+    found = []
+    for file, tree in files().items():
+        here = room(file.with_suffix("").parts)
+        for module, node in imports(file, tree):
+            if module[0] != "amodal" or len(module) < 2 or room(module) == here:
+                continue
+            names = [*module[1:]]
+            if isinstance(node, ast.ImportFrom):
+                names += [alias.name for alias in node.names]
+            if any(n.startswith("_") and not n.startswith("__") for n in names):
+                found.append(f"{file}:{node.lineno}: {', '.join(names)}")
+    assert not found, "\n".join(found)
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """At import time: statements inside functions and for types are left out."""
+    graph = {}
+    for file, tree in files().items():
+        name = file.with_suffix("").parts
+        name = name[:-1] if name[-1] == "__init__" else name
+        inner = {
+            id(n)
+            for f in ast.walk(tree)
+            if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef)
+            for n in ast.walk(f)
+        }
+        types = for_types_only(tree)
+        graph[name] = {
+            module
+            for module, node in imports(file, tree)
+            if module[0] == "amodal" and id(node) not in inner and node not in types
+        }
+    state: dict[tuple, int] = {}
+
+    def visit(name, way):
+        state[name] = 1
+        for other in sorted(graph.get(name, ())):
+            if other == name or other not in graph:
+                continue
+            if state.get(other) == 1:
+                circle = [*way[way.index(other) :], other]
+                raise AssertionError(" -> ".join(".".join(n) for n in circle))
+            if other not in state:
+                visit(other, [*way, other])
+        state[name] = 2
+
+    for name in sorted(graph):
+        if name not in state:
+            visit(name, [name])
+
+
+LONGEST = 400
+
+
+def test_no_file_is_long():
+    """A page is as long as its paper; everything else can be read in one sitting."""
+    long = [
+        f"{file}: {lines}"
+        for file, lines in ((f, len(f.read_text().splitlines())) for f in files())
+        if lines > LONGEST and "methods" not in file.parts
+    ]
+    assert not long, long
+
+
+@pytest.mark.parametrize(
+    "file, name, most", [("nn/encoder.py", "Encoder", 150), ("train/pretrain.py", "pretrain", 60)]
+)
+def test_what_everything_hangs_on_stays_small(file, name, most):
+    tree = next(t for f, t in files().items() if f.as_posix() == f"amodal/{file}")
+    node = next(n for n in ast.walk(tree) if getattr(n, "name", "") == name)
+    assert node.end_lineno - node.lineno + 1 <= most
