@@ -62,7 +62,7 @@ def any_rank(flag: bool) -> bool:
     """Whether any rank says yes; all ranks get the same answer."""
     if world() == 1:
         return flag
-    said = torch.tensor([float(flag)], device=_talking("cuda"))
+    said = torch.tensor([float(flag)], device=small_numbers_device("cuda"))
     dist.all_reduce(said, op=dist.ReduceOp.MAX)
     return bool(said.item())
 
@@ -72,11 +72,11 @@ def from_first(decide: Callable[[], str]) -> str:
     if world() == 1:
         return decide()
     found = [decide() if rank() == 0 else ""]
-    dist.broadcast_object_list(found, 0, device=torch.device(_talking("cuda")))
+    dist.broadcast_object_list(found, 0, device=torch.device(small_numbers_device("cuda")))
     return found[0]
 
 
-def _talking(otherwise: torch.device | str) -> torch.device | str:
+def small_numbers_device(otherwise: torch.device | str) -> torch.device | str:
     """Where small numbers are exchanged: on the CPU, unless somebody else has made a group that
     cannot do that."""
     return "cpu" if "cpu:" in dist.get_backend_config() else otherwise
@@ -111,7 +111,7 @@ def _gather_rows(mine: Tensor, counts: list[int]) -> Tensor:
 
 
 def _counts(n: int, device: torch.device) -> list[int]:
-    where = _talking(device)
+    where = small_numbers_device(device)
     parts = [torch.zeros(1, dtype=torch.int64, device=where) for _ in range(world())]
     dist.all_gather(parts, torch.tensor([n], device=where))
     return [int(p) for p in parts]
@@ -177,7 +177,9 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         return
     whole_ones = [p for p in parameters if p.requires_grad and not hasattr(p, "device_mesh")]
     has = [p.grad is not None for p in whole_ones]
-    touched = torch.tensor(has, dtype=torch.uint8, device=_talking(whole_ones[0].device))
+    touched = torch.tensor(
+        has, dtype=torch.uint8, device=small_numbers_device(whole_ones[0].device)
+    )
     dist.all_reduce(touched, op=dist.ReduceOp.MAX)
     bucket: list[nn.Parameter] = []
     filled = 0

@@ -21,6 +21,7 @@ from amodal.core.protocols import CombinesGradients
 from amodal.methods.contract import Method
 from amodal.nn.drop_path import drop_paths
 from amodal.train import distributed
+from amodal.train.gradient_sync import GradientSync
 from amodal.train.players import Players
 
 Gather = Callable[[Features], Features]
@@ -77,23 +78,46 @@ def gradients(
         return combined(method, batch, passes)
     if players is not None:
         return of_players(method, batch, passes, players)
-    if passes.whole(batch):
+    if passes.whole(batch) and distributed.world() == 1:
         features = passes.features(method, batch)
         terms = losses(method, full_precision(features), gather)
         total(terms).backward()
     else:
+        terms = in_two_passes(method, batch, passes)
+    return {name: term.detach() for name, term in terms.items()}
+
+
+def in_two_passes(method: Method, batch: Batch, passes: Passes) -> dict[str, Tensor]:
+    """Gradients of the losses with respect to the features, then those of the features.
+
+    With micro-batches the features are computed twice, so that no graph of the whole batch is held.
+    With several ranks the second pass has no communication of the losses in it, so gradients are
+    averaged while it goes on.
+
+    Returns:
+        The terms of the loss.
+    """
+    once = passes.whole(batch)
+    if once:
+        seen = full_precision(passes.features(method, batch))
+    else:
         seen = without_graph(method, batch, passes)
-        cache, leaves = as_leaves(seen)
-        terms = losses(method, cache, gather)
-        total(terms).backward()
-        grads = {name: leaf.grad for name, leaf in leaves.items()}
-        for piece, start in pieces(batch, passes.micro or batch.size):
-            second = full_precision(passes.features(method, piece))
-            outputs, theirs = matched(second, grads, seen, start, start + piece.size)
+    cache, leaves = as_leaves(seen)
+    terms = losses(method, cache, passes.gather)
+    total(terms).backward()
+    grads = {name: leaf.grad for name, leaf in leaves.items()}
+    sync = GradientSync(method.parameters()) if distributed.world() > 1 else None
+    for piece, start in pieces(batch, passes.micro or batch.size):
+        stop = start + piece.size
+        piece_features = seen if once else full_precision(passes.features(method, piece))
+        outputs, theirs = matched(piece_features, grads, seen, start, stop)
+        is_last = stop >= batch.size
+        with sync.during() if sync is not None and is_last else nullcontext():
             if outputs:
                 torch.autograd.backward(outputs, theirs)
-    distributed.average_gradients(method.parameters())
-    return {name: term.detach() for name, term in terms.items()}
+    if sync is not None:
+        sync.finish()
+    return terms
 
 
 def losses(

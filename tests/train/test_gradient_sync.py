@@ -1,0 +1,83 @@
+"""Gradients are averaged while the backward pass goes on, and are those of the whole batch."""
+
+import os
+
+import torch
+import torch.multiprocessing as spawn
+from torch import nn
+
+from amodal.train import distributed
+from amodal.train.gradient_sync import GradientSync
+from amodal.train.step import gradients
+from tests.methods.bench import batch, exact, method
+
+
+def network():
+    torch.manual_seed(0)
+    layers = [nn.Linear(8, 8, bias=False) for _ in range(6)]
+    return nn.ModuleList(layers).double()
+
+
+def run(layers, x, used):
+    for i in used:
+        x = torch.tanh(layers[i](x))
+    return x.sum()
+
+
+def one_rank(rank, folder):
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {"MASTER_PORT": (open(f"{folder}/port").read()), "LOCAL_RANK": str(rank)}
+    torch.set_num_threads(1)
+    distributed.start()
+    # ranks reach different layers, layer 5 is reached by none, and layer 4 had a gradient before
+    layers, order = network(), []
+    inputs = [torch.arange(16.0).view(2, 8).double() / (9 + r) for r in range(2)]
+    used = [(0, 1, 2), (0, 3, 2)]
+    layers[4](inputs[rank]).sum().backward()
+    sync = GradientSync(layers.parameters(), bucket=64)
+    assert [len(b) for b in sync.buckets] == [1] * 6
+    assert sync.buckets[-1][0] is layers[4].weight and sync.buckets[0][0] is layers[5].weight
+    with sync.during():
+        run(layers, inputs[rank], used[rank]).backward()
+    assert sync.sent == 0  # layer 5 comes first, and has no gradient on any rank
+    sync.finish()
+    alone = network()
+    for r in range(2):
+        alone[4](inputs[r]).sum().backward()
+        run(alone, inputs[r], used[r]).backward()
+    for mine, one in zip(layers.parameters(), alone.parameters()):
+        assert (mine.grad is None) == (one.grad is None)
+        if one.grad is not None:
+            torch.testing.assert_close(mine.grad, one.grad / 2)
+    # all layers used: every bucket is on its way before the backward pass ends
+    layers = network()
+    sync = GradientSync(layers.parameters(), bucket=64)
+    for p in layers.parameters():
+        p.register_post_accumulate_grad_hook(lambda p: order.append(sync.sent))
+    with sync.during():
+        run(layers, inputs[rank], range(6)).backward()
+    assert sync.sent == 6 and order[0] <= 1 and order[-1] >= 5
+    sync.finish()
+    # the whole step, at once and in pieces, is that of one process
+    whole = exact(batch(("plain",), size=12))
+    for micro in (None, 2):
+        m = exact(method("clip"))
+        gradients(m, whole.between(rank * 6, rank * 6 + 6), micro=micro)
+        torch.save({n: p.grad for n, p in m.named_parameters()}, f"{folder}/{micro}-{rank}.pt")
+    distributed.stop()
+
+
+def test_gradients_of_two_ranks_are_those_of_one(tmp_path):
+    import socket
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        (tmp_path / "port").write_text(str(s.getsockname()[1]))
+    spawn.spawn(one_rank, (str(tmp_path),), nprocs=2)
+    m = exact(method("clip"))
+    gradients(m, exact(batch(("plain",), size=12)))
+    for micro in (None, 2):
+        for rank in range(2):
+            found = torch.load(tmp_path / f"{micro}-{rank}.pt")
+            for name, p in m.named_parameters():
+                torch.testing.assert_close(found[name], p.grad, rtol=1e-9, atol=1e-12)
