@@ -81,7 +81,7 @@ def test_offsets_that_point_nowhere_are_told_of_and_never_followed(tmp_path, sou
         out.write_table(table)
     (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data.arrow"}]}))
     (tmp_path / "dataset_info.json").write_text("{}")
-    with pytest.raises(AmodalError, match="data.arrow is no whole Arrow file"):
+    with pytest.raises(AmodalError, match="data.arrow is no complete Arrow file"):
         data.open(tmp_path)
 
 

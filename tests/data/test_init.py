@@ -10,7 +10,7 @@ import amodal.data as data
 from amodal import modalities
 from amodal.core import AmodalError
 from amodal.data import bundled
-from amodal.data import infer_schema as decide
+from amodal.data import infer_schema
 from amodal.data.infer import RESERVED
 from amodal.nn.encoder import Encoder
 from tests.data import builders as b
@@ -39,7 +39,7 @@ def test_what_init_writes_opens_to_the_same(tmp_path, make):
     assert opened.fingerprint == guessed.fingerprint
     for name in opened.fields:
         assert np.array_equal(opened.present(name), guessed.present(name))
-    with pytest.raises(AmodalError, match="there already. Edit it"):
+    with pytest.raises(AmodalError, match="exists already. Edit it"):
         data.init(root)
     data.init(root, force=True)
     assert data.open(root).fields == guessed.fields
@@ -55,9 +55,9 @@ def test_report_of_a_messy_folder(tmp_path):
     assert (
         found["image"].unreadable > 0
         and "damaged" in found["image"].reason
-        and "12 x 12" in found["image"].looks
+        and "12 x 12" in found["image"].summary
     )
-    assert "8,000 Hz" in found["audio"].looks and "Latin" in found["text"].looks
+    assert "8,000 Hz" in found["audio"].summary and "Latin" in found["text"].summary
     assert 0.6 < found["audio"].missing < 0.9
     assert report.left_out == {"*.xyz": "1 files"}
     assert "unreadable" in text and "2 classes: cat (7), dog (6)" in text
@@ -142,7 +142,7 @@ def test_another_toml_does_not_describe_this_file(tmp_path):
     assert set(data.open(tmp_path / "b.csv").fields) == {"table"} and set(
         data.open(tmp_path).fields
     ) == {"words"}
-    with pytest.raises(AmodalError, match="there already"):
+    with pytest.raises(AmodalError, match="exists already"):
         data.init(tmp_path / "b.csv")
 
 
@@ -195,8 +195,8 @@ COLUMNS = [
 
 @pytest.mark.parametrize("name, cells, role, kind", COLUMNS, ids=[c[0] for c in COLUMNS])
 def test_what_a_column_is(name, cells, role, kind):
-    verdict = decide.column(name, [c for c in cells if c is not None], lambda: cells)
-    assert verdict.role == role and (not kind or verdict.kind == kind), verdict
+    guess = infer_schema.guess_column(name, [c for c in cells if c is not None], lambda: cells)
+    assert guess.role == role and (not kind or guess.kind == kind), guess
 
 
 @pytest.mark.parametrize(

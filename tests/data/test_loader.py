@@ -208,13 +208,13 @@ def test_pictures_leave_a_worker_as_bytes_and_arrive_as_the_same_floats():
     bytes_of = np.arange(2 * 4 * 16 * 16, dtype=np.int64).reshape(2, 4, 16, 16).astype(np.uint8)
     dataset = data.open({"image": list(bytes_of)}, fields={"image": Image(16, channels=4, patch=4)})
     there = data.Loader(dataset, [0, 1], batch=2, shuffle=False)
-    batch, _ = there.read(0)
+    batch, _ = there.load_uncollated(0)
     assert batch["image"].values.dtype == torch.uint8
-    sent = SharedBatch.of(batch)
-    assert isinstance(sent.seeds, np.ndarray) and equal(sent.opened(), batch)
+    sent = SharedBatch.pack(batch)
+    assert isinstance(sent.seeds, np.ndarray) and equal(sent.unpack(), batch)
     wanted = torch.from_numpy(bytes_of).float() / 255
     for arrived in (
-        there.finished(sent.opened()),
+        there.collate(sent.unpack()),
         next(iter(data.Loader(dataset, [0, 1], batch=2, workers=1))),
     ):
         assert torch.equal(arrived["image"].values, wanted)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amodal import data, modalities
-from amodal.data.groups import Groups
+from amodal.data.groups import GroupSampler
 
 FIELDS = {
     "words": modalities.make("text", max_length=4),
@@ -103,11 +103,11 @@ def test_batches_of_one_group_are_shared_like_any_others(world, share, seed, kin
     groups = np.random.default_rng(seed).integers(-1, kinds, 3000)
     batch = world * share
     each = loaders(BIG, world, batch, seed=seed, groups=groups)
-    whole = Groups(groups, batch, seed)
+    whole = GroupSampler(groups, batch, seed)
     some = range(min(len(each[0]), 20))
     assert len({len(loader) for loader in each}) == 1
     seen = [drawn(each, step) for step in some]
-    assert all(np.array_equal(rows, whole.at(0, step)) for step, rows in zip(some, seen))
+    assert all(np.array_equal(rows, whole.batch_indices(0, step)) for step, rows in zip(some, seen))
     seen = np.concatenate(seen)
     assert len(np.unique(seen)) == len(seen) and (groups[seen] >= 0).all()
 
@@ -128,9 +128,9 @@ def test_a_rank_without_any_value_of_a_source_has_the_source_all_the_same(missin
     """Or ranks would wait for each other over it."""
     records = dataset(64, missing=missing)
     each = loaders(records, 16, 32)
-    batches = [loader.at(0)[0] for loader in each]
+    batches = [loader.load(0)[0] for loader in each]
     assert {b.sources for b in batches} == {("words", "facts")} and {b.size for b in batches} == {2}
-    alone = loaders(records, 1, 32)[0].at(0)[0]
+    alone = loaders(records, 1, 32)[0].load(0)[0]
     for source in alone.sources:
         rows = np.concatenate([b[source].rows.numpy() + 2 * rank for rank, b in enumerate(batches)])
         assert np.array_equal(rows, alone[source].rows.numpy())
@@ -154,7 +154,7 @@ def test_a_thousand_ranks():
     ]
     for epoch in (steps[:5], steps[5:]):
         assert np.array_equal(np.sort(np.concatenate(epoch)), np.arange(n))
-    batches = [loader.at(3)[0] for loader in crews[1000][::5]]
+    batches = [loader.load(3)[0] for loader in crews[1000][::5]]
     assert {(b.size, b.sources) for b in batches} == {(10, ("words", "facts"))}
     patterns = {(len(b["words"]) > 0, len(b["facts"]) > 0) for b in batches}
     assert len(patterns) == 4, "some ranks have both fields, some either, some none"

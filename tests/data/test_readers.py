@@ -275,11 +275,11 @@ def test_damaged_tar(tmp_path):
 def test_unreadable_tables(tmp_path):
     bad = {
         "a.csv": ("", "is empty"),
-        "b.csv": ("x,x\n1,2\n", "several columns are called 'x'"),
+        "b.csv": ("x,x\n1,2\n", "more than one column is called 'x'"),
         "c.csv": ("x,y\n1,2,3\n", "row 1 has 3 cells"),
         "d.jsonl": ('{"a": 1}\nnonsense\n{"a": 2}\n', "line 2"),
         "e.jsonl": ("[1, 2]\n", "no object"),
-        "f.parquet": ("PAR1", "no whole Parquet file"),
+        "f.parquet": ("PAR1", "no complete Parquet file"),
         "g.csv": ("x,y\n", "no rows"),
     }
     for name, (text, message) in bad.items():

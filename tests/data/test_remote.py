@@ -17,7 +17,7 @@ import pytest
 
 from amodal import data
 from amodal.core import AmodalError
-from amodal.data import download_cache as kept
+from amodal.data import download_cache
 from amodal.data import remote
 from tests.data import builders
 
@@ -27,7 +27,7 @@ fsspec = pytest.importorskip("fsspec")
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("AMODAL_CACHE", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setattr("amodal.data.store.WAITS", (0.01, 0.02))
+    monkeypatch.setattr("amodal.data.store.RETRY_DELAYS", (0.01, 0.02))
     memory = fsspec.filesystem("memory")
     memory.store.clear()
     memory.pseudo_dirs[:] = [""]
@@ -191,7 +191,7 @@ def test_a_vanished_and_a_changed_object_cost_one_value_each():
     fresh = [
         i
         for i in range(300)
-        if kept.find((dataset.path / f"{dataset.keys[i]}.png")._key("")) is None
+        if download_cache.get((dataset.path / f"{dataset.keys[i]}.png")._key("")) is None
     ]
     gone, changed = (dataset.keys[i] for i in fresh[:2])
     store.rm(f"/bucket/photos/{gone}.png")
@@ -304,7 +304,7 @@ def test_no_file_of_a_dataset_leads_to_an_address_or_out_of_one(tmp_path):
         data.open("memory://bucket/t")
     run = {"data": {"path": "s3://elsewhere/photos", "name": "photos"}}
     with pytest.raises(AmodalError, match="say so: --data s3://elsewhere/photos"):
-        remote.learnt_from(run)
+        remote.training_data_of(run)
 
 
 def test_a_schema_on_this_machine_describes_a_store_that_cannot_be_written_to(
@@ -331,12 +331,12 @@ def test_a_schema_on_this_machine_describes_a_store_that_cannot_be_written_to(
 def test_the_cache_keeps_to_its_limit_and_drops_what_was_not_used(monkeypatch):
     monkeypatch.setenv("AMODAL_CACHE_GIB", str(10_000 / 2**30))
     for i in range(30):
-        kept.keep(str(i), bytes(1000))
-        kept.find("0")
+        download_cache.put(str(i), bytes(1000))
+        download_cache.get("0")
         time.sleep(0.001)
-    folder = kept.file("0").parent.parent
+    folder = download_cache.path_of("0").parent.parent
     assert 5_000 < sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) <= 10_000
-    assert kept.find("0") and kept.find("29") and kept.find("5") is None
+    assert download_cache.get("0") and download_cache.get("29") and download_cache.get("5") is None
     monkeypatch.setenv("AMODAL_CACHE_GIB", "0")
     dataset = data.open(pictures(fsspec.filesystem("memory")))
     assert reasons(dataset) == {} and not list(folder.rglob("*.part"))
@@ -419,7 +419,7 @@ def test_s3_that_fails_half_of_its_requests_and_denies_one_object(
         body = f"<Error><Code>{'InternalError' if broken else 'AccessDenied'}</Code></Error>"
         return [] if environment["REQUEST_METHOD"] == "HEAD" else [body.encode()]
 
-    monkeypatch.setattr("amodal.data.store.WAITS", (0.01,) * 20)
+    monkeypatch.setattr("amodal.data.store.RETRY_DELAYS", (0.01,) * 20)
     s3_server._server.app = flaky
     try:
         there = data.open("s3://bucket/photos")

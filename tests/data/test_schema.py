@@ -33,7 +33,7 @@ unit = "metre"
 
 def test_round_trip():
     read = schema.loads(GOOD)
-    assert read.fields["photo"].modality.size == 16 and read.fields["photo"].given == ("size",)
+    assert read.fields["photo"].modality.size == 16 and read.fields["photo"].declared == ("size",)
     assert read.fields["words"].within == "words" and read.labels["species"].kind == "category"
     text = schema.dumps(read, {"": "two\nlines", "fields.photo": "a comment", "split_by": "why"})
     again = schema.loads(text)

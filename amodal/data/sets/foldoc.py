@@ -39,15 +39,15 @@ def write(out: Path, archives: list[Path]) -> None:
     files = {
         path.rpartition("/")[2]: content for path, content in deb(archives[0], "usr/share/dictd/")
     }
-    kept: dict[str, tuple] = {}
+    by_term: dict[str, tuple] = {}
     for term, body in entries(
         gzip.decompress(files["foldoc.dict.dz"]), files["foldoc.index"].decode("utf-8")
     ):
-        if (read := entry(body)) is not None and read[1] != ITSELF:
-            kept.setdefault(term, read)
+        if (parsed := entry(body)) is not None and parsed[1] != ITSELF:
+            by_term.setdefault(term, parsed)
     names = ("text", "category", "also", "year")
-    columns = dict(zip(names, map(list, zip(*kept.values()))))
-    records(out, {"key": list(kept), "term": list(kept)} | columns)
+    columns = dict(zip(names, map(list, zip(*by_term.values()))))
+    records(out, {"key": list(by_term), "term": list(by_term)} | columns)
     labels = {"category": "category", "also": "category", "year": "number"}
     described = {"title": "FOLDOC: a dictionary of computing", "licence": LICENCE}
     describe(out, {"term": field("text"), "text": field("text")}, labels, **described)

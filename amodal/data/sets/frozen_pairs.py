@@ -38,7 +38,7 @@ PACKAGES = (
     ),
 )  # fmt: skip
 LICENCE = "pictures: CC BY-SA 4.0 (OpenMoji), GPL-2 (Tux Paint); models: Apache-2.0, MIT"
-SIDE, AT_ONCE, KEPT = 128, 64, 128
+SIDE, BATCH, IMAGE_DIMS = 128, 64, 128
 
 
 def write(out: Path, archives: list[Path]) -> None:
@@ -46,7 +46,7 @@ def write(out: Path, archives: list[Path]) -> None:
     rows = _rows(openmoji, emoji, "openmoji", "annotation", "group")
     rows += _rows(tuxpaint, stamps, "tuxpaint", "caption", "category")
     home = np.array([row["source"] == "openmoji" for row in rows])
-    pictures = _turned(see([row.pop("picture") for row in rows], vision), home, KEPT)
+    pictures = _turned(see([row.pop("picture") for row in rows], vision), home, IMAGE_DIMS)
     names = _turned(read([row["name"] for row in rows], words), home)
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     vectors = {
@@ -76,7 +76,7 @@ def _rows(page, archives: list[Path], source: str, text: str, category: str) -> 
         table = pq.read_table(
             Path(folder) / "records.parquet", columns=["key", "image", text, category]
         ).to_pylist()
-        found = []
+        rows = []
         for row in table:
             picture = row["image"]
             if picture and row[text]:
@@ -84,11 +84,11 @@ def _rows(page, archives: list[Path], source: str, text: str, category: str) -> 
                     (Path(folder) / picture).read_bytes() if isinstance(picture, str) else picture
                 )
                 labels = {"source": source, "category": row[category]}
-                found.append(
+                rows.append(
                     {"key": f"{source}-{row['key']}", "picture": content, "name": row[text]}
                     | labels
                 )
-    return found
+    return rows
 
 
 def see(pictures: list[bytes], package: Path) -> np.ndarray:
@@ -115,9 +115,9 @@ def see(pictures: list[bytes], package: Path) -> np.ndarray:
     model.eval()
     done = []
     with torch.no_grad(), Bar("see", len(pictures)) as bar:
-        for start in range(0, len(pictures), AT_ONCE):
+        for start in range(0, len(pictures), BATCH):
             opened = [
-                Image.open(io.BytesIO(p)).convert("RGB") for p in pictures[start : start + AT_ONCE]
+                Image.open(io.BytesIO(p)).convert("RGB") for p in pictures[start : start + BATCH]
             ]
             values = np.stack(
                 [np.asarray(p.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for p in opened]
@@ -147,10 +147,10 @@ def read(texts: list[str], package: Path) -> np.ndarray:
     return np.stack([vectors[i].astype(np.float32).mean(0) for i in ids])
 
 
-def _turned(x: np.ndarray, home: np.ndarray, kept: int | None = None) -> np.ndarray:
+def _turned(x: np.ndarray, home: np.ndarray, dims: int | None = None) -> np.ndarray:
     """(N, D) float32: centred and turned as the records of `home` say, each of length sqrt(D)."""
     x = x.astype(np.float64) - x[home].mean(0, dtype=np.float64)
     _, _, directions = np.linalg.svd(x[home], full_matrices=False)
-    turned = x @ directions[:kept].T
+    turned = x @ directions[:dims].T
     length = np.linalg.norm(turned, axis=1, keepdims=True)
     return (turned * np.sqrt(turned.shape[1]) / np.maximum(length, 1e-12)).astype(np.float32)

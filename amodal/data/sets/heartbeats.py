@@ -96,13 +96,13 @@ def label(finding: str) -> str:
 def record(i: int) -> dict:
     """Record i: key, signal (steps, leads) in mV, report, and the set of its findings."""
     rng = np.random.default_rng([13, i])
-    found = drawn(rng)
-    signal, rate = trace(rng, found)
+    findings = drawn(rng)
+    signal, rate = trace(rng, findings)
     return {
         "key": f"ecg-{i:04d}",
         "ecg": signal,
-        "report": told(rng, found, rate),
-        "findings": found,
+        "report": report_text(rng, findings, rate),
+        "findings": findings,
     }
 
 
@@ -118,35 +118,35 @@ def drawn(rng: np.random.Generator) -> set[str]:
     )
     wall = rng.choice(["inferior infarction", "anterior infarction", ""], p=[0.12, 0.12, 0.76])
     early = rng.choice(["ventricular ectopy", "atrial ectopy", ""], p=[0.13, 0.13, 0.74])
-    found = {str(f) for f in (rhythm, bundle, wall, early) if f}
+    findings = {str(f) for f in (rhythm, bundle, wall, early) if f}
     chances = {"first degree block": 0.14, "t wave inversion": 0.13, "low voltage": 0.13}
-    found |= {name for name, chance in chances.items() if rng.random() < chance}
-    if "atrial fibrillation" in found:  # no atrial wave to be early or late
-        found -= {"first degree block", "atrial ectopy"}
-    return found
+    findings |= {name for name, chance in chances.items() if rng.random() < chance}
+    if "atrial fibrillation" in findings:  # no atrial wave to be early or late
+        findings -= {"first degree block", "atrial ectopy"}
+    return findings
 
 
-def trace(rng: np.random.Generator, found: set[str]) -> tuple[np.ndarray, float]:
+def trace(rng: np.random.Generator, findings: set[str]) -> tuple[np.ndarray, float]:
     """(steps, leads) float32 rounded to 2 uV, and the rate in beats a minute."""
     low, high = (
         (40, 56)
-        if "sinus bradycardia" in found
+        if "sinus bradycardia" in findings
         else (105, 145)
-        if "sinus tachycardia" in found
+        if "sinus tachycardia" in findings
         else (63, 95)
     )
     rate = rng.uniform(low, high)
-    usual, spread = 60 / rate, 0.22 if "atrial fibrillation" in found else 0.02
+    usual, spread = 60 / rate, 0.22 if "atrial fibrillation" in findings else 0.02
     scale = rng.normal(1, 0.12, len(LEADS)) * rng.uniform(0.85, 1.15)
-    late = rng.uniform(0.08, 0.16) if "first degree block" in found else rng.normal(0, 0.008)
+    late = rng.uniform(0.08, 0.16) if "first degree block" in findings else rng.normal(0, 0.008)
     time = np.arange(round(RATE * SECONDS)) / RATE
     signal = np.zeros((len(time), len(LEADS)))
-    beats = np.array(list(_beats(rng, usual, spread, found)))
+    beats = np.array(list(_beats(rng, usual, spread, findings)))
     for peak, kind in zip(beats[:, 0].astype(float), beats[:, 1]):
-        signal += _beat(time - peak, str(kind), usual, late, found)
-    if "low voltage" in found:
+        signal += _beat(time - peak, str(kind), usual, late, findings)
+    if "low voltage" in findings:
         signal *= 0.4
-    if "atrial fibrillation" in found:
+    if "atrial fibrillation" in findings:
         for _ in range(3):
             signal += (
                 0.03
@@ -162,10 +162,10 @@ def trace(rng: np.random.Generator, found: set[str]) -> tuple[np.ndarray, float]
     return (np.round(signal * 500) / 500).astype(np.float32), rate
 
 
-def _beats(rng: np.random.Generator, usual: float, spread: float, found: set[str]):
+def _beats(rng: np.random.Generator, usual: float, spread: float, findings: set[str]):
     """(time of the R peak, kind) of each beat. Every fourth is followed by an early one, if the
     record has such, and a pause."""
-    early = next((kind for kind in ("ventricular", "atrial") if f"{kind} ectopy" in found), None)
+    early = next((kind for kind in ("ventricular", "atrial") if f"{kind} ectopy" in findings), None)
     peak, count = -rng.uniform(0, usual), 0
     while peak < SECONDS + 1:
         yield peak, "usual"
@@ -178,34 +178,34 @@ def _beats(rng: np.random.Generator, usual: float, spread: float, found: set[str
         peak, count = peak + gap, count + 1
 
 
-def _beat(t: np.ndarray, kind: str, usual: float, late: float, found: set[str]) -> np.ndarray:
-    def bell(at, width, heights):
-        return np.exp(-0.5 * ((t - at) / width) ** 2)[:, None] * np.array(heights)
+def _beat(t: np.ndarray, kind: str, usual: float, late: float, findings: set[str]) -> np.ndarray:
+    def bell(centre, width, heights):
+        return np.exp(-0.5 * ((t - centre) / width) ** 2)[:, None] * np.array(heights)
 
     if kind == "ventricular":  # wide, with the T wave against it, and no P wave before it
         return bell(0.0, 0.045, (0.9, 1.4, 1.1, -1.0, -1.2, -0.8)) + bell(
             0.24, 0.06, (-0.3, -0.5, -0.4, 0.35, 0.45, 0.3)
         )
-    left, right = "left bundle branch block" in found, "right bundle branch block" in found
+    left, right = "left bundle branch block" in findings, "right bundle branch block" in findings
     shapes = dict(SHAPES)
     if left:
         del shapes["Q"]
         shapes["R"] = (-0.005, 0.022, (0.55, 0.6, 0.4, 0.05, 0.15, 0.9))
         shapes["S"] = (0.030, 0.030, (0.0, -0.1, -0.1, -1.2, -1.1, 0.0))
     total = np.zeros((len(t), len(LEADS)))
-    for wave, (at, width, heights) in shapes.items():
+    for wave, (centre, width, heights) in shapes.items():
         heights = np.array(heights)
         if wave == "P":
-            if "atrial fibrillation" in found:
+            if "atrial fibrillation" in findings:
                 continue
-            at, heights = at - late, heights * (-0.7 if kind == "atrial" else 1.0)
+            centre, heights = centre - late, heights * (-0.7 if kind == "atrial" else 1.0)
         if wave == "T":
-            at *= min(np.sqrt(usual / 0.8), 1.15)
-            if "t wave inversion" in found:
+            centre *= min(np.sqrt(usual / 0.8), 1.15)
+            if "t wave inversion" in findings:
                 heights = heights * np.array([-1, 0.3, 0.3, 1, -1, -1])
             if left:
                 heights = heights * np.array([-1, 1, 1, 2, 1, -1])
-        total += bell(at, width, heights)
+        total += bell(centre, width, heights)
     if left:
         total += bell(0.055, 0.022, (0.5, 0.2, 0.1, -0.3, -0.1, 0.8))
     if right:
@@ -214,15 +214,17 @@ def _beat(t: np.ndarray, kind: str, usual: float, late: float, found: set[str]) 
         ("inferior", (-0.1, 0.28, 0.30, 0.0, 0.0, 0.0)),
         ("anterior", (0.0, -0.06, -0.08, 0.25, 0.32, 0.05)),
     ):
-        if f"{wall} infarction" in found:
+        if f"{wall} infarction" in findings:
             total += bell(0.14, 0.055, heights)
     return total
 
 
-def told(rng: np.random.Generator, found: set[str], rate: float) -> str:
+def report_text(rng: np.random.Generator, findings: set[str], rate: float) -> str:
     """The report: a sentence for each finding, in any order, in one of its four ways; at times the
     rate before them."""
-    ways = [FINDINGS[name][rng.integers(4)] for name in sorted(found)] or [NORMAL[rng.integers(4)]]
+    ways = [FINDINGS[name][rng.integers(4)] for name in sorted(findings)] or [
+        NORMAL[rng.integers(4)]
+    ]
     lines = [
         SENTENCES[rng.integers(len(SENTENCES))].format(ways[i]) for i in rng.permutation(len(ways))
     ]
@@ -232,13 +234,13 @@ def told(rng: np.random.Generator, found: set[str], rate: float) -> str:
 def vocabulary() -> str:
     """A tokenizer.json whose ids are the words of reports and of KNOWLEDGE."""
     known = [p for entry in KNOWLEDGE.values() for phrases in entry.values() for p in phrases]
-    said = [w for ways in FINDINGS.values() for w in ways] + [
+    phrases = [w for ways in FINDINGS.values() for w in ways] + [
         *NORMAL,
         *SENTENCES,
         *known,
         "rate . ,",
     ]
-    words = dict.fromkeys(" ".join(said).replace("{}", "").split()) | dict.fromkeys(
+    words = dict.fromkeys(" ".join(phrases).replace("{}", "").split()) | dict.fromkeys(
         map(str, range(35, 155, 5))
     )
     steps = [{"type": "Whitespace"}]

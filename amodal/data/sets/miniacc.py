@@ -52,12 +52,12 @@ def write(out: Path, archives: list[Path]) -> None:
     [(_, content)] = deb(archives[0], FILE)
     with tempfile.TemporaryDirectory() as work:
         (Path(work) / "miniACC.RData").write_bytes(content)
-        found = _r.tables(Path(work) / "miniACC.RData")
-    people = found["/miniACC@colData"]
+        tables = _r.tables(Path(work) / "miniACC.RData")
+    people = tables["/miniACC@colData"]
     ids = people["patientID"]
     columns, fields = {"key": list(ids)}, {}
     for name, assay in ASSAYS.items():
-        matrix = next(m for path, m in found.items() if f"/{assay}" in path and hasattr(m, "rows"))
+        matrix = next(m for path, m in tables.items() if f"/{assay}" in path and hasattr(m, "rows"))
         seen = {}
         for sample, values in zip(matrix.columns, matrix.values.T):
             values = np.log2(1 + values) if name in COUNTS else values

@@ -84,7 +84,7 @@ def write(out: Path, archives: list[Path]) -> None:
 
 def _chosen(paths: list[str]) -> list[str]:
     """Scores by collection; of the large ones some, the same each time."""
-    found: dict[str, list[str]] = {}
+    by_collection: dict[str, list[str]] = {}
     for path in paths:
         collection, _, file = path.removeprefix(CORPUS).partition("/")
         if (
@@ -92,13 +92,15 @@ def _chosen(paths: list[str]) -> list[str]:
             and file.endswith((".mxl", ".xml", ".musicxml", ".krn"))
             and collection not in NOT_MUSIC
         ):
-            found.setdefault(collection, []).append(path)
+            by_collection.setdefault(collection, []).append(path)
     shuffled = {
-        name: sorted(each, key=lambda p: hashlib.blake2b(p.encode()).digest())
-        for name, each in found.items()
+        name: sorted(paths_of_one, key=lambda p: hashlib.blake2b(p.encode()).digest())
+        for name, paths_of_one in by_collection.items()
     }
     return sorted(
-        path for name, each in shuffled.items() for path in each[: MOST.get(name, len(each))]
+        path
+        for name, paths_of_one in shuffled.items()
+        for path in paths_of_one[: MOST.get(name, len(paths_of_one))]
     )
 
 

@@ -77,12 +77,12 @@ def specimens(seed: int = 28) -> list[dict]:
     rate = DIVERGENCE * np.tile(POSITIONS, SITES // 3)
     root = rng.choice(4, SITES, p=ROOT)
     barcode = _evolution.sequences(tree, root, rate, rng, kappa=KAPPA)[tree.tips]
-    looks = _evolution.traits(tree, TRAITS, rng)[tree.tips]
+    appearance = _evolution.traits(tree, TRAITS, rng)[tree.tips]
     home = _evolution.traits(tree, 2, rng)[tree.tips] * [12, 40] + [45, -80]
     unseen = _unseen(clades["genus"], rng)
     many = rng.lognormal(0, 0.8, SPECIES)
     count = LEAST + rng.multinomial(RECORDS - LEAST * SPECIES, many / many.sum())
-    rows, given = [], [0] * SPECIES
+    rows, specimen_count = [], [0] * SPECIES
     for s in np.repeat(np.arange(SPECIES), count):
         role = str(
             rng.choice(("key", "query"))
@@ -90,25 +90,25 @@ def specimens(seed: int = 28) -> list[dict]:
             else rng.choice(list(ROLES), p=list(ROLES.values()))
         )
         first = (("key", "query") if unseen[s] else ("train",))[
-            given[s] :
+            specimen_count[s] :
         ]  # every species has somebody to be known by
-        role, given[s] = (first[0] if first else role), given[s] + 1
+        role, specimen_count[s] = (first[0] if first else role), specimen_count[s] + 1
         truth = {rank: names[rank][of[s]] for rank, of in clades.items()}
         truth["species"] = f"{truth['genus']} {truth['species']}"
         depth = (
             rng.random() if role == "pretrain" else -1.0
         )  # one draw, so that no rank is known below one that is not
         seen = {rank: name if depth < KNOWN[rank] else None for rank, name in truth.items()}
-        seen_looks = looks[s] + VARIATION * rng.standard_normal(TRAITS)
+        seen_appearance = appearance[s] + VARIATION * rng.standard_normal(TRAITS)
         where = home[s] + rng.standard_normal(2) * [2, 5]
         place = {
             "latitude": where[0],
             "longitude": where[1],
-            "size": float(4 * np.exp(0.5 * seen_looks[0])),
+            "size": float(4 * np.exp(0.5 * seen_appearance[0])),
         }
         rows.append(
             {
-                "image": picture(seen_looks, rng),
+                "image": picture(seen_appearance, rng),
                 "dna": sequenced(barcode[s], rate, rng),
                 "names": " ".join(
                     n for r, n in seen.items() if n and not (r == "genus" and seen["species"])
@@ -141,20 +141,20 @@ def sequenced(barcode: np.ndarray, rate: np.ndarray, rng: np.random.Generator) -
     """One specimen's barcode: its own few substitutions, one letter in 200 unknown, one in fifty
     with a gap, one in ten cut short at the end, and one in three without up to 30 of the first
     sites, as where reads begin late."""
-    own = _evolution.mutated(barcode, rate * (WITHIN / DIVERGENCE), rng, kappa=KAPPA)
-    letters = np.where(rng.random(SITES) < 0.005, "N", LETTERS[own])
+    letters_own = _evolution.mutated(barcode, rate * (WITHIN / DIVERGENCE), rng, kappa=KAPPA)
+    letters = np.where(rng.random(SITES) < 0.005, "N", LETTERS[letters_own])
     if rng.random() < 0.02:
-        at = int(rng.integers(SITES // 3)) * 3
-        letters[at : at + 3] = "-"
+        gap = int(rng.integers(SITES // 3)) * 3
+        letters[gap : gap + 3] = "-"
     first = int(rng.integers(1, 31)) if rng.random() < 1 / 3 else 0
     return "".join(
         letters[first : SITES - (int(rng.integers(20, 80)) if rng.random() < 0.1 else 0)]
     )
 
 
-def picture(looks: np.ndarray, rng: np.random.Generator) -> bytes:
+def picture(appearance: np.ndarray, rng: np.random.Generator) -> bytes:
     """A PNG: an insect from above, from twelve traits, with wings, legs, feelers and stripes."""
-    share = 1 / (1 + np.exp(-1.6 * looks))  # each trait in its range
+    share = 1 / (1 + np.exp(-1.6 * appearance))  # each trait in its range
     long, wide, head, thorax, wing, wing_wide, leg, feeler, hue, light, stripes, veil = share
     s = SIDE * OVERSAMPLED
     grey = int(rng.integers(205, 245))

@@ -57,11 +57,11 @@ def write(out: Path, archives: list[Path]) -> None:
 
 def view(kind: int, number: int, i: int) -> dict:
     """The record of one view of an object."""
-    own = np.random.default_rng([73, kind, number])
-    points, normals = turntable.KINDS[KINDS[kind]](own)
+    object_rng = np.random.default_rng([73, kind, number])
+    points, normals = turntable.KINDS[KINDS[kind]](object_rng)
     low, high = points.min(0), points.max(0)
     points = (points - (low + high) / 2) / np.linalg.norm(high - low)
-    size, paint = own.uniform(1.5, 3.0), own.uniform(0.3, 1.0, 3)
+    size, paint = object_rng.uniform(1.5, 3.0), object_rng.uniform(0.3, 1.0, 3)
     rng = np.random.default_rng([73, kind, number, i])
     rendered = i % 2 == 0
     turn, tilt = rng.uniform(-75, 75), rng.uniform(10, 50)
@@ -70,15 +70,15 @@ def view(kind: int, number: int, i: int) -> dict:
     )
     if not rendered:
         colour, seen = sensed(colour, seen, rng)
-    there = (seen != 0).any(2)
-    middle = seen[there].mean(0)
-    seen = np.where(there[..., None], seen - middle, 0)
+    visible = (seen != 0).any(2)
+    middle = seen[visible].mean(0)
+    seen = np.where(visible[..., None], seen - middle, 0)
     where = dict(zip(POSE, (turn, tilt, size, *(centre - middle))))
     return {
         "key": f"{KINDS[kind]}-{number:02d}-{i}",
         "colour": turntable.png((colour.clip(0, 1) * 255).astype(np.uint8)),
         "points": npy(seen),
-        "coordinates": npy(np.where(there[..., None], coordinates, 0)),
+        "coordinates": npy(np.where(visible[..., None], coordinates, 0)),
         "kind": KINDS[kind],
         "object": f"{KINDS[kind]}-{number:02d}",
         "rendered": "yes" if rendered else None,
@@ -104,10 +104,14 @@ def render(points, normals, paint, rotation, size, distance):
     low, high = flat.min(0), flat.max(0)
     x, y = (((flat - (low + high) / 2) / (high - low).max() * 0.98 + 0.5) * SIDE).astype(int).T
     near = np.argsort(placed[:, 2])  # painted from the back
-    at = SIDE - 1 - y[near], x[near]
+    pixel = SIDE - 1 - y[near], x[near]
     shade = 0.35 + 0.65 * np.clip(facing[near] @ (np.array([-0.4, 0.6, 0.7]) / 1.005), 0, 1)
     colour, seen, coordinates = (np.zeros((SIDE, SIDE, 3)) for _ in range(3))
-    colour[at], seen[at], coordinates[at] = shade[:, None] * paint, placed[near], points[near] + 0.5
+    colour[pixel], seen[pixel], coordinates[pixel] = (
+        shade[:, None] * paint,
+        placed[near],
+        points[near] + 0.5,
+    )
     return colour, seen, coordinates, centre
 
 
@@ -116,20 +120,22 @@ def sensed(
 ) -> tuple[np.ndarray, np.ndarray]:
     """As a poor sensor has it: other light and clutter in colour; depth with noise, flying pixels,
     and holes."""
-    there = (seen != 0).any(2)
+    visible = (seen != 0).any(2)
     light = rng.uniform(0.3, 0.8, 3) * colour[..., rng.permutation(3)] ** rng.uniform(0.7, 1.4)
     clutter = np.kron(rng.uniform(0, 0.8, (6, 6, 3)), np.ones((SIDE // 6, SIDE // 6, 1)))
-    colour = np.where(there[..., None], light, clutter) + rng.normal(0, 0.05, colour.shape)
-    along = rng.normal(0, NOISE, there.shape)
-    along = np.where(rng.random(there.shape) < FLYING, rng.uniform(-2, 2, there.shape), along)
+    colour = np.where(visible[..., None], light, clutter) + rng.normal(0, 0.05, colour.shape)
+    along = rng.normal(0, NOISE, visible.shape)
+    along = np.where(rng.random(visible.shape) < FLYING, rng.uniform(-2, 2, visible.shape), along)
     distance = np.linalg.norm(seen, axis=2, keepdims=True)
     moved = seen * (1 + along[..., None] / np.maximum(distance, 1e-9))
     y, x = np.mgrid[:SIDE, :SIDE]
-    hole = np.zeros_like(there)
+    hole = np.zeros_like(visible)
     for middle in rng.uniform(3, SIDE - 3, (HOLES, 2)):
         hole |= np.hypot(y - middle[0], x - middle[1]) < rng.uniform(1.5, 3.5)
     return colour, np.where(
-        (there & ~hole)[..., None] if (there & ~hole).sum() > 30 else there[..., None], moved, 0
+        (visible & ~hole)[..., None] if (visible & ~hole).sum() > 30 else visible[..., None],
+        moved,
+        0,
     )
 
 

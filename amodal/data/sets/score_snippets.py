@@ -119,10 +119,10 @@ def record(piece: str, number: int, notes: list[Note], role: str, condition: str
         score = drawn(notes, QUARTERS, rng, side=SIDE, look=Print() if clean else Print.worn(rng))
     if role != "score":
         sound = io.BytesIO()
-        how = Playing() if clean else Playing.live(rng)
+        playing = Playing() if clean else Playing.live(rng)
         soundfile.write(
             sound,
-            played(notes, QUARTERS, rng, rate=RATE, how=how),
+            played(notes, QUARTERS, rng, rate=RATE, playing=playing),
             RATE,
             format="FLAC",
             subtype="PCM_16",

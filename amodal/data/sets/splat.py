@@ -35,7 +35,7 @@ ASTROMETRY = {"parallax": "PARALLAX", "motion_ra": "MU_RA", "motion_dec": "MU_DE
 
 def write(out: Path, archives: list[Path]) -> None:
     package = wheel(archives[0])
-    there = set(package.namelist())
+    files = set(package.namelist())
     sources = {row["SOURCE_KEY"]: row for row in _rows(package, "splat/db/source_data.txt")}
     columns = {
         name: []
@@ -43,7 +43,7 @@ def write(out: Path, archives: list[Path]) -> None:
     }
     for row in _rows(package, "splat/db/spectral_data.txt"):
         file = next(
-            (f for end in ("", ".gz") if (f := f"{SPECTRA}{row['DATA_FILE']}{end}") in there), None
+            (f for end in ("", ".gz") if (f := f"{SPECTRA}{row['DATA_FILE']}{end}") in files), None
         )
         source = sources.get(row["SOURCE_KEY"])
         if file is None or source is None:

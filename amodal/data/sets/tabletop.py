@@ -75,9 +75,9 @@ def scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray,
         u, v = np.cos(angle) * u + np.sin(angle) * v, np.cos(angle) * v - np.sin(angle) * u
         inside, above = shape(THINGS[kind], u, v, size)
         hidden = kind < SOLID and rng.random() < 0.5
-        own = table if hidden else np.clip(rng.uniform(0, 1, 3), 0.05, 1)
+        colour_of_thing = table if hidden else np.clip(rng.uniform(0, 1, 3), 0.05, 1)
         height = np.where(inside, height + above, height)
-        paint[inside], areas[inside] = own, kind + 1
+        paint[inside], areas[inside] = colour_of_thing, kind + 1
     down, along = np.gradient(height)
     normal = np.stack([-along, -down, np.ones_like(height)], -1)
     shade = (normal / np.linalg.norm(normal, axis=-1, keepdims=True)) @ LIGHT

@@ -105,7 +105,7 @@ def png(picture: np.ndarray) -> bytes:
 # Surfaces, as points and outward normals: x to the right, y up, z to the camera
 
 
-def box(rng, size, at):
+def box(rng, size, centre):
     """An upright box: size (x, y, z), at its centre."""
     size, area = np.array(size), np.prod(size) / np.array(size)
     n = POINTS // 8
@@ -113,10 +113,10 @@ def box(rng, size, at):
     side = rng.choice([-1.0, 1.0], n)
     points, normals = rng.uniform(-0.5, 0.5, (n, 3)), np.zeros((n, 3))
     points[np.arange(n), axis], normals[np.arange(n), axis] = side / 2, side
-    return points * size + at, normals
+    return points * size + centre, normals
 
 
-def round_(rng, size, at, top=1.0):
+def round_(rng, size, centre, top=1.0):
     """An upright cylinder, or cone with the radius `top` times the lower one above: size (width,
     height, depth)."""
     n = POINTS // 8
@@ -128,21 +128,21 @@ def round_(rng, size, at, top=1.0):
     points = np.stack([radius * np.cos(angle), height, radius * np.sin(angle)], 1)
     normals = np.stack([np.cos(angle), np.full(n, 0.5 * (1 - top)), np.sin(angle)], 1)
     normals[lid] = np.stack([0 * height, np.sign(height), 0 * height], 1)[lid]
-    return points * size + at, normals / np.linalg.norm(normals, axis=1, keepdims=True)
+    return points * size + centre, normals / np.linalg.norm(normals, axis=1, keepdims=True)
 
 
-def ball(rng, size, at):
+def ball(rng, size, centre):
     normals = rng.normal(size=(POINTS // 8, 3))
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    return normals * np.array(size) / 2 + at, normals
+    return normals * np.array(size) / 2 + centre, normals
 
 
-def handle(rng, radius, at):
+def handle(rng, radius, centre):
     """A ring in the plane of x and y."""
     a, b = rng.uniform(0, 2 * np.pi, (2, POINTS // 8))
     normals = np.stack([np.cos(b) * np.cos(a), np.cos(b) * np.sin(a), np.sin(b)], 1)
     middle = radius * np.stack([np.cos(a), np.sin(a), 0 * a], 1)
-    return middle + 0.12 * normals + at, normals
+    return middle + 0.12 * normals + centre, normals
 
 
 def together(*parts):
@@ -155,7 +155,7 @@ def legs(rng, width, depth, height, thick):
         for x in (-1, 1)
         for z in (-1, 1)
     ]
-    return [box(rng, (thick, height, thick), at) for at in places]
+    return [box(rng, (thick, height, thick), centre) for centre in places]
 
 
 def mug(rng):

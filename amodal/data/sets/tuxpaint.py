@@ -83,12 +83,12 @@ def write(out: Path, archives: list[Path]) -> None:
 def _captions(content: bytes) -> dict[str, str]:
     """language -> caption: the first line is English, the others say which they are."""
     first, *others = content.decode("utf-8", errors="replace").splitlines() or [""]
-    found = {
+    captions = {
         match[1]: match[2].strip()
         for line in others
         if (match := re.match(r"([\w@]+)\.utf8=(.*)", line))
     }
-    return {language: text for language, text in ({"en": first.strip()} | found).items() if text}
+    return {language: text for language, text in ({"en": first.strip()} | captions).items() if text}
 
 
 def _sound(out: Path, files: dict[str, bytes], field: str, key: str, stem: str) -> str | None:

@@ -167,8 +167,8 @@ def _scanned(page: Image.Image, side: int, look: Print, rng: np.random.Generator
     grey = np.asarray(moved.resize((side, side), Image.Resampling.BOX)).astype(float) / 255
     grey = look.ink + (look.paper - look.ink) * grey
     if look.blot:
-        at = rng.integers(0, side - look.blot, 2)
-        grey[at[0] : at[0] + look.blot, at[1] : at[1] + look.blot] = look.paper
+        corner = rng.integers(0, side - look.blot, 2)
+        grey[corner[0] : corner[0] + look.blot, corner[1] : corner[1] + look.blot] = look.paper
     if look.noise:
         grey = grey + rng.normal(0, look.noise, grey.shape)
     packed = io.BytesIO()
@@ -223,35 +223,40 @@ def played(
     rng: np.random.Generator,
     *,
     rate: int,
-    how: Playing = Playing(),
+    playing: Playing = Playing(),
 ) -> np.ndarray:  # noqa: B008
     """(t,) float32, full scale at most 0.9."""
-    beat = 60 / how.tempo
+    beat = 60 / playing.tempo
     sound = np.zeros(int(quarters * beat * rate))
     for onset, duration, midi in notes:
         start, length = int(onset * beat * rate), max(int(duration * beat * rate), rate // 50)
         t = np.arange(min(length, len(sound) - start)) / rate
-        pitch = 440 * 2 ** ((midi - 69 + how.detune / 100) / 12)
+        pitch = 440 * 2 ** ((midi - 69 + playing.detune / 100) / 12)
         phase = (
             2
             * np.pi
             * pitch
-            * (t + (how.vibrato / 1200 * np.log(2) / (2 * np.pi * 5)) * np.sin(2 * np.pi * 5 * t))
+            * (
+                t
+                + (playing.vibrato / 1200 * np.log(2) / (2 * np.pi * 5)) * np.sin(2 * np.pi * 5 * t)
+            )
         )
-        shape = np.minimum(t / how.attack, 1) * np.minimum((t[-1] - t) / 0.02, 1) if len(t) else t
-        shape = shape * np.exp(-t / how.decay) if how.decay else shape
-        for number, amplitude in enumerate(how.partials, 1):
+        shape = (
+            np.minimum(t / playing.attack, 1) * np.minimum((t[-1] - t) / 0.02, 1) if len(t) else t
+        )
+        shape = shape * np.exp(-t / playing.decay) if playing.decay else shape
+        for number, amplitude in enumerate(playing.partials, 1):
             if number * pitch < rate / 2:
-                louder = 10 ** (how.tilt * np.log2(number) / 20)
+                louder = 10 ** (playing.tilt * np.log2(number) / 20)
                 sound[start : start + len(t)] += amplitude * louder * shape * np.sin(number * phase)
-    if how.room:
-        echo = rng.normal(0, 1, int(how.room * rate)) * np.exp(
-            -4 * np.arange(int(how.room * rate)) / (how.room * rate)
+    if playing.room:
+        echo = rng.normal(0, 1, int(playing.room * rate)) * np.exp(
+            -4 * np.arange(int(playing.room * rate)) / (playing.room * rate)
         )
         wet = np.fft.irfft(np.fft.rfft(sound, 2 * len(sound)) * np.fft.rfft(echo, 2 * len(sound)))[
             : len(sound)
         ]
         sound = sound + 0.5 * wet * sound.std() / max(wet.std(), 1e-9)
-    if how.noise:
-        sound = sound + rng.normal(0, sound.std() * 10 ** (-how.noise / 20), len(sound))
+    if playing.noise:
+        sound = sound + rng.normal(0, sound.std() * 10 ** (-playing.noise / 20), len(sound))
     return (0.9 * sound / max(np.abs(sound).max(), 1e-9)).astype(np.float32)
