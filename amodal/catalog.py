@@ -188,7 +188,7 @@ def _descriptions(docstring: str, names: list[str]) -> dict[str, str]:
         start = rf"(?:^|[;.,(]? )((?:{name})(?:, (?:{name}))*): "
     matches = list(re.finditer(start, text, re.MULTILINE))
     ends = [match.start() for match in matches[1:]] + [len(text)]
-    descriptions = {}
+    descriptions: dict[str, str] = {}
     for match, end in zip(matches, ends):
         description = " ".join(text[match.end() : end].split()).rstrip(";.,")
         descriptions |= dict.fromkeys(match[1].split(", "), description)

@@ -33,7 +33,7 @@ def locate(path: AnyPath) -> tuple[AnyPath, tuple[str, ...]]:
     if files and all(native.PACK_FILE.fullmatch(file.name) for file in files):
         raise AmodalError(
             f"{path} holds an interrupted pack: its dataset.toml was never written. "
-            "Pack the data again."
+            "Pack the data anew."
         )
     for ending in (".tar", ".parquet", ".jsonl", ".ndjson"):
         same = [file for file in files if file.suffix.lower() == ending]

@@ -3,8 +3,10 @@
 A Feistel network over the next power of four is a bijection, whatever its round function is. A
 position that falls outside 0 … n-1 is encrypted once more until it falls inside (cycle walking).
 So the order is a pure function of (seed, epoch, position). It does not depend on workers and ranks,
-and the state of a run is one integer. Luby & Rackoff 1988, "How to construct pseudorandom permutations"; Black &
-Rogaway 2002, "Ciphers with arbitrary finite domains".
+and the state of a run is one integer.
+
+Luby & Rackoff 1988, "How to construct pseudorandom permutations"; Black & Rogaway 2002, "Ciphers
+with arbitrary finite domains".
 """
 
 from __future__ import annotations

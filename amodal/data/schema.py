@@ -3,10 +3,10 @@
 It is strict: an unknown key is an error that offers the nearest one.
 
     name = "birds"              # of the dataset; also: title, licence
-    records = "birds.csv"       # a table, a folder, tars, a saved Hugging Face dataset; globs, lists
-    key = "id"                  # column that names the records (default: hashes of rows, file names)
-    split_by = "site"           # records that agree here stay in one part of the split (default: key)
-    split = "part"              # column with a split of the data's own (default: 80/10/10 by hash)
+    records = "birds.csv"       # a table, a folder, tars, a saved Hugging Face dataset; globs
+    key = "id"                  # column that names the records (default: hashes, file names)
+    split_by = "site"           # records that agree here stay in one part (default: the key)
+    split = "part"              # column with a split of the data's own (default: 80/10/10)
 
     [fields.photo]              # what the encoder sees
     modality = "image"

@@ -19,7 +19,7 @@ from amodal.data.readers.base import Cell, Lazy
 from amodal.data.remote import AnyPath, Remote, Unreachable, parallel_map
 
 MAX_CACHED_BYTES = 2**30
-"""Bytes of Parquet columns in memory. Beyond them the row groups that were read first are dropped."""
+"""Bytes of Parquet columns in memory. Beyond them the row groups read first are dropped."""
 
 
 class Lists:
@@ -201,7 +201,7 @@ def one_array(column: pa.ChunkedArray) -> pa.Array:
 
 
 def flags(array: pa.BooleanArray) -> np.ndarray:
-    """(n,) bool. Not by `to_numpy`, which first imports pandas where that is installed: a second."""
+    """(n,) bool. Not by `to_numpy`, which first imports pandas where it is installed: a second."""
     return np.from_dlpack(array.cast(pa.uint8())).astype(bool)
 
 

@@ -75,7 +75,7 @@ def write(out: Path, archives: list[Path]) -> None:
 
 
 def _plain(code: str) -> str:
-    """A file's name without the mark that asks for the coloured form, which vendors write or not."""
+    """The code of an emoji without the mark for the coloured form, which some vendors leave out."""
     return "-".join(part for part in code.lower().split("-") if part != "fe0f")
 
 

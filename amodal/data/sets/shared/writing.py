@@ -26,15 +26,14 @@ def records(out: Path, columns: Mapping[str, Sequence[object] | pa.Array]) -> No
     )
 
 
-def field(modality: str, column: str = "", **parameters: Any) -> schema.Field:
+def field(modality: str, **parameters: Any) -> schema.Field:
     """A field of the dataset.toml.
 
     Args:
         modality: its kind.
-        column: of the table, "" for the field's name.
         parameters: of the modality. The others are measured when the set is built.
     """
-    return schema.Field(modalities.make(modality, **parameters), column, declared=tuple(parameters))
+    return schema.Field(modalities.make(modality, **parameters), declared=tuple(parameters))
 
 
 def describe(
