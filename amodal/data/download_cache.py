@@ -80,7 +80,12 @@ def get(key: str, start: int = 0, size: int = -1) -> bytes | None:
 
 
 def put(key: str, content: bytes) -> None:
-    """Write an entry, whole or not at all. A full disk costs one warning."""
+    """Write an entry, whole or not at all. A full disk costs one warning.
+
+    Args:
+        key: of the entry.
+        content: of the entry; dropped if it is larger than the cache.
+    """
     limit, path = max_bytes(), path_of(key)
     if len(content) > limit:
         return

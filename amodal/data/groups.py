@@ -27,7 +27,15 @@ class GroupSampler:
         self._epoch = lru_cache(2)(self._order)
 
     def batch_indices(self, epoch: int, number: int) -> np.ndarray:
-        """(batch,) int64, the positions in `groups` of one batch of an epoch."""
+        """The records of a batch.
+
+        Args:
+            epoch: of the batch.
+            number: of the batch in its epoch.
+
+        Returns:
+            (batch,) int64, positions in `groups`.
+        """
         return self._epoch(epoch)[number]
 
     def _order(self, epoch: int) -> list[np.ndarray]:

@@ -176,8 +176,15 @@ def _load(path: AnyPath) -> np.ndarray | None:
 
 
 def names_files(samples: Sequence[str], base: AnyPath | None) -> bool:
-    """Whether text cells name files: nearly all end like files that can be read, and either some of
-    the files exist or no cell has a space."""
+    """Whether text cells name files.
+
+    They do if nearly all end like files that can be read, and either some of the files exist or no
+    cell has a space.
+
+    Args:
+        samples: some cells.
+        base: the folder that the names are relative to.
+    """
     named = [
         s
         for s in samples

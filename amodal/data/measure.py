@@ -82,7 +82,15 @@ def samples(dataset: Dataset, name: str, n: int = SAMPLES) -> list[Raw]:
 
 
 def evenly_spaced(length: int, n: int) -> np.ndarray:
-    """(at most n,) int64: positions spread evenly over 0 … length-1."""
+    """Positions spread evenly over 0 … length-1.
+
+    Args:
+        length: of the sequence.
+        n: how many at most.
+
+    Returns:
+        (min(n, length),) int64, ascending.
+    """
     if not length:
         return np.zeros(0, np.int64)
     return np.unique(np.linspace(0, length - 1, min(n, length)).round().astype(np.int64))

@@ -22,6 +22,30 @@ MAX_CACHED_BYTES = 2**30
 """Bytes of Parquet columns in memory. Beyond them the row groups read first are dropped."""
 
 
+class TablePart(Protocol):
+    """A part of a table: some rows, and the columns that they have.
+
+    Attributes:
+        columns: their names.
+        rows: how many there are.
+    """
+
+    columns: tuple[str, ...]
+    rows: int
+
+    def cell(self, i: int, column: str) -> Cell:
+        """The cell of row i of this part."""
+
+    def cells(self, column: str) -> list[Cell]:
+        """All cells of a column."""
+
+    def iterate(self, column: str) -> Iterator[Cell]:
+        """The cells of a column one by one: pictures need not be in memory all at once."""
+
+    def present(self, column: str) -> np.ndarray:
+        """(rows,) bool: which rows have a cell in this column."""
+
+
 class Lists:
     """A part in memory.
 
@@ -91,7 +115,6 @@ class Parquet(Lazy):
         return [cell for cells in lists for cell in cells]
 
     def iterate(self, column: str) -> Iterator[Cell]:
-        """The cells one by one: pictures need not be in memory all at once."""
         return (
             value_of(cell) for g in range(len(self.starts) - 1) for cell in self._column(g, column)
         )
@@ -184,15 +207,6 @@ class Mapped(Lazy):
         return flags(one_array(self._table.column(column).is_valid()))
 
 
-Part = Lists | Parquet | Mapped
-
-
-class HasRows(Protocol):
-    """A part of a table, as far as `starts_of` is concerned."""
-
-    rows: int
-
-
 def one_array(column: pa.ChunkedArray) -> pa.Array:
     """The chunks of a column as one array."""
     if column.num_chunks == 1:
@@ -233,6 +247,6 @@ def _nested(values: pa.Array) -> np.ndarray | None:
     return values.to_numpy(zero_copy_only=False) if values.null_count else np.from_dlpack(values)
 
 
-def starts_of(parts: Sequence[HasRows]) -> np.ndarray:
+def starts_of(parts: Sequence[TablePart]) -> np.ndarray:
     """(parts + 1,) int64: the number of the first row of each part, and of all rows."""
     return np.concatenate([[0], np.cumsum([part.rows for part in parts])]).astype(np.int64)

@@ -12,12 +12,10 @@ import pyarrow as pa
 
 from amodal.core import AmodalError
 from amodal.data.readers._content import content_keys, row_hashes
-from amodal.data.readers._parts import Lists, Part, starts_of
-from amodal.data.readers._shards import RemoteShard
+from amodal.data.readers._parts import Lists, TablePart, starts_of
 from amodal.data.readers.base import Cell, Reader, stamp_files, unique_keys
 from amodal.data.remote import AnyPath
 
-TablePart = Part | RemoteShard
 T = TypeVar("T")
 
 

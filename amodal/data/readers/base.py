@@ -65,7 +65,15 @@ class Reader(Lazy):
         return isinstance(self.base, Remote)
 
     def get(self, i: int, column: str) -> Cell:
-        """The cell of record i, None where there is none."""
+        """A cell.
+
+        Args:
+            i: number of the record.
+            column: of the cell.
+
+        Returns:
+            None where the record has none.
+        """
         raise NotImplementedError
 
     def cells(self, column: str) -> list[Cell]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from amodal.core import AmodalError
 from amodal.data.readers._content import row_hashes
-from amodal.data.readers._parts import Lists, Parquet, Part
+from amodal.data.readers._parts import Lists, Parquet, TablePart
 from amodal.data.readers._tabular import Tabular
 from amodal.data.readers.base import Cell
 from amodal.data.remote import AnyPath, Remote, as_path, parallel_map
@@ -46,7 +46,7 @@ class Table(Tabular):
         super().__init__(parts, paths, paths[0].parent, key)
 
 
-def read(path: AnyPath) -> Part:
+def read(path: AnyPath) -> TablePart:
     """Read a file as a part of a table.
 
     Raises:

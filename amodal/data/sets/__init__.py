@@ -80,7 +80,11 @@ def page(name: str) -> Page:
 
 
 def check_plugin(plugin: Plugin, loaded: Any) -> None:
-    """Check what the entry point of a data set holds.
+    """Check the object of an entry point of a data set.
+
+    Args:
+        plugin: the entry point.
+        loaded: its object.
 
     Raises:
         AmodalError: the object is no page of a set.
@@ -159,7 +163,12 @@ def fetch(
 
 
 def ensure(data: str, say: Say = print) -> None:
-    """Build `data` if it is the name of a set that is not in the cache."""
+    """Build a set unless it is in the cache.
+
+    Args:
+        data: as a user names data; a path that exists is left alone.
+        say: takes the lines about progress.
+    """
     if not Path(data).exists() and data in names() and not is_built(data):
         fetch(data, say=say)
 

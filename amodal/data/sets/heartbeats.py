@@ -210,7 +210,15 @@ def drawn(rng: np.random.Generator) -> set[str]:
 
 
 def trace(rng: np.random.Generator, findings: set[str]) -> tuple[np.ndarray, float]:
-    """(steps, leads) float32 rounded to 2 uV, and the rate in beats a minute."""
+    """The signal of a record.
+
+    Args:
+        rng: of the person and the noise.
+        findings: of the record.
+
+    Returns:
+        (steps, leads) float32 in mV, rounded to 2 uV, and the rate in beats a minute.
+    """
     low, high = (
         (40, 56)
         if "sinus bradycardia" in findings
@@ -305,8 +313,13 @@ def _beat(t: np.ndarray, kind: str, usual: float, late: float, findings: set[str
 
 
 def report_text(rng: np.random.Generator, findings: set[str], rate: float) -> str:
-    """The report: a sentence for each finding, in random order, with one of its four names. In
-    some the rate comes first."""
+    """The report: a sentence for each finding, in random order, with one of its four names.
+
+    Args:
+        rng: of the words.
+        findings: of the record.
+        rate: in beats a minute; some reports begin with it.
+    """
     ways = [FINDINGS[name][rng.integers(4)] for name in sorted(findings)] or [
         NORMAL[rng.integers(4)]
     ]

@@ -122,7 +122,13 @@ Vector = Sequence[float]
 
 
 def box(rng: np.random.Generator, size: Vector, centre: Vector) -> Surface:
-    """An upright box."""
+    """An upright box.
+
+    Args:
+        rng: of the points.
+        size: its extent in x, y and z.
+        centre: its middle.
+    """
     sides = np.array(size)
     area = np.prod(size) / sides
     n = POINTS // 8
@@ -134,7 +140,14 @@ def box(rng: np.random.Generator, size: Vector, centre: Vector) -> Surface:
 
 
 def cylinder(rng: np.random.Generator, size: Vector, centre: Vector, top: float = 1.0) -> Surface:
-    """An upright cylinder, or a cone whose upper radius is `top` times the lower one."""
+    """An upright cylinder or cone.
+
+    Args:
+        rng: of the points.
+        size: its extent in x, y and z.
+        centre: its middle.
+        top: the upper radius over the lower one.
+    """
     n = POINTS // 8
     angle, height = rng.uniform(0, 2 * np.pi, n), rng.uniform(-0.5, 0.5, n)
     radius = 0.5 * (1 + (top - 1) * (height + 0.5))
@@ -156,7 +169,7 @@ def ball(rng: np.random.Generator, size: Vector, centre: Vector) -> Surface:
 
 
 def handle(rng: np.random.Generator, radius: float, centre: Vector) -> Surface:
-    """A ring in the plane of x and y."""
+    """A ring in the plane of x and y, of radius `radius`."""
     a, b = rng.uniform(0, 2 * np.pi, (2, POINTS // 8))
     normals = np.stack([np.cos(b) * np.cos(a), np.cos(b) * np.sin(a), np.sin(b)], 1)
     middle = radius * np.stack([np.cos(a), np.sin(a), 0 * a], 1)

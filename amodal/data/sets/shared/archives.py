@@ -44,7 +44,12 @@ def deb(archive: Path, below: str = "") -> Iterator[tuple[str, bytes]]:
 
 
 def tgz(archive: Path, below: str = "package/") -> Iterator[tuple[str, bytes]]:
-    """(path, content) of the files of an npm package."""
+    """(path, content) of the files of an npm package.
+
+    Args:
+        archive: the package.
+        below: how their paths begin.
+    """
     with tarfile.open(archive, mode="r|gz") as tar:
         yield from _regular(tar, below)
 

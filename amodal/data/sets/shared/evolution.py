@@ -142,8 +142,17 @@ def sequences(
 
 
 def traits(tree: Tree, count: int, rng: np.random.Generator) -> np.ndarray:
-    """(N, count): at the end of each node's branch; 0 at the root, variance 1 after the whole
-    height."""
+    """Evolve traits along a tree by Brownian motion, from 0 at the root.
+
+    Args:
+        tree: with N nodes.
+        count: how many traits.
+        rng: of the motion.
+
+    Returns:
+        (N, count), the traits at the end of each node's branch. Their variance is 1 after the whole
+        height.
+    """
     values: list[np.ndarray] = []
     for node, above in enumerate(tree.parent):
         before = np.zeros(count) if above < 0 else values[above]
