@@ -86,11 +86,11 @@ def test_labels(dataset):
 
 
 def test_pickled_reader_gives_the_same(dataset):
-    again = pickle.loads(pickle.dumps(dataset))
+    copy = pickle.loads(pickle.dumps(dataset))
     for name in dataset.fields:
         for i in range(b.N):
-            assert same(dataset.value(i, name), again.value(i, name))
-    assert again.fingerprint == dataset.fingerprint
+            assert same(dataset.value(i, name), copy.value(i, name))
+    assert copy.fingerprint == dataset.fingerprint
 
 
 def test_pack_round_trip(dataset, tmp_path):
@@ -135,7 +135,7 @@ def test_huggingface_splits(tmp_path):
     assert set(dataset.split("train")) | set(dataset.split("valid")) == set(range(8))
 
 
-def test_several_files_are_one_table(tmp_path):
+def test_many_files_are_one_table(tmp_path):
     for part in range(2):
         lines = [
             json.dumps({"text": f"some words {part} {i}"} | ({"extra": i / 7} if part else {}))
@@ -293,7 +293,7 @@ def test_torn_last_line_is_passed_over(tmp_path):
     assert len(data.open(tmp_path / "t.jsonl")) == 2
 
 
-def test_keys_must_tell_records_apart(tmp_path):
+def test_keys_must_be_different(tmp_path):
     (tmp_path / "t.csv").write_text("id,text\na,some words\na,other words\n")
     (tmp_path / "dataset.toml").write_text(
         'records = "t.csv"\nkey = "id"\n[fields.text]\nmodality = "text"\n'

@@ -17,8 +17,7 @@ import pytest
 
 from amodal import data
 from amodal.core import AmodalError
-from amodal.data import download_cache
-from amodal.data import remote
+from amodal.data import download_cache, remote
 from tests.data import builders
 
 fsspec = pytest.importorskip("fsspec")
@@ -106,13 +105,13 @@ def build(what: str, root: Path) -> Path:
 
 
 def values(dataset, field):
-    found = []
+    outcome = []
     for i in range(len(dataset)):
         try:
-            found.append(dataset.value(i, field))
+            outcome.append(dataset.value(i, field))
         except AmodalError:
-            found.append("bad")
-    return found
+            outcome.append("bad")
+    return outcome
 
 
 def assert_same(one, two, workers=0):
@@ -126,13 +125,13 @@ def assert_same(one, two, workers=0):
     far = data.Loader(
         two, range(len(two)), batch=4, views=("weak", "weak"), steps=4, workers=workers
     )
-    for here, there in zip(
+    for here, remote_data in zip(
         data.Loader(one, range(len(one)), batch=4, views=("weak", "weak"), steps=4), far
     ):
-        assert here.keys == there.keys
+        assert here.keys == remote_data.keys
         for source, column in here.columns.items():
-            assert np.array_equal(column.rows, there.columns[source].rows)
-            np.testing.assert_array_equal(column.flat, there.columns[source].flat)
+            assert np.array_equal(column.rows, remote_data.columns[source].rows)
+            np.testing.assert_array_equal(column.flat, remote_data.columns[source].flat)
 
 
 SORTS = ["folder", "messy", "csv", "jsonl", "parquet", "tars", "huggingface", "pack"]
@@ -143,10 +142,10 @@ def test_an_address_is_the_folder(what, tmp_path):
     path = build(what, tmp_path / what)
     fsspec.filesystem("memory").put(str(tmp_path / what), f"/bucket/{what}", recursive=True)
     address = f"memory://bucket/{path.relative_to(tmp_path)}"
-    here, there = data.open(path), data.open(address)
-    assert_same(here, there)
-    assert_same(here, pickle.loads(pickle.dumps(there)))
-    assert str(there.path) == address
+    here, remote_data = data.open(path), data.open(address)
+    assert_same(here, remote_data)
+    assert_same(here, pickle.loads(pickle.dumps(remote_data)))
+    assert str(remote_data.path) == address
     if what != "pack":  # which has its own
         assert str(data.init(address).path) == f"memory://bucket/{what}/dataset.toml"
         assert_same(here, data.open(address))
@@ -196,10 +195,11 @@ def test_a_vanished_and_a_changed_object_cost_one_value_each():
     gone, changed = (dataset.keys[i] for i in fresh[:2])
     store.rm(f"/bucket/photos/{gone}.png")
     store.pipe_file(f"/bucket/photos/{changed}.png", b"longer than before" * 100)
-    found = reasons(dataset)
-    assert sorted(found) == sorted([gone, changed])
+    outcome = reasons(dataset)
+    assert sorted(outcome) == sorted([gone, changed])
     assert (
-        f"photos/{gone}.png is not there" in found[gone] and "has changed since" in found[changed]
+        f"photos/{gone}.png is not there" in outcome[gone]
+        and "has changed since" in outcome[changed]
     )
 
 
@@ -293,11 +293,11 @@ def test_no_file_of_a_dataset_leads_to_an_address_or_out_of_one(tmp_path):
     )
     toml = b'records = "t.csv"\n[fields.photo]\nmodality = "image"\n'
     store.pipe_file("/bucket/t/dataset.toml", toml)
-    found = list(reasons(data.open("memory://bucket/t"), "photo").values())
+    outcome = list(reasons(data.open("memory://bucket/t"), "photo").values())
     assert (
-        len(found) == 3
-        and sum("is not there" in r for r in found) == 2
-        and sum("a web address" in r for r in found) == 1
+        len(outcome) == 3
+        and sum("is not there" in r for r in outcome) == 2
+        and sum("a web address" in r for r in outcome) == 1
     )
     store.pipe_file("/bucket/t/dataset.toml", toml.replace(b"t.csv", b"../photos"))
     with pytest.raises(AmodalError, match="leads out of"):
@@ -373,8 +373,8 @@ def test_a_pack_is_read_by_ranges(tmp_path, monkeypatch):
     asked.clear()
     data.open("memory://bucket/pack").value(7, field)
     assert not asked
-    again = data.pack(dataset, tmp_path / "again")
-    assert sorted(f.name for f in again.glob("shard*")) == sorted(
+    second_pack = data.pack(dataset, tmp_path / "again")
+    assert sorted(f.name for f in second_pack.glob("shard*")) == sorted(
         f.name for f in (tmp_path / "pack").glob("shard*")
     )
 
@@ -422,9 +422,11 @@ def test_s3_that_fails_half_of_its_requests_and_denies_one_object(
     monkeypatch.setattr("amodal.data.store.RETRY_DELAYS", (0.01,) * 20)
     s3_server._server.app = flaky
     try:
-        there = data.open("s3://bucket/photos")
-        assert reasons(there) == {"cat/r01": "access to s3://bucket/photos/cat/r01.png is denied"}
-        for one, two in zip(values(here, "text"), values(there, "text")):
+        remote_data = data.open("s3://bucket/photos")
+        assert reasons(remote_data) == {
+            "cat/r01": "access to s3://bucket/photos/cat/r01.png is denied"
+        }
+        for one, two in zip(values(here, "text"), values(remote_data, "text")):
             np.testing.assert_array_equal(one, two)
     finally:
         s3_server._server.app = inner
@@ -446,9 +448,9 @@ def test_a_run_that_reads_from_s3_and_is_killed_ends_with_the_weights_of_a_local
     s3.put(str(tmp_path / "photos"), "bucket/photos", recursive=True)
     (tmp_path / "run.py").write_text(RUN)
 
-    def start(where, out, how):
+    def start(where, out, mode):
         return subprocess.Popen(
-            [sys.executable, tmp_path / "run.py", str(where), str(tmp_path / out), how],
+            [sys.executable, tmp_path / "run.py", str(where), str(tmp_path / out), mode],
             cwd=os.getcwd(),
         )
 
