@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from amodal import modalities
 from amodal.core import AmodalError
 from amodal.data.dataset import Dataset
 from amodal.data.remote import Unreachable, parallel_map
+from amodal.data.schema import parameters_of
 from amodal.modalities import BadValue, Modality, Raw
 
 SAMPLES, ROWS = 200, 2000
@@ -50,12 +51,6 @@ def _complete(dataset: Dataset, name: str) -> Modality:
         return kind.infer(samples(dataset, name, count), **declared)
     except BadValue:  # no value, or none that can be read
         return field.modality
-
-
-def parameters_of(kind: type[Modality]) -> list[str]:
-    """The names of the parameters of a modality."""
-    # All modalities are dataclasses (`amodal.modalities.check_plugin`); their base class is none.
-    return [field.name for field in fields(kind)]  # type: ignore[arg-type]  # see above
 
 
 def samples(dataset: Dataset, name: str, n: int = SAMPLES) -> list[Raw]:

@@ -203,8 +203,7 @@ def _field(name: str, entry: Mapping[str, Any]) -> Field:
     if "modality" not in entry:
         raise AmodalError(f"[{where}] needs a modality: one of {', '.join(modalities.names())}")
     kind = modalities.kind(_kind(f"{where}.modality", entry["modality"], str, "text"))
-    # Modalities are dataclasses (`modalities.check_plugin`); only their base class is none.
-    parameters = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]  # see above
+    parameters = parameters_of(kind)
     _known(f"[{where}]", entry, (*FIELD_KEYS, *parameters))
     values = {key: value for key, value in entry.items() if key not in FIELD_KEYS}
     try:
@@ -221,6 +220,12 @@ def _field(name: str, entry: Mapping[str, Any]) -> Field:
         within=within.strip("/"),
         declared=tuple(key for key in entry if key in parameters),
     )
+
+
+def parameters_of(kind: type[Modality]) -> list[str]:
+    """The names of the parameters of a modality."""
+    # Modalities are dataclasses (`modalities.check_plugin`); only their base class is none.
+    return [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]  # see above
 
 
 def _label(name: str, entry: Mapping[str, Any]) -> Label:
@@ -244,14 +249,21 @@ def dumps(schema: Schema, comments: Mapping[str, str] | None = None) -> str:
     document = tomlkit.document()
     for line in comments.get("", "").splitlines():
         document.add(tomlkit.comment(line))
-    for name in ("name", "title", "licence", "records", "key", "split_by", "split"):
-        value = getattr(schema, name)
-        if name == "records":
-            value = value[0] if len(value) == 1 else list(value)
+    records = list(schema.records)
+    top = {
+        "name": schema.name,
+        "title": schema.title,
+        "licence": schema.licence,
+        "records": records[0] if len(records) == 1 else records,
+        "key": schema.key,
+        "split_by": schema.split_by,
+        "split": schema.split,
+    }
+    for name, value in top.items():
         for line in comments.get(name, "").splitlines():
             document.add(tomlkit.comment(line))
         if value:
-            document.add(name, value)
+            document.add(name, tomlkit.item(value))
     tables = {
         "fields": {name: _field_entry(field) for name, field in schema.fields.items()},
         "labels": {name: _label_entry(label) for name, label in schema.labels.items()},
