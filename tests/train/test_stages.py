@@ -308,7 +308,7 @@ def test_batches_of_groups_hold_each_record_at_most_once_an_epoch():
                 [GroupSampler(labels, 4, 3).batch_indices(epoch, i) for i in range(order.batches)],
             )
         )
-    assert not np.array_equal(order.batch_indices(0, 0), order.at(1, 0))
+    assert not np.array_equal(order.batch_indices(0, 0), order.batch_indices(1, 0))
 
 
 def test_records_of_no_group_are_in_no_batch():
