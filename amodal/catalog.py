@@ -1,7 +1,7 @@
-"""The catalogue: the rows of catalog.toml, and what the pages of `amodal/methods` say about themselves.
+"""The catalogue: the rows of catalog.toml, and the docstrings and options of pages of methods.
 
-Pages are read, not run: `amodal methods` answers without waiting for torch. So nothing of `amodal.core` is imported here either,
-except for an error.
+Pages are parsed, not run, so that `amodal methods` does not wait for torch. Nothing of
+`amodal.core` is imported here either, except for an error.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.syntax import Syntax
@@ -27,7 +28,19 @@ STATUSES = ("planned", "done", "blocked")
 
 @dataclass(frozen=True)
 class Row:
-    """One system of the catalogue. row: its number, None for a general method that ships beside the rows."""
+    """One system of the catalogue.
+
+    Attributes:
+        key: its name; of a method, the name of its page.
+        title: in a line.
+        row: its number, None for a general method that the rows build on.
+        family: of systems.
+        paper: arXiv number.
+        reference: code of the paper.
+        licence: of that code.
+        home: its file below `amodal`.
+        status: one of STATUSES.
+    """
 
     key: str
     title: str
@@ -42,7 +55,7 @@ class Row:
 
 @cache
 def rows() -> tuple[Row, ...]:
-    """The numbered rows in their order."""
+    """The numbered rows, in order."""
     return tuple(Row(**entry) for entry in _toml()["row"])
 
 
@@ -53,12 +66,12 @@ def general() -> tuple[Row, ...]:
 
 
 @cache
-def _toml() -> dict:
+def _toml() -> dict[str, list[dict[str, Any]]]:
     return tomllib.loads((ROOT / "catalog.toml").read_text())
 
 
 def find(key: str) -> Row | None:
-    """The row or general method called `key`."""
+    """The row or general method of this key."""
     return next((r for r in (*rows(), *general()) if r.key == key), None)
 
 
@@ -66,7 +79,7 @@ def verdict(key: str) -> str:
     """What the ledger says about the claim of `key`; "" if it has not been run."""
     folder = ledger()
     file = folder / f"{key}.json" if folder else None
-    return json.loads(file.read_text())["verdict"] if file and file.exists() else ""
+    return str(json.loads(file.read_text())["verdict"]) if file and file.exists() else ""
 
 
 @cache
@@ -103,15 +116,15 @@ class Page:
 
     @property
     def headline(self) -> str:
-        """What the method does, in a line."""
+        """What the method does, in a sentence."""
         return re.split(r"\.(?:\s|$)", self.docstring, maxsplit=1)[0].replace("\n", " ")
 
     @property
     def citation(self) -> str:
         """Authors, place and year, arXiv number."""
         rest = self.docstring.removeprefix(self.headline + ".").replace("\n", " ").strip()
-        found = re.match(r".*?arXiv:\d{4}\.\d{4,5}", rest)
-        return found[0] if found else re.split(r"\.\s", rest, maxsplit=1)[0]
+        match = re.match(r".*?arXiv:\d{4}\.\d{4,5}", rest)
+        return match[0] if match else re.split(r"\.\s", rest, maxsplit=1)[0]
 
     @cached_property
     def function(self) -> ast.FunctionDef | None:
@@ -126,18 +139,18 @@ class Page:
 
     @property
     def options(self) -> list[tuple[str, str, str, str]]:
-        """(name, type, default, what it is) of each option of the method."""
+        """(name, type, default, description) of each option of the method."""
         if self.function is None:
             return []
         arguments = self.function.args
         names = [a.arg for a in arguments.kwonlyargs]
-        told = _told(ast.get_docstring(self.function) or "", names)
+        descriptions = _descriptions(ast.get_docstring(self.function) or "", names)
         return [
             (
                 a.arg,
                 ast.unparse(a.annotation) if a.annotation else "",
                 ast.unparse(default) if default else "",
-                told.get(a.arg, ""),
+                descriptions.get(a.arg, ""),
             )
             for a, default in zip(arguments.kwonlyargs, arguments.kw_defaults)
         ]
@@ -149,46 +162,51 @@ class Page:
             if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == [
                 "ENCODER"
             ]:
-                return ast.literal_eval(node.value)
+                return dict(ast.literal_eval(node.value))
         return {}
 
     @property
     def parts(self) -> dict[str, list[str]]:
-        """module -> the shared parts that the page imports from it."""
-        found: dict[str, list[str]] = {}
+        """Module -> the shared parts that the page imports from it."""
+        imports: dict[str, list[str]] = {}
         for node in ast.walk(self.tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PARTS):
-                found.setdefault(node.module, []).extend(
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(PARTS):
+                imports.setdefault(node.module, []).extend(
                     alias.name for alias in node.names if alias.name not in CONTRACT
                 )
-        return {module: names for module, names in sorted(found.items()) if names}
+        return {module: names for module, names in sorted(imports.items()) if names}
 
 
 PARTS = ("amodal.objectives", "amodal.masking", "amodal.nn", "amodal.methods.shared.shapes")
-CONTRACT = {
-    "Encoder",
-    "Method",
-    "Clock",
-    "Features",
-}  # in every page, so they say nothing about one
+CONTRACT = {"Encoder", "Method", "Clock", "Features"}
+"""Imports of every page, which therefore say nothing about one."""
+ARGS = re.compile(r"^Args:\n(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
+"""The section of a docstring that explains the parameters."""
 
 
-def _told(docstring: str, names: list[str]) -> dict[str, str]:
-    """name -> its part of a docstring of the form "width: of the space; low, high: where it starts and ends." """
-    text, name = " ".join(docstring.split()), "|".join(names)
-    found = (
-        list(re.finditer(rf"(?:^|[;.,(]? )((?:{name})(?:, (?:{name}))*): ", text)) if names else []
-    )
-    ends = [match.start() for match in found[1:]] + [len(text)]
-    told = {
-        match[1]: text[match.end() : end].strip().rstrip(";.,") for match, end in zip(found, ends)
-    }
-    return {each: about for group, about in told.items() for each in group.split(", ")}
+def _descriptions(docstring: str, names: list[str]) -> dict[str, str]:
+    """Name -> its description, from an `Args:` section, or from a docstring of the form
+    "width: of the space; low, high: where it starts and ends."."""
+    if not names:
+        return {}
+    section, name = ARGS.search(docstring), "|".join(names)
+    if section:  # each description begins a line
+        text, start = section[1], rf"^\s*((?:{name})(?:, (?:{name}))*)(?: \([^)]*\))?:\s"
+    else:
+        text = " ".join(docstring.split())
+        start = rf"(?:^|[;.,(]? )((?:{name})(?:, (?:{name}))*): "
+    matches = list(re.finditer(start, text, re.MULTILINE))
+    ends = [match.start() for match in matches[1:]] + [len(text)]
+    descriptions: dict[str, str] = {}
+    for match, end in zip(matches, ends):
+        description = " ".join(text[match.end() : end].split()).rstrip(";.,")
+        descriptions |= dict.fromkeys(match[1].split(", "), description)
+    return descriptions
 
 
 @cache
 def pages() -> dict[str, Page]:
-    """name -> page, by the rule of `amodal.core.registry`."""
+    """Name -> page, by the rule of `amodal.core.registry`."""
     files = sorted((ROOT / "methods").glob("*/*.py"))
     own = {
         f.stem: Page(f) for f in files if not f.stem.startswith("_") and f.parent.name != "shared"
@@ -210,7 +228,7 @@ def plugin_pages() -> dict[str, Page]:
 
 
 def listing() -> RenderableType:
-    """A table of the methods that there are."""
+    """Tables of all methods, and of the rows that are no method."""
     table = Table("method", "family", "row", "paper", "claim")
     for name, page in sorted(pages().items(), key=lambda item: (item[1].family, item[0])):
         row = find(name)
@@ -234,14 +252,25 @@ def listing() -> RenderableType:
         table,
         parts,
         Text(
-            f"{planned} more rows of the catalogue are planned. `amodal methods KEY` shows one, --source its page."
+            f"{planned} more rows of the catalogue are planned. "
+            "`amodal methods KEY` shows one, --source its page."
         ),
     )
 
 
 def shown(key: str, source: bool = False) -> RenderableType:
-    """One method: its paper, options with defaults, parts, claim; with `source` the page itself. A row that is no method: what its
-    file says of it. A row of the catalogue that is not there yet: its title. Raises AmodalError with the nearest names."""
+    """What the catalogue has about one method or row.
+
+    Of a method that is its paper, options with defaults, parts and claim. Of a row that is no
+    method it is the docstring of its file. Of a planned row it is the title.
+
+    Args:
+        key: name of a method, or key or number of a row.
+        source: show the text of the page instead.
+
+    Raises:
+        AmodalError: there is no such key; the nearest ones are offered.
+    """
     name = key.replace("-", "_")
     row = find(name) or next((r for r in rows() if str(r.row) == key), None)
     name = row.key if row else name
@@ -295,10 +324,7 @@ def _shown(name: str, page: Page, row: Row | None) -> RenderableType:
         parts.append(table)
     if page.encoder:
         parts.append(
-            Text(
-                "Encoder, unless told otherwise: "
-                + ", ".join(f"{k} = {v}" for k, v in page.encoder.items())
-            )
+            Text("Default encoder: " + ", ".join(f"{k} = {v}" for k, v in page.encoder.items()))
         )
     if page.parts:
         parts.append(

@@ -16,8 +16,10 @@ from rich.text import Text
 import amodal
 from amodal import methods, modalities
 from amodal.core import AmodalError, matmul, registry
-from amodal.data import bundled
+from amodal.data import bundled, sets
 from amodal.train.precision import has_fast_bf16
+
+PLUGIN_CHECKS = {"modalities": modalities.check_plugin, "datasets": sets.check_plugin}
 
 
 def report() -> Table:
@@ -55,7 +57,7 @@ def plugins() -> list[str]:
     lines = []
     for kind in registry.KINDS:
         try:
-            broken = registry.broken_plugins({"modalities": modalities.check_plugin}, [kind])
+            broken = registry.broken_plugins(PLUGIN_CHECKS, [kind])
             for plugin in registry.plugins(kind).values():
                 lines.append(f"{kind}: {plugin}" + ("" if plugin not in broken else ", broken:"))
                 lines += [f"  {line}" for line in plugin.failure.splitlines()]

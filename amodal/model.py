@@ -155,7 +155,7 @@ class Model:
         """The same, of data that may lack whole fields of the encoder: warns, and no record has
         them. Raises AmodalError if it has none."""
         dataset = records.open(data)
-        gone = dataset.lacking(self.fields)
+        gone = dataset.missing_fields(self.fields)
         if gone and len(gone) < len(self.fields):
             warnings.warn(
                 f"{dataset.name!r} has no {' and no '.join(gone)}; records are told by the rest",

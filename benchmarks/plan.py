@@ -108,7 +108,7 @@ def build(name: str, size: str):
 def records(method, rows: int):
     from amodal.data import Loader
 
-    return Loader(made_up(TOKENS, rows), range(rows), batch=rows, views=method.views).at(0)[0]
+    return Loader(made_up(TOKENS, rows), range(rows), batch=rows, views=method.views).load(0)[0]
 
 
 def _planned(name: str, size: str, rows: int, micro: int | None, recompute: bool):

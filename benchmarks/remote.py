@@ -82,7 +82,10 @@ def run() -> list[Row]:
 
 def _first(what: str, at_once: int) -> tuple[float, float]:
     """With a disk that is empty before the data is opened."""
-    with tempfile.TemporaryDirectory() as folder, mock.patch("amodal.data.remote.AT_ONCE", at_once):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch("amodal.data.remote.MAX_REQUESTS", at_once),
+    ):
         os.environ["AMODAL_CACHE"] = folder
         taken = _epoch(data.open(f"slow://bench/{what}"))
     return taken

@@ -65,7 +65,7 @@ def test_pages_are_the_methods_and_what_is_read_of_them_is_what_python_sees():
         seen = methods.options(name)
         assert [o[0] for o in page.options] == list(seen)
         assert all(eval(default) == seen[n].default for n, _, default, _ in page.options)
-        assert all(told for *_, told in page.options), (
+        assert all(description for *_, description in page.options), (
             f"{name}: an option is not explained in its docstring"
         )
         assert page.encoder == methods.encoder_options(name)
@@ -109,14 +109,26 @@ def test_an_unknown_key_offers_the_nearest():
 
 
 def test_options_that_share_an_explanation():
-    told = catalog._told(
-        "width: of it; low, high: where (a: b) it\nstarts and ends.", ["width", "low", "high"]
-    )
-    assert told == {
+    names = ["width", "low", "high"]
+    expected = {
         "width": "of it",
         "low": "where (a: b) it starts and ends",
         "high": "where (a: b) it starts and ends",
     }
+    line = "width: of it; low, high: where (a: b) it\nstarts and ends."
+    assert catalog._descriptions(line, names) == expected
+    section = """A method.
+
+Args:
+    encoder: to train.
+    width: of it.
+    low, high: where (a: b) it
+        starts and ends.
+
+Returns:
+    The method; its width: is no option.
+"""
+    assert catalog._descriptions(section, ["encoder", *names]) == {"encoder": "to train"} | expected
 
 
 def test_the_catalogue_does_not_wait_for_torch():

@@ -99,7 +99,7 @@ def search(
     ] = None,
 ) -> None:
     """Search an index by text, picture, sound, or a mix of them."""
-    from amodal.data.remote import learnt_from
+    from amodal.data.remote import training_data_of
     from amodal.errors import AmodalError
     from amodal.model import load
     from amodal.search import as_json, picture_sheet, table
@@ -128,7 +128,7 @@ def search(
         )
     print(as_json(hits)) if json else show(table(hits))
     if sheet is not None:
-        picture_sheet(hits, model.read(data or learnt_from(model.config)), sheet)
+        picture_sheet(hits, model.read(data or training_data_of(model.config)), sheet)
         print(f"wrote {sheet}")
 
 

@@ -1,5 +1,8 @@
-"""Decoded values kept in memory: small data is decoded once, large data as far as memory was
-granted, then again and again."""
+"""An in-memory cache of decoded values.
+
+Small data is decoded once. Of large data as much is cached as the limit allows; the rest is decoded
+each time.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +16,35 @@ if TYPE_CHECKING:
     from amodal.data.dataset import Dataset
 
 Entry = np.ndarray | BadValue | None
-"""A decoded value, why there is none, or None where the record has none."""
+"""A decoded value, the reason why it cannot be read, or None where the record has none."""
 
 OVERHEAD = 128
 """Bytes that Python needs for an array besides its content, about."""
 
 
 class Cache:
-    """What a dataset has decoded so far, for all its loaders together. Goes empty to processes that
-    it is pickled for."""
+    """The decoded values of a dataset, shared by all its loaders. It is pickled empty."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.entries: dict[str, dict[int, Entry]] = {}
         self.bytes = 0
 
     def get(self, dataset: Dataset, i: int, field: str, limit: int) -> Entry:
-        """The value of record i, decoded now if it was not before, and kept while all that is kept
-        is below `limit` bytes."""
+        """The value of a record, decoded now unless it is in the cache.
+
+        Args:
+            dataset: that has the record.
+            i: number of the record.
+            field: of the value.
+            limit: bytes up to which decoded values are added to the cache.
+
+        Returns:
+            The value, a BadValue if it cannot be read, None if the record has none.
+        """
         known = self.entries.setdefault(field, {})
         if i in known:
             return known[i]
+        entry: Entry
         try:
             entry = dataset.value(i, field)
         except BadValue as error:
@@ -44,5 +56,5 @@ class Cache:
             self.bytes += size
         return entry
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[Cache], tuple[()]]:
         return Cache, ()

@@ -22,18 +22,30 @@ def around(
     after: float,
     pad: bool = False,
 ) -> list[np.ndarray | None]:
-    """For each time (s) the steps from `before` seconds before it to `after` seconds after it:
-    round((before + after) rate) of them, the first at round((time - before) rate). recording:
-    (steps, ...), `rate` steps a second.
+    """Cut a clip around each time.
 
-    A clip that reaches beyond an end is moved inside; one that the recording is too short for is
-    None, or with `pad` as long as the recording is. Raises AmodalError for times outside the
-    recording and for clips without length.
+    A clip has round((before + after) rate) steps, the first at round((time - before) rate). One
+    that reaches beyond an end of the recording is moved inside.
+
+    Args:
+        recording: (steps, ...).
+        times: of the events, in seconds.
+        rate: steps a second.
+        before: seconds of a clip before its event.
+        after: seconds of a clip after its event.
+        pad: return the whole recording where it is shorter than a clip.
+
+    Returns:
+        A clip for each time, None where the recording is too short.
+
+    Raises:
+        AmodalError: a time is outside the recording, or clips have no steps.
     """
     length, last = round((before + after) * rate), len(recording)
     if length < 1 or rate <= 0:
         raise AmodalError(
-            f"a clip of {before} s before and {after} s after, at {rate} steps a second, has no steps"
+            f"a clip of {before} s before and {after} s after, at {rate} steps a second, "
+            "has no steps"
         )
     clips: list[np.ndarray | None] = []
     for time in times:
@@ -48,8 +60,17 @@ def around(
 def everywhere(
     recording: np.ndarray, *, rate: float, length: float, step: float = 0.0
 ) -> list[np.ndarray]:
-    """All clips of `length` seconds, a new one every `step` seconds (`length` unless given); what
-    is left over at the end is dropped."""
+    """Cut a recording into clips. What is left over at the end is dropped.
+
+    Args:
+        recording: (steps, ...).
+        rate: steps a second.
+        length: of a clip, in seconds.
+        step: seconds from the start of one clip to that of the next, 0 for `length`.
+
+    Raises:
+        AmodalError: clips have no steps.
+    """
     size, stride = round(length * rate), round((step or length) * rate)
     if size < 1 or stride < 1:
         raise AmodalError(

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from amodal.core import AmodalError, unknown
 from amodal.data import splits
 from amodal.data.cache import Cache
 from amodal.data.readers import Reader
-from amodal.data.remote import Remote, Unreachable
+from amodal.data.readers.base import Cell
+from amodal.data.remote import AnyPath, Remote, Unreachable
 from amodal.data.schema import Field, Label, Schema
 from amodal.modalities import BadValue, Modality, Raw, config, name_of
 from amodal.modalities.shared.cells import number
@@ -27,16 +29,28 @@ if TYPE_CHECKING:
 class Dataset:
     """N records. Any field may be missing in any record.
 
-    reader: where the cells come from; schema: what they mean; path: of the data, if it is on disk.
-    Raises AmodalError if the schema names a column that the data lacks.
+    Args:
+        reader: where the cells come from.
+        schema: what they mean.
+        path: of the data, if it is on disk or in a store.
+        name: of the dataset; the schema's or the path's by default.
+
+    Attributes:
+        fields: name -> modality.
+        labels: name -> what is known about it.
+        keys: N names of records, each different.
+        columns: field -> the column of the reader or, for a table, a column for each cell.
+
+    Raises:
+        AmodalError: the schema names a column that the data lacks.
     """
 
     proportions: Proportions | None = None
-    """In which proportions records are drawn to train on, of a `Mixture`."""
+    """In which proportions a `Mixture` draws training records from its datasets."""
 
     def __init__(
-        self, reader: Reader, schema: Schema, path: Path | Remote | None = None, name: str = ""
-    ):
+        self, reader: Reader, schema: Schema, path: AnyPath | None = None, name: str = ""
+    ) -> None:
         self.reader, self.schema, self.path = reader, schema, path
         self.name = name or schema.name or (path.stem if path else "arrays")
         self.fields: dict[str, Modality] = {field: f.modality for field, f in schema.fields.items()}
@@ -45,11 +59,11 @@ class Dataset:
         self.columns = {field: _columns(field, f, reader) for field, f in schema.fields.items()}
         self.cache = Cache()
         self._present: dict[str, np.ndarray] = {}
-        for label, given in self.labels.items():
-            _check(reader, given.column or label, f"labels.{label}")
-        for key in ("split_by", "split"):
-            if named := getattr(schema, key):
-                _check(reader, named, key)
+        for name, label in self.labels.items():
+            _check(reader, label.column or name, f"labels.{name}")
+        for key, column in (("split_by", schema.split_by), ("split", schema.split)):
+            if column:
+                _check(reader, column, key)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -59,8 +73,16 @@ class Dataset:
         return f"Dataset({self.name!r}, {len(self):,} records, {fields})"
 
     def raw(self, i: int, field: str) -> Raw | None:
-        """The value of a field as the data holds it, None where record i has none. Files are Paths,
-        in object storage their bytes; cells of a table a dict."""
+        """A value as the data holds it.
+
+        Args:
+            i: number of the record.
+            field: of the value.
+
+        Returns:
+            None where the record has none. A file is a Path, in object storage its bytes; the cells
+            of a table are a dict.
+        """
         columns = self.columns[self._field(field)]
         if isinstance(columns, tuple):
             cells = {c: self.reader.get(i, c) for c in columns}
@@ -70,8 +92,18 @@ class Dataset:
         return cell.read_bytes() if isinstance(cell, Remote) else cell
 
     def value(self, i: int, field: str) -> np.ndarray | None:
-        """The decoded value, None where record i has none. Raises BadValue with a reason if it
-        cannot be read or decoded."""
+        """A decoded value.
+
+        Args:
+            i: number of the record.
+            field: of the value.
+
+        Returns:
+            None where the record has none.
+
+        Raises:
+            BadValue: it cannot be read or decoded; the message is the reason.
+        """
         modality = self.fields[self._field(field)]
         try:
             raw = self.raw(i, field)
@@ -88,17 +120,24 @@ class Dataset:
         """(N,) bool: which records have a value, readable or not."""
         if self._field(field) not in self._present:
             columns = self.columns[field]
-            each = [
-                self.reader.present(c)
-                for c in (columns if isinstance(columns, tuple) else (columns,))
-            ]
-            self._present[field] = np.logical_or.reduce(each)
+            names = columns if isinstance(columns, tuple) else (columns,)
+            self._present[field] = np.logical_or.reduce(
+                [self.reader.present(name) for name in names]
+            )
         return self._present[field]
 
     def label(self, name: str, *, required: bool = False) -> np.ndarray:
-        """(N,) str objects with None where missing, or float64 with NaN where missing for numbers.
+        """The values of a label.
 
-        Raises AmodalError if there is no such label or, if it is `required`, no record has it.
+        Args:
+            name: of the label.
+            required: raise if no record has it.
+
+        Returns:
+            (N,) str objects, None where missing; for numbers float64, NaN where missing.
+
+        Raises:
+            AmodalError: there is no such label, or no record has it and it is `required`.
         """
         if name not in self.labels:
             raise unknown(
@@ -120,14 +159,14 @@ class Dataset:
         if required and missing:
             others = ", ".join(n for n in self.labels if n != name) or "there is no other"
             raise AmodalError(
-                f"none of the {len(self):,} records of {self.name!r} has the label {name!r}. Choose another: {others}."
+                f"none of the {len(self):,} records of {self.name!r} has the label {name!r}. "
+                f"Choose another: {others}."
             )
         return values
 
     @cached_property
     def parts(self) -> np.ndarray:
-        """(N,) int8: the part of the split that each record is in, as an index into ("train",
-        "valid", "test")."""
+        """(N,) int8: the part of the split of each record, an index into `splits.PARTS`."""
         names = self.keys
         if by := self.schema.split_by:
             names = [
@@ -141,12 +180,20 @@ class Dataset:
         )
 
     def split(self, part: str) -> np.ndarray:
-        """(n,) int64 ascending: the records of "train" (80 %), "valid" (10 %), "test" (10 %), or
-        "all".
+        """The records of a part of the split.
 
-        A record's part follows from its key alone (or from what `split_by` or `split` in
-        dataset.toml name), so it stays where it is when data is added; not in data of so few
-        records that a part would be empty (`by_hash`).
+        A record's part follows from its key alone, or from the columns that `split_by` or `split`
+        in dataset.toml name. So it does not change when data is added, except in data of so few
+        records that a part would be empty (`splits.by_hash`).
+
+        Args:
+            part: "train" (80 %), "valid" (10 %), "test" (10 %) or "all".
+
+        Returns:
+            (n,) int64, ascending.
+
+        Raises:
+            AmodalError: there is no such part.
         """
         if part == "all":
             return np.arange(len(self))
@@ -155,15 +202,19 @@ class Dataset:
         return np.flatnonzero(self.parts == splits.PARTS.index(part))
 
     def select(self, fields: Iterable[str]) -> Dataset:
-        """The same records with only these fields. What is decoded already is shared."""
+        """The same records with only these fields. The cache of decoded values is shared."""
         chosen = {self._field(name): self.schema.fields[name] for name in fields}
         return self._with(replace(self.schema, fields=chosen), self.cache)
 
     def with_fields(self, modalities: Mapping[str, Modality]) -> Dataset:
-        """The same records, decoded with these modalities, as a model does with its own.
+        """The same records, decoded with the modalities of a model.
 
-        A field that this dataset does not describe may be a column of the same name. Raises
-        AmodalError where there is neither, or where the data has another modality under that name.
+        Args:
+            modalities: field -> modality. A field that this dataset does not describe may be a
+                column of the same name.
+
+        Raises:
+            AmodalError: a field is neither described nor a column, or is of another modality here.
         """
         fields = {}
         for name, modality in modalities.items():
@@ -171,8 +222,8 @@ class Dataset:
             if old is not None and type(old.modality) is not type(modality):
                 kinds = [name_of(m) for m in (old.modality, modality)]
                 raise AmodalError(
-                    f"the field {name!r} is {kinds[0]} in {self.name!r}, but {kinds[1]} is expected. "
-                    "Rename it in dataset.toml."
+                    f"the field {name!r} is {kinds[0]} in {self.name!r}, but {kinds[1]} is "
+                    "expected. Rename it in dataset.toml."
                 )
             if (
                 old is None
@@ -183,14 +234,14 @@ class Dataset:
                     f"field of {self.name!r}",
                     name,
                     self.fields,
-                    "Rename a field in dataset.toml, or choose fewer sources.",
+                    "Rename a field in dataset.toml, or choose fewer fields.",
                 )
             fields[name] = replace(old, modality=modality) if old else Field(modality)
         same = all(modality == self.fields.get(name) for name, modality in modalities.items())
         return self._with(replace(self.schema, fields=fields), self.cache if same else Cache())
 
-    def lacking(self, modalities: Mapping[str, Modality]) -> list[str]:
-        """Which of these fields neither are described here nor can be columns of the same name."""
+    def missing_fields(self, modalities: Mapping[str, Modality]) -> list[str]:
+        """The fields that neither are described here nor can be columns of the same name."""
         columns = self.reader.columns
         return [
             name
@@ -201,7 +252,7 @@ class Dataset:
         ]
 
     def with_columns(self, names: Sequence[str]) -> Dataset:
-        """The same records with columns of these names, in which no record has anything."""
+        """The same records with more columns, which are empty."""
         return Dataset(_WithColumns(self.reader, names), self.schema, self.path, self.name)
 
     def subset(self, indices: Sequence[int]) -> Dataset:
@@ -212,8 +263,8 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """32 hex digits that change when the records do, or what is read of them; not with
-        parameters of modalities."""
+        """32 hex digits that change with the records, and with what is read of them. Parameters of
+        modalities do not count."""
         digest = hashlib.blake2b(self.reader.stamp().encode(), digest_size=16)
         digest.update("\n".join(self.keys).encode())
         for name, columns in self.columns.items():
@@ -231,9 +282,9 @@ class Dataset:
             raise unknown(f"field of {self.name!r}", name, self.fields)
         return name
 
-    def _located(self, cell: str, modality: Modality) -> Path | Remote | str:
-        """A text cell that names a file as its Path, relative to where the table lies. Text stays
-        text unless there is such a file."""
+    def _located(self, cell: str, modality: Modality) -> AnyPath | str:
+        """The path of the file that a text cell names, relative to the table. Text stays text if
+        there is no such file."""
         base, words = self.reader.base, modality.raw_text == "either"
         if base is None or modality.raw_text == "value":
             return cell
@@ -250,12 +301,14 @@ class Dataset:
 class _Subset(Reader):
     """Some records of another reader."""
 
-    def __init__(self, reader: Reader, indices: Sequence[int]):
+    reader: Reader
+
+    def __init__(self, reader: Reader, indices: npt.ArrayLike) -> None:
         self.reader, self.indices = reader, np.asarray(indices, dtype=np.int64)
         self.keys = [reader.keys[i] for i in self.indices]
         self.columns, self.base, self.ignored = reader.columns, reader.base, reader.ignored
 
-    def get(self, i: int, column: str):
+    def get(self, i: int, column: str) -> Cell:
         return self.reader.get(int(self.indices[i]), column)
 
     def present(self, column: str) -> np.ndarray:
@@ -271,12 +324,14 @@ class _Subset(Reader):
 class _WithColumns(Reader):
     """Another reader's records, with columns that are empty."""
 
-    def __init__(self, reader: Reader, names: Sequence[str]):
+    reader: Reader
+
+    def __init__(self, reader: Reader, names: Sequence[str]) -> None:
         self.reader, self.empty = reader, frozenset(names)
         self.keys, self.columns = reader.keys, (*reader.columns, *names)
         self.base, self.ignored = reader.base, reader.ignored
 
-    def get(self, i: int, column: str):
+    def get(self, i: int, column: str) -> Cell:
         return None if column in self.empty else self.reader.get(i, column)
 
     def present(self, column: str) -> np.ndarray:
@@ -295,24 +350,24 @@ class _WithColumns(Reader):
 
 def _columns(name: str, field: Field, reader: Reader) -> str | tuple[str, ...]:
     """Where the values of a field are: one column or, for a table, a column for each cell."""
-    if not field.column and name not in reader.columns and _cells_of_table(field.modality, reader):
-        return tuple(field.modality.columns)
-    column = field.column or name
-    if (
-        field.column
-        or not hasattr(field.modality, "columns")
-        or name in reader.columns
-        or not field.modality.columns
-    ):
-        return _check(reader, column, f"fields.{name}")
-    missing = next(c for c in field.modality.columns if c not in reader.columns)
-    return _check(reader, missing, f"fields.{name}: columns")
+    columns = columns_of(field.modality)
+    if field.column or name in reader.columns or not columns:
+        return _check(reader, field.column or name, f"fields.{name}")
+    for column in columns:
+        _check(reader, column, f"fields.{name}: columns")
+    return columns
 
 
 def _cells_of_table(modality: Modality, reader: Reader) -> bool:
-    """Whether a modality is made of several columns and the reader has them all."""
-    columns = getattr(modality, "columns", ())
-    return bool(columns) and all(c in reader.columns for c in columns)
+    """Whether a modality is read from a column for each cell, and the reader has them all."""
+    columns = columns_of(modality)
+    return bool(columns) and all(column in reader.columns for column in columns)
+
+
+def columns_of(modality: Modality) -> tuple[str, ...]:
+    """The columns that a modality names, for kinds that have such a parameter; else ()."""
+    # A plug-in may have it too, so it is the parameter that counts and not the class.
+    return tuple(getattr(modality, "columns", ()))
 
 
 def _check(reader: Reader, column: str, where: str) -> str:
@@ -322,7 +377,7 @@ def _check(reader: Reader, column: str, where: str) -> str:
         raise AmodalError(f"[{where}] in dataset.toml: {error}") from error
 
 
-def _categories(cells: Sequence) -> np.ndarray:
+def _categories(cells: Sequence[Cell]) -> np.ndarray:
     values = np.full(len(cells), None, dtype=object)
     for i, cell in enumerate(cells):
         if isinstance(cell, float):  # whole numbers in a column that also has missing cells
@@ -331,10 +386,11 @@ def _categories(cells: Sequence) -> np.ndarray:
     return values
 
 
-def _number(cell, label: str) -> float:
+def _number(cell: Cell, label: str) -> float:
     try:
         return float("nan") if cell is None or cell == "" else number(cell)
     except (TypeError, ValueError):
         raise AmodalError(
-            f'the label {label!r} is a number by dataset.toml, but a record has {cell!r}. Use kind = "category".'
+            f"the label {label!r} is a number by dataset.toml, but a record has {cell!r}. "
+            'Use kind = "category".'
         ) from None

@@ -1,6 +1,9 @@
-"""What was fetched from object storage, on disk: at most AMODAL_CACHE_GIB (20 unless set) in the
-folder `remote` of the cache ($AMODAL_CACHE, see `amodal.data.fetch.cache`); what was not used for
-longest is dropped. Any number of processes share it."""
+"""The disk cache of what was downloaded from object storage.
+
+It lies in the folder `remote` of the cache ($AMODAL_CACHE, see `amodal.data.fetch.cache`) and holds
+at most AMODAL_CACHE_GIB (20 unless set). The least recently used entries are dropped. Any number of
+processes share it.
+"""
 
 from __future__ import annotations
 
@@ -15,41 +18,57 @@ from pathlib import Path
 from amodal.core import AmodalError
 from amodal.data.fetch import cache
 
-ROOM = 0.8
-"""What is dropped goes down to this share of the limit."""
+EVICT_TO = 0.8
+"""Eviction goes down to this share of the limit."""
 PROCESSES = 8
-"""So many share the room that is left; more may go a little beyond the limit."""
+"""How many processes the free room is divided among; more may go a little beyond the limit."""
 _room: dict[str, float] = {}
-"""Bytes that this process may put into a folder before it looks again how full it is."""
+"""Folder -> bytes that this process may still write before it measures the folder again."""
 
 
-def limit() -> int:
-    """Bytes that may be kept. Raises AmodalError."""
-    given = os.environ.get("AMODAL_CACHE_GIB", "20")
+def max_bytes() -> int:
+    """The size limit of the cache, in bytes.
+
+    Raises:
+        AmodalError: AMODAL_CACHE_GIB is no number of GiB.
+    """
+    text = os.environ.get("AMODAL_CACHE_GIB", "20")
     try:
-        gib = float(given)
+        gib = float(text)
     except ValueError:
         gib = -1.0
     if not 0 <= gib < 2**40:
         raise AmodalError(
-            f"AMODAL_CACHE_GIB is {given!r}; it should be a number of GiB, such as 20, or 0 to keep nothing"
+            f"AMODAL_CACHE_GIB is {text!r}; it should be a number of GiB, such as 20, "
+            "or 0 to cache nothing"
         )
     return int(gib * 2**30)
 
 
-def file(key: str) -> Path:
+def path_of(key: str) -> Path:
+    """The file of an entry, whether it is in the cache or not."""
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     return Path(f"{_folder(os.environ.get('AMODAL_CACHE'))}/{digest[:2]}/{digest}")
 
 
 @lru_cache
-def _folder(chosen: str | None) -> str:
+def _folder(cache_variable: str | None) -> str:
+    # The variable is only the key of the lru_cache: a process may change it, as tests do.
     return str(cache() / "remote")
 
 
-def find(key: str, start: int = 0, size: int = -1) -> bytes | None:
-    """What is kept under `key`, or `size` bytes of it; its time is now."""
-    path = file(key)
+def get(key: str, start: int = 0, size: int = -1) -> bytes | None:
+    """Read an entry and mark it as used now.
+
+    Args:
+        key: of the entry.
+        start: the first byte to read.
+        size: how many bytes, -1 for all.
+
+    Returns:
+        The content, None if the cache does not have it.
+    """
+    path = path_of(key)
     try:
         with path.open("rb") as stored:
             stored.seek(start)
@@ -60,11 +79,17 @@ def find(key: str, start: int = 0, size: int = -1) -> bytes | None:
         return None
 
 
-def keep(key: str, content: bytes) -> None:
-    """Whole or not at all, whoever else writes. A full disk costs a warning, once."""
-    most, path = limit(), file(key)
-    if len(content) > most:
+def put(key: str, content: bytes) -> None:
+    """Write an entry, whole or not at all. A full disk costs one warning.
+
+    Args:
+        key: of the entry.
+        content: of the entry; dropped if it is larger than the cache.
+    """
+    limit, path = max_bytes(), path_of(key)
+    if len(content) > limit:
         return
+    # A name of its own for each writer, renamed when complete: readers never see half an entry.
     part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,27 +99,30 @@ def keep(key: str, content: bytes) -> None:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         warnings.warn(
-            f"what is fetched cannot be kept in {cache() / 'remote'}: {error.strerror or error}",
+            f"downloads cannot be cached in {cache() / 'remote'}: {error.strerror or error}",
             stacklevel=2,
         )
     folder = str(cache() / "remote")
     _room[folder] = _room.get(folder, 0) - len(content)
     if _room[folder] < 0:
-        _room[folder] = max((most - sweep(most)) / PROCESSES, most / 100)
+        _room[folder] = max((limit - evict(limit)) / PROCESSES, limit / 100)
 
 
-def sweep(most: int) -> int:
-    """Drop what was not used for longest, if there is more than `most` bytes. Returns how many
-    there are now."""
-    found = []
+def evict(limit: int) -> int:
+    """Drop the least recently used entries, if there are more than `limit` bytes.
+
+    Returns:
+        The bytes in the cache afterwards.
+    """
+    entries = []
     for folder, _, names in os.walk(cache() / "remote"):
         for name in names:
             with suppress(OSError):  # another process has dropped it
-                about = os.stat(os.path.join(folder, name))
-                found.append((about.st_mtime_ns, about.st_size, os.path.join(folder, name)))
-    total = sum(size for _, size, _ in found)
-    for _, size, name in sorted(found) if total > most else ():
-        if total <= most * ROOM:
+                stat = os.stat(os.path.join(folder, name))
+                entries.append((stat.st_mtime_ns, stat.st_size, os.path.join(folder, name)))
+    total = sum(size for _, size, _ in entries)
+    for _, size, name in sorted(entries) if total > limit else ():
+        if total <= limit * EVICT_TO:
             break
         with suppress(OSError):
             os.unlink(name)

@@ -1,10 +1,10 @@
-"""Archives of public packages, downloaded once by the client of their registry: apt-get, pip or
-npm, as configured on this machine. Nothing is installed and nothing inside a package is run.
+"""Downloads of public packages by the client of their registry: apt-get, pip or npm.
 
     download(Pypi("seglearn", "1.2.5", sha256="…")) -> Path of the archive in the cache
 
-A set is read from exactly the archive it was written for: a checksum stands beside the version.
-Without network and not in the cache is an error, never a stand-in.
+The clients are used as configured on this machine. Nothing is installed, and nothing inside a
+package is run. A checksum stands beside each version, so a set is read from exactly the archive
+that it was written for. An archive that is neither in the cache nor to be had is an error.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -21,18 +22,26 @@ from typing import ClassVar
 from amodal.core.cache_dir import cache_dir
 from amodal.errors import AmodalError
 
-ANY = "--any-version takes what there is, and says which version that was; counts may then differ."
+ANY_VERSION_HINT = (
+    "--any-version takes what there is, and says which version that was; counts may then differ."
+)
 
 
 def cache() -> Path:
-    """Where fetched things are kept, see `cache_dir`."""
+    """The folder of everything that was downloaded, see `cache_dir`."""
     return cache_dir()
 
 
 @dataclass(frozen=True)
 class Package:
-    """name, version: as the registry has them; sha256: of the archive; megabytes: of the archive,
-    to tell people."""
+    """A package of a registry.
+
+    Attributes:
+        name: as the registry has it.
+        version: as the registry has it.
+        sha256: of the archive.
+        megabytes: of the archive, to say before a download.
+    """
 
     name: str
     version: str
@@ -43,7 +52,7 @@ class Package:
     client: ClassVar[str] = ""
 
     def command(self, any_version: bool) -> list[str]:
-        """What downloads the archive into the working directory."""
+        """The command line that downloads the archive into the working directory."""
         raise NotImplementedError
 
     def __str__(self) -> str:
@@ -52,6 +61,8 @@ class Package:
 
 @dataclass(frozen=True)
 class Debian(Package):
+    """A package of the Debian archive."""
+
     registry: ClassVar[str] = "Debian"
     client: ClassVar[str] = "apt-get"
 
@@ -65,8 +76,12 @@ class Debian(Package):
 
 @dataclass(frozen=True)
 class Pypi(Package):
-    """platform, python: of a wheel that is not for every machine, so that all machines read the
-    same one."""
+    """A wheel of PyPI.
+
+    Attributes:
+        platform: of a wheel that is not for every machine, so that all machines read the same one.
+        python: its version, with `platform`.
+    """
 
     platform: str = ""
     python: str = ""
@@ -85,6 +100,8 @@ class Pypi(Package):
 
 @dataclass(frozen=True)
 class Npm(Package):
+    """A package of npm."""
+
     registry: ClassVar[str] = "npm"
     client: ClassVar[str] = "npm"
 
@@ -97,31 +114,45 @@ class Npm(Package):
         ]
 
 
-def download(package: Package, *, any_version: bool = False, say=print) -> Path:
-    """The archive, from the cache if it is there. Raises AmodalError: no client, no network, no
-    such version, another checksum."""
+def download(
+    package: Package, *, any_version: bool = False, say: Callable[[str], object] = print
+) -> Path:
+    """Download an archive, unless it is in the cache.
+
+    Args:
+        package: to download.
+        any_version: take another version or checksum.
+        say: takes the lines about progress.
+
+    Returns:
+        The archive in the cache.
+
+    Raises:
+        AmodalError: no client, no network, no such version, or another checksum.
+    """
     folder = cache() / "packages" / package.registry.lower() / package.name.replace("/", "-")
-    kept = sorted(folder.iterdir()) if folder.is_dir() else []
-    for file in kept:
-        if sha256(file) == package.sha256 or (any_version and file == kept[-1]):
+    cached = sorted(folder.iterdir()) if folder.is_dir() else []
+    for file in cached:
+        if sha256(file) == package.sha256 or (any_version and file == cached[-1]):
             return file
     if package.client != "pip" and shutil.which(package.client) is None:
         raise AmodalError(
-            f"{package} is fetched with {package.client}, which this machine does not have. Install it, or put the "
-            f"archive (sha256 {package.sha256}) into {folder} yourself."
+            f"{package} is fetched with {package.client}, which this machine does not have. "
+            f"Install it, or put the archive (sha256 {package.sha256}) into {folder} yourself."
         )
     size = f", {package.megabytes:g} MB" if package.megabytes else ""
     say(f"fetching {package}{size}")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".draft-") as draft:
         file = _run(package, any_version, Path(draft))
-        found = sha256(file)
-        if found != package.sha256 and not any_version:
+        digest = sha256(file)
+        if digest != package.sha256 and not any_version:
             raise AmodalError(
-                f"{file.name} is not the {package} that was expected: its sha256 is {found}, not {package.sha256}. {ANY}"
+                f"{file.name} is not the {package} that was expected: its sha256 is {digest}, "
+                f"not {package.sha256}. {ANY_VERSION_HINT}"
             )
-        if found != package.sha256:
-            say(f"{file.name} instead of {package} (sha256 {found})")
+        if digest != package.sha256:
+            say(f"{file.name} instead of {package} (sha256 {digest})")
         return Path(shutil.move(file, folder / file.name))
 
 
@@ -129,14 +160,16 @@ def _run(package: Package, any_version: bool, draft: Path) -> Path:
     done = subprocess.run(package.command(any_version), cwd=draft, capture_output=True, text=True)
     files = [file for file in draft.iterdir() if file.is_file()]
     if done.returncode or len(files) != 1:
-        said = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        output = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
         raise AmodalError(
-            f"{package} is not in the cache and could not be fetched: {said[-1] if said else 'no archive came'} "
-            f"({package.client}). Without network there is no way around; if the registry has another version, {ANY}"
+            f"{package} is not in the cache and could not be fetched: "
+            f"{output[-1] if output else 'no archive came'} ({package.client}). Without network "
+            f"there is no way around; if the registry has another version, {ANY_VERSION_HINT}"
         )
     return files[0]
 
 
 def sha256(file: Path) -> str:
+    """The SHA-256 of a file, as 64 hex digits."""
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

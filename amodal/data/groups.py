@@ -1,29 +1,41 @@
-"""Batches of one group each, for methods that compare records only with their like."""
+"""Batches of one group each, for methods that compare records only within a group."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
 
-class Groups:
-    """groups: (n,) int64, the group of each record, below 0 for one that is left out; batch:
-    records of a batch. The order is a pure function of (seed, epoch).
+class GroupSampler:
+    """Draws batches of one group. The order is a pure function of (seed, epoch).
 
-    Records are laid out group after group, those of a group in a new order every epoch, and cut
-    into batches, which then come in random order. Groups that are not a multiple of the batch are
-    cut off there, and what is cut off meets in batches of the remainders, neighbours in the
-    numbering of the groups together; at the end of an epoch less than a batch is left out.
+    Each epoch the records of a group are shuffled and cut into batches, and the batches of all
+    groups come in random order. What is left over of the groups fills batches of remainders, where
+    groups with neighbouring numbers meet. Less than a batch is left out at the end of an epoch.
+
+    Args:
+        groups: (n,) int64, the group of each record, below 0 for one that is left out.
+        batch: records of a batch.
+        seed: of the order.
     """
 
-    def __init__(self, groups, batch: int, seed: int):
+    def __init__(self, groups: npt.ArrayLike, batch: int, seed: int) -> None:
         self.groups, self.batch, self.seed = np.asarray(groups, dtype=np.int64), batch, seed
         self.batches = max(int((self.groups >= 0).sum()) // batch, 1)
         self._epoch = lru_cache(2)(self._order)
 
-    def at(self, epoch: int, number: int) -> np.ndarray:
-        """(batch,) the records, as positions in `groups`, of one batch of an epoch."""
+    def batch_indices(self, epoch: int, number: int) -> np.ndarray:
+        """The records of a batch.
+
+        Args:
+            epoch: of the batch.
+            number: of the batch in its epoch.
+
+        Returns:
+            (batch,) int64, positions in `groups`.
+        """
         return self._epoch(epoch)[number]
 
     def _order(self, epoch: int) -> list[np.ndarray]:
@@ -32,14 +44,15 @@ class Groups:
         shuffled = shuffled[self.groups[shuffled] >= 0]
         shuffled = shuffled[np.argsort(self.groups[shuffled], kind="stable")]
         first = np.flatnonzero(np.diff(self.groups[shuffled], prepend=-1))
-        whole, rest = [], []
+        batches: list[np.ndarray] = []
+        remainders: list[np.ndarray] = []
         for members in np.split(shuffled, first[1:]):
             cut = len(members) // self.batch * self.batch
-            whole += np.split(members[:cut], cut // self.batch) if cut else []
-            rest.append(members[cut:])
-        rest = np.concatenate(rest)
-        whole += [
+            batches += np.split(members[:cut], cut // self.batch) if cut else []
+            remainders.append(members[cut:])
+        rest = np.concatenate(remainders)
+        batches += [
             rest[i : i + self.batch] for i in range(0, len(rest) - self.batch + 1, self.batch)
         ]
-        whole = whole or [shuffled]
-        return [whole[i] for i in rng.permutation(len(whole))]
+        batches = batches or [shuffled]
+        return [batches[i] for i in rng.permutation(len(batches))]

@@ -1,5 +1,5 @@
-"""Look at data that nobody described: find its records, decide what each column is, measure the
-fields; write dataset.toml."""
+"""Write the dataset.toml of data that has none: find its records, guess what each column is, and
+measure the fields."""
 
 from __future__ import annotations
 
@@ -12,229 +12,258 @@ import numpy as np
 
 from amodal import modalities
 from amodal.core import AmodalError
-from amodal.data import infer_schema as decide
-from amodal.data import readers, schema
+from amodal.data import infer_schema, readers, schema
 from amodal.data.dataset import Dataset
-from amodal.data.infer_schema import Verdict
+from amodal.data.infer_schema import ColumnGuess
 from amodal.data.locate import locate
-from amodal.data.measure import SAMPLES, measured, spread
+from amodal.data.measure import SAMPLES, complete_fields, evenly_spaced
 from amodal.data.readers import Reader
-from amodal.data.remote import Remote, described_by, place
+from amodal.data.readers.base import Cell
+from amodal.data.remote import AnyPath, Remote, as_path, local_schema
 from amodal.data.report import Report, groups_of
 from amodal.data.schema import Field, Label, Schema
 from amodal.modalities import Modality
 
 RESERVED = frozenset(
-    """fused T_destination add_module apply bfloat16 buffers call_super_init children clear compile copy cpu cuda double
-    dump_patches eval extra_repr float forward fromkeys get get_buffer get_extra_state get_parameter get_submodule half
-    ipu items keys load_state_dict modules mtia named_buffers named_children named_modules named_parameters parameters pop
-    popitem register_backward_hook register_buffer register_forward_hook register_forward_pre_hook
-    register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook
-    register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook
-    register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule setdefault share_memory smart_apply state_dict to
-    to_empty train training type update values xpu zero_grad""".split()
+    """fused T_destination add_module apply bfloat16 buffers call_super_init children clear compile
+    copy cpu cuda double dump_patches eval extra_repr float forward fromkeys get get_buffer
+    get_extra_state get_parameter get_submodule half ipu items keys load_state_dict modules
+    mtia named_buffers named_children named_modules named_parameters parameters pop popitem
+    register_backward_hook register_buffer register_forward_hook register_forward_pre_hook
+    register_full_backward_hook register_full_backward_pre_hook
+    register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module
+    register_parameter register_state_dict_post_hook register_state_dict_pre_hook
+    requires_grad_ set_extra_state set_submodule setdefault share_memory smart_apply
+    state_dict to to_empty train training type update values xpu zero_grad""".split()
 )
-"""What no field can be called: the encoder keeps a part of itself for each field under its name,
-where torch has attributes of its own (one of them by transformers). Those that begin with _ come on
-top."""
+"""Names that no field can have: the encoder holds a module for each field under its name, and these
+are attributes of torch's modules (one by transformers). Names that begin with _ are reserved too.
+"""
 HEAD = """What this dataset is, written by `amodal init`. Edit freely, an unknown key is an error:
-[fields.NAME] is what an encoder sees, [labels.NAME] is for evaluation only; a column may be moved between them.
-Delete a parameter of a field to have it measured again."""
+[fields.NAME] is what an encoder sees, [labels.NAME] is for evaluation only; columns may be moved.
+Delete a parameter of a field to have it measured anew."""
+"""The comment at the top of dataset.toml."""
 
 
 def infer(path: str | Path | Remote, *, name: str = "") -> Dataset:
-    """The records in a folder or file, their schema guessed. Raises AmodalError if there is nothing
-    that can be read."""
-    return _look(place(path), name)[0]
+    """Open the records in a folder or file with a guessed schema.
+
+    Args:
+        path: of the data.
+        name: of the dataset, in place of the path's.
+
+    Raises:
+        AmodalError: there is nothing that can be read.
+    """
+    return _infer(as_path(path), name)[0]
 
 
 def init(path: str | Path, *, force: bool = False) -> Report:
-    """Guess the schema of a folder or file, write it to dataset.toml beside the data, and report
-    what was found. Of data at an address that ends in #FILE to that file of this machine, which
-    goes where the address with it is given.
+    """Guess the schema of a folder or file, and write it to dataset.toml beside the data.
 
-    Raises AmodalError if there is a dataset.toml already and not `force`, and where it cannot be
-    written.
+    Args:
+        path: of the data. For an address that ends in #FILE the schema is written to that file on
+            this machine; open the same address to use it.
+        force: overwrite a dataset.toml.
+
+    Returns:
+        A report, to print.
+
+    Raises:
+        AmodalError: there is a dataset.toml already and not `force`, or it cannot be written.
     """
-    path = place(path)
-    toml = (readers.exists(path) if path.is_dir() else readers.exists(path).parent) / "dataset.toml"
-    toml = described_by(path) or toml
+    data = as_path(path)
+    folder = readers.exists(data) if data.is_dir() else readers.exists(data).parent
+    toml = local_schema(data) or folder / "dataset.toml"
     if toml.exists() and not force:
         raise AmodalError(
-            f"{toml} is there already. Edit it, or write it anew with --force (in Python: init(path, force=True))."
+            f"{toml} exists already. Edit it, or overwrite it with --force "
+            "(in Python: init(path, force=True))."
         )
-    dataset, verdicts = _look(path)
-    text = schema.dumps(dataset.schema, {"": HEAD} | _comments(dataset, verdicts))
+    dataset, guesses = _infer(data)
+    text = schema.dumps(dataset.schema, {"": HEAD} | _comments(dataset, guesses))
     if isinstance(toml, Remote):
         try:
             toml.write_text(text)
         except (AmodalError, NotImplementedError) as error:
             raise AmodalError(
-                f"{toml} cannot be written ({error}). Keep it on this machine: give '{path}#photos.toml' as the address, here and wherever "
-                "the data is asked for."
+                f"{toml} cannot be written ({error}). Keep it on this machine: give "
+                f"'{data}#photos.toml' as the address, here and wherever the data is used."
             ) from error
     else:
         part = toml.with_suffix(".toml.part")
         part.write_text(text, encoding="utf-8")
         part.replace(toml)
-    return Report.of(dataset, verdicts, toml)
+    return Report.of(dataset, guesses, toml)
 
 
 def infer_arrays(
-    columns: Mapping[str, Sequence],
+    columns: Mapping[str, Sequence[Cell]],
     *,
     name: str = "",
     fields: Mapping[str, str | Modality] | None = None,
 ) -> Dataset:
-    """Values in memory as a dataset. fields: column -> modality, where it shall not be guessed."""
-    verdicts = _decide(readers.Arrays(columns))
-    key = next((column for column, verdict in verdicts.items() if verdict.role == "key"), "")
+    """Open values in memory.
+
+    Args:
+        columns: name -> N values.
+        name: of the dataset.
+        fields: column -> modality that shall not be guessed.
+
+    Raises:
+        AmodalError: the columns differ in length, or none is a field.
+    """
+    guesses = _guess(readers.Arrays(columns))
+    key = next((column for column, guess in guesses.items() if guess.role == "key"), "")
     return _assemble(
-        readers.Arrays(columns, key), verdicts, Schema({}, name=name), None, fields or {}
+        readers.Arrays(columns, key), guesses, Schema({}, name=name), None, fields or {}
     )
 
 
-def _look(path: Path | Remote, name: str = "") -> tuple[Dataset, dict[str, Verdict]]:
+def _infer(path: AnyPath, name: str = "") -> tuple[Dataset, dict[str, ColumnGuess]]:
     root, records = locate(readers.exists(path))
     paths = readers.find(root, records)
-    reader = readers.open_records(paths, None, decide.kinds())
-    verdicts = _decide(reader)
-    key = next((column for column, verdict in verdicts.items() if verdict.role == "key"), "")
+    reader = readers.open_records(paths, None, infer_schema.suffix_modalities())
+    guesses = _guess(reader)
+    key = next((column for column, guess in guesses.items() if guess.role == "key"), "")
     if key:
-        reader = readers.open_records(paths, None, decide.kinds(), key)
+        reader = readers.open_records(paths, None, infer_schema.suffix_modalities(), key)
     base = Schema({}, records=records, name=name or path.resolve().stem, key=key)
-    return _assemble(reader, verdicts, base, path, {}), verdicts
+    return _assemble(reader, guesses, base, path, {}), guesses
 
 
-def _decide(reader: Reader) -> dict[str, Verdict]:
-    """What each column is; of several keys the first that is called one."""
-    beside = {column for column in reader.columns if _single(reader, column)}
-    verdicts = {column: _verdict(reader, column, beside) for column in reader.columns}
-    keys = [column for column, verdict in verdicts.items() if verdict.role == "key"]
-    best = next((k for k in keys if decide.is_key_name(k)), keys[0] if keys else None)
+def _guess(reader: Reader) -> dict[str, ColumnGuess]:
+    """What each column is. Of more than one key, the first whose name says so is the key."""
+    numeric = {column for column in reader.columns if _is_numeric(reader, column)}
+    guesses = {column: _guess_column(reader, column, numeric) for column in reader.columns}
+    keys = [column for column, guess in guesses.items() if guess.role == "key"]
+    best = next((k for k in keys if infer_schema.is_key_name(k)), keys[0] if keys else None)
     for column in keys:
         if isinstance(reader, readers.Files):
-            verdicts[column] = Verdict("out", why="an id; the records are called after their files")
+            reason = "an id; the records are called after their files"
+            guesses[column] = ColumnGuess("out", reason=reason)
         elif column != best:
-            verdicts[column] = Verdict("out", why=f"another id beside {best!r}")
-    return verdicts
+            guesses[column] = ColumnGuess("out", reason=f"another id beside {best!r}")
+    return guesses
 
 
-def _single(reader: Reader, column: str) -> bool:
+def _is_numeric(reader: Reader, column: str) -> bool:
     """Whether a column holds single numbers, by a few of its cells."""
-    if isinstance(reader, readers.Files) and column in reader.where:
+    if isinstance(reader, readers.Files) and column in reader.patterns:
         return False
-    return any(decide.single(reader.get(int(i), column)) for i in spread(len(reader.keys), 5))
+    few = evenly_spaced(len(reader.keys), 5)
+    return any(infer_schema.is_number(reader.get(int(i), column)) for i in few)
 
 
-def _verdict(reader: Reader, column: str, beside: Collection[str]) -> Verdict:
-    if isinstance(reader, readers.Files) and column in reader.where:
-        where = reader.where[column]
-        if {Path("x" + ending).suffix for ending in where.suffixes} <= decide.NUMPY:
-            return decide.column(column, _some(reader, column)[:20], list)
-        return Verdict("field", _kind_of(where), decide.FILES)
+def _guess_column(reader: Reader, column: str, numeric: Collection[str]) -> ColumnGuess:
+    if isinstance(reader, readers.Files) and column in reader.patterns:
+        pattern = reader.patterns[column]
+        if {Path("x" + ending).suffix for ending in pattern.suffixes} <= infer_schema.NUMPY:
+            return infer_schema.guess_column(column, _some_cells(reader, column)[:20], list)
+        return ColumnGuess("field", _kind_of(pattern) or "", infer_schema.FILES)
     if isinstance(reader, readers.Files) and column in ("folder", "subfolder"):
         distinct = len(set(reader.cells(column)) - {None})
         return (
-            Verdict("label", "category", f"{distinct} sub-folders")
+            ColumnGuess("label", "category", f"{distinct} sub-folders")
             if distinct > 1
-            else Verdict("out", why="one folder only")
+            else ColumnGuess("out", reason="one folder only")
         )
-    return decide.column(
-        column, _some(reader, column), lambda: reader.cells(column), reader.base, beside
+    return infer_schema.guess_column(
+        column, _some_cells(reader, column), lambda: reader.cells(column), reader.base, numeric
     )
 
 
-def _some(reader: Reader, column: str) -> list:
-    """Up to SAMPLES cells that are not empty, from all over the data."""
-    cells = [reader.get(int(i), column) for i in spread(len(reader.keys), SAMPLES)]
+def _some_cells(reader: Reader, column: str) -> list[Cell]:
+    """Up to SAMPLES cells that are not empty, spread evenly over the data."""
+    cells = [reader.get(int(i), column) for i in evenly_spaced(len(reader.keys), SAMPLES)]
     if all(cell is None for cell in cells):
         have = reader.present(column).nonzero()[0]
-        cells = [reader.get(int(i), column) for i in have[spread(len(have), SAMPLES)]]
-    # Lists that a table holds were made arrays for speed; here it matters that they are lists: not
-    # pictures, say.
-    listed = isinstance(reader, readers.Table)
-    cells = [cell.tolist() if listed and isinstance(cell, np.ndarray) else cell for cell in cells]
+        cells = [reader.get(int(i), column) for i in have[evenly_spaced(len(have), SAMPLES)]]
+    # Readers of tables turn lists into arrays for speed. An array would pass for a picture here.
+    table = isinstance(reader, readers.Table)
+    cells = [cell.tolist() if table and isinstance(cell, np.ndarray) else cell for cell in cells]
     return [cell for cell in cells if cell is not None and not (isinstance(cell, str) and not cell)]
 
 
 def _assemble(
-    reader: Reader, verdicts: dict[str, Verdict], base: Schema, path: Path | None, chosen: Mapping
+    reader: Reader,
+    guesses: Mapping[str, ColumnGuess],
+    base: Schema,
+    path: AnyPath | None,
+    chosen: Mapping[str, str | Modality],
 ) -> Dataset:
-    """The schema that follows from the verdicts, opened and measured."""
+    """The dataset whose schema follows from the guesses, measured."""
     for column in chosen:
         reader.check(column)
     fields: dict[str, Field] = {}
-    called = _field_names(
-        [column for column, v in verdicts.items() if column in chosen or v.role == "field"]
+    field_names = _field_names(
+        [column for column, guess in guesses.items() if column in chosen or guess.role == "field"]
     )
-    for column, verdict in verdicts.items():
+    for column, guess in guesses.items():
         if column in chosen:
-            kind = chosen[column]
-            given = None if not isinstance(kind, str) else ()
-            other = column if called[column] != column else ""
-            fields[called[column]] = Field(
-                modalities.make(kind) if isinstance(kind, str) else kind, other, given=given
-            )
-        elif verdict.role == "field":
-            fields[called[column]] = _field(reader, column, verdict, called[column])
+            kind, name = chosen[column], field_names[column]
+            other = column if name != column else ""
+            if isinstance(kind, str):
+                fields[name] = Field(modalities.make(kind), other, declared=())
+            else:
+                fields[name] = Field(kind, other)
+        elif guess.role == "field":
+            fields[field_names[column]] = _field(reader, column, guess, field_names[column])
     cells = [
-        column
-        for column, verdict in verdicts.items()
-        if verdict.role == "cell" and column not in chosen
+        column for column, guess in guesses.items() if guess.role == "cell" and column not in chosen
     ]
     if cells:
         row = modalities.of_columns(cells)
         names = (modalities.name_of(row), "cells", "numbers")
         name = next(n for n in names if n not in fields and n not in reader.columns)
-        fields[name] = Field(row, given=("columns",))
+        fields[name] = Field(row, declared=("columns",))
     if not fields:
         raise AmodalError(
             "no usable field: nothing here is a kind of data that can be learnt from.\n"
-            + _why_not(verdicts)
+            + _reasons(guesses)
         )
     labels = {
-        c: Label(v.kind, v.unit)
-        for c, v in verdicts.items()
-        if v.role == "label" and c not in chosen
+        column: Label(guess.kind, guess.unit)
+        for column, guess in guesses.items()
+        if guess.role == "label" and column not in chosen
     }
-    split = next((c for c, v in verdicts.items() if v.role == "split"), "")
-    return measured(Dataset(reader, replace(base, fields=fields, labels=labels, split=split), path))
+    split = next((column for column, guess in guesses.items() if guess.role == "split"), "")
+    schema = replace(base, fields=fields, labels=labels, split=split)
+    return complete_fields(Dataset(reader, schema, path))
 
 
-def _field(reader: Reader, column: str, verdict: Verdict, name: str) -> Field:
+def _field(reader: Reader, column: str, guess: ColumnGuess, name: str) -> Field:
     other = column if name != column else ""
-    modality = modalities.make(verdict.kind)
+    modality = modalities.make(guess.kind)
     suffix: tuple[str, ...] = ()
     within = ""
-    if isinstance(reader, readers.Files) and column in reader.where:
-        where = reader.where[column]
+    if isinstance(reader, readers.Files) and column in reader.patterns:
+        pattern = reader.patterns[column]
         others = [
-            w for other, w in reader.where.items() if other != column and w.within == where.within
+            p for c, p in reader.patterns.items() if c != column and p.within == pattern.within
         ]
         alone = (
-            not any(_kind_of(w) == verdict.kind for w in others)
-            and set(where.suffixes) <= modality.suffixes
+            not any(_kind_of(p) == guess.kind for p in others)
+            and set(pattern.suffixes) <= modality.suffixes
         )
         # Without a suffix, files with other endings of the modality that are added later belong to
         # the field as well.
-        suffix = () if alone and not other else where.suffixes
-        within = where.within
-    return Field(modality, other, suffix, within, given=())
+        suffix = () if alone and not other else pattern.suffixes
+        within = pattern.within
+    return Field(modality, other, suffix, within, declared=())
 
 
-def _kind_of(where: readers.Where) -> str | None:
+def _kind_of(pattern: readers.FilePattern) -> str | None:
     """The modality of a column of files: `.png` of `.front.png` says which."""
-    return decide.kinds().get(Path("x" + where.suffixes[0]).suffix)
+    return infer_schema.suffix_modalities().get(Path("x" + pattern.suffixes[0]).suffix)
 
 
 def _field_names(columns: Sequence[str]) -> dict[str, str]:
-    """column -> a name that can stand in `image:2`, on a command line and in a network, different
-    for each."""
+    """Column -> a field name that is valid in `image:2`, on a command line and in a network,
+    different for each."""
     names: dict[str, str] = {}
-    for column in sorted(
-        columns, key=lambda c: c != _field_name(c)
-    ):  # a column that can keep its name does
+    # Valid names first, so that they stay as they are.
+    for column in sorted(columns, key=lambda c: c != _field_name(c)):
         name = _field_name(column)
         while name in names.values():
             name += "_"
@@ -248,30 +277,33 @@ def _field_name(column: str) -> str:
     return f"{name}_" if name in RESERVED or name.startswith("_") else name
 
 
-def _why_not(verdicts: dict[str, Verdict]) -> str:
+def _reasons(guesses: Mapping[str, ColumnGuess]) -> str:
     lines = [
-        f"  {column}: {verdict.why if verdict.role == 'out' else f'a {verdict.role}'}"
-        for column, verdict in verdicts.items()
+        f"  {column}: {guess.reason if guess.role == 'out' else f'a {guess.role}'}"
+        for column, guess in guesses.items()
     ]
     return (
         "\n".join(lines[:20])
-        + "\nIf one of them is a field all the same, say so in dataset.toml: [fields.NAME] modality = ..."
+        + "\nIf one of them is a field all the same, say so in dataset.toml: "
+        + "[fields.NAME] modality = ..."
     )
 
 
-def _comments(dataset: Dataset, verdicts: dict[str, Verdict]) -> dict[str, str]:
-    comments = {f"labels.{name}": verdicts[name].why for name in dataset.labels if name in verdicts}
+def _comments(dataset: Dataset, guesses: Mapping[str, ColumnGuess]) -> dict[str, str]:
+    comments = {
+        f"labels.{name}": guesses[name].reason for name in dataset.labels if name in guesses
+    }
     if groups := groups_of(dataset):
         comments["split_by"] = "\n".join(
             f'split_by = "{name}"  # keeps each {name} in one part of the split' for name in groups
         )
-    left = [f"{column}: {v.why}" for column, v in verdicts.items() if v.role == "out"]
+    left = [f"{column}: {g.reason}" for column, g in guesses.items() if g.role == "out"]
     if left:
         comments[""] = HEAD + "\nLeft out: " + "; ".join(left)
     for name, f in dataset.schema.fields.items():
-        verdict = verdicts.get(f.column or name)
-        if verdict and verdict.role == "field" and "modality =" in verdict.why:
-            comments[f"fields.{name}"] = verdict.why
+        guess = guesses.get(f.column or name)
+        if guess and guess.role == "field" and "modality =" in guess.reason:
+            comments[f"fields.{name}"] = guess.reason
     for name, modality in dataset.fields.items():
         if modality.is_row and isinstance(dataset.columns[name], tuple):
             comments[f"fields.{name}"] = (

@@ -1,8 +1,8 @@
-"""What a column is, from its name and its cells: a field of which modality, a cell of the table, a
-label, a key, or none of these.
+"""Guess what a column is from its name and its cells: a field, a cell of the table, a label or a
+key.
 
-Only guesses, and cautious ones: what may be an answer (a class, a place) becomes a label and never
-an input. A person who knows better edits dataset.toml.
+The guesses are cautious: what may be a target (a class, a place) becomes a label and never an
+input. A person who knows better edits dataset.toml.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from amodal import modalities
-from amodal.data.remote import Remote
+from amodal.data.readers.base import Cell
+from amodal.data.remote import AnyPath, Remote
 from amodal.data.splits import SPELLINGS
 from amodal.modalities.shared.cells import is_date, mostly_numbers
 
@@ -53,51 +54,65 @@ GROUP_WORDS = {
     "family",
 }
 WHOLE = {"y", "set", "part", "block", "index", "group"}
-"""Of all these words those that are parts of other names as well (`acc_y`, `blood_group`) and mean
-this on their own alone."""
+"""Those of all these words that are parts of other names too (`acc_y`, `blood_group`). They count
+only if they are the whole name."""
 IDS = {"id", "ids"}
-"""Beside one of them a word is on its own: `group_id`."""
+"""Beside one of them a word still counts as the whole name: `group_id`."""
 FILES = "files"
 """The reason for a field whose values are files."""
 NUMPY = {".npy", ".npz"}
-SHORT = 64
-"""Characters of a class name or an id at most."""
-CLASSES = 100
-"""Different values of a column of several words at most that is offered as a label without being
-called one."""
+REAL = (numbers.Real, decimal.Decimal)
+"""Numbers, unlike dates and complex numbers."""
+MAX_CLASS_NAME = 64
+"""Characters of a class name or an id."""
+MAX_CLASSES = 100
+"""Different values of a column that becomes a label although its name does not say so, where the
+values have more than one word."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """role: "field", "cell" (of the one table), "label", "key", "split" or "out"; kind: modality or
-    kind of label; why: for the report; unit: of a number label."""
+class ColumnGuess:
+    """What a column is taken for.
+
+    Attributes:
+        role: "field", "cell" (of the one table), "label", "key", "split" or "out" (left out).
+        kind: the modality of a field, or the kind of a label.
+        reason: for the report.
+        unit: of a label that is a number.
+    """
 
     role: str
     kind: str = ""
-    why: str = ""
+    reason: str = ""
     unit: str = ""
 
 
-def kinds() -> dict[str, str]:
-    """Ending -> modality, for every ending that some modality reads."""
+def suffix_modalities() -> dict[str, str]:
+    """Ending -> modality, for every ending that a modality reads."""
     return modalities.suffixes()
 
 
-def column(
+def guess_column(
     name: str,
-    samples: Sequence,
-    everything: Callable[[], list],
-    base: Path | Remote | None = None,
-    beside: Collection[str] = (),
-) -> Verdict:
-    """samples: some cells, none missing; everything: all cells, asked for only where they are
-    small; base: for relative paths; beside: the columns that hold single numbers."""
+    samples: Sequence[Cell],
+    all_cells: Callable[[], list[Cell]],
+    base: AnyPath | None = None,
+    numeric: Collection[str] = (),
+) -> ColumnGuess:
+    """Guess what a column is.
+
+    Args:
+        name: of the column.
+        samples: some of its cells, none missing.
+        all_cells: returns all cells; called only where they are small.
+        base: for relative paths.
+        numeric: the columns of the data that hold single numbers.
+    """
     if not samples:
-        return Verdict("out", why="every cell is empty")
+        return ColumnGuess("out", reason="every cell is empty")
     sorts = [_sort(cell) for cell in samples]
-    sort = max(
-        dict.fromkeys(sorts), key=sorts.count
-    )  # of mixed cells the most; the others are for the quarantine
+    # Of mixed cells the most frequent sort. The others are unreadable, and end in quarantine.
+    sort = max(dict.fromkeys(sorts), key=sorts.count)
     samples = [cell for cell, s in zip(samples, sorts) if s == sort]
     if sort == "path":
         return of_files(samples)
@@ -105,50 +120,52 @@ def column(
         return of_values(samples)
     if sort == "words" and names_files(samples, base):
         if any("://" in s or ":/" in s for s in samples):
-            return Verdict("out", why="web addresses: fetch the files first")
+            return ColumnGuess("out", reason="web addresses: fetch the files first")
         return of_files([(base or Path()) / s for s in samples])
     if sort == "words" and not mostly_numbers(samples):
-        cells = everything()
+        cells = all_cells()
         filled = [str(c) for c in cells if c != "" and _sort(c) in ("words", "number")]
         return _text(name, filled, len(filled) == len(cells))
     if sort == "words":
-        return _date(name, [c for c in everything() if is_date(c)])
-    return _number(name, [c if _sort(c) == "number" else None for c in everything()], beside)
+        return _date(name, [c for c in all_cells() if is_date(c)])
+    return _number(name, [c if _sort(c) == "number" else None for c in all_cells()], numeric)
 
 
-def single(cell) -> bool:
+def is_number(cell: Cell) -> bool:
     """Whether a cell is one number."""
     return isinstance(cell, (bool, np.bool_, numbers.Number, decimal.Decimal, datetime.date))
 
 
-def _sort(cell) -> str:
+def _sort(cell: Cell) -> str:
     if isinstance(cell, (Path, Remote)):
         return "path"
-    return "words" if isinstance(cell, str) else "number" if single(cell) else "value"
+    return "words" if isinstance(cell, str) else "number" if is_number(cell) else "value"
 
 
-def of_files(paths: Sequence[Path | Remote]) -> Verdict:
-    """By endings; numpy files by what is in them."""
+def of_files(paths: Sequence[AnyPath]) -> ColumnGuess:
+    """Guess a column of files by their endings, numpy files by their content."""
     if all(path.suffix.lower() in NUMPY for path in paths):
         arrays = [array for path in paths[:20] if (array := _load(path)) is not None]
         return (
             of_values(arrays)
             if arrays
-            else Verdict("field", kinds()[paths[0].suffix.lower()], FILES)
+            else ColumnGuess("field", suffix_modalities()[paths[0].suffix.lower()], FILES)
         )
-    found = [kind for path in paths if (kind := kinds().get(path.suffix.lower()))]
-    if not found:
-        return Verdict("out", why=f"no modality reads *{paths[0].suffix}")
-    return Verdict("field", max(set(found), key=found.count), FILES)
+    kinds = [kind for path in paths if (kind := suffix_modalities().get(path.suffix.lower()))]
+    if not kinds:
+        return ColumnGuess("out", reason=f"no modality reads *{paths[0].suffix}")
+    return ColumnGuess("field", max(set(kinds), key=kinds.count), FILES)
 
 
-def of_values(values: Sequence) -> Verdict:
-    """Bytes, arrays, lists, objects."""
-    kind, why = modalities.guess_column(values)
-    return Verdict("out", why=why) if kind is None else Verdict("field", kind, why)
+def of_values(values: Sequence[Cell]) -> ColumnGuess:
+    """Guess a column of bytes, arrays, lists or objects."""
+    kind, reason = modalities.guess_column(values)
+    if kind is None:
+        return ColumnGuess("out", reason=reason)
+    return ColumnGuess("field", kind, reason)
 
 
-def _load(path: Path | Remote) -> np.ndarray | None:
+def _load(path: AnyPath) -> np.ndarray | None:
     try:
         loaded = np.load(
             io.BytesIO(path.read_bytes()) if isinstance(path, Remote) else path, allow_pickle=False
@@ -158,11 +175,20 @@ def _load(path: Path | Remote) -> np.ndarray | None:
         return None
 
 
-def names_files(samples: Sequence[str], base: Path | Remote | None) -> bool:
-    """Whether text cells name files: nearly all end like files that can be read, and either some
-    are there or none has a space."""
+def names_files(samples: Sequence[str], base: AnyPath | None) -> bool:
+    """Whether text cells name files.
+
+    They do if nearly all end like files that can be read, and either some of the files exist or no
+    cell has a space.
+
+    Args:
+        samples: some cells.
+        base: the folder that the names are relative to.
+    """
     named = [
-        s for s in samples if len(s) < 256 and "\n" not in s and Path(s).suffix.lower() in kinds()
+        s
+        for s in samples
+        if len(s) < 256 and "\n" not in s and Path(s).suffix.lower() in suffix_modalities()
     ]
     if not named or len(named) < 0.8 * len(samples):
         return False
@@ -173,62 +199,62 @@ def names_files(samples: Sequence[str], base: Path | Remote | None) -> bool:
     )
 
 
-def _text(name: str, cells: Sequence[str], complete: bool) -> Verdict:
-    """cells: those that are there; complete: whether all are."""
+def _text(name: str, cells: Sequence[str], complete: bool) -> ColumnGuess:
+    """cells: those that are not missing; complete: whether none is."""
     distinct, longest = set(cells), max(map(len, cells))
     if _named(name, SPLIT_WORDS) and {c.lower() for c in distinct} <= set(SPELLINGS):
-        return Verdict("split", why="the parts of a split")
+        return ColumnGuess("split", reason="the parts of a split")
     if (
         complete
         and len(distinct) == len(cells) > 1
-        and longest <= SHORT
+        and longest <= MAX_CLASS_NAME
         and not any(c.split()[1:] for c in cells)
     ):
         if (
             _named(name, KEY_WORDS)
             or sum(bool(re.search(r"\d", c)) for c in cells) > len(cells) / 2
         ):
-            return Verdict("key", why="different in every record")
+            return ColumnGuess("key", reason="different in every record")
     if len(distinct) == 1 and len(cells) > 1:
-        return Verdict("out", why=f"always {cells[0][:40]!r}")
+        return ColumnGuess("out", reason=f"always {cells[0][:40]!r}")
     words = any(c.split()[1:] for c in cells)
-    few = longest <= SHORT and len(distinct) <= (
-        min(CLASSES, len(cells) // 2) if words else len(cells) // 2
+    few = longest <= MAX_CLASS_NAME and len(distinct) <= (
+        min(MAX_CLASSES, len(cells) // 2) if words else len(cells) // 2
     )
     if few or _named(name, LABEL_WORDS | GROUP_WORDS):
-        return Verdict("label", "category", f"{len(distinct)} different values")
-    if longest <= SHORT and _named(name, KEY_WORDS):
-        return Verdict("out", why="an id that is not unique")
-    return Verdict("field", *modalities.guess_texts(cells))
+        return ColumnGuess("label", "category", f"{len(distinct)} different values")
+    if longest <= MAX_CLASS_NAME and _named(name, KEY_WORDS):
+        return ColumnGuess("out", reason="an id that is not unique")
+    return ColumnGuess("field", *modalities.guess_texts(cells))
 
 
-def _date(name: str, cells: Sequence[str]) -> Verdict:
-    """Days and times as text, as if they were the numbers that a Parquet file makes of them."""
+def _date(name: str, cells: Sequence[str]) -> ColumnGuess:
+    """Days and times as text, treated as the numbers that a Parquet file has for them."""
     distinct = set(cells)
     if _named(name, GROUP_WORDS) and len(distinct) <= len(cells) // 2:
-        return Verdict("label", "category", f"{len(distinct)} different values")
+        return ColumnGuess("label", "category", f"{len(distinct)} different values")
     if len(distinct) == 1 and len(cells) > 1:
-        return Verdict("out", why=f"always {cells[0]}")
+        return ColumnGuess("out", reason=f"always {cells[0]}")
     if _named(name, LABEL_WORDS):
-        return Verdict("label", "number", f"{len(distinct)} different times", unit="seconds")
-    return Verdict("cell", _cell_kind(), "dates, as seconds")
+        return ColumnGuess("label", "number", f"{len(distinct)} different times", unit="seconds")
+    return ColumnGuess("cell", _cell_kind(), "dates, as seconds")
 
 
-def _number(name: str, cells: Sequence, beside: Collection[str] = ()) -> Verdict:
+def _number(name: str, cells: Sequence[Cell], numeric: Collection[str]) -> ColumnGuess:
     filled = [c for c in cells if c is not None]
     distinct = set(filled)
-    whole = all(isinstance(c, numbers.Number) and float(c).is_integer() for c in distinct)
+    whole = all(isinstance(c, REAL) and float(c).is_integer() for c in distinct)
     if _named(name, GROUP_WORDS) and whole and len(distinct) <= len(filled) // 2:
-        return Verdict("label", "category", f"{len(distinct)} different values")
-    if _named(name, LABEL_WORDS) and not _is_axis(name, beside):
-        return Verdict(
+        return ColumnGuess("label", "category", f"{len(distinct)} different values")
+    if _named(name, LABEL_WORDS) and not _is_axis(name, numeric):
+        return ColumnGuess(
             "label",
-            "category" if whole and len(distinct) <= CLASSES else "number",
+            "category" if whole and len(distinct) <= MAX_CLASSES else "number",
             f"{len(distinct)} different values",
         )
-    if _is_place(name, beside):
-        return Verdict(
-            "label", "number", "where the record is from, not what was sensed", unit="degree"
+    if _is_place(name, numeric):
+        return ColumnGuess(
+            "label", "number", "where the record is from, not what was recorded", unit="degree"
         )
     unique = len(filled) == len(cells) == len(distinct) > 1
     counting = (
@@ -239,12 +265,12 @@ def _number(name: str, cells: Sequence, beside: Collection[str] = ()) -> Verdict
         )
     )
     if whole and unique and (_named(name, KEY_WORDS) or counting):
-        return Verdict("key", why="different in every record")
+        return ColumnGuess("key", reason="different in every record")
     if len(distinct) == 1 and len(cells) > 1:
-        return Verdict("out", why=f"always {filled[0]}")
+        return ColumnGuess("out", reason=f"always {filled[0]}")
     if whole and len(filled) == len(distinct) and _named(name, KEY_WORDS):
-        return Verdict("out", why="an id that some records lack")
-    return Verdict("cell", _cell_kind(), "numbers")
+        return ColumnGuess("out", reason="an id that some records lack")
+    return ColumnGuess("cell", _cell_kind(), "numbers")
 
 
 def _cell_kind() -> str:
@@ -252,6 +278,7 @@ def _cell_kind() -> str:
 
 
 def is_key_name(name: str) -> bool:
+    """Whether a column by that name should name the records."""
     return _named(name, KEY_WORDS)
 
 
@@ -272,16 +299,16 @@ def _parts(name: str) -> list[str]:
     return re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name.removeprefix("json."))
 
 
-def _is_axis(name: str, beside: Collection[str]) -> bool:
-    """Whether a `y` is not an answer but stands beside an `x` or a `z`."""
-    others = {other.removeprefix("json.").lower() for other in beside}
+def _is_axis(name: str, numeric: Collection[str]) -> bool:
+    """Whether a `y` is no target but a coordinate, since there is an `x` or a `z`."""
+    others = {other.removeprefix("json.").lower() for other in numeric}
     return name.removeprefix("json.").lower() == "y" and bool(others & {"x", "z"})
 
 
-def _is_place(name: str, beside: Collection[str]) -> bool:
-    """Whether a column is a latitude or a longitude. `lat` and `long` are parts of other names
-    (`hair_long`): there they count only beside the other one (`start_lat`, `start_long`)."""
-    parts, others = _parts(name), {other.lower() for other in beside}
+def _is_place(name: str, numeric: Collection[str]) -> bool:
+    """Whether a column is a latitude or a longitude. `lat` and `long` are parts of other names too
+    (`hair_long`): they count only if both exist (`start_lat`, `start_long`)."""
+    parts, others = _parts(name), {other.lower() for other in numeric}
     for word in map(str.lower, parts):
         if word in ("latitude", "longitude") or (word in PLACE_WORDS and len(parts) == 1):
             return True

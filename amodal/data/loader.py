@@ -1,5 +1,7 @@
-"""Batches of records: a pure function of (dataset, indices, seed, step), whatever the workers, the
-ranks, and where a run was stopped."""
+"""Batches of records: a pure function of (dataset, indices, seed, step).
+
+They do not depend on the number of workers or ranks, nor on where a run was stopped.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import repeat
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,43 +24,52 @@ from amodal.core import AmodalError, Batch, Column, Ragged, row_seeds, unknown, 
 from amodal.data import order
 from amodal.data.cache import Entry
 from amodal.data.dataset import Dataset
-from amodal.data.groups import Groups
-from amodal.data.mixture import Drawn
+from amodal.data.groups import GroupSampler
+from amodal.data.mixture import MixtureSampler
 from amodal.data.quarantine import Bad, Quarantine
-from amodal.data.remote import Unreachable, together
+from amodal.data.remote import Unreachable, parallel_map
 from amodal.data.shm_batch import SharedBatch
 from amodal.modalities import VIEWS
 
+T = TypeVar("T")
 Views = tuple[str, ...] | Mapping[str, tuple[str, ...]]
-"""Views of every field, or field -> views of it. One view is the source `image`; several are
+"""Views of every field, or field -> views of it. A single view is the source `image`; more are
 `image:1`, `image:2`, …"""
 
-STILL = np.random.default_rng(0)
-"""For the plain view, which draws nothing."""
+UNUSED_RNG = np.random.default_rng(0)
+"""For the plain view, which draws nothing from it."""
 
 
 class Loader:
-    """The records at `indices` (n,), in batches.
+    """Iterates over records in batches.
 
-    - batch: rows of a global batch, of which this rank has rows rank * batch / world and on;
-    - views: of each field; fields that a dict of views does not name are "plain";
-    - seed: of the order, and of all that is random in a row;
-    - steps: where to end, counted from the start of the run (None: after one epoch); start_step:
-    where to begin, which
-      is the whole state of a loader;
-    - shuffle: another order in each epoch; otherwise `indices` as they are and, if steps is None, a
-    short last batch;
-    - labels: names of labels that batches bring along, as numbers of classes (in the order of their
-    names) or as amounts;
-    - groups: (n,) int64, one for each of `indices`: each batch is then of one group (see
-    `amodal.data.groups`);
-    - workers: processes that decode, 0 for none; cache_bytes: memory for decoded values, shared out
-    among workers.
+    Every batch is of one epoch, so that no record is in it twice (and would be contrasted with
+    itself). The n % batch records that an epoch leaves out are others in the next one. A record
+    whose every field is missing or bad still has its row. A field that no record has is warned of.
 
-    Every batch is of one epoch, so that no record meets itself in it as a stranger; the n % batch
-    records that are left over in one epoch are others in the next. A record whose every field is
-    missing or bad still has its row. Raises AmodalError for no records, unknown fields or views,
-    and a batch that ranks cannot share equally; warns of fields that no record has.
+    Args:
+        dataset: that has the records.
+        indices: (n,) numbers of the records to load.
+        batch: rows of a global batch. This rank loads `batch / world` of them, from row
+            `rank * batch / world` on.
+        views: of each field. Fields that a dict of views does not name are "plain".
+        seed: of the order, and of all that is random in a row.
+        steps: where to end, counted from the start of the run; None for one epoch.
+        start_step: where to begin. It is the whole state of a loader.
+        workers: processes that decode, 0 for none.
+        rank: of this process.
+        world: number of ranks.
+        shuffle: another order in each epoch. Else `indices` as they are and, if `steps` is None, a
+            short last batch.
+        labels: names of labels that batches have with them, as class numbers (in the order of
+            their names) or as amounts.
+        groups: (n,) int64, the group of each of `indices`: each batch is then of one group (see
+            `amodal.data.groups`).
+        cache_bytes: memory for decoded values, divided among the workers.
+
+    Raises:
+        AmodalError: there are no records, a field or a view is unknown, or ranks cannot share a
+            batch equally.
     """
 
     def __init__(
@@ -77,7 +89,7 @@ class Loader:
         labels: Sequence[str] = (),
         groups: Sequence[int] | np.ndarray | None = None,
         cache_bytes: int = 512 * 2**20,
-    ):
+    ) -> None:
         self.dataset, self.indices = dataset, np.asarray(indices, dtype=np.int64)
         self.batch, self.seed, self.start_step, self.shuffle = batch, seed, start_step, shuffle
         self.workers, self.rank, self.world = workers, rank, world
@@ -91,7 +103,7 @@ class Loader:
         self.labels = {
             name: class_numbers(dataset.label(name, required=True))[0] for name in labels
         }
-        self._found = Quarantine()
+        self._bad = Quarantine()
         if not len(self.indices):
             raise AmodalError(
                 f"no records to load from {dataset.name!r}: this part of its split is empty. "
@@ -99,32 +111,34 @@ class Loader:
             )
         if batch < 1 or batch % world:
             raise AmodalError(
-                f"a batch of {batch} rows cannot be shared equally by {world} processes. Choose a multiple of {world}."
+                f"a batch of {batch} rows cannot be shared equally by {world} processes. "
+                f"Choose a multiple of {world}."
             )
         self.one_pass = steps is None and not shuffle
-        self.groups = None if groups is None else Groups(groups, batch, seed)
-        self.drawn = self._drawn(dataset) if shuffle else None
+        self.groups = None if groups is None else GroupSampler(groups, batch, seed)
+        self.mixture = self._mixture_sampler(dataset) if shuffle else None
         self.steps = self.steps_per_epoch if steps is None else steps
         for field in dataset.fields:
             if not dataset.present(field)[self.indices].any():
                 warnings.warn(
-                    f"none of the {len(self.indices):,} records has the field {field!r} of {dataset.name!r}",
+                    f"none of the {len(self.indices):,} records has the field {field!r} "
+                    f"of {dataset.name!r}",
                     stacklevel=2,
                 )
 
-    def _drawn(self, dataset: Dataset) -> Drawn | None:
-        """How a `Mixture` is drawn from."""
+    def _mixture_sampler(self, dataset: Dataset) -> MixtureSampler | None:
         if dataset.proportions is None:
             return None
         if self.groups is not None:
             raise AmodalError(
-                "batches of one group cannot have the proportions of a Mixture; train on one dataset"
+                "batches of one group cannot have the proportions of a Mixture; "
+                "train on one dataset"
             )
-        return Drawn(dataset.proportions, self.indices, self.batch, self.seed)
+        return MixtureSampler(dataset.proportions, self.indices, self.batch, self.seed)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in an epoch; of an ordered pass also the last, short one."""
+        """Whole batches in an epoch. Without shuffling and `steps` also the last, short one."""
         if self.one_pass:
             return math.ceil(len(self.indices) / self.batch)
         if self.groups is not None:
@@ -136,13 +150,14 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         lost = 0
-        with workers_watched():
+        with worker_errors():
             for batch, bad in self._batches():
-                self._found.add(bad)
+                self._bad.add(bad)
                 lost = lost + 1 if bad and not any(len(c) for c in batch.columns.values()) else 0
-                if self.shuffle and lost >= LOST:
+                if self.shuffle and lost >= MAX_UNREADABLE_BATCHES:
                     raise AmodalError(
-                        f"none of the last {lost} batches of {self.dataset.name!r} could be read, at last {bad[0].key}: {bad[0].reason}. "
+                        f"none of the last {lost} batches of {self.dataset.name!r} could be read, "
+                        f"at last {bad[0].key}: {bad[0].reason}. "
                         "Has the data been moved, or its disk gone?"
                     )
                 yield batch
@@ -150,37 +165,42 @@ class Loader:
     @property
     def bad(self) -> list[Bad]:
         """The values that could not be read so far, each once."""
-        return self._found.entries()
+        return self._bad.entries()
 
     def quarantine(self, path: str | Path) -> int:
-        """Append what is in `bad` and not yet in the JSONL file `path`. Returns how many entries
-        that were."""
-        return self._found.append_to(path)
+        """Append the values in `bad` that the JSONL file `path` does not have yet.
 
-    def at(self, step: int) -> tuple[Batch, list[Bad]]:
-        """The batch of one step, and the values of it that could not be read."""
-        batch, bad = self.read(step)
-        return self.finished(batch), bad
+        Returns:
+            How many were appended.
+        """
+        return self._bad.append_to(path)
 
-    def read(self, step: int) -> tuple[Batch, list[Bad]]:
-        """`at`, but with values of bytes as they are, not yet collated: a quarter of what is to be
-        handed over by a worker."""
+    def load(self, step: int) -> tuple[Batch, list[Bad]]:
+        """The batch of one step, and its values that could not be read."""
+        batch, bad = self.load_uncollated(step)
+        return self.collate(batch), bad
+
+    def load_uncollated(self, step: int) -> tuple[Batch, list[Bad]]:
+        """As `load`, with columns of uint8 values not yet collated.
+
+        Workers send these: bytes are a quarter of the size of the float32 that `collate` makes.
+        """
         records, epochs = self._rows(step)
         keys = [self.dataset.keys[i] for i in records]
         seeds = self._seeds(keys, epochs)
         columns: dict[str, Column] = {}
         bad: list[Bad] = []
         for field, views in self.views.items():
-            entries = together(
-                partial(self._entry, field), records.tolist(), self.dataset.reader.far
+            entries = parallel_map(
+                partial(self._entry, field), records.tolist(), self.dataset.reader.is_remote
             )
             bad += [
                 Bad(key, field, str(e)) for key, e in zip(keys, entries) if isinstance(e, Exception)
             ]
-            there = [
-                (row, entry) for row, entry in enumerate(entries) if isinstance(entry, np.ndarray)
-            ]
-            rows, values = [row for row, _ in there], [value for _, value in there]
+            decoded = {
+                row: entry for row, entry in enumerate(entries) if isinstance(entry, np.ndarray)
+            }
+            rows, values = list(decoded), list(decoded.values())
             for source, view in zip(views_of(field, len(views)), views):
                 columns[source] = self._column(field, source, view, values, rows, seeds)
         labels = {name: _known(values[records]) for name, values in self.labels.items()}
@@ -189,8 +209,8 @@ class Loader:
     def _entry(self, field: str, i: int) -> Entry:
         return self.dataset.cache.get(self.dataset, i, field, self.cache_bytes)
 
-    def finished(self, batch: Batch) -> Batch:
-        """What was left of `read` to do."""
+    def collate(self, batch: Batch) -> Batch:
+        """The batch of `load`, from that of `load_uncollated`."""
         columns = {
             source: self._collated(source, column) for source, column in batch.columns.items()
         }
@@ -206,20 +226,20 @@ class Loader:
     def _rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Records and epochs of this rank's rows."""
         share, n = self.batch // self.world, len(self.indices)
-        if self.drawn is not None:
-            rows, epochs = self.drawn.rows(step)
+        if self.mixture is not None:
+            rows, epochs = self.mixture.rows(step)
             first = self.rank * share
             return self.indices[rows[first : first + share]], epochs[first : first + share]
         epoch, within = divmod(step, self.steps_per_epoch)
         start = epoch * n + within * self.batch + self.rank * share
         if self.groups is not None:
-            mine = self.groups.at(epoch, within)[self.rank * share : (self.rank + 1) * share]
+            whole = self.groups.batch_indices(epoch, within)
+            mine = whole[self.rank * share : (self.rank + 1) * share]
             return self.indices[mine], np.full(len(mine), epoch)
         stop = min(start + share, n) if self.one_pass else start + share
-        at, epochs = order.epochs(
-            np.arange(start, max(start, stop)), n, seed=self.seed, shuffle=self.shuffle
-        )
-        return self.indices[at], epochs
+        positions = np.arange(start, max(start, stop))
+        chosen, epochs = order.epochs(positions, n, seed=self.seed, shuffle=self.shuffle)
+        return self.indices[chosen], epochs
 
     def _seeds(self, keys: Sequence[str], epochs: np.ndarray) -> torch.Tensor:
         """(B,) int64 from key, seed and epoch of each row."""
@@ -241,7 +261,9 @@ class Loader:
         seeds: torch.Tensor,
     ) -> Column:
         modality = self.dataset.fields[field]
-        generators = repeat(STILL) if view == "plain" else _generators(seeds[rows].numpy(), source)
+        generators = (
+            repeat(UNUSED_RNG) if view == "plain" else _generators(seeds[rows].numpy(), source)
+        )
         seen = [modality.augment(value, view, rng) for value, rng in zip(values, generators)]
         as_bytes = bool(seen) and all(
             v.dtype == np.uint8 and v.shape == seen[0].shape for v in seen
@@ -252,30 +274,31 @@ class Loader:
     def _batches(self) -> Iterator[tuple[Batch, list[Bad]]]:
         steps = range(self.start_step, self.steps)
         if not self.workers:
-            return map(self.at, steps)
-        # A generator of its own: torch would otherwise draw from the global one, and a run would
-        # depend on having
-        # workers.
-        own = torch.Generator().manual_seed(self.seed)
-        parcels = DataLoader(
+            return map(self.load, steps)
+        # Without this generator torch would draw from the global one, and a run would depend on
+        # having workers.
+        generator = torch.Generator().manual_seed(self.seed)
+        packed = DataLoader(
             _Steps(self, steps),
             batch_size=None,
             num_workers=self.workers,
-            collate_fn=_as_it_is,
-            generator=own,
+            collate_fn=_identity,
+            generator=generator,
         )
-        return ((self.finished(parcel.opened()), bad) for parcel, bad in parcels)
+        return ((self.collate(shared.unpack()), bad) for shared, bad in packed)
 
 
-LOST = 3
-"""Batches in a row, drawn at random, without any readable value: then it is not single files that
-are bad."""
+MAX_UNREADABLE_BATCHES = 3
+"""After so many random batches in a row without any readable value, the problem is not single
+files."""
 
 
 @contextlib.contextmanager
-def workers_watched() -> Iterator[None]:
-    """Says in a sentence that a worker process died. torch tells of it by an exception in the main
-    thread, wherever that is."""
+def worker_errors() -> Iterator[None]:
+    """Turn the exceptions by which torch reports a dead worker into an AmodalError.
+
+    torch raises them in the main thread, wherever that is.
+    """
     try:
         yield
     except Unreachable as error:  # torch puts the worker's traceback before its message
@@ -284,28 +307,36 @@ def workers_watched() -> Iterator[None]:
         if "DataLoader worker" not in str(error):
             raise
         raise AmodalError(
-            f"a process that decodes records ended: {str(error).splitlines()[0]} Often the memory ran out: take fewer workers, or none "
-            "(--workers 0). Checkpoints are unharmed; go on with --resume."
+            f"a process that decodes records ended: {str(error).splitlines()[0]} Often the memory "
+            "ran out: take fewer workers, or none (--workers 0). Checkpoints are unharmed; "
+            "go on with --resume."
         ) from error
 
 
-class _Steps(torch.utils.data.Dataset):
-    """Steps as torch's worker processes want them: by number."""
+class _Steps(torch.utils.data.Dataset[tuple[SharedBatch, list[Bad]]]):
+    """The batches of some steps as a dataset of torch, for its worker processes."""
 
-    def __init__(self, loader: Loader, steps: range):
+    def __init__(self, loader: Loader, steps: range) -> None:
         self.loader, self.steps = loader, steps
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def __getitem__(self, number: int) -> tuple[SharedBatch, list[Bad]]:
-        batch, bad = self.loader.read(self.steps[number])
-        return SharedBatch.of(batch), bad
+        batch, bad = self.loader.load_uncollated(self.steps[number])
+        return SharedBatch.pack(batch), bad
 
 
 def class_numbers(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """(n,) labels as `Dataset.label` gives them -> int64 classes, -1 where unknown, and their names
-    in order; numbers -> float32, NaN where unknown, and no names."""
+    """Number the classes of a label.
+
+    Args:
+        values: (n,) as `Dataset.label` returns them.
+
+    Returns:
+        (n,) int64 classes, -1 where unknown, and their names in order. Of a label of numbers (n,)
+        float32, NaN where unknown, and no names.
+    """
     if values.dtype != object:
         return values.astype(np.float32), []
     names = sorted({v for v in values if v is not None})
@@ -318,16 +349,15 @@ def _known(values: np.ndarray) -> Column:
     return Column(torch.from_numpy(values[rows]), torch.from_numpy(rows))
 
 
-def _as_it_is(item):
+def _identity(item: T) -> T:
     return item
 
 
 def _generators(seeds: np.ndarray, source: str) -> Iterator[np.random.Generator]:
-    """A generator for each row, a pure function of the row's seed and of the source, to be used
-    before the next is asked for.
+    """A generator for each row, a pure function of the row's seed and of the source.
 
-    It is one generator whose key is set anew: three microseconds instead of the ten that making one
-    costs.
+    Use each before the next one is drawn: it is one generator whose key is set anew, which takes 3
+    us instead of the 10 us of making one.
     """
     philox = np.random.Philox(key=[0, zlib.crc32(source.encode())])
     generator, state = np.random.Generator(philox), philox.state
@@ -345,7 +375,7 @@ def _views(dataset: Dataset, views: Views) -> dict[str, tuple[str, ...]]:
         chosen = {field: tuple(views.get(field, ("plain",))) for field in dataset.fields}
     else:
         chosen = {field: tuple(views) for field in dataset.fields}
-    for view in (view for each in chosen.values() for view in each):
+    for view in (view for of_field in chosen.values() for view in of_field):
         if view not in VIEWS:
             raise unknown("view", view, VIEWS)
     return chosen

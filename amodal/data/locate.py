@@ -1,58 +1,67 @@
-"""Which files of a folder are the records: tars, tables, a saved dataset, or the files themselves."""
+"""Which files of a folder are the records: tars, tables, a saved dataset, or all files."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from amodal.core import AmodalError
-from amodal.data import infer_schema as decide
-from amodal.data import readers
+from amodal.data import infer_schema, readers
 from amodal.data.readers import native
+from amodal.data.remote import AnyPath
 
 
-def locate(path: Path) -> tuple[Path, tuple[str, ...]]:
-    """The folder of dataset.toml, and what it should call the records."""
+def locate(path: AnyPath) -> tuple[AnyPath, tuple[str, ...]]:
+    """Find the records in data that no dataset.toml describes.
+
+    Args:
+        path: a folder or a file.
+
+    Returns:
+        The folder of the future dataset.toml, and its `records`.
+
+    Raises:
+        AmodalError: the folder holds an interrupted pack.
+    """
     if path.is_file():
         return path.parent, (path.name,)
     if readers.is_huggingface(path):
         return path, (".",)
+    children: list[AnyPath] = [*path.iterdir()]
     files = [
-        f
-        for f in sorted(path.iterdir())
-        if f.is_file() and not f.name.startswith((".", "dataset.toml"))
+        file
+        for file in sorted(children, key=lambda file: file.name)
+        if file.is_file() and not file.name.startswith((".", "dataset.toml"))
     ]
-    if files and all(native.OWN.fullmatch(f.name) for f in files):
+    if files and all(native.PACK_FILE.fullmatch(file.name) for file in files):
         raise AmodalError(
-            f"{path} holds an interrupted pack: its dataset.toml was never written. Pack the data again."
+            f"{path} holds an interrupted pack: its dataset.toml was never written. "
+            "Pack the data anew."
         )
-    by_ending = {
-        ending: [f for f in files if f.suffix.lower() == ending]
-        for ending in (".tar", ".parquet", ".jsonl", ".ndjson")
-    }
-    for ending, found in by_ending.items():
-        if found:
-            return path, (found[0].name if len(found) == 1 else f"*{ending}",)
-    single = [f for f in files if f.suffix.lower() in (".csv", ".tsv", ".json")]
-    if len(single) == 1 and (_names_files(single[0]) or not _media(path, single[0])):
-        return path, (single[0].name,)
-    if not _media(path) and any(path.rglob("*.parquet")):
+    for ending in (".tar", ".parquet", ".jsonl", ".ndjson"):
+        same = [file for file in files if file.suffix.lower() == ending]
+        if same:
+            return path, (same[0].name if len(same) == 1 else f"*{ending}",)
+    tables = [file for file in files if file.suffix.lower() in (".csv", ".tsv", ".json")]
+    if len(tables) == 1 and (_names_files(tables[0]) or not _has_media(path, tables[0])):
+        return path, (tables[0].name,)
+    if not _has_media(path) and any(path.rglob("*.parquet")):
         return path, ("**/*.parquet",)
     return path, (".",)
 
 
-def _names_files(file: Path) -> bool:
-    """Whether a table has a column that names files which are there."""
+def _names_files(file: AnyPath) -> bool:
+    """Whether a table has a column that names files which exist."""
     reader = readers.Table([file])
-    return any(decide.names_files(_texts(reader, column), file.parent) for column in reader.columns)
-
-
-def _media(path: Path, besides: Path | None = None) -> bool:
-    """Whether a folder has files, besides this one, that a modality reads."""
-    known = decide.kinds()
     return any(
-        Path(f).suffix.lower() in known
-        for f in readers.folder.names_below(path)
-        if besides is None or f != besides.name
+        infer_schema.names_files(_texts(reader, column), file.parent) for column in reader.columns
+    )
+
+
+def _has_media(path: AnyPath, besides: AnyPath | None = None) -> bool:
+    """Whether a folder has files, besides this one, that a modality reads."""
+    known = infer_schema.suffix_modalities()
+    return any(
+        readers.ending_of(name) in known
+        for name in readers.names_below(path)
+        if besides is None or name != besides.name
     )
 
 

@@ -1,76 +1,91 @@
-"""What dataset.toml leaves open is measured on some records: sizes, means, names of channels and
-categories."""
+"""Measure on some records what dataset.toml leaves open: sizes, means, names of categories."""
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
 from amodal import modalities
 from amodal.core import AmodalError
 from amodal.data.dataset import Dataset
-from amodal.data.remote import Unreachable, together
+from amodal.data.remote import Unreachable, parallel_map
+from amodal.data.schema import parameters_of
 from amodal.modalities import BadValue, Modality, Raw
 
 SAMPLES, ROWS = 200, 2000
-"""Values that a modality is measured on: files, and rows of a table, which cost little and hide
-rare categories."""
+"""Values that a modality is measured on: of files, and of rows of a table, which cost little and
+may have rare categories."""
 
 
-def measured(dataset: Dataset) -> Dataset:
-    """The same dataset, the modalities of its fields completed. A field without a readable value
-    stays as it was written."""
+def complete_fields(dataset: Dataset) -> Dataset:
+    """Measure the parameters of modalities that nobody chose.
+
+    Args:
+        dataset: its schema says which parameters were declared.
+
+    Returns:
+        The same records with complete modalities. A field without a readable value stays as it is.
+    """
     complete = {name: _complete(dataset, name) for name in dataset.fields}
     if all(complete[name] is field.modality for name, field in dataset.schema.fields.items()):
         return dataset
-    stated = {
-        name: replace(field, modality=complete[name], given=None)
+    schema_fields = {
+        name: replace(field, modality=complete[name], declared=None)
         for name, field in dataset.schema.fields.items()
     }
-    return Dataset(
-        dataset.reader, replace(dataset.schema, fields=stated), dataset.path, dataset.name
-    )
+    schema = replace(dataset.schema, fields=schema_fields)
+    return Dataset(dataset.reader, schema, dataset.path, dataset.name)
 
 
 def _complete(dataset: Dataset, name: str) -> Modality:
     field = dataset.schema.fields[name]
     kind = type(field.modality)
-    if field.given is None or {f.name for f in fields(kind)} <= set(field.given):
+    if field.declared is None or set(parameters_of(kind)) <= set(field.declared):
         return field.modality
-    given = {
-        key: value for key, value in modalities.config(field.modality).items() if key in field.given
-    }
+    config = modalities.config(field.modality)
+    declared = {key: value for key, value in config.items() if key in field.declared}
+    count = ROWS if isinstance(dataset.columns[name], tuple) else SAMPLES
     try:
-        return kind.infer(
-            samples(dataset, name, ROWS if isinstance(dataset.columns[name], tuple) else SAMPLES),
-            **given,
-        )
-    except BadValue:  # nothing there, or nothing readable
+        return kind.infer(samples(dataset, name, count), **declared)
+    except BadValue:  # no value, or none that can be read
         return field.modality
 
 
 def samples(dataset: Dataset, name: str, n: int = SAMPLES) -> list[Raw]:
-    """Up to n raw values of a field from records spread evenly over the data: the same ones each
-    time."""
+    """Raw values of a field, from records spread evenly over the data: the same ones each time.
+
+    Args:
+        dataset: to take them from.
+        name: of the field.
+        n: how many at most.
+    """
     have = np.flatnonzero(dataset.present(name))
 
-    def raw(i) -> Raw | None:
+    def raw(i: int) -> Raw | None:
         try:
-            return dataset.raw(int(i), name)
+            return dataset.raw(i, name)
         except Unreachable:
             raise
-        except AmodalError:  # of a field, or of a part of a table that is damaged
+        except AmodalError:  # a field, or a part of a table, that is damaged
             return None
 
-    raws = together(raw, have[spread(len(have), n)], dataset.reader.far)
-    return [raw for raw in raws if raw is not None]
+    chosen: Iterable[int] = have[evenly_spaced(len(have), n)].tolist()
+    raws = parallel_map(raw, chosen, dataset.reader.is_remote)
+    return [value for value in raws if value is not None]
 
 
-def spread(length: int, n: int) -> np.ndarray:
-    """(at most n,) int64: positions spread evenly over 0 … length-1."""
-    return (
-        np.unique(np.linspace(0, length - 1, min(n, length)).round().astype(np.int64))
-        if length
-        else np.zeros(0, np.int64)
-    )
+def evenly_spaced(length: int, n: int) -> np.ndarray:
+    """Positions spread evenly over 0 … length-1.
+
+    Args:
+        length: of the sequence.
+        n: how many at most.
+
+    Returns:
+        (min(n, length),) int64, ascending.
+    """
+    if not length:
+        return np.zeros(0, np.int64)
+    return np.unique(np.linspace(0, length - 1, min(n, length)).round().astype(np.int64))

@@ -1,15 +1,16 @@
-"""Several datasets as one, drawn in fixed proportions.
+"""A mixture of datasets, drawn in fixed proportions.
 
-A pure function of seed and step, as all batches are.
+As with all batches, the rows are a pure function of seed and step.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
@@ -19,20 +20,25 @@ from amodal.data.cache import Cache
 from amodal.data.dataset import Dataset
 from amodal.data.open_dataset import open_dataset
 from amodal.data.readers import Reader
+from amodal.data.readers.base import Cell
+from amodal.data.remote import AnyPath
 from amodal.data.schema import Field, Label, Schema
 from amodal.modalities import Modality, name_of
 
 SLOTS = 10_000
-"""Draws after which proportions repeat: a weight is met to a part in so many."""
+"""Draws after which the pattern repeats. A weight is met to one part in so many."""
 PART = "(part)"
-"""The column of the joined records that says which part of its split each is in."""
+"""The column of the joined records with the part of the split of each."""
 
 
 @dataclass(frozen=True)
 class Proportions:
     """How often each dataset is drawn from.
 
-    ends: the number of records up to and with each dataset. weights: None for their sizes.
+    Attributes:
+        ends: number of records up to and with each dataset.
+        weights: of the datasets, None for their sizes.
+        names: of the datasets.
     """
 
     ends: tuple[int, ...]
@@ -49,17 +55,23 @@ class Mixture(Dataset):
     Args:
         datasets: Datasets, or whatever `amodal.open` takes.
         weights: how often a record of each is drawn, any positive numbers; by default their sizes.
-        name: of the whole; the names of the datasets unless given.
+        name: of the whole; by default the names of the datasets.
 
-    Raises AmodalError for weights that do not fit, for a field of two modalities and for a label of
-    two kinds.
+    Raises:
+        AmodalError: weights do not fit the datasets, a field has two modalities, or a label two
+            kinds.
     """
 
-    def __init__(self, datasets: Sequence, weights: Sequence[float] | None = None, name: str = ""):
+    def __init__(
+        self,
+        datasets: Sequence[str | AnyPath | Mapping[str, Sequence[Any]] | Dataset],
+        weights: Sequence[float] | None = None,
+        name: str = "",
+    ) -> None:
         members = [open_dataset(dataset) for dataset in datasets]
         _check(members, weights)
         fields = _fields(members)
-        reader = Joined([_read_as(member, fields) for member in members], weights)
+        reader = JoinedReader([_read_as(member, fields) for member in members], weights)
         schema = Schema(
             {field: Field(modality) for field, modality in fields.items()},
             _labels(members),
@@ -75,16 +87,14 @@ class Mixture(Dataset):
         return dataset
 
 
-class Joined(Reader):
+class JoinedReader(Reader):
     """The records of datasets, one after the other. A column is a field or a label."""
 
     base = None
 
-    def __init__(self, members: Sequence[Dataset], weights: Sequence[float] | None):
-        self.members, self.weights = (
-            list(members),
-            None if weights is None else tuple(map(float, weights)),
-        )
+    def __init__(self, members: Sequence[Dataset], weights: Sequence[float] | None) -> None:
+        self.members = list(members)
+        self.weights = None if weights is None else tuple(map(float, weights))
         self.starts = [0, *accumulate(len(member) for member in members)]
         self.keys = _keys(self.members)
         self.fields = tuple(dict.fromkeys(f for member in members for f in member.fields))
@@ -92,29 +102,32 @@ class Joined(Reader):
         self.columns = tuple(
             dict.fromkeys((*self.fields, *(LABEL + name for name in labels), PART))
         )
-        self.ignored = sum((member.reader.ignored for member in members), Counter())
+        self.ignored: Counter[str] = sum((member.reader.ignored for member in members), Counter())
 
     @property
-    def far(self) -> bool:
-        return any(member.reader.far for member in self.members)
+    def is_remote(self) -> bool:
+        return any(member.reader.is_remote for member in self.members)
 
-    def get(self, i: int, column: str):
+    def get(self, i: int, column: str) -> Cell:
         number = int(np.searchsorted(self.starts, i, side="right")) - 1
-        member, own = self.members[number], i - self.starts[number]
+        member, record = self.members[number], i - self.starts[number]
         if column == PART:
-            return splits.PARTS[member.parts[own]]
+            return splits.PARTS[member.parts[record]]
         if column.startswith(LABEL):
             name = column.removeprefix(LABEL)
             label = member.labels.get(name)
-            return None if label is None else member.reader.get(own, label.column or name)
-        return member.raw(own, column) if column in member.fields else None
+            return None if label is None else member.reader.get(record, label.column or name)
+        return member.raw(record, column) if column in member.fields else None
 
     def present(self, column: str) -> np.ndarray:
         if column not in self.fields:
             return super().present(column)
-        none = (np.zeros(len(member), dtype=bool) for member in self.members)
-        each = (m.present(column) if column in m.fields else n for m, n in zip(self.members, none))
-        return np.concatenate(list(each))
+        return np.concatenate(
+            [
+                member.present(column) if column in member.fields else np.zeros(len(member), bool)
+                for member in self.members
+            ]
+        )
 
     def stamp(self) -> str:
         text = ";".join([*(member.fingerprint for member in self.members), str(self.weights)])
@@ -122,24 +135,29 @@ class Joined(Reader):
 
 
 LABEL = "labels."
-"""What the column of a label begins with: a field may have its name."""
+"""The prefix of a label's column, since a field may have the same name."""
 
 
-class Drawn:
-    """Which record each row of a training batch is.
+class MixtureSampler:
+    """Draws the records of training batches from the datasets of a mixture.
 
-    Rows are dealt to the datasets in a pattern that repeats every SLOTS draws. Each dataset goes
-    through its records in another order every epoch of its own, so that the record of a row follows
-    from seed, step and row alone.
+    Rows are assigned to the datasets in a pattern that repeats every SLOTS draws. Each dataset has
+    epochs of its own, and another order in each. So the record of a row follows from seed, step and
+    row alone.
 
     Args:
         proportions: of the datasets.
         indices: (n,) ascending, the records to draw from.
         batch: rows of a batch, over all processes.
         seed: of the order.
+
+    Raises:
+        AmodalError: a batch needs more records of a dataset than it has.
     """
 
-    def __init__(self, proportions: Proportions, indices: np.ndarray, batch: int, seed: int):
+    def __init__(
+        self, proportions: Proportions, indices: np.ndarray, batch: int, seed: int
+    ) -> None:
         member = np.searchsorted(proportions.ends, indices, side="right")
         self.records = [np.flatnonzero(member == m) for m in range(len(proportions.ends))]
         sizes = np.array([len(records) for records in self.records], dtype=np.float64)
@@ -147,12 +165,12 @@ class Drawn:
             sizes if proportions.weights is None else np.array(proportions.weights) * (sizes > 0)
         )
         self.batch, self.seed = batch, seed
-        self.slots = dealt(weights)
+        self.slots = interleave(weights)
         self.counts = np.bincount(self.slots, minlength=len(sizes))
         self.before = np.zeros(SLOTS, dtype=np.int64)
         for m in range(len(sizes)):
-            own = np.flatnonzero(self.slots == m)
-            self.before[own] = np.arange(len(own))
+            slots = np.flatnonzero(self.slots == m)
+            self.before[slots] = np.arange(len(slots))
         for m, count in enumerate(np.ceil(batch * self.counts / SLOTS).astype(int)):
             if count > max(sizes[m], 1):
                 raise AmodalError(
@@ -162,41 +180,52 @@ class Drawn:
                 )
 
     def rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """(batch,) positions in `indices` and epochs of their dataset, of the rows of one step."""
+        """The rows of one step.
+
+        Returns:
+            (batch,) positions in `indices`, and (batch,) epochs of their datasets, both int64.
+        """
         draws = step * self.batch + np.arange(self.batch)
         member = self.slots[draws % SLOTS]
         number = draws // SLOTS * self.counts[member] + self.before[draws % SLOTS]
         rows, epochs = np.zeros(self.batch, dtype=np.int64), np.zeros(self.batch, dtype=np.int64)
         for m in np.unique(member):
-            own = member == m
-            chosen, epochs[own] = self._of(int(m), number[own])
-            rows[own] = self.records[m][chosen]
+            mask = member == m
+            chosen, epochs[mask] = self._draw(int(m), number[mask])
+            rows[mask] = self.records[m][chosen]
         return rows, epochs
 
-    def _of(self, member: int, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Records and epochs of some draws in a row from one dataset, no record of which comes
-        twice.
-        """
+    def _draw(self, member: int, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Records and epochs of consecutive draws from one dataset, no record twice."""
         n, seed = len(self.records[member]), self.seed * len(self.records) + member
         chosen, epochs = order.epochs(numbers, n, seed=seed)
         fresh = np.flatnonzero(epochs != epochs[0])
         if len(fresh) and len(numbers) <= n:  # an epoch ends within the batch
-            used, place = set(chosen[epochs == epochs[0]].tolist()), len(fresh)
+            used, position = set(chosen[epochs == epochs[0]].tolist()), len(fresh)
             for row in fresh.tolist():
-                while (
-                    int(chosen[row]) in used
-                ):  # later in this epoch, instead of what the batch has
-                    chosen[row], place = _permuted(place, n, seed, int(epochs[row])), place + 1
+                # A record that the batch already has is exchanged for a later one of this epoch.
+                while int(chosen[row]) in used:
+                    chosen[row], position = (
+                        _permuted(position, n, seed, int(epochs[row])),
+                        position + 1,
+                    )
                 used.add(int(chosen[row]))
         return chosen, epochs
 
 
-def _permuted(place: int, n: int, seed: int, epoch: int) -> int:
-    return int(order.permute(np.array([place % n]), n, seed=seed, epoch=epoch)[0])
+def _permuted(position: int, n: int, seed: int, epoch: int) -> int:
+    return int(order.permute(np.array([position % n]), n, seed=seed, epoch=epoch)[0])
 
 
-def dealt(weights: np.ndarray) -> np.ndarray:
-    """(SLOTS,) the dataset of each slot: as many as its weight says, spread evenly."""
+def interleave(weights: np.ndarray) -> np.ndarray:
+    """Assign slots to datasets: as many as each weight asks for, spread evenly.
+
+    Args:
+        weights: (datasets,), 0 for one that is not drawn from.
+
+    Returns:
+        (SLOTS,) int64, the dataset of each slot.
+    """
     shares = weights / weights.sum() * SLOTS
     counts = np.where(weights > 0, np.maximum(np.floor(shares), 1), 0).astype(int)
     for m in np.argsort(counts - shares, kind="stable")[: max(SLOTS - counts.sum(), 0)]:
@@ -211,7 +240,8 @@ def _check(members: Sequence[Dataset], weights: Sequence[float] | None) -> None:
         raise AmodalError(f"a Mixture is of two datasets or more, not {len(members)}")
     if weights is not None and (len(weights) != len(members) or not all(w > 0 for w in weights)):
         raise AmodalError(
-            f"weights must be {len(members)} positive numbers, one for each dataset; they are {list(weights)}"
+            f"weights must be {len(members)} positive numbers, one for each dataset; "
+            f"they are {list(weights)}"
         )
 
 
@@ -223,8 +253,7 @@ def _fields(members: Sequence[Dataset]) -> dict[str, Modality]:
             if type(first) is not type(modality):
                 raise AmodalError(
                     f"the field {name!r} is {name_of(first)} in one dataset and "
-                    f"{name_of(modality)} in "
-                    f"{member.name!r}; rename one of them"
+                    f"{name_of(modality)} in {member.name!r}; rename one of them"
                 )
     return fields
 
@@ -240,16 +269,15 @@ def _labels(members: Sequence[Dataset]) -> dict[str, Label]:
             first = labels.setdefault(name, replace(label, column=LABEL + name))
             if first.kind != label.kind:
                 raise AmodalError(
-                    f"the label {name!r} is a {first.kind} in one dataset and a {label.kind} in another"
+                    f"the label {name!r} is a {first.kind} in one dataset and a {label.kind} "
+                    "in another"
                 )
     return labels
 
 
 def _keys(members: Sequence[Dataset]) -> list[str]:
-    """The keys of all records.
-
-    Where two datasets have one in common, the number of the dataset goes before.
-    """
+    """The keys of all records, with the number of the dataset before them where two datasets have
+    a key in common."""
     keys = [key for member in members for key in member.keys]
     if len(set(keys)) == len(keys):
         return keys

@@ -2,40 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from amodal.core import AmodalError
-from amodal.data import bundled, readers, schema, sets
-from amodal.data import infer_schema as decide
-from amodal.data.dataset import Dataset
+from amodal.core.registry import canonical
+from amodal.data import bundled, infer_schema, readers, schema, sets
+from amodal.data.dataset import Dataset, columns_of
 from amodal.data.infer import infer, infer_arrays
-from amodal.data.measure import measured
-from amodal.data.readers import Where
-from amodal.data.remote import Remote, described_by, place
+from amodal.data.measure import complete_fields
+from amodal.data.readers import FilePattern
+from amodal.data.remote import AnyPath, as_path, local_schema
 from amodal.modalities import Modality
 
 
 def open_dataset(
-    source, *, name: str = "", fields: Mapping[str, str | Modality] | None = None
+    source: str | AnyPath | Mapping[str, Sequence[Any]] | Dataset,
+    *,
+    name: str = "",
+    fields: Mapping[str, str | Modality] | None = None,
 ) -> Dataset:
-    """A dataset from
-    - an address of what follows in object storage: s3://, gs://, az://, https://, …
-    (docs/scaling.md); it may end in #FILE, a
-      dataset.toml on this machine;
-    - a folder, a table (CSV, TSV, JSONL, JSON, Parquet), a .tar, a saved Hugging Face dataset, or a
-    packed folder;
-      as its dataset.toml says if it has one, otherwise as it looks (see `amodal.data.init`);
-    - the name of a bundled one, "globe" or "digits", or of a public one that was fetched:
-    "tuxpaint" (`amodal data`
-      lists them);
-    - a dict of lists, arrays or tensors of one length; fields: column -> modality (a name, or
-    made), where it shall not
-      be guessed;
-    - a Dataset, which is returned as it is.
+    """Open a dataset.
 
-    Raises AmodalError: nothing there (with the nearest names), nothing that can be read, or a
-    dataset.toml with a mistake.
+    Args:
+        source: one of
+            - a folder, a table (CSV, TSV, JSONL, JSON, Parquet), a .tar, a saved Hugging Face
+              dataset or a packed folder. Its dataset.toml says what is in it. Without one, the
+              fields are guessed (see `amodal.data.init`);
+            - an address of one of these in object storage: s3://, gs://, az://, https://, …
+              (docs/scaling.md). It may end in #FILE, a dataset.toml on this machine;
+            - the name of a bundled set, "globe" or "digits", or of a public one that was fetched,
+              as "tuxpaint" (`amodal data` lists them; installed plug-ins can add to them);
+            - a dict of lists, arrays or tensors of one length;
+            - a Dataset, which is returned as it is.
+        name: of the dataset, in place of its own.
+        fields: of a dict, column -> modality (a name, or an object) that shall not be guessed.
+
+    Raises:
+        AmodalError: nothing is there (with the nearest names), nothing can be read, or there is a
+            mistake in dataset.toml.
     """
     if isinstance(source, Dataset):
         return source
@@ -45,68 +51,82 @@ def open_dataset(
         raise AmodalError(
             "`fields` is for values in memory. For data on disk write them into its dataset.toml."
         )
-    path = place(source)
-    if not path.exists() and str(source) in bundled.NAMES:
-        path = bundled.path(str(source))
-    elif not path.exists() and str(source) in sets.names():
-        if not sets.there(str(source)):
-            raise sets.missing(str(source))
-        path = sets.where(str(source))
-    readers.exists(path, (*bundled.NAMES, *sets.names()))
-    if toml := described_by(path):
+    path = as_path(source)
+    if not path.exists():  # names of sets are asked for only now: plug-ins may be broken
+        path = _named_set(str(source)) or path
+    if toml := local_schema(path):
         return from_toml(toml, name=name, root=path)
-    toml = _toml(path)
-    return from_toml(toml, name=name) if toml else infer(path, name=name)
+    declared = _toml(path)
+    return from_toml(declared, name=name) if declared else infer(path, name=name)
 
 
-def from_toml(path: str | Path | Remote, *, name: str = "", root: Remote | None = None) -> Dataset:
-    """The dataset that a dataset.toml describes; parameters that it leaves open are measured. root:
-    the folder of the data, unless it is that of the dataset.toml."""
-    path = place(path)
-    described = schema.load(path)
+def _named_set(name: str) -> Path | None:
+    """The folder of a bundled or a public set.
+
+    Raises AmodalError for a public set that is not built, and for a name that is neither a set nor
+    a path.
+    """
+    if name in bundled.NAMES:
+        return bundled.path(name)
+    if canonical(name) in sets.names():
+        if not sets.is_built(name):
+            raise sets.not_built_error(name)
+        return sets.folder_of(name)
+    readers.exists(as_path(name), (*bundled.NAMES, *sets.names()))
+    return None
+
+
+def from_toml(path: str | AnyPath, *, name: str = "", root: AnyPath | None = None) -> Dataset:
+    """The dataset that a dataset.toml describes. Parameters that it leaves open are measured.
+
+    Args:
+        path: of the dataset.toml.
+        name: of the dataset, in place of its own.
+        root: the folder of the data, unless it is that of the dataset.toml.
+
+    Raises:
+        AmodalError: the file or the data cannot be read.
+    """
+    path = as_path(path)
+    declared = schema.load(path)
     home = path.parent if root is None else root
     try:
-        paths = readers.find(home if home.is_dir() else home.parent, described.records)
-        reader = readers.open_records(paths, _where(described), decide.kinds(), described.key)
-        called = (
-            name or described.name or (path.resolve().parent.name if root is None else root.name)
+        paths = readers.find(home if home.is_dir() else home.parent, declared.records)
+        reader = readers.open_records(
+            paths, _patterns(declared), infer_schema.suffix_modalities(), declared.key
         )
-        dataset = Dataset(reader, described, home, called)
+        default = path.resolve().parent.name if root is None else root.name
+        dataset = Dataset(reader, declared, home, name or declared.name or default)
     except AmodalError as error:
         raise AmodalError(f"{path}: {error}") from error
-    return measured(dataset)
+    return complete_fields(dataset)
 
 
-def _toml(path: Path | Remote) -> Path | Remote | None:
+def _toml(path: AnyPath) -> AnyPath | None:
     """The dataset.toml that describes this folder or this file, if there is one."""
     if path.suffix == ".toml":
         return path
     toml = (path if path.is_dir() else path.parent) / "dataset.toml"
     if not toml.exists():
         return None
-    if path.is_dir() or any(found.resolve() == path.resolve() for found in _named(toml)):
+    if path.is_dir() or any(file.resolve() == path.resolve() for file in _records_of(toml)):
         return toml
     return None
 
 
-def _named(toml: Path | Remote) -> list[Path | Remote]:
+def _records_of(toml: AnyPath) -> list[AnyPath]:
     try:
         return readers.find(toml.parent, schema.load(toml).records)
     except AmodalError:  # it describes other data, and cannot even find that
         return []
 
 
-def _where(described: schema.Schema) -> dict[str, Where]:
+def _patterns(declared: schema.Schema) -> dict[str, FilePattern]:
     """The files of each field, for data that is files. Fields of other columns, such as `json.age`,
     have none."""
-    where = {}
-    for name, field in described.fields.items():
-        if (
-            field.suffix
-            or field.within
-            or not (field.column or getattr(field.modality, "columns", ()))
-        ):
-            where[field.column or name] = Where(
-                field.suffix or tuple(sorted(field.modality.suffixes)), field.within
-            )
-    return where
+    patterns = {}
+    for name, field in declared.fields.items():
+        if field.suffix or field.within or not (field.column or columns_of(field.modality)):
+            suffixes = field.suffix or tuple(sorted(field.modality.suffixes))
+            patterns[field.column or name] = FilePattern(suffixes, field.within)
+    return patterns

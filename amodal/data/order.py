@@ -1,28 +1,42 @@
-"""A shuffled order without a table: the record at any position of any epoch, for any number of
-records.
+"""A shuffled order without a table: the record at any position of any epoch.
 
-A Feistel network over the next power of four is a bijection whatever its round function is;
-positions that fall outside 0 … n-1 are sent through again until they fall inside (cycle walking).
-So the order is a pure function of (seed, epoch, position): free of workers and ranks, and the state
-of a run is one integer. Luby & Rackoff 1988, "How to construct pseudorandom permutations"; Black &
-Rogaway 2002, "Ciphers with arbitrary finite domains".
+A Feistel network over the next power of four is a bijection, whatever its round function is. A
+position that falls outside 0 … n-1 is encrypted once more until it falls inside (cycle walking).
+So the order is a pure function of (seed, epoch, position). It does not depend on workers and ranks,
+and the state of a run is one integer.
+
+Luby & Rackoff 1988, "How to construct pseudorandom permutations"; Black & Rogaway 2002, "Ciphers
+with arbitrary finite domains".
 """
 
 from __future__ import annotations
 
 import hashlib
+from typing import cast
 
 import numpy as np
 
 ROUNDS = 6
 SMALLEST_HALF = 3
-"""Bits of half a position at least: with fewer, a network has too few permutations to choose from
-to look random."""
+"""Bits of half a position at least. With fewer, a network has too few permutations to look
+random."""
 
 
 def permute(positions: np.ndarray, n: int, *, seed: int = 0, epoch: int = 0) -> np.ndarray:
-    """The records (int64) that stand at `positions` (any shape, 0 … n-1) when n records are
-    shuffled with (seed, epoch)."""
+    """The records at some positions of a shuffled epoch.
+
+    Args:
+        positions: of any shape, in 0 … n-1.
+        n: number of records.
+        seed: of the order.
+        epoch: each has another order.
+
+    Returns:
+        int64 of the shape of `positions`.
+
+    Raises:
+        ValueError: a position is outside 0 … n-1.
+    """
     positions = np.asarray(positions, dtype=np.uint64)
     if n < 1 or (positions.size and int(positions.max()) >= n):
         raise ValueError(f"positions must lie in 0 … {n - 1} for {n} records")
@@ -37,14 +51,23 @@ def permute(positions: np.ndarray, n: int, *, seed: int = 0, epoch: int = 0) -> 
 def epochs(
     positions: np.ndarray, n: int, *, seed: int = 0, shuffle: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(records, epochs), both int64, at `positions` 0, 1, … of a run that goes through n records
-    again and again."""
+    """The records at some positions of a run of many epochs.
+
+    Args:
+        positions: 0, 1, … of the run, of any shape.
+        n: number of records.
+        seed: of the order.
+        shuffle: False for the records in their order.
+
+    Returns:
+        Records and epochs, both int64 of the shape of `positions`.
+    """
     positions = np.asarray(positions, dtype=np.int64)
     epoch, within = positions // n, positions % n
     if shuffle:
         for e in np.unique(epoch):
-            at = epoch == e
-            within[at] = permute(within[at], n, seed=seed, epoch=int(e))
+            mask = epoch == e
+            within[mask] = permute(within[mask], n, seed=seed, epoch=int(e))
     return within, epoch
 
 
@@ -65,4 +88,4 @@ def _mix(x: np.ndarray) -> np.ndarray:
     """The finaliser of splitmix64 (Steele et al. 2014); overflow wraps, as it should."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    return cast(np.ndarray, x ^ (x >> np.uint64(31)))

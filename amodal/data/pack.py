@@ -1,5 +1,4 @@
-"""Write a dataset in the packed format, so that it is one thing to copy, is read by mapping, and
-notices damage."""
+"""Write a dataset in the packed format: few files to copy, read by mapping, and with checksums."""
 
 from __future__ import annotations
 
@@ -17,17 +16,27 @@ from amodal.data import schema
 from amodal.data.dataset import Dataset
 from amodal.data.quarantine import Bad, Quarantine
 from amodal.data.readers import native
-from amodal.data.remote import AT_ONCE, Unreachable, together
+from amodal.data.readers.native import EncodedCell
+from amodal.data.remote import MAX_REQUESTS, Unreachable, parallel_map
 
 
 def pack(dataset: Dataset, path: str | Path, *, shard_bytes: int = 128 * 2**20) -> Path:
-    """Copy every record of `dataset`, its files included, into the folder `path`. Returns the
-    folder.
+    """Copy every record of a dataset, its files included, into a folder.
 
-    A pack that is already there is replaced when the new one is whole and on disk, in one step:
-    whatever stops this, a reader finds the old data or the new. Files that cannot be read become
-    missing values, listed in quarantine.jsonl. Raises AmodalError where the folder cannot be
-    written, and for one that holds something else.
+    An older pack in the folder is replaced in one step, after the new one is complete and on disk.
+    So a reader finds the old data or the new, whatever interrupts this. Files that cannot be read
+    become missing values, listed in quarantine.jsonl.
+
+    Args:
+        dataset: to copy.
+        path: the folder.
+        shard_bytes: size of a shard, about.
+
+    Returns:
+        The folder.
+
+    Raises:
+        AmodalError: the folder cannot be written, or holds something else than a pack.
     """
     folder = Path(path)
     _refuse_others(folder)
@@ -37,8 +46,8 @@ def pack(dataset: Dataset, path: str | Path, *, shard_bytes: int = 128 * 2**20) 
         for part in folder.glob(f"writing-{os.getpid()}.part"):
             part.unlink(missing_ok=True)
         raise AmodalError(
-            f"could not write the pack in {folder}: {error.strerror or error}. A pack that was there before is unharmed. Make room, or "
-            "choose another folder."
+            f"could not write the pack in {folder}: {error.strerror or error}. An older pack in it "
+            "is unharmed. Make room, or choose another folder."
         ) from error
 
 
@@ -49,10 +58,9 @@ def _pack(dataset: Dataset, folder: Path, shard_bytes: int) -> Path:
     text = json.dumps({"format": native.FORMAT, "rows": len(dataset), "shards": shards}, indent=1)
     manifest = folder / f"manifest-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
     _commit(manifest, text.encode())
-    _commit(
-        folder / "dataset.toml", schema.dumps(_schema(dataset, manifest.name)).encode()
-    )  # from here on it is the new data
-    _sweep(folder, {manifest.name, *(s["file"] for s in shards)})
+    # Replacing dataset.toml is what makes the new data the current one.
+    _commit(folder / "dataset.toml", schema.dumps(_schema(dataset, manifest.name)).encode())
+    _remove_others(folder, {manifest.name, *(str(shard["file"]) for shard in shards)})
     bad.append_to(folder / "quarantine.jsonl")
     return folder
 
@@ -81,18 +89,18 @@ def _label_column(dataset: Dataset, name: str) -> str:
 
 def _chunks(dataset: Dataset, shard_bytes: int, bad: Quarantine) -> Iterator[pa.RecordBatch]:
     """The records, in their order, as batches of about `shard_bytes`."""
-    plain = {native.KEY: pa.array(dataset.keys, pa.string())}
+    plain: dict[str, pa.Array] = {native.KEY: pa.array(dataset.keys, pa.string())}
     for name in dataset.labels:
         plain[_label_column(dataset, name)] = pa.array(dataset.label(name), from_pandas=True)
-    for column, of in (
+    for name, source in (
         (native.GROUP, dataset.schema.split_by),
         (native.SPLIT, dataset.schema.split),
     ):
-        if of:
-            plain[column] = pa.array(
-                [None if c is None else str(c) for c in dataset.reader.cells(of)], pa.string()
-            )
-    start, size, cells = 0, 0, {name: [] for name in dataset.fields}
+        if source:
+            texts = [None if c is None else str(c) for c in dataset.reader.cells(source)]
+            plain[name] = pa.array(texts, pa.string())
+    start, size = 0, 0
+    cells: dict[str, list[EncodedCell | None]] = {name: [] for name in dataset.fields}
     for i, (key, encoded) in enumerate(zip(dataset.keys, _encoded(dataset))):
         for cell, (name, column) in zip(encoded, cells.items()):
             if isinstance(cell, Exception):
@@ -107,30 +115,31 @@ def _chunks(dataset: Dataset, shard_bytes: int, bad: Quarantine) -> Iterator[pa.
             start, size, cells = i + 1, 0, {name: [] for name in cells}
 
 
-def _encoded(dataset: Dataset) -> Iterator[list]:
-    """The cells of each record as they are stored, or why one cannot be read; out of object storage
+def _encoded(dataset: Dataset) -> Iterator[list[EncodedCell | Exception | None]]:
+    """The cells of each record as they are stored, or why one cannot be read. Out of object storage
     many records at a time."""
 
-    def cells(i: int) -> list:
-        found = []
+    def cells(i: int) -> list[EncodedCell | Exception | None]:
+        encoded: list[EncodedCell | Exception | None] = []
         for name in dataset.fields:
             try:
-                found.append(native.encode(dataset.raw(i, name)))
+                encoded.append(native.encode(dataset.raw(i, name)))
             except Unreachable:
                 raise
             except (OSError, AmodalError) as error:
-                found.append(error)
-        return found
+                encoded.append(error)
+        return encoded
 
-    step = AT_ONCE if dataset.reader.far else 1
+    step = MAX_REQUESTS if dataset.reader.is_remote else 1
     for start in range(0, len(dataset), step):
-        yield from together(
-            cells, range(start, min(start + step, len(dataset))), dataset.reader.far
+        yield from parallel_map(
+            cells, range(start, min(start + step, len(dataset))), dataset.reader.is_remote
         )
 
 
-def _write_shard(folder: Path, rows: pa.RecordBatch) -> dict:
-    """One batch as a file called after its content, whole and on disk; its entry in the manifest."""
+def _write_shard(folder: Path, rows: pa.RecordBatch) -> dict[str, str | int]:
+    """Write one batch as a file that is named after its content, and return its entry in the
+    manifest."""
     part = folder / f"writing-{os.getpid()}.part"
     with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
         writer.write_batch(rows)
@@ -162,11 +171,11 @@ def _commit(path: Path, content: bytes) -> None:
         os.close(handle)
 
 
-def _sweep(folder: Path, kept: set[str]) -> None:
-    """Remove what earlier packs, whole or interrupted, left behind."""
+def _remove_others(folder: Path, current: set[str]) -> None:
+    """Remove the files of earlier packs, complete or interrupted."""
     for pattern in ("shard-*.arrow", "manifest-*.json", "writing-*.part"):
         for file in folder.glob(pattern):
-            if file.name not in kept:
+            if file.name not in current:
                 file.unlink()
 
 
@@ -177,11 +186,12 @@ def _refuse_others(folder: Path) -> None:
         raise AmodalError(f"{folder} is a file; give a folder to pack into")
     if toml.exists() and not schema.load(toml).records[0].startswith("manifest-"):
         raise AmodalError(
-            f"{toml} describes data that is not packed. Give a new folder, so that nothing of it is overwritten."
+            f"{toml} describes data that is not packed. Give a new folder, "
+            "so that nothing of it is overwritten."
         )
     if (
         folder.is_dir()
         and not toml.exists()
-        and any(not native.OWN.fullmatch(f.name) for f in folder.iterdir())
+        and any(not native.PACK_FILE.fullmatch(f.name) for f in folder.iterdir())
     ):
         raise AmodalError(f"{folder} has other files in it. Give a new or an empty folder.")

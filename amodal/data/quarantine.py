@@ -1,4 +1,4 @@
-"""Values that cannot be read: written down with key and reason; their record goes on without them."""
+"""Values that cannot be read: listed with key and reason. Their records are used without them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from amodal.core import AmodalError
 
 @dataclass(frozen=True)
 class Bad:
-    """One value that could not be read. key: its record; reason: for a person."""
+    """A value that could not be read.
+
+    Attributes:
+        key: of its record.
+        field: of the value.
+        reason: a text for people.
+    """
 
     key: str
     field: str
@@ -20,22 +26,35 @@ class Bad:
 
 
 class Quarantine:
-    """The bad values met so far, each (key, field) once, in the order in which they were met."""
+    """The bad values so far, each (key, field) once, in the order in which they occurred."""
 
-    def __init__(self):
-        self._met: dict[tuple[str, str], Bad] = {}
+    def __init__(self) -> None:
+        self._entries: dict[tuple[str, str], Bad] = {}
         self._written: dict[Path, int] = {}
 
-    def add(self, found: Iterable[Bad]) -> None:
-        for bad in found:
-            self._met.setdefault((bad.key, bad.field), bad)
+    def add(self, values: Iterable[Bad]) -> None:
+        """Add values; those that are in here already are passed over."""
+        for bad in values:
+            self._entries.setdefault((bad.key, bad.field), bad)
 
     def entries(self) -> list[Bad]:
-        return list(self._met.values())
+        """All values so far."""
+        return list(self._entries.values())
 
     def append_to(self, path: str | Path) -> int:
-        """Append what the JSONL file `path` does not have yet (a resumed run meets the same files
-        again). Returns how many."""
+        """Append the values that a JSONL file does not have yet.
+
+        A run that is resumed reads the same files a second time, so the file is read first.
+
+        Args:
+            path: of the file.
+
+        Returns:
+            How many were appended.
+
+        Raises:
+            AmodalError: the file cannot be written.
+        """
         path, entries = Path(path), self.entries()
         fresh = entries[self._written.get(path, 0) :]
         self._written[path] = len(entries)
@@ -47,6 +66,7 @@ class Quarantine:
             return 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            # A run that was killed may have left half a line: the next one must not join it.
             torn = (
                 path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
             )
@@ -55,14 +75,15 @@ class Quarantine:
                 file.writelines(json.dumps(asdict(bad), ensure_ascii=False) + "\n" for bad in new)
         except OSError as error:
             raise AmodalError(
-                f"could not write {path}, which lists the values that cannot be read: {error.strerror or error}. Free some space; a run "
-                "goes on from its last checkpoint with --resume."
+                f"could not write {path}, which lists the values that cannot be read: "
+                f"{error.strerror or error}. Free some space; a run goes on from its last "
+                "checkpoint with --resume."
             ) from error
         return len(new)
 
 
 def read(path: str | Path) -> list[Bad]:
-    """The entries of a quarantine file. A last line that a killed run left half written is passed
+    """The entries of a quarantine file. A line that a killed run left half written is passed
     over."""
     entries = []
     for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():

@@ -1,38 +1,52 @@
-"""Data in object storage: an address (s3://, gs://, az://, https://, memory://, whatever fsspec
-knows) as readers use a path.
+"""Data in object storage: an address that readers use like a path.
 
-    place("s3://bucket/photos") / "a.jpg"      # .stat() .glob() .read_bytes() .read(start, stop),
-                                               as of a Path
+    as_path("s3://bucket/photos") / "a.jpg"    # .stat() .glob() .read_bytes() .read(start, stop)
 
-What lies below a folder is listed once, when it is opened. What is read, whole objects or ranges of
-them, is kept on disk (`kept`) under its address, size and etag, so that an object that has changed
-is another one.
+Addresses are those of fsspec: s3://, gs://, az://, https://, memory:// and others. What lies below
+a folder is listed once, when it is opened. What is read, whole objects or ranges of them, is cached
+on disk under its address, size and etag: an object that has changed is another one.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 
 from amodal.core import AmodalError
-from amodal.data import download_cache as kept
-from amodal.data.store import Lost, Stat, Store, Unreachable
+from amodal.data import download_cache
+from amodal.data.store import Stat, Store, Unreachable, UnreadableObject
 
-__all__ = ["Lost", "Remote", "Unreachable", "described_by", "learnt_from", "place", "together"]
+__all__ = [
+    "AnyPath",
+    "Remote",
+    "Unreachable",
+    "UnreadableObject",
+    "as_path",
+    "local_schema",
+    "parallel_map",
+    "training_data_of",
+]
 
-AT_ONCE = 32
+MAX_REQUESTS = 32
 """Requests at the same time, of each process that reads."""
-AHEAD = 4 * 2**20
-"""Bytes that are asked for at once where a file is read through."""
+READ_AHEAD = 4 * 2**20
+"""Bytes of one request where a file is read through."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, order=True)
 class Remote:
-    """A place in a store. Pickled with what was listed; connections are made anew in each process."""
+    """An object or a folder in a store, with the methods of a `pathlib.Path` that readers use.
+
+    It can be pickled, with what was listed. Each process makes connections of its own.
+    """
 
     path: str
     store: Store = field(compare=False, repr=False)
@@ -41,19 +55,25 @@ class Remote:
         return self.store.address(self.path)
 
     def __truediv__(self, name: str) -> Remote:
-        return (
-            self
-            if name in (".", "")
-            else Remote(f"{self.path}/{name.removeprefix('./')}", self.store)
-        )
+        if name in (".", ""):
+            return self
+        return Remote(f"{self.path}/{name.removeprefix('./')}", self.store)
 
     @property
     def parent(self) -> Remote:
         return Remote(self.path.rpartition("/")[0], self.store)
 
-    name = property(lambda self: self.path.rpartition("/")[2])
-    stem = property(lambda self: PurePosixPath(self.name).stem)
-    suffix = property(lambda self: PurePosixPath(self.name).suffix)
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    @property
+    def stem(self) -> str:
+        return PurePosixPath(self.name).stem
+
+    @property
+    def suffix(self) -> str:
+        return PurePosixPath(self.name).suffix
 
     def resolve(self) -> Remote:
         return self
@@ -62,29 +82,36 @@ class Remote:
         return self.store.info(self.path) is not None
 
     def is_dir(self) -> bool:
-        return self.exists() and self.store.info(self.path).folder
+        stat = self.store.info(self.path)
+        return stat is not None and stat.folder
 
     def is_file(self) -> bool:
-        return self.exists() and not self.store.info(self.path).folder
+        stat = self.store.info(self.path)
+        return stat is not None and not stat.folder
 
     def stat(self) -> Stat:
-        if (found := self.store.info(self.path)) is None:
-            raise Lost(f"{self} is not there")
-        return found
+        """Size and version.
+
+        Raises:
+            UnreadableObject: nothing is here.
+        """
+        stat = self.store.info(self.path)
+        if stat is None:
+            raise UnreadableObject(f"{self} is not there")
+        return stat
 
     def names(self) -> list[str]:
-        """The paths with / of all files below."""
+        """The paths with / of all files below, relative to this folder."""
         start = self.path + "/"
         return sorted(
-            p[len(start) :]
-            for p, s in self.store.below(self.path).items()
-            if p.startswith(start) and not s.folder
+            path[len(start) :]
+            for path, stat in self.store.list_below(self.path).items()
+            if path.startswith(start) and not (stat and stat.folder)
         )
 
     def iterdir(self) -> list[Remote]:
-        return [
-            self / name for name in dict.fromkeys(name.partition("/")[0] for name in self.names())
-        ]
+        firsts = dict.fromkeys(name.partition("/")[0] for name in self.names())
+        return [self / name for name in firsts]
 
     def glob(self, pattern: str) -> list[Remote]:
         from fsspec.utils import glob_translate
@@ -96,80 +123,107 @@ class Remote:
         return self.glob("**/" + pattern)
 
     def read_bytes(self) -> bytes:
-        return self.kept("", lambda: self.fetch(0, None))
+        return self.cached("", lambda: self.fetch(0, None))
 
     def read_text(self, encoding: str = "utf-8") -> str:
         return self.read_bytes().decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
 
     def write_text(self, text: str, encoding: str = "utf-8") -> None:
-        self.store.ask(self.path, lambda fs, path: fs.pipe_file(path, text.encode(encoding)))
-        self.store.known.pop(self.path, None)
+        self.store.request(self.path, lambda fs, path: fs.pipe_file(path, text.encode(encoding)))
+        self.store.forget(self.path)
 
     def read(self, start: int, stop: int) -> bytes:
         """The bytes from `start` to before `stop`."""
-        return (self.fetch if self.store.whole else self._kept_range)(start, stop)
+        if self.store.ignores_ranges:
+            return self.fetch(start, stop)
+        return self.cached(f"{start}-{stop}", lambda: self.fetch(start, stop))
 
-    def _kept_range(self, start: int, stop: int) -> bytes:
-        return self.kept(f"{start}-{stop}", lambda: self.fetch(start, stop))
+    def cached(self, key: str, make: Callable[[], bytes]) -> bytes:
+        """What `make` returns, from the disk cache if it is there.
 
-    def kept(self, what: str, make: Callable[[], bytes]) -> bytes:
-        """What `make` gives, from disk if it is there: for bytes that follow from the object and
-        from `what`."""
-        if (content := kept.find(self._key(what))) is None:
-            kept.keep(self._key(what), content := make())
+        Args:
+            key: together with the object it must determine the bytes.
+            make: computes them.
+        """
+        content = download_cache.get(self._key(key))
+        if content is None:
+            content = make()
+            download_cache.put(self._key(key), content)
         return content
 
     def local(self) -> Path:
-        """A file on this machine with the whole content, which may be dropped as soon as it has
-        been opened."""
-        if (size := len(self.read_bytes())) > kept.limit():
+        """A file on this machine with the whole content. It may be dropped once it was opened.
+
+        Raises:
+            AmodalError: the object is larger than the cache.
+        """
+        if (size := len(self.read_bytes())) > download_cache.max_bytes():
             raise AmodalError(
-                f"{self} has {size:,} bytes, more than may be kept on disk: set AMODAL_CACHE_GIB higher"
+                f"{self} has {size:,} bytes, more than the disk cache may hold: "
+                "set AMODAL_CACHE_GIB higher"
             )
-        return kept.file(self._key(""))
+        return download_cache.path_of(self._key(""))
 
     def fetch(self, start: int, stop: int | None) -> bytes:
-        """A range as the store has it now, or all of it. Raises Lost where it is another object
-        than was listed."""
-        size, whole = self.stat().st_size, stop is None
+        """A range as the store has it now, or all of it.
+
+        Args:
+            start: the first byte.
+            stop: the byte after the last one, None for the whole object.
+
+        Raises:
+            UnreadableObject: it is another object than was listed.
+        """
+        size = self.stat().st_size
         if start == stop:
             return b""
-        if (
-            not whole
-            and self.store.whole
-            and (content := kept.find(self._key(""), start, stop - start)) is not None
-        ):
-            return content
-        content = self.store.ask(
-            self.path,
-            lambda fs, path: fs.cat_file(path, **({} if whole else {"start": start, "end": stop})),
+        if stop is None:
+            content = self.store.request(self.path, lambda fs, path: bytes(fs.cat_file(path)))
+            return self._checked(content, size, size)
+        if self.store.ignores_ranges:
+            cached = download_cache.get(self._key(""), start, stop - start)
+            if cached is not None:
+                return cached
+        content = self.store.request(
+            self.path, lambda fs, path: bytes(fs.cat_file(path, start=start, end=stop))
         )
-        if not whole and len(content) == size > stop - start:  # a server that knows no ranges
-            kept.keep(self._key(""), content)
-            self.store.whole, content = True, content[start:stop]
-        wanted = size if whole else min(stop, size) - start
-        if size >= 0 and len(content) != wanted:
-            raise Lost(
-                f"{self} has changed since it was listed: {len(content):,} bytes came instead of {wanted:,}"
+        if len(content) == size > stop - start:  # the server does not know ranges
+            download_cache.put(self._key(""), content)
+            self.store.mark_as_ignoring_ranges()
+            content = content[start:stop]
+        return self._checked(content, min(stop, size) - start, size)
+
+    def _checked(self, content: bytes, expected: int, size: int) -> bytes:
+        if size >= 0 and len(content) != expected:
+            raise UnreadableObject(
+                f"{self} has changed since it was listed: "
+                f"{len(content):,} bytes came instead of {expected:,}"
             )
         return content
 
     def open(self, mode: str = "rb") -> io.BufferedReader:
-        """To be read through or here and there; what is read is not kept."""
-        return io.BufferedReader(_Ranges(self, self.fetch), AHEAD)
+        """A file to read through, or here and there. What is read is not cached."""
+        return io.BufferedReader(_Ranges(self, self.fetch), READ_AHEAD)
 
     def ranges(self) -> io.RawIOBase:
-        """A file of which each part that is read is kept."""
+        """A file of which each part that is read is cached."""
         return _Ranges(self, self.read)
 
-    def _key(self, what: str) -> str:
+    def _key(self, key: str) -> str:
         stat = self.stat()
-        return f"{self.store.root}\n{self.path}\n{stat.st_size}\n{stat.st_mtime_ns or self.store.opened}\n{what}"
+        version = stat.st_mtime_ns or self.store.session
+        return f"{self.store.root}\n{self.path}\n{stat.st_size}\n{version}\n{key}"
+
+
+AnyPath = Path | Remote
+"""Where data is: on this machine, or in a store."""
 
 
 class _Ranges(io.RawIOBase):
-    def __init__(self, place: Remote, read: Callable[[int, int], bytes]):
-        self.size, self.read_range, self.at = place.stat().st_size, read, 0
+    """A file object over requests for ranges."""
+
+    def __init__(self, file: Remote, read: Callable[[int, int], bytes]) -> None:
+        self.size, self.read_range, self.position = file.stat().st_size, read, 0
 
     def readable(self) -> bool:
         return True
@@ -178,40 +232,44 @@ class _Ranges(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        self.at = offset + (0, self.at, self.size)[whence]
-        if self.at < 0:
-            raise ValueError(f"byte {self.at} of a file")
-        return self.at
+        self.position = offset + (0, self.position, self.size)[whence]
+        if self.position < 0:
+            raise ValueError(f"byte {self.position} of a file")
+        return self.position
 
-    def tell(self) -> int:
-        return self.at
+    def tell(self) -> int:  # the name that io.RawIOBase has
+        return self.position
 
-    def readinto(self, buffer) -> int:
-        stop = min(self.at + len(buffer), self.size)
-        content = self.read_range(self.at, stop) if stop > self.at else b""
+    def readinto(self, buffer: Any) -> int:  # any writable buffer, as io.RawIOBase has it
+        stop = min(self.position + len(buffer), self.size)
+        content = self.read_range(self.position, stop) if stop > self.position else b""
         buffer[: len(content)] = content
-        self.at += len(content)
+        self.position += len(content)
         return len(content)
 
 
-def place(source) -> Path | Remote:
-    """Where `source` is: a path, or an address, which may end in #FILE, the dataset.toml for it on
-    this machine. Raises AmodalError for an address with a password in it, and where nothing is."""
+def as_path(source: str | AnyPath) -> AnyPath:
+    """A path on this machine, or an address as a `Remote`.
+
+    Args:
+        source: an address may end in #FILE, the dataset.toml for it on this machine.
+
+    Raises:
+        AmodalError: the address has a password in it, or nothing is there.
+    """
     if isinstance(source, Remote):
         return source
     if "://" not in str(source):
         return Path(source)
     address, _, schema = str(source).partition("#")
     host = address.partition("://")[2].partition("/")[0]
-    if (
-        "@" in host
-        and ":" in host.rpartition("@")[0]
-        or "?" in address
-        and address.startswith("http")
-    ):
+    password = "@" in host and ":" in host.rpartition("@")[0]
+    signature = "?" in address and address.startswith("http")
+    if password or signature:
         raise AmodalError(
-            f"an address at {host.rpartition('@')[2]} has a password or a signature in it, which would end up in runs and logs. Give the "
-            "address without, and the key to the store's own tools (of S3: ~/.aws)."
+            f"an address at {host.rpartition('@')[2]} has a password or a signature in it, which "
+            "would end up in runs and logs. Give the address without, and the key to the store's "
+            "own tools (of S3: ~/.aws)."
         )
     if "::" in address:
         raise AmodalError(f"{address} is a chain of addresses; give the one of the store")
@@ -219,18 +277,22 @@ def place(source) -> Path | Remote:
     root = Remote(store.top, store)
     if not root.exists() or root.is_dir() and not root.names():
         raise AmodalError(
-            f"there is nothing at {address}. Is the name of the bucket right, and the path below it?"
+            f"there is nothing at {address}. Is the name of the bucket right, and the path below?"
         )
     if root.suffix == ".toml":
-        store.below(root.parent.path)
+        store.list_below(root.parent.path)
     return root
 
 
-def learnt_from(config: dict) -> str:
-    """Where a run says that its data is. Raises AmodalError for an address: the run may be somebody
-    else's, and nothing is asked of a store that nobody has named here."""
-    about = config.get("data", {})
-    where = str(about.get("path") or about.get("name"))
+def training_data_of(config: Mapping[str, Any]) -> str:
+    """Where the data of a run was, as its config.json has it.
+
+    Raises:
+        AmodalError: it is an address. The run may be somebody else's, and no request is sent to a
+            store that the user has not named.
+    """
+    data = config.get("data", {})
+    where = str(data.get("path") or data.get("name"))
     if "://" in where:
         raise AmodalError(
             f"the run learnt from {where}. If data is to be read from there, say so: --data {where}"
@@ -238,16 +300,24 @@ def learnt_from(config: dict) -> str:
     return where
 
 
-def described_by(path: Path | Remote) -> Path | None:
-    """The dataset.toml of this machine that was given with an address."""
-    top = isinstance(path, Remote) and path.path == path.store.top
-    return Path(path.store.schema) if top and path.store.schema else None
+def local_schema(path: AnyPath) -> Path | None:
+    """The dataset.toml on this machine that was given with an address."""
+    if isinstance(path, Remote) and path.path == path.store.top and path.store.schema:
+        return Path(path.store.schema)
+    return None
 
 
-def together(function: Callable, items: Iterable, far: bool = True) -> list:
-    """[function(item) for item in items]; if `far`, many at once, so that the time that a store
-    takes to answer does not add up."""
-    if not far:
+def parallel_map(
+    function: Callable[[Item], Result], items: Iterable[Item], concurrent: bool = True
+) -> list[Result]:
+    """[function(item) for item in items].
+
+    Args:
+        function: called with each item.
+        items: in order.
+        concurrent: call it in many threads, so that the latencies of a store do not add up.
+    """
+    if not concurrent:
         return [function(item) for item in items]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(MAX_REQUESTS) as pool:
         return list(pool.map(function, items))

@@ -1,4 +1,4 @@
-"""What `init` found, for a person: fields, labels, what was left out, the split."""
+"""The report of `init`: fields, labels, what was left out, and the split."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -14,25 +13,35 @@ from rich.table import Table
 from rich.text import Text
 
 from amodal.data.dataset import Dataset
-from amodal.data.infer_schema import Verdict, is_group_name
+from amodal.data.infer_schema import ColumnGuess, is_group_name
 from amodal.data.measure import samples
+from amodal.data.remote import AnyPath
 from amodal.data.splits import PARTS
 from amodal.modalities import BadValue
 
-LOOKED_AT = 50
+REPORT_SAMPLES = 50
 """Values of a field that are decoded for the report."""
-FEW = 20
-"""Records to train on, fewer than which show only that everything runs."""
+MIN_TRAIN_RECORDS = 20
+"""With fewer training records one can see only that everything runs."""
 
 
 @dataclass(frozen=True)
-class FieldFound:
-    """missing: share of records without the field; unreadable: share of the `looked` values that
-    could not be decoded."""
+class FieldReport:
+    """What the report says about a field.
+
+    Attributes:
+        name: of the field.
+        modality: its kind.
+        summary: what it holds, in a few words.
+        missing: share of records without it.
+        unreadable: share of the REPORT_SAMPLES values that could not be decoded.
+        reason: why the first of these could not, "" if all could.
+        example: one value, in a line.
+    """
 
     name: str
     modality: str
-    looks: str
+    summary: str
     missing: float
     unreadable: float
     reason: str
@@ -40,7 +49,16 @@ class FieldFound:
 
 
 @dataclass(frozen=True)
-class LabelFound:
+class LabelReport:
+    """What the report says about a label.
+
+    Attributes:
+        name: of the label.
+        kind: "category" or "number".
+        values: the range of numbers, or the most frequent classes.
+        missing: share of records without it.
+    """
+
     name: str
     kind: str
     values: str
@@ -49,21 +67,34 @@ class LabelFound:
 
 @dataclass(frozen=True)
 class Report:
-    """path: the dataset.toml that was written; left_out: column or ending -> why; parts: records in
-    each part of the split."""
+    """What `init` found in data that no dataset.toml described. `print` shows it.
 
-    path: Path
+    Attributes:
+        path: the dataset.toml that was written.
+        dataset: as it describes it.
+        fields: what is known about each field.
+        labels: what is known about each label.
+        left_out: column or ending -> why it is neither.
+        parts: records in each part of the split.
+    """
+
+    path: AnyPath
     dataset: Dataset
-    fields: list[FieldFound]
-    labels: list[LabelFound]
+    fields: list[FieldReport]
+    labels: list[LabelReport]
     left_out: dict[str, str]
     parts: dict[str, int]
 
     @staticmethod
-    def of(dataset: Dataset, verdicts: Mapping[str, Verdict], path: Path) -> Report:
-        left = {
-            column: verdict.why for column, verdict in verdicts.items() if verdict.role == "out"
-        }
+    def of(dataset: Dataset, guesses: Mapping[str, ColumnGuess], path: AnyPath) -> Report:
+        """The report on a dataset.
+
+        Args:
+            dataset: to report on.
+            guesses: column -> what it was taken for.
+            path: the dataset.toml that was written.
+        """
+        left = {column: guess.reason for column, guess in guesses.items() if guess.role == "out"}
         left |= {
             what: f"{n} files" if what.startswith("*") else f"{n} times"
             for what, n in dataset.reader.ignored.most_common(12)
@@ -83,7 +114,7 @@ class Report:
         table = Table(
             "field",
             "modality",
-            "what it looks like",
+            "summary",
             "missing",
             "example",
             title="fields: what the encoder sees",
@@ -92,7 +123,7 @@ class Report:
             example = Text(f.example if f.unreadable < 1 else f.reason)
             if f.unreadable:
                 example.append(f"\n{f.unreadable:.0%} unreadable: {f.reason}", "red")
-            table.add_row(f.name, f.modality, Text(f.looks), _share(f.missing), example)
+            table.add_row(f.name, f.modality, Text(f.summary), _share(f.missing), example)
         yield table
         if self.labels:
             table = Table("label", "kind", "values", "missing", title="labels: for evaluation only")
@@ -101,7 +132,8 @@ class Report:
             yield table
         else:
             yield Text(
-                "no labels found: retrieval and missing-field evaluations work without; declare others as [labels.NAME]"
+                "no labels found: retrieval and missing-field evaluations work without; "
+                "declare others as [labels.NAME]"
             )
         if self.left_out:
             yield Text(
@@ -112,36 +144,38 @@ class Report:
         yield Text(f"written to {self.path}: look through it and edit what was guessed wrong")
 
     def warnings(self) -> list[str]:
-        """What would make a score wrong, and what to do."""
-        found = []
+        """What would make a score wrong, and what to do about it."""
+        warnings = []
         if groups := groups_of(self.dataset):
             lines = " or ".join(f'split_by = "{name}"' for name in groups)
-            found.append(
-                f"records of one {groups[0]} are in train and in test alike, so scores will look better than they are "
-                f"for a new {groups[0]}: uncomment {lines} in {self.path.name} to keep them together"
+            warnings.append(
+                f"records of one {groups[0]} are in train and in test alike, so scores will look "
+                f"better than they are for a new {groups[0]}: uncomment {lines} in "
+                f"{self.path.name} to keep them together"
             )
-        if self.parts["train"] < FEW:
-            found.append(
-                f"only {self.parts['train']} records to train on: enough to see that everything runs, not for a score; "
-                "with so few, a record can change its part of the split when data is added"
+        if self.parts["train"] < MIN_TRAIN_RECORDS:
+            warnings.append(
+                f"only {self.parts['train']} records to train on: enough to see that everything "
+                "runs, not for a score; with so few, a record can change its part of the split "
+                "when data is added"
             )
-        return found
+        return warnings
 
     def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=140)
-        console.print(self)
-        return console.file.getvalue()
+        text = io.StringIO()
+        Console(file=text, width=140).print(self)
+        return text.getvalue()
 
 
 def groups_of(dataset: Dataset) -> list[str]:
-    """Labels that say which records belong together (a patient, a site), where nothing keeps them
-    in one part of the split."""
+    """The labels that say which records belong together (a patient, a site), unless `split` or
+    `split_by` already decides about the parts."""
     divided = not dataset.schema.split and not dataset.schema.split_by
     return [name for name in dataset.labels if divided and is_group_name(name)]
 
 
-def _field(dataset: Dataset, name: str) -> FieldFound:
-    modality, raws = dataset.fields[name], samples(dataset, name, LOOKED_AT)
+def _field(dataset: Dataset, name: str) -> FieldReport:
+    modality, raws = dataset.fields[name], samples(dataset, name, REPORT_SAMPLES)
     values, reasons = [], []
     for raw in raws:
         try:
@@ -149,18 +183,19 @@ def _field(dataset: Dataset, name: str) -> FieldFound:
         except BadValue as error:
             reasons.append(str(error))
     present = dataset.present(name)
-    return FieldFound(
-        name,
-        modality.kind,
-        modality.summarize(raws, values),
-        1 - float(np.mean(present)),
-        len(reasons) / len(raws) if raws else 0.0,
-        reasons[0] if reasons else "",
-        modality.describe(values[0]) if values else "none has a value" if not present.any() else "",
+    example = "" if present.any() else "none has a value"
+    return FieldReport(
+        name=name,
+        modality=modality.kind,
+        summary=modality.summarize(raws, values),
+        missing=1 - float(np.mean(present)),
+        unreadable=len(reasons) / len(raws) if raws else 0.0,
+        reason=reasons[0] if reasons else "",
+        example=modality.describe(values[0]) if values else example,
     )
 
 
-def _label(dataset: Dataset, name: str) -> LabelFound:
+def _label(dataset: Dataset, name: str) -> LabelReport:
     label, values = dataset.labels[name], dataset.label(name)
     if label.kind == "number":
         known = values[~np.isnan(values)]
@@ -173,7 +208,7 @@ def _label(dataset: Dataset, name: str) -> LabelFound:
             + ", ".join(f"{v} ({n:,})" for v, n in common)
             + (", …" if len(set(known)) > 3 else "")
         )
-    return LabelFound(name, label.kind, shown, 1 - len(known) / len(values))
+    return LabelReport(name, label.kind, shown, 1 - len(known) / len(values))
 
 
 def _share(missing: float) -> Text:

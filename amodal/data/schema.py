@@ -1,29 +1,25 @@
-"""dataset.toml: what a person says about a dataset. Strict: an unknown key is an error that offers
-the nearest one.
+"""dataset.toml: the schema of a dataset, written by people or by `amodal init`.
 
-name = "birds"                    # of the dataset; also: title, licence
-records = "birds.csv"             # a table, a folder, tars, a saved Hugging Face dataset; globs and
-                                  lists of them
-key = "id"                        # column that names the records (default: hashes of the rows, or
-                                  file names)
-split_by = "site"                 # records that agree here stay in one part of the split (default:
-                                  the key)
-split = "part"                    # column with a split that the data brings (default: 80/10/10 by
-                                  hash)
+It is strict: an unknown key is an error that offers the nearest one.
 
-[fields.photo]                    # what the encoder sees
-modality = "image"
-column = "file"                   # of a table (default: the field's name)
-suffix = [".jpg", ".png"]         # of files
-from = "photos"                   # of files: only those below this folder
-size = 64                         # parameters of the modality, measured where they are not given
+    name = "birds"              # of the dataset; also: title, licence
+    records = "birds.csv"       # a table, a folder, tars, a saved Hugging Face dataset; globs
+    key = "id"                  # column that names the records (default: hashes, file names)
+    split_by = "site"           # records that agree here stay in one part (default: the key)
+    split = "part"              # column with a split of the data's own (default: 80/10/10)
 
-[labels.species]                  # for evaluation only
-kind = "category"                 # or "number"
-column = "species"                # default: the label's name
-unit = ""
-event = ""                        # of a time: the label that says whether the event came then, or
-                                  was still to come
+    [fields.photo]              # what the encoder sees
+    modality = "image"
+    column = "file"             # of a table (default: the field's name)
+    suffix = [".jpg", ".png"]   # of files
+    from = "photos"             # of files: only those below this folder
+    size = 64                   # parameters of the modality; what is left out is measured
+
+    [labels.species]            # for evaluation only
+    kind = "category"           # or "number"
+    column = "species"          # default: the label's name
+    unit = ""
+    event = ""                  # of a survival time: the label with whether the event occurred
 """
 
 from __future__ import annotations
@@ -32,7 +28,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any, TypeVar
 
 import tomlkit
 from tomlkit.exceptions import ParseError, TOMLKitError
@@ -40,47 +36,71 @@ from tomlkit.exceptions import ParseError, TOMLKitError
 from amodal import modalities
 from amodal.core import AmodalError, unknown
 from amodal.core.embeddings import FUSED
-from amodal.data.remote import place
+from amodal.data.remote import AnyPath, as_path
 from amodal.modalities import Modality
 
+T = TypeVar("T")
 KINDS = ("category", "number")
-OWN = ("modality", "column", "suffix", "from")
-"""The keys of a field that say where it is; the others belong to its modality."""
+FIELD_KEYS = ("modality", "column", "suffix", "from")
+"""The keys of a field itself; the others are parameters of its modality."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """modality: how the field is read; column: of a table; suffix: endings of files; within: the
-    folder they lie in (`from`); given: the parameters of the modality that somebody chose, None for
-    all. The others are measured when the data is opened."""
+    """A field of a dataset: [fields.NAME].
+
+    Attributes:
+        modality: that reads it.
+        column: of a table, "" for the field's name.
+        suffix: endings of its files, () for all that the modality reads.
+        within: the folder that its files lie in (`from`), "" for any.
+        declared: the parameters of the modality that somebody chose, None for all. The others are
+            measured when the data is opened.
+    """
 
     modality: Modality
     column: str = ""
     suffix: tuple[str, ...] = ()
     within: str = ""
-    given: tuple[str, ...] | None = None
+    declared: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Label:
-    """What is known about some records, for evaluation. kind: "category" or "number"; unit: of
-    numbers; column: "" for its name; event: of a survival time, the label that says whether the
-    event came."""
+    """What is known about some records, for evaluation: [labels.NAME].
+
+    Attributes:
+        kind: "category" or "number".
+        unit: of numbers.
+        column: of the data, "" for the label's name.
+        event: of a survival time, the label that says whether the event occurred.
+    """
 
     kind: str = "category"
     unit: str = ""
     column: str = ""
     event: str = field(default="", repr=False)  # no part of a dataset's fingerprint
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise unknown("kind of label", self.kind, KINDS)
 
 
 @dataclass(frozen=True)
 class Schema:
-    """records: paths or globs, relative to the folder of dataset.toml. The rest as in the docstring
-    of this module."""
+    """The content of a dataset.toml.
+
+    Attributes:
+        fields: by name.
+        labels: by name.
+        records: paths or globs, relative to the folder of dataset.toml.
+        name: of the dataset.
+        title: a line about it.
+        licence: of the data.
+        key: the column that names the records.
+        split_by: the column by which records stay together in one part of the split.
+        split: the column with a split of the data's own.
+    """
 
     fields: dict[str, Field]
     labels: dict[str, Label] = field(default_factory=dict)
@@ -93,13 +113,16 @@ class Schema:
     split: str = ""
 
 
-TOP = tuple(f.name for f in dataclasses.fields(Schema))
+TOP_KEYS = tuple(f.name for f in dataclasses.fields(Schema))
 
 
-def load(path: str | Path) -> Schema:
-    """The schema in the file `path`. Raises AmodalError that names file, line, key and what was
-    expected."""
-    path = place(path)
+def load(path: str | AnyPath) -> Schema:
+    """Read a dataset.toml.
+
+    Raises:
+        AmodalError: a mistake in it, with file, line, key and what was expected.
+    """
+    path = as_path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -115,7 +138,11 @@ def load(path: str | Path) -> Schema:
 
 
 def loads(text: str) -> Schema:
-    """The schema that `text` describes. Raises AmodalError."""
+    """Parse the text of a dataset.toml.
+
+    Raises:
+        AmodalError: a mistake in it.
+    """
     try:
         return _loads(text)
     except ParseError as error:
@@ -138,7 +165,7 @@ def _loads(text: str) -> Schema:
         RecursionError,
     ) as error:
         raise AmodalError(f"this is not TOML: {type(error).__name__}: {error}") from error
-    _known("dataset.toml", tree, TOP)
+    _known("dataset.toml", tree, TOP_KEYS)
     parts = {
         name: _kind(name, tree.pop(name, {}), dict, "a table") for name in ("fields", "labels")
     }
@@ -160,42 +187,48 @@ def _loads(text: str) -> Schema:
     for name in fields:
         if not name or any(c in name for c in "/\\") or not name.isprintable():
             raise AmodalError(
-                f"a field cannot be called {name!r}: files are named after fields, so / and the like are no part of it"
+                f"a field cannot be called {name!r}: files are named after fields, "
+                "so / and the like are no part of it"
             )
         if ":" in name or "." in name or name == FUSED:
             raise AmodalError(
-                f"a field cannot be called {name!r}: views, fused vectors and parts of networks are named like that."
+                f"a field cannot be called {name!r}: views, fused vectors and parts of networks "
+                "are named like that."
             )
     return Schema(fields, labels, _texts("records", records), **plain)
 
 
-def _field(name: str, entry: dict) -> Field:
+def _field(name: str, entry: Mapping[str, Any]) -> Field:
     where = f"fields.{name}"
     if "modality" not in entry:
         raise AmodalError(f"[{where}] needs a modality: one of {', '.join(modalities.names())}")
     kind = modalities.kind(_kind(f"{where}.modality", entry["modality"], str, "text"))
-    parameters = [f.name for f in dataclasses.fields(kind)]
-    _known(f"[{where}]", entry, (*OWN, *parameters))
+    parameters = parameters_of(kind)
+    _known(f"[{where}]", entry, (*FIELD_KEYS, *parameters))
+    values = {key: value for key, value in entry.items() if key not in FIELD_KEYS}
     try:
-        modality = modalities.make(
-            entry["modality"], **{key: value for key, value in entry.items() if key not in OWN}
-        )
+        modality = modalities.make(entry["modality"], **values)
     except AmodalError as error:
         raise AmodalError(f"[{where}]: {error}") from error
     column, within = (
         _kind(f"{where}.{k}", entry.get(k, ""), str, "text") for k in ("column", "from")
     )
-    given = tuple(key for key in entry if key in parameters)
     return Field(
-        modality,
-        column,
-        _texts(f"{where}.suffix", entry.get("suffix", [])),
-        within.strip("/"),
-        given,
+        modality=modality,
+        column=column,
+        suffix=_texts(f"{where}.suffix", entry.get("suffix", [])),
+        within=within.strip("/"),
+        declared=tuple(key for key in entry if key in parameters),
     )
 
 
-def _label(name: str, entry: dict) -> Label:
+def parameters_of(kind: type[Modality]) -> list[str]:
+    """The names of the parameters of a modality."""
+    # Modalities are dataclasses (`modalities.check_plugin`); only their base class is none.
+    return [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]  # see above
+
+
+def _label(name: str, entry: Mapping[str, Any]) -> Label:
     _known(f"[labels.{name}]", entry, [f.name for f in dataclasses.fields(Label)])
     return Label(
         **{key: _kind(f"labels.{name}.{key}", value, str, "text") for key, value in entry.items()}
@@ -203,33 +236,45 @@ def _label(name: str, entry: dict) -> Label:
 
 
 def dumps(schema: Schema, comments: Mapping[str, str] | None = None) -> str:
-    """The text of dataset.toml, with every parameter of each modality: what is left out would be
-    measured anew when it is read.
+    """The text of a dataset.toml.
 
-    comments: lines above a key or table, by name: {"fields.photo": "..."}, {"": "..."} for the
-    head.
+    It has every parameter of each modality, since what is left out is measured when it is read.
+
+    Args:
+        schema: to write.
+        comments: lines above a key or table, by name: {"fields.photo": "..."}; "" is the head of
+            the file.
     """
     comments = comments or {}
     document = tomlkit.document()
     for line in comments.get("", "").splitlines():
         document.add(tomlkit.comment(line))
-    for name in ("name", "title", "licence", "records", "key", "split_by", "split"):
-        value = getattr(schema, name)
-        if name == "records":
-            value = value[0] if len(value) == 1 else list(value)
+    records = list(schema.records)
+    top = {
+        "name": schema.name,
+        "title": schema.title,
+        "licence": schema.licence,
+        "records": records[0] if len(records) == 1 else records,
+        "key": schema.key,
+        "split_by": schema.split_by,
+        "split": schema.split,
+    }
+    for name, value in top.items():
         for line in comments.get(name, "").splitlines():
             document.add(tomlkit.comment(line))
         if value:
-            document.add(name, value)
-    for kind, entries in (("fields", schema.fields), ("labels", schema.labels)):
+            document.add(name, tomlkit.item(value))
+    tables = {
+        "fields": {name: _field_entry(field) for name, field in schema.fields.items()},
+        "labels": {name: _label_entry(label) for name, label in schema.labels.items()},
+    }
+    for kind, entries in tables.items():
         group = tomlkit.table(is_super_table=True)
         for name, entry in entries.items():
             table = tomlkit.table()
             for line in comments.get(f"{kind}.{name}", "").splitlines():
                 table.add(tomlkit.comment(line))
-            for key, value in (
-                _field_entry(entry) if kind == "fields" else _label_entry(entry)
-            ).items():
+            for key, value in entry.items():
                 table.add(key, _item(value))
             group.add(name, table)
         if entries:
@@ -237,24 +282,23 @@ def dumps(schema: Schema, comments: Mapping[str, str] | None = None) -> str:
     return tomlkit.dumps(document)
 
 
-def _field_entry(f: Field) -> dict:
+def _field_entry(f: Field) -> dict[str, Any]:
     config = modalities.config(f.modality)
-    own = {
+    entry = {
         "modality": config.pop("modality"),
         "column": f.column,
         "suffix": list(f.suffix),
         "from": f.within,
     }
-    return {k: v for k, v in own.items() if v} | config
+    return {k: v for k, v in entry.items() if v} | config
 
 
-def _label_entry(label: Label) -> dict:
-    return {"kind": label.kind} | {
-        k: v for k in ("column", "unit", "event") if (v := getattr(label, k))
-    }
+def _label_entry(label: Label) -> dict[str, Any]:
+    entry = {"column": label.column, "unit": label.unit, "event": label.event}
+    return {"kind": label.kind} | {k: v for k, v in entry.items() if v}
 
 
-def _item(value):
+def _item(value: Any) -> Any:  # plain values, or items of tomlkit
     """Tables inside a field in one line; long lists over as many lines as they need."""
     if isinstance(value, dict):
         inline = tomlkit.inline_table()
@@ -263,7 +307,7 @@ def _item(value):
     if not isinstance(value, list):
         return value
     lines = [""]
-    for entry in (tomlkit.item(each).as_string() for each in value):
+    for entry in (tomlkit.item(element).as_string() for element in value):
         if len(lines[-1]) + len(entry) > 110:
             lines.append("")
         lines[-1] += f"{entry}, "
@@ -281,29 +325,26 @@ def _known(where: str, entry: Iterable[str], names: Iterable[str]) -> None:
             raise unknown(f"key of {where}", key, names)
 
 
-def _kind(name: str, value, kind: type, word: str):
+def _kind(name: str, value: object, kind: type[T], word: str) -> T:
     if not isinstance(value, kind):
         raise AmodalError(f"{name} must be {word}, got {value!r}")
     return value
 
 
-def _texts(name: str, value) -> tuple[str, ...]:
+def _texts(name: str, value: object) -> tuple[str, ...]:
     """One text or a list of them."""
-    texts = (
-        (value,)
-        if isinstance(value, str)
-        else tuple(_kind(name, value, list, "text or a list of texts"))
-    )
-    return tuple(_kind(name, text, str, "text or a list of texts") for text in texts)
+    expected = "text or a list of texts"
+    texts: list[object] = [value] if isinstance(value, str) else _kind(name, value, list, expected)
+    return tuple(_kind(name, text, str, expected) for text in texts)
 
 
 def _line(text: str, error: AmodalError) -> str:
-    """Where in the file the key stands that an error speaks of; nothing if it cannot be told."""
+    """The line of the key that an error is about, "" if it is not known."""
     quoted = re.search(r"is called '([^']+)'", str(error))
     pattern = (
         rf"^\s*(?:{re.escape(quoted[1])}\s*=|.*=\s*[\"']{re.escape(quoted[1])}[\"'])"
         if quoted
         else None
     )
-    found = pattern and re.search(pattern, text, re.MULTILINE)
-    return f", line {text.count(chr(10), 0, found.end()) + 1}" if found else ""
+    match = re.search(pattern, text, re.MULTILINE) if pattern else None
+    return f", line {text.count(chr(10), 0, match.end()) + 1}" if match else ""

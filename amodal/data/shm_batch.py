@@ -1,6 +1,8 @@
-"""A batch on its way from a worker process. torch hands each tensor over in shared memory of its
-own, which costs more than the content of a small one: those travel inside the message, and only
-large ones as tensors."""
+"""A batch on its way from a worker process.
+
+torch puts each tensor into shared memory of its own, which costs more than the content of a small
+one. So small tensors travel inside the message, as arrays, and only large ones as tensors.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,12 @@ from torch import Tensor
 
 from amodal.core import Batch, Column, Ragged
 
-LIGHT = 2**14
-"""Bytes up to which a tensor travels inside the message. A pipe holds four such without being read.
-"""
+MAX_INLINE_BYTES = 2**14
+"""Bytes up to which a tensor travels inside the message. A pipe holds four such messages."""
 
 Part = Tensor | np.ndarray
 Packed = tuple[Part, ...]
-"""Of a column: its rows, then its values or, if they are Ragged, their flat numbers and their
-lengths."""
+"""A column: its rows, then its values. If those are Ragged: their flat numbers and lengths."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,15 @@ class SharedBatch:
     labels: dict[str, Packed]
 
     @staticmethod
-    def of(batch: Batch) -> SharedBatch:
+    def pack(batch: Batch) -> SharedBatch:
+        """The parts of `batch`, small tensors as arrays."""
         return SharedBatch(batch.keys, _light(batch.seeds), _all(batch.columns), _all(batch.labels))
 
-    def opened(self) -> Batch:
+    def unpack(self) -> Batch:
         """The batch that was packed."""
         columns, labels = (
-            {s: _column(*parts) for s, parts in each.items()}
-            for each in (self.columns, self.labels)
+            {source: _column(*parts) for source, parts in packed.items()}
+            for packed in (self.columns, self.labels)
         )
         return Batch(len(self.keys), columns, self.keys, torch.as_tensor(self.seeds), labels)
 
@@ -59,7 +60,7 @@ def _parts(column: Column) -> tuple[Tensor, ...]:
 
 
 def _light(tensor: Tensor) -> Part:
-    return tensor.numpy() if tensor.nbytes <= LIGHT else tensor
+    return tensor.numpy() if tensor.nbytes <= MAX_INLINE_BYTES else tensor
 
 
 def _column(rows: Part, values: Part, lengths: Part | None = None) -> Column:

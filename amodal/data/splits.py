@@ -1,5 +1,8 @@
-"""Which part of the data a record belongs to. A pure function of its name, so nothing leaks when
-data grows or is shuffled."""
+"""The split into train, valid and test.
+
+The part of a record is a pure function of its name. So nothing leaks from one part into another
+when data is added or shuffled.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +21,28 @@ SPELLINGS = {
     "test": "test", "testing": "test", "eval": "test",
 }  # fmt: skip
 """How people name the parts of a split that their data already has."""
-AGAIN = re.compile(r"([0-9a-f]{16})#\d+")
-"""The key of a row that occurs again in a table without a key column: the first one's, and a
+REPEATED_KEY = re.compile(r"([0-9a-f]{16})#\d+")
+"""The key of a repeated row of a table without a key column: the key of the first one, and a
 number."""
 
 
 def by_hash(names: Sequence[str]) -> np.ndarray:
-    """(N,) int8, indexes PARTS: 80 % train, 10 % valid, 10 % test. Records with one name (a
-    patient, a place) stay together, and so do exact copies in a table without a key.
+    """Split by the hash of names: 80 % train, 10 % valid, 10 % test.
 
-    Of three names or more no part is empty: it takes the name that comes nearest to it from the
-    part that has most. Only in data so small that this happens can a name change its part when data
-    is added.
+    Records with one name (a patient, a place) stay together, and so do exact copies in a table
+    without a key. Of three names or more no part is empty: an empty part takes the name nearest to
+    it from the largest part. Only in data so small that this happens can a name change its part
+    when data is added.
+
+    Args:
+        names: N.
+
+    Returns:
+        (N,) int8, indices into PARTS.
     """
-    names = (again[1] if (again := AGAIN.fullmatch(name)) else name for name in names)
+    firsts = (match[1] if (match := REPEATED_KEY.fullmatch(name)) else name for name in names)
     hashes = b"".join(
-        hashlib.blake2b(name.encode(), digest_size=8, person=b"split").digest() for name in names
+        hashlib.blake2b(name.encode(), digest_size=8, person=b"split").digest() for name in firsts
     )
     share = np.frombuffer(hashes, dtype="<u8") / 2.0**64
     part = np.digitize(share, [0.8, 0.9]).astype(np.int8)
@@ -45,10 +54,20 @@ def by_hash(names: Sequence[str]) -> np.ndarray:
     return part
 
 
-def by_name(cells: Sequence[str | None], names: Sequence[str]) -> np.ndarray:
-    """(N,) int8: the split that the data brings; a record without one goes by the hash of its name.
+def by_name(cells: Sequence[object], names: Sequence[str]) -> np.ndarray:
+    """The split that the data brings.
 
     Data that has only "train" and "test" gets its "valid" from a tenth of "train", by hash.
+
+    Args:
+        cells: N names of parts, as in SPELLINGS. A record with None is split by hash.
+        names: N, for the hashes.
+
+    Returns:
+        (N,) int8, indices into PARTS.
+
+    Raises:
+        AmodalError: a cell names no part.
     """
     part, hashed = np.empty(len(cells), dtype=np.int8), by_hash(names)
     for i, cell in enumerate(cells):

@@ -1,21 +1,24 @@
-"""One store that holds data: what is in it, and how it is asked: again if it fails in passing, with
-errors for a person."""
+"""One object store: the listing of what is in it, and requests to it.
+
+A request that fails in passing is sent again. Errors are written for a person.
+"""
 
 from __future__ import annotations
 
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 from amodal.core import AmodalError
 
-WAITS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""Seconds until a request that failed is sent again, give or take a half; after the last one the
-run stops."""
+RETRY_DELAYS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""Seconds until a failed request is sent again, give or take a half. After the last one the run
+stops."""
 INSTALL = {
     "s3": "amodal[remote]",
     "s3a": "amodal[remote]",
@@ -23,27 +26,49 @@ INSTALL = {
     "https": "amodal[remote]",
 }
 INSTALL |= {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
-VERSIONS = "ETag etag md5Hash Content-MD5 LastModified last_modified updated Last-Modified mtime created".split()
-"""What stores call that which changes with the content, the best first."""
+"""Protocol -> the package that fsspec needs for it."""
+VERSION_KEYS = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "Content-MD5",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "Last-Modified",
+    "mtime",
+    "created",
+)
+"""What stores call the attribute that changes with the content, the best first."""
+
+NO_SIZE, UNKNOWN_SIZE = -2, -3
+"""`Stat.st_size` of an object whose size the store does not say, and of one whose size was not in
+the listing and has not been asked for yet."""
+
+FileSystem = Any
+"""An fsspec file system. fsspec has no types."""
+Info = Mapping[str, Any]
+"""What fsspec says about an object: "type", "size" and what the store adds."""
+T = TypeVar("T")
 
 
-UNASKED = -3
-"""The size of what was listed without one."""
-
-
-class Lost(AmodalError, OSError):
-    """One object that cannot be read: gone, changed, or not for us. It costs one value."""
+class UnreadableObject(AmodalError, OSError):
+    """One object that cannot be read: gone, changed, or access denied. It costs one value."""
 
 
 class Unreachable(AmodalError):
-    """The store does not answer, or answers nobody: nothing to skip, a run stops and can go on
-    later."""
+    """The store does not answer, or denies all access. A run stops, and can go on later."""
 
 
 @dataclass(frozen=True)
 class Stat:
-    """st_size: bytes, below 0 where the store does not say; st_mtime_ns: what changes when the
-    object does, a text."""
+    """An object or a folder of a store. The names are those of `os.stat_result`.
+
+    Attributes:
+        st_size: bytes, below 0 where the store does not say.
+        st_mtime_ns: a text that changes when the object does.
+        folder: whether it is a folder.
+    """
 
     st_size: int
     st_mtime_ns: str
@@ -51,25 +76,28 @@ class Stat:
 
 
 class Store:
-    """root: the address that was given; schema: a file of this machine that describes what is
-    there, if one was given with it."""
+    """A store, with what was listed of it so far.
 
-    def __init__(self, root: str, schema: str = ""):
-        self.root, self.schema, self.slash = root.rstrip("/"), schema, root.endswith("/")
-        self.opened = secrets.token_hex(
-            4
-        )  # stands for what has changed since, where the store does not tell
+    Args:
+        root: the address as the user wrote it.
+        schema: a dataset.toml on this machine that was given with the address, "" for none.
+    """
+
+    def __init__(self, root: str, schema: str = "") -> None:
+        self.root, self.schema = root.rstrip("/"), schema
+        self.ends_in_slash = root.endswith("/")
+        # Where the store does not say what has changed, each process that opens it starts anew.
+        self.session = secrets.token_hex(4)
         self.protocol = root.partition("://")[0].lower()
         self.http = self.protocol in ("http", "https")
-        self.top = self._system()._strip_protocol(root).rstrip("/")
+        self.top = str(self._system()._strip_protocol(root)).rstrip("/")
         self.top = unquote(self.top) if self.http else self.top
-        self.whole = False
-        """Whether it is a server that gives whole files when it is asked for ranges."""
+        self.ignores_ranges = False
         self.known: dict[str, Stat | None] = {}
         self.listed: tuple[str, ...] = ()
 
     def address(self, path: str) -> str:
-        """What people call a path; of the top, what opens it again."""
+        """What people call a path. Of the top: what opens the store a second time."""
         if path == self.top:
             return self.root + (f"#{self.schema}" if self.schema else "")
         if path.startswith(f"{self.top}/"):
@@ -79,26 +107,25 @@ class Store:
     def info(self, path: str) -> Stat | None:
         """What is at a path, None for nothing. A folder is listed, with all that is below."""
         if path not in self.known:
-            odd = (
-                ".." in path.split("/") or len(path) > 1024 or not path.isprintable()
-            )  # a cell that names no object
-            if odd or any(path.startswith(f"{folder}/") for folder in self.listed):
+            # A cell of a table may hold any text; this one names no object.
+            invalid = ".." in path.split("/") or len(path) > 1024 or not path.isprintable()
+            if invalid or any(path.startswith(f"{folder}/") for folder in self.listed):
                 return None
-            self.known[path] = self._asked(path)
-            if self.known[path] and self.known[path].folder:
-                self.below(path)
-        found = self.known[path]
-        if found and found.st_size == UNASKED:  # listed by a page that tells no sizes
-            found = self._asked(path)
-            found = self.known[path] = found and replace(found, st_size=max(found.st_size, -2))
-        return found
+            stat = self.known[path] = self._request_info(path)
+            if stat and stat.folder:
+                self.list_below(path)
+        stat = self.known[path]
+        if stat and stat.st_size == UNKNOWN_SIZE:  # listed by a web page without sizes
+            stat = self._request_info(path)
+            stat = self.known[path] = stat and replace(stat, st_size=max(stat.st_size, NO_SIZE))
+        return stat
 
-    def below(self, folder: str) -> dict[str, Stat | None]:
-        """All that is known, after listing this folder."""
+    def list_below(self, folder: str) -> dict[str, Stat | None]:
+        """Everything that is known, after listing this folder."""
         if not any(f"{folder}/".startswith(f"{done}/") for done in self.listed):
-            found = self.ask(folder, lambda fs, path: _found(fs, path, self.http))
-            for name, about in found.items():
-                if self.http and ("?" in name or "#" in name):  # the page itself, in another order
+            entries = self.request(folder, lambda fs, path: _find(fs, path, self.http))
+            for name, info in entries.items():
+                if self.http and ("?" in name or "#" in name):  # the page itself, sorted otherwise
                     continue
                 name = unquote(name) if self.http else name
                 below = (
@@ -106,68 +133,90 @@ class Store:
                     and not name.endswith("/")
                     and ".." not in name.split("/")
                 )
-                if below and about["type"] == "file":
-                    self.known[name] = _stat(about)
+                if below and info["type"] == "file":
+                    self.known[name] = _stat(info)
                     while (name := name.rpartition("/")[0]) != folder and name not in self.known:
                         self.known[name] = Stat(0, "", True)
             self.listed += (folder,)
         return self.known
 
-    def ask(self, path: str, request: Callable):
-        """What the store answers to `request` (file system, path), asked again while it fails in
-        passing. Raises Lost and Unreachable."""
-        for wait in (*WAITS, None):
+    def mark_as_ignoring_ranges(self) -> None:
+        """The server sent a whole file when it was asked for a range of it."""
+        self.ignores_ranges = True
+
+    def forget(self, path: str) -> None:
+        """The object at `path` was written: what was listed of it no longer holds."""
+        self.known.pop(path, None)
+
+    def request(self, path: str, call: Callable[[FileSystem, str], T]) -> T:
+        """Send a request, several times if it fails in passing.
+
+        Args:
+            path: of the object or folder.
+            call: (file system, path) -> the answer.
+
+        Returns:
+            What `call` returns.
+
+        Raises:
+            UnreadableObject: this object cannot be read.
+            Unreachable: the store does not answer, or denies all access.
+        """
+        for attempt in range(len(RETRY_DELAYS) + 1):
+            delay = RETRY_DELAYS[attempt] if attempt < len(RETRY_DELAYS) else None
             try:
-                return request(self._system(), quote(path, safe="/:[]") if self.http else path)
-            except Exception as error:  # each store has its own
-                error = _cause(error)
+                return call(self._system(), quote(path, safe="/:[]") if self.http else path)
+            except Exception as raised:  # each store has its own
+                error = _cause(raised)
                 if isinstance(error, FileNotFoundError):
-                    raise Lost(f"{self.address(path)} is not there") from error
-                if (
-                    getattr(error, "status", 0) == 416
-                    or "range" in _said(error).lower()
-                    and not _passing(error)
-                ):
-                    raise Lost(
-                        f"{self.address(path)} has changed since it was listed: {_said(error)}"
+                    raise UnreadableObject(f"{self.address(path)} is not there") from error
+                out_of_range = getattr(error, "status", 0) == 416
+                if out_of_range or "range" in _message(error).lower() and not _passing(error):
+                    raise UnreadableObject(
+                        f"{self.address(path)} has changed since it was listed: {_message(error)}"
                     ) from error
                 if denied(error):
                     raise self._denied(path, error) from error
-                if not _passing(error) or wait is None:
-                    tries = "" if wait is not None else f" to {len(WAITS) + 1} requests"
+                if not _passing(error) or delay is None:
+                    tries = "" if delay is not None else f" to {len(RETRY_DELAYS) + 1} requests"
                     raise Unreachable(
-                        f"{self.address(self.top)} does not answer{tries}: {_said(error)}"
+                        f"{self.address(self.top)} does not answer{tries}: {_message(error)}"
                     ) from error
-            time.sleep(wait * random.uniform(0.5, 1.5))
+            time.sleep(delay * random.uniform(0.5, 1.5))
+        raise AssertionError("the last attempt returns or raises")
 
-    def _denied(self, path: str, error: Exception) -> AmodalError:
-        """One object that is not for us, or all of them: a key that has expired must not empty the
-        data bit by bit."""
+    def _denied(self, path: str, error: BaseException) -> AmodalError:
+        """Access to one object is denied, or to all of them. The difference matters: a key that has
+        expired must not empty the data value by value."""
         if path != self.top:
             try:
-                self.ask(self.top, lambda fs, top: fs.info(top))
-                return Lost(f"access to {self.address(path)} is denied")
+                self.request(self.top, lambda fs, top: fs.info(top))
+                return UnreadableObject(f"access to {self.address(path)} is denied")
             except Unreachable as other:
                 return other
         return Unreachable(
-            f"access to {self.address(self.top)} is denied: {_said(error)}. The key is taken from where the store's own tools look "
-            f"for it (of S3: AWS_PROFILE, AWS_ACCESS_KEY_ID, ~/.aws; without any, of a public bucket: FSSPEC_S3_ANON=true)."
+            f"access to {self.address(self.top)} is denied: {_message(error)}. The key is taken "
+            "from where the store's own tools look for it (of S3: AWS_PROFILE, AWS_ACCESS_KEY_ID, "
+            "~/.aws; without any, of a public bucket: FSSPEC_S3_ANON=true)."
         )
 
-    def _asked(self, path: str) -> Stat | None:
+    def _request_info(self, path: str) -> Stat | None:
         folder = (
-            path == self.top and self.slash or path.count("/") < 3 or not PurePosixPath(path).suffix
+            path == self.top
+            and self.ends_in_slash
+            or path.count("/") < 3
+            or not PurePosixPath(path).suffix
         )
         if self.http and folder:  # a web server itself calls everything a file
             return Stat(0, "", True)
         try:
-            return _stat(self.ask(path, lambda fs, path: fs.info(path)))
-        except Lost as error:
+            return _stat(self.request(path, lambda fs, path: fs.info(path)))
+        except UnreadableObject as error:
             if denied(error.__cause__):
                 raise
             return None
 
-    def _system(self):
+    def _system(self) -> FileSystem:
         """fsspec's file system, one for each process."""
         try:
             from fsspec.core import url_to_fs
@@ -181,49 +230,48 @@ class Store:
             ) from error
         except ValueError as error:
             raise AmodalError(
-                f"{self.root} is no address that can be read: {_said(error)}"
+                f"{self.root} is no address that can be read: {_message(error)}"
             ) from error
 
 
-def _found(fs, path: str, http: bool) -> dict[str, dict]:
+def _find(fs: FileSystem, path: str, http: bool) -> dict[str, Info]:
     """All files below. A page that cannot be read must not pass for an empty folder."""
-    return (
-        fs.find(f"{path}/", detail=True, on_error="raise") if http else fs.find(path, detail=True)
-    )
+    options = {"on_error": "raise"} if http else {}
+    return dict(fs.find(f"{path}/" if http else path, detail=True, **options))
 
 
-def _stat(about: dict) -> Stat:
-    size = about.get("size")
-    version = next((str(about[name]) for name in VERSIONS if about.get(name)), "")
-    return Stat(UNASKED if size is None else int(size), version, about["type"] == "directory")
+def _stat(info: Info) -> Stat:
+    size = info.get("size")
+    version = next((str(info[name]) for name in VERSION_KEYS if info.get(name)), "")
+    return Stat(UNKNOWN_SIZE if size is None else int(size), version, info["type"] == "directory")
 
 
-def _cause(error: Exception) -> Exception:
-    """Web servers' errors, whatever they are, come as FileNotFoundError from the first look at a
-    file."""
+def _cause(error: Exception) -> BaseException:
+    """The error of the web server, where fsspec raised FileNotFoundError for it, as it does for
+    all errors at the first request for a file."""
     cause = error.__cause__
-    missing = not str(type(cause).__module__).startswith("aiohttp") or getattr(
-        cause, "status", 0
-    ) in (404, 410)
-    return error if missing or not isinstance(error, FileNotFoundError) else cause
+    if cause is None or not isinstance(error, FileNotFoundError):
+        return error
+    from_server = type(cause).__module__.startswith("aiohttp")
+    missing = getattr(cause, "status", 0) in (404, 410)
+    return cause if from_server and not missing else error
 
 
-def denied(error: Exception) -> bool:
-    missing = type(error).__name__ in (
+def denied(error: BaseException | None) -> bool:
+    """Whether an error says that access is denied, or that there is no key."""
+    no_key = type(error).__name__ in (
         "NoCredentialsError",
         "PartialCredentialsError",
         "NoAuthInConfiguration",
     )
-    return (
-        missing or isinstance(error, PermissionError) or getattr(error, "status", 0) in (401, 403)
-    )
+    return no_key or isinstance(error, PermissionError) or getattr(error, "status", 0) in (401, 403)
 
 
-def _passing(error: Exception) -> bool:
-    """Whether it may be over at the next try."""
+def _passing(error: BaseException) -> bool:
+    """Whether the next try may succeed."""
     status, name = getattr(error, "status", 0), type(error).__name__
     if status:
-        return status >= 500 or status in (408, 425, 429)
+        return bool(status >= 500 or status in (408, 425, 429))
     lasting = (FileNotFoundError, IsADirectoryError, NotADirectoryError, AmodalError)
     net = any(
         word in name for word in ("Timeout", "Connect", "Disconnected", "Payload", "HTTPClient")
@@ -231,5 +279,5 @@ def _passing(error: Exception) -> bool:
     return net or isinstance(error, (OSError, TimeoutError)) and not isinstance(error, lasting)
 
 
-def _said(error: Exception) -> str:
+def _message(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0][:300]

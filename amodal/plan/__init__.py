@@ -139,7 +139,7 @@ def plan(
         lambda: methods.build(method, Encoder(fields, size=size, **shape), **chosen)
     )
     rows = rows_of_a_batch(batch, size_of(size).batch, int(samples), gpus, trainee.min_batch_size)
-    seen = Loader(dataset, part, batch=EXAMPLES, views=trainee.views, labels=trainee.labels).at(0)[
+    seen = Loader(dataset, part, batch=EXAMPLES, views=trainee.views, labels=trainee.labels).load(0)[
         0
     ]
     job = Job.of(

@@ -12,7 +12,7 @@ from fastapi import APIRouter, FastAPI, Query, Response
 from amodal.core import AmodalError, unknown
 from amodal.data import Dataset
 from amodal.data.quarantine import Quarantine
-from amodal.data.remote import learnt_from
+from amodal.data.remote import training_data_of
 from amodal.evaluate.labels import is_number
 from amodal.modalities import Modality
 from amodal.modalities.shared.base import shortened
@@ -180,7 +180,7 @@ def application(
         return made
     model = load(run, device=device)
     try:
-        dataset = model.read(data or learnt_from(model.config))
+        dataset = model.read(data or training_data_of(model.config))
     except AmodalError as error:
         if data is not None:
             raise

@@ -26,7 +26,7 @@ from amodal.core.protocols import (
     Staged,
 )
 from amodal.core.recipe import Recipe
-from amodal.data.loader import workers_watched
+from amodal.data.loader import worker_errors
 from amodal.diagnose.conflict import conflict
 from amodal.methods.contract import Method
 from amodal.methods.shared.shapes import follow
@@ -200,7 +200,7 @@ class Loop:
         bar = Bar("pretrain", self.steps, start=self.first, shown=looking.progress and leads)
         with (
             bar,
-            workers_watched(),
+            worker_errors(),
             interruptions() as interrupted,
             Stream(batches) as stream,
             self.finite,

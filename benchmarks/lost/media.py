@@ -113,7 +113,7 @@ def outcomes(folder: Path, kind: str, first: int = 0):
         yield {"start": i}
         before, begun = _resident(), time.monotonic()
         _forget_peak()
-        batch, bad = loader.at(i)
+        batch, bad = loader.load(i)
         grown = _peak() - before
         loader._found.add(bad)
         loader.quarantine(folder / ".quarantine.jsonl")

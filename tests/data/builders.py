@@ -41,7 +41,7 @@ def wav(i: int) -> bytes | None:
 
 def files() -> dict[str, bytes]:
     """name -> content: a folder with two sub-folders."""
-    found = {}
+    files = {}
     for i in range(N):
         stem = f"{SPECIES[i]}/r{i:02d}"
         content = {
@@ -49,8 +49,8 @@ def files() -> dict[str, bytes]:
             ".wav": wav(i),
             ".txt": CAPTIONS[i].encode() if CAPTIONS[i] else None,
         }
-        found |= {stem + ending: data for ending, data in content.items() if data}
-    return found
+        files |= {stem + ending: data for ending, data in content.items() if data}
+    return files
 
 
 def folder(root: Path) -> Path:
@@ -148,23 +148,23 @@ def huggingface(root: Path, splits: bool = False) -> Path:
     if splits:
         (root / "dataset_dict.json").write_text(json.dumps({"splits": list(parts)}))
     for name, part in parts.items():
-        there = root / name
-        there.mkdir(exist_ok=True)
+        folder = root / name
+        folder.mkdir(exist_ok=True)
         half = part.num_rows // 2
         names = []
         for n, piece in enumerate((part.slice(0, half), part.slice(half))):
             names.append(f"data-{n:05d}-of-00002.arrow")
             with (
-                pa.OSFile(str(there / names[-1]), "wb") as sink,
+                pa.OSFile(str(folder / names[-1]), "wb") as sink,
                 pa.ipc.new_stream(sink, piece.schema) as writer,
             ):
                 writer.write_table(piece)
-        (there / "state.json").write_text(
+        (folder / "state.json").write_text(
             json.dumps(
                 {"_data_files": [{"filename": n} for n in names], "_indices_data_files": None}
             )
         )
-        (there / "dataset_info.json").write_text(json.dumps({"features": features}))
+        (folder / "dataset_info.json").write_text(json.dumps({"features": features}))
     return root
 
 

@@ -65,7 +65,7 @@ def test_pages_of_parquet_are_checked_where_they_have_checksums(tmp_path):
 
 
 @pytest.mark.parametrize("source", ["huggingface", "parquet"])
-def test_offsets_that_point_nowhere_are_told_of_and_never_followed(tmp_path, source):
+def test_offsets_that_point_nowhere_are_reported_and_never_followed(tmp_path, source):
     """Arrow believes them, and reads wherever they point."""
     lengths = np.array([0, 3, 2**30, 9], dtype=np.int32)
     broken = pa.Array.from_buffers(
@@ -81,7 +81,7 @@ def test_offsets_that_point_nowhere_are_told_of_and_never_followed(tmp_path, sou
         out.write_table(table)
     (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data.arrow"}]}))
     (tmp_path / "dataset_info.json").write_text("{}")
-    with pytest.raises(AmodalError, match="data.arrow is no whole Arrow file"):
+    with pytest.raises(AmodalError, match="data.arrow is no complete Arrow file"):
         data.open(tmp_path)
 
 

@@ -52,8 +52,8 @@ def test_an_entry_is_prose_with_category_and_year():
 
 def test_every_entry_is_read_once_from_where_the_index_says():
     content, index = packed([("Ring", BODY), ("Düse", "x" * 5000), ("Tree", BODY)])
-    found = list(foldoc.entries(content, index))
-    assert [term for term, _ in found] == ["Ring", "Düse", "Tree"] and found[0][
+    parsed = list(foldoc.entries(content, index))
+    assert [term for term, _ in parsed] == ["Ring", "Düse", "Tree"] and parsed[0][
         1
     ].strip() == BODY.strip()
 

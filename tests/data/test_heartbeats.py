@@ -17,16 +17,16 @@ def peaks(signal, lead="II", least=0.5):
     """Steps of R peaks: the highest points above `least` of the largest, a quarter of a second
     apart."""
     wave = signal[:, LEADS.index(lead)]
-    found = []
+    findings = []
     for step in np.argsort(-wave):
-        if wave[step] > least * wave.max() and all(abs(step - f) > RATE / 4 for f in found):
-            found.append(step)
-    return np.sort(found)
+        if wave[step] > least * wave.max() and all(abs(step - f) > RATE / 4 for f in findings):
+            findings.append(step)
+    return np.sort(findings)
 
 
 def test_records_are_the_same_each_time_and_different_from_each_other():
-    one, again, other = (heartbeats.record(i) for i in (5, 5, 6))
-    assert one["report"] == again["report"] and np.array_equal(one["ecg"], again["ecg"])
+    one, same, other = (heartbeats.record(i) for i in (5, 5, 6))
+    assert one["report"] == same["report"] and np.array_equal(one["ecg"], same["ecg"])
     assert one["ecg"].shape == (500, 6) and not np.array_equal(one["ecg"], other["ecg"])
 
 
@@ -87,7 +87,7 @@ def around(signal, lead, seconds):
         ("left bundle branch block", "V1", 0.04, -1),
     ],
 )
-def test_waves_are_where_they_are_said_to_be(finding, lead, seconds, sign):
+def test_waves_are_where_the_truth_has_them(finding, lead, seconds, sign):
     moved = [
         around(of(finding, seed=s)[0], lead, seconds) - around(of(seed=s)[0], lead, seconds)
         for s in range(5)
@@ -108,15 +108,15 @@ def test_reports_name_each_finding_in_one_of_its_ways_and_nothing_else():
     for i in range(60):
         made = heartbeats.record(i)
         for name, ways in FINDINGS.items():
-            told = any(f" {w} " in f" {made['report']} " for w in ways)
-            assert told == (name in made["findings"]), (made["report"], name)
+            reported = any(f" {w} " in f" {made['report']} " for w in ways)
+            assert reported == (name in made["findings"]), (made["report"], name)
 
 
 def test_findings_are_common_enough_and_go_together():
     every = [heartbeats.drawn(np.random.default_rng([13, i])) for i in range(800)]
     for name in FINDINGS:
-        assert 0.07 < np.mean([name in found for found in every]) < 0.2
-    assert not any({"first degree block", "atrial fibrillation"} <= found for found in every)
+        assert 0.07 < np.mean([name in findings for findings in every]) < 0.2
+    assert not any({"first degree block", "atrial fibrillation"} <= findings for findings in every)
 
 
 def test_every_word_is_known_and_knowledge_is_of_findings():

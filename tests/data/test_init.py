@@ -9,8 +9,7 @@ import torch
 import amodal.data as data
 from amodal import modalities
 from amodal.core import AmodalError
-from amodal.data import bundled
-from amodal.data import infer_schema as decide
+from amodal.data import bundled, infer_schema
 from amodal.data.infer import RESERVED
 from amodal.nn.encoder import Encoder
 from tests.data import builders as b
@@ -39,7 +38,7 @@ def test_what_init_writes_opens_to_the_same(tmp_path, make):
     assert opened.fingerprint == guessed.fingerprint
     for name in opened.fields:
         assert np.array_equal(opened.present(name), guessed.present(name))
-    with pytest.raises(AmodalError, match="there already. Edit it"):
+    with pytest.raises(AmodalError, match="exists already. Edit it"):
         data.init(root)
     data.init(root, force=True)
     assert data.open(root).fields == guessed.fields
@@ -48,17 +47,17 @@ def test_what_init_writes_opens_to_the_same(tmp_path, make):
 def test_report_of_a_messy_folder(tmp_path):
     report = data.init(b.messy(tmp_path / "mess"))
     text = str(report)
-    found = {f.name: f for f in report.fields}
-    assert set(found) == {"image", "text", "audio"} and [label.name for label in report.labels] == [
-        "folder"
-    ]
+    by_field = {f.name: f for f in report.fields}
+    assert set(by_field) == {"image", "text", "audio"} and [
+        label.name for label in report.labels
+    ] == ["folder"]
     assert (
-        found["image"].unreadable > 0
-        and "damaged" in found["image"].reason
-        and "12 x 12" in found["image"].looks
+        by_field["image"].unreadable > 0
+        and "damaged" in by_field["image"].reason
+        and "12 x 12" in by_field["image"].summary
     )
-    assert "8,000 Hz" in found["audio"].looks and "Latin" in found["text"].looks
-    assert 0.6 < found["audio"].missing < 0.9
+    assert "8,000 Hz" in by_field["audio"].summary and "Latin" in by_field["text"].summary
+    assert 0.6 < by_field["audio"].missing < 0.9
     assert report.left_out == {"*.xyz": "1 files"}
     assert "unreadable" in text and "2 classes: cat (7), dog (6)" in text
     assert "*.db" not in text and "dataset.toml" in text
@@ -142,7 +141,7 @@ def test_another_toml_does_not_describe_this_file(tmp_path):
     assert set(data.open(tmp_path / "b.csv").fields) == {"table"} and set(
         data.open(tmp_path).fields
     ) == {"words"}
-    with pytest.raises(AmodalError, match="there already"):
+    with pytest.raises(AmodalError, match="exists already"):
         data.init(tmp_path / "b.csv")
 
 
@@ -195,8 +194,8 @@ COLUMNS = [
 
 @pytest.mark.parametrize("name, cells, role, kind", COLUMNS, ids=[c[0] for c in COLUMNS])
 def test_what_a_column_is(name, cells, role, kind):
-    verdict = decide.column(name, [c for c in cells if c is not None], lambda: cells)
-    assert verdict.role == role and (not kind or verdict.kind == kind), verdict
+    guess = infer_schema.guess_column(name, [c for c in cells if c is not None], lambda: cells)
+    assert guess.role == role and (not kind or guess.kind == kind), guess
 
 
 @pytest.mark.parametrize(
@@ -243,7 +242,7 @@ def test_dates_are_cells_of_the_table(tmp_path):
 
 
 @pytest.mark.parametrize("make", [b.folder, b.tars])
-def test_what_looks_like_a_key_beside_files_is_left_out(tmp_path, make):
+def test_a_key_column_beside_files_is_left_out(tmp_path, make):
     root = make(tmp_path / "set")
     if make is b.folder:
         for i, stem in enumerate(sorted({file.with_suffix("") for file in root.rglob("r*.*")})):

@@ -7,10 +7,10 @@ from amodal.data.sets import lattices
 
 def test_one_element_has_the_band_of_the_square_lattice():
     energies, density = lattices.solve(np.full((8, 8), 0.7), np.full((8, 8), 1.1))
-    for point, found in zip(lattices.POINTS, energies):
+    for point, solved in zip(lattices.POINTS, energies):
         k = [2 * np.pi * (np.arange(8) + p) / 8 for p in point]
         band = 0.7 - 2 * 1.1 * (np.cos(k[0])[:, None] + np.cos(k[1]))
-        np.testing.assert_allclose(found, np.sort(band.ravel()), atol=1e-9)
+        np.testing.assert_allclose(solved, np.sort(band.ravel()), atol=1e-9)
     np.testing.assert_allclose(density, 1.0, atol=1e-9)
 
 
@@ -32,6 +32,6 @@ def test_records_are_the_same_each_time_and_whole():
     assert all(np.array_equal(one[k], other[k]) for k in one)
     step = lattices.ENERGIES[1] - lattices.ENERGIES[0]
     for i in range(12):
-        found = lattices.record(i)
-        assert abs(found["dos"].sum() * step - 1) < 0.02 and found["gap"] >= 0
-        assert found["first"] in found["text"] and found["order"] in found["text"]
+        solved = lattices.record(i)
+        assert abs(solved["dos"].sum() * step - 1) < 0.02 and solved["gap"] >= 0
+        assert solved["first"] in solved["text"] and solved["order"] in solved["text"]

@@ -48,9 +48,9 @@ def equal(a, b):
 def test_workers_change_nothing(messy, workers):
     torch.manual_seed(0)
     here = list(loader(messy))
-    there = loader(messy, workers=workers)
-    assert all(map(equal, here, there)) and len(here) == 7
-    assert {(e.key, e.field) for e in there.bad} == {("cat/r21", "image"), ("cat/r22", "text")}
+    parallel = loader(messy, workers=workers)
+    assert all(map(equal, here, parallel)) and len(here) == 7
+    assert {(e.key, e.field) for e in parallel.bad} == {("cat/r21", "image"), ("cat/r22", "text")}
     state = torch.random.get_rng_state()
     list(loader(messy, workers=workers, steps=1))
     assert torch.equal(state, torch.random.get_rng_state())
@@ -65,8 +65,8 @@ def test_resume_is_exact(messy):
 
 def test_a_fresh_cache_changes_nothing(messy):
     warm = list(loader(messy))
-    again = data.open(messy.path)
-    assert all(map(equal, warm, loader(again, cache_bytes=0))) and not again.cache.bytes
+    other = data.open(messy.path)
+    assert all(map(equal, warm, loader(other, cache_bytes=0))) and not other.cache.bytes
 
 
 def test_two_ranks_are_the_halves_of_one(messy):
@@ -110,8 +110,8 @@ def test_seeds_are_of_key_seed_and_epoch(messy):
 def test_no_epoch_sees_a_record_twice_and_what_is_left_over_changes(messy):
     n = len(messy)
     whole = n // 4
-    each = loader(messy, steps=None)
-    assert n % 4 and each.steps_per_epoch == len(each) == whole
+    loaded = loader(messy, steps=None)
+    assert n % 4 and loaded.steps_per_epoch == len(loaded) == whole
     batches = list(loader(messy, steps=8 * whole))
     epochs = [
         [key for b in batches[e * whole : (e + 1) * whole] for key in b.keys] for e in range(8)
@@ -135,29 +135,29 @@ def test_one_ordered_pass(messy):
 
 
 def test_quarantine(messy, tmp_path):
-    each = loader(messy, steps=None, shuffle=False)
+    loaded = loader(messy, steps=None, shuffle=False)
     rows = {
         key: {s for s, c in batch.columns.items() if row in c.rows}
-        for batch in each
+        for batch in loaded
         for row, key in enumerate(batch.keys)
     }
     assert set(rows) == set(messy.keys) and rows["cat/r21"] == rows["cat/r22"] == set()
-    assert sorted((bad.key, bad.field) for bad in each.bad) == [
+    assert sorted((bad.key, bad.field) for bad in loaded.bad) == [
         ("cat/r21", "image"),
         ("cat/r22", "text"),
     ]
     path = tmp_path / "run" / "quarantine.jsonl"
-    assert each.quarantine(path) == 2 and each.quarantine(path) == 0
+    assert loaded.quarantine(path) == 2 and loaded.quarantine(path) == 0
     assert {json.loads(line)["key"] for line in path.read_text().splitlines()} == {
         "cat/r21",
         "cat/r22",
     }
     with path.open("a") as file:
         file.write('{"key": "torn')
-    again = loader(messy, steps=None, shuffle=False)
-    list(again)
-    assert again.quarantine(path) == 0
-    assert all(bad.reason for bad in each.bad)
+    other = loader(messy, steps=None, shuffle=False)
+    list(other)
+    assert other.quarantine(path) == 0
+    assert all(bad.reason for bad in loaded.bad)
 
 
 def test_missing_files_and_web_addresses_are_quarantined(tmp_path):
@@ -167,9 +167,9 @@ def test_missing_files_and_web_addresses_are_quarantined(tmp_path):
     (tmp_path / "dataset.toml").write_text(
         'records = "records.csv"\nkey = "id"\n[fields.file]\nmodality = "image"\n'
     )
-    each = data.Loader(data.open(tmp_path), range(b.N), batch=b.N, shuffle=False)
-    (batch,) = each
-    assert batch.size == b.N and {bad.key: bad.reason.split(":")[0] for bad in each.bad} == {
+    loaded = data.Loader(data.open(tmp_path), range(b.N), batch=b.N, shuffle=False)
+    (batch,) = loaded
+    assert batch.size == b.N and {bad.key: bad.reason.split(":")[0] for bad in loaded.bad} == {
         "k00": "no such file",
         "k01": "a web address is no file, fetch it first",
     }
@@ -177,10 +177,10 @@ def test_missing_files_and_web_addresses_are_quarantined(tmp_path):
 
 def test_a_field_that_no_record_has_is_a_warning_and_an_empty_column():
     with pytest.warns(UserWarning, match="none of the 3 records has the field 'caption'"):
-        each = data.Loader(
+        loaded = data.Loader(
             data.open(b.arrays()).select(["caption", "picture"]), [0, 3, 6], batch=3, shuffle=False
         )
-    assert len(next(iter(each))["caption"]) == 0
+    assert len(next(iter(loaded))["caption"]) == 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         data.Loader(data.open(b.arrays()), [0, 1], batch=2)
@@ -207,14 +207,14 @@ def test_augmentations_do_not_depend_on_other_views_or_fields(messy):
 def test_pictures_leave_a_worker_as_bytes_and_arrive_as_the_same_floats():
     bytes_of = np.arange(2 * 4 * 16 * 16, dtype=np.int64).reshape(2, 4, 16, 16).astype(np.uint8)
     dataset = data.open({"image": list(bytes_of)}, fields={"image": Image(16, channels=4, patch=4)})
-    there = data.Loader(dataset, [0, 1], batch=2, shuffle=False)
-    batch, _ = there.read(0)
+    parallel = data.Loader(dataset, [0, 1], batch=2, shuffle=False)
+    batch, _ = parallel.load_uncollated(0)
     assert batch["image"].values.dtype == torch.uint8
-    sent = SharedBatch.of(batch)
-    assert isinstance(sent.seeds, np.ndarray) and equal(sent.opened(), batch)
+    sent = SharedBatch.pack(batch)
+    assert isinstance(sent.seeds, np.ndarray) and equal(sent.unpack(), batch)
     wanted = torch.from_numpy(bytes_of).float() / 255
     for arrived in (
-        there.finished(sent.opened()),
+        parallel.collate(sent.unpack()),
         next(iter(data.Loader(dataset, [0, 1], batch=2, workers=1))),
     ):
         assert torch.equal(arrived["image"].values, wanted)

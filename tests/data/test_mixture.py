@@ -8,7 +8,7 @@ import amodal
 from amodal import data
 from amodal.core import AmodalError
 from amodal.data import Loader, Mixture
-from amodal.data.mixture import SLOTS, dealt
+from amodal.data.mixture import SLOTS, interleave
 from amodal.train.pretrain import pretrain
 
 
@@ -69,7 +69,7 @@ def test_batches_have_the_proportions_and_no_record_twice(mixture):
 
 def test_slots_are_as_the_weights_say():
     for weights in ([1.0, 1.0], [0.7, 0.2, 0.1], [1e-9, 1.0], [3.0, 0.0, 2.0]):
-        counts = np.bincount(dealt(np.array(weights)), minlength=len(weights))
+        counts = np.bincount(interleave(np.array(weights)), minlength=len(weights))
         assert counts.sum() == SLOTS
         assert np.abs(counts / SLOTS - np.array(weights) / sum(weights)).max() <= 1.01 / SLOTS
 

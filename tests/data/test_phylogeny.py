@@ -27,10 +27,10 @@ def test_mutations_come_as_often_as_they_should_and_to_the_right_letters():
     after = evolution.mutated(before, 0.5, rng, kappa=4.0)
     transition, transversion = evolution.k80(0.5, 4.0)
     for letter, other in enumerate(evolution.TRANSITION):
-        found = np.bincount(after[before == letter], minlength=4) / 20_000
-        assert found[other] == pytest.approx(transition, abs=0.01)
-        assert found[letter] == pytest.approx(1 - transition - transversion, abs=0.01)
-        assert found[evolution.TRANSVERSIONS[letter]] == pytest.approx(
+        shares = np.bincount(after[before == letter], minlength=4) / 20_000
+        assert shares[other] == pytest.approx(transition, abs=0.01)
+        assert shares[letter] == pytest.approx(1 - transition - transversion, abs=0.01)
+        assert shares[evolution.TRANSVERSIONS[letter]] == pytest.approx(
             np.full(2, transversion / 2), abs=0.01
         )
 

@@ -20,16 +20,16 @@ def test_the_pose_takes_coordinates_to_the_points_that_are_seen():
         for i in range(4):
             record = poses.view(kind, 7, i)
             points, coordinates = arrays(record)
-            there = (points != 0).any(2)
-            assert there.sum() > 30 and np.array_equal(there, (coordinates != 0).any(2))
+            visible = (points != 0).any(2)
+            assert visible.sum() > 30 and np.array_equal(visible, (coordinates != 0).any(2))
             rotation = poses.pose(record["turn"], record["tilt"])
             assert np.allclose(rotation @ rotation.T, np.eye(3)) and np.linalg.det(rotation) > 0
             placed = record["size"] * (coordinates - 0.5) @ rotation.T + [record[x] for x in "xyz"]
-            off = np.linalg.norm(placed - points, axis=2)[there]
+            off = np.linalg.norm(placed - points, axis=2)[visible]
             assert (
                 coordinates.min() >= 0
                 and coordinates.max() <= 1
-                and np.abs(points[there].mean(0)).max() < 0.01
+                and np.abs(points[visible].mean(0)).max() < 0.01
             )
             if record["rendered"]:
                 assert i % 2 == 0 and off.max() < 0.01

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amodal import data, modalities
-from amodal.data.groups import Groups
+from amodal.data.groups import GroupSampler
 
 FIELDS = {
     "words": modalities.make("text", max_length=4),
@@ -19,11 +19,11 @@ FIELDS = {
 def dataset(n: int, missing: float = 0.0, seed: int = 0):
     """Records of two fields; `missing`: share of the values that are not there."""
     rng = np.random.default_rng(seed)
-    there = rng.random((n, 2)) >= missing
-    there[0] = True  # a kind of data of which there is nothing cannot be told
+    present = rng.random((n, 2)) >= missing
+    present[0] = True  # a kind of data of which there is nothing cannot be told
     columns = {
-        "words": ["w" if has else None for has in there[:, 0]],
-        "facts": [{"a": float(i)} if has else None for i, has in enumerate(there[:, 1])],
+        "words": ["w" if has else None for has in present[:, 0]],
+        "facts": [{"a": float(i)} if has else None for i, has in enumerate(present[:, 1])],
     }
     return data.open(columns, fields=FIELDS)
 
@@ -38,9 +38,9 @@ def loaders(records, world: int, batch: int, **options) -> list[data.Loader]:
         ]
 
 
-def drawn(each: list[data.Loader], step: int) -> np.ndarray:
+def drawn(ranks: list[data.Loader], step: int) -> np.ndarray:
     """The records of one step, rank after rank."""
-    return np.concatenate([loader._rows(step)[0] for loader in each])
+    return np.concatenate([loader._rows(step)[0] for loader in ranks])
 
 
 BIG = dataset(3000)
@@ -60,12 +60,12 @@ def test_an_epoch_is_every_record_at_most_once_and_all_of_them_where_batches_div
     batch = world * share
     n = max(n, batch)
     part = np.random.default_rng(seed).permutation(3000)[:n]
-    each = [
+    ranks = [
         data.Loader(BIG, part, batch=batch, rank=r, world=world, seed=seed) for r in range(world)
     ]
-    assert len({len(loader) for loader in each}) == 1 and len(each[0]) == n // batch
+    assert len({len(loader) for loader in ranks}) == 1 and len(ranks[0]) == n // batch
     steps = range(epoch * (n // batch), (epoch + 1) * (n // batch))
-    seen = [drawn(each, s) for s in steps]
+    seen = [drawn(ranks, s) for s in steps]
     assert all(len(rows) == batch for rows in seen), (
         "each rank has the same number of rows in each step"
     )
@@ -87,9 +87,9 @@ def test_a_run_goes_on_with_any_number_of_processes(shares, seed, start):
     batch = int(np.lcm.reduce(shares)) * 2
     alone = loaders(BIG, 1, batch, seed=seed, steps=40)
     for step, world in zip(range(start, 40), shares):
-        each = loaders(BIG, world, batch, seed=seed, steps=40, start_step=step)
-        assert {len(loader) for loader in each} == {40 - step}
-        assert np.array_equal(drawn(each, step), drawn(alone, step))
+        ranks = loaders(BIG, world, batch, seed=seed, steps=40, start_step=step)
+        assert {len(loader) for loader in ranks} == {40 - step}
+        assert np.array_equal(drawn(ranks, step), drawn(alone, step))
 
 
 @settings(max_examples=40, deadline=None)
@@ -102,12 +102,12 @@ def test_a_run_goes_on_with_any_number_of_processes(shares, seed, start):
 def test_batches_of_one_group_are_shared_like_any_others(world, share, seed, kinds):
     groups = np.random.default_rng(seed).integers(-1, kinds, 3000)
     batch = world * share
-    each = loaders(BIG, world, batch, seed=seed, groups=groups)
-    whole = Groups(groups, batch, seed)
-    some = range(min(len(each[0]), 20))
-    assert len({len(loader) for loader in each}) == 1
-    seen = [drawn(each, step) for step in some]
-    assert all(np.array_equal(rows, whole.at(0, step)) for step, rows in zip(some, seen))
+    ranks = loaders(BIG, world, batch, seed=seed, groups=groups)
+    whole = GroupSampler(groups, batch, seed)
+    some = range(min(len(ranks[0]), 20))
+    assert len({len(loader) for loader in ranks}) == 1
+    seen = [drawn(ranks, step) for step in some]
+    assert all(np.array_equal(rows, whole.batch_indices(0, step)) for step, rows in zip(some, seen))
     seen = np.concatenate(seen)
     assert len(np.unique(seen)) == len(seen) and (groups[seen] >= 0).all()
 
@@ -116,10 +116,10 @@ def test_batches_of_one_group_are_shared_like_any_others(world, share, seed, kin
 @given(world=st.integers(1, 9), share=st.integers(1, 5), n=st.integers(1, 60))
 def test_an_ordered_pass_is_every_record_once_and_ranks_take_as_many_steps(world, share, n):
     records = dataset(n)
-    each = loaders(records, world, world * share, shuffle=False)
-    assert len({len(loader) for loader in each}) == 1
+    ranks = loaders(records, world, world * share, shuffle=False)
+    assert len({len(loader) for loader in ranks}) == 1
     assert np.array_equal(
-        np.concatenate([drawn(each, s) for s in range(len(each[0]))]), np.arange(n)
+        np.concatenate([drawn(ranks, s) for s in range(len(ranks[0]))]), np.arange(n)
     )
 
 
@@ -127,10 +127,10 @@ def test_an_ordered_pass_is_every_record_once_and_ranks_take_as_many_steps(world
 def test_a_rank_without_any_value_of_a_source_has_the_source_all_the_same(missing):
     """Or ranks would wait for each other over it."""
     records = dataset(64, missing=missing)
-    each = loaders(records, 16, 32)
-    batches = [loader.at(0)[0] for loader in each]
+    ranks = loaders(records, 16, 32)
+    batches = [loader.load(0)[0] for loader in ranks]
     assert {b.sources for b in batches} == {("words", "facts")} and {b.size for b in batches} == {2}
-    alone = loaders(records, 1, 32)[0].at(0)[0]
+    alone = loaders(records, 1, 32)[0].load(0)[0]
     for source in alone.sources:
         rows = np.concatenate([b[source].rows.numpy() + 2 * rank for rank, b in enumerate(batches)])
         assert np.array_equal(rows, alone[source].rows.numpy())
@@ -154,7 +154,7 @@ def test_a_thousand_ranks():
     ]
     for epoch in (steps[:5], steps[5:]):
         assert np.array_equal(np.sort(np.concatenate(epoch)), np.arange(n))
-    batches = [loader.at(3)[0] for loader in crews[1000][::5]]
+    batches = [loader.load(3)[0] for loader in crews[1000][::5]]
     assert {(b.size, b.sources) for b in batches} == {(10, ("words", "facts"))}
     patterns = {(len(b["words"]) > 0, len(b["facts"]) > 0) for b in batches}
     assert len(patterns) == 4, "some ranks have both fields, some either, some none"

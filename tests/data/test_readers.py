@@ -86,11 +86,11 @@ def test_labels(dataset):
 
 
 def test_pickled_reader_gives_the_same(dataset):
-    again = pickle.loads(pickle.dumps(dataset))
+    copy = pickle.loads(pickle.dumps(dataset))
     for name in dataset.fields:
         for i in range(b.N):
-            assert same(dataset.value(i, name), again.value(i, name))
-    assert again.fingerprint == dataset.fingerprint
+            assert same(dataset.value(i, name), copy.value(i, name))
+    assert copy.fingerprint == dataset.fingerprint
 
 
 def test_pack_round_trip(dataset, tmp_path):
@@ -135,7 +135,7 @@ def test_huggingface_splits(tmp_path):
     assert set(dataset.split("train")) | set(dataset.split("valid")) == set(range(8))
 
 
-def test_several_files_are_one_table(tmp_path):
+def test_many_files_are_one_table(tmp_path):
     for part in range(2):
         lines = [
             json.dumps({"text": f"some words {part} {i}"} | ({"extra": i / 7} if part else {}))
@@ -275,11 +275,11 @@ def test_damaged_tar(tmp_path):
 def test_unreadable_tables(tmp_path):
     bad = {
         "a.csv": ("", "is empty"),
-        "b.csv": ("x,x\n1,2\n", "several columns are called 'x'"),
+        "b.csv": ("x,x\n1,2\n", "more than one column is called 'x'"),
         "c.csv": ("x,y\n1,2,3\n", "row 1 has 3 cells"),
         "d.jsonl": ('{"a": 1}\nnonsense\n{"a": 2}\n', "line 2"),
         "e.jsonl": ("[1, 2]\n", "no object"),
-        "f.parquet": ("PAR1", "no whole Parquet file"),
+        "f.parquet": ("PAR1", "no complete Parquet file"),
         "g.csv": ("x,y\n", "no rows"),
     }
     for name, (text, message) in bad.items():
@@ -293,7 +293,7 @@ def test_torn_last_line_is_passed_over(tmp_path):
     assert len(data.open(tmp_path / "t.jsonl")) == 2
 
 
-def test_keys_must_tell_records_apart(tmp_path):
+def test_keys_must_be_different(tmp_path):
     (tmp_path / "t.csv").write_text("id,text\na,some words\na,other words\n")
     (tmp_path / "dataset.toml").write_text(
         'records = "t.csv"\nkey = "id"\n[fields.text]\nmodality = "text"\n'

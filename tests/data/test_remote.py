@@ -17,8 +17,7 @@ import pytest
 
 from amodal import data
 from amodal.core import AmodalError
-from amodal.data import download_cache as kept
-from amodal.data import remote
+from amodal.data import download_cache, remote
 from tests.data import builders
 
 fsspec = pytest.importorskip("fsspec")
@@ -27,7 +26,7 @@ fsspec = pytest.importorskip("fsspec")
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("AMODAL_CACHE", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setattr("amodal.data.store.WAITS", (0.01, 0.02))
+    monkeypatch.setattr("amodal.data.store.RETRY_DELAYS", (0.01, 0.02))
     memory = fsspec.filesystem("memory")
     memory.store.clear()
     memory.pseudo_dirs[:] = [""]
@@ -106,13 +105,13 @@ def build(what: str, root: Path) -> Path:
 
 
 def values(dataset, field):
-    found = []
+    outcome = []
     for i in range(len(dataset)):
         try:
-            found.append(dataset.value(i, field))
+            outcome.append(dataset.value(i, field))
         except AmodalError:
-            found.append("bad")
-    return found
+            outcome.append("bad")
+    return outcome
 
 
 def assert_same(one, two, workers=0):
@@ -126,13 +125,13 @@ def assert_same(one, two, workers=0):
     far = data.Loader(
         two, range(len(two)), batch=4, views=("weak", "weak"), steps=4, workers=workers
     )
-    for here, there in zip(
+    for here, remote_data in zip(
         data.Loader(one, range(len(one)), batch=4, views=("weak", "weak"), steps=4), far
     ):
-        assert here.keys == there.keys
+        assert here.keys == remote_data.keys
         for source, column in here.columns.items():
-            assert np.array_equal(column.rows, there.columns[source].rows)
-            np.testing.assert_array_equal(column.flat, there.columns[source].flat)
+            assert np.array_equal(column.rows, remote_data.columns[source].rows)
+            np.testing.assert_array_equal(column.flat, remote_data.columns[source].flat)
 
 
 SORTS = ["folder", "messy", "csv", "jsonl", "parquet", "tars", "huggingface", "pack"]
@@ -143,10 +142,10 @@ def test_an_address_is_the_folder(what, tmp_path):
     path = build(what, tmp_path / what)
     fsspec.filesystem("memory").put(str(tmp_path / what), f"/bucket/{what}", recursive=True)
     address = f"memory://bucket/{path.relative_to(tmp_path)}"
-    here, there = data.open(path), data.open(address)
-    assert_same(here, there)
-    assert_same(here, pickle.loads(pickle.dumps(there)))
-    assert str(there.path) == address
+    here, remote_data = data.open(path), data.open(address)
+    assert_same(here, remote_data)
+    assert_same(here, pickle.loads(pickle.dumps(remote_data)))
+    assert str(remote_data.path) == address
     if what != "pack":  # which has its own
         assert str(data.init(address).path) == f"memory://bucket/{what}/dataset.toml"
         assert_same(here, data.open(address))
@@ -191,15 +190,16 @@ def test_a_vanished_and_a_changed_object_cost_one_value_each():
     fresh = [
         i
         for i in range(300)
-        if kept.find((dataset.path / f"{dataset.keys[i]}.png")._key("")) is None
+        if download_cache.get((dataset.path / f"{dataset.keys[i]}.png")._key("")) is None
     ]
     gone, changed = (dataset.keys[i] for i in fresh[:2])
     store.rm(f"/bucket/photos/{gone}.png")
     store.pipe_file(f"/bucket/photos/{changed}.png", b"longer than before" * 100)
-    found = reasons(dataset)
-    assert sorted(found) == sorted([gone, changed])
+    outcome = reasons(dataset)
+    assert sorted(outcome) == sorted([gone, changed])
     assert (
-        f"photos/{gone}.png is not there" in found[gone] and "has changed since" in found[changed]
+        f"photos/{gone}.png is not there" in outcome[gone]
+        and "has changed since" in outcome[changed]
     )
 
 
@@ -293,18 +293,18 @@ def test_no_file_of_a_dataset_leads_to_an_address_or_out_of_one(tmp_path):
     )
     toml = b'records = "t.csv"\n[fields.photo]\nmodality = "image"\n'
     store.pipe_file("/bucket/t/dataset.toml", toml)
-    found = list(reasons(data.open("memory://bucket/t"), "photo").values())
+    outcome = list(reasons(data.open("memory://bucket/t"), "photo").values())
     assert (
-        len(found) == 3
-        and sum("is not there" in r for r in found) == 2
-        and sum("a web address" in r for r in found) == 1
+        len(outcome) == 3
+        and sum("is not there" in r for r in outcome) == 2
+        and sum("a web address" in r for r in outcome) == 1
     )
     store.pipe_file("/bucket/t/dataset.toml", toml.replace(b"t.csv", b"../photos"))
     with pytest.raises(AmodalError, match="leads out of"):
         data.open("memory://bucket/t")
     run = {"data": {"path": "s3://elsewhere/photos", "name": "photos"}}
     with pytest.raises(AmodalError, match="say so: --data s3://elsewhere/photos"):
-        remote.learnt_from(run)
+        remote.training_data_of(run)
 
 
 def test_a_schema_on_this_machine_describes_a_store_that_cannot_be_written_to(
@@ -331,12 +331,12 @@ def test_a_schema_on_this_machine_describes_a_store_that_cannot_be_written_to(
 def test_the_cache_keeps_to_its_limit_and_drops_what_was_not_used(monkeypatch):
     monkeypatch.setenv("AMODAL_CACHE_GIB", str(10_000 / 2**30))
     for i in range(30):
-        kept.keep(str(i), bytes(1000))
-        kept.find("0")
+        download_cache.put(str(i), bytes(1000))
+        download_cache.get("0")
         time.sleep(0.001)
-    folder = kept.file("0").parent.parent
+    folder = download_cache.path_of("0").parent.parent
     assert 5_000 < sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) <= 10_000
-    assert kept.find("0") and kept.find("29") and kept.find("5") is None
+    assert download_cache.get("0") and download_cache.get("29") and download_cache.get("5") is None
     monkeypatch.setenv("AMODAL_CACHE_GIB", "0")
     dataset = data.open(pictures(fsspec.filesystem("memory")))
     assert reasons(dataset) == {} and not list(folder.rglob("*.part"))
@@ -373,8 +373,8 @@ def test_a_pack_is_read_by_ranges(tmp_path, monkeypatch):
     asked.clear()
     data.open("memory://bucket/pack").value(7, field)
     assert not asked
-    again = data.pack(dataset, tmp_path / "again")
-    assert sorted(f.name for f in again.glob("shard*")) == sorted(
+    second_pack = data.pack(dataset, tmp_path / "again")
+    assert sorted(f.name for f in second_pack.glob("shard*")) == sorted(
         f.name for f in (tmp_path / "pack").glob("shard*")
     )
 
@@ -419,12 +419,14 @@ def test_s3_that_fails_half_of_its_requests_and_denies_one_object(
         body = f"<Error><Code>{'InternalError' if broken else 'AccessDenied'}</Code></Error>"
         return [] if environment["REQUEST_METHOD"] == "HEAD" else [body.encode()]
 
-    monkeypatch.setattr("amodal.data.store.WAITS", (0.01,) * 20)
+    monkeypatch.setattr("amodal.data.store.RETRY_DELAYS", (0.01,) * 20)
     s3_server._server.app = flaky
     try:
-        there = data.open("s3://bucket/photos")
-        assert reasons(there) == {"cat/r01": "access to s3://bucket/photos/cat/r01.png is denied"}
-        for one, two in zip(values(here, "text"), values(there, "text")):
+        remote_data = data.open("s3://bucket/photos")
+        assert reasons(remote_data) == {
+            "cat/r01": "access to s3://bucket/photos/cat/r01.png is denied"
+        }
+        for one, two in zip(values(here, "text"), values(remote_data, "text")):
             np.testing.assert_array_equal(one, two)
     finally:
         s3_server._server.app = inner
@@ -446,9 +448,9 @@ def test_a_run_that_reads_from_s3_and_is_killed_ends_with_the_weights_of_a_local
     s3.put(str(tmp_path / "photos"), "bucket/photos", recursive=True)
     (tmp_path / "run.py").write_text(RUN)
 
-    def start(where, out, how):
+    def start(where, out, mode):
         return subprocess.Popen(
-            [sys.executable, tmp_path / "run.py", str(where), str(tmp_path / out), how],
+            [sys.executable, tmp_path / "run.py", str(where), str(tmp_path / out), mode],
             cwd=os.getcwd(),
         )
 

@@ -33,16 +33,16 @@ unit = "metre"
 
 def test_round_trip():
     read = schema.loads(GOOD)
-    assert read.fields["photo"].modality.size == 16 and read.fields["photo"].given == ("size",)
+    assert read.fields["photo"].modality.size == 16 and read.fields["photo"].declared == ("size",)
     assert read.fields["words"].within == "words" and read.labels["species"].kind == "category"
     text = schema.dumps(read, {"": "two\nlines", "fields.photo": "a comment", "split_by": "why"})
-    again = schema.loads(text)
+    second = schema.loads(text)
     assert (
-        schema.dumps(again, {"": "two\nlines", "fields.photo": "a comment", "split_by": "why"})
+        schema.dumps(second, {"": "two\nlines", "fields.photo": "a comment", "split_by": "why"})
         == text
     )
-    assert again.labels == read.labels and again.records == read.records
-    assert {n: f.modality for n, f in again.fields.items()} == {
+    assert second.labels == read.labels and second.records == read.records
+    assert {n: f.modality for n, f in second.fields.items()} == {
         n: f.modality for n, f in read.fields.items()
     }
 

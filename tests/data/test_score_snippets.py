@@ -33,14 +33,14 @@ def test_a_note_is_drawn_where_its_time_and_pitch_say():
 
 def test_a_tone_has_its_pitch_when_it_is_played():
     sound = played(
-        [(4.0, 4.0, 69)], 8, np.random.default_rng(0), rate=6000, how=Playing(partials=(1.0,))
+        [(4.0, 4.0, 69)], 8, np.random.default_rng(0), rate=6000, playing=Playing(partials=(1.0,))
     )
     assert len(sound) == 4 * 6000 and np.abs(sound).max() <= 0.9 + 1e-6
     assert np.abs(sound[: 2 * 6000]).max() == 0
     power = np.abs(np.fft.rfft(sound[2 * 6000 :])) ** 2
     assert np.fft.rfftfreq(2 * 6000, 1 / 6000)[power.argmax()] == pytest.approx(440, abs=1)
     faster = played(
-        [(4.0, 4.0, 69)], 8, np.random.default_rng(0), rate=6000, how=Playing(tempo=160)
+        [(4.0, 4.0, 69)], 8, np.random.default_rng(0), rate=6000, playing=Playing(tempo=160)
     )
     assert len(faster) == 3 * 6000
 

@@ -32,7 +32,7 @@ def test_no_part_of_small_data_is_empty(n):
         ).all()
 
 
-def test_given_splits():
+def test_declared_splits():
     names = [f"{i}" for i in range(200)]
     part = splits.by_name(["Train"] * 150 + ["val"] * 20 + ["TEST"] * 30, names)
     assert np.bincount(part).tolist() == [150, 20, 30]

@@ -80,19 +80,23 @@ def test_unusual_tars_are_listed_by_tarfile(tmp_path, monkeypatch, about):
     assert listed(path, monkeypatch, quickly=True) == listed(path, monkeypatch, quickly=False)
 
 
-def test_damaged_tars_are_told_alike(tmp_path, monkeypatch):
+def test_damaged_tars_are_reported_alike(tmp_path, monkeypatch):
     whole, chance = tar(tmp_path / "a.tar", NAMES).read_bytes(), random.Random(0)
-    heads = [at for at in range(0, len(whole), 512) if whole[at + 257 : at + 262] == b"ustar"]
-    told = 0
+    heads = [
+        offset
+        for offset in range(0, len(whole), 512)
+        if whole[offset + 257 : offset + 262] == b"ustar"
+    ]
+    errors = 0
     for _ in range(300):
         content = bytearray(whole)
-        at = chance.choice(heads) + chance.choice(
+        offset = chance.choice(heads) + chance.choice(
             (chance.randrange(512), chance.randrange(100, 160))
         )
-        content[at : at + chance.choice((1, 1, 8, 512))] = bytes([chance.randrange(256)])
+        content[offset : offset + chance.choice((1, 1, 8, 512))] = bytes([chance.randrange(256)])
         path = tmp_path / "damaged.tar"
         path.write_bytes(content[: chance.choice((len(content), chance.randrange(len(content))))])
         quick = listed(path, monkeypatch, quickly=True)
         assert quick == listed(path, monkeypatch, quickly=False)
-        told += isinstance(quick, str)
-    assert told > 200
+        errors += isinstance(quick, str)
+    assert errors > 200

@@ -10,7 +10,7 @@ import torch.multiprocessing as spawn
 
 from amodal import data
 from amodal.core import AmodalError, Batch, Recipe
-from amodal.data.groups import Groups
+from amodal.data.groups import GroupSampler
 from amodal.methods.shared.shapes import Towers
 from amodal.nn.encoder import Encoder
 from amodal.objectives.info_nce import info_nce
@@ -291,9 +291,9 @@ def test_stages_have_a_schedule_of_their_own():
 
 def test_batches_of_groups_hold_each_record_at_most_once_an_epoch():
     labels = np.repeat([0, 1, 2, 3], [9, 2, 14, 5])
-    order = Groups(labels, 4, seed=3)
+    order = GroupSampler(labels, 4, seed=3)
     for epoch in range(3):
-        batches = [order.at(epoch, i) for i in range(order.batches)]
+        batches = [order.batch_indices(epoch, i) for i in range(order.batches)]
         together = np.concatenate(batches)
         assert (
             all(len(b) == 4 for b in batches)
@@ -304,21 +304,22 @@ def test_batches_of_groups_hold_each_record_at_most_once_an_epoch():
         assert all(
             (a == b).all()
             for a, b in zip(
-                batches, [Groups(labels, 4, 3).at(epoch, i) for i in range(order.batches)]
+                batches,
+                [GroupSampler(labels, 4, 3).batch_indices(epoch, i) for i in range(order.batches)],
             )
         )
-    assert not np.array_equal(order.at(0, 0), order.at(1, 0))
+    assert not np.array_equal(order.batch_indices(0, 0), order.batch_indices(1, 0))
 
 
 def test_records_of_no_group_are_in_no_batch():
     labels = np.array([0, -1, 1, -1] * 8)
-    order = Groups(labels, 4, seed=3)
+    order = GroupSampler(labels, 4, seed=3)
     assert order.batches == 4
     for epoch in range(2):
-        drawn = np.concatenate([order.at(epoch, i) for i in range(order.batches)])
+        drawn = np.concatenate([order.batch_indices(epoch, i) for i in range(order.batches)])
         assert sorted(drawn) == np.flatnonzero(labels >= 0).tolist()
-    few = Groups(labels[:6], 4, seed=3)
-    assert few.batches == 1 and sorted(few.at(0, 0)) == [0, 2, 4], "less than a batch"
+    few = GroupSampler(labels[:6], 4, seed=3)
+    assert few.batches == 1 and sorted(few.batch_indices(0, 0)) == [0, 2, 4], "less than a batch"
 
 
 def test_choose_says_which_rows_are_learnt_from(records, tmp_path):

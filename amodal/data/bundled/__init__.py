@@ -10,7 +10,11 @@ NAMES = ("digits", "globe")
 
 
 def path(name: str) -> Path:
-    """The folder of a bundled set: `path("globe")`. Raises AmodalError with the nearest name."""
+    """The folder of a bundled set: `path("globe")`.
+
+    Raises:
+        AmodalError: no bundled set has that name; it offers the nearest one.
+    """
     if name not in NAMES:
         near = get_close_matches(name.lower(), NAMES, n=1, cutoff=0.4)
         hint = f" Did you mean {near[0]!r}?" if near else ""

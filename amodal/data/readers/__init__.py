@@ -1,25 +1,25 @@
-"""Where records come from, one kind of source a file. `open_records` chooses by what the paths are."""
+"""Readers of records, one kind of source a file. `open_records` chooses by what the paths are."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from amodal.core import AmodalError, unknown
-from amodal.data.readers import table
-from amodal.data.readers._files import Files, Where
+from amodal.data.readers import native, table
+from amodal.data.readers._files import FilePattern, Files, ending_of
 from amodal.data.readers.arrays import Arrays
 from amodal.data.readers.base import Reader, inside
-from amodal.data.readers.folder import Folder
+from amodal.data.readers.folder import Folder, names_below
 from amodal.data.readers.huggingface import HuggingFace, is_huggingface
 from amodal.data.readers.native import Native
 from amodal.data.readers.table import Table
 from amodal.data.readers.webdataset import WebDataset
-from amodal.data.remote import Remote
+from amodal.data.remote import AnyPath, Remote
 
 __all__ = [
     "Arrays",
+    "FilePattern",
     "Files",
     "Folder",
     "HuggingFace",
@@ -27,36 +27,60 @@ __all__ = [
     "Reader",
     "Table",
     "WebDataset",
-    "Where",
+    "ending_of",
+    "exists",
     "find",
+    "is_huggingface",
+    "names_below",
+    "native",
     "open_records",
 ]
 
 
-def find(root: Path | Remote, patterns: Sequence[str]) -> list[Path | Remote]:
-    """The files and folders that `records` in dataset.toml names, globs expanded. Raises
-    AmodalError where there are none."""
-    found: list[Path | Remote] = []
+def find(root: AnyPath, patterns: Sequence[str]) -> list[AnyPath]:
+    """The files and folders that `records` in dataset.toml names.
+
+    Args:
+        root: the folder that they are in.
+        patterns: relative paths and globs.
+
+    Raises:
+        AmodalError: a path does not exist, or nothing matches a glob.
+    """
+    paths: list[AnyPath] = []
     for pattern in patterns:
         inside(root, pattern, "records")
         if any(c in pattern for c in "*?["):
             try:
-                matches = sorted(root.glob(pattern))
+                matches = _glob(root, pattern)
             except (ValueError, re.error) as error:
                 raise AmodalError(
                     f"records = {pattern!r} is no pattern of file names: {error}"
                 ) from error
             if not matches:
                 raise AmodalError(f"no file in {root} matches records = {pattern!r}")
-            found += matches
+            paths += matches
         else:
-            found.append(exists(root / pattern))
-    return found
+            paths.append(exists(root / pattern))
+    return paths
 
 
-def exists(path: Path | Remote, also: Sequence[str] = ()) -> Path:
-    """`path`, or an error that offers its nearest siblings and what else (`also`) could have been
-    meant."""
+def _glob(root: AnyPath, pattern: str) -> list[AnyPath]:
+    if isinstance(root, Remote):
+        return [*sorted(root.glob(pattern))]
+    return [*sorted(root.glob(pattern))]  # paths of this machine have an order of their own
+
+
+def exists(path: AnyPath, also: Sequence[str] = ()) -> AnyPath:
+    """Check that a path exists, and return it.
+
+    Args:
+        path: of a file or folder.
+        also: other names that the user could have meant.
+
+    Raises:
+        AmodalError: it does not; the nearest names are offered.
+    """
     if path.exists():
         return path
     parent = path.parent
@@ -67,12 +91,21 @@ def exists(path: Path | Remote, also: Sequence[str] = ()) -> Path:
 
 
 def open_records(
-    paths: Sequence[Path], columns: dict[str, Where] | None, kinds: dict[str, str], key: str = ""
+    paths: Sequence[AnyPath],
+    columns: Mapping[str, FilePattern] | None,
+    kinds: Mapping[str, str],
+    key: str = "",
 ) -> Reader:
-    """A reader for the records in `paths`: one folder, or files of one sort.
+    """Open a reader.
 
-    columns: for files, where each field's are, None to propose them from kinds: ending -> modality;
-    key: the column of a table.
+    Args:
+        paths: one folder, or files of one sort.
+        columns: of files, the files of each field; None to guess them from `kinds`.
+        kinds: ending -> modality.
+        key: the column of a table that names the records, "" for hashes of the rows.
+
+    Raises:
+        AmodalError: the paths are of more than one sort, or cannot be read.
     """
     sorts = {_sort(path) for path in paths}
     if len(sorts) > 1 or ("folder" in sorts and len(paths) > 1):
@@ -94,7 +127,7 @@ def open_records(
     return WebDataset(paths, columns, kinds) if sort == "tar" else Folder(paths[0], columns, kinds)
 
 
-def _sort(path: Path) -> str:
+def _sort(path: AnyPath) -> str:
     if path.is_dir():
         return "saved" if is_huggingface(path) else "folder"
     ending = path.suffix.lower()

@@ -1,21 +1,33 @@
-"""Names for the rows of a table that has no column for them: hashes of what is in the row, so that
-a row keeps its name wherever it stands."""
+"""Keys for the rows of a table without a key column: hashes of the content of a row.
+
+So a row has the same key wherever it stands in the table.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import numbers
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from amodal.data.readers.base import Cell
 
-def row_hashes(columns: Iterable[tuple[str, Iterable]], rows: int) -> np.ndarray:
-    """(rows,) uint64. columns: name -> the cells, one by one.
 
-    The sum of the hashes of the cells, each with the name of its column: it does not depend on the
-    order of the columns nor on those that are empty, and no row needs to be in memory as a whole.
+def row_hashes(columns: Iterable[tuple[str, Iterable[Cell]]], rows: int) -> np.ndarray:
+    """Hash the rows of a table.
+
+    A row's hash is the sum of the hashes of its cells, each with the name of its column. It does
+    not depend on the order of the columns nor on empty ones, and no row needs to be in memory as a
+    whole.
+
+    Args:
+        columns: (name, cells) of each column.
+        rows: how many there are.
+
+    Returns:
+        (rows,) uint64.
     """
     total = np.zeros(rows, dtype=np.uint64)
     for name, cells in columns:
@@ -25,27 +37,27 @@ def row_hashes(columns: Iterable[tuple[str, Iterable]], rows: int) -> np.ndarray
 
 
 def content_keys(hashes: np.ndarray) -> list[str]:
-    """16 hex digits for each row; `#2`, `#3` … after them where a row occurs again."""
-    met: Counter = Counter()
+    """16 hex digits for each row; a repeated row has `#2`, `#3` … after them."""
+    seen: Counter[int] = Counter()
     keys = []
     for number in hashes.tolist():
-        met[number] += 1
-        keys.append(f"{number:016x}" + (f"#{met[number]}" if met[number] > 1 else ""))
+        seen[number] += 1
+        keys.append(f"{number:016x}" + (f"#{seen[number]}" if seen[number] > 1 else ""))
     return keys
 
 
-def _digest(start, cell) -> bytes:
-    spelled = _spelled(cell)
-    if not spelled:
+def _digest(start: hashlib.blake2b, cell: Cell) -> bytes:
+    content = _as_bytes(cell)
+    if not content:
         return bytes(8)
     digest = start.copy()
-    digest.update(spelled)
+    digest.update(content)
     return digest.digest()
 
 
-def _spelled(cell) -> bytes:
-    """A cell as bytes, the same whichever kind of table holds it: 3 is 3.0, as whole numbers come
-    back beside missing ones."""
+def _as_bytes(cell: Cell) -> bytes:
+    """A cell as bytes, the same for every kind of table. 3 is 3.0, since tables with missing cells
+    return whole numbers as floats."""
     if cell is None or (isinstance(cell, float) and cell != cell):
         return b""
     if isinstance(cell, bytes):
@@ -54,17 +66,17 @@ def _spelled(cell) -> bytes:
         cell = int(cell)
     if isinstance(cell, dict):
         return b"\0".join(
-            str(name).encode("utf-8", "surrogatepass") + b"=" + _spelled(cell[name])
+            str(name).encode("utf-8", "surrogatepass") + b"=" + _as_bytes(cell[name])
             for name in cell
         )
     if isinstance(cell, (list, tuple, np.ndarray)):
-        return _listed(cell)
+        return _list_as_bytes(cell)
     return (repr(cell) if isinstance(cell, numbers.Real) else str(cell)).encode(
         "utf-8", "surrogatepass"
     )
 
 
-def _listed(cells) -> bytes:
+def _list_as_bytes(cells: Sequence[Cell] | np.ndarray) -> bytes:
     """Numbers by way of numpy, which is 20 times as fast as one by one."""
     if not (len(cells) and isinstance(cells[0], (str, bytes, dict))):
         try:
@@ -72,4 +84,4 @@ def _listed(cells) -> bytes:
             return str(array.shape).encode() + array.tobytes()
         except (TypeError, ValueError):  # words, or lists of unequal lengths
             pass
-    return b"[" + b",".join(map(_spelled, cells)) + b"]"
+    return b"[" + b",".join(map(_as_bytes, cells)) + b"]"

@@ -1,38 +1,45 @@
-"""Files that share a stem are one record, in a folder or in a tar: how file names become keys and
-columns."""
+"""Records made of files, in a folder or in a tar. Files that share a stem are one record: this is
+how file names become keys and columns."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import numpy as np
 
 from amodal.core import AmodalError
-from amodal.data.readers.base import Reader
-from amodal.data.remote import Remote, together
+from amodal.data.readers.base import Cell, Reader
+from amodal.data.remote import AnyPath, parallel_map
 from amodal.data.splits import SPELLINGS
 
 VALUES = {".json": "json", ".cls": "cls", ".id": "id"}
-"""Endings of files that hold small values rather than data: an object, a class, a number. The
-columns are called so."""
+"""Ending -> column of files that hold small values rather than data: an object, a class, a
+number."""
 
 
 @dataclass(frozen=True)
-class Where:
-    """The files of one column: endings with their dot (".png", ".front.png"), and the folder that
-    they lie in, if only there."""
+class FilePattern:
+    """The files of one column.
+
+    Attributes:
+        suffixes: their endings with the dot: ".png", ".front.png".
+        within: the folder that they lie in, "" for any.
+    """
 
     suffixes: tuple[str, ...]
     within: str = ""
 
     def key(self, name: str) -> str | None:
-        """The record that the file `name` (a path below the root, with /) belongs to; None if it is
-        not of this column."""
+        """The record that a file belongs to, None if it is not of this column.
+
+        Args:
+            name: the path of the file below the root, with /.
+        """
         if self.within:
             if not name.startswith(self.within + "/"):
                 return None
@@ -50,37 +57,49 @@ class Where:
 
 
 def ending_of(name: str) -> str:
-    """The ending of a path with /, ".png": as `PurePosixPath.suffix`, in small letters, ten times
-    as fast. "" for none."""
+    """The ending of a path with /, in small letters: ".png"; "" for none. It is that of
+    `PurePosixPath.suffix`, ten times as fast."""
     file = name[name.rfind("/") + 1 :]
     dot = file.rfind(".")
     return file[dot:].lower() if 0 < dot < len(file) - 1 else ""
 
 
 @dataclass(frozen=True)
-class Grouped:
-    """keys: N; at: column -> (N,) int64, which file, -1 for none; ignored: what belongs to no
-    column, and how often."""
+class GroupedFiles:
+    """Files by record and column.
+
+    Attributes:
+        keys: N names of records.
+        file_index: column -> (N,) int64, the number of the file, -1 for none.
+        ignored: what belongs to no column, and how often.
+    """
 
     keys: list[str]
-    at: dict[str, np.ndarray]
-    ignored: Counter
+    file_index: dict[str, np.ndarray]
+    ignored: Counter[str]
 
 
-def group(names: Sequence[str], columns: dict[str, Where]) -> Grouped:
-    """Files to records. Of several columns that a file would fit, the longest ending has it:
-    a.front.png is `.front.png`, not `.png`.
+def group(names: Sequence[str], columns: Mapping[str, FilePattern]) -> GroupedFiles:
+    """Group files into records.
 
-    A second file for the same cell (a.jpg beside a.jpeg) is passed over and counted.
+    A file that fits more than one column belongs to the one with the longest ending: a.front.png to
+    `.front.png`, not to `.png`. A second file for the same cell (a.jpg beside a.jpeg) is ignored
+    and counted.
+
+    Args:
+        names: paths of files with /.
+        columns: name -> its files.
     """
     records: dict[str, dict[str, int]] = defaultdict(dict)
-    ignored: Counter = Counter()
+    ignored: Counter[str] = Counter()
     ending_with = _by_ending(columns)
     for i, name in enumerate(names):
         ending = ending_of(name)
-        candidates = ending_with.get(ending, ()) if "" not in ending_with else columns.items()
+        candidates = ending_with.get(ending, []) if "" not in ending_with else columns.items()
         fits = [
-            (key, column) for column, where in candidates if (key := where.key(name)) is not None
+            (key, column)
+            for column, pattern in candidates
+            if (key := pattern.key(name)) is not None
         ]
         if not fits:
             ignored["*" + ending] += 1
@@ -90,76 +109,93 @@ def group(names: Sequence[str], columns: dict[str, Where]) -> Grouped:
             ignored[f"second file for {column}"] += 1
         records[key].setdefault(column, i)
     keys = sorted(records)
-    at = {
+    file_index = {
         column: np.array([records[k].get(column, -1) for k in keys], dtype=np.int64)
         for column in columns
     }
-    return Grouped([printable(k) for k in keys], at, ignored)
+    return GroupedFiles([printable(k) for k in keys], file_index, ignored)
 
 
-def _by_ending(columns: dict[str, Where]) -> dict[str, list[tuple[str, Where]]]:
+def _by_ending(columns: Mapping[str, FilePattern]) -> dict[str, list[tuple[str, FilePattern]]]:
     """Ending, as `ending_of` has it -> the columns that a file with it may be of."""
-    found: dict[str, list[tuple[str, Where]]] = defaultdict(list)
-    for column, where in columns.items():
-        for ending in {ending_of(f"x{suffix}") for suffix in where.suffixes}:
-            found[ending].append((column, where))
-    return found
+    by_ending: dict[str, list[tuple[str, FilePattern]]] = defaultdict(list)
+    for column, pattern in columns.items():
+        for ending in {ending_of(f"x{suffix}") for suffix in pattern.suffixes}:
+            by_ending[ending].append((column, pattern))
+    return by_ending
 
 
 class Files(Reader):
-    """Records made of files. A cell is what `fetch` gives for a file, or the value that a .json,
-    .cls or .id file holds.
+    """Records made of files.
 
-    Objects in .json files are columns of their own: `json.species` is the `species` of a.json.
-    Folder names are columns as well.
+    A cell is what `fetch` returns for a file, or the value in a .json, .cls or .id file. The values
+    of an object in a .json file are columns of their own: `json.species` is the `species` of
+    a.json. Names of folders are columns as well.
+
+    Args:
+        names: paths of the files, with /.
+        columns: name -> its files; None to guess them from `kinds`.
+        kinds: ending -> modality.
+        what: the data, for errors.
+
+    Attributes:
+        patterns: column of files -> its files.
+        file_index: column -> (N,) int64, the number of the file, -1 for none.
+        folder_columns: column -> N names of folders.
+        values: column of small values -> its files.
+
+    Raises:
+        AmodalError: no file has an ending that can be read.
     """
 
     def __init__(
         self,
         names: Sequence[str],
-        columns: dict[str, Where] | None,
-        kinds: dict[str, str],
+        columns: Mapping[str, FilePattern] | None,
+        kinds: Mapping[str, str],
         what: str,
-    ):
-        """names: file paths with /; columns: None to have them proposed from kinds: ending ->
-        modality; what: for errors."""
+    ) -> None:
         self.names = names
         endings = {ending_of(name) for name in names}
         kinds = {ending: kind for ending, kind in kinds.items() if ending not in VALUES}
-        self.where = dict(columns) if columns is not None else propose(names, kinds)
+        self.patterns = dict(columns) if columns is not None else propose(names, kinds)
         values = {
-            column: Where((ending,)) for ending, column in VALUES.items() if ending in endings
+            column: FilePattern((ending,)) for ending, column in VALUES.items() if ending in endings
         }
-        grouped = group(names, self.where | values)
-        self.keys, self.at, self.ignored = grouped.keys, grouped.at, grouped.ignored
+        grouped = group(names, self.patterns | values)
+        self.keys, self.ignored = grouped.keys, grouped.ignored
+        self.file_index = grouped.file_index
         if not self.keys:
-            raise AmodalError(_nothing(what, endings, self.where, kinds))
-        self.given = folder_labels(self.keys, SPELLINGS)
+            raise AmodalError(_no_file_message(what, endings, self.patterns, kinds))
+        self.folder_columns = folder_labels(self.keys, SPELLINGS)
         self.values = values
         objects = self._object_names() if "json" in values else []
+        plain = [column for column in values if column != "json"]
         self.columns = tuple(
-            dict.fromkeys([*self.where, *self.given, *(v for v in values if v != "json"), *objects])
+            dict.fromkeys([*self.patterns, *self.folder_columns, *plain, *objects])
         )
 
-    def fetch(self, file: int) -> Path | Remote | bytes:
+    def fetch(self, file: int) -> AnyPath | bytes:
         """The content of file number `file`, or where it is."""
         raise NotImplementedError
 
-    def get(self, i: int, column: str):
-        if column in self.where:
-            at = self.at[column][i]
-            return self.fetch(at) if at >= 0 else None
-        if column in self.given:
-            return self.given[column][i]
+    def get(self, i: int, column: str) -> Cell:
+        if column in self.patterns:
+            file = int(self.file_index[column][i])
+            return self.fetch(file) if file >= 0 else None
+        if column in self.folder_columns:
+            return self.folder_columns[column][i]
         if column in self.values:
-            at = self.at[column][i]
-            return _value(self.fetch(at)) if at >= 0 else None
-        parent, dot, name = self.check(column).partition(".")
-        found = self.get(i, parent)
-        return found.get(name) if isinstance(found, dict) else None
+            file = int(self.file_index[column][i])
+            return _value(self.fetch(file)) if file >= 0 else None
+        parent, _, name = self.check(column).partition(".")
+        value = self.get(i, parent)
+        return value.get(name) if isinstance(value, dict) else None
 
     def present(self, column: str) -> np.ndarray:
-        return self.at[column] >= 0 if column in self.where else super().present(column)
+        if column in self.patterns:
+            return np.asarray(self.file_index[column] >= 0)
+        return super().present(column)
 
     def check(self, column: str) -> str:
         return (
@@ -170,18 +206,17 @@ class Files(Reader):
 
     def _object_names(self) -> list[str]:
         """The names inside the objects of up to 100 .json files, evenly spread."""
-        have = np.flatnonzero(self.at["json"] >= 0)
-        some = have[np.linspace(0, len(have) - 1, min(100, len(have))).astype(int)]
-        objects = together(lambda i: _value(self.fetch(self.at["json"][i])), some, self.far)
-        return [
-            f"json.{name}"
-            for name in dict.fromkeys(n for o in objects if isinstance(o, dict) for n in o)
-        ]
+        files = self.file_index["json"]
+        files = files[files >= 0]
+        some = files[np.linspace(0, len(files) - 1, min(100, len(files))).astype(int)]
+        objects = parallel_map(lambda f: _value(self.fetch(f)), some.tolist(), self.is_remote)
+        names = dict.fromkeys(name for o in objects if isinstance(o, dict) for name in o)
+        return [f"json.{name}" for name in names]
 
 
-def _value(cell: Path | Remote | bytes):
-    """What a small value file says; None if it is no text. Raises AmodalError for a file that is
-    there no longer."""
+def _value(cell: AnyPath | bytes) -> Cell:
+    """The value in a small file, None if it is no text. Raises AmodalError for a file that no
+    longer exists."""
     try:
         text = (cell if isinstance(cell, bytes) else cell.read_bytes()).decode("utf-8-sig")
         return json.loads(text)
@@ -191,30 +226,42 @@ def _value(cell: Path | Remote | bytes):
         return text.strip() or None
     except OSError as error:
         raise AmodalError(
-            f"cannot read {cell}: {error.strerror or error}; it was there when the folder was listed"
+            f"cannot read {cell!s}: {error.strerror or error}; "
+            "it was there when the folder was listed"
         ) from error
 
 
-def _nothing(what: str, endings: set[str], where: dict[str, Where], kinds: dict[str, str]) -> str:
+def _no_file_message(
+    what: str, endings: set[str], patterns: Mapping[str, FilePattern], kinds: Mapping[str, str]
+) -> str:
     if not endings:
-        return f"no files in {what}. Give a folder whose files share stems (a.jpg a.txt a.wav), a table, or tar shards."
-    found = ", ".join("*" + e for e in sorted(endings)[:12])
-    wanted = ", ".join(
-        "*" + s for s in sorted({s for w in where.values() for s in w.suffixes} or set(kinds))
+        return (
+            f"no files in {what}. Give a folder whose files share stems (a.jpg a.txt a.wav), "
+            "a table, or tar shards."
+        )
+    present = ", ".join("*" + ending for ending in sorted(endings)[:12])
+    suffixes = {suffix for pattern in patterns.values() for suffix in pattern.suffixes}
+    expected = ", ".join("*" + suffix for suffix in sorted(suffixes or set(kinds)))
+    return (
+        f"no file in {what} has an ending that can be read. There are {present}; "
+        f"expected any of {expected}."
     )
-    return f"no file in {what} has an ending that can be read. There are {found}; expected any of {wanted}."
 
 
-def propose(names: Sequence[str], kinds: dict[str, str]) -> dict[str, Where]:
-    """Columns for files that nobody described. kinds: ending -> modality.
+def propose(names: Sequence[str], kinds: Mapping[str, str]) -> dict[str, FilePattern]:
+    """Guess the columns of files that no dataset.toml describes.
 
-    One column for each modality, called after it, whatever the endings (.jpg, .png) — but
-    - `a.front.png b.front.png` make a column `front`, if the middle part is a word that many stems
-    share;
+    There is one column for each modality, named after it, whatever the endings (.jpg, .png), with
+    three exceptions:
+
+    - `a.front.png b.front.png` make a column `front`, if many stems share the middle part;
     - `photos/1.png texts/1.txt` make the columns `photos` and `texts`, if each top folder has one
-    kind and they share
-      stems;
+      kind of file and they share stems;
     - `a.jpg a.png` make the columns `jpg` and `png`, if most stems that have one have the other.
+
+    Args:
+        names: paths of files with /.
+        kinds: ending -> modality.
     """
     known = [name for name in names if ending_of(name) in kinds]
     if folders := _folders_by_kind(known, kinds):
@@ -230,22 +277,22 @@ def propose(names: Sequence[str], kinds: dict[str, str]) -> dict[str, Where]:
         else:
             columns[kinds[ending]].add(ending)
             stems[ending].add(str(path.with_suffix("")))
-    proposal = {}
+    proposal: dict[str, FilePattern] = {}
     for column, endings in columns.items():
         if (
             len(endings) > 1
             and column not in middles
             and _side_by_side([stems[e] for e in endings])
         ):
-            proposal |= {ending[1:]: Where((ending,)) for ending in sorted(endings)}
+            proposal |= {ending[1:]: FilePattern((ending,)) for ending in sorted(endings)}
         else:
-            proposal[column] = Where(tuple(sorted(endings)))
+            proposal[column] = FilePattern(tuple(sorted(endings)))
     return proposal
 
 
 def _middles(names: Iterable[str]) -> set[str]:
-    """The words between stem and ending (`front` in a.front.png) that at least two stems and a
-    twentieth of all stems share."""
+    """The words between stem and ending (`front` in a.front.png) of at least two stems and a
+    twentieth of all stems."""
     stems: dict[str, set[str]] = defaultdict(set)
     everything = set()
     for name in names:
@@ -256,9 +303,9 @@ def _middles(names: Iterable[str]) -> set[str]:
     return {middle for middle, s in stems.items() if len(s) >= max(2, len(everything) / 20)}
 
 
-def _folders_by_kind(names: Sequence[str], kinds: dict[str, str]) -> dict[str, Where]:
-    """A column for each top folder, if each holds one kind of file, not all the same, and their
-    stems overlap; else nothing."""
+def _folders_by_kind(names: Sequence[str], kinds: Mapping[str, str]) -> dict[str, FilePattern]:
+    """A column for each top folder, if each holds one kind of file, not all of them the same, and
+    their stems overlap; else nothing."""
     stems: dict[str, set[str]] = defaultdict(set)
     endings: dict[str, set[str]] = defaultdict(set)
     for name in names:
@@ -267,28 +314,33 @@ def _folders_by_kind(names: Sequence[str], kinds: dict[str, str]) -> dict[str, W
             return {}
         stems[top].add(str(PurePosixPath(rest).with_suffix("")))
         endings[top].add(PurePosixPath(rest).suffix.lower())
-    held = {top: {kinds[e] for e in found} for top, found in endings.items()}
-    mixed = any(len(h) > 1 for h in held.values()) or len(set.union(*held.values(), set())) < 2
+    in_folder = {top: {kinds[e] for e in of_top} for top, of_top in endings.items()}
+    mixed = any(len(k) > 1 for k in in_folder.values())
+    mixed = mixed or len(set[str]().union(*in_folder.values())) < 2
     if mixed or not all(
         any(2 * len(a & b) >= min(len(a), len(b)) for t, b in stems.items() if t != s)
         for s, a in stems.items()
     ):
         return {}
-    return {top: Where(tuple(sorted(found)), top) for top, found in endings.items()}
+    return {top: FilePattern(tuple(sorted(of_top)), top) for top, of_top in endings.items()}
 
 
 def _side_by_side(stems: Sequence[set[str]]) -> bool:
-    """Whether files of different endings stand for the same records rather than for different ones."""
+    """Whether files of different endings belong to the same records."""
     smallest = min(map(len, stems))
     return smallest > 0 and 2 * len(set.intersection(*stems)) >= smallest
 
 
 def folder_labels(keys: Sequence[str], splits: Iterable[str]) -> dict[str, list[str | None]]:
-    """Columns that folder names give: `folder`, the first one; `subfolder`, all of them, where they
-    are deeper than one.
+    """Columns from names of folders: `folder`, the first one, and `subfolder`, the whole path where
+    there is more than one level.
 
-    If all first folders are parts of a split (train/cat/1.png), they are the column `split` and the
-    next ones are `folder`.
+    If all first folders are parts of a split (train/cat/1.png), they are the column `split`, and
+    the next ones are `folder`.
+
+    Args:
+        keys: N keys of records, with /.
+        splits: names of parts of a split, in small letters.
     """
     parents = [list(PurePosixPath(key).parent.parts) for key in keys]
     columns: dict[str, list[str | None]] = {}
@@ -304,5 +356,5 @@ def folder_labels(keys: Sequence[str], splits: Iterable[str]) -> dict[str, list[
 
 
 def printable(name: str) -> str:
-    """File names may hold bytes that are no text; keys are text everywhere."""
+    """A file name as text: it may have bytes that are none."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")

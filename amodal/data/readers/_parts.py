@@ -1,39 +1,72 @@
-"""Tables in parts: one file each, whose columns are lists in memory, a Parquet file, or Arrow
-record batches mapped from disk."""
+"""Parts of tables, one file each: lists in memory, a Parquet file, or Arrow record batches mapped
+from disk."""
 
 from __future__ import annotations
 
+import io
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from amodal.data.readers.base import Lazy
-from amodal.data.remote import Remote, Unreachable, together
+from amodal.data.readers.base import Cell, Lazy
+from amodal.data.remote import AnyPath, Remote, Unreachable, parallel_map
 
-HELD = 2**30
-"""Bytes of Parquet columns that stay in memory; beyond them the row group read first is dropped."""
+MAX_CACHED_BYTES = 2**30
+"""Bytes of Parquet columns in memory. Beyond them the row groups read first are dropped."""
+
+
+class TablePart(Protocol):
+    """A part of a table: some rows, and the columns that they have.
+
+    Attributes:
+        columns: their names.
+        rows: how many there are.
+    """
+
+    columns: tuple[str, ...]
+    rows: int
+
+    def cell(self, i: int, column: str) -> Cell:
+        """The cell of row i of this part."""
+
+    def cells(self, column: str) -> list[Cell]:
+        """All cells of a column."""
+
+    def iterate(self, column: str) -> Iterator[Cell]:
+        """The cells of a column one by one: pictures need not be in memory all at once."""
+
+    def present(self, column: str) -> np.ndarray:
+        """(rows,) bool: which rows have a cell in this column."""
 
 
 class Lists:
-    """columns: name -> one Python value for each row; hashes: of the rows, where they are better
-    known than from the values."""
+    """A part in memory.
 
-    def __init__(self, columns: dict[str, list], rows: int, hashes: np.ndarray | None = None):
+    Args:
+        columns: name -> one value for each row.
+        rows: how many there are.
+        hashes: (rows,) uint64 of the rows, where those of the values would be wrong.
+    """
+
+    def __init__(
+        self, columns: dict[str, list[Cell]], rows: int, hashes: np.ndarray | None = None
+    ) -> None:
         self.data, self.columns, self.rows, self.hashes = columns, tuple(columns), rows, hashes
 
-    def cell(self, i: int, column: str):
+    def cell(self, i: int, column: str) -> Cell:
         return self.data[column][i]
 
-    def cells(self, column: str) -> list:
+    def cells(self, column: str) -> list[Cell]:
         return self.data[column]
 
-    def each(self, column: str) -> Iterator:
+    def iterate(self, column: str) -> Iterator[Cell]:
         return iter(self.data[column])
 
     def present(self, column: str) -> np.ndarray:
@@ -41,14 +74,15 @@ class Lists:
 
 
 class Parquet(Lazy):
-    """A Parquet file, read one column of one row group at a time. Random access wants small row
-    groups: see `amodal.data.pack`."""
+    """A Parquet file, read one column of one row group at a time.
 
-    def __init__(self, path: Path | Remote):
+    Random access is fast with small row groups; `amodal.data.pack` writes such data.
+    """
+
+    def __init__(self, path: AnyPath) -> None:
         self.path = path
-        self.__dict__["_footer"] = pq.read_metadata(
-            _source(path)
-        )  # its property lets in one thread at a time
+        # Not by the cached property, which lets in one thread at a time.
+        self.__dict__["_footer"] = pq.read_metadata(_source(path))
         self.columns = tuple(self._footer.schema.to_arrow_schema().names)
         self.rows = self._footer.num_rows
         groups = [self._footer.row_group(g).num_rows for g in range(self._footer.num_row_groups)]
@@ -59,28 +93,28 @@ class Parquet(Lazy):
         return pq.read_metadata(_source(self.path))
 
     @cached_property
-    def _reading(self) -> dict[tuple[int, str], Lock]:
+    def _locks(self) -> dict[tuple[int, str], Lock]:
         return {}
 
     @cached_property
-    def _held(self) -> dict[tuple[int, str], tuple[pa.Array, int]]:
-        """The columns of groups in memory, and the bytes of each, which Arrow takes a while to
-        count."""
+    def _cache(self) -> dict[tuple[int, str], tuple[pa.Array, int]]:
+        """(group, column) -> its cells and their bytes, which Arrow is slow to count."""
         return {}
 
-    def cell(self, i: int, column: str):
+    def cell(self, i: int, column: str) -> Cell:
         group = bisect_right(self.starts, i) - 1
         return value_of(self._column(group, column)[i - int(self.starts[group])])
 
-    def cells(self, column: str) -> list:
+    def cells(self, column: str) -> list[Cell]:
         groups = range(len(self.starts) - 1)
-        lists = together(
-            lambda g: self._column(g, column).to_pylist(), groups, isinstance(self.path, Remote)
+        lists = parallel_map(
+            lambda g: list(self._column(g, column).to_pylist()),
+            groups,
+            isinstance(self.path, Remote),
         )
         return [cell for cells in lists for cell in cells]
 
-    def each(self, column: str) -> Iterator:
-        """The cells one by one: pictures need not be in memory all at once."""
+    def iterate(self, column: str) -> Iterator[Cell]:
         return (
             value_of(cell) for g in range(len(self.starts) - 1) for cell in self._column(g, column)
         )
@@ -91,7 +125,7 @@ class Parquet(Lazy):
         )
 
     def _present(self, group: int, column: str) -> np.ndarray:
-        """From the statistics in the footer where they settle it: pictures need not be read to know
+        """By the statistics in the footer where they suffice: pictures need not be read to know
         that none is missing."""
         meta = self._footer.row_group(group)
         leaves = (meta.column(c) for c in range(meta.num_columns))
@@ -102,25 +136,23 @@ class Parquet(Lazy):
             return flags(self._column(group, column).is_valid())
         except Unreachable:
             raise
-        except (
-            pa.ArrowException,
-            OSError,
-            ValueError,
-        ):  # damaged: each of its cells will say so when it is read
+        except (pa.ArrowException, OSError, ValueError):
+            # It is damaged. Each of its cells will be an error when it is read.
             return np.ones(meta.num_rows, bool)
 
     def _column(self, group: int, column: str) -> pa.Array:
-        """Kept, with the other columns of its group and with groups read before as far as HELD
-        goes. Several threads may ask at once, so each opens the file anew."""
-        held = self._held.get((group, column))
-        if held is None and isinstance(self.path, Remote):  # not as often as threads want it
-            with self._reading.setdefault((group, column), Lock()):
-                held = self._held.get((group, column))
-                return self._read(group, column) if held is None else held[0]
-        return self._read(group, column) if held is None else held[0]
+        """The cells of a column of a group, from the cache if they are in it."""
+        cached = self._cache.get((group, column))
+        if cached is None and isinstance(self.path, Remote):
+            # Many threads may need it at once, and one download is enough.
+            with self._locks.setdefault((group, column), Lock()):
+                cached = self._cache.get((group, column))
+                return self._read(group, column) if cached is None else cached[0]
+        return self._read(group, column) if cached is None else cached[0]
 
     def _read(self, group: int, column: str) -> pa.Array:
-        # Checksums of pages are optional, and cost next to nothing where a file has them.
+        # Each thread opens the file anew. Checksums of pages are optional, and cost next to nothing
+        # where a file has them.
         with pq.ParquetFile(
             _source(self.path), metadata=self._footer, page_checksum_verification=True
         ) as file:
@@ -128,24 +160,28 @@ class Parquet(Lazy):
             read = file.read_row_group(group, columns=[column], use_threads=False)
             read.validate(full=True)  # offsets and text, which Arrow otherwise takes on trust
             array = one_array(read.column(column))
-        self._held[group, column] = array, array.nbytes
-        held = list(self._held.items())
-        excess = sum(size for _, (_, size) in held) - HELD
-        for key, (_, size) in held:
-            if excess > 0 and key[0] != group and self._held.pop(key, None) is not None:
+        self._cache[group, column] = array, array.nbytes
+        cached = list(self._cache.items())
+        excess = sum(size for _, (_, size) in cached) - MAX_CACHED_BYTES
+        for key, (_, size) in cached:
+            if excess > 0 and key[0] != group and self._cache.pop(key, None) is not None:
                 excess -= size
         return array
 
 
-def _source(path: Path | Remote):
+def _source(path: AnyPath) -> Path | io.RawIOBase:
     return path.ranges() if isinstance(path, Remote) else path
 
 
 class Mapped(Lazy):
-    """Arrow record batches mapped from disk. open: path -> pyarrow.Table, at module level so that
-    it can be pickled."""
+    """Arrow record batches mapped from disk.
 
-    def __init__(self, path: Path | Remote, open: Callable[[Path], pa.Table]):
+    Args:
+        path: of the file.
+        open: path -> table; a function of a module, so that it can be pickled.
+    """
+
+    def __init__(self, path: AnyPath, open: Callable[[Path], pa.Table]) -> None:
         self.path, self.open = path, open
         self.columns, self.rows = tuple(self._table.column_names), self._table.num_rows
 
@@ -153,50 +189,49 @@ class Mapped(Lazy):
     def _table(self) -> pa.Table:
         return self.open(self.path.local() if isinstance(self.path, Remote) else self.path)
 
-    def cell(self, i: int, column: str):
+    @property
+    def arrow_schema(self) -> pa.Schema:
+        """The Arrow types of the columns."""
+        return self._table.schema
+
+    def cell(self, i: int, column: str) -> Cell:
         return value_of(self._table.column(column)[i])
 
-    def cells(self, column: str) -> list:
-        return self._table.column(column).to_pylist()
+    def cells(self, column: str) -> list[Cell]:
+        return list(self._table.column(column).to_pylist())
 
-    def each(self, column: str) -> Iterator:
+    def iterate(self, column: str) -> Iterator[Cell]:
         return map(value_of, self._table.column(column))
 
     def present(self, column: str) -> np.ndarray:
         return flags(one_array(self._table.column(column).is_valid()))
 
 
-Part = Lists | Parquet | Mapped
-
-
 def one_array(column: pa.ChunkedArray) -> pa.Array:
-    return (
-        column.chunk(0)
-        if column.num_chunks == 1
-        else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
-    )
+    """The chunks of a column as one array."""
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    return pa.concat_arrays(column.chunks or [pa.array([], column.type)])
 
 
 def flags(array: pa.BooleanArray) -> np.ndarray:
-    """(n,) bool. Not by `to_numpy`, which first loads pandas where that is installed: a second."""
+    """(n,) bool. Not by `to_numpy`, which first imports pandas where it is installed: a second."""
     return np.from_dlpack(array.cast(pa.uint8())).astype(bool)
 
 
-def value_of(scalar: pa.Scalar):
-    """A cell as Python sees it. Lists of numbers become arrays at once, which is 20 times as fast
+def value_of(scalar: pa.Scalar) -> Cell:
+    """A cell as a Python value. Lists of numbers become arrays directly, which is 20 times as fast
     as by way of Python lists."""
-    if (
-        isinstance(scalar, (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar))
-        and scalar.is_valid
-    ):
+    is_list = isinstance(scalar, (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar))
+    if is_list and scalar.is_valid:
         array = _nested(scalar.values)
         return scalar.as_py() if array is None else array
     return scalar.as_py()
 
 
 def _nested(values: pa.Array) -> np.ndarray | None:
-    """An array of numbers, or of equally long lists of numbers, as a numpy array (missing numbers
-    are NaN); None for all else."""
+    """An array of numbers, or of equally long lists of numbers, as a numpy array, missing numbers
+    as NaN; None for all else."""
     if (
         pa.types.is_list(values.type)
         or pa.types.is_large_list(values.type)
@@ -212,6 +247,6 @@ def _nested(values: pa.Array) -> np.ndarray | None:
     return values.to_numpy(zero_copy_only=False) if values.null_count else np.from_dlpack(values)
 
 
-def starts_of(parts: Sequence[Part]) -> np.ndarray:
+def starts_of(parts: Sequence[TablePart]) -> np.ndarray:
     """(parts + 1,) int64: the number of the first row of each part, and of all rows."""
     return np.concatenate([[0], np.cumsum([part.rows for part in parts])]).astype(np.int64)

@@ -1,65 +1,77 @@
-"""What all tables share: parts end to end, a key column, cells that are files."""
+"""What all tables have in common: parts one after the other, a key column, cells that are files."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from amodal.core import AmodalError
 from amodal.data.readers._content import content_keys, row_hashes
-from amodal.data.readers._parts import Part, starts_of
-from amodal.data.readers.base import Reader, stamp_files, unique_keys
-from amodal.data.remote import Remote
+from amodal.data.readers._parts import Lists, TablePart, starts_of
+from amodal.data.readers.base import Cell, Reader, stamp_files, unique_keys
+from amodal.data.remote import AnyPath
+
+T = TypeVar("T")
 
 
 class Tabular(Reader):
-    """parts: one for each file of `paths`, end to end; base: where relative paths in cells start;
-    key: a column, "" to name the rows by a hash of what is in them; names: column -> the names of
-    the classes that its whole numbers stand for; given: further columns of N values."""
+    """A table.
+
+    Args:
+        parts: one for each file, one after the other.
+        paths: the files.
+        base: where relative paths in cells start.
+        key: the column that names the rows, "" for hashes of their content.
+        class_names: column -> the names of the classes that its whole numbers stand for.
+        extra_columns: column -> N more values.
+
+    Raises:
+        AmodalError: there are no rows, or a key is missing or occurs twice.
+    """
 
     def __init__(
         self,
-        parts: Sequence[Part],
-        paths: Sequence[Path],
-        base: Path | Remote,
+        parts: Sequence[TablePart],
+        paths: Sequence[AnyPath],
+        base: AnyPath,
         key: str = "",
-        names: dict[str, list[str]] | None = None,
-        given: dict[str, list] | None = None,
-    ):
+        class_names: Mapping[str, list[str]] | None = None,
+        extra_columns: Mapping[str, list[Cell]] | None = None,
+    ) -> None:
         self.parts, self.paths, self.base = list(parts), list(paths), base
         self.starts = starts_of(parts)
-        self.names, self.given = names or {}, given or {}
+        self.class_names, self.extra_columns = class_names or {}, extra_columns or {}
         self.ignored = Counter()
         self.columns = tuple(
-            dict.fromkeys([*(c for part in parts for c in part.columns), *self.given])
+            dict.fromkeys([*(c for part in parts for c in part.columns), *self.extra_columns])
         )
         if not self.starts[-1]:
             raise AmodalError(f"no rows in {', '.join(map(str, self.paths[:3])) or base}")
         self.keys = self._keys(key)
 
-    def get(self, i: int, column: str):
-        if column in self.given:
-            return self.given[column][i]
+    def get(self, i: int, column: str) -> Cell:
+        if column in self.extra_columns:
+            return self.extra_columns[column][i]
         part = self.parts[number := bisect_right(self.starts, i) - 1]
         if column not in part.columns:
             self.check(column)
             return None
         return self._cell(
-            self._whole(number, column, lambda p: p.cell(i - int(self.starts[number]), column)),
+            self._read_part(number, column, lambda p: p.cell(i - int(self.starts[number]), column)),
             column,
         )
 
-    def cells(self, column: str) -> list:
-        if column in self.given:
-            return list(self.given[column])
+    def cells(self, column: str) -> list[Cell]:
+        if column in self.extra_columns:
+            return list(self.extra_columns[column])
         self.check(column)
         columns = (
-            self._whole(n, column, lambda p: p.cells(column))
+            self._read_part(n, column, lambda p: p.cells(column))
             if column in part.columns
             else [None] * part.rows
             for n, part in enumerate(self.parts)
@@ -67,20 +79,20 @@ class Tabular(Reader):
         return [self._cell(cell, column) for cells in columns for cell in cells]
 
     def present(self, column: str) -> np.ndarray:
-        if column in self.given:
+        if column in self.extra_columns:
             return super().present(column)
         self.check(column)
         return np.concatenate(
             [
-                self._whole(n, column, lambda p: p.present(column))
+                self._read_part(n, column, lambda p: p.present(column))
                 if column in p.columns
                 else np.zeros(p.rows, bool)
                 for n, p in enumerate(self.parts)
             ]
         )
 
-    def _whole(self, number: int, column: str, read: Callable):
-        """What `read` gives of a part. Raises AmodalError that names the file where it is damaged."""
+    def _read_part(self, number: int, column: str, read: Callable[[TablePart], T]) -> T:
+        """What `read` returns for a part. Raises AmodalError with the file if it is damaged."""
         try:
             return read(self.parts[number])
         except (
@@ -94,28 +106,25 @@ class Tabular(Reader):
             if isinstance(error, AmodalError):
                 raise
             file = self.paths[number] if number < len(self.paths) else self.base
-            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise AmodalError(
-                f"{file} is damaged: the column {column!r} cannot be read ({said}). Fetch it again."
+                f"{file} is damaged: the column {column!r} cannot be read ({reason}). "
+                "Download it anew."
             ) from error
 
     def stamp(self) -> str:
         return stamp_files(self.paths)
 
-    def _cell(self, cell, column: str):
-        """Class numbers to names; the {bytes, path} that Hugging Face keeps pictures and sound in
-        to the one that is there."""
-        if column in self.names:
-            named = isinstance(cell, int) and 0 <= cell < len(self.names[column])
-            return self.names[column][cell] if named else None
+    def _cell(self, cell: Cell, column: str) -> Cell:
+        """A cell as readers return it: class numbers as names, and of the {bytes, path} in which
+        Hugging Face stores pictures and sound the one that is not missing."""
+        if column in self.class_names:
+            named = isinstance(cell, int) and 0 <= cell < len(self.class_names[column])
+            return self.class_names[column][cell] if named else None
         if isinstance(cell, dict) and {"bytes", "path"} >= set(cell):
-            return (
-                cell["bytes"]
-                if cell.get("bytes") is not None
-                else self.base / cell["path"]
-                if cell.get("path")
-                else None
-            )
+            if cell.get("bytes") is not None:
+                return cell["bytes"]
+            return self.base / cell["path"] if cell.get("path") else None
         return cell
 
     def _keys(self, key: str) -> list[str]:
@@ -127,14 +136,11 @@ class Tabular(Reader):
             )
             return unique_keys(self.cells(key), key, where)
         return content_keys(
-            np.concatenate([self._whole(n, "*", _hashes) for n in range(len(self.parts))])
+            np.concatenate([self._read_part(n, "*", _hashes) for n in range(len(self.parts))])
         )
 
 
-def _hashes(part: Part) -> np.ndarray:
-    given = getattr(part, "hashes", None)
-    return (
-        row_hashes(((column, part.each(column)) for column in part.columns), part.rows)
-        if given is None
-        else given
-    )
+def _hashes(part: TablePart) -> np.ndarray:
+    if isinstance(part, Lists) and part.hashes is not None:
+        return part.hashes
+    return row_hashes(((column, part.iterate(column)) for column in part.columns), part.rows)

@@ -1,8 +1,10 @@
-"""What is in a tar, and where. Tar has no checksum over content, and Python's reader stops without
-a word at a damaged header: here a listing that does not account for every byte is an error.
+"""List the files in a tar, and where their content begins.
+
+A tar has no checksum over content, and Python's tarfile stops silently at a damaged header. Here a
+listing that does not account for every byte is an error.
 
 Python's tarfile takes 25 us for each member. Plain files and folders, which is nearly all there is,
-are listed here in a tenth of that; a tar with anything else in it, or with anything wrong, is left
+are listed here in a tenth of that. A tar with anything else in it, or with anything wrong, is left
 to tarfile as a whole.
 """
 
@@ -11,15 +13,14 @@ from __future__ import annotations
 import re
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path
 
 from amodal.core import AmodalError
-from amodal.data.remote import Remote
+from amodal.data.remote import AnyPath
 
 BLOCK = tarfile.BLOCKSIZE
 ZEROS = bytes(BLOCK)
 PADDING = 64 * 2**10
-"""A tar ends in zeros: one block at least, at most the padding of a large record size."""
+"""A tar ends in zeros: at least one block, at most this many bytes."""
 
 _SHORT, _LONG = rb"(?:[0-7]{7}[ \0]|[0-7]{6} \0)", rb"[0-7]{11}[ \0]"
 _NUMBERS = re.compile(
@@ -35,35 +36,43 @@ Member = tuple[str, int, int]
 
 
 class Unusual(Exception):
-    """Something for tarfile."""
+    """A tar that is left to tarfile."""
 
 
-def members(shard: Path | Remote) -> list[Member]:
-    """The files in a tar; an error naming what survives if the tar is damaged."""
+def members(shard: AnyPath) -> list[Member]:
+    """List the files in a tar.
+
+    Args:
+        shard: the tar.
+
+    Raises:
+        AmodalError: it is damaged; the error says how many files precede the damage.
+    """
     total = shard.stat().st_size
     try:
-        found, end = _accounted(_plain(shard), total)
+        files, end = _accounted(_plain(shard), total)
     except Unusual:
-        found, end = _accounted(_by_tarfile(shard), total)
+        files, end = _accounted(_by_tarfile(shard), total)
     with shard.open("rb") as file:
         file.seek(end)
         rest = file.read(PADDING + 1)
     if not BLOCK <= len(rest) <= PADDING or any(rest):
         raise AmodalError(
-            f"{shard} is damaged at byte {end:,} of {total:,}: {len(found)} files before it can be read, "
-            "nothing after. Fetch it again, or list the good shards as `records` in dataset.toml."
+            f"{shard} is damaged at byte {end:,} of {total:,}: {len(files)} files before it can be "
+            "read, nothing after. Download it anew, or list the good shards as `records` in "
+            "dataset.toml."
         )
-    return found
+    return files
 
 
 Entry = tuple[str, bool, int, int]
-"""Name, whether it is a file, where what follows the header begins, bytes."""
+"""Name, whether it is a file, where the content begins, bytes."""
 
 
 def _accounted(entries: Iterator[Entry], total: int) -> tuple[list[Member], int]:
-    """The files that are not hidden, as far as they lie in the tar one after another, and where the
-    last one ends."""
-    found: list[Member] = []
+    """The files that are not hidden, and where the last one ends. It stops at the first entry that
+    does not follow the one before it."""
+    files: list[Member] = []
     end = 0
     for name, is_file, start, size in entries:
         stop = start + -(-size // BLOCK) * BLOCK if is_file else start
@@ -71,16 +80,17 @@ def _accounted(entries: Iterator[Entry], total: int) -> tuple[list[Member], int]
             break
         end = stop
         if is_file and not name[name.rfind("/") + 1 :].startswith("."):
-            found.append((name.removeprefix("./"), start, size))
-    return found, end
+            files.append((name.removeprefix("./"), start, size))
+    return files, end
 
 
-def _plain(shard: Path | Remote) -> Iterator[Entry]:
-    """What is in a tar of plain files and folders, up to its first block of zeros. Raises Unusual."""
+def _plain(shard: AnyPath) -> Iterator[Entry]:
+    """The entries of a tar of plain files and folders, up to its first block of zeros. Raises
+    Unusual."""
     with shard.open("rb") as file:
-        at = 0
+        position = 0
         while True:
-            file.seek(at)
+            file.seek(position)
             head = file.read(BLOCK)
             if head == ZEROS:
                 return
@@ -92,15 +102,16 @@ def _plain(shard: Path | Remote) -> Iterator[Entry]:
             ):
                 raise Unusual
             name, prefix = _text(head[:100]), _text(head[345:500])
-            is_file, size, at = numbers["type"] != b"5", int(numbers["size"], 8), at + BLOCK
+            is_file, size = numbers["type"] != b"5", int(numbers["size"], 8)
+            position += BLOCK
             if is_file and name.endswith("/"):  # how the first tars wrote a folder
                 raise Unusual
-            yield f"{prefix}/{name}" if prefix else name, is_file, at, size
-            at += -(-size // BLOCK) * BLOCK if is_file else 0
+            yield f"{prefix}/{name}" if prefix else name, is_file, position, size
+            position += -(-size // BLOCK) * BLOCK if is_file else 0
 
 
 def _sum(head: bytes) -> int:
-    """The checksum of a header, over which its own field counts as spaces."""
+    """The checksum of a header, in which the checksum's own field counts as spaces."""
     return sum(head.translate(None, b"\0")) - sum(head[148:156]) + 8 * ord(" ")
 
 
@@ -108,15 +119,16 @@ def _text(field: bytes) -> str:
     return field.partition(b"\0")[0].decode(tarfile.ENCODING, "surrogateescape")
 
 
-def _by_tarfile(shard: Path | Remote) -> Iterator[Entry]:
-    """What is in any tar, as far as it is whole."""
+def _by_tarfile(shard: AnyPath) -> Iterator[Entry]:
+    """The entries of any tar, as far as it is intact."""
     first = True
     try:
         with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 if member.issparse():
                     raise AmodalError(
-                        f"{shard}: {member.name} is stored with holes. Pack it again without --sparse."
+                        f"{shard}: {member.name} is stored with holes. "
+                        "Pack it anew without --sparse."
                     )
                 first = False
                 yield member.name, member.isfile(), member.offset_data, member.size
@@ -125,5 +137,6 @@ def _by_tarfile(shard: Path | Remote) -> Iterator[Entry]:
             raise
         if first and shard.name.lower().endswith((".gz", ".tgz", ".bz2", ".xz", ".zst")):
             raise AmodalError(
-                f"{shard} is compressed: its records cannot be read in any order. Unpack it to a plain .tar."
+                f"{shard} is compressed: its records cannot be read in any order. "
+                "Unpack it to a plain .tar."
             ) from error

@@ -1,22 +1,33 @@
-"""Values in memory: a dict of lists, numpy arrays or tensors, all of one length. None, and NaN
-where a number stands, is a missing value."""
+"""Values in memory: a dict of lists, numpy arrays or tensors, all of one length.
+
+A missing value is None or, among numbers, NaN.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from amodal.core import AmodalError
-from amodal.data.readers.base import Reader, unique_keys
+from amodal.data.readers.base import Cell, Reader, unique_keys
 
 
 class Arrays(Reader):
-    """columns: name -> N values; key: the column that names the records, "" to number them."""
+    """Records in memory.
 
-    def __init__(self, columns: Mapping[str, Sequence], key: str = ""):
+    Args:
+        columns: name -> N values.
+        key: the column that names the records, "" to number them.
+
+    Raises:
+        AmodalError: there are no columns, or they differ in length.
+    """
+
+    def __init__(self, columns: Mapping[str, Sequence[Cell]], key: str = "") -> None:
         self.data = {name: _plain(values, name) for name, values in columns.items()}
         lengths = {name: len(values) for name, values in self.data.items()}
         if not lengths:
@@ -33,7 +44,7 @@ class Arrays(Reader):
         if key:
             self.keys = unique_keys(self.cells(self.check(key)), key, "arrays")
 
-    def get(self, i: int, column: str):
+    def get(self, i: int, column: str) -> Cell:
         value = self.data[self.check(column)][i]
         value = value.item() if isinstance(value, np.generic) else value
         return None if isinstance(value, float) and value != value else value
@@ -52,15 +63,17 @@ class Arrays(Reader):
         return digest.hexdigest()
 
 
-def _plain(values, name: str) -> np.ndarray | list:
-    """Tensors to numpy, whole or one by one."""
+def _plain(values: Any, name: str) -> np.ndarray | list[Cell]:
+    """A column as an array or a list. Tensors become arrays, also one by one in a list. `values`
+    may be of any type: a Series of pandas, for one."""
     if hasattr(values, "detach"):
-        return values.detach().cpu().numpy()
+        return np.asarray(values.detach().cpu().numpy())
     if isinstance(values, np.ndarray):
         return values
     if isinstance(values, (str, bytes)) or not hasattr(values, "__getitem__"):
         raise AmodalError(
-            f"column {name!r} must be a list, array or tensor with a value for each record, not {type(values).__name__}"
+            f"column {name!r} must be a list, array or tensor with a value for each record, "
+            f"not {type(values).__name__}"
         )
     values = values.tolist() if hasattr(values, "tolist") else list(values)
     return [v.detach().cpu().numpy() if hasattr(v, "detach") else v for v in values]

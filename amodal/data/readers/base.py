@@ -1,5 +1,4 @@
-"""What a reader is: records by number, cells by column name. It knows nothing of modalities; a cell
-is whatever the source holds."""
+"""What a reader is: records by number, cells by column name. It knows nothing of modalities."""
 
 from __future__ import annotations
 
@@ -8,131 +7,181 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path, PurePath
+from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 
 from amodal.core import AmodalError, unknown
-from amodal.data.remote import Lost, Remote, together
+from amodal.data.remote import AnyPath, Remote, UnreadableObject, parallel_map
+from amodal.data.store import Stat
 
 SMALL = 64 * 2**20
 """Files of fewer bytes together (and at most 2,000 of them) are identified by content, larger ones
 by size and time."""
 
+Cell = Any
+"""What a source holds in a column of a record: a value of any type, bytes, or the path of a file.
+None where there is nothing."""
+
 
 class Lazy:
-    """What `cached_property` holds — open files, mapped tables — is not pickled: it is made again
-    where the object arrives."""
+    """An object whose `cached_property` values (open files, mapped tables) are not pickled. They
+    are made anew where the object is unpickled."""
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         lazy = {
             name
             for kind in type(self).__mro__
-            for name, v in vars(kind).items()
-            if isinstance(v, cached_property)
+            for name, value in vars(kind).items()
+            if isinstance(value, cached_property)
         }
-        return {name: v for name, v in self.__dict__.items() if name not in lazy}
+        return {name: value for name, value in self.__dict__.items() if name not in lazy}
 
 
 class Reader(Lazy):
-    """keys: N record ids, unique; columns: what a record may have; base: where relative paths in
-    cells start.
+    """Reads the cells of records. It can be pickled, for worker processes of any start method.
 
-    A reader can be pickled, so that it goes to worker processes whatever way they are started.
+    Attributes:
+        keys: N names of records, each different.
+        columns: what a record may have.
+        base: where relative paths in cells start.
+        ignored: what was passed over, and how often: {"*.db": 3}.
+        reader: the one whose cells this one changes, for a reader that wraps another.
     """
 
     keys: Sequence[str]
     columns: tuple[str, ...]
-    base: Path | Remote | None = None
-    ignored: Counter
-    """What was passed over, and how often: {"*.db": 3}."""
+    base: AnyPath | None = None
+    ignored: Counter[str]
+    reader: Reader | None = None
 
     @property
-    def far(self) -> bool:
-        """Whether cells come from a store that takes its time, so that many should be asked for at
-        once (`together`)."""
-        inner = getattr(self, "reader", None)
-        return isinstance(self.base, Remote) if inner is None else inner.far
+    def is_remote(self) -> bool:
+        """Whether cells come from a store with a latency, so that many should be read at once
+        (`parallel_map`)."""
+        if self.reader is not None:
+            return self.reader.is_remote
+        return isinstance(self.base, Remote)
 
-    def get(self, i: int, column: str):
-        """The cell of record i (a value, bytes, or the Path or Remote of a file), None where there
-        is none."""
+    def get(self, i: int, column: str) -> Cell:
+        """A cell.
+
+        Args:
+            i: number of the record.
+            column: of the cell.
+
+        Returns:
+            None where the record has none.
+        """
         raise NotImplementedError
 
-    def cells(self, column: str) -> list:
-        """The N cells of a column; meant for small ones: labels, keys, numbers."""
-        return together(lambda i: self.get(i, column), range(len(self.keys)), self.far)
+    def cells(self, column: str) -> list[Cell]:
+        """The N cells of a column. It is meant for small ones: labels, keys, numbers."""
+        return parallel_map(lambda i: self.get(i, column), range(len(self.keys)), self.is_remote)
 
     def present(self, column: str) -> np.ndarray:
         """(N,) bool: which records have a cell in this column."""
         return np.array([cell is not None for cell in self.cells(column)], dtype=bool)
 
     def stamp(self) -> str:
-        """Changes when the content does."""
+        """A hash that changes with the content."""
         raise NotImplementedError
 
     def check(self, column: str) -> str:
-        """`column`, if there is one of that name."""
+        """`column`, after a check that there is one of that name.
+
+        Raises:
+            AmodalError: there is none; the nearest one is offered.
+        """
         if column not in self.columns:
             raise unknown("column of this data", column, self.columns)
         return column
 
 
-def inside(base: Path, name, what: str) -> Path:
-    """base / name, where `name` comes out of a file that anybody may have written. Raises
-    AmodalError where it is no relative path that stays below `base`. What a link in there leads to
-    is up to who put it there."""
+def inside(base: AnyPath, name: object, what: str) -> AnyPath:
+    """base / name, where `name` is from a file that anybody may have written.
+
+    Where a link in the folder leads is up to the person who made the link.
+
+    Args:
+        base: a folder.
+        name: should be a relative path that stays below `base`.
+        what: the key that holds it, for the error.
+
+    Raises:
+        AmodalError: it is not.
+    """
     if not isinstance(name, str) or "\0" in name:
         raise AmodalError(f"{what} should name a file, and is {name!r}")
     if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
         raise AmodalError(
-            f"{what} = {name!r} leads out of {base}, and only what is in there is read. Move the data there, or link to it."
+            f"{what} = {name!r} leads out of {base}, and only what is in there is read. "
+            "Move the data there, or link to it."
         )
     return base / name
 
 
-def stamp_files(paths: Sequence[Path]) -> str:
-    """A hash of the content of few small files, which is the same on every machine; of names, sizes
-    and times of many or large ones, and of objects in a store. A file that is gone by now counts as
-    one without content: what is read of it goes to quarantine."""
-    far = any(isinstance(path, Remote) for path in paths)
-    stats = together(_stat, paths, far)
+def stamp_files(paths: Sequence[AnyPath]) -> str:
+    """Hash files, so that a change of them is noticed.
+
+    A few small files are hashed by content, and have the same hash on every machine. Many or large
+    ones, and objects in a store, are hashed by name, size and time. A file that is gone counts as
+    one without content; its values end in quarantine.
+
+    Args:
+        paths: of the files, in order.
+
+    Returns:
+        32 hex digits.
+    """
+    remote = any(isinstance(path, Remote) for path in paths)
+    stats = parallel_map(_stat, paths, remote)
     digest = hashlib.blake2b(digest_size=16)
-    by_content = not far and len(paths) <= 2000 and sum(s.st_size for s in stats if s) <= SMALL
+    total = sum(stat.st_size for stat in stats if stat)
+    by_content = not remote and len(paths) <= 2000 and total <= SMALL
     for path, stat in zip(paths, stats):
         if stat is None:
             digest.update(f"{path.name}: gone;".encode("utf-8", "backslashreplace"))
         elif by_content:
             digest.update(path.read_bytes())
         else:
-            digest.update(
-                f"{path.name}:{stat.st_size}:{stat.st_mtime_ns};".encode(
-                    "utf-8", "backslashreplace"
-                )
-            )
+            text = f"{path.name}:{stat.st_size}:{stat.st_mtime_ns};"
+            digest.update(text.encode("utf-8", "backslashreplace"))
     return digest.hexdigest()
 
 
-def _stat(path: Path) -> os.stat_result | None:
+def _stat(path: AnyPath) -> os.stat_result | Stat | None:
     try:
         return path.stat()
-    except (FileNotFoundError, Lost):
+    except (FileNotFoundError, UnreadableObject):
         return None
 
 
-def unique_keys(cells: Sequence, column: str, where: str) -> list[str]:
-    """The cells of the key column as record ids; an error where one is missing or occurs twice."""
+def unique_keys(cells: Sequence[Cell], column: str, where: str) -> list[str]:
+    """The cells of a key column as keys of records.
+
+    Args:
+        cells: N.
+        column: its name, for errors.
+        where: the file, for errors.
+
+    Raises:
+        AmodalError: a cell is missing, or occurs twice.
+    """
     missing = [i for i, cell in enumerate(cells) if cell is None]
     if missing:
         raise AmodalError(
-            f"{where}: record {missing[0]} has no key (column {column!r}), nor have {len(missing) - 1} others. "
-            "Every record needs one: choose another column as `key` in dataset.toml, or leave `key` out."
+            f"{where}: record {missing[0]} has no key (column {column!r}), nor have "
+            f"{len(missing) - 1} others. Every record needs one: choose another column as `key` "
+            "in dataset.toml, or leave `key` out."
         )
     keys = [str(cell) for cell in cells]
-    twice = [key for key, n in Counter(keys).items() if n > 1]
-    if twice:
+    repeated = [key for key, n in Counter(keys).items() if n > 1]
+    if repeated:
         raise AmodalError(
-            f"{where}: {len(twice)} keys (column {column!r}) occur more than once, such as {twice[0]!r}. "
-            "Choose a column as `key` in dataset.toml that tells the records apart, or leave `key` out."
+            f"{where}: {len(repeated)} keys (column {column!r}) occur more than once, such as "
+            f"{repeated[0]!r}. Choose a column as `key` in dataset.toml that is different in every "
+            "record, or leave `key` out."
         )
     return keys

@@ -1,48 +1,64 @@
-"""A plain folder, read in place: files that share a stem are one record (a.jpg a.txt a.wav),
-sub-folders are labels."""
+"""A plain folder, read in place.
+
+Files that share a stem are one record (a.jpg a.txt a.wav); sub-folders are labels.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
-from amodal.data.readers._files import Files, Where, ending_of
+from amodal.data.readers._files import FilePattern, Files, ending_of
 from amodal.data.readers.base import stamp_files
-from amodal.data.remote import Remote, place
+from amodal.data.remote import AnyPath, Remote, as_path
 
 ABOUT = {"readme", "license", "licence", "copying", "copyright", "changelog", "dataset", "thumbs"}
 ABOUT_ENDINGS = {"", ".txt", ".md", ".rst", ".toml", ".db"}
-"""Files about a folder rather than in its data set: README, LICENSE.txt, dataset.toml, …"""
+"""Stems and endings of files that are about a folder and no data: README, LICENSE.txt, …"""
 
 
 class Folder(Files):
-    """The files below `base`, as paths. Hidden files and files about the folder (README, LICENSE,
-    …) are passed over.
+    """The files below a folder, as paths.
 
-    The key of a record is its path below the folder without the ending: `animals/cat`.
+    Hidden files and files about the folder (README, LICENSE, …) are passed over. The key of a
+    record is its path below the folder without the ending: `animals/cat`.
+
+    Args:
+        base: the folder.
+        columns: name -> its files; None to guess them from `kinds`.
+        kinds: ending -> modality.
     """
 
+    base: AnyPath
+
     def __init__(
-        self, base: Path | Remote, columns: dict[str, Where] | None, kinds: dict[str, str]
-    ):
-        self.base = place(base)
+        self,
+        base: AnyPath,
+        columns: Mapping[str, FilePattern] | None,
+        kinds: Mapping[str, str],
+    ) -> None:
+        self.base = as_path(base)
         super().__init__(names_below(self.base), columns, kinds, str(base))
 
-    def fetch(self, file: int) -> Path | Remote:
+    def fetch(self, file: int) -> AnyPath:
         return self.base / self.names[file]
 
     def stamp(self) -> str:
-        used = sorted({int(i) for at in self.at.values() for i in at if i >= 0})
+        used = sorted({int(i) for files in self.file_index.values() for i in files if i >= 0})
         names = "\n".join(self.names[i] for i in used).encode("utf-8", "backslashreplace")
         return hashlib.blake2b(names, digest_size=16).hexdigest() + stamp_files(
             [self.fetch(i) for i in used]
         )
 
 
-def names_below(base: Path | Remote) -> list[str]:
-    """The files below a folder as sorted paths with /, without hidden ones and those about the
-    folder."""
+def names_below(base: AnyPath) -> list[str]:
+    """The files below a folder.
+
+    Returns:
+        Sorted paths with /, without hidden files and those about the folder.
+    """
     if isinstance(base, Remote):
         split = [(name, *name.rpartition("/")[::2]) for name in base.names()]
         return [

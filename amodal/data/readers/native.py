@@ -1,8 +1,7 @@
-"""The packed format: Arrow IPC shards, mapped when read, and a manifest with the rows, bytes and
-SHA-256 of each.
+"""The packed format: Arrow IPC shards, mapped when read, and a manifest of them.
 
-    dataset.toml              the schema; its `records` names the manifest, so replacing it is what
-                              commits a pack
+    dataset.toml              the schema; its `records` names the manifest, so a pack becomes the
+                              current one when this file is replaced
     manifest-HASH.json        {"format", "rows", "shards": [{"file", "rows", "bytes", "sha256"}]}
     shard-HASH.arrow          one record batch; columns __key__, fields and labels
 
@@ -17,66 +16,88 @@ import hashlib
 import io
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from amodal.core import AmodalError
 from amodal.data.readers._parts import Mapped
-from amodal.data.readers._shards import FarShard
+from amodal.data.readers._shards import RemoteShard
 from amodal.data.readers._tabular import Tabular
-from amodal.data.readers.base import inside
-from amodal.data.remote import Remote, place, together
+from amodal.data.readers.base import Cell, inside
+from amodal.data.remote import AnyPath, Remote, as_path, parallel_map
 from amodal.modalities.shared.cells import as_number
 
 FORMAT = "amodal-arrow-1"
-OWN = re.compile(r"shard-[0-9a-f]{16}\.arrow|manifest-[0-9a-f]{16}\.json|writing-\d+\.part")
-"""What the files of a pack are called, besides dataset.toml."""
+PACK_FILE = re.compile(r"shard-[0-9a-f]{16}\.arrow|manifest-[0-9a-f]{16}\.json|writing-\d+\.part")
+"""The names of the files of a pack, besides dataset.toml."""
 KEY, GROUP, SPLIT = "__key__", "__group__", "__split__"
 CELL = pa.struct([("kind", pa.int8()), ("data", pa.large_binary())])
 FILE, TEXT, ARRAY, JSON = range(4)
-CHECKED = 256 * 2**20
-"""Shards of up to this many bytes together are hashed when opened; of larger data, and of that in
-object storage, only the sizes are looked at, until `verify` is called."""
+MAX_HASHED_BYTES = 256 * 2**20
+"""Shards of up to this many bytes together are hashed when opened. Of larger data, and of data in
+object storage, only the sizes are compared, until `verify` is called."""
+
+EncodedCell = dict[str, Any]
+"""{"kind": one of FILE, TEXT, ARRAY and JSON, "data": bytes}."""
 
 
 class Native(Tabular):
-    def __init__(self, manifest: Path):
-        self.manifest = place(manifest)
+    """A pack.
+
+    Args:
+        manifest: its manifest.
+
+    Raises:
+        AmodalError: a shard is missing or damaged.
+    """
+
+    def __init__(self, manifest: AnyPath) -> None:
+        self.manifest = as_path(manifest)
         self.shards = _read(self.manifest)["shards"]
         folder = self.manifest.parent
         paths = [inside(folder, shard["file"], f"{self.manifest}: file") for shard in self.shards]
-        far = isinstance(folder, Remote)
+        remote = isinstance(folder, Remote)
         for path, shard in zip(paths, self.shards):
             if not path.exists() or path.stat().st_size != shard["bytes"]:
-                found = f"has {path.stat().st_size:,} bytes" if path.exists() else "is missing"
+                state = f"has {path.stat().st_size:,} bytes" if path.exists() else "is missing"
                 raise AmodalError(
-                    f"{path} {found}; {self.manifest.name} promises {shard['bytes']:,}. Copy it again or pack again."
+                    f"{path} {state}; {self.manifest.name} promises {shard['bytes']:,}. "
+                    "Copy it anew, or pack anew."
                 )
         self.cell_columns: set[str] = set()
-        if not far and sum(shard["bytes"] for shard in self.shards) <= CHECKED:
+        if not remote and sum(shard["bytes"] for shard in self.shards) <= MAX_HASHED_BYTES:
             self._verify(paths)
-        parts = together(lambda p: FarShard(p, CELL) if far else Mapped(p, open_shard), paths, far)
-        if lacking := next((p for p in parts if KEY not in p.columns), None):
-            raise AmodalError(
-                f"{lacking.path} has no column {KEY!r}: it is no shard of a pack. Pack the data again."
-            )
-        schema = (parts[0]._batch if far else parts[0]._table).schema if parts else ()
+        parts = parallel_map(_open_part, paths, remote)
+        for part in parts:
+            if KEY not in part.columns:
+                raise AmodalError(
+                    f"{part.path} has no column {KEY!r}: it is no shard of a pack. "
+                    "Pack the data anew."
+                )
+        schema = parts[0].arrow_schema if parts else ()
         self.cell_columns = {field.name for field in schema if field.type == CELL}
         super().__init__(parts, paths, folder, KEY)
         self.columns = tuple(c for c in self.columns if c != KEY)
 
     def verify(self) -> None:
-        """Hash every shard; an error that names the first one whose content is not what was packed."""
+        """Hash every shard.
+
+        Raises:
+            AmodalError: the content of a shard is not what was packed.
+        """
         self._verify(self.paths)
 
-    def _verify(self, paths: list[Path]) -> None:
+    def _verify(self, paths: Sequence[AnyPath]) -> None:
         for path, shard in zip(paths, self.shards):
             with path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != shard["sha256"]:
                     raise AmodalError(
-                        f"{path} is damaged: its content is not what was packed. Copy it again or pack again."
+                        f"{path} is damaged: its content is not what was packed. "
+                        "Copy it anew, or pack anew."
                     )
 
     def stamp(self) -> str:
@@ -87,7 +108,7 @@ class Native(Tabular):
     def check(self, column: str) -> str:
         return column if column == KEY else super().check(column)
 
-    def _cell(self, cell, column: str):
+    def _cell(self, cell: Cell, column: str) -> Cell:
         return (
             decode(cell)
             if column in self.cell_columns and cell is not None
@@ -95,19 +116,32 @@ class Native(Tabular):
         )
 
 
+def _open_part(path: AnyPath) -> Mapped | RemoteShard:
+    return RemoteShard(path, CELL) if isinstance(path, Remote) else Mapped(path, open_shard)
+
+
 def open_shard(path: Path) -> pa.Table:
+    """Map a shard on disk.
+
+    Raises:
+        AmodalError: it is damaged.
+    """
     try:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         table.validate(full=True)  # offsets and text, which Arrow otherwise takes on trust
         return table
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise AmodalError(
-            f"{path} is no whole shard: {error}. Copy it again or pack again."
+            f"{path} is no complete shard: {error}. Copy it anew, or pack anew."
         ) from error
 
 
-def encode(cell) -> dict | None:
-    """A cell as it is stored. Raises OSError for the path of a file that cannot be read."""
+def encode(cell: Cell) -> EncodedCell | None:
+    """A cell as it is stored.
+
+    Raises:
+        OSError: it is the path of a file that cannot be read.
+    """
     if cell is None:
         return None
     if isinstance(cell, Path):
@@ -123,35 +157,34 @@ def encode(cell) -> dict | None:
     return {"kind": JSON, "data": json.dumps(cell, default=_plain).encode()}
 
 
-def decode(cell: dict):
-    data = cell["data"]
-    match cell["kind"]:
-        case 0:
-            return data
-        case 1:
-            return data.decode("utf-8", "surrogatepass")
-        case 2:
-            return np.load(io.BytesIO(data), allow_pickle=False)
-        case _:
-            return json.loads(data)
+def decode(cell: EncodedCell) -> Cell:
+    """A cell as it was packed; a file as its bytes."""
+    kind, data = cell["kind"], cell["data"]
+    if kind == FILE:
+        return data
+    if kind == TEXT:
+        return data.decode("utf-8", "surrogatepass")
+    if kind == ARRAY:
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    return json.loads(data)
 
 
-def _plain(value):
-    """What JSON does not know: numpy values, dates (as seconds, which is how a table reads them),
-    decimals."""
+def _plain(value: Any) -> Any:
+    """Values that JSON does not know: of numpy, dates (as seconds, which is how a table reads
+    them) and decimals."""
     if isinstance(value, datetime.date):
         return as_number(value)
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
-def _read(manifest: Path) -> dict:
+def _read(manifest: AnyPath) -> dict[str, Any]:
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise AmodalError(f"{manifest} cannot be read: {error}. Pack the data again.") from error
+        raise AmodalError(f"{manifest} cannot be read: {error}. Pack the data anew.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise AmodalError(f"{manifest} has the format {found!r}; this version reads {FORMAT!r}")
+        other = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise AmodalError(f"{manifest} has the format {other!r}; this version reads {FORMAT!r}")
     shards = content.get("shards")
     kinds = {"file": str, "rows": int, "bytes": int, "sha256": str}
     if not isinstance(shards, list) or not all(
@@ -159,6 +192,6 @@ def _read(manifest: Path) -> dict:
         for s in shards
     ):
         raise AmodalError(
-            f"{manifest} is damaged: each shard needs {', '.join(kinds)}. Pack the data again."
+            f"{manifest} is damaged: each shard needs {', '.join(kinds)}. Pack the data anew."
         )
     return content

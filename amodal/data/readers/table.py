@@ -1,5 +1,7 @@
-"""CSV, TSV, JSONL, JSON and Parquet: a row is a record; cells are values, or paths relative to the
-file."""
+"""CSV, TSV, JSONL, JSON and Parquet.
+
+A row is a record. Cells are values, or paths relative to the file.
+"""
 
 from __future__ import annotations
 
@@ -7,38 +9,49 @@ import csv
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyarrow as pa
 
 from amodal.core import AmodalError
 from amodal.data.readers._content import row_hashes
-from amodal.data.readers._parts import Lists, Parquet, Part
+from amodal.data.readers._parts import Lists, Parquet, TablePart
 from amodal.data.readers._tabular import Tabular
-from amodal.data.remote import Remote, place, together
+from amodal.data.readers.base import Cell
+from amodal.data.remote import AnyPath, Remote, as_path, parallel_map
 
 MISSING = {"", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "null", "NULL", "None"}
-"""Cells of a CSV that say that there is nothing. As pandas has it: "none" is a word like others."""
+"""Cells of a CSV that stand for a missing value. As for pandas, "none" is an ordinary word."""
 MOST_CELLS = 2**27
-"""Rows times columns from which a table may not be nearly empty: a small file would fill the
+"""Rows times columns above which a table may not be nearly empty: a small file would fill the
 memory."""
 SUFFIXES = {".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet"}
 
 
 class Table(Tabular):
-    """The rows of all `paths`, end to end. key: the column that names the records, "" for hashes of
-    the rows."""
+    """The rows of all files, one file after the other.
 
-    def __init__(self, paths: Sequence[Path], key: str = ""):
-        paths = [place(p) for p in paths]
-        super().__init__(
-            together(read, paths, isinstance(paths[0], Remote)), paths, paths[0].parent, key
-        )
+    Args:
+        paths: of the files.
+        key: the column that names the records, "" for hashes of the rows.
+
+    Raises:
+        AmodalError: a file is no table, or there are no rows.
+    """
+
+    def __init__(self, paths: Sequence[AnyPath], key: str = "") -> None:
+        paths = [as_path(path) for path in paths]
+        parts = parallel_map(read, paths, isinstance(paths[0], Remote))
+        super().__init__(parts, paths, paths[0].parent, key)
 
 
-def read(path: Path | Remote) -> Part:
-    """One file as a part of a table."""
+def read(path: AnyPath) -> TablePart:
+    """Read a file as a part of a table.
+
+    Raises:
+        AmodalError: it is no table.
+    """
     ending = path.suffix.lower()
     if ending == ".parquet":
         try:
@@ -47,7 +60,7 @@ def read(path: Path | Remote) -> Part:
             raise
         except (pa.ArrowException, OSError, ValueError) as error:
             raise AmodalError(
-                f"{path} is no whole Parquet file: {error}. Fetch it again."
+                f"{path} is no complete Parquet file: {error}. Download it anew."
             ) from error
     if ending not in SUFFIXES:
         raise AmodalError(
@@ -62,7 +75,7 @@ def read(path: Path | Remote) -> Part:
     return _csv(text, path) if ending in (".csv", ".tsv") else _json(text, path)
 
 
-def _csv(text: str, path: Path) -> Lists:
+def _csv(text: str, path: AnyPath) -> Lists:
     csv.field_size_limit(sys.maxsize)
     first = text.partition("\n")[0]
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=first.count)
@@ -75,26 +88,28 @@ def _csv(text: str, path: Path) -> Lists:
     if not rows:
         raise AmodalError(f"{path} is empty. Its first line must name the columns.")
     names = [name.strip() or f"column{i + 1}" for i, name in enumerate(rows[0])]
-    if twice := [name for name, n in Counter(names).items() if n > 1]:
+    if repeated := [name for name, n in Counter(names).items() if n > 1]:
         raise AmodalError(
-            f"{path}: several columns are called {twice[0]!r}. Give each its own name in the first line."
+            f"{path}: more than one column is called {repeated[0]!r}. "
+            "Give each its own name in the first line."
         )
     if long := next((n for n, row in enumerate(rows) if len(row) > len(names)), None):
         raise AmodalError(
-            f"{path}: row {long} has {len(rows[long])} cells, but the first line names {len(names)} columns."
+            f"{path}: row {long} has {len(rows[long])} cells, "
+            f"but the first line names {len(names)} columns."
         )
     cells = {
         name: [row[c] if c < len(row) else "" for row in rows[1:]] for c, name in enumerate(names)
     }
-    # As it is spelled: one cell that is no number turns its whole column into text, but must not
-    # rename the other rows.
+    # Hashes are of the text of the cells: one that is no number turns its whole column into text,
+    # and that must not change the keys of the other rows.
     hashes = row_hashes(
         ((name, map(str.strip, column)) for name, column in cells.items()), len(rows) - 1
     )
     return Lists({name: typed(column) for name, column in cells.items()}, len(rows) - 1, hashes)
 
 
-def _json(text: str, path: Path) -> Lists:
+def _json(text: str, path: AnyPath) -> Lists:
     if text.lstrip().startswith("["):
         try:
             objects = json.loads(text)
@@ -110,55 +125,57 @@ def _json(text: str, path: Path) -> Lists:
     wrong = next((i for i, o in enumerate(objects) if not isinstance(o, dict)), None)
     if wrong is not None:
         raise AmodalError(
-            f"{path}: record {wrong} is no object with named values, but {type(objects[wrong]).__name__}"
+            f"{path}: record {wrong} is no object with named values, "
+            f"but {type(objects[wrong]).__name__}"
         )
     names = dict.fromkeys(name for o in objects for name in o)
     if len(names) * len(objects) > max(MOST_CELLS, 1000 * sum(map(len, objects))):
         raise AmodalError(
-            f"{path}: {len(objects):,} records have {len(names):,} different names, hardly one of them twice. "
-            "Give each value the name of what it is, the same in all records."
+            f"{path}: {len(objects):,} records have {len(names):,} different names, hardly one of "
+            "them twice. Give each value the name of what it is, the same in all records."
         )
     return Lists({name: [o.get(name) for o in objects] for name in names}, len(objects))
 
 
-def _lines(text: str, path: Path) -> list[dict]:
+def _lines(text: str, path: AnyPath) -> list[Any]:
     lines, objects = text.split("\n"), []
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 objects.append(json.loads(line))
             except json.JSONDecodeError as error:
-                if number == len(
-                    lines
-                ):  # No newline after it: a writer was stopped here, and all before it is whole.
+                # The last line has no newline: the writer was stopped, all lines before are whole.
+                if number == len(lines):
                     break
                 raise AmodalError(
                     f"{path}, line {number}: {error.msg}. Each line must be one JSON object."
                 ) from error
-            except (
-                ValueError,
-                RecursionError,
-            ) as error:  # numbers and nesting beyond what Python reads
+            # Numbers and nesting beyond what Python reads.
+            except (ValueError, RecursionError) as error:
                 raise AmodalError(f"{path}, line {number}: {error}") from error
     return objects
 
 
-def typed(cells: list[str]) -> list:
-    """The cells of a CSV column as what all of them are: whole numbers, numbers, truth values, JSON
-    lists, else text. Empty is missing, and so is what pandas and R write for it (NA, NaN, null, …),
-    in any column.
+def typed(texts: Sequence[str]) -> list[Cell]:
+    """Convert the cells of a CSV column to the type that all of them fit.
 
-    Numbers with leading zeros (post codes, ids) stay text.
+    Types are whole numbers, numbers, truth values and JSON lists, else text. Empty cells are
+    missing, and so are those that pandas and R write for missing ones (NA, NaN, null, …). Numbers
+    with leading zeros (post codes, ids) stay text.
+
+    Args:
+        texts: the cells.
     """
-    cells = [None if cell.strip() in MISSING else cell for cell in cells]
-    different = set(cells) - {None}
+    cells = [None if text.strip() in MISSING else text for text in texts]
+    different = {cell for cell in cells if cell is not None}
+    parse: Callable[[str], Cell]
     for parse in (_whole, _number, _truth, _list):
         try:
             parsed = {cell: parse(cell.strip()) for cell in different}
         except ValueError:
             continue
         if different and all(value is None for value in parsed.values()):
-            continue  # "none" and nothing else: words
+            continue  # the column has only "none", which is a word
         return [None if cell is None else parsed[cell] for cell in cells]
     return cells
 
@@ -171,7 +188,7 @@ def _whole(cell: str) -> int:
 
 
 def _number(cell: str) -> float | None:
-    if cell.lower() in ("nan", "na", "n/a", "null", "none"):  # in any spelling, among numbers
+    if cell.lower() in ("nan", "na", "n/a", "null", "none"):  # missing, where the rest are numbers
         return None
     digits = cell.lstrip("+-")
     if digits[:1] == "0" and digits[1:2].isdigit():
@@ -185,10 +202,10 @@ def _truth(cell: str) -> bool:
     return cell.lower() == "true"
 
 
-def _list(cell: str) -> list:
+def _list(cell: str) -> list[Cell]:
     if not cell.startswith("["):
         raise ValueError
     try:
-        return json.loads(cell)
+        return list(json.loads(cell))
     except RecursionError as error:
         raise ValueError from error

@@ -1,9 +1,14 @@
-"""Public sets, one a page: which packages hold it, under which licence, and how it becomes records.
+"""Public data sets, one a page: the packages that hold it, its licence, and how it becomes records.
 
-The path is the name: `amodal/data/sets/watch.py` is the set `watch`. A page has PACKAGES, LICENCE,
-RECORDS (if known) and `write(out, archives)`, which writes dataset.toml and the records; a
-generated set has PACKAGES = (). Sets are built once, into the cache; delete the folder to build one
-again.
+The path is the name: `amodal/data/sets/watch.py` is the set `watch`. Its docstring is the title and
+the data card; what else a page has is in `Page`. A set is built once, into the cache; delete its
+folder to build it again.
+
+An installed distribution adds sets by entry points, each a module or an object with what a `Page`
+has:
+
+    [project.entry-points."amodal.datasets"]
+    birds = "amodal_example.birds"
 """
 
 from __future__ import annotations
@@ -12,48 +17,133 @@ import inspect
 import json
 import os
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
+from typing import Any, Protocol, cast
 
-from amodal.core import AmodalError
-from amodal.core.registry import load, pages
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from amodal.core import AmodalError, registry
+from amodal.core.registry import Plugin, canonical
+from amodal.data import bundled
 from amodal.data import fetch as packages
+from amodal.data.fetch import Package
 
-ABOUT = "fetched.json"
+BUILD_INFO = "fetched.json"
 """Beside dataset.toml: what the set was built from."""
+
+Say = Callable[[str], object]
+"""Takes the lines about progress."""
+
+
+class Page(Protocol):
+    """What a page has, beside its docstring and, where it is known, RECORDS: int.
+
+    Attributes:
+        PACKAGES: to download; () for a set that is generated.
+        LICENCE: of the records.
+    """
+
+    PACKAGES: Sequence[Package]
+    LICENCE: str
+
+    def write(self, out: Path, archives: list[Path]) -> None:
+        """Write dataset.toml and the records into the empty folder `out`.
+
+        Args:
+            out: the folder.
+            archives: the downloaded files, one for each of PACKAGES.
+        """
 
 
 def names() -> list[str]:
-    return sorted(pages("data/sets"))
+    """The public sets that there are: the package's own, then those of plug-ins.
+
+    Raises:
+        AmodalError: two sets have one name.
+    """
+    return [*sorted(registry.pages("data/sets")), *_plugins()]
 
 
-def page(name: str) -> ModuleType:
-    """The page of a set. Raises AmodalError with the nearest name."""
-    return load("data/sets", name, "public set")
+def page(name: str) -> Page:
+    """The page of a set.
+
+    Raises:
+        AmodalError: no set has that name (with the nearest one), or its plug-in is broken.
+    """
+    plugin = _plugins().get(canonical(name))
+    if plugin is not None:
+        return cast(Page, plugin.load(check_plugin))
+    return cast(Page, registry.load("data/sets", name, "public set"))
 
 
-def where(name: str) -> Path:
-    """The folder in the cache that a set is built into, whether it is there or not."""
-    return packages.cache() / "sets" / name.replace("-", "_")
+def check_plugin(plugin: Plugin, loaded: Any) -> None:
+    """Check the object of an entry point of a data set.
+
+    Args:
+        plugin: the entry point.
+        loaded: its object.
+
+    Raises:
+        AmodalError: the object is no page of a set.
+    """
+    problem = ""
+    if not callable(getattr(loaded, "write", None)):
+        problem = "a function write(out, archives)"
+    elif not isinstance(getattr(loaded, "LICENCE", None), str):
+        problem = "LICENCE, a text"
+    elif not _is_packages(getattr(loaded, "PACKAGES", None)):
+        problem = "PACKAGES, a tuple of amodal.data.fetch.Package (or empty)"
+    elif not inspect.getdoc(loaded):
+        problem = "a docstring, the first line of which is the title"
+    if problem:
+        raise AmodalError(f"{plugin.entry.value} is no data set: it lacks {problem}")
 
 
-def there(name: str) -> bool:
-    return (where(name) / ABOUT).exists()
+def folder_of(name: str) -> Path:
+    """The folder in the cache that a set is built into, whether it is built or not."""
+    name = canonical(name)
+    plugin = _plugins().get(name)
+    if plugin is None:
+        return packages.cache() / "sets" / name
+    # Below the name of the distribution: after another plug-in with a set of this name has been
+    # installed instead, the records of the former one must not be taken for its own.
+    distribution = plugin.entry.dist.name if plugin.entry.dist else "unnamed"
+    return packages.cache() / "plugins" / distribution / name
+
+
+def is_built(name: str) -> bool:
+    """Whether a set is in the cache."""
+    return (folder_of(name) / BUILD_INFO).exists()
 
 
 def fetch(
-    name: str, *, out: str | Path | None = None, any_version: bool = False, say=print
+    name: str, *, out: str | Path | None = None, any_version: bool = False, say: Say = print
 ) -> Path:
-    """The folder of a set, built now if it is not there. out: a folder to build it in, instead of
-    the cache."""
-    source = page(name)
-    name = source.__name__.rpartition(".")[2]
-    folder = where(name) if out is None else Path(out)
-    if (folder / ABOUT).exists():
+    """Build a set, unless that has been done.
+
+    Args:
+        name: of the set.
+        out: the folder to build it in, instead of the cache.
+        any_version: take packages of another version or checksum; counts of records may differ.
+        say: takes the lines about progress.
+
+    Returns:
+        The folder of the set.
+
+    Raises:
+        AmodalError: there is no such set, a package cannot be downloaded, or the folder holds
+            something else.
+    """
+    source, name = page(name), canonical(name)
+    folder = folder_of(name) if out is None else Path(out)
+    if (folder / BUILD_INFO).exists():
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise AmodalError(
-            f"{folder} is there and is not the set {name!r}. Delete it, or choose another folder."
+            f"{folder} exists and is not the set {name!r}. Delete it, or choose another folder."
         )
     archives = [packages.download(p, any_version=any_version, say=say) for p in source.PACKAGES]
     say(f"building {name}: {title(source)}")
@@ -66,88 +156,117 @@ def fetch(
         try:
             os.replace(built, folder)
         except OSError:
-            if not (folder / ABOUT).exists():  # else another process was quicker
+            if not (folder / BUILD_INFO).exists():  # else another process was quicker
                 raise
     say(f"{folder}: licence {source.LICENCE}")
     return folder
 
 
-def ensure(data: str, say=print) -> None:
-    """Fetch `data` if it is the name of a set that is not there."""
-    if not Path(data).exists() and data in names() and not there(data):
+def ensure(data: str, say: Say = print) -> None:
+    """Build a set unless it is in the cache.
+
+    Args:
+        data: as a user names data; a path that exists is left alone.
+        say: takes the lines about progress.
+    """
+    if not Path(data).exists() and data in names() and not is_built(data):
         fetch(data, say=say)
 
 
-def missing(name: str) -> AmodalError:
+def not_built_error(name: str) -> AmodalError:
+    """The error for a set that was asked for and is not in the cache."""
     source = page(name)
+    about = f"{title(source)}; {cost(source)}, {source.LICENCE}"
     return AmodalError(
-        f"{name!r} is a public set that is not here yet ({title(source)}; {cost(source)}, {source.LICENCE}). "
-        f"Get it with: amodal data {name}"
+        f"{name!r} is a public set that is not here yet ({about}). Get it with: amodal data {name}"
     )
 
 
-def listing():
-    """A table of all sets."""
-    from rich.table import Table
-
+def listing() -> RenderableType:
+    """A table of all sets; below it the plug-ins that cannot be imported, and why."""
     table = Table(caption="amodal data NAME gets one", caption_justify="left")
     for column in ("set", "what it holds", "records", "size", "licence", "here"):
         table.add_column(
             column, justify="right" if column in ("records", "size") else "left", overflow="fold"
         )
+    broken = []
     for name in names():
-        source = page(name)
-        count = getattr(source, "RECORDS", None) or (
-            about(name)["records"] if there(name) else None
-        )
-        here = "yes" if there(name) else "no"
+        try:
+            source = page(name)
+        except AmodalError as error:  # of a plug-in; the others can still be listed
+            broken.append(Text(f"skipped: {error}", "yellow"))
+            continue
+        count = records_of(source) or (build_info(name)["records"] if is_built(name) else None)
         table.add_row(
-            name, title(source), f"{count:,}" if count else "?", cost(source), source.LICENCE, here
+            name,
+            title(source),
+            f"{count:,}" if count else "?",
+            cost(source),
+            source.LICENCE,
+            "yes" if is_built(name) else "no",
         )
-    return table
+    return Group(table, *broken)
 
 
-def title(source: ModuleType) -> str:
-    return inspect.getdoc(source).partition("\n")[0].rstrip(".")
+def title(source: Page) -> str:
+    """The first line of a page's docstring."""
+    return (inspect.getdoc(source) or "").partition("\n")[0].rstrip(".")
 
 
-def cost(source: ModuleType) -> str:
-    """What has to be downloaded."""
-    megabytes = sum(p.megabytes for p in source.PACKAGES)
-    return (
-        "generated"
-        if not source.PACKAGES
-        else f"{megabytes:.0f} MB"
-        if megabytes >= 1
-        else f"{megabytes:.1f} MB"
-    )
+def cost(source: Page) -> str:
+    """What has to be downloaded, as a text: "12 MB"; "generated" for nothing."""
+    if not source.PACKAGES:
+        return "generated"
+    megabytes = sum(package.megabytes for package in source.PACKAGES)
+    return f"{megabytes:.0f} MB" if megabytes >= 1 else f"{megabytes:.1f} MB"
 
 
-def about(name: str) -> dict:
-    return json.loads((where(name) / ABOUT).read_text())
+def records_of(source: Page) -> int | None:
+    """How many records a page promises, None where it does not say."""
+    count = getattr(source, "RECORDS", None)
+    return None if count is None else int(count)
 
 
-def _finish(built: Path, source: ModuleType, archives: list[Path], any_version: bool) -> None:
-    """Open what was written, which proves that it opens; write down what was measured, so that
-    nobody measures it again; say where it comes from."""
-    from amodal.data import open_dataset as opening
-    from amodal.data import schema
+def build_info(name: str) -> dict[str, Any]:
+    """What a set was built from: its records, licence and packages."""
+    return dict(json.loads((folder_of(name) / BUILD_INFO).read_text()))
+
+
+def _plugins() -> dict[str, Plugin]:
+    """The plug-ins, after a check that none has the name of a bundled set."""
+    plugins = registry.plugins("datasets")
+    for name in bundled.NAMES:
+        if name in plugins:
+            raise AmodalError(
+                f"two data sets are called {name!r}: one is bundled with amodal, "
+                f"one is of {plugins[name].distribution}. Rename its entry point, or uninstall it."
+            )
+    return plugins
+
+
+def _is_packages(value: object) -> bool:
+    return isinstance(value, (tuple, list)) and all(isinstance(p, Package) for p in value)
+
+
+def _finish(built: Path, source: Page, archives: list[Path], any_version: bool) -> None:
+    """Open what was written, which proves that it opens; complete dataset.toml with what was
+    measured, so that it is not measured again; write down where the set comes from."""
+    from amodal.data import open_dataset, schema
     from amodal.data.sets.shared.card import card
 
     toml = built / "dataset.toml"
-    dataset = opening.from_toml(toml)
-    expected = getattr(source, "RECORDS", len(dataset))
-    if len(dataset) != expected and not any_version:
+    dataset = open_dataset.from_toml(toml)
+    expected = records_of(source)
+    if expected is not None and len(dataset) != expected and not any_version:
         raise AmodalError(
             f"{dataset.name} has {len(dataset):,} records, not {expected:,} as it should"
         )
     toml.write_text(schema.dumps(dataset.schema), encoding="utf-8")
     if not (built / "README.md").exists():
         (built / "README.md").write_text(card(dataset, source), encoding="utf-8")
-    pairs = zip(source.PACKAGES, archives)
     built_from = [
         {"registry": p.registry, "name": p.name, "file": a.name, "sha256": packages.sha256(a)}
-        for p, a in pairs
+        for p, a in zip(source.PACKAGES, archives)
     ]
     written = {
         "set": dataset.name,
@@ -155,4 +274,4 @@ def _finish(built: Path, source: ModuleType, archives: list[Path], any_version: 
         "licence": source.LICENCE,
         "packages": built_from,
     }
-    (built / ABOUT).write_text(json.dumps(written, indent=1) + "\n")
+    (built / BUILD_INFO).write_text(json.dumps(written, indent=1) + "\n")

@@ -10,6 +10,7 @@ systematic name, `synonym` the first other name that is no number. Labels in kel
 import csv
 import hashlib
 import io
+import zipfile
 from pathlib import Path
 
 from amodal.data.fetch import Pypi
@@ -74,7 +75,7 @@ def write(out: Path, archives: list[Path]) -> None:
     )
 
 
-def _points(package, file: str) -> dict[str, float]:
+def _points(package: zipfile.ZipFile, file: str) -> dict[str, float]:
     rows = csv.reader(
         io.StringIO(package.read(f"chemicals/Phase Change/{file}").decode("utf-8")), delimiter="\t"
     )

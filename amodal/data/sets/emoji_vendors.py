@@ -34,14 +34,16 @@ NOT_UNICODE = ("extras-openmoji", "extras-unicode", "flags")
 
 def write(out: Path, archives: list[Path]) -> None:
     drawn = {}
-    own = dict(tgz(archives[0], openmoji.DRAWINGS)) | dict(
+    openmoji_files = dict(tgz(archives[0], openmoji.DRAWINGS)) | dict(
         tgz(archives[0], "package/data/openmoji.json")
     )
-    drawn["openmoji"] = {_plain(Path(p).stem): svg for p, svg in own.items() if p.endswith(".svg")}
+    drawn["openmoji"] = {
+        _plain(Path(p).stem): svg for p, svg in openmoji_files.items() if p.endswith(".svg")
+    }
     drawn["twemoji"] = {
         _plain(Path(p).stem): svg for p, svg in tgz(archives[1]) if p.endswith(".svg")
     }
-    entries = json.loads(own["package/data/openmoji.json"])
+    entries = json.loads(openmoji_files["package/data/openmoji.json"])
     entries = [e for e in entries if not e["skintone"] and e["group"] not in NOT_UNICODE]
     entries = {
         _plain(e["hexcode"]): e
@@ -73,7 +75,7 @@ def write(out: Path, archives: list[Path]) -> None:
 
 
 def _plain(code: str) -> str:
-    """A file's name without the mark that asks for the coloured form, which vendors write or not."""
+    """The code of an emoji without the mark for the coloured form, which some vendors leave out."""
     return "-".join(part for part in code.lower().split("-") if part != "fe0f")
 
 

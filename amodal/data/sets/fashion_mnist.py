@@ -6,6 +6,7 @@ The split is the source's: 10,000 to test; a tenth of the 60,000 others, by hash
 import gzip
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def write(out: Path, archives: list[Path]) -> None:
         path.rpartition("/")[2]: gzip.decompress(content)
         for path, content in deb(archives[0], "usr/share/datasets/")
     }
-    columns = {name: [] for name in ("key", "image", "class", "part")}
+    columns: dict[str, list[Any]] = {name: [] for name in ("key", "image", "class", "part")}
     for part, stem in (("train", "train"), ("test", "t10k")):
         pictures = np.frombuffer(
             files[f"{stem}-images-idx3-ubyte.gz"], np.uint8, offset=16

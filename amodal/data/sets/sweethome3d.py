@@ -10,6 +10,7 @@ import io
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from amodal.data.fetch import Debian
 from amodal.data.sets.shared.archives import deb
@@ -32,15 +33,15 @@ LONGEST = 96
 
 def write(out: Path, archives: list[Path]) -> None:
     names = {"name": "en"} | {f"name_{x.partition('_')[0]}": x for x in LANGUAGES}
-    columns = {name: [] for name in ("key", "image", *names, *SIZE, "category", "collection")}
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("key", "image", *names, *SIZE, "category", "collection")
+    }
     for path, content in deb(archives[0], "usr/share/sweethome3d/furniture/"):
         collection, catalogue = Path(path).stem, zipfile.ZipFile(io.BytesIO(content))
         known = {
-            (re.search(r"Catalog_?(\w*)\.properties", file)[1] or "en"): _properties(
-                catalogue.read(file)
-            )
+            match[1] or "en": _properties(catalogue.read(file))
             for file in catalogue.namelist()
-            if file.endswith(".properties")
+            if (match := re.search(r"Catalog_?(\w*)\.properties$", file))
         }
         english, i = known["en"], 1
         while f"name#{i}" in english:

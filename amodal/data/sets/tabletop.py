@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image as Picture
@@ -45,7 +46,8 @@ def write(out: Path, archives: list[Path]) -> None:
     )
 
 
-def record(i: int) -> dict:
+def record(i: int) -> dict[str, Any]:
+    """Record i: its key, pictures and label."""
     colour, depth, areas, count = scene(np.random.default_rng([6, i]))
     return {
         "key": f"scene-{i:04d}",
@@ -57,8 +59,15 @@ def record(i: int) -> dict:
 
 
 def scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Colour (SIDE, SIDE, 3), depth and class numbers (SIDE, SIDE), all uint8, and how many things
-    were put down; later ones lie on top."""
+    """Draw a scene. Later things lie on top of earlier ones.
+
+    Args:
+        rng: of the scene.
+
+    Returns:
+        Colour (SIDE, SIDE, 3), depth and class numbers (SIDE, SIDE), all uint8, and the number of
+        things.
+    """
     y, x = np.mgrid[:SIDE, :SIDE].astype(float)
     table = rng.uniform(0.3, 0.8, 3)
     slope = rng.uniform(-0.1, 0.1, 2)
@@ -75,9 +84,9 @@ def scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray,
         u, v = np.cos(angle) * u + np.sin(angle) * v, np.cos(angle) * v - np.sin(angle) * u
         inside, above = shape(THINGS[kind], u, v, size)
         hidden = kind < SOLID and rng.random() < 0.5
-        own = table if hidden else np.clip(rng.uniform(0, 1, 3), 0.05, 1)
+        thing_paint = table if hidden else np.clip(rng.uniform(0, 1, 3), 0.05, 1)
         height = np.where(inside, height + above, height)
-        paint[inside], areas[inside] = own, kind + 1
+        paint[inside], areas[inside] = thing_paint, kind + 1
     down, along = np.gradient(height)
     normal = np.stack([-along, -down, np.ones_like(height)], -1)
     shade = (normal / np.linalg.norm(normal, axis=-1, keepdims=True)) @ LIGHT
@@ -89,7 +98,17 @@ def scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray,
 
 
 def shape(kind: str, u: np.ndarray, v: np.ndarray, size: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which pixels a thing covers, and how far it stands out of what it lies on."""
+    """The shape of a thing.
+
+    Args:
+        kind: one of THINGS.
+        u: (SIDE, SIDE) coordinates of pixels from its middle.
+        v: the other coordinates.
+        size: in pixels.
+
+    Returns:
+        (SIDE, SIDE) bool, the pixels that it covers, and (SIDE, SIDE) its height.
+    """
     far = np.hypot(u, v)
     if kind in ("box", "tile"):
         inside = np.maximum(np.abs(u), np.abs(v)) <= 0.8 * size
@@ -106,8 +125,17 @@ def shape(kind: str, u: np.ndarray, v: np.ndarray, size: float) -> tuple[np.ndar
 def spoilt(
     colour: np.ndarray, depth: np.ndarray, rng: np.random.Generator, field: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The scene with fog over colour (field "colour") or a hole in depth ("depth"), and where:
-    (SIDE, SIDE) bool, an ellipse that covers about a third of the scene."""
+    """Spoil a scene with fog over colour or a hole in depth.
+
+    Args:
+        colour: (SIDE, SIDE, 3) uint8.
+        depth: (SIDE, SIDE) uint8.
+        rng: of the place.
+        field: "colour" or "depth".
+
+    Returns:
+        Colour, depth, and (SIDE, SIDE) bool: the place, an ellipse of about a third of the scene.
+    """
     y, x = np.mgrid[:SIDE, :SIDE]
     middle, reach = rng.uniform(6, SIDE - 6, 2), rng.uniform(7, 10, 2)
     where = ((y - middle[0]) / reach[0]) ** 2 + ((x - middle[1]) / reach[1]) ** 2 < 1
@@ -118,10 +146,12 @@ def spoilt(
 
 
 def as_bytes(shares: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(shares * 255), 0, 255).astype(np.uint8)
+    """Shares in 0 … 1 as uint8."""
+    return np.asarray(np.clip(np.rint(shares * 255), 0, 255), dtype=np.uint8)
 
 
 def png(pixels: np.ndarray) -> bytes:
+    """The content of a .png file."""
     packed = io.BytesIO()
     Picture.fromarray(pixels).save(packed, "PNG")
     return packed.getvalue()

@@ -41,7 +41,7 @@ LONGEST = 128
 
 def write(out: Path, archives: list[Path]) -> None:
     files = {path.removeprefix(STAMPS): content for path, content in deb(archives[0], STAMPS)}
-    columns = {
+    columns: dict[str, list[str | None]] = {
         "key": [],
         "image": [],
         "caption": [],
@@ -51,13 +51,17 @@ def write(out: Path, archives: list[Path]) -> None:
     for stem in sorted(name.removesuffix(".txt") for name in files if name.endswith(".txt")):
         key = stem.replace("/", "-")
         captions = _captions(files[f"{stem}.txt"])
-        row = {"key": key, "category": stem.partition("/")[0], "kind": stem.rpartition("/")[0]}
+        row: dict[str, str | None] = {
+            "key": key,
+            "category": stem.partition("/")[0],
+            "kind": stem.rpartition("/")[0],
+        }
         row |= {
             "caption": captions.get("en"),
             **{f"caption_{x}": captions.get(x) for x in CAPTIONS},
         }
         drawn = files.get(f"{stem}.png")
-        row["image"] = drawn and _keep(out, f"image/{key}.png", picture(drawn, LONGEST))
+        row["image"] = _write(out, f"image/{key}.png", picture(drawn, LONGEST)) if drawn else None
         for name, language in SPOKEN.items():
             row[name] = _sound(
                 out, files, name, key, stem + ("_desc" if language == "en" else f"_desc_{language}")
@@ -81,22 +85,22 @@ def write(out: Path, archives: list[Path]) -> None:
 
 
 def _captions(content: bytes) -> dict[str, str]:
-    """language -> caption: the first line is English, the others say which they are."""
+    """Language -> caption. The first line is English, the others begin with their language."""
     first, *others = content.decode("utf-8", errors="replace").splitlines() or [""]
-    found = {
+    captions = {
         match[1]: match[2].strip()
         for line in others
         if (match := re.match(r"([\w@]+)\.utf8=(.*)", line))
     }
-    return {language: text for language, text in ({"en": first.strip()} | found).items() if text}
+    return {language: text for language, text in ({"en": first.strip()} | captions).items() if text}
 
 
 def _sound(out: Path, files: dict[str, bytes], field: str, key: str, stem: str) -> str | None:
     ending = next((e for e in (".ogg", ".wav") if files.get(stem + e)), None)
-    return ending and _keep(out, f"{field}/{key}{ending}", files[stem + ending])
+    return ending and _write(out, f"{field}/{key}{ending}", files[stem + ending])
 
 
-def _keep(out: Path, path: str, content: bytes) -> str:
+def _write(out: Path, path: str, content: bytes) -> str:
     (out / path).parent.mkdir(exist_ok=True)
     (out / path).write_bytes(content)
     return path

@@ -6,6 +6,7 @@ not overlap (what is left at the end of a recording is dropped). The split never
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +36,9 @@ SENSORS = {"accelerometer": (slice(0, 3), "g"), "gyroscope": (slice(3, 6), "radi
 def write(out: Path, archives: list[Path]) -> None:
     data = object_npy(wheel(archives[0]).read("seglearn/data/watch_dataset.npy")).item()
     length = RATE * SECONDS
-    columns = {name: [] for name in ("key", *SENSORS, "exercise", "subject", "side")}
+    columns: dict[str, Any] = {
+        name: [] for name in ("key", *SENSORS, "exercise", "subject", "side")
+    }
     for i, motion in enumerate(data["X"]):
         for start in range(0, len(motion) - length + 1, length):
             columns["key"].append(f"s{data['subject'][i]:02d}-r{i:03d}-{start // length:02d}")

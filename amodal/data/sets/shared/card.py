@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 from amodal import modalities
 from amodal.data.dataset import Dataset
 
+if TYPE_CHECKING:
+    from amodal.data.sets import Page
 
-def card(dataset: Dataset, source: ModuleType) -> str:
-    first, _, rest = inspect.getdoc(source).partition("\n")
+
+def card(dataset: Dataset, source: Page) -> str:
+    """The README.md of a set.
+
+    Args:
+        dataset: as it was built.
+        source: its page.
+    """
+    first, _, rest = (inspect.getdoc(source) or "").partition("\n")
     lines = [
         f"# {dataset.name}: {first.rstrip('.')}",
         "",
@@ -39,11 +48,11 @@ def card(dataset: Dataset, source: ModuleType) -> str:
         lines.append(f"| `{name}` | {label.kind} | {len(known):,} | {values} {label.unit} |")
     parts = {part: len(dataset.split(part)) for part in ("train", "valid", "test")}
     schema = dataset.schema
-    how = f"by `{schema.split_by}`" if schema.split_by else "by hash of the key"
-    how = "as the source has it" if schema.split else how
+    rule = f"by `{schema.split_by}`" if schema.split_by else "by hash of the key"
+    rule = "as the source has it" if schema.split else rule
     lines += [
         "",
-        "**Split** " + how + ": " + ", ".join(f"{n:,} {part}" for part, n in parts.items()) + ".",
+        "**Split** " + rule + ": " + ", ".join(f"{n:,} {part}" for part, n in parts.items()) + ".",
     ]
     came = "; ".join(str(p) for p in source.PACKAGES) or "generated, nothing is downloaded"
     lines += ["", f"**Source.** {came}.", "", f"**Licence.** {source.LICENCE}.", ""]

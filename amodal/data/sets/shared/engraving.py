@@ -1,8 +1,7 @@
-"""Notes drawn and played with nothing but numpy and Pillow: a grand staff, and tones made of
-partials.
+"""Draw and play notes with numpy and Pillow alone: a grand staff, and tones made of partials.
 
-A note is (onset, duration) in quarter notes and a MIDI number. Far from engraving and from
-instruments, and the same everywhere.
+A note is (onset, duration) in quarter notes and a MIDI number. The results are far from engraving
+and from instruments, and the same on every machine.
 """
 
 from __future__ import annotations
@@ -37,9 +36,20 @@ OVERSAMPLED = 4
 
 @dataclass(frozen=True)
 class Print:
-    """How a page looks. turned: degrees; moved: pixels, right and down; scale; blur: pixels; ink,
-    paper: grey, 0 to 1; noise: deviation; line: width of staff lines, head: height of a note's
-    head, pixels; blot: side of a square that is blank, 0 for none."""
+    """The appearance of a page.
+
+    Attributes:
+        turned: degrees.
+        moved: pixels to the right and down.
+        scale: of the notes.
+        blur: pixels.
+        ink: grey, 0 to 1.
+        paper: grey, 0 to 1.
+        noise: standard deviation.
+        line: width of staff lines, in pixels.
+        head: height of a note's head, in pixels.
+        blot: side of a square that is blank, in pixels, 0 for none.
+    """
 
     turned: float = 0.0
     moved: tuple[float, float] = (0.0, 0.0)
@@ -56,23 +66,20 @@ class Print:
     def worn(rng: np.random.Generator) -> Print:
         """A scan of an old print."""
         moved = tuple(rng.uniform(-2, 2, 2))
-        grey = {
-            "ink": rng.uniform(0, 0.3),
-            "paper": rng.uniform(0.75, 1.0),
-            "noise": rng.uniform(0.02, 0.08),
-        }
-        shape = {
-            "line": rng.uniform(0.3, 0.7),
-            "head": rng.uniform(2.2, 3.2),
-            "blot": int(rng.integers(0, 14)),
-        }
+        # The order of the draws decides which numbers they are.
+        ink, paper, noise = rng.uniform(0, 0.3), rng.uniform(0.75, 1.0), rng.uniform(0.02, 0.08)
+        line, head, blot = rng.uniform(0.3, 0.7), rng.uniform(2.2, 3.2), int(rng.integers(0, 14))
         return Print(
-            rng.uniform(-2, 2),
-            moved,
-            rng.uniform(0.93, 1.05),
-            rng.uniform(0.2, 0.8),
-            **grey,
-            **shape,
+            turned=rng.uniform(-2, 2),
+            moved=moved,
+            scale=rng.uniform(0.93, 1.05),
+            blur=rng.uniform(0.2, 0.8),
+            ink=ink,
+            paper=paper,
+            noise=noise,
+            line=line,
+            head=head,
+            blot=blot,
         )
 
 
@@ -83,9 +90,19 @@ def drawn(
     *,
     side: int = 64,
     look: Print = Print(),
-) -> bytes:  # noqa: B008
-    """PNG of side x side pixels: so many quarters of a grand staff, proportional in time;
-    enharmonics as written in STEPS."""
+) -> bytes:
+    """Draw notes on a grand staff, proportional in time, enharmonics as in STEPS.
+
+    Args:
+        notes: to draw.
+        quarters: length of the staff.
+        rng: of the noise.
+        side: of the picture, in pixels.
+        look: the appearance.
+
+    Returns:
+        A PNG.
+    """
     k = OVERSAMPLED
     page = Image.new("L", (side * k, side * k), 255)
     draw = ImageDraw.Draw(page)
@@ -145,7 +162,7 @@ def drawn(
 
 
 def _ledger(height: int) -> list[int]:
-    """The lines a note needs that the staves have not."""
+    """The ledger lines of a note."""
     if height > LINES[-1] + 1:
         return list(range(LINES[-1] + 2, height + 1, 2))
     if height < LINES[0] - 1:
@@ -167,8 +184,8 @@ def _scanned(page: Image.Image, side: int, look: Print, rng: np.random.Generator
     grey = np.asarray(moved.resize((side, side), Image.Resampling.BOX)).astype(float) / 255
     grey = look.ink + (look.paper - look.ink) * grey
     if look.blot:
-        at = rng.integers(0, side - look.blot, 2)
-        grey[at[0] : at[0] + look.blot, at[1] : at[1] + look.blot] = look.paper
+        corner = rng.integers(0, side - look.blot, 2)
+        grey[corner[0] : corner[0] + look.blot, corner[1] : corner[1] + look.blot] = look.paper
     if look.noise:
         grey = grey + rng.normal(0, look.noise, grey.shape)
     packed = io.BytesIO()
@@ -178,10 +195,19 @@ def _scanned(page: Image.Image, side: int, look: Print, rng: np.random.Generator
 
 @dataclass(frozen=True)
 class Playing:
-    """How notes sound. tempo: quarters a minute; partials: amplitudes of the harmonics; decay:
-    seconds until a tone has fallen to a third, 0 for tones that are held; attack: seconds; detune:
-    cents; vibrato: cents; room: seconds of echo; noise: decibels below the sound, 0 for none; tilt:
-    decibels an octave that high partials are louder."""
+    """The sound of notes.
+
+    Attributes:
+        tempo: quarters a minute.
+        partials: amplitudes of the harmonics.
+        decay: seconds until a tone has fallen to 1/e, 0 for tones that do not fall.
+        attack: seconds.
+        detune: cents.
+        vibrato: cents.
+        room: seconds of echo.
+        noise: decibels below the sound, 0 for none.
+        tilt: decibels an octave by which high partials are louder.
+    """
 
     tempo: float = 120.0
     partials: tuple[float, ...] = (1.0, 0.5, 0.3, 0.15, 0.1, 0.05)
@@ -223,35 +249,51 @@ def played(
     rng: np.random.Generator,
     *,
     rate: int,
-    how: Playing = Playing(),
-) -> np.ndarray:  # noqa: B008
-    """(t,) float32, full scale at most 0.9."""
-    beat = 60 / how.tempo
+    playing: Playing = Playing(),
+) -> np.ndarray:
+    """Play notes.
+
+    Args:
+        notes: to play.
+        quarters: length of the sound.
+        rng: of the room and the noise.
+        rate: samples a second.
+        playing: the sound of the notes.
+
+    Returns:
+        (t,) float32, at most 0.9 in absolute value.
+    """
+    beat = 60 / playing.tempo
     sound = np.zeros(int(quarters * beat * rate))
     for onset, duration, midi in notes:
         start, length = int(onset * beat * rate), max(int(duration * beat * rate), rate // 50)
         t = np.arange(min(length, len(sound) - start)) / rate
-        pitch = 440 * 2 ** ((midi - 69 + how.detune / 100) / 12)
+        pitch = 440 * 2 ** ((midi - 69 + playing.detune / 100) / 12)
         phase = (
             2
             * np.pi
             * pitch
-            * (t + (how.vibrato / 1200 * np.log(2) / (2 * np.pi * 5)) * np.sin(2 * np.pi * 5 * t))
+            * (
+                t
+                + (playing.vibrato / 1200 * np.log(2) / (2 * np.pi * 5)) * np.sin(2 * np.pi * 5 * t)
+            )
         )
-        shape = np.minimum(t / how.attack, 1) * np.minimum((t[-1] - t) / 0.02, 1) if len(t) else t
-        shape = shape * np.exp(-t / how.decay) if how.decay else shape
-        for number, amplitude in enumerate(how.partials, 1):
+        shape = (
+            np.minimum(t / playing.attack, 1) * np.minimum((t[-1] - t) / 0.02, 1) if len(t) else t
+        )
+        shape = shape * np.exp(-t / playing.decay) if playing.decay else shape
+        for number, amplitude in enumerate(playing.partials, 1):
             if number * pitch < rate / 2:
-                louder = 10 ** (how.tilt * np.log2(number) / 20)
+                louder = 10 ** (playing.tilt * np.log2(number) / 20)
                 sound[start : start + len(t)] += amplitude * louder * shape * np.sin(number * phase)
-    if how.room:
-        echo = rng.normal(0, 1, int(how.room * rate)) * np.exp(
-            -4 * np.arange(int(how.room * rate)) / (how.room * rate)
+    if playing.room:
+        echo = rng.normal(0, 1, int(playing.room * rate)) * np.exp(
+            -4 * np.arange(int(playing.room * rate)) / (playing.room * rate)
         )
         wet = np.fft.irfft(np.fft.rfft(sound, 2 * len(sound)) * np.fft.rfft(echo, 2 * len(sound)))[
             : len(sound)
         ]
         sound = sound + 0.5 * wet * sound.std() / max(wet.std(), 1e-9)
-    if how.noise:
-        sound = sound + rng.normal(0, sound.std() * 10 ** (-how.noise / 20), len(sound))
-    return (0.9 * sound / max(np.abs(sound).max(), 1e-9)).astype(np.float32)
+    if playing.noise:
+        sound = sound + rng.normal(0, sound.std() * 10 ** (-playing.noise / 20), len(sound))
+    return np.asarray(0.9 * sound / max(np.abs(sound).max(), 1e-9), dtype=np.float32)
