@@ -24,7 +24,8 @@ def balance(joint_XY: Tensor, rows_X: Tensor, columns_Y: Tensor, *, steps: int) 
             )
         if empty := ((have == 0) & (want > 0)).nonzero().flatten().tolist():
             raise ValueError(
-                f"the {name}s {empty} have mass in the target and none in the table; take more data or merge them."
+                f"the {name}s {empty} have mass in the target and none in the table; "
+                "take more data or merge them."
             )
     for step in range(steps):
         axis, want = (1, rows_X) if step % 2 == 0 else (0, columns_Y)
@@ -41,15 +42,15 @@ def variances(joint_XY: Tensor, values_XY: Tensor, *, steps: int) -> Tensor:
     on. joint_XY: the truth, or the balanced table in its place; values_XY: h.
     """
     p = _table(joint_XY)
-    found = []
+    values = []
     for k in range(steps + 1):
         h = values_XY.double()
         for step in reversed(range(k)):
             axis = 1 if step % 2 == 0 else 0
             mass = p.sum(axis, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
             h = h - (p * h).sum(axis, keepdim=True) / mass
-        found.append((p * h.square()).sum() - (p * h).sum().square())
-    return torch.stack(found)
+        values.append((p * h.square()).sum() - (p * h).sum().square())
+    return torch.stack(values)
 
 
 def dependence(joint_XY: Tensor) -> Tensor:
@@ -58,7 +59,9 @@ def dependence(joint_XY: Tensor) -> Tensor:
     columns without mass are left out."""
     p = _table(joint_XY)
     p = p[p.sum(1) > 0][:, p.sum(0) > 0]
-    return torch.linalg.svdvals(p / (p.sum(1, keepdim=True) * p.sum(0, keepdim=True)).sqrt())
+    scale = (p.sum(1, keepdim=True) * p.sum(0, keepdim=True)).sqrt()
+    values: Tensor = torch.linalg.svdvals(p / scale)
+    return values
 
 
 def estimate(
@@ -74,8 +77,10 @@ def estimate(
 
 
 def _table(joint_XY: Tensor) -> Tensor:
+    """The table divided by its sum."""
     if joint_XY.dim() != 2 or (joint_XY < 0).any() or not joint_XY.sum() > 0:
         raise ValueError(
-            f"a table of masses is a matrix without negative entries and not all zero, got {tuple(joint_XY.shape)}."
+            "a table of masses is a matrix without negative entries and not all zero, "
+            f"got {tuple(joint_XY.shape)}."
         )
     return joint_XY.double() / joint_XY.sum()

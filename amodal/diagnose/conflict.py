@@ -16,10 +16,10 @@ def conflict(method: Method, batch: Batch) -> dict[tuple[str, str], float]:
     nothing, but a method that keeps what its next `tick` will push (queues, centres) keeps this
     batch's: call it between steps, after `tick`."""
     learning = [p for p in method.parameters() if p.requires_grad]
-    terms, found = method.losses(method.features(batch)), {}
+    terms, gradients = method.losses(method.features(batch)), {}
     for name, term in terms.items():
         grads = torch.autograd.grad(term, learning, retain_graph=True, allow_unused=True)
-        found[name] = torch.cat(
+        gradients[name] = torch.cat(
             [(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(grads, learning)]
         )
-    return {pair: float(value) for pair, value in cosines(found).items()}
+    return {pair: float(value) for pair, value in cosines(gradients).items()}

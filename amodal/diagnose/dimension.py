@@ -7,18 +7,26 @@ import torch
 from torch import Tensor
 
 from amodal.core import Embeddings
+from amodal.core.embeddings import vectors as vectors_of
 from amodal.diagnose.spectrum import singular_values
 
 
-def dimension(embeddings: Embeddings) -> list[dict]:
+def dimension(embeddings: Embeddings) -> list[dict[str, str | float]]:
     """One row for each source with three or more vectors: n, width, intrinsic dimension,
     anisotropy."""
-    rows = []
+    rows: list[dict[str, str | float]] = []
     for source, column in embeddings.columns.items():
-        z = column.values.float()
+        z = vectors_of(column).float()
         if len(z) >= 3:
-            found = {"intrinsic": intrinsic_dimension(z), "anisotropy": anisotropy(z)}
-            rows.append({"source": source, "n": len(z), "width": z.shape[1]} | found)
+            rows.append(
+                {
+                    "source": source,
+                    "n": len(z),
+                    "width": z.shape[1],
+                    "intrinsic": intrinsic_dimension(z),
+                    "anisotropy": anisotropy(z),
+                }
+            )
     return rows
 
 
@@ -40,12 +48,11 @@ def intrinsic_dimension(z_ND: Tensor, *, trimmed: float = 0.1, tile: int = 1024)
     mu = torch.cat(ratios) if ratios else z_ND.new_zeros(0).double()
     mu = mu[mu.isfinite()].sort().values
     share = torch.arange(1, len(mu) + 1).double() / len(mu)
-    kept = max(round(len(mu) * (1 - trimmed)), 0) - (
-        trimmed == 0
-    )  # the largest has F = 1, whose log is infinite
-    if kept < 2:
+    count = max(round(len(mu) * (1 - trimmed)), 0)
+    count -= trimmed == 0  # the largest has F = 1, whose log is infinite
+    if count < 2:
         return float("nan")
-    x, y = mu[:kept].log(), -torch.log1p(-share[:kept])
+    x, y = mu[:count].log(), -torch.log1p(-share[:count])
     return float((x @ y) / (x @ x))
 
 
@@ -54,8 +61,6 @@ def anisotropy(z_ND: Tensor) -> float:
     one line, 1 / D where they fill a ball (Razzhigaev et al. 2024, arXiv:2311.05928). NaN where all
     vectors are equal."""
     squares = singular_values(z_ND - z_ND.mean(0)).square()
-    return (
-        float(squares[0] / squares.sum())
-        if len(squares) and float(squares.sum()) > 0
-        else float("nan")
-    )
+    if not len(squares) or not float(squares.sum()) > 0:
+        return float("nan")
+    return float(squares[0] / squares.sum())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -14,13 +15,15 @@ from amodal.objectives.alignment_uniformity import alignment, uniformity
 def modality_gap(a_ND: Tensor, b_MD: Tensor) -> Tensor:
     """The distance between the mean unit vectors of two fields: 0 where they share one region, at
     most 2 (Liang et al. 2022, arXiv:2203.02053, section 2.1)."""
-    return (normalize(a_ND.float(), dim=1).mean(0) - normalize(b_MD.float(), dim=1).mean(0)).norm()
+    a_D, b_D = (normalize(z.float(), dim=1).mean(0) for z in (a_ND, b_MD))
+    gap: Tensor = torch.linalg.vector_norm(a_D - b_D)
+    return gap
 
 
-def geometry(embeddings: Embeddings) -> list[dict]:
+def geometry(embeddings: Embeddings) -> list[dict[str, str | float]]:
     """One row for each pair of sources that some record has both of: n, alignment and the
     uniformity of each (Wang & Isola 2020, lower is better), and the modality gap."""
-    rows = []
+    rows: list[dict[str, str | float]] = []
     for a, b in itertools.combinations(embeddings.sources, 2):
         x, y = embeddings.pair(a, b)
         if len(x) < 2:

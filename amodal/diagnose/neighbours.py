@@ -20,15 +20,16 @@ def nearest(z_ND: Tensor, k: int, *, tile: int = 1024) -> Tensor:
     ValueError unless 1 <= k < N."""
     if not 1 <= k < len(z_ND):
         raise ValueError(
-            f"k neighbours need more than k rows and k at least 1, got k = {k} and {len(z_ND)} rows."
+            "k neighbours need more than k rows and k at least 1, "
+            f"got k = {k} and {len(z_ND)} rows."
         )
     unit = normalize(z_ND.float(), dim=1)
-    found = []
+    neighbours = []
     for start in range(0, len(unit), tile):
-        similar = unit[start : start + tile] @ unit.T
-        similar.diagonal(start).fill_(-2)
-        found.append(similar.topk(k, dim=1).indices)
-    return torch.cat(found)
+        cosine = unit[start : start + tile] @ unit.T
+        cosine.diagonal(start).fill_(-2)  # below every cosine
+        neighbours.append(cosine.topk(k, dim=1).indices)
+    return torch.cat(neighbours)
 
 
 def mutual_knn(a_ND: Tensor, b_NE: Tensor, *, k: int = 10) -> float:

@@ -65,7 +65,7 @@ def pid_semisup(p_x1y: Tensor, p_x2y: Tensor, p_x1x2: Tensor, *, steps: int = 10
         raise ValueError(f"tables (A, Y), (B, Y) and (A, B) are needed, got {shapes}.")
     if any(bool((t.sum((-2, -1)) <= 0).any()) or bool((t < 0).any()) for t in tables):
         raise ValueError("each table needs something in it, and nothing below 0.")
-    p1, p2, p12 = agreeing(*tables)
+    p1, p2, p12 = agreeing(tables[0], tables[1], tables[2])
     p_y = p1.sum(-2)
     known = information(unique_projection(p1, p2, steps).flatten(-3, -2))
     i1, i2 = information(p1), information(p2)
@@ -78,7 +78,15 @@ def pid_semisup(p_x1y: Tensor, p_x2y: Tensor, p_x1x2: Tensor, *, steps: int = 10
         pairs + labels - h - known for h in (least, entropy(greedy_coupling(p12.flatten(-2), p_y)))
     )
     return Bounds(
-        redundancy, known - i2, known - i1, by_redundancy, by_disagreement, upper, greedy, labels, y
+        redundancy=redundancy,
+        unique1=known - i2,
+        unique2=known - i1,
+        by_redundancy=by_redundancy,
+        by_disagreement=by_disagreement,
+        upper=upper,
+        upper_greedy=greedy,
+        entropy=labels,
+        classes=y,
     )
 
 
@@ -91,7 +99,8 @@ def synergy(p_x1x2y: Tensor, *, steps: int = 1000) -> Tensor:
 
 def entropy(p: Tensor) -> Tensor:
     """(..., K) -> (...) bits."""
-    return -torch.special.xlogy(p, p).sum(-1) / math.log(2)
+    nats: Tensor = torch.special.xlogy(p, p).sum(-1)
+    return -nats / math.log(2)
 
 
 def information(p: Tensor) -> Tensor:
@@ -122,14 +131,15 @@ def unique_projection(p1: Tensor, p2: Tensor, steps: int, sweeps: int = 3) -> Te
     least. That is the least mean over y of KL(q(x1, x2 | y) || r) over both q and r: r is the mean
     of the q, and each q the projection of r on its margins."""
     p_y = p1.sum(-2).clamp(min=TINY)[..., None, :]
-    given1, given2 = (p1 / p_y)[..., :, None, :], (p2 / p_y)[..., None, :, :]
-    u, v = torch.ones_like(given1), torch.ones_like(given2)
-    q = given1 * given2
+    # p(x1 | y) and p(x2 | y)
+    p1_y, p2_y = (p1 / p_y)[..., :, None, :], (p2 / p_y)[..., None, :, :]
+    u, v = torch.ones_like(p1_y), torch.ones_like(p2_y)
+    q = p1_y * p2_y
     for step in range(steps + 1):
         r = (q * p_y[..., None, :, :]).sum(-1, keepdim=True)
         for _ in range(sweeps if step < steps else 50 * sweeps):
-            u = given1 / (r * v).sum(-2, keepdim=True).clamp(min=TINY)
-            v = given2 / (r * u).sum(-3, keepdim=True).clamp(min=TINY)
+            u = p1_y / (r * v).sum(-2, keepdim=True).clamp(min=TINY)
+            v = p2_y / (r * u).sum(-3, keepdim=True).clamp(min=TINY)
         q = r * u * v
     return q * p_y[..., None, :, :]
 

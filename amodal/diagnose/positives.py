@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from amodal.diagnose.balance import dependence
+
+Label = TypeVar("Label", str, int)
 
 
 def linked(joint_XY: Tensor, *, alone: bool = False) -> Tensor:
@@ -31,19 +34,17 @@ def linked(joint_XY: Tensor, *, alone: bool = False) -> Tensor:
     return graph
 
 
-def labelling_error(graph_NN: Tensor, labels: Sequence) -> float:
+def labelling_error(graph_NN: Tensor, labels: Sequence[Label]) -> float:
     """alpha: the probability that the two of a positive pair have different labels. NaN for a graph
     without a pair."""
     code = _codes(labels, graph_NN)
     differ = code[:, None] != code
-    return (
-        float(graph_NN.double()[differ].sum() / graph_NN.double().sum())
-        if graph_NN.any()
-        else math.nan
-    )
+    if not graph_NN.any():
+        return math.nan
+    return float(graph_NN.double()[differ].sum() / graph_NN.double().sum())
 
 
-def joined(graph_NN: Tensor, labels: Sequence) -> float:
+def joined(graph_NN: Tensor, labels: Sequence[Label]) -> float:
     """The share, over ordered pairs of different things of one label, that a chain of positive
     pairs within the label joins: 0 where no class holds together, 1 where every class does."""
     from scipy.sparse import coo_array
@@ -57,19 +58,19 @@ def joined(graph_NN: Tensor, labels: Sequence) -> float:
     return float((sizes * (sizes - 1)).sum() / (classes * (classes - 1)).sum())
 
 
-def gaps(graph_NN: Tensor, labels: Sequence) -> dict[str, float]:
+def gaps(graph_NN: Tensor, labels: Sequence[Label]) -> dict[Label, float]:
     """label -> the eigengap of its part of the graph, 1 - the second largest singular value of the
     normalised matrix: how fast chains of positives mix within it. 0 where the class falls apart;
     things without a pair in their class are left out."""
     code, names = _codes(labels, graph_NN), sorted(set(labels))
-    found = {}
+    eigengaps = {}
     for number, name in enumerate(names):
-        own = (code == number).nonzero().squeeze(1)
-        part = graph_NN.double()[own][:, own]
+        members = (code == number).nonzero().squeeze(1)
+        part = graph_NN.double()[members][:, members]
         part = part + part.T
         part = part[part.sum(1) > 0][:, part.sum(1) > 0]
-        found[name] = float(1 - dependence(part)[1]) if len(part) > 1 else math.nan
-    return found
+        eigengaps[name] = 1 - float(dependence(part)[1]) if len(part) > 1 else math.nan
+    return eigengaps
 
 
 def bound(alpha: float, joint_XY: Tensor, width: int) -> float:
@@ -82,7 +83,8 @@ def bound(alpha: float, joint_XY: Tensor, width: int) -> float:
     return alpha / left if left > 1e-12 else math.inf
 
 
-def _codes(labels: Sequence, graph_NN: Tensor) -> Tensor:
+def _codes(labels: Sequence[Label], graph_NN: Tensor) -> Tensor:
+    """(N,) int64, labels by number."""
     if graph_NN.shape != (len(labels), len(labels)):
         raise ValueError(f"a graph of {tuple(graph_NN.shape)} does not fit {len(labels)} labels.")
     number = {name: i for i, name in enumerate(sorted(set(labels)))}

@@ -6,11 +6,14 @@ are (N, N) float64 weights, held whole."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from amodal.diagnose.neighbours import nearest
+
+Value = TypeVar("Value", int, str)
 
 
 def neighbour_graph(x_ND: Tensor, k: int) -> Tensor:
@@ -23,7 +26,7 @@ def neighbour_graph(x_ND: Tensor, k: int) -> Tensor:
     return (graph + graph.T) / 2
 
 
-def drawn_graph(a: Sequence, b: Sequence) -> tuple[list, Tensor]:
+def drawn_graph(a: Sequence[Value], b: Sequence[Value]) -> tuple[list[Value], Tensor]:
     """(the different values, pi): how often two values came up as two views of one thing, in either
     order; entries sum to one.
 
@@ -31,9 +34,9 @@ def drawn_graph(a: Sequence, b: Sequence) -> tuple[list, Tensor]:
     was seen). It estimates the graph of augmentations where those are few, and converges as 1 /
     sqrt(n).
     """
-    values = sorted({*a, *b})
-    number = {value: i for i, value in enumerate(values)}
-    i, j = (torch.tensor([number[v] for v in side]) for side in (a, b))
+    values = sorted(set(a) | set(b))
+    number = {value: k for k, value in enumerate(values)}
+    i, j = torch.tensor([number[v] for v in a]), torch.tensor([number[v] for v in b])
     graph = torch.zeros(len(values), len(values), dtype=torch.float64)
     graph.index_put_((i, j), torch.ones(len(i), dtype=torch.float64), accumulate=True)
     return values, (graph + graph.T) / (2 * len(i))
@@ -84,5 +87,6 @@ def subspace_alignment(a_ND: Tensor, b_NE: Tensor) -> float:
 def _basis(x_ND: Tensor) -> Tensor:
     """(N, rank) orthonormal columns that span those of the centred x."""
     x = x_ND.double()
+    u: Tensor
     u, s, _ = torch.linalg.svd(x - x.mean(0), full_matrices=False)
     return u[:, s > s.max() * len(x) * torch.finfo(torch.float64).eps]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from amodal.core import Embeddings
+from amodal.core.embeddings import vectors as vectors_of
 
 
 def singular_values(z_ND: Tensor) -> Tensor:
@@ -14,7 +17,8 @@ def singular_values(z_ND: Tensor) -> Tensor:
     the larger of N and D."""
     z = z_ND.double()
     gram = z.T @ z if len(z) > z.shape[1] else z @ z.T
-    return torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().flip(0)
+    squares: Tensor = torch.linalg.eigvalsh(gram)
+    return squares.clamp_min(0).sqrt().flip(0)
 
 
 def effective_rank(z_ND: Tensor) -> Tensor:
@@ -29,7 +33,8 @@ def effective_rank(z_ND: Tensor) -> Tensor:
         return torch.zeros((), dtype=torch.float64)
     values = singular_values(z_ND)
     share = values / values.sum().clamp_min(torch.finfo(torch.float64).tiny)
-    return share.sum() * torch.special.entr(share).sum().exp()
+    entropy: Tensor = torch.special.entr(share).sum()
+    return share.sum() * entropy.exp()
 
 
 def deviations(z_ND: Tensor) -> Tensor:
@@ -37,19 +42,26 @@ def deviations(z_ND: Tensor) -> Tensor:
     everywhere if they are spread evenly, 0 where a dimension has collapsed (Chen & He 2021,
     arXiv:2011.10566, section 4.1)."""
     unit = normalize(z_ND.float(), dim=1)
-    return unit.std(0, correction=0) * z_ND.shape[1] ** 0.5
+    return unit.std(0, correction=0) * math.sqrt(z_ND.shape[1])
 
 
-def spectrum(embeddings: Embeddings) -> list[dict]:
+def spectrum(embeddings: Embeddings) -> list[dict[str, str | float]]:
     """One row for each source: its vectors n, dimensions, effective rank of the centred vectors,
     least and mean deviation."""
-    rows = []
+    rows: list[dict[str, str | float]] = []
     for source, column in embeddings.columns.items():
-        z = column.values.float()
+        z = vectors_of(column).float()
         if len(z) < 2:
             continue
         spread = deviations(z)
-        rank = float(effective_rank(z - z.mean(0)))
-        spans = {"std": float(spread.mean()), "least std": float(spread.min())}
-        rows.append({"source": source, "n": len(z), "width": z.shape[1], "rank": rank} | spans)
+        rows.append(
+            {
+                "source": source,
+                "n": len(z),
+                "width": z.shape[1],
+                "rank": float(effective_rank(z - z.mean(0))),
+                "std": float(spread.mean()),
+                "least std": float(spread.min()),
+            }
+        )
     return rows

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from amodal.core import AmodalError
 
@@ -39,9 +40,8 @@ def trends(
         raise AmodalError(
             f"there are {len(year)} years, and other numbers of records for {', '.join(wrong)}"
         )
-    has = np.array([np.asarray(t, dtype=np.float64) for t in topics.values()]).reshape(
-        len(topics), len(year)
-    )
+    has = np.array([np.asarray(t, dtype=np.float64) for t in topics.values()])
+    has = has.reshape(len(topics), len(year))
     off = year - year.mean()
     spread, rng = (off**2).sum(), np.random.default_rng(seed)
     slope = has @ off / spread
@@ -50,18 +50,16 @@ def trends(
         larger += np.abs(has @ rng.permutation(off) / spread) >= np.abs(slope) - 1e-12
     p = (1 + larger) / (1 + draws)
     shares = np.stack([has[:, year == y].mean(1) for y in np.unique(year)], 1)
-    return {
-        name: Trend(*one)
-        for name, *one in zip(topics, shares, slope.tolist(), p.tolist(), corrected(p).tolist())
-    }
+    columns = zip(topics, shares, slope.tolist(), p.tolist(), corrected(p).tolist())
+    return {name: Trend(shares_Y, s, p_, q) for name, shares_Y, s, p_, q in columns}
 
 
-def corrected(p: Sequence[float]) -> np.ndarray:
+def corrected(p: ArrayLike) -> np.ndarray:
     """(K,) q of each p: the least of K p_(j) / j over all j from its rank up (Benjamini and
     Hochberg, 1995)."""
-    p = np.asarray(p, dtype=np.float64)
-    order = np.argsort(p, kind="stable")
-    scaled = p[order] * len(p) / np.arange(1, len(p) + 1)
-    q = np.empty(len(p))
+    p_K = np.asarray(p, dtype=np.float64)
+    order = np.argsort(p_K, kind="stable")
+    scaled = p_K[order] * len(p_K) / np.arange(1, len(p_K) + 1)
+    q = np.empty(len(p_K))
     q[order] = np.minimum.accumulate(scaled[::-1])[::-1].clip(max=1)
     return q

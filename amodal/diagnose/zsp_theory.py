@@ -13,7 +13,7 @@ trained model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,17 +57,23 @@ class Canonical:
 
 
 def cca_spectrum(
-    x_ND: Tensor, z_NE: Tensor, *, held: tuple[Tensor, Tensor] | None = None, ridge: float = 1e-3
+    x_ND: Tensor,
+    z_NE: Tensor,
+    *,
+    held_out: tuple[Tensor, Tensor] | None = None,
+    ridge: float = 1e-3,
 ) -> Tensor:
     """(min(D, E),) float64: how far each canonical direction correlates, the singular values of the
     operator of conditional means between linear functions of both. With few rows for the width they
     come out too large: `held` pairs, on which nothing was fitted, tell the truth, in the order of
     the fitted ones. The sum of squares is the mean square contingency that the two spaces hold."""
-    found = Canonical.of(x_ND, z_NE, ridge=ridge)
-    if held is None:
-        return found.s.clamp(max=1)
-    u, v = (t - t.mean(0) for t in found.variates(*held))
-    return (u * v).sum(0) / (u.norm(dim=0) * v.norm(dim=0)).clamp_min(1e-12)
+    canonical = Canonical.of(x_ND, z_NE, ridge=ridge)
+    if held_out is None:
+        return canonical.s.clamp(max=1)
+    u, v = (t - t.mean(0) for t in canonical.variates(*held_out))
+    length = torch.linalg.vector_norm(u, dim=0) * torch.linalg.vector_norm(v, dim=0)
+    correlation: Tensor = (u * v).sum(0) / length.clamp_min(1e-12)
+    return correlation
 
 
 def residual_dependence(
@@ -85,20 +91,20 @@ def residual_dependence(
     x, z, r = x_ND[order].double(), z_NE[order].double(), targets(y_N[order])
     fold, total = torch.arange(len(order)) % folds, {"captions": 0.0, "both": 0.0, "direct": 0.0}
     for number in range(folds):
-        own, held = (fold != number).nonzero().squeeze(1), (fold == number).nonzero().squeeze(1)
-        ways = {
+        train, test = (part.nonzero().squeeze(1) for part in (fold != number, fold == number))
+        inputs = {
             "captions": [(1.0, 0.0)],
             "both": [(1.0, w) for w in WEIGHTS],
             "direct": [(0.0, 1.0)],
         }
         both = torch.cat([z, x], 1)
-        for name, weights in ways.items():
+        for name, weights in inputs.items():
             fits = [
-                kernel_ridge(both[own], r[own], Gaussian.of(z[own], x[own], weights=pair))
+                kernel_ridge(both[train], r[train], Gaussian.of(z[train], x[train], weights=pair))
                 for pair in weights
             ]
-            predict = min(fits, key=lambda found: found[1])[0]
-            total[name] += float((predict(both[held]) - r[held]).square().sum()) / len(order)
+            predict = min(fits, key=lambda fit: fit[1])[0]
+            total[name] += float((predict(both[test]) - r[test]).square().sum()) / len(order)
     return total | {"dependence": total["captions"] - total["both"]}
 
 
@@ -118,19 +124,17 @@ def prompt_bias(
     the captions' law keep about 1 / M, the price of their number. Classes without a prompt or with
     one caption are left out.
     """
-    kernel = (
-        Gaussian.of(captions_ND)
-        if width is None
-        else Gaussian(((0, captions_ND.shape[1], width, 1.0),))
-    )
-    found = {}
+    kernel = Gaussian.of(captions_ND)
+    if width is not None:
+        kernel = Gaussian(((0, captions_ND.shape[1], width, 1.0),))
+    discrepancy = {}
     for c in sorted(set(prompt_y_M.tolist())):
         p, q = prompts_MD[prompt_y_M == c], captions_ND[y_N == c]
         if len(q) > 1:
             within = kernel(q, q)
-            own = (within.sum() - within.diagonal().sum()) / (len(q) * (len(q) - 1))
-            found[c] = float(kernel(p, p).mean() + own - 2 * kernel(p, q).mean())
-    return found
+            pairs = (within.sum() - within.diagonal().sum()) / (len(q) * (len(q) - 1))
+            discrepancy[c] = float(kernel(p, p).mean() + pairs - 2 * kernel(p, q).mean())
+    return discrepancy
 
 
 def prompt_curve(
@@ -142,7 +146,7 @@ def prompt_curve(
     sizes: Sequence[int] = (),
     draws: int = 20,
     seed: int = 0,
-) -> list[dict]:
+) -> list[dict[str, float]]:
     """[{"prompts": M, "error": mean, "std": over draws}]: the error of naming what is seen after
     the nearest mean of M prompts a class.
 
@@ -151,18 +155,19 @@ def prompt_curve(
     Raises ValueError for more prompts than a class has.
     """
     classes = int(pool_y_M.max()) + 1
-    own = [(pool_y_M == c).nonzero().squeeze(1) for c in range(classes)]
-    smallest = min(map(len, own))
+    members = [(pool_y_M == c).nonzero().squeeze(1) for c in range(classes)]
+    smallest = min(map(len, members))
     sizes = list(sizes) or [2**k for k in range(smallest.bit_length()) if 2**k <= smallest]
     if not sizes or max(sizes) > smallest:
         raise ValueError(
             f"each class needs {max(sizes, default=1)} prompts or more, and one has {smallest}."
         )
-    g, rows = torch.Generator().manual_seed(seed), []
+    g = torch.Generator().manual_seed(seed)
+    rows: list[dict[str, float]] = []
     seen, pool = normalize(seen_ND.float(), dim=1), normalize(pool_MD.float(), dim=1)
     errors = torch.empty(draws, len(sizes))
     for draw in range(draws):
-        order = [index[torch.randperm(len(index), generator=g)] for index in own]
+        order = [index[torch.randperm(len(index), generator=g)] for index in members]
         for column, size in enumerate(sizes):
             means = torch.stack([normalize(pool[index[:size]].mean(0), dim=0) for index in order])
             errors[draw, column] = ((seen @ means.T).argmax(1) != y_N).float().mean()
@@ -172,7 +177,7 @@ def prompt_curve(
     return rows
 
 
-def limit(curve: Sequence[dict], power: float = 0.5) -> tuple[float, float, float]:
+def limit(curve: Sequence[Mapping[str, float]], power: float = 0.5) -> tuple[float, float, float]:
     """(a, b, share of variance explained) of the least squares fit error = a + b / M^power: a is
     where prompts of this kind end, however many there are. Raises ValueError for fewer than three
     sizes."""
@@ -184,10 +189,10 @@ def limit(curve: Sequence[dict], power: float = 0.5) -> tuple[float, float, floa
     error = torch.tensor([row["error"] for row in curve], dtype=torch.float64)
     spread = t - t.mean()
     b = (spread @ error) / (spread @ spread)
-    left = error - error.mean() - b * spread
+    residual = error - error.mean() - b * spread
     total = (error - error.mean()).square().sum()
-    told = 1 - float(left.square().sum() / total) if float(total) > 0 else 0.0
-    return float(error.mean() - b * t.mean()), float(b), told
+    explained = 1 - float(residual.square().sum() / total) if float(total) > 0 else 0.0
+    return float(error.mean() - b * t.mean()), float(b), explained
 
 
 def two_stage(
@@ -217,22 +222,20 @@ def terms(joint_XZY: Tensor, prompts_YZ: Tensor | None = None) -> dict[str, floa
     p = joint_XZY.double() / joint_XZY.double().sum()
     tiny = torch.finfo(torch.float64).tiny
     p_xz, p_x, p_zy = p.sum(2), p.sum((1, 2)), p.sum(0)
-    given_both, given_z = (
-        p / p_xz.clamp_min(tiny)[:, :, None],
-        p_zy / p_zy.sum(1, keepdim=True).clamp_min(tiny),
-    )
+    p_y_xz = p / p_xz.clamp_min(tiny)[:, :, None]  # p(y | x, z)
+    p_y_z = p_zy / p_zy.sum(1, keepdim=True).clamp_min(tiny)  # p(y | z)
     best = p.sum(1) / p_x.clamp_min(tiny)[:, None]
     prior = p_zy.sum(0)
     true = indirect(p_xz, (p_zy / prior.clamp_min(tiny)).T, prior)
-    found = {
-        "residual": float((p_xz[:, :, None] * (given_both - given_z).square()).sum()),
+    distances = {
+        "residual": float((p_xz[:, :, None] * (p_y_xz - p_y_z).square()).sum()),
         "floor": float((p_x[:, None] * (best - true).square()).sum()),
     }
     if prompts_YZ is not None:
-        own = indirect(p_xz, prompts_YZ, prior)
-        found["bias"] = float((p_x[:, None] * (own - true).square()).sum())
-        found["excess"] = float((p_x[:, None] * (best - own).square()).sum())
-    return found
+        prompted = indirect(p_xz, prompts_YZ, prior)
+        distances["bias"] = float((p_x[:, None] * (prompted - true).square()).sum())
+        distances["excess"] = float((p_x[:, None] * (best - prompted).square()).sum())
+    return distances
 
 
 def targets(y_N: Tensor, classes: int = 0) -> Tensor:

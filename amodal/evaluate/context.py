@@ -1,4 +1,4 @@
-"""What a protocol is run on: embedded records, one label, and the run that they are of."""
+"""What a protocol is run on: embedded records, one label, and the run that they belong to."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ Pair = tuple[Embedded, Embedded]
 
 
 class EmbeddedParts:
-    """The embedded training and test records of one encoder, made when they are first read."""
+    """The embedded training and test records of one encoder, computed when they are first needed."""
 
     def __init__(self, make: Callable[[], Pair]):
         self._make = make
 
     @cached_property
     def pair(self) -> Pair:
+        """Training and test records."""
         return self._make()
 
     @property
     def made(self) -> bool:
+        """Whether they have been computed."""
         return "pair" in self.__dict__
 
 
@@ -38,15 +40,16 @@ class Context:
     """One run of a protocol.
 
     Args:
-        parts: the embedded training and test records, read by `train` and `test`.
-        label: the label to predict, None without one; of a survival time "TIME,EVENT".
-        options: the protocol's options as attributes, all filled in.
-        seed: of everything that is drawn.
-        model: what is evaluated: a Model, or an encoder.
-        encoder: its encoder, or the untrained one that is measured beside it.
-        dataset: the records that `train` and `test` are of.
-        labels: all labels of this evaluation.
-        first: whether this is the first label, so that what depends on no label is measured once.
+        parts: The embedded training and test records, see `train` and `test`.
+        label: The label to predict, None without one; "TIME,EVENT" for a survival time.
+        options: The protocol's options as attributes, complete.
+        seed: Of all that is random.
+        model: What is evaluated: a Model, or an encoder.
+        encoder: Its encoder, or the untrained one that is measured beside it.
+        dataset: Where the records are.
+        labels: All labels of this evaluation.
+        first: Whether this is the first label. What depends on no label is measured for that one
+            only.
     """
 
     parts: EmbeddedParts
@@ -61,7 +64,13 @@ class Context:
 
     @staticmethod
     def on(train: Embedded, test: Embedded, **more: Any) -> Context:
-        """The context of records that are embedded already; `more` are fields of the context."""
+        """The context of records that are embedded already.
+
+        Args:
+            train: Training records.
+            test: Test records.
+            more: Other fields of the context.
+        """
         return Context(EmbeddedParts(lambda: (train, test)), **more)
 
     @property
@@ -76,23 +85,26 @@ class Context:
 
     @property
     def head(self) -> Any:
-        """What predicts labels in the run itself, None in a run that learnt none."""
+        """What predicts labels in the run itself, None in a run without such a head."""
         return getattr(self.model, "head", None)
 
     @property
     def labels_seen(self) -> bool:
-        """Whether the run learnt from labels, so that nothing may be judged on its training
-        records."""
+        """Whether the run learnt from labels. Then nothing may be tested on its training records."""
         config = getattr(self.model, "config", {})
+        # configs of format 1 describe the head under `answers`; `nn.saved.saved_head` reads it
         return bool(config.get("answers") or config.get("options", {}).get("label"))
 
     def text_fields(self) -> list[str]:
-        """The fields of text that the encoder has."""
+        """The text fields of the encoder."""
         return [name for name, m in getattr(self.encoder, "fields", {}).items() if m.takes_prompts]
 
     def text_field(self, name: str = "") -> str:
-        """The field of text called `name`, the first one for "". Raises AmodalError for a name that
-        is none."""
+        """The text field called `name`, the first one for "".
+
+        Raises:
+            AmodalError: For a name that is no text field, and for an encoder without one.
+        """
         have = self.text_fields()
         if not have:
             raise AmodalError("this encoder has no field of text")
@@ -101,6 +113,13 @@ class Context:
         return name or have[0]
 
     def embed_text(self, sentences: Sequence[str], field: str = "") -> Tensor:
-        """(n, D) vectors of sentences in the aligned space, as values of the text field `field`
-        (the first for "")."""
+        """Embed sentences as values of a text field.
+
+        Args:
+            sentences: n sentences.
+            field: The text field, the first one for "".
+
+        Returns:
+            (n, D) vectors of the aligned space.
+        """
         return embed_values(self.encoder, self.text_field(field), list(sentences))

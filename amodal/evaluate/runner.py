@@ -1,4 +1,4 @@
-"""Runs protocols on a model. It knows none of them by name: what each needs, it says itself."""
+"""Runs protocols on a model. It names none of them: each says itself what it needs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from amodal.evaluate.context import Context, EmbeddedParts
 from amodal.evaluate.held_out import parts
 from amodal.evaluate.label_choice import LabelChoice
 from amodal.evaluate.labels import NotApplicable
+from amodal.evaluate.old_names import OLD_OPTIONS
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocol_registry import Named, all_protocols, protocol
 from amodal.evaluate.result import Report, Result
-from amodal.inference.embed import embed_records, known
+from amodal.inference.embed import Embedded, embed_records, known
 from amodal.progress import Bar
 
 
@@ -40,29 +41,29 @@ def evaluate(
     """Run protocols on records that were not trained on.
 
     Args:
-        model: an encoder, or a Model, which is not tested on records with the keys of those it was
-        trained on. dataset: a Dataset or what `amodal.open` takes. label: one or more labels to
-        predict, of a survival time TIME,EVENT; see `usual_label` and `survival_label`
-            for those that are taken where none is named.
-        protocols: names, objects or classes of protocols, `package.module:NAME` or `file.py:NAME`.
-        Where none is
-            named all that apply, but for those that run on request only.
-        baseline: an untrained encoder to measure beside it.
-        device: where the encoders are, read off them unless set.
-        batch: records that are embedded at once.
-        seed: of everything that protocols draw.
-        progress: show a bar.
-        options: of the protocols, e.g. few=5, k=20, templates=("a photo of {}",).
+        model: An encoder; or a Model, which is not tested on records with the keys of those that it
+            was trained on.
+        dataset: A Dataset or what `amodal.open` takes.
+        label: One or more labels to predict, "TIME,EVENT" for a survival time. Where none is named
+            see `usual_label` and `survival_label`.
+        protocols: Names, objects or classes of protocols, `package.module:NAME` or `file.py:NAME`.
+            None for all that apply, except those that run on request only.
+        baseline: An untrained encoder to measure beside it.
+        device: Where the encoders are, read off their parameters unless set.
+        batch: Records embedded at once.
+        seed: Of everything that protocols draw.
+        progress: Show a bar.
+        options: Of the protocols, e.g. few=5, k=20, templates=("a photo of {}",).
 
     Returns:
-        The report. A protocol that says nothing about this data is in `Report.skipped`, with its
-        reason.
+        The report. A protocol that cannot measure anything on this data is in `Report.skipped`,
+        with the reason.
 
     Raises:
-        AmodalError: for unknown protocols, labels and options, for a label that no record has, and
-        if there is nothing
-            to train or test on.
+        AmodalError: For unknown protocols, labels and options, for a label that no record has, and
+            if there is nothing to train or test on.
     """
+    options = {OLD_OPTIONS.get(name, name): value for name, value in options.items()}
     encoder, dataset = _opened(model, dataset)
     labels = LabelChoice.of(dataset, label)
     chosen = (
@@ -99,8 +100,8 @@ def evaluate(
     return report
 
 
-def _run(one: Protocol, contexts: list[Context], options: dict, report: Report) -> None:
-    """Add to the report what a protocol measures of each encoder, for each label that it reads."""
+def _run(one: Protocol, contexts: list[Context], options: dict[str, Any], report: Report) -> None:
+    """Add the results of one protocol to the report, for each label that it reads."""
     labels, filled = contexts[0].labels, one.filled(options)
     for number, label in enumerate(one.labels(labels)):
         try:
@@ -143,7 +144,7 @@ def _opened(model: Any, dataset: Any) -> tuple[Any, Dataset]:
 def _check_parts(
     dataset: Dataset, labels: LabelChoice, train: np.ndarray, test: np.ndarray
 ) -> None:
-    """Raises AmodalError for a label that was named and that no record of one part has."""
+    """Raise an AmodalError for a named label that no record of one part has."""
     for name in labels.columns() if labels.named else []:
         for part, rows in (("training", train), ("test", test)):
             if not known(dataset.label(name)[rows]).any():
@@ -153,7 +154,7 @@ def _check_parts(
                 )
 
 
-def _check_options(chosen: Iterable[Protocol], options: dict) -> None:
+def _check_options(chosen: Iterable[Protocol], options: dict[str, Any]) -> None:
     accepted = {name for one in chosen for name in one.options}
     for option in options:
         if option not in accepted:
@@ -171,7 +172,7 @@ def _embedded(
     progress: bool,
     **settings: Any,
 ) -> EmbeddedParts:
-    def make():
+    def make() -> tuple[Embedded, Embedded]:
         with Bar(title, sum(map(len, rows)), shown=progress) as bar:
 
             def step(by: int) -> None:

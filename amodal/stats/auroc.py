@@ -21,7 +21,8 @@ def auroc(score_N: ArrayLike, wanted_N: ArrayLike) -> float:
     yes, no = wanted.sum(), (~wanted).sum()
     if not yes or not no or len(score) != len(wanted):
         raise AmodalError(
-            f"AUROC needs a score for each of some wanted and some other records, got {yes} and {no} for {len(score)}"
+            "AUROC needs a score for each of some wanted and some other records, "
+            f"got {yes} and {no} for {len(score)}"
         )
     return float((average_ranks(score)[wanted].sum() - yes * (yes + 1) / 2) / (yes * no))
 
@@ -33,10 +34,10 @@ def bootstrap(
     Draws without both kinds do not count. Raises AmodalError as `auroc` does."""
     score, wanted = np.asarray(score_N, dtype=np.float64), np.asarray(wanted_N, dtype=bool)
     auroc(score, wanted)
-    rng, found = np.random.default_rng(seed), []
+    rng, values = np.random.default_rng(seed), []
     for _ in range(draws):
         drawn = rng.integers(len(score), size=len(score))
         if 0 < wanted[drawn].sum() < len(drawn):
-            found.append(auroc(score[drawn], wanted[drawn]))
-    low, high = np.percentile(found, [2.5, 97.5])
+            values.append(auroc(score[drawn], wanted[drawn]))
+    low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)

@@ -15,9 +15,9 @@ import numpy as np
 def calibration_error(probability_NC: np.ndarray, truth_N: np.ndarray, bins: int = 15) -> float:
     """How far confidence and accuracy are apart, on average over records: 0 … 1, 0 is best. truth:
     (N,) class of each, -1 for one that is none of the C."""
-    sure, right = probability_NC.max(1), probability_NC.argmax(1) == truth_N
-    at = np.minimum((sure * bins).astype(int), bins - 1)
-    gap = np.bincount(at, weights=sure - right, minlength=bins)
+    confidence, right = probability_NC.max(1), probability_NC.argmax(1) == truth_N
+    bin_N = np.minimum((confidence * bins).astype(int), bins - 1)
+    gap = np.bincount(bin_N, weights=confidence - right, minlength=bins)
     return float(np.abs(gap).sum() / len(truth_N))
 
 

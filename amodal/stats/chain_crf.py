@@ -26,20 +26,20 @@ def viterbi(scores: Ragged, beta: float) -> Ragged:
     """
     if beta < 0:
         raise ValueError(f"beta must be at least 0, got {beta}.")
-    found = [_one(each, beta) for each in scores.split()]
-    flat = torch.cat(found) if found else scores.lengths[:0]
+    paths = [_best_path(score_WR, beta) for score_WR in scores.split()]
+    flat = torch.cat(paths) if paths else scores.lengths[:0]
     return Ragged(flat, scores.lengths)
 
 
-def _one(score_WR: Tensor, beta: float) -> Tensor:
+def _best_path(score_WR: Tensor, beta: float) -> Tensor:
     if not len(score_WR):
         return torch.zeros(0, dtype=torch.int64, device=score_WR.device)
     total, back = score_WR[0], []
-    own = torch.arange(score_WR.shape[1], device=score_WR.device)
+    regions = torch.arange(score_WR.shape[1], device=score_WR.device)
     for score_R in score_WR[1:]:
         best = total.argmax()
         stays = total + beta >= total[best]
-        back.append(torch.where(stays, own, best))
+        back.append(torch.where(stays, regions, best))
         total = score_R + torch.where(stays, total + beta, total[best])
     path = [total.argmax()]
     for step in reversed(back):

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -98,7 +99,7 @@ def spectral(
     }
 
 
-def matched_accuracy(truth_N: Sequence, cluster_N: Sequence) -> float:
+def matched_accuracy(truth_N: ArrayLike, cluster_N: ArrayLike) -> float:
     """The share of rows that are right when each cluster is called after a class of its own so that
     most are (Hungarian algorithm); clusters beyond the number of classes are called nothing."""
     from scipy.optimize import linear_sum_assignment
@@ -109,7 +110,7 @@ def matched_accuracy(truth_N: Sequence, cluster_N: Sequence) -> float:
     return float(table[linear_sum_assignment(-table)].sum() / len(i))
 
 
-def adjusted_mutual_information(one_N: Sequence, other_N: Sequence) -> float:
+def adjusted_mutual_information(one_N: ArrayLike, other_N: ArrayLike) -> float:
     """1 for equal divisions, 0 on average for independent ones. Of two divisions into one part each
     it is 1."""
     (i, a), (j, b) = (
@@ -121,8 +122,8 @@ def adjusted_mutual_information(one_N: Sequence, other_N: Sequence) -> float:
         return 1.0
     table = np.zeros((len(a), len(b)))
     np.add.at(table, (i, j), 1)
-    p, there = table / n, table > 0
-    mutual = (p[there] * np.log((p / np.outer(a / n, b / n))[there])).sum()
+    p, joint = table / n, table > 0
+    mutual = (p[joint] * np.log((p / np.outer(a / n, b / n))[joint])).sum()
     expected = _expected(a, b, n)
     most = (_entropy(a / n) + _entropy(b / n)) / 2 - expected
     return float((mutual - expected) / (max(most, np.finfo(float).eps) if most >= 0 else most))

@@ -8,6 +8,7 @@ leave-one-out errors, so that each penalty would take a fit for each record.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -45,14 +46,8 @@ class Gaussian:
         total = a_ND.new_zeros(len(a_ND), len(b_MD), dtype=torch.float64)
         for start, stop, width, weight in self.parts:
             if weight:
-                total += (
-                    weight
-                    * (
-                        torch.cdist(a_ND[:, start:stop].double(), b_MD[:, start:stop].double())
-                        / width
-                    )
-                    ** 2
-                )
+                a, b = a_ND[:, start:stop].double(), b_MD[:, start:stop].double()
+                total += weight * (torch.cdist(a, b) / width) ** 2
         return (-total).exp()
 
 
@@ -75,19 +70,17 @@ def kernel_ridge(
         )
     middle, k = y_NK.double().mean(0), kernel(x_ND, x_ND)
     residual = y_NK.double() - middle
-    centred = (
-        k - k.mean(0) - k.mean(1, keepdim=True) + k.mean()
-    )  # so that the constant is free and has no penalty
-    values, vectors = torch.linalg.eigh(centred)
-    values, inner, best = values.clamp_min(0), vectors.T @ residual, None
-    for penalty in penalties:
+    # centred, so that the constant is free and has no penalty
+    values, vectors = torch.linalg.eigh(k - k.mean(0) - k.mean(1, keepdim=True) + k.mean())
+    values, inner = values.clamp_min(0), vectors.T @ residual
+    least, weights = math.nan, residual
+    for number, penalty in enumerate(penalties):
         shrink = values / (values + penalty)
         leverage = vectors.square() @ shrink + 1 / len(x_ND)
-        errors = (residual - vectors @ (shrink[:, None] * inner)) / (1 - leverage).clamp_min(1e-9)[
-            :, None
-        ]
+        fitted = vectors @ (shrink[:, None] * inner)
+        errors = (residual - fitted) / (1 - leverage).clamp_min(1e-9)[:, None]
         error = float(errors.square().sum(1).mean())
-        if best is None or error < best[0]:
-            best = error, vectors @ (inner / (values + penalty)[:, None])
-    offset = middle - (k @ best[1]).mean(0)
-    return (lambda new: kernel(new, x_ND) @ best[1] + offset), best[0]
+        if not number or error < least:
+            least, weights = error, vectors @ (inner / (values + penalty)[:, None])
+    offset = middle - (k @ weights).mean(0)
+    return (lambda new: kernel(new, x_ND) @ weights + offset), least

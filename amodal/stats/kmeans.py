@@ -31,8 +31,8 @@ def kmeans(
         )
     x = x_ND.double().cpu()
     generator = torch.Generator().manual_seed(seed)
-    found = [_lloyd(x, _start(x, clusters, generator), steps) for _ in range(tries)]
-    label, centres, _ = min(found, key=lambda each: float(each[2]))
+    runs = [_lloyd(x, _start(x, clusters, generator), steps) for _ in range(tries)]
+    label, centres, _ = min(runs, key=lambda run: float(run[2]))
     return label.to(x_ND.device), centres.to(x_ND.device)
 
 
@@ -44,24 +44,24 @@ def assign(x_ND: Tensor, centres_KD: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _start(x_ND: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
-    at = [int(torch.randint(len(x_ND), (), generator=generator))]
-    square = assign(x_ND, x_ND[at])[1]
+    """Initial centres by greedy k-means++."""
+    chosen = [int(torch.randint(len(x_ND), (), generator=generator))]
+    square = assign(x_ND, x_ND[chosen])[1]
     drawn = 2 + int(math.log(clusters))
-    while len(at) < clusters:
+    while len(chosen) < clusters:
         draw = torch.rand(drawn, dtype=torch.float64, generator=generator)
         total = square.cumsum(0)
-        among = (
-            torch.searchsorted(total, draw * total[-1], right=True)
-            .clamp(max=len(x_ND) - 1)
-            .tolist()
-        )
-        left = [torch.minimum(square, assign(x_ND, x_ND[i : i + 1])[1]) for i in among]
-        best = min(range(drawn), key=lambda i: float(left[i].sum()))
-        at, square = [*at, among[best]], left[best]
-    return x_ND[at]
+        index = torch.searchsorted(total, draw * total[-1], right=True).clamp(max=len(x_ND) - 1)
+        candidates = index.tolist()
+        squares = [torch.minimum(square, assign(x_ND, x_ND[i : i + 1])[1]) for i in candidates]
+        sums = [float(s.sum()) for s in squares]
+        best = sums.index(min(sums))
+        chosen, square = [*chosen, candidates[best]], squares[best]
+    return x_ND[chosen]
 
 
 def _lloyd(x_ND: Tensor, centres_KD: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Clusters, centres and the sum of squared distances after at most `steps` iterations."""
     label, square = assign(x_ND, centres_KD)
     for _ in range(steps):
         count = torch.bincount(label, minlength=len(centres_KD)).to(x_ND.dtype)[:, None]

@@ -13,6 +13,7 @@ probes`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,9 +25,12 @@ PENALTIES = (1e-1, 1e0, 1e1, 1e2, 1e3, 1e4)
 """Of the sum of losses over records, for features of unit variance (the inverse of scikit-learn's
 C)."""
 
-TUNED_ON = 8192  # records: more do not change which penalty is best by much
-CELLS = 2**24
-STRETCH = 4096  # records whose squares stay in the cache
+TUNED_ON = 8192
+"""Records that the penalty is chosen on; more do not change which is best by much."""
+MAX_LOGITS = 2**24
+"""Computed at once."""
+CHUNK = 4096
+"""Records whose squares stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +48,16 @@ class Scaled:
         mean = x_ND.mean(0)
         z = x_ND - mean
         # torch's own deviation over the first dimension takes four times as long
-        std = (
-            sum((part.square().sum(0) for part in z.split(STRETCH)), torch.zeros_like(mean))
-            .div(len(z))
-            .sqrt()
-        )
+        squares = (part.square().sum(0) for part in torch.split(z, CHUNK))
+        std = sum(squares, torch.zeros_like(mean)).div(len(z)).sqrt()
         inverse = torch.where(
             std > 1e-6 * std.max().clamp_min(1e-30), 1 / std.clamp_min(1e-30), torch.zeros_like(std)
         )
         z.mul_(inverse)
         tall = len(z) >= z.shape[1]
         s, u = torch.linalg.eigh((z.T @ z if tall else z @ z.T).double())
-        kept = s > 1e-7 * s[-1].clamp_min(1e-30)  # float32 features hold nothing below
-        s, u = s[kept], u[:, kept]
+        nonzero = s > 1e-7 * s[-1].clamp_min(1e-30)  # float32 features hold nothing below
+        s, u = s[nonzero], u[:, nonzero]
         v = u if tall else z.T.double() @ u / s.sqrt()
         return Scaled(z, mean, inverse, s.to(z.dtype), v.to(z.dtype))
 
@@ -73,7 +74,7 @@ def logistic(
     """Weights (D, K), bias (K,) and the penalty they were chosen with, by the log-loss of held-out
     records: a quarter of them, or five folds where there are fewer than 2,000."""
     shuffled = torch.randperm(len(x_ND), generator=torch.Generator().manual_seed(seed))
-    limit = max(1000, min(TUNED_ON, CELLS // (len(PENALTIES) * classes)))
+    limit = max(1000, min(TUNED_ON, MAX_LOGITS // (len(PENALTIES) * classes)))
     tuned = shuffled[:limit].sort().values
     everything = len(tuned) == len(x_ND)
     scaled = Scaled.of(x_ND if everything else x_ND[tuned])
@@ -94,8 +95,8 @@ def _choose(scaled: Scaled, y: Tensor, classes: int, seed: int) -> float:
     if n < 2 * folds:
         return PENALTIES[len(PENALTIES) // 2]
     used = folds if n < 2000 else 1
-    kept = torch.stack([fold != f for f in range(used)], 1)
-    mask = kept.repeat_interleave(len(PENALTIES), 1).to(scaled.z.dtype)
+    in_fold = torch.stack([fold != f for f in range(used)], 1)
+    mask = in_fold.repeat_interleave(len(PENALTIES), 1).to(scaled.z.dtype)
     # which penalty is best shows long before the last digits of the weights do
     w, b = solve(scaled, y, classes, torch.tensor(PENALTIES).repeat(used), mask, tolerance=1e-2)
     logits = (scaled.z @ w.flatten(1)).view(n, *b.shape) + b
@@ -123,7 +124,7 @@ def solve(
     penalties = penalties_P.to(z.dtype)
     scale = (0.5 * scaled.s[:, None] + penalties).rsqrt()  # (R, P)
     bias_scale = (0.5 * n) ** -0.5
-    chunk = max(1, CELLS // (problems * classes))
+    chunk = max(1, MAX_LOGITS // (problems * classes))
 
     def weights(u: Tensor) -> Tensor:
         return v @ (scale[:, :, None] * u[:-1]).flatten(1)
@@ -133,23 +134,22 @@ def solve(
         loss, g, gb = z.new_zeros(problems), torch.zeros_like(w), torch.zeros_like(b)
         for i in range(0, n, chunk):
             zi, yi = z[i : i + chunk], y_N[i : i + chunk]
-            at = torch.arange(len(yi))
+            row = torch.arange(len(yi))
             logits = (zi @ w).view(len(yi), problems, classes) + b
             total = logits.logsumexp(2)
-            own = total - logits[at, :, yi]
-            rest = logits.sub_(total[:, :, None]).exp_()
-            rest[at, :, yi] -= 1
+            entropy = total - logits[row, :, yi]
+            residual = logits.sub_(total[:, :, None]).exp_()  # probabilities - one-hot
+            residual[row, :, yi] -= 1
             if mask_NP is not None:
-                rest *= mask_NP[i : i + chunk, :, None]
-                own = own * mask_NP[i : i + chunk]
-            loss += own.sum(0)
-            g += zi.T @ rest.flatten(1)
-            gb += rest.sum(0)
-        turned = scale[:, :, None] * u[:-1]
-        loss = loss + 0.5 * penalties * turned.square().sum((0, 2))
-        g = (v.T @ g).view(-1, problems, classes) * scale[:, :, None] + (penalties * scale)[
-            :, :, None
-        ] * turned
+                residual *= mask_NP[i : i + chunk, :, None]
+                entropy = entropy * mask_NP[i : i + chunk]
+            loss += entropy.sum(0)
+            g += zi.T @ residual.flatten(1)
+            gb += residual.sum(0)
+        rotated = scale[:, :, None] * u[:-1]
+        loss = loss + 0.5 * penalties * rotated.square().sum((0, 2))
+        decay = (penalties * scale)[:, :, None] * rotated
+        g = (v.T @ g).view(-1, problems, classes) * scale[:, :, None] + decay
         return loss, torch.cat([g, bias_scale * gb[None]])
 
     u = _lbfgs(
@@ -159,7 +159,12 @@ def solve(
 
 
 def _lbfgs(
-    loss_and_gradient, u: Tensor, *, iterations: int = 100, tolerance: float = 1e-3, memory: int = 8
+    loss_and_gradient: Callable[[Tensor], tuple[Tensor, Tensor]],
+    u: Tensor,
+    *,
+    iterations: int = 100,
+    tolerance: float = 1e-3,
+    memory: int = 8,
 ) -> Tensor:
     """u (R, P, K): P independent problems side by side (Nocedal & Wright, algorithm 7.4), each
     stopped at its own pace.
@@ -172,21 +177,23 @@ def _lbfgs(
 
     loss, gradient = loss_and_gradient(u)
     first = dot(gradient, gradient)
-    steps, turns, inverses = [], [], []
+    # changes of u, changes of the gradient, and one over their product
+    steps, changes = list[Tensor](), list[Tensor]()
+    inverses = list[Tensor]()
     for _ in range(iterations):
         running = dot(gradient, gradient) > tolerance**2 * first
         if not running.any():
             break
         direction, factors = gradient.clone(), []
-        for s, t, r in zip(reversed(steps), reversed(turns), reversed(inverses)):
+        for s, t, r in zip(reversed(steps), reversed(changes), reversed(inverses)):
             factors.append(r * dot(s, direction))
             direction -= factors[-1][:, None] * t
         if steps:
-            curvature = inverses[-1] * dot(turns[-1], turns[-1])
+            curvature = inverses[-1] * dot(changes[-1], changes[-1])
             direction *= torch.where(
                 curvature > 0, 1 / curvature.clamp_min(1e-30), torch.ones_like(curvature)
             )[:, None]
-        for s, t, r, a in zip(steps, turns, inverses, reversed(factors)):
+        for s, t, r, a in zip(steps, changes, inverses, reversed(factors)):
             direction += (a - r * dot(t, direction))[:, None] * s
         direction = torch.where((dot(direction, gradient) > 0)[:, None], direction, gradient)
         trial = u - torch.where(running[:, None], direction, torch.zeros_like(direction))
@@ -196,10 +203,10 @@ def _lbfgs(
             trial = torch.where(worse[:, None], u - gradient, trial)
             new_loss, new_gradient = loss_and_gradient(trial)
             inverses = [torch.where(worse, torch.zeros_like(r), r) for r in inverses]
-        step, turn = trial - u, new_gradient - gradient
-        product = dot(step, turn)
-        usable = product > 1e-10 * dot(turn, turn)
-        steps, turns = [*steps[1 - memory :], step], [*turns[1 - memory :], turn]
+        step, change = trial - u, new_gradient - gradient
+        product = dot(step, change)
+        usable = product > 1e-10 * dot(change, change)
+        steps, changes = [*steps[1 - memory :], step], [*changes[1 - memory :], change]
         inverses = [
             *inverses[1 - memory :],
             torch.where(usable, 1 / product.clamp_min(1e-30), torch.zeros_like(product)),

@@ -34,8 +34,7 @@ def mean_iou(guess: Tensor, truth: Tensor, classes: int) -> float:
     known = truth >= 0
     if not known.any():
         raise AmodalError("no pixel has a known class, so there is nothing to compare")
-    table = torch.bincount(truth[known] * classes + guess[known], minlength=classes**2).view(
-        classes, classes
-    )
+    pairs = truth[known] * classes + guess[known]
+    table = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
     hit, either = table.diagonal(), table.sum(0) + table.sum(1) - table.diagonal()
     return float((hit[either > 0] / either[either > 0]).mean())

@@ -27,7 +27,8 @@ def spearman(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -
     Raises AmodalError for unequal lengths and fewer than two pairs."""
     if len(a) != len(b) or len(a) < 2:
         raise AmodalError(
-            f"a rank correlation needs two lists of one length, at least 2, not of {len(a)} and {len(b)}"
+            "a rank correlation needs two lists of one length, at least 2, "
+            f"not of {len(a)} and {len(b)}"
         )
     x, y = (average_ranks(np.asarray(v, dtype=np.float64)) for v in (a, b))
     x, y = x - x.mean(), y - y.mean()

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from amodal.masking.hashing import uniform
 
-LEAST = 4
-"""Points below which nothing is fitted."""
+MIN_POINTS = 4
+"""Below which nothing is fitted."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Similarity:
         """(..., P, 3) of the object's space where the camera sees them."""
         return self.scale[..., None, None] * x_P3 @ self.rotation.mT + self.shift[..., None, :]
 
-    def back(self, y_P3: Tensor) -> Tensor:
+    def inverse(self, y_P3: Tensor) -> Tensor:
         """(..., P, 3) that the camera sees in the object's space."""
         return (y_P3 - self.shift[..., None, :]) @ self.rotation / self.scale[..., None, None]
 
@@ -71,7 +71,7 @@ def umeyama(x_P3: Tensor, y_P3: Tensor, weight_P: Tensor) -> Similarity:
 def ransac(
     x_NP3: Tensor,
     y_NP3: Tensor,
-    there_NP: Tensor,
+    valid_NP: Tensor,
     seeds_N: Tensor,
     *,
     near: float,
@@ -85,9 +85,9 @@ def ransac(
     fits to `draws` random pairs, drawn (with repetition) from the rows' seeds. Rows of fewer than 4
     pairs are fitted to what they have, and nothing agrees.
     """
-    n, p = there_NP.shape
-    x, y, count = x_NP3.double(), y_NP3.double(), there_NP.sum(1)
-    order = torch.argsort((~there_NP).long(), dim=1, stable=True)  # those that there are, first
+    n, p = valid_NP.shape
+    x, y, count = x_NP3.double(), y_NP3.double(), valid_NP.sum(1)
+    order = torch.argsort((~valid_NP).long(), dim=1, stable=True)  # valid ones first
     number = torch.arange(tries * draws, device=x.device)
     pick = (
         (uniform(seeds_N[:, None], number).double() * count[:, None])
@@ -96,19 +96,19 @@ def ransac(
     )
     pick = torch.gather(order, 1, pick)[..., None].expand(-1, -1, 3)
     some_x, some_y = (torch.gather(v, 1, pick).view(n, tries, draws, 3) for v in (x, y))
-    found = umeyama(some_x, some_y, torch.ones_like(some_x[..., 0]))
-    agree = ((found.back(y[:, None]) - x[:, None]).norm(dim=-1) <= near) & there_NP[:, None]
+    fits = umeyama(some_x, some_y, torch.ones_like(some_x[..., 0]))
+    agree = ((fits.inverse(y[:, None]) - x[:, None]).norm(dim=-1) <= near) & valid_NP[:, None]
     best = agree.sum(2).argmax(1)
-    inside = agree[torch.arange(n, device=x.device), best] & (count >= LEAST)[:, None]
-    enough = inside.sum(1) >= LEAST
-    fit = umeyama(x, y, inside).where(enough, umeyama(x, y, there_NP))
+    inside = agree[torch.arange(n, device=x.device), best] & (count >= MIN_POINTS)[:, None]
+    enough = inside.sum(1) >= MIN_POINTS
+    fit = umeyama(x, y, inside).where(enough, umeyama(x, y, valid_NP))
     return fit, inside & enough[:, None]
 
 
 def bidirectional_filter(
     x_NP3: Tensor,
     y_NP3: Tensor,
-    there_NP: Tensor,
+    valid_NP: Tensor,
     seeds_N: Tensor,
     *,
     near: float,
@@ -125,13 +125,14 @@ def bidirectional_filter(
     are left may still be wrong, so the last fit is one of `ransac` too. Rows of which fewer than 4
     pairs are left keep none, and the first fit.
     """
-    settings = {"near": near, "tries": tries, "draws": draws}
-    first, _ = ransac(x_NP3, y_NP3, there_NP, seeds_N, **settings)
-    distance = torch.cdist(first.back(y_NP3.double()), x_NP3.double())  # (N, points, coordinates)
-    absent = ~there_NP
+    first, _ = ransac(x_NP3, y_NP3, valid_NP, seeds_N, near=near, tries=tries, draws=draws)
+    distance = torch.cdist(
+        first.inverse(y_NP3.double()), x_NP3.double()
+    )  # (N, points, coordinates)
+    absent = ~valid_NP
     of_points = distance.masked_fill(absent[:, None, :], torch.inf).amin(2)
     of_coordinates = distance.masked_fill(absent[:, :, None], torch.inf).amin(1)
-    left = there_NP & (of_points <= near) & (of_coordinates <= far)
-    enough = left.sum(1) >= LEAST
-    second, _ = ransac(x_NP3, y_NP3, left, seeds_N, **settings)
+    left = valid_NP & (of_points <= near) & (of_coordinates <= far)
+    enough = left.sum(1) >= MIN_POINTS
+    second, _ = ransac(x_NP3, y_NP3, left, seeds_N, near=near, tries=tries, draws=draws)
     return second.where(enough, first), left & enough[:, None]

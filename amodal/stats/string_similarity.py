@@ -29,7 +29,7 @@ def edit_distances(query: str, keys: Sequence[str]) -> np.ndarray:
         ) from None
     if not len(keys):
         return np.zeros(0, dtype=np.int64)
-    return cdist([query], keys, scorer=Levenshtein.distance, dtype=np.int64)[0]
+    return np.asarray(cdist([query], keys, scorer=Levenshtein.distance, dtype=np.int64)[0])
 
 
 def edit_similarity(query: str, keys: Sequence[str]) -> np.ndarray:
@@ -47,5 +47,5 @@ def ngrams(text: str, n: int = 3) -> set[str]:
 def jaccard(query: str, keys: Sequence[set[str]], n: int = 3) -> np.ndarray:
     """(len(keys),) float64: of the n-grams that either text has, the share that both have. keys:
     `ngrams` of each."""
-    own = ngrams(query, n)
-    return np.array([len(own & k) / len(own | k) for k in keys])
+    grams = ngrams(query, n)
+    return np.array([len(grams & k) / len(grams | k) for k in keys])

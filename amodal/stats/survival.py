@@ -29,6 +29,7 @@ def concordance(risk_N: np.ndarray, time_N: np.ndarray, event_N: np.ndarray) -> 
     higher risk; ties of risk count half. .5 by chance. NaN if no pair can be compared. Agrees with
     `concordance_index_censored` of scikit-survival."""
     event_N = event_N.astype(bool)
+    # last seen at the same time without the event is later, as the event is still to come
     later = (time_N[:, None] < time_N) | (time_N[:, None] == time_N) & ~event_N
     known = event_N[:, None] & later
     higher = (risk_N[:, None] > risk_N) + 0.5 * (risk_N[:, None] == risk_N)
@@ -44,7 +45,7 @@ def cox(
     value = partial_likelihood(x @ w, time_N, event_N) - penalty / 2 * w.square().sum()
     for _ in range(steps):
         gradient, curvature = _derivatives(x, x @ w, time_N, event_N)
-        step = torch.linalg.solve(
+        step: Tensor = torch.linalg.solve(
             curvature + penalty * torch.eye(len(w), dtype=w.dtype), gradient - penalty * w
         )
         for _ in range(20):
@@ -57,9 +58,10 @@ def cox(
             step = step / 2
         else:
             return w
-        w, gain, value = w + step, float(new - value), new
+        gain = float(new - value)
+        w, value = w + step, new
         if gain < 1e-9:
-            return w
+            break
     return w
 
 
@@ -69,7 +71,8 @@ def partial_likelihood(risk_N: Tensor, time_N: Tensor, event_N: Tensor) -> Tenso
     order, last = _falling(time_N)
     risk = risk_N.double()[order]
     log_sum = risk.logcumsumexp(0)[last]
-    return ((risk - log_sum) * event_N.double()[order]).sum()
+    likelihood: Tensor = ((risk - log_sum) * event_N.double()[order]).sum()
+    return likelihood
 
 
 def _falling(time: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,22 +102,23 @@ def _derivatives(x: Tensor, risk: Tensor, time: Tensor, event: Tensor) -> tuple[
 def kaplan_meier(
     time_N: np.ndarray,
     event_N: np.ndarray,
-    at_T: np.ndarray,
+    query_T: np.ndarray,
     weight_N: np.ndarray | None = None,
     *,
-    lost: bool = False,
+    censoring: bool = False,
 ) -> np.ndarray:
     """(T,) the share that is still without the event after each time of `at`. weight: of records, 1
     unless given. lost: instead the share that is still seen, with those who have the event at a
     time out of sight from then on."""
     event, weight = event_N.astype(bool), np.ones(len(time_N)) if weight_N is None else weight_N
     times, place = np.unique(time_N, return_inverse=True)
-    came, went = (np.bincount(place, weight * which, len(times)) for which in (event, ~event))
-    there = (came + went)[::-1].cumsum()[::-1].astype(np.float64)
-    if lost:
-        there, came = there - came, went
-    left = np.cumprod(1 - np.divide(came, there, out=np.zeros_like(there), where=there > 0))
-    return np.concatenate([[1.0], left])[np.searchsorted(times, at_T, side="right")]
+    came, censored = (np.bincount(place, weight * which, len(times)) for which in (event, ~event))
+    at_risk = (came + censored)[::-1].cumsum()[::-1].astype(np.float64)
+    if censoring:
+        at_risk, came = at_risk - came, censored
+    hazard = np.divide(came, at_risk, out=np.zeros_like(at_risk), where=at_risk > 0)
+    curve = np.concatenate([[1.0], np.cumprod(1 - hazard)])
+    return curve[np.searchsorted(times, query_T, side="right")]
 
 
 def log_rank(time_N: np.ndarray, event_N: np.ndarray, second_N: np.ndarray) -> tuple[float, float]:
@@ -127,7 +131,8 @@ def log_rank(time_N: np.ndarray, event_N: np.ndarray, second_N: np.ndarray) -> t
 
     event, second = event_N.astype(bool), second_N.astype(bool)
     groups = (
-        CensoredData(time_N[who & event], right=time_N[who & ~event]) for who in (second, ~second)
+        CensoredData(time_N[members & event], right=time_N[members & ~event])
+        for members in (second, ~second)
     )
     with np.errstate(invalid="ignore"):
         result = logrank(*groups)
@@ -141,42 +146,39 @@ Patients = tuple[Tensor, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Fitted:
+class CoxModel:
     """A Cox regression: log hazards, and with Breslow's baseline how likely it is to be without the
     event yet."""
 
     mean: Tensor
     spread: Tensor
-    kept: Tensor
+    varying: Tensor
     w: Tensor
     times: np.ndarray
-    hazard: np.ndarray  # cumulative, of a record of risk 0, after each of `times`
+    hazard: np.ndarray
 
     def risk(self, x_ND: Tensor) -> np.ndarray:
         """(N,)"""
-        return (((x_ND.double() - self.mean) / self.spread)[:, self.kept] @ self.w).numpy()
+        x = ((x_ND.double() - self.mean) / self.spread)[:, self.varying]
+        return (x @ self.w).numpy()
 
-    def curves(self, risk_N: np.ndarray, at_T: np.ndarray) -> np.ndarray:
+    def curves(self, risk_N: np.ndarray, query_T: np.ndarray) -> np.ndarray:
         """(N, T) probability to be without the event after each time of `at`."""
-        hazard = np.concatenate([[0.0], self.hazard])[
-            np.searchsorted(self.times, at_T, side="right")
-        ]
-        return np.exp(-np.exp(np.clip(risk_N, -50, 50))[:, None] * hazard)
+        place = np.searchsorted(self.times, query_T, side="right")
+        hazard = np.concatenate([[0.0], self.hazard])[place]
+        curves: np.ndarray = np.exp(-np.exp(np.clip(risk_N, -50, 50))[:, None] * hazard)
+        return curves
 
 
-def fitted(
+def fit_cox(
     train: Patients, *, penalties: Sequence[float] = PENALTIES, folds: int = 5, seed: int = 0
-) -> Fitted:
+) -> CoxModel:
     """A Cox regression whose penalty has the best held-out partial likelihood (that of everybody
     minus that of the training folds: Verweij and van Houwelingen 1993)."""
-    x, time, event = (
-        train[0].double(),
-        torch.from_numpy(train[1]).double(),
-        torch.from_numpy(train[2]).double(),
-    )
+    x, time, event = train[0].double(), *(torch.from_numpy(y).double() for y in train[1:])
     mean, spread = x.mean(0), x.std(0, correction=0)
-    kept = spread > 1e-6 * spread.max()
-    x = ((x - mean) / spread)[:, kept]
+    varying = spread > 1e-6 * spread.max()
+    x = ((x - mean) / spread)[:, varying]
     fold = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)) % folds
 
     def held_out(penalty: float) -> float:
@@ -189,16 +191,16 @@ def fitted(
         return total
 
     w = cox(x, time, event, max(penalties, key=held_out))
-    return Fitted(mean, spread, kept, w, *_baseline(x @ w, time, event))
+    return CoxModel(mean, spread, varying, w, *_baseline(x @ w, time, event))
 
 
 def _baseline(risk: Tensor, time: Tensor, event: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Times of events, ascending, and Breslow's cumulative hazard after each."""
     order, last = _falling(time)
-    there = risk[order].logcumsumexp(0)[last]
+    log_at_risk = risk[order].logcumsumexp(0)[last]
     came = event[order].bool()
     times, place = np.unique(time[order][came].numpy(), return_inverse=True)
-    return times, np.bincount(place, (-there[came]).exp().numpy(), len(times)).cumsum()
+    return times, np.bincount(place, (-log_at_risk[came]).exp().numpy(), len(times)).cumsum()
 
 
 def survival(
@@ -210,6 +212,5 @@ def survival(
     seed: int = 0,
 ) -> float:
     """C of the test records, from the Cox regression that is `fitted` to the training ones."""
-    return concordance(
-        fitted(train, penalties=penalties, folds=folds, seed=seed).risk(test[0]), test[1], test[2]
-    )
+    model = fit_cox(train, penalties=penalties, folds=folds, seed=seed)
+    return concordance(model.risk(test[0]), test[1], test[2])

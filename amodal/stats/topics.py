@@ -14,6 +14,7 @@ be the same on every rank. A test compares the mixtures with scikit-learn's.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,10 +25,11 @@ from amodal.core import AmodalError, name_code
 
 WORD = re.compile(r"[^\W\d_]{2,}")
 STOP = frozenset(
-    "a about after all also an and any are as at be been before but by can could did do does for from had has have he her here his "
-    "how if in into is it its just may me more most my no nor not of off on one only or other our out over own said same she so some "
-    "such than that the their them then there these they this those to too under up us very was we were what when where which who "
-    "why will with would you your".split()
+    "a about after all also an and any are as at be been before but by can could did do does "
+    "for from had has have he her here his how if in into is it its just may me more most my "
+    "no nor not of off on one only or other our out over own said same she so some such than "
+    "that the their them then there these they this those to too under up us very was we were "
+    "what when where which who why will with would you your".split()
 )
 """English function words. Those of other languages fall out with words that many texts have."""
 
@@ -52,7 +54,6 @@ class Topics(nn.Module):
     """
 
     weight: Tensor
-    kept: Tensor
 
     def __init__(
         self,
@@ -67,48 +68,46 @@ class Topics(nn.Module):
         super().__init__()
         if topics < 2 or buckets < 2 or least < 1 or not 0 < most <= 1:
             raise AmodalError(
-                f"topics and buckets must be at least 2, least at least 1 and most in (0, 1], not {topics}, {buckets}, {least}, {most}"
+                "topics and buckets must be at least 2, least at least 1 and most in (0, 1], "
+                f"not {topics}, {buckets}, {least}, {most}"
             )
-        self.least, self.most, self.steps, self.inner, self.prior = (
-            least,
-            most,
-            steps,
-            inner,
-            1 / topics,
-        )
+        self.least, self.most, self.prior = least, most, 1 / topics
+        self.steps, self.inner = steps, inner
         gamma = torch.distributions.Gamma(torch.tensor(100.0), torch.tensor(100.0))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # the same topics for every seed of what learns from them
-            self.register_buffer(
-                "weight", gamma.sample((topics, buckets))
-            )  # lambda of Hoffman et al.
+            torch.manual_seed(0)  # the same topics for every seed of the method that uses them
+            # lambda of Hoffman et al.
+            self.register_buffer("weight", gamma.sample(torch.Size((topics, buckets))))
+        # the name that saved runs have for `vocabulary`
         self.register_buffer("kept", torch.ones(buckets, dtype=torch.bool))
+
+    @property
+    def vocabulary(self) -> Tensor:
+        """(V,) bool: the buckets whose words count."""
+        return self.get_buffer("kept")
 
     def count(self, texts: Sequence[str]) -> Counts:
         """The words that are kept of each text."""
-        kept, found = self.kept.cpu(), []
+        vocabulary, entries = self.vocabulary.cpu(), []
         for i, text in enumerate(texts):
-            bag: dict[int, int] = {}
-            for word in WORD.findall(text.lower()):
-                if word not in STOP:
-                    bucket = name_code(word) % len(kept)
-                    bag[bucket] = bag.get(bucket, 0) + 1
-            found += [(i, bucket, times) for bucket, times in sorted(bag.items())]
-        table = torch.tensor(found, dtype=torch.int64).view(-1, 3)
-        table = table[kept[table[:, 1]]].to(self.weight.device)
+            words = (word for word in WORD.findall(text.lower()) if word not in STOP)
+            counts = Counter(name_code(word) % len(vocabulary) for word in words)
+            entries += [(i, bucket, times) for bucket, times in sorted(counts.items())]
+        table = torch.tensor(entries, dtype=torch.int64).view(-1, 3)
+        table = table[vocabulary[table[:, 1]]].to(self.weight.device)
         return Counts(len(texts), table[:, 0], table[:, 1], table[:, 2].to(self.weight.dtype))
 
     @torch.no_grad()
     def fit(self, texts: Sequence[str]) -> Topics:
         """Choose the words and estimate the topics. Raises AmodalError if no word is left."""
-        self.kept.fill_(True)
+        self.vocabulary.fill_(True)
         counts = self.count(texts)
-        having = torch.bincount(counts.word, minlength=len(self.kept))
-        self.kept.copy_((having >= self.least) & (having <= self.most * len(texts)))
-        if not self.kept.any():
+        having = torch.bincount(counts.word, minlength=len(self.vocabulary))
+        self.vocabulary.copy_((having >= self.least) & (having <= self.most * len(texts)))
+        if not self.vocabulary.any():
             raise AmodalError(
-                f"no word is in at least {self.least} and at most {self.most:.0%} of the {len(texts):,} texts; lower `least` or raise "
-                "`most`"
+                f"no word is in at least {self.least} and at most {self.most:.0%} of the "
+                f"{len(texts):,} texts; lower `least` or raise `most`"
             )
         counts = self.count(texts)
         for _ in range(self.steps):
@@ -116,14 +115,13 @@ class Topics(nn.Module):
             beta_TK = self.of_words(counts)
             theta_TK = _exp_mean_log(mixture)[counts.text]
             share_TK = theta_TK * beta_TK * (counts.count / (theta_TK * beta_TK).sum(1))[:, None]
-            self.weight.copy_(
-                (self.prior + torch.zeros_like(self.weight.T).index_add(0, counts.word, share_TK)).T
-            )
+            expected = torch.zeros_like(self.weight.T).index_add(0, counts.word, share_TK)
+            self.weight.copy_((self.prior + expected).T)
         return self
 
     def of_words(self, counts: Counts) -> Tensor:
         """(T, K): exp E[log of the word's probability in each topic]."""
-        total = torch.digamma((self.weight * self.kept).sum(1))
+        total = torch.digamma((self.weight * self.vocabulary).sum(1))
         return (torch.digamma(self.weight[:, counts.word]) - total[:, None]).exp().T
 
     def mixture(self, counts: Counts) -> Tensor:

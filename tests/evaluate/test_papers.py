@@ -156,9 +156,9 @@ def test_tf_idf_is_that_of_scikit_learn():
     texts = ["The cat sat, the cat ran.", "A dog ran", "cats and dogs", ""]
     peer = learn.TfidfVectorizer(token_pattern=WORD.pattern)
     want, own = peer.fit_transform(texts).toarray(), TfIdf(texts)
-    order = [peer.vocabulary_[w] for w in own.place]
+    order = [peer.vocabulary_[w] for w in own.vocabulary]
     assert own(texts) == pytest.approx(want[:, order], abs=1e-6)
-    assert list(TfIdf(texts, most=1).place) == ["ran"]
+    assert list(TfIdf(texts, most=1).vocabulary) == ["ran"]
 
 
 def test_the_calibrated_likeness_and_its_mean():
