@@ -1,5 +1,5 @@
-"""How many dimensions vectors fill, counted from their neighbours, and how far one direction rules
-them (the quality of embeddings in MLEM, arXiv:2401.15935)."""
+"""Intrinsic dimension of vectors, estimated from their neighbours, and anisotropy (the quality of
+embeddings in MLEM, arXiv:2401.15935)."""
 
 from __future__ import annotations
 
@@ -31,12 +31,19 @@ def dimension(embeddings: Embeddings) -> list[dict[str, str | float]]:
 
 
 def intrinsic_dimension(z_ND: Tensor, *, trimmed: float = 0.1, tile: int = 1024) -> float:
-    """TwoNN: of each vector the ratio mu of the distances to its second and its first neighbour;
-    the slope, through the origin, of -log(1 - F(mu)) over log mu, F the share of smaller ratios
-    (Facco et al. 2017, Scientific Reports 7:12140).
+    """The TwoNN estimate (Facco et al. 2017, Scientific Reports 7:12140).
 
-    trimmed: share of the largest ratios that are left out (theirs: .1). Vectors equal to another
-    are left out too. NaN for fewer than two ratios.
+    mu is the ratio of the distances of a vector to its second and its first neighbour. The estimate
+    is the slope, through the origin, of -log(1 - F(mu)) over log mu, F the share of smaller ratios.
+    Vectors equal to another are left out.
+
+    Args:
+        z_ND: Vectors.
+        trimmed: Share of the largest ratios that are left out (theirs: .1).
+        tile: Vectors compared at once.
+
+    Returns:
+        The dimension, NaN for fewer than two ratios.
     """
     ratios = []
     for start in range(0, len(z_ND), tile):
@@ -57,9 +64,12 @@ def intrinsic_dimension(z_ND: Tensor, *, trimmed: float = 0.1, tile: int = 1024)
 
 
 def anisotropy(z_ND: Tensor) -> float:
-    """The largest eigenvalue of the vectors' covariance over the sum of all: 1 where they lie on
-    one line, 1 / D where they fill a ball (Razzhigaev et al. 2024, arXiv:2311.05928). NaN where all
-    vectors are equal."""
+    """The largest eigenvalue of the vectors' covariance over the sum of all (Razzhigaev et al.
+    2024, arXiv:2311.05928).
+
+    Returns:
+        1 where vectors lie on one line, 1 / D where they fill a ball, NaN where all are equal.
+    """
     squares = singular_values(z_ND - z_ND.mean(0)).square()
     if not len(squares) or not float(squares.sum()) > 0:
         return float("nan")

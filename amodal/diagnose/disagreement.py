@@ -1,5 +1,4 @@
-"""Which records do not fit: whose fields disagree with each other, and who is unlike the others of
-its class.
+"""Outliers: records whose fields disagree, and records unlike others of their class.
 
 Rizhko and Bloom 2024, arXiv:2411.08842, section on outliers: low average cosine of an object's own
 fields, and of an object to the members of its class. Both find exchanged and mislabelled records.
@@ -19,12 +18,16 @@ from amodal.core.embeddings import vectors as vectors_of
 
 
 def disagreement(z: Embeddings) -> Column:
-    """(N,) from 0 to 2, for the N rows that have two fields or more: one minus the mean cosine of
-    the pairs of fields that the row has.
+    """One minus the mean cosine of the pairs of fields of each row.
 
-    z: vectors in the aligned space. Fields that lie apart as a whole (the modality gap) put up all
-    rows with the same fields alike; compare rows that have the same fields, or centre each field
-    first.
+    Fields that lie apart as a whole (the modality gap) raise all rows with the same fields alike.
+    Compare rows that have the same fields, or centre each field first.
+
+    Args:
+        z: Vectors of the aligned space.
+
+    Returns:
+        (N,) from 0 to 2, for the N rows with two fields or more.
     """
     total = vectors_of(next(iter(z.columns.values()))).new_zeros(z.size)
     pairs = torch.zeros_like(total)
@@ -39,10 +42,17 @@ def disagreement(z: Embeddings) -> Column:
 
 
 def unlike_class(z_ND: Tensor, class_N: Tensor) -> Tensor:
-    """(N,) from 0 to 2: one minus the mean cosine to the other rows of the same class; 1 for the
-    only row of its class.
+    """One minus the mean cosine to the other rows of the same class.
 
-    z_ND: vectors; class_N: (N,) int64. Raises ValueError unless there is one class for each row.
+    Args:
+        z_ND: Vectors.
+        class_N: int64.
+
+    Returns:
+        (N,) from 0 to 2; 1 for the only row of its class.
+
+    Raises:
+        ValueError: Unless there is one class for each row.
     """
     if z_ND.dim() != 2 or class_N.shape != z_ND.shape[:1]:
         raise ValueError(

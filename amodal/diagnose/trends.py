@@ -1,5 +1,5 @@
-"""Which topics grow and which shrink over the years, with a correction for having asked about many
-(analyses of CS-PaperSum, row 35)."""
+"""Which topics grow and which shrink over the years, corrected for multiple tests (analyses of
+CS-PaperSum, row 35)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,15 @@ from amodal.core import AmodalError
 
 @dataclass(frozen=True)
 class Trend:
-    """shares: (Y,) of each year's records that have the topic; slope: of the share, a year; p: of a
-    slope as large by chance, two-sided; q: p after the correction of Benjamini and Hochberg (1995),
-    the share of false alarms among topics of a q so small."""
+    """The trend of one topic.
+
+    Args:
+        shares: (Y,) share of each year's records that have the topic.
+        slope: Of the share, a year.
+        p: Of a slope as large by chance, two-sided.
+        q: p after the correction of Benjamini and Hochberg (1995): the share of false alarms among
+            topics with a q this small.
+    """
 
     shares: np.ndarray
     slope: float
@@ -27,11 +33,19 @@ class Trend:
 def trends(
     years: Sequence[int], topics: Mapping[str, Sequence[bool]], *, draws: int = 2000, seed: int = 0
 ) -> dict[str, Trend]:
-    """topic -> its trend: least squares of having the topic (0 or 1) on the year, over all records;
-    p from `draws` permutations of the years, the same for all topics, (1 + as large) / (1 + draws).
+    """Test each topic for a trend.
 
-    years: (N,) of each record; topics: name -> (N,) whether a record has it. Raises AmodalError
-    where lengths differ or there is one year.
+    The slope is that of least squares of having the topic (0 or 1) on the year, over all records. p
+    = (1 + as large) / (1 + draws), from permutations of the years, the same for all topics.
+
+    Args:
+        years: (N,) of each record.
+        topics: name -> (N,) whether a record has it.
+        draws: Permutations.
+        seed: Of the permutations.
+
+    Raises:
+        AmodalError: If lengths differ or there is one year only.
     """
     year = np.asarray(years, dtype=np.float64)
     if len(np.unique(year)) < 2:
@@ -55,8 +69,15 @@ def trends(
 
 
 def corrected(p: ArrayLike) -> np.ndarray:
-    """(K,) q of each p: the least of K p_(j) / j over all j from its rank up (Benjamini and
-    Hochberg, 1995)."""
+    """q of each p (Benjamini and Hochberg, 1995): the least K p_(j) / j over all j from its rank
+    up.
+
+    Args:
+        p: (K,)
+
+    Returns:
+        (K,)
+    """
     p_K = np.asarray(p, dtype=np.float64)
     order = np.argsort(p_K, kind="stable")
     scaled = p_K[order] * len(p_K) / np.arange(1, len(p_K) + 1)

@@ -1,5 +1,7 @@
-"""How closely the fields of a record agree, all of them at once: the volume that their vectors span
-(Cicchetti et al., ICLR 2025, arXiv:2412.11959, who find that it follows accuracy downstream)."""
+"""Agreement of all fields of a record at once: the volume that their vectors span.
+
+Cicchetti et al., ICLR 2025, arXiv:2412.11959, who find that it follows accuracy downstream.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,15 @@ from amodal.objectives.gram_volume import gram_volume
 
 
 def volume(embeddings: Embeddings) -> list[dict[str, str | float]]:
-    """One row for each set of two or more sources that two or more records have: n, the mean volume
-    of their tuples (0 aligned, 1 orthogonal), that of tuples whose members come from different
-    records, and the share of pairs of one of each in which the true tuple is the smaller (.5 by
-    chance). Volumes of sets of different sizes do not compare."""
+    """One row for each set of two or more sources that two or more records have.
+
+    Volumes of sets of different sizes do not compare.
+
+    Returns:
+        n; `matched`, the mean volume of the records' tuples (0 aligned, 1 orthogonal); `mixed`,
+        that of tuples whose members come from different records; `auroc`, the share of pairs of one
+        of each in which the matched tuple is the smaller (.5 by chance).
+    """
     rows: list[dict[str, str | float]] = []
     for size in range(2, len(embeddings.sources) + 1):
         for names in itertools.combinations(embeddings.sources, size):

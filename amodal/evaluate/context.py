@@ -6,20 +6,45 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor
 
 from amodal.core import AmodalError, unknown
 from amodal.data import Dataset
 from amodal.evaluate.label_choice import LabelChoice
 from amodal.inference.embed import Embedded, embed_values
+from amodal.inference.forward_passes import AnyEncoder
+from amodal.inference.predict import MethodPredictor
+from amodal.nn.heads.supervised import SupervisedHead
+
+AnyHead = SupervisedHead | MethodPredictor
+"""What predicts labels in a run."""
+
+
+@runtime_checkable
+class Run(Protocol):
+    """A trained run, such as an `amodal.Model`, which evaluation may not import.
+
+    Attributes:
+        encoder: What embeds.
+        config: What the run was made with.
+        trained: Hashes of the keys that it was trained on, None if they are unknown.
+        head: What predicts labels, if anything does.
+    """
+
+    encoder: AnyEncoder
+    config: dict[str, Any]
+    trained: np.ndarray | None
+    head: AnyHead | None
+
 
 Pair = tuple[Embedded, Embedded]
 
 
 class EmbeddedParts:
-    """The embedded training and test records of one encoder, computed when they are first needed."""
+    """The embedded training and test records of one encoder, computed when first needed."""
 
     def __init__(self, make: Callable[[], Pair]):
         self._make = make
@@ -56,8 +81,8 @@ class Context:
     label: str | None = None
     options: SimpleNamespace = field(default_factory=SimpleNamespace)
     seed: int = 0
-    model: Any = None
-    encoder: Any = None
+    model: Run | AnyEncoder | None = None
+    encoder: AnyEncoder | None = None
     dataset: Dataset | None = None
     labels: LabelChoice = field(default_factory=lambda: LabelChoice(()))
     first: bool = True
@@ -84,20 +109,21 @@ class Context:
         return self.parts.pair[1]
 
     @property
-    def head(self) -> Any:
+    def head(self) -> AnyHead | None:
         """What predicts labels in the run itself, None in a run without such a head."""
-        return getattr(self.model, "head", None)
+        return self.model.head if isinstance(self.model, Run) else None
 
     @property
     def labels_seen(self) -> bool:
-        """Whether the run learnt from labels. Then nothing may be tested on its training records."""
-        config = getattr(self.model, "config", {})
+        """Whether the run learnt from labels. Then nothing is tested on its training records."""
+        config = self.model.config if isinstance(self.model, Run) else {}
         # configs of format 1 describe the head under `answers`; `nn.saved.saved_head` reads it
         return bool(config.get("answers") or config.get("options", {}).get("label"))
 
     def text_fields(self) -> list[str]:
         """The text fields of the encoder."""
-        return [name for name, m in getattr(self.encoder, "fields", {}).items() if m.takes_prompts]
+        fields = self.encoder.fields if self.encoder is not None else {}
+        return [name for name, modality in fields.items() if modality.takes_prompts]
 
     def text_field(self, name: str = "") -> str:
         """The text field called `name`, the first one for "".
@@ -122,4 +148,6 @@ class Context:
         Returns:
             (n, D) vectors of the aligned space.
         """
-        return embed_values(self.encoder, self.text_field(field), list(sentences))
+        name = self.text_field(field)
+        assert self.encoder is not None, "it has the text field"
+        return embed_values(self.encoder, name, list(sentences))

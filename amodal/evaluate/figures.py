@@ -51,7 +51,7 @@ def report(report: Report, stem: Path) -> list[Path]:
     Returns:
         The files that were written.
     """
-    from amodal.evaluate.protocol_registry import described
+    from amodal.evaluate.protocol_registry import protocol_of_report
 
     made: list[Path | None] = []
     for result in report.results:
@@ -60,7 +60,7 @@ def report(report: Report, stem: Path) -> list[Path]:
             + (f".{result.spec['label']}" if _ambiguous(report, result) else "")
             + ".png"
         )
-        made.append(described(result.protocol).draw(result, Path(name)))
+        made.append(protocol_of_report(result.protocol).draw(result, Path(name)))
     if report.test is not None and len(report.test) > 2:
         label = next(
             (r.spec["label"] for r in report.results if r.spec.get("label") in report.test.labels),

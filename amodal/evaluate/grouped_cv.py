@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -189,14 +190,14 @@ def probe(
 
         matrices = [p for n, p in net.named_parameters() if n.endswith("weight")]
 
-        def loss() -> float:
+        def loss() -> Tensor:
             optimizer.zero_grad()
             entropy = binary_cross_entropy_with_logits(net(x).squeeze(1), y, pos_weight=weight)
             total = entropy + weight_decay * sum(p.square().sum() for p in matrices) / 2
             torch.autograd.backward(total)
-            return total  # type: ignore[return-value]  # torch's types want a float of a closure
+            return total
 
-        optimizer.step(loss)  # type: ignore[no-untyped-call]  # torch has no types for LBFGS
+        cast(Any, optimizer).step(loss)  # torch's LBFGS has no types
 
         def score(x_ND: Tensor) -> Tensor:
             logits: Tensor = net(prepared(x_ND))

@@ -10,13 +10,17 @@ from rich.console import Console
 
 from amodal.core import AmodalError
 from amodal.data import Dataset
+from amodal.evaluate.context import Run
+from amodal.inference.forward_passes import AnyEncoder
 from amodal.train.run_dir import hashes
 
 MIN_TEST_RECORDS = 100
 """Below which the validation part is tested on too, as it was not trained on either."""
 
 
-def parts(model: Any, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+def parts(
+    model: Run | AnyEncoder, dataset: Dataset
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Choose training and test records.
 
     Args:
@@ -56,10 +60,11 @@ def parts(model: Any, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, dict[st
     )
 
 
-def _seen(model: Any, dataset: Dataset) -> tuple[np.ndarray, str]:
+def _seen(model: Run | AnyEncoder, dataset: Dataset) -> tuple[np.ndarray, str]:
     """(N,) bool, which records the model was trained on, and a warning if their keys do not say."""
-    trained = getattr(model, "trained", None)
-    data = getattr(model, "config", {}).get("data", {})
+    run = model if isinstance(model, Run) else None
+    trained = run.trained if run is not None else None
+    data = run.config.get("data", {}) if run is not None else {}
     seen = np.isin(hashes(dataset.keys), [] if trained is None else trained)
     if data.get("fingerprint", dataset.fingerprint) == dataset.fingerprint:
         return seen, ""

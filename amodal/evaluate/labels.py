@@ -130,14 +130,14 @@ def measure(
             vectors = vectors_of(column).float()
             guess = predict(vectors).numpy()
             if number:
-                metrics = of_numbers(truth, guess)
+                metrics = regression_rows(truth, guess)
             else:
-                metrics = of_categories(truth, guess, int(np.bincount(y).argmax()))
+                metrics = classification_rows(truth, guess, int(np.bincount(y).argmax()))
             if calibrated and not number:
                 # `calibrated` is for predictors that have probabilities
                 p = cast(Classifier, predict).probabilities(vectors).double().numpy()
                 counts = np.bincount(y[picked], minlength=len(classes))
-                metrics += of_probabilities(truth, p, counts)
+                metrics += calibration_rows(truth, p, counts)
             results.setdefault(name, []).append(metrics)
     return {name: _summary(per_draw, few is not None) for name, per_draw in results.items()}
 
@@ -170,7 +170,7 @@ def _draws(
     return picked
 
 
-def of_categories(truth: np.ndarray, guess: np.ndarray, most_frequent: int) -> list[Row]:
+def classification_rows(truth: np.ndarray, guess: np.ndarray, most_frequent: int) -> list[Row]:
     """Accuracy and balanced accuracy.
 
     Args:
@@ -197,7 +197,7 @@ def of_categories(truth: np.ndarray, guess: np.ndarray, most_frequent: int) -> l
     ]
 
 
-def of_probabilities(truth: np.ndarray, p: np.ndarray, counts: np.ndarray) -> list[Row]:
+def calibration_rows(truth: np.ndarray, p: np.ndarray, counts: np.ndarray) -> list[Row]:
     """Brier score and expected calibration error.
 
     Args:
@@ -213,7 +213,7 @@ def of_probabilities(truth: np.ndarray, p: np.ndarray, counts: np.ndarray) -> li
     ]
 
 
-def of_numbers(truth: np.ndarray, guess: np.ndarray) -> list[Row]:
+def regression_rows(truth: np.ndarray, guess: np.ndarray) -> list[Row]:
     """R2 and Spearman's correlation.
 
     Args:

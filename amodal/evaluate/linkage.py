@@ -65,7 +65,7 @@ def single_linkage(z_ND: Tensor, threshold: float, *, tile: int = 1024) -> np.nd
 
 
 def adjusted_rand(one_N: ArrayLike, other_N: ArrayLike) -> float:
-    """The adjusted Rand index of two clusterings of the same rows: 1 for equal ones, 0 by chance."""
+    """Adjusted Rand index of two clusterings of the same rows: 1 for equal ones, 0 by chance."""
     (i, a), (j, b) = (
         np.unique(np.asarray(x), return_inverse=True, return_counts=True)[1:]
         for x in (one_N, other_N)

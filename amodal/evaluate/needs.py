@@ -36,7 +36,7 @@ class Need:
         return True
 
     def labels(self, labels: LabelChoice) -> Sequence[str | None] | None:
-        """The labels that the protocol is run for, one by one; None if this need has no say in it."""
+        """The labels to run the protocol for, one by one; None if this need has no say in it."""
         return None
 
     def check(self, context: Context) -> None:
@@ -113,7 +113,7 @@ class TextPrompts(Need):
 
     def check(self, context: Context) -> None:
         if not context.text_fields():
-            have = ", ".join(getattr(context.encoder, "fields", {}))
+            have = ", ".join(context.encoder.fields if context.encoder is not None else ())
             raise NotApplicable(f"it needs a text field; this encoder has {have}")
         context.text_field(context.options.text)
 
@@ -157,10 +157,10 @@ class TwoFields(Need):
     name = "two fields"
 
     def check(self, context: Context) -> None:
-        two_fields(context.test)
+        require_two_fields(context.test)
 
 
-def two_fields(test: Embedded) -> None:
+def require_two_fields(test: Embedded) -> None:
     """Raise NotApplicable unless the records have two fields or more."""
     if len(test.sources) < 2:
         raise NotApplicable(

@@ -29,11 +29,11 @@ from amodal.evaluate.row import Row
 from amodal.evaluate.summaries import (
     Matched,
     TfIdf,
+    compare_likeness,
+    derangement,
     jaccard,
-    judged,
     keywords,
     mean_interval,
-    others,
     unit,
 )
 
@@ -252,16 +252,16 @@ def papers(
             f"papers needs two papers with a text and a summary, got {len(rows)} of {len(dataset)}"
         )
     keys, original = [dataset.keys[i] for i in rows], [body[i] for i in rows]
-    short, other = [_prose(summaries[k]) for k in keys], others(len(rows), seed)
+    short, other = [_prose(summaries[k]) for k in keys], derangement(len(rows), seed)
     embed = TfIdf([*original, *short]) if embed is None else embed
     a, b = (unit(np.asarray(embed(texts), dtype=np.float32)) for texts in (original, short))
-    alignment = judged((a * b).sum(1), (a * b[other]).sum(1), draws=draws, seed=seed)
+    alignment = compare_likeness((a * b).sum(1), (a * b[other]).sum(1), draws=draws, seed=seed)
     words, short_words = keywords(original, most), keywords(short, most)
     likeness, null = (
         [jaccard(x, short_words[j]) for x, j in zip(words, order)]
         for order in (range(len(rows)), other.tolist())
     )
-    overlap = judged(np.array(likeness), np.array(null), draws=draws, seed=seed)
+    overlap = compare_likeness(np.array(likeness), np.array(null), draws=draws, seed=seed)
     report_rows = [_row("all", "", np.arange(len(rows)), alignment, overlap, draws, seed)]
     for name in by:
         values = [columns[name][i] for i in rows]

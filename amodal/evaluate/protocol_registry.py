@@ -14,10 +14,10 @@ from amodal.evaluate.old_names import current_name
 from amodal.evaluate.protocol import Protocol
 
 FOLDER = "evaluate/protocols"
-Named = str | Protocol | type[Protocol]
+ProtocolLike = str | Protocol | type[Protocol]
 
 
-def protocol(which: Named) -> Protocol:
+def protocol(which: ProtocolLike) -> Protocol:
     """Look a protocol up.
 
     Args:
@@ -60,7 +60,7 @@ def protocol_names() -> list[str]:
     return [p.name for p in all_protocols()]
 
 
-def described(name: str) -> Protocol:
+def protocol_of_report(name: str) -> Protocol:
     """The protocol of a name in a report, for its table and its picture; a plain one if it is not
     installed here."""
     try:
@@ -69,7 +69,7 @@ def described(name: str) -> Protocol:
         return Protocol()
 
 
-def changes_records(protocols: Iterable[Named]) -> bool:
+def changes_records(protocols: Iterable[ProtocolLike]) -> bool:
     """Whether any of the protocols embeds changed values, so that cached features do not do."""
     return any(CHANGED_RECORDS in protocol(p).needs for p in protocols)
 

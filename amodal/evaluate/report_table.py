@@ -70,10 +70,11 @@ def table(
     ):
         shown.add_column(heading, justify="right")
     groups: dict[tuple[str, str], list[Row]] = {}
-    from amodal.evaluate.protocol_registry import described
+    from amodal.evaluate.protocol_registry import protocol_of_report
 
     headlines = {
-        name: described(name).headlines or HEADLINES for name in {row["protocol"] for row in rows}
+        name: protocol_of_report(name).headlines or HEADLINES
+        for name in {row["protocol"] for row in rows}
     }
     for row in rows:
         if every or row["metric"] in headlines[row["protocol"]]:
@@ -86,14 +87,14 @@ def table(
 
 
 def in_short(rows: Sequence[Row]) -> list[Row]:
-    """The rows of one protocol that a table shows where there are too many."""
-    from amodal.evaluate.protocol_registry import described
+    """The rows of one protocol that a table shows if there are too many."""
+    from amodal.evaluate.protocol_registry import protocol_of_report
 
-    return described(rows[0]["protocol"]).shortened(rows)
+    return protocol_of_report(rows[0]["protocol"]).shortened(rows)
 
 
 def by_target(row: Row) -> tuple[str, str]:
-    """The groups of `means`: rows of one source, with the source itself as target or with others."""
+    """The groups of `means`: rows of one source, by whether the target is the source itself."""
     target = row.get("target", "")
     return row["source"], ("itself" if target == row["source"] else "others") if target else ""
 

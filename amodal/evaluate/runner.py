@@ -12,27 +12,28 @@ from amodal.core import AmodalError, unknown
 from amodal.core.matmul import fast_products
 from amodal.data import Dataset
 from amodal.data import open as open_data
-from amodal.evaluate.context import Context, EmbeddedParts
+from amodal.evaluate.context import Context, EmbeddedParts, Run
 from amodal.evaluate.held_out import parts
 from amodal.evaluate.label_choice import LabelChoice
 from amodal.evaluate.labels import NotApplicable
 from amodal.evaluate.old_names import OLD_OPTIONS
 from amodal.evaluate.protocol import Protocol
-from amodal.evaluate.protocol_registry import Named, all_protocols, protocol
+from amodal.evaluate.protocol_registry import ProtocolLike, all_protocols, protocol
 from amodal.evaluate.result import Report, Result
 from amodal.inference.embed import Embedded, embed_records, known
+from amodal.inference.forward_passes import AnyEncoder, Device
 from amodal.progress import Bar
 
 
 @fast_products()
 def evaluate(
-    model: Any,
+    model: Run | AnyEncoder,
     dataset: Any,
     *,
     label: str | Sequence[str] | None = None,
-    protocols: Sequence[Named] | None = None,
-    baseline: Any = None,
-    device: Any = None,
+    protocols: Sequence[ProtocolLike] | None = None,
+    baseline: AnyEncoder | None = None,
+    device: Device | None = None,
     batch: int = 256,
     seed: int = 0,
     progress: bool = True,
@@ -128,17 +129,15 @@ def _result(one: Protocol, context: Context) -> Result:
     return result
 
 
-def _opened(model: Any, dataset: Any) -> tuple[Any, Dataset]:
-    encoder = getattr(model, "encoder", model)
-    dataset = (
-        open_data(dataset) if not hasattr(dataset, "split") or isinstance(dataset, str) else dataset
-    )
-    missing = (
-        hasattr(encoder, "fields")
-        and hasattr(dataset, "with_fields")
-        and dataset.fields != encoder.fields
-    )
-    return encoder, dataset.with_fields(encoder.fields) if missing else dataset
+def _opened(model: Run | AnyEncoder, dataset: Any) -> tuple[AnyEncoder, Dataset]:
+    """The encoder, and the dataset with the encoder's fields."""
+    encoder = model.encoder if isinstance(model, Run) else model
+    # a str has `split` too
+    if isinstance(dataset, str) or not hasattr(dataset, "split"):
+        dataset = open_data(dataset)
+    if dataset.fields != encoder.fields:
+        dataset = dataset.with_fields(encoder.fields)
+    return encoder, dataset
 
 
 def _check_parts(
@@ -164,14 +163,17 @@ def _check_options(chosen: Iterable[Protocol], options: dict[str, Any]) -> None:
 
 
 def _embedded(
-    encoder: Any,
+    encoder: AnyEncoder,
     dataset: Dataset,
     rows: tuple[np.ndarray, np.ndarray],
     *,
     title: str,
     progress: bool,
-    **settings: Any,
+    batch: int,
+    device: Device | None,
 ) -> EmbeddedParts:
+    """The embedded parts, computed when a protocol needs them."""
+
     def make() -> tuple[Embedded, Embedded]:
         with Bar(title, sum(map(len, rows)), shown=progress) as bar:
 
@@ -179,7 +181,8 @@ def _embedded(
                 bar.step("records", by=by)
 
             train, test = (
-                embed_records(encoder, dataset, part, progress=step, **settings) for part in rows
+                embed_records(encoder, dataset, part, progress=step, batch=batch, device=device)
+                for part in rows
             )
         return train, test
 

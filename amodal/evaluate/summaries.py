@@ -57,7 +57,7 @@ class Matched:
 
     def of(self, rows: np.ndarray, *, draws: int = 200, seed: int = 0) -> Matched:
         """The same for some of the records, with the same shuffled pairs."""
-        return judged(self.likeness[rows], self.null[rows], draws=draws, seed=seed)
+        return compare_likeness(self.likeness[rows], self.null[rows], draws=draws, seed=seed)
 
 
 def matched(likeness_NN: np.ndarray, *, seed: int = 0, draws: int = 200) -> Matched:
@@ -78,12 +78,12 @@ def matched(likeness_NN: np.ndarray, *, seed: int = 0, draws: int = 200) -> Matc
     n = len(table)
     if table.shape != (n, n) or n < 2:
         raise AmodalError(f"matched needs a square table of two records or more, got {table.shape}")
-    return judged(
-        table.diagonal().copy(), table[np.arange(n), others(n, seed)], draws=draws, seed=seed
+    return compare_likeness(
+        table.diagonal().copy(), table[np.arange(n), derangement(n, seed)], draws=draws, seed=seed
     )
 
 
-def others(n: int, seed: int = 0) -> np.ndarray:
+def derangement(n: int, seed: int = 0) -> np.ndarray:
     """Another record for each of n, each once: a ring in an order drawn by `seed`.
 
     Raises:
@@ -97,7 +97,9 @@ def others(n: int, seed: int = 0) -> np.ndarray:
     return other
 
 
-def judged(likeness: np.ndarray, null: np.ndarray, *, draws: int = 200, seed: int = 0) -> Matched:
+def compare_likeness(
+    likeness: np.ndarray, null: np.ndarray, *, draws: int = 200, seed: int = 0
+) -> Matched:
     """Compare two sets of similarities.
 
     Args:

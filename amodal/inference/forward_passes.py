@@ -1,7 +1,7 @@
 """Forward passes of an encoder over the records of a dataset.
 
-Beside the plain pass there are two that evaluation needs: with a subset of the sources, and with the
-values of one field perturbed.
+Beside the plain pass there are two that evaluation needs: with a subset of the sources, and with
+perturbed values of one field.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""Canonical correlation analysis as a layer: maps that whiten two fields and turn them so that they
+"""Canonical correlation analysis as a layer: maps that whiten fields and rotate them so that they
 correlate, with a gradient.
 
 Hotelling 1936; as a layer between towers and a ranking loss: Dorfer et al. 2018, arXiv:1705.06979.
-Turning both fields into canonical directions, or leaving the first whitened as it is and turning
-only the other, differs by one rotation of both, which no cosine sees. The latter has a gradient
-that equal correlations do not make infinite, and takes more than two fields.
+One may rotate both fields into canonical directions, or leave the first whitened and rotate the
+other only. The two differ by one rotation of both, which no cosine sees. The latter is used here:
+its gradient stays finite for equal correlations, and it takes more than two fields.
 
 Ours: scikit-learn's `CCA` has no gradient, takes two fields and all records at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,14 @@ MIN_SQUARED_CORRELATION = 1e-3
 
 @dataclass(frozen=True)
 class Moments:
-    """mean (D,), cov (D, D) of one field; cross (D, D) with the anchor: rows are the anchor's
-    dimensions, None without shared rows."""
+    """Moments of one field.
+
+    Args:
+        mean: (D,)
+        cov: (D, D) covariance.
+        cross: (D, D) covariance with the anchor, rows are the anchor's dimensions; None without
+            shared rows.
+    """
 
     mean: Tensor
     cov: Tensor
@@ -36,7 +42,7 @@ class Moments:
 
     @staticmethod
     def of(field: Column, anchor: Column) -> Moments | None:
-        """Of (N, D) vectors; None for fewer than two rows."""
+        """Moments of (N, D) vectors; None for fewer than two rows."""
         if len(field) < 2:
             return None
         x, y = vectors_of(field), vectors_of(anchor)
@@ -46,7 +52,7 @@ class Moments:
 
 
 def covariance(a_ND: Tensor, b_ND: Tensor) -> Tensor:
-    """(D, E) of paired rows."""
+    """(D, E) covariance of paired rows."""
     return (a_ND - a_ND.mean(0)).T @ (b_ND - b_ND.mean(0)) / (len(a_ND) - 1)
 
 
@@ -66,27 +72,39 @@ def canonical_maps(
     ridge: float = 1e-3,
     least: float = MIN_SQUARED_CORRELATION,
 ) -> Tensor:
-    """(D, D) to multiply centred rows with, from the right: of the anchor, or of `other` into the
-    anchor's whitened space. The cosine of two mapped rows is that of CCA with all directions kept
-    whose squared correlation is well above `least`."""
+    """The map of one field, to be multiplied with centred rows from the right.
+
+    The cosine of two mapped rows is that of CCA with all directions whose squared correlation is
+    well above `least`.
+
+    Args:
+        anchor: The field that is whitened only.
+        other: The field to map into the anchor's whitened space; None for the anchor's own map.
+        ridge: Share of the mean variance that is added to each.
+        least: See `Polar`.
+
+    Returns:
+        (D, D).
+    """
     if other is None:
         return whitener(anchor.cov, ridge)
     assert other.cross is not None, "callers pass fields that share rows with the anchor"
     own = whitener(other.cov, ridge)
     whitened = whitener(anchor.cov, ridge).T @ other.cross @ own
-    # torch has no types for Function.apply
-    rotation: Tensor = Polar.apply(whitened, least)  # type: ignore[no-untyped-call]
-    return own @ rotation.T
+    polar = cast(Callable[[Tensor, float], Tensor], Polar.apply)  # which torch leaves untyped
+    return own @ polar(whitened, least).T
 
 
 class Polar(torch.autograd.Function):
-    """T (T^T T + least)^(-1/2) of a square T = U S V^T: the nearest orthogonal matrix, but for
-    directions whose correlation is hardly above 0, which have none, as where there are fewer rows
-    than dimensions."""
+    """T (T^T T + least)^(-1/2) for a square T = U S V^T.
+
+    It is the nearest orthogonal matrix, except for directions whose correlation is hardly above 0.
+    These have none, as where there are fewer rows than dimensions.
+    """
 
     @staticmethod
     def forward(ctx: Any, x_DD: Tensor, least: float) -> Tensor:
-        """x"""
+        """Compute the matrix, (D, D)."""
         u, s, vh = torch.linalg.svd(x_DD)
         ctx.save_for_backward(u, s, vh)
         ctx.least = least
@@ -95,9 +113,12 @@ class Polar(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_DD: Tensor) -> tuple[Tensor, None]:
-        """f(s) = s / sqrt(s^2 + least) turns small changes of T into (f_i - f_j) / (s_i - s_j)
-        times their symmetric part, in the bases U and V, and (f_i + f_j) / (s_i + s_j) times the
-        rest; both written so that equal values divide by nothing."""
+        """The gradient with respect to T.
+
+        f(s) = s / sqrt(s^2 + least) turns small changes of T into (f_i - f_j) / (s_i - s_j) times
+        their symmetric part, in the bases U and V, and (f_i + f_j) / (s_i + s_j) times the rest.
+        Both are written so that equal values divide by nothing.
+        """
         u, s, vh = ctx.saved_tensors
         s = s + torch.finfo(s.dtype).eps
         g = (s.square() + ctx.least).sqrt()
@@ -110,9 +131,17 @@ class Polar(torch.autograd.Function):
 
 
 class CCA(nn.Module):
-    """The layer. In training it maps by the moments of the batch, through which gradients flow;
-    `update`, after the step, adds them to running moments, of which `maps` are made for use. The
-    first name is the anchor."""
+    """The layer.
+
+    In training it maps by the moments of the batch, through which gradients flow. `update`, after
+    the step, adds them to running moments, of which `maps` are made for inference.
+
+    Args:
+        names: Fields; the first is the anchor.
+        width: D.
+        ridge: See `whitener`.
+        momentum: Of the running moments.
+    """
 
     def __init__(
         self, names: Sequence[str], width: int, *, ridge: float = 1e-3, momentum: float = 0.9
@@ -127,7 +156,14 @@ class CCA(nn.Module):
             self.register_buffer(f"seen/{name}", torch.zeros(()))
 
     def forward(self, z: dict[str, Column]) -> dict[str, Column]:
-        """name -> (N, D). What has too few rows for a map becomes zeros that are part of the graph."""
+        """Map each field.
+
+        Args:
+            z: name -> (N, D).
+
+        Returns:
+            name -> (N, D). A field with too few rows becomes zeros that are part of the graph.
+        """
         moments = {n: Moments.of(z[n], z[self.names[0]]) for n in self.names}
         self._batch = {n: m for n, m in moments.items() if m is not None}
         x = {n: vectors_of(z[n]) for n in self.names}
@@ -149,7 +185,7 @@ class CCA(nn.Module):
         self._batch = {}
 
     def maps(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """name -> mean (D,) and map (D, D), of those seen so far."""
+        """name -> running mean (D,) and map (D, D), of the fields seen so far."""
         running = {
             n: Moments(*(self.get_buffer(f"{moment}/{n}") for moment in ("mean", "cov", "cross")))
             for n in self.names

@@ -1,4 +1,4 @@
-"""Words to regions along a sentence: a chain whose neighbours like to agree, decoded exactly.
+"""A chain of words to regions, whose neighbours prefer to agree, decoded exactly.
 
 Karpathy and Fei-Fei, CVPR 2015, arXiv:1412.2306, section 3.1.4, eq. 10-12: maximise sum_j
 v_(a_j).s_j + beta sum_j 1[a_j = a_(j+1)].
@@ -17,12 +17,18 @@ from amodal.core import Ragged
 
 @torch.no_grad()
 def viterbi(scores: Ragged, beta: float) -> Ragged:
-    """The best region of each word of N sentences, Ragged of (length,) int64.
+    """The best region of each word.
 
-    scores: N lists of (words, regions), how well each region fits each word; beta: what it is worth
-    that two neighbours share a region. 0 is the best region of each word alone; a large one gives
-    the whole sentence to one region. Ties go to the first region. Since the reward is the same for
-    all regions, a word costs O(regions) and not its square. Raises ValueError for a negative beta.
+    Args:
+        scores: N lists of (words, regions), how well each region fits each word.
+        beta: Reward for two neighbours that share a region. 0 is the best region of each word
+            alone; a large one gives the whole sentence to one region.
+
+    Returns:
+        N lists of (words,) int64. Ties go to the first region.
+
+    Raises:
+        ValueError: For a negative beta.
     """
     if beta < 0:
         raise ValueError(f"beta must be at least 0, got {beta}.")
@@ -32,6 +38,7 @@ def viterbi(scores: Ragged, beta: float) -> Ragged:
 
 
 def _best_path(score_WR: Tensor, beta: float) -> Tensor:
+    """(words,) int64 for one sentence."""
     if not len(score_WR):
         return torch.zeros(0, dtype=torch.int64, device=score_WR.device)
     total, back = score_WR[0], []
@@ -48,8 +55,14 @@ def _best_path(score_WR: Tensor, beta: float) -> Tensor:
 
 
 def snippets(region_W: Tensor) -> list[tuple[int, int, int]]:
-    """(first word, behind the last word, region) for each run of neighbouring words that share a
-    region: the region's text."""
+    """Runs of neighbouring words that share a region: the region's text.
+
+    Args:
+        region_W: Region of each word.
+
+    Returns:
+        (first word, last word + 1, region) of each run.
+    """
     runs, counts = torch.unique_consecutive(region_W, return_counts=True)
     ends = counts.cumsum(0).tolist()
     return [(end - n, end, region) for region, n, end in zip(runs.tolist(), counts.tolist(), ends)]

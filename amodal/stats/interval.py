@@ -23,7 +23,7 @@ __all__ = ["half_width", "mean"]
 
 
 def half_width(values: Sequence[float]) -> float:
-    """Half the 95 % interval of the mean; NaN for a single value."""
+    """Half the 95 % interval of the mean (Student); NaN for a single value."""
     n = len(values)
     if n < 2:
         return math.nan

@@ -1,10 +1,10 @@
-"""How good predicted risks and curves are, with an interval over bootstrap draws of the people.
+"""Scores of predicted risks and survival curves, with bootstrap intervals over people.
 
 Harrell's concordance; cumulative/dynamic AUC with inverse probabilities of censoring (Uno et al.
 2007; Hung and Chiang 2010), averaged over times by how many have the event between them (Lambert
-and Chevret 2016); Brier score with the same weights (Graf et al. 1999), integrated; and how far
-predicted and observed shares with the event are apart in groups of like prediction. Agree with
-scikit-survival.
+and Chevret 2016); Brier score with the same weights (Graf et al. 1999), integrated; and
+calibration, the distance of predicted and observed shares with the event in groups of similar
+prediction.
 
 Ours: the same as scikit-survival's scores (tests compare them; see `survival` for why it is no
 dependency), for all draws of the bootstrap at once, and for people of different models.
@@ -25,9 +25,17 @@ METRICS = ("concordance", "AUC over time", "integrated Brier", "calibration erro
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions of one model: `who` numbers its people among all; risk: log hazards; curves (n,
-    T): predicted share without the event after each time; known: times and events of those that it
-    learnt from, by which censoring is reckoned."""
+    """Predictions of one model for n people.
+
+    Args:
+        who: (n,) numbers of these people among all.
+        time: (n,)
+        event: (n,) bool.
+        risk: (n,) log hazards.
+        curves: (n, T) predicted share without the event after each time.
+        train: Times and events of the people that the model learnt from, by which censoring is
+            estimated.
+    """
 
     who: np.ndarray
     time: np.ndarray
@@ -40,8 +48,15 @@ class Predictions:
 def evaluation_times(
     time: np.ndarray, event: np.ndarray, train: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> np.ndarray:
-    """Up to nine times, the deciles of those of events, as far as everybody's censoring can be
-    reckoned there. learnt: times and events of those that models learnt from."""
+    """Up to nine times: the deciles of the times of events.
+
+    Left out are times at which some model's censoring cannot be estimated.
+
+    Args:
+        time: (N,) of all people.
+        event: (N,) bool.
+        train: Times and events that each model learnt from.
+    """
     times = np.unique(np.quantile(time[event], np.linspace(0.1, 0.9, 9)))
     uncensored = [kaplan_meier(*people, times, censoring=True) > 0 for people in train]
     usable: np.ndarray = np.all(uncensored, axis=0) & (times < time.max())
@@ -51,9 +66,19 @@ def evaluation_times(
 def scores(
     parts: Sequence[Predictions], times: np.ndarray, *, draws: int = 200, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """metric -> (1 + draws,): of the people as they are, then of bootstrap draws of them. Only
-    people predicted by the same model are compared with each other. parts: of disjoint people, or
-    of the same ones once more for each repetition."""
+    """Compute all metrics.
+
+    Only people predicted by the same model are compared with each other.
+
+    Args:
+        parts: Of disjoint people, or of the same ones once more for each repetition.
+        times: (T,) of the curves.
+        draws: Of the bootstrap.
+        seed: Of the draws.
+
+    Returns:
+        metric -> (1 + draws,): of the people as they are, then of bootstrap draws of them.
+    """
     people = 1 + max(int(part.who.max()) for part in parts)
     rng = np.random.default_rng([seed, people])
     weight = rng.multinomial(people, np.full(people, 1 / people), size=draws).astype(np.float64)
@@ -67,7 +92,7 @@ def scores(
 
 
 def bootstrap_interval(values: np.ndarray) -> list[float]:
-    """95 % of what `scores` gives, but for the first."""
+    """95 % interval of a metric that `scores` gave."""
     drawn = values[1:][np.isfinite(values[1:])]
     return np.quantile(drawn, [0.025, 0.975]).tolist() if len(drawn) > 1 else [float("nan")] * 2
 
@@ -105,6 +130,7 @@ def _concordant(part: Predictions, weight: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _mean_auc(parts: Sequence[Predictions], times: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """(1 + draws,) AUC, averaged over times."""
     auc_at = []
     for t in times:
         ratios = []
@@ -126,21 +152,21 @@ def _mean_auc(parts: Sequence[Predictions], times: np.ndarray, weight: np.ndarra
 
 
 def _survival(parts: Sequence[Predictions], times: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Kaplan and Meier's curve of all people who are predicted."""
+    """The Kaplan-Meier curve of all people who are predicted."""
     time = np.concatenate([part.time for part in parts])
     event = np.concatenate([part.event for part in parts])
     return kaplan_meier(time, event, times, np.concatenate([weight[part.who] for part in parts]))
 
 
 def _inverse(part: Predictions, times: np.ndarray) -> np.ndarray:
-    """(T,) one over the chance to be still seen at a time; 0 where nobody was."""
+    """(T,) one over the probability to be still observed at a time; 0 where nobody was."""
     seen = kaplan_meier(*part.train, times, censoring=True)
     inverse: np.ndarray = np.divide(1.0, seen, out=np.zeros_like(seen), where=seen > 0)
     return inverse
 
 
 def _brier(parts: Sequence[Predictions], times: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """(1 + draws, T)"""
+    """(1 + draws, T) Brier scores."""
     above, below = np.zeros((len(weight), len(times))), np.zeros((len(weight), 1))
     for part in parts:
         over = part.time[:, None] > times
@@ -152,15 +178,19 @@ def _brier(parts: Sequence[Predictions], times: np.ndarray, weight: np.ndarray) 
 
 
 def _integrated(brier: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """The mean over times, by trapezoids."""
     if len(times) < 2:
         return brier[:, 0]
     return np.asarray(np.trapezoid(brier, times, axis=1) / (times[-1] - times[0]))
 
 
 def _calibration(parts: Sequence[Predictions], times: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """At the middle one of the times: the mean over groups of like prediction of |predicted -
-    observed share with the event|, where what is observed is Kaplan and Meier's. Groups are
-    quantiles of the predictions, five of them or fewer where people are few."""
+    """Calibration error at the middle one of the times.
+
+    The mean over groups of similar prediction of |predicted - observed share with the event|;
+    observed is Kaplan and Meier's. Groups are quantiles of the predictions, five of them or fewer
+    where people are few.
+    """
     middle = len(times) // 2
     who = np.concatenate([part.who for part in parts])
     time = np.concatenate([part.time for part in parts])

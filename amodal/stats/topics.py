@@ -1,11 +1,11 @@
-"""Latent Dirichlet allocation: a text as a mixture of topics, a topic as a distribution over words.
+"""Latent Dirichlet allocation: a text is a mixture of topics, a topic a distribution over words.
 
 Blei, Ng and Jordan, JMLR 2003; fitted by variational Bayes as in Hoffman, Blei and Bach, NIPS 2010
 (their eq. 2-5, with all texts in each step), which is what scikit-learn's
 `LatentDirichletAllocation(learning_method="batch")` does.
 
-Words are distinguished by a hash, so that the model is nothing but numbers and is saved with the
-weights that it teaches.
+Words are hashed, so that the model consists of numbers only and is saved with the weights that
+learn from it.
 
 Ours: the topics are buffers of the method that learns from them, saved and loaded with it, and must
 be the same on every rank. A test compares the mixtures with scikit-learn's.
@@ -36,7 +36,14 @@ STOP = frozenset(
 
 @dataclass(frozen=True)
 class Counts:
-    """texts: N; text, word: (T,) int64, which word stands in which text; count: (T,) how often."""
+    """Words of texts.
+
+    Args:
+        texts: N.
+        text: (T,) int64.
+        word: (T,) int64, which word is in which text.
+        count: (T,) how often.
+    """
 
     texts: int
     text: Tensor
@@ -45,12 +52,17 @@ class Counts:
 
 
 class Topics(nn.Module):
-    """texts -> (N, K), the mean of what each one's mixture of topics may be; rows sum to 1.
+    """Texts -> (N, K), the mean of the posterior of each one's mixture; rows sum to 1.
 
-    topics: K; least, most: words in fewer texts than `least`, or in more than this share of them,
-    are left out; buckets: V, what words are hashed into; steps, inner: how often all topics, and in
-    each of these each text's mixture, are estimated again. The priors of mixtures and of topics are
-    1 / K. Before `fit`, topics are random.
+    The priors of mixtures and of topics are 1 / K. Before `fit`, topics are random.
+
+    Args:
+        topics: K.
+        least: Words in fewer texts are left out.
+        most: Words in more than this share of the texts are left out.
+        buckets: V, what words are hashed into.
+        steps: Updates of the topics.
+        inner: Updates of each text's mixture in each step.
     """
 
     weight: Tensor
@@ -87,7 +99,7 @@ class Topics(nn.Module):
         return self.get_buffer("kept")
 
     def count(self, texts: Sequence[str]) -> Counts:
-        """The words that are kept of each text."""
+        """The words of the vocabulary in each text."""
         vocabulary, entries = self.vocabulary.cpu(), []
         for i, text in enumerate(texts):
             words = (word for word in WORD.findall(text.lower()) if word not in STOP)
@@ -99,7 +111,11 @@ class Topics(nn.Module):
 
     @torch.no_grad()
     def fit(self, texts: Sequence[str]) -> Topics:
-        """Choose the words and estimate the topics. Raises AmodalError if no word is left."""
+        """Choose the vocabulary and estimate the topics.
+
+        Raises:
+            AmodalError: If no word is left.
+        """
         self.vocabulary.fill_(True)
         counts = self.count(texts)
         having = torch.bincount(counts.word, minlength=len(self.vocabulary))
@@ -139,6 +155,7 @@ class Topics(nn.Module):
 
     @torch.no_grad()
     def forward(self, counts: Counts) -> Tensor:
+        """(N, K): the mean mixture of each text."""
         gamma = self.mixture(counts)
         return gamma / gamma.sum(1, keepdim=True)
 

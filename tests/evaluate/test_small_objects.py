@@ -173,6 +173,9 @@ def test_any_method_is_measured_and_drawn(method, kind, one_thing_each, tmp_path
         "one", "recall@1", target="all"
     ) == result.value("one", "recall@1", target="all")
     assert Image.open(tmp_path / "report.small_objects.png").size[0] > 800
+    old = tmp_path / "old.json"
+    old.write_text(saved.read_text().replace('"source": "multi_vector"', '"source": "several"'))
+    assert Report.load(old)["small_objects"].rows == Report.load(saved)["small_objects"].rows
     from rich.console import Console
 
     console = Console(width=160, record=True)

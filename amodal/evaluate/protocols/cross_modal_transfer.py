@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from amodal.core import Column
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.evaluate.labels import Fit, label_spec, measure
-from amodal.evaluate.needs import LABEL, TWO_FIELDS, two_fields
+from amodal.evaluate.needs import LABEL, TWO_FIELDS, require_two_fields
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocols.knn import neighbours
 from amodal.evaluate.protocols.linear import fit as fit_linear
@@ -52,7 +52,7 @@ def cross_modal_transfer(
     Raises:
         NotApplicable: For records with one field.
     """
-    two_fields(test)
+    require_two_fields(test)
     y_train, y_test = train.label(label), test.label(label)
     means = {
         s: normalize(vectors_of(train.aligned[s]).float(), dim=1).mean(0)

@@ -13,7 +13,13 @@ import torch
 from amodal.core import Column, Embeddings
 from amodal.core.embeddings import FUSED
 from amodal.data.loader import class_numbers
-from amodal.evaluate.labels import NotApplicable, codes, of_categories, of_numbers, of_probabilities
+from amodal.evaluate.labels import (
+    NotApplicable,
+    calibration_rows,
+    classification_rows,
+    codes,
+    regression_rows,
+)
 from amodal.evaluate.needs import HEAD, NO_HEAD
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
@@ -103,10 +109,10 @@ def scores_of(
         truth, predicted = truth[learnt], predicted[learnt]
         y_train = codes(train.labels[target.name], target.classes)
         counts = np.bincount(y_train[y_train >= 0], minlength=len(target.classes))
-        accuracies = of_categories(truth, predicted.argmax(1), int(counts.argmax()))
-        return accuracies + of_probabilities(truth, predicted, counts)
+        accuracies = classification_rows(truth, predicted.argmax(1), int(counts.argmax()))
+        return accuracies + calibration_rows(truth, predicted, counts)
     if target.kind == "amount":
-        return of_numbers(labels[0][rows], predicted)
+        return regression_rows(labels[0][rows], predicted)
     time, event = (class_numbers(values)[0][rows] for values in labels)
     value = concordance(predicted, time, event == target.event)
     return [{"metric": "concordance", "value": value, "chance": 0.5, "n": len(rows)}]

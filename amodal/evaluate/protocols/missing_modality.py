@@ -19,7 +19,7 @@ from amodal.core.column import shared_rows
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.evaluate.context import Context
 from amodal.evaluate.labels import Fit, NotApplicable, label_spec, measure
-from amodal.evaluate.needs import OPTIONAL_LABEL, TWO_FIELDS, two_fields
+from amodal.evaluate.needs import OPTIONAL_LABEL, TWO_FIELDS, require_two_fields
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocols.knn import neighbours
 from amodal.evaluate.protocols.linear import fit as fit_linear
@@ -61,7 +61,7 @@ def missing_modality(
     Raises:
         NotApplicable: For fewer than two fields, and if no subset occurs in enough records.
     """
-    two_fields(test)
+    require_two_fields(test)
     chosen = subsets(test.sources, most)
     columns = {names: _with_all(test, names) for names in chosen}
     columns = {names: c for names, c in columns.items() if len(c) >= MIN_RECORDS}

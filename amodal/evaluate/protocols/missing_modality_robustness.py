@@ -51,7 +51,7 @@ from amodal.evaluate.missing_modalities import (
     label_dependent_mask,
     label_groups,
 )
-from amodal.evaluate.needs import CHANGED_RECORDS, LABEL, TWO_FIELDS, two_fields
+from amodal.evaluate.needs import CHANGED_RECORDS, LABEL, TWO_FIELDS, require_two_fields
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocols.missing_modality import PROBES
 from amodal.evaluate.result import Result
@@ -99,7 +99,7 @@ def missing_modality_robustness(
         NotApplicable: If there are fewer than two fields or labelled records.
         AmodalError: For an unknown probe and for shares outside (0, 1].
     """
-    two_fields(test)
+    require_two_fields(test)
     if probe not in PROBES:
         raise unknown("probe", probe, PROBES)
     for name, shares in (("rates", rates), ("severities", severities)):

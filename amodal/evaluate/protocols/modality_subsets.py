@@ -23,7 +23,7 @@ import torch
 from amodal.core import AmodalError, unknown
 from amodal.evaluate.labels import NotApplicable, label_spec
 from amodal.evaluate.missing_modalities import FieldVectors, ProbeEvaluator
-from amodal.evaluate.needs import LABEL, TWO_FIELDS, two_fields
+from amodal.evaluate.needs import LABEL, TWO_FIELDS, require_two_fields
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.protocols.missing_modality import PROBES, Subset, subsets
 from amodal.evaluate.result import Result
@@ -63,7 +63,7 @@ def modality_subsets(
         NotApplicable: If there are too few fields or records.
         AmodalError: For an unknown probe, and if `sets` is below 1.
     """
-    two_fields(test)
+    require_two_fields(test)
     if probe not in PROBES:
         raise unknown("probe", probe, PROBES)
     if sets < 1:

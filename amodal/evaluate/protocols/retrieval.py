@@ -20,7 +20,7 @@ from amodal.core.column import shared_rows
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.core.matmul import fast_products
 from amodal.evaluate.labels import NotApplicable
-from amodal.evaluate.needs import TWO_FIELDS, two_fields
+from amodal.evaluate.needs import TWO_FIELDS, require_two_fields
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
 from amodal.evaluate.row import Row
@@ -56,7 +56,7 @@ def retrieval(
     Raises:
         NotApplicable: If no two fields occur together in enough records.
     """
-    two_fields(test)
+    require_two_fields(test)
     rows: list[Row] = []
     for a, b in pairs or itertools.permutations(test.sources, 2):
         at_a, at_b = shared_rows(test.aligned[a], test.aligned[b])

@@ -1,8 +1,8 @@
 """Retrieval of pictures by words about one object in them, by its size and the number of others.
 
-The question of SORCE-1K (Liu et al. 2025, arXiv:2505.24441), for any data, any two fields and any
-method. A record is a picture and words about one object in it. Labels say how large that is: `area`,
-its share of the picture, or `box`, JSON of [left, top, right, bottom] as shares of the sides, or in
+The question of SORCE-1K (Liu et al. 2025, arXiv:2505.24441), for any data, two fields and method. A
+record is a picture and words about one object in it. Labels say how large that is: `area`, its
+share of the picture, or `box`, JSON of [left, top, right, bottom] as shares of the sides, or in
 pixels with the picture's width and height behind them. Two more labels are optional: `count`, how
 many objects there are, and `objects`, the names of all of them with "; " between.
 
@@ -14,7 +14,7 @@ same words, or if its `objects` name these very words.
 - "one": one vector of each value;
 - "multi_vector": the encoder's own way to make more (`Encoder.multi_vector`), where it has one;
 - "regions": else the whole and the cells of a grid, by the encoder as it is;
-- "gain": the difference of the latter two to "one".
+- "gain": the difference between the latter two and "one".
 
 `target` says of which queries. Intervals are 95 %, from resampling pictures with their queries.
 """

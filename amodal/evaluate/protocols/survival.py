@@ -204,7 +204,7 @@ def risk_groups(parts: Sequence[Predictions], points: int = 200) -> dict[str, An
 
 
 def _divided(event: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
-    """(N,) a fold for each, with as equal numbers of events as possible."""
+    """(N,) a fold for each, with numbers of events as equal as possible."""
     order = rng.permutation(len(event))
     order = order[np.argsort(event[order], kind="stable")]
     fold = np.empty(len(event), dtype=np.int64)
@@ -248,7 +248,7 @@ class Survival(Protocol):
     measure = staticmethod(survival)
 
     def arguments(self, context: Context) -> dict[str, Any]:
-        """Only the test part counts where the run has learnt from labels: others would flatter it."""
+        """Only the test part counts where the run learnt from labels: others would flatter it."""
         return super().arguments(context) | ({"least": 0} if context.labels_seen else {})
 
     def shortened(self, rows: Sequence[Row]) -> list[Row]:

@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.evaluate.labels import NotApplicable, codes, is_number
-from amodal.evaluate.needs import TWO_FIELDS, two_fields
+from amodal.evaluate.needs import TWO_FIELDS, require_two_fields
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
 from amodal.inference.embed import Embedded, known
@@ -49,7 +49,7 @@ def track_identification(
     """
     if not whole:
         raise NotApplicable("it needs the label that names what a record is a part of (whole = …)")
-    two_fields(test)
+    require_two_fields(test)
     if is_number(test.label(whole)):
         raise NotApplicable(f"identification needs names, and {whole!r} is a number")
     labels = test.label(whole)

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from amodal.core import AmodalError
 from amodal.core.embeddings import vectors as vectors_of
 from amodal.evaluate.knowledge_prompts import Knowledge, knowledge_prompts
-from amodal.evaluate.labels import NotApplicable, classes_of, codes, is_number, of_categories
+from amodal.evaluate.labels import NotApplicable, classes_of, classification_rows, codes, is_number
 from amodal.evaluate.needs import LABEL, TEXT_PROMPTS
 from amodal.evaluate.protocol import Protocol
 from amodal.evaluate.result import Result
@@ -58,7 +58,7 @@ def zero_shot(
     rows, classes = [], len(spec["prompts"])
     for source, (truth, like) in likenesses.items():
         # no label was seen, so chance is a blind guess and not the most frequent class
-        for row in of_categories(truth, like.argmax(1), 0):
+        for row in classification_rows(truth, like.argmax(1), 0):
             rows.append({"source": source, **row, "chance": 1 / classes})
     return Result("zero_shot", spec, rows)
 
